@@ -1,0 +1,237 @@
+"""A run's whole configuration: frozen, typed, and checked once, at the door.
+
+A configuration file is Python with a function `get_config()` that returns a
+`Config`. The defaults below are the run of `configs/default.py`; a variant
+names what it changes:
+
+    >>> from rnnmnist.config import Config, TrainConfig
+    >>> config = Config(seed=1, train=TrainConfig(num_steps=100))
+    >>> config.model.hidden_size
+    128
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+from typing import Any, Literal
+
+from rnnmnist import settings
+from rnnmnist.errors import UserError
+from rnnmnist.settings import Section, setting
+
+# Training images of each data set: what bounds a batch, known before any data.
+TRAIN_EXAMPLES = {
+    "mnist": 55_000,
+    "fashion_mnist": 55_000,
+    "kmnist": 55_000,
+    "mnist5k": 4_000,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Section):
+    """Which images, and where they are."""
+
+    PREFIX = "data."
+
+    name: Literal["mnist", "fashion_mnist", "kmnist", "mnist5k"] = setting(
+        "mnist", "the data set; mnist5k ships with the package"
+    )
+    data_dir: str | None = setting(
+        None, "where TFDS prepares data sets (default: TFDS's own choice)"
+    )
+    manual_dir: str | None = setting(
+        None, "a folder that holds the four original .gz files"
+    )
+    max_shift: int = setting(
+        0, "training images move by up to so many pixels", at_least=0, at_most=13
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(Section):
+    """The recurrent network."""
+
+    PREFIX = "model."
+
+    cell: Literal["lstm", "gru", "rnn"] = setting("lstm", "the recurrent cell")
+    hidden_size: int = setting(
+        128, "units of the hidden state", at_least=1, at_most=8192
+    )
+    forget_bias: float = setting(
+        1.0, "initial value of the LSTM's forget-gate bias (other cells have none)"
+    )
+    initializer: Literal["flax", "tutorial"] = setting(
+        "flax",
+        "flax: LeCun-normal and orthogonal kernels; tutorial: the fused kernel "
+        "Glorot-uniform, read-out weights and bias from N(0, 1)",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Section):
+    """How the network is trained, and when the run speaks, validates and saves."""
+
+    PREFIX = "train."
+
+    batch_size: int = setting(
+        128, "images in a step, over all devices", at_least=1, at_most=65_536
+    )
+    num_steps: int = setting(4300, "updates in the whole run", at_least=1)
+    learning_rate: float = setting(4e-3, "peak learning rate", above=0)
+    schedule: Literal["constant", "cosine"] = setting(
+        "cosine", "the learning rate after the warm-up"
+    )
+    warmup_fraction: float = setting(
+        0.02, "share of the steps in which the rate rises", at_least=0, at_most=1
+    )
+    weight_decay: float = setting(1e-4, "0 is Adam, more is AdamW", at_least=0)
+    clip_norm: float = setting(
+        1.0, "largest global norm of a gradient; 0 does not clip", at_least=0
+    )
+    log_every_steps: int = setting(
+        100, "steps to a line of metrics, and in one compiled call", at_least=1
+    )
+    log_metrics: Literal["mean", "last_batch"] = setting(
+        "mean",
+        "mean: over the steps since the last line, before each update; "
+        "last_batch: the last step's batch, after its update",
+    )
+    eval_every_steps: int = setting(
+        430, "steps to a validation and its checkpoint", at_least=1
+    )
+    keep_checkpoints: int = setting(
+        2, "newest checkpoints kept, besides the best one", at_least=1
+    )
+    num_devices: int | None = setting(
+        None,
+        "devices to use (default: the most that divide the batch; on CPU at "
+        "most one for each usable core, and 8)",
+        at_least=1,
+        at_most=4096,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Section):
+    """Everything that a run is a function of.
+
+    Raises:
+        UserError: when a value has the wrong type or is out of range, naming
+            the setting, the value and what is allowed.
+    """
+
+    seed: int = setting(
+        0, "of weights, data order and shifts", at_least=0, at_most=2**31 - 1
+    )
+    num_seeds: int = setting(
+        1, "networks trained at once (stacks are not built yet)", at_least=1, at_most=1
+    )
+    tutorial_128: bool = setting(
+        False, "score the first 128 test images too, as the 2016 tutorial did"
+    )
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        train, examples = self.train, TRAIN_EXAMPLES[self.data.name]
+        if train.batch_size > examples:
+            raise UserError(
+                f"train.batch_size: must be at most the {examples} training images "
+                f"of {self.data.name}, not {train.batch_size}"
+            )
+        if train.batch_size * train.num_steps >= 2**31:
+            raise UserError(
+                f"train.num_steps: {train.num_steps} steps of {train.batch_size} are "
+                f"more than 2**31 images; use at most {(2**31 - 1) // train.batch_size}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as JSON takes it, section by section."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, tree: dict[str, Any]) -> "Config":
+        """The inverse of `to_dict`.
+
+        Raises:
+            UserError: for a setting that there is not, or a value out of range.
+        """
+        return Config().replace(flatten(tree))
+
+    def replace(self, values: dict[str, Any]) -> "Config":
+        """A copy with some settings changed, checked again as a whole.
+
+        Args:
+            values: from a setting's full name, as `train.num_steps`, to its value.
+        """
+        changes: dict[str, dict[str, Any]] = {"": {}}
+        for name, value in values.items():
+            settings.find(name, FIELDS, name)
+            section, _, key = name.rpartition(".")
+            changes.setdefault(section, {})[key] = value
+        top = changes.pop("")
+        for section, values_there in changes.items():
+            top[section] = dataclasses.replace(getattr(self, section), **values_there)
+        return dataclasses.replace(self, **top)
+
+
+def _fields() -> dict[str, settings.Field]:
+    found: dict[str, settings.Field] = {}
+    for field in dataclasses.fields(Config):
+        if isinstance(field.type, type) and issubclass(field.type, Section):
+            for inner in dataclasses.fields(field.type):
+                found[f"{field.name}.{inner.name}"] = inner
+        else:
+            found[field.name] = field
+    return found
+
+
+# Every setting's field, by its full name, as `train.num_steps`.
+FIELDS = _fields()
+
+
+def flatten(tree: dict[str, Any]) -> dict[str, Any]:
+    """`{"train": {"num_steps": 5}}` as `{"train.num_steps": 5}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": leaf for inner, leaf in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def load(path: Path) -> Config:
+    """Runs a configuration file.
+
+    Raises:
+        UserError: when the file does not run or returns no `Config`.
+    """
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        config = get_config() if callable(get_config) else None
+    except UserError:
+        raise
+    except Exception as error:  # anything at all can go wrong in a user's file
+        raise UserError(
+            f"--config: {path} does not run: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(config, Config):
+        raise UserError(
+            f"--config: {path} must define a function get_config() that returns a "
+            f"rnnmnist.config.Config, not {type(config).__name__}"
+        )
+    return config
+
+
+def describe() -> str:
+    """Every setting with its default, meaning and range, for `--help`."""
+    lines = []
+    for name, field in FIELDS.items():
+        default = "none" if field.default is None else field.default
+        lines.append(f"  --config.{name}={default}")
+        lines.append(f"        {field.metadata['help']}; {settings.allowed(field)}")
+    return "\n".join(lines)

@@ -1,0 +1,74 @@
+"""The two ways in which a command can fail on purpose, and their exit codes.
+
+Everything else that escapes an entry point is an internal fault: it keeps its
+traceback and exits 1, as Python does by itself.
+"""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import absl.logging
+
+
+class RunError(Exception):
+    """The work could not be done, or the answer is no. Exit code 1."""
+
+    exit_code = 1
+
+
+class UserError(RunError):
+    """The user's mistake, or something for the user to do first. Exit code 2.
+
+    The message is one line that names the setting or file, the value, and what
+    is allowed.
+    """
+
+    exit_code = 2
+
+
+class StoppedError(RunError):
+    """A signal stopped the run after it had saved. Exit code 128 + the signal."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
+
+
+def _configure_logging() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    logger = logging.getLogger("rnnmnist")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    # orbax and TFDS warn of what is as it should be, such as a folder to be made.
+    absl.logging.set_verbosity(absl.logging.ERROR)
+
+
+def run(main: Callable[[list[str]], None]) -> NoReturn:
+    """Calls an entry point with the command line and turns errors into exit codes.
+
+    Args:
+        main: takes the words after the program's name.
+    """
+    _configure_logging()
+    try:
+        main(sys.argv[1:])
+    except RunError as error:
+        word = "stopped" if isinstance(error, StoppedError) else "error"
+        print(f"{word}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # before training, or again while it was stopping
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        sys.stderr.close()
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,220 @@
+"""Whole-split counts, and what follows from them.
+
+The trainer and the evaluation command both come here: there is no other way to
+an accuracy. Every image of a split is counted exactly once.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rnnmnist import data
+from rnnmnist.checkpoint import params_sha256, read_params
+from rnnmnist.config import Config
+from rnnmnist.data import Examples
+from rnnmnist.errors import RunError
+from rnnmnist.mesh import AXIS, replicated
+from rnnmnist.model import Params, RowReader, count_params, init_params, make_model
+from rnnmnist.step import count_batches
+from rnnmnist.workdir import write_json
+
+BATCH_PER_DEVICE = 250
+_logger = logging.getLogger(__name__)
+
+Z_95 = 1.959963984540054  # the normal distribution's 97.5 % point
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a network did on a split: counts, and what is divided from them."""
+
+    examples: int
+    loss: float  # mean cross-entropy, in nats
+    confusion: tuple[tuple[int, ...], ...]  # [true class][answer]
+
+    @property
+    def correct(self) -> int:
+        """Images whose answer is right."""
+        return sum(row[label] for label, row in enumerate(self.confusion))
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers, from 0 to 1."""
+        return self.correct / self.examples
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """The accuracy's 95 % Wilson interval over images."""
+        return wilson_interval(self.correct, self.examples)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as the result file has them."""
+        return {
+            "examples": self.examples,
+            "correct": self.correct,
+            "accuracy": self.accuracy,
+            "accuracy_interval": list(self.accuracy_interval),
+            "loss": self.loss,
+            "confusion": [list(row) for row in self.confusion],
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSplit:
+    """A split on the devices, padded and cut into batches of one size."""
+
+    images: jax.Array  # uint8 [batches, batch, rows, columns]
+    labels: jax.Array  # int32 [batches, batch], -1 where padded
+    examples: int
+    mesh: Mesh
+
+    @classmethod
+    def put(
+        cls, examples: Examples, mesh: Mesh, batch_per_device: int = BATCH_PER_DEVICE
+    ) -> "EvaluationSplit":
+        """Lays a split out over the devices of a mesh.
+
+        Args:
+            examples: all images of the split.
+            mesh: of one axis.
+            batch_per_device: images that a device scores at a time; it changes
+                the memory and the speed, and no result.
+        """
+        count = len(examples.labels)
+        batch = min(batch_per_device, -(-count // mesh.size)) * mesh.size
+        padding = -count % batch
+        images = np.pad(examples.images, ((0, padding), (0, 0), (0, 0)))
+        labels = np.pad(
+            examples.labels.astype(np.int32), (0, padding), constant_values=-1
+        )
+        sharding = NamedSharding(mesh, P(None, AXIS))
+        return cls(
+            jax.device_put(images.reshape(-1, batch, *images.shape[1:]), sharding),
+            jax.device_put(labels.reshape(-1, batch), sharding),
+            count,
+            mesh,
+        )
+
+
+def evaluate(model: RowReader, params: Params, split: EvaluationSplit) -> Result:
+    """Scores every image of a split once."""
+    counts = jax.device_get(
+        count_batches(params, split.images, split.labels, model=model, mesh=split.mesh)
+    )
+    confusion = tuple(tuple(int(count) for count in row) for row in counts.confusion)
+    total = sum(map(sum, confusion))
+    if total != split.examples:
+        raise RuntimeError(f"counted {total} of {split.examples} images")
+    return Result(total, float(counts.loss) / total, confusion)
+
+
+def wilson_interval(correct: int, examples: int) -> tuple[float, float]:
+    """The 95 % interval of a share.
+
+    Returns:
+        Its ends, from 0 to 1.
+
+    References:
+        Wilson, "Probable inference, the law of succession, and statistical
+        inference", JASA 22, 1927.
+    """
+    share, z2 = correct / examples, Z_95**2
+    middle = share + z2 / (2 * examples)
+    half = Z_95 * math.sqrt(share * (1 - share) / examples + z2 / (4 * examples**2))
+    scale = 1 + z2 / examples
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+
+
+def evaluate_checkpoint(
+    workdir: Path, step: int, split: str, config: Config, mesh: Mesh
+) -> dict[str, Any]:
+    """Scores a checkpoint on a whole split, and writes the result file.
+
+    Model and data follow from the configuration alone. The file is
+    `evaluation/<split>-<step>.json` in the workdir; where that cannot be written
+    (a model in a read-only place), a warning says so.
+
+    Args:
+        workdir: of the run.
+        step: of the checkpoint.
+        split: `train`, `validation` or `test`.
+        config: that the checkpoint carries.
+        mesh: of one axis.
+
+    Returns:
+        What the file holds.
+    """
+    model = make_model(config.model)
+    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0), 0.0))
+    like = jax.tree.map(
+        lambda leaf: leaf.update(sharding=replicated(mesh)),
+        shapes,
+    )
+    params = read_params(workdir, step, like)
+    examples = data.load(config.data)[split]
+    result = evaluate(model, params, EvaluationSplit.put(examples, mesh))
+    document = {
+        "dataset": config.data.name,
+        "split": split,
+        "step": step,
+        "seed": config.seed,
+        **result.to_dict(),
+        "num_parameters": count_params(params),
+        "params_sha256": params_sha256(params),
+    }
+    if config.tutorial_128 and split == "test":
+        first = Examples(examples.images[:128], examples.labels[:128])
+        result = evaluate(model, params, EvaluationSplit.put(first, mesh))
+        document["tutorial_128"] = result.to_dict()
+    path = result_path(workdir, split, step)
+    try:
+        write_json(path, document)
+    except OSError as error:
+        _logger.warning("the result is not kept: %s", error)
+    return document
+
+
+def result_path(workdir: Path, split: str, step: int) -> Path:
+    """Where an evaluation's result lies."""
+    return workdir / "evaluation" / f"{split}-{step}.json"
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result file's content.
+
+    Raises:
+        RunError: when it is no result file.
+    """
+    try:
+        document = json.loads(path.read_text())
+        wanted = {"step", "correct", "examples", "accuracy_interval", "num_parameters"}
+        if not wanted <= document.keys():
+            raise ValueError("fields are missing")
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunError(f"{path} is no evaluation ({error}); delete it") from error
+    return document
+
+
+def describe(document: dict[str, Any]) -> str:
+    """A result file's counts in one line, with the tutorial's 128 where they are."""
+    text = _counted(document)
+    if "tutorial_128" in document:
+        text += f"; of the first 128 alone {_counted(document['tutorial_128'])}"
+    return text
+
+
+def _counted(document: dict[str, Any]) -> str:
+    low, high = document["accuracy_interval"]
+    return (
+        f"{100 * document['accuracy']:.2f} % "
+        f"({document['correct']} of {document['examples']}; 95 % interval "
+        f"{100 * low:.2f} to {100 * high:.2f})"
+    )

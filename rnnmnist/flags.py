@@ -1,0 +1,180 @@
+"""From the words of a command line to a configuration and a workdir."""
+
+import argparse
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rnnmnist import config as config_lib
+from rnnmnist import settings
+from rnnmnist.config import Config
+from rnnmnist.errors import UserError
+
+DEFAULT_CONFIG = "embedded"
+
+
+class Flags(argparse.ArgumentParser):
+    """argparse, with exact names and errors of one line."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **kwargs,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of printing the usage before the message.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"{message}; {self.prog} --help lists the flags")
+
+    def refuse(self, word: str) -> NoReturn:
+        """Reports a word that no flag takes.
+
+        Raises:
+            UserError: always, with the nearest flag if one is near.
+        """
+        if not word.startswith("-"):
+            raise UserError(f"stray argument {word!r}; flags are --NAME=VALUE")
+        known = [flag for action in self._actions for flag in action.option_strings]
+        name = word.split("=")[0]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists them"
+        raise UserError(f"{name}: no such flag; {hint}")
+
+
+def repository_or_package(folder: str) -> Path:
+    """A folder that a clone has at its top level and a wheel inside the package."""
+    package = Path(__file__).resolve().parent
+    inside = package / folder
+    return inside if inside.is_dir() else package.parent / folder
+
+
+def config_path(file_or_name: str) -> Path:
+    """The file behind `--config`: a path, or a shipped configuration's bare name.
+
+    Raises:
+        UserError: when there is neither, with the names that are shipped.
+    """
+    path = Path(file_or_name).expanduser()
+    if path.is_file():
+        return path
+    shipped = repository_or_package("configs")
+    names = sorted(file.stem for file in shipped.glob("*.py"))
+    stem = path.stem if path.parent.name in ("", "configs") else None
+    if stem in names and not path.is_absolute():
+        return shipped / f"{stem}.py"
+    near = difflib.get_close_matches(path.stem, names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(
+        f"--config: there is no file {file_or_name}; {hint}"
+        f"shipped configurations: {', '.join(names)}"
+    )
+
+
+def parse_training(arguments: list[str], description: str) -> tuple[Config, Path]:
+    """Parses `[--config=FILE] [--workdir=DIR] [--config.KEY=VALUE …]`.
+
+    Returns:
+        The checked configuration, and the workdir: `checkpoints/NAME` for a
+        configuration file `NAME.py` unless the command line names another.
+
+    Raises:
+        UserError: for a wrong flag, file, setting or value.
+    """
+    flags = Flags(
+        prog="python -m rnnmnist.main",
+        description=description,
+        epilog="settings, with their defaults before the configuration file:\n\n"
+        + config_lib.describe().replace("%", "%%"),
+    )
+    flags.add_argument(
+        "--config",
+        metavar="FILE",
+        default=DEFAULT_CONFIG,
+        help="a path, or the bare name of a shipped configuration (%(default)s)",
+    )
+    flags.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="where the run lives (checkpoints/NAME for a configuration NAME.py)",
+    )
+    known, rest = flags.parse_known_args(arguments)
+    overrides: dict[str, Any] = {}
+    for word in rest:
+        if not word.startswith("--config."):
+            flags.refuse(word)
+        shown_as, equals, text = word.partition("=")
+        name = shown_as.removeprefix("--config.")
+        field = settings.find(name, config_lib.FIELDS, shown_as)
+        if not equals:
+            raise UserError(f"{shown_as}: needs a value, as in {shown_as}=VALUE")
+        overrides[name] = settings.parse(shown_as, text, field)
+    path = config_path(known.config)
+    config = config_lib.load(path).replace(overrides)
+    workdir = known.workdir if known.workdir is not None else f"checkpoints/{path.stem}"
+    return config, checked_workdir(workdir)
+
+
+def checked_workdir(text: str) -> Path:
+    """An absolute workdir, with `~` expanded.
+
+    Raises:
+        UserError: when the text is empty or the path is not a directory.
+    """
+    if not text.strip():
+        raise UserError("--workdir: must name a directory, not ''")
+    path = Path(text).expanduser().absolute()
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(f"--workdir: {place} is a file; name a directory")
+    return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation is asked for."""
+
+    workdir: Path
+    step: str
+    split: str
+    places: dict[str, Any]  # where the data are here, if not where the trainer's were
+
+
+def parse_evaluation(arguments: list[str], description: str) -> Evaluation:
+    """Parses `--workdir=DIR [--step=…] [--split=…] [--config.data.…_dir=DIR]`.
+
+    Raises:
+        UserError: for a wrong flag or value.
+    """
+    flags = Flags(prog="python -m rnnmnist.evaluate", description=description)
+    flags.add_argument("--workdir", metavar="DIR", required=True, help="of the run")
+    flags.add_argument(
+        "--step", default="best", metavar="N", help="best, latest or a number (best)"
+    )
+    flags.add_argument(
+        "--split", default="test", choices=["train", "validation", "test"]
+    )
+    for place in ("data_dir", "manual_dir"):
+        flags.add_argument(
+            f"--config.data.{place}",
+            dest=place,
+            metavar="DIR",
+            help="another place for the data set than the trainer's",
+        )
+    known, rest = flags.parse_known_args(arguments)
+    for word in rest:
+        flags.refuse(word)
+    places = {
+        f"data.{place}": getattr(known, place)
+        for place in ("data_dir", "manual_dir")
+        if getattr(known, place) is not None
+    }
+    workdir = checked_workdir(known.workdir)
+    if known.workdir.rstrip("/") == "checkpoints/reference" and not workdir.exists():
+        workdir = repository_or_package(known.workdir.rstrip("/"))
+    return Evaluation(workdir, known.step, known.split, places)

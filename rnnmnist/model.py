@@ -1,0 +1,136 @@
+"""The network: a recurrent cell scanned over the rows of an image."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rnnmnist.config import ModelConfig
+
+CLASSES = 10
+ROWS, COLUMNS = 28, 28
+
+Params = Mapping[str, Any]
+Initializer = Callable[..., jax.Array]
+
+# Each cell with the number of its gates, candidates included.
+CELLS: dict[str, tuple[Callable[..., nn.RNNCellBase], int]] = {
+    "lstm": (nn.OptimizedLSTMCell, 4),
+    "gru": (nn.GRUCell, 3),
+    "rnn": (nn.SimpleCell, 1),
+}
+
+
+class RowReader(nn.Module):
+    """Reads an image row by row and classifies it by what it then remembers.
+
+    Attributes:
+        make_cell: makes the recurrent cell from its `name`. The names are part
+            of the checkpoint's format.
+        make_readout: makes the dense layer from hidden state to logits likewise.
+    """
+
+    make_cell: Callable[..., Any]
+    make_readout: Callable[..., nn.Dense]
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Reads each image row by row, top to bottom, and classifies it.
+
+        Args:
+            images: uint8 or float array, [batch, rows, columns]. Rows are time
+                steps, columns are features; uint8 pixels are scaled to [0, 1].
+
+        Returns:
+            Unnormalised log-probabilities, float32 [batch, classes], read from
+            the hidden state after the last row.
+
+        Raises:
+            ValueError: if `images` is not of rank 3, for instance because TFDS's
+                channel axis was kept.
+
+        References:
+            Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural
+            Computation 9(8), 1997.
+        """
+        if images.ndim != 3:
+            raise ValueError(
+                f"images must be [batch, rows, columns], not of shape {images.shape}"
+            )
+        if images.dtype == jnp.uint8:
+            images = images.astype(jnp.float32) / 255
+        cell = self.make_cell(name="cell")
+        carry = cell.initialize_carry(jax.random.key(0), images[:, 0].shape)  # zeros
+        read_row: Any = nn.scan(
+            lambda cell, carry, row: (cell(carry, row)[0], None),
+            variable_broadcast="params",
+            split_rngs={"params": False},
+            in_axes=1,
+            out_axes=1,
+        )
+        carry, _ = read_row(cell, carry, images)
+        # An LSTM's carry is (c, h), cell state first; the others carry h alone.
+        hidden = carry[1] if isinstance(carry, tuple) else carry  # [batch, hidden]
+        return self.make_readout(name="readout")(hidden)
+
+
+def make_model(config: ModelConfig) -> RowReader:
+    """The network of a configuration, without parameters."""
+    features = config.hidden_size
+    cell, gates = CELLS[config.cell]
+    cell_initializers: dict[str, Any] = {}
+    readout_initializers: dict[str, Any] = {}
+    if config.initializer == "tutorial":
+        # TensorFlow 1 drew all gates at once: one [inputs + hidden, gates x hidden].
+        limit = math.sqrt(6 / (COLUMNS + features + gates * features))
+        glorot = symmetric_uniform(limit)
+        cell_initializers = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
+        normal = nn.initializers.normal(stddev=1.0)
+        readout_initializers = {"kernel_init": normal, "bias_init": normal}
+    return RowReader(
+        make_cell=functools.partial(cell, features=features, **cell_initializers),
+        make_readout=functools.partial(nn.Dense, CLASSES, **readout_initializers),
+    )
+
+
+def init_params(model: RowReader, key: jax.Array, forget_bias: float) -> Params:
+    """Draws the parameters.
+
+    Args:
+        model: from `make_model`.
+        key: for all of them.
+        forget_bias: initial value of the LSTM's forget-gate bias, the only one of
+            its biases that does not start at zero. Cells without that gate have
+            no such parameter and ignore it.
+
+    Returns:
+        Nested dictionaries with Flax's names, all float32.
+
+    References:
+        Jozefowicz, Zaremba, Sutskever, "An Empirical Exploration of Recurrent
+        Network Architectures", ICML 2015, on starting that bias at 1.
+    """
+    images = jnp.zeros((1, ROWS, COLUMNS), jnp.uint8)
+    params = model.init(key, images)["params"]
+    forget_gate = params["cell"].get("hf")
+    if forget_gate is not None:
+        forget_gate["bias"] = jnp.full_like(forget_gate["bias"], forget_bias)
+    return params
+
+
+def count_params(params: Params) -> int:
+    """How many numbers the parameters are."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def symmetric_uniform(limit: float) -> Initializer:
+    """An initializer that draws from the uniform distribution on [-limit, limit)."""
+
+    def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init

@@ -1,0 +1,68 @@
+"""What a person sees of a run: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import Self
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Shows where a training run is."""
+
+    def __init__(self, step: int, num_steps: int, steps_per_epoch: float) -> None:
+        """Starts to show a run.
+
+        Args:
+            step: updates finished already.
+            num_steps: updates in the whole run.
+            steps_per_epoch: updates that see every training image once.
+        """
+        self._first, self._num_steps = step, num_steps
+        self._steps_per_epoch = steps_per_epoch
+        self._started = time.monotonic()
+        self._bar = (
+            tqdm(
+                total=num_steps,
+                initial=step,
+                unit=" steps",
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}%|{bar}| {desc} [{remaining} left]",
+            )
+            if sys.stdout.isatty()
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def training(
+        self, step: int, loss: float, accuracy: float, examples_per_second: float
+    ) -> None:
+        """Shows a training line: loss in nats, accuracy from 0 to 1."""
+        text = (
+            f"epoch {step / self._steps_per_epoch:.1f}  "
+            f"step {step}/{self._num_steps}  loss {loss:.4f}  "
+            f"accuracy {100 * accuracy:.2f} %  {examples_per_second:,.0f} images/s"
+        )
+        if self._bar is not None:
+            self._bar.set_description_str(text, refresh=False)
+            self._bar.n = step
+            self._bar.refresh()
+        else:
+            print(f"{text}  {self._left(step):.0f} s left", flush=True)
+
+    def line(self, text: str) -> None:
+        """Shows a line of its own, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
+    def _left(self, step: int) -> float:
+        done = max(1, step - self._first)
+        return (time.monotonic() - self._started) / done * (self._num_steps - step)

@@ -1,0 +1,344 @@
+"""A run: restore, then until done train to the next event, log, validate, save."""
+
+import contextlib
+import dataclasses
+import logging
+import shlex
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.training.train_state import TrainState
+
+from rnnmnist import checkpoint, data, evaluation
+from rnnmnist.batches import TrainingSplit
+from rnnmnist.checkpoint import Checkpoints
+from rnnmnist.compilation import compile_seconds
+from rnnmnist.config import Config, TrainConfig, flatten
+from rnnmnist.errors import RunError, StoppedError, UserError
+from rnnmnist.evaluation import EvaluationSplit
+from rnnmnist.mesh import make_mesh, replicated
+from rnnmnist.model import RowReader, count_params, make_model
+from rnnmnist.progress import Progress
+from rnnmnist.signals import StopFlag, stop_on_signal, wait_for
+from rnnmnist.step import (
+    Metrics,
+    create_state,
+    make_schedule,
+    score_last_batch,
+    train_steps,
+)
+from rnnmnist.workdir import MetricsFile, claim, write_json
+
+_logger = logging.getLogger(__name__)
+
+# What a run may change when it goes on: where things are and when it speaks.
+FREE = {
+    "tutorial_128",
+    "data.data_dir",
+    "data.manual_dir",
+    "train.log_every_steps",
+    "train.log_metrics",
+    "train.eval_every_steps",
+    "train.keep_checkpoints",
+    "train.num_devices",
+}
+# What it may change too, but then it is no longer the run that it would have been.
+FREE_WITH_WARNING = {
+    "train.num_steps",
+    "train.learning_rate",
+    "train.schedule",
+    "train.warmup_fraction",
+}
+
+
+@dataclasses.dataclass
+class Run:
+    """What stays the same from event to event."""
+
+    config: Config
+    workdir: Path
+    mesh: jax.sharding.Mesh
+    model: RowReader
+    split: TrainingSplit
+    validation: EvaluationSplit
+    metrics_file: MetricsFile
+    progress: Progress
+    checkpoints: Checkpoints
+
+
+@dataclasses.dataclass
+class Seconds:
+    """Where the time of this process went."""
+
+    data: float = 0.0
+    train: float = 0.0
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+    @contextlib.contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        """Adds the time inside the `with` to a part, without compilation's."""
+        begin, compiled = time.monotonic(), compile_seconds()
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - begin - (compile_seconds() - compiled)
+            setattr(self, part, getattr(self, part) + spent)
+
+
+def train(config: Config, workdir: Path) -> None:
+    """Trains, or goes on from the newest checkpoint; evaluates; prints a summary.
+
+    Args:
+        config: of the run, which is a function of it.
+        workdir: absolute; created if need be. A complete run in it stays as it is.
+
+    Raises:
+        UserError: when the workdir is in use or holds another run, or the data
+            cannot be had.
+        RunError: for a loss or gradient that is not finite, or a checkpoint that
+            cannot be read or written.
+        StoppedError: after a signal, when the state is saved.
+    """
+    seconds = Seconds()
+    refuse_another_run(config, workdir)
+    mesh = make_mesh(config.train.batch_size, config.train.num_devices)
+    with seconds.of("data"):
+        examples = data.load(config.data)
+    with claim(workdir):
+        step = refuse_another_run(config, workdir)
+        announce(config, workdir, mesh, step)
+        if step < config.train.num_steps:
+            with seconds.of("train"):
+                run_to_end(config, workdir, mesh, examples, step)
+        document = test_once(config, workdir, mesh)
+    summarize(config, workdir, document, seconds)
+
+
+def refuse_another_run(config: Config, workdir: Path) -> int:
+    """Compares the newest checkpoint's configuration with the one asked for.
+
+    Returns:
+        The newest checkpoint's step, 0 where there is none.
+
+    Raises:
+        UserError: naming each setting that would make it another run, with both
+            values.
+    """
+    steps = checkpoint.list_steps(workdir)
+    if not steps:
+        return 0
+    before = flatten(checkpoint.read_config(workdir, steps[-1]).to_dict())
+    asked = flatten(config.to_dict())
+    changed = {
+        name: f"{name}={asked[name]} (checkpoint: {before[name]})"
+        for name in asked
+        if asked[name] != before[name]
+    }
+    refused = [
+        text for name, text in changed.items() if name not in FREE_WITH_WARNING | FREE
+    ]
+    if refused:
+        raise UserError(
+            f"--workdir: step {steps[-1]} in {workdir} belongs to another run: "
+            f"{', '.join(refused)}; name another workdir, or set what it has"
+        )
+    if steps[-1] > config.train.num_steps:
+        raise UserError(
+            f"train.num_steps: must be at least {steps[-1]}, the newest checkpoint in "
+            f"{workdir}, not {config.train.num_steps}"
+        )
+    return steps[-1]
+
+
+def announce(config: Config, workdir: Path, mesh: jax.sharding.Mesh, step: int) -> None:
+    """Says what will be done, and warns of what differs from an unbroken run."""
+    device = mesh.devices.flat[0]
+    print(
+        f"{config.model.cell} with {config.model.hidden_size} units on "
+        f"{config.data.name}, seed {config.seed}, {mesh.size} {device.platform} "
+        f"device{'s' if mesh.size > 1 else ''}, in {workdir}"
+    )
+    if not step:
+        return
+    before = flatten(checkpoint.read_config(workdir, step).to_dict())
+    asked = flatten(config.to_dict())
+    for name in sorted(FREE_WITH_WARNING):
+        if before[name] != asked[name]:
+            _logger.warning(
+                "%s was %s and is now %s: the result differs from an unbroken run's",
+                name,
+                before[name],
+                asked[name],
+            )
+    if step < config.train.num_steps:
+        print(f"resuming from step {step}")
+    else:
+        print(f"the run is complete at step {step}; nothing to train")
+
+
+def run_to_end(
+    config: Config,
+    workdir: Path,
+    mesh: jax.sharding.Mesh,
+    examples: dict[str, data.Examples],
+    step: int,
+) -> None:
+    """Trains from a step to the last one."""
+    model = make_model(config.model)
+    state = create_state(config, model, mesh)
+    if step:
+        state = checkpoint.read_state(workdir, step, state)
+    write_json(workdir / "config.json", config.to_dict())
+    steps_per_epoch = len(examples["train"].labels) / config.train.batch_size
+    with (
+        stop_on_signal() as stop,
+        Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints,
+        Progress(step, config.train.num_steps, steps_per_epoch) as progress,
+    ):
+        progress.line(f"{count_params(state.params):,} parameters")
+        run = Run(
+            config,
+            workdir,
+            mesh,
+            model,
+            TrainingSplit.put(examples["train"], config, mesh),
+            EvaluationSplit.put(examples["validation"], mesh),
+            MetricsFile(workdir / "metrics.jsonl", step),
+            progress,
+            checkpoints,
+        )
+        with jax.transfer_guard("disallow"):  # a hidden copy to or from the host
+            train_loop(run, state, step, stop)
+
+
+def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> None:
+    """Runs event by event until the last step, a fault or a signal."""
+    config = run.config.train
+    while step < config.num_steps:
+        target = next_event(step, config)
+        begin, compiled = time.monotonic(), compile_seconds()
+        num_steps = jax.device_put(np.int32(target - step), replicated(run.mesh))
+        state, metrics = train_steps(state, run.split, num_steps, mesh=run.mesh)
+        wait_for(metrics)
+        seconds = time.monotonic() - begin - (compile_seconds() - compiled)
+        metrics = jax.device_get(metrics)
+        finished = step + int(metrics.examples) // config.batch_size
+        if finished > step:
+            log(run, state, finished, metrics, seconds)
+        if finished < target:
+            raise fault(run, finished, metrics)
+        step = finished
+        validated = is_due(step, config.eval_every_steps, config.num_steps)
+        if validated or stop.number is not None:
+            validation = validate(run, state, step) if validated else None
+            run.checkpoints.save(state, run.config, validation)
+        if stop.number is not None and step < config.num_steps:
+            run.checkpoints.wait()
+            raise StoppedError(
+                f"saved step {step} of {config.num_steps} in {run.workdir}; the same "
+                "command goes on from there",
+                stop.number,
+            )
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    """Whether an event falls on a step: on multiples, and on the last step."""
+    return step % every == 0 or step == last
+
+
+def next_event(step: int, config: TrainConfig) -> int:
+    """The first step after this one on which anything is due."""
+    cadences = (config.log_every_steps, config.eval_every_steps)
+    return min(config.num_steps, *((step // every + 1) * every for every in cadences))
+
+
+def log(
+    run: Run, state: TrainState, step: int, metrics: Metrics, seconds: float
+) -> None:
+    """Writes and shows a training line for the steps since the last event."""
+    speed = int(metrics.examples) / seconds
+    if run.config.train.log_metrics == "last_batch":
+        metrics = jax.device_get(score_last_batch(state, run.split, mesh=run.mesh))
+    examples = int(metrics.examples)
+    loss, accuracy = float(metrics.loss) / examples, int(metrics.correct) / examples
+    run.metrics_file.append(
+        {
+            "step": step,
+            "split": "train",
+            "loss": loss,
+            "accuracy": accuracy,
+            "examples_per_second": round(speed, 1),
+        }
+    )
+    run.progress.training(step, loss, accuracy, speed)
+
+
+def validate(run: Run, state: TrainState, step: int) -> dict[str, Any]:
+    """Scores the validation split; writes, shows and returns the metrics."""
+    result = evaluation.evaluate(run.model, state.params, run.validation)
+    line = {"loss": result.loss, "accuracy": result.accuracy}
+    run.metrics_file.append({"step": step, "split": "validation"} | line)
+    run.progress.line(
+        f"step {step}  validation loss {result.loss:.4f}  accuracy "
+        f"{100 * result.accuracy:.2f} % ({result.correct} of {result.examples})"
+    )
+    return (
+        {"step": step}
+        | line
+        | {
+            "correct": result.correct,
+            "examples": result.examples,
+        }
+    )
+
+
+def fault(run: Run, step: int, metrics: Metrics) -> RunError:
+    """The error for an update whose loss or gradient was not finite."""
+    run.checkpoints.wait()
+    steps = checkpoint.list_steps(run.workdir)
+    kept = f"step {steps[-1]} is the last checkpoint" if steps else "none was saved yet"
+    with jax.transfer_guard("allow"):
+        rate = float(make_schedule(run.config.train)(step))
+    return RunError(
+        f"step {step + 1} was not applied: its loss is {float(metrics.fault_loss)} and "
+        f"its gradient's norm {float(metrics.fault_norm)} at learning rate {rate:.3g}; "
+        f"{kept}; lower train.learning_rate or set train.clip_norm"
+    )
+
+
+def test_once(config: Config, workdir: Path, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """The best checkpoint's test result; scored only if that was not done before."""
+    best = checkpoint.find_step(workdir, "best")
+    path = evaluation.result_path(workdir, "test", best)
+    if path.exists():
+        return evaluation.read_result(path)
+    return evaluation.evaluate_checkpoint(workdir, best, "test", config, mesh)
+
+
+def summarize(
+    config: Config, workdir: Path, document: dict[str, Any], seconds: Seconds
+) -> None:
+    """Prints what came out and where it is."""
+    best = document["step"]
+    validation = checkpoint.read_metrics(workdir, best) or {}
+    low, high = evaluation.wilson_interval(
+        validation["correct"], validation["examples"]
+    )
+    images = config.train.num_steps * config.train.batch_size
+    total = time.monotonic() - seconds.started
+    print(
+        f"\nparameters  {document['num_parameters']:,}\n"
+        f"steps       {config.train.num_steps:,} ({images:,} images)\n"
+        f"seconds     {total:.1f} (data {seconds.data:.1f}, compile "
+        f"{compile_seconds():.1f}, train {seconds.train:.1f})\n"
+        f"validation  {100 * validation['accuracy']:.2f} % "
+        f"({validation['correct']} of {validation['examples']}; 95 % interval "
+        f"{100 * low:.2f} to {100 * high:.2f}), best at step {best}\n"
+        f"test        {evaluation.describe(document)}\n"
+        f"checkpoint  {workdir / str(best)}\n"
+        f"evaluate    python -m rnnmnist.evaluate --workdir={shlex.quote(str(workdir))}"
+    )

@@ -1,0 +1,136 @@
+"""Checkpoints: the same bits back, the right ones kept, and clear refusals."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import mesh_of
+from flax.training.train_state import TrainState
+
+from rnnmnist import checkpoint
+from rnnmnist.checkpoint import Checkpoints, params_sha256
+from rnnmnist.config import Config
+from rnnmnist.errors import RunError, UserError
+from rnnmnist.model import make_model
+from rnnmnist.step import create_state
+
+
+@pytest.fixture
+def state(small: Config) -> TrainState:
+    state = create_state(small, make_model(small.model), mesh_of(8))
+    noise = iter(jax.random.split(jax.random.key(1), 200))
+    moments = jax.tree.map(
+        lambda leaf: (
+            jax.random.normal(next(noise), leaf.shape)
+            if leaf.dtype == jnp.float32
+            else leaf + 7
+        ),
+        state.opt_state,
+    )
+    return state.replace(opt_state=moments)
+
+
+def save(
+    workdir: Path,
+    state: TrainState,
+    config: Config,
+    accuracies: dict[int, float | None],
+) -> None:
+    with Checkpoints(workdir, keep=2) as checkpoints:
+        for step, accuracy in accuracies.items():
+            metrics = None if accuracy is None else {"accuracy": accuracy, "step": step}
+            checkpoints.save(state.replace(step=jnp.int32(step)), config, metrics)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_saved_and_restored_are_the_same_bits(
+    tmp_path: Path, state: TrainState, small: Config, devices: int
+) -> None:
+    save(tmp_path, state, small, {5: 0.5})
+    like = create_state(small, make_model(small.model), mesh_of(devices))
+    found = checkpoint.read_state(tmp_path, 5, like)
+    assert int(found.step) == 5
+    assert params_sha256(found.params) == params_sha256(state.params)
+    before, after = jax.tree.leaves(state.opt_state), jax.tree.leaves(found.opt_state)
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+    assert jax.tree.structure(found.opt_state) == jax.tree.structure(state.opt_state)
+    leaf = found.params["readout"]["kernel"]
+    assert len(leaf.sharding.device_set) == devices
+    alone = checkpoint.read_params(tmp_path, 5, like.params)
+    assert params_sha256(alone) == params_sha256(state.params)
+
+
+def test_the_configuration_and_the_metrics_come_back(
+    tmp_path: Path, state: TrainState, small: Config
+) -> None:
+    save(tmp_path, state, small, {5: 0.5, 6: None})
+    assert checkpoint.read_config(tmp_path, 5) == small
+    assert checkpoint.read_metrics(tmp_path, 5) == {"accuracy": 0.5, "step": 5}
+    assert checkpoint.read_metrics(tmp_path, 6) is None
+
+
+def test_the_newest_and_the_best_stay_also_over_a_restart(
+    tmp_path: Path, state: TrainState, small: Config
+) -> None:
+    save(tmp_path, state, small, {1: 0.1, 2: 0.9, 3: 0.5, 4: 0.9, 5: None, 6: 0.2})
+    assert checkpoint.list_steps(tmp_path) == [2, 5, 6]
+    assert checkpoint.find_step(tmp_path, "best") == 2  # the earlier one on a tie
+    assert checkpoint.find_step(tmp_path, "latest") == 6
+    assert checkpoint.find_step(tmp_path, "5") == 5
+    save(tmp_path, state, small, {7: 0.3, 8: 0.4})
+    assert checkpoint.list_steps(tmp_path) == [2, 7, 8]
+
+
+@pytest.mark.parametrize("wanted", ["3", "first", "-1", "²", ""])
+def test_a_step_that_is_not_there_is_refused_with_those_that_are(
+    tmp_path: Path, state: TrainState, small: Config, wanted: str
+) -> None:
+    save(tmp_path, state, small, {1: 0.1, 2: 0.2})
+    with pytest.raises(UserError, match=r"there are best, latest, 1, 2"):
+        checkpoint.find_step(tmp_path, wanted)
+
+
+def test_a_workdir_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    with pytest.raises(UserError, match="does not exist"):
+        checkpoint.find_step(missing, "best")
+    assert not missing.exists()
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        checkpoint.find_step(tmp_path, "best")
+
+
+def test_another_shape_or_type_is_an_error_that_names_the_leaf(
+    tmp_path: Path, state: TrainState, small: Config
+) -> None:
+    save(tmp_path, state, small, {1: 0.1})
+    wider = small.replace({"model.hidden_size": 17})
+    like = create_state(wider, make_model(wider.model), mesh_of(1))
+    with pytest.raises(RunError, match=r"cell/hf/bias is float32 \(16,\)"):
+        checkpoint.read_params(tmp_path, 1, like.params)
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state.params)
+    with pytest.raises(RunError, match=r"cell/hf/bias is float32 .* not bfloat16"):
+        checkpoint.read_params(tmp_path, 1, narrow)
+    other = small.replace({"model.cell": "gru"})
+    like = create_state(other, make_model(other.model), mesh_of(1))
+    with pytest.raises(RunError, match="holds no cell/hn/bias"):
+        checkpoint.read_params(tmp_path, 1, like.params)
+
+
+def test_an_export_has_the_parameters_and_no_place_of_this_machine(
+    tmp_path: Path, state: TrainState, small: Config
+) -> None:
+    save(tmp_path / "run", state, small, {1: 0.1, 2: 0.2})
+    target = tmp_path / "export"
+    checkpoint.export_params(tmp_path / "run", 2, target)
+    assert checkpoint.find_step(target, "best") == 2
+    assert checkpoint.read_config(target, 2).data.data_dir is None
+    assert not (target / "2" / "state").exists()
+    found = checkpoint.read_params(target, 2, state.params)
+    assert params_sha256(found) == params_sha256(state.params)
+    for path in target.rglob("*"):
+        if path.is_file():
+            assert str(tmp_path).encode() not in path.read_bytes(), path

@@ -1,0 +1,416 @@
+"""The contract's commands, as real processes on the embedded data."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, Command, one_line_error
+
+QUICK = (
+    "--config.model.hidden_size=16",
+    "--config.train.num_steps=40",
+    "--config.train.log_every_steps=9",
+    "--config.train.eval_every_steps=20",
+)
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Every file's hash."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def lines(workdir: Path) -> list[dict[str, float | int | str]]:
+    return [
+        json.loads(text)
+        for text in (workdir / "metrics.jsonl").read_text().split("\n")
+        if text
+    ]
+
+
+def without_times(workdir: Path) -> list[dict[str, float | int | str]]:
+    return [
+        {key: value for key, value in line.items() if key != "examples_per_second"}
+        for line in lines(workdir)
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, command: Command, data_dir: Path
+) -> tuple[Path, str]:
+    """A complete run's workdir, and what it printed."""
+    workdir = tmp_path_factory.mktemp("runs") / "with space and ü"
+    place = f"--config.data.data_dir={data_dir}"
+    finished = command("main", f"--workdir={workdir}", place, *QUICK)
+    assert finished.returncode == 0, finished.stderr
+    return workdir, finished.stdout
+
+
+def test_a_run_leaves_what_the_contract_names(trained: tuple[Path, str]) -> None:
+    workdir, printed = trained
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["model"]["hidden_size"] == 16
+    assert config["data"]["name"] == "mnist5k"
+    keys = [(line["split"], line["step"]) for line in lines(workdir)]
+    assert len(set(keys)) == len(keys)
+    steps = {split: [s for name, s in keys if name == split] for split, _ in keys}
+    assert steps == {"train": [9, 18, 20, 27, 36, 40], "validation": [20, 40]}
+    for line in lines(workdir):
+        assert 0 <= line["accuracy"] <= 1
+        assert ("examples_per_second" in line) == (line["split"] == "train")
+    assert (workdir / "40" / "params").is_dir()
+    for part in (
+        "parameters",
+        "seconds",
+        "validation",
+        "test",
+        "checkpoint",
+        "compile",
+    ):
+        assert part in printed
+    assert "python -m rnnmnist.evaluate" in printed
+    # A pipe gets plain lines: no bar, no carriage return.
+    assert "\r" not in printed
+    assert re.search(r"epoch 1\.3  step 40/40  loss \d\.\d+  accuracy", printed)
+
+
+def test_the_result_file_is_the_contracts(trained: tuple[Path, str]) -> None:
+    (path,) = (trained[0] / "evaluation").glob("test-*.json")
+    result = json.loads(path.read_text())
+    assert path.name == f"test-{result['step']}.json"
+    assert (result["dataset"], result["split"]) == ("mnist5k", "test")
+    assert result["examples"] == sum(map(sum, result["confusion"])) == 500
+    trace = sum(row[label] for label, row in enumerate(result["confusion"]))
+    assert result["correct"] == trace
+    assert result["accuracy"] == trace / 500
+    low, high = result["accuracy_interval"]
+    assert 0 <= low < result["accuracy"] < high <= 1
+    assert [sum(row) for row in result["confusion"]] == [50] * 10
+    assert result["num_parameters"] == 4 * (28 * 16 + 16 * 16 + 16) + 170
+    assert re.fullmatch(r"[0-9a-f]{64}", result["params_sha256"])
+    assert result["loss"] > 0
+
+
+def test_a_complete_run_is_left_as_it_is(
+    trained: tuple[Path, str], command: Command, data_dir: Path
+) -> None:
+    before = snapshot(trained[0])
+    place = f"--config.data.data_dir={data_dir}"
+    again = command("main", f"--workdir={trained[0]}", place, *QUICK)
+    assert again.returncode == 0, again.stderr
+    assert "complete at step 40" in again.stdout
+    assert snapshot(trained[0]) == before
+
+
+def test_the_evaluation_command_gives_the_trainers_numbers(
+    trained: tuple[Path, str], command: Command
+) -> None:
+    workdir, _ = trained
+    (path,) = (workdir / "evaluation").glob("test-*.json")
+    by_trainer = path.read_text()
+    path.unlink()
+    finished = command("evaluate", f"--workdir={workdir}")
+    assert finished.returncode == 0, finished.stderr
+    assert path.read_text() == by_trainer
+    assert str(path) in finished.stdout
+    finished = command(
+        "evaluate", f"--workdir={workdir}", "--step=latest", "--split=validation"
+    )
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads((workdir / "evaluation" / "validation-40.json").read_text())
+    (line,) = [
+        x for x in lines(workdir) if (x["split"], x["step"]) == ("validation", 40)
+    ]
+    assert result["accuracy"] == line["accuracy"]
+    assert result["loss"] == pytest.approx(line["loss"], rel=1e-6)
+    finished = command("evaluate", f"--workdir={workdir}", "--step=20", "--split=train")
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads((workdir / "evaluation" / "train-20.json").read_text())
+    assert result["examples"] == 4000
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    trained: tuple[Path, str], command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    """Killed after its first checkpoint, in the middle of an epoch and a line."""
+    workdir = tmp_path / "run"
+    place = f"--config.data.data_dir={data_dir}"
+    whole = command("main", f"--workdir={workdir}", place, *QUICK)
+    assert whole.returncode == 0, whole.stderr
+    for name in ("40", "evaluation"):  # as if it had been killed at step 27
+        subprocess.run(["rm", "-r", workdir / name], check=True)
+    text = (workdir / "metrics.jsonl").read_text()
+    kept = [line for line in text.splitlines(True) if json.loads(line)["step"] <= 27]
+    (workdir / "metrics.jsonl").write_text("".join(kept) + '{"step": 36, "spl')
+    again = command("main", f"--workdir={workdir}", place, *QUICK)
+    assert again.returncode == 0, again.stderr
+    assert "resuming from step 20\n" in again.stdout
+    assert without_times(workdir) == without_times(trained[0])
+    first, second = (
+        json.loads(next((folder / "evaluation").iterdir()).read_text())
+        for folder in (trained[0], workdir)
+    )
+    assert first["params_sha256"] == second["params_sha256"]
+
+
+def test_another_run_is_refused_and_a_longer_one_is_warned_of(
+    trained: tuple[Path, str], command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    subprocess.run(["cp", "-r", trained[0], workdir], check=True)
+    before = snapshot(workdir)
+    common = (f"--workdir={workdir}", f"--config.data.data_dir={data_dir}", *QUICK)
+    error = one_line_error(command("main", *common, "--config.seed=3"))
+    assert "seed=3 (checkpoint: 0)" in error
+    error = one_line_error(
+        command("main", *common, "--config.model.cell=gru", "--config.data.max_shift=0")
+    )
+    assert "model.cell=gru (checkpoint: lstm)" in error
+    assert "data.max_shift=0 (checkpoint: 2)" in error
+    error = one_line_error(command("main", *common, "--config.train.num_steps=30"))
+    assert "train.num_steps" in error
+    assert snapshot(workdir) == before
+    longer = command("main", *common, "--config.train.num_steps=50")
+    assert longer.returncode == 0, longer.stderr
+    assert "warning: train.num_steps was 40 and is now 50" in longer.stderr
+    assert "resuming from step 40" in longer.stdout
+    assert (workdir / "50").is_dir()
+
+
+def test_a_missing_workdir_or_step_is_one_line_and_nothing_is_made(
+    trained: tuple[Path, str], command: Command, tmp_path: Path
+) -> None:
+    missing = tmp_path / "missing"
+    assert "does not exist" in one_line_error(
+        command("evaluate", f"--workdir={missing}")
+    )
+    assert not missing.exists()
+    error = one_line_error(command("evaluate", f"--workdir={tmp_path}"))
+    assert "holds no checkpoint" in error
+    error = one_line_error(command("evaluate", f"--workdir={trained[0]}", "--step=7"))
+    assert "no step 7" in error
+    assert "20, 40" in error
+    error = one_line_error(command("evaluate"))
+    assert "--workdir" in error
+    error = one_line_error(
+        command("evaluate", f"--workdir={trained[0]}", "--split=everything")
+    )
+    assert "everything" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--config.train.learning_rte=0.01"], "did you mean train.learning_rate?"),
+        (["--config.train.batch_size=-5"], "train.batch_size"),
+        (["--config=no/such/file.py"], "no/such/file.py"),
+        (["stray"], "stray argument 'stray'"),
+        (["--config.train.num_devices=3"], "train.num_devices: must divide"),
+        (["--workdir=README.md"], "README.md is a file"),
+        (["--config.data.manual_dir=nowhere", "--config=default"], "data.manual_dir"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(
+    command: Command, tmp_path: Path, words: list[str], part: str
+) -> None:
+    (tmp_path / "README.md").touch()
+    place = f"--config.data.data_dir={tmp_path / 'data'}"
+    assert part in one_line_error(command("main", place, *words, cwd=tmp_path))
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["README.md"]
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_mistake_is_answered_before_anything_slow_is_imported(
+    environment: dict[str, str],
+) -> None:
+    program = (
+        "import sys\nfrom rnnmnist import main\n"
+        "from rnnmnist.errors import UserError\n"
+        "try: main.main(['--config.sed=1'])\n"
+        "except UserError: pass\n"
+        "print({'jax', 'flax', 'orbax', 'numpy'} & set(sys.modules))"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert finished.stdout == "set()\n", finished.stderr
+
+
+@pytest.mark.parametrize("name", ["main", "evaluate"])
+def test_help_exits_0(command: Command, name: str) -> None:
+    finished = command(name, "--help")
+    assert finished.returncode == 0
+    assert f"rnnmnist.{name}" in finished.stdout
+    if name == "main":
+        assert "--config.train.learning_rate=0.004" in finished.stdout
+
+
+def test_no_network_and_no_data_is_said_in_ten_seconds(
+    command: Command, tmp_path: Path
+) -> None:
+    begin = time.monotonic()
+    error = one_line_error(
+        command(
+            "main",
+            "--config=default",
+            f"--config.data.data_dir={tmp_path / 'data'}",
+            f"--workdir={tmp_path / 'run'}",
+        )
+    )
+    assert time.monotonic() - begin < 10
+    for part in (
+        "train-images-idx3-ubyte.gz",
+        "data.manual_dir",
+        "configs/embedded.py",
+    ):
+        assert part in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_original_is_one_line(command: Command, tmp_path: Path) -> None:
+    name = "t10k-images-idx3-ubyte.gz"
+    (tmp_path / name).write_bytes(b"\x1f\x8b")
+    for other in ("train-images-idx3", "train-labels-idx1", "t10k-labels-idx1"):
+        (tmp_path / f"{other}-ubyte.gz").write_bytes(b"no gzip")
+    error = one_line_error(
+        command(
+            "main",
+            "--config=default",
+            f"--config.data.data_dir={tmp_path / 'data'}",
+            f"--config.data.manual_dir={tmp_path}",
+            f"--workdir={tmp_path / 'run'}",
+        )
+    )
+    assert "SHA-256" in error
+    assert str(tmp_path) in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_tutorial_scores_its_128_beside_the_whole(
+    command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    finished = command(
+        "main",
+        "--config=tutorial",
+        "--config.data.name=mnist5k",
+        f"--config.data.data_dir={data_dir}",
+        "--config.train.num_steps=25",
+        f"--workdir={workdir}",
+    )
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads((workdir / "evaluation" / "test-25.json").read_text())
+    assert result["examples"] == 500
+    assert result["tutorial_128"]["examples"] == 128
+    assert "of the first 128 alone" in finished.stdout
+    train = [line["step"] for line in lines(workdir) if line["split"] == "train"]
+    assert train == [10, 20, 25]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
+    command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    finished = command(
+        "main",
+        f"--workdir={workdir}",
+        f"--config.data.data_dir={data_dir}",
+        *QUICK,
+        "--config.train.learning_rate=1e30",
+        "--config.train.clip_norm=0",
+    )
+    assert finished.returncode == 1
+    (error,) = finished.stderr.strip().splitlines()
+    step = int(re.match(r"error: step (\d+) was not applied", error)[1])
+    assert re.search(r"learning rate \d[.\d]*e\+", error)
+    assert lines(workdir)[-1]["step"] == step - 1
+
+
+def start(
+    environment: dict[str, str], workdir: Path, data_dir: Path
+) -> subprocess.Popen[str]:
+    """A run that will not end by itself, after its first line of metrics."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "rnnmnist.main", f"--workdir={workdir}"),
+            *(f"--config.data.data_dir={data_dir}", *QUICK),
+            "--config.train.num_steps=1000000",
+            "--config.train.eval_every_steps=1000000",
+        ],
+        env=environment,
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "loss" in line:
+            return process
+    raise AssertionError(process.stderr.read() if process.stderr else "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_with_its_code(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path, number: int
+) -> None:
+    workdir = tmp_path / "run"
+    process = start(environment, workdir, data_dir)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    step = int(re.match(r"stopped: saved step (\d+) of 1000000", stderr)[1])
+    assert (workdir / str(step) / "state").is_dir()
+    assert lines(workdir)[-1]["step"] == step
+
+
+def test_a_second_trainer_is_refused_and_a_dead_one_does_not_block(
+    environment: dict[str, str], command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    process = start(environment, workdir, data_dir)
+    common = (f"--workdir={workdir}", f"--config.data.data_dir={data_dir}", *QUICK)
+    error = one_line_error(command("main", *common))
+    assert f"in use by process {process.pid} on {os.uname().nodename}" in error
+    process.kill()
+    process.communicate()
+    finished = command("main", *common)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_an_unwritable_program_cache_is_a_warning(
+    command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    finished = command(
+        "main",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.data_dir={data_dir}",
+        *QUICK,
+        "--config.train.num_steps=1",
+        JAX_COMPILATION_CACHE_DIR=str(tmp_path / "file" / "programs"),
+    )
+    assert finished.returncode == 0, finished.stderr
+    (warning,) = finished.stderr.strip().splitlines()
+    assert warning.startswith("warning: compiled programs are not kept")
+
+
+def test_programs_are_kept_where_jax_is_told(
+    environment: dict[str, str], trained: tuple[Path, str]
+) -> None:
+    assert trained
+    folder = Path(environment["JAX_COMPILATION_CACHE_DIR"])
+    names = [path.name for path in folder.iterdir()]
+    assert any("train_steps" in name for name in names)
+    assert any("count_batches" in name for name in names)

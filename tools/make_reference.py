@@ -1,0 +1,32 @@
+"""Makes checkpoints/reference/ from the best checkpoint of a run of configs/default.py.
+
+    python -m rnnmnist.main --config=default
+    python tools/make_reference.py --workdir=checkpoints/default
+
+The reference holds parameters, configuration and validation metrics, no
+optimizer's memory, and no place of the machine that made it.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from rnnmnist import checkpoint
+
+TARGET = Path(__file__).resolve().parent.parent / "checkpoints/reference"
+
+
+def main() -> None:
+    """Exports the best step, in the place of the reference that there was."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, required=True)
+    workdir = parser.parse_args().workdir.absolute()
+    step = checkpoint.find_step(workdir, "best")
+    shutil.rmtree(TARGET, ignore_errors=True)
+    checkpoint.export_params(workdir, step, TARGET)
+    size = sum(path.stat().st_size for path in TARGET.rglob("*") if path.is_file())
+    print(f"{TARGET}: step {step}, {size} bytes")
+
+
+if __name__ == "__main__":
+    main()
