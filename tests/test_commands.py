@@ -1,12 +1,17 @@
 """The contract's commands, as real processes on the embedded data."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -414,3 +419,37 @@ def test_programs_are_kept_where_jax_is_told(
     names = [path.name for path in folder.iterdir()]
     assert any("train_steps" in name for name in names)
     assert any("count_batches" in name for name in names)
+
+
+def on_a_terminal(words: list[str], environment: dict[str, str]) -> str:
+    """What a command shows on a terminal of 120 columns."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+    process = subprocess.Popen(
+        words, env=environment, stdin=its, stdout=its, stderr=its, cwd=REPOSITORY
+    )
+    os.close(its)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux's way to say that the other end is gone
+        while part := os.read(ours, 65536):
+            shown += part
+    os.close(ours)
+    assert process.wait() == 0, shown
+    return shown.decode().replace("\r\n", "\n")
+
+
+def test_a_terminal_gets_a_bar(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    shown = on_a_terminal(
+        [
+            *(sys.executable, "-m", "rnnmnist.main", f"--workdir={tmp_path / 'run'}"),
+            *(f"--config.data.data_dir={data_dir}", *QUICK),
+        ],
+        environment,
+    )
+    assert "\r" in shown
+    for part in ("epoch", "step 40/40", "loss", "accuracy", "images/s", "100%"):
+        assert part in shown
+    assert re.search(r"\[\d\d:\d\d left\]", shown)
+    assert "validation loss" in shown

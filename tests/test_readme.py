@@ -83,31 +83,3 @@ def test_the_map_names_every_room() -> None:
     section = README.split("## The rooms\n", 1)[1].split("\n## ", 1)[0]
     named = set(re.findall(r"`(\w+\.py)`", section))
     assert named == rooms - {"__init__.py"}
-
-
-@pytest.mark.skipif(
-    shutil.which("script") is None, reason="no script(1) for a terminal"
-)
-def test_a_terminal_gets_a_bar(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
-    line = shlex.join(
-        [
-            *(sys.executable, "-m", "rnnmnist.main", f"--workdir={tmp_path / 'run'}"),
-            *(f"--config.data.data_dir={data_dir}", "--config.model.hidden_size=16"),
-            "--config.train.num_steps=120",
-        ]
-    )
-    finished = subprocess.run(
-        ["script", "--quiet", "--return", "--command", line, "/dev/null"],
-        env=environment | {"COLUMNS": "120"},
-        capture_output=True,
-        timeout=120,
-        stdin=subprocess.DEVNULL,
-    )
-    shown = finished.stdout.decode()
-    assert finished.returncode == 0, shown
-    assert "\r" in shown.replace("\r\n", "\n")
-    for part in ("epoch", "step 120/120", "loss", "accuracy", "images/s", "100%"):
-        assert part in shown
-    assert re.search(r"\[\d\d:\d\d left\]", shown)
