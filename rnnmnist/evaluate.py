@@ -9,7 +9,7 @@ from rnnmnist import errors, flags
 def main(arguments: list[str]) -> None:
     """Evaluates as the command line says; prints and writes the result."""
     wanted = flags.parse_evaluation(arguments, __doc__ or "")
-    from rnnmnist import checkpoint, evaluation
+    from rnnmnist import checkpoint, data, evaluation
     from rnnmnist.compilation import keep_programs
     from rnnmnist.mesh import make_mesh, set_cpu_devices
 
@@ -18,8 +18,9 @@ def main(arguments: list[str]) -> None:
     keep_programs()
     set_cpu_devices(config.train.batch_size, None)
     mesh = make_mesh(config.train.batch_size, None)
+    examples = data.load(config.data)[wanted.split]
     document = evaluation.evaluate_checkpoint(
-        wanted.workdir, step, wanted.split, config, mesh
+        wanted.workdir, step, wanted.split, examples, config, mesh
     )
     print(
         f"{document['dataset']} {wanted.split} at step {step}: "

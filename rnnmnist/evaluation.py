@@ -16,7 +16,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rnnmnist import data
 from rnnmnist.checkpoint import params_sha256, read_params
 from rnnmnist.config import Config
 from rnnmnist.data import Examples
@@ -134,18 +133,23 @@ def wilson_interval(correct: int, examples: int) -> tuple[float, float]:
 
 
 def evaluate_checkpoint(
-    workdir: Path, step: int, split: str, config: Config, mesh: Mesh
+    workdir: Path,
+    step: int,
+    split: str,
+    examples: Examples,
+    config: Config,
+    mesh: Mesh,
 ) -> dict[str, Any]:
     """Scores a checkpoint on a whole split, and writes the result file.
 
-    Model and data follow from the configuration alone. The file is
-    `evaluation/<split>-<step>.json` in the workdir; where that cannot be written
-    (a model in a read-only place), a warning says so.
+    The file is `evaluation/<split>-<step>.json` in the workdir; where that cannot
+    be written (a model in a read-only place), a warning says so.
 
     Args:
         workdir: of the run.
         step: of the checkpoint.
         split: `train`, `validation` or `test`.
+        examples: all of the split.
         config: that the checkpoint carries.
         mesh: of one axis.
 
@@ -159,7 +163,6 @@ def evaluate_checkpoint(
         shapes,
     )
     params = read_params(workdir, step, like)
-    examples = data.load(config.data)[split]
     result = evaluate(model, params, EvaluationSplit.put(examples, mesh))
     document = {
         "dataset": config.data.name,

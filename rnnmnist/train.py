@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import logging
 import shlex
 import time
 from collections.abc import Iterator
@@ -17,12 +16,13 @@ from rnnmnist import checkpoint, data, evaluation
 from rnnmnist.batches import TrainingSplit
 from rnnmnist.checkpoint import Checkpoints
 from rnnmnist.compilation import compile_seconds
-from rnnmnist.config import Config, TrainConfig, flatten
-from rnnmnist.errors import RunError, StoppedError, UserError
+from rnnmnist.config import Config, TrainConfig
+from rnnmnist.errors import RunError, StoppedError
 from rnnmnist.evaluation import EvaluationSplit
 from rnnmnist.mesh import make_mesh, replicated
 from rnnmnist.model import RowReader, count_params, make_model
 from rnnmnist.progress import Progress
+from rnnmnist.resume import step_to_resume, warn_of_changes
 from rnnmnist.signals import StopFlag, stop_on_signal, wait_for
 from rnnmnist.step import (
     Metrics,
@@ -32,27 +32,6 @@ from rnnmnist.step import (
     train_steps,
 )
 from rnnmnist.workdir import MetricsFile, claim, write_json
-
-_logger = logging.getLogger(__name__)
-
-# What a run may change when it goes on: where things are and when it speaks.
-FREE = {
-    "tutorial_128",
-    "data.data_dir",
-    "data.manual_dir",
-    "train.log_every_steps",
-    "train.log_metrics",
-    "train.eval_every_steps",
-    "train.keep_checkpoints",
-    "train.num_devices",
-}
-# What it may change too, but then it is no longer the run that it would have been.
-FREE_WITH_WARNING = {
-    "train.num_steps",
-    "train.learning_rate",
-    "train.schedule",
-    "train.warmup_fraction",
-}
 
 
 @dataclasses.dataclass
@@ -104,80 +83,36 @@ def train(config: Config, workdir: Path) -> None:
         StoppedError: after a signal, when the state is saved.
     """
     seconds = Seconds()
-    refuse_another_run(config, workdir)
+    step_to_resume(config, workdir)  # refuses before anything slow, and again below
     mesh = make_mesh(config.train.batch_size, config.train.num_devices)
     with seconds.of("data"):
         examples = data.load(config.data)
     with claim(workdir):
-        step = refuse_another_run(config, workdir)
+        step = step_to_resume(config, workdir)
         announce(config, workdir, mesh, step)
         if step < config.train.num_steps:
             with seconds.of("train"):
                 run_to_end(config, workdir, mesh, examples, step)
-        document = test_once(config, workdir, mesh)
+        document = test_once(config, workdir, mesh, examples["test"])
     summarize(config, workdir, document, seconds)
 
 
-def refuse_another_run(config: Config, workdir: Path) -> int:
-    """Compares the newest checkpoint's configuration with the one asked for.
-
-    Returns:
-        The newest checkpoint's step, 0 where there is none.
-
-    Raises:
-        UserError: naming each setting that would make it another run, with both
-            values.
-    """
-    steps = checkpoint.list_steps(workdir)
-    if not steps:
-        return 0
-    before = flatten(checkpoint.read_config(workdir, steps[-1]).to_dict())
-    asked = flatten(config.to_dict())
-    changed = {
-        name: f"{name}={asked[name]} (checkpoint: {before[name]})"
-        for name in asked
-        if asked[name] != before[name]
-    }
-    refused = [
-        text for name, text in changed.items() if name not in FREE_WITH_WARNING | FREE
-    ]
-    if refused:
-        raise UserError(
-            f"--workdir: step {steps[-1]} in {workdir} belongs to another run: "
-            f"{', '.join(refused)}; name another workdir, or set what it has"
-        )
-    if steps[-1] > config.train.num_steps:
-        raise UserError(
-            f"train.num_steps: must be at least {steps[-1]}, the newest checkpoint in "
-            f"{workdir}, not {config.train.num_steps}"
-        )
-    return steps[-1]
-
-
 def announce(config: Config, workdir: Path, mesh: jax.sharding.Mesh, step: int) -> None:
-    """Says what will be done, and warns of what differs from an unbroken run."""
+    """Says what will be done, and with what."""
     device = mesh.devices.flat[0]
     print(
         f"{config.model.cell} with {config.model.hidden_size} units on "
         f"{config.data.name}, seed {config.seed}, {mesh.size} {device.platform} "
         f"device{'s' if mesh.size > 1 else ''}, in {workdir}"
     )
-    if not step:
-        return
-    before = flatten(checkpoint.read_config(workdir, step).to_dict())
-    asked = flatten(config.to_dict())
-    for name in sorted(FREE_WITH_WARNING):
-        if before[name] != asked[name]:
-            _logger.warning(
-                "%s was %s and is now %s: the result differs from an unbroken run's",
-                name,
-                before[name],
-                asked[name],
-            )
-    if step < config.train.num_steps:
-        print(f"resuming from step {step}")
-    else:
-        print(f"the run is complete at step {step}; nothing to train")
+    if step:
+        warn_of_changes(config, workdir, step)
+        complete = step == config.train.num_steps
+        print(
+            f"the run is complete at step {step}; nothing to train"
+            if complete
+            else f"resuming from step {step}"
+        )
 
 
 def run_to_end(
@@ -286,14 +221,8 @@ def validate(run: Run, state: TrainState, step: int) -> dict[str, Any]:
         f"step {step}  validation loss {result.loss:.4f}  accuracy "
         f"{100 * result.accuracy:.2f} % ({result.correct} of {result.examples})"
     )
-    return (
-        {"step": step}
-        | line
-        | {
-            "correct": result.correct,
-            "examples": result.examples,
-        }
-    )
+    counts = {"correct": result.correct, "examples": result.examples}
+    return {"step": step} | line | counts
 
 
 def fault(run: Run, step: int, metrics: Metrics) -> RunError:
@@ -310,13 +239,15 @@ def fault(run: Run, step: int, metrics: Metrics) -> RunError:
     )
 
 
-def test_once(config: Config, workdir: Path, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+def test_once(
+    config: Config, workdir: Path, mesh: jax.sharding.Mesh, examples: data.Examples
+) -> dict[str, Any]:
     """The best checkpoint's test result; scored only if that was not done before."""
     best = checkpoint.find_step(workdir, "best")
     path = evaluation.result_path(workdir, "test", best)
     if path.exists():
         return evaluation.read_result(path)
-    return evaluation.evaluate_checkpoint(workdir, best, "test", config, mesh)
+    return evaluation.evaluate_checkpoint(workdir, best, "test", examples, config, mesh)
 
 
 def summarize(

@@ -41,8 +41,10 @@ def claim(workdir: Path) -> Iterator[None]:
             note.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         except OSError as error:
             raise UserError(f"--workdir: cannot write there: {error}") from error
-        yield
-        note.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            note.unlink(missing_ok=True)
     finally:
         os.close(folder)
 

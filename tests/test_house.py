@@ -11,7 +11,7 @@ FLOORS = [
     {"errors", "settings", "config", "streams"},
     {"flags", "mesh", "model", "data", "datasets", "checkpoint"}
     | {"workdir", "compilation", "progress", "signals"},
-    {"batches"},
+    {"batches", "resume"},
     {"step"},
     {"evaluation"},
     {"train"},

@@ -85,31 +85,34 @@ def hardware() -> str:
 def table() -> str:
     """The README's table, from the files in `results/`."""
     rows = [
-        "| configuration | images | test accuracy, mean ± std over seeds | right of all, "
-        "each seed | steps | seconds |",
+        "| configuration | images | test accuracy, mean ± std | right of all, by seed |"
+        " best step | seconds |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for name in NAMES:
-        result = json.loads((RESULTS / f"{name}.json").read_text())
+    results = [json.loads((RESULTS / f"{name}.json").read_text()) for name in NAMES]
+    for result in results:
         members = result["members"]
+        mean, std = 100 * result["accuracy_mean"], 100 * result["accuracy_std"]
         counts = ", ".join(f"{member['correct']:,}" for member in members)
+        steps = ", ".join(str(member["step"]) for member in members)
         rows.append(
-            f"| `{name}` | {result['dataset']} | "
-            f"{100 * result['accuracy_mean']:.2f} ± {100 * result['accuracy_std']:.2f} % "
-            f"({len(members)} seeds) | {counts} of {result['examples']:,} | "
-            f"{', '.join(str(member['step']) for member in members)} | "
-            f"{result['seconds']:.0f} |"
+            f"| `{result['name']}` | {result['dataset']} | {mean:.2f} ± {std:.2f} % | "
+            f"{counts} of {result['examples']:,} | {steps} | {result['seconds']:.0f} |"
         )
         if "tutorial_128" in members[0]:
-            firsts = [member["tutorial_128"] for member in members]
-            counts = ", ".join(str(first["correct"]) for first in firsts)
-            rows.append(f"| `{name}`, first 128 alone | | | {counts} of 128 | | |")
-    hardwares = sorted(
-        {json.loads(p.read_text())["hardware"] for p in RESULTS.glob("*")}
-    )
-    rows.append("")
-    rows.append(f"On {'; '.join(hardwares)}.")
-    return "\n".join(rows) + "\n"
+            firsts = [str(member["tutorial_128"]["correct"]) for member in members]
+            rows.append(
+                f"| `{result['name']}`, first 128 alone | | | "
+                f"{', '.join(firsts)} of 128 | | |"
+            )
+    places = sorted({result["hardware"] for result in results})
+    versions = {
+        ", ".join(
+            f"{package} {number}" for package, number in result["versions"].items()
+        )
+        for result in results
+    }
+    return "\n".join([*rows, "", f"On {'; '.join(places)}; {'; '.join(versions)}.", ""])
 
 
 def rendered(readme: str) -> str:

@@ -32,8 +32,6 @@ def prepared_builder(config: DataConfig) -> MnistRows:
     tfds.disable_progress_bar()
     data_dir = _absolute(config.data_dir)
     manual_dir = _absolute(config.manual_dir)
-    if manual_dir is not None and not manual_dir.is_dir():
-        raise UserError(f"data.manual_dir: {manual_dir} is not a folder")
     try:
         builder = MnistRows(
             config=config.name,
@@ -50,6 +48,8 @@ def prepared_builder(config: DataConfig) -> MnistRows:
 
 
 def _prepare(builder: MnistRows, manual_dir: Path | None) -> None:
+    if manual_dir is not None and not manual_dir.is_dir():
+        raise UserError(f"data.manual_dir: {manual_dir} is not a folder")
     _check_network(builder, manual_dir)
     print(f"preparing {builder.builder_config.name} in {builder.data_dir}", flush=True)
     download_config = tfds.download.DownloadConfig(

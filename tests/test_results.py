@@ -1,0 +1,61 @@
+"""The README's numbers are those of the files that the commands wrote."""
+
+import ast
+import importlib.util
+import json
+import statistics
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from conftest import REPOSITORY
+
+FILES = sorted((REPOSITORY / "results").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def results() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "results", REPOSITORY / "tools/results.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["results"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_shows_what_was_measured(results: ModuleType) -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    assert results.rendered(readme) == readme
+    assert {path.stem for path in FILES} == set(results.NAMES)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_results_numbers_follow_from_its_counts(path: Path) -> None:
+    result = json.loads(path.read_text())
+    members = result["members"]
+    assert [member["seed"] for member in members] == list(range(len(members)))
+    for member in members:
+        confusion = member["confusion"]
+        assert sum(map(sum, confusion)) == member["examples"] == result["examples"]
+        trace = sum(row[label] for label, row in enumerate(confusion))
+        assert member["correct"] == trace
+    assert result["correct"] == sum(member["correct"] for member in members)
+    shares = [member["correct"] / member["examples"] for member in members]
+    assert result["accuracy_mean"] == pytest.approx(statistics.mean(shares))
+    assert result["accuracy_std"] == pytest.approx(statistics.stdev(shares))
+    assert result["examples"] == (500 if result["dataset"] == "mnist5k" else 10_000)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_configurations_docstring_states_its_result(path: Path) -> None:
+    result = json.loads(path.read_text())
+    tree = ast.parse((REPOSITORY / "configs" / path.name).read_text())
+    text = ast.get_docstring(tree)
+    mean, std = 100 * result["accuracy_mean"], 100 * result["accuracy_std"]
+    assert f"{mean:.2f} ± {std:.2f} %" in text
+    assert f"{len(result['members'])} seeds" in text
+    assert f"{result['seconds']:.0f} s" in text
