@@ -2,17 +2,20 @@
 
 A workdir holds one folder for each kept step. In it lie `params` (what is
 evaluated), `state` (the optimizer's memory and the step, which a resume needs
-besides), `config` (the whole configuration) and, where the step was validated,
-`metrics`: each an item of its own. Reading never goes through orbax's manager,
-which can create and delete; writing always does.
+besides), `config` (the whole configuration), `metrics` (where the step was
+validated) and `sha256` (of every array and of the other two), each an item of its
+own. Whatever is read is compared with those sums first: orbax itself gives wrong
+numbers for a flipped byte. Reading never goes through orbax's manager, which can
+create and delete; writing always does.
 """
 
-import hashlib
 import json
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
@@ -21,9 +24,22 @@ from flax.training.train_state import TrainState
 from orbax.checkpoint import checkpoint_managers as policies
 
 from rnnmnist.config import Config
+from rnnmnist.digests import array_digests, json_digest, named_leaves
 from rnnmnist.errors import RunError, UserError
 
+Result = TypeVar("Result")
 Params = Mapping[str, Any]  # of arrays, by Flax's names
+
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being saved
+LARGEST_JSON = 1 << 20  # bytes; a checkpoint's own are a few thousand
+
+
+class DamagedError(RunError):
+    """A checkpoint is not what was saved. The message names the step and why."""
+
+    def __init__(self, folder: Path, why: str) -> None:
+        super().__init__(f"checkpoint {folder} is damaged: {why}")
+        self.folder, self.why = folder, why
 
 
 class Checkpoints:
@@ -67,6 +83,8 @@ class Checkpoints:
         except Exception as closing:  # a save that failed in the background
             if error is None:
                 raise self._failed(closing) from closing
+        finally:
+            self._remove_unfinished()
 
     def save(
         self, state: TrainState, config: Config, metrics: dict[str, Any] | None
@@ -82,14 +100,10 @@ class Checkpoints:
         Raises:
             RunError: if this save or the one before it could not be written.
         """
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            state=ocp.args.StandardSave(memory(state)),
-            config=ocp.args.JsonSave(config.to_dict()),
-        )
+        items = _items(config, metrics, params=state.params, state=memory(state))
         try:
             self._manager.save(int(state.step), args=items, metrics=metrics)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # orbax and tensorstore raise many kinds
             raise self._failed(error) from error
 
     def wait(self) -> None:
@@ -100,14 +114,22 @@ class Checkpoints:
         """
         try:
             self._manager.wait_until_finished()
-        except (OSError, ValueError) as error:
+        except Exception as error:
             raise self._failed(error) from error
+
+    def _remove_unfinished(self) -> None:
+        # After a failed save; the threads of its other arrays may write on a little.
+        while unfinished := list(self._workdir.glob(f"*{UNFINISHED}*")):
+            for folder in unfinished:
+                shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(0.2)
 
     def _failed(self, error: Exception) -> RunError:
         steps = list_steps(self._workdir)
         last = f"step {steps[-1]}" if steps else "none"
+        why = (str(error).splitlines() or [type(error).__name__])[0][:300]
         return RunError(
-            f"a checkpoint could not be written in {self._workdir} ({error}); the "
+            f"a checkpoint could not be written in {self._workdir} ({why}); the "
             f"last finished one is {last}; make room and run the command again"
         )
 
@@ -152,20 +174,63 @@ def find_step(workdir: Path, wanted: str) -> int:
     )
 
 
+def with_step(workdir: Path, wanted: str, use: Callable[[int], Result]) -> Result:
+    """Calls a function with the step that a user means.
+
+    Beside a running trainer, which deletes old checkpoints, that step can vanish
+    while it is read. Then the one that is meant by now is taken.
+
+    Args:
+        workdir: of a run.
+        wanted: as for `find_step`.
+        use: what to do with the step.
+
+    Raises:
+        DamagedError: for a checkpoint that is still there.
+    """
+    while True:
+        try:
+            return use(find_step(workdir, wanted))
+        except DamagedError as error:
+            time.sleep(0.2)  # a checkpoint is deleted file by file
+            if error.folder.exists():
+                raise
+
+
 def rank(metrics: dict[str, Any]) -> tuple[float, int]:
     """What the best checkpoint has most of: accuracy, and earliness on a tie."""
     return metrics["accuracy"], -metrics["step"]
 
 
 def read_config(workdir: Path, step: int) -> Config:
-    """The configuration that a checkpoint carries."""
-    return Config.from_dict(_read_json(workdir / str(step) / "config" / "metadata"))
+    """The configuration that a checkpoint carries.
+
+    Raises:
+        DamagedError: when it is not the one that was saved.
+    """
+    folder = workdir / str(step)
+    tree = _read_checked(folder, "config", "metadata")
+    try:
+        return Config.from_dict(tree)
+    except UserError as error:  # of another version of this program
+        raise RunError(f"checkpoint {folder} is not readable here: {error}") from error
 
 
 def read_metrics(workdir: Path, step: int) -> dict[str, Any] | None:
-    """The validation of a checkpoint; None where it was not validated."""
-    folder = workdir / str(step) / "metrics"
-    return _read_json(folder / "metrics") if folder.is_dir() else None
+    """The validation of a checkpoint; None where it was not validated.
+
+    Raises:
+        DamagedError: when it is not the one that was saved.
+    """
+    folder = workdir / str(step)
+    if _digests(folder)["metrics"] == json_digest(None):
+        return None
+    return _read_checked(folder, "metrics", "metrics")
+
+
+def has_state(workdir: Path, step: int) -> bool:
+    """Whether a checkpoint can be trained on, or holds parameters alone."""
+    return "state" in _digests(workdir / str(step))
 
 
 def read_params(workdir: Path, step: int, like: Params) -> Params:
@@ -178,10 +243,10 @@ def read_params(workdir: Path, step: int, like: Params) -> Params:
             types that are expected.
 
     Raises:
-        RunError: when the checkpoint holds other shapes or types, naming the
-            leaf, or cannot be read.
+        RunError: when the checkpoint holds other shapes or types, naming the leaf.
+        DamagedError: when an array is not the one that was saved.
     """
-    return _read_arrays(workdir / str(step) / "params", like)
+    return _read_arrays(workdir / str(step), "params", like)
 
 
 def read_state(workdir: Path, step: int, like: TrainState) -> TrainState:
@@ -191,11 +256,24 @@ def read_state(workdir: Path, step: int, like: TrainState) -> TrainState:
         RunError: as `read_params` does.
     """
     folder = workdir / str(step)
-    restored = _read_arrays(folder / "state", memory(like))
+    restored = _read_arrays(folder, "state", memory(like))
+    if int(restored["step"]) != step:
+        raise DamagedError(folder, f"it holds step {int(restored['step'])}")
     return like.replace(params=read_params(workdir, step, like.params), **restored)
 
 
-def export_params(workdir: Path, step: int, target: Path) -> None:
+def set_aside(workdir: Path, step: int) -> Path:
+    """Renames a damaged checkpoint, so that its step can be saved again.
+
+    Returns:
+        Its new place, which nothing here reads.
+    """
+    target = workdir / f"damaged-{step}"
+    shutil.rmtree(target, ignore_errors=True)
+    return (workdir / str(step)).rename(target)
+
+
+def export_params(workdir: Path, step: int, like: Params, target: Path) -> None:
     """Copies a checkpoint without the optimizer's memory, as a workdir of its own.
 
     The places of the data set are left out of the configuration: they are those of
@@ -204,28 +282,16 @@ def export_params(workdir: Path, step: int, target: Path) -> None:
     Args:
         workdir: of a run.
         step: of the checkpoint.
+        like: as for `read_params`.
         target: a folder that holds no checkpoints yet.
     """
     places = {"data.data_dir": None, "data.manual_dir": None}
     config = read_config(workdir, step).replace(places)
-    folder = workdir / str(step) / "params"
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with ocp.StandardCheckpointer() as reader:
-        saved = reader.metadata(folder).item_metadata.tree
-    params = _read_arrays(
-        folder,
-        jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-            saved,
-        ),
-    )
-    items = ocp.args.Composite(
-        params=ocp.args.StandardSave(params),
-        config=ocp.args.JsonSave(config.to_dict()),
-    )
+    metrics = read_metrics(workdir, step)
+    items = _items(config, metrics, params=read_params(workdir, step, like))
     options = ocp.CheckpointManagerOptions(best_fn=rank)
     with ocp.CheckpointManager(target, options=options) as manager:
-        manager.save(step, args=items, metrics=read_metrics(workdir, step))
+        manager.save(step, args=items, metrics=metrics)
     for path in target.rglob("commit_success.txt"):
         path.unlink()  # all that these files hold is where they were written
 
@@ -233,14 +299,6 @@ def export_params(workdir: Path, step: int, target: Path) -> None:
 def memory(state: TrainState) -> dict[str, Any]:
     """What a resume needs besides the parameters."""
     return {"opt_state": state.opt_state, "step": state.step}
-
-
-def params_sha256(params: Params) -> str:
-    """SHA-256 over the arrays in tree order: equal for equal bits."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(jax.device_get(params)):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def _what_is_there(workdir: Path) -> str:
@@ -261,15 +319,50 @@ def _validated(workdir: Path, steps: list[int]) -> list[tuple[int, dict[str, Any
     return [(step, metrics) for step, metrics in found if metrics is not None]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _items(
+    config: Config, metrics: dict[str, Any] | None, **arrays: Any
+) -> ocp.args.Composite:
+    """A checkpoint's items, the sums of all of them included."""
+    document = config.to_dict()
+    sums: dict[str, Any] = {
+        "config": json_digest(document),
+        "metrics": json_digest(metrics),
+    }
+    sums |= {item: array_digests(tree) for item, tree in arrays.items()}
+    return ocp.args.Composite(
+        config=ocp.args.JsonSave(document),
+        sha256=ocp.args.JsonSave(sums),
+        **{item: ocp.args.StandardSave(tree) for item, tree in arrays.items()},
+    )
+
+
+def _read_json(folder: Path, item: str, name: str) -> Any:
     # Plain files, so that reading a configuration does not wake jax's devices.
+    path = folder / item / name
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+        if path.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"it has {path.stat().st_size} bytes")
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(folder, f"{item} cannot be read ({error})") from error
 
 
-def _read_arrays(folder: Path, like: Any) -> Any:
+def _digests(folder: Path) -> dict[str, Any]:
+    sums = _read_json(folder, "sha256", "metadata")
+    if not isinstance(sums, dict) or not {"config", "metrics", "params"} <= sums.keys():
+        raise DamagedError(folder, "sha256 holds no sums")
+    return sums
+
+
+def _read_checked(folder: Path, item: str, name: str) -> dict[str, Any]:
+    value = _read_json(folder, item, name)
+    if json_digest(value) != _digests(folder)[item]:
+        raise DamagedError(folder, f"{item} has another SHA-256 than when it was saved")
+    return value
+
+
+def _read_arrays(folder: Path, item: str, like: Any) -> Any:
+    expected = _digests(folder).get(item)
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=leaf.sharding
@@ -278,33 +371,35 @@ def _read_arrays(folder: Path, like: Any) -> Any:
     )
     try:
         with ocp.StandardCheckpointer() as reader:
-            # orbax casts silently to the target's type, so types are compared here.
-            _check_leaves(folder, reader.metadata(folder).item_metadata.tree, target)
-            return reader.restore(folder, target)
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{folder} cannot be read: {error}") from error
+            saved = reader.metadata(folder / item).item_metadata
+            if saved is None:
+                raise ValueError("no metadata")
+            # Before memory is taken; and orbax would cast silently to another type.
+            _check_leaves(folder, item, saved.tree, target)
+            tree = reader.restore(folder / item, target)
+    except RunError:
+        raise
+    except Exception as error:  # a damaged file can raise anything at all
+        text = (str(error).splitlines() or [""])[0].split(". See")[0][:200]
+        why = f"{item} cannot be read ({type(error).__name__}: {text})"
+        raise DamagedError(folder, why) from error
+    found = array_digests(tree)
+    wrong = [name for name in found if found[name] != (expected or {}).get(name)]
+    if wrong or expected is None:
+        names = ", ".join(wrong[:3]) + (" and others" if len(wrong) > 3 else "")
+        why = f"{names} in {item} has another SHA-256 than when it was saved"
+        raise DamagedError(folder, why)
+    return tree
 
 
-def _check_leaves(folder: Path, found: Any, expected: Any) -> None:
-    saved = dict(_named_leaves(found))
-    for name, leaf in _named_leaves(expected):
+def _check_leaves(folder: Path, item: str, found: Any, expected: Any) -> None:
+    saved = dict(named_leaves(found))
+    for name, leaf in named_leaves(expected):
         if name not in saved:
-            raise RunError(f"{folder} holds no {name}")
+            raise RunError(f"checkpoint {folder}: {item} holds no {name}")
         shape, dtype = tuple(saved[name].shape), np.dtype(saved[name].dtype)
         if (shape, dtype) != (leaf.shape, leaf.dtype):
             raise RunError(
-                f"{folder}: {name} is {dtype} {shape}, not {leaf.dtype} {leaf.shape}"
+                f"checkpoint {folder}: {name} in {item} is {dtype} {shape}, not "
+                f"{leaf.dtype} {leaf.shape}"
             )
-
-
-def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    # Keys alone, since orbax reads named tuples back as dictionaries or lists.
-    return [("/".join(_key(entry) for entry in path), leaf) for path, leaf in leaves]
-
-
-def _key(entry: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(entry, attribute):
-            return str(getattr(entry, attribute))
-    return str(entry)

@@ -5,8 +5,11 @@ traceback and exits 1, as Python does by itself.
 """
 
 import logging
+import os
 import sys
+import warnings
 from collections.abc import Callable
+from types import TracebackType
 from typing import NoReturn
 
 import absl.logging
@@ -41,6 +44,17 @@ class _Formatter(logging.Formatter):
         return f"{record.levelname.lower()}: {record.getMessage()}"
 
 
+def _show_exception(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, traceback)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def _configure_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
@@ -48,8 +62,15 @@ def _configure_logging() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    # orbax and TFDS warn of what is as it should be, such as a folder to be made.
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    # orbax and TFDS warn of what is as it should be, such as a folder to be made; and
+    # what is not, they raise besides.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    warnings.showwarning = _show_warning
+    # When one of orbax's arrays cannot be read or written, its other threads and
+    # tasks go on, and complain of their closed loop beside the error that counts.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.excepthook = _show_exception
+    sys.unraisablehook = lambda _: None
 
 
 def run(main: Callable[[list[str]], None]) -> NoReturn:
@@ -61,14 +82,21 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     _configure_logging()
     try:
         main(sys.argv[1:])
+    except StoppedError as error:
+        _leave(f"stopped: {error}", error.exit_code)
     except RunError as error:
-        word = "stopped" if isinstance(error, StoppedError) else "error"
-        print(f"{word}: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _leave(f"error: {' '.join(str(error).split())}", error.exit_code)
     except KeyboardInterrupt:  # before training, or again while it was stopping
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+        _leave("stopped", 130)
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         sys.stderr.close()
         sys.exit(1)
     sys.exit(0)
+
+
+def _leave(line: str, exit_code: int) -> NoReturn:
+    sys.stdout.flush()
+    print(line, file=sys.stderr, flush=True)
+    # A plain exit would wait for a compiled call that is running, and let the
+    # threads that a failed read or write has left behind have the last word.
+    os._exit(exit_code)

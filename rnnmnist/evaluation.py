@@ -16,12 +16,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rnnmnist.checkpoint import params_sha256, read_params
+from rnnmnist import data
+from rnnmnist.checkpoint import read_config, read_params, with_step
 from rnnmnist.config import Config
 from rnnmnist.data import Examples
+from rnnmnist.digests import params_sha256
 from rnnmnist.errors import RunError
 from rnnmnist.mesh import AXIS, replicated
-from rnnmnist.model import Params, RowReader, count_params, init_params, make_model
+from rnnmnist.model import Params, RowReader, abstract_params, count_params, make_model
 from rnnmnist.step import count_batches
 from rnnmnist.workdir import write_json
 
@@ -132,6 +134,30 @@ def wilson_interval(correct: int, examples: int) -> tuple[float, float]:
     return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
+def evaluate_run(
+    workdir: Path, wanted: str, split: str, places: dict[str, Any], mesh: Mesh
+) -> dict[str, Any]:
+    """Scores the checkpoint that is meant; model and data follow from it alone.
+
+    Args:
+        workdir: of the run, whose trainer may be running.
+        wanted: `best`, `latest` or a step's number.
+        split: `train`, `validation` or `test`.
+        places: settings of `data` that are others here than the trainer's.
+        mesh: of one axis.
+
+    Returns:
+        What the result file holds.
+    """
+
+    def evaluate_step(step: int) -> dict[str, Any]:
+        config = read_config(workdir, step).replace(places)
+        examples = data.load(config.data)[split]
+        return evaluate_checkpoint(workdir, step, split, examples, config, mesh)
+
+    return with_step(workdir, wanted, evaluate_step)
+
+
 def evaluate_checkpoint(
     workdir: Path,
     step: int,
@@ -157,12 +183,7 @@ def evaluate_checkpoint(
         What the file holds.
     """
     model = make_model(config.model)
-    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0), 0.0))
-    like = jax.tree.map(
-        lambda leaf: leaf.update(sharding=replicated(mesh)),
-        shapes,
-    )
-    params = read_params(workdir, step, like)
+    params = read_params(workdir, step, abstract_params(model, replicated(mesh)))
     result = evaluate(model, params, EvaluationSplit.put(examples, mesh))
     document = {
         "dataset": config.data.name,

@@ -174,7 +174,31 @@ def parse_evaluation(arguments: list[str], description: str) -> Evaluation:
         for place in ("data_dir", "manual_dir")
         if getattr(known, place) is not None
     }
-    workdir = checked_workdir(known.workdir)
-    if known.workdir.rstrip("/") == "checkpoints/reference" and not workdir.exists():
-        workdir = repository_or_package(known.workdir.rstrip("/"))
+    workdir = workdir_of_a_run(known.workdir)
     return Evaluation(workdir, known.step, known.split, places)
+
+
+def parse_verification(arguments: list[str], description: str) -> Path:
+    """Parses `--workdir=DIR`.
+
+    Raises:
+        UserError: for a wrong flag.
+    """
+    flags = Flags(prog="python -m rnnmnist.verify", description=description)
+    flags.add_argument("--workdir", metavar="DIR", required=True, help="of the run")
+    known, rest = flags.parse_known_args(arguments)
+    for word in rest:
+        flags.refuse(word)
+    return workdir_of_a_run(known.workdir)
+
+
+def workdir_of_a_run(text: str) -> Path:
+    """A workdir to read: one of the user's, or the shipped reference model's.
+
+    Raises:
+        UserError: as `checked_workdir` does.
+    """
+    workdir, shipped = checked_workdir(text), text.rstrip("/")
+    if shipped == "checkpoints/reference" and not workdir.exists():
+        return repository_or_package(shipped)
+    return workdir

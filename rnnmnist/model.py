@@ -78,6 +78,7 @@ class RowReader(nn.Module):
         return self.make_readout(name="readout")(hidden)
 
 
+@functools.cache  # the same object again, so that jit knows it again
 def make_model(config: ModelConfig) -> RowReader:
     """The network of a configuration, without parameters."""
     features = config.hidden_size
@@ -120,6 +121,12 @@ def init_params(model: RowReader, key: jax.Array, forget_bias: float) -> Params:
     if forget_gate is not None:
         forget_gate["bias"] = jnp.full_like(forget_gate["bias"], forget_bias)
     return params
+
+
+def abstract_params(model: RowReader, sharding: jax.sharding.Sharding) -> Params:
+    """The parameters' shapes and types, to be restored into that sharding."""
+    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0), 0.0))
+    return jax.tree.map(lambda leaf: leaf.update(sharding=sharding), shapes)
 
 
 def count_params(params: Params) -> int:

@@ -1,11 +1,15 @@
 """Whether a run may go on from what is in its workdir, and from which step."""
 
+import contextlib
 import logging
 from pathlib import Path
 
-from rnnmnist.checkpoint import list_steps, read_config
+import jax
+
+from rnnmnist.checkpoint import DamagedError, list_steps, read_config, set_aside
 from rnnmnist.config import Config, flatten
 from rnnmnist.errors import UserError
+from rnnmnist.verification import fault_of
 
 _logger = logging.getLogger(__name__)
 
@@ -39,25 +43,42 @@ def step_to_resume(config: Config, workdir: Path) -> int:
         UserError: naming each setting that would make it another run, with both
             values; or when the checkpoint is beyond the run's last step.
     """
-    steps = list_steps(workdir)
-    if not steps:
+    step = _newest_readable(workdir)
+    if not step:
         return 0
     refused = [
         f"{name}={asked} (checkpoint: {before})"
-        for name, (before, asked) in _changes(config, workdir, steps[-1]).items()
+        for name, (before, asked) in _changes(config, workdir, step).items()
         if name not in FREE | FREE_WITH_WARNING
     ]
     if refused:
         raise UserError(
-            f"--workdir: step {steps[-1]} in {workdir} belongs to another run: "
+            f"--workdir: step {step} in {workdir} belongs to another run: "
             f"{', '.join(refused)}; name another workdir, or set what it has"
         )
-    if steps[-1] > config.train.num_steps:
+    if step > config.train.num_steps:
         raise UserError(
-            f"train.num_steps: must be at least {steps[-1]}, the newest checkpoint in "
+            f"train.num_steps: must be at least {step}, the newest checkpoint in "
             f"{workdir}, not {config.train.num_steps}"
         )
-    return steps[-1]
+    return step
+
+
+def set_damaged_aside(workdir: Path, mesh: jax.sharding.Mesh) -> None:
+    """Renames every damaged checkpoint, with a warning that says which and why.
+
+    Training then goes on from the newest good one, and saves the step again.
+    """
+    for step in list_steps(workdir):
+        fault = fault_of(workdir, step, mesh)
+        if fault is not None:
+            place = set_aside(workdir, step)
+            _logger.warning(
+                "checkpoint %d is damaged and not used (%s); it is now %s",
+                step,
+                fault,
+                place,
+            )
 
 
 def warn_of_changes(config: Config, workdir: Path, step: int) -> None:
@@ -70,6 +91,14 @@ def warn_of_changes(config: Config, workdir: Path, step: int) -> None:
                 before,
                 asked,
             )
+
+
+def _newest_readable(workdir: Path) -> int:
+    for step in reversed(list_steps(workdir)):
+        with contextlib.suppress(DamagedError):
+            read_config(workdir, step)
+            return step
+    return 0
 
 
 def _changes(

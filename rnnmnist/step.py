@@ -1,6 +1,7 @@
 """One compiled call from a state to the state some updates later, and to counts."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -84,6 +85,7 @@ class Loop:
         return Loop(jax.tree.map(keep, state, self.state), metrics, finite)
 
 
+@functools.cache  # the same object again, so that jit knows it again
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """Adam or AdamW on a schedule, behind clipping by global norm where asked."""
     schedule = make_schedule(config)
@@ -122,6 +124,17 @@ def create_state(config: Config, model: RowReader, mesh: Mesh) -> TrainState:
         Flax's `TrainState`, whose arrays (`step`, `params`, `opt_state`) are what
         a resume needs and nothing else: batches follow from the seed and step.
     """
+    create = _state_maker(config, model)
+    return jax.jit(create, out_shardings=replicated(mesh))()
+
+
+def abstract_state(config: Config, model: RowReader, mesh: Mesh) -> TrainState:
+    """The shapes and types of a run's state, to be restored onto a mesh."""
+    shapes = jax.eval_shape(_state_maker(config, model))
+    return jax.tree.map(lambda leaf: leaf.update(sharding=replicated(mesh)), shapes)
+
+
+def _state_maker(config: Config, model: RowReader) -> Callable[[], TrainState]:
     tx = make_optimizer(config.train)
 
     def create() -> TrainState:
@@ -131,7 +144,7 @@ def create_state(config: Config, model: RowReader, mesh: Mesh) -> TrainState:
         # An array from the start: a Python number would compile everything twice.
         return state.replace(step=jnp.zeros((), jnp.int32))
 
-    return jax.jit(create, out_shardings=replicated(mesh))()
+    return create
 
 
 @functools.partial(jax.jit, static_argnames="mesh", donate_argnames="state")

@@ -22,7 +22,7 @@ from rnnmnist.evaluation import EvaluationSplit
 from rnnmnist.mesh import make_mesh, replicated
 from rnnmnist.model import RowReader, count_params, make_model
 from rnnmnist.progress import Progress
-from rnnmnist.resume import step_to_resume, warn_of_changes
+from rnnmnist.resume import set_damaged_aside, step_to_resume, warn_of_changes
 from rnnmnist.signals import StopFlag, stop_on_signal, wait_for
 from rnnmnist.step import (
     Metrics,
@@ -87,7 +87,8 @@ def train(config: Config, workdir: Path) -> None:
     mesh = make_mesh(config.train.batch_size, config.train.num_devices)
     with seconds.of("data"):
         examples = data.load(config.data)
-    with claim(workdir):
+    with claim(workdir), one_line_if_full(workdir):
+        set_damaged_aside(workdir, mesh)
         step = step_to_resume(config, workdir)
         announce(config, workdir, mesh, step)
         if step < config.train.num_steps:
@@ -95,6 +96,21 @@ def train(config: Config, workdir: Path) -> None:
                 run_to_end(config, workdir, mesh, examples, step)
         document = test_once(config, workdir, mesh, examples["test"])
     summarize(config, workdir, document, seconds)
+
+
+@contextlib.contextmanager
+def one_line_if_full(workdir: Path) -> Iterator[None]:
+    """Turns a file that could not be written into one line.
+
+    Raises:
+        RunError: with the path, and the last checkpoint that is there.
+    """
+    try:
+        yield
+    except OSError as error:
+        steps = checkpoint.list_steps(workdir)
+        last = f"step {steps[-1]} is the last checkpoint" if steps else "none was saved"
+        raise RunError(f"cannot write in {workdir}: {error}; {last}") from error
 
 
 def announce(config: Config, workdir: Path, mesh: jax.sharding.Mesh, step: int) -> None:

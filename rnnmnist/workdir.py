@@ -76,7 +76,7 @@ class MetricsFile:
         self._path = path
         kept = [line for line in self.read(path) if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        if path.exists() and path.read_text() != text:
+        if path.exists() and path.read_bytes() != text.encode():
             temporary = path.with_name(f".{path.name}.tmp")
             temporary.write_text(text)
             temporary.replace(path)

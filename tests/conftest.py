@@ -9,7 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import runs
 from jax.sharding import AxisType, Mesh
+from runs import REPOSITORY
 
 from rnnmnist.config import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.data import Examples
@@ -18,7 +20,6 @@ from rnnmnist.mesh import AXIS
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 ORIGINALS = REPOSITORY.parent / "shared" / "data"  # see CONTRIBUTING.md
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -63,6 +64,17 @@ def command(environment: dict[str, str]) -> Command:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def twin(
+    tmp_path_factory: pytest.TempPathFactory, command: Command, data_dir: Path
+) -> Path:
+    """The run that nothing happened to."""
+    workdir = tmp_path_factory.mktemp("twin") / "run"
+    finished = command("main", *runs.words(workdir, data_dir))
+    assert finished.returncode == 0, finished.stderr
+    return workdir
 
 
 @pytest.fixture

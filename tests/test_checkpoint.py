@@ -10,8 +10,9 @@ from conftest import mesh_of
 from flax.training.train_state import TrainState
 
 from rnnmnist import checkpoint
-from rnnmnist.checkpoint import Checkpoints, params_sha256
+from rnnmnist.checkpoint import Checkpoints
 from rnnmnist.config import Config
+from rnnmnist.digests import params_sha256
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.model import make_model
 from rnnmnist.step import create_state
@@ -109,14 +110,16 @@ def test_another_shape_or_type_is_an_error_that_names_the_leaf(
     save(tmp_path, state, small, {1: 0.1})
     wider = small.replace({"model.hidden_size": 17})
     like = create_state(wider, make_model(wider.model), mesh_of(1))
-    with pytest.raises(RunError, match=r"cell/hf/bias is float32 \(16,\)"):
+    with pytest.raises(RunError, match=r"cell/hf/bias in params is float32 \(16,\)"):
         checkpoint.read_params(tmp_path, 1, like.params)
     narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state.params)
-    with pytest.raises(RunError, match=r"cell/hf/bias is float32 .* not bfloat16"):
+    with pytest.raises(
+        RunError, match=r"cell/hf/bias in params is float32 .* not bfloat16"
+    ):
         checkpoint.read_params(tmp_path, 1, narrow)
     other = small.replace({"model.cell": "gru"})
     like = create_state(other, make_model(other.model), mesh_of(1))
-    with pytest.raises(RunError, match="holds no cell/hn/bias"):
+    with pytest.raises(RunError, match="params holds no cell/hn/bias"):
         checkpoint.read_params(tmp_path, 1, like.params)
 
 
@@ -125,7 +128,7 @@ def test_an_export_has_the_parameters_and_no_place_of_this_machine(
 ) -> None:
     save(tmp_path / "run", state, small, {1: 0.1, 2: 0.2})
     target = tmp_path / "export"
-    checkpoint.export_params(tmp_path / "run", 2, target)
+    checkpoint.export_params(tmp_path / "run", 2, state.params, target)
     assert checkpoint.find_step(target, "best") == 2
     assert checkpoint.read_config(target, 2).data.data_dir is None
     assert not (target / "2" / "state").exists()

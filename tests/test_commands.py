@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import re
-import signal
 import struct
 import subprocess
 import sys
@@ -340,58 +339,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
     step = int(re.match(r"error: step (\d+) was not applied", error)[1])
     assert re.search(r"learning rate \d[.\d]*e\+", error)
     assert lines(workdir)[-1]["step"] == step - 1
-
-
-def start(
-    environment: dict[str, str], workdir: Path, data_dir: Path
-) -> subprocess.Popen[str]:
-    """A run that will not end by itself, after its first line of metrics."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "rnnmnist.main", f"--workdir={workdir}"),
-            *(f"--config.data.data_dir={data_dir}", *QUICK),
-            "--config.train.num_steps=1000000",
-            "--config.train.eval_every_steps=1000000",
-        ],
-        env=environment,
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "loss" in line:
-            return process
-    raise AssertionError(process.stderr.read() if process.stderr else "")
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_exits_with_its_code(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path, number: int
-) -> None:
-    workdir = tmp_path / "run"
-    process = start(environment, workdir, data_dir)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    step = int(re.match(r"stopped: saved step (\d+) of 1000000", stderr)[1])
-    assert (workdir / str(step) / "state").is_dir()
-    assert lines(workdir)[-1]["step"] == step
-
-
-def test_a_second_trainer_is_refused_and_a_dead_one_does_not_block(
-    environment: dict[str, str], command: Command, data_dir: Path, tmp_path: Path
-) -> None:
-    workdir = tmp_path / "run"
-    process = start(environment, workdir, data_dir)
-    common = (f"--workdir={workdir}", f"--config.data.data_dir={data_dir}", *QUICK)
-    error = one_line_error(command("main", *common))
-    assert f"in use by process {process.pid} on {os.uname().nodename}" in error
-    process.kill()
-    process.communicate()
-    finished = command("main", *common)
-    assert finished.returncode == 0, finished.stderr
 
 
 def test_an_unwritable_program_cache_is_a_warning(

@@ -10,20 +10,22 @@ from conftest import REPOSITORY
 FLOORS = [
     {"errors", "settings", "config", "streams"},
     {"flags", "mesh", "model", "data", "datasets", "checkpoint"}
-    | {"workdir", "compilation", "progress", "signals"},
-    {"batches", "resume"},
+    | {"digests", "workdir", "compilation", "progress", "signals"},
+    {"batches"},
     {"step"},
-    {"evaluation"},
-    {"train"},
-    {"main", "evaluate"},
+    {"evaluation", "verification"},
+    {"train", "resume"},
+    {"main", "evaluate", "verify"},
 ]
-# On the lowest floor, in this order; and a data set's folder is its room's own.
+# On one floor, but in this order.
 NEIGHBOURS = {
     ("settings", "errors"),
     ("config", "errors"),
     ("config", "settings"),
     ("data", "datasets"),
     ("datasets", "datasets"),
+    ("checkpoint", "digests"),
+    ("train", "resume"),
 }
 ONLY_IMPORTERS = {
     "orbax": {"checkpoint"},

@@ -53,7 +53,7 @@ def test_a_results_numbers_follow_from_its_counts(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_configurations_docstring_states_its_result(path: Path) -> None:
     result = json.loads(path.read_text())
-    tree = ast.parse((REPOSITORY / "configs" / path.name).read_text())
+    tree = ast.parse((REPOSITORY / f"configs/{path.stem}.py").read_text())
     text = ast.get_docstring(tree)
     mean, std = 100 * result["accuracy_mean"], 100 * result["accuracy_std"]
     assert f"{mean:.2f} ± {std:.2f} %" in text

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from rnnmnist import step as step_lib
 from rnnmnist.batches import TrainingSplit
-from rnnmnist.checkpoint import params_sha256
 from rnnmnist.config import Config
+from rnnmnist.digests import params_sha256
 from rnnmnist.model import make_model
 from rnnmnist.step import Metrics, create_state, score_last_batch, train_steps
 

@@ -11,7 +11,11 @@ import argparse
 import shutil
 from pathlib import Path
 
+import jax
+from jax.sharding import SingleDeviceSharding
+
 from rnnmnist import checkpoint
+from rnnmnist.model import abstract_params, make_model
 
 TARGET = Path(__file__).resolve().parent.parent / "checkpoints/reference"
 
@@ -22,8 +26,10 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     workdir = parser.parse_args().workdir.absolute()
     step = checkpoint.find_step(workdir, "best")
+    model = make_model(checkpoint.read_config(workdir, step).model)
+    like = abstract_params(model, SingleDeviceSharding(jax.devices()[0]))
     shutil.rmtree(TARGET, ignore_errors=True)
-    checkpoint.export_params(workdir, step, TARGET)
+    checkpoint.export_params(workdir, step, like, TARGET)
     size = sum(path.stat().st_size for path in TARGET.rglob("*") if path.is_file())
     print(f"{TARGET}: step {step}, {size} bytes")
 

@@ -1,0 +1,51 @@
+"""Whether the checkpoints of a run are what was saved."""
+
+import time
+from pathlib import Path
+
+import jax
+
+from rnnmnist import checkpoint
+from rnnmnist.errors import RunError
+from rnnmnist.mesh import replicated
+from rnnmnist.model import abstract_params, make_model
+from rnnmnist.step import abstract_state
+
+
+def fault_of(workdir: Path, step: int, mesh: jax.sharding.Mesh) -> str | None:
+    """What is wrong with a checkpoint; None when every array is bit for bit right.
+
+    Everything in it is read: sums, configuration, metrics, parameters, and the
+    optimizer's memory where there is one.
+    """
+    try:
+        config = checkpoint.read_config(workdir, step)
+        checkpoint.read_metrics(workdir, step)
+        model = make_model(config.model)
+        if checkpoint.has_state(workdir, step):
+            checkpoint.read_state(workdir, step, abstract_state(config, model, mesh))
+        else:
+            like = abstract_params(model, replicated(mesh))
+            checkpoint.read_params(workdir, step, like)
+    except checkpoint.DamagedError as error:
+        return error.why
+    except RunError as error:
+        return str(error)
+    return None
+
+
+def verify(workdir: Path, mesh: jax.sharding.Mesh) -> dict[int, str | None]:
+    """What is wrong with each checkpoint of a run, by step; None for a good one.
+
+    Raises:
+        UserError: when there is no checkpoint at all, with what there is.
+    """
+    checkpoint.find_step(workdir, "latest")
+    found = {
+        step: fault_of(workdir, step, mesh) for step in checkpoint.list_steps(workdir)
+    }
+    if any(found.values()):
+        time.sleep(0.2)  # a running trainer deletes a checkpoint file by file
+    return {
+        step: fault for step, fault in found.items() if (workdir / str(step)).exists()
+    }

@@ -1,0 +1,26 @@
+"""Checks every checkpoint of a run against the sums that were saved with it.
+
+    python -m rnnmnist.verify --workdir=checkpoints/reference
+
+Exits with 1 if one is damaged.
+"""
+
+from rnnmnist import errors, flags
+
+
+def main(arguments: list[str]) -> None:
+    """Prints a line for each step; raises if one of them is bad."""
+    workdir = flags.parse_verification(arguments, __doc__ or "")
+    from rnnmnist.mesh import make_mesh
+    from rnnmnist.verification import verify
+
+    faults = verify(workdir, make_mesh(1, None))
+    for step, fault in faults.items():
+        print(f"step {step}  {'good' if fault is None else f'bad: {fault}'}")
+    bad = [str(step) for step, fault in faults.items() if fault is not None]
+    if bad:
+        raise errors.RunError(f"damaged in {workdir}: step {', '.join(bad)}")
+
+
+if __name__ == "__main__":
+    errors.run(main)

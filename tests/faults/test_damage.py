@@ -1,0 +1,262 @@
+"""Damaged checkpoints: found, named, never used."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import runs
+from conftest import Command, mesh_of
+
+from rnnmnist import checkpoint, evaluation, verification
+from rnnmnist.config import FIELDS
+from rnnmnist.digests import array_digests
+from rnnmnist.errors import RunError, UserError
+from rnnmnist.model import make_model
+from rnnmnist.resume import FREE, FREE_WITH_WARNING, step_to_resume
+from rnnmnist.step import abstract_state
+from rnnmnist.workdir import MetricsFile
+
+# orbax leaves its threads' own exceptions behind when a file is damaged.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+NEWEST = runs.STEPS
+Damage = Callable[[Path], object]
+
+
+def largest(folder: Path) -> Path:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def cut(step: Path) -> None:
+    path = largest(step / "params")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def only_line(text: str) -> str:
+    assert text.count("\n") == 1, text
+    return text.strip()
+
+
+DAMAGES: dict[str, Damage] = {
+    "truncated file": cut,
+    "empty file": lambda step: largest(step / "params").write_bytes(b""),
+    "removed file": lambda step: largest(step / "params").unlink(),
+    "removed item": lambda step: shutil.rmtree(step / "params"),
+    "garbage JSON": lambda step: (step / "config" / "metadata").write_text('{"seed": '),
+    "empty step folder": lambda step: (shutil.rmtree(step), step.mkdir()),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_newest_step_is_named_and_training_goes_back(
+    command: Command, data_dir: Path, twin: Path, tmp_path: Path, name: str
+) -> None:
+    workdir = runs.copy_of(twin, tmp_path / "run")
+    shutil.rmtree(workdir / "evaluation")
+    DAMAGES[name](workdir / str(NEWEST))
+
+    verified = command("verify", f"--workdir={workdir}")
+    assert verified.returncode == 1
+    assert f"step {NEWEST}  bad: " in verified.stdout
+    assert verified.stdout.count("  good\n") == verified.stdout.count("step ") - 1
+    assert only_line(verified.stderr).startswith("error: damaged in")
+
+    evaluated = command("evaluate", f"--workdir={workdir}", f"--step={NEWEST}")
+    assert evaluated.returncode == 1
+    assert f"{workdir / str(NEWEST)} is damaged" in only_line(evaluated.stderr)
+    assert evaluated.stdout == ""
+    assert not (workdir / "evaluation").exists()
+
+    trained = command("main", *runs.words(workdir, data_dir))
+    assert trained.returncode == 0, trained.stderr
+    line = only_line(trained.stderr)
+    assert line.startswith(f"warning: checkpoint {NEWEST} is damaged and not used")
+    assert f"resuming from step {NEWEST - 20}\n" in trained.stdout
+    assert (workdir / f"damaged-{NEWEST}").is_dir()
+    runs.assert_same_end(workdir, twin)
+
+
+def everything(workdir: Path, step: int) -> dict[str, str]:
+    """The sums of what is restored from a step, computed from the arrays."""
+    config = checkpoint.read_config(workdir, step)
+    like = abstract_state(config, make_model(config.model), mesh_of(1))
+    state = checkpoint.read_state(workdir, step, like)
+    found = array_digests(checkpoint.memory(state)) | array_digests(state.params)
+    document = config.replace({"data.data_dir": None}).to_dict()
+    metrics = checkpoint.read_metrics(workdir, step)
+    return found | {"config": json.dumps(document), "metrics": json.dumps(metrics)}
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_one_flipped_bit_anywhere_is_found_or_changes_nothing(
+    twin: Path, tmp_path: Path, number: int
+) -> None:
+    generator = random.Random(number)
+    workdir = runs.copy_of(twin, tmp_path / "run")
+    files = sorted(p for p in (workdir / str(NEWEST)).rglob("*") if p.is_file())
+    files = [path for path in files if path.stat().st_size]
+    # Half of them by size, so in the arrays; half over all files alike.
+    sizes = [path.stat().st_size for path in files] if number % 2 else None
+    (path,) = generator.choices(files, sizes)
+    content = bytearray(path.read_bytes())
+    content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+    path.write_bytes(content)
+    fault = verification.fault_of(workdir, NEWEST, mesh_of(1))
+    if fault is None:
+        assert everything(workdir, NEWEST) == everything(twin, NEWEST)
+    else:
+        with pytest.raises(RunError):
+            everything(workdir, NEWEST)
+    print(f"{path.relative_to(workdir)}: {fault}")
+
+
+def test_a_checkpoint_under_another_steps_name_is_damaged(
+    twin: Path, tmp_path: Path
+) -> None:
+    workdir = runs.copy_of(twin, tmp_path / "run")
+    (workdir / str(NEWEST)).rename(workdir / "7000")
+    fault = verification.fault_of(workdir, 7000, mesh_of(1))
+    assert fault == f"it holds step {NEWEST}"
+
+
+def another(name: str, value: object) -> object:
+    """A value that a setting takes and does not have."""
+    choices = {
+        "data.name": "mnist",
+        "data.data_dir": "/somewhere",
+        "data.manual_dir": "/somewhere",
+        "model.cell": "gru",
+        "model.initializer": "tutorial",
+        "train.schedule": "constant",
+        "train.log_metrics": "last_batch",
+        "train.num_devices": 1,
+        "train.num_steps": 1000,
+        "train.warmup_fraction": 0.5,
+    }
+    if name in choices:
+        return choices[name]
+    if isinstance(value, bool):
+        return not value
+    assert isinstance(value, (int, float))
+    return value + 1
+
+
+@pytest.mark.parametrize("name", sorted(set(FIELDS) - {"num_seeds"}))
+def test_each_setting_is_refused_warned_of_or_free(
+    twin: Path, data_dir: Path, name: str
+) -> None:
+    same = checkpoint.read_config(twin, NEWEST)
+    section, _, key = name.rpartition(".")
+    value = getattr(getattr(same, section) if section else same, key)
+    changed = same.replace({name: another(name, value)})
+    assert changed != same
+    if name in FREE | FREE_WITH_WARNING:
+        assert step_to_resume(changed, twin) == NEWEST
+        return
+    with pytest.raises(UserError) as error:
+        step_to_resume(changed, twin)
+    assert f"{name}={another(name, value)} (checkpoint: {value})" in str(error.value)
+    # What decides the model or the order of the data is never free.
+    assert name.startswith(("model.", "data.")) or name in {
+        "seed",
+        "train.batch_size",
+        "train.weight_decay",
+        "train.clip_norm",
+    }
+
+
+def edit(generator: random.Random, files: list[Path]) -> str:
+    """Damages a file at random, and says how."""
+    path = generator.choice(files)
+    content = bytearray(path.read_bytes())
+    kind = generator.choice(
+        ["flip", "cut", "append", "zero", "remove", "swap", "noise"]
+    )
+    if kind == "flip" and content:
+        content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+    elif kind == "cut":
+        del content[generator.randrange(len(content) + 1) :]
+    elif kind == "append":
+        content += generator.randbytes(generator.randrange(1, 100))
+    elif kind == "zero":
+        content = bytearray(len(content))
+    elif kind == "swap":
+        content = bytearray(generator.choice(files).read_bytes())
+    elif kind == "noise":
+        content = bytearray(generator.randbytes(generator.randrange(1, 2000)))
+    if kind == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    return f"{kind} {path.name} of {path.parent.name}"
+
+
+def files_of(workdir: Path) -> list[Path]:
+    return sorted(path for path in workdir.rglob("*") if path.is_file())
+
+
+@pytest.mark.slow
+def test_two_hundred_random_edits_give_errors_or_the_right_arrays(
+    twin: Path, tmp_path: Path
+) -> None:
+    steps = checkpoint.list_steps(twin)
+    right = {step: everything(twin, step) for step in steps}
+    config = checkpoint.read_config(twin, NEWEST)
+    mesh, outcomes = mesh_of(1), {"good": 0, "bad": 0}
+    for number in range(200):
+        generator = random.Random(number)
+        workdir = runs.copy_of(twin, tmp_path / str(number))
+        said = edit(generator, files_of(workdir))
+        for step in checkpoint.list_steps(workdir):
+            if verification.fault_of(workdir, step, mesh) is None:
+                outcomes["good"] += 1
+                assert everything(workdir, step) == right[step], said
+            else:
+                outcomes["bad"] += 1
+        for wanted in ("best", "latest"):
+            try:
+                checkpoint.find_step(workdir, wanted)
+            except RunError:
+                continue
+        try:
+            step_to_resume(config, workdir)
+            for path in (workdir / "evaluation").glob("*"):
+                evaluation.read_result(path)
+        except RunError as error:
+            assert "\n" not in str(error).strip(), said
+        MetricsFile(workdir / "metrics.jsonl", NEWEST)
+        if (workdir / "metrics.jsonl").exists():
+            runs.metrics(workdir)
+        shutil.rmtree(workdir)
+    assert outcomes["bad"] > 50
+    print(outcomes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(10))
+def test_ten_random_edits_through_the_commands(
+    command: Command, data_dir: Path, twin: Path, tmp_path: Path, number: int
+) -> None:
+    workdir = runs.copy_of(twin, tmp_path / "run")
+    if number % 2:
+        runs.cut_back(workdir, NEWEST - 20)
+    said = edit(random.Random(1000 + number), files_of(workdir))
+    for name in ("verify", "evaluate"):
+        finished = command(name, f"--workdir={workdir}")
+        assert finished.returncode in (0, 1, 2), said
+        assert "Traceback" not in finished.stderr, said
+    trained = command("main", *runs.words(workdir, data_dir))
+    assert trained.returncode in (0, 1, 2), said
+    assert "Traceback" not in trained.stderr, said
+    if trained.returncode == 0:
+        assert runs.sums(workdir)["params"] == runs.sums(twin)["params"], said
+    else:
+        (line,) = trained.stderr.strip().splitlines()[-1:]
+        assert line.startswith("error: ")

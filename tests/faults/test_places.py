@@ -1,0 +1,138 @@
+"""Places that are full, read-only, no folders, or oddly named; a torn cache."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runs
+from conftest import Command, one_line_error
+
+from rnnmnist import data
+from rnnmnist.config import DataConfig
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_full_disk_stops_the_run_with_its_last_good_step(
+    environment: dict[str, str],
+    command: Command,
+    data_dir: Path,
+    twin: Path,
+    tmp_path: Path,
+) -> None:
+    """As a limit on the size of files: what a parameter file needs is not there."""
+    workdir = runs.copy_of(twin, tmp_path / "run")
+    runs.cut_back(workdir, runs.STEPS - 20)
+    before = runs.sums(workdir, runs.STEPS - 20)
+
+    program = (
+        "import resource, runpy\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+        "runpy.run_module('rnnmnist.main', run_name='__main__')\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program, *runs.words(workdir, data_dir)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert finished.returncode == 1, finished.stderr
+    (line,) = [x for x in finished.stderr.splitlines() if not x.startswith("warning")]
+    assert line.startswith("error: ")
+    assert str(workdir) in line
+    assert f"step {runs.STEPS - 20}" in line
+    assert [path for path in workdir.iterdir() if "tmp" in path.name] == []
+    assert runs.sums(workdir, runs.STEPS - 20) == before
+    again = command("main", *runs.words(workdir, data_dir))
+    assert again.returncode == 0, again.stderr
+    runs.assert_same_end(workdir, twin)
+
+
+@pytest.mark.parametrize("place", ["/proc/rnnmnist", "/dev/null/run"])
+def test_a_place_that_cannot_be_written_is_found_before_training(
+    command: Command, data_dir: Path, place: str
+) -> None:
+    finished = command("main", *runs.words(Path(place), data_dir))
+    error = one_line_error(finished)
+    assert error.startswith("error: --workdir: /")
+    assert "loss" not in finished.stdout
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_workdir_is_found_before_training(
+    command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o555)
+    try:
+        error = one_line_error(command("main", *runs.words(tmp_path, data_dir)))
+    finally:
+        tmp_path.chmod(0o755)
+    assert error.startswith("error: --workdir: ")
+
+
+def test_a_workdir_that_is_a_file_is_named(
+    command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("mine")
+    error = one_line_error(command("main", *runs.words(path, data_dir)))
+    assert f"{path} is a file" in error
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["relative/run", "~/run", "with space", "ü/数字"])
+def test_paths_of_every_form(
+    command: Command, data_dir: Path, tmp_path: Path, text: str
+) -> None:
+    cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    arguments = runs.words(Path(text), data_dir, "--config.train.num_steps=7")
+    for name, words in (("main", arguments), ("evaluate", [f"--workdir={text}"])):
+        finished = command(
+            name, *words, cwd=tmp_path, HOME=str(tmp_path), XDG_CACHE_HOME=cache
+        )
+        assert finished.returncode == 0, finished.stderr
+    workdir = tmp_path / text.removeprefix("~/")
+    assert (workdir / "7" / "params").is_dir()
+    assert (workdir / "evaluation" / "test-7.json").is_file()
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_kill_while_the_arrays_are_written_costs_a_decoding(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    program = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from rnnmnist import data\n"
+        "from rnnmnist.config import DataConfig\n"
+        "honest = Path.write_bytes\n"
+        "def slow(path, content):\n"
+        "    honest(path, content[: len(content) // 2])\n"
+        "    print('half', flush=True)\n"
+        "    time.sleep(60)\n"
+        "Path.write_bytes = slow\n"
+        "data.load(DataConfig(name='mnist5k', data_dir=sys.argv[1]))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while "half" not in process.stdout.readline():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not list(tmp_path.rglob("arrays.npz"))
+    config = DataConfig(name="mnist5k", data_dir=str(tmp_path))
+    first, second = data.load(config), data.load(config)
+    for split in data.SPLITS:
+        np.testing.assert_array_equal(first[split].images, second[split].images)
+    assert len(list(tmp_path.rglob("arrays.npz"))) == 1

@@ -1,0 +1,207 @@
+"""Kills, signals, two trainers, and an evaluator beside a trainer."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import runs
+from conftest import Command, one_line_error
+
+pytestmark = pytest.mark.slow
+
+
+def finish(command: Command, workdir: Path, data_dir: Path) -> str:
+    finished = command("main", *runs.words(workdir, data_dir))
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+@pytest.mark.parametrize(
+    "number",
+    [n if n < 6 else pytest.param(n, marks=pytest.mark.exhaustive) for n in range(20)],
+)
+def test_killed_at_a_random_moment_it_ends_the_same(
+    environment: dict[str, str],
+    command: Command,
+    data_dir: Path,
+    twin: Path,
+    tmp_path: Path,
+    number: int,
+) -> None:
+    """`kill -9`, with saves so slow that many a kill hits one."""
+    workdir = tmp_path / "run"
+    process = runs.start(environment, runs.words(workdir, data_dir), runs.SLOW_SAVE)
+    time.sleep(random.Random(number).uniform(0, 2.5))
+    before = sorted(path.name for path in workdir.iterdir())
+    process.kill()
+    process.communicate()
+    saved = [int(name) for name in before if name.isdecimal()]
+    printed = finish(command, workdir, data_dir)
+    resumed = re.search(r"resuming from step (\d+)", printed)
+    # At most the work since the last finished checkpoint is lost.
+    assert int(resumed[1] if resumed else 0) >= max(saved, default=0)
+    runs.assert_same_end(workdir, twin)
+    unfinished = [name for name in before if "tmp" in name]
+    print(f"killed at {saved}, during a save: {bool(unfinished)}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_exits_in_time_and_the_run_ends_the_same(
+    environment: dict[str, str],
+    command: Command,
+    data_dir: Path,
+    twin: Path,
+    tmp_path: Path,
+    number: int,
+) -> None:
+    workdir = tmp_path / "run"
+    process = runs.start(environment, runs.words(workdir, data_dir), runs.SLOW_SAVE)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, stderr
+    (line,) = stderr.strip().splitlines()
+    step = int(re.match(rf"stopped: saved step (\d+) of {runs.STEPS} in", line)[1])
+    assert runs.metrics(workdir)[-1]["step"] == step
+    verified = command("verify", f"--workdir={workdir}")
+    assert f"step {step}  good" in verified.stdout
+    assert f"resuming from step {step}\n" in finish(command, workdir, data_dir)
+    runs.assert_same_end(workdir, twin)
+
+
+def test_a_second_interrupt_stops_at_once(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    """In the middle of a chunk that would go on for minutes."""
+    endless = (
+        "--config.train.num_steps=1000000",
+        "--config.train.log_every_steps=1000000",
+        "--config.train.eval_every_steps=1000000",
+    )
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "rnnmnist.main"),
+            *runs.words(tmp_path / "run", data_dir, *endless),
+        ],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "parameters" in line:
+            break
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT), stderr
+    assert time.monotonic() - begin < 10  # generous: it is no timing, but a hang is one
+    assert "Traceback" not in stderr
+
+
+def test_before_training_a_signal_just_ends_the_program(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rnnmnist.main", *runs.words(tmp_path / "r", data_dir)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(0.4)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGTERM
+    assert not (tmp_path / "r" / "metrics.jsonl").exists()
+
+
+def test_a_second_trainer_is_refused_and_a_dead_one_does_not_block(
+    environment: dict[str, str],
+    command: Command,
+    data_dir: Path,
+    twin: Path,
+    tmp_path: Path,
+) -> None:
+    workdir = tmp_path / "run"
+    process = runs.start(environment, runs.words(workdir, data_dir), runs.SLOW_SAVE)
+    os.kill(process.pid, signal.SIGSTOP)  # so that it is still there afterwards
+    error = one_line_error(command("main", *runs.words(workdir, data_dir)))
+    assert f"in use by process {process.pid} on {os.uname().nodename}" in error
+    process.kill()
+    process.communicate()
+    finish(command, workdir, data_dir)
+    runs.assert_same_end(workdir, twin)
+
+
+def test_an_evaluator_beside_a_trainer_disturbs_nothing_and_never_fails(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    """For 20 seconds; the trainer deletes its old checkpoints all the while."""
+    workdir = tmp_path / "run"
+    many = ("--config.train.num_steps=100000", "--config.train.eval_every_steps=7")
+    trainer = runs.start(environment, runs.words(workdir, data_dir, *many))
+    program = (
+        "import sys, time\n"
+        "from rnnmnist import evaluate\n"
+        "begin, count = time.monotonic(), 0\n"
+        "from rnnmnist import checkpoint, evaluation\n"
+        "from rnnmnist.mesh import make_mesh\n"
+        "from pathlib import Path\n"
+        "mesh = make_mesh(48, None)\n"
+        "while time.monotonic() - begin < 20:\n"
+        "    for wanted in ('latest', 'best'):\n"
+        "        evaluation.evaluate_run(\n"
+        "            Path(sys.argv[1]), wanted, 'validation', {}, mesh)\n"
+        "        count += 1\n"
+        "print(count)\n"
+    )
+    while not list(workdir.glob("[0-9]*/params")):
+        time.sleep(0.05)
+    evaluator = subprocess.run(
+        [sys.executable, "-c", program, str(workdir)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert evaluator.returncode == 0, evaluator.stderr
+    assert int(evaluator.stdout) > 20
+    assert trainer.poll() is None
+    trainer.send_signal(signal.SIGTERM)
+    _, stderr = trainer.communicate(timeout=30)
+    assert trainer.returncode == 143, stderr
+    assert stderr.startswith("stopped: saved step")
+
+
+def test_saved_on_eight_devices_it_goes_on_on_one_and_back(
+    command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    for devices, steps in ((8, 20), (1, 40), (8, 60)):
+        finished = command(
+            "main",
+            *runs.words(workdir, data_dir),
+            f"--config.train.num_devices={devices}",
+            f"--config.train.num_steps={steps}",
+        )
+        assert finished.returncode == 0, finished.stderr
+        assert f"{devices} cpu device" in finished.stdout
+    lines = runs.metrics(workdir)
+    assert [line["step"] for line in lines if line["split"] == "validation"] == [
+        20,
+        40,
+        60,
+    ]
+    assert json.loads((workdir / "config.json").read_text())["train"]["num_steps"] == 60
