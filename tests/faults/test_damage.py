@@ -19,11 +19,6 @@ from rnnmnist.resume import FREE, FREE_WITH_WARNING, step_to_resume
 from rnnmnist.step import abstract_state
 from rnnmnist.workdir import MetricsFile
 
-# orbax leaves its threads' own exceptions behind when a file is damaged.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
-
 NEWEST = runs.STEPS
 Damage = Callable[[Path], object]
 
