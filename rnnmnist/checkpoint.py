@@ -12,10 +12,10 @@ create and delete; writing always does.
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -27,7 +27,6 @@ from rnnmnist.config import Config
 from rnnmnist.digests import array_digests, json_digest, named_leaves
 from rnnmnist.errors import RunError, UserError
 
-Result = TypeVar("Result")
 Params = Mapping[str, Any]  # of arrays, by Flax's names
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being saved
@@ -119,7 +118,10 @@ class Checkpoints:
 
     def _remove_unfinished(self) -> None:
         # After a failed save; the threads of its other arrays may write on a little.
-        while unfinished := list(self._workdir.glob(f"*{UNFINISHED}*")):
+        for _ in range(10):
+            unfinished = list(self._workdir.glob(f"*{UNFINISHED}*/"))
+            if not unfinished:
+                return
             for folder in unfinished:
                 shutil.rmtree(folder, ignore_errors=True)
             time.sleep(0.2)
@@ -140,61 +142,6 @@ def list_steps(workdir: Path) -> list[int]:
         return []
     names = [folder.name for folder in workdir.iterdir() if folder.is_dir()]
     return sorted(int(name) for name in names if name.isdecimal())
-
-
-def find_step(workdir: Path, wanted: str) -> int:
-    """The checkpoint that a user means.
-
-    Args:
-        workdir: of a run; nothing is created in it.
-        wanted: `best` (highest validation accuracy, the earlier on a tie),
-            `latest`, or a number.
-
-    Raises:
-        UserError: when there is no such workdir or step, with those that exist.
-    """
-    steps = list_steps(workdir)
-    if not steps:
-        raise UserError(f"--workdir: {workdir} {_what_is_there(workdir)}")
-    if wanted == "latest":
-        return steps[-1]
-    if wanted == "best":
-        ranked = [(rank(metrics), step) for step, metrics in _validated(workdir, steps)]
-        if not ranked:
-            raise UserError(
-                f"--step: no checkpoint in {workdir} was validated yet; name one of "
-                f"{', '.join(map(str, steps))}, or latest"
-            )
-        return max(ranked)[1]
-    if wanted.isdecimal() and int(wanted) in steps:
-        return int(wanted)
-    raise UserError(
-        f"--step: there is no step {wanted} in {workdir}; there are best, latest, "
-        f"{', '.join(map(str, steps))}"
-    )
-
-
-def with_step(workdir: Path, wanted: str, use: Callable[[int], Result]) -> Result:
-    """Calls a function with the step that a user means.
-
-    Beside a running trainer, which deletes old checkpoints, that step can vanish
-    while it is read. Then the one that is meant by now is taken.
-
-    Args:
-        workdir: of a run.
-        wanted: as for `find_step`.
-        use: what to do with the step.
-
-    Raises:
-        DamagedError: for a checkpoint that is still there.
-    """
-    while True:
-        try:
-            return use(find_step(workdir, wanted))
-        except DamagedError as error:
-            time.sleep(0.2)  # a checkpoint is deleted file by file
-            if error.folder.exists():
-                raise
 
 
 def rank(metrics: dict[str, Any]) -> tuple[float, int]:
@@ -299,24 +246,6 @@ def export_params(workdir: Path, step: int, like: Params, target: Path) -> None:
 def memory(state: TrainState) -> dict[str, Any]:
     """What a resume needs besides the parameters."""
     return {"opt_state": state.opt_state, "step": state.step}
-
-
-def _what_is_there(workdir: Path) -> str:
-    if workdir.is_dir():
-        return "holds no checkpoint; train in it with python -m rnnmnist.main"
-    beside = workdir.parent
-    runs = (
-        sorted(folder.name for folder in beside.iterdir() if list_steps(folder))
-        if beside.is_dir()
-        else []
-    )
-    there = f"in {beside} there are {', '.join(runs)}" if runs else "nor a run near it"
-    return f"does not exist; {there}"
-
-
-def _validated(workdir: Path, steps: list[int]) -> list[tuple[int, dict[str, Any]]]:
-    found = [(step, read_metrics(workdir, step)) for step in steps]
-    return [(step, metrics) for step, metrics in found if metrics is not None]
 
 
 def _items(

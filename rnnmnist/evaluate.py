@@ -12,9 +12,10 @@ def main(arguments: list[str]) -> None:
     from rnnmnist import checkpoint, evaluation
     from rnnmnist.compilation import keep_programs
     from rnnmnist.mesh import make_mesh, set_cpu_devices
+    from rnnmnist.steps import with_step
 
     workdir = wanted.workdir
-    config = checkpoint.with_step(
+    config = with_step(
         workdir, wanted.step, lambda step: checkpoint.read_config(workdir, step)
     )
     keep_programs()

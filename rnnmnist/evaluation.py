@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist import data
-from rnnmnist.checkpoint import read_config, read_params, with_step
+from rnnmnist.checkpoint import read_config, read_params
 from rnnmnist.config import Config
 from rnnmnist.data import Examples
 from rnnmnist.digests import params_sha256
@@ -25,6 +25,7 @@ from rnnmnist.errors import RunError
 from rnnmnist.mesh import AXIS, replicated
 from rnnmnist.model import Params, RowReader, abstract_params, count_params, make_model
 from rnnmnist.step import count_batches
+from rnnmnist.steps import with_step
 from rnnmnist.workdir import write_json
 
 BATCH_PER_DEVICE = 250

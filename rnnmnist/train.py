@@ -31,6 +31,7 @@ from rnnmnist.step import (
     score_last_batch,
     train_steps,
 )
+from rnnmnist.steps import find_step
 from rnnmnist.workdir import MetricsFile, claim, write_json
 
 
@@ -259,7 +260,7 @@ def test_once(
     config: Config, workdir: Path, mesh: jax.sharding.Mesh, examples: data.Examples
 ) -> dict[str, Any]:
     """The best checkpoint's test result; scored only if that was not done before."""
-    best = checkpoint.find_step(workdir, "best")
+    best = find_step(workdir, "best")
     path = evaluation.result_path(workdir, "test", best)
     if path.exists():
         return evaluation.read_result(path)

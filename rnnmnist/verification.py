@@ -10,6 +10,7 @@ from rnnmnist.errors import RunError
 from rnnmnist.mesh import replicated
 from rnnmnist.model import abstract_params, make_model
 from rnnmnist.step import abstract_state
+from rnnmnist.steps import find_step
 
 
 def fault_of(workdir: Path, step: int, mesh: jax.sharding.Mesh) -> str | None:
@@ -40,7 +41,7 @@ def verify(workdir: Path, mesh: jax.sharding.Mesh) -> dict[int, str | None]:
     Raises:
         UserError: when there is no checkpoint at all, with what there is.
     """
-    checkpoint.find_step(workdir, "latest")
+    find_step(workdir, "latest")
     found = {
         step: fault_of(workdir, step, mesh) for step in checkpoint.list_steps(workdir)
     }

@@ -16,6 +16,7 @@ from rnnmnist.digests import params_sha256
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.model import make_model
 from rnnmnist.step import create_state
+from rnnmnist.steps import find_step
 
 
 @pytest.fixture
@@ -79,9 +80,9 @@ def test_the_newest_and_the_best_stay_also_over_a_restart(
 ) -> None:
     save(tmp_path, state, small, {1: 0.1, 2: 0.9, 3: 0.5, 4: 0.9, 5: None, 6: 0.2})
     assert checkpoint.list_steps(tmp_path) == [2, 5, 6]
-    assert checkpoint.find_step(tmp_path, "best") == 2  # the earlier one on a tie
-    assert checkpoint.find_step(tmp_path, "latest") == 6
-    assert checkpoint.find_step(tmp_path, "5") == 5
+    assert find_step(tmp_path, "best") == 2  # the earlier one on a tie
+    assert find_step(tmp_path, "latest") == 6
+    assert find_step(tmp_path, "5") == 5
     save(tmp_path, state, small, {7: 0.3, 8: 0.4})
     assert checkpoint.list_steps(tmp_path) == [2, 7, 8]
 
@@ -92,16 +93,16 @@ def test_a_step_that_is_not_there_is_refused_with_those_that_are(
 ) -> None:
     save(tmp_path, state, small, {1: 0.1, 2: 0.2})
     with pytest.raises(UserError, match=r"there are best, latest, 1, 2"):
-        checkpoint.find_step(tmp_path, wanted)
+        find_step(tmp_path, wanted)
 
 
 def test_a_workdir_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     with pytest.raises(UserError, match="does not exist"):
-        checkpoint.find_step(missing, "best")
+        find_step(missing, "best")
     assert not missing.exists()
     with pytest.raises(UserError, match="holds no checkpoint"):
-        checkpoint.find_step(tmp_path, "best")
+        find_step(tmp_path, "best")
 
 
 def test_another_shape_or_type_is_an_error_that_names_the_leaf(
@@ -129,7 +130,7 @@ def test_an_export_has_the_parameters_and_no_place_of_this_machine(
     save(tmp_path / "run", state, small, {1: 0.1, 2: 0.2})
     target = tmp_path / "export"
     checkpoint.export_params(tmp_path / "run", 2, state.params, target)
-    assert checkpoint.find_step(target, "best") == 2
+    assert find_step(target, "best") == 2
     assert checkpoint.read_config(target, 2).data.data_dir is None
     assert not (target / "2" / "state").exists()
     found = checkpoint.read_params(target, 2, state.params)

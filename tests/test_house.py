@@ -11,7 +11,7 @@ FLOORS = [
     {"errors", "settings", "config", "streams"},
     {"flags", "mesh", "model", "data", "datasets", "checkpoint"}
     | {"digests", "workdir", "compilation", "progress", "signals"},
-    {"batches"},
+    {"batches", "steps"},
     {"step"},
     {"evaluation", "verification"},
     {"train", "resume"},

@@ -16,6 +16,7 @@ from jax.sharding import SingleDeviceSharding
 
 from rnnmnist import checkpoint
 from rnnmnist.model import abstract_params, make_model
+from rnnmnist.steps import find_step
 
 TARGET = Path(__file__).resolve().parent.parent / "checkpoints/reference"
 
@@ -25,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True)
     workdir = parser.parse_args().workdir.absolute()
-    step = checkpoint.find_step(workdir, "best")
+    step = find_step(workdir, "best")
     model = make_model(checkpoint.read_config(workdir, step).model)
     like = abstract_params(model, SingleDeviceSharding(jax.devices()[0]))
     shutil.rmtree(TARGET, ignore_errors=True)
