@@ -21,7 +21,7 @@ from rnnmnist.streams import Stream, stream_key
 
 # Each round swaps at random half of all pairs, paired anew. Six rounds a bit
 # are cryptographers' ground; for 55,000 images (16 bits) 48 leave no trace that
-# a test of positions or of neighbours can find, at 1 % of a step's time.
+# a test of positions or of neighbours can find.
 ROUNDS = 48
 
 

@@ -9,7 +9,9 @@ numbers for a flipped byte. Reading never goes through orbax's manager, which ca
 create and delete; writing always does.
 """
 
+import itertools
 import json
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -141,7 +143,10 @@ def list_steps(workdir: Path) -> list[int]:
     if not workdir.is_dir():
         return []
     names = [folder.name for folder in workdir.iterdir() if folder.is_dir()]
-    return sorted(int(name) for name in names if name.isdecimal())
+    # As this program writes them: no leading zeros, no other scripts' digits.
+    return sorted(
+        int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,9}", name)
+    )
 
 
 def rank(metrics: dict[str, Any]) -> tuple[float, int]:
@@ -216,7 +221,10 @@ def set_aside(workdir: Path, step: int) -> Path:
         Its new place, which nothing here reads.
     """
     target = workdir / f"damaged-{step}"
-    shutil.rmtree(target, ignore_errors=True)
+    for number in itertools.count(2):
+        if not target.exists():
+            break
+        target = workdir / f"damaged-{step}-{number}"
     return (workdir / str(step)).rename(target)
 
 
@@ -272,6 +280,8 @@ def _read_json(folder: Path, item: str, name: str) -> Any:
         if path.stat().st_size > LARGEST_JSON:
             raise ValueError(f"it has {path.stat().st_size} bytes")
         return json.loads(path.read_bytes())
+    except PermissionError as error:
+        raise RunError(f"checkpoint {folder} cannot be read: {error}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(folder, f"{item} cannot be read ({error})") from error
 
@@ -306,8 +316,10 @@ def _read_arrays(folder: Path, item: str, like: Any) -> Any:
             # Before memory is taken; and orbax would cast silently to another type.
             _check_leaves(folder, item, saved.tree, target)
             tree = reader.restore(folder / item, target)
-    except RunError:
+    except (RunError, MemoryError):
         raise
+    except PermissionError as error:
+        raise RunError(f"checkpoint {folder} cannot be read: {error}") from error
     except Exception as error:  # a damaged file can raise anything at all
         text = (str(error).splitlines() or [""])[0].split(". See")[0][:200]
         why = f"{item} cannot be read ({type(error).__name__}: {text})"

@@ -59,7 +59,10 @@ class ModelConfig(Section):
         128, "units of the hidden state", at_least=1, at_most=8192
     )
     forget_bias: float = setting(
-        1.0, "initial value of the LSTM's forget-gate bias (other cells have none)"
+        1.0,
+        "initial value of the LSTM's forget-gate bias (other cells have none)",
+        at_least=-1000,
+        at_most=1000,
     )
     initializer: Literal["flax", "tutorial"] = setting(
         "flax",
@@ -78,7 +81,7 @@ class TrainConfig(Section):
         128, "images in a step, over all devices", at_least=1, at_most=65_536
     )
     num_steps: int = setting(4300, "updates in the whole run", at_least=1)
-    learning_rate: float = setting(4e-3, "peak learning rate", above=0)
+    learning_rate: float = setting(4e-3, "peak learning rate", above=0, at_most=1e38)
     schedule: Literal["constant", "cosine"] = setting(
         "cosine", "the learning rate after the warm-up"
     )
@@ -215,7 +218,7 @@ def load(path: Path) -> Config:
         config = get_config() if callable(get_config) else None
     except UserError:
         raise
-    except Exception as error:  # anything at all can go wrong in a user's file
+    except (Exception, SystemExit) as error:  # anything can go wrong in a user's file
         raise UserError(
             f"--config: {path} does not run: {type(error).__name__}: {error}"
         ) from error

@@ -20,7 +20,7 @@ from rnnmnist.datasets.rows import MnistRows
 from rnnmnist.errors import RunError
 
 SPLITS = ("train", "validation", "test")
-READ_AT_ONCE = 1000  # records, since reading one by one takes six times as long
+READ_AT_ONCE = 1000  # records, since reading one by one takes many times as long
 
 _logger = logging.getLogger(__name__)
 
@@ -131,13 +131,24 @@ def fault_of(examples: dict[str, Examples], counts: dict[str, int]) -> str | Non
 
 
 def decode(builder: MnistRows, split: str) -> Examples:
-    """Reads a prepared split through TFDS, in its order."""
-    source = builder.as_data_source(split)
+    """Reads a prepared split through TFDS, in its order.
+
+    Raises:
+        RunError: when what was prepared cannot be read.
+    """
     counts = builder.info.splits[split].num_examples
     images = np.empty((counts, 28, 28), np.uint8)
     labels = np.empty(counts, np.uint8)
-    for start in range(0, counts, READ_AT_ONCE):
-        indices = range(start, min(start + READ_AT_ONCE, counts))
-        for index, row in zip(indices, source.__getitems__(indices), strict=True):
-            images[index], labels[index] = row["image"], row["label"]
+    try:
+        source = builder.as_data_source(split)
+        for start in range(0, counts, READ_AT_ONCE):
+            indices = range(start, min(start + READ_AT_ONCE, counts))
+            for index, row in zip(indices, source.__getitems__(indices), strict=True):
+                images[index], labels[index] = row["image"], row["label"]
+    except Exception as error:  # array_record and TFDS raise many kinds
+        why = (str(error).splitlines() or [""])[0]
+        raise RunError(
+            f"{builder.data_dir} is damaged ({type(error).__name__}: {why}); delete "
+            "this folder, and it will be prepared again"
+        ) from error
     return Examples(images, labels)

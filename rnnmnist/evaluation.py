@@ -5,6 +5,7 @@ an accuracy. Every image of a split is counted exactly once.
 """
 
 import dataclasses
+import errno
 import json
 import logging
 import math
@@ -88,7 +89,7 @@ class EvaluationSplit:
             examples: all images of the split.
             mesh: of one axis.
             batch_per_device: images that a device scores at a time; it changes
-                the memory and the speed, and no result.
+                the memory and the speed, no count, and the loss by rounding only.
         """
         count = len(examples.labels)
         batch = min(batch_per_device, -(-count // mesh.size)) * mesh.size
@@ -203,6 +204,8 @@ def evaluate_checkpoint(
     try:
         write_json(path, document)
     except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise RunError(f"the result cannot be written: {error}") from error
         _logger.warning("the result is not kept: %s", error)
     return document
 
@@ -212,20 +215,36 @@ def result_path(workdir: Path, split: str, step: int) -> Path:
     return workdir / "evaluation" / f"{split}-{step}.json"
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """A result file's content.
+def kept_result(path: Path, params_sha256: str) -> dict[str, Any] | None:
+    """A result file's content, if it is of these parameters and adds up.
 
-    Raises:
-        RunError: when it is no result file.
+    Returns:
+        None where there is no file, or one of another network, or one whose
+        accuracy does not follow from its counts: then the split is to be scored.
     """
     try:
-        document = json.loads(path.read_text())
-        wanted = {"step", "correct", "examples", "accuracy_interval", "num_parameters"}
-        if not wanted <= document.keys():
-            raise ValueError("fields are missing")
-    except (OSError, ValueError, AttributeError) as error:
-        raise RunError(f"{path} is no evaluation ({error}); delete it") from error
-    return document
+        document = json.loads(path.read_bytes())
+        if document["params_sha256"] != params_sha256:
+            return None
+        counts = [
+            document,
+            *([document["tutorial_128"]] * ("tutorial_128" in document)),
+        ]
+        for part in counts:
+            confusion = tuple(tuple(row) for row in part["confusion"])
+            result = Result(sum(map(sum, confusion)), part["loss"], confusion)
+            if any(part[key] != value for key, value in result.to_dict().items()):
+                return None
+        return document
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+    ):
+        return None
 
 
 def describe(document: dict[str, Any]) -> str:

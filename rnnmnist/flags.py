@@ -12,6 +12,7 @@ from rnnmnist.config import Config
 from rnnmnist.errors import UserError
 
 DEFAULT_CONFIG = "embedded"
+PLACES = ("data.data_dir", "data.manual_dir")
 
 
 class Flags(argparse.ArgumentParser):
@@ -60,14 +61,19 @@ def config_path(file_or_name: str) -> Path:
     Raises:
         UserError: when there is neither, with the names that are shipped.
     """
-    path = Path(file_or_name).expanduser()
-    if path.is_file():
-        return path
+    try:
+        path = Path(file_or_name).expanduser()
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--config: {file_or_name[:80]!r} is no path: {error}"
+        ) from None
     shipped = repository_or_package("configs")
     names = sorted(file.stem for file in shipped.glob("*.py"))
-    stem = path.stem if path.parent.name in ("", "configs") else None
-    if stem in names and not path.is_absolute():
-        return shipped / f"{stem}.py"
+    for name in names:
+        if file_or_name in (name, f"{name}.py", f"configs/{name}.py"):
+            return shipped / f"{name}.py"
     near = difflib.get_close_matches(path.stem, names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise UserError(
@@ -113,11 +119,24 @@ def parse_training(arguments: list[str], description: str) -> tuple[Config, Path
         field = settings.find(name, config_lib.FIELDS, shown_as)
         if not equals:
             raise UserError(f"{shown_as}: needs a value, as in {shown_as}=VALUE")
-        overrides[name] = settings.parse(shown_as, text, field)
+        value = settings.parse(shown_as, text, field)
+        overrides[name] = absolute(value) if name in PLACES else value
     path = config_path(known.config)
     config = config_lib.load(path).replace(overrides)
     workdir = known.workdir if known.workdir is not None else f"checkpoints/{path.stem}"
     return config, checked_workdir(workdir)
+
+
+def absolute(folder: str | None) -> str | None:
+    """A folder's absolute path, so that a checkpoint finds it from anywhere.
+
+    Raises:
+        UserError: when its home directory does not exist.
+    """
+    try:
+        return None if folder is None else str(Path(folder).expanduser().absolute())
+    except RuntimeError as error:
+        raise UserError(f"{folder} cannot be used: {error}") from None
 
 
 def checked_workdir(text: str) -> Path:
@@ -128,10 +147,14 @@ def checked_workdir(text: str) -> Path:
     """
     if not text.strip():
         raise UserError("--workdir: must name a directory, not ''")
-    path = Path(text).expanduser().absolute()
-    for place in (path, *path.parents):
-        if place.exists() and not place.is_dir():
-            raise UserError(f"--workdir: {place} is a file; name a directory")
+    try:
+        path = Path(text).expanduser().absolute()
+        str(path).encode()  # orbax takes no other paths
+        for place in (path, *path.parents):
+            if place.exists() and not place.is_dir():
+                raise UserError(f"--workdir: {place} is a file; name a directory")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"--workdir: {text[:80]!r} cannot be used: {error}") from None
     return path
 
 
@@ -159,9 +182,9 @@ def parse_evaluation(arguments: list[str], description: str) -> Evaluation:
     flags.add_argument(
         "--split", default="test", choices=["train", "validation", "test"]
     )
-    for place in ("data_dir", "manual_dir"):
+    for place in PLACES:
         flags.add_argument(
-            f"--config.data.{place}",
+            f"--config.{place}",
             dest=place,
             metavar="DIR",
             help="another place for the data set than the trainer's",
@@ -169,10 +192,11 @@ def parse_evaluation(arguments: list[str], description: str) -> Evaluation:
     known, rest = flags.parse_known_args(arguments)
     for word in rest:
         flags.refuse(word)
+    given = {place: getattr(known, place) for place in PLACES}
     places = {
-        f"data.{place}": getattr(known, place)
-        for place in ("data_dir", "manual_dir")
-        if getattr(known, place) is not None
+        place: absolute(settings.parse(place, text, config_lib.FIELDS[place]))
+        for place, text in given.items()
+        if text is not None
     }
     workdir = workdir_of_a_run(known.workdir)
     return Evaluation(workdir, known.step, known.split, places)

@@ -13,7 +13,7 @@ MOST_CPU_DEVICES = 8  # beyond these the sums between devices cost more than the
 
 
 def set_cpu_devices(batch_size: int, num_devices: int | None) -> None:
-    """Makes XLA show the CPU as several devices: on two cores twice as fast.
+    """Makes XLA show the CPU as several devices, which is faster.
 
     Only entry points call it, before anything has asked jax for its devices.
     An explicit count in `XLA_FLAGS` stands.
@@ -26,9 +26,16 @@ def set_cpu_devices(batch_size: int, num_devices: int | None) -> None:
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     if num_devices is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        num_devices = largest_divisor(batch_size, min(cores, MOST_CPU_DEVICES))
+        cores = min(usable_cores(), MOST_CPU_DEVICES)
+        num_devices = largest_divisor(batch_size, cores)
     jax.config.update("jax_num_cpu_devices", num_devices)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which a job's share can make few."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS keeps no such account
 
 
 def make_mesh(batch_size: int, num_devices: int | None) -> Mesh:

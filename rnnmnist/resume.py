@@ -6,10 +6,16 @@ from pathlib import Path
 
 import jax
 
-from rnnmnist.checkpoint import DamagedError, list_steps, read_config, set_aside
+from rnnmnist.checkpoint import (
+    DamagedError,
+    has_state,
+    list_steps,
+    read_config,
+    set_aside,
+)
 from rnnmnist.config import Config, flatten
 from rnnmnist.errors import UserError
-from rnnmnist.verification import fault_of
+from rnnmnist.verification import check
 
 _logger = logging.getLogger(__name__)
 
@@ -46,6 +52,11 @@ def step_to_resume(config: Config, workdir: Path) -> int:
     step = _newest_readable(workdir)
     if not step:
         return 0
+    if not has_state(workdir, step):
+        raise UserError(
+            f"--workdir: {workdir} holds parameters only, which cannot be trained on; "
+            "name another workdir"
+        )
     refused = [
         f"{name}={asked} (checkpoint: {before})"
         for name, (before, asked) in _changes(config, workdir, step).items()
@@ -70,14 +81,14 @@ def set_damaged_aside(workdir: Path, mesh: jax.sharding.Mesh) -> None:
     Training then goes on from the newest good one, and saves the step again.
     """
     for step in list_steps(workdir):
-        fault = fault_of(workdir, step, mesh)
-        if fault is not None:
-            place = set_aside(workdir, step)
+        try:
+            check(workdir, step, mesh)
+        except DamagedError as error:
             _logger.warning(
                 "checkpoint %d is damaged and not used (%s); it is now %s",
                 step,
-                fault,
-                place,
+                error.why,
+                set_aside(workdir, step),
             )
 
 
@@ -97,6 +108,7 @@ def _newest_readable(workdir: Path) -> int:
     for step in reversed(list_steps(workdir)):
         with contextlib.suppress(DamagedError):
             read_config(workdir, step)
+            has_state(workdir, step)
             return step
     return 0
 

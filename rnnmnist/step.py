@@ -25,7 +25,7 @@ class Metrics:
     """Sums over the updates that were finished, to be divided on the host.
 
     `fault_loss` and `fault_norm` are those of the update that was refused because
-    one of them was not finite; zeros where none was.
+    one of them, or a parameter after it, was not finite; zeros where none was.
     """
 
     loss: jax.Array  # float32 [], each image's cross-entropy, in nats
@@ -69,7 +69,14 @@ class Loop:
             examples: images in the batch.
         """
         norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        state = self.state.apply_gradients(grads=grads)
+        finite = (
+            jnp.isfinite(loss)
+            & jnp.isfinite(norm)
+            & jnp.stack(
+                [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)]
+            ).all()
+        )
 
         def keep(new: Any, old: Any) -> jax.Array:
             return jnp.where(finite, new, old)
@@ -81,7 +88,6 @@ class Loop:
             fault_loss=keep(0.0, loss / examples),
             fault_norm=keep(0.0, norm),
         )
-        state = self.state.apply_gradients(grads=grads)
         return Loop(jax.tree.map(keep, state, self.state), metrics, finite)
 
 
@@ -154,7 +160,7 @@ def train_steps(
     """Runs up to `num_steps` updates without returning to the host.
 
     `num_steps` is traced, so one compiled program serves every length. Stops
-    before the first update whose loss or gradient is not finite, with
+    before the first update whose loss, gradient or result is not finite, with
     `state.step` at the updates that were finished.
 
     Every device draws and differentiates its own share of the batch; the shares

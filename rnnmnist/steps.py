@@ -1,5 +1,6 @@
 """Which of a run's checkpoints a user means."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +23,13 @@ def find_step(workdir: Path, wanted: str) -> int:
     Raises:
         UserError: when there is no such workdir or step, with those that exist.
     """
-    steps = list_steps(workdir)
+    try:
+        steps = list_steps(workdir)
+        there = "" if steps else _what_is_there(workdir)
+    except OSError as error:
+        raise UserError(f"--workdir: {workdir} cannot be read: {error}") from error
     if not steps:
-        raise UserError(f"--workdir: {workdir} {_what_is_there(workdir)}")
+        raise UserError(f"--workdir: {workdir} {there}")
     if wanted == "latest":
         return steps[-1]
     if wanted == "best":
@@ -35,7 +40,7 @@ def find_step(workdir: Path, wanted: str) -> int:
                 f"{', '.join(map(str, steps))}, or latest"
             )
         return max(ranked)[1]
-    if wanted.isdecimal() and int(wanted) in steps:
+    if wanted in map(str, steps):
         return int(wanted)
     raise UserError(
         f"--step: there is no step {wanted} in {workdir}; there are best, latest, "
@@ -57,13 +62,14 @@ def with_step(workdir: Path, wanted: str, use: Callable[[int], Result]) -> Resul
     Raises:
         DamagedError: for a checkpoint that is still there.
     """
-    while True:
+    for tries_left in reversed(range(10)):
         try:
             return use(find_step(workdir, wanted))
         except DamagedError as error:
             time.sleep(0.2)  # a checkpoint is deleted file by file
-            if error.folder.exists():
+            if error.folder.exists() or not tries_left:
                 raise
+    raise AssertionError  # for the type checker: the last try returns or raises
 
 
 def _what_is_there(workdir: Path) -> str:
@@ -71,7 +77,7 @@ def _what_is_there(workdir: Path) -> str:
         return "holds no checkpoint; train in it with python -m rnnmnist.main"
     beside = workdir.parent
     runs = (
-        sorted(folder.name for folder in beside.iterdir() if list_steps(folder))
+        sorted(folder.name for folder in beside.iterdir() if _holds_steps(folder))
         if beside.is_dir()
         else []
     )
@@ -82,3 +88,9 @@ def _what_is_there(workdir: Path) -> str:
 def _validated(workdir: Path, steps: list[int]) -> list[tuple[int, dict[str, Any]]]:
     found = [(step, read_metrics(workdir, step)) for step in steps]
     return [(step, metrics) for step, metrics in found if metrics is not None]
+
+
+def _holds_steps(folder: Path) -> bool:
+    with contextlib.suppress(OSError):  # another user's folder beside ours
+        return bool(list_steps(folder))
+    return False

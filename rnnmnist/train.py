@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import shlex
 import time
 from collections.abc import Iterator
@@ -17,10 +18,11 @@ from rnnmnist.batches import TrainingSplit
 from rnnmnist.checkpoint import Checkpoints
 from rnnmnist.compilation import compile_seconds
 from rnnmnist.config import Config, TrainConfig
+from rnnmnist.digests import params_sha256
 from rnnmnist.errors import RunError, StoppedError
 from rnnmnist.evaluation import EvaluationSplit
 from rnnmnist.mesh import make_mesh, replicated
-from rnnmnist.model import RowReader, count_params, make_model
+from rnnmnist.model import RowReader, abstract_params, count_params, make_model
 from rnnmnist.progress import Progress
 from rnnmnist.resume import set_damaged_aside, step_to_resume, warn_of_changes
 from rnnmnist.signals import StopFlag, stop_on_signal, wait_for
@@ -108,6 +110,8 @@ def one_line_if_full(workdir: Path) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # nobody reads what is printed: nothing of a disk
+        raise
     except OSError as error:
         steps = checkpoint.list_steps(workdir)
         last = f"step {steps[-1]} is the last checkpoint" if steps else "none was saved"
@@ -164,13 +168,23 @@ def run_to_end(
             checkpoints,
         )
         with jax.transfer_guard("disallow"):  # a hidden copy to or from the host
-            train_loop(run, state, step, stop)
+            step = train_loop(run, state, step, stop)
+    if stop.number is not None:  # also one that came during the last save
+        raise StoppedError(
+            f"saved step {step} of {config.train.num_steps} in {workdir}; the same "
+            "command goes on from there",
+            stop.number,
+        )
 
 
-def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> None:
-    """Runs event by event until the last step, a fault or a signal."""
-    config = run.config.train
-    while step < config.num_steps:
+def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
+    """Runs event by event until the last step, a fault or a signal.
+
+    Returns:
+        The step that it came to, whose checkpoint is being saved.
+    """
+    config, stopping = run.config.train, False
+    while step < config.num_steps and not stopping:
         target = next_event(step, config)
         begin, compiled = time.monotonic(), compile_seconds()
         num_steps = jax.device_put(np.int32(target - step), replicated(run.mesh))
@@ -184,17 +198,12 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> None:
         if finished < target:
             raise fault(run, finished, metrics)
         step = finished
+        stopping = stop.number is not None
         validated = is_due(step, config.eval_every_steps, config.num_steps)
-        if validated or stop.number is not None:
+        if validated or stopping:
             validation = validate(run, state, step) if validated else None
             run.checkpoints.save(state, run.config, validation)
-        if stop.number is not None and step < config.num_steps:
-            run.checkpoints.wait()
-            raise StoppedError(
-                f"saved step {step} of {config.num_steps} in {run.workdir}; the same "
-                "command goes on from there",
-                stop.number,
-            )
+    return step
 
 
 def is_due(step: int, every: int, last: int) -> bool:
@@ -232,6 +241,11 @@ def log(
 def validate(run: Run, state: TrainState, step: int) -> dict[str, Any]:
     """Scores the validation split; writes, shows and returns the metrics."""
     result = evaluation.evaluate(run.model, state.params, run.validation)
+    if not math.isfinite(result.loss):
+        raise RunError(
+            f"step {step} is not saved: its validation loss is {result.loss}; "
+            "lower train.learning_rate or set train.clip_norm"
+        )
     line = {"loss": result.loss, "accuracy": result.accuracy}
     run.metrics_file.append({"step": step, "split": "validation"} | line)
     run.progress.line(
@@ -250,9 +264,10 @@ def fault(run: Run, step: int, metrics: Metrics) -> RunError:
     with jax.transfer_guard("allow"):
         rate = float(make_schedule(run.config.train)(step))
     return RunError(
-        f"step {step + 1} was not applied: its loss is {float(metrics.fault_loss)} and "
-        f"its gradient's norm {float(metrics.fault_norm)} at learning rate {rate:.3g}; "
-        f"{kept}; lower train.learning_rate or set train.clip_norm"
+        f"step {step + 1} was not applied: its loss is {float(metrics.fault_loss)}, "
+        f"its gradient's norm {float(metrics.fault_norm)}, and one of them or a "
+        f"parameter after it is not finite at learning rate {rate:.3g}; {kept}; "
+        "lower train.learning_rate or set train.clip_norm"
     )
 
 
@@ -262,9 +277,12 @@ def test_once(
     """The best checkpoint's test result; scored only if that was not done before."""
     best = find_step(workdir, "best")
     path = evaluation.result_path(workdir, "test", best)
-    if path.exists():
-        return evaluation.read_result(path)
-    return evaluation.evaluate_checkpoint(workdir, best, "test", examples, config, mesh)
+    like = abstract_params(make_model(config.model), replicated(mesh))
+    params = checkpoint.read_params(workdir, best, like)
+    kept = evaluation.kept_result(path, params_sha256(params))
+    return kept or evaluation.evaluate_checkpoint(
+        workdir, best, "test", examples, config, mesh
+    )
 
 
 def summarize(
@@ -272,7 +290,9 @@ def summarize(
 ) -> None:
     """Prints what came out and where it is."""
     best = document["step"]
-    validation = checkpoint.read_metrics(workdir, best) or {}
+    validation = checkpoint.read_metrics(workdir, best)
+    if validation is None:
+        raise RunError(f"step {best} in {workdir} was not validated")
     low, high = evaluation.wilson_interval(
         validation["correct"], validation["examples"]
     )

@@ -13,21 +13,28 @@ from rnnmnist.step import abstract_state
 from rnnmnist.steps import find_step
 
 
-def fault_of(workdir: Path, step: int, mesh: jax.sharding.Mesh) -> str | None:
-    """What is wrong with a checkpoint; None when every array is bit for bit right.
+def check(workdir: Path, step: int, mesh: jax.sharding.Mesh) -> None:
+    """Reads everything in a checkpoint: every array has to be right bit for bit.
 
-    Everything in it is read: sums, configuration, metrics, parameters, and the
-    optimizer's memory where there is one.
+    Raises:
+        DamagedError: when something is not what was saved.
+        RunError: when it cannot be read for another reason, such as a leaf of
+            another shape than the configuration's.
     """
+    config = checkpoint.read_config(workdir, step)
+    checkpoint.read_metrics(workdir, step)
+    model = make_model(config.model)
+    if checkpoint.has_state(workdir, step):
+        checkpoint.read_state(workdir, step, abstract_state(config, model, mesh))
+    else:
+        like = abstract_params(model, replicated(mesh))
+        checkpoint.read_params(workdir, step, like)
+
+
+def fault_of(workdir: Path, step: int, mesh: jax.sharding.Mesh) -> str | None:
+    """What is wrong with a checkpoint; None for a good one."""
     try:
-        config = checkpoint.read_config(workdir, step)
-        checkpoint.read_metrics(workdir, step)
-        model = make_model(config.model)
-        if checkpoint.has_state(workdir, step):
-            checkpoint.read_state(workdir, step, abstract_state(config, model, mesh))
-        else:
-            like = abstract_params(model, replicated(mesh))
-            checkpoint.read_params(workdir, step, like)
+        check(workdir, step, mesh)
     except checkpoint.DamagedError as error:
         return error.why
     except RunError as error:

@@ -1,5 +1,6 @@
 """Strict tests: warnings are errors, ranks promote only when told, eight devices."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from rnnmnist.config import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.data import Examples
 from rnnmnist.mesh import AXIS
 
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # see rnnmnist/errors.py
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

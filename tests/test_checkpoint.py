@@ -1,5 +1,6 @@
 """Checkpoints: the same bits back, the right ones kept, and clear refusals."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ from rnnmnist.digests import params_sha256
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.model import make_model
 from rnnmnist.step import create_state
-from rnnmnist.steps import find_step
+from rnnmnist.steps import find_step, with_step
 
 
 @pytest.fixture
@@ -87,7 +88,48 @@ def test_the_newest_and_the_best_stay_also_over_a_restart(
     assert checkpoint.list_steps(tmp_path) == [2, 7, 8]
 
 
-@pytest.mark.parametrize("wanted", ["3", "first", "-1", "²", ""])
+def test_folders_of_other_names_are_no_steps(
+    tmp_path: Path, state: TrainState, small: Config
+) -> None:
+    save(tmp_path, state, small, {5: 0.5})
+    for name in ("007", "05", "٣", "6.orbax-checkpoint-tmp", "damaged-7", "-1"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "8").touch()
+    (tmp_path / "9.orbax-checkpoint-tmp").touch()
+    assert checkpoint.list_steps(tmp_path) == [5]
+    assert with_step(tmp_path, "latest", lambda step: step) == 5
+    save(tmp_path, state, small, {6: 0.1})
+    assert checkpoint.list_steps(tmp_path) == [5, 6]
+
+
+def test_a_step_that_vanishes_while_it_is_read_is_looked_for_again(
+    tmp_path: Path, state: TrainState, small: Config
+) -> None:
+    save(tmp_path, state, small, {1: 0.1, 2: 0.2})
+    asked = []
+
+    def use(step: int) -> int:
+        asked.append(step)
+        if step == 2:
+            shutil.rmtree(tmp_path / "2")
+        checkpoint.read_config(tmp_path, step)
+        return step
+
+    assert with_step(tmp_path, "latest", use) == 1
+    assert asked == [2, 1]
+
+
+def test_set_aside_keeps_what_was_set_aside_before(
+    tmp_path: Path, state: TrainState, small: Config
+) -> None:
+    for _ in range(3):
+        save(tmp_path, state, small, {5: 0.5})
+        checkpoint.set_aside(tmp_path, 5)
+    names = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert names == ["damaged-5", "damaged-5-2", "damaged-5-3"]
+
+
+@pytest.mark.parametrize("wanted", ["3", "first", "-1", "²", "", "9" * 5000])
 def test_a_step_that_is_not_there_is_refused_with_those_that_are(
     tmp_path: Path, state: TrainState, small: Config, wanted: str
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_run_leaves_what_the_contract_names(trained: tuple[Path, str]) -> None
     for line in lines(workdir):
         assert 0 <= line["accuracy"] <= 1
         assert ("examples_per_second" in line) == (line["split"] == "train")
+        assert line.get("examples_per_second", 1) > 0
     assert (workdir / "40" / "params").is_dir()
     for part in (
         "parameters",
@@ -366,6 +367,57 @@ def test_programs_are_kept_where_jax_is_told(
     names = [path.name for path in folder.iterdir()]
     assert any("train_steps" in name for name in names)
     assert any("count_batches" in name for name in names)
+
+
+def test_parameters_that_overflow_are_not_saved(
+    command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    """In the only step that there is, whose loss and gradient are finite."""
+    workdir = tmp_path / "run"
+    finished = command(
+        "main",
+        f"--workdir={workdir}",
+        f"--config.data.data_dir={data_dir}",
+        *QUICK,
+        "--config.train.num_steps=1",
+        "--config.train.learning_rate=1e38",
+        "--config.train.weight_decay=0.9",
+        "--config.train.warmup_fraction=0",
+    )
+    assert finished.returncode == 1
+    (error,) = finished.stderr.strip().splitlines()
+    assert re.match(r"error: step 1 (was not applied|is not saved)", error)
+    assert not (workdir / "1").exists()
+
+
+def test_another_networks_result_is_not_believed(
+    trained: tuple[Path, str], command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    subprocess.run(["cp", "-r", trained[0], workdir], check=True)
+    (path,) = (workdir / "evaluation").glob("test-*.json")
+    honest = json.loads(path.read_text())
+    path.write_text(json.dumps(honest | {"params_sha256": "0" * 64, "correct": 499}))
+    place = f"--config.data.data_dir={data_dir}"
+    again = command("main", f"--workdir={workdir}", place, *QUICK)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(path.read_text()) == honest
+
+
+def test_the_reference_model_is_not_trained_on(
+    command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "reference"
+    shipped = REPOSITORY / "checkpoints" / "reference"
+    subprocess.run(["cp", "-r", shipped, workdir], check=True)
+    before = snapshot(workdir)
+    words = ("--config=default", f"--config.data.data_dir={data_dir}")
+    error = one_line_error(command("main", f"--workdir={workdir}", *words))
+    assert "holds parameters only" in error
+    assert snapshot(workdir) == before
+    verified = command("verify", f"--workdir={workdir}")
+    assert verified.returncode == 0, verified.stderr
+    assert verified.stdout.endswith("  good\n")
 
 
 def on_a_terminal(words: list[str], environment: dict[str, str]) -> str:

@@ -32,7 +32,7 @@ def test_overrides_take_the_types_of_their_settings() -> None:
     assert type(config.train.learning_rate) is float
     assert config.train.num_steps == 1000
     assert config.tutorial_128 is True
-    assert config.data.data_dir == "~/some where"
+    assert config.data.data_dir == str(Path("~/some where").expanduser())
     assert config.train.num_devices is None
 
 
@@ -60,6 +60,11 @@ def test_overrides_take_the_types_of_their_settings() -> None:
         ("--nothing-like-it", ["--nothing-like-it", "no such flag"]),
         ("default", ["stray argument 'default'"]),
         ("--workdir=", ["--workdir", "must name a directory"]),
+        ("--config=default.json", ["default.json", "did you mean default?"]),
+        ("--config=" + "x" * 300, ["is no path"]),
+        ("--workdir=" + "x" * 300, ["cannot be used"]),
+        ("--workdir=~nobody-of-this-name/x", ["cannot be used"]),
+        ("--config.train.learning_rate=1e39", ["at most 1e+38"]),
         ("--config=embeded", ["embeded", "did you mean embedded?", "tutorial"]),
     ],
 )
@@ -80,6 +85,7 @@ def test_a_mistake_is_named_with_its_value_and_the_remedy(
         ("x = 1", "must define a function get_config()"),
         ("def get_config(): return {}", "not dict"),
         ("def get_config(): return 1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit(0)", "SystemExit"),
         (
             "from rnnmnist.config import *\n"
             "def get_config(): return Config(train=TrainConfig(num_steps='5'))",

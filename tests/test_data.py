@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -241,6 +243,37 @@ def test_prepared_data_of_wrong_counts_are_an_error(
     monkeypatch.setattr(data, "decode", lambda builder, split: random_examples(3))
     with pytest.raises(RunError, match="delete this folder"):
         data.load(DataConfig(name="mnist5k", data_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize("pattern", ["*test.array_record*", "dataset_info.json"])
+def test_damaged_prepared_data_are_one_line(tmp_path: Path, pattern: str) -> None:
+    config = DataConfig(name="mnist5k", data_dir=str(tmp_path))
+    data.load(config)
+    (cache,) = tmp_path.rglob("arrays.npz")
+    cache.unlink()
+    (path,) = tmp_path.rglob(pattern)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(RunError, match=r"damaged.*delete"):
+        data.load(config)
+
+
+def test_two_first_starts_prepare_once(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    program = (
+        "import sys\n"
+        "from rnnmnist import data\n"
+        "from rnnmnist.config import DataConfig\n"
+        "data.load(DataConfig(name='mnist5k', data_dir=sys.argv[1]))\n"
+    )
+    words = [sys.executable, "-c", program, str(tmp_path / "new")]
+    processes = [
+        subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    printed = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert "".join(printed).count("preparing mnist5k") == 1
 
 
 def test_a_data_dir_that_is_a_file_is_named(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import pytest
 from conftest import mesh_of, random_examples
 
 from rnnmnist.config import ModelConfig
-from rnnmnist.errors import RunError
-from rnnmnist.evaluation import EvaluationSplit, evaluate, read_result, wilson_interval
+from rnnmnist.evaluation import EvaluationSplit, evaluate, kept_result, wilson_interval
 from rnnmnist.model import init_params, make_model
 
 MODEL = make_model(ModelConfig(hidden_size=16))
@@ -61,12 +60,25 @@ def test_wilson_intervals(correct: int, examples: int, low: float, high: float) 
     assert found == pytest.approx((low, high), abs=6e-4)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"step": 1}', "null"])
-def test_a_result_file_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+def test_a_kept_result_is_of_these_parameters_and_adds_up(tmp_path: Path) -> None:
     path = tmp_path / "test-1.json"
-    path.write_text(text)
-    with pytest.raises(RunError, match=r"test-1\.json is no evaluation"):
-        read_result(path)
+    result = evaluate(
+        MODEL, PARAMS, EvaluationSplit.put(random_examples(9), mesh_of(1))
+    )
+    document = result.to_dict() | {"params_sha256": "abc", "step": 1}
+    assert kept_result(path, "abc") is None
+    path.write_text(json.dumps(document))
+    assert kept_result(path, "abc") == document
+    assert kept_result(path, "another") is None
+    for key in ("correct", "examples", "accuracy", "accuracy_interval", "confusion"):
+        for wrong in ({key: 8}, {key: None}, {key: []}):
+            path.write_text(json.dumps(document | wrong))
+            assert kept_result(path, "abc") is None
+        path.write_text(json.dumps({k: v for k, v in document.items() if k != key}))
+        assert kept_result(path, "abc") is None
+    for text in ("", "{", "[]", "{}", "null", "\x00"):
+        path.write_text(text)
+        assert kept_result(path, "abc") is None
 
 
 def test_a_result_is_json() -> None:

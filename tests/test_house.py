@@ -35,7 +35,7 @@ ONLY_IMPORTERS = {
     "optax": {"step"},
 }
 PACKAGE = REPOSITORY / "rnnmnist"
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE / "x")
+MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def room_of(path: Path) -> str:

@@ -10,7 +10,6 @@ between the markers in README.md.
 
 import argparse
 import json
-import os
 import platform
 import re
 import statistics
@@ -21,6 +20,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from rnnmnist.mesh import usable_cores
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "results"
@@ -79,7 +80,7 @@ def hardware() -> str:
     text = info.read_text() if info.exists() else ""
     found = re.search(r"model name\s*: (.*)", text)
     model = found[1] if found else platform.processor() or platform.machine()
-    return f"{len(os.sched_getaffinity(0))} cores of {model}"
+    return f"{usable_cores()} cores of {model}"
 
 
 def table() -> str:

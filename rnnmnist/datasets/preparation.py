@@ -1,11 +1,14 @@
 """A prepared TFDS builder, or one line that says what to do to get one."""
 
 import contextlib
+import fcntl
 import hashlib
 import io
+import os
 import shutil
 import threading
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 
 import requests
@@ -15,7 +18,7 @@ from tensorflow_datasets.core.download.resource import get_dl_fname
 
 from rnnmnist.config import DataConfig
 from rnnmnist.datasets.rows import FILES, MnistRows
-from rnnmnist.errors import UserError
+from rnnmnist.errors import RunError, UserError
 
 # TFDS itself takes minutes to say that there is no network.
 NETWORK_SECONDS = 6.0
@@ -33,18 +36,43 @@ def prepared_builder(config: DataConfig) -> MnistRows:
     data_dir = _absolute(config.data_dir)
     manual_dir = _absolute(config.manual_dir)
     try:
-        builder = MnistRows(
-            config=config.name,
-            data_dir=None if data_dir is None else str(data_dir),
-            file_format="array_record",
-        )
+        builder = _builder(config.name, data_dir)
         if not builder.is_prepared():
-            _prepare(builder, manual_dir)
+            with _alone_in(Path(builder._data_dir_root)):  # seeds may start together
+                builder = _builder(config.name, data_dir)
+                if not builder.is_prepared():
+                    _prepare(builder, manual_dir)
     except OSError as error:
         raise UserError(f"data.data_dir: cannot prepare {config.name}: {error}") from (
             error
         )
     return builder
+
+
+def _builder(name: str, data_dir: Path | None) -> MnistRows:
+    place = None if data_dir is None else str(data_dir)
+    try:
+        return MnistRows(config=name, data_dir=place, file_format="array_record")
+    except OSError:
+        raise
+    except Exception as error:  # TFDS reads what was prepared, which may be damaged
+        why = (str(error).splitlines() or [""])[0]
+        raise RunError(
+            f"what is prepared of {name} in {place or 'the default data_dir'} is "
+            f"damaged ({type(error).__name__}: {why}); delete its folder in mnist_rows"
+        ) from error
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Holds other processes back from preparing in the same folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _prepare(builder: MnistRows, manual_dir: Path | None) -> None:

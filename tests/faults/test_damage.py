@@ -204,6 +204,9 @@ def test_two_hundred_random_edits_give_errors_or_the_right_arrays(
 ) -> None:
     steps = checkpoint.list_steps(twin)
     right = {step: everything(twin, step) for step in steps}
+    (path,) = (twin / "evaluation").glob("*")
+    right_result = json.loads(path.read_text())
+    right_params = right_result["params_sha256"]
     config = checkpoint.read_config(twin, NEWEST)
     mesh, outcomes = mesh_of(1), {"good": 0, "bad": 0}
     for number in range(200):
@@ -224,7 +227,8 @@ def test_two_hundred_random_edits_give_errors_or_the_right_arrays(
         try:
             step_to_resume(config, workdir)
             for path in (workdir / "evaluation").glob("*"):
-                evaluation.read_result(path)
+                kept = evaluation.kept_result(path, right_params)
+                assert kept is None or kept == right_result, said
         except RunError as error:
             assert "\n" not in str(error).strip(), said
         MetricsFile(workdir / "metrics.jsonl", NEWEST)

@@ -75,6 +75,36 @@ def test_a_signal_saves_exits_in_time_and_the_run_ends_the_same(
     runs.assert_same_end(workdir, twin)
 
 
+def test_a_signal_in_the_last_chunk_still_decides_the_exit_code(
+    environment: dict[str, str], command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    """Stopped by a signal that the loop sees after its last step."""
+    program = (
+        "import os, signal, sys\n"
+        "from rnnmnist import errors, main, train\n"
+        "honest = train.validate\n"
+        "def validate(run, state, step):\n"
+        "    if step == run.config.train.num_steps:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return honest(run, state, step)\n"
+        "train.validate = validate\n"
+        "errors.run(main.main)\n"
+    )
+    workdir = tmp_path / "run"
+    finished = subprocess.run(
+        [sys.executable, "-c", program, *runs.words(workdir, data_dir)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert finished.returncode == 143, finished.stderr
+    assert f"saved step {runs.STEPS} of {runs.STEPS}" in finished.stderr
+    assert not (workdir / "evaluation").exists()
+    assert "complete" in finish(command, workdir, data_dir)
+    assert len(list((workdir / "evaluation").iterdir())) == 1
+
+
 def test_a_second_interrupt_stops_at_once(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
@@ -183,6 +213,16 @@ def test_an_evaluator_beside_a_trainer_disturbs_nothing_and_never_fails(
     _, stderr = trainer.communicate(timeout=30)
     assert trainer.returncode == 143, stderr
     assert stderr.startswith("stopped: saved step")
+    verified = subprocess.run(
+        [sys.executable, "-m", "rnnmnist.verify", f"--workdir={workdir}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert verified.returncode == 0, verified.stdout
+    others = {path.name for path in workdir.iterdir() if not path.name.isdecimal()}
+    assert others == {"config.json", "metrics.jsonl", "evaluation"}
 
 
 def test_saved_on_eight_devices_it_goes_on_on_one_and_back(
