@@ -226,11 +226,7 @@ def kept_result(path: Path, params_sha256: str) -> dict[str, Any] | None:
         document = json.loads(path.read_bytes())
         if document["params_sha256"] != params_sha256:
             return None
-        counts = [
-            document,
-            *([document["tutorial_128"]] * ("tutorial_128" in document)),
-        ]
-        for part in counts:
+        for part in (document, document.get("tutorial_128", document)):
             confusion = tuple(tuple(row) for row in part["confusion"])
             result = Result(sum(map(sum, confusion)), part["loss"], confusion)
             if any(part[key] != value for key, value in result.to_dict().items()):
