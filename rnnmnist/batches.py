@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from rnnmnist.config import Config
 from rnnmnist.data import Examples
-from rnnmnist.mesh import replicated
+from rnnmnist.mesh import put, replicated
 from rnnmnist.streams import Stream, stream_key
 
 # Each round swaps at random half of all pairs, paired anew. Six rounds a bit
@@ -45,14 +45,14 @@ class TrainingSplit:
     @classmethod
     def put(cls, examples: Examples, config: Config, mesh: Mesh) -> "TrainingSplit":
         """Lays a training split out, the same on every device of a mesh."""
-        split = cls(
-            images=examples.images,  # type: ignore[arg-type]
-            labels=examples.labels,  # type: ignore[arg-type]
-            seed=np.uint32(config.seed),  # type: ignore[arg-type]
+        everywhere = replicated(mesh)
+        return cls(
+            images=put(examples.images, everywhere),
+            labels=put(examples.labels, everywhere),
+            seed=put(np.uint32(config.seed), everywhere),
             batch_size=config.train.batch_size,
             max_shift=config.data.max_shift,
         )
-        return jax.device_put(split, replicated(mesh))
 
     def batch(self, step: jax.Array | int, shard: jax.Array, num_shards: int) -> Batch:
         """The share of one device in the batch of a step.

@@ -6,7 +6,8 @@ besides), `config` (the whole configuration), `metrics` (where the step was
 validated) and `sha256` (of every array and of the other two), each an item of its
 own. Whatever is read is compared with those sums first: orbax itself gives wrong
 numbers for a flipped byte. Reading never goes through orbax's manager, which can
-create and delete; writing always does.
+create and delete, and asks no other process; writing always does, on every process
+together.
 """
 
 import itertools
@@ -28,6 +29,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 from rnnmnist.config import Config
 from rnnmnist.digests import array_digests, json_digest, named_leaves
 from rnnmnist.errors import RunError, UserError
+from rnnmnist.mesh import here, put
+from rnnmnist.processes import is_first
 
 Params = Mapping[str, Any]  # of arrays, by Flax's names
 
@@ -85,7 +88,8 @@ class Checkpoints:
             if error is None:
                 raise self._failed(closing) from closing
         finally:
-            self._remove_unfinished()
+            if is_first():
+                self._remove_unfinished()
 
     def save(
         self, state: TrainState, config: Config, metrics: dict[str, Any] | None
@@ -103,7 +107,8 @@ class Checkpoints:
         """
         items = _items(config, metrics, params=state.params, state=memory(state))
         try:
-            self._manager.save(int(state.step), args=items, metrics=metrics)
+            with jax.transfer_guard("allow"):  # between processes, of small numbers
+                self._manager.save(int(state.step), args=items, metrics=metrics)
         except Exception as error:  # orbax and tensorstore raise many kinds
             raise self._failed(error) from error
 
@@ -114,7 +119,8 @@ class Checkpoints:
             RunError: if it could not be written.
         """
         try:
-            self._manager.wait_until_finished()
+            with jax.transfer_guard("allow"):
+                self._manager.wait_until_finished()
         except Exception as error:
             raise self._failed(error) from error
 
@@ -303,13 +309,11 @@ def _read_checked(folder: Path, item: str, name: str) -> dict[str, Any]:
 def _read_arrays(folder: Path, item: str, like: Any) -> Any:
     expected = _digests(folder).get(item)
     target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=leaf.sharding
-        ),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here()),
         like,
     )
     try:
-        with ocp.StandardCheckpointer() as reader:
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
             saved = reader.metadata(folder / item).item_metadata
             if saved is None:
                 raise ValueError("no metadata")
@@ -330,7 +334,19 @@ def _read_arrays(folder: Path, item: str, like: Any) -> Any:
         names = ", ".join(wrong[:3]) + (" and others" if len(wrong) > 3 else "")
         why = f"{names} in {item} has another SHA-256 than when it was saved"
         raise DamagedError(folder, why)
-    return tree
+    return jax.tree.map(
+        lambda array, leaf: put(np.asarray(array), leaf.sharding), tree, like
+    )
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """For reading without a word to the other processes."""
+    mine = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=mine,
+        active_processes={mine},
+        barrier_sync_key_prefix=f"process_{mine}",
+    )
 
 
 def _check_leaves(folder: Path, item: str, found: Any, expected: Any) -> None:

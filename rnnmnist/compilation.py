@@ -3,6 +3,7 @@
 import logging
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
@@ -41,6 +42,24 @@ def keep_programs() -> None:
 def compile_seconds() -> float:
     """Seconds that jax has spent so far on lowering and compiling."""
     return sum(_seconds)
+
+
+class Kept(NamedTuple):
+    """The programs that earlier starts have kept."""
+
+    folder: Path
+    programs: int
+    size: int  # bytes
+
+
+def kept_programs() -> Kept | None:
+    """What is in the folder that `keep_programs` chose; None if it could not."""
+    folder = jax.config.jax_compilation_cache_dir
+    if folder is None or not jax.config.jax_enable_compilation_cache:
+        return None
+    sizes = {path.name: path.stat().st_size for path in Path(folder).iterdir()}
+    programs = sum(name.endswith("-cache") for name in sizes)
+    return Kept(Path(folder), programs, sum(sizes.values()))
 
 
 def _folder() -> Path:

@@ -108,8 +108,8 @@ class TrainConfig(Section):
     )
     num_devices: int | None = setting(
         None,
-        "devices to use (default: the most that divide the batch; on CPU at "
-        "most one for each usable core, and 8)",
+        "devices to use, of all processes together (default: the most that divide "
+        "the batch; on CPU at most one for each usable core, and 8 a process)",
         at_least=1,
         at_most=4096,
     )

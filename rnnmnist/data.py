@@ -32,8 +32,12 @@ class Examples(NamedTuple):
     labels: np.ndarray  # uint8 [examples]
 
 
-def load(config: DataConfig) -> dict[str, Examples]:
+def load(config: DataConfig, *, keep: bool = True) -> dict[str, Examples]:
     """All splits of a data set, in their order, prepared first if they are not.
+
+    Args:
+        config: of the data set.
+        keep: whether arrays that had to be decoded are kept for the next start.
 
     Returns:
         Examples for each of `SPLITS`.
@@ -52,7 +56,8 @@ def load(config: DataConfig) -> dict[str, Examples]:
         fault = fault_of(examples, counts)
         if fault:
             raise RunError(f"{builder.data_dir}: {fault}; delete this folder")
-        write_arrays(cache, examples)
+        if keep:
+            write_arrays(cache, examples)
     return examples
 
 

@@ -39,6 +39,12 @@ class StoppedError(RunError):
         self.exit_code = 128 + signal_number
 
 
+def first_line(error: Exception) -> str:
+    """What kind of error it is, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])
+
+
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return f"{record.levelname.lower()}: {record.getMessage()}"

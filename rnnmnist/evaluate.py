@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> None:
         workdir, wanted.step, lambda step: checkpoint.read_config(workdir, step)
     )
     keep_programs()
-    set_cpu_devices(config.train.batch_size, None)
+    set_cpu_devices(config.train.batch_size, None, 1)
     mesh = make_mesh(config.train.batch_size, None)
     document = evaluation.evaluate_run(
         workdir, wanted.step, wanted.split, wanted.places, mesh

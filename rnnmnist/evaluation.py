@@ -23,8 +23,9 @@ from rnnmnist.config import Config
 from rnnmnist.data import Examples
 from rnnmnist.digests import params_sha256
 from rnnmnist.errors import RunError
-from rnnmnist.mesh import AXIS, replicated
+from rnnmnist.mesh import AXIS, put, replicated
 from rnnmnist.model import Params, RowReader, abstract_params, count_params, make_model
+from rnnmnist.processes import is_first
 from rnnmnist.step import count_batches
 from rnnmnist.steps import with_step
 from rnnmnist.workdir import write_json
@@ -100,8 +101,8 @@ class EvaluationSplit:
         )
         sharding = NamedSharding(mesh, P(None, AXIS))
         return cls(
-            jax.device_put(images.reshape(-1, batch, *images.shape[1:]), sharding),
-            jax.device_put(labels.reshape(-1, batch), sharding),
+            put(images.reshape(-1, batch, *images.shape[1:]), sharding),
+            put(labels.reshape(-1, batch), sharding),
             count,
             mesh,
         )
@@ -155,26 +156,27 @@ def evaluate_run(
     def evaluate_step(step: int) -> dict[str, Any]:
         config = read_config(workdir, step).replace(places)
         examples = data.load(config.data)[split]
-        return evaluate_checkpoint(workdir, step, split, examples, config, mesh)
+        like = abstract_params(make_model(config.model), replicated(mesh))
+        params = read_params(workdir, step, like)
+        document = score(params, step, split, examples, config, mesh)
+        keep_result(workdir, document)
+        return document
 
     return with_step(workdir, wanted, evaluate_step)
 
 
-def evaluate_checkpoint(
-    workdir: Path,
+def score(
+    params: Params,
     step: int,
     split: str,
     examples: Examples,
     config: Config,
     mesh: Mesh,
 ) -> dict[str, Any]:
-    """Scores a checkpoint on a whole split, and writes the result file.
-
-    The file is `evaluation/<split>-<step>.json` in the workdir; where that cannot
-    be written (a model in a read-only place), a warning says so.
+    """Scores a checkpoint's parameters on a whole split.
 
     Args:
-        workdir: of the run.
+        params: replicated over the mesh.
         step: of the checkpoint.
         split: `train`, `validation` or `test`.
         examples: all of the split.
@@ -182,10 +184,9 @@ def evaluate_checkpoint(
         mesh: of one axis.
 
     Returns:
-        What the file holds.
+        What the result file holds.
     """
     model = make_model(config.model)
-    params = read_params(workdir, step, abstract_params(model, replicated(mesh)))
     result = evaluate(model, params, EvaluationSplit.put(examples, mesh))
     document = {
         "dataset": config.data.name,
@@ -200,14 +201,25 @@ def evaluate_checkpoint(
         first = Examples(examples.images[:128], examples.labels[:128])
         result = evaluate(model, params, EvaluationSplit.put(first, mesh))
         document["tutorial_128"] = result.to_dict()
-    path = result_path(workdir, split, step)
+    return document
+
+
+def keep_result(workdir: Path, document: dict[str, Any]) -> None:
+    """Writes `evaluation/<split>-<step>.json` in a workdir, once for all processes.
+
+    Where that cannot be written (a model in a read-only place), a warning says so.
+
+    Raises:
+        RunError: when the disk is full.
+    """
+    if not is_first():
+        return
     try:
-        write_json(path, document)
+        write_json(result_path(workdir, document["split"], document["step"]), document)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise RunError(f"the result cannot be written: {error}") from error
         _logger.warning("the result is not kept: %s", error)
-    return document
 
 
 def result_path(workdir: Path, split: str, step: int) -> Path:

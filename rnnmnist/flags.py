@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -82,18 +83,70 @@ def config_path(file_or_name: str) -> Path:
     )
 
 
-def parse_training(arguments: list[str], description: str) -> tuple[Config, Path]:
-    """Parses `[--config=FILE] [--workdir=DIR] [--config.KEY=VALUE …]`.
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a process stands among those of its run; all None: jax looks itself."""
+
+    coordinator_address: str | None = None  # "HOST:PORT" of process 0
+    num_processes: int | None = None
+    process_id: int | None = None
+
+    def __post_init__(self) -> None:
+        given = (self.coordinator_address, self.num_processes, self.process_id)
+        if given in ((None, None, None), (None, 1, None), (None, 1, 0)):
+            return
+        if self.num_processes is None or self.num_processes < 1:
+            raise UserError(
+                "--num_processes: must be at least 1, beside --coordinator_address "
+                f"and --process_id, not {self.num_processes}"
+            )
+        if self.process_id is None or not 0 <= self.process_id < self.num_processes:
+            raise UserError(
+                f"--process_id: must be from 0 to {self.num_processes - 1}, below "
+                f"--num_processes, not {self.process_id}"
+            )
+        host, _, port = (self.coordinator_address or "").rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise UserError(
+                "--coordinator_address: must be HOST:PORT, where process 0 runs, "
+                f"not {self.coordinator_address}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What a training command is asked for."""
+
+    config: Config
+    workdir: Path
+    place: Place
+
+
+def parse_training(
+    arguments: list[str],
+    description: str,
+    prog: str = "python -m rnnmnist.main",
+    parents: Sequence[Flags] = (),
+) -> Training:
+    """Parses `[--config=FILE] [--workdir=DIR] [--config.KEY=VALUE …]` and the place.
+
+    Args:
+        arguments: the words of the command line.
+        description: for `--help`.
+        prog: the command, in `--help` and in errors.
+        parents: of which `--help` and guesses know the flags too.
 
     Returns:
-        The checked configuration, and the workdir: `checkpoints/NAME` for a
-        configuration file `NAME.py` unless the command line names another.
+        The checked configuration; the workdir, `checkpoints/NAME` for a
+        configuration file `NAME.py` unless the command line names another; and
+        which of how many processes this is.
 
     Raises:
         UserError: for a wrong flag, file, setting or value.
     """
     flags = Flags(
-        prog="python -m rnnmnist.main",
+        prog=prog,
+        parents=parents,
         description=description,
         epilog="settings, with their defaults before the configuration file:\n\n"
         + config_lib.describe().replace("%", "%%"),
@@ -109,6 +162,7 @@ def parse_training(arguments: list[str], description: str) -> tuple[Config, Path
         metavar="DIR",
         help="where the run lives (checkpoints/NAME for a configuration NAME.py)",
     )
+    add_place(flags)
     known, rest = flags.parse_known_args(arguments)
     overrides: dict[str, Any] = {}
     for word in rest:
@@ -124,7 +178,55 @@ def parse_training(arguments: list[str], description: str) -> tuple[Config, Path
     path = config_path(known.config)
     config = config_lib.load(path).replace(overrides)
     workdir = known.workdir if known.workdir is not None else f"checkpoints/{path.stem}"
-    return config, checked_workdir(workdir)
+    place = Place(known.coordinator_address, known.num_processes, known.process_id)
+    return Training(config, checked_workdir(workdir), place)
+
+
+def add_place(flags: Flags) -> None:
+    """Adds the flags that say which of a run's processes this is."""
+    group = flags.add_argument_group(
+        "several processes", "where jax does not find them by itself, give all three"
+    )
+    group.add_argument(
+        "--coordinator_address", metavar="HOST:PORT", help="where process 0 runs"
+    )
+    group.add_argument(
+        "--num_processes",
+        metavar="N",
+        type=int,
+        help="how many there are; 1 keeps jax from looking for others",
+    )
+    group.add_argument(
+        "--process_id", metavar="I", type=int, help="which one this is, from 0"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkup:
+    """The run that a machine is examined for, and what it is required to have."""
+
+    name: str  # of the configuration
+    training: Training
+    required: str | None  # tpu or gpu
+
+
+def parse_checkup(arguments: list[str], description: str) -> Checkup:
+    """Parses `[--require=tpu|gpu]`, and the flags of the training that is meant.
+
+    Raises:
+        UserError: for a wrong flag, file, setting or value.
+    """
+    prog = "python -m rnnmnist.doctor"
+    own = Flags(prog=prog, add_help=False)
+    own.add_argument(
+        "--require", choices=["tpu", "gpu"], help="exit 1 if there is none to use"
+    )
+    required = own.parse_known_args(arguments)[0].require
+    training = parse_training(arguments, description, prog, [own])
+    naming = Flags(prog=prog, add_help=False)
+    naming.add_argument("--config", default=DEFAULT_CONFIG)
+    file_or_name = naming.parse_known_args(arguments)[0].config
+    return Checkup(config_path(file_or_name).stem, training, required)
 
 
 def absolute(folder: str | None) -> str | None:

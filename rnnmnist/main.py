@@ -8,15 +8,18 @@ from rnnmnist import errors, flags
 
 def main(arguments: list[str]) -> None:
     """Trains as the command line says."""
-    config, workdir = flags.parse_training(arguments, __doc__ or "")
+    wanted = flags.parse_training(arguments, __doc__ or "")
     # Only now what is slow to import, so that a mistyped flag is answered at once.
     from rnnmnist.compilation import keep_programs
     from rnnmnist.mesh import set_cpu_devices
+    from rnnmnist.processes import count, joined
     from rnnmnist.train import train
 
     keep_programs()
-    set_cpu_devices(config.train.batch_size, config.train.num_devices)
-    train(config, workdir)
+    with joined(wanted.place):
+        train_config = wanted.config.train
+        set_cpu_devices(train_config.batch_size, train_config.num_devices, count())
+        train(wanted.config, wanted.workdir)
 
 
 if __name__ == "__main__":

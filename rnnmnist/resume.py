@@ -4,8 +4,6 @@ import contextlib
 import logging
 from pathlib import Path
 
-import jax
-
 from rnnmnist.checkpoint import (
     DamagedError,
     has_state,
@@ -75,14 +73,14 @@ def step_to_resume(config: Config, workdir: Path) -> int:
     return step
 
 
-def set_damaged_aside(workdir: Path, mesh: jax.sharding.Mesh) -> None:
+def set_damaged_aside(workdir: Path) -> None:
     """Renames every damaged checkpoint, with a warning that says which and why.
 
     Training then goes on from the newest good one, and saves the step again.
     """
     for step in list_steps(workdir):
         try:
-            check(workdir, step, mesh)
+            check(workdir, step)
         except DamagedError as error:
             _logger.warning(
                 "checkpoint %d is damaged and not used (%s); it is now %s",

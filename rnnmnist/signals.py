@@ -12,9 +12,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopFlag:
-    """Says whether a signal has asked the run to stop; `number` says which."""
+    """Says which signal has asked the run to stop; 0 where none has."""
 
-    number: int | None = None
+    number: int = 0
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax.training.train_state import TrainState
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.batches import Batch, TrainingSplit
@@ -134,10 +134,10 @@ def create_state(config: Config, model: RowReader, mesh: Mesh) -> TrainState:
     return jax.jit(create, out_shardings=replicated(mesh))()
 
 
-def abstract_state(config: Config, model: RowReader, mesh: Mesh) -> TrainState:
-    """The shapes and types of a run's state, to be restored onto a mesh."""
+def abstract_state(config: Config, model: RowReader, sharding: Sharding) -> TrainState:
+    """The shapes and types of a run's state, to be restored onto devices."""
     shapes = jax.eval_shape(_state_maker(config, model))
-    return jax.tree.map(lambda leaf: leaf.update(sharding=replicated(mesh)), shapes)
+    return jax.tree.map(lambda leaf: leaf.update(sharding=sharding), shapes)
 
 
 def _state_maker(config: Config, model: RowReader) -> Callable[[], TrainState]:

@@ -19,10 +19,11 @@ from rnnmnist.checkpoint import Checkpoints
 from rnnmnist.compilation import compile_seconds
 from rnnmnist.config import Config, TrainConfig
 from rnnmnist.digests import params_sha256
-from rnnmnist.errors import RunError, StoppedError
+from rnnmnist.errors import RunError, StoppedError, UserError
 from rnnmnist.evaluation import EvaluationSplit
-from rnnmnist.mesh import make_mesh, replicated
+from rnnmnist.mesh import make_mesh, put, replicated
 from rnnmnist.model import RowReader, abstract_params, count_params, make_model
+from rnnmnist.processes import count, first_alone, from_first, is_first, largest
 from rnnmnist.progress import Progress
 from rnnmnist.resume import set_damaged_aside, step_to_resume, warn_of_changes
 from rnnmnist.signals import StopFlag, stop_on_signal, wait_for
@@ -34,7 +35,7 @@ from rnnmnist.step import (
     train_steps,
 )
 from rnnmnist.steps import find_step
-from rnnmnist.workdir import MetricsFile, claim, write_json
+from rnnmnist.workdir import MetricsFile, claim, is_claimed_by, write_json
 
 
 @dataclasses.dataclass
@@ -47,9 +48,14 @@ class Run:
     model: RowReader
     split: TrainingSplit
     validation: EvaluationSplit
-    metrics_file: MetricsFile
+    metrics_file: MetricsFile | None  # the first process's
     progress: Progress
     checkpoints: Checkpoints
+
+    def record(self, line: dict[str, Any]) -> None:
+        """Appends a line of metrics, once for all processes."""
+        if self.metrics_file is not None:
+            self.metrics_file.append(line)
 
 
 @dataclasses.dataclass
@@ -86,19 +92,37 @@ def train(config: Config, workdir: Path) -> None:
         StoppedError: after a signal, when the state is saved.
     """
     seconds = Seconds()
-    step_to_resume(config, workdir)  # refuses before anything slow, and again below
+    # Refuses before anything slow, and again below.
+    from_first(lambda: step_to_resume(config, workdir))
     mesh = make_mesh(config.train.batch_size, config.train.num_devices)
     with seconds.of("data"):
-        examples = data.load(config.data)
-    with claim(workdir), one_line_if_full(workdir):
-        set_damaged_aside(workdir, mesh)
-        step = step_to_resume(config, workdir)
+        examples = first_alone(lambda: data.load(config.data))
+    with claim_for_all(workdir), one_line_if_full(workdir):
+        from_first(lambda: set_damaged_aside(workdir))
+        step = from_first(lambda: step_to_resume(config, workdir))
         announce(config, workdir, mesh, step)
         if step < config.train.num_steps:
             with seconds.of("train"):
                 run_to_end(config, workdir, mesh, examples, step)
         document = test_once(config, workdir, mesh, examples["test"])
     summarize(config, workdir, document, seconds)
+
+
+@contextlib.contextmanager
+def claim_for_all(workdir: Path) -> Iterator[None]:
+    """Claims a workdir on process 0, in the name of all.
+
+    Raises:
+        UserError: as `claim`, and when the processes do not share the folder.
+    """
+    with contextlib.ExitStack() as stack:
+        holder = from_first(lambda: stack.enter_context(claim(workdir)))
+        if largest(not is_claimed_by(workdir, holder)):
+            raise UserError(
+                f"--workdir: {workdir} is not one folder for all processes; name one "
+                "on a file system that they share"
+            )
+        yield
 
 
 @contextlib.contextmanager
@@ -124,7 +148,8 @@ def announce(config: Config, workdir: Path, mesh: jax.sharding.Mesh, step: int) 
     print(
         f"{config.model.cell} with {config.model.hidden_size} units on "
         f"{config.data.name}, seed {config.seed}, {mesh.size} {device.platform} "
-        f"device{'s' if mesh.size > 1 else ''}, in {workdir}"
+        f"device{'s' if mesh.size > 1 else ''}"
+        f"{f' of {count()} processes' if count() > 1 else ''}, in {workdir}"
     )
     if step:
         warn_of_changes(config, workdir, step)
@@ -148,7 +173,8 @@ def run_to_end(
     state = create_state(config, model, mesh)
     if step:
         state = checkpoint.read_state(workdir, step, state)
-    write_json(workdir / "config.json", config.to_dict())
+    if is_first():
+        write_json(workdir / "config.json", config.to_dict())
     steps_per_epoch = len(examples["train"].labels) / config.train.batch_size
     with (
         stop_on_signal() as stop,
@@ -163,17 +189,18 @@ def run_to_end(
             model,
             TrainingSplit.put(examples["train"], config, mesh),
             EvaluationSplit.put(examples["validation"], mesh),
-            MetricsFile(workdir / "metrics.jsonl", step),
+            MetricsFile(workdir / "metrics.jsonl", step) if is_first() else None,
             progress,
             checkpoints,
         )
         with jax.transfer_guard("disallow"):  # a hidden copy to or from the host
             step = train_loop(run, state, step, stop)
-    if stop.number is not None:  # also one that came during the last save
+    number = largest(stop.number)  # also one that came during the last save
+    if number:
         raise StoppedError(
             f"saved step {step} of {config.train.num_steps} in {workdir}; the same "
             "command goes on from there",
-            stop.number,
+            number,
         )
 
 
@@ -187,7 +214,7 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
     while step < config.num_steps and not stopping:
         target = next_event(step, config)
         begin, compiled = time.monotonic(), compile_seconds()
-        num_steps = jax.device_put(np.int32(target - step), replicated(run.mesh))
+        num_steps = put(np.int32(target - step), replicated(run.mesh))
         state, metrics = train_steps(state, run.split, num_steps, mesh=run.mesh)
         wait_for(metrics)
         seconds = time.monotonic() - begin - (compile_seconds() - compiled)
@@ -198,7 +225,7 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
         if finished < target:
             raise fault(run, finished, metrics)
         step = finished
-        stopping = stop.number is not None
+        stopping = largest(stop.number) > 0  # the processes stop at the same step
         validated = is_due(step, config.eval_every_steps, config.num_steps)
         if validated or stopping:
             validation = validate(run, state, step) if validated else None
@@ -226,7 +253,7 @@ def log(
         metrics = jax.device_get(score_last_batch(state, run.split, mesh=run.mesh))
     examples = int(metrics.examples)
     loss, accuracy = float(metrics.loss) / examples, int(metrics.correct) / examples
-    run.metrics_file.append(
+    run.record(
         {
             "step": step,
             "split": "train",
@@ -247,7 +274,7 @@ def validate(run: Run, state: TrainState, step: int) -> dict[str, Any]:
             "lower train.learning_rate or set train.clip_norm"
         )
     line = {"loss": result.loss, "accuracy": result.accuracy}
-    run.metrics_file.append({"step": step, "split": "validation"} | line)
+    run.record({"step": step, "split": "validation"} | line)
     run.progress.line(
         f"step {step}  validation loss {result.loss:.4f}  accuracy "
         f"{100 * result.accuracy:.2f} % ({result.correct} of {result.examples})"
@@ -275,20 +302,24 @@ def test_once(
     config: Config, workdir: Path, mesh: jax.sharding.Mesh, examples: data.Examples
 ) -> dict[str, Any]:
     """The best checkpoint's test result; scored only if that was not done before."""
-    best = find_step(workdir, "best")
-    path = evaluation.result_path(workdir, "test", best)
+    best = from_first(lambda: find_step(workdir, "best"))
     like = abstract_params(make_model(config.model), replicated(mesh))
     params = checkpoint.read_params(workdir, best, like)
-    kept = evaluation.kept_result(path, params_sha256(params))
-    return kept or evaluation.evaluate_checkpoint(
-        workdir, best, "test", examples, config, mesh
-    )
+    path = evaluation.result_path(workdir, "test", best)
+    kept = from_first(lambda: evaluation.kept_result(path, params_sha256(params)))
+    if kept is not None:
+        return kept
+    document = evaluation.score(params, best, "test", examples, config, mesh)
+    evaluation.keep_result(workdir, document)
+    return document
 
 
 def summarize(
     config: Config, workdir: Path, document: dict[str, Any], seconds: Seconds
 ) -> None:
     """Prints what came out and where it is."""
+    if not is_first():
+        return
     best = document["step"]
     validation = checkpoint.read_metrics(workdir, best)
     if validation is None:

@@ -3,17 +3,15 @@
 import time
 from pathlib import Path
 
-import jax
-
 from rnnmnist import checkpoint
 from rnnmnist.errors import RunError
-from rnnmnist.mesh import replicated
+from rnnmnist.mesh import here
 from rnnmnist.model import abstract_params, make_model
 from rnnmnist.step import abstract_state
 from rnnmnist.steps import find_step
 
 
-def check(workdir: Path, step: int, mesh: jax.sharding.Mesh) -> None:
+def check(workdir: Path, step: int) -> None:
     """Reads everything in a checkpoint: every array has to be right bit for bit.
 
     Raises:
@@ -25,16 +23,15 @@ def check(workdir: Path, step: int, mesh: jax.sharding.Mesh) -> None:
     checkpoint.read_metrics(workdir, step)
     model = make_model(config.model)
     if checkpoint.has_state(workdir, step):
-        checkpoint.read_state(workdir, step, abstract_state(config, model, mesh))
+        checkpoint.read_state(workdir, step, abstract_state(config, model, here()))
     else:
-        like = abstract_params(model, replicated(mesh))
-        checkpoint.read_params(workdir, step, like)
+        checkpoint.read_params(workdir, step, abstract_params(model, here()))
 
 
-def fault_of(workdir: Path, step: int, mesh: jax.sharding.Mesh) -> str | None:
+def fault_of(workdir: Path, step: int) -> str | None:
     """What is wrong with a checkpoint; None for a good one."""
     try:
-        check(workdir, step, mesh)
+        check(workdir, step)
     except checkpoint.DamagedError as error:
         return error.why
     except RunError as error:
@@ -42,16 +39,14 @@ def fault_of(workdir: Path, step: int, mesh: jax.sharding.Mesh) -> str | None:
     return None
 
 
-def verify(workdir: Path, mesh: jax.sharding.Mesh) -> dict[int, str | None]:
+def verify(workdir: Path) -> dict[int, str | None]:
     """What is wrong with each checkpoint of a run, by step; None for a good one.
 
     Raises:
         UserError: when there is no checkpoint at all, with what there is.
     """
     find_step(workdir, "latest")
-    found = {
-        step: fault_of(workdir, step, mesh) for step in checkpoint.list_steps(workdir)
-    }
+    found = {step: fault_of(workdir, step) for step in checkpoint.list_steps(workdir)}
     if any(found.values()):
         time.sleep(0.2)  # a running trainer deletes a checkpoint file by file
     return {

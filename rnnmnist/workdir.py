@@ -3,26 +3,37 @@
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rnnmnist.errors import UserError
 
+NOTE = ".trainer"  # who trains in a workdir
+
+_logger = logging.getLogger(__name__)
+
 
 @contextlib.contextmanager
-def claim(workdir: Path) -> Iterator[None]:
+def claim(workdir: Path) -> Iterator[str]:
     """Makes this process the only trainer of a workdir, which is created.
 
     The claim is the kernel's lock on the folder, so it ends with the process,
-    however that ends; the file `.trainer` only says who holds it.
+    however that ends; the file `.trainer` only says who holds it. Where the file
+    system has no locks, a warning says that nothing is held.
+
+    Yields:
+        What that file says.
 
     Raises:
         UserError: when another process trains there, or nothing can be written.
     """
-    note = workdir / ".trainer"
+    note = workdir / NOTE
+    mine = f"process {os.getpid()} on {socket.gethostname()}"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         folder = os.open(workdir, os.O_RDONLY)
@@ -32,21 +43,75 @@ def claim(workdir: Path) -> Iterator[None]:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = note.read_text() if note.exists() else "another process"
+            other = note.read_text() if note.exists() else "another process"
             raise UserError(
-                f"--workdir: {workdir} is in use by {holder}; stop it, or name "
+                f"--workdir: {workdir} is in use by {other}; stop it, or name "
                 "another workdir"
             ) from None
+        except OSError as error:
+            _logger.warning(
+                "the file system of %s has no locks (%s): nothing keeps a second "
+                "trainer out",
+                workdir,
+                error.strerror,
+            )
         try:
-            note.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            note.write_text(mine)
         except OSError as error:
             raise UserError(f"--workdir: cannot write there: {error}") from error
         try:
-            yield
+            yield mine
         finally:
             note.unlink(missing_ok=True)
     finally:
         os.close(folder)
+
+
+def is_claimed_by(workdir: Path, name: str) -> bool:
+    """Whether a claim that another process has made is seen from here."""
+    try:
+        return (workdir / NOTE).read_text() == name
+    except OSError:
+        return False
+
+
+def holder(workdir: Path) -> str | None:
+    """Who trains in a workdir, which need not exist; None when nobody does.
+
+    Only where a trainer's note lies is the lock tried, for a moment and shared:
+    a killed trainer leaves its note behind, and a live one keeps its lock.
+    """
+    note = workdir / NOTE
+    try:
+        name = note.read_text()
+        folder = os.open(workdir, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return name or "another process"
+    except OSError:  # a file system without locks
+        return None
+    finally:
+        os.close(folder)
+    return None
+
+
+def check_writable(folder: Path) -> Path:
+    """Holds that files can be made in a folder, or where it would be created.
+
+    Returns:
+        The folder, or the nearest one above it that exists; nothing stays in it.
+
+    Raises:
+        OSError: when nothing can be written there.
+    """
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    with tempfile.TemporaryFile(dir=place) as file:
+        file.write(bytes(4096))
+        file.flush()
+    return place
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +40,76 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
     )
+    wait_for_training(process)
+    return process
+
+
+def wait_for_training(process: subprocess.Popen[str], word: str = "loss") -> None:
+    """Returns when a process has shown a line of training with a word in it."""
     assert process.stdout is not None
     for line in process.stdout:
-        if "loss" in line:
-            return process
+        if word in line:
+            return
     _, stderr = process.communicate()
     raise AssertionError(stderr)
+
+
+def start_together(
+    environment: dict[str, str],
+    arguments: Sequence[Sequence[str]],
+    variables: Sequence[dict[str, str]] = (),
+    command: str = "main",
+) -> list[subprocess.Popen[str]]:
+    """The processes of one run, on loopback; the first is started last.
+
+    Args:
+        environment: of all, whose proxies are for other hosts.
+        arguments: of each.
+        variables: of each besides, where they say its place; flags do otherwise.
+        command: that each runs.
+    """
+    address, number = f"127.0.0.1:{free_port()}", len(arguments)
+    clean = {
+        name: value
+        for name, value in environment.items()
+        if "proxy" not in name.lower()
+    }
+    processes: list[subprocess.Popen[str]] = []
+    for index in reversed(range(number)):
+        place = [
+            f"--coordinator_address={address}",
+            f"--num_processes={number}",
+            f"--process_id={index}",
+        ]
+        words = [*arguments[index], *([] if variables else place)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"rnnmnist.{command}", *words],
+            env=clean | (variables[index] if variables else {}),
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.insert(0, process)
+    return processes
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def outcomes(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of each; a minute is enough to end in."""
+    try:
+        ended = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    codes = [process.returncode for process in processes]
+    return [(code, *texts) for code, texts in zip(codes, ended, strict=True)]
 
 
 def copy_of(workdir: Path, target: Path) -> Path:

@@ -51,6 +51,19 @@ def test_every_epoch_sees_every_image_once_whatever_the_batch(batch_size: int) -
     assert not (epochs[0] == epochs[1]).all()
 
 
+def test_eight_devices_see_every_image_once_between_them() -> None:
+    examples = Examples(
+        np.zeros((100, 28, 28), np.uint8), np.arange(100, dtype="uint8")
+    )
+    split = split_of(examples, 40)
+    draw = jax.jit(lambda step, shard: split.batch(step, shard, 8).labels)
+    seen = np.concatenate(
+        [draw(jnp.int32(n), jnp.int32(shard)) for n in range(5) for shard in range(8)]
+    )
+    epochs = seen.reshape(2, 100)
+    np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(100), (2, 1)))
+
+
 def test_orders_differ_between_seeds_and_epochs_and_repeat_themselves() -> None:
     first = order(0, range(1000), 1000)
     np.testing.assert_array_equal(first, order(0, range(1000), 1000))

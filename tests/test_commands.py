@@ -236,13 +236,14 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("name", ["main", "doctor"])
 def test_a_mistake_is_answered_before_anything_slow_is_imported(
-    environment: dict[str, str],
+    environment: dict[str, str], name: str
 ) -> None:
     program = (
-        "import sys\nfrom rnnmnist import main\n"
+        f"import sys\nfrom rnnmnist import {name}\n"
         "from rnnmnist.errors import UserError\n"
-        "try: main.main(['--config.sed=1'])\n"
+        f"try: {name}.main(['--config.sed=1'])\n"
         "except UserError: pass\n"
         "print({'jax', 'flax', 'orbax', 'numpy'} & set(sys.modules))"
     )
@@ -252,12 +253,12 @@ def test_a_mistake_is_answered_before_anything_slow_is_imported(
     assert finished.stdout == "set()\n", finished.stderr
 
 
-@pytest.mark.parametrize("name", ["main", "evaluate"])
+@pytest.mark.parametrize("name", ["main", "evaluate", "doctor"])
 def test_help_exits_0(command: Command, name: str) -> None:
     finished = command(name, "--help")
     assert finished.returncode == 0
     assert f"rnnmnist.{name}" in finished.stdout
-    if name == "main":
+    if name != "evaluate":
         assert "--config.train.learning_rate=0.004" in finished.stdout
 
 
@@ -452,3 +453,12 @@ def test_a_terminal_gets_a_bar(
         assert part in shown
     assert re.search(r"\[\d\d:\d\d left\]", shown)
     assert "validation loss" in shown
+
+
+def test_a_platform_that_is_not_here_is_one_line(
+    command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    place = f"--config.data.data_dir={data_dir}"
+    finished = command("main", place, cwd=tmp_path, JAX_PLATFORMS="cuda")
+    assert "JAX_PLATFORMS=cuda asks for it" in one_line_error(finished)
+    assert list(tmp_path.iterdir()) == []

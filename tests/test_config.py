@@ -17,7 +17,7 @@ CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
 
 
 def parse(*words: str) -> Config:
-    return parse_training(["--config=embedded", *words], "")[0]
+    return parse_training(["--config=embedded", *words], "").config
 
 
 def test_overrides_take_the_types_of_their_settings() -> None:

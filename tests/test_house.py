@@ -10,7 +10,7 @@ from conftest import REPOSITORY
 FLOORS = [
     {"errors", "settings", "config", "streams"},
     {"flags", "mesh", "model", "data", "datasets", "checkpoint"}
-    | {"digests", "workdir", "compilation", "progress", "signals"},
+    | {"digests", "workdir", "compilation", "processes", "progress", "signals"},
     {"batches", "steps"},
     {"step"},
     {"evaluation", "verification"},
@@ -25,6 +25,9 @@ NEIGHBOURS = {
     ("data", "datasets"),
     ("datasets", "datasets"),
     ("checkpoint", "digests"),
+    ("checkpoint", "mesh"),
+    ("checkpoint", "processes"),
+    ("processes", "flags"),
     ("train", "resume"),
 }
 ONLY_IMPORTERS = {

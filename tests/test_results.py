@@ -14,17 +14,37 @@ from conftest import REPOSITORY
 FILES = sorted((REPOSITORY / "results").glob("*.json"))
 
 
-@pytest.fixture(scope="module")
-def results() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "results", REPOSITORY / "tools/results.py"
-    )
+def tool(name: str) -> ModuleType:
+    path = REPOSITORY / "tools" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["results"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def results() -> ModuleType:
+    return tool("results")
+
+
+def test_the_page_on_scaling_shows_what_was_measured() -> None:
+    scaling = tool("scaling")
+    page = scaling.PAGE.read_text()
+    assert scaling.rendered(page) == page
+    document = json.loads(scaling.NUMBERS.read_text())
+    assert f"{document['floats'] - 2:,} parameters" in page
+    assert f"{document['floats']:,} float32".replace(",", "") in page.replace(",", "")
+
+
+@pytest.mark.slow
+def test_what_scaling_measures_is_there_to_be_measured() -> None:
+    scaling = tool("scaling")
+    for case in (scaling.TWO, scaling.Case(128, 2, processes=2)):
+        found = scaling.measure_once(case)
+        assert found["step"] > found["sum"] > 0
 
 
 def test_the_readme_shows_what_was_measured(results: ModuleType) -> None:

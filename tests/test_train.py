@@ -9,6 +9,7 @@ from conftest import mesh_of
 
 from rnnmnist import train
 from rnnmnist.config import Config, TrainConfig
+from rnnmnist.errors import UserError
 from rnnmnist.mesh import make_mesh
 from rnnmnist.train import is_due, next_event
 
@@ -77,3 +78,18 @@ def test_the_mesh_of_a_batch() -> None:
     assert make_mesh(7, None).size == 7
     assert make_mesh(11, None).size == 1
     assert make_mesh(12, 3).size == mesh_of(3).size
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_devices", "line"),
+    [
+        (12, 8, "must divide train.batch_size=12, and 8 does not; 6 does"),
+        (7, 8, "must divide train.batch_size=7, and 8 does not; 7 does"),
+        (128, 9, "must be at most 8, the cpu devices here, not 9"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_one_line_with_what_does(
+    batch_size: int, num_devices: int, line: str
+) -> None:
+    with pytest.raises(UserError, match=f"train.num_devices: {line}$"):
+        make_mesh(batch_size, num_devices)

@@ -11,10 +11,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-import jax
-from jax.sharding import SingleDeviceSharding
-
 from rnnmnist import checkpoint
+from rnnmnist.mesh import here
 from rnnmnist.model import abstract_params, make_model
 from rnnmnist.steps import find_step
 
@@ -28,7 +26,7 @@ def main() -> None:
     workdir = parser.parse_args().workdir.absolute()
     step = find_step(workdir, "best")
     model = make_model(checkpoint.read_config(workdir, step).model)
-    like = abstract_params(model, SingleDeviceSharding(jax.devices()[0]))
+    like = abstract_params(model, here())
     shutil.rmtree(TARGET, ignore_errors=True)
     checkpoint.export_params(workdir, step, like, TARGET)
     size = sum(path.stat().st_size for path in TARGET.rglob("*") if path.is_file())

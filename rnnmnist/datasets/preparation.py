@@ -10,6 +10,7 @@ import threading
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import requests
 import tensorflow_datasets as tfds
@@ -49,6 +50,52 @@ def prepared_builder(config: DataConfig) -> MnistRows:
     return builder
 
 
+class Outlook(NamedTuple):
+    """How a data set is to be had."""
+
+    prepared: bool
+    folder: Path  # where it is, or would be
+    text: str  # the same, in words
+
+
+def outlook(config: DataConfig, *, ask: bool) -> Outlook:
+    """Says how a run would come by a data set, and prepares and creates nothing.
+
+    Args:
+        config: of the data set.
+        ask: whether the original files are looked at, and their host asked for
+            an answer where some are missing, in `NETWORK_SECONDS` at most.
+
+    Raises:
+        UserError: if asked to look, when a run could not have it, as
+            `prepared_builder` would.
+        RunError: when what was prepared is damaged.
+    """
+    manual_dir = _absolute(config.manual_dir)
+    try:
+        builder = _builder(config.name, _absolute(config.data_dir))
+        prepared = builder.is_prepared()
+    except OSError as error:
+        raise UserError(f"data.data_dir: cannot read {config.name}: {error}") from error
+    folder = Path(builder.data_dir)
+    if prepared:
+        return Outlook(True, folder, f"prepared in {folder}")
+    missing = _missing(builder, manual_dir)
+    if ask:
+        _check_is_folder(manual_dir)
+        if wrong := _unoriginal(builder, manual_dir):
+            raise UserError(wrong)
+        _check_network(builder, manual_dir)
+    if builder.builder_config.url is None:
+        source = "from this package"
+    elif missing:
+        host = urllib.parse.urlparse(missing[0]).netloc
+        source = f"from {host}{', which answers' if ask else ''}"
+    else:
+        source = "from files that are here"
+    return Outlook(False, folder, f"not prepared; a run takes it {source}")
+
+
 def _builder(name: str, data_dir: Path | None) -> MnistRows:
     place = None if data_dir is None else str(data_dir)
     try:
@@ -69,15 +116,15 @@ def _alone_in(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # without locks, each prepares for itself
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
 
 
 def _prepare(builder: MnistRows, manual_dir: Path | None) -> None:
-    if manual_dir is not None and not manual_dir.is_dir():
-        raise UserError(f"data.manual_dir: {manual_dir} is not a folder")
+    _check_is_folder(manual_dir)
     _check_network(builder, manual_dir)
     print(f"preparing {builder.builder_config.name} in {builder.data_dir}", flush=True)
     download_config = tfds.download.DownloadConfig(
@@ -97,6 +144,11 @@ def _prepare(builder: MnistRows, manual_dir: Path | None) -> None:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def _check_is_folder(manual_dir: Path | None) -> None:
+    if manual_dir is not None and not manual_dir.is_dir():
+        raise UserError(f"data.manual_dir: {manual_dir} is not a folder")
+
+
 def _absolute(folder: str | None) -> Path | None:
     return None if folder is None else Path(folder).expanduser().absolute()
 
@@ -114,18 +166,24 @@ def _urls(builder: MnistRows) -> list[str]:
     )
 
 
-def _check_network(builder: MnistRows, manual_dir: Path | None) -> None:
-    """Asks the files' host for an answer if a file has to come from there.
-
-    Raises:
-        UserError: when there is no answer in time.
-    """
+def _missing(builder: MnistRows, manual_dir: Path | None) -> list[str]:
+    """The addresses of the files that have to be downloaded."""
     missing = []
     for url in _urls(builder):
         by_hand = manual_dir is not None and (manual_dir / _file_name(url)).exists()
         name = get_dl_fname(url, builder.url_infos[url].checksum)
         if not by_hand and not any(_downloads(builder).rglob(name)):
             missing.append(url)
+    return missing
+
+
+def _check_network(builder: MnistRows, manual_dir: Path | None) -> None:
+    """Asks the files' host for an answer if a file has to come from there.
+
+    Raises:
+        UserError: when there is no answer in time.
+    """
+    missing = _missing(builder, manual_dir)
     if not missing:
         return
     answers: list[bool] = []
@@ -165,7 +223,13 @@ def _no_files(builder: MnistRows, manual_dir: Path | None, why: str) -> str:
 
 
 def _wrong_file(builder: MnistRows, manual_dir: Path | None, why: str) -> str:
-    """Says which file is not the original, with both checksums."""
+    return _unoriginal(builder, manual_dir) or (
+        f"data.name: a download is not the original: {why.split('To debug')[0]}"
+    )
+
+
+def _unoriginal(builder: MnistRows, manual_dir: Path | None) -> str | None:
+    """Says which file in a folder is not the original, with both checksums."""
     for url in _urls(builder):
         path = None if manual_dir is None else manual_dir / _file_name(url)
         expected = builder.url_infos[url]
@@ -177,4 +241,4 @@ def _wrong_file(builder: MnistRows, manual_dir: Path | None, why: str) -> str:
                     f"SHA-256 {found}, but the original has {int(expected.size)} "
                     f"bytes and SHA-256 {expected.checksum}; fetch it again from {url}"
                 )
-    return f"data.name: a download is not the original: {why.split('To debug')[0]}"
+    return None

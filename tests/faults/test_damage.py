@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import runs
-from conftest import Command, mesh_of
+from conftest import Command
 
 from rnnmnist import checkpoint, evaluation, verification
 from rnnmnist.config import FIELDS
 from rnnmnist.digests import array_digests
 from rnnmnist.errors import RunError, UserError
+from rnnmnist.mesh import here
 from rnnmnist.model import make_model
 from rnnmnist.resume import FREE, FREE_WITH_WARNING, step_to_resume
 from rnnmnist.step import abstract_state
@@ -82,7 +83,7 @@ def test_a_damaged_newest_step_is_named_and_training_goes_back(
 def everything(workdir: Path, step: int) -> dict[str, str]:
     """The sums of what is restored from a step, computed from the arrays."""
     config = checkpoint.read_config(workdir, step)
-    like = abstract_state(config, make_model(config.model), mesh_of(1))
+    like = abstract_state(config, make_model(config.model), here())
     state = checkpoint.read_state(workdir, step, like)
     found = array_digests(checkpoint.memory(state)) | array_digests(state.params)
     document = config.replace({"data.data_dir": None}).to_dict()
@@ -104,7 +105,7 @@ def test_one_flipped_bit_anywhere_is_found_or_changes_nothing(
     content = bytearray(path.read_bytes())
     content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
     path.write_bytes(content)
-    fault = verification.fault_of(workdir, NEWEST, mesh_of(1))
+    fault = verification.fault_of(workdir, NEWEST)
     if fault is None:
         assert everything(workdir, NEWEST) == everything(twin, NEWEST)
     else:
@@ -118,7 +119,7 @@ def test_a_checkpoint_under_another_steps_name_is_damaged(
 ) -> None:
     workdir = runs.copy_of(twin, tmp_path / "run")
     (workdir / str(NEWEST)).rename(workdir / "7000")
-    fault = verification.fault_of(workdir, 7000, mesh_of(1))
+    fault = verification.fault_of(workdir, 7000)
     assert fault == f"it holds step {NEWEST}"
 
 
@@ -208,13 +209,13 @@ def test_two_hundred_random_edits_give_errors_or_the_right_arrays(
     right_result = json.loads(path.read_text())
     right_params = right_result["params_sha256"]
     config = checkpoint.read_config(twin, NEWEST)
-    mesh, outcomes = mesh_of(1), {"good": 0, "bad": 0}
+    outcomes = {"good": 0, "bad": 0}
     for number in range(200):
         generator = random.Random(number)
         workdir = runs.copy_of(twin, tmp_path / str(number))
         said = edit(generator, files_of(workdir))
         for step in checkpoint.list_steps(workdir):
-            if verification.fault_of(workdir, step, mesh) is None:
+            if verification.fault_of(workdir, step) is None:
                 outcomes["good"] += 1
                 assert everything(workdir, step) == right[step], said
             else:

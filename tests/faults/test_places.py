@@ -1,5 +1,8 @@
 """Places that are full, read-only, no folders, or oddly named; a torn cache."""
 
+import errno
+import fcntl
+import logging
 import os
 import signal
 import subprocess
@@ -14,6 +17,7 @@ from conftest import Command, one_line_error
 
 from rnnmnist import data
 from rnnmnist.config import DataConfig
+from rnnmnist.workdir import NOTE, claim, holder
 
 pytestmark = pytest.mark.slow
 
@@ -136,3 +140,17 @@ def test_a_kill_while_the_arrays_are_written_costs_a_decoding(
     for split in data.SPLITS:
         np.testing.assert_array_equal(first[split].images, second[split].images)
     assert len(list(tmp_path.rglob("arrays.npz"))) == 1
+
+
+def test_a_file_system_without_locks_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with caplog.at_level(logging.WARNING), claim(tmp_path) as mine:
+        assert (tmp_path / NOTE).read_text() == mine
+        assert holder(tmp_path) is None
+    (record,) = caplog.records
+    assert f"{tmp_path} has no locks (Operation not supported)" in record.getMessage()

@@ -1,0 +1,274 @@
+"""Several processes are one run: they agree, and the first alone speaks."""
+
+import json
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+import runs
+from conftest import Command, one_line_error
+
+from rnnmnist import processes
+from rnnmnist.errors import RunError, UserError
+from rnnmnist.flags import Place, parse_training
+from rnnmnist.workdir import claim
+
+TWO_DEVICES = "--config.train.num_devices=2"
+EIGHT_DEVICES = "--config.train.num_devices=8"
+
+
+def together(
+    environment: dict[str, str], workdir: Path, data_dir: Path, count: int, *more: str
+) -> list[tuple[int, str, str]]:
+    words = runs.words(workdir, data_dir, *more)
+    return runs.outcomes(runs.start_together(environment, [words] * count))
+
+
+@pytest.fixture(scope="module")
+def pair(
+    tmp_path_factory: pytest.TempPathFactory,
+    environment: dict[str, str],
+    data_dir: Path,
+) -> Path:
+    """The run of two processes that nothing happened to."""
+    workdir = tmp_path_factory.mktemp("pair") / "run"
+    first, second = together(environment, workdir, data_dir, 2, TWO_DEVICES)
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert "2 cpu devices of 2 processes" in first[1]
+    assert first[2] == ""
+    assert second[1:] == ("", "")  # the first alone speaks
+    return workdir
+
+
+def test_two_processes_are_one_run(
+    command: Command, data_dir: Path, pair: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone"
+    finished = command("main", *runs.words(alone, data_dir, TWO_DEVICES))
+    assert finished.returncode == 0, finished.stderr
+    # Two devices add the same two numbers, wherever they are: to the last bit.
+    runs.assert_same_end(pair, alone)
+
+
+def test_all_write_checkpoints_and_one_process_evaluates(
+    command: Command, pair: Path
+) -> None:
+    for step in (100, runs.STEPS):
+        writers = {path.name for path in (pair / str(step) / "state").glob("ocdbt.*")}
+        assert writers == {"ocdbt.process_0", "ocdbt.process_1"}
+    (path,) = (pair / "evaluation").iterdir()
+    trained = json.loads(path.read_text())
+    path.unlink()
+    finished = command("evaluate", f"--workdir={pair}")
+    assert finished.returncode == 0, finished.stderr
+    evaluated = json.loads(path.read_text())
+    assert evaluated["confusion"] == trained["confusion"]
+    assert evaluated["params_sha256"] == trained["params_sha256"]
+    assert command("verify", f"--workdir={pair}").returncode == 0
+
+
+@pytest.mark.slow
+def test_four_processes_go_on_from_two_and_one_from_four(
+    environment: dict[str, str],
+    command: Command,
+    data_dir: Path,
+    pair: Path,
+    tmp_path: Path,
+) -> None:
+    workdir = runs.copy_of(pair, tmp_path / "run")
+    runs.cut_back(workdir, 100)
+    four = together(environment, workdir, data_dir, 4, EIGHT_DEVICES)
+    assert [code for code, _, _ in four] == [0] * 4, four
+    assert "resuming from step 100\n" in four[0][1]
+    found, expected = runs.metrics(workdir), runs.metrics(pair)
+    assert [line["step"] for line in found] == [line["step"] for line in expected]
+    for a, b in zip(found, expected, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=0.02)
+    runs.cut_back(workdir, 100)
+    finished = command("main", *runs.words(workdir, data_dir, EIGHT_DEVICES))
+    assert finished.returncode == 0, finished.stderr
+    assert "resuming from step 100\n" in finished.stdout
+    assert runs.metrics(workdir)[-1]["loss"] == pytest.approx(
+        runs.metrics(pair)[-1]["loss"], rel=0.02
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("victim", "number"), [(1, signal.SIGTERM), (0, signal.SIGINT)]
+)
+def test_a_signal_to_one_stops_all_after_a_save(
+    environment: dict[str, str],
+    data_dir: Path,
+    pair: Path,
+    tmp_path: Path,
+    victim: int,
+    number: int,
+) -> None:
+    workdir = tmp_path / "run"
+    words = runs.words(workdir, data_dir, TWO_DEVICES)
+    running = runs.start_together(environment, [words] * 2)
+    runs.wait_for_training(running[0])
+    running[victim].send_signal(number)
+    ended = runs.outcomes(running)
+    assert [code for code, _, _ in ended] == [128 + number] * 2, ended
+    lines = {stderr.strip() for _, _, stderr in ended}
+    assert len(lines) == 1, lines
+    assert f"of {runs.STEPS} in {workdir}; the same command goes on" in lines.pop()
+    first, _ = together(environment, workdir, data_dir, 2, TWO_DEVICES)
+    assert first[0] == 0, first[2]
+    assert "resuming from step" in first[1]
+    runs.assert_same_end(workdir, pair)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_others_and_a_restart_resumes(
+    environment: dict[str, str],
+    data_dir: Path,
+    pair: Path,
+    tmp_path: Path,
+    victim: int,
+) -> None:
+    workdir = tmp_path / "run"
+    words = runs.words(workdir, data_dir, TWO_DEVICES)
+    running = runs.start_together(environment, [words] * 2)
+    runs.wait_for_training(running[0], "validation")  # whose save may be under way
+    running[victim].kill()
+    ended = runs.outcomes(running)  # within its time limit
+    code, _, stderr = ended[1 - victim]
+    assert code not in (0, 130, 143)
+    # Our line where a collective operation fails first, jax's own report otherwise.
+    assert "has lost another process" in stderr or "another task died" in stderr
+    first, _ = together(environment, workdir, data_dir, 2, TWO_DEVICES)
+    assert first[0] == 0, first[2]
+    runs.assert_same_end(workdir, pair)
+
+
+@pytest.mark.slow
+def test_what_the_first_refuses_all_refuse(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    with claim(workdir):
+        ended = together(environment, workdir, data_dir, 2, TWO_DEVICES)
+    for code, _, stderr in ended:
+        assert code == 2
+        (line,) = stderr.strip().splitlines()
+        assert line.startswith(f"error: --workdir: {workdir} is in use by process ")
+    assert list(workdir.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_batch_that_cannot_be_shared_is_one_line_with_what_can(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    odd = "--config.train.batch_size=49"
+    for code, _, stderr in together(environment, tmp_path / "run", data_dir, 2, odd):
+        assert code == 2
+        assert stderr == (
+            "error: train.batch_size: must be a multiple of the 2 processes, not 49; "
+            "48 or 50 would do\n"
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_workdir_that_is_not_shared_is_refused(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    arguments = [runs.words(tmp_path / name, data_dir) for name in ("here", "there")]
+    running = runs.start_together(environment, arguments)
+    for code, _, stderr in runs.outcomes(running):
+        assert code == 2
+        assert "is not one folder for all processes" in stderr
+
+
+@pytest.mark.slow
+def test_it_starts_by_itself_where_slurm_started_it(
+    environment: dict[str, str], data_dir: Path, pair: Path, tmp_path: Path
+) -> None:
+    workdir, job = tmp_path / "run", str(runs.free_port())  # jax's port follows from it
+    variables = [
+        {
+            "SLURM_JOB_ID": job,
+            "SLURM_STEP_NODELIST": "127.0.0.1",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(index),
+            "SLURM_LOCALID": str(index),
+        }
+        for index in range(2)
+    ]
+    words = runs.words(workdir, data_dir, TWO_DEVICES)
+    running = runs.start_together(environment, [words] * 2, variables)
+    ended = runs.outcomes(running)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    runs.assert_same_end(workdir, pair)
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--num_processes=2"], "--process_id: must be from 0 to 1"),
+        (["--num_processes=0"], "--num_processes: must be at least 1"),
+        (["--process_id=1"], "--num_processes: must be at least 1"),
+        (["--num_processes=2", "--process_id=2"], "--process_id: must be from 0 to 1"),
+        (["--num_processes=2", "--process_id=1"], "must be HOST:PORT"),
+        (
+            ["--num_processes=2", "--process_id=1", "--coordinator_address=here"],
+            "must be HOST:PORT, where process 0 runs, not here",
+        ),
+        (["--num_processes=two"], "invalid int value: 'two'"),
+        (["--num_proceses=2"], "did you mean --num_processes?"),
+    ],
+)
+def test_a_place_that_is_none_is_refused(words: list[str], part: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_training(words, "")
+    assert part in str(caught.value)
+
+
+def test_one_process_needs_no_coordinator() -> None:
+    assert parse_training(["--num_processes=1"], "").place == Place(None, 1, None)
+    with processes.joined(Place(None, 1, None)):
+        assert processes.count() == 1
+        assert processes.from_first(lambda: 3) == processes.largest(3) == 3
+
+
+def test_a_port_that_is_taken_is_one_line(command: Command, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        place = [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"]
+        finished = command("main", f"--workdir={tmp_path}", *place, "--process_id=0")
+    assert f"--coordinator_address: port {port} cannot be" in one_line_error(finished)
+
+
+def test_a_coordinator_that_does_not_answer_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "JOIN_SECONDS", 0.5)
+    address = f"127.0.0.1:{runs.free_port()}"
+    with (
+        pytest.raises(RunError, match=f"no answer from {address} within 0.5 s"),
+        processes.joined(Place(address, 2, 1)),
+    ):
+        pass
+
+
+def test_a_cluster_that_cannot_be_joined_is_one_line(
+    command: Command, tmp_path: Path
+) -> None:
+    broken = {
+        "SLURM_JOB_ID": "seven",
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+    }
+    finished = command("main", f"--workdir={tmp_path / 'run'}", **broken)
+    line = one_line_error(finished)
+    assert "the cluster that jax found here cannot be joined" in line
+    assert "--num_processes=1 to run alone" in line
