@@ -9,13 +9,13 @@ from conftest import REPOSITORY
 # Imports run downwards only: a room sees the floors below its own.
 FLOORS = [
     {"errors", "settings", "config", "streams"},
-    {"flags", "mesh", "model", "data", "datasets", "checkpoint"}
+    {"versions", "flags", "mesh", "model", "data", "datasets", "checkpoint"}
     | {"digests", "workdir", "compilation", "processes", "progress", "signals"},
-    {"batches", "steps"},
+    {"batches", "steps", "machine"},
     {"step"},
     {"evaluation", "verification"},
-    {"train", "resume"},
-    {"main", "evaluate", "verify"},
+    {"train", "resume", "checkup"},
+    {"main", "evaluate", "verify", "doctor"},
 ]
 # On one floor, but in this order.
 NEIGHBOURS = {
@@ -29,6 +29,7 @@ NEIGHBOURS = {
     ("checkpoint", "processes"),
     ("processes", "flags"),
     ("train", "resume"),
+    ("checkup", "resume"),
 }
 ONLY_IMPORTERS = {
     "orbax": {"checkpoint"},

@@ -207,6 +207,18 @@ def test_it_starts_by_itself_where_slurm_started_it(
     runs.assert_same_end(workdir, pair)
 
 
+@pytest.mark.slow
+def test_the_doctor_looks_at_all_processes(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    words = runs.words(tmp_path / "run", data_dir, TWO_DEVICES)
+    running = runs.start_together(environment, [words] * 2, command="doctor")
+    first, second = runs.outcomes(running)
+    assert (first[0], second) == (0, (0, "", "")), first[2]
+    assert "2 of 2 x cpu" in first[1]
+    assert "a run of embedded would work here" in first[1]
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

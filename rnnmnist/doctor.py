@@ -1,0 +1,102 @@
+"""Says what this machine has, and whether a run would work here.
+
+    python -m rnnmnist.doctor --require=gpu
+
+Takes the flags of `rnnmnist.main` too, for the run that is meant. Exits with 1 if
+it would not work, or would use other devices than those that are required.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rnnmnist import errors, flags, versions
+
+
+class Report:
+    """Lines that appear as they are found, and the problems among them."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def line(self, label: str, text: str) -> None:
+        """Shows a finding."""
+        print(f"{label:<21}{text}", flush=True)
+
+    def find(self, label: str, finder: Callable[..., str], *of: Any) -> bool:
+        """Shows what a function finds, or the problem that it raises.
+
+        Returns:
+            Whether there was none.
+        """
+        try:
+            self.line(label, finder(*of))
+        except errors.RunError as error:
+            self.line(label, f"NO: {error}")
+            if str(error) not in self.problems:
+                self.problems.append(str(error))
+            return False
+        return True
+
+    def refusal(self, name: str) -> errors.RunError:
+        """One line with every problem of a configuration's run."""
+        why = "; and ".join(self.problems)
+        return errors.RunError(f"a run of {name} would not work here: {why}")
+
+
+def main(arguments: list[str]) -> None:
+    """Examines the machine for the run that the command line means.
+
+    Raises:
+        UserError: for a wrong flag, setting or value.
+        RunError: when a run would not work here, with every reason.
+    """
+    started = time.monotonic()
+    asked, report = flags.parse_checkup(arguments, __doc__ or ""), Report()
+    for name, tested in versions.read_tested().items():
+        report.find(name, versions.describe_installed, name, tested)
+    try:
+        from rnnmnist.processes import joined
+    except Exception as error:  # libraries that do not fit together raise many kinds
+        report.problems.append(errors.first_line(error))
+        raise report.refusal(asked.name) from error
+    with joined(asked.training.place):
+        examine(asked, report)
+        report.line("seconds", f"{time.monotonic() - started:.1f}")
+        if report.problems:
+            raise report.refusal(asked.name)
+        report.line("verdict", f"a run of {asked.name} would work here")
+
+
+def examine(asked: flags.Checkup, report: Report) -> None:
+    """Looks at the machine, and at all that the run would need.
+
+    Raises:
+        RunError: when the devices are not those that are required.
+    """
+    from rnnmnist import checkup, machine
+    from rnnmnist.compilation import keep_programs
+    from rnnmnist.mesh import set_cpu_devices
+    from rnnmnist.processes import count
+
+    config, train = asked.training.config, asked.training.config.train
+    keep_programs()
+    set_cpu_devices(train.batch_size, train.num_devices, count())
+    report.line("machine", machine.describe())
+    usable = report.find(
+        "devices", machine.describe_devices, train.batch_size, train.num_devices
+    )
+    if asked.required:
+        machine.require(asked.required)
+    report.find("data", checkup.describe_data, config.data)
+    for text in checkup.describe_other_data(config.data):
+        report.line("data", text)
+    report.find("workdir", checkup.describe_workdir, config, asked.training.workdir)
+    if usable:
+        report.find("step", checkup.describe_step, config)
+        report.line("memory", machine.describe_memory())
+    report.line("programs", checkup.describe_programs())
+
+
+if __name__ == "__main__":
+    errors.run(main)
