@@ -10,7 +10,8 @@ from conftest import REPOSITORY
 FLOORS = [
     {"errors", "settings", "config", "streams"},
     {"versions", "flags", "mesh", "model", "data", "datasets", "checkpoint"}
-    | {"digests", "workdir", "compilation", "processes", "progress", "signals"},
+    | {"digests", "workdir", "compilation", "processes", "progress", "signals"}
+    | {"notebook"},
     {"batches", "steps", "machine"},
     {"step"},
     {"evaluation", "verification"},
@@ -27,6 +28,7 @@ NEIGHBOURS = {
     ("checkpoint", "digests"),
     ("checkpoint", "mesh"),
     ("checkpoint", "processes"),
+    ("notebook", "workdir"),
     ("processes", "flags"),
     ("train", "resume"),
     ("checkup", "resume"),
@@ -36,6 +38,8 @@ ONLY_IMPORTERS = {
     "tensorflow_datasets": {"datasets"},
     "tensorflow": set(),
     "tqdm": {"progress"},
+    "IPython": {"notebook"},
+    "matplotlib": {"notebook"},
     "optax": {"step"},
 }
 PACKAGE = REPOSITORY / "rnnmnist"

@@ -1,0 +1,232 @@
+"""A notebook's way to the commands, which imports neither jax nor anything slow.
+
+Each command is a child process: a kernel that imported jax would hold the TPU's lock,
+or most of a GPU's memory, for as long as it lives.
+
+    from rnnmnist import notebook
+    notebook.train(Path("runs/colab"), "--config=default")
+    notebook.run("evaluate", "--workdir=runs/colab")
+"""
+
+import contextlib
+import io
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from rnnmnist.errors import RunError
+from rnnmnist.workdir import MetricsFile
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SECONDS_BETWEEN_PICTURES = 5.0
+# Said before what the cell says. On a Colab TPU jax would look for a cluster.
+ALWAYS = {"main": ("--num_processes=1",), "doctor": ("--num_processes=1",)}
+COLOURS = {"train": "#7f9fc4", "validation": "#c4501b"}
+
+Lines = list[dict[str, Any]]  # of `metrics.jsonl`
+
+
+class CommandError(RunError):
+    """A command did not end well; the message is its last line and its exit code."""
+
+    def __init__(self, command: str, last_line: str, returncode: int) -> None:
+        killed = returncode < 0
+        how = (
+            f"ended by {signal.Signals(-returncode).name}"
+            if killed
+            else f"exit code {returncode}"
+        )
+        super().__init__(
+            f"{last_line or 'it printed nothing'} (rnnmnist.{command}, {how})"
+        )
+        self.exit_code = 128 - returncode if killed else returncode
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the line alone, as a terminal would."""
+        return [str(self)]
+
+
+def run(command: str, *arguments: str) -> None:
+    """Runs `python -m rnnmnist.COMMAND ARGUMENTS`; its output streams into the cell.
+
+    The first interrupt of the cell is passed on, so that training saves before it
+    stops; the second kills. If the kernel dies, the command ends at its next line.
+
+    Args:
+        command: `main`, `evaluate` and so on.
+        arguments: the words after it.
+
+    Raises:
+        CommandError: when the command exits with anything but 0.
+        ValueError: outside the main thread, where no interrupt can be heard.
+    """
+    _stream(command, arguments, lambda: None)
+
+
+def train(workdir: Path, *arguments: str) -> None:
+    """Trains, or goes on, under a picture of the curves that grows every few seconds.
+
+    Args:
+        workdir: where the run lives.
+        arguments: further words for `rnnmnist.main`.
+
+    Raises:
+        CommandError: as `run` does.
+        ValueError: as `run` does.
+    """
+    curves = Curves(workdir / "metrics.jsonl")
+    try:
+        _stream("main", (f"--workdir={workdir}", *arguments), curves.draw_if_due)
+    finally:
+        curves.draw()
+
+
+def _stream(
+    command: str, arguments: tuple[str, ...], after_line: Callable[[], None]
+) -> None:
+    words = [*ALWAYS.get(command, ()), *arguments]
+    line = ""
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", f"rnnmnist.{command}", *words],
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,  # a child whose pipe has no reader stops
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            process_group=0,  # Jupyter interrupts the whole group of the kernel
+        ) as child,
+        _interrupts_passed_to(child),
+    ):
+        for line in child.stdout or ():
+            print(line, end="", flush=True)
+            after_line()
+    if child.returncode:
+        raise CommandError(command, line.strip(), child.returncode)
+
+
+@contextlib.contextmanager
+def _interrupts_passed_to(child: "subprocess.Popen[str]") -> Iterator[None]:
+    """Sends SIGINT on to a child, once; from the second on, kills it."""
+    interrupted = False
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        child.send_signal(signal.SIGKILL if interrupted else number)
+        interrupted = True
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Curves:
+    """A run's curves in a cell's output, drawn anew in place."""
+
+    def __init__(self, path: Path) -> None:
+        """Draws nothing yet.
+
+        Args:
+            path: of `metrics.jsonl`, which need not exist.
+        """
+        self._path = path
+        self._drawn = -math.inf
+        self._place: Any = None  # IPython's handle of what it displays
+
+    def draw_if_due(self) -> None:
+        """Draws, unless that was done a moment ago."""
+        if time.monotonic() - self._drawn >= SECONDS_BETWEEN_PICTURES:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draws what the file holds now; nothing, as long as it holds nothing."""
+        metrics = MetricsFile.read(self._path)
+        if not metrics:
+            return
+        from IPython.display import Image, display
+
+        image = Image(picture(metrics), retina=True)
+        if self._place is None:
+            self._place = display(image, display_id=True)
+        else:
+            self._place.update(image)
+        self._drawn = time.monotonic()
+
+
+def picture(metrics: Lines) -> bytes:
+    """Draws loss and accuracy, of training and of validation, over the steps.
+
+    Args:
+        metrics: the lines of `metrics.jsonl`, at least one.
+
+    Returns:
+        A PNG, 5.6 by 5.2 inches at 200 dots an inch.
+    """
+    # Not pyplot, which would choose a backend for the whole kernel and keep figures.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 5.2), dpi=200, layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
+    for split in COLOURS:
+        _draw(above, metrics, split, "loss", 1)
+        _draw(below, metrics, split, "accuracy", 100)
+    above.set_yscale("log")
+    above.set_ylabel("loss (nats per image)")
+    above.legend(frameon=False)
+    below.set_ylabel("accuracy (% of images)")
+    below.set_xlabel("step (updates)")
+    below.set_xlim(left=0)
+    below.xaxis.set_major_formatter("{x:,.0f}")
+    floor = _floor(metrics)
+    below.set_ylim(floor, 100 + (100 - floor) / 40)  # room for a line at 100 %
+    above.set_title(_headline(metrics), fontsize="medium", loc="left")
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def _draw(axes: "Axes", metrics: Lines, split: str, key: str, scale: float) -> None:
+    lines = [line for line in metrics if line["split"] == split]
+    steps = [line["step"] for line in lines]
+    values = [scale * line[key] for line in lines]
+    marker = "o" if split == "validation" else ""
+    axes.plot(
+        steps, values, color=COLOURS[split], marker=marker, markersize=4, label=split
+    )
+
+
+def _floor(metrics: Lines) -> float:
+    """Where the axis of accuracy begins, in %: a little below the lowest validation.
+
+    The last few % tell runs apart, so training's first steps may lie outside.
+    """
+    validated = [line for line in metrics if line["split"] == "validation"]
+    lowest = 100 * min(line["accuracy"] for line in validated or metrics)
+    return max(0.0, lowest - (100 - lowest) / 2 - 0.1)  # 0.1: where it is 100 %
+
+
+def _headline(metrics: Lines) -> str:
+    validated = [line for line in metrics if line["split"] == "validation"]
+    last = f"step {metrics[-1]['step']:,}"
+    if not validated:
+        return last
+    best = max(validated, key=lambda line: (line["accuracy"], -line["step"]))
+    return (
+        f"{last}   best on validation: {100 * best['accuracy']:.2f} % "
+        f"at step {best['step']:,}"
+    )
