@@ -1,0 +1,27 @@
+#!/bin/bash
+# One run on several GPUs or hosts under SLURM, one task for each GPU:
+#
+#   sbatch launch/slurm.sh --config=default --config.train.batch_size=1024
+#
+# jax finds the other tasks by itself. The submission's folder has to be on a file
+# system that all nodes share, and hold the environment `.venv`.
+#SBATCH --job-name=rnnmnist
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=4
+#SBATCH --time=00:30:00
+#SBATCH --signal=TERM@60
+#SBATCH --requeue
+#SBATCH --open-mode=append
+set -uo pipefail
+
+# A minute before the time is up every task gets SIGTERM, saves, and exits with 143.
+# A task that dies takes the others with it; they all start again together.
+srun --kill-on-bad-exit=1 --wait=60 \
+  .venv/bin/python -m rnnmnist.main --workdir="checkpoints/$SLURM_JOB_NAME" "$@"
+code=$?
+if [ "$code" -eq 143 ]; then
+  scontrol requeue "$SLURM_JOB_ID" # goes on from the step that was saved
+fi
+exit "$code"
