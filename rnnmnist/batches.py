@@ -12,11 +12,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from rnnmnist.config import Config
 from rnnmnist.data import Examples
-from rnnmnist.mesh import put, replicated
+from rnnmnist.mesh import by_member, put, replicated
 from rnnmnist.streams import Stream, stream_key
 
 # Each round swaps at random half of all pairs, paired anew. Six rounds a bit
@@ -38,7 +38,7 @@ class TrainingSplit:
 
     images: jax.Array  # uint8 [examples, rows, columns]
     labels: jax.Array  # uint8 [examples]
-    seed: jax.Array  # uint32 []
+    seed: jax.Array  # uint32 [], or [members] of a stack, each with its own batches
     batch_size: int = flax.struct.field(pytree_node=False)
     max_shift: int = flax.struct.field(pytree_node=False)
 
@@ -46,16 +46,20 @@ class TrainingSplit:
     def put(cls, examples: Examples, config: Config, mesh: Mesh) -> "TrainingSplit":
         """Lays a training split out, the same on every device of a mesh."""
         everywhere = replicated(mesh)
+        seeds = np.asarray(config.seeds, np.uint32)
         return cls(
             images=put(examples.images, everywhere),
             labels=put(examples.labels, everywhere),
-            seed=put(np.uint32(config.seed), everywhere),
+            seed=put(
+                seeds if len(seeds) > 1 else seeds[0],
+                NamedSharding(mesh, by_member(len(seeds))),
+            ),
             batch_size=config.train.batch_size,
             max_shift=config.data.max_shift,
         )
 
     def batch(self, step: jax.Array | int, shard: jax.Array, num_shards: int) -> Batch:
-        """The share of one device in the batch of a step.
+        """The share of one device in the batch of a step, for a single seed.
 
         Args:
             step: updates finished before this one, int32 [].

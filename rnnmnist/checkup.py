@@ -3,7 +3,6 @@
 Each function returns what it found, and raises what a run would stumble over.
 """
 
-import math
 import shutil
 import time
 from pathlib import Path
@@ -124,7 +123,9 @@ def describe_step(config: Config) -> str:
 
 
 def _describe_step(config: Config) -> str:
-    mesh = make_mesh(config.train.batch_size, config.train.num_devices)
+    mesh = make_mesh(
+        config.train.batch_size, config.train.num_devices, config.num_seeds
+    )
     before = compile_seconds()
     split = TrainingSplit.put(noise(TRAIN_EXAMPLES[config.data.name]), config, mesh)
     state = create_state(config, make_model(config.model), mesh)
@@ -144,10 +145,11 @@ def _describe_step(config: Config) -> str:
     spent = compile_seconds() - before
     count = max(1, min(MOST_STEPS, int(ENOUGH_SECONDS / first)))
     metrics, seconds = steps(count)
-    loss = float(metrics.loss) / int(metrics.examples)
+    loss = float(np.mean(metrics.loss)) / int(metrics.examples)
+    images = config.num_seeds * int(metrics.examples)
     return (
         f"compiled in {spent:.1f} s, then {1000 * seconds / count:,.1f} ms a step of "
-        f"{config.train.batch_size}: {int(metrics.examples) / seconds:,.0f} images/s; "
+        f"{config.train.batch_size}: {images / seconds:,.0f} images/s; "
         f"loss {loss:.2f} on noise"
     )
 
@@ -169,10 +171,12 @@ def check_finite(metrics: Metrics, examples: int) -> None:
     Raises:
         RunError: when one was refused, with its loss and its gradient's norm.
     """
-    if int(metrics.examples) == examples and math.isfinite(float(metrics.loss)):
+    if int(metrics.examples) == examples and np.isfinite(metrics.loss).all():
         return
+    first = int(np.argmax(metrics.fault))  # of a stack's members
     raise RunError(
-        f"a step of training is not finite: its loss is {float(metrics.fault_loss)}, "
-        f"its gradient's norm {float(metrics.fault_norm)}; lower train.learning_rate "
+        f"a step of training is not finite: its loss is "
+        f"{float(metrics.fault_loss.reshape(-1)[first])}, its gradient's norm "
+        f"{float(metrics.fault_norm.reshape(-1)[first])}; lower train.learning_rate "
         "or set train.clip_norm"
     )

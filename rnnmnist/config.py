@@ -128,7 +128,10 @@ class Config(Section):
         0, "of weights, data order and shifts", at_least=0, at_most=2**31 - 1
     )
     num_seeds: int = setting(
-        1, "networks trained at once (stacks are not built yet)", at_least=1, at_most=1
+        1,
+        "networks trained at once, the second with seed + 1 and so on",
+        at_least=1,
+        at_most=4096,
     )
     tutorial_128: bool = setting(
         False, "score the first 128 test images too, as the 2016 tutorial did"
@@ -140,6 +143,11 @@ class Config(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         train, examples = self.train, TRAIN_EXAMPLES[self.data.name]
+        if self.seeds[-1] >= 2**31:
+            raise UserError(
+                f"seed: must be at most {2**31 - self.num_seeds}, so that "
+                f"num_seeds={self.num_seeds} stay below 2**31, not {self.seed}"
+            )
         if train.batch_size > examples:
             raise UserError(
                 f"train.batch_size: must be at most the {examples} training images "
@@ -150,6 +158,11 @@ class Config(Section):
                 f"train.num_steps: {train.num_steps} steps of {train.batch_size} are "
                 f"more than 2**31 images; use at most {(2**31 - 1) // train.batch_size}"
             )
+
+    @property
+    def seeds(self) -> range:
+        """The seed of each network that is trained."""
+        return range(self.seed, self.seed + self.num_seeds)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON takes it, section by section."""

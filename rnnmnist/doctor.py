@@ -81,11 +81,10 @@ def examine(asked: flags.Checkup, report: Report) -> None:
 
     config, train = asked.training.config, asked.training.config.train
     keep_programs()
-    set_cpu_devices(train.batch_size, train.num_devices, count())
+    wanted = train.batch_size, train.num_devices, config.num_seeds
+    set_cpu_devices(*wanted, count())
     report.line("machine", machine.describe())
-    usable = report.find(
-        "devices", machine.describe_devices, train.batch_size, train.num_devices
-    )
+    usable = report.find("devices", machine.describe_devices, *wanted)
     if asked.required:
         machine.require(asked.required)
     report.find("data", checkup.describe_data, config.data)

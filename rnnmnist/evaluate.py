@@ -19,8 +19,8 @@ def main(arguments: list[str]) -> None:
         workdir, wanted.step, lambda step: checkpoint.read_config(workdir, step)
     )
     keep_programs()
-    set_cpu_devices(config.train.batch_size, None, 1)
-    mesh = make_mesh(config.train.batch_size, None)
+    set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
+    mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
     document = evaluation.evaluate_run(
         workdir, wanted.step, wanted.split, wanted.places, mesh
     )

@@ -9,6 +9,8 @@ import errno
 import json
 import logging
 import math
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,20 @@ from rnnmnist.config import Config
 from rnnmnist.data import Examples
 from rnnmnist.digests import params_sha256
 from rnnmnist.errors import RunError
-from rnnmnist.mesh import AXIS, put, replicated
-from rnnmnist.model import Params, RowReader, abstract_params, count_params, make_model
+from rnnmnist.mesh import BATCH, put, replicated
+from rnnmnist.model import (
+    CLASSES,
+    Params,
+    RowReader,
+    abstract_params,
+    count_params,
+    make_model,
+    unstack,
+)
 from rnnmnist.processes import is_first
 from rnnmnist.step import count_batches
 from rnnmnist.steps import with_step
-from rnnmnist.workdir import write_json
+from rnnmnist.workdir import append_line, now, write_json
 
 BATCH_PER_DEVICE = 250
 _logger = logging.getLogger(__name__)
@@ -88,18 +98,18 @@ class EvaluationSplit:
 
         Args:
             examples: all images of the split.
-            mesh: of one axis.
+            mesh: over whose `batch` each batch is shared out.
             batch_per_device: images that a device scores at a time; it changes
                 the memory and the speed, no count, and the loss by rounding only.
         """
-        count = len(examples.labels)
-        batch = min(batch_per_device, -(-count // mesh.size)) * mesh.size
+        count, shares = len(examples.labels), mesh.shape[BATCH]
+        batch = min(batch_per_device, -(-count // shares)) * shares
         padding = -count % batch
         images = np.pad(examples.images, ((0, padding), (0, 0), (0, 0)))
         labels = np.pad(
             examples.labels.astype(np.int32), (0, padding), constant_values=-1
         )
-        sharding = NamedSharding(mesh, P(None, AXIS))
+        sharding = NamedSharding(mesh, P(None, BATCH))
         return cls(
             put(images.reshape(-1, batch, *images.shape[1:]), sharding),
             put(labels.reshape(-1, batch), sharding),
@@ -108,19 +118,87 @@ class EvaluationSplit:
         )
 
 
-def evaluate(model: RowReader, params: Params, split: EvaluationSplit) -> Result:
-    """Scores every image of a split once."""
+def evaluate(
+    model: RowReader, params: Params, split: EvaluationSplit
+) -> tuple[Result, ...]:
+    """Scores every image of a split once, by each network.
+
+    Args:
+        model: of the networks.
+        params: of one network, or of a stack of them.
+        split: the images.
+
+    Returns:
+        A result for each member of the stack, in its order; one for one network.
+    """
     counts = jax.device_get(
         count_batches(params, split.images, split.labels, model=model, mesh=split.mesh)
     )
-    confusion = tuple(tuple(int(count) for count in row) for row in counts.confusion)
-    total = sum(map(sum, confusion))
-    if total != split.examples:
-        raise RuntimeError(f"counted {total} of {split.examples} images")
-    return Result(total, float(counts.loss) / total, confusion)
+    losses = counts.loss.reshape(-1)
+    confusions = counts.confusion.reshape(-1, CLASSES, CLASSES)
+    results = []
+    for loss, counted in zip(losses, confusions, strict=True):
+        confusion = tuple(tuple(int(count) for count in row) for row in counted)
+        total = sum(map(sum, confusion))
+        if total != split.examples:
+            raise RuntimeError(f"counted {total} of {split.examples} images")
+        results.append(Result(total, float(loss) / total, confusion))
+    return tuple(results)
 
 
-def wilson_interval(correct: int, examples: int) -> tuple[float, float]:
+def summary(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The fields of a result file: one network's own, or those of a stack.
+
+    Args:
+        members: the fields of each network, of which there are those of
+            `Result.to_dict`, on the same images.
+
+    Returns:
+        For a stack: sums of the counts, means of accuracy and loss, and how the
+        accuracy varies over seeds. Its `accuracy_interval` is over images, for a
+        network that is right as often as the mean says.
+    """
+    if len(members) == 1:
+        return dict(members[0])
+    accuracies = [member["accuracy"] for member in members]
+    mean, std = statistics.mean(accuracies), statistics.stdev(accuracies)
+    examples = members[0]["examples"]
+    confusions = [member["confusion"] for member in members]
+    return {
+        "examples": examples,
+        "correct": sum(member["correct"] for member in members),
+        "accuracy": mean,
+        "accuracy_interval": list(wilson_interval(mean * examples, examples)),
+        "accuracy_mean": mean,
+        "accuracy_std": std,
+        "accuracy_mean_interval": list(t_interval(mean, std, len(members))),
+        "loss": statistics.mean(member["loss"] for member in members),
+        "confusion": np.sum(confusions, axis=0).tolist(),
+        "members": list(members),
+    }
+
+
+def t_interval(mean: float, std: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a mean over seeds, from their own spread.
+
+    Args:
+        mean: over the seeds.
+        std: over them, with `count - 1` in its denominator.
+        count: of seeds, at least 2.
+
+    Returns:
+        Its ends, in the mean's unit.
+
+    References:
+        Student, "The probable error of a mean", Biometrika 6, 1908.
+    """
+    from scipy.special import stdtrit  # half a second, for stacks alone
+
+    half = float(stdtrit(count - 1, 0.975)) * std / math.sqrt(count)
+    return mean - half, mean + half
+
+
+def wilson_interval(correct: float, examples: int) -> tuple[float, float]:
     """The 95 % interval of a share.
 
     Returns:
@@ -156,10 +234,11 @@ def evaluate_run(
     def evaluate_step(step: int) -> dict[str, Any]:
         config = read_config(workdir, step).replace(places)
         examples = data.load(config.data)[split]
-        like = abstract_params(make_model(config.model), replicated(mesh))
+        model = make_model(config.model)
+        like = abstract_params(model, replicated(mesh), config.num_seeds)
         params = read_params(workdir, step, like)
         document = score(params, step, split, examples, config, mesh)
-        keep_result(workdir, document)
+        keep_result(workdir, document, "evaluate")
         return document
 
     return with_step(workdir, wanted, evaluate_step)
@@ -187,27 +266,45 @@ def score(
         What the result file holds.
     """
     model = make_model(config.model)
-    result = evaluate(model, params, EvaluationSplit.put(examples, mesh))
+    results = evaluate(model, params, EvaluationSplit.put(examples, mesh))
+    whole = jax.device_get(params)
+    networks = unstack(whole)
+    num_parameters = count_params(networks[0])
+    members = [
+        {
+            "seed": seed,
+            **result.to_dict(),
+            "num_parameters": num_parameters,
+            "params_sha256": params_sha256(network),
+        }
+        for seed, result, network in zip(config.seeds, results, networks, strict=True)
+    ]
     document = {
         "dataset": config.data.name,
         "split": split,
         "step": step,
         "seed": config.seed,
-        **result.to_dict(),
-        "num_parameters": count_params(params),
-        "params_sha256": params_sha256(params),
+        **summary(members),
+        "num_parameters": num_parameters,
+        "params_sha256": params_sha256(whole),
     }
     if config.tutorial_128 and split == "test":
         first = Examples(examples.images[:128], examples.labels[:128])
-        result = evaluate(model, params, EvaluationSplit.put(first, mesh))
-        document["tutorial_128"] = result.to_dict()
+        results = evaluate(model, params, EvaluationSplit.put(first, mesh))
+        document["tutorial_128"] = summary([result.to_dict() for result in results])
     return document
 
 
-def keep_result(workdir: Path, document: dict[str, Any]) -> None:
+def keep_result(workdir: Path, document: dict[str, Any], command: str) -> None:
     """Writes `evaluation/<split>-<step>.json` in a workdir, once for all processes.
 
-    Where that cannot be written (a model in a read-only place), a warning says so.
+    A reading of the test split is logged besides. Where nothing can be written (a
+    model in a read-only place), a warning says so.
+
+    Args:
+        workdir: of the run.
+        document: from `score`.
+        command: that has scored the split.
 
     Raises:
         RunError: when the disk is full.
@@ -216,10 +313,32 @@ def keep_result(workdir: Path, document: dict[str, Any]) -> None:
         return
     try:
         write_json(result_path(workdir, document["split"], document["step"]), document)
+        if document["split"] == "test":
+            log_reading(workdir, document["step"], document["params_sha256"], command)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise RunError(f"the result cannot be written: {error}") from error
         _logger.warning("the result is not kept: %s", error)
+
+
+def log_reading(workdir: Path, step: int, params_sha256: str, command: str) -> None:
+    """Says in a workdir that its test split was read, by which command and for what.
+
+    The trainer reads it once, after the checkpoint was chosen on validation; whoever
+    chooses anything by a later reading can be seen to have done so.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    append_line(
+        workdir / "test_readings.jsonl",
+        {
+            "time": now(),
+            "command": command,
+            "step": step,
+            "params_sha256": params_sha256,
+        },
+    )
 
 
 def result_path(workdir: Path, split: str, step: int) -> Path:
@@ -239,10 +358,14 @@ def kept_result(path: Path, params_sha256: str) -> dict[str, Any] | None:
         if document["params_sha256"] != params_sha256:
             return None
         for part in (document, document.get("tutorial_128", document)):
-            confusion = tuple(tuple(row) for row in part["confusion"])
-            result = Result(sum(map(sum, confusion)), part["loss"], confusion)
-            if any(part[key] != value for key, value in result.to_dict().items()):
+            members = part.get("members", [part])
+            expected = summary([_recounted(member) for member in members])
+            expected.pop("members", None)
+            if any(part[key] != value for key, value in expected.items()):
                 return None
+            for member in part.get("members", []):
+                if any(member[k] != v for k, v in _recounted(member).items()):
+                    return None
         return document
     except (
         OSError,
@@ -255,6 +378,12 @@ def kept_result(path: Path, params_sha256: str) -> dict[str, Any] | None:
         return None
 
 
+def _recounted(member: dict[str, Any]) -> dict[str, Any]:
+    """What follows from a network's confusion matrix and loss."""
+    confusion = tuple(tuple(row) for row in member["confusion"])
+    return Result(sum(map(sum, confusion)), member["loss"], confusion).to_dict()
+
+
 def describe(document: dict[str, Any]) -> str:
     """A result file's counts in one line, with the tutorial's 128 where they are."""
     text = _counted(document)
@@ -264,9 +393,18 @@ def describe(document: dict[str, Any]) -> str:
 
 
 def _counted(document: dict[str, Any]) -> str:
-    low, high = document["accuracy_interval"]
+    if "members" not in document:
+        low, high = document["accuracy_interval"]
+        counts = f"{document['correct']} of {document['examples']}"
+        return (
+            f"{100 * document['accuracy']:.2f} % ({counts}; 95 % interval "
+            f"{100 * low:.2f} to {100 * high:.2f})"
+        )
+    low, high = document["accuracy_mean_interval"]
+    counts = ", ".join(str(member["correct"]) for member in document["members"])
+    mean, std = 100 * document["accuracy_mean"], 100 * document["accuracy_std"]
     return (
-        f"{100 * document['accuracy']:.2f} % "
-        f"({document['correct']} of {document['examples']}; 95 % interval "
-        f"{100 * low:.2f} to {100 * high:.2f})"
+        f"{mean:.2f} ± {std:.2f} % over {len(document['members'])} seeds "
+        f"({counts} of {document['examples']}; "
+        f"95 % interval of the mean {100 * low:.2f} to {100 * high:.2f})"
     )

@@ -80,12 +80,13 @@ def memory(root: Path = Path("/")) -> int:
     return min(total, int(text)) if text.isdecimal() else total
 
 
-def describe_devices(batch_size: int, num_devices: int | None) -> str:
+def describe_devices(batch_size: int, num_devices: int | None, num_seeds: int) -> str:
     """The devices that a run would use, of those that there are.
 
     Args:
-        batch_size: images that the devices share.
-        num_devices: how many; None takes the most that divide the batch.
+        batch_size: images that the devices of a network share.
+        num_devices: how many; None takes the most that can share seeds and batch.
+        num_seeds: networks that are trained together.
 
     Raises:
         UserError: when there are none, or not so many, or they do not divide the
@@ -94,13 +95,14 @@ def describe_devices(batch_size: int, num_devices: int | None) -> str:
     # What jax warns of when it falls back to the CPU, `remedy` says as well.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     found = devices()
-    mesh = make_mesh(batch_size, num_devices)
+    mesh = make_mesh(batch_size, num_devices, num_seeds)
     first = found[0]
     kind = "" if first.device_kind == first.platform else f" {first.device_kind}"
     names = ", ".join(map(str, found[:8])) + (", …" if len(found) > 8 else "")
     text = f"{mesh.size} of {len(found)} x {first.platform}{kind} ({names})"
     if mesh.size < len(found) and num_devices is None:
-        text += f", the most that divide a batch of {batch_size}"
+        seeds = f"{num_seeds} seeds and " if num_seeds > 1 else ""
+        text += f", the most that divide {seeds}a batch of {batch_size}"
     if first.platform != "cpu":
         return text
     unused = [remedy(accelerator) for accelerator in seen()]

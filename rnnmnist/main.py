@@ -17,9 +17,14 @@ def main(arguments: list[str]) -> None:
 
     keep_programs()
     with joined(wanted.place):
-        train_config = wanted.config.train
-        set_cpu_devices(train_config.batch_size, train_config.num_devices, count())
-        train(wanted.config, wanted.workdir)
+        config = wanted.config
+        set_cpu_devices(
+            config.train.batch_size,
+            config.train.num_devices,
+            config.num_seeds,
+            count(),
+        )
+        train(config, wanted.workdir)
 
 
 if __name__ == "__main__":

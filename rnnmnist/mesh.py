@@ -1,6 +1,10 @@
 """The devices of a run, in one row: batches are split over them."""
 
+import functools
+import math
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,12 +19,12 @@ from jax.sharding import (
 
 from rnnmnist.errors import UserError, first_line
 
-AXIS = "batch"
+SEEDS, BATCH = "seeds", "batch"  # the axes: networks, and shares of their batches
 MOST_CPU_DEVICES = 8  # beyond these the sums between devices cost more than they gain
 
 
 def set_cpu_devices(
-    batch_size: int, num_devices: int | None, num_processes: int
+    batch_size: int, num_devices: int | None, num_seeds: int, num_processes: int
 ) -> None:
     """Makes XLA show the CPU as several devices, which is faster.
 
@@ -28,18 +32,18 @@ def set_cpu_devices(
     An explicit count in `XLA_FLAGS` stands.
 
     Args:
-        batch_size: images that the devices share.
-        num_devices: how many; None takes the most that divide the batch, up to
-            the cores that this process may use, and `MOST_CPU_DEVICES`.
-        num_processes: that share them.
+        batch_size: images that the devices of a network share.
+        num_devices: how many; None takes the most that can share seeds and batch,
+            up to the cores that this process may use, and `MOST_CPU_DEVICES`.
+        num_seeds: networks that are trained together.
+        num_processes: that share the devices.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     if num_devices is None:
-        cores = min(usable_cores(), MOST_CPU_DEVICES)
-        num_devices = num_processes * largest_divisor(
-            max(1, batch_size // num_processes), cores
-        )
+        most = num_processes * min(usable_cores(), MOST_CPU_DEVICES)
+        grid = _grid(batch_size, num_seeds, num_processes, most)
+        num_devices = math.prod(grid) if grid else num_processes
     jax.config.update("jax_num_cpu_devices", max(1, num_devices // num_processes))
 
 
@@ -64,16 +68,20 @@ def devices() -> list[jax.Device]:
         raise UserError(f"jax finds no device: {first_line(error)}{hint}") from error
 
 
-def make_mesh(batch_size: int, num_devices: int | None) -> Mesh:
-    """A mesh of one axis, `batch`, over the devices of all processes.
+def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
+    """A mesh of two axes, `seeds` by `batch`, over the devices of all processes.
+
+    Seeds are spread first, since networks have nothing to tell each other, and what
+    is left over shares each network's batch.
 
     Args:
-        batch_size: images that the devices share.
-        num_devices: how many, the same from each process; None takes the most
-            that divide the batch.
+        batch_size: images that the devices of a network share.
+        num_devices: how many, the same from each process; None takes the most that
+            can share seeds and batch.
+        num_seeds: networks that are trained together; with one, `seeds` is 1 long.
 
     Raises:
-        UserError: when the batch or an explicit count cannot be shared out
+        UserError: when seeds and batch or an explicit count cannot be shared out
             evenly, with what can, or there are not so many devices.
     """
     found = devices()
@@ -83,47 +91,76 @@ def make_mesh(batch_size: int, num_devices: int | None) -> Mesh:
         for index in range(num_processes)
     ]
     most = num_processes * min(map(len, by_process))
-    if num_devices is None:
-        num_devices = num_processes
-        if not batch_size % num_processes:
-            num_devices *= largest_divisor(
-                batch_size // num_processes, most // num_processes
-            )
-    _check_shares(batch_size, num_devices, num_processes, most)
-    chosen = [
-        device for own in by_process for device in own[: num_devices // num_processes]
-    ]
-    return Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
+    grid = _grid(batch_size, num_seeds, num_processes, most, num_devices)
+    if grid is None:
+        raise _no_grid(batch_size, num_seeds, num_processes, most, num_devices)
+    share = math.prod(grid) // num_processes
+    chosen = [device for own in by_process for device in own[:share]]
+    return Mesh(
+        np.array(chosen).reshape(grid), (SEEDS, BATCH), axis_types=(AxisType.Auto,) * 2
+    )
 
 
-def _check_shares(
-    batch_size: int, num_devices: int, num_processes: int, most: int
-) -> None:
-    if batch_size % num_processes:
+def _grid(
+    batch_size: int,
+    num_seeds: int,
+    num_processes: int,
+    most: int,
+    wanted: int | None = None,
+) -> tuple[int, int] | None:
+    """Over how many devices seeds and batch are split; None where nothing fits."""
+    for seeds in _divisors(num_seeds, most):
+        for batch in _divisors(batch_size, most // seeds):
+            total = seeds * batch
+            if not total % num_processes and wanted in (None, total):
+                return seeds, batch
+    return None
+
+
+def _divisors(number: int, at_most: int) -> Iterator[int]:
+    """The divisors of a number up to a bound, from the largest down."""
+    return (count for count in range(at_most, 0, -1) if number % count == 0)
+
+
+def _no_grid(
+    batch_size: int,
+    num_seeds: int,
+    num_processes: int,
+    most: int,
+    num_devices: int | None,
+) -> UserError:
+    if num_devices is None or (num_seeds * batch_size) % num_processes:
         below = batch_size - batch_size % num_processes
         near = [size for size in (below, below + num_processes) if size]
-        raise UserError(
+        return UserError(
             f"train.batch_size: must be a multiple of the {num_processes} processes, "
             f"not {batch_size}; {' or '.join(map(str, near))} would do"
         )
     if num_devices > most:
-        raise UserError(
+        return UserError(
             f"train.num_devices: must be at most {most}, the "
             f"{jax.devices()[0].platform} devices here, not {num_devices}"
         )
     if num_devices % num_processes:
-        raise UserError(
+        return UserError(
             f"train.num_devices: must be a multiple of the {num_processes} processes, "
             f"not {num_devices}"
         )
-    if batch_size % num_devices:
-        share = largest_divisor(
-            batch_size // num_processes, num_devices // num_processes
-        )
-        raise UserError(
-            f"train.num_devices: must divide train.batch_size={batch_size}, and "
-            f"{num_devices} does not; {share * num_processes} does"
-        )
+    fits = next(
+        count
+        for count in range(num_devices, 0, -1)
+        if _grid(batch_size, num_seeds, num_processes, most, count)
+    )
+    seeds = f"num_seeds={num_seeds} and " if num_seeds > 1 else ""
+    return UserError(
+        f"train.num_devices: must divide {seeds}train.batch_size={batch_size}, and "
+        f"{num_devices} does not; {fits} does"
+    )
+
+
+def by_member(num_seeds: int) -> PartitionSpec:
+    """How arrays with a leading axis of members lie; one network has no such axis."""
+    return PartitionSpec(SEEDS) if num_seeds > 1 else PartitionSpec()
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -150,6 +187,13 @@ def put(array: np.ndarray | np.generic, sharding: Sharding) -> jax.Array:
         )
 
 
-def largest_divisor(number: int, at_most: int) -> int:
-    """The largest divisor of a number up to a bound."""
-    return next(count for count in range(at_most, 0, -1) if number % count == 0)
+def gathered(tree: Any, mesh: Mesh) -> Any:
+    """Arrays with every part on every device, so that any process can read them."""
+    if mesh.shape[SEEDS] == 1:
+        return tree  # as it is
+    return _same(tree, out=replicated(mesh))
+
+
+@functools.partial(jax.jit, static_argnames="out")
+def _same(tree: Any, out: Sharding) -> Any:
+    return jax.lax.with_sharding_constraint(tree, out)

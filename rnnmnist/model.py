@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -123,10 +124,38 @@ def init_params(model: RowReader, key: jax.Array, forget_bias: float) -> Params:
     return params
 
 
-def abstract_params(model: RowReader, sharding: jax.sharding.Sharding) -> Params:
-    """The parameters' shapes and types, to be restored into that sharding."""
+def abstract_params(
+    model: RowReader, sharding: jax.sharding.Sharding, num_seeds: int = 1
+) -> Params:
+    """The parameters' shapes and types, to be restored into that sharding.
+
+    Args:
+        model: from `make_model`.
+        sharding: of every array.
+        num_seeds: networks; several are a stack, with a leading axis of members.
+    """
     shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0), 0.0))
-    return jax.tree.map(lambda leaf: leaf.update(sharding=sharding), shapes)
+    stack = (num_seeds,) if num_seeds > 1 else ()
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            (*stack, *leaf.shape), leaf.dtype, sharding=sharding
+        ),
+        shapes,
+    )
+
+
+def stack_size(params: Params) -> int | None:
+    """How many networks a stack holds; None for one network without that axis."""
+    bias = params["readout"]["bias"]  # [classes], or [members, classes]
+    return None if bias.ndim == 1 else int(bias.shape[0])
+
+
+def unstack(params: Params) -> list[Params]:
+    """The networks of a stack, each without the leading axis; or the only one."""
+    size = stack_size(params)
+    if size is None:
+        return [params]
+    return [jax.tree.map(operator.itemgetter(i), params) for i in range(size)]
 
 
 def count_params(params: Params) -> int:

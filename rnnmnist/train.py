@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import shlex
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from rnnmnist.config import Config, TrainConfig
 from rnnmnist.digests import params_sha256
 from rnnmnist.errors import RunError, StoppedError, UserError
 from rnnmnist.evaluation import EvaluationSplit
-from rnnmnist.mesh import make_mesh, put, replicated
+from rnnmnist.mesh import gathered, make_mesh, put, replicated
 from rnnmnist.model import RowReader, abstract_params, count_params, make_model
 from rnnmnist.processes import count, first_alone, from_first, is_first, largest
 from rnnmnist.progress import Progress
@@ -94,7 +95,9 @@ def train(config: Config, workdir: Path) -> None:
     seconds = Seconds()
     # Refuses before anything slow, and again below.
     from_first(lambda: step_to_resume(config, workdir))
-    mesh = make_mesh(config.train.batch_size, config.train.num_devices)
+    mesh = make_mesh(
+        config.train.batch_size, config.train.num_devices, config.num_seeds
+    )
     with seconds.of("data"):
         examples = first_alone(lambda: data.load(config.data))
     with claim_for_all(workdir), one_line_if_full(workdir):
@@ -145,9 +148,12 @@ def one_line_if_full(workdir: Path) -> Iterator[None]:
 def announce(config: Config, workdir: Path, mesh: jax.sharding.Mesh, step: int) -> None:
     """Says what will be done, and with what."""
     device = mesh.devices.flat[0]
+    seeds = f"seed {config.seed}"
+    if config.num_seeds > 1:
+        seeds = f"seeds {config.seeds[0]} to {config.seeds[-1]}"
     print(
         f"{config.model.cell} with {config.model.hidden_size} units on "
-        f"{config.data.name}, seed {config.seed}, {mesh.size} {device.platform} "
+        f"{config.data.name}, {seeds}, {mesh.size} {device.platform} "
         f"device{'s' if mesh.size > 1 else ''}"
         f"{f' of {count()} processes' if count() > 1 else ''}, in {workdir}"
     )
@@ -181,7 +187,9 @@ def run_to_end(
         Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints,
         Progress(step, config.train.num_steps, steps_per_epoch) as progress,
     ):
-        progress.line(f"{count_params(state.params):,} parameters")
+        times = f"{config.num_seeds} x " if config.num_seeds > 1 else ""
+        each = count_params(state.params) // config.num_seeds
+        progress.line(f"{times}{each:,} parameters")
         run = Run(
             config,
             workdir,
@@ -229,7 +237,7 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
         validated = is_due(step, config.eval_every_steps, config.num_steps)
         if validated or stopping:
             validation = validate(run, state, step) if validated else None
-            run.checkpoints.save(state, run.config, validation)
+            run.checkpoints.save(gathered(state, run.mesh), run.config, validation)
     return step
 
 
@@ -248,39 +256,59 @@ def log(
     run: Run, state: TrainState, step: int, metrics: Metrics, seconds: float
 ) -> None:
     """Writes and shows a training line for the steps since the last event."""
-    speed = int(metrics.examples) / seconds
+    speed = run.config.num_seeds * int(metrics.examples) / seconds
     if run.config.train.log_metrics == "last_batch":
         metrics = jax.device_get(score_last_batch(state, run.split, mesh=run.mesh))
     examples = int(metrics.examples)
-    loss, accuracy = float(metrics.loss) / examples, int(metrics.correct) / examples
-    run.record(
-        {
-            "step": step,
-            "split": "train",
-            "loss": loss,
-            "accuracy": accuracy,
-            "examples_per_second": round(speed, 1),
-        }
+    line = over_members(
+        run.config,
+        [float(loss) / examples for loss in metrics.loss.reshape(-1)],
+        [int(correct) / examples for correct in metrics.correct.reshape(-1)],
     )
-    run.progress.training(step, loss, accuracy, speed)
+    run.record(
+        {"step": step, "split": "train"}
+        | line
+        | {"examples_per_second": round(speed, 1)}
+    )
+    run.progress.training(step, line["loss"], line["accuracy"], speed)
+
+
+def over_members(
+    config: Config, losses: list[float], accuracies: list[float]
+) -> dict[str, Any]:
+    """A line's metrics: one network's, or means over a stack and each member's."""
+    line: dict[str, Any] = {
+        "loss": statistics.fmean(losses),
+        "accuracy": statistics.fmean(accuracies),
+    }
+    if config.num_seeds > 1:
+        line["members"] = [
+            {"seed": seed, "loss": loss, "accuracy": accuracy}
+            for seed, loss, accuracy in zip(
+                config.seeds, losses, accuracies, strict=True
+            )
+        ]
+    return line
 
 
 def validate(run: Run, state: TrainState, step: int) -> dict[str, Any]:
     """Scores the validation split; writes, shows and returns the metrics."""
-    result = evaluation.evaluate(run.model, state.params, run.validation)
-    if not math.isfinite(result.loss):
+    results = evaluation.evaluate(run.model, state.params, run.validation)
+    losses = [result.loss for result in results]
+    if not all(map(math.isfinite, losses)):
         raise RunError(
-            f"step {step} is not saved: its validation loss is {result.loss}; "
-            "lower train.learning_rate or set train.clip_norm"
+            f"step {step} is not saved: its validation loss is "
+            f"{', '.join(map(str, losses))}; lower train.learning_rate or set "
+            "train.clip_norm"
         )
-    line = {"loss": result.loss, "accuracy": result.accuracy}
+    line = over_members(run.config, losses, [result.accuracy for result in results])
     run.record({"step": step, "split": "validation"} | line)
+    correct, examples = sum(result.correct for result in results), results[0].examples
     run.progress.line(
-        f"step {step}  validation loss {result.loss:.4f}  accuracy "
-        f"{100 * result.accuracy:.2f} % ({result.correct} of {result.examples})"
+        f"step {step}  validation loss {line['loss']:.4f}  accuracy "
+        f"{100 * line['accuracy']:.2f} % ({correct} of {len(results) * examples})"
     )
-    counts = {"correct": result.correct, "examples": result.examples}
-    return {"step": step} | line | counts
+    return {"step": step} | line | {"correct": correct, "examples": examples}
 
 
 def fault(run: Run, step: int, metrics: Metrics) -> RunError:
@@ -290,9 +318,12 @@ def fault(run: Run, step: int, metrics: Metrics) -> RunError:
     kept = f"step {steps[-1]} is the last checkpoint" if steps else "none was saved yet"
     with jax.transfer_guard("allow"):
         rate = float(make_schedule(run.config.train)(step))
+    first = int(np.argmax(metrics.fault))  # of a stack's members; 0 for one network
+    seed = f" of seed {run.config.seeds[first]}" if run.config.num_seeds > 1 else ""
     return RunError(
-        f"step {step + 1} was not applied: its loss is {float(metrics.fault_loss)}, "
-        f"its gradient's norm {float(metrics.fault_norm)}, and one of them or a "
+        f"step {step + 1}{seed} was not applied: its loss is "
+        f"{float(metrics.fault_loss.reshape(-1)[first])}, its gradient's norm "
+        f"{float(metrics.fault_norm.reshape(-1)[first])}, and one of them or a "
         f"parameter after it is not finite at learning rate {rate:.3g}; {kept}; "
         "lower train.learning_rate or set train.clip_norm"
     )
@@ -303,14 +334,14 @@ def test_once(
 ) -> dict[str, Any]:
     """The best checkpoint's test result; scored only if that was not done before."""
     best = from_first(lambda: find_step(workdir, "best"))
-    like = abstract_params(make_model(config.model), replicated(mesh))
+    like = abstract_params(make_model(config.model), replicated(mesh), config.num_seeds)
     params = checkpoint.read_params(workdir, best, like)
     path = evaluation.result_path(workdir, "test", best)
     kept = from_first(lambda: evaluation.kept_result(path, params_sha256(params)))
     if kept is not None:
         return kept
     document = evaluation.score(params, best, "test", examples, config, mesh)
-    evaluation.keep_result(workdir, document)
+    evaluation.keep_result(workdir, document, "main")
     return document
 
 
@@ -324,9 +355,6 @@ def summarize(
     validation = checkpoint.read_metrics(workdir, best)
     if validation is None:
         raise RunError(f"step {best} in {workdir} was not validated")
-    low, high = evaluation.wilson_interval(
-        validation["correct"], validation["examples"]
-    )
     images = config.train.num_steps * config.train.batch_size
     total = time.monotonic() - seconds.started
     print(
@@ -334,10 +362,20 @@ def summarize(
         f"steps       {config.train.num_steps:,} ({images:,} images)\n"
         f"seconds     {total:.1f} (data {seconds.data:.1f}, compile "
         f"{compile_seconds():.1f}, train {seconds.train:.1f})\n"
-        f"validation  {100 * validation['accuracy']:.2f} % "
-        f"({validation['correct']} of {validation['examples']}; 95 % interval "
-        f"{100 * low:.2f} to {100 * high:.2f}), best at step {best}\n"
+        f"validation  {describe_validation(validation)}, best at step {best}\n"
         f"test        {evaluation.describe(document)}\n"
         f"checkpoint  {workdir / str(best)}\n"
         f"evaluate    python -m rnnmnist.evaluate --workdir={shlex.quote(str(workdir))}"
+    )
+
+
+def describe_validation(metrics: dict[str, Any]) -> str:
+    """A checkpoint's validation: its counts, with what interval they give."""
+    text = f"{100 * metrics['accuracy']:.2f} %"
+    if "members" in metrics:
+        return f"{text} in the mean of {len(metrics['members'])} seeds"
+    low, high = evaluation.wilson_interval(metrics["correct"], metrics["examples"])
+    return (
+        f"{text} ({metrics['correct']} of {metrics['examples']}; 95 % interval "
+        f"{100 * low:.2f} to {100 * high:.2f})"
     )

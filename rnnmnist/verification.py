@@ -25,7 +25,8 @@ def check(workdir: Path, step: int) -> None:
     if checkpoint.has_state(workdir, step):
         checkpoint.read_state(workdir, step, abstract_state(config, model, here()))
     else:
-        checkpoint.read_params(workdir, step, abstract_params(model, here()))
+        like = abstract_params(model, here(), config.num_seeds)
+        checkpoint.read_params(workdir, step, like)
 
 
 def fault_of(workdir: Path, step: int) -> str | None:

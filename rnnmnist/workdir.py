@@ -1,6 +1,7 @@
 """The files of a run other than its checkpoints, and who may write them."""
 
 import contextlib
+import datetime
 import fcntl
 import json
 import logging
@@ -125,6 +126,17 @@ def write_json(path: Path, value: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Adds a line of JSON to a file and hands it to the operating system at once."""
+    with path.open("a") as file:
+        file.write(json.dumps(value) + "\n")
+
+
+def now() -> str:
+    """The time, as a log has it: ISO 8601, in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 class MetricsFile:
     """`metrics.jsonl`: one JSON object a line, each (`split`, `step`) once."""
 
@@ -148,8 +160,7 @@ class MetricsFile:
 
     def append(self, line: dict[str, Any]) -> None:
         """Adds a line and hands it to the operating system at once."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self._path, line)
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:

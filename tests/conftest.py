@@ -16,7 +16,7 @@ from runs import REPOSITORY
 
 from rnnmnist.config import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.data import Examples
-from rnnmnist.mesh import AXIS
+from rnnmnist.mesh import BATCH, SEEDS
 
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # see rnnmnist/errors.py
 jax.config.update("jax_num_cpu_devices", 8)
@@ -99,8 +99,8 @@ def mesh(request: pytest.FixtureRequest) -> Mesh:
 
 def mesh_of(count: int) -> Mesh:
     """A mesh of some of the eight simulated devices."""
-    devices = np.array(jax.devices()[:count])
-    return Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
+    devices = np.array(jax.devices()[:count])[None]
+    return Mesh(devices, (SEEDS, BATCH), axis_types=(AxisType.Auto,) * 2)
 
 
 def random_examples(count: int, seed: int = 0) -> Examples:

@@ -30,7 +30,7 @@ def test_batch_padding_and_devices_change_no_result(count: int) -> None:
             if count / batch > 200:
                 continue
             split = EvaluationSplit.put(examples, mesh_of(devices), batch)
-            result = evaluate(MODEL, PARAMS, split)
+            (result,) = evaluate(MODEL, PARAMS, split)
             np.testing.assert_array_equal(result.confusion, expected)
             assert result.examples == count
             assert result.correct == (answers == examples.labels).sum()
@@ -62,7 +62,7 @@ def test_wilson_intervals(correct: int, examples: int, low: float, high: float) 
 
 def test_a_kept_result_is_of_these_parameters_and_adds_up(tmp_path: Path) -> None:
     path = tmp_path / "test-1.json"
-    result = evaluate(
+    (result,) = evaluate(
         MODEL, PARAMS, EvaluationSplit.put(random_examples(9), mesh_of(1))
     )
     document = result.to_dict() | {"params_sha256": "abc", "step": 1}
@@ -82,7 +82,7 @@ def test_a_kept_result_is_of_these_parameters_and_adds_up(tmp_path: Path) -> Non
 
 
 def test_a_result_is_json() -> None:
-    result = evaluate(
+    (result,) = evaluate(
         MODEL, PARAMS, EvaluationSplit.put(random_examples(9), mesh_of(1))
     )
     document = json.loads(json.dumps(result.to_dict()))

@@ -73,11 +73,11 @@ def test_a_hidden_copy_from_the_host_is_an_error(
 
 
 def test_the_mesh_of_a_batch() -> None:
-    assert make_mesh(128, None).size == 8
-    assert make_mesh(12, None).size == 6
-    assert make_mesh(7, None).size == 7
-    assert make_mesh(11, None).size == 1
-    assert make_mesh(12, 3).size == mesh_of(3).size
+    assert make_mesh(128, None, 1).size == 8
+    assert make_mesh(12, None, 1).size == 6
+    assert make_mesh(7, None, 1).size == 7
+    assert make_mesh(11, None, 1).size == 1
+    assert make_mesh(12, 3, 1).size == mesh_of(3).size
 
 
 @pytest.mark.parametrize(
@@ -92,4 +92,4 @@ def test_a_batch_that_does_not_divide_is_one_line_with_what_does(
     batch_size: int, num_devices: int, line: str
 ) -> None:
     with pytest.raises(UserError, match=f"train.num_devices: {line}$"):
-        make_mesh(batch_size, num_devices)
+        make_mesh(batch_size, num_devices, 1)

@@ -78,8 +78,8 @@ def work(case: Case, address: str | None, index: int) -> None:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[index]})
     place = Place(None, 1) if address is None else Place(address, case.processes, index)
     with joined(place):
-        set_cpu_devices(case.batch_size, case.devices, count())
-        mesh = make_mesh(case.batch_size, case.devices)
+        set_cpu_devices(case.batch_size, case.devices, case.seeds, count())
+        mesh = make_mesh(case.batch_size, case.devices, case.seeds)
         seconds = seconds_a_step(case.batch_size, mesh)
         size, sum_seconds = seconds_a_sum(mesh)
     numbers = {"step": seconds, "sum": sum_seconds, "floats": size}
@@ -127,14 +127,14 @@ def seconds_a_sum(mesh: Any) -> tuple[int, float]:
     from jax.sharding import PartitionSpec as P
 
     from rnnmnist.config import Config
-    from rnnmnist.mesh import AXIS
+    from rnnmnist.mesh import BATCH
     from rnnmnist.model import abstract_params, count_params, make_model
 
     size = count_params(abstract_params(make_model(Config().model), None)) + 2
 
     def one_shard(vector: jax.Array) -> jax.Array:
         def again(_: int, vector: jax.Array) -> jax.Array:
-            return jax.lax.psum(vector, AXIS) / mesh.size
+            return jax.lax.psum(vector, BATCH) / mesh.shape[BATCH]
 
         return jax.lax.fori_loop(0, SUMS, again, vector)
 

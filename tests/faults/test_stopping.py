@@ -189,7 +189,7 @@ def test_an_evaluator_beside_a_trainer_disturbs_nothing_and_never_fails(
         "from rnnmnist import checkpoint, evaluation\n"
         "from rnnmnist.mesh import make_mesh\n"
         "from pathlib import Path\n"
-        "mesh = make_mesh(48, None)\n"
+        "mesh = make_mesh(48, None, 1)\n"
         "while time.monotonic() - begin < 20:\n"
         "    for wanted in ('latest', 'best'):\n"
         "        evaluation.evaluate_run(\n"
