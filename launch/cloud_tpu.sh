@@ -11,13 +11,15 @@ set -euo pipefail
 : "${TPU:?name the slice}" "${ZONE:?name its zone}"
 SOURCE=${SOURCE:-git+https://github.com/rnnmnist/rnnmnist}
 WORKDIR=${WORKDIR:-checkpoints/default}
+PYTHON=${PYTHON:-python3} # 3.11 or newer: images of Ubuntu 22.04 have an older one
+WORDS="--workdir=${WORKDIR@Q} ${*@Q}"
 
 on_all_hosts() {
   gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$1"
 }
 
-on_all_hosts "python3 -m venv .venv &&
+on_all_hosts "$PYTHON -m venv .venv &&
   .venv/bin/pip install --quiet 'rnnmnist @ $SOURCE' 'jax[tpu]' &&
-  .venv/bin/python -m rnnmnist.doctor --require=tpu"
+  .venv/bin/python -m rnnmnist.doctor --require=tpu $WORDS"
 # Run again after a preemption, it goes on from the last checkpoint.
-on_all_hosts ".venv/bin/python -m rnnmnist.main --workdir=$WORKDIR ${*@Q}"
+on_all_hosts ".venv/bin/python -m rnnmnist.main $WORDS"

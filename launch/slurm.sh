@@ -17,11 +17,12 @@
 set -uo pipefail
 
 # A minute before the time is up every task gets SIGTERM, saves, and exits with 143.
-# A task that dies takes the others with it; they all start again together.
+# A task that a signal ends takes the others with it. Then all start again together,
+# twenty times at most; what ends with 1 or 2 would end so again.
 srun --kill-on-bad-exit=1 --wait=60 \
   .venv/bin/python -m rnnmnist.main --workdir="checkpoints/$SLURM_JOB_NAME" "$@"
 code=$?
-if [ "$code" -eq 143 ]; then
-  scontrol requeue "$SLURM_JOB_ID" # goes on from the step that was saved
+if [ "$code" -gt 128 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ]; then
+  scontrol requeue "$SLURM_JOB_ID" # goes on from the last checkpoint
 fi
 exit "$code"

@@ -20,8 +20,8 @@ from rnnmnist.errors import RunError, first_line
 from rnnmnist.machine import GIB, MIB
 from rnnmnist.mesh import devices, make_mesh, put, replicated
 from rnnmnist.model import make_model
+from rnnmnist.processes import from_first
 from rnnmnist.resume import step_to_resume
-from rnnmnist.signals import wait_for
 from rnnmnist.step import Metrics, create_state, train_steps
 from rnnmnist.verification import fault_of
 
@@ -135,7 +135,7 @@ def _describe_step(config: Config) -> str:
         begin, compiled = time.monotonic(), compile_seconds()
         wanted = put(np.int32(count), replicated(mesh))
         state, metrics = train_steps(state, split, wanted, mesh=mesh)
-        wait_for(metrics)
+        jax.block_until_ready(metrics)
         seconds = time.monotonic() - begin - (compile_seconds() - compiled)
         metrics = jax.device_get(metrics)
         check_finite(metrics, count * config.train.batch_size)
@@ -143,7 +143,8 @@ def _describe_step(config: Config) -> str:
 
     _, first = steps(1)
     spent = compile_seconds() - before
-    count = max(1, min(MOST_STEPS, int(ENOUGH_SECONDS / first)))
+    # The same on all processes, which wait for each other in every step.
+    count = from_first(lambda: max(1, min(MOST_STEPS, int(ENOUGH_SECONDS / first))))
     metrics, seconds = steps(count)
     loss = float(np.mean(metrics.loss)) / int(metrics.examples)
     images = config.num_seeds * int(metrics.examples)

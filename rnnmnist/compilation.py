@@ -1,5 +1,6 @@
 """Compiled programs: kept for the next start, and the time that they took."""
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -57,7 +58,10 @@ def kept_programs() -> Kept | None:
     folder = jax.config.jax_compilation_cache_dir
     if folder is None or not jax.config.jax_enable_compilation_cache:
         return None
-    sizes = {path.name: path.stat().st_size for path in Path(folder).iterdir()}
+    sizes = {}
+    for path in Path(folder).iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process's, gone by now
+            sizes[path.name] = path.stat().st_size
     programs = sum(name.endswith("-cache") for name in sizes)
     return Kept(Path(folder), programs, sum(sizes.values()))
 

@@ -19,6 +19,8 @@ from rnnmnist import settings
 from rnnmnist.errors import UserError
 from rnnmnist.settings import Section, setting
 
+# Where data lie, which is a machine's affair and not the run's.
+PLACES = ("data.data_dir", "data.manual_dir")
 # Training images of each data set: what bounds a batch, known before any data.
 TRAIN_EXAMPLES = {
     "mnist": 55_000,

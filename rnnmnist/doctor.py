@@ -53,19 +53,25 @@ def main(arguments: list[str]) -> None:
     """
     started = time.monotonic()
     asked, report = flags.parse_checkup(arguments, __doc__ or ""), Report()
-    for name, tested in versions.read_tested().items():
-        report.find(name, versions.describe_installed, name, tested)
     try:
         from rnnmnist.processes import joined
     except Exception as error:  # libraries that do not fit together raise many kinds
+        list_versions(report)
         report.problems.append(errors.first_line(error))
         raise report.refusal(asked.name) from error
     with joined(asked.training.place):
+        list_versions(report)
         examine(asked, report)
         report.line("seconds", f"{time.monotonic() - started:.1f}")
         if report.problems:
             raise report.refusal(asked.name)
         report.line("verdict", f"a run of {asked.name} would work here")
+
+
+def list_versions(report: Report) -> None:
+    """Shows which versions are here, beside those that were tested."""
+    for name, tested in versions.read_tested().items():
+        report.find(name, versions.describe_installed, name, tested)
 
 
 def examine(asked: flags.Checkup, report: Report) -> None:

@@ -1,12 +1,14 @@
 """The two ways in which a command can fail on purpose, and their exit codes.
 
 Everything else that escapes an entry point is an internal fault: it keeps its
-traceback and exits 1, as Python does by itself.
+traceback and exits 1.
 """
 
+import contextlib
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from types import TracebackType
@@ -51,10 +53,10 @@ class _Formatter(logging.Formatter):
 
 
 def _show_exception(
-    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    kind: type[BaseException], error: BaseException, frames: TracebackType | None
 ) -> None:
     if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, traceback)
+        sys.__excepthook__(kind, error, frames)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -89,20 +91,26 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     try:
         main(sys.argv[1:])
     except StoppedError as error:
-        _leave(f"stopped: {error}", error.exit_code)
+        leave(f"stopped: {error}", error.exit_code)
     except RunError as error:
-        _leave(f"error: {' '.join(str(error).split())}", error.exit_code)
+        leave(f"error: {' '.join(str(error).split())}", error.exit_code)
     except KeyboardInterrupt:  # before training, or again while it was stopping
-        _leave("stopped", 130)
+        leave("stopped", 130)
     except BrokenPipeError:  # the reader of our output left, as `| head` does
-        sys.stderr.close()
-        sys.exit(1)
-    sys.exit(0)
+        os._exit(1)
+    except Exception:  # an internal fault
+        leave(traceback.format_exc().rstrip(), 1)
+    leave("", 0)
 
 
-def _leave(line: str, exit_code: int) -> NoReturn:
-    sys.stdout.flush()
-    print(line, file=sys.stderr, flush=True)
-    # A plain exit would wait for a compiled call that is running, and let the
-    # threads that a failed read or write has left behind have the last word.
+def leave(text: str, exit_code: int) -> NoReturn:
+    """Says why on standard error, if there is a why, and ends this process at once.
+
+    A plain exit would wait for a compiled call that is running, and for the other
+    processes of the run; and it would let the threads that a failed read or write
+    has left behind have the last word.
+    """
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+        print(text, end="\n" if text else "", file=sys.stderr, flush=True)
     os._exit(exit_code)

@@ -9,11 +9,10 @@ from typing import Any, NoReturn
 
 from rnnmnist import config as config_lib
 from rnnmnist import settings
-from rnnmnist.config import Config
+from rnnmnist.config import PLACES, Config
 from rnnmnist.errors import UserError
 
 DEFAULT_CONFIG = "embedded"
-PLACES = ("data.data_dir", "data.manual_dir")
 
 
 class Flags(argparse.ArgumentParser):
@@ -106,7 +105,10 @@ class Place:
                 f"--num_processes, not {self.process_id}"
             )
         host, _, port = (self.coordinator_address or "").rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        bracketed = host.startswith("["), host.endswith("]")
+        if not (host and port.isdecimal() and 0 < int(port) < 2**16) or (
+            len(set(bracketed)) > 1 or (":" in host and not all(bracketed))
+        ):
             raise UserError(
                 "--coordinator_address: must be HOST:PORT, where process 0 runs, "
                 f"not {self.coordinator_address}"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 
-from rnnmnist.errors import RunError, first_line
+from rnnmnist.errors import RunError, UserError, first_line
 from rnnmnist.mesh import devices, make_mesh, usable_cores
 
 GIB, MIB = 2**30, 2**20
@@ -115,10 +115,14 @@ def require(wanted: str) -> None:
     Raises:
         RunError: when they are others, with the remedy.
     """
-    counts = collections.Counter(device.platform for device in devices())
+    (kind,) = [kind for kind in ACCELERATORS if kind.platform == wanted]
+    try:
+        counts = collections.Counter(device.platform for device in devices())
+    except UserError as error:
+        help_ = remedy(kind) if kind in seen() else f"this machine shows no {kind.name}"
+        raise RunError(f"--require={wanted}: {error}; {help_}") from error
     if wanted in counts:
         return
-    (kind,) = [kind for kind in ACCELERATORS if kind.platform == wanted]
     found = ", ".join(f"{count} x {name}" for name, count in counts.items())
     raise RunError(
         f"--require={wanted}: the devices here are {found}; "

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from rnnmnist.errors import RunError
+from rnnmnist.errors import RunError, first_line
 from rnnmnist.workdir import MetricsFile
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def train(workdir: Path, *arguments: str) -> None:
         CommandError: as `run` does.
         ValueError: as `run` does.
     """
+    workdir = Path(workdir).expanduser()
     curves = Curves(workdir / "metrics.jsonl")
     try:
         _stream("main", (f"--workdir={workdir}", *arguments), curves.draw_if_due)
@@ -151,8 +152,17 @@ class Curves:
             self.draw()
 
     def draw(self) -> None:
-        """Draws what the file holds now; nothing, as long as it holds nothing."""
-        metrics = MetricsFile.read(self._path)
+        """Draws what the file holds now; nothing, as long as it holds nothing.
+
+        What goes wrong is said in a line, and the run under the picture goes on.
+        """
+        try:
+            self._draw(MetricsFile.read(self._path))
+        except Exception as error:
+            print(f"the curves cannot be drawn: {first_line(error)}", flush=True)
+            self._drawn = time.monotonic()
+
+    def _draw(self, metrics: Lines) -> None:
         if not metrics:
             return
         from IPython.display import Image, display

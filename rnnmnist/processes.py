@@ -26,14 +26,17 @@ import numpy as np
 from jax._src.distributed import global_state as engine
 from jax.experimental import multihost_utils
 
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.errors import RunError, UserError, first_line, leave
 from rnnmnist.flags import Place
 
 Answer = TypeVar("Answer")  # anything that JSON takes
 
 JOIN_SECONDS = 300  # for all to come; jax's own limit
 HEARTBEAT_SECONDS = 30  # after which a process that is silent counts as dead
-LEAVE_SECONDS = 10  # for all to say goodbye
+PATIENT_SECONDS = 5  # until it is said that others are waited for
+LEAVE_SECONDS = 60  # for all to say goodbye
+# In what the engine and its collective operations say of a process that is gone.
+SIGNS_OF_A_LOSS = ("Gloo", "gloo", "UNAVAILABLE", "ABORTED", "CANCELLED", "heartbeat")
 
 _questions = itertools.count()
 
@@ -120,8 +123,26 @@ def first_alone(work: Callable[[], Answer]) -> Answer:
     return done[0] if done else work()
 
 
+def from_all(value: Answer) -> list[Answer]:
+    """What each process has, in their order.
+
+    Every process has to come here, and in the same order.
+
+    Args:
+        value: what JSON takes.
+    """
+    if count() == 1:
+        return [value]
+    key = f"rnnmnist/{next(_questions)}"
+    _store().key_value_set(f"{key}/{engine.process_id}", json.dumps({"answer": value}))
+    return [_answer(f"{key}/{index}") for index in range(count())]
+
+
 def largest(number: int) -> int:
-    """The largest of a number over all processes; the devices compare them."""
+    """The largest of a number over all processes; the devices compare them.
+
+    A process that has died is noticed here.
+    """
     if count() == 1:
         return number
     with jax.transfer_guard("allow"):
@@ -139,12 +160,12 @@ def _join(place: Place) -> None:
         _check_coordinator(place.coordinator_address, place.process_id == 0)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        with _without_a_word_of_kubernetes():
+        with _without_a_word_of_kubernetes(), _one_line_if_nobody_comes(place):
             jax.distributed.initialize(
                 place.coordinator_address,
                 place.num_processes,
                 place.process_id,
-                initialization_timeout=JOIN_SECONDS,
+                initialization_timeout=2 * JOIN_SECONDS,  # when it would crash
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             )
     except Exception as error:  # looking for a cluster can fail in many ways
@@ -194,6 +215,30 @@ def _check_coordinator(address: str, is_ours: bool) -> None:
 
 
 @contextlib.contextmanager
+def _one_line_if_nobody_comes(place: Place) -> Iterator[None]:
+    # The engine waits past hearing, and then crashes.
+    number = place.num_processes or "the cluster's"
+    address = place.coordinator_address or "their coordinator"
+    line = (
+        f"error: --num_processes: not all of {number} processes have come to {address} "
+        f"within {JOIN_SECONDS:g} s; start each of them, with the same flags"
+    )
+    saying = f"waiting for all of {number} processes to come to {address}"
+    timers = [
+        threading.Timer(PATIENT_SECONDS, print, [saying], {"flush": True}),
+        threading.Timer(JOIN_SECONDS, leave, [line, 1]),
+    ]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+
+
+@contextlib.contextmanager
 def _without_a_word_of_kubernetes() -> Iterator[None]:
     # Of every pod jax says that it lacks a package; only a job's index shows that
     # there is something to join.
@@ -211,12 +256,11 @@ def _be_quiet() -> None:
     logging.getLogger("rnnmnist").setLevel(logging.ERROR)
 
 
-def _lost_process(error: BaseException | None) -> str | None:
+def _lost_process(error: Any) -> str | None:
     """What a collective operation said when it failed; None if that is not why."""
     while error is not None and count() > 1:
-        # A ValueError too, where an array with a fault in it is copied to the host.
-        if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
-            return str(error).splitlines()[0][:200]
+        if any(sign in str(error) for sign in SIGNS_OF_A_LOSS):
+            return first_line(error)[:200]
         error = error.__cause__
     return None
 

@@ -1,12 +1,13 @@
 """SIGTERM and Ctrl-C during training: finish the chunk, save, then stop."""
 
 import contextlib
+import os
 import signal
-import time
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
-import jax
+from rnnmnist.errors import leave
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -21,32 +22,33 @@ class StopFlag:
 def stop_on_signal() -> Iterator[StopFlag]:
     """Turns the first SIGINT or SIGTERM into a flag for as long as it is open.
 
-    The first one puts Python's own handlers back, so that a second stops at once.
+    A second one ends the process at once, with the exit code of that signal: also
+    while the main thread waits in compiled code, for the devices or for another
+    process, where no handler of Python's would be called.
     """
     flag = StopFlag()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-
-    def give_back() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         flag.number = number
-        give_back()
 
-    for number in SIGNALS:
-        signal.signal(number, on_signal)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    threading.Thread(target=_end_at_second, args=[reading], daemon=True).start()
+    before = {number: signal.signal(number, on_signal) for number in SIGNALS}
+    wakeup = signal.set_wakeup_fd(writing)  # the interpreter writes each signal there
     try:
         yield flag
     finally:
-        give_back()
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(writing)
 
 
-def wait_for(arrays: object) -> None:
-    """Waits for arrays to be computed, and lets signals through meanwhile.
-
-    `block_until_ready` would hold a second Ctrl-C back until the chunk is done.
-    """
-    for leaf in jax.tree.leaves(arrays):
-        while not leaf.is_ready():
-            time.sleep(0.001)
+def _end_at_second(reading: int) -> None:
+    """Waits for two signals in a pipe, or for its end."""
+    with open(reading, "rb", buffering=0) as pipe:
+        numbers = (byte[0] for byte in iter(lambda: pipe.read(1), b""))
+        stopping = (number for number in numbers if number in SIGNALS)
+        if next(stopping, None) and (second := next(stopping, None)):
+            leave("stopped", 128 + second)

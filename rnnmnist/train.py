@@ -18,16 +18,23 @@ from rnnmnist import checkpoint, data, evaluation
 from rnnmnist.batches import TrainingSplit
 from rnnmnist.checkpoint import Checkpoints
 from rnnmnist.compilation import compile_seconds
-from rnnmnist.config import Config, TrainConfig
+from rnnmnist.config import PLACES, Config, TrainConfig, flatten
 from rnnmnist.digests import params_sha256
 from rnnmnist.errors import RunError, StoppedError, UserError
 from rnnmnist.evaluation import EvaluationSplit
 from rnnmnist.mesh import gathered, make_mesh, put, replicated
 from rnnmnist.model import RowReader, abstract_params, count_params, make_model
-from rnnmnist.processes import count, first_alone, from_first, is_first, largest
+from rnnmnist.processes import (
+    count,
+    first_alone,
+    from_all,
+    from_first,
+    is_first,
+    largest,
+)
 from rnnmnist.progress import Progress
 from rnnmnist.resume import set_damaged_aside, step_to_resume, warn_of_changes
-from rnnmnist.signals import StopFlag, stop_on_signal, wait_for
+from rnnmnist.signals import StopFlag, stop_on_signal
 from rnnmnist.step import (
     Metrics,
     create_state,
@@ -93,6 +100,7 @@ def train(config: Config, workdir: Path) -> None:
         StoppedError: after a signal, when the state is saved.
     """
     seconds = Seconds()
+    check_agreement(config)
     # Refuses before anything slow, and again below.
     from_first(lambda: step_to_resume(config, workdir))
     mesh = make_mesh(
@@ -109,6 +117,32 @@ def train(config: Config, workdir: Path) -> None:
                 run_to_end(config, workdir, mesh, examples, step)
         document = test_once(config, workdir, mesh, examples["test"])
     summarize(config, workdir, document, seconds)
+
+
+def check_agreement(config: Config) -> None:
+    """Holds that all processes of the run were asked for the same.
+
+    Where the data lie may differ.
+
+    Raises:
+        UserError: on every process, naming each setting that differs.
+    """
+    asked = {"--num_processes": count()} | {
+        name: value
+        for name, value in flatten(config.to_dict()).items()
+        if name not in PLACES
+    }
+    first, *others = from_all(asked)
+    differing = [
+        f"{name}={other[name]} on process {index} (process 0: {first[name]})"
+        for index, other in enumerate(others, 1)
+        for name in first
+        if other[name] != first[name]
+    ]
+    if differing:
+        raise UserError(
+            f"{', '.join(differing)}: start all processes with the same settings"
+        )
 
 
 @contextlib.contextmanager
@@ -224,7 +258,7 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
         begin, compiled = time.monotonic(), compile_seconds()
         num_steps = put(np.int32(target - step), replicated(run.mesh))
         state, metrics = train_steps(state, run.split, num_steps, mesh=run.mesh)
-        wait_for(metrics)
+        jax.block_until_ready(metrics)
         seconds = time.monotonic() - begin - (compile_seconds() - compiled)
         metrics = jax.device_get(metrics)
         finished = step + int(metrics.examples) // config.batch_size

@@ -44,7 +44,7 @@ def claim(workdir: Path) -> Iterator[str]:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            other = note.read_text() if note.exists() else "another process"
+            other = _noted(note) or "another process"
             raise UserError(
                 f"--workdir: {workdir} is in use by {other}; stop it, or name "
                 "another workdir"
@@ -70,10 +70,7 @@ def claim(workdir: Path) -> Iterator[str]:
 
 def is_claimed_by(workdir: Path, name: str) -> bool:
     """Whether a claim that another process has made is seen from here."""
-    try:
-        return (workdir / NOTE).read_text() == name
-    except OSError:
-        return False
+    return _noted(workdir / NOTE) == name
 
 
 def holder(workdir: Path) -> str | None:
@@ -82,9 +79,10 @@ def holder(workdir: Path) -> str | None:
     Only where a trainer's note lies is the lock tried, for a moment and shared:
     a killed trainer leaves its note behind, and a live one keeps its lock.
     """
-    note = workdir / NOTE
+    name = _noted(workdir / NOTE)
+    if name is None:
+        return None
     try:
-        name = note.read_text()
         folder = os.open(workdir, os.O_RDONLY)
     except OSError:
         return None
@@ -97,6 +95,13 @@ def holder(workdir: Path) -> str | None:
     finally:
         os.close(folder)
     return None
+
+
+def _noted(note: Path) -> str | None:
+    try:
+        return note.read_text(errors="replace")
+    except OSError:
+        return None
 
 
 def check_writable(folder: Path) -> Path:

@@ -58,7 +58,7 @@ def start_together(
     environment: dict[str, str],
     arguments: Sequence[Sequence[str]],
     variables: Sequence[dict[str, str]] = (),
-    command: str = "main",
+    program: Sequence[str] = ("-m", "rnnmnist.main"),
 ) -> list[subprocess.Popen[str]]:
     """The processes of one run, on loopback; the first is started last.
 
@@ -66,7 +66,7 @@ def start_together(
         environment: of all, whose proxies are for other hosts.
         arguments: of each.
         variables: of each besides, where they say its place; flags do otherwise.
-        command: that each runs.
+        program: that each runs.
     """
     address, number = f"127.0.0.1:{free_port()}", len(arguments)
     clean = {
@@ -83,8 +83,10 @@ def start_together(
         ]
         words = [*arguments[index], *([] if variables else place)]
         process = subprocess.Popen(
-            [sys.executable, "-m", f"rnnmnist.{command}", *words],
-            env=clean | (variables[index] if variables else {}),
+            [sys.executable, *program, *words],
+            env=clean
+            | {"PYTHONPATH": str(REPOSITORY)}
+            | (variables[index] if variables else {}),
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

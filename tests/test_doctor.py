@@ -77,6 +77,11 @@ def test_a_device_that_is_not_here(command: Command, platform: str) -> None:
     )
 
 
+def test_a_platform_that_fails_to_start_is_not_there_either(command: Command) -> None:
+    error = refusal(command("doctor", "--require=gpu", JAX_PLATFORMS="cuda"))
+    assert re.match(r"error: --require=gpu: jax finds no device: .*no GPU", error)
+
+
 def test_every_problem_is_in_the_one_line(command: Command, tmp_path: Path) -> None:
     """No data and no network, and a place where even root cannot write."""
     finished = command(

@@ -67,9 +67,12 @@ def test_slurm_trains_in_all_tasks(
     assert len(results(tmp_path / "checkpoints" / "rnnmnist")) == 1
 
 
-@pytest.mark.parametrize("code", [143, 1, 0])
+@pytest.mark.parametrize(
+    ("code", "restarts"),
+    [(143, ""), (137, "19"), (137, "20"), (2, ""), (1, ""), (0, "")],
+)
 def test_slurm_starts_again_what_a_signal_has_stopped(
-    tmp_path: Path, code: int
+    tmp_path: Path, code: int, restarts: str
 ) -> None:
     stand_in(tmp_path / "bin", "srun", f"#!/bin/bash\nexit {code}\n")
     stand_in(tmp_path / "bin", "scontrol", '#!/bin/bash\necho "scontrol $*"\n')
@@ -77,12 +80,14 @@ def test_slurm_starts_again_what_a_signal_has_stopped(
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         "SLURM_JOB_ID": "7",
         "SLURM_JOB_NAME": "rnnmnist",
+        "SLURM_RESTART_COUNT": restarts,
     }
     finished = subprocess.run(
         ["bash", LAUNCH / "slurm.sh"], env=variables, capture_output=True, text=True
     )
     assert finished.returncode == code
-    assert finished.stdout == ("scontrol requeue 7\n" if code == 143 else "")
+    again = code > 128 and restarts != "20"
+    assert finished.stdout == ("scontrol requeue 7\n" if again else "")
 
 
 def test_the_jobsets_flags_belong_together() -> None:
@@ -140,14 +145,17 @@ def test_cloud_tpu_runs_the_same_command_on_all_hosts(tmp_path: Path) -> None:
         "RECORD": str(tmp_path / "record"),
         "TPU": "slice",
         "ZONE": "here",
+        "WORKDIR": "/mnt/my runs",
     }
     finished = subprocess.run(script, env=variables, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     text = (tmp_path / "record").read_text()
     install, train = text.removeprefix("--command=").split("--command=")
-    assert "rnnmnist.doctor --require=tpu" in install
-    assert shlex.split(train)[:3] == [".venv/bin/python", "-m", "rnnmnist.main"]
-    assert shlex.split(train)[-2:] == ["--config=default", "--config.seed=1"]
+    words = ["--workdir=/mnt/my runs", "--config=default", "--config.seed=1"]
+    doctor = [".venv/bin/python", "-m", "rnnmnist.doctor", "--require=tpu"]
+    assert shlex.split(install)[-7:] == [*doctor, *words]
+    main = [".venv/bin/python", "-m", "rnnmnist.main"]
+    assert shlex.split(train)[-6:] == [*main, *words]
     del variables["TPU"]
     refused = subprocess.run(script, env=variables, capture_output=True, text=True)
     assert refused.returncode != 0

@@ -171,6 +171,15 @@ def test_the_picture_survives_a_torn_line(
     assert drawn == [[SHORT]]
 
 
+def test_a_picture_that_cannot_be_drawn_is_a_line_and_no_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n')
+    notebook.Curves(path).draw()
+    assert capsys.readouterr().out.startswith("the curves cannot be drawn: KeyError")
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package, built from this repository without a network."""

@@ -3,6 +3,9 @@
 import json
 import signal
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -133,8 +136,10 @@ def test_a_killed_process_ends_the_others_and_a_restart_resumes(
 ) -> None:
     workdir = tmp_path / "run"
     words = runs.words(workdir, data_dir, TWO_DEVICES)
-    running = runs.start_together(environment, [words] * 2)
-    runs.wait_for_training(running[0], "validation")  # whose save may be under way
+    running = runs.start_together(
+        environment, [words] * 2, program=[str(runs.SLOW_SAVE)]
+    )
+    runs.wait_for_training(running[0], "validation")  # whose save is under way
     running[victim].kill()
     ended = runs.outcomes(running)  # within its time limit
     code, _, stderr = ended[1 - victim]
@@ -144,6 +149,92 @@ def test_a_killed_process_ends_the_others_and_a_restart_resumes(
     first, _ = together(environment, workdir, data_dir, 2, TWO_DEVICES)
     assert first[0] == 0, first[2]
     runs.assert_same_end(workdir, pair)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_fault_in_one_ends_the_others(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path, victim: int
+) -> None:
+    program = (
+        "import sys\n"
+        "from rnnmnist import errors, main, train\n"
+        "def broken(*_): raise ValueError('a fault of our own')\n"
+        f"if '--process_id={victim}' in sys.argv: train.TrainingSplit.put = broken\n"
+        "errors.run(main.main)\n"
+    )
+    words = runs.words(tmp_path / "run", data_dir, TWO_DEVICES)
+    running = runs.start_together(environment, [words] * 2, program=["-c", program])
+    ended = runs.outcomes(running)  # within its time limit
+    assert ended[victim][0] == 1
+    assert "ValueError: a fault of our own" in ended[victim][2]
+    assert ended[1 - victim][0] not in (0, 2, 130, 143)
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_waits_for_nobody(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    words = runs.words(tmp_path / "run", data_dir, TWO_DEVICES)
+    first, second = runs.start_together(environment, [words] * 2)
+    try:
+        runs.wait_for_training(first)
+        second.send_signal(signal.SIGSTOP)  # neither dead nor answering
+        first.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert first.poll() is None
+        first.send_signal(signal.SIGINT)
+        _, stderr = first.communicate(timeout=10)
+        assert (first.returncode, stderr) == (130, "stopped\n")
+    finally:
+        first.kill()
+        second.kill()
+        second.communicate()
+
+
+@pytest.mark.slow
+def test_processes_that_were_asked_for_different_runs_are_one_line(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    words = runs.words(tmp_path / "run", data_dir, TWO_DEVICES)
+    others = [*words, "--config.seed=7", "--config.train.clip_norm=0"]
+    for code, _, stderr in runs.outcomes(
+        runs.start_together(environment, [words, others])
+    ):
+        assert code == 2
+        assert stderr == (
+            "error: seed=7 on process 1 (process 0: 0), train.clip_norm=0.0 on process "
+            "1 (process 0: 1.0): start all processes with the same settings\n"
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_do_not_come_are_one_line(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    program = (
+        "from rnnmnist import errors, main, processes\n"
+        "processes.JOIN_SECONDS, processes.PATIENT_SECONDS = 2, 0.5\n"
+        "errors.run(main.main)\n"
+    )
+    address = f"127.0.0.1:{runs.free_port()}"
+    finished = subprocess.run(
+        [
+            *(sys.executable, "-c", program, f"--workdir={tmp_path / 'run'}"),
+            *(f"--coordinator_address={address}", "--num_processes=2"),
+            "--process_id=0",
+        ],
+        env={k: v for k, v in environment.items() if "proxy" not in k.lower()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert finished.returncode == 1
+    assert finished.stdout == f"waiting for all of 2 processes to come to {address}\n"
+    assert finished.stderr == (
+        f"error: --num_processes: not all of 2 processes have come to {address} within "
+        "2 s; start each of them, with the same flags\n"
+    )
 
 
 @pytest.mark.slow
@@ -212,7 +303,9 @@ def test_the_doctor_looks_at_all_processes(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     words = runs.words(tmp_path / "run", data_dir, TWO_DEVICES)
-    running = runs.start_together(environment, [words] * 2, command="doctor")
+    running = runs.start_together(
+        environment, [words] * 2, program=("-m", "rnnmnist.doctor")
+    )
     first, second = runs.outcomes(running)
     assert (first[0], second) == (0, (0, "", "")), first[2]
     assert "2 of 2 x cpu" in first[1]
@@ -230,6 +323,14 @@ def test_the_doctor_looks_at_all_processes(
         (
             ["--num_processes=2", "--process_id=1", "--coordinator_address=here"],
             "must be HOST:PORT, where process 0 runs, not here",
+        ),
+        (
+            ["--num_processes=1", "--process_id=0", "--coordinator_address=[::1:8"],
+            "PORT",
+        ),
+        (
+            ["--num_processes=1", "--process_id=0", "--coordinator_address=::1:8"],
+            "PORT",
         ),
         (["--num_processes=two"], "invalid int value: 'two'"),
         (["--num_proceses=2"], "did you mean --num_processes?"),

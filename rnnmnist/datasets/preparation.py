@@ -44,9 +44,10 @@ def prepared_builder(config: DataConfig) -> MnistRows:
                 if not builder.is_prepared():
                     _prepare(builder, manual_dir)
     except OSError as error:
-        raise UserError(f"data.data_dir: cannot prepare {config.name}: {error}") from (
-            error
-        )
+        raise UserError(
+            f"data.data_dir: cannot prepare {config.name}: {error}; name a folder that "
+            "can be written"
+        ) from error
     return builder
 
 
