@@ -69,6 +69,15 @@ def describe() -> str:
     )
 
 
+def hardware() -> str:
+    """The processor's name and how many cores this process may use."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    found = re.search(r"model name\s*: (.*)", text)
+    model = found[1] if found else platform.processor() or platform.machine()
+    return f"{usable_cores()} cores of {model}"
+
+
 def memory(root: Path = Path("/")) -> int:
     """Bytes of main memory, or what a container may take of them; 0 if unknown."""
     try:

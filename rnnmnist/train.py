@@ -34,6 +34,7 @@ from rnnmnist.processes import (
 )
 from rnnmnist.progress import Progress
 from rnnmnist.resume import set_damaged_aside, step_to_resume, warn_of_changes
+from rnnmnist.sessions import session
 from rnnmnist.signals import StopFlag, stop_on_signal
 from rnnmnist.step import (
     Metrics,
@@ -74,6 +75,12 @@ class Seconds:
     train: float = 0.0
     started: float = dataclasses.field(default_factory=time.monotonic)
 
+    def spent(self) -> dict[str, float]:
+        """Seconds by part, compilation's and all together."""
+        parts = {"data": self.data, "compile": compile_seconds(), "train": self.train}
+        parts["total"] = time.monotonic() - self.started
+        return {part: round(number, 1) for part, number in parts.items()}
+
     @contextlib.contextmanager
     def of(self, part: str) -> Iterator[None]:
         """Adds the time inside the `with` to a part, without compilation's."""
@@ -113,7 +120,7 @@ def train(config: Config, workdir: Path) -> None:
         step = from_first(lambda: step_to_resume(config, workdir))
         announce(config, workdir, mesh, step)
         if step < config.train.num_steps:
-            with seconds.of("train"):
+            with session(workdir, step, mesh, seconds.spent), seconds.of("train"):
                 run_to_end(config, workdir, mesh, examples, step)
         document = test_once(config, workdir, mesh, examples["test"])
     summarize(config, workdir, document, seconds)
@@ -390,12 +397,12 @@ def summarize(
     if validation is None:
         raise RunError(f"step {best} in {workdir} was not validated")
     images = config.train.num_steps * config.train.batch_size
-    total = time.monotonic() - seconds.started
+    spent = seconds.spent()
     print(
         f"\nparameters  {document['num_parameters']:,}\n"
         f"steps       {config.train.num_steps:,} ({images:,} images)\n"
-        f"seconds     {total:.1f} (data {seconds.data:.1f}, compile "
-        f"{compile_seconds():.1f}, train {seconds.train:.1f})\n"
+        f"seconds     {spent['total']:.1f} (data {spent['data']:.1f}, compile "
+        f"{spent['compile']:.1f}, train {spent['train']:.1f})\n"
         f"validation  {describe_validation(validation)}, best at step {best}\n"
         f"test        {evaluation.describe(document)}\n"
         f"checkpoint  {workdir / str(best)}\n"

@@ -42,6 +42,11 @@ def installed(name: str) -> str:
         raise RunError(f"{name} is not installed: pip install {name}") from None
 
 
+def all_installed() -> dict[str, str]:
+    """The version of each library that is tested, and of `python`."""
+    return {name: installed(name) for name in read_tested()}
+
+
 def describe_installed(name: str, tested: Range) -> str:
     """`describe` for what is here.
 

@@ -13,7 +13,7 @@ FLOORS = [
     | {"digests", "workdir", "compilation", "processes", "progress", "signals"}
     | {"notebook"},
     {"batches", "steps", "machine"},
-    {"step"},
+    {"step", "sessions"},
     {"evaluation", "verification"},
     {"train", "resume", "checkup"},
     {"main", "evaluate", "verify", "doctor"},

@@ -11,7 +11,6 @@ between the markers in README.md.
 import argparse
 import json
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rnnmnist.mesh import usable_cores
+from rnnmnist.machine import hardware
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "results"
@@ -72,15 +71,6 @@ def measure(name: str, seeds: int, overrides: list[str]) -> dict[str, Any]:
         "accuracy_std": statistics.stdev(accuracies),
         "members": members,
     }
-
-
-def hardware() -> str:
-    """The processor's name and how many cores this process may use."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
-    found = re.search(r"model name\s*: (.*)", text)
-    model = found[1] if found else platform.processor() or platform.machine()
-    return f"{usable_cores()} cores of {model}"
 
 
 def table() -> str:
