@@ -5,6 +5,7 @@ an accuracy. Every image of a split is counted exactly once.
 """
 
 import dataclasses
+import datetime
 import errno
 import json
 import logging
@@ -220,6 +221,26 @@ def keep_result(workdir: Path, document: dict[str, Any]) -> None:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise RunError(f"the result cannot be written: {error}") from error
         _logger.warning("the result is not kept: %s", error)
+
+
+def log_reading(workdir: Path, step: int, params_sha256: str, command: str) -> None:
+    """Appends to `evaluation/test-readings.jsonl` that the test split was read.
+
+    Where that cannot be written (a model in a read-only place), a warning says so.
+    """
+    line = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "step": step,
+        "params_sha256": params_sha256,
+    }
+    path = workdir / "evaluation" / "test-readings.jsonl"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        _logger.warning("the reading of the test split is not logged: %s", error)
 
 
 def result_path(workdir: Path, split: str, step: int) -> Path:
