@@ -1,0 +1,126 @@
+"""Several runs side by side: what they are, what they differ in, how they did."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rnnmnist import figures
+from rnnmnist.config import flatten
+from rnnmnist.evaluation import wilson_interval
+from rnnmnist.findings import Findings, Line
+from rnnmnist.flags import PLACES
+from rnnmnist.reporting import Occasion
+from rnnmnist.sections import both, counted
+from rnnmnist.webpage import Cell, Link, Page, Section, Table, interval, percent
+
+
+def place_of(workdirs: Sequence[Path]) -> Path:
+    """Where a comparison is written: `report` in the nearest folder above all runs."""
+    return Path(os.path.commonpath([path.parent for path in workdirs])) / "report"
+
+
+def comparison_page(runs: Sequence[Findings], folder: Path, occasion: Occasion) -> Page:
+    """The page that compares runs.
+
+    Args:
+        runs: at least two.
+        folder: that the page will lie in.
+        occasion: of the comparison.
+    """
+    names = [run.workdir.relative_to(folder.parent).as_posix() for run in runs]
+    data_sets = sorted({run.test["dataset"] for run in runs})
+    best = max(runs, key=_validated_with)
+    chosen = names[runs.index(best)]
+    lead = [f"{chosen}: {_test(best)}. Which run is best is said by validation alone."]
+    if len(data_sets) > 1:
+        lead.append("The data sets differ, so their accuracies are not to be compared.")
+    return Page(
+        title=f"{len(runs)} runs, on {' and '.join(data_sets)}",
+        answer=percent(best.test["accuracy"]),
+        answer_to="of the test images right by the run that is best on validation",
+        lead=lead,
+        sections=[_table(runs, names, folder), _curves(runs, names)],
+        cards=[occasion.card],
+    )
+
+
+def differing(runs: Sequence[Findings]) -> list[str]:
+    """The settings that are not the same in all runs, places of data aside."""
+    settings = [flatten(run.config.to_dict()) for run in runs]
+    return [
+        name
+        for name in settings[0]
+        if name not in PLACES and len({str(own[name]) for own in settings}) > 1
+    ]
+
+
+def _validated_with(run: Findings) -> float:
+    return -1.0 if run.validation is None else float(run.validation["accuracy"])
+
+
+def _table(runs: Sequence[Findings], names: Sequence[str], folder: Path) -> Section:
+    differ = differing(runs)
+    rows: list[list[Cell]] = []
+    for run, name in zip(runs, names, strict=True):
+        page = Path(os.path.relpath(run.workdir / "report" / "index.html", folder))
+        settings = flatten(run.config.to_dict())
+        rows.append(
+            [
+                Link(name, page.as_posix()),
+                *(str(settings[setting]) for setting in differ),
+                _validation(run.validation),
+                _test(run),
+                f"{run.test['num_parameters']:,}",
+                "not recorded" if run.seconds is None else f"{run.seconds:,.1f}",
+            ]
+        )
+    text = "With every setting that differs; accuracies with 95 % intervals."
+    if not differ:
+        text = "The configurations are the same; accuracies with 95 % intervals."
+    header = ["run", *differ, "validation", "test", "parameters", "seconds"]
+    return Section("Side by side", [text], table=Table(header, rows))
+
+
+def _validation(validation: Line | None) -> str:
+    if validation is None:
+        return "not validated"
+    text = percent(validation["accuracy"])
+    if "members" in validation or not counted(validation):
+        return text
+    ends = wilson_interval(validation["correct"], validation["examples"])
+    return f"{text} ({counted(validation)}; {interval(ends)})"
+
+
+def _test(run: Findings) -> str:
+    text, test = percent(run.test["accuracy"]), run.test
+    if len(run.members) > 1:
+        ends = interval(test["accuracy_mean_interval"])
+        return f"{text} (mean of {len(run.members)} seeds; {ends})"
+    return f"{text} ({counted(test)}; {interval(test['accuracy_interval'])})"
+
+
+def _curves(runs: Sequence[Findings], names: Sequence[str]) -> Section:
+    title = "Validation while they learned"
+    drawn = {
+        name: run.validated
+        for name, run in zip(names, runs, strict=True)
+        if run.validated
+    }
+    missing = [name for name in names if name not in drawn]
+    text = [f"Without metrics.jsonl, so without a curve: {', '.join(missing)}."]
+    if not drawn:
+        return Section(title, text)
+    words = " ".join(
+        f"{name}: from {percent(lines[0]['accuracy'])} at step {lines[0]['step']:,} to "
+        f"{percent(lines[-1]['accuracy'])} at step {lines[-1]['step']:,}."
+        for name, lines in drawn.items()
+    )
+    return Section(
+        title,
+        text if missing else [],
+        both(
+            "validation",
+            lambda palette: figures.validation_curves(drawn, palette),
+            f"Validation accuracy over the steps. {words}",
+        ),
+    )
