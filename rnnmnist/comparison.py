@@ -28,16 +28,32 @@ def comparison_page(runs: Sequence[Findings], folder: Path, occasion: Occasion) 
         occasion: of the comparison.
     """
     names = [run.workdir.relative_to(folder.parent).as_posix() for run in runs]
-    data_sets = sorted({run.test["dataset"] for run in runs})
-    best = max(runs, key=_validated_with)
-    chosen = names[runs.index(best)]
-    lead = [f"{chosen}: {_test(best)}. Which run is best is said by validation alone."]
-    if len(data_sets) > 1:
-        lead.append("The data sets differ, so their accuracies are not to be compared.")
+    best = {
+        data_set: max(
+            (run for run in runs if run.test["dataset"] == data_set),
+            key=_validated_with,
+        )
+        for data_set in sorted({run.test["dataset"] for run in runs})
+    }
+    lead = [
+        f"Best on validation, {data_set}: {names[runs.index(run)]}, with "
+        f"{', '.join(_test(run).splitlines())} of the test images right."
+        for data_set, run in best.items()
+    ]
+    lead.append(
+        "Which run is better is for validation to say; where its intervals overlap, "
+        "it may be chance."
+    )
+    answer, answer_to = f"{len(runs)} runs", f"on {' and '.join(best)}"
+    if len(best) == 1:
+        (run,) = best.values()
+        answer = percent(run.test["accuracy"])
+        answer_to = f"of the test images right by {names[runs.index(run)]}, of "
+        answer_to += f"{len(runs)} runs the best on validation"
     return Page(
-        title=f"{len(runs)} runs, on {' and '.join(data_sets)}",
-        answer=percent(best.test["accuracy"]),
-        answer_to="of the test images right by the run that is best on validation",
+        title=f"{len(runs)} runs, on {' and '.join(best)}",
+        answer=answer,
+        answer_to=answer_to,
         lead=lead,
         sections=[_table(runs, names, folder), _curves(runs, names)],
         cards=[occasion.card],
@@ -67,17 +83,18 @@ def _table(runs: Sequence[Findings], names: Sequence[str], folder: Path) -> Sect
         rows.append(
             [
                 Link(name, page.as_posix()),
-                *(str(settings[setting]) for setting in differ),
+                "\n".join(f"{name} {settings[name]}" for name in differ) or "none",
                 _validation(run.validation),
                 _test(run),
                 f"{run.test['num_parameters']:,}",
                 "not recorded" if run.seconds is None else f"{run.seconds:,.1f}",
             ]
         )
-    text = "With every setting that differs; accuracies with 95 % intervals."
-    if not differ:
-        text = "The configurations are the same; accuracies with 95 % intervals."
-    header = ["run", *differ, "validation", "test", "parameters", "seconds"]
+    text = (
+        "Accuracies with their counts and 95 % intervals, over images for one network "
+        "and over seeds for several."
+    )
+    header = ["run", "what differs", "validation", "test", "parameters", "seconds"]
     return Section("Side by side", [text], table=Table(header, rows))
 
 
@@ -88,15 +105,15 @@ def _validation(validation: Line | None) -> str:
     if "members" in validation or not counted(validation):
         return text
     ends = wilson_interval(validation["correct"], validation["examples"])
-    return f"{text} ({counted(validation)}; {interval(ends)})"
+    return f"{text}\n{counted(validation)}\n{interval(ends)}"
 
 
 def _test(run: Findings) -> str:
     text, test = percent(run.test["accuracy"]), run.test
     if len(run.members) > 1:
         ends = interval(test["accuracy_mean_interval"])
-        return f"{text} (mean of {len(run.members)} seeds; {ends})"
-    return f"{text} ({counted(test)}; {interval(test['accuracy_interval'])})"
+        return f"{text}\nmean of {len(run.members)} seeds\n{ends}"
+    return f"{text}\n{counted(test)}\n{interval(test['accuracy_interval'])}"
 
 
 def _curves(runs: Sequence[Findings], names: Sequence[str]) -> Section:

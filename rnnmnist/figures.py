@@ -308,16 +308,18 @@ def rows_read(
         )
         axes.fill_between(rows, low, high, color=blue, alpha=0.25, linewidth=0)
         axes.plot(rows, middle, color=blue, marker="o", markersize=3)
-        quarters = [int(rows[len(rows) * part // 4 - 1]) for part in (1, 2, 3)]
+        quarters = [int(rows[len(rows) * part // 4 - 1]) for part in (1, 2, 3, 4)]
         for row in quarters:
             axes.annotate(
-                f"{row} rows: {middle[row - 1]:.1f} %",
+                f"{middle[row - 1]:.1f} %",
                 (row, middle[row - 1]),
-                (-3, 6),  # above to the left, where a curve that rises is not
+                # Above to the left, where a curve that rises is not; at last below.
+                (0, -8) if row == rows[-1] else (-2, 5),
                 textcoords="offset points",
                 ha="right",
+                va="top" if row == rows[-1] else "bottom",
             )
-        axes.set_xticks([1, *quarters, int(rows[-1])])
+        axes.set_xticks([1, *quarters])
         axes.set_xlim(0.5, rows[-1] + 0.5)
         axes.set_ylim(0, 102)
         axes.set_xlabel("rows read, from the top")

@@ -9,7 +9,7 @@ from rnnmnist.config import TRAIN_EXAMPLES, Config, flatten
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.findings import Findings
 from rnnmnist.sections import counted, sections_of
-from rnnmnist.webpage import Card, Page, Section, Table, interval, percent
+from rnnmnist.webpage import Card, Command, Page, Section, Table, interval, percent
 from rnnmnist.workdir import check_writable
 
 
@@ -26,7 +26,7 @@ class Occasion(NamedTuple):
         return Card(
             "This report",
             [
-                ("command", self.command),
+                ("command", Command(self.command)),
                 ("time", f"{self.time:%Y-%m-%d %H:%M %Z}"),
                 ("machine", machine.describe()),
                 *((name, versions.installed(name)) for name in names),

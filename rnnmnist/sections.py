@@ -151,7 +151,7 @@ def _rows(findings: Findings) -> Section:
     total = len(findings.images.labels)
     counts = [answers.right_after_rows.tolist() for answers in findings.networks]
     found = bands(counts, [total] * len(counts[0]))
-    guessing = int(np.bincount(findings.images.labels).max()) / total
+    guessing = max(np.bincount(findings.images.labels).tolist()) / total
     enough = next((k for k, band in enumerate(found, 1) if band.middle >= ENOUGH), None)
     known = f" From row {enough} on, nine of ten answers are right." if enough else ""
     parts = [f"{percent(found[row - 1].middle)} after {row}" for row in (7, 14, 21, 28)]
@@ -184,7 +184,7 @@ def _rows(findings: Findings) -> Section:
 def _confusion(findings: Findings) -> Section:
     table, names = np.array(findings.test["confusion"]), findings.classes
     mistakes = np.where(np.eye(len(table), dtype=bool), 0, table)
-    order = np.argsort(-mistakes, axis=None, kind="stable")[:MOST_PAIRS]
+    order = np.argsort(-mistakes.ravel(), kind="stable")[:MOST_PAIRS]
     pairs = [
         (names[true], names[said], int(mistakes[true, said]))
         for true, said in zip(*np.unravel_index(order, table.shape), strict=True)
@@ -353,7 +353,5 @@ def _reliability(findings: Findings) -> Section:
             f"{100 - width:.1f} % lie {bins.images[-1]:,} of {total:,} answers, of "
             f"which {bins.right[-1]:,} are right.",
         ),
-        Table(
-            ["probability", "answers", "right", "accuracy", "mean probability"], rows
-        ),
+        Table(["probability", "answers", "right", "accuracy", "its mean"], rows),
     )

@@ -22,7 +22,13 @@ class Link(NamedTuple):
     target: str
 
 
-Cell = str | Link
+class Command(NamedTuple):
+    """A command line, whose words are kept together where they can be."""
+
+    text: str
+
+
+Cell = str | Link | Command  # each line of a text is a line of the page
 
 
 class Picture(NamedTuple):
@@ -55,7 +61,7 @@ class Card(NamedTuple):
     """A list of names and values."""
 
     title: str
-    entries: Sequence[tuple[str, str]]
+    entries: Sequence[tuple[str, Cell]]
 
 
 class Page(NamedTuple):
@@ -113,19 +119,15 @@ def pictures(page: Page) -> dict[str, bytes]:
 
 
 def percent(share: float) -> str:
-    """A share as people write it: `99.02 %`."""
-    return f"{100 * share:.2f} %"
+    """A share as people write it: `99.02 %`, which no end of a line divides."""
+    return f"{100 * share:.2f}\N{NO-BREAK SPACE}%"
 
 
 def probability(share: float) -> str:
-    """A probability, of which only certainty is `100.00 %` and only 0 is `0.00 %`.
-
-    >>> probability(0.99999), probability(0.5), probability(0.00001)
-    ('over 99.99 %', '50.00 %', 'under 0.01 %')
-    """
+    """A probability, of which only certainty is `100.00 %` and only 0 is `0.00 %`."""
     if 0.9999 < share < 1:
-        return "over 99.99 %"
-    return "under 0.01 %" if 0 < share < 0.0001 else percent(share)
+        return f"over {percent(0.9999)}"
+    return f"under {percent(0.0001)}" if 0 < share < 0.0001 else percent(share)
 
 
 def interval(ends: Sequence[float]) -> str:
@@ -187,12 +189,17 @@ def _table(table: Table, kind: str) -> str:
 def _cell(cell: Cell) -> str:
     if isinstance(cell, Link):
         return f'<a href="{escape(cell.target)}">{escape(cell.text)}</a>'
-    return escape(cell)
+    if isinstance(cell, Command):
+        words = (f"<span>{escape(word)}</span>" for word in cell.text.split(" "))
+        return f"<code>{' '.join(words)}</code>"
+    return "<br>".join(map(escape, cell.split("\n")))
 
 
 def _card(card: Card) -> str:
     entries = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>\n"
+        # The name of a setting may be broken behind its underscores.
+        f"<div><dt>{escape(name).replace('_', '_<wbr>')}</dt>"
+        f"<dd>{_cell(value)}</dd></div>\n"
         for name, value in card.entries
     )
     return f"<section><h2>{escape(card.title)}</h2><dl>{entries}</dl></section>\n"
