@@ -51,7 +51,7 @@ def comparison_page(runs: Sequence[Findings], folder: Path, occasion: Occasion) 
         answer_to = f"of the test images right by {names[runs.index(run)]}, of "
         answer_to += f"{len(runs)} runs the best on validation"
     return Page(
-        title=f"{len(runs)} runs, on {' and '.join(best)}",
+        title="Runs compared",
         answer=answer,
         answer_to=answer_to,
         lead=lead,

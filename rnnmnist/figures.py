@@ -61,7 +61,9 @@ def curves(metrics: Lines, palette: Palette = LIGHT) -> bytes:
             _curve(above, metrics, split, "loss", palette)
             _curve(below, metrics, split, "accuracy", palette)
         above.set_yscale("log")
+        low, high = above.get_ylim()
         above.yaxis.set_major_formatter("{x:g}")
+        above.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
         above.set_ylabel("loss (nats per image)")
         above.legend()
         below.set_ylabel("accuracy (% of images)")
@@ -255,7 +257,8 @@ def gallery(tiles: Sequence[Tile], palette: Palette = LIGHT) -> bytes:
         "ink", [palette.paper, palette.ink]
     )
     with _styled(palette):
-        figure = _figure(1.72 * rows)
+        figure = _figure(1.72 * rows + 0.1)
+        figure.set_layout_engine("constrained", h_pad=0.07)
         grid = figure.subplots(rows, COLUMNS, squeeze=False)
         for axes in grid.flat[len(tiles) :]:
             axes.set_axis_off()
@@ -266,7 +269,7 @@ def gallery(tiles: Sequence[Tile], palette: Palette = LIGHT) -> bytes:
             said = f"said {tile.said}\n{tile.probability}"
             for offset, text, colour in (
                 (-3, said, palette.series[1]),
-                (-27, f"is {tile.true}", palette.series[0]),
+                (-25.5, f"is {tile.true}", palette.series[0]),
             ):
                 axes.annotate(
                     text,
@@ -314,7 +317,7 @@ def rows_read(
                 f"{middle[row - 1]:.1f} %",
                 (row, middle[row - 1]),
                 # Above to the left, where a curve that rises is not; at last below.
-                (0, -8) if row == rows[-1] else (-2, 5),
+                (0, -13) if row == rows[-1] else (-2, 5),
                 textcoords="offset points",
                 ha="right",
                 va="top" if row == rows[-1] else "bottom",
