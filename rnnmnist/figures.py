@@ -169,7 +169,7 @@ def per_class(
         axes.errorbar(
             middle,
             places,
-            xerr=[middle - low, high - middle],
+            xerr=_whiskers(low, middle, high),
             fmt="o",
             color=palette.series[0],
             capsize=2.5,
@@ -218,7 +218,7 @@ def reliability(
         above.errorbar(
             100 * np.array(confidence),
             middle,
-            yerr=[middle - low, high - middle],
+            yerr=_whiskers(low, middle, high),
             fmt="o",
             color=palette.series[0],
             capsize=2.5,
@@ -369,6 +369,11 @@ def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)
     return file.getvalue()
+
+
+def _whiskers(low: np.ndarray, middle: np.ndarray, high: np.ndarray) -> np.ndarray:
+    # An end at 0 or 1 can lie on the wrong side of the middle by rounding.
+    return np.maximum(0, [middle - low, high - middle])
 
 
 def _curve(axes: Axes, metrics: Lines, split: str, key: str, palette: Palette) -> None:
