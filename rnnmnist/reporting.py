@@ -118,12 +118,15 @@ def _lead(findings: Findings) -> list[str]:
             f"{wrong:,} {'image is' if wrong == 1 else 'images are'} wrong."
         )
     network = describe_network(findings.config)
+    start, its = f"{network[0].upper()}{network[1:]}", "Its"
+    if len(counts) > 1:
+        start, its = f"Each network is {network} and", "Their"
     chosen = f"as --step={findings.wanted} asks for"
     if findings.wanted == "best" and findings.validation is not None:
         chosen = f"the best on validation: {_validation(findings.validation)}"
     second = (
-        f"{network[0].upper()}{network[1:]} reads each image row by row from the top "
-        "and answers after the last row. Its parameters are those of step "
+        f"{start} reads each image row by row from the top and answers after the last "
+        f"row. {its} parameters are those of step "
         f"{findings.step:,} of {train.num_steps:,}, {chosen}."
     )
     again = [int(answers.right.sum()) for answers in findings.networks]
@@ -169,6 +172,14 @@ def _run_card(findings: Findings) -> Card:
     )
 
 
+def _moment(text: str) -> str:
+    """A time of a file of lines, to the minute; as it is if it is no time."""
+    try:
+        return f"{datetime.datetime.fromisoformat(text):%Y-%m-%d %H:%M %Z}"
+    except ValueError:
+        return text
+
+
 def _seconds(findings: Findings) -> str:
     number = len(findings.sessions)
     if findings.seconds is None:
@@ -205,7 +216,7 @@ def _sessions(findings: Findings) -> list[Section]:
         seconds = end.get("seconds", {}).items()
         rows.append(
             [
-                str(start.get("time", "")),
+                _moment(str(start.get("time", ""))),
                 f"{start['step']:,} to {last}",
                 ", ".join(f"{name} {spent:.1f}" for name, spent in seconds),
                 str(start.get("hardware", "")),

@@ -274,6 +274,8 @@ def _gallery(findings: Findings) -> Section:
     text = (
         f"Of {wrong:,} wrong answers{whose} the {len(mistakes)} that were given the "
         "highest probability, the surest first."
+        if wrong > len(mistakes)
+        else f"All {wrong:,} wrong answers{whose}, the surest first."
     )
     listed = "; ".join(
         f"said {names[mistake.said]} with {probability(mistake.probability)}, is "

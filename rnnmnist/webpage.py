@@ -78,7 +78,7 @@ class Page(NamedTuple):
 
 def write(page: Page) -> str:
     """The page as HTML."""
-    lead = "\n".join(f"<p>{escape(text)}</p>" for text in page.lead)
+    lead = "\n".join(f"<p>{_words(text)}</p>" for text in page.lead)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -92,8 +92,8 @@ def write(page: Page) -> str:
 </head>
 <body>
 <header>
-<h1>{escape(page.title)}</h1>
-<p class="answer"><strong>{escape(page.answer)}</strong> {escape(page.answer_to)}</p>
+<h1>{_words(page.title)}</h1>
+<p class="answer"><strong>{_words(page.answer)}</strong> {_words(page.answer_to)}</p>
 {lead}
 </header>
 <main>
@@ -119,15 +119,15 @@ def pictures(page: Page) -> dict[str, bytes]:
 
 
 def percent(share: float) -> str:
-    """A share as people write it: `99.02 %`, which no end of a line divides."""
-    return f"{100 * share:.2f}\N{NO-BREAK SPACE}%"
+    """A share as people write it: `99.02 %`."""
+    return f"{100 * share:.2f} %"
 
 
 def probability(share: float) -> str:
     """A probability, of which only certainty is `100.00 %` and only 0 is `0.00 %`."""
     if 0.9999 < share < 1:
-        return f"over {percent(0.9999)}"
-    return f"under {percent(0.0001)}" if 0 < share < 0.0001 else percent(share)
+        return "over 99.99 %"
+    return "under 0.01 %" if 0 < share < 0.0001 else percent(share)
 
 
 def interval(ends: Sequence[float]) -> str:
@@ -136,12 +136,17 @@ def interval(ends: Sequence[float]) -> str:
     return f"{100 * low:.2f} to {percent(high)}"
 
 
+def _words(text: str) -> str:
+    # No end of a line comes between a number and its unit.
+    return escape(text).replace(" %", "&nbsp;%")
+
+
 def _section(section: Section) -> str:
-    parts = [f"<h2>{escape(section.title)}</h2>"]
+    parts = [f"<h2>{_words(section.title)}</h2>"]
     if section.picture is not None:
         parts.append(_figure(section.picture, section.text))
     else:
-        parts += [f"<p>{escape(text)}</p>" for text in section.text]
+        parts += [f"<p>{_words(text)}</p>" for text in section.text]
     if section.table is not None:
         parts.append(_table(section.table, "cards"))
     if section.numbers is not None:
@@ -160,7 +165,7 @@ def _figure(picture: Picture, text: Sequence[str]) -> str:
         f"data:image/png;base64,{base64.b64encode(png).decode()}"
         for png in (picture.light, picture.dark)
     )
-    caption = "\n".join(f"<p>{escape(words)}</p>" for words in text)
+    caption = "\n".join(f"<p>{_words(words)}</p>" for words in text)
     return (
         "<figure>\n<picture>\n"
         f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">\n'
@@ -171,7 +176,7 @@ def _figure(picture: Picture, text: Sequence[str]) -> str:
 
 
 def _table(table: Table, kind: str) -> str:
-    header = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.header)
+    header = "".join(f'<th scope="col">{_words(name)}</th>' for name in table.header)
     rows = []
     for first, *others in table.rows:
         # On a phone a row becomes a card, where each cell says its column's name.
@@ -188,11 +193,11 @@ def _table(table: Table, kind: str) -> str:
 
 def _cell(cell: Cell) -> str:
     if isinstance(cell, Link):
-        return f'<a href="{escape(cell.target)}">{escape(cell.text)}</a>'
+        return f'<a href="{escape(cell.target)}">{_words(cell.text)}</a>'
     if isinstance(cell, Command):
         words = (f"<span>{escape(word)}</span>" for word in cell.text.split(" "))
         return f"<code>{' '.join(words)}</code>"
-    return "<br>".join(map(escape, cell.split("\n")))
+    return "<br>".join(map(_words, cell.split("\n")))
 
 
 def _card(card: Card) -> str:
@@ -202,7 +207,7 @@ def _card(card: Card) -> str:
         f"<dd>{_cell(value)}</dd></div>\n"
         for name, value in card.entries
     )
-    return f"<section><h2>{escape(card.title)}</h2><dl>{entries}</dl></section>\n"
+    return f"<section><h2>{_words(card.title)}</h2><dl>{entries}</dl></section>\n"
 
 
 def _style() -> str:

@@ -283,6 +283,7 @@ def test_a_stack_of_seeds_is_told_by_network(stack: Findings) -> None:
         assert f"{member['correct']:,}" in words
         assert f"seed {member['seed']}" in words
     assert "on average over 3 networks" in words
+    assert "Each network is an LSTM with 16 units and reads" in words
     assert "Standard deviation over seeds 0.60 points" in words
     assert "wrong answers by the network of seed 0" in words
     assert "lowest to highest" in words
@@ -318,6 +319,7 @@ def test_sessions_with_and_without_an_end(tmp_path: Path, findings: Findings) ->
     words = read(report_page(run, OCCASION)).words
     assert "7.2, in 2 sessions, without 1 that did not end" in words
     assert "a <fast> one" in words
+    assert "2026-01-02 03:04 UTC" in words
     assert "no recorded end" in words
 
 
