@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from rnnmnist import figures
 from rnnmnist.config import flatten
@@ -82,7 +83,7 @@ def _table(runs: Sequence[Findings], names: Sequence[str], folder: Path) -> Sect
         settings = flatten(run.config.to_dict())
         rows.append(
             [
-                Link(name, page.as_posix()),
+                Link(name, quote(page.as_posix())),
                 "\n".join(f"{name} {settings[name]}" for name in differ) or "none",
                 _validation(run.validation),
                 _test(run),

@@ -28,7 +28,7 @@ class Session:
     end: Line | None  # None where it was killed, or trains still
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays are not equal or unequal
 class Findings:
     """A run at one of its steps."""
 

@@ -20,6 +20,7 @@ def main(arguments: list[str]) -> None:
     from rnnmnist import comparison, evaluation, reporting
     from rnnmnist.compilation import keep_programs
     from rnnmnist.findings import gather
+    from rnnmnist.steps import find_step
 
     # A few seconds' work, beside a trainer that may hold the accelerator.
     jax.config.update("jax_platforms", "cpu")
@@ -30,6 +31,8 @@ def main(arguments: list[str]) -> None:
     )
     workdirs, together = wanted.workdirs, comparison.place_of(wanted.workdirs)
     folders = [workdir / "report" for workdir in workdirs]
+    for workdir in workdirs:  # before anything slow
+        find_step(workdir, wanted.step)
     for folder in [*folders, *([together] if len(workdirs) > 1 else [])]:
         reporting.check_place(folder)
     runs = []

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def reported(
 ) -> Reported:
     """A run, and its copy from which all but the parameters was taken."""
     folder = tmp_path_factory.mktemp("runs")
-    first, second = folder / "first", folder / "deeper" / "second"
+    first, second = folder / "first", folder / "deeper #1" / "second"
     place = f"--config.data.data_dir={data_dir}"
     trained = command("main", f"--workdir={first}", place, *SETTINGS)
     assert trained.returncode == 0, trained.stderr
@@ -249,11 +250,11 @@ def test_the_comparison_leads_to_each_report(reported: Reported) -> None:
     together = reported.first.parent / "report"
     reader = Reader((together / "index.html").read_text())
     targets = [link["href"] for link in reader.all("a")]
-    assert [(together / target).resolve() for target in targets] == [
+    assert [(together / unquote(target)).resolve() for target in targets] == [
         folder / "report" / "index.html" for folder in (reported.first, reported.second)
     ]
-    assert "deeper/second" in reader.words
-    assert "without a curve: deeper/second" in reader.words
+    assert "deeper #1/second" in reader.words
+    assert "without a curve: deeper #1/second" in reader.words
 
 
 def test_the_comparison_shows_the_settings_that_differ(findings: Findings) -> None:
@@ -373,7 +374,11 @@ def test_wrong_words(words: list[str], message: str) -> None:
 
 
 def test_a_run_that_is_not_there(command: Command, tmp_path: Path) -> None:
-    error = one_line_error(command("report", f"--workdir={tmp_path / 'run'}"))
+    """It is found before the others are read."""
+    there, missing = "checkpoints/reference", tmp_path / "run"
+    error = one_line_error(
+        command("report", f"--workdir={there}", f"--workdir={missing}")
+    )
     assert f"{tmp_path / 'run'} does not exist" in error
     assert list(tmp_path.iterdir()) == []
 
