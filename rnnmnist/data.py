@@ -61,6 +61,12 @@ def load(config: DataConfig, *, keep: bool = True) -> dict[str, Examples]:
     return examples
 
 
+def class_names(name: str) -> list[str]:
+    """What the ten labels of a data set stand for, in their order."""
+    (found,) = [config for config in MnistRows.BUILDER_CONFIGS if config.name == name]
+    return list(found.classes)
+
+
 def read_arrays(path: Path, counts: dict[str, int]) -> dict[str, Examples] | None:
     """The decoded arrays from an earlier start.
 

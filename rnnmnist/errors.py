@@ -77,6 +77,8 @@ def _configure_logging() -> None:
     # When one of orbax's arrays cannot be read or written, its other threads and
     # tasks go on, and complain of their closed loop beside the error that counts.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # That it looks for fonts the first time, or has no place to keep what it found.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     sys.excepthook = _show_exception
     sys.unraisablehook = lambda _: None
 

@@ -281,10 +281,50 @@ def parse_evaluation(arguments: list[str], description: str) -> Evaluation:
     flags = Flags(prog="python -m rnnmnist.evaluate", description=description)
     flags.add_argument("--workdir", metavar="DIR", required=True, help="of the run")
     flags.add_argument(
-        "--step", default="best", metavar="N", help="best, latest or a number (best)"
-    )
-    flags.add_argument(
         "--split", default="test", choices=["train", "validation", "test"]
+    )
+    known, places = _parse_with_step_and_places(flags, arguments)
+    workdir = workdir_of_a_run(known.workdir)
+    return Evaluation(workdir, known.step, known.split, places)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a report is asked for."""
+
+    workdirs: list[Path]
+    step: str
+    places: dict[str, Any]  # where the data are here, if not where the trainers' were
+
+
+def parse_report(arguments: list[str], description: str) -> Report:
+    """Parses `--workdir=DIR … [--step=…] [--config.data.…_dir=DIR]`.
+
+    Raises:
+        UserError: for a wrong flag or value.
+    """
+    flags = Flags(prog="python -m rnnmnist.report", description=description)
+    flags.add_argument(
+        "--workdir",
+        metavar="DIR",
+        required=True,
+        action="append",
+        help="of the run; given again, runs are compared",
+    )
+    known, places = _parse_with_step_and_places(flags, arguments)
+    workdirs = [workdir_of_a_run(text) for text in known.workdir]
+    for workdir in workdirs:
+        if workdirs.count(workdir) > 1:
+            raise UserError(f"--workdir: {workdir} is given more than once")
+    return Report(workdirs, known.step, places)
+
+
+def _parse_with_step_and_places(
+    flags: Flags, arguments: list[str]
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Adds `--step` and the data set's places to other flags, and parses all."""
+    flags.add_argument(
+        "--step", default="best", metavar="N", help="best, latest or a number (best)"
     )
     for place in PLACES:
         flags.add_argument(
@@ -297,13 +337,11 @@ def parse_evaluation(arguments: list[str], description: str) -> Evaluation:
     for word in rest:
         flags.refuse(word)
     given = {place: getattr(known, place) for place in PLACES}
-    places = {
+    return known, {
         place: absolute(settings.parse(place, text, config_lib.FIELDS[place]))
         for place, text in given.items()
         if text is not None
     }
-    workdir = workdir_of_a_run(known.workdir)
-    return Evaluation(workdir, known.step, known.split, places)
 
 
 def parse_verification(arguments: list[str], description: str) -> Path:

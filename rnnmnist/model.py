@@ -39,16 +39,19 @@ class RowReader(nn.Module):
     make_readout: Callable[..., nn.Dense]
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array, *, every_row: bool = False) -> jax.Array:
         """Reads each image row by row, top to bottom, and classifies it.
 
         Args:
             images: uint8 or float array, [batch, rows, columns]. Rows are time
                 steps, columns are features; uint8 pixels are scaled to [0, 1].
+            every_row: whether the network is asked after each row, not only after
+                the last one.
 
         Returns:
             Unnormalised log-probabilities, float32 [batch, classes], read from
-            the hidden state after the last row.
+            the hidden state after the last row; with `every_row`, [batch, rows,
+            classes].
 
         Raises:
             ValueError: if `images` is not of rank 3, for instance because TFDS's
@@ -66,17 +69,25 @@ class RowReader(nn.Module):
             images = images.astype(jnp.float32) / 255
         cell = self.make_cell(name="cell")
         carry = cell.initialize_carry(jax.random.key(0), images[:, 0].shape)  # zeros
+
+        def read(cell: Any, carry: Any, row: jax.Array) -> tuple[Any, Any]:
+            carry, hidden = cell(carry, row)
+            return carry, hidden if every_row else None
+
         read_row: Any = nn.scan(
-            lambda cell, carry, row: (cell(carry, row)[0], None),
+            read,
             variable_broadcast="params",
             split_rngs={"params": False},
             in_axes=1,
             out_axes=1,
         )
-        carry, _ = read_row(cell, carry, images)
+        carry, after_rows = read_row(cell, carry, images)
+        readout = self.make_readout(name="readout")
+        if every_row:
+            return readout(after_rows)  # of [batch, rows, hidden]
         # An LSTM's carry is (c, h), cell state first; the others carry h alone.
         hidden = carry[1] if isinstance(carry, tuple) else carry  # [batch, hidden]
-        return self.make_readout(name="readout")(hidden)
+        return readout(hidden)
 
 
 @functools.cache  # the same object again, so that jit knows it again

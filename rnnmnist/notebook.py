@@ -9,7 +9,6 @@ or most of a GPU's memory, for as long as it lives.
 """
 
 import contextlib
-import io
 import math
 import os
 import signal
@@ -19,18 +18,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rnnmnist.errors import RunError, first_line
 from rnnmnist.workdir import MetricsFile
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 SECONDS_BETWEEN_PICTURES = 5.0
 # Said before what the cell says. On a Colab TPU jax would look for a cluster.
 ALWAYS = {"main": ("--num_processes=1",), "doctor": ("--num_processes=1",)}
-COLOURS = {"train": "#7f9fc4", "validation": "#c4501b"}
 
 Lines = list[dict[str, Any]]  # of `metrics.jsonl`
 
@@ -176,67 +171,11 @@ class Curves:
 
 
 def picture(metrics: Lines) -> bytes:
-    """Draws loss and accuracy, of training and of validation, over the steps.
+    """The curves of a run as a PNG; matplotlib is imported for it, and not before.
 
     Args:
         metrics: the lines of `metrics.jsonl`, at least one.
-
-    Returns:
-        A PNG, 5.6 by 5.2 inches at 200 dots an inch.
     """
-    # Not pyplot, which would choose a backend for the whole kernel and keep figures.
-    from matplotlib.figure import Figure
+    from rnnmnist import figures
 
-    figure = Figure(figsize=(5.6, 5.2), dpi=200, layout="constrained")
-    above, below = figure.subplots(2, sharex=True)
-    for split in COLOURS:
-        _draw(above, metrics, split, "loss", 1)
-        _draw(below, metrics, split, "accuracy", 100)
-    above.set_yscale("log")
-    above.set_ylabel("loss (nats per image)")
-    above.legend(frameon=False)
-    below.set_ylabel("accuracy (% of images)")
-    below.set_xlabel("step (updates)")
-    below.set_xlim(left=0)
-    below.xaxis.set_major_formatter("{x:,.0f}")
-    floor = _floor(metrics)
-    below.set_ylim(floor, 100 + (100 - floor) / 40)  # room for a line at 100 %
-    above.set_title(_headline(metrics), fontsize="medium", loc="left")
-    for axes in (above, below):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
-
-
-def _draw(axes: "Axes", metrics: Lines, split: str, key: str, scale: float) -> None:
-    lines = [line for line in metrics if line["split"] == split]
-    steps = [line["step"] for line in lines]
-    values = [scale * line[key] for line in lines]
-    marker = "o" if split == "validation" else ""
-    axes.plot(
-        steps, values, color=COLOURS[split], marker=marker, markersize=4, label=split
-    )
-
-
-def _floor(metrics: Lines) -> float:
-    """Where the axis of accuracy begins, in %: a little below the lowest validation.
-
-    The last few % tell runs apart, so training's first steps may lie outside.
-    """
-    validated = [line for line in metrics if line["split"] == "validation"]
-    lowest = 100 * min(line["accuracy"] for line in validated or metrics)
-    return max(0.0, lowest - (100 - lowest) / 2 - 0.1)  # 0.1: where it is 100 %
-
-
-def _headline(metrics: Lines) -> str:
-    validated = [line for line in metrics if line["split"] == "validation"]
-    last = f"step {metrics[-1]['step']:,}"
-    if not validated:
-        return last
-    best = max(validated, key=lambda line: (line["accuracy"], -line["step"]))
-    return (
-        f"{last}   best on validation: {100 * best['accuracy']:.2f} % "
-        f"at step {best['step']:,}"
-    )
+    return figures.curves(metrics)

@@ -8,15 +8,15 @@ from conftest import REPOSITORY
 
 # Imports run downwards only: a room sees the floors below its own.
 FLOORS = [
-    {"errors", "settings", "config", "streams"},
+    {"errors", "settings", "config", "streams", "palette"},
     {"versions", "flags", "mesh", "model", "data", "datasets", "checkpoint"}
     | {"digests", "workdir", "compilation", "processes", "progress", "signals"}
-    | {"notebook"},
+    | {"notebook", "figures", "webpage"},
     {"batches", "steps", "machine"},
     {"step", "sessions"},
-    {"evaluation", "verification"},
-    {"train", "resume", "checkup"},
-    {"main", "evaluate", "verify", "doctor"},
+    {"evaluation", "verification", "answers", "findings"},
+    {"train", "resume", "checkup", "reporting", "sections", "comparison"},
+    {"main", "evaluate", "verify", "doctor", "report"},
 ]
 # On one floor, but in this order.
 NEIGHBOURS = {
@@ -29,6 +29,12 @@ NEIGHBOURS = {
     ("checkpoint", "mesh"),
     ("checkpoint", "processes"),
     ("notebook", "workdir"),
+    ("notebook", "figures"),
+    ("findings", "answers"),
+    ("findings", "evaluation"),
+    ("reporting", "sections"),
+    ("comparison", "reporting"),
+    ("comparison", "sections"),
     ("processes", "flags"),
     ("train", "resume"),
     ("checkup", "resume"),
@@ -39,7 +45,7 @@ ONLY_IMPORTERS = {
     "tensorflow": set(),
     "tqdm": {"progress"},
     "IPython": {"notebook"},
-    "matplotlib": {"notebook"},
+    "matplotlib": {"figures"},
     "optax": {"step"},
 }
 PACKAGE = REPOSITORY / "rnnmnist"

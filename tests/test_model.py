@@ -41,6 +41,17 @@ def test_the_order_of_the_rows_matters(cell: str) -> None:
     assert not np.allclose(logits, backwards, atol=1e-3)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_asked_after_every_row_it_says_what_it_would_of_so_many_rows(cell: str) -> None:
+    model, params = build(cell=cell, hidden_size=16)
+    images = random_examples(5).images
+    by_row = model.apply({"params": params}, images, every_row=True)
+    assert by_row.shape == (5, 28, 10)
+    for rows in (1, 13, 28):
+        alone = model.apply({"params": params}, images[:, :rows])
+        np.testing.assert_allclose(by_row[:, rows - 1], alone, rtol=1e-5, atol=1e-6)
+
+
 def test_the_optimized_cell_is_the_plain_one_only_faster() -> None:
     model, params = build()
     images = random_examples(4).images

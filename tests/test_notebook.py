@@ -151,7 +151,7 @@ def test_any_metrics_make_a_picture(metrics: list[dict[str, Any]]) -> None:
     image = notebook.picture(metrics)
     assert image.startswith(b"\x89PNG")
     width, height = (int.from_bytes(image[k : k + 4], "big") for k in (16, 20))
-    assert (width, height) == (1120, 1040)
+    assert (width, height) == (960, 920)
 
 
 def test_the_picture_survives_a_torn_line(

@@ -33,6 +33,11 @@ def grid(seeds: int, batch: int) -> Mesh:
     return Mesh(mesh.devices.reshape(seeds, batch), mesh.axis_names)
 
 
+def shapes(first: tuple[int, int], *others: tuple[int, int]) -> list[Any]:
+    """Of meshes; what takes long to compile for the others is for CI."""
+    return [first, *(pytest.param(shape, marks=pytest.mark.slow) for shape in others)]
+
+
 def trained(
     config: Config, mesh: Mesh, steps: int = 6
 ) -> tuple[TrainState, TrainingSplit, Metrics]:
@@ -52,7 +57,7 @@ def a_run(**changes: Any) -> Config:
     return Config().replace(settings | changes)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 4), (4, 1)])
+@pytest.mark.parametrize("shape", shapes((2, 4), (1, 1), (4, 1)))
 def test_a_member_is_the_network_of_its_seed(
     singles: list[tuple[TrainState, TrainingSplit, Metrics]], shape: tuple[int, int]
 ) -> None:
@@ -80,14 +85,15 @@ def test_a_member_is_the_network_of_its_seed(
     assert len({params_sha256(params) for params in unstack(everywhere.params)}) == 4
 
 
-@pytest.mark.parametrize("shape", [(1, 2), (4, 2)])
+@pytest.mark.parametrize("shape", shapes((4, 2), (1, 1)))
 def test_one_member_that_is_not_finite_stops_all_and_is_known(
     shape: tuple[int, int],
 ) -> None:
     mesh = grid(*shape)
     state, split, _ = trained(a_run(num_seeds=SEEDS), mesh, 3)
-    bias = state.params["readout"]["bias"].at[2, 7].set(jnp.inf)
-    readout = dict(state.params["readout"]) | {"bias": bias}
+    bias = state.params["readout"]["bias"]
+    poisoned = jax.device_put(bias.at[2, 7].set(jnp.inf), bias.sharding)
+    readout = dict(state.params["readout"]) | {"bias": poisoned}
     state = state.replace(params=dict(state.params) | {"readout": readout})
     before = params_sha256((state.params, state.opt_state))  # type: ignore[arg-type]
     state, metrics = train_steps(state, split, jnp.int32(9), mesh=mesh)
@@ -100,7 +106,7 @@ def test_one_member_that_is_not_finite_stops_all_and_is_known(
     assert after == before
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 4)])
+@pytest.mark.parametrize("shape", shapes((2, 4), (1, 1)))
 def test_a_stack_is_scored_as_its_members_are(shape: tuple[int, int]) -> None:
     config, mesh = a_run(num_seeds=SEEDS), grid(*shape)
     model = make_model(config.model)
@@ -218,6 +224,20 @@ def test_a_stack_resumes_to_the_same_bits_and_is_verified_and_evaluated(
     other = command("main", *runs.words(workdir, data_dir, "--config.num_seeds=2"))
     assert other.returncode == 2
     assert "num_seeds=2 (checkpoint: 3)" in other.stderr
+
+
+def test_a_stack_has_a_report(
+    stack: tuple[Path, str], command: Command, tmp_path: Path
+) -> None:
+    workdir = runs.copy_of(stack[0], tmp_path / "run")
+    finished = command("report", f"--workdir={workdir}")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    page = (workdir / "report" / "index.html").read_text()
+    (path,) = (workdir / "evaluation").iterdir()
+    document = json.loads(path.read_text())
+    assert f"{100 * document['accuracy_mean']:.2f}" in page
+    for member in document["members"]:
+        assert f"{member['correct']} of 500" in page.replace("\N{NO-BREAK SPACE}", " ")
 
 
 @pytest.mark.slow

@@ -1,0 +1,121 @@
+"""All that is known of a run at one step: what a report is drawn from."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from rnnmnist import data, evaluation
+from rnnmnist.answers import Answers, ask
+from rnnmnist.checkpoint import read_config, read_metrics, read_params
+from rnnmnist.config import Config
+from rnnmnist.data import Examples
+from rnnmnist.digests import params_sha256
+from rnnmnist.mesh import make_mesh, replicated
+from rnnmnist.model import abstract_params, make_model, unstack
+from rnnmnist.steps import with_step
+from rnnmnist.workdir import MetricsFile
+
+Line = dict[str, Any]  # of a file of JSON lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """One process that trained, as `sessions.jsonl` has it."""
+
+    start: Line
+    end: Line | None  # None where it was killed, or trains still
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays are not equal or unequal
+class Findings:
+    """A run at one of its steps."""
+
+    workdir: Path
+    step: int
+    wanted: str  # how that step was asked for
+    config: Config
+    metrics: list[Line]  # none where a run was copied without them
+    sessions: list[Session]  # likewise
+    validation: Line | None  # at this step, as the checkpoint carries it
+    test: dict[str, Any]  # as the result file has it
+    networks: list[Answers]  # of each network, on the test split
+    images: Examples  # of the test split
+    classes: list[str]
+
+    @property
+    def members(self) -> list[dict[str, Any]]:
+        """The test result of each network, in the order of `networks`."""
+        return self.test.get("members") or [self.test]
+
+    @property
+    def validated(self) -> list[Line]:
+        """The lines of the validation split."""
+        return [line for line in self.metrics if line["split"] == "validation"]
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all sessions that ended; None where none is known."""
+        ended = [
+            session.end["seconds"]["total"]
+            for session in self.sessions
+            if session.end is not None and "total" in session.end.get("seconds", {})
+        ]
+        return sum(ended) if ended else None
+
+
+def gather(
+    workdir: Path, wanted: str, places: dict[str, Any], command: str
+) -> Findings:
+    """Reads a run's files and asks its networks about every test image.
+
+    Writes nothing but the line that says that the test split was read.
+
+    Args:
+        workdir: of the run, whose trainer may be running.
+        wanted: `best`, `latest` or a step's number.
+        places: settings of `data` that are others here than the trainer's.
+        command: that wants to know, for that line.
+
+    Raises:
+        UserError: when there is no such run or step, or no data.
+        RunError: when a checkpoint cannot be read.
+    """
+
+    def at(step: int) -> Findings:
+        config = read_config(workdir, step).replace(places)
+        images = data.load(config.data)["test"]
+        model, mesh = make_model(config.model), make_mesh(1, 1, 1)
+        like = abstract_params(model, replicated(mesh), config.num_seeds)
+        params = read_params(workdir, step, like)
+        sha256 = params_sha256(params)
+        evaluation.log_reading(workdir, step, sha256, command)
+        path = evaluation.result_path(workdir, "test", step)
+        test = evaluation.kept_result(path, sha256)
+        if test is None:
+            test = evaluation.score(params, step, "test", images, config, mesh)
+        return Findings(
+            workdir=workdir,
+            step=step,
+            wanted=wanted,
+            config=config,
+            metrics=MetricsFile.read(workdir / "metrics.jsonl"),
+            sessions=read_sessions(workdir / "sessions.jsonl"),
+            validation=read_metrics(workdir, step),
+            test=test,
+            networks=[ask(model, network, images) for network in unstack(params)],
+            images=images,
+            classes=data.class_names(config.data.name),
+        )
+
+    return with_step(workdir, wanted, at)
+
+
+def read_sessions(path: Path) -> list[Session]:
+    """The sessions of a run, in their order; of a file that need not exist."""
+    sessions: list[Session] = []
+    for line in MetricsFile.read(path):
+        if line.get("event") == "start":
+            sessions.append(Session(line, None))
+        elif line.get("event") == "end" and sessions and sessions[-1].end is None:
+            sessions[-1] = Session(sessions[-1].start, line)
+    return sessions
