@@ -152,7 +152,7 @@ def _section(section: Section) -> str:
     if section.numbers is not None:
         table = _table(section.numbers, "numbers")
         parts.append(f"<details><summary>The numbers</summary>{table}</details>")
-    start = "<section>" if section.table is None else '<section class="wide">'
+    start = "<section>" if section.picture else '<section class="wide">'
     return "\n".join([start, *parts, "</section>", ""])
 
 
