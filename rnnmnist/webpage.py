@@ -152,15 +152,21 @@ def _section(section: Section) -> str:
     if section.numbers is not None:
         table = _table(section.numbers, "numbers")
         parts.append(f"<details><summary>The numbers</summary>{table}</details>")
-    start = "<section>" if section.table is None else '<section class="wide">'
-    return "\n".join([start, *parts, "</section>", ""])
+    kind = "wide"
+    if section.picture is not None:
+        width, height = _size(section.picture)
+        kind = "tall" if height > 1.2 * width else "square"
+    return "\n".join([f'<section class="{kind}">', *parts, "</section>", ""])
+
+
+def _size(picture: Picture) -> tuple[int, int]:
+    """Its width and height, with which the first chunk of a PNG begins."""
+    width, height = picture.light[16:20], picture.light[20:24]
+    return int.from_bytes(width, "big"), int.from_bytes(height, "big")
 
 
 def _figure(picture: Picture, text: Sequence[str]) -> str:
-    # Width and height are the first chunk's of a PNG, so that nothing jumps.
-    width, height = (
-        int.from_bytes(picture.light[start : start + 4], "big") for start in (16, 20)
-    )
+    width, height = _size(picture)  # so that nothing jumps when it is there
     light, dark = (
         f"data:image/png;base64,{base64.b64encode(png).decode()}"
         for png in (picture.light, picture.dark)
