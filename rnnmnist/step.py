@@ -81,9 +81,7 @@ class Loop:
             everywhere: whether all of this device's networks are finite, bool [], to
                 whether all of all devices are.
         """
-        update = each_member(
-            functools.partial(_update, self.state.tx), stack_size(self.state.params)
-        )
+        update = each_member(functools.partial(_update, self.state.tx), loss.ndim > 0)
         params, opt_state, norm, finite = update(
             self.state.params, self.state.opt_state, grads, loss
         )
@@ -128,25 +126,33 @@ def _update(
     return params, opt_state, norm, finite
 
 
-def each_member(function: Callable[..., Any], size: int | None) -> Callable[..., Any]:
+def each_member(function: Callable[..., Any], stacked: bool) -> Callable[..., Any]:
     """A function of one network's arrays, for every member of a stack of them.
+
+    All members at once where that fills an accelerator, by `vmap`; one after the
+    other on a CPU, whose cores a single network fills already: there the products
+    of a batch of networks take half as long again.
 
     Args:
         function: of trees of arrays.
-        size: of the leading axis that all its arguments and results will have;
-            None for one network, without that axis.
+        stacked: whether its arguments and results have a leading axis of members;
+            without one it is the function itself.
     """
-    if size is None:
+    if not stacked:
         return function
-    if size > 1:
-        return jax.vmap(function)
+    return jax.vmap(function) if at_once() else _one_by_one(function)
 
-    # A device's only member: products without a batch of one are faster.
-    def alone(*stacked: Any) -> Any:
-        one = function(*jax.tree.map(lambda leaf: leaf[0], stacked))
-        return jax.tree.map(lambda leaf: leaf[None], one)
 
-    return alone
+def at_once() -> bool:
+    """Whether the devices compute all members of a stack at the same time."""
+    return jax.default_backend() != "cpu"
+
+
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    def every(*stacked: Any) -> Any:
+        return jax.lax.map(lambda member: function(*member), stacked)
+
+    return every
 
 
 @functools.cache  # the same object again, so that jit knows it again
@@ -275,7 +281,7 @@ def train_steps(
             return (loop.state.step < last) & loop.finite
 
         def one_step(loop: Loop) -> Loop:
-            member = each_member(functools.partial(sums, loop.state.step), size)
+            member = each_member(functools.partial(sums, loop.state.step), bool(size))
             flat, unflatten = ravel_pytree(member(loop.state.params, split.seed))
             loss, correct, grads = unflatten(jax.lax.psum(flat, BATCH))
             grads = jax.tree.map(lambda grad: grad / split.batch_size, grads)
@@ -346,7 +352,7 @@ def score_last_batch(state: TrainState, split: TrainingSplit, *, mesh: Mesh) -> 
             batch = own.batch(state.step - 1, shard, mesh.shape[BATCH])
             return total_loss(params, state.apply_fn, batch)
 
-        sums = each_member(member, size)(state.params, split.seed)
+        sums = each_member(member, bool(size))(state.params, split.seed)
         loss, correct = jax.lax.psum(sums, BATCH)
         metrics = dataclasses.replace(
             Metrics.zeros(loss.shape),
@@ -408,7 +414,7 @@ def count_batches(
             )
             return jax.lax.scan(score, start, Batch(images, labels))[0]
 
-        counts = jax.lax.psum(each_member(member, size)(params), BATCH)
+        counts = jax.lax.psum(each_member(member, bool(size))(params), BATCH)
         return whole_stack(counts, size)
 
     spec = by_member(stack_size(params) or 1)

@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from conftest import Command, mesh_of, random_examples
 from flax.training.train_state import TrainState
 from jax.sharding import Mesh
 
+from rnnmnist import step as step_lib
 from rnnmnist.batches import TrainingSplit
 from rnnmnist.config import Config
 from rnnmnist.digests import params_sha256
@@ -57,8 +60,32 @@ def a_run(**changes: Any) -> Config:
     return Config().replace(settings | changes)
 
 
-@pytest.mark.parametrize("shape", shapes((2, 4), (1, 1), (4, 1)))
-def test_a_member_is_the_network_of_its_seed(
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on an accelerator, whose members are computed at the same time."""
+    monkeypatch.setattr(step_lib, "at_once", lambda: True)
+    train_steps.clear_cache()
+    score_last_batch.clear_cache()
+    yield
+    train_steps.clear_cache()
+    score_last_batch.clear_cache()
+
+
+def test_members_at_once_are_the_networks_of_their_seeds(
+    at_once: None, singles: list[tuple[TrainState, TrainingSplit, Metrics]]
+) -> None:
+    members_are_single(singles, (2, 4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 1), (2, 4), (4, 1)])
+def test_members_one_by_one_are_the_networks_of_their_seeds(
+    singles: list[tuple[TrainState, TrainingSplit, Metrics]], shape: tuple[int, int]
+) -> None:
+    members_are_single(singles, shape)
+
+
+def members_are_single(
     singles: list[tuple[TrainState, TrainingSplit, Metrics]], shape: tuple[int, int]
 ) -> None:
     config, mesh = a_run(seed=5, num_seeds=SEEDS), grid(*shape)
@@ -186,8 +213,9 @@ def test_files_say_what_each_member_did(stack: tuple[Path, str]) -> None:
     assert kept_result(path, document["params_sha256"]) is None
     path.write_text(json.dumps(document))
     assert "seeds 0 to 2" in said
-    assert "± " in said.splitlines()[-3]
-    assert "over 3 seeds" in said.splitlines()[-3]
+    (line,) = [line for line in said.splitlines() if line.startswith("test ")]
+    assert "± " in line
+    assert "over 3 seeds" in line
 
 
 def test_single_runs_end_as_the_members_did(
@@ -221,6 +249,8 @@ def test_a_stack_resumes_to_the_same_bits_and_is_verified_and_evaluated(
     evaluated = command("evaluate", f"--workdir={workdir}")
     assert evaluated.returncode == 0, evaluated.stderr
     runs.assert_same_end(workdir, stack[0])
+    for seed in range(3):
+        assert re.search(rf"^seed {seed}: .* of 500; 95 %", evaluated.stdout, re.M)
     other = command("main", *runs.words(workdir, data_dir, "--config.num_seeds=2"))
     assert other.returncode == 2
     assert "num_seeds=2 (checkpoint: 3)" in other.stderr

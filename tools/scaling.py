@@ -40,6 +40,7 @@ class Case(NamedTuple):
     processes: int = 1
     separate: bool = False  # each process is a run of its own
     pinned: bool = False  # each process keeps to a core of its own
+    seeds: int = 1  # in one program
 
     @property
     def name(self) -> str:
@@ -50,7 +51,8 @@ class Case(NamedTuple):
         devices = f"{self.devices} device{'s' if self.devices > 1 else ''}"
         if self.processes > 1:
             devices += f" of {self.processes} processes{where}"
-        return f"{devices}, batch {self.batch_size}"
+        seeds = f"{self.seeds} seeds on " if self.seeds > 1 else ""
+        return f"{seeds}{devices}, batch {self.batch_size}"
 
 
 ONE, TWO = Case(128, 1), Case(128, 2)
@@ -61,7 +63,11 @@ CASES = {
         Case(128, 2, processes=2, pinned=True),
     ],
     "batch": [Case(size, 2) for size in (32, 128, 512, 2048)],
-    "seeds": [ONE, TWO, Case(128, 1, 2, separate=True, pinned=True)],
+    "seeds": [
+        *(ONE, TWO, Case(128, 1, 2, separate=True, pinned=True)),
+        *(Case(128, devices, seeds=2) for devices in (1, 2)),
+        Case(128, 2, seeds=8),
+    ],
 }
 
 
@@ -79,7 +85,7 @@ def work(case: Case, address: str | None, index: int) -> None:
     with joined(place):
         set_cpu_devices(case.batch_size, case.devices, case.seeds, count())
         mesh = make_mesh(case.batch_size, case.devices, case.seeds)
-        seconds = seconds_a_step(case.batch_size, mesh)
+        seconds = seconds_a_step(case, mesh)
         size, sum_seconds = seconds_a_sum(mesh)
     numbers = {"step": seconds, "sum": sum_seconds, "floats": size}
     if jax.device_count() != case.devices:
@@ -87,8 +93,8 @@ def work(case: Case, address: str | None, index: int) -> None:
     print(json.dumps(numbers))
 
 
-def seconds_a_step(batch_size: int, mesh: Any) -> float:
-    """The median over chunks of the seconds that an update takes."""
+def seconds_a_step(case: Case, mesh: Any) -> float:
+    """The median over chunks of the seconds that an update of all seeds takes."""
     import jax
     import numpy as np
 
@@ -100,7 +106,9 @@ def seconds_a_step(batch_size: int, mesh: Any) -> float:
     from rnnmnist.step import create_state, train_steps
 
     config = Config(
-        data=DataConfig(name="mnist5k"), train=TrainConfig(batch_size=batch_size)
+        num_seeds=case.seeds,
+        data=DataConfig(name="mnist5k"),
+        train=TrainConfig(batch_size=case.batch_size),
     )
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (EXAMPLES, 28, 28), np.uint8)
@@ -108,9 +116,10 @@ def seconds_a_step(batch_size: int, mesh: Any) -> float:
     split = TrainingSplit.put(examples, config, mesh)
     state = create_state(config, make_model(config.model), mesh)
     # Of equal length on all processes, so that they stay together.
-    chunk = max(1, 2560 // batch_size)
+    images = case.seeds * case.batch_size
+    chunk = max(1, 2560 // images)
     times = []
-    for _ in range(1 + int(SECONDS * 10_000 / (chunk * batch_size))):
+    for _ in range(1 + int(SECONDS * 10_000 / (chunk * images))):
         begin = time.perf_counter()
         steps = put(np.int32(chunk), replicated(mesh))
         state, metrics = train_steps(state, split, steps, mesh=mesh)
@@ -177,7 +186,7 @@ def measure_once(case: Case) -> dict[str, float]:
     found = [json.loads(text.splitlines()[-1]) for text in outputs if text]
     return {
         "images_per_second": sum(
-            case.batch_size / numbers["step"] for numbers in found
+            case.seeds * case.batch_size / numbers["step"] for numbers in found
         ),
         "step": found[0]["step"],
         "sum": found[0]["sum"],
