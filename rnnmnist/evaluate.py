@@ -27,8 +27,10 @@ def main(arguments: list[str]) -> None:
     step = document["step"]
     print(
         f"{document['dataset']} {wanted.split} at step {step}: "
-        f"{evaluation.describe(document)}, loss {document['loss']:.4f}\n"
-        f"{evaluation.result_path(workdir, wanted.split, step)}"
+        f"{evaluation.describe(document)}, loss {document['loss']:.4f}",
+        *evaluation.describe_members(document),
+        evaluation.result_path(workdir, wanted.split, step),
+        sep="\n",
     )
 
 

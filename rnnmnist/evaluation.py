@@ -392,6 +392,14 @@ def describe(document: dict[str, Any]) -> str:
     return text
 
 
+def describe_members(document: dict[str, Any]) -> list[str]:
+    """A line for each network of a stack; none for a single one."""
+    return [
+        f"seed {member['seed']}: {_counted(member)}"
+        for member in document.get("members", [])
+    ]
+
+
 def _counted(document: dict[str, Any]) -> str:
     if "members" not in document:
         low, high = document["accuracy_interval"]

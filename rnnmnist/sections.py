@@ -31,9 +31,12 @@ def sections_of(findings: Findings) -> list[Section]:
 
 
 def counted(result: Line) -> str:
-    """A result's counts, as far as it has them: `9,902 of 10,000`."""
+    """A result's counts, as far as it has them: `9,902 of 10,000`, or their mean."""
     if not {"correct", "examples"} <= result.keys():
         return ""
+    if "members" in result:
+        mean = result["correct"] / len(result["members"])
+        return f"{mean:,.1f} of {result['examples']:,} on average"
     return f"{result['correct']:,} of {result['examples']:,}"
 
 

@@ -397,7 +397,7 @@ def summarize(
     if validation is None:
         raise RunError(f"step {best} in {workdir} was not validated")
     images = config.train.num_steps * config.train.batch_size
-    spent = seconds.spent()
+    spent, place = seconds.spent(), shlex.quote(str(workdir))
     print(
         f"\nparameters  {document['num_parameters']:,}\n"
         f"steps       {config.train.num_steps:,} ({images:,} images)\n"
@@ -406,7 +406,8 @@ def summarize(
         f"validation  {describe_validation(validation)}, best at step {best}\n"
         f"test        {evaluation.describe(document)}\n"
         f"checkpoint  {workdir / str(best)}\n"
-        f"evaluate    python -m rnnmnist.evaluate --workdir={shlex.quote(str(workdir))}"
+        f"evaluate    python -m rnnmnist.evaluate --workdir={place}\n"
+        f"look        python -m rnnmnist.report --workdir={place}"
     )
 
 

@@ -7,11 +7,13 @@ import json
 import os
 import pty
 import re
+import shlex
 import struct
 import subprocess
 import sys
 import termios
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -85,9 +87,23 @@ def test_a_run_leaves_what_the_contract_names(trained: tuple[Path, str]) -> None
     ):
         assert part in printed
     assert "python -m rnnmnist.evaluate" in printed
+    assert "python -m rnnmnist.report" in printed
     # A pipe gets plain lines: no bar, no carriage return.
     assert "\r" not in printed
     assert re.search(r"epoch 1\.3  step 40/40  loss \d\.\d+  accuracy", printed)
+
+
+def test_a_run_keeps_what_trained_it(trained: tuple[Path, str]) -> None:
+    text = (trained[0] / "sessions.jsonl").read_text()
+    start, end = (json.loads(line) for line in text.splitlines())
+    assert (start["event"], start["step"]) == ("start", 0)
+    assert (end["event"], end["step"]) == ("end", 40)
+    assert f"--workdir={trained[0]}" in shlex.split(start["command"])
+    assert start["versions"]["jax"] == version("jax")
+    assert re.match(r"\d+ cores of ", start["hardware"])
+    assert re.fullmatch(r"\d+ x cpu", start["devices"])
+    seconds = end["seconds"]
+    assert 0 < seconds["train"] < seconds["total"]
 
 
 def test_the_result_file_is_the_contracts(trained: tuple[Path, str]) -> None:
