@@ -138,7 +138,7 @@ def _describe_step(config: Config) -> str:
         jax.block_until_ready(metrics)
         seconds = time.monotonic() - begin - (compile_seconds() - compiled)
         metrics = jax.device_get(metrics)
-        check_finite(metrics, count * config.train.batch_size)
+        check_finite(metrics, count, config)
         return metrics, seconds
 
     _, first = steps(1)
@@ -162,21 +162,23 @@ def noise(count: int) -> data.Examples:
     return data.Examples(images, generator.integers(0, 10, count, np.uint8))
 
 
-def check_finite(metrics: Metrics, examples: int) -> None:
+def check_finite(metrics: Metrics, steps: int, config: Config) -> None:
     """Holds that every update was applied.
 
     Args:
         metrics: of the updates.
-        examples: images that they saw if none was refused.
+        steps: how many there are if none was refused.
+        config: of the run.
 
     Raises:
         RunError: when one was refused, with its loss and its gradient's norm.
     """
+    examples = steps * config.train.batch_size
     if int(metrics.examples) == examples and np.isfinite(metrics.loss).all():
         return
     first = int(np.argmax(metrics.fault))  # of a stack's members
     raise RunError(
-        f"a step of training is not finite: its loss is "
+        f"a step of training{config.of_member(first)} is not finite: its loss is "
         f"{float(metrics.fault_loss.reshape(-1)[first])}, its gradient's norm "
         f"{float(metrics.fault_norm.reshape(-1)[first])}; lower train.learning_rate "
         "or set train.clip_norm"

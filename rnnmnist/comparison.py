@@ -91,8 +91,8 @@ def _table(runs: Sequence[Findings], names: Sequence[str], folder: Path) -> Sect
             ]
         )
     text = (
-        "Accuracies with their counts and 95 % intervals, over images for one network "
-        "and over seeds for several."
+        "Accuracies with their counts and 95 % intervals: over images for one network, "
+        "and for the tests of several over seeds."
     )
     header = ["run", "what differs", "validation", "test", "parameters", "seconds"]
     return Section("Side by side", [text], table=Table(header, rows))
@@ -102,8 +102,10 @@ def _validation(validation: Line | None) -> str:
     if validation is None:
         return "not validated"
     text = percent(validation["accuracy"])
-    if "members" in validation or not counted(validation):
+    if not counted(validation):
         return text
+    if "members" in validation:
+        return f"{text}\n{counted(validation)}"
     ends = wilson_interval(validation["correct"], validation["examples"])
     return f"{text}\n{counted(validation)}\n{interval(ends)}"
 
@@ -112,7 +114,7 @@ def _test(run: Findings) -> str:
     text, test = percent(run.test["accuracy"]), run.test
     if len(run.members) > 1:
         ends = interval(test["accuracy_mean_interval"])
-        return f"{text}\nmean of {len(run.members)} seeds\n{ends}"
+        return f"{text}\n{counted(test)}, {len(run.members)} seeds\n{ends}"
     return f"{text}\n{counted(test)}\n{interval(test['accuracy_interval'])}"
 
 

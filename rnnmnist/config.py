@@ -110,8 +110,9 @@ class TrainConfig(Section):
     )
     num_devices: int | None = setting(
         None,
-        "devices to use, of all processes together (default: the most that divide "
-        "the batch; on CPU at most one for each usable core, and 8 a process)",
+        "devices to use, of all processes together (default: the most that can "
+        "share seeds and batch; on CPU at most one for each usable core, and 8 a "
+        "process)",
         at_least=1,
         at_most=4096,
     )
@@ -165,6 +166,10 @@ class Config(Section):
     def seeds(self) -> range:
         """The seed of each network that is trained."""
         return range(self.seed, self.seed + self.num_seeds)
+
+    def of_member(self, index: int) -> str:
+        """` of seed N` for a network of a stack; nothing for the only one."""
+        return f" of seed {self.seeds[index]}" if self.num_seeds > 1 else ""
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON takes it, section by section."""

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,13 @@ class Result:
     """How a network did on a split: counts, and what is divided from them."""
 
     examples: int
-    loss: float  # mean cross-entropy, in nats
+    total_loss: float  # summed cross-entropy, in nats
     confusion: tuple[tuple[int, ...], ...]  # [true class][answer]
+
+    @property
+    def loss(self) -> float:
+        """The mean cross-entropy, in nats."""
+        return self.total_loss / self.examples
 
     @property
     def correct(self) -> int:
@@ -142,7 +147,7 @@ def evaluate(
         total = sum(map(sum, confusion))
         if total != split.examples:
             raise RuntimeError(f"counted {total} of {split.examples} images")
-        results.append(Result(total, float(loss) / total, confusion))
+        results.append(Result(total, float(loss), confusion))
     return tuple(results)
 
 
@@ -161,12 +166,15 @@ def summary(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if len(members) == 1:
         return dict(members[0])
     accuracies = [member["accuracy"] for member in members]
-    mean, std = statistics.mean(accuracies), statistics.stdev(accuracies)
-    examples = members[0]["examples"]
+    examples, correct = (
+        members[0]["examples"],
+        sum(member["correct"] for member in members),
+    )
+    mean, std = correct / (len(members) * examples), statistics.stdev(accuracies)
     confusions = [member["confusion"] for member in members]
     return {
         "examples": examples,
-        "correct": sum(member["correct"] for member in members),
+        "correct": correct,
         "accuracy": mean,
         "accuracy_interval": list(wilson_interval(mean * examples, examples)),
         "accuracy_mean": mean,
@@ -179,15 +187,15 @@ def summary(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def t_interval(mean: float, std: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a mean over seeds, from their own spread.
+    """The 95 % interval of a mean accuracy over seeds, from their own spread.
 
     Args:
-        mean: over the seeds.
+        mean: over the seeds, from 0 to 1.
         std: over them, with `count - 1` in its denominator.
         count: of seeds, at least 2.
 
     Returns:
-        Its ends, in the mean's unit.
+        Its ends, cut off at 0 and 1.
 
     References:
         Student, "The probable error of a mean", Biometrika 6, 1908.
@@ -195,7 +203,7 @@ def t_interval(mean: float, std: float, count: int) -> tuple[float, float]:
     from scipy.special import stdtrit  # half a second, for stacks alone
 
     half = float(stdtrit(count - 1, 0.975)) * std / math.sqrt(count)
-    return mean - half, mean + half
+    return max(0.0, mean - half), min(1.0, mean + half)
 
 
 def wilson_interval(correct: float, examples: int) -> tuple[float, float]:
@@ -225,7 +233,7 @@ def evaluate_run(
         wanted: `best`, `latest` or a step's number.
         split: `train`, `validation` or `test`.
         places: settings of `data` that are others here than the trainer's.
-        mesh: of one axis.
+        mesh: to score it on.
 
     Returns:
         What the result file holds.
@@ -237,8 +245,10 @@ def evaluate_run(
         model = make_model(config.model)
         like = abstract_params(model, replicated(mesh), config.num_seeds)
         params = read_params(workdir, step, like)
+        if split == "test":
+            log_reading(workdir, step, params_sha256(params), "evaluate")
         document = score(params, step, split, examples, config, mesh)
-        keep_result(workdir, document, "evaluate")
+        keep_result(workdir, document)
         return document
 
     return with_step(workdir, wanted, evaluate_step)
@@ -260,85 +270,87 @@ def score(
         split: `train`, `validation` or `test`.
         examples: all of the split.
         config: that the checkpoint carries.
-        mesh: of one axis.
+        mesh: to score it on.
 
     Returns:
         What the result file holds.
     """
     model = make_model(config.model)
-    results = evaluate(model, params, EvaluationSplit.put(examples, mesh))
     whole = jax.device_get(params)
     networks = unstack(whole)
-    num_parameters = count_params(networks[0])
+    what = {"dataset": config.data.name, "split": split, "step": step}
+    results = evaluate(model, params, EvaluationSplit.put(examples, mesh))
     members = [
         {
+            **what,
             "seed": seed,
             **result.to_dict(),
-            "num_parameters": num_parameters,
+            "num_parameters": count_params(network),
             "params_sha256": params_sha256(network),
         }
         for seed, result, network in zip(config.seeds, results, networks, strict=True)
     ]
     document = {
-        "dataset": config.data.name,
-        "split": split,
-        "step": step,
+        **what,
         "seed": config.seed,
         **summary(members),
-        "num_parameters": num_parameters,
+        "num_parameters": members[0]["num_parameters"],
         "params_sha256": params_sha256(whole),
     }
     if config.tutorial_128 and split == "test":
         first = Examples(examples.images[:128], examples.labels[:128])
         results = evaluate(model, params, EvaluationSplit.put(first, mesh))
-        document["tutorial_128"] = summary([result.to_dict() for result in results])
+        document["tutorial_128"] = summary(
+            [
+                ({"seed": seed} if config.num_seeds > 1 else {}) | result.to_dict()
+                for seed, result in zip(config.seeds, results, strict=True)
+            ]
+        )
     return document
 
 
-def keep_result(workdir: Path, document: dict[str, Any], command: str) -> None:
+def keep_result(workdir: Path, document: dict[str, Any]) -> None:
     """Writes `evaluation/<split>-<step>.json` in a workdir, once for all processes.
 
-    A reading of the test split is logged besides. Where nothing can be written (a
-    model in a read-only place), a warning says so.
-
-    Args:
-        workdir: of the run.
-        document: from `score`.
-        command: that has scored the split.
+    Where that cannot be written (a model in a read-only place), a warning says so.
 
     Raises:
         RunError: when the disk is full.
     """
-    if not is_first():
-        return
-    try:
-        write_json(result_path(workdir, document["split"], document["step"]), document)
-        if document["split"] == "test":
-            log_reading(workdir, document["step"], document["params_sha256"], command)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise RunError(f"the result cannot be written: {error}") from error
-        _logger.warning("the result is not kept: %s", error)
+    path = result_path(workdir, document["split"], document["step"])
+    _write(lambda: write_json(path, document), "the result")
 
 
 def log_reading(workdir: Path, step: int, params_sha256: str, command: str) -> None:
-    """Says in a workdir that its test split was read, by which command and for what.
+    """Says in a workdir that its test split will be read, by which command.
 
+    It is called before the split is read, so that no reading is without its line.
     The trainer reads it once, after the checkpoint was chosen on validation; whoever
-    chooses anything by a later reading can be seen to have done so.
+    chooses anything by a later reading can be seen to have done so. Where nothing
+    can be written, a warning says so.
 
     Raises:
-        OSError: when it cannot be written.
+        RunError: when the disk is full.
     """
-    append_line(
-        workdir / "test_readings.jsonl",
-        {
-            "time": now(),
-            "command": command,
-            "step": step,
-            "params_sha256": params_sha256,
-        },
-    )
+    line = {
+        "time": now(),
+        "command": command,
+        "step": step,
+        "params_sha256": params_sha256,
+    }
+    path = workdir / "test_readings.jsonl"
+    _write(lambda: append_line(path, line), "the reading of the test split")
+
+
+def _write(write: Callable[[], None], what: str) -> None:
+    if not is_first():
+        return
+    try:
+        write()
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise RunError(f"{what} cannot be written: {error}") from error
+        _logger.warning("%s is not kept: %s", what, error)
 
 
 def result_path(workdir: Path, split: str, step: int) -> Path:
@@ -361,6 +373,7 @@ def kept_result(path: Path, params_sha256: str) -> dict[str, Any] | None:
             members = part.get("members", [part])
             expected = summary([_recounted(member) for member in members])
             expected.pop("members", None)
+            expected.pop("accuracy_mean_interval", None)  # in another library's bits
             if any(part[key] != value for key, value in expected.items()):
                 return None
             for member in part.get("members", []):
@@ -381,7 +394,8 @@ def kept_result(path: Path, params_sha256: str) -> dict[str, Any] | None:
 def _recounted(member: dict[str, Any]) -> dict[str, Any]:
     """What follows from a network's confusion matrix and loss."""
     confusion = tuple(tuple(row) for row in member["confusion"])
-    return Result(sum(map(sum, confusion)), member["loss"], confusion).to_dict()
+    result = Result(sum(map(sum, confusion)), 0.0, confusion).to_dict()
+    return result | {"loss": member["loss"]}
 
 
 def describe(document: dict[str, Any]) -> str:

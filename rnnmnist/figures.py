@@ -23,6 +23,7 @@ from rnnmnist.palette import LIGHT, Palette
 WIDTH, DPI = 4.8, 200  # inches, dots an inch
 COLUMNS = 4  # of a gallery
 SPLITS = {"train": 1, "validation": 0}  # each split's colour of the palette's series
+LONGEST_NAME = 60  # of a run, in letters, beside a picture
 MARKERS = "osD^vP"
 
 Lines = Sequence[Mapping[str, Any]]  # of `metrics.jsonl`
@@ -84,7 +85,7 @@ def validation_curves(runs: Mapping[str, Lines], palette: Palette = LIGHT) -> by
     with _styled(palette):
         figure = _figure(3.4 + 0.17 * len(runs))
         axes = figure.subplots()
-        for number, (name, lines) in enumerate(runs.items()):
+        for number, lines in enumerate(runs.values()):
             colour = palette.series[number % len(palette.series)]
             axes.plot(
                 [line["step"] for line in lines],
@@ -92,15 +93,22 @@ def validation_curves(runs: Mapping[str, Lines], palette: Palette = LIGHT) -> by
                 color=colour,
                 linestyle=("-", "--", ":", "-.")[number // len(palette.series) % 4],
                 marker=MARKERS[number % len(MARKERS)],
-                label=name,
             )
             _spread(axes, lines, "accuracy", 100, colour)
         floor = min(map(_floor, runs.values()))
         axes.set_ylim(floor, 100 + (100 - floor) / 40)
         axes.set_ylabel("validation accuracy (% of images)")
         _steps_below(axes)
-        figure.legend(loc="outside upper left")
+        # Named here, since matplotlib leaves out what begins with an underscore.
+        figure.legend(axes.lines, list(map(_plain, runs)), loc="outside upper left")
         return _png(figure)
+
+
+def _plain(name: str) -> str:
+    """A name as it is, and not as mathematics; of a long one, the end."""
+    if len(name) > LONGEST_NAME:
+        name = f"…{name[-LONGEST_NAME:]}"
+    return name.replace("\\", "\\\\").replace("$", r"\$")
 
 
 def confusion(

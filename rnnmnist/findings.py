@@ -63,9 +63,7 @@ class Findings:
         return sum(ended) if ended else None
 
 
-def gather(
-    workdir: Path, wanted: str, places: dict[str, Any], command: str
-) -> Findings:
+def gather(workdir: Path, wanted: str, places: dict[str, Any]) -> Findings:
     """Reads a run's files and asks its networks about every test image.
 
     Writes nothing but the line that says that the test split was read.
@@ -74,7 +72,6 @@ def gather(
         workdir: of the run, whose trainer may be running.
         wanted: `best`, `latest` or a step's number.
         places: settings of `data` that are others here than the trainer's.
-        command: that wants to know, for that line.
 
     Raises:
         UserError: when there is no such run or step, or no data.
@@ -87,8 +84,8 @@ def gather(
         model, mesh = make_model(config.model), make_mesh(1, 1, 1)
         like = abstract_params(model, replicated(mesh), config.num_seeds)
         params = read_params(workdir, step, like)
-        sha256 = params_sha256(params)
-        evaluation.log_reading(workdir, step, sha256, command)
+        sha256, validation = params_sha256(params), read_metrics(workdir, step)
+        evaluation.log_reading(workdir, step, sha256, "report")
         path = evaluation.result_path(workdir, "test", step)
         test = evaluation.kept_result(path, sha256)
         if test is None:
@@ -98,9 +95,13 @@ def gather(
             step=step,
             wanted=wanted,
             config=config,
-            metrics=MetricsFile.read(workdir / "metrics.jsonl"),
+            metrics=[
+                line
+                for line in MetricsFile.read(workdir / "metrics.jsonl")
+                if {"split", "loss", "accuracy"} <= line.keys()
+            ],
             sessions=read_sessions(workdir / "sessions.jsonl"),
-            validation=read_metrics(workdir, step),
+            validation=validation,
             test=test,
             networks=[ask(model, network, images) for network in unstack(params)],
             images=images,

@@ -1,4 +1,4 @@
-"""The devices of a run, in one row: batches are split over them."""
+"""The devices of a run: seeds are spread over them, and batches split."""
 
 import functools
 import math
@@ -132,9 +132,10 @@ def _no_grid(
     if num_devices is None or (num_seeds * batch_size) % num_processes:
         below = batch_size - batch_size % num_processes
         near = [size for size in (below, below + num_processes) if size]
+        seeds = f", or num_seeds={num_seeds} share it out" if num_seeds > 1 else ""
         return UserError(
-            f"train.batch_size: must be a multiple of the {num_processes} processes, "
-            f"not {batch_size}; {' or '.join(map(str, near))} would do"
+            f"train.batch_size: must be a multiple of the {num_processes} processes"
+            f"{seeds}, not {batch_size}; {' or '.join(map(str, near))} would do"
         )
     if num_devices > most:
         return UserError(
@@ -151,9 +152,13 @@ def _no_grid(
         for count in range(num_devices, 0, -1)
         if _grid(batch_size, num_seeds, num_processes, most, count)
     )
-    seeds = f"num_seeds={num_seeds} and " if num_seeds > 1 else ""
+    if num_seeds > 1:
+        return UserError(
+            f"train.num_devices: must be a divisor of num_seeds={num_seeds} times one "
+            f"of train.batch_size={batch_size}, not {num_devices}; {fits} would do"
+        )
     return UserError(
-        f"train.num_devices: must divide {seeds}train.batch_size={batch_size}, and "
+        f"train.num_devices: must divide train.batch_size={batch_size}, and "
         f"{num_devices} does not; {fits} does"
     )
 

@@ -13,7 +13,6 @@ from typing import NamedTuple
 class Palette(NamedTuple):
     """Colours that go together, each as `#rrggbb`."""
 
-    name: str
     paper: str  # behind everything
     ink: str  # words
     muted: str  # words of less weight
@@ -22,7 +21,6 @@ class Palette(NamedTuple):
 
 
 LIGHT = Palette(
-    name="light",
     paper="#ffffff",
     ink="#1b1f24",
     muted="#57606a",
@@ -30,7 +28,6 @@ LIGHT = Palette(
     series=("#0072b2", "#c4501b", "#007a5a", "#a03d85", "#8a6100", "#1b1f24"),
 )
 DARK = Palette(
-    name="dark",
     paper="#14171b",
     ink="#e6e9ed",
     muted="#a3acb7",

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
         reporting.check_place(folder)
     runs = []
     for workdir, folder in zip(workdirs, folders, strict=True):
-        run = gather(workdir, wanted.step, wanted.places, occasion.command)
+        run = gather(workdir, wanted.step, wanted.places)
         print(
             f"{run.test['dataset']} test at step {run.step}: "
             f"{evaluation.describe(run.test)}, loss {run.test['loss']:.4f}"

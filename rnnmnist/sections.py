@@ -123,21 +123,25 @@ def _curves(findings: Findings) -> Section:
                 f"to {last['loss']:.4f} at step {last['step']:,}, accuracy from "
                 f"{percent(first['accuracy'])} to {percent(last['accuracy'])}."
             )
-    trained_on = "after each update" if _last_batches(findings) else "before the update"
-    text = [
-        f"Loss and accuracy on the images of training, {trained_on}, and on the whole "
-        "validation split."
-    ]
+    trained_on = "the images of training, before the update"
+    if _last_batches(findings):
+        trained_on = "the last batch of each interval, after its update"
+    text = [f"Loss and accuracy on {trained_on}, and on the whole validation split."]
     if any(line.get("members") for line in metrics):
         text.append(
             "Lines are the means of the networks, bands go from the lowest to the "
             "highest."
         )
     rows = [
-        [f"{line['step']:,}", f"{line['loss']:.4f}", percent(line["accuracy"])]
+        [
+            f"{line['step']:,}",
+            f"{line['loss']:.4f}",
+            percent(line["accuracy"]),
+            counted(line),
+        ]
         for line in validated
     ]
-    header = ["step", "validation loss", "validation accuracy"]
+    header = ["step", "validation loss", "validation accuracy", "right"]
     return Section(
         title,
         text,
@@ -155,19 +159,21 @@ def _rows(findings: Findings) -> Section:
     counts = [answers.right_after_rows.tolist() for answers in findings.networks]
     found = bands(counts, [total] * len(counts[0]))
     guessing = max(np.bincount(findings.images.labels).tolist()) / total
-    enough = next((k for k, band in enumerate(found, 1) if band.middle >= ENOUGH), None)
-    known = f" From row {enough} on, nine of ten answers are right." if enough else ""
+    late = [k for k, band in enumerate(found, 1) if band.middle < ENOUGH]
+    enough = max(late, default=0) + 1
+    known = f" From row {enough} on, nine of ten answers are right."
+    known = known if enough <= len(found) else ""
     parts = [f"{percent(found[row - 1].middle)} after {row}" for row in (7, 14, 21, 28)]
     rows = [
         [
             f"{row}",
-            *([f"{counts[0][row - 1]:,}"] if len(counts) == 1 else []),
+            ", ".join(f"{right[row - 1]:,}" for right in counts),
             percent(band.middle),
             interval((band.low, band.high)),
         ]
         for row, band in enumerate(found, 1)
     ]
-    header = ["rows read", *(["right"] if len(counts) == 1 else []), "accuracy"]
+    header = ["rows read", "right", "accuracy"]
     return Section(
         "How early it knows",
         [
@@ -315,10 +321,13 @@ def _reliability(findings: Findings) -> Section:
     found = bands([right.tolist()], images.tolist())
     total, error = int(bins.images.sum()), bins.calibration_error
     sure, true = float(bins.confidence.sum()) / total, int(bins.right.sum()) / total
-    verdict = "too sure" if sure > true else "not sure enough"
+    verdict = "as sure as it should be on average"
+    if points := round(100 * abs(sure - true), 2):
+        kind = "too sure" if sure > true else "not sure enough"
+        verdict = f"{kind}, by {points:.2f} points"
     summary = (
-        f"It gives its answers {percent(sure)} on average, and {percent(true)} are "
-        f"right: it is {verdict}, by {100 * abs(sure - true):.2f} points."
+        f"Answers are given {percent(sure)} on average, and {percent(true)} are right: "
+        f"that is {verdict}."
     )
     text = [
         f"{summary} On the line, the two would agree. Bars are 95 % intervals (Wilson)."

@@ -300,11 +300,11 @@ def log(
     speed = run.config.num_seeds * int(metrics.examples) / seconds
     if run.config.train.log_metrics == "last_batch":
         metrics = jax.device_get(score_last_batch(state, run.split, mesh=run.mesh))
-    examples = int(metrics.examples)
     line = over_members(
         run.config,
-        [float(loss) / examples for loss in metrics.loss.reshape(-1)],
-        [int(correct) / examples for correct in metrics.correct.reshape(-1)],
+        [float(loss) for loss in metrics.loss.reshape(-1)],
+        [int(correct) for correct in metrics.correct.reshape(-1)],
+        int(metrics.examples),
     )
     run.record(
         {"step": step, "split": "train"}
@@ -315,19 +315,37 @@ def log(
 
 
 def over_members(
-    config: Config, losses: list[float], accuracies: list[float]
+    config: Config, losses: list[float], corrects: list[int], examples: int
 ) -> dict[str, Any]:
-    """A line's metrics: one network's, or means over a stack and each member's."""
+    """A line's metrics: one network's, or those of a stack and of each member.
+
+    Args:
+        config: of the run.
+        losses: sums over the images, of each network.
+        corrects: right answers of each network.
+        examples: images that each has seen.
+
+    Returns:
+        Means over images and networks, the sum of right answers, and each network's
+        images. The accuracy is one division of whole numbers, so that equal counts
+        are a tie.
+    """
+    correct = sum(corrects)
     line: dict[str, Any] = {
-        "loss": statistics.fmean(losses),
-        "accuracy": statistics.fmean(accuracies),
+        "loss": statistics.fmean(loss / examples for loss in losses),
+        "accuracy": correct / (len(corrects) * examples),
+        "correct": correct,
+        "examples": examples,
     }
     if config.num_seeds > 1:
         line["members"] = [
-            {"seed": seed, "loss": loss, "accuracy": accuracy}
-            for seed, loss, accuracy in zip(
-                config.seeds, losses, accuracies, strict=True
-            )
+            {
+                "seed": seed,
+                "loss": loss / examples,
+                "accuracy": right / examples,
+                "correct": right,
+            }
+            for seed, loss, right in zip(config.seeds, losses, corrects, strict=True)
         ]
     return line
 
@@ -335,21 +353,26 @@ def over_members(
 def validate(run: Run, state: TrainState, step: int) -> dict[str, Any]:
     """Scores the validation split; writes, shows and returns the metrics."""
     results = evaluation.evaluate(run.model, state.params, run.validation)
-    losses = [result.loss for result in results]
-    if not all(map(math.isfinite, losses)):
-        raise RunError(
-            f"step {step} is not saved: its validation loss is "
-            f"{', '.join(map(str, losses))}; lower train.learning_rate or set "
-            "train.clip_norm"
-        )
-    line = over_members(run.config, losses, [result.accuracy for result in results])
+    for index, result in enumerate(results):
+        if not math.isfinite(result.loss):
+            raise RunError(
+                f"step {step}{run.config.of_member(index)} is not saved: its "
+                f"validation loss is {result.loss}; lower train.learning_rate or set "
+                "train.clip_norm"
+            )
+    line = over_members(
+        run.config,
+        [result.total_loss for result in results],
+        [result.correct for result in results],
+        results[0].examples,
+    )
     run.record({"step": step, "split": "validation"} | line)
-    correct, examples = sum(result.correct for result in results), results[0].examples
+    counts = ", ".join(str(result.correct) for result in results)
     run.progress.line(
         f"step {step}  validation loss {line['loss']:.4f}  accuracy "
-        f"{100 * line['accuracy']:.2f} % ({correct} of {len(results) * examples})"
+        f"{100 * line['accuracy']:.2f} % ({counts} of {results[0].examples})"
     )
-    return {"step": step} | line | {"correct": correct, "examples": examples}
+    return {"step": step} | line
 
 
 def fault(run: Run, step: int, metrics: Metrics) -> RunError:
@@ -360,9 +383,8 @@ def fault(run: Run, step: int, metrics: Metrics) -> RunError:
     with jax.transfer_guard("allow"):
         rate = float(make_schedule(run.config.train)(step))
     first = int(np.argmax(metrics.fault))  # of a stack's members; 0 for one network
-    seed = f" of seed {run.config.seeds[first]}" if run.config.num_seeds > 1 else ""
     return RunError(
-        f"step {step + 1}{seed} was not applied: its loss is "
+        f"step {step + 1}{run.config.of_member(first)} was not applied: its loss is "
         f"{float(metrics.fault_loss.reshape(-1)[first])}, its gradient's norm "
         f"{float(metrics.fault_norm.reshape(-1)[first])}, and one of them or a "
         f"parameter after it is not finite at learning rate {rate:.3g}; {kept}; "
@@ -381,8 +403,9 @@ def test_once(
     kept = from_first(lambda: evaluation.kept_result(path, params_sha256(params)))
     if kept is not None:
         return kept
+    evaluation.log_reading(workdir, best, params_sha256(params), "main")
     document = evaluation.score(params, best, "test", examples, config, mesh)
-    evaluation.keep_result(workdir, document, "main")
+    evaluation.keep_result(workdir, document)
     return document
 
 
@@ -415,7 +438,11 @@ def describe_validation(metrics: dict[str, Any]) -> str:
     """A checkpoint's validation: its counts, with what interval they give."""
     text = f"{100 * metrics['accuracy']:.2f} %"
     if "members" in metrics:
-        return f"{text} in the mean of {len(metrics['members'])} seeds"
+        counts = ", ".join(str(member["correct"]) for member in metrics["members"])
+        return (
+            f"{text} in the mean of {len(metrics['members'])} seeds ({counts} of "
+            f"{metrics['examples']})"
+        )
     low, high = evaluation.wilson_interval(metrics["correct"], metrics["examples"])
     return (
         f"{text} ({metrics['correct']} of {metrics['examples']}; 95 % interval "

@@ -132,9 +132,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Adds a line of JSON to a file and hands it to the operating system at once."""
-    with path.open("a") as file:
-        file.write(json.dumps(value) + "\n")
+    """Adds a line of JSON to a file and hands it to the operating system at once.
+
+    A last line that was torn off stays a line of its own.
+    """
+    text = json.dumps(value) + "\n"
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            text = text if file.read() == b"\n" else f"\n{text}"
+        file.write(text.encode())
 
 
 def now() -> str:

@@ -205,8 +205,13 @@ def runtime(
     venv = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     (site_packages,) = venv.glob("lib/python*/site-packages")
-    paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    (site_packages / "installed.pth").write_text("\n".join(paths))
+    installed = folder / "installed"
+    installed.mkdir()
+    for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for path in Path(place).iterdir():
+            if "rnnmnist" not in path.name:
+                (installed / path.name).symlink_to(path)
+    (site_packages / "installed.pth").write_text(str(installed))
     kernel = folder / "jupyter" / "kernels" / "python3" / "kernel.json"
     kernel.parent.mkdir(parents=True)
     launcher = ["-m", "ipykernel_launcher", "-f", "{connection_file}"]

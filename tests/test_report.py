@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import Command, one_line_error
 
-from rnnmnist import flags, webpage
+from rnnmnist import figures, flags, webpage
 from rnnmnist.comparison import comparison_page, differing, place_of
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation import wilson_interval
@@ -68,7 +68,7 @@ def reported(
 @pytest.fixture(scope="module")
 def findings(reported: Reported, data_dir: Path) -> Findings:
     """What is known of the first run."""
-    return gather(reported.first, "best", {"data.data_dir": str(data_dir)}, "a test")
+    return gather(reported.first, "best", {"data.data_dir": str(data_dir)})
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_a_report_adds_nothing_to_a_run_but_itself_and_the_reading(
     assert kept == logs | {"config.json", "metrics.jsonl", "evaluation", "report"}
     log = (reported.second / "test_readings.jsonl").read_text()
     line = json.loads(log.splitlines()[-1])
-    assert "rnnmnist.report" in line["command"]
+    assert line["command"] == "report"
     assert not (reported.second / "evaluation").exists()
 
 
@@ -288,7 +288,7 @@ def test_a_stack_of_seeds_is_told_by_network(stack: Findings) -> None:
     other = dataclasses.replace(stack, workdir=stack.workdir.with_name("other"))
     folder = place_of([stack.workdir, other.workdir])
     words = read(comparison_page([stack, other], folder, OCCASION)).words
-    assert "mean of 3 seeds" in words
+    assert "on average, 3 seeds" in words
 
 
 def test_bands_of_one_network_are_over_images_of_several_over_networks() -> None:
@@ -459,3 +459,9 @@ def test_the_pages_in_a_browser(
         ground = page.evaluate("getComputedStyle(document.documentElement).background")
         assert ("rgb(20, 23, 27)" in ground) == (scheme == "dark")
         context.close()
+
+
+def test_a_runs_name_is_a_name_and_not_mathematics(findings: Findings) -> None:
+    names = ("_base", "lr$_{0^1$", "back\\slash", 300 * "long")
+    image = figures.validation_curves(dict.fromkeys(names, findings.validated))
+    assert image.startswith(b"\x89PNG")

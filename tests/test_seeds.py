@@ -25,7 +25,14 @@ from rnnmnist.errors import UserError
 from rnnmnist.evaluation import EvaluationSplit, evaluate, kept_result, t_interval
 from rnnmnist.mesh import gathered, make_mesh
 from rnnmnist.model import make_model, unstack
-from rnnmnist.step import Metrics, create_state, score_last_batch, train_steps
+from rnnmnist.step import (
+    Metrics,
+    count_batches,
+    create_state,
+    score_last_batch,
+    train_steps,
+)
+from rnnmnist.train import over_members
 
 SEEDS = 4
 STACK = "--config.num_seeds=3"
@@ -34,11 +41,6 @@ STACK = "--config.num_seeds=3"
 def grid(seeds: int, batch: int) -> Mesh:
     mesh = mesh_of(seeds * batch)
     return Mesh(mesh.devices.reshape(seeds, batch), mesh.axis_names)
-
-
-def shapes(first: tuple[int, int], *others: tuple[int, int]) -> list[Any]:
-    """Of meshes; what takes long to compile for the others is for CI."""
-    return [first, *(pytest.param(shape, marks=pytest.mark.slow) for shape in others)]
 
 
 def trained(
@@ -60,35 +62,35 @@ def a_run(**changes: Any) -> Config:
     return Config().replace(settings | changes)
 
 
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As on an accelerator, whose members are computed at the same time."""
-    monkeypatch.setattr(step_lib, "at_once", lambda: True)
-    train_steps.clear_cache()
-    score_last_batch.clear_cache()
-    yield
-    train_steps.clear_cache()
-    score_last_batch.clear_cache()
+@pytest.fixture(
+    params=[
+        (2, 4, True),
+        # What takes long to compile for more of them is for CI.
+        pytest.param((1, 1, True), marks=pytest.mark.slow),
+        pytest.param((1, 1, False), marks=pytest.mark.slow),
+        pytest.param((2, 4, False), marks=pytest.mark.slow),
+        pytest.param((4, 1, False), marks=pytest.mark.slow),
+    ],
+    ids=lambda way: f"{way[0]}x{way[1]} {'at once' if way[2] else 'one by one'}",
+)
+def mesh(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Mesh]:
+    """A grid of devices, whose members are computed as on an accelerator or a CPU."""
+    seeds, batch, at_once = request.param
+    monkeypatch.setattr(step_lib, "at_once", lambda: at_once)
+    programs = (train_steps, score_last_batch, count_batches)
+    for program in programs:
+        program.clear_cache()
+    yield grid(seeds, batch)
+    for program in programs:
+        program.clear_cache()
 
 
-def test_members_at_once_are_the_networks_of_their_seeds(
-    at_once: None, singles: list[tuple[TrainState, TrainingSplit, Metrics]]
+def test_a_member_is_the_network_of_its_seed(
+    singles: list[tuple[TrainState, TrainingSplit, Metrics]], mesh: Mesh
 ) -> None:
-    members_are_single(singles, (2, 4))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [(1, 1), (2, 4), (4, 1)])
-def test_members_one_by_one_are_the_networks_of_their_seeds(
-    singles: list[tuple[TrainState, TrainingSplit, Metrics]], shape: tuple[int, int]
-) -> None:
-    members_are_single(singles, shape)
-
-
-def members_are_single(
-    singles: list[tuple[TrainState, TrainingSplit, Metrics]], shape: tuple[int, int]
-) -> None:
-    config, mesh = a_run(seed=5, num_seeds=SEEDS), grid(*shape)
+    config = a_run(seed=5, num_seeds=SEEDS)
     state, split, metrics = trained(config, mesh)
     assert state.step.shape == ()  # one step for all
     assert int(state.step) == 6
@@ -112,11 +114,7 @@ def members_are_single(
     assert len({params_sha256(params) for params in unstack(everywhere.params)}) == 4
 
 
-@pytest.mark.parametrize("shape", shapes((4, 2), (1, 1)))
-def test_one_member_that_is_not_finite_stops_all_and_is_known(
-    shape: tuple[int, int],
-) -> None:
-    mesh = grid(*shape)
+def test_one_member_that_is_not_finite_stops_all_and_is_known(mesh: Mesh) -> None:
     state, split, _ = trained(a_run(num_seeds=SEEDS), mesh, 3)
     bias = state.params["readout"]["bias"]
     poisoned = jax.device_put(bias.at[2, 7].set(jnp.inf), bias.sharding)
@@ -133,9 +131,8 @@ def test_one_member_that_is_not_finite_stops_all_and_is_known(
     assert after == before
 
 
-@pytest.mark.parametrize("shape", shapes((2, 4), (1, 1)))
-def test_a_stack_is_scored_as_its_members_are(shape: tuple[int, int]) -> None:
-    config, mesh = a_run(num_seeds=SEEDS), grid(*shape)
+def test_a_stack_is_scored_as_its_members_are(mesh: Mesh) -> None:
+    config = a_run(num_seeds=SEEDS)
     model = make_model(config.model)
     params = create_state(config, model, mesh).params
     examples = random_examples(137)
@@ -160,7 +157,7 @@ def test_seeds_are_spread_over_devices_before_the_batch_is() -> None:
     ):
         mesh = make_mesh(batch, devices, seeds)
         assert tuple(mesh.shape.items()) == (("seeds", shape[0]), ("batch", shape[1]))
-    line = "must divide num_seeds=3 and train.batch_size=4, and 5 does not; 4 does"
+    line = "num_seeds=3 times one of train.batch_size=4, not 5; 4 would do"
     with pytest.raises(UserError, match=line):
         make_mesh(4, 5, 3)
 
@@ -172,6 +169,20 @@ def test_intervals_over_seeds_are_students(count: int, quantile: float) -> None:
     low, high = t_interval(0.9, 0.01, count)
     half = quantile * 0.01 / math.sqrt(count)
     assert (low, high) == pytest.approx((0.9 - half, 0.9 + half), abs=1e-6)
+
+
+def test_an_interval_of_an_accuracy_stays_one() -> None:
+    assert t_interval(0.99, 0.02, 2) == (pytest.approx(0.8103, abs=1e-4), 1.0)
+    assert t_interval(0.3, 0.3, 2)[0] == 0.0
+
+
+def test_equal_counts_tie_however_the_members_share_them() -> None:
+    config = Config(num_seeds=2)
+    for counts in ([4890, 5001], [4891, 5000], [4945, 4946], [9891, 0]):
+        line = over_members(config, [1.0, 1.0], counts, 5000)
+        assert line["accuracy"] == 9891 / 10_000
+        assert line["correct"] == 9891
+        assert [member["correct"] for member in line["members"]] == counts
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +217,12 @@ def test_files_say_what_each_member_did(stack: tuple[Path, str]) -> None:
     assert document["num_parameters"] == members[0]["num_parameters"]
     for member in members:
         assert sum(map(sum, member["confusion"])) == 500
-        assert len(member["accuracy_interval"]) == 2
+        assert document.keys() - member.keys() == {
+            "members",
+            "accuracy_mean",
+            "accuracy_std",
+            "accuracy_mean_interval",
+        }
     assert kept_result(path, document["params_sha256"]) == document
     changed = [members[0] | {"correct": 1}, *members[1:]]
     path.write_text(json.dumps(document | {"members": changed}))
@@ -260,6 +276,8 @@ def test_a_stack_has_a_report(
     stack: tuple[Path, str], command: Command, tmp_path: Path
 ) -> None:
     workdir = runs.copy_of(stack[0], tmp_path / "run")
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 60, "note": "of somebody else"}\n')
     finished = command("report", f"--workdir={workdir}")
     assert (finished.returncode, finished.stderr) == (0, "")
     page = (workdir / "report" / "index.html").read_text()
@@ -305,3 +323,12 @@ def test_every_reading_of_the_test_split_is_logged(
         document["step"],
         document["params_sha256"],
     )
+    log.unlink()
+    log.mkdir()  # not to be written, even by root
+    path.unlink()
+    for name in ("evaluate", "report"):
+        finished = command(name, f"--workdir={workdir}")
+        assert finished.returncode == 1
+        (text,) = finished.stderr.splitlines()
+        assert "error: the reading of the test split cannot be written" in text
+    assert not path.exists()  # what cannot be logged is not read
