@@ -14,6 +14,7 @@ import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -103,6 +104,19 @@ def test_the_kernel_imports_no_jax_and_names_no_version_of_it() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert finished.stdout == "set()\n"
+
+
+def test_a_run_is_kept_on_drive_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a stand-in for Colab's own package: the cell's other branch."""
+    mounted: list[str] = []
+    drive = SimpleNamespace(mount=mounted.append)
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=drive))
+    names = {"Path": Path, "WORKDIR": "runs/colab", "KEEP_ON_DRIVE": True}
+    exec(cells()["keeping"].source, names)
+    assert mounted == ["/content/drive"]
+    assert names["workdir"] == Path("/content/drive/MyDrive/rnnmnist/runs/colab")
 
 
 def test_badge_source_and_metadata_name_one_repository() -> None:
