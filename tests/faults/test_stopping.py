@@ -220,7 +220,8 @@ def test_an_evaluator_beside_a_trainer_disturbs_nothing_and_never_fails(
     )
     assert verified.returncode == 0, verified.stdout
     others = {path.name for path in workdir.iterdir() if not path.name.isdecimal()}
-    assert others == {"config.json", "metrics.jsonl", "evaluation"}
+    kept = {"config.json", "metrics.jsonl", "sessions.jsonl", "evaluation"}
+    assert others == kept
 
 
 def test_saved_on_eight_devices_it_goes_on_on_one_and_back(
