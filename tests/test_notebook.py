@@ -140,6 +140,7 @@ def test_the_form_offers_the_shipped_configurations() -> None:
 def test_a_refused_command_raises_its_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(notebook.CommandError) as caught:
         notebook.run("main", "--config.train.learning_rte=0.01")
     line = "error: --config.train.learning_rte: no such setting; did you mean"
@@ -148,7 +149,7 @@ def test_a_refused_command_raises_its_one_line(
     assert str(caught.value).endswith("(rnnmnist.main, exit code 2)")
     assert caught.value._render_traceback_() == [str(caught.value)]
     assert capsys.readouterr().out.startswith(line)  # it was streamed, too
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize(
