@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -55,8 +55,9 @@ class Kept(NamedTuple):
 
 def kept_programs() -> Kept | None:
     """What is in the folder that `keep_programs` chose; None if it could not."""
-    folder = jax.config.jax_compilation_cache_dir
-    if folder is None or not jax.config.jax_enable_compilation_cache:
+    config: Any = jax.config  # not every version declares its attributes
+    folder = config.jax_compilation_cache_dir
+    if folder is None or not config.jax_enable_compilation_cache:
         return None
     sizes = {}
     for path in Path(folder).iterdir():
