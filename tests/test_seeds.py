@@ -67,9 +67,9 @@ def a_run(**changes: Any) -> Config:
         (2, 4, True),
         # What takes long to compile for more of them is for CI.
         pytest.param((1, 1, True), marks=pytest.mark.slow),
-        pytest.param((1, 1, False), marks=pytest.mark.slow),
         pytest.param((2, 4, False), marks=pytest.mark.slow),
-        pytest.param((4, 1, False), marks=pytest.mark.slow),
+        pytest.param((1, 1, False), marks=pytest.mark.exhaustive),
+        pytest.param((4, 1, False), marks=pytest.mark.exhaustive),
     ],
     ids=lambda way: f"{way[0]}x{way[1]} {'at once' if way[2] else 'one by one'}",
 )
