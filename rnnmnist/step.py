@@ -145,7 +145,8 @@ def each_member(function: Callable[..., Any], stacked: bool) -> Callable[..., An
 
 def at_once() -> bool:
     """Whether the devices compute all members of a stack at the same time."""
-    return jax.default_backend() != "cpu"
+    # Before jax 0.11 a loop over members hung on two CPU devices (seen with 0.10.2).
+    return jax.default_backend() != "cpu" or jax.__version_info__ < (0, 11)
 
 
 def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
