@@ -145,8 +145,7 @@ def each_member(function: Callable[..., Any], stacked: bool) -> Callable[..., An
 
 def at_once() -> bool:
     """Whether the devices compute all members of a stack at the same time."""
-    # Before jax 0.11 a loop over members hung on two CPU devices (seen with 0.10.2).
-    return jax.default_backend() != "cpu" or jax.__version_info__ < (0, 11)
+    return jax.default_backend() != "cpu"
 
 
 def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -297,7 +296,7 @@ def train_steps(
         stack = () if size is None else (size,)
         start = Loop(state, Metrics.zeros(stack), jnp.array(True))
         loop = jax.lax.while_loop(going_on, one_step, start)
-        return loop.state, whole_stack(loop.metrics, size)
+        return loop.state, whole_stack(loop.metrics, size, mesh)
 
     run = jax.shard_map(
         one_shard,
@@ -330,9 +329,10 @@ def share_sums(
     return loss, correct.astype(jnp.float32), grads
 
 
-def whole_stack(tree: Any, size: int | None) -> Any:
+def whole_stack(tree: Any, size: int | None, mesh: Mesh) -> Any:
     """A device's part of a stack's sums, as the whole stack's; `[]` stays as it is."""
-    if size is None:
+    # With jax 0.10.2 a gathering of one device's own part hangs on a CPU.
+    if size is None or mesh.shape[SEEDS] == 1:
         return tree
     return jax.tree.map(
         lambda leaf: jax.lax.all_gather(leaf, SEEDS, tiled=True) if leaf.ndim else leaf,
@@ -361,7 +361,7 @@ def score_last_batch(state: TrainState, split: TrainingSplit, *, mesh: Mesh) -> 
             correct=correct,
             examples=jnp.asarray(split.batch_size, jnp.int32),
         )
-        return whole_stack(metrics, size)
+        return whole_stack(metrics, size, mesh)
 
     run = jax.shard_map(
         one_shard,
@@ -416,7 +416,7 @@ def count_batches(
             return jax.lax.scan(score, start, Batch(images, labels))[0]
 
         counts = jax.lax.psum(each_member(member, bool(size))(params), BATCH)
-        return whole_stack(counts, size)
+        return whole_stack(counts, size, mesh)
 
     spec = by_member(stack_size(params) or 1)
     run = jax.shard_map(
