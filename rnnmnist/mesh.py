@@ -44,7 +44,14 @@ def set_cpu_devices(
         most = num_processes * min(usable_cores(), MOST_CPU_DEVICES)
         grid = _grid(batch_size, num_seeds, num_processes, most)
         num_devices = math.prod(grid) if grid else num_processes
-    jax.config.update("jax_num_cpu_devices", max(1, num_devices // num_processes))
+    devices_here = max(1, num_devices // num_processes)
+    jax.config.update("jax_num_cpu_devices", devices_here)
+    if num_seeds > 1 and jax.__version_info__ < (0, 11):
+        # There every device holds one of XLA's threads while it waits for the others'
+        # work, which a stack hands to the same threads: without one more, 0.10.2 hangs.
+        # (With one network nothing is handed on, and one more only costs.)
+        threads = max(usable_cores(), devices_here) + 1
+        os.environ.setdefault("NPROC", str(threads))
 
 
 def usable_cores() -> int:
