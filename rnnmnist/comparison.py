@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 from rnnmnist import figures
 from rnnmnist.config import PLACES, flatten
-from rnnmnist.evaluation import wilson_interval
 from rnnmnist.findings import Findings, Line
+from rnnmnist.intervals import wilson_interval
 from rnnmnist.reporting import Occasion
 from rnnmnist.sections import both, counted
 from rnnmnist.webpage import Cell, Link, Page, Section, Table, interval, percent

@@ -8,7 +8,6 @@ import dataclasses
 import errno
 import json
 import logging
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from rnnmnist.config import Config
 from rnnmnist.data import Examples
 from rnnmnist.digests import params_sha256
 from rnnmnist.errors import RunError
+from rnnmnist.intervals import t_interval, wilson_interval
 from rnnmnist.mesh import BATCH, put, replicated
 from rnnmnist.model import (
     CLASSES,
@@ -42,8 +42,6 @@ from rnnmnist.workdir import append_line, now, write_json
 
 BATCH_PER_DEVICE = 250
 _logger = logging.getLogger(__name__)
-
-Z_95 = 1.959963984540054  # the normal distribution's 97.5 % point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,10 +164,8 @@ def summary(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if len(members) == 1:
         return dict(members[0])
     accuracies = [member["accuracy"] for member in members]
-    examples, correct = (
-        members[0]["examples"],
-        sum(member["correct"] for member in members),
-    )
+    examples = members[0]["examples"]
+    correct = sum(member["correct"] for member in members)
     mean, std = correct / (len(members) * examples), statistics.stdev(accuracies)
     confusions = [member["confusion"] for member in members]
     return {
@@ -184,43 +180,6 @@ def summary(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "confusion": np.sum(confusions, axis=0).tolist(),
         "members": list(members),
     }
-
-
-def t_interval(mean: float, std: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a mean accuracy over seeds, from their own spread.
-
-    Args:
-        mean: over the seeds, from 0 to 1.
-        std: over them, with `count - 1` in its denominator.
-        count: of seeds, at least 2.
-
-    Returns:
-        Its ends, cut off at 0 and 1.
-
-    References:
-        Student, "The probable error of a mean", Biometrika 6, 1908.
-    """
-    from scipy.special import stdtrit  # half a second, for stacks alone
-
-    half = float(stdtrit(count - 1, 0.975)) * std / math.sqrt(count)
-    return max(0.0, mean - half), min(1.0, mean + half)
-
-
-def wilson_interval(correct: float, examples: int) -> tuple[float, float]:
-    """The 95 % interval of a share.
-
-    Returns:
-        Its ends, from 0 to 1.
-
-    References:
-        Wilson, "Probable inference, the law of succession, and statistical
-        inference", JASA 22, 1927.
-    """
-    share, z2 = correct / examples, Z_95**2
-    middle = share + z2 / (2 * examples)
-    half = Z_95 * math.sqrt(share * (1 - share) / examples + z2 / (4 * examples**2))
-    scale = 1 + z2 / examples
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
 def evaluate_run(

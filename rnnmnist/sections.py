@@ -6,9 +6,9 @@ import numpy as np
 
 from rnnmnist import figures
 from rnnmnist.answers import Mistake, bins_of, most_confidently_wrong
-from rnnmnist.evaluation import wilson_interval
 from rnnmnist.figures import Band, Tile
 from rnnmnist.findings import Findings, Line
+from rnnmnist.intervals import wilson_interval
 from rnnmnist.palette import DARK, LIGHT, Palette
 from rnnmnist.webpage import Picture, Section, Table, interval, percent, probability
 

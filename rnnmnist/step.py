@@ -131,7 +131,7 @@ def each_member(function: Callable[..., Any], stacked: bool) -> Callable[..., An
 
     All members at once where that fills an accelerator, by `vmap`; one after the
     other on a CPU, whose cores a single network fills already: there the products
-    of a batch of networks take half as long again.
+    of a batch of networks are slower.
 
     Args:
         function: of trees of arrays.
@@ -296,7 +296,7 @@ def train_steps(
         stack = () if size is None else (size,)
         start = Loop(state, Metrics.zeros(stack), jnp.array(True))
         loop = jax.lax.while_loop(going_on, one_step, start)
-        return loop.state, whole_stack(loop.metrics, size, mesh)
+        return loop.state, whole_stack(loop.metrics, mesh)
 
     run = jax.shard_map(
         one_shard,
@@ -321,19 +321,25 @@ def share_sums(
     Returns:
         Sums over the share: loss, float32 []; right answers, float32 []; gradients.
     """
-    own = dataclasses.replace(split, seed=seed)
-    batch = own.batch(step, jax.lax.axis_index(BATCH), mesh.shape[BATCH])
+    batch = _own_share(split, mesh, step, seed)
     (loss, correct), grads = jax.value_and_grad(total_loss, has_aux=True)(
         params, apply_fn, batch
     )
     return loss, correct.astype(jnp.float32), grads
 
 
-def whole_stack(tree: Any, size: int | None, mesh: Mesh) -> Any:
+def _own_share(
+    split: TrainingSplit, mesh: Mesh, step: jax.Array | int, seed: jax.Array
+) -> Batch:
+    """A device's share of one network's batch, inside of `shard_map`."""
+    own = dataclasses.replace(split, seed=seed)
+    return own.batch(step, jax.lax.axis_index(BATCH), mesh.shape[BATCH])
+
+
+def whole_stack(tree: Any, mesh: Mesh) -> Any:
     """A device's part of a stack's sums, as the whole stack's; `[]` stays as it is."""
-    # Each device has the whole stack already.
-    if size is None or mesh.shape[SEEDS] == 1:
-        return tree
+    if mesh.shape[SEEDS] == 1:
+        return tree  # which is the whole already
     return jax.tree.map(
         lambda leaf: jax.lax.all_gather(leaf, SEEDS, tiled=True) if leaf.ndim else leaf,
         tree,
@@ -348,9 +354,7 @@ def score_last_batch(state: TrainState, split: TrainingSplit, *, mesh: Mesh) -> 
         size = stack_size(state.params)
 
         def member(params: Params, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
-            own = dataclasses.replace(split, seed=seed)
-            shard = jax.lax.axis_index(BATCH)
-            batch = own.batch(state.step - 1, shard, mesh.shape[BATCH])
+            batch = _own_share(split, mesh, state.step - 1, seed)
             return total_loss(params, state.apply_fn, batch)
 
         sums = each_member(member, bool(size))(state.params, split.seed)
@@ -361,7 +365,7 @@ def score_last_batch(state: TrainState, split: TrainingSplit, *, mesh: Mesh) -> 
             correct=correct,
             examples=jnp.asarray(split.batch_size, jnp.int32),
         )
-        return whole_stack(metrics, size, mesh)
+        return whole_stack(metrics, mesh)
 
     run = jax.shard_map(
         one_shard,
@@ -416,7 +420,7 @@ def count_batches(
             return jax.lax.scan(score, start, Batch(images, labels))[0]
 
         counts = jax.lax.psum(each_member(member, bool(size))(params), BATCH)
-        return whole_stack(counts, size, mesh)
+        return whole_stack(counts, mesh)
 
     spec = by_member(stack_size(params) or 1)
     run = jax.shard_map(

@@ -22,6 +22,7 @@ from rnnmnist.config import PLACES, Config, TrainConfig, flatten
 from rnnmnist.digests import params_sha256
 from rnnmnist.errors import RunError, StoppedError, UserError
 from rnnmnist.evaluation import EvaluationSplit
+from rnnmnist.intervals import wilson_interval
 from rnnmnist.mesh import gathered, make_mesh, put, replicated
 from rnnmnist.model import RowReader, abstract_params, count_params, make_model
 from rnnmnist.processes import (
@@ -443,7 +444,7 @@ def describe_validation(metrics: dict[str, Any]) -> str:
             f"{text} in the mean of {len(metrics['members'])} seeds ({counts} of "
             f"{metrics['examples']})"
         )
-    low, high = evaluation.wilson_interval(metrics["correct"], metrics["examples"])
+    low, high = wilson_interval(metrics["correct"], metrics["examples"])
     return (
         f"{text} ({metrics['correct']} of {metrics['examples']}; 95 % interval "
         f"{100 * low:.2f} to {100 * high:.2f})"

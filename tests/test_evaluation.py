@@ -9,7 +9,8 @@ import pytest
 from conftest import mesh_of, random_examples
 
 from rnnmnist.config import ModelConfig
-from rnnmnist.evaluation import EvaluationSplit, evaluate, kept_result, wilson_interval
+from rnnmnist.evaluation import EvaluationSplit, evaluate, kept_result
+from rnnmnist.intervals import wilson_interval
 from rnnmnist.model import init_params, make_model
 
 MODEL = make_model(ModelConfig(hidden_size=16))

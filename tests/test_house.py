@@ -11,7 +11,7 @@ FLOORS = [
     {"errors", "settings", "config", "streams", "palette"},
     {"versions", "flags", "mesh", "model", "data", "datasets", "checkpoint"}
     | {"digests", "workdir", "compilation", "processes", "progress", "signals"}
-    | {"notebook", "figures", "webpage"},
+    | {"notebook", "figures", "webpage", "intervals"},
     {"batches", "steps", "machine"},
     {"step", "sessions"},
     {"evaluation", "verification", "answers", "findings"},

@@ -19,8 +19,8 @@ from conftest import Command, one_line_error
 from rnnmnist import figures, flags, webpage
 from rnnmnist.comparison import comparison_page, differing, place_of
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation import wilson_interval
 from rnnmnist.findings import Findings, gather, read_sessions
+from rnnmnist.intervals import wilson_interval
 from rnnmnist.reporting import Occasion, check_place, report_page, write_files
 from rnnmnist.sections import bands
 

@@ -22,7 +22,8 @@ from rnnmnist.batches import TrainingSplit
 from rnnmnist.config import Config
 from rnnmnist.digests import params_sha256
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation import EvaluationSplit, evaluate, kept_result, t_interval
+from rnnmnist.evaluation import EvaluationSplit, evaluate, kept_result
+from rnnmnist.intervals import t_interval
 from rnnmnist.mesh import gathered, make_mesh
 from rnnmnist.model import make_model, unstack
 from rnnmnist.step import (

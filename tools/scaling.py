@@ -99,8 +99,8 @@ def seconds_a_step(case: Case, mesh: Any) -> float:
     import numpy as np
 
     from rnnmnist.batches import TrainingSplit
+    from rnnmnist.checkup import noise
     from rnnmnist.config import Config, DataConfig, TrainConfig
-    from rnnmnist.data import Examples
     from rnnmnist.mesh import put, replicated
     from rnnmnist.model import make_model
     from rnnmnist.step import create_state, train_steps
@@ -110,10 +110,7 @@ def seconds_a_step(case: Case, mesh: Any) -> float:
         data=DataConfig(name="mnist5k"),
         train=TrainConfig(batch_size=case.batch_size),
     )
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (EXAMPLES, 28, 28), np.uint8)
-    examples = Examples(images, generator.integers(0, 10, EXAMPLES, np.uint8))
-    split = TrainingSplit.put(examples, config, mesh)
+    split = TrainingSplit.put(noise(EXAMPLES), config, mesh)
     state = create_state(config, make_model(config.model), mesh)
     # Of equal length on all processes, so that they stay together.
     images = case.seeds * case.batch_size
