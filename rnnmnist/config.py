@@ -19,6 +19,7 @@ from rnnmnist import settings
 from rnnmnist.errors import UserError
 from rnnmnist.settings import Section, setting
 
+ROWS = 28  # of an image, of every data set
 # Where data lie, which is a machine's affair and not the run's.
 PLACES = ("data.data_dir", "data.manual_dir")
 # Training images of each data set: what bounds a batch, known before any data.
@@ -71,6 +72,28 @@ class ModelConfig(Section):
         "flax: LeCun-normal and orthogonal kernels; tutorial: the fused kernel "
         "Glorot-uniform, read-out weights and bias from N(0, 1)",
     )
+    recurrence: Literal["fused", "flax"] = setting(
+        "fused",
+        "how an LSTM reads the rows, to rounding the same; fused: all gates in one "
+        "product, the weights' gradients in one more; flax: nn.scan over Flax's cell, "
+        "as other cells always",
+    )
+    remat_rows: int | None = setting(
+        None,
+        "rows to a block, of which the backward pass keeps the start alone and "
+        "computes the rest again (default: it keeps everything)",
+        at_least=1,
+        at_most=ROWS,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.remat_rows is not None and ROWS % self.remat_rows:
+            fits = [str(rows) for rows in range(1, ROWS + 1) if ROWS % rows == 0]
+            raise UserError(
+                f"model.remat_rows: must be one of {', '.join(fits)}, not "
+                f"{self.remat_rows}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

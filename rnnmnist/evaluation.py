@@ -40,7 +40,6 @@ from rnnmnist.step import count_batches
 from rnnmnist.steps import with_step
 from rnnmnist.workdir import append_line, now, write_json
 
-BATCH_PER_DEVICE = 250
 _logger = logging.getLogger(__name__)
 
 
@@ -95,16 +94,20 @@ class EvaluationSplit:
 
     @classmethod
     def put(
-        cls, examples: Examples, mesh: Mesh, batch_per_device: int = BATCH_PER_DEVICE
+        cls, examples: Examples, mesh: Mesh, batch_per_device: int | None = None
     ) -> "EvaluationSplit":
         """Lays a split out over the devices of a mesh.
 
         Args:
             examples: all images of the split.
             mesh: over whose `batch` each batch is shared out.
-            batch_per_device: images that a device scores at a time; it changes
-                the memory and the speed, no count, and the loss by rounding only.
+            batch_per_device: images that a device scores at a time (default: 64 on
+                a CPU, which suits a core's cache, else 1024); it changes the memory
+                and the speed, no count, and the loss by rounding only.
         """
+        if batch_per_device is None:
+            on_cpu = mesh.devices.flat[0].platform == "cpu"
+            batch_per_device = 64 if on_cpu else 1024
         count, shares = len(examples.labels), mesh.shape[BATCH]
         batch = min(batch_per_device, -(-count // shares)) * shares
         padding = -count % batch

@@ -10,10 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rnnmnist.config import ModelConfig
+from rnnmnist.config import ROWS, ModelConfig
+from rnnmnist.recurrence import Carry, Kernels, last_carry, read_rows
 
 CLASSES = 10
-ROWS, COLUMNS = 28, 28
+COLUMNS = 28
 
 Params = Mapping[str, Any]
 Initializer = Callable[..., jax.Array]
@@ -33,10 +34,16 @@ class RowReader(nn.Module):
         make_cell: makes the recurrent cell from its `name`. The names are part
             of the checkpoint's format.
         make_readout: makes the dense layer from hidden state to logits likewise.
+        fused: whether an LSTM's recurrence is `recurrence.py`'s rather than its
+            cell's under `nn.scan`: the same function of the same parameters.
+        remat_rows: rows to a block, of which the backward pass keeps the first carry
+            alone and computes the rest again; None keeps everything.
     """
 
     make_cell: Callable[..., Any]
     make_readout: Callable[..., nn.Dense]
+    fused: bool = False
+    remat_rows: int | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, *, every_row: bool = False) -> jax.Array:
@@ -55,7 +62,7 @@ class RowReader(nn.Module):
 
         Raises:
             ValueError: if `images` is not of rank 3, for instance because TFDS's
-                channel axis was kept.
+                channel axis was kept; or their rows are not whole blocks.
 
         References:
             Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural
@@ -68,26 +75,70 @@ class RowReader(nn.Module):
         if images.dtype == jnp.uint8:
             images = images.astype(jnp.float32) / 255
         cell = self.make_cell(name="cell")
-        carry = cell.initialize_carry(jax.random.key(0), images[:, 0].shape)  # zeros
-
-        def read(cell: Any, carry: Any, row: jax.Array) -> tuple[Any, Any]:
-            carry, hidden = cell(carry, row)
-            return carry, hidden if every_row else None
-
-        read_row: Any = nn.scan(
-            read,
-            variable_broadcast="params",
-            split_rngs={"params": False},
-            in_axes=1,
-            out_axes=1,
-        )
-        carry, after_rows = read_row(cell, carry, images)
         readout = self.make_readout(name="readout")
+        carry = cell.initialize_carry(jax.random.key(0), images[:, 0].shape)  # zeros
+        rows = images.swapaxes(0, 1)  # [rows, batch, columns]
+        block = None if every_row else self.remat_rows
+        if block is not None:
+            if len(rows) % block:
+                raise ValueError(f"{len(rows)} rows are not blocks of {block} rows")
+            rows = rows.reshape(-1, block, *rows.shape[1:])
+        if self.fused and not self.is_initializing():
+            kernels = Kernels.of(self.variables["params"]["cell"])
+            carry, after_rows = read_fused(kernels, carry, rows, every_row)
+        else:
+            carry, after_rows = read_by_cell(cell, carry, rows, every_row)
         if every_row:
-            return readout(after_rows)  # of [batch, rows, hidden]
+            return readout(after_rows.swapaxes(0, 1))  # of [batch, rows, hidden]
         # An LSTM's carry is (c, h), cell state first; the others carry h alone.
         hidden = carry[1] if isinstance(carry, tuple) else carry  # [batch, hidden]
         return readout(hidden)
+
+
+def read_by_cell(cell: Any, carry: Any, rows: jax.Array, every_row: bool) -> Any:
+    """Reads rows with a Flax cell.
+
+    Args:
+        cell: bound to its module.
+        carry: before the first row.
+        rows: [rows, batch, columns]; or [blocks, rows, batch, columns], and of a
+            block the backward pass keeps the first carry alone.
+        every_row: whether hidden states are given after every row.
+
+    Returns:
+        The carry after the last row; hidden states [rows, batch, hidden], or None.
+    """
+
+    def read(cell: Any, carry: Any, row: jax.Array) -> tuple[Any, Any]:
+        carry, hidden = cell(carry, row)
+        return carry, hidden if every_row else None
+
+    shared: Any = {"variable_broadcast": "params", "split_rngs": {"params": False}}
+    read_rows: Any = nn.scan(read, **shared)
+    if rows.ndim > 3:
+        read_rows = nn.scan(nn.remat(read_rows, prevent_cse=False), **shared)
+    return read_rows(cell, carry, rows)
+
+
+def read_fused(
+    kernels: Kernels, carry: Any, rows: jax.Array, every_row: bool
+) -> tuple[Any, Any]:
+    """Reads rows as `read_by_cell` does, an LSTM's with its own backward pass."""
+    c, h = carry
+    carry, rows = Carry(c.T, h.T), rows.mT  # [.., columns, batch], which is faster
+    if every_row:
+        last, kept = read_rows(kernels, carry, rows)
+        before = kept.inputs[:, -h.shape[-1] :]  # [rows, hidden, batch]
+        return last, jnp.concatenate([before[1:], last.h[None]]).mT
+    if rows.ndim == 3:
+        c, h = last_carry(kernels, carry, rows)
+        return (c.T, h.T), None
+
+    def read_block(carry: Carry, block: jax.Array) -> tuple[Carry, None]:
+        return last_carry(kernels, carry, block), None
+
+    (c, h), _ = jax.lax.scan(jax.checkpoint(read_block, prevent_cse=False), carry, rows)
+    return (c.T, h.T), None
 
 
 @functools.cache  # the same object again, so that jit knows it again
@@ -107,6 +158,8 @@ def make_model(config: ModelConfig) -> RowReader:
     return RowReader(
         make_cell=functools.partial(cell, features=features, **cell_initializers),
         make_readout=functools.partial(nn.Dense, CLASSES, **readout_initializers),
+        fused=config.recurrence == "fused" and config.cell == "lstm",
+        remat_rows=config.remat_rows,
     )
 
 

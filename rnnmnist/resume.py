@@ -30,6 +30,8 @@ FREE = {
 }
 # What it may change too, but then it is no longer the run that it would have been.
 FREE_WITH_WARNING = {
+    "model.recurrence",
+    "model.remat_rows",
     "train.num_steps",
     "train.learning_rate",
     "train.schedule",

@@ -8,7 +8,7 @@ from conftest import REPOSITORY
 
 # Imports run downwards only: a room sees the floors below its own.
 FLOORS = [
-    {"errors", "settings", "config", "streams", "palette"},
+    {"errors", "settings", "config", "streams", "palette", "recurrence"},
     {"versions", "flags", "mesh", "model", "data", "datasets", "checkpoint"}
     | {"digests", "workdir", "compilation", "processes", "progress", "signals"}
     | {"notebook", "figures", "webpage", "intervals"},
