@@ -25,7 +25,7 @@ def finish(command: Command, workdir: Path, data_dir: Path) -> str:
 
 @pytest.mark.parametrize(
     "number",
-    [n if n < 4 else pytest.param(n, marks=pytest.mark.exhaustive) for n in range(20)],
+    [n if n < 6 else pytest.param(n, marks=pytest.mark.exhaustive) for n in range(20)],
 )
 def test_killed_at_a_random_moment_it_ends_the_same(
     environment: dict[str, str],
