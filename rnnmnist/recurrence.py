@@ -68,7 +68,8 @@ def read_rows(kernels: Kernels, carry: Carry, rows: jax.Array) -> tuple[Carry, K
         rows.
     """
     # The sigmoid of x is (1 + tanh(x / 2)) / 2; a candidate is a tanh already.
-    half, whole = (jnp.full((carry.h.shape[0], 1), value) for value in (0.5, 1.0))
+    column = (carry.h.shape[0], 1)
+    half, whole = (jnp.full(column, value, carry.h.dtype) for value in (0.5, 1.0))
     scale = jnp.concatenate([half, half, whole, half])
     kernel = jnp.concatenate(kernels).T * scale  # exact: a half is a power of two
     one = jnp.ones_like(rows[0, :1])
@@ -128,7 +129,7 @@ def _backward(residuals: Any, grads: Carry) -> tuple[Kernels, Carry, jax.Array]:
     (carry, _, dkernel), drows = jax.lax.scan(unread_row, start, kept, reverse=True)
     columns = len(kernels.row)
     row, bias, hidden = jnp.split(dkernel, [columns, columns + 1])
-    return Kernels(row, bias, hidden), carry, drows
+    return Kernels(row, bias, hidden), carry, drows.astype(kept.inputs.dtype)
 
 
 last_carry.defvjp(_forward, _backward)

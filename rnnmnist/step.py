@@ -105,6 +105,7 @@ class Loop:
         return Loop(jax.tree.map(keep, state, self.state), metrics, all_finite)
 
 
+@jax.named_scope("update")  # as a profile shows it
 def _update(
     tx: optax.GradientTransformation,
     params: Params,
@@ -328,6 +329,7 @@ def share_sums(
     return loss, correct.astype(jnp.float32), grads
 
 
+@jax.named_scope("batch")
 def _own_share(
     split: TrainingSplit, mesh: Mesh, step: jax.Array | int, seed: jax.Array
 ) -> Batch:
