@@ -97,7 +97,7 @@ def test_every_room_stands_on_a_floor() -> None:
 
 
 def functions() -> list[tuple[str, ast.FunctionDef]]:
-    folders = ("rnnmnist", "configs", "tools", "tests")
+    folders = ("rnnmnist", "configs", "tools", "benchmarks", "tests")
     paths = [path for folder in folders for path in (REPOSITORY / folder).rglob("*.py")]
     return [
         (f"{path.relative_to(REPOSITORY)}:{node.name}", node)

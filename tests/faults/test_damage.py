@@ -131,6 +131,8 @@ def another(name: str, value: object) -> object:
         "data.manual_dir": "/somewhere",
         "model.cell": "gru",
         "model.initializer": "tutorial",
+        "model.recurrence": "flax",
+        "model.remat_rows": 7,
         "train.schedule": "constant",
         "train.log_metrics": "last_batch",
         "train.num_devices": 1,

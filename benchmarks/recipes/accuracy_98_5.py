@@ -1,0 +1,14 @@
+"""A mean of 98.5 % of all test images, in as few steps as validation says.
+
+    python -m rnnmnist.main --config=benchmarks/recipes/accuracy_98_5.py
+
+Fixed on validation, with seeds 0 to 4: 98.37 % in the mean after 860 steps, 98.62 %
+after 1,290.
+"""
+
+from rnnmnist.config import Config, TrainConfig
+
+
+def get_config() -> Config:
+    """The default recipe in three epochs, validated and saved at its end only."""
+    return Config(train=TrainConfig(num_steps=1290, eval_every_steps=1290))

@@ -1,0 +1,146 @@
+"""This project's turn: the functions that a run calls, on what a run lays out."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import turns
+
+from rnnmnist.config import Config, DataConfig, ModelConfig, TrainConfig
+from rnnmnist.mesh import make_mesh, put, replicated, set_cpu_devices
+
+EXAMPLES = 4000
+
+
+class Trainer:
+    """A run's state, its images, and the compiled chunk of training."""
+
+    def __init__(self, config: Config, rows: int = 28, columns: int = 28) -> None:
+        set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
+
+        from rnnmnist.batches import TrainingSplit
+        from rnnmnist.data import Examples
+        from rnnmnist.model import make_model
+        from rnnmnist.step import create_state
+
+        self.config = config
+        self.mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
+        self.model = make_model(config.model)
+        examples = Examples(*turns.noise(EXAMPLES, rows, columns))
+        self.split = TrainingSplit.put(examples, config, self.mesh)
+        self.state: Any = create_state(config, self.model, self.mesh)
+
+    def steps(self, count: int) -> int:
+        """Trains in one call, as between two events; returns the images."""
+        import jax
+        import numpy as np
+
+        from rnnmnist.step import train_steps
+
+        number = put(np.int32(count), replicated(self.mesh))
+        self.state, metrics = train_steps(
+            self.state, self.split, number, mesh=self.mesh
+        )
+        jax.block_until_ready(metrics)
+        return int(metrics.examples) * self.config.num_seeds
+
+
+def make_config(
+    batch: int = 128, seeds: int = 1, model: dict[str, Any] | None = None
+) -> Config:
+    """The default run's configuration, at another size."""
+    return Config(
+        num_seeds=seeds,
+        data=DataConfig(name="mnist5k"),
+        model=ModelConfig(**(model or {})),
+        train=TrainConfig(batch_size=batch),
+    )
+
+
+def train(steps: int, rows: int = 28, columns: int = 28, **settings: Any) -> None:
+    """Training, in images."""
+    trainer = Trainer(make_config(**settings), rows, columns)
+    turns.serve(lambda: trainer.steps(steps))
+
+
+def evaluate(images: int, **settings: Any) -> None:
+    """Evaluation, in images."""
+    trainer = Trainer(make_config(**settings))
+
+    from rnnmnist.data import Examples
+    from rnnmnist.evaluation import EvaluationSplit
+    from rnnmnist.evaluation import evaluate as score
+
+    split = EvaluationSplit.put(Examples(*turns.noise(images)), trainer.mesh)
+
+    def turn() -> int:
+        (result,) = score(trainer.model, trainer.state.params, split)
+        return result.examples
+
+    turns.serve(turn)
+
+
+def save(steps: int, epochs: int, saving: bool) -> None:
+    """Some epochs of training, with a checkpoint after each or without, in epochs."""
+    trainer = Trainer(make_config())
+
+    from rnnmnist.checkpoint import Checkpoints
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Checkpoints(Path(folder), keep=2) as checkpoints,
+    ):
+
+        def turn() -> int:
+            for _ in range(epochs):
+                trainer.steps(steps)
+                if saving:
+                    step = int(trainer.state.step)
+                    metrics = {"step": step, "accuracy": 0.5}
+                    checkpoints.save(trainer.state, trainer.config, metrics)
+            checkpoints.wait()
+            return epochs
+
+        turns.serve(turn)
+
+
+def product_xla(size: int) -> None:
+    """A matrix product, in floating-point operations."""
+    import jax
+    import jax.numpy as jnp
+
+    left, right = jax.random.normal(jax.random.key(0), (2, size, size))
+    multiply = jax.jit(jnp.matmul)
+
+    def turn() -> int:
+        for _ in range(20):
+            multiply(left, right).block_until_ready()
+        return 20 * 2 * size**3
+
+    turns.serve(turn)
+
+
+def product_numpy(size: int) -> None:
+    """A matrix product, in floating-point operations."""
+    import numpy as np
+
+    left, right = np.random.default_rng(0).random((2, size, size), np.float32)
+
+    def turn() -> int:
+        for _ in range(20):
+            np.matmul(left, right)
+        return 20 * 2 * size**3
+
+    turns.serve(turn)
+
+
+if __name__ == "__main__":
+    turns.main(
+        {
+            "train": train,
+            "evaluate": evaluate,
+            "save": save,
+            "product_xla": product_xla,
+            "product_numpy": product_numpy,
+        }
+    )

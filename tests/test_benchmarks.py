@@ -1,0 +1,208 @@
+"""The benchmark: its tables are those of its numbers, and its contestants work."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY
+
+BENCHMARKS = REPOSITORY / "benchmarks"
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import tables  # type: ignore[import-not-found]
+
+    return tables
+
+
+def test_the_pages_show_what_was_measured(tables: ModuleType) -> None:
+    document = json.loads((BENCHMARKS / "results.json").read_text())
+    page = (BENCHMARKS / "README.md").read_text()
+    assert tables.rendered(page, document) == page
+    readme = (REPOSITORY / "README.md").read_text()
+    assert tables.summarized(readme, document) == readme
+
+
+def test_the_work_of_an_image_is_that_of_the_products(tables: ModuleType) -> None:
+    assert pytest.approx(13.4e6, rel=0.01) == tables.FLOP_PER_IMAGE
+
+
+def test_a_peer_passes_at_the_first_epoch_whose_mean_does(tables: ModuleType) -> None:
+    def run(*corrects: int) -> list[dict[str, Any]]:
+        return [
+            {"correct": correct, "seconds": 10 * epoch}
+            for epoch, correct in enumerate(corrects, start=1)
+        ]
+
+    peer = [run(9700, 9860, 9849, 9900), run(9800, 9830, 9851)]
+    assert tables.passing(peer, 9750) == 10
+    assert tables.passing(peer, 9850) == 30
+    assert tables.passing(peer, 9851) is None, "the fourth epoch is one seed's alone"
+
+
+def turns(*speeds: float) -> list[dict[str, float]]:
+    return [{"seconds": 2.0, "amount": 2 * speed, "peak_mib": 9.0} for speed in speeds]
+
+
+@pytest.fixture
+def document(tables: ModuleType) -> dict[str, Any]:
+    """Numbers of which it is known what follows from them."""
+    flop = tables.FLOP_PER_IMAGE
+    run = {"seconds": 20.0, "correct": 9880}
+    slow = [
+        [{"seconds": 9.0 * epoch, "correct": 9700 + 10 * epoch}] for epoch in (8, 16)
+    ]
+    return {
+        **{"hardware": "cores", "minutes": 3, "command": "run"},
+        **{"versions": {"jax": "1"}, "peers": {"torch": "2"}},
+        "throughput": {
+            "rnnmnist": turns(120, 300, 90),
+            "PyTorch": turns(50, 50, 50),
+            "PyTorch, compiled": turns(100, 100, 100),
+            "Keras": turns(80, 50, 90),
+            "Keras, jit_compile": turns(10, 10, 10),
+            "product, A": turns(200 * flop, 600 * flop, 200 * flop),
+            "product, B": turns(1, 1, 1),
+        },
+        "evaluation": {
+            "rnnmnist": turns(300, 300, 300),
+            "PyTorch, batch 1": turns(250, 250, 250),
+            "PyTorch, batch 2": turns(100, 100, 100),
+            "Keras, batch 1": turns(60, 60, 60),
+        },
+        "seeds": {"1": turns(10, 10), "8": turns(9, 9)},
+        "checkpoints": {
+            "with": [{"seconds": 11.0, "amount": 2}],
+            "without": [{"seconds": 10.0, "amount": 2}],
+        },
+        "memory": {"seconds": 40.0, "peak_mib": 1000.0},
+        "starts": {key: [0.5] for key in ("imports", "--help", "an unknown setting")}
+        | {
+            "first step, warm cache": [5.5, 4.5, 6.5],
+            "compile the chunk, cold cache": [5.0],
+        },
+        "batches": {"rnnmnist 32": turns(20), "PyTorch 32": turns(10)},
+        "lengths": {
+            **{f"{who} 28": turns(28) for who in ("rnnmnist", "in blocks", "PyTorch")},
+            **{f"{who} 784": turns(1) for who in ("rnnmnist", "PyTorch")},
+            "in blocks 784": turns(0.5),
+        },
+        "jobs": {
+            "rnnmnist, cold cache": [12.0],
+            "rnnmnist, warm cache": [10.0],
+            "8 seeds, cold cache": [60.0],
+            "PyTorch": [30.0],
+            "Keras": [50.0],
+        },
+        "accuracy": {
+            "cap": 100.0,
+            "rnnmnist 98.5": [run, run],
+            "rnnmnist 99.0": [run, run],
+            "PyTorch": [[{"seconds": 50.0, "correct": 9855}]] * 2,
+            "Keras": slow,
+        },
+    }
+
+
+def test_targets_are_met_or_not(tables: ModuleType, document: dict[str, Any]) -> None:
+    lines = tables.targets(document).splitlines()[4:]
+    found = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in lines]
+    assert found == [
+        ("training / PyTorch, compiled", "≥ 1.2", "1.20", "yes"),
+        ("training / Keras", "≥ 2", "1.50", "**no**"),
+        ("training, % of the ceiling", "≥ 65", "50", "**no**"),
+        ("evaluation / PyTorch, batch 1", "≥ 1.5", "1.20", "**no**"),
+        ("mean accuracy of that recipe, 98.5 %", "≥ 98.5", "98.80", "yes"),
+        ("seconds to 98.5 %", "≤ 30", "20.0", "yes"),
+        ("the better peer's seconds (at least) / ours, 98.5 %", "≥ 3", "2.5", "**no**"),
+        ("mean accuracy of that recipe, 99.0 %", "≥ 99", "98.80", "**no**"),
+        ("seconds to 99.0 %", "≤ 75", "20.0", "yes"),
+        ("the better peer's seconds (at least) / ours, 99.0 %", "≥ 3", "5.0", "yes"),
+        ("first step, warm cache, s", "≤ 5", "5.50", "**no**"),
+        ("imports, s", "≤ 2", "0.50", "yes"),
+        ("--help, s", "≤ 1", "0.50", "yes"),
+        ("an unknown setting, s", "≤ 1", "0.50", "yes"),
+        ("compile the chunk, cold cache, s", "≤ 6", "5.00", "yes"),
+        ("a checkpoint each epoch, % more", "≤ 2", "10.0", "**no**"),
+        ("peak memory of the default run, MB", "≤ 1000", "1049", "**no**"),
+        ("a row of 784 / a row of 28, time", "≤ 1.2", "1.00", "yes"),
+        ("784 rows, blocks / whole, time", "≤ 1.35", "2.00", "**no**"),
+        ("8 seeds in one program / 8 runs, time", "≤ 0.9", "0.75", "yes"),
+        ("8 seeds / one seed, images/s", "≥ 1", "0.90", "**no**"),
+    ]
+
+
+def test_the_summary_takes_each_peers_better_mode(
+    tables: ModuleType, document: dict[str, Any]
+) -> None:
+    assert tables.summary(document).splitlines()[4:] == [
+        "| training, batch 128, images/s | 120 | 100 | 80 |",
+        "| evaluation, images/s | 300 | 250 | 60 |",
+        "| 781 steps and all test images, seconds | 10 | 30 | 50 |",
+        "| seconds to 98.5 % of all test images | 20 | 50 | > 100 |",
+        "| seconds to 99.0 % of all test images | 20 | > 100 | > 100 |",
+    ]
+
+
+def test_every_table_has_what_was_measured(
+    tables: ModuleType, document: dict[str, Any]
+) -> None:
+    page = tables.rendered("<!-- tables -->\n<!-- /tables -->", document)
+    for line in (
+        "| rnnmnist | 120 (90 to 300) | 1.00 (1.00 to 1.00) | 50 (45 to 60) |",
+        "| 1024³ product, A: 3 GFLOP/s |",
+        "| PyTorch | 30.0 (30.0 to 30.0) | 3.00 (3.00 to 3.00) |",
+        "| 32 | 20 (20 to 20) | 10 (10 to 10) | 2.00 (2.00 to 2.00) |",
+        "| a checkpoint, beside an epoch | 0.50 (0.50 to 0.50) |",
+    ):
+        assert line in page
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "amount"),
+    [
+        ("train", {"steps": 2}, 256),
+        ("train", {"steps": 1, "seeds": 2, "batch": 32}, 64),
+        ("train", {"steps": 1, "rows": 56, "model": {"remat_rows": 28}}, 128),
+        ("evaluate", {"images": 300}, 300),
+        ("save", {"steps": 2, "epochs": 2, "saving": True}, 2),
+        ("product_xla", {"size": 8}, 20 * 2 * 8**3),
+        ("product_numpy", {"size": 8}, 20 * 2 * 8**3),
+    ],
+)
+def test_a_contestant_works_once_for_each_line(
+    task: str,
+    settings: dict[str, Any],
+    amount: int,
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    script = BENCHMARKS / "run_ours.py"
+    finished = subprocess.run(
+        [sys.executable, script, task, json.dumps(settings)],
+        input="now\nnow\n",
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env=environment,
+        timeout=120,
+        check=True,
+    )
+    ready, *turns = map(json.loads, finished.stdout.splitlines())
+    assert ready == {"ready": True}
+    assert [turn["amount"] for turn in turns] == [amount] * 2
+    assert all(turn["seconds"] > 0 and turn["peak_mib"] > 50 for turn in turns)
+
+
+@pytest.mark.parametrize("name", ["accuracy_98_5", "accuracy_99_0"])
+def test_a_recipe_is_validated_once_at_its_end(name: str) -> None:
+    from rnnmnist.config import load
+
+    train = load(BENCHMARKS / "recipes" / f"{name}.py").train
+    assert train.eval_every_steps == train.num_steps
