@@ -206,12 +206,13 @@ def accuracy(document: dict[str, Any]) -> str:
                 continue
             seconds = passing(section[name], count)
             epochs = min(map(len, section[name]))
-            last = [run[epochs - 1]["correct"] for run in section[name]]
+            last = [run[epochs - 1]["correct"] for run in section[name] if epochs]
+            reached = f"{statistics.mean(last) / 100:.2f} %" if last else "nothing"
             rows.append(
                 (
                     f"{mark} %, {name}",
                     f"> {cap:.0f}" if seconds is None else f"{seconds:.1f}",
-                    f"{statistics.mean(last) / 100:.2f} % after {epochs} epochs",
+                    f"{reached} after {epochs} epochs",
                 )
             )
     head = ("mean of all test images", "seconds", "accuracy reached")
