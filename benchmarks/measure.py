@@ -445,7 +445,10 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
 
 
 def run(options: argparse.Namespace) -> None:
-    """All sections, one after the other, each kept when it ends."""
+    """All sections, one after the other, each kept when it ends.
+
+    A run that was stopped goes on with the sections that it has not.
+    """
     bench = Bench(options)
     begin = time.monotonic()
     ask = "import sys; from importlib.metadata import version as v; " + (
@@ -460,11 +463,23 @@ def run(options: argparse.Namespace) -> None:
         | {package: version(package) for package in PACKAGES},
         "peers": dict(zip(PEERS, versions.split(), strict=True)),
     }
+    before = kept(options.output, document)
+    bench.found = {name: before[name] for name in SECTIONS if name in before}
     for name, section in SECTIONS.items():
-        bench.found[name] = section(bench)
-        minutes = {"minutes": round((time.monotonic() - begin) / 60)}
-        whole = document | minutes | bench.found
+        if name not in bench.found:
+            bench.found[name] = section(bench)
+        spent = before.get("minutes", 0) + (time.monotonic() - begin) / 60
+        whole = document | {"minutes": round(spent)} | bench.found
         options.output.write_text(json.dumps(whole, indent=1) + "\n")
+
+
+def kept(path: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """What a run that was stopped has found, if it was the same run here."""
+    with contextlib.suppress(OSError, ValueError):
+        before = json.loads(path.read_text())
+        if before | document == before and not before.keys() >= SECTIONS.keys():
+            return before
+    return {}
 
 
 def main() -> None:
