@@ -15,6 +15,7 @@ def rendered(page: str, document: dict[str, Any]) -> str:
     """The benchmark's page with all tables between its markers."""
     parts = [
         targets(document),
+        at_the_ceiling(document),
         throughput(document),
         evaluation(document),
         jobs(document),
@@ -315,6 +316,24 @@ def targets(document: dict[str, Any]) -> str:
             (what, f"{side} {limit:g}", format(value, form), "yes" if met else "**no**")
         )
     return table("Targets", ("what", "target", "measured", "met"), rows)
+
+
+def at_the_ceiling(document: dict[str, Any]) -> str:
+    """How far ahead of its peers anything could be, with nothing but products."""
+    training, scoring = document["throughput"], document["evaluation"]
+    top, words = statistics.median(ceiling(document)), []
+    for work, section, names, most in (
+        ("training", training, PEERS[:2], top),
+        ("training", training, PEERS[2:], top),
+        ("evaluation", scoring, of_framework(scoring, "PyTorch"), 3 * top),
+    ):
+        peer = best(section, list(names))
+        ratio = most / statistics.median(speeds(section[peer]))
+        words.append(f"{ratio:.2f} times {peer} in {work}")
+    return (
+        f"At the ceiling, with nothing to do but products, one would be {words[0]}, "
+        f"{words[1]}, and {words[2]}, which is a third of the work."
+    )
 
 
 def speed_targets(document: dict[str, Any]) -> list[Row]:

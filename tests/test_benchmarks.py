@@ -138,6 +138,14 @@ def test_targets_are_met_or_not(tables: ModuleType, document: dict[str, Any]) ->
     ]
 
 
+def test_what_the_ceiling_leaves(tables: ModuleType, document: dict[str, Any]) -> None:
+    assert tables.at_the_ceiling(document) == (
+        "At the ceiling, with nothing to do but products, one would be 2.00 times "
+        "PyTorch, compiled in training, 2.50 times Keras in training, and 2.40 times "
+        "PyTorch, batch 1 in evaluation, which is a third of the work."
+    )
+
+
 def test_the_summary_takes_each_peers_better_mode(
     tables: ModuleType, document: dict[str, Any]
 ) -> None:
