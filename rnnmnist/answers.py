@@ -11,6 +11,7 @@ import numpy as np
 from rnnmnist.data import Examples
 from rnnmnist.mesh import here, put
 from rnnmnist.model import Params, RowReader
+from rnnmnist.tracing import decision_rows
 
 BATCH = 250
 BINS = 15  # as in Guo et al.
@@ -37,6 +38,25 @@ class Answers(NamedTuple):
     def right_after_rows(self) -> np.ndarray:
         """Images whose answer is right after each row, int [rows]."""
         return (self.said == self.labels[:, None]).sum(axis=0)
+
+    @property
+    def decision_rows(self) -> np.ndarray:
+        """The row after which each answer no longer changes, int [examples]."""
+        return decision_rows(self.said)
+
+    def parting_row(self, one: int, other: int, most: float = 0.02) -> int | None:
+        """The row, from 1, after which two classes are told apart.
+
+        From there on at most a share `most` of the images of the two classes are taken
+        for the other one of them; None if that is so after no row.
+        """
+        ours = np.isin(self.labels, (one, other))
+        labels, said = self.labels[ours].astype(int), self.said[ours]
+        taken = (said == (one + other - labels)[:, None]).mean(axis=0)
+        late = np.flatnonzero(taken > most)
+        if not len(late):
+            return 1
+        return int(late[-1]) + 2 if late[-1] + 1 < said.shape[1] else None
 
 
 class Bins(NamedTuple):

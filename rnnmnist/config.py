@@ -106,6 +106,11 @@ class TrainConfig(Section):
         128, "images in a step, over all devices", at_least=1, at_most=65_536
     )
     num_steps: int = setting(4300, "updates in the whole run", at_least=1)
+    loss: Literal["last", "every_row"] = setting(
+        "last",
+        "the cross-entropy of the answer after the last row; every_row: of that after "
+        "each row, in a mean whose weights rise with the row",
+    )
     learning_rate: float = setting(4e-3, "peak learning rate", above=0, at_most=1e38)
     schedule: Literal["constant", "cosine"] = setting(
         "cosine", "the learning rate after the warm-up"
@@ -173,6 +178,11 @@ class Config(Section):
             raise UserError(
                 f"seed: must be at most {2**31 - self.num_seeds}, so that "
                 f"num_seeds={self.num_seeds} stay below 2**31, not {self.seed}"
+            )
+        if train.loss == "every_row" and self.model.remat_rows is not None:
+            raise UserError(
+                "model.remat_rows: must not be set beside train.loss=every_row, which "
+                f"keeps what is known after each row, not {self.model.remat_rows}"
             )
         if train.batch_size > examples:
             raise UserError(

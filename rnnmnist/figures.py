@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from rnnmnist.handwriting import Stages
 from rnnmnist.palette import LIGHT, Palette
 
 WIDTH, DPI = 4.8, 200  # inches, dots an inch
@@ -338,6 +339,47 @@ def rows_read(
         return _png(figure)
 
 
+def reading(stages: Stages, belief: np.ndarray, palette: Palette = LIGHT) -> bytes:
+    """Draws a picture's way to the network, and what it believed after each row.
+
+    Args:
+        stages: of the picture.
+        belief: float [rows, classes].
+        palette: to draw it in.
+    """
+    rows = np.arange(1, len(belief) + 1)
+    order = belief.max(axis=0).argsort()[::-1]
+    seen = [int(digit) for digit in order if belief[:, digit].max() > 0.1]
+    seen = seen[: len(palette.series)]
+    with _styled(palette):
+        figure = _figure(4.4)
+        parts: Any = figure.subfigures(2, height_ratios=[1, 2])
+        names = ("as it was read", "ink", "strokes", "28 x 28")
+        places = parts[0].subplots(1, len(names))
+        for axes, name, image in zip(places, names, stages, strict=True):
+            top = 255 if image is stages.image else 1
+            axes.imshow(_square(image), cmap="gray", vmin=0, vmax=top)
+            axes.set_title(name)
+            axes.axis("off")
+        axes = parts[1].subplots()
+        for digit, colour in zip(seen, palette.series, strict=False):
+            axes.plot(rows, 100 * belief[:, digit], color=colour)
+            highest = int(np.argmax(belief[:, digit]))
+            axes.annotate(
+                f"{digit}",
+                (rows[highest], 100 * belief[highest, digit]),
+                (0, 3),
+                textcoords="offset points",
+                ha="center",
+                color=colour,
+            )
+        axes.set_xlim(0.5, rows[-1] + 0.5)
+        axes.set_ylim(0, 110)
+        axes.set_xlabel("rows read, from the top")
+        axes.set_ylabel("believed (%)")
+        return _png(figure)
+
+
 @contextlib.contextmanager
 def _styled(palette: Palette) -> Iterator[None]:
     """Draws in a palette, whatever a user's own matplotlibrc says."""
@@ -377,6 +419,16 @@ def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)
     return file.getvalue()
+
+
+def _square(image: np.ndarray) -> np.ndarray:
+    """An image with as much of its corner's level around it as makes it a square."""
+    free = np.max(image.shape) - np.array(image.shape)
+    return np.pad(
+        image,
+        [(side // 2, side - side // 2) for side in free],
+        constant_values=image[0, 0],
+    )
 
 
 def _whiskers(low: np.ndarray, middle: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ from rnnmnist.config import PLACES, Config
 from rnnmnist.errors import UserError
 
 DEFAULT_CONFIG = "embedded"
+# The models that are shipped: by the loss after the last row, and after every row.
+REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_row")
 
 
 class Flags(argparse.ArgumentParser):
@@ -358,13 +360,116 @@ def parse_verification(arguments: list[str], description: str) -> Path:
     return workdir_of_a_run(known.workdir)
 
 
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a prediction is asked for."""
+
+    images: list[str]  # files, folders, or - for standard input
+    workdir: str
+    step: str
+    json: bool
+    show: Path | None
+
+
+def parse_prediction(arguments: list[str], description: str) -> Prediction:
+    """Parses `[--workdir=DIR] [--step=…] [--json] [--show=FILE.png] IMAGE …`.
+
+    Raises:
+        UserError: for a wrong flag or value.
+    """
+    flags = Flags(prog="python -m rnnmnist.predict", description=description)
+    flags.add_argument(
+        "images", metavar="IMAGE", nargs="*", help="a file, a folder, or -"
+    )
+    flags.add_argument(
+        "--workdir",
+        metavar="DIR",
+        default=REFERENCES[0],
+        help="of a run (%(default)s, the model that is shipped)",
+    )
+    flags.add_argument(
+        "--step", default="best", metavar="N", help="best, latest or a number (best)"
+    )
+    flags.add_argument("--json", action="store_true", help="a JSON object a file")
+    flags.add_argument(
+        "--show", metavar="FILE.png", help="draw how one image was prepared and read"
+    )
+    known, rest = flags.parse_known_args(arguments)
+    for word in rest:
+        flags.refuse(word)
+    if not known.images:
+        raise UserError(f"IMAGE: name an image of a digit; {flags.prog} --help")
+    if "" in known.images:
+        raise UserError("IMAGE: must name a file, a folder or -, not ''")
+    show = None if known.show is None else Path(known.show).expanduser()
+    try:
+        fits = show is None or (
+            show.suffix == ".png" and show.parent.is_dir() and not show.is_dir()
+        )
+    except (OSError, ValueError):
+        fits = False
+    if not fits:
+        raise UserError(
+            "--show: must name a .png file in a folder that exists, not "
+            f"{known.show[:80]!r}"
+        )
+    return Prediction(known.images, known.workdir, known.step, known.json, show)
+
+
+@dataclasses.dataclass(frozen=True)
+class Film:
+    """What a page to draw on is asked for."""
+
+    output: Path
+    workdirs: list[Path]  # one or two
+
+
+def parse_page(arguments: list[str], description: str) -> Film:
+    """Parses `--output=FILE.html [--workdir=DIR …]`.
+
+    Raises:
+        UserError: for a wrong flag or value.
+    """
+    flags = Flags(prog="python -m rnnmnist.page", description=description)
+    flags.add_argument(
+        "--output", metavar="FILE.html", required=True, help="where the page goes"
+    )
+    flags.add_argument(
+        "--workdir",
+        metavar="DIR",
+        action="append",
+        help="of a run; given again, two are shown side by side "
+        f"({' and '.join(REFERENCES)}, the models that are shipped)",
+    )
+    known, rest = flags.parse_known_args(arguments)
+    for word in rest:
+        flags.refuse(word)
+    try:
+        output = Path(known.output).expanduser()
+        fits = output.suffix == ".html" and output.parent.is_dir()
+        fits = fits and not output.is_dir()
+    except (OSError, RuntimeError, ValueError):
+        fits = False
+    if not fits:
+        raise UserError(
+            "--output: must name an .html file in a folder that exists, not "
+            f"{known.output[:200]!r}"
+        )
+    workdirs = [workdir_of_a_run(text) for text in known.workdir or REFERENCES]
+    if len(workdirs) > 2:
+        raise UserError(f"--workdir: the page shows one or two, not {len(workdirs)}")
+    if len(set(workdirs)) < len(workdirs):
+        raise UserError(f"--workdir: {workdirs[0]} is given more than once")
+    return Film(output, workdirs)
+
+
 def workdir_of_a_run(text: str) -> Path:
-    """A workdir to read: one of the user's, or the shipped reference model's.
+    """A workdir to read: one of the user's, or a shipped reference model's.
 
     Raises:
         UserError: as `checked_workdir` does.
     """
     workdir, shipped = checked_workdir(text), text.rstrip("/")
-    if shipped == "checkpoints/reference" and not workdir.exists():
+    if shipped in REFERENCES and not workdir.exists():
         return repository_or_package(shipped)
     return workdir

@@ -188,6 +188,14 @@ def make_schedule(config: TrainConfig) -> optax.Schedule:
     return optax.join_schedules([rise, after], [warmup])
 
 
+@functools.cache  # the same object again, so that jit knows it again
+def make_apply(model: RowReader, loss: str) -> Callable[..., Any]:
+    """How training asks a network: after the last row, or after every row."""
+    if loss == "every_row":
+        return functools.partial(model.apply, every_row=True)
+    return model.apply
+
+
 def create_state(config: Config, model: RowReader, mesh: Mesh) -> TrainState:
     """The state before the first update, laid out over a mesh.
 
@@ -225,7 +233,7 @@ def _state_maker(config: Config, model: RowReader) -> Callable[[], TrainState]:
         return TrainState(
             # An array from the start: a Python number would compile everything twice.
             step=jnp.zeros((), jnp.int32),
-            apply_fn=model.apply,
+            apply_fn=make_apply(model, config.train.loss),
             params=params,
             tx=tx,
             opt_state=opt_state,
@@ -382,10 +390,32 @@ def score_last_batch(state: TrainState, split: TrainingSplit, *, mesh: Mesh) -> 
 def total_loss(
     params: Params, apply_fn: Any, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:
-    """The summed cross-entropy of a batch, in nats, and how many answers are right."""
+    """The summed loss of a batch, in nats, and how many answers are right at the end.
+
+    Args:
+        params: of one network.
+        apply_fn: from `make_apply`; with logits after every row, [batch, rows,
+            classes], the loss is their weighted mean.
+        batch: images and labels.
+    """
     logits = apply_fn({"params": params}, batch.images)  # [batch, classes]
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-    return losses.sum(), jnp.sum(logits.argmax(-1) == batch.labels)
+    if logits.ndim == 2:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        return losses.sum(), jnp.sum(logits.argmax(-1) == batch.labels)
+    labels = jnp.broadcast_to(batch.labels[:, None], logits.shape[:2])
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    weights = row_weights(logits.shape[1])
+    correct = jnp.sum(logits[:, -1].argmax(-1) == batch.labels)
+    return losses.sum(0) @ weights, correct
+
+
+def row_weights(rows: int) -> jax.Array:
+    """What the loss after each row counts for, float32 [rows]; together 1.
+
+    They rise with the square of the row: after the first ones nobody can know.
+    """
+    squares = jnp.arange(1, rows + 1, dtype=jnp.float32) ** 2
+    return squares / squares.sum()
 
 
 @functools.partial(jax.jit, static_argnames=("model", "mesh"))

@@ -10,6 +10,7 @@ from rnnmnist.config import ModelConfig
 from rnnmnist.data import Examples
 from rnnmnist.evaluation import EvaluationSplit, evaluate
 from rnnmnist.model import init_params, make_model, unstack
+from rnnmnist.tracing import decision_rows
 
 MODEL = make_model(ModelConfig(hidden_size=16))
 PARAMS = init_params(MODEL, jax.random.key(0), 1.0)
@@ -120,3 +121,22 @@ def test_mistakes_are_wrong_and_the_surest_come_first() -> None:
 def test_who_is_always_right_makes_no_mistakes() -> None:
     right = np.ones(5, bool)
     assert most_confidently_wrong(answers_of(np.full(5, 0.9), right), 3) == []
+
+
+def test_decision_rows_by_hand() -> None:
+    said = np.array([[3, 3, 3, 3], [1, 3, 3, 3], [1, 2, 1, 3], [3, 1, 3, 3]])
+    assert decision_rows(said).tolist() == [1, 2, 4, 3]
+
+
+def test_two_classes_part_when_neither_is_taken_for_the_other() -> None:
+    labels = np.array([3, 3, 4, 4, 5], np.uint8)
+    said = np.array(
+        [[4, 4, 3, 3], [3, 3, 3, 3], [3, 4, 4, 4], [4, 4, 4, 4], [3, 3, 3, 3]],
+        np.uint8,
+    )
+    answers = Answers(labels, said, np.full((5, 10), 0.1))
+    assert answers.parting_row(3, 4) == answers.parting_row(4, 3) == 3
+    assert answers.parting_row(4, 5) == 1
+    never = Answers(labels, np.full_like(said, 4), np.full((5, 10), 0.1))
+    assert never.parting_row(3, 4) is None
+    assert never.parting_row(3, 4, most=0.5) == 1

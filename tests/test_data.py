@@ -15,7 +15,7 @@ from conftest import ORIGINALS, random_examples
 from rnnmnist import data
 from rnnmnist.config import TRAIN_EXAMPLES, Config, DataConfig
 from rnnmnist.data import SPLITS, Examples
-from rnnmnist.datasets import preparation, rows
+from rnnmnist.datasets import embedded, preparation, rows
 from rnnmnist.errors import RunError, UserError
 
 Originals = Callable[[], Path]
@@ -305,7 +305,7 @@ def test_the_embedded_images_are_the_first_500_of_each_class_of_mnist() -> None:
     images, labels = rows.read_part(
         *(ORIGINALS / "mnist" / name for name in rows.FILES["train"])
     )
-    with np.load(rows.EMBEDDED) as file:
+    with np.load(embedded.PATH) as file:
         for digit in range(10):
             mine = file["images"][file["labels"] == digit]
             np.testing.assert_array_equal(mine, images[labels == digit][:500])

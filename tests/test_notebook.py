@@ -119,6 +119,17 @@ def test_a_run_is_kept_on_drive_where_there_is_one(
     assert names["workdir"] == Path("/content/drive/MyDrive/rnnmnist/runs/colab")
 
 
+def test_an_uploaded_picture_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a stand-in for Colab's own package, as above."""
+    files = SimpleNamespace(upload=lambda: {"a.png": b"", "b.png": b""})
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(files=files))
+    said: list[tuple[str, ...]] = []
+    commands = SimpleNamespace(run=lambda *words: said.append(words))
+    names = {"notebook": commands, "workdir": Path("runs/colab")}
+    exec(cells()["own-digit"].source, names)
+    assert said == [("predict", "--workdir=runs/colab", "a.png", "b.png")]
+
+
 def test_badge_source_and_metadata_name_one_repository() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     repository = project["urls"]["Repository"]

@@ -47,6 +47,28 @@ def test_what_scaling_measures_is_there_to_be_measured() -> None:
         assert found["step"] > found["sum"] > 0
 
 
+def test_the_page_on_pictures_shows_what_was_measured() -> None:
+    robustness = tool("robustness")
+    page, document = robustness.PAGE.read_text(), robustness.NUMBERS.read_text()
+    assert robustness.rendered(page, json.loads(document)) == page
+
+
+def test_what_is_no_digit_is_mostly_said_to_be_none() -> None:
+    refused = json.loads((REPOSITORY / "docs/predict.json").read_text())["refused"]
+    rates = {name: own["refused"] / own["images"] for name, own in refused.items()}
+    digits = [name for name in rates if name.startswith("test digits")]
+    assert max(rates.pop(name) for name in digits) < 0.04
+    assert min(rates.values()) > 0.5
+
+
+def test_however_a_digit_is_drawn_it_is_read() -> None:
+    variants = json.loads((REPOSITORY / "docs/predict.json").read_text())["variants"]
+    assert variants.keys() == tool("robustness").VARIANTS.keys()
+    for name, counts in variants.items():
+        assert counts["images"] == 10_000, name
+        assert counts["prepared"] >= 9_750, name
+
+
 def test_the_readme_shows_what_was_measured(results: ModuleType) -> None:
     readme = (REPOSITORY / "README.md").read_text()
     assert results.rendered(readme) == readme

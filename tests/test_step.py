@@ -143,3 +143,25 @@ def test_the_last_batch_is_scored_with_the_parameters_after_it(
     assert int(metrics.examples) == 32
     assert int(metrics.correct) == (logits.argmax(axis=1) == batch.labels).sum()
     assert float(metrics.loss) == pytest.approx(losses.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("recurrence", ["fused", "flax"])
+def test_the_loss_of_every_row_is_a_mean_that_rises_with_the_row(
+    recurrence: str, small: Config, mesh: Mesh
+) -> None:
+    names = {"train.loss": "every_row", "model.recurrence": recurrence}
+    config = small.replace(names)
+    state, split = start(config, mesh)
+    batch = split.batch(jnp.int32(0), jnp.int32(0), 1)
+    logits = np.asarray(state.apply_fn({"params": state.params}, batch.images))
+    assert logits.shape == (32, 28, 10)
+    labels = np.asarray(batch.labels)
+    shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    losses = -np.log(shares[np.arange(32), :, labels])  # [batch, rows]
+    weights = np.arange(1, 29) ** 2
+    expected = (losses * weights).sum() / weights.sum()
+    right = (logits[:, -1].argmax(-1) == labels).sum()
+    state, metrics = advance(state, split, 1, mesh)
+    assert float(metrics.loss) == pytest.approx(expected, rel=1e-5)
+    assert int(metrics.correct) == right
+    assert int(state.step) == 1

@@ -1,10 +1,13 @@
-"""Makes checkpoints/reference/ from the best checkpoint of a run of configs/default.py.
+"""Makes a reference model from the best checkpoint of a run.
 
     python -m rnnmnist.main --config=default
     python tools/make_reference.py --workdir=checkpoints/default
 
-The reference holds parameters, configuration and validation metrics, no
-optimizer's memory, and no place of the machine that made it.
+    python -m rnnmnist.main --config=every_row
+    python tools/make_reference.py --workdir=checkpoints/every_row --name=NAME
+
+NAME is reference_every_row. A reference holds parameters, configuration and validation
+metrics, no optimizer's memory, and no place of the machine that made it.
 """
 
 import argparse
@@ -16,21 +19,23 @@ from rnnmnist.mesh import here
 from rnnmnist.model import abstract_params, make_model
 from rnnmnist.steps import find_step
 
-TARGET = Path(__file__).resolve().parent.parent / "checkpoints/reference"
+CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 
 
 def main() -> None:
     """Exports the best step, in the place of the reference that there was."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True)
-    workdir = parser.parse_args().workdir.absolute()
+    parser.add_argument("--name", default="reference")
+    options = parser.parse_args()
+    workdir, target = options.workdir.absolute(), CHECKPOINTS / options.name
     step = find_step(workdir, "best")
     config = checkpoint.read_config(workdir, step)
     like = abstract_params(make_model(config.model), here(), config.num_seeds)
-    shutil.rmtree(TARGET, ignore_errors=True)
-    checkpoint.export_params(workdir, step, like, TARGET)
-    size = sum(path.stat().st_size for path in TARGET.rglob("*") if path.is_file())
-    print(f"{TARGET}: step {step}, {size} bytes")
+    shutil.rmtree(target, ignore_errors=True)
+    checkpoint.export_params(workdir, step, like, target)
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    print(f"{target}: step {step}, {size} bytes")
 
 
 if __name__ == "__main__":

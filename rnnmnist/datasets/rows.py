@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from rnnmnist.datasets import embedded
+from rnnmnist.datasets.embedded import Arrays
+
 CVDF = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 CODH = "http://codh.rois.ac.jp/kmnist/dataset/kmnist/"
-EMBEDDED = Path(__file__).parent / "mnist5k.npz"
 
 VALIDATION_EXAMPLES = 5_000
-# Of each class of the embedded images, in their order: the rest is training.
-EMBEDDED_HELD_OUT = 50
 
 DIGITS = [str(digit) for digit in range(10)]
 GARMENTS = [
@@ -43,8 +43,6 @@ FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
-
-Arrays = tuple[np.ndarray, np.ndarray]  # uint8 [n, 28, 28], uint8 [n]
 
 
 class RowsConfig(tfds.core.BuilderConfig):
@@ -89,7 +87,7 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
     ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         url = self.builder_config.url
         if url is None:
-            splits = split_embedded(EMBEDDED)
+            splits = embedded.splits()
         else:
             paths = dl_manager.download(
                 {part: [url + name for name in names] for part, names in FILES.items()}
@@ -114,22 +112,6 @@ def split_originals(train: Arrays, test: Arrays) -> dict[str, Arrays]:
         "validation": (images[:VALIDATION_EXAMPLES], labels[:VALIDATION_EXAMPLES]),
         "test": test,
     }
-
-
-def split_embedded(path: Path) -> dict[str, Arrays]:
-    """4,000 / 500 / 500 of the embedded images, every class with an equal share."""
-    with np.load(path, allow_pickle=False) as file:
-        images, labels = file["images"], file["labels"]
-    rank = np.zeros(len(labels), np.int64)  # an image's place in its class
-    for digit in range(10):
-        rank[labels == digit] = np.arange(np.sum(labels == digit))
-    held_out = (500 - rank - 1) // EMBEDDED_HELD_OUT  # 0: the last 50 of a class
-    parts = {
-        "train": held_out >= 2,
-        "validation": held_out == 1,
-        "test": held_out == 0,
-    }
-    return {name: (images[part], labels[part]) for name, part in parts.items()}
 
 
 def read_part(images_path: Path, labels_path: Path) -> Arrays:

@@ -135,6 +135,7 @@ def another(name: str, value: object) -> object:
         "model.remat_rows": 7,
         "train.schedule": "constant",
         "train.log_metrics": "last_batch",
+        "train.loss": "every_row",
         "train.num_devices": 1,
         "train.num_steps": 1000,
         "train.warmup_fraction": 0.5,

@@ -1,0 +1,151 @@
+"""Reads the digit in a picture, and says what it believed after each row."""
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnmnist import imagefiles, likeness
+from rnnmnist.checkpoint import read_config, read_params
+from rnnmnist.errors import UserError
+from rnnmnist.flags import REFERENCES, workdir_of_a_run
+from rnnmnist.handwriting import Stages, prepare
+from rnnmnist.mesh import here
+from rnnmnist.model import Params, RowReader, abstract_params, make_model, unstack
+from rnnmnist.steps import with_step
+from rnnmnist.tracing import Trace, decision_rows, trace
+
+OF_DIGITS = ("mnist", "mnist5k")  # data sets
+
+
+class Reading(NamedTuple):
+    """What a network says of one picture."""
+
+    belief: np.ndarray  # float32 [rows, classes], probabilities after each row
+    stages: Stages  # of the picture on its way to the network
+    looks_like_digit: bool  # like the one that it was taken for
+
+    @property
+    def digit(self) -> int:
+        """The answer, after the last row."""
+        return int(self.belief[-1].argmax())
+
+    @property
+    def probability(self) -> float:
+        """That the network gives its answer."""
+        return float(self.belief[-1].max())
+
+    @property
+    def runner_up(self) -> int:
+        """The digit that is likeliest after the answer."""
+        return int(self.belief[-1].argsort(stable=True)[-2])
+
+    @property
+    def decision_row(self) -> int:
+        """The row, from 1, after which the answer no longer changes."""
+        return int(decision_rows(self.belief.argmax(-1)[None])[0])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON takes them; the file's name is not known here."""
+        return {
+            "digit": self.digit,
+            "probability": self.probability,
+            "runner_up": self.runner_up,
+            "runner_up_probability": float(self.belief[-1][self.runner_up]),
+            "looks_like_digit": self.looks_like_digit,
+            "decision_row": self.decision_row,
+            "belief": [[float(share) for share in row] for row in self.belief],
+        }
+
+
+class Reader:
+    """A trained network that reads pictures of digits.
+
+    >>> from rnnmnist import Reader
+    >>> reading = Reader().read("digit.png")  # doctest: +SKIP
+    >>> print(reading.digit, reading.probability)  # doctest: +SKIP
+    """
+
+    def __init__(self, workdir: str | Path = REFERENCES[0], step: str = "best") -> None:
+        """Restores a network.
+
+        Args:
+            workdir: of the run; by default the reference model that is shipped.
+            step: `best`, `latest` or a step's number.
+
+        Raises:
+            UserError: when there is no such run or step, or it did not learn digits.
+            RunError: when the checkpoint is damaged.
+        """
+        folder = workdir_of_a_run(str(workdir))
+
+        def restore(found: int) -> tuple[RowReader, Params]:
+            config = read_config(folder, found)
+            if config.data.name not in OF_DIGITS:
+                raise UserError(
+                    f"--workdir: {folder} has learned {config.data.name}, no digits; "
+                    "name a run on mnist"
+                )
+            model = make_model(config.model)
+            like = abstract_params(model, here(), config.num_seeds)
+            return model, read_params(folder, found, like)
+
+        self.model, self.params = with_step(folder, step, restore)
+
+    def read(self, picture: str | Path | bytes | np.ndarray) -> Reading:
+        """Reads one picture.
+
+        Args:
+            picture: an image file's name or content; or grey levels, float [height,
+                width] from 0 to 1, or uint8.
+
+        Raises:
+            UserError: when it is no image, naming the file.
+        """
+        if isinstance(picture, bytes):
+            grey = imagefiles.decode(picture, "the image")
+        elif isinstance(picture, np.ndarray):
+            top = 255 if picture.dtype == np.uint8 else 1
+            grey = picture.astype(np.float32) / top
+        else:
+            grey = imagefiles.read(str(picture))
+        stages = prepare(grey)
+        belief = self.believe(stages.image[None])[0]
+        looks = likeness.of_digits().looks_like(stages.image, belief[-1])
+        return Reading(belief, stages, looks)
+
+    def trace(self, images: np.ndarray) -> Trace:
+        """What the gates and states of its LSTM do after each row.
+
+        Args:
+            images: uint8 [n, 28, 28], as MNIST has them or as `Stages.image` is.
+
+        Raises:
+            ValueError: if it is another cell, or several networks.
+        """
+        return trace(self.model, self.params, images)
+
+    def believe(self, images: np.ndarray) -> np.ndarray:
+        """The probabilities after each row; of several networks, their mean.
+
+        Args:
+            images: uint8 [n, 28, 28], as MNIST has them.
+
+        Returns:
+            float32 [n, rows, classes].
+        """
+        return np.asarray(_believe(self.params, images, model=self.model))
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _believe(params: Params, images: jax.Array, *, model: RowReader) -> jax.Array:
+    beliefs = [
+        jax.nn.softmax(
+            jnp.asarray(model.apply({"params": network}, images, every_row=True))
+        )
+        for network in unstack(params)
+    ]
+    return jnp.mean(jnp.stack(beliefs), axis=0)

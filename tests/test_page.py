@@ -1,0 +1,515 @@
+"""The page to draw on: what is in it, and what it does in a browser."""
+
+import base64
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ORIGINALS, REPOSITORY, Command, one_line_error
+from scipy import ndimage
+
+from rnnmnist import film, handwriting, imagefiles
+from rnnmnist.config import Config, ModelConfig
+from rnnmnist.datasets import embedded
+from rnnmnist.datasets.rows import FILES, read_part
+from rnnmnist.errors import UserError
+from rnnmnist.flags import REFERENCES
+from rnnmnist.reader import Reader
+from rnnmnist.recurrence import Kernels
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SHEET = 280  # pixels of a side of a drawing
+in_a_browser = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no chromium on the PATH: the page was never opened"
+    ),
+]
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Path:
+    """The page of the two models that are shipped."""
+    output = tmp_path_factory.mktemp("page") / "a film.html"
+    finished = command("page", f"--output={output}")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr == ""
+    assert finished.stdout.startswith(f"{output} (")
+    return output
+
+
+@pytest.fixture(scope="module")
+def content(page: Path) -> dict[str, Any]:
+    """The data that the page carries."""
+    text = page.read_text()
+    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', text)
+    assert found is not None
+    return json.loads(found[1])
+
+
+class Tags(HTMLParser):
+    """Every tag of a page with its attributes."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(page: Path) -> None:
+    text = page.read_text()
+    assert page.stat().st_size <= 1_500_000
+    assert [path.name for path in page.parent.iterdir()] == [page.name]
+    for word in ("http:", "https:", "fetch(", "XMLHttpRequest", "import(", "url("):
+        assert word not in text
+    policies = 0
+    for tag, attributes in Tags(text).found:
+        assert "src" not in attributes
+        assert attributes.get("href", "data:,") == "data:,"
+        assert not any(name.startswith("on") for name in attributes), tag
+        policies += (attributes.get("content") or "").startswith("default-src 'none'")
+    assert policies == 1
+
+
+def test_every_place_of_the_page_is_filled(page: Path) -> None:
+    text = page.read_text()
+    places = Template((film.PARTS / "page.html").read_text()).get_identifiers()
+    assert {"data", "style", "network", "handwriting", "view"} <= set(places)
+    for place in places:
+        assert f"${place}" not in text
+
+
+def test_the_page_carries_the_very_weights(content: dict[str, Any]) -> None:
+    networks = content["networks"]
+    assert [network["loss"] for network in networks] == ["last", "every_row"]
+    assert [network["title"] for network in networks] == list(film.TITLES.values())
+    for network, workdir in zip(networks, REFERENCES, strict=True):
+        params = Reader(REPOSITORY / workdir).params
+        kernels, readout = Kernels.of(params["cell"]), params["readout"]
+        expected = {
+            "row": kernels.row,
+            "bias": kernels.bias,
+            "hidden": kernels.hidden,
+            "readout": readout["kernel"],
+            "readoutBias": readout["bias"],
+        }
+        assert network["hidden"] == 128
+        assert network["params"].keys() == expected.keys()
+        for name, array in expected.items():
+            carried = np.frombuffer(base64.b64decode(network["params"][name]), "<f4")
+            np.testing.assert_array_equal(carried, np.asarray(array).ravel())
+
+
+def test_samples_are_two_of_each_digit_and_the_hardest(content: dict[str, Any]) -> None:
+    images, labels = embedded.splits()["test"]
+    belief = Reader(REPOSITORY / REFERENCES[0]).believe(images)[:, -1]
+    known = {image.tobytes(): place for place, image in enumerate(images)}
+    easy, hard = [], []
+    for sample in content["samples"]:
+        place = known[base64.b64decode(sample["pixels"])]
+        assert sample["label"] == labels[place]
+        (hard if sample["hard"] else easy).append(place)
+    assert sorted(labels[easy]) == sorted([*range(10), *range(10)])
+    assert len(set(hard)) == film.HARD
+    truth = belief[np.arange(len(labels)), labels]
+    assert truth[hard].max() <= np.delete(truth, hard).min()
+    wrong = np.flatnonzero(belief.argmax(-1) != labels)
+    assert len(wrong) > film.HARD or set(wrong) <= set(hard)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "--output"),
+        (["--output=page.txt"], "'page.txt'"),
+        (["--output=nowhere/page.html"], "'nowhere/page.html'"),
+        (["--output=page.html", "--workdir=nowhere"], "nowhere does not exist"),
+        (["--output=page.html", "--wrokdir=a"], "did you mean --workdir?"),
+        (["--output=page.html", "--workdir=a", "--workdir=./a"], "more than once"),
+        (["--output=page.html", *[f"--workdir={n}" for n in "abc"]], "not 3"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    command: Command, tmp_path: Path, arguments: list[str], named: str
+) -> None:
+    environment = {"PYTHONPATH": str(REPOSITORY)}
+    finished = command("page", *arguments, cwd=tmp_path, **environment)
+    assert named in one_line_error(finished)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (Config(model=ModelConfig(cell="gru")), "model.cell=lstm"),
+        (Config(model=ModelConfig(hidden_size=513)), "at most 512 units"),
+        (Config(num_seeds=3), "a stack of 3 seeds"),
+    ],
+)
+def test_the_page_shows_one_lstm(config: Config, named: str) -> None:
+    film.check(Path("run"), Config())
+    with pytest.raises(UserError, match=named):
+        film.check(Path("run"), config)
+
+
+def test_networks_of_one_kind_are_told_apart_by_name() -> None:
+    reader = Reader(REPOSITORY / REFERENCES[0])
+    networks = [film.Network(name, "last", reader) for name in ("a", "</script>")]
+    assert film.titles(networks) == [
+        "Asked after the last row: a",
+        "Asked after the last row: </script>",
+    ]
+    assert film.page(networks).count("</script>") == 4
+
+
+def digits() -> np.ndarray:
+    """1,000 images, of MNIST's test split where it is at hand, uint8 [n, 28, 28]."""
+    folder = ORIGINALS / "mnist"
+    if folder.exists():
+        return read_part(*(folder / file for file in FILES["test"]))[0][:1000]
+    splits = embedded.splits()
+    return np.concatenate([splits["test"][0], splits["validation"][0]])
+
+
+def drawings(count: int) -> np.ndarray:
+    """Digits as people draw them: of any size, anywhere, with pens and with specks."""
+    generator = np.random.default_rng(0)
+    sheets = np.zeros((count, SHEET, SHEET), np.uint8)
+    for sheet, image in zip(sheets, digits(), strict=False):
+        high, wide = generator.integers(90, SHEET - 30, 2)
+        pen = int(generator.integers(1, 14))
+        large = imagefiles.resized(image / 255, high, wide)
+        large = ndimage.grey_dilation(np.clip(large, 0, 1), (pen, pen))
+        top, left = (generator.integers(15, SHEET - 14 - side) for side in large.shape)
+        sheet[top : top + high, left : left + wide] = np.rint(255 * large)
+        if generator.random() < 0.3:
+            y, x = generator.integers(20, SHEET - 20, 2)
+            sheet[y : y + 3, x : x + 3] = 255
+    return sheets
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, without a window."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"]
+        )
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser: Any, page: Path) -> Iterator[Open]:
+    """Opens the page; in the end, it must have said nothing and asked for nothing."""
+    contexts: list[Any] = []
+    faults: list[str] = []
+    requests: list[str] = []
+
+    def open_page(width: int = 1280, height: int = 800, **options: Any) -> Any:
+        still = {"reduced_motion": "reduce"} | options
+        size = {"width": width, "height": height}
+        contexts.append(browser.new_context(viewport=size, **still))
+        tab = contexts[-1].new_page()
+        tab.on("console", lambda message: faults.append(message.text))
+        tab.on("pageerror", lambda error: faults.append(str(error)))
+        tab.on("request", lambda sent: requests.append(sent.url))
+        tab.goto(page.as_uri(), wait_until="load")
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
+    assert set(requests) <= {page.as_uri(), "data:,"}
+
+
+def row(tab: Any) -> int:
+    return int(tab.input_value("#row"))
+
+
+def is_playing(tab: Any) -> bool:
+    return bool(tab.evaluate("document.querySelector('.is-playing') !== null"))
+
+
+def wait_for_answer(tab: Any, start: str = "Read|Perhaps|They") -> str:
+    """What the page says when it has read an image to its end."""
+    tab.wait_for_function(
+        "(start) => RegExp(`^(${start})`).test("
+        "document.getElementById('verdict').textContent)",
+        arg=start,
+    )
+    return str(tab.inner_text("#verdict"))
+
+
+def draw(tab: Any, *strokes: list[tuple[float, float]]) -> None:
+    """Draws with the mouse; points are shares of the sheet."""
+    box = tab.locator("#drawing").bounding_box()
+    for stroke in strokes:
+        for place, (x, y) in enumerate(stroke):
+            tab.mouse.move(
+                box["x"] + x * box["width"], box["y"] + y * box["height"], steps=8
+            )
+            if place == 0:
+                tab.mouse.down()
+        tab.mouse.up()
+
+
+ONE = [(0.5, 0.15), (0.5, 0.85)]
+SEVEN = [(0.25, 0.2), (0.75, 0.2), (0.45, 0.85)]
+
+
+class TestInABrowser:
+    """What no reader of the files can see."""
+
+    pytestmark = in_a_browser
+
+    @pytest.mark.parametrize("network", [0, 1])
+    def test_the_networks_are_jaxs(self, opened: Open, network: int) -> None:
+        images = digits()
+        reader = Reader(REPOSITORY / REFERENCES[network])
+        expected = np.asarray(
+            reader.model.apply(
+                {"params": reader.params}, jnp.asarray(images), every_row=True
+            )
+        )
+        tab = opened()
+        program = "([all, at]) => all.map((one) => rnnmnist.read(one, at).logits)"
+        logits = np.concatenate(
+            [
+                tab.evaluate(program, [some.reshape(len(some), -1).tolist(), network])
+                for some in np.split(images, 10)
+            ]
+        )
+        assert logits.shape == expected.shape == (1000, 28, 10)
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+        answers = logits[:, -1].argmax(-1)
+        np.testing.assert_array_equal(answers, expected[:, -1].argmax(-1))
+
+    def test_drawings_are_prepared_as_pictures_are(self, opened: Open) -> None:
+        tab, differences = opened(), []
+        program = "(levels) => Array.from(rnnmnist.prepare(levels, 280, 280))"
+        for sheet in drawings(100):
+            there = np.array(tab.evaluate(program, sheet.ravel().tolist()))
+            here = handwriting.prepare(sheet / 255).image.astype(int)
+            differences.append(np.abs(there.reshape(28, 28) - here))
+            assert here.any()
+        # Where a level lies on a threshold, rounding decides; a pixel may then differ.
+        assert np.mean(differences, (1, 2)).max() < 0.5
+        assert np.mean(differences) < 0.02
+        assert np.max(differences) <= 32
+        blank = tab.evaluate(program, [0] * SHEET**2)
+        assert blank == [0] * 28**2
+
+    def test_what_the_mouse_draws_is_read(self, opened: Open) -> None:
+        tab = opened()
+        assert tab.is_visible("#prompt")
+        draw(tab, ONE)
+        assert tab.is_hidden("#prompt")
+        wait_for_answer(tab, "Read as 1")
+        tab.click("#clear")
+        assert "Draw a digit" in tab.inner_text("#verdict")
+        draw(tab, SEVEN)
+        wait_for_answer(tab, "Read as 7")
+        assert tab.inner_text(".panel .digit") == "7"
+        draw(tab, [(0.2, 0.5), (0.7, 0.5)])
+        tab.click("#undo")
+        assert tab.inner_text("#verdict").startswith("Read as 7")
+        tab.focus("#undo")
+        tab.keyboard.press("Enter")
+        assert "Draw a digit" in tab.inner_text("#verdict")
+        tab.keyboard.press("Space")  # nothing is left to undo
+        assert tab.is_visible("#prompt")
+        draw(tab, ONE)
+        wait_for_answer(tab)
+        tab.focus("#clear")
+        tab.keyboard.press("Space")
+        assert "Draw a digit" in tab.inner_text("#verdict")
+
+    def test_what_a_finger_draws_is_read(self, opened: Open) -> None:
+        tab = opened(390, 844, has_touch=True, is_mobile=True)
+        box = tab.locator("#drawing").bounding_box()
+        fingers = tab.context.new_cdp_session(tab)
+        for place in range(12):
+            fingers.send(
+                "Input.dispatchTouchEvent",
+                {
+                    "type": "touchMove" if place else "touchStart",
+                    "touchPoints": [
+                        {
+                            "x": box["x"] + box["width"] / 2,
+                            "y": box["y"] + box["height"] * (0.15 + 0.06 * place),
+                        }
+                    ],
+                },
+            )
+        fingers.send(
+            "Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []}
+        )
+        wait_for_answer(tab, "Read as 1")
+        assert tab.evaluate("scrollY") == 0
+
+    def test_the_page_is_alive_when_it_opens(self, opened: Open) -> None:
+        tab = opened(reduced_motion="no-preference")
+        assert is_playing(tab)
+        assert row(tab) < 28
+        assert tab.inner_text("#verdict") == ""
+        assert wait_for_answer(tab).startswith("Read as 3")
+        assert row(tab) == 28
+        assert not is_playing(tab)
+
+    def test_who_wants_no_motion_gets_none(self, opened: Open) -> None:
+        tab = opened()
+        assert not is_playing(tab)
+        assert row(tab) == 28
+        assert wait_for_answer(tab).startswith("Read as 3")
+
+    def test_the_transport_by_mouse(self, opened: Open) -> None:
+        tab = opened()
+        tab.click("#back")
+        assert row(tab) == 27
+        assert tab.inner_text("#verdict") == ""
+        assert tab.inner_text("#progress") == "After row 27: 3?"
+        tab.click("#forward")
+        tab.click("#forward")
+        assert row(tab) == 28
+        tab.click("#restart")
+        assert row(tab) == 0
+        assert tab.inner_text(".panel .digit") == "?"
+        tab.click("#play")
+        assert tab.inner_text("#play") == "Pause"
+        tab.wait_for_function("() => document.getElementById('row').value > 3")
+        tab.click("#play")
+        assert tab.inner_text("#play") == "Play"
+        paused = row(tab)
+        tab.wait_for_timeout(300)
+        assert 3 < row(tab) == paused < 28
+        tab.click("#row")  # in the middle
+        assert 13 <= row(tab) <= 15
+        tab.click("#play")
+        wait_for_answer(tab)
+
+    def test_the_transport_by_keyboard(self, opened: Open) -> None:
+        tab = opened()
+        tab.focus("#row")
+        for key, expected in (
+            *(("Home", 0), ("ArrowRight", 1), ("ArrowUp", 2), ("ArrowLeft", 1)),
+            *(("End", 28), ("ArrowRight", 28)),
+        ):
+            tab.keyboard.press(key)
+            assert row(tab) == expected
+        assert tab.get_attribute("#row", "aria-valuetext") == "row 28 of 28"
+        tab.keyboard.press("Space")
+        assert is_playing(tab)
+        tab.keyboard.press("Space")
+        assert not is_playing(tab)
+        for button, key, expected in (
+            *(("restart", "Enter", 0), ("forward", "Space", 1), ("back", "Enter", 0)),
+            *(("play", "ArrowRight", 1), ("back", "ArrowRight", 2)),
+            ("forward", "ArrowLeft", 1),
+        ):
+            tab.focus(f"#{button}")
+            tab.keyboard.press(key)
+            assert row(tab) == expected
+        tab.focus("#play")
+        tab.keyboard.press("Space")
+        assert is_playing(tab)
+        wait_for_answer(tab)
+
+    def test_samples_and_the_look_inside(self, opened: Open) -> None:
+        tab = opened()
+        for place, sample in enumerate(tab.locator(".thumbs button").all()):
+            if place % 2:
+                sample.click()
+            else:
+                sample.press("Enter")
+            assert sample.get_attribute("aria-pressed") == "true"
+            assert tab.locator(".thumbs [aria-pressed=true]").count() == 1
+            label = sample.get_attribute("aria-label")
+            assert re.fullmatch(r"A \d|Hard: the writer meant a \d", label)
+            answer = wait_for_answer(tab)
+            if place < 20:
+                assert answer.startswith(f"Read as {label[-1]}")
+        paintings = []
+        images = "[...document.querySelectorAll('.map canvas')].map(c => c.toDataURL())"
+        choices = tab.locator("#choice label")
+        assert choices.all_inner_texts() == list(film.TITLES.values())
+        for use in (
+            lambda: choices.nth(1).click(),
+            lambda: tab.keyboard.press("ArrowLeft"),
+            lambda: tab.keyboard.press("ArrowRight"),
+        ):
+            paintings.append(tab.evaluate(images))
+            use()
+        before, other, again = paintings
+        assert before == again
+        assert not set(before) & set(other)
+        assert len(set(before)) == 6
+
+    def test_the_keyboard_reaches_everything_and_shows_where(
+        self, opened: Open
+    ) -> None:
+        tab = opened()
+        stops = tab.locator("button, #row").count() + 1  # and a radio button
+        where = """() => {
+            const at = document.activeElement;
+            const seen = at.type === "radio" ? at.nextElementSibling : at;
+            const all = [...document.querySelectorAll("button, input")];
+            return [all.indexOf(at), getComputedStyle(seen).outlineWidth];
+        }"""
+        reached = []
+        for _ in range(stops):
+            tab.keyboard.press("Tab")
+            place, outline = tab.evaluate(where)
+            assert outline == "3px", place
+            reached.append(place)
+        assert len(set(reached)) == stops
+        assert min(reached) == 0  # none is the page itself
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("width", [320, 360, 390, 768, 1024, 1280, 1920])
+    def test_the_page_fits(self, opened: Open, width: int, scheme: str) -> None:
+        tab = opened(width, 800, color_scheme=scheme)
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        small = tab.evaluate(
+            "[...document.querySelectorAll('button, #row, .choice label')].map(e => "
+            "[e.id, e.offsetWidth, e.offsetHeight]).filter(s => s[1] < 44 || s[2] < 44)"
+        )
+        assert small == []
+        ground = tab.evaluate("getComputedStyle(document.documentElement).background")
+        assert ("rgb(20, 23, 27)" in ground) == (scheme == "dark")
+
+    def test_the_first_screen_shows_the_reading(self, opened: Open) -> None:
+        tab = opened(1280, 800)
+        for part in ("h1", "#drawing", "#image", "#verdict", "#transport", "#hard"):
+            box = tab.locator(part).bounding_box()
+            assert box["y"] + box["height"] <= 800, part
+        panels = [panel.bounding_box() for panel in tab.locator(".panel").all()]
+        assert len(panels) == 2
+        assert panels[0]["y"] == panels[1]["y"]
+        assert max(box["y"] + box["height"] for box in panels) <= 800
+
+    def test_everything_drawn_is_in_words_too(self, opened: Open) -> None:
+        tab = opened()
+        pictures = tab.locator("canvas:not(button canvas), svg.curves, .bars").all()
+        assert len(pictures) == 2 + 2 * 2 + 6
+        words = [picture.get_attribute("aria-label") for picture in pictures]
+        assert len(set(words)) == len(words)
+        assert all(picture.get_attribute("role") == "img" for picture in pictures)
+        certain = "belief after row 28: 3, over 99\N{NO-BREAK SPACE}%"
+        assert any(certain in word for word in words)
+        assert tab.get_attribute("#verdict", "aria-live") == "polite"

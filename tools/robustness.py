@@ -1,0 +1,339 @@
+"""Measures how a user's own pictures are read, and what is taken for a digit.
+
+    python tools/robustness.py measure --digits=FOLDER --garments=FOLDER
+    python tools/robustness.py table
+
+`measure` draws every test image of MNIST as people's files are (`VARIANTS`), reads each
+with the reference model, with and without its preparation, shows the network what is
+no digit, and writes `docs/predict.json`; `table` renders it into `docs/predict.md`. The
+folders hold the four original files of MNIST and of Fashion-MNIST.
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import io
+import json
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from rnnmnist import imagefiles
+from rnnmnist.handwriting import prepare, stroke_width
+from rnnmnist.imagefiles import resized
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NUMBERS, PAGE = (REPOSITORY / "docs" / f"predict.{end}" for end in ("json", "md"))
+BEGIN, END = "<!-- rates -->\n", "<!-- /rates -->"
+SIDE = 280  # pixels of a digit's square; the pages around it are larger
+Page = np.ndarray  # float32 [height, width], ink 1 and paper 0
+
+
+def drawn(image: np.ndarray) -> Page:
+    """A digit at 280 x 280, smooth."""
+    levels = resized(image.astype(np.float32) / 255, SIDE, SIDE)
+    return np.clip(levels, 0, 1)
+
+
+def placed(page: Page, side: int, generator: np.random.Generator) -> Page:
+    """The digit's square anywhere on a page."""
+    free = side - page.shape[0]
+    top, left = generator.integers(0, free + 1, 2)
+    around = ((top, free - top), (left, free - left))
+    return np.pad(page, around)
+
+
+def off_centre(page: Page, generator: np.random.Generator) -> Page:
+    """Up to a quarter of the digit's square away from the middle, each way."""
+    return placed(page, SIDE + SIDE // 2, generator)
+
+
+def scaled(page: Page, generator: np.random.Generator) -> Page:
+    """Half to twice as large, on a page that fits twice."""
+    side = round(SIDE * 2 ** generator.uniform(-1, 1))
+    return placed(np.clip(resized(page, side, side), 0, 1), 2 * SIDE, generator)
+
+
+def thinned(page: Page, generator: np.random.Generator) -> Page:
+    """Strokes of about half their width."""
+    del generator
+    solid = page > 0.5
+    by = stroke_width(solid) / 4
+    return np.clip(ndimage.distance_transform_edt(solid) - by, 0, 1)
+
+
+def thickened(page: Page, generator: np.random.Generator) -> Page:
+    """Strokes of about one and a half times their width."""
+    del generator
+    solid = page > 0.5
+    by = stroke_width(solid) / 4
+    return np.clip(by + 1 - ndimage.distance_transform_edt(~solid), 0, 1)
+
+
+def in_black_on_white(page: Page, generator: np.random.Generator) -> np.ndarray:
+    """Grey levels, uint8."""
+    del generator
+    return np.rint(255 * (1 - page)).astype(np.uint8)
+
+
+def in_uneven_light(page: Page, generator: np.random.Generator) -> np.ndarray:
+    """Dark grey ink on paper whose light falls to a half across the page."""
+    high, wide = page.shape
+    angle = generator.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[-1 : 1 : high * 1j, -1 : 1 : wide * 1j]
+    across = (x * np.cos(angle) + y * np.sin(angle)) / np.sqrt(2)  # -1 to 1
+    light = 0.9 * (0.75 + 0.25 * across)
+    return np.rint(255 * light * (1 - 0.75 * page)).astype(np.uint8)
+
+
+def as_jpeg(levels: np.ndarray, generator: np.random.Generator) -> bytes:
+    """A noisy JPEG of quality 30."""
+    noisy = levels + generator.normal(0, 8, levels.shape)
+    image = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=30)
+    return file.getvalue()
+
+
+def as_png(levels: np.ndarray, generator: np.random.Generator) -> bytes:
+    """A PNG."""
+    del generator
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "PNG")
+    return file.getvalue()
+
+
+# How each variant is drawn, lit and kept.
+Change = Callable[[Any, np.random.Generator], Any]
+VARIANTS: dict[str, tuple[Change, ...]] = {
+    "black on white, 280 x 280": (in_black_on_white, as_png),
+    "off-centre by up to a quarter": (off_centre, in_black_on_white, as_png),
+    "scaled 0.5 to 2": (scaled, in_black_on_white, as_png),
+    "strokes thinned": (thinned, in_black_on_white, as_png),
+    "strokes thickened": (thickened, in_black_on_white, as_png),
+    "a light gradient": (in_uneven_light, as_png),
+    "JPEG noise": (in_black_on_white, as_jpeg),
+    "scaled, gradient and JPEG noise": (scaled, in_uneven_light, as_jpeg),
+}
+
+
+def file_of(image: np.ndarray, variant: str, seed: int) -> bytes:
+    """A test image as a file."""
+    generator, levels = np.random.default_rng(seed), drawn(image)
+    for change in VARIANTS[variant]:
+        levels = change(levels, generator)
+    return levels
+
+
+def read_both(
+    image: np.ndarray, seed: int, variant: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """A variant's 28 x 28 pixels, prepared, and only made smaller and inverted."""
+    grey = imagefiles.decode(file_of(image, variant, seed), variant)
+    plain = np.rint(255 * (1 - resized(grey, 28, 28))).astype(np.uint8)
+    return prepare(grey).image, plain
+
+
+def blank_pages(count: int) -> list[bytes]:
+    """Paper in uneven light, with noise."""
+    found = []
+    for seed in range(count):
+        generator = np.random.default_rng(seed)
+        paper = in_uneven_light(np.zeros((SIDE, SIDE)), generator)
+        found.append(as_jpeg(paper, generator))
+    return found
+
+
+def noises(count: int) -> list[bytes]:
+    """Noise of several grains."""
+    found = []
+    for seed in range(count):
+        generator = np.random.default_rng(seed)
+        side = int(generator.choice([7, 14, 28, 70, 280]))
+        levels = generator.integers(0, 256, (side, side), np.uint8)
+        found.append(as_png(levels, generator))
+    return found
+
+
+def letters(count: int) -> list[bytes]:
+    """Letters that no digit looks like, in matplotlib's fonts, at several sizes."""
+    from matplotlib import font_manager
+    from PIL import ImageDraw, ImageFont
+
+    folder = Path(font_manager.__file__).parent / "mpl-data/fonts/ttf"
+    fonts = sorted(
+        path for path in folder.glob("*.ttf") if path.stem.startswith("DejaVu")
+    )
+    fonts = [path for path in fonts if "Display" not in path.stem]
+    found = []
+    for seed in range(count):
+        generator = np.random.default_rng(seed)
+        letter = str(generator.choice(list("ACEFHKMNPRTUVWXYaefhkmnrtuwx")))
+        font = ImageFont.truetype(
+            str(fonts[generator.integers(len(fonts))]), int(generator.integers(60, 200))
+        )
+        page = Image.new("L", (SIDE, SIDE), 255)
+        ImageDraw.Draw(page).text((140, 140), letter, 0, font, anchor="mm")
+        found.append(as_png(np.asarray(page), generator))
+    return found
+
+
+def photographs(count: int) -> list[bytes]:
+    """Pieces of the photograph that matplotlib ships."""
+    import matplotlib.cbook
+
+    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
+        photo = np.asarray(Image.open(file).convert("RGB"))
+    found = []
+    for seed in range(count):
+        generator = np.random.default_rng(seed)
+        side = int(generator.integers(60, min(photo.shape[:2])))
+        top = generator.integers(0, photo.shape[0] - side + 1)
+        left = generator.integers(0, photo.shape[1] - side + 1)
+        piece = photo[top : top + side, left : left + side]
+        found.append(as_png(piece, generator))
+    return found
+
+
+def garments(folder: str, count: int) -> list[bytes]:
+    """Test images of Fashion-MNIST."""
+    from rnnmnist.config import DataConfig
+    from rnnmnist.data import load
+
+    examples = load(DataConfig(name="fashion_mnist", manual_dir=folder))["test"]
+    generator = np.random.default_rng(0)
+    return [as_png(image, generator) for image in examples.images[:count]]
+
+
+def no_digits(garments_folder: str) -> dict[str, np.ndarray]:
+    """What is no digit, prepared as if it were one."""
+    shown = {
+        "blank pages": blank_pages(300),
+        "noise": noises(1000),
+        "letters": letters(1000),
+        "pieces of a photograph": photographs(1000),
+        "garments": garments(garments_folder, 1000),
+    }
+    return {
+        name: np.stack([prepare(imagefiles.decode(file, name)).image for file in files])
+        for name, files in shown.items()
+    }
+
+
+class Judge:
+    """The reference model, and what it says."""
+
+    def __init__(self) -> None:
+        from rnnmnist.likeness import of_digits
+        from rnnmnist.reader import Reader
+
+        self.reader, self.likeness = Reader(), of_digits()
+
+    def right(self, pixels: np.ndarray, labels: np.ndarray) -> int:
+        """Right answers about prepared images."""
+        return int((self.reader.believe(pixels)[:, -1].argmax(-1) == labels).sum())
+
+    def refused(self, pixels: np.ndarray) -> dict[str, int]:
+        """How many prepared images it says are no digits."""
+        pairs = zip(pixels, self.reader.believe(pixels)[:, -1], strict=True)
+        looks = [self.likeness.looks_like(image, belief) for image, belief in pairs]
+        return {"images": len(looks), "refused": looks.count(False)}
+
+
+def measure(
+    digits_folder: str, garments_folder: str, count: int, processes: int
+) -> dict[str, Any]:
+    """What `docs/predict.json` holds."""
+    begin = time.monotonic()
+    from rnnmnist.config import DataConfig
+    from rnnmnist.data import load
+    from rnnmnist.machine import hardware
+
+    others = no_digits(garments_folder)
+    examples = load(DataConfig(name="mnist", manual_dir=digits_folder))["test"]
+    images, labels = examples.images[:count], examples.labels[:count]
+    judge, variants = Judge(), {}
+    refused = {"test digits, as they are": judge.refused(images)}
+    spawning = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(processes, spawning) as pool:
+        for name in VARIANTS:
+            read_one = functools.partial(read_both, variant=name)
+            pairs = pool.map(read_one, images, range(count), chunksize=50)
+            prepared, plain = map(np.stack, zip(*pairs, strict=True))
+            variants[name] = {
+                "images": count,
+                "prepared": judge.right(prepared, labels),
+                "plain": judge.right(plain, labels),
+            }
+            refused[f"test digits, {name}"] = judge.refused(prepared)
+            print(name, variants[name], flush=True)
+    refused |= {name: judge.refused(pixels) for name, pixels in others.items()}
+    return {
+        "command": "python tools/robustness.py measure --digits=FOLDER "
+        "--garments=FOLDER",
+        "hardware": hardware(),
+        "minutes": round((time.monotonic() - begin) / 60, 1),
+        "variants": variants,
+        "refused": refused,
+    }
+
+
+def table(document: dict[str, Any]) -> str:
+    """The page's tables."""
+    lines = [
+        "| a test image, drawn | right, prepared | only made smaller and inverted | "
+        "said not to be a digit |",
+        "| --- | --- | --- | --- |",
+    ]
+    refused = document["refused"]
+    for name, counts in document["variants"].items():
+        shares = [100 * counts[key] / counts["images"] for key in ("prepared", "plain")]
+        own = refused[f"test digits, {name}"]
+        lines.append(
+            f"| {name} | {shares[0]:.2f} % ({counts['prepared']:,}) | "
+            f"{shares[1]:.2f} % ({counts['plain']:,}) | "
+            f"{100 * own['refused'] / own['images']:.1f} % |"
+        )
+    lines += ["", "| shown | images | said not to be a digit |", "| --- | --- | --- |"]
+    lines += [
+        f"| {name} | {own['images']:,} | {100 * own['refused'] / own['images']:.1f} % |"
+        for name, own in refused.items()
+        if not name.startswith("test digits, ") or name == "test digits, as they are"
+    ]
+    return "\n".join([*lines, ""])
+
+
+def rendered(page: str, document: dict[str, Any]) -> str:
+    """The page with its tables between its markers."""
+    before, rest = page.split(BEGIN)
+    return before + BEGIN + table(document) + END + rest.split(END, 1)[1]
+
+
+def main() -> None:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("--digits", required=True, metavar="FOLDER")
+    measuring.add_argument("--garments", required=True, metavar="FOLDER")
+    measuring.add_argument("--count", type=int, default=10_000, help="test images")
+    measuring.add_argument("--processes", type=int, default=2)
+    commands.add_parser("table")
+    options = parser.parse_args()
+    if options.command == "measure":
+        found = measure(
+            options.digits, options.garments, options.count, options.processes
+        )
+        NUMBERS.write_text(json.dumps(found, indent=1) + "\n")
+        return
+    PAGE.write_text(rendered(PAGE.read_text(), json.loads(NUMBERS.read_text())))
+
+
+if __name__ == "__main__":
+    main()
