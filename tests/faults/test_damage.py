@@ -163,11 +163,12 @@ def test_each_setting_is_refused_warned_of_or_free(
     with pytest.raises(UserError) as error:
         step_to_resume(changed, twin)
     assert f"{name}={another(name, value)} (checkpoint: {value})" in str(error.value)
-    # What decides the model or the order of the data is never free.
+    # What decides the model, its loss or the order of the data is never free.
     assert name.startswith(("model.", "data.")) or name in {
         "seed",
         "num_seeds",
         "train.batch_size",
+        "train.loss",
         "train.weight_decay",
         "train.clip_norm",
     }
