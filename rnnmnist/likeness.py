@@ -51,7 +51,8 @@ class Likeness(NamedTuple):
             image: uint8 [28, 28], prepared as MNIST's are.
             belief: the network's probabilities after the last row, float [classes].
         """
-        distance = self.distances(image[None], belief.argmax(keepdims=True))
+        digits = np.array([int(np.argmax(belief))])
+        distance = self.distances(image[None], digits)
         return bool(
             image.any() and belief.max() >= SURE and distance[0] <= self.farthest
         )
