@@ -29,7 +29,6 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "
 NAMES = (
     "embedded",
     "default",
-    "every_row",
     "tutorial",
     "fashion",
 )  # rows, in this order
