@@ -26,12 +26,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "results"
 BEGIN, END = "<!-- results -->\n", "<!-- /results -->"
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
-NAMES = (
-    "embedded",
-    "default",
-    "tutorial",
-    "fashion",
-)  # rows, in this order
+NAMES = ("embedded", "default", "tutorial", "fashion")  # rows, in this order
 
 
 def measure(name: str, seeds: int, overrides: list[str]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import functools
 import io
 import json
 import multiprocessing
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -250,7 +249,6 @@ def measure(
     digits_folder: str, garments_folder: str, count: int, processes: int
 ) -> dict[str, Any]:
     """What `docs/predict.json` holds."""
-    begin = time.monotonic()
     from rnnmnist.config import DataConfig
     from rnnmnist.data import load
     from rnnmnist.machine import hardware
@@ -278,7 +276,6 @@ def measure(
         "command": "python tools/robustness.py measure --digits=FOLDER "
         "--garments=FOLDER",
         "hardware": hardware(),
-        "minutes": round((time.monotonic() - begin) / 60, 1),
         "variants": variants,
         "refused": refused,
     }
