@@ -401,18 +401,7 @@ def parse_prediction(arguments: list[str], description: str) -> Prediction:
         raise UserError(f"IMAGE: name an image of a digit; {flags.prog} --help")
     if "" in known.images:
         raise UserError("IMAGE: must name a file, a folder or -, not ''")
-    show = None if known.show is None else Path(known.show).expanduser()
-    try:
-        fits = show is None or (
-            show.suffix == ".png" and show.parent.is_dir() and not show.is_dir()
-        )
-    except (OSError, ValueError):
-        fits = False
-    if not fits:
-        raise UserError(
-            "--show: must name a .png file in a folder that exists, not "
-            f"{known.show[:80]!r}"
-        )
+    show = None if known.show is None else file_to_write("--show", known.show, ".png")
     return Prediction(known.images, known.workdir, known.step, known.json, show)
 
 
@@ -444,23 +433,30 @@ def parse_page(arguments: list[str], description: str) -> Film:
     known, rest = flags.parse_known_args(arguments)
     for word in rest:
         flags.refuse(word)
-    try:
-        output = Path(known.output).expanduser()
-        fits = output.suffix == ".html" and output.parent.is_dir()
-        fits = fits and not output.is_dir()
-    except (OSError, RuntimeError, ValueError):
-        fits = False
-    if not fits:
-        raise UserError(
-            "--output: must name an .html file in a folder that exists, not "
-            f"{known.output[:200]!r}"
-        )
+    output = file_to_write("--output", known.output, ".html")
     workdirs = [workdir_of_a_run(text) for text in known.workdir or REFERENCES]
     if len(workdirs) > 2:
         raise UserError(f"--workdir: the page shows one or two, not {len(workdirs)}")
     if len(set(workdirs)) < len(workdirs):
         raise UserError(f"--workdir: {workdirs[0]} is given more than once")
     return Film(output, workdirs)
+
+
+def file_to_write(flag: str, text: str, suffix: str) -> Path:
+    """A file that a flag names, in a folder that exists.
+
+    Raises:
+        UserError: for another suffix, or where there is no such folder.
+    """
+    try:
+        path = Path(text).expanduser()
+        if path.suffix == suffix and path.parent.is_dir() and not path.is_dir():
+            return path
+    except (OSError, RuntimeError, ValueError):
+        pass
+    raise UserError(
+        f"{flag}: must name a {suffix} file in a folder that exists, not {text[:200]!r}"
+    )
 
 
 def workdir_of_a_run(text: str) -> Path:
