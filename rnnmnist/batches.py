@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from rnnmnist.augmentation import Distortions, draw, warp
 from rnnmnist.config import Config
 from rnnmnist.data import Examples
 from rnnmnist.mesh import by_member, put, replicated
@@ -28,7 +29,7 @@ ROUNDS = 48
 class Batch(NamedTuple):
     """Images and labels of one step, or a device's share of them."""
 
-    images: jax.Array  # uint8 [batch, rows, columns]
+    images: jax.Array  # [batch, rows, columns], uint8, or float32 from 0 to 1
     labels: jax.Array  # int32 [batch]
 
 
@@ -40,7 +41,7 @@ class TrainingSplit:
     labels: jax.Array  # uint8 [examples]
     seed: jax.Array  # uint32 [], or [members] of a stack, each with its own batches
     batch_size: int = flax.struct.field(pytree_node=False)
-    max_shift: int = flax.struct.field(pytree_node=False)
+    distortions: Distortions = flax.struct.field(pytree_node=False)
 
     @classmethod
     def put(cls, examples: Examples, config: Config, mesh: Mesh) -> "TrainingSplit":
@@ -55,7 +56,7 @@ class TrainingSplit:
                 NamedSharding(mesh, by_member(len(seeds))),
             ),
             batch_size=config.train.batch_size,
-            max_shift=config.data.max_shift,
+            distortions=Distortions.of(config.data),
         )
 
     def batch(self, step: jax.Array | int, shard: jax.Array, num_shards: int) -> Batch:
@@ -78,13 +79,14 @@ class TrainingSplit:
             len(self.labels),
         )
         images = self.images[indices]
-        if self.max_shift:
-            key = jax.random.fold_in(stream_key(self.seed, Stream.SHIFT), step)
-            offsets = jax.random.randint(
-                key, (self.batch_size, 2), 0, 2 * self.max_shift + 1
+        if self.distortions != Distortions():
+            key = jax.random.fold_in(stream_key(self.seed, Stream.DISTORTION), step)
+            whole = draw(key, self.batch_size, self.distortions)
+            own = jax.tree.map(
+                lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, shard * size, size),
+                whole,
             )
-            own = jax.lax.dynamic_slice_in_dim(offsets, shard * size, size)
-            images = shift(images, own, self.max_shift)
+            images = warp(images, own)
         return Batch(images, self.labels[indices].astype(jnp.int32))
 
 
@@ -124,26 +126,6 @@ def epoch_order(key: jax.Array, positions: jax.Array, examples: int) -> jax.Arra
     image = (positions % examples).astype(jnp.uint32)
     image, _ = jax.lax.scan(swap_or_not, image, words.swapaxes(0, 1), unroll=8)
     return image.astype(jnp.int32)
-
-
-def shift(images: jax.Array, offsets: jax.Array, most: int) -> jax.Array:
-    """Moves each image within its frame; what comes in is black.
-
-    Args:
-        images: [batch, rows, columns].
-        offsets: int32 [batch, 2], rows and columns from 0 to `2 * most`; `most`
-            leaves the image where it is, less moves it down and to the right.
-        most: pixels.
-
-    Returns:
-        Images of the same shape and type.
-    """
-    padded = jnp.pad(images, ((0, 0), (most, most), (most, most)))
-
-    def cut(image: jax.Array, offset: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice(image, offset, images.shape[1:])
-
-    return jax.vmap(cut)(padded, offsets)
 
 
 def _hash(word: jax.Array) -> jax.Array:

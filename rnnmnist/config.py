@@ -49,6 +49,22 @@ class DataConfig(Section):
     max_shift: int = setting(
         0, "training images move by up to so many pixels", at_least=0, at_most=13
     )
+    max_rotation: float = setting(
+        0.0, "they turn by up to so many degrees", at_least=0, at_most=180
+    )
+    max_scale: float = setting(
+        0.0, "they grow or shrink by up to this share", at_least=0, at_most=1
+    )
+    max_shear: float = setting(
+        0.0, "they slant by up to so many columns a row", at_least=0, at_most=1
+    )
+    elastic: float = setting(
+        0.0,
+        "they bend smoothly: the standard deviation, in pixels, of a pixel's way",
+        at_least=0,
+        at_most=10,
+    )
+    flip: bool = setting(False, "half of them are mirrored, left and right")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +127,12 @@ class TrainConfig(Section):
         "the cross-entropy of the answer after the last row; every_row: of that after "
         "each row, in a mean whose weights rise with the row",
     )
+    label_smoothing: float = setting(
+        0.0,
+        "share of each label that all classes get in equal parts",
+        at_least=0,
+        at_most=0.9,
+    )
     learning_rate: float = setting(4e-3, "peak learning rate", above=0, at_most=1e38)
     schedule: Literal["constant", "cosine"] = setting(
         "cosine", "the learning rate after the warm-up"
@@ -118,9 +140,16 @@ class TrainConfig(Section):
     warmup_fraction: float = setting(
         0.02, "share of the steps in which the rate rises", at_least=0, at_most=1
     )
-    weight_decay: float = setting(1e-4, "0 is Adam, more is AdamW", at_least=0)
+    weight_decay: float = setting(0.1, "0 is Adam, more is AdamW", at_least=0)
     clip_norm: float = setting(
         1.0, "largest global norm of a gradient; 0 does not clip", at_least=0
+    )
+    ema_decay: float = setting(
+        0.0,
+        "what is evaluated and saved is an exponential average of the weights, with "
+        "this decay in each update; 0 takes the last weights",
+        at_least=0,
+        at_most=0.99999,
     )
     log_every_steps: int = setting(
         100, "steps to a line of metrics, and in one compiled call", at_least=1
@@ -156,7 +185,7 @@ class Config(Section):
     """
 
     seed: int = setting(
-        0, "of weights, data order and shifts", at_least=0, at_most=2**31 - 1
+        0, "of weights, data order and distortions", at_least=0, at_most=2**31 - 1
     )
     num_seeds: int = setting(
         1,

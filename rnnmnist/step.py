@@ -15,9 +15,11 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.batches import Batch, TrainingSplit
-from rnnmnist.config import Config, TrainConfig
+from rnnmnist.config import Config
 from rnnmnist.mesh import BATCH, SEEDS, by_member
 from rnnmnist.model import CLASSES, Params, RowReader, init_params, stack_size
+from rnnmnist.objective import Objective
+from rnnmnist.optimizer import make_optimizer, trained_weights
 from rnnmnist.streams import Stream, stream_key
 
 
@@ -60,6 +62,11 @@ class Loop:
     state: TrainState
     metrics: Metrics
     finite: jax.Array  # bool [], of all networks
+
+    @property
+    def weights(self) -> Params:
+        """What is trained: the parameters, or where they are an average, its newest."""
+        return trained_weights(self.state.params, self.state.opt_state)
 
     def advance(
         self,
@@ -156,52 +163,13 @@ def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
     return every
 
 
-@functools.cache  # the same object again, so that jit knows it again
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Adam or AdamW on a schedule, behind clipping by global norm where asked."""
-    schedule = make_schedule(config)
-    optimizer = (
-        optax.adamw(schedule, weight_decay=config.weight_decay)
-        if config.weight_decay
-        else optax.adam(schedule)
-    )
-    if config.clip_norm:
-        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
-    return optimizer
-
-
-def make_schedule(config: TrainConfig) -> optax.Schedule:
-    """The learning rate by step: a linear warm-up, then constant or a cosine to 0."""
-    warmup = int(config.warmup_fraction * config.num_steps)
-    rest = max(1, config.num_steps - warmup)
-    after = (
-        optax.cosine_decay_schedule(config.learning_rate, rest)
-        if config.schedule == "cosine"
-        else optax.constant_schedule(config.learning_rate)
-    )
-    if not warmup:
-        return after
-    # From one step's worth up, so that the first update is not a wasted one.
-    rise = optax.linear_schedule(
-        config.learning_rate / (warmup + 1), config.learning_rate, warmup
-    )
-    return optax.join_schedules([rise, after], [warmup])
-
-
-@functools.cache  # the same object again, so that jit knows it again
-def make_apply(model: RowReader, loss: str) -> Callable[..., Any]:
-    """How training asks a network: after the last row, or after every row."""
-    if loss == "every_row":
-        return functools.partial(model.apply, every_row=True)
-    return model.apply
-
-
 def create_state(config: Config, model: RowReader, mesh: Mesh) -> TrainState:
     """The state before the first update, laid out over a mesh.
 
     Returns:
         Flax's `TrainState`, whose arrays (`step`, `params`, `opt_state`) are what
-        a resume needs and nothing else: batches follow from the seed and step. With
+        a resume needs and nothing else: batches follow from the seed and step.
+        `params` are what is evaluated; `apply_fn` is the objective. With
         several seeds, `params` and `opt_state` have a leading axis of members, which
         lies over the mesh's `seeds`; otherwise every device has the same.
     """
@@ -233,7 +201,7 @@ def _state_maker(config: Config, model: RowReader) -> Callable[[], TrainState]:
         return TrainState(
             # An array from the start: a Python number would compile everything twice.
             step=jnp.zeros((), jnp.int32),
-            apply_fn=make_apply(model, config.train.loss),
+            apply_fn=Objective.of(config.train, model),
             params=params,
             tx=tx,
             opt_state=opt_state,
@@ -291,7 +259,7 @@ def train_steps(
 
         def one_step(loop: Loop) -> Loop:
             member = each_member(functools.partial(sums, loop.state.step), bool(size))
-            flat, unflatten = ravel_pytree(member(loop.state.params, split.seed))
+            flat, unflatten = ravel_pytree(member(loop.weights, split.seed))
             loss, correct, grads = unflatten(jax.lax.psum(flat, BATCH))
             grads = jax.tree.map(lambda grad: grad / split.batch_size, grads)
             correct = correct.astype(jnp.int32)  # exact: below 2**24
@@ -319,7 +287,7 @@ def train_steps(
 
 def share_sums(
     split: TrainingSplit,
-    apply_fn: Any,
+    objective: Callable[..., Any],
     mesh: Mesh,
     step: jax.Array,
     params: Params,
@@ -331,9 +299,7 @@ def share_sums(
         Sums over the share: loss, float32 []; right answers, float32 []; gradients.
     """
     batch = _own_share(split, mesh, step, seed)
-    (loss, correct), grads = jax.value_and_grad(total_loss, has_aux=True)(
-        params, apply_fn, batch
-    )
+    (loss, correct), grads = jax.value_and_grad(objective, has_aux=True)(params, *batch)
     return loss, correct.astype(jnp.float32), grads
 
 
@@ -365,7 +331,7 @@ def score_last_batch(state: TrainState, split: TrainingSplit, *, mesh: Mesh) -> 
 
         def member(params: Params, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
             batch = _own_share(split, mesh, state.step - 1, seed)
-            return total_loss(params, state.apply_fn, batch)
+            return state.apply_fn(params, *batch)
 
         sums = each_member(member, bool(size))(state.params, split.seed)
         loss, correct = jax.lax.psum(sums, BATCH)
@@ -385,37 +351,6 @@ def score_last_batch(state: TrainState, split: TrainingSplit, *, mesh: Mesh) -> 
         check_vma=False,
     )
     return run(state, split)
-
-
-def total_loss(
-    params: Params, apply_fn: Any, batch: Batch
-) -> tuple[jax.Array, jax.Array]:
-    """The summed loss of a batch, in nats, and how many answers are right at the end.
-
-    Args:
-        params: of one network.
-        apply_fn: from `make_apply`; with logits after every row, [batch, rows,
-            classes], the loss is their weighted mean.
-        batch: images and labels.
-    """
-    logits = apply_fn({"params": params}, batch.images)  # [batch, classes]
-    if logits.ndim == 2:
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-        return losses.sum(), jnp.sum(logits.argmax(-1) == batch.labels)
-    labels = jnp.broadcast_to(batch.labels[:, None], logits.shape[:2])
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    weights = row_weights(logits.shape[1])
-    correct = jnp.sum(logits[:, -1].argmax(-1) == batch.labels)
-    return losses.sum(0) @ weights, correct
-
-
-def row_weights(rows: int) -> jax.Array:
-    """What the loss after each row counts for, float32 [rows]; together 1.
-
-    They rise with the square of the row: after the first ones nobody can know.
-    """
-    squares = jnp.arange(1, rows + 1, dtype=jnp.float32) ** 2
-    return squares / squares.sum()
 
 
 @functools.partial(jax.jit, static_argnames=("model", "mesh"))

@@ -10,7 +10,7 @@ class Stream(enum.IntEnum):
 
     WEIGHTS = 0
     ORDER = 1
-    SHIFT = 2
+    DISTORTION = 2
 
 
 def stream_key(seed: int | jax.Array, stream: Stream) -> jax.Array:

@@ -25,6 +25,7 @@ from rnnmnist.evaluation import EvaluationSplit
 from rnnmnist.intervals import wilson_interval
 from rnnmnist.mesh import gathered, make_mesh, put, replicated
 from rnnmnist.model import RowReader, abstract_params, count_params, make_model
+from rnnmnist.optimizer import make_schedule
 from rnnmnist.processes import (
     count,
     first_alone,
@@ -40,7 +41,6 @@ from rnnmnist.signals import StopFlag, stop_on_signal
 from rnnmnist.step import (
     Metrics,
     create_state,
-    make_schedule,
     score_last_batch,
     train_steps,
 )

@@ -1,6 +1,7 @@
 """Batches: every image once an epoch, from (seed, step) alone."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import mesh_of, random_examples
 
-from rnnmnist.batches import TrainingSplit, epoch_order, shift
+from rnnmnist.batches import TrainingSplit, epoch_order
 from rnnmnist.config import Config, DataConfig, TrainConfig
 from rnnmnist.data import Examples, load
 
@@ -19,11 +20,11 @@ def order(seed: int, positions: range | np.ndarray, examples: int) -> np.ndarray
 
 
 def split_of(
-    examples: Examples, batch_size: int, seed: int = 0, max_shift: int = 0
+    examples: Examples, batch_size: int, seed: int = 0, **distortions: Any
 ) -> TrainingSplit:
     config = Config(
         seed=seed,
-        data=DataConfig(max_shift=max_shift),
+        data=DataConfig(**distortions),
         train=TrainConfig(batch_size=batch_size, num_steps=1),
     )
     return TrainingSplit.put(examples, config, mesh_of(1))
@@ -94,7 +95,8 @@ def test_an_order_is_as_random_as_it_looks() -> None:
 
 
 def test_a_batch_is_the_same_on_any_number_of_devices() -> None:
-    split = split_of(random_examples(50), 24, max_shift=2)
+    distortions = {"max_shift": 2, "max_rotation": 10.0, "elastic": 1.0, "flip": True}
+    split = split_of(random_examples(50), 24, **distortions)
     whole = split.batch(jnp.int32(5), jnp.int32(0), 1)
     for shards in (2, 3, 8):
         parts = [split.batch(jnp.int32(5), jnp.int32(s), shards) for s in range(shards)]
@@ -124,22 +126,6 @@ def test_labels_stay_with_their_images() -> None:
     batch = split_of(examples, 32).batch(jnp.int32(1), jnp.int32(0), 1)
     for image, label in zip(np.asarray(batch.images), batch.labels, strict=True):
         assert by_image[image.tobytes()] == label
-
-
-@pytest.mark.parametrize("most", [1, 3])
-def test_a_shift_moves_the_image_and_fills_with_black(most: int) -> None:
-    images = random_examples(9).images
-    generator = np.random.default_rng(1)
-    offsets = generator.integers(0, 2 * most + 1, (9, 2), np.int32)
-    moved = np.asarray(shift(jnp.asarray(images), jnp.asarray(offsets), most))
-    for image, result, (row, column) in zip(images, moved, offsets, strict=True):
-        down, right = most - row, most - column
-        expected = np.zeros_like(image)
-        for i in range(28):
-            for j in range(28):
-                if 0 <= i - down < 28 and 0 <= j - right < 28:
-                    expected[i, j] = image[i - down, j - right]
-        np.testing.assert_array_equal(result, expected)
 
 
 def test_shifts_reach_every_offset_and_follow_seed_and_step() -> None:

@@ -11,7 +11,7 @@ from rnnmnist import config as config_lib
 from rnnmnist.config import FIELDS, Config, DataConfig, TrainConfig
 from rnnmnist.errors import UserError
 from rnnmnist.flags import parse_training
-from rnnmnist.step import make_schedule
+from rnnmnist.optimizer import make_schedule
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
 

@@ -12,8 +12,9 @@ FLOORS = [
     | {"imagefiles", "handwriting"},
     {"versions", "flags", "mesh", "model", "data", "datasets", "checkpoint"}
     | {"digests", "workdir", "compilation", "processes", "progress", "signals"}
-    | {"notebook", "figures", "webpage", "intervals", "likeness"},
-    {"batches", "steps", "machine", "tracing"},
+    | {"notebook", "figures", "webpage", "intervals", "likeness"}
+    | {"augmentation", "optimizer"},
+    {"batches", "objective", "steps", "machine", "tracing"},
     {"step", "sessions"},
     {"evaluation", "verification", "answers", "findings", "reader"},
     {
@@ -61,7 +62,7 @@ ONLY_IMPORTERS = {
     "IPython": {"notebook"},
     "matplotlib": {"figures"},
     "PIL": {"imagefiles"},
-    "optax": {"step"},
+    "optax": {"step", "objective", "optimizer"},
 }
 PACKAGE = REPOSITORY / "rnnmnist"
 MODULES = sorted(PACKAGE.rglob("*.py"))

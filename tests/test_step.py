@@ -3,16 +3,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import mesh_of, random_examples
 from flax.training.train_state import TrainState
 from jax.sharding import Mesh
 
-from rnnmnist import step as step_lib
-from rnnmnist.batches import TrainingSplit
+from rnnmnist.batches import Batch, TrainingSplit
 from rnnmnist.config import Config
 from rnnmnist.digests import params_sha256
 from rnnmnist.model import make_model
+from rnnmnist.objective import Objective
 from rnnmnist.step import Metrics, create_state, score_last_batch, train_steps
 
 
@@ -27,13 +28,21 @@ def advance(
     return train_steps(state, split, jnp.int32(steps), mesh=mesh)
 
 
+def answers(
+    config: Config, state: TrainState, batch: Batch, every_row: bool = False
+) -> np.ndarray:
+    model = make_model(config.model)
+    logits = model.apply({"params": state.params}, batch.images, every_row=every_row)
+    return np.asarray(logits)
+
+
 def test_one_trace_serves_every_length(
     small: Config, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traces = []
-    honest = step_lib.total_loss
+    honest = Objective.__call__
     monkeypatch.setattr(
-        step_lib, "total_loss", lambda *args: traces.append(1) or honest(*args)
+        Objective, "__call__", lambda *args: traces.append(1) or honest(*args)
     )
     train_steps.clear_cache()
     state, split = start(small, mesh)
@@ -44,7 +53,11 @@ def test_one_trace_serves_every_length(
     assert len(traces) <= 2  # jax may trace a function for its shapes once more
 
 
-def test_the_same_bits_however_the_steps_are_cut(small: Config, mesh: Mesh) -> None:
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_the_same_bits_however_the_steps_are_cut(
+    ema_decay: float, small: Config, mesh: Mesh
+) -> None:
+    small = small.replace({"train.ema_decay": ema_decay})
     hashes = set()
     for cuts in ([12], [5, 7], [1] * 12, [11, 1]):
         state, split = start(small, mesh)
@@ -137,7 +150,7 @@ def test_the_last_batch_is_scored_with_the_parameters_after_it(
     state, _ = advance(state, split, 3, mesh)
     metrics = score_last_batch(state, split, mesh=mesh)
     batch = split.batch(jnp.int32(2), jnp.int32(0), 1)
-    logits = np.asarray(state.apply_fn({"params": state.params}, batch.images))
+    logits = answers(small, state, batch)
     chosen = logits[np.arange(32), np.asarray(batch.labels)]
     losses = np.log(np.exp(logits).sum(axis=1)) - chosen
     assert int(metrics.examples) == 32
@@ -153,7 +166,7 @@ def test_the_loss_of_every_row_is_a_mean_that_rises_with_the_row(
     config = small.replace(names)
     state, split = start(config, mesh)
     batch = split.batch(jnp.int32(0), jnp.int32(0), 1)
-    logits = np.asarray(state.apply_fn({"params": state.params}, batch.images))
+    logits = answers(config, state, batch, every_row=True)
     assert logits.shape == (32, 28, 10)
     labels = np.asarray(batch.labels)
     shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -165,3 +178,39 @@ def test_the_loss_of_every_row_is_a_mean_that_rises_with_the_row(
     assert float(metrics.loss) == pytest.approx(expected, rel=1e-5)
     assert int(metrics.correct) == right
     assert int(state.step) == 1
+
+
+@pytest.mark.parametrize("loss", ["last", "every_row"])
+def test_a_smoothed_label_is_shared_by_all_classes(loss: str, small: Config) -> None:
+    mesh = mesh_of(1)
+    config = small.replace({"train.loss": loss, "train.label_smoothing": 0.2})
+    state, split = start(config, mesh)
+    batch = split.batch(jnp.int32(0), jnp.int32(0), 1)
+    logits = answers(config, state, batch, every_row=True).astype(float)
+    weights = np.arange(1.0, 29) ** 2 if loss == "every_row" else np.arange(28) == 27
+    targets = 0.8 * np.eye(10)[np.asarray(batch.labels)] + 0.02
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    losses = -(logs * targets[:, None]).sum(-1)  # [batch, rows]
+    _, metrics = advance(state, split, 1, mesh)
+    expected = (losses * weights).sum() / weights.sum()
+    assert float(metrics.loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_average_is_of_the_very_weights_that_a_run_without_one_has(
+    small: Config, mesh: Mesh
+) -> None:
+    averaging, split = start(small.replace({"train.ema_decay": 0.7}), mesh)
+    plain, _ = start(small, mesh)
+    expected = jax.device_get(plain.params)
+    for count in range(8):
+        averaging, _ = advance(averaging, split, 1, mesh)
+        plain, _ = advance(plain, split, 1, mesh)
+        weights = jax.device_get(plain.params)
+        assert params_sha256(averaging.opt_state.iterate) == params_sha256(weights)
+        share = 1 - min(0.7, (1 + count) / (10 + count))
+        expected = optax.incremental_update(weights, expected, share)
+        for average, leaf in zip(
+            jax.tree.leaves(averaging.params), jax.tree.leaves(expected), strict=True
+        ):
+            np.testing.assert_allclose(average, leaf, atol=1e-6)
+    assert params_sha256(averaging.params) != params_sha256(plain.params)

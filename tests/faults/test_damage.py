@@ -136,6 +136,8 @@ def another(name: str, value: object) -> object:
         "train.schedule": "constant",
         "train.log_metrics": "last_batch",
         "train.loss": "every_row",
+        "train.label_smoothing": 0.1,
+        "train.ema_decay": 0.9,
         "train.num_devices": 1,
         "train.num_steps": 1000,
         "train.warmup_fraction": 0.5,
@@ -170,6 +172,8 @@ def test_each_setting_is_refused_warned_of_or_free(
         "train.batch_size",
         "train.loss",
         "train.weight_decay",
+        "train.label_smoothing",
+        "train.ema_decay",
         "train.clip_norm",
     }
 

@@ -1,0 +1,120 @@
+"""Training images are changed as the settings say, and by a function of a key."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from rnnmnist.augmentation import Distortions, Warp, draw, warp
+
+COUNT = 400
+
+
+def drawn(seed: int = 0, **distortions: float) -> Warp:
+    return draw(jax.random.key(seed), COUNT, Distortions(**distortions))  # type: ignore[arg-type]
+
+
+def blobs(count: int) -> np.ndarray:
+    """Smooth images, uint8 [count, 28, 28], black at their borders."""
+    generator = np.random.default_rng(0)
+    noise = generator.random((count, 28, 28)) * (
+        np.hypot(*np.mgrid[-14:14, -14:14]) < 9
+    )
+    smooth = ndimage.gaussian_filter(noise, (0, 1.5, 1.5))
+    return (255 * smooth / smooth.max()).astype(np.uint8)
+
+
+def test_nothing_asked_is_nothing_changed() -> None:
+    images = blobs(COUNT)
+    same = warp(jnp.asarray(images), drawn())
+    np.testing.assert_allclose(same, images / np.float32(255), atol=1e-6)
+
+
+def test_a_shift_moves_whole_pixels_and_fills_with_black() -> None:
+    images = np.random.default_rng(1).integers(1, 256, (COUNT, 28, 28), np.uint8)
+    moves = drawn(max_shift=3)
+    results = np.asarray(warp(jnp.asarray(images), moves)) * 255
+    offsets = np.asarray(moves.offset).astype(int)
+    assert {tuple(offset) for offset in offsets.tolist()} == {
+        (row, column) for row in range(-3, 4) for column in range(-3, 4)
+    }
+    padded = np.pad(images, ((0, 0), (3, 3), (3, 3)))
+    for image, result, (row, column) in zip(padded, results, offsets, strict=True):
+        expected = image[3 + row : 31 + row, 3 + column : 31 + column]
+        np.testing.assert_allclose(result, expected, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("distortions", "most"),
+    [({"max_rotation": 20.0}, np.sin(np.deg2rad(20))), ({"max_shear": 0.3}, 0.3)],
+    ids=["rotation", "shear"],
+)
+def test_angles_and_shears_fill_their_range_evenly(
+    distortions: dict[str, float], most: float
+) -> None:
+    entries = np.asarray(drawn(**distortions).matrix)[:, 1, 0]
+    assert np.abs(entries).max() <= most + 1e-6
+    counts = np.histogram(entries, bins=8, range=(-most, most))[0]
+    expected = COUNT / 8
+    assert ((counts - expected) ** 2 / expected).sum() < 26  # chi squared, 1 in 2,000
+
+
+def test_a_rotation_turns_and_a_scale_scales_without_a_shear() -> None:
+    turned = np.asarray(drawn(max_rotation=30.0).matrix)
+    np.testing.assert_allclose(np.linalg.det(turned), 1, atol=1e-6)
+    product = turned @ turned.swapaxes(1, 2)
+    np.testing.assert_allclose(product, np.tile(np.eye(2), (COUNT, 1, 1)), atol=1e-6)
+    scaled = np.asarray(drawn(max_scale=0.25).matrix)
+    assert np.all(scaled[:, [0, 1], [1, 0]] == 0)
+    factors = scaled[:, 0, 0]
+    np.testing.assert_array_equal(factors, scaled[:, 1, 1])
+    assert factors.min() >= 0.8 - 1e-6
+    assert factors.max() <= 1.25 + 1e-6
+    assert factors.max() - factors.min() > 0.4
+
+
+def test_an_affine_map_is_what_scipy_makes_of_its_matrix() -> None:
+    images = blobs(COUNT)
+    maps = drawn(max_shift=2, max_rotation=15.0, max_scale=0.2, max_shear=0.2)
+    results = np.asarray(warp(jnp.asarray(images), maps))
+    for image, result, matrix, offset in zip(
+        images[:20], results, np.asarray(maps.matrix), maps.offset, strict=False
+    ):
+        start = 13.5 + np.asarray(offset) - matrix @ [13.5, 13.5]
+        levels = image.astype(np.float32) / 255
+        expected = ndimage.affine_transform(levels, matrix, start, order=1)
+        np.testing.assert_allclose(result, expected, atol=1e-4)
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    images = blobs(COUNT)
+    results = np.asarray(warp(jnp.asarray(images), drawn(flip=True))) * 255
+    same = np.isclose(results, images, atol=1e-2).all((1, 2))
+    mirrored = np.isclose(results, images[:, :, ::-1], atol=1e-2).all((1, 2))
+    assert np.all(same ^ mirrored)
+    assert abs(mirrored.sum() - COUNT / 2) < 4 * np.sqrt(COUNT) / 2
+
+
+def test_an_elastic_field_is_smooth_and_goes_as_far_as_it_is_told() -> None:
+    field = drawn(elastic=1.5)
+    ramp = np.broadcast_to(np.arange(28, dtype=np.uint8)[None, None], (COUNT, 28, 28))
+    # Of a ramp, a pixel's new level says from which column it came.
+    columns = np.asarray(warp(jnp.asarray(ramp), field)) * 255
+    ways = (columns - ramp)[:, 6:22, 6:22]  # whose origins are inside
+    assert ways.std((0,)) == pytest.approx(1.5, rel=0.25)
+    assert ways.std() == pytest.approx(1.5, rel=0.05)
+    assert np.abs(np.diff(ways, axis=1)).std() < 0.3
+    images = blobs(1).repeat(COUNT, 0)
+    results = np.asarray(warp(jnp.asarray(images), field))
+    assert len({image.tobytes() for image in results}) == COUNT
+
+
+def test_each_distortion_has_random_numbers_of_its_own() -> None:
+    alone, together = drawn(max_shift=2), drawn(max_shift=2, max_rotation=9.0)
+    np.testing.assert_array_equal(alone.offset, together.offset)
+    assert np.any(np.asarray(drawn(1, max_shift=2).offset) != alone.offset)
+    maps = drawn(max_rotation=90.0, max_shear=0.9, max_scale=0.9, elastic=1.0)
+    angle = np.arctan2(maps.matrix[:, 0, 1], maps.matrix[:, 1, 1])
+    numbers = [angle, np.linalg.det(maps.matrix), np.asarray(maps.noise)[:, 0, 0, 0]]
+    assert np.abs(np.corrcoef(numbers) - np.eye(3)).max() < 0.2
