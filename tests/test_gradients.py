@@ -127,15 +127,21 @@ def test_the_files_quantiles_are_in_order(document: dict) -> None:
 
 
 def test_the_tutorials_claims_about_the_gradient_hold(document: dict) -> None:
-    def left(name: str, when: str, part: str = "h") -> float:
-        """At the first row, of the median image."""
-        return document["cells"][name][when][part]["left"][1][0]
+    def left(name: str, when: str, part: str = "h") -> np.ndarray:
+        """At the first row: of 10 % of the images at most, of the median, of 90 %."""
+        return np.array(document["cells"][name][when][part]["left"])[:, 0]
 
-    # Before training it vanishes in all three, and least along the LSTM's c.
-    assert max(left(name, "before") for name in CELLS) < left("lstm", "before", "c")
-    assert left("lstm", "before", "c") < 0.2
-    # Training opens the gates of those that have some.
-    assert left("rnn", "after") < left("gru", "after") < left("lstm", "after", "c")
+    roads = {"rnn": "h", "gru": "h", "lstm": "c"}
+    before, after = (
+        {name: left(name, when, part) for name, part in roads.items()}
+        for when in ("before", "after")
+    )
+    assert all(middle < 0.2 for _, middle, _ in before.values())
+    assert min(before, key=lambda name: before[name][1]) == "gru"
+    assert all(after[name][1] > 4 * before[name][1] for name in ("gru", "lstm"))
+    assert min(after, key=lambda name: after[name][1]) == "rnn"
+    width = {name: high / low for name, (low, _, high) in after.items()}
+    assert max(width, key=lambda name: width[name]) == "rnn"
 
 
 def test_the_picture_is_drawn(document: dict) -> None:
