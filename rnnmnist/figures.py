@@ -380,6 +380,46 @@ def reading(stages: Stages, belief: np.ndarray, palette: Palette = LIGHT) -> byt
         return _png(figure)
 
 
+def gradients(
+    panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]],
+    palette: Palette = LIGHT,
+) -> bytes:
+    """Draws how much of a gradient is left on its way back to the first row.
+
+    Args:
+        panels: by title, from above; each has lanes by name. The first word of a name
+            is a cell, which has a colour; its first lane is a line with a band, what
+            follows is dashed. A lane is low, middle and high, [3][rows], 1 after the
+            last row.
+        palette: to draw it in.
+    """
+    with _styled(palette):
+        figure = _figure(0.4 + 2.5 * len(panels))
+        grid = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)
+        for axes, (title, lanes) in zip(grid.flat, panels.items(), strict=True):
+            axes.set_yscale("log")
+            axes.yaxis.tick_right()  # where the way begins; at its end are the names
+            axes.spines["left"].set_visible(False)
+            axes.spines["right"].set_visible(True)
+            axes.yaxis.set_major_formatter("{x:g} %")
+            axes.tick_params(axis="y", which="minor", length=0)
+            axes.set_title(title, loc="left", color=palette.muted)
+            _lanes(axes, lanes, palette)
+        rows = len(next(iter(lanes.values()))[0])
+        axes.set_xlim(1, rows + 0.3)
+        axes.set_xticks([rows * part // 4 or 1 for part in range(5)])
+        axes.set_xlabel("after row  (the gradient comes from the right)")
+        axes.set_ylim(top=300)
+        figure.suptitle(
+            "Norm of the gradient of one image's loss with respect to the state\n"
+            f"after each row, in % of that after row {rows}",
+            x=0.01,
+            ha="left",
+            fontsize=9,
+        )
+        return _png(figure)
+
+
 @contextlib.contextmanager
 def _styled(palette: Palette) -> Iterator[None]:
     """Draws in a palette, whatever a user's own matplotlibrc says."""
@@ -434,6 +474,39 @@ def _square(image: np.ndarray) -> np.ndarray:
 def _whiskers(low: np.ndarray, middle: np.ndarray, high: np.ndarray) -> np.ndarray:
     # An end at 0 or 1 can lie on the wrong side of the middle by rounding.
     return np.maximum(0, [middle - low, high - middle])
+
+
+def _lanes(
+    axes: Axes, lanes: Mapping[str, Sequence[Sequence[float]]], palette: Palette
+) -> None:
+    """Lines and bands, each line's name and last value at its end on the left."""
+    cells = list(dict.fromkeys(name.split()[0] for name in lanes))
+    drawn: set[str] = set()
+    ends = {}
+    for name, lane in lanes.items():
+        low, middle, high = 100 * np.array(lane)
+        rows = np.arange(1, len(middle) + 1)
+        cell = name.split()[0]
+        colour = palette.series[cells.index(cell) % len(palette.series)]
+        first = cell not in drawn
+        axes.plot(rows, middle, "-" if first else "--", color=colour)
+        if first:
+            axes.fill_between(rows, low, high, color=colour, alpha=0.18, linewidth=0)
+        drawn.add(cell)
+        ends[name] = (float(middle[0]), colour)
+    place = np.inf
+    for name, (end, colour) in sorted(ends.items(), key=lambda item: -item[1][0]):
+        place = min(np.log10(end), place - 0.29)  # decades: no word on another
+        axes.annotate(
+            f"{name}  {end:.2g} %",
+            (1, 10**place),
+            (-5, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            color=colour,
+            annotation_clip=False,
+        )
 
 
 def _curve(axes: Axes, metrics: Lines, split: str, key: str, palette: Palette) -> None:

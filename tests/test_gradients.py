@@ -1,0 +1,148 @@
+"""How much of a gradient arrives at each row: that it is the gradient, and the file."""
+
+import json
+import runpy
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import REPOSITORY, random_examples
+
+from rnnmnist.config import Config, ModelConfig, load
+from rnnmnist.model import CELLS, Params, RowReader, init_params, make_model
+
+gradients = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "tools/gradients.py")))
+UNITS = 16
+
+
+def build(cell: str) -> tuple[RowReader, Params]:
+    model = make_model(ModelConfig(cell=cell, hidden_size=UNITS))
+    return model, init_params(model, jax.random.key(0), 1.0)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_with_nothing_added_it_is_the_model(cell: str) -> None:
+    model, params = build(cell)
+    images = random_examples(5).images
+    zeros = jnp.zeros((28, 5, UNITS))
+    found = gradients.read_nudged(model, params, images, gradients.Nudges(zeros, zeros))
+    expected = model.apply({"params": params}, images)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("row", [1, 17, 28])
+def test_a_gradient_is_that_of_the_rest_of_the_reading(cell: str, row: int) -> None:
+    model, params = build(cell)
+    images, labels = random_examples(3)
+    step = CELLS[cell][0](features=UNITS)
+    rows = images.swapaxes(0, 1).astype(np.float32) / 255
+
+    def read(carry: object, rows: np.ndarray) -> object:
+        for pixels in rows:
+            carry, _ = step.apply({"params": params["cell"]}, carry, pixels)
+        return carry
+
+    def loss(carry: object) -> jax.Array:
+        last = read(carry, rows[row:])
+        hidden = last[1] if isinstance(last, tuple) else last
+        readout = params["readout"]
+        logits = hidden @ readout["kernel"] + readout["bias"][None]
+        target = labels.astype(np.int32)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, target).sum()
+
+    found = gradients.gradients(model, params, images, labels)
+    carry = read(step.initialize_carry(jax.random.key(0), (3, 28)), rows[:row])
+    expected = jax.grad(loss)(carry)
+    if cell == "lstm":
+        (c, h), (by_c, expected) = carry, expected
+        # What is added to c is in this row's h, too: h = o tanh(c).
+        by_c = by_c + expected * h / jnp.tanh(c) * (1 - jnp.tanh(c) ** 2)
+        np.testing.assert_allclose(found.c[row - 1], by_c, rtol=1e-3, atol=1e-7)
+    else:
+        assert not found.c.any()
+    np.testing.assert_allclose(found.h[row - 1], expected, rtol=1e-3, atol=1e-7)
+
+
+def lstm_loss(params: Params, image: np.ndarray, label: int) -> Callable[..., float]:
+    """The loss as NumPy works it out in float64, of what is added to c after a row."""
+    cell = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["cell"])
+
+    def loss(row: int, nudge: np.ndarray) -> float:
+        c = h = np.zeros(UNITS)
+        for number, pixels in enumerate(image / 255.0, 1):
+            i, f, g, o = (
+                pixels @ cell[f"i{gate}"]["kernel"]
+                + h @ cell[f"h{gate}"]["kernel"]
+                + cell[f"h{gate}"]["bias"]
+                for gate in "ifgo"
+            )
+            c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
+            c = c + nudge * (number == row)
+            h = np.tanh(c) / (1 + np.exp(-o))
+        logits = h @ np.asarray(params["readout"]["kernel"], np.float64)
+        return float(np.log(np.exp(logits).sum()) - logits[label])  # its bias is 0
+
+    return loss
+
+
+def test_a_gradient_is_what_a_small_difference_makes() -> None:
+    model, params = build("lstm")
+    (image,), (label,) = random_examples(1)
+    loss = lstm_loss(params, image, label)
+    found = gradients.gradients(model, params, image[None], np.array([label]))
+    for row, unit in [(1, 0), (9, 3), (28, 15)]:
+        nudge = 1e-5 * np.eye(UNITS)[unit]
+        slope = (loss(row, nudge) - loss(row, -nudge)) / 2e-5
+        assert found.c[row - 1, 0, unit] == pytest.approx(slope, rel=1e-3, abs=1e-7)
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, object]:
+    return json.loads(gradients.NUMBERS.read_text())
+
+
+def test_the_file_is_of_the_default_run(document: dict) -> None:
+    config = Config.from_dict(document["config"])
+    default = load(REPOSITORY / "configs/default.py")
+    assert config.replace({"train.num_devices": None}) == default
+    assert document["cells"].keys() == set(CELLS)
+
+
+def test_the_files_quantiles_are_in_order(document: dict) -> None:
+    for name, cell in document["cells"].items():
+        for when in ("before", "after"):
+            assert cell[when].keys() == ({"h", "c"} if name == "lstm" else {"h"})
+            for part in cell[when].values():
+                for table in map(np.array, part.values()):
+                    assert table.shape == (len(document["quantiles"]), 28)
+                    assert np.isfinite(table).all()
+                    assert (table > 0).all()
+                    assert (np.diff(table, axis=0) >= 0).all()
+                assert (np.array(part["left"])[:, -1] == 1).all()
+
+
+def test_the_tutorials_claims_about_the_gradient_hold(document: dict) -> None:
+    def left(name: str, when: str, part: str = "h") -> np.ndarray:
+        """At the first row: of 10 % of the images at most, of the median, of 90 %."""
+        return np.array(document["cells"][name][when][part]["left"])[:, 0]
+
+    roads = {"rnn": "h", "gru": "h", "lstm": "c"}
+    before, after = (
+        {name: left(name, when, part) for name, part in roads.items()}
+        for when in ("before", "after")
+    )
+    assert all(middle < 0.2 for _, middle, _ in before.values())
+    assert min(before, key=lambda name: before[name][1]) == "gru"
+    assert all(after[name][1] > 4 * before[name][1] for name in ("gru", "lstm"))
+    assert min(after, key=lambda name: after[name][1]) == "rnn"
+    width = {name: high / low for name, (low, _, high) in after.items()}
+    assert max(width, key=lambda name: width[name]) == "rnn"
+
+
+def test_the_picture_is_drawn(document: dict) -> None:
+    assert gradients.picture(document).startswith(b"\x89PNG")
