@@ -13,5 +13,5 @@ def get_config() -> Config:
     """50 epochs over the 4,000 training images, moved by up to two pixels."""
     return Config(
         data=DataConfig(name="mnist5k", max_shift=2),
-        train=TrainConfig(weight_decay=1e-4, num_steps=1500, eval_every_steps=150),
+        train=TrainConfig(num_steps=1500, eval_every_steps=150),
     )

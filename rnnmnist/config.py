@@ -133,7 +133,7 @@ class TrainConfig(Section):
         at_least=0,
         at_most=0.9,
     )
-    learning_rate: float = setting(4e-3, "peak learning rate", above=0, at_most=1e38)
+    learning_rate: float = setting(7e-3, "peak learning rate", above=0, at_most=1e38)
     schedule: Literal["constant", "cosine"] = setting(
         "cosine", "the learning rate after the warm-up"
     )

@@ -2,16 +2,26 @@
 
 import ast
 import importlib.util
+import itertools
 import json
 import statistics
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from conftest import REPOSITORY
 
-FILES = sorted((REPOSITORY / "results").glob("*.json"))
+from rnnmnist.config import Config, flatten, load
+from rnnmnist.flags import parse_training
+from rnnmnist.resume import FREE
+
+FILES = sorted(
+    path
+    for path in (REPOSITORY / "results").glob("*.json")
+    if path.stem != "gradients"  # of which tests/test_gradients.py says more
+)
 
 
 def tool(name: str) -> ModuleType:
@@ -69,10 +79,41 @@ def test_however_a_digit_is_drawn_it_is_read() -> None:
         assert counts["prepared"] >= 9_750, name
 
 
-def test_the_readme_shows_what_was_measured(results: ModuleType) -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    assert results.rendered(readme) == readme
-    assert {path.stem for path in FILES} == set(results.NAMES)
+def test_the_pages_show_what_was_measured(results: ModuleType) -> None:
+    for page in results.PAGES:
+        assert results.rendered(page) == (REPOSITORY / page).read_text(), page
+    assert {path.stem for path in FILES} == {row.name for row in results.ROWS}
+
+
+def test_each_rung_of_the_ladder_changes_what_it_says(results: ModuleType) -> None:
+    changes = [
+        {
+            name
+            for name, value in flatten(config_of(rung).to_dict()).items()
+            if value != flatten(config_of(before).to_dict())[name] and name not in FREE
+        }
+        for before, rung in itertools.pairwise(results.LADDER)
+    ]
+    for rung, changed in zip(results.LADDER[1:], changes, strict=True):
+        assert changed, rung.name
+        assert len({name.split(".")[0] for name in changed}) == 1, changed
+    assert config_of(results.LADDER[0]) == load(REPOSITORY / "configs/tutorial.py")
+    assert config_of(results.LADDER[-1]) == load(REPOSITORY / "configs/best.py")
+    assert load(REPOSITORY / "configs/default.py") in map(config_of, results.LADDER)
+    for row in results.UNHELPFUL:
+        assert config_of(row) != load(REPOSITORY / "configs/default.py")
+
+
+def config_of(row: Any) -> Config:
+    flags = row.command.replace("SEED", "0").split()[3:]
+    return parse_training(flags, "").config
+
+
+def test_a_result_was_measured_with_todays_command(results: ModuleType) -> None:
+    for row in results.ROWS:
+        result = json.loads((REPOSITORY / f"results/{row.name}.json").read_text())
+        assert result["command"] == row.command
+        assert len(result["members"]) == row.seeds
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -92,11 +133,10 @@ def test_a_results_numbers_follow_from_its_counts(path: Path) -> None:
     assert result["examples"] == (500 if result["dataset"] == "mnist5k" else 10_000)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.py")))
 def test_a_configurations_docstring_states_its_result(path: Path) -> None:
-    result = json.loads(path.read_text())
-    tree = ast.parse((REPOSITORY / f"configs/{path.stem}.py").read_text())
-    text = ast.get_docstring(tree)
+    result = json.loads((REPOSITORY / f"results/{path.stem}.json").read_text())
+    text = ast.get_docstring(ast.parse(path.read_text()))
     mean, std = 100 * result["accuracy_mean"], 100 * result["accuracy_std"]
     assert f"{mean:.2f} ± {std:.2f} %" in text
     assert f"{len(result['members'])} seeds" in text

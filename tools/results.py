@@ -1,60 +1,229 @@
-"""Measures the configurations over several seeds, and puts the table into the README.
+"""Measures configurations over several seeds, and puts the tables into the pages.
 
-    python tools/results.py measure default --seeds=3 --config.data.manual_dir=FOLDER
+    python tools/results.py measure --data=FOLDER
+    python tools/results.py measure default best --data=FOLDER
     python tools/results.py table
 
-`measure` trains every seed with `python -m rnnmnist.main`, from nothing but the
-prepared data set, and writes `results/NAME.json`; `table` renders all of them
-between the markers in README.md.
+`FOLDER` holds `mnist/` and `fashion_mnist/`, each with the four original files; without
+it TFDS gets them. `measure` trains every seed of the rows that are named (of all, if
+none is) with `python -m rnnmnist.main`, each on one core and as many at once as there
+are cores, and writes `results/NAME.json`. Runs are kept in `checkpoints/results`, and a
+measurement that was stopped goes on. `table` renders what `results/` has between the
+markers of README.md and of the pages in `docs/`.
 """
 
 import argparse
+import dataclasses
 import json
+import os
 import platform
+import queue
+import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from rnnmnist import config, findings
 from rnnmnist.machine import hardware
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "results"
-BEGIN, END = "<!-- results -->\n", "<!-- /results -->"
+RUNS = REPOSITORY / "checkpoints" / "results"
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
-NAMES = ("embedded", "default", "tutorial", "fashion")  # rows, in this order
 
 
-def measure(name: str, seeds: int, overrides: list[str]) -> dict[str, Any]:
-    """Trains a configuration with seeds 0, 1, … and gathers the test results.
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a table: a configuration, what is changed in it, and how often it runs.
+
+    `words` are flags without `--config.`, after the configuration's name.
+    """
+
+    name: str
+    seeds: int
+    words: str
+    says: str = ""  # what the row is, where a table needs words
+
+    @property
+    def command(self) -> str:
+        """What trains one seed, but for where the data lie."""
+        config, *changes = self.words.split()
+        flags = "".join(f" --config.{change}" for change in changes)
+        return f"python -m rnnmnist.main --config={config}{flags} --config.seed=SEED"
+
+
+CONFIGURATIONS = (
+    Row("embedded", 3, "embedded"),
+    Row("tutorial", 3, "tutorial"),
+    Row("default", 5, "default"),
+    Row("every_row", 5, "every_row"),
+    Row("best", 5, "best"),
+    Row("fashion", 3, "fashion"),
+)
+CELLS = (
+    Row("rnn", 5, "default model.cell=rnn", "`rnn`, the basic cell"),
+    Row("gru", 5, "default model.cell=gru", "`gru`"),
+    dataclasses.replace(CONFIGURATIONS[2], says="`lstm`"),
+)
+
+
+def rungs(start: str, *changes: tuple[str, int, str, str]) -> tuple[Row, ...]:
+    """Rows of which each has the changes of all before it, and one of its own.
+
+    Args:
+        start: the configuration below them.
+        changes: of each, its name, seeds, words, and what they mean.
+    """
+    rows, words = [], start
+    for name, seeds, change, says in changes:
+        words = f"{words} {change}"
+        rows.append(Row(name, seeds, words, says))
+    return tuple(rows)
+
+
+LADDER = (
+    dataclasses.replace(CONFIGURATIONS[1], says="the 2016 recipe (`tutorial`)"),
+    *rungs(
+        "tutorial",
+        (
+            "ladder_weights",
+            3,
+            "model.initializer=flax",
+            "first weights: orthogonal and LeCun-normal, read-out too",
+        ),
+        (
+            "ladder_schedule",
+            3,
+            "train.schedule=cosine train.learning_rate=7e-3 train.warmup_fraction=0.02",
+            "learning rate: up to 7e-3, then down along a cosine, not 1e-3 always",
+        ),
+        ("ladder_clipping", 3, "train.clip_norm=1", "gradients clipped at norm 1"),
+        ("ladder_decay", 3, "train.weight_decay=0.1", "weight decay 0.1"),
+    ),
+    dataclasses.replace(
+        CONFIGURATIONS[2],
+        says="ten epochs, not 1.8, and the best of ten on validation (`default`)",
+    ),
+    *rungs(
+        "default",
+        (
+            "ladder_affine",
+            3,
+            "data.max_shift=2 data.max_rotation=12 data.max_scale=0.15 "
+            "data.max_shear=0.2",
+            "images moved, turned, scaled and slanted",
+        ),
+        ("ladder_elastic", 3, "data.elastic=0.8", "and bent"),
+        ("ladder_size", 3, "model.hidden_size=176", "176 units, not 128"),
+        ("ladder_smoothing", 3, "train.label_smoothing=0.05", "labels smoothed, 0.05"),
+        ("ladder_average", 3, "train.ema_decay=0.999", "weights averaged, 0.999"),
+    ),
+    dataclasses.replace(CONFIGURATIONS[4], says="60 epochs, not ten (`best`)"),
+)
+UNHELPFUL = (
+    Row(
+        "alone_smoothing",
+        3,
+        "default train.label_smoothing=0.05",
+        "labels smoothed, 0.05",
+    ),
+    Row("alone_average", 3, "default train.ema_decay=0.998", "weights averaged, 0.998"),
+    Row("alone_size", 3, "default model.hidden_size=176", "176 units"),
+    Row("alone_forget", 3, "default model.forget_bias=0", "forget bias from 0, not 1"),
+    dataclasses.replace(CONFIGURATIONS[3], says="a loss after every row (`every_row`)"),
+)
+ROWS = tuple(
+    {row.name: row for row in (*CONFIGURATIONS, *CELLS, *LADDER, *UNHELPFUL)}.values()
+)
+
+
+def measure(rows: list[Row], data: Path | None) -> None:
+    """Trains every seed of some rows, and writes the file of each that is complete."""
+    cores: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for core in sorted(os.sched_getaffinity(0)):
+        cores.put(core)
+
+    def train(row: Row, seed: int) -> dict[str, Any]:
+        core = cores.get()
+        try:
+            return train_once(row, seed, core, data)
+        finally:
+            cores.put(core)
+
+    with ThreadPoolExecutor(cores.qsize()) as pool:
+        trained = {
+            row: [pool.submit(train, row, seed) for seed in range(row.seeds)]
+            for row in rows
+        }
+        for row, members in trained.items():
+            result = summed_up(row, [member.result() for member in members])
+            path = RESULTS / f"{row.name}.json"
+            path.write_text(json.dumps(result, indent=1) + "\n")
+            mean, std = result["accuracy_mean"], result["accuracy_std"]
+            print(f"{path.name}: {mean:.4f} ± {std:.4f}", flush=True)
+
+
+def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, Any]:
+    """Trains one seed on one core, if that was not done before.
 
     Returns:
-        What `results/NAME.json` holds: counts are sums over the members, `seconds`
-        the median over them of a whole process.
+        The evaluation of its best checkpoint, with the processor's `seconds`, and how
+        many test images were right after each row, for what reads by an LSTM.
     """
-    command = f"python -m rnnmnist.main --config={name} --config.seed=SEED"
-    members = []
-    for seed in range(seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            words = [*command.split()[1:], f"--workdir={folder}", *overrides]
-            words = [word.replace("SEED", str(seed)) for word in words]
-            begin = time.monotonic()
-            subprocess.run([sys.executable, *words], check=True, cwd=REPOSITORY)
-            seconds = time.monotonic() - begin
-            (path,) = (Path(folder) / "evaluation").glob("test-*.json")
-            members.append(
-                json.loads(path.read_text()) | {"seconds": round(seconds, 1)}
-            )
-    accuracies = [member["accuracy"] for member in members]
-    confusions = [member["confusion"] for member in members]
+    workdir = RUNS / f"{row.name}-{seed}"
+    done = workdir / "member.json"
+    if done.exists():
+        member = json.loads(done.read_text())
+        if member["words"] == row.words:
+            return member
+        shutil.rmtree(workdir)
+    command = row.command.replace("SEED", str(seed)).split()[1:]
+    flags = [f"--workdir={workdir}"]
+    dataset = config.load(REPOSITORY / f"configs/{row.words.split()[0]}.py").data.name
+    if data is not None and dataset != "mnist5k":
+        flags.append(f"--config.data.manual_dir={data / dataset}")
+    process = subprocess.Popen([sys.executable, *command, *flags], cwd=REPOSITORY)
+    os.sched_setaffinity(process.pid, {core})
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{row.name}, seed {seed}: exit code {process.returncode}")
+    (path,) = (workdir / "evaluation").glob("test-*.json")
+    member = json.loads(path.read_text())
+    member["seconds"] = round(usage.ru_utime + usage.ru_stime, 1)
+    member |= early_answers(workdir) | {"words": row.words}
+    done.write_text(json.dumps(member))
+    return member
+
+
+def early_answers(workdir: Path) -> dict[str, Any]:
+    """Of a run's network: test images right after each row; when it decides."""
+    (answers,) = findings.gather(workdir, "best", {}).networks
     return {
-        "name": name,
-        "command": command,
-        "hardware": hardware(),
+        "right_after_rows": answers.right_after_rows.tolist(),
+        "decision_row": float(np.median(answers.decision_rows)),
+    }
+
+
+def summed_up(row: Row, members: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `results/NAME.json` holds: counts are sums over the members.
+
+    `seconds` is the median over them, of a whole process's on one core.
+    """
+    accuracies = [member["accuracy"] for member in members]
+    confusions = np.sum([member["confusion"] for member in members], axis=0)
+    processor = hardware().partition(" of ")[2]
+    return {
+        "name": row.name,
+        "command": row.command,
+        "hardware": f"one core of {processor}",
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
         "seconds": statistics.median(member["seconds"] for member in members),
@@ -63,73 +232,152 @@ def measure(name: str, seeds: int, overrides: list[str]) -> dict[str, Any]:
         "examples": members[0]["examples"],
         "num_parameters": members[0]["num_parameters"],
         "correct": sum(member["correct"] for member in members),
-        "confusion": [
-            [sum(counts) for counts in zip(*rows, strict=True)]
-            for rows in zip(*confusions, strict=True)
-        ],
+        "confusion": confusions.tolist(),
         "accuracy_mean": statistics.mean(accuracies),
         "accuracy_std": statistics.stdev(accuracies),
-        "members": members,
+        "members": [
+            {key: value for key, value in member.items() if key != "words"}
+            for member in members
+        ],
     }
 
 
-def table() -> str:
-    """The README's table, from the files in `results/`."""
-    rows = [
-        "| configuration | images | test accuracy, mean ± std | right of all, by seed |"
-        " best step | seconds |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    results = [json.loads((RESULTS / f"{name}.json").read_text()) for name in NAMES]
-    for result in results:
-        members = result["members"]
-        mean, std = 100 * result["accuracy_mean"], 100 * result["accuracy_std"]
+def read(name: str) -> dict[str, Any]:
+    """A row's file."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def percent(result: dict[str, Any]) -> str:
+    """Mean and standard deviation over seeds."""
+    mean, std = 100 * result["accuracy_mean"], 100 * result["accuracy_std"]
+    return f"{mean:.2f} ± {std:.2f} %"
+
+
+def markdown(head: str, rows: list[list[str]]) -> str:
+    """A table, from its column names, separated by `|`, and its rows."""
+    lines = [head, " | ".join("---" for _ in head.split("|")), *map(" | ".join, rows)]
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def measured_on(rows: tuple[Row, ...]) -> str:
+    """Where some rows were measured, in a sentence."""
+    results = [read(row.name) for row in rows]
+    places = sorted({result["hardware"] for result in results})
+    versions = {" ".join(map(" ".join, r["versions"].items())) for r in results}
+    return f"On {'; '.join(places)}; {'; '.join(sorted(versions))}.\n"
+
+
+def configurations() -> str:
+    """The README's table of the shipped configurations."""
+    rows = []
+    for result in (read(row.name) for row in CONFIGURATIONS):
+        members, name = result["members"], f"`{result['name']}`"
         counts = ", ".join(f"{member['correct']:,}" for member in members)
         steps = ", ".join(str(member["step"]) for member in members)
-        rows.append(
-            f"| `{result['name']}` | {result['dataset']} | {mean:.2f} ± {std:.2f} % | "
-            f"{counts} of {result['examples']:,} | {steps} | {result['seconds']:.0f} |"
-        )
+        parameters, seconds = result["num_parameters"], result["seconds"]
+        right = f"{counts} of {result['examples']:,}"
+        row = [name, result["dataset"], f"{parameters:,}", percent(result), right]
+        rows.append([*row, steps, f"{seconds:.0f}"])
         if "tutorial_128" in members[0]:
             firsts = [str(member["tutorial_128"]["correct"]) for member in members]
-            rows.append(
-                f"| `{result['name']}`, first 128 alone | | | "
-                f"{', '.join(firsts)} of 128 | | |"
-            )
-    places = sorted({result["hardware"] for result in results})
-    versions = {
-        ", ".join(
-            f"{package} {number}" for package, number in result["versions"].items()
+            counts = f"{', '.join(firsts)} of 128"
+            rows.append([f"{name}, first 128 alone", "", "", "", counts, "", ""])
+    head = (
+        "configuration | images | parameters | test accuracy, mean ± std | "
+        "right of all, by seed | best step | seconds"
+    )
+    return f"{markdown(head, rows)}\n{measured_on(CONFIGURATIONS)}"
+
+
+def steps_of(ladder: tuple[Row, ...]) -> str:
+    """A table of rows that are told by what they change."""
+    rows = []
+    for row in ladder:
+        result = read(row.name)
+        counts = ", ".join(f"{m['correct']:,}" for m in result["members"])
+        seconds = f"{result['seconds']:.0f}"
+        rows.append([row.says, percent(result), counts, seconds])
+    head = "change | test accuracy, mean ± std | right of 10,000, by seed | seconds"
+    return markdown(head, rows)
+
+
+def ladder() -> str:
+    """The table of the ladder."""
+    return steps_of(LADDER)
+
+
+def unhelpful() -> str:
+    """The table of what did not help."""
+    return steps_of((CONFIGURATIONS[2], *UNHELPFUL))
+
+
+def cells() -> str:
+    """The table of the three cells under the default recipe."""
+    rows = []
+    for row in CELLS:
+        result = read(row.name)
+        counts = ", ".join(f"{m['correct']:,}" for m in result["members"])
+        parameters, seconds = result["num_parameters"], result["seconds"]
+        rows.append(
+            [row.says, f"{parameters:,}", percent(result), counts, f"{seconds:.0f}"]
         )
-        for result in results
-    }
-    return "\n".join([*rows, "", f"On {'; '.join(places)}; {'; '.join(versions)}.", ""])
+    head = (
+        "cell | parameters | test accuracy, mean ± std | right of 10,000, by seed | "
+        "seconds"
+    )
+    return markdown(head, rows)
 
 
-def rendered(readme: str) -> str:
-    """The README with the table between its markers."""
-    before, rest = readme.split(BEGIN)
-    return before + BEGIN + table() + END + rest.split(END, 1)[1]
+def films() -> str:
+    """The table of what the two losses make of the rows' answers."""
+    after = (4, 8, 10, 12, 14, 16, 18, 20, 24, 28)
+    rows = []
+    for name, loss in (("default", "last"), ("every_row", "every_row")):
+        result = read(name)
+        members = result["members"]
+        counts = np.array([member["right_after_rows"] for member in members])
+        shares = 100 * counts.mean(0) / result["examples"]
+        decided = statistics.mean(member["decision_row"] for member in members)
+        early = [f"{shares[k - 1]:.1f}" for k in after]
+        rows.append([f"`{loss}`", percent(result), *early, f"{decided:.1f}"])
+    head = "`train.loss` | test accuracy, mean ± std | "
+    head += " | ".join(f"row {k}" for k in after) + " | decided, median"
+    return markdown(head, rows)
+
+
+# The tables of each page, by the name of their markers.
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"results": configurations, "ladder": ladder, "unhelpful": unhelpful},
+    "docs/film.md": {"films": films},
+    "docs/tutorial.md": {"cells": cells, "ladder": ladder},
+}
+
+
+def rendered(page: str) -> str:
+    """A page's text with the tables between its markers."""
+    text = (REPOSITORY / page).read_text()
+    for name, table in PAGES[page].items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, rest = text.split(begin)
+        text = before + begin + table() + end + rest.split(end, 1)[1]
+    return text
 
 
 def main() -> None:
     """Parses the command line."""
+    rows = {row.name: row for row in ROWS}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     measuring = commands.add_parser("measure")
-    measuring.add_argument("name", choices=NAMES)
-    measuring.add_argument("--seeds", type=int, default=3)
+    measuring.add_argument("names", nargs="*", metavar="NAME", help=", ".join(rows))
+    measuring.add_argument("--data", type=lambda text: Path(text).absolute())
     commands.add_parser("table")
-    arguments, overrides = parser.parse_known_args()
-    if arguments.command == "table":
-        readme = REPOSITORY / "README.md"
-        readme.write_text(rendered(readme.read_text()))
+    options = parser.parse_args()
+    if options.command == "measure":
+        measure([rows[name] for name in options.names or rows], options.data)
         return
-    result = measure(arguments.name, arguments.seeds, overrides)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{arguments.name}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{path}: {result['accuracy_mean']:.4f} ± {result['accuracy_std']:.4f}")
+    for page in PAGES:
+        (REPOSITORY / page).write_text(rendered(page))
 
 
 if __name__ == "__main__":

@@ -12,5 +12,7 @@ def get_config() -> Config:
     """The default recipe, less decay, in seven epochs, moved by up to a pixel."""
     return Config(
         data=DataConfig(max_shift=1),
-        train=TrainConfig(weight_decay=1e-4, num_steps=3010, eval_every_steps=3010),
+        train=TrainConfig(
+            learning_rate=4e-3, weight_decay=1e-4, num_steps=3010, eval_every_steps=3010
+        ),
     )
