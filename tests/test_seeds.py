@@ -59,7 +59,12 @@ def singles() -> list[tuple[TrainState, TrainingSplit, Metrics]]:
 
 
 def a_run(**changes: Any) -> Config:
-    settings = {"model.hidden_size": 16, "train.batch_size": 32, "data.max_shift": 1}
+    settings = {
+        "model.hidden_size": 16,
+        "train.batch_size": 32,
+        "train.ema_decay": 0.9,
+        "data.max_shift": 1,
+    }
     return Config().replace(settings | changes)
 
 

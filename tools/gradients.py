@@ -1,12 +1,12 @@
 """Measures how much of a loss's gradient arrives at each row, and draws it.
 
-    python tools/gradients.py measure --config.data.manual_dir=FOLDER
+    python tools/results.py measure rnn gru default
+    python tools/gradients.py measure
     python tools/gradients.py draw
 
-`measure` trains `configs/default.py` with each cell and seed 0 (a run that is complete
-is taken as it is), follows the gradient of one image's loss back to each row, before
-training and after, for 1,000 validation images, and writes results/gradients.json;
-`draw` makes docs/gradients.png of it.
+`measure` takes the runs of seed 0 that the first line has left, follows the gradient of
+one image's loss back to each row, before training and after, for 1,000 validation
+images, and writes results/gradients.json; `draw` makes docs/gradients.png of it.
 
 A gradient is that of the loss after the last row with respect to the state after row
 *t*: to what is added there, when everything that follows from it follows. What is added
@@ -18,8 +18,6 @@ output gate's share of tanh(c): the gradient that backpropagation carries along 
 import argparse
 import json
 import platform
-import subprocess
-import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -42,8 +40,11 @@ from rnnmnist.steps import find_step
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBERS = REPOSITORY / "results/gradients.json"
 PICTURE = REPOSITORY / "docs/gradients.png"
-RUNS = REPOSITORY / "checkpoints/gradients"
-NAMES = ("rnn", "gru", "lstm")
+# Of each cell, under one recipe.
+RUNS = {
+    name: REPOSITORY / f"checkpoints/results/{run}-0"
+    for name, run in {"rnn": "rnn", "gru": "gru", "lstm": "default"}.items()
+}
 PACKAGES = ("jax", "flax", "optax", "numpy")
 EXAMPLES = 1_000  # of the validation split, the first
 QUANTILES = (0.1, 0.5, 0.9)
@@ -150,23 +151,14 @@ def rounded(table: np.ndarray) -> list[list[float]]:
     return [[float(f"{value:.4g}") for value in row] for row in table]
 
 
-def measure(runs: Path, overrides: list[str]) -> dict[str, Any]:
-    """Trains each cell where that is not done yet, and follows its gradients.
-
-    Args:
-        runs: holds a workdir for each cell.
-        overrides: of the training command, as `--config.data.manual_dir=FOLDER`.
+def measure() -> dict[str, Any]:
+    """Follows the gradients of each cell.
 
     Returns:
         What `results/gradients.json` holds.
     """
     cells, config = {}, Config()
-    for name in NAMES:
-        folder = runs.absolute() / name
-        words = ["--config=default", f"--config.model.cell={name}"]
-        words += [f"--workdir={folder}", *overrides]
-        main = [sys.executable, "-m", "rnnmnist.main", *words]
-        subprocess.run(main, check=True, cwd=REPOSITORY)
+    for name, folder in RUNS.items():
         step = find_step(folder, "best")
         config = checkpoint.read_config(folder, step)
         images, labels = data.load(config.data)["validation"]
@@ -180,10 +172,9 @@ def measure(runs: Path, overrides: list[str]) -> dict[str, Any]:
             "after": spread(model, trained, examples),
         }
     nowhere = dict.fromkeys(PLACES)
-    kept = [word for word in overrides if not any(place in word for place in PLACES)]
     return {
         "name": "gradients",
-        "command": " ".join(["python tools/gradients.py measure", *kept]),
+        "command": "python tools/gradients.py measure",
         "hardware": hardware(),
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
@@ -219,13 +210,10 @@ def main() -> None:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    measuring = commands.add_parser("measure")
-    measuring.add_argument("--runs", type=Path, default=RUNS)
+    commands.add_parser("measure")
     commands.add_parser("draw")
-    arguments, overrides = parser.parse_known_args()
-    if arguments.command == "measure":
-        document = measure(arguments.runs, overrides)
-        NUMBERS.write_text(json.dumps(document, indent=1) + "\n")
+    if parser.parse_args().command == "measure":
+        NUMBERS.write_text(json.dumps(measure(), indent=1) + "\n")
     else:
         PICTURE.write_bytes(picture(json.loads(NUMBERS.read_text())))
 
