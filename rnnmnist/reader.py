@@ -113,9 +113,10 @@ class Reader:
         else:
             grey = imagefiles.read(str(picture))
         stages = prepare(grey)
-        belief = self.believe(stages.image[None])[0]
-        looks = likeness.of_digits().looks_like(stages.image, belief[-1])
-        return Reading(belief, stages, looks)
+        images = stages.image[None]
+        beliefs = self.believe(images)
+        looks = likeness.of_digits().look_like(images, beliefs[:, -1])
+        return Reading(beliefs[0], stages, bool(looks[0]))
 
     def trace(self, images: np.ndarray) -> Trace:
         """What the gates and states of its LSTM do after each row.

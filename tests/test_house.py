@@ -9,10 +9,10 @@ from conftest import REPOSITORY
 # Imports run downwards only: a room sees the floors below its own.
 FLOORS = [
     {"errors", "settings", "config", "streams", "palette", "recurrence"}
-    | {"imagefiles", "handwriting"},
+    | {"imagefiles", "handwriting", "likeness"},
     {"versions", "flags", "mesh", "model", "data", "datasets", "checkpoint"}
     | {"digests", "workdir", "compilation", "processes", "progress", "signals"}
-    | {"notebook", "figures", "webpage", "intervals", "likeness"},
+    | {"notebook", "figures", "webpage", "intervals"},
     {"batches", "steps", "machine", "tracing"},
     {"step", "sessions"},
     {"evaluation", "verification", "answers", "findings", "reader"},
@@ -34,7 +34,6 @@ NEIGHBOURS = {
     ("settings", "errors"),
     ("imagefiles", "errors"),
     ("handwriting", "imagefiles"),
-    ("likeness", "datasets"),
     ("config", "errors"),
     ("config", "settings"),
     ("data", "datasets"),

@@ -23,6 +23,7 @@ from rnnmnist.handwriting import prepare, stroke_width
 from rnnmnist.likeness import of_digits
 
 sys.path.insert(0, str(REPOSITORY / "tools"))
+import make_likeness
 import robustness
 
 LEVELS = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
@@ -174,9 +175,7 @@ def test_what_is_no_digit_is_said_to_be_none(
 ) -> None:
     """The rates over many are in docs/predict.md."""
     likeness, images = of_digits(), digits[0]
-    beliefs = reader.believe(images)[:, -1]
-    pairs = zip(images, beliefs, strict=True)
-    assert np.mean([likeness.looks_like(*pair) for pair in pairs]) > 0.95
+    assert likeness.look_like(images, reader.believe(images)[:, -1]).mean() > 0.95
     for files, most in (
         (robustness.blank_pages(20), 0.0),
         (robustness.noises(40), 0.05),
@@ -184,6 +183,12 @@ def test_what_is_no_digit_is_said_to_be_none(
         (robustness.letters(40), 0.5),
     ):
         assert np.mean([reader.read(file).looks_like_digit for file in files]) <= most
+
+
+@pytest.mark.slow
+def test_what_digits_look_like_follows_from_the_embedded_images() -> None:
+    for kept, made in zip(of_digits(), make_likeness.fit(), strict=True):
+        np.testing.assert_array_equal(kept, made)
 
 
 def test_a_reading_hangs_together(
