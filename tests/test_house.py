@@ -13,7 +13,7 @@ FLOORS = [
     {"versions", "flags", "mesh", "model", "data", "datasets", "checkpoint"}
     | {"digests", "workdir", "compilation", "processes", "progress", "signals"}
     | {"notebook", "figures", "webpage", "intervals"},
-    {"batches", "steps", "machine", "tracing"},
+    {"batches", "steps", "machine", "tracing", "networks"},
     {"step", "sessions"},
     {"evaluation", "verification", "answers", "findings", "reader"},
     {

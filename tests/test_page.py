@@ -166,7 +166,7 @@ def test_the_page_shows_one_lstm(config: Config, named: str) -> None:
 
 def test_networks_of_one_kind_are_told_apart_by_name() -> None:
     reader = Reader(REPOSITORY / REFERENCES[0])
-    networks = [film.Network(name, "last", reader) for name in ("a", "</script>")]
+    networks = [film.Network(name, reader) for name in ("a", "</script>")]
     assert film.titles(networks) == [
         "Asked after the last row: a",
         "Asked after the last row: </script>",

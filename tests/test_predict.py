@@ -161,6 +161,58 @@ def test_specks_and_what_comes_in_from_the_border_are_left_out(
     assert np.abs(prepare(page / 255).image.astype(int) - clean).mean() < 2
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float16, np.float64, bool])
+def test_arrays_of_every_type_are_the_same_picture(
+    kind: type, digits: tuple[np.ndarray, np.ndarray], reader: Reader
+) -> None:
+    page = np.array(black_on_white(digits[0][120])) > 127
+    top = {np.uint8: 255, np.uint16: 65_535}.get(kind, 1)
+    reading = reader.read(page.astype(kind) * kind(top))
+    assert reading.stages.grey.dtype == np.float32
+    np.testing.assert_array_equal(reading.stages.grey, page)
+    assert reading.digit == digits[1][120]
+    # No larger than of a file, or a photo of many pixels would be a minute's work.
+    assert max(imagefiles.of_array(page.repeat(4, 1)).shape) == imagefiles.LONGEST_SIDE
+
+
+@pytest.mark.parametrize(
+    ("array", "named"),
+    [
+        (np.zeros((1, 28, 28)), r"shape \(1, 28, 28\)"),
+        (np.zeros((280, 280, 3), np.uint8), "shape"),
+        (np.zeros(784), "shape"),
+        (np.zeros((0, 28)), "shape"),
+        (np.zeros((28, 28), np.int64), "not int64"),
+        (np.zeros((28, 28), complex), "not complex128"),
+        (np.full((28, 28), "7"), "not <U1"),
+        (np.full((28, 28), 255.0), "from 255 to 255"),
+        (np.full((28, 28), -0.5), "from -0.5 to"),
+        (np.array([[0.5, np.nan]]), "from nan to nan"),
+        (np.array([[0.5, np.inf]]), "from 0.5 to inf"),
+    ],
+)
+def test_an_array_that_is_no_image_is_refused(
+    array: np.ndarray, named: str, reader: Reader
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        reader.read(array)
+
+
+def test_a_program_hears_nothing_but_its_answer(environment: dict[str, str]) -> None:
+    program = (
+        "import numpy\nfrom rnnmnist import Reader\n"
+        "print(Reader().read(numpy.eye(28)).looks_like_digit)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        cwd=REPOSITORY,
+        env=environment,
+        text=True,
+    )
+    assert (finished.stdout, finished.stderr) == ("False\n", "")
+
+
 @pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
 def test_a_blank_page_has_no_digit(level: float, reader: Reader) -> None:
     reading = reader.read(np.full((200, 300), level, np.float32))

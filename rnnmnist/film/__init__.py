@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnmnist import handwriting
-from rnnmnist.checkpoint import read_config
 from rnnmnist.config import Config
 from rnnmnist.datasets import embedded
 from rnnmnist.errors import UserError
@@ -23,7 +22,6 @@ from rnnmnist.model import Params, count_params
 from rnnmnist.palette import DARK, LIGHT, Palette
 from rnnmnist.reader import Reader
 from rnnmnist.recurrence import Kernels
-from rnnmnist.steps import with_step
 
 PARTS = Path(__file__).parent
 TITLES = {"last": "Asked after the last row", "every_row": "Asked after every row"}
@@ -33,11 +31,15 @@ MOST_UNITS = 512  # of a network, or a page would be more than mail takes
 
 
 class Network(NamedTuple):
-    """A trained LSTM, and how it was asked in training."""
+    """A trained LSTM."""
 
     name: str  # of its run
-    loss: str  # last or every_row
     reader: Reader
+
+    @property
+    def loss(self) -> str:
+        """How it was asked in training: last or every_row."""
+        return self.reader.config.train.loss
 
     @property
     def params(self) -> Params:
@@ -60,13 +62,9 @@ def restore(workdir: Path) -> Network:
         UserError: when there is no such run, or it is not of one LSTM that has learned
             digits.
     """
-
-    def at_step(step: int) -> Network:
-        config = read_config(workdir, step)
-        check(workdir, config)
-        return Network(workdir.name, config.train.loss, Reader(workdir, str(step)))
-
-    return with_step(workdir, "best", at_step)
+    reader = Reader(workdir)
+    check(workdir, reader.config)
+    return Network(workdir.name, reader)
 
 
 def check(workdir: Path, config: Config) -> None:
