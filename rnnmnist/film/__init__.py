@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnmnist import handwriting
+from rnnmnist import handwriting, likeness
 from rnnmnist.config import Config
 from rnnmnist.datasets import embedded
 from rnnmnist.errors import UserError
@@ -101,12 +101,13 @@ def page(networks: Sequence[Network]) -> str:
             _network_data(network, title)
             for network, title in zip(networks, titles(networks), strict=True)
         ],
+        "likeness": _likeness_data(likeness.of_digits()),
         "samples": [_sample_data(sample) for sample in choose_samples(networks[0])],
         "constants": constants(),
     }
     parts = {
         name: (PARTS / f"{name}.js").read_text(encoding="utf-8")
-        for name in ("network", "handwriting", "view")
+        for name in ("network", "handwriting", "likeness", "view")
     }
     frame = Template((PARTS / "page.html").read_text(encoding="utf-8"))
     return frame.substitute(
@@ -144,14 +145,16 @@ def constants() -> dict[str, Any]:
 def choose_samples(network: Network) -> list[Sample]:
     """Digits of the embedded images, the easy ones before the hard ones.
 
-    Easy are the first few of each digit that the network is sure of. Hard are those to
-    whose true digit it gives the least probability: its errors, and near to them.
+    Easy are the first few of each digit that the network is sure of, and that look like
+    it. Hard are those to whose true digit it gives the least probability: its errors,
+    and near to them.
     """
     images, labels = embedded.splits()["test"]
     belief = network.reader.believe(images)[:, -1]  # [n, classes]
     truth = belief[np.arange(len(labels)), labels]
+    clear = (truth >= SURE) & likeness.of_digits().look_like(images, belief)
     of_digits = [
-        np.flatnonzero((labels == digit) & (truth >= SURE))[:EASY]
+        np.flatnonzero((labels == digit) & clear)[:EASY]
         for digit in range(belief.shape[1])
     ]
     easy = [
@@ -184,6 +187,17 @@ def _network_data(network: Network, title: str) -> dict[str, Any]:
         "params": {
             name: _base64(np.asarray(array, "<f4")) for name, array in arrays.items()
         },
+    }
+
+
+def _likeness_data(known: likeness.Likeness) -> dict[str, Any]:
+    return {
+        "blur": likeness.BLUR,
+        "sure": likeness.SURE,
+        "farthest": known.farthest,
+        "means": _base64(known.means),
+        "axes": _base64(known.axes),
+        "scales": _base64(known.scales.astype("<f4")),
     }
 
 
