@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, Command, one_line_error
+from conftest import ORIGINALS, REPOSITORY, Command, one_line_error
 from PIL import Image
 
 from rnnmnist import Reader, figures, imagefiles
 from rnnmnist.bars import bar, candidates, lines
 from rnnmnist.datasets import embedded
+from rnnmnist.datasets.rows import FILES, read_part
 from rnnmnist.errors import UserError
 from rnnmnist.handwriting import prepare, stroke_width
 from rnnmnist.likeness import of_digits
 
 sys.path.insert(0, str(REPOSITORY / "tools"))
+import example_photo
 import make_likeness
 import robustness
 
@@ -57,6 +59,16 @@ def test_images_of_mnist_go_through_unchanged(
     for image in np.concatenate([digits[0], embedded.splits()["train"][0][::8]]):
         grey = imagefiles.decode(saved(Image.fromarray(image)), "digit")
         assert (prepare(grey).image == image).all()
+
+
+@pytest.mark.slow
+def test_all_of_mnist_goes_through_unchanged() -> None:
+    folder = ORIGINALS / "mnist"
+    if not folder.exists():
+        pytest.skip(f"no {folder}: only the embedded images were compared")
+    for part in ("train", "test"):
+        images, _ = read_part(*(folder / file for file in FILES[part]))
+        assert all(map(robustness.is_unchanged, images))
 
 
 @pytest.mark.parametrize("variant", robustness.VARIANTS)
@@ -128,6 +140,13 @@ def test_every_kind_of_file(
 ) -> None:
     page = black_on_white(digits[0][450], 131)
     assert reader.read(saved(page, kind)).digit == digits[1][450]
+
+
+def test_the_example_is_a_photo_of_a_five() -> None:
+    with Image.open(example_photo.TARGET) as file:
+        shipped = np.array(file).astype(int)
+    made = example_photo.photo(example_photo.written())
+    assert np.abs(shipped - made).mean() < 3  # what a JPEG leaves out
 
 
 def test_a_photo_on_its_side_is_turned(
