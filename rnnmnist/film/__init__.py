@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnmnist import handwriting, likeness
+from rnnmnist import handwriting, likeness, webpage
 from rnnmnist.config import Config
 from rnnmnist.datasets import embedded
 from rnnmnist.errors import UserError
 from rnnmnist.model import Params, count_params
-from rnnmnist.palette import DARK, LIGHT, Palette
 from rnnmnist.reader import Reader
 from rnnmnist.recurrence import Kernels
 
@@ -111,8 +110,7 @@ def page(networks: Sequence[Network]) -> str:
     }
     frame = Template((PARTS / "page.html").read_text(encoding="utf-8"))
     return frame.substitute(
-        colours=_colours(LIGHT, DARK),
-        style=(PARTS / "style.css").read_text(encoding="utf-8"),
+        style=webpage.style(PARTS / "style.css"),
         # No name of a run can end the script that it stands in.
         data=json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"),
         units=_spread(len(network.params["readout"]["kernel"]) for network in networks),
@@ -213,17 +211,3 @@ def _base64(array: np.ndarray) -> str:
 def _spread(counts: Any) -> str:
     """Numbers as words have them: `128`, or `64 or 128`."""
     return " or ".join(f"{count:,}" for count in sorted(set(counts)))
-
-
-def _colours(light: Palette, dark: Palette) -> str:
-    return (
-        f":root {{ {_variables(light)} }}\n"
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {_variables(dark)} }} }}"
-    )
-
-
-def _variables(palette: Palette) -> str:
-    named = palette._asdict()
-    series = named.pop("series")
-    named |= {f"series-{place}": colour for place, colour in enumerate(series)}
-    return " ".join(f"--{name}: {colour};" for name, colour in named.items())
