@@ -12,6 +12,7 @@ together.
 
 import itertools
 import json
+import logging
 import re
 import shutil
 import time
@@ -36,6 +37,12 @@ Params = Mapping[str, Any]  # of arrays, by Flax's names
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being saved
 LARGEST_JSON = 1 << 20  # bytes; a checkpoint's own are a few thousand
+
+# Where an item is read alone, orbax looks in it for the whole checkpoint's metadata,
+# and warns that there are none.
+logging.getLogger("absl").addFilter(
+    lambda record: "Metadata file does not exist" not in str(record.msg)
+)
 
 
 class DamagedError(RunError):

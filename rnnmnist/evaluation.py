@@ -19,7 +19,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist import data
-from rnnmnist.checkpoint import read_config, read_params
 from rnnmnist.config import Config
 from rnnmnist.data import Examples
 from rnnmnist.digests import params_sha256
@@ -30,11 +29,11 @@ from rnnmnist.model import (
     CLASSES,
     Params,
     RowReader,
-    abstract_params,
     count_params,
     make_model,
     unstack,
 )
+from rnnmnist.networks import restore
 from rnnmnist.processes import is_first
 from rnnmnist.step import count_batches
 from rnnmnist.steps import with_step
@@ -202,11 +201,9 @@ def evaluate_run(
     """
 
     def evaluate_step(step: int) -> dict[str, Any]:
-        config = read_config(workdir, step).replace(places)
+        config, _, params = restore(workdir, step, replicated(mesh))
+        config = config.replace(places)
         examples = data.load(config.data)[split]
-        model = make_model(config.model)
-        like = abstract_params(model, replicated(mesh), config.num_seeds)
-        params = read_params(workdir, step, like)
         if split == "test":
             log_reading(workdir, step, params_sha256(params), "evaluate")
         document = score(params, step, split, examples, config, mesh)

@@ -6,12 +6,13 @@ from typing import Any
 
 from rnnmnist import data, evaluation
 from rnnmnist.answers import Answers, ask
-from rnnmnist.checkpoint import read_config, read_metrics, read_params
+from rnnmnist.checkpoint import read_metrics
 from rnnmnist.config import Config
 from rnnmnist.data import Examples
 from rnnmnist.digests import params_sha256
 from rnnmnist.mesh import make_mesh, replicated
-from rnnmnist.model import abstract_params, make_model, unstack
+from rnnmnist.model import unstack
+from rnnmnist.networks import restore
 from rnnmnist.steps import with_step
 from rnnmnist.workdir import MetricsFile
 
@@ -79,11 +80,10 @@ def gather(workdir: Path, wanted: str, places: dict[str, Any]) -> Findings:
     """
 
     def at(step: int) -> Findings:
-        config = read_config(workdir, step).replace(places)
+        mesh = make_mesh(1, 1, 1)
+        config, model, params = restore(workdir, step, replicated(mesh))
+        config = config.replace(places)
         images = data.load(config.data)["test"]
-        model, mesh = make_model(config.model), make_mesh(1, 1, 1)
-        like = abstract_params(model, replicated(mesh), config.num_seeds)
-        params = read_params(workdir, step, like)
         sha256, validation = params_sha256(params), read_metrics(workdir, step)
         evaluation.log_reading(workdir, step, sha256, "report")
         path = evaluation.result_path(workdir, "test", step)

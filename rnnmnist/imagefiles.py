@@ -1,4 +1,4 @@
-"""From an image file to grey levels: the only room that knows Pillow."""
+"""From an image, file or array, to grey levels: the only room that knows Pillow."""
 
 import contextlib
 import io
@@ -121,6 +121,38 @@ def decode(content: bytes, name: str) -> np.ndarray:
         raise UserError(f"{name}: is not an image of {', '.join(kinds)}") from None
     except BROKEN as error:
         raise UserError(f"{name}: is a damaged image: {error}") from error
+
+
+def of_array(image: np.ndarray) -> np.ndarray:
+    """Grey levels of an array, as `read` gives them of a file.
+
+    Args:
+        image: [height, width] of uint8, uint16, bool (white is true), or floats from
+            0 to 1.
+
+    Raises:
+        ValueError: naming the shape, the type or the levels, when it is another.
+    """
+    image = np.asarray(image)
+    if image.ndim != 2 or not image.size:
+        raise ValueError(
+            f"an image is an array [height, width] of grey levels, not one of shape "
+            f"{image.shape}; read one digit at a time, and drop its channels"
+        )
+    tops = {"uint8": 255, "uint16": 65_535, "bool": 1}
+    top = 1 if image.dtype.kind == "f" else tops.get(image.dtype.name)
+    if top is None:
+        raise ValueError(
+            f"an image's levels are uint8, uint16, bool, or floats from 0 to 1, not "
+            f"{image.dtype}; convert them"
+        )
+    low, high = float(image.min()), float(image.max())
+    if not 0 <= low <= high <= top:  # nor is that so where one of them is no number
+        raise ValueError(
+            f"an image's levels are from 0 to 1 where they are floats, not from "
+            f"{low:g} to {high:g}; scale them"
+        )
+    return _smaller(Image.fromarray(image.astype(np.float32) / np.float32(top)))
 
 
 def _upright(image: Image.Image) -> Image.Image:

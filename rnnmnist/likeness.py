@@ -5,29 +5,29 @@ be unsure, and it is often sure; so the image is compared with real digits, too:
 of a class lie near a flat of few dimensions, and what is no such digit lies far from
 it. How far is too far is what few of the digits that were held out are.
 
-The 5,000 images that the package ships are enough for this, whatever the network.
+The flats come with the package: `tools/make_likeness.py` makes them from the 5,000
+images that it ships, which are enough for this, whatever the network. They are kept in
+bytes, small enough for the page in a browser, which so decides as this room does.
 """
 
 import functools
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from rnnmnist.datasets import embedded
-
-CLASSES = 10
-DIMENSIONS = 24  # of a class's flat
+PATH = Path(__file__).parent / "likeness.npz"
 BLUR = 1.0  # pixels, so that a stroke beside another is near it
-REFUSED = 0.01  # of the digits that were held out
 SURE = 0.9  # the least probability of an answer
 
 
 class Likeness(NamedTuple):
     """A flat for each digit, and how far from it a digit may lie."""
 
-    means: np.ndarray  # float32 [classes, pixels]
-    axes: np.ndarray  # float32 [classes, dimensions, pixels], orthonormal
+    means: np.ndarray  # uint8 [classes, pixels], the flats' points as images
+    axes: np.ndarray  # int8 [classes, dimensions, pixels], their directions
+    scales: np.ndarray  # float32 [classes, dimensions], which make those of length 1
     farthest: float
 
     def distances(self, images: np.ndarray, digits: np.ndarray) -> np.ndarray:
@@ -39,45 +39,39 @@ class Likeness(NamedTuple):
             images: uint8 [n, 28, 28], prepared as MNIST's are.
             digits: int [n], what each was taken for.
         """
-        apart = _blurred(images) - self.means[digits]
-        inside = np.einsum("np,ndp->nd", apart, self.axes[digits])
-        squares = (apart**2).sum(-1) - (inside**2).sum(-1)
+        pixels = blurred(images)
+        squares = np.zeros(len(images), np.float32)
+        for digit in np.unique(digits):
+            own = digits == digit
+            apart = pixels[own] - self.means[digit].astype(np.float32) / 255
+            along = apart @ self.axes[digit].astype(np.float32).T * self.scales[digit]
+            squares[own] = (apart**2).sum(-1) - (along**2).sum(-1)
         return np.sqrt(np.maximum(squares, 0))
 
-    def looks_like(self, image: np.ndarray, belief: np.ndarray) -> bool:
-        """Whether an image looks like a digit at all, the one that is believed in.
+    def look_like(self, images: np.ndarray, beliefs: np.ndarray) -> np.ndarray:
+        """Whether images look like digits at all, those that are believed in.
 
         Args:
-            image: uint8 [28, 28], prepared as MNIST's are.
-            belief: the network's probabilities after the last row, float [classes].
+            images: uint8 [n, 28, 28], prepared as MNIST's are.
+            beliefs: probabilities after the last row, float [n, classes].
+
+        Returns:
+            bool [n].
         """
-        digits = np.array([int(np.argmax(belief))])
-        distance = self.distances(image[None], digits)
-        return bool(
-            image.any() and belief.max() >= SURE and distance[0] <= self.farthest
-        )
+        near = self.distances(images, beliefs.argmax(-1)) <= self.farthest
+        return images.any((1, 2)) & (beliefs.max(-1) >= SURE) & near
 
 
 @functools.cache
 def of_digits() -> Likeness:
-    """What digits look like, from the embedded images' training and validation."""
-    splits = embedded.splits()
-    images, labels = splits["train"]
-    pixels = _blurred(images)
-    means, axes = [], []
-    for digit in range(CLASSES):
-        own = pixels[labels == digit]
-        mean = own.mean(0)
-        _, _, rows = np.linalg.svd(own - mean, full_matrices=False)
-        means.append(mean)
-        axes.append(rows[:DIMENSIONS])
-    likeness = Likeness(np.stack(means), np.stack(axes), np.inf)
-    distances = likeness.distances(*splits["validation"])
-    return likeness._replace(farthest=float(np.quantile(distances, 1 - REFUSED)))
+    """What digits look like."""
+    with np.load(PATH, allow_pickle=False) as file:
+        kept = {name: file[name] for name in Likeness._fields}
+    return Likeness(**kept | {"farthest": float(kept["farthest"])})
 
 
-def _blurred(images: np.ndarray) -> np.ndarray:
-    """Float32 [n, pixels] of uint8 [n, rows, columns]."""
+def blurred(images: np.ndarray) -> np.ndarray:
+    """Levels from 0 to 1 of uint8 [n, rows, columns], float32 [n, pixels]."""
     levels = images.astype(np.float32) / 255
-    blurred = ndimage.gaussian_filter(levels, (0, BLUR, BLUR))
-    return blurred.reshape(len(images), -1)
+    soft = ndimage.gaussian_filter(levels, (0, BLUR, BLUR))
+    return soft.reshape(len(images), -1)

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnmnist import imagefiles, likeness
-from rnnmnist.checkpoint import read_config, read_params
 from rnnmnist.errors import UserError
 from rnnmnist.flags import REFERENCES, workdir_of_a_run
 from rnnmnist.handwriting import Stages, prepare
 from rnnmnist.mesh import here
-from rnnmnist.model import Params, RowReader, abstract_params, make_model, unstack
+from rnnmnist.model import Params, RowReader, unstack
+from rnnmnist.networks import Network, restore
 from rnnmnist.steps import with_step
 from rnnmnist.tracing import Trace, decision_rows, trace
 
@@ -82,40 +82,38 @@ class Reader:
         """
         folder = workdir_of_a_run(str(workdir))
 
-        def restore(found: int) -> tuple[RowReader, Params]:
-            config = read_config(folder, found)
-            if config.data.name not in OF_DIGITS:
-                raise UserError(
-                    f"--workdir: {folder} has learned {config.data.name}, no digits; "
-                    "name a run on mnist"
-                )
-            model = make_model(config.model)
-            like = abstract_params(model, here(), config.num_seeds)
-            return model, read_params(folder, found, like)
+        def at(found: int) -> Network:
+            return restore(folder, found, here())
 
-        self.model, self.params = with_step(folder, step, restore)
+        self.config, self.model, self.params = with_step(folder, step, at)
+        if self.config.data.name not in OF_DIGITS:
+            raise UserError(
+                f"--workdir: {folder} has learned {self.config.data.name}, no digits; "
+                "name a run on mnist"
+            )
 
     def read(self, picture: str | Path | bytes | np.ndarray) -> Reading:
         """Reads one picture.
 
         Args:
-            picture: an image file's name or content; or grey levels, float [height,
-                width] from 0 to 1, or uint8.
+            picture: an image file's name or content; or grey levels [height, width],
+                of uint8, uint16, bool, or floats from 0 to 1.
 
         Raises:
-            UserError: when it is no image, naming the file.
+            UserError: when a file is no image, naming it.
+            ValueError: when an array is of another rank or type, or its levels are.
         """
-        if isinstance(picture, bytes):
-            grey = imagefiles.decode(picture, "the image")
-        elif isinstance(picture, np.ndarray):
-            top = 255 if picture.dtype == np.uint8 else 1
-            grey = picture.astype(np.float32) / top
-        else:
+        if isinstance(picture, str | Path):
             grey = imagefiles.read(str(picture))
+        elif isinstance(picture, bytes):
+            grey = imagefiles.decode(picture, "the image")
+        else:
+            grey = imagefiles.of_array(picture)
         stages = prepare(grey)
-        belief = self.believe(stages.image[None])[0]
-        looks = likeness.of_digits().looks_like(stages.image, belief[-1])
-        return Reading(belief, stages, looks)
+        images = stages.image[None]
+        beliefs = self.believe(images)
+        looks = likeness.of_digits().look_like(images, beliefs[:, -1])
+        return Reading(beliefs[0], stages, bool(looks[0]))
 
     def trace(self, images: np.ndarray) -> Trace:
         """What the gates and states of its LSTM do after each row.

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from rnnmnist.palette import DARK, LIGHT, Palette
 
 STYLE = Path(__file__).parent / "webpage.css"
+GROUND = Path(__file__).parent / "ground.css"
 
 
 class Link(NamedTuple):
@@ -88,7 +89,7 @@ def write(page: Page) -> str:
 <title>{escape(page.title)}: {escape(page.answer)}</title>
 <link rel="icon" href="data:,">
 <style>
-{_style()}</style>
+{style(STYLE)}</style>
 </head>
 <body>
 <header>
@@ -105,6 +106,15 @@ def write(page: Page) -> str:
 </body>
 </html>
 """
+
+
+def style(sheet: Path) -> str:
+    """A page's own style behind what all share, by light and in the dark."""
+    return (
+        f":root {{ {_colours(LIGHT)} }}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root {{ {_colours(DARK)} }} }}\n"
+        f"{GROUND.read_text()}{sheet.read_text()}"
+    )
 
 
 def pictures(page: Page) -> dict[str, bytes]:
@@ -216,16 +226,8 @@ def _card(card: Card) -> str:
     return f"<section><h2>{_words(card.title)}</h2><dl>{entries}</dl></section>\n"
 
 
-def _style() -> str:
-    return (
-        f":root {{ {_colours(LIGHT)} }}\n"
-        "@media (prefers-color-scheme: dark) { "
-        f":root {{ {_colours(DARK)} }} }}\n{STYLE.read_text()}"
-    )
-
-
 def _colours(palette: Palette) -> str:
-    return (
-        f"--paper: {palette.paper}; --ink: {palette.ink}; --muted: {palette.muted}; "
-        f"--line: {palette.line}; --link: {palette.series[0]};"
-    )
+    named = palette._asdict()
+    series = named.pop("series")
+    named |= {f"series-{place}": colour for place, colour in enumerate(series)}
+    return " ".join(f"--{name}: {colour};" for name, colour in named.items())

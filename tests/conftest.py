@@ -2,10 +2,12 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,6 +26,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ORIGINALS = REPOSITORY.parent / "shared" / "data"  # see CONTRIBUTING.md
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -66,6 +69,25 @@ def command(environment: dict[str, str]) -> Command:
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, without a window."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"]
+        )
+        yield started
+        started.close()
+
+
+def in_a_browser(test: Any) -> Any:
+    """Marks what opens pages: slow, and skipped where nothing can open them."""
+    reason = "no chromium on the PATH: no page was opened"
+    return pytest.mark.slow(pytest.mark.skipif(CHROMIUM is None, reason=reason)(test))
 
 
 @pytest.fixture(scope="session")

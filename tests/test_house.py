@@ -9,12 +9,12 @@ from conftest import REPOSITORY
 # Imports run downwards only: a room sees the floors below its own.
 FLOORS = [
     {"errors", "settings", "config", "streams", "palette", "recurrence"}
-    | {"imagefiles", "handwriting"},
+    | {"imagefiles", "handwriting", "likeness"},
     {"versions", "flags", "mesh", "model", "data", "datasets", "checkpoint"}
     | {"digests", "workdir", "compilation", "processes", "progress", "signals"}
-    | {"notebook", "figures", "webpage", "intervals", "likeness"}
+    | {"notebook", "figures", "webpage", "intervals"}
     | {"augmentation", "optimizer"},
-    {"batches", "objective", "steps", "machine", "tracing"},
+    {"batches", "objective", "steps", "machine", "tracing", "networks"},
     {"step", "sessions"},
     {"evaluation", "verification", "answers", "findings", "reader"},
     {
@@ -35,7 +35,6 @@ NEIGHBOURS = {
     ("settings", "errors"),
     ("imagefiles", "errors"),
     ("handwriting", "imagefiles"),
-    ("likeness", "datasets"),
     ("config", "errors"),
     ("config", "settings"),
     ("data", "datasets"),

