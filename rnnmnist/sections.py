@@ -25,8 +25,8 @@ def sections_of(findings: Findings) -> list[Section]:
         _curves(findings),
         _confusion(findings),
         _rows(findings),
-        _decisions(findings),
         _per_class(findings),
+        _decisions(findings),
         _gallery(findings),
         _reliability(findings),
     ]
