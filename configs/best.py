@@ -1,8 +1,9 @@
-"""The best that is known of one LSTM that reads 28 rows once: 146,090 parameters.
+"""The best here: one LSTM that reads 28 rows once, with 146,090 parameters.
 
     python -m rnnmnist.main --config=best
 
-Not measured yet.
+Measured on one core of AMD EPYC with jax 0.12.0.1: 495 s, test accuracy 99.61 ± 0.04 %
+over 5 seeds (10,000 images; `results/best.json`).
 """
 
 from rnnmnist.config import Config, DataConfig, ModelConfig, TrainConfig

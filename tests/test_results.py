@@ -109,6 +109,24 @@ def config_of(row: Any) -> Config:
     return parse_training(flags, "").config
 
 
+@pytest.mark.slow
+def test_a_row_is_measured_once(
+    results: ModuleType, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    words = f"embedded train.num_steps=2 model.hidden_size=8 data.data_dir={data_dir}"
+    for _ in range(2):  # the second time from what the first has left
+        results.measure([results.Row("tiny", 2, words)], None)
+        found = json.loads((tmp_path / "tiny.json").read_text())
+        assert [member["seed"] for member in found["members"]] == [0, 1]
+        for member in found["members"]:
+            assert member["right_after_rows"][-1] == member["correct"]
+            assert member["seconds"] > 0
+        (tmp_path / "tiny.json").unlink()
+        monkeypatch.setattr(results.subprocess, "Popen", None)
+
+
 def test_a_result_was_measured_with_todays_command(results: ModuleType) -> None:
     for row in results.ROWS:
         result = json.loads((REPOSITORY / f"results/{row.name}.json").read_text())

@@ -9,7 +9,7 @@ it TFDS gets them. `measure` trains every seed of the rows that are named (of al
 none is) with `python -m rnnmnist.main`, each on one core and as many at once as there
 are cores, and writes `results/NAME.json`. Runs are kept in `checkpoints/results`, and a
 measurement that was stopped goes on. `table` renders what `results/` has between the
-markers of README.md and of the pages in `docs/`.
+markers of README.md and of the pages in `docs/`. Only Linux can pin processes to cores.
 """
 
 import argparse
@@ -157,25 +157,27 @@ def measure(rows: list[Row], data: Path | None) -> None:
         finally:
             cores.put(core)
 
-    with ThreadPoolExecutor(cores.qsize()) as pool:
-        trained = {
-            row: [pool.submit(train, row, seed) for seed in range(row.seeds)]
-            for row in rows
-        }
+    pool = ThreadPoolExecutor(cores.qsize())
+    trained = {
+        row: [pool.submit(train, row, seed) for seed in range(row.seeds)]
+        for row in rows
+    }
+    try:
         for row, members in trained.items():
             result = summed_up(row, [member.result() for member in members])
             path = RESULTS / f"{row.name}.json"
             path.write_text(json.dumps(result, indent=1) + "\n")
-            mean, std = result["accuracy_mean"], result["accuracy_std"]
-            print(f"{path.name}: {mean:.4f} ± {std:.4f}", flush=True)
+            print(f"{path.name}: {percent(result)}", flush=True)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after a failure, no more begin
 
 
 def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, Any]:
     """Trains one seed on one core, if that was not done before.
 
     Returns:
-        The evaluation of its best checkpoint, with the processor's `seconds`, and how
-        many test images were right after each row, for what reads by an LSTM.
+        The evaluation of its best checkpoint, with the processor's `seconds`, and what
+        was right after each row.
     """
     workdir = RUNS / f"{row.name}-{seed}"
     done = workdir / "member.json"
@@ -183,7 +185,8 @@ def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, A
         member = json.loads(done.read_text())
         if member["words"] == row.words:
             return member
-        shutil.rmtree(workdir)
+    # A run that was cut off begins anew: its seconds are to be a whole process's.
+    shutil.rmtree(workdir, ignore_errors=True)
     command = row.command.replace("SEED", str(seed)).split()[1:]
     flags = [f"--workdir={workdir}"]
     dataset = config.load(REPOSITORY / f"configs/{row.words.split()[0]}.py").data.name
