@@ -2,7 +2,7 @@
 
     python -m rnnmnist.main --config=every_row
 
-Seed 0 is `checkpoints/reference_every_row`; more seeds are not measured yet.
+Not measured yet.
 """
 
 from rnnmnist.config import Config, TrainConfig

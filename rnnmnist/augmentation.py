@@ -20,11 +20,11 @@ POINTS, SMOOTHING = 5, 0.6
 class Distortions(NamedTuple):
     """How strongly images may be changed; a zero leaves that out."""
 
-    max_shift: int = 0  # pixels
+    max_shift: int = 0  # pixels, before the rest
     max_rotation: float = 0.0  # degrees
-    max_scale: float = 0.0  # share by which an image grows or shrinks
+    max_scale: float = 0.0  # an image grows or shrinks by up to 1 + this
     max_shear: float = 0.0  # columns for each row
-    elastic: float = 0.0  # standard deviation of a pixel's way, in pixels
+    elastic: float = 0.0  # standard deviation of a pixel's way down, and across
     flip: bool = False  # whether half of the images are mirrored, left and right
 
     @classmethod
@@ -44,8 +44,8 @@ class Warp(NamedTuple):
 def draw(key: jax.Array, count: int, distortions: Distortions) -> Warp:
     """Draws what happens to each of some images.
 
-    Shifts are whole pixels, each as likely as the others; angles, shears and the
-    logarithms of factors are uniform.
+    Shifts are whole pixels of the image as it was, each as likely as the others;
+    angles, shears and the logarithms of factors are uniform.
 
     Args:
         key: for all of them.

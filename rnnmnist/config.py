@@ -47,20 +47,27 @@ class DataConfig(Section):
         None, "a folder that holds the four original .gz files"
     )
     max_shift: int = setting(
-        0, "training images move by up to so many pixels", at_least=0, at_most=13
+        0,
+        "training images move by up to so many whole pixels, before all else",
+        at_least=0,
+        at_most=13,
     )
     max_rotation: float = setting(
         0.0, "they turn by up to so many degrees", at_least=0, at_most=180
     )
     max_scale: float = setting(
-        0.0, "they grow or shrink by up to this share", at_least=0, at_most=1
+        0.0,
+        "they grow or shrink, by a factor of up to 1 + this",
+        at_least=0,
+        at_most=1,
     )
     max_shear: float = setting(
         0.0, "they slant by up to so many columns a row", at_least=0, at_most=1
     )
     elastic: float = setting(
         0.0,
-        "they bend smoothly: the standard deviation, in pixels, of a pixel's way",
+        "they bend smoothly: the standard deviation of how far a pixel goes, in pixels "
+        "down and in pixels across",
         at_least=0,
         at_most=10,
     )

@@ -25,6 +25,7 @@ STANDARD_INPUT = "-"
 MOST_PIXELS = 50_000_000  # of a file; 200 MB decoded
 MOST_BYTES = 100_000_000  # of a file
 LONGEST_SIDE = 320  # pixels of what is worked with
+ROUNDING = 1e-3  # of a level
 BROKEN = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError),
     *(OverflowError, MemoryError, struct.error, zlib.error),
@@ -147,12 +148,14 @@ def of_array(image: np.ndarray) -> np.ndarray:
             f"{image.dtype}; convert them"
         )
     low, high = float(image.min()), float(image.max())
-    if not 0 <= low <= high <= top:  # nor is that so where one of them is no number
+    # Resampling may leave a rounding's worth outside; no number is inside of nothing.
+    if not -ROUNDING <= low <= high <= top + ROUNDING:
         raise ValueError(
             f"an image's levels are from 0 to 1 where they are floats, not from "
             f"{low:g} to {high:g}; scale them"
         )
-    return _smaller(Image.fromarray(image.astype(np.float32) / np.float32(top)))
+    levels = np.clip(image.astype(np.float32) / np.float32(top), 0, 1)
+    return _smaller(Image.fromarray(levels))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -129,6 +129,14 @@ def _curves(findings: Findings) -> Section:
     if _last_batches(findings):
         trained_on = "the last batch of each interval, after its update"
     text = [f"Loss and accuracy on {trained_on}, and on the whole validation split."]
+    train = findings.config.train
+    if train.label_smoothing:
+        text.append(
+            "The training loss is that of labels smoothed by "
+            f"{train.label_smoothing:g}, and cannot come near 0."
+        )
+    if train.ema_decay:
+        text.append("Validation is of the average of the weights that are trained.")
     if any(line.get("members") for line in metrics):
         text.append(
             "Lines are the means of the networks, bands go from the lowest to the "

@@ -113,7 +113,7 @@ def style(sheet: Path) -> str:
     return (
         f":root {{ {_colours(LIGHT)} }}\n"
         f"@media (prefers-color-scheme: dark) {{ :root {{ {_colours(DARK)} }} }}\n"
-        f"{GROUND.read_text()}{sheet.read_text()}"
+        f"{GROUND.read_text('utf-8')}{sheet.read_text('utf-8')}"
     )
 
 

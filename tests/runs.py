@@ -15,6 +15,7 @@ SETTINGS = (
     "--config.model.hidden_size=48",
     "--config.train.batch_size=48",  # epochs end in the middle of batches
     f"--config.train.num_steps={STEPS}",
+    "--config.train.ema_decay=0.9",  # so that weights and parameters differ
     "--config.train.log_every_steps=7",
     "--config.train.eval_every_steps=20",
 )

@@ -98,13 +98,17 @@ def test_half_of_the_images_are_mirrored() -> None:
 
 def test_an_elastic_field_is_smooth_and_goes_as_far_as_it_is_told() -> None:
     field = drawn(elastic=1.5)
-    ramp = np.broadcast_to(np.arange(28, dtype=np.uint8)[None, None], (COUNT, 28, 28))
-    # Of a ramp, a pixel's new level says from which column it came.
-    columns = np.asarray(warp(jnp.asarray(ramp), field)) * 255
-    ways = (columns - ramp)[:, 6:22, 6:22]  # whose origins are inside
-    assert ways.std((0,)) == pytest.approx(1.5, rel=0.25)
-    assert ways.std() == pytest.approx(1.5, rel=0.05)
-    assert np.abs(np.diff(ways, axis=1)).std() < 0.3
+    across = np.broadcast_to(np.arange(28, dtype=np.uint8)[None, None], (COUNT, 28, 28))
+    ways = []
+    for ramp in (across, across.swapaxes(1, 2)):
+        # Of a ramp, a pixel's new level says from which column, or row, it came.
+        places = np.asarray(warp(jnp.asarray(ramp), field)) * 255
+        ways.append((places - ramp)[:, 6:22, 6:22])  # whose origins are inside
+        assert ways[-1].std(0) == pytest.approx(1.5, rel=0.25)
+        assert ways[-1].std() == pytest.approx(1.5, rel=0.05)
+        assert np.abs(np.diff(ways[-1], axis=1)).std() < 0.3
+        assert np.abs(np.diff(ways[-1], axis=2)).std() < 0.3
+    assert abs(np.corrcoef(*(way[:, 8, 8] for way in ways))[0, 1]) < 0.2
     images = blobs(1).repeat(COUNT, 0)
     results = np.asarray(warp(jnp.asarray(images), field))
     assert len({image.tobytes() for image in results}) == COUNT
@@ -114,7 +118,19 @@ def test_each_distortion_has_random_numbers_of_its_own() -> None:
     alone, together = drawn(max_shift=2), drawn(max_shift=2, max_rotation=9.0)
     np.testing.assert_array_equal(alone.offset, together.offset)
     assert np.any(np.asarray(drawn(1, max_shift=2).offset) != alone.offset)
-    maps = drawn(max_rotation=90.0, max_shear=0.9, max_scale=0.9, elastic=1.0)
-    angle = np.arctan2(maps.matrix[:, 0, 1], maps.matrix[:, 1, 1])
-    numbers = [angle, np.linalg.det(maps.matrix), np.asarray(maps.noise)[:, 0, 0, 0]]
-    assert np.abs(np.corrcoef(numbers) - np.eye(3)).max() < 0.2
+    maps = drawn(
+        max_rotation=60.0, max_shear=0.9, max_scale=0.9, elastic=1.0, flip=True
+    )
+    matrix = np.asarray(maps.matrix, float)
+    area = np.linalg.det(matrix)  # the square of the factor, negative in a mirror
+    matrix[area < 0, :, 1] *= -1
+    matrix /= np.sqrt(np.abs(area))[:, None, None]
+    angle = np.arctan2(matrix[:, 0, 1], matrix[:, 1, 1])
+    back = np.stack(
+        [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    ).transpose(2, 0, 1)
+    slant = (back @ matrix)[:, 1, 0]
+    assert slant.std() == pytest.approx(0.9 / np.sqrt(3), rel=0.1)
+    noise = np.asarray(maps.noise)[:, :, 0, 0].T
+    numbers = [angle, np.log(np.abs(area)), slant, np.sign(area), *noise]
+    assert np.abs(np.corrcoef(numbers) - np.eye(6)).max() < 0.2

@@ -2,19 +2,16 @@
 
 import ast
 import importlib.util
-import itertools
 import json
 import statistics
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 from conftest import REPOSITORY
 
 from rnnmnist.config import Config, flatten, load
-from rnnmnist.flags import parse_training
 from rnnmnist.resume import FREE
 
 FILES = sorted(
@@ -86,27 +83,36 @@ def test_the_pages_show_what_was_measured(results: ModuleType) -> None:
 
 
 def test_each_rung_of_the_ladder_changes_what_it_says(results: ModuleType) -> None:
-    changes = [
-        {
-            name
-            for name, value in flatten(config_of(rung).to_dict()).items()
-            if value != flatten(config_of(before).to_dict())[name] and name not in FREE
-        }
-        for before, rung in itertools.pairwise(results.LADDER)
-    ]
-    for rung, changed in zip(results.LADDER[1:], changes, strict=True):
-        assert changed, rung.name
-        assert len({name.split(".")[0] for name in changed}) == 1, changed
-    assert config_of(results.LADDER[0]) == load(REPOSITORY / "configs/tutorial.py")
-    assert config_of(results.LADDER[-1]) == load(REPOSITORY / "configs/best.py")
-    assert load(REPOSITORY / "configs/default.py") in map(config_of, results.LADDER)
-    for row in results.UNHELPFUL:
-        assert config_of(row) != load(REPOSITORY / "configs/default.py")
+    flat = [flatten(row.config().to_dict()) for row in results.LADDER]
+    for before, after, row in zip(flat, flat[1:], results.LADDER[1:], strict=False):
+        changed = {name for name in after if after[name] != before[name]}
+        named = {word.split("=")[0] for word in row.own.split()}
+        assert changed - FREE <= named, row.name
+        for word in row.own.split():
+            name, _, text = word.partition("=")
+            assert str(after[name]) == text or after[name] == float(text), word
+    assert flat[0] == flatten(load(REPOSITORY / "configs/tutorial.py").to_dict())
+    assert flat[-1] == flatten(load(REPOSITORY / "configs/best.py").to_dict())
 
 
-def config_of(row: Any) -> Config:
-    flags = row.command.replace("SEED", "0").split()[3:]
-    return parse_training(flags, "").config
+def test_what_was_tried_alone_is_the_default_run_but_for_that(
+    results: ModuleType,
+) -> None:
+    default = load(REPOSITORY / "configs/default.py")
+    for row in results.ALONE:
+        same = dict.fromkeys(word.split("=")[0] for word in row.own.split())
+        for name in same:
+            same[name] = flatten(default.to_dict())[name]
+        assert row.config().replace(same) == default
+
+
+def test_the_records_are_reached() -> None:
+    means = {path.stem: json.loads(path.read_text()) for path in FILES}
+    for name, least in {"default": 0.9905, "best": 0.9955, "fashion": 0.91}.items():
+        assert means[name]["accuracy_mean"] >= least
+    assert means["best"]["num_parameters"] <= 150_000
+    cells = [means[name]["accuracy_mean"] for name in ("rnn", "gru", "default")]
+    assert min(cells) == cells[0] < cells[1] - 0.005  # as the tutorial says
 
 
 @pytest.mark.slow
@@ -127,11 +133,15 @@ def test_a_row_is_measured_once(
         monkeypatch.setattr(results.subprocess, "Popen", None)
 
 
-def test_a_result_was_measured_with_todays_command(results: ModuleType) -> None:
+def test_a_result_was_measured_with_todays_settings(results: ModuleType) -> None:
+    places = set()
     for row in results.ROWS:
         result = json.loads((REPOSITORY / f"results/{row.name}.json").read_text())
         assert result["command"] == row.command
+        assert Config.from_dict(result["config"]) == row.config()
         assert len(result["members"]) == row.seeds
+        places.add(result["hardware"])
+    assert len(places) == 1  # seconds beside each other are of one machine
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

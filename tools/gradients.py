@@ -29,7 +29,7 @@ import numpy as np
 import optax
 
 from rnnmnist import checkpoint, data, figures
-from rnnmnist.config import PLACES, Config
+from rnnmnist.config import PLACES
 from rnnmnist.data import Examples
 from rnnmnist.machine import hardware
 from rnnmnist.mesh import here, make_mesh
@@ -157,10 +157,12 @@ def measure() -> dict[str, Any]:
     Returns:
         What `results/gradients.json` holds.
     """
-    cells, config = {}, Config()
+    cells, recipes = {}, []
     for name, folder in RUNS.items():
         step = find_step(folder, "best")
         config = checkpoint.read_config(folder, step)
+        nowhere = dict.fromkeys(PLACES)
+        recipes.append(config.replace(nowhere | {"model.cell": "lstm"}))
         images, labels = data.load(config.data)["validation"]
         examples = Examples(images[:EXAMPLES], labels[:EXAMPLES])
         model = make_model(config.model)
@@ -171,14 +173,15 @@ def measure() -> dict[str, Any]:
             "before": spread(model, start.params, examples),
             "after": spread(model, trained, examples),
         }
-    nowhere = dict.fromkeys(PLACES)
+    if len(set(recipes)) > 1:
+        raise SystemExit("the runs differ in more than their cells: measure them again")
     return {
         "name": "gradients",
         "command": "python tools/gradients.py measure",
         "hardware": hardware(),
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
-        "config": config.replace(nowhere | {"model.cell": "lstm"}).to_dict(),
+        "config": recipes[0].to_dict(),
         "split": "validation",
         "examples": EXAMPLES,
         "quantiles": list(QUANTILES),

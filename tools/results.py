@@ -14,6 +14,7 @@ markers of README.md and of the pages in `docs/`. Only Linux can pin processes t
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -30,7 +31,9 @@ from typing import Any
 
 import numpy as np
 
-from rnnmnist import config, findings
+from rnnmnist import findings
+from rnnmnist.config import PLACES, Config
+from rnnmnist.flags import parse_training
 from rnnmnist.machine import hardware
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -43,13 +46,15 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "
 class Row:
     """A row of a table: a configuration, what is changed in it, and how often it runs.
 
-    `words` are flags without `--config.`, after the configuration's name.
+    `words` are flags without `--config.`, after the configuration's name; `own` are
+    those that make it another row than the one above.
     """
 
     name: str
     seeds: int
     words: str
     says: str = ""  # what the row is, where a table needs words
+    own: str = ""
 
     @property
     def command(self) -> str:
@@ -57,6 +62,11 @@ class Row:
         config, *changes = self.words.split()
         flags = "".join(f" --config.{change}" for change in changes)
         return f"python -m rnnmnist.main --config={config}{flags} --config.seed=SEED"
+
+    def config(self, seed: int = 0) -> Config:
+        """What one seed is trained with."""
+        words = self.command.replace("SEED", str(seed)).split()[3:]
+        return parse_training(words, "").config
 
 
 CONFIGURATIONS = (
@@ -84,7 +94,7 @@ def rungs(start: str, *changes: tuple[str, int, str, str]) -> tuple[Row, ...]:
     rows, words = [], start
     for name, seeds, change, says in changes:
         words = f"{words} {change}"
-        rows.append(Row(name, seeds, words, says))
+        rows.append(Row(name, seeds, words, says, change))
     return tuple(rows)
 
 
@@ -110,6 +120,7 @@ LADDER = (
     dataclasses.replace(
         CONFIGURATIONS[2],
         says="ten epochs, not 1.8, and the best of ten on validation (`default`)",
+        own="train.num_steps=4300 train.eval_every_steps=430",
     ),
     *rungs(
         "default",
@@ -125,22 +136,33 @@ LADDER = (
         ("ladder_smoothing", 3, "train.label_smoothing=0.05", "labels smoothed, 0.05"),
         ("ladder_average", 3, "train.ema_decay=0.999", "weights averaged, 0.999"),
     ),
-    dataclasses.replace(CONFIGURATIONS[4], says="60 epochs, not ten (`best`)"),
-)
-UNHELPFUL = (
-    Row(
-        "alone_smoothing",
-        3,
-        "default train.label_smoothing=0.05",
-        "labels smoothed, 0.05",
+    dataclasses.replace(
+        CONFIGURATIONS[4],
+        says="60 epochs, not ten (`best`)",
+        own="train.num_steps=25800 train.eval_every_steps=860",
     ),
-    Row("alone_average", 3, "default train.ema_decay=0.998", "weights averaged, 0.998"),
-    Row("alone_size", 3, "default model.hidden_size=176", "176 units"),
-    Row("alone_forget", 3, "default model.forget_bias=0", "forget bias from 0, not 1"),
-    dataclasses.replace(CONFIGURATIONS[3], says="a loss after every row (`every_row`)"),
+)
+
+
+def alone(name: str, change: str, says: str) -> Row:
+    """The default run with one change."""
+    return Row(name, 3, f"default {change}", says, change)
+
+
+ALONE = (
+    dataclasses.replace(CONFIGURATIONS[2], says="nothing (`default`)"),
+    alone("alone_smoothing", "train.label_smoothing=0.05", "labels smoothed"),
+    alone("alone_average", "train.ema_decay=0.998", "weights averaged"),
+    alone("alone_size", "model.hidden_size=176", "176 units"),
+    alone("alone_forget", "model.forget_bias=0", "forget bias from 0, not 1"),
+    dataclasses.replace(
+        CONFIGURATIONS[3],
+        says="a loss after every row (`every_row`)",
+        own="train.loss=every_row",
+    ),
 )
 ROWS = tuple(
-    {row.name: row for row in (*CONFIGURATIONS, *CELLS, *LADDER, *UNHELPFUL)}.values()
+    {row.name: row for row in (*CONFIGURATIONS, *CELLS, *LADDER, *ALONE)}.values()
 )
 
 
@@ -181,15 +203,13 @@ def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, A
     """
     workdir = RUNS / f"{row.name}-{seed}"
     done = workdir / "member.json"
-    if done.exists():
-        member = json.loads(done.read_text())
-        if member["words"] == row.words:
-            return member
+    if done.exists() and trained_with(workdir) == row.config(seed):
+        return json.loads(done.read_text())
     # A run that was cut off begins anew: its seconds are to be a whole process's.
     shutil.rmtree(workdir, ignore_errors=True)
     command = row.command.replace("SEED", str(seed)).split()[1:]
     flags = [f"--workdir={workdir}"]
-    dataset = config.load(REPOSITORY / f"configs/{row.words.split()[0]}.py").data.name
+    dataset = row.config().data.name
     if data is not None and dataset != "mnist5k":
         flags.append(f"--config.data.manual_dir={data / dataset}")
     process = subprocess.Popen([sys.executable, *command, *flags], cwd=REPOSITORY)
@@ -201,15 +221,23 @@ def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, A
     (path,) = (workdir / "evaluation").glob("test-*.json")
     member = json.loads(path.read_text())
     member["seconds"] = round(usage.ru_utime + usage.ru_stime, 1)
-    member |= early_answers(workdir) | {"words": row.words}
+    member |= early_answers(workdir)
     done.write_text(json.dumps(member))
     return member
 
 
+def trained_with(workdir: Path) -> Config:
+    """A run's configuration, but for where the data lie."""
+    config = Config.from_dict(json.loads((workdir / "config.json").read_text()))
+    return config.replace(dict.fromkeys(PLACES))
+
+
 def early_answers(workdir: Path) -> dict[str, Any]:
-    """Of a run's network: test images right after each row; when it decides."""
-    (answers,) = findings.gather(workdir, "best", {}).networks
+    """What a run's network has right on validation, and of test images by row."""
+    found = findings.gather(workdir, "best", {})
+    (answers,) = found.networks
     return {
+        "validation_correct": found.validation["correct"],
         "right_after_rows": answers.right_after_rows.tolist(),
         "decision_row": float(np.median(answers.decision_rows)),
     }
@@ -238,10 +266,8 @@ def summed_up(row: Row, members: list[dict[str, Any]]) -> dict[str, Any]:
         "confusion": confusions.tolist(),
         "accuracy_mean": statistics.mean(accuracies),
         "accuracy_std": statistics.stdev(accuracies),
-        "members": [
-            {key: value for key, value in member.items() if key != "words"}
-            for member in members
-        ],
+        "config": row.config().to_dict(),
+        "members": members,
     }
 
 
@@ -266,7 +292,9 @@ def measured_on(rows: tuple[Row, ...]) -> str:
     """Where some rows were measured, in a sentence."""
     results = [read(row.name) for row in rows]
     places = sorted({result["hardware"] for result in results})
-    versions = {" ".join(map(" ".join, r["versions"].items())) for r in results}
+    versions = {
+        ", ".join(map(" ".join, result["versions"].items())) for result in results
+    }
     return f"On {'; '.join(places)}; {'; '.join(sorted(versions))}.\n"
 
 
@@ -292,43 +320,41 @@ def configurations() -> str:
     return f"{markdown(head, rows)}\n{measured_on(CONFIGURATIONS)}"
 
 
-def steps_of(ladder: tuple[Row, ...]) -> str:
+def changes(rows: tuple[Row, ...]) -> str:
     """A table of rows that are told by what they change."""
-    rows = []
-    for row in ladder:
+    lines = []
+    for row in rows:
         result = read(row.name)
-        counts = ", ".join(f"{m['correct']:,}" for m in result["members"])
-        seconds = f"{result['seconds']:.0f}"
-        rows.append([row.says, percent(result), counts, seconds])
-    head = "change | test accuracy, mean ± std | right of 10,000, by seed | seconds"
-    return markdown(head, rows)
-
-
-def ladder() -> str:
-    """The table of the ladder."""
-    return steps_of(LADDER)
-
-
-def unhelpful() -> str:
-    """The table of what did not help."""
-    return steps_of((CONFIGURATIONS[2], *UNHELPFUL))
+        members = result["members"]
+        held_out = statistics.mean(m["validation_correct"] for m in members) / 50
+        counts = ", ".join(f"{member['correct']:,}" for member in members)
+        numbers = [f"{held_out:.2f} %", percent(result), counts]
+        own = ", ".join(f"`{word}`" for word in row.own.split())
+        lines.append(
+            [row.says, own, f"`{row.name}`", *numbers, f"{result['seconds']:.0f}"]
+        )
+    head = (
+        "change | settings | name | validation, mean | test, mean ± std | "
+        "right of 10,000 test images, by seed | seconds"
+    )
+    return f"{markdown(head, lines)}\n{measured_on(rows)}"
 
 
 def cells() -> str:
     """The table of the three cells under the default recipe."""
-    rows = []
+    lines = []
     for row in CELLS:
         result = read(row.name)
-        counts = ", ".join(f"{m['correct']:,}" for m in result["members"])
-        parameters, seconds = result["num_parameters"], result["seconds"]
-        rows.append(
-            [row.says, f"{parameters:,}", percent(result), counts, f"{seconds:.0f}"]
+        counts = ", ".join(f"{member['correct']:,}" for member in result["members"])
+        size, seconds = f"{result['num_parameters']:,}", f"{result['seconds']:.0f}"
+        lines.append(
+            [row.says, f"`{row.name}`", size, percent(result), counts, seconds]
         )
     head = (
-        "cell | parameters | test accuracy, mean ± std | right of 10,000, by seed | "
-        "seconds"
+        "cell | name | parameters | test accuracy, mean ± std | "
+        "right of 10,000, by seed | seconds"
     )
-    return markdown(head, rows)
+    return f"{markdown(head, lines)}\n{measured_on(CELLS)}"
 
 
 def films() -> str:
@@ -350,9 +376,16 @@ def films() -> str:
 
 # The tables of each page, by the name of their markers.
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"results": configurations, "ladder": ladder, "unhelpful": unhelpful},
+    "README.md": {
+        "results": configurations,
+        "ladder": functools.partial(changes, LADDER),
+        "alone": functools.partial(changes, ALONE),
+    },
     "docs/film.md": {"films": films},
-    "docs/tutorial.md": {"cells": cells, "ladder": ladder},
+    "docs/tutorial.md": {
+        "cells": cells,
+        "ladder": functools.partial(changes, LADDER),
+    },
 }
 
 
@@ -377,6 +410,9 @@ def main() -> None:
     commands.add_parser("table")
     options = parser.parse_args()
     if options.command == "measure":
+        for name in options.names:
+            if name not in rows:
+                parser.error(f"NAME: must be one of {', '.join(rows)}, not {name}")
         measure([rows[name] for name in options.names or rows], options.data)
         return
     for page in PAGES:

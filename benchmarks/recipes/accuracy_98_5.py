@@ -10,7 +10,7 @@ from rnnmnist.config import Config, TrainConfig
 
 
 def get_config() -> Config:
-    """The default recipe, its weights decaying less, in three epochs."""
+    """The default network at a lower rate and decay, in three epochs."""
     return Config(
         train=TrainConfig(
             learning_rate=4e-3, weight_decay=1e-4, num_steps=1290, eval_every_steps=1290

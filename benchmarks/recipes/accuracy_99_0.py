@@ -9,7 +9,7 @@ from rnnmnist.config import Config, DataConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """The default recipe, less decay, in seven epochs, moved by up to a pixel."""
+    """The default network at a lower rate and decay, in seven epochs, moved a pixel."""
     return Config(
         data=DataConfig(max_shift=1),
         train=TrainConfig(

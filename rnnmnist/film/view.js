@@ -150,7 +150,7 @@ function verdict() {
   if (!state.looks.includes(true)) {
     words = `This does not look like a digit. If it is one: ${all}.`;
   } else if (state.looks.includes(false)) {
-    words += " One network doubts that it is a digit.";
+    words += " Not every network takes it for a digit.";
   }
   const { label } = state;
   const wrong = label !== null && answers.some((answer) => answer !== label);

@@ -137,7 +137,7 @@ def another(name: str, value: object) -> object:
         "train.log_metrics": "last_batch",
         "train.loss": "every_row",
         "train.label_smoothing": 0.1,
-        "train.ema_decay": 0.9,
+        "train.ema_decay": 0.5,
         "train.num_devices": 1,
         "train.num_steps": 1000,
         "train.warmup_fraction": 0.5,
