@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, Command, one_line_error
 
+from rnnmnist.config import TrainConfig
+
 QUICK = (
     "--config.model.hidden_size=16",
     "--config.train.num_steps=40",
@@ -275,7 +277,8 @@ def test_help_exits_0(command: Command, name: str) -> None:
     assert finished.returncode == 0
     assert f"rnnmnist.{name}" in finished.stdout
     if name != "evaluate":
-        assert "--config.train.learning_rate=0.004" in finished.stdout
+        default = f"--config.train.learning_rate={TrainConfig().learning_rate}\n"
+        assert default in finished.stdout
 
 
 def test_no_network_and_no_data_is_said_in_ten_seconds(
