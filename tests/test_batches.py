@@ -97,11 +97,13 @@ def test_an_order_is_as_random_as_it_looks() -> None:
 def test_a_batch_is_the_same_on_any_number_of_devices() -> None:
     distortions = {"max_shift": 2, "max_rotation": 10.0, "elastic": 1.0, "flip": True}
     split = split_of(random_examples(50), 24, **distortions)
-    whole = split.batch(jnp.int32(5), jnp.int32(0), 1)
+    draw = jax.jit(split.batch, static_argnums=2)
+    whole = draw(jnp.int32(5), jnp.int32(0), 1)
     for shards in (2, 3, 8):
-        parts = [split.batch(jnp.int32(5), jnp.int32(s), shards) for s in range(shards)]
+        parts = [draw(jnp.int32(5), jnp.int32(s), shards) for s in range(shards)]
         joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        np.testing.assert_array_equal(whole.images, joined.images)
+        # To rounding: the interpolation is compiled for each size of share.
+        np.testing.assert_allclose(whole.images, joined.images, atol=1e-5)
         np.testing.assert_array_equal(whole.labels, joined.labels)
 
 

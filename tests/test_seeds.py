@@ -121,7 +121,8 @@ def test_a_member_is_the_network_of_its_seed(
 
 
 def test_one_member_that_is_not_finite_stops_all_and_is_known(mesh: Mesh) -> None:
-    state, split, _ = trained(a_run(num_seeds=SEEDS), mesh, 3)
+    config = a_run(num_seeds=SEEDS, **{"train.ema_decay": 0.0})
+    state, split, _ = trained(config, mesh, 3)
     bias = state.params["readout"]["bias"]
     poisoned = jax.device_put(bias.at[2, 7].set(jnp.inf), bias.sharding)
     readout = dict(state.params["readout"]) | {"bias": poisoned}
