@@ -153,8 +153,6 @@ ALONE = (
     dataclasses.replace(CONFIGURATIONS[2], says="nothing (`default`)"),
     alone("alone_smoothing", "train.label_smoothing=0.05", "labels smoothed"),
     alone("alone_average", "train.ema_decay=0.998", "weights averaged"),
-    alone("alone_size", "model.hidden_size=176", "176 units"),
-    alone("alone_forget", "model.forget_bias=0", "forget bias from 0, not 1"),
     dataclasses.replace(
         CONFIGURATIONS[3],
         says="a loss after every row (`every_row`)",
