@@ -64,9 +64,10 @@ class Row:
         return f"python -m rnnmnist.main --config={config}{flags} --config.seed=SEED"
 
     def config(self, seed: int = 0) -> Config:
-        """What one seed is trained with."""
+        """What one seed is trained with, but for where the data lie."""
         words = self.command.replace("SEED", str(seed)).split()[3:]
-        return parse_training(words, "").config
+        config = parse_training(words, "").config
+        return config.replace(dict.fromkeys(PLACES))
 
 
 CONFIGURATIONS = (
