@@ -53,11 +53,9 @@ def test_one_trace_serves_every_length(
     assert len(traces) <= 2  # jax may trace a function for its shapes once more
 
 
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_the_same_bits_however_the_steps_are_cut(
-    ema_decay: float, small: Config, mesh: Mesh
-) -> None:
-    small = small.replace({"train.ema_decay": ema_decay})
+def test_the_same_bits_however_the_steps_are_cut(small: Config, mesh: Mesh) -> None:
+    averaging = 0.9 if mesh.size > 1 else 0.0  # with and without, each compiled once
+    small = small.replace({"train.ema_decay": averaging})
     hashes = set()
     for cuts in ([12], [5, 7], [1] * 12, [11, 1]):
         state, split = start(small, mesh)
@@ -197,8 +195,9 @@ def test_a_smoothed_label_is_shared_by_all_classes(loss: str, small: Config) -> 
 
 
 def test_an_average_is_of_the_very_weights_that_a_run_without_one_has(
-    small: Config, mesh: Mesh
+    small: Config,
 ) -> None:
+    mesh = mesh_of(1)
     averaging, split = start(small.replace({"train.ema_decay": 0.7}), mesh)
     plain, _ = start(small, mesh)
     expected = jax.device_get(plain.params)
