@@ -7,16 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import mesh_of
+from conftest import mesh_of, random_examples
 from flax.training.train_state import TrainState
 
 from rnnmnist import checkpoint
+from rnnmnist.batches import TrainingSplit
 from rnnmnist.checkpoint import Checkpoints
 from rnnmnist.config import Config
 from rnnmnist.digests import params_sha256
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.model import make_model
-from rnnmnist.step import create_state
+from rnnmnist.step import create_state, train_steps
 from rnnmnist.steps import find_step, with_step
 
 
@@ -65,6 +66,22 @@ def test_saved_and_restored_are_the_same_bits(
     assert len(leaf.sharding.device_set) == devices
     alone = checkpoint.read_params(tmp_path, 5, like.params)
     assert params_sha256(alone) == params_sha256(state.params)
+
+
+def test_where_weights_are_averaged_params_are_the_average(
+    tmp_path: Path, small: Config
+) -> None:
+    config, mesh = small.replace({"train.ema_decay": 0.9}), mesh_of(1)
+    state = create_state(config, make_model(config.model), mesh)
+    split = TrainingSplit.put(random_examples(100), config, mesh)
+    state, _ = train_steps(state, split, jnp.int32(3), mesh=mesh)
+    save(tmp_path, state, config, {3: 0.5})
+    like = create_state(config, make_model(config.model), mesh)
+    found = checkpoint.read_state(tmp_path, 3, like)
+    trained = params_sha256(found.opt_state.iterate)
+    assert trained == params_sha256(state.opt_state.iterate)
+    evaluated = params_sha256(checkpoint.read_params(tmp_path, 3, like.params))
+    assert evaluated == params_sha256(state.params) != trained
 
 
 def test_the_configuration_and_the_metrics_come_back(
