@@ -1,8 +1,15 @@
-"""Strict tests: warnings are errors, ranks promote only when told, eight devices."""
+"""Strict tests: warnings are errors, ranks promote only when told, eight devices.
 
+The workers of a run of pytest and the commands that they start share one cache of
+compiled programs and one folder of prepared data sets. The cache stays in
+`.pytest_cache` for the next run; `pytest --cache-clear` empties it. The run of every
+commit compiles without most optimizations, which takes half of the time; the slow tests
+compile what users run.
+"""
+
+import fcntl
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,45 +17,91 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import pytest
 import runs
-from jax.sharding import AxisType, Mesh
-from runs import REPOSITORY
+from jax.sharding import Mesh
+from support import CHROMIUM, ORIGINALS, REPOSITORY, Command, mesh_of
 
 from rnnmnist.config import Config, DataConfig, ModelConfig, TrainConfig
-from rnnmnist.data import Examples
-from rnnmnist.mesh import BATCH, SEEDS
+
+# The CPU as eight devices, for commands that tests call in this process too.
+DEVICES = "--xla_force_host_platform_device_count=8"
+Once = Callable[[str, Callable[[Path], None]], Path]
 
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # see rnnmnist/errors.py
-jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_numpy_rank_promotion", "raise")
 
-ORIGINALS = REPOSITORY.parent / "shared" / "data"  # see CONTRIBUTING.md
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-Command = Callable[..., subprocess.CompletedProcess[str]]
+def pytest_configure(config: pytest.Config) -> None:
+    """Sets jax up, in each worker, before anything has asked it for its devices."""
+    os.environ["XLA_FLAGS"] = DEVICES
+    programs = config.cache.mkdir("programs")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(programs)
+    jax.config.update("jax_compilation_cache_dir", str(programs))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    if "not slow" in config.option.markexpr:
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def originals() -> Path:
+    """The folder of the original data files; without it, a test is skipped."""
+    if not ORIGINALS.is_dir():
+        pytest.skip("RNNMNIST_ORIGINALS names no folder: no original files are read")
+    return ORIGINALS
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run of pytest, the same for all of its workers."""
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    (folder / "shared").mkdir(exist_ok=True)
+    return folder / "shared"
+
+
+@pytest.fixture(scope="session")
+def once(shared: Path) -> Once:
+    """Makes a folder, unless another worker has made it or is making it.
+
+    It takes the folder's name and a function that fills it, which may not exist yet.
+    Tests copy what they change in it.
+    """
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data_dir(shared: Path) -> Path:
     """Where TFDS prepares data sets for all tests."""
-    return tmp_path_factory.mktemp("tfds")
+    return shared / "tfds"
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Of every command: no network, and one cache of compiled programs."""
-    return os.environ | {
+def environment() -> dict[str, str]:
+    """Of every command: no network, and the devices that it chooses itself."""
+    variables = os.environ | {
         "HTTP_PROXY": "http://127.0.0.1:9",
         "HTTPS_PROXY": "http://127.0.0.1:9",
         "http_proxy": "http://127.0.0.1:9",
         "https_proxy": "http://127.0.0.1:9",
         "NO_PROXY": "",
         "no_proxy": "",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
         "PYTHONUNBUFFERED": "1",
     }
+    del variables["XLA_FLAGS"]
+    return variables
 
 
 @pytest.fixture(scope="session")
@@ -84,21 +137,15 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-def in_a_browser(test: Any) -> Any:
-    """Marks what opens pages: slow, and skipped where nothing can open them."""
-    reason = "no chromium on the PATH: no page was opened"
-    return pytest.mark.slow(pytest.mark.skipif(CHROMIUM is None, reason=reason)(test))
-
-
 @pytest.fixture(scope="session")
-def twin(
-    tmp_path_factory: pytest.TempPathFactory, command: Command, data_dir: Path
-) -> Path:
+def twin(once: Once, command: Command, data_dir: Path) -> Path:
     """The run that nothing happened to."""
-    workdir = tmp_path_factory.mktemp("twin") / "run"
-    finished = command("main", *runs.words(workdir, data_dir))
-    assert finished.returncode == 0, finished.stderr
-    return workdir
+
+    def train(workdir: Path) -> None:
+        finished = command("main", *runs.words(workdir, data_dir))
+        assert finished.returncode == 0, finished.stderr
+
+    return once("twin", train)
 
 
 @pytest.fixture
@@ -117,26 +164,3 @@ def small(data_dir: Path) -> Config:
 def mesh(request: pytest.FixtureRequest) -> Mesh:
     """A mesh of one device, and one of eight."""
     return mesh_of(request.param)
-
-
-def mesh_of(count: int) -> Mesh:
-    """A mesh of some of the eight simulated devices."""
-    devices = np.array(jax.devices()[:count])[None]
-    return Mesh(devices, (SEEDS, BATCH), axis_types=(AxisType.Auto,) * 2)
-
-
-def random_examples(count: int, seed: int = 0) -> Examples:
-    """Images of noise, each different from every other, and labels."""
-    generator = np.random.default_rng(seed)
-    images = generator.integers(0, 256, (count, 28, 28), np.uint8)
-    return Examples(images, generator.integers(0, 10, count, np.uint8))
-
-
-def one_line_error(finished: subprocess.CompletedProcess[str]) -> str:
-    """The single line of a refused command, which exited 2."""
-    lines = finished.stderr.strip().splitlines()
-    assert finished.returncode == 2, finished.stderr
-    assert len(lines) == 1, finished.stderr
-    assert lines[0].startswith("error: ")
-    assert "Traceback" not in finished.stdout
-    return lines[0]

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from conftest import mesh_of, random_examples
+from support import mesh_of, random_examples
 
 from rnnmnist.answers import Answers, ask, bins_of, most_confidently_wrong
 from rnnmnist.config import ModelConfig

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import mesh_of, random_examples
+from support import mesh_of, random_examples
 
 from rnnmnist.batches import TrainingSplit, epoch_order
 from rnnmnist.config import Config, DataConfig, TrainConfig

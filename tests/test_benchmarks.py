@@ -4,24 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY
+import tables
+from support import REPOSITORY
 
 BENCHMARKS = REPOSITORY / "benchmarks"
 
 
-@pytest.fixture
-def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import tables  # type: ignore[import-not-found]
-
-    return tables
-
-
-def test_the_pages_show_what_was_measured(tables: ModuleType) -> None:
+def test_the_pages_show_what_was_measured() -> None:
     document = json.loads((BENCHMARKS / "results.json").read_text())
     page = (BENCHMARKS / "README.md").read_text()
     assert tables.rendered(page, document) == page
@@ -29,11 +21,11 @@ def test_the_pages_show_what_was_measured(tables: ModuleType) -> None:
     assert tables.summarized(readme, document) == readme
 
 
-def test_the_work_of_an_image_is_that_of_the_products(tables: ModuleType) -> None:
+def test_the_work_of_an_image_is_that_of_the_products() -> None:
     assert pytest.approx(13.4e6, rel=0.01) == tables.FLOP_PER_IMAGE
 
 
-def test_a_peer_passes_at_the_first_epoch_whose_mean_does(tables: ModuleType) -> None:
+def test_a_peer_passes_at_the_first_epoch_whose_mean_does() -> None:
     def run(*corrects: int) -> list[dict[str, Any]]:
         return [
             {"correct": correct, "seconds": 10 * epoch}
@@ -51,7 +43,7 @@ def turns(*speeds: float) -> list[dict[str, float]]:
 
 
 @pytest.fixture
-def document(tables: ModuleType) -> dict[str, Any]:
+def document() -> dict[str, Any]:
     """Numbers of which it is known what follows from them."""
     flop = tables.FLOP_PER_IMAGE
     run = {"seconds": 20.0, "correct": 9880}
@@ -110,7 +102,7 @@ def document(tables: ModuleType) -> dict[str, Any]:
     }
 
 
-def test_targets_are_met_or_not(tables: ModuleType, document: dict[str, Any]) -> None:
+def test_targets_are_met_or_not(document: dict[str, Any]) -> None:
     lines = tables.targets(document).splitlines()[4:]
     found = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in lines]
     assert found == [
@@ -138,7 +130,7 @@ def test_targets_are_met_or_not(tables: ModuleType, document: dict[str, Any]) ->
     ]
 
 
-def test_what_the_ceiling_leaves(tables: ModuleType, document: dict[str, Any]) -> None:
+def test_what_the_ceiling_leaves(document: dict[str, Any]) -> None:
     assert tables.at_the_ceiling(document) == (
         "At the ceiling, with nothing to do but products, one would be 2.00 times "
         "PyTorch, compiled in training, 2.50 times Keras in training, and 2.40 times "
@@ -146,9 +138,7 @@ def test_what_the_ceiling_leaves(tables: ModuleType, document: dict[str, Any]) -
     )
 
 
-def test_the_summary_takes_each_peers_better_mode(
-    tables: ModuleType, document: dict[str, Any]
-) -> None:
+def test_the_summary_takes_each_peers_better_mode(document: dict[str, Any]) -> None:
     assert tables.summary(document).splitlines()[4:] == [
         "| training, batch 128, images/s | 120 | 100 | 80 |",
         "| evaluation, images/s | 300 | 250 | 60 |",
@@ -158,9 +148,7 @@ def test_the_summary_takes_each_peers_better_mode(
     ]
 
 
-def test_every_table_has_what_was_measured(
-    tables: ModuleType, document: dict[str, Any]
-) -> None:
+def test_every_table_has_what_was_measured(document: dict[str, Any]) -> None:
     page = tables.rendered("<!-- tables -->\n<!-- /tables -->", document)
     for line in (
         "| rnnmnist | 120 (90 to 300) | 1.00 (1.00 to 1.00) | 50 (45 to 60) |",

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import mesh_of, random_examples
 from flax.training.train_state import TrainState
+from support import mesh_of, random_examples
 
 from rnnmnist import checkpoint
 from rnnmnist.batches import TrainingSplit

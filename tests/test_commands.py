@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Command, one_line_error
+from support import REPOSITORY, Command, one_line_error
 
 from rnnmnist.config import TrainConfig
 

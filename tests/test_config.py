@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from support import REPOSITORY
 
 from rnnmnist import config as config_lib
 from rnnmnist.config import FIELDS, Config, DataConfig, TrainConfig

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ORIGINALS, random_examples
+from support import random_examples
 
 from rnnmnist import data
 from rnnmnist.config import TRAIN_EXAMPLES, Config, DataConfig
@@ -300,10 +300,11 @@ def test_what_is_no_idx_file_is_refused(tmp_path: Path, content: bytes) -> None:
         rows.read_idx(path, rank=1)
 
 
-@pytest.mark.skipif(not ORIGINALS.exists(), reason=f"no original files in {ORIGINALS}")
-def test_the_embedded_images_are_the_first_500_of_each_class_of_mnist() -> None:
+def test_the_embedded_images_are_the_first_500_of_each_class_of_mnist(
+    originals: Path,
+) -> None:
     images, labels = rows.read_part(
-        *(ORIGINALS / "mnist" / name for name in rows.FILES["train"])
+        *(originals / "mnist" / name for name in rows.FILES["train"])
     )
     with np.load(embedded.PATH) as file:
         for digit in range(10):

@@ -1,6 +1,5 @@
 """The doctor: what it says of this machine, and that it leaves it as it was."""
 
-import importlib.util
 import json
 import os
 import re
@@ -8,12 +7,12 @@ import signal
 import subprocess
 import tomllib
 from pathlib import Path
-from types import ModuleType
 
 import jax
 import pytest
 import runs
-from conftest import REPOSITORY, Command, one_line_error
+import tested
+from support import REPOSITORY, Command, one_line_error
 
 from rnnmnist import checkup, data, machine, versions
 from rnnmnist.config import Config, DataConfig
@@ -290,21 +289,12 @@ def test_the_floors_are_not_above_what_was_tested() -> None:
     assert list(tested) == sorted(tested)
 
 
-@pytest.fixture
-def tool() -> ModuleType:
-    path = REPOSITORY / "tools" / "tested.py"
-    spec = importlib.util.spec_from_file_location("tested", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_tool_widens_the_ranges(tool: ModuleType, tmp_path: Path) -> None:
-    assert set(tool.here()) == set(versions.read_tested())
+def test_the_tool_widens_the_ranges(tmp_path: Path) -> None:
+    assert set(tested.here()) == set(versions.read_tested())
     before = {"jax": Range("0.7.2", "0.9"), "flax": Range("0.12", "0.12.8")}
-    after = tool.with_versions(before, {"jax": "0.12.0.1", "flax": "0.11.2", "a": "1"})
+    after = tested.with_versions(
+        before, {"jax": "0.12.0.1", "flax": "0.11.2", "a": "1"}
+    )
     assert after == {
         "a": Range("1", "1"),
         "flax": Range("0.11.2", "0.12.8"),
@@ -312,9 +302,9 @@ def test_the_tool_widens_the_ranges(tool: ModuleType, tmp_path: Path) -> None:
     }
     path = tmp_path / "tested.tsv"
     path.write_bytes(versions.TESTED.read_bytes())
-    tool.main(path)
+    tested.main(path)
     for name, (oldest, newest) in versions.read_tested(path).items():
-        installed = tool.here()[name]
+        installed = tested.here()[name]
         assert versions.widened(Range(oldest, newest), installed) == (oldest, newest)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import mesh_of, random_examples
+from support import mesh_of, random_examples
 
 from rnnmnist.config import ModelConfig
 from rnnmnist.evaluation import EvaluationSplit, evaluate, kept_result

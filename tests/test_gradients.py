@@ -1,21 +1,19 @@
 """How much of a gradient arrives at each row: that it is the gradient, and the file."""
 
 import json
-import runpy
 from collections.abc import Callable
-from types import SimpleNamespace
 
+import gradients
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import REPOSITORY, random_examples
+from support import REPOSITORY, random_examples
 
 from rnnmnist.config import Config, ModelConfig, load
 from rnnmnist.model import CELLS, Params, RowReader, init_params, make_model
 
-gradients = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "tools/gradients.py")))
 UNITS = 16
 
 

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from support import REPOSITORY
 
 # Imports run downwards only: a room sees the floors below its own.
 FLOORS = [

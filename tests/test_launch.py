@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import runs
 import yaml
-from conftest import REPOSITORY
+from support import REPOSITORY
 
 LAUNCH = REPOSITORY / "launch"
 # Starts what it is given once for each task, as SLURM would, and as the last exit

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import random_examples
+from support import random_examples
 
 from rnnmnist.config import ModelConfig
 from rnnmnist.model import CELLS, count_params, init_params, make_model

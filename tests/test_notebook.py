@@ -20,7 +20,7 @@ from typing import Any
 import nbformat
 import pytest
 import runs
-from conftest import ORIGINALS, REPOSITORY
+from support import ORIGINALS, REPOSITORY
 
 from rnnmnist import notebook
 from rnnmnist.errors import UserError

@@ -6,25 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ORIGINALS, REPOSITORY, Command
+from support import REPOSITORY, Command
 
 from rnnmnist import data
 from rnnmnist.config import DataConfig
 from rnnmnist.datasets.rows import FILES, read_part
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (ORIGINALS / "mnist").exists(), reason=f"no original files in {ORIGINALS}"
-    ),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_the_originals_are_prepared_whole_and_in_order(
-    name: str, data_dir: Path
+    name: str, data_dir: Path, originals: Path
 ) -> None:
-    folder = ORIGINALS / name
+    folder = originals / name
     examples = data.load(
         DataConfig(name=name, data_dir=str(data_dir), manual_dir=str(folder))
     )
@@ -41,13 +36,13 @@ def test_the_originals_are_prepared_whole_and_in_order(
 
 
 def test_one_epoch_reads_mnist(
-    command: Command, data_dir: Path, tmp_path: Path
+    command: Command, data_dir: Path, originals: Path, tmp_path: Path
 ) -> None:
     finished = command(
         "main",
         "--config=default",
         f"--config.data.data_dir={data_dir}",
-        f"--config.data.manual_dir={ORIGINALS / 'mnist'}",
+        f"--config.data.manual_dir={originals / 'mnist'}",
         "--config.train.batch_size=32",
         "--config.train.num_steps=1719",  # 55,000 images and 8
         f"--workdir={tmp_path / 'run'}",
@@ -59,14 +54,14 @@ def test_one_epoch_reads_mnist(
 
 
 def test_the_reference_model_is_what_the_readme_says(
-    command: Command, data_dir: Path
+    command: Command, data_dir: Path, originals: Path
 ) -> None:
     """Evaluated on a clone, before any training."""
     finished = command(
         "evaluate",
         "--workdir=checkpoints/reference",
         f"--config.data.data_dir={data_dir}",
-        f"--config.data.manual_dir={ORIGINALS / 'mnist'}",
+        f"--config.data.manual_dir={originals / 'mnist'}",
     )
     assert finished.returncode == 0, finished.stderr
     (path,) = (REPOSITORY / "checkpoints/reference/evaluation").glob("test-*.json")

@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ORIGINALS, REPOSITORY, Command, in_a_browser, one_line_error
+import robustness
 from scipy import ndimage
+from support import ORIGINALS, REPOSITORY, Command, in_a_browser, one_line_error
 
 from rnnmnist import film, handwriting, imagefiles
 from rnnmnist.config import Config, ModelConfig
@@ -25,9 +25,6 @@ from rnnmnist.flags import REFERENCES
 from rnnmnist.likeness import SURE, of_digits
 from rnnmnist.reader import Reader
 from rnnmnist.recurrence import Kernels
-
-sys.path.insert(0, str(REPOSITORY / "tools"))
-import robustness
 
 SHEET = 280  # pixels of a side of a drawing
 Open = Callable[..., Any]

@@ -10,10 +10,13 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import example_photo
+import make_likeness
 import numpy as np
 import pytest
-from conftest import ORIGINALS, REPOSITORY, Command, one_line_error
+import robustness
 from PIL import Image
+from support import REPOSITORY, Command, one_line_error
 
 from rnnmnist import Reader, figures, imagefiles
 from rnnmnist.bars import bar, candidates, lines
@@ -22,11 +25,6 @@ from rnnmnist.datasets.rows import FILES, read_part
 from rnnmnist.errors import UserError
 from rnnmnist.handwriting import prepare, stroke_width
 from rnnmnist.likeness import of_digits
-
-sys.path.insert(0, str(REPOSITORY / "tools"))
-import example_photo
-import make_likeness
-import robustness
 
 LEVELS = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
 
@@ -62,10 +60,8 @@ def test_images_of_mnist_go_through_unchanged(
 
 
 @pytest.mark.slow
-def test_all_of_mnist_goes_through_unchanged() -> None:
-    folder = ORIGINALS / "mnist"
-    if not folder.exists():
-        pytest.skip(f"no {folder}: only the embedded images were compared")
+def test_all_of_mnist_goes_through_unchanged(originals: Path) -> None:
+    folder = originals / "mnist"
     for part in ("train", "test"):
         images, _ = read_part(*(folder / file for file in FILES[part]))
         assert all(map(robustness.is_unchanged, images))

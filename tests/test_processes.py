@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import runs
-from conftest import Command, one_line_error
+from support import Command, one_line_error
 
 from rnnmnist import processes
 from rnnmnist.errors import RunError, UserError

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from conftest import Command, in_a_browser, one_line_error
+from support import Command, in_a_browser, one_line_error
 
 from rnnmnist import figures, flags, webpage
 from rnnmnist.comparison import comparison_page, differing, place_of

@@ -1,16 +1,16 @@
 """The README's numbers are those of the files that the commands wrote."""
 
 import ast
-import importlib.util
 import json
 import statistics
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from conftest import REPOSITORY
+import robustness
+import scaling
+from support import REPOSITORY
 
+import results
 from rnnmnist.config import Config, flatten, load
 from rnnmnist.resume import FREE
 
@@ -21,24 +21,7 @@ FILES = sorted(
 )
 
 
-def tool(name: str) -> ModuleType:
-    path = REPOSITORY / "tools" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def results() -> ModuleType:
-    return tool("results")
-
-
 def test_the_page_on_scaling_shows_what_was_measured() -> None:
-    scaling = tool("scaling")
     page = scaling.PAGE.read_text()
     assert scaling.rendered(page) == page
     document = json.loads(scaling.NUMBERS.read_text())
@@ -48,14 +31,12 @@ def test_the_page_on_scaling_shows_what_was_measured() -> None:
 
 @pytest.mark.slow
 def test_what_scaling_measures_is_there_to_be_measured() -> None:
-    scaling = tool("scaling")
     for case in (scaling.TWO, scaling.Case(128, 2, processes=2)):
         found = scaling.measure_once(case)
         assert found["step"] > found["sum"] > 0
 
 
 def test_the_page_on_pictures_shows_what_was_measured() -> None:
-    robustness = tool("robustness")
     page, document = robustness.PAGE.read_text(), robustness.NUMBERS.read_text()
     assert robustness.rendered(page, json.loads(document)) == page
 
@@ -70,19 +51,19 @@ def test_what_is_no_digit_is_mostly_said_to_be_none() -> None:
 
 def test_however_a_digit_is_drawn_it_is_read() -> None:
     variants = json.loads((REPOSITORY / "docs/predict.json").read_text())["variants"]
-    assert variants.keys() == tool("robustness").VARIANTS.keys()
+    assert variants.keys() == robustness.VARIANTS.keys()
     for name, counts in variants.items():
         assert counts["images"] == 10_000, name
         assert counts["prepared"] >= 9_750, name
 
 
-def test_the_pages_show_what_was_measured(results: ModuleType) -> None:
+def test_the_pages_show_what_was_measured() -> None:
     for page in results.PAGES:
         assert results.rendered(page) == (REPOSITORY / page).read_text(), page
     assert {path.stem for path in FILES} == {row.name for row in results.ROWS}
 
 
-def test_each_rung_of_the_ladder_changes_what_it_says(results: ModuleType) -> None:
+def test_each_rung_of_the_ladder_changes_what_it_says() -> None:
     flat = [flatten(row.config().to_dict()) for row in results.LADDER]
     for before, after, row in zip(flat, flat[1:], results.LADDER[1:], strict=False):
         changed = {name for name in after if after[name] != before[name]}
@@ -95,9 +76,7 @@ def test_each_rung_of_the_ladder_changes_what_it_says(results: ModuleType) -> No
     assert flat[-1] == flatten(load(REPOSITORY / "configs/best.py").to_dict())
 
 
-def test_what_was_tried_alone_is_the_default_run_but_for_that(
-    results: ModuleType,
-) -> None:
+def test_what_was_tried_alone_is_the_default_run_but_for_that() -> None:
     default = load(REPOSITORY / "configs/default.py")
     for row in results.ALONE:
         same = dict.fromkeys(word.split("=")[0] for word in row.own.split())
@@ -117,7 +96,7 @@ def test_the_records_are_reached() -> None:
 
 @pytest.mark.slow
 def test_a_row_is_measured_once(
-    results: ModuleType, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(results, "RESULTS", tmp_path)
@@ -133,7 +112,7 @@ def test_a_row_is_measured_once(
         monkeypatch.setattr(results.subprocess, "Popen", None)
 
 
-def test_a_result_was_measured_with_todays_settings(results: ModuleType) -> None:
+def test_a_result_was_measured_with_todays_settings() -> None:
     places = set()
     for row in results.ROWS:
         result = json.loads((REPOSITORY / f"results/{row.name}.json").read_text())

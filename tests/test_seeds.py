@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
-from conftest import Command, mesh_of, random_examples
 from flax.training.train_state import TrainState
 from jax.sharding import Mesh
+from support import Command, mesh_of, random_examples
 
 from rnnmnist import step as step_lib
 from rnnmnist.batches import TrainingSplit

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import mesh_of, random_examples
 from flax.training.train_state import TrainState
 from jax.sharding import Mesh
+from support import mesh_of, random_examples
 
 from rnnmnist.batches import Batch, TrainingSplit
 from rnnmnist.config import Config

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from conftest import mesh_of
+from support import mesh_of
 
 from rnnmnist import train
 from rnnmnist.config import Config, TrainConfig

@@ -1,18 +1,17 @@
 """The tutorial: its snippets run, and print what stands below them."""
 
 import dataclasses
-import runpy
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+import tutorial
+from support import REPOSITORY
 
 from rnnmnist import data
 from rnnmnist.config import DataConfig
 from rnnmnist.datasets.preparation import MnistRows, prepared_builder
 
-tutorial = runpy.run_path(str(REPOSITORY / "tools/tutorial.py"))
-PAGE = tutorial["PAGE"].read_text()
+PAGE = tutorial.PAGE.read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -27,22 +26,22 @@ def in_a_clone(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_snippet_prints_what_stands_below_it() -> None:
-    assert tutorial["rendered"](PAGE) == PAGE
+    assert tutorial.rendered(PAGE) == PAGE
 
 
 def test_every_python_block_is_a_snippet() -> None:
-    assert len(tutorial["SNIPPET"].findall(PAGE)) == PAGE.count("```python") > 20
+    assert len(tutorial.SNIPPET.findall(PAGE)) == PAGE.count("```python") > 20
 
 
 def test_a_wrong_output_is_seen() -> None:
     page = "```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n"
-    assert tutorial["rendered"](page) == page.replace("3", "2")
+    assert tutorial.rendered(page) == page.replace("3", "2")
 
 
 def test_an_error_names_the_line_of_the_page() -> None:
     page = "Words.\n\n```python\nx = 1\nraise RuntimeError\n```\n"
     with pytest.raises(RuntimeError) as caught:
-        tutorial["rendered"](page)
+        tutorial.rendered(page)
     assert caught.traceback[-1].lineno + 1 == 5  # of pytest, from 0
 
 

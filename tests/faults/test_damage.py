@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import runs
-from conftest import Command
+from support import Command
 
 from rnnmnist import checkpoint, evaluation, verification
 from rnnmnist.config import FIELDS

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import runs
-from conftest import Command, one_line_error
+from support import Command, one_line_error
 
 from rnnmnist import data
 from rnnmnist.config import DataConfig

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import runs
-from conftest import Command, one_line_error
+from support import Command, one_line_error
 
 pytestmark = pytest.mark.slow
 
