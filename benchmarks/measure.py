@@ -64,7 +64,16 @@ class Finished(NamedTuple):
 
 def answer(process: subprocess.Popen[str]) -> dict[str, float]:
     """The next line of a contestant."""
+    assert process.stdout is not None
     return json.loads(process.stdout.readline())
+
+
+def number_in(pattern: str, text: str) -> float:
+    """The number that a pattern's first group finds in what a process printed."""
+    found = re.search(pattern, text)
+    if found is None:
+        raise RuntimeError(f"{pattern} is not in {text[-2000:]!r}")
+    return float(found[1])
 
 
 class Bench:
@@ -320,8 +329,8 @@ def starts(bench: Bench) -> dict[str, Any]:
             for cache in ("cold", "warm"):
                 there = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/doctor"}
                 text = bench.timed(doctor, **there).well().output
-                spent = re.search(r"compiled in ([0-9.]+) s", text)
-                keep(f"compile the chunk, {cache} cache", float(spent[1]))
+                spent = number_in(r"compiled in ([0-9.]+) s", text)
+                keep(f"compile the chunk, {cache} cache", spent)
         keep("bare python", bench.timed([*python, ""]).well().seconds)
         modules = "import rnnmnist.main, rnnmnist.train"
         keep("imports", bench.timed([*python, modules]).well().seconds)
@@ -343,7 +352,7 @@ def memory(bench: Bench) -> dict[str, Any]:
         _, _, _, *words = bench.main("default", folder)
         here = {"PYTHONPATH": os.pathsep.join([str(HERE), str(REPOSITORY)])}
         ended = bench.timed([sys.executable, "-c", code, *words], **here).well()
-    peak = float(re.search(r"peak ([0-9.]+)", ended.output)[1])
+    peak = number_in(r"peak ([0-9.]+)", ended.output)
     print(f"default run: {ended.seconds:.1f} s, {peak:.0f} MiB", flush=True)
     return {"seconds": ended.seconds, "peak_mib": peak}
 
@@ -406,7 +415,7 @@ def our_run(bench: Bench, mark: str, seed: int) -> dict[str, Any]:
 
 def epochs(bench: Bench, script: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """A peer's epochs until the cap: seconds since its start, and right answers."""
-    begin, found = time.monotonic(), []
+    begin, found = time.monotonic(), list[dict[str, Any]]()
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             bench.words(script, "epochs", json.dumps(settings)),
@@ -417,6 +426,7 @@ def epochs(bench: Bench, script: str, settings: dict[str, Any]) -> list[dict[str
             cwd=REPOSITORY,
             env=bench.environment,
         )
+        assert process.stdout is not None
         try:
             for line in process.stdout:
                 seconds = time.monotonic() - begin

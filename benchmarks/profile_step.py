@@ -67,7 +67,7 @@ def profile(recurrence: str) -> dict[str, float]:
     program = train_steps.lower(
         trainer.state, trainer.split, number, mesh=trainer.mesh
     ).compile()
-    found = re.findall(r'%([\w.\-]+) = .*op_name="([^"]*)"', program.as_text())
+    found = re.findall(r'%([\w.\-]+) = .*op_name="([^"]*)"', program.as_text() or "")
     origins = dict(found)
     times: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:

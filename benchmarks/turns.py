@@ -34,7 +34,10 @@ def serve(turn: Callable[[], int]) -> None:
 def peak_mib() -> float:
     """The most memory that this process has had, in MiB; as Linux keeps it."""
     status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
+    found = re.search(r"VmHWM:\s*(\d+) kB", status)
+    if found is None:
+        raise RuntimeError("/proc/self/status does not say VmHWM")
+    return int(found[1]) / 1024
 
 
 def noise(count: int, rows: int = 28, columns: int = 28) -> tuple[Any, Any]:

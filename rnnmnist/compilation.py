@@ -1,6 +1,7 @@
 """Compiled programs: kept for the next start, and the time that they took."""
 
 import contextlib
+import functools
 import logging
 import os
 from pathlib import Path
@@ -24,7 +25,7 @@ def keep_programs() -> None:
     `JAX_COMPILATION_CACHE_DIR` names another folder, as everywhere in jax. A
     folder that cannot be written is a warning: the programs are compiled anew.
     """
-    jax.monitoring.register_event_duration_secs_listener(_on_event)
+    _count_compile_seconds()
     try:
         folder = _folder()
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +73,11 @@ def _folder() -> Path:
         return Path(named)
     caches = os.environ.get("XDG_CACHE_HOME")
     return (Path(caches) if caches else Path.home() / ".cache") / "rnnmnist" / "jax"
+
+
+@functools.cache  # registered twice, the listener would count every second twice
+def _count_compile_seconds() -> None:
+    jax.monitoring.register_event_duration_secs_listener(_on_event)
 
 
 def _on_event(event: str, duration_secs: float, **_: object) -> None:

@@ -20,13 +20,12 @@ import jax
 import pytest
 import runs
 from jax.sharding import Mesh
-from support import CHROMIUM, ORIGINALS, REPOSITORY, Command, mesh_of
+from support import CHROMIUM, ORIGINALS, REPOSITORY, Command, Once, mesh_of
 
 from rnnmnist.config import Config, DataConfig, ModelConfig, TrainConfig
 
 # The CPU as eight devices, for commands that tests call in this process too.
 DEVICES = "--xla_force_host_platform_device_count=8"
-Once = Callable[[str, Callable[[Path], None]], Path]
 
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # see rnnmnist/errors.py
 

@@ -18,6 +18,7 @@ SETTINGS = (
     "--config.train.ema_decay=0.9",  # so that weights and parameters differ
     "--config.train.log_every_steps=7",
     "--config.train.eval_every_steps=20",
+    "--config.train.num_devices=2",  # the same bits on every machine
 )
 SLOW_SAVE = Path(__file__).parent / "faults" / "slow_save.py"
 

@@ -1,5 +1,6 @@
 """What tests share besides fixtures: paths, small meshes, examples, command lines."""
 
+import dataclasses
 import importlib
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
@@ -16,12 +18,14 @@ from jax.sharding import AxisType, Mesh
 from rnnmnist.data import Examples
 from rnnmnist.errors import UserError
 from rnnmnist.mesh import BATCH, SEEDS
+from rnnmnist.model import Params, RowReader
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # The folder of the original data files, which are optional; see CONTRIBUTING.md.
 ORIGINALS = Path(os.environ.get("RNNMNIST_ORIGINALS", "no originals"))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 Command = Callable[..., subprocess.CompletedProcess[str]]
+Once = Callable[[str, Callable[[Path], None]], Path]  # see conftest.py
 
 
 def mesh_of(count: int) -> Mesh:
@@ -35,6 +39,22 @@ def random_examples(count: int, seed: int = 0) -> Examples:
     generator = np.random.default_rng(seed)
     images = generator.integers(0, 256, (count, 28, 28), np.uint8)
     return Examples(images, generator.integers(0, 10, count, np.uint8))
+
+
+def abstract_params(model: RowReader, columns: int = 28) -> Params:
+    """The shapes and types of the parameters of a network, compiled for nothing."""
+    whole = dataclasses.replace(model, remat_rows=None)
+    images = jnp.zeros((1, 1, columns))
+    return jax.eval_shape(lambda: whole.init(jax.random.key(0), images))["params"]
+
+
+def random_params(model: RowReader, columns: int = 28) -> Params:
+    """Parameters none of which is zero, nor small; NumPy's, compiled for nothing."""
+    generator = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda leaf: (0.35 * generator.normal(size=leaf.shape)).astype(np.float32),
+        abstract_params(model, columns),
+    )
 
 
 def refused(name: str, *arguments: object) -> str:

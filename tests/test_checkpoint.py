@@ -13,34 +13,48 @@ from support import mesh_of, random_examples
 from rnnmnist import checkpoint
 from rnnmnist.batches import TrainingSplit
 from rnnmnist.checkpoint import Checkpoints
-from rnnmnist.config import Config
+from rnnmnist.config import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.digests import params_sha256
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.model import make_model
-from rnnmnist.step import create_state, train_steps
+from rnnmnist.mesh import replicated
+from rnnmnist.model import Params, abstract_params, make_model
+from rnnmnist.step import abstract_state, create_state, train_steps
 from rnnmnist.steps import find_step, with_step
 
+CONFIG = Config(
+    data=DataConfig(name="mnist5k", data_dir="/a/place of this machine"),
+    model=ModelConfig(hidden_size=16),
+    train=TrainConfig(batch_size=32, num_steps=30),
+)
 
-@pytest.fixture
-def state(small: Config) -> TrainState:
-    state = create_state(small, make_model(small.model), mesh_of(8))
-    noise = iter(jax.random.split(jax.random.key(1), 200))
-    moments = jax.tree.map(
-        lambda leaf: (
-            jax.random.normal(next(noise), leaf.shape)
-            if leaf.dtype == jnp.float32
-            else leaf + 7
-        ),
-        state.opt_state,
-    )
-    return state.replace(opt_state=moments)
+
+@pytest.fixture(scope="module")
+def state() -> TrainState:
+    """The state of no run: every number of its optimizer's memory is another."""
+    state = create_state(CONFIG, make_model(CONFIG.model), mesh_of(8))
+    generator = np.random.default_rng(1)
+
+    def noise(leaf: jax.Array) -> jax.Array:
+        values = np.asarray(leaf)
+        if values.dtype == np.float32:
+            values = generator.normal(size=values.shape).astype(np.float32)
+        else:
+            values = values + 7
+        return jax.device_put(values, leaf.sharding)
+
+    return state.replace(opt_state=jax.tree.map(noise, state.opt_state))
+
+
+def abstract(config: Config, devices: int = 1) -> Params:
+    """The shapes of a configuration's parameters."""
+    return abstract_params(make_model(config.model), replicated(mesh_of(devices)))
 
 
 def save(
     workdir: Path,
     state: TrainState,
-    config: Config,
     accuracies: dict[int, float | None],
+    config: Config = CONFIG,
 ) -> None:
     with Checkpoints(workdir, keep=2) as checkpoints:
         for step, accuracy in accuracies.items():
@@ -50,10 +64,11 @@ def save(
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_saved_and_restored_are_the_same_bits(
-    tmp_path: Path, state: TrainState, small: Config, devices: int
+    tmp_path: Path, state: TrainState, devices: int
 ) -> None:
-    save(tmp_path, state, small, {5: 0.5})
-    like = create_state(small, make_model(small.model), mesh_of(devices))
+    save(tmp_path, state, {5: 0.5})
+    sharding = replicated(mesh_of(devices))
+    like = abstract_state(CONFIG, make_model(CONFIG.model), sharding)
     found = checkpoint.read_state(tmp_path, 5, like)
     assert int(found.step) == 5
     assert params_sha256(found.params) == params_sha256(state.params)
@@ -61,22 +76,21 @@ def test_saved_and_restored_are_the_same_bits(
     for a, b in zip(before, after, strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
-    assert jax.tree.structure(found.opt_state) == jax.tree.structure(state.opt_state)
+    structures = (jax.tree.structure(tree.opt_state) for tree in (found, state))
+    assert len(set(map(str, structures))) == 1
     leaf = found.params["readout"]["kernel"]
     assert len(leaf.sharding.device_set) == devices
     alone = checkpoint.read_params(tmp_path, 5, like.params)
     assert params_sha256(alone) == params_sha256(state.params)
 
 
-def test_where_weights_are_averaged_params_are_the_average(
-    tmp_path: Path, small: Config
-) -> None:
-    config, mesh = small.replace({"train.ema_decay": 0.9}), mesh_of(1)
+def test_where_weights_are_averaged_params_are_the_average(tmp_path: Path) -> None:
+    config, mesh = CONFIG.replace({"train.ema_decay": 0.9}), mesh_of(1)
     state = create_state(config, make_model(config.model), mesh)
     split = TrainingSplit.put(random_examples(100), config, mesh)
     state, _ = train_steps(state, split, jnp.int32(3), mesh=mesh)
-    save(tmp_path, state, config, {3: 0.5})
-    like = create_state(config, make_model(config.model), mesh)
+    save(tmp_path, state, {3: 0.5}, config)
+    like = abstract_state(config, make_model(config.model), replicated(mesh))
     found = checkpoint.read_state(tmp_path, 3, like)
     trained = params_sha256(found.opt_state.iterate)
     assert trained == params_sha256(state.opt_state.iterate)
@@ -85,74 +99,79 @@ def test_where_weights_are_averaged_params_are_the_average(
 
 
 def test_the_configuration_and_the_metrics_come_back(
-    tmp_path: Path, state: TrainState, small: Config
+    tmp_path: Path, state: TrainState
 ) -> None:
-    save(tmp_path, state, small, {5: 0.5, 6: None})
-    assert checkpoint.read_config(tmp_path, 5) == small
+    save(tmp_path, state, {5: 0.5, 6: None})
+    assert checkpoint.read_config(tmp_path, 5) == CONFIG
     assert checkpoint.read_metrics(tmp_path, 5) == {"accuracy": 0.5, "step": 5}
     assert checkpoint.read_metrics(tmp_path, 6) is None
 
 
 def test_the_newest_and_the_best_stay_also_over_a_restart(
-    tmp_path: Path, state: TrainState, small: Config
+    tmp_path: Path, state: TrainState
 ) -> None:
-    save(tmp_path, state, small, {1: 0.1, 2: 0.9, 3: 0.5, 4: 0.9, 5: None, 6: 0.2})
+    save(tmp_path, state, {1: 0.1, 2: 0.9, 3: 0.5, 4: 0.9, 5: None, 6: 0.2})
     assert checkpoint.list_steps(tmp_path) == [2, 5, 6]
     assert find_step(tmp_path, "best") == 2  # the earlier one on a tie
     assert find_step(tmp_path, "latest") == 6
     assert find_step(tmp_path, "5") == 5
-    save(tmp_path, state, small, {7: 0.3, 8: 0.4})
+    save(tmp_path, state, {7: 0.3, 8: 0.4})
     assert checkpoint.list_steps(tmp_path) == [2, 7, 8]
 
 
-def test_folders_of_other_names_are_no_steps(
-    tmp_path: Path, state: TrainState, small: Config
-) -> None:
-    save(tmp_path, state, small, {5: 0.5})
+def test_folders_of_other_names_are_no_steps(tmp_path: Path, state: TrainState) -> None:
+    save(tmp_path, state, {5: 0.5})
     for name in ("007", "05", "٣", "6.orbax-checkpoint-tmp", "damaged-7", "-1"):
         (tmp_path / name).mkdir()
     (tmp_path / "8").touch()
     (tmp_path / "9.orbax-checkpoint-tmp").touch()
     assert checkpoint.list_steps(tmp_path) == [5]
     assert with_step(tmp_path, "latest", lambda step: step) == 5
-    save(tmp_path, state, small, {6: 0.1})
+    save(tmp_path, state, {6: 0.1})
     assert checkpoint.list_steps(tmp_path) == [5, 6]
 
 
 def test_a_step_that_vanishes_while_it_is_read_is_looked_for_again(
-    tmp_path: Path, state: TrainState, small: Config
+    tmp_path: Path, two_steps: Path
 ) -> None:
-    save(tmp_path, state, small, {1: 0.1, 2: 0.2})
+    workdir = shutil.copytree(two_steps, tmp_path / "run")
     asked = []
 
     def use(step: int) -> int:
         asked.append(step)
         if step == 2:
-            shutil.rmtree(tmp_path / "2")
-        checkpoint.read_config(tmp_path, step)
+            shutil.rmtree(workdir / "2")
+        checkpoint.read_config(workdir, step)
         return step
 
-    assert with_step(tmp_path, "latest", use) == 1
+    assert with_step(workdir, "latest", use) == 1
     assert asked == [2, 1]
 
 
 def test_set_aside_keeps_what_was_set_aside_before(
-    tmp_path: Path, state: TrainState, small: Config
+    tmp_path: Path, state: TrainState
 ) -> None:
     for _ in range(3):
-        save(tmp_path, state, small, {5: 0.5})
+        save(tmp_path, state, {5: 0.5})
         checkpoint.set_aside(tmp_path, 5)
     names = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
     assert names == ["damaged-5", "damaged-5-2", "damaged-5-3"]
 
 
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory: pytest.TempPathFactory, state: TrainState) -> Path:
+    """A workdir that no test changes."""
+    workdir = tmp_path_factory.mktemp("run")
+    save(workdir, state, {1: 0.1, 2: 0.2})
+    return workdir
+
+
 @pytest.mark.parametrize("wanted", ["3", "first", "-1", "²", "", "9" * 5000])
 def test_a_step_that_is_not_there_is_refused_with_those_that_are(
-    tmp_path: Path, state: TrainState, small: Config, wanted: str
+    two_steps: Path, wanted: str
 ) -> None:
-    save(tmp_path, state, small, {1: 0.1, 2: 0.2})
     with pytest.raises(UserError, match=r"there are best, latest, 1, 2"):
-        find_step(tmp_path, wanted)
+        find_step(two_steps, wanted)
 
 
 def test_a_workdir_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> None:
@@ -165,35 +184,35 @@ def test_a_workdir_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> 
 
 
 def test_another_shape_or_type_is_an_error_that_names_the_leaf(
-    tmp_path: Path, state: TrainState, small: Config
+    two_steps: Path,
 ) -> None:
-    save(tmp_path, state, small, {1: 0.1})
-    wider = small.replace({"model.hidden_size": 17})
-    like = create_state(wider, make_model(wider.model), mesh_of(1))
+    wider = abstract(CONFIG.replace({"model.hidden_size": 17}))
     with pytest.raises(RunError, match=r"cell/hf/bias in params is float32 \(16,\)"):
-        checkpoint.read_params(tmp_path, 1, like.params)
-    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state.params)
+        checkpoint.read_params(two_steps, 1, wider)
+    narrow = jax.tree.map(
+        lambda leaf: leaf.update(dtype=jnp.bfloat16), abstract(CONFIG)
+    )
     with pytest.raises(
         RunError, match=r"cell/hf/bias in params is float32 .* not bfloat16"
     ):
-        checkpoint.read_params(tmp_path, 1, narrow)
-    other = small.replace({"model.cell": "gru"})
-    like = create_state(other, make_model(other.model), mesh_of(1))
+        checkpoint.read_params(two_steps, 1, narrow)
+    other = abstract(CONFIG.replace({"model.cell": "gru"}))
     with pytest.raises(RunError, match="params holds no cell/hn/bias"):
-        checkpoint.read_params(tmp_path, 1, like.params)
+        checkpoint.read_params(two_steps, 1, other)
 
 
 def test_an_export_has_the_parameters_and_no_place_of_this_machine(
-    tmp_path: Path, state: TrainState, small: Config
+    tmp_path: Path, two_steps: Path, state: TrainState
 ) -> None:
-    save(tmp_path / "run", state, small, {1: 0.1, 2: 0.2})
+    assert checkpoint.read_config(two_steps, 2).data.data_dir is not None
     target = tmp_path / "export"
-    checkpoint.export_params(tmp_path / "run", 2, state.params, target)
+    checkpoint.export_params(two_steps, 2, state.params, target)
     assert find_step(target, "best") == 2
     assert checkpoint.read_config(target, 2).data.data_dir is None
     assert not (target / "2" / "state").exists()
     found = checkpoint.read_params(target, 2, state.params)
     assert params_sha256(found) == params_sha256(state.params)
+    places = [str(CONFIG.data.data_dir), str(two_steps), str(tmp_path)]
     for path in target.rglob("*"):
-        if path.is_file():
-            assert str(tmp_path).encode() not in path.read_bytes(), path
+        for place in places:
+            assert path.is_dir() or place.encode() not in path.read_bytes(), path

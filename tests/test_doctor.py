@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import jax
 import pytest
 import runs
 import tested
-from support import REPOSITORY, Command, one_line_error
+from support import REPOSITORY, Command, one_line_error, refused
 
-from rnnmnist import checkup, data, machine, versions
+from rnnmnist import checkup, data, doctor, machine, versions, workdir
 from rnnmnist.config import Config, DataConfig
 from rnnmnist.datasets import preparation
 from rnnmnist.errors import RunError
@@ -28,10 +29,18 @@ LABELS = (
 )
 
 
-def findings(finished: Finished) -> dict[str, str]:
+def findings(printed: str) -> dict[str, str]:
     """The first finding under each label."""
-    pairs = [line.split(maxsplit=1) for line in finished.stdout.splitlines()]
+    pairs = [line.split(maxsplit=1) for line in printed.splitlines()]
     return dict(reversed(pairs))
+
+
+def refusal_here(*arguments: str) -> str:
+    """The message with which the doctor, called in this process, says no."""
+    with pytest.raises(RunError) as error:
+        doctor.main(["--num_processes=1", *arguments])
+    assert error.value.exit_code == 1
+    return str(error.value)
 
 
 def refusal(finished: Finished) -> str:
@@ -50,7 +59,7 @@ def test_a_machine_on_which_a_run_works(command: Command, tmp_path: Path) -> Non
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr == ""
     assert tuple(line.split()[0] for line in finished.stdout.splitlines()) == LABELS
-    found = findings(finished)
+    found = findings(finished.stdout)
     assert jax.__version__ in found["jax"]
     assert re.match(r"\d+ of \d+ x (cpu|gpu|tpu)\b.* \(", found["devices"])
     assert "mnist5k: not prepared; a run takes it from this package" in found["data"]
@@ -69,29 +78,32 @@ def test_the_readmes_example_has_every_line() -> None:
 
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
-def test_a_device_that_is_not_here(command: Command, platform: str) -> None:
-    error = refusal(command("doctor", f"--require={platform}", JAX_PLATFORMS="cpu"))
-    assert re.match(
-        rf"error: --require={platform}: the devices here are \d x cpu; ", error
-    )
+def test_a_device_that_is_not_here(
+    platform: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = refusal_here(f"--require={platform}")
+    assert error.startswith(f"--require={platform}: the devices here are 8 x cpu; ")
+    assert "verdict" not in capsys.readouterr().out
 
 
-def test_a_platform_that_fails_to_start_is_not_there_either(command: Command) -> None:
-    error = refusal(command("doctor", "--require=gpu", JAX_PLATFORMS="cuda"))
-    assert re.match(r"error: --require=gpu: jax finds no device: .*no GPU", error)
-
-
-def test_every_problem_is_in_the_one_line(command: Command, tmp_path: Path) -> None:
+def test_every_problem_is_in_the_one_line(
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """No data and no network, and a place where even root cannot write."""
-    finished = command(
-        "doctor",
+    for name in environment:
+        if "proxy" in name.lower():
+            monkeypatch.setenv(name, environment[name])
+    error = refusal_here(
         "--config=tutorial",
         f"--config.data.data_dir={tmp_path}/data",
         "--workdir=/proc/rnnmnist/run",
         "--config.train.num_devices=3",  # without devices for it, no step is tried
     )
-    error = refusal(finished)
-    assert error.startswith("error: a run of tutorial would not work here: ")
+    assert "\n" not in error
+    assert error.startswith("a run of tutorial would not work here: ")
     for part in (
         "train.num_devices: must divide train.batch_size=128, ",
         "train-images-idx3-ubyte.gz, ",
@@ -99,16 +111,35 @@ def test_every_problem_is_in_the_one_line(command: Command, tmp_path: Path) -> N
         "; and --workdir: /proc/rnnmnist/run cannot be written: ",
     ):
         assert part in error
-    assert findings(finished)["data"].startswith("NO: data.name: mnist")
+    found = findings(capsys.readouterr().out)
+    assert found["data"].startswith("NO: data.name: mnist")
+    assert "verdict" not in found
     assert list(tmp_path.iterdir()) == []
 
 
-def test_jax_without_any_device_is_one_line(command: Command, tmp_path: Path) -> None:
+def test_jax_without_any_device_is_one_line(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     """As when a notebook's TPU is gone, and its variables are not."""
-    place = f"--config.data.data_dir={tmp_path}"
-    error = refusal(command("doctor", place, JAX_PLATFORMS="cuda"))
+    program = (
+        "import sys\n"
+        "from rnnmnist import doctor, errors\n"
+        "try: doctor.main(['--require=gpu'])\n"
+        "except errors.RunError as error: print('required:', error)\n"
+        "errors.run(doctor.main)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program, f"--config.data.data_dir={tmp_path}"],
+        env=environment | {"JAX_PLATFORMS": "cuda"},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    error = refusal(finished)
     assert "jax finds no device: " in error
     assert "JAX_PLATFORMS=cuda" in error
+    required = r"^required: --require=gpu: jax finds no device: .*no GPU"
+    assert re.search(required, finished.stdout, re.M)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +153,22 @@ def test_jax_without_any_device_is_one_line(command: Command, tmp_path: Path) ->
         (["gpu"], "stray argument 'gpu'"),
     ],
 )
-def test_a_mistake_is_one_line(
-    command: Command, tmp_path: Path, words: list[str], part: str
+def test_a_mistake_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    part: str,
 ) -> None:
     (tmp_path / "file").touch()
-    finished = command("doctor", *words, cwd=tmp_path)
-    assert part in one_line_error(finished)
+    monkeypatch.chdir(tmp_path)
+    assert part in refused("doctor", *words)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_mistake_is_one_line_and_exits_2(command: Command) -> None:
+    finished = command("doctor", "--requir=gpu")
+    assert "did you mean --require?" in one_line_error(finished)
     assert finished.stdout == ""
 
 
@@ -144,42 +185,80 @@ def test_places_of_programs_and_of_data_that_cannot_be_written(
     )
     warning, error = finished.stderr.splitlines()
     assert warning.startswith("warning: compiled programs are not kept")
-    assert findings(finished)["programs"].startswith("cannot be kept")
+    assert findings(finished.stdout)["programs"].startswith("cannot be kept")
     assert error.startswith("error: a run of embedded would not work here: train.num_")
     assert "; and data.data_dir: mnist5k is not prepared, and cannot be in " in error
     assert finished.returncode == 1
 
 
-def test_a_workdir_in_use_is_named_and_its_trainer_goes_on(
+def test_a_workdir_in_use_is_named(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from rnnmnist.workdir import claim, is_claimed_by\n"
+        "with claim(Path(sys.argv[1])) as mine:\n"
+        "    print('claimed', flush=True)\n"
+        "    sys.stdin.read()\n"
+        "    print(is_claimed_by(Path(sys.argv[1]), mine))\n"
+    )
+    words = runs.words(tmp_path, data_dir, "--config.train.num_devices=5")
+    with subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path],
+        env=environment,
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "claimed\n"
+        error = refusal_here(*words)  # without devices for its batch, no step is tried
+        assert f"--workdir: {tmp_path} is in use by process {process.pid} on " in error
+        printed, _ = process.communicate(timeout=60)
+    assert printed == "True\n"
+
+
+def test_a_run_to_go_on_with_and_another_one(twin: Path, tmp_path: Path) -> None:
+    folder = runs.copy_of(twin, tmp_path / "run")
+    runs.cut_back(folder, 100)
+    config = Config.from_dict(json.loads((folder / "config.json").read_text()))
+    text = checkup.describe_workdir(config, folder)
+    assert text.endswith("a run goes on from step 100")
+    with pytest.raises(RunError, match=r"another run: seed=5 \(checkpoint: 0\)"):
+        checkup.describe_workdir(config.replace({"seed": 5}), folder)
+
+
+@pytest.mark.slow  # the lock alone is tried above
+def test_a_trainer_beside_the_doctor_goes_on(
     command: Command, environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    workdir = tmp_path / "run"
+    folder = tmp_path / "run"
     longer = ("--config.train.num_steps=200000", "--config.model.hidden_size=8")
-    words = runs.words(workdir, data_dir, *longer)
+    words = runs.words(folder, data_dir, *longer)
     process = runs.start(environment, words)
     error = refusal(command("doctor", *words))
-    assert f"{workdir} is in use by process {process.pid} on " in error
+    assert f"{folder} is in use by process {process.pid} on " in error
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143, stderr
 
-    step = max(int(path.name) for path in workdir.iterdir() if path.name.isdecimal())
-    config = Config.from_dict(json.loads((workdir / "config.json").read_text()))
-    text = checkup.describe_workdir(config, workdir)
+    step = max(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+    config = Config.from_dict(json.loads((folder / "config.json").read_text()))
+    text = checkup.describe_workdir(config, folder)
     assert text.endswith(f"a run goes on from step {step}")
-    with pytest.raises(RunError, match=r"another run: seed=5 \(checkpoint: 0\)"):
-        checkup.describe_workdir(config.replace({"seed": 5}), workdir)
 
 
 def test_a_dead_trainers_note_is_not_believed(tmp_path: Path) -> None:
     (tmp_path / ".trainer").write_text(f"process {os.getpid()} on here")
-    assert checkup.workdir.holder(tmp_path) is None
-    with checkup.workdir.claim(tmp_path):
-        named = checkup.workdir.holder(tmp_path)
+    assert workdir.holder(tmp_path) is None
+    with workdir.claim(tmp_path):
+        named = workdir.holder(tmp_path)
     assert named is not None
     assert named.startswith(f"process {os.getpid()} on ")
-    assert checkup.workdir.holder(tmp_path / "none") is None
+    assert workdir.holder(tmp_path / "none") is None
 
 
 def test_damaged_checkpoints_are_named(
@@ -201,10 +280,10 @@ def test_damaged_checkpoints_are_named(
 def test_a_step_that_is_not_finite_or_crashes_is_one_line(
     small: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = small.replace({"train.num_devices": 1})
     wild = {"train.learning_rate": 1e30, "train.clip_norm": 0.0}
+    small = small.replace({"train.num_devices": 1, "data.max_shift": 0} | wild)
     with pytest.raises(RunError, match=r"not finite.*lower train.learning_rate"):
-        checkup.describe_step(small.replace(wild))
+        checkup.describe_step(small)
 
     def crash(*_: object, **__: object) -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nwhile\nrunning")
@@ -280,7 +359,7 @@ def test_a_library_that_is_missing_is_a_problem() -> None:
 def test_the_floors_are_not_above_what_was_tested() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     lines = project["dependencies"]
-    floors = dict(re.match(r"([\w-]+)>=([\d.]+)", line).groups() for line in lines)
+    floors = dict(re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(lines), re.M))
     floors["python"] = project["requires-python"].removeprefix(">=")
     tested = versions.read_tested()
     for name, (oldest, newest) in tested.items():

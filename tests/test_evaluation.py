@@ -1,7 +1,10 @@
 """Evaluation: every image once, whatever the batch, padding and devices."""
 
+import functools
+import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,33 +12,61 @@ import pytest
 from support import mesh_of, random_examples
 
 from rnnmnist.config import ModelConfig
+from rnnmnist.data import Examples
 from rnnmnist.evaluation import EvaluationSplit, evaluate, kept_result
 from rnnmnist.intervals import wilson_interval
 from rnnmnist.model import init_params, make_model
 
-MODEL = make_model(ModelConfig(hidden_size=16))
+MODEL = make_model(ModelConfig(hidden_size=8))
 PARAMS = init_params(MODEL, jax.random.key(0), 1.0)
+EXAMPLES = random_examples(1003)
+COUNTS = (1, 99, 128, 1003)
+WAYS = [  # images, batch and devices
+    (1, 1, 1),
+    (1, 64, 8),  # most of the devices have padding alone
+    (99, 1, 2),
+    (99, 7, 8),
+    (128, 64, 2),
+    (1003, 64, 8),
+    (1003, 5000, 1),
+]
 
 
-@pytest.mark.parametrize("count", [1, 99, 128, 1003])
-def test_batch_padding_and_devices_change_no_result(count: int) -> None:
-    examples = random_examples(count)
-    logits = np.asarray(MODEL.apply({"params": PARAMS}, examples.images), np.float64)
+@pytest.fixture(scope="module")
+def logits() -> np.ndarray:
+    """The network's answers to all examples, float64 [examples, classes]."""
+    ask = jax.jit(functools.partial(MODEL.apply, {"params": PARAMS}))
+    return np.asarray(ask(EXAMPLES.images), np.float64)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "devices"),
+    [
+        *WAYS,
+        # Each of the others is one more program of the same kind: they are for CI.
+        *(
+            pytest.param(*way, marks=pytest.mark.slow)
+            for way in itertools.product(COUNTS, (1, 7, 64, 5000), (1, 2, 8))
+            if way not in WAYS and way[0] / way[1] <= 200
+        ),
+    ],
+)
+def test_batch_padding_and_devices_change_no_result(
+    count: int, batch: int, devices: int, logits: np.ndarray
+) -> None:
+    examples = Examples(EXAMPLES.images[:count], EXAMPLES.labels[:count])
+    logits = logits[:count]
     answers = logits.argmax(axis=1)
     expected = np.zeros((10, 10), int)
     np.add.at(expected, (examples.labels, answers), 1)
     chosen = logits[np.arange(count), examples.labels]
     loss = (np.log(np.exp(logits).sum(axis=1)) - chosen).mean()
-    for devices in (1, 2, 8):
-        for batch in (1, 7, 64, 5000):
-            if count / batch > 200:
-                continue
-            split = EvaluationSplit.put(examples, mesh_of(devices), batch)
-            (result,) = evaluate(MODEL, PARAMS, split)
-            np.testing.assert_array_equal(result.confusion, expected)
-            assert result.examples == count
-            assert result.correct == (answers == examples.labels).sum()
-            assert result.loss == pytest.approx(loss, rel=1e-5)
+    split = EvaluationSplit.put(examples, mesh_of(devices), batch)
+    (result,) = evaluate(MODEL, PARAMS, split)
+    np.testing.assert_array_equal(result.confusion, expected)
+    assert result.examples == count
+    assert result.correct == (answers == examples.labels).sum()
+    assert result.loss == pytest.approx(loss, rel=1e-5)
 
 
 def test_images_that_are_lost_or_counted_twice_are_an_error() -> None:
@@ -72,7 +103,8 @@ def test_a_kept_result_is_of_these_parameters_and_adds_up(tmp_path: Path) -> Non
     assert kept_result(path, "abc") == document
     assert kept_result(path, "another") is None
     for key in ("correct", "examples", "accuracy", "accuracy_interval", "confusion"):
-        for wrong in ({key: 8}, {key: None}, {key: []}):
+        changes: tuple[dict[str, Any], ...] = ({key: 8}, {key: None}, {key: []})
+        for wrong in changes:
             path.write_text(json.dumps(document | wrong))
             assert kept_result(path, "abc") is None
         path.write_text(json.dumps({k: v for k, v in document.items() if k != key}))

@@ -1,7 +1,9 @@
 """How much of a gradient arrives at each row: that it is the gradient, and the file."""
 
+import functools
 import json
 from collections.abc import Callable
+from typing import Any
 
 import gradients
 import jax
@@ -9,57 +11,68 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import REPOSITORY, random_examples
+from support import REPOSITORY, random_examples, random_params
 
 from rnnmnist.config import Config, ModelConfig, load
-from rnnmnist.model import CELLS, Params, RowReader, init_params, make_model
+from rnnmnist.model import CELLS, Params, RowReader, make_model
 
 UNITS = 16
+COUNT = 3
+IMAGES, LABELS = random_examples(COUNT)
 
 
+@functools.cache
 def build(cell: str) -> tuple[RowReader, Params]:
-    model = make_model(ModelConfig(cell=cell, hidden_size=UNITS))
-    return model, init_params(model, jax.random.key(0), 1.0)
+    model = make_model(ModelConfig(cell=cell, hidden_size=UNITS))  # type: ignore[arg-type]
+    return model, random_params(model)
+
+
+@functools.cache
+def measured(cell: str) -> gradients.Nudges:
+    """What the tool says of all images, for every row."""
+    return gradients.gradients(*build(cell), IMAGES, LABELS)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_with_nothing_added_it_is_the_model(cell: str) -> None:
     model, params = build(cell)
-    images = random_examples(5).images
-    zeros = jnp.zeros((28, 5, UNITS))
-    found = gradients.read_nudged(model, params, images, gradients.Nudges(zeros, zeros))
-    expected = model.apply({"params": params}, images)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    zeros = jnp.zeros((28, COUNT, UNITS))
+    read = jax.jit(functools.partial(gradients.read_nudged, model))
+    found = read(params, jnp.asarray(IMAGES), gradients.Nudges(zeros, zeros))
+    expected = jax.jit(model.apply)({"params": params}, IMAGES)
+    np.testing.assert_allclose(found, np.asarray(expected), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("row", [1, 17, 28])
 def test_a_gradient_is_that_of_the_rest_of_the_reading(cell: str, row: int) -> None:
-    model, params = build(cell)
-    images, labels = random_examples(3)
+    _, params = build(cell)
     step = CELLS[cell][0](features=UNITS)
-    rows = images.swapaxes(0, 1).astype(np.float32) / 255
+    rows = IMAGES.swapaxes(0, 1).astype(np.float32) / 255
+    variables = {"params": params["cell"]}
+    read_row = jax.jit(lambda carry, pixels: step.apply(variables, carry, pixels)[0])
 
-    def read(carry: object, rows: np.ndarray) -> object:
+    def read(carry: Any, rows: np.ndarray) -> Any:
         for pixels in rows:
-            carry, _ = step.apply({"params": params["cell"]}, carry, pixels)
+            carry = read_row(carry, pixels)
         return carry
 
-    def loss(carry: object) -> jax.Array:
-        last = read(carry, rows[row:])
-        hidden = last[1] if isinstance(last, tuple) else last
+    @jax.jit
+    def loss_after(carry: Any) -> jax.Array:
+        hidden = carry[1] if isinstance(carry, tuple) else carry
         readout = params["readout"]
         logits = hidden @ readout["kernel"] + readout["bias"][None]
-        target = labels.astype(np.int32)
+        target = LABELS.astype(np.int32)
         return optax.softmax_cross_entropy_with_integer_labels(logits, target).sum()
 
-    found = gradients.gradients(model, params, images, labels)
-    carry = read(step.initialize_carry(jax.random.key(0), (3, 28)), rows[:row])
-    expected = jax.grad(loss)(carry)
+    found = measured(cell)
+    carry = read(step.initialize_carry(jax.random.key(0), (COUNT, 28)), rows[:row])
+    expected = jax.grad(lambda carry: loss_after(read(carry, rows[row:])))(carry)
     if cell == "lstm":
         (c, h), (by_c, expected) = carry, expected
         # What is added to c is in this row's h, too: h = o tanh(c).
-        by_c = by_c + expected * h / jnp.tanh(c) * (1 - jnp.tanh(c) ** 2)
+        tanh_c = np.tanh(c)
+        by_c = by_c + expected * h / tanh_c * (1 - tanh_c**2)
         np.testing.assert_allclose(found.c[row - 1], by_c, rtol=1e-3, atol=1e-7)
     else:
         assert not found.c.any()
@@ -68,7 +81,8 @@ def test_a_gradient_is_that_of_the_rest_of_the_reading(cell: str, row: int) -> N
 
 def lstm_loss(params: Params, image: np.ndarray, label: int) -> Callable[..., float]:
     """The loss as NumPy works it out in float64, of what is added to c after a row."""
-    cell = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["cell"])
+    double = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    cell, readout = double["cell"], double["readout"]
 
     def loss(row: int, nudge: np.ndarray) -> float:
         c = h = np.zeros(UNITS)
@@ -82,17 +96,16 @@ def lstm_loss(params: Params, image: np.ndarray, label: int) -> Callable[..., fl
             c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
             c = c + nudge * (number == row)
             h = np.tanh(c) / (1 + np.exp(-o))
-        logits = h @ np.asarray(params["readout"]["kernel"], np.float64)
-        return float(np.log(np.exp(logits).sum()) - logits[label])  # its bias is 0
+        logits = h @ readout["kernel"] + readout["bias"]
+        return float(np.log(np.exp(logits).sum()) - logits[label])
 
     return loss
 
 
 def test_a_gradient_is_what_a_small_difference_makes() -> None:
-    model, params = build("lstm")
-    (image,), (label,) = random_examples(1)
-    loss = lstm_loss(params, image, label)
-    found = gradients.gradients(model, params, image[None], np.array([label]))
+    _, params = build("lstm")
+    loss = lstm_loss(params, IMAGES[0], LABELS[0])
+    found = measured("lstm")
     for row, unit in [(1, 0), (9, 3), (28, 15)]:
         nudge = 1e-5 * np.eye(UNITS)[unit]
         slope = (loss(row, nudge) - loss(row, -nudge)) / 2e-5
@@ -100,18 +113,18 @@ def test_a_gradient_is_what_a_small_difference_makes() -> None:
 
 
 @pytest.fixture(scope="module")
-def document() -> dict[str, object]:
+def document() -> dict[str, Any]:
     return json.loads(gradients.NUMBERS.read_text())
 
 
-def test_the_file_is_of_the_default_run(document: dict) -> None:
+def test_the_file_is_of_the_default_run(document: dict[str, Any]) -> None:
     config = Config.from_dict(document["config"])
     default = load(REPOSITORY / "configs/default.py")
     assert config == default
     assert document["cells"].keys() == set(CELLS)
 
 
-def test_the_files_quantiles_are_in_order(document: dict) -> None:
+def test_the_files_quantiles_are_in_order(document: dict[str, Any]) -> None:
     for name, cell in document["cells"].items():
         for when in ("before", "after"):
             assert cell[when].keys() == ({"h", "c"} if name == "lstm" else {"h"})
@@ -124,7 +137,7 @@ def test_the_files_quantiles_are_in_order(document: dict) -> None:
                 assert (np.array(part["left"])[:, -1] == 1).all()
 
 
-def test_the_tutorials_claims_about_the_gradient_hold(document: dict) -> None:
+def test_the_tutorials_claims_about_the_gradient_hold(document: dict[str, Any]) -> None:
     def left(name: str, when: str, part: str = "h") -> np.ndarray:
         """At the first row: of 10 % of the images at most, of the median, of 90 %."""
         return np.array(document["cells"][name][when][part]["left"])[:, 0]
@@ -149,5 +162,5 @@ def test_the_tutorials_claims_about_the_gradient_hold(document: dict) -> None:
     assert max(width, key=lambda name: width[name]) == "rnn"
 
 
-def test_the_picture_is_drawn(document: dict) -> None:
+def test_the_picture_is_drawn(document: dict[str, Any]) -> None:
     assert gradients.picture(document).startswith(b"\x89PNG")

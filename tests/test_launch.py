@@ -139,7 +139,7 @@ def test_the_jobsets_command_trains(
 def test_cloud_tpu_runs_the_same_command_on_all_hosts(tmp_path: Path) -> None:
     record = '#!/bin/bash\nprintf "%s\\n" "${*: -1}" >> "$RECORD"\n'
     stand_in(tmp_path / "bin", "gcloud", record)
-    script = ["bash", LAUNCH / "cloud_tpu.sh", "--config=default", "--config.seed=1"]
+    script = ["bash", f"{LAUNCH}/cloud_tpu.sh", "--config=default", "--config.seed=1"]
     variables = {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         "RECORD": str(tmp_path / "record"),

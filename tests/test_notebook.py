@@ -48,9 +48,16 @@ print(json.dumps({
 SHORT = {"step": 1, "split": "train", "loss": 2.3, "accuracy": 0.1}
 
 
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+
+
+def code_cell(source: str, **fields: str) -> Any:
+    return nbformat.v4.new_code_cell(source, **fields)  # type: ignore[no-untyped-call]
+
+
 def cells() -> dict[str, Any]:
-    read = nbformat.read(NOTEBOOK, as_version=4)
-    return {cell.id: cell for cell in read.cells}
+    return {cell.id: cell for cell in read(NOTEBOOK).cells}
 
 
 def code() -> list[str]:
@@ -144,6 +151,7 @@ def test_badge_source_and_metadata_name_one_repository() -> None:
 def test_the_form_offers_the_shipped_configurations() -> None:
     offered = re.search(r"CONFIG = .*# @param (\[.*\])", cells()["settings"].source)
     shipped = [path.stem for path in (REPOSITORY / "configs").glob("*.py")]
+    assert offered is not None
     assert sorted(json.loads(offered[1])) == sorted(shipped)
     assert settings()["CONFIG"] in shipped
 
@@ -275,13 +283,13 @@ def execute(runtime: dict[str, str], wheel: Path, data_dir: Path) -> Execute:
     ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
         injected = {"SOURCE": str(wheel), "OVERRIDES": " ".join(words)} | others
         assert set(injected) <= set(settings())
-        document = nbformat.read(NOTEBOOK, as_version=4)
+        document = read(NOTEBOOK)
         place = [cell.id for cell in document.cells].index("settings") + 1
         source = "\n".join(f"{name} = {value!r}" for name, value in injected.items())
-        document.cells.insert(place, nbformat.v4.new_code_cell(source, id="injected"))
-        document.cells += [nbformat.v4.new_code_cell(source) for source in more]
+        document.cells.insert(place, code_cell(source, id="injected"))
+        document.cells += map(code_cell, more)
         path = folder / "executed.ipynb"
-        nbformat.write(document, path)
+        nbformat.write(document, path)  # type: ignore[no-untyped-call]
         finished = subprocess.run(
             [
                 Path(sys.executable).with_name("jupyter-execute"),
@@ -292,8 +300,7 @@ def execute(runtime: dict[str, str], wheel: Path, data_dir: Path) -> Execute:
             capture_output=True,
             text=True,
         )
-        executed = nbformat.read(path, as_version=4)
-        return finished, {cell.id: cell for cell in executed.cells}
+        return finished, {cell.id: cell for cell in read(path).cells}
 
     return run
 
@@ -456,8 +463,9 @@ def test_an_interrupt_saves(
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    step = re.search(r"stopped: saved step (\d+) of", output)[1]
-    assert (workdir / step / "params").is_dir()
+    saved = re.search(r"stopped: saved step (\d+) of", output)
+    assert saved is not None
+    assert (workdir / saved[1] / "params").is_dir()
 
 
 @pytest.mark.slow

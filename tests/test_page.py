@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 import robustness
 from scipy import ndimage
-from support import ORIGINALS, REPOSITORY, Command, in_a_browser, one_line_error
+from support import (
+    ORIGINALS,
+    REPOSITORY,
+    Command,
+    in_a_browser,
+    one_line_error,
+    refused,
+)
 
 from rnnmnist import film, handwriting, imagefiles
 from rnnmnist.config import Config, ModelConfig
@@ -31,14 +38,18 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Path:
+def page(once: Callable[[str, Callable[[Path], None]], Path], command: Command) -> Path:
     """The page of the two models that are shipped."""
-    output = tmp_path_factory.mktemp("page") / "a film.html"
-    finished = command("page", f"--output={output}")
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stderr == ""
-    assert finished.stdout.startswith(f"{output} (")
-    return output
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        output = folder / "a film.html"
+        finished = command("page", f"--output={output}")
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stderr == ""
+        assert finished.stdout.startswith(f"{output} (")
+
+    return once("page", write) / "a film.html"
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +123,8 @@ def test_samples_are_two_of_each_digit_and_the_hardest(content: dict[str, Any]) 
     images, labels = embedded.splits()["test"]
     belief = Reader(REPOSITORY / REFERENCES[0]).believe(images)[:, -1]
     known = {image.tobytes(): place for place, image in enumerate(images)}
-    easy, hard = [], []
+    easy: list[int] = []
+    hard: list[int] = []
     for sample in content["samples"]:
         place = known[base64.b64decode(sample["pixels"])]
         assert sample["label"] == labels[place]
@@ -138,11 +150,16 @@ def test_samples_are_two_of_each_digit_and_the_hardest(content: dict[str, Any]) 
     ],
 )
 def test_a_mistake_is_one_line(
-    command: Command, tmp_path: Path, arguments: list[str], named: str
+    arguments: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = {"PYTHONPATH": str(REPOSITORY)}
-    finished = command("page", *arguments, cwd=tmp_path, **environment)
-    assert named in one_line_error(finished)
+    monkeypatch.chdir(tmp_path)
+    assert named in refused("page", *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_ends_the_command(command: Command, tmp_path: Path) -> None:
+    words = [f"--output={tmp_path / 'page.html'}", "--wrokdir=a"]
+    assert "--workdir?" in one_line_error(command("page", *words))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -490,11 +507,12 @@ class TestInABrowser:
         images = "[...document.querySelectorAll('.map canvas')].map(c => c.toDataURL())"
         choices = tab.locator("#choice label")
         assert choices.all_inner_texts() == list(film.TITLES.values())
-        for use in (
+        uses: list[Callable[[], Any]] = [
             lambda: choices.nth(1).click(),
             lambda: tab.keyboard.press("ArrowLeft"),
             lambda: tab.keyboard.press("ArrowRight"),
-        ):
+        ]
+        for use in uses:
             paintings.append(tab.evaluate(images))
             use()
         before, other, again = paintings

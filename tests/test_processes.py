@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import runs
-from support import Command, one_line_error
+from support import Command, Once, one_line_error, refused
 
 from rnnmnist import processes
 from rnnmnist.errors import RunError, UserError
@@ -28,47 +28,43 @@ def together(
     return runs.outcomes(runs.start_together(environment, [words] * count))
 
 
-@pytest.fixture(scope="module")
-def pair(
-    tmp_path_factory: pytest.TempPathFactory,
-    environment: dict[str, str],
-    data_dir: Path,
-) -> Path:
+@pytest.fixture(scope="session")
+def pair(once: Once, environment: dict[str, str], data_dir: Path) -> Path:
     """The run of two processes that nothing happened to."""
-    workdir = tmp_path_factory.mktemp("pair") / "run"
-    first, second = together(environment, workdir, data_dir, 2, TWO_DEVICES)
-    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
-    assert "2 cpu devices of 2 processes" in first[1]
-    assert first[2] == ""
-    assert second[1:] == ("", "")  # the first alone speaks
-    return workdir
+
+    def train(workdir: Path) -> None:
+        first, second = together(environment, workdir, data_dir, 2, TWO_DEVICES)
+        assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+        assert "2 cpu devices of 2 processes" in first[1]
+        assert first[2] == ""
+        assert second[1:] == ("", "")  # the first alone speaks
+
+    return once("pair", train)
 
 
-def test_two_processes_are_one_run(
-    command: Command, data_dir: Path, pair: Path, tmp_path: Path
-) -> None:
-    alone = tmp_path / "alone"
-    finished = command("main", *runs.words(alone, data_dir, TWO_DEVICES))
-    assert finished.returncode == 0, finished.stderr
-    # Two devices add the same two numbers, wherever they are: to the last bit.
-    runs.assert_same_end(pair, alone)
+def test_two_processes_are_one_run(pair: Path, twin: Path) -> None:
+    """Two devices add the same two numbers, wherever they are: to the last bit."""
+    runs.assert_same_end(pair, twin)
 
 
 def test_all_write_checkpoints_and_one_process_evaluates(
-    command: Command, pair: Path
+    command: Command, pair: Path, tmp_path: Path
 ) -> None:
+    workdir = runs.copy_of(pair, tmp_path / "run")
     for step in (100, runs.STEPS):
-        writers = {path.name for path in (pair / str(step) / "state").glob("ocdbt.*")}
+        writers = {
+            path.name for path in (workdir / str(step) / "state").glob("ocdbt.*")
+        }
         assert writers == {"ocdbt.process_0", "ocdbt.process_1"}
-    (path,) = (pair / "evaluation").iterdir()
+    (path,) = (workdir / "evaluation").iterdir()
     trained = json.loads(path.read_text())
     path.unlink()
-    finished = command("evaluate", f"--workdir={pair}")
+    finished = command("evaluate", f"--workdir={workdir}")
     assert finished.returncode == 0, finished.stderr
     evaluated = json.loads(path.read_text())
     assert evaluated["confusion"] == trained["confusion"]
     assert evaluated["params_sha256"] == trained["params_sha256"]
-    assert command("verify", f"--workdir={pair}").returncode == 0
+    assert command("verify", f"--workdir={workdir}").returncode == 0
 
 
 @pytest.mark.slow
@@ -349,14 +345,14 @@ def test_one_process_needs_no_coordinator() -> None:
         assert processes.from_first(lambda: 3) == processes.largest(3) == 3
 
 
-def test_a_port_that_is_taken_is_one_line(command: Command, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
         place = [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"]
-        finished = command("main", f"--workdir={tmp_path}", *place, "--process_id=0")
-    assert f"--coordinator_address: port {port} cannot be" in one_line_error(finished)
+        error = refused("main", f"--workdir={tmp_path}", *place, "--process_id=0")
+    assert f"--coordinator_address: port {port} cannot be" in error
 
 
 def test_a_coordinator_that_does_not_answer_is_one_line(

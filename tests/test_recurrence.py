@@ -1,7 +1,8 @@
 """The written-out recurrence is Flax's cell, in value and in gradient."""
 
 import dataclasses
-from typing import Any
+import functools
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,43 +10,39 @@ import jax.test_util
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
+from support import abstract_params, random_params
 
 from rnnmnist.config import ModelConfig
 from rnnmnist.errors import UserError
 from rnnmnist.model import Params, RowReader, init_params, make_model
 
-SHAPES = [(1, 2, 1, 1), (3, 28, 28, 128), (16, 28, 28, 32), (5, 7, 3, 16)]
+Cell = Literal["lstm", "gru", "rnn"]
+Recurrence = Literal["fused", "flax"]
+# Batch, rows, columns and hidden size, all different so that no two can be confused.
+SHAPE = (5, 28, 3, 8)
 
 
-def networks(hidden_size: int, remat_rows: int | None = None) -> tuple[RowReader, ...]:
+def networks(hidden_size: int) -> tuple[RowReader, ...]:
     """The same network, by the fused recurrence and by Flax's cell."""
-    config = ModelConfig(hidden_size=hidden_size, remat_rows=remat_rows)
     return tuple(
-        make_model(dataclasses.replace(config, recurrence=name))
+        make_model(ModelConfig(hidden_size=hidden_size, recurrence=name))
         for name in ("fused", "flax")
     )
 
 
-def some_params(model: RowReader, columns: int = 28) -> Params:
-    """Parameters none of which is zero, nor small."""
-    images = jnp.zeros((1, 1, columns))
-    params = dataclasses.replace(model, remat_rows=None).init(
-        jax.random.key(0), images
-    )["params"]
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return jax.tree.unflatten(
-        tree,
-        [
-            leaf + 0.2 * jax.random.normal(key, leaf.shape)
-            for leaf, key in zip(leaves, keys, strict=True)
-        ],
-    )
+def some_images(*shape: int) -> np.ndarray:
+    return np.random.default_rng(2).normal(size=shape).astype(np.float32)
 
 
-def loss(model: RowReader, params: Params, images: jax.Array) -> jax.Array:
+def loss(model: RowReader, params: Params, images: Any) -> jax.Array:
     """Something that depends on every logit, and unevenly."""
     return jnp.sum(jnp.sin(3 * jnp.asarray(model.apply({"params": params}, images))))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_gradients(model: RowReader, params: Params, images: Any) -> Any:
+    """The loss, and its gradients with respect to the parameters and the images."""
+    return jax.value_and_grad(functools.partial(loss, model), (0, 1))(params, images)
 
 
 def assert_close(one: Any, other: Any) -> None:
@@ -59,29 +56,34 @@ def assert_close(one: Any, other: Any) -> None:
     jax.tree.map(close, one, other)
 
 
-@pytest.mark.parametrize(("batch", "rows", "columns", "hidden"), SHAPES)
+@pytest.mark.parametrize(
+    ("batch", "rows", "columns", "hidden"),
+    [
+        (1, 2, 1, 1),
+        SHAPE,
+        # The same program in larger sizes, the defaults among them.
+        pytest.param(16, 28, 28, 32, marks=pytest.mark.slow),
+        pytest.param(3, 28, 28, 128, marks=pytest.mark.slow),
+    ],
+)
 def test_values_and_gradients_are_those_of_the_cell(
     batch: int, rows: int, columns: int, hidden: int
 ) -> None:
     fused, flax = networks(hidden)
-    params = some_params(flax, columns)
-    images = jax.random.normal(jax.random.key(2), (batch, rows, columns))
-    values = [
-        jax.jit(jax.value_and_grad(lambda p, x, m=model: loss(m, p, x), (0, 1)))(
-            params, images
-        )
-        for model in (fused, flax)
-    ]
-    assert_close(*values)
+    params = random_params(flax, columns)
+    images = some_images(batch, rows, columns)
+    assert_close(
+        value_and_gradients(fused, params, images),
+        value_and_gradients(flax, params, images),
+    )
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
     fused, _ = networks(4)
-    params = some_params(fused, 3)
-    images = jax.random.normal(jax.random.key(2), (2, 5, 3))
+    params = random_params(fused, 3)
     jax.test_util.check_grads(
-        lambda p, x: loss(fused, p, x),
-        (params, images),
+        jax.jit(functools.partial(loss, fused)),
+        (params, some_images(2, 5, 3)),
         order=1,
         modes=["rev"],
         atol=2e-2,
@@ -90,21 +92,25 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 
 def test_a_stack_under_vmap_is_that_of_the_cell() -> None:
-    fused, flax = networks(16)
-    one = some_params(flax)
-    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf, -leaf]), one)
-    images = jax.random.normal(jax.random.key(2), (3, 4, 28, 28))
-    values = [
-        jax.vmap(jax.value_and_grad(lambda p, x, m=model: loss(m, p, x)))(stack, images)
-        for model in (fused, flax)
+    batch, rows, columns, hidden = SHAPE
+    fused, flax = networks(hidden)
+    one = random_params(flax, columns)
+    stack = jax.tree.map(lambda leaf: np.stack([leaf, 0.5 * leaf, -leaf]), one)
+    images = some_images(3, batch, rows, columns)
+    found = jax.jit(jax.vmap(functools.partial(value_and_gradients, fused)))
+    # One by one: the program of the tests above.
+    single = [
+        value_and_gradients(flax, jax.tree.map(lambda leaf, i=i: leaf[i], stack), own)
+        for i, own in enumerate(images)
     ]
-    assert_close(*values)
+    assert_close(found(stack, images), jax.tree.map(lambda *x: np.stack(x), *single))
 
 
 def test_shares_of_a_batch_under_shard_map_are_those_of_the_cell() -> None:
-    fused, flax = networks(16)
-    params = some_params(flax)
-    images = jax.random.normal(jax.random.key(2), (8, 28, 28))
+    _, rows, columns, hidden = SHAPE
+    fused, flax = networks(hidden)
+    params = random_params(flax, columns)
+    images = some_images(8, rows, columns)
     mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
 
     def gradient(model: RowReader) -> Any:
@@ -122,60 +128,90 @@ def test_shares_of_a_batch_under_shard_map_are_those_of_the_cell() -> None:
             )
         )(params, images)
 
-    assert_close(gradient(fused), gradient(flax))
-    assert_close(gradient(fused), jax.grad(lambda p: loss(flax, p, images))(params))
+    found = gradient(fused)
+    assert_close(found, gradient(flax))
+    _, (whole, _) = value_and_gradients(flax, params, images)
+    assert_close(found, whole)
 
 
 def test_the_parameters_are_the_same_numbers_under_the_same_names() -> None:
-    fused, flax = (init_params(m, jax.random.key(0), 1.0) for m in networks(8))
-    assert jax.tree.structure(fused) == jax.tree.structure(flax)
+    init = jax.jit(init_params, static_argnums=0)
+    fused, flax = (init(model, jax.random.key(0), 1.0) for model in networks(8))
+    assert str(jax.tree.structure(fused)) == str(jax.tree.structure(flax))
     assert jax.tree.all(jax.tree.map(np.array_equal, fused, flax))
 
 
-@pytest.mark.parametrize("name", ["fused", "flax"])
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-@pytest.mark.parametrize("block", [1, 4, 28])
-def test_blocks_of_rows_change_nothing(name: str, cell: str, block: int) -> None:
-    whole = ModelConfig(cell=cell, hidden_size=8, recurrence=name)  # type: ignore[arg-type]
-    params = some_params(make_model(whole))
-    images = jax.random.normal(jax.random.key(2), (3, 28, 28))
-    models = [
-        make_model(whole),
-        make_model(dataclasses.replace(whole, remat_rows=block)),
+EVERY_BLOCK = [
+    pytest.param(cell, name, block, marks=[] if kept else pytest.mark.slow)
+    for cell, name, block, kept in [
+        # By default each network, and of the fused one each kind of block.
+        ("lstm", "fused", 1, True),
+        ("lstm", "fused", 4, True),
+        ("lstm", "fused", 28, True),
+        ("lstm", "flax", 1, False),
+        ("lstm", "flax", 4, True),
+        ("lstm", "flax", 28, False),
+        ("gru", "flax", 1, False),
+        ("gru", "flax", 4, True),
+        ("gru", "flax", 28, False),
+        ("rnn", "flax", 1, False),
+        ("rnn", "flax", 4, True),
+        ("rnn", "flax", 28, False),
     ]
-    values = [
-        jax.value_and_grad(lambda p, m=model: loss(m, p, images))(params)
-        for model in models
-    ]
-    assert_close(*values)
+]
+
+
+@pytest.mark.parametrize(("cell", "name", "block"), EVERY_BLOCK)
+def test_blocks_of_rows_change_nothing(
+    cell: Cell, name: Recurrence, block: int
+) -> None:
+    batch, rows, columns, hidden = SHAPE
+    config = ModelConfig(cell=cell, hidden_size=hidden, recurrence=name)
+    whole = make_model(config)
+    blocks = make_model(dataclasses.replace(config, remat_rows=block))
+    params, images = random_params(whole, columns), some_images(batch, rows, columns)
+    assert_close(
+        value_and_gradients(whole, params, images),
+        value_and_gradients(blocks, params, images),
+    )
 
 
 def test_blocks_of_rows_save_memory() -> None:
-    images = jnp.zeros((32, 784, 28))
+    images = jax.ShapeDtypeStruct((32, 784, 28), jnp.float32)
 
     def memory(remat_rows: int | None) -> int:
-        model, _ = networks(64, remat_rows)
-        params = some_params(model)
-        compiled = jax.jit(jax.grad(lambda p: loss(model, p, images))).lower(params)
-        return compiled.compile().memory_analysis().temp_size_in_bytes
+        model = make_model(ModelConfig(hidden_size=64, remat_rows=remat_rows))
+        gradient = jax.jit(jax.grad(functools.partial(loss, model)))
+        lowered = gradient.lower(abstract_params(model), images)
+        analysis = lowered.compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
 
     assert memory(28) < memory(None) / 4
 
 
 def test_rows_that_are_not_whole_blocks_are_refused() -> None:
-    model, _ = networks(8, remat_rows=4)
+    model = make_model(ModelConfig(hidden_size=8, remat_rows=4))
     with pytest.raises(ValueError, match="30 rows are not blocks of 4 rows"):
-        model.apply({"params": some_params(model)}, jnp.zeros((1, 30, 28)))
+        model.apply({"params": random_params(model, 28)}, jnp.zeros((1, 30, 28)))
     with pytest.raises(UserError, match="must be one of 1, 2, 4, 7, 14, 28, not 5"):
         ModelConfig(remat_rows=5)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def logits_after_every_row(model: RowReader, params: Params, images: Any) -> jax.Array:
+    return jnp.asarray(model.apply({"params": params}, images, every_row=True))
+
+
 @pytest.mark.parametrize("block", [None, 7])
 def test_after_every_row_the_last_is_the_answer(block: int | None) -> None:
-    fused, flax = networks(16, block)
-    params = some_params(flax)
-    images = jax.random.normal(jax.random.key(2), (3, 28, 28))
-    rows = fused.apply({"params": params}, images, every_row=True)
-    assert rows.shape == (3, 28, 10)
-    assert_close(rows[:, -1], fused.apply({"params": params}, images))
-    assert_close(rows, flax.apply({"params": params}, images, every_row=True))
+    batch, rows, columns, hidden = SHAPE
+    fused, flax = (
+        dataclasses.replace(model, remat_rows=block) for model in networks(hidden)
+    )
+    params, images = random_params(flax, columns), some_images(batch, rows, columns)
+    found = logits_after_every_row(fused, params, images)
+    assert found.shape == (batch, rows, 10)
+    last = jax.jit(lambda p, x: fused.apply({"params": p}, x))(params, images)
+    assert_close(found[:, -1], last)
+    assert_close(found, logits_after_every_row(flax, params, images))

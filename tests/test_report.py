@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from support import Command, in_a_browser, one_line_error
+from support import REPOSITORY, Command, in_a_browser, one_line_error, refused
 
 from rnnmnist import figures, flags, webpage
 from rnnmnist.comparison import comparison_page, differing, place_of
@@ -26,12 +27,6 @@ from rnnmnist.sections import bands
 PICTURES = ["curves", "confusion", "rows", "classes", "gallery", "reliability"]
 NOW = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
 OCCASION = Occasion("python -m rnnmnist.report", NOW)
-SETTINGS = (
-    "--config.model.hidden_size=16",
-    "--config.train.num_steps=60",
-    "--config.train.eval_every_steps=20",
-    "--config.train.log_every_steps=10",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,26 +36,34 @@ class Reported:
     first: Path
     second: Path
     output: str
-    data_dir: str
 
 
 @pytest.fixture(scope="module")
 def reported(
-    tmp_path_factory: pytest.TempPathFactory, command: Command, data_dir: Path
+    once: Callable[[str, Callable[[Path], None]], Path],
+    twin: Path,
+    command: Command,
+    data_dir: Path,
 ) -> Reported:
     """A run, and its copy from which all but the parameters was taken."""
-    folder = tmp_path_factory.mktemp("runs")
-    first, second = folder / "first", folder / "deeper #1" / "second"
-    place = f"--config.data.data_dir={data_dir}"
-    trained = command("main", f"--workdir={first}", place, *SETTINGS)
-    assert trained.returncode == 0, trained.stderr
-    shutil.copytree(first, second)
-    (second / "metrics.jsonl").unlink()
-    shutil.rmtree(second / "evaluation")
-    finished = command("report", f"--workdir={first}", f"--workdir={second}", place)
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stderr == ""
-    return Reported(first, second, finished.stdout, place)
+
+    def paths(folder: Path) -> tuple[Path, Path]:
+        return folder / "runs" / "first", folder / "runs" / "deeper #1" / "second"
+
+    def report(folder: Path) -> None:
+        first, second = paths(folder)
+        shutil.copytree(twin, first)
+        shutil.copytree(twin, second)
+        (second / "metrics.jsonl").unlink()
+        shutil.rmtree(second / "evaluation")
+        place = f"--config.data.data_dir={data_dir}"
+        finished = command("report", f"--workdir={first}", f"--workdir={second}", place)
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stderr == ""
+        (folder / "output").write_text(finished.stdout)
+
+    folder = once("reported", report)
+    return Reported(*paths(folder), (folder / "output").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +105,7 @@ def stack(findings: Findings) -> Findings:
         "accuracy_std": 0.006,
         "accuracy_mean_interval": [mean - 0.015, mean + 0.015],
         "correct": sum(member["correct"] for member in members),
-        "confusion": sum(tables).tolist(),
+        "confusion": np.sum(tables, axis=0).tolist(),
         "members": members,
     }
     metrics = [
@@ -263,7 +266,7 @@ def test_the_comparison_shows_the_settings_that_differ(findings: Findings) -> No
     assert folder == findings.workdir.parent / "report"
     words = read(comparison_page(runs, folder, OCCASION)).words
     assert "model.cell gru" in words
-    assert "model.hidden_size 16" not in words
+    assert "model.hidden_size 48" not in words
 
 
 def test_a_run_inside_another_keeps_the_others_report() -> None:
@@ -277,7 +280,7 @@ def test_a_stack_of_seeds_is_told_by_network(stack: Findings) -> None:
         assert f"{member['correct']:,}" in words
         assert f"seed {member['seed']}" in words
     assert "on average over 3 networks" in words
-    assert "Each network is an LSTM with 16 units and reads" in words
+    assert "Each network is an LSTM with 48 units and reads" in words
     assert "Standard deviation over seeds 0.60 points" in words
     assert "wrong answers by the network of seed 0" in words
     assert "lowest to highest" in words
@@ -298,7 +301,9 @@ def test_bands_of_one_network_are_over_images_of_several_over_networks() -> None
     assert second == pytest.approx((0.25, 0.5, 1.0))
 
 
-def test_sessions_with_and_without_an_end(tmp_path: Path, findings: Findings) -> None:
+def test_a_run_of_several_sessions_that_was_counted_elsewhere(
+    tmp_path: Path, findings: Findings
+) -> None:
     path = tmp_path / "sessions.jsonl"
     assert read_sessions(path) == []
     start = {"event": "start", "time": "2026-01-02T03:04:05+00:00", "step": 0}
@@ -308,23 +313,18 @@ def test_sessions_with_and_without_an_end(tmp_path: Path, findings: Findings) ->
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"torn')
     sessions = read_sessions(path)
     assert [session.end is None for session in sessions] == [True, False]
-    run = dataclasses.replace(findings, sessions=sessions)
+    (answers,) = findings.networks
+    flipped = answers.said.copy()  # as another device may round them
+    place = np.flatnonzero(answers.right)[0]
+    flipped[place, -1] = (flipped[place, -1] + 1) % 10
+    networks = [answers._replace(said=flipped)]
+    run = dataclasses.replace(findings, sessions=sessions, networks=networks)
     assert run.seconds == 7.25
     words = read(report_page(run, OCCASION)).words
     assert "7.2, in 2 sessions, without 1 that did not end" in words
     assert "a <fast> one" in words
     assert "2026-01-02 03:04 UTC" in words
     assert "no recorded end" in words
-
-
-def test_answers_that_are_rounded_otherwise_here_are_told(findings: Findings) -> None:
-    """As of a result that was counted on another device."""
-    (answers,) = findings.networks
-    flipped = answers.said.copy()
-    place = np.flatnonzero(answers.right)[0]
-    flipped[place, -1] = (flipped[place, -1] + 1) % 10
-    run = dataclasses.replace(findings, networks=[answers._replace(said=flipped)])
-    words = read(report_page(run, OCCASION)).words
     assert f"Asked again for this report, {findings.test['correct'] - 1} are" in words
 
 
@@ -366,12 +366,14 @@ def test_wrong_words(words: list[str], message: str) -> None:
         flags.parse_report(words, "")
 
 
-def test_a_run_that_is_not_there(command: Command, tmp_path: Path) -> None:
+def test_a_mistake_is_one_line(command: Command) -> None:
+    assert "--workdir" in one_line_error(command("report"))
+
+
+def test_a_run_that_is_not_there(tmp_path: Path) -> None:
     """It is found before the others are read."""
-    there, missing = "checkpoints/reference", tmp_path / "run"
-    error = one_line_error(
-        command("report", f"--workdir={there}", f"--workdir={missing}")
-    )
+    there, missing = REPOSITORY / "checkpoints" / "reference", tmp_path / "run"
+    error = refused("report", f"--workdir={there}", f"--workdir={missing}")
     assert f"{tmp_path / 'run'} does not exist" in error
     assert list(tmp_path.iterdir()) == []
 
@@ -420,7 +422,9 @@ def test_the_pages_in_a_browser(
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme
         )
-        page, faults, requests = context.new_page(), [], []
+        page = context.new_page()
+        faults: list[str] = []
+        requests: list[str] = []
         page.on("console", lambda message, faults=faults: faults.append(message.text))
         page.on("pageerror", lambda error, faults=faults: faults.append(str(error)))
         page.on("request", lambda sent, requests=requests: requests.append(sent.url))

@@ -3,6 +3,7 @@
 import ast
 import json
 import statistics
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def test_a_row_is_measured_once(
             assert member["right_after_rows"][-1] == member["correct"]
             assert member["seconds"] > 0
         (tmp_path / "tiny.json").unlink()
-        monkeypatch.setattr(results.subprocess, "Popen", None)
+        monkeypatch.setattr(subprocess, "Popen", None)
 
 
 def test_a_result_was_measured_with_todays_settings() -> None:
@@ -144,6 +145,7 @@ def test_a_results_numbers_follow_from_its_counts(path: Path) -> None:
 def test_a_configurations_docstring_states_its_result(path: Path) -> None:
     result = json.loads((REPOSITORY / f"results/{path.stem}.json").read_text())
     text = ast.get_docstring(ast.parse(path.read_text()))
+    assert text is not None
     mean, std = 100 * result["accuracy_mean"], 100 * result["accuracy_std"]
     assert f"{mean:.2f} ± {std:.2f} %" in text
     assert f"{len(result['members'])} seeds" in text

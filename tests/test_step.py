@@ -1,4 +1,11 @@
-"""Training: one program, the same bits however it is cut, and nothing unfinite."""
+"""Training: one program, the same bits however it is cut, and nothing unfinite.
+
+Most tests run one configuration, on a mesh of one device and on one of eight, so that
+its two programs are compiled once.
+"""
+
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,128 +19,186 @@ from support import mesh_of, random_examples
 from rnnmnist.batches import Batch, TrainingSplit
 from rnnmnist.config import Config
 from rnnmnist.digests import params_sha256
-from rnnmnist.model import make_model
+from rnnmnist.mesh import put, replicated
+from rnnmnist.model import RowReader, make_model
 from rnnmnist.objective import Objective
 from rnnmnist.step import Metrics, create_state, score_last_batch, train_steps
 
+BATCH_SIZE = 16
+CONFIG = Config().replace(
+    {
+        "data.max_shift": 1,
+        "model.hidden_size": 16,
+        "train.batch_size": BATCH_SIZE,
+        "train.num_steps": 400,
+        "train.learning_rate": 0.02,
+    }
+)
+EXAMPLES = random_examples(24)  # so that epochs end in the middle of batches
+
+
+@functools.cache
+def first_state(config: Config, mesh: Mesh) -> TrainState:
+    """The state before the first update, in the memory of the host."""
+    return jax.device_get(create_state(config, make_model(config.model), mesh))
+
 
 def start(config: Config, mesh: Mesh) -> tuple[TrainState, TrainingSplit]:
-    state = create_state(config, make_model(config.model), mesh)
-    return state, TrainingSplit.put(random_examples(100), config, mesh)
+    """A state that may be donated, and the training split."""
+    state = jax.tree.map(
+        lambda leaf: jax.device_put(leaf.copy(), replicated(mesh)),
+        first_state(config, mesh),
+    )
+    return state, TrainingSplit.put(EXAMPLES, config, mesh)
 
 
 def advance(
     state: TrainState, split: TrainingSplit, steps: int, mesh: Mesh
 ) -> tuple[TrainState, Metrics]:
-    return train_steps(state, split, jnp.int32(steps), mesh=mesh)
+    return train_steps(state, split, put(np.int32(steps), replicated(mesh)), mesh=mesh)
 
 
-def answers(
-    config: Config, state: TrainState, batch: Batch, every_row: bool = False
-) -> np.ndarray:
-    model = make_model(config.model)
-    logits = model.apply({"params": state.params}, batch.images, every_row=every_row)
-    return np.asarray(logits)
+def state_sha256(state: TrainState) -> str:
+    return params_sha256({"params": state.params, "opt_state": state.opt_state})
+
+
+@jax.jit
+def whole_batch(split: TrainingSplit, step: jax.Array) -> Batch:
+    return split.batch(step, jnp.int32(0), 1)
+
+
+def batch_of(config: Config, step: int) -> Batch:
+    """The batch of a step, drawn on one device, as arrays of the host."""
+    split = TrainingSplit.put(EXAMPLES, config, mesh_of(1))
+    return jax.device_get(whole_batch(split, np.int32(step)))
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def every_answer(model: RowReader, params: Any, images: jax.Array) -> jax.Array:
+    return jnp.asarray(model.apply({"params": params}, images, every_row=True))
+
+
+def answers(config: Config, state: TrainState, batch: Batch) -> np.ndarray:
+    """Logits after every row, [batch, rows, classes], computed on one device."""
+    params = jax.device_get(state.params)
+    logits = every_answer(make_model(config.model), params, batch.images)
+    return np.asarray(logits, np.float64)
 
 
 def test_one_trace_serves_every_length(
-    small: Config, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traces = []
     honest = Objective.__call__
-    monkeypatch.setattr(
-        Objective, "__call__", lambda *args: traces.append(1) or honest(*args)
-    )
-    train_steps.clear_cache()
-    state, split = start(small, mesh)
+
+    def counting(*args: Any) -> tuple[jax.Array, jax.Array]:
+        traces.append(1)
+        return honest(*args)
+
+    monkeypatch.setattr(Objective, "__call__", counting)
+    program: Any = train_steps
+    program.clear_cache()
+    state, split = start(CONFIG, mesh)
     for steps in (1, 5, 2, 1, 0):
         state, _ = advance(state, split, steps, mesh)
     assert int(state.step) == 9
-    assert train_steps._cache_size() == 1
+    assert program._cache_size() == 1
     assert len(traces) <= 2  # jax may trace a function for its shapes once more
 
 
-def test_the_same_bits_however_the_steps_are_cut(small: Config, mesh: Mesh) -> None:
-    averaging = 0.9 if mesh.size > 1 else 0.0  # with and without, each compiled once
-    small = small.replace({"train.ema_decay": averaging})
+@pytest.mark.parametrize(
+    ("devices", "averaging"),
+    [
+        (8, 0.0),
+        (1, 0.9),
+        # For CI: the same loop in two other programs.
+        pytest.param(8, 0.9, marks=pytest.mark.slow),
+        pytest.param(1, 0.0, marks=pytest.mark.slow),
+    ],
+)
+def test_the_same_bits_however_the_steps_are_cut(
+    devices: int, averaging: float
+) -> None:
+    mesh = mesh_of(devices)
+    config = CONFIG.replace({"train.ema_decay": averaging})
     hashes = set()
     for cuts in ([12], [5, 7], [1] * 12, [11, 1]):
-        state, split = start(small, mesh)
+        state, split = start(config, mesh)
         for steps in cuts:
             state, _ = advance(state, split, steps, mesh)
-        leaves = (state.params, state.opt_state, state.step)
-        hashes.add(params_sha256(leaves))  # type: ignore[arg-type]
+        assert int(state.step) == 12
+        hashes.add(state_sha256(state))
     assert len(hashes) == 1
 
 
-def test_metrics_are_sums_over_the_finished_updates(small: Config, mesh: Mesh) -> None:
-    state, split = start(small, mesh)
+def test_metrics_are_sums_over_the_finished_updates(mesh: Mesh) -> None:
+    state, split = start(CONFIG, mesh)
     state, whole = advance(state, split, 6, mesh)
-    state, split = start(small, mesh)
+    state, split = start(CONFIG, mesh)
     parts = []
     for _ in range(6):
         state, metrics = advance(state, split, 1, mesh)
         parts.append(metrics)
-    assert int(whole.examples) == 6 * 32
+    assert int(whole.examples) == 6 * BATCH_SIZE
     assert int(whole.correct) == sum(int(part.correct) for part in parts)
     total = sum(float(part.loss) for part in parts)
     assert float(whole.loss) == pytest.approx(total, rel=1e-5)
 
 
-def test_devices_agree_to_rounding(small: Config) -> None:
+# Two devices would be one more program: they are for CI.
+@pytest.mark.parametrize("devices", [8, pytest.param(2, marks=pytest.mark.slow)])
+def test_devices_agree_to_rounding(devices: int) -> None:
     results = []
-    for count in (1, 2, 8):
-        state, split = start(small, mesh_of(count))
+    for count in (1, devices):
+        state, split = start(CONFIG, mesh_of(count))
         state, metrics = advance(state, split, 10, mesh_of(count))
         results.append((float(metrics.loss), jax.device_get(state.params)))
-    for loss, params in results[1:]:
-        assert loss == pytest.approx(results[0][0], rel=1e-5)
-        for a, b in zip(
-            jax.tree.leaves(params), jax.tree.leaves(results[0][1]), strict=True
-        ):
-            np.testing.assert_allclose(a, b, atol=2e-4)
+    (alone, params), (together, same) = results
+    assert together == pytest.approx(alone, rel=1e-5)
+    for a, b in zip(jax.tree.leaves(same), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
 
 
-def test_a_seed_decides_everything(small: Config) -> None:
+def test_a_seed_decides_everything() -> None:
+    mesh = mesh_of(1)
     hashes = []
     for seed in (0, 0, 1):
-        state, split = start(small.replace({"seed": seed}), mesh_of(1))
-        state, _ = advance(state, split, 3, mesh_of(1))
+        config = CONFIG.replace({"seed": seed})
+        state = create_state(config, make_model(config.model), mesh)
+        split = TrainingSplit.put(EXAMPLES, config, mesh)
+        state, _ = advance(state, split, 3, mesh)
         hashes.append(params_sha256(state.params))
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_it_learns(small: Config, mesh: Mesh) -> None:
-    config = small.replace({"data.max_shift": 0, "train.num_steps": 400})
-    state, split = start(config, mesh)
-    _, before = advance(state, split, 1, mesh)
-    state, split = start(config, mesh)
-    state, _ = advance(state, split, 399, mesh)
+def test_it_learns(mesh: Mesh) -> None:
+    state, split = start(CONFIG, mesh)
+    state, before = advance(state, split, 1, mesh)
+    state, _ = advance(state, split, 398, mesh)
     _, after = advance(state, split, 1, mesh)
-    assert float(before.loss) / 32 > 2
-    assert float(after.loss) / 32 < 1  # noise, learnt by heart
+    assert float(before.loss) / BATCH_SIZE > 2
+    assert float(after.loss) / BATCH_SIZE < 1  # noise, learnt by heart
 
 
-def test_an_update_that_is_not_finite_is_not_applied(small: Config, mesh: Mesh) -> None:
-    state, split = start(small, mesh)
+def test_an_update_that_is_not_finite_is_not_applied(mesh: Mesh) -> None:
+    state, split = start(CONFIG, mesh)
     state, _ = advance(state, split, 4, mesh)
-    poisoned = dict(state.params) | {
-        "readout": dict(state.params["readout"])
-        | {"bias": state.params["readout"]["bias"].at[3].set(jnp.nan)}
-    }
-    state = state.replace(params=poisoned)
-    before = params_sha256((state.params, state.opt_state))  # type: ignore[arg-type]
+    readout = dict(state.params["readout"])
+    bias = np.array(readout["bias"])
+    bias[3] = np.nan
+    readout["bias"] = put(bias, replicated(mesh))
+    state = state.replace(params=dict(state.params) | {"readout": readout})
+    before = state_sha256(state)
     state, metrics = advance(state, split, 10, mesh)
     assert int(state.step) == 4
     assert int(metrics.examples) == 0
     assert float(metrics.loss) == 0
     assert not np.isfinite(float(metrics.fault_loss))
-    after = params_sha256((state.params, state.opt_state))  # type: ignore[arg-type]
-    assert after == before
+    assert state_sha256(state) == before
 
 
-def test_nothing_in_the_program_goes_to_the_host(small: Config, mesh: Mesh) -> None:
-    state, split = start(small, mesh)
+def test_nothing_in_the_program_goes_to_the_host(mesh: Mesh) -> None:
+    state, split = start(CONFIG, mesh)
     lowered = train_steps.lower(state, split, jnp.int32(5), mesh=mesh)
     text = lowered.as_text()
     for word in ("callback", "infeed", "outfeed", "SendToHost", "RecvFromHost"):
@@ -141,72 +206,77 @@ def test_nothing_in_the_program_goes_to_the_host(small: Config, mesh: Mesh) -> N
     assert text.count("stablehlo.all_reduce") == 1  # and the devices meet but once
 
 
-def test_the_last_batch_is_scored_with_the_parameters_after_it(
-    small: Config, mesh: Mesh
-) -> None:
-    state, split = start(small, mesh)
+# One device is the simpler of the two programs: it is for CI.
+@pytest.mark.parametrize("devices", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_last_batch_is_scored_with_the_parameters_after_it(devices: int) -> None:
+    mesh = mesh_of(devices)
+    state, split = start(CONFIG, mesh)
     state, _ = advance(state, split, 3, mesh)
     metrics = score_last_batch(state, split, mesh=mesh)
-    batch = split.batch(jnp.int32(2), jnp.int32(0), 1)
-    logits = answers(small, state, batch)
-    chosen = logits[np.arange(32), np.asarray(batch.labels)]
+    batch = batch_of(CONFIG, 2)
+    logits = answers(CONFIG, state, batch)[:, -1]
+    chosen = logits[np.arange(BATCH_SIZE), batch.labels]
     losses = np.log(np.exp(logits).sum(axis=1)) - chosen
-    assert int(metrics.examples) == 32
+    assert int(metrics.examples) == BATCH_SIZE
     assert int(metrics.correct) == (logits.argmax(axis=1) == batch.labels).sum()
     assert float(metrics.loss) == pytest.approx(losses.sum(), rel=1e-5)
 
 
-@pytest.mark.parametrize("recurrence", ["fused", "flax"])
-def test_the_loss_of_every_row_is_a_mean_that_rises_with_the_row(
-    recurrence: str, small: Config, mesh: Mesh
+@pytest.mark.parametrize(
+    ("loss", "smoothing", "recurrence", "devices"),
+    [
+        ("every_row", 0.2, "fused", 8),
+        ("last", 0.2, "flax", 1),
+        # For CI: the same formulas, where smoothing is 0 or the cell another.
+        pytest.param("last", 0.2, "fused", 1, marks=pytest.mark.slow),
+        pytest.param("every_row", 0.2, "fused", 1, marks=pytest.mark.slow),
+        pytest.param("every_row", 0.0, "fused", 1, marks=pytest.mark.slow),
+        pytest.param("every_row", 0.0, "fused", 8, marks=pytest.mark.slow),
+        pytest.param("every_row", 0.0, "flax", 1, marks=pytest.mark.slow),
+        pytest.param("every_row", 0.0, "flax", 8, marks=pytest.mark.slow),
+    ],
+)
+def test_the_loss_is_a_weighted_mean_over_rows_with_smoothed_labels(
+    loss: str, smoothing: float, recurrence: str, devices: int
 ) -> None:
-    names = {"train.loss": "every_row", "model.recurrence": recurrence}
-    config = small.replace(names)
+    """After every row the weight rises with the row; else the last one has it all."""
+    mesh = mesh_of(devices)
+    config = CONFIG.replace(
+        {
+            "data.max_shift": 0,  # half of the program: nothing here depends on it
+            "model.recurrence": recurrence,
+            "train.loss": loss,
+            "train.label_smoothing": smoothing,
+        }
+    )
     state, split = start(config, mesh)
-    batch = split.batch(jnp.int32(0), jnp.int32(0), 1)
-    logits = answers(config, state, batch, every_row=True)
-    assert logits.shape == (32, 28, 10)
-    labels = np.asarray(batch.labels)
-    shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    losses = -np.log(shares[np.arange(32), :, labels])  # [batch, rows]
-    weights = np.arange(1, 29) ** 2
+    batch = batch_of(config, 0)
+    logits = answers(config, state, batch)
+    assert logits.shape == (BATCH_SIZE, 28, 10)
+    right = (logits[:, -1].argmax(-1) == batch.labels).sum()
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    targets = (1 - smoothing) * np.eye(10)[batch.labels] + smoothing / 10
+    losses = -(logs * targets[:, None]).sum(-1)  # [batch, rows]
+    rows = np.arange(1, 29)
+    weights = rows**2 if loss == "every_row" else rows == 28
     expected = (losses * weights).sum() / weights.sum()
-    right = (logits[:, -1].argmax(-1) == labels).sum()
     state, metrics = advance(state, split, 1, mesh)
     assert float(metrics.loss) == pytest.approx(expected, rel=1e-5)
     assert int(metrics.correct) == right
     assert int(state.step) == 1
 
 
-@pytest.mark.parametrize("loss", ["last", "every_row"])
-def test_a_smoothed_label_is_shared_by_all_classes(loss: str, small: Config) -> None:
+def test_an_average_is_of_the_very_weights_that_a_run_without_one_has() -> None:
     mesh = mesh_of(1)
-    config = small.replace({"train.loss": loss, "train.label_smoothing": 0.2})
-    state, split = start(config, mesh)
-    batch = split.batch(jnp.int32(0), jnp.int32(0), 1)
-    logits = answers(config, state, batch, every_row=True).astype(float)
-    weights = np.arange(1.0, 29) ** 2 if loss == "every_row" else np.arange(28) == 27
-    targets = 0.8 * np.eye(10)[np.asarray(batch.labels)] + 0.02
-    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    losses = -(logs * targets[:, None]).sum(-1)  # [batch, rows]
-    _, metrics = advance(state, split, 1, mesh)
-    expected = (losses * weights).sum() / weights.sum()
-    assert float(metrics.loss) == pytest.approx(expected, rel=1e-5)
-
-
-def test_an_average_is_of_the_very_weights_that_a_run_without_one_has(
-    small: Config,
-) -> None:
-    mesh = mesh_of(1)
-    averaging, split = start(small.replace({"train.ema_decay": 0.7}), mesh)
-    plain, _ = start(small, mesh)
+    averaging, split = start(CONFIG.replace({"train.ema_decay": 0.9}), mesh)
+    plain, _ = start(CONFIG, mesh)
     expected = jax.device_get(plain.params)
     for count in range(8):
         averaging, _ = advance(averaging, split, 1, mesh)
         plain, _ = advance(plain, split, 1, mesh)
         weights = jax.device_get(plain.params)
         assert params_sha256(averaging.opt_state.iterate) == params_sha256(weights)
-        share = 1 - min(0.7, (1 + count) / (10 + count))
+        share = 1 - min(0.9, (1 + count) / (10 + count))
         expected = optax.incremental_update(weights, expected, share)
         for average, leaf in zip(
             jax.tree.leaves(averaging.params), jax.tree.leaves(expected), strict=True

@@ -1,6 +1,5 @@
 """The loop: its events, and what it reads from the devices."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -28,7 +27,7 @@ def test_events_fall_on_absolute_steps_and_the_last_one_always() -> None:
 
 
 @pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts every copy of an array from a device to the host, hidden ones too."""
     counted: list[int] = []
     kind = type(jax.numpy.zeros(()))
@@ -50,6 +49,11 @@ def test_the_host_reads_at_events_only(
     for number, steps in enumerate((6, 6, 60)):  # the first compiles and prepares
         config = small.replace(
             {
+                "data.max_shift": 0,
+                "model.hidden_size": 8,
+                # With a rate that depends on their number, each is another program.
+                "train.schedule": "constant",
+                "train.warmup_fraction": 0.0,
                 "train.num_steps": steps,
                 "train.log_every_steps": steps,
                 "train.eval_every_steps": steps,

@@ -45,6 +45,7 @@ def main() -> None:
         )
         tab.goto(page.as_uri())
         sheet = tab.locator("#drawing").bounding_box()
+        assert sheet is not None
         points = [
             (sheet["x"] + x * sheet["width"], sheet["y"] + y * sheet["height"])
             for x, y in THREE

@@ -235,6 +235,8 @@ def early_answers(workdir: Path) -> dict[str, Any]:
     """What a run's network has right on validation, and of test images by row."""
     found = findings.gather(workdir, "best", {})
     (answers,) = found.networks
+    if found.validation is None:
+        raise RuntimeError(f"{workdir} has no validation metrics")
     return {
         "validation_correct": found.validation["correct"],
         "right_after_rows": answers.right_after_rows.tolist(),

@@ -135,10 +135,11 @@ VARIANTS: dict[str, tuple[Change, ...]] = {
 
 def file_of(image: np.ndarray, variant: str, seed: int) -> bytes:
     """A test image as a file."""
-    generator, levels = np.random.default_rng(seed), drawn(image)
+    generator = np.random.default_rng(seed)
+    drawing: Any = drawn(image)
     for change in VARIANTS[variant]:
-        levels = change(levels, generator)
-    return levels
+        drawing = change(drawing, generator)
+    return drawing
 
 
 def read_both(

@@ -132,10 +132,11 @@ def seconds_a_sum(mesh: Any) -> tuple[int, float]:
     from jax.sharding import PartitionSpec as P
 
     from rnnmnist.config import Config
-    from rnnmnist.mesh import BATCH
+    from rnnmnist.mesh import BATCH, replicated
     from rnnmnist.model import abstract_params, count_params, make_model
 
-    size = count_params(abstract_params(make_model(Config().model), None)) + 2
+    model = make_model(Config().model)
+    size = count_params(abstract_params(model, replicated(mesh))) + 2
 
     def one_shard(vector: jax.Array) -> jax.Array:
         def again(_: int, vector: jax.Array) -> jax.Array:

@@ -20,5 +20,5 @@ async def finalize(self: AtomicRenameTemporaryPath, *args: Any, **kwargs: Any) -
 
 
 if __name__ == "__main__":
-    AtomicRenameTemporaryPath.finalize = finalize  # type: ignore[method-assign]
+    AtomicRenameTemporaryPath.finalize = finalize
     errors.run(main.main)

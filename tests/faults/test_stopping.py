@@ -67,7 +67,9 @@ def test_a_signal_saves_exits_in_time_and_the_run_ends_the_same(
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 128 + number, stderr
     (line,) = stderr.strip().splitlines()
-    step = int(re.match(rf"stopped: saved step (\d+) of {runs.STEPS} in", line)[1])
+    saved = re.match(rf"stopped: saved step (\d+) of {runs.STEPS} in", line)
+    assert saved is not None, line
+    step = int(saved[1])
     assert runs.metrics(workdir)[-1]["step"] == step
     verified = command("verify", f"--workdir={workdir}")
     assert f"step {step}  good" in verified.stdout
