@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from tables import MARKS, best, rendered, summarized
 
-from rnnmnist.machine import hardware
+from rnnmnist.runtime.hardware import hardware
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
@@ -332,7 +332,7 @@ def starts(bench: Bench) -> dict[str, Any]:
                 spent = number_in(r"compiled in ([0-9.]+) s", text)
                 keep(f"compile the chunk, {cache} cache", spent)
         keep("bare python", bench.timed([*python, ""]).well().seconds)
-        modules = "import rnnmnist.main, rnnmnist.train"
+        modules = "import rnnmnist.main, rnnmnist.training.loop"
         keep("imports", bench.timed([*python, modules]).well().seconds)
         keep("--help", bench.timed([*run, "--help"]).well().seconds)
         wrong = bench.timed([*run, "--config.train.learning_rte=0.01"])

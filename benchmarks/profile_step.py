@@ -53,8 +53,8 @@ def profile(recurrence: str) -> dict[str, float]:
     import jax
     import numpy as np
 
-    from rnnmnist.mesh import put, replicated
-    from rnnmnist.step import train_steps
+    from rnnmnist.runtime.mesh import put, replicated
+    from rnnmnist.training.step import train_steps
 
     trainer = Trainer(make_config(model={"recurrence": recurrence}))
     trainer.steps(STEPS)

@@ -6,8 +6,8 @@ from typing import Any
 
 import turns
 
-from rnnmnist.config import Config, DataConfig, ModelConfig, TrainConfig
-from rnnmnist.mesh import make_mesh, put, replicated, set_cpu_devices
+from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
+from rnnmnist.runtime.mesh import make_mesh, put, replicated, set_cpu_devices
 
 EXAMPLES = 4000
 
@@ -18,10 +18,10 @@ class Trainer:
     def __init__(self, config: Config, rows: int = 28, columns: int = 28) -> None:
         set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
 
-        from rnnmnist.batches import TrainingSplit
-        from rnnmnist.data import Examples
-        from rnnmnist.model import make_model
-        from rnnmnist.step import create_state
+        from rnnmnist.data.batches import TrainingSplit
+        from rnnmnist.data.datasets import Examples
+        from rnnmnist.models.classifier import make_model
+        from rnnmnist.training.step import create_state
 
         self.config = config
         self.mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
@@ -35,7 +35,7 @@ class Trainer:
         import jax
         import numpy as np
 
-        from rnnmnist.step import train_steps
+        from rnnmnist.training.step import train_steps
 
         number = put(np.int32(count), replicated(self.mesh))
         self.state, metrics = train_steps(
@@ -67,9 +67,9 @@ def evaluate(images: int, **settings: Any) -> None:
     """Evaluation, in images."""
     trainer = Trainer(make_config(**settings))
 
-    from rnnmnist.data import Examples
-    from rnnmnist.evaluation import EvaluationSplit
-    from rnnmnist.evaluation import evaluate as score
+    from rnnmnist.data.datasets import Examples
+    from rnnmnist.evaluation.results import EvaluationSplit
+    from rnnmnist.evaluation.results import evaluate as score
 
     split = EvaluationSplit.put(Examples(*turns.noise(images)), trainer.mesh)
 
@@ -84,7 +84,7 @@ def save(steps: int, epochs: int, saving: bool) -> None:
     """Some epochs of training, with a checkpoint after each or without, in epochs."""
     trainer = Trainer(make_config())
 
-    from rnnmnist.checkpoint import Checkpoints
+    from rnnmnist.checkpoints.store import Checkpoints
 
     with (
         tempfile.TemporaryDirectory() as folder,

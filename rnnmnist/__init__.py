@@ -8,7 +8,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rnnmnist.reader import Reader
+    from rnnmnist.inference.predictor import Reader
 
 __all__ = ["Reader"]
 
@@ -17,6 +17,6 @@ def __getattr__(name: str) -> Any:
     """Imports jax and the rest only when they are asked for: `--help` is to be fast."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from rnnmnist import reader
+    from rnnmnist.inference import predictor
 
-    return getattr(reader, name)
+    return getattr(predictor, name)

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rnnmnist import errors, flags, versions
+from rnnmnist import errors
+from rnnmnist.config import command_line
+from rnnmnist.runtime import versions
 
 
 class Report:
@@ -52,9 +54,9 @@ def main(arguments: list[str]) -> None:
         RunError: when a run would not work here, with every reason.
     """
     started = time.monotonic()
-    asked, report = flags.parse_checkup(arguments, __doc__ or ""), Report()
+    asked, report = command_line.parse_checkup(arguments, __doc__ or ""), Report()
     try:
-        from rnnmnist.processes import joined
+        from rnnmnist.runtime.distributed import joined
     except Exception as error:  # libraries that do not fit together raise many kinds
         list_versions(report)
         report.problems.append(errors.first_line(error))
@@ -74,33 +76,34 @@ def list_versions(report: Report) -> None:
         report.find(name, versions.describe_installed, name, tested)
 
 
-def examine(asked: flags.Checkup, report: Report) -> None:
+def examine(asked: command_line.Checkup, report: Report) -> None:
     """Looks at the machine, and at all that the run would need.
 
     Raises:
         RunError: when the devices are not those that are required.
     """
-    from rnnmnist import checkup, machine
-    from rnnmnist.compilation import keep_programs
-    from rnnmnist.mesh import set_cpu_devices
-    from rnnmnist.processes import count
+    from rnnmnist.runtime import hardware
+    from rnnmnist.runtime.compilation import keep_programs
+    from rnnmnist.runtime.distributed import count
+    from rnnmnist.runtime.mesh import set_cpu_devices
+    from rnnmnist.training import preflight
 
     config, train = asked.training.config, asked.training.config.train
     keep_programs()
     wanted = train.batch_size, train.num_devices, config.num_seeds
     set_cpu_devices(*wanted, count())
-    report.line("machine", machine.describe())
-    usable = report.find("devices", machine.describe_devices, *wanted)
+    report.line("machine", hardware.describe())
+    usable = report.find("devices", hardware.describe_devices, *wanted)
     if asked.required:
-        machine.require(asked.required)
-    report.find("data", checkup.describe_data, config.data)
-    for text in checkup.describe_other_data(config.data):
+        hardware.require(asked.required)
+    report.find("data", preflight.describe_data, config.data)
+    for text in preflight.describe_other_data(config.data):
         report.line("data", text)
-    report.find("workdir", checkup.describe_workdir, config, asked.training.workdir)
+    report.find("workdir", preflight.describe_workdir, config, asked.training.workdir)
     if usable:
-        report.find("step", checkup.describe_step, config)
-        report.line("memory", machine.describe_memory())
-    report.line("programs", checkup.describe_programs())
+        report.find("step", preflight.describe_step, config)
+        report.line("memory", hardware.describe_memory())
+    report.line("programs", preflight.describe_programs())
 
 
 if __name__ == "__main__":

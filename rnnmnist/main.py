@@ -3,17 +3,18 @@
 python -m rnnmnist.main --config=default --config.seed=1
 """
 
-from rnnmnist import errors, flags
+from rnnmnist import errors
+from rnnmnist.config import command_line
 
 
 def main(arguments: list[str]) -> None:
     """Trains as the command line says."""
-    wanted = flags.parse_training(arguments, __doc__ or "")
+    wanted = command_line.parse_training(arguments, __doc__ or "")
     # Only now what is slow to import, so that a mistyped flag is answered at once.
-    from rnnmnist.compilation import keep_programs
-    from rnnmnist.mesh import set_cpu_devices
-    from rnnmnist.processes import count, joined
-    from rnnmnist.train import train
+    from rnnmnist.runtime.compilation import keep_programs
+    from rnnmnist.runtime.distributed import count, joined
+    from rnnmnist.runtime.mesh import set_cpu_devices
+    from rnnmnist.training.loop import train
 
     keep_programs()
     with joined(wanted.place):

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from rnnmnist.errors import RunError, first_line
-from rnnmnist.workdir import MetricsFile
+from rnnmnist.runtime.workdir import MetricsFile
 
 SECONDS_BETWEEN_PICTURES = 5.0
 # Said before what the cell says. On a Colab TPU jax would look for a cluster.
@@ -176,6 +176,6 @@ def picture(metrics: Lines) -> bytes:
     Args:
         metrics: the lines of `metrics.jsonl`, at least one.
     """
-    from rnnmnist import figures
+    from rnnmnist.reporting import plots
 
-    return figures.curves(metrics)
+    return plots.curves(metrics)

@@ -7,22 +7,23 @@ One file that holds the networks themselves, opens from a disk in any browser an
 no other machine for anything: mail it to a friend.
 """
 
-from rnnmnist import errors, flags
+from rnnmnist import errors
+from rnnmnist.config import command_line
 
 
 def main(arguments: list[str]) -> None:
     """Writes the page, and prints its name and size."""
-    wanted = flags.parse_page(arguments, __doc__ or "")
+    wanted = command_line.parse_page(arguments, __doc__ or "")
     import jax
 
-    from rnnmnist import film
-    from rnnmnist.compilation import keep_programs
+    from rnnmnist.runtime.compilation import keep_programs
+    from rnnmnist.web import drawing_page
 
     # A moment's work, beside a trainer that may hold the accelerator.
     jax.config.update("jax_platforms", "cpu")
     keep_programs()
-    networks = [film.restore(workdir) for workdir in wanted.workdirs]
-    content = film.page(networks).encode()
+    networks = [drawing_page.restore(workdir) for workdir in wanted.workdirs]
+    content = drawing_page.page(networks).encode()
     try:
         wanted.output.write_bytes(content)
     except OSError as error:

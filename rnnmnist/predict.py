@@ -16,20 +16,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rnnmnist import errors, flags
+from rnnmnist import errors
+from rnnmnist.config import command_line
 
 if TYPE_CHECKING:
-    from rnnmnist.reader import Reading
+    from rnnmnist.inference.predictor import Reading
 
 
 def main(arguments: list[str]) -> None:
     """Prints what the network says of each file."""
-    wanted = flags.parse_prediction(arguments, __doc__ or "")
+    wanted = command_line.parse_prediction(arguments, __doc__ or "")
     import jax
 
-    from rnnmnist import bars, imagefiles
-    from rnnmnist.compilation import keep_programs
-    from rnnmnist.reader import Reader
+    from rnnmnist.inference import image_io, terminal
+    from rnnmnist.inference.predictor import Reader
+    from rnnmnist.runtime.compilation import keep_programs
 
     # A moment's work, beside a trainer that may hold the accelerator.
     jax.config.update("jax_platforms", "cpu")
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> None:
     reader, failed = Reader(wanted.workdir, wanted.step), False
     for word in wanted.images:
         try:
-            names = imagefiles.find(word)
+            names = image_io.find(word)
             if wanted.show is not None and len(names) * len(wanted.images) > 1:
                 raise errors.UserError("--show: draws one image, not several; name one")
         except errors.UserError as error:
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> None:
             if wanted.json:
                 print(json.dumps({"file": name} | reading.to_dict()), flush=True)
             else:
-                print(*bars.lines(shown(name), reading), sep="\n", flush=True)
+                print(*terminal.lines(shown(name), reading), sep="\n", flush=True)
             if wanted.show is not None:
                 draw(reading, wanted.show)
     if failed:
@@ -67,10 +68,10 @@ def draw(reading: Reading, file: Path) -> None:
     Raises:
         UserError: when it cannot be written.
     """
-    from rnnmnist import figures
+    from rnnmnist.reporting import plots
 
     try:
-        file.write_bytes(figures.reading(reading.stages, reading.belief))
+        file.write_bytes(plots.reading(reading.stages, reading.belief))
     except OSError as error:
         raise errors.UserError(
             f"--show: {file} cannot be written: {error.strerror or error}"

@@ -9,23 +9,25 @@ Writes into DIR/report; the comparison into report beside the runs.
 import datetime
 import shlex
 
-from rnnmnist import errors, flags
+from rnnmnist import errors
+from rnnmnist.config import command_line
 
 
 def main(arguments: list[str]) -> None:
     """Writes what the command line asks for; prints each result and file."""
-    wanted = flags.parse_report(arguments, __doc__ or "")
+    wanted = command_line.parse_report(arguments, __doc__ or "")
     import jax
 
-    from rnnmnist import comparison, evaluation, reporting
-    from rnnmnist.compilation import keep_programs
-    from rnnmnist.findings import gather
-    from rnnmnist.steps import find_step
+    from rnnmnist.checkpoints.selection import find_step
+    from rnnmnist.evaluation import results
+    from rnnmnist.reporting import comparison, pages
+    from rnnmnist.reporting.run_data import gather
+    from rnnmnist.runtime.compilation import keep_programs
 
     # A few seconds' work, beside a trainer that may hold the accelerator.
     jax.config.update("jax_platforms", "cpu")
     keep_programs()
-    occasion = reporting.Occasion(
+    occasion = pages.Occasion(
         shlex.join(["python", "-m", "rnnmnist.report", *arguments]),
         datetime.datetime.now().astimezone(),
     )
@@ -34,20 +36,20 @@ def main(arguments: list[str]) -> None:
     for workdir in workdirs:  # before anything slow
         find_step(workdir, wanted.step)
     for folder in [*folders, *([together] if len(workdirs) > 1 else [])]:
-        reporting.check_place(folder)
+        pages.check_place(folder)
     runs = []
     for workdir, folder in zip(workdirs, folders, strict=True):
         run = gather(workdir, wanted.step, wanted.places)
         print(
             f"{run.test['dataset']} test at step {run.step}: "
-            f"{evaluation.describe(run.test)}, loss {run.test['loss']:.4f}"
+            f"{results.describe(run.test)}, loss {run.test['loss']:.4f}"
         )
-        page = reporting.report_page(run, occasion)
-        print(*reporting.write_files(folder, page), sep="\n", flush=True)
+        page = pages.report_page(run, occasion)
+        print(*pages.write_files(folder, page), sep="\n", flush=True)
         runs.append(run)
     if len(runs) > 1:
         page = comparison.comparison_page(runs, together, occasion)
-        print(*reporting.write_files(together, page), sep="\n")
+        print(*pages.write_files(together, page), sep="\n")
 
 
 if __name__ == "__main__":

@@ -5,15 +5,16 @@
 Exits with 1 if one is damaged.
 """
 
-from rnnmnist import errors, flags
+from rnnmnist import errors
+from rnnmnist.config import command_line
 
 
 def main(arguments: list[str]) -> None:
     """Prints a line for each step; raises if one of them is bad."""
-    workdir = flags.parse_verification(arguments, __doc__ or "")
+    workdir = command_line.parse_verification(arguments, __doc__ or "")
     import jax
 
-    from rnnmnist.verification import verify
+    from rnnmnist.checkpoints.verification import verify
 
     # Sums need no accelerator, which a trainer beside us may hold.
     jax.config.update("jax_platforms", "cpu")

@@ -22,7 +22,7 @@ import runs
 from jax.sharding import Mesh
 from support import CHROMIUM, ORIGINALS, REPOSITORY, Command, Once, mesh_of
 
-from rnnmnist.config import Config, DataConfig, ModelConfig, TrainConfig
+from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 
 # The CPU as eight devices, for commands that tests call in this process too.
 DEVICES = "--xla_force_host_platform_device_count=8"

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from rnnmnist.data import Examples
+from rnnmnist.data.datasets import Examples
 from rnnmnist.errors import UserError
-from rnnmnist.mesh import BATCH, SEEDS
-from rnnmnist.model import Params, RowReader
+from rnnmnist.models.classifier import Params, RowReader
+from rnnmnist.runtime.mesh import BATCH, SEEDS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # The folder of the original data files, which are optional; see CONTRIBUTING.md.

@@ -5,12 +5,17 @@ import numpy as np
 import pytest
 from support import mesh_of, random_examples
 
-from rnnmnist.answers import Answers, ask, bins_of, most_confidently_wrong
-from rnnmnist.config import ModelConfig
-from rnnmnist.data import Examples
-from rnnmnist.evaluation import EvaluationSplit, evaluate
-from rnnmnist.model import init_params, make_model, unstack
-from rnnmnist.tracing import decision_rows
+from rnnmnist.config.schema import ModelConfig
+from rnnmnist.data.datasets import Examples
+from rnnmnist.evaluation.predictions import (
+    Answers,
+    ask,
+    bins_of,
+    most_confidently_wrong,
+)
+from rnnmnist.evaluation.results import EvaluationSplit, evaluate
+from rnnmnist.models.classifier import init_params, make_model, unstack
+from rnnmnist.models.traces import decision_rows
 
 MODEL = make_model(ModelConfig(hidden_size=16))
 PARAMS = init_params(MODEL, jax.random.key(0), 1.0)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from rnnmnist import augmentation
-from rnnmnist.augmentation import Distortions, Warp
+from rnnmnist.data import augmentation
+from rnnmnist.data.augmentation import Distortions, Warp
 
 COUNT = 400
 warp = jax.jit(augmentation.warp)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from support import mesh_of, random_examples
 
-from rnnmnist.batches import Batch, TrainingSplit, epoch_order
-from rnnmnist.config import Config, DataConfig, TrainConfig
-from rnnmnist.data import Examples, load
+from rnnmnist.config.schema import Config, DataConfig, TrainConfig
+from rnnmnist.data.batches import Batch, TrainingSplit, epoch_order
+from rnnmnist.data.datasets import Examples, load
 
 ONE_HUNDRED = Examples(
     np.zeros((100, 28, 28), np.uint8), np.arange(100, dtype=np.uint8)

@@ -205,7 +205,7 @@ def test_a_contestant_works_once_for_each_line(
 
 @pytest.mark.parametrize("name", ["accuracy_98_5", "accuracy_99_0"])
 def test_a_recipe_is_validated_once_at_its_end(name: str) -> None:
-    from rnnmnist.config import load
+    from rnnmnist.config.schema import load
 
     train = load(BENCHMARKS / "recipes" / f"{name}.py").train
     assert train.eval_every_steps == train.num_steps

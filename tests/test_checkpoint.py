@@ -10,16 +10,16 @@ import pytest
 from flax.training.train_state import TrainState
 from support import mesh_of, random_examples
 
-from rnnmnist import checkpoint
-from rnnmnist.batches import TrainingSplit
-from rnnmnist.checkpoint import Checkpoints
-from rnnmnist.config import Config, DataConfig, ModelConfig, TrainConfig
-from rnnmnist.digests import params_sha256
+from rnnmnist.checkpoints import store
+from rnnmnist.checkpoints.checksums import params_sha256
+from rnnmnist.checkpoints.selection import find_step, with_step
+from rnnmnist.checkpoints.store import Checkpoints
+from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
+from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.mesh import replicated
-from rnnmnist.model import Params, abstract_params, make_model
-from rnnmnist.step import abstract_state, create_state, train_steps
-from rnnmnist.steps import find_step, with_step
+from rnnmnist.models.classifier import Params, abstract_params, make_model
+from rnnmnist.runtime.mesh import replicated
+from rnnmnist.training.step import abstract_state, create_state, train_steps
 
 CONFIG = Config(
     data=DataConfig(name="mnist5k", data_dir="/a/place of this machine"),
@@ -69,7 +69,7 @@ def test_saved_and_restored_are_the_same_bits(
     save(tmp_path, state, {5: 0.5})
     sharding = replicated(mesh_of(devices))
     like = abstract_state(CONFIG, make_model(CONFIG.model), sharding)
-    found = checkpoint.read_state(tmp_path, 5, like)
+    found = store.read_state(tmp_path, 5, like)
     assert int(found.step) == 5
     assert params_sha256(found.params) == params_sha256(state.params)
     before, after = jax.tree.leaves(state.opt_state), jax.tree.leaves(found.opt_state)
@@ -80,7 +80,7 @@ def test_saved_and_restored_are_the_same_bits(
     assert len(set(map(str, structures))) == 1
     leaf = found.params["readout"]["kernel"]
     assert len(leaf.sharding.device_set) == devices
-    alone = checkpoint.read_params(tmp_path, 5, like.params)
+    alone = store.read_params(tmp_path, 5, like.params)
     assert params_sha256(alone) == params_sha256(state.params)
 
 
@@ -91,10 +91,10 @@ def test_where_weights_are_averaged_params_are_the_average(tmp_path: Path) -> No
     state, _ = train_steps(state, split, jnp.int32(3), mesh=mesh)
     save(tmp_path, state, {3: 0.5}, config)
     like = abstract_state(config, make_model(config.model), replicated(mesh))
-    found = checkpoint.read_state(tmp_path, 3, like)
+    found = store.read_state(tmp_path, 3, like)
     trained = params_sha256(found.opt_state.iterate)
     assert trained == params_sha256(state.opt_state.iterate)
-    evaluated = params_sha256(checkpoint.read_params(tmp_path, 3, like.params))
+    evaluated = params_sha256(store.read_params(tmp_path, 3, like.params))
     assert evaluated == params_sha256(state.params) != trained
 
 
@@ -102,21 +102,21 @@ def test_the_configuration_and_the_metrics_come_back(
     tmp_path: Path, state: TrainState
 ) -> None:
     save(tmp_path, state, {5: 0.5, 6: None})
-    assert checkpoint.read_config(tmp_path, 5) == CONFIG
-    assert checkpoint.read_metrics(tmp_path, 5) == {"accuracy": 0.5, "step": 5}
-    assert checkpoint.read_metrics(tmp_path, 6) is None
+    assert store.read_config(tmp_path, 5) == CONFIG
+    assert store.read_metrics(tmp_path, 5) == {"accuracy": 0.5, "step": 5}
+    assert store.read_metrics(tmp_path, 6) is None
 
 
 def test_the_newest_and_the_best_stay_also_over_a_restart(
     tmp_path: Path, state: TrainState
 ) -> None:
     save(tmp_path, state, {1: 0.1, 2: 0.9, 3: 0.5, 4: 0.9, 5: None, 6: 0.2})
-    assert checkpoint.list_steps(tmp_path) == [2, 5, 6]
+    assert store.list_steps(tmp_path) == [2, 5, 6]
     assert find_step(tmp_path, "best") == 2  # the earlier one on a tie
     assert find_step(tmp_path, "latest") == 6
     assert find_step(tmp_path, "5") == 5
     save(tmp_path, state, {7: 0.3, 8: 0.4})
-    assert checkpoint.list_steps(tmp_path) == [2, 7, 8]
+    assert store.list_steps(tmp_path) == [2, 7, 8]
 
 
 def test_folders_of_other_names_are_no_steps(tmp_path: Path, state: TrainState) -> None:
@@ -125,10 +125,10 @@ def test_folders_of_other_names_are_no_steps(tmp_path: Path, state: TrainState) 
         (tmp_path / name).mkdir()
     (tmp_path / "8").touch()
     (tmp_path / "9.orbax-checkpoint-tmp").touch()
-    assert checkpoint.list_steps(tmp_path) == [5]
+    assert store.list_steps(tmp_path) == [5]
     assert with_step(tmp_path, "latest", lambda step: step) == 5
     save(tmp_path, state, {6: 0.1})
-    assert checkpoint.list_steps(tmp_path) == [5, 6]
+    assert store.list_steps(tmp_path) == [5, 6]
 
 
 def test_a_step_that_vanishes_while_it_is_read_is_looked_for_again(
@@ -141,7 +141,7 @@ def test_a_step_that_vanishes_while_it_is_read_is_looked_for_again(
         asked.append(step)
         if step == 2:
             shutil.rmtree(workdir / "2")
-        checkpoint.read_config(workdir, step)
+        store.read_config(workdir, step)
         return step
 
     assert with_step(workdir, "latest", use) == 1
@@ -153,7 +153,7 @@ def test_set_aside_keeps_what_was_set_aside_before(
 ) -> None:
     for _ in range(3):
         save(tmp_path, state, {5: 0.5})
-        checkpoint.set_aside(tmp_path, 5)
+        store.set_aside(tmp_path, 5)
     names = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
     assert names == ["damaged-5", "damaged-5-2", "damaged-5-3"]
 
@@ -188,29 +188,29 @@ def test_another_shape_or_type_is_an_error_that_names_the_leaf(
 ) -> None:
     wider = abstract(CONFIG.replace({"model.hidden_size": 17}))
     with pytest.raises(RunError, match=r"cell/hf/bias in params is float32 \(16,\)"):
-        checkpoint.read_params(two_steps, 1, wider)
+        store.read_params(two_steps, 1, wider)
     narrow = jax.tree.map(
         lambda leaf: leaf.update(dtype=jnp.bfloat16), abstract(CONFIG)
     )
     with pytest.raises(
         RunError, match=r"cell/hf/bias in params is float32 .* not bfloat16"
     ):
-        checkpoint.read_params(two_steps, 1, narrow)
+        store.read_params(two_steps, 1, narrow)
     other = abstract(CONFIG.replace({"model.cell": "gru"}))
     with pytest.raises(RunError, match="params holds no cell/hn/bias"):
-        checkpoint.read_params(two_steps, 1, other)
+        store.read_params(two_steps, 1, other)
 
 
 def test_an_export_has_the_parameters_and_no_place_of_this_machine(
     tmp_path: Path, two_steps: Path, state: TrainState
 ) -> None:
-    assert checkpoint.read_config(two_steps, 2).data.data_dir is not None
+    assert store.read_config(two_steps, 2).data.data_dir is not None
     target = tmp_path / "export"
-    checkpoint.export_params(two_steps, 2, state.params, target)
+    store.export_params(two_steps, 2, state.params, target)
     assert find_step(target, "best") == 2
-    assert checkpoint.read_config(target, 2).data.data_dir is None
+    assert store.read_config(target, 2).data.data_dir is None
     assert not (target / "2" / "state").exists()
-    found = checkpoint.read_params(target, 2, state.params)
+    found = store.read_params(target, 2, state.params)
     assert params_sha256(found) == params_sha256(state.params)
     places = [str(CONFIG.data.data_dir), str(two_steps), str(tmp_path)]
     for path in target.rglob("*"):

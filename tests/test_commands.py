@@ -29,9 +29,9 @@ import runs
 from support import REPOSITORY, Command, Once, one_line_error, refused
 
 from rnnmnist import evaluate, main, verify
-from rnnmnist.compilation import compile_seconds, keep_programs
-from rnnmnist.config import TrainConfig
+from rnnmnist.config.schema import TrainConfig
 from rnnmnist.errors import RunError
+from rnnmnist.runtime.compilation import compile_seconds, keep_programs
 
 QUICK = (
     "--config.model.hidden_size=16",

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from support import REPOSITORY
 
-from rnnmnist import config as config_lib
-from rnnmnist.config import FIELDS, Config, DataConfig, TrainConfig
+from rnnmnist.config import schema as config_lib
+from rnnmnist.config.command_line import parse_training
+from rnnmnist.config.schema import FIELDS, Config, DataConfig, TrainConfig
 from rnnmnist.errors import UserError
-from rnnmnist.flags import parse_training
-from rnnmnist.optimizer import make_schedule
+from rnnmnist.training.optimizer import make_schedule
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
 
@@ -87,7 +87,7 @@ def test_a_mistake_is_named_with_its_value_and_the_remedy(
         ("def get_config(): return 1 / 0", "ZeroDivisionError"),
         ("raise SystemExit(0)", "SystemExit"),
         (
-            "from rnnmnist.config import *\n"
+            "from rnnmnist.config.schema import *\n"
             "def get_config(): return Config(train=TrainConfig(num_steps='5'))",
             "train.num_steps",
         ),

@@ -14,10 +14,9 @@ import pytest
 from support import Once, random_examples
 from tensorflow_datasets.core.download.resource import get_dl_fname
 
-from rnnmnist import data
-from rnnmnist.config import TRAIN_EXAMPLES, Config, DataConfig
-from rnnmnist.data import SPLITS, Examples
-from rnnmnist.datasets import embedded, rows
+from rnnmnist.config.schema import TRAIN_EXAMPLES, Config, DataConfig
+from rnnmnist.data import builder, datasets, embedded
+from rnnmnist.data.datasets import SPLITS, Examples
 from rnnmnist.errors import RunError, UserError
 
 
@@ -32,7 +31,7 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("originals")
     for part, count in (("train", 5100), ("test", 130)):
         examples = random_examples(count, seed=count)
-        for name, array in zip(rows.FILES[part], examples, strict=True):
+        for name, array in zip(builder.FILES[part], examples, strict=True):
             content = gzip.compress(idx(array) + array.tobytes(), 1)
             (folder / name).write_bytes(content)
     return folder
@@ -44,15 +43,15 @@ def small_originals(
 ) -> Path:
     """A folder of those files, with their checksums."""
     folder = shutil.copytree(small_files, tmp_path / "originals")
-    infos = dict(rows.MnistRows.url_infos)
+    infos = dict(builder.MnistRows.url_infos)
     for path in folder.iterdir():
-        url = rows.CVDF + path.name
+        url = builder.CVDF + path.name
         infos[url] = type(infos[url])(
             size=path.stat().st_size,
             checksum=hashlib.sha256(path.read_bytes()).hexdigest(),
             filename=path.name,
         )
-    monkeypatch.setattr(rows.MnistRows, "url_infos", infos)
+    monkeypatch.setattr(builder.MnistRows, "url_infos", infos)
     return folder
 
 
@@ -64,7 +63,7 @@ def prepared(once: Once, small: Config, tmp_path: Path) -> DataConfig:
         return dataclasses.replace(small.data, data_dir=str(folder))
 
     def prepare(folder: Path) -> None:
-        data.load(at(folder))
+        datasets.load(at(folder))
 
     whole = once("prepared", prepare)
     return at(shutil.copytree(whole, tmp_path / "prepared"))
@@ -82,7 +81,7 @@ def files(folder: Path) -> list[str]:
 
 
 def test_the_embedded_images_are_split_evenly_and_share_nothing(small: Config) -> None:
-    examples = data.load(small.data)
+    examples = datasets.load(small.data)
     sizes = {"train": 400, "validation": 50, "test": 50}
     for split, (_, labels) in examples.items():
         np.testing.assert_array_equal(np.bincount(labels), [sizes[split]] * 10)
@@ -95,7 +94,7 @@ def test_a_manual_dir_gives_the_tutorials_splits_in_the_original_order(
     small_originals: Path, tmp_path: Path
 ) -> None:
     config = DataConfig(data_dir=str(tmp_path / "d"), manual_dir=str(small_originals))
-    examples = data.load(config)
+    examples = datasets.load(config)
     train, test = random_examples(5100, 5100), random_examples(130, 130)
     expected = {
         "validation": Examples(train.images[:5000], train.labels[:5000]),
@@ -123,7 +122,7 @@ def empty(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut, flip, empty])
 @pytest.mark.parametrize(
-    "name", [name for part in rows.FILES.values() for name in part]
+    "name", [name for part in builder.FILES.values() for name in part]
 )
 def test_a_damaged_file_is_named_with_its_checksum_and_nothing_stays(
     small_originals: Path, tmp_path: Path, damage: Callable[[Path], None], name: str
@@ -131,7 +130,7 @@ def test_a_damaged_file_is_named_with_its_checksum_and_nothing_stays(
     damage(small_originals / name)
     config = DataConfig(data_dir=str(tmp_path / "d"), manual_dir=str(small_originals))
     with pytest.raises(UserError) as error:
-        data.load(config)
+        datasets.load(config)
     digest = hashlib.sha256((small_originals / name).read_bytes()).hexdigest()
     assert str(small_originals / name) in str(error.value)
     assert digest in str(error.value)
@@ -146,7 +145,7 @@ def test_without_files_and_network_the_missing_ones_are_named(
     (small_originals / "train-images-idx3-ubyte.gz").unlink()
     config = DataConfig(data_dir=str(tmp_path / "d"), manual_dir=str(small_originals))
     with pytest.raises(UserError) as error:
-        data.load(config)
+        datasets.load(config)
     assert "put train-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz from" in str(
         error.value
     )
@@ -162,20 +161,20 @@ def test_downloads_that_are_there_need_no_network(
     folder = tmp_path / "d"
     downloads = folder / "downloads" / "mnist_rows"
     downloads.mkdir(parents=True)
-    for url, info in rows.MnistRows.url_infos.items():
-        if url.startswith(rows.CVDF):
+    for url, info in builder.MnistRows.url_infos.items():
+        if url.startswith(builder.CVDF):
             target = downloads / get_dl_fname(url, info.checksum)
             shutil.copy(small_originals / info.filename, target)
             target.with_suffix(target.suffix + ".INFO").write_text("{}")
-    assert len(data.load(DataConfig(data_dir=str(folder)))["test"].labels) == 130
+    assert len(datasets.load(DataConfig(data_dir=str(folder)))["test"].labels) == 130
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
 def test_every_original_has_a_checksum_under_its_own_host(name: str) -> None:
-    builder = rows.MnistRows.builder_configs[name]
-    names = [name for part in rows.FILES.values() for name in part]
+    config = builder.MnistRows.builder_configs[name]
+    names = [name for part in builder.FILES.values() for name in part]
     for file in names:
-        info = rows.MnistRows.url_infos[builder.url + file]
+        info = builder.MnistRows.url_infos[config.url + file]
         assert len(info.checksum) == 64
         assert info.filename == file
         assert int(info.size) > 4000
@@ -184,9 +183,9 @@ def test_every_original_has_a_checksum_under_its_own_host(name: str) -> None:
 def test_a_second_start_does_not_decode(
     small: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = data.load(small.data)
-    monkeypatch.setattr(data, "decode", None)
-    second = data.load(small.data)
+    first = datasets.load(small.data)
+    monkeypatch.setattr(datasets, "decode", None)
+    second = datasets.load(small.data)
     for split in SPLITS:
         np.testing.assert_array_equal(first[split].images, second[split].images)
         np.testing.assert_array_equal(first[split].labels, second[split].labels)
@@ -198,63 +197,63 @@ def examples_of(count: int) -> dict[str, Examples]:
 
 def sign(path: Path) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    data.hash_path(path).write_text(digest)
+    datasets.hash_path(path).write_text(digest)
 
 
 def test_a_cache_is_believed_only_if_everything_is_right(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, counts = tmp_path / "arrays.npz", dict.fromkeys(SPLITS, 20)
-    assert data.read_arrays(path, counts) is None
+    assert datasets.read_arrays(path, counts) is None
     assert not caplog.records
 
     def refused(because: str) -> None:
         caplog.clear()
-        assert data.read_arrays(path, counts) is None
+        assert datasets.read_arrays(path, counts) is None
         assert because in caplog.text
         assert "decoding again" in caplog.text
 
-    data.write_arrays(path, examples_of(20))
-    assert data.read_arrays(path, counts) is not None
+    datasets.write_arrays(path, examples_of(20))
+    assert datasets.read_arrays(path, counts) is not None
     for damage in (cut, flip, empty):
-        data.write_arrays(path, examples_of(20))
+        datasets.write_arrays(path, examples_of(20))
         damage(path)
         refused("SHA-256")
     sign(path)  # an empty file, with its right hash
     refused("damaged")
-    data.write_arrays(path, examples_of(19))
+    datasets.write_arrays(path, examples_of(19))
     refused("train images are uint8 (19, 28, 28)")
     images, labels = examples_of(20)["test"]
-    data.write_arrays(
+    datasets.write_arrays(
         path,
         examples_of(20) | {"test": Examples(images.astype(np.float32), labels)},
     )
     refused("test images are float32")
     labels = random_examples(20).labels
     labels[3] = 10
-    data.write_arrays(
+    datasets.write_arrays(
         path, examples_of(20) | {"test": Examples(random_examples(20).images, labels)}
     )
     refused("label 10")
     np.savez(path, allow_pickle=True, train_images=np.array([{}], object))
     sign(path)
     refused("damaged")  # and nothing was unpickled
-    data.write_arrays(path, examples_of(20))
-    assert data.read_arrays(path, counts) is not None
+    datasets.write_arrays(path, examples_of(20))
+    assert datasets.read_arrays(path, counts) is not None
     assert files(tmp_path) == ["arrays.npz", "arrays.npz.sha256"]
 
 
 def test_a_damaged_cache_is_decoded_again_and_mended(
     prepared: DataConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = data.load(prepared)
+    first = datasets.load(prepared)
     assert not caplog.records
     (cache,) = tmp_path.rglob("arrays.npz")
     flip(cache)
-    second = data.load(prepared)
+    second = datasets.load(prepared)
     assert "decoding again" in caplog.text
     caplog.clear()
-    third = data.load(prepared)
+    third = datasets.load(prepared)
     assert not caplog.records
     for split in SPLITS:
         np.testing.assert_array_equal(first[split].images, second[split].images)
@@ -266,9 +265,9 @@ def test_prepared_data_of_wrong_counts_are_an_error(
 ) -> None:
     (cache,) = tmp_path.rglob("arrays.npz")
     cache.unlink()
-    monkeypatch.setattr(data, "decode", lambda builder, split: random_examples(3))
+    monkeypatch.setattr(datasets, "decode", lambda builder, split: random_examples(3))
     with pytest.raises(RunError, match="delete this folder"):
-        data.load(prepared)
+        datasets.load(prepared)
 
 
 @pytest.mark.parametrize("pattern", ["*test.array_record*", "dataset_info.json"])
@@ -280,7 +279,7 @@ def test_damaged_prepared_data_are_one_line(
     (path,) = tmp_path.rglob(pattern)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(RunError, match=r"damaged.*delete"):
-        data.load(prepared)
+        datasets.load(prepared)
 
 
 def test_two_first_starts_prepare_once(
@@ -289,7 +288,7 @@ def test_two_first_starts_prepare_once(
     program = (
         "import sys\n"
         "from rnnmnist import data\n"
-        "from rnnmnist.config import DataConfig\n"
+        "from rnnmnist.config.schema import DataConfig\n"
         "data.load(DataConfig(name='mnist5k', data_dir=sys.argv[1]))\n"
     )
     words = [sys.executable, "-c", program, str(tmp_path / "new")]
@@ -306,13 +305,13 @@ def test_a_data_dir_that_is_a_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
     with pytest.raises(UserError, match=r"data\.data_dir"):
-        data.load(DataConfig(name="mnist5k", data_dir=str(path)))
+        datasets.load(DataConfig(name="mnist5k", data_dir=str(path)))
 
 
 def test_a_manual_dir_that_does_not_exist_is_named(tmp_path: Path) -> None:
     config = DataConfig(data_dir=str(tmp_path), manual_dir=str(tmp_path / "nope"))
     with pytest.raises(UserError, match=r"data\.manual_dir: .*nope"):
-        data.load(config)
+        datasets.load(config)
 
 
 @pytest.mark.parametrize(
@@ -323,14 +322,14 @@ def test_what_is_no_idx_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.gz"
     path.write_bytes(gzip.compress(content))
     with pytest.raises(ValueError, match=r"x\.gz"):
-        rows.read_idx(path, rank=1)
+        builder.read_idx(path, rank=1)
 
 
 def test_the_embedded_images_are_the_first_500_of_each_class_of_mnist(
     originals: Path,
 ) -> None:
-    images, labels = rows.read_part(
-        *(originals / "mnist" / name for name in rows.FILES["train"])
+    images, labels = builder.read_part(
+        *(originals / "mnist" / name for name in builder.FILES["train"])
     )
     with np.load(embedded.PATH) as file:
         for digit in range(10):

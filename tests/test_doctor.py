@@ -15,11 +15,13 @@ import runs
 import tested
 from support import REPOSITORY, Command, one_line_error, refused
 
-from rnnmnist import checkup, data, doctor, machine, versions, workdir
-from rnnmnist.config import Config, DataConfig
-from rnnmnist.datasets import preparation
+from rnnmnist import doctor
+from rnnmnist.config.schema import Config, DataConfig
+from rnnmnist.data import datasets, preparation
 from rnnmnist.errors import RunError
-from rnnmnist.versions import Range
+from rnnmnist.runtime import hardware, versions, workdir
+from rnnmnist.runtime.versions import Range
+from rnnmnist.training import preflight
 
 Finished = subprocess.CompletedProcess[str]
 LABELS = (
@@ -197,7 +199,7 @@ def test_a_workdir_in_use_is_named(
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from rnnmnist.workdir import claim, is_claimed_by\n"
+        "from rnnmnist.runtime.workdir import claim, is_claimed_by\n"
         "with claim(Path(sys.argv[1])) as mine:\n"
         "    print('claimed', flush=True)\n"
         "    sys.stdin.read()\n"
@@ -224,10 +226,10 @@ def test_a_run_to_go_on_with_and_another_one(twin: Path, tmp_path: Path) -> None
     folder = runs.copy_of(twin, tmp_path / "run")
     runs.cut_back(folder, 100)
     config = Config.from_dict(json.loads((folder / "config.json").read_text()))
-    text = checkup.describe_workdir(config, folder)
+    text = preflight.describe_workdir(config, folder)
     assert text.endswith("a run goes on from step 100")
     with pytest.raises(RunError, match=r"another run: seed=5 \(checkpoint: 0\)"):
-        checkup.describe_workdir(config.replace({"seed": 5}), folder)
+        preflight.describe_workdir(config.replace({"seed": 5}), folder)
 
 
 @pytest.mark.slow  # the lock alone is tried above
@@ -247,7 +249,7 @@ def test_a_trainer_beside_the_doctor_goes_on(
 
     step = max(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
     config = Config.from_dict(json.loads((folder / "config.json").read_text()))
-    text = checkup.describe_workdir(config, folder)
+    text = preflight.describe_workdir(config, folder)
     assert text.endswith(f"a run goes on from step {step}")
 
 
@@ -266,10 +268,10 @@ def test_damaged_checkpoints_are_named(
 ) -> None:
     def found(*good: int) -> str:
         faults = {step: None if step in good else "torn" for step in (10, 20, 30)}
-        monkeypatch.setattr(checkup, "list_steps", lambda _: list(faults))
-        monkeypatch.setattr(checkup, "step_to_resume", lambda *_: 30)
-        monkeypatch.setattr(checkup, "fault_of", lambda _, step: faults[step])
-        return checkup.describe_workdir(small, tmp_path).split("GiB free, ")[1]
+        monkeypatch.setattr(preflight, "list_steps", lambda _: list(faults))
+        monkeypatch.setattr(preflight, "step_to_resume", lambda *_: 30)
+        monkeypatch.setattr(preflight, "fault_of", lambda _, step: faults[step])
+        return preflight.describe_workdir(small, tmp_path).split("GiB free, ")[1]
 
     assert found(10, 20, 30) == "complete at step 30: a run changes nothing"
     aside = "is damaged and would be set aside (torn)"
@@ -283,49 +285,49 @@ def test_a_step_that_is_not_finite_or_crashes_is_one_line(
     wild = {"train.learning_rate": 1e30, "train.clip_norm": 0.0}
     small = small.replace({"train.num_devices": 1, "data.max_shift": 0} | wild)
     with pytest.raises(RunError, match=r"not finite.*lower train.learning_rate"):
-        checkup.describe_step(small)
+        preflight.describe_step(small)
 
     def crash(*_: object, **__: object) -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nwhile\nrunning")
 
-    monkeypatch.setattr(checkup, "train_steps", crash)
+    monkeypatch.setattr(preflight, "train_steps", crash)
     with pytest.raises(RunError) as error:
-        checkup.describe_step(small)
+        preflight.describe_step(small)
     assert str(error.value) == (
         "a step of training fails: RuntimeError: RESOURCE_EXHAUSTED: Out of memory"
     )
 
 
 def test_how_data_are_to_be_had(tmp_path: Path, data_dir: Path, small: Config) -> None:
-    data.load(small.data)
-    text = checkup.describe_data(small.data)
+    datasets.load(small.data)
+    text = preflight.describe_data(small.data)
     assert f"prepared in {data_dir}/" in text
     assert text.endswith(", 4,000 / 500 / 500 images")
     by_hand = DataConfig(data_dir=str(tmp_path), manual_dir=str(tmp_path))
     name = "t10k-labels-idx1-ubyte.gz"
     (tmp_path / name).write_bytes(b"no gzip")
     with pytest.raises(RunError, match=rf"data.manual_dir: {tmp_path}/{name} has 7 b"):
-        checkup.describe_data(by_hand)
+        preflight.describe_data(by_hand)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     nowhere = DataConfig(data_dir=str(tmp_path), manual_dir=str(tmp_path / "none"))
     with pytest.raises(RunError, match="none is not a folder"):
-        checkup.describe_data(nowhere)
+        preflight.describe_data(nowhere)
 
 
 def test_damaged_data_are_found_and_nothing_is_written(
     small: Config, tmp_path: Path
 ) -> None:
     config = DataConfig(name="mnist5k", data_dir=str(tmp_path))
-    data.load(config)
+    datasets.load(config)
     folder = preparation.outlook(config, ask=False).folder
     for path in folder.glob("arrays.npz*"):
         path.unlink()
-    assert "prepared" in checkup.describe_data(config)
+    assert "prepared" in preflight.describe_data(config)
     assert not list(folder.glob("arrays.npz*"))
     for path in folder.glob("*train*"):
         path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(RunError, match=f"{folder} is damaged"):
-        checkup.describe_data(config)
+        preflight.describe_data(config)
 
 
 @pytest.mark.parametrize(
@@ -388,24 +390,24 @@ def test_the_tool_widens_the_ranges(tmp_path: Path) -> None:
 
 
 def test_an_accelerator_that_jax_does_not_use_gets_a_remedy(tmp_path: Path) -> None:
-    assert machine.seen(tmp_path, {}) == []
-    assert [x.platform for x in machine.seen(tmp_path, {"TPU_NAME": "t"})] == ["tpu"]
+    assert hardware.seen(tmp_path, {}) == []
+    assert [x.platform for x in hardware.seen(tmp_path, {"TPU_NAME": "t"})] == ["tpu"]
     for file, platform in (("dev/nvidia0", "gpu"), ("dev/accel0", "tpu")):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
-        (kind,) = [x for x in machine.seen(tmp_path, {}) if x.platform == platform]
-        forbidden = machine.remedy(kind, {"JAX_PLATFORMS": "cpu"})
+        (kind,) = [x for x in hardware.seen(tmp_path, {}) if x.platform == platform]
+        forbidden = hardware.remedy(kind, {"JAX_PLATFORMS": "cpu"})
         assert forbidden.endswith("JAX_PLATFORMS=cpu forbids it; unset that")
         missing = kind._replace(plugins=("no-such-plugin",))
-        assert machine.remedy(missing, {}).endswith(f"pip install '{kind.extra}'")
+        assert hardware.remedy(missing, {}).endswith(f"pip install '{kind.extra}'")
         broken = kind._replace(plugins=("jax",))
-        assert "jax is installed, but RuntimeError: " in machine.remedy(broken, {})
+        assert "jax is installed, but RuntimeError: " in hardware.remedy(broken, {})
 
 
 def test_a_containers_limit_counts(tmp_path: Path) -> None:
     limit = tmp_path / "sys/fs/cgroup/memory.max"
     limit.parent.mkdir(parents=True)
     limit.write_text("1073741824\n")
-    assert machine.memory(tmp_path) == machine.GIB
+    assert hardware.memory(tmp_path) == hardware.GIB
     limit.write_text("max\n")
-    assert machine.memory(tmp_path) > machine.GIB
+    assert hardware.memory(tmp_path) > hardware.GIB

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from support import mesh_of, random_examples
 
-from rnnmnist.config import ModelConfig
-from rnnmnist.data import Examples
-from rnnmnist.evaluation import EvaluationSplit, evaluate, kept_result
-from rnnmnist.intervals import wilson_interval
-from rnnmnist.model import init_params, make_model
+from rnnmnist.config.schema import ModelConfig
+from rnnmnist.data.datasets import Examples
+from rnnmnist.evaluation.intervals import wilson_interval
+from rnnmnist.evaluation.results import EvaluationSplit, evaluate, kept_result
+from rnnmnist.models.classifier import init_params, make_model
 
 MODEL = make_model(ModelConfig(hidden_size=8))
 PARAMS = init_params(MODEL, jax.random.key(0), 1.0)

@@ -13,8 +13,8 @@ import optax
 import pytest
 from support import REPOSITORY, random_examples, random_params
 
-from rnnmnist.config import Config, ModelConfig, load
-from rnnmnist.model import CELLS, Params, RowReader, make_model
+from rnnmnist.config.schema import Config, ModelConfig, load
+from rnnmnist.models.classifier import CELLS, Params, RowReader, make_model
 
 UNITS = 16
 COUNT = 3

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from support import random_examples, random_params
 
-from rnnmnist.config import ModelConfig
-from rnnmnist.model import (
+from rnnmnist.config.schema import ModelConfig
+from rnnmnist.models.classifier import (
     CELLS,
     Params,
     RowReader,

@@ -24,7 +24,7 @@ from support import ORIGINALS, REPOSITORY
 
 from rnnmnist import notebook
 from rnnmnist.errors import UserError
-from rnnmnist.workdir import MetricsFile, claim
+from rnnmnist.runtime.workdir import MetricsFile, claim
 
 NOTEBOOK = REPOSITORY / "notebooks" / "colab.ipynb"
 LAST = 40  # steps

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from support import REPOSITORY, Command
 
-from rnnmnist import data
-from rnnmnist.config import DataConfig
-from rnnmnist.datasets.rows import FILES, read_part
+from rnnmnist.config.schema import DataConfig
+from rnnmnist.data import datasets
+from rnnmnist.data.builder import FILES, read_part
 
 pytestmark = pytest.mark.slow
 
@@ -21,10 +21,10 @@ def test_the_originals_are_prepared_whole_and_in_order(
     name: Literal["mnist", "fashion_mnist"], data_dir: Path, originals: Path
 ) -> None:
     folder = originals / name
-    examples = data.load(
+    examples = datasets.load(
         DataConfig(name=name, data_dir=str(data_dir), manual_dir=str(folder))
     )
-    sizes = {split: len(examples[split].labels) for split in data.SPLITS}
+    sizes = {split: len(examples[split].labels) for split in datasets.SPLITS}
     assert sizes == {"train": 55_000, "validation": 5_000, "test": 10_000}
     images, labels = read_part(*(folder / file for file in FILES["train"]))
     joined = [examples["validation"], examples["train"]]

@@ -23,15 +23,16 @@ from support import (
     refused,
 )
 
-from rnnmnist import film, handwriting, imagefiles
-from rnnmnist.config import Config, ModelConfig
-from rnnmnist.datasets import embedded
-from rnnmnist.datasets.rows import FILES, read_part
+from rnnmnist.config.command_line import REFERENCES
+from rnnmnist.config.schema import Config, ModelConfig
+from rnnmnist.data import embedded
+from rnnmnist.data.builder import FILES, read_part
 from rnnmnist.errors import UserError
-from rnnmnist.flags import REFERENCES
-from rnnmnist.likeness import SURE, of_digits
-from rnnmnist.reader import Reader
-from rnnmnist.recurrence import Kernels
+from rnnmnist.inference import image_io, preprocessing
+from rnnmnist.inference.out_of_distribution import SURE, of_digits
+from rnnmnist.inference.predictor import Reader
+from rnnmnist.models.recurrence import Kernels
+from rnnmnist.web import drawing_page
 
 SHEET = 280  # pixels of a side of a drawing
 Open = Callable[..., Any]
@@ -90,7 +91,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(page: Path) -> None:
 
 def test_every_place_of_the_page_is_filled(page: Path) -> None:
     text = page.read_text()
-    places = Template((film.PARTS / "page.html").read_text()).get_identifiers()
+    places = Template((drawing_page.PARTS / "page.html").read_text()).get_identifiers()
     assert {"data", "style", "network", "handwriting", "likeness", "view"} <= set(
         places
     )
@@ -101,7 +102,9 @@ def test_every_place_of_the_page_is_filled(page: Path) -> None:
 def test_the_page_carries_the_very_weights(content: dict[str, Any]) -> None:
     networks = content["networks"]
     assert [network["loss"] for network in networks] == ["last", "every_row"]
-    assert [network["title"] for network in networks] == list(film.TITLES.values())
+    assert [network["title"] for network in networks] == list(
+        drawing_page.TITLES.values()
+    )
     for network, workdir in zip(networks, REFERENCES, strict=True):
         params = Reader(REPOSITORY / workdir).params
         kernels, readout = Kernels.of(params["cell"]), params["readout"]
@@ -130,11 +133,11 @@ def test_samples_are_two_of_each_digit_and_the_hardest(content: dict[str, Any]) 
         assert sample["label"] == labels[place]
         (hard if sample["hard"] else easy).append(place)
     assert sorted(labels[easy]) == sorted([*range(10), *range(10)])
-    assert len(set(hard)) == film.HARD
+    assert len(set(hard)) == drawing_page.HARD
     truth = belief[np.arange(len(labels)), labels]
     assert truth[hard].max() <= np.delete(truth, hard).min()
     wrong = np.flatnonzero(belief.argmax(-1) != labels)
-    assert len(wrong) > film.HARD or set(wrong) <= set(hard)
+    assert len(wrong) > drawing_page.HARD or set(wrong) <= set(hard)
 
 
 @pytest.mark.parametrize(
@@ -172,19 +175,19 @@ def test_a_mistake_ends_the_command(command: Command, tmp_path: Path) -> None:
     ],
 )
 def test_the_page_shows_one_lstm(config: Config, named: str) -> None:
-    film.check(Path("run"), Config())
+    drawing_page.check(Path("run"), Config())
     with pytest.raises(UserError, match=named):
-        film.check(Path("run"), config)
+        drawing_page.check(Path("run"), config)
 
 
 def test_networks_of_one_kind_are_told_apart_by_name() -> None:
     reader = Reader(REPOSITORY / REFERENCES[0])
-    networks = [film.Network(name, reader) for name in ("a", "</script>")]
-    assert film.titles(networks) == [
+    networks = [drawing_page.Network(name, reader) for name in ("a", "</script>")]
+    assert drawing_page.titles(networks) == [
         "Asked after the last row: a",
         "Asked after the last row: </script>",
     ]
-    assert film.page(networks).count("</script>") == 5
+    assert drawing_page.page(networks).count("</script>") == 5
 
 
 def digits() -> np.ndarray:
@@ -203,7 +206,7 @@ def drawings(count: int) -> np.ndarray:
     for sheet, image in zip(sheets, digits(), strict=False):
         high, wide = generator.integers(90, SHEET - 30, 2)
         pen = int(generator.integers(1, 14))
-        large = imagefiles.resized(image / 255, high, wide)
+        large = image_io.resized(image / 255, high, wide)
         large = ndimage.grey_dilation(np.clip(large, 0, 1), (pen, pen))
         top, left = (generator.integers(15, SHEET - 14 - side) for side in large.shape)
         sheet[top : top + high, left : left + wide] = np.rint(255 * large)
@@ -296,7 +299,7 @@ def strangers() -> np.ndarray:
         *(robustness.photographs(100) + robustness.blank_pages(5)),
     ]
     prepared = [
-        handwriting.prepare(imagefiles.decode(file, "it")).image for file in files
+        preprocessing.prepare(image_io.decode(file, "it")).image for file in files
     ]
     return np.concatenate([digits()[:250], np.stack(prepared)])
 
@@ -346,7 +349,7 @@ class TestInABrowser:
         program = "(levels) => Array.from(rnnmnist.prepare(levels, 280, 280))"
         tab, shape = opened(), (len(sheets), 28, 28)
         there = np.array(called(tab, program, sheets)).reshape(shape)
-        here = np.stack([handwriting.prepare(sheet / 255).image for sheet in sheets])
+        here = np.stack([preprocessing.prepare(sheet / 255).image for sheet in sheets])
         assert here.any((1, 2)).all()
         differences = np.abs(there - here.astype(int))
         # Where a level lies on a threshold, rounding decides; a pixel may then differ.
@@ -506,7 +509,7 @@ class TestInABrowser:
         paintings = []
         images = "[...document.querySelectorAll('.map canvas')].map(c => c.toDataURL())"
         choices = tab.locator("#choice label")
-        assert choices.all_inner_texts() == list(film.TITLES.values())
+        assert choices.all_inner_texts() == list(drawing_page.TITLES.values())
         uses: list[Callable[[], Any]] = [
             lambda: choices.nth(1).click(),
             lambda: tab.keyboard.press("ArrowLeft"),

@@ -18,13 +18,15 @@ import robustness
 from PIL import Image
 from support import REPOSITORY, Command, one_line_error, refused
 
-from rnnmnist import Reader, figures, imagefiles, predict
-from rnnmnist.bars import bar, candidates, lines
-from rnnmnist.datasets import embedded
-from rnnmnist.datasets.rows import FILES, read_part
+from rnnmnist import Reader, predict
+from rnnmnist.data import embedded
+from rnnmnist.data.builder import FILES, read_part
 from rnnmnist.errors import UserError
-from rnnmnist.handwriting import prepare, stroke_width
-from rnnmnist.likeness import of_digits
+from rnnmnist.inference import image_io
+from rnnmnist.inference.out_of_distribution import of_digits
+from rnnmnist.inference.preprocessing import prepare, stroke_width
+from rnnmnist.inference.terminal import bar, candidates, lines
+from rnnmnist.reporting import plots
 
 LEVELS = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
 
@@ -55,7 +57,7 @@ def test_images_of_mnist_go_through_unchanged(
     digits: tuple[np.ndarray, np.ndarray],
 ) -> None:
     for image in np.concatenate([digits[0], embedded.splits()["train"][0][::8]]):
-        grey = imagefiles.decode(saved(Image.fromarray(image)), "digit")
+        grey = image_io.decode(saved(Image.fromarray(image)), "digit")
         assert (prepare(grey).image == image).all()
 
 
@@ -132,7 +134,7 @@ def test_transparent_is_paper(
     assert reader.read(saved(image)).digit == digits[1][210]
 
 
-@pytest.mark.parametrize("kind", sorted(set(imagefiles.SUFFIXES.values())))
+@pytest.mark.parametrize("kind", sorted(set(image_io.SUFFIXES.values())))
 def test_every_kind_of_file(
     kind: str, digits: tuple[np.ndarray, np.ndarray], reader: Reader
 ) -> None:
@@ -190,7 +192,7 @@ def test_arrays_of_every_type_are_the_same_picture(
     np.testing.assert_array_equal(reading.stages.grey, page)
     assert reading.digit == digits[1][120]
     # No larger than of a file, or a photo of many pixels would be a minute's work.
-    assert max(imagefiles.of_array(page.repeat(4, 1)).shape) == imagefiles.LONGEST_SIDE
+    assert max(image_io.of_array(page.repeat(4, 1)).shape) == image_io.LONGEST_SIDE
 
 
 @pytest.mark.parametrize(
@@ -278,7 +280,7 @@ def test_a_reading_hangs_together(
     assert reading.to_dict()["probability"] == reading.belief[-1].max()
     assert set(candidates(reading)) >= {reading.digit, reading.runner_up}
     assert [len(bar(reading, digit)) for digit in range(10)] == [28] * 10
-    picture = figures.reading(reading.stages, reading.belief)
+    picture = plots.reading(reading.stages, reading.belief)
     with Image.open(io.BytesIO(picture)) as image:
         assert image.size[0] == 960
 
@@ -430,14 +432,14 @@ def test_a_damaged_image_of_every_kind_is_a_user_error(
 ) -> None:
     """Bytes changed at random: an image or a UserError, and nothing else."""
     generator = np.random.default_rng(0)
-    for kind in sorted(set(imagefiles.SUFFIXES.values())):
+    for kind in sorted(set(image_io.SUFFIXES.values())):
         content = saved(black_on_white(digits[0][9], 60), kind)
         for _ in range(60):
             damaged = bytearray(content)
             for place in generator.integers(0, len(content), 3):
                 damaged[place] = generator.integers(256)
             try:
-                grey = imagefiles.decode(bytes(damaged), kind)
+                grey = image_io.decode(bytes(damaged), kind)
             except UserError:
                 continue
             assert prepare(grey).image.shape == (28, 28)

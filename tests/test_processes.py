@@ -12,10 +12,10 @@ import pytest
 import runs
 from support import Command, Once, one_line_error, refused
 
-from rnnmnist import processes
+from rnnmnist.config.command_line import Place, parse_training
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.flags import Place, parse_training
-from rnnmnist.workdir import claim
+from rnnmnist.runtime import distributed
+from rnnmnist.runtime.workdir import claim
 
 TWO_DEVICES = "--config.train.num_devices=2"
 EIGHT_DEVICES = "--config.train.num_devices=8"
@@ -154,9 +154,10 @@ def test_a_fault_in_one_ends_the_others(
 ) -> None:
     program = (
         "import sys\n"
-        "from rnnmnist import errors, main, train\n"
+        "from rnnmnist import errors, main\n"
+        "from rnnmnist.training import loop\n"
         "def broken(*_): raise ValueError('a fault of our own')\n"
-        f"if '--process_id={victim}' in sys.argv: train.TrainingSplit.put = broken\n"
+        f"if '--process_id={victim}' in sys.argv: loop.TrainingSplit.put = broken\n"
         "errors.run(main.main)\n"
     )
     words = runs.words(tmp_path / "run", data_dir, TWO_DEVICES)
@@ -340,9 +341,9 @@ def test_a_place_that_is_none_is_refused(words: list[str], part: str) -> None:
 
 def test_one_process_needs_no_coordinator() -> None:
     assert parse_training(["--num_processes=1"], "").place == Place(None, 1, None)
-    with processes.joined(Place(None, 1, None)):
-        assert processes.count() == 1
-        assert processes.from_first(lambda: 3) == processes.largest(3) == 3
+    with distributed.joined(Place(None, 1, None)):
+        assert distributed.count() == 1
+        assert distributed.from_first(lambda: 3) == distributed.largest(3) == 3
 
 
 def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
@@ -358,11 +359,11 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
 def test_a_coordinator_that_does_not_answer_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(processes, "JOIN_SECONDS", 0.5)
+    monkeypatch.setattr(distributed, "JOIN_SECONDS", 0.5)
     address = f"127.0.0.1:{runs.free_port()}"
     with (
         pytest.raises(RunError, match=f"no answer from {address} within 0.5 s"),
-        processes.joined(Place(address, 2, 1)),
+        distributed.joined(Place(address, 2, 1)),
     ):
         pass
 

@@ -79,7 +79,7 @@ def test_every_command_line_of_the_readme_is_understood(
     (tmp_path / "my").mkdir()
     shutil.copy(REPOSITORY / "configs/default.py", tmp_path / "my/own.py")
     program = (
-        "import sys, shlex\nfrom rnnmnist.flags import parse_training\n"
+        "import sys, shlex\nfrom rnnmnist.config.command_line import parse_training\n"
         "for line in sys.stdin: parse_training(shlex.split(line, comments=True), '')"
     )
     finished = subprocess.run(

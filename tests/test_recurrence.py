@@ -12,9 +12,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from support import abstract_params, random_params
 
-from rnnmnist.config import ModelConfig
+from rnnmnist.config.schema import ModelConfig
 from rnnmnist.errors import UserError
-from rnnmnist.model import Params, RowReader, init_params, make_model
+from rnnmnist.models.classifier import Params, RowReader, init_params, make_model
 
 Cell = Literal["lstm", "gru", "rnn"]
 Recurrence = Literal["fused", "flax"]

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from support import REPOSITORY, Command, in_a_browser, one_line_error, refused
 
-from rnnmnist import figures, flags, webpage
-from rnnmnist.comparison import comparison_page, differing, place_of
+from rnnmnist.config import command_line
 from rnnmnist.errors import UserError
-from rnnmnist.findings import Findings, gather, read_sessions
-from rnnmnist.intervals import wilson_interval
-from rnnmnist.reporting import Occasion, check_place, report_page, write_files
-from rnnmnist.sections import bands
+from rnnmnist.evaluation.intervals import wilson_interval
+from rnnmnist.reporting import html, plots
+from rnnmnist.reporting.comparison import comparison_page, differing, place_of
+from rnnmnist.reporting.pages import Occasion, check_place, report_page, write_files
+from rnnmnist.reporting.run_data import Findings, gather, read_sessions
+from rnnmnist.reporting.sections import bands
 
 PICTURES = ["curves", "confusion", "rows", "classes", "gallery", "reliability"]
 NOW = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
@@ -149,8 +150,8 @@ class Reader(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def read(page: webpage.Page) -> Reader:
-    return Reader(webpage.write(page))
+def read(page: html.Page) -> Reader:
+    return Reader(html.write(page))
 
 
 def spaced(text: str) -> str:
@@ -347,7 +348,7 @@ def test_a_network_without_mistakes_has_a_report(findings: Findings) -> None:
     [(1, "100.00 %"), (0.99999, "over 99.99 %"), (0.5, "50.00 %"), (0, "0.00 %")],
 )
 def test_only_certainty_is_a_hundred_per_cent(share: float, text: str) -> None:
-    assert spaced(webpage.probability(share)) == text
+    assert spaced(html.probability(share)) == text
 
 
 @pytest.mark.parametrize(
@@ -363,7 +364,7 @@ def test_only_certainty_is_a_hundred_per_cent(share: float, text: str) -> None:
 )
 def test_wrong_words(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        flags.parse_report(words, "")
+        command_line.parse_report(words, "")
 
 
 def test_a_mistake_is_one_line(command: Command) -> None:
@@ -449,5 +450,5 @@ def test_the_pages_in_a_browser(
 
 def test_a_runs_name_is_a_name_and_not_mathematics(findings: Findings) -> None:
     names = ("_base", "lr$_{0^1$", "back\\slash", 300 * "long")
-    image = figures.validation_curves(dict.fromkeys(names, findings.validated))
+    image = plots.validation_curves(dict.fromkeys(names, findings.validated))
     assert image.startswith(b"\x89PNG")

@@ -12,8 +12,8 @@ import scaling
 from support import REPOSITORY
 
 import results
-from rnnmnist.config import Config, flatten, load
-from rnnmnist.resume import FREE
+from rnnmnist.config.schema import Config, flatten, load
+from rnnmnist.training.resume import FREE
 
 FILES = sorted(
     path

@@ -19,23 +19,23 @@ from support import Command, Once, mesh_of, random_examples, refused
 
 from rnnmnist import evaluate as evaluate_command
 from rnnmnist import main, report, verify
-from rnnmnist import step as step_lib
-from rnnmnist.batches import TrainingSplit
-from rnnmnist.config import Config
-from rnnmnist.digests import params_sha256
+from rnnmnist.checkpoints.checksums import params_sha256
+from rnnmnist.config.schema import Config
+from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.evaluation import EvaluationSplit, evaluate, kept_result
-from rnnmnist.intervals import t_interval
-from rnnmnist.mesh import gathered, make_mesh, put
-from rnnmnist.model import make_model, unstack
-from rnnmnist.step import (
+from rnnmnist.evaluation.intervals import t_interval
+from rnnmnist.evaluation.results import EvaluationSplit, evaluate, kept_result
+from rnnmnist.models.classifier import make_model, unstack
+from rnnmnist.runtime.mesh import gathered, make_mesh, put
+from rnnmnist.training import step as step_lib
+from rnnmnist.training.loop import over_members
+from rnnmnist.training.step import (
     Metrics,
     count_batches,
     create_state,
     score_last_batch,
     train_steps,
 )
-from rnnmnist.train import over_members
 
 SEEDS = 4
 STACK = "--config.num_seeds=3"

@@ -16,13 +16,13 @@ from flax.training.train_state import TrainState
 from jax.sharding import Mesh
 from support import mesh_of, random_examples
 
-from rnnmnist.batches import Batch, TrainingSplit
-from rnnmnist.config import Config
-from rnnmnist.digests import params_sha256
-from rnnmnist.mesh import put, replicated
-from rnnmnist.model import RowReader, make_model
-from rnnmnist.objective import Objective
-from rnnmnist.step import Metrics, create_state, score_last_batch, train_steps
+from rnnmnist.checkpoints.checksums import params_sha256
+from rnnmnist.config.schema import Config
+from rnnmnist.data.batches import Batch, TrainingSplit
+from rnnmnist.models.classifier import RowReader, make_model
+from rnnmnist.runtime.mesh import put, replicated
+from rnnmnist.training.loss import Objective
+from rnnmnist.training.step import Metrics, create_state, score_last_batch, train_steps
 
 BATCH_SIZE = 16
 CONFIG = Config().replace(

@@ -6,11 +6,11 @@ import jax
 import pytest
 from support import mesh_of
 
-from rnnmnist import train
-from rnnmnist.config import Config, TrainConfig
+from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.errors import UserError
-from rnnmnist.mesh import make_mesh
-from rnnmnist.train import is_due, next_event
+from rnnmnist.runtime.mesh import make_mesh
+from rnnmnist.training import loop
+from rnnmnist.training.loop import is_due, next_event
 
 
 def test_events_fall_on_absolute_steps_and_the_last_one_always() -> None:
@@ -60,7 +60,7 @@ def test_the_host_reads_at_events_only(
             }
         )
         reads.clear()
-        train.train(config, tmp_path / str(number))
+        loop.train(config, tmp_path / str(number))
         counts.append(len(reads))
     assert counts[1] == counts[2] > 0
 
@@ -68,12 +68,12 @@ def test_the_host_reads_at_events_only(
 def test_a_hidden_copy_from_the_host_is_an_error(
     small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def clumsy(run: train.Run, state: object, *_: object) -> None:
+    def clumsy(run: loop.Run, state: object, *_: object) -> None:
         jax.numpy.add(run.split.seed, 1)  # a Python number, sent at every step
 
-    monkeypatch.setattr(train, "train_loop", clumsy)
+    monkeypatch.setattr(loop, "train_loop", clumsy)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        train.train(small, tmp_path / "run")
+        loop.train(small, tmp_path / "run")
 
 
 def test_the_mesh_of_a_batch() -> None:

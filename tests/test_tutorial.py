@@ -11,10 +11,10 @@ import pytest
 import tutorial
 from support import REPOSITORY
 
-from rnnmnist import data
-from rnnmnist.config import DataConfig
-from rnnmnist.datasets.preparation import prepared_builder
-from rnnmnist.datasets.rows import MnistRows
+from rnnmnist.config.schema import DataConfig
+from rnnmnist.data import datasets
+from rnnmnist.data.builder import MnistRows
+from rnnmnist.data.preparation import prepared_builder
 
 PAGE = tutorial.PAGE.read_text()
 
@@ -27,7 +27,7 @@ def in_a_clone(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return prepared_builder(dataclasses.replace(config, data_dir=str(data_dir)))
 
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(data, "prepared_builder", prepared_here)
+    monkeypatch.setattr(datasets, "prepared_builder", prepared_here)
 
 
 def globals_of(table: symtable.SymbolTable) -> set[str]:
@@ -99,7 +99,7 @@ def test_a_wrong_name_is_seen(snippet: str, missing: set[str]) -> None:
 
 def test_a_wrong_import_or_syntax_is_seen() -> None:
     with pytest.raises(ImportError, match="nothing"):
-        missing_names("from rnnmnist.step import nothing", {})
+        missing_names("from rnnmnist.training.step import nothing", {})
     with pytest.raises(SyntaxError):
         missing_names("print(", {})
 

@@ -14,7 +14,7 @@ from PIL import Image
 from robustness import drawn, in_uneven_light
 from scipy import ndimage
 
-from rnnmnist.datasets import embedded
+from rnnmnist.data import embedded
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "five.jpg"
 DIGIT, PLACE = 5, 35  # which of the held-out images of that digit

@@ -28,14 +28,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnnmnist import checkpoint, data, figures
-from rnnmnist.config import PLACES
-from rnnmnist.data import Examples
-from rnnmnist.machine import hardware
-from rnnmnist.mesh import here, make_mesh
-from rnnmnist.model import Params, RowReader, abstract_params, make_model
-from rnnmnist.step import create_state
-from rnnmnist.steps import find_step
+from rnnmnist.checkpoints import store
+from rnnmnist.checkpoints.selection import find_step
+from rnnmnist.config.schema import PLACES
+from rnnmnist.data import datasets
+from rnnmnist.data.datasets import Examples
+from rnnmnist.models.classifier import Params, RowReader, abstract_params, make_model
+from rnnmnist.reporting import plots
+from rnnmnist.runtime.hardware import hardware
+from rnnmnist.runtime.mesh import here, make_mesh
+from rnnmnist.training.step import create_state
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBERS = REPOSITORY / "results/gradients.json"
@@ -160,14 +162,14 @@ def measure() -> dict[str, Any]:
     cells, recipes = {}, []
     for name, folder in RUNS.items():
         step = find_step(folder, "best")
-        config = checkpoint.read_config(folder, step)
+        config = store.read_config(folder, step)
         nowhere = dict.fromkeys(PLACES)
         recipes.append(config.replace(nowhere | {"model.cell": "lstm"}))
-        images, labels = data.load(config.data)["validation"]
+        images, labels = datasets.load(config.data)["validation"]
         examples = Examples(images[:EXAMPLES], labels[:EXAMPLES])
         model = make_model(config.model)
         start = create_state(config, model, make_mesh(config.train.batch_size, 1, 1))
-        trained = checkpoint.read_params(folder, step, abstract_params(model, here()))
+        trained = store.read_params(folder, step, abstract_params(model, here()))
         cells[name] = {
             "step": step,
             "before": spread(model, start.params, examples),
@@ -204,7 +206,7 @@ def picture(document: dict[str, Any]) -> bytes:
             for part in sorted(cells[name][when])  # c before h
         }
 
-    return figures.gradients(
+    return plots.gradients(
         {f"{when} training": lanes(when) for when in ("before", "after")}
     )
 

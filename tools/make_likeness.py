@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from make_mnist5k import write
 
-from rnnmnist import likeness
-from rnnmnist.datasets import embedded
-from rnnmnist.likeness import Likeness
+from rnnmnist.data import embedded
+from rnnmnist.inference import out_of_distribution
+from rnnmnist.inference.out_of_distribution import Likeness
 
 DIMENSIONS = 24  # of a digit's flat
 REFUSED = 0.01  # of the digits that were held out
@@ -25,7 +25,7 @@ def fit() -> Likeness:
     splits = embedded.splits()
     images, labels = splits["train"]
     # In double precision no byte hangs on a machine's rounding.
-    pixels = likeness.blurred(images).astype(np.float64)
+    pixels = out_of_distribution.blurred(images).astype(np.float64)
     flats = [flat(pixels[labels == digit]) for digit in range(10)]
     means, axes, scales = map(np.stack, zip(*flats, strict=True))
     found = Likeness(means, axes, scales, np.inf)
@@ -50,7 +50,7 @@ def flat(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return mean, axes, scales[:, 0].astype(np.float32)
 
 
-def main(path: Path = likeness.PATH) -> None:
+def main(path: Path = out_of_distribution.PATH) -> None:
     """Writes the file."""
     found = fit()
     arrays = {name: np.asarray(array) for name, array in found._asdict().items()}

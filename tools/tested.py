@@ -8,7 +8,7 @@ To be run where the whole suite has just passed. Rewrites `rnnmnist/tested.tsv`.
 import platform
 from pathlib import Path
 
-from rnnmnist.versions import Range, installed, read_tested, widened
+from rnnmnist.runtime.versions import Range, installed, read_tested, widened
 
 LIBRARIES = (
     "array_record",
@@ -49,4 +49,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(__file__).resolve().parent.parent / "rnnmnist" / "tested.tsv")
+    main(Path(__file__).resolve().parent.parent / "rnnmnist" / "runtime" / "tested.tsv")

@@ -12,16 +12,17 @@ import runs
 from flax.training.train_state import TrainState
 from support import Command
 
-from rnnmnist import checkpoint, evaluation, verification
-from rnnmnist.config import FIELDS, Config
-from rnnmnist.digests import array_digests
+from rnnmnist.checkpoints import store, verification
+from rnnmnist.checkpoints.checksums import array_digests
+from rnnmnist.checkpoints.selection import find_step
+from rnnmnist.config.schema import FIELDS, Config
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.mesh import here
-from rnnmnist.model import make_model
-from rnnmnist.resume import FREE, FREE_WITH_WARNING, step_to_resume
-from rnnmnist.step import abstract_state
-from rnnmnist.steps import find_step
-from rnnmnist.workdir import MetricsFile
+from rnnmnist.evaluation import results
+from rnnmnist.models.classifier import make_model
+from rnnmnist.runtime.mesh import here
+from rnnmnist.runtime.workdir import MetricsFile
+from rnnmnist.training.resume import FREE, FREE_WITH_WARNING, step_to_resume
+from rnnmnist.training.step import abstract_state
 
 NEWEST = runs.STEPS
 Damage = Callable[[Path], object]
@@ -94,11 +95,11 @@ def shapes_of(config: Config) -> TrainState:
 
 def everything(workdir: Path, step: int) -> dict[str, str]:
     """The sums of what is restored from a step, computed from the arrays."""
-    config = checkpoint.read_config(workdir, step)
-    state = checkpoint.read_state(workdir, step, shapes_of(config))
-    found = array_digests(checkpoint.memory(state)) | array_digests(state.params)
+    config = store.read_config(workdir, step)
+    state = store.read_state(workdir, step, shapes_of(config))
+    found = array_digests(store.memory(state)) | array_digests(state.params)
     document = config.replace({"data.data_dir": None}).to_dict()
-    metrics = checkpoint.read_metrics(workdir, step)
+    metrics = store.read_metrics(workdir, step)
     return found | {"config": json.dumps(document), "metrics": json.dumps(metrics)}
 
 
@@ -169,7 +170,7 @@ def another(name: str, value: object) -> object:
 def test_each_setting_is_refused_warned_of_or_free(
     twin: Path, data_dir: Path, name: str
 ) -> None:
-    same = checkpoint.read_config(twin, NEWEST)
+    same = store.read_config(twin, NEWEST)
     section, _, key = name.rpartition(".")
     value = getattr(getattr(same, section) if section else same, key)
     changed = same.replace({name: another(name, value)})
@@ -233,18 +234,18 @@ def files_of(workdir: Path) -> list[Path]:
 def test_fifty_random_edits_give_errors_or_the_right_arrays(
     twin: Path, tmp_path: Path, first: int
 ) -> None:
-    steps = checkpoint.list_steps(twin)
+    steps = store.list_steps(twin)
     right = {step: everything(twin, step) for step in steps}
     (path,) = (twin / "evaluation").glob("*")
     right_result = json.loads(path.read_text())
     right_params = right_result["params_sha256"]
-    config = checkpoint.read_config(twin, NEWEST)
+    config = store.read_config(twin, NEWEST)
     outcomes = {"good": 0, "bad": 0}
     for number in range(first, first + 50):
         generator = random.Random(number)
         workdir = runs.copy_of(twin, tmp_path / str(number))
         said = edit(generator, files_of(workdir))
-        for step in checkpoint.list_steps(workdir):
+        for step in store.list_steps(workdir):
             if verification.fault_of(workdir, step) is None:
                 outcomes["good"] += 1
                 assert everything(workdir, step) == right[step], said
@@ -258,7 +259,7 @@ def test_fifty_random_edits_give_errors_or_the_right_arrays(
         try:
             step_to_resume(config, workdir)
             for path in (workdir / "evaluation").glob("*"):
-                kept = evaluation.kept_result(path, right_params)
+                kept = results.kept_result(path, right_params)
                 assert kept is None or kept == right_result, said
         except RunError as error:
             assert "\n" not in str(error).strip(), said

@@ -15,9 +15,9 @@ import pytest
 import runs
 from support import Command, one_line_error
 
-from rnnmnist import data
-from rnnmnist.config import DataConfig
-from rnnmnist.workdir import NOTE, claim, holder
+from rnnmnist.config.schema import DataConfig
+from rnnmnist.data import datasets
+from rnnmnist.runtime.workdir import NOTE, claim, holder
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +114,7 @@ def test_a_kill_while_the_arrays_are_written_costs_a_decoding(
         "import sys, time\n"
         "from pathlib import Path\n"
         "from rnnmnist import data\n"
-        "from rnnmnist.config import DataConfig\n"
+        "from rnnmnist.config.schema import DataConfig\n"
         "honest = Path.write_bytes\n"
         "def slow(path, content):\n"
         "    honest(path, content[: len(content) // 2])\n"
@@ -136,8 +136,8 @@ def test_a_kill_while_the_arrays_are_written_costs_a_decoding(
     process.communicate()
     assert not list(tmp_path.rglob("arrays.npz"))
     config = DataConfig(name="mnist5k", data_dir=str(tmp_path))
-    first, second = data.load(config), data.load(config)
-    for split in data.SPLITS:
+    first, second = datasets.load(config), datasets.load(config)
+    for split in datasets.SPLITS:
         np.testing.assert_array_equal(first[split].images, second[split].images)
     assert len(list(tmp_path.rglob("arrays.npz"))) == 1
 

@@ -187,7 +187,7 @@ def test_an_evaluator_beside_a_trainer_disturbs_nothing_and_never_fails(
         "from rnnmnist import evaluate\n"
         "begin, count = time.monotonic(), 0\n"
         "from rnnmnist import checkpoint, evaluation\n"
-        "from rnnmnist.mesh import make_mesh\n"
+        "from rnnmnist.runtime.mesh import make_mesh\n"
         "from pathlib import Path\n"
         "mesh = make_mesh(48, None, 1)\n"
         "while time.monotonic() - begin < 20:\n"

@@ -1,0 +1,1 @@
+"""Saving, restoring, choosing and verifying checkpoints."""

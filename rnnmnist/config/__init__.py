@@ -1,0 +1,1 @@
+"""Configuration: every setting, its checks, files and command-line overrides."""

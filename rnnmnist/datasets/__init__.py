@@ -1,1 +1,0 @@
-"""The data sets as TFDS knows them; `rnnmnist.data` turns them into arrays."""

@@ -1,0 +1,1 @@
+"""Counts over whole splits, and what follows from them."""

@@ -1,0 +1,1 @@
+"""The classifier, its recurrence and its parameters."""

@@ -1,0 +1,1 @@
+"""The report of a run: plots, sections and pages."""
