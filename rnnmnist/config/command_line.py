@@ -53,7 +53,7 @@ class Flags(argparse.ArgumentParser):
 def repository_or_package(folder: str) -> Path:
     """A folder that a clone has at its top level and a wheel inside the package."""
     package = Path(__file__).resolve().parent.parent
-    inside = package / folder
+    inside = package / "shipped" / folder
     return inside if inside.is_dir() else package.parent / folder
 
 
