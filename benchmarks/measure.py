@@ -4,8 +4,8 @@
     python benchmarks/measure.py table
 
 `run` writes benchmarks/results.json, `table` renders it between the markers in
-benchmarks/README.md and README.md. FOLDER holds the four original MNIST files; PYTHON
-is an interpreter that has benchmarks/requirements.txt, by default this one.
+benchmarks/README.md and docs/results.md. FOLDER holds the four original MNIST files;
+PYTHON is an interpreter that has benchmarks/requirements.txt, by default this one.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from rnnmnist.runtime.hardware import hardware
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 PAGE, NUMBERS = HERE / "README.md", HERE / "results.json"
+SUMMARY = REPOSITORY / "docs/results.md"
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 PEERS = ("torch", "tensorflow", "keras", "numpy")
 LONG_ROUNDS = 3  # of what takes a minute
@@ -461,10 +462,10 @@ def run(options: argparse.Namespace) -> None:
     """
     bench = Bench(options)
     begin = time.monotonic()
-    ask = "import sys; from importlib.metadata import version as v; " + (
+    predict = "import sys; from importlib.metadata import version as v; " + (
         "print(*map(v, sys.argv[1:]))"
     )
-    versions = bench.timed([bench.peers, "-c", ask, *PEERS]).well().output
+    versions = bench.timed([bench.peers, "-c", predict, *PEERS]).well().output
     document = {
         "command": "python benchmarks/measure.py run --data=FOLDER --peers=PYTHON"
         f" --rounds={bench.rounds} --cap={bench.cap:.0f} --seeds={bench.seeds}",
@@ -509,7 +510,7 @@ def main() -> None:
         run(options)
         return
     document = json.loads(NUMBERS.read_text())
-    for page, render in ((PAGE, rendered), (REPOSITORY / "README.md", summarized)):
+    for page, render in ((PAGE, rendered), (SUMMARY, summarized)):
         page.write_text(render(page.read_text(), document))
 
 

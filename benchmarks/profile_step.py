@@ -53,7 +53,7 @@ def profile(recurrence: str) -> dict[str, float]:
     import jax
     import numpy as np
 
-    from rnnmnist.runtime.mesh import put, replicated
+    from rnnmnist.runtime.mesh import device_put, replicated
     from rnnmnist.training.step import train_steps
 
     trainer = Trainer(make_config(model={"recurrence": recurrence}))
@@ -63,7 +63,7 @@ def profile(recurrence: str) -> dict[str, float]:
         begin = time.perf_counter()
         trainer.steps(STEPS)
         walls.append((time.perf_counter() - begin) / STEPS)
-    number = put(np.int32(STEPS), replicated(trainer.mesh))
+    number = device_put(np.int32(STEPS), replicated(trainer.mesh))
     program = train_steps.lower(
         trainer.state, trainer.split, number, mesh=trainer.mesh
     ).compile()

@@ -7,7 +7,7 @@ from typing import Any
 import turns
 
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
-from rnnmnist.runtime.mesh import make_mesh, put, replicated, set_cpu_devices
+from rnnmnist.runtime.mesh import device_put, make_mesh, replicated, set_cpu_devices
 
 EXAMPLES = 4000
 
@@ -21,13 +21,13 @@ class Trainer:
         from rnnmnist.data.batches import TrainingSplit
         from rnnmnist.data.datasets import Examples
         from rnnmnist.models.classifier import make_model
-        from rnnmnist.training.step import create_state
+        from rnnmnist.training.state import create_state
 
         self.config = config
         self.mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
         self.model = make_model(config.model)
         examples = Examples(*turns.noise(EXAMPLES, rows, columns))
-        self.split = TrainingSplit.put(examples, config, self.mesh)
+        self.split = TrainingSplit.device_put(examples, config, self.mesh)
         self.state: Any = create_state(config, self.model, self.mesh)
 
     def steps(self, count: int) -> int:
@@ -37,7 +37,7 @@ class Trainer:
 
         from rnnmnist.training.step import train_steps
 
-        number = put(np.int32(count), replicated(self.mesh))
+        number = device_put(np.int32(count), replicated(self.mesh))
         self.state, metrics = train_steps(
             self.state, self.split, number, mesh=self.mesh
         )
@@ -68,10 +68,10 @@ def evaluate(images: int, **settings: Any) -> None:
     trainer = Trainer(make_config(**settings))
 
     from rnnmnist.data.datasets import Examples
-    from rnnmnist.evaluation.results import EvaluationSplit
-    from rnnmnist.evaluation.results import evaluate as score
+    from rnnmnist.evaluation.metrics import evaluate as score
+    from rnnmnist.evaluation.predictions import EvaluationSplit
 
-    split = EvaluationSplit.put(Examples(*turns.noise(images)), trainer.mesh)
+    split = EvaluationSplit.device_put(Examples(*turns.noise(images)), trainer.mesh)
 
     def turn() -> int:
         (result,) = score(trainer.model, trainer.state.params, split)
@@ -85,6 +85,7 @@ def save(steps: int, epochs: int, saving: bool) -> None:
     trainer = Trainer(make_config())
 
     from rnnmnist.checkpoints.store import Checkpoints
+    from rnnmnist.training.state import saved_arrays
 
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -97,7 +98,8 @@ def save(steps: int, epochs: int, saving: bool) -> None:
                 if saving:
                     step = int(trainer.state.step)
                     metrics = {"step": step, "accuracy": 0.5}
-                    checkpoints.save(trainer.state, trainer.config, metrics)
+                    arrays = saved_arrays(trainer.state)
+                    checkpoints.save(step, arrays, trainer.config, metrics)
             checkpoints.wait()
             return epochs
 

@@ -13,18 +13,18 @@ BATCH = 128
 torch.set_flush_denormal(True)
 
 
-class RowReader(nn.Module):
+class SequenceClassifier(nn.Module):
     """The same network: an LSTM over the rows, read out after the last one."""
 
     def __init__(self, columns: int = 28) -> None:
         super().__init__()
         self.cell = nn.LSTM(columns, 128, batch_first=True)
-        self.readout = nn.Linear(128, 10)
+        self.head = nn.Linear(128, 10)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits [batch, 10] of uint8 images [batch, rows, columns]."""
         hidden, _ = self.cell(images.float() / 255)
-        return self.readout(hidden[:, -1])
+        return self.head(hidden[:, -1])
 
 
 class Trainer:
@@ -34,7 +34,7 @@ class Trainer:
         torch.manual_seed(seed)
         self.images = torch.from_numpy(np.array(images))
         self.labels = torch.from_numpy(labels.astype(np.int64))
-        self.network = RowReader(images.shape[-1])
+        self.network = SequenceClassifier(images.shape[-1])
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
         loss = nn.CrossEntropyLoss()
 

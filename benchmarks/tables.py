@@ -29,9 +29,9 @@ def rendered(page: str, document: dict[str, Any]) -> str:
     return inserted(page, "tables", parts)
 
 
-def summarized(readme: str, document: dict[str, Any]) -> str:
-    """The project's README with a few of the numbers between its markers."""
-    return inserted(readme, "speed", [summary(document), origin(document)])
+def summarized(page: str, document: dict[str, Any]) -> str:
+    """The page of results with a few of the numbers between its markers."""
+    return inserted(page, "speed", [summary(document), origin(document)])
 
 
 def inserted(page: str, name: str, parts: Sequence[str]) -> str:
@@ -60,7 +60,9 @@ def summary(document: dict[str, Any]) -> str:
             cap = f"> {document['accuracy']['cap']:.0f}"
             cells.append(cap if seconds is None else f"{seconds:.0f}")
         rows.append((f"seconds to {mark} % of all test images", *cells))
-    return table("Beside its peers, each in its better mode", ("", *names), rows)
+    return table(
+        "rnnmnist, PyTorch and Keras, each in its faster mode", ("", *names), rows
+    )
 
 
 def of_framework(section: dict[str, Any], name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Measured on one core of AMD EPYC with jax 0.12.0.1: 495 s, test accuracy 99.61 Â
 over 5 seeds (10,000 images; `results/best.json`).
 """
 
-from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
+from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:

@@ -6,7 +6,7 @@ Measured on one core of AMD EPYC with jax 0.12.0.1: 52 s, test accuracy 99.19 ±
 over 5 seeds (10,000 images; `results/default.json`).
 """
 
-from rnnmnist.config.schema import Config
+from rnnmnist import Config
 
 
 def get_config() -> Config:

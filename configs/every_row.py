@@ -6,7 +6,7 @@ Measured on one core of AMD EPYC with jax 0.12.0.1: 69 s, test accuracy 99.02 ±
 over 5 seeds (10,000 images; `results/every_row.json`).
 """
 
-from rnnmnist.config.schema import Config, TrainConfig
+from rnnmnist import Config, TrainConfig
 
 
 def get_config() -> Config:

@@ -14,7 +14,7 @@ The recipe: A. Damien, TensorFlow-Examples, `recurrent_network.py`, 2016. Its
 optimizer puts Adam's epsilon elsewhere by a factor that vanishes after some steps.
 """
 
-from rnnmnist.config.schema import Config, ModelConfig, TrainConfig
+from rnnmnist import Config, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:

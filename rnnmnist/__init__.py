@@ -1,22 +1,39 @@
 """rnnmnist: an LSTM reads MNIST images row by row and says which digit it read.
 
->>> from rnnmnist import Reader
->>> Reader().read("five.png").digit  # doctest: +SKIP
+>>> import rnnmnist
+>>> rnnmnist.Predictor().predict("docs/five.jpg").digit
 5
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rnnmnist.inference.predictor import Reader
+    from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
+    from rnnmnist.inference.predictor import Prediction, Predictor
 
-__all__ = ["Reader"]
+__all__ = [
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "Prediction",
+    "Predictor",
+    "TrainConfig",
+]
+
+_MODULES = {
+    "Config": "config.schema",
+    "DataConfig": "config.schema",
+    "ModelConfig": "config.schema",
+    "Prediction": "inference.predictor",
+    "Predictor": "inference.predictor",
+    "TrainConfig": "config.schema",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports jax and the rest only when they are asked for: `--help` is to be fast."""
-    if name not in __all__:
+    """Imports a public name when it is used, so that `--help` does not wait for jax."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from rnnmnist.inference import predictor
-
-    return getattr(predictor, name)
+    module = importlib.import_module(f"rnnmnist.{_MODULES[name]}")
+    return getattr(module, name)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rnnmnist import errors
-from rnnmnist.config import command_line
+from rnnmnist.config.command_line import TrainingArgs, parse_training, training_parser
 from rnnmnist.runtime import versions
 
 
@@ -46,7 +46,17 @@ class Report:
         return errors.RunError(f"a run of {name} would not work here: {why}")
 
 
-def main(arguments: list[str]) -> None:
+def parse(argv: list[str]) -> tuple[TrainingArgs, str | None]:
+    """Parses the command line: the run that is meant, and the required platform."""
+    parser = training_parser("doctor", __doc__)
+    parser.add_argument(
+        "--require", choices=["tpu", "gpu"], help="exit 1 if there is none to use"
+    )
+    training, args = parse_training(parser, argv)
+    return training, args.require
+
+
+def main(argv: list[str]) -> None:
     """Examines the machine for the run that the command line means.
 
     Raises:
@@ -54,20 +64,20 @@ def main(arguments: list[str]) -> None:
         RunError: when a run would not work here, with every reason.
     """
     started = time.monotonic()
-    asked, report = command_line.parse_checkup(arguments, __doc__ or ""), Report()
+    (training, required), report = parse(argv), Report()
     try:
-        from rnnmnist.runtime.distributed import joined
+        from rnnmnist.runtime.distributed import initialize
     except Exception as error:  # libraries that do not fit together raise many kinds
         list_versions(report)
         report.problems.append(errors.first_line(error))
-        raise report.refusal(asked.name) from error
-    with joined(asked.training.place):
+        raise report.refusal(training.name) from error
+    with initialize(training.processes):
         list_versions(report)
-        examine(asked, report)
+        examine(training, required, report)
         report.line("seconds", f"{time.monotonic() - started:.1f}")
         if report.problems:
-            raise report.refusal(asked.name)
-        report.line("verdict", f"a run of {asked.name} would work here")
+            raise report.refusal(training.name)
+        report.line("verdict", f"a run of {training.name} would work here")
 
 
 def list_versions(report: Report) -> None:
@@ -76,30 +86,30 @@ def list_versions(report: Report) -> None:
         report.find(name, versions.describe_installed, name, tested)
 
 
-def examine(asked: command_line.Checkup, report: Report) -> None:
+def examine(training: TrainingArgs, required: str | None, report: Report) -> None:
     """Looks at the machine, and at all that the run would need.
 
     Raises:
         RunError: when the devices are not those that are required.
     """
     from rnnmnist.runtime import hardware
-    from rnnmnist.runtime.compilation import keep_programs
+    from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.distributed import count
     from rnnmnist.runtime.mesh import set_cpu_devices
     from rnnmnist.training import preflight
 
-    config, train = asked.training.config, asked.training.config.train
-    keep_programs()
+    config, train = training.config, training.config.train
+    enable_compilation_cache()
     wanted = train.batch_size, train.num_devices, config.num_seeds
     set_cpu_devices(*wanted, count())
     report.line("machine", hardware.describe())
     usable = report.find("devices", hardware.describe_devices, *wanted)
-    if asked.required:
-        hardware.require(asked.required)
+    if required:
+        hardware.require(required)
     report.find("data", preflight.describe_data, config.data)
     for text in preflight.describe_other_data(config.data):
         report.line("data", text)
-    report.find("workdir", preflight.describe_workdir, config, asked.training.workdir)
+    report.find("workdir", preflight.describe_workdir, config, training.workdir)
     if usable:
         report.find("step", preflight.describe_step, config)
         report.line("memory", hardware.describe_memory())

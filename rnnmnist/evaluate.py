@@ -3,35 +3,49 @@
 python -m rnnmnist.evaluate --workdir=checkpoints/reference --split=test
 """
 
+import argparse
+
 from rnnmnist import errors
-from rnnmnist.config import command_line
+from rnnmnist.config.command_line import Parser, data_paths
 
 
-def main(arguments: list[str]) -> None:
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = Parser("evaluate", __doc__)
+    parser.add_workdir()
+    parser.add_step()
+    parser.add_argument(
+        "--split", default="test", choices=["train", "validation", "test"]
+    )
+    parser.add_data_paths()
+    return parser.parse(argv)
+
+
+def main(argv: list[str]) -> None:
     """Evaluates as the command line says; prints and writes the result."""
-    wanted = command_line.parse_evaluation(arguments, __doc__ or "")
+    args = parse(argv)
     from rnnmnist.checkpoints import store
     from rnnmnist.checkpoints.selection import with_step
     from rnnmnist.evaluation import results
-    from rnnmnist.runtime.compilation import keep_programs
+    from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.mesh import make_mesh, set_cpu_devices
 
-    workdir = wanted.workdir
+    workdir = args.workdir
     config = with_step(
-        workdir, wanted.step, lambda step: store.read_config(workdir, step)
+        workdir, args.step, lambda step: store.read_config(workdir, step)
     )
-    keep_programs()
+    enable_compilation_cache()
     set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
     mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
     document = results.evaluate_run(
-        workdir, wanted.step, wanted.split, wanted.places, mesh
+        workdir, args.step, args.split, data_paths(args), mesh
     )
     step = document["step"]
     print(
-        f"{document['dataset']} {wanted.split} at step {step}: "
+        f"{document['dataset']} {args.split} at step {step}: "
         f"{results.describe(document)}, loss {document['loss']:.4f}",
         *results.describe_members(document),
-        results.result_path(workdir, wanted.split, step),
+        results.result_path(workdir, args.split, step),
         sep="\n",
     )
 

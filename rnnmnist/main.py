@@ -1,31 +1,36 @@
-"""Trains a network that reads images row by row; goes on where it was stopped.
+"""Trains a network, or resumes a run from its newest checkpoint.
 
 python -m rnnmnist.main --config=default --config.seed=1
 """
 
 from rnnmnist import errors
-from rnnmnist.config import command_line
+from rnnmnist.config.command_line import TrainingArgs, parse_training, training_parser
 
 
-def main(arguments: list[str]) -> None:
+def parse(argv: list[str]) -> TrainingArgs:
+    """Parses the command line."""
+    return parse_training(training_parser("main", __doc__), argv)[0]
+
+
+def main(argv: list[str]) -> None:
     """Trains as the command line says."""
-    wanted = command_line.parse_training(arguments, __doc__ or "")
-    # Only now what is slow to import, so that a mistyped flag is answered at once.
-    from rnnmnist.runtime.compilation import keep_programs
-    from rnnmnist.runtime.distributed import count, joined
+    args = parse(argv)
+    # Imported only now: a mistyped flag is answered before jax is loaded.
+    from rnnmnist.runtime import distributed
+    from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.mesh import set_cpu_devices
     from rnnmnist.training.loop import train
 
-    keep_programs()
-    with joined(wanted.place):
-        config = wanted.config
+    enable_compilation_cache()
+    with distributed.initialize(args.processes):
+        config = args.config
         set_cpu_devices(
             config.train.batch_size,
             config.train.num_devices,
             config.num_seeds,
-            count(),
+            distributed.count(),
         )
-        train(config, wanted.workdir)
+        train(config, args.workdir)
 
 
 if __name__ == "__main__":

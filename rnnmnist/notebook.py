@@ -96,7 +96,7 @@ def _stream(
             [sys.executable, "-m", f"rnnmnist.{command}", *words],
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,  # a child whose pipe has no reader stops
+            stdout=subprocess.PIPE,  # a child whose pipe has no predictor stops
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",

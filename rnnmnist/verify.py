@@ -6,12 +6,14 @@ Exits with 1 if one is damaged.
 """
 
 from rnnmnist import errors
-from rnnmnist.config import command_line
+from rnnmnist.config.command_line import Parser
 
 
-def main(arguments: list[str]) -> None:
+def main(argv: list[str]) -> None:
     """Prints a line for each step; raises if one of them is bad."""
-    workdir = command_line.parse_verification(arguments, __doc__ or "")
+    parser = Parser("verify", __doc__)
+    parser.add_workdir()
+    workdir = parser.parse(argv).workdir
     import jax
 
     from rnnmnist.checkpoints.verification import verify

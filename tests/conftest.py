@@ -137,14 +137,14 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def twin(once: Once, command: Command, data_dir: Path) -> Path:
+def reference_run(once: Once, command: Command, data_dir: Path) -> Path:
     """The run that nothing happened to."""
 
     def train(workdir: Path) -> None:
         finished = command("main", *runs.words(workdir, data_dir))
         assert finished.returncode == 0, finished.stderr
 
-    return once("twin", train)
+    return once("reference_run", train)
 
 
 @pytest.fixture

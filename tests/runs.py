@@ -147,13 +147,13 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
     ]
 
 
-def assert_same_end(workdir: Path, twin: Path) -> None:
+def assert_same_end(workdir: Path, reference_run: Path) -> None:
     """Holds that a run ended as its twin: every bit, every line, every count."""
-    assert sums(workdir) == sums(twin)
-    assert metrics(workdir) == metrics(twin)
+    assert sums(workdir) == sums(reference_run)
+    assert metrics(workdir) == metrics(reference_run)
     (found,), (expected,) = (
         [json.loads(path.read_text()) for path in (folder / "evaluation").iterdir()]
-        for folder in (workdir, twin)
+        for folder in (workdir, reference_run)
     )
     assert found == expected
     assert [path for path in workdir.iterdir() if "tmp" in path.name] == []

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh
 
 from rnnmnist.data.datasets import Examples
 from rnnmnist.errors import UserError
-from rnnmnist.models.classifier import Params, RowReader
+from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runtime.mesh import BATCH, SEEDS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -41,14 +41,14 @@ def random_examples(count: int, seed: int = 0) -> Examples:
     return Examples(images, generator.integers(0, 10, count, np.uint8))
 
 
-def abstract_params(model: RowReader, columns: int = 28) -> Params:
+def abstract_params(model: SequenceClassifier, columns: int = 28) -> Params:
     """The shapes and types of the parameters of a network, compiled for nothing."""
     whole = dataclasses.replace(model, remat_rows=None)
     images = jnp.zeros((1, 1, columns))
     return jax.eval_shape(lambda: whole.init(jax.random.key(0), images))["params"]
 
 
-def random_params(model: RowReader, columns: int = 28) -> Params:
+def random_params(model: SequenceClassifier, columns: int = 28) -> Params:
     """Parameters none of which is zero, nor small; NumPy's, compiled for nothing."""
     generator = np.random.default_rng(1)
     return jax.tree.map(

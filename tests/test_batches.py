@@ -10,8 +10,9 @@ import pytest
 from support import mesh_of, random_examples
 
 from rnnmnist.config.schema import Config, DataConfig, TrainConfig
-from rnnmnist.data.batches import Batch, TrainingSplit, epoch_order
+from rnnmnist.data.batches import Batch, TrainingSplit
 from rnnmnist.data.datasets import Examples, load
+from rnnmnist.data.shuffling import epoch_order
 
 ONE_HUNDRED = Examples(
     np.zeros((100, 28, 28), np.uint8), np.arange(100, dtype=np.uint8)
@@ -37,7 +38,7 @@ def split_of(
         data=DataConfig(**distortions),
         train=TrainConfig(batch_size=batch_size, num_steps=1),
     )
-    return TrainingSplit.put(examples, config, mesh_of(1))
+    return TrainingSplit.device_put(examples, config, mesh_of(1))
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -125,10 +126,10 @@ def test_a_batch_is_the_same_on_any_number_of_devices(shards: int) -> None:
     split = split_of(random_examples(50), 24, seed=0, **distortions)
     whole = batch_of(split, 5)
     parts = [batch_of(split, 5, shard, shards) for shard in range(shards)]
-    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    initialize = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     # To rounding: the interpolation is compiled for each size of share.
-    np.testing.assert_allclose(whole.images, joined.images, atol=1e-5)
-    np.testing.assert_array_equal(whole.labels, joined.labels)
+    np.testing.assert_allclose(whole.images, initialize.images, atol=1e-5)
+    np.testing.assert_array_equal(whole.labels, initialize.labels)
 
 
 def test_no_validation_or_test_image_is_ever_trained_on(small: Config) -> None:

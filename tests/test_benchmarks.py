@@ -17,8 +17,8 @@ def test_the_pages_show_what_was_measured() -> None:
     document = json.loads((BENCHMARKS / "results.json").read_text())
     page = (BENCHMARKS / "README.md").read_text()
     assert tables.rendered(page, document) == page
-    readme = (REPOSITORY / "README.md").read_text()
-    assert tables.summarized(readme, document) == readme
+    results = (REPOSITORY / "docs/results.md").read_text()
+    assert tables.summarized(results, document) == results
 
 
 def test_the_work_of_an_image_is_that_of_the_products() -> None:
@@ -205,7 +205,7 @@ def test_a_contestant_works_once_for_each_line(
 
 @pytest.mark.parametrize("name", ["accuracy_98_5", "accuracy_99_0"])
 def test_a_recipe_is_validated_once_at_its_end(name: str) -> None:
-    from rnnmnist.config.schema import load
+    from rnnmnist.config.files import load_config
 
-    train = load(BENCHMARKS / "recipes" / f"{name}.py").train
+    train = load_config(BENCHMARKS / "recipes" / f"{name}.py").train
     assert train.eval_every_steps == train.num_steps

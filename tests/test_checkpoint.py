@@ -19,7 +19,13 @@ from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.classifier import Params, abstract_params, make_model
 from rnnmnist.runtime.mesh import replicated
-from rnnmnist.training.step import abstract_state, create_state, train_steps
+from rnnmnist.training.state import (
+    abstract_state,
+    create_state,
+    restore_state,
+    saved_arrays,
+)
+from rnnmnist.training.step import train_steps
 
 CONFIG = Config(
     data=DataConfig(name="mnist5k", data_dir="/a/place of this machine"),
@@ -59,7 +65,8 @@ def save(
     with Checkpoints(workdir, keep=2) as checkpoints:
         for step, accuracy in accuracies.items():
             metrics = None if accuracy is None else {"accuracy": accuracy, "step": step}
-            checkpoints.save(state.replace(step=jnp.int32(step)), config, metrics)
+            arrays = saved_arrays(state.replace(step=jnp.int32(step)))
+            checkpoints.save(step, arrays, config, metrics)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
@@ -67,9 +74,8 @@ def test_saved_and_restored_are_the_same_bits(
     tmp_path: Path, state: TrainState, devices: int
 ) -> None:
     save(tmp_path, state, {5: 0.5})
-    sharding = replicated(mesh_of(devices))
-    like = abstract_state(CONFIG, make_model(CONFIG.model), sharding)
-    found = store.read_state(tmp_path, 5, like)
+    like = abstract_state(CONFIG, make_model(CONFIG.model), mesh_of(devices))
+    found = restore_state(tmp_path, 5, like)
     assert int(found.step) == 5
     assert params_sha256(found.params) == params_sha256(state.params)
     before, after = jax.tree.leaves(state.opt_state), jax.tree.leaves(found.opt_state)
@@ -78,7 +84,7 @@ def test_saved_and_restored_are_the_same_bits(
         assert a.dtype == b.dtype
     structures = (jax.tree.structure(tree.opt_state) for tree in (found, state))
     assert len(set(map(str, structures))) == 1
-    leaf = found.params["readout"]["kernel"]
+    leaf = found.params["head"]["kernel"]
     assert len(leaf.sharding.device_set) == devices
     alone = store.read_params(tmp_path, 5, like.params)
     assert params_sha256(alone) == params_sha256(state.params)
@@ -87,11 +93,11 @@ def test_saved_and_restored_are_the_same_bits(
 def test_where_weights_are_averaged_params_are_the_average(tmp_path: Path) -> None:
     config, mesh = CONFIG.replace({"train.ema_decay": 0.9}), mesh_of(1)
     state = create_state(config, make_model(config.model), mesh)
-    split = TrainingSplit.put(random_examples(100), config, mesh)
+    split = TrainingSplit.device_put(random_examples(100), config, mesh)
     state, _ = train_steps(state, split, jnp.int32(3), mesh=mesh)
     save(tmp_path, state, {3: 0.5}, config)
-    like = abstract_state(config, make_model(config.model), replicated(mesh))
-    found = store.read_state(tmp_path, 3, like)
+    like = abstract_state(config, make_model(config.model), mesh)
+    found = restore_state(tmp_path, 3, like)
     trained = params_sha256(found.opt_state.iterate)
     assert trained == params_sha256(state.opt_state.iterate)
     evaluated = params_sha256(store.read_params(tmp_path, 3, like.params))
@@ -153,7 +159,7 @@ def test_set_aside_keeps_what_was_set_aside_before(
 ) -> None:
     for _ in range(3):
         save(tmp_path, state, {5: 0.5})
-        store.set_aside(tmp_path, 5)
+        store.quarantine(tmp_path, 5)
     names = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
     assert names == ["damaged-5", "damaged-5-2", "damaged-5-3"]
 
@@ -206,7 +212,8 @@ def test_an_export_has_the_parameters_and_no_place_of_this_machine(
 ) -> None:
     assert store.read_config(two_steps, 2).data.data_dir is not None
     target = tmp_path / "export"
-    store.export_params(two_steps, 2, state.params, target)
+    config, metrics = store.read_config(two_steps, 2), store.read_metrics(two_steps, 2)
+    store.save_params(target, 2, state.params, config, metrics)
     assert find_step(target, "best") == 2
     assert store.read_config(target, 2).data.data_dir is None
     assert not (target / "2" / "state").exists()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support import REPOSITORY
 
-from rnnmnist.config import schema as config_lib
-from rnnmnist.config.command_line import parse_training
+from rnnmnist import main
+from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import FIELDS, Config, DataConfig, TrainConfig
 from rnnmnist.errors import UserError
 from rnnmnist.training.optimizer import make_schedule
@@ -17,7 +17,7 @@ CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
 
 
 def parse(*words: str) -> Config:
-    return parse_training(["--config=embedded", *words], "").config
+    return main.parse(["--config=embedded", *words]).config
 
 
 def test_overrides_take_the_types_of_their_settings() -> None:
@@ -61,7 +61,7 @@ def test_overrides_take_the_types_of_their_settings() -> None:
         ("default", ["stray argument 'default'"]),
         ("--workdir=", ["--workdir", "must name a directory"]),
         ("--config=default.json", ["default.json", "did you mean default?"]),
-        ("--config=" + "x" * 300, ["is no path"]),
+        ("--config=" + "x" * 300, ["is not a path"]),
         ("--workdir=" + "x" * 300, ["cannot be used"]),
         ("--workdir=~nobody-of-this-name/x", ["cannot be used"]),
         ("--config.train.learning_rate=1e39", ["at most 1e+38"]),
@@ -108,7 +108,7 @@ def test_a_configuration_file_that_does_not_work_is_named(
 def test_every_shipped_configuration_takes_any_number_of_steps(
     path: Path, num_steps: int
 ) -> None:
-    config = config_lib.load(path).replace({"train.num_steps": num_steps})
+    config = load_config(path).replace({"train.num_steps": num_steps})
     schedule = make_schedule(config.train)
     rates = [float(schedule(step)) for step in {0, num_steps // 2, num_steps - 1}]
     assert all(0 < rate <= config.train.learning_rate * 1.0001 for rate in rates)
@@ -116,7 +116,7 @@ def test_every_shipped_configuration_takes_any_number_of_steps(
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_configuration_survives_json(path: Path) -> None:
-    config = config_lib.load(path)
+    config = load_config(path)
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 

@@ -287,9 +287,9 @@ def test_two_first_starts_prepare_once(
 ) -> None:
     program = (
         "import sys\n"
-        "from rnnmnist import data\n"
+        "from rnnmnist.data import datasets\n"
         "from rnnmnist.config.schema import DataConfig\n"
-        "data.load(DataConfig(name='mnist5k', data_dir=sys.argv[1]))\n"
+        "datasets.load(DataConfig(name='mnist5k', data_dir=sys.argv[1]))\n"
     )
     words = [sys.executable, "-c", program, str(tmp_path / "new")]
     processes = [

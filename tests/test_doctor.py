@@ -73,9 +73,9 @@ def test_a_machine_on_which_a_run_works(command: Command, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_readmes_example_has_every_line() -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    (example,) = re.findall(r"\$ python -m rnnmnist\.doctor\n(.*?)```", readme, re.S)
+def test_the_example_in_the_docs_has_every_line() -> None:
+    page = (REPOSITORY / "docs/commands.md").read_text()
+    (example,) = re.findall(r"\$ python -m rnnmnist\.doctor\n(.*?)```", page, re.S)
     assert tuple(line.split()[0] for line in example.splitlines()) == LABELS
 
 
@@ -199,11 +199,11 @@ def test_a_workdir_in_use_is_named(
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from rnnmnist.runtime.workdir import claim, is_claimed_by\n"
-        "with claim(Path(sys.argv[1])) as mine:\n"
-        "    print('claimed', flush=True)\n"
+        "from rnnmnist.runtime.workdir import is_locked_by, lock\n"
+        "with lock(Path(sys.argv[1])) as mine:\n"
+        "    print('locked', flush=True)\n"
         "    sys.stdin.read()\n"
-        "    print(is_claimed_by(Path(sys.argv[1]), mine))\n"
+        "    print(is_locked_by(Path(sys.argv[1]), mine))\n"
     )
     words = runs.words(tmp_path, data_dir, "--config.train.num_devices=5")
     with subprocess.Popen(
@@ -215,15 +215,17 @@ def test_a_workdir_in_use_is_named(
         text=True,
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "claimed\n"
+        assert process.stdout.readline() == "locked\n"
         error = refusal_here(*words)  # without devices for its batch, no step is tried
         assert f"--workdir: {tmp_path} is in use by process {process.pid} on " in error
         printed, _ = process.communicate(timeout=60)
     assert printed == "True\n"
 
 
-def test_a_run_to_go_on_with_and_another_one(twin: Path, tmp_path: Path) -> None:
-    folder = runs.copy_of(twin, tmp_path / "run")
+def test_a_run_to_go_on_with_and_another_one(
+    reference_run: Path, tmp_path: Path
+) -> None:
+    folder = runs.copy_of(reference_run, tmp_path / "run")
     runs.cut_back(folder, 100)
     config = Config.from_dict(json.loads((folder / "config.json").read_text()))
     text = preflight.describe_workdir(config, folder)
@@ -255,12 +257,12 @@ def test_a_trainer_beside_the_doctor_goes_on(
 
 def test_a_dead_trainers_note_is_not_believed(tmp_path: Path) -> None:
     (tmp_path / ".trainer").write_text(f"process {os.getpid()} on here")
-    assert workdir.holder(tmp_path) is None
-    with workdir.claim(tmp_path):
-        named = workdir.holder(tmp_path)
+    assert workdir.lock_owner(tmp_path) is None
+    with workdir.lock(tmp_path):
+        named = workdir.lock_owner(tmp_path)
     assert named is not None
     assert named.startswith(f"process {os.getpid()} on ")
-    assert workdir.holder(tmp_path / "none") is None
+    assert workdir.lock_owner(tmp_path / "none") is None
 
 
 def test_damaged_checkpoints_are_named(
@@ -319,7 +321,7 @@ def test_damaged_data_are_found_and_nothing_is_written(
 ) -> None:
     config = DataConfig(name="mnist5k", data_dir=str(tmp_path))
     datasets.load(config)
-    folder = preparation.outlook(config, ask=False).folder
+    folder = preparation.availability(config, check=False).folder
     for path in folder.glob("arrays.npz*"):
         path.unlink()
     assert "prepared" in preflight.describe_data(config)
@@ -371,7 +373,7 @@ def test_the_floors_are_not_above_what_was_tested() -> None:
 
 
 def test_the_tool_widens_the_ranges(tmp_path: Path) -> None:
-    assert set(tested.here()) == set(versions.read_tested())
+    assert set(tested.installed_versions()) == set(versions.read_tested())
     before = {"jax": Range("0.7.2", "0.9"), "flax": Range("0.12", "0.12.8")}
     after = tested.with_versions(
         before, {"jax": "0.12.0.1", "flax": "0.11.2", "a": "1"}
@@ -385,7 +387,7 @@ def test_the_tool_widens_the_ranges(tmp_path: Path) -> None:
     path.write_bytes(versions.TESTED.read_bytes())
     tested.main(path)
     for name, (oldest, newest) in versions.read_tested(path).items():
-        installed = tested.here()[name]
+        installed = tested.installed_versions()[name]
         assert versions.widened(Range(oldest, newest), installed) == (oldest, newest)
 
 

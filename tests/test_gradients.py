@@ -13,8 +13,9 @@ import optax
 import pytest
 from support import REPOSITORY, random_examples, random_params
 
-from rnnmnist.config.schema import Config, ModelConfig, load
-from rnnmnist.models.classifier import CELLS, Params, RowReader, make_model
+from rnnmnist.config.files import load_config
+from rnnmnist.config.schema import Config, ModelConfig
+from rnnmnist.models.classifier import CELLS, Params, SequenceClassifier, make_model
 
 UNITS = 16
 COUNT = 3
@@ -22,7 +23,7 @@ IMAGES, LABELS = random_examples(COUNT)
 
 
 @functools.cache
-def build(cell: str) -> tuple[RowReader, Params]:
+def build(cell: str) -> tuple[SequenceClassifier, Params]:
     model = make_model(ModelConfig(cell=cell, hidden_size=UNITS))  # type: ignore[arg-type]
     return model, random_params(model)
 
@@ -60,8 +61,8 @@ def test_a_gradient_is_that_of_the_rest_of_the_reading(cell: str, row: int) -> N
     @jax.jit
     def loss_after(carry: Any) -> jax.Array:
         hidden = carry[1] if isinstance(carry, tuple) else carry
-        readout = params["readout"]
-        logits = hidden @ readout["kernel"] + readout["bias"][None]
+        head = params["head"]
+        logits = hidden @ head["kernel"] + head["bias"][None]
         target = LABELS.astype(np.int32)
         return optax.softmax_cross_entropy_with_integer_labels(logits, target).sum()
 
@@ -82,7 +83,7 @@ def test_a_gradient_is_that_of_the_rest_of_the_reading(cell: str, row: int) -> N
 def lstm_loss(params: Params, image: np.ndarray, label: int) -> Callable[..., float]:
     """The loss as NumPy works it out in float64, of what is added to c after a row."""
     double = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    cell, readout = double["cell"], double["readout"]
+    cell, head = double["cell"], double["head"]
 
     def loss(row: int, nudge: np.ndarray) -> float:
         c = h = np.zeros(UNITS)
@@ -96,7 +97,7 @@ def lstm_loss(params: Params, image: np.ndarray, label: int) -> Callable[..., fl
             c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
             c = c + nudge * (number == row)
             h = np.tanh(c) / (1 + np.exp(-o))
-        logits = h @ readout["kernel"] + readout["bias"]
+        logits = h @ head["kernel"] + head["bias"]
         return float(np.log(np.exp(logits).sum()) - logits[label])
 
     return loss
@@ -119,7 +120,7 @@ def document() -> dict[str, Any]:
 
 def test_the_file_is_of_the_default_run(document: dict[str, Any]) -> None:
     config = Config.from_dict(document["config"])
-    default = load(REPOSITORY / "configs/default.py")
+    default = load_config(REPOSITORY / "configs/default.py")
     assert config == default
     assert document["cells"].keys() == set(CELLS)
 

@@ -15,7 +15,7 @@ from rnnmnist.config.schema import ModelConfig
 from rnnmnist.models.classifier import (
     CELLS,
     Params,
-    RowReader,
+    SequenceClassifier,
     count_params,
     init_params,
     make_model,
@@ -25,14 +25,14 @@ IMAGES = random_examples(5).images
 init = jax.jit(init_params, static_argnums=0)
 
 
-def build(cell: str) -> tuple[RowReader, Params]:
+def build(cell: str) -> tuple[SequenceClassifier, Params]:
     model = make_model(ModelConfig(cell=cell, hidden_size=16))  # type: ignore[arg-type]
     return model, random_params(model)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "every_row"))
 def logits_of(
-    model: RowReader, params: Params, images: Any, *, every_row: bool = False
+    model: SequenceClassifier, params: Params, images: Any, *, every_row: bool = False
 ) -> jax.Array:
     return jnp.asarray(model.apply({"params": params}, images, every_row=every_row))
 
@@ -54,7 +54,7 @@ def test_the_scan_is_a_plain_loop_over_the_cell(
     for row in range(28):
         pixels = IMAGES[:, row].astype(np.float32) / 255
         carry, hidden = step({"params": params["cell"]}, carry, pixels)
-    kernel, bias = params["readout"]["kernel"], params["readout"]["bias"]
+    kernel, bias = params["head"]["kernel"], params["head"]["bias"]
     expected = np.asarray(hidden) @ np.asarray(kernel) + np.asarray(bias)
     found = logits_of(model, params, IMAGES)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -106,9 +106,9 @@ def test_the_tutorials_initial_values() -> None:
     assert len(values) == (28 + 128) * 4 * 128
     assert np.abs(values).max() <= limit
     assert values.std() == pytest.approx(limit / np.sqrt(3), rel=0.01)
-    readout = jax.tree.map(np.asarray, params["readout"])
-    assert readout["kernel"].std() == pytest.approx(1, rel=0.1)
-    assert 0.3 < readout["bias"].std() < 2
+    head = jax.tree.map(np.asarray, params["head"])
+    assert head["kernel"].std() == pytest.approx(1, rel=0.1)
+    assert 0.3 < head["bias"].std() < 2
 
 
 def test_bytes_are_scaled_and_floats_are_taken_as_they_are() -> None:

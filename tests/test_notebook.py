@@ -24,7 +24,7 @@ from support import ORIGINALS, REPOSITORY
 
 from rnnmnist import notebook
 from rnnmnist.errors import UserError
-from rnnmnist.runtime.workdir import MetricsFile, claim
+from rnnmnist.runtime.workdir import MetricsFile, lock
 
 NOTEBOOK = REPOSITORY / "notebooks" / "colab.ipynb"
 LAST = 40  # steps
@@ -481,7 +481,7 @@ def test_a_second_interrupt_kills(
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=10)
     assert process.returncode == 128 + signal.SIGKILL
-    with claim(workdir):
+    with lock(workdir):
         pass
 
 
@@ -495,7 +495,7 @@ def test_training_ends_with_a_killed_kernel(
     process.communicate()
     for _ in range(300):
         try:
-            with claim(workdir):
+            with lock(workdir):
                 return
         except UserError:  # the trainer holds it still
             time.sleep(0.1)

@@ -27,9 +27,13 @@ def test_the_originals_are_prepared_whole_and_in_order(
     sizes = {split: len(examples[split].labels) for split in datasets.SPLITS}
     assert sizes == {"train": 55_000, "validation": 5_000, "test": 10_000}
     images, labels = read_part(*(folder / file for file in FILES["train"]))
-    joined = [examples["validation"], examples["train"]]
-    np.testing.assert_array_equal(np.concatenate([e.images for e in joined]), images)
-    np.testing.assert_array_equal(np.concatenate([e.labels for e in joined]), labels)
+    initialize = [examples["validation"], examples["train"]]
+    np.testing.assert_array_equal(
+        np.concatenate([e.images for e in initialize]), images
+    )
+    np.testing.assert_array_equal(
+        np.concatenate([e.labels for e in initialize]), labels
+    )
     images, labels = read_part(*(folder / file for file in FILES["test"]))
     np.testing.assert_array_equal(examples["test"].images, images)
     np.testing.assert_array_equal(examples["test"].labels, labels)
@@ -54,7 +58,7 @@ def test_one_epoch_reads_mnist(
     assert result["accuracy"] > 0.975
 
 
-def test_the_reference_model_is_what_the_readme_says(
+def test_the_reference_model_is_what_the_results_say(
     command: Command, data_dir: Path, originals: Path
 ) -> None:
     """Evaluated on a clone, before any training."""
@@ -68,8 +72,8 @@ def test_the_reference_model_is_what_the_readme_says(
     (path,) = (REPOSITORY / "checkpoints/reference/evaluation").glob("test-*.json")
     result = json.loads(path.read_text())
     assert result["accuracy"] >= 0.989
-    readme = (REPOSITORY / "README.md").read_text()
-    stated = re.search(r"reference model: ([\d,]+) of 10,000", readme)
+    page = (REPOSITORY / "docs/results.md").read_text()
+    stated = re.search(r"reference model: ([\d,]+) of 10,000", page)
     assert stated is not None
     # Another jax may round another way, and turn an image or two.
     assert abs(result["correct"] - int(stated[1].replace(",", ""))) <= 2

@@ -23,14 +23,14 @@ from support import (
     refused,
 )
 
-from rnnmnist.config.command_line import REFERENCES
+from rnnmnist.config.files import REFERENCES
 from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.data import embedded
 from rnnmnist.data.builder import FILES, read_part
 from rnnmnist.errors import UserError
 from rnnmnist.inference import image_io, preprocessing
 from rnnmnist.inference.out_of_distribution import SURE, of_digits
-from rnnmnist.inference.predictor import Reader
+from rnnmnist.inference.predictor import Predictor
 from rnnmnist.models.recurrence import Kernels
 from rnnmnist.web import drawing_page
 
@@ -92,9 +92,14 @@ def test_the_page_is_one_file_that_asks_for_nothing(page: Path) -> None:
 def test_every_place_of_the_page_is_filled(page: Path) -> None:
     text = page.read_text()
     places = Template((drawing_page.PARTS / "page.html").read_text()).get_identifiers()
-    assert {"data", "style", "network", "handwriting", "likeness", "view"} <= set(
-        places
-    )
+    assert {
+        "data",
+        "style",
+        "network",
+        "preprocessing",
+        "out_of_distribution",
+        "view",
+    } <= set(places)
     for place in places:
         assert f"${place}" not in text
 
@@ -106,14 +111,14 @@ def test_the_page_carries_the_very_weights(content: dict[str, Any]) -> None:
         drawing_page.TITLES.values()
     )
     for network, workdir in zip(networks, REFERENCES, strict=True):
-        params = Reader(REPOSITORY / workdir).params
-        kernels, readout = Kernels.of(params["cell"]), params["readout"]
+        params = Predictor(REPOSITORY / workdir).params
+        kernels, head = Kernels.of(params["cell"]), params["head"]
         expected = {
             "row": kernels.row,
             "bias": kernels.bias,
             "hidden": kernels.hidden,
-            "readout": readout["kernel"],
-            "readoutBias": readout["bias"],
+            "head": head["kernel"],
+            "headBias": head["bias"],
         }
         assert network["hidden"] == 128
         assert network["params"].keys() == expected.keys()
@@ -124,7 +129,9 @@ def test_the_page_carries_the_very_weights(content: dict[str, Any]) -> None:
 
 def test_samples_are_two_of_each_digit_and_the_hardest(content: dict[str, Any]) -> None:
     images, labels = embedded.splits()["test"]
-    belief = Reader(REPOSITORY / REFERENCES[0]).believe(images)[:, -1]
+    probabilities = Predictor(REPOSITORY / REFERENCES[0]).predict_probabilities(images)[
+        :, -1
+    ]
     known = {image.tobytes(): place for place, image in enumerate(images)}
     easy: list[int] = []
     hard: list[int] = []
@@ -134,9 +141,9 @@ def test_samples_are_two_of_each_digit_and_the_hardest(content: dict[str, Any]) 
         (hard if sample["hard"] else easy).append(place)
     assert sorted(labels[easy]) == sorted([*range(10), *range(10)])
     assert len(set(hard)) == drawing_page.HARD
-    truth = belief[np.arange(len(labels)), labels]
+    truth = probabilities[np.arange(len(labels)), labels]
     assert truth[hard].max() <= np.delete(truth, hard).min()
-    wrong = np.flatnonzero(belief.argmax(-1) != labels)
+    wrong = np.flatnonzero(probabilities.argmax(-1) != labels)
     assert len(wrong) > drawing_page.HARD or set(wrong) <= set(hard)
 
 
@@ -181,8 +188,8 @@ def test_the_page_shows_one_lstm(config: Config, named: str) -> None:
 
 
 def test_networks_of_one_kind_are_told_apart_by_name() -> None:
-    reader = Reader(REPOSITORY / REFERENCES[0])
-    networks = [drawing_page.Network(name, reader) for name in ("a", "</script>")]
+    predictor = Predictor(REPOSITORY / REFERENCES[0])
+    networks = [drawing_page.Network(name, predictor) for name in ("a", "</script>")]
     assert drawing_page.titles(networks) == [
         "Asked after the last row: a",
         "Asked after the last row: </script>",
@@ -311,15 +318,15 @@ SEVEN = [(0.25, 0.2), (0.75, 0.2), (0.45, 0.85)]
 
 @in_a_browser
 class TestInABrowser:
-    """What no reader of the files can see."""
+    """What no predictor of the files can see."""
 
     @pytest.mark.parametrize("network", [0, 1])
     def test_the_networks_are_jaxs(self, opened: Open, network: int) -> None:
         images = digits()
-        reader = Reader(REPOSITORY / REFERENCES[network])
+        predictor = Predictor(REPOSITORY / REFERENCES[network])
         expected = np.asarray(
-            reader.model.apply(
-                {"params": reader.params}, jnp.asarray(images), every_row=True
+            predictor.model.apply(
+                {"params": predictor.params}, jnp.asarray(images), every_row=True
             )
         )
         program = "(levels, network) => rnnmnist.read(levels, network).logits"
@@ -333,12 +340,14 @@ class TestInABrowser:
         images, likeness, tab = strangers(), of_digits(), opened()
         program = "(levels, network) => rnnmnist.read(levels, network).looksLikeDigit"
         for network, workdir in enumerate(REFERENCES):
-            belief = Reader(REPOSITORY / workdir).believe(images)[:, -1]
-            here = likeness.look_like(images, belief)
+            probabilities = Predictor(REPOSITORY / workdir).predict_probabilities(
+                images
+            )[:, -1]
+            here = likeness.look_like(images, probabilities)
             there = np.array(called(tab, program, images, network))
-            distances = likeness.distances(images, belief.argmax(-1))
+            distances = likeness.distances(images, probabilities.argmax(-1))
             at_the_limit = (np.abs(distances - likeness.farthest) < 1e-4) | (
-                np.abs(belief.max(-1) - SURE) < 1e-4
+                np.abs(probabilities.max(-1) - SURE) < 1e-4
             )
             np.testing.assert_array_equal(there[~at_the_limit], here[~at_the_limit])
             assert at_the_limit.mean() < 0.01

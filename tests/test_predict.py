@@ -18,7 +18,7 @@ import robustness
 from PIL import Image
 from support import REPOSITORY, Command, one_line_error, refused
 
-from rnnmnist import Reader, predict
+from rnnmnist import Predictor, predict
 from rnnmnist.data import embedded
 from rnnmnist.data.builder import FILES, read_part
 from rnnmnist.errors import UserError
@@ -32,8 +32,8 @@ LEVELS = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
 
 
 @pytest.fixture(scope="module")
-def reader() -> Reader:
-    return Reader()
+def predictor() -> Predictor:
+    return Predictor()
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,10 @@ def test_all_of_mnist_goes_through_unchanged(originals: Path) -> None:
 @pytest.mark.parametrize("every", [20, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("variant", robustness.VARIANTS)
 def test_drawn_in_any_way_they_are_read(
-    variant: str, every: int, digits: tuple[np.ndarray, np.ndarray], reader: Reader
+    variant: str,
+    every: int,
+    digits: tuple[np.ndarray, np.ndarray],
+    predictor: Predictor,
 ) -> None:
     """All 10,000 images are in docs/predict.md, where each is above 97.5 %."""
     images, labels = digits
@@ -83,13 +86,15 @@ def test_drawn_in_any_way_they_are_read(
             for seed, image in enumerate(images[::every])
         ]
     )
-    right = reader.believe(prepared)[:, -1].argmax(-1) == labels[::every]
+    right = (
+        predictor.predict_probabilities(prepared)[:, -1].argmax(-1) == labels[::every]
+    )
     assert right.mean() >= 0.94  # 97.5 %, less two standard errors of 100 images
 
 
 @pytest.mark.parametrize("mode", LEVELS)
 def test_every_mode_is_the_same_picture(
-    mode: str, digits: tuple[np.ndarray, np.ndarray], reader: Reader
+    mode: str, digits: tuple[np.ndarray, np.ndarray], predictor: Predictor
 ) -> None:
     image, label = digits[0][120], int(digits[1][120])
     page = black_on_white(image)
@@ -98,7 +103,7 @@ def test_every_mode_is_the_same_picture(
         content = saved(Image.fromarray(wide))
     else:
         content = saved(page.convert(mode), "JPEG" if mode == "CMYK" else "PNG")
-    reading = reader.read(content)
+    reading = predictor.predict(content)
     assert reading.digit == label
     assert reading.looks_like_digit
 
@@ -116,30 +121,30 @@ def test_any_ink_on_any_paper(
     ink: tuple[int, ...],
     paper: tuple[int, ...],
     digits: tuple[np.ndarray, np.ndarray],
-    reader: Reader,
+    predictor: Predictor,
 ) -> None:
     page = robustness.drawn(digits[0][300])[..., None]
     levels = page * np.array(ink) + (1 - page) * np.array(paper)
     content = saved(Image.fromarray(np.rint(levels).astype(np.uint8)))
-    assert reader.read(content).digit == digits[1][300]
+    assert predictor.predict(content).digit == digits[1][300]
 
 
 @pytest.mark.parametrize("ink", [0, 255])
 def test_transparent_is_paper(
-    ink: int, digits: tuple[np.ndarray, np.ndarray], reader: Reader
+    ink: int, digits: tuple[np.ndarray, np.ndarray], predictor: Predictor
 ) -> None:
     opacity = np.rint(255 * robustness.drawn(digits[0][210])).astype(np.uint8)
     levels = np.full_like(opacity, ink)
     image = Image.merge("LA", [Image.fromarray(levels), Image.fromarray(opacity)])
-    assert reader.read(saved(image)).digit == digits[1][210]
+    assert predictor.predict(saved(image)).digit == digits[1][210]
 
 
 @pytest.mark.parametrize("kind", sorted(set(image_io.SUFFIXES.values())))
 def test_every_kind_of_file(
-    kind: str, digits: tuple[np.ndarray, np.ndarray], reader: Reader
+    kind: str, digits: tuple[np.ndarray, np.ndarray], predictor: Predictor
 ) -> None:
     page = black_on_white(digits[0][450], 131)
-    assert reader.read(saved(page, kind)).digit == digits[1][450]
+    assert predictor.predict(saved(page, kind)).digit == digits[1][450]
 
 
 def test_the_example_is_a_photo_of_a_five() -> None:
@@ -150,28 +155,28 @@ def test_the_example_is_a_photo_of_a_five() -> None:
 
 
 def test_a_photo_on_its_side_is_turned(
-    digits: tuple[np.ndarray, np.ndarray], reader: Reader
+    digits: tuple[np.ndarray, np.ndarray], predictor: Predictor
 ) -> None:
     page = black_on_white(digits[0][450])
     turned = page.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 270 degrees
-    reading = reader.read(saved(turned, "JPEG", exif=exif))
-    upright = reader.read(saved(page, "JPEG"))
+    reading = predictor.predict(saved(turned, "JPEG", exif=exif))
+    upright = predictor.predict(saved(page, "JPEG"))
     assert reading.digit == upright.digit
-    assert np.abs(reading.belief - upright.belief).max() < 0.05
+    assert np.abs(reading.probabilities - upright.probabilities).max() < 0.05
 
 
-def test_a_hairline_of_a_large_drawing_is_seen(reader: Reader) -> None:
+def test_a_hairline_of_a_large_drawing_is_seen(predictor: Predictor) -> None:
     page = np.full((3000, 2000), 255, np.uint8)
     page[500:2500, 1000:1006] = 0
-    reading = reader.read(saved(Image.fromarray(page)))
+    reading = predictor.predict(saved(Image.fromarray(page)))
     assert reading.digit == 1
     assert stroke_width(reading.stages.image > 100) > 1.5
 
 
 def test_specks_and_what_comes_in_from_the_border_are_left_out(
-    digits: tuple[np.ndarray, np.ndarray], reader: Reader
+    digits: tuple[np.ndarray, np.ndarray], predictor: Predictor
 ) -> None:
     page = np.array(black_on_white(digits[0][150]))
     clean = prepare(page / 255).image
@@ -182,12 +187,12 @@ def test_specks_and_what_comes_in_from_the_border_are_left_out(
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float16, np.float64, bool])
 def test_arrays_of_every_type_are_the_same_picture(
-    kind: type, digits: tuple[np.ndarray, np.ndarray], reader: Reader
+    kind: type, digits: tuple[np.ndarray, np.ndarray], predictor: Predictor
 ) -> None:
     page = np.array(black_on_white(digits[0][120])) > 127
     tops: dict[type, int] = {np.uint8: 255, np.uint16: 65_535}
     top = tops.get(kind, 1)
-    reading = reader.read(page.astype(kind) * kind(top))
+    reading = predictor.predict(page.astype(kind) * kind(top))
     assert reading.stages.grey.dtype == np.float32
     np.testing.assert_array_equal(reading.stages.grey, page)
     assert reading.digit == digits[1][120]
@@ -212,16 +217,16 @@ def test_arrays_of_every_type_are_the_same_picture(
     ],
 )
 def test_an_array_that_is_no_image_is_refused(
-    array: np.ndarray, named: str, reader: Reader
+    array: np.ndarray, named: str, predictor: Predictor
 ) -> None:
     with pytest.raises(ValueError, match=named):
-        reader.read(array)
+        predictor.predict(array)
 
 
 def test_a_program_hears_nothing_but_its_answer(environment: dict[str, str]) -> None:
     program = (
-        "import numpy\nfrom rnnmnist import Reader\n"
-        "print(Reader().read(numpy.eye(28)).looks_like_digit)"
+        "import numpy\nfrom rnnmnist import Predictor\n"
+        "print(Predictor().predict(numpy.eye(28)).looks_like_digit)"
     )
     finished = subprocess.run(
         [sys.executable, "-c", program],
@@ -234,8 +239,8 @@ def test_a_program_hears_nothing_but_its_answer(environment: dict[str, str]) -> 
 
 
 @pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
-def test_a_blank_page_has_no_digit(level: float, reader: Reader) -> None:
-    reading = reader.read(np.full((200, 300), level, np.float32))
+def test_a_blank_page_has_no_digit(level: float, predictor: Predictor) -> None:
+    reading = predictor.predict(np.full((200, 300), level, np.float32))
     assert reading.stages.blank
     assert not reading.looks_like_digit
     (only,) = lines("page.png", reading)
@@ -245,18 +250,26 @@ def test_a_blank_page_has_no_digit(level: float, reader: Reader) -> None:
 # As above: fewer images, and the same bounds.
 @pytest.mark.parametrize("count", [20, pytest.param(40, marks=pytest.mark.slow)])
 def test_what_is_no_digit_is_said_to_be_none(
-    count: int, digits: tuple[np.ndarray, np.ndarray], reader: Reader
+    count: int, digits: tuple[np.ndarray, np.ndarray], predictor: Predictor
 ) -> None:
     """The rates over many are in docs/predict.md."""
     likeness, images = of_digits(), digits[0]
-    assert likeness.look_like(images, reader.believe(images)[:, -1]).mean() > 0.95
+    assert (
+        likeness.look_like(
+            images, predictor.predict_probabilities(images)[:, -1]
+        ).mean()
+        > 0.95
+    )
     for files, most in (
         (robustness.blank_pages(20), 0.0),
         (robustness.noises(count), 0.05),
         (robustness.photographs(count), 0.4),
         (robustness.letters(count), 0.5),
     ):
-        assert np.mean([reader.read(file).looks_like_digit for file in files]) <= most
+        assert (
+            np.mean([predictor.predict(file).looks_like_digit for file in files])
+            <= most
+        )
 
 
 @pytest.mark.slow
@@ -266,31 +279,33 @@ def test_what_digits_look_like_follows_from_the_embedded_images() -> None:
 
 
 def test_a_reading_hangs_together(
-    digits: tuple[np.ndarray, np.ndarray], reader: Reader
+    digits: tuple[np.ndarray, np.ndarray], predictor: Predictor
 ) -> None:
-    reading = reader.read(saved(black_on_white(digits[0][77])))
-    assert reading.belief.shape == (28, 10)
-    np.testing.assert_allclose(reading.belief.sum(-1), 1, rtol=1e-5)
-    said = reading.belief.argmax(-1)
+    reading = predictor.predict(saved(black_on_white(digits[0][77])))
+    assert reading.probabilities.shape == (28, 10)
+    np.testing.assert_allclose(reading.probabilities.sum(-1), 1, rtol=1e-5)
+    said = reading.probabilities.argmax(-1)
     row = reading.decision_row
     assert (said[row - 1 :] == reading.digit).all()
     assert row == 1 or said[row - 2] != reading.digit
-    order = reading.belief[-1].argsort()
+    order = reading.probabilities[-1].argsort()
     assert (reading.digit, reading.runner_up) == (order[-1], order[-2])
-    assert reading.to_dict()["probability"] == reading.belief[-1].max()
+    assert reading.to_dict()["probability"] == reading.probabilities[-1].max()
     assert set(candidates(reading)) >= {reading.digit, reading.runner_up}
     assert [len(bar(reading, digit)) for digit in range(10)] == [28] * 10
-    picture = plots.reading(reading.stages, reading.belief)
+    picture = plots.reading(reading.stages, reading.probabilities)
     with Image.open(io.BytesIO(picture)) as image:
         assert image.size[0] == 960
 
 
 def test_a_trace_agrees_with_what_is_believed(
-    digits: tuple[np.ndarray, np.ndarray], reader: Reader
+    digits: tuple[np.ndarray, np.ndarray], predictor: Predictor
 ) -> None:
     images = digits[0][:20]
-    trace = reader.trace(images)
-    np.testing.assert_allclose(trace.belief, reader.believe(images), atol=1e-6)
+    trace = predictor.trace(images)
+    np.testing.assert_allclose(
+        trace.probabilities, predictor.predict_probabilities(images), atol=1e-6
+    )
     np.testing.assert_allclose(
         trace.hidden, trace.output_gate * np.tanh(trace.cell), atol=1e-5
     )
@@ -301,7 +316,7 @@ def test_a_trace_agrees_with_what_is_believed(
     assert (trace.entropy <= np.log(10) + 1e-5).all()
     single = [
         int(np.flatnonzero(said != said[-1])[-1]) + 2 if (said != said[-1]).any() else 1
-        for said in trace.belief.argmax(-1)
+        for said in trace.probabilities.argmax(-1)
     ]
     assert trace.decision_rows.tolist() == single
 
@@ -347,8 +362,8 @@ def test_predict_answers_programs(
     document = json.loads(captured.out)
     assert document["file"] == str(seven)
     assert (document["digit"], document["looks_like_digit"]) == (7, True)
-    assert np.shape(document["belief"]) == (28, 10)
-    assert document["probability"] == max(document["belief"][-1])
+    assert np.shape(document["probabilities"]) == (28, 10)
+    assert document["probability"] == max(document["probabilities"][-1])
     with Image.open(picture) as image:
         assert image.size[0] == 960
 

@@ -12,10 +12,11 @@ import pytest
 import runs
 from support import Command, Once, one_line_error, refused
 
-from rnnmnist.config.command_line import Place, parse_training
+from rnnmnist.config.command_line import ProcessSpec
 from rnnmnist.errors import RunError, UserError
+from rnnmnist.main import parse
 from rnnmnist.runtime import distributed
-from rnnmnist.runtime.workdir import claim
+from rnnmnist.runtime.workdir import lock
 
 TWO_DEVICES = "--config.train.num_devices=2"
 EIGHT_DEVICES = "--config.train.num_devices=8"
@@ -42,9 +43,9 @@ def pair(once: Once, environment: dict[str, str], data_dir: Path) -> Path:
     return once("pair", train)
 
 
-def test_two_processes_are_one_run(pair: Path, twin: Path) -> None:
+def test_two_processes_are_one_run(pair: Path, reference_run: Path) -> None:
     """Two devices add the same two numbers, wherever they are: to the last bit."""
-    runs.assert_same_end(pair, twin)
+    runs.assert_same_end(pair, reference_run)
 
 
 def test_all_write_checkpoints_and_one_process_evaluates(
@@ -157,7 +158,8 @@ def test_a_fault_in_one_ends_the_others(
         "from rnnmnist import errors, main\n"
         "from rnnmnist.training import loop\n"
         "def broken(*_): raise ValueError('a fault of our own')\n"
-        f"if '--process_id={victim}' in sys.argv: loop.TrainingSplit.put = broken\n"
+        f"if '--process_id={victim}' in sys.argv:\n"
+        "    loop.TrainingSplit.device_put = broken\n"
         "errors.run(main.main)\n"
     )
     words = runs.words(tmp_path / "run", data_dir, TWO_DEVICES)
@@ -210,8 +212,9 @@ def test_processes_that_do_not_come_are_one_line(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     program = (
-        "from rnnmnist import errors, main, processes\n"
-        "processes.JOIN_SECONDS, processes.PATIENT_SECONDS = 2, 0.5\n"
+        "from rnnmnist import errors, main\n"
+        "from rnnmnist.runtime import distributed\n"
+        "distributed.JOIN_SECONDS, distributed.PATIENT_SECONDS = 2, 0.5\n"
         "errors.run(main.main)\n"
     )
     address = f"127.0.0.1:{runs.free_port()}"
@@ -239,7 +242,7 @@ def test_what_the_first_refuses_all_refuse(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    with claim(workdir):
+    with lock(workdir):
         ended = together(environment, workdir, data_dir, 2, TWO_DEVICES)
     for code, _, stderr in ended:
         assert code == 2
@@ -335,15 +338,15 @@ def test_the_doctor_looks_at_all_processes(
 )
 def test_a_place_that_is_none_is_refused(words: list[str], part: str) -> None:
     with pytest.raises(UserError) as caught:
-        parse_training(words, "")
+        parse(words)
     assert part in str(caught.value)
 
 
 def test_one_process_needs_no_coordinator() -> None:
-    assert parse_training(["--num_processes=1"], "").place == Place(None, 1, None)
-    with distributed.joined(Place(None, 1, None)):
+    assert parse(["--num_processes=1"]).processes == ProcessSpec(None, 1, None)
+    with distributed.initialize(ProcessSpec(None, 1, None)):
         assert distributed.count() == 1
-        assert distributed.from_first(lambda: 3) == distributed.largest(3) == 3
+        assert distributed.broadcast(lambda: 3) == distributed.all_max(3) == 3
 
 
 def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
@@ -363,7 +366,7 @@ def test_a_coordinator_that_does_not_answer_is_one_line(
     address = f"127.0.0.1:{runs.free_port()}"
     with (
         pytest.raises(RunError, match=f"no answer from {address} within 0.5 s"),
-        distributed.joined(Place(address, 2, 1)),
+        distributed.initialize(ProcessSpec(address, 2, 1)),
     ):
         pass
 

@@ -1,24 +1,84 @@
-"""The README's own lines, typed as they stand."""
+"""The commands of the README and of the pages on commands, typed as they stand."""
 
-import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from support import REPOSITORY
+from support import REPOSITORY, Command
 
 README = (REPOSITORY / "README.md").read_text()
+COMMANDS = (REPOSITORY / "docs/commands.md").read_text()
+DEVICES = (REPOSITORY / "docs/devices.md").read_text()
+HOME = "/home/you"  # in which the README's clone lies
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def block(language: str, heading: str) -> list[str]:
-    """The lines of the first code block of a language under a heading."""
-    section = README.split(f"## {heading}\n", 1)[1]
-    text = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)[1]
-    return [line.split("  #")[0].strip() for line in text.strip().splitlines()]
+class Block(NamedTuple):
+    """A block of commands, and the output that the page shows below it."""
+
+    language: str  # sh or python
+    text: str
+    shown: str | None
+
+
+def blocks(page: str) -> list[Block]:
+    """The command blocks of a page; a text block is the output of the one before it."""
+    found: list[Block] = []
+    for language, text in FENCE.findall(page):
+        if language == "text":
+            assert found[-1].shown is None, "a second output of one block"
+            found[-1] = found[-1]._replace(shown=text)
+        else:
+            assert language in ("sh", "python")
+            found.append(Block(language, text, None))
+    return found
+
+
+def agrees(printed: str, shown: str) -> bool:
+    """Whether an output ends as a page shows it.
+
+    A line `...` stands for any lines, and every number for any other, since results,
+    times and the number of devices depend on the machine.
+    """
+    lines = []
+    for line in shown.splitlines(keepends=True):
+        words = re.split(r"\d[\d,.]*", line.replace("devices", "device"))
+        exact = r"\d[\d,.]*".join(map(re.escape, words))
+        lines.append("(?:.*\n)*?" if line == "...\n" else exact)
+    pattern = re.compile(rf"^{''.join(lines)}\Z", re.MULTILINE)
+    return pattern.search(printed.replace("devices", "device")) is not None
+
+
+def copy_of_the_clone(target: Path) -> None:
+    """Copies what git tracks of the repository, and a `.venv/bin/python`."""
+
+    checkpoints = REPOSITORY / "checkpoints"
+
+    def untracked(folder: str, names: list[str]) -> set[str]:
+        ignored = {"__pycache__"}
+        if Path(folder) == REPOSITORY:
+            ignored |= {name for name in names if name.startswith(".")}
+        if Path(folder) == checkpoints:
+            ignored |= {name for name in names if not name.startswith("reference")}
+        if Path(folder).parent == checkpoints:
+            ignored |= {"evaluation", "report"}
+        return ignored
+
+    shutil.copytree(REPOSITORY, target, ignore=untracked)
+    python = target / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
 
 
 def test_the_first_two_commands_are_one_line_each() -> None:
@@ -31,56 +91,84 @@ def test_the_first_two_commands_are_one_line_each() -> None:
 
 
 @pytest.mark.slow
-def test_train_continue_evaluate(environment: dict[str, str], tmp_path: Path) -> None:
-    lines = block("text", "Train, continue, evaluate")
-    assert [word for word in lines[0].split() if "num_steps" in word]
-    outputs = []
-    for line in lines:
-        words = shlex.split(line)
-        assert words[0] == "python"
+def test_the_command_blocks_run_in_order_in_one_clone(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """All but what `.ci/run` runs: the installation, and the tests themselves."""
+    clone = tmp_path / "rnnmnist"
+    copy_of_the_clone(clone)
+    first, second, *rest = blocks(README)
+    first = first._replace(text=first.text.split(" && ")[-1])
+    assert second.shown is None
+    for language, text, shown in (first, *rest):
+        shell = ["bash", "-ec"] if language == "sh" else [".venv/bin/python", "-c"]
         finished = subprocess.run(
-            [sys.executable, *words[1:]],
-            cwd=tmp_path,
-            env=environment,
+            [*shell, text],
+            cwd=clone,
+            env=environment | {"HOME": str(tmp_path)},
             capture_output=True,
             text=True,
             timeout=300,
         )
-        assert finished.returncode == 0, finished.stderr
-        outputs.append(finished.stdout)
-    assert "resuming from step" in outputs[1]
-    results = list((tmp_path / "checkpoints/embedded/evaluation").glob("*.json"))
-    documents = [json.loads(path.read_text()) for path in results]
-    assert {document["split"] for document in documents} == {"test", "validation"}
-    assert all(document["accuracy"] > 0.95 for document in documents)
+        assert finished.returncode == 0, f"{text}\n{finished.stderr}"
+        if shown is None:
+            continue
+        printed = finished.stdout.replace(str(tmp_path), HOME)
+        same = agrees(printed, shown) if "rnnmnist.main" in text else printed == shown
+        assert same, f"{text}\n{printed}"
 
 
-def test_the_example_is_read_as_it_says(environment: dict[str, str]) -> None:
-    found = re.search(r"```text\n\$ (python -m rnnmnist\.predict .*)\n([^`]*)", README)
-    assert found is not None
-    words = shlex.split(found[1])
-    assert (REPOSITORY / words[-1]).is_file()
+def test_the_readme_has_commands_of_every_kind() -> None:
+    found = blocks(README)
+    assert {block.language for block in found} == {"sh", "python"}
+    assert sum(block.shown is not None for block in found) >= 5
+    for name in ("main", "evaluate", "report", "predict", "verify", "page"):
+        command = f".venv/bin/python -m rnnmnist.{name}"
+        assert any(command in block.text for block in found), name
+
+
+@pytest.mark.parametrize(
+    ("printed", "same"),
+    [
+        ("before\na 1 device\nb\nc\nend 2.5 %\n", True),
+        ("a 12 devices\nend 3,000 %\n", True),
+        ("a 1 device\nend 2.5 %\nafter\n", False),
+        ("a one device\nend 2.5 %\n", False),
+        ("end 2.5 %\n", False),
+    ],
+)
+def test_an_output_agrees_but_for_its_numbers(printed: str, same: bool) -> None:
+    assert agrees(printed, "a 2 devices\n...\nend 97.5 %\n") == same
+
+
+@pytest.mark.slow
+def test_the_python_block_on_early_predictions_runs(
+    environment: dict[str, str],
+) -> None:
+    (block,) = blocks((REPOSITORY / "docs/film.md").read_text())
     finished = subprocess.run(
-        [sys.executable, *words[1:]],
+        [sys.executable, "-c", block.text],
         cwd=REPOSITORY,
         env=environment,
         capture_output=True,
         text=True,
     )
-    assert (finished.stdout, finished.stderr) == (found[2], "")
+    assert finished.returncode == 0, finished.stderr
 
 
-def test_every_command_line_of_the_readme_is_understood(
+def test_every_line_that_trains_is_understood(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     """Each `rnnmnist.main` line parses, up to where training would begin."""
-    lines = re.findall(r"^python -m rnnmnist\.main(.*)$", README, re.MULTILINE)
-    assert len(lines) >= 5
+    pattern = r"^(?:\.venv/bin/)?python -m rnnmnist\.main(.*)$"
+    pages = (README, COMMANDS, DEVICES)
+    lines = [line for page in pages for line in re.findall(pattern, page, re.MULTILINE)]
+    assert len(lines) >= 9
     (tmp_path / "my").mkdir()
     shutil.copy(REPOSITORY / "configs/default.py", tmp_path / "my/own.py")
     program = (
-        "import sys, shlex\nfrom rnnmnist.config.command_line import parse_training\n"
-        "for line in sys.stdin: parse_training(shlex.split(line, comments=True), '')"
+        "import sys, shlex\nfrom rnnmnist.main import parse\n"
+        "for line in sys.stdin: parse(shlex.split(line, comments=True))"
     )
     finished = subprocess.run(
         [sys.executable, "-c", program],
@@ -93,8 +181,32 @@ def test_every_command_line_of_the_readme_is_understood(
     assert finished.returncode == 0, finished.stderr
 
 
-def test_the_map_names_every_room() -> None:
-    rooms = {path.name for path in (REPOSITORY / "rnnmnist").glob("*.py")}
-    section = README.split("## The rooms\n", 1)[1].split("\n## ", 1)[0]
-    named = set(re.findall(r"`(\w+\.py)`", section))
-    assert named == rooms - {"__init__.py"}
+def test_the_mistake_in_the_docs_is_answered_as_shown(command: Command) -> None:
+    found = re.search(r"\$ python -m rnnmnist\.main (.*)\n(error: .*\n)", COMMANDS)
+    assert found is not None
+    finished = command("main", found[1])
+    assert (finished.returncode, finished.stderr) == (2, found[2])
+
+
+def test_the_promises_name_tests_that_exist() -> None:
+    named = set(
+        re.findall(r"test_\w+\.py", (REPOSITORY / "docs/promises.md").read_text())
+    )
+    assert len(named) >= 8
+    assert named <= {path.name for path in (REPOSITORY / "tests").rglob("test_*.py")}
+
+
+def test_the_architecture_page_names_every_package() -> None:
+    page = (REPOSITORY / "docs/architecture.md").read_text()
+    section = page.split("\n## Packages\n", 1)[1].split("\n## ", 1)[0]
+    table = [line.split("|")[1] for line in section.splitlines() if line[:1] == "|"]
+    named = set(re.findall(r"`(\w+)`", "".join(table)))
+    packages = {path.parent.name for path in REPOSITORY.glob("rnnmnist/*/__init__.py")}
+    assert named == packages | {"errors"}
+
+
+def test_the_citation_is_of_this_version() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    citation = (REPOSITORY / "CITATION.cff").read_text()
+    assert f"\nversion: {project['version']}\n" in citation
+    assert f"version {project['version']}, " in README

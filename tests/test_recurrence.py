@@ -14,7 +14,12 @@ from support import abstract_params, random_params
 
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.errors import UserError
-from rnnmnist.models.classifier import Params, RowReader, init_params, make_model
+from rnnmnist.models.classifier import (
+    Params,
+    SequenceClassifier,
+    init_params,
+    make_model,
+)
 
 Cell = Literal["lstm", "gru", "rnn"]
 Recurrence = Literal["fused", "flax"]
@@ -22,7 +27,7 @@ Recurrence = Literal["fused", "flax"]
 SHAPE = (5, 28, 3, 8)
 
 
-def networks(hidden_size: int) -> tuple[RowReader, ...]:
+def networks(hidden_size: int) -> tuple[SequenceClassifier, ...]:
     """The same network, by the fused recurrence and by Flax's cell."""
     return tuple(
         make_model(ModelConfig(hidden_size=hidden_size, recurrence=name))
@@ -34,13 +39,13 @@ def some_images(*shape: int) -> np.ndarray:
     return np.random.default_rng(2).normal(size=shape).astype(np.float32)
 
 
-def loss(model: RowReader, params: Params, images: Any) -> jax.Array:
+def loss(model: SequenceClassifier, params: Params, images: Any) -> jax.Array:
     """Something that depends on every logit, and unevenly."""
     return jnp.sum(jnp.sin(3 * jnp.asarray(model.apply({"params": params}, images))))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def value_and_gradients(model: RowReader, params: Params, images: Any) -> Any:
+def value_and_gradients(model: SequenceClassifier, params: Params, images: Any) -> Any:
     """The loss, and its gradients with respect to the parameters and the images."""
     return jax.value_and_grad(functools.partial(loss, model), (0, 1))(params, images)
 
@@ -113,7 +118,7 @@ def test_shares_of_a_batch_under_shard_map_are_those_of_the_cell() -> None:
     images = some_images(8, rows, columns)
     mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
 
-    def gradient(model: RowReader) -> Any:
+    def gradient(model: SequenceClassifier) -> Any:
         def share(params: Params, images: jax.Array) -> Any:
             grads = jax.grad(lambda p: loss(model, p, images))(params)
             return jax.lax.psum(grads, "batch")
@@ -199,7 +204,9 @@ def test_rows_that_are_not_whole_blocks_are_refused() -> None:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def logits_after_every_row(model: RowReader, params: Params, images: Any) -> jax.Array:
+def logits_after_every_row(
+    model: SequenceClassifier, params: Params, images: Any
+) -> jax.Array:
     return jnp.asarray(model.apply({"params": params}, images, every_row=True))
 
 

@@ -16,18 +16,24 @@ import numpy as np
 import pytest
 from support import REPOSITORY, Command, in_a_browser, one_line_error, refused
 
-from rnnmnist.config import command_line
+from rnnmnist import report
 from rnnmnist.errors import UserError
+from rnnmnist.evaluation.formatting import probability
 from rnnmnist.evaluation.intervals import wilson_interval
 from rnnmnist.reporting import html, plots
 from rnnmnist.reporting.comparison import comparison_page, differing, place_of
-from rnnmnist.reporting.pages import Occasion, check_place, report_page, write_files
-from rnnmnist.reporting.run_data import Findings, gather, read_sessions
+from rnnmnist.reporting.pages import (
+    ReportContext,
+    check_place,
+    report_page,
+    write_files,
+)
+from rnnmnist.reporting.run_data import RunData, load_run_data, read_sessions
 from rnnmnist.reporting.sections import bands
 
 PICTURES = ["curves", "confusion", "rows", "classes", "gallery", "reliability"]
 NOW = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
-OCCASION = Occasion("python -m rnnmnist.report", NOW)
+OCCASION = ReportContext("python -m rnnmnist.report", NOW)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Reported:
 @pytest.fixture(scope="module")
 def reported(
     once: Callable[[str, Callable[[Path], None]], Path],
-    twin: Path,
+    reference_run: Path,
     command: Command,
     data_dir: Path,
 ) -> Reported:
@@ -53,8 +59,8 @@ def reported(
 
     def report(folder: Path) -> None:
         first, second = paths(folder)
-        shutil.copytree(twin, first)
-        shutil.copytree(twin, second)
+        shutil.copytree(reference_run, first)
+        shutil.copytree(reference_run, second)
         (second / "metrics.jsonl").unlink()
         shutil.rmtree(second / "evaluation")
         place = f"--config.data.data_dir={data_dir}"
@@ -68,13 +74,13 @@ def reported(
 
 
 @pytest.fixture(scope="module")
-def findings(reported: Reported, data_dir: Path) -> Findings:
+def findings(reported: Reported, data_dir: Path) -> RunData:
     """What is known of the first run."""
-    return gather(reported.first, "best", {"data.data_dir": str(data_dir)})
+    return load_run_data(reported.first, "best", {"data.data_dir": str(data_dir)})
 
 
 @pytest.fixture(scope="module")
-def stack(findings: Findings) -> Findings:
+def stack(findings: RunData) -> RunData:
     """As `findings` of three seeds, of which each gets three images less right."""
     tables, networks = [], []
     for less in (0, 3, 6):
@@ -122,7 +128,7 @@ def stack(findings: Findings) -> Findings:
     return dataclasses.replace(findings, test=test, networks=networks, metrics=metrics)
 
 
-class Reader(HTMLParser):
+class Predictor(HTMLParser):
     """Every tag of a page with its attributes, and its words."""
 
     def __init__(self, html: str) -> None:
@@ -150,8 +156,8 @@ class Reader(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def read(page: html.Page) -> Reader:
-    return Reader(html.write(page))
+def read(page: html.Page) -> Predictor:
+    return Predictor(html.write(page))
 
 
 def spaced(text: str) -> str:
@@ -196,37 +202,37 @@ def test_a_report_adds_nothing_to_a_run_but_itself_and_the_reading(
 def test_the_page_is_whole_without_a_network(reported: Reported) -> None:
     for folder in (reported.first, reported.second, reported.first.parent):
         html = (folder / "report" / "index.html").read_text()
-        reader = Reader(html)
-        assert reader.all("html") == [{"lang": "en"}]
+        predictor = Predictor(html)
+        assert predictor.all("html") == [{"lang": "en"}]
         (viewport,) = [
-            meta for meta in reader.all("meta") if meta.get("name") == "viewport"
+            meta for meta in predictor.all("meta") if meta.get("name") == "viewport"
         ]
         assert "width=device-width" in viewport["content"]
-        assert reader.all("script") == []
+        assert predictor.all("script") == []
         assert not re.search(r"https?:|url\(|@import", html)
-        for _, attributes in reader.tags:
+        for _, attributes in predictor.tags:
             for name in ("src", "srcset", "href"):
                 value = attributes.get(name)
                 assert value is None or re.match(r"data:|\.\./|[\w-]+/", value)
 
 
 def test_every_picture_is_told_in_words_and_numbers(reported: Reported) -> None:
-    reader = Reader((reported.first / "report" / "index.html").read_text())
-    pictures = reader.all("img")
-    assert len(pictures) == len(reader.all("source")) == len(PICTURES)
+    predictor = Predictor((reported.first / "report" / "index.html").read_text())
+    pictures = predictor.all("img")
+    assert len(pictures) == len(predictor.all("source")) == len(PICTURES)
     for picture in pictures:
         assert len(picture["alt"]) > 60
         assert re.search(r"\d", picture["alt"])
         assert int(picture["width"]) == 960
     assert len({picture["alt"] for picture in pictures}) == len(pictures)
-    assert len(reader.all("details")) == len(PICTURES)
+    assert len(predictor.all("details")) == len(PICTURES)
 
 
 def test_the_page_says_what_the_result_file_says(reported: Reported) -> None:
     (path,) = (reported.first / "evaluation").glob("test-*.json")
     document = json.loads(path.read_text())
     html = (reported.first / "report" / "index.html").read_text()
-    words = spaced(Reader(html).words)
+    words = spaced(Predictor(html).words)
     assert f"{100 * document['accuracy']:.2f} %" in words
     assert f"{document['correct']} of 500" in words
     low, high = document["accuracy_interval"]
@@ -245,16 +251,16 @@ def test_the_copy_says_that_it_has_no_curves(reported: Reported) -> None:
 
 def test_the_comparison_leads_to_each_report(reported: Reported) -> None:
     together = reported.first.parent / "report"
-    reader = Reader((together / "index.html").read_text())
-    targets = [link["href"] for link in reader.all("a")]
+    predictor = Predictor((together / "index.html").read_text())
+    targets = [link["href"] for link in predictor.all("a")]
     assert [(together / unquote(target)).resolve() for target in targets] == [
         folder / "report" / "index.html" for folder in (reported.first, reported.second)
     ]
-    assert "deeper #1/second" in reader.words
-    assert "without a curve: deeper #1/second" in reader.words
+    assert "deeper #1/second" in predictor.words
+    assert "without a curve: deeper #1/second" in predictor.words
 
 
-def test_the_comparison_shows_the_settings_that_differ(findings: Findings) -> None:
+def test_the_comparison_shows_the_settings_that_differ(findings: RunData) -> None:
     other = findings.config.replace({"model.cell": "gru", "data.data_dir": "/there"})
     runs = [
         findings,
@@ -274,9 +280,9 @@ def test_a_run_inside_another_keeps_the_others_report() -> None:
     assert place_of([Path("/a/runs"), Path("/a/runs/b")]) == Path("/a/report")
 
 
-def test_a_stack_of_seeds_is_told_by_network(stack: Findings) -> None:
-    reader = read(report_page(stack, OCCASION))
-    words = spaced(reader.words)
+def test_a_stack_of_seeds_is_told_by_network(stack: RunData) -> None:
+    predictor = read(report_page(stack, OCCASION))
+    words = spaced(predictor.words)
     for member in stack.members:
         assert f"{member['correct']:,}" in words
         assert f"seed {member['seed']}" in words
@@ -303,7 +309,7 @@ def test_bands_of_one_network_are_over_images_of_several_over_networks() -> None
 
 
 def test_a_run_of_several_sessions_that_was_counted_elsewhere(
-    tmp_path: Path, findings: Findings
+    tmp_path: Path, findings: RunData
 ) -> None:
     path = tmp_path / "sessions.jsonl"
     assert read_sessions(path) == []
@@ -329,7 +335,7 @@ def test_a_run_of_several_sessions_that_was_counted_elsewhere(
     assert f"Asked again for this report, {findings.test['correct'] - 1} are" in words
 
 
-def test_a_network_without_mistakes_has_a_report(findings: Findings) -> None:
+def test_a_network_without_mistakes_has_a_report(findings: RunData) -> None:
     (answers,) = findings.networks
     said = np.repeat(answers.labels[:, None], 28, axis=1)
     sure = np.eye(10)[answers.labels]
@@ -345,10 +351,10 @@ def test_a_network_without_mistakes_has_a_report(findings: Findings) -> None:
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(1, "100.00 %"), (0.99999, "over 99.99 %"), (0.5, "50.00 %"), (0, "0.00 %")],
+    [(1, "100.00 %"), (0.99999, "> 99.99 %"), (0.5, "50.00 %"), (0, "0.00 %")],
 )
 def test_only_certainty_is_a_hundred_per_cent(share: float, text: str) -> None:
-    assert spaced(html.probability(share)) == text
+    assert spaced(probability(share)) == text
 
 
 @pytest.mark.parametrize(
@@ -364,7 +370,7 @@ def test_only_certainty_is_a_hundred_per_cent(share: float, text: str) -> None:
 )
 def test_wrong_words(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        command_line.parse_report(words, "")
+        report.parse(words)
 
 
 def test_a_mistake_is_one_line(command: Command) -> None:
@@ -412,7 +418,7 @@ def test_a_read_only_workdir_is_found_first(reported: Reported, tmp_path: Path) 
 def test_the_pages_in_a_browser(
     browser: Any,
     reported: Reported,
-    stack: Findings,
+    stack: RunData,
     tmp_path: Path,
     width: int,
     height: int,
@@ -448,7 +454,7 @@ def test_the_pages_in_a_browser(
         context.close()
 
 
-def test_a_runs_name_is_a_name_and_not_mathematics(findings: Findings) -> None:
+def test_a_runs_name_is_a_name_and_not_mathematics(findings: RunData) -> None:
     names = ("_base", "lr$_{0^1$", "back\\slash", 300 * "long")
     image = plots.validation_curves(dict.fromkeys(names, findings.validated))
     assert image.startswith(b"\x89PNG")

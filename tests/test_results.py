@@ -1,4 +1,4 @@
-"""The README's numbers are those of the files that the commands wrote."""
+"""The pages' numbers are those of the files that the commands wrote."""
 
 import ast
 import json
@@ -12,7 +12,8 @@ import scaling
 from support import REPOSITORY
 
 import results
-from rnnmnist.config.schema import Config, flatten, load
+from rnnmnist.config.files import load_config
+from rnnmnist.config.schema import Config, flatten
 from rnnmnist.training.resume import FREE
 
 FILES = sorted(
@@ -64,21 +65,21 @@ def test_the_pages_show_what_was_measured() -> None:
     assert {path.stem for path in FILES} == {row.name for row in results.ROWS}
 
 
-def test_each_rung_of_the_ladder_changes_what_it_says() -> None:
-    flat = [flatten(row.config().to_dict()) for row in results.LADDER]
-    for before, after, row in zip(flat, flat[1:], results.LADDER[1:], strict=False):
+def test_each_step_of_the_ablation_changes_what_it_says() -> None:
+    flat = [flatten(row.config().to_dict()) for row in results.ABLATION]
+    for before, after, row in zip(flat, flat[1:], results.ABLATION[1:], strict=False):
         changed = {name for name in after if after[name] != before[name]}
         named = {word.split("=")[0] for word in row.own.split()}
         assert changed - FREE <= named, row.name
         for word in row.own.split():
             name, _, text = word.partition("=")
             assert str(after[name]) == text or after[name] == float(text), word
-    assert flat[0] == flatten(load(REPOSITORY / "configs/tutorial.py").to_dict())
-    assert flat[-1] == flatten(load(REPOSITORY / "configs/best.py").to_dict())
+    assert flat[0] == flatten(load_config(REPOSITORY / "configs/tutorial.py").to_dict())
+    assert flat[-1] == flatten(load_config(REPOSITORY / "configs/best.py").to_dict())
 
 
 def test_what_was_tried_alone_is_the_default_run_but_for_that() -> None:
-    default = load(REPOSITORY / "configs/default.py")
+    default = load_config(REPOSITORY / "configs/default.py")
     for row in results.ALONE:
         same = dict.fromkeys(word.split("=")[0] for word in row.own.split())
         for name in same:
@@ -107,7 +108,7 @@ def test_a_row_is_measured_once(
         found = json.loads((tmp_path / "tiny.json").read_text())
         assert [member["seed"] for member in found["members"]] == [0, 1]
         for member in found["members"]:
-            assert member["right_after_rows"][-1] == member["correct"]
+            assert member["correct_after_rows"][-1] == member["correct"]
             assert member["seconds"] > 0
         (tmp_path / "tiny.json").unlink()
         monkeypatch.setattr(subprocess, "Popen", None)

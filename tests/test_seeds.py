@@ -24,15 +24,16 @@ from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.intervals import t_interval
-from rnnmnist.evaluation.results import EvaluationSplit, evaluate, kept_result
-from rnnmnist.models.classifier import make_model, unstack
-from rnnmnist.runtime.mesh import gathered, make_mesh, put
-from rnnmnist.training import step as step_lib
-from rnnmnist.training.loop import over_members
+from rnnmnist.evaluation.metrics import evaluate
+from rnnmnist.evaluation.predictions import EvaluationSplit, predict_batches
+from rnnmnist.evaluation.results import read_result
+from rnnmnist.models.classifier import make_model, split_ensemble
+from rnnmnist.runtime import ensemble
+from rnnmnist.runtime.mesh import device_put, gathered, make_mesh
+from rnnmnist.training.loop import ensemble_metrics
+from rnnmnist.training.state import create_state
 from rnnmnist.training.step import (
     Metrics,
-    count_batches,
-    create_state,
     score_last_batch,
     train_steps,
 )
@@ -58,7 +59,7 @@ def trained(
     config: Config, mesh: Mesh, steps: int = 6
 ) -> tuple[TrainState, TrainingSplit, Metrics]:
     state = create_state(config, make_model(config.model), mesh)
-    split = TrainingSplit.put(random_examples(100), config, mesh)
+    split = TrainingSplit.device_put(random_examples(100), config, mesh)
     state, metrics = train_steps(state, split, jnp.int32(steps), mesh=mesh)
     return state, split, jax.device_get(metrics)
 
@@ -97,9 +98,9 @@ def a_run(**changes: Any) -> Config:
 def mesh(request: pytest.FixtureRequest) -> Iterator[Mesh]:
     """A grid of devices, whose members are computed as on an accelerator or a CPU."""
     seeds, batch, at_once = request.param
-    programs: tuple[Any, ...] = (train_steps, score_last_batch, count_batches)
+    programs: tuple[Any, ...] = (train_steps, score_last_batch, predict_batches)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(step_lib, "at_once", lambda: at_once)
+        monkeypatch.setattr(ensemble, "at_once", lambda: at_once)
         for program in programs:
             program.clear_cache()
         yield grid(seeds, batch)
@@ -131,17 +132,20 @@ def test_a_member_is_the_network_of_its_seed(
         assert metrics.correct[index] == its_metrics.correct
         its_last = score_last_batch(single, its_split, mesh=mesh_of(1))
         assert last.loss[index] == pytest.approx(float(its_last.loss), rel=1e-3)
-    assert len({params_sha256(params) for params in unstack(everywhere.params)}) == 4
+    assert (
+        len({params_sha256(params) for params in split_ensemble(everywhere.params)})
+        == 4
+    )
 
 
 def test_one_member_that_is_not_finite_stops_all_and_is_known(mesh: Mesh) -> None:
     state, split, _ = trained(a_run(seed=5, num_seeds=SEEDS), mesh, 3)
     weights = dict(state.opt_state.iterate)  # of which the parameters are the average
-    readout = dict(weights["readout"])
-    bias = np.array(readout["bias"])
+    head = dict(weights["head"])
+    bias = np.array(head["bias"])
     bias[2, 7] = np.inf
-    readout["bias"] = put(bias, readout["bias"].sharding)
-    poisoned = state.opt_state._replace(iterate=weights | {"readout": readout})
+    head["bias"] = device_put(bias, head["bias"].sharding)
+    poisoned = state.opt_state._replace(iterate=weights | {"head": head})
     state = state.replace(opt_state=poisoned)
     before = state_sha256(state)
     state, metrics = train_steps(state, split, jnp.int32(9), mesh=mesh)
@@ -158,9 +162,9 @@ def test_a_stack_is_scored_as_its_members_are(mesh: Mesh) -> None:
     model = make_model(config.model)
     params = create_state(config, model, mesh).params
     examples = random_examples(137)
-    found = evaluate(model, params, EvaluationSplit.put(examples, mesh, 10))
-    alone = EvaluationSplit.put(examples, mesh_of(1))
-    networks = unstack(jax.device_get(params))
+    found = evaluate(model, params, EvaluationSplit.device_put(examples, mesh, 10))
+    alone = EvaluationSplit.device_put(examples, mesh_of(1))
+    networks = split_ensemble(jax.device_get(params))
     for result, network in zip(found, networks, strict=True):
         (expected,) = evaluate(model, network, alone)
         assert result.confusion == expected.confusion
@@ -203,7 +207,7 @@ def test_an_interval_of_an_accuracy_stays_one() -> None:
 def test_equal_counts_tie_however_the_members_share_them() -> None:
     config = Config(num_seeds=2)
     for counts in ([4890, 5001], [4891, 5000], [4945, 4946], [9891, 0]):
-        line = over_members(config, [1.0, 1.0], counts, 5000)
+        line = ensemble_metrics(config, [1.0, 1.0], counts, 5000)
         assert line["accuracy"] == 9891 / 10_000
         assert line["correct"] == 9891
         assert [member["correct"] for member in line["members"]] == counts
@@ -249,10 +253,10 @@ def test_files_say_what_each_member_did(stack: Stack, tmp_path: Path) -> None:
             "accuracy_std",
             "accuracy_mean_interval",
         }
-    assert kept_result(path, document["params_sha256"]) == document
+    assert read_result(path, document["params_sha256"]) == document
     changed = [members[0] | {"correct": 1}, *members[1:]]
     path.write_text(json.dumps(document | {"members": changed}))
-    assert kept_result(path, document["params_sha256"]) is None
+    assert read_result(path, document["params_sha256"]) is None
     path.write_text(json.dumps(document))
     assert "seeds 0 to 2" in stack.said
     (text,) = [text for text in stack.said.splitlines() if text.startswith("test ")]
@@ -262,12 +266,12 @@ def test_files_say_what_each_member_did(stack: Stack, tmp_path: Path) -> None:
 
 def test_a_single_run_ends_as_the_member_did(
     stack: Stack,
-    twin: Path,
+    reference_run: Path,
     data_dir: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    single = runs.metrics(twin)
+    single = runs.metrics(reference_run)
     member = [
         (line["step"], line["split"], line["members"][0])
         for line in runs.metrics(stack.workdir)
@@ -276,7 +280,7 @@ def test_a_single_run_ends_as_the_member_did(
         assert (a["step"], a["split"], b["seed"]) == (step, split, 0)
         assert a["loss"] == pytest.approx(b["loss"], rel=0.02)
         assert a["accuracy"] == pytest.approx(b["accuracy"], abs=0.03)
-    workdir = runs.copy_of(twin, tmp_path / "single")
+    workdir = runs.copy_of(reference_run, tmp_path / "single")
     main.main([*runs.words(workdir, data_dir), ALONE])  # which is complete
     (line,) = re.findall("^test .*$", capsys.readouterr().out, re.M)
     assert "95 % interval" in line

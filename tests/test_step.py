@@ -19,10 +19,11 @@ from support import mesh_of, random_examples
 from rnnmnist.checkpoints.checksums import params_sha256
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import Batch, TrainingSplit
-from rnnmnist.models.classifier import RowReader, make_model
-from rnnmnist.runtime.mesh import put, replicated
+from rnnmnist.models.classifier import SequenceClassifier, make_model
+from rnnmnist.runtime.mesh import device_put, replicated
 from rnnmnist.training.loss import Objective
-from rnnmnist.training.step import Metrics, create_state, score_last_batch, train_steps
+from rnnmnist.training.state import create_state
+from rnnmnist.training.step import Metrics, score_last_batch, train_steps
 
 BATCH_SIZE = 16
 CONFIG = Config().replace(
@@ -49,13 +50,15 @@ def start(config: Config, mesh: Mesh) -> tuple[TrainState, TrainingSplit]:
         lambda leaf: jax.device_put(leaf.copy(), replicated(mesh)),
         first_state(config, mesh),
     )
-    return state, TrainingSplit.put(EXAMPLES, config, mesh)
+    return state, TrainingSplit.device_put(EXAMPLES, config, mesh)
 
 
 def advance(
     state: TrainState, split: TrainingSplit, steps: int, mesh: Mesh
 ) -> tuple[TrainState, Metrics]:
-    return train_steps(state, split, put(np.int32(steps), replicated(mesh)), mesh=mesh)
+    return train_steps(
+        state, split, device_put(np.int32(steps), replicated(mesh)), mesh=mesh
+    )
 
 
 def state_sha256(state: TrainState) -> str:
@@ -69,12 +72,14 @@ def whole_batch(split: TrainingSplit, step: jax.Array) -> Batch:
 
 def batch_of(config: Config, step: int) -> Batch:
     """The batch of a step, drawn on one device, as arrays of the host."""
-    split = TrainingSplit.put(EXAMPLES, config, mesh_of(1))
+    split = TrainingSplit.device_put(EXAMPLES, config, mesh_of(1))
     return jax.device_get(whole_batch(split, np.int32(step)))
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def every_answer(model: RowReader, params: Any, images: jax.Array) -> jax.Array:
+def every_answer(
+    model: SequenceClassifier, params: Any, images: jax.Array
+) -> jax.Array:
     return jnp.asarray(model.apply({"params": params}, images, every_row=True))
 
 
@@ -165,7 +170,7 @@ def test_a_seed_decides_everything() -> None:
     for seed in (0, 0, 1):
         config = CONFIG.replace({"seed": seed})
         state = create_state(config, make_model(config.model), mesh)
-        split = TrainingSplit.put(EXAMPLES, config, mesh)
+        split = TrainingSplit.device_put(EXAMPLES, config, mesh)
         state, _ = advance(state, split, 3, mesh)
         hashes.append(params_sha256(state.params))
     assert hashes[0] == hashes[1] != hashes[2]
@@ -183,11 +188,11 @@ def test_it_learns(mesh: Mesh) -> None:
 def test_an_update_that_is_not_finite_is_not_applied(mesh: Mesh) -> None:
     state, split = start(CONFIG, mesh)
     state, _ = advance(state, split, 4, mesh)
-    readout = dict(state.params["readout"])
-    bias = np.array(readout["bias"])
+    head = dict(state.params["head"])
+    bias = np.array(head["bias"])
     bias[3] = np.nan
-    readout["bias"] = put(bias, replicated(mesh))
-    state = state.replace(params=dict(state.params) | {"readout": readout})
+    head["bias"] = device_put(bias, replicated(mesh))
+    state = state.replace(params=dict(state.params) | {"head": head})
     before = state_sha256(state)
     state, metrics = advance(state, split, 10, mesh)
     assert int(state.step) == 4

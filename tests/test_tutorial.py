@@ -21,7 +21,7 @@ PAGE = tutorial.PAGE.read_text()
 
 @pytest.fixture(autouse=True)
 def in_a_clone(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the reader's `python`, but for where TFDS prepares data."""
+    """As the predictor's `python`, but for where TFDS prepares data."""
 
     def prepared_here(config: DataConfig) -> MnistRows:
         return prepared_builder(dataclasses.replace(config, data_dir=str(data_dir)))
@@ -126,5 +126,5 @@ def test_an_error_names_the_line_of_the_page() -> None:
 
 
 def test_the_tables_have_their_places() -> None:
-    for name in ("cells", "ladder"):
+    for name in ("cells", "ablation"):
         assert PAGE.count(f"<!-- {name} -->\n") == PAGE.count(f"<!-- /{name} -->") == 1

@@ -1,4 +1,4 @@
-"""Makes docs/film.png: a digit drawn on the page, while it is read.
+"""Makes docs/drawing_page.png: a digit drawn on the page, while it is read.
 
 python tools/film_picture.py
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PICTURE = REPOSITORY / "docs/film.png"
+PICTURE = REPOSITORY / "docs/drawing_page.png"
 ROW = 19  # the row of the picture, where the two networks disagree
 Points = list[tuple[float, float]]
 

@@ -30,14 +30,19 @@ import optax
 
 from rnnmnist.checkpoints import store
 from rnnmnist.checkpoints.selection import find_step
-from rnnmnist.config.schema import PLACES
+from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.data import datasets
 from rnnmnist.data.datasets import Examples
-from rnnmnist.models.classifier import Params, RowReader, abstract_params, make_model
+from rnnmnist.models.classifier import (
+    Params,
+    SequenceClassifier,
+    abstract_params,
+    make_model,
+)
 from rnnmnist.reporting import plots
 from rnnmnist.runtime.hardware import hardware
-from rnnmnist.runtime.mesh import here, make_mesh
-from rnnmnist.training.step import create_state
+from rnnmnist.runtime.mesh import local_sharding, make_mesh
+from rnnmnist.training.state import create_state
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBERS = REPOSITORY / "results/gradients.json"
@@ -60,7 +65,7 @@ class Nudges(NamedTuple):
 
 
 def read_nudged(
-    model: RowReader, params: Params, images: jax.Array, nudges: Nudges
+    model: SequenceClassifier, params: Params, images: jax.Array, nudges: Nudges
 ) -> jax.Array:
     """Reads images as the model does, with something added after each row.
 
@@ -91,8 +96,8 @@ def read_nudged(
     carry = cell.initialize_carry(jax.random.key(0), rows[0].shape)  # zeros
     carry, _ = jax.lax.scan(read_row, carry, (rows, nudges))
     hidden = carry[1] if isinstance(carry, tuple) else carry
-    readout: Any = model.make_readout()
-    return readout.apply({"params": params["readout"]}, hidden)
+    head: Any = model.make_head()
+    return head.apply({"params": params["head"]}, hidden)
 
 
 def output_gate(cell: Mapping[str, Any], row: jax.Array, h: jax.Array) -> jax.Array:
@@ -102,7 +107,7 @@ def output_gate(cell: Mapping[str, Any], row: jax.Array, h: jax.Array) -> jax.Ar
 
 
 def gradients(
-    model: RowReader, params: Params, images: np.ndarray, labels: np.ndarray
+    model: SequenceClassifier, params: Params, images: np.ndarray, labels: np.ndarray
 ) -> Nudges:
     """The gradient of each image's loss with respect to the state after each row.
 
@@ -124,12 +129,14 @@ def gradients(
             logits, jnp.asarray(labels, jnp.int32)
         ).sum()
 
-    units = len(params["readout"]["kernel"])
+    units = len(params["head"]["kernel"])
     zeros = jnp.zeros((images.shape[1], len(images), units))
     return jax.jit(jax.grad(loss))(Nudges(zeros, zeros))
 
 
-def spread(model: RowReader, params: Params, examples: Examples) -> dict[str, Any]:
+def spread(
+    model: SequenceClassifier, params: Params, examples: Examples
+) -> dict[str, Any]:
     """How large the gradients are over images: quantiles for each row.
 
     Returns:
@@ -163,13 +170,15 @@ def measure() -> dict[str, Any]:
     for name, folder in RUNS.items():
         step = find_step(folder, "best")
         config = store.read_config(folder, step)
-        nowhere = dict.fromkeys(PLACES)
+        nowhere = dict.fromkeys(DATA_PATHS)
         recipes.append(config.replace(nowhere | {"model.cell": "lstm"}))
         images, labels = datasets.load(config.data)["validation"]
         examples = Examples(images[:EXAMPLES], labels[:EXAMPLES])
         model = make_model(config.model)
         start = create_state(config, model, make_mesh(config.train.batch_size, 1, 1))
-        trained = store.read_params(folder, step, abstract_params(model, here()))
+        trained = store.read_params(
+            folder, step, abstract_params(model, local_sharding())
+        )
         cells[name] = {
             "step": step,
             "before": spread(model, start.params, examples),

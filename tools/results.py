@@ -31,8 +31,8 @@ from typing import Any
 
 import numpy as np
 
-from rnnmnist.config.command_line import parse_training
-from rnnmnist.config.schema import PLACES, Config
+from rnnmnist.config.schema import DATA_PATHS, Config
+from rnnmnist.main import parse
 from rnnmnist.reporting import run_data
 from rnnmnist.runtime.hardware import hardware
 
@@ -66,8 +66,8 @@ class Row:
     def config(self, seed: int = 0) -> Config:
         """What one seed is trained with, but for where the data lie."""
         words = self.command.replace("SEED", str(seed)).split()[3:]
-        config = parse_training(words, "").config
-        return config.replace(dict.fromkeys(PLACES))
+        config = parse(words).config
+        return config.replace(dict.fromkeys(DATA_PATHS))
 
 
 CONFIGURATIONS = (
@@ -77,6 +77,14 @@ CONFIGURATIONS = (
     Row("every_row", 5, "every_row"),
     Row("best", 5, "best"),
     Row("fashion", 3, "fashion"),
+)
+# What the README shows of them: the name, the data and the recipe in words.
+HEADLINE = (
+    ("embedded", "5,000 MNIST images, shipped", "48 epochs, shifts of up to 2 pixels"),
+    ("tutorial", "MNIST", "the 2016 tutorial, 1.8 epochs"),
+    ("default", "MNIST", "10 epochs, no augmentation"),
+    ("best", "MNIST", "60 epochs, augmentation"),
+    ("fashion", "Fashion-MNIST", "50 epochs, augmentation"),
 )
 CELLS = (
     Row("rnn", 5, "default model.cell=rnn", "`rnn`, the basic cell"),
@@ -99,7 +107,7 @@ def rungs(start: str, *changes: tuple[str, int, str, str]) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-LADDER = (
+ABLATION = (
     dataclasses.replace(CONFIGURATIONS[1], says="the 2016 recipe (`tutorial`)"),
     *rungs(
         "tutorial",
@@ -107,20 +115,20 @@ LADDER = (
             "ladder_weights",
             3,
             "model.initializer=flax",
-            "first weights: orthogonal and LeCun-normal, read-out too",
+            "initializers: orthogonal and LeCun-normal, for the head too",
         ),
         (
             "ladder_schedule",
             3,
             "train.schedule=cosine train.learning_rate=7e-3 train.warmup_fraction=0.02",
-            "learning rate: up to 7e-3, then down along a cosine, not 1e-3 always",
+            "learning rate: cosine decay from 7e-3 after a warm-up, not constant 1e-3",
         ),
-        ("ladder_clipping", 3, "train.clip_norm=1", "gradients clipped at norm 1"),
+        ("ladder_clipping", 3, "train.clip_norm=1", "gradient clipping at norm 1"),
         ("ladder_decay", 3, "train.weight_decay=0.1", "weight decay 0.1"),
     ),
     dataclasses.replace(
         CONFIGURATIONS[2],
-        says="ten epochs, not 1.8, and the best of ten on validation (`default`)",
+        says="10 epochs, not 1.8, and selection on validation (`default`)",
         own="train.num_steps=4300 train.eval_every_steps=430",
     ),
     *rungs(
@@ -130,16 +138,21 @@ LADDER = (
             3,
             "data.max_shift=2 data.max_rotation=12 data.max_scale=0.15 "
             "data.max_shear=0.2",
-            "images moved, turned, scaled and slanted",
+            "random shift, rotation, scale and shear",
         ),
-        ("ladder_elastic", 3, "data.elastic=0.8", "and bent"),
-        ("ladder_size", 3, "model.hidden_size=176", "176 units, not 128"),
-        ("ladder_smoothing", 3, "train.label_smoothing=0.05", "labels smoothed, 0.05"),
-        ("ladder_average", 3, "train.ema_decay=0.999", "weights averaged, 0.999"),
+        ("ladder_elastic", 3, "data.elastic=0.8", "elastic distortion"),
+        ("ladder_size", 3, "model.hidden_size=176", "176 hidden units, not 128"),
+        ("ladder_smoothing", 3, "train.label_smoothing=0.05", "label smoothing 0.05"),
+        (
+            "ladder_average",
+            3,
+            "train.ema_decay=0.999",
+            "moving average of the weights, 0.999",
+        ),
     ),
     dataclasses.replace(
         CONFIGURATIONS[4],
-        says="60 epochs, not ten (`best`)",
+        says="60 epochs, not 10 (`best`)",
         own="train.num_steps=25800 train.eval_every_steps=860",
     ),
 )
@@ -151,9 +164,9 @@ def alone(name: str, change: str, says: str) -> Row:
 
 
 ALONE = (
-    dataclasses.replace(CONFIGURATIONS[2], says="nothing (`default`)"),
-    alone("alone_smoothing", "train.label_smoothing=0.05", "labels smoothed"),
-    alone("alone_average", "train.ema_decay=0.998", "weights averaged"),
+    dataclasses.replace(CONFIGURATIONS[2], says="none (`default`)"),
+    alone("alone_smoothing", "train.label_smoothing=0.05", "label smoothing"),
+    alone("alone_average", "train.ema_decay=0.998", "moving average of the weights"),
     dataclasses.replace(
         CONFIGURATIONS[3],
         says="a loss after every row (`every_row`)",
@@ -161,7 +174,7 @@ ALONE = (
     ),
 )
 ROWS = tuple(
-    {row.name: row for row in (*CONFIGURATIONS, *CELLS, *LADDER, *ALONE)}.values()
+    {row.name: row for row in (*CONFIGURATIONS, *CELLS, *ABLATION, *ALONE)}.values()
 )
 
 
@@ -228,18 +241,18 @@ def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, A
 def trained_with(workdir: Path) -> Config:
     """A run's configuration, but for where the data lie."""
     config = Config.from_dict(json.loads((workdir / "config.json").read_text()))
-    return config.replace(dict.fromkeys(PLACES))
+    return config.replace(dict.fromkeys(DATA_PATHS))
 
 
 def early_answers(workdir: Path) -> dict[str, Any]:
     """What a run's network has right on validation, and of test images by row."""
-    found = run_data.gather(workdir, "best", {})
+    found = run_data.load_run_data(workdir, "best", {})
     (answers,) = found.networks
     if found.validation is None:
         raise RuntimeError(f"{workdir} has no validation metrics")
     return {
         "validation_correct": found.validation["correct"],
-        "right_after_rows": answers.right_after_rows.tolist(),
+        "correct_after_rows": answers.correct_after_rows.tolist(),
         "decision_row": float(np.median(answers.decision_rows)),
     }
 
@@ -299,24 +312,40 @@ def measured_on(rows: tuple[Row, ...]) -> str:
     return f"On {'; '.join(places)}; {'; '.join(sorted(versions))}.\n"
 
 
+def headline() -> str:
+    """The README's table: one row for each of the configurations that matter most."""
+    rows = []
+    for name, data, recipe in HEADLINE:
+        result = read(name)
+        row = [f"`{name}`", data, recipe, f"{result['num_parameters']:,}"]
+        numbers = [percent(result), f"{result['examples']:,}"]
+        seeds, seconds = len(result["members"]), f"{result['seconds']:.0f}"
+        rows.append([*row, *numbers, f"{seeds}", seconds])
+    head = (
+        "configuration | data | recipe | parameters | test accuracy, mean ± std | "
+        "test images | seeds | seconds"
+    )
+    return markdown(head, rows)
+
+
 def configurations() -> str:
-    """The README's table of the shipped configurations."""
+    """The table of the shipped configurations."""
     rows = []
     for result in (read(row.name) for row in CONFIGURATIONS):
         members, name = result["members"], f"`{result['name']}`"
         counts = ", ".join(f"{member['correct']:,}" for member in members)
         steps = ", ".join(str(member["step"]) for member in members)
         parameters, seconds = result["num_parameters"], result["seconds"]
-        right = f"{counts} of {result['examples']:,}"
-        row = [name, result["dataset"], f"{parameters:,}", percent(result), right]
+        correct = f"{counts} of {result['examples']:,}"
+        row = [name, result["dataset"], f"{parameters:,}", percent(result), correct]
         rows.append([*row, steps, f"{seconds:.0f}"])
         if "tutorial_128" in members[0]:
             firsts = [str(member["tutorial_128"]["correct"]) for member in members]
             counts = f"{', '.join(firsts)} of 128"
-            rows.append([f"{name}, first 128 alone", "", "", "", counts, "", ""])
+            rows.append([f"{name}, first 128 images", "", "", "", counts, "", ""])
     head = (
-        "configuration | images | parameters | test accuracy, mean ± std | "
-        "right of all, by seed | best step | seconds"
+        "configuration | data set | parameters | test accuracy, mean ± std | "
+        "correct, by seed | best step, by seed | seconds"
     )
     return f"{markdown(head, rows)}\n{measured_on(CONFIGURATIONS)}"
 
@@ -335,8 +364,8 @@ def changes(rows: tuple[Row, ...]) -> str:
             [row.says, own, f"`{row.name}`", *numbers, f"{result['seconds']:.0f}"]
         )
     head = (
-        "change | settings | name | validation, mean | test, mean ± std | "
-        "right of 10,000 test images, by seed | seconds"
+        "change | settings | result file | validation, mean | test, mean ± std | "
+        "correct of 10,000, by seed | seconds"
     )
     return f"{markdown(head, lines)}\n{measured_on(rows)}"
 
@@ -352,8 +381,8 @@ def cells() -> str:
             [row.says, f"`{row.name}`", size, percent(result), counts, seconds]
         )
     head = (
-        "cell | name | parameters | test accuracy, mean ± std | "
-        "right of 10,000, by seed | seconds"
+        "cell | result file | parameters | test accuracy, mean ± std | "
+        "correct of 10,000, by seed | seconds"
     )
     return f"{markdown(head, lines)}\n{measured_on(CELLS)}"
 
@@ -365,7 +394,7 @@ def films() -> str:
     for name, loss in (("default", "last"), ("every_row", "every_row")):
         result = read(name)
         members = result["members"]
-        counts = np.array([member["right_after_rows"] for member in members])
+        counts = np.array([member["correct_after_rows"] for member in members])
         shares = 100 * counts.mean(0) / result["examples"]
         decided = statistics.mean(member["decision_row"] for member in members)
         early = [f"{shares[k - 1]:.1f}" for k in after]
@@ -377,15 +406,16 @@ def films() -> str:
 
 # The tables of each page, by the name of their markers.
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {
+    "README.md": {"results": headline},
+    "docs/results.md": {
         "results": configurations,
-        "ladder": functools.partial(changes, LADDER),
+        "ablation": functools.partial(changes, ABLATION),
         "alone": functools.partial(changes, ALONE),
     },
     "docs/film.md": {"films": films},
     "docs/tutorial.md": {
         "cells": cells,
-        "ladder": functools.partial(changes, LADDER),
+        "ablation": functools.partial(changes, ABLATION),
     },
 }
 

@@ -252,17 +252,23 @@ class Judge:
 
     def __init__(self) -> None:
         from rnnmnist.inference.out_of_distribution import of_digits
-        from rnnmnist.inference.predictor import Reader
+        from rnnmnist.inference.predictor import Predictor
 
-        self.reader, self.likeness = Reader(), of_digits()
+        self.predictor, self.likeness = Predictor(), of_digits()
 
     def right(self, pixels: np.ndarray, labels: np.ndarray) -> int:
         """Right answers about prepared images."""
-        return int((self.reader.believe(pixels)[:, -1].argmax(-1) == labels).sum())
+        return int(
+            (
+                self.predictor.predict_probabilities(pixels)[:, -1].argmax(-1) == labels
+            ).sum()
+        )
 
     def refused(self, pixels: np.ndarray) -> dict[str, int]:
         """How many prepared images it says are no digits."""
-        looks = self.likeness.look_like(pixels, self.reader.believe(pixels)[:, -1])
+        looks = self.likeness.look_like(
+            pixels, self.predictor.predict_probabilities(pixels)[:, -1]
+        )
         return {"images": len(looks), "refused": int((~looks).sum())}
 
 

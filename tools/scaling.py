@@ -75,14 +75,18 @@ def work(case: Case, address: str | None, index: int) -> None:
     """A process of a case: trains, sums, and prints how long both took, as JSON."""
     import jax
 
-    from rnnmnist.config.command_line import Place
-    from rnnmnist.runtime.distributed import count, joined
+    from rnnmnist.config.command_line import ProcessSpec
+    from rnnmnist.runtime.distributed import count, initialize
     from rnnmnist.runtime.mesh import make_mesh, set_cpu_devices
 
     if case.pinned:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[index]})
-    place = Place(None, 1) if address is None else Place(address, case.processes, index)
-    with joined(place):
+    place = (
+        ProcessSpec(None, 1)
+        if address is None
+        else ProcessSpec(address, case.processes, index)
+    )
+    with initialize(place):
         set_cpu_devices(case.batch_size, case.devices, case.seeds, count())
         mesh = make_mesh(case.batch_size, case.devices, case.seeds)
         seconds = seconds_a_step(case, mesh)
@@ -101,16 +105,17 @@ def seconds_a_step(case: Case, mesh: Any) -> float:
     from rnnmnist.config.schema import Config, DataConfig, TrainConfig
     from rnnmnist.data.batches import TrainingSplit
     from rnnmnist.models.classifier import make_model
-    from rnnmnist.runtime.mesh import put, replicated
+    from rnnmnist.runtime.mesh import device_put, replicated
     from rnnmnist.training.preflight import noise
-    from rnnmnist.training.step import create_state, train_steps
+    from rnnmnist.training.state import create_state
+    from rnnmnist.training.step import train_steps
 
     config = Config(
         num_seeds=case.seeds,
         data=DataConfig(name="mnist5k"),
         train=TrainConfig(batch_size=case.batch_size),
     )
-    split = TrainingSplit.put(noise(EXAMPLES), config, mesh)
+    split = TrainingSplit.device_put(noise(EXAMPLES), config, mesh)
     state = create_state(config, make_model(config.model), mesh)
     # Of equal length on all processes, so that they stay together.
     images = case.seeds * case.batch_size
@@ -118,7 +123,7 @@ def seconds_a_step(case: Case, mesh: Any) -> float:
     times = []
     for _ in range(1 + int(SECONDS * 10_000 / (chunk * images))):
         begin = time.perf_counter()
-        steps = put(np.int32(chunk), replicated(mesh))
+        steps = device_put(np.int32(chunk), replicated(mesh))
         state, metrics = train_steps(state, split, steps, mesh=mesh)
         jax.block_until_ready(metrics)
         times.append((time.perf_counter() - begin) / chunk)

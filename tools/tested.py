@@ -21,7 +21,7 @@ LIBRARIES = (
 )
 
 
-def here() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """The versions in this environment; Python's without the patch release."""
     python = ".".join(platform.python_version_tuple()[:2])
     return {name: installed(name) for name in LIBRARIES} | {"python": python}
@@ -42,7 +42,7 @@ def main(path: Path) -> None:
     tested = read_tested(path) if path.exists() else {}
     lines = [
         "\t".join([name, *ends]) + "\n"
-        for name, ends in with_versions(tested, here()).items()
+        for name, ends in with_versions(tested, installed_versions()).items()
     ]
     path.write_text("".join(lines))
     print("".join(lines), end="")

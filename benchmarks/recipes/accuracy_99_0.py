@@ -5,7 +5,7 @@
 On validation, with seeds 0 to 4: 99.18 % in the mean.
 """
 
-from rnnmnist.config.schema import Config, DataConfig, TrainConfig
+from rnnmnist import Config, DataConfig, TrainConfig
 
 
 def get_config() -> Config:

@@ -15,7 +15,7 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     return [("/".join(_key(entry) for entry in path), leaf) for path, leaf in leaves]
 
 
-def array_digests(tree: Any) -> dict[str, str]:
+def array_checksums(tree: Any) -> dict[str, str]:
     """The SHA-256 of every array of a tree, by its path.
 
     An array's type and shape are part of what is hashed, so that equal bytes in
@@ -24,7 +24,7 @@ def array_digests(tree: Any) -> dict[str, str]:
     return {name: _array(leaf) for name, leaf in named_leaves(jax.device_get(tree))}
 
 
-def json_digest(value: Any) -> str:
+def json_checksum(value: Any) -> str:
     """The SHA-256 of a value as JSON, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 

@@ -24,25 +24,18 @@ from typing import Any, Self
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax.training.train_state import TrainState
 from orbax.checkpoint import checkpoint_managers as policies
 
-from rnnmnist.checkpoints.checksums import array_digests, json_digest, named_leaves
-from rnnmnist.config.schema import Config
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.checkpoints.checksums import array_checksums, json_checksum, named_leaves
+from rnnmnist.config.schema import DATA_PATHS, Config
+from rnnmnist.errors import RunError, UserError, first_line
 from rnnmnist.runtime.distributed import is_first
-from rnnmnist.runtime.mesh import here, put
+from rnnmnist.runtime.mesh import device_put, local_sharding
 
 Params = Mapping[str, Any]  # of arrays, by Flax's names
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being saved
 LARGEST_JSON = 1 << 20  # bytes; a checkpoint's own are a few thousand
-
-# Where an item is read alone, orbax looks in it for the whole checkpoint's metadata,
-# and warns that there are none.
-logging.getLogger("absl").addFilter(
-    lambda record: "Metadata file does not exist" not in str(record.msg)
-)
 
 
 class DamagedError(RunError):
@@ -99,12 +92,18 @@ class Checkpoints:
                 self._remove_unfinished()
 
     def save(
-        self, state: TrainState, config: Config, metrics: dict[str, Any] | None
+        self,
+        step: int,
+        arrays: Mapping[str, Any],
+        config: Config,
+        metrics: dict[str, Any] | None,
     ) -> None:
-        """Starts to save a state, which may be donated as soon as this returns.
+        """Starts to save arrays, which may be donated as soon as this returns.
 
         Args:
-            state: its `step` names the checkpoint.
+            step: the updates that are finished; it names the checkpoint.
+            arrays: a tree of arrays for each item: `params`, what is evaluated, and
+                `state`, what a resume needs besides, with its `step`.
             config: of the whole run.
             metrics: of the validation at this step, with `accuracy` and `step`;
                 None where there was none.
@@ -112,10 +111,10 @@ class Checkpoints:
         Raises:
             RunError: if this save or the one before it could not be written.
         """
-        items = _items(config, metrics, params=state.params, state=memory(state))
+        items = _items(config, metrics, arrays)
         try:
             with jax.transfer_guard("allow"):  # between processes, of small numbers
-                self._manager.save(int(state.step), args=items, metrics=metrics)
+                self._manager.save(step, args=items, metrics=metrics)
         except Exception as error:  # orbax and tensorstore raise many kinds
             raise self._failed(error) from error
 
@@ -144,10 +143,10 @@ class Checkpoints:
     def _failed(self, error: Exception) -> RunError:
         steps = list_steps(self._workdir)
         last = f"step {steps[-1]}" if steps else "none"
-        why = (str(error).splitlines() or [type(error).__name__])[0][:300]
         return RunError(
-            f"a checkpoint could not be written in {self._workdir} ({why}); the "
-            f"last finished one is {last}; make room and run the command again"
+            f"a checkpoint could not be written in {self._workdir} "
+            f"({first_line(error)}); the last finished one is {last}; make room and "
+            "run the command again"
         )
 
 
@@ -188,24 +187,24 @@ def read_metrics(workdir: Path, step: int) -> dict[str, Any] | None:
         DamagedError: when it is not the one that was saved.
     """
     folder = workdir / str(step)
-    if _digests(folder)["metrics"] == json_digest(None):
+    if _checksums(folder)["metrics"] == json_checksum(None):
         return None
     return _read_checked(folder, "metrics", "metrics")
 
 
 def has_state(workdir: Path, step: int) -> bool:
     """Whether a checkpoint can be trained on, or holds parameters alone."""
-    return "state" in _digests(workdir / str(step))
+    return "state" in _checksums(workdir / str(step))
 
 
-def read_params(workdir: Path, step: int, like: Params) -> Params:
+def read_params(workdir: Path, step: int, like: Params | None = None) -> Params:
     """The parameters of a checkpoint, and nothing else of it.
 
     Args:
         workdir: of the run.
         step: of the checkpoint.
         like: arrays, or `jax.ShapeDtypeStruct`s with shardings, in the shapes and
-            types that are expected.
+            types that are expected; None takes what was saved, on one device.
 
     Raises:
         RunError: when the checkpoint holds other shapes or types, naming the leaf.
@@ -214,20 +213,26 @@ def read_params(workdir: Path, step: int, like: Params) -> Params:
     return _read_arrays(workdir / str(step), "params", like)
 
 
-def read_state(workdir: Path, step: int, like: TrainState) -> TrainState:
-    """The whole state at a step, laid out over the devices as another state is.
+def read_state(workdir: Path, step: int, like: Any = None) -> Any:
+    """What a resume needs besides the parameters: the tree of the item `state`.
+
+    Args:
+        workdir: of the run.
+        step: of the checkpoint.
+        like: as for `read_params`; None takes the tree that was saved, in which
+            dictionaries and lists stand for named tuples.
 
     Raises:
         RunError: as `read_params` does.
     """
     folder = workdir / str(step)
-    restored = _read_arrays(folder, "state", memory(like))
+    restored = _read_arrays(folder, "state", like)
     if int(restored["step"]) != step:
         raise DamagedError(folder, f"it holds step {int(restored['step'])}")
-    return like.replace(params=read_params(workdir, step, like.params), **restored)
+    return restored
 
 
-def set_aside(workdir: Path, step: int) -> Path:
+def quarantine(workdir: Path, step: int) -> Path:
     """Renames a damaged checkpoint, so that its step can be saved again.
 
     Returns:
@@ -241,44 +246,44 @@ def set_aside(workdir: Path, step: int) -> Path:
     return (workdir / str(step)).rename(target)
 
 
-def export_params(workdir: Path, step: int, like: Params, target: Path) -> None:
-    """Copies a checkpoint without the optimizer's memory, as a workdir of its own.
+def save_params(
+    workdir: Path,
+    step: int,
+    params: Params,
+    config: Config,
+    metrics: dict[str, Any] | None,
+) -> None:
+    """Saves a checkpoint of parameters alone, which cannot be trained on.
 
-    The places of the data set are left out of the configuration: they are those of
-    the machine that trained.
+    The paths of the data are left out of the configuration: they are those of the
+    machine that trained.
 
     Args:
-        workdir: of a run.
-        step: of the checkpoint.
-        like: as for `read_params`.
-        target: a folder that holds no checkpoints yet.
+        workdir: a folder that holds no checkpoints yet.
+        step: the updates that are finished.
+        params: what is evaluated.
+        config: of the run.
+        metrics: of the validation at this step.
     """
-    places = {"data.data_dir": None, "data.manual_dir": None}
-    config = read_config(workdir, step).replace(places)
-    metrics = read_metrics(workdir, step)
-    items = _items(config, metrics, params=read_params(workdir, step, like))
+    config = config.replace(dict.fromkeys(DATA_PATHS))
+    items = _items(config, metrics, {"params": params})
     options = ocp.CheckpointManagerOptions(best_fn=rank)
-    with ocp.CheckpointManager(target, options=options) as manager:
+    with ocp.CheckpointManager(workdir, options=options) as manager:
         manager.save(step, args=items, metrics=metrics)
-    for path in target.rglob("commit_success.txt"):
-        path.unlink()  # all that these files hold is where they were written
-
-
-def memory(state: TrainState) -> dict[str, Any]:
-    """What a resume needs besides the parameters."""
-    return {"opt_state": state.opt_state, "step": state.step}
+    for path in workdir.rglob("commit_success.txt"):
+        path.unlink()  # it holds only the path at which it was written
 
 
 def _items(
-    config: Config, metrics: dict[str, Any] | None, **arrays: Any
+    config: Config, metrics: dict[str, Any] | None, arrays: Mapping[str, Any]
 ) -> ocp.args.Composite:
     """A checkpoint's items, the sums of all of them included."""
     document = config.to_dict()
     sums: dict[str, Any] = {
-        "config": json_digest(document),
-        "metrics": json_digest(metrics),
+        "config": json_checksum(document),
+        "metrics": json_checksum(metrics),
     }
-    sums |= {item: array_digests(tree) for item, tree in arrays.items()}
+    sums |= {item: array_checksums(tree) for item, tree in arrays.items()}
     return ocp.args.Composite(
         config=ocp.args.JsonSave(document),
         sha256=ocp.args.JsonSave(sums),
@@ -299,51 +304,68 @@ def _read_json(folder: Path, item: str, name: str) -> Any:
         raise DamagedError(folder, f"{item} cannot be read ({error})") from error
 
 
-def _digests(folder: Path) -> dict[str, Any]:
+def _checksums(folder: Path) -> dict[str, Any]:
     sums = _read_json(folder, "sha256", "metadata")
-    if not isinstance(sums, dict) or not {"config", "metrics", "params"} <= sums.keys():
-        raise DamagedError(folder, "sha256 holds no sums")
+    if (
+        not isinstance(sums, dict)
+        or not {"config", "metrics", "params"} <= sums.keys()
+        or not all(isinstance(sums.get(item, {}), dict) for item in ("params", "state"))
+    ):
+        raise DamagedError(folder, "sha256 holds no checksums")
     return sums
 
 
 def _read_checked(folder: Path, item: str, name: str) -> dict[str, Any]:
     value = _read_json(folder, item, name)
-    if json_digest(value) != _digests(folder)[item]:
+    if json_checksum(value) != _checksums(folder)[item]:
         raise DamagedError(folder, f"{item} has another SHA-256 than when it was saved")
     return value
 
 
 def _read_arrays(folder: Path, item: str, like: Any) -> Any:
-    expected = _digests(folder).get(item)
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here()),
-        like,
-    )
+    expected = _checksums(folder).get(item, {})
+    logger = logging.getLogger("absl")
+    logger.addFilter(_is_worth_reading)
     try:
-        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
-            saved = reader.metadata(folder / item).item_metadata
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as predictor:
+            saved = predictor.metadata(folder / item).item_metadata
             if saved is None:
                 raise ValueError("no metadata")
             # Before memory is taken; and orbax would cast silently to another type.
-            _check_leaves(folder, item, saved.tree, target)
-            tree = reader.restore(folder / item, target)
+            _check_leaves(folder, item, saved.tree, like)
+            target = saved.tree if like is None else like
+            target = jax.tree.map(_on_one_device, target)
+            tree = predictor.restore(folder / item, target)
     except (RunError, MemoryError):
         raise
     except PermissionError as error:
         raise RunError(f"checkpoint {folder} cannot be read: {error}") from error
     except Exception as error:  # a damaged file can raise anything at all
-        text = (str(error).splitlines() or [""])[0].split(". See")[0][:200]
-        why = f"{item} cannot be read ({type(error).__name__}: {text})"
+        why = f"{item} cannot be read ({first_line(error)})"
         raise DamagedError(folder, why) from error
-    found = array_digests(tree)
-    wrong = [name for name in found if found[name] != (expected or {}).get(name)]
-    if wrong or expected is None:
+    finally:
+        logger.removeFilter(_is_worth_reading)
+    found = array_checksums(tree)
+    names = found.keys() | expected.keys()
+    wrong = sorted(name for name in names if found.get(name) != expected.get(name))
+    if wrong or not expected:
         names = ", ".join(wrong[:3]) + (" and others" if len(wrong) > 3 else "")
         why = f"{names} in {item} has another SHA-256 than when it was saved"
         raise DamagedError(folder, why)
+    if like is None:
+        return tree
     return jax.tree.map(
-        lambda array, leaf: put(np.asarray(array), leaf.sharding), tree, like
+        lambda array, leaf: device_put(np.asarray(array), leaf.sharding), tree, like
     )
+
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    # Of an item that is read alone, orbax warns that it is not a whole checkpoint.
+    return "Metadata file does not exist" not in str(record.msg)
+
+
+def _on_one_device(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=local_sharding())
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from rnnmnist.errors import UserError
 
 Field = dataclasses.Field[Any]
+REQUIRED = object()  # of a setting that every saved configuration has
 
 
 def setting(
@@ -19,10 +20,39 @@ def setting(
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
+    before: Any = REQUIRED,
 ) -> Any:
-    """A dataclass field with its meaning and its range, open where not given."""
-    metadata = {"help": help, "at_least": at_least, "above": above, "at_most": at_most}
+    """Declares a setting: a dataclass field with its meaning and its range.
+
+    Args:
+        default: of a new configuration.
+        help: for `--help`.
+        at_least: the lowest value; None for no bound.
+        above: a bound that is not itself a value; None for no bound.
+        at_most: the highest value; None for no bound.
+        before: the value that a configuration has which was saved before there was
+            this setting. Whoever adds a setting gives it.
+    """
+    metadata = {
+        "help": help,
+        "at_least": at_least,
+        "above": above,
+        "at_most": at_most,
+        "before": before,
+    }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def value_before(name: str, field: Field) -> Any:
+    """The value of a setting in a configuration that was saved without it.
+
+    Raises:
+        UserError: if the setting declares none.
+    """
+    value = field.metadata["before"]
+    if value is REQUIRED:
+        raise UserError(f"{name}: missing, and its value cannot be inferred")
+    return value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,15 +4,13 @@ A configuration file is Python with a function `get_config()` that returns a
 `Config`. The defaults below are the run of `configs/default.py`; a variant
 names what it changes:
 
-    >>> from rnnmnist.config.schema import Config, TrainConfig
+    >>> from rnnmnist import Config, TrainConfig
     >>> config = Config(seed=1, train=TrainConfig(num_steps=100))
     >>> config.model.hidden_size
     128
 """
 
 import dataclasses
-import runpy
-from pathlib import Path
 from typing import Any, Literal
 
 from rnnmnist.config import fields
@@ -21,7 +19,7 @@ from rnnmnist.errors import UserError
 
 ROWS = 28  # of an image, of every data set
 # Where data lie, which is a machine's affair and not the run's.
-PLACES = ("data.data_dir", "data.manual_dir")
+DATA_PATHS = ("data.data_dir", "data.manual_dir")
 # Training images of each data set: what bounds a batch, known before any data.
 TRAIN_EXAMPLES = {
     "mnist": 55_000,
@@ -53,16 +51,25 @@ class DataConfig(Section):
         at_most=13,
     )
     max_rotation: float = setting(
-        0.0, "they turn by up to so many degrees", at_least=0, at_most=180
+        0.0,
+        "they turn by up to so many degrees",
+        at_least=0,
+        at_most=180,
+        before=0.0,
     )
     max_scale: float = setting(
         0.0,
         "they grow or shrink, by a factor of up to 1 + this",
         at_least=0,
         at_most=1,
+        before=0.0,
     )
     max_shear: float = setting(
-        0.0, "they slant by up to so many columns a row", at_least=0, at_most=1
+        0.0,
+        "they slant by up to so many columns a row",
+        at_least=0,
+        at_most=1,
+        before=0.0,
     )
     elastic: float = setting(
         0.0,
@@ -70,8 +77,11 @@ class DataConfig(Section):
         "down and in pixels across",
         at_least=0,
         at_most=10,
+        before=0.0,
     )
-    flip: bool = setting(False, "half of them are mirrored, left and right")
+    flip: bool = setting(
+        False, "half of them are mirrored, left and right", before=False
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +110,7 @@ class ModelConfig(Section):
         "how an LSTM reads the rows, to rounding the same; fused: all gates in one "
         "product, the weights' gradients in one more; flax: nn.scan over Flax's cell, "
         "as other cells always",
+        before="flax",
     )
     remat_rows: int | None = setting(
         None,
@@ -107,6 +118,7 @@ class ModelConfig(Section):
         "computes the rest again (default: it keeps everything)",
         at_least=1,
         at_most=ROWS,
+        before=None,
     )
 
     def __post_init__(self) -> None:
@@ -133,12 +145,14 @@ class TrainConfig(Section):
         "last",
         "the cross-entropy of the answer after the last row; every_row: of that after "
         "each row, in a mean whose weights rise with the row",
+        before="last",
     )
     label_smoothing: float = setting(
         0.0,
         "share of each label that all classes get in equal parts",
         at_least=0,
         at_most=0.9,
+        before=0.0,
     )
     learning_rate: float = setting(7e-3, "peak learning rate", above=0, at_most=1e38)
     schedule: Literal["constant", "cosine"] = setting(
@@ -157,6 +171,7 @@ class TrainConfig(Section):
         "this decay in each update; 0 takes the last weights",
         at_least=0,
         at_most=0.99999,
+        before=0.0,
     )
     log_every_steps: int = setting(
         100, "steps to a line of metrics, and in one compiled call", at_least=1
@@ -236,7 +251,7 @@ class Config(Section):
         """The seed of each network that is trained."""
         return range(self.seed, self.seed + self.num_seeds)
 
-    def of_member(self, index: int) -> str:
+    def seed_suffix(self, index: int) -> str:
         """` of seed N` for a network of a stack; nothing for the only one."""
         return f" of seed {self.seeds[index]}" if self.num_seeds > 1 else ""
 
@@ -246,12 +261,20 @@ class Config(Section):
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> "Config":
-        """The inverse of `to_dict`.
+        """The inverse of `to_dict`, also for a configuration saved by older code.
+
+        A setting that the saved configuration lacks has the value that its
+        declaration gives for older checkpoints, which need not be today's default.
 
         Raises:
-            UserError: for a setting that there is not, or a value out of range.
+            UserError: for an unknown setting, a missing one that declares no such
+                value, or a value out of range.
         """
-        return Config().replace(flatten(tree))
+        flat = flatten(tree)
+        for name, field in FIELDS.items():
+            if name not in flat:
+                flat[name] = fields.value_before(name, field)
+        return Config().replace(flat)
 
     def replace(self, values: dict[str, Any]) -> "Config":
         """A copy with some settings changed, checked again as a whole.
@@ -294,29 +317,6 @@ def flatten(tree: dict[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
-
-
-def load(path: Path) -> Config:
-    """Runs a configuration file.
-
-    Raises:
-        UserError: when the file does not run or returns no `Config`.
-    """
-    try:
-        get_config = runpy.run_path(str(path)).get("get_config")
-        config = get_config() if callable(get_config) else None
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # anything can go wrong in a user's file
-        raise UserError(
-            f"--config: {path} does not run: {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(config, Config):
-        raise UserError(
-            f"--config: {path} must define a function get_config() that returns a "
-            f"rnnmnist.config.Config, not {type(config).__name__}"
-        )
-    return config
 
 
 def describe() -> str:

@@ -17,13 +17,9 @@ from jax.sharding import Mesh, NamedSharding
 from rnnmnist.config.schema import Config
 from rnnmnist.data.augmentation import Distortions, draw, warp
 from rnnmnist.data.datasets import Examples
-from rnnmnist.runtime.mesh import by_member, put, replicated
+from rnnmnist.data.shuffling import epoch_order
+from rnnmnist.runtime.mesh import device_put, ensemble_spec, replicated
 from rnnmnist.runtime.rng import Stream, stream_key
-
-# Each round swaps at random half of all pairs, paired anew. Six rounds a bit
-# are cryptographers' ground; for 55,000 images (16 bits) 48 leave no trace that
-# a test of positions or of neighbours can find.
-ROUNDS = 48
 
 
 class Batch(NamedTuple):
@@ -44,16 +40,18 @@ class TrainingSplit:
     distortions: Distortions = flax.struct.field(pytree_node=False)
 
     @classmethod
-    def put(cls, examples: Examples, config: Config, mesh: Mesh) -> "TrainingSplit":
+    def device_put(
+        cls, examples: Examples, config: Config, mesh: Mesh
+    ) -> "TrainingSplit":
         """Lays a training split out, the same on every device of a mesh."""
         everywhere = replicated(mesh)
         seeds = np.asarray(config.seeds, np.uint32)
         return cls(
-            images=put(examples.images, everywhere),
-            labels=put(examples.labels, everywhere),
-            seed=put(
+            images=device_put(examples.images, everywhere),
+            labels=device_put(examples.labels, everywhere),
+            seed=device_put(
                 seeds if len(seeds) > 1 else seeds[0],
-                NamedSharding(mesh, by_member(len(seeds))),
+                NamedSharding(mesh, ensemble_spec(len(seeds))),
             ),
             batch_size=config.train.batch_size,
             distortions=Distortions.of(config.data),
@@ -88,48 +86,3 @@ class TrainingSplit:
             )
             images = warp(images, own)
         return Batch(images, self.labels[indices].astype(jnp.int32))
-
-
-def epoch_order(key: jax.Array, positions: jax.Array, examples: int) -> jax.Array:
-    """Which image stands at each position of an endless run of epochs.
-
-    A swap-or-not shuffle: in each round an image and its partner, `k - image`,
-    either both stay or change places, as a hash of the larger of them says. That
-    is a bijection for every round key, on any number of images.
-
-    Args:
-        key: of the data order.
-        positions: int32 [n], ascending, over at most two epochs.
-        examples: images in an epoch, of which there are at least as many as
-            positions.
-
-    Returns:
-        int32 [n], each below `examples`. Over the positions of one epoch every
-        image comes exactly once.
-
-    References:
-        Hoang, Morris, Rogaway, "An Enciphering Scheme Based on a Card Shuffle",
-        CRYPTO 2012. Ethereum shuffles its validators the same way.
-    """
-    epochs = positions // examples
-    pair = epochs[0] + jnp.arange(2)  # the only epochs that a batch can touch
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, pair)
-    words = jax.vmap(lambda key: jax.random.bits(key, (ROUNDS, 2)))(keys)
-    words = words[epochs - epochs[0]]  # uint32 [n, rounds, 2]
-    size = jnp.uint32(examples)
-
-    def swap_or_not(image: jax.Array, word: jax.Array) -> tuple[jax.Array, None]:
-        partner = (word[:, 0] % size + size - image) % size
-        heads = _hash(jnp.maximum(image, partner) ^ word[:, 1]) & 1
-        return jnp.where(heads == 1, partner, image), None
-
-    image = (positions % examples).astype(jnp.uint32)
-    image, _ = jax.lax.scan(swap_or_not, image, words.swapaxes(0, 1), unroll=8)
-    return image.astype(jnp.int32)
-
-
-def _hash(word: jax.Array) -> jax.Array:
-    """Mixes 32 bits (C. Wellons' `lowbias32`): every input bit reaches the lowest."""
-    word = (word ^ (word >> 16)) * jnp.uint32(0x7FEB352D)
-    word = (word ^ (word >> 15)) * jnp.uint32(0x846CA68B)
-    return word ^ (word >> 16)

@@ -8,7 +8,6 @@ and believes only if their hash, counts, shapes, types and labels are right.
 import hashlib
 import io
 import logging
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,8 @@ import numpy as np
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.builder import MnistRows
 from rnnmnist.data.preparation import prepared_builder
-from rnnmnist.errors import RunError
+from rnnmnist.errors import RunError, first_line
+from rnnmnist.runtime.files import write_atomically
 
 SPLITS = ("train", "validation", "test")
 READ_AT_ONCE = 1000  # records, since reading one by one takes many times as long
@@ -114,12 +114,7 @@ def write_arrays(path: Path, examples: dict[str, Examples]) -> None:
     digest = hashlib.sha256(content).hexdigest()
     try:
         for target, data in ((path, content), (hash_path(path), digest.encode())):
-            temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-            try:
-                temporary.write_bytes(data)
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_atomically(target, data)
     except OSError as error:
         _logger.warning("decoded arrays are not kept for the next start: %s", error)
 
@@ -157,9 +152,8 @@ def decode(builder: MnistRows, split: str) -> Examples:
             for index, row in zip(indices, source.__getitems__(indices), strict=True):
                 images[index], labels[index] = row["image"], row["label"]
     except Exception as error:  # array_record and TFDS raise many kinds
-        why = (str(error).splitlines() or [""])[0]
         raise RunError(
-            f"{builder.data_dir} is damaged ({type(error).__name__}: {why}); delete "
-            "this folder, and it will be prepared again"
+            f"{builder.data_dir} is damaged ({first_line(error)}); delete this "
+            "folder, and it will be prepared again"
         ) from error
     return Examples(images, labels)

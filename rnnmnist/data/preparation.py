@@ -19,7 +19,7 @@ from tensorflow_datasets.core.download.resource import get_dl_fname
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.builder import FILES, MnistRows
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.errors import RunError, UserError, first_line
 
 # TFDS itself takes minutes to say that there is no network.
 NETWORK_SECONDS = 6.0
@@ -51,7 +51,7 @@ def prepared_builder(config: DataConfig) -> MnistRows:
     return builder
 
 
-class Outlook(NamedTuple):
+class Availability(NamedTuple):
     """How a data set is to be had."""
 
     prepared: bool
@@ -59,12 +59,12 @@ class Outlook(NamedTuple):
     text: str  # the same, in words
 
 
-def outlook(config: DataConfig, *, ask: bool) -> Outlook:
+def availability(config: DataConfig, *, check: bool) -> Availability:
     """Says how a run would come by a data set, and prepares and creates nothing.
 
     Args:
         config: of the data set.
-        ask: whether the original files are looked at, and their host asked for
+        check: whether the original files are looked at, and their host asked for
             an answer where some are missing, in `NETWORK_SECONDS` at most.
 
     Raises:
@@ -80,9 +80,9 @@ def outlook(config: DataConfig, *, ask: bool) -> Outlook:
         raise UserError(f"data.data_dir: cannot read {config.name}: {error}") from error
     folder = Path(builder.data_dir)
     if prepared:
-        return Outlook(True, folder, f"prepared in {folder}")
+        return Availability(True, folder, f"prepared in {folder}")
     missing = _missing(builder, manual_dir)
-    if ask:
+    if check:
         _check_is_folder(manual_dir)
         if wrong := _unoriginal(builder, manual_dir):
             raise UserError(wrong)
@@ -91,10 +91,10 @@ def outlook(config: DataConfig, *, ask: bool) -> Outlook:
         source = "from this package"
     elif missing:
         host = urllib.parse.urlparse(missing[0]).netloc
-        source = f"from {host}{', which answers' if ask else ''}"
+        source = f"from {host}{', which answers' if check else ''}"
     else:
         source = "from files that are here"
-    return Outlook(False, folder, f"not prepared; a run takes it {source}")
+    return Availability(False, folder, f"not prepared; a run takes it {source}")
 
 
 def _builder(name: str, data_dir: Path | None) -> MnistRows:
@@ -104,10 +104,9 @@ def _builder(name: str, data_dir: Path | None) -> MnistRows:
     except OSError:
         raise
     except Exception as error:  # TFDS reads what was prepared, which may be damaged
-        why = (str(error).splitlines() or [""])[0]
         raise RunError(
             f"what is prepared of {name} in {place or 'the default data_dir'} is "
-            f"damaged ({type(error).__name__}: {why}); delete its folder in mnist_rows"
+            f"damaged ({first_line(error)}); delete its folder in mnist_rows"
         ) from error
 
 
@@ -189,12 +188,12 @@ def _check_network(builder: MnistRows, manual_dir: Path | None) -> None:
         return
     answers: list[bool] = []
 
-    def ask() -> None:
+    def send() -> None:
         with contextlib.suppress(requests.RequestException):
             answers.append(requests.head(missing[0], timeout=NETWORK_SECONDS).ok)
 
     # A thread, since a look-up of the host's name has no time limit of its own.
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=send, daemon=True)
     thread.start()
     thread.join(NETWORK_SECONDS)
     if not any(answers):

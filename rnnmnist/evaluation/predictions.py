@@ -1,28 +1,151 @@
-"""What a network says of each image after each row, and what follows from that."""
+"""The predictions of a network, or of an ensemble, for every example of a split.
 
+The trainer and every command that scores or predicts obtain their logits here.
+"""
+
+import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from rnnmnist.data.datasets import Examples
-from rnnmnist.models.classifier import Params, RowReader
+from rnnmnist.models.classifier import Params, SequenceClassifier, ensemble_size
 from rnnmnist.models.traces import decision_rows
-from rnnmnist.runtime.mesh import here, put
-
-BATCH = 250
-BINS = 15  # as in Guo et al.
+from rnnmnist.runtime.ensemble import map_ensemble
+from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, ensemble_spec, replicated
 
 
-class Answers(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class EvaluationSplit:
+    """A split whose images lie on the devices, padded and cut into batches."""
+
+    images: jax.Array  # uint8 [batches, batch, rows, columns]
+    labels: np.ndarray  # [examples], on the host; there are none for the padding
+    mesh: Mesh
+
+    @classmethod
+    def device_put(
+        cls, examples: Examples, mesh: Mesh, batch_per_device: int | None = None
+    ) -> "EvaluationSplit":
+        """Lays a split out over the devices of a mesh.
+
+        Args:
+            examples: all images of the split.
+            mesh: over whose `batch` axis each batch is sharded.
+            batch_per_device: images that a device scores at a time (default: 64 on
+                a CPU, which suits a core's cache, else 1024). It changes memory and
+                speed, no count, and the loss by rounding only.
+        """
+        if batch_per_device is None:
+            on_cpu = mesh.devices.flat[0].platform == "cpu"
+            batch_per_device = 64 if on_cpu else 1024
+        count, shards = len(examples.labels), mesh.shape[BATCH]
+        batch = min(batch_per_device, -(-count // shards)) * shards
+        images = np.pad(examples.images, ((0, -count % batch), (0, 0), (0, 0)))
+        return cls(
+            device_put(
+                images.reshape(-1, batch, *images.shape[1:]),
+                NamedSharding(mesh, P(None, BATCH)),
+            ),
+            examples.labels,
+            mesh,
+        )
+
+
+def predict_logits(
+    model: SequenceClassifier,
+    params: Params,
+    split: EvaluationSplit,
+    *,
+    every_row: bool = False,
+) -> np.ndarray:
+    """The logits of each network for every example of a split.
+
+    Args:
+        model: of the networks.
+        params: of one network, or of an ensemble.
+        split: the examples.
+        every_row: whether logits after each row are returned, not only the last.
+
+    Returns:
+        float32 [networks, examples, classes], on every process; with `every_row`
+        [networks, examples, rows, classes].
+    """
+    logits = jax.device_get(
+        predict_batches(
+            params, split.images, model=model, mesh=split.mesh, every_row=every_row
+        )
+    )
+    flat = logits.reshape(len(logits), -1, *logits.shape[3:])
+    return flat[:, : len(split.labels)]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "mesh", "every_row"))
+def predict_batches(
+    params: Params,
+    batches: jax.Array,
+    *,
+    model: SequenceClassifier,
+    mesh: Mesh,
+    every_row: bool,
+) -> jax.Array:
+    """The logits of all batches in one call, each device its own shard.
+
+    Args:
+        params: of one network, or of an ensemble.
+        batches: uint8 [batches, batch, rows, columns].
+        model: static.
+        mesh: whose `batch` axis divides the batch, and whose `seeds` the ensemble.
+        every_row: static; whether there are logits after each row.
+
+    Returns:
+        float32 [networks, batches, batch, (rows,) classes], replicated.
+    """
+    size = ensemble_size(params)
+
+    def one_shard(params: Params, batches: jax.Array) -> jax.Array:
+        def member(params: Params) -> jax.Array:
+            def one_batch(images: jax.Array) -> jax.Array:
+                logits = model.apply({"params": params}, images, every_row=every_row)
+                return jnp.asarray(logits)
+
+            return jax.lax.map(one_batch, batches)
+
+        logits = map_ensemble(member, size is not None)(params)
+        return logits if size is not None else logits[None]
+
+    run = jax.shard_map(
+        one_shard,
+        mesh=mesh,
+        in_specs=(ensemble_spec(size or 1), P(None, BATCH)),
+        out_specs=P(SEEDS, None, BATCH),
+        check_vma=False,
+    )
+    return jax.lax.with_sharding_constraint(run(params, batches), replicated(mesh))
+
+
+class Predictions(NamedTuple):
     """What one network says of each image of a split."""
 
     labels: np.ndarray  # uint8 [examples], what is true
     said: np.ndarray  # uint8 [examples, rows], the likeliest class after each row
     probabilities: np.ndarray  # float64 [examples, classes], after the last row
+
+    @classmethod
+    def of(cls, logits: np.ndarray, labels: np.ndarray) -> "Predictions":
+        """From the logits after each row, float32 [examples, rows, classes]."""
+        last = logits[:, -1].astype(np.float64)
+        weights = np.exp(last - last.max(axis=1, keepdims=True))
+        return cls(
+            labels,
+            logits.argmax(-1).astype(np.uint8),
+            weights / weights.sum(axis=1, keepdims=True),
+        )
 
     @property
     def right(self) -> np.ndarray:
@@ -35,7 +158,7 @@ class Answers(NamedTuple):
         return self.probabilities.max(axis=1)
 
     @property
-    def right_after_rows(self) -> np.ndarray:
+    def correct_after_rows(self) -> np.ndarray:
         """Images whose answer is right after each row, int [rows]."""
         return (self.said == self.labels[:, None]).sum(axis=0)
 
@@ -44,7 +167,7 @@ class Answers(NamedTuple):
         """The row after which each answer no longer changes, int [examples]."""
         return decision_rows(self.said)
 
-    def parting_row(self, one: int, other: int, most: float = 0.02) -> int | None:
+    def separation_row(self, one: int, other: int, most: float = 0.02) -> int | None:
         """The row, from 1, after which two classes are told apart.
 
         From there on at most a share `most` of the images of the two classes are taken
@@ -59,31 +182,15 @@ class Answers(NamedTuple):
         return int(late[-1]) + 2 if late[-1] + 1 < said.shape[1] else None
 
 
-class Bins(NamedTuple):
-    """Images, put together by how sure the network was of its answers.
-
-    Bin *b* of *n* holds the answers of a probability above b/n, up to (b + 1)/n.
-    """
-
-    images: np.ndarray  # int [bins]
-    right: np.ndarray  # int [bins]
-    confidence: np.ndarray  # float64 [bins], summed over the images
-
-    @property
-    def calibration_error(self) -> float:
-        """How far from the truth the network's confidence is, on average.
-
-        The expected calibration error: over bins, the mean of the distance between
-        the share of right answers and the mean confidence, weighted by the images.
-
-        References:
-            Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural
-            Networks", ICML 2017.
-        """
-        return float(np.abs(self.right - self.confidence).sum() / self.images.sum())
+def predict(
+    model: SequenceClassifier, params: Params, split: EvaluationSplit
+) -> list[Predictions]:
+    """The predictions of each network after each row of each image."""
+    logits = predict_logits(model, params, split, every_row=True)
+    return [Predictions.of(network, split.labels) for network in logits]
 
 
-class Mistake(NamedTuple):
+class Misclassification(NamedTuple):
     """An image of which the network said something else than what it is."""
 
     place: int  # in the split, from 0
@@ -93,46 +200,12 @@ class Mistake(NamedTuple):
     probability_of_true: float
 
 
-def ask(model: RowReader, params: Params, examples: Examples) -> Answers:
-    """Asks a network after each row of each image.
-
-    Args:
-        model: the network.
-        params: of one network, on one device.
-        examples: of the split, in whose order the answers are.
-    """
-    count = len(examples.labels)
-    batch = min(BATCH, count)
-    images = np.pad(examples.images, ((0, -count % batch), (0, 0), (0, 0)))
-    batches = put(images.reshape(-1, batch, *images.shape[1:]), here())
-    said, logits = jax.device_get(_ask(params, batches, model=model))
-    logits = logits.reshape(-1, logits.shape[-1])[:count].astype(np.float64)
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return Answers(
-        examples.labels,
-        said.reshape(-1, said.shape[-1])[:count].astype(np.uint8),
-        weights / weights.sum(axis=1, keepdims=True),
-    )
-
-
-def bins_of(networks: Sequence[Answers], number: int = BINS) -> Bins:
-    """Puts the images of all networks into bins of one width, by confidence."""
-    confidence = np.concatenate([answers.confidence for answers in networks])
-    right = np.concatenate([answers.right for answers in networks])
-    place = np.clip(np.ceil(confidence * number).astype(int) - 1, 0, number - 1)
-    return Bins(
-        np.bincount(place, minlength=number),
-        np.bincount(place[right], minlength=number),
-        np.bincount(place, weights=confidence, minlength=number),
-    )
-
-
-def most_confidently_wrong(answers: Answers, most: int) -> list[Mistake]:
+def most_confident_errors(answers: Predictions, most: int) -> list[Misclassification]:
     """The wrong answers that the network was surest of, the surest first."""
     (wrong,) = np.nonzero(~answers.right)
     order = np.argsort(-answers.confidence[wrong], kind="stable")
     return [
-        Mistake(
+        Misclassification(
             place=int(place),
             said=int(answers.said[place, -1]),
             probability=float(answers.confidence[place]),
@@ -143,15 +216,3 @@ def most_confidently_wrong(answers: Answers, most: int) -> list[Mistake]:
         )
         for place in wrong[order][:most]
     ]
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _ask(
-    params: Params, batches: jax.Array, *, model: RowReader
-) -> tuple[jax.Array, jax.Array]:
-    def one_batch(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits: Any = model.apply({"params": params}, images, every_row=True)
-        last = jnp.asarray(logits[:, -1])  # [batch, classes]
-        return logits.argmax(-1), last  # the answers [batch, rows]
-
-    return jax.lax.map(one_batch, batches)

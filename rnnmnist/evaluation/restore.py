@@ -7,14 +7,19 @@ from jax.sharding import Sharding
 
 from rnnmnist.checkpoints.store import read_config, read_params
 from rnnmnist.config.schema import Config
-from rnnmnist.models.classifier import Params, RowReader, abstract_params, make_model
+from rnnmnist.models.classifier import (
+    Params,
+    SequenceClassifier,
+    abstract_params,
+    make_model,
+)
 
 
 class Network(NamedTuple):
     """A trained network, or a stack of them."""
 
     config: Config  # of the run
-    model: RowReader
+    model: SequenceClassifier
     params: Params
 
 

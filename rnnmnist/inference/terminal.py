@@ -1,12 +1,13 @@
 """What was believed after each row, as bars in a terminal."""
 
-from rnnmnist.inference.predictor import Reading
+from rnnmnist.evaluation.formatting import probability
+from rnnmnist.inference.predictor import Prediction
 
 HEIGHTS = " ▁▂▃▄▅▆▇█"
 MOST = 4  # digits that are shown
 
 
-def lines(name: str, reading: Reading) -> list[str]:
+def lines(name: str, reading: Prediction) -> list[str]:
     """A reading in a few lines: the answer, and a bar a row for what was believed.
 
     Args:
@@ -15,10 +16,10 @@ def lines(name: str, reading: Reading) -> list[str]:
     """
     if reading.stages.blank:
         return [f"{name}: no ink is on it; this does not look like a digit"]
-    runner_up = reading.belief[-1][reading.runner_up]
+    runner_up = reading.probabilities[-1][reading.runner_up]
     answer = (
-        f"{name}: {reading.digit}, {_percent(reading.probability)} "
-        f"(then {reading.runner_up}, {_percent(float(runner_up))})"
+        f"{name}: {reading.digit}, {probability(reading.probability)} "
+        f"(then {reading.runner_up}, {probability(float(runner_up))})"
     )
     if not reading.looks_like_digit:
         answer += "; this does not look like a digit"
@@ -32,21 +33,16 @@ def lines(name: str, reading: Reading) -> list[str]:
     ]
 
 
-def candidates(reading: Reading) -> list[int]:
+def candidates(reading: Prediction) -> list[int]:
     """The answer, the runner-up, and who else was ahead after some row."""
-    ahead = reading.belief.argmax(-1)
+    ahead = reading.probabilities.argmax(-1)
     others = sorted(set(ahead.tolist()), key=lambda digit: -(ahead == digit).sum())
     return list(dict.fromkeys([reading.digit, reading.runner_up, *others]))[:MOST]
 
 
-def bar(reading: Reading, digit: int) -> str:
+def bar(reading: Prediction, digit: int) -> str:
     """A digit's probability after each row, a letter a row."""
     steps = len(HEIGHTS) - 1
-    return "".join(HEIGHTS[round(steps * float(p))] for p in reading.belief[:, digit])
-
-
-def _percent(share: float) -> str:
-    """A probability, and never a certainty that is none."""
-    if share > 0.9999:
-        return "> 99.99 %"
-    return f"{100 * share:.2f} %" if share >= 0.0001 else "< 0.01 %"
+    return "".join(
+        HEIGHTS[round(steps * float(p))] for p in reading.probabilities[:, digit]
+    )

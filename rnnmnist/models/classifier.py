@@ -27,13 +27,13 @@ CELLS: dict[str, tuple[Callable[..., nn.RNNCellBase], int]] = {
 }
 
 
-class RowReader(nn.Module):
+class SequenceClassifier(nn.Module):
     """Reads an image row by row and classifies it by what it then remembers.
 
     Attributes:
         make_cell: makes the recurrent cell from its `name`. The names are part
             of the checkpoint's format.
-        make_readout: makes the dense layer from hidden state to logits likewise.
+        make_head: makes the dense layer from hidden state to logits likewise.
         fused: whether an LSTM's recurrence is `recurrence.py`'s rather than its
             cell's under `nn.scan`: the same function of the same parameters.
         remat_rows: rows to a block, of which the backward pass keeps the first carry
@@ -41,7 +41,7 @@ class RowReader(nn.Module):
     """
 
     make_cell: Callable[..., Any]
-    make_readout: Callable[..., nn.Dense]
+    make_head: Callable[..., nn.Dense]
     fused: bool = False
     remat_rows: int | None = None
 
@@ -75,7 +75,7 @@ class RowReader(nn.Module):
         if images.dtype == jnp.uint8:
             images = images.astype(jnp.float32) / 255
         cell = self.make_cell(name="cell")
-        readout = self.make_readout(name="readout")
+        head = self.make_head(name="head")
         carry = cell.initialize_carry(jax.random.key(0), images[:, 0].shape)  # zeros
         rows = images.swapaxes(0, 1)  # [rows, batch, columns]
         block = None if every_row else self.remat_rows
@@ -87,15 +87,15 @@ class RowReader(nn.Module):
             kernels = Kernels.of(self.variables["params"]["cell"])
             carry, after_rows = read_fused(kernels, carry, rows, every_row)
         else:
-            carry, after_rows = read_by_cell(cell, carry, rows, every_row)
+            carry, after_rows = scan_cell(cell, carry, rows, every_row)
         if every_row:
-            return readout(after_rows.swapaxes(0, 1))  # of [batch, rows, hidden]
+            return head(after_rows.swapaxes(0, 1))  # of [batch, rows, hidden]
         # An LSTM's carry is (c, h), cell state first; the others carry h alone.
         hidden = carry[1] if isinstance(carry, tuple) else carry  # [batch, hidden]
-        return readout(hidden)
+        return head(hidden)
 
 
-def read_by_cell(cell: Any, carry: Any, rows: jax.Array, every_row: bool) -> Any:
+def scan_cell(cell: Any, carry: Any, rows: jax.Array, every_row: bool) -> Any:
     """Reads rows with a Flax cell.
 
     Args:
@@ -123,7 +123,7 @@ def read_by_cell(cell: Any, carry: Any, rows: jax.Array, every_row: bool) -> Any
 def read_fused(
     kernels: Kernels, carry: Any, rows: jax.Array, every_row: bool
 ) -> tuple[Any, Any]:
-    """Reads rows as `read_by_cell` does, an LSTM's with its own backward pass."""
+    """Reads rows as `scan_cell` does, an LSTM's with its own backward pass."""
     c, h = carry
     carry, rows = Carry(c.T, h.T), rows.mT  # [.., columns, batch], which is faster
     if every_row:
@@ -142,28 +142,30 @@ def read_fused(
 
 
 @functools.cache  # the same object again, so that jit knows it again
-def make_model(config: ModelConfig) -> RowReader:
+def make_model(config: ModelConfig) -> SequenceClassifier:
     """The network of a configuration, without parameters."""
     features = config.hidden_size
     cell, gates = CELLS[config.cell]
     cell_initializers: dict[str, Any] = {}
-    readout_initializers: dict[str, Any] = {}
+    head_initializers: dict[str, Any] = {}
     if config.initializer == "tutorial":
         # TensorFlow 1 drew all gates at once: one [inputs + hidden, gates x hidden].
         limit = math.sqrt(6 / (COLUMNS + features + gates * features))
         glorot = symmetric_uniform(limit)
         cell_initializers = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
         normal = nn.initializers.normal(stddev=1.0)
-        readout_initializers = {"kernel_init": normal, "bias_init": normal}
-    return RowReader(
+        head_initializers = {"kernel_init": normal, "bias_init": normal}
+    return SequenceClassifier(
         make_cell=functools.partial(cell, features=features, **cell_initializers),
-        make_readout=functools.partial(nn.Dense, CLASSES, **readout_initializers),
+        make_head=functools.partial(nn.Dense, CLASSES, **head_initializers),
         fused=config.recurrence == "fused" and config.cell == "lstm",
         remat_rows=config.remat_rows,
     )
 
 
-def init_params(model: RowReader, key: jax.Array, forget_bias: float) -> Params:
+def init_params(
+    model: SequenceClassifier, key: jax.Array, forget_bias: float
+) -> Params:
     """Draws the parameters.
 
     Args:
@@ -189,7 +191,7 @@ def init_params(model: RowReader, key: jax.Array, forget_bias: float) -> Params:
 
 
 def abstract_params(
-    model: RowReader, sharding: jax.sharding.Sharding, num_seeds: int = 1
+    model: SequenceClassifier, sharding: jax.sharding.Sharding, num_seeds: int = 1
 ) -> Params:
     """The parameters' shapes and types, to be restored into that sharding.
 
@@ -208,15 +210,15 @@ def abstract_params(
     )
 
 
-def stack_size(params: Params) -> int | None:
+def ensemble_size(params: Params) -> int | None:
     """How many networks a stack holds; None for one network without that axis."""
-    bias = params["readout"]["bias"]  # [classes], or [members, classes]
+    bias = params["head"]["bias"]  # [classes], or [members, classes]
     return None if bias.ndim == 1 else int(bias.shape[0])
 
 
-def unstack(params: Params) -> list[Params]:
+def split_ensemble(params: Params) -> list[Params]:
     """The networks of a stack, each without the leading axis; or the only one."""
-    size = stack_size(params)
+    size = ensemble_size(params)
     if size is None:
         return [params]
     return [jax.tree.map(operator.itemgetter(i), params) for i in range(size)]

@@ -47,7 +47,7 @@ class Kernels(NamedTuple):
         return cls(beside("i", "kernel"), bias, beside("h", "kernel"))
 
 
-class Kept(NamedTuple):
+class Residuals(NamedTuple):
     """What the backward pass needs of a row."""
 
     gates: jax.Array  # [4 x hidden, batch], their activations
@@ -55,7 +55,9 @@ class Kept(NamedTuple):
     inputs: jax.Array  # [columns + 1 + hidden, batch]: row, one, hidden state before
 
 
-def read_rows(kernels: Kernels, carry: Carry, rows: jax.Array) -> tuple[Carry, Kept]:
+def read_rows(
+    kernels: Kernels, carry: Carry, rows: jax.Array
+) -> tuple[Carry, Residuals]:
     """Reads rows one after the other.
 
     Args:
@@ -74,12 +76,12 @@ def read_rows(kernels: Kernels, carry: Carry, rows: jax.Array) -> tuple[Carry, K
     kernel = jnp.concatenate(kernels).T * scale  # exact: a half is a power of two
     one = jnp.ones_like(rows[0, :1])
 
-    def read_row(carry: Carry, row: jax.Array) -> tuple[Carry, Kept]:
+    def read_row(carry: Carry, row: jax.Array) -> tuple[Carry, Residuals]:
         inputs = jnp.concatenate([row, one, carry.h])
         gates = jnp.tanh(kernel @ inputs) * scale + (1 - scale)
         i, f, g, o = jnp.split(gates, 4)
         c = f * carry.c + i * g
-        return Carry(c, o * jnp.tanh(c)), Kept(gates, carry.c, inputs)
+        return Carry(c, o * jnp.tanh(c)), Residuals(gates, carry.c, inputs)
 
     return jax.lax.scan(read_row, carry, rows)
 
@@ -108,7 +110,7 @@ def _forward(kernels: Kernels, carry: Carry, rows: jax.Array) -> tuple[Carry, An
 def _backward(residuals: Any, grads: Carry) -> tuple[Kernels, Carry, jax.Array]:
     kernels, last, kept = residuals
 
-    def unread_row(after: Any, kept: Kept) -> tuple[Any, jax.Array]:
+    def backward_step(after: Any, kept: Residuals) -> tuple[Any, jax.Array]:
         (dc, dh), c, dkernel = after
         i, f, g, o = jnp.split(kept.gates, 4)
         tanh_c = jnp.tanh(c)
@@ -126,7 +128,7 @@ def _backward(residuals: Any, grads: Carry) -> tuple[Kernels, Carry, jax.Array]:
         return (before, kept.c, dkernel), kernels.row @ dgates
 
     start = (grads, last, jnp.zeros_like(jnp.concatenate(kernels)))
-    (carry, _, dkernel), drows = jax.lax.scan(unread_row, start, kept, reverse=True)
+    (carry, _, dkernel), drows = jax.lax.scan(backward_step, start, kept, reverse=True)
     columns = len(kernels.row)
     row, bias, hidden = jnp.split(dkernel, [columns, columns + 1])
     return Kernels(row, bias, hidden), carry, drows.astype(kept.inputs.dtype)

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnmnist.models.classifier import Params, RowReader
+from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.models.recurrence import Carry, Kernels, read_rows
 
 
 class Trace(NamedTuple):
     """What an LSTM did with images, after each row of each."""
 
-    belief: np.ndarray  # float32 [images, rows, classes], probabilities
+    probabilities: np.ndarray  # float32 [images, rows, classes], probabilities
     hidden: np.ndarray  # float32 [images, rows, units], the hidden state h, -1 to 1
     cell: np.ndarray  # float32 [images, rows, units], the cell state c
     input_gate: np.ndarray  # float32 [images, rows, units], 0 to 1, as the next two
@@ -25,13 +25,13 @@ class Trace(NamedTuple):
     @property
     def entropy(self) -> np.ndarray:
         """How undecided it was, in nats, float32 [images, rows]; at most log(10)."""
-        logs = np.log(np.maximum(self.belief, np.finfo(np.float32).tiny))
-        return -(self.belief * logs).sum(-1)
+        logs = np.log(np.maximum(self.probabilities, np.finfo(np.float32).tiny))
+        return -(self.probabilities * logs).sum(-1)
 
     @property
     def decision_rows(self) -> np.ndarray:
         """The row after which the answer no longer changes, int [images]."""
-        return decision_rows(self.belief.argmax(-1))
+        return decision_rows(self.probabilities.argmax(-1))
 
 
 def decision_rows(said: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ def decision_rows(said: np.ndarray) -> np.ndarray:
     return said.shape[1] - np.cumprod(same, axis=1).sum(axis=1) + 1
 
 
-def trace(model: RowReader, params: Params, images: np.ndarray) -> Trace:
+def trace(model: SequenceClassifier, params: Params, images: np.ndarray) -> Trace:
     """Follows an LSTM through images.
 
     Args:
@@ -55,13 +55,13 @@ def trace(model: RowReader, params: Params, images: np.ndarray) -> Trace:
     Raises:
         ValueError: for another cell, or a stack of networks.
     """
-    if "hf" not in params["cell"] or params["readout"]["bias"].ndim > 1:
+    if "hf" not in params["cell"] or params["head"]["bias"].ndim > 1:
         raise ValueError("a trace is of the gates of one LSTM")
     return Trace(*jax.device_get(_trace(params, images, model=model)))
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _trace(params: Params, images: jax.Array, *, model: RowReader) -> Any:
+def _trace(params: Params, images: jax.Array, *, model: SequenceClassifier) -> Any:
     kernels = Kernels.of(params["cell"])
     units = kernels.hidden.shape[0]
     nothing = jnp.zeros((units, len(images)), kernels.row.dtype)

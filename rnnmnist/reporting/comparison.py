@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from rnnmnist.config.schema import PLACES, flatten
+from rnnmnist.config.schema import DATA_PATHS, flatten
+from rnnmnist.evaluation.formatting import interval, percent
 from rnnmnist.evaluation.intervals import wilson_interval
 from rnnmnist.reporting import plots
-from rnnmnist.reporting.html import Cell, Link, Page, Section, Table, interval, percent
-from rnnmnist.reporting.pages import Occasion
-from rnnmnist.reporting.run_data import Findings, Line
-from rnnmnist.reporting.sections import both, counted
+from rnnmnist.reporting.html import Cell, Link, Page, Section, Table
+from rnnmnist.reporting.pages import ReportContext
+from rnnmnist.reporting.run_data import Line, RunData
+from rnnmnist.reporting.sections import counted, in_both_palettes
 
 
 def place_of(workdirs: Sequence[Path]) -> Path:
@@ -19,7 +20,9 @@ def place_of(workdirs: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([path.parent for path in workdirs])) / "report"
 
 
-def comparison_page(runs: Sequence[Findings], folder: Path, occasion: Occasion) -> Page:
+def comparison_page(
+    runs: Sequence[RunData], folder: Path, occasion: ReportContext
+) -> Page:
     """The page that compares runs.
 
     Args:
@@ -60,21 +63,21 @@ def comparison_page(runs: Sequence[Findings], folder: Path, occasion: Occasion) 
     )
 
 
-def differing(runs: Sequence[Findings]) -> list[str]:
+def differing(runs: Sequence[RunData]) -> list[str]:
     """The settings that are not the same in all runs, places of data aside."""
     settings = [flatten(run.config.to_dict()) for run in runs]
     return [
         name
         for name in settings[0]
-        if name not in PLACES and len({str(own[name]) for own in settings}) > 1
+        if name not in DATA_PATHS and len({str(own[name]) for own in settings}) > 1
     ]
 
 
-def _validated_with(run: Findings) -> float:
+def _validated_with(run: RunData) -> float:
     return -1.0 if run.validation is None else float(run.validation["accuracy"])
 
 
-def _table(runs: Sequence[Findings], names: Sequence[str], folder: Path) -> Section:
+def _table(runs: Sequence[RunData], names: Sequence[str], folder: Path) -> Section:
     differ = differing(runs)
     rows: list[list[Cell]] = []
     for run, name in zip(runs, names, strict=True):
@@ -110,7 +113,7 @@ def _validation(validation: Line | None) -> str:
     return f"{text}\n{counted(validation)}\n{interval(ends)}"
 
 
-def _test(run: Findings) -> str:
+def _test(run: RunData) -> str:
     text, test = percent(run.test["accuracy"]), run.test
     if len(run.members) > 1:
         ends = interval(test["accuracy_mean_interval"])
@@ -118,7 +121,7 @@ def _test(run: Findings) -> str:
     return f"{text}\n{counted(test)}\n{interval(test['accuracy_interval'])}"
 
 
-def _curves(runs: Sequence[Findings], names: Sequence[str]) -> Section:
+def _curves(runs: Sequence[RunData], names: Sequence[str]) -> Section:
     title = "Validation while they learned"
     drawn = {
         name: run.validated
@@ -137,7 +140,7 @@ def _curves(runs: Sequence[Findings], names: Sequence[str]) -> Section:
     return Section(
         title,
         text if missing else [],
-        both(
+        in_both_palettes(
             "validation",
             lambda palette: plots.validation_curves(drawn, palette),
             f"Validation accuracy over the steps. {words}",

@@ -1,6 +1,6 @@
 """A page from its parts: one file, which asks for no other and runs no script.
 
-It can be mailed and opened from a disk. It fits a phone, follows the reader's choice
+It can be mailed and opened from a disk. It fits a phone, follows the predictor's choice
 of light or dark, and says in words and tables what its pictures show.
 """
 
@@ -126,24 +126,6 @@ def pictures(page: Page) -> dict[str, bytes]:
         if picture is not None
         for ending, png in (("", picture.light), ("-dark", picture.dark))
     }
-
-
-def percent(share: float) -> str:
-    """A share as people write it: `99.02 %`."""
-    return f"{100 * share:.2f} %"
-
-
-def probability(share: float) -> str:
-    """A probability, of which only certainty is `100.00 %` and only 0 is `0.00 %`."""
-    if 0.9999 < share < 1:
-        return "over 99.99 %"
-    return "under 0.01 %" if 0 < share < 0.0001 else percent(share)
-
-
-def interval(ends: Sequence[float]) -> str:
-    """An interval of shares: `98.81 to 99.19 %`."""
-    low, high = ends
-    return f"{100 * low:.2f} to {percent(high)}"
 
 
 def _words(text: str) -> str:

@@ -6,23 +6,16 @@ from typing import Any, NamedTuple
 
 from rnnmnist.config.schema import TRAIN_EXAMPLES, Config, flatten
 from rnnmnist.errors import RunError, UserError
+from rnnmnist.evaluation.formatting import interval, percent
 from rnnmnist.reporting import html
-from rnnmnist.reporting.html import (
-    Card,
-    Command,
-    Page,
-    Section,
-    Table,
-    interval,
-    percent,
-)
-from rnnmnist.reporting.run_data import Findings
+from rnnmnist.reporting.html import Card, Command, Page, Section, Table
+from rnnmnist.reporting.run_data import RunData
 from rnnmnist.reporting.sections import counted, sections_of
 from rnnmnist.runtime import hardware, versions
 from rnnmnist.runtime.workdir import check_writable
 
 
-class Occasion(NamedTuple):
+class ReportContext(NamedTuple):
     """By which command and when a report is made, as it says itself."""
 
     command: str
@@ -86,7 +79,7 @@ def write_files(folder: Path, page: Page) -> list[Path]:
     return [folder / name for name in files]
 
 
-def report_page(findings: Findings, occasion: Occasion) -> Page:
+def report_page(findings: RunData, occasion: ReportContext) -> Page:
     """The page of one run."""
     test, number = findings.test, len(findings.members)
     answer_to = f"of the test images right: {counted(test)}"
@@ -111,7 +104,7 @@ def describe_network(config: Config) -> str:
     return f"{article} {cell} with {units:,} unit{'s' if units > 1 else ''}"
 
 
-def _lead(findings: Findings) -> list[str]:
+def _lead(findings: RunData) -> list[str]:
     test, train = findings.test, findings.config.train
     counts = [member["correct"] for member in findings.members]
     if len(counts) > 1:
@@ -158,7 +151,7 @@ def _validation(validation: dict[str, Any]) -> str:
     return percent(validation["accuracy"]) + (f" ({counts})" if counts else "")
 
 
-def _run_card(findings: Findings) -> Card:
+def _run_card(findings: RunData) -> Card:
     test, config = findings.test, findings.config
     images = config.train.num_steps * config.train.batch_size
     epochs = images / TRAIN_EXAMPLES[config.data.name]
@@ -189,7 +182,7 @@ def _moment(text: str) -> str:
         return text
 
 
-def _seconds(findings: Findings) -> str:
+def _seconds(findings: RunData) -> str:
     number = len(findings.sessions)
     if findings.seconds is None:
         return "not recorded"
@@ -216,7 +209,7 @@ def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _sessions(findings: Findings) -> list[Section]:
+def _sessions(findings: RunData) -> list[Section]:
     """A table of the processes that trained; nothing where none is recorded."""
     rows = []
     for session in findings.sessions:

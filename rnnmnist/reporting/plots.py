@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from rnnmnist.evaluation.formatting import percent
 from rnnmnist.inference.preprocessing import Stages
 from rnnmnist.reporting.palette import LIGHT, Palette
 
@@ -198,7 +199,7 @@ def per_class(
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(False, axis="y")
         axes.set_xlabel("accuracy (% of the class's images)")
-        axes.set_title(f"line: all classes, {100 * overall:.2f} %", loc="left")
+        axes.set_title(f"line: all classes, {percent(overall)}", loc="left")
         return _png(figure)
 
 
@@ -339,17 +340,19 @@ def rows_read(
         return _png(figure)
 
 
-def reading(stages: Stages, belief: np.ndarray, palette: Palette = LIGHT) -> bytes:
+def reading(
+    stages: Stages, probabilities: np.ndarray, palette: Palette = LIGHT
+) -> bytes:
     """Draws a picture's way to the network, and what it believed after each row.
 
     Args:
         stages: of the picture.
-        belief: float [rows, classes].
+        probabilities: float [rows, classes].
         palette: to draw it in.
     """
-    rows = np.arange(1, len(belief) + 1)
-    order = belief.max(axis=0).argsort()[::-1]
-    seen = [int(digit) for digit in order if belief[:, digit].max() > 0.1]
+    rows = np.arange(1, len(probabilities) + 1)
+    order = probabilities.max(axis=0).argsort()[::-1]
+    seen = [int(digit) for digit in order if probabilities[:, digit].max() > 0.1]
     seen = seen[: len(palette.series)]
     with _styled(palette):
         figure = _figure(4.4)
@@ -363,11 +366,11 @@ def reading(stages: Stages, belief: np.ndarray, palette: Palette = LIGHT) -> byt
             axes.axis("off")
         axes = parts[1].subplots()
         for digit, colour in zip(seen, palette.series, strict=False):
-            axes.plot(rows, 100 * belief[:, digit], color=colour)
-            highest = int(np.argmax(belief[:, digit]))
+            axes.plot(rows, 100 * probabilities[:, digit], color=colour)
+            highest = int(np.argmax(probabilities[:, digit]))
             axes.annotate(
                 f"{digit}",
-                (rows[highest], 100 * belief[highest, digit]),
+                (rows[highest], 100 * probabilities[highest, digit]),
                 (0, 3),
                 textcoords="offset points",
                 ha="center",
@@ -579,6 +582,6 @@ def _headline(metrics: Lines) -> str:
         return last
     best = max(validated, key=lambda line: (line["accuracy"], -line["step"]))
     return (
-        f"{last}   best on validation: {100 * best['accuracy']:.2f} % "
+        f"{last}   best on validation: {percent(best['accuracy'])} "
         f"at step {best['step']:,}"
     )

@@ -11,9 +11,8 @@ from rnnmnist.config.schema import Config
 from rnnmnist.data import datasets
 from rnnmnist.data.datasets import Examples
 from rnnmnist.evaluation import results
-from rnnmnist.evaluation.predictions import Answers, ask
+from rnnmnist.evaluation.predictions import EvaluationSplit, Predictions, predict
 from rnnmnist.evaluation.restore import restore
-from rnnmnist.models.classifier import unstack
 from rnnmnist.runtime.mesh import make_mesh, replicated
 from rnnmnist.runtime.workdir import MetricsFile
 
@@ -29,7 +28,7 @@ class Session:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays are not equal or unequal
-class Findings:
+class RunData:
     """A run at one of its steps."""
 
     workdir: Path
@@ -40,7 +39,7 @@ class Findings:
     sessions: list[Session]  # likewise
     validation: Line | None  # at this step, as the checkpoint carries it
     test: dict[str, Any]  # as the result file has it
-    networks: list[Answers]  # of each network, on the test split
+    networks: list[Predictions]  # of each network, on the test split
     images: Examples  # of the test split
     classes: list[str]
 
@@ -65,7 +64,7 @@ class Findings:
         return sum(ended) if ended else None
 
 
-def gather(workdir: Path, wanted: str, places: dict[str, Any]) -> Findings:
+def load_run_data(workdir: Path, wanted: str, places: dict[str, Any]) -> RunData:
     """Reads a run's files and asks its networks about every test image.
 
     Writes nothing but the line that says that the test split was read.
@@ -80,18 +79,18 @@ def gather(workdir: Path, wanted: str, places: dict[str, Any]) -> Findings:
         RunError: when a checkpoint cannot be read.
     """
 
-    def at(step: int) -> Findings:
+    def at(step: int) -> RunData:
         mesh = make_mesh(1, 1, 1)
         config, model, params = restore(workdir, step, replicated(mesh))
         config = config.replace(places)
         images = datasets.load(config.data)["test"]
         sha256, validation = params_sha256(params), read_metrics(workdir, step)
-        results.log_reading(workdir, step, sha256, "report")
+        results.log_test_reading(workdir, step, sha256, "report")
         path = results.result_path(workdir, "test", step)
-        test = results.kept_result(path, sha256)
+        test = results.read_result(path, sha256)
         if test is None:
             test = results.score(params, step, "test", images, config, mesh)
-        return Findings(
+        return RunData(
             workdir=workdir,
             step=step,
             wanted=wanted,
@@ -104,7 +103,7 @@ def gather(workdir: Path, wanted: str, places: dict[str, Any]) -> Findings:
             sessions=read_sessions(workdir / "sessions.jsonl"),
             validation=validation,
             test=test,
-            networks=[ask(model, network, images) for network in unstack(params)],
+            networks=predict(model, params, EvaluationSplit.device_put(images, mesh)),
             images=images,
             classes=datasets.class_names(config.data.name),
         )

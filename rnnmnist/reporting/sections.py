@@ -5,27 +5,22 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from rnnmnist.evaluation.calibration import calibration_bins
+from rnnmnist.evaluation.formatting import interval, percent, probability
 from rnnmnist.evaluation.intervals import wilson_interval
-from rnnmnist.evaluation.predictions import Mistake, bins_of, most_confidently_wrong
+from rnnmnist.evaluation.predictions import Misclassification, most_confident_errors
 from rnnmnist.reporting import plots
-from rnnmnist.reporting.html import (
-    Picture,
-    Section,
-    Table,
-    interval,
-    percent,
-    probability,
-)
+from rnnmnist.reporting.html import Picture, Section, Table
 from rnnmnist.reporting.palette import DARK, LIGHT, Palette
 from rnnmnist.reporting.plots import Band, Tile
-from rnnmnist.reporting.run_data import Findings, Line
+from rnnmnist.reporting.run_data import Line, RunData
 
 MOST_WRONG = 16  # images of the gallery
 MOST_PAIRS = 20  # of classes that were taken for another, in the table
 ENOUGH = 0.9  # of the answers are right: early, if it is after few rows
 
 
-def sections_of(findings: Findings) -> list[Section]:
+def sections_of(findings: RunData) -> list[Section]:
     """Everything that is shown of a run, in the order of a page."""
     return [
         *_networks(findings),
@@ -49,7 +44,9 @@ def counted(result: Line) -> str:
     return f"{result['correct']:,} of {result['examples']:,}"
 
 
-def both(name: str, draw: Callable[[Palette], bytes], words: str) -> Picture:
+def in_both_palettes(
+    name: str, draw: Callable[[Palette], bytes], words: str
+) -> Picture:
     """A picture in both palettes."""
     return Picture(name, draw(LIGHT), draw(DARK), words)
 
@@ -77,7 +74,7 @@ def bands(rights: Sequence[Sequence[int]], totals: Sequence[int]) -> list[Band]:
     return [Band(float(low), float(mean), float(high)) for low, mean, high in ends]
 
 
-def _meaning(findings: Findings) -> str:
+def _meaning(findings: RunData) -> str:
     """What a band is, for a caption."""
     number = len(findings.networks)
     if number > 1:
@@ -85,12 +82,12 @@ def _meaning(findings: Findings) -> str:
     return "Bands are 95 % intervals over images (Wilson)."
 
 
-def _ends(findings: Findings) -> str:
+def _ends(findings: RunData) -> str:
     """What a band is, for the header of a table."""
     return "lowest to highest" if len(findings.networks) > 1 else "95 % interval"
 
 
-def _networks(findings: Findings) -> list[Section]:
+def _networks(findings: RunData) -> list[Section]:
     """A table with a row for each network of a stack; nothing for one."""
     if len(findings.members) == 1:
         return []
@@ -101,7 +98,7 @@ def _networks(findings: Findings) -> list[Section]:
             percent(member["accuracy"]),
             interval(member["accuracy_interval"]),
             f"{member['loss']:.4f}",
-            f"{100 * bins_of([answers]).calibration_error:.2f} points",
+            f"{100 * calibration_bins([answers]).calibration_error:.2f} points",
         ]
         for member, answers in zip(findings.members, findings.networks, strict=True)
     ]
@@ -115,7 +112,7 @@ def _networks(findings: Findings) -> list[Section]:
     ]
 
 
-def _curves(findings: Findings) -> Section:
+def _curves(findings: RunData) -> Section:
     title = "How it was learned"
     metrics, validated = findings.metrics, findings.validated
     if not metrics:
@@ -162,18 +159,20 @@ def _curves(findings: Findings) -> Section:
     return Section(
         title,
         text,
-        both("curves", lambda palette: plots.curves(metrics, palette), words),
+        in_both_palettes(
+            "curves", lambda palette: plots.curves(metrics, palette), words
+        ),
         Table(header, rows) if rows else None,
     )
 
 
-def _last_batches(findings: Findings) -> bool:
+def _last_batches(findings: RunData) -> bool:
     return findings.config.train.log_metrics == "last_batch"
 
 
-def _rows(findings: Findings) -> Section:
+def _rows(findings: RunData) -> Section:
     total = len(findings.images.labels)
-    counts = [answers.right_after_rows.tolist() for answers in findings.networks]
+    counts = [answers.correct_after_rows.tolist() for answers in findings.networks]
     found = bands(counts, [total] * len(counts[0]))
     guessing = max(np.bincount(findings.images.labels).tolist()) / total
     late = [k for k, band in enumerate(found, 1) if band.middle < ENOUGH]
@@ -198,7 +197,7 @@ def _rows(findings: Findings) -> Section:
             f"trained to answer after the last alone.{known} {_meaning(findings)} "
             "Guessing is to say the commonest class always."
         ],
-        both(
+        in_both_palettes(
             "rows",
             lambda palette: plots.rows_read(found, guessing, palette),
             f"Right answers by rows read: {', '.join(parts)}.{known}",
@@ -207,7 +206,7 @@ def _rows(findings: Findings) -> Section:
     )
 
 
-def _decisions(findings: Findings) -> Section:
+def _decisions(findings: RunData) -> Section:
     """After which row answers stay, and which two classes are told apart last."""
     names, labels = findings.classes, findings.images.labels
     rows = [answers.decision_rows for answers in findings.networks]
@@ -221,7 +220,7 @@ def _decisions(findings: Findings) -> Section:
         table.append([names[place], f"{np.median(own):.0f}", f"{nine}"])
     first = findings.networks[0]
     pairs = [
-        (first.parting_row(one, other), names[one], names[other])
+        (first.separation_row(one, other), names[one], names[other])
         for one, other in itertools.combinations(there, 2)
     ]
     never = len(first.said[0]) + 1
@@ -242,7 +241,7 @@ def _decisions(findings: Findings) -> Section:
     )
 
 
-def _confusion(findings: Findings) -> Section:
+def _confusion(findings: RunData) -> Section:
     table, names = np.array(findings.test["confusion"]), findings.classes
     mistakes = np.where(np.eye(len(table), dtype=bool), 0, table)
     order = np.argsort(-mistakes.ravel(), kind="stable")[:MOST_PAIRS]
@@ -262,7 +261,7 @@ def _confusion(findings: Findings) -> Section:
     return Section(
         "What is taken for what",
         [" ".join([*text, most])],
-        both(
+        in_both_palettes(
             "confusion",
             lambda palette: plots.confusion(table.tolist(), names, palette),
             f"A table of what is true by what was said. Of {table.sum():,} answers "
@@ -276,7 +275,7 @@ def _times(count: int) -> str:
     return "once" if count == 1 else "twice" if count == 2 else f"{count:,} times"
 
 
-def _per_class(findings: Findings) -> Section:
+def _per_class(findings: RunData) -> Section:
     tables = np.array([member["confusion"] for member in findings.members])
     images = tables[0].sum(axis=1)
     there = np.flatnonzero(images)  # of a class without an image nothing is known
@@ -303,7 +302,7 @@ def _per_class(findings: Findings) -> Section:
             f"The best: {best}; the worst: {worst}. {_meaning(findings)} Where they "
             "overlap, the order of two classes may be chance."
         ],
-        both(
+        in_both_palettes(
             "classes",
             lambda palette: plots.per_class(
                 found, notes, names, findings.test["accuracy"], palette
@@ -314,13 +313,13 @@ def _per_class(findings: Findings) -> Section:
     )
 
 
-def _gallery(findings: Findings) -> Section:
+def _gallery(findings: RunData) -> Section:
     title, names = "Surest and wrong", findings.classes
-    mistakes = most_confidently_wrong(findings.networks[0], MOST_WRONG)
+    mistakes = most_confident_errors(findings.networks[0], MOST_WRONG)
     if not mistakes:
         return Section(title, ["No image of the test split is wrong."])
 
-    def tile(mistake: Mistake) -> Tile:
+    def tile(mistake: Misclassification) -> Tile:
         return Tile(
             findings.images.images[mistake.place],
             names[mistake.said],
@@ -356,7 +355,7 @@ def _gallery(findings: Findings) -> Section:
     return Section(
         title,
         [text],
-        both(
+        in_both_palettes(
             "gallery",
             lambda palette: plots.gallery(list(map(tile, mistakes)), palette),
             f"{text} They begin: {listed}.",
@@ -365,8 +364,8 @@ def _gallery(findings: Findings) -> Section:
     )
 
 
-def _reliability(findings: Findings) -> Section:
-    bins, number = bins_of(findings.networks), len(findings.networks)
+def _reliability(findings: RunData) -> Section:
+    bins, number = calibration_bins(findings.networks), len(findings.networks)
     there = np.flatnonzero(bins.images)
     images, right = bins.images[there], bins.right[there]
     confidence = bins.confidence[there] / images
@@ -410,7 +409,7 @@ def _reliability(findings: Findings) -> Section:
     return Section(
         "Whether it knows what it knows",
         text,
-        both(
+        in_both_palettes(
             "reliability",
             lambda palette: plots.reliability(
                 confidence.tolist(), found, bins.images.tolist(), error, palette

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ _EVENTS = {
 _seconds: list[float] = []
 
 
-def keep_programs() -> None:
+def enable_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache folder. Entry points call it.
 
     `JAX_COMPILATION_CACHE_DIR` names another folder, as everywhere in jax. A
@@ -46,16 +47,28 @@ def compile_seconds() -> float:
     return sum(_seconds)
 
 
-class Kept(NamedTuple):
-    """The programs that earlier starts have kept."""
+class Stopwatch:
+    """Measures wall-clock seconds without those that jax spends on compiling."""
+
+    def __init__(self) -> None:
+        self._begin, self._compiled = time.monotonic(), compile_seconds()
+
+    def seconds(self) -> float:
+        """Seconds since the stopwatch was made."""
+        elapsed = time.monotonic() - self._begin
+        return elapsed - (compile_seconds() - self._compiled)
+
+
+class CacheContents(NamedTuple):
+    """The compiled programs that earlier starts have left."""
 
     folder: Path
     programs: int
     size: int  # bytes
 
 
-def kept_programs() -> Kept | None:
-    """What is in the folder that `keep_programs` chose; None if it could not."""
+def cache_contents() -> CacheContents | None:
+    """The cache that `enable_compilation_cache` chose; None if there is none."""
     config: Any = jax.config  # not every version declares its attributes
     folder = config.jax_compilation_cache_dir
     if folder is None or not config.jax_enable_compilation_cache:
@@ -65,7 +78,7 @@ def kept_programs() -> Kept | None:
         with contextlib.suppress(FileNotFoundError):  # another process's, gone by now
             sizes[path.name] = path.stat().st_size
     programs = sum(name.endswith("-cache") for name in sizes)
-    return Kept(Path(folder), programs, sum(sizes.values()))
+    return CacheContents(Path(folder), programs, sum(sizes.values()))
 
 
 def _folder() -> Path:

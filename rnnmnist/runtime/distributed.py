@@ -26,7 +26,7 @@ import numpy as np
 from jax._src.distributed import global_state as engine
 from jax.experimental import multihost_utils
 
-from rnnmnist.config.command_line import Place
+from rnnmnist.config.command_line import ProcessSpec
 from rnnmnist.errors import RunError, UserError, first_line, leave
 
 Answer = TypeVar("Answer")  # anything that JSON takes
@@ -42,7 +42,7 @@ _questions = itertools.count()
 
 
 @contextlib.contextmanager
-def joined(place: Place) -> Iterator[None]:
+def initialize(spec: ProcessSpec) -> Iterator[None]:
     """Joins the run's other processes, and leaves together with them.
 
     Only entry points call it, before anything has asked jax for its devices. From
@@ -55,7 +55,7 @@ def joined(place: Place) -> Iterator[None]:
             cluster that it can join.
         RunError: when another process does not answer, or has ended.
     """
-    _join(place)
+    _join(spec)
     if not is_first():
         _be_quiet()
     try:
@@ -83,7 +83,7 @@ def is_first() -> bool:
     return engine.process_id == 0
 
 
-def from_first(decide: Callable[[], Answer]) -> Answer:
+def broadcast(decide: Callable[[], Answer]) -> Answer:
     """What a function answers on process 0, where alone it is called.
 
     Every process has to come here, and in the same order.
@@ -109,7 +109,7 @@ def from_first(decide: Callable[[], Answer]) -> Answer:
     return answer
 
 
-def first_alone(work: Callable[[], Answer]) -> Answer:
+def first_process_first(work: Callable[[], Answer]) -> Answer:
     """Does a work on process 0, and when it is done on all others at once.
 
     Returns:
@@ -119,11 +119,11 @@ def first_alone(work: Callable[[], Answer]) -> Answer:
         RunError: what it raised on process 0, on every process; UserError likewise.
     """
     done: list[Answer] = []
-    from_first(lambda: done.append(work()))
+    broadcast(lambda: done.append(work()))
     return done[0] if done else work()
 
 
-def from_all(value: Answer) -> list[Answer]:
+def all_gather(value: Answer) -> list[Answer]:
     """What each process has, in their order.
 
     Every process has to come here, and in the same order.
@@ -138,7 +138,7 @@ def from_all(value: Answer) -> list[Answer]:
     return [_answer(f"{key}/{index}") for index in range(count())]
 
 
-def largest(number: int) -> int:
+def all_max(number: int) -> int:
     """The largest of a number over all processes; the devices compare them.
 
     A process that has died is noticed here.
@@ -149,22 +149,22 @@ def largest(number: int) -> int:
         return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
-def _join(place: Place) -> None:
+def _join(spec: ProcessSpec) -> None:
     # One task of SLURM's is no cluster, and several of them in a job would want
     # the same port.
-    alone = place.num_processes == 1 or os.environ.get("SLURM_NTASKS") == "1"
-    if alone and place.coordinator_address is None:
+    alone = spec.num_processes == 1 or os.environ.get("SLURM_NTASKS") == "1"
+    if alone and spec.coordinator_address is None:
         return
-    given = place.coordinator_address is not None
-    if place.coordinator_address is not None:
-        _check_coordinator(place.coordinator_address, place.process_id == 0)
+    given = spec.coordinator_address is not None
+    if spec.coordinator_address is not None:
+        _check_coordinator(spec.coordinator_address, spec.process_id == 0)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        with _without_a_word_of_kubernetes(), _one_line_if_nobody_comes(place):
+        with _without_a_word_of_kubernetes(), _one_line_if_nobody_comes(spec):
             jax.distributed.initialize(
-                place.coordinator_address,
-                place.num_processes,
-                place.process_id,
+                spec.coordinator_address,
+                spec.num_processes,
+                spec.process_id,
                 initialization_timeout=2 * JOIN_SECONDS,  # when it would crash
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             )
@@ -215,10 +215,10 @@ def _check_coordinator(address: str, is_ours: bool) -> None:
 
 
 @contextlib.contextmanager
-def _one_line_if_nobody_comes(place: Place) -> Iterator[None]:
+def _one_line_if_nobody_comes(spec: ProcessSpec) -> Iterator[None]:
     # The engine waits past hearing, and then crashes.
-    number = place.num_processes or "the cluster's"
-    address = place.coordinator_address or "their coordinator"
+    number = spec.num_processes or "the cluster's"
+    address = spec.coordinator_address or "their coordinator"
     line = (
         f"error: --num_processes: not all of {number} processes have come to {address} "
         f"within {JOIN_SECONDS:g} s; start each of them, with the same flags"

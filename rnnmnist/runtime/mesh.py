@@ -170,7 +170,7 @@ def _no_grid(
     )
 
 
-def by_member(num_seeds: int) -> PartitionSpec:
+def ensemble_spec(num_seeds: int) -> PartitionSpec:
     """How arrays with a leading axis of members lie; one network has no such axis."""
     return PartitionSpec(SEEDS) if num_seeds > 1 else PartitionSpec()
 
@@ -180,12 +180,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def here() -> SingleDeviceSharding:
+def local_sharding() -> SingleDeviceSharding:
     """One device of this process, for what is nobody else's concern."""
     return SingleDeviceSharding(jax.local_devices()[0])
 
 
-def put(array: np.ndarray | np.generic, sharding: Sharding) -> jax.Array:
+def device_put(array: np.ndarray | np.generic, sharding: Sharding) -> jax.Array:
     """Lays an array out over devices, those of other processes included.
 
     Args:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnmnist.errors import UserError
+from rnnmnist.runtime.files import append_line, write_atomically
 
 NOTE = ".trainer"  # who trains in a workdir
 
@@ -20,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def claim(workdir: Path) -> Iterator[str]:
+def lock(workdir: Path) -> Iterator[str]:
     """Makes this process the only trainer of a workdir, which is created.
 
     The claim is the kernel's lock on the folder, so it ends with the process,
@@ -68,12 +69,12 @@ def claim(workdir: Path) -> Iterator[str]:
         os.close(folder)
 
 
-def is_claimed_by(workdir: Path, name: str) -> bool:
+def is_locked_by(workdir: Path, name: str) -> bool:
     """Whether a claim that another process has made is seen from here."""
     return _noted(workdir / NOTE) == name
 
 
-def holder(workdir: Path) -> str | None:
+def lock_owner(workdir: Path) -> str | None:
     """Who trains in a workdir, which need not exist; None when nobody does.
 
     Only where a trainer's note lies is the lock tried, for a moment and shared:
@@ -120,30 +121,6 @@ def check_writable(folder: Path) -> Path:
     return place
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a file of JSON, which appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Adds a line of JSON to a file and hands it to the operating system at once.
-
-    A last line that was torn off stays a line of its own.
-    """
-    text = json.dumps(value) + "\n"
-    with path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            text = text if file.read() == b"\n" else f"\n{text}"
-        file.write(text.encode())
-
-
 def now() -> str:
     """The time, as a log has it: ISO 8601, in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -164,11 +141,9 @@ class MetricsFile:
         """
         self._path = path
         kept = [line for line in self.read(path) if line["step"] <= step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        if path.exists() and path.read_bytes() != text.encode():
-            temporary = path.with_name(f".{path.name}.tmp")
-            temporary.write_text(text)
-            temporary.replace(path)
+        content = "".join(json.dumps(line) + "\n" for line in kept).encode()
+        if path.exists() and path.read_bytes() != content:
+            write_atomically(path, content)
 
     def append(self, line: dict[str, Any]) -> None:
         """Adds a line and hands it to the operating system at once."""

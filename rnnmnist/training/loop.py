@@ -18,38 +18,46 @@ from rnnmnist.checkpoints import store
 from rnnmnist.checkpoints.checksums import params_sha256
 from rnnmnist.checkpoints.selection import find_step
 from rnnmnist.checkpoints.store import Checkpoints
-from rnnmnist.config.schema import PLACES, Config, TrainConfig, flatten
+from rnnmnist.config.schema import DATA_PATHS, Config, TrainConfig, flatten
 from rnnmnist.data import datasets
 from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import RunError, StoppedError, UserError
 from rnnmnist.evaluation import results
-from rnnmnist.evaluation.intervals import wilson_interval
-from rnnmnist.evaluation.results import EvaluationSplit
+from rnnmnist.evaluation.formatting import percent
+from rnnmnist.evaluation.metrics import evaluate
+from rnnmnist.evaluation.predictions import EvaluationSplit
 from rnnmnist.models.classifier import (
-    RowReader,
+    SequenceClassifier,
     abstract_params,
     count_params,
     make_model,
 )
-from rnnmnist.runtime.compilation import compile_seconds
+from rnnmnist.runtime.compilation import Stopwatch, compile_seconds
 from rnnmnist.runtime.distributed import (
+    all_gather,
+    all_max,
+    broadcast,
     count,
-    first_alone,
-    from_all,
-    from_first,
+    first_process_first,
     is_first,
-    largest,
 )
-from rnnmnist.runtime.mesh import gathered, make_mesh, put, replicated
-from rnnmnist.runtime.workdir import MetricsFile, claim, is_claimed_by, write_json
+from rnnmnist.runtime.files import write_json
+from rnnmnist.runtime.mesh import device_put, gathered, make_mesh, replicated
+from rnnmnist.runtime.workdir import MetricsFile, is_locked_by, lock
 from rnnmnist.training.optimizer import make_schedule
 from rnnmnist.training.progress import Progress
-from rnnmnist.training.resume import set_damaged_aside, step_to_resume, warn_of_changes
+from rnnmnist.training.resume import quarantine_damaged, step_to_resume, warn_of_changes
 from rnnmnist.training.sessions import session
 from rnnmnist.training.signals import StopFlag, stop_on_signal
+from rnnmnist.training.state import (
+    abstract_state,
+    create_state,
+    restore_state,
+    saved_arrays,
+)
 from rnnmnist.training.step import (
     Metrics,
-    create_state,
+    describe_fault,
     score_last_batch,
     train_steps,
 )
@@ -62,7 +70,7 @@ class Run:
     config: Config
     workdir: Path
     mesh: jax.sharding.Mesh
-    model: RowReader
+    model: SequenceClassifier
     split: TrainingSplit
     validation: EvaluationSplit
     metrics_file: MetricsFile | None  # the first process's
@@ -92,12 +100,11 @@ class Seconds:
     @contextlib.contextmanager
     def of(self, part: str) -> Iterator[None]:
         """Adds the time inside the `with` to a part, without compilation's."""
-        begin, compiled = time.monotonic(), compile_seconds()
+        stopwatch = Stopwatch()
         try:
             yield
         finally:
-            spent = time.monotonic() - begin - (compile_seconds() - compiled)
-            setattr(self, part, getattr(self, part) + spent)
+            setattr(self, part, getattr(self, part) + stopwatch.seconds())
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -117,15 +124,15 @@ def train(config: Config, workdir: Path) -> None:
     seconds = Seconds()
     check_agreement(config)
     # Refuses before anything slow, and again below.
-    from_first(lambda: step_to_resume(config, workdir))
+    broadcast(lambda: step_to_resume(config, workdir))
     mesh = make_mesh(
         config.train.batch_size, config.train.num_devices, config.num_seeds
     )
     with seconds.of("data"):
-        examples = first_alone(lambda: datasets.load(config.data))
-    with claim_for_all(workdir), one_line_if_full(workdir):
-        from_first(lambda: set_damaged_aside(workdir))
-        step = from_first(lambda: step_to_resume(config, workdir))
+        examples = first_process_first(lambda: datasets.load(config.data))
+    with lock_for_all(workdir), one_line_if_full(workdir):
+        broadcast(lambda: quarantine_damaged(workdir))
+        step = broadcast(lambda: step_to_resume(config, workdir))
         announce(config, workdir, mesh, step)
         if step < config.train.num_steps:
             with session(workdir, step, mesh, seconds.spent), seconds.of("train"):
@@ -145,9 +152,9 @@ def check_agreement(config: Config) -> None:
     asked = {"--num_processes": count()} | {
         name: value
         for name, value in flatten(config.to_dict()).items()
-        if name not in PLACES
+        if name not in DATA_PATHS
     }
-    first, *others = from_all(asked)
+    first, *others = all_gather(asked)
     differing = [
         f"{name}={other[name]} on process {index} (process 0: {first[name]})"
         for index, other in enumerate(others, 1)
@@ -161,15 +168,15 @@ def check_agreement(config: Config) -> None:
 
 
 @contextlib.contextmanager
-def claim_for_all(workdir: Path) -> Iterator[None]:
+def lock_for_all(workdir: Path) -> Iterator[None]:
     """Claims a workdir on process 0, in the name of all.
 
     Raises:
         UserError: as `claim`, and when the processes do not share the folder.
     """
     with contextlib.ExitStack() as stack:
-        holder = from_first(lambda: stack.enter_context(claim(workdir)))
-        if largest(not is_claimed_by(workdir, holder)):
+        lock_owner = broadcast(lambda: stack.enter_context(lock(workdir)))
+        if all_max(not is_locked_by(workdir, lock_owner)):
             raise UserError(
                 f"--workdir: {workdir} is not one folder for all processes; name one "
                 "on a file system that they share"
@@ -225,9 +232,10 @@ def run_to_end(
 ) -> None:
     """Trains from a step to the last one."""
     model = make_model(config.model)
-    state = create_state(config, model, mesh)
     if step:
-        state = store.read_state(workdir, step, state)
+        state = restore_state(workdir, step, abstract_state(config, model, mesh))
+    else:
+        state = create_state(config, model, mesh)
     if is_first():
         write_json(workdir / "config.json", config.to_dict())
     steps_per_epoch = len(examples["train"].labels) / config.train.batch_size
@@ -244,15 +252,15 @@ def run_to_end(
             workdir,
             mesh,
             model,
-            TrainingSplit.put(examples["train"], config, mesh),
-            EvaluationSplit.put(examples["validation"], mesh),
+            TrainingSplit.device_put(examples["train"], config, mesh),
+            EvaluationSplit.device_put(examples["validation"], mesh),
             MetricsFile(workdir / "metrics.jsonl", step) if is_first() else None,
             progress,
             checkpoints,
         )
         with jax.transfer_guard("disallow"):  # a hidden copy to or from the host
             step = train_loop(run, state, step, stop)
-    number = largest(stop.number)  # also one that came during the last save
+    number = all_max(stop.number)  # also one that came during the last save
     if number:
         raise StoppedError(
             f"saved step {step} of {config.train.num_steps} in {workdir}; the same "
@@ -270,11 +278,11 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
     config, stopping = run.config.train, False
     while step < config.num_steps and not stopping:
         target = next_event(step, config)
-        begin, compiled = time.monotonic(), compile_seconds()
-        num_steps = put(np.int32(target - step), replicated(run.mesh))
+        stopwatch = Stopwatch()
+        num_steps = device_put(np.int32(target - step), replicated(run.mesh))
         state, metrics = train_steps(state, run.split, num_steps, mesh=run.mesh)
         jax.block_until_ready(metrics)
-        seconds = time.monotonic() - begin - (compile_seconds() - compiled)
+        seconds = stopwatch.seconds()
         metrics = jax.device_get(metrics)
         finished = step + int(metrics.examples) // config.batch_size
         if finished > step:
@@ -282,11 +290,12 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
         if finished < target:
             raise fault(run, finished, metrics)
         step = finished
-        stopping = largest(stop.number) > 0  # the processes stop at the same step
+        stopping = all_max(stop.number) > 0  # the processes stop at the same step
         validated = is_due(step, config.eval_every_steps, config.num_steps)
         if validated or stopping:
             validation = validate(run, state, step) if validated else None
-            run.checkpoints.save(gathered(state, run.mesh), run.config, validation)
+            arrays = saved_arrays(gathered(state, run.mesh))
+            run.checkpoints.save(step, arrays, run.config, validation)
     return step
 
 
@@ -308,7 +317,7 @@ def log(
     speed = run.config.num_seeds * int(metrics.examples) / seconds
     if run.config.train.log_metrics == "last_batch":
         metrics = jax.device_get(score_last_batch(state, run.split, mesh=run.mesh))
-    line = over_members(
+    line = ensemble_metrics(
         run.config,
         [float(loss) for loss in metrics.loss.reshape(-1)],
         [int(correct) for correct in metrics.correct.reshape(-1)],
@@ -322,7 +331,7 @@ def log(
     run.progress.training(step, line["loss"], line["accuracy"], speed)
 
 
-def over_members(
+def ensemble_metrics(
     config: Config, losses: list[float], corrects: list[int], examples: int
 ) -> dict[str, Any]:
     """A line's metrics: one network's, or those of a stack and of each member.
@@ -360,15 +369,15 @@ def over_members(
 
 def validate(run: Run, state: TrainState, step: int) -> dict[str, Any]:
     """Scores the validation split; writes, shows and returns the metrics."""
-    scored = results.evaluate(run.model, state.params, run.validation)
+    scored = evaluate(run.model, state.params, run.validation)
     for index, result in enumerate(scored):
         if not math.isfinite(result.loss):
             raise RunError(
-                f"step {step}{run.config.of_member(index)} is not saved: its "
+                f"step {step}{run.config.seed_suffix(index)} is not saved: its "
                 f"validation loss is {result.loss}; lower train.learning_rate or set "
                 "train.clip_norm"
             )
-    line = over_members(
+    line = ensemble_metrics(
         run.config,
         [result.total_loss for result in scored],
         [result.correct for result in scored],
@@ -378,7 +387,7 @@ def validate(run: Run, state: TrainState, step: int) -> dict[str, Any]:
     counts = ", ".join(str(result.correct) for result in scored)
     run.progress.line(
         f"step {step}  validation loss {line['loss']:.4f}  accuracy "
-        f"{100 * line['accuracy']:.2f} % ({counts} of {scored[0].examples})"
+        f"{percent(line['accuracy'])} ({counts} of {scored[0].examples})"
     )
     return {"step": step} | line
 
@@ -390,11 +399,8 @@ def fault(run: Run, step: int, metrics: Metrics) -> RunError:
     kept = f"step {steps[-1]} is the last checkpoint" if steps else "none was saved yet"
     with jax.transfer_guard("allow"):
         rate = float(make_schedule(run.config.train)(step))
-    first = int(np.argmax(metrics.fault))  # of a stack's members; 0 for one network
     return RunError(
-        f"step {step + 1}{run.config.of_member(first)} was not applied: its loss is "
-        f"{float(metrics.fault_loss.reshape(-1)[first])}, its gradient's norm "
-        f"{float(metrics.fault_norm.reshape(-1)[first])}, and one of them or a "
+        f"step {step + 1}{describe_fault(metrics, run.config)}, and one of them or a "
         f"parameter after it is not finite at learning rate {rate:.3g}; {kept}; "
         "lower train.learning_rate or set train.clip_norm"
     )
@@ -404,16 +410,16 @@ def test_once(
     config: Config, workdir: Path, mesh: jax.sharding.Mesh, examples: datasets.Examples
 ) -> dict[str, Any]:
     """The best checkpoint's test result; scored only if that was not done before."""
-    best = from_first(lambda: find_step(workdir, "best"))
+    best = broadcast(lambda: find_step(workdir, "best"))
     like = abstract_params(make_model(config.model), replicated(mesh), config.num_seeds)
     params = store.read_params(workdir, best, like)
     path = results.result_path(workdir, "test", best)
-    kept = from_first(lambda: results.kept_result(path, params_sha256(params)))
+    kept = broadcast(lambda: results.read_result(path, params_sha256(params)))
     if kept is not None:
         return kept
-    results.log_reading(workdir, best, params_sha256(params), "main")
+    results.log_test_reading(workdir, best, params_sha256(params), "main")
     document = results.score(params, best, "test", examples, config, mesh)
-    results.keep_result(workdir, document)
+    results.write_result(workdir, document)
     return document
 
 
@@ -444,15 +450,10 @@ def summarize(
 
 def describe_validation(metrics: dict[str, Any]) -> str:
     """A checkpoint's validation: its counts, with what interval they give."""
-    text = f"{100 * metrics['accuracy']:.2f} %"
-    if "members" in metrics:
-        counts = ", ".join(str(member["correct"]) for member in metrics["members"])
-        return (
-            f"{text} in the mean of {len(metrics['members'])} seeds ({counts} of "
-            f"{metrics['examples']})"
-        )
-    low, high = wilson_interval(metrics["correct"], metrics["examples"])
+    if "members" not in metrics:
+        return results.describe_counts(metrics["correct"], metrics["examples"])
+    counts = ", ".join(str(member["correct"]) for member in metrics["members"])
     return (
-        f"{text} ({metrics['correct']} of {metrics['examples']}; 95 % interval "
-        f"{100 * low:.2f} to {100 * high:.2f})"
+        f"{percent(metrics['accuracy'])} in the mean of {len(metrics['members'])} "
+        f"seeds ({counts} of {metrics['examples']})"
     )

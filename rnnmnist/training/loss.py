@@ -7,19 +7,19 @@ import jax.numpy as jnp
 import optax
 
 from rnnmnist.config.schema import TrainConfig
-from rnnmnist.models.classifier import Params, RowReader
+from rnnmnist.models.classifier import Params, SequenceClassifier
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """The cross-entropy of a network's answers, a function of parameters and batch."""
 
-    model: RowReader
+    model: SequenceClassifier
     every_row: bool  # whether it is asked after every row, or after the last alone
     label_smoothing: float  # share of a label that all classes get in equal parts
 
     @classmethod
-    def of(cls, config: TrainConfig, model: RowReader) -> "Objective":
+    def of(cls, config: TrainConfig, model: SequenceClassifier) -> "Objective":
         """That of a configuration."""
         return cls(model, config.loss == "every_row", config.label_smoothing)
 

@@ -4,7 +4,6 @@ Each function returns what it found, and raises what a run would stumble over.
 """
 
 import shutil
-import time
 from pathlib import Path
 
 import jax
@@ -15,16 +14,17 @@ from rnnmnist.checkpoints.verification import fault_of
 from rnnmnist.config.schema import TRAIN_EXAMPLES, Config, DataConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.batches import TrainingSplit
-from rnnmnist.data.preparation import outlook
+from rnnmnist.data.preparation import availability
 from rnnmnist.errors import RunError, first_line
 from rnnmnist.models.classifier import make_model
 from rnnmnist.runtime import workdir
-from rnnmnist.runtime.compilation import compile_seconds, kept_programs
-from rnnmnist.runtime.distributed import from_first
+from rnnmnist.runtime.compilation import Stopwatch, cache_contents, compile_seconds
+from rnnmnist.runtime.distributed import broadcast
 from rnnmnist.runtime.hardware import GIB, MIB
-from rnnmnist.runtime.mesh import devices, make_mesh, put, replicated
+from rnnmnist.runtime.mesh import device_put, devices, make_mesh, replicated
 from rnnmnist.training.resume import step_to_resume
-from rnnmnist.training.step import Metrics, create_state, train_steps
+from rnnmnist.training.state import create_state
+from rnnmnist.training.step import Metrics, describe_fault, train_steps
 
 MOST_STEPS = 20  # that are timed
 ENOUGH_SECONDS = 2.0  # for them, on a machine that takes long over a step
@@ -37,7 +37,7 @@ def describe_data(config: DataConfig) -> str:
         UserError: when a run could not have it, with the files to fetch.
         RunError: when what is prepared is damaged.
     """
-    found = outlook(config, ask=True)
+    found = availability(config, check=True)
     if found.prepared:
         splits = datasets.load(config, keep=False).values()
         counts = [len(split.labels) for split in splits]
@@ -60,7 +60,7 @@ def describe_other_data(config: DataConfig) -> list[str]:
         if name != config.name:
             other = DataConfig(name=name, data_dir=config.data_dir)  # type: ignore[arg-type]
             try:
-                lines.append(f"{name}: {outlook(other, ask=False).text}")
+                lines.append(f"{name}: {availability(other, check=False).text}")
             except RunError as error:
                 lines.append(f"{name}: {error}")
     return lines
@@ -74,7 +74,7 @@ def describe_workdir(config: Config, folder: Path) -> str:
         RunError: when it is in use, or nothing can be written there, or there are
             no devices to read its checkpoints onto.
     """
-    if trainer := workdir.holder(folder):
+    if trainer := workdir.lock_owner(folder):
         raise RunError(f"--workdir: {folder} is in use by {trainer}")
     try:
         place = workdir.check_writable(folder)
@@ -100,7 +100,7 @@ def describe_workdir(config: Config, folder: Path) -> str:
 
 def describe_programs() -> str:
     """The compiled programs that earlier starts have kept."""
-    kept = kept_programs()
+    kept = cache_contents()
     if kept is None:
         return "cannot be kept for the next start: each run compiles anew"
     return f"{kept.programs:,} kept in {kept.folder}, {kept.size / MIB:,.1f} MiB"
@@ -129,16 +129,18 @@ def _describe_step(config: Config) -> str:
         config.train.batch_size, config.train.num_devices, config.num_seeds
     )
     before = compile_seconds()
-    split = TrainingSplit.put(noise(TRAIN_EXAMPLES[config.data.name]), config, mesh)
+    split = TrainingSplit.device_put(
+        noise(TRAIN_EXAMPLES[config.data.name]), config, mesh
+    )
     state = create_state(config, make_model(config.model), mesh)
 
     def steps(count: int) -> tuple[Metrics, float]:
         nonlocal state
-        begin, compiled = time.monotonic(), compile_seconds()
-        wanted = put(np.int32(count), replicated(mesh))
+        stopwatch = Stopwatch()
+        wanted = device_put(np.int32(count), replicated(mesh))
         state, metrics = train_steps(state, split, wanted, mesh=mesh)
         jax.block_until_ready(metrics)
-        seconds = time.monotonic() - begin - (compile_seconds() - compiled)
+        seconds = stopwatch.seconds()
         metrics = jax.device_get(metrics)
         check_finite(metrics, count, config)
         return metrics, seconds
@@ -146,7 +148,7 @@ def _describe_step(config: Config) -> str:
     _, first = steps(1)
     spent = compile_seconds() - before
     # The same on all processes, which wait for each other in every step.
-    count = from_first(lambda: max(1, min(MOST_STEPS, int(ENOUGH_SECONDS / first))))
+    count = broadcast(lambda: max(1, min(MOST_STEPS, int(ENOUGH_SECONDS / first))))
     metrics, seconds = steps(count)
     loss = float(np.mean(metrics.loss)) / int(metrics.examples)
     images = config.num_seeds * int(metrics.examples)
@@ -178,10 +180,7 @@ def check_finite(metrics: Metrics, steps: int, config: Config) -> None:
     examples = steps * config.train.batch_size
     if int(metrics.examples) == examples and np.isfinite(metrics.loss).all():
         return
-    first = int(np.argmax(metrics.fault))  # of a stack's members
     raise RunError(
-        f"a step of training{config.of_member(first)} is not finite: its loss is "
-        f"{float(metrics.fault_loss.reshape(-1)[first])}, its gradient's norm "
-        f"{float(metrics.fault_norm.reshape(-1)[first])}; lower train.learning_rate "
-        "or set train.clip_norm"
+        f"a step of training{describe_fault(metrics, config)}; one of them is not "
+        "finite; lower train.learning_rate or set train.clip_norm"
     )

@@ -6,6 +6,8 @@ from typing import Self
 
 from tqdm import tqdm
 
+from rnnmnist.evaluation.formatting import percent
+
 
 class Progress:
     """Shows where a training run is."""
@@ -47,7 +49,7 @@ class Progress:
         text = (
             f"epoch {step / self._steps_per_epoch:.1f}  "
             f"step {step}/{self._num_steps}  loss {loss:.4f}  "
-            f"accuracy {100 * accuracy:.2f} %  {examples_per_second:,.0f} images/s"
+            f"accuracy {percent(accuracy)}  {examples_per_second:,.0f} images/s"
         )
         if self._bar is not None:
             self._bar.set_description_str(text, refresh=False)

@@ -8,8 +8,8 @@ from rnnmnist.checkpoints.store import (
     DamagedError,
     has_state,
     list_steps,
+    quarantine,
     read_config,
-    set_aside,
 )
 from rnnmnist.checkpoints.verification import check
 from rnnmnist.config.schema import Config, flatten
@@ -75,7 +75,7 @@ def step_to_resume(config: Config, workdir: Path) -> int:
     return step
 
 
-def set_damaged_aside(workdir: Path) -> None:
+def quarantine_damaged(workdir: Path) -> None:
     """Renames every damaged checkpoint, with a warning that says which and why.
 
     Training then goes on from the newest good one, and saves the step again.
@@ -88,7 +88,7 @@ def set_damaged_aside(workdir: Path) -> None:
                 "checkpoint %d is damaged and not used (%s); it is now %s",
                 step,
                 error.why,
-                set_aside(workdir, step),
+                quarantine(workdir, step),
             )
 
 

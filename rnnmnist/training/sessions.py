@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from rnnmnist.checkpoints.store import list_steps
 from rnnmnist.runtime import hardware, versions
 from rnnmnist.runtime.distributed import count, is_first
-from rnnmnist.runtime.workdir import append_line, now
+from rnnmnist.runtime.files import append_line
+from rnnmnist.runtime.workdir import now
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""One compiled call from a state to the state some updates later, and to counts."""
+"""The training step: one compiled call for all updates up to the next event."""
 
 import dataclasses
 import functools
@@ -8,25 +8,23 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.training.train_state import TrainState
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding, Sharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import Batch, TrainingSplit
 from rnnmnist.models.classifier import (
-    CLASSES,
     Params,
-    RowReader,
-    init_params,
-    stack_size,
+    ensemble_size,
 )
-from rnnmnist.runtime.mesh import BATCH, SEEDS, by_member
-from rnnmnist.runtime.rng import Stream, stream_key
-from rnnmnist.training.loss import Objective
-from rnnmnist.training.optimizer import make_optimizer, trained_weights
+from rnnmnist.runtime.ensemble import gather_ensemble, map_ensemble
+from rnnmnist.runtime.mesh import BATCH, SEEDS, ensemble_spec
+from rnnmnist.training.optimizer import trained_weights
+from rnnmnist.training.state import state_specs
 
 
 @flax.struct.dataclass
@@ -53,12 +51,22 @@ class Metrics:
         return cls(real, whole, examples, jnp.zeros(stack, bool), real, real)
 
 
-@flax.struct.dataclass
-class Counts:
-    """Sums over images that were scored; of a stack, with a leading axis of members."""
+def describe_fault(metrics: Metrics, config: Config) -> str:
+    """Describes the update that was refused: whose it was, its loss and its gradient.
 
-    loss: jax.Array  # float32 [], each image's cross-entropy, in nats
-    confusion: jax.Array  # int32 [classes, classes], true class by answer
+    Args:
+        metrics: on the host, of one network or an ensemble.
+        config: of the run.
+    """
+    first = int(np.argmax(metrics.fault))  # of an ensemble; 0 for one network
+    loss, norm = (
+        float(np.reshape(value, -1)[first])
+        for value in (metrics.fault_loss, metrics.fault_norm)
+    )
+    return (
+        f"{config.seed_suffix(first)} was not applied: its loss is {loss}, the norm of "
+        f"its gradient {norm}"
+    )
 
 
 @flax.struct.dataclass
@@ -94,7 +102,7 @@ class Loop:
             everywhere: whether all of this device's networks are finite, bool [], to
                 whether all of all devices are.
         """
-        update = each_member(functools.partial(_update, self.state.tx), loss.ndim > 0)
+        update = map_ensemble(functools.partial(_update, self.state.tx), loss.ndim > 0)
         params, opt_state, norm, finite = update(
             self.state.params, self.state.opt_state, grads, loss
         )
@@ -140,90 +148,8 @@ def _update(
     return params, opt_state, norm, finite
 
 
-def each_member(function: Callable[..., Any], stacked: bool) -> Callable[..., Any]:
-    """A function of one network's arrays, for every member of a stack of them.
-
-    All members at once where that fills an accelerator, by `vmap`; one after the
-    other on a CPU, whose cores a single network fills already: there the products
-    of a batch of networks are slower.
-
-    Args:
-        function: of trees of arrays.
-        stacked: whether its arguments and results have a leading axis of members;
-            without one it is the function itself.
-    """
-    if not stacked:
-        return function
-    return jax.vmap(function) if at_once() else _one_by_one(function)
-
-
-def at_once() -> bool:
-    """Whether the devices compute all members of a stack at the same time."""
-    return jax.default_backend() != "cpu"
-
-
-def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    def every(*stacked: Any) -> Any:
-        return jax.lax.map(lambda member: function(*member), stacked)
-
-    return every
-
-
-def create_state(config: Config, model: RowReader, mesh: Mesh) -> TrainState:
-    """The state before the first update, laid out over a mesh.
-
-    Returns:
-        Flax's `TrainState`, whose arrays (`step`, `params`, `opt_state`) are what
-        a resume needs and nothing else: batches follow from the seed and step.
-        `params` are what is evaluated; `apply_fn` is the objective. With
-        several seeds, `params` and `opt_state` have a leading axis of members, which
-        lies over the mesh's `seeds`; otherwise every device has the same.
-    """
-    create = _state_maker(config, model)
-    specs = _state_specs(jax.eval_shape(create))
-    shardings = jax.tree.map(functools.partial(NamedSharding, mesh), specs)
-    return jax.jit(create, out_shardings=shardings)()
-
-
-def abstract_state(config: Config, model: RowReader, sharding: Sharding) -> TrainState:
-    """The shapes and types of a run's state, to be restored onto devices."""
-    shapes = jax.eval_shape(_state_maker(config, model))
-    return jax.tree.map(lambda leaf: leaf.update(sharding=sharding), shapes)
-
-
-def _state_maker(config: Config, model: RowReader) -> Callable[[], TrainState]:
-    tx = make_optimizer(config.train)
-
-    def member(seed: int | jax.Array) -> tuple[Any, Any]:
-        key = stream_key(seed, Stream.WEIGHTS)
-        params = init_params(model, key, config.model.forget_bias)
-        return params, tx.init(params)
-
-    def create() -> TrainState:
-        if config.num_seeds == 1:
-            params, opt_state = member(config.seed)
-        else:
-            params, opt_state = jax.vmap(member)(jnp.asarray(config.seeds, jnp.uint32))
-        return TrainState(
-            # An array from the start: a Python number would compile everything twice.
-            step=jnp.zeros((), jnp.int32),
-            apply_fn=Objective.of(config.train, model),
-            params=params,
-            tx=tx,
-            opt_state=opt_state,
-        )
-
-    return create
-
-
-def _state_specs(state: TrainState) -> TrainState:
-    """How a state lies over a mesh: members over its seeds, the step everywhere."""
-    spec = by_member(stack_size(state.params) or 1)
-    return state.replace(step=P(), params=spec, opt_state=spec)
-
-
 def _split_specs(split: TrainingSplit) -> TrainingSplit:
-    seed = by_member(split.seed.size)
+    seed = ensemble_spec(split.seed.size)
     specs: dict[str, Any] = {"images": P(), "labels": P(), "seed": seed}
     return dataclasses.replace(split, **specs)
 
@@ -245,7 +171,7 @@ def train_steps(
 
     Args:
         state: donated; use the returned one.
-        split: as `TrainingSplit.put` lays it out.
+        split: as `TrainingSplit.device_put` lays it out.
         num_steps: int32 [].
         mesh: whose `seeds` divide the networks, and whose `batch` the batch.
 
@@ -257,14 +183,14 @@ def train_steps(
         state: TrainState, split: TrainingSplit, num_steps: jax.Array
     ) -> tuple[TrainState, Metrics]:
         last = state.step + num_steps
-        size = stack_size(state.params)  # of this device's part of the stack
+        size = ensemble_size(state.params)  # of this device's part of the stack
         sums = functools.partial(share_sums, split, state.apply_fn, mesh)
 
-        def going_on(loop: Loop) -> jax.Array:
+        def cond(loop: Loop) -> jax.Array:
             return (loop.state.step < last) & loop.finite
 
         def one_step(loop: Loop) -> Loop:
-            member = each_member(functools.partial(sums, loop.state.step), bool(size))
+            member = map_ensemble(functools.partial(sums, loop.state.step), bool(size))
             flat, unflatten = ravel_pytree(member(loop.weights, split.seed))
             loss, correct, grads = unflatten(jax.lax.psum(flat, BATCH))
             grads = jax.tree.map(lambda grad: grad / split.batch_size, grads)
@@ -278,14 +204,14 @@ def train_steps(
 
         stack = () if size is None else (size,)
         start = Loop(state, Metrics.zeros(stack), jnp.array(True))
-        loop = jax.lax.while_loop(going_on, one_step, start)
-        return loop.state, whole_stack(loop.metrics, mesh)
+        loop = jax.lax.while_loop(cond, one_step, start)
+        return loop.state, gather_ensemble(loop.metrics, mesh)
 
     run = jax.shard_map(
         one_shard,
         mesh=mesh,
-        in_specs=(_state_specs(state), _split_specs(split), P()),
-        out_specs=(_state_specs(state), P()),
+        in_specs=(state_specs(state), _split_specs(split), P()),
+        out_specs=(state_specs(state), P()),
         check_vma=False,  # gradients stay a device's own until the sum above
     )
     return run(state, split, num_steps)
@@ -318,28 +244,18 @@ def _own_share(
     return own.batch(step, jax.lax.axis_index(BATCH), mesh.shape[BATCH])
 
 
-def whole_stack(tree: Any, mesh: Mesh) -> Any:
-    """A device's part of a stack's sums, as the whole stack's; `[]` stays as it is."""
-    if mesh.shape[SEEDS] == 1:
-        return tree  # which is the whole already
-    return jax.tree.map(
-        lambda leaf: jax.lax.all_gather(leaf, SEEDS, tiled=True) if leaf.ndim else leaf,
-        tree,
-    )
-
-
 @functools.partial(jax.jit, static_argnames="mesh")
 def score_last_batch(state: TrainState, split: TrainingSplit, *, mesh: Mesh) -> Metrics:
     """Sums over the batch of the last finished update, with the parameters after it."""
 
     def one_shard(state: TrainState, split: TrainingSplit) -> Metrics:
-        size = stack_size(state.params)
+        size = ensemble_size(state.params)
 
         def member(params: Params, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
             batch = _own_share(split, mesh, state.step - 1, seed)
             return state.apply_fn(params, *batch)
 
-        sums = each_member(member, bool(size))(state.params, split.seed)
+        sums = map_ensemble(member, bool(size))(state.params, split.seed)
         loss, correct = jax.lax.psum(sums, BATCH)
         metrics = dataclasses.replace(
             Metrics.zeros(loss.shape),
@@ -347,73 +263,13 @@ def score_last_batch(state: TrainState, split: TrainingSplit, *, mesh: Mesh) -> 
             correct=correct,
             examples=jnp.asarray(split.batch_size, jnp.int32),
         )
-        return whole_stack(metrics, mesh)
+        return gather_ensemble(metrics, mesh)
 
     run = jax.shard_map(
         one_shard,
         mesh=mesh,
-        in_specs=(_state_specs(state), _split_specs(split)),
+        in_specs=(state_specs(state), _split_specs(split)),
         out_specs=P(),
         check_vma=False,
     )
     return run(state, split)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "mesh"))
-def count_batches(
-    params: Params,
-    images: jax.Array,
-    labels: jax.Array,
-    *,
-    model: RowReader,
-    mesh: Mesh,
-) -> Counts:
-    """Scores images in one call, batch after batch, each device its own share.
-
-    Args:
-        params: of the model, or of a stack of them.
-        images: uint8 [batches, batch, rows, columns].
-        labels: int32 [batches, batch]; a negative label marks padding, which
-            counts for nothing.
-        model: static.
-        mesh: whose `batch` divides the batch, and whose `seeds` the stack.
-
-    Returns:
-        Sums over all images that are not padding.
-    """
-
-    def one_shard(params: Params, images: jax.Array, labels: jax.Array) -> Counts:
-        size = stack_size(params)
-
-        def member(params: Params) -> Counts:
-            score = functools.partial(_count_batch, model, params)
-            start = Counts(
-                jnp.zeros((), jnp.float32), jnp.zeros((CLASSES, CLASSES), jnp.int32)
-            )
-            return jax.lax.scan(score, start, Batch(images, labels))[0]
-
-        counts = jax.lax.psum(each_member(member, bool(size))(params), BATCH)
-        return whole_stack(counts, mesh)
-
-    spec = by_member(stack_size(params) or 1)
-    run = jax.shard_map(
-        one_shard,
-        mesh=mesh,
-        in_specs=(spec, P(None, BATCH), P(None, BATCH)),
-        out_specs=P(),
-        check_vma=False,
-    )
-    return run(params, images, labels)
-
-
-def _count_batch(
-    model: RowReader, params: Params, counts: Counts, batch: Batch
-) -> tuple[Counts, None]:
-    logits = jnp.asarray(model.apply({"params": params}, batch.images))
-    real = batch.labels >= 0
-    labels = jnp.where(real, batch.labels, 0)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    confusion = counts.confusion.at[labels, logits.argmax(-1)].add(
-        real.astype(jnp.int32)
-    )
-    return Counts(counts.loss + jnp.sum(losses, where=real), confusion), None

@@ -18,7 +18,7 @@ from rnnmnist.config.schema import Config
 from rnnmnist.data import embedded
 from rnnmnist.errors import UserError
 from rnnmnist.inference import out_of_distribution, preprocessing
-from rnnmnist.inference.predictor import Reader
+from rnnmnist.inference.predictor import Predictor
 from rnnmnist.models.classifier import Params, count_params
 from rnnmnist.models.recurrence import Kernels
 from rnnmnist.reporting import html
@@ -34,17 +34,17 @@ class Network(NamedTuple):
     """A trained LSTM."""
 
     name: str  # of its run
-    reader: Reader
+    predictor: Predictor
 
     @property
     def loss(self) -> str:
         """How it was asked in training: last or every_row."""
-        return self.reader.config.train.loss
+        return self.predictor.config.train.loss
 
     @property
     def params(self) -> Params:
         """The parameters, by Flax's names."""
-        return self.reader.params
+        return self.predictor.params
 
 
 class Sample(NamedTuple):
@@ -62,9 +62,9 @@ def restore(workdir: Path) -> Network:
         UserError: when there is no such run, or it is not of one LSTM that has learned
             digits.
     """
-    reader = Reader(workdir)
-    check(workdir, reader.config)
-    return Network(workdir.name, reader)
+    predictor = Predictor(workdir)
+    check(workdir, predictor.config)
+    return Network(workdir.name, predictor)
 
 
 def check(workdir: Path, config: Config) -> None:
@@ -114,7 +114,7 @@ def page(networks: Sequence[Network]) -> str:
         style=html.style(PARTS / "style.css"),
         # No name of a run can end the script that it stands in.
         data=json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"),
-        units=_spread(len(network.params["readout"]["kernel"]) for network in networks),
+        units=_spread(len(network.params["head"]["kernel"]) for network in networks),
         weights=_spread(count_params(network.params) for network in networks),
         **parts,
     )
@@ -149,12 +149,16 @@ def choose_samples(network: Network) -> list[Sample]:
     and near to them.
     """
     images, labels = embedded.splits()["test"]
-    belief = network.reader.believe(images)[:, -1]  # [n, classes]
-    truth = belief[np.arange(len(labels)), labels]
-    clear = (truth >= SURE) & out_of_distribution.of_digits().look_like(images, belief)
+    probabilities = network.predictor.predict_probabilities(images)[
+        :, -1
+    ]  # [n, classes]
+    truth = probabilities[np.arange(len(labels)), labels]
+    clear = (truth >= SURE) & out_of_distribution.of_digits().look_like(
+        images, probabilities
+    )
     of_digits = [
         np.flatnonzero((labels == digit) & clear)[:EASY]
-        for digit in range(belief.shape[1])
+        for digit in range(probabilities.shape[1])
     ]
     easy = [
         places[turn]
@@ -171,18 +175,18 @@ def choose_samples(network: Network) -> list[Sample]:
 
 
 def _network_data(network: Network, title: str) -> dict[str, Any]:
-    kernels, readout = Kernels.of(network.params["cell"]), network.params["readout"]
+    kernels, head = Kernels.of(network.params["cell"]), network.params["head"]
     arrays = {
         "row": kernels.row,
         "bias": kernels.bias,
         "hidden": kernels.hidden,
-        "readout": readout["kernel"],
-        "readoutBias": readout["bias"],
+        "head": head["kernel"],
+        "headBias": head["bias"],
     }
     return {
         "title": title,
         "loss": network.loss,
-        "hidden": len(readout["kernel"]),
+        "hidden": len(head["kernel"]),
         "params": {
             name: _base64(np.asarray(array, "<f4")) for name, array in arrays.items()
         },

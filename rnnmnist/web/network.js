@@ -60,7 +60,7 @@ function softmax(logits) {
 
 /** Asks which digit it is, as far as the network has read. */
 function ask(network, memory) {
-  const logits = weighted(memory.hidden, network.readout, network.readoutBias);
+  const logits = weighted(memory.hidden, network.head, network.headBias);
   return { logits: [...logits], belief: softmax([...logits]) };
 }
 

@@ -1,6 +1,5 @@
 """Damaged checkpoints: found, named, never used."""
 
-import functools
 import json
 import random
 import shutil
@@ -9,32 +8,28 @@ from pathlib import Path
 
 import pytest
 import runs
-from flax.training.train_state import TrainState
 from support import Command
 
 from rnnmnist.checkpoints import store, verification
-from rnnmnist.checkpoints.checksums import array_digests
+from rnnmnist.checkpoints.checksums import array_checksums
 from rnnmnist.checkpoints.selection import find_step
-from rnnmnist.config.schema import FIELDS, Config
+from rnnmnist.config.schema import FIELDS
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation import results
-from rnnmnist.models.classifier import make_model
-from rnnmnist.runtime.mesh import here
 from rnnmnist.runtime.workdir import MetricsFile
 from rnnmnist.training.resume import FREE, FREE_WITH_WARNING, step_to_resume
-from rnnmnist.training.step import abstract_state
 
 NEWEST = runs.STEPS
 Damage = Callable[[Path], object]
 
 
-def largest(folder: Path) -> Path:
+def all_max(folder: Path) -> Path:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return max(files, key=lambda path: path.stat().st_size)
 
 
 def cut(step: Path) -> None:
-    path = largest(step / "params")
+    path = all_max(step / "params")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
@@ -50,8 +45,8 @@ def only_line(text: str) -> str:
 
 DAMAGES: dict[str, Damage] = {
     "truncated file": cut,
-    "empty file": lambda step: largest(step / "params").write_bytes(b""),
-    "removed file": lambda step: largest(step / "params").unlink(),
+    "empty file": lambda step: all_max(step / "params").write_bytes(b""),
+    "removed file": lambda step: all_max(step / "params").unlink(),
     "removed item": lambda step: shutil.rmtree(step / "params"),
     "garbage JSON": lambda step: (step / "config" / "metadata").write_text('{"seed": '),
     "empty step folder": empty,
@@ -61,9 +56,9 @@ DAMAGES: dict[str, Damage] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_newest_step_is_named_and_training_goes_back(
-    command: Command, data_dir: Path, twin: Path, tmp_path: Path, name: str
+    command: Command, data_dir: Path, reference_run: Path, tmp_path: Path, name: str
 ) -> None:
-    workdir = runs.copy_of(twin, tmp_path / "run")
+    workdir = runs.copy_of(reference_run, tmp_path / "run")
     shutil.rmtree(workdir / "evaluation")
     DAMAGES[name](workdir / str(NEWEST))
 
@@ -85,29 +80,24 @@ def test_a_damaged_newest_step_is_named_and_training_goes_back(
     assert line.startswith(f"warning: checkpoint {NEWEST} is damaged and not used")
     assert f"resuming from step {NEWEST - 20}\n" in trained.stdout
     assert (workdir / f"damaged-{NEWEST}").is_dir()
-    runs.assert_same_end(workdir, twin)
-
-
-@functools.cache  # which take longer than to read the arrays
-def shapes_of(config: Config) -> TrainState:
-    return abstract_state(config, make_model(config.model), here())
+    runs.assert_same_end(workdir, reference_run)
 
 
 def everything(workdir: Path, step: int) -> dict[str, str]:
     """The sums of what is restored from a step, computed from the arrays."""
     config = store.read_config(workdir, step)
-    state = store.read_state(workdir, step, shapes_of(config))
-    found = array_digests(store.memory(state)) | array_digests(state.params)
+    state, params = store.read_state(workdir, step), store.read_params(workdir, step)
+    found = array_checksums(state) | array_checksums(params)
     document = config.replace({"data.data_dir": None}).to_dict()
     metrics = store.read_metrics(workdir, step)
     return found | {"config": json.dumps(document), "metrics": json.dumps(metrics)}
 
 
 def test_one_flipped_bit_anywhere_is_found_or_changes_nothing(
-    twin: Path, tmp_path: Path
+    reference_run: Path, tmp_path: Path
 ) -> None:
     """Twenty bits, each flipped back before the next one is flipped."""
-    folder = shutil.copytree(twin / str(NEWEST), tmp_path / str(NEWEST))
+    folder = shutil.copytree(reference_run / str(NEWEST), tmp_path / str(NEWEST))
     right = everything(tmp_path, NEWEST)
     files = [path for path in files_of(folder) if path.stat().st_size]
     faults: list[str | None] = []
@@ -132,9 +122,9 @@ def test_one_flipped_bit_anywhere_is_found_or_changes_nothing(
 
 
 def test_a_checkpoint_under_another_steps_name_is_damaged(
-    twin: Path, tmp_path: Path
+    reference_run: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(twin / str(NEWEST), tmp_path / "7000")
+    shutil.copytree(reference_run / str(NEWEST), tmp_path / "7000")
     fault = verification.fault_of(tmp_path, 7000)
     assert fault == f"it holds step {NEWEST}"
 
@@ -168,18 +158,18 @@ def another(name: str, value: object) -> object:
 
 @pytest.mark.parametrize("name", sorted(FIELDS))
 def test_each_setting_is_refused_warned_of_or_free(
-    twin: Path, data_dir: Path, name: str
+    reference_run: Path, data_dir: Path, name: str
 ) -> None:
-    same = store.read_config(twin, NEWEST)
+    same = store.read_config(reference_run, NEWEST)
     section, _, key = name.rpartition(".")
     value = getattr(getattr(same, section) if section else same, key)
     changed = same.replace({name: another(name, value)})
     assert changed != same
     if name in FREE | FREE_WITH_WARNING:
-        assert step_to_resume(changed, twin) == NEWEST
+        assert step_to_resume(changed, reference_run) == NEWEST
         return
     with pytest.raises(UserError) as error:
-        step_to_resume(changed, twin)
+        step_to_resume(changed, reference_run)
     assert f"{name}={another(name, value)} (checkpoint: {value})" in str(error.value)
     # What decides the model, its loss or the order of the data is never free.
     assert name.startswith(("model.", "data.")) or name in {
@@ -232,18 +222,18 @@ def files_of(workdir: Path) -> list[Path]:
     ],
 )
 def test_fifty_random_edits_give_errors_or_the_right_arrays(
-    twin: Path, tmp_path: Path, first: int
+    reference_run: Path, tmp_path: Path, first: int
 ) -> None:
-    steps = store.list_steps(twin)
-    right = {step: everything(twin, step) for step in steps}
-    (path,) = (twin / "evaluation").glob("*")
+    steps = store.list_steps(reference_run)
+    right = {step: everything(reference_run, step) for step in steps}
+    (path,) = (reference_run / "evaluation").glob("*")
     right_result = json.loads(path.read_text())
     right_params = right_result["params_sha256"]
-    config = store.read_config(twin, NEWEST)
+    config = store.read_config(reference_run, NEWEST)
     outcomes = {"good": 0, "bad": 0}
     for number in range(first, first + 50):
         generator = random.Random(number)
-        workdir = runs.copy_of(twin, tmp_path / str(number))
+        workdir = runs.copy_of(reference_run, tmp_path / str(number))
         said = edit(generator, files_of(workdir))
         for step in store.list_steps(workdir):
             if verification.fault_of(workdir, step) is None:
@@ -259,7 +249,7 @@ def test_fifty_random_edits_give_errors_or_the_right_arrays(
         try:
             step_to_resume(config, workdir)
             for path in (workdir / "evaluation").glob("*"):
-                kept = results.kept_result(path, right_params)
+                kept = results.read_result(path, right_params)
                 assert kept is None or kept == right_result, said
         except RunError as error:
             assert "\n" not in str(error).strip(), said
@@ -278,9 +268,9 @@ def test_fifty_random_edits_give_errors_or_the_right_arrays(
     ],
 )
 def test_ten_random_edits_through_the_commands(
-    command: Command, data_dir: Path, twin: Path, tmp_path: Path, number: int
+    command: Command, data_dir: Path, reference_run: Path, tmp_path: Path, number: int
 ) -> None:
-    workdir = runs.copy_of(twin, tmp_path / "run")
+    workdir = runs.copy_of(reference_run, tmp_path / "run")
     if number % 2:
         runs.cut_back(workdir, NEWEST - 20)
     said = edit(random.Random(1000 + number), files_of(workdir))
@@ -292,7 +282,7 @@ def test_ten_random_edits_through_the_commands(
     assert trained.returncode in (0, 1, 2), said
     assert "Traceback" not in trained.stderr, said
     if trained.returncode == 0:
-        assert runs.sums(workdir)["params"] == runs.sums(twin)["params"], said
+        assert runs.sums(workdir)["params"] == runs.sums(reference_run)["params"], said
     else:
         (line,) = trained.stderr.strip().splitlines()[-1:]
         assert line.startswith("error: ")

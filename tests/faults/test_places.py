@@ -17,7 +17,7 @@ from support import Command, one_line_error
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import datasets
-from rnnmnist.runtime.workdir import NOTE, claim, holder
+from rnnmnist.runtime.workdir import NOTE, lock, lock_owner
 
 pytestmark = pytest.mark.slow
 
@@ -26,11 +26,11 @@ def test_a_full_disk_stops_the_run_with_its_last_good_step(
     environment: dict[str, str],
     command: Command,
     data_dir: Path,
-    twin: Path,
+    reference_run: Path,
     tmp_path: Path,
 ) -> None:
     """As a limit on the size of files: what a parameter file needs is not there."""
-    workdir = runs.copy_of(twin, tmp_path / "run")
+    workdir = runs.copy_of(reference_run, tmp_path / "run")
     runs.cut_back(workdir, runs.STEPS - 20)
     before = runs.sums(workdir, runs.STEPS - 20)
 
@@ -55,7 +55,7 @@ def test_a_full_disk_stops_the_run_with_its_last_good_step(
     assert runs.sums(workdir, runs.STEPS - 20) == before
     again = command("main", *runs.words(workdir, data_dir))
     assert again.returncode == 0, again.stderr
-    runs.assert_same_end(workdir, twin)
+    runs.assert_same_end(workdir, reference_run)
 
 
 @pytest.mark.parametrize("place", ["/proc/rnnmnist", "/dev/null/run"])
@@ -113,7 +113,7 @@ def test_a_kill_while_the_arrays_are_written_costs_a_decoding(
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from rnnmnist import data\n"
+        "from rnnmnist.data import datasets\n"
         "from rnnmnist.config.schema import DataConfig\n"
         "honest = Path.write_bytes\n"
         "def slow(path, content):\n"
@@ -121,7 +121,7 @@ def test_a_kill_while_the_arrays_are_written_costs_a_decoding(
         "    print('half', flush=True)\n"
         "    time.sleep(60)\n"
         "Path.write_bytes = slow\n"
-        "data.load(DataConfig(name='mnist5k', data_dir=sys.argv[1]))\n"
+        "datasets.load(DataConfig(name='mnist5k', data_dir=sys.argv[1]))\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)],
@@ -149,8 +149,8 @@ def test_a_file_system_without_locks_is_a_warning(
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with caplog.at_level(logging.WARNING), claim(tmp_path) as mine:
+    with caplog.at_level(logging.WARNING), lock(tmp_path) as mine:
         assert (tmp_path / NOTE).read_text() == mine
-        assert holder(tmp_path) is None
+        assert lock_owner(tmp_path) is None
     (record,) = caplog.records
     assert f"{tmp_path} has no locks (Operation not supported)" in record.getMessage()

@@ -31,7 +31,7 @@ def test_killed_at_a_random_moment_it_ends_the_same(
     environment: dict[str, str],
     command: Command,
     data_dir: Path,
-    twin: Path,
+    reference_run: Path,
     tmp_path: Path,
     number: int,
 ) -> None:
@@ -47,7 +47,7 @@ def test_killed_at_a_random_moment_it_ends_the_same(
     resumed = re.search(r"resuming from step (\d+)", printed)
     # At most the work since the last finished checkpoint is lost.
     assert int(resumed[1] if resumed else 0) >= max(saved, default=0)
-    runs.assert_same_end(workdir, twin)
+    runs.assert_same_end(workdir, reference_run)
     unfinished = [name for name in before if "tmp" in name]
     print(f"killed at {saved}, during a save: {bool(unfinished)}")
 
@@ -57,7 +57,7 @@ def test_a_signal_saves_exits_in_time_and_the_run_ends_the_same(
     environment: dict[str, str],
     command: Command,
     data_dir: Path,
-    twin: Path,
+    reference_run: Path,
     tmp_path: Path,
     number: int,
 ) -> None:
@@ -74,7 +74,7 @@ def test_a_signal_saves_exits_in_time_and_the_run_ends_the_same(
     verified = command("verify", f"--workdir={workdir}")
     assert f"step {step}  good" in verified.stdout
     assert f"resuming from step {step}\n" in finish(command, workdir, data_dir)
-    runs.assert_same_end(workdir, twin)
+    runs.assert_same_end(workdir, reference_run)
 
 
 def test_a_signal_in_the_last_chunk_still_decides_the_exit_code(
@@ -83,13 +83,14 @@ def test_a_signal_in_the_last_chunk_still_decides_the_exit_code(
     """Stopped by a signal that the loop sees after its last step."""
     program = (
         "import os, signal, sys\n"
-        "from rnnmnist import errors, main, train\n"
-        "honest = train.validate\n"
+        "from rnnmnist import errors, main\n"
+        "from rnnmnist.training import loop\n"
+        "honest = loop.validate\n"
         "def validate(run, state, step):\n"
         "    if step == run.config.train.num_steps:\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return honest(run, state, step)\n"
-        "train.validate = validate\n"
+        "loop.validate = validate\n"
         "errors.run(main.main)\n"
     )
     workdir = tmp_path / "run"
@@ -161,7 +162,7 @@ def test_a_second_trainer_is_refused_and_a_dead_one_does_not_block(
     environment: dict[str, str],
     command: Command,
     data_dir: Path,
-    twin: Path,
+    reference_run: Path,
     tmp_path: Path,
 ) -> None:
     workdir = tmp_path / "run"
@@ -172,7 +173,7 @@ def test_a_second_trainer_is_refused_and_a_dead_one_does_not_block(
     process.kill()
     process.communicate()
     finish(command, workdir, data_dir)
-    runs.assert_same_end(workdir, twin)
+    runs.assert_same_end(workdir, reference_run)
 
 
 def test_an_evaluator_beside_a_trainer_disturbs_nothing_and_never_fails(
@@ -186,13 +187,13 @@ def test_an_evaluator_beside_a_trainer_disturbs_nothing_and_never_fails(
         "import sys, time\n"
         "from rnnmnist import evaluate\n"
         "begin, count = time.monotonic(), 0\n"
-        "from rnnmnist import checkpoint, evaluation\n"
+        "from rnnmnist.evaluation import results\n"
         "from rnnmnist.runtime.mesh import make_mesh\n"
         "from pathlib import Path\n"
         "mesh = make_mesh(48, None, 1)\n"
         "while time.monotonic() - begin < 20:\n"
         "    for wanted in ('latest', 'best'):\n"
-        "        evaluation.evaluate_run(\n"
+        "        results.evaluate_run(\n"
         "            Path(sys.argv[1]), wanted, 'validation', {}, mesh)\n"
         "        count += 1\n"
         "print(count)\n"

@@ -1,0 +1,44 @@
+"""Lists the commands, and runs them: `rnnmnist train` is `python -m rnnmnist.main`."""
+
+import importlib
+
+from rnnmnist import errors
+
+COMMANDS = {
+    "train": "main",
+    "evaluate": "evaluate",
+    "predict": "predict",
+    "report": "report",
+    "page": "page",
+    "verify": "verify",
+    "doctor": "doctor",
+}
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command that the first word names, with the rest as its arguments.
+
+    Raises:
+        UserError: if there is no such command.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: rnnmnist COMMAND [FLAGS]; COMMAND --help lists its flags\n")
+        for name, module in COMMANDS.items():
+            doc = importlib.import_module(f"rnnmnist.{module}").__doc__ or ""
+            print(f"  {name:<10}{doc.splitlines()[0]}")
+        return
+    name, *rest = argv
+    if name not in COMMANDS:
+        raise errors.UserError(
+            f"{name}: no such command; there are {', '.join(COMMANDS)}"
+        )
+    importlib.import_module(f"rnnmnist.{COMMANDS[name]}").main(rest)
+
+
+def run() -> None:
+    """The console script."""
+    errors.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,68 @@
+"""Configuration files, and the folders that a clone and a wheel both ship."""
+
+import difflib
+import runpy
+from pathlib import Path
+
+from rnnmnist.config.schema import Config
+from rnnmnist.errors import UserError
+
+# The shipped models: trained by the loss after the last row, and after every row.
+REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_row")
+
+
+def shipped_folder(name: str) -> Path:
+    """A folder that lies at the top of a clone and inside the package of a wheel."""
+    package = Path(__file__).resolve().parent.parent
+    in_wheel = package / "shipped" / name
+    return in_wheel if in_wheel.is_dir() else package.parent / name
+
+
+def find_config(file_or_name: str) -> Path:
+    """Finds the file that `--config` names: a path, or a shipped configuration.
+
+    Raises:
+        UserError: if there is neither, with the names of the shipped configurations.
+    """
+    try:
+        path = Path(file_or_name).expanduser()
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--config: {file_or_name[:80]!r} is not a path: {error}"
+        ) from None
+    folder = shipped_folder("configs")
+    names = sorted(file.stem for file in folder.glob("*.py"))
+    for name in names:
+        if file_or_name in (name, f"{name}.py", f"configs/{name}.py"):
+            return folder / f"{name}.py"
+    near = difflib.get_close_matches(path.stem, names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(
+        f"--config: there is no file {file_or_name}; {hint}"
+        f"shipped configurations: {', '.join(names)}"
+    )
+
+
+def load_config(path: Path) -> Config:
+    """Runs a configuration file and returns its configuration.
+
+    Raises:
+        UserError: if the file does not run or returns no `Config`.
+    """
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        config = get_config() if callable(get_config) else None
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's file can raise anything
+        raise UserError(
+            f"--config: {path} does not run: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(config, Config):
+        raise UserError(
+            f"--config: {path} must define a function get_config() that returns a "
+            f"rnnmnist.Config, not {type(config).__name__}"
+        )
+    return config

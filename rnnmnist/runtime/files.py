@@ -1,0 +1,39 @@
+"""Files that appear whole or not at all, and logs of one JSON object a line."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file, which has its old content until the new one is complete.
+
+    Raises:
+        OSError: if it cannot be written; the temporary file is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file of JSON atomically; its folder is created."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Appends a line of JSON to a file and hands it to the operating system at once.
+
+    A torn last line stays a line of its own.
+    """
+    text = json.dumps(value) + "\n"
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            text = text if file.read() == b"\n" else f"\n{text}"
+        file.write(text.encode())
