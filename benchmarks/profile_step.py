@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, by Flax's cell and by our recurrence.
+"""Profiles a training step with Flax's cell and with the fused recurrence.
 
 python benchmarks/profile_step.py
 """
@@ -13,25 +13,27 @@ from typing import Any
 
 from run_ours import Trainer, make_config
 
+from rnnmnist.reporting import markdown
+
 STEPS, ROUNDS = 50, 5
 KINDS = (
     "matrix products",
     "element-wise, forward",
     "element-wise, backward",
     "sum over devices",
-    "drawing the batch",
+    "batch selection",
     "optimizer",
-    "the rest",
+    "other",
     "between operations",
 )
 
 
 def kind_of(name: str, origin: str) -> str:
-    """The kind of an operation.
+    """Returns the kind of an operation.
 
     Args:
-        name: the compiled program's.
-        origin: where in the traced program it comes from.
+        name: its name in the compiled program.
+        origin: its name stack in the traced program.
     """
     if name.startswith(("ynn_fusion", "dot", "onednn")):
         return "matrix products"
@@ -39,17 +41,17 @@ def kind_of(name: str, origin: str) -> str:
         return "sum over devices"
     for word, kind in (
         ("/update/", "optimizer"),
-        ("/batch/", "drawing the batch"),
+        ("/batch/", "batch selection"),
         ("transpose(jvp", "element-wise, backward"),
         ("jvp(", "element-wise, forward"),
     ):
         if word in origin:
             return kind
-    return "the rest"
+    return "other"
 
 
 def profile(recurrence: str) -> dict[str, float]:
-    """Milliseconds a step of each kind, in the mean of the devices, and of all."""
+    """Returns the milliseconds per step of each kind, as a mean over the devices."""
     import jax
     import numpy as np
 
@@ -58,17 +60,17 @@ def profile(recurrence: str) -> dict[str, float]:
 
     trainer = Trainer(make_config(model={"recurrence": recurrence}))
     trainer.steps(STEPS)
-    walls = []
+    durations = []
     for _ in range(ROUNDS):
         begin = time.perf_counter()
         trainer.steps(STEPS)
-        walls.append((time.perf_counter() - begin) / STEPS)
+        durations.append((time.perf_counter() - begin) / STEPS)
     number = device_put(np.int32(STEPS), replicated(trainer.mesh))
     program = train_steps.lower(
         trainer.state, trainer.split, number, mesh=trainer.mesh
     ).compile()
-    found = re.findall(r'%([\w.\-]+) = .*op_name="([^"]*)"', program.as_text() or "")
-    origins = dict(found)
+    pattern = r'%([\w.\-]+) = .*op_name="([^"]*)"'
+    origins = dict(re.findall(pattern, program.as_text() or ""))
     times: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -76,23 +78,23 @@ def profile(recurrence: str) -> dict[str, float]:
         (path,) = Path(folder).rglob("*.xplane.pb")
         for event in events(path):
             name = event["hlo_op"]
-            # These hold others.
+            # These contain other operations.
             if not name.startswith(("while", "call", "conditional")):
                 kind = kind_of(name, origins.get(name, ""))
                 times[kind] += event["nanoseconds"]
     scale = 1e6 * STEPS * trainer.mesh.size
     result = {kind: times[kind] / scale for kind in KINDS[:-1]}
-    wall = 1e3 * sorted(walls)[ROUNDS // 2]
-    return result | {KINDS[-1]: wall - sum(result.values()), "a step": wall}
+    step = 1e3 * sorted(durations)[ROUNDS // 2]
+    return result | {KINDS[-1]: step - sum(result.values()), "whole step": step}
 
 
 def events(path: Path) -> list[dict[str, Any]]:
-    """The operations that a trace has seen."""
+    """Reads the operations of a trace."""
     import jax
 
     found = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a type without a module
+        warnings.simplefilter("ignore")  # a deprecated extension type of jax
         for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
             for line in plane.lines:
                 for event in line.events:
@@ -105,12 +107,13 @@ def events(path: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Prints the table."""
-    columns = {name: profile(name) for name in ("flax", "fused")}
-    print("| ms a step of 128, on each device | flax, before | fused, after |")
-    print("| --- | --- | --- |")
-    for kind in (*KINDS, "a step"):
-        numbers = " | ".join(f"{column[kind]:.2f}" for column in columns.values())
-        print(f"| {kind} | {numbers} |")
+    columns = [profile(name) for name in ("flax", "fused")]
+    rows = [
+        [kind, *(f"{column[kind]:.2f}" for column in columns)]
+        for kind in (*KINDS, "whole step")
+    ]
+    header = ("ms per step of 128, on each device", "flax", "fused")
+    print(markdown.table(header, rows), end="")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The turn of Keras on TensorFlow: `LSTM`, `Dense`, Adam, `fit`, as in its guides."""
+"""The Keras worker: `LSTM`, `Dense`, Adam and `fit` on TensorFlow, as in its guides."""
 
 import json
 import os
@@ -10,13 +10,13 @@ from typing import Any
 
 import keras
 import numpy as np
-import turns
+import worker
 
 BATCH = 128
 
 
 def make_network(rows: int, columns: int, jit: bool) -> keras.Model:
-    """The same network, with several steps in each of Keras's calls."""
+    """Builds the same network, with several steps per execution."""
     network = keras.Sequential(
         [
             keras.Input((rows, columns)),
@@ -35,7 +35,7 @@ def make_network(rows: int, columns: int, jit: bool) -> keras.Model:
 
 
 def fit(network: keras.Model, images: Any, labels: Any, batch: int = BATCH) -> None:
-    """Once through the images, whole batches only."""
+    """Trains one epoch and drops an incomplete batch."""
     whole = len(labels) - len(labels) % batch
     network.fit(images[:whole], labels[:whole], batch_size=batch, verbose=0)
 
@@ -43,61 +43,61 @@ def fit(network: keras.Model, images: Any, labels: Any, batch: int = BATCH) -> N
 def count_correct(
     network: keras.Model, images: Any, labels: Any, batch: int = 1000
 ) -> int:
-    """Right answers, of all images."""
-    answers = network.predict(images, batch_size=batch, verbose=0).argmax(1)
-    return int((answers == labels).sum())
+    """Counts the correct predictions."""
+    predicted = network.predict(images, batch_size=batch, verbose=0).argmax(1)
+    return int((predicted == labels).sum())
 
 
 def train(
     steps: int, batch: int = BATCH, rows: int = 28, columns: int = 28, jit: bool = False
 ) -> None:
-    """Training, in images."""
-    images, labels = turns.noise(steps * batch, rows, columns)
+    """Serves training steps; the amount is in images."""
+    images, labels = worker.noise(steps * batch, rows, columns)
     network = make_network(rows, columns, jit)
 
-    def turn() -> int:
+    def task() -> int:
         fit(network, images, labels, batch)
         return steps * batch
 
-    turns.serve(turn)
+    worker.serve(task)
 
 
 def evaluate(images: int, batch: int, jit: bool = False) -> None:
-    """Evaluation, in images."""
-    pixels, labels = turns.noise(images)
+    """Serves evaluations; the amount is in images."""
+    pixels, labels = worker.noise(images)
     network = make_network(28, 28, jit)
 
-    def turn() -> int:
+    def task() -> int:
         count_correct(network, pixels, labels, batch)
         return images
 
-    turns.serve(turn)
+    worker.serve(task)
 
 
 def job(data: str, steps: int, jit: bool = False) -> None:
-    """Trains on the originals; says how many of all test images are right."""
-    images, labels = turns.originals(data, "train")
+    """Trains on MNIST and prints the correct predictions on the test split."""
+    images, labels = worker.originals(data, "train")
     network = make_network(28, 28, jit)
-    left = steps
-    while left:
-        now = min(left, len(labels) // BATCH)
-        order = np.random.default_rng(left).permutation(len(labels))[: now * BATCH]
+    generator = np.random.default_rng(0)
+    while steps:
+        count = min(steps, len(labels) // BATCH)
+        order = generator.permutation(len(labels))[: count * BATCH]
         fit(network, images[order], labels[order])
-        left -= now
-    correct = count_correct(network, *turns.originals(data, "test"))
+        steps -= count
+    correct = count_correct(network, *worker.originals(data, "test"))
     print(json.dumps({"correct": correct}))
 
 
-def epochs(data: str, seed: int, most: int, jit: bool = False) -> None:
-    """Trains epoch by epoch, and after each says how many test images are right."""
+def epochs(data: str, seed: int, max_epochs: int, jit: bool = False) -> None:
+    """Prints the correct predictions on the test split after each epoch."""
     keras.utils.set_random_seed(seed)
-    images, labels = turns.originals(data, "train")
-    test = turns.originals(data, "test")
+    images, labels = worker.originals(data, "train")
+    test = worker.originals(data, "test")
     network = make_network(28, 28, jit)
-    for _ in range(most):
+    for _ in range(max_epochs):
         fit(network, images, labels)
         print(json.dumps({"correct": count_correct(network, *test)}), flush=True)
 
 
 if __name__ == "__main__":
-    turns.main({"train": train, "evaluate": evaluate, "job": job, "epochs": epochs})
+    worker.main({"train": train, "evaluate": evaluate, "job": job, "epochs": epochs})

@@ -1,10 +1,10 @@
-"""This project's turn: the functions that a run calls, on what a run lays out."""
+"""The rnnmnist worker: the functions that a run calls, on the arrays of a run."""
 
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import turns
+import worker
 
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.runtime.mesh import device_put, make_mesh, replicated, set_cpu_devices
@@ -13,7 +13,7 @@ EXAMPLES = 4000
 
 
 class Trainer:
-    """A run's state, its images, and the compiled chunk of training."""
+    """The state and the training images of a run."""
 
     def __init__(self, config: Config, rows: int = 28, columns: int = 28) -> None:
         set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
@@ -26,12 +26,12 @@ class Trainer:
         self.config = config
         self.mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
         self.model = make_model(config.model)
-        examples = Examples(*turns.noise(EXAMPLES, rows, columns))
+        examples = Examples(*worker.noise(EXAMPLES, rows, columns))
         self.split = TrainingSplit.device_put(examples, config, self.mesh)
         self.state: Any = create_state(config, self.model, self.mesh)
 
     def steps(self, count: int) -> int:
-        """Trains in one call, as between two events; returns the images."""
+        """Trains in one call, as between two events; returns the number of images."""
         import jax
         import numpy as np
 
@@ -48,7 +48,7 @@ class Trainer:
 def make_config(
     batch: int = 128, seeds: int = 1, model: dict[str, Any] | None = None
 ) -> Config:
-    """The default run's configuration, at another size."""
+    """Returns the configuration of the default run with other sizes."""
     return Config(
         num_seeds=seeds,
         data=DataConfig(name="mnist5k"),
@@ -58,30 +58,30 @@ def make_config(
 
 
 def train(steps: int, rows: int = 28, columns: int = 28, **settings: Any) -> None:
-    """Training, in images."""
+    """Serves training steps; the amount is in images."""
     trainer = Trainer(make_config(**settings), rows, columns)
-    turns.serve(lambda: trainer.steps(steps))
+    worker.serve(lambda: trainer.steps(steps))
 
 
 def evaluate(images: int, **settings: Any) -> None:
-    """Evaluation, in images."""
+    """Serves evaluations; the amount is in images."""
     trainer = Trainer(make_config(**settings))
 
     from rnnmnist.data.datasets import Examples
     from rnnmnist.evaluation.metrics import evaluate as score
     from rnnmnist.evaluation.predictions import EvaluationSplit
 
-    split = EvaluationSplit.device_put(Examples(*turns.noise(images)), trainer.mesh)
+    split = EvaluationSplit.device_put(Examples(*worker.noise(images)), trainer.mesh)
 
-    def turn() -> int:
+    def task() -> int:
         (result,) = score(trainer.model, trainer.state.params, split)
         return result.examples
 
-    turns.serve(turn)
+    worker.serve(task)
 
 
 def save(steps: int, epochs: int, saving: bool) -> None:
-    """Some epochs of training, with a checkpoint after each or without, in epochs."""
+    """Serves epochs, each with a checkpoint or without; the amount is in epochs."""
     trainer = Trainer(make_config())
 
     from rnnmnist.checkpoints.store import Checkpoints
@@ -92,7 +92,7 @@ def save(steps: int, epochs: int, saving: bool) -> None:
         Checkpoints(Path(folder), keep=2) as checkpoints,
     ):
 
-        def turn() -> int:
+        def task() -> int:
             for _ in range(epochs):
                 trainer.steps(steps)
                 if saving:
@@ -103,41 +103,41 @@ def save(steps: int, epochs: int, saving: bool) -> None:
             checkpoints.wait()
             return epochs
 
-        turns.serve(turn)
+        worker.serve(task)
 
 
 def product_xla(size: int) -> None:
-    """A matrix product, in floating-point operations."""
+    """Serves matrix products; the amount is in floating-point operations."""
     import jax
     import jax.numpy as jnp
 
     left, right = jax.random.normal(jax.random.key(0), (2, size, size))
     multiply = jax.jit(jnp.matmul)
 
-    def turn() -> int:
+    def task() -> int:
         for _ in range(20):
             multiply(left, right).block_until_ready()
         return 20 * 2 * size**3
 
-    turns.serve(turn)
+    worker.serve(task)
 
 
 def product_numpy(size: int) -> None:
-    """A matrix product, in floating-point operations."""
+    """Serves matrix products; the amount is in floating-point operations."""
     import numpy as np
 
     left, right = np.random.default_rng(0).random((2, size, size), np.float32)
 
-    def turn() -> int:
+    def task() -> int:
         for _ in range(20):
             np.matmul(left, right)
         return 20 * 2 * size**3
 
-    turns.serve(turn)
+    worker.serve(task)
 
 
 if __name__ == "__main__":
-    turns.main(
+    worker.main(
         {
             "train": train,
             "evaluate": evaluate,

@@ -1,20 +1,20 @@
-"""PyTorch's turn: `nn.LSTM`, a linear layer, Adam, as its users write them."""
+"""The PyTorch worker: `nn.LSTM`, `nn.Linear` and Adam in a plain loop."""
 
 import json
 from typing import Any
 
 import numpy as np
 import torch
-import turns
+import worker
 from torch import nn
 
 BATCH = 128
-# Gradients that fade over long sequences would slow it down; XLA does this, too.
+# Denormal numbers in vanishing gradients would slow it down; XLA flushes them, too.
 torch.set_flush_denormal(True)
 
 
 class SequenceClassifier(nn.Module):
-    """The same network: an LSTM over the rows, read out after the last one."""
+    """The same network: an LSTM over the rows, and a linear layer after the last."""
 
     def __init__(self, columns: int = 28) -> None:
         super().__init__()
@@ -22,13 +22,13 @@ class SequenceClassifier(nn.Module):
         self.head = nn.Linear(128, 10)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits [batch, 10] of uint8 images [batch, rows, columns]."""
+        """Returns logits [batch, 10] of uint8 images [batch, rows, columns]."""
         hidden, _ = self.cell(images.float() / 255)
         return self.head(hidden[:, -1])
 
 
 class Trainer:
-    """A network, its optimizer, and images that lie in memory."""
+    """A network, its optimizer and its training images."""
 
     def __init__(self, images: Any, labels: Any, compiled: bool, seed: int = 0) -> None:
         torch.manual_seed(seed)
@@ -44,7 +44,7 @@ class Trainer:
         self.loss = torch.compile(total) if compiled else total
 
     def steps(self, count: int, batch: int = BATCH) -> None:
-        """Trains; the batches run through the images in a random order."""
+        """Trains on shuffled batches."""
         done = 0
         while done < count:
             for indices in torch.randperm(len(self.labels)).split(batch):
@@ -58,12 +58,10 @@ class Trainer:
     def count_correct(
         self, images: torch.Tensor, labels: torch.Tensor, batch: int = 1000
     ) -> int:
-        """Right answers, of all images."""
+        """Counts the correct predictions."""
         with torch.inference_mode():
-            parts = zip(images.split(batch), labels.split(batch), strict=True)
-            return sum(
-                int((self.network(own).argmax(1) == true).sum()) for own, true in parts
-            )
+            batches = zip(images.split(batch), labels.split(batch), strict=True)
+            return sum(int((self.network(x).argmax(1) == y).sum()) for x, y in batches)
 
 
 def train(
@@ -73,59 +71,63 @@ def train(
     columns: int = 28,
     compiled: bool = False,
 ) -> None:
-    """Training, in images."""
-    trainer = Trainer(*turns.noise(4 * max(batch, 1000), rows, columns), compiled)
+    """Serves training steps; the amount is in images."""
+    trainer = Trainer(*worker.noise(4 * max(batch, 1000), rows, columns), compiled)
 
-    def turn() -> int:
+    def task() -> int:
         trainer.steps(steps, batch)
         return steps * batch
 
-    turns.serve(turn)
+    worker.serve(task)
 
 
 def evaluate(images: int, batch: int) -> None:
-    """Evaluation, in images."""
-    trainer = Trainer(*turns.noise(images), compiled=False)
+    """Serves evaluations; the amount is in images."""
+    trainer = Trainer(*worker.noise(images), compiled=False)
 
-    def turn() -> int:
+    def task() -> int:
         trainer.count_correct(trainer.images, trainer.labels, batch)
         return images
 
-    turns.serve(turn)
+    worker.serve(task)
+
+
+def test_split(data: str) -> list[torch.Tensor]:
+    """Reads the images and labels of the test split."""
+    return [torch.from_numpy(np.array(one)) for one in worker.originals(data, "test")]
 
 
 def job(data: str, steps: int) -> None:
-    """Trains on the originals; says how many of all test images are right."""
-    trainer = Trainer(*turns.originals(data, "train"), compiled=False)
+    """Trains on MNIST and prints the correct predictions on the test split."""
+    trainer = Trainer(*worker.originals(data, "train"), compiled=False)
     trainer.steps(steps)
-    images, labels = map(torch.from_numpy, map(np.array, turns.originals(data, "test")))
-    print(json.dumps({"correct": trainer.count_correct(images, labels)}))
+    print(json.dumps({"correct": trainer.count_correct(*test_split(data))}))
 
 
-def epochs(data: str, seed: int, most: int) -> None:
-    """Trains epoch by epoch, and after each says how many test images are right."""
-    trainer = Trainer(*turns.originals(data, "train"), compiled=False, seed=seed)
-    images, labels = map(torch.from_numpy, map(np.array, turns.originals(data, "test")))
-    for _ in range(most):
+def epochs(data: str, seed: int, max_epochs: int) -> None:
+    """Prints the correct predictions on the test split after each epoch."""
+    trainer = Trainer(*worker.originals(data, "train"), compiled=False, seed=seed)
+    images, labels = test_split(data)
+    for _ in range(max_epochs):
         trainer.steps(len(trainer.labels) // BATCH)
         correct = trainer.count_correct(images, labels)
         print(json.dumps({"correct": correct}), flush=True)
 
 
 def product(size: int) -> None:
-    """A matrix product, in floating-point operations."""
+    """Serves matrix products; the amount is in floating-point operations."""
     left, right = torch.randn(size, size), torch.randn(size, size)
 
-    def turn() -> int:
+    def task() -> int:
         for _ in range(20):
             torch.mm(left, right)
         return 20 * 2 * size**3
 
-    turns.serve(turn)
+    worker.serve(task)
 
 
 if __name__ == "__main__":
-    turns.main(
+    worker.main(
         {
             "train": train,
             "evaluate": evaluate,

@@ -1,4 +1,4 @@
-"""All of MNIST, ten epochs, no augmentation: the run that the README reports.
+"""All of MNIST, ten epochs, no augmentation: the main result of the README.
 
     python -m rnnmnist.main --config=default
 
@@ -10,5 +10,5 @@ from rnnmnist import Config
 
 
 def get_config() -> Config:
-    """The defaults of every setting."""
+    """The default of every setting."""
     return Config()

@@ -1,4 +1,4 @@
-"""The 5,000 real MNIST images that the package ships: no network, no download.
+"""The 5,000 MNIST images in the package: needs no network and no download.
 
     python -m rnnmnist.main
 
@@ -10,7 +10,7 @@ from rnnmnist import Config, DataConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """50 epochs over the 4,000 training images, moved by up to two pixels."""
+    """50 epochs over the 4,000 training images, shifted by up to two pixels."""
     return Config(
         data=DataConfig(name="mnist5k", max_shift=2),
         train=TrainConfig(num_steps=1500, eval_every_steps=150),

@@ -1,4 +1,4 @@
-"""The default run, trained by its answers after every row: so its film can be believed.
+"""The default run with a loss after every row, for calibrated early predictions.
 
     python -m rnnmnist.main --config=every_row
 
@@ -10,5 +10,5 @@ from rnnmnist import Config, TrainConfig
 
 
 def get_config() -> Config:
-    """The default recipe with a loss after each row, not after the last alone."""
+    """The default recipe with a loss after every row."""
     return Config(train=TrainConfig(loss="every_row"))

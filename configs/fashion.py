@@ -1,4 +1,4 @@
-"""Fashion-MNIST, read by the network of `best`; its garments are mirrored.
+"""Fashion-MNIST, with the network of `best`.
 
     python -m rnnmnist.main --config=fashion
 
@@ -10,7 +10,7 @@ from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """50 epochs of garments, half of them mirrored, none of them turned far."""
+    """50 epochs, with mirrored and slightly rotated images."""
     return Config(
         data=DataConfig(
             name="fashion_mnist",

@@ -1,18 +1,17 @@
 #!/bin/bash
-# One run on all hosts of a Cloud TPU slice, which exists and is named by TPU and ZONE:
+# One run on all hosts of an existing Cloud TPU slice, which TPU and ZONE name:
 #
 #   TPU=my-slice ZONE=us-west4-a bash launch/cloud_tpu.sh --config=default
 #
-# jax finds the other hosts by itself. WORKDIR has to be a folder that all hosts
-# share, a mount of Filestore for instance; on a slice of one host (v2-8, v5e-8) any
-# folder will do.
+# jax detects the other hosts. All hosts must share WORKDIR, for example on a mount of
+# Filestore; on a slice with one host (v2-8, v5e-8) any folder works.
 set -euo pipefail
 
 : "${TPU:?name the slice}" "${ZONE:?name its zone}"
 SOURCE=${SOURCE:-git+https://github.com/rnnmnist/rnnmnist}
 WORKDIR=${WORKDIR:-checkpoints/default}
-PYTHON=${PYTHON:-python3} # 3.11 or newer: images of Ubuntu 22.04 have an older one
-WORDS="--workdir=${WORKDIR@Q} ${*@Q}"
+PYTHON=${PYTHON:-python3} # 3.11 or newer; images of Ubuntu 22.04 have an older one
+ARGS="--workdir=${WORKDIR@Q} ${*@Q}"
 
 on_all_hosts() {
   gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$1"
@@ -20,6 +19,6 @@ on_all_hosts() {
 
 on_all_hosts "$PYTHON -m venv .venv &&
   .venv/bin/pip install --quiet 'rnnmnist @ $SOURCE' 'jax[tpu]' &&
-  .venv/bin/python -m rnnmnist.doctor --require=tpu $WORDS"
-# Run again after a preemption, it goes on from the last checkpoint.
-on_all_hosts ".venv/bin/python -m rnnmnist.main $WORDS"
+  .venv/bin/python -m rnnmnist.doctor --require=tpu $ARGS"
+# If it is run again after a preemption, it resumes from the last checkpoint.
+on_all_hosts ".venv/bin/python -m rnnmnist.main $ARGS"

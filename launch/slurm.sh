@@ -3,8 +3,8 @@
 #
 #   sbatch launch/slurm.sh --config=default --config.train.batch_size=1024
 #
-# jax finds the other tasks by itself. The submission's folder has to be on a file
-# system that all nodes share, and hold the environment `.venv`.
+# jax detects the other tasks. The submission folder must be on a file system that all
+# nodes share, and contain the environment `.venv`.
 #SBATCH --job-name=rnnmnist
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
@@ -16,13 +16,13 @@
 #SBATCH --open-mode=append
 set -uo pipefail
 
-# A minute before the time is up every task gets SIGTERM, saves, and exits with 143.
-# A task that a signal ends takes the others with it. Then all start again together,
-# twenty times at most; what ends with 1 or 2 would end so again.
+# A minute before the time limit every task gets SIGTERM, saves, and exits with 143. If a
+# signal ends one task, srun ends the others. The job is then requeued, at most twenty
+# times; after exit code 1 or 2 it is not, since it would fail again.
 srun --kill-on-bad-exit=1 --wait=60 \
   .venv/bin/python -m rnnmnist.main --workdir="checkpoints/$SLURM_JOB_NAME" "$@"
 code=$?
 if [ "$code" -gt 128 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ]; then
-  scontrol requeue "$SLURM_JOB_ID" # goes on from the last checkpoint
+  scontrol requeue "$SLURM_JOB_ID" # resumes from the last checkpoint
 fi
 exit "$code"

@@ -1,4 +1,4 @@
-"""rnnmnist: an LSTM reads MNIST images row by row and says which digit it read.
+"""rnnmnist: an LSTM that classifies MNIST images row by row.
 
 >>> import rnnmnist
 >>> rnnmnist.Predictor().predict("docs/five.jpg").digit
@@ -21,19 +21,11 @@ __all__ = [
     "TrainConfig",
 ]
 
-_MODULES = {
-    "Config": "config.schema",
-    "DataConfig": "config.schema",
-    "ModelConfig": "config.schema",
-    "Prediction": "inference.predictor",
-    "Predictor": "inference.predictor",
-    "TrainConfig": "config.schema",
-}
-
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is used, so that `--help` does not wait for jax."""
-    if name not in _MODULES:
+    """Imports a public name on first use, so that `--help` does not import jax."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"rnnmnist.{_MODULES[name]}")
-    return getattr(module, name)
+    is_config = name.endswith("Config")
+    module = "config.schema" if is_config else "inference.predictor"
+    return getattr(importlib.import_module(f"rnnmnist.{module}"), name)

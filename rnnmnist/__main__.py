@@ -1,22 +1,15 @@
-"""Lists the commands, and runs them: `rnnmnist train` is `python -m rnnmnist.main`."""
+"""Lists the commands and runs them: `rnnmnist train` is `python -m rnnmnist.main`."""
 
 import importlib
 
 from rnnmnist import errors
 
-COMMANDS = {
-    "train": "main",
-    "evaluate": "evaluate",
-    "predict": "predict",
-    "report": "report",
-    "page": "page",
-    "verify": "verify",
-    "doctor": "doctor",
-}
+_MODULES = ("evaluate", "predict", "report", "page", "verify", "doctor")
+COMMANDS = {"train": "main"} | {name: name for name in _MODULES}
 
 
 def main(argv: list[str]) -> None:
-    """Runs the command that the first word names, with the rest as its arguments.
+    """Runs the command that the first argument names with the other arguments.
 
     Raises:
         UserError: if there is no such command.
@@ -30,13 +23,13 @@ def main(argv: list[str]) -> None:
     name, *rest = argv
     if name not in COMMANDS:
         raise errors.UserError(
-            f"{name}: no such command; there are {', '.join(COMMANDS)}"
+            f"{name}: no such command; the commands are {', '.join(COMMANDS)}"
         )
     importlib.import_module(f"rnnmnist.{COMMANDS[name]}").main(rest)
 
 
 def run() -> None:
-    """The console script."""
+    """Entry point of the console script `rnnmnist`."""
     errors.run(main)
 
 

@@ -1,9 +1,9 @@
-"""Says what this machine has, and whether a run would work here.
+"""Reports what this machine has, and whether a run would work on it.
 
     python -m rnnmnist.doctor --require=gpu
 
-Takes the flags of `rnnmnist.main` too, for the run that is meant. Exits with 1 if
-it would not work, or would use other devices than those that are required.
+The flags of `rnnmnist.main` describe the run. The exit code is 1 if the run would not
+work, or would use other devices than required.
 """
 
 import time
@@ -12,108 +12,113 @@ from typing import Any
 
 from rnnmnist import errors
 from rnnmnist.config.command_line import TrainingArgs, parse_training, training_parser
+from rnnmnist.config.tasks import check_task
+from rnnmnist.data.tasks import task_of
 from rnnmnist.runtime import versions
 
 
-class Report:
-    """Lines that appear as they are found, and the problems among them."""
+class Checklist:
+    """Prints the result of each check at once, and collects the problems."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
 
-    def line(self, label: str, text: str) -> None:
-        """Shows a finding."""
+    def show(self, label: str, text: str) -> None:
+        """Prints a line."""
         print(f"{label:<21}{text}", flush=True)
 
-    def find(self, label: str, finder: Callable[..., str], *of: Any) -> bool:
-        """Shows what a function finds, or the problem that it raises.
+    def check(self, label: str, function: Callable[..., str], *args: Any) -> bool:
+        """Prints the text that a function returns, or the problem that it raises.
 
         Returns:
-            Whether there was none.
+            Whether the function succeeded.
         """
         try:
-            self.line(label, finder(*of))
+            self.show(label, function(*args))
         except errors.RunError as error:
-            self.line(label, f"NO: {error}")
+            self.show(label, f"NO: {error}")
             if str(error) not in self.problems:
                 self.problems.append(str(error))
             return False
         return True
 
-    def refusal(self, name: str) -> errors.RunError:
-        """One line with every problem of a configuration's run."""
-        why = "; and ".join(self.problems)
-        return errors.RunError(f"a run of {name} would not work here: {why}")
+    def failure(self, name: str) -> errors.RunError:
+        """Returns an error with every problem of the run of a configuration."""
+        problems = "; and ".join(self.problems)
+        return errors.RunError(f"a run of {name} would not work here: {problems}")
 
 
 def parse(argv: list[str]) -> tuple[TrainingArgs, str | None]:
-    """Parses the command line: the run that is meant, and the required platform."""
+    """Parses the command line: the run to check and the required platform."""
     parser = training_parser("doctor", __doc__)
     parser.add_argument(
-        "--require", choices=["tpu", "gpu"], help="exit 1 if there is none to use"
+        "--require", choices=["tpu", "gpu"], help="exit with 1 unless jax uses one"
     )
     training, args = parse_training(parser, argv)
+    check_task(training.config, task_of(training.config))
     return training, args.require
 
 
 def main(argv: list[str]) -> None:
-    """Examines the machine for the run that the command line means.
+    """Checks the machine for the run of the command line.
 
     Raises:
-        UserError: for a wrong flag, setting or value.
-        RunError: when a run would not work here, with every reason.
+        UserError: if a flag, setting or value is wrong.
+        RunError: if the run would not work here, with every reason.
     """
     started = time.monotonic()
-    (training, required), report = parse(argv), Report()
+    (training, platform), checklist = parse(argv), Checklist()
     try:
         from rnnmnist.runtime.distributed import initialize
-    except Exception as error:  # libraries that do not fit together raise many kinds
-        list_versions(report)
-        report.problems.append(errors.first_line(error))
-        raise report.refusal(training.name) from error
+    except Exception as error:  # incompatible libraries raise many kinds
+        check_versions(checklist)
+        checklist.problems.append(errors.first_line(error))
+        raise checklist.failure(training.name) from error
     with initialize(training.processes):
-        list_versions(report)
-        examine(training, required, report)
-        report.line("seconds", f"{time.monotonic() - started:.1f}")
-        if report.problems:
-            raise report.refusal(training.name)
-        report.line("verdict", f"a run of {training.name} would work here")
+        check_versions(checklist)
+        check_run(training, platform, checklist)
+        checklist.show("seconds", f"{time.monotonic() - started:.1f}")
+        if checklist.problems:
+            raise checklist.failure(training.name)
+        checklist.show("verdict", f"a run of {training.name} would work here")
 
 
-def list_versions(report: Report) -> None:
-    """Shows which versions are here, beside those that were tested."""
+def check_versions(checklist: Checklist) -> None:
+    """Shows the installed versions and the tested ranges."""
     for name, tested in versions.read_tested().items():
-        report.find(name, versions.describe_installed, name, tested)
+        checklist.check(name, versions.describe_installed, name, tested)
 
 
-def examine(training: TrainingArgs, required: str | None, report: Report) -> None:
-    """Looks at the machine, and at all that the run would need.
+def check_run(
+    training: TrainingArgs, platform: str | None, checklist: Checklist
+) -> None:
+    """Checks the devices, data and workdir of a run, and trains a few steps.
 
     Raises:
-        RunError: when the devices are not those that are required.
+        RunError: if jax does not use the required platform.
     """
     from rnnmnist.runtime import hardware
     from rnnmnist.runtime.compilation import enable_compilation_cache
-    from rnnmnist.runtime.distributed import count
+    from rnnmnist.runtime.distributed import process_count
     from rnnmnist.runtime.mesh import set_cpu_devices
     from rnnmnist.training import preflight
 
     config, train = training.config, training.config.train
     enable_compilation_cache()
-    wanted = train.batch_size, train.num_devices, config.num_seeds
-    set_cpu_devices(*wanted, count())
-    report.line("machine", hardware.describe())
-    usable = report.find("devices", hardware.describe_devices, *wanted)
-    if required:
-        hardware.require(required)
-    report.find("data", preflight.describe_data, config.data)
+    mesh_args = train.batch_size, train.num_devices, config.num_seeds
+    set_cpu_devices(*mesh_args, process_count())
+    checklist.show("machine", hardware.describe())
+    has_devices = checklist.check("devices", hardware.describe_devices, *mesh_args)
+    if platform:
+        hardware.require_platform(platform)
+    checklist.check("data", preflight.describe_data, config.data)
     for text in preflight.describe_other_data(config.data):
-        report.line("data", text)
-    report.find("workdir", preflight.describe_workdir, config, training.workdir)
-    if usable:
-        report.find("step", preflight.describe_step, config)
-        report.line("memory", hardware.describe_memory())
-    report.line("programs", preflight.describe_programs())
+        checklist.show("data", text)
+    checklist.check("workdir", preflight.describe_workdir, config, training.workdir)
+    if has_devices:
+        checklist.check("step", preflight.describe_step, config)
+        checklist.show("memory", hardware.describe_memory())
+    checklist.show("programs", preflight.describe_programs())
 
 
 if __name__ == "__main__":

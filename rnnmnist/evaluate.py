@@ -1,16 +1,16 @@
-"""Evaluates a checkpoint on a whole split; model and data follow from it alone.
+"""Evaluates a checkpoint on a whole split.
 
-python -m rnnmnist.evaluate --workdir=checkpoints/reference --split=test
+    python -m rnnmnist.evaluate --workdir=checkpoints/reference --split=test
+
+The checkpoint contains its configuration; no other flag describes the model or data.
 """
-
-import argparse
 
 from rnnmnist import errors
 from rnnmnist.config.command_line import Parser, data_paths
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses the command line."""
+def main(argv: list[str]) -> None:
+    """Evaluates a checkpoint, and prints and writes the result."""
     parser = Parser("evaluate", __doc__)
     parser.add_workdir()
     parser.add_step()
@@ -18,12 +18,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--split", default="test", choices=["train", "validation", "test"]
     )
     parser.add_data_paths()
-    return parser.parse(argv)
-
-
-def main(argv: list[str]) -> None:
-    """Evaluates as the command line says; prints and writes the result."""
-    args = parse(argv)
+    args = parser.parse(argv)
     from rnnmnist.checkpoints import store
     from rnnmnist.checkpoints.selection import with_step
     from rnnmnist.evaluation import results
@@ -37,14 +32,14 @@ def main(argv: list[str]) -> None:
     enable_compilation_cache()
     set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
     mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
-    document = results.evaluate_run(
+    result = results.evaluate_run(
         workdir, args.step, args.split, data_paths(args), mesh
     )
-    step = document["step"]
+    step = result["step"]
     print(
-        f"{document['dataset']} {args.split} at step {step}: "
-        f"{results.describe(document)}, loss {document['loss']:.4f}",
-        *results.describe_members(document),
+        f"{result['dataset']} {args.split} at step {step}: "
+        f"{results.format_result(result)}, loss {result['loss']:.4f}",
+        *results.format_seeds(result),
         results.result_path(workdir, args.split, step),
         sep="\n",
     )

@@ -5,17 +5,21 @@ python -m rnnmnist.main --config=default --config.seed=1
 
 from rnnmnist import errors
 from rnnmnist.config.command_line import TrainingArgs, parse_training, training_parser
+from rnnmnist.config.tasks import check_task
+from rnnmnist.data.tasks import task_of
 
 
 def parse(argv: list[str]) -> TrainingArgs:
     """Parses the command line."""
-    return parse_training(training_parser("main", __doc__), argv)[0]
+    args, _ = parse_training(training_parser("main", __doc__), argv)
+    check_task(args.config, task_of(args.config))
+    return args
 
 
 def main(argv: list[str]) -> None:
-    """Trains as the command line says."""
+    """Trains, or resumes, the run of the command line."""
     args = parse(argv)
-    # Imported only now: a mistyped flag is answered before jax is loaded.
+    # Imported after parsing, so that errors in flags do not wait for jax.
     from rnnmnist.runtime import distributed
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.mesh import set_cpu_devices
@@ -28,7 +32,7 @@ def main(argv: list[str]) -> None:
             config.train.batch_size,
             config.train.num_devices,
             config.num_seeds,
-            distributed.count(),
+            distributed.process_count(),
         )
         train(config, args.workdir)
 

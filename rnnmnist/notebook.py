@@ -1,7 +1,7 @@
-"""A notebook's way to the commands, which imports neither jax nor anything slow.
+"""Runs the commands from a notebook, without importing jax.
 
-Each command is a child process: a kernel that imported jax would hold the TPU's lock,
-or most of a GPU's memory, for as long as it lives.
+Each command is a child process. If the kernel imported jax, it would hold the TPU's
+lock, or most of a GPU's memory, until it exits.
 
     from rnnmnist import notebook
     notebook.train(Path("runs/colab"), "--config=default")
@@ -23,86 +23,56 @@ from typing import Any
 from rnnmnist.errors import RunError, first_line
 from rnnmnist.runtime.workdir import MetricsFile
 
-SECONDS_BETWEEN_PICTURES = 5.0
-# Said before what the cell says. On a Colab TPU jax would look for a cluster.
-ALWAYS = {"main": ("--num_processes=1",), "doctor": ("--num_processes=1",)}
+REDRAW_SECONDS = 5.0
+# Flags that precede those of the cell. On a Colab TPU jax would look for a cluster.
+DEFAULT_FLAGS = {"main": ("--num_processes=1",), "doctor": ("--num_processes=1",)}
 
 Lines = list[dict[str, Any]]  # of `metrics.jsonl`
 
 
 class CommandError(RunError):
-    """A command did not end well; the message is its last line and its exit code."""
+    """A command failed. The message is its last line of output and its exit code."""
 
     def __init__(self, command: str, last_line: str, returncode: int) -> None:
-        killed = returncode < 0
-        how = (
-            f"ended by {signal.Signals(-returncode).name}"
-            if killed
-            else f"exit code {returncode}"
-        )
-        super().__init__(
-            f"{last_line or 'it printed nothing'} (rnnmnist.{command}, {how})"
-        )
-        self.exit_code = 128 - returncode if killed else returncode
+        if returncode < 0:
+            self.exit_code = 128 - returncode
+            status = f"ended by {signal.Signals(-returncode).name}"
+        else:
+            self.exit_code = returncode
+            status = f"exit code {returncode}"
+        super().__init__(f"{last_line or 'no output'} (rnnmnist.{command}, {status})")
 
     def _render_traceback_(self) -> list[str]:
-        """What a notebook shows: the line alone, as a terminal would."""
+        """Returns what IPython shows instead of a traceback: the message."""
         return [str(self)]
 
 
-def run(command: str, *arguments: str) -> None:
-    """Runs `python -m rnnmnist.COMMAND ARGUMENTS`; its output streams into the cell.
-
-    The first interrupt of the cell is passed on, so that training saves before it
-    stops; the second kills. If the kernel dies, the command ends at its next line.
-
-    Args:
-        command: `main`, `evaluate` and so on.
-        arguments: the words after it.
-
-    Raises:
-        CommandError: when the command exits with anything but 0.
-        ValueError: outside the main thread, where no interrupt can be heard.
-    """
-    _stream(command, arguments, lambda: None)
-
-
-def train(workdir: Path, *arguments: str) -> None:
-    """Trains, or goes on, under a picture of the curves that grows every few seconds.
-
-    Args:
-        workdir: where the run lives.
-        arguments: further words for `rnnmnist.main`.
-
-    Raises:
-        CommandError: as `run` does.
-        ValueError: as `run` does.
-    """
-    workdir = Path(workdir).expanduser()
-    curves = Curves(workdir / "metrics.jsonl")
-    try:
-        _stream("main", (f"--workdir={workdir}", *arguments), curves.draw_if_due)
-    finally:
-        curves.draw()
-
-
-def _stream(
-    command: str, arguments: tuple[str, ...], after_line: Callable[[], None]
+def run(
+    command: str, *args: str, after_line: Callable[[], None] = lambda: None
 ) -> None:
-    words = [*ALWAYS.get(command, ()), *arguments]
+    """Runs `python -m rnnmnist.COMMAND ARGS` and streams its output into the cell.
+
+    The first interrupt of the cell is forwarded, so that training saves and stops; the
+    second one kills the command. If the kernel dies, the command ends at its next line.
+
+    Raises:
+        CommandError: if the exit code is not 0.
+        ValueError: outside the main thread, which alone can handle interrupts.
+    """
+    flags = DEFAULT_FLAGS.get(command, ())
     line = ""
     with (
         subprocess.Popen(
-            [sys.executable, "-m", f"rnnmnist.{command}", *words],
+            [sys.executable, "-m", f"rnnmnist.{command}", *flags, *args],
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,  # a child whose pipe has no predictor stops
+            stdout=subprocess.PIPE,  # a child whose pipe has no reader stops
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            process_group=0,  # Jupyter interrupts the whole group of the kernel
+            process_group=0,  # Jupyter interrupts the kernel's whole group
         ) as child,
-        _interrupts_passed_to(child),
+        _forward_interrupts(child),
     ):
         for line in child.stdout or ():
             print(line, end="", flush=True)
@@ -111,9 +81,19 @@ def _stream(
         raise CommandError(command, line.strip(), child.returncode)
 
 
+def train(workdir: Path, *args: str) -> None:
+    """Runs `rnnmnist.main`, as `run` does, and draws its curves periodically."""
+    workdir = Path(workdir).expanduser()
+    curves = Curves(workdir / "metrics.jsonl")
+    try:
+        run("main", f"--workdir={workdir}", *args, after_line=curves.draw_if_due)
+    finally:
+        curves.draw()
+
+
 @contextlib.contextmanager
-def _interrupts_passed_to(child: "subprocess.Popen[str]") -> Iterator[None]:
-    """Sends SIGINT on to a child, once; from the second on, kills it."""
+def _forward_interrupts(child: "subprocess.Popen[str]") -> Iterator[None]:
+    """Forwards the first SIGINT to a child, and kills it at the second."""
     interrupted = False
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
@@ -121,61 +101,51 @@ def _interrupts_passed_to(child: "subprocess.Popen[str]") -> Iterator[None]:
         child.send_signal(signal.SIGKILL if interrupted else number)
         interrupted = True
 
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    previous = signal.signal(signal.SIGINT, on_interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
 
 
 class Curves:
-    """A run's curves in a cell's output, drawn anew in place."""
+    """Learning curves of a run in the output of a cell, updated in place."""
 
     def __init__(self, path: Path) -> None:
-        """Draws nothing yet.
-
-        Args:
-            path: of `metrics.jsonl`, which need not exist.
-        """
-        self._path = path
-        self._drawn = -math.inf
-        self._place: Any = None  # IPython's handle of what it displays
+        self._path = path  # of `metrics.jsonl`, which need not exist
+        self._drawn = -math.inf  # seconds of the monotonic clock
+        self._display: Any = None  # IPython's display handle
 
     def draw_if_due(self) -> None:
-        """Draws, unless that was done a moment ago."""
-        if time.monotonic() - self._drawn >= SECONDS_BETWEEN_PICTURES:
+        """Draws, unless the last drawing is more recent than `REDRAW_SECONDS`."""
+        if time.monotonic() - self._drawn >= REDRAW_SECONDS:
             self.draw()
 
     def draw(self) -> None:
-        """Draws what the file holds now; nothing, as long as it holds nothing.
+        """Draws the metrics in the file, if there are any.
 
-        What goes wrong is said in a line, and the run under the picture goes on.
+        If that fails, the reason is printed and the run continues.
         """
         try:
-            self._draw(MetricsFile.read(self._path))
+            if metrics := MetricsFile.read(self._path):
+                self._draw(metrics)
         except Exception as error:
             print(f"the curves cannot be drawn: {first_line(error)}", flush=True)
             self._drawn = time.monotonic()
 
     def _draw(self, metrics: Lines) -> None:
-        if not metrics:
-            return
         from IPython.display import Image, display
 
-        image = Image(picture(metrics), retina=True)
-        if self._place is None:
-            self._place = display(image, display_id=True)
+        image = Image(plot_curves(metrics), retina=True)
+        if self._display is None:
+            self._display = display(image, display_id=True)
         else:
-            self._place.update(image)
+            self._display.update(image)
         self._drawn = time.monotonic()
 
 
-def picture(metrics: Lines) -> bytes:
-    """The curves of a run as a PNG; matplotlib is imported for it, and not before.
-
-    Args:
-        metrics: the lines of `metrics.jsonl`, at least one.
-    """
+def plot_curves(metrics: Lines) -> bytes:
+    """Returns the learning curves as a PNG, from at least one line of metrics."""
     from rnnmnist.reporting import plots
 
-    return plots.curves(metrics)
+    return plots.learning_curves(metrics)

@@ -1,16 +1,15 @@
-"""Writes a page on which people draw a digit and watch networks read it, row by row.
+"""Writes the drawing page, on which networks classify a drawn digit row by row.
 
-    python -m rnnmnist.page --output=film.html
-    python -m rnnmnist.page --output=film.html --workdir=runs/a --workdir=runs/b
+    python -m rnnmnist.page --output=draw.html
+    python -m rnnmnist.page --output=draw.html --workdir=runs/a --workdir=runs/b
 
-One file that holds the networks themselves, opens from a disk in any browser and asks
-no other machine for anything: mail it to a friend.
+The page is one HTML file that contains the networks and needs no server or network.
 """
 
 import argparse
 
 from rnnmnist import errors
-from rnnmnist.config.command_line import Parser, file_to_write, workdir_of_run
+from rnnmnist.config.command_line import Parser, output_file, resolve_workdir
 from rnnmnist.config.files import REFERENCES
 
 
@@ -18,24 +17,24 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Parses the command line.
 
     Raises:
-        UserError: for a wrong flag or value, or more than two workdirs.
+        UserError: if a flag or value is wrong, or more than two workdirs are given.
     """
     parser = Parser("page", __doc__)
     parser.add_argument(
-        "--output", metavar="FILE.html", required=True, help="where the page goes"
+        "--output", metavar="FILE.html", required=True, help="HTML file to write"
     )
     parser.add_workdir(
         required=False,
         action="append",
-        help="of a run; given again, two are shown side by side "
-        f"({' and '.join(REFERENCES)}, the models that are shipped)",
+        help="folder of a run; repeat it to show two runs side by side (default: the "
+        f"reference models {' and '.join(REFERENCES)})",
     )
     args = parser.parse(argv)
-    args.output = file_to_write("--output", args.output, ".html")
-    args.workdir = args.workdir or [workdir_of_run(text) for text in REFERENCES]
+    args.output = output_file("--output", args.output, ".html")
+    args.workdir = args.workdir or [resolve_workdir(text) for text in REFERENCES]
     if len(args.workdir) > 2:
         raise errors.UserError(
-            f"--workdir: the page shows one or two, not {len(args.workdir)}"
+            f"--workdir: must be given at most twice, not {len(args.workdir)} times"
         )
     if len(set(args.workdir)) < len(args.workdir):
         raise errors.UserError(f"--workdir: {args.workdir[0]} is given more than once")
@@ -43,24 +42,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
-    """Writes the page, and prints its name and size."""
+    """Writes the page and prints its name and size."""
     args = parse(argv)
-    import jax
-
-    from rnnmnist.runtime.compilation import enable_compilation_cache
+    from rnnmnist.runtime.compilation import use_cpu
     from rnnmnist.web import drawing_page
 
-    # A moment's work, beside a trainer that may hold the accelerator.
-    jax.config.update("jax_platforms", "cpu")
-    enable_compilation_cache()
-    networks = [drawing_page.restore(workdir) for workdir in args.workdir]
-    content = drawing_page.page(networks).encode()
+    use_cpu()
+    networks = [drawing_page.load_network(workdir) for workdir in args.workdir]
+    content = drawing_page.render(networks).encode()
     try:
         args.output.write_bytes(content)
     except OSError as error:
-        why = error.strerror or error
         raise errors.UserError(
-            f"--output: {args.output} cannot be written: {why}"
+            f"--output: {args.output} cannot be written: {error.strerror or error}"
         ) from error
     print(f"{args.output} ({len(content) / 1000:,.0f} kB)")
 

@@ -1,12 +1,12 @@
-"""Reads the digit in image files, or in all images of a folder.
+"""Classifies the digit in image files, or in all images of a folder.
 
     python -m rnnmnist.predict digit.png
-    python -m rnnmnist.predict digit.png --show=read.png
+    python -m rnnmnist.predict digit.png --show=prediction.png
     python -m rnnmnist.predict photos/ --json
 
-PNG, JPEG, WebP, BMP or GIF of any size, ink of any colour on paper of any other, one
-digit an image; - is standard input. A file that cannot be read does not stop the rest;
-the exit code is then 2.
+Images are PNG, JPEG, WebP, BMP or GIF files of any size and colours, with one digit
+each; - is standard input. If a file cannot be read, the others are still classified,
+and the exit code is 2.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rnnmnist import errors
-from rnnmnist.config.command_line import Parser, file_to_write
+from rnnmnist.config.command_line import Parser, output_file
 from rnnmnist.config.files import REFERENCES
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Parses the command line.
 
     Raises:
-        UserError: for a wrong flag or value, or without an image.
+        UserError: if a flag or value is wrong, or no image is given.
     """
     parser = Parser("predict", __doc__)
     parser.add_argument(
@@ -38,12 +38,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_workdir(
         required=False,
         default=REFERENCES[0],
-        help="of a run (%(default)s, the model that is shipped)",
+        help="folder of the run (default: %(default)s, the reference model)",
     )
     parser.add_step()
-    parser.add_argument("--json", action="store_true", help="a JSON object a file")
     parser.add_argument(
-        "--show", metavar="FILE.png", help="draw how one image was prepared and read"
+        "--json", action="store_true", help="print one JSON object per file"
+    )
+    parser.add_argument(
+        "--show",
+        metavar="FILE.png",
+        help="plot the preprocessing and prediction of one image",
     )
     args = parser.parse(argv)
     if not args.images:
@@ -51,72 +55,76 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if "" in args.images:
         raise errors.UserError("IMAGE: must name a file, a folder or -, not ''")
     if args.show is not None:
-        args.show = file_to_write("--show", args.show, ".png")
+        args.show = output_file("--show", args.show, ".png")
     return args
 
 
 def main(argv: list[str]) -> None:
     """Prints the prediction for each file."""
     args = parse(argv)
-    import jax
-
-    from rnnmnist.inference import image_io, terminal
+    from rnnmnist.inference import image_io
     from rnnmnist.inference.predictor import Predictor
-    from rnnmnist.runtime.compilation import enable_compilation_cache
+    from rnnmnist.runtime.compilation import use_cpu
 
-    # A moment's work, beside a trainer that may hold the accelerator.
-    jax.config.update("jax_platforms", "cpu")
-    enable_compilation_cache()
+    use_cpu()
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     predictor, failed = Predictor(args.workdir, args.step), False
-    for word in args.images:
+    for argument in args.images:
         try:
-            names = image_io.find(word)
+            names = image_io.find_images(argument)
             if args.show is not None and len(names) * len(args.images) > 1:
-                raise errors.UserError("--show: draws one image, not several; name one")
+                raise errors.UserError("--show: plots one image, not several; name one")
         except errors.UserError as error:
             names, failed = [], True
-            complain(error)
+            print_error(error)
         for name in names:
             try:
-                reading = predictor.predict(name)
+                prediction = predictor.predict(name)
             except errors.UserError as error:
                 failed = True
-                complain(error)
-                continue
-            if args.json:
-                print(json.dumps({"file": name} | reading.to_dict()), flush=True)
+                print_error(error)
             else:
-                print(*terminal.lines(shown(name), reading), sep="\n", flush=True)
-            if args.show is not None:
-                draw(reading, args.show)
+                print_prediction(name, prediction, args.json)
+                if args.show is not None:
+                    plot(prediction, args.show)
     if failed:
-        errors.leave("", errors.UserError.exit_code)
+        errors.exit_immediately("", errors.UserError.exit_code)
 
 
-def draw(reading: Prediction, file: Path) -> None:
-    """Writes the picture of a reading.
+def print_prediction(name: str, prediction: Prediction, as_json: bool) -> None:
+    """Prints a prediction as a JSON object, or for people."""
+    from rnnmnist.inference import terminal
+
+    if as_json:
+        lines = [json.dumps({"file": name} | prediction.to_dict())]
+    else:
+        lines = terminal.format_prediction(escape(name), prediction)
+    print(*lines, sep="\n", flush=True)
+
+
+def plot(prediction: Prediction, file: Path) -> None:
+    """Writes the plot of a prediction.
 
     Raises:
-        UserError: when it cannot be written.
+        UserError: if it cannot be written.
     """
     from rnnmnist.reporting import plots
 
     try:
-        file.write_bytes(plots.reading(reading.stages, reading.probabilities))
+        file.write_bytes(plots.prediction(prediction.stages, prediction.probabilities))
     except OSError as error:
         raise errors.UserError(
             f"--show: {file} cannot be written: {error.strerror or error}"
         ) from error
 
 
-def complain(error: errors.UserError) -> None:
-    """Says on standard error, in one line, what is wrong with a file."""
-    print(f"error: {shown(str(error))}", file=sys.stderr, flush=True)
+def print_error(error: errors.UserError) -> None:
+    """Prints an error in one line to standard error."""
+    print(f"error: {escape(str(error))}", file=sys.stderr, flush=True)
 
 
-def shown(text: str) -> str:
-    """A text in one line; what cannot be printed, as an escape."""
+def escape(text: str) -> str:
+    """Replaces characters that cannot be printed, line breaks included, by escapes."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in text

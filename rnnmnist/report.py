@@ -1,9 +1,9 @@
-"""Draws the pictures and the report page of a run, and compares several.
+"""Writes the plots and the report page of a run, and compares several runs.
 
     python -m rnnmnist.report --workdir=checkpoints/reference
     python -m rnnmnist.report --workdir=runs/a --workdir=runs/b
 
-Writes into DIR/report; the comparison into report beside the runs.
+The report is written to DIR/report, and the comparison to report beside the runs.
 """
 
 import argparse
@@ -18,11 +18,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Parses the command line.
 
     Raises:
-        UserError: for a wrong flag or value, or a workdir that is given twice.
+        UserError: if a flag or value is wrong, or a workdir is given twice.
     """
     parser = Parser("report", __doc__)
     parser.add_workdir(
-        action="append", help="of the run; give several to compare the runs"
+        action="append", help="folder of the run; repeat it to compare runs"
     )
     parser.add_step()
     parser.add_data_paths()
@@ -34,42 +34,39 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
-    """Writes what the command line asks for; prints each result and file."""
+    """Writes the reports, and prints each result and file."""
     args = parse(argv)
-    import jax
-
     from rnnmnist.checkpoints.selection import find_step
     from rnnmnist.evaluation import results
     from rnnmnist.reporting import comparison, pages
     from rnnmnist.reporting.run_data import load_run_data
-    from rnnmnist.runtime.compilation import enable_compilation_cache
+    from rnnmnist.runtime.compilation import use_cpu
 
-    # A few seconds' work, beside a trainer that may hold the accelerator.
-    jax.config.update("jax_platforms", "cpu")
-    enable_compilation_cache()
-    occasion = pages.ReportContext(
+    use_cpu()
+    context = pages.ReportContext(
         shlex.join(["python", "-m", "rnnmnist.report", *argv]),
         datetime.datetime.now().astimezone(),
     )
-    workdirs, together = args.workdir, comparison.place_of(args.workdir)
-    folders = [workdir / "report" for workdir in workdirs]
-    for workdir in workdirs:  # before anything slow
+    folders = [workdir / "report" for workdir in args.workdir]
+    if len(args.workdir) > 1:
+        folders.append(comparison.comparison_folder(args.workdir))
+    for workdir in args.workdir:  # fail before the slow work
         find_step(workdir, args.step)
-    for folder in [*folders, *([together] if len(workdirs) > 1 else [])]:
-        pages.check_place(folder)
+    for folder in folders:
+        pages.check_report_folder(folder)
     runs = []
-    for workdir, folder in zip(workdirs, folders, strict=True):
+    for workdir, folder in zip(args.workdir, folders, strict=False):
         run = load_run_data(workdir, args.step, data_paths(args))
         print(
             f"{run.test['dataset']} test at step {run.step}: "
-            f"{results.describe(run.test)}, loss {run.test['loss']:.4f}"
+            f"{results.format_result(run.test)}, loss {run.test['loss']:.4f}"
         )
-        page = pages.report_page(run, occasion)
+        page = pages.report_page(run, context)
         print(*pages.write_files(folder, page), sep="\n", flush=True)
         runs.append(run)
     if len(runs) > 1:
-        page = comparison.comparison_page(runs, together, occasion)
-        print(*pages.write_files(together, page), sep="\n")
+        page = comparison.comparison_page(runs, folders[-1], context)
+        print(*pages.write_files(folders[-1], page), sep="\n")
 
 
 if __name__ == "__main__":

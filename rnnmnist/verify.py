@@ -1,8 +1,8 @@
-"""Checks every checkpoint of a run against the sums that were saved with it.
+"""Checks every checkpoint of a run against the checksums saved with it.
 
     python -m rnnmnist.verify --workdir=checkpoints/reference
 
-Exits with 1 if one is damaged.
+The exit code is 1 if a checkpoint is damaged.
 """
 
 from rnnmnist import errors
@@ -10,7 +10,11 @@ from rnnmnist.config.command_line import Parser
 
 
 def main(argv: list[str]) -> None:
-    """Prints a line for each step; raises if one of them is bad."""
+    """Prints a line for each step.
+
+    Raises:
+        RunError: if a checkpoint is damaged.
+    """
     parser = Parser("verify", __doc__)
     parser.add_workdir()
     workdir = parser.parse(argv).workdir
@@ -18,7 +22,7 @@ def main(argv: list[str]) -> None:
 
     from rnnmnist.checkpoints.verification import verify
 
-    # Sums need no accelerator, which a trainer beside us may hold.
+    # A trainer may hold the accelerator, and nothing is compiled.
     jax.config.update("jax_platforms", "cpu")
     faults = verify(workdir)
     for step, fault in faults.items():

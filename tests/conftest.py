@@ -1,10 +1,9 @@
-"""Strict tests: warnings are errors, ranks promote only when told, eight devices.
+"""Fixtures and strict settings: no implicit rank promotion, eight simulated devices.
 
-The workers of a run of pytest and the commands that they start share one cache of
-compiled programs and one folder of prepared data sets. The cache stays in
-`.pytest_cache` for the next run; `pytest --cache-clear` empties it. The run of every
-commit compiles without most optimizations, which takes half of the time; the slow tests
-compile what users run.
+All workers of a pytest run, and the commands that they start, share a compilation cache
+and a folder of prepared data sets. The cache stays in `.pytest_cache` for the next run;
+`pytest --cache-clear` empties it. Fast tests compile without most optimizations, in
+half of the time; slow tests compile what users run.
 """
 
 import fcntl
@@ -24,14 +23,14 @@ from support import CHROMIUM, ORIGINALS, REPOSITORY, Command, Once, mesh_of
 
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 
-# The CPU as eight devices, for commands that tests call in this process too.
+# Also for commands that tests call in this process.
 DEVICES = "--xla_force_host_platform_device_count=8"
 
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # see rnnmnist/errors.py
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Sets jax up, in each worker, before anything has asked it for its devices."""
+    """Configures jax in each worker before its devices are initialized."""
     os.environ["XLA_FLAGS"] = DEVICES
     programs = config.cache.mkdir("programs")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(programs)
@@ -46,15 +45,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def originals() -> Path:
-    """The folder of the original data files; without it, a test is skipped."""
+    """Returns the folder of the original data files; skips the test without it."""
     if not ORIGINALS.is_dir():
-        pytest.skip("RNNMNIST_ORIGINALS names no folder: no original files are read")
+        pytest.skip("RNNMNIST_ORIGINALS names no folder")
     return ORIGINALS
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of this run of pytest, the same for all of its workers."""
+    """A folder that all workers of this pytest run share."""
     own = tmp_path_factory.getbasetemp()
     folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     (folder / "shared").mkdir(exist_ok=True)
@@ -63,10 +62,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def once(shared: Path) -> Once:
-    """Makes a folder, unless another worker has made it or is making it.
+    """Creates a shared folder once for all workers.
 
-    It takes the folder's name and a function that fills it, which may not exist yet.
-    Tests copy what they change in it.
+    Called with the folder's name and a function that creates it. Tests copy what they
+    change.
     """
 
     def make(name: str, fill: Callable[[Path], None]) -> Path:
@@ -83,13 +82,13 @@ def once(shared: Path) -> Once:
 
 @pytest.fixture(scope="session")
 def data_dir(shared: Path) -> Path:
-    """Where TFDS prepares data sets for all tests."""
+    """TFDS's folder of prepared data sets, for all tests."""
     return shared / "tfds"
 
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """Of every command: no network, and the devices that it chooses itself."""
+    """Environment variables of commands: no network, default devices."""
     variables = os.environ | {
         "HTTP_PROXY": "http://127.0.0.1:9",
         "HTTPS_PROXY": "http://127.0.0.1:9",
@@ -105,7 +104,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def command(environment: dict[str, str]) -> Command:
-    """Runs `python -m rnnmnist.NAME ARGUMENTS`, to its end, as a user would."""
+    """Runs `python -m rnnmnist.NAME ARGUMENTS` to its end."""
 
     def run(
         name: str, *arguments: object, cwd: Path = REPOSITORY, **variables: str
@@ -125,7 +124,7 @@ def command(environment: dict[str, str]) -> Command:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium, without a window."""
+    """A headless Chromium."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -138,10 +137,10 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def reference_run(once: Once, command: Command, data_dir: Path) -> Path:
-    """The run that nothing happened to."""
+    """The workdir of an uninterrupted run."""
 
     def train(workdir: Path) -> None:
-        finished = command("main", *runs.words(workdir, data_dir))
+        finished = command("main", *runs.arguments(workdir, data_dir))
         assert finished.returncode == 0, finished.stderr
 
     return once("reference_run", train)
@@ -149,7 +148,7 @@ def reference_run(once: Once, command: Command, data_dir: Path) -> Path:
 
 @pytest.fixture
 def small(data_dir: Path) -> Config:
-    """A run of a few seconds."""
+    """The configuration of a run of a few seconds."""
     return Config(
         data=DataConfig(name="mnist5k", data_dir=str(data_dir), max_shift=1),
         model=ModelConfig(hidden_size=16),
@@ -161,5 +160,5 @@ def small(data_dir: Path) -> Config:
 
 @pytest.fixture(params=[1, 8])
 def mesh(request: pytest.FixtureRequest) -> Mesh:
-    """A mesh of one device, and one of eight."""
+    """Meshes of one and of eight devices."""
     return mesh_of(request.param)

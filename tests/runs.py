@@ -1,4 +1,4 @@
-"""A run that faults are injected into, and its unbroken twin to compare with."""
+"""A run into which tests inject faults, and its comparison with the reference run."""
 
 import json
 import shutil
@@ -13,29 +13,29 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 STEPS = 120
 SETTINGS = (
     "--config.model.hidden_size=48",
-    "--config.train.batch_size=48",  # epochs end in the middle of batches
+    "--config.train.batch_size=48",  # epochs end within batches
     f"--config.train.num_steps={STEPS}",
-    "--config.train.ema_decay=0.9",  # so that weights and parameters differ
+    "--config.train.ema_decay=0.9",  # evaluated and trained weights differ
     "--config.train.log_every_steps=7",
     "--config.train.eval_every_steps=20",
-    "--config.train.num_devices=2",  # the same bits on every machine
+    "--config.train.num_devices=2",  # equal results on every machine
 )
 SLOW_SAVE = Path(__file__).parent / "faults" / "slow_save.py"
 
 
-def words(workdir: Path, data_dir: Path, *more: str) -> list[str]:
-    """The arguments of the run."""
-    place = f"--config.data.data_dir={data_dir}"
-    return [f"--workdir={workdir}", place, *SETTINGS, *more]
+def arguments(workdir: Path, data_dir: Path, *more: str) -> list[str]:
+    """Returns the command line of the run."""
+    data = f"--config.data.data_dir={data_dir}"
+    return [f"--workdir={workdir}", data, *SETTINGS, *more]
 
 
 def start(
-    environment: dict[str, str], arguments: list[str], program: Path | None = None
+    environment: dict[str, str], argv: list[str], program: Path | None = None
 ) -> subprocess.Popen[str]:
-    """A process of the run, as soon as it has shown its first line of training."""
-    what = ["-m", "rnnmnist.main"] if program is None else [str(program)]
+    """Starts the run and returns when it has printed its first line of training."""
+    command = ["-m", "rnnmnist.main"] if program is None else [str(program)]
     process = subprocess.Popen(
-        [sys.executable, *what, *arguments],
+        [sys.executable, *command, *argv],
         env=environment | {"PYTHONPATH": str(REPOSITORY)},
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
@@ -47,7 +47,7 @@ def start(
 
 
 def wait_for_training(process: subprocess.Popen[str], word: str = "loss") -> None:
-    """Returns when a process has shown a line of training with a word in it."""
+    """Waits until a process has printed a line that contains a word."""
     assert process.stdout is not None
     for line in process.stdout:
         if word in line:
@@ -58,19 +58,20 @@ def wait_for_training(process: subprocess.Popen[str], word: str = "loss") -> Non
 
 def start_together(
     environment: dict[str, str],
-    arguments: Sequence[Sequence[str]],
+    argvs: Sequence[Sequence[str]],
     variables: Sequence[dict[str, str]] = (),
     program: Sequence[str] = ("-m", "rnnmnist.main"),
 ) -> list[subprocess.Popen[str]]:
-    """The processes of one run, on loopback; the first is started last.
+    """Starts the processes of one run on loopback, the first one last.
 
     Args:
-        environment: of all, whose proxies are for other hosts.
-        arguments: of each.
-        variables: of each besides, where they say its place; flags do otherwise.
-        program: that each runs.
+        environment: of all processes; proxy variables are removed.
+        argvs: the command line of each process.
+        variables: more variables of each process, which give its rank; without them,
+            flags do.
+        program: what each process runs.
     """
-    address, number = f"127.0.0.1:{free_port()}", len(arguments)
+    address, number = f"127.0.0.1:{free_port()}", len(argvs)
     clean = {
         name: value
         for name, value in environment.items()
@@ -78,14 +79,14 @@ def start_together(
     }
     processes: list[subprocess.Popen[str]] = []
     for index in reversed(range(number)):
-        place = [
+        flags = [
             f"--coordinator_address={address}",
             f"--num_processes={number}",
             f"--process_id={index}",
         ]
-        words = [*arguments[index], *([] if variables else place)]
+        argv = [*argvs[index], *([] if variables else flags)]
         process = subprocess.Popen(
-            [sys.executable, *program, *words],
+            [sys.executable, *program, *argv],
             env=clean
             | {"PYTHONPATH": str(REPOSITORY)}
             | (variables[index] if variables else {}),
@@ -99,14 +100,14 @@ def start_together(
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Returns an unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def outcomes(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
-    """Exit code, output and errors of each; a minute is enough to end in."""
+    """Returns the exit code, output and errors of each process."""
     try:
         ended = [process.communicate(timeout=120) for process in processes]
     finally:
@@ -117,28 +118,28 @@ def outcomes(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str
 
 
 def copy_of(workdir: Path, target: Path) -> Path:
-    """A copy of a workdir to damage."""
+    """Copies a workdir that a test changes."""
     shutil.copytree(workdir, target)
     return target
 
 
 def cut_back(workdir: Path, step: int) -> None:
-    """Makes a complete run one that was killed after a step's checkpoint."""
+    """Removes what a run wrote after the checkpoint of a step."""
     for folder in workdir.iterdir():
         if folder.name.isdecimal() and int(folder.name) > step:
             shutil.rmtree(folder)
     shutil.rmtree(workdir / "evaluation", ignore_errors=True)
 
 
-def sums(workdir: Path, step: int = STEPS) -> dict[str, Any]:
-    """The sums of a step: of parameters, optimizer's memory and metrics."""
-    document = json.loads((workdir / str(step) / "sha256" / "metadata").read_text())
-    del document["config"]  # which names the data set's place
-    return document
+def checksums(workdir: Path, step: int = STEPS) -> dict[str, Any]:
+    """Returns the checksums of parameters, training state and metrics of a step."""
+    found = json.loads((workdir / str(step) / "sha256" / "metadata").read_text())
+    del found["config"]  # it holds the data set's path
+    return found
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, times aside."""
+    """Returns the lines of `metrics.jsonl` without speeds."""
     text = (workdir / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     return [
@@ -148,8 +149,8 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def assert_same_end(workdir: Path, reference_run: Path) -> None:
-    """Holds that a run ended as its twin: every bit, every line, every count."""
-    assert sums(workdir) == sums(reference_run)
+    """Asserts that a run ended as the reference run: checksums, metrics and result."""
+    assert checksums(workdir) == checksums(reference_run)
     assert metrics(workdir) == metrics(reference_run)
     (found,), (expected,) = (
         [json.loads(path.read_text()) for path in (folder / "evaluation").iterdir()]

@@ -1,4 +1,4 @@
-"""What tests share besides fixtures: paths, small meshes, examples, command lines."""
+"""Helpers shared by tests, besides fixtures."""
 
 import dataclasses
 import importlib
@@ -21,7 +21,7 @@ from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runtime.mesh import BATCH, SEEDS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# The folder of the original data files, which are optional; see CONTRIBUTING.md.
+# A folder with the original data files, if there is one; see CONTRIBUTING.md.
 ORIGINALS = Path(os.environ.get("RNNMNIST_ORIGINALS", "no originals"))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -29,27 +29,27 @@ Once = Callable[[str, Callable[[Path], None]], Path]  # see conftest.py
 
 
 def mesh_of(count: int) -> Mesh:
-    """A mesh of some of the eight simulated devices."""
+    """Returns a mesh of some of the eight simulated devices."""
     devices = np.array(jax.devices()[:count])[None]
     return Mesh(devices, (SEEDS, BATCH), axis_types=(AxisType.Auto,) * 2)
 
 
 def random_examples(count: int, seed: int = 0) -> Examples:
-    """Images of noise, each different from every other, and labels."""
+    """Returns distinct images of noise, with random labels."""
     generator = np.random.default_rng(seed)
     images = generator.integers(0, 256, (count, 28, 28), np.uint8)
     return Examples(images, generator.integers(0, 10, count, np.uint8))
 
 
 def abstract_params(model: SequenceClassifier, columns: int = 28) -> Params:
-    """The shapes and types of the parameters of a network, compiled for nothing."""
+    """Returns the shapes and types of a network's parameters, without compilation."""
     whole = dataclasses.replace(model, remat_rows=None)
     images = jnp.zeros((1, 1, columns))
     return jax.eval_shape(lambda: whole.init(jax.random.key(0), images))["params"]
 
 
 def random_params(model: SequenceClassifier, columns: int = 28) -> Params:
-    """Parameters none of which is zero, nor small; NumPy's, compiled for nothing."""
+    """Returns NumPy arrays of normal noise as parameters, without compilation."""
     generator = np.random.default_rng(1)
     return jax.tree.map(
         lambda leaf: (0.35 * generator.normal(size=leaf.shape)).astype(np.float32),
@@ -58,14 +58,9 @@ def random_params(model: SequenceClassifier, columns: int = 28) -> Params:
 
 
 def refused(name: str, *arguments: object) -> str:
-    """The message with which a command refuses its arguments, called in this process.
+    """Calls `rnnmnist.NAME` in this process and returns the message of its UserError.
 
-    `errors.run` prints it as one line and exits with 2, which the tests of each command
-    as a process check.
-
-    Args:
-        name: of the command, as in `python -m rnnmnist.NAME`.
-        arguments: of its command line.
+    That `errors.run` prints it as one line and exits with 2 is tested per command.
     """
     module = importlib.import_module(f"rnnmnist.{name}")
     with pytest.raises(UserError) as error:
@@ -76,7 +71,7 @@ def refused(name: str, *arguments: object) -> str:
 
 
 def one_line_error(finished: subprocess.CompletedProcess[str]) -> str:
-    """The single line of a refused command, which exited 2."""
+    """Returns the only line on stderr of a command that exited with 2."""
     lines = finished.stderr.strip().splitlines()
     assert finished.returncode == 2, finished.stderr
     assert len(lines) == 1, finished.stderr
@@ -86,6 +81,6 @@ def one_line_error(finished: subprocess.CompletedProcess[str]) -> str:
 
 
 def in_a_browser(test: Any) -> Any:
-    """Marks what opens pages: slow, and skipped where nothing can open them."""
-    reason = "no chromium on the PATH: no page was opened"
+    """Marks tests that open pages as slow; skips them without a browser."""
+    reason = "no chromium on the PATH"
     return pytest.mark.slow(pytest.mark.skipif(CHROMIUM is None, reason=reason)(test))

@@ -1,4 +1,4 @@
-"""Answers after each row, and what follows: calibration, mistakes."""
+"""Predictions after each row, calibration and misclassifications."""
 
 import jax
 import numpy as np
@@ -27,56 +27,56 @@ MODEL = make_model(ModelConfig(hidden_size=16))
 PARAMS = init_params(MODEL, jax.random.key(0), 1.0)
 
 
-def answers_of(confidence: np.ndarray, right: np.ndarray) -> Predictions:
-    """Answers of a network that says 3 of everything, with these probabilities."""
+def with_confidence(confidence: np.ndarray, correct: np.ndarray) -> Predictions:
+    """Predictions of class 3 for every image, with the given probabilities."""
     count = len(confidence)
     probabilities = np.repeat((1 - confidence)[:, None] / 9, 10, axis=1)
     probabilities[:, 3] = confidence
-    said = np.full((count, 28), 3, np.uint8)
-    return Predictions(np.where(right, 3, 4).astype(np.uint8), said, probabilities)
+    labels = np.where(correct, 3, 4).astype(np.uint8)
+    return Predictions(labels, np.full((count, 28), 3, np.uint8), probabilities)
 
 
-def predicted(params: Params, examples: Examples) -> Predictions:
+def predict_one(params: Params, examples: Examples) -> Predictions:
     """The predictions of one network."""
     split = EvaluationSplit.device_put(examples, mesh_of(1))
     (predictions,) = predict(MODEL, params, split)
     return predictions
 
 
-def drawn(excess: float, count: int = 200_000) -> Predictions:
-    """Answers that are right less often than their probabilities say."""
+def random_predictions(excess: float, count: int = 200_000) -> Predictions:
+    """Predictions whose accuracy is below their confidence by the excess."""
     generator = np.random.default_rng(0)
     confidence = generator.uniform(0.4, 1, count)
-    return answers_of(confidence, generator.random(count) < confidence - excess)
+    return with_confidence(confidence, generator.random(count) < confidence - excess)
 
 
-def test_who_is_right_as_often_as_it_says_is_calibrated() -> None:
-    assert calibration_bins([drawn(0.0)]).calibration_error < 0.005
+def test_predictions_as_accurate_as_confident_are_calibrated() -> None:
+    assert calibration_bins([random_predictions(0.0)]).calibration_error < 0.005
 
 
 @pytest.mark.parametrize("excess", [0.1, 0.3])
-def test_who_is_too_sure_errs_by_the_excess(excess: float) -> None:
-    error = calibration_bins([drawn(excess)]).calibration_error
+def test_the_calibration_error_of_overconfidence_is_its_excess(excess: float) -> None:
+    error = calibration_bins([random_predictions(excess)]).calibration_error
     assert error == pytest.approx(excess, abs=0.005)
 
 
 def test_the_calibration_error_of_four_images() -> None:
     """By hand: |1 - 0.95| / 4 + |1 - (0.7 + 0.72 + 0.73)| / 4."""
     confidence = np.array([0.95, 0.7, 0.72, 0.73])
-    answers = answers_of(confidence, np.array([True, True, False, False]))
-    bins = calibration_bins([answers])
+    predictions = with_confidence(confidence, np.array([True, True, False, False]))
+    bins = calibration_bins([predictions])
     assert bins.calibration_error == pytest.approx((0.05 + 1.15) / 4)
     assert bins.images[[10, 14]].tolist() == [3, 1]
-    assert bins.right[[10, 14]].tolist() == [1, 1]
+    assert bins.correct[[10, 14]].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("number", [1, 10, 15])
 def test_every_image_is_in_the_bin_of_its_confidence(number: int) -> None:
-    edges = np.arange(1, number + 1) / number  # which belong to the bin below
+    edges = np.arange(1, number + 1) / number  # an edge belongs to the bin below it
     confidence = np.concatenate([edges[edges >= 0.1], np.linspace(0.11, 1, 500)])
-    bins = calibration_bins([answers_of(confidence, confidence > 0.5)] * 2, number)
+    bins = calibration_bins([with_confidence(confidence, confidence > 0.5)] * 2, number)
     assert bins.images.sum() == 2 * len(confidence)
-    assert bins.right.sum() == 2 * (confidence > 0.5).sum()
+    assert bins.correct.sum() == 2 * (confidence > 0.5).sum()
     assert bins.confidence.sum() == pytest.approx(2 * confidence.sum())
     held = bins.images > 0
     mean = bins.confidence[held] / bins.images[held]
@@ -85,83 +85,85 @@ def test_every_image_is_in_the_bin_of_its_confidence(number: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 99, 1003])
-def test_after_the_last_row_the_count_is_the_evaluations(count: int) -> None:
+def test_counts_after_the_last_row_are_those_of_the_evaluation(count: int) -> None:
     examples = random_examples(count)
-    answers = predicted(PARAMS, examples)
+    predictions = predict_one(PARAMS, examples)
     (result,) = evaluate(
         MODEL, PARAMS, EvaluationSplit.device_put(examples, mesh_of(8))
     )
-    assert answers.correct_after_rows.shape == (28,)
-    assert answers.correct_after_rows[-1] == answers.right.sum() == result.correct
+    correct = predictions.correct_after_rows
+    assert correct.shape == (28,)
+    assert correct[-1] == predictions.correct.sum() == result.correct
     found = np.zeros((10, 10), int)
-    np.add.at(found, (examples.labels, answers.said[:, -1]), 1)
+    np.add.at(found, (examples.labels, predictions.predicted[:, -1]), 1)
     np.testing.assert_array_equal(found, result.confusion)
-    np.testing.assert_allclose(answers.probabilities.sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_allclose(predictions.probabilities.sum(axis=1), 1, rtol=1e-12)
     np.testing.assert_array_equal(
-        answers.probabilities.argmax(axis=1), answers.said[:, -1]
+        predictions.probabilities.argmax(axis=1), predictions.predicted[:, -1]
     )
-    chosen = answers.probabilities[np.arange(count), examples.labels]
+    chosen = predictions.probabilities[np.arange(count), examples.labels]
     assert -np.log(chosen).mean() == pytest.approx(result.loss, rel=1e-5)
 
 
-def test_after_a_row_it_says_what_it_says_of_images_cut_there() -> None:
+def test_predictions_after_a_row_are_those_of_truncated_images() -> None:
     examples = random_examples(300)
-    answers = predicted(PARAMS, examples)
+    predictions = predict_one(PARAMS, examples)
     for rows in (1, 14):
         cut = Examples(examples.images[:, :rows], examples.labels)
-        found = predicted(PARAMS, cut)
-        np.testing.assert_array_equal(found.said[:, -1], answers.said[:, rows - 1])
+        found = predict_one(PARAMS, cut)
+        expected = predictions.predicted[:, rows - 1]
+        np.testing.assert_array_equal(found.predicted[:, -1], expected)
 
 
-def test_a_member_of_a_stack_is_the_network_itself() -> None:
+def test_each_network_of_an_ensemble_predicts_as_it_does_alone() -> None:
     examples = random_examples(50)
     others = init_params(MODEL, jax.random.key(1), 1.0)
-    stack = jax.tree.map(lambda *leaves: np.stack(leaves), PARAMS, others)
+    ensemble = jax.tree.map(lambda *leaves: np.stack(leaves), PARAMS, others)
     split = EvaluationSplit.device_put(examples, mesh_of(1))
-    together = predict(MODEL, stack, split)
+    together = predict(MODEL, ensemble, split)
     for network, params, found in zip(
-        split_ensemble(stack), (PARAMS, others), together, strict=True
+        split_ensemble(ensemble), (PARAMS, others), together, strict=True
     ):
-        expected = predicted(params, examples).said
-        np.testing.assert_array_equal(found.said, expected)
-        np.testing.assert_array_equal(predicted(network, examples).said, expected)
+        for alone in (params, network):
+            expected = predict_one(alone, examples).predicted
+            np.testing.assert_array_equal(found.predicted, expected)
 
 
-def test_mistakes_are_wrong_and_the_surest_come_first() -> None:
+def test_errors_are_sorted_by_confidence() -> None:
     examples = random_examples(500)
-    answers = predicted(PARAMS, examples)
-    mistakes = most_confident_errors(answers, 10_000)
-    assert len(mistakes) == 500 - answers.right.sum()
-    assert len({mistake.place for mistake in mistakes}) == len(mistakes)
-    sureness = [mistake.probability for mistake in mistakes]
-    assert sureness == sorted(sureness, reverse=True)
-    for mistake in mistakes:
-        assert mistake.true == examples.labels[mistake.place] != mistake.said
-        own = answers.probabilities[mistake.place]
-        assert mistake.probability == own[mistake.said] == own.max()
-        assert mistake.probability_of_true == own[mistake.true]
-    assert most_confident_errors(answers, 7) == mistakes[:7]
+    predictions = predict_one(PARAMS, examples)
+    errors = most_confident_errors(predictions, 10_000)
+    assert len(errors) == 500 - predictions.correct.sum()
+    assert len({error.index for error in errors}) == len(errors)
+    confidences = [error.probability for error in errors]
+    assert confidences == sorted(confidences, reverse=True)
+    for error in errors:
+        assert error.label == examples.labels[error.index] != error.predicted
+        own = predictions.probabilities[error.index]
+        assert error.probability == own[error.predicted] == own.max()
+        assert error.label_probability == own[error.label]
+    assert most_confident_errors(predictions, 7) == errors[:7]
 
 
-def test_who_is_always_right_makes_no_mistakes() -> None:
-    right = np.ones(5, bool)
-    assert most_confident_errors(answers_of(np.full(5, 0.9), right), 3) == []
+def test_correct_predictions_have_no_errors() -> None:
+    predictions = with_confidence(np.full(5, 0.9), np.ones(5, bool))
+    assert most_confident_errors(predictions, 3) == []
 
 
 def test_decision_rows_by_hand() -> None:
-    said = np.array([[3, 3, 3, 3], [1, 3, 3, 3], [1, 2, 1, 3], [3, 1, 3, 3]])
-    assert decision_rows(said).tolist() == [1, 2, 4, 3]
+    predicted = np.array([[3, 3, 3, 3], [1, 3, 3, 3], [1, 2, 1, 3], [3, 1, 3, 3]])
+    assert decision_rows(predicted).tolist() == [1, 2, 4, 3]
 
 
-def test_two_classes_part_when_neither_is_taken_for_the_other() -> None:
+def test_separation_row_by_hand() -> None:
     labels = np.array([3, 3, 4, 4, 5], np.uint8)
-    said = np.array(
+    predicted = np.array(
         [[4, 4, 3, 3], [3, 3, 3, 3], [3, 4, 4, 4], [4, 4, 4, 4], [3, 3, 3, 3]],
         np.uint8,
     )
-    answers = Predictions(labels, said, np.full((5, 10), 0.1))
-    assert answers.separation_row(3, 4) == answers.separation_row(4, 3) == 3
-    assert answers.separation_row(4, 5) == 1
-    never = Predictions(labels, np.full_like(said, 4), np.full((5, 10), 0.1))
+    predictions = Predictions(labels, predicted, np.full((5, 10), 0.1))
+    assert predictions.separation_row(3, 4) == predictions.separation_row(4, 3) == 3
+    assert predictions.separation_row(4, 5) == 1
+    never = Predictions(labels, np.full_like(predicted, 4), np.full((5, 10), 0.1))
     assert never.separation_row(3, 4) is None
     assert never.separation_row(3, 4, most=0.5) == 1

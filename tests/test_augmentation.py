@@ -1,4 +1,4 @@
-"""Training images are changed as the settings say, and by a function of a key."""
+"""Distortions follow their settings and are a function of a key."""
 
 from typing import Any
 
@@ -12,15 +12,16 @@ from rnnmnist.data import augmentation
 from rnnmnist.data.augmentation import Distortions, Warp
 
 COUNT = 400
-warp = jax.jit(augmentation.warp)
+apply_warp = jax.jit(augmentation.apply_warp)
 
 
-def drawn(seed: int = 0, **distortions: Any) -> Warp:
-    return augmentation.draw(jax.random.key(seed), COUNT, Distortions(**distortions))
+def sample(seed: int = 0, **distortions: Any) -> Warp:
+    key = jax.random.key(seed)
+    return augmentation.sample_warp(key, COUNT, Distortions(**distortions))
 
 
 def blobs(count: int) -> np.ndarray:
-    """Smooth images, uint8 [count, 28, 28], black at their borders."""
+    """Returns smooth images, uint8 [count, 28, 28], with black borders."""
     generator = np.random.default_rng(0)
     noise = generator.random((count, 28, 28)) * (
         np.hypot(*np.mgrid[-14:14, -14:14]) < 9
@@ -29,16 +30,16 @@ def blobs(count: int) -> np.ndarray:
     return (255 * smooth / smooth.max()).astype(np.uint8)
 
 
-def test_nothing_asked_is_nothing_changed() -> None:
+def test_without_distortions_images_are_unchanged() -> None:
     images = blobs(COUNT)
-    same = warp(jnp.asarray(images), drawn())
+    same = apply_warp(jnp.asarray(images), sample())
     np.testing.assert_allclose(same, images / np.float32(255), atol=1e-6)
 
 
 def test_a_shift_moves_whole_pixels_and_fills_with_black() -> None:
     images = np.random.default_rng(1).integers(1, 256, (COUNT, 28, 28), np.uint8)
-    moves = drawn(max_shift=3)
-    results = np.asarray(warp(jnp.asarray(images), moves)) * 255
+    moves = sample(max_shift=3)
+    results = np.asarray(apply_warp(jnp.asarray(images), moves)) * 255
     offsets = np.asarray(moves.offset).astype(int)
     assert {tuple(offset) for offset in offsets.tolist()} == {
         (row, column) for row in range(-3, 4) for column in range(-3, 4)
@@ -57,7 +58,7 @@ def test_a_shift_moves_whole_pixels_and_fills_with_black() -> None:
 def test_angles_and_shears_fill_their_range_evenly(
     distortions: dict[str, float], most: float
 ) -> None:
-    entries = np.asarray(drawn(0, **distortions).matrix)[:, 1, 0]
+    entries = np.asarray(sample(0, **distortions).matrix)[:, 1, 0]
     assert np.abs(entries).max() <= most + 1e-6
     counts = np.histogram(entries, bins=8, range=(-most, most))[0]
     expected = COUNT / 8
@@ -65,11 +66,11 @@ def test_angles_and_shears_fill_their_range_evenly(
 
 
 def test_a_rotation_turns_and_a_scale_scales_without_a_shear() -> None:
-    turned = np.asarray(drawn(max_rotation=30.0).matrix)
+    turned = np.asarray(sample(max_rotation=30.0).matrix)
     np.testing.assert_allclose(np.linalg.det(turned), 1, atol=1e-6)
     product = turned @ turned.swapaxes(1, 2)
     np.testing.assert_allclose(product, np.tile(np.eye(2), (COUNT, 1, 1)), atol=1e-6)
-    scaled = np.asarray(drawn(max_scale=0.25).matrix)
+    scaled = np.asarray(sample(max_scale=0.25).matrix)
     assert np.all(scaled[:, [0, 1], [1, 0]] == 0)
     factors = scaled[:, 0, 0]
     np.testing.assert_array_equal(factors, scaled[:, 1, 1])
@@ -78,10 +79,10 @@ def test_a_rotation_turns_and_a_scale_scales_without_a_shear() -> None:
     assert factors.max() - factors.min() > 0.4
 
 
-def test_an_affine_map_is_what_scipy_makes_of_its_matrix() -> None:
+def test_affine_maps_agree_with_scipy() -> None:
     images = blobs(COUNT)
-    maps = drawn(max_shift=2, max_rotation=15.0, max_scale=0.2, max_shear=0.2)
-    results = np.asarray(warp(jnp.asarray(images), maps))
+    maps = sample(max_shift=2, max_rotation=15.0, max_scale=0.2, max_shear=0.2)
+    results = np.asarray(apply_warp(jnp.asarray(images), maps))
     for image, result, matrix, offset in zip(
         images[:20], results, np.asarray(maps.matrix), maps.offset, strict=False
     ):
@@ -93,37 +94,38 @@ def test_an_affine_map_is_what_scipy_makes_of_its_matrix() -> None:
 
 def test_half_of_the_images_are_mirrored() -> None:
     images = blobs(COUNT)
-    results = np.asarray(warp(jnp.asarray(images), drawn(flip=True))) * 255
+    results = np.asarray(apply_warp(jnp.asarray(images), sample(flip=True))) * 255
     same = np.isclose(results, images, atol=1e-2).all((1, 2))
     mirrored = np.isclose(results, images[:, :, ::-1], atol=1e-2).all((1, 2))
     assert np.all(same ^ mirrored)
     assert abs(mirrored.sum() - COUNT / 2) < 4 * np.sqrt(COUNT) / 2
 
 
-def test_an_elastic_field_is_smooth_and_goes_as_far_as_it_is_told() -> None:
-    field = drawn(elastic=1.5)
+def test_elastic_fields_are_smooth_with_the_configured_displacement() -> None:
+    field = sample(elastic=1.5)
     across = np.broadcast_to(np.arange(28, dtype=np.uint8)[None, None], (COUNT, 28, 28))
-    ways = []
+    displacements = []
     for ramp in (across, across.swapaxes(1, 2)):
-        # Of a ramp, a pixel's new level says from which column, or row, it came.
-        places = np.asarray(warp(jnp.asarray(ramp), field)) * 255
-        ways.append((places - ramp)[:, 6:22, 6:22])  # whose origins are inside
-        assert ways[-1].std(0) == pytest.approx(1.5, rel=0.25)
-        assert ways[-1].std() == pytest.approx(1.5, rel=0.05)
-        assert np.abs(np.diff(ways[-1], axis=1)).std() < 0.3
-        assert np.abs(np.diff(ways[-1], axis=2)).std() < 0.3
-    down, across_too = (way[:, 8, 8] for way in ways)
+        # On a ramp, a pixel's new value is the column, or row, of its source.
+        sources = np.asarray(apply_warp(jnp.asarray(ramp), field)) * 255
+        shifts = (sources - ramp)[:, 6:22, 6:22]  # with sources inside the image
+        assert shifts.std(0) == pytest.approx(1.5, rel=0.25)
+        assert shifts.std() == pytest.approx(1.5, rel=0.05)
+        assert np.abs(np.diff(shifts, axis=1)).std() < 0.3
+        assert np.abs(np.diff(shifts, axis=2)).std() < 0.3
+        displacements.append(shifts[:, 8, 8])
+    down, across_too = displacements
     assert abs(np.corrcoef(down, across_too)[0, 1]) < 0.2
     images = blobs(1).repeat(COUNT, 0)
-    results = np.asarray(warp(jnp.asarray(images), field))
+    results = np.asarray(apply_warp(jnp.asarray(images), field))
     assert len({image.tobytes() for image in results}) == COUNT
 
 
-def test_each_distortion_has_random_numbers_of_its_own() -> None:
-    alone, together = drawn(max_shift=2), drawn(max_shift=2, max_rotation=9.0)
+def test_distortions_are_independent() -> None:
+    alone, together = sample(max_shift=2), sample(max_shift=2, max_rotation=9.0)
     np.testing.assert_array_equal(alone.offset, together.offset)
-    assert np.any(np.asarray(drawn(1, max_shift=2).offset) != alone.offset)
-    maps = drawn(
+    assert np.any(np.asarray(sample(1, max_shift=2).offset) != alone.offset)
+    maps = sample(
         max_rotation=60.0, max_shear=0.9, max_scale=0.9, elastic=1.0, flip=True
     )
     matrix = np.asarray(maps.matrix, float)

@@ -1,4 +1,4 @@
-"""Batches: every image once an epoch, from (seed, step) alone."""
+"""Batches are functions of (seed, step) with every image once per epoch."""
 
 import functools
 from typing import Any
@@ -17,13 +17,12 @@ from rnnmnist.data.shuffling import epoch_order
 ONE_HUNDRED = Examples(
     np.zeros((100, 28, 28), np.uint8), np.arange(100, dtype=np.uint8)
 )
-# Of a number of examples that is only known to the program when it runs, so that one
-# program serves all of them; batches, below, are drawn with a number that is constant.
+# The number of examples is traced, so one program serves all sizes.
 any_order = jax.jit(epoch_order)
 
 
 def order(seed: int, positions: range | np.ndarray, examples: int) -> np.ndarray:
-    """What stands at some positions, of which the last is asked for a few times."""
+    """Returns the indices at some positions, padded to reuse one program."""
     padding = -len(positions) % 5000
     padded = np.pad(np.asarray(positions), (0, padding), "edge")
     found = any_order(jax.random.key(seed), padded, examples)
@@ -42,15 +41,13 @@ def split_of(
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def share_of_a_batch(
-    split: TrainingSplit, step: int, shard: int, num_shards: int
-) -> Batch:
+def batch_shard(split: TrainingSplit, step: int, shard: int, num_shards: int) -> Batch:
     return split.batch(jnp.asarray(step), jnp.asarray(shard), num_shards)
 
 
 def batch_of(split: TrainingSplit, step: int, shard: int = 0, shards: int = 1) -> Batch:
-    """A share of a batch, in NumPy's arrays."""
-    batch = share_of_a_batch(split, np.int32(step), np.int32(shard), shards)
+    """Returns a shard of a batch as NumPy arrays."""
+    batch = batch_shard(split, np.int32(step), np.int32(shard), shards)
     return jax.tree.map(np.asarray, batch)
 
 
@@ -64,10 +61,10 @@ def test_an_epoch_is_a_permutation(examples: int) -> None:
 
 @pytest.mark.parametrize(
     "batch_size",
-    # More of those that end within an epoch are slow: each is a program of its own.
+    # Each size compiles its own program.
     [1, 64, 100, *(pytest.param(size, marks=pytest.mark.slow) for size in (7, 32))],
 )
-def test_every_epoch_sees_every_image_once_whatever_the_batch(batch_size: int) -> None:
+def test_every_epoch_has_every_image_once_for_any_batch_size(batch_size: int) -> None:
     split = split_of(ONE_HUNDRED, batch_size)
     steps = -(-300 // batch_size)
     seen = np.concatenate([batch_of(split, step).labels for step in range(steps)])
@@ -76,7 +73,7 @@ def test_every_epoch_sees_every_image_once_whatever_the_batch(batch_size: int) -
     assert not (epochs[0] == epochs[1]).all()
 
 
-def test_eight_devices_see_every_image_once_between_them() -> None:
+def test_eight_shards_together_have_every_image_once() -> None:
     split = split_of(ONE_HUNDRED, 40)
     seen = np.concatenate(
         [batch_of(split, step, n, 8).labels for step in range(5) for n in range(8)]
@@ -85,7 +82,7 @@ def test_eight_devices_see_every_image_once_between_them() -> None:
     np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(100), (2, 1)))
 
 
-def test_orders_differ_between_seeds_and_epochs_and_repeat_themselves() -> None:
+def test_orders_are_reproducible_and_differ_between_seeds_and_epochs() -> None:
     first = order(0, range(1000), 1000)
     np.testing.assert_array_equal(first, order(0, range(1000), 1000))
     others = [
@@ -93,32 +90,32 @@ def test_orders_differ_between_seeds_and_epochs_and_repeat_themselves() -> None:
         order(0, range(1000, 2000), 1000),
         np.arange(1000),
     ]
-    for other in others:  # two random orders agree in one place on average
+    for other in others:  # two random orders agree at one position on average
         assert (first == other).sum() < 10
 
 
-def test_an_order_is_as_random_as_it_looks() -> None:
-    """Places, and steps from an image to its follower, fill 20 boxes evenly.
+def test_orders_pass_chi_square_tests() -> None:
+    """Indices at a position, and differences of neighbours, are uniform over 20 bins.
 
-    A chi-square of 19 degrees is below 43.8 for all but one fair shuffle in 1,000;
-    the keys are fixed, so this test says the same thing always.
+    Chi-square with 19 degrees of freedom is below 43.8 with probability 0.999. The keys
+    are fixed, so the test is deterministic.
     """
     size, runs = 500, 200
     keys = jax.vmap(jax.random.key)(np.arange(runs))
     draw = jax.jit(jax.vmap(epoch_order, (0, None, None)))
     orders = np.asarray(draw(keys, np.arange(size), size))
-    followers = np.diff(orders, axis=1) % size
-    for values in (orders[:, 0], orders[:, 250], orders[:, 499], followers.ravel()):
+    differences = np.diff(orders, axis=1) % size
+    for values in (orders[:, 0], orders[:, 250], orders[:, 499], differences.ravel()):
         counts = np.histogram(values, bins=20, range=(0, size))[0]
         expected = len(values) / 20
         assert ((counts - expected) ** 2 / expected).sum() < 43.8
     fixed = (orders == np.arange(size)).sum(axis=1)
-    assert 0.6 < fixed.mean() < 1.4  # one on average, in a fair shuffle
+    assert 0.6 < fixed.mean() < 1.4  # 1 on average in a uniform permutation
 
 
 @pytest.mark.parametrize(
     "shards",
-    # Each is a program of its own.
+    # Each number compiles its own program.
     [8, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 3))],
 )
 def test_a_batch_is_the_same_on_any_number_of_devices(shards: int) -> None:
@@ -126,13 +123,13 @@ def test_a_batch_is_the_same_on_any_number_of_devices(shards: int) -> None:
     split = split_of(random_examples(50), 24, seed=0, **distortions)
     whole = batch_of(split, 5)
     parts = [batch_of(split, 5, shard, shards) for shard in range(shards)]
-    initialize = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-    # To rounding: the interpolation is compiled for each size of share.
-    np.testing.assert_allclose(whole.images, initialize.images, atol=1e-5)
-    np.testing.assert_array_equal(whole.labels, initialize.labels)
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    # Up to rounding: the interpolation is compiled for each size of shard.
+    np.testing.assert_allclose(whole.images, joined.images, atol=1e-5)
+    np.testing.assert_array_equal(whole.labels, joined.labels)
 
 
-def test_no_validation_or_test_image_is_ever_trained_on(small: Config) -> None:
+def test_no_validation_or_test_image_is_in_a_batch(small: Config) -> None:
     examples = load(small.data)
     held_out = {
         image.tobytes()
@@ -162,13 +159,13 @@ def test_shifts_reach_every_offset_and_follow_seed_and_step() -> None:
     examples = Examples(image.repeat(64, 0), np.zeros(64, np.uint8))
 
     @functools.cache
-    def places(seed: int, step: int) -> tuple[bytes, set[tuple[int, int]]]:
+    def offsets(seed: int, step: int) -> tuple[bytes, set[tuple[int, int]]]:
         split = split_of(examples, 64, seed, max_shift=2)
         images = np.asarray(batch_of(split, step).images)
         _, rows, columns = images.nonzero()
         return images.tobytes(), set(zip(rows.tolist(), columns.tolist(), strict=True))
 
-    seen = set().union(*(places(0, step)[1] for step in range(6)))
+    seen = set().union(*(offsets(0, step)[1] for step in range(6)))
     assert seen == {(row, column) for row in range(12, 17) for column in range(12, 17)}
-    assert places(0, 1)[0] != places(0, 2)[0]
-    assert places(0, 1)[0] != places(1, 1)[0]
+    assert offsets(0, 1)[0] != offsets(0, 2)[0]
+    assert offsets(0, 1)[0] != offsets(1, 1)[0]

@@ -1,4 +1,4 @@
-"""The benchmark: its tables are those of its numbers, and its contestants work."""
+"""The benchmark: its tables match its measurements, and its workers run."""
 
 import json
 import subprocess
@@ -13,38 +13,38 @@ from support import REPOSITORY
 BENCHMARKS = REPOSITORY / "benchmarks"
 
 
-def test_the_pages_show_what_was_measured() -> None:
-    document = json.loads((BENCHMARKS / "results.json").read_text())
+def test_the_pages_contain_the_current_tables() -> None:
+    measured = json.loads((BENCHMARKS / "results.json").read_text())
     page = (BENCHMARKS / "README.md").read_text()
-    assert tables.rendered(page, document) == page
+    assert tables.render(page, measured) == page
     results = (REPOSITORY / "docs/results.md").read_text()
-    assert tables.summarized(results, document) == results
+    assert tables.render_summary(results, measured) == results
 
 
-def test_the_work_of_an_image_is_that_of_the_products() -> None:
+def test_the_flop_of_an_image_are_those_of_the_products() -> None:
     assert pytest.approx(13.4e6, rel=0.01) == tables.FLOP_PER_IMAGE
 
 
-def test_a_peer_passes_at_the_first_epoch_whose_mean_does() -> None:
+def test_a_peer_reaches_a_count_at_the_first_epoch_whose_mean_does() -> None:
     def run(*corrects: int) -> list[dict[str, Any]]:
         return [
             {"correct": correct, "seconds": 10 * epoch}
             for epoch, correct in enumerate(corrects, start=1)
         ]
 
-    peer = [run(9700, 9860, 9849, 9900), run(9800, 9830, 9851)]
-    assert tables.passing(peer, 9750) == 10
-    assert tables.passing(peer, 9850) == 30
-    assert tables.passing(peer, 9851) is None, "the fourth epoch is one seed's alone"
+    runs = [run(9700, 9860, 9849, 9900), run(9800, 9830, 9851)]
+    assert tables.seconds_to(runs, 9750) == 10
+    assert tables.seconds_to(runs, 9850) == 30
+    assert tables.seconds_to(runs, 9851) is None, "one seed has no fourth epoch"
 
 
-def turns(*speeds: float) -> list[dict[str, float]]:
+def rounds(*speeds: float) -> list[dict[str, float]]:
     return [{"seconds": 2.0, "amount": 2 * speed, "peak_mib": 9.0} for speed in speeds]
 
 
 @pytest.fixture
-def document() -> dict[str, Any]:
-    """Numbers of which it is known what follows from them."""
+def measured() -> dict[str, Any]:
+    """Measurements with simple ratios."""
     flop = tables.FLOP_PER_IMAGE
     run = {"seconds": 20.0, "correct": 9880}
     slow = [
@@ -54,21 +54,21 @@ def document() -> dict[str, Any]:
         **{"hardware": "cores", "minutes": 3, "command": "run"},
         **{"versions": {"jax": "1"}, "peers": {"torch": "2"}},
         "throughput": {
-            "rnnmnist": turns(120, 300, 90),
-            "PyTorch": turns(50, 50, 50),
-            "PyTorch, compiled": turns(100, 100, 100),
-            "Keras": turns(80, 50, 90),
-            "Keras, jit_compile": turns(10, 10, 10),
-            "product, A": turns(200 * flop, 600 * flop, 200 * flop),
-            "product, B": turns(1, 1, 1),
+            "rnnmnist": rounds(120, 300, 90),
+            "PyTorch": rounds(50, 50, 50),
+            "PyTorch, compiled": rounds(100, 100, 100),
+            "Keras": rounds(80, 50, 90),
+            "Keras, jit_compile": rounds(10, 10, 10),
+            "product, A": rounds(200 * flop, 600 * flop, 200 * flop),
+            "product, B": rounds(1, 1, 1),
         },
         "evaluation": {
-            "rnnmnist": turns(300, 300, 300),
-            "PyTorch, batch 1": turns(250, 250, 250),
-            "PyTorch, batch 2": turns(100, 100, 100),
-            "Keras, batch 1": turns(60, 60, 60),
+            "rnnmnist": rounds(300, 300, 300),
+            "PyTorch, batch 1": rounds(250, 250, 250),
+            "PyTorch, batch 2": rounds(100, 100, 100),
+            "Keras, batch 1": rounds(60, 60, 60),
         },
-        "seeds": {"1": turns(10, 10), "8": turns(9, 9)},
+        "seeds": {"1": rounds(10, 10), "8": rounds(9, 9)},
         "checkpoints": {
             "with": [{"seconds": 11.0, "amount": 2}],
             "without": [{"seconds": 10.0, "amount": 2}],
@@ -79,11 +79,11 @@ def document() -> dict[str, Any]:
             "first step, warm cache": [5.5, 4.5, 6.5],
             "compile the chunk, cold cache": [5.0],
         },
-        "batches": {"rnnmnist 32": turns(20), "PyTorch 32": turns(10)},
+        "batches": {"rnnmnist 32": rounds(20), "PyTorch 32": rounds(10)},
         "lengths": {
-            **{f"{who} 28": turns(28) for who in ("rnnmnist", "in blocks", "PyTorch")},
-            **{f"{who} 784": turns(1) for who in ("rnnmnist", "PyTorch")},
-            "in blocks 784": turns(0.5),
+            **dict.fromkeys(("rnnmnist 28", "in blocks 28", "PyTorch 28"), rounds(28)),
+            **dict.fromkeys(("rnnmnist 784", "PyTorch 784"), rounds(1)),
+            "in blocks 784": rounds(0.5),
         },
         "jobs": {
             "rnnmnist, cold cache": [12.0],
@@ -102,20 +102,20 @@ def document() -> dict[str, Any]:
     }
 
 
-def test_targets_are_met_or_not(document: dict[str, Any]) -> None:
-    lines = tables.targets(document).splitlines()[4:]
+def test_targets_are_met_or_not(measured: dict[str, Any]) -> None:
+    lines = tables.targets(measured).splitlines()[4:]
     found = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in lines]
     assert found == [
         ("training / PyTorch, compiled", "≥ 1.2", "1.20", "yes"),
         ("training / Keras", "≥ 2", "1.50", "**no**"),
         ("training, % of the ceiling", "≥ 65", "50", "**no**"),
         ("evaluation / PyTorch, batch 1", "≥ 1.5", "1.20", "**no**"),
-        ("mean accuracy of that recipe, 98.5 %", "≥ 98.5", "98.80", "yes"),
+        ("mean accuracy, 98.5 % recipe", "≥ 98.5", "98.80", "yes"),
         ("seconds to 98.5 %", "≤ 30", "20.0", "yes"),
-        ("the better peer's seconds (at least) / ours, 98.5 %", "≥ 3", "2.5", "**no**"),
-        ("mean accuracy of that recipe, 99.0 %", "≥ 99", "98.80", "**no**"),
+        ("the faster peer's seconds (at least) / ours, 98.5 %", "≥ 3", "2.5", "**no**"),
+        ("mean accuracy, 99.0 % recipe", "≥ 99", "98.80", "**no**"),
         ("seconds to 99.0 %", "≤ 75", "20.0", "yes"),
-        ("the better peer's seconds (at least) / ours, 99.0 %", "≥ 3", "5.0", "yes"),
+        ("the faster peer's seconds (at least) / ours, 99.0 %", "≥ 3", "5.0", "yes"),
         ("first step, warm cache, s", "≤ 5", "5.50", "**no**"),
         ("imports, s", "≤ 2", "0.50", "yes"),
         ("--help, s", "≤ 1", "0.50", "yes"),
@@ -130,16 +130,16 @@ def test_targets_are_met_or_not(document: dict[str, Any]) -> None:
     ]
 
 
-def test_what_the_ceiling_leaves(document: dict[str, Any]) -> None:
-    assert tables.at_the_ceiling(document) == (
-        "At the ceiling, with nothing to do but products, one would be 2.00 times "
+def test_the_speed_at_the_ceiling(measured: dict[str, Any]) -> None:
+    assert tables.at_the_ceiling(measured) == (
+        "The speed at the ceiling, with matrix products only, would be 2.00 times "
         "PyTorch, compiled in training, 2.50 times Keras in training, and 2.40 times "
-        "PyTorch, batch 1 in evaluation, which is a third of the work."
+        "PyTorch, batch 1 in evaluation, which is a third of the work.\n"
     )
 
 
-def test_the_summary_takes_each_peers_better_mode(document: dict[str, Any]) -> None:
-    assert tables.summary(document).splitlines()[4:] == [
+def test_the_summary_shows_the_faster_modes(measured: dict[str, Any]) -> None:
+    assert tables.summary(measured).splitlines()[4:] == [
         "| training, batch 128, images/s | 120 | 100 | 80 |",
         "| evaluation, images/s | 300 | 250 | 60 |",
         "| 781 steps and all test images, seconds | 10 | 30 | 50 |",
@@ -148,14 +148,14 @@ def test_the_summary_takes_each_peers_better_mode(document: dict[str, Any]) -> N
     ]
 
 
-def test_every_table_has_what_was_measured(document: dict[str, Any]) -> None:
-    page = tables.rendered("<!-- tables -->\n<!-- /tables -->", document)
+def test_every_table_contains_the_measurements(measured: dict[str, Any]) -> None:
+    page = tables.render("<!-- tables -->\n<!-- /tables -->", measured)
     for line in (
         "| rnnmnist | 120 (90 to 300) | 1.00 (1.00 to 1.00) | 50 (45 to 60) |",
         "| 1024³ product, A: 3 GFLOP/s |",
         "| PyTorch | 30.0 (30.0 to 30.0) | 3.00 (3.00 to 3.00) |",
         "| 32 | 20 (20 to 20) | 10 (10 to 10) | 2.00 (2.00 to 2.00) |",
-        "| a checkpoint, beside an epoch | 0.50 (0.50 to 0.50) |",
+        "| a checkpoint after an epoch | 0.50 (0.50 to 0.50) |",
     ):
         assert line in page
 
@@ -165,7 +165,7 @@ def test_every_table_has_what_was_measured(document: dict[str, Any]) -> None:
     [
         ("train", {"steps": 2, "batch": 8, "model": {"hidden_size": 4}}, 16),
         ("product_numpy", {"size": 8}, 20 * 2 * 8**3),
-        # The others compile programs of their own, or the same at the usual size.
+        # The others compile programs of their own.
         *(
             pytest.param(*values, marks=pytest.mark.slow)
             for values in (
@@ -179,7 +179,7 @@ def test_every_table_has_what_was_measured(document: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_a_contestant_works_once_for_each_line(
+def test_a_worker_runs_its_task_once_per_line(
     task: str,
     settings: dict[str, Any],
     amount: int,
@@ -197,14 +197,14 @@ def test_a_contestant_works_once_for_each_line(
         timeout=120,
         check=True,
     )
-    ready, *turns = map(json.loads, finished.stdout.splitlines())
+    ready, *lines = map(json.loads, finished.stdout.splitlines())
     assert ready == {"ready": True}
-    assert [turn["amount"] for turn in turns] == [amount] * 2
-    assert all(turn["seconds"] > 0 and turn["peak_mib"] > 50 for turn in turns)
+    assert [line["amount"] for line in lines] == [amount] * 2
+    assert all(line["seconds"] > 0 and line["peak_mib"] > 50 for line in lines)
 
 
 @pytest.mark.parametrize("name", ["accuracy_98_5", "accuracy_99_0"])
-def test_a_recipe_is_validated_once_at_its_end(name: str) -> None:
+def test_a_recipe_validates_once_at_its_end(name: str) -> None:
     from rnnmnist.config.files import load_config
 
     train = load_config(BENCHMARKS / "recipes" / f"{name}.py").train

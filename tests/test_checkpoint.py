@@ -1,4 +1,4 @@
-"""Checkpoints: the same bits back, the right ones kept, and clear refusals."""
+"""Checkpoints: exact round trips, retention, selection and errors."""
 
 import shutil
 from pathlib import Path
@@ -28,7 +28,7 @@ from rnnmnist.training.state import (
 from rnnmnist.training.step import train_steps
 
 CONFIG = Config(
-    data=DataConfig(name="mnist5k", data_dir="/a/place of this machine"),
+    data=DataConfig(name="mnist5k", data_dir="/a/path of this machine"),
     model=ModelConfig(hidden_size=16),
     train=TrainConfig(batch_size=32, num_steps=30),
 )
@@ -36,7 +36,7 @@ CONFIG = Config(
 
 @pytest.fixture(scope="module")
 def state() -> TrainState:
-    """The state of no run: every number of its optimizer's memory is another."""
+    """A training state whose optimizer state is random."""
     state = create_state(CONFIG, make_model(CONFIG.model), mesh_of(8))
     generator = np.random.default_rng(1)
 
@@ -52,7 +52,7 @@ def state() -> TrainState:
 
 
 def abstract(config: Config, devices: int = 1) -> Params:
-    """The shapes of a configuration's parameters."""
+    """The abstract parameters of a configuration."""
     return abstract_params(make_model(config.model), replicated(mesh_of(devices)))
 
 
@@ -70,7 +70,7 @@ def save(
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
-def test_saved_and_restored_are_the_same_bits(
+def test_restored_arrays_are_bitwise_equal(
     tmp_path: Path, state: TrainState, devices: int
 ) -> None:
     save(tmp_path, state, {5: 0.5})
@@ -90,7 +90,7 @@ def test_saved_and_restored_are_the_same_bits(
     assert params_sha256(alone) == params_sha256(state.params)
 
 
-def test_where_weights_are_averaged_params_are_the_average(tmp_path: Path) -> None:
+def test_params_are_the_averaged_weights(tmp_path: Path) -> None:
     config, mesh = CONFIG.replace({"train.ema_decay": 0.9}), mesh_of(1)
     state = create_state(config, make_model(config.model), mesh)
     split = TrainingSplit.device_put(random_examples(100), config, mesh)
@@ -104,7 +104,7 @@ def test_where_weights_are_averaged_params_are_the_average(tmp_path: Path) -> No
     assert evaluated == params_sha256(state.params) != trained
 
 
-def test_the_configuration_and_the_metrics_come_back(
+def test_the_configuration_and_the_metrics_are_restored(
     tmp_path: Path, state: TrainState
 ) -> None:
     save(tmp_path, state, {5: 0.5, 6: None})
@@ -113,7 +113,7 @@ def test_the_configuration_and_the_metrics_come_back(
     assert store.read_metrics(tmp_path, 6) is None
 
 
-def test_the_newest_and_the_best_stay_also_over_a_restart(
+def test_the_newest_and_the_best_are_kept_across_a_restart(
     tmp_path: Path, state: TrainState
 ) -> None:
     save(tmp_path, state, {1: 0.1, 2: 0.9, 3: 0.5, 4: 0.9, 5: None, 6: 0.2})
@@ -125,7 +125,7 @@ def test_the_newest_and_the_best_stay_also_over_a_restart(
     assert store.list_steps(tmp_path) == [2, 7, 8]
 
 
-def test_folders_of_other_names_are_no_steps(tmp_path: Path, state: TrainState) -> None:
+def test_folders_of_other_names_are_ignored(tmp_path: Path, state: TrainState) -> None:
     save(tmp_path, state, {5: 0.5})
     for name in ("007", "05", "٣", "6.orbax-checkpoint-tmp", "damaged-7", "-1"):
         (tmp_path / name).mkdir()
@@ -137,24 +137,24 @@ def test_folders_of_other_names_are_no_steps(tmp_path: Path, state: TrainState) 
     assert store.list_steps(tmp_path) == [5, 6]
 
 
-def test_a_step_that_vanishes_while_it_is_read_is_looked_for_again(
+def test_a_step_deleted_while_it_is_read_is_selected_again(
     tmp_path: Path, two_steps: Path
 ) -> None:
     workdir = shutil.copytree(two_steps, tmp_path / "run")
-    asked = []
+    selected = []
 
     def use(step: int) -> int:
-        asked.append(step)
+        selected.append(step)
         if step == 2:
             shutil.rmtree(workdir / "2")
         store.read_config(workdir, step)
         return step
 
     assert with_step(workdir, "latest", use) == 1
-    assert asked == [2, 1]
+    assert selected == [2, 1]
 
 
-def test_set_aside_keeps_what_was_set_aside_before(
+def test_quarantine_keeps_earlier_quarantined_checkpoints(
     tmp_path: Path, state: TrainState
 ) -> None:
     for _ in range(3):
@@ -166,21 +166,21 @@ def test_set_aside_keeps_what_was_set_aside_before(
 
 @pytest.fixture(scope="module")
 def two_steps(tmp_path_factory: pytest.TempPathFactory, state: TrainState) -> Path:
-    """A workdir that no test changes."""
+    """A workdir with two steps, which no test changes."""
     workdir = tmp_path_factory.mktemp("run")
     save(workdir, state, {1: 0.1, 2: 0.2})
     return workdir
 
 
-@pytest.mark.parametrize("wanted", ["3", "first", "-1", "²", "", "9" * 5000])
-def test_a_step_that_is_not_there_is_refused_with_those_that_are(
-    two_steps: Path, wanted: str
+@pytest.mark.parametrize("selector", ["3", "first", "-1", "²", "", "9" * 5000])
+def test_an_unknown_step_is_refused_with_the_existing_ones(
+    two_steps: Path, selector: str
 ) -> None:
-    with pytest.raises(UserError, match=r"there are best, latest, 1, 2"):
-        find_step(two_steps, wanted)
+    with pytest.raises(UserError, match=r"choose best, latest or one of 1, 2"):
+        find_step(two_steps, selector)
 
 
-def test_a_workdir_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> None:
+def test_a_missing_workdir_is_refused_and_not_created(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     with pytest.raises(UserError, match="does not exist"):
         find_step(missing, "best")
@@ -189,7 +189,7 @@ def test_a_workdir_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> 
         find_step(tmp_path, "best")
 
 
-def test_another_shape_or_type_is_an_error_that_names_the_leaf(
+def test_a_wrong_shape_or_type_is_an_error_that_names_the_leaf(
     two_steps: Path,
 ) -> None:
     wider = abstract(CONFIG.replace({"model.hidden_size": 17}))
@@ -207,7 +207,7 @@ def test_another_shape_or_type_is_an_error_that_names_the_leaf(
         store.read_params(two_steps, 1, other)
 
 
-def test_an_export_has_the_parameters_and_no_place_of_this_machine(
+def test_saved_params_contain_no_path_of_this_machine(
     tmp_path: Path, two_steps: Path, state: TrainState
 ) -> None:
     assert store.read_config(two_steps, 2).data.data_dir is not None
@@ -219,7 +219,7 @@ def test_an_export_has_the_parameters_and_no_place_of_this_machine(
     assert not (target / "2" / "state").exists()
     found = store.read_params(target, 2, state.params)
     assert params_sha256(found) == params_sha256(state.params)
-    places = [str(CONFIG.data.data_dir), str(two_steps), str(tmp_path)]
+    paths = [str(CONFIG.data.data_dir), str(two_steps), str(tmp_path)]
     for path in target.rglob("*"):
-        for place in places:
-            assert path.is_dir() or place.encode() not in path.read_bytes(), path
+        for text in paths:
+            assert path.is_dir() or text.encode() not in path.read_bytes(), path

@@ -1,12 +1,13 @@
-"""The commands on the embedded data: whole runs, what they leave, how they refuse.
+"""The commands on the embedded data set: complete runs, their files and errors.
 
-Each command runs as a process at least once; where only its messages or its files are
-of interest, its `main` is called in this process, which has jax loaded already.
+Each command runs as a process at least once. Where only its messages or files matter,
+its `main` is called in this process, which has already imported jax.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import termios
 import time
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ import runs
 from support import REPOSITORY, Command, Once, one_line_error, refused
 
 from rnnmnist import evaluate, main, verify
+from rnnmnist.__main__ import COMMANDS
 from rnnmnist.config.schema import TrainConfig
 from rnnmnist.errors import RunError
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
@@ -39,12 +42,12 @@ QUICK = (
     "--config.train.log_every_steps=9",
     "--config.train.eval_every_steps=20",
 )
-# In this process, which cannot join others any more and has eight devices.
+# For calls in this process, which cannot join others any more and has eight devices.
 HERE = ("--num_processes=1", "--config.train.num_devices=1")
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """Every file's hash."""
+    """The hash of every file in a folder."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -62,11 +65,11 @@ def lines(workdir: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def trained(once: Once, command: Command, data_dir: Path) -> Path:
-    """A complete run's workdir; what it printed lies beside it, in `printed.txt`."""
+    """The workdir of a complete run; its output is in `../printed.txt`."""
 
     def train(folder: Path) -> None:
-        words = (f"--workdir={folder / 'with space and ü'}", *settings(data_dir))
-        finished = command("main", *words)
+        args = (f"--workdir={folder / 'with space and ü'}", *settings(data_dir))
+        finished = command("main", *args)
         assert finished.returncode == 0, finished.stderr
         (folder / "printed.txt").write_text(finished.stdout)
 
@@ -75,16 +78,16 @@ def trained(once: Once, command: Command, data_dir: Path) -> Path:
 
 @pytest.fixture
 def copied(trained: Path, tmp_path: Path) -> Path:
-    """A copy of the complete run's workdir, to be changed."""
+    """A copy of the complete run's workdir that a test may change."""
     return runs.copy_of(trained, tmp_path / "run")
 
 
 def settings(data_dir: Path) -> tuple[str, ...]:
-    """The flags of the complete run, the workdir aside."""
+    """The flags of the complete run, except for the workdir."""
     return (f"--config.data.data_dir={data_dir}", *QUICK)
 
 
-def test_a_run_leaves_what_the_contract_names(trained: Path) -> None:
+def test_a_run_writes_the_files_of_the_contract(trained: Path) -> None:
     workdir, printed = trained, (trained.parent / "printed.txt").read_text()
     config = json.loads((workdir / "config.json").read_text())
     assert config["model"]["hidden_size"] == 16
@@ -109,12 +112,12 @@ def test_a_run_leaves_what_the_contract_names(trained: Path) -> None:
         assert part in printed
     assert "python -m rnnmnist.evaluate" in printed
     assert "python -m rnnmnist.report" in printed
-    # A pipe gets plain lines: no bar, no carriage return.
+    # A pipe gets plain lines without a progress bar.
     assert "\r" not in printed
     assert re.search(r"epoch 1\.3  step 40/40  loss \d\.\d+  accuracy", printed)
 
 
-def test_a_run_keeps_what_trained_it(trained: Path) -> None:
+def test_a_run_records_hardware_versions_and_times(trained: Path) -> None:
     text = (trained / "sessions.jsonl").read_text()
     start, end = (json.loads(line) for line in text.splitlines())
     assert (start["event"], start["step"]) == ("start", 0)
@@ -127,7 +130,7 @@ def test_a_run_keeps_what_trained_it(trained: Path) -> None:
     assert 0 < seconds["train"] < seconds["total"]
 
 
-def test_the_result_file_is_the_contracts(trained: Path) -> None:
+def test_the_result_file_has_the_fields_of_the_contract(trained: Path) -> None:
     (path,) = (trained / "evaluation").glob("test-*.json")
     result = json.loads(path.read_text())
     assert path.name == f"test-{result['step']}.json"
@@ -144,7 +147,7 @@ def test_the_result_file_is_the_contracts(trained: Path) -> None:
     assert result["loss"] > 0
 
 
-def test_a_complete_run_is_left_as_it_is(
+def test_a_complete_run_is_not_changed(
     copied: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = snapshot(copied)
@@ -153,7 +156,7 @@ def test_a_complete_run_is_left_as_it_is(
     assert snapshot(copied) == before
 
 
-def test_the_evaluation_command_gives_the_trainers_numbers(
+def test_evaluate_reproduces_the_result_of_the_trainer(
     copied: Path, command: Command
 ) -> None:
     workdir = copied
@@ -173,7 +176,7 @@ def test_the_evaluation_command_gives_the_trainers_numbers(
     assert result["loss"] == pytest.approx(line["loss"], rel=1e-6)
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(
+def test_a_resumed_run_ends_with_the_same_bits(
     trained: Path, copied: Path, command: Command, data_dir: Path
 ) -> None:
     """Killed after its first checkpoint, in the middle of an epoch and a line."""
@@ -208,7 +211,7 @@ def test_another_run_is_refused(copied: Path, data_dir: Path) -> None:
     assert snapshot(copied) == before
 
 
-def test_a_longer_run_is_warned_of(
+def test_a_different_number_of_steps_is_a_warning(
     copied: Path,
     data_dir: Path,
     capsys: pytest.CaptureFixture[str],
@@ -223,7 +226,7 @@ def test_a_longer_run_is_warned_of(
     assert (copied / "50").is_dir()
 
 
-def test_a_missing_workdir_or_step_is_one_line_and_nothing_is_made(
+def test_a_missing_workdir_or_step_is_one_line_and_writes_nothing(
     trained: Path, command: Command, tmp_path: Path
 ) -> None:
     missing = tmp_path / "missing"
@@ -235,13 +238,13 @@ def test_a_missing_workdir_or_step_is_one_line_and_nothing_is_made(
     assert "no step 7" in error
     assert "20, 40" in error
     assert "--workdir" in refused("evaluate")
-    words = (f"--workdir={trained}", "--split=everything")
-    assert "everything" in refused("evaluate", *words)
+    args = (f"--workdir={trained}", "--split=everything")
+    assert "everything" in refused("evaluate", *args)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("args", "part"),
     [
         (["--config.train.learning_rte=0.01"], "did you mean train.learning_rate?"),
         (["--config.train.batch_size=-5"], "train.batch_size"),
@@ -252,25 +255,25 @@ def test_a_missing_workdir_or_step_is_one_line_and_nothing_is_made(
         (["--config.data.manual_dir=nowhere", "--config=default"], "data.manual_dir"),
     ],
 )
-def test_a_mistake_is_one_line_and_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], part: str
+def test_a_user_error_is_one_line_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], part: str
 ) -> None:
     (tmp_path / "README.md").touch()
     monkeypatch.chdir(tmp_path)
-    place = f"--config.data.data_dir={tmp_path / 'data'}"
-    assert part in refused("main", "--num_processes=1", place, *words)
+    data = f"--config.data.data_dir={tmp_path / 'data'}"
+    assert part in refused("main", "--num_processes=1", data, *args)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["README.md"]
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_refused_command_shows_one_line_and_exits_2(command: Command) -> None:
+def test_a_user_error_is_printed_in_one_line_and_exits_2(command: Command) -> None:
     finished = command("main", "stray")
     assert one_line_error(finished).startswith("error: stray argument 'stray'; ")
     assert finished.stdout == ""
 
 
 @pytest.mark.parametrize("name", ["main", "doctor"])
-def test_a_mistake_is_answered_before_anything_slow_is_imported(
+def test_user_errors_are_reported_before_slow_imports(
     environment: dict[str, str], name: str
 ) -> None:
     program = (
@@ -296,7 +299,72 @@ def test_help_exits_0(command: Command, name: str) -> None:
         assert default in finished.stdout
 
 
-def test_no_network_and_no_data_is_said_in_ten_seconds(
+def rnnmnist_command(
+    environment: dict[str, str], *args: str, program: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*(program or (sys.executable, "-m", "rnnmnist")), *args],
+        env=environment,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("args", [(), ("--help",)])
+def test_the_package_lists_its_commands(
+    environment: dict[str, str], args: tuple[str, ...]
+) -> None:
+    finished = rnnmnist_command(environment, *args)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    usage, empty, *listed = finished.stdout.splitlines()
+    assert usage.startswith("usage: rnnmnist COMMAND ")
+    assert empty == ""
+    assert [line.split()[0] for line in listed] == list(COMMANDS)
+    for line, module in zip(listed, COMMANDS.values(), strict=True):
+        doc = importlib.import_module(f"rnnmnist.{module}").__doc__ or ""
+        assert line.endswith(f"  {doc.splitlines()[0]}")
+
+
+def test_every_command_has_a_name() -> None:
+    modules = {
+        path.stem
+        for path in (REPOSITORY / "rnnmnist").glob("*.py")
+        if "\ndef main(" in path.read_text()
+    }
+    assert set(COMMANDS.values()) == modules - {"__main__"}
+
+
+def test_the_package_runs_its_commands(environment: dict[str, str]) -> None:
+    helped = rnnmnist_command(environment, "train", "--help")
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert "usage: python -m rnnmnist.main " in helped.stdout
+    refused = rnnmnist_command(environment, "train", "--config.sed", "1")
+    assert "did you mean seed?" in one_line_error(refused)
+
+
+def test_an_unknown_command_is_one_line_and_exits_2(
+    environment: dict[str, str],
+) -> None:
+    finished = rnnmnist_command(environment, "trian")
+    line = f"error: trian: no such command; the commands are {', '.join(COMMANDS)}"
+    assert one_line_error(finished) == line
+    assert finished.stdout == ""
+
+
+def test_the_console_script_is_the_package(environment: dict[str, str]) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    module, function = project["scripts"]["rnnmnist"].split(":")
+    # The script that pip writes, which an editable installation may lack.
+    script = f"import sys\nfrom {module} import {function}\nsys.exit({function}())"
+    program = (sys.executable, "-c", script)
+    listed = rnnmnist_command(environment, program=program)
+    assert listed.stdout == rnnmnist_command(environment).stdout
+    finished = rnnmnist_command(environment, "verify", program=program)
+    assert "--workdir" in one_line_error(finished)
+
+
+def test_missing_data_without_a_network_are_reported_in_ten_seconds(
     command: Command, tmp_path: Path
 ) -> None:
     begin = time.monotonic()
@@ -318,7 +386,7 @@ def test_no_network_and_no_data_is_said_in_ten_seconds(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_damaged_original_is_one_line(tmp_path: Path) -> None:
+def test_a_damaged_original_file_is_one_line(tmp_path: Path) -> None:
     name = "t10k-images-idx3-ubyte.gz"
     (tmp_path / name).write_bytes(b"\x1f\x8b")
     for other in ("train-images-idx3", "train-labels-idx1", "t10k-labels-idx1"):
@@ -336,11 +404,11 @@ def test_a_damaged_original_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_the_tutorial_scores_its_128_beside_the_whole(
+def test_the_tutorial_also_scores_the_first_128_images(
     data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workdir = tmp_path / "run"
-    words = (
+    args = (
         "--config=tutorial",
         "--config.data.name=mnist5k",
         f"--config.data.data_dir={data_dir}",
@@ -348,16 +416,16 @@ def test_the_tutorial_scores_its_128_beside_the_whole(
         "--config.train.num_steps=25",
         f"--workdir={workdir}",
     )
-    main.main([*words, *HERE])
+    main.main([*args, *HERE])
     result = json.loads((workdir / "evaluation" / "test-25.json").read_text())
     assert result["examples"] == 500
     assert result["tutorial_128"]["examples"] == 128
-    assert "of the first 128 alone" in capsys.readouterr().out
+    assert "on the first 128" in capsys.readouterr().out
     train = [line["step"] for line in lines(workdir) if line["split"] == "train"]
     assert train == [10, 20, 25]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
+def test_a_non_finite_loss_stops_the_run_and_names_the_step(
     command: Command, data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
@@ -377,10 +445,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
     assert lines(workdir)[-1]["step"] == int(named[1]) - 1
 
 
-def test_an_unwritable_program_cache_is_a_warning(
+def test_an_unwritable_compilation_cache_is_a_warning(
     copied: Path, command: Command, tmp_path: Path
 ) -> None:
-    """The programs are compiled anew, and the command does what it was asked for."""
+    """The command compiles its programs and succeeds."""
     (tmp_path / "file").touch()
     finished = command(
         "evaluate",
@@ -398,7 +466,7 @@ def test_an_unwritable_program_cache_is_a_warning(
 
 @pytest.mark.smoke
 @pytest.mark.slow  # the same warning of the same function as above
-def test_a_run_needs_no_program_cache(
+def test_a_run_needs_no_compilation_cache(
     command: Command, data_dir: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -414,7 +482,7 @@ def test_a_run_needs_no_program_cache(
     assert warning.startswith("warning: compiled programs are not kept")
 
 
-def test_programs_are_kept_where_jax_is_told(
+def test_compiled_programs_are_kept_in_the_configured_folder(
     environment: dict[str, str], trained: Path
 ) -> None:
     assert trained.is_dir()
@@ -424,8 +492,8 @@ def test_programs_are_kept_where_jax_is_told(
     assert any("predict_batches" in name for name in names)
 
 
-def test_seconds_of_compiling_are_counted_once() -> None:
-    """Also where several commands have run in one process."""
+def test_compile_seconds_are_counted_once() -> None:
+    """Also if several commands have run in one process."""
     enable_compilation_cache()
     enable_compilation_cache()
     before = compile_seconds()
@@ -435,9 +503,9 @@ def test_seconds_of_compiling_are_counted_once() -> None:
 
 
 def test_parameters_that_overflow_are_not_saved(data_dir: Path, tmp_path: Path) -> None:
-    """In the only step that there is, whose loss and gradient are finite."""
+    """In the only step, whose loss and gradient are finite."""
     workdir = tmp_path / "run"
-    words = (
+    args = (
         "--config.train.num_steps=1",
         "--config.train.learning_rate=1e38",
         "--config.train.weight_decay=0.9",
@@ -445,11 +513,13 @@ def test_parameters_that_overflow_are_not_saved(data_dir: Path, tmp_path: Path) 
         "--config.data.max_shift=0",
     )
     with pytest.raises(RunError, match=r"step 1 (was not applied|is not saved)"):
-        main.main([f"--workdir={workdir}", *settings(data_dir), *HERE, *words])
+        main.main([f"--workdir={workdir}", *settings(data_dir), *HERE, *args])
     assert not (workdir / "1").exists()
 
 
-def test_another_networks_result_is_not_believed(copied: Path, data_dir: Path) -> None:
+def test_the_result_of_another_network_is_replaced(
+    copied: Path, data_dir: Path
+) -> None:
     (path,) = (copied / "evaluation").glob("test-*.json")
     honest = json.loads(path.read_text())
     path.write_text(json.dumps(honest | {"params_sha256": "0" * 64, "correct": 499}))
@@ -460,56 +530,56 @@ def test_another_networks_result_is_not_believed(copied: Path, data_dir: Path) -
     assert again == honest
 
 
-def test_the_reference_model_is_not_trained_on(
+def test_a_shipped_model_cannot_be_resumed(
     data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shipped = REPOSITORY / "checkpoints" / "reference"
     workdir = runs.copy_of(shipped, tmp_path / "reference")
     before = snapshot(workdir)
-    words = ("--config=default", f"--config.data.data_dir={data_dir}", *HERE)
-    error = refused("main", f"--workdir={workdir}", *words)
+    args = ("--config=default", f"--config.data.data_dir={data_dir}", *HERE)
+    error = refused("main", f"--workdir={workdir}", *args)
     assert "holds parameters only" in error
     assert snapshot(workdir) == before
     verify.main([f"--workdir={workdir}"])
     assert capsys.readouterr().out.endswith("  good\n")
 
 
-def on_a_terminal(words: list[str], environment: dict[str, str]) -> str:
-    """What a command shows on a terminal of 120 columns."""
-    ours, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+def on_a_terminal(args: list[str], environment: dict[str, str]) -> str:
+    """The output of a command on a terminal of 120 columns."""
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
     process = subprocess.Popen(
-        words, env=environment, stdin=its, stdout=its, stderr=its, cwd=REPOSITORY
+        args, env=environment, stdin=child, stdout=child, stderr=child, cwd=REPOSITORY
     )
-    os.close(its)
+    os.close(child)
     shown = b""
-    with contextlib.suppress(OSError):  # Linux's way to say that the other end is gone
-        while part := os.read(ours, 65536):
+    with contextlib.suppress(OSError):  # raised on Linux when the other end is closed
+        while part := os.read(parent, 65536):
             shown += part
-    os.close(ours)
+    os.close(parent)
     assert process.wait() == 0, shown
     return shown.decode().replace("\r\n", "\n")
 
 
-def test_a_terminal_gets_a_bar(
+def test_a_terminal_shows_a_progress_bar(
     environment: dict[str, str], trained: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    words = [sys.executable, "-m", "rnnmnist.main", f"--workdir={workdir}"]
-    shown = on_a_terminal([*words, *settings(data_dir)], environment)
+    args = [sys.executable, "-m", "rnnmnist.main", f"--workdir={workdir}"]
+    shown = on_a_terminal([*args, *settings(data_dir)], environment)
     assert "\r" in shown
     for part in ("epoch", "step 40/40", "loss", "accuracy", "images/s", "100%"):
         assert part in shown
     assert re.search(r"\[\d\d:\d\d left\]", shown)
     assert "validation loss" in shown
-    # The same command gives the same run, whatever it writes to.
+    # The run does not depend on the kind of output.
     assert runs.metrics(workdir) == runs.metrics(trained)
 
 
-def test_a_platform_that_is_not_here_is_one_line(
+def test_a_missing_platform_is_one_line(
     command: Command, data_dir: Path, tmp_path: Path
 ) -> None:
-    place = f"--config.data.data_dir={data_dir}"
-    finished = command("main", place, cwd=tmp_path, JAX_PLATFORMS="cuda")
-    assert "JAX_PLATFORMS=cuda asks for it" in one_line_error(finished)
+    data = f"--config.data.data_dir={data_dir}"
+    finished = command("main", data, cwd=tmp_path, JAX_PLATFORMS="cuda")
+    assert "JAX_PLATFORMS=cuda requires it" in one_line_error(finished)
     assert list(tmp_path.iterdir()) == []

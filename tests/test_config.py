@@ -1,7 +1,8 @@
-"""The door: what a configuration takes, and what it says to the rest."""
+"""Configurations: declarations, checks, files and command-line overrides."""
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from rnnmnist.training.optimizer import make_schedule
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
 
 
-def parse(*words: str) -> Config:
-    return main.parse(["--config=embedded", *words]).config
+def parse(*args: str) -> Config:
+    return main.parse(["--config=embedded", *args]).config
 
 
 def test_overrides_take_the_types_of_their_settings() -> None:
@@ -36,8 +37,21 @@ def test_overrides_take_the_types_of_their_settings() -> None:
     assert config.train.num_devices is None
 
 
+def test_an_override_can_be_two_arguments() -> None:
+    args = ["--config.train.num_steps", "7", "--config.data.max_rotation", "-0.0"]
+    joined = ["--config.train.num_steps=7", "--config.data.max_rotation=-0.0"]
+    assert parse(*args) == parse(*joined)
+    assert parse(*args).train.num_steps == 7
+    with pytest.raises(UserError, match=r"train\.learning_rate: must be .*, not -1\.0"):
+        parse("--config.train.learning_rate", "-1")
+    with pytest.raises(UserError, match=r"--config\.seed: needs a value"):
+        parse("--config.seed", "--config.num_seeds", "2")
+    with pytest.raises(UserError, match="stray argument '3'"):
+        parse("--config.seed=2", "3")
+
+
 @pytest.mark.parametrize(
-    ("word", "parts"),
+    ("arg", "parts"),
     [
         (
             "--config.train.learning_rte=0.01",
@@ -68,11 +82,11 @@ def test_overrides_take_the_types_of_their_settings() -> None:
         ("--config=embeded", ["embeded", "did you mean embedded?", "tutorial"]),
     ],
 )
-def test_a_mistake_is_named_with_its_value_and_the_remedy(
-    word: str, parts: list[str]
+def test_errors_name_the_setting_the_value_and_the_remedy(
+    arg: str, parts: list[str]
 ) -> None:
     with pytest.raises(UserError) as error:
-        parse(word)
+        parse(arg)
     for part in parts:
         assert part in str(error.value)
     assert "\n" not in str(error.value)
@@ -93,7 +107,7 @@ def test_a_mistake_is_named_with_its_value_and_the_remedy(
         ),
     ],
 )
-def test_a_configuration_file_that_does_not_work_is_named(
+def test_an_invalid_configuration_file_is_named_in_the_error(
     tmp_path: Path, text: str, part: str
 ) -> None:
     path = tmp_path / "mine.py"
@@ -105,7 +119,7 @@ def test_a_configuration_file_that_does_not_work_is_named(
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 10_000])
-def test_every_shipped_configuration_takes_any_number_of_steps(
+def test_every_shipped_configuration_accepts_any_number_of_steps(
     path: Path, num_steps: int
 ) -> None:
     config = load_config(path).replace({"train.num_steps": num_steps})
@@ -115,31 +129,50 @@ def test_every_shipped_configuration_takes_any_number_of_steps(
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_configuration_survives_json(path: Path) -> None:
+def test_configurations_are_restored_from_json(path: Path) -> None:
     config = load_config(path)
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-def test_an_unknown_key_in_a_checkpoint_is_an_error() -> None:
+def test_an_unknown_setting_in_a_saved_configuration_is_refused() -> None:
     tree = Config().to_dict()
     tree["train"]["momentum"] = 0.9
     with pytest.raises(UserError, match=r"train\.momentum: no such setting"):
         Config.from_dict(tree)
 
 
-def test_a_configuration_cannot_be_changed_in_place() -> None:
+def test_a_setting_that_a_saved_configuration_lacks_has_its_old_value() -> None:
+    """Which is not always today's default."""
+    tree = Config(train=TrainConfig(num_steps=7)).to_dict()
+    del tree["model"]["recurrence"], tree["train"]["ema_decay"]
+    config = Config.from_dict(tree)
+    assert config.model.recurrence == "flax" != Config().model.recurrence
+    assert config.train.ema_decay == 0.0
+    assert config.train.num_steps == 7
+
+
+@pytest.mark.parametrize("name", ["seed", "train.num_steps", "model.cell"])
+def test_a_missing_setting_without_an_old_value_is_refused(name: str) -> None:
+    tree = Config().to_dict()
+    section, _, key = name.rpartition(".")
+    del (tree[section] if section else tree)[key]
+    with pytest.raises(UserError, match=f"^{re.escape(name)}: missing"):
+        Config.from_dict(tree)
+
+
+def test_configurations_are_immutable() -> None:
     with pytest.raises(AttributeError):
         Config().seed = 1  # type: ignore[misc]
 
 
-def test_checks_run_wherever_a_section_is_made() -> None:
+def test_sections_are_checked_on_construction() -> None:
     with pytest.raises(UserError, match=r"train\.batch_size"):
         TrainConfig(batch_size=0)
     with pytest.raises(UserError, match=r"data\.max_shift: .* not True"):
         DataConfig(max_shift=True)
 
 
-def test_the_warm_up_is_a_share_and_the_cosine_ends_at_nothing() -> None:
+def test_the_learning_rate_rises_linearly_and_decays_to_zero() -> None:
     config = TrainConfig(num_steps=100, warmup_fraction=0.1, learning_rate=1.0)
     schedule = make_schedule(config)
     rates = [float(schedule(step)) for step in range(101)]
@@ -150,7 +183,7 @@ def test_the_warm_up_is_a_share_and_the_cosine_ends_at_nothing() -> None:
     assert rates[100] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_every_setting_is_read_somewhere() -> None:
+def test_every_setting_is_used() -> None:
     read = set()
     for path in (REPOSITORY / "rnnmnist").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

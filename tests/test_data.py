@@ -1,4 +1,4 @@
-"""Data: the builder, its splits, the cache of arrays, and damaged files."""
+"""Data sets: the builder, its splits, the array cache, and damaged files."""
 
 import dataclasses
 import gzip
@@ -14,9 +14,10 @@ import pytest
 from support import Once, random_examples
 from tensorflow_datasets.core.download.resource import get_dl_fname
 
-from rnnmnist.config.schema import TRAIN_EXAMPLES, Config, DataConfig
+from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data import builder, datasets, embedded
 from rnnmnist.data.datasets import SPLITS, Examples
+from rnnmnist.data.tasks import TASKS
 from rnnmnist.errors import RunError, UserError
 
 
@@ -41,7 +42,7 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_originals(
     small_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """A folder of those files, with their checksums."""
+    """A copy of those files, with their checksums in the builder."""
     folder = shutil.copytree(small_files, tmp_path / "originals")
     infos = dict(builder.MnistRows.url_infos)
     for path in folder.iterdir():
@@ -80,12 +81,12 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path) for path in found if ".config" not in path.parts)
 
 
-def test_the_embedded_images_are_split_evenly_and_share_nothing(small: Config) -> None:
+def test_the_embedded_splits_are_balanced_and_disjoint(small: Config) -> None:
     examples = datasets.load(small.data)
     sizes = {"train": 400, "validation": 50, "test": 50}
     for split, (_, labels) in examples.items():
         np.testing.assert_array_equal(np.bincount(labels), [sizes[split]] * 10)
-    assert len(examples["train"].labels) == TRAIN_EXAMPLES["mnist5k"]
+    assert len(examples["train"].labels) == TASKS["mnist5k"].train_examples
     images = [i.tobytes() for split in SPLITS for i in examples[split].images]
     assert len(set(images)) == len(images) == 5000
 
@@ -124,7 +125,7 @@ def empty(path: Path) -> None:
 @pytest.mark.parametrize(
     "name", [name for part in builder.FILES.values() for name in part]
 )
-def test_a_damaged_file_is_named_with_its_checksum_and_nothing_stays(
+def test_a_damaged_file_is_named_with_its_checksum_and_leaves_no_files(
     small_originals: Path, tmp_path: Path, damage: Callable[[Path], None], name: str
 ) -> None:
     damage(small_originals / name)
@@ -146,7 +147,7 @@ def test_without_files_and_network_the_missing_ones_are_named(
     config = DataConfig(data_dir=str(tmp_path / "d"), manual_dir=str(small_originals))
     with pytest.raises(UserError) as error:
         datasets.load(config)
-    assert "put train-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz from" in str(
+    assert "download train-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz from" in str(
         error.value
     )
     assert "configs/embedded.py" in str(error.value)
@@ -154,10 +155,10 @@ def test_without_files_and_network_the_missing_ones_are_named(
 
 
 @pytest.mark.usefixtures("no_network")
-def test_downloads_that_are_there_need_no_network(
+def test_existing_downloads_need_no_network(
     small_originals: Path, tmp_path: Path
 ) -> None:
-    """As after a kill between downloading and preparing."""
+    """As after a kill between download and preparation."""
     folder = tmp_path / "d"
     downloads = folder / "downloads" / "mnist_rows"
     downloads.mkdir(parents=True)
@@ -195,55 +196,55 @@ def examples_of(count: int) -> dict[str, Examples]:
     return {split: random_examples(count, seed) for seed, split in enumerate(SPLITS)}
 
 
-def sign(path: Path) -> None:
+def write_checksum(path: Path) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    datasets.hash_path(path).write_text(digest)
+    datasets.checksum_path(path).write_text(digest)
 
 
-def test_a_cache_is_believed_only_if_everything_is_right(
+def test_an_invalid_cache_is_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, counts = tmp_path / "arrays.npz", dict.fromkeys(SPLITS, 20)
-    assert datasets.read_arrays(path, counts) is None
+    assert datasets.read_cache(path, counts) is None
     assert not caplog.records
 
     def refused(because: str) -> None:
         caplog.clear()
-        assert datasets.read_arrays(path, counts) is None
+        assert datasets.read_cache(path, counts) is None
         assert because in caplog.text
         assert "decoding again" in caplog.text
 
-    datasets.write_arrays(path, examples_of(20))
-    assert datasets.read_arrays(path, counts) is not None
+    datasets.write_cache(path, examples_of(20))
+    assert datasets.read_cache(path, counts) is not None
     for damage in (cut, flip, empty):
-        datasets.write_arrays(path, examples_of(20))
+        datasets.write_cache(path, examples_of(20))
         damage(path)
         refused("SHA-256")
-    sign(path)  # an empty file, with its right hash
-    refused("damaged")
-    datasets.write_arrays(path, examples_of(19))
+    write_checksum(path)  # an empty file with its own checksum
+    refused("No data left")
+    datasets.write_cache(path, examples_of(19))
     refused("train images are uint8 (19, 28, 28)")
     images, labels = examples_of(20)["test"]
-    datasets.write_arrays(
+    datasets.write_cache(
         path,
         examples_of(20) | {"test": Examples(images.astype(np.float32), labels)},
     )
     refused("test images are float32")
     labels = random_examples(20).labels
     labels[3] = 10
-    datasets.write_arrays(
+    datasets.write_cache(
         path, examples_of(20) | {"test": Examples(random_examples(20).images, labels)}
     )
     refused("label 10")
     np.savez(path, allow_pickle=True, train_images=np.array([{}], object))
-    sign(path)
-    refused("damaged")  # and nothing was unpickled
-    datasets.write_arrays(path, examples_of(20))
-    assert datasets.read_arrays(path, counts) is not None
+    write_checksum(path)
+    refused("allow_pickle=False")
+    datasets.write_cache(path, examples_of(20))
+    assert datasets.read_cache(path, counts) is not None
     assert files(tmp_path) == ["arrays.npz", "arrays.npz.sha256"]
 
 
-def test_a_damaged_cache_is_decoded_again_and_mended(
+def test_a_damaged_cache_is_replaced(
     prepared: DataConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = datasets.load(prepared)
@@ -260,7 +261,7 @@ def test_a_damaged_cache_is_decoded_again_and_mended(
         np.testing.assert_array_equal(first[split].images, third[split].images)
 
 
-def test_prepared_data_of_wrong_counts_are_an_error(
+def test_prepared_data_with_wrong_counts_are_an_error(
     prepared: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (cache,) = tmp_path.rglob("arrays.npz")
@@ -291,9 +292,9 @@ def test_two_first_starts_prepare_once(
         "from rnnmnist.config.schema import DataConfig\n"
         "datasets.load(DataConfig(name='mnist5k', data_dir=sys.argv[1]))\n"
     )
-    words = [sys.executable, "-c", program, str(tmp_path / "new")]
+    argv = [sys.executable, "-c", program, str(tmp_path / "new")]
     processes = [
-        subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     printed = [process.communicate(timeout=60)[0] for process in processes]
@@ -318,7 +319,7 @@ def test_a_manual_dir_that_does_not_exist_is_named(tmp_path: Path) -> None:
     "content",
     [b"", b"\0\0\x08\x01", idx(np.zeros(3)) + b"ab", b"\0\0\x09\x01" + b"\0" * 4],
 )
-def test_what_is_no_idx_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_malformed_idx_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.gz"
     path.write_bytes(gzip.compress(content))
     with pytest.raises(ValueError, match=r"x\.gz"):

@@ -1,4 +1,4 @@
-"""The doctor: what it says of this machine, and that it leaves it as it was."""
+"""The doctor: its report on this machine, and that it changes nothing."""
 
 import json
 import os
@@ -31,22 +31,22 @@ LABELS = (
 )
 
 
-def findings(printed: str) -> dict[str, str]:
-    """The first finding under each label."""
+def results(printed: str) -> dict[str, str]:
+    """The first result under each label."""
     pairs = [line.split(maxsplit=1) for line in printed.splitlines()]
     return dict(reversed(pairs))
 
 
-def refusal_here(*arguments: str) -> str:
-    """The message with which the doctor, called in this process, says no."""
+def failure_here(*arguments: str) -> str:
+    """The error of the doctor, called in this process."""
     with pytest.raises(RunError) as error:
         doctor.main(["--num_processes=1", *arguments])
     assert error.value.exit_code == 1
     return str(error.value)
 
 
-def refusal(finished: Finished) -> str:
-    """The single line of a report that says no."""
+def failure(finished: Finished) -> str:
+    """The one-line error of a doctor process."""
     lines = finished.stderr.splitlines()
     assert finished.returncode == 1, finished.stderr
     assert len(lines) == 1, finished.stderr
@@ -55,54 +55,56 @@ def refusal(finished: Finished) -> str:
     return lines[0]
 
 
-def test_a_machine_on_which_a_run_works(command: Command, tmp_path: Path) -> None:
-    """With nothing prepared, no network, and a home that does not exist."""
+def test_the_report_of_a_machine_on_which_a_run_works(
+    command: Command, tmp_path: Path
+) -> None:
+    """Without prepared data, a network or a home directory."""
     finished = command("doctor", cwd=tmp_path, HOME=str(tmp_path / "none"))
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr == ""
     assert tuple(line.split()[0] for line in finished.stdout.splitlines()) == LABELS
-    found = findings(finished.stdout)
+    found = results(finished.stdout)
     assert jax.__version__ in found["jax"]
     assert re.match(r"\d+ of \d+ x (cpu|gpu|tpu)\b.* \(", found["devices"])
     assert "mnist5k: not prepared; a run takes it from this package" in found["data"]
     assert found["workdir"].startswith(f"{tmp_path}/checkpoints/embedded, writable, ")
     assert re.search(r"compiled in .* ms a step of 128: .* images/s", found["step"])
-    assert re.match(r"[\d,]+ MiB at most in this process", found["memory"])
+    assert re.match(r"peak of [\d,]+ MiB in this process", found["memory"])
     assert re.match(r"[1-9]\d* kept in ", found["programs"])
     assert found["verdict"] == "a run of embedded would work here"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_example_in_the_docs_has_every_line() -> None:
+def test_the_example_in_the_docs_has_every_label() -> None:
     page = (REPOSITORY / "docs/commands.md").read_text()
     (example,) = re.findall(r"\$ python -m rnnmnist\.doctor\n(.*?)```", page, re.S)
     assert tuple(line.split()[0] for line in example.splitlines()) == LABELS
 
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
-def test_a_device_that_is_not_here(
+def test_a_required_device_is_missing(
     platform: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = refusal_here(f"--require={platform}")
+    error = failure_here(f"--require={platform}")
     assert error.startswith(f"--require={platform}: the devices here are 8 x cpu; ")
     assert "verdict" not in capsys.readouterr().out
 
 
-def test_every_problem_is_in_the_one_line(
+def test_the_error_lists_every_problem(
     environment: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """No data and no network, and a place where even root cannot write."""
+    """No data, no network, and a folder in which even root cannot write."""
     for name in environment:
         if "proxy" in name.lower():
             monkeypatch.setenv(name, environment[name])
-    error = refusal_here(
+    error = failure_here(
         "--config=tutorial",
         f"--config.data.data_dir={tmp_path}/data",
         "--workdir=/proc/rnnmnist/run",
-        "--config.train.num_devices=3",  # without devices for it, no step is tried
+        "--config.train.num_devices=3",  # then no step is tried
     )
     assert "\n" not in error
     assert error.startswith("a run of tutorial would not work here: ")
@@ -113,16 +115,16 @@ def test_every_problem_is_in_the_one_line(
         "; and --workdir: /proc/rnnmnist/run cannot be written: ",
     ):
         assert part in error
-    found = findings(capsys.readouterr().out)
+    found = results(capsys.readouterr().out)
     assert found["data"].startswith("NO: data.name: mnist")
     assert "verdict" not in found
     assert list(tmp_path.iterdir()) == []
 
 
-def test_jax_without_any_device_is_one_line(
+def test_a_missing_platform_is_one_line(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """As when a notebook's TPU is gone, and its variables are not."""
+    """As in a notebook whose variables name a TPU that it no longer has."""
     program = (
         "import sys\n"
         "from rnnmnist import doctor, errors\n"
@@ -137,7 +139,7 @@ def test_jax_without_any_device_is_one_line(
         capture_output=True,
         text=True,
     )
-    error = refusal(finished)
+    error = failure(finished)
     assert "jax finds no device: " in error
     assert "JAX_PLATFORMS=cuda" in error
     required = r"^required: --require=gpu: jax finds no device: .*no GPU"
@@ -145,7 +147,7 @@ def test_jax_without_any_device_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("args", "part"),
     [
         (["--requir=gpu"], "--requir: no such flag; did you mean --require?"),
         (["--require=xpu"], "'xpu' (choose from"),
@@ -155,29 +157,27 @@ def test_jax_without_any_device_is_one_line(
         (["gpu"], "stray argument 'gpu'"),
     ],
 )
-def test_a_mistake_is_named(
+def test_user_errors_name_the_argument(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    words: list[str],
+    args: list[str],
     part: str,
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
-    assert part in refused("doctor", *words)
+    assert part in refused("doctor", *args)
     assert capsys.readouterr().out == ""
 
 
-def test_a_mistake_is_one_line_and_exits_2(command: Command) -> None:
+def test_a_user_error_is_one_line_and_exits_2(command: Command) -> None:
     finished = command("doctor", "--requir=gpu")
     assert "did you mean --require?" in one_line_error(finished)
     assert finished.stdout == ""
 
 
-def test_places_of_programs_and_of_data_that_cannot_be_written(
-    command: Command, tmp_path: Path
-) -> None:
-    """The one is a warning, as to a run; without the other there is no run."""
+def test_folders_that_cannot_be_written(command: Command, tmp_path: Path) -> None:
+    """The compilation cache is optional; the folder of the data set is not."""
     (tmp_path / "file").touch()
     finished = command(
         "doctor",
@@ -187,7 +187,7 @@ def test_places_of_programs_and_of_data_that_cannot_be_written(
     )
     warning, error = finished.stderr.splitlines()
     assert warning.startswith("warning: compiled programs are not kept")
-    assert findings(finished.stdout)["programs"].startswith("cannot be kept")
+    assert results(finished.stdout)["programs"].startswith("not cached")
     assert error.startswith("error: a run of embedded would not work here: train.num_")
     assert "; and data.data_dir: mnist5k is not prepared, and cannot be in " in error
     assert finished.returncode == 1
@@ -205,7 +205,7 @@ def test_a_workdir_in_use_is_named(
         "    sys.stdin.read()\n"
         "    print(is_locked_by(Path(sys.argv[1]), mine))\n"
     )
-    words = runs.words(tmp_path, data_dir, "--config.train.num_devices=5")
+    args = runs.arguments(tmp_path, data_dir, "--config.train.num_devices=5")
     with subprocess.Popen(
         [sys.executable, "-c", program, tmp_path],
         env=environment,
@@ -216,33 +216,31 @@ def test_a_workdir_in_use_is_named(
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
-        error = refusal_here(*words)  # without devices for its batch, no step is tried
+        error = failure_here(*args)  # so that no step is tried
         assert f"--workdir: {tmp_path} is in use by process {process.pid} on " in error
         printed, _ = process.communicate(timeout=60)
     assert printed == "True\n"
 
 
-def test_a_run_to_go_on_with_and_another_one(
-    reference_run: Path, tmp_path: Path
-) -> None:
+def test_a_run_to_resume_and_another_run(reference_run: Path, tmp_path: Path) -> None:
     folder = runs.copy_of(reference_run, tmp_path / "run")
     runs.cut_back(folder, 100)
     config = Config.from_dict(json.loads((folder / "config.json").read_text()))
     text = preflight.describe_workdir(config, folder)
-    assert text.endswith("a run goes on from step 100")
+    assert text.endswith("a run resumes from step 100")
     with pytest.raises(RunError, match=r"another run: seed=5 \(checkpoint: 0\)"):
         preflight.describe_workdir(config.replace({"seed": 5}), folder)
 
 
-@pytest.mark.slow  # the lock alone is tried above
-def test_a_trainer_beside_the_doctor_goes_on(
+@pytest.mark.slow  # the lock itself is tested above
+def test_the_doctor_does_not_disturb_a_trainer(
     command: Command, environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     longer = ("--config.train.num_steps=200000", "--config.model.hidden_size=8")
-    words = runs.words(folder, data_dir, *longer)
-    process = runs.start(environment, words)
-    error = refusal(command("doctor", *words))
+    args = runs.arguments(folder, data_dir, *longer)
+    process = runs.start(environment, args)
+    error = failure(command("doctor", *args))
     assert f"{folder} is in use by process {process.pid} on " in error
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
@@ -252,40 +250,41 @@ def test_a_trainer_beside_the_doctor_goes_on(
     step = max(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
     config = Config.from_dict(json.loads((folder / "config.json").read_text()))
     text = preflight.describe_workdir(config, folder)
-    assert text.endswith(f"a run goes on from step {step}")
+    assert text.endswith(f"a run resumes from step {step}")
 
 
-def test_a_dead_trainers_note_is_not_believed(tmp_path: Path) -> None:
+def test_the_owner_file_of_a_dead_trainer_is_ignored(tmp_path: Path) -> None:
     (tmp_path / ".trainer").write_text(f"process {os.getpid()} on here")
     assert workdir.lock_owner(tmp_path) is None
     with workdir.lock(tmp_path):
-        named = workdir.lock_owner(tmp_path)
-    assert named is not None
-    assert named.startswith(f"process {os.getpid()} on ")
+        owner = workdir.lock_owner(tmp_path)
+    assert owner is not None
+    assert owner.startswith(f"process {os.getpid()} on ")
     assert workdir.lock_owner(tmp_path / "none") is None
 
 
-def test_damaged_checkpoints_are_named(
+def test_damaged_checkpoints_are_listed(
     small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def found(*good: int) -> str:
         faults = {step: None if step in good else "torn" for step in (10, 20, 30)}
         monkeypatch.setattr(preflight, "list_steps", lambda _: list(faults))
         monkeypatch.setattr(preflight, "step_to_resume", lambda *_: 30)
-        monkeypatch.setattr(preflight, "fault_of", lambda _, step: faults[step])
+        monkeypatch.setattr(preflight, "find_fault", lambda _, step: faults[step])
         return preflight.describe_workdir(small, tmp_path).split("GiB free, ")[1]
 
     assert found(10, 20, 30) == "complete at step 30: a run changes nothing"
-    aside = "is damaged and would be set aside (torn)"
-    assert found(10, 20) == f"a run goes on from step 20; step 30 {aside}"
-    assert found().startswith(f"a run begins anew; step 30 {aside}; step 20 {aside}")
+    aside = "is damaged and would be quarantined (torn)"
+    assert found(10, 20) == f"a run resumes from step 20; step 30 {aside}"
+    text = f"a run starts again from step 0; step 30 {aside}; step 20 {aside}"
+    assert found().startswith(text)
 
 
-def test_a_step_that_is_not_finite_or_crashes_is_one_line(
+def test_a_step_that_diverges_or_crashes_is_one_line(
     small: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wild = {"train.learning_rate": 1e30, "train.clip_norm": 0.0}
-    small = small.replace({"train.num_devices": 1, "data.max_shift": 0} | wild)
+    small = small.replace({"train.num_devices": 1, "data.max_shift": 0, **wild})
     with pytest.raises(RunError, match=r"not finite.*lower train.learning_rate"):
         preflight.describe_step(small)
 
@@ -296,11 +295,13 @@ def test_a_step_that_is_not_finite_or_crashes_is_one_line(
     with pytest.raises(RunError) as error:
         preflight.describe_step(small)
     assert str(error.value) == (
-        "a step of training fails: RuntimeError: RESOURCE_EXHAUSTED: Out of memory"
+        "a training step fails: RuntimeError: RESOURCE_EXHAUSTED: Out of memory"
     )
 
 
-def test_how_data_are_to_be_had(tmp_path: Path, data_dir: Path, small: Config) -> None:
+def test_the_source_of_the_data_is_described(
+    tmp_path: Path, data_dir: Path, small: Config
+) -> None:
     datasets.load(small.data)
     text = preflight.describe_data(small.data)
     assert f"prepared in {data_dir}/" in text
@@ -316,7 +317,7 @@ def test_how_data_are_to_be_had(tmp_path: Path, data_dir: Path, small: Config) -
         preflight.describe_data(nowhere)
 
 
-def test_damaged_data_are_found_and_nothing_is_written(
+def test_damaged_data_are_detected_without_writing(
     small: Config, tmp_path: Path
 ) -> None:
     config = DataConfig(name="mnist5k", data_dir=str(tmp_path))
@@ -333,7 +334,7 @@ def test_damaged_data_are_found_and_nothing_is_written(
 
 
 @pytest.mark.parametrize(
-    ("version", "words"),
+    ("version", "expected"),
     [
         ("0.7.2", "0.7.2, tested 0.7.2 to 0.12.0.1"),
         ("0.12.0.1", "0.12.0.1, tested 0.7.2 to 0.12.0.1"),
@@ -344,11 +345,11 @@ def test_damaged_data_are_found_and_nothing_is_written(
         ("1.0.0rc1", "1.0.0rc1, newer than tested (0.7.2 to 0.12.0.1)"),
     ],
 )
-def test_a_version_is_held_against_its_range(version: str, words: str) -> None:
-    assert versions.describe(version, Range("0.7.2", "0.12.0.1")) == words
+def test_a_version_is_compared_with_its_range(version: str, expected: str) -> None:
+    assert versions.describe(version, Range("0.7.2", "0.12.0.1")) == expected
 
 
-def test_a_patch_of_python_is_what_its_release_is() -> None:
+def test_patch_versions_of_python_count_as_their_release() -> None:
     tested = Range("3.11", "3.13")
     assert versions.describe("3.13.9", tested) == "3.13.9, tested 3.11 to 3.13"
     assert "newer" in versions.describe("3.14.0", tested)
@@ -360,19 +361,19 @@ def test_a_library_that_is_missing_is_a_problem() -> None:
         versions.installed("no-such")
 
 
-def test_the_floors_are_not_above_what_was_tested() -> None:
+def test_the_lower_bounds_of_dependencies_were_tested() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     lines = project["dependencies"]
-    floors = dict(re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(lines), re.M))
-    floors["python"] = project["requires-python"].removeprefix(">=")
+    bounds = dict(re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(lines), re.M))
+    bounds["python"] = project["requires-python"].removeprefix(">=")
     tested = versions.read_tested()
     for name, (oldest, newest) in tested.items():
-        assert versions.release(floors[name]) <= versions.release(oldest), name
+        assert versions.release(bounds[name]) <= versions.release(oldest), name
         assert versions.release(oldest) <= versions.release(newest), name
     assert list(tested) == sorted(tested)
 
 
-def test_the_tool_widens_the_ranges(tmp_path: Path) -> None:
+def test_tested_py_widens_the_ranges(tmp_path: Path) -> None:
     assert set(tested.installed_versions()) == set(versions.read_tested())
     before = {"jax": Range("0.7.2", "0.9"), "flax": Range("0.12", "0.12.8")}
     after = tested.with_versions(
@@ -391,25 +392,27 @@ def test_the_tool_widens_the_ranges(tmp_path: Path) -> None:
         assert versions.widened(Range(oldest, newest), installed) == (oldest, newest)
 
 
-def test_an_accelerator_that_jax_does_not_use_gets_a_remedy(tmp_path: Path) -> None:
-    assert hardware.seen(tmp_path, {}) == []
-    assert [x.platform for x in hardware.seen(tmp_path, {"TPU_NAME": "t"})] == ["tpu"]
+def test_an_unused_accelerator_is_reported_with_a_remedy(tmp_path: Path) -> None:
+    assert hardware.detect_accelerators(tmp_path, {}) == []
+    (kind,) = hardware.detect_accelerators(tmp_path, {"TPU_NAME": "t"})
+    assert kind.platform == "tpu"
     for file, platform in (("dev/nvidia0", "gpu"), ("dev/accel0", "tpu")):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
-        (kind,) = [x for x in hardware.seen(tmp_path, {}) if x.platform == platform]
+        detected = hardware.detect_accelerators(tmp_path, {})
+        (kind,) = [kind for kind in detected if kind.platform == platform]
         forbidden = hardware.remedy(kind, {"JAX_PLATFORMS": "cpu"})
-        assert forbidden.endswith("JAX_PLATFORMS=cpu forbids it; unset that")
+        assert forbidden.endswith("JAX_PLATFORMS=cpu excludes it; unset that")
         missing = kind._replace(plugins=("no-such-plugin",))
         assert hardware.remedy(missing, {}).endswith(f"pip install '{kind.extra}'")
         broken = kind._replace(plugins=("jax",))
         assert "jax is installed, but RuntimeError: " in hardware.remedy(broken, {})
 
 
-def test_a_containers_limit_counts(tmp_path: Path) -> None:
+def test_main_memory_respects_the_limit_of_a_container(tmp_path: Path) -> None:
     limit = tmp_path / "sys/fs/cgroup/memory.max"
     limit.parent.mkdir(parents=True)
     limit.write_text("1073741824\n")
-    assert hardware.memory(tmp_path) == hardware.GIB
+    assert hardware.main_memory(tmp_path) == hardware.GIB
     limit.write_text("max\n")
-    assert hardware.memory(tmp_path) > hardware.GIB
+    assert hardware.main_memory(tmp_path) > hardware.GIB

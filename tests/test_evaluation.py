@@ -1,4 +1,4 @@
-"""Evaluation: every image once, whatever the batch, padding and devices."""
+"""Evaluation counts every image once for any batch size, padding and mesh."""
 
 import functools
 import itertools
@@ -23,9 +23,9 @@ MODEL = make_model(ModelConfig(hidden_size=8))
 PARAMS = init_params(MODEL, jax.random.key(0), 1.0)
 EXAMPLES = random_examples(1003)
 COUNTS = (1, 99, 128, 1003)
-WAYS = [  # images, batch and devices
+CASES = [  # images, batch per device, devices
     (1, 1, 1),
-    (1, 64, 8),  # most of the devices have padding alone
+    (1, 64, 8),  # most devices have only padding
     (99, 1, 2),
     (99, 7, 8),
     (128, 64, 2),
@@ -36,7 +36,7 @@ WAYS = [  # images, batch and devices
 
 @pytest.fixture(scope="module")
 def logits() -> np.ndarray:
-    """The network's answers to all examples, float64 [examples, classes]."""
+    """The network's logits for all examples, float64 [examples, classes]."""
     predict = jax.jit(functools.partial(MODEL.apply, {"params": PARAMS}))
     return np.asarray(predict(EXAMPLES.images), np.float64)
 
@@ -44,12 +44,12 @@ def logits() -> np.ndarray:
 @pytest.mark.parametrize(
     ("count", "batch", "devices"),
     [
-        *WAYS,
-        # Each of the others is one more program of the same kind: they are for CI.
+        *CASES,
+        # Each of the others compiles one more program.
         *(
-            pytest.param(*way, marks=pytest.mark.slow)
-            for way in itertools.product(COUNTS, (1, 7, 64, 5000), (1, 2, 8))
-            if way not in WAYS and way[0] / way[1] <= 200
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in itertools.product(COUNTS, (1, 7, 64, 5000), (1, 2, 8))
+            if case not in CASES and case[0] / case[1] <= 200
         ),
     ],
 )
@@ -58,22 +58,22 @@ def test_batch_padding_and_devices_change_no_result(
 ) -> None:
     examples = Examples(EXAMPLES.images[:count], EXAMPLES.labels[:count])
     logits = logits[:count]
-    answers = logits.argmax(axis=1)
+    predicted = logits.argmax(axis=1)
     expected = np.zeros((10, 10), int)
-    np.add.at(expected, (examples.labels, answers), 1)
+    np.add.at(expected, (examples.labels, predicted), 1)
     chosen = logits[np.arange(count), examples.labels]
     loss = (np.log(np.exp(logits).sum(axis=1)) - chosen).mean()
     split = EvaluationSplit.device_put(examples, mesh_of(devices), batch)
     (result,) = evaluate(MODEL, PARAMS, split)
     np.testing.assert_array_equal(result.confusion, expected)
     assert result.examples == count
-    assert result.correct == (answers == examples.labels).sum()
+    assert result.correct == (predicted == examples.labels).sum()
     assert result.loss == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.parametrize(
     ("correct", "examples", "low", "high"),
-    [  # from the formula's published worked values, and the field notes' two
+    [  # published values of the formula
         (123, 128, 0.912, 0.983),
         (125, 128, 0.933, 0.992),
         (0, 10, 0.0, 0.2775),
@@ -86,22 +86,24 @@ def test_wilson_intervals(correct: int, examples: int, low: float, high: float) 
     assert found == pytest.approx((low, high), abs=6e-4)
 
 
-def test_a_kept_result_is_of_these_parameters_and_adds_up(tmp_path: Path) -> None:
+def test_read_result_rejects_inconsistent_results(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "test-1.json"
     (result,) = evaluate(
         MODEL, PARAMS, EvaluationSplit.device_put(random_examples(9), mesh_of(1))
     )
-    document = result.to_dict() | {"params_sha256": "abc", "step": 1}
+    content = result.to_dict() | {"params_sha256": "abc", "step": 1}
     assert read_result(path, "abc") is None
-    path.write_text(json.dumps(document))
-    assert read_result(path, "abc") == document
+    path.write_text(json.dumps(content))
+    assert read_result(path, "abc") == content
     assert read_result(path, "another") is None
     for key in ("correct", "examples", "accuracy", "accuracy_interval", "confusion"):
         changes: tuple[dict[str, Any], ...] = ({key: 8}, {key: None}, {key: []})
         for wrong in changes:
-            path.write_text(json.dumps(document | wrong))
+            path.write_text(json.dumps(content | wrong))
             assert read_result(path, "abc") is None
-        path.write_text(json.dumps({k: v for k, v in document.items() if k != key}))
+        path.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
         assert read_result(path, "abc") is None
     for text in ("", "{", "[]", "{}", "null", "\x00"):
         path.write_text(text)
@@ -112,6 +114,6 @@ def test_a_result_is_json() -> None:
     (result,) = evaluate(
         MODEL, PARAMS, EvaluationSplit.device_put(random_examples(9), mesh_of(1))
     )
-    document = json.loads(json.dumps(result.to_dict()))
-    assert sum(map(sum, document["confusion"])) == document["examples"] == 9
-    assert document["accuracy"] == document["correct"] / 9
+    content = json.loads(json.dumps(result.to_dict()))
+    assert sum(map(sum, content["confusion"])) == content["examples"] == 9
+    assert content["accuracy"] == content["correct"] / 9

@@ -1,4 +1,4 @@
-"""How much of a gradient arrives at each row: that it is the gradient, and the file."""
+"""The gradient with respect to the state after each row, and the recorded file."""
 
 import functools
 import json
@@ -29,24 +29,24 @@ def build(cell: str) -> tuple[SequenceClassifier, Params]:
 
 
 @functools.cache
-def measured(cell: str) -> gradients.Nudges:
-    """What the tool says of all images, for every row."""
+def measured(cell: str) -> gradients.Perturbations:
+    """The gradients of all images at every row."""
     return gradients.gradients(*build(cell), IMAGES, LABELS)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_with_nothing_added_it_is_the_model(cell: str) -> None:
+def test_zero_nudges_give_the_models_logits(cell: str) -> None:
     model, params = build(cell)
     zeros = jnp.zeros((28, COUNT, UNITS))
-    read = jax.jit(functools.partial(gradients.read_nudged, model))
-    found = read(params, jnp.asarray(IMAGES), gradients.Nudges(zeros, zeros))
+    read = jax.jit(functools.partial(gradients.perturbed_logits, model))
+    found = read(params, jnp.asarray(IMAGES), gradients.Perturbations(zeros, zeros))
     expected = jax.jit(model.apply)({"params": params}, IMAGES)
     np.testing.assert_allclose(found, np.asarray(expected), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("row", [1, 17, 28])
-def test_a_gradient_is_that_of_the_rest_of_the_reading(cell: str, row: int) -> None:
+def test_a_gradient_equals_that_of_the_remaining_rows(cell: str, row: int) -> None:
     _, params = build(cell)
     step = CELLS[cell][0](features=UNITS)
     rows = IMAGES.swapaxes(0, 1).astype(np.float32) / 255
@@ -71,7 +71,7 @@ def test_a_gradient_is_that_of_the_rest_of_the_reading(cell: str, row: int) -> N
     expected = jax.grad(lambda carry: loss_after(read(carry, rows[row:])))(carry)
     if cell == "lstm":
         (c, h), (by_c, expected) = carry, expected
-        # What is added to c is in this row's h, too: h = o tanh(c).
+        # A change of c also changes this row's h: h = o tanh(c).
         tanh_c = np.tanh(c)
         by_c = by_c + expected * h / tanh_c * (1 - tanh_c**2)
         np.testing.assert_allclose(found.c[row - 1], by_c, rtol=1e-3, atol=1e-7)
@@ -81,7 +81,7 @@ def test_a_gradient_is_that_of_the_rest_of_the_reading(cell: str, row: int) -> N
 
 
 def lstm_loss(params: Params, image: np.ndarray, label: int) -> Callable[..., float]:
-    """The loss as NumPy works it out in float64, of what is added to c after a row."""
+    """The loss in NumPy and float64 as a function of a change of c after a row."""
     double = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     cell, head = double["cell"], double["head"]
 
@@ -103,7 +103,7 @@ def lstm_loss(params: Params, image: np.ndarray, label: int) -> Callable[..., fl
     return loss
 
 
-def test_a_gradient_is_what_a_small_difference_makes() -> None:
+def test_a_gradient_equals_a_finite_difference() -> None:
     _, params = build("lstm")
     loss = lstm_loss(params, IMAGES[0], LABELS[0])
     found = measured("lstm")
@@ -114,48 +114,48 @@ def test_a_gradient_is_what_a_small_difference_makes() -> None:
 
 
 @pytest.fixture(scope="module")
-def document() -> dict[str, Any]:
+def recorded() -> dict[str, Any]:
     return json.loads(gradients.NUMBERS.read_text())
 
 
-def test_the_file_is_of_the_default_run(document: dict[str, Any]) -> None:
-    config = Config.from_dict(document["config"])
+def test_the_file_records_the_default_configuration(recorded: dict[str, Any]) -> None:
+    config = Config.from_dict(recorded["config"])
     default = load_config(REPOSITORY / "configs/default.py")
     assert config == default
-    assert document["cells"].keys() == set(CELLS)
+    assert recorded["cells"].keys() == set(CELLS)
 
 
-def test_the_files_quantiles_are_in_order(document: dict[str, Any]) -> None:
-    for name, cell in document["cells"].items():
+def test_the_recorded_quantiles_are_in_order(recorded: dict[str, Any]) -> None:
+    for name, cell in recorded["cells"].items():
         for when in ("before", "after"):
             assert cell[when].keys() == ({"h", "c"} if name == "lstm" else {"h"})
             for part in cell[when].values():
                 for table in map(np.array, part.values()):
-                    assert table.shape == (len(document["quantiles"]), 28)
+                    assert table.shape == (len(recorded["quantiles"]), 28)
                     assert np.isfinite(table).all()
                     assert (table > 0).all()
                     assert (np.diff(table, axis=0) >= 0).all()
-                assert (np.array(part["left"])[:, -1] == 1).all()
+                assert (np.array(part["relative"])[:, -1] == 1).all()
 
 
-def test_the_tutorials_claims_about_the_gradient_hold(document: dict[str, Any]) -> None:
+def test_the_tutorials_claims_about_the_gradient_hold(recorded: dict[str, Any]) -> None:
     def left(name: str, when: str, part: str = "h") -> np.ndarray:
-        """At the first row: of 10 % of the images at most, of the median, of 90 %."""
-        return np.array(document["cells"][name][when][part]["left"])[:, 0]
+        """The 10 %, 50 % and 90 % quantiles over images at the first row."""
+        return np.array(recorded["cells"][name][when][part]["relative"])[:, 0]
 
-    roads = {"rnn": "h", "gru": "h", "lstm": "c"}
+    paths = {"rnn": "h", "gru": "h", "lstm": "c"}
     before, after = (
-        {name: left(name, when, part) for name, part in roads.items()}
+        {name: left(name, when, part) for name, part in paths.items()}
         for when in ("before", "after")
     )
     assert all(middle < 0.2 for _, middle, _ in before.values())
     assert min(before, key=lambda name: before[name][1]) == "gru"
-    assert all(after[name][1] > 2 * before[name][1] for name in roads)
+    assert all(after[name][1] > 2 * before[name][1] for name in paths)
     assert 3 * after["rnn"][1] < after["lstm"][1]
     assert after["rnn"][1] < after["gru"][1] < after["lstm"][1]
-    for name, part in roads.items():
+    for name, part in paths.items():
         norms = [
-            np.array(document["cells"][name][when][part]["norm"])[1, 0]
+            np.array(recorded["cells"][name][when][part]["norm"])[1, 0]
             for when in ("before", "after")
         ]
         assert norms[1] < norms[0] / 2, name
@@ -163,5 +163,5 @@ def test_the_tutorials_claims_about_the_gradient_hold(document: dict[str, Any]) 
     assert max(width, key=lambda name: width[name]) == "rnn"
 
 
-def test_the_picture_is_drawn(document: dict[str, Any]) -> None:
-    assert gradients.picture(document).startswith(b"\x89PNG")
+def test_the_plot_is_drawn(recorded: dict[str, Any]) -> None:
+    assert gradients.plot(recorded).startswith(b"\x89PNG")

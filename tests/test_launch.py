@@ -1,4 +1,4 @@
-"""The scripts for clusters, run as far as one machine allows: with stand-ins for it."""
+"""The scripts for clusters, run with stand-ins for the cluster's commands."""
 
 import json
 import os
@@ -14,8 +14,7 @@ import yaml
 from support import REPOSITORY
 
 LAUNCH = REPOSITORY / "launch"
-# Starts what it is given once for each task, as SLURM would, and as the last exit
-# code the highest one.
+# Starts its command once per task, as SLURM does, and exits with the highest code.
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
 for task in 0 1; do
@@ -53,9 +52,9 @@ def test_slurm_trains_in_all_tasks(
         "SLURM_JOB_ID": str(runs.free_port()),
         "SLURM_JOB_NAME": "rnnmnist",
     }
-    words = runs.words(tmp_path, data_dir, "--config.train.num_devices=2")[1:]
+    args = runs.arguments(tmp_path, data_dir, "--config.train.num_devices=2")[1:]
     finished = subprocess.run(
-        ["bash", LAUNCH / "slurm.sh", *words],
+        ["bash", LAUNCH / "slurm.sh", *args],
         cwd=tmp_path,
         env={k: v for k, v in clean.items() if "PROXY" not in k} | variables,
         capture_output=True,
@@ -71,7 +70,7 @@ def test_slurm_trains_in_all_tasks(
     ("code", "restarts"),
     [(143, ""), (137, "19"), (137, "20"), (2, ""), (1, ""), (0, "")],
 )
-def test_slurm_starts_again_what_a_signal_has_stopped(
+def test_slurm_requeues_jobs_that_a_signal_has_stopped(
     tmp_path: Path, code: int, restarts: str
 ) -> None:
     stand_in(tmp_path / "bin", "srun", f"#!/bin/bash\nexit {code}\n")
@@ -90,33 +89,33 @@ def test_slurm_starts_again_what_a_signal_has_stopped(
     assert finished.stdout == ("scontrol requeue 7\n" if again else "")
 
 
-def test_the_jobsets_flags_belong_together() -> None:
-    document = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
-    (workers,) = document["spec"]["replicatedJobs"]
+def test_the_flags_of_the_jobset_are_consistent() -> None:
+    spec = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+    (workers,) = spec["spec"]["replicatedJobs"]
     job = workers["template"]["spec"]
-    name = document["metadata"]["name"]
-    words = jobset_command()
+    name = spec["metadata"]["name"]
+    args = jobset_command()
     assert job["completions"] == job["parallelism"]
-    assert f"--num_processes={job['completions']}" in words
-    (address,) = [word for word in words if "coordinator_address" in word]
+    assert f"--num_processes={job['completions']}" in args
+    (address,) = [arg for arg in args if "coordinator_address" in arg]
     host = f"{name}-{workers['name']}-0-0.{name}"  # as JobSet calls the first pod
     (port,) = job["template"]["spec"]["containers"][0]["ports"]
     assert address == f"--coordinator_address={host}:{port['containerPort']}"
 
 
 def jobset_command() -> list[str]:
-    document = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
-    job = document["spec"]["replicatedJobs"][0]["template"]["spec"]
+    spec = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+    job = spec["spec"]["replicatedJobs"][0]["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
     return container["command"]
 
 
 @pytest.mark.slow
-def test_the_jobsets_command_trains(
+def test_the_command_of_the_jobset_trains(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    """In two processes, on loopback, with the images that need no download."""
-    program, module, name, *words = jobset_command()
+    """In two processes on this machine, with the embedded data set."""
+    program, module, name, *args = jobset_command()
     assert (program, module, name) == ("python", "-m", "rnnmnist.main")
     workdir = tmp_path / "default"
     replaced = {
@@ -124,11 +123,11 @@ def test_the_jobsets_command_trains(
         "--config.data.data_dir": str(data_dir),
         "--config": "embedded",
     }
-    place = ("--coordinator_address", "--num_processes", "--process_id")
+    coordinates = ("--coordinator_address", "--num_processes", "--process_id")
     kept = []
-    for word in words:
-        flag, _, value = word.partition("=")
-        if flag not in place:  # which `start_together` gives, for this machine
+    for arg in args:
+        flag, _, value = arg.partition("=")
+        if flag not in coordinates:  # `start_together` adds them
             kept.append(f"{flag}={replaced.get(flag, value)}")
     kept += [*runs.SETTINGS, "--config.train.num_devices=2"]
     ended = runs.outcomes(runs.start_together(environment, [kept] * 2))
@@ -136,7 +135,7 @@ def test_the_jobsets_command_trains(
     assert len(results(workdir)) == 1
 
 
-def test_cloud_tpu_runs_the_same_command_on_all_hosts(tmp_path: Path) -> None:
+def test_cloud_tpu_runs_one_command_on_all_hosts(tmp_path: Path) -> None:
     record = '#!/bin/bash\nprintf "%s\\n" "${*: -1}" >> "$RECORD"\n'
     stand_in(tmp_path / "bin", "gcloud", record)
     script = ["bash", f"{LAUNCH}/cloud_tpu.sh", "--config=default", "--config.seed=1"]
@@ -151,11 +150,11 @@ def test_cloud_tpu_runs_the_same_command_on_all_hosts(tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stderr
     text = (tmp_path / "record").read_text()
     install, train = text.removeprefix("--command=").split("--command=")
-    words = ["--workdir=/mnt/my runs", "--config=default", "--config.seed=1"]
+    args = ["--workdir=/mnt/my runs", "--config=default", "--config.seed=1"]
     doctor = [".venv/bin/python", "-m", "rnnmnist.doctor", "--require=tpu"]
-    assert shlex.split(install)[-7:] == [*doctor, *words]
+    assert shlex.split(install)[-7:] == [*doctor, *args]
     main = [".venv/bin/python", "-m", "rnnmnist.main"]
-    assert shlex.split(train)[-6:] == [*main, *words]
+    assert shlex.split(train)[-6:] == [*main, *args]
     del variables["TPU"]
     refused = subprocess.run(script, env=variables, capture_output=True, text=True)
     assert refused.returncode != 0

@@ -1,4 +1,4 @@
-"""The pages' links to each other, and to files of the repository."""
+"""The links of the pages to each other and to files of the repository."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ def without_code(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """Of the headings, as GitHub makes them."""
+    """Returns the anchors of the headings, as GitHub generates them."""
     headings = re.findall(r"^#+ (.*)$", without_code(page), re.MULTILINE)
     return {
         re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in headings
@@ -30,7 +30,7 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize(
     "page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY))
 )
-def test_what_a_page_links_to_is_there(page: Path) -> None:
+def test_the_targets_of_a_pages_links_exist(page: Path) -> None:
     for inline, reference in LINK.findall(without_code(page)):
         link = inline or reference
         if link.startswith("https://"):

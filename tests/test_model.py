@@ -1,4 +1,4 @@
-"""The network: what it computes, and from which parameters it starts."""
+"""The classifier: its outputs and its initial parameters."""
 
 import functools
 from collections.abc import Callable
@@ -41,10 +41,10 @@ def logits_of(
     ("cell", "make_cell"),
     [
         *((name, make_cell) for name, (make_cell, _) in CELLS.items()),
-        ("lstm", nn.LSTMCell),  # the optimized cell is the plain one, only faster
+        ("lstm", nn.LSTMCell),  # the same function as OptimizedLSTMCell
     ],
 )
-def test_the_scan_is_a_plain_loop_over_the_cell(
+def test_the_scan_equals_a_loop_over_the_cell(
     cell: str, make_cell: Callable[..., Any]
 ) -> None:
     model, params = build(cell)
@@ -69,23 +69,23 @@ def test_the_order_of_the_rows_matters(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_asked_after_every_row_it_says_what_it_would_of_so_many_rows(cell: str) -> None:
+def test_logits_after_each_row_equal_those_of_shorter_images(cell: str) -> None:
     model, params = build(cell)
     by_row = np.asarray(logits_of(model, params, IMAGES, every_row=True))
     assert by_row.shape == (5, 28, 10)
     for rows in (1, 13, 28):
-        alone = logits_of(model, params, IMAGES[:, :rows])
-        np.testing.assert_allclose(by_row[:, rows - 1], alone, rtol=1e-5, atol=1e-6)
+        shorter = logits_of(model, params, IMAGES[:, :rows])
+        np.testing.assert_allclose(by_row[:, rows - 1], shorter, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("cell", "most"), [("lstm", 81_674), ("gru", 61_706)])
-def test_the_number_of_parameters(cell: str, most: int) -> None:
+@pytest.mark.parametrize(("cell", "number"), [("lstm", 81_674), ("gru", 61_706)])
+def test_the_number_of_parameters(cell: str, number: int) -> None:
     model = make_model(ModelConfig(cell=cell))  # type: ignore[arg-type]
     shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0), 1.0))
-    assert count_params(shapes) == most
+    assert count_params(shapes) == number
 
 
-def test_the_forget_bias_is_where_that_bias_starts_and_no_other() -> None:
+def test_forget_bias_sets_the_forget_gates_bias_only() -> None:
     model, _ = build("lstm")
     params, other = (init(model, jax.random.key(0), bias) for bias in (2.5, 0.0))
     for gate, expected in (("hi", 0), ("hf", 2.5), ("hg", 0), ("ho", 0)):
@@ -97,7 +97,7 @@ def test_the_forget_bias_is_where_that_bias_starts_and_no_other() -> None:
     assert all((a == b).all() for a, b in zip(kernels, others, strict=True))
 
 
-def test_the_tutorials_initial_values() -> None:
+def test_the_tutorial_initializer() -> None:
     model = make_model(ModelConfig(initializer="tutorial"))
     params = init(model, jax.random.key(0), 1.0)
     limit = np.sqrt(6 / (28 + 128 + 4 * 128))
@@ -111,10 +111,10 @@ def test_the_tutorials_initial_values() -> None:
     assert 0.3 < head["bias"].std() < 2
 
 
-def test_bytes_are_scaled_and_floats_are_taken_as_they_are() -> None:
+def test_uint8_pixels_are_scaled_and_floats_are_not() -> None:
     model, params = build("lstm")
     scaled = IMAGES.astype(np.float32) / 255
-    # Operation by operation: a whole program may divide by 255 in another way.
+    # Not jitted: a compiled program may divide by 255 differently.
     found = jnp.asarray(model.apply({"params": params}, IMAGES))
     np.testing.assert_array_equal(found, model.apply({"params": params}, scaled))
     assert found.dtype == jnp.float32

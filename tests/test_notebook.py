@@ -1,4 +1,4 @@
-"""The notebook, executed as it stands, and the room that it calls."""
+"""The notebook, executed as it is, and `rnnmnist.notebook`."""
 
 import ast
 import json
@@ -34,7 +34,7 @@ OVERRIDES = (
     "--config.train.log_every_steps=10",
     "--config.train.eval_every_steps=20",
 )
-# What a person cannot see: appended to the notebook, and run in the same kernel.
+# Appended to the notebook, and run in the same kernel.
 INSPECTION = """
 import importlib.metadata, json, rnnmnist
 lines = [line.split("==") for line in versions.read_text().split()]
@@ -77,18 +77,18 @@ def settings() -> dict[str, Any]:
     }
 
 
-def test_the_notebook_is_stored_as_nobody_ran_it() -> None:
-    document = json.loads(NOTEBOOK.read_text())
-    nbformat.validate(document)
-    assert (document["nbformat"], document["nbformat_minor"]) == (4, 5)
-    assert set(document["metadata"]) == {"kernelspec", "language_info"}
-    for cell in document["cells"]:
+def test_the_notebook_is_stored_without_outputs() -> None:
+    content = json.loads(NOTEBOOK.read_text())
+    nbformat.validate(content)
+    assert (content["nbformat"], content["nbformat_minor"]) == (4, 5)
+    assert set(content["metadata"]) == {"kernelspec", "language_info"}
+    for cell in content["cells"]:
         assert cell.get("outputs", []) == []
         assert cell.get("execution_count") is None
         assert re.fullmatch(r"[a-z-]+", cell["id"])  # a name, not a random number
 
 
-def test_the_kernel_imports_no_jax_and_names_no_version_of_it() -> None:
+def test_the_kernel_does_not_import_or_pin_jax() -> None:
     imported = {
         name.split(".")[0]
         for source in code()
@@ -113,10 +113,10 @@ def test_the_kernel_imports_no_jax_and_names_no_version_of_it() -> None:
     assert finished.stdout == "set()\n"
 
 
-def test_a_run_is_kept_on_drive_where_there_is_one(
+def test_a_run_is_stored_on_drive_in_colab(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On a stand-in for Colab's own package: the cell's other branch."""
+    """With a stand-in for Colab's package."""
     mounted: list[str] = []
     drive = SimpleNamespace(mount=mounted.append)
     monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=drive))
@@ -126,24 +126,24 @@ def test_a_run_is_kept_on_drive_where_there_is_one(
     assert names["workdir"] == Path("/content/drive/MyDrive/rnnmnist/runs/colab")
 
 
-def test_an_uploaded_picture_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a stand-in for Colab's own package, as above."""
+def test_uploaded_images_are_classified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for Colab's package."""
     files = SimpleNamespace(upload=lambda: {"a.png": b"", "b.png": b""})
     monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(files=files))
-    said: list[tuple[str, ...]] = []
-    commands = SimpleNamespace(run=lambda *words: said.append(words))
+    calls: list[tuple[str, ...]] = []
+    commands = SimpleNamespace(run=lambda *args: calls.append(args))
     names = {"notebook": commands, "workdir": Path("runs/colab")}
     exec(cells()["own-digit"].source, names)
-    assert said == [("predict", "--workdir=runs/colab", "a.png", "b.png")]
+    assert calls == [("predict", "--workdir=runs/colab", "a.png", "b.png")]
 
 
-def test_badge_source_and_metadata_name_one_repository() -> None:
+def test_all_links_name_one_repository() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     repository = project["urls"]["Repository"]
     assert settings()["SOURCE"] == f"git+{repository}"
-    place = NOTEBOOK.relative_to(REPOSITORY)
+    path = NOTEBOOK.relative_to(REPOSITORY)
     owner_and_name = repository.removeprefix("https://github.com/")
-    link = f"colab.research.google.com/github/{owner_and_name}/blob/main/{place}"
+    link = f"colab.research.google.com/github/{owner_and_name}/blob/main/{path}"
     assert f"(https://{link})" in (REPOSITORY / "README.md").read_text().split("##")[0]
     assert f"(https://{link})" in cells()["title"].source
 
@@ -156,7 +156,7 @@ def test_the_form_offers_the_shipped_configurations() -> None:
     assert settings()["CONFIG"] in shipped
 
 
-def test_a_refused_command_raises_its_one_line(
+def test_a_failed_command_raises_its_error_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = signal.getsignal(signal.SIGINT)
@@ -181,18 +181,18 @@ def test_a_refused_command_raises_its_one_line(
     ],
     ids=["one", "not finite", "nothing wrong", "only infinite"],
 )
-def test_any_metrics_make_a_picture(metrics: list[dict[str, Any]]) -> None:
-    image = notebook.picture(metrics)
+def test_any_metrics_can_be_plotted(metrics: list[dict[str, Any]]) -> None:
+    image = notebook.plot_curves(metrics)
     assert image.startswith(b"\x89PNG")
     width, height = (int.from_bytes(image[k : k + 4], "big") for k in (16, 20))
     assert (width, height) == (960, 920)
 
 
-def test_the_picture_survives_a_torn_line(
+def test_an_incomplete_line_of_metrics_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []
-    monkeypatch.setattr(notebook, "picture", lambda metrics: drawn.append(metrics))
+    monkeypatch.setattr(notebook, "plot_curves", lambda metrics: drawn.append(metrics))
     path = tmp_path / "metrics.jsonl"
     curves = notebook.Curves(path)
     curves.draw()
@@ -205,7 +205,7 @@ def test_the_picture_survives_a_torn_line(
     assert drawn == [[SHORT]]
 
 
-def test_a_picture_that_cannot_be_drawn_is_a_line_and_no_more(
+def test_a_failed_plot_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "metrics.jsonl"
@@ -216,7 +216,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_line_and_no_more(
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package, built from this repository without a network."""
+    """A wheel of the package, built without a network."""
     folder = tmp_path_factory.mktemp("wheel")
     flags = ["--quiet", "--no-deps", "--no-build-isolation", f"--wheel-dir={folder}"]
     subprocess.run(
@@ -230,9 +230,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runtime(
     tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
 ) -> dict[str, str]:
-    """The variables of a runtime like Colab's: all is installed but the package.
+    """The environment of a runtime like Colab's, with all packages but this one.
 
-    Its kernel is of a virtual environment that sees the packages of this one, and
+    Its kernel runs in a virtual environment that sees the packages of this one and
     installs into its own folder.
     """
     folder = tmp_path_factory.mktemp("runtime")
@@ -241,8 +241,8 @@ def runtime(
     (site_packages,) = venv.glob("lib/python*/site-packages")
     installed = folder / "installed"
     installed.mkdir()
-    for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        for path in Path(place).iterdir():
+    for source in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for path in Path(source).iterdir():
             if "rnnmnist" not in path.name:
                 (installed / path.name).symlink_to(path)
     (site_packages / "installed.pth").write_text(str(installed))
@@ -276,20 +276,20 @@ def execute(runtime: dict[str, str], wheel: Path, data_dir: Path) -> Execute:
         if originals.exists()
         else "--config.data.name=mnist5k"
     )
-    words = [f"--config.data.data_dir={data_dir}", data, *OVERRIDES]
+    args = [f"--config.data.data_dir={data_dir}", data, *OVERRIDES]
 
     def run(
         folder: Path, *more: str, environment: dict[str, str] = runtime, **others: Any
     ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-        injected = {"SOURCE": str(wheel), "OVERRIDES": " ".join(words)} | others
+        injected = {"SOURCE": str(wheel), "OVERRIDES": " ".join(args)} | others
         assert set(injected) <= set(settings())
-        document = read(NOTEBOOK)
-        place = [cell.id for cell in document.cells].index("settings") + 1
+        content = read(NOTEBOOK)
+        index = [cell.id for cell in content.cells].index("settings") + 1
         source = "\n".join(f"{name} = {value!r}" for name, value in injected.items())
-        document.cells.insert(place, code_cell(source, id="injected"))
-        document.cells += map(code_cell, more)
+        content.cells.insert(index, code_cell(source, id="injected"))
+        content.cells += map(code_cell, more)
         path = folder / "executed.ipynb"
-        nbformat.write(document, path)  # type: ignore[no-untyped-call]
+        nbformat.write(content, path)  # type: ignore[no-untyped-call]
         finished = subprocess.run(
             [
                 Path(sys.executable).with_name("jupyter-execute"),
@@ -316,7 +316,7 @@ def printed(cell: Any) -> str:
 def executed(
     tmp_path_factory: pytest.TempPathFactory, execute: Execute
 ) -> tuple[Path, dict[str, Any]]:
-    """A folder in which the notebook ran to its end, and the cells."""
+    """A folder in which the notebook was executed, and the executed cells."""
     folder = tmp_path_factory.mktemp("content")
     finished, cells = execute(folder, INSPECTION, KEEP_ON_DRIVE=True)
     assert finished.returncode == 0, finished.stderr
@@ -325,7 +325,7 @@ def executed(
 
 @pytest.mark.slow
 @pytest.mark.smoke
-def test_the_notebook_runs_to_its_end(executed: tuple[Path, dict[str, Any]]) -> None:
+def test_the_notebook_can_be_executed(executed: tuple[Path, dict[str, Any]]) -> None:
     folder, cells = executed
     for cell in cells.values():
         assert cell.cell_type != "code" or cell.execution_count
@@ -348,7 +348,7 @@ def test_the_notebook_runs_to_its_end(executed: tuple[Path, dict[str, Any]]) -> 
 
 @pytest.mark.slow
 @pytest.mark.smoke
-def test_the_install_replaces_nothing_and_the_kernel_stays_light(
+def test_the_installation_replaces_nothing_and_the_kernel_imports_no_jax(
     executed: tuple[Path, dict[str, Any]], runtime: dict[str, str]
 ) -> None:
     _, cells = executed
@@ -360,10 +360,10 @@ def test_the_install_replaces_nothing_and_the_kernel_stays_light(
 
 
 @pytest.mark.slow
-def test_run_again_the_notebook_goes_on(
+def test_the_notebook_resumes_a_run(
     executed: tuple[Path, dict[str, Any]], execute: Execute, tmp_path: Path
 ) -> None:
-    """From the newest checkpoint of a run that was killed, as if it never was."""
+    """From the newest checkpoint of a killed run, with the same metrics."""
     folder, _ = executed
     workdir = tmp_path / "runs" / "colab"
     shutil.copytree(folder / "runs", tmp_path / "runs")
@@ -398,10 +398,10 @@ def test_the_notebook_fails_when_a_cell_fails(
 
 
 @pytest.mark.slow
-def test_a_runtime_that_is_too_old_is_not_changed(
+def test_an_outdated_runtime_is_not_changed(
     execute: Execute, runtime: dict[str, str], tmp_path: Path
 ) -> None:
-    """The install fails, although pip could have a version that is new enough."""
+    """The installation fails, although pip could install a newer version."""
     links = tmp_path / "links"
     links.mkdir()
     with zipfile.ZipFile(links / "optax-99-py3-none-any.whl", "w") as file:
@@ -431,7 +431,7 @@ def test_a_runtime_that_is_too_old_is_not_changed(
 def start(
     environment: dict[str, str], workdir: Path, data_dir: Path, every: int, until: str
 ) -> subprocess.Popen[str]:
-    """A process that trains without end as a kernel does, once it printed a word."""
+    """A process that trains as a kernel does, after it has printed a text."""
     program = (
         "import sys\nfrom rnnmnist import notebook\n"
         "try: notebook.run('main', *sys.argv[1:])\n"
@@ -443,7 +443,7 @@ def start(
         "--config.train.eval_every_steps=1000000",
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program, *runs.words(workdir, data_dir, *endless)],
+        [sys.executable, "-c", program, *runs.arguments(workdir, data_dir, *endless)],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
@@ -472,7 +472,7 @@ def test_an_interrupt_saves(
 def test_a_second_interrupt_kills(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    """In the middle of a chunk that would go on for minutes."""
+    """In a compiled call that would run for minutes."""
     workdir = tmp_path / "run"
     process = start(environment, workdir, data_dir, every=10**6, until="parameters")
     os.killpg(process.pid, signal.SIGINT)
@@ -486,7 +486,7 @@ def test_a_second_interrupt_kills(
 
 
 @pytest.mark.slow
-def test_training_ends_with_a_killed_kernel(
+def test_training_ends_if_the_kernel_is_killed(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
@@ -497,6 +497,6 @@ def test_training_ends_with_a_killed_kernel(
         try:
             with lock(workdir):
                 return
-        except UserError:  # the trainer holds it still
+        except UserError:  # the trainer still holds the lock
             time.sleep(0.1)
     pytest.fail("the trainer outlived its kernel")

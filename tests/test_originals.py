@@ -1,4 +1,4 @@
-"""Real MNIST and Fashion-MNIST, where the original files are at hand."""
+"""The original MNIST and Fashion-MNIST files, if they are available."""
 
 import json
 import re
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_the_originals_are_prepared_whole_and_in_order(
+def test_the_originals_are_prepared_completely_and_in_order(
     name: Literal["mnist", "fashion_mnist"], data_dir: Path, originals: Path
 ) -> None:
     folder = originals / name
@@ -27,12 +27,12 @@ def test_the_originals_are_prepared_whole_and_in_order(
     sizes = {split: len(examples[split].labels) for split in datasets.SPLITS}
     assert sizes == {"train": 55_000, "validation": 5_000, "test": 10_000}
     images, labels = read_part(*(folder / file for file in FILES["train"]))
-    initialize = [examples["validation"], examples["train"]]
+    train_and_validation = [examples["validation"], examples["train"]]
     np.testing.assert_array_equal(
-        np.concatenate([e.images for e in initialize]), images
+        np.concatenate([e.images for e in train_and_validation]), images
     )
     np.testing.assert_array_equal(
-        np.concatenate([e.labels for e in initialize]), labels
+        np.concatenate([e.labels for e in train_and_validation]), labels
     )
     images, labels = read_part(*(folder / file for file in FILES["test"]))
     np.testing.assert_array_equal(examples["test"].images, images)
@@ -58,10 +58,10 @@ def test_one_epoch_reads_mnist(
     assert result["accuracy"] > 0.975
 
 
-def test_the_reference_model_is_what_the_results_say(
+def test_the_reference_model_has_the_published_accuracy(
     command: Command, data_dir: Path, originals: Path
 ) -> None:
-    """Evaluated on a clone, before any training."""
+    """Evaluated as in a fresh clone."""
     finished = command(
         "evaluate",
         "--workdir=checkpoints/reference",
@@ -75,7 +75,7 @@ def test_the_reference_model_is_what_the_results_say(
     page = (REPOSITORY / "docs/results.md").read_text()
     stated = re.search(r"reference model: ([\d,]+) of 10,000", page)
     assert stated is not None
-    # Another jax may round another way, and turn an image or two.
+    # Versions of jax round differently, which can change a prediction or two.
     assert abs(result["correct"] - int(stated[1].replace(",", ""))) <= 2
     sizes = [
         file.stat().st_size

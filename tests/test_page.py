@@ -1,4 +1,4 @@
-"""The page to draw on: what is in it, and what it does in a browser."""
+"""The drawing page: its content, and its behaviour in a browser."""
 
 import base64
 import json
@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,13 +27,12 @@ from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.data import embedded
 from rnnmnist.data.builder import FILES, read_part
 from rnnmnist.errors import UserError
-from rnnmnist.inference import image_io, preprocessing
-from rnnmnist.inference.out_of_distribution import SURE, of_digits
+from rnnmnist.inference import image_io, out_of_distribution, preprocessing
 from rnnmnist.inference.predictor import Predictor
 from rnnmnist.models.recurrence import Kernels
 from rnnmnist.web import drawing_page
 
-SHEET = 280  # pixels of a side of a drawing
+SIDE = 280  # pixels of a drawing
 Open = Callable[..., Any]
 
 
@@ -44,13 +42,13 @@ def page(once: Callable[[str, Callable[[Path], None]], Path], command: Command) 
 
     def write(folder: Path) -> None:
         folder.mkdir()
-        output = folder / "a film.html"
+        output = folder / "the page.html"
         finished = command("page", f"--output={output}")
         assert finished.returncode == 0, finished.stderr
         assert finished.stderr == ""
         assert finished.stdout.startswith(f"{output} (")
 
-    return once("page", write) / "a film.html"
+    return once("page", write) / "the page.html"
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +72,7 @@ class Tags(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-def test_the_page_is_one_file_that_asks_for_nothing(page: Path) -> None:
+def test_the_page_is_self_contained(page: Path) -> None:
     text = page.read_text()
     assert page.stat().st_size <= 1_500_000
     assert [path.name for path in page.parent.iterdir()] == [page.name]
@@ -89,22 +87,15 @@ def test_the_page_is_one_file_that_asks_for_nothing(page: Path) -> None:
     assert policies == 1
 
 
-def test_every_place_of_the_page_is_filled(page: Path) -> None:
+def test_the_template_is_filled(page: Path) -> None:
     text = page.read_text()
-    places = Template((drawing_page.PARTS / "page.html").read_text()).get_identifiers()
-    assert {
-        "data",
-        "style",
-        "network",
-        "preprocessing",
-        "out_of_distribution",
-        "view",
-    } <= set(places)
-    for place in places:
-        assert f"${place}" not in text
+    assert "{{" not in text
+    for name in ("network", "preprocessing", "out_of_distribution", "view"):
+        assert (drawing_page.FOLDER / f"{name}.js").read_text() in text
+    assert (drawing_page.FOLDER / "style.css").read_text() in text
 
 
-def test_the_page_carries_the_very_weights(content: dict[str, Any]) -> None:
+def test_the_page_contains_the_weights(content: dict[str, Any]) -> None:
     networks = content["networks"]
     assert [network["loss"] for network in networks] == ["last", "every_row"]
     assert [network["title"] for network in networks] == list(
@@ -120,7 +111,7 @@ def test_the_page_carries_the_very_weights(content: dict[str, Any]) -> None:
             "head": head["kernel"],
             "headBias": head["bias"],
         }
-        assert network["hidden"] == 128
+        assert network["units"] == 128
         assert network["params"].keys() == expected.keys()
         for name, array in expected.items():
             carried = np.frombuffer(base64.b64decode(network["params"][name]), "<f4")
@@ -129,20 +120,19 @@ def test_the_page_carries_the_very_weights(content: dict[str, Any]) -> None:
 
 def test_samples_are_two_of_each_digit_and_the_hardest(content: dict[str, Any]) -> None:
     images, labels = embedded.splits()["test"]
-    probabilities = Predictor(REPOSITORY / REFERENCES[0]).predict_probabilities(images)[
-        :, -1
-    ]
-    known = {image.tobytes(): place for place, image in enumerate(images)}
+    predictor = Predictor(REPOSITORY / REFERENCES[0])
+    probabilities = predictor.predict_probabilities(images)[:, -1]
+    indices = {image.tobytes(): index for index, image in enumerate(images)}
     easy: list[int] = []
     hard: list[int] = []
     for sample in content["samples"]:
-        place = known[base64.b64decode(sample["pixels"])]
-        assert sample["label"] == labels[place]
-        (hard if sample["hard"] else easy).append(place)
+        index = indices[base64.b64decode(sample["pixels"])]
+        assert sample["label"] == labels[index]
+        (hard if sample["hard"] else easy).append(index)
     assert sorted(labels[easy]) == sorted([*range(10), *range(10)])
     assert len(set(hard)) == drawing_page.HARD
-    truth = probabilities[np.arange(len(labels)), labels]
-    assert truth[hard].max() <= np.delete(truth, hard).min()
+    of_label = probabilities[np.arange(len(labels)), labels]
+    assert of_label[hard].max() <= np.delete(of_label, hard).min()
     wrong = np.flatnonzero(probabilities.argmax(-1) != labels)
     assert len(wrong) > drawing_page.HARD or set(wrong) <= set(hard)
 
@@ -168,8 +158,8 @@ def test_a_mistake_is_one_line(
 
 
 def test_a_mistake_ends_the_command(command: Command, tmp_path: Path) -> None:
-    words = [f"--output={tmp_path / 'page.html'}", "--wrokdir=a"]
-    assert "--workdir?" in one_line_error(command("page", *words))
+    argv = [f"--output={tmp_path / 'page.html'}", "--wrokdir=a"]
+    assert "--workdir?" in one_line_error(command("page", *argv))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -178,27 +168,27 @@ def test_a_mistake_ends_the_command(command: Command, tmp_path: Path) -> None:
     [
         (Config(model=ModelConfig(cell="gru")), "model.cell=lstm"),
         (Config(model=ModelConfig(hidden_size=513)), "at most 512 units"),
-        (Config(num_seeds=3), "a stack of 3 seeds"),
+        (Config(num_seeds=3), "num_seeds=1"),
     ],
 )
 def test_the_page_shows_one_lstm(config: Config, named: str) -> None:
-    drawing_page.check(Path("run"), Config())
+    drawing_page.check_supported(Path("run"), Config())
     with pytest.raises(UserError, match=named):
-        drawing_page.check(Path("run"), config)
+        drawing_page.check_supported(Path("run"), config)
 
 
-def test_networks_of_one_kind_are_told_apart_by_name() -> None:
+def test_titles_of_equal_losses_contain_the_run() -> None:
     predictor = Predictor(REPOSITORY / REFERENCES[0])
     networks = [drawing_page.Network(name, predictor) for name in ("a", "</script>")]
     assert drawing_page.titles(networks) == [
-        "Asked after the last row: a",
-        "Asked after the last row: </script>",
+        "Last-row loss: a",
+        "Last-row loss: </script>",
     ]
-    assert drawing_page.page(networks).count("</script>") == 5
+    assert drawing_page.render(networks).count("</script>") == 5
 
 
 def digits() -> np.ndarray:
-    """1,000 images, of MNIST's test split where it is at hand, uint8 [n, 28, 28]."""
+    """1,000 images, of MNIST's test split if it is available, uint8 [n, 28, 28]."""
     folder = ORIGINALS / "mnist"
     if folder.exists():
         return read_part(*(folder / file for file in FILES["test"]))[0][:1000]
@@ -207,25 +197,25 @@ def digits() -> np.ndarray:
 
 
 def drawings(count: int) -> np.ndarray:
-    """Digits as people draw them: of any size, anywhere, with pens and with specks."""
+    """Digits of random size, position and stroke width, some with specks."""
     generator = np.random.default_rng(0)
-    sheets = np.zeros((count, SHEET, SHEET), np.uint8)
-    for sheet, image in zip(sheets, digits(), strict=False):
-        high, wide = generator.integers(90, SHEET - 30, 2)
+    canvases = np.zeros((count, SIDE, SIDE), np.uint8)
+    for canvas, image in zip(canvases, digits(), strict=False):
+        high, wide = generator.integers(90, SIDE - 30, 2)
         pen = int(generator.integers(1, 14))
-        large = image_io.resized(image / 255, high, wide)
+        large = image_io.resize(image / 255, high, wide)
         large = ndimage.grey_dilation(np.clip(large, 0, 1), (pen, pen))
-        top, left = (generator.integers(15, SHEET - 14 - side) for side in large.shape)
-        sheet[top : top + high, left : left + wide] = np.rint(255 * large)
+        top, left = (generator.integers(15, SIDE - 14 - side) for side in large.shape)
+        canvas[top : top + high, left : left + wide] = np.rint(255 * large)
         if generator.random() < 0.3:
-            y, x = generator.integers(20, SHEET - 20, 2)
-            sheet[y : y + 3, x : x + 3] = 255
-    return sheets
+            y, x = generator.integers(20, SIDE - 20, 2)
+            canvas[y : y + 3, x : x + 3] = 255
+    return canvases
 
 
 @pytest.fixture
 def opened(browser: Any, page: Path) -> Iterator[Open]:
-    """Opens the page; in the end, it must have said nothing and asked for nothing."""
+    """Opens the page; afterwards checks that it logged and requested nothing."""
     contexts: list[Any] = []
     faults: list[str] = []
     requests: list[str] = []
@@ -256,37 +246,39 @@ def is_playing(tab: Any) -> bool:
     return bool(tab.evaluate("document.querySelector('.is-playing') !== null"))
 
 
-def wait_for_answer(tab: Any, start: str = "Read|Perhaps|They|This") -> str:
-    """What the page says when it has read an image to its end."""
+def wait_for_result(
+    tab: Any, start: str = "Prediction:|Uncertain|The predictions|This"
+) -> str:
+    """Waits until all rows are read; returns the page's summary."""
     tab.wait_for_function(
         "(start) => RegExp(`^(${start})`).test("
-        "document.getElementById('verdict').textContent)",
+        "document.getElementById('result').textContent)",
         arg=start,
     )
-    return str(tab.inner_text("#verdict"))
+    return str(tab.inner_text("#result"))
 
 
 def draw(tab: Any, *strokes: list[tuple[float, float]]) -> None:
-    """Draws with the mouse; points are shares of the sheet."""
+    """Draws with the mouse; points are relative to the canvas."""
     box = tab.locator("#drawing").bounding_box()
     for stroke in strokes:
-        for place, (x, y) in enumerate(stroke):
+        for index, (x, y) in enumerate(stroke):
             tab.mouse.move(
                 box["x"] + x * box["width"], box["y"] + y * box["height"], steps=8
             )
-            if place == 0:
+            if index == 0:
                 tab.mouse.down()
         tab.mouse.up()
 
 
 def called(tab: Any, program: str, images: np.ndarray, *more: Any) -> list[Any]:
-    """What a function of the page makes of each of many images.
+    """Calls a JavaScript function for each image.
 
     Args:
         tab: in which the page is open.
-        program: of the image's levels and what follows.
-        images: uint8 [n, height, width], sent as bytes: a list takes many times longer.
-        more: what the program takes besides.
+        program: a function of the image's levels and of `more`.
+        images: uint8 [n, height, width], sent as bytes, which is faster than a list.
+        more: further arguments.
     """
     whole = """([sent, size, more]) => {
         const all = Uint8Array.from(atob(sent), (letter) => letter.charCodeAt(0));
@@ -299,16 +291,14 @@ def called(tab: Any, program: str, images: np.ndarray, *more: Any) -> list[Any]:
     return list(json.loads(tab.evaluate(whole, [sent, size, more])))
 
 
-def strangers() -> np.ndarray:
-    """Digits, letters, noise and pieces of photographs, as the page would see them."""
+def digits_and_others() -> np.ndarray:
+    """250 digits, then letters, noise, photographs and blank pages, preprocessed."""
     files = [
         *(robustness.letters(100) + robustness.noises(50)),
         *(robustness.photographs(100) + robustness.blank_pages(5)),
     ]
-    prepared = [
-        preprocessing.prepare(image_io.decode(file, "it")).image for file in files
-    ]
-    return np.concatenate([digits()[:250], np.stack(prepared)])
+    others = np.stack([robustness.preprocess_file(file) for file in files])
+    return np.concatenate([digits()[:250], others])
 
 
 ONE = [(0.5, 0.15), (0.5, 0.85)]
@@ -318,10 +308,10 @@ SEVEN = [(0.25, 0.2), (0.75, 0.2), (0.45, 0.85)]
 
 @in_a_browser
 class TestInABrowser:
-    """What no predictor of the files can see."""
+    """What the HTML file alone does not show."""
 
     @pytest.mark.parametrize("network", [0, 1])
-    def test_the_networks_are_jaxs(self, opened: Open, network: int) -> None:
+    def test_the_logits_agree_with_jax(self, opened: Open, network: int) -> None:
         images = digits()
         predictor = Predictor(REPOSITORY / REFERENCES[network])
         expected = np.asarray(
@@ -329,101 +319,107 @@ class TestInABrowser:
                 {"params": predictor.params}, jnp.asarray(images), every_row=True
             )
         )
-        program = "(levels, network) => rnnmnist.read(levels, network).logits"
+        program = "(levels, network) => rnnmnist.predict(levels, network).logits"
         logits = np.array(called(opened(), program, images, network))
         assert logits.shape == expected.shape == (1000, 28, 10)
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
-        answers = logits[:, -1].argmax(-1)
-        np.testing.assert_array_equal(answers, expected[:, -1].argmax(-1))
+        predicted = logits[:, -1].argmax(-1)
+        np.testing.assert_array_equal(predicted, expected[:, -1].argmax(-1))
 
-    def test_what_looks_like_a_digit_does_so_everywhere(self, opened: Open) -> None:
-        images, likeness, tab = strangers(), of_digits(), opened()
-        program = "(levels, network) => rnnmnist.read(levels, network).looksLikeDigit"
+    def test_the_out_of_distribution_check_agrees(self, opened: Open) -> None:
+        images, check, tab = digits_and_others(), out_of_distribution.load(), opened()
+        program = (
+            "(levels, network) => rnnmnist.predict(levels, network).looksLikeDigit"
+        )
         for network, workdir in enumerate(REFERENCES):
-            probabilities = Predictor(REPOSITORY / workdir).predict_probabilities(
-                images
-            )[:, -1]
-            here = likeness.look_like(images, probabilities)
-            there = np.array(called(tab, program, images, network))
-            distances = likeness.distances(images, probabilities.argmax(-1))
-            at_the_limit = (np.abs(distances - likeness.farthest) < 1e-4) | (
-                np.abs(probabilities.max(-1) - SURE) < 1e-4
+            predictor = Predictor(REPOSITORY / workdir)
+            probabilities = predictor.predict_probabilities(images)[:, -1]
+            expected = check.is_digit(images, probabilities)
+            actual = np.array(called(tab, program, images, network))
+            distances = check.distances(images, probabilities.argmax(-1))
+            at_threshold = (np.abs(distances - check.max_distance) < 1e-4) | (
+                np.abs(probabilities.max(-1) - out_of_distribution.MIN_PROBABILITY)
+                < 1e-4
             )
-            np.testing.assert_array_equal(there[~at_the_limit], here[~at_the_limit])
-            assert at_the_limit.mean() < 0.01
-            assert 240 <= here[:250].sum() > 3 * here[250:].sum()
+            np.testing.assert_array_equal(
+                actual[~at_threshold], expected[~at_threshold]
+            )
+            assert at_threshold.mean() < 0.01
+            assert 240 <= expected[:250].sum() > 3 * expected[250:].sum()
 
-    def test_drawings_are_prepared_as_pictures_are(self, opened: Open) -> None:
-        sheets = drawings(100)
-        program = "(levels) => Array.from(rnnmnist.prepare(levels, 280, 280))"
-        tab, shape = opened(), (len(sheets), 28, 28)
-        there = np.array(called(tab, program, sheets)).reshape(shape)
-        here = np.stack([preprocessing.prepare(sheet / 255).image for sheet in sheets])
-        assert here.any((1, 2)).all()
-        differences = np.abs(there - here.astype(int))
-        # Where a level lies on a threshold, rounding decides; a pixel may then differ.
+    def test_the_preprocessing_agrees(self, opened: Open) -> None:
+        canvases = drawings(100)
+        program = "(levels) => Array.from(rnnmnist.preprocess(levels, 280, 280))"
+        tab, shape = opened(), (len(canvases), 28, 28)
+        actual = np.array(called(tab, program, canvases)).reshape(shape)
+        expected = np.stack(
+            [preprocessing.preprocess(canvas / 255).image for canvas in canvases]
+        )
+        assert expected.any((1, 2)).all()
+        differences = np.abs(actual - expected.astype(int))
+        # Levels near a threshold may be rounded differently.
         assert np.mean(differences, (1, 2)).max() < 0.5
         assert np.mean(differences) < 0.02
         assert np.max(differences) <= 32
-        (blank,) = called(tab, program, np.zeros((1, SHEET, SHEET), np.uint8))
+        (blank,) = called(tab, program, np.zeros((1, SIDE, SIDE), np.uint8))
         assert blank == [0] * 28**2
 
-    def test_what_the_mouse_draws_is_read(self, opened: Open) -> None:
+    def test_drawing_by_mouse(self, opened: Open) -> None:
         tab = opened()
         assert tab.is_visible("#prompt")
         draw(tab, ONE)
         assert tab.is_hidden("#prompt")
-        wait_for_answer(tab, "Read as 1")
+        wait_for_result(tab, "Prediction: 1")
         tab.click("#clear")
-        assert "Draw a digit" in tab.inner_text("#verdict")
+        assert "Draw a digit" in tab.inner_text("#result")
         draw(tab, SEVEN)
-        wait_for_answer(tab, "Read as 7")
+        wait_for_result(tab, "Prediction: 7")
         assert tab.inner_text(".panel .digit") == "7"
         draw(tab, [(0.2, 0.5), (0.7, 0.5)])
         tab.click("#undo")
-        assert tab.inner_text("#verdict").startswith("Read as 7")
+        assert tab.inner_text("#result").startswith("Prediction: 7")
         tab.focus("#undo")
         tab.keyboard.press("Enter")
-        assert "Draw a digit" in tab.inner_text("#verdict")
+        assert "Draw a digit" in tab.inner_text("#result")
         tab.keyboard.press("Space")  # nothing is left to undo
         assert tab.is_visible("#prompt")
         draw(tab, ONE)
-        wait_for_answer(tab)
+        wait_for_result(tab)
         tab.focus("#clear")
         tab.keyboard.press("Space")
-        assert "Draw a digit" in tab.inner_text("#verdict")
+        assert "Draw a digit" in tab.inner_text("#result")
 
-    def test_what_is_no_digit_is_said_to_be_none(self, opened: Open) -> None:
+    def test_other_drawings_are_rejected(self, opened: Open) -> None:
         tab = opened()
-        shares = tab.locator(".panel .share")
+        notes = tab.locator(".panel .probability")
         tab.click("#clear")
-        assert tab.inner_text("#verdict") == "Nothing here yet. Draw a digit."
+        assert tab.inner_text("#result") == "The image is blank. Draw a digit."
         draw(tab, *CROSS)
-        assert wait_for_answer(tab).startswith("This does not look like a digit. If it")
-        assert all("hardly a digit" in text for text in shares.all_inner_texts())
-        words = tab.get_attribute(".panel .bars", "aria-label")
-        assert words.endswith("; hardly a digit")
-        tab.click("#back")  # to where there is more to come
-        assert tab.inner_text("#verdict") == ""
-        assert all("since row" in text for text in shares.all_inner_texts())
+        assert wait_for_result(tab).startswith("This does not look like a digit.")
+        assert all("out of distribution" in text for text in notes.all_inner_texts())
+        alt = tab.get_attribute(".panel .bars", "aria-label")
+        assert alt.endswith("; out of distribution")
+        tab.click("#back")
+        assert tab.inner_text("#result") == ""
+        assert all("since row" in text for text in notes.all_inner_texts())
         tab.click("#clear")
         draw(tab, ONE)
-        wait_for_answer(tab, "Read as 1")
-        assert all("since row" in text for text in shares.all_inner_texts())
+        wait_for_result(tab, "Prediction: 1")
+        assert all("since row" in text for text in notes.all_inner_texts())
 
-    def test_what_a_finger_draws_is_read(self, opened: Open) -> None:
+    def test_drawing_by_touch(self, opened: Open) -> None:
         tab = opened(390, 844, has_touch=True, is_mobile=True)
         box = tab.locator("#drawing").bounding_box()
         fingers = tab.context.new_cdp_session(tab)
-        for place in range(12):
+        for index in range(12):
             fingers.send(
                 "Input.dispatchTouchEvent",
                 {
-                    "type": "touchMove" if place else "touchStart",
+                    "type": "touchMove" if index else "touchStart",
                     "touchPoints": [
                         {
                             "x": box["x"] + box["width"] / 2,
-                            "y": box["y"] + box["height"] * (0.15 + 0.06 * place),
+                            "y": box["y"] + box["height"] * (0.15 + 0.06 * index),
                         }
                     ],
                 },
@@ -431,30 +427,30 @@ class TestInABrowser:
         fingers.send(
             "Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []}
         )
-        wait_for_answer(tab, "Read as 1")
+        wait_for_result(tab, "Prediction: 1")
         assert tab.evaluate("scrollY") == 0
 
-    def test_the_page_is_alive_when_it_opens(self, opened: Open) -> None:
+    def test_the_page_plays_a_sample_when_it_opens(self, opened: Open) -> None:
         tab = opened(reduced_motion="no-preference")
         assert is_playing(tab)
         assert row(tab) < 28
-        assert tab.inner_text("#verdict") == ""
-        assert wait_for_answer(tab).startswith("Read as 3")
+        assert tab.inner_text("#result") == ""
+        assert wait_for_result(tab).startswith("Prediction: 3")
         assert row(tab) == 28
         assert not is_playing(tab)
 
-    def test_who_wants_no_motion_gets_none(self, opened: Open) -> None:
+    def test_reduced_motion(self, opened: Open) -> None:
         tab = opened()
         assert not is_playing(tab)
         assert row(tab) == 28
-        assert wait_for_answer(tab).startswith("Read as 3")
+        assert wait_for_result(tab).startswith("Prediction: 3")
 
-    def test_the_transport_by_mouse(self, opened: Open) -> None:
+    def test_playback_by_mouse(self, opened: Open) -> None:
         tab = opened()
         tab.click("#back")
         assert row(tab) == 27
-        assert tab.inner_text("#verdict") == ""
-        assert tab.inner_text("#progress") == "After row 27: 3?"
+        assert tab.inner_text("#result") == ""
+        assert tab.inner_text("#progress") == "After row 27: 3"
         tab.click("#forward")
         tab.click("#forward")
         assert row(tab) == 28
@@ -472,9 +468,9 @@ class TestInABrowser:
         tab.click("#row")  # in the middle
         assert 13 <= row(tab) <= 15
         tab.click("#play")
-        wait_for_answer(tab)
+        wait_for_result(tab)
 
-    def test_the_transport_by_keyboard(self, opened: Open) -> None:
+    def test_playback_by_keyboard(self, opened: Open) -> None:
         tab = opened()
         tab.focus("#row")
         for key, expected in (
@@ -499,23 +495,23 @@ class TestInABrowser:
         tab.focus("#play")
         tab.keyboard.press("Space")
         assert is_playing(tab)
-        wait_for_answer(tab)
+        wait_for_result(tab)
 
-    def test_samples_and_the_look_inside(self, opened: Open) -> None:
+    def test_samples_and_plots_of_units(self, opened: Open) -> None:
         tab = opened()
-        for place, sample in enumerate(tab.locator(".thumbs button").all()):
-            if place % 2:
+        for index, sample in enumerate(tab.locator(".thumbnails button").all()):
+            if index % 2:
                 sample.click()
             else:
                 sample.press("Enter")
             assert sample.get_attribute("aria-pressed") == "true"
-            assert tab.locator(".thumbs [aria-pressed=true]").count() == 1
+            assert tab.locator(".thumbnails [aria-pressed=true]").count() == 1
             label = sample.get_attribute("aria-label")
-            assert re.fullmatch(r"Easy: an? \d|Hard: the writer meant an? \d", label)
-            answer = wait_for_answer(tab)
-            if place < 20:
-                assert answer.startswith(f"Read as {label[-1]}")
-        paintings = []
+            assert re.fullmatch(r"(Easy|Hard) sample, label \d", label)
+            result = wait_for_result(tab)
+            if index < 20:
+                assert result.startswith(f"Prediction: {label[-1]}")
+        plots = []
         images = "[...document.querySelectorAll('.map canvas')].map(c => c.toDataURL())"
         choices = tab.locator("#choice label")
         assert choices.all_inner_texts() == list(drawing_page.TITLES.values())
@@ -525,16 +521,14 @@ class TestInABrowser:
             lambda: tab.keyboard.press("ArrowRight"),
         ]
         for use in uses:
-            paintings.append(tab.evaluate(images))
+            plots.append(tab.evaluate(images))
             use()
-        before, other, again = paintings
+        before, other, again = plots
         assert before == again
         assert not set(before) & set(other)
         assert len(set(before)) == 6
 
-    def test_the_keyboard_reaches_everything_and_shows_where(
-        self, opened: Open
-    ) -> None:
+    def test_keyboard_focus(self, opened: Open) -> None:
         tab = opened()
         stops = tab.locator("button, #row").count() + 1  # and a radio button
         where = """() => {
@@ -546,18 +540,18 @@ class TestInABrowser:
         reached = []
         for _ in range(stops):
             tab.keyboard.press("Tab")
-            place, outline = tab.evaluate(where)
-            assert outline == "3px", place
-            reached.append(place)
+            index, outline = tab.evaluate(where)
+            assert outline == "3px", index
+            reached.append(index)
         assert len(set(reached)) == stops
         assert min(reached) == 0  # none is the page itself
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_the_page_fits(self, opened: Open, scheme: str) -> None:
         tab = opened(1920, 800, color_scheme=scheme)
-        # A verdict of many words, too.
+        # The longest result text.
         draw(tab, *CROSS)
-        wait_for_answer(tab)
+        wait_for_result(tab)
         for width in (1920, 1280, 1024, 768, 390, 360, 320):
             tab.set_viewport_size({"width": width, "height": 800})
             fits = "document.documentElement.scrollWidth <= innerWidth"
@@ -571,9 +565,9 @@ class TestInABrowser:
         ground = tab.evaluate("getComputedStyle(document.documentElement).background")
         assert ("rgb(20, 23, 27)" in ground) == (scheme == "dark")
 
-    def test_the_first_screen_shows_the_reading(self, opened: Open) -> None:
+    def test_the_first_screen_shows_the_prediction(self, opened: Open) -> None:
         tab = opened(1280, 800)
-        for part in ("h1", "#drawing", "#image", "#verdict", "#transport", "#hard"):
+        for part in ("h1", "#drawing", "#image", "#result", "#playback", "#hard"):
             box = tab.locator(part).bounding_box()
             assert box["y"] + box["height"] <= 800, part
         panels = [panel.bounding_box() for panel in tab.locator(".panel").all()]
@@ -581,13 +575,13 @@ class TestInABrowser:
         assert panels[0]["y"] == panels[1]["y"]
         assert max(box["y"] + box["height"] for box in panels) <= 800
 
-    def test_everything_drawn_is_in_words_too(self, opened: Open) -> None:
+    def test_every_plot_has_an_alternative_text(self, opened: Open) -> None:
         tab = opened()
         pictures = tab.locator("canvas:not(button canvas), svg.curves, .bars").all()
         assert len(pictures) == 2 + 2 * 2 + 6
-        words = [picture.get_attribute("aria-label") for picture in pictures]
-        assert len(set(words)) == len(words)
+        texts = [picture.get_attribute("aria-label") for picture in pictures]
+        assert len(set(texts)) == len(texts)
         assert all(picture.get_attribute("role") == "img" for picture in pictures)
-        certain = "belief after row 28: 3, over 99\N{NO-BREAK SPACE}%"
-        assert any(certain in word for word in words)
-        assert tab.get_attribute("#verdict", "aria-live") == "polite"
+        expected = "probabilities after row 28: 3, over 99\N{NO-BREAK SPACE}%"
+        assert any(expected in text for text in texts)
+        assert tab.get_attribute("#result", "aria-live") == "polite"

@@ -1,4 +1,4 @@
-"""Several processes are one run: they agree, and the first alone speaks."""
+"""Runs of several processes: agreement, faults, and output from process 0 alone."""
 
 import json
 import signal
@@ -22,33 +22,35 @@ TWO_DEVICES = "--config.train.num_devices=2"
 EIGHT_DEVICES = "--config.train.num_devices=8"
 
 
-def together(
+def run_processes(
     environment: dict[str, str], workdir: Path, data_dir: Path, count: int, *more: str
 ) -> list[tuple[int, str, str]]:
-    words = runs.words(workdir, data_dir, *more)
-    return runs.outcomes(runs.start_together(environment, [words] * count))
+    args = runs.arguments(workdir, data_dir, *more)
+    return runs.outcomes(runs.start_together(environment, [args] * count))
 
 
 @pytest.fixture(scope="session")
 def pair(once: Once, environment: dict[str, str], data_dir: Path) -> Path:
-    """The run of two processes that nothing happened to."""
+    """An undisturbed run of two processes."""
 
     def train(workdir: Path) -> None:
-        first, second = together(environment, workdir, data_dir, 2, TWO_DEVICES)
+        first, second = run_processes(environment, workdir, data_dir, 2, TWO_DEVICES)
         assert (first[0], second[0]) == (0, 0), first[2] + second[2]
         assert "2 cpu devices of 2 processes" in first[1]
         assert first[2] == ""
-        assert second[1:] == ("", "")  # the first alone speaks
+        assert second[1:] == ("", "")  # only process 0 prints
 
     return once("pair", train)
 
 
-def test_two_processes_are_one_run(pair: Path, reference_run: Path) -> None:
-    """Two devices add the same two numbers, wherever they are: to the last bit."""
+def test_two_processes_reproduce_the_run_of_one(
+    pair: Path, reference_run: Path
+) -> None:
+    """The sum over two devices is the same to the last bit."""
     runs.assert_same_end(pair, reference_run)
 
 
-def test_all_write_checkpoints_and_one_process_evaluates(
+def test_one_process_evaluates_a_checkpoint_of_two(
     command: Command, pair: Path, tmp_path: Path
 ) -> None:
     workdir = runs.copy_of(pair, tmp_path / "run")
@@ -69,7 +71,7 @@ def test_all_write_checkpoints_and_one_process_evaluates(
 
 
 @pytest.mark.slow
-def test_four_processes_go_on_from_two_and_one_from_four(
+def test_a_run_resumes_with_another_number_of_processes(
     environment: dict[str, str],
     command: Command,
     data_dir: Path,
@@ -78,7 +80,7 @@ def test_four_processes_go_on_from_two_and_one_from_four(
 ) -> None:
     workdir = runs.copy_of(pair, tmp_path / "run")
     runs.cut_back(workdir, 100)
-    four = together(environment, workdir, data_dir, 4, EIGHT_DEVICES)
+    four = run_processes(environment, workdir, data_dir, 4, EIGHT_DEVICES)
     assert [code for code, _, _ in four] == [0] * 4, four
     assert "resuming from step 100\n" in four[0][1]
     found, expected = runs.metrics(workdir), runs.metrics(pair)
@@ -86,7 +88,7 @@ def test_four_processes_go_on_from_two_and_one_from_four(
     for a, b in zip(found, expected, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=0.02)
     runs.cut_back(workdir, 100)
-    finished = command("main", *runs.words(workdir, data_dir, EIGHT_DEVICES))
+    finished = command("main", *runs.arguments(workdir, data_dir, EIGHT_DEVICES))
     assert finished.returncode == 0, finished.stderr
     assert "resuming from step 100\n" in finished.stdout
     assert runs.metrics(workdir)[-1]["loss"] == pytest.approx(
@@ -98,7 +100,7 @@ def test_four_processes_go_on_from_two_and_one_from_four(
 @pytest.mark.parametrize(
     ("victim", "number"), [(1, signal.SIGTERM), (0, signal.SIGINT)]
 )
-def test_a_signal_to_one_stops_all_after_a_save(
+def test_a_signal_to_one_process_saves_and_stops_all(
     environment: dict[str, str],
     data_dir: Path,
     pair: Path,
@@ -107,16 +109,16 @@ def test_a_signal_to_one_stops_all_after_a_save(
     number: int,
 ) -> None:
     workdir = tmp_path / "run"
-    words = runs.words(workdir, data_dir, TWO_DEVICES)
-    running = runs.start_together(environment, [words] * 2)
+    args = runs.arguments(workdir, data_dir, TWO_DEVICES)
+    running = runs.start_together(environment, [args] * 2)
     runs.wait_for_training(running[0])
     running[victim].send_signal(number)
     ended = runs.outcomes(running)
     assert [code for code, _, _ in ended] == [128 + number] * 2, ended
     lines = {stderr.strip() for _, _, stderr in ended}
     assert len(lines) == 1, lines
-    assert f"of {runs.STEPS} in {workdir}; the same command goes on" in lines.pop()
-    first, _ = together(environment, workdir, data_dir, 2, TWO_DEVICES)
+    assert f"of {runs.STEPS} in {workdir}; repeat the command" in lines.pop()
+    first, _ = run_processes(environment, workdir, data_dir, 2, TWO_DEVICES)
     assert first[0] == 0, first[2]
     assert "resuming from step" in first[1]
     runs.assert_same_end(workdir, pair)
@@ -124,7 +126,7 @@ def test_a_signal_to_one_stops_all_after_a_save(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_others_and_a_restart_resumes(
+def test_a_killed_process_ends_the_others_and_the_run_resumes(
     environment: dict[str, str],
     data_dir: Path,
     pair: Path,
@@ -132,25 +134,25 @@ def test_a_killed_process_ends_the_others_and_a_restart_resumes(
     victim: int,
 ) -> None:
     workdir = tmp_path / "run"
-    words = runs.words(workdir, data_dir, TWO_DEVICES)
+    args = runs.arguments(workdir, data_dir, TWO_DEVICES)
     running = runs.start_together(
-        environment, [words] * 2, program=[str(runs.SLOW_SAVE)]
+        environment, [args] * 2, program=[str(runs.SLOW_SAVE)]
     )
-    runs.wait_for_training(running[0], "validation")  # whose save is under way
+    runs.wait_for_training(running[0], "validation")  # during a save
     running[victim].kill()
     ended = runs.outcomes(running)  # within its time limit
     code, _, stderr = ended[1 - victim]
     assert code not in (0, 130, 143)
-    # Our line where a collective operation fails first, jax's own report otherwise.
+    # Our line if a collective operation fails first, jax's own report otherwise.
     assert "has lost another process" in stderr or "another task died" in stderr
-    first, _ = together(environment, workdir, data_dir, 2, TWO_DEVICES)
+    first, _ = run_processes(environment, workdir, data_dir, 2, TWO_DEVICES)
     assert first[0] == 0, first[2]
     runs.assert_same_end(workdir, pair)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_fault_in_one_ends_the_others(
+def test_a_fault_in_one_process_ends_the_others(
     environment: dict[str, str], data_dir: Path, tmp_path: Path, victim: int
 ) -> None:
     program = (
@@ -162,8 +164,8 @@ def test_a_fault_in_one_ends_the_others(
         "    loop.TrainingSplit.device_put = broken\n"
         "errors.run(main.main)\n"
     )
-    words = runs.words(tmp_path / "run", data_dir, TWO_DEVICES)
-    running = runs.start_together(environment, [words] * 2, program=["-c", program])
+    args = runs.arguments(tmp_path / "run", data_dir, TWO_DEVICES)
+    running = runs.start_together(environment, [args] * 2, program=["-c", program])
     ended = runs.outcomes(running)  # within its time limit
     assert ended[victim][0] == 1
     assert "ValueError: a fault of our own" in ended[victim][2]
@@ -171,14 +173,14 @@ def test_a_fault_in_one_ends_the_others(
 
 
 @pytest.mark.slow
-def test_a_second_interrupt_waits_for_nobody(
+def test_a_second_interrupt_does_not_wait_for_other_processes(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    words = runs.words(tmp_path / "run", data_dir, TWO_DEVICES)
-    first, second = runs.start_together(environment, [words] * 2)
+    args = runs.arguments(tmp_path / "run", data_dir, TWO_DEVICES)
+    first, second = runs.start_together(environment, [args] * 2)
     try:
         runs.wait_for_training(first)
-        second.send_signal(signal.SIGSTOP)  # neither dead nor answering
+        second.send_signal(signal.SIGSTOP)  # hangs
         first.send_signal(signal.SIGINT)
         time.sleep(1)
         assert first.poll() is None
@@ -192,13 +194,13 @@ def test_a_second_interrupt_waits_for_nobody(
 
 
 @pytest.mark.slow
-def test_processes_that_were_asked_for_different_runs_are_one_line(
+def test_different_settings_of_processes_are_one_line(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    words = runs.words(tmp_path / "run", data_dir, TWO_DEVICES)
-    others = [*words, "--config.seed=7", "--config.train.clip_norm=0"]
+    args = runs.arguments(tmp_path / "run", data_dir, TWO_DEVICES)
+    others = [*args, "--config.seed=7", "--config.train.clip_norm=0"]
     for code, _, stderr in runs.outcomes(
-        runs.start_together(environment, [words, others])
+        runs.start_together(environment, [args, others])
     ):
         assert code == 2
         assert stderr == (
@@ -208,13 +210,14 @@ def test_processes_that_were_asked_for_different_runs_are_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_processes_that_do_not_come_are_one_line(
+def test_missing_processes_are_one_line(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     program = (
         "from rnnmnist import errors, main\n"
         "from rnnmnist.runtime import distributed\n"
-        "distributed.JOIN_SECONDS, distributed.PATIENT_SECONDS = 2, 0.5\n"
+        "distributed.JOIN_TIMEOUT_SECONDS = 2\n"
+        "distributed.WAITING_NOTICE_SECONDS = 0.5\n"
         "errors.run(main.main)\n"
     )
     address = f"127.0.0.1:{runs.free_port()}"
@@ -230,20 +233,20 @@ def test_processes_that_do_not_come_are_one_line(
         timeout=60,
     )
     assert finished.returncode == 1
-    assert finished.stdout == f"waiting for all of 2 processes to come to {address}\n"
+    assert finished.stdout == f"waiting for all of 2 processes to join {address}\n"
     assert finished.stderr == (
-        f"error: --num_processes: not all of 2 processes have come to {address} within "
+        f"error: --num_processes: not all of 2 processes have joined {address} within "
         "2 s; start each of them, with the same flags\n"
     )
 
 
 @pytest.mark.slow
-def test_what_the_first_refuses_all_refuse(
+def test_an_error_on_process_0_is_raised_on_all(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
     with lock(workdir):
-        ended = together(environment, workdir, data_dir, 2, TWO_DEVICES)
+        ended = run_processes(environment, workdir, data_dir, 2, TWO_DEVICES)
     for code, _, stderr in ended:
         assert code == 2
         (line,) = stderr.strip().splitlines()
@@ -252,15 +255,17 @@ def test_what_the_first_refuses_all_refuse(
 
 
 @pytest.mark.slow
-def test_a_batch_that_cannot_be_shared_is_one_line_with_what_can(
+def test_a_batch_that_cannot_be_split_is_one_line(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     odd = "--config.train.batch_size=49"
-    for code, _, stderr in together(environment, tmp_path / "run", data_dir, 2, odd):
+    for code, _, stderr in run_processes(
+        environment, tmp_path / "run", data_dir, 2, odd
+    ):
         assert code == 2
         assert stderr == (
             "error: train.batch_size: must be a multiple of the 2 processes, not 49; "
-            "48 or 50 would do\n"
+            "use 48 or 50\n"
         )
     assert not (tmp_path / "run").exists()
 
@@ -269,7 +274,9 @@ def test_a_batch_that_cannot_be_shared_is_one_line_with_what_can(
 def test_a_workdir_that_is_not_shared_is_refused(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    arguments = [runs.words(tmp_path / name, data_dir) for name in ("here", "there")]
+    arguments = [
+        runs.arguments(tmp_path / name, data_dir) for name in ("here", "there")
+    ]
     running = runs.start_together(environment, arguments)
     for code, _, stderr in runs.outcomes(running):
         assert code == 2
@@ -277,7 +284,7 @@ def test_a_workdir_that_is_not_shared_is_refused(
 
 
 @pytest.mark.slow
-def test_it_starts_by_itself_where_slurm_started_it(
+def test_a_slurm_cluster_is_detected(
     environment: dict[str, str], data_dir: Path, pair: Path, tmp_path: Path
 ) -> None:
     workdir, job = tmp_path / "run", str(runs.free_port())  # jax's port follows from it
@@ -291,20 +298,20 @@ def test_it_starts_by_itself_where_slurm_started_it(
         }
         for index in range(2)
     ]
-    words = runs.words(workdir, data_dir, TWO_DEVICES)
-    running = runs.start_together(environment, [words] * 2, variables)
+    args = runs.arguments(workdir, data_dir, TWO_DEVICES)
+    running = runs.start_together(environment, [args] * 2, variables)
     ended = runs.outcomes(running)
     assert [code for code, _, _ in ended] == [0, 0], ended
     runs.assert_same_end(workdir, pair)
 
 
 @pytest.mark.slow
-def test_the_doctor_looks_at_all_processes(
+def test_the_doctor_checks_all_processes(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    words = runs.words(tmp_path / "run", data_dir, TWO_DEVICES)
+    args = runs.arguments(tmp_path / "run", data_dir, TWO_DEVICES)
     running = runs.start_together(
-        environment, [words] * 2, program=("-m", "rnnmnist.doctor")
+        environment, [args] * 2, program=("-m", "rnnmnist.doctor")
     )
     first, second = runs.outcomes(running)
     assert (first[0], second) == (0, (0, "", "")), first[2]
@@ -313,7 +320,7 @@ def test_the_doctor_looks_at_all_processes(
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("args", "part"),
     [
         (["--num_processes=2"], "--process_id: must be from 0 to 1"),
         (["--num_processes=0"], "--num_processes: must be at least 1"),
@@ -322,7 +329,7 @@ def test_the_doctor_looks_at_all_processes(
         (["--num_processes=2", "--process_id=1"], "must be HOST:PORT"),
         (
             ["--num_processes=2", "--process_id=1", "--coordinator_address=here"],
-            "must be HOST:PORT, where process 0 runs, not here",
+            "must be HOST:PORT of process 0, not here",
         ),
         (
             ["--num_processes=1", "--process_id=0", "--coordinator_address=[::1:8"],
@@ -336,36 +343,36 @@ def test_the_doctor_looks_at_all_processes(
         (["--num_proceses=2"], "did you mean --num_processes?"),
     ],
 )
-def test_a_place_that_is_none_is_refused(words: list[str], part: str) -> None:
+def test_invalid_process_coordinates_are_refused(args: list[str], part: str) -> None:
     with pytest.raises(UserError) as caught:
-        parse(words)
+        parse(args)
     assert part in str(caught.value)
 
 
 def test_one_process_needs_no_coordinator() -> None:
     assert parse(["--num_processes=1"]).processes == ProcessSpec(None, 1, None)
     with distributed.initialize(ProcessSpec(None, 1, None)):
-        assert distributed.count() == 1
+        assert distributed.process_count() == 1
         assert distributed.broadcast(lambda: 3) == distributed.all_max(3) == 3
 
 
-def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
+def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        place = [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"]
-        error = refused("main", f"--workdir={tmp_path}", *place, "--process_id=0")
+        flags = [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"]
+        error = refused("main", f"--workdir={tmp_path}", *flags, "--process_id=0")
     assert f"--coordinator_address: port {port} cannot be" in error
 
 
-def test_a_coordinator_that_does_not_answer_is_one_line(
+def test_an_unreachable_coordinator_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(distributed, "JOIN_SECONDS", 0.5)
+    monkeypatch.setattr(distributed, "JOIN_TIMEOUT_SECONDS", 0.5)
     address = f"127.0.0.1:{runs.free_port()}"
     with (
-        pytest.raises(RunError, match=f"no answer from {address} within 0.5 s"),
+        pytest.raises(RunError, match=f"no response from {address} within 0.5 s"),
         distributed.initialize(ProcessSpec(address, 2, 1)),
     ):
         pass
@@ -383,5 +390,5 @@ def test_a_cluster_that_cannot_be_joined_is_one_line(
     }
     finished = command("main", f"--workdir={tmp_path / 'run'}", **broken)
     line = one_line_error(finished)
-    assert "the cluster that jax found here cannot be joined" in line
+    assert "the cluster that jax detected cannot be joined" in line
     assert "--num_processes=1 to run alone" in line

@@ -1,4 +1,4 @@
-"""The commands of the README and of the pages on commands, typed as they stand."""
+"""The commands of the README and of the pages on commands run as they are written."""
 
 import re
 import shlex
@@ -15,12 +15,12 @@ from support import REPOSITORY, Command
 README = (REPOSITORY / "README.md").read_text()
 COMMANDS = (REPOSITORY / "docs/commands.md").read_text()
 DEVICES = (REPOSITORY / "docs/devices.md").read_text()
-HOME = "/home/you"  # in which the README's clone lies
+HOME = "/home/you"  # the home directory in the README's output
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 class Block(NamedTuple):
-    """A block of commands, and the output that the page shows below it."""
+    """A block of commands and the output that the page shows below it."""
 
     language: str  # sh or python
     text: str
@@ -28,11 +28,11 @@ class Block(NamedTuple):
 
 
 def blocks(page: str) -> list[Block]:
-    """The command blocks of a page; a text block is the output of the one before it."""
+    """Returns a page's command blocks; a text block is the output of the one above."""
     found: list[Block] = []
     for language, text in FENCE.findall(page):
         if language == "text":
-            assert found[-1].shown is None, "a second output of one block"
+            assert found[-1].shown is None, "a block has two outputs"
             found[-1] = found[-1]._replace(shown=text)
         else:
             assert language in ("sh", "python")
@@ -41,23 +41,22 @@ def blocks(page: str) -> list[Block]:
 
 
 def agrees(printed: str, shown: str) -> bool:
-    """Whether an output ends as a page shows it.
+    """Returns whether an output ends as a page shows it.
 
-    A line `...` stands for any lines, and every number for any other, since results,
-    times and the number of devices depend on the machine.
+    A line `...` matches any lines, and a number matches any number, since results,
+    durations and the number of devices depend on the machine.
     """
     lines = []
     for line in shown.splitlines(keepends=True):
-        words = re.split(r"\d[\d,.]*", line.replace("devices", "device"))
-        exact = r"\d[\d,.]*".join(map(re.escape, words))
-        lines.append("(?:.*\n)*?" if line == "...\n" else exact)
+        texts = re.split(r"\d[\d,.]*", line.replace("devices", "device"))
+        numbers = r"\d[\d,.]*".join(map(re.escape, texts))
+        lines.append("(?:.*\n)*?" if line == "...\n" else numbers)
     pattern = re.compile(rf"^{''.join(lines)}\Z", re.MULTILINE)
     return pattern.search(printed.replace("devices", "device")) is not None
 
 
-def copy_of_the_clone(target: Path) -> None:
-    """Copies what git tracks of the repository, and a `.venv/bin/python`."""
-
+def copy_clone(target: Path) -> None:
+    """Copies the tracked files of the repository and adds a `.venv/bin/python`."""
     checkpoints = REPOSITORY / "checkpoints"
 
     def untracked(folder: str, names: list[str]) -> set[str]:
@@ -94,9 +93,9 @@ def test_the_first_two_commands_are_one_line_each() -> None:
 def test_the_command_blocks_run_in_order_in_one_clone(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """All but what `.ci/run` runs: the installation, and the tests themselves."""
+    """Except the installation and the tests, which `.ci/run` runs."""
     clone = tmp_path / "rnnmnist"
-    copy_of_the_clone(clone)
+    copy_clone(clone)
     first, second, *rest = blocks(README)
     first = first._replace(text=first.text.split(" && ")[-1])
     assert second.shown is None
@@ -137,7 +136,7 @@ def test_the_readme_has_commands_of_every_kind() -> None:
         ("end 2.5 %\n", False),
     ],
 )
-def test_an_output_agrees_but_for_its_numbers(printed: str, same: bool) -> None:
+def test_an_output_agrees_except_for_its_numbers(printed: str, same: bool) -> None:
     assert agrees(printed, "a 2 devices\n...\nend 97.5 %\n") == same
 
 
@@ -145,7 +144,7 @@ def test_an_output_agrees_but_for_its_numbers(printed: str, same: bool) -> None:
 def test_the_python_block_on_early_predictions_runs(
     environment: dict[str, str],
 ) -> None:
-    (block,) = blocks((REPOSITORY / "docs/film.md").read_text())
+    (block,) = blocks((REPOSITORY / "docs/drawing_page.md").read_text())
     finished = subprocess.run(
         [sys.executable, "-c", block.text],
         cwd=REPOSITORY,
@@ -156,10 +155,9 @@ def test_the_python_block_on_early_predictions_runs(
     assert finished.returncode == 0, finished.stderr
 
 
-def test_every_line_that_trains_is_understood(
+def test_every_training_command_parses(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    """Each `rnnmnist.main` line parses, up to where training would begin."""
     pattern = r"^(?:\.venv/bin/)?python -m rnnmnist\.main(.*)$"
     pages = (README, COMMANDS, DEVICES)
     lines = [line for page in pages for line in re.findall(pattern, page, re.MULTILINE)]
@@ -181,7 +179,7 @@ def test_every_line_that_trains_is_understood(
     assert finished.returncode == 0, finished.stderr
 
 
-def test_the_mistake_in_the_docs_is_answered_as_shown(command: Command) -> None:
+def test_the_error_message_in_the_docs_is_the_current_one(command: Command) -> None:
     found = re.search(r"\$ python -m rnnmnist\.main (.*)\n(error: .*\n)", COMMANDS)
     assert found is not None
     finished = command("main", found[1])

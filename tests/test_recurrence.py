@@ -1,7 +1,8 @@
-"""The written-out recurrence is Flax's cell, in value and in gradient."""
+"""The fused recurrence equals Flax's cell, in values and gradients."""
 
 import dataclasses
 import functools
+import operator
 from typing import Any, Literal
 
 import jax
@@ -23,12 +24,12 @@ from rnnmnist.models.classifier import (
 
 Cell = Literal["lstm", "gru", "rnn"]
 Recurrence = Literal["fused", "flax"]
-# Batch, rows, columns and hidden size, all different so that no two can be confused.
+# Batch, rows, columns and hidden size, all different to reveal swapped axes.
 SHAPE = (5, 28, 3, 8)
 
 
 def networks(hidden_size: int) -> tuple[SequenceClassifier, ...]:
-    """The same network, by the fused recurrence and by Flax's cell."""
+    """The same network with the fused recurrence and with Flax's cell."""
     return tuple(
         make_model(ModelConfig(hidden_size=hidden_size, recurrence=name))
         for name in ("fused", "flax")
@@ -40,7 +41,7 @@ def some_images(*shape: int) -> np.ndarray:
 
 
 def loss(model: SequenceClassifier, params: Params, images: Any) -> jax.Array:
-    """Something that depends on every logit, and unevenly."""
+    """A scalar that depends on every logit, unevenly."""
     return jnp.sum(jnp.sin(3 * jnp.asarray(model.apply({"params": params}, images))))
 
 
@@ -51,7 +52,7 @@ def value_and_gradients(model: SequenceClassifier, params: Params, images: Any) 
 
 
 def assert_close(one: Any, other: Any) -> None:
-    """Equal to float32 rounding, beside the largest number of each array."""
+    """Checks equality up to float32 rounding of the largest number of each array."""
 
     def close(one: Any, other: Any) -> None:
         one, other = np.asarray(one), np.asarray(other)
@@ -66,12 +67,12 @@ def assert_close(one: Any, other: Any) -> None:
     [
         (1, 2, 1, 1),
         SHAPE,
-        # The same program in larger sizes, the defaults among them.
+        # The same program in larger sizes, including the default.
         pytest.param(16, 28, 28, 32, marks=pytest.mark.slow),
         pytest.param(3, 28, 28, 128, marks=pytest.mark.slow),
     ],
 )
-def test_values_and_gradients_are_those_of_the_cell(
+def test_values_and_gradients_equal_the_cells(
     batch: int, rows: int, columns: int, hidden: int
 ) -> None:
     fused, flax = networks(hidden)
@@ -83,7 +84,7 @@ def test_values_and_gradients_are_those_of_the_cell(
     )
 
 
-def test_gradients_are_those_of_finite_differences() -> None:
+def test_gradients_equal_finite_differences() -> None:
     fused, _ = networks(4)
     params = random_params(fused, 3)
     jax.test_util.check_grads(
@@ -96,22 +97,22 @@ def test_gradients_are_those_of_finite_differences() -> None:
     )
 
 
-def test_a_stack_under_vmap_is_that_of_the_cell() -> None:
+def test_an_ensemble_under_vmap_equals_the_cells() -> None:
     batch, rows, columns, hidden = SHAPE
     fused, flax = networks(hidden)
     one = random_params(flax, columns)
-    stack = jax.tree.map(lambda leaf: np.stack([leaf, 0.5 * leaf, -leaf]), one)
+    ensemble = jax.tree.map(lambda leaf: np.stack([leaf, 0.5 * leaf, -leaf]), one)
     images = some_images(3, batch, rows, columns)
     found = jax.jit(jax.vmap(functools.partial(value_and_gradients, fused)))
-    # One by one: the program of the tests above.
+    # One at a time: the program of the tests above.
     single = [
-        value_and_gradients(flax, jax.tree.map(lambda leaf, i=i: leaf[i], stack), own)
+        value_and_gradients(flax, jax.tree.map(operator.itemgetter(i), ensemble), own)
         for i, own in enumerate(images)
     ]
-    assert_close(found(stack, images), jax.tree.map(lambda *x: np.stack(x), *single))
+    assert_close(found(ensemble, images), jax.tree.map(lambda *x: np.stack(x), *single))
 
 
-def test_shares_of_a_batch_under_shard_map_are_those_of_the_cell() -> None:
+def test_shards_of_a_batch_under_shard_map_equal_the_cells() -> None:
     _, rows, columns, hidden = SHAPE
     fused, flax = networks(hidden)
     params = random_params(flax, columns)
@@ -119,13 +120,13 @@ def test_shares_of_a_batch_under_shard_map_are_those_of_the_cell() -> None:
     mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
 
     def gradient(model: SequenceClassifier) -> Any:
-        def share(params: Params, images: jax.Array) -> Any:
+        def shard_gradient(params: Params, images: jax.Array) -> Any:
             grads = jax.grad(lambda p: loss(model, p, images))(params)
             return jax.lax.psum(grads, "batch")
 
         return jax.jit(
             jax.shard_map(
-                share,
+                shard_gradient,
                 mesh=mesh,
                 in_specs=(P(), P("batch")),
                 out_specs=P(),
@@ -139,17 +140,17 @@ def test_shares_of_a_batch_under_shard_map_are_those_of_the_cell() -> None:
     assert_close(found, whole)
 
 
-def test_the_parameters_are_the_same_numbers_under_the_same_names() -> None:
+def test_the_parameters_have_the_same_names_and_values() -> None:
     init = jax.jit(init_params, static_argnums=0)
     fused, flax = (init(model, jax.random.key(0), 1.0) for model in networks(8))
     assert str(jax.tree.structure(fused)) == str(jax.tree.structure(flax))
     assert jax.tree.all(jax.tree.map(np.array_equal, fused, flax))
 
 
-EVERY_BLOCK = [
-    pytest.param(cell, name, block, marks=[] if kept else pytest.mark.slow)
-    for cell, name, block, kept in [
-        # By default each network, and of the fused one each kind of block.
+BLOCKS = [
+    pytest.param(cell, name, block, marks=[] if default else pytest.mark.slow)
+    for cell, name, block, default in [
+        # By default every cell, and every kind of block for the fused recurrence.
         ("lstm", "fused", 1, True),
         ("lstm", "fused", 4, True),
         ("lstm", "fused", 28, True),
@@ -166,8 +167,8 @@ EVERY_BLOCK = [
 ]
 
 
-@pytest.mark.parametrize(("cell", "name", "block"), EVERY_BLOCK)
-def test_blocks_of_rows_change_nothing(
+@pytest.mark.parametrize(("cell", "name", "block"), BLOCKS)
+def test_rematerialization_keeps_values_and_gradients(
     cell: Cell, name: Recurrence, block: int
 ) -> None:
     batch, rows, columns, hidden = SHAPE
@@ -181,7 +182,7 @@ def test_blocks_of_rows_change_nothing(
     )
 
 
-def test_blocks_of_rows_save_memory() -> None:
+def test_rematerialization_saves_memory() -> None:
     images = jax.ShapeDtypeStruct((32, 784, 28), jnp.float32)
 
     def memory(remat_rows: int | None) -> int:
@@ -195,9 +196,9 @@ def test_blocks_of_rows_save_memory() -> None:
     assert memory(28) < memory(None) / 4
 
 
-def test_rows_that_are_not_whole_blocks_are_refused() -> None:
+def test_remat_rows_must_divide_the_rows() -> None:
     model = make_model(ModelConfig(hidden_size=8, remat_rows=4))
-    with pytest.raises(ValueError, match="30 rows are not blocks of 4 rows"):
+    with pytest.raises(ValueError, match="must be a multiple of remat_rows=4, not 30"):
         model.apply({"params": random_params(model, 28)}, jnp.zeros((1, 30, 28)))
     with pytest.raises(UserError, match="must be one of 1, 2, 4, 7, 14, 28, not 5"):
         ModelConfig(remat_rows=5)
@@ -211,7 +212,7 @@ def logits_after_every_row(
 
 
 @pytest.mark.parametrize("block", [None, 7])
-def test_after_every_row_the_last_is_the_answer(block: int | None) -> None:
+def test_logits_after_every_row_end_with_the_prediction(block: int | None) -> None:
     batch, rows, columns, hidden = SHAPE
     fused, flax = (
         dataclasses.replace(model, remat_rows=block) for model in networks(hidden)

@@ -1,7 +1,7 @@
-"""Training: one program, the same bits however it is cut, and nothing unfinite.
+"""The training step: one program, reproducible bits, no non-finite updates.
 
-Most tests run one configuration, on a mesh of one device and on one of eight, so that
-its two programs are compiled once.
+Most tests share one configuration, on a mesh of one device and on one of eight, so that
+two programs are compiled.
 """
 
 import functools
@@ -35,17 +35,17 @@ CONFIG = Config().replace(
         "train.learning_rate": 0.02,
     }
 )
-EXAMPLES = random_examples(24)  # so that epochs end in the middle of batches
+EXAMPLES = random_examples(24)  # epochs end within batches
 
 
 @functools.cache
 def first_state(config: Config, mesh: Mesh) -> TrainState:
-    """The state before the first update, in the memory of the host."""
+    """The state before the first update, on the host."""
     return jax.device_get(create_state(config, make_model(config.model), mesh))
 
 
 def start(config: Config, mesh: Mesh) -> tuple[TrainState, TrainingSplit]:
-    """A state that may be donated, and the training split."""
+    """A state that can be donated, and the training split."""
     state = jax.tree.map(
         lambda leaf: jax.device_put(leaf.copy(), replicated(mesh)),
         first_state(config, mesh),
@@ -71,22 +71,22 @@ def whole_batch(split: TrainingSplit, step: jax.Array) -> Batch:
 
 
 def batch_of(config: Config, step: int) -> Batch:
-    """The batch of a step, drawn on one device, as arrays of the host."""
+    """The batch of a step, drawn on one device, as NumPy arrays."""
     split = TrainingSplit.device_put(EXAMPLES, config, mesh_of(1))
     return jax.device_get(whole_batch(split, np.int32(step)))
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def every_answer(
+def logits_by_row(
     model: SequenceClassifier, params: Any, images: jax.Array
 ) -> jax.Array:
     return jnp.asarray(model.apply({"params": params}, images, every_row=True))
 
 
-def answers(config: Config, state: TrainState, batch: Batch) -> np.ndarray:
+def predict(config: Config, state: TrainState, batch: Batch) -> np.ndarray:
     """Logits after every row, [batch, rows, classes], computed on one device."""
     params = jax.device_get(state.params)
-    logits = every_answer(make_model(config.model), params, batch.images)
+    logits = logits_by_row(make_model(config.model), params, batch.images)
     return np.asarray(logits, np.float64)
 
 
@@ -94,11 +94,11 @@ def test_one_trace_serves_every_length(
     mesh: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traces = []
-    honest = Objective.__call__
+    original = Objective.__call__
 
     def counting(*args: Any) -> tuple[jax.Array, jax.Array]:
         traces.append(1)
-        return honest(*args)
+        return original(*args)
 
     monkeypatch.setattr(Objective, "__call__", counting)
     program: Any = train_steps
@@ -108,7 +108,7 @@ def test_one_trace_serves_every_length(
         state, _ = advance(state, split, steps, mesh)
     assert int(state.step) == 9
     assert program._cache_size() == 1
-    assert len(traces) <= 2  # jax may trace a function for its shapes once more
+    assert len(traces) <= 2  # jax may trace once more for shapes
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,12 @@ def test_one_trace_serves_every_length(
     [
         (8, 0.0),
         (1, 0.9),
-        # For CI: the same loop in two other programs.
+        # CI only: the same loop in two other programs.
         pytest.param(8, 0.9, marks=pytest.mark.slow),
         pytest.param(1, 0.0, marks=pytest.mark.slow),
     ],
 )
-def test_the_same_bits_however_the_steps_are_cut(
+def test_the_result_does_not_depend_on_the_lengths_of_calls(
     devices: int, averaging: float
 ) -> None:
     mesh = mesh_of(devices)
@@ -150,7 +150,7 @@ def test_metrics_are_sums_over_the_finished_updates(mesh: Mesh) -> None:
     assert float(whole.loss) == pytest.approx(total, rel=1e-5)
 
 
-# Two devices would be one more program: they are for CI.
+# CI only: two devices need one more program.
 @pytest.mark.parametrize("devices", [8, pytest.param(2, marks=pytest.mark.slow)])
 def test_devices_agree_to_rounding(devices: int) -> None:
     results = []
@@ -164,7 +164,7 @@ def test_devices_agree_to_rounding(devices: int) -> None:
         np.testing.assert_allclose(a, b, atol=2e-4)
 
 
-def test_a_seed_decides_everything() -> None:
+def test_the_seed_determines_the_result() -> None:
     mesh = mesh_of(1)
     hashes = []
     for seed in (0, 0, 1):
@@ -176,16 +176,16 @@ def test_a_seed_decides_everything() -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_it_learns(mesh: Mesh) -> None:
+def test_training_reduces_the_loss(mesh: Mesh) -> None:
     state, split = start(CONFIG, mesh)
     state, before = advance(state, split, 1, mesh)
     state, _ = advance(state, split, 398, mesh)
     _, after = advance(state, split, 1, mesh)
     assert float(before.loss) / BATCH_SIZE > 2
-    assert float(after.loss) / BATCH_SIZE < 1  # noise, learnt by heart
+    assert float(after.loss) / BATCH_SIZE < 1  # memorized noise
 
 
-def test_an_update_that_is_not_finite_is_not_applied(mesh: Mesh) -> None:
+def test_a_nonfinite_update_is_rejected(mesh: Mesh) -> None:
     state, split = start(CONFIG, mesh)
     state, _ = advance(state, split, 4, mesh)
     head = dict(state.params["head"])
@@ -198,20 +198,20 @@ def test_an_update_that_is_not_finite_is_not_applied(mesh: Mesh) -> None:
     assert int(state.step) == 4
     assert int(metrics.examples) == 0
     assert float(metrics.loss) == 0
-    assert not np.isfinite(float(metrics.fault_loss))
+    assert not np.isfinite(float(metrics.rejected_loss))
     assert state_sha256(state) == before
 
 
-def test_nothing_in_the_program_goes_to_the_host(mesh: Mesh) -> None:
+def test_the_program_has_no_host_transfers_and_one_all_reduce(mesh: Mesh) -> None:
     state, split = start(CONFIG, mesh)
     lowered = train_steps.lower(state, split, jnp.int32(5), mesh=mesh)
     text = lowered.as_text()
     for word in ("callback", "infeed", "outfeed", "SendToHost", "RecvFromHost"):
         assert word not in text
-    assert text.count("stablehlo.all_reduce") == 1  # and the devices meet but once
+    assert text.count("stablehlo.all_reduce") == 1
 
 
-# One device is the simpler of the two programs: it is for CI.
+# CI only: one device, the simpler of the two programs.
 @pytest.mark.parametrize("devices", [8, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_last_batch_is_scored_with_the_parameters_after_it(devices: int) -> None:
     mesh = mesh_of(devices)
@@ -219,7 +219,7 @@ def test_the_last_batch_is_scored_with_the_parameters_after_it(devices: int) -> 
     state, _ = advance(state, split, 3, mesh)
     metrics = score_last_batch(state, split, mesh=mesh)
     batch = batch_of(CONFIG, 2)
-    logits = answers(CONFIG, state, batch)[:, -1]
+    logits = predict(CONFIG, state, batch)[:, -1]
     chosen = logits[np.arange(BATCH_SIZE), batch.labels]
     losses = np.log(np.exp(logits).sum(axis=1)) - chosen
     assert int(metrics.examples) == BATCH_SIZE
@@ -232,7 +232,7 @@ def test_the_last_batch_is_scored_with_the_parameters_after_it(devices: int) -> 
     [
         ("every_row", 0.2, "fused", 8),
         ("last", 0.2, "flax", 1),
-        # For CI: the same formulas, where smoothing is 0 or the cell another.
+        # CI only: the same formulas without smoothing or with the other recurrence.
         pytest.param("last", 0.2, "fused", 1, marks=pytest.mark.slow),
         pytest.param("every_row", 0.2, "fused", 1, marks=pytest.mark.slow),
         pytest.param("every_row", 0.0, "fused", 1, marks=pytest.mark.slow),
@@ -244,11 +244,11 @@ def test_the_last_batch_is_scored_with_the_parameters_after_it(devices: int) -> 
 def test_the_loss_is_a_weighted_mean_over_rows_with_smoothed_labels(
     loss: str, smoothing: float, recurrence: str, devices: int
 ) -> None:
-    """After every row the weight rises with the row; else the last one has it all."""
+    """The weights grow with the square of the row, or only the last row counts."""
     mesh = mesh_of(devices)
     config = CONFIG.replace(
         {
-            "data.max_shift": 0,  # half of the program: nothing here depends on it
+            "data.max_shift": 0,  # compiles faster
             "model.recurrence": recurrence,
             "train.loss": loss,
             "train.label_smoothing": smoothing,
@@ -256,9 +256,9 @@ def test_the_loss_is_a_weighted_mean_over_rows_with_smoothed_labels(
     )
     state, split = start(config, mesh)
     batch = batch_of(config, 0)
-    logits = answers(config, state, batch)
+    logits = predict(config, state, batch)
     assert logits.shape == (BATCH_SIZE, 28, 10)
-    right = (logits[:, -1].argmax(-1) == batch.labels).sum()
+    correct = (logits[:, -1].argmax(-1) == batch.labels).sum()
     logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     targets = (1 - smoothing) * np.eye(10)[batch.labels] + smoothing / 10
     losses = -(logs * targets[:, None]).sum(-1)  # [batch, rows]
@@ -267,11 +267,11 @@ def test_the_loss_is_a_weighted_mean_over_rows_with_smoothed_labels(
     expected = (losses * weights).sum() / weights.sum()
     state, metrics = advance(state, split, 1, mesh)
     assert float(metrics.loss) == pytest.approx(expected, rel=1e-5)
-    assert int(metrics.correct) == right
+    assert int(metrics.correct) == correct
     assert int(state.step) == 1
 
 
-def test_an_average_is_of_the_very_weights_that_a_run_without_one_has() -> None:
+def test_averaging_does_not_change_the_trained_weights() -> None:
     mesh = mesh_of(1)
     averaging, split = start(CONFIG.replace({"train.ema_decay": 0.9}), mesh)
     plain, _ = start(CONFIG, mesh)
@@ -281,8 +281,8 @@ def test_an_average_is_of_the_very_weights_that_a_run_without_one_has() -> None:
         plain, _ = advance(plain, split, 1, mesh)
         weights = jax.device_get(plain.params)
         assert params_sha256(averaging.opt_state.iterate) == params_sha256(weights)
-        share = 1 - min(0.9, (1 + count) / (10 + count))
-        expected = optax.incremental_update(weights, expected, share)
+        rate = 1 - min(0.9, (1 + count) / (10 + count))
+        expected = optax.incremental_update(weights, expected, rate)
         for average, leaf in zip(
             jax.tree.leaves(averaging.params), jax.tree.leaves(expected), strict=True
         ):

@@ -1,4 +1,4 @@
-"""The loop: its events, and what it reads from the devices."""
+"""The training loop: its events and its transfers between host and devices."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from rnnmnist.training import loop
 from rnnmnist.training.loop import is_due, next_event
 
 
-def test_events_fall_on_absolute_steps_and_the_last_one_always() -> None:
+def test_events_fall_on_multiples_and_the_last_step() -> None:
     config = TrainConfig(num_steps=25, log_every_steps=4, eval_every_steps=10)
     step, events = 0, []
     while step < config.num_steps:
@@ -21,37 +21,37 @@ def test_events_fall_on_absolute_steps_and_the_last_one_always() -> None:
         events.append(step)
     assert events == [4, 8, 10, 12, 16, 20, 24, 25]
     assert [step for step in events if is_due(step, 10, 25)] == [10, 20, 25]
-    # From anywhere in between, the rest of the events are the same.
+    # The events after a resume are the same.
     for start in range(25):
         assert next_event(start, config) == min(e for e in events if e > start)
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Counts every copy of an array from a device to the host, hidden ones too."""
-    counted: list[int] = []
+    """The size of each array copied from a device to the host."""
+    sizes: list[int] = []
     kind = type(jax.numpy.zeros(()))
-    honest = kind._value.fget  # type: ignore[attr-defined]
+    original = kind._value.fget  # type: ignore[attr-defined]
 
     def value(array: jax.Array) -> object:
-        counted.append(array.size)
-        return honest(array)
+        sizes.append(array.size)
+        return original(array)
 
     monkeypatch.setattr(kind, "_value", property(value))
-    return counted
+    return sizes
 
 
-def test_the_host_reads_at_events_only(
+def test_the_host_reads_only_at_events(
     small: Config, tmp_path: Path, reads: list[int]
 ) -> None:
-    """As many copies for 60 steps as for 6, where the events are as many."""
+    """60 steps need as many copies as 6 with the same number of events."""
     counts = []
-    for number, steps in enumerate((6, 6, 60)):  # the first compiles and prepares
+    for number, steps in enumerate((6, 6, 60)):  # the first one compiles
         config = small.replace(
             {
                 "data.max_shift": 0,
                 "model.hidden_size": 8,
-                # With a rate that depends on their number, each is another program.
+                # A schedule that depends on num_steps would compile anew.
                 "train.schedule": "constant",
                 "train.warmup_fraction": 0.0,
                 "train.num_steps": steps,
@@ -65,18 +65,18 @@ def test_the_host_reads_at_events_only(
     assert counts[1] == counts[2] > 0
 
 
-def test_a_hidden_copy_from_the_host_is_an_error(
+def test_an_implicit_transfer_from_the_host_is_an_error(
     small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def clumsy(run: loop.Run, state: object, *_: object) -> None:
-        jax.numpy.add(run.split.seed, 1)  # a Python number, sent at every step
+    def transfer(run: loop.RunContext, state: object, *_: object) -> None:
+        jax.numpy.add(run.split.seed, 1)  # copies a Python number to the device
 
-    monkeypatch.setattr(loop, "train_loop", clumsy)
+    monkeypatch.setattr(loop, "train_loop", transfer)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         loop.train(small, tmp_path / "run")
 
 
-def test_the_mesh_of_a_batch() -> None:
+def test_the_mesh_size_divides_the_batch() -> None:
     assert make_mesh(128, None, 1).size == 8
     assert make_mesh(12, None, 1).size == 6
     assert make_mesh(7, None, 1).size == 7
@@ -87,12 +87,12 @@ def test_the_mesh_of_a_batch() -> None:
 @pytest.mark.parametrize(
     ("batch_size", "num_devices", "line"),
     [
-        (12, 8, "must divide train.batch_size=12, and 8 does not; 6 does"),
-        (7, 8, "must divide train.batch_size=7, and 8 does not; 7 does"),
-        (128, 9, "must be at most 8, the cpu devices here, not 9"),
+        (12, 8, "must divide train.batch_size=12, not 8; use 6"),
+        (7, 8, "must divide train.batch_size=7, not 8; use 7"),
+        (128, 9, "must be at most 8, the number of cpu devices, not 9"),
     ],
 )
-def test_a_batch_that_does_not_divide_is_one_line_with_what_does(
+def test_an_indivisible_batch_is_refused_with_a_remedy(
     batch_size: int, num_devices: int, line: str
 ) -> None:
     with pytest.raises(UserError, match=f"train.num_devices: {line}$"):

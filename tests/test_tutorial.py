@@ -1,4 +1,4 @@
-"""The tutorial: its snippets run, and print what stands below them."""
+"""The tutorial: its snippets run and print the output that the page shows."""
 
 import ast
 import builtins
@@ -21,7 +21,7 @@ PAGE = tutorial.PAGE.read_text()
 
 @pytest.fixture(autouse=True)
 def in_a_clone(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the predictor's `python`, but for where TFDS prepares data."""
+    """Runs snippets in the repository, with the tests' prepared data sets."""
 
     def prepared_here(config: DataConfig) -> MnistRows:
         return prepared_builder(dataclasses.replace(config, data_dir=str(data_dir)))
@@ -31,7 +31,7 @@ def in_a_clone(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def globals_of(table: symtable.SymbolTable) -> set[str]:
-    """The global names that a snippet reads, in its functions too."""
+    """Returns the global names that a snippet reads, also in its functions."""
     own = {
         symbol.get_name()
         for symbol in table.get_symbols()
@@ -42,19 +42,19 @@ def globals_of(table: symtable.SymbolTable) -> set[str]:
 
 
 def parts_of(node: ast.AST) -> list[str]:
-    """Of `jax.nn.relu` all three, and of what is no such name an empty one."""
+    """Returns the parts of a dotted name; the first one is empty for other nodes."""
     if isinstance(node, ast.Attribute):
         return [*parts_of(node.value), node.attr]
     return [node.id] if isinstance(node, ast.Name) else [""]
 
 
 def missing_names(snippet: str, known: dict[str, Any]) -> set[str]:
-    """The names that a snippet uses and that nothing defines, without running it.
+    """Returns the names that a snippet uses and nothing defines, without running it.
 
     Args:
-        snippet: Python.
-        known: what the snippets above it define, a module or class if they import it.
-            What this one defines is added.
+        snippet: Python code.
+        known: the names that the snippets above define, with modules and classes as
+            values where they are imported. The names of this snippet are added.
     """
     tree, table = ast.parse(snippet), symtable.symtable(snippet, "", "exec")
     for symbol in table.get_symbols():
@@ -68,14 +68,14 @@ def missing_names(snippet: str, known: dict[str, Any]) -> set[str]:
     for node in ast.walk(tree):
         root, *parts = parts_of(node)
         found = known.get(root)
-        for place, part in enumerate(parts, 1):
+        for length, part in enumerate(parts, 1):
             if found is not None and not hasattr(found, part):
-                missing.add(".".join([root, *parts[:place]]))
+                missing.add(".".join([root, *parts[:length]]))
             found = getattr(found, part, None)
     return missing
 
 
-def test_every_snippet_compiles_and_uses_what_there_is() -> None:
+def test_every_snippet_compiles_and_uses_existing_names() -> None:
     known: dict[str, Any] = {}
     for found in tutorial.SNIPPET.finditer(PAGE):
         assert missing_names(found[1], known) == set(), found[1]
@@ -91,13 +91,13 @@ def test_every_snippet_compiles_and_uses_what_there_is() -> None:
         ("given = 1\nprint(given, before, json.loads)", set()),
     ],
 )
-def test_a_wrong_name_is_seen(snippet: str, missing: set[str]) -> None:
+def test_a_missing_name_is_found(snippet: str, missing: set[str]) -> None:
     import json
 
     assert missing_names(snippet, {"before": None, "json": json}) == missing
 
 
-def test_a_wrong_import_or_syntax_is_seen() -> None:
+def test_a_wrong_import_or_syntax_is_an_error() -> None:
     with pytest.raises(ImportError, match="nothing"):
         missing_names("from rnnmnist.training.step import nothing", {})
     with pytest.raises(SyntaxError):
@@ -105,26 +105,26 @@ def test_a_wrong_import_or_syntax_is_seen() -> None:
 
 
 @pytest.mark.slow  # half a minute: it trains
-def test_every_snippet_prints_what_stands_below_it() -> None:
-    assert tutorial.rendered(PAGE) == PAGE
+def test_every_snippet_prints_the_output_that_the_page_shows() -> None:
+    assert tutorial.render(PAGE) == PAGE
 
 
 def test_every_python_block_is_a_snippet() -> None:
     assert len(tutorial.SNIPPET.findall(PAGE)) == PAGE.count("```python") > 20
 
 
-def test_a_wrong_output_is_seen() -> None:
+def test_a_wrong_output_is_replaced() -> None:
     page = "```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n"
-    assert tutorial.rendered(page) == page.replace("3", "2")
+    assert tutorial.render(page) == page.replace("3", "2")
 
 
 def test_an_error_names_the_line_of_the_page() -> None:
     page = "Words.\n\n```python\nx = 1\nraise RuntimeError\n```\n"
     with pytest.raises(RuntimeError) as caught:
-        tutorial.rendered(page)
-    assert caught.traceback[-1].lineno + 1 == 5  # of pytest, from 0
+        tutorial.render(page)
+    assert caught.traceback[-1].lineno + 1 == 5  # pytest counts from 0
 
 
-def test_the_tables_have_their_places() -> None:
+def test_the_page_has_the_markers_of_its_tables() -> None:
     for name in ("cells", "ablation"):
         assert PAGE.count(f"<!-- {name} -->\n") == PAGE.count(f"<!-- /{name} -->") == 1

@@ -1,59 +1,52 @@
-"""Makes docs/five.jpg, the README's example: a held-out five, as a photo of paper.
+"""Makes docs/five.jpg, the README's example: a held-out five as a photo of paper.
 
     python tools/example_photo.py
 
-A pen's blue ink on paper with a grain, in light that falls off across it, a little
-askew, by a camera that adds noise. Written, with tools/robustness.py's ways of drawing,
-from one of the embedded images that the reference model was not trained on.
+Simulates blue ink on grainy paper in uneven light, slightly rotated and with camera
+noise. The digit is an embedded image that the reference model was not trained on.
 """
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from robustness import drawn, in_uneven_light
+from robustness import uneven_light, upsample
 from scipy import ndimage
 
 from rnnmnist.data import embedded
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "five.jpg"
-DIGIT, PLACE = 5, 35  # which of the held-out images of that digit
-HIGH, WIDE = 360, 480  # pixels
-PAPER, INK = (1.0, 0.97, 0.9), (0.16, 0.2, 0.42)  # shares of the light
-DEGREES = -6  # how far the sheet is turned
+DIGIT, INDEX = 5, 35  # the index among the validation images of the digit
+HEIGHT, WIDTH = 360, 480  # pixels
+BACKGROUND, FOREGROUND = (1.0, 0.97, 0.9), (0.16, 0.2, 0.42)  # reflectances, RGB
+DEGREES = -6  # rotation of the paper
 
 
 def photo(image: np.ndarray) -> np.ndarray:
-    """A digit on paper, as a camera sees it.
-
-    Args:
-        image: uint8 [28, 28].
-
-    Returns:
-        uint8 [height, width, 3].
-    """
+    """Renders a digit, uint8 [28, 28], as a photo, uint8 [height, width, 3]."""
     generator = np.random.default_rng(DIGIT)
-    # A pen draws smoother lines than 28 pixels do, with sharper edges.
-    smooth = ndimage.gaussian_filter(drawn(image), 4)
-    page = np.pad(smooth, ((30, HIGH - 310), (130, WIDE - 410)))
+    # Smoother lines and sharper edges than 28 x 28 pixels can show.
+    smooth = ndimage.gaussian_filter(upsample(image), 4)
+    page = np.pad(smooth, ((30, HEIGHT - 310), (130, WIDTH - 410)))
     page = ndimage.rotate(page, DEGREES, reshape=False, order=1)
-    ink = np.clip(4 * (page - 0.5) + 0.5, 0, 1)[..., None]
-    light = in_uneven_light(np.zeros_like(page), generator)[..., None] / 255
+    mask = np.clip(4 * (page - 0.5) + 0.5, 0, 1)[..., None]
+    light = uneven_light(np.zeros_like(page), generator)[..., None] / 255
     grain = ndimage.gaussian_filter(generator.normal(0, 0.06, page.shape), 1.5)
-    levels = light * (ink * INK + (1 - ink) * PAPER) * (1 + grain[..., None])
+    levels = light * (mask * FOREGROUND + (1 - mask) * BACKGROUND)
+    levels *= 1 + grain[..., None]
     levels += generator.normal(0, 0.008, levels.shape)
     return np.rint(255 * np.clip(levels, 0, 1)).astype(np.uint8)
 
 
-def written() -> np.ndarray:
-    """The five that was chosen, uint8 [28, 28]."""
+def example_image() -> np.ndarray:
+    """Returns the chosen five, uint8 [28, 28]."""
     images, labels = embedded.splits()["validation"]
-    return images[labels == DIGIT][PLACE]
+    return images[labels == DIGIT][INDEX]
 
 
 def main() -> None:
     """Writes the file."""
-    Image.fromarray(photo(written())).save(TARGET, quality=60, optimize=True)
+    Image.fromarray(photo(example_image())).save(TARGET, quality=60, optimize=True)
     print(f"{TARGET.name}: {TARGET.stat().st_size} bytes")
 
 

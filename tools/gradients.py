@@ -1,25 +1,23 @@
-"""Measures how much of a loss's gradient arrives at each row, and draws it.
+"""Measures the norm of the loss's gradient at each row, and plots it.
 
     python tools/results.py measure rnn gru default
     python tools/gradients.py measure
     python tools/gradients.py draw
 
-`measure` takes the runs of seed 0 that the first line has left, follows the gradient of
-one image's loss back to each row, before training and after, for 1,000 validation
-images, and writes results/gradients.json; `draw` makes docs/gradients.png of it.
+`measure` takes the runs of seed 0 that the first line trains. For 1,000 validation
+images, before and after training, it differentiates the loss of each image with respect
+to the state after each row, and writes results/gradients.json; `draw` plots it as
+docs/gradients.png.
 
-A gradient is that of the loss after the last row with respect to the state after row
-*t*: to what is added there, when everything that follows from it follows. What is added
-to the hidden state h reaches the next row and, after the last one, the read-out. What
-is added to an LSTM's cell state c reaches the next row and this row's h, which is the
-output gate's share of tanh(c): the gradient that backpropagation carries along c.
+The gradient is taken with respect to a perturbation, which is added to the state after
+row *t*. A perturbation of the hidden state h affects the next row and, after the last
+row, the head. A perturbation of an LSTM's cell state c affects the next row and this
+row's h, through the output gate: backpropagation carries this gradient along c.
 """
 
 import argparse
 import json
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,108 +38,109 @@ from rnnmnist.models.classifier import (
     make_model,
 )
 from rnnmnist.reporting import plots
-from rnnmnist.runtime.hardware import hardware
+from rnnmnist.runtime.hardware import describe_processor
 from rnnmnist.runtime.mesh import local_sharding, make_mesh
+from rnnmnist.runtime.versions import all_installed
 from rnnmnist.training.state import create_state
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBERS = REPOSITORY / "results/gradients.json"
 PICTURE = REPOSITORY / "docs/gradients.png"
-# Of each cell, under one recipe.
+# The run of each cell; all have the same recipe.
 RUNS = {
     name: REPOSITORY / f"checkpoints/results/{run}-0"
     for name, run in {"rnn": "rnn", "gru": "gru", "lstm": "default"}.items()
 }
-PACKAGES = ("jax", "flax", "optax", "numpy")
-EXAMPLES = 1_000  # of the validation split, the first
+EXAMPLES = 1_000  # the first images of the validation split
 QUANTILES = (0.1, 0.5, 0.9)
 
 
-class Nudges(NamedTuple):
-    """What is added to the state after each row, each [rows, images, hidden]."""
+class Perturbations(NamedTuple):
+    """Additions to the state after each row, each [rows, images, hidden]."""
 
     h: jax.Array
-    c: jax.Array  # without effect in a cell that has no cell state
+    c: jax.Array  # ignored by cells without a cell state
 
 
-def read_nudged(
-    model: SequenceClassifier, params: Params, images: jax.Array, nudges: Nudges
+def perturbed_logits(
+    model: SequenceClassifier,
+    params: Params,
+    images: jax.Array,
+    perturbations: Perturbations,
 ) -> jax.Array:
-    """Reads images as the model does, with something added after each row.
+    """Applies the model, with a perturbation added to the state after each row.
 
     Args:
         model: from `make_model`.
-        params: of one network.
+        params: of the model.
         images: uint8 [images, rows, columns].
-        nudges: zeros, to be differentiated.
+        perturbations: zeros, to differentiate with respect to.
 
     Returns:
-        Logits, float32 [images, classes]; with zeros, the model's.
+        Logits, float32 [images, classes].
     """
     cell: Any = model.make_cell()
     variables = {"params": params["cell"]}
     rows = images.swapaxes(0, 1).astype(jnp.float32) / 255
 
-    def read_row(carry: Any, step: tuple[jax.Array, Nudges]) -> tuple[Any, None]:
-        row, nudge = step
-        after, h = cell.apply(variables, carry, row)
-        if not isinstance(after, tuple):
-            return h + nudge.h, None
-        (c, _), (_, h_before) = after, carry  # cell state first
-        o = output_gate(params["cell"], row, h_before)
-        nudged = c + nudge.c
-        h = h + o * (jnp.tanh(nudged) - jnp.tanh(c))
-        return (nudged, h + nudge.h), None
+    def step(carry: Any, inputs: tuple[jax.Array, Perturbations]) -> tuple[Any, None]:
+        row, added = inputs
+        new_carry, h = cell.apply(variables, carry, row)
+        if not isinstance(new_carry, tuple):
+            return h + added.h, None
+        (c, _), (_, old_h) = new_carry, carry  # Flax's order: (c, h)
+        o = output_gate(params["cell"], row, old_h)
+        h += o * (jnp.tanh(c + added.c) - jnp.tanh(c))
+        return (c + added.c, h + added.h), None
 
     carry = cell.initialize_carry(jax.random.key(0), rows[0].shape)  # zeros
-    carry, _ = jax.lax.scan(read_row, carry, (rows, nudges))
+    carry, _ = jax.lax.scan(step, carry, (rows, perturbations))
     hidden = carry[1] if isinstance(carry, tuple) else carry
     head: Any = model.make_head()
     return head.apply({"params": params["head"]}, hidden)
 
 
 def output_gate(cell: Mapping[str, Any], row: jax.Array, h: jax.Array) -> jax.Array:
-    """How much of its cell state an LSTM shows after a row, [images, hidden]."""
+    """Returns an LSTM's output gate at a row, [images, hidden]."""
     from_row, from_hidden = row @ cell["io"]["kernel"], h @ cell["ho"]["kernel"]
     return jax.nn.sigmoid(from_row + from_hidden + cell["ho"]["bias"][None])
 
 
 def gradients(
     model: SequenceClassifier, params: Params, images: np.ndarray, labels: np.ndarray
-) -> Nudges:
-    """The gradient of each image's loss with respect to the state after each row.
+) -> Perturbations:
+    """Differentiates each image's loss with respect to the state after each row.
 
     Args:
         model: from `make_model`.
-        params: of one network.
+        params: of the model.
         images: uint8 [images, rows, columns].
         labels: [images].
 
     Returns:
-        float32 [rows, images, hidden], for each part of the state; zeros for c where
-        there is none.
+        float32 [rows, images, hidden]; zeros for c if the cell has no cell state.
     """
 
-    def loss(nudges: Nudges) -> jax.Array:
-        logits = read_nudged(model, params, jnp.asarray(images), nudges)
-        # An image's nudges change its own loss only: the sum keeps gradients apart.
+    def loss(perturbations: Perturbations) -> jax.Array:
+        logits = perturbed_logits(model, params, jnp.asarray(images), perturbations)
+        # A perturbation affects its own image only, so the sum separates the gradients.
         return optax.softmax_cross_entropy_with_integer_labels(
             logits, jnp.asarray(labels, jnp.int32)
         ).sum()
 
     units = len(params["head"]["kernel"])
     zeros = jnp.zeros((images.shape[1], len(images), units))
-    return jax.jit(jax.grad(loss))(Nudges(zeros, zeros))
+    return jax.jit(jax.grad(loss))(Perturbations(zeros, zeros))
 
 
-def spread(
+def norm_quantiles(
     model: SequenceClassifier, params: Params, examples: Examples
 ) -> dict[str, Any]:
-    """How large the gradients are over images: quantiles for each row.
+    """Computes quantiles over images of the gradient's norm at each row.
 
     Returns:
-        For each part of the state `norm`, that of the gradient, and `left`, the same
-        over the norm after that image's last row: [quantiles][rows] each.
+        For each part of the state, `norm` and `relative`, the norm divided by that
+        image's norm after the last row: [quantiles][rows] each.
     """
     found = gradients(model, params, *examples)
     parts = {}
@@ -150,48 +149,50 @@ def spread(
         if norm.any():
             parts[name] = {
                 "norm": rounded(np.quantile(norm, QUANTILES, axis=1)),
-                "left": rounded(np.quantile(norm / norm[-1], QUANTILES, axis=1)),
+                "relative": rounded(np.quantile(norm / norm[-1], QUANTILES, axis=1)),
             }
     return parts
 
 
 def rounded(table: np.ndarray) -> list[list[float]]:
-    """To four digits, which is more than 1,000 images can tell."""
+    """Rounds to four significant digits, more than the precision of 1,000 images."""
     return [[float(f"{value:.4g}") for value in row] for row in table]
 
 
 def measure() -> dict[str, Any]:
-    """Follows the gradients of each cell.
+    """Measures the gradients of each cell.
 
     Returns:
-        What `results/gradients.json` holds.
+        The content of `results/gradients.json`.
+
+    Raises:
+        SystemExit: if the runs differ in more than their cells.
     """
     cells, recipes = {}, []
     for name, folder in RUNS.items():
         step = find_step(folder, "best")
         config = store.read_config(folder, step)
-        nowhere = dict.fromkeys(DATA_PATHS)
-        recipes.append(config.replace(nowhere | {"model.cell": "lstm"}))
+        same = dict.fromkeys(DATA_PATHS) | {"model.cell": "lstm"}
+        recipes.append(config.replace(same))
         images, labels = datasets.load(config.data)["validation"]
         examples = Examples(images[:EXAMPLES], labels[:EXAMPLES])
         model = make_model(config.model)
-        start = create_state(config, model, make_mesh(config.train.batch_size, 1, 1))
-        trained = store.read_params(
-            folder, step, abstract_params(model, local_sharding())
-        )
+        mesh = make_mesh(config.train.batch_size, 1, 1)
+        untrained = create_state(config, model, mesh).params
+        abstract = abstract_params(model, local_sharding())
+        trained = store.read_params(folder, step, abstract)
         cells[name] = {
             "step": step,
-            "before": spread(model, start.params, examples),
-            "after": spread(model, trained, examples),
+            "before": norm_quantiles(model, untrained, examples),
+            "after": norm_quantiles(model, trained, examples),
         }
     if len(set(recipes)) > 1:
-        raise SystemExit("the runs differ in more than their cells: measure them again")
+        raise SystemExit("the runs differ in more than model.cell: train them again")
     return {
         "name": "gradients",
         "command": "python tools/gradients.py measure",
-        "hardware": hardware(),
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in PACKAGES},
+        "hardware": describe_processor(),
+        "versions": all_installed(),
         "config": recipes[0].to_dict(),
         "split": "validation",
         "examples": EXAMPLES,
@@ -200,18 +201,18 @@ def measure() -> dict[str, Any]:
     }
 
 
-def picture(document: dict[str, Any]) -> bytes:
-    """How much of the gradient is left at each row, before training and after.
+def plot(measured: dict[str, Any]) -> bytes:
+    """Plots the relative norm at each row, before and after training, as a PNG.
 
     Args:
-        document: what `results/gradients.json` holds.
+        measured: the content of `results/gradients.json`.
     """
 
     def lanes(when: str) -> dict[str, Any]:
-        cells = document["cells"]
+        cells = measured["cells"]
         return {
-            f"{name}, {part}": cells[name][when][part]["left"]
-            for name in ("lstm", "rnn", "gru")  # as the palette's colours go
+            f"{name}, {part}": cells[name][when][part]["relative"]
+            for name in ("lstm", "rnn", "gru")  # the order of the palette's colours
             for part in sorted(cells[name][when])  # c before h
         }
 
@@ -221,7 +222,7 @@ def picture(document: dict[str, Any]) -> bytes:
 
 
 def main() -> None:
-    """Parses the command line."""
+    """Parses the command line and runs a subcommand."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("measure")
@@ -229,7 +230,7 @@ def main() -> None:
     if parser.parse_args().command == "measure":
         NUMBERS.write_text(json.dumps(measure(), indent=1) + "\n")
     else:
-        PICTURE.write_bytes(picture(json.loads(NUMBERS.read_text())))
+        PICTURE.write_bytes(plot(json.loads(NUMBERS.read_text())))
 
 
 if __name__ == "__main__":

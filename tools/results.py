@@ -1,15 +1,16 @@
-"""Measures configurations over several seeds, and puts the tables into the pages.
+"""Measures configurations over several seeds and renders the tables of the pages.
 
     python tools/results.py measure --data=FOLDER
     python tools/results.py measure default best --data=FOLDER
     python tools/results.py table
 
-`FOLDER` holds `mnist/` and `fashion_mnist/`, each with the four original files; without
-it TFDS gets them. `measure` trains every seed of the rows that are named (of all, if
-none is) with `python -m rnnmnist.main`, each on one core and as many at once as there
-are cores, and writes `results/NAME.json`. Runs are kept in `checkpoints/results`, and a
-measurement that was stopped goes on. `table` renders what `results/` has between the
-markers of README.md and of the pages in `docs/`. Only Linux can pin processes to cores.
+`measure` trains the named rows, or all rows, with every seed by
+`python -m rnnmnist.main`, and writes `results/NAME.json`. Each run has one core; runs
+start on all cores in parallel. FOLDER contains `mnist/` and `fashion_mnist/`, each with
+the four original files; without `--data`, TFDS downloads them. Finished runs stay in
+`checkpoints/results`, and an interrupted measurement reuses them. `table` renders
+`results/` between the markers of README.md and of the pages in `docs/`. Processes are
+pinned to cores, which only Linux supports.
 """
 
 import argparse
@@ -17,15 +18,13 @@ import dataclasses
 import functools
 import json
 import os
-import platform
 import queue
 import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,153 +32,142 @@ import numpy as np
 
 from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.main import parse
-from rnnmnist.reporting import run_data
-from rnnmnist.runtime.hardware import hardware
+from rnnmnist.reporting import markdown, run_data
+from rnnmnist.runtime.hardware import describe_processor
+from rnnmnist.runtime.versions import all_installed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "results"
 RUNS = REPOSITORY / "checkpoints" / "results"
-PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of a table: a configuration, what is changed in it, and how often it runs.
+    """One row of a table: a configuration that is trained with several seeds.
 
-    `words` are flags without `--config.`, after the configuration's name; `own` are
-    those that make it another row than the one above.
+    Attributes:
+        name: the stem of its result file.
+        seeds: the number of runs.
+        settings: the name of a configuration, then `KEY=VALUE` overrides.
+        label: the first column of the tables that have one.
+        change: the overrides that distinguish it from the row above.
     """
 
     name: str
     seeds: int
-    words: str
-    says: str = ""  # what the row is, where a table needs words
-    own: str = ""
+    settings: str
+    label: str = ""
+    change: str = ""
 
     @property
     def command(self) -> str:
-        """What trains one seed, but for where the data lie."""
-        config, *changes = self.words.split()
-        flags = "".join(f" --config.{change}" for change in changes)
+        """The command that trains one seed, without the paths of the data."""
+        config, *overrides = self.settings.split()
+        flags = "".join(f" --config.{override}" for override in overrides)
         return f"python -m rnnmnist.main --config={config}{flags} --config.seed=SEED"
 
     def config(self, seed: int = 0) -> Config:
-        """What one seed is trained with, but for where the data lie."""
-        words = self.command.replace("SEED", str(seed)).split()[3:]
-        config = parse(words).config
-        return config.replace(dict.fromkeys(DATA_PATHS))
+        """The configuration of one seed, without the paths of the data."""
+        argv = self.command.replace("SEED", str(seed)).split()[3:]
+        return parse(argv).config.replace(dict.fromkeys(DATA_PATHS))
 
 
-CONFIGURATIONS = (
-    Row("embedded", 3, "embedded"),
-    Row("tutorial", 3, "tutorial"),
-    Row("default", 5, "default"),
-    Row("every_row", 5, "every_row"),
-    Row("best", 5, "best"),
-    Row("fashion", 3, "fashion"),
-)
-# What the README shows of them: the name, the data and the recipe in words.
-HEADLINE = (
-    ("embedded", "5,000 MNIST images, shipped", "48 epochs, shifts of up to 2 pixels"),
-    ("tutorial", "MNIST", "the 2016 tutorial, 1.8 epochs"),
-    ("default", "MNIST", "10 epochs, no augmentation"),
-    ("best", "MNIST", "60 epochs, augmentation"),
-    ("fashion", "Fashion-MNIST", "50 epochs, augmentation"),
-)
-CELLS = (
-    Row("rnn", 5, "default model.cell=rnn", "`rnn`, the basic cell"),
-    Row("gru", 5, "default model.cell=gru", "`gru`"),
-    dataclasses.replace(CONFIGURATIONS[2], says="`lstm`"),
-)
+CONFIGURATIONS = {
+    name: Row(name, seeds, name)
+    for name, seeds in (
+        *(("embedded", 3), ("tutorial", 3), ("default", 5)),
+        *(("every_row", 5), ("best", 5), ("fashion", 3)),
+    )
+}
+# The rows of the README's table, with their data and recipe.
+HEADLINE = {
+    "embedded": (
+        "5,000 MNIST images, shipped",
+        "48 epochs, shifts of up to 2 pixels",
+    ),
+    "tutorial": ("MNIST", "the 2016 tutorial, 1.8 epochs"),
+    "default": ("MNIST", "10 epochs, no augmentation"),
+    "best": ("MNIST", "60 epochs, augmentation"),
+    "fashion": ("Fashion-MNIST", "50 epochs, augmentation"),
+}
 
 
-def rungs(start: str, *changes: tuple[str, int, str, str]) -> tuple[Row, ...]:
-    """Rows of which each has the changes of all before it, and one of its own.
+def labelled(name: str, label: str, change: str = "") -> Row:
+    """Returns the row of a shipped configuration with a label."""
+    return dataclasses.replace(CONFIGURATIONS[name], label=label, change=change)
+
+
+def cumulative(
+    base: str, prefix: str, *changes: tuple[str, str, str]
+) -> tuple[Row, ...]:
+    """Returns one row per change; each also has the changes of all rows before it.
 
     Args:
-        start: the configuration below them.
-        changes: of each, its name, seeds, words, and what they mean.
+        base: the name of the configuration that is changed.
+        prefix: of the rows' names.
+        changes: the name, overrides and label of each row.
     """
-    rows, words = [], start
-    for name, seeds, change, says in changes:
-        words = f"{words} {change}"
-        rows.append(Row(name, seeds, words, says, change))
+    rows, settings = [], base
+    for name, change, label in changes:
+        settings = f"{settings} {change}"
+        rows.append(Row(f"{prefix}_{name}", 3, settings, label, change))
     return tuple(rows)
 
 
+CELLS = (
+    Row("rnn", 5, "default model.cell=rnn", "`rnn`, the basic cell"),
+    Row("gru", 5, "default model.cell=gru", "`gru`"),
+    labelled("default", "`lstm`"),
+)
+INITIALIZERS = "model.initializer=flax"
+COSINE = "train.schedule=cosine train.learning_rate=7e-3 train.warmup_fraction=0.02"
+AFFINE = "data.max_shift=2 data.max_rotation=12 data.max_scale=0.15 data.max_shear=0.2"
 ABLATION = (
-    dataclasses.replace(CONFIGURATIONS[1], says="the 2016 recipe (`tutorial`)"),
-    *rungs(
+    labelled("tutorial", "the 2016 recipe (`tutorial`)"),
+    *cumulative(
         "tutorial",
-        (
-            "ladder_weights",
-            3,
-            "model.initializer=flax",
-            "initializers: orthogonal and LeCun-normal, for the head too",
-        ),
-        (
-            "ladder_schedule",
-            3,
-            "train.schedule=cosine train.learning_rate=7e-3 train.warmup_fraction=0.02",
-            "learning rate: cosine decay from 7e-3 after a warm-up, not constant 1e-3",
-        ),
-        ("ladder_clipping", 3, "train.clip_norm=1", "gradient clipping at norm 1"),
-        ("ladder_decay", 3, "train.weight_decay=0.1", "weight decay 0.1"),
+        "ablation",
+        ("weights", INITIALIZERS, "orthogonal and LeCun-normal initializers"),
+        ("schedule", COSINE, "cosine decay from 7e-3 with warm-up, not constant 1e-3"),
+        ("clipping", "train.clip_norm=1", "gradient clipping at norm 1"),
+        ("decay", "train.weight_decay=0.1", "weight decay 0.1"),
     ),
-    dataclasses.replace(
-        CONFIGURATIONS[2],
-        says="10 epochs, not 1.8, and selection on validation (`default`)",
-        own="train.num_steps=4300 train.eval_every_steps=430",
-    ),
-    *rungs(
+    labelled(
         "default",
-        (
-            "ladder_affine",
-            3,
-            "data.max_shift=2 data.max_rotation=12 data.max_scale=0.15 "
-            "data.max_shear=0.2",
-            "random shift, rotation, scale and shear",
-        ),
-        ("ladder_elastic", 3, "data.elastic=0.8", "elastic distortion"),
-        ("ladder_size", 3, "model.hidden_size=176", "176 hidden units, not 128"),
-        ("ladder_smoothing", 3, "train.label_smoothing=0.05", "label smoothing 0.05"),
-        (
-            "ladder_average",
-            3,
-            "train.ema_decay=0.999",
-            "moving average of the weights, 0.999",
-        ),
+        "10 epochs, not 1.8, and selection on validation (`default`)",
+        "train.num_steps=4300 train.eval_every_steps=430",
     ),
-    dataclasses.replace(
-        CONFIGURATIONS[4],
-        says="60 epochs, not 10 (`best`)",
-        own="train.num_steps=25800 train.eval_every_steps=860",
+    *cumulative(
+        "default",
+        "ablation",
+        ("affine", AFFINE, "random shift, rotation, scale and shear"),
+        ("elastic", "data.elastic=0.8", "elastic distortion"),
+        ("size", "model.hidden_size=176", "176 hidden units, not 128"),
+        ("smoothing", "train.label_smoothing=0.05", "label smoothing 0.05"),
+        ("average", "train.ema_decay=0.999", "moving average of the weights, 0.999"),
+    ),
+    labelled(
+        "best",
+        "60 epochs, not 10 (`best`)",
+        "train.num_steps=25800 train.eval_every_steps=860",
     ),
 )
-
-
-def alone(name: str, change: str, says: str) -> Row:
-    """The default run with one change."""
-    return Row(name, 3, f"default {change}", says, change)
-
-
-ALONE = (
-    dataclasses.replace(CONFIGURATIONS[2], says="none (`default`)"),
-    alone("alone_smoothing", "train.label_smoothing=0.05", "label smoothing"),
-    alone("alone_average", "train.ema_decay=0.998", "moving average of the weights"),
-    dataclasses.replace(
-        CONFIGURATIONS[3],
-        says="a loss after every row (`every_row`)",
-        own="train.loss=every_row",
-    ),
+SMOOTHING = ("smoothing", "train.label_smoothing=0.05", "label smoothing")
+AVERAGE = ("average", "train.ema_decay=0.998", "moving average of the weights")
+SINGLE_CHANGES = (
+    labelled("default", "none (`default`)"),
+    *cumulative("default", "alone", SMOOTHING),
+    *cumulative("default", "alone", AVERAGE),
+    labelled("every_row", "loss after every row (`every_row`)", "train.loss=every_row"),
 )
-ROWS = tuple(
-    {row.name: row for row in (*CONFIGURATIONS, *CELLS, *ABLATION, *ALONE)}.values()
-)
+ROWS = {
+    row.name: row
+    for row in (*CONFIGURATIONS.values(), *CELLS, *ABLATION, *SINGLE_CHANGES)
+}
 
 
-def measure(rows: list[Row], data: Path | None) -> None:
-    """Trains every seed of some rows, and writes the file of each that is complete."""
+def measure(rows: Iterable[Row], data: Path | None) -> None:
+    """Trains every seed of some rows and writes their result files."""
     cores: queue.SimpleQueue[int] = queue.SimpleQueue()
     for core in sorted(os.sched_getaffinity(0)):
         cores.put(core)
@@ -192,39 +180,39 @@ def measure(rows: list[Row], data: Path | None) -> None:
             cores.put(core)
 
     pool = ThreadPoolExecutor(cores.qsize())
-    trained = {
+    futures = {
         row: [pool.submit(train, row, seed) for seed in range(row.seeds)]
         for row in rows
     }
     try:
-        for row, members in trained.items():
-            result = summed_up(row, [member.result() for member in members])
+        for row, runs in futures.items():
+            result = aggregate(row, [run.result() for run in runs])
             path = RESULTS / f"{row.name}.json"
             path.write_text(json.dumps(result, indent=1) + "\n")
-            print(f"{path.name}: {percent(result)}", flush=True)
+            print(f"{path.name}: {mean_and_std(result)}", flush=True)
     finally:
-        pool.shutdown(cancel_futures=True)  # after a failure, no more begin
+        pool.shutdown(cancel_futures=True)  # a failure starts no further runs
 
 
 def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, Any]:
-    """Trains one seed on one core, if that was not done before.
+    """Trains one seed on one core, unless a finished run of it exists.
 
     Returns:
-        The evaluation of its best checkpoint, with the processor's `seconds`, and what
-        was right after each row.
+        The evaluation of the best checkpoint, with `seconds` of processor time and the
+        counts of `counts_by_row`.
     """
     workdir = RUNS / f"{row.name}-{seed}"
-    done = workdir / "member.json"
-    if done.exists() and trained_with(workdir) == row.config(seed):
-        return json.loads(done.read_text())
-    # A run that was cut off begins anew: its seconds are to be a whole process's.
+    finished = workdir / "member.json"
+    if finished.exists() and trained_config(workdir) == row.config(seed):
+        return json.loads(finished.read_text())
+    # An interrupted run starts again, since `seconds` is that of one process.
     shutil.rmtree(workdir, ignore_errors=True)
-    command = row.command.replace("SEED", str(seed)).split()[1:]
-    flags = [f"--workdir={workdir}"]
+    argv = row.command.replace("SEED", str(seed)).split()[1:]
+    argv.append(f"--workdir={workdir}")
     dataset = row.config().data.name
     if data is not None and dataset != "mnist5k":
-        flags.append(f"--config.data.manual_dir={data / dataset}")
-    process = subprocess.Popen([sys.executable, *command, *flags], cwd=REPOSITORY)
+        argv.append(f"--config.data.manual_dir={data / dataset}")
+    process = subprocess.Popen([sys.executable, *argv], cwd=REPOSITORY)
     os.sched_setaffinity(process.pid, {core})
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -233,44 +221,43 @@ def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, A
     (path,) = (workdir / "evaluation").glob("test-*.json")
     member = json.loads(path.read_text())
     member["seconds"] = round(usage.ru_utime + usage.ru_stime, 1)
-    member |= early_answers(workdir)
-    done.write_text(json.dumps(member))
+    member |= counts_by_row(workdir)
+    finished.write_text(json.dumps(member))
     return member
 
 
-def trained_with(workdir: Path) -> Config:
-    """A run's configuration, but for where the data lie."""
+def trained_config(workdir: Path) -> Config:
+    """Returns the configuration of a run, without the paths of the data."""
     config = Config.from_dict(json.loads((workdir / "config.json").read_text()))
     return config.replace(dict.fromkeys(DATA_PATHS))
 
 
-def early_answers(workdir: Path) -> dict[str, Any]:
-    """What a run's network has right on validation, and of test images by row."""
-    found = run_data.load_run_data(workdir, "best", {})
-    (answers,) = found.networks
-    if found.validation is None:
+def counts_by_row(workdir: Path) -> dict[str, Any]:
+    """Counts correct predictions on validation, and on the test split by row."""
+    run = run_data.load_run_data(workdir, "best", {})
+    (network,) = run.networks
+    if run.validation is None:
         raise RuntimeError(f"{workdir} has no validation metrics")
     return {
-        "validation_correct": found.validation["correct"],
-        "correct_after_rows": answers.correct_after_rows.tolist(),
-        "decision_row": float(np.median(answers.decision_rows)),
+        "validation_correct": run.validation["correct"],
+        "correct_after_rows": network.correct_after_rows.tolist(),
+        "decision_row": float(np.median(network.decision_rows)),
     }
 
 
-def summed_up(row: Row, members: list[dict[str, Any]]) -> dict[str, Any]:
-    """What `results/NAME.json` holds: counts are sums over the members.
+def aggregate(row: Row, members: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the content of `results/NAME.json`: counts are sums over the seeds.
 
-    `seconds` is the median over them, of a whole process's on one core.
+    `seconds` is the median over seeds of the processor time of a process on one core.
     """
     accuracies = [member["accuracy"] for member in members]
     confusions = np.sum([member["confusion"] for member in members], axis=0)
-    processor = hardware().partition(" of ")[2]
+    processor = describe_processor().partition(" of ")[2]
     return {
         "name": row.name,
         "command": row.command,
         "hardware": f"one core of {processor}",
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in PACKAGES},
+        "versions": all_installed(),
         "seconds": statistics.median(member["seconds"] for member in members),
         "dataset": members[0]["dataset"],
         "split": "test",
@@ -285,134 +272,131 @@ def summed_up(row: Row, members: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def read(name: str) -> dict[str, Any]:
-    """A row's file."""
+def read_result(name: str) -> dict[str, Any]:
+    """Reads a result file."""
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def percent(result: dict[str, Any]) -> str:
-    """Mean and standard deviation over seeds."""
+def mean_and_std(result: dict[str, Any]) -> str:
+    """Formats the mean and the standard deviation of the accuracy over seeds."""
     mean, std = 100 * result["accuracy_mean"], 100 * result["accuracy_std"]
     return f"{mean:.2f} ± {std:.2f} %"
 
 
-def markdown(head: str, rows: list[list[str]]) -> str:
-    """A table, from its column names, separated by `|`, and its rows."""
-    lines = [head, " | ".join("---" for _ in head.split("|")), *map(" | ".join, rows)]
-    return "".join(f"| {line} |\n" for line in lines)
+def mean_validation(result: dict[str, Any]) -> str:
+    """Formats the mean accuracy over seeds on the 5,000 validation images."""
+    counts = [member["validation_correct"] for member in result["members"]]
+    return f"{100 * statistics.mean(counts) / 5_000:.2f} %"
 
 
-def measured_on(rows: tuple[Row, ...]) -> str:
-    """Where some rows were measured, in a sentence."""
-    results = [read(row.name) for row in rows]
-    places = sorted({result["hardware"] for result in results})
-    versions = {
+def by_seed(result: dict[str, Any], key: str, spec: str = "") -> str:
+    """Lists an integer of every seed."""
+    return ", ".join(f"{member[key]:{spec}}" for member in result["members"])
+
+
+def first_128(result: dict[str, Any]) -> str:
+    """Lists each seed's correct predictions for the images that the tutorial scored."""
+    counts = [member.get("tutorial_128", {}) for member in result["members"]]
+    return ", ".join(str(count["correct"]) for count in counts if count)
+
+
+# What a table shows of a row and of its result file, by the column's title.
+COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
+    "configuration": lambda row, _: f"`{row.name}`",
+    "result file": lambda row, _: f"`{row.name}`",
+    "cell": lambda row, _: row.label,
+    "change": lambda row, _: row.label,
+    "settings": lambda row, _: ", ".join(f"`{word}`" for word in row.change.split()),
+    "data": lambda row, _: HEADLINE[row.name][0],
+    "recipe": lambda row, _: HEADLINE[row.name][1],
+    "data set": lambda _, result: result["dataset"],
+    "parameters": lambda _, result: f"{result['num_parameters']:,}",
+    "validation accuracy, mean": lambda _, result: mean_validation(result),
+    "test accuracy, mean ± std": lambda _, result: mean_and_std(result),
+    "correct, by seed": lambda _, result: (
+        f"{by_seed(result, 'correct', ',')} of {result['examples']:,}"
+    ),
+    "of the first 128": lambda _, result: first_128(result),
+    "best step, by seed": lambda _, result: by_seed(result, "step"),
+    "test images": lambda _, result: f"{result['examples']:,}",
+    "seeds": lambda _, result: str(len(result["members"])),
+    "seconds": lambda _, result: f"{result['seconds']:.0f}",
+}
+
+
+def table(rows: Iterable[Row], *titles: str) -> str:
+    """Returns a table of some rows with some of the columns."""
+    results = [(row, read_result(row.name)) for row in rows]
+    lines = [[COLUMNS[title](*result) for title in titles] for result in results]
+    return markdown.table(titles, lines)
+
+
+def origin(rows: Iterable[Row]) -> str:
+    """States the hardware and the versions that some rows were measured with."""
+    results = [read_result(row.name) for row in rows]
+    machines = {result["hardware"] for result in results}
+    libraries = {
         ", ".join(map(" ".join, result["versions"].items())) for result in results
     }
-    return f"On {'; '.join(places)}; {'; '.join(sorted(versions))}.\n"
+    return f"\nOn {'; '.join(sorted(machines))}; {'; '.join(sorted(libraries))}.\n"
 
 
 def headline() -> str:
-    """The README's table: one row for each of the configurations that matter most."""
-    rows = []
-    for name, data, recipe in HEADLINE:
-        result = read(name)
-        row = [f"`{name}`", data, recipe, f"{result['num_parameters']:,}"]
-        numbers = [percent(result), f"{result['examples']:,}"]
-        seeds, seconds = len(result["members"]), f"{result['seconds']:.0f}"
-        rows.append([*row, *numbers, f"{seeds}", seconds])
-    head = (
-        "configuration | data | recipe | parameters | test accuracy, mean ± std | "
-        "test images | seeds | seconds"
+    """Returns the README's table."""
+    return table(
+        map(CONFIGURATIONS.__getitem__, HEADLINE),
+        *("configuration", "data", "recipe", "parameters"),
+        *("test accuracy, mean ± std", "test images", "seeds", "seconds"),
     )
-    return markdown(head, rows)
 
 
 def configurations() -> str:
-    """The table of the shipped configurations."""
-    rows = []
-    for result in (read(row.name) for row in CONFIGURATIONS):
-        members, name = result["members"], f"`{result['name']}`"
-        counts = ", ".join(f"{member['correct']:,}" for member in members)
-        steps = ", ".join(str(member["step"]) for member in members)
-        parameters, seconds = result["num_parameters"], result["seconds"]
-        correct = f"{counts} of {result['examples']:,}"
-        row = [name, result["dataset"], f"{parameters:,}", percent(result), correct]
-        rows.append([*row, steps, f"{seconds:.0f}"])
-        if "tutorial_128" in members[0]:
-            firsts = [str(member["tutorial_128"]["correct"]) for member in members]
-            counts = f"{', '.join(firsts)} of 128"
-            rows.append([f"{name}, first 128 images", "", "", "", counts, "", ""])
-    head = (
-        "configuration | data set | parameters | test accuracy, mean ± std | "
-        "correct, by seed | best step, by seed | seconds"
-    )
-    return f"{markdown(head, rows)}\n{measured_on(CONFIGURATIONS)}"
+    """Returns the table of the shipped configurations."""
+    rows = CONFIGURATIONS.values()
+    titles = ("configuration", "data set", "parameters", "test accuracy, mean ± std")
+    counts = ("correct, by seed", "of the first 128", "best step, by seed")
+    return table(rows, *titles, *counts, "seconds") + origin(rows)
 
 
 def changes(rows: tuple[Row, ...]) -> str:
-    """A table of rows that are told by what they change."""
-    lines = []
-    for row in rows:
-        result = read(row.name)
-        members = result["members"]
-        held_out = statistics.mean(m["validation_correct"] for m in members) / 50
-        counts = ", ".join(f"{member['correct']:,}" for member in members)
-        numbers = [f"{held_out:.2f} %", percent(result), counts]
-        own = ", ".join(f"`{word}`" for word in row.own.split())
-        lines.append(
-            [row.says, own, f"`{row.name}`", *numbers, f"{result['seconds']:.0f}"]
-        )
-    head = (
-        "change | settings | result file | validation, mean | test, mean ± std | "
-        "correct of 10,000, by seed | seconds"
-    )
-    return f"{markdown(head, lines)}\n{measured_on(rows)}"
+    """Returns a table of rows that are distinguished by their changes."""
+    titles = ("change", "settings", "result file", "validation accuracy, mean")
+    numbers = ("test accuracy, mean ± std", "correct, by seed", "seconds")
+    return table(rows, *titles, *numbers) + origin(rows)
 
 
 def cells() -> str:
-    """The table of the three cells under the default recipe."""
-    lines = []
-    for row in CELLS:
-        result = read(row.name)
-        counts = ", ".join(f"{member['correct']:,}" for member in result["members"])
-        size, seconds = f"{result['num_parameters']:,}", f"{result['seconds']:.0f}"
-        lines.append(
-            [row.says, f"`{row.name}`", size, percent(result), counts, seconds]
-        )
-    head = (
-        "cell | result file | parameters | test accuracy, mean ± std | "
-        "correct of 10,000, by seed | seconds"
-    )
-    return f"{markdown(head, lines)}\n{measured_on(CELLS)}"
+    """Returns the table of the three cells, trained with the default recipe."""
+    titles = ("cell", "result file", "parameters", "test accuracy, mean ± std")
+    return table(CELLS, *titles, "correct, by seed", "seconds") + origin(CELLS)
 
 
-def films() -> str:
-    """The table of what the two losses make of the rows' answers."""
+def accuracy_by_row() -> str:
+    """Returns the table of the accuracy after some of the rows, for both losses."""
     after = (4, 8, 10, 12, 14, 16, 18, 20, 24, 28)
-    rows = []
+    lines = []
     for name, loss in (("default", "last"), ("every_row", "every_row")):
-        result = read(name)
+        result = read_result(name)
         members = result["members"]
         counts = np.array([member["correct_after_rows"] for member in members])
-        shares = 100 * counts.mean(0) / result["examples"]
+        percents = 100 * counts.mean(0) / result["examples"]
         decided = statistics.mean(member["decision_row"] for member in members)
-        early = [f"{shares[k - 1]:.1f}" for k in after]
-        rows.append([f"`{loss}`", percent(result), *early, f"{decided:.1f}"])
-    head = "`train.loss` | test accuracy, mean ± std | "
-    head += " | ".join(f"row {k}" for k in after) + " | decided, median"
-    return markdown(head, rows)
+        early = [f"{percents[row - 1]:.1f}" for row in after]
+        lines.append([f"`{loss}`", mean_and_std(result), *early, f"{decided:.1f}"])
+    header = ["`train.loss`", "test accuracy, mean ± std"]
+    header += [*(f"row {row}" for row in after), "decided, median"]
+    return markdown.table(header, lines)
 
 
-# The tables of each page, by the name of their markers.
+# The tables of each page, by the names of their markers.
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": headline},
     "docs/results.md": {
         "results": configurations,
         "ablation": functools.partial(changes, ABLATION),
-        "alone": functools.partial(changes, ALONE),
+        "single_changes": functools.partial(changes, SINGLE_CHANGES),
     },
-    "docs/film.md": {"films": films},
+    "docs/drawing_page.md": {"accuracy_by_row": accuracy_by_row},
     "docs/tutorial.md": {
         "cells": cells,
         "ablation": functools.partial(changes, ABLATION),
@@ -420,34 +404,31 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
 }
 
 
-def rendered(page: str) -> str:
-    """A page's text with the tables between its markers."""
+def render(page: str) -> str:
+    """Returns a page with its tables rendered anew."""
     text = (REPOSITORY / page).read_text()
     for name, table in PAGES[page].items():
-        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        before, rest = text.split(begin)
-        text = before + begin + table() + end + rest.split(end, 1)[1]
+        text = markdown.fill(text, name, table())
     return text
 
 
 def main() -> None:
-    """Parses the command line."""
-    rows = {row.name: row for row in ROWS}
+    """Parses the command line and runs a subcommand."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     measuring = commands.add_parser("measure")
-    measuring.add_argument("names", nargs="*", metavar="NAME", help=", ".join(rows))
+    measuring.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ROWS))
     measuring.add_argument("--data", type=lambda text: Path(text).absolute())
     commands.add_parser("table")
-    options = parser.parse_args()
-    if options.command == "measure":
-        for name in options.names:
-            if name not in rows:
-                parser.error(f"NAME: must be one of {', '.join(rows)}, not {name}")
-        measure([rows[name] for name in options.names or rows], options.data)
-        return
-    for page in PAGES:
-        (REPOSITORY / page).write_text(rendered(page))
+    args = parser.parse_args()
+    if args.command == "measure":
+        for name in args.names:
+            if name not in ROWS:
+                parser.error(f"NAME: must be one of {', '.join(ROWS)}, not {name}")
+        measure([ROWS[name] for name in args.names or ROWS], args.data)
+    else:
+        for page in PAGES:
+            (REPOSITORY / page).write_text(render(page))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Widens the tested versions by the ones that are installed here.
+"""Adds the installed versions to the tested ranges in rnnmnist/runtime/tested.tsv.
 
     python -m pytest && python -m pytest -m slow && python tools/tested.py
 
-To be run where the whole suite has just passed. Rewrites `rnnmnist/tested.tsv`.
+Run it after the whole test suite has passed.
 """
 
 import platform
@@ -22,7 +22,7 @@ LIBRARIES = (
 
 
 def installed_versions() -> dict[str, str]:
-    """The versions in this environment; Python's without the patch release."""
+    """Returns the versions in this environment, Python's without the patch level."""
     python = ".".join(platform.python_version_tuple()[:2])
     return {name: installed(name) for name in LIBRARIES} | {"python": python}
 
@@ -30,7 +30,7 @@ def installed_versions() -> dict[str, str]:
 def with_versions(
     tested: dict[str, Range], versions: dict[str, str]
 ) -> dict[str, Range]:
-    """Each range with a version more; a library that is new begins its own."""
+    """Widens each range to include a version; a new library starts its own range."""
     return {
         name: widened(tested.get(name, Range(version, version)), version)
         for name, version in sorted(versions.items())
@@ -38,7 +38,7 @@ def with_versions(
 
 
 def main(path: Path) -> None:
-    """Rewrites the file, sorted, and prints what it says now."""
+    """Rewrites the file, sorted by name, and prints it."""
     tested = read_tested(path) if path.exists() else {}
     lines = [
         "\t".join([name, *ends]) + "\n"

@@ -1,9 +1,9 @@
-"""Runs docs/tutorial.md's snippets, and puts what they print below them.
+"""Runs the snippets of docs/tutorial.md and inserts their output below them.
 
     python tools/tutorial.py
 
-All ```python blocks are one program, from the top to the bottom. A ```text block right
-after one of them is what that block printed.
+All ```python blocks together are one program. A ```text block directly after one is its
+output.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ PAGE = Path(__file__).resolve().parent.parent / "docs/tutorial.md"
 SNIPPET = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.M | re.S)
 
 
-def rendered(page: str) -> str:
-    """The page with what its snippets print now, run in this process and folder."""
+def render(page: str) -> str:
+    """Runs the snippets in this process and returns the page with their output."""
     namespace: dict[str, Any] = {"__name__": "tutorial"}
     parts, end = [], 0
     for found in SNIPPET.finditer(page):
-        # Empty lines before it, so that an error names the page's own line.
-        above = page[: found.start(1)].count("\n") * "\n"
-        code = compile(above + found[1], str(PAGE), "exec")
+        # Leading newlines give a traceback the line numbers of the page.
+        newlines = page[: found.start(1)].count("\n") * "\n"
+        code = compile(newlines + found[1], str(PAGE), "exec")
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(code, namespace)
         parts.append(page[end : found.start()])
@@ -38,4 +38,4 @@ def rendered(page: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(rendered(PAGE.read_text()))
+    PAGE.write_text(render(PAGE.read_text()))

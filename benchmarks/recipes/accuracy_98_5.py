@@ -1,16 +1,16 @@
-"""A mean of 98.5 % of all test images, in as few steps as validation says.
+"""Reaches a mean accuracy of 98.5 % on the test split, in three epochs.
 
     python -m rnnmnist.main --config=benchmarks/recipes/accuracy_98_5.py
 
-Fixed on validation, with seeds 0 to 4: 98.37 % in the mean after 860 steps, 98.62 %
-after 1,290.
+The number of steps was selected on validation. Mean validation accuracy over seeds 0 to
+4: 98.37 % after 860 steps, 98.62 % after 1,290.
 """
 
 from rnnmnist import Config, TrainConfig
 
 
 def get_config() -> Config:
-    """The default network at a lower rate and decay, in three epochs."""
+    """Returns the default network with a lower learning rate and weight decay."""
     return Config(
         train=TrainConfig(
             learning_rate=4e-3, weight_decay=1e-4, num_steps=1290, eval_every_steps=1290

@@ -1,15 +1,16 @@
-"""A mean of 99.0 % of all test images, in a number of steps fixed on validation.
+"""Reaches a mean accuracy of 99.0 % on the test split, in seven epochs.
 
     python -m rnnmnist.main --config=benchmarks/recipes/accuracy_99_0.py
 
-On validation, with seeds 0 to 4: 99.18 % in the mean.
+The number of steps was selected on validation. Mean validation accuracy over seeds 0 to
+4: 99.18 %.
 """
 
 from rnnmnist import Config, DataConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """The default network at a lower rate and decay, in seven epochs, moved a pixel."""
+    """Returns the recipe of accuracy_98_5.py with random shifts of up to one pixel."""
     return Config(
         data=DataConfig(max_shift=1),
         train=TrainConfig(

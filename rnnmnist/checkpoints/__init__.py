@@ -1,1 +1,1 @@
-"""Saving, restoring, choosing and verifying checkpoints."""
+"""Saves, restores, selects and verifies checkpoints."""

@@ -1,70 +1,76 @@
-"""Which of a run's checkpoints a user means."""
+"""Selection of a checkpoint of a run: `best`, `latest` or a step."""
 
 import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from rnnmnist.checkpoints.store import DamagedError, list_steps, rank, read_metrics
+from rnnmnist.checkpoints.store import (
+    DamagedError,
+    list_steps,
+    read_metrics,
+    selection_key,
+)
 from rnnmnist.errors import UserError
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
-def find_step(workdir: Path, wanted: str) -> int:
-    """The checkpoint that a user means.
+def find_step(workdir: Path, selector: str) -> int:
+    """Returns the step of the selected checkpoint.
 
     Args:
         workdir: of a run; nothing is created in it.
-        wanted: `best` (highest validation accuracy, the earlier on a tie),
-            `latest`, or a number.
+        selector: `best` (highest validation accuracy, the earlier step on a tie),
+            `latest`, or the number of a step.
 
     Raises:
-        UserError: when there is no such workdir or step, with those that exist.
+        UserError: if there is no such workdir or step; the message lists those that
+            exist.
     """
     try:
         steps = list_steps(workdir)
-        there = "" if steps else _what_is_there(workdir)
+        problem = "" if steps else _describe_missing(workdir)
     except OSError as error:
         raise UserError(f"--workdir: {workdir} cannot be read: {error}") from error
-    if not steps:
-        raise UserError(f"--workdir: {workdir} {there}")
-    if wanted == "latest":
+    if problem:
+        raise UserError(f"--workdir: {workdir} {problem}")
+    if selector == "latest":
         return steps[-1]
-    if wanted == "best":
-        ranked = [(rank(metrics), step) for step, metrics in _validated(workdir, steps)]
-        if not ranked:
+    existing = ", ".join(map(str, steps))
+    if selector == "best":
+        validated = [
+            (selection_key(metrics), step)
+            for step in steps
+            if (metrics := read_metrics(workdir, step)) is not None
+        ]
+        if not validated:
             raise UserError(
-                f"--step: no checkpoint in {workdir} was validated yet; name one of "
-                f"{', '.join(map(str, steps))}, or latest"
+                f"--step: no checkpoint in {workdir} has been validated yet; choose "
+                f"latest or one of {existing}"
             )
-        return max(ranked)[1]
-    if wanted in map(str, steps):
-        return int(wanted)
+        return max(validated)[1]
+    if selector in map(str, steps):
+        return int(selector)
     raise UserError(
-        f"--step: there is no step {wanted} in {workdir}; there are best, latest, "
-        f"{', '.join(map(str, steps))}"
+        f"--step: {workdir} has no step {selector}; choose best, latest or one of "
+        f"{existing}"
     )
 
 
-def with_step(workdir: Path, wanted: str, use: Callable[[int], Result]) -> Result:
-    """Calls a function with the step that a user means.
+def with_step(workdir: Path, selector: str, function: Callable[[int], T]) -> T:
+    """Calls a function with the selected step.
 
-    Beside a running trainer, which deletes old checkpoints, that step can vanish
-    while it is read. Then the one that is meant by now is taken.
-
-    Args:
-        workdir: of a run.
-        wanted: as for `find_step`.
-        use: what to do with the step.
+    A running trainer deletes old checkpoints, so the step can disappear while it is
+    read. Then the function is called again with the step that is selected by now.
 
     Raises:
-        DamagedError: for a checkpoint that is still there.
+        DamagedError: if the checkpoint is damaged and still exists.
     """
     for tries_left in reversed(range(10)):
         try:
-            return use(find_step(workdir, wanted))
+            return function(find_step(workdir, selector))
         except DamagedError as error:
             time.sleep(0.2)  # a checkpoint is deleted file by file
             if error.folder.exists() or not tries_left:
@@ -72,25 +78,16 @@ def with_step(workdir: Path, wanted: str, use: Callable[[int], Result]) -> Resul
     raise AssertionError  # for the type checker: the last try returns or raises
 
 
-def _what_is_there(workdir: Path) -> str:
+def _describe_missing(workdir: Path) -> str:
     if workdir.is_dir():
         return "holds no checkpoint; train in it with python -m rnnmnist.main"
-    beside = workdir.parent
-    runs = (
-        sorted(folder.name for folder in beside.iterdir() if _holds_steps(folder))
-        if beside.is_dir()
-        else []
-    )
-    there = f"in {beside} there are {', '.join(runs)}" if runs else "nor a run near it"
-    return f"does not exist; {there}"
-
-
-def _validated(workdir: Path, steps: list[int]) -> list[tuple[int, dict[str, Any]]]:
-    found = [(step, read_metrics(workdir, step)) for step in steps]
-    return [(step, metrics) for step, metrics in found if metrics is not None]
+    parent = workdir.parent
+    folders = sorted(parent.iterdir()) if parent.is_dir() else []
+    runs = ", ".join(folder.name for folder in folders if _holds_steps(folder))
+    return f"does not exist; {parent} contains {runs or 'no run'}"
 
 
 def _holds_steps(folder: Path) -> bool:
-    with contextlib.suppress(OSError):  # another user's folder beside ours
+    with contextlib.suppress(OSError):  # a sibling folder can belong to another user
         return bool(list_steps(folder))
     return False

@@ -1,25 +1,28 @@
-"""Checkpoints: the only room that knows orbax.
+"""Saves and restores checkpoints with orbax.
 
-A workdir holds one folder for each kept step. In it lie `params` (what is
-evaluated), `state` (the optimizer's memory and the step, which a resume needs
-besides), `config` (the whole configuration), `metrics` (where the step was
-validated) and `sha256` (of every array and of the other two), each an item of its
-own. Whatever is read is compared with those sums first: orbax itself gives wrong
-numbers for a flipped byte. Reading never goes through orbax's manager, which can
-create and delete, and asks no other process; writing always does, on every process
-together.
+A workdir holds one folder for each kept step, with these items:
+
+- `params`: the evaluated parameters;
+- `state`: what resuming needs besides them (the optimizer's state and the step);
+- `config`: the whole configuration;
+- `metrics`: the validation metrics, or null;
+- `sha256`: checksums of every array and of the two JSON items.
+
+Everything that is read is compared with the checksums, because orbax alone does not
+detect a flipped byte. Reading does not use orbax's manager, which can create and delete
+folders, and does not synchronize processes. Writing does, on all processes together.
 """
 
+import contextlib
 import itertools
 import json
 import logging
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,66 +32,53 @@ from orbax.checkpoint import checkpoint_managers as policies
 from rnnmnist.checkpoints.checksums import array_checksums, json_checksum, named_leaves
 from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.errors import RunError, UserError, first_line
-from rnnmnist.runtime.distributed import is_first
+from rnnmnist.runtime.distributed import is_process_0
 from rnnmnist.runtime.mesh import device_put, local_sharding
 
-Params = Mapping[str, Any]  # of arrays, by Flax's names
-
-UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being saved
-LARGEST_JSON = 1 << 20  # bytes; a checkpoint's own are a few thousand
+Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
+MAX_JSON_BYTES = 1 << 20  # valid JSON items have a few thousand
 
 
 class DamagedError(RunError):
-    """A checkpoint is not what was saved. The message names the step and why."""
+    """A checkpoint differs from what was saved."""
 
-    def __init__(self, folder: Path, why: str) -> None:
-        super().__init__(f"checkpoint {folder} is damaged: {why}")
-        self.folder, self.why = folder, why
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(f"checkpoint {folder} is damaged: {reason}")
+        self.folder, self.reason = folder, reason
 
 
-class Checkpoints:
-    """A workdir's checkpoints, open for writing by its trainer.
-
-    Use it as a context manager: leaving it waits for the last save, without
-    which that save would not be there.
-    """
+class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
+    """Writes the checkpoints of a run; leaving the context completes the last save."""
 
     def __init__(self, workdir: Path, keep: int) -> None:
-        """Opens a workdir for training and removes unfinished saves from it.
+        """Opens a workdir for writing and removes unfinished saves from it.
 
         Args:
-            workdir: absolute.
-            keep: how many of the newest steps stay, besides the best one.
+            workdir: an absolute path.
+            keep: how many of the newest steps are kept, besides the best one.
         """
         best = policies.BestN(
-            get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False
+            get_metric_fn=selection_key, n=1, keep_checkpoints_without_metrics=False
         )
         options = ocp.CheckpointManagerOptions(
             cleanup_tmp_directories=True,
             preservation_policy=policies.AnyPreservationPolicy(
                 [policies.LatestN(keep), best]
             ),
-            best_fn=rank,  # without it the manager writes no metrics
+            best_fn=selection_key,  # without it the manager writes no metrics
         )
         self._workdir = workdir
         self._manager = ocp.CheckpointManager(workdir, options=options)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         try:
-            self._manager.close()
-        except Exception as closing:  # a save that failed in the background
+            with self._run_errors():
+                self._manager.close()
+        except RunError:  # a save failed in the background
             if error is None:
-                raise self._failed(closing) from closing
+                raise
         finally:
-            if is_first():
+            if is_process_0():
                 self._remove_unfinished()
 
     def save(
@@ -98,132 +88,132 @@ class Checkpoints:
         config: Config,
         metrics: dict[str, Any] | None,
     ) -> None:
-        """Starts to save arrays, which may be donated as soon as this returns.
+        """Starts saving a checkpoint. The arrays may be donated after the call.
 
         Args:
-            step: the updates that are finished; it names the checkpoint.
-            arrays: a tree of arrays for each item: `params`, what is evaluated, and
-                `state`, what a resume needs besides, with its `step`.
-            config: of the whole run.
-            metrics: of the validation at this step, with `accuracy` and `step`;
-                None where there was none.
+            step: number of finished updates, which names the checkpoint.
+            arrays: a tree of arrays for each of the items `params` and `state`.
+            config: of the run.
+            metrics: of the validation at this step, with `accuracy` and `step`; None
+                if there was none.
 
         Raises:
             RunError: if this save or the one before it could not be written.
         """
-        items = _items(config, metrics, arrays)
-        try:
-            with jax.transfer_guard("allow"):  # between processes, of small numbers
-                self._manager.save(step, args=items, metrics=metrics)
-        except Exception as error:  # orbax and tensorstore raise many kinds
-            raise self._failed(error) from error
+        items = _make_items(config, metrics, arrays)
+        with self._run_errors():
+            self._manager.save(step, args=items, metrics=metrics)
 
     def wait(self) -> None:
-        """Returns when the last save is on the disk.
+        """Waits until the last save is on disk.
 
         Raises:
             RunError: if it could not be written.
         """
+        with self._run_errors():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _run_errors(self) -> Iterator[None]:
+        """Turns the errors of orbax and tensorstore, of many types, into RunError."""
         try:
-            with jax.transfer_guard("allow"):
-                self._manager.wait_until_finished()
+            with jax.transfer_guard("allow"):  # processes exchange small numbers
+                yield
         except Exception as error:
-            raise self._failed(error) from error
+            steps = list_steps(self._workdir)
+            last = f"step {steps[-1]}" if steps else "none"
+            raise RunError(
+                f"a checkpoint could not be written in {self._workdir} "
+                f"({first_line(error)}); the last finished one is {last}; free disk "
+                "space and run the command again"
+            ) from error
 
     def _remove_unfinished(self) -> None:
-        # After a failed save; the threads of its other arrays may write on a little.
+        # After a failed save, threads of its other arrays can still write for a while.
         for _ in range(10):
-            unfinished = list(self._workdir.glob(f"*{UNFINISHED}*/"))
+            unfinished = list(self._workdir.glob("*.orbax-checkpoint-tmp*/"))
             if not unfinished:
                 return
             for folder in unfinished:
                 shutil.rmtree(folder, ignore_errors=True)
             time.sleep(0.2)
 
-    def _failed(self, error: Exception) -> RunError:
-        steps = list_steps(self._workdir)
-        last = f"step {steps[-1]}" if steps else "none"
-        return RunError(
-            f"a checkpoint could not be written in {self._workdir} "
-            f"({first_line(error)}); the last finished one is {last}; make room and "
-            "run the command again"
-        )
-
 
 def list_steps(workdir: Path) -> list[int]:
-    """The steps with a finished checkpoint, ascending; nothing is created."""
+    """Returns the steps of the finished checkpoints, ascending."""
     if not workdir.is_dir():
         return []
     names = [folder.name for folder in workdir.iterdir() if folder.is_dir()]
-    # As this program writes them: no leading zeros, no other scripts' digits.
+    # ASCII digits without leading zeros, as this program writes them.
     return sorted(
         int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,9}", name)
     )
 
 
-def rank(metrics: dict[str, Any]) -> tuple[float, int]:
-    """What the best checkpoint has most of: accuracy, and earliness on a tie."""
+def selection_key(metrics: dict[str, Any]) -> tuple[float, int]:
+    """Returns the sort key of which the best checkpoint has the maximum."""
     return metrics["accuracy"], -metrics["step"]
 
 
 def read_config(workdir: Path, step: int) -> Config:
-    """The configuration that a checkpoint carries.
+    """Returns the configuration in a checkpoint.
 
     Raises:
-        DamagedError: when it is not the one that was saved.
+        DamagedError: if it differs from what was saved.
+        RunError: if it was saved by an incompatible version.
     """
     folder = workdir / str(step)
-    tree = _read_checked(folder, "config", "metadata")
+    settings = _read_checked_json(folder, "config")
     try:
-        return Config.from_dict(tree)
-    except UserError as error:  # of another version of this program
-        raise RunError(f"checkpoint {folder} is not readable here: {error}") from error
+        return Config.from_dict(settings)
+    except UserError as error:
+        raise RunError(
+            f"checkpoint {folder} is of another version of rnnmnist: {error}"
+        ) from error
 
 
 def read_metrics(workdir: Path, step: int) -> dict[str, Any] | None:
-    """The validation of a checkpoint; None where it was not validated.
+    """Returns the validation metrics in a checkpoint; None if it has none.
 
     Raises:
-        DamagedError: when it is not the one that was saved.
+        DamagedError: if they differ from what was saved.
     """
     folder = workdir / str(step)
-    if _checksums(folder)["metrics"] == json_checksum(None):
+    if _read_checksums(folder)["metrics"] == json_checksum(None):
         return None
-    return _read_checked(folder, "metrics", "metrics")
+    return _read_checked_json(folder, "metrics")
 
 
-def has_state(workdir: Path, step: int) -> bool:
-    """Whether a checkpoint can be trained on, or holds parameters alone."""
-    return "state" in _checksums(workdir / str(step))
+def has_training_state(workdir: Path, step: int) -> bool:
+    """Returns whether training can resume from a checkpoint.
+
+    Raises:
+        DamagedError: if the checksums cannot be read.
+    """
+    return "state" in _read_checksums(workdir / str(step))
 
 
 def read_params(workdir: Path, step: int, like: Params | None = None) -> Params:
-    """The parameters of a checkpoint, and nothing else of it.
+    """Restores the parameters of a checkpoint.
 
     Args:
         workdir: of the run.
         step: of the checkpoint.
-        like: arrays, or `jax.ShapeDtypeStruct`s with shardings, in the shapes and
-            types that are expected; None takes what was saved, on one device.
+        like: the expected tree of arrays, or of `jax.ShapeDtypeStruct`s with shardings.
+            None restores what was saved, on one device.
 
     Raises:
-        RunError: when the checkpoint holds other shapes or types, naming the leaf.
-        DamagedError: when an array is not the one that was saved.
+        RunError: if an array has another shape or type; the message names it.
+        DamagedError: if an array differs from what was saved.
     """
     return _read_arrays(workdir / str(step), "params", like)
 
 
 def read_state(workdir: Path, step: int, like: Any = None) -> Any:
-    """What a resume needs besides the parameters: the tree of the item `state`.
+    """Restores the item `state` of a checkpoint.
 
-    Args:
-        workdir: of the run.
-        step: of the checkpoint.
-        like: as for `read_params`; None takes the tree that was saved, in which
-            dictionaries and lists stand for named tuples.
-
-    Raises:
-        RunError: as `read_params` does.
+    Args and errors are those of `read_params`. Without `like`, named tuples are
+    restored as dictionaries and lists.
     """
     folder = workdir / str(step)
     restored = _read_arrays(folder, "state", like)
@@ -236,14 +226,11 @@ def quarantine(workdir: Path, step: int) -> Path:
     """Renames a damaged checkpoint, so that its step can be saved again.
 
     Returns:
-        Its new place, which nothing here reads.
+        Its new path, `damaged-STEP`, or `damaged-STEP-2` and so on if that exists.
     """
-    target = workdir / f"damaged-{step}"
-    for number in itertools.count(2):
-        if not target.exists():
-            break
-        target = workdir / f"damaged-{step}-{number}"
-    return (workdir / str(step)).rename(target)
+    suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    paths = (workdir / f"damaged-{step}{suffix}" for suffix in suffixes)
+    return (workdir / str(step)).rename(next(p for p in paths if not p.exists()))
 
 
 def save_params(
@@ -253,49 +240,41 @@ def save_params(
     config: Config,
     metrics: dict[str, Any] | None,
 ) -> None:
-    """Saves a checkpoint of parameters alone, which cannot be trained on.
+    """Saves a checkpoint without training state in a folder without checkpoints.
 
-    The paths of the data are left out of the configuration: they are those of the
-    machine that trained.
-
-    Args:
-        workdir: a folder that holds no checkpoints yet.
-        step: the updates that are finished.
-        params: what is evaluated.
-        config: of the run.
-        metrics: of the validation at this step.
+    The paths of the data, which are those of the machine that trained, are removed from
+    the configuration. The other arguments are those of `Checkpoints.save`.
     """
     config = config.replace(dict.fromkeys(DATA_PATHS))
-    items = _items(config, metrics, {"params": params})
-    options = ocp.CheckpointManagerOptions(best_fn=rank)
+    items = _make_items(config, metrics, {"params": params})
+    options = ocp.CheckpointManagerOptions(best_fn=selection_key)
     with ocp.CheckpointManager(workdir, options=options) as manager:
         manager.save(step, args=items, metrics=metrics)
     for path in workdir.rglob("commit_success.txt"):
-        path.unlink()  # it holds only the path at which it was written
+        path.unlink()  # its only content is the path at which it was written
 
 
-def _items(
+def _make_items(
     config: Config, metrics: dict[str, Any] | None, arrays: Mapping[str, Any]
 ) -> ocp.args.Composite:
-    """A checkpoint's items, the sums of all of them included."""
-    document = config.to_dict()
-    sums: dict[str, Any] = {
-        "config": json_checksum(document),
+    settings = config.to_dict()
+    checksums: dict[str, Any] = {
+        "config": json_checksum(settings),
         "metrics": json_checksum(metrics),
+        **{item: array_checksums(tree) for item, tree in arrays.items()},
     }
-    sums |= {item: array_checksums(tree) for item, tree in arrays.items()}
     return ocp.args.Composite(
-        config=ocp.args.JsonSave(document),
-        sha256=ocp.args.JsonSave(sums),
+        config=ocp.args.JsonSave(settings),
+        sha256=ocp.args.JsonSave(checksums),
         **{item: ocp.args.StandardSave(tree) for item, tree in arrays.items()},
     )
 
 
-def _read_json(folder: Path, item: str, name: str) -> Any:
-    # Plain files, so that reading a configuration does not wake jax's devices.
-    path = folder / item / name
+def _read_json(folder: Path, item: str) -> Any:
+    # Without orbax, which would initialize jax's devices.
+    path = folder / item / ("metrics" if item == "metrics" else "metadata")
     try:
-        if path.stat().st_size > LARGEST_JSON:
+        if path.stat().st_size > MAX_JSON_BYTES:
             raise ValueError(f"it has {path.stat().st_size} bytes")
         return json.loads(path.read_bytes())
     except PermissionError as error:
@@ -304,54 +283,34 @@ def _read_json(folder: Path, item: str, name: str) -> Any:
         raise DamagedError(folder, f"{item} cannot be read ({error})") from error
 
 
-def _checksums(folder: Path) -> dict[str, Any]:
-    sums = _read_json(folder, "sha256", "metadata")
+def _read_checksums(folder: Path) -> dict[str, Any]:
+    checksums = _read_json(folder, "sha256")
     if (
-        not isinstance(sums, dict)
-        or not {"config", "metrics", "params"} <= sums.keys()
-        or not all(isinstance(sums.get(item, {}), dict) for item in ("params", "state"))
+        not isinstance(checksums, dict)
+        or not {"config", "metrics", "params"} <= checksums.keys()
+        or not all(isinstance(checksums.get(i, {}), dict) for i in ("params", "state"))
     ):
         raise DamagedError(folder, "sha256 holds no checksums")
-    return sums
+    return checksums
 
 
-def _read_checked(folder: Path, item: str, name: str) -> dict[str, Any]:
-    value = _read_json(folder, item, name)
-    if json_checksum(value) != _checksums(folder)[item]:
-        raise DamagedError(folder, f"{item} has another SHA-256 than when it was saved")
+def _read_checked_json(folder: Path, item: str) -> dict[str, Any]:
+    value = _read_json(folder, item)
+    if json_checksum(value) != _read_checksums(folder)[item]:
+        raise DamagedError(folder, f"{item} differs from its SHA-256")
     return value
 
 
 def _read_arrays(folder: Path, item: str, like: Any) -> Any:
-    expected = _checksums(folder).get(item, {})
-    logger = logging.getLogger("absl")
-    logger.addFilter(_is_worth_reading)
-    try:
-        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as predictor:
-            saved = predictor.metadata(folder / item).item_metadata
-            if saved is None:
-                raise ValueError("no metadata")
-            # Before memory is taken; and orbax would cast silently to another type.
-            _check_leaves(folder, item, saved.tree, like)
-            target = saved.tree if like is None else like
-            target = jax.tree.map(_on_one_device, target)
-            tree = predictor.restore(folder / item, target)
-    except (RunError, MemoryError):
-        raise
-    except PermissionError as error:
-        raise RunError(f"checkpoint {folder} cannot be read: {error}") from error
-    except Exception as error:  # a damaged file can raise anything at all
-        why = f"{item} cannot be read ({first_line(error)})"
-        raise DamagedError(folder, why) from error
-    finally:
-        logger.removeFilter(_is_worth_reading)
+    """Restores a tree of arrays and compares it with its checksums."""
+    expected = _read_checksums(folder).get(item, {})
+    tree = _restore(folder, item, like)
     found = array_checksums(tree)
     names = found.keys() | expected.keys()
-    wrong = sorted(name for name in names if found.get(name) != expected.get(name))
-    if wrong or not expected:
-        names = ", ".join(wrong[:3]) + (" and others" if len(wrong) > 3 else "")
-        why = f"{names} in {item} has another SHA-256 than when it was saved"
-        raise DamagedError(folder, why)
+    names = sorted(name for name in names if found.get(name) != expected.get(name))
+    if names or not expected:
+        text = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
+        raise DamagedError(folder, f"{text} in {item} differs from its SHA-256")
     if like is None:
         return tree
     return jax.tree.map(
@@ -359,23 +318,44 @@ def _read_arrays(folder: Path, item: str, like: Any) -> Any:
     )
 
 
-def _is_worth_reading(record: logging.LogRecord) -> bool:
-    # Of an item that is read alone, orbax warns that it is not a whole checkpoint.
-    return "Metadata file does not exist" not in str(record.msg)
-
-
-def _on_one_device(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=local_sharding())
-
-
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """For reading without a word to the other processes."""
-    mine = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=mine,
-        active_processes={mine},
-        barrier_sync_key_prefix=f"process_{mine}",
+def _restore(folder: Path, item: str, like: Any) -> Any:
+    """Restores a tree of arrays on one device, without the other processes."""
+    process = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process_{process}",
     )
+    logger = logging.getLogger("absl")
+    logger.addFilter(_is_relevant)
+    try:
+        with ocp.StandardCheckpointer(multiprocessing_options=options) as checkpointer:
+            saved = checkpointer.metadata(folder / item).item_metadata
+            if saved is None:
+                raise ValueError("no metadata")
+            # Before memory is allocated; orbax would cast to another type silently.
+            _check_leaves(folder, item, saved.tree, like)
+            target = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=local_sharding()
+                ),
+                saved.tree if like is None else like,
+            )
+            return checkpointer.restore(folder / item, target)
+    except (RunError, MemoryError):
+        raise
+    except PermissionError as error:
+        raise RunError(f"checkpoint {folder} cannot be read: {error}") from error
+    except Exception as error:  # a damaged file can cause an error of any type
+        reason = f"{item} cannot be read ({first_line(error)})"
+        raise DamagedError(folder, reason) from error
+    finally:
+        logger.removeFilter(_is_relevant)
+
+
+def _is_relevant(record: logging.LogRecord) -> bool:
+    # orbax warns that a single item is not a whole checkpoint.
+    return "Metadata file does not exist" not in str(record.msg)
 
 
 def _check_leaves(folder: Path, item: str, found: Any, expected: Any) -> None:

@@ -1,4 +1,4 @@
-"""Whether the checkpoints of a run are what was saved."""
+"""Verification of checkpoints against their saved checksums."""
 
 import time
 from pathlib import Path
@@ -8,43 +8,43 @@ from rnnmnist.checkpoints.selection import find_step
 from rnnmnist.errors import RunError
 
 
-def check(workdir: Path, step: int) -> None:
-    """Reads everything in a checkpoint and compares it with the saved checksums.
+def check_checkpoint(workdir: Path, step: int) -> None:
+    """Reads every item of a checkpoint and compares it with its checksums.
 
-    It needs neither the model nor the optimizer: the shapes are those that were saved.
+    Neither the model nor the optimizer is needed: the saved shapes are restored.
 
     Raises:
-        DamagedError: when something is not what was saved.
-        RunError: when it cannot be read for another reason.
+        DamagedError: if an item differs from what was saved.
+        RunError: if it cannot be read for another reason.
     """
     store.read_config(workdir, step)
     store.read_metrics(workdir, step)
     store.read_params(workdir, step)
-    if store.has_state(workdir, step):
+    if store.has_training_state(workdir, step):
         store.read_state(workdir, step)
 
 
-def fault_of(workdir: Path, step: int) -> str | None:
-    """What is wrong with a checkpoint; None for a good one."""
+def find_fault(workdir: Path, step: int) -> str | None:
+    """Describes the fault of a checkpoint; returns None for a good one."""
     try:
-        check(workdir, step)
+        check_checkpoint(workdir, step)
     except store.DamagedError as error:
-        return error.why
+        return error.reason
     except RunError as error:
         return str(error)
     return None
 
 
 def verify(workdir: Path) -> dict[int, str | None]:
-    """What is wrong with each checkpoint of a run, by step; None for a good one.
+    """Returns the fault of each checkpoint of a run, by step; None for a good one.
 
     Raises:
-        UserError: when there is no checkpoint at all, with what there is.
+        UserError: if there is no checkpoint; the message says what exists.
     """
     find_step(workdir, "latest")
-    found = {step: fault_of(workdir, step) for step in store.list_steps(workdir)}
-    if any(found.values()):
+    faults = {step: find_fault(workdir, step) for step in store.list_steps(workdir)}
+    if any(faults.values()):
         time.sleep(0.2)  # a running trainer deletes a checkpoint file by file
     return {
-        step: fault for step, fault in found.items() if (workdir / str(step)).exists()
+        step: fault for step, fault in faults.items() if (workdir / str(step)).exists()
     }

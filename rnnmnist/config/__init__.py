@@ -1,1 +1,1 @@
-"""Configuration: every setting, its checks, files and command-line overrides."""
+"""Configuration: the settings, their checks, files and command-line overrides."""

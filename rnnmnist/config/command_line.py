@@ -1,6 +1,6 @@
 """The parts that the commands' parsers share.
 
-Nothing here imports jax, so `--help` and a mistyped flag are answered at once.
+This module does not import jax, so that `--help` and errors in flags are immediate.
 """
 
 import argparse
@@ -15,26 +15,27 @@ from rnnmnist.config.files import REFERENCES, find_config, load_config, shipped_
 from rnnmnist.config.schema import DATA_PATHS, FIELDS, Config
 from rnnmnist.errors import UserError
 
-DEFAULT_CONFIG = "embedded"
-
 
 class Parser(argparse.ArgumentParser):
-    """argparse with exact flag names and errors of one line."""
+    """An `ArgumentParser` with exact flag names and one-line errors."""
 
-    def __init__(self, command: str, description: str | None, **kwargs: Any) -> None:
+    def __init__(
+        self, command: str, description: str | None, epilog: str | None = None
+    ) -> None:
         super().__init__(
             prog=f"python -m rnnmnist.{command}",
             description=description,
+            epilog=epilog,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            **kwargs,
         )
 
-    def add_workdir(self, **kwargs: Any) -> None:
-        """Adds `--workdir`, of a run to read."""
-        options: dict[str, Any] = {"required": True, "help": "of the run"}
-        options |= {"metavar": "DIR", "type": workdir_of_run} | kwargs
-        self.add_argument("--workdir", **options)
+    def add_workdir(
+        self, help: str = "folder of the run", required: bool = True, **kwargs: Any
+    ) -> None:
+        """Adds `--workdir`, the folder of an existing run."""
+        kwargs |= {"metavar": "DIR", "type": resolve_workdir}
+        self.add_argument("--workdir", help=help, required=required, **kwargs)
 
     def add_step(self) -> None:
         """Adds `--step`."""
@@ -42,77 +43,57 @@ class Parser(argparse.ArgumentParser):
             "--step",
             default="best",
             metavar="N",
-            help="best, latest or a number (best)",
+            help="best, latest or a number (default: best)",
         )
 
     def add_data_paths(self) -> None:
-        """Adds the settings that say where the data are on this machine."""
+        """Adds the settings of `DATA_PATHS`."""
         for name in DATA_PATHS:
             self.add_argument(
                 f"--config.{name}",
                 dest=name,
                 metavar="DIR",
-                help="another folder of the data set than the trainer's",
+                help="folder of the data set, if it differs from the trainer's",
             )
 
     def error(self, message: str) -> NoReturn:
-        """Raises an error instead of printing the usage first.
-
-        Raises:
-            UserError: always.
-        """
+        """Raises a `UserError` instead of printing the usage."""
         raise UserError(f"{message}; {self.prog} --help lists the flags")
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
-        """Parses a whole command line.
+        """Parses a command line.
 
         Raises:
-            UserError: for a flag that does not exist, or a wrong value.
+            UserError: if a flag does not exist or has a wrong value.
         """
-        args, rest = self.parse_known_args(_join_overrides(argv))
-        for word in rest:
-            self.refuse(word)
+        args, unknown = self.parse_known_args(argv)
+        for arg in unknown:
+            self.reject(arg)
         return args
 
-    def refuse(self, word: str) -> NoReturn:
-        """Reports a word that no flag takes.
-
-        Raises:
-            UserError: always, with the nearest flag if one is near.
-        """
-        if not word.startswith("-"):
-            raise UserError(f"stray argument {word!r}; flags are --NAME=VALUE")
+    def reject(self, arg: str) -> NoReturn:
+        """Raises a `UserError` for an unknown argument, with the nearest flag."""
+        if not arg.startswith("-"):
+            raise UserError(f"stray argument {arg!r}; flags are --NAME=VALUE")
         known = [flag for action in self._actions for flag in action.option_strings]
-        name = word.split("=")[0]
+        name = arg.split("=")[0]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists them"
         raise UserError(f"{name}: no such flag; {hint}")
 
 
-def _join_overrides(argv: list[str]) -> list[str]:
-    """`--config.KEY VALUE` as `--config.KEY=VALUE`."""
-    words: list[str] = []
-    for word in argv:
-        if words and re.fullmatch(r"--config\.[^=]+", words[-1]) and word[:2] != "--":
-            words[-1] += f"={word}"
-        else:
-            words.append(word)
-    return words
-
-
 def data_paths(args: argparse.Namespace) -> dict[str, str | None]:
-    """The settings of `Parser.add_data_paths` that were given, as absolute paths."""
-    given = {name: getattr(args, name) for name in DATA_PATHS}
+    """Returns the given settings of `Parser.add_data_paths`, as absolute paths."""
     return {
         name: _absolute(fields.parse(f"--config.{name}", text, FIELDS[name]))
-        for name, text in given.items()
-        if text is not None
+        for name in DATA_PATHS
+        if (text := getattr(args, name)) is not None
     }
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessSpec:
-    """Which process of a run this is; all None if jax finds out by itself."""
+    """The coordinates of this process in a run; all None if jax detects them."""
 
     coordinator_address: str | None = None  # "HOST:PORT" of process 0
     num_processes: int | None = None
@@ -124,28 +105,31 @@ class ProcessSpec:
             return
         if self.num_processes is None or self.num_processes < 1:
             raise UserError(
-                "--num_processes: must be at least 1, beside --coordinator_address "
-                f"and --process_id, not {self.num_processes}"
+                "--num_processes: must be at least 1, together with "
+                f"--coordinator_address and --process_id, not {self.num_processes}"
             )
         if self.process_id is None or not 0 <= self.process_id < self.num_processes:
             raise UserError(
                 f"--process_id: must be from 0 to {self.num_processes - 1}, below "
                 f"--num_processes, not {self.process_id}"
             )
-        host, _, port = (self.coordinator_address or "").rpartition(":")
-        bracketed = host.startswith("["), host.endswith("]")
-        if not (host and port.isdecimal() and 0 < int(port) < 2**16) or (
-            len(set(bracketed)) > 1 or (":" in host and not all(bracketed))
-        ):
+        if not _is_host_and_port(self.coordinator_address or ""):
             raise UserError(
-                "--coordinator_address: must be HOST:PORT, where process 0 runs, "
-                f"not {self.coordinator_address}"
+                "--coordinator_address: must be HOST:PORT of process 0, not "
+                f"{self.coordinator_address}"
             )
+
+
+def _is_host_and_port(address: str) -> bool:
+    """Whether an address is `HOST:PORT`, with brackets around an IPv6 host."""
+    host, _, port = address.rpartition(":")
+    valid_host = re.fullmatch(r"\[[^\[\]]+\]|[^:\[\]]+", host)
+    return bool(valid_host) and port.isdecimal() and 0 < int(port) < 2**16
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingArgs:
-    """The run that a command line describes."""
+    """The parsed command line of a training run."""
 
     name: str  # of the configuration file, without its suffix
     config: Config
@@ -154,39 +138,39 @@ class TrainingArgs:
 
 
 def training_parser(command: str, description: str | None) -> Parser:
-    """A parser of `[--config=FILE] [--workdir=DIR] [--config.KEY=VALUE …]`."""
+    """Returns a parser of `[--config=FILE] [--workdir=DIR] [--config.KEY=VALUE …]`."""
     parser = Parser(
         command,
         description,
-        epilog="settings, with their defaults before the configuration file:\n\n"
-        + schema.describe().replace("%", "%%"),
+        epilog="settings and their defaults, which the configuration file can change:"
+        "\n\n" + schema.describe().replace("%", "%%"),
     )
     parser.add_argument(
         "--config",
         metavar="FILE",
-        default=DEFAULT_CONFIG,
-        help="a path, or the name of a shipped configuration (%(default)s)",
+        default="embedded",
+        help="path, or name of a shipped configuration (default: %(default)s)",
     )
     parser.add_argument(
         "--workdir",
         metavar="DIR",
-        type=checked_workdir,
-        help="where the run lives (checkpoints/NAME for a configuration NAME.py)",
+        type=parse_workdir,
+        help="folder of the run (default: checkpoints/NAME for NAME.py)",
     )
     group = parser.add_argument_group(
-        "several processes", "give all three where jax does not find them by itself"
+        "several processes", "all three are required where jax does not detect them"
     )
     group.add_argument(
-        "--coordinator_address", metavar="HOST:PORT", help="where process 0 runs"
+        "--coordinator_address", metavar="HOST:PORT", help="address of process 0"
     )
     group.add_argument(
         "--num_processes",
         metavar="N",
         type=int,
-        help="how many there are; 1 keeps jax from looking for others",
+        help="number of processes; 1 disables the detection of a cluster",
     )
     group.add_argument(
-        "--process_id", metavar="I", type=int, help="which one this is, from 0"
+        "--process_id", metavar="I", type=int, help="index of this process, from 0"
     )
     return parser
 
@@ -196,22 +180,18 @@ def parse_training(
 ) -> tuple[TrainingArgs, argparse.Namespace]:
     """Parses the command line of a training command.
 
-    Args:
-        parser: from `training_parser`; a command may have added flags.
-        argv: the words of the command line.
-
     Returns:
-        The run, and the values of all flags.
+        The run, and the values of all flags, which include those added to the parser.
 
     Raises:
-        UserError: for a wrong flag, file, setting or value.
+        UserError: if a flag, file, setting or value is wrong.
     """
-    args, rest = parser.parse_known_args(_join_overrides(argv))
-    overrides: dict[str, Any] = {}
-    for word in rest:
-        if not word.startswith("--config."):
-            parser.refuse(word)
-        flag, equals, text = word.partition("=")
+    args, unknown = parser.parse_known_args(_join_overrides(argv))
+    overrides: dict[str, object] = {}
+    for arg in unknown:
+        if not arg.startswith("--config."):
+            parser.reject(arg)
+        flag, equals, text = arg.partition("=")
         name = flag.removeprefix("--config.")
         field = fields.find(name, FIELDS, flag)
         if not equals:
@@ -220,15 +200,27 @@ def parse_training(
         overrides[name] = _absolute(value) if name in DATA_PATHS else value
     path = find_config(args.config)
     config = load_config(path).replace(overrides)
-    workdir = args.workdir or checked_workdir(f"checkpoints/{path.stem}")
+    workdir = args.workdir or parse_workdir(f"checkpoints/{path.stem}")
     processes = ProcessSpec(
         args.coordinator_address, args.num_processes, args.process_id
     )
     return TrainingArgs(path.stem, config, workdir, processes), args
 
 
+def _join_overrides(argv: list[str]) -> list[str]:
+    """Rewrites `--config.KEY VALUE` as `--config.KEY=VALUE`."""
+    joined: list[str] = []
+    for arg in argv:
+        needs_value = joined and re.fullmatch(r"--config\.[^=]+", joined[-1])
+        if needs_value and not arg.startswith("--"):
+            joined[-1] += f"={arg}"
+        else:
+            joined.append(arg)
+    return joined
+
+
 def _absolute(folder: str | None) -> str | None:
-    """A folder's absolute path, which a checkpoint can keep.
+    """Returns a folder's absolute path, which checkpoints store.
 
     Raises:
         UserError: if its home directory does not exist.
@@ -239,17 +231,17 @@ def _absolute(folder: str | None) -> str | None:
         raise UserError(f"{folder} cannot be used: {error}") from None
 
 
-def checked_workdir(text: str) -> Path:
-    """An absolute workdir, with `~` expanded.
+def parse_workdir(text: str) -> Path:
+    """Returns the absolute path of a workdir, which need not exist.
 
     Raises:
-        UserError: if the text is empty or the path is not a directory.
+        UserError: if the text is empty or the path cannot be a directory.
     """
     if not text.strip():
         raise UserError("--workdir: must name a directory, not ''")
     try:
         path = Path(text).expanduser().absolute()
-        str(path).encode()  # orbax takes no other paths
+        str(path).encode()  # orbax requires valid UTF-8
         for folder in (path, *path.parents):
             if folder.exists() and not folder.is_dir():
                 raise UserError(f"--workdir: {folder} is a file; name a directory")
@@ -258,23 +250,23 @@ def checked_workdir(text: str) -> Path:
     return path
 
 
-def workdir_of_run(text: str) -> Path:
-    """The workdir of a run to read: a user's, or that of a shipped model.
+def resolve_workdir(text: str) -> Path:
+    """Returns the workdir of an existing run, or of a shipped model.
 
     Raises:
-        UserError: as `checked_workdir` does.
+        UserError: as `parse_workdir` does.
     """
-    workdir, shipped = checked_workdir(text), text.rstrip("/")
-    if shipped in REFERENCES and not workdir.exists():
-        return shipped_folder(shipped)
+    workdir, name = parse_workdir(text), text.rstrip("/")
+    if name in REFERENCES and not workdir.exists():
+        return shipped_folder(name)
     return workdir
 
 
-def file_to_write(flag: str, text: str, suffix: str) -> Path:
-    """A file that a flag names, in a folder that exists.
+def output_file(flag: str, text: str, suffix: str) -> Path:
+    """Returns the path of a file to write, whose folder must exist.
 
     Raises:
-        UserError: for another suffix, or if there is no such folder.
+        UserError: if the suffix is another one or the folder does not exist.
     """
     try:
         path = Path(text).expanduser()
@@ -283,5 +275,5 @@ def file_to_write(flag: str, text: str, suffix: str) -> Path:
     except (OSError, RuntimeError, ValueError):
         pass
     raise UserError(
-        f"{flag}: must name a {suffix} file in a folder that exists, not {text[:200]!r}"
+        f"{flag}: must name a {suffix} file in an existing folder, not {text[:200]!r}"
     )

@@ -1,4 +1,4 @@
-"""Configuration files, and the folders that a clone and a wheel both ship."""
+"""Configuration files, and the folders that ship with a clone and with a wheel."""
 
 import difflib
 import runpy
@@ -7,19 +7,19 @@ from pathlib import Path
 from rnnmnist.config.schema import Config
 from rnnmnist.errors import UserError
 
-# The shipped models: trained by the loss after the last row, and after every row.
+# The shipped models, trained with a loss after the last row and after every row.
 REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_row")
 
 
 def shipped_folder(name: str) -> Path:
-    """A folder that lies at the top of a clone and inside the package of a wheel."""
+    """Returns a shipped folder, of the package in a wheel or the root of a clone."""
     package = Path(__file__).resolve().parent.parent
     in_wheel = package / "shipped" / name
     return in_wheel if in_wheel.is_dir() else package.parent / name
 
 
 def find_config(file_or_name: str) -> Path:
-    """Finds the file that `--config` names: a path, or a shipped configuration.
+    """Returns the file that `--config` names: a path or a shipped configuration.
 
     Raises:
         UserError: if there is neither, with the names of the shipped configurations.

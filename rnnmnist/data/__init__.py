@@ -1,1 +1,1 @@
-"""Data sets as arrays, and the batches that are drawn from them."""
+"""Data sets as arrays, augmentation, shuffling, and the batches drawn from them."""

@@ -1,9 +1,9 @@
-"""The batch of a step: a pure function of (seed, step), drawn on the device.
+"""The batch of a step: a pure function of (seed, step), computed on the device.
 
-There is no iterator and no position to save. Image number *p* of a run is the
-image at place `p % examples` of epoch `p // examples`, and an epoch's order is
-a keyed bijection, so that a batch costs its own size only, runs on across an
-epoch's end, and every epoch sees every image exactly once.
+There is no iterator state. Example number *p* of a run is at position `p % examples`
+of epoch `p // examples`, and the order of an epoch is a keyed bijection. The cost of a
+batch is proportional to its size, batches continue across epoch boundaries, and every
+epoch contains every example exactly once.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from rnnmnist.config.schema import Config
-from rnnmnist.data.augmentation import Distortions, draw, warp
+from rnnmnist.data.augmentation import Distortions, apply_warp, sample_warp
 from rnnmnist.data.datasets import Examples
 from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.runtime.mesh import device_put, ensemble_spec, replicated
@@ -23,7 +23,7 @@ from rnnmnist.runtime.rng import Stream, stream_key
 
 
 class Batch(NamedTuple):
-    """Images and labels of one step, or a device's share of them."""
+    """Images and labels of one step, or of one device's shard of it."""
 
     images: jax.Array  # [batch, rows, columns], uint8, or float32 from 0 to 1
     labels: jax.Array  # int32 [batch]
@@ -31,11 +31,11 @@ class Batch(NamedTuple):
 
 @flax.struct.dataclass
 class TrainingSplit:
-    """A training split that lies on the device, and how batches are drawn from it."""
+    """A training split on the devices, and how batches are drawn from it."""
 
     images: jax.Array  # uint8 [examples, rows, columns]
     labels: jax.Array  # uint8 [examples]
-    seed: jax.Array  # uint32 [], or [members] of a stack, each with its own batches
+    seed: jax.Array  # uint32 [], or [seeds] for an ensemble, each with its own batches
     batch_size: int = flax.struct.field(pytree_node=False)
     distortions: Distortions = flax.struct.field(pytree_node=False)
 
@@ -43,31 +43,28 @@ class TrainingSplit:
     def device_put(
         cls, examples: Examples, config: Config, mesh: Mesh
     ) -> "TrainingSplit":
-        """Lays a training split out, the same on every device of a mesh."""
-        everywhere = replicated(mesh)
+        """Copies a training split to the devices of a mesh, replicated."""
         seeds = np.asarray(config.seeds, np.uint32)
         return cls(
-            images=device_put(examples.images, everywhere),
-            labels=device_put(examples.labels, everywhere),
+            images=device_put(examples.images, replicated(mesh)),
+            labels=device_put(examples.labels, replicated(mesh)),
             seed=device_put(
                 seeds if len(seeds) > 1 else seeds[0],
                 NamedSharding(mesh, ensemble_spec(len(seeds))),
             ),
             batch_size=config.train.batch_size,
-            distortions=Distortions.of(config.data),
+            distortions=Distortions.from_config(config.data),
         )
 
     def batch(self, step: jax.Array | int, shard: jax.Array, num_shards: int) -> Batch:
-        """The share of one device in the batch of a step, for a single seed.
+        """Returns one of `num_shards` shards of a step's batch, for a single seed.
+
+        The whole batch is the same for any number of shards.
 
         Args:
-            step: updates finished before this one, int32 [].
-            shard: which share, int32 [], below `num_shards`.
-            num_shards: shares of equal size that make up the batch.
-
-        Returns:
-            Rows `shard * size` to `(shard + 1) * size` of the step's batch, so
-            that the batch itself is the same for any number of devices.
+            step: number of finished updates, int32 [].
+            shard: index of the shard, int32 [].
+            num_shards: a divisor of the batch size.
         """
         size = self.batch_size // num_shards
         first = step * self.batch_size + shard * size
@@ -79,10 +76,9 @@ class TrainingSplit:
         images = self.images[indices]
         if self.distortions != Distortions():
             key = jax.random.fold_in(stream_key(self.seed, Stream.DISTORTION), step)
-            whole = draw(key, self.batch_size, self.distortions)
-            own = jax.tree.map(
+            warp = jax.tree.map(
                 lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, shard * size, size),
-                whole,
+                sample_warp(key, self.batch_size, self.distortions),
             )
-            images = warp(images, own)
+            images = apply_warp(images, warp)
         return Batch(images, self.labels[indices].astype(jnp.int32))

@@ -1,10 +1,11 @@
-"""MNIST and its kin as a TFDS data set that TensorFlow is not needed for.
+"""MNIST-like data sets as a TFDS builder that does not need TensorFlow.
 
-TFDS's own `mnist` decodes and encodes PNG with TensorFlow. This builder keeps
-the pixels as they are, in ArrayRecord files, in the originals' order, and
-splits as the 2016 tutorial did: the first 5,000 training images are validation.
+TFDS's own `mnist` encodes and decodes PNG with TensorFlow. This builder stores raw
+pixels in ArrayRecord files, in the original order. As in the 2016 tutorial, the first
+5,000 training images are the validation split.
 """
 
+import dataclasses
 import gzip
 import math
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from rnnmnist.data import embedded
 from rnnmnist.data.embedded import Arrays
+from rnnmnist.data.tasks import TASKS
 
 CVDF = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -23,46 +25,29 @@ CODH = "http://codh.rois.ac.jp/kmnist/dataset/kmnist/"
 
 VALIDATION_EXAMPLES = 5_000
 
-DIGITS = [str(digit) for digit in range(10)]
-GARMENTS = [
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-]
-SYLLABLES = ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]
-
-# The files of each part, images first, under every original's host.
+# The original files of each part, images first; the names are the same on every host.
 FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
 
 
+@dataclasses.dataclass(eq=False, kw_only=True)
 class RowsConfig(tfds.core.BuilderConfig):
-    """One of the data sets: its class names, and the host of its files."""
+    """A data set and the URL of its original files."""
 
-    def __init__(self, *, url: str | None, classes: list[str], **kwargs: Any) -> None:
-        super().__init__(version="1.0.0", **kwargs)
-        self.url = url  # None: the images that the package ships
-        self.classes = classes
+    url: str | None  # None for the images that the package ships
 
 
 class MnistRows(tfds.core.GeneratorBasedBuilder):
-    """28 x 28 grey images of ten classes, to be read row by row."""
+    """Grayscale images of 28 x 28 pixels in ten classes, in the original order."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar[list[RowsConfig]] = [
-        RowsConfig(name="mnist", url=CVDF, classes=DIGITS),
-        RowsConfig(name="fashion_mnist", url=ZALANDO, classes=GARMENTS),
-        RowsConfig(name="kmnist", url=CODH, classes=SYLLABLES),
-        RowsConfig(name="mnist5k", url=None, classes=DIGITS),
+        RowsConfig(name="mnist", url=CVDF),
+        RowsConfig(name="fashion_mnist", url=ZALANDO),
+        RowsConfig(name="kmnist", url=CODH),
+        RowsConfig(name="mnist5k", url=None),
     ]
 
     builder_config: RowsConfig
@@ -74,7 +59,7 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
                 {
                     "image": tfds.features.Tensor(shape=(28, 28), dtype=np.uint8),
                     "label": tfds.features.ClassLabel(
-                        names=self.builder_config.classes
+                        names=list(TASKS[self.builder_config.name].classes)
                     ),
                 }
             ),
@@ -105,7 +90,7 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
 
 
 def split_originals(train: Arrays, test: Arrays) -> dict[str, Arrays]:
-    """The tutorial's splits: the first 5,000 training images are validation."""
+    """Splits as the tutorial: the first 5,000 training images are validation."""
     images, labels = train
     return {
         "train": (images[VALIDATION_EXAMPLES:], labels[VALIDATION_EXAMPLES:]),
@@ -115,7 +100,11 @@ def split_originals(train: Arrays, test: Arrays) -> dict[str, Arrays]:
 
 
 def read_part(images_path: Path, labels_path: Path) -> Arrays:
-    """Decodes a pair of the original files, whose checksums TFDS has compared."""
+    """Decodes a pair of original files, images and labels.
+
+    Raises:
+        ValueError: if a file is malformed or the two do not match.
+    """
     images, labels = read_idx(images_path, rank=3), read_idx(labels_path, rank=1)
     if images.shape != (len(labels), 28, 28):
         raise ValueError(f"{images_path} and {labels_path} do not belong together")
@@ -123,13 +112,13 @@ def read_part(images_path: Path, labels_path: Path) -> Arrays:
 
 
 def read_idx(path: Path, rank: int) -> np.ndarray:
-    """A uint8 array from a gzipped IDX file.
+    """Reads a uint8 array from a gzipped IDX file.
 
-    The format: two zero bytes, the type (8: unsigned byte), the rank, then each
-    dimension as a big-endian 32-bit number, then the elements in C order.
+    The format is two zero bytes, the type (8: unsigned byte), the rank, each dimension
+    as a big-endian 32-bit integer, and the elements in C order.
 
     Raises:
-        ValueError: when the file is not of that format, rank or length.
+        ValueError: if the file has another format, rank or length.
 
     References:
         LeCun, Cortes, Burges, "The MNIST database of handwritten digits".

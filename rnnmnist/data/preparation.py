@@ -1,4 +1,4 @@
-"""A prepared TFDS builder, or one line that says what to do to get one."""
+"""Prepares TFDS data sets; a failure is one line that names the remedy."""
 
 import contextlib
 import fcntl
@@ -21,28 +21,25 @@ from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.builder import FILES, MnistRows
 from rnnmnist.errors import RunError, UserError, first_line
 
-# TFDS itself takes minutes to say that there is no network.
+# TFDS itself takes minutes to report a missing network.
 NETWORK_SECONDS = 6.0
 
 
 def prepared_builder(config: DataConfig) -> MnistRows:
-    """Prepares a data set through TFDS unless that was done before.
+    """Returns the builder of a data set, which is prepared if it is not yet.
 
     Raises:
-        UserError: with no data and no network, for a file that is not the
-            original, or for a folder that cannot be used. Nothing half-prepared
-            stays.
+        UserError: if the data are neither available nor downloadable, a file is not the
+            original, or a folder cannot be used. No partial data are left behind.
     """
     tfds.disable_progress_bar()
-    data_dir = _absolute(config.data_dir)
-    manual_dir = _absolute(config.manual_dir)
     try:
-        builder = _builder(config.name, data_dir)
+        builder = _make_builder(config)
         if not builder.is_prepared():
-            with _alone_in(Path(builder._data_dir_root)):  # seeds may start together
-                builder = _builder(config.name, data_dir)
-                if not builder.is_prepared():
-                    _prepare(builder, manual_dir)
+            with _exclusive_lock(Path(builder._data_dir_root)):
+                builder = _make_builder(config)
+                if not builder.is_prepared():  # by a process that held the lock
+                    _prepare(builder, _absolute(config.manual_dir))
     except OSError as error:
         raise UserError(
             f"data.data_dir: cannot prepare {config.name}: {error}; name a folder that "
@@ -52,40 +49,37 @@ def prepared_builder(config: DataConfig) -> MnistRows:
 
 
 class Availability(NamedTuple):
-    """How a data set is to be had."""
+    """Whether a data set is prepared, and where it comes from otherwise."""
 
     prepared: bool
-    folder: Path  # where it is, or would be
-    text: str  # the same, in words
+    folder: Path  # of the prepared data, whether they exist or not
+    text: str  # one line for the user
 
 
 def availability(config: DataConfig, *, check: bool) -> Availability:
-    """Says how a run would come by a data set, and prepares and creates nothing.
+    """Reports how a run would obtain a data set, without preparing or creating it.
 
     Args:
-        config: of the data set.
-        check: whether the original files are looked at, and their host asked for
-            an answer where some are missing, in `NETWORK_SECONDS` at most.
+        config: which data set, and its folders.
+        check: whether to check the files in `manual_dir` and, if files have to be
+            downloaded, whether their host responds within `NETWORK_SECONDS`.
 
     Raises:
-        UserError: if asked to look, when a run could not have it, as
-            `prepared_builder` would.
-        RunError: when what was prepared is damaged.
+        UserError: with `check`, if a run could not obtain the data.
+        RunError: if the prepared data are damaged.
     """
     manual_dir = _absolute(config.manual_dir)
     try:
-        builder = _builder(config.name, _absolute(config.data_dir))
+        builder = _make_builder(config)
         prepared = builder.is_prepared()
     except OSError as error:
         raise UserError(f"data.data_dir: cannot read {config.name}: {error}") from error
     folder = Path(builder.data_dir)
     if prepared:
         return Availability(True, folder, f"prepared in {folder}")
-    missing = _missing(builder, manual_dir)
+    missing = _missing_urls(builder, manual_dir)
     if check:
-        _check_is_folder(manual_dir)
-        if wrong := _unoriginal(builder, manual_dir):
-            raise UserError(wrong)
+        _check_manual_files(builder, manual_dir)
         _check_network(builder, manual_dir)
     if builder.builder_config.url is None:
         source = "from this package"
@@ -93,30 +87,30 @@ def availability(config: DataConfig, *, check: bool) -> Availability:
         host = urllib.parse.urlparse(missing[0]).netloc
         source = f"from {host}{', which answers' if check else ''}"
     else:
-        source = "from files that are here"
+        source = "from local files"
     return Availability(False, folder, f"not prepared; a run takes it {source}")
 
 
-def _builder(name: str, data_dir: Path | None) -> MnistRows:
-    place = None if data_dir is None else str(data_dir)
+def _make_builder(config: DataConfig) -> MnistRows:
+    path = _absolute(config.data_dir)
     try:
-        return MnistRows(config=name, data_dir=place, file_format="array_record")
+        return MnistRows(config=config.name, data_dir=path, file_format="array_record")
     except OSError:
         raise
-    except Exception as error:  # TFDS reads what was prepared, which may be damaged
+    except Exception as error:  # TFDS reads prepared data, which may be damaged
         raise RunError(
-            f"what is prepared of {name} in {place or 'the default data_dir'} is "
-            f"damaged ({first_line(error)}); delete its folder in mnist_rows"
+            f"the prepared data of {config.name} in {path or 'the default data_dir'} "
+            f"are damaged ({first_line(error)}); delete their folder in mnist_rows"
         ) from error
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Holds other processes back from preparing in the same folder."""
+def _exclusive_lock(folder: Path) -> Iterator[None]:
+    """Prevents other processes from preparing data in the same folder."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # without locks, each prepares for itself
+        with contextlib.suppress(OSError):  # without locks, each process prepares
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -124,7 +118,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _prepare(builder: MnistRows, manual_dir: Path | None) -> None:
-    _check_is_folder(manual_dir)
+    _check_manual_files(builder, manual_dir)
     _check_network(builder, manual_dir)
     print(f"preparing {builder.builder_config.name} in {builder.data_dir}", flush=True)
     download_config = tfds.download.DownloadConfig(
@@ -133,20 +127,18 @@ def _prepare(builder: MnistRows, manual_dir: Path | None) -> None:
         compute_stats=tfds.download.ComputeStatsMode.SKIP,
     )
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints as it works
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints its progress
             builder.download_and_prepare(download_config=download_config)
     except NonMatchingChecksumError as error:
-        raise UserError(_wrong_file(builder, manual_dir, str(error))) from error
+        reason = str(error).partition("To debug")[0]
+        raise UserError(
+            f"data.name: a download differs from the original: {reason}"
+        ) from error
     except (tfds.download.DownloadError, requests.RequestException) as error:
-        raise UserError(_no_files(builder, manual_dir, str(error))) from error
+        raise _unavailable(builder, manual_dir, str(error)) from error
     finally:
         for unfinished in _downloads(builder).rglob("*.tmp.*"):
             shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _check_is_folder(manual_dir: Path | None) -> None:
-    if manual_dir is not None and not manual_dir.is_dir():
-        raise UserError(f"data.manual_dir: {manual_dir} is not a folder")
 
 
 def _absolute(folder: str | None) -> Path | None:
@@ -154,91 +146,88 @@ def _absolute(folder: str | None) -> Path | None:
 
 
 def _downloads(builder: MnistRows) -> Path:
-    return Path(builder._data_dir_root) / "downloads"  # where TFDS keeps them
+    return Path(builder._data_dir_root) / "downloads"
 
 
-def _urls(builder: MnistRows) -> list[str]:
-    host = builder.builder_config.url
-    return (
-        []
-        if host is None
-        else [host + name for part in FILES.values() for name in part]
-    )
+def _urls(builder: MnistRows) -> dict[str, str]:
+    """Returns the URL of each original file, by its name."""
+    base = builder.builder_config.url
+    if base is None:
+        return {}
+    return {name: base + name for names in FILES.values() for name in names}
 
 
-def _missing(builder: MnistRows, manual_dir: Path | None) -> list[str]:
-    """The addresses of the files that have to be downloaded."""
+def _has(manual_dir: Path | None, name: str) -> bool:
+    return manual_dir is not None and (manual_dir / name).exists()
+
+
+def _missing_urls(builder: MnistRows, manual_dir: Path | None) -> list[str]:
+    """Returns the URLs of the files that have to be downloaded."""
     missing = []
-    for url in _urls(builder):
-        by_hand = manual_dir is not None and (manual_dir / _file_name(url)).exists()
-        name = get_dl_fname(url, builder.url_infos[url].checksum)
-        if not by_hand and not any(_downloads(builder).rglob(name)):
+    for name, url in _urls(builder).items():
+        download = get_dl_fname(url, builder.url_infos[url].checksum)
+        if not _has(manual_dir, name) and not any(_downloads(builder).rglob(download)):
             missing.append(url)
     return missing
 
 
-def _check_network(builder: MnistRows, manual_dir: Path | None) -> None:
-    """Asks the files' host for an answer if a file has to come from there.
+def _check_manual_files(builder: MnistRows, manual_dir: Path | None) -> None:
+    """Checks that `manual_dir` is a folder, and the checksums of its original files.
 
     Raises:
-        UserError: when there is no answer in time.
+        UserError: if it is not a folder, or for the first file that differs.
     """
-    missing = _missing(builder, manual_dir)
+    if manual_dir is None:
+        return
+    if not manual_dir.is_dir():
+        raise UserError(f"data.manual_dir: {manual_dir} is not a folder")
+    for name, url in _urls(builder).items():
+        if not _has(manual_dir, name):
+            continue
+        content, expected = (manual_dir / name).read_bytes(), builder.url_infos[url]
+        found = hashlib.sha256(content).hexdigest()
+        if found != expected.checksum:
+            raise UserError(
+                f"data.manual_dir: {manual_dir / name} has {len(content)} bytes and "
+                f"SHA-256 {found}, but the original has {int(expected.size)} bytes and "
+                f"SHA-256 {expected.checksum}; fetch it again from {url}"
+            )
+
+
+def _check_network(builder: MnistRows, manual_dir: Path | None) -> None:
+    """Checks that the host of missing files responds.
+
+    Raises:
+        UserError: if it does not within `NETWORK_SECONDS`.
+    """
+    missing = _missing_urls(builder, manual_dir)
     if not missing:
         return
-    answers: list[bool] = []
+    responses: list[bool] = []
 
     def send() -> None:
         with contextlib.suppress(requests.RequestException):
-            answers.append(requests.head(missing[0], timeout=NETWORK_SECONDS).ok)
+            responses.append(requests.head(missing[0], timeout=NETWORK_SECONDS).ok)
 
-    # A thread, since a look-up of the host's name has no time limit of its own.
+    # In a thread, because a DNS lookup has no timeout of its own.
     thread = threading.Thread(target=send, daemon=True)
     thread.start()
     thread.join(NETWORK_SECONDS)
-    if not any(answers):
+    if not any(responses):
         host = urllib.parse.urlparse(missing[0]).netloc
-        raise UserError(_no_files(builder, manual_dir, f"no answer from {host}"))
+        raise _unavailable(builder, manual_dir, f"no answer from {host}")
 
 
-def _file_name(url: str) -> str:
-    return url.rsplit("/", 1)[-1]
-
-
-def _no_files(builder: MnistRows, manual_dir: Path | None, why: str) -> str:
-    files = [_file_name(url) for url in _urls(builder)]
-    if manual_dir is not None:
-        files = [name for name in files if not (manual_dir / name).exists()]
-    where = (
-        f"into {manual_dir}, which data.manual_dir names"
+def _unavailable(builder: MnistRows, manual_dir: Path | None, reason: str) -> UserError:
+    files = [name for name in _urls(builder) if not _has(manual_dir, name)]
+    target = (
+        f"into {manual_dir}, the folder of data.manual_dir"
         if manual_dir is not None
         else "into a folder and name it with --config.data.manual_dir=FOLDER"
     )
-    return (
+    return UserError(
         f"data.name: {builder.builder_config.name} is not prepared in "
-        f"{builder.data_dir} and cannot be downloaded ({why}): put "
-        f"{', '.join(files)} from {builder.builder_config.url} {where}; "
+        f"{builder.data_dir} and cannot be downloaded ({reason}): download "
+        f"{', '.join(files)} from {builder.builder_config.url} {target}; "
         "configs/embedded.py needs no files"
     )
-
-
-def _wrong_file(builder: MnistRows, manual_dir: Path | None, why: str) -> str:
-    return _unoriginal(builder, manual_dir) or (
-        f"data.name: a download is not the original: {why.split('To debug')[0]}"
-    )
-
-
-def _unoriginal(builder: MnistRows, manual_dir: Path | None) -> str | None:
-    """Says which file in a folder is not the original, with both checksums."""
-    for url in _urls(builder):
-        path = None if manual_dir is None else manual_dir / _file_name(url)
-        expected = builder.url_infos[url]
-        if path is not None and path.exists():
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
-            if found != expected.checksum:
-                return (
-                    f"data.manual_dir: {path} has {path.stat().st_size} bytes and "
-                    f"SHA-256 {found}, but the original has {int(expected.size)} "
-                    f"bytes and SHA-256 {expected.checksum}; fetch it again from {url}"
-                )
-    return None

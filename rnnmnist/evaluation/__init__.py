@@ -1,1 +1,1 @@
-"""Counts over whole splits, and what follows from them."""
+"""Predictions and metrics over whole splits, and result files."""

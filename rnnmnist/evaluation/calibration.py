@@ -1,4 +1,4 @@
-"""Whether the probabilities of a classifier are right as often as they claim."""
+"""Calibration of a classifier's probabilities."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,40 +7,40 @@ import numpy as np
 
 from rnnmnist.evaluation.predictions import Predictions
 
-BINS = 15  # as in Guo et al.
+NUM_BINS = 15  # as Guo et al.
 
 
 class Bins(NamedTuple):
-    """Images, put together by how sure the network was of its answers.
+    """Images grouped by confidence.
 
-    Bin *b* of *n* holds the answers of a probability above b/n, up to (b + 1)/n.
+    Bin *b* of *n* holds the predictions with a probability in (b/n, (b + 1)/n].
     """
 
-    images: np.ndarray  # int [bins]
-    right: np.ndarray  # int [bins]
+    images: np.ndarray  # int [bins], number of images
+    correct: np.ndarray  # int [bins], number of correct predictions
     confidence: np.ndarray  # float64 [bins], summed over the images
 
     @property
     def calibration_error(self) -> float:
-        """How far from the truth the network's confidence is, on average.
+        """The expected calibration error, from 0 to 1.
 
-        The expected calibration error: over bins, the mean of the distance between
-        the share of right answers and the mean confidence, weighted by the images.
+        The mean over bins of the distance between accuracy and mean confidence,
+        weighted by the number of images.
 
         References:
             Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural
             Networks", ICML 2017.
         """
-        return float(np.abs(self.right - self.confidence).sum() / self.images.sum())
+        return float(np.abs(self.correct - self.confidence).sum() / self.images.sum())
 
 
-def calibration_bins(networks: Sequence[Predictions], number: int = BINS) -> Bins:
-    """Puts the images of all networks into bins of one width, by confidence."""
-    confidence = np.concatenate([answers.confidence for answers in networks])
-    right = np.concatenate([answers.right for answers in networks])
-    place = np.clip(np.ceil(confidence * number).astype(int) - 1, 0, number - 1)
+def calibration_bins(networks: Sequence[Predictions], num_bins: int = NUM_BINS) -> Bins:
+    """Groups the predictions of all networks into bins of equal width."""
+    confidence = np.concatenate([network.confidence for network in networks])
+    correct = np.concatenate([network.correct for network in networks])
+    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
     return Bins(
-        np.bincount(place, minlength=number),
-        np.bincount(place[right], minlength=number),
-        np.bincount(place, weights=confidence, minlength=number),
+        np.bincount(bins, minlength=num_bins),
+        np.bincount(bins[correct], minlength=num_bins),
+        np.bincount(bins, weights=confidence, minlength=num_bins),
     )

@@ -14,11 +14,11 @@ from rnnmnist.models.classifier import CLASSES, Params, SequenceClassifier
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """How a network did on a split: counts, and what is divided from them."""
+    """Sums over a split for one network, and the metrics derived from them."""
 
     examples: int
     total_loss: float  # summed cross-entropy, in nats
-    confusion: tuple[tuple[int, ...], ...]  # [true class][answer]
+    confusion: tuple[tuple[int, ...], ...]  # [true class][predicted class]
 
     @property
     def loss(self) -> float:
@@ -27,12 +27,12 @@ class Result:
 
     @property
     def correct(self) -> int:
-        """Images whose answer is right."""
+        """The number of correct predictions."""
         return sum(row[label] for label, row in enumerate(self.confusion))
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers, from 0 to 1."""
+        """The fraction of correct predictions."""
         return self.correct / self.examples
 
     @property
@@ -41,7 +41,7 @@ class Result:
         return wilson_interval(self.correct, self.examples)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as the result file has them."""
+        """Returns the fields of a result file."""
         return {
             "examples": self.examples,
             "correct": self.correct,
@@ -55,15 +55,10 @@ class Result:
 def evaluate(
     model: SequenceClassifier, params: Params, split: EvaluationSplit
 ) -> tuple[Result, ...]:
-    """Scores every example of a split once, with each network.
-
-    Args:
-        model: of the networks.
-        params: of one network, or of an ensemble.
-        split: the examples.
+    """Evaluates one network, or each network of an ensemble, on a whole split.
 
     Returns:
-        A result for each network of the ensemble, in its order; one for one network.
+        One result for each network.
     """
     return tuple(
         _result(logits, split.labels) for logits in predict_logits(model, params, split)
@@ -71,36 +66,30 @@ def evaluate(
 
 
 def _result(logits: np.ndarray, labels: np.ndarray) -> Result:
-    """Counts, from float32 [examples, classes] and the true classes [examples]."""
-    logits = logits.astype(np.float64)
+    logits = logits.astype(np.float64)  # [examples, classes]
     top = logits.max(axis=1)
-    with np.errstate(invalid="ignore"):  # of parameters that overflowed
+    with np.errstate(invalid="ignore"):  # logits of diverged networks
         total = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top
         losses = total - logits[np.arange(len(labels)), labels]
     confusion = np.zeros((CLASSES, CLASSES), int)
     np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
-    rows = tuple(tuple(int(count) for count in row) for row in confusion)
+    rows = tuple(map(tuple, confusion.tolist()))
     return Result(len(labels), float(losses.sum()), rows)
 
 
-def summary(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The fields of a result file: one network's own, or those of a stack.
+def summarize(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Combines the fields of each network, those of `Result.to_dict` and others.
 
-    Args:
-        members: the fields of each network, of which there are those of
-            `Result.to_dict`, on the same images.
-
-    Returns:
-        For a stack: sums of the counts, means of accuracy and loss, and how the
-        accuracy varies over seeds. Its `accuracy_interval` is over images, for a
-        network that is right as often as the mean says.
+    The fields of a single network are returned as they are. An ensemble has sums of
+    counts, means of accuracy and loss, and the accuracy's variation over seeds; its
+    `accuracy_interval` is the Wilson interval of the mean accuracy over images.
     """
     if len(members) == 1:
         return dict(members[0])
-    accuracies = [member["accuracy"] for member in members]
     examples = members[0]["examples"]
     correct = sum(member["correct"] for member in members)
-    mean, std = correct / (len(members) * examples), statistics.stdev(accuracies)
+    mean = correct / (len(members) * examples)
+    std = statistics.stdev(member["accuracy"] for member in members)
     confusions = [member["confusion"] for member in members]
     return {
         "examples": examples,

@@ -22,24 +22,24 @@ from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, ensemble_spec, repli
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSplit:
-    """A split whose images lie on the devices, padded and cut into batches."""
+    """A split on the devices, padded and divided into batches."""
 
     images: jax.Array  # uint8 [batches, batch, rows, columns]
-    labels: np.ndarray  # [examples], on the host; there are none for the padding
+    labels: np.ndarray  # [examples], on the host, without padding
     mesh: Mesh
 
     @classmethod
     def device_put(
         cls, examples: Examples, mesh: Mesh, batch_per_device: int | None = None
     ) -> "EvaluationSplit":
-        """Lays a split out over the devices of a mesh.
+        """Copies a split to the devices of a mesh.
 
         Args:
             examples: all images of the split.
-            mesh: over whose `batch` axis each batch is sharded.
-            batch_per_device: images that a device scores at a time (default: 64 on
-                a CPU, which suits a core's cache, else 1024). It changes memory and
-                speed, no count, and the loss by rounding only.
+            mesh: each batch is sharded over its `batch` axis.
+            batch_per_device: images that a device evaluates at a time. The default is
+                64 on a CPU, which fits a core's cache, and 1024 otherwise. It affects
+                memory and speed, no count, and the loss only up to rounding.
         """
         if batch_per_device is None:
             on_cpu = mesh.devices.flat[0].platform == "cpu"
@@ -64,17 +64,11 @@ def predict_logits(
     *,
     every_row: bool = False,
 ) -> np.ndarray:
-    """The logits of each network for every example of a split.
-
-    Args:
-        model: of the networks.
-        params: of one network, or of an ensemble.
-        split: the examples.
-        every_row: whether logits after each row are returned, not only the last.
+    """Returns the logits of each network for every example of a split.
 
     Returns:
-        float32 [networks, examples, classes], on every process; with `every_row`
-        [networks, examples, rows, classes].
+        float32 [networks, examples, classes] on every process, after the last row;
+        with `every_row` [networks, examples, rows, classes].
     """
     logits = jax.device_get(
         predict_batches(
@@ -94,14 +88,10 @@ def predict_batches(
     mesh: Mesh,
     every_row: bool,
 ) -> jax.Array:
-    """The logits of all batches in one call, each device its own shard.
+    """Computes the logits of all batches in one call.
 
-    Args:
-        params: of one network, or of an ensemble.
-        batches: uint8 [batches, batch, rows, columns].
-        model: static.
-        mesh: whose `batch` axis divides the batch, and whose `seeds` the ensemble.
-        every_row: static; whether there are logits after each row.
+    The axis `seeds` of the mesh divides an ensemble, the axis `batch` the second axis
+    of the batches, uint8 [batches, batch, rows, columns].
 
     Returns:
         float32 [networks, batches, batch, (rows,) classes], replicated.
@@ -109,14 +99,14 @@ def predict_batches(
     size = ensemble_size(params)
 
     def one_shard(params: Params, batches: jax.Array) -> jax.Array:
-        def member(params: Params) -> jax.Array:
+        def one_network(params: Params) -> jax.Array:
             def one_batch(images: jax.Array) -> jax.Array:
                 logits = model.apply({"params": params}, images, every_row=every_row)
                 return jnp.asarray(logits)
 
             return jax.lax.map(one_batch, batches)
 
-        logits = map_ensemble(member, size is not None)(params)
+        logits = map_ensemble(one_network, size is not None)(params)
         return logits if size is not None else logits[None]
 
     run = jax.shard_map(
@@ -130,15 +120,15 @@ def predict_batches(
 
 
 class Predictions(NamedTuple):
-    """What one network says of each image of a split."""
+    """The predictions of one network for every image of a split."""
 
-    labels: np.ndarray  # uint8 [examples], what is true
-    said: np.ndarray  # uint8 [examples, rows], the likeliest class after each row
+    labels: np.ndarray  # uint8 [examples], the true classes
+    predicted: np.ndarray  # uint8 [examples, rows], most probable class after each row
     probabilities: np.ndarray  # float64 [examples, classes], after the last row
 
     @classmethod
-    def of(cls, logits: np.ndarray, labels: np.ndarray) -> "Predictions":
-        """From the logits after each row, float32 [examples, rows, classes]."""
+    def from_logits(cls, logits: np.ndarray, labels: np.ndarray) -> "Predictions":
+        """Converts logits after each row, float32 [examples, rows, classes]."""
         last = logits[:, -1].astype(np.float64)
         weights = np.exp(last - last.max(axis=1, keepdims=True))
         return cls(
@@ -148,71 +138,75 @@ class Predictions(NamedTuple):
         )
 
     @property
-    def right(self) -> np.ndarray:
-        """Whether the answer after the last row is right, bool [examples]."""
-        return self.said[:, -1] == self.labels
+    def correct(self) -> np.ndarray:
+        """Whether the prediction after the last row is correct, bool [examples]."""
+        return self.predicted[:, -1] == self.labels
 
     @property
     def confidence(self) -> np.ndarray:
-        """The probability that the network gives its answer, float64 [examples]."""
+        """The probability of the predicted class, float64 [examples]."""
         return self.probabilities.max(axis=1)
 
     @property
     def correct_after_rows(self) -> np.ndarray:
-        """Images whose answer is right after each row, int [rows]."""
-        return (self.said == self.labels[:, None]).sum(axis=0)
+        """The number of correct predictions after each row, int [rows]."""
+        return (self.predicted == self.labels[:, None]).sum(axis=0)
 
     @property
     def decision_rows(self) -> np.ndarray:
-        """The row after which each answer no longer changes, int [examples]."""
-        return decision_rows(self.said)
+        """The row after which each prediction no longer changes, int [examples]."""
+        return decision_rows(self.predicted)
 
     def separation_row(self, one: int, other: int, most: float = 0.02) -> int | None:
-        """The row, from 1, after which two classes are told apart.
+        """Returns the row, from 1, after which two classes are separated.
 
-        From there on at most a share `most` of the images of the two classes are taken
-        for the other one of them; None if that is so after no row.
+        From that row on, at most a fraction `most` of the images of the two classes is
+        predicted as the other of them. None if that holds after no row.
         """
-        ours = np.isin(self.labels, (one, other))
-        labels, said = self.labels[ours].astype(int), self.said[ours]
-        taken = (said == (one + other - labels)[:, None]).mean(axis=0)
-        late = np.flatnonzero(taken > most)
-        if not len(late):
-            return 1
-        return int(late[-1]) + 2 if late[-1] + 1 < said.shape[1] else None
+        selected = np.isin(self.labels, (one, other))
+        others = one + other - self.labels[selected].astype(int)
+        confused = (self.predicted[selected] == others[:, None]).mean(axis=0)
+        above = np.flatnonzero(confused > most)
+        row = int(above[-1]) + 2 if len(above) else 1
+        return row if row <= len(confused) else None
 
 
 def predict(
     model: SequenceClassifier, params: Params, split: EvaluationSplit
 ) -> list[Predictions]:
-    """The predictions of each network after each row of each image."""
+    """Returns the predictions of each network for every image of a split."""
     logits = predict_logits(model, params, split, every_row=True)
-    return [Predictions.of(network, split.labels) for network in logits]
+    return [Predictions.from_logits(network, split.labels) for network in logits]
 
 
-class Misclassification(NamedTuple):
-    """An image of which the network said something else than what it is."""
+@dataclasses.dataclass(frozen=True)
+class Misclassification:
+    """An image whose predicted class is not the true one."""
 
-    place: int  # in the split, from 0
-    said: int
-    probability: float  # of what was said
-    true: int
-    probability_of_true: float
+    index: int  # in the split, from 0
+    predicted: int
+    probability: float  # of the predicted class
+    label: int
+    label_probability: float
 
 
-def most_confident_errors(answers: Predictions, most: int) -> list[Misclassification]:
-    """The wrong answers that the network was surest of, the surest first."""
-    (wrong,) = np.nonzero(~answers.right)
-    order = np.argsort(-answers.confidence[wrong], kind="stable")
-    return [
-        Misclassification(
-            place=int(place),
-            said=int(answers.said[place, -1]),
-            probability=float(answers.confidence[place]),
-            true=int(answers.labels[place]),
-            probability_of_true=float(
-                answers.probabilities[place, answers.labels[place]]
-            ),
+def most_confident_errors(
+    predictions: Predictions, limit: int
+) -> list[Misclassification]:
+    """Returns up to `limit` wrong predictions, the most confident first."""
+    (wrong,) = np.nonzero(~predictions.correct)
+    order = np.argsort(-predictions.confidence[wrong], kind="stable")
+    errors = []
+    for index in wrong[order][:limit]:
+        probabilities = predictions.probabilities[index]
+        label = predictions.labels[index]
+        errors.append(
+            Misclassification(
+                index=int(index),
+                predicted=int(predictions.predicted[index, -1]),
+                probability=float(probabilities.max()),
+                label=int(label),
+                label_probability=float(probabilities[label]),
+            )
         )
-        for place in wrong[order][:most]
-    ]
+    return errors

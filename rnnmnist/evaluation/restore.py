@@ -1,4 +1,4 @@
-"""The network that a checkpoint holds; nothing else has to be known of its run."""
+"""Restores a trained model from a checkpoint alone."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -15,27 +15,24 @@ from rnnmnist.models.classifier import (
 )
 
 
-class Network(NamedTuple):
-    """A trained network, or a stack of them."""
+class RestoredModel(NamedTuple):
+    """A trained network or ensemble."""
 
     config: Config  # of the run
     model: SequenceClassifier
     params: Params
 
 
-def restore(workdir: Path, step: int, sharding: Sharding) -> Network:
-    """Rebuilds the network of a checkpoint from what the checkpoint carries.
+def restore_model(workdir: Path, step: int, sharding: Sharding) -> RestoredModel:
+    """Restores the model that a checkpoint's own configuration describes.
 
-    Args:
-        workdir: of the run.
-        step: of the checkpoint.
-        sharding: of every array.
+    Every array gets the given sharding.
 
     Raises:
-        RunError: when its arrays have other shapes or types than its configuration.
-        DamagedError: when something is not what was saved.
+        RunError: if an array's shape or type does not match the configuration.
+        DamagedError: if the checkpoint differs from what was saved.
     """
     config = read_config(workdir, step)
     model = make_model(config.model)
     like = abstract_params(model, sharding, config.num_seeds)
-    return Network(config, model, read_params(workdir, step, like))
+    return RestoredModel(config, model, read_params(workdir, step, like))

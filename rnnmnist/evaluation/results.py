@@ -1,4 +1,4 @@
-"""Result files: a checkpoint scored on a whole split, written and read again."""
+"""Result files: evaluates checkpoints on whole splits, writes and reads the results."""
 
 import errno
 import json
@@ -18,11 +18,11 @@ from rnnmnist.data.datasets import Examples
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation.formatting import interval, percent
 from rnnmnist.evaluation.intervals import wilson_interval
-from rnnmnist.evaluation.metrics import Result, evaluate, summary
+from rnnmnist.evaluation.metrics import Result, evaluate, summarize
 from rnnmnist.evaluation.predictions import EvaluationSplit
-from rnnmnist.evaluation.restore import restore
+from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.models.classifier import Params, count_params, make_model, split_ensemble
-from rnnmnist.runtime.distributed import is_first
+from rnnmnist.runtime.distributed import is_process_0
 from rnnmnist.runtime.files import append_line, write_json
 from rnnmnist.runtime.mesh import replicated
 from rnnmnist.runtime.workdir import now
@@ -31,32 +31,32 @@ _logger = logging.getLogger(__name__)
 
 
 def evaluate_run(
-    workdir: Path, wanted: str, split: str, places: dict[str, Any], mesh: Mesh
+    workdir: Path, selector: str, split: str, data_paths: dict[str, Any], mesh: Mesh
 ) -> dict[str, Any]:
-    """Scores the checkpoint that is meant; model and data follow from it alone.
+    """Evaluates a checkpoint, whose own configuration gives model and data.
 
     Args:
-        workdir: of the run, whose trainer may be running.
-        wanted: `best`, `latest` or a step's number.
+        workdir: of the run, which may still be training.
+        selector: `best`, `latest` or the number of a step.
         split: `train`, `validation` or `test`.
-        places: settings of `data` that are others here than the trainer's.
-        mesh: to score it on.
+        data_paths: overrides of the data's paths in the configuration.
+        mesh: on which to evaluate.
 
     Returns:
-        What the result file holds.
+        The content of the result file, which is also written.
     """
 
     def evaluate_step(step: int) -> dict[str, Any]:
-        config, _, params = restore(workdir, step, replicated(mesh))
-        config = config.replace(places)
+        config, _, params = restore_model(workdir, step, replicated(mesh))
+        config = config.replace(data_paths)
         examples = datasets.load(config.data)[split]
         if split == "test":
             log_test_reading(workdir, step, params_sha256(params), "evaluate")
-        document = score(params, step, split, examples, config, mesh)
-        write_result(workdir, document)
-        return document
+        result = score(params, step, split, examples, config, mesh)
+        write_result(workdir, result)
+        return result
 
-    return with_step(workdir, wanted, evaluate_step)
+    return with_step(workdir, selector, evaluate_step)
 
 
 def score(
@@ -67,27 +67,19 @@ def score(
     config: Config,
     mesh: Mesh,
 ) -> dict[str, Any]:
-    """Scores a checkpoint's parameters on a whole split.
-
-    Args:
-        params: replicated over the mesh.
-        step: of the checkpoint.
-        split: `train`, `validation` or `test`.
-        examples: all of the split.
-        config: that the checkpoint carries.
-        mesh: to score it on.
+    """Evaluates a checkpoint's parameters, replicated over the mesh, on a whole split.
 
     Returns:
-        What the result file holds.
+        The content of the result file.
     """
     model = make_model(config.model)
-    whole = jax.device_get(params)
-    networks = split_ensemble(whole)
-    what = {"dataset": config.data.name, "split": split, "step": step}
+    host_params = jax.device_get(params)
+    networks = split_ensemble(host_params)
+    source = {"dataset": config.data.name, "split": split, "step": step}
     results = evaluate(model, params, EvaluationSplit.device_put(examples, mesh))
     members = [
         {
-            **what,
+            **source,
             "seed": seed,
             **result.to_dict(),
             "num_parameters": count_params(network),
@@ -95,49 +87,48 @@ def score(
         }
         for seed, result, network in zip(config.seeds, results, networks, strict=True)
     ]
-    document = {
-        **what,
+    content = {
+        **source,
         "seed": config.seed,
-        **summary(members),
+        **summarize(members),
         "num_parameters": members[0]["num_parameters"],
-        "params_sha256": params_sha256(whole),
+        "params_sha256": params_sha256(host_params),
     }
     if config.tutorial_128 and split == "test":
         first = Examples(examples.images[:128], examples.labels[:128])
         results = evaluate(model, params, EvaluationSplit.device_put(first, mesh))
-        document["tutorial_128"] = summary(
+        content["tutorial_128"] = summarize(
             [
                 ({"seed": seed} if config.num_seeds > 1 else {}) | result.to_dict()
                 for seed, result in zip(config.seeds, results, strict=True)
             ]
         )
-    return document
+    return content
 
 
-def write_result(workdir: Path, document: dict[str, Any]) -> None:
+def write_result(workdir: Path, result: dict[str, Any]) -> None:
     """Writes `evaluation/<split>-<step>.json` in a workdir, once for all processes.
 
-    Where that cannot be written (a model in a read-only place), a warning says so.
+    A read-only workdir causes a warning.
 
     Raises:
-        RunError: when the disk is full.
+        RunError: if the file cannot be written for another reason.
     """
-    path = result_path(workdir, document["split"], document["step"])
-    _write(lambda: write_json(path, document), "the result")
+    path = result_path(workdir, result["split"], result["step"])
+    _write(write_json, path, result, "the result")
 
 
 def log_test_reading(
     workdir: Path, step: int, params_sha256: str, command: str
 ) -> None:
-    """Says in a workdir that its test split will be read, by which command.
+    """Records in `test_readings.jsonl` that a command reads the test split.
 
-    It is called before the split is read, so that no reading is without its line.
-    The trainer reads it once, after the checkpoint was chosen on validation; whoever
-    chooses anything by a later reading can be seen to have done so. Where nothing
-    can be written, a warning says so.
+    It is called before the split is read, so that no reading is unrecorded. The trainer
+    reads it once, after the checkpoint was selected on validation; the record shows any
+    later reading. A read-only workdir causes a warning.
 
     Raises:
-        RunError: when the disk is full.
+        RunError: if the file cannot be written for another reason.
     """
     line = {
         "time": now(),
@@ -146,95 +137,101 @@ def log_test_reading(
         "params_sha256": params_sha256,
     }
     path = workdir / "test_readings.jsonl"
-    _write(lambda: append_line(path, line), "the reading of the test split")
+    _write(append_line, path, line, "the reading of the test split")
 
 
-def _write(write: Callable[[], None], what: str) -> None:
-    if not is_first():
+def _write(
+    function: Callable[[Path, dict[str, Any]], None],
+    path: Path,
+    value: dict[str, Any],
+    name: str,
+) -> None:
+    if not is_process_0():
         return
     try:
-        write()
+        function(path, value)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise RunError(f"{what} cannot be written: {error}") from error
-        _logger.warning("%s is not kept: %s", what, error)
+            raise RunError(f"{name} cannot be written: {error}") from error
+        _logger.warning("%s is not recorded: %s", name, error)
 
 
 def result_path(workdir: Path, split: str, step: int) -> Path:
-    """Where an evaluation's result lies."""
+    """Returns the path of a result file."""
     return workdir / "evaluation" / f"{split}-{step}.json"
 
 
 def read_result(path: Path, params_sha256: str) -> dict[str, Any] | None:
-    """A result file's content, if it is of these parameters and adds up.
+    """Reads a result file if it is of these parameters and consistent.
 
     Returns:
-        None where there is no file, or one of another network, or one whose
-        accuracy does not follow from its counts: then the split is to be scored.
+        Its content. None if there is no such file, it is of other parameters, or its
+        metrics do not follow from its counts; then the split has to be evaluated.
     """
     try:
-        document = json.loads(path.read_bytes())
-        if document["params_sha256"] != params_sha256:
-            return None
-        for part in (document, document.get("tutorial_128", document)):
-            members = part.get("members", [part])
-            expected = summary([_recounted(member) for member in members])
-            expected.pop("members", None)
-            expected.pop("accuracy_mean_interval", None)  # in another library's bits
-            if any(part[key] != value for key, value in expected.items()):
-                return None
-            for member in part.get("members", []):
-                if any(member[k] != v for k, v in _recounted(member).items()):
-                    return None
-        return document
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-    ):
+        result = json.loads(path.read_bytes())
+        valid = result["params_sha256"] == params_sha256 and all(
+            map(_is_consistent, (result, result.get("tutorial_128", result)))
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
+    except ArithmeticError:  # no examples
+        return None
+    return result if valid else None
 
 
-def _recounted(member: dict[str, Any]) -> dict[str, Any]:
-    """What follows from a network's confusion matrix and loss."""
+def _is_consistent(summary: dict[str, Any]) -> bool:
+    members = summary.get("members", [summary])
+    recomputed = list(map(_recompute, members))
+    expected = summarize(recomputed)
+    expected.pop("members", None)
+    expected.pop("accuracy_mean_interval", None)  # rounded by the version of scipy
+    return all(
+        found[key] == value
+        for found, fields in zip(
+            [summary, *members], [expected, *recomputed], strict=True
+        )
+        for key, value in fields.items()
+    )
+
+
+def _recompute(member: dict[str, Any]) -> dict[str, Any]:
+    """Derives a network's metrics from its confusion matrix and loss."""
     confusion = tuple(tuple(row) for row in member["confusion"])
     result = Result(sum(map(sum, confusion)), 0.0, confusion).to_dict()
     return result | {"loss": member["loss"]}
 
 
-def describe(document: dict[str, Any]) -> str:
-    """A result file's counts in one line, with the tutorial's 128 where they are."""
-    text = _counted(document)
-    if "tutorial_128" in document:
-        text += f"; of the first 128 alone {_counted(document['tutorial_128'])}"
+def format_result(result: dict[str, Any]) -> str:
+    """Formats the accuracy of a result file, and that of the tutorial's 128 images."""
+    text = _format_summary(result)
+    if "tutorial_128" in result:
+        text += f"; on the first 128 {_format_summary(result['tutorial_128'])}"
     return text
 
 
-def describe_members(document: dict[str, Any]) -> list[str]:
-    """A line for each network of a stack; none for a single one."""
+def format_seeds(result: dict[str, Any]) -> list[str]:
+    """Formats the accuracy of each seed of an ensemble; empty for one network."""
     return [
-        f"seed {member['seed']}: {_counted(member)}"
-        for member in document.get("members", [])
+        f"seed {member['seed']}: {_format_summary(member)}"
+        for member in result.get("members", [])
     ]
 
 
-def describe_counts(correct: int, examples: int) -> str:
-    """An accuracy with its counts and its 95 % interval over examples."""
+def format_accuracy(correct: int, examples: int) -> str:
+    """Formats an accuracy with its counts and its 95 % interval over examples."""
     ends = interval(wilson_interval(correct, examples))
     accuracy = percent(correct / examples)
     return f"{accuracy} ({correct} of {examples}; 95 % interval {ends})"
 
 
-def _counted(document: dict[str, Any]) -> str:
-    if "members" not in document:
-        return describe_counts(document["correct"], document["examples"])
-    counts = ", ".join(str(member["correct"]) for member in document["members"])
-    mean, std = 100 * document["accuracy_mean"], 100 * document["accuracy_std"]
+def _format_summary(summary: dict[str, Any]) -> str:
+    if "members" not in summary:
+        return format_accuracy(summary["correct"], summary["examples"])
+    counts = ", ".join(str(member["correct"]) for member in summary["members"])
+    mean, std = 100 * summary["accuracy_mean"], 100 * summary["accuracy_std"]
     return (
-        f"{mean:.2f} ± {std:.2f} % over {len(document['members'])} seeds "
-        f"({counts} of {document['examples']}; "
-        f"95 % interval of the mean {interval(document['accuracy_mean_interval'])})"
+        f"{mean:.2f} ± {std:.2f} % over {len(summary['members'])} seeds "
+        f"({counts} of {summary['examples']}; "
+        f"95 % interval of the mean {interval(summary['accuracy_mean_interval'])})"
     )

@@ -1,1 +1,1 @@
-"""From an image file to a prediction."""
+"""Prediction for image files: preprocessing, classification, terminal output."""

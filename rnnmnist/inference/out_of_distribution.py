@@ -1,13 +1,13 @@
-"""Whether an image looks like the digit that it was taken for.
+"""Out-of-distribution check: whether an image resembles the digit predicted for it.
 
-A network that knows ten digits answers with one of them whatever it is shown. It may
-be unsure, and it is often sure; so the image is compared with real digits, too: those
-of a class lie near a flat of few dimensions, and what is no such digit lies far from
-it. How far is too far is what few of the digits that were held out are.
+A classifier assigns one of its classes to every image, often with high confidence. The
+check therefore also compares the blurred image with real digits: it measures the
+distance to a PCA subspace of the predicted class. The threshold is a quantile of the
+distances of held-out digits.
 
-The flats come with the package: `tools/make_likeness.py` makes them from the 5,000
-images that it ships, which are enough for this, whatever the network. They are kept in
-bytes, small enough for the page in a browser, which so decides as this room does.
+The subspaces are independent of the network. `tools/make_out_of_distribution.py` fits
+them to the 5,000 embedded images. They are quantized to bytes so that the drawing page
+can carry them and apply the same check.
 """
 
 import functools
@@ -18,60 +18,61 @@ import numpy as np
 from scipy import ndimage
 
 PATH = Path(__file__).parent / "out_of_distribution.npz"
-BLUR = 1.0  # pixels, so that a stroke beside another is near it
-SURE = 0.9  # the least probability of an answer
+BLUR = 1.0  # pixels, standard deviation; makes distances tolerate small shifts
+MIN_PROBABILITY = 0.9  # of a prediction that is accepted as a digit
 
 
-class Likeness(NamedTuple):
-    """A flat for each digit, and how far from it a digit may lie."""
+class OutOfDistributionCheck(NamedTuple):
+    """A PCA subspace for each class, and the distance at which digits end."""
 
-    means: np.ndarray  # uint8 [classes, pixels], the flats' points as images
-    axes: np.ndarray  # int8 [classes, dimensions, pixels], their directions
-    scales: np.ndarray  # float32 [classes, dimensions], which make those of length 1
-    farthest: float
+    means: np.ndarray  # uint8 [classes, pixels]
+    components: np.ndarray  # int8 [classes, dimensions, pixels]
+    scales: np.ndarray  # float32 [classes, dimensions]; normalize the components
+    max_distance: float
 
-    def distances(self, images: np.ndarray, digits: np.ndarray) -> np.ndarray:
-        """How far images are from the flats of digits, float32 [n].
+    def distances(self, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Returns the distances of images from their classes' subspaces, float32 [n].
 
-        The root of summed squares, of levels from 0 to 1, over all blurred pixels.
+        A distance is the Euclidean norm of the residual of the blurred image, whose
+        levels are from 0 to 1.
 
         Args:
-            images: uint8 [n, 28, 28], prepared as MNIST's are.
-            digits: int [n], what each was taken for.
+            images: uint8 [n, 28, 28], preprocessed as MNIST's are.
+            classes: int [n], the predicted classes.
         """
-        pixels = blurred(images)
+        pixels = blur(images)
         squares = np.zeros(len(images), np.float32)
-        for digit in np.unique(digits):
-            own = digits == digit
-            apart = pixels[own] - self.means[digit].astype(np.float32) / 255
-            along = apart @ self.axes[digit].astype(np.float32).T * self.scales[digit]
-            squares[own] = (apart**2).sum(-1) - (along**2).sum(-1)
+        for label in np.unique(classes):
+            selected = classes == label
+            centred = pixels[selected] - self.means[label].astype(np.float32) / 255
+            components = self.components[label].astype(np.float32)
+            projections = centred @ components.T * self.scales[label]
+            squares[selected] = (centred**2).sum(-1) - (projections**2).sum(-1)
         return np.sqrt(np.maximum(squares, 0))
 
-    def look_like(self, images: np.ndarray, beliefs: np.ndarray) -> np.ndarray:
-        """Whether images look like digits at all, those that are believed in.
+    def is_digit(self, images: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        """Returns whether images resemble the digits predicted for them, bool [n].
 
         Args:
-            images: uint8 [n, 28, 28], prepared as MNIST's are.
-            beliefs: probabilities after the last row, float [n, classes].
-
-        Returns:
-            bool [n].
+            images: uint8 [n, 28, 28], preprocessed as MNIST's are.
+            probabilities: float [n, classes], after the last row.
         """
-        near = self.distances(images, beliefs.argmax(-1)) <= self.farthest
-        return images.any((1, 2)) & (beliefs.max(-1) >= SURE) & near
+        near = self.distances(images, probabilities.argmax(-1)) <= self.max_distance
+        confident = probabilities.max(-1) >= MIN_PROBABILITY
+        return images.any((1, 2)) & confident & near
 
 
 @functools.cache
-def of_digits() -> Likeness:
-    """What digits look like."""
+def load() -> OutOfDistributionCheck:
+    """Loads the check that is shipped with the package."""
     with np.load(PATH, allow_pickle=False) as file:
-        kept = {name: file[name] for name in Likeness._fields}
-    return Likeness(**kept | {"farthest": float(kept["farthest"])})
+        means, components, scales, max_distance = (
+            file[name] for name in OutOfDistributionCheck._fields
+        )
+    return OutOfDistributionCheck(means, components, scales, float(max_distance))
 
 
-def blurred(images: np.ndarray) -> np.ndarray:
-    """Levels from 0 to 1 of uint8 [n, rows, columns], float32 [n, pixels]."""
+def blur(images: np.ndarray) -> np.ndarray:
+    """Blurs images, uint8 [n, rows, columns]; returns float32 [n, pixels] up to 1."""
     levels = images.astype(np.float32) / 255
-    soft = ndimage.gaussian_filter(levels, (0, BLUR, BLUR))
-    return soft.reshape(len(images), -1)
+    return ndimage.gaussian_filter(levels, (0, BLUR, BLUR)).reshape(len(images), -1)

@@ -1,4 +1,4 @@
-"""Reads the digit in a picture, and says what it believed after each row."""
+"""Classifies images of digits with a trained network."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -6,64 +6,67 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnmnist.checkpoints.selection import with_step
-from rnnmnist.config.command_line import workdir_of_run
+from rnnmnist.config.command_line import resolve_workdir
 from rnnmnist.config.files import REFERENCES
 from rnnmnist.data.datasets import Examples
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import EvaluationSplit, predict_logits
-from rnnmnist.evaluation.restore import Network, restore
+from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.inference import image_io, out_of_distribution
-from rnnmnist.inference.preprocessing import Stages, prepare
+from rnnmnist.inference.preprocessing import Stages, preprocess
 from rnnmnist.models.traces import Trace, decision_rows, trace
 from rnnmnist.runtime.mesh import make_mesh, replicated
 
-OF_DIGITS = ("mnist", "mnist5k")  # data sets
+DIGIT_DATASETS = ("mnist", "mnist5k")
 
 
 class Prediction(NamedTuple):
-    """What a network says of one picture."""
+    """The prediction of a network for one image."""
 
-    probabilities: np.ndarray  # float32 [rows, classes], probabilities after each row
-    stages: Stages  # of the picture on its way to the network
-    looks_like_digit: bool  # like the one that it was taken for
+    probabilities: np.ndarray  # float32 [rows, classes], after each row
+    stages: Stages  # of the image's preprocessing
+    looks_like_digit: bool  # the result of the out-of-distribution check
 
     @property
     def digit(self) -> int:
-        """The answer, after the last row."""
+        """The predicted digit, after the last row."""
         return int(self.probabilities[-1].argmax())
 
     @property
     def probability(self) -> float:
-        """That the network gives its answer."""
+        """The probability of the predicted digit."""
         return float(self.probabilities[-1].max())
 
     @property
     def runner_up(self) -> int:
-        """The digit that is likeliest after the answer."""
+        """The digit with the second highest probability."""
         return int(self.probabilities[-1].argsort(stable=True)[-2])
 
     @property
+    def runner_up_probability(self) -> float:
+        """The probability of the runner-up."""
+        return float(self.probabilities[-1][self.runner_up])
+
+    @property
     def decision_row(self) -> int:
-        """The row, from 1, after which the answer no longer changes."""
+        """The row, from 1, after which the predicted digit no longer changes."""
         return int(decision_rows(self.probabilities.argmax(-1)[None])[0])
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON takes them; the file's name is not known here."""
+        """Returns the JSON object that `predict --json` prints, without `file`."""
         return {
             "digit": self.digit,
             "probability": self.probability,
             "runner_up": self.runner_up,
-            "runner_up_probability": float(self.probabilities[-1][self.runner_up]),
+            "runner_up_probability": self.runner_up_probability,
             "looks_like_digit": self.looks_like_digit,
             "decision_row": self.decision_row,
-            "probabilities": [
-                [float(share) for share in row] for row in self.probabilities
-            ],
+            "probabilities": self.probabilities.tolist(),
         }
 
 
 class Predictor:
-    """A trained network that reads pictures of digits.
+    """A trained network that classifies images of digits.
 
     >>> from rnnmnist import Predictor
     >>> prediction = Predictor().predict("docs/five.jpg")
@@ -72,74 +75,71 @@ class Predictor:
     """
 
     def __init__(self, workdir: str | Path = REFERENCES[0], step: str = "best") -> None:
-        """Restores a network.
+        """Restores a network from a checkpoint.
 
         Args:
-            workdir: of the run; by default the reference model that is shipped.
-            step: `best`, `latest` or a step's number.
+            workdir: of a run; by default the shipped reference model.
+            step: `best`, `latest` or the number of a step.
 
         Raises:
-            UserError: when there is no such run or step, or it did not learn digits.
-            RunError: when the checkpoint is damaged.
+            UserError: if the run or the step does not exist, or if the network was not
+                trained on digits.
+            RunError: if the checkpoint is damaged.
         """
-        folder = workdir_of_run(str(workdir))
+        folder = resolve_workdir(str(workdir))
         self._mesh = make_mesh(1, 1, 1)
-
-        def at(found: int) -> Network:
-            return restore(folder, found, replicated(self._mesh))
-
-        self.config, self.model, self.params = with_step(folder, step, at)
-        if self.config.data.name not in OF_DIGITS:
+        sharding = replicated(self._mesh)
+        self.config, self.model, self.params = with_step(
+            folder, step, lambda number: restore_model(folder, number, sharding)
+        )
+        if self.config.data.name not in DIGIT_DATASETS:
             raise UserError(
-                f"--workdir: {folder} has learned {self.config.data.name}, no digits; "
-                "name a run on mnist"
+                f"--workdir: {folder} was trained on {self.config.data.name}, not on "
+                "digits; name a run on mnist"
             )
 
-    def predict(self, picture: str | Path | bytes | np.ndarray) -> Prediction:
-        """Reads one picture.
+    def predict(self, image: str | Path | bytes | np.ndarray) -> Prediction:
+        """Preprocesses and classifies one image.
 
         Args:
-            picture: an image file's name or content; or grey levels [height, width],
-                of uint8, uint16, bool, or floats from 0 to 1.
+            image: the name or the content of an image file; or grey levels [height,
+                width] of uint8, uint16, bool, or floats from 0 to 1.
 
         Raises:
-            UserError: when a file is no image, naming it.
-            ValueError: when an array is of another rank or type, or its levels are.
+            UserError: if a file is not a readable image.
+            ValueError: if an array has another shape, type or range.
         """
-        if isinstance(picture, str | Path):
-            grey = image_io.read(str(picture))
-        elif isinstance(picture, bytes):
-            grey = image_io.decode(picture, "the image")
+        if isinstance(image, str | Path):
+            grey = image_io.read(str(image))
+        elif isinstance(image, bytes):
+            grey = image_io.decode(image, "the image")
         else:
-            grey = image_io.of_array(picture)
-        stages = prepare(grey)
+            grey = image_io.from_array(image)
+        stages = preprocess(grey)
         images = stages.image[None]
-        beliefs = self.predict_probabilities(images)
-        looks = out_of_distribution.of_digits().look_like(images, beliefs[:, -1])
-        return Prediction(beliefs[0], stages, bool(looks[0]))
+        probabilities = self.predict_probabilities(images)
+        is_digit = out_of_distribution.load().is_digit(images, probabilities[:, -1])
+        return Prediction(probabilities[0], stages, bool(is_digit[0]))
 
     def trace(self, images: np.ndarray) -> Trace:
-        """What the gates and states of its LSTM do after each row.
+        """Returns the gates and states of the LSTM after each row.
 
         Args:
-            images: uint8 [n, 28, 28], as MNIST has them or as `Stages.image` is.
+            images: uint8 [n, 28, 28], as MNIST's or `Stages.image`.
 
         Raises:
-            ValueError: if it is another cell, or several networks.
+            ValueError: if the network is not one LSTM.
         """
         return trace(self.model, self.params, images)
 
     def predict_probabilities(self, images: np.ndarray) -> np.ndarray:
-        """The class probabilities after each row; the mean of an ensemble's.
+        """Returns class probabilities, float32 [n, rows, classes]; ensembles' means.
 
         Args:
-            images: uint8 [n, 28, 28], as MNIST has them.
-
-        Returns:
-            float32 [n, rows, classes].
+            images: uint8 [n, 28, 28], as MNIST's or `Stages.image`.
         """
-        unknown = np.zeros(len(images), np.uint8)  # labels, which are not read
-        split = EvaluationSplit.device_put(Examples(images, unknown), self._mesh)
+        labels = np.zeros(len(images), np.uint8)  # required, but not used
+        split = EvaluationSplit.device_put(Examples(images, labels), self._mesh)
         logits = predict_logits(self.model, self.params, split, every_row=True)
         weights = np.exp(logits - logits.max(-1, keepdims=True))
         return (weights / weights.sum(-1, keepdims=True)).mean(0)

@@ -1,8 +1,8 @@
-"""From a picture of a digit to an image as MNIST's are.
+"""Preprocesses an image of a digit as MNIST's images were.
 
-MNIST's digits are white ink on black, scaled to fit a box of 20 x 20 pixels with their
-aspect kept, grey where the scaling smoothed them, and centred in 28 x 28 by their
-centre of mass. A network that has seen nothing else needs the same of a photo.
+MNIST's digits are light on a black background, scaled to fit a box of 20 x 20 pixels
+with their aspect ratio kept, antialiased, and centred in 28 x 28 pixels by their centre
+of mass. A network that was trained on them needs other images in the same form.
 
 References:
     LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document
@@ -15,117 +15,132 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from rnnmnist.inference.image_io import resized
+from rnnmnist.inference.image_io import resize
 
-SIDE, BOX = 28, 20  # pixels, of an image and of the box around its ink
-CENTRE = 14.0  # the pixel where MNIST's centres of mass lie, to half a pixel
-FINE = 8  # pixels of the drawing to one of MNIST's, while strokes are looked at
-STROKES = (2.6, 3.2)  # pixels, the range that strokes are brought into
-LEAST_CONTRAST = 0.1  # between ink and paper, of all of white
-ROUNDS = 4  # of telling paper from ink
+SIDE, BOX = 28, 20  # pixels, of an image and of the box around its digit
+CENTRE = 14.0  # pixel coordinate of MNIST's centres of mass, to half a pixel
+OVERSAMPLING = 8  # at which stroke widths are normalized
+STROKE_WIDTHS = (2.6, 3.2)  # pixels, the target range
+MIN_CONTRAST = 0.1  # between foreground and background, relative to white
+MIN_FOREGROUND = 0.25  # level from which a pixel counts as part of the digit
+ITERATIONS = 4  # of the background's fit
 
 
 class Stages(NamedTuple):
-    """A picture on its way, each float32 from 0 to 1 but the last."""
+    """An image after each preprocessing stage; all but the last are float32, 0 to 1."""
 
-    grey: np.ndarray  # [height, width], as it was read
-    ink: np.ndarray  # [height, width], the paper removed: 0 is paper, 1 is ink
-    strokes: np.ndarray  # [fine height, fine width], the box around the ink
-    image: np.ndarray  # uint8 [28, 28], as MNIST has it
+    grey: np.ndarray  # [height, width], the input
+    foreground: np.ndarray  # [height, width], the background removed
+    strokes: np.ndarray  # the cropped foreground with normalized stroke width
+    image: np.ndarray  # uint8 [28, 28], as MNIST's are
 
     @property
     def blank(self) -> bool:
-        """Whether there is no ink at all."""
+        """Whether no foreground was found."""
         return not self.image.any()
 
 
-def prepare(grey: np.ndarray) -> Stages:
-    """Prepares a picture of one digit as MNIST's were.
-
-    An image that already is as MNIST's are goes through unchanged.
+def preprocess(grey: np.ndarray) -> Stages:
+    """Preprocesses an image of one digit; one that has MNIST's form is unchanged.
 
     Args:
         grey: float [height, width] from 0 to 1, dark on light or light on dark.
     """
     grey = np.asarray(grey, np.float32)
-    if _is_prepared(grey):
+    if _is_preprocessed(grey):
         return Stages(grey, grey, grey, np.rint(255 * grey).astype(np.uint8))
-    ink = find_ink(grey)
-    rows, columns = (np.flatnonzero(ink.max(axis) > 0.25) for axis in (1, 0))
-    if not len(rows):
-        nothing = np.zeros((BOX, BOX), np.float32)
-        return Stages(grey, ink, nothing, np.zeros((SIDE, SIDE), np.uint8))
-    box = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    strokes = even_strokes(box)
-    return Stages(grey, ink, strokes, centred(strokes))
+    foreground = extract_foreground(grey)
+    box = _crop(foreground, MIN_FOREGROUND)
+    if box is None:
+        blank = np.zeros((BOX, BOX), np.float32)
+        return Stages(grey, foreground, blank, np.zeros((SIDE, SIDE), np.uint8))
+    strokes = normalize_strokes(box)
+    return Stages(grey, foreground, strokes, centre(strokes))
 
 
-def _is_prepared(grey: np.ndarray) -> bool:
-    """Whether an image is one of MNIST's, as far as one can see."""
+def _is_preprocessed(grey: np.ndarray) -> bool:
+    """Whether an image has the size, background, box and centre of MNIST's."""
     if grey.shape != (SIDE, SIDE):
         return False
-    frame = np.ones_like(grey, bool)
-    frame[2:-2, 2:-2] = False
-    if grey[frame].mean() > 0.05 or grey.max() < 0.5:
+    border = np.ones_like(grey, bool)
+    border[2:-2, 2:-2] = False
+    if grey[border].mean() > 0.05 or grey.max() < 0.5:
         return False
-    rows, columns = (np.flatnonzero(grey.max(axis) > 0) for axis in (1, 0))
-    high, wide = np.ptp(rows) + 1, np.ptp(columns) + 1
-    middle = np.array(ndimage.center_of_mass(grey))
-    return bool(max(high, wide) <= BOX and np.abs(middle - CENTRE).max() <= 1)
+    box = _crop(grey, 0)
+    offset = np.abs(np.array(ndimage.center_of_mass(grey)) - CENTRE).max()
+    return box is not None and max(box.shape) <= BOX and bool(offset <= 1)
 
 
-def find_ink(grey: np.ndarray) -> np.ndarray:
-    """Tells ink from paper, whatever their colours and however the light falls.
+def _crop(levels: np.ndarray, threshold: float) -> np.ndarray | None:
+    """Crops to the bounding box of the levels above a threshold; None without any."""
+    rows, columns = (np.flatnonzero(levels.max(axis) > threshold) for axis in (1, 0))
+    if not len(rows):
+        return None
+    return levels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
-    The paper is a quadratic surface through all pixels that do not stand out of it, at
-    first through the border's. Ink is what differs from it on one side, the one where
-    there is more. Dark ink takes a share of the light that falls on it, so it is
-    measured in shares of the paper's level.
 
-    Args:
-        grey: float32 [height, width].
+def _scale(levels: np.ndarray, longest: int) -> np.ndarray:
+    """Resizes levels so that their longest side has `longest` pixels."""
+    factor = longest / max(levels.shape)
+    height, width = (max(1, round(side * factor)) for side in levels.shape)
+    return np.clip(resize(levels, height, width), 0, 1)
+
+
+def extract_foreground(grey: np.ndarray) -> np.ndarray:
+    """Separates the digit from a background of any brightness under uneven light.
+
+    The digit is lighter or darker than the background, whichever squared differences
+    have the larger sum. Darker differences are relative to the background's level,
+    because a pen absorbs a fraction of the light.
 
     Returns:
-        float32 [height, width]: 0 is paper, 1 is ink; all 0 if there is none.
+        float32 [height, width], 0 for the background and 1 for the digit; all 0 if the
+        contrast is below `MIN_CONTRAST` or close to the noise.
     """
-    paper, noise = find_paper(grey)
-    light, dark = np.maximum(grey - paper, 0), np.maximum(paper - grey, 0)
-    stroke = light
-    if (dark**2).sum() > (light**2).sum():
-        level = max(float(np.median(paper)), 0.1)
-        stroke, noise = dark / np.maximum(paper, 0.1), noise / level
-    strong = stroke[stroke > max(LEAST_CONTRAST / 2, 4 * noise)]
+    background, noise = estimate_background(grey)
+    lighter = np.maximum(grey - background, 0)
+    darker = np.maximum(background - grey, 0)
+    difference = lighter
+    if (darker**2).sum() > (lighter**2).sum():
+        difference = darker / np.maximum(background, 0.1)
+        noise = noise / max(float(np.median(background)), 0.1)
+    strong = difference[difference > max(MIN_CONTRAST / 2, 4 * noise)]
     top = float(np.percentile(strong, 90)) if len(strong) else 0.0
-    if top < max(LEAST_CONTRAST, 6 * noise):
+    if top < max(MIN_CONTRAST, 6 * noise):
         return np.zeros_like(grey)
     low, high = max(0.1 * top, 3 * noise), 0.85 * top
-    ink = np.clip((stroke - low) / (high - low), 0, 1)
-    return ink * _digit(ink)
+    foreground = np.clip((difference - low) / (high - low), 0, 1)
+    return foreground * _digit_mask(foreground)
 
 
-def find_paper(grey: np.ndarray) -> tuple[np.ndarray, float]:
-    """The paper's own level at each pixel, float32 [height, width], and its noise."""
-    stride = max(1, max(grey.shape) // 100)  # of what the surface is fitted to
-    some = grey[::stride, ::stride]
-    surface = _quadratic(*grey.shape)
+def estimate_background(grey: np.ndarray) -> tuple[np.ndarray, float]:
+    """Fits a quadratic surface to the background, first to the border alone.
+
+    Returns:
+        The background's level at each pixel, float32 [height, width]; and the standard
+        deviation of its noise.
+    """
+    stride = max(1, max(grey.shape) // 100)  # the fit uses a subsample
+    sample = grey[::stride, ::stride]
+    surface = _quadratic_terms(*grey.shape)
     terms = surface[::stride, ::stride]
-    edge = max(1, round(0.04 * min(some.shape)))
-    paper = np.ones_like(some, bool)
-    paper[edge:-edge, edge:-edge] = False
-    difference, noise = some - np.median(some[paper]), 0.0
-    for _ in range(ROUNDS):
-        spread = np.median(np.abs(difference[paper]))
-        paper = paper & (np.abs(difference) <= max(0.02, 4 * spread))
-        inside = terms[paper]
-        weights = np.linalg.pinv(inside.T @ inside) @ (inside.T @ some[paper])
-        difference = some - terms @ weights
-        noise = 1.4826 * float(np.median(np.abs(difference[paper])))
-        paper = np.abs(difference) <= max(0.03, 4 * noise)
+    border = max(1, round(0.04 * min(sample.shape)))
+    mask = np.ones_like(sample, bool)
+    mask[border:-border, border:-border] = False
+    residual, noise = sample - np.median(sample[mask]), 0.0
+    for _ in range(ITERATIONS):
+        spread = np.median(np.abs(residual[mask]))
+        mask = mask & (np.abs(residual) <= max(0.02, 4 * spread))
+        selected = terms[mask]
+        weights = np.linalg.pinv(selected.T @ selected) @ (selected.T @ sample[mask])
+        residual = sample - terms @ weights
+        noise = 1.4826 * float(np.median(np.abs(residual[mask])))
+        mask = np.abs(residual) <= max(0.03, 4 * noise)
     return (surface @ weights).astype(np.float32), noise
 
 
 @functools.lru_cache(maxsize=8)
-def _quadratic(height: int, width: int) -> np.ndarray:
+def _quadratic_terms(height: int, width: int) -> np.ndarray:
     """The terms of a quadratic surface, float64 [height, width, 6]."""
     y, x = np.meshgrid(
         np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij"
@@ -133,83 +148,61 @@ def _quadratic(height: int, width: int) -> np.ndarray:
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1)
 
 
-def _digit(ink: np.ndarray) -> np.ndarray:
-    """Where the digit is: without specks, and what comes in from the border."""
-    parts, count = ndimage.label(ink > 0.25, np.ones((3, 3)))
+def _digit_mask(foreground: np.ndarray) -> np.ndarray:
+    """Removes specks, and components at the border if another one is large enough."""
+    components, count = ndimage.label(foreground > MIN_FOREGROUND, np.ones((3, 3)))
     if count < 2:
-        return np.ones_like(ink)
-    mass = ndimage.sum_labels(ink, parts, np.arange(1, count + 1))
-    border = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
-    at_border = np.isin(np.arange(1, count + 1), border)
+        return np.ones_like(foreground)
+    labels = np.arange(1, count + 1)
+    mass = ndimage.sum_labels(foreground, components, labels)
+    border = [components[0], components[-1], components[:, 0], components[:, -1]]
+    at_border = np.isin(labels, np.concatenate(border))
     inside = mass[~at_border]
     if len(inside) and inside.max() > 0.1 * mass.max():
         mass = np.where(at_border, 0, mass)
-    keep = np.concatenate([[False], mass > 0.04 * mass.max()])[parts]
-    return ndimage.binary_dilation(keep, iterations=2).astype(np.float32)
+    selected = np.concatenate([[False], mass > 0.04 * mass.max()])[components]
+    return ndimage.binary_dilation(selected, iterations=2).astype(np.float32)
 
 
-def even_strokes(box: np.ndarray) -> np.ndarray:
-    """Thickens hairlines and thins what was painted with a brush.
+def normalize_strokes(box: np.ndarray) -> np.ndarray:
+    """Thickens thin strokes and thins thick ones into the range `STROKE_WIDTHS`.
 
-    Args:
-        box: ink, float [height, width], that touches all four sides.
-
-    Returns:
-        Ink at `FINE` pixels to one of MNIST's, with strokes in the range of `STROKES`.
+    Takes the cropped foreground; returns `OVERSAMPLING` pixels to one of MNIST's.
     """
-    high, wide = box.shape
-    scale = BOX * FINE / max(high, wide)
-    fine = np.clip(
-        resized(box, max(1, round(high * scale)), max(1, round(wide * scale))), 0, 1
-    )
-    fine = np.pad(fine, 2 * FINE)
-    solid = fine > 0.5
-    if not solid.any():
-        return fine
-    width = stroke_width(solid) / FINE
-    wanted = float(np.clip(width, *STROKES))
-    if wanted == width:
-        return fine
-    by = FINE * (wanted - width) / 2  # on each side
-    if by > 0:
-        outside = ndimage.distance_transform_edt(~solid)
-        return np.clip(by + 1 - outside, 0, 1).astype(np.float32)
-    inside = ndimage.distance_transform_edt(solid)
-    return np.clip(inside + by, 0, 1).astype(np.float32)
+    levels = np.pad(_scale(box, BOX * OVERSAMPLING), 2 * OVERSAMPLING)
+    mask = levels > 0.5
+    if not mask.any():
+        return levels
+    width = stroke_width(mask) / OVERSAMPLING
+    target = float(np.clip(width, *STROKE_WIDTHS))
+    if target == width:
+        return levels
+    growth = OVERSAMPLING * (target - width) / 2  # on each side
+    if growth > 0:
+        distances = growth + 1 - ndimage.distance_transform_edt(~mask)
+    else:
+        distances = ndimage.distance_transform_edt(mask) + growth
+    return np.clip(distances, 0, 1).astype(np.float32)
 
 
-def stroke_width(solid: np.ndarray) -> float:
-    """How wide strokes are, in pixels, in the mean.
+def stroke_width(mask: np.ndarray) -> float:
+    """Returns the mean stroke width of a mask, in pixels.
 
-    Across a stroke of width w, the distance to its edge is w/4 in the mean.
-
-    Args:
-        solid: where ink is, bool [height, width].
+    Across a stroke of width w, the mean distance to its edge is w / 4.
     """
-    distances = ndimage.distance_transform_edt(solid)[solid] - 0.5
+    distances = ndimage.distance_transform_edt(mask)[mask] - 0.5
     return 4 * float(distances.mean())
 
 
-def centred(strokes: np.ndarray) -> np.ndarray:
-    """Scales ink into the box and centres it by its mass.
-
-    Args:
-        strokes: ink, float [height, width] from 0 to 1.
-
-    Returns:
-        uint8 [28, 28].
-    """
-    rows, columns = (np.flatnonzero(strokes.max(axis) > 0.25) for axis in (1, 0))
+def centre(strokes: np.ndarray) -> np.ndarray:
+    """Scales strokes into the box, centred by mass; returns uint8 [28, 28]."""
     image = np.zeros((SIDE, SIDE), np.float32)
-    if not len(rows):
+    box = _crop(strokes, MIN_FOREGROUND)
+    if box is None:
         return image.astype(np.uint8)
-    box = strokes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = BOX / max(box.shape)
-    high, wide = (max(1, round(side * scale)) for side in box.shape)
-    small = np.clip(resized(box, high, wide), 0, 1)
-    middle = np.array(ndimage.center_of_mass(small))
-    top, left = np.clip(
-        np.rint(CENTRE - middle).astype(int), 0, [SIDE - high, SIDE - wide]
-    )
-    image[top : top + high, left : left + wide] = small
+    box = _scale(box, BOX)
+    height, width = box.shape
+    offset = np.rint(CENTRE - np.array(ndimage.center_of_mass(box))).astype(int)
+    top, left = np.clip(offset, 0, [SIDE - height, SIDE - width])
+    image[top : top + height, left : left + width] = box
     return np.rint(255 * image).astype(np.uint8)

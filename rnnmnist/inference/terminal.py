@@ -1,48 +1,44 @@
-"""What was believed after each row, as bars in a terminal."""
+"""A prediction as text, with sparklines of the probabilities after each row."""
 
 from rnnmnist.evaluation.formatting import probability
 from rnnmnist.inference.predictor import Prediction
 
-HEIGHTS = " ▁▂▃▄▅▆▇█"
-MOST = 4  # digits that are shown
+BLOCKS = " ▁▂▃▄▅▆▇█"
+MAX_DIGITS = 4
 
 
-def lines(name: str, reading: Prediction) -> list[str]:
-    """A reading in a few lines: the answer, and a bar a row for what was believed.
-
-    Args:
-        name: of the file.
-        reading: of it.
-    """
-    if reading.stages.blank:
-        return [f"{name}: no ink is on it; this does not look like a digit"]
-    runner_up = reading.probabilities[-1][reading.runner_up]
-    answer = (
-        f"{name}: {reading.digit}, {probability(reading.probability)} "
-        f"(then {reading.runner_up}, {probability(float(runner_up))})"
+def format_prediction(name: str, prediction: Prediction) -> list[str]:
+    """Returns the lines that describe the prediction for the file `name`."""
+    if prediction.stages.blank:
+        return [f"{name}: the image is blank; this does not look like a digit"]
+    summary = (
+        f"{name}: {prediction.digit}, {probability(prediction.probability)} "
+        f"(then {prediction.runner_up}, "
+        f"{probability(prediction.runner_up_probability)})"
     )
-    if not reading.looks_like_digit:
-        answer += "; this does not look like a digit"
+    if not prediction.looks_like_digit:
+        summary += "; this does not look like a digit"
     return [
-        answer,
+        summary,
         *(
-            f"  {digit}  {bar(reading, digit)}".rstrip()
-            for digit in candidates(reading)
+            f"  {digit}  {sparkline(prediction, digit)}".rstrip()
+            for digit in candidates(prediction)
         ),
-        f"     1{28:>27}  rows read; decided after row {reading.decision_row}",
+        f"     1{28:>27}  rows read; decided after row {prediction.decision_row}",
     ]
 
 
-def candidates(reading: Prediction) -> list[int]:
-    """The answer, the runner-up, and who else was ahead after some row."""
-    ahead = reading.probabilities.argmax(-1)
-    others = sorted(set(ahead.tolist()), key=lambda digit: -(ahead == digit).sum())
-    return list(dict.fromkeys([reading.digit, reading.runner_up, *others]))[:MOST]
+def candidates(prediction: Prediction) -> list[int]:
+    """Returns the digit, the runner-up, and others that led after some row."""
+    leaders = prediction.probabilities.argmax(-1)
+    others = sorted(set(leaders.tolist()), key=lambda digit: -(leaders == digit).sum())
+    ranked = dict.fromkeys([prediction.digit, prediction.runner_up, *others])
+    return list(ranked)[:MAX_DIGITS]
 
 
-def bar(reading: Prediction, digit: int) -> str:
-    """A digit's probability after each row, a letter a row."""
-    steps = len(HEIGHTS) - 1
+def sparkline(prediction: Prediction, digit: int) -> str:
+    """Returns the probability of a digit as one block character per row."""
+    top = len(BLOCKS) - 1
     return "".join(
-        HEIGHTS[round(steps * float(p))] for p in reading.probabilities[:, digit]
+        BLOCKS[round(top * float(p))] for p in prediction.probabilities[:, digit]
     )

@@ -1,1 +1,1 @@
-"""The classifier, its recurrence and its parameters."""
+"""The classifier, its recurrences and its parameters."""

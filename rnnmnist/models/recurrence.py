@@ -1,16 +1,16 @@
-"""An LSTM over the rows, with the backward pass written out.
+"""An LSTM over the rows with a hand-written backward pass.
 
-The same function of the same parameters as Flax's cell under `nn.scan`, to float32
-rounding, in fewer and larger operations:
+It computes the same function of the same parameters as Flax's cell under `nn.scan`, up
+to float32 rounding, in fewer and larger operations:
 
-- one product a row, of the kernels and biases of all gates with the row, a one and the
-  hidden state, below each other;
-- one `tanh` a row for all activations: a sigmoid is a `tanh` of half its argument;
-- backward, one product a row for the hidden state's gradient, and one for those of all
-  kernels and biases; of the forward pass it needs activations, inputs and cell states.
+- forward, one matrix product per row: the kernels and biases of all gates times the
+  concatenated row, one and hidden state;
+- one `tanh` per row for all activations: a sigmoid is a `tanh` of half its argument;
+- backward, one product per row for the gradient of the hidden state and one for the
+  gradients of all kernels and biases, from the activations, inputs and cell states.
 
-Arrays are [features, batch] here, not [batch, features]: XLA's CPU products of this
-size are faster that way, and a gate is a whole block of memory.
+Arrays are [features, batch], not [batch, features]: XLA's CPU products of this size
+are faster, and each gate is contiguous.
 """
 
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ GATES = ("i", "f", "g", "o")  # input, forget, candidate, output: Flax's order
 
 
 class Carry(NamedTuple):
-    """What an LSTM knows after a row, in Flax's order."""
+    """The carry after a row, in Flax's order."""
 
     c: jax.Array  # [hidden, batch], the cell state
     h: jax.Array  # [hidden, batch], the hidden state
 
 
 class Kernels(NamedTuple):
-    """An LSTM's parameters, those of its four gates side by side."""
+    """An LSTM's parameters, concatenated over the four gates."""
 
     row: jax.Array  # [columns, 4 x hidden]
     bias: jax.Array  # [1, 4 x hidden]
@@ -38,17 +38,17 @@ class Kernels(NamedTuple):
 
     @classmethod
     def of(cls, cell: Mapping[str, Any]) -> "Kernels":
-        """From the parameters of Flax's `LSTMCell` or `OptimizedLSTMCell`."""
+        """Converts the parameters of Flax's `LSTMCell` or `OptimizedLSTMCell`."""
 
-        def beside(side: str, name: str) -> jax.Array:
+        def concatenate(side: str, name: str) -> jax.Array:
             return jnp.concatenate([cell[side + gate][name] for gate in GATES], -1)
 
-        bias = beside("h", "bias")[None]
-        return cls(beside("i", "kernel"), bias, beside("h", "kernel"))
+        bias = concatenate("h", "bias")[None]
+        return cls(concatenate("i", "kernel"), bias, concatenate("h", "kernel"))
 
 
 class Residuals(NamedTuple):
-    """What the backward pass needs of a row."""
+    """The values of a row that the backward pass needs."""
 
     gates: jax.Array  # [4 x hidden, batch], their activations
     c: jax.Array  # [hidden, batch], the cell state before the row
@@ -58,7 +58,7 @@ class Residuals(NamedTuple):
 def read_rows(
     kernels: Kernels, carry: Carry, rows: jax.Array
 ) -> tuple[Carry, Residuals]:
-    """Reads rows one after the other.
+    """Runs the LSTM over rows.
 
     Args:
         kernels: of the LSTM.
@@ -66,10 +66,9 @@ def read_rows(
         rows: float [rows, columns, batch].
 
     Returns:
-        The carry after the last row; and what is kept of each, with a leading axis of
-        rows.
+        The carry after the last row, and the residuals with a leading axis of rows.
     """
-    # The sigmoid of x is (1 + tanh(x / 2)) / 2; a candidate is a tanh already.
+    # The sigmoid of x is (1 + tanh(x / 2)) / 2; the candidate is a tanh.
     column = (carry.h.shape[0], 1)
     half, whole = (jnp.full(column, value, carry.h.dtype) for value in (0.5, 1.0))
     scale = jnp.concatenate([half, half, whole, half])
@@ -88,7 +87,7 @@ def read_rows(
 
 @jax.custom_vjp
 def last_carry(kernels: Kernels, carry: Carry, rows: jax.Array) -> Carry:
-    """The carry after the last row, with the backward pass below.
+    """Returns the carry after the last row; differentiates by `_backward`.
 
     Args:
         kernels: of the LSTM.
@@ -97,41 +96,44 @@ def last_carry(kernels: Kernels, carry: Carry, rows: jax.Array) -> Carry:
 
     References:
         Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation
-        9(8), 1997; with Gers, Schmidhuber, Cummins's forget gate, 2000.
+        9(8), 1997; Gers, Schmidhuber, Cummins, "Learning to Forget", Neural
+        Computation 12(10), 2000, for the forget gate.
     """
     return read_rows(kernels, carry, rows)[0]
 
 
 def _forward(kernels: Kernels, carry: Carry, rows: jax.Array) -> tuple[Carry, Any]:
-    last, kept = read_rows(kernels, carry, rows)
-    return last, (kernels, last.c, kept)
+    last, residuals = read_rows(kernels, carry, rows)
+    return last, (kernels, last.c, residuals)
 
 
-def _backward(residuals: Any, grads: Carry) -> tuple[Kernels, Carry, jax.Array]:
-    kernels, last, kept = residuals
+def _backward(saved: Any, grads: Carry) -> tuple[Kernels, Carry, jax.Array]:
+    kernels, last, residuals = saved
 
-    def backward_step(after: Any, kept: Residuals) -> tuple[Any, jax.Array]:
+    def backward_step(after: Any, row: Residuals) -> tuple[Any, jax.Array]:
         (dc, dh), c, dkernel = after
-        i, f, g, o = jnp.split(kept.gates, 4)
+        i, f, g, o = jnp.split(row.gates, 4)
         tanh_c = jnp.tanh(c)
         dc = dc + dh * o * (1 - tanh_c * tanh_c)
-        dgates = jnp.concatenate(  # before their activations
+        dgates = jnp.concatenate(  # of the pre-activations
             [
                 dc * g * i * (1 - i),
-                dc * kept.c * f * (1 - f),
+                dc * row.c * f * (1 - f),
                 dc * i * (1 - g * g),
                 dh * tanh_c * o * (1 - o),
             ]
         )
         before = Carry(dc * f, kernels.hidden @ dgates)
-        dkernel = dkernel + kept.inputs @ dgates.T
-        return (before, kept.c, dkernel), kernels.row @ dgates
+        dkernel = dkernel + row.inputs @ dgates.T
+        return (before, row.c, dkernel), kernels.row @ dgates
 
     start = (grads, last, jnp.zeros_like(jnp.concatenate(kernels)))
-    (carry, _, dkernel), drows = jax.lax.scan(backward_step, start, kept, reverse=True)
+    (carry, _, dkernel), drows = jax.lax.scan(
+        backward_step, start, residuals, reverse=True
+    )
     columns = len(kernels.row)
     row, bias, hidden = jnp.split(dkernel, [columns, columns + 1])
-    return Kernels(row, bias, hidden), carry, drows.astype(kept.inputs.dtype)
+    return Kernels(row, bias, hidden), carry, drows.astype(residuals.inputs.dtype)
 
 
 last_carry.defvjp(_forward, _backward)

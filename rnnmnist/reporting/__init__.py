@@ -1,1 +1,1 @@
-"""The report of a run: plots, sections and pages."""
+"""Report pages: run data, plots, sections and HTML."""

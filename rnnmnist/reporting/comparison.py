@@ -1,5 +1,6 @@
-"""Several runs side by side: what they are, what they differ in, how they did."""
+"""The page that compares several runs: their settings, results and curves."""
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,138 +12,121 @@ from rnnmnist.evaluation.intervals import wilson_interval
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import Cell, Link, Page, Section, Table
 from rnnmnist.reporting.pages import ReportContext
-from rnnmnist.reporting.run_data import Line, RunData
-from rnnmnist.reporting.sections import counted, in_both_palettes
+from rnnmnist.reporting.run_data import JsonObject, RunData
+from rnnmnist.reporting.sections import format_counts, in_both_palettes
 
 
-def place_of(workdirs: Sequence[Path]) -> Path:
-    """Where a comparison is written: `report` in the nearest folder above all runs."""
+def comparison_folder(workdirs: Sequence[Path]) -> Path:
+    """Returns `report` in the nearest folder that contains all runs."""
     return Path(os.path.commonpath([path.parent for path in workdirs])) / "report"
 
 
 def comparison_page(
-    runs: Sequence[RunData], folder: Path, occasion: ReportContext
+    runs: Sequence[RunData], folder: Path, context: ReportContext
 ) -> Page:
-    """The page that compares runs.
+    """Returns the page that compares two or more runs.
 
     Args:
         runs: at least two.
-        folder: that the page will lie in.
-        occasion: of the comparison.
+        folder: of the page, from `comparison_folder`.
+        context: of the comparison.
     """
-    names = [run.workdir.relative_to(folder.parent).as_posix() for run in runs]
-    best = {
-        data_set: max(
-            (run for run in runs if run.test["dataset"] == data_set),
-            key=_validated_with,
+    named = {run.workdir.relative_to(folder.parent).as_posix(): run for run in runs}
+    datasets = sorted({run.test["dataset"] for run in runs})
+    best = [
+        max(
+            (item for item in named.items() if item[1].test["dataset"] == dataset),
+            key=lambda item: (item[1].validation or {"accuracy": -1})["accuracy"],
         )
-        for data_set in sorted({run.test["dataset"] for run in runs})
-    }
+        for dataset in datasets
+    ]
     lead = [
-        f"Best on validation, {data_set}: {names[runs.index(run)]}, with "
-        f"{', '.join(_test(run).splitlines())} of the test images right."
-        for data_set, run in best.items()
+        f"Best validation accuracy on {dataset}: {name}, with a test accuracy of "
+        f"{', '.join(_test(run).splitlines())}."
+        for dataset, (name, run) in zip(datasets, best, strict=True)
     ]
     lead.append(
-        "Which run is better is for validation to say; where its intervals overlap, "
-        "it may be chance."
+        "Select runs by validation accuracy. If two intervals overlap, the difference "
+        "may be due to chance."
     )
-    answer, answer_to = f"{len(runs)} runs", f"on {' and '.join(best)}"
+    headline, caption = f"{len(runs)} runs", f"on {' and '.join(datasets)}"
     if len(best) == 1:
-        (run,) = best.values()
-        answer = percent(run.test["accuracy"])
-        answer_to = f"of the test images right by {names[runs.index(run)]}, of "
-        answer_to += f"{len(runs)} runs the best on validation"
+        [(name, run)] = best
+        headline = percent(run.test["accuracy"])
+        caption = f"test accuracy of {name}, the run with the best validation accuracy "
+        caption += f"of {len(runs)}"
     return Page(
-        title="Runs compared",
-        answer=answer,
-        answer_to=answer_to,
+        title="Comparison of runs",
+        headline=headline,
+        caption=caption,
         lead=lead,
-        sections=[_table(runs, names, folder), _curves(runs, names)],
-        cards=[occasion.card],
+        sections=[_results(named, folder), _validation_curves(named)],
+        cards=[context.card],
     )
 
 
-def differing(runs: Sequence[RunData]) -> list[str]:
-    """The settings that are not the same in all runs, places of data aside."""
+def differing_settings(runs: Sequence[RunData]) -> list[str]:
+    """Returns the settings in which runs differ, except the paths of data."""
     settings = [flatten(run.config.to_dict()) for run in runs]
     return [
         name
         for name in settings[0]
-        if name not in DATA_PATHS and len({str(own[name]) for own in settings}) > 1
+        if name not in DATA_PATHS and len({str(one[name]) for one in settings}) > 1
     ]
 
 
-def _validated_with(run: RunData) -> float:
-    return -1.0 if run.validation is None else float(run.validation["accuracy"])
-
-
-def _table(runs: Sequence[RunData], names: Sequence[str], folder: Path) -> Section:
-    differ = differing(runs)
+def _results(named: dict[str, RunData], folder: Path) -> Section:
+    differing = differing_settings(list(named.values()))
     rows: list[list[Cell]] = []
-    for run, name in zip(runs, names, strict=True):
+    for name, run in named.items():
         page = Path(os.path.relpath(run.workdir / "report" / "index.html", folder))
         settings = flatten(run.config.to_dict())
         rows.append(
             [
                 Link(name, quote(page.as_posix())),
-                "\n".join(f"{name} {settings[name]}" for name in differ) or "none",
+                "\n".join(f"{key} {settings[key]}" for key in differing) or "none",
                 _validation(run.validation),
                 _test(run),
                 f"{run.test['num_parameters']:,}",
                 "not recorded" if run.seconds is None else f"{run.seconds:,.1f}",
             ]
         )
-    text = (
-        "Accuracies with their counts and 95 % intervals: over images for one network, "
-        "and for the tests of several over seeds."
-    )
-    header = ["run", "what differs", "validation", "test", "parameters", "seconds"]
-    return Section("Side by side", [text], table=Table(header, rows))
+    text = "Accuracies have 95 % intervals over images; for several seeds, the test "
+    text += "accuracy has one over seeds."
+    header = ["run", "settings", "validation", "test", "parameters", "seconds"]
+    return Section("Results", [text], table=Table(header, rows))
 
 
-def _validation(validation: Line | None) -> str:
+def _validation(validation: JsonObject | None) -> str:
     if validation is None:
         return "not validated"
-    text = percent(validation["accuracy"])
-    if not counted(validation):
-        return text
-    if "members" in validation:
-        return f"{text}\n{counted(validation)}"
-    ends = wilson_interval(validation["correct"], validation["examples"])
-    return f"{text}\n{counted(validation)}\n{interval(ends)}"
+    lines = [percent(validation["accuracy"]), format_counts(validation)]
+    if lines[1] and "members" not in validation:
+        ends = wilson_interval(validation["correct"], validation["examples"])
+        lines.append(interval(ends))
+    return "\n".join(filter(None, lines))
 
 
 def _test(run: RunData) -> str:
-    text, test = percent(run.test["accuracy"]), run.test
+    counts, key = format_counts(run.test), "accuracy_interval"
     if len(run.members) > 1:
-        ends = interval(test["accuracy_mean_interval"])
-        return f"{text}\n{counted(test)}, {len(run.members)} seeds\n{ends}"
-    return f"{text}\n{counted(test)}\n{interval(test['accuracy_interval'])}"
+        counts += f", {len(run.members)} seeds"
+        key = "accuracy_mean_interval"
+    return f"{percent(run.test['accuracy'])}\n{counts}\n{interval(run.test[key])}"
 
 
-def _curves(runs: Sequence[RunData], names: Sequence[str]) -> Section:
-    title = "Validation while they learned"
-    drawn = {
-        name: run.validated
-        for name, run in zip(names, runs, strict=True)
-        if run.validated
-    }
-    missing = [name for name in names if name not in drawn]
-    text = [f"Without metrics.jsonl, so without a curve: {', '.join(missing)}."]
+def _validation_curves(named: dict[str, RunData]) -> Section:
+    title = "Validation curves"
+    drawn = {name: run.validated for name, run in named.items() if run.validated}
+    missing = ", ".join(name for name in named if name not in drawn)
+    text = [f"Runs without metrics.jsonl: {missing}."] if missing else []
     if not drawn:
         return Section(title, text)
-    words = " ".join(
+    ranges = " ".join(
         f"{name}: from {percent(lines[0]['accuracy'])} at step {lines[0]['step']:,} to "
         f"{percent(lines[-1]['accuracy'])} at step {lines[-1]['step']:,}."
         for name, lines in drawn.items()
     )
-    return Section(
-        title,
-        text if missing else [],
-        in_both_palettes(
-            "validation",
-            lambda palette: plots.validation_curves(drawn, palette),
-            f"Validation accuracy over the steps. {words}",
-        ),
-    )
+    draw = functools.partial(plots.validation_curves, drawn)
+    alt = f"Validation accuracy over steps. {ranges}"
+    return Section(title, text, in_both_palettes("validation", draw, alt))

@@ -1,61 +1,66 @@
-"""A page from its parts: one file, which asks for no other and runs no script.
+"""Renders HTML pages from Jinja2 templates.
 
-It can be mailed and opened from a disk. It fits a phone, follows the predictor's choice
-of light or dark, and says in words and tables what its pictures show.
+A page is one file that loads no other file and runs no script. It fits a phone,
+follows the browser's colour scheme, and every plot has an alternative text and a table.
 """
 
 import base64
+import struct
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+import jinja2
+
 from rnnmnist.reporting.palette import DARK, LIGHT, Palette
 
-STYLE = Path(__file__).parent / "report.css"
-GROUND = Path(__file__).parent / "base.css"
+FOLDER = Path(__file__).parent
 
 
 class Link(NamedTuple):
-    """Words that lead to another file, by its path from the page."""
+    """A link to another file, by its URL relative to the page."""
 
     text: str
-    target: str
+    url: str
 
 
 class Command(NamedTuple):
-    """A command line, whose words are kept together where they can be."""
+    """A command line, which is broken between its arguments only."""
 
-    text: str
+    arguments: Sequence[str]
 
 
-Cell = str | Link | Command  # each line of a text is a line of the page
+Cell = str | Link | Command  # a line break in the text is one on the page
 
 
 class Picture(NamedTuple):
-    """A picture in both palettes, and in words."""
+    """A plot in both palettes."""
 
-    name: str  # of its files
+    name: str  # of its files, without the suffix
     light: bytes  # PNG
     dark: bytes  # PNG of the same size
-    words: str  # what it shows, in numbers: for who does not see it
+    alt: str  # describes the plot with its main numbers
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, from the PNG header."""
+        return struct.unpack(">II", self.light[16:24])
 
 
 class Table(NamedTuple):
-    """Rows under a header; the first cell of each is the row's name."""
+    """A header and rows; the first cell of a row is its name."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
 
 class Section(NamedTuple):
-    """A heading with what belongs to it; what is None is left out."""
+    """A heading with its content; the table of a plot is collapsed."""
 
     title: str
-    text: Sequence[str] = ()  # paragraphs
+    paragraphs: Sequence[str] = ()
     picture: Picture | None = None
-    numbers: Table | None = None  # behind the picture, folded away
-    table: Table | None = None  # in the open
+    table: Table | None = None
 
 
 class Card(NamedTuple):
@@ -66,150 +71,60 @@ class Card(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Everything that a page says, the answer first."""
+    """The content of a page."""
 
     title: str
-    answer: str  # a number with its unit
-    answer_to: str  # what it is a number of
+    headline: str  # the main number, with its unit
+    caption: str  # of the headline
     lead: Sequence[str]  # paragraphs
     sections: Sequence[Section]
     cards: Sequence[Card]
-    appendix: Sequence[Section] = ()  # after the cards
+    appendix: Sequence[Section] = ()
 
 
-def write(page: Page) -> str:
-    """The page as HTML."""
-    lead = "\n".join(f"<p>{_words(text)}</p>" for text in page.lead)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(page.title)}: {escape(page.answer)}</title>
-<link rel="icon" href="data:,">
-<style>
-{style(STYLE)}</style>
-</head>
-<body>
-<header>
-<h1>{_words(page.title)}</h1>
-<p class="answer"><strong>{_words(page.answer)}</strong> {_words(page.answer_to)}</p>
-{lead}
-</header>
-<main>
-{"".join(map(_section, page.sections))}</main>
-<footer>
-<div class="grid">
-{"".join(map(_card, page.cards))}</div>
-{"".join(map(_section, page.appendix))}</footer>
-</body>
-</html>
-"""
+def render_page(page: Page) -> str:
+    """Renders a report page."""
+    text = render(FOLDER / "report.html", FOLDER / "report.css", page=page)
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
-def style(sheet: Path) -> str:
-    """A page's own style behind what all share, by light and in the dark."""
-    return (
-        f":root {{ {_colours(LIGHT)} }}\n"
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {_colours(DARK)} }} }}\n"
-        f"{GROUND.read_text('utf-8')}{sheet.read_text('utf-8')}"
+def render(template: Path, style: Path, **values: object) -> str:
+    """Renders a Jinja2 template; values are escaped unless it marks them as safe.
+
+    Args:
+        template: an HTML file that contains `{{ style|safe }}`.
+        style: the page's CSS, which follows the palettes and `base.css`.
+        **values: the other variables of the template.
+    """
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-
-
-def pictures(page: Page) -> dict[str, bytes]:
-    """The page's pictures as files, by name: `NAME.png` and `NAME-dark.png`."""
-    found = [section.picture for section in page.sections]
-    return {
-        f"{picture.name}{ending}.png": png
-        for picture in found
-        if picture is not None
-        for ending, png in (("", picture.light), ("-dark", picture.dark))
-    }
-
-
-def _words(text: str) -> str:
-    # No end of a line comes between a number and its unit.
-    return escape(text).replace(" %", "&nbsp;%")
-
-
-def _section(section: Section) -> str:
-    parts = [f"<h2>{_words(section.title)}</h2>"]
-    if section.picture is not None:
-        parts.append(_figure(section.picture, section.text))
-    else:
-        parts += [f"<p>{_words(text)}</p>" for text in section.text]
-    if section.table is not None:
-        parts.append(_table(section.table, "cards"))
-    if section.numbers is not None:
-        table = _table(section.numbers, "numbers")
-        parts.append(f"<details><summary>The numbers</summary>{table}</details>")
-    kind = "wide"
-    if section.picture is not None:
-        width, height = _size(section.picture)
-        kind = "tall" if height > 1.2 * width else "square"
-    return "\n".join([f'<section class="{kind}">', *parts, "</section>", ""])
-
-
-def _size(picture: Picture) -> tuple[int, int]:
-    """Its width and height, with which the first chunk of a PNG begins."""
-    width, height = picture.light[16:20], picture.light[20:24]
-    return int.from_bytes(width, "big"), int.from_bytes(height, "big")
-
-
-def _figure(picture: Picture, text: Sequence[str]) -> str:
-    width, height = _size(picture)  # so that nothing jumps when it is there
-    light, dark = (
-        f"data:image/png;base64,{base64.b64encode(png).decode()}"
-        for png in (picture.light, picture.dark)
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    css = (
+        f":root {{ {_css_variables(LIGHT)} }}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root {{ {_css_variables(DARK)} }} }}"
+        f"\n{(FOLDER / 'base.css').read_text('utf-8')}{style.read_text('utf-8')}"
     )
-    caption = "\n".join(f"<p>{_words(words)}</p>" for words in text)
-    return (
-        "<figure>\n<picture>\n"
-        f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">\n'
-        f'<img src="{light}" width="{width}" height="{height}" '
-        f'alt="{escape(picture.words)}">\n'
-        f"</picture>\n<figcaption>{caption}</figcaption>\n</figure>"
-    )
+    source = template.read_text("utf-8")
+    return environment.from_string(source).render(style=css, **values)
 
 
-def _table(table: Table, kind: str) -> str:
-    header = "".join(f'<th scope="col">{_words(name)}</th>' for name in table.header)
-    rows = []
-    for first, *others in table.rows:
-        # On a phone a row becomes a card, where each cell says its column's name.
-        cells = "".join(
-            f'<td data-name="{escape(name)}">{_cell(cell)}</td>'
-            for name, cell in zip(table.header[1:], others, strict=True)
-        )
-        rows.append(f'<tr><th scope="row">{_cell(first)}</th>{cells}</tr>\n')
-    return (
-        f'<table class="{kind}"><thead><tr>{header}</tr></thead>\n'
-        f"<tbody>{''.join(rows)}</tbody></table>"
-    )
+def picture_files(page: Page) -> dict[str, bytes]:
+    """Returns the page's plots by file name: `NAME.png` and `NAME-dark.png`."""
+    files = {}
+    for section in page.sections:
+        if section.picture is not None:
+            files[f"{section.picture.name}.png"] = section.picture.light
+            files[f"{section.picture.name}-dark.png"] = section.picture.dark
+    return files
 
 
-def _cell(cell: Cell) -> str:
-    if isinstance(cell, Link):
-        return f'<a href="{escape(cell.target)}">{_words(cell.text)}</a>'
-    if isinstance(cell, Command):
-        words = (f"<span>{escape(word)}</span>" for word in cell.text.split(" "))
-        return f"<code>{' '.join(words)}</code>"
-    return "<br>".join(map(_words, cell.split("\n")))
-
-
-def _card(card: Card) -> str:
-    entries = "".join(
-        # The name of a setting may be broken behind its underscores.
-        f"<div><dt>{escape(name).replace('_', '_<wbr>')}</dt>"
-        f"<dd>{_cell(value)}</dd></div>\n"
-        for name, value in card.entries
-    )
-    return f"<section><h2>{_words(card.title)}</h2><dl>{entries}</dl></section>\n"
-
-
-def _colours(palette: Palette) -> str:
-    named = palette._asdict()
-    series = named.pop("series")
-    named |= {f"series-{place}": colour for place, colour in enumerate(series)}
-    return " ".join(f"--{name}: {colour};" for name, colour in named.items())
+def _css_variables(palette: Palette) -> str:
+    colours = palette._asdict()
+    series = colours.pop("series")
+    colours |= {f"series-{index}": colour for index, colour in enumerate(series)}
+    return " ".join(f"--{name}: {colour};" for name, colour in colours.items())

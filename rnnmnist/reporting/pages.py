@@ -1,34 +1,35 @@
-"""A run's report: from what is known of it to a page, and its files."""
+"""The report page of a run, and the files of a report."""
 
 import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from rnnmnist.config.schema import TRAIN_EXAMPLES, Config, flatten
+from rnnmnist.config.schema import Config, flatten
+from rnnmnist.data.tasks import task_of
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.formatting import interval, percent
 from rnnmnist.reporting import html
 from rnnmnist.reporting.html import Card, Command, Page, Section, Table
-from rnnmnist.reporting.run_data import RunData
-from rnnmnist.reporting.sections import counted, sections_of
+from rnnmnist.reporting.run_data import JsonObject, RunData
+from rnnmnist.reporting.sections import format_counts, report_sections
 from rnnmnist.runtime import hardware, versions
 from rnnmnist.runtime.workdir import check_writable
 
 
 class ReportContext(NamedTuple):
-    """By which command and when a report is made, as it says itself."""
+    """The command that makes a report, and the time."""
 
     command: str
     time: datetime.datetime
 
     @property
     def card(self) -> Card:
-        """The report's own card, with this machine and its versions."""
+        """Describes the report itself, with this machine and its versions."""
         names = [*versions.read_tested(), "matplotlib"]
         return Card(
-            "This report",
+            "Report",
             [
-                ("command", Command(self.command)),
+                ("command", Command(self.command.split())),
                 ("time", f"{self.time:%Y-%m-%d %H:%M %Z}"),
                 ("machine", hardware.describe()),
                 *((name, versions.installed(name)) for name in names),
@@ -36,13 +37,13 @@ class ReportContext(NamedTuple):
         )
 
 
-def check_place(folder: Path) -> None:
-    """Holds that a report can be written in a folder, before anything slow.
+def check_report_folder(folder: Path) -> None:
+    """Checks that a report can be written to a folder.
 
-    Nothing is ever deleted; what a report does not write must not be there.
+    Reports never delete files, so a folder with other files than a report's is refused.
 
     Raises:
-        UserError: when it cannot, or the folder is another's.
+        UserError: if the folder is not writable or contains other files.
     """
     try:
         others = [
@@ -55,21 +56,22 @@ def check_place(folder: Path) -> None:
         raise UserError(f"--workdir: {folder} cannot be written: {error}") from error
     if others:
         raise UserError(
-            f"--workdir: a report would be written to {folder}, which holds "
-            f"{min(others)}, and so is not a report's; move it away"
+            f"--workdir: the report's folder {folder} contains {min(others)}, which is "
+            "not part of a report; move it away"
         )
 
 
 def write_files(folder: Path, page: Page) -> list[Path]:
-    """Writes a page and its pictures, over those of an earlier report.
+    """Writes a page and its plots, and replaces those of an earlier report.
 
     Returns:
         The files, the page last.
 
     Raises:
-        RunError: when they cannot be written.
+        RunError: if they cannot be written.
     """
-    files = html.pictures(page) | {"index.html": html.write(page).encode()}
+    files = html.picture_files(page)
+    files["index.html"] = html.render_page(page).encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -79,153 +81,131 @@ def write_files(folder: Path, page: Page) -> list[Path]:
     return [folder / name for name in files]
 
 
-def report_page(findings: RunData, occasion: ReportContext) -> Page:
-    """The page of one run."""
-    test, number = findings.test, len(findings.members)
-    answer_to = f"of the test images right: {counted(test)}"
-    if number > 1:
-        answer_to = f"of {test['examples']:,} test images right, on average over "
-        answer_to += f"{number} networks"
+def report_page(run: RunData, context: ReportContext) -> Page:
+    """Returns the report page of a run."""
+    caption = f"test accuracy: {format_counts(run.test)} images are correct"
+    if len(run.members) > 1:
+        caption = f"mean test accuracy of {len(run.members)} seeds, on "
+        caption += f"{run.test['examples']:,} images"
     return Page(
-        title=f"{findings.workdir.name}, on {test['dataset']}",
-        answer=percent(test["accuracy"]),
-        answer_to=answer_to,
-        lead=_lead(findings),
-        sections=sections_of(findings),
-        cards=[_run_card(findings), _configuration(findings.config), occasion.card],
-        appendix=_sessions(findings),
+        title=f"{run.workdir.name}, on {run.test['dataset']}",
+        headline=percent(run.test["accuracy"]),
+        caption=caption,
+        lead=_lead(run),
+        sections=report_sections(run),
+        cards=[_run_card(run), _configuration_card(run.config), context.card],
+        appendix=_sessions(run),
     )
 
 
-def describe_network(config: Config) -> str:
-    """A configuration's network in words: `an LSTM with 128 units`."""
+def _lead(run: RunData) -> list[str]:
+    test, num_steps = run.test, run.config.train.num_steps
+    counts = [member["correct"] for member in run.members]
+    network, they, their = _describe_network(run.config), "The network", "Its"
+    if len(counts) > 1:
+        result = (
+            f"Correct by seed: {_join(counts)}. The standard deviation over seeds is "
+            f"{100 * test['accuracy_std']:.2f} points, the 95 % interval of the mean "
+            f"{interval(test['accuracy_mean_interval'])}."
+        )
+        they, their = "Each network", "Their"
+    else:
+        result = (
+            f"95 % interval over images: {interval(test['accuracy_interval'])}; "
+            f"{test['examples'] - test['correct']:,} errors."
+        )
+    selection = f"selected by --step={run.requested_step}"
+    if run.requested_step == "best" and run.validation is not None:
+        selection = f"with the best validation accuracy: {_validation(run.validation)}"
+    lead = [
+        result,
+        f"{they} is {network} that reads each image row by row from the top and "
+        f"predicts its class after the last row. {their} parameters are those of step "
+        f"{run.step:,} of {num_steps:,}, {selection}.",
+    ]
+    recounted = [int(predictions.correct.sum()) for predictions in run.networks]
+    if recounted != counts:
+        lead.append(
+            f"In the predictions for this report, {_join(recounted)} images are "
+            "correct, because rounding differs between devices. The sections on rows "
+            "read, errors and calibration use these predictions."
+        )
+    return lead
+
+
+def _join(counts: list[int]) -> str:
+    return ", ".join(f"{count:,}" for count in counts)
+
+
+def _describe_network(config: Config) -> str:
+    """Describes the network in words: `an LSTM with 128 units`."""
     article = "a" if config.model.cell == "gru" else "an"
     cell, units = config.model.cell.upper(), config.model.hidden_size
     return f"{article} {cell} with {units:,} unit{'s' if units > 1 else ''}"
 
 
-def _lead(findings: RunData) -> list[str]:
-    test, train = findings.test, findings.config.train
-    counts = [member["correct"] for member in findings.members]
-    if len(counts) > 1:
-        first = (
-            f"By seed, {_listed(counts)} are right. Standard deviation over seeds "
-            f"{100 * test['accuracy_std']:.2f} points; 95 % interval of the mean "
-            f"{interval(test['accuracy_mean_interval'])}."
-        )
-    else:
-        wrong = test["examples"] - test["correct"]
-        first = (
-            f"95 % interval over images: {interval(test['accuracy_interval'])}. "
-            f"{wrong:,} {'image is' if wrong == 1 else 'images are'} wrong."
-        )
-    network = describe_network(findings.config)
-    start, its = f"{network[0].upper()}{network[1:]}", "Its"
-    if len(counts) > 1:
-        start, its = f"Each network is {network} and", "Their"
-    chosen = f"as --step={findings.wanted} asks for"
-    if findings.wanted == "best" and findings.validation is not None:
-        chosen = f"the best on validation: {_validation(findings.validation)}"
-    second = (
-        f"{start} reads each image row by row from the top and answers after the last "
-        f"row. {its} parameters are those of step "
-        f"{findings.step:,} of {train.num_steps:,}, {chosen}."
-    )
-    again = [int(answers.right.sum()) for answers in findings.networks]
-    if again == counts:
-        return [first, second]
-    third = (
-        f"Asked again for this report, {_listed(again)} are right: numbers are rounded "
-        "otherwise here than where the result was counted. Rows read, confidence and "
-        "mistakes below are from these answers."
-    )
-    return [first, second, third]
-
-
-def _listed(counts: list[int]) -> str:
-    return ", ".join(f"{count:,}" for count in counts)
-
-
-def _validation(validation: dict[str, Any]) -> str:
-    counts = counted(validation)
+def _validation(validation: JsonObject) -> str:
+    counts = format_counts(validation)
     return percent(validation["accuracy"]) + (f" ({counts})" if counts else "")
 
 
-def _run_card(findings: RunData) -> Card:
-    test, config = findings.test, findings.config
-    images = config.train.num_steps * config.train.batch_size
-    epochs = images / TRAIN_EXAMPLES[config.data.name]
-    validation = findings.validation
+def _run_card(run: RunData) -> Card:
+    test, config, num_steps = run.test, run.config, run.config.train.num_steps
+    images = num_steps * config.train.batch_size
+    epochs = images / task_of(config).train_examples
     return Card(
-        "The run",
+        "Run",
         [
-            ("workdir", str(findings.workdir)),
+            ("workdir", str(run.workdir)),
             ("data set", test["dataset"]),
-            ("network", describe_network(config)),
+            ("network", _describe_network(config)),
             ("parameters", f"{test['num_parameters']:,}"),
-            ("checkpoint", f"step {findings.step:,} of {config.train.num_steps:,}"),
-            ("all steps", f"{images:,} images, {epochs:.1f} times the training split"),
-            ("validation", _validation(validation) if validation else "none here"),
-            ("test", "; ".join(map(counted, findings.members))),
+            ("checkpoint", f"step {run.step:,} of {num_steps:,}"),
+            ("training", f"{images:,} images, {epochs:.1f} epochs"),
+            ("validation", _validation(run.validation) if run.validation else "none"),
+            ("test", "; ".join(map(format_counts, run.members))),
             ("test loss", f"{test['loss']:.4f} nats"),
-            ("seconds", _seconds(findings)),
+            ("seconds", _seconds(run)),
             ("SHA-256 of parameters", test["params_sha256"]),
         ],
     )
 
 
-def _moment(text: str) -> str:
-    """A time of a file of lines, to the minute; as it is if it is no time."""
-    try:
-        return f"{datetime.datetime.fromisoformat(text):%Y-%m-%d %H:%M %Z}"
-    except ValueError:
-        return text
-
-
-def _seconds(findings: RunData) -> str:
-    number = len(findings.sessions)
-    if findings.seconds is None:
+def _seconds(run: RunData) -> str:
+    if run.seconds is None:
         return "not recorded"
-    text = f"{findings.seconds:,.1f}"
-    if number > 1:
-        text += f", in {number} sessions"
-    unended = sum(session.end is None for session in findings.sessions)
-    return f"{text}, without {unended} that did not end" if unended else text
+    text = f"{run.seconds:,.1f}"
+    if len(run.sessions) > 1:
+        text += f", in {len(run.sessions)} sessions"
+    unfinished = sum(session.end is None for session in run.sessions)
+    return f"{text}, {unfinished} of them not counted" if unfinished else text
 
 
-def _configuration(config: Config) -> Card:
-    """All settings; beside those that are not the default, the default."""
+def _configuration_card(config: Config) -> Card:
+    """Lists all settings, with the default beside each value that differs from it."""
     defaults = flatten(Config().to_dict())
     entries = []
     for name, value in flatten(config.to_dict()).items():
-        text = _shown(value)
-        if value != defaults[name]:
-            text += f" (default: {_shown(defaults[name])})"
-        entries.append((name, text))
+        default = "" if value == defaults[name] else f" (default: {defaults[name]})"
+        entries.append((name, f"{value}{default}"))
     return Card("Configuration", entries)
 
 
-def _shown(value: Any) -> str:
-    return "none" if value is None else str(value)
-
-
-def _sessions(findings: RunData) -> list[Section]:
-    """A table of the processes that trained; nothing where none is recorded."""
+def _sessions(run: RunData) -> list[Section]:
+    """Returns a table of the training processes; none if none is recorded."""
     rows = []
-    for session in findings.sessions:
+    for session in run.sessions:
         start, end = session.start, session.end or {}
-        last = f"{end['step']:,}" if end else "no recorded end"
         seconds = end.get("seconds", {}).items()
         rows.append(
             [
-                _moment(str(start.get("time", ""))),
-                f"{start['step']:,} to {last}",
-                ", ".join(f"{name} {spent:.1f}" for name, spent in seconds),
+                str(start.get("time", "")),
+                f"{start['step']:,} to {end['step']:,}" if end else "unfinished",
+                ", ".join(f"{name} {value:.1f}" for name, value in seconds),
                 str(start.get("hardware", "")),
                 str(start.get("devices", "")),
                 ", ".join(map(" ".join, start.get("versions", {}).items())),
             ]
         )
-    header = ["began", "steps", "seconds", "hardware", "devices", "versions"]
-    title = "Sessions of training"
-    return [Section(title, table=Table(header, rows))] if rows else []
+    header = ["start", "steps", "seconds", "hardware", "devices", "versions"]
+    return [Section("Training sessions", table=Table(header, rows))] if rows else []

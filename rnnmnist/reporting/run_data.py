@@ -1,4 +1,4 @@
-"""All that is known of a run at one step: what a report is drawn from."""
+"""The data that a report is made from: a run's files and its predictions."""
 
 import dataclasses
 from pathlib import Path
@@ -10,79 +10,82 @@ from rnnmnist.checkpoints.store import read_metrics
 from rnnmnist.config.schema import Config
 from rnnmnist.data import datasets
 from rnnmnist.data.datasets import Examples
+from rnnmnist.data.tasks import task_of
 from rnnmnist.evaluation import results
 from rnnmnist.evaluation.predictions import EvaluationSplit, Predictions, predict
-from rnnmnist.evaluation.restore import restore
+from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.runtime.mesh import make_mesh, replicated
 from rnnmnist.runtime.workdir import MetricsFile
 
-Line = dict[str, Any]  # of a file of JSON lines
+JsonObject = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """One process that trained, as `sessions.jsonl` has it."""
+    """One training process, as recorded in `sessions.jsonl`."""
 
-    start: Line
-    end: Line | None  # None where it was killed, or trains still
+    start: JsonObject
+    end: JsonObject | None  # None if it was killed or is still running
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # arrays are not equal or unequal
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class RunData:
     """A run at one of its steps."""
 
     workdir: Path
     step: int
-    wanted: str  # how that step was asked for
+    requested_step: str  # `best`, `latest` or a number
     config: Config
-    metrics: list[Line]  # none where a run was copied without them
-    sessions: list[Session]  # likewise
-    validation: Line | None  # at this step, as the checkpoint carries it
-    test: dict[str, Any]  # as the result file has it
+    metrics: list[JsonObject]  # lines of `metrics.jsonl`; empty if there is no file
+    sessions: list[Session]
+    validation: JsonObject | None  # metrics at this step, from the checkpoint
+    test: JsonObject  # the result on the test split
     networks: list[Predictions]  # of each network, on the test split
-    images: Examples  # of the test split
+    images: Examples  # the test split
     classes: list[str]
 
     @property
-    def members(self) -> list[dict[str, Any]]:
+    def members(self) -> list[JsonObject]:
         """The test result of each network, in the order of `networks`."""
         return self.test.get("members") or [self.test]
 
     @property
-    def validated(self) -> list[Line]:
+    def validated(self) -> list[JsonObject]:
         """The lines of the validation split."""
         return [line for line in self.metrics if line["split"] == "validation"]
 
     @property
     def seconds(self) -> float | None:
-        """Of all sessions that ended; None where none is known."""
-        ended = [
+        """The duration of all sessions that recorded one; None if none did."""
+        seconds = [
             session.end["seconds"]["total"]
             for session in self.sessions
             if session.end is not None and "total" in session.end.get("seconds", {})
         ]
-        return sum(ended) if ended else None
+        return sum(seconds) if seconds else None
 
 
-def load_run_data(workdir: Path, wanted: str, places: dict[str, Any]) -> RunData:
-    """Reads a run's files and asks its networks about every test image.
+def load_run_data(
+    workdir: Path, requested_step: str, data_paths: dict[str, Any]
+) -> RunData:
+    """Reads a run's files and predicts every test image.
 
-    Writes nothing but the line that says that the test split was read.
+    The only file that it writes is the log of evaluations on the test split.
 
     Args:
-        workdir: of the run, whose trainer may be running.
-        wanted: `best`, `latest` or a step's number.
-        places: settings of `data` that are others here than the trainer's.
+        workdir: of the run, which may still be training.
+        requested_step: `best`, `latest` or a number.
+        data_paths: settings that replace the paths of the checkpoint's configuration.
 
     Raises:
-        UserError: when there is no such run or step, or no data.
-        RunError: when a checkpoint cannot be read.
+        UserError: if the run, the step or the data do not exist.
+        RunError: if a checkpoint cannot be read.
     """
 
-    def at(step: int) -> RunData:
+    def load_step(step: int) -> RunData:
         mesh = make_mesh(1, 1, 1)
-        config, model, params = restore(workdir, step, replicated(mesh))
-        config = config.replace(places)
+        config, model, params = restore_model(workdir, step, replicated(mesh))
+        config = config.replace(data_paths)
         images = datasets.load(config.data)["test"]
         sha256, validation = params_sha256(params), read_metrics(workdir, step)
         results.log_test_reading(workdir, step, sha256, "report")
@@ -93,7 +96,7 @@ def load_run_data(workdir: Path, wanted: str, places: dict[str, Any]) -> RunData
         return RunData(
             workdir=workdir,
             step=step,
-            wanted=wanted,
+            requested_step=requested_step,
             config=config,
             metrics=[
                 line
@@ -105,14 +108,14 @@ def load_run_data(workdir: Path, wanted: str, places: dict[str, Any]) -> RunData
             test=test,
             networks=predict(model, params, EvaluationSplit.device_put(images, mesh)),
             images=images,
-            classes=datasets.class_names(config.data.name),
+            classes=list(task_of(config).classes),
         )
 
-    return with_step(workdir, wanted, at)
+    return with_step(workdir, requested_step, load_step)
 
 
 def read_sessions(path: Path) -> list[Session]:
-    """The sessions of a run, in their order; of a file that need not exist."""
+    """Reads the sessions of a run in order; none if the file does not exist."""
     sessions: list[Session] = []
     for line in MetricsFile.read(path):
         if line.get("event") == "start":

@@ -1,41 +1,45 @@
-"""What a report shows of a run: pictures, and in words and tables what they say."""
+"""The sections of a run's report: plots with captions and tables."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from rnnmnist.evaluation.calibration import calibration_bins
 from rnnmnist.evaluation.formatting import interval, percent, probability
 from rnnmnist.evaluation.intervals import wilson_interval
-from rnnmnist.evaluation.predictions import Misclassification, most_confident_errors
+from rnnmnist.evaluation.predictions import most_confident_errors
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import Picture, Section, Table
 from rnnmnist.reporting.palette import DARK, LIGHT, Palette
-from rnnmnist.reporting.plots import Band, Tile
-from rnnmnist.reporting.run_data import Line, RunData
+from rnnmnist.reporting.plots import Estimate, Tile
+from rnnmnist.reporting.run_data import JsonObject, RunData
 
-MOST_WRONG = 16  # images of the gallery
-MOST_PAIRS = 20  # of classes that were taken for another, in the table
-ENOUGH = 0.9  # of the answers are right: early, if it is after few rows
+MAX_ERRORS = 16  # images of the gallery
+MAX_CONFUSIONS = 20  # rows of the table of confused classes
+HIGH_ACCURACY = 0.9  # the caption names the row after which it is reached
 
 
-def sections_of(findings: RunData) -> list[Section]:
-    """Everything that is shown of a run, in the order of a page."""
+def report_sections(run: RunData) -> list[Section]:
+    """Returns all sections in the order of the page."""
     return [
-        *_networks(findings),
-        _curves(findings),
-        _confusion(findings),
-        _rows(findings),
-        _per_class(findings),
-        _decisions(findings),
-        _gallery(findings),
-        _reliability(findings),
+        *_accuracy_by_seed(run),
+        _learning_curves(run),
+        _confusion_matrix(run),
+        _accuracy_by_rows_read(run),
+        _accuracy_by_class(run),
+        _decision_rows(run),
+        _most_confident_errors(run),
+        _calibration(run),
     ]
 
 
-def counted(result: Line) -> str:
-    """A result's counts, as far as it has them: `9,902 of 10,000`, or their mean."""
+def format_counts(result: JsonObject) -> str:
+    """Formats the counts of a result: `9,902 of 10,000`, or their mean over seeds.
+
+    Returns an empty string if the result has no counts.
+    """
     if not {"correct", "examples"} <= result.keys():
         return ""
     if "members" in result:
@@ -44,379 +48,347 @@ def counted(result: Line) -> str:
     return f"{result['correct']:,} of {result['examples']:,}"
 
 
-def in_both_palettes(
-    name: str, draw: Callable[[Palette], bytes], words: str
-) -> Picture:
-    """A picture in both palettes."""
-    return Picture(name, draw(LIGHT), draw(DARK), words)
+def in_both_palettes(name: str, draw: Callable[[Palette], bytes], alt: str) -> Picture:
+    """Draws a plot in the light and in the dark palette."""
+    return Picture(name, draw(LIGHT), draw(DARK), alt)
 
 
-def bands(rights: Sequence[Sequence[int]], totals: Sequence[int]) -> list[Band]:
-    """Accuracies, with an interval over images for one network, else over networks.
+def estimate_accuracies(correct: np.ndarray, totals: np.ndarray) -> list[Estimate]:
+    """Estimates accuracies with intervals.
 
     Args:
-        rights: counts of right answers, of each network.
-        totals: images that each of these counts is of.
+        correct: counts, int [networks, accuracies].
+        totals: the images that the counts are of, int [accuracies].
 
     Returns:
-        For one network its 95 % Wilson intervals; for several the means of their
-        accuracies, from the lowest to the highest: the same images scored N times
-        tell no more of an accuracy than once.
+        For one network, accuracies with 95 % Wilson intervals over images. For
+        several, means with the range from the lowest to the highest: the networks
+        share their images, so pooled counts would give intervals that are too narrow.
     """
-    if len(rights) == 1:
-        found = []
-        for right, total in zip(rights[0], totals, strict=True):
-            low, high = wilson_interval(right, total)
-            found.append(Band(low, right / total, high))
-        return found
-    shares = np.array(rights) / np.array(totals)[None]
-    ends = zip(shares.min(0), shares.mean(0), shares.max(0), strict=True)
-    return [Band(float(low), float(mean), float(high)) for low, mean, high in ends]
+    if len(correct) == 1:
+        return [
+            Estimate(low, count / total, high)
+            for count, total in zip(correct[0].tolist(), totals.tolist(), strict=True)
+            for low, high in [wilson_interval(count, total)]
+        ]
+    accuracies = correct / totals
+    ends = (accuracies.min(0), accuracies.mean(0), accuracies.max(0))
+    return [Estimate(*values) for values in np.transpose(ends).tolist()]
 
 
-def _meaning(findings: RunData) -> str:
-    """What a band is, for a caption."""
-    number = len(findings.networks)
-    if number > 1:
-        return f"Bands go from the lowest to the highest of the {number} networks."
-    return "Bands are 95 % intervals over images (Wilson)."
+def _describe_intervals(run: RunData) -> str:
+    if len(run.networks) > 1:
+        return f"Intervals span the lowest to the highest of {len(run.networks)} seeds."
+    return "Intervals are 95 % Wilson intervals over images."
 
 
-def _ends(findings: RunData) -> str:
-    """What a band is, for the header of a table."""
-    return "lowest to highest" if len(findings.networks) > 1 else "95 % interval"
+def _interval_header(run: RunData) -> str:
+    return "lowest to highest" if len(run.networks) > 1 else "95 % interval"
 
 
-def _networks(findings: RunData) -> list[Section]:
-    """A table with a row for each network of a stack; nothing for one."""
-    if len(findings.members) == 1:
+def _of_first_seed(run: RunData) -> str:
+    """Returns ` of seed N` if there are several networks."""
+    return f" of seed {run.members[0]['seed']}" if len(run.networks) > 1 else ""
+
+
+def _format_estimate(estimate: Estimate) -> list[str]:
+    """Returns the cells of an accuracy and of its interval."""
+    return [percent(estimate.value), interval((estimate.low, estimate.high))]
+
+
+def _accuracy_by_seed(run: RunData) -> list[Section]:
+    if len(run.members) == 1:
         return []
     rows = [
         [
-            f"seed {member['seed']}",
-            counted(member),
+            f"{member['seed']}",
+            format_counts(member),
             percent(member["accuracy"]),
             interval(member["accuracy_interval"]),
             f"{member['loss']:.4f}",
-            f"{100 * calibration_bins([answers]).calibration_error:.2f} points",
+            f"{100 * calibration_bins([predictions]).calibration_error:.2f} points",
         ]
-        for member, answers in zip(findings.members, findings.networks, strict=True)
+        for member, predictions in zip(run.members, run.networks, strict=True)
     ]
-    header = ["network", "right", "accuracy", "95 % interval", "loss"]
-    return [
-        Section(
-            "The networks",
-            ["Intervals are over images (Wilson); the calibration error is below."],
-            table=Table([*header, "calibration error"], rows),
-        )
-    ]
+    header = ["seed", "correct", "accuracy", "95 % interval", "loss"]
+    text = "Intervals are 95 % Wilson intervals over images."
+    table = Table([*header, "calibration error"], rows)
+    return [Section("Accuracy by seed", [text], table=table)]
 
 
-def _curves(findings: RunData) -> Section:
-    title = "How it was learned"
-    metrics, validated = findings.metrics, findings.validated
+def _learning_curves(run: RunData) -> Section:
+    title, metrics = "Learning curves", run.metrics
     if not metrics:
-        return Section(
-            title, ["metrics.jsonl is not in this workdir, so there are no curves."]
-        )
+        text = "The workdir has no metrics.jsonl, so there are no learning curves."
+        return Section(title, [text])
     trained = [line for line in metrics if line["split"] == "train"]
-    words = f"Two panels over {metrics[-1]['step']:,} steps: loss and accuracy."
-    for name, lines in (("Training", trained), ("Validation", validated)):
+    alt = f"Loss and accuracy over {metrics[-1]['step']:,} steps."
+    for name, lines in (("Training", trained), ("Validation", run.validated)):
         if lines:
             first, last = lines[0], lines[-1]
-            words += (
+            alt += (
                 f" {name} loss goes from {first['loss']:.3f} at step {first['step']:,} "
                 f"to {last['loss']:.4f} at step {last['step']:,}, accuracy from "
                 f"{percent(first['accuracy'])} to {percent(last['accuracy'])}."
             )
-    trained_on = "the images of training, before the update"
-    if _last_batches(findings):
-        trained_on = "the last batch of each interval, after its update"
-    text = [f"Loss and accuracy on {trained_on}, and on the whole validation split."]
-    train = findings.config.train
-    if train.label_smoothing:
-        text.append(
-            "The training loss is that of labels smoothed by "
-            f"{train.label_smoothing:g}, and cannot come near 0."
-        )
-    if train.ema_decay:
-        text.append("Validation is of the average of the weights that are trained.")
-    if any(line.get("members") for line in metrics):
-        text.append(
-            "Lines are the means of the networks, bands go from the lowest to the "
-            "highest."
-        )
     rows = [
         [
             f"{line['step']:,}",
             f"{line['loss']:.4f}",
             percent(line["accuracy"]),
-            counted(line),
+            format_counts(line),
         ]
-        for line in validated
+        for line in run.validated
     ]
-    header = ["step", "validation loss", "validation accuracy", "right"]
+    header = ["step", "validation loss", "validation accuracy", "correct"]
     return Section(
         title,
-        text,
-        in_both_palettes(
-            "curves", lambda palette: plots.curves(metrics, palette), words
-        ),
+        [_learning_curves_caption(run)],
+        in_both_palettes("curves", partial(plots.learning_curves, metrics), alt),
         Table(header, rows) if rows else None,
     )
 
 
-def _last_batches(findings: RunData) -> bool:
-    return findings.config.train.log_metrics == "last_batch"
+def _learning_curves_caption(run: RunData) -> str:
+    train = run.config.train
+    text = "Training metrics are of the batches since the previous point, each before "
+    if train.log_metrics == "last_batch":
+        text = "Training metrics are of the last batch before each point, after "
+    text += "its update; validation metrics are of the whole split."
+    if train.label_smoothing:
+        text += f" With label smoothing of {train.label_smoothing:g}, the training "
+        text += "loss does not approach 0."
+    if train.ema_decay:
+        text += " Validation uses the moving average of the weights."
+    if len(run.members) > 1:
+        text += " Lines are means over the seeds; their range is shaded."
+    return text
 
 
-def _rows(findings: RunData) -> Section:
-    total = len(findings.images.labels)
-    counts = [answers.correct_after_rows.tolist() for answers in findings.networks]
-    found = bands(counts, [total] * len(counts[0]))
-    guessing = max(np.bincount(findings.images.labels).tolist()) / total
-    late = [k for k, band in enumerate(found, 1) if band.middle < ENOUGH]
-    enough = max(late, default=0) + 1
-    known = f" From row {enough} on, nine of ten answers are right."
-    known = known if enough <= len(found) else ""
-    parts = [f"{percent(found[row - 1].middle)} after {row}" for row in (7, 14, 21, 28)]
+def _accuracy_by_rows_read(run: RunData) -> Section:
+    labels = run.images.labels
+    correct = np.array([predictions.correct_after_rows for predictions in run.networks])
+    estimates = estimate_accuracies(correct, np.full(len(correct[0]), len(labels)))
+    majority = int(np.bincount(labels).max()) / len(labels)
+    low = [row for row, one in enumerate(estimates, 1) if one.value < HIGH_ACCURACY]
+    first, reached = max(low, default=0) + 1, ""
+    if first <= len(estimates):
+        reached = f" It is at least {percent(HIGH_ACCURACY)} from row {first} on."
+    loss = "each row" if run.config.train.loss == "every_row" else "the last row only"
+    shown = ((row, percent(estimates[row - 1].value)) for row in (7, 14, 21, 28))
+    points = ", ".join(f"{accuracy} after row {row}" for row, accuracy in shown)
     rows = [
-        [
-            f"{row}",
-            ", ".join(f"{right[row - 1]:,}" for right in counts),
-            percent(band.middle),
-            interval((band.low, band.high)),
-        ]
-        for row, band in enumerate(found, 1)
+        [f"{row}", ", ".join(f"{count:,}" for count in counts), *_format_estimate(one)]
+        for row, (counts, one) in enumerate(zip(correct.T, estimates, strict=True), 1)
     ]
-    header = ["rows read", "right", "accuracy"]
+    header = ["rows read", "correct", "accuracy", _interval_header(run)]
     return Section(
-        "How early it knows",
+        "Accuracy by rows read",
         [
-            "What it would answer if it had to after so many rows, though it was "
-            f"trained to answer after the last alone.{known} {_meaning(findings)} "
-            "Guessing is to say the commonest class always."
+            f"Accuracy of the prediction after each row.{reached} The training loss is "
+            f"that after {loss}. {_describe_intervals(run)} The horizontal line is the "
+            "accuracy of always predicting the most frequent class."
         ],
         in_both_palettes(
             "rows",
-            lambda palette: plots.rows_read(found, guessing, palette),
-            f"Right answers by rows read: {', '.join(parts)}.{known}",
+            partial(plots.accuracy_by_rows_read, estimates, majority),
+            f"Accuracy by rows read: {points}.{reached}",
         ),
-        Table([*header, _ends(findings)], rows),
+        Table(header, rows),
     )
 
 
-def _decisions(findings: RunData) -> Section:
-    """After which row answers stay, and which two classes are told apart last."""
-    names, labels = findings.classes, findings.images.labels
-    rows = [answers.decision_rows for answers in findings.networks]
-    decided = np.concatenate(rows)
-    repeated = np.tile(labels, len(rows))
-    there = [place for place in range(len(names)) if (labels == place).any()]
-    table = []
-    for place in there:
-        own = decided[repeated == place]
-        nine = int(np.quantile(own, 0.9, method="inverted_cdf"))
-        table.append([names[place], f"{np.median(own):.0f}", f"{nine}"])
-    first = findings.networks[0]
+def _decision_rows(run: RunData) -> Section:
+    names, labels = run.classes, run.images.labels
+    by_network = [predictions.decision_rows for predictions in run.networks]
+    decided = np.concatenate(by_network)
+    repeated = np.tile(labels, len(by_network))
+    classes = np.unique(labels).tolist()
+    rows = []
+    for label in classes:
+        own = decided[repeated == label]
+        nine_tenths = int(np.quantile(own, 0.9, method="inverted_cdf"))
+        rows.append([names[label], f"{np.median(own):.0f}", f"{nine_tenths}"])
+    first = run.networks[0]
     pairs = [
-        (first.separation_row(one, other), names[one], names[other])
-        for one, other in itertools.combinations(there, 2)
+        (first.separation_row(one, other) or np.inf, f"{names[one]} and {names[other]}")
+        for one, other in itertools.combinations(classes, 2)
     ]
-    never = len(first.said[0]) + 1
-    pairs.sort(key=lambda pair: -(pair[0] or never))
+    pairs.sort(key=lambda pair: -pair[0])
     latest = "; ".join(
-        f"{one} and {other} after row {row}" if row else f"{one} and {other} never"
-        for row, one, other in pairs[:5]
+        f"{pair} after row {row}" if np.isfinite(row) else f"{pair} never"
+        for row, pair in pairs[:5]
     )
     return Section(
-        "When it decides",
+        "Decision rows",
         [
-            "A decision row is the one after which the answer no longer changes: "
-            f"{np.median(decided):.0f} in the middle. Two classes part after the row "
-            "from which on at most 2 % of their images are taken for the other one. "
-            f"Last to part: {latest}."
+            "The decision row of an image is the row after which its prediction no "
+            f"longer changes; the median is {np.median(decided):.0f}. Two classes are "
+            "separated once at most 2 % of their images are predicted as the other "
+            f"class. The last pairs to be separated{_of_first_seed(run)}: {latest}."
         ],
-        table=Table(["class", "middle decision row", "nine of ten by row"], table),
+        table=Table(["class", "median decision row", "90th percentile"], rows),
     )
 
 
-def _confusion(findings: RunData) -> Section:
-    table, names = np.array(findings.test["confusion"]), findings.classes
-    mistakes = np.where(np.eye(len(table), dtype=bool), 0, table)
-    order = np.argsort(-mistakes.ravel(), kind="stable")[:MOST_PAIRS]
+def _confusion_matrix(run: RunData) -> Section:
+    counts, names = np.array(run.test["confusion"]), run.classes
+    errors = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+    order = np.argsort(-errors, axis=None, kind="stable")[:MAX_CONFUSIONS]
     pairs = [
-        (names[true], names[said], int(mistakes[true, said]))
-        for true, said in zip(*np.unravel_index(order, table.shape), strict=True)
-        if mistakes[true, said]
+        (names[true], names[predicted], f"{errors[true, predicted]:,}")
+        for true, predicted in zip(*np.unravel_index(order, errors.shape), strict=True)
+        if errors[true, predicted]
     ]
-    most = ", ".join(
-        f"{true} as {said} ({_times(count)})" for true, said, count in pairs[:5]
+    frequent = ", ".join(
+        f"{true} as {predicted} ({count})" for true, predicted, count in pairs[:5]
     )
-    most = f"Most often: {most}." if pairs else "None is taken for another."
-    text = ["Each row is what an image is, each column what was said. Grey is right."]
-    if len(findings.members) > 1:
-        text.append(f"Counts are summed over the {len(findings.members)} networks.")
-    rows = [[true, said, f"{count:,}"] for true, said, count in pairs]
+    frequent = f"Most frequent errors: {frequent}." if pairs else "There are no errors."
+    text = "Rows are true classes, columns predicted classes; the diagonal is grey. "
+    if len(run.members) > 1:
+        text += f"Counts are summed over {len(run.members)} seeds. "
     return Section(
-        "What is taken for what",
-        [" ".join([*text, most])],
+        "Confusion matrix",
+        [text + frequent],
         in_both_palettes(
             "confusion",
-            lambda palette: plots.confusion(table.tolist(), names, palette),
-            f"A table of what is true by what was said. Of {table.sum():,} answers "
-            f"{mistakes.sum():,} are wrong. {most}",
+            partial(plots.confusion_matrix, counts, names),
+            f"Confusion matrix of {counts.sum():,} predictions, of which "
+            f"{errors.sum():,} are wrong. {frequent}",
         ),
-        Table(["true", "said", "images"], rows) if rows else None,
+        Table(["true", "predicted", "images"], pairs) if pairs else None,
     )
 
 
-def _times(count: int) -> str:
-    return "once" if count == 1 else "twice" if count == 2 else f"{count:,} times"
-
-
-def _per_class(findings: RunData) -> Section:
-    tables = np.array([member["confusion"] for member in findings.members])
-    images = tables[0].sum(axis=1)
-    there = np.flatnonzero(images)  # of a class without an image nothing is known
-    rights = np.diagonal(tables, axis1=1, axis2=2)[:, there]
-    names = [findings.classes[place] for place in there]
-    found = bands(rights.tolist(), images[there].tolist())
-    asked = images[there] * len(tables)
-    notes = [
-        f"{right:,} of {total:,}"
-        for right, total in zip(rights.sum(axis=0), asked, strict=True)
-    ]
-    order = sorted(range(len(names)), key=lambda place: found[place].middle)
-    best, worst = (
-        f"{names[place]}, {percent(found[place].middle)} ({notes[place]})"
-        for place in (order[-1], order[0])
+def _accuracy_by_class(run: RunData) -> Section:
+    confusions = np.array([member["confusion"] for member in run.members])
+    totals = confusions[0].sum(axis=1)
+    present = np.flatnonzero(totals)  # only these classes have an accuracy
+    totals, names = totals[present], [run.classes[label] for label in present]
+    correct = np.diagonal(confusions, axis1=1, axis2=2)[:, present]
+    estimates = estimate_accuracies(correct, totals)
+    pooled = zip(correct.sum(axis=0), totals * len(correct), strict=True)
+    counts = [f"{count:,} of {total:,}" for count, total in pooled]
+    order = np.argsort([estimate.value for estimate in estimates], kind="stable")
+    lowest, highest = (
+        f"{names[label]}, {percent(estimates[label].value)} ({counts[label]})"
+        for label in (order[0], order[-1])
     )
+    extremes = f"Highest: {highest}; lowest: {lowest}."
     rows = [
-        [name, note, percent(band.middle), interval((band.low, band.high))]
-        for name, note, band in zip(names, notes, found, strict=True)
+        [name, count, *_format_estimate(estimate)]
+        for name, count, estimate in zip(names, counts, estimates, strict=True)
     ]
+    overall = run.test["accuracy"]
     return Section(
-        "Which classes are hard",
+        "Accuracy by class",
         [
-            f"The best: {best}; the worst: {worst}. {_meaning(findings)} Where they "
-            "overlap, the order of two classes may be chance."
+            f"{extremes} {_describe_intervals(run)} If two of them overlap, the "
+            "difference may be due to chance."
         ],
         in_both_palettes(
             "classes",
-            lambda palette: plots.per_class(
-                found, notes, names, findings.test["accuracy"], palette
-            ),
-            f"Accuracy on each class. The best: {best}; the worst: {worst}.",
+            partial(plots.accuracy_by_class, estimates, counts, names, overall),
+            f"Accuracy on each class with its interval. {extremes}",
         ),
-        Table(["class", "right", "accuracy", _ends(findings)], rows),
+        Table(["class", "correct", "accuracy", _interval_header(run)], rows),
     )
 
 
-def _gallery(findings: RunData) -> Section:
-    title, names = "Surest and wrong", findings.classes
-    mistakes = most_confident_errors(findings.networks[0], MOST_WRONG)
-    if not mistakes:
-        return Section(title, ["No image of the test split is wrong."])
-
-    def tile(mistake: Misclassification) -> Tile:
-        return Tile(
-            findings.images.images[mistake.place],
-            names[mistake.said],
-            probability(mistake.probability),
-            names[mistake.true],
+def _most_confident_errors(run: RunData) -> Section:
+    title, names, predictions = "Most confident errors", run.classes, run.networks[0]
+    errors = most_confident_errors(predictions, MAX_ERRORS)
+    if not errors:
+        return Section(title, ["All test images are classified correctly."])
+    tiles = [
+        Tile(
+            run.images.images[error.index],
+            names[error.predicted],
+            probability(error.probability),
+            names[error.label],
         )
-
-    wrong = int((~findings.networks[0].right).sum())
-    whose = ""
-    if len(findings.networks) > 1:
-        whose = f" by the network of seed {findings.members[0]['seed']}"
-    text = (
-        f"Of {wrong:,} wrong answers{whose} the {len(mistakes)} that were given the "
-        "highest probability, the surest first."
-        if wrong > len(mistakes)
-        else f"All {wrong:,} wrong answers{whose}, the surest first."
-    )
+        for error in errors
+    ]
+    total = int((~predictions.correct).sum())
+    text = f"The {len(errors)} most confident of {total:,} errors{_of_first_seed(run)}."
+    if total <= len(errors):
+        text = f"All {total:,} errors{_of_first_seed(run)}, the most confident first."
     listed = "; ".join(
-        f"said {names[mistake.said]} with {probability(mistake.probability)}, is "
-        f"{names[mistake.true]}"
-        for mistake in mistakes[:6]
+        f"{tile.label} predicted as {tile.predicted} ({tile.probability})"
+        for tile in tiles[:6]
     )
     rows = [
         [
-            f"{mistake.place}",
-            names[mistake.said],
-            probability(mistake.probability),
-            names[mistake.true],
-            probability(mistake.probability_of_true),
+            f"{error.index}",
+            f"{tile.predicted} ({tile.probability})",
+            f"{tile.label} ({probability(error.label_probability)})",
         ]
-        for mistake in mistakes
+        for error, tile in zip(errors, tiles, strict=True)
     ]
+    header = ["image index", "predicted (probability)", "label (probability)"]
     return Section(
         title,
         [text],
         in_both_palettes(
-            "gallery",
-            lambda palette: plots.gallery(list(map(tile, mistakes)), palette),
-            f"{text} They begin: {listed}.",
+            "gallery", partial(plots.gallery, tiles), f"{text} The first are {listed}."
         ),
-        Table(["image, from 0", "said", "with", "is", "given"], rows),
+        Table(header, rows),
     )
 
 
-def _reliability(findings: RunData) -> Section:
-    bins, number = calibration_bins(findings.networks), len(findings.networks)
-    there = np.flatnonzero(bins.images)
-    images, right = bins.images[there], bins.right[there]
-    confidence = bins.confidence[there] / images
-    found = bands([right.tolist()], images.tolist())
-    total, error = int(bins.images.sum()), bins.calibration_error
-    sure, true = float(bins.confidence.sum()) / total, int(bins.right.sum()) / total
-    verdict = "as sure as it should be on average"
-    if points := round(100 * abs(sure - true), 2):
-        kind = "too sure" if sure > true else "not sure enough"
-        verdict = f"{kind}, by {points:.2f} points"
+def _calibration(run: RunData) -> Section:
+    bins, number = calibration_bins(run.networks), len(run.networks)
+    present = np.flatnonzero(bins.images)
+    images, correct = bins.images[present], bins.correct[present]
+    confidence = bins.confidence[present] / images
+    estimates = estimate_accuracies(correct[None], images)
+    total, error = int(images.sum()), bins.calibration_error
+    mean = float(bins.confidence.sum()) / total
+    accuracy = int(correct.sum()) / total
+    verdict = "They agree"
+    if points := round(100 * abs(mean - accuracy), 2):
+        kind = "overconfident" if mean > accuracy else "underconfident"
+        verdict = f"The network is {kind} by {points:.2f} points"
     summary = (
-        f"Answers are given {percent(sure)} on average, and {percent(true)} are right: "
-        f"that is {verdict}."
+        f"The mean confidence is {percent(mean)}, the accuracy {percent(accuracy)}. "
+        f"{verdict}."
     )
     text = [
-        f"{summary} On the line, the two would agree. Bars are 95 % intervals (Wilson)."
+        f"{summary} On the diagonal, confidence and accuracy agree. Intervals are 95 % "
+        "Wilson intervals over images.",
+        "The expected calibration error is the mean distance from the diagonal over "
+        f"images, in {len(bins.images)} bins of equal width (Guo et al. 2017).",
     ]
     if number > 1:
         text.append(
-            f"These are the answers of all {number} networks together, about the same "
-            "images, so the intervals are too narrow."
+            f"The predictions of {number} seeds for the same images are pooled, so the "
+            "intervals are too narrow."
         )
     width = 100 / len(bins.images)
-    text.append(
-        "The expected calibration error is the mean distance from the line over "
-        f"images, in {len(bins.images)} bins of one width, by the probability of the "
-        "answer (Guo et al. 2017)."
-    )
     rows = [
         [
-            f"{width * place:.1f} to {width * (place + 1):.1f} %",
+            f"{width * index:.1f} to {width * (index + 1):.1f} %",
+            percent(bin_mean),
             f"{count:,}",
-            f"{own:,}",
-            percent(own / count),
-            percent(mean),
+            f"{bins.correct[index]:,}",
+            percent(estimate.value),
         ]
-        for place, count, own, mean in zip(
-            there, images, right, confidence, strict=True
+        for index, count, estimate, bin_mean in zip(
+            present, images, estimates, confidence, strict=True
         )
     ]
+    header = ["confidence", "mean", "images", "correct", "accuracy"]
     return Section(
-        "Whether it knows what it knows",
+        "Calibration",
         text,
         in_both_palettes(
             "reliability",
-            lambda palette: plots.reliability(
-                confidence.tolist(), found, bins.images.tolist(), error, palette
+            partial(
+                plots.reliability_diagram, confidence, estimates, bins.images, error
             ),
-            f"{summary} Expected calibration error {100 * error:.2f} points. Above "
-            f"{100 - width:.1f} % lie {bins.images[-1]:,} of {total:,} answers, of "
-            f"which {bins.right[-1]:,} are right.",
+            f"{summary} The expected calibration error is {100 * error:.2f} points. "
+            f"{bins.images[-1]:,} of {total:,} predictions have a confidence above "
+            f"{100 - width:.1f} %, and {bins.correct[-1]:,} of these are correct.",
         ),
-        Table(["probability", "answers", "right", "accuracy", "its mean"], rows),
+        Table(header, rows),
     )

@@ -1,1 +1,1 @@
-"""What a process runs on: devices, processes, compiled programs, versions, files."""
+"""The environment of a process: devices, other processes, programs, versions, files."""

@@ -1,4 +1,4 @@
-"""Compiled programs: kept for the next start, and the time that they took."""
+"""The compilation cache, and the time that jax spends on compiling."""
 
 import contextlib
 import functools
@@ -12,7 +12,7 @@ import jax
 
 _logger = logging.getLogger(__name__)
 
-# Not tracing, whose events are nested and would be counted more than once.
+# Tracing is left out: its events are nested and would be counted more than once.
 _EVENTS = {
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "/jax/core/compile/backend_compile_duration",
@@ -23,17 +23,17 @@ _seconds: list[float] = []
 def enable_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache folder. Entry points call it.
 
-    `JAX_COMPILATION_CACHE_DIR` names another folder, as everywhere in jax. A
-    folder that cannot be written is a warning: the programs are compiled anew.
+    `JAX_COMPILATION_CACHE_DIR` overrides the folder. If the folder cannot be written, a
+    warning is logged and nothing is cached.
     """
-    _count_compile_seconds()
+    _listen_to_compilation()
     try:
-        folder = _folder()
+        folder = _cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".{os.getpid()}.probe"
         probe.touch()
         probe.unlink()
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
         _logger.warning("compiled programs are not kept for the next start: %s", error)
         jax.config.update("jax_enable_compilation_cache", False)
         return
@@ -42,25 +42,31 @@ def enable_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def use_cpu() -> None:
+    """Selects the CPU for short work, since a trainer may hold the accelerator."""
+    jax.config.update("jax_platforms", "cpu")
+    enable_compilation_cache()
+
+
 def compile_seconds() -> float:
-    """Seconds that jax has spent so far on lowering and compiling."""
+    """Returns the seconds that jax has spent on lowering and compiling so far."""
     return sum(_seconds)
 
 
 class Stopwatch:
-    """Measures wall-clock seconds without those that jax spends on compiling."""
+    """Measures wall-clock seconds, excluding those that jax spends on compiling."""
 
     def __init__(self) -> None:
-        self._begin, self._compiled = time.monotonic(), compile_seconds()
+        self._start, self._compiled = time.monotonic(), compile_seconds()
 
     def seconds(self) -> float:
-        """Seconds since the stopwatch was made."""
-        elapsed = time.monotonic() - self._begin
+        """Returns the seconds since the stopwatch was created."""
+        elapsed = time.monotonic() - self._start
         return elapsed - (compile_seconds() - self._compiled)
 
 
 class CacheContents(NamedTuple):
-    """The compiled programs that earlier starts have left."""
+    """The programs in the compilation cache."""
 
     folder: Path
     programs: int
@@ -68,28 +74,28 @@ class CacheContents(NamedTuple):
 
 
 def cache_contents() -> CacheContents | None:
-    """The cache that `enable_compilation_cache` chose; None if there is none."""
-    config: Any = jax.config  # not every version declares its attributes
+    """Returns the contents of the compilation cache; None if it is disabled."""
+    config: Any = jax.config  # some versions do not declare its attributes
     folder = config.jax_compilation_cache_dir
     if folder is None or not config.jax_enable_compilation_cache:
         return None
     sizes = {}
     for path in Path(folder).iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another process's, gone by now
+        with contextlib.suppress(FileNotFoundError):  # removed by another process
             sizes[path.name] = path.stat().st_size
     programs = sum(name.endswith("-cache") for name in sizes)
     return CacheContents(Path(folder), programs, sum(sizes.values()))
 
 
-def _folder() -> Path:
-    if named := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return Path(named)
+def _cache_folder() -> Path:
+    if folder := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(folder)
     caches = os.environ.get("XDG_CACHE_HOME")
     return (Path(caches) if caches else Path.home() / ".cache") / "rnnmnist" / "jax"
 
 
-@functools.cache  # registered twice, the listener would count every second twice
-def _count_compile_seconds() -> None:
+@functools.cache  # a second listener would count every second twice
+def _listen_to_compilation() -> None:
     jax.monitoring.register_event_duration_secs_listener(_on_event)
 
 

@@ -1,9 +1,8 @@
-"""The processes of a run, one for each host or GPU: how they meet and agree.
+"""The processes of a run, one per host or GPU, on top of `jax.distributed`.
 
-`jax.distributed` is the engine. What the first process decides alone, because it
-is about files (who trains here, from which step), the others learn through the
-engine's key-value store: that needs no device and waits as long as it takes, where
-a collective would time out.
+Decisions about files (whether the workdir is free, from which step to resume) are made
+by process 0. It shares them through the key-value store of `jax.distributed`, which
+needs no devices and, unlike a collective operation, never times out.
 """
 
 import contextlib
@@ -11,6 +10,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -22,185 +22,177 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-# The store is not exported; orbax reaches it the same way.
-from jax._src.distributed import global_state as engine
+# jax exports neither the store nor counts that do not initialize the devices.
+from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
 from rnnmnist.config.command_line import ProcessSpec
-from rnnmnist.errors import RunError, UserError, first_line, leave
+from rnnmnist.errors import RunError, UserError, exit_immediately, first_line
 
-Answer = TypeVar("Answer")  # anything that JSON takes
+T = TypeVar("T")
 
-JOIN_SECONDS = 300  # for all to come; jax's own limit
-HEARTBEAT_SECONDS = 30  # after which a process that is silent counts as dead
-PATIENT_SECONDS = 5  # until it is said that others are waited for
-LEAVE_SECONDS = 60  # for all to say goodbye
-# In what the engine and its collective operations say of a process that is gone.
-SIGNS_OF_A_LOSS = ("Gloo", "gloo", "UNAVAILABLE", "ABORTED", "CANCELLED", "heartbeat")
+JOIN_TIMEOUT_SECONDS = 300  # jax's default
+HEARTBEAT_TIMEOUT_SECONDS = 30  # after which a silent process counts as dead
+WAITING_NOTICE_SECONDS = 5  # until a line says that other processes are awaited
+SHUTDOWN_TIMEOUT_SECONDS = 60
+# jaxlib raises one type for all failures; only its messages name a lost process.
+LOST_PROCESS_MESSAGES = re.compile("[Gg]loo|UNAVAILABLE|ABORTED|CANCELLED|heartbeat")
 
-_questions = itertools.count()
+_message_numbers = itertools.count()
 
 
 @contextlib.contextmanager
 def initialize(spec: ProcessSpec) -> Iterator[None]:
-    """Joins the run's other processes, and leaves together with them.
+    """Joins the run's other processes, and shuts down together with them.
 
-    Only entry points call it, before anything has asked jax for its devices. From
-    then on only process 0 prints. A process that ends early takes the others with
-    it, within `HEARTBEAT_SECONDS`: here if a collective operation notices, in the
-    engine otherwise.
+    Only entry points use it, before jax initializes its devices. Within the context,
+    only process 0 prints. If a process ends early, the others end within
+    `HEARTBEAT_TIMEOUT_SECONDS`: with a `RunError` if a collective operation fails,
+    otherwise by `jax.distributed`.
 
     Raises:
-        UserError: when the place is not to be had, or what jax detects is no
-            cluster that it can join.
-        RunError: when another process does not answer, or has ended.
+        UserError: if the coordinator's port is taken, or the cluster that jax detects
+            cannot be joined.
+        RunError: if another process does not respond, or has ended.
     """
     _join(spec)
-    if not is_first():
-        _be_quiet()
+    if not is_process_0():
+        _silence()
     try:
         yield
     except Exception as error:
         if lost := _lost_process(error):
             raise RunError(
-                f"process {engine.process_id} has lost another process of this run "
-                f"({lost}); start them all again, and the run goes on from its last "
+                f"process {global_state.process_id} has lost another process of this "
+                f"run ({lost}); start all of them again to resume from the last "
                 "checkpoint"
             ) from error
         if isinstance(error, RunError):
-            _leave()
+            _shut_down()
         raise
-    _leave()
+    _shut_down()
 
 
-def count() -> int:
-    """How many processes this run has."""
-    return engine.num_processes
+def process_count() -> int:
+    """Returns the number of processes of this run."""
+    return global_state.num_processes
 
 
-def is_first() -> bool:
-    """Whether this is process 0, which alone writes what is not a checkpoint."""
-    return engine.process_id == 0
+def is_process_0() -> bool:
+    """Whether this is process 0, which alone writes files other than checkpoints."""
+    return global_state.process_id == 0
 
 
-def broadcast(decide: Callable[[], Answer]) -> Answer:
-    """What a function answers on process 0, where alone it is called.
+def broadcast(decide: Callable[[], T]) -> T:
+    """Calls a function on process 0 and returns its result on every process.
 
-    Every process has to come here, and in the same order.
-
-    Args:
-        decide: answers with what JSON takes.
+    All processes must call this, in the same order. The result must be JSON.
 
     Raises:
-        RunError: what `decide` raised, on every process; UserError likewise.
+        RunError: if `decide` raises one, on every process; `UserError` likewise.
     """
-    if count() == 1:
+    if process_count() == 1:
         return decide()
-    key = f"rnnmnist/{next(_questions)}"
-    if not is_first():
-        return _answer(key)
+    key = f"rnnmnist/{next(_message_numbers)}"
+    if not is_process_0():
+        return _receive(key)
     try:
-        answer = decide()
+        value = decide()
     except RunError as error:
-        fault = {"error": str(error), "exit_code": error.exit_code}
-        _store().key_value_set(key, json.dumps(fault))
+        _send(key, {"error": str(error), "exit_code": error.exit_code})
         raise
-    _store().key_value_set(key, json.dumps({"answer": answer}))
-    return answer
+    _send(key, {"value": value})
+    return value
 
 
-def first_process_first(work: Callable[[], Answer]) -> Answer:
-    """Does a work on process 0, and when it is done on all others at once.
-
-    Returns:
-        Each process's own result, of any type.
+def process_0_first(function: Callable[[], T]) -> T:
+    """Calls a function on process 0, then on all others, and returns each result.
 
     Raises:
-        RunError: what it raised on process 0, on every process; UserError likewise.
+        RunError: if it raises one on process 0, on every process; `UserError` likewise.
     """
-    done: list[Answer] = []
-    broadcast(lambda: done.append(work()))
-    return done[0] if done else work()
+    results: list[T] = []
+    broadcast(lambda: results.append(function()))
+    return results[0] if results else function()
 
 
-def all_gather(value: Answer) -> list[Answer]:
-    """What each process has, in their order.
+def all_gather(value: T) -> list[T]:
+    """Returns the values of all processes, in their order.
 
-    Every process has to come here, and in the same order.
-
-    Args:
-        value: what JSON takes.
+    All processes must call this, in the same order. The values must be JSON.
     """
-    if count() == 1:
+    if process_count() == 1:
         return [value]
-    key = f"rnnmnist/{next(_questions)}"
-    _store().key_value_set(f"{key}/{engine.process_id}", json.dumps({"answer": value}))
-    return [_answer(f"{key}/{index}") for index in range(count())]
+    key = f"rnnmnist/{next(_message_numbers)}"
+    _send(f"{key}/{global_state.process_id}", {"value": value})
+    return [_receive(f"{key}/{index}") for index in range(process_count())]
 
 
 def all_max(number: int) -> int:
-    """The largest of a number over all processes; the devices compare them.
+    """Returns the maximum over all processes.
 
-    A process that has died is noticed here.
+    It is a collective operation of the devices, which fails if a process has ended.
     """
-    if count() == 1:
+    if process_count() == 1:
         return number
     with jax.transfer_guard("allow"):
         return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
 def _join(spec: ProcessSpec) -> None:
-    # One task of SLURM's is no cluster, and several of them in a job would want
-    # the same port.
+    # A single SLURM task is no cluster; several in one job would share jax's port.
     alone = spec.num_processes == 1 or os.environ.get("SLURM_NTASKS") == "1"
     if alone and spec.coordinator_address is None:
         return
-    given = spec.coordinator_address is not None
     if spec.coordinator_address is not None:
         _check_coordinator(spec.coordinator_address, spec.process_id == 0)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        with _without_a_word_of_kubernetes(), _one_line_if_nobody_comes(spec):
+        with warnings.catch_warnings(), _join_timeout(spec):
+            # jax warns in every pod about a package that only indexed jobs need.
+            if "JOB_COMPLETION_INDEX" not in os.environ:
+                warnings.filterwarnings("ignore", "Kubernetes environment detected")
             jax.distributed.initialize(
                 spec.coordinator_address,
                 spec.num_processes,
                 spec.process_id,
-                initialization_timeout=2 * JOIN_SECONDS,  # when it would crash
-                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                initialization_timeout=2 * JOIN_TIMEOUT_SECONDS,  # it would crash
+                heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
             )
-    except Exception as error:  # looking for a cluster can fail in many ways
+    except Exception as error:  # the detection of clusters raises many kinds
+        # jax has no other sign that it detected no cluster, which is the usual case.
         if str(error) == "coordinator_address should be defined.":
-            return  # the usual case: there is none
-        where = "given" if given else "that jax found here"
+            return
+        source = "given" if spec.coordinator_address else "that jax detected"
         raise UserError(
-            f"--coordinator_address: the cluster {where} cannot be joined "
-            f"({type(error).__name__}: {error}); name --coordinator_address, "
+            f"--coordinator_address: the cluster {source} cannot be joined "
+            f"({type(error).__name__}: {error}); pass --coordinator_address, "
             "--num_processes and --process_id, or --num_processes=1 to run alone"
         ) from error
-    # The engine takes SIGTERM for itself; until training begins it just ends us.
+    # jax.distributed handles SIGTERM; until training begins, the default is correct.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _check_coordinator(address: str, is_ours: bool) -> None:
-    """Tries the coordinator's port first: the engine crashes where this complains.
+def _check_coordinator(address: str, is_coordinator: bool) -> None:
+    """Tries the coordinator's port, since `jax.distributed` would crash the process.
 
     Raises:
-        UserError: when the port is taken on process 0's host.
-        RunError: when nobody answers in time.
+        UserError: if the port is taken on process 0's host.
+        RunError: if the coordinator does not respond in time.
     """
     host, _, port = address.rpartition(":")
-    if is_ours:
+    if is_coordinator:
         try:
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(("", int(port)))
         except OSError as error:
             raise UserError(
-                f"--coordinator_address: port {port} cannot be had here ({error}); "
+                f"--coordinator_address: port {port} cannot be used ({error}); "
                 "name another one, on every process"
             ) from error
         return
-    deadline = time.monotonic() + JOIN_SECONDS
+    deadline = time.monotonic() + JOIN_TIMEOUT_SECONDS
     while True:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
@@ -208,25 +200,25 @@ def _check_coordinator(address: str, is_ours: bool) -> None:
         except OSError as error:
             if time.monotonic() > deadline:
                 raise RunError(
-                    f"--coordinator_address: no answer from {address} within "
-                    f"{JOIN_SECONDS} s ({error}); process 0 has to run there"
+                    f"--coordinator_address: no response from {address} within "
+                    f"{JOIN_TIMEOUT_SECONDS} s ({error}); start process 0 there"
                 ) from error
         time.sleep(0.2)
 
 
 @contextlib.contextmanager
-def _one_line_if_nobody_comes(spec: ProcessSpec) -> Iterator[None]:
-    # The engine waits past hearing, and then crashes.
+def _join_timeout(spec: ProcessSpec) -> Iterator[None]:
+    """Ends the process with one line where `jax.distributed` would crash it later."""
     number = spec.num_processes or "the cluster's"
-    address = spec.coordinator_address or "their coordinator"
-    line = (
-        f"error: --num_processes: not all of {number} processes have come to {address} "
-        f"within {JOIN_SECONDS:g} s; start each of them, with the same flags"
+    address = spec.coordinator_address or "the coordinator"
+    error = (
+        f"error: --num_processes: not all of {number} processes have joined {address} "
+        f"within {JOIN_TIMEOUT_SECONDS:g} s; start each of them, with the same flags"
     )
-    saying = f"waiting for all of {number} processes to come to {address}"
+    notice = f"waiting for all of {number} processes to join {address}"
     timers = [
-        threading.Timer(PATIENT_SECONDS, print, [saying], {"flush": True}),
-        threading.Timer(JOIN_SECONDS, leave, [line, 1]),
+        threading.Timer(WAITING_NOTICE_SECONDS, print, [notice], {"flush": True}),
+        threading.Timer(JOIN_TIMEOUT_SECONDS, exit_immediately, [error, 1]),
     ]
     for timer in timers:
         timer.daemon = True
@@ -238,61 +230,55 @@ def _one_line_if_nobody_comes(spec: ProcessSpec) -> Iterator[None]:
             timer.cancel()
 
 
-@contextlib.contextmanager
-def _without_a_word_of_kubernetes() -> Iterator[None]:
-    # Of every pod jax says that it lacks a package; only a job's index shows that
-    # there is something to join.
-    with warnings.catch_warnings():
-        if "JOB_COMPLETION_INDEX" not in os.environ:
-            warnings.filterwarnings("ignore", message="Kubernetes environment detected")
-        yield
-
-
-def _be_quiet() -> None:
-    # By descriptor, since gloo prints past Python.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
+def _silence() -> None:
+    # By file descriptor, since gloo does not print through Python.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
     logging.getLogger("rnnmnist").setLevel(logging.ERROR)
 
 
-def _lost_process(error: Any) -> str | None:
-    """What a collective operation said when it failed; None if that is not why."""
-    while error is not None and count() > 1:
-        if any(sign in str(error) for sign in SIGNS_OF_A_LOSS):
+def _lost_process(error: BaseException | None) -> str | None:
+    """Returns the message of a failed collective operation; None for other errors."""
+    while error is not None and process_count() > 1:
+        if LOST_PROCESS_MESSAGES.search(str(error)):
             return first_line(error)[:200]
         error = error.__cause__
     return None
 
 
-def _store() -> Any:
-    return engine.client
+def _send(key: str, message: dict[str, Any]) -> None:
+    client: Any = global_state.client
+    client.key_value_set(key, json.dumps(message))
 
 
-def _answer(key: str) -> Any:
+def _receive(key: str) -> Any:
+    """Waits for a message of another process and returns its value.
+
+    Raises:
+        RunError: if the message is an error; `UserError` likewise.
+    """
+    client: Any = global_state.client
     while True:
         try:
-            # In short waits, between which a signal is heard.
-            text = _store().blocking_key_value_get(key, 1000)
+            # Short timeouts, between which Python handles signals.
+            message = json.loads(client.blocking_key_value_get(key, 1000))
             break
         except jax.errors.JaxRuntimeError as error:
+            # jaxlib reports a timeout only in the message.
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
-    told = json.loads(text)
-    if "error" in told:
-        raise (
-            UserError(told["error"])
-            if told["exit_code"] == 2
-            else RunError(told["error"])
-        )
-    return told["answer"]
+    if "error" in message:
+        kind = UserError if message["exit_code"] == UserError.exit_code else RunError
+        raise kind(message["error"])
+    return message["value"]
 
 
-def _leave() -> None:
-    """Says goodbye, so that no process takes another's end for a fault."""
-    if count() == 1:
+def _shut_down() -> None:
+    """Leaves the cluster, so that no process takes the end of another for a fault."""
+    if process_count() == 1:
         return
-    # It waits for the others, of which one may be past hearing.
-    goodbye = threading.Thread(target=jax.distributed.shutdown, daemon=True)
-    goodbye.start()
-    goodbye.join(LEAVE_SECONDS)
+    # In a thread, since it would wait forever for a process that hangs.
+    thread = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    thread.start()
+    thread.join(SHUTDOWN_TIMEOUT_SECONDS)

@@ -9,39 +9,32 @@ from jax.sharding import Mesh
 from rnnmnist.runtime.mesh import SEEDS
 
 
-def map_ensemble(function: Callable[..., Any], stacked: bool) -> Callable[..., Any]:
-    """A function of one network's arrays, for every member of a stack of them.
+def map_ensemble(function: Callable[..., Any], has_axis: bool) -> Callable[..., Any]:
+    """Maps a function of one network's trees of arrays over the leading ensemble axis.
 
-    All members at once where that fills an accelerator, by `vmap`; one after the
-    other on a CPU, whose cores a single network fills already: there the products
-    of a batch of networks are slower.
-
-    Args:
-        function: of trees of arrays.
-        stacked: whether its arguments and results have a leading axis of members;
-            without one it is the function itself.
+    On an accelerator, `jax.vmap` computes all networks together. On a CPU, where one
+    network already uses every core, `jax.lax.map` computes them in turn, which is
+    faster. If the arrays have no ensemble axis, the function itself is returned.
     """
-    if not stacked:
+    if not has_axis:
         return function
-    return jax.vmap(function) if at_once() else _one_by_one(function)
+    if uses_vmap():
+        return jax.vmap(function)
+    return lambda *trees: jax.lax.map(lambda network: function(*network), trees)
 
 
-def at_once() -> bool:
-    """Whether the devices compute all members of a stack at the same time."""
+def uses_vmap() -> bool:
+    """Whether the devices compute all networks of an ensemble together."""
     return jax.default_backend() != "cpu"
 
 
-def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    def every(*stacked: Any) -> Any:
-        return jax.lax.map(lambda member: function(*member), stacked)
-
-    return every
-
-
 def gather_ensemble(tree: Any, mesh: Mesh) -> Any:
-    """A device's part of a stack's sums, as the whole stack's; `[]` stays as it is."""
+    """Gathers the shards of an ensemble's sums within `shard_map`.
+
+    Scalars, which have no ensemble axis, are returned as they are.
+    """
     if mesh.shape[SEEDS] == 1:
-        return tree  # which is the whole already
+        return tree
     return jax.tree.map(
         lambda leaf: jax.lax.all_gather(leaf, SEEDS, tiled=True) if leaf.ndim else leaf,
         tree,

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and logs of one JSON object a line."""
+"""Atomic writes, and logs with one JSON object per line."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file, which has its old content until the new one is complete.
+    """Writes a file, which keeps its old content until the new one is complete.
 
     Raises:
         OSError: if it cannot be written; the temporary file is removed.
@@ -21,15 +21,15 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a file of JSON atomically; its folder is created."""
+    """Writes a JSON file atomically, and creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Appends a line of JSON to a file and hands it to the operating system at once.
+    """Appends a line of JSON to a file, without buffering.
 
-    A torn last line stays a line of its own.
+    An incomplete last line is terminated first.
     """
     text = json.dumps(value) + "\n"
     with path.open("ab+") as file:

@@ -1,4 +1,4 @@
-"""What this machine is: its cores, its memory, its devices, and unused ones."""
+"""The hardware of this machine: cores, memory, devices and unused accelerators."""
 
 import collections
 import logging
@@ -21,14 +21,14 @@ GIB, MIB = 2**30, 2**20
 
 
 class Accelerator(NamedTuple):
-    """A kind of device that jax can use, and what gives its presence away."""
+    """A kind of accelerator, and the signs of its presence."""
 
-    platform: str  # as jax calls its devices
+    platform: str  # of its devices in jax
     name: str
-    backend: str  # as jax calls the library behind them
-    plugins: tuple[str, ...]  # distributions that bring the library
-    extra: str  # what to install where there is none
-    paths: tuple[str, ...]  # patterns below the root
+    backend: str  # name for `jax.devices`
+    plugins: tuple[str, ...]  # distributions that contain the backend
+    extra: str  # to install if none of them is
+    paths: tuple[str, ...]  # glob patterns below the root
     variables: tuple[str, ...]  # of the environment
 
 
@@ -42,7 +42,7 @@ ACCELERATORS = (
         paths=(
             "proc/driver/nvidia/version",
             "dev/nvidia[0-9]*",
-            "usr/lib/wsl/lib/nvidia-smi",  # Windows' subsystem has no driver file
+            "usr/lib/wsl/lib/nvidia-smi",  # WSL has no driver file
         ),
         variables=(),
     ),
@@ -59,9 +59,9 @@ ACCELERATORS = (
 
 
 def describe() -> str:
-    """The system, the cores that this process may use, and the memory."""
+    """Describes the operating system, the usable cores and the memory."""
     cores = usable_cores()
-    total = memory()
+    total = main_memory()
     return (
         f"{platform.system()} on {platform.machine()}, {cores} usable "
         f"core{'s' if cores > 1 else ''}"
@@ -69,8 +69,8 @@ def describe() -> str:
     )
 
 
-def hardware() -> str:
-    """The processor's name and how many cores this process may use."""
+def describe_processor() -> str:
+    """Returns the number of usable cores and the processor's name."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
     found = re.search(r"model name\s*: (.*)", text)
@@ -78,8 +78,8 @@ def hardware() -> str:
     return f"{usable_cores()} cores of {model}"
 
 
-def memory(root: Path = Path("/")) -> int:
-    """Bytes of main memory, or what a container may take of them; 0 if unknown."""
+def main_memory(root: Path = Path("/")) -> int:
+    """Returns the bytes of main memory, or a container's limit; 0 if unknown."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):
@@ -90,18 +90,12 @@ def memory(root: Path = Path("/")) -> int:
 
 
 def describe_devices(batch_size: int, num_devices: int | None, num_seeds: int) -> str:
-    """The devices that a run would use, of those that there are.
-
-    Args:
-        batch_size: images that the devices of a network share.
-        num_devices: how many; None takes the most that can share seeds and batch.
-        num_seeds: networks that are trained together.
+    """Describes the devices of `make_mesh`, and unused accelerators.
 
     Raises:
-        UserError: when there are none, or not so many, or they do not divide the
-            batch.
+        UserError: as `make_mesh` does.
     """
-    # What jax warns of when it falls back to the CPU, `remedy` says as well.
+    # jax logs a warning when it falls back to the CPU; `remedy` describes the reason.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     found = devices()
     mesh = make_mesh(batch_size, num_devices, num_seeds)
@@ -111,43 +105,43 @@ def describe_devices(batch_size: int, num_devices: int | None, num_seeds: int) -
     text = f"{mesh.size} of {len(found)} x {first.platform}{kind} ({names})"
     if mesh.size < len(found) and num_devices is None:
         seeds = f"{num_seeds} seeds and " if num_seeds > 1 else ""
-        text += f", the most that divide {seeds}a batch of {batch_size}"
+        text += f", the most that can split {seeds}a batch of {batch_size}"
     if first.platform != "cpu":
         return text
-    unused = [remedy(accelerator) for accelerator in seen()]
+    unused = [remedy(accelerator) for accelerator in detect_accelerators()]
     return "; ".join([text, *(unused or ["no accelerator: a run uses the CPU"])])
 
 
-def require(wanted: str) -> None:
-    """Holds that a run would use devices of a platform, `tpu` or `gpu`.
+def require_platform(platform: str) -> None:
+    """Checks that a run would use devices of a platform, `tpu` or `gpu`.
 
     Raises:
-        RunError: when they are others, with the remedy.
+        RunError: if it would not, with the remedy.
     """
-    (kind,) = [kind for kind in ACCELERATORS if kind.platform == wanted]
+    (accelerator,) = [kind for kind in ACCELERATORS if kind.platform == platform]
     try:
         counts = collections.Counter(device.platform for device in devices())
     except UserError as error:
-        help_ = remedy(kind) if kind in seen() else f"this machine shows no {kind.name}"
-        raise RunError(f"--require={wanted}: {error}; {help_}") from error
-    if wanted in counts:
-        return
-    found = ", ".join(f"{count} x {name}" for name, count in counts.items())
-    raise RunError(
-        f"--require={wanted}: the devices here are {found}; "
-        + (
-            remedy(kind)
-            if kind in seen()
-            else f"this machine shows no {kind.name}; use one that has it (in Colab: "
+        found = str(error)
+    else:
+        if platform in counts:
+            return
+        names = ", ".join(f"{count} x {name}" for name, count in counts.items())
+        found = f"the devices here are {names}"
+    if accelerator in detect_accelerators():
+        hint = remedy(accelerator)
+    else:
+        hint = (
+            f"no {accelerator.name} was detected; use a machine with one (in Colab: "
             "Runtime, Change runtime type)"
         )
-    )
+    raise RunError(f"--require={platform}: {found}; {hint}")
 
 
-def seen(
+def detect_accelerators(
     root: Path = Path("/"), environment: Mapping[str, str] = os.environ
 ) -> list[Accelerator]:
-    """The accelerators that seem to be here, whether or not jax knows of them."""
+    """Returns the accelerators that seem to be present, usable by jax or not."""
     return [
         kind
         for kind in ACCELERATORS
@@ -157,32 +151,32 @@ def seen(
 
 
 def remedy(kind: Accelerator, environment: Mapping[str, str] = os.environ) -> str:
-    """Why jax does not use an accelerator that seems to be here, and what helps."""
-    start = f"a {kind.name} seems to be here, but jax does not use it: "
-    named = environment.get("JAX_PLATFORMS", "")
-    if named and not {kind.platform, kind.backend} & set(named.split(",")):
-        return f"{start}JAX_PLATFORMS={named} forbids it; unset that"
+    """Describes why jax does not use a detected accelerator, and the remedy."""
+    start = f"a {kind.name} was detected, but jax does not use it: "
+    platforms = environment.get("JAX_PLATFORMS", "")
+    if platforms and not {kind.platform, kind.backend} & set(platforms.split(",")):
+        return f"{start}JAX_PLATFORMS={platforms} excludes it; unset that"
     plugins = [name for name in kind.plugins if _is_installed(name)]
     if not plugins:
         return f"{start}pip install '{kind.extra}'"
     try:
         jax.devices(kind.backend)
-        why = "jax prefers another"
-    except Exception as error:  # each library fails in its own way
-        why = first_line(error)
-    return f"{start}{plugins[0]} is installed, but {why}"
+        reason = "jax prefers another platform"
+    except Exception as error:  # each plugin raises its own kinds
+        reason = first_line(error)
+    return f"{start}{plugins[0]} is installed, but {reason}"
 
 
 def describe_memory() -> str:
-    """The most memory that was in use: this process's, and each device's if it says."""
-    parts = [f"{_peak() / MIB:,.0f} MiB at most in this process"]
+    """Describes the peak memory of this process, and of each device if it is known."""
+    parts = [f"peak of {_peak_memory() / MIB:,.0f} MiB in this process"]
     for device in jax.local_devices():
         stats = device.memory_stats() or {}
         if "peak_bytes_in_use" in stats:
             used = stats["peak_bytes_in_use"] / MIB
             limit = stats.get("bytes_limit", 0) / MIB
             of = f" of {limit:,.0f}" if limit else ""
-            parts.append(f"{used:,.0f}{of} MiB at most on {device}")
+            parts.append(f"{used:,.0f}{of} MiB on {device}")
     return ", ".join(parts)
 
 
@@ -194,11 +188,11 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def _peak() -> int:
-    """Bytes of main memory that this process has had at most."""
+def _peak_memory() -> int:
+    """Returns the peak resident bytes of this process."""
     status = Path("/proc/self/status")
     text = status.read_text() if status.exists() else ""
     if found := re.search(r"VmHWM:\s*(\d+) kB", text):
-        return int(found[1]) * 1024  # its own, while getrusage's starts at its parent's
+        return int(found[1]) * 1024  # getrusage includes the parent's peak
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""The devices of a run: seeds are spread over them, and batches split."""
+"""The mesh of devices over which seeds are distributed and batches are split."""
 
 import functools
 import math
@@ -19,24 +19,25 @@ from jax.sharding import (
 
 from rnnmnist.errors import UserError, first_line
 
-SEEDS, BATCH = "seeds", "batch"  # the axes: networks, and shares of their batches
-MOST_CPU_DEVICES = 8  # beyond these the sums between devices cost more than they gain
+SEEDS, BATCH = "seeds", "batch"  # axes: the networks, and the shards of their batches
+MOST_CPU_DEVICES = 8  # with more, sums over devices cost more time than they save
 
 
 def set_cpu_devices(
     batch_size: int, num_devices: int | None, num_seeds: int, num_processes: int
 ) -> None:
-    """Makes XLA show the CPU as several devices, which is faster.
+    """Splits the CPU into several devices, which is faster.
 
-    Only entry points call it, before anything has asked jax for its devices.
-    An explicit count in `XLA_FLAGS` stands.
+    Only entry points call it, before jax initializes its devices. An explicit count in
+    `XLA_FLAGS` takes precedence.
 
     Args:
-        batch_size: images that the devices of a network share.
-        num_devices: how many; None takes the most that can share seeds and batch,
-            up to the cores that this process may use, and `MOST_CPU_DEVICES`.
+        batch_size: images per network and step.
+        num_devices: of all processes together; None takes the most over which seeds and
+            batch can be split, at most one per usable core and `MOST_CPU_DEVICES` per
+            process.
         num_seeds: networks that are trained together.
-        num_processes: that share the devices.
+        num_processes: processes of the run.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
@@ -44,52 +45,52 @@ def set_cpu_devices(
         most = num_processes * min(usable_cores(), MOST_CPU_DEVICES)
         grid = _grid(batch_size, num_seeds, num_processes, most)
         num_devices = math.prod(grid) if grid else num_processes
-    devices_here = max(1, num_devices // num_processes)
-    jax.config.update("jax_num_cpu_devices", devices_here)
+    local_devices = max(1, num_devices // num_processes)
+    jax.config.update("jax_num_cpu_devices", local_devices)
     if num_seeds > 1 and jax.__version_info__ < (0, 11):
-        # There every device holds one of XLA's threads while it waits for the others'
-        # work, which a stack hands to the same threads: without one more, 0.10.2 hangs.
-        # (With one network nothing is handed on, and one more only costs.)
-        threads = max(usable_cores(), devices_here) + 1
+        # In these versions a device blocks one of XLA's threads while it waits for the
+        # others, and an ensemble's work needs a thread too: 0.10.2 hangs without one
+        # more. A single network does not need it and would be slower.
+        threads = max(usable_cores(), local_devices) + 1
         os.environ.setdefault("NPROC", str(threads))
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, which a job's share can make few."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS keeps no such account
+    return os.cpu_count() or 1  # macOS
 
 
 def devices() -> list[jax.Device]:
-    """All devices of the platform that jax has chosen, those of all processes.
+    """Returns the devices of jax's default platform, over all processes.
 
     Raises:
-        UserError: when there are none, as with a `JAX_PLATFORMS` that is not here.
+        UserError: if there are none, for example those of `JAX_PLATFORMS`.
     """
     try:
         return jax.devices()
-    except Exception as error:  # a RuntimeError, or an assertion of jax's own
-        named = os.environ.get("JAX_PLATFORMS")
-        hint = f"; JAX_PLATFORMS={named} asks for it" if named else ""
+    except Exception as error:  # RuntimeError, or an assertion in jax
+        platforms = os.environ.get("JAX_PLATFORMS")
+        hint = f"; JAX_PLATFORMS={platforms} requires it" if platforms else ""
         raise UserError(f"jax finds no device: {first_line(error)}{hint}") from error
 
 
 def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
-    """A mesh of two axes, `seeds` by `batch`, over the devices of all processes.
+    """Returns a mesh with axes (`seeds`, `batch`) over the devices of all processes.
 
-    Seeds are spread first, since networks have nothing to tell each other, and what
-    is left over shares each network's batch.
+    Seeds are distributed first, since networks do not communicate. The remaining
+    devices split each network's batch.
 
     Args:
-        batch_size: images that the devices of a network share.
-        num_devices: how many, the same from each process; None takes the most that
-            can share seeds and batch.
-        num_seeds: networks that are trained together; with one, `seeds` is 1 long.
+        batch_size: images per network and step.
+        num_devices: to use, the same number from each process; None takes the most over
+            which seeds and batch can be split.
+        num_seeds: networks that are trained together.
 
     Raises:
-        UserError: when seeds and batch or an explicit count cannot be shared out
-            evenly, with what can, or there are not so many devices.
+        UserError: if seeds and batch cannot be split evenly, with a number that can, or
+            there are fewer devices.
     """
     found = devices()
     num_processes = jax.process_count()
@@ -101,8 +102,8 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
     grid = _grid(batch_size, num_seeds, num_processes, most, num_devices)
     if grid is None:
         raise _no_grid(batch_size, num_seeds, num_processes, most, num_devices)
-    share = math.prod(grid) // num_processes
-    chosen = [device for own in by_process for device in own[:share]]
+    per_process = math.prod(grid) // num_processes
+    chosen = [device for own in by_process for device in own[:per_process]]
     return Mesh(
         np.array(chosen).reshape(grid), (SEEDS, BATCH), axis_types=(AxisType.Auto,) * 2
     )
@@ -113,19 +114,19 @@ def _grid(
     num_seeds: int,
     num_processes: int,
     most: int,
-    wanted: int | None = None,
+    num_devices: int | None = None,
 ) -> tuple[int, int] | None:
-    """Over how many devices seeds and batch are split; None where nothing fits."""
+    """Returns the mesh's shape with at most `most` devices; None if there is none."""
     for seeds in _divisors(num_seeds, most):
         for batch in _divisors(batch_size, most // seeds):
             total = seeds * batch
-            if not total % num_processes and wanted in (None, total):
+            if not total % num_processes and num_devices in (None, total):
                 return seeds, batch
     return None
 
 
 def _divisors(number: int, at_most: int) -> Iterator[int]:
-    """The divisors of a number up to a bound, from the largest down."""
+    """Yields the divisors of a number up to a bound, in descending order."""
     return (count for count in range(at_most, 0, -1) if number % count == 0)
 
 
@@ -139,15 +140,15 @@ def _no_grid(
     if num_devices is None or (num_seeds * batch_size) % num_processes:
         below = batch_size - batch_size % num_processes
         near = [size for size in (below, below + num_processes) if size]
-        seeds = f", or num_seeds={num_seeds} share it out" if num_seeds > 1 else ""
+        seeds = f" with num_seeds={num_seeds}" if num_seeds > 1 else ""
         return UserError(
             f"train.batch_size: must be a multiple of the {num_processes} processes"
-            f"{seeds}, not {batch_size}; {' or '.join(map(str, near))} would do"
+            f"{seeds}, not {batch_size}; use {' or '.join(map(str, near))}"
         )
     if num_devices > most:
         return UserError(
-            f"train.num_devices: must be at most {most}, the "
-            f"{jax.devices()[0].platform} devices here, not {num_devices}"
+            f"train.num_devices: must be at most {most}, the number of "
+            f"{jax.devices()[0].platform} devices, not {num_devices}"
         )
     if num_devices % num_processes:
         return UserError(
@@ -159,53 +160,49 @@ def _no_grid(
         for count in range(num_devices, 0, -1)
         if _grid(batch_size, num_seeds, num_processes, most, count)
     )
+    rule = "divide"
     if num_seeds > 1:
-        return UserError(
-            f"train.num_devices: must be a divisor of num_seeds={num_seeds} times one "
-            f"of train.batch_size={batch_size}, not {num_devices}; {fits} would do"
-        )
+        rule = f"be a divisor of num_seeds={num_seeds} times one of"
     return UserError(
-        f"train.num_devices: must divide train.batch_size={batch_size}, and "
-        f"{num_devices} does not; {fits} does"
+        f"train.num_devices: must {rule} train.batch_size={batch_size}, not "
+        f"{num_devices}; use {fits}"
     )
 
 
 def ensemble_spec(num_seeds: int) -> PartitionSpec:
-    """How arrays with a leading axis of members lie; one network has no such axis."""
+    """Returns the spec of arrays with an ensemble axis, which one network lacks."""
     return PartitionSpec(SEEDS) if num_seeds > 1 else PartitionSpec()
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same array on every device."""
+    """Returns the sharding with a copy of the array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def local_sharding() -> SingleDeviceSharding:
-    """One device of this process, for what is nobody else's concern."""
+    """Returns the sharding on one device of this process."""
     return SingleDeviceSharding(jax.local_devices()[0])
 
 
 def device_put(array: np.ndarray | np.generic, sharding: Sharding) -> jax.Array:
-    """Lays an array out over devices, those of other processes included.
+    """Distributes an array over devices, including those of other processes.
 
-    Args:
-        array: equal on every process, each of which copies its own devices' parts.
-        sharding: of the result.
+    The array must be the same on all processes; each copies its own devices' shards.
     """
     whole = np.asarray(array)
-    with jax.transfer_guard_host_to_device("allow"):  # this copy is meant
+    with jax.transfer_guard_host_to_device("allow"):  # an intended copy
         return jax.make_array_from_callback(
             whole.shape, sharding, lambda index: whole[index]
         )
 
 
-def gathered(tree: Any, mesh: Mesh) -> Any:
-    """Arrays with every part on every device, so that any process can read them."""
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Copies all shards to every device, so that every process can read the arrays."""
     if mesh.shape[SEEDS] == 1:
-        return tree  # as it is
-    return _same(tree, out=replicated(mesh))
+        return tree
+    return _reshard(tree, sharding=replicated(mesh))
 
 
-@functools.partial(jax.jit, static_argnames="out")
-def _same(tree: Any, out: Sharding) -> Any:
-    return jax.lax.with_sharding_constraint(tree, out)
+@functools.partial(jax.jit, static_argnames="sharding")
+def _reshard(tree: Any, sharding: Sharding) -> Any:
+    return jax.lax.with_sharding_constraint(tree, sharding)

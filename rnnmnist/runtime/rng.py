@@ -1,4 +1,4 @@
-"""Named streams of random numbers, so that no two uses of a seed meet."""
+"""Independent streams of random numbers from one seed."""
 
 import enum
 
@@ -6,7 +6,7 @@ import jax
 
 
 class Stream(enum.IntEnum):
-    """What a seed is drawn upon for. The numbers are part of every result."""
+    """The uses of a seed. Every result depends on these numbers."""
 
     WEIGHTS = 0
     ORDER = 1
@@ -14,5 +14,5 @@ class Stream(enum.IntEnum):
 
 
 def stream_key(seed: int | jax.Array, stream: Stream) -> jax.Array:
-    """The key of one stream of a seed."""
+    """Returns the key of one stream of a seed."""
     return jax.random.fold_in(jax.random.key(seed), stream)

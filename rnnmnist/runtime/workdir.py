@@ -1,4 +1,4 @@
-"""The files of a run other than its checkpoints, and who may write them."""
+"""The files of a run other than its checkpoints, and the lock of its trainer."""
 
 import contextlib
 import datetime
@@ -15,73 +15,78 @@ from typing import Any
 from rnnmnist.errors import UserError
 from rnnmnist.runtime.files import append_line, write_atomically
 
-NOTE = ".trainer"  # who trains in a workdir
+OWNER_FILE = ".trainer"  # names the process that trains in a workdir
 
 _logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[str]:
-    """Makes this process the only trainer of a workdir, which is created.
+    """Locks a workdir, which is created, so that only this process trains in it.
 
-    The claim is the kernel's lock on the folder, so it ends with the process,
-    however that ends; the file `.trainer` only says who holds it. Where the file
-    system has no locks, a warning says that nothing is held.
+    The lock is the kernel's lock on the folder, which ends with the process. The file
+    `.trainer` only names the owner. If the file system does not support locks, a
+    warning is logged and nothing is locked.
 
     Yields:
-        What that file says.
+        The content of `.trainer`.
 
     Raises:
-        UserError: when another process trains there, or nothing can be written.
+        UserError: if another process trains there, or nothing can be written.
     """
-    note = workdir / NOTE
-    mine = f"process {os.getpid()} on {socket.gethostname()}"
+    owner_file = workdir / OWNER_FILE
+    owner = f"process {os.getpid()} on {socket.gethostname()}"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         folder = os.open(workdir, os.O_RDONLY)
     except OSError as error:
         raise UserError(f"--workdir: {workdir} cannot be used: {error}") from error
     try:
+        _acquire(folder, workdir)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            other = _noted(note) or "another process"
+            owner_file.write_text(owner)
+        except OSError as error:
             raise UserError(
-                f"--workdir: {workdir} is in use by {other}; stop it, or name "
-                "another workdir"
-            ) from None
-        except OSError as error:
-            _logger.warning(
-                "the file system of %s has no locks (%s): nothing keeps a second "
-                "trainer out",
-                workdir,
-                error.strerror,
-            )
+                f"--workdir: {workdir} cannot be written: {error}"
+            ) from error
         try:
-            note.write_text(mine)
-        except OSError as error:
-            raise UserError(f"--workdir: cannot write there: {error}") from error
-        try:
-            yield mine
+            yield owner
         finally:
-            note.unlink(missing_ok=True)
+            owner_file.unlink(missing_ok=True)
     finally:
         os.close(folder)
 
 
-def is_locked_by(workdir: Path, name: str) -> bool:
-    """Whether a claim that another process has made is seen from here."""
-    return _noted(workdir / NOTE) == name
+def _acquire(folder: int, workdir: Path) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        other = _read_owner(workdir) or "another process"
+        raise UserError(
+            f"--workdir: {workdir} is in use by {other}; stop it, or name another one"
+        ) from None
+    except OSError as error:
+        _logger.warning(
+            "the file system of %s has no locks (%s): a second trainer would not be "
+            "detected",
+            workdir,
+            error.strerror,
+        )
+
+
+def is_locked_by(workdir: Path, owner: str) -> bool:
+    """Whether the lock that another process has made is visible to this one."""
+    return _read_owner(workdir) == owner
 
 
 def lock_owner(workdir: Path) -> str | None:
-    """Who trains in a workdir, which need not exist; None when nobody does.
+    """Returns the process that trains in a workdir; None if there is none.
 
-    Only where a trainer's note lies is the lock tried, for a moment and shared:
-    a killed trainer leaves its note behind, and a live one keeps its lock.
+    A killed trainer leaves `.trainer` behind but not its lock. If the file exists, a
+    shared lock is therefore tried for a moment.
     """
-    name = _noted(workdir / NOTE)
-    if name is None:
+    owner = _read_owner(workdir)
+    if owner is None:
         return None
     try:
         folder = os.open(workdir, os.O_RDONLY)
@@ -90,7 +95,7 @@ def lock_owner(workdir: Path) -> str | None:
     try:
         fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return name or "another process"
+        return owner or "another process"
     except OSError:  # a file system without locks
         return None
     finally:
@@ -98,46 +103,43 @@ def lock_owner(workdir: Path) -> str | None:
     return None
 
 
-def _noted(note: Path) -> str | None:
+def _read_owner(workdir: Path) -> str | None:
     try:
-        return note.read_text(errors="replace")
+        return (workdir / OWNER_FILE).read_text(errors="replace")
     except OSError:
         return None
 
 
 def check_writable(folder: Path) -> Path:
-    """Holds that files can be made in a folder, or where it would be created.
+    """Checks that files can be created in a folder, which need not exist.
 
     Returns:
-        The folder, or the nearest one above it that exists; nothing stays in it.
+        The folder, or the nearest parent that exists. No file remains in it.
 
     Raises:
-        OSError: when nothing can be written there.
+        OSError: if nothing can be written there.
     """
-    place = next(path for path in (folder, *folder.parents) if path.exists())
-    with tempfile.TemporaryFile(dir=place) as file:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    with tempfile.TemporaryFile(dir=existing) as file:
         file.write(bytes(4096))
         file.flush()
-    return place
+    return existing
 
 
 def now() -> str:
-    """The time, as a log has it: ISO 8601, in UTC, to the second."""
+    """Returns the time in ISO 8601, in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one JSON object a line, each (`split`, `step`) once."""
+    """`metrics.jsonl`: one JSON object per line, one line per (`split`, `step`)."""
 
     def __init__(self, path: Path, step: int) -> None:
-        """Opens the file to go on after a step.
+        """Opens the file to continue after a step.
 
-        Lines of later steps, which a killed run wrote after its last checkpoint,
-        and a torn last line are taken out: they will come again.
-
-        Args:
-            path: of the file, which need not exist.
-            step: that the run continues from.
+        Lines of later steps, which a killed run wrote after its last checkpoint, and an
+        incomplete last line are removed; the run writes them again. The file need not
+        exist.
         """
         self._path = path
         kept = [line for line in self.read(path) if line["step"] <= step]
@@ -146,12 +148,12 @@ class MetricsFile:
             write_atomically(path, content)
 
     def append(self, line: dict[str, Any]) -> None:
-        """Adds a line and hands it to the operating system at once."""
+        """Appends a line, without buffering."""
         append_line(self._path, line)
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:
-        """All whole lines of a file, which need not exist."""
+        """Returns all complete lines of a file, which need not exist."""
         lines = []
         if path.exists():
             for text in path.read_text(errors="replace").splitlines():

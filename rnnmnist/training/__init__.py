@@ -1,1 +1,1 @@
-"""The training loop and its parts."""
+"""The training loop, its step, optimizer and state, and resuming."""

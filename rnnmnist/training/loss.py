@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""The training loss."""
 
 import dataclasses
 
@@ -6,27 +6,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rnnmnist.config.schema import TrainConfig
 from rnnmnist.models.classifier import Params, SequenceClassifier
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The cross-entropy of a network's answers, a function of parameters and batch."""
+    """The cross-entropy of a network as a function of parameters and a batch."""
 
     model: SequenceClassifier
-    every_row: bool  # whether it is asked after every row, or after the last alone
-    label_smoothing: float  # share of a label that all classes get in equal parts
-
-    @classmethod
-    def of(cls, config: TrainConfig, model: SequenceClassifier) -> "Objective":
-        """That of a configuration."""
-        return cls(model, config.loss == "every_row", config.label_smoothing)
+    every_row: bool  # takes the loss after each row, not only after the last
+    label_smoothing: float  # probability spread evenly over all classes
 
     def __call__(
         self, params: Params, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """The summed loss of a batch, in nats, and how many answers are right.
+        """Computes the summed loss and the number of correct predictions.
 
         Args:
             params: of one network.
@@ -34,35 +28,32 @@ class Objective:
             labels: int32 [batch].
 
         Returns:
-            float32 [], over the batch; after every row, of each image's weighted mean
-            over rows. And int32 [], right after the last row.
+            The loss in nats, float32 [], summed over the batch; with `every_row`, each
+            image's loss is a weighted mean over rows. The number of images predicted
+            correctly after the last row, int32 [].
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception
-            Architecture for Computer Vision", CVPR 2016, on smoothed labels.
+            Architecture for Computer Vision", CVPR 2016, for label smoothing.
         """
         logits = jnp.asarray(
             self.model.apply({"params": params}, images, every_row=self.every_row)
         )
-        answers = logits[:, -1] if self.every_row else logits  # [batch, classes]
-        losses = self._cross_entropy(logits, labels)
+        one_hot = jax.nn.one_hot(labels, logits.shape[-1])
+        targets = optax.smooth_labels(one_hot, self.label_smoothing)
         if self.every_row:
+            losses = optax.softmax_cross_entropy(logits, targets[:, None])
             losses = losses @ row_weights(logits.shape[1])
-        return losses.sum(), jnp.sum(answers.argmax(-1) == labels)
-
-    def _cross_entropy(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
-        """Float32 [batch], or [batch, rows]."""
-        labels = jax.nn.one_hot(labels, logits.shape[-1])
-        targets = optax.smooth_labels(labels, self.label_smoothing)
-        if self.every_row:
-            targets = targets[:, None]
-        return optax.softmax_cross_entropy(logits, targets)
+            logits = logits[:, -1]
+        else:
+            losses = optax.softmax_cross_entropy(logits, targets)
+        return losses.sum(), jnp.sum(logits.argmax(-1) == labels)
 
 
 def row_weights(rows: int) -> jax.Array:
-    """What the loss after each row counts for, float32 [rows]; together 1.
+    """Returns the weights of the losses after each row, float32 [rows], of sum 1.
 
-    They rise with the square of the row: after the first ones nobody can know.
+    They grow with the square of the row, since the first rows carry little information.
     """
     squares = jnp.arange(1, rows + 1, dtype=jnp.float32) ** 2
     return squares / squares.sum()

@@ -1,4 +1,4 @@
-"""What an update does with a gradient: clipping, Adam on a schedule, averaging."""
+"""The optimizer: clipping, Adam on a schedule, weight averaging."""
 
 import functools
 from typing import Any, NamedTuple
@@ -9,23 +9,23 @@ import optax
 
 from rnnmnist.config.schema import TrainConfig
 
-WARM = 10  # updates, about, before an average reaches far back
+EMA_WARMUP = 10  # updates; the decay of the average grows over about as many
 
 
-class Averaging(NamedTuple):
-    """The memory of an optimizer whose iterates are averaged."""
+class AveragingState(NamedTuple):
+    """State of an optimizer that averages its iterates."""
 
-    iterate: Any  # the weights that are trained, in the shapes of the parameters
-    inner: Any  # the memory of the optimizer that trains them
-    updates: jax.Array  # int32 [], so far
+    iterate: Any  # the trained weights, in the shapes of the parameters
+    inner: Any  # state of the optimizer that trains them
+    updates: jax.Array  # int32 [], finished so far
 
 
-@functools.cache  # the same object again, so that jit knows it again
+@functools.cache  # jit takes the optimizer as static and compares by identity
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Adam or AdamW on a schedule, behind clipping by global norm where asked.
+    """Returns Adam or AdamW with its schedule, optional clipping and averaging.
 
-    Where the configuration averages, the parameters are the average, and gradients
-    are to be taken at `trained_weights`.
+    With `ema_decay`, the parameters are the averaged weights; take gradients at
+    `trained_weights`.
     """
     schedule = make_schedule(config)
     optimizer = (
@@ -35,63 +35,63 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     )
     if config.clip_norm:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
-    return averaged(optimizer, config.ema_decay) if config.ema_decay else optimizer
+    if config.ema_decay:
+        optimizer = average_weights(optimizer, config.ema_decay)
+    return optimizer
 
 
 def make_schedule(config: TrainConfig) -> optax.Schedule:
-    """The learning rate by step: a linear warm-up, then constant or a cosine to 0."""
+    """Returns a linear warm-up followed by a constant or a cosine decay to 0."""
     warmup = int(config.warmup_fraction * config.num_steps)
-    rest = max(1, config.num_steps - warmup)
+    remaining = max(1, config.num_steps - warmup)
     after = (
-        optax.cosine_decay_schedule(config.learning_rate, rest)
+        optax.cosine_decay_schedule(config.learning_rate, remaining)
         if config.schedule == "cosine"
         else optax.constant_schedule(config.learning_rate)
     )
     if not warmup:
         return after
-    # From one step's worth up, so that the first update is not a wasted one.
+    # Starts above 0, so that the first update changes the parameters.
     rise = optax.linear_schedule(
         config.learning_rate / (warmup + 1), config.learning_rate, warmup
     )
     return optax.join_schedules([rise, after], [warmup])
 
 
-def averaged(
+def average_weights(
     optimizer: optax.GradientTransformation, decay: float
 ) -> optax.GradientTransformation:
-    """An optimizer whose parameters are an exponential average of its iterates.
+    """Makes the parameters an exponential moving average of an optimizer's iterates.
 
-    So all that reads parameters (a validation, a checkpoint, an evaluation) reads the
-    average, and nothing has to know of it but who takes the gradient.
+    Validation, checkpoints and evaluation then read the average as `params`; only the
+    code that computes gradients needs `trained_weights`.
 
     Args:
-        optimizer: makes the iterates.
-        decay: of the average in one update; less in the first ones, which would stay
-            in it for long.
+        optimizer: computes the iterates.
+        decay: of the average per update. The first updates use a smaller one, so that
+            the initial weights are forgotten sooner.
 
     References:
         Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging",
         SIAM Journal on Control and Optimization 30(4), 1992.
     """
 
-    def init(params: Any) -> Averaging:
-        return Averaging(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    def init(params: Any) -> AveragingState:
+        return AveragingState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Averaging]:
-        change, inner = optimizer.update(grads, state.inner, state.iterate)
-        iterate = optax.apply_updates(state.iterate, change)
-        share = 1 - jnp.minimum(decay, (1 + state.updates) / (WARM + state.updates))
-        toward = jax.tree.map(lambda new, mean: share * (new - mean), iterate, params)
-        return toward, Averaging(iterate, inner, state.updates + 1)
+    def update(
+        grads: Any, state: Any, params: Any = None
+    ) -> tuple[Any, AveragingState]:
+        updates, inner = optimizer.update(grads, state.inner, state.iterate)
+        iterate = optax.apply_updates(state.iterate, updates)
+        count = state.updates
+        rate = 1 - jnp.minimum(decay, (1 + count) / (EMA_WARMUP + count))
+        change = jax.tree.map(lambda new, mean: rate * (new - mean), iterate, params)
+        return change, AveragingState(iterate, inner, count + 1)
 
     return optax.GradientTransformation(init, update)
 
 
 def trained_weights(params: Any, opt_state: Any) -> Any:
-    """Where an optimizer from `make_optimizer` needs the gradient.
-
-    Args:
-        params: that are evaluated.
-        opt_state: the optimizer's memory.
-    """
-    return opt_state.iterate if isinstance(opt_state, Averaging) else params
+    """Returns the weights at which `make_optimizer` expects the gradient."""
+    return opt_state.iterate if isinstance(opt_state, AveragingState) else params

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a run: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -10,17 +10,11 @@ from rnnmnist.evaluation.formatting import percent
 
 
 class Progress:
-    """Shows where a training run is."""
+    """Shows the progress of a training run."""
 
     def __init__(self, step: int, num_steps: int, steps_per_epoch: float) -> None:
-        """Starts to show a run.
-
-        Args:
-            step: updates finished already.
-            num_steps: updates in the whole run.
-            steps_per_epoch: updates that see every training image once.
-        """
-        self._first, self._num_steps = step, num_steps
+        """Starts the display of a run of `num_steps`, of which `step` are finished."""
+        self._first_step, self._num_steps = step, num_steps
         self._steps_per_epoch = steps_per_epoch
         self._started = time.monotonic()
         self._bar = (
@@ -45,7 +39,7 @@ class Progress:
     def training(
         self, step: int, loss: float, accuracy: float, examples_per_second: float
     ) -> None:
-        """Shows a training line: loss in nats, accuracy from 0 to 1."""
+        """Shows training metrics: loss in nats, accuracy from 0 to 1."""
         text = (
             f"epoch {step / self._steps_per_epoch:.1f}  "
             f"step {step}/{self._num_steps}  loss {loss:.4f}  "
@@ -56,15 +50,15 @@ class Progress:
             self._bar.n = step
             self._bar.refresh()
         else:
-            print(f"{text}  {self._left(step):.0f} s left", flush=True)
+            print(f"{text}  {self._seconds_left(step):.0f} s left", flush=True)
 
     def line(self, text: str) -> None:
-        """Shows a line of its own, above the bar where there is one."""
+        """Shows a line, above the bar if there is one."""
         if self._bar is not None:
             self._bar.write(text)
         else:
             print(text, flush=True)
 
-    def _left(self, step: int) -> float:
-        done = max(1, step - self._first)
+    def _seconds_left(self, step: int) -> float:
+        done = max(1, step - self._first_step)
         return (time.monotonic() - self._started) / done * (self._num_steps - step)

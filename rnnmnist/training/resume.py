@@ -1,4 +1,4 @@
-"""Whether a run may go on from what is in its workdir, and from which step."""
+"""Resuming: the step to resume from, and the settings that may change."""
 
 import contextlib
 import logging
@@ -6,19 +6,19 @@ from pathlib import Path
 
 from rnnmnist.checkpoints.store import (
     DamagedError,
-    has_state,
+    has_training_state,
     list_steps,
     quarantine,
     read_config,
 )
-from rnnmnist.checkpoints.verification import check
+from rnnmnist.checkpoints.verification import check_checkpoint
 from rnnmnist.config.schema import Config, flatten
 from rnnmnist.errors import UserError
 
 _logger = logging.getLogger(__name__)
 
-# What a run may change when it goes on: where things are and when it speaks.
-FREE = {
+# Settings that a resumed run may change: they do not affect the trained network.
+CHANGEABLE = {
     "tutorial_128",
     "data.data_dir",
     "data.manual_dir",
@@ -28,8 +28,8 @@ FREE = {
     "train.keep_checkpoints",
     "train.num_devices",
 }
-# What it may change too, but then it is no longer the run that it would have been.
-FREE_WITH_WARNING = {
+# Settings that it may change too, although the result differs from a single run's.
+CHANGEABLE_WITH_WARNING = {
     "model.recurrence",
     "model.remat_rows",
     "train.num_steps",
@@ -40,32 +40,30 @@ FREE_WITH_WARNING = {
 
 
 def step_to_resume(config: Config, workdir: Path) -> int:
-    """Compares the newest checkpoint's configuration with the one asked for.
-
-    Returns:
-        The newest checkpoint's step, 0 where there is none.
+    """Returns the newest checkpoint's step, 0 if there is none.
 
     Raises:
-        UserError: naming each setting that would make it another run, with both
-            values; or when the checkpoint is beyond the run's last step.
+        UserError: if the checkpoint belongs to a run with other settings (names each,
+            with both values), holds parameters only, or is beyond the last step.
     """
-    step = _newest_readable(workdir)
+    step = _newest_readable_step(workdir)
     if not step:
         return 0
-    if not has_state(workdir, step):
+    if not has_training_state(workdir, step):
         raise UserError(
             f"--workdir: {workdir} holds parameters only, which cannot be trained on; "
             "name another workdir"
         )
     refused = [
-        f"{name}={asked} (checkpoint: {before})"
-        for name, (before, asked) in _changes(config, workdir, step).items()
-        if name not in FREE | FREE_WITH_WARNING
+        f"{name}={new} (checkpoint: {old})"
+        for name, (old, new) in _changes(config, workdir, step).items()
+        if name not in CHANGEABLE | CHANGEABLE_WITH_WARNING
     ]
     if refused:
         raise UserError(
             f"--workdir: step {step} in {workdir} belongs to another run: "
-            f"{', '.join(refused)}; name another workdir, or set what it has"
+            f"{', '.join(refused)}; name another workdir, or use the checkpoint's "
+            "settings"
         )
     if step > config.train.num_steps:
         raise UserError(
@@ -76,39 +74,37 @@ def step_to_resume(config: Config, workdir: Path) -> int:
 
 
 def quarantine_damaged(workdir: Path) -> None:
-    """Renames every damaged checkpoint, with a warning that says which and why.
-
-    Training then goes on from the newest good one, and saves the step again.
-    """
+    """Renames every damaged checkpoint, with a warning, so that it can be replaced."""
     for step in list_steps(workdir):
         try:
-            check(workdir, step)
+            check_checkpoint(workdir, step)
         except DamagedError as error:
             _logger.warning(
                 "checkpoint %d is damaged and not used (%s); it is now %s",
                 step,
-                error.why,
+                error.reason,
                 quarantine(workdir, step),
             )
 
 
 def warn_of_changes(config: Config, workdir: Path, step: int) -> None:
-    """Warns of each setting that makes the result another than an unbroken run's."""
-    for name, (before, asked) in _changes(config, workdir, step).items():
-        if name in FREE_WITH_WARNING:
+    """Warns of each changed setting that affects the result."""
+    for name, (old, new) in _changes(config, workdir, step).items():
+        if name in CHANGEABLE_WITH_WARNING:
             _logger.warning(
-                "%s was %s and is now %s: the result differs from an unbroken run's",
+                "%s was %s and is now %s: the result will differ from a run with one "
+                "value",
                 name,
-                before,
-                asked,
+                old,
+                new,
             )
 
 
-def _newest_readable(workdir: Path) -> int:
+def _newest_readable_step(workdir: Path) -> int:
     for step in reversed(list_steps(workdir)):
         with contextlib.suppress(DamagedError):
             read_config(workdir, step)
-            has_state(workdir, step)
+            has_training_state(workdir, step)
             return step
     return 0
 
@@ -116,10 +112,7 @@ def _newest_readable(workdir: Path) -> int:
 def _changes(
     config: Config, workdir: Path, step: int
 ) -> dict[str, tuple[object, object]]:
-    before = flatten(read_config(workdir, step).to_dict())
-    asked = flatten(config.to_dict())
-    return {
-        name: (before[name], asked[name])
-        for name in asked
-        if asked[name] != before[name]
-    }
+    """Returns the checkpoint's and the new value of each setting that differs."""
+    old = flatten(read_config(workdir, step).to_dict())
+    new = flatten(config.to_dict())
+    return {name: (old[name], new[name]) for name in new if new[name] != old[name]}

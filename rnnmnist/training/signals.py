@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during training: finish the chunk, save, then stop."""
+"""SIGINT and SIGTERM during training: finish the chunk, save, then stop."""
 
 import contextlib
 import os
@@ -7,48 +7,48 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from rnnmnist.errors import leave
+from rnnmnist.errors import exit_immediately
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopFlag:
-    """Says which signal has asked the run to stop; 0 where none has."""
+    """Holds the number of the signal that stops the run; 0 before any signal."""
 
     number: int = 0
 
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[StopFlag]:
-    """Turns the first SIGINT or SIGTERM into a flag for as long as it is open.
+    """Turns the first SIGINT or SIGTERM into a flag, inside the `with` block.
 
-    A second one ends the process at once, with the exit code of that signal: also
-    while the main thread waits in compiled code, for the devices or for another
-    process, where no handler of Python's would be called.
+    A second signal ends the process at once with the exit code of that signal. A thread
+    does this, because Python runs no signal handler while the main thread waits in
+    compiled code for devices or other processes.
     """
     flag = StopFlag()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         flag.number = number
 
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    threading.Thread(target=_end_at_second, args=[reading], daemon=True).start()
-    before = {number: signal.signal(number, on_signal) for number in SIGNALS}
-    wakeup = signal.set_wakeup_fd(writing)  # the interpreter writes each signal there
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    threading.Thread(target=_exit_on_second, args=[read_end], daemon=True).start()
+    handlers = {number: signal.signal(number, on_signal) for number in SIGNALS}
+    wakeup = signal.set_wakeup_fd(write_end)  # the interpreter writes each signal to it
     try:
         yield flag
     finally:
         signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-        os.close(writing)
+        os.close(write_end)
 
 
-def _end_at_second(reading: int) -> None:
+def _exit_on_second(read_end: int) -> None:
     """Waits for two signals in a pipe, or for its end."""
-    with open(reading, "rb", buffering=0) as pipe:
+    with open(read_end, "rb", buffering=0) as pipe:
         numbers = (byte[0] for byte in iter(lambda: pipe.read(1), b""))
-        stopping = (number for number in numbers if number in SIGNALS)
-        if next(stopping, None) and (second := next(stopping, None)):
-            leave("stopped", 128 + second)
+        signals = (number for number in numbers if number in SIGNALS)
+        if next(signals, None) and (second := next(signals, None)):
+            exit_immediately("stopped", 128 + second)

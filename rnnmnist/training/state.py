@@ -1,4 +1,4 @@
-"""The training state before the first update, and its layout over a mesh."""
+"""The training state: initialization, sharding and the items of a checkpoint."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,47 +20,52 @@ from rnnmnist.training.optimizer import make_optimizer
 
 
 def create_state(config: Config, model: SequenceClassifier, mesh: Mesh) -> TrainState:
-    """The state before the first update, laid out over a mesh.
+    """Initializes the training state on a mesh.
 
     Returns:
-        Flax's `TrainState`, whose arrays (`step`, `params`, `opt_state`) are what
-        a resume needs and nothing else: batches follow from the seed and step.
-        `params` are what is evaluated; `apply_fn` is the objective. With
-        several seeds, `params` and `opt_state` have a leading axis of members, which
-        lies over the mesh's `seeds`; otherwise every device has the same.
+        Flax's `TrainState`. Its arrays (`step`, `params`, `opt_state`) are all that a
+        resume needs, since batches follow from the seed and the step. `params` are the
+        evaluated weights; `apply_fn` is the objective. With several seeds, `params` and
+        `opt_state` have a leading ensemble axis, sharded over the mesh axis `seeds`;
+        everything else is replicated.
     """
     shardings = jax.tree.map(
         lambda leaf: leaf.sharding, abstract_state(config, model, mesh)
     )
-    return jax.jit(_state_maker(config, model), out_shardings=shardings)()
+    return jax.jit(_state_initializer(config, model), out_shardings=shardings)()
 
 
 def abstract_state(config: Config, model: SequenceClassifier, mesh: Mesh) -> TrainState:
-    """The shapes, types and shardings of a training state, without its arrays."""
-    shapes = jax.eval_shape(_state_maker(config, model))
-    specs = state_specs(shapes)
+    """Returns the shapes, types and shardings of a training state."""
+    shapes = jax.eval_shape(_state_initializer(config, model))
     return jax.tree.map(
         lambda spec, leaves: jax.tree.map(
             lambda leaf: leaf.update(sharding=NamedSharding(mesh, spec)), leaves
         ),
-        specs,
+        state_specs(shapes),
         shapes,
         is_leaf=lambda leaf: isinstance(leaf, P),
     )
 
 
+def state_specs(state: TrainState) -> TrainState:
+    """Returns the partition specs of a state, one for each of its fields."""
+    spec = ensemble_spec(ensemble_size(state.params) or 1)
+    return state.replace(step=P(), params=spec, opt_state=spec)
+
+
 def saved_arrays(state: TrainState) -> dict[str, Any]:
-    """The items of a checkpoint: what is evaluated, and what a resume needs besides."""
-    memory = {"opt_state": state.opt_state, "step": state.step}
-    return {"params": state.params, "state": memory}
+    """Returns the items of a checkpoint: the parameters, and the rest of the state."""
+    rest = {"opt_state": state.opt_state, "step": state.step}
+    return {"params": state.params, "state": rest}
 
 
 def restore_state(workdir: Path, step: int, like: TrainState) -> TrainState:
-    """The state at a step, laid out over the devices as another state is.
+    """Restores the state of a step with the shapes, types and shardings of `like`.
 
     Raises:
-        RunError: when the checkpoint holds other shapes or types, naming the leaf.
-        DamagedError: when an array is not the one that was saved.
+        RunError: if the checkpoint holds other shapes or types; names the leaf.
+        DamagedError: if an array differs from the saved one.
     """
     items = saved_arrays(like)
     return like.replace(
@@ -69,34 +74,31 @@ def restore_state(workdir: Path, step: int, like: TrainState) -> TrainState:
     )
 
 
-def _state_maker(config: Config, model: SequenceClassifier) -> Callable[[], TrainState]:
-    tx = make_optimizer(config.train)
+def _state_initializer(
+    config: Config, model: SequenceClassifier
+) -> Callable[[], TrainState]:
+    train = config.train
+    tx = make_optimizer(train)
+    objective = Objective(model, train.loss == "every_row", train.label_smoothing)
 
-    def member(seed: int | jax.Array) -> tuple[Any, Any]:
+    def init_network(seed: int | jax.Array) -> tuple[Any, Any]:
         key = stream_key(seed, Stream.WEIGHTS)
         params = init_params(model, key, config.model.forget_bias)
         return params, tx.init(params)
 
-    def create() -> TrainState:
+    def init_state() -> TrainState:
         if config.num_seeds == 1:
-            params, opt_state = member(config.seed)
+            params, opt_state = init_network(config.seed)
         else:
             # Not vmap: a batched QR decomposition can deadlock on several CPU devices.
             seeds = jnp.asarray(config.seeds, jnp.uint32)
-            params, opt_state = jax.lax.map(member, seeds)
+            params, opt_state = jax.lax.map(init_network, seeds)
         return TrainState(
-            # An array from the start: a Python number would compile everything twice.
-            step=jnp.zeros((), jnp.int32),
-            apply_fn=Objective.of(config.train, model),
+            step=jnp.zeros((), jnp.int32),  # a Python int would compile twice
+            apply_fn=objective,
             params=params,
             tx=tx,
             opt_state=opt_state,
         )
 
-    return create
-
-
-def state_specs(state: TrainState) -> TrainState:
-    """How a state lies over a mesh: members over its seeds, the step everywhere."""
-    spec = ensemble_spec(ensemble_size(state.params) or 1)
-    return state.replace(step=P(), params=spec, opt_state=spec)
+    return init_state

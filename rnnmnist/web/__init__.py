@@ -1,1 +1,1 @@
-"""The drawing page."""
+"""The drawing page: the Python code that renders it, JavaScript and CSS."""

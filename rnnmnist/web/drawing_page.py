@@ -1,15 +1,13 @@
-"""A page on which people draw a digit and watch networks read it, row by row.
+"""The drawing page: networks classify a drawn digit row by row in a browser.
 
-One file that asks for no other: the weights, sample digits, and programs in plain
-JavaScript that prepare a drawing as `handwriting.py` does and read it as `model.py`
-does. A test holds them together.
+The page is one HTML file that loads no other file. It contains the weights, sample
+digits, and JavaScript versions of `inference/preprocessing.py`, of
+`inference/out_of_distribution.py` and of the LSTM. Tests compare their results.
 """
 
 import base64
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from string import Template
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,11 +21,13 @@ from rnnmnist.models.classifier import Params, count_params
 from rnnmnist.models.recurrence import Kernels
 from rnnmnist.reporting import html
 
-PARTS = Path(__file__).parent
-TITLES = {"last": "Asked after the last row", "every_row": "Asked after every row"}
-EASY, SURE = 2, 0.95  # samples of each digit, and the least probability of the truth
-HARD = 12  # samples of all digits
-MOST_UNITS = 512  # of a network, or a page would be more than mail takes
+FOLDER = Path(__file__).parent
+SCRIPTS = ("network", "preprocessing", "out_of_distribution", "view")
+TITLES = {"last": "Last-row loss", "every_row": "Every-row loss"}
+EASY_PER_DIGIT = 2  # easy samples
+MIN_EASY_PROBABILITY = 0.95  # of an easy sample's label
+HARD = 12  # hard samples, over all digits
+MAX_UNITS = 512  # limits the size of the page
 
 
 class Network(NamedTuple):
@@ -38,90 +38,95 @@ class Network(NamedTuple):
 
     @property
     def loss(self) -> str:
-        """How it was asked in training: last or every_row."""
+        """The setting `train.loss`: `last` or `every_row`."""
         return self.predictor.config.train.loss
 
     @property
     def params(self) -> Params:
-        """The parameters, by Flax's names."""
+        """The parameters, with Flax's names."""
         return self.predictor.params
 
 
 class Sample(NamedTuple):
-    """Somebody's digit."""
+    """A digit of the embedded data set."""
 
     pixels: np.ndarray  # uint8 [28, 28]
     label: int
     hard: bool
 
 
-def restore(workdir: Path) -> Network:
-    """The network of a run, at its best step.
+def load_network(workdir: Path) -> Network:
+    """Restores the network of a run at its best step.
 
     Raises:
-        UserError: when there is no such run, or it is not of one LSTM that has learned
-            digits.
+        UserError: if the run does not exist, was not trained on digits, or is not
+            supported by the page.
     """
     predictor = Predictor(workdir)
-    check(workdir, predictor.config)
+    check_supported(workdir, predictor.config)
     return Network(workdir.name, predictor)
 
 
-def check(workdir: Path, config: Config) -> None:
-    """Holds that the page can show a run's network.
+def check_supported(workdir: Path, config: Config) -> None:
+    """Checks that the page can show a run's network.
 
     Raises:
-        UserError: when it cannot.
+        UserError: if it is not a single LSTM of at most `MAX_UNITS` units.
     """
     if config.model.cell != "lstm":
         raise UserError(
-            f"--workdir: {workdir} is of model.cell={config.model.cell}, and the page "
-            "shows an LSTM's gates; name a run with model.cell=lstm"
+            f"--workdir: {workdir} has model.cell={config.model.cell}, but the page "
+            "shows the gates of an LSTM; name a run with model.cell=lstm"
         )
-    if config.model.hidden_size > MOST_UNITS:
+    if config.model.hidden_size > MAX_UNITS:
         raise UserError(
             f"--workdir: {workdir} has model.hidden_size={config.model.hidden_size}, "
-            f"and the page carries at most {MOST_UNITS} units; name a smaller run"
+            f"but the page supports at most {MAX_UNITS} units; name a smaller run"
         )
     if config.num_seeds > 1:
         raise UserError(
-            f"--workdir: {workdir} is a stack of {config.num_seeds} seeds, and the "
-            "page shows one network; name a run with num_seeds=1"
+            f"--workdir: {workdir} has num_seeds={config.num_seeds}, but the page "
+            "shows one network per run; name a run with num_seeds=1"
         )
 
 
-def page(networks: Sequence[Network]) -> str:
-    """The page as HTML.
+def render(networks: Sequence[Network]) -> str:
+    """Renders the page as HTML.
 
-    Args:
-        networks: side by side on it; the first one chooses the hard samples.
+    The networks are shown side by side. The first one selects the samples.
     """
-    content = {
+    data = {
         "networks": [
             _network_data(network, title)
             for network, title in zip(networks, titles(networks), strict=True)
         ],
-        "likeness": _likeness_data(out_of_distribution.of_digits()),
-        "samples": [_sample_data(sample) for sample in choose_samples(networks[0])],
-        "constants": constants(),
+        "outOfDistribution": _check_data(out_of_distribution.load()),
+        "samples": [
+            sample._asdict() | {"pixels": _base64(sample.pixels)}
+            for sample in select_samples(networks[0])
+        ],
+        "constants": {
+            "side": preprocessing.SIDE,
+            "box": preprocessing.BOX,
+            "centre": preprocessing.CENTRE,
+            "oversampling": preprocessing.OVERSAMPLING,
+            "strokeWidths": preprocessing.STROKE_WIDTHS,
+            "minContrast": preprocessing.MIN_CONTRAST,
+            "minForeground": preprocessing.MIN_FOREGROUND,
+        },
     }
-    parts = {
-        name: (PARTS / f"{name}.js").read_text(encoding="utf-8")
-        for name in ("network", "preprocessing", "out_of_distribution", "view")
-    }
-    frame = Template((PARTS / "page.html").read_text(encoding="utf-8"))
-    return frame.substitute(
-        style=html.style(PARTS / "style.css"),
-        # No name of a run can end the script that it stands in.
-        data=json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"),
-        units=_spread(len(network.params["head"]["kernel"]) for network in networks),
-        weights=_spread(count_params(network.params) for network in networks),
-        **parts,
+    return html.render(
+        FOLDER / "page.html",
+        FOLDER / "style.css",
+        content=data,
+        units=_join(len(network.params["head"]["kernel"]) for network in networks),
+        weights=_join(count_params(network.params) for network in networks),
+        **{name: (FOLDER / f"{name}.js").read_text("utf-8") for name in SCRIPTS},
     )
 
 
 def titles(networks: Sequence[Network]) -> list[str]:
-    """By how networks were asked; with the names of their runs if that is no name."""
+    """Returns a title for each network: its loss, and its run's name if needed."""
     losses = [network.loss for network in networks]
     return [
         TITLES[loss] if losses.count(loss) == 1 else f"{TITLES[loss]}: {network.name}"
@@ -129,48 +134,32 @@ def titles(networks: Sequence[Network]) -> list[str]:
     ]
 
 
-def constants() -> dict[str, Any]:
-    """Those of the preparation, by the names that they have in JavaScript."""
-    return {
-        "side": preprocessing.SIDE,
-        "box": preprocessing.BOX,
-        "centre": preprocessing.CENTRE,
-        "fine": preprocessing.FINE,
-        "strokes": preprocessing.STROKES,
-        "leastContrast": preprocessing.LEAST_CONTRAST,
-    }
+def select_samples(network: Network) -> list[Sample]:
+    """Selects easy and hard digits of the embedded test split.
 
-
-def choose_samples(network: Network) -> list[Sample]:
-    """Digits of the embedded images, the easy ones before the hard ones.
-
-    Easy are the first few of each digit that the network is sure of, and that look like
-    it. Hard are those to whose true digit it gives the least probability: its errors,
-    and near to them.
+    The easy samples are the first ones of each digit that the network classifies
+    correctly with high probability and that pass the out-of-distribution check. The
+    hard samples are those for whose label the network's probability is lowest.
     """
     images, labels = embedded.splits()["test"]
-    probabilities = network.predictor.predict_probabilities(images)[
-        :, -1
-    ]  # [n, classes]
-    truth = probabilities[np.arange(len(labels)), labels]
-    clear = (truth >= SURE) & out_of_distribution.of_digits().look_like(
-        images, probabilities
-    )
-    of_digits = [
-        np.flatnonzero((labels == digit) & clear)[:EASY]
-        for digit in range(probabilities.shape[1])
-    ]
+    probabilities = network.predictor.predict_probabilities(images)[:, -1]
+    of_label = probabilities[np.arange(len(labels)), labels]
+    is_digit = out_of_distribution.load().is_digit(images, probabilities)
+    clear = (of_label >= MIN_EASY_PROBABILITY) & is_digit
     easy = [
-        places[turn]
-        for turn in range(EASY)
-        for places in of_digits
-        if turn < len(places)
+        index
+        for k in range(EASY_PER_DIGIT)
+        for digit in range(probabilities.shape[1])
+        for index in np.flatnonzero((labels == digit) & clear)[k : k + 1]
     ]
-    hard = [place for place in truth.argsort(kind="stable")[:HARD] if place not in easy]
+    hardest = of_label.argsort(kind="stable")[:HARD]
     return [
-        Sample(images[place], int(labels[place]), is_hard)
-        for is_hard, places in ((False, easy), (True, hard))
-        for place in places
+        *(Sample(images[i], int(labels[i]), hard=False) for i in easy),
+        *(
+            Sample(images[i], int(labels[i]), hard=True)
+            for i in hardest
+            if i not in easy
+        ),
     ]
 
 
@@ -186,33 +175,28 @@ def _network_data(network: Network, title: str) -> dict[str, Any]:
     return {
         "title": title,
         "loss": network.loss,
-        "hidden": len(head["kernel"]),
+        "units": len(head["kernel"]),
         "params": {
             name: _base64(np.asarray(array, "<f4")) for name, array in arrays.items()
         },
     }
 
 
-def _likeness_data(known: out_of_distribution.Likeness) -> dict[str, Any]:
+def _check_data(check: out_of_distribution.OutOfDistributionCheck) -> dict[str, Any]:
     return {
         "blur": out_of_distribution.BLUR,
-        "sure": out_of_distribution.SURE,
-        "farthest": known.farthest,
-        "means": _base64(known.means),
-        "axes": _base64(known.axes),
-        "scales": _base64(known.scales.astype("<f4")),
+        "minProbability": out_of_distribution.MIN_PROBABILITY,
+        "maxDistance": check.max_distance,
+        "means": _base64(check.means),
+        "components": _base64(check.components),
+        "scales": _base64(check.scales.astype("<f4")),
     }
-
-
-def _sample_data(sample: Sample) -> dict[str, Any]:
-    pixels = _base64(sample.pixels)
-    return {"label": sample.label, "pixels": pixels, "hard": sample.hard}
 
 
 def _base64(array: np.ndarray) -> str:
     return base64.b64encode(array.tobytes()).decode()
 
 
-def _spread(counts: Any) -> str:
-    """Numbers as words have them: `128`, or `64 or 128`."""
+def _join(counts: Iterable[int]) -> str:
+    """Lists distinct counts: `128`, or `64 or 128`."""
     return " or ".join(f"{count:,}" for count in sorted(set(counts)))

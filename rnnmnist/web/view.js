@@ -1,174 +1,177 @@
 "use strict";
 
-/* The page: a sheet to draw on, and two networks that read what is drawn.
+/* The page: a canvas to draw on, and the networks that classify the drawing.
  *
- * All that is shown follows from two things, what is read and how many rows of it were:
- * `take` sets the first, `showRow` the second.
+ * Everything shown is a function of the image, which `classify` sets, and of the number
+ * of rows read, which `showRow` sets.
  */
 
-const MILLISECONDS_A_ROW = 90;
-const PAUSE_AFTER_STROKE = 350; // milliseconds, in which the next stroke may begin
-const SHEET = 280; // pixels of a side, on which drawings are prepared
-const PEN = 1 / 12; // of a side of the sheet
-const SURE = 0.8; // below it, an answer is put as a guess
-const COLOURED = 5; // curves of those digits that were believed in most
+const MILLISECONDS_PER_ROW = 90;
+const PAUSE_AFTER_STROKE = 350; // milliseconds, within which the next stroke may begin
+const DRAWING_SIDE = 280; // pixels, at which drawings are preprocessed
+const PEN_WIDTH = 1 / 12; // relative to the side of the canvas
+const CONFIDENT = 0.8; // a prediction below this probability is shown as uncertain
+const COLOURED = 5; // number of digits whose curves are coloured
 
-// What is shown of the units. Gates are from 0 to 1, the others to both sides of 0.
+const REJECTED = "out of distribution";
+
+// The plotted quantities. Gates are from 0 to 1; those with a `limit` are signed.
 const MAPS = [
   {
     part: "input",
     title: "Input gate",
-    text: "How much of the row just read each unit lets into its memory.",
-    ends: ["shut", "open"],
+    text: "How much of its candidate each unit adds to its cell state.",
+    ends: ["closed", "open"],
   },
   {
     part: "forget",
     title: "Forget gate",
-    text: "How much of its memory each unit keeps. Faint is forgetting.",
-    ends: ["erases", "keeps"],
+    text: "How much of its cell state each unit keeps. Faint units forget.",
+    ends: ["forgets", "keeps"],
   },
   {
     part: "output",
     title: "Output gate",
-    text: "How much of its memory each unit shows to the others and to the answer.",
-    ends: ["hides", "shows"],
+    text: "How much of its cell state each unit passes on as its hidden state.",
+    ends: ["closed", "open"],
   },
   {
     part: "candidate",
     title: "Candidate",
-    text: "What each unit would write down of this row, if the input gate let it.",
+    text: "The new value of each unit, computed from this row and the hidden states.",
     ends: ["−1", "+1"],
     limit: 1,
   },
   {
     part: "cell",
     title: "Cell state",
-    text: "The memory itself: what was kept of the old, and the new that was let in.",
-    limit: null, // the network's own
+    text: "The memory: the old state times the forget gate, plus the gated candidate.",
+    limit: null, // depends on the network
   },
   {
     part: "hidden",
     title: "Hidden state",
-    text: "What is shown of the memory. From these numbers alone comes the answer.",
+    text: "The output of the units. The prediction is computed from it alone.",
     ends: ["−1", "+1"],
     limit: 1,
   },
 ];
 
-/* ---- What the page carries ---- */
+/* ---- Data ---- */
 
-function bytesOf(base64) {
-  return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+function decodeBase64(text) {
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-function networkOf({ title, loss, hidden, params }) {
-  // float32, the least byte first, as wherever browsers run
-  const weights = Object.entries(params).map(([name, base64]) => [
+function decodeNetwork({ params, ...rest }) {
+  // Weights are little-endian float32, which is every browser's own format.
+  const weights = Object.entries(params).map(([name, text]) => [
     name,
-    new Float32Array(bytesOf(base64).buffer),
+    new Float32Array(decodeBase64(text).buffer),
   ]);
-  return { title, loss, units: hidden, ...Object.fromEntries(weights) };
+  return { ...rest, ...Object.fromEntries(weights) };
 }
 
-function likenessOf({ means, axes, scales, ...limits }) {
+function decodeCheck({ means, components, scales, ...thresholds }) {
   return {
-    ...limits,
-    means: bytesOf(means),
-    axes: new Int8Array(bytesOf(axes).buffer),
-    scales: new Float32Array(bytesOf(scales).buffer),
+    ...thresholds,
+    means: decodeBase64(means),
+    components: new Int8Array(decodeBase64(components).buffer),
+    scales: new Float32Array(decodeBase64(scales).buffer),
   };
 }
 
 const element = (id) => document.getElementById(id);
 const data = JSON.parse(element("data").textContent);
-const networks = data.networks.map(networkOf);
-const likeness = likenessOf(data.likeness);
+const networks = data.networks.map(decodeNetwork);
+const check = decodeCheck(data.outOfDistribution);
 const samples = data.samples.map((sample) => ({
   ...sample,
-  pixels: bytesOf(sample.pixels),
+  pixels: decodeBase64(sample.pixels),
 }));
-const stillness = matchMedia("(prefers-reduced-motion: reduce)");
-const darkness = matchMedia("(prefers-color-scheme: dark)");
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
+const darkScheme = matchMedia("(prefers-color-scheme: dark)");
 
 const state = {
-  pixels: new Uint8Array(ROWS * COLUMNS), // that are read
+  pixels: new Uint8Array(ROWS * COLUMNS), // the classified image
   label: null, // of a sample
-  readings: [], // of each network, the moments before the first row and after each
-  looks: [], // of each network, whether it is like the digit that it was taken for
-  row: 0, // how many were read
-  inside: 0, // the network that is looked into
-  playing: null, // the timer, while rows are read one after the other
+  traces: [], // of each network: the steps before the first row and after each
+  accepted: [], // of each network: the result of the out-of-distribution check
+  row: 0, // number of rows read
+  inspected: 0, // index of the network whose units are plotted
+  playback: null, // the timer, while rows are played
   strokes: [], // lists of points from 0 to 1
-  waiting: null, // the timer, while a stroke may follow
+  pending: null, // the timer, while another stroke may follow
 };
 
-/* ---- Words ---- */
+/* ---- Text ---- */
 
-/** A probability in whole percent, of which none is certainty. */
-function percent(share) {
-  const words = `${Math.round(100 * clipped(share, 0.01, 0.99))}\u00a0%`;
-  if (share > 0.99) return `over ${words}`;
-  return share < 0.01 ? `under ${words}` : words;
+/** Formats a probability in whole percent; never as 0 % or 100 %. */
+function percent(probability) {
+  const text = `${Math.round(100 * clip(probability, 0.01, 0.99))}\u00a0%`;
+  if (probability > 0.99) return `over ${text}`;
+  return probability < 0.01 ? `under ${text}` : text;
 }
 
-function one(digit) {
-  return `${digit === 8 ? "an" : "a"} ${digit}`;
+/** Returns the digits in order of descending probability. */
+function ranked(probabilities) {
+  return probabilities
+    .map((_, digit) => digit)
+    .sort((a, b) => probabilities[b] - probabilities[a]);
 }
 
-/** The digits from the one that is believed in most. */
-function ranked(belief) {
-  return belief.map((_, digit) => digit).sort((a, b) => belief[b] - belief[a]);
+function predictedDigit({ probabilities }) {
+  return ranked(probabilities)[0];
 }
 
 function isBlank() {
   return !state.pixels.some((level) => level > 0);
 }
 
-function lastBeliefs() {
-  return state.readings.map((reading) => reading[ROWS].belief);
+function finalSteps() {
+  return state.traces.map((trace) => trace[ROWS]);
 }
 
-/** An answer as a sentence. */
-function sentence(belief) {
-  const [first, second] = ranked(belief);
-  return belief[first] >= SURE
-    ? `Read as ${first}, ${percent(belief[first])}. Runner-up ${second}.`
-    : `Perhaps ${one(first)}, ${percent(belief[first])}; ` +
-        `or ${one(second)}, ${percent(belief[second])}.`;
+function withProbability(digit, { probabilities }) {
+  return `${digit} (${percent(probabilities[digit])})`;
 }
 
-/** What all networks say in the end, and what the writer meant if that is known. */
-function verdict() {
-  if (isBlank()) return "Nothing here yet. Draw a digit.";
-  const beliefs = lastBeliefs();
-  const answers = beliefs.map((belief) => ranked(belief)[0]);
-  const agreed = answers.every((answer) => answer === answers[0]);
-  const shares = beliefs.map((belief) => percent(Math.max(...belief)));
-  const named = answers.map((answer, at) => `${one(answer)}, ${shares[at]}`);
-  const all = agreed ? named[0] : named.join("; or ");
-  let words = agreed ? sentence(beliefs[0]) : `They disagree: ${all}.`;
-  if (!state.looks.includes(true)) {
-    words = `This does not look like a digit. If it is one: ${all}.`;
-  } else if (state.looks.includes(false)) {
-    words += " Not every network takes it for a digit.";
+/** Describes the final predictions, and a sample's label if one of them is wrong. */
+function resultText() {
+  if (isBlank()) return "The image is blank. Draw a digit.";
+  const steps = finalSteps();
+  const digits = steps.map(predictedDigit);
+  const agreed = digits.every((digit) => digit === digits[0]);
+  const predictions = digits.map((digit, i) => withProbability(digit, steps[i]));
+  const listed = agreed ? predictions[0] : predictions.join(" and ");
+  let text = agreed ? predictionText(steps[0]) : `The predictions differ: ${listed}.`;
+  if (!state.accepted.includes(true)) {
+    text = `This does not look like a digit. Predicted: ${listed}.`;
+  } else if (state.accepted.includes(false)) {
+    text += " Out of distribution for one network.";
   }
-  const { label } = state;
-  const wrong = label !== null && answers.some((answer) => answer !== label);
-  return wrong ? `${words} The writer meant ${one(label)}.` : words;
+  const wrong = state.label !== null && digits.some((digit) => digit !== state.label);
+  return wrong ? `${text} Label: ${state.label}.` : text;
 }
 
-/** What networks believe so far. */
-function guess(row) {
-  if (row === 0) return "Nothing read yet.";
-  const answers = state.readings.map((reading) => ranked(reading[row].belief)[0]);
-  return `After row ${row}: ${[...new Set(answers)].join(" or ")}?`;
+function predictionText(step) {
+  const [first, second] = ranked(step.probabilities);
+  return step.probabilities[first] >= CONFIDENT
+    ? `Prediction: ${withProbability(first, step)}. Runner-up: ${second}.`
+    : `Uncertain: ${withProbability(first, step)} or ${withProbability(second, step)}.`;
 }
 
-/** Since which row a network has given the answer that it gives now. */
-function sinceRow(reading, row) {
-  const answer = ranked(reading[row].belief)[0];
+function progressText(row) {
+  if (row === 0) return "No rows read yet.";
+  const digits = state.traces.map((trace) => predictedDigit(trace[row]));
+  return `After row ${row}: ${[...new Set(digits)].join(" or ")}`;
+}
+
+/** Returns the row since which the predicted digit has not changed. */
+function stableSince(trace, row) {
+  const digit = predictedDigit(trace[row]);
   let since = row;
-  while (since > 1 && ranked(reading[since - 1].belief)[0] === answer) since -= 1;
+  while (since > 1 && predictedDigit(trace[since - 1]) === digit) since -= 1;
   return since;
 }
 
@@ -179,33 +182,33 @@ function colour(name) {
   return [1, 3, 5].map((start) => parseInt(hex.slice(start, start + 2), 16));
 }
 
-/** Paints numbers as pixels: `shade(value, at)` gives a colour and an opacity. */
+/** Paints values as pixels: `shade(value, i)` returns a colour and an opacity. */
 function paint(canvas, width, height, values, shade) {
   canvas.width = width;
   canvas.height = height;
   const painted = new ImageData(width, height);
-  values.forEach((value, at) => {
-    const [[red, green, blue], opacity] = shade(value, at);
-    painted.data.set([red, green, blue, Math.round(255 * opacity)], 4 * at);
+  values.forEach((value, i) => {
+    const [[red, green, blue], opacity] = shade(value, i);
+    painted.data.set([red, green, blue, Math.round(255 * opacity)], 4 * i);
   });
   canvas.getContext("2d").putImageData(painted, 0, 0);
 }
 
-/** Paints an image, the rows from `row` on as if behind fog. */
+/** Paints an image; the rows from `row` on are dimmed. */
 function paintImage(canvas, pixels, row = ROWS) {
-  const ink = colour("--ink");
-  paint(canvas, COLUMNS, ROWS, pixels, (level, at) => [
-    ink,
-    (level / 255) * (at < row * COLUMNS ? 1 : 0.22),
+  const foreground = colour("--foreground");
+  paint(canvas, COLUMNS, ROWS, pixels, (level, i) => [
+    foreground,
+    (level / 255) * (i < row * COLUMNS ? 1 : 0.22),
   ]);
 }
 
-/* ---- The sheet ---- */
+/* ---- Drawing ---- */
 
 /** Draws all strokes as smooth lines on a square of `side` pixels. */
 function drawStrokes(context, side, colourName) {
   context.clearRect(0, 0, side, side);
-  context.lineWidth = PEN * side;
+  context.lineWidth = PEN_WIDTH * side;
   context.lineCap = "round";
   context.lineJoin = "round";
   context.strokeStyle = colourName;
@@ -213,11 +216,11 @@ function drawStrokes(context, side, colourName) {
     const points = stroke.map(([x, y]) => [x * side, y * side]);
     context.beginPath();
     context.moveTo(...points[0]);
-    for (let at = 1; at < points.length - 1; at += 1) {
-      const [[x, y], [nextX, nextY]] = [points[at], points[at + 1]];
+    for (let i = 1; i < points.length - 1; i += 1) {
+      const [[x, y], [nextX, nextY]] = [points[i], points[i + 1]];
       context.quadraticCurveTo(x, y, (x + nextX) / 2, (y + nextY) / 2);
     }
-    context.lineTo(...points.at(-1)); // a tap is a dot
+    context.lineTo(...points.at(-1)); // a tap draws a dot
     context.stroke();
   }
 }
@@ -226,21 +229,21 @@ function showDrawing() {
   const canvas = element("drawing");
   const side = Math.round(canvas.clientWidth * (window.devicePixelRatio || 1));
   if (canvas.width !== side) [canvas.width, canvas.height] = [side, side];
-  const [red, green, blue] = colour("--ink");
+  const [red, green, blue] = colour("--foreground");
   drawStrokes(canvas.getContext("2d"), side, `rgb(${red}, ${green}, ${blue})`);
   element("prompt").hidden = state.strokes.length > 0;
-  // Not `disabled`, which would take the focus away from under a finger on a key.
+  // `disabled` would take the keyboard focus away.
   element("undo").setAttribute("aria-disabled", String(state.strokes.length === 0));
 }
 
-/** The drawing's levels of ink, for the preparation. */
+/** Rasterizes the strokes for preprocessing. */
 function drawnLevels() {
   const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [SHEET, SHEET];
+  [canvas.width, canvas.height] = [DRAWING_SIDE, DRAWING_SIDE];
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  drawStrokes(context, SHEET, "black");
-  const { data: channels } = context.getImageData(0, 0, SHEET, SHEET);
-  return channels.filter((_, at) => at % 4 === 3); // the opacity is the ink
+  drawStrokes(context, DRAWING_SIDE, "black");
+  const { data: channels } = context.getImageData(0, 0, DRAWING_SIDE, DRAWING_SIDE);
+  return channels.filter((_, i) => i % 4 === 3); // the opacity
 }
 
 function pointOf(event) {
@@ -251,7 +254,7 @@ function pointOf(event) {
 function beginStroke(event) {
   if (event.button !== 0 || !event.isPrimary) return;
   element("drawing").setPointerCapture(event.pointerId);
-  clearTimeout(state.waiting);
+  clearTimeout(state.pending);
   pause();
   state.strokes.push([pointOf(event)]);
   showDrawing();
@@ -265,12 +268,12 @@ function continueStroke(event) {
 }
 
 function endStroke() {
-  clearTimeout(state.waiting);
-  state.waiting = setTimeout(readDrawing, PAUSE_AFTER_STROKE);
+  clearTimeout(state.pending);
+  state.pending = setTimeout(classifyDrawing, PAUSE_AFTER_STROKE);
 }
 
-function readDrawing() {
-  take(prepareDrawing(data.constants, drawnLevels(), SHEET, SHEET), null);
+function classifyDrawing() {
+  classify(preprocess(data.constants, drawnLevels(), DRAWING_SIDE, DRAWING_SIDE), null);
 }
 
 function undo() {
@@ -278,96 +281,98 @@ function undo() {
 }
 
 function setStrokes(strokes) {
-  clearTimeout(state.waiting);
+  clearTimeout(state.pending);
   state.strokes = strokes;
   showDrawing();
-  readDrawing();
+  classifyDrawing();
 }
 
-/* ---- Reading ---- */
+/* ---- Classification and playback ---- */
 
-/** Reads an image from now on, from its first row. */
-function take(pixels, label) {
+/** Classifies an image and plays it from the first row. */
+function classify(pixels, label) {
   pause();
   Object.assign(state, { pixels, label });
-  state.readings = networks.map((network) => readImage(network, pixels));
-  state.looks = lastBeliefs().map((belief) => looksLikeDigit(likeness, pixels, belief));
-  showChosenSample();
+  state.traces = networks.map((network) => traceImage(network, pixels));
+  state.accepted = finalSteps().map(({ probabilities }) =>
+    isDigit(check, pixels, probabilities),
+  );
+  showSelectedSample();
   colourDigits();
-  showRow(stillness.matches && !isBlank() ? ROWS : 0);
+  showRow(reducedMotion.matches && !isBlank() ? ROWS : 0);
   if (state.row === 0 && !isBlank()) play();
 }
 
 function play() {
   if (state.row === ROWS) showRow(0);
-  state.playing = setInterval(() => {
+  state.playback = setInterval(() => {
     showRow(state.row + 1);
     if (state.row === ROWS) pause();
-  }, MILLISECONDS_A_ROW);
-  showPlaying();
+  }, MILLISECONDS_PER_ROW);
+  showPlayback();
 }
 
 function pause() {
-  clearInterval(state.playing);
-  state.playing = null;
-  showPlaying();
+  clearInterval(state.playback);
+  state.playback = null;
+  showPlayback();
 }
 
-function togglePlaying() {
-  if (state.playing === null) play();
+function togglePlayback() {
+  if (state.playback === null) play();
   else pause();
 }
 
 function goTo(row) {
   pause();
-  showRow(Math.min(Math.max(row, 0), ROWS));
+  showRow(clip(row, 0, ROWS));
 }
 
-function showPlaying() {
-  const playing = state.playing !== null;
-  element("transport").classList.toggle("is-playing", playing);
-  element("play-word").textContent = playing ? "Pause" : "Play";
+function showPlayback() {
+  const playing = state.playback !== null;
+  element("playback").classList.toggle("is-playing", playing);
+  element("play-label").textContent = playing ? "Pause" : "Play";
 }
 
-/** Shows everything as it is after so many rows. */
+/** Updates the whole page to the state after a number of rows. */
 function showRow(row) {
   state.row = row;
-  const words = `row ${row} of ${ROWS}`;
+  const text = `row ${row} of ${ROWS}`;
   element("row").value = row;
-  element("row").setAttribute("aria-valuetext", words);
-  element("row-words").textContent = words;
+  element("row").setAttribute("aria-valuetext", text);
+  element("row-label").textContent = text;
   paintImage(element("image"), state.pixels, row);
-  const seen = `The image of 28 by 28 pixels, read down to ${words}`;
-  element("image").setAttribute("aria-label", seen);
-  element("scan").style.top = `calc(${Math.max(row - 1, 0)} * var(--cell))`;
-  element("scan").hidden = row === 0;
+  const alt = `The image of 28 by 28 pixels, read up to ${text}`;
+  element("image").setAttribute("aria-label", alt);
+  element("marker").style.top = `calc(${Math.max(row - 1, 0)} * var(--cell))`;
+  element("marker").hidden = row === 0;
   const done = row === ROWS || isBlank();
-  element("progress").textContent = done ? "" : guess(row);
-  element("verdict").textContent = done ? verdict() : "";
-  panels.forEach((panel, at) => {
-    const doubtful = row === ROWS && !isBlank() && !state.looks[at];
-    showPanel(panel, state.readings[at], row, doubtful);
+  element("progress").textContent = done ? "" : progressText(row);
+  element("result").textContent = done ? resultText() : "";
+  panels.forEach((panel, i) => {
+    const rejected = row === ROWS && !isBlank() && !state.accepted[i];
+    showPanel(panel, state.traces[i], row, rejected);
   });
   showMaps();
 }
 
-/* ---- What a network believes ---- */
+/* ---- Predictions of each network ---- */
 
-function copyOf(template) {
-  return element(template).content.firstElementChild.cloneNode(true);
+function cloneTemplate(id) {
+  return element(id).content.firstElementChild.cloneNode(true);
 }
 
 function makePanel(network) {
-  const panel = copyOf("panel-template");
+  const panel = cloneTemplate("panel-template");
   const part = (selector) => panel.querySelector(selector);
   part("h2").textContent = network.title;
-  part(".how").textContent =
+  part(".training").textContent =
     network.loss === "every_row"
-      ? "In training, all its answers counted."
-      : "In training, only the last one counted.";
+      ? "Training loss after every row."
+      : "Training loss after the last row only.";
   const bars = [...Array(10).keys()].map((digit) => makeBar(part(".bars"), digit));
   const curves = bars.map(() => {
-    const curve = copyOf("curve-template").querySelector(".curve");
+    const curve = cloneTemplate("curve-template").querySelector(".curve");
     part(".curves").append(curve);
     return curve;
   });
@@ -386,14 +391,14 @@ function makeBar(bars, digit) {
   return bar;
 }
 
-/** Gives colours to the digits that any network ever believed in most. */
+/** Assigns colours to the predicted digits, then to those with the highest peaks. */
 function colourDigits() {
-  const moments = state.readings.flatMap((reading) => reading.slice(1));
-  const most = [...Array(10).keys()].map((digit) =>
-    Math.max(...moments.map(({ belief }) => belief[digit])),
+  const steps = state.traces.flatMap((trace) => trace.slice(1));
+  const peaks = [...Array(10).keys()].map((digit) =>
+    Math.max(...steps.map(({ probabilities }) => probabilities[digit])),
   );
-  const answers = lastBeliefs().map((belief) => ranked(belief)[0]);
-  const order = [...new Set([...answers, ...ranked(most)])].slice(0, COLOURED);
+  const digits = [...finalSteps().map(predictedDigit), ...ranked(peaks)];
+  const order = [...new Set(digits)].slice(0, COLOURED);
   for (const { bars, curves } of panels) {
     for (const [kind, parts] of Object.entries({ bar: bars, curve: curves })) {
       parts.forEach((part, digit) => {
@@ -401,74 +406,74 @@ function colourDigits() {
         part.setAttribute("class", rank < 0 ? kind : `${kind} rank-${rank}`);
       });
     }
-    const behind = order.map((digit) => curves[digit]).reverse();
-    curves[0].parentNode.append(...behind); // what is drawn last lies on top
+    const lastOnTop = order.map((digit) => curves[digit]).reverse();
+    curves[0].parentNode.append(...lastOnTop);
   }
 }
 
-function showPanel({ part, bars, curves, title }, reading, row, doubtful) {
-  const { belief } = reading[row];
-  const [first, second, third] = ranked(belief);
-  const after = doubtful ? "hardly a digit" : `since row ${sinceRow(reading, row)}`;
-  part(".digit").textContent = row === 0 ? "?" : first;
-  part(".digit").classList.toggle("doubtful", doubtful);
-  part(".share").textContent =
-    row === 0 ? "nothing read yet" : `${percent(belief[first])}\n${after}`;
+function showPanel({ part, bars, curves, title }, trace, row, rejected) {
+  const { probabilities } = trace[row];
+  const order = ranked(probabilities);
+  const note = rejected ? REJECTED : `since row ${stableSince(trace, row)}`;
+  part(".digit").textContent = row === 0 ? "?" : order[0];
+  part(".digit").classList.toggle("rejected", rejected);
+  part(".probability").textContent =
+    row === 0 ? "no rows read" : `${percent(probabilities[order[0]])}\n${note}`;
   bars.forEach((bar, digit) => {
-    bar.querySelector(".fill").style.transform = `scaleY(${belief[digit]})`;
-    bar.classList.toggle("leads", row > 0 && digit === first);
+    bar.querySelector(".fill").style.transform = `scaleY(${probabilities[digit]})`;
+    bar.classList.toggle("leads", row > 0 && digit === order[0]);
   });
-  const likeliest = [first, second, third].map((d) => `${d}, ${percent(belief[d])}`);
-  const doubt = doubtful ? "; hardly a digit" : "";
-  const words = `${title}, belief after row ${row}: ${likeliest.join("; ")}${doubt}`;
-  part(".bars").setAttribute("aria-label", words);
-  part(".curves").setAttribute("aria-label", `${words}. Curves of all rows so far.`);
+  const top = order.slice(0, 3).map((d) => `${d}, ${percent(probabilities[d])}`);
+  const suffix = rejected ? `; ${REJECTED}` : "";
+  const alt = `${title}, probabilities after row ${row}: ${top.join("; ")}${suffix}`;
+  part(".bars").setAttribute("aria-label", alt);
+  part(".curves").setAttribute("aria-label", `${alt}. Curves of all rows so far.`);
   part(".now").setAttribute("transform", `translate(${curveX(row)} 0)`);
-  showCurves(curves, reading, row);
+  showCurves(curves, trace, row);
 }
 
 function curveX(row) {
   return 38 + 8 * row;
 }
 
-function curveY(share) {
-  return 122 - 112 * share;
+function curveY(probability) {
+  return 122 - 112 * probability;
 }
 
-function showCurves(curves, reading, row) {
-  const taken = []; // heights at which there is a name already
-  for (const digit of ranked(reading[row].belief)) {
-    const shares = reading.slice(0, row + 1).map(({ belief }) => belief[digit]);
-    const points = shares.map((share, at) => `${curveX(at)},${curveY(share)}`);
-    const [line, name] = curves[digit].children;
+function showCurves(curves, trace, row) {
+  const labelled = []; // heights of the labels so far
+  for (const digit of ranked(trace[row].probabilities)) {
+    const values = trace.slice(0, row + 1).map((step) => step.probabilities[digit]);
+    const points = values.map((value, i) => `${curveX(i)},${curveY(value)}`);
+    const [line, label] = curves[digit].children;
     line.setAttribute("points", points.join(" "));
-    const height = curveY(shares.at(-1));
-    const free = taken.every((other) => Math.abs(other - height) > 11);
-    const named = row > 0 && shares.at(-1) > 0.1 && free;
-    if (named) taken.push(height);
-    name.textContent = named ? digit : "";
-    name.setAttribute("x", curveX(row) + 6);
-    name.setAttribute("y", height + 4);
+    const height = curveY(values.at(-1));
+    const free = labelled.every((other) => Math.abs(other - height) > 11);
+    const visible = row > 0 && values.at(-1) > 0.1 && free;
+    if (visible) labelled.push(height);
+    label.textContent = visible ? digit : "";
+    label.setAttribute("x", curveX(row) + 6);
+    label.setAttribute("y", height + 4);
   }
 }
 
-/* ---- What is inside a network ---- */
+/* ---- Units of a network ---- */
 
-/** How a network's units are shown: their order, and the range of their memory. */
-function lookOf(network) {
-  const moments = samples.flatMap(({ pixels }) => readImage(network, pixels).slice(1));
-  const kept = Array.from({ length: network.units }, (_, unit) =>
-    moments.reduce((sum, { forget }) => sum + forget[unit], 0),
+const mapScales = []; // of each network, computed at first use
+
+/** Sorts the units by their mean forget gate, and finds the range of the cell state. */
+function computeMapScale(network) {
+  const steps = samples.flatMap(({ pixels }) => traceImage(network, pixels).slice(1));
+  const forget = Array.from({ length: network.units }, (_, unit) =>
+    steps.reduce((sum, step) => sum + step.forget[unit], 0),
   );
-  const order = kept.map((_, unit) => unit).sort((a, b) => kept[a] - kept[b]);
-  const sizes = moments.flatMap(({ cell }) => [...cell].map(Math.abs));
-  return { order, limit: quantile(sizes, 0.995) };
+  const order = forget.map((_, unit) => unit).sort((a, b) => forget[a] - forget[b]);
+  const magnitudes = steps.flatMap(({ cell }) => [...cell].map(Math.abs));
+  return { order, limit: quantile(magnitudes, 0.995) };
 }
 
-const looks = []; // of each network, once it was looked into
-
 function makeMap({ title, text, limit }) {
-  const map = copyOf("map-template");
+  const map = cloneTemplate("map-template");
   map.querySelector("h3").textContent = title;
   map.querySelector("p").textContent = text;
   map.querySelector(".scale").classList.toggle("signed", limit !== undefined);
@@ -477,46 +482,45 @@ function makeMap({ title, text, limit }) {
 }
 
 function showMaps() {
-  const network = networks[state.inside];
-  looks[state.inside] ??= lookOf(network);
-  MAPS.forEach((kind, at) => showMap(maps[at], kind, network, looks[state.inside]));
+  const network = networks[state.inspected];
+  const scale = (mapScales[state.inspected] ??= computeMapScale(network));
+  MAPS.forEach((kind, i) => showMap(maps[i], kind, network, scale));
 }
 
-function showMap(map, { part, title, ends, limit }, network, look) {
+function showMap(map, { part, title, ends, limit }, network, scale) {
   const signed = limit !== undefined;
-  const most = (signed ? limit : 1) ?? look.limit;
+  const max = (signed ? limit : 1) ?? scale.limit;
   const [positive, negative] = [colour("--series-0"), colour("--series-1")];
-  const moments = state.readings[state.inside].slice(1, state.row + 1);
-  const inOrder = (moment) => look.order.map((unit) => moment[part][unit]);
-  const values = moments.flatMap(inOrder);
+  const steps = state.traces[state.inspected].slice(1, state.row + 1);
+  const values = steps.flatMap((step) => scale.order.map((unit) => step[part][unit]));
   const canvas = map.querySelector("canvas");
   paint(canvas, network.units, ROWS, values, (value) => [
     value < 0 ? negative : positive,
-    Math.min(Math.abs(value) / most, 1),
+    Math.min(Math.abs(value) / max, 1),
   ]);
-  const limits = [`−${most.toFixed(1)}`, `+${most.toFixed(1)}`];
-  const [low, high] = ends ?? limits;
+  const [low, high] = ends ?? [`−${max.toFixed(1)}`, `+${max.toFixed(1)}`];
   map.querySelector(".low").textContent = low;
   map.querySelector(".high").textContent = high;
-  const words = meanWords(moments.at(-1)?.[part], signed);
-  map.querySelector(".mean").textContent = words;
-  const after = `${network.units} units after row ${state.row}`;
-  canvas.setAttribute("aria-label", `${title} of ${after}${words ? ": " : ""}${words}`);
+  const mean = meanText(steps.at(-1)?.[part], signed);
+  map.querySelector(".mean").textContent = mean;
+  const alt = `${title} of ${network.units} units after row ${state.row}`;
+  canvas.setAttribute("aria-label", mean ? `${alt}: ${mean}` : alt);
 }
 
-function meanWords(values, signed) {
+function meanText(values, signed) {
   if (values === undefined) return "";
   const mean = values.reduce((sum, value) => sum + Math.abs(value), 0) / values.length;
-  return signed ? `mean size ${mean.toFixed(2)}` : `mean ${Math.round(100 * mean)} %`;
+  if (signed) return `mean magnitude ${mean.toFixed(2)}`;
+  return `mean ${Math.round(100 * mean)} %`;
 }
 
-function makeChoice({ title }, at) {
-  const label = copyOf("choice-template");
+function makeChoice({ title }, index) {
+  const label = cloneTemplate("choice-template");
   label.querySelector("span").textContent = title;
   const input = label.querySelector("input");
-  input.checked = at === state.inside;
+  input.checked = index === state.inspected;
   input.addEventListener("change", () => {
-    state.inside = at;
+    state.inspected = index;
     showMaps();
   });
   element("choice").append(label);
@@ -527,51 +531,53 @@ function makeChoice({ title }, at) {
 function makeSample({ label, pixels, hard }) {
   const button = document.createElement("button");
   button.type = "button";
-  button.title = hard ? `Hard: the writer meant ${one(label)}` : `Easy: ${one(label)}`;
+  button.title = `${hard ? "Hard" : "Easy"} sample, label ${label}`;
   button.setAttribute("aria-label", button.title);
   button.append(document.createElement("canvas"));
   button.addEventListener("click", () => {
-    clearTimeout(state.waiting);
+    clearTimeout(state.pending);
     state.strokes = [];
     showDrawing();
-    take(pixels, label);
+    classify(pixels, label);
   });
   element(hard ? "hard" : "easy").append(button);
   return button;
 }
 
-function showChosenSample() {
-  samples.forEach(({ pixels }, at) => {
-    thumbs[at].setAttribute("aria-pressed", String(pixels === state.pixels));
+function showSelectedSample() {
+  samples.forEach(({ pixels }, i) => {
+    thumbnails[i].setAttribute("aria-pressed", String(pixels === state.pixels));
   });
 }
 
-function showThumbs() {
-  samples.forEach(({ pixels }, at) => paintImage(thumbs[at].firstChild, pixels));
+function showThumbnails() {
+  samples.forEach(({ pixels }, i) => paintImage(thumbnails[i].firstChild, pixels));
 }
 
-/* ---- Hands ---- */
+/* ---- Events ---- */
 
-function listenToHands() {
+function addListeners() {
   const drawing = element("drawing");
   drawing.addEventListener("pointerdown", beginStroke);
   drawing.addEventListener("pointermove", continueStroke);
-  drawing.addEventListener("lostpointercapture", endStroke); // lifted, or interrupted
+  drawing.addEventListener("lostpointercapture", endStroke); // lifted or interrupted
   element("undo").addEventListener("click", undo);
   element("clear").addEventListener("click", () => setStrokes([]));
   element("restart").addEventListener("click", () => goTo(0));
   element("back").addEventListener("click", () => goTo(state.row - 1));
-  element("play").addEventListener("click", togglePlaying);
+  element("play").addEventListener("click", togglePlayback);
   element("forward").addEventListener("click", () => goTo(state.row + 1));
   element("row").addEventListener("input", () => goTo(Number(element("row").value)));
-  element("transport").addEventListener("keydown", listenToKey);
+  element("playback").addEventListener("keydown", handleKey);
+  darkScheme.addEventListener("change", repaint);
+  window.addEventListener("resize", showDrawing);
 }
 
-/** Arrows step rows from anywhere in the transport; the slider knows them itself. */
-function listenToKey(event) {
+/** Steps by arrow keys on all playback buttons; the slider handles them itself. */
+function handleKey(event) {
   const steps = { ArrowLeft: -1, ArrowRight: 1 };
   const onSlider = event.target === element("row");
-  if (event.key === " " && onSlider) togglePlaying();
+  if (event.key === " " && onSlider) togglePlayback();
   else if (event.key in steps && !onSlider) goTo(state.row + steps[event.key]);
   else return;
   event.preventDefault();
@@ -579,34 +585,33 @@ function listenToKey(event) {
 
 function repaint() {
   showDrawing();
-  showThumbs();
+  showThumbnails();
   showRow(state.row);
 }
 
-/* ---- The beginning ---- */
+/* ---- Start ---- */
 
 const panels = networks.map(makePanel);
 const maps = MAPS.map(makeMap);
-const thumbs = samples.map(makeSample);
+const thumbnails = samples.map(makeSample);
 networks.forEach(makeChoice);
 element("choice").hidden = networks.length < 2;
-listenToHands();
+addListeners();
 showDrawing();
-showThumbs();
-darkness.addEventListener("change", repaint);
-window.addEventListener("resize", showDrawing);
+showThumbnails();
+// For tests and the browser's console.
 window.rnnmnist = {
-  prepare: (levels, height, width) =>
-    prepareDrawing(data.constants, levels, height, width),
-  read(levels, network) {
+  preprocess: (levels, height, width) =>
+    preprocess(data.constants, levels, height, width),
+  predict(levels, network) {
     const pixels = Uint8Array.from(levels);
-    const moments = readImage(networks[network], pixels).slice(1);
+    const steps = traceImage(networks[network], pixels).slice(1);
     return {
-      logits: moments.map(({ logits }) => logits),
-      belief: moments.map(({ belief }) => belief),
-      looksLikeDigit: looksLikeDigit(likeness, pixels, moments.at(-1).belief),
+      logits: steps.map(({ logits }) => logits),
+      probabilities: steps.map(({ probabilities }) => probabilities),
+      looksLikeDigit: isDigit(check, pixels, steps.at(-1).probabilities),
     };
   },
 };
 const first = samples.find(({ label }) => label === 3) ?? samples[0];
-take(first.pixels, first.label);
+classify(first.pixels, first.label);

@@ -1,6 +1,6 @@
-"""`rnnmnist.main` with saves that take their time, so that a kill can hit one.
+"""Runs `rnnmnist.main` with slow saves, so that a kill can interrupt one.
 
-Run as a program by the tests; production code has no hooks for them.
+The package itself has no hooks for tests.
 """
 
 import time
@@ -11,12 +11,12 @@ from orbax.checkpoint._src.path.atomicity import AtomicRenameTemporaryPath
 from rnnmnist import errors, main
 
 SECONDS = 0.25
-honest = AtomicRenameTemporaryPath.finalize
+original_finalize = AtomicRenameTemporaryPath.finalize
 
 
 async def finalize(self: AtomicRenameTemporaryPath, *args: Any, **kwargs: Any) -> Any:
-    time.sleep(SECONDS)  # the files are there, their folder not yet renamed
-    return await honest(self, *args, **kwargs)
+    time.sleep(SECONDS)  # the files are written, their folder is not renamed yet
+    return await original_finalize(self, *args, **kwargs)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Damaged checkpoints: found, named, never used."""
+"""Damaged checkpoints are detected, named and not used."""
 
 import json
 import random
@@ -17,19 +17,19 @@ from rnnmnist.config.schema import FIELDS
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation import results
 from rnnmnist.runtime.workdir import MetricsFile
-from rnnmnist.training.resume import FREE, FREE_WITH_WARNING, step_to_resume
+from rnnmnist.training.resume import CHANGEABLE, CHANGEABLE_WITH_WARNING, step_to_resume
 
 NEWEST = runs.STEPS
 Damage = Callable[[Path], object]
 
 
-def all_max(folder: Path) -> Path:
+def largest_file(folder: Path) -> Path:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return max(files, key=lambda path: path.stat().st_size)
 
 
 def cut(step: Path) -> None:
-    path = all_max(step / "params")
+    path = largest_file(step / "params")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
@@ -45,8 +45,8 @@ def only_line(text: str) -> str:
 
 DAMAGES: dict[str, Damage] = {
     "truncated file": cut,
-    "empty file": lambda step: all_max(step / "params").write_bytes(b""),
-    "removed file": lambda step: all_max(step / "params").unlink(),
+    "empty file": lambda step: largest_file(step / "params").write_bytes(b""),
+    "removed file": lambda step: largest_file(step / "params").unlink(),
     "removed item": lambda step: shutil.rmtree(step / "params"),
     "garbage JSON": lambda step: (step / "config" / "metadata").write_text('{"seed": '),
     "empty step folder": empty,
@@ -55,7 +55,7 @@ DAMAGES: dict[str, Damage] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_newest_step_is_named_and_training_goes_back(
+def test_training_resumes_before_a_damaged_newest_step(
     command: Command, data_dir: Path, reference_run: Path, tmp_path: Path, name: str
 ) -> None:
     workdir = runs.copy_of(reference_run, tmp_path / "run")
@@ -74,7 +74,7 @@ def test_a_damaged_newest_step_is_named_and_training_goes_back(
     assert evaluated.stdout == ""
     assert not (workdir / "evaluation").exists()
 
-    trained = command("main", *runs.words(workdir, data_dir))
+    trained = command("main", *runs.arguments(workdir, data_dir))
     assert trained.returncode == 0, trained.stderr
     line = only_line(trained.stderr)
     assert line.startswith(f"warning: checkpoint {NEWEST} is damaged and not used")
@@ -83,54 +83,54 @@ def test_a_damaged_newest_step_is_named_and_training_goes_back(
     runs.assert_same_end(workdir, reference_run)
 
 
-def everything(workdir: Path, step: int) -> dict[str, str]:
-    """The sums of what is restored from a step, computed from the arrays."""
+def contents(workdir: Path, step: int) -> dict[str, str]:
+    """Checksums and JSON of everything restored from a step."""
     config = store.read_config(workdir, step)
     state, params = store.read_state(workdir, step), store.read_params(workdir, step)
     found = array_checksums(state) | array_checksums(params)
-    document = config.replace({"data.data_dir": None}).to_dict()
+    settings = config.replace({"data.data_dir": None}).to_dict()
     metrics = store.read_metrics(workdir, step)
-    return found | {"config": json.dumps(document), "metrics": json.dumps(metrics)}
+    return found | {"config": json.dumps(settings), "metrics": json.dumps(metrics)}
 
 
-def test_one_flipped_bit_anywhere_is_found_or_changes_nothing(
+def test_a_flipped_bit_is_detected_or_has_no_effect(
     reference_run: Path, tmp_path: Path
 ) -> None:
-    """Twenty bits, each flipped back before the next one is flipped."""
+    """Flips twenty bits, one at a time."""
     folder = shutil.copytree(reference_run / str(NEWEST), tmp_path / str(NEWEST))
-    right = everything(tmp_path, NEWEST)
+    expected = contents(tmp_path, NEWEST)
     files = [path for path in files_of(folder) if path.stat().st_size]
     faults: list[str | None] = []
     for number in range(20):
         generator = random.Random(number)
-        # Half of them by size, so in the arrays; half over all files alike.
+        # Half of the flips weight files by size, which favours the arrays.
         sizes = [path.stat().st_size for path in files] if number % 2 else None
         (path,) = generator.choices(files, sizes)
         saved = path.read_bytes()
         content = bytearray(saved)
         content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
         path.write_bytes(content)
-        faults.append(verification.fault_of(tmp_path, NEWEST))
+        faults.append(verification.find_fault(tmp_path, NEWEST))
         print(f"{path.relative_to(tmp_path)}: {faults[-1]}")  # shown on failure
         if faults[-1] is None:
-            assert everything(tmp_path, NEWEST) == right
+            assert contents(tmp_path, NEWEST) == expected
         else:
             with pytest.raises(RunError):
-                everything(tmp_path, NEWEST)
+                contents(tmp_path, NEWEST)
         path.write_bytes(saved)
     assert any(faults)
 
 
-def test_a_checkpoint_under_another_steps_name_is_damaged(
+def test_a_checkpoint_with_another_steps_name_is_damaged(
     reference_run: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(reference_run / str(NEWEST), tmp_path / "7000")
-    fault = verification.fault_of(tmp_path, 7000)
+    fault = verification.find_fault(tmp_path, 7000)
     assert fault == f"it holds step {NEWEST}"
 
 
-def another(name: str, value: object) -> object:
-    """A value that a setting takes and does not have."""
+def other_value(name: str, value: object) -> object:
+    """Returns another valid value of a setting."""
     choices = {
         "data.name": "mnist",
         "data.data_dir": "/somewhere",
@@ -157,21 +157,22 @@ def another(name: str, value: object) -> object:
 
 
 @pytest.mark.parametrize("name", sorted(FIELDS))
-def test_each_setting_is_refused_warned_of_or_free(
+def test_a_changed_setting_is_refused_warned_of_or_accepted(
     reference_run: Path, data_dir: Path, name: str
 ) -> None:
     same = store.read_config(reference_run, NEWEST)
     section, _, key = name.rpartition(".")
     value = getattr(getattr(same, section) if section else same, key)
-    changed = same.replace({name: another(name, value)})
+    changed = same.replace({name: other_value(name, value)})
     assert changed != same
-    if name in FREE | FREE_WITH_WARNING:
+    if name in CHANGEABLE | CHANGEABLE_WITH_WARNING:
         assert step_to_resume(changed, reference_run) == NEWEST
         return
     with pytest.raises(UserError) as error:
         step_to_resume(changed, reference_run)
-    assert f"{name}={another(name, value)} (checkpoint: {value})" in str(error.value)
-    # What decides the model, its loss or the order of the data is never free.
+    expected = f"{name}={other_value(name, value)} (checkpoint: {value})"
+    assert expected in str(error.value)
+    # Settings of the model, its loss or the order of the data cannot change.
     assert name.startswith(("model.", "data.")) or name in {
         "seed",
         "num_seeds",
@@ -184,8 +185,8 @@ def test_each_setting_is_refused_warned_of_or_free(
     }
 
 
-def edit(generator: random.Random, files: list[Path]) -> str:
-    """Damages a file at random, and says how."""
+def edit_randomly(generator: random.Random, files: list[Path]) -> str:
+    """Edits a random file and describes the edit."""
     path = generator.choice(files)
     content = bytearray(path.read_bytes())
     kind = generator.choice(
@@ -221,38 +222,38 @@ def files_of(workdir: Path) -> list[Path]:
         *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (50, 100, 150)),
     ],
 )
-def test_fifty_random_edits_give_errors_or_the_right_arrays(
+def test_random_edits_cause_errors_or_have_no_effect(
     reference_run: Path, tmp_path: Path, first: int
 ) -> None:
     steps = store.list_steps(reference_run)
-    right = {step: everything(reference_run, step) for step in steps}
+    expected = {step: contents(reference_run, step) for step in steps}
     (path,) = (reference_run / "evaluation").glob("*")
-    right_result = json.loads(path.read_text())
-    right_params = right_result["params_sha256"]
+    expected_result = json.loads(path.read_text())
+    params_sha256 = expected_result["params_sha256"]
     config = store.read_config(reference_run, NEWEST)
     outcomes = {"good": 0, "bad": 0}
     for number in range(first, first + 50):
         generator = random.Random(number)
         workdir = runs.copy_of(reference_run, tmp_path / str(number))
-        said = edit(generator, files_of(workdir))
+        edit = edit_randomly(generator, files_of(workdir))
         for step in store.list_steps(workdir):
-            if verification.fault_of(workdir, step) is None:
+            if verification.find_fault(workdir, step) is None:
                 outcomes["good"] += 1
-                assert everything(workdir, step) == right[step], said
+                assert contents(workdir, step) == expected[step], edit
             else:
                 outcomes["bad"] += 1
-        for wanted in ("best", "latest"):
+        for selector in ("best", "latest"):
             try:
-                find_step(workdir, wanted)
+                find_step(workdir, selector)
             except RunError:
                 continue
         try:
             step_to_resume(config, workdir)
             for path in (workdir / "evaluation").glob("*"):
-                kept = results.read_result(path, right_params)
-                assert kept is None or kept == right_result, said
+                result = results.read_result(path, params_sha256)
+                assert result is None or result == expected_result, edit
         except RunError as error:
-            assert "\n" not in str(error).strip(), said
+            assert "\n" not in str(error).strip(), edit
         MetricsFile(workdir / "metrics.jsonl", NEWEST)
         if (workdir / "metrics.jsonl").exists():
             runs.metrics(workdir)
@@ -267,22 +268,23 @@ def test_fifty_random_edits_give_errors_or_the_right_arrays(
         for n in range(10)
     ],
 )
-def test_ten_random_edits_through_the_commands(
+def test_commands_survive_random_edits(
     command: Command, data_dir: Path, reference_run: Path, tmp_path: Path, number: int
 ) -> None:
     workdir = runs.copy_of(reference_run, tmp_path / "run")
     if number % 2:
         runs.cut_back(workdir, NEWEST - 20)
-    said = edit(random.Random(1000 + number), files_of(workdir))
+    edit = edit_randomly(random.Random(1000 + number), files_of(workdir))
     for name in ("verify", "evaluate"):
         finished = command(name, f"--workdir={workdir}")
-        assert finished.returncode in (0, 1, 2), said
-        assert "Traceback" not in finished.stderr, said
-    trained = command("main", *runs.words(workdir, data_dir))
-    assert trained.returncode in (0, 1, 2), said
-    assert "Traceback" not in trained.stderr, said
+        assert finished.returncode in (0, 1, 2), edit
+        assert "Traceback" not in finished.stderr, edit
+    trained = command("main", *runs.arguments(workdir, data_dir))
+    assert trained.returncode in (0, 1, 2), edit
+    assert "Traceback" not in trained.stderr, edit
     if trained.returncode == 0:
-        assert runs.sums(workdir)["params"] == runs.sums(reference_run)["params"], said
+        found, expected = runs.checksums(workdir), runs.checksums(reference_run)
+        assert found["params"] == expected["params"], edit
     else:
         (line,) = trained.stderr.strip().splitlines()[-1:]
         assert line.startswith("error: ")

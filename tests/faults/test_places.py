@@ -1,4 +1,4 @@
-"""Places that are full, read-only, no folders, or oddly named; a torn cache."""
+"""Full disks, unwritable or unusual workdirs, and interrupted cache writes."""
 
 import errno
 import fcntl
@@ -17,22 +17,22 @@ from support import Command, one_line_error
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import datasets
-from rnnmnist.runtime.workdir import NOTE, lock, lock_owner
+from rnnmnist.runtime.workdir import OWNER_FILE, lock, lock_owner
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_full_disk_stops_the_run_with_its_last_good_step(
+def test_a_full_disk_ends_the_run_at_its_last_good_step(
     environment: dict[str, str],
     command: Command,
     data_dir: Path,
     reference_run: Path,
     tmp_path: Path,
 ) -> None:
-    """As a limit on the size of files: what a parameter file needs is not there."""
+    """Simulated by a limit on file sizes that a parameter file exceeds."""
     workdir = runs.copy_of(reference_run, tmp_path / "run")
     runs.cut_back(workdir, runs.STEPS - 20)
-    before = runs.sums(workdir, runs.STEPS - 20)
+    before = runs.checksums(workdir, runs.STEPS - 20)
 
     program = (
         "import resource, runpy\n"
@@ -40,7 +40,7 @@ def test_a_full_disk_stops_the_run_with_its_last_good_step(
         "runpy.run_module('rnnmnist.main', run_name='__main__')\n"
     )
     finished = subprocess.run(
-        [sys.executable, "-c", program, *runs.words(workdir, data_dir)],
+        [sys.executable, "-c", program, *runs.arguments(workdir, data_dir)],
         env=environment,
         capture_output=True,
         text=True,
@@ -52,29 +52,29 @@ def test_a_full_disk_stops_the_run_with_its_last_good_step(
     assert str(workdir) in line
     assert f"step {runs.STEPS - 20}" in line
     assert [path for path in workdir.iterdir() if "tmp" in path.name] == []
-    assert runs.sums(workdir, runs.STEPS - 20) == before
-    again = command("main", *runs.words(workdir, data_dir))
+    assert runs.checksums(workdir, runs.STEPS - 20) == before
+    again = command("main", *runs.arguments(workdir, data_dir))
     assert again.returncode == 0, again.stderr
     runs.assert_same_end(workdir, reference_run)
 
 
-@pytest.mark.parametrize("place", ["/proc/rnnmnist", "/dev/null/run"])
-def test_a_place_that_cannot_be_written_is_found_before_training(
-    command: Command, data_dir: Path, place: str
+@pytest.mark.parametrize("path", ["/proc/rnnmnist", "/dev/null/run"])
+def test_an_unwritable_workdir_is_refused_before_training(
+    command: Command, data_dir: Path, path: str
 ) -> None:
-    finished = command("main", *runs.words(Path(place), data_dir))
+    finished = command("main", *runs.arguments(Path(path), data_dir))
     error = one_line_error(finished)
     assert error.startswith("error: --workdir: /")
     assert "loss" not in finished.stdout
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_workdir_is_found_before_training(
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
+def test_a_read_only_workdir_is_refused_before_training(
     command: Command, data_dir: Path, tmp_path: Path
 ) -> None:
     tmp_path.chmod(0o555)
     try:
-        error = one_line_error(command("main", *runs.words(tmp_path, data_dir)))
+        error = one_line_error(command("main", *runs.arguments(tmp_path, data_dir)))
     finally:
         tmp_path.chmod(0o755)
     assert error.startswith("error: --workdir: ")
@@ -85,7 +85,7 @@ def test_a_workdir_that_is_a_file_is_named(
 ) -> None:
     path = tmp_path / "file"
     path.write_text("mine")
-    error = one_line_error(command("main", *runs.words(path, data_dir)))
+    error = one_line_error(command("main", *runs.arguments(path, data_dir)))
     assert f"{path} is a file" in error
     assert path.read_text() == "mine"
 
@@ -95,10 +95,10 @@ def test_paths_of_every_form(
     command: Command, data_dir: Path, tmp_path: Path, text: str
 ) -> None:
     cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-    arguments = runs.words(Path(text), data_dir, "--config.train.num_steps=7")
-    for name, words in (("main", arguments), ("evaluate", [f"--workdir={text}"])):
+    arguments = runs.arguments(Path(text), data_dir, "--config.train.num_steps=7")
+    for name, argv in (("main", arguments), ("evaluate", [f"--workdir={text}"])):
         finished = command(
-            name, *words, cwd=tmp_path, HOME=str(tmp_path), XDG_CACHE_HOME=cache
+            name, *argv, cwd=tmp_path, HOME=str(tmp_path), XDG_CACHE_HOME=cache
         )
         assert finished.returncode == 0, finished.stderr
     workdir = tmp_path / text.removeprefix("~/")
@@ -107,7 +107,7 @@ def test_paths_of_every_form(
     assert not (tmp_path / "~").exists()
 
 
-def test_a_kill_while_the_arrays_are_written_costs_a_decoding(
+def test_a_kill_while_the_cache_is_written_leaves_no_cache(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     program = (
@@ -115,9 +115,9 @@ def test_a_kill_while_the_arrays_are_written_costs_a_decoding(
         "from pathlib import Path\n"
         "from rnnmnist.data import datasets\n"
         "from rnnmnist.config.schema import DataConfig\n"
-        "honest = Path.write_bytes\n"
+        "original = Path.write_bytes\n"
         "def slow(path, content):\n"
-        "    honest(path, content[: len(content) // 2])\n"
+        "    original(path, content[: len(content) // 2])\n"
         "    print('half', flush=True)\n"
         "    time.sleep(60)\n"
         "Path.write_bytes = slow\n"
@@ -142,7 +142,7 @@ def test_a_kill_while_the_arrays_are_written_costs_a_decoding(
     assert len(list(tmp_path.rglob("arrays.npz"))) == 1
 
 
-def test_a_file_system_without_locks_is_a_warning(
+def test_a_file_system_without_locks_causes_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def flock(*_: object) -> None:
@@ -150,7 +150,7 @@ def test_a_file_system_without_locks_is_a_warning(
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with caplog.at_level(logging.WARNING), lock(tmp_path) as mine:
-        assert (tmp_path / NOTE).read_text() == mine
+        assert (tmp_path / OWNER_FILE).read_text() == mine
         assert lock_owner(tmp_path) is None
     (record,) = caplog.records
     assert f"{tmp_path} has no locks (Operation not supported)" in record.getMessage()

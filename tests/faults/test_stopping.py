@@ -1,4 +1,4 @@
-"""Kills, signals, two trainers, and an evaluator beside a trainer."""
+"""Kills, signals, concurrent trainers, and evaluation during training."""
 
 import json
 import os
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def finish(command: Command, workdir: Path, data_dir: Path) -> str:
-    finished = command("main", *runs.words(workdir, data_dir))
+    finished = command("main", *runs.arguments(workdir, data_dir))
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 
@@ -27,7 +27,7 @@ def finish(command: Command, workdir: Path, data_dir: Path) -> str:
     "number",
     [n if n < 6 else pytest.param(n, marks=pytest.mark.exhaustive) for n in range(20)],
 )
-def test_killed_at_a_random_moment_it_ends_the_same(
+def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(
     environment: dict[str, str],
     command: Command,
     data_dir: Path,
@@ -35,9 +35,9 @@ def test_killed_at_a_random_moment_it_ends_the_same(
     tmp_path: Path,
     number: int,
 ) -> None:
-    """`kill -9`, with saves so slow that many a kill hits one."""
+    """`kill -9`, with slow saves, so that some kills interrupt one."""
     workdir = tmp_path / "run"
-    process = runs.start(environment, runs.words(workdir, data_dir), runs.SLOW_SAVE)
+    process = runs.start(environment, runs.arguments(workdir, data_dir), runs.SLOW_SAVE)
     time.sleep(random.Random(number).uniform(0, 8))
     before = sorted(path.name for path in workdir.iterdir())
     process.kill()
@@ -45,7 +45,7 @@ def test_killed_at_a_random_moment_it_ends_the_same(
     saved = [int(name) for name in before if name.isdecimal()]
     printed = finish(command, workdir, data_dir)
     resumed = re.search(r"resuming from step (\d+)", printed)
-    # At most the work since the last finished checkpoint is lost.
+    # Only work since the last finished checkpoint is lost.
     assert int(resumed[1] if resumed else 0) >= max(saved, default=0)
     runs.assert_same_end(workdir, reference_run)
     unfinished = [name for name in before if "tmp" in name]
@@ -53,7 +53,7 @@ def test_killed_at_a_random_moment_it_ends_the_same(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_exits_in_time_and_the_run_ends_the_same(
+def test_a_run_saves_on_a_signal_and_resumes_to_the_same_end(
     environment: dict[str, str],
     command: Command,
     data_dir: Path,
@@ -62,7 +62,7 @@ def test_a_signal_saves_exits_in_time_and_the_run_ends_the_same(
     number: int,
 ) -> None:
     workdir = tmp_path / "run"
-    process = runs.start(environment, runs.words(workdir, data_dir), runs.SLOW_SAVE)
+    process = runs.start(environment, runs.arguments(workdir, data_dir), runs.SLOW_SAVE)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 128 + number, stderr
@@ -77,25 +77,25 @@ def test_a_signal_saves_exits_in_time_and_the_run_ends_the_same(
     runs.assert_same_end(workdir, reference_run)
 
 
-def test_a_signal_in_the_last_chunk_still_decides_the_exit_code(
+def test_a_signal_in_the_last_chunk_determines_the_exit_code(
     environment: dict[str, str], command: Command, data_dir: Path, tmp_path: Path
 ) -> None:
-    """Stopped by a signal that the loop sees after its last step."""
+    """The loop sees the signal after its last step."""
     program = (
         "import os, signal, sys\n"
         "from rnnmnist import errors, main\n"
         "from rnnmnist.training import loop\n"
-        "honest = loop.validate\n"
+        "original = loop.validate\n"
         "def validate(run, state, step):\n"
         "    if step == run.config.train.num_steps:\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    return honest(run, state, step)\n"
+        "    return original(run, state, step)\n"
         "loop.validate = validate\n"
         "errors.run(main.main)\n"
     )
     workdir = tmp_path / "run"
     finished = subprocess.run(
-        [sys.executable, "-c", program, *runs.words(workdir, data_dir)],
+        [sys.executable, "-c", program, *runs.arguments(workdir, data_dir)],
         env=environment,
         capture_output=True,
         text=True,
@@ -108,10 +108,10 @@ def test_a_signal_in_the_last_chunk_still_decides_the_exit_code(
     assert len(list((workdir / "evaluation").iterdir())) == 1
 
 
-def test_a_second_interrupt_stops_at_once(
+def test_a_second_interrupt_exits_immediately(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    """In the middle of a chunk that would go on for minutes."""
+    """Within a chunk of several minutes."""
     endless = (
         "--config.train.num_steps=1000000",
         "--config.train.log_every_steps=1000000",
@@ -120,7 +120,7 @@ def test_a_second_interrupt_stops_at_once(
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "rnnmnist.main"),
-            *runs.words(tmp_path / "run", data_dir, *endless),
+            *runs.arguments(tmp_path / "run", data_dir, *endless),
         ],
         env=environment,
         stdout=subprocess.PIPE,
@@ -134,18 +134,19 @@ def test_a_second_interrupt_stops_at_once(
         time.sleep(1)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=10)  # generous, but a hang is seen
+        _, stderr = process.communicate(timeout=10)
     finally:
         process.kill()
     assert process.returncode == 130
     assert stderr == "stopped\n"
 
 
-def test_before_training_a_signal_just_ends_the_program(
+def test_a_signal_before_training_terminates_the_process(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
+    argv = runs.arguments(tmp_path / "r", data_dir)
     process = subprocess.Popen(
-        [sys.executable, "-m", "rnnmnist.main", *runs.words(tmp_path / "r", data_dir)],
+        [sys.executable, "-m", "rnnmnist.main", *argv],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -158,7 +159,7 @@ def test_before_training_a_signal_just_ends_the_program(
     assert not (tmp_path / "r" / "metrics.jsonl").exists()
 
 
-def test_a_second_trainer_is_refused_and_a_dead_one_does_not_block(
+def test_a_second_trainer_is_refused_and_a_killed_one_holds_no_lock(
     environment: dict[str, str],
     command: Command,
     data_dir: Path,
@@ -166,9 +167,9 @@ def test_a_second_trainer_is_refused_and_a_dead_one_does_not_block(
     tmp_path: Path,
 ) -> None:
     workdir = tmp_path / "run"
-    process = runs.start(environment, runs.words(workdir, data_dir), runs.SLOW_SAVE)
-    os.kill(process.pid, signal.SIGSTOP)  # so that it is still there afterwards
-    error = one_line_error(command("main", *runs.words(workdir, data_dir)))
+    process = runs.start(environment, runs.arguments(workdir, data_dir), runs.SLOW_SAVE)
+    os.kill(process.pid, signal.SIGSTOP)  # keeps it from finishing
+    error = one_line_error(command("main", *runs.arguments(workdir, data_dir)))
     assert f"in use by process {process.pid} on {os.uname().nodename}" in error
     process.kill()
     process.communicate()
@@ -176,13 +177,13 @@ def test_a_second_trainer_is_refused_and_a_dead_one_does_not_block(
     runs.assert_same_end(workdir, reference_run)
 
 
-def test_an_evaluator_beside_a_trainer_disturbs_nothing_and_never_fails(
+def test_evaluation_during_training_succeeds_without_side_effects(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    """For 20 seconds; the trainer deletes its old checkpoints all the while."""
+    """For 20 seconds, while the trainer deletes old checkpoints."""
     workdir = tmp_path / "run"
     many = ("--config.train.num_steps=100000", "--config.train.eval_every_steps=7")
-    trainer = runs.start(environment, runs.words(workdir, data_dir, *many))
+    trainer = runs.start(environment, runs.arguments(workdir, data_dir, *many))
     program = (
         "import sys, time\n"
         "from rnnmnist import evaluate\n"
@@ -192,9 +193,9 @@ def test_an_evaluator_beside_a_trainer_disturbs_nothing_and_never_fails(
         "from pathlib import Path\n"
         "mesh = make_mesh(48, None, 1)\n"
         "while time.monotonic() - begin < 20:\n"
-        "    for wanted in ('latest', 'best'):\n"
+        "    for selector in ('latest', 'best'):\n"
         "        results.evaluate_run(\n"
-        "            Path(sys.argv[1]), wanted, 'validation', {}, mesh)\n"
+        "            Path(sys.argv[1]), selector, 'validation', {}, mesh)\n"
         "        count += 1\n"
         "print(count)\n"
     )
@@ -227,14 +228,14 @@ def test_an_evaluator_beside_a_trainer_disturbs_nothing_and_never_fails(
     assert others == kept
 
 
-def test_saved_on_eight_devices_it_goes_on_on_one_and_back(
+def test_runs_resume_with_other_numbers_of_devices(
     command: Command, data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
     for devices, steps in ((8, 20), (1, 40), (8, 60)):
         finished = command(
             "main",
-            *runs.words(workdir, data_dir),
+            *runs.arguments(workdir, data_dir),
             f"--config.train.num_devices={devices}",
             f"--config.train.num_steps={steps}",
         )

@@ -1,4 +1,4 @@
-"""How a contestant and the benchmark talk: one turn of work for each line of input."""
+"""The protocol of a benchmark worker: it does its task once per line of input."""
 
 import gzip
 import json
@@ -14,41 +14,41 @@ import numpy as np
 FILES = {"train": "train", "test": "t10k"}
 
 
-def serve(turn: Callable[[], int]) -> None:
-    """Warms up, says that it is ready, then works once for each line of input.
+def serve(task: Callable[[], int]) -> None:
+    """Warms up, prints that it is ready, then runs the task once per line of input.
 
     Args:
-        turn: does the work and waits for its end; returns how much it was.
+        task: does the work and waits for its end; returns its amount.
     """
-    for _ in range(2):  # compiles, and meets the caches
-        turn()
+    for _ in range(2):  # compiles and fills the caches
+        task()
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
         begin = time.perf_counter()
-        amount = turn()
+        amount = task()
         seconds = time.perf_counter() - begin
         line = {"seconds": seconds, "amount": amount, "peak_mib": peak_mib()}
         print(json.dumps(line), flush=True)
 
 
 def peak_mib() -> float:
-    """The most memory that this process has had, in MiB; as Linux keeps it."""
+    """Returns the peak memory of this process in MiB, on Linux."""
     status = Path("/proc/self/status").read_text()
     found = re.search(r"VmHWM:\s*(\d+) kB", status)
     if found is None:
-        raise RuntimeError("/proc/self/status does not say VmHWM")
+        raise RuntimeError("/proc/self/status has no VmHWM")
     return int(found[1]) / 1024
 
 
 def noise(count: int, rows: int = 28, columns: int = 28) -> tuple[Any, Any]:
-    """Images of noise, uint8 [count, rows, columns], and labels, uint8 [count]."""
+    """Returns random images, uint8 [count, rows, columns], and labels [count]."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (count, rows, columns), np.uint8)
     return images, generator.integers(0, 10, count, np.uint8)
 
 
 def originals(folder: str, split: str) -> tuple[Any, Any]:
-    """The images and labels of an original MNIST split, from its two files."""
+    """Reads the images and labels of a split of MNIST from its two original files."""
     stem = Path(folder) / FILES[split]
     with gzip.open(f"{stem}-images-idx3-ubyte.gz") as file:
         images = np.frombuffer(file.read(), np.uint8, offset=16)
@@ -58,6 +58,6 @@ def originals(folder: str, split: str) -> tuple[Any, Any]:
 
 
 def main(tasks: dict[str, Callable[..., Any]]) -> None:
-    """Runs the task that the command line names, with its settings as JSON."""
+    """Runs the task that the command line names, with settings in JSON."""
     _, name, settings = sys.argv
     tasks[name](**json.loads(settings))

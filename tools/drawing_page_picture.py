@@ -1,8 +1,8 @@
-"""Makes docs/drawing_page.png: a digit drawn on the page, while it is read.
+"""Makes docs/drawing_page.png: a screenshot of the drawing page with a drawn digit.
 
-python tools/film_picture.py
+    python tools/drawing_page_picture.py
 
-Needs Playwright and Chromium, as the tests of the page do.
+Requires Playwright and Chromium, as tests/test_page.py does.
 """
 
 import math
@@ -16,25 +16,27 @@ from playwright.sync_api import sync_playwright
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PICTURE = REPOSITORY / "docs/drawing_page.png"
-ROW = 19  # the row of the picture, where the two networks disagree
+ROW = 19  # after which the predictions of the two networks differ
 Points = list[tuple[float, float]]
 
 
-def arc(x: float, y: float, wide: float, high: float, begin: int, end: int) -> Points:
-    """Points of an ellipse, from one angle to another, in parts of the sheet."""
+def arc(
+    x: float, y: float, width: float, height: float, begin: int, end: int
+) -> Points:
+    """Returns points of an ellipse between two angles, relative to the canvas."""
     angles = [math.radians(angle) for angle in range(begin, end, 8)]
-    return [(x + wide * math.cos(a), y + high * math.sin(a)) for a in angles]
+    return [(x + width * math.cos(a), y + height * math.sin(a)) for a in angles]
 
 
 THREE = arc(0.5, 0.32, 0.2, 0.17, 200, 455) + arc(0.5, 0.67, 0.23, 0.19, -80, 165)
 
 
 def main() -> None:
-    """Makes the page, draws a three on it, and takes the picture."""
+    """Renders the page, draws a three on it and takes the screenshot."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        page = Path(folder) / "film.html"
-        words = [sys.executable, "-m", "rnnmnist.page", f"--output={page}"]
-        subprocess.run(words, check=True, cwd=REPOSITORY)
+        page = Path(folder) / "page.html"
+        argv = [sys.executable, "-m", "rnnmnist.page", f"--output={page}"]
+        subprocess.run(argv, check=True, cwd=REPOSITORY)
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
@@ -44,10 +46,10 @@ def main() -> None:
             reduced_motion="reduce",
         )
         tab.goto(page.as_uri())
-        sheet = tab.locator("#drawing").bounding_box()
-        assert sheet is not None
+        box = tab.locator("#drawing").bounding_box()
+        assert box is not None
         points = [
-            (sheet["x"] + x * sheet["width"], sheet["y"] + y * sheet["height"])
+            (box["x"] + x * box["width"], box["y"] + y * box["height"])
             for x, y in THREE
         ]
         tab.mouse.move(*points[0])
@@ -56,7 +58,7 @@ def main() -> None:
             tab.mouse.move(*point, steps=3)
         tab.mouse.up()
         tab.mouse.move(5, 5)
-        tab.wait_for_timeout(900)  # until it is read
+        tab.wait_for_timeout(900)  # until the drawing is classified
         tab.evaluate(f"goTo({ROW})")
         tab.screenshot(path=PICTURE)
         browser.close()
