@@ -10,7 +10,7 @@ from rnnmnist import Config, DataConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """50 epochs over the 4,000 training images, shifted by up to two pixels."""
+    """48 epochs over the 4,000 training images, shifted by up to two pixels."""
     return Config(
         data=DataConfig(name="mnist5k", max_shift=2),
         train=TrainConfig(num_steps=1500, eval_every_steps=150),

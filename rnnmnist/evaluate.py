@@ -15,7 +15,10 @@ def main(argv: list[str]) -> None:
     parser.add_workdir()
     parser.add_step()
     parser.add_argument(
-        "--split", default="test", choices=["train", "validation", "test"]
+        "--split",
+        default="test",
+        choices=["train", "validation", "test"],
+        help="the split to evaluate (%(default)s)",
     )
     parser.add_data_paths()
     args = parser.parse(argv)

@@ -1,6 +1,8 @@
 """Trains a network, or resumes a run from its newest checkpoint.
 
-python -m rnnmnist.main --config=default --config.seed=1
+    python -m rnnmnist.main --config=default --config.seed=1
+
+Any setting can be given as --config.KEY=VALUE.
 """
 
 from rnnmnist import errors

@@ -24,6 +24,8 @@ from rnnmnist.config.files import REFERENCES
 if TYPE_CHECKING:
     from rnnmnist.inference.predictor import Prediction
 
+SEVERAL = "--show: plots one image, not several; name one"
+
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parses the command line.
@@ -56,6 +58,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise errors.UserError("IMAGE: must name a file, a folder or -, not ''")
     if args.show is not None:
         args.show = output_file("--show", args.show, ".png")
+        if len(args.images) > 1:
+            raise errors.UserError(SEVERAL)
     return args
 
 
@@ -72,8 +76,8 @@ def main(argv: list[str]) -> None:
     for argument in args.images:
         try:
             names = image_io.find_images(argument)
-            if args.show is not None and len(names) * len(args.images) > 1:
-                raise errors.UserError("--show: plots one image, not several; name one")
+            if args.show is not None and len(names) > 1:
+                raise errors.UserError(SEVERAL)
         except errors.UserError as error:
             names, failed = [], True
             print_error(error)

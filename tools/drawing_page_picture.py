@@ -2,7 +2,7 @@
 
     python tools/drawing_page_picture.py
 
-Requires Playwright and Chromium, as tests/test_page.py does.
+Requires Playwright and Chromium, as tests/web/test_drawing_page.py does.
 """
 
 import math

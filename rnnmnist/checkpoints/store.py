@@ -17,6 +17,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 import re
 import shutil
 import time
@@ -26,8 +27,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
+import orbax.checkpoint as ocp  # noqa: TID251
+from orbax.checkpoint import checkpoint_managers as policies  # noqa: TID251
 
 from rnnmnist.checkpoints.checksums import array_checksums, json_checksum, named_leaves
 from rnnmnist.config.schema import DATA_PATHS, Config
@@ -37,13 +38,17 @@ from rnnmnist.runtime.mesh import device_put, local_sharding
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
 MAX_JSON_BYTES = 1 << 20  # valid JSON items have a few thousand
+MAX_COMPRESSION = 1000  # of trained parameters, whose files are hardly compressed
 
 
 class DamagedError(RunError):
     """A checkpoint differs from what was saved."""
 
     def __init__(self, folder: Path, reason: str) -> None:
-        super().__init__(f"checkpoint {folder} is damaged: {reason}")
+        super().__init__(
+            f"checkpoint {folder} is damaged: {reason}; choose another --step, or "
+            "repeat the training command to write it again"
+        )
         self.folder, self.reason = folder, reason
 
 
@@ -151,7 +156,7 @@ def list_steps(workdir: Path) -> list[int]:
 
 
 def selection_key(metrics: dict[str, Any]) -> tuple[float, int]:
-    """Returns the sort key of which the best checkpoint has the maximum."""
+    """Returns a sort key; the best checkpoint has the largest one."""
     return metrics["accuracy"], -metrics["step"]
 
 
@@ -335,6 +340,7 @@ def _restore(folder: Path, item: str, like: Any) -> Any:
                 raise ValueError("no metadata")
             # Before memory is allocated; orbax would cast to another type silently.
             _check_leaves(folder, item, saved.tree, like)
+            _check_size(folder, item, saved.tree)
             target = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(
                     leaf.shape, leaf.dtype, sharding=local_sharding()
@@ -356,6 +362,17 @@ def _restore(folder: Path, item: str, like: Any) -> Any:
 def _is_relevant(record: logging.LogRecord) -> bool:
     # orbax warns that a single item is not a whole checkpoint.
     return "Metadata file does not exist" not in str(record.msg)
+
+
+def _check_size(folder: Path, item: str, found: Any) -> None:
+    """Refuses metadata that claim far more memory than their files can hold."""
+    claimed = sum(
+        math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+        for _, leaf in named_leaves(found)
+    )
+    stored = sum(file.stat().st_size for file in (folder / item).rglob("*"))
+    if claimed > MAX_COMPRESSION * stored:
+        raise DamagedError(folder, f"the metadata of {item} claim {claimed} bytes")
 
 
 def _check_leaves(folder: Path, item: str, found: Any, expected: Any) -> None:

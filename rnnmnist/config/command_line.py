@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
                 f"--config.{name}",
                 dest=name,
                 metavar="DIR",
-                help="folder of the data set, if it differs from the trainer's",
+                help=f"{FIELDS[name].metadata['help']}; if it differs from training",
             )
 
     def error(self, message: str) -> NoReturn:

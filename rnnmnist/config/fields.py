@@ -103,10 +103,10 @@ def allowed(field: Field) -> str:
     if _choices(field):
         return f"one of {', '.join(_choices(field))}"
     names = {
-        int: "a whole number",
+        int: "an integer",
         float: "a number",
         bool: "true or false",
-        str: "a text",
+        str: "a string",
         type(None): "none",
     }
     kinds = " or ".join(names[kind] for kind in _types(field))

@@ -235,7 +235,13 @@ class Config(Section):
             UserError: if a setting is unknown, or missing without such a value, or
                 its value is not allowed.
         """
+        for name, value in tree.items():
+            known = vars(cls()).get(name)
+            if known is None or isinstance(value, dict) != isinstance(known, Section):
+                raise UserError(f"{name}: unknown setting")
         flat = flatten(tree)
+        if unknown := flat.keys() - FIELDS.keys():
+            raise UserError(f"{min(unknown)}: unknown setting")
         for name, field in FIELDS.items():
             value = flat.setdefault(name, field.metadata["before"])
             if value is fields.REQUIRED:

@@ -1,4 +1,4 @@
-"""Tasks: what is classified, known before any array is read."""
+"""Descriptions of classification tasks, available before any data are read."""
 
 import dataclasses
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import tensorflow_datasets as tfds
+import tensorflow_datasets as tfds  # noqa: TID251
 
 from rnnmnist.data import embedded
 from rnnmnist.data.embedded import Arrays

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import requests
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
-from tensorflow_datasets.core.download.resource import get_dl_fname
+import tensorflow_datasets as tfds  # noqa: TID251
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError  # noqa: TID251
+from tensorflow_datasets.core.download.resource import get_dl_fname  # noqa: TID251
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.builder import FILES, MnistRows
@@ -85,7 +85,7 @@ def availability(config: DataConfig, *, check: bool) -> Availability:
         source = "from this package"
     elif missing:
         host = urllib.parse.urlparse(missing[0]).netloc
-        source = f"from {host}{', which answers' if check else ''}"
+        source = f"from {host}{' (reachable)' if check else ''}"
     else:
         source = "from local files"
     return Availability(False, folder, f"not prepared; a run takes it {source}")
@@ -130,6 +130,7 @@ def _prepare(builder: MnistRows, manual_dir: Path | None) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints its progress
             builder.download_and_prepare(download_config=download_config)
     except NonMatchingChecksumError as error:
+        # TFDS names the checksums and then explains how to debug its builders.
         reason = str(error).partition("To debug")[0]
         raise UserError(
             f"data.name: a download differs from the original: {reason}"

@@ -1,4 +1,4 @@
-"""The tasks of the data sets that have a name. No library is imported for them."""
+"""Tasks of the built-in data sets. Importing this module does not import TFDS."""
 
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task

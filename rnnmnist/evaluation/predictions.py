@@ -39,7 +39,7 @@ class EvaluationSplit:
             mesh: each batch is sharded over its `batch` axis.
             batch_per_device: images that a device evaluates at a time. The default is
                 64 on a CPU, which fits a core's cache, and 1024 otherwise. It affects
-                memory and speed, no count, and the loss only up to rounding.
+                memory and speed. Counts do not depend on it, the loss only by rounding.
         """
         if batch_per_device is None:
             on_cpu = mesh.devices.flat[0].platform == "cpu"
@@ -119,6 +119,12 @@ def predict_batches(
     return jax.lax.with_sharding_constraint(run(params, batches), replicated(mesh))
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns the probabilities over the last axis."""
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
 class Predictions(NamedTuple):
     """The predictions of one network for every image of a split."""
 
@@ -129,13 +135,8 @@ class Predictions(NamedTuple):
     @classmethod
     def from_logits(cls, logits: np.ndarray, labels: np.ndarray) -> "Predictions":
         """Converts logits after each row, float32 [examples, rows, classes]."""
-        last = logits[:, -1].astype(np.float64)
-        weights = np.exp(last - last.max(axis=1, keepdims=True))
-        return cls(
-            labels,
-            logits.argmax(-1).astype(np.uint8),
-            weights / weights.sum(axis=1, keepdims=True),
-        )
+        probabilities = softmax(logits[:, -1].astype(np.float64))
+        return cls(labels, logits.argmax(-1).astype(np.uint8), probabilities)
 
     @property
     def correct(self) -> np.ndarray:

@@ -23,7 +23,7 @@ MIN_PROBABILITY = 0.9  # of a prediction that is accepted as a digit
 
 
 class OutOfDistributionCheck(NamedTuple):
-    """A PCA subspace for each class, and the distance at which digits end."""
+    """A PCA subspace for each class, and the largest accepted distance to it."""
 
     means: np.ndarray  # uint8 [classes, pixels]
     components: np.ndarray  # int8 [classes, dimensions, pixels]

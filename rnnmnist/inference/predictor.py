@@ -10,7 +10,7 @@ from rnnmnist.config.command_line import resolve_workdir
 from rnnmnist.config.files import REFERENCES
 from rnnmnist.data.datasets import Examples
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.predictions import EvaluationSplit, predict_logits
+from rnnmnist.evaluation.predictions import EvaluationSplit, predict_logits, softmax
 from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.inference import image_io, out_of_distribution
 from rnnmnist.inference.preprocessing import Stages, preprocess
@@ -141,5 +141,4 @@ class Predictor:
         labels = np.zeros(len(images), np.uint8)  # required, but not used
         split = EvaluationSplit.device_put(Examples(images, labels), self._mesh)
         logits = predict_logits(self.model, self.params, split, every_row=True)
-        weights = np.exp(logits - logits.max(-1, keepdims=True))
-        return (weights / weights.sum(-1, keepdims=True)).mean(0)
+        return softmax(logits).mean(0)

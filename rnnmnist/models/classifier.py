@@ -175,7 +175,11 @@ def init_params(
         Network Architectures", ICML 2015, on a forget bias of 1.
     """
     images = jnp.zeros((1, ROWS, COLUMNS), jnp.uint8)
-    params = model.init(key, images)["params"]
+    # Flax derives initial values from a layer's name. Under its earlier name, the
+    # output layer has the initial values from which all results were trained.
+    earlier = model.clone(make_head=lambda name: model.make_head(name="readout"))
+    params = earlier.init(key, images)["params"]
+    params["head"] = params.pop("readout")
     forget_gate = params["cell"].get("hf")
     if forget_gate is not None:
         forget_gate["bias"] = jnp.full_like(forget_gate["bias"], forget_bias)

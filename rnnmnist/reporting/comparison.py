@@ -53,8 +53,7 @@ def comparison_page(
     if len(best) == 1:
         [(name, run)] = best
         headline = percent(run.test["accuracy"])
-        caption = f"test accuracy of {name}, the run with the best validation accuracy "
-        caption += f"of {len(runs)}"
+        caption = f"test accuracy of {name}, the best of {len(runs)} runs on validation"
     return Page(
         title="Comparison of runs",
         headline=headline,

@@ -30,7 +30,7 @@ class Command(NamedTuple):
     arguments: Sequence[str]
 
 
-Cell = str | Link | Command  # a line break in the text is one on the page
+Cell = str | Link | Command  # line breaks are preserved
 
 
 class Picture(NamedTuple):

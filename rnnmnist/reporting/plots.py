@@ -10,12 +10,12 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
+import matplotlib  # noqa: TID251
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.axes import Axes  # noqa: TID251
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm  # noqa: TID251
+from matplotlib.figure import Figure  # noqa: TID251
+from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
 from rnnmnist.evaluation.formatting import percent
 from rnnmnist.inference.preprocessing import Stages

@@ -275,7 +275,7 @@ def _receive(key: str) -> Any:
 
 
 def _shut_down() -> None:
-    """Leaves the cluster, so that no process takes the end of another for a fault."""
+    """Leaves the cluster, so that no process reports the exit of another as a fault."""
     if process_count() == 1:
         return
     # In a thread, since it would wait forever for a process that hangs.

@@ -2,6 +2,7 @@
 
 import shlex
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,10 @@ def print_summary(
         raise RunError(f"step {best} in {workdir} was not validated")
     images = config.train.num_steps * config.train.batch_size
     flag = f"--workdir={shlex.quote(str(workdir))}"
+    interpreter, folder = Path(sys.executable), Path.cwd()
+    # A virtual environment below this folder need not be activated.
+    inside = interpreter.is_relative_to(folder)
+    python = interpreter.relative_to(folder) if inside else "python"
     print(
         f"\nparameters  {result['num_parameters']:,}\n"
         f"steps       {config.train.num_steps:,} ({images:,} images)\n"
@@ -123,8 +128,8 @@ def print_summary(
         f"validation  {format_validation(validation)}, best at step {best}\n"
         f"test        {results.format_result(result)}\n"
         f"checkpoint  {workdir / str(best)}\n"
-        f"evaluate    python -m rnnmnist.evaluate {flag}\n"
-        f"report      python -m rnnmnist.report {flag}"
+        f"evaluate    {python} -m rnnmnist.evaluate {flag}\n"
+        f"report      {python} -m rnnmnist.report {flag}"
     )
 
 

@@ -68,7 +68,7 @@ def step_to_resume(config: Config, workdir: Path) -> int:
     if step > config.train.num_steps:
         raise UserError(
             f"train.num_steps: must be at least {step}, the newest checkpoint in "
-            f"{workdir}, not {config.train.num_steps}"
+            f"{workdir}, not {config.train.num_steps}; set that or name another workdir"
         )
     return step
 
@@ -92,8 +92,8 @@ def warn_of_changes(config: Config, workdir: Path, step: int) -> None:
     for name, (old, new) in _changes(config, workdir, step).items():
         if name in CHANGEABLE_WITH_WARNING:
             _logger.warning(
-                "%s was %s and is now %s: the result will differ from a run with one "
-                "value",
+                "%s was %s and is now %s: the result will differ from that of an "
+                "uninterrupted run",
                 name,
                 old,
                 new,

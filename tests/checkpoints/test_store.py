@@ -223,3 +223,10 @@ def test_saved_params_contain_no_path_of_this_machine(
     for path in target.rglob("*"):
         for text in paths:
             assert path.is_dir() or text.encode() not in path.read_bytes(), path
+
+
+def test_metadata_that_claim_too_much_memory_are_damage(two_steps: Path) -> None:
+    folder = two_steps / "2"
+    huge = {"a": jax.ShapeDtypeStruct((1 << 40,), np.dtype(np.float32))}
+    with pytest.raises(store.DamagedError, match=f"claim {1 << 42} bytes"):
+        store._check_size(folder, "params", huge)

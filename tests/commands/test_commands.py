@@ -335,10 +335,17 @@ def test_every_command_has_a_name() -> None:
     assert set(COMMANDS.values()) == modules - {"__main__"}
 
 
-def test_the_package_runs_its_commands(environment: dict[str, str]) -> None:
+def test_the_package_runs_its_commands(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
     helped = rnnmnist_command(environment, "train", "--help")
     assert (helped.returncode, helped.stderr) == (0, "")
     assert "usage: python -m rnnmnist.main " in helped.stdout
+    flags = [f"--workdir={tmp_path}", f"--config.data.data_dir={data_dir}", *QUICK]
+    trained = rnnmnist_command(environment, "train", *flags)
+    assert (trained.returncode, trained.stderr) == (0, "")
+    start = json.loads((tmp_path / "sessions.jsonl").read_text().splitlines()[0])
+    assert shlex.split(start["command"]) == ["python", "-m", "rnnmnist.main", *flags]
     refused = rnnmnist_command(environment, "train", "--config.sed", "1")
     assert "did you mean seed?" in one_line_error(refused)
 

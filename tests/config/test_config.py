@@ -58,7 +58,7 @@ def test_an_override_can_be_two_arguments() -> None:
             ["no such setting", "train.learning_rate?"],
         ),
         ("--config.learning_rate=0.01", ["no such setting", "train.learning_rate?"]),
-        ("--config.train.num_steps=1e3", ["num_steps", "'1e3'", "a whole number"]),
+        ("--config.train.num_steps=1e3", ["num_steps", "'1e3'", "an integer"]),
         ("--config.train.num_steps=0", ["train.num_steps", "at least 1", "not 0"]),
         ("--config.train.learning_rate=nan", ["train.learning_rate", "nan", "above 0"]),
         ("--config.train.learning_rate=-1", ["train.learning_rate", "-1.0"]),
@@ -137,8 +137,11 @@ def test_configurations_are_restored_from_json(path: Path) -> None:
 def test_an_unknown_setting_in_a_saved_configuration_is_refused() -> None:
     tree = Config().to_dict()
     tree["train"]["momentum"] = 0.9
-    with pytest.raises(UserError, match=r"train\.momentum: no such setting"):
+    with pytest.raises(UserError, match=r"train\.momentum: unknown setting"):
         Config.from_dict(tree)
+    for name, value in (("optimizer", {}), ("train.num_steps", 7), ("train", 7)):
+        with pytest.raises(UserError, match=f"^{re.escape(name)}: unknown setting"):
+            Config.from_dict(Config().to_dict() | {name: value})
 
 
 def test_a_setting_that_a_saved_configuration_lacks_has_its_old_value() -> None:

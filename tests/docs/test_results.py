@@ -20,7 +20,7 @@ from rnnmnist.training.resume import CHANGEABLE
 FILES = sorted(
     path
     for path in (REPOSITORY / "results").glob("*.json")
-    if path.stem != "gradients"  # see tests/test_gradients.py
+    if path.stem != "gradients"  # see tests/docs/test_gradients.py
 )
 
 

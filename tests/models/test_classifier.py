@@ -125,3 +125,11 @@ def test_a_channel_axis_is_refused() -> None:
     model, params = build("lstm")
     with pytest.raises(ValueError, match=r"\[batch, rows, columns\].*28, 28, 1"):
         model.apply({"params": params}, np.zeros((2, 28, 28, 1), np.uint8))
+
+
+def test_a_seed_gives_the_initial_values_of_the_published_results() -> None:
+    """To rounding: libraries may compute a normal distribution's quantiles anew."""
+    params = init_params(make_model(ModelConfig()), jax.random.key(0), 1.0)
+    values = params["head"]["kernel"][0, :4]
+    expected = [-0.09934828, 0.03263582, 0.03262927, 0.06672127]
+    np.testing.assert_allclose(values, expected, rtol=1e-4)

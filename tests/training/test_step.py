@@ -5,6 +5,7 @@ two programs are compiled.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -111,6 +112,17 @@ def test_one_trace_serves_every_length(
     assert len(traces) <= 2  # jax may trace once more for shapes
 
 
+@pytest.fixture
+def optimized() -> Iterator[None]:
+    """Compiles as users do: the bits of the optimized program are compared."""
+    flag = "jax_disable_most_optimizations"
+    config: Any = jax.config
+    before = getattr(config, flag)
+    config.update(flag, False)
+    yield
+    config.update(flag, before)
+
+
 @pytest.mark.parametrize(
     ("devices", "averaging"),
     [
@@ -122,7 +134,7 @@ def test_one_trace_serves_every_length(
     ],
 )
 def test_the_result_does_not_depend_on_the_lengths_of_calls(
-    devices: int, averaging: float
+    devices: int, averaging: float, optimized: None
 ) -> None:
     mesh = mesh_of(devices)
     config = CONFIG.replace({"train.ema_decay": averaging})
