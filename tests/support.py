@@ -22,7 +22,7 @@ from rnnmnist.runtime.mesh import BATCH, SEEDS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # A folder with the original data files, if there is one; see CONTRIBUTING.md.
-ORIGINALS = Path(os.environ.get("RNNMNIST_ORIGINALS", "no originals"))
+ORIGINALS = Path(os.environ.get("RNNMNIST_ORIGINALS") or "no originals")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Once = Callable[[str, Callable[[Path], None]], Path]  # see conftest.py
