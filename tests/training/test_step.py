@@ -117,7 +117,7 @@ def optimized() -> Iterator[None]:
     """Compiles as users do: the bits of the optimized program are compared."""
     flag = "jax_disable_most_optimizations"
     config: Any = jax.config
-    before = getattr(config, flag)
+    before = config.read(flag)
     config.update(flag, False)
     yield
     config.update(flag, before)
