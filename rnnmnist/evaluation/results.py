@@ -3,7 +3,7 @@
 import errno
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,11 @@ _logger = logging.getLogger(__name__)
 
 
 def evaluate_run(
-    workdir: Path, selector: str, split: str, data_paths: dict[str, Any], mesh: Mesh
+    workdir: Path,
+    selector: str,
+    split: str,
+    data_paths: Mapping[str, str | None],
+    mesh: Mesh,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint, whose own configuration gives model and data.
 

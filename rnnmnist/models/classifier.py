@@ -143,20 +143,20 @@ def scan_fused(
 def make_model(config: ModelConfig) -> SequenceClassifier:
     """Returns the classifier of a configuration, without parameters."""
     cell, gates = CELLS[config.cell]
-    cell_initializers: dict[str, Any] = {}
-    head_initializers: dict[str, Any] = {}
+    make_cell = functools.partial(cell, features=config.hidden_size)
+    make_head = functools.partial(nn.Dense, CLASSES)
     if config.initializer == "tutorial":
         # TensorFlow 1 drew one matrix [inputs + hidden, gates x hidden] for all gates.
         limit = math.sqrt(6 / (COLUMNS + (1 + gates) * config.hidden_size))
         glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
-        cell_initializers = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
+        make_cell = functools.partial(
+            make_cell, kernel_init=glorot, recurrent_kernel_init=glorot
+        )
         normal = nn.initializers.normal(stddev=1.0)
-        head_initializers = {"kernel_init": normal, "bias_init": normal}
+        make_head = functools.partial(make_head, kernel_init=normal, bias_init=normal)
     return SequenceClassifier(
-        make_cell=functools.partial(
-            cell, features=config.hidden_size, **cell_initializers
-        ),
-        make_head=functools.partial(nn.Dense, CLASSES, **head_initializers),
+        make_cell=make_cell,
+        make_head=make_head,
         fused=config.recurrence == "fused" and config.cell == "lstm",
         remat_rows=config.remat_rows,
     )

@@ -1,6 +1,7 @@
 """The data that a report is made from: a run's files and its predictions."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class RunData:
 
 
 def load_run_data(
-    workdir: Path, requested_step: str, data_paths: dict[str, Any]
+    workdir: Path, requested_step: str, data_paths: Mapping[str, str | None]
 ) -> RunData:
     """Reads a run's files and predicts every test image.
 

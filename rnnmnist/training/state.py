@@ -12,7 +12,12 @@ from jax.sharding import PartitionSpec as P
 
 from rnnmnist.checkpoints import store
 from rnnmnist.config.schema import Config
-from rnnmnist.models.classifier import SequenceClassifier, ensemble_size, init_params
+from rnnmnist.models.classifier import (
+    Params,
+    SequenceClassifier,
+    ensemble_size,
+    init_params,
+)
 from rnnmnist.runtime.mesh import ensemble_spec
 from rnnmnist.runtime.rng import Stream, stream_key
 from rnnmnist.training.loss import Objective
@@ -54,7 +59,7 @@ def state_specs(state: TrainState) -> TrainState:
     return state.replace(step=P(), params=spec, opt_state=spec)
 
 
-def saved_arrays(state: TrainState) -> dict[str, Any]:
+def saved_arrays(state: TrainState) -> dict[str, Params]:
     """Returns the items of a checkpoint: the parameters, and the rest of the state."""
     rest = {"opt_state": state.opt_state, "step": state.step}
     return {"params": state.params, "state": rest}

@@ -200,8 +200,7 @@ def _batch_shard(
 
 def _split_specs(split: TrainingSplit) -> TrainingSplit:
     seed = ensemble_spec(split.seed.size)
-    specs: dict[str, Any] = {"images": P(), "labels": P(), "seed": seed}
-    return dataclasses.replace(split, **specs)
+    return split.replace(images=P(), labels=P(), seed=seed)  # type: ignore[attr-defined]
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
