@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from rnnmnist.config.schema import DATA_PATHS, Config
+from rnnmnist.evaluation.formatting import mean_and_std
 from rnnmnist.main import parse
 from rnnmnist.reporting import markdown, run_data
 from rnnmnist.runtime.hardware import describe_processor
@@ -189,7 +190,7 @@ def measure(rows: Iterable[Row], data: Path | None) -> None:
             result = aggregate(row, [run.result() for run in runs])
             path = RESULTS / f"{row.name}.json"
             path.write_text(json.dumps(result, indent=1) + "\n")
-            print(f"{path.name}: {mean_and_std(result)}", flush=True)
+            print(f"{path.name}: {accuracy_over_seeds(result)}", flush=True)
     finally:
         pool.shutdown(cancel_futures=True)  # a failure starts no further runs
 
@@ -277,10 +278,9 @@ def read_result(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def mean_and_std(result: dict[str, Any]) -> str:
+def accuracy_over_seeds(result: dict[str, Any]) -> str:
     """Formats the mean and the standard deviation of the accuracy over seeds."""
-    mean, std = 100 * result["accuracy_mean"], 100 * result["accuracy_std"]
-    return f"{mean:.2f} ± {std:.2f} %"
+    return mean_and_std(result["accuracy_mean"], result["accuracy_std"])
 
 
 def mean_validation(result: dict[str, Any]) -> str:
@@ -312,7 +312,7 @@ COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
     "data set": lambda _, result: result["dataset"],
     "parameters": lambda _, result: f"{result['num_parameters']:,}",
     "validation accuracy, mean": lambda _, result: mean_validation(result),
-    "test accuracy, mean ± std": lambda _, result: mean_and_std(result),
+    "test accuracy, mean ± std": lambda _, result: accuracy_over_seeds(result),
     "correct, by seed": lambda _, result: (
         f"{by_seed(result, 'correct', ',')} of {result['examples']:,}"
     ),
@@ -382,7 +382,9 @@ def accuracy_by_row() -> str:
         percents = 100 * counts.mean(0) / result["examples"]
         decided = statistics.mean(member["decision_row"] for member in members)
         early = [f"{percents[row - 1]:.1f}" for row in after]
-        lines.append([f"`{loss}`", mean_and_std(result), *early, f"{decided:.1f}"])
+        lines.append(
+            [f"`{loss}`", accuracy_over_seeds(result), *early, f"{decided:.1f}"]
+        )
     header = ["`train.loss`", "test accuracy, mean ± std"]
     header += [*(f"row {row}" for row in after), "decided, median"]
     return markdown.table(header, lines)

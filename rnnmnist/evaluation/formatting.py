@@ -8,6 +8,16 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
 
+def mean_and_std(mean: float, std: float) -> str:
+    """Formats a mean fraction and its standard deviation: `99.19 ± 0.04 %`."""
+    return f"{100 * mean:.2f} ± {percent(std)}"
+
+
+def percentage_points(fraction: float) -> str:
+    """Formats a difference of fractions: `0.31 points`."""
+    return f"{100 * fraction:.2f} points"
+
+
 def probability(fraction: float) -> str:
     """Formats a probability in percent; only 1 is `100.00 %`, only 0 is `0.00 %`."""
     if 0.9999 < fraction < 1:

@@ -16,7 +16,7 @@ from rnnmnist.config.schema import Config
 from rnnmnist.data import datasets
 from rnnmnist.data.datasets import Examples
 from rnnmnist.errors import RunError
-from rnnmnist.evaluation.formatting import interval, percent
+from rnnmnist.evaluation.formatting import interval, mean_and_std, percent
 from rnnmnist.evaluation.intervals import wilson_interval
 from rnnmnist.evaluation.metrics import Result, evaluate, summarize
 from rnnmnist.evaluation.predictions import EvaluationSplit
@@ -233,9 +233,9 @@ def _format_summary(summary: dict[str, Any]) -> str:
     if "members" not in summary:
         return format_accuracy(summary["correct"], summary["examples"])
     counts = ", ".join(str(member["correct"]) for member in summary["members"])
-    mean, std = 100 * summary["accuracy_mean"], 100 * summary["accuracy_std"]
+    accuracy = mean_and_std(summary["accuracy_mean"], summary["accuracy_std"])
     return (
-        f"{mean:.2f} ± {std:.2f} % over {len(summary['members'])} seeds "
+        f"{accuracy} over {len(summary['members'])} seeds "
         f"({counts} of {summary['examples']}; "
         f"95 % interval of the mean {interval(summary['accuracy_mean_interval'])})"
     )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from rnnmnist.config.schema import Config, flatten
 from rnnmnist.data.tasks import task_of
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.evaluation.formatting import interval, percent
+from rnnmnist.evaluation.formatting import interval, percent, percentage_points
 from rnnmnist.reporting import html
 from rnnmnist.reporting.html import Card, Command, Page, Section, Table
 from rnnmnist.reporting.run_data import JsonObject, RunData
@@ -105,7 +105,7 @@ def _lead(run: RunData) -> list[str]:
     if len(counts) > 1:
         result = (
             f"Correct by seed: {_join(counts)}. The standard deviation over seeds is "
-            f"{100 * test['accuracy_std']:.2f} points, the 95 % interval of the mean "
+            f"{percentage_points(test['accuracy_std'])}, the 95 % interval of the mean "
             f"{interval(test['accuracy_mean_interval'])}."
         )
         they, their = "Each network", "Their"

@@ -17,7 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm  # noqa: TID251
 from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
-from rnnmnist.evaluation.formatting import percent
+from rnnmnist.evaluation.formatting import percent, percentage_points
 from rnnmnist.inference.preprocessing import Stages
 from rnnmnist.reporting.palette import LIGHT, Palette
 
@@ -194,7 +194,7 @@ def reliability_diagram(
         above.plot([0, 100], [0, 100], color=palette.muted, linewidth=1, zorder=1)
         above.errorbar(100 * confidence, values, yerr=lengths, **points)
         above.set(
-            title=f"expected calibration error: {100 * calibration_error:.2f} points",
+            title=f"expected calibration error: {percentage_points(calibration_error)}",
             ylabel="accuracy (% of the bin's images)",
             ylim=(-3, 103),
         )

@@ -7,7 +7,12 @@ from functools import partial
 import numpy as np
 
 from rnnmnist.evaluation.calibration import calibration_bins
-from rnnmnist.evaluation.formatting import interval, percent, probability
+from rnnmnist.evaluation.formatting import (
+    interval,
+    percent,
+    percentage_points,
+    probability,
+)
 from rnnmnist.evaluation.intervals import wilson_interval
 from rnnmnist.evaluation.predictions import most_confident_errors
 from rnnmnist.reporting import plots
@@ -106,7 +111,7 @@ def _accuracy_by_seed(run: RunData) -> list[Section]:
             percent(member["accuracy"]),
             interval(member["accuracy_interval"]),
             f"{member['loss']:.4f}",
-            f"{100 * calibration_bins([predictions]).calibration_error:.2f} points",
+            percentage_points(calibration_bins([predictions]).calibration_error),
         ]
         for member, predictions in zip(run.members, run.networks, strict=True)
     ]
@@ -346,9 +351,10 @@ def _calibration(run: RunData) -> Section:
     mean = float(bins.confidence.sum()) / total
     accuracy = int(correct.sum()) / total
     verdict = "They agree"
-    if points := round(100 * abs(mean - accuracy), 2):
+    difference = abs(mean - accuracy)
+    if round(difference, 4):
         kind = "overconfident" if mean > accuracy else "underconfident"
-        verdict = f"The network is {kind} by {points:.2f} points"
+        verdict = f"The network is {kind} by {percentage_points(difference)}"
     summary = (
         f"The mean confidence is {percent(mean)}, the accuracy {percent(accuracy)}. "
         f"{verdict}."
@@ -386,7 +392,7 @@ def _calibration(run: RunData) -> Section:
             partial(
                 plots.reliability_diagram, confidence, estimates, bins.images, error
             ),
-            f"{summary} The expected calibration error is {100 * error:.2f} points. "
+            f"{summary} The expected calibration error is {percentage_points(error)}. "
             f"{bins.images[-1]:,} of {total:,} predictions have a confidence above "
             f"{100 - width:.1f} %, and {bins.correct[-1]:,} of these are correct.",
         ),

@@ -153,6 +153,6 @@ def test_a_configurations_docstring_states_its_result(path: Path) -> None:
     result = read(f"results/{path.stem}.json")
     text = ast.get_docstring(ast.parse(path.read_text()))
     assert text is not None
-    assert results.mean_and_std(result) in text
+    assert results.accuracy_over_seeds(result) in text
     assert f"{len(result['members'])} seeds" in text
     assert f"{result['seconds']:.0f} s" in text
