@@ -6,7 +6,7 @@ two programs are compiled.
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -117,10 +117,12 @@ def optimized() -> Iterator[None]:
     """Compiles as users do: the bits of the optimized program are compared."""
     flag = "jax_disable_most_optimizations"
     config: Any = jax.config
-    before = config.read(flag)
+    before, program = config.read(flag), cast(Any, train_steps)
     config.update(flag, False)
+    program.clear_cache()
     yield
     config.update(flag, before)
+    program.clear_cache()  # other tests compare with programs that are not optimized
 
 
 @pytest.mark.parametrize(
