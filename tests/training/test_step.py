@@ -5,8 +5,7 @@ two programs are compiled.
 """
 
 import functools
-from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,31 +111,18 @@ def test_one_trace_serves_every_length(
     assert len(traces) <= 2  # jax may trace once more for shapes
 
 
-@pytest.fixture
-def optimized() -> Iterator[None]:
-    """Compiles as users do: the bits of the optimized program are compared."""
-    flag = "jax_disable_most_optimizations"
-    config: Any = jax.config
-    before, program = config.read(flag), cast(Any, train_steps)
-    config.update(flag, False)
-    program.clear_cache()
-    yield
-    config.update(flag, before)
-    program.clear_cache()  # other tests compare with programs that are not optimized
-
-
 @pytest.mark.parametrize(
     ("devices", "averaging"),
     [
         (8, 0.0),
         (1, 0.9),
-        # CI only: the same loop in two other programs.
+        # CI compares the bits of optimized programs.
         pytest.param(8, 0.9, marks=pytest.mark.slow),
         pytest.param(1, 0.0, marks=pytest.mark.slow),
     ],
 )
 def test_the_result_does_not_depend_on_the_lengths_of_calls(
-    devices: int, averaging: float, optimized: None
+    devices: int, averaging: float
 ) -> None:
     mesh = mesh_of(devices)
     config = CONFIG.replace({"train.ema_decay": averaging})
