@@ -32,15 +32,13 @@ logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # see rnnmnist/errors.p
 def pytest_configure(config: pytest.Config) -> None:
     """Configures jax in each worker before its devices are initialized."""
     os.environ["XLA_FLAGS"] = DEVICES
-    optimized = "not slow" not in config.option.markexpr
-    # Two caches: jax's keys do not tell whether a program was optimized.
-    programs = config.cache.mkdir("optimized" if optimized else "programs")
+    programs = config.cache.mkdir("programs")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(programs)
     jax.config.update("jax_compilation_cache_dir", str(programs))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_numpy_rank_promotion", "raise")
-    if not optimized:
+    if "not slow" in config.option.markexpr:
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         jax.config.update("jax_disable_most_optimizations", True)
 
