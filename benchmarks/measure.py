@@ -188,11 +188,10 @@ class Bench:
 def throughput(bench: Bench) -> dict[str, Any]:
     """Measures training with batch 128, and matrix products."""
     steps, size = {"steps": 100}, {"size": 1024}
-    flax = {"model": {"recurrence": "flax"}}
     return bench.measure(
         [
             Worker("rnnmnist", OURS, "train", steps),
-            Worker("rnnmnist, Flax's cell", OURS, "train", steps | flax),
+            Worker("rnnmnist, Flax's cell", OURS, "train", steps | {"flax_cell": True}),
             Worker("PyTorch", PYTORCH, "train", steps),
             Worker("PyTorch, compiled", PYTORCH, "train", steps | {"compiled": True}),
             Worker("Keras", KERAS, "train", steps),
@@ -245,7 +244,7 @@ def lengths(bench: Bench) -> dict[str, Any]:
     workers = []
     for rows in (28, 56, 112, 196, 392, 784):
         work = {"steps": max(2, 28 * 40 // rows), "rows": rows}
-        in_blocks = work | {"model": {"remat_rows": 28}}
+        in_blocks = work | {"model": {"remat_steps": 28}}
         workers += [
             Worker(f"rnnmnist {rows}", OURS, "train", work),
             Worker(f"PyTorch {rows}", PYTORCH, "train", work),

@@ -6,8 +6,15 @@ from typing import Any
 
 import worker
 
+from rnnmnist.config.platforms import execution
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
-from rnnmnist.runtime.mesh import device_put, make_mesh, replicated, set_cpu_devices
+from rnnmnist.runtime.mesh import (
+    device_put,
+    make_mesh,
+    platform_of,
+    replicated,
+    set_cpu_devices,
+)
 
 EXAMPLES = 4000
 
@@ -20,15 +27,15 @@ class Trainer:
 
         from rnnmnist.data.batches import TrainingSplit
         from rnnmnist.data.datasets import Examples
-        from rnnmnist.models.classifier import make_model
         from rnnmnist.training.state import create_state
+        from rnnmnist.training.step import Program
 
         self.config = config
         self.mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
-        self.model = make_model(config.model)
+        self.program = Program.create(config, self.mesh)
         examples = Examples(*worker.noise(EXAMPLES, rows, columns))
         self.split = TrainingSplit.device_put(examples, config, self.mesh)
-        self.state: Any = create_state(config, self.model, self.mesh)
+        self.state: Any = create_state(config, self.program.model, self.mesh)
 
     def steps(self, count: int) -> int:
         """Trains in one call, as between two events; returns the number of images."""
@@ -39,7 +46,7 @@ class Trainer:
 
         number = device_put(np.int32(count), replicated(self.mesh))
         self.state, metrics = train_steps(
-            self.state, self.split, number, mesh=self.mesh
+            self.state, self.split, number, program=self.program
         )
         jax.block_until_ready(metrics)
         return int(metrics.examples) * self.config.num_seeds
@@ -57,25 +64,47 @@ def make_config(
     )
 
 
-def train(steps: int, rows: int = 28, columns: int = 28, **settings: Any) -> None:
+def use_flax_cell() -> None:
+    """Replaces the LSTM cell by Flax's own, to compare."""
+    import flax.linen as nn
+
+    from rnnmnist.models.classifier import CELLS
+    from rnnmnist.models.recurrences import ScannedCell
+
+    CELLS["lstm"] = (nn.OptimizedLSTMCell, ScannedCell, 4)
+
+
+def train(
+    steps: int,
+    rows: int = 28,
+    columns: int = 28,
+    flax_cell: bool = False,
+    **settings: Any,
+) -> None:
     """Serves training steps; the amount is in images."""
+    if flax_cell:
+        use_flax_cell()
     trainer = Trainer(make_config(**settings), rows, columns)
     worker.serve(lambda: trainer.steps(steps))
 
 
-def evaluate(images: int, **settings: Any) -> None:
+def evaluate(images: int, flax_cell: bool = False, **settings: Any) -> None:
     """Serves evaluations; the amount is in images."""
+    if flax_cell:
+        use_flax_cell()
     trainer = Trainer(make_config(**settings))
 
     from rnnmnist.data.datasets import Examples
-    from rnnmnist.evaluation.metrics import evaluate as score
     from rnnmnist.evaluation.predictions import EvaluationSplit
+    from rnnmnist.evaluation.predictions import evaluate as score
 
-    split = EvaluationSplit.device_put(Examples(*worker.noise(images)), trainer.mesh)
+    how = execution(trainer.config, platform_of(trainer.mesh))
+    examples = Examples(*worker.noise(images))
+    split = EvaluationSplit.device_put(examples, trainer.mesh, how)
 
     def task() -> int:
-        (result,) = score(trainer.model, trainer.state.params, split)
-        return result.examples
+        scores = score(trainer.program.model, trainer.state.evaluated_params, split)
+        return scores.examples * trainer.config.num_seeds
 
     worker.serve(task)
 
@@ -98,7 +127,7 @@ def save(steps: int, epochs: int, saving: bool) -> None:
                 if saving:
                     step = int(trainer.state.step)
                     metrics = {"step": step, "accuracy": 0.5}
-                    arrays = saved_arrays(trainer.state)
+                    arrays = saved_arrays(trainer.state, mesh=trainer.mesh)
                     checkpoints.save(step, arrays, trainer.config, metrics)
             checkpoints.wait()
             return epochs

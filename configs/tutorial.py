@@ -7,7 +7,7 @@ Glorot-uniform fused kernel, weights and bias of the head from N(0, 1), loss and
 accuracy of every tenth batch after its update, and at the end the first 128 test
 images. The result file has those 128 as `tutorial_128`, beside all 10,000.
 
-Measured on one core of AMD EPYC with jax 0.12.0.1: 13 s, test accuracy 96.72 ± 0.20 %
+Measured on one core of AMD EPYC with jax 0.10.2: 22 s, test accuracy 96.63 ± 0.25 %
 over 3 seeds (10,000 images; `results/tutorial.json`).
 
 Source: A. Damien, TensorFlow-Examples, `recurrent_network.py`, 2016. Its Adam adds

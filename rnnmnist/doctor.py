@@ -109,6 +109,8 @@ def check_run(
     set_cpu_devices(*mesh_args, process_count())
     checklist.show("machine", hardware.describe())
     has_devices = checklist.check("devices", hardware.describe_devices, *mesh_args)
+    if has_devices:
+        checklist.check("execution", hardware.describe_execution, config)
     if platform:
         hardware.require_platform(platform)
     checklist.check("data", preflight.describe_data, config.data)

@@ -38,12 +38,11 @@ def main(argv: list[str]) -> None:
     result = results.evaluate_run(
         workdir, args.step, args.split, data_paths(args), mesh
     )
-    step = result["step"]
     print(
-        f"{result['dataset']} {args.split} at step {step}: "
-        f"{results.format_result(result)}, loss {result['loss']:.4f}",
+        f"{result.dataset} {args.split} at step {result.step}: "
+        f"{results.format_result(result)}, loss {result.scores.loss:.4f}",
         *results.format_seeds(result),
-        results.result_path(workdir, args.split, step),
+        results.result_path(workdir, args.split, result.step),
         sep="\n",
     )
 

@@ -27,8 +27,6 @@ REDRAW_SECONDS = 5.0
 # Flags that precede those of the cell. On a Colab TPU jax would look for a cluster.
 DEFAULT_FLAGS = {"main": ("--num_processes=1",), "doctor": ("--num_processes=1",)}
 
-Lines = list[dict[str, Any]]  # of `metrics.jsonl`
-
 
 class CommandError(RunError):
     """A command failed. The message is its last line of output and its exit code."""
@@ -127,16 +125,16 @@ class Curves:
         If that fails, the reason is printed and the run continues.
         """
         try:
-            if metrics := MetricsFile.read(self._path):
-                self._draw(metrics)
+            if MetricsFile.read(self._path) and (png := plot_curves(self._path)):
+                self._draw(png)
         except Exception as error:
             print(f"the curves cannot be drawn: {first_line(error)}", flush=True)
             self._drawn = time.monotonic()
 
-    def _draw(self, metrics: Lines) -> None:
+    def _draw(self, png: bytes) -> None:
         from IPython.display import Image, display
 
-        image = Image(plot_curves(metrics), retina=True)
+        image = Image(png, retina=True)
         if self._display is None:
             self._display = display(image, display_id=True)
         else:
@@ -144,8 +142,10 @@ class Curves:
         self._drawn = time.monotonic()
 
 
-def plot_curves(metrics: Lines) -> bytes:
-    """Returns the learning curves as a PNG, from at least one line of metrics."""
+def plot_curves(path: Path) -> bytes | None:
+    """Returns the learning curves of a `metrics.jsonl` as a PNG, if it has any."""
+    from rnnmnist.evaluation.metrics import read_metrics_file
     from rnnmnist.reporting import plots
 
-    return plots.learning_curves(metrics)
+    metrics = read_metrics_file(path)
+    return plots.learning_curves(metrics) if metrics else None

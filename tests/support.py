@@ -1,6 +1,5 @@
 """Helpers shared by tests, besides fixtures."""
 
-import dataclasses
 import importlib
 import os
 import shutil
@@ -15,9 +14,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
+from rnnmnist.config.platforms import DEFAULTS
+from rnnmnist.config.schema import ROWS, ModelConfig
 from rnnmnist.data.datasets import Examples
 from rnnmnist.errors import UserError
-from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.models.classifier import Params, SequenceClassifier, make_model
 from rnnmnist.runtime.mesh import BATCH, SEEDS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -41,11 +42,15 @@ def random_examples(count: int, seed: int = 0) -> Examples:
     return Examples(images, generator.integers(0, 10, count, np.uint8))
 
 
+def model_of(config: ModelConfig = ModelConfig()) -> SequenceClassifier:  # noqa: B008
+    """Returns the classifier of a configuration, as the CPU runs it by default."""
+    return make_model(config, DEFAULTS["cpu"])
+
+
 def abstract_params(model: SequenceClassifier, columns: int = 28) -> Params:
     """Returns the shapes and types of a network's parameters, without compilation."""
-    whole = dataclasses.replace(model, remat_rows=None)
-    images = jnp.zeros((1, 1, columns))
-    return jax.eval_shape(lambda: whole.init(jax.random.key(0), images))["params"]
+    images = jnp.zeros((1, ROWS, columns))
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), images))["params"]
 
 
 def random_params(model: SequenceClassifier, columns: int = 28) -> Params:

@@ -26,20 +26,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnnmnist.checkpoints import store
 from rnnmnist.checkpoints.selection import find_step
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.data import datasets
 from rnnmnist.data.datasets import Examples
-from rnnmnist.models.classifier import (
-    Params,
-    SequenceClassifier,
-    abstract_params,
-    make_model,
-)
+from rnnmnist.evaluation.restore import restore_model
+from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.reporting import plots
+from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.hardware import describe_processor
-from rnnmnist.runtime.mesh import local_sharding, make_mesh
+from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.versions import all_installed
 from rnnmnist.training.state import create_state
 
@@ -72,14 +68,15 @@ def perturbed_logits(
 
     Args:
         model: from `make_model`.
-        params: of the model.
+        params: of one network.
         images: uint8 [images, rows, columns].
         perturbations: zeros, to differentiate with respect to.
 
     Returns:
         Logits, float32 [images, classes].
     """
-    cell: Any = model.make_cell()
+    recurrence: Any = model.make_recurrence()
+    cell = recurrence.cell
     variables = {"params": params["cell"]}
     rows = images.swapaxes(0, 1).astype(jnp.float32) / 255
 
@@ -113,7 +110,7 @@ def gradients(
 
     Args:
         model: from `make_model`.
-        params: of the model.
+        params: of one network.
         images: uint8 [images, rows, columns].
         labels: [images].
 
@@ -169,18 +166,16 @@ def measure() -> dict[str, Any]:
         SystemExit: if the runs differ in more than their cells.
     """
     cells, recipes = {}, []
+    mesh = make_mesh(batch_size=1, num_devices=1, num_seeds=1)
     for name, folder in RUNS.items():
         step = find_step(folder, "best")
-        config = store.read_config(folder, step)
+        config, _, model, params = restore_model(folder, step, mesh)
         same = dict.fromkeys(DATA_PATHS) | {"model.cell": "lstm"}
         recipes.append(config.replace(same))
         images, labels = datasets.load(config.data)["validation"]
         examples = Examples(images[:EXAMPLES], labels[:EXAMPLES])
-        model = make_model(config.model)
-        mesh = make_mesh(config.train.batch_size, 1, 1)
-        untrained = create_state(config, model, mesh).params
-        abstract = abstract_params(model, local_sharding())
-        trained = store.read_params(folder, step, abstract)
+        (trained,) = split_ensemble(params)
+        (untrained,) = split_ensemble(create_state(config, model, mesh).params)
         cells[name] = {
             "step": step,
             "before": norm_quantiles(model, untrained, examples),

@@ -6,10 +6,10 @@
     python -m rnnmnist.main --config=every_row
     python tools/make_reference.py --workdir=checkpoints/every_row --name=NAME
 
-NAME is reference_every_row. The shipped models were trained with the additional flags
-`--config.train.learning_rate=4e-3 --config.train.weight_decay=1e-4`, and the first of
-them also with `--config.model.recurrence=flax`. A reference model contains parameters,
-configuration and validation metrics, but no optimizer state and no path.
+NAME is reference_every_row. The shipped models were trained with another learning rate
+and weight decay: the recipe is in the checkpoint's configuration. Earlier versions of
+the code trained them, so a repetition gives other bits. A reference model contains
+parameters, configuration and validation metrics, but no optimizer state and no path.
 
 A reference model can be the workdir itself; this saves it again in the current format.
 """

@@ -240,7 +240,7 @@ def counts_by_row(workdir: Path) -> dict[str, Any]:
     if run.validation is None:
         raise RuntimeError(f"{workdir} has no validation metrics")
     return {
-        "validation_correct": run.validation["correct"],
+        "validation_correct": run.validation.correct[0],
         "correct_after_rows": network.correct_after_rows.tolist(),
         "decision_row": float(np.median(network.decision_rows)),
     }

@@ -100,11 +100,10 @@ def time_step(case: Case, mesh: Any) -> float:
 
     from rnnmnist.config.schema import Config, DataConfig, TrainConfig
     from rnnmnist.data.batches import TrainingSplit
-    from rnnmnist.models.classifier import make_model
     from rnnmnist.runtime.mesh import device_put, replicated
     from rnnmnist.training.preflight import noise
     from rnnmnist.training.state import create_state
-    from rnnmnist.training.step import train_steps
+    from rnnmnist.training.step import Program, train_steps
 
     config = Config(
         num_seeds=case.seeds,
@@ -112,7 +111,8 @@ def time_step(case: Case, mesh: Any) -> float:
         train=TrainConfig(batch_size=case.batch_size),
     )
     split = TrainingSplit.device_put(noise(EXAMPLES), config, mesh)
-    state = create_state(config, make_model(config.model), mesh)
+    program = Program.create(config, mesh)
+    state = create_state(config, program.model, mesh)
     # All processes run the same number of steps, which keeps them in lockstep.
     images = case.seeds * case.batch_size
     chunk = max(1, 2560 // images)
@@ -120,8 +120,8 @@ def time_step(case: Case, mesh: Any) -> float:
     for _ in range(1 + int(SECONDS * 10_000 / (chunk * images))):
         begin = time.perf_counter()
         steps = device_put(np.int32(chunk), replicated(mesh))
-        state, metrics = train_steps(state, split, steps, mesh=mesh)
-        jax.block_until_ready(metrics)
+        state, sums = train_steps(state, split, steps, program=program)
+        jax.block_until_ready(sums)
         times.append((time.perf_counter() - begin) / chunk)
     return statistics.median(times[1:])  # the first call compiles
 
@@ -133,11 +133,14 @@ def time_all_reduce(mesh: Any) -> tuple[int, float]:
     from jax.sharding import PartitionSpec as P
 
     from rnnmnist.config.schema import Config
-    from rnnmnist.models.classifier import abstract_params, count_params, make_model
-    from rnnmnist.runtime.mesh import BATCH, replicated
+    from rnnmnist.models.classifier import abstract_params, count_params
+    from rnnmnist.runtime.mesh import BATCH
+    from rnnmnist.training.step import Program
 
-    model = make_model(Config().model)
-    size = count_params(abstract_params(model, replicated(mesh))) + 2
+    model = Program.create(Config(), mesh).model
+    size = (
+        count_params(abstract_params(model)) + 2
+    )  # the loss and the correct predictions
 
     def one_shard(vector: jax.Array) -> jax.Array:
         def reduce(_: int, vector: jax.Array) -> jax.Array:

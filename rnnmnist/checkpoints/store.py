@@ -34,7 +34,7 @@ from rnnmnist.checkpoints.checksums import array_checksums, json_checksum, named
 from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.errors import RunError, UserError, first_line
 from rnnmnist.runtime.distributed import is_process_0
-from rnnmnist.runtime.mesh import device_put, local_sharding
+from rnnmnist.runtime.mesh import local_sharding
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
 MAX_JSON_BYTES = 1 << 20  # valid JSON items have a few thousand
@@ -99,8 +99,8 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             step: number of finished updates, which names the checkpoint.
             arrays: a tree of arrays for each of the items `params` and `state`.
             config: of the run.
-            metrics: of the validation at this step, with `accuracy` and `step`; None
-                if there was none.
+            metrics: the validation metrics at this step, as JSON with `accuracy` and
+                `step`; None if there are none.
 
         Raises:
             RunError: if this save or the one before it could not be written.
@@ -204,8 +204,11 @@ def read_params(workdir: Path, step: int, like: Params | None = None) -> Params:
     Args:
         workdir: of the run.
         step: of the checkpoint.
-        like: the expected tree of arrays, or of `jax.ShapeDtypeStruct`s with shardings.
-            None restores what was saved, on one device.
+        like: the expected tree of arrays, or of their shapes and types. None restores
+            what was saved.
+
+    Returns:
+        NumPy arrays.
 
     Raises:
         RunError: if an array has another shape or type; the message names it.
@@ -310,17 +313,14 @@ def _read_arrays(folder: Path, item: str, like: Any) -> Any:
     """Restores a tree of arrays and compares it with its checksums."""
     expected = _read_checksums(folder).get(item, {})
     tree = _restore(folder, item, like)
+    tree = jax.tree.map(np.asarray, tree)
     found = array_checksums(tree)
     names = found.keys() | expected.keys()
     names = sorted(name for name in names if found.get(name) != expected.get(name))
     if names or not expected:
         text = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
         raise DamagedError(folder, f"{text} in {item} differs from its SHA-256")
-    if like is None:
-        return tree
-    return jax.tree.map(
-        lambda array, leaf: device_put(np.asarray(array), leaf.sharding), tree, like
-    )
+    return tree
 
 
 def _restore(folder: Path, item: str, like: Any) -> Any:

@@ -76,29 +76,36 @@ class ModelConfig(Section):
         "flax: LeCun-normal and orthogonal kernels; tutorial: Glorot-uniform fused "
         "kernel, weights and bias of the head from N(0, 1)",
     )
-    recurrence: Literal["fused", "flax"] = setting(
-        "fused",
-        "implementation of the LSTM, equal up to rounding; fused: one product for all "
-        "gates and a hand-written backward pass; flax: nn.scan over Flax's cell, which "
-        "other cells always use",
-        before="flax",
-    )
-    remat_rows: int | None = setting(
+    remat_steps: int | None = setting(
         None,
-        "rows per rematerialized block: the backward pass keeps the state at the start "
-        "of each block and recomputes the rest (default: keep all states)",
+        "steps per rematerialized block: the backward pass keeps the state at the "
+        "start of each block and recomputes the rest (default: keep all states)",
         at_least=1,
         at_most=ROWS,
         before=None,
     )
+    unroll: int | None = setting(
+        None,
+        "steps per iteration of the recurrence's loop (default: 1 on CPU, otherwise at "
+        "most 32)",
+        at_least=1,
+        at_most=1024,
+        before=None,
+    )
+    precision: Literal["auto", "float32", "tensorfloat32", "bfloat16"] = setting(
+        "auto",
+        "minimum precision of matrix products; auto: float32 on CPU, tensorfloat32 on "
+        "GPU, bfloat16 on TPU",
+        before="auto",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.remat_rows is not None and ROWS % self.remat_rows:
-            divisors = [str(rows) for rows in range(1, ROWS + 1) if ROWS % rows == 0]
+        if self.remat_steps is not None and ROWS % self.remat_steps:
+            divisors = [str(steps) for steps in range(1, ROWS + 1) if ROWS % steps == 0]
             raise UserError(
-                f"model.remat_rows: must be one of {', '.join(divisors)}, not "
-                f"{self.remat_rows}"
+                f"model.remat_steps: must be one of {', '.join(divisors)}, not "
+                f"{self.remat_steps}"
             )
 
 
@@ -166,6 +173,19 @@ class TrainConfig(Section):
         at_least=1,
         at_most=4096,
     )
+    vectorize_seeds: bool | None = setting(
+        None,
+        "compute the networks of a device together, not in turn (default: in turn on "
+        "CPU)",
+        before=None,
+    )
+    eval_batch_size: int | None = setting(
+        None,
+        "images that a device evaluates at a time (default: 64 on CPU, otherwise 1024)",
+        at_least=1,
+        at_most=65_536,
+        before=None,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,11 +218,6 @@ class Config(Section):
                 f"seed: must be at most {2**31 - self.num_seeds} with "
                 f"num_seeds={self.num_seeds}, so that all seeds are below 2**31, "
                 f"not {self.seed}"
-            )
-        if train.loss == "every_row" and self.model.remat_rows is not None:
-            raise UserError(
-                "model.remat_rows: must be none with train.loss=every_row, which keeps "
-                f"the states of all rows, not {self.model.remat_rows}"
             )
         if train.batch_size * train.num_steps >= 2**31:
             raise UserError(

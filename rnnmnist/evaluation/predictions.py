@@ -13,11 +13,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rnnmnist.config.platforms import Execution
 from rnnmnist.data.datasets import Examples
-from rnnmnist.models.classifier import Params, SequenceClassifier, ensemble_size
-from rnnmnist.models.traces import decision_rows
+from rnnmnist.evaluation.metrics import Scores
+from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runtime.ensemble import map_ensemble
-from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, ensemble_spec, replicated
+from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, replicated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,25 +28,22 @@ class EvaluationSplit:
     images: jax.Array  # uint8 [batches, batch, rows, columns]
     labels: np.ndarray  # [examples], on the host, without padding
     mesh: Mesh
+    vectorize_seeds: bool
 
     @classmethod
     def device_put(
-        cls, examples: Examples, mesh: Mesh, batch_per_device: int | None = None
+        cls, examples: Examples, mesh: Mesh, execution: Execution
     ) -> "EvaluationSplit":
         """Copies a split to the devices of a mesh.
 
         Args:
             examples: all images of the split.
             mesh: each batch is sharded over its `batch` axis.
-            batch_per_device: images that a device evaluates at a time. The default is
-                64 on a CPU, which fits a core's cache, and 1024 otherwise. It affects
-                memory and speed. Counts do not depend on it, the loss only by rounding.
+            execution: gives the batch of a device, which affects memory and speed.
+                Counts do not depend on it, the loss only by rounding.
         """
-        if batch_per_device is None:
-            on_cpu = mesh.devices.flat[0].platform == "cpu"
-            batch_per_device = 64 if on_cpu else 1024
         count, shards = len(examples.labels), mesh.shape[BATCH]
-        batch = min(batch_per_device, -(-count // shards)) * shards
+        batch = min(execution.eval_batch_size, -(-count // shards)) * shards
         images = np.pad(examples.images, ((0, -count % batch), (0, 0), (0, 0)))
         return cls(
             device_put(
@@ -54,6 +52,7 @@ class EvaluationSplit:
             ),
             examples.labels,
             mesh,
+            execution.vectorize_seeds,
         )
 
 
@@ -62,57 +61,71 @@ def predict_logits(
     params: Params,
     split: EvaluationSplit,
     *,
-    every_row: bool = False,
+    every_step: bool = False,
 ) -> np.ndarray:
     """Returns the logits of each network for every example of a split.
 
     Returns:
-        float32 [networks, examples, classes] on every process, after the last row;
-        with `every_row` [networks, examples, rows, classes].
+        float32 [networks, examples, classes] on every process, after the last step;
+        with `every_step` [networks, examples, time, classes].
     """
     logits = jax.device_get(
         predict_batches(
-            params, split.images, model=model, mesh=split.mesh, every_row=every_row
+            params,
+            split.images,
+            model=model,
+            mesh=split.mesh,
+            vectorize_seeds=split.vectorize_seeds,
+            every_step=every_step,
         )
     )
     flat = logits.reshape(len(logits), -1, *logits.shape[3:])
     return flat[:, : len(split.labels)]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "mesh", "every_row"))
+def evaluate(
+    model: SequenceClassifier, params: Params, split: EvaluationSplit
+) -> Scores:
+    """Evaluates each network on a whole split."""
+    return Scores.from_logits(predict_logits(model, params, split), split.labels)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("model", "mesh", "vectorize_seeds", "every_step")
+)
 def predict_batches(
     params: Params,
     batches: jax.Array,
     *,
     model: SequenceClassifier,
     mesh: Mesh,
-    every_row: bool,
+    vectorize_seeds: bool,
+    every_step: bool,
 ) -> jax.Array:
     """Computes the logits of all batches in one call.
 
-    The axis `seeds` of the mesh divides an ensemble, the axis `batch` the second axis
+    The axis `seeds` of the mesh divides the networks, the axis `batch` the second axis
     of the batches, uint8 [batches, batch, rows, columns].
 
     Returns:
-        float32 [networks, batches, batch, (rows,) classes], replicated.
+        float32 [networks, batches, batch, (time,) classes], replicated.
     """
-    size = ensemble_size(params)
 
     def one_shard(params: Params, batches: jax.Array) -> jax.Array:
         def one_network(params: Params) -> jax.Array:
             def one_batch(images: jax.Array) -> jax.Array:
-                logits = model.apply({"params": params}, images, every_row=every_row)
+                logits = model.apply({"params": params}, images, every_step=every_step)
                 return jnp.asarray(logits)
 
             return jax.lax.map(one_batch, batches)
 
-        logits = map_ensemble(one_network, size is not None)(params)
-        return logits if size is not None else logits[None]
+        logits: jax.Array = map_ensemble(one_network, vectorize_seeds)(params)
+        return logits
 
     run = jax.shard_map(
         one_shard,
         mesh=mesh,
-        in_specs=(ensemble_spec(size or 1), P(None, BATCH)),
+        in_specs=(P(SEEDS), P(None, BATCH)),
         out_specs=P(SEEDS, None, BATCH),
         check_vma=False,
     )
@@ -123,6 +136,16 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Returns the probabilities over the last axis."""
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
+
+
+def decision_rows(predicted: np.ndarray) -> np.ndarray:
+    """Returns the row, from 1, after which no prediction changes, int [images].
+
+    Args:
+        predicted: classes after each row, int [images, rows].
+    """
+    same = predicted[:, ::-1] == predicted[:, -1:]
+    return predicted.shape[1] - np.cumprod(same, axis=1).sum(axis=1) + 1
 
 
 class Predictions(NamedTuple):
@@ -176,7 +199,7 @@ def predict(
     model: SequenceClassifier, params: Params, split: EvaluationSplit
 ) -> list[Predictions]:
     """Returns the predictions of each network for every image of a split."""
-    logits = predict_logits(model, params, split, every_row=True)
+    logits = predict_logits(model, params, split, every_step=True)
     return [Predictions.from_logits(network, split.labels) for network in logits]
 
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from jax.sharding import Sharding
+from jax.sharding import Mesh
 
 from rnnmnist.checkpoints.store import read_config, read_params
+from rnnmnist.config.platforms import Execution, execution
 from rnnmnist.config.schema import Config
 from rnnmnist.models.classifier import (
     Params,
@@ -13,26 +14,30 @@ from rnnmnist.models.classifier import (
     abstract_params,
     make_model,
 )
+from rnnmnist.runtime.ensemble import abstract_ensemble, put_ensemble
+from rnnmnist.runtime.mesh import platform_of, replicated
 
 
 class RestoredModel(NamedTuple):
-    """A trained network or ensemble."""
+    """The trained networks of a run."""
 
-    config: Config  # of the run
+    config: Config
+    execution: Execution  # on the mesh for which they were restored
     model: SequenceClassifier
-    params: Params
+    params: Params  # with the ensemble axis, replicated over the mesh
 
 
-def restore_model(workdir: Path, step: int, sharding: Sharding) -> RestoredModel:
+def restore_model(workdir: Path, step: int, mesh: Mesh) -> RestoredModel:
     """Restores the model that a checkpoint's own configuration describes.
-
-    Every array gets the given sharding.
 
     Raises:
         RunError: if an array's shape or type does not match the configuration.
         DamagedError: if the checkpoint differs from what was saved.
     """
     config = read_config(workdir, step)
-    model = make_model(config.model)
-    like = abstract_params(model, sharding, config.num_seeds)
-    return RestoredModel(config, model, read_params(workdir, step, like))
+    how = execution(config, platform_of(mesh))
+    model = make_model(config.model, how)
+    like = abstract_ensemble(abstract_params(model), config.num_seeds)
+    params = read_params(workdir, step, like)
+    put = put_ensemble(params, config.num_seeds, replicated(mesh))
+    return RestoredModel(config, how, model, put)

@@ -1,5 +1,6 @@
 """Result files: evaluates checkpoints on whole splits, writes and reads the results."""
 
+import dataclasses
 import errno
 import json
 import logging
@@ -12,22 +13,93 @@ from jax.sharding import Mesh
 
 from rnnmnist.checkpoints.checksums import params_sha256
 from rnnmnist.checkpoints.selection import with_step
-from rnnmnist.config.schema import Config
 from rnnmnist.data import datasets
 from rnnmnist.data.datasets import Examples
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation.formatting import interval, mean_and_std, percent
 from rnnmnist.evaluation.intervals import wilson_interval
-from rnnmnist.evaluation.metrics import Result, evaluate, summarize
-from rnnmnist.evaluation.predictions import EvaluationSplit
-from rnnmnist.evaluation.restore import restore_model
-from rnnmnist.models.classifier import Params, count_params, make_model, split_ensemble
+from rnnmnist.evaluation.metrics import (
+    Counts,
+    Metrics,
+    Scores,
+    field,
+    members_of,
+)
+from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
+from rnnmnist.evaluation.restore import RestoredModel, restore_model
+from rnnmnist.models.classifier import count_params
 from rnnmnist.runtime.distributed import is_process_0
+from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.files import append_line, write_json
-from rnnmnist.runtime.mesh import replicated
 from rnnmnist.runtime.workdir import now
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The scores of a checkpoint on a split: the content of a result file."""
+
+    dataset: str
+    split: str
+    step: int
+    seeds: tuple[int, ...]
+    scores: Scores
+    num_parameters: int  # of one network
+    params_sha256: str  # of all networks
+    network_sha256s: tuple[str, ...]  # of each network
+    tutorial_128: Scores | None  # on the first 128 test images
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the content of the result file."""
+        source = {"dataset": self.dataset, "split": self.split, "step": self.step}
+        source["num_parameters"] = self.num_parameters
+        seeds = [{"seed": seed} for seed in self.seeds]
+        sha256s = [{"params_sha256": sha256} for sha256 in self.network_sha256s]
+        members = [source | a | b for a, b in zip(seeds, sha256s, strict=True)]
+        content = source | seeds[0] | {"params_sha256": self.params_sha256}
+        content |= self.scores.to_dict(members)
+        if self.tutorial_128 is not None:
+            content["tutorial_128"] = self.tutorial_128.to_dict(seeds)
+        return content
+
+    @classmethod
+    def from_dict(cls, content: Any) -> "Result":
+        """Parses the content of a result file.
+
+        Raises:
+            ValueError: if it is no result, or a metric does not follow from the counts.
+        """
+        members, first_128 = members_of(content), None
+        if isinstance(content, dict) and "tutorial_128" in content:
+            first_128 = Scores.from_dict(content["tutorial_128"])
+        result = cls(
+            dataset=field(content, "dataset", str),
+            split=field(content, "split", str),
+            step=field(content, "step", int),
+            seeds=tuple(field(member, "seed", int) for member in members),
+            scores=Scores.from_dict(content),
+            num_parameters=field(content, "num_parameters", int),
+            params_sha256=field(content, "params_sha256", str),
+            network_sha256s=tuple(
+                field(member, "params_sha256", str) for member in members
+            ),
+            tutorial_128=first_128,
+        )
+        if _rounded(result.to_dict()) != _rounded(content):
+            raise ValueError("its metrics do not follow from its counts")
+        return result
+
+
+def _rounded(content: Any) -> Any:
+    """Rounds the interval whose last digits depend on the version of scipy."""
+    if not isinstance(content, dict):
+        return content
+    rounded = {key: _rounded(value) for key, value in content.items()}
+    ends = rounded.get("accuracy_mean_interval")
+    if isinstance(ends, list) and all(type(end) is float for end in ends):
+        rounded["accuracy_mean_interval"] = [round(end, 9) for end in ends]
+    return rounded
 
 
 def evaluate_run(
@@ -36,8 +108,10 @@ def evaluate_run(
     split: str,
     data_paths: Mapping[str, str | None],
     mesh: Mesh,
-) -> dict[str, Any]:
+) -> Result:
     """Evaluates a checkpoint, whose own configuration gives model and data.
+
+    The result file is also written.
 
     Args:
         workdir: of the run, which may still be training.
@@ -45,18 +119,16 @@ def evaluate_run(
         split: `train`, `validation` or `test`.
         data_paths: overrides of the data's paths in the configuration.
         mesh: on which to evaluate.
-
-    Returns:
-        The content of the result file, which is also written.
     """
 
-    def evaluate_step(step: int) -> dict[str, Any]:
-        config, _, params = restore_model(workdir, step, replicated(mesh))
-        config = config.replace(data_paths)
-        examples = datasets.load(config.data)[split]
+    def evaluate_step(step: int) -> Result:
+        restored = restore_model(workdir, step, mesh)
+        data = restored.config.replace(data_paths).data
+        examples = datasets.load(data)[split]
         if split == "test":
-            log_test_reading(workdir, step, params_sha256(params), "evaluate")
-        result = score(params, step, split, examples, config, mesh)
+            sha256 = params_sha256(restored.params)
+            log_test_reading(workdir, step, sha256, "evaluate")
+        result = score(restored, step, split, examples, mesh)
         write_result(workdir, result)
         return result
 
@@ -64,53 +136,33 @@ def evaluate_run(
 
 
 def score(
-    params: Params,
-    step: int,
-    split: str,
-    examples: Examples,
-    config: Config,
-    mesh: Mesh,
-) -> dict[str, Any]:
-    """Evaluates a checkpoint's parameters, replicated over the mesh, on a whole split.
+    restored: RestoredModel, step: int, split: str, examples: Examples, mesh: Mesh
+) -> Result:
+    """Evaluates a restored checkpoint on a whole split."""
+    config, execution, model, params = restored
+    networks = split_ensemble(jax.device_get(params))
 
-    Returns:
-        The content of the result file.
-    """
-    model = make_model(config.model)
-    host_params = jax.device_get(params)
-    networks = split_ensemble(host_params)
-    source = {"dataset": config.data.name, "split": split, "step": step}
-    results = evaluate(model, params, EvaluationSplit.device_put(examples, mesh))
-    members = [
-        {
-            **source,
-            "seed": seed,
-            **result.to_dict(),
-            "num_parameters": count_params(network),
-            "params_sha256": params_sha256(network),
-        }
-        for seed, result, network in zip(config.seeds, results, networks, strict=True)
-    ]
-    content = {
-        **source,
-        "seed": config.seed,
-        **summarize(members),
-        "num_parameters": members[0]["num_parameters"],
-        "params_sha256": params_sha256(host_params),
-    }
+    def evaluate_all(examples: Examples) -> Scores:
+        on_devices = EvaluationSplit.device_put(examples, mesh, execution)
+        return evaluate(model, params, on_devices)
+
+    first_128 = None
     if config.tutorial_128 and split == "test":
-        first = Examples(examples.images[:128], examples.labels[:128])
-        results = evaluate(model, params, EvaluationSplit.device_put(first, mesh))
-        content["tutorial_128"] = summarize(
-            [
-                ({"seed": seed} if config.num_seeds > 1 else {}) | result.to_dict()
-                for seed, result in zip(config.seeds, results, strict=True)
-            ]
-        )
-    return content
+        first_128 = evaluate_all(Examples(examples.images[:128], examples.labels[:128]))
+    return Result(
+        dataset=config.data.name,
+        split=split,
+        step=step,
+        seeds=tuple(config.seeds),
+        scores=evaluate_all(examples),
+        num_parameters=count_params(networks[0]),
+        params_sha256=params_sha256(params),
+        network_sha256s=tuple(map(params_sha256, networks)),
+        tutorial_128=first_128,
+    )
 
 
-def write_result(workdir: Path, result: dict[str, Any]) -> None:
+def write_result(workdir: Path, result: Result) -> None:
     """Writes `evaluation/<split>-<step>.json` in a workdir, once for all processes.
 
     A read-only workdir causes a warning.
@@ -118,8 +170,8 @@ def write_result(workdir: Path, result: dict[str, Any]) -> None:
     Raises:
         RunError: if the file cannot be written for another reason.
     """
-    path = result_path(workdir, result["split"], result["step"])
-    _write(write_json, path, result, "the result")
+    path = result_path(workdir, result.split, result.step)
+    _write(write_json, path, result.to_dict(), "the result")
 
 
 def log_test_reading(
@@ -165,77 +217,60 @@ def result_path(workdir: Path, split: str, step: int) -> Path:
     return workdir / "evaluation" / f"{split}-{step}.json"
 
 
-def read_result(path: Path, params_sha256: str) -> dict[str, Any] | None:
-    """Reads a result file if it is of these parameters and consistent.
+def read_result(path: Path, params_sha256: str) -> Result | None:
+    """Reads a result file if it is valid and of these parameters.
 
-    Returns:
-        Its content. None if there is no such file, it is of other parameters, or its
-        metrics do not follow from its counts; then the split has to be evaluated.
+    None means that the split has to be evaluated.
     """
     try:
-        result = json.loads(path.read_bytes())
-        valid = result["params_sha256"] == params_sha256 and all(
-            map(_is_consistent, (result, result.get("tutorial_128", result)))
-        )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        result = Result.from_dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError):
         return None
-    except ArithmeticError:  # no examples
-        return None
-    return result if valid else None
+    return result if result.params_sha256 == params_sha256 else None
 
 
-def _is_consistent(summary: dict[str, Any]) -> bool:
-    members = summary.get("members", [summary])
-    recomputed = list(map(_recompute, members))
-    expected = summarize(recomputed)
-    expected.pop("members", None)
-    expected.pop("accuracy_mean_interval", None)  # rounded by the version of scipy
-    return all(
-        found[key] == value
-        for found, fields in zip(
-            [summary, *members], [expected, *recomputed], strict=True
-        )
-        for key, value in fields.items()
-    )
-
-
-def _recompute(member: dict[str, Any]) -> dict[str, Any]:
-    """Derives a network's metrics from its confusion matrix and loss."""
-    confusion = tuple(tuple(row) for row in member["confusion"])
-    result = Result(sum(map(sum, confusion)), 0.0, confusion).to_dict()
-    return result | {"loss": member["loss"]}
-
-
-def format_result(result: dict[str, Any]) -> str:
-    """Formats the accuracy of a result file, and that of the tutorial's 128 images."""
-    text = _format_summary(result)
-    if "tutorial_128" in result:
-        text += f"; on the first 128 {_format_summary(result['tutorial_128'])}"
+def format_result(result: Result) -> str:
+    """Formats the accuracy of a result, and that of the tutorial's 128 images."""
+    text = format_scores(result.scores)
+    if result.tutorial_128 is not None:
+        text += f"; on the first 128 {format_scores(result.tutorial_128)}"
     return text
 
 
-def format_seeds(result: dict[str, Any]) -> list[str]:
-    """Formats the accuracy of each seed of an ensemble; empty for one network."""
-    return [
-        f"seed {member['seed']}: {_format_summary(member)}"
-        for member in result.get("members", [])
-    ]
+def format_seeds(result: Result) -> list[str]:
+    """Formats the accuracy of each seed of several; empty for one."""
+    if len(result.seeds) == 1:
+        return []
+    networks = zip(result.seeds, result.scores.split(), strict=True)
+    return [f"seed {seed}: {format_scores(scores)}" for seed, scores in networks]
 
 
-def format_accuracy(correct: int, examples: int) -> str:
-    """Formats an accuracy with its counts and its 95 % interval over examples."""
-    ends = interval(wilson_interval(correct, examples))
-    accuracy = percent(correct / examples)
-    return f"{accuracy} ({correct} of {examples}; 95 % interval {ends})"
-
-
-def _format_summary(summary: dict[str, Any]) -> str:
-    if "members" not in summary:
-        return format_accuracy(summary["correct"], summary["examples"])
-    counts = ", ".join(str(member["correct"]) for member in summary["members"])
-    accuracy = mean_and_std(summary["accuracy_mean"], summary["accuracy_std"])
+def format_scores(scores: Scores) -> str:
+    """Formats an accuracy with its counts and its interval: over seeds, if several."""
+    if len(scores.correct) == 1:
+        return _format_accuracy(scores)
+    accuracy = mean_and_std(scores.accuracy, scores.accuracy_std)
     return (
-        f"{accuracy} over {len(summary['members'])} seeds "
-        f"({counts} of {summary['examples']}; "
-        f"95 % interval of the mean {interval(summary['accuracy_mean_interval'])})"
+        f"{accuracy} over {len(scores.correct)} seeds ({_list_counts(scores)}; "
+        f"95 % interval of the mean {interval(scores.accuracy_mean_interval)})"
     )
+
+
+def format_validation(metrics: Metrics) -> str:
+    """Formats the accuracy of a checkpoint on validation."""
+    if len(metrics.correct) == 1:
+        return _format_accuracy(metrics)
+    return (
+        f"{percent(metrics.accuracy)} in the mean of {len(metrics.correct)} seeds "
+        f"({_list_counts(metrics)})"
+    )
+
+
+def _format_accuracy(counts: Counts) -> str:
+    (correct,) = counts.correct
+    ends = interval(wilson_interval(correct, counts.examples))
+    return f"{percent(counts.accuracy)} ({_list_counts(counts)}; 95 % interval {ends})"
+
+
+def _list_counts(counts: Counts) -> str:
+    return f"{', '.join(map(str, counts.correct))} of {counts.examples}"

@@ -10,12 +10,17 @@ from rnnmnist.config.command_line import resolve_workdir
 from rnnmnist.config.files import REFERENCES
 from rnnmnist.data.datasets import Examples
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.predictions import EvaluationSplit, predict_logits, softmax
+from rnnmnist.evaluation.predictions import (
+    EvaluationSplit,
+    decision_rows,
+    predict_logits,
+    softmax,
+)
 from rnnmnist.evaluation.restore import restore_model
+from rnnmnist.evaluation.traces import Trace, trace
 from rnnmnist.inference import image_io, out_of_distribution
 from rnnmnist.inference.preprocessing import Stages, preprocess
-from rnnmnist.models.traces import Trace, decision_rows, trace
-from rnnmnist.runtime.mesh import make_mesh, replicated
+from rnnmnist.runtime.mesh import make_mesh
 
 DIGIT_DATASETS = ("mnist", "mnist5k")
 
@@ -88,9 +93,8 @@ class Predictor:
         """
         folder = resolve_workdir(str(workdir))
         self._mesh = make_mesh(1, 1, 1)
-        sharding = replicated(self._mesh)
-        self.config, self.model, self.params = with_step(
-            folder, step, lambda number: restore_model(folder, number, sharding)
+        self.config, self._execution, self.model, self.params = with_step(
+            folder, step, lambda number: restore_model(folder, number, self._mesh)
         )
         if self.config.data.name not in DIGIT_DATASETS:
             raise UserError(
@@ -130,7 +134,7 @@ class Predictor:
         Raises:
             ValueError: if the network is not one LSTM.
         """
-        return trace(self.model, self.params, images)
+        return trace(self.model, self.params, self._split(images))
 
     def predict_probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns class probabilities, float32 [n, rows, classes]; ensembles' means.
@@ -138,7 +142,11 @@ class Predictor:
         Args:
             images: uint8 [n, 28, 28], as MNIST's or `Stages.image`.
         """
-        labels = np.zeros(len(images), np.uint8)  # required, but not used
-        split = EvaluationSplit.device_put(Examples(images, labels), self._mesh)
-        logits = predict_logits(self.model, self.params, split, every_row=True)
+        split = self._split(images)
+        logits = predict_logits(self.model, self.params, split, every_step=True)
         return softmax(logits).mean(0)
+
+    def _split(self, images: np.ndarray) -> EvaluationSplit:
+        labels = np.zeros(len(images), np.uint8)  # required, but not used
+        examples = Examples(images, labels)
+        return EvaluationSplit.device_put(examples, self._mesh, self._execution)

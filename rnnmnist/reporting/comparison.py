@@ -9,10 +9,11 @@ from urllib.parse import quote
 from rnnmnist.config.schema import DATA_PATHS, flatten
 from rnnmnist.evaluation.formatting import interval, percent
 from rnnmnist.evaluation.intervals import wilson_interval
+from rnnmnist.evaluation.metrics import Metrics
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import Cell, Link, Page, Section, Table
 from rnnmnist.reporting.pages import ReportContext
-from rnnmnist.reporting.run_data import JsonObject, RunData
+from rnnmnist.reporting.run_data import RunData
 from rnnmnist.reporting.sections import format_counts, in_both_palettes
 
 
@@ -32,11 +33,11 @@ def comparison_page(
         context: of the comparison.
     """
     named = {run.workdir.relative_to(folder.parent).as_posix(): run for run in runs}
-    datasets = sorted({run.test["dataset"] for run in runs})
+    datasets = sorted({run.test.dataset for run in runs})
     best = [
         max(
-            (item for item in named.items() if item[1].test["dataset"] == dataset),
-            key=lambda item: (item[1].validation or {"accuracy": -1})["accuracy"],
+            (item for item in named.items() if item[1].test.dataset == dataset),
+            key=lambda item: item[1].validation.accuracy if item[1].validation else -1,
         )
         for dataset in datasets
     ]
@@ -52,7 +53,7 @@ def comparison_page(
     headline, caption = f"{len(runs)} runs", f"on {' and '.join(datasets)}"
     if len(best) == 1:
         [(name, run)] = best
-        headline = percent(run.test["accuracy"])
+        headline = percent(run.test.scores.accuracy)
         caption = f"test accuracy of {name}, the best of {len(runs)} runs on validation"
     return Page(
         title="Comparison of runs",
@@ -86,7 +87,7 @@ def _results(named: dict[str, RunData], folder: Path) -> Section:
                 "\n".join(f"{key} {settings[key]}" for key in differing) or "none",
                 _validation(run.validation),
                 _test(run),
-                f"{run.test['num_parameters']:,}",
+                f"{run.test.num_parameters:,}",
                 "not recorded" if run.seconds is None else f"{run.seconds:,.1f}",
             ]
         )
@@ -96,22 +97,23 @@ def _results(named: dict[str, RunData], folder: Path) -> Section:
     return Section("Results", [text], table=Table(header, rows))
 
 
-def _validation(validation: JsonObject | None) -> str:
+def _validation(validation: Metrics | None) -> str:
     if validation is None:
         return "not validated"
-    lines = [percent(validation["accuracy"]), format_counts(validation)]
-    if lines[1] and "members" not in validation:
-        ends = wilson_interval(validation["correct"], validation["examples"])
+    lines = [percent(validation.accuracy), format_counts(validation)]
+    if len(validation.correct) == 1:
+        ends = wilson_interval(validation.correct[0], validation.examples)
         lines.append(interval(ends))
-    return "\n".join(filter(None, lines))
+    return "\n".join(lines)
 
 
 def _test(run: RunData) -> str:
-    counts, key = format_counts(run.test), "accuracy_interval"
-    if len(run.members) > 1:
-        counts += f", {len(run.members)} seeds"
-        key = "accuracy_mean_interval"
-    return f"{percent(run.test['accuracy'])}\n{counts}\n{interval(run.test[key])}"
+    scores, counts = run.test.scores, format_counts(run.test.scores)
+    ends = scores.accuracy_interval
+    if len(scores.correct) > 1:
+        counts += f", {len(scores.correct)} seeds"
+        ends = scores.accuracy_mean_interval
+    return f"{percent(scores.accuracy)}\n{counts}\n{interval(ends)}"
 
 
 def _validation_curves(named: dict[str, RunData]) -> Section:
@@ -122,8 +124,8 @@ def _validation_curves(named: dict[str, RunData]) -> Section:
     if not drawn:
         return Section(title, text)
     ranges = " ".join(
-        f"{name}: from {percent(lines[0]['accuracy'])} at step {lines[0]['step']:,} to "
-        f"{percent(lines[-1]['accuracy'])} at step {lines[-1]['step']:,}."
+        f"{name}: from {percent(lines[0].accuracy)} at step {lines[0].step:,} to "
+        f"{percent(lines[-1].accuracy)} at step {lines[-1].step:,}."
         for name, lines in drawn.items()
     )
     draw = functools.partial(plots.validation_curves, drawn)

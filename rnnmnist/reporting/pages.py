@@ -8,9 +8,10 @@ from rnnmnist.config.schema import Config, flatten
 from rnnmnist.data.tasks import task_of
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.formatting import interval, percent, percentage_points
+from rnnmnist.evaluation.metrics import Metrics
 from rnnmnist.reporting import html
 from rnnmnist.reporting.html import Card, Command, Page, Section, Table
-from rnnmnist.reporting.run_data import JsonObject, RunData
+from rnnmnist.reporting.run_data import RunData
 from rnnmnist.reporting.sections import format_counts, report_sections
 from rnnmnist.runtime import hardware, versions
 from rnnmnist.runtime.workdir import check_writable
@@ -83,13 +84,13 @@ def write_files(folder: Path, page: Page) -> list[Path]:
 
 def report_page(run: RunData, context: ReportContext) -> Page:
     """Returns the report page of a run."""
-    caption = f"test accuracy: {format_counts(run.test)} images are correct"
-    if len(run.members) > 1:
-        caption = f"mean test accuracy of {len(run.members)} seeds, on "
-        caption += f"{run.test['examples']:,} images"
+    caption = f"test accuracy: {format_counts(run.test.scores)} images are correct"
+    if len(run.networks) > 1:
+        caption = f"mean test accuracy of {len(run.networks)} seeds, on "
+        caption += f"{run.test.scores.examples:,} images"
     return Page(
-        title=f"{run.workdir.name}, on {run.test['dataset']}",
-        headline=percent(run.test["accuracy"]),
+        title=f"{run.workdir.name}, on {run.test.dataset}",
+        headline=percent(run.test.scores.accuracy),
         caption=caption,
         lead=_lead(run),
         sections=report_sections(run),
@@ -99,20 +100,20 @@ def report_page(run: RunData, context: ReportContext) -> Page:
 
 
 def _lead(run: RunData) -> list[str]:
-    test, num_steps = run.test, run.config.train.num_steps
-    counts = [member["correct"] for member in run.members]
+    scores, num_steps = run.test.scores, run.config.train.num_steps
+    counts = list(scores.correct)
     network, they, their = _describe_network(run.config), "The network", "Its"
     if len(counts) > 1:
         result = (
             f"Correct by seed: {_join(counts)}. The standard deviation over seeds is "
-            f"{percentage_points(test['accuracy_std'])}, the 95 % interval of the mean "
-            f"{interval(test['accuracy_mean_interval'])}."
+            f"{percentage_points(scores.accuracy_std)}, the 95 % interval of the mean "
+            f"{interval(scores.accuracy_mean_interval)}."
         )
         they, their = "Each network", "Their"
     else:
         result = (
-            f"95 % interval over images: {interval(test['accuracy_interval'])}; "
-            f"{test['examples'] - test['correct']:,} errors."
+            f"95 % interval over images: {interval(scores.accuracy_interval)}; "
+            f"{scores.examples - counts[0]:,} errors."
         )
     selection = f"selected by --step={run.requested_step}"
     if run.requested_step == "best" and run.validation is not None:
@@ -144,9 +145,8 @@ def _describe_network(config: Config) -> str:
     return f"{article} {cell} with {units:,} unit{'s' if units > 1 else ''}"
 
 
-def _validation(validation: JsonObject) -> str:
-    counts = format_counts(validation)
-    return percent(validation["accuracy"]) + (f" ({counts})" if counts else "")
+def _validation(validation: Metrics) -> str:
+    return f"{percent(validation.accuracy)} ({format_counts(validation)})"
 
 
 def _run_card(run: RunData) -> Card:
@@ -157,16 +157,16 @@ def _run_card(run: RunData) -> Card:
         "Run",
         [
             ("workdir", str(run.workdir)),
-            ("data set", test["dataset"]),
+            ("data set", test.dataset),
             ("network", _describe_network(config)),
-            ("parameters", f"{test['num_parameters']:,}"),
+            ("parameters", f"{test.num_parameters:,}"),
             ("checkpoint", f"step {run.step:,} of {num_steps:,}"),
             ("training", f"{images:,} images, {epochs:.1f} epochs"),
             ("validation", _validation(run.validation) if run.validation else "none"),
-            ("test", "; ".join(map(format_counts, run.members))),
-            ("test loss", f"{test['loss']:.4f} nats"),
+            ("test", "; ".join(map(format_counts, test.scores.split()))),
+            ("test loss", f"{test.scores.loss:.4f} nats"),
             ("seconds", _seconds(run)),
-            ("SHA-256 of parameters", test["params_sha256"]),
+            ("SHA-256 of parameters", test.params_sha256),
         ],
     )
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
 from rnnmnist.evaluation.formatting import percent, percentage_points
+from rnnmnist.evaluation.metrics import Metrics
 from rnnmnist.inference.preprocessing import Stages
 from rnnmnist.reporting.palette import LIGHT, Palette
 
@@ -27,8 +28,6 @@ MAX_NAME_LENGTH = 60  # characters of a run's name in a legend
 LINE_STYLES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP"
 ROW_LABEL = "rows read, from the top"
-
-Lines = Sequence[Mapping[str, Any]]  # of `metrics.jsonl`
 
 
 class Estimate(NamedTuple):
@@ -48,22 +47,22 @@ class Tile(NamedTuple):
     label: str
 
 
-def learning_curves(metrics: Lines, palette: Palette = LIGHT) -> bytes:
+def learning_curves(metrics: Sequence[Metrics], palette: Palette = LIGHT) -> bytes:
     """Draws the metrics of a run, at least one line, over steps.
 
     For several seeds, the range from the lowest to the highest is shaded.
     """
-    trained = [line for line in metrics if line["split"] == "train"]
+    trained = [line for line in metrics if line.split == "train"]
     validated = _validation_lines(metrics)
-    title = f"step {metrics[-1]['step']:,}"
+    title = f"step {metrics[-1].step:,}"
     if validated:
-        best = max(validated, key=lambda line: (line["accuracy"], -line["step"]))
-        title += f"   best validation accuracy: {percent(best['accuracy'])} "
-        title += f"at step {best['step']:,}"
+        best = max(validated, key=lambda line: (line.accuracy, -line.step))
+        title += f"   best validation accuracy: {percent(best.accuracy)} "
+        title += f"at step {best.step:,}"
     with _figure(4.6, palette) as figure:
         above, below = figure.subplots(2, sharex=True)
         style = {"label": "validation", "marker": "o", "zorder": 3}
-        for axes, metric in ((above, "loss"), (below, "accuracy")):
+        for axes, metric in ((above, "losses"), (below, "accuracies")):
             _plot_metric(axes, trained, metric, palette.series[1], label="train")
             _plot_metric(axes, validated, metric, palette.series[0], **style)
         above.set(title=title, ylabel="loss (nats per image)", yscale="log")
@@ -77,7 +76,9 @@ def learning_curves(metrics: Lines, palette: Palette = LIGHT) -> bytes:
         return _png(figure)
 
 
-def validation_curves(runs: Mapping[str, Lines], palette: Palette = LIGHT) -> bytes:
+def validation_curves(
+    runs: Mapping[str, Sequence[Metrics]], palette: Palette = LIGHT
+) -> bytes:
     """Draws the validation metrics of several runs, by name, over steps."""
     colours = len(palette.series)
     with _figure(3.4 + 0.17 * len(runs), palette) as figure:
@@ -88,7 +89,7 @@ def validation_curves(runs: Mapping[str, Lines], palette: Palette = LIGHT) -> by
                 "marker": MARKERS[index % len(MARKERS)],
             }
             colour = palette.series[index % colours]
-            _plot_metric(axes, lines, "accuracy", colour, **style)
+            _plot_metric(axes, lines, "accuracies", colour, **style)
         axes.set_ylabel("validation accuracy (% of images)")
         _set_accuracy_limits(axes, runs.values())
         _set_step_axis(axes)
@@ -421,33 +422,34 @@ def _error_bars(estimates: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray]:
     return value, np.maximum(0, [value - low, high - value])
 
 
-def _validation_lines(metrics: Lines) -> Lines:
-    return [line for line in metrics if line["split"] == "validation"]
+def _validation_lines(metrics: Sequence[Metrics]) -> list[Metrics]:
+    return [line for line in metrics if line.split == "validation"]
 
 
 def _plot_metric(
-    axes: Axes, lines: Lines, metric: str, colour: str, **style: Any
+    axes: Axes,
+    lines: Sequence[Metrics],
+    metric: str,
+    colour: str,
+    **style: Any,
 ) -> None:
-    """Plots a metric over steps, and shades its range over seeds."""
-    scale = 100 if metric == "accuracy" else 1
-    steps = [line["step"] for line in lines]
-    values = [scale * line[metric] for line in lines]
-    axes.plot(steps, values, color=colour, **style)
-    ensemble = [line for line in lines if line.get("members")]
-    if ensemble:
-        steps = [line["step"] for line in ensemble]
-        seeds = [[scale * one[metric] for one in line["members"]] for line in ensemble]
-        low, high = np.min(seeds, axis=1), np.max(seeds, axis=1)
+    """Plots a metric over steps, as the mean over seeds with its range shaded."""
+    steps = [line.step for line in lines]
+    scale = 100 if metric == "accuracies" else 1
+    by_seed = [scale * np.array(getattr(line, metric)) for line in lines]
+    axes.plot(steps, [values.mean() for values in by_seed], color=colour, **style)
+    if any(len(values) > 1 for values in by_seed):
+        low, high = [v.min() for v in by_seed], [v.max() for v in by_seed]
         axes.fill_between(steps, low, high, color=colour, alpha=0.25, linewidth=0)
 
 
-def _set_accuracy_limits(axes: Axes, runs: Iterable[Lines]) -> None:
+def _set_accuracy_limits(axes: Axes, runs: Iterable[Sequence[Metrics]]) -> None:
     """Starts the axis of accuracies just below the lowest validation accuracy.
 
     Runs differ in the last few percent, so the first training steps may be cut off.
     """
     lowest = 100 * min(
-        line["accuracy"]
+        line.accuracy
         for metrics in runs
         for line in _validation_lines(metrics) or metrics
     )

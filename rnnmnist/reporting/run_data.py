@@ -13,9 +13,11 @@ from rnnmnist.data import datasets
 from rnnmnist.data.datasets import Examples
 from rnnmnist.data.tasks import task_of
 from rnnmnist.evaluation import results
+from rnnmnist.evaluation.metrics import Metrics, read_metrics_file
 from rnnmnist.evaluation.predictions import EvaluationSplit, Predictions, predict
 from rnnmnist.evaluation.restore import restore_model
-from rnnmnist.runtime.mesh import make_mesh, replicated
+from rnnmnist.evaluation.results import Result
+from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.workdir import MetricsFile
 
 JsonObject = dict[str, Any]
@@ -37,23 +39,18 @@ class RunData:
     step: int
     requested_step: str  # `best`, `latest` or a number
     config: Config
-    metrics: list[JsonObject]  # lines of `metrics.jsonl`; empty if there is no file
+    metrics: list[Metrics]  # lines of `metrics.jsonl`; empty if there is no file
     sessions: list[Session]
-    validation: JsonObject | None  # metrics at this step, from the checkpoint
-    test: JsonObject  # the result on the test split
+    validation: Metrics | None  # at this step, from the checkpoint
+    test: Result
     networks: list[Predictions]  # of each network, on the test split
     images: Examples  # the test split
     classes: list[str]
 
     @property
-    def members(self) -> list[JsonObject]:
-        """The test result of each network, in the order of `networks`."""
-        return self.test.get("members") or [self.test]
-
-    @property
-    def validated(self) -> list[JsonObject]:
-        """The lines of the validation split."""
-        return [line for line in self.metrics if line["split"] == "validation"]
+    def validated(self) -> list[Metrics]:
+        """The metrics of the validation split."""
+        return [line for line in self.metrics if line.split == "validation"]
 
     @property
     def seconds(self) -> float | None:
@@ -85,29 +82,29 @@ def load_run_data(
 
     def load_step(step: int) -> RunData:
         mesh = make_mesh(1, 1, 1)
-        config, model, params = restore_model(workdir, step, replicated(mesh))
+        restored = restore_model(workdir, step, mesh)
+        config, how, model, params = restored
         config = config.replace(data_paths)
         images = datasets.load(config.data)["test"]
         sha256, validation = params_sha256(params), read_metrics(workdir, step)
+        validated = None if validation is None else Metrics.from_dict(validation)
         results.log_test_reading(workdir, step, sha256, "report")
         path = results.result_path(workdir, "test", step)
         test = results.read_result(path, sha256)
         if test is None:
-            test = results.score(params, step, "test", images, config, mesh)
+            test = results.score(restored, step, "test", images, mesh)
         return RunData(
             workdir=workdir,
             step=step,
             requested_step=requested_step,
             config=config,
-            metrics=[
-                line
-                for line in MetricsFile.read(workdir / "metrics.jsonl")
-                if {"split", "loss", "accuracy"} <= line.keys()
-            ],
+            metrics=read_metrics_file(workdir / "metrics.jsonl"),
             sessions=read_sessions(workdir / "sessions.jsonl"),
-            validation=validation,
+            validation=validated,
             test=test,
-            networks=predict(model, params, EvaluationSplit.device_put(images, mesh)),
+            networks=predict(
+                model, params, EvaluationSplit.device_put(images, mesh, how)
+            ),
             images=images,
             classes=list(task_of(config).classes),
         )

@@ -1,6 +1,7 @@
 """The sections of a run's report: plots with captions and tables."""
 
 import itertools
+import statistics
 from collections.abc import Callable
 from functools import partial
 
@@ -14,12 +15,13 @@ from rnnmnist.evaluation.formatting import (
     probability,
 )
 from rnnmnist.evaluation.intervals import wilson_interval
+from rnnmnist.evaluation.metrics import Counts
 from rnnmnist.evaluation.predictions import most_confident_errors
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import Picture, Section, Table
 from rnnmnist.reporting.palette import DARK, LIGHT, Palette
 from rnnmnist.reporting.plots import Estimate, Tile
-from rnnmnist.reporting.run_data import JsonObject, RunData
+from rnnmnist.reporting.run_data import RunData
 
 MAX_ERRORS = 16  # images of the gallery
 MAX_CONFUSIONS = 20  # rows of the table of confused classes
@@ -40,17 +42,12 @@ def report_sections(run: RunData) -> list[Section]:
     ]
 
 
-def format_counts(result: JsonObject) -> str:
-    """Formats the counts of a result: `9,902 of 10,000`, or their mean over seeds.
-
-    Returns an empty string if the result has no counts.
-    """
-    if not {"correct", "examples"} <= result.keys():
-        return ""
-    if "members" in result:
-        mean = result["correct"] / len(result["members"])
-        return f"{mean:,.1f} of {result['examples']:,} on average"
-    return f"{result['correct']:,} of {result['examples']:,}"
+def format_counts(counts: Counts) -> str:
+    """Formats correct predictions: `9,902 of 10,000`, or their mean over seeds."""
+    if len(counts.correct) > 1:
+        mean = statistics.fmean(counts.correct)
+        return f"{mean:,.1f} of {counts.examples:,} on average"
+    return f"{counts.correct[0]:,} of {counts.examples:,}"
 
 
 def in_both_palettes(name: str, draw: Callable[[Palette], bytes], alt: str) -> Picture:
@@ -93,7 +90,7 @@ def _interval_header(run: RunData) -> str:
 
 def _of_first_seed(run: RunData) -> str:
     """Returns ` of seed N` if there are several networks."""
-    return f" of seed {run.members[0]['seed']}" if len(run.networks) > 1 else ""
+    return f" of seed {run.test.seeds[0]}" if len(run.networks) > 1 else ""
 
 
 def _format_estimate(estimate: Estimate) -> list[str]:
@@ -102,18 +99,19 @@ def _format_estimate(estimate: Estimate) -> list[str]:
 
 
 def _accuracy_by_seed(run: RunData) -> list[Section]:
-    if len(run.members) == 1:
+    seeds, networks = run.test.seeds, run.test.scores.split()
+    if len(seeds) == 1:
         return []
     rows = [
         [
-            f"{member['seed']}",
-            format_counts(member),
-            percent(member["accuracy"]),
-            interval(member["accuracy_interval"]),
-            f"{member['loss']:.4f}",
+            f"{seed}",
+            format_counts(scores),
+            percent(scores.accuracy),
+            interval(scores.accuracy_interval),
+            f"{scores.loss:.4f}",
             percentage_points(calibration_bins([predictions]).calibration_error),
         ]
-        for member, predictions in zip(run.members, run.networks, strict=True)
+        for seed, scores, predictions in zip(seeds, networks, run.networks, strict=True)
     ]
     header = ["seed", "correct", "accuracy", "95 % interval", "loss"]
     text = "Intervals are 95 % Wilson intervals over images."
@@ -124,23 +122,23 @@ def _accuracy_by_seed(run: RunData) -> list[Section]:
 def _learning_curves(run: RunData) -> Section:
     title, metrics = "Learning curves", run.metrics
     if not metrics:
-        text = "The workdir has no metrics.jsonl, so there are no learning curves."
+        text = "metrics.jsonl holds no metrics, so there are no learning curves."
         return Section(title, [text])
-    trained = [line for line in metrics if line["split"] == "train"]
-    alt = f"Loss and accuracy over {metrics[-1]['step']:,} steps."
+    trained = [line for line in metrics if line.split == "train"]
+    alt = f"Loss and accuracy over {metrics[-1].step:,} steps."
     for name, lines in (("Training", trained), ("Validation", run.validated)):
         if lines:
             first, last = lines[0], lines[-1]
             alt += (
-                f" {name} loss goes from {first['loss']:.3f} at step {first['step']:,} "
-                f"to {last['loss']:.4f} at step {last['step']:,}, accuracy from "
-                f"{percent(first['accuracy'])} to {percent(last['accuracy'])}."
+                f" {name} loss goes from {first.loss:.3f} at step {first.step:,} to "
+                f"{last.loss:.4f} at step {last.step:,}, accuracy from "
+                f"{percent(first.accuracy)} to {percent(last.accuracy)}."
             )
     rows = [
         [
-            f"{line['step']:,}",
-            f"{line['loss']:.4f}",
-            percent(line["accuracy"]),
+            f"{line.step:,}",
+            f"{line.loss:.4f}",
+            percent(line.accuracy),
             format_counts(line),
         ]
         for line in run.validated
@@ -165,7 +163,7 @@ def _learning_curves_caption(run: RunData) -> str:
         text += "loss does not approach 0."
     if train.ema_decay:
         text += " Validation uses the moving average of the weights."
-    if len(run.members) > 1:
+    if len(run.networks) > 1:
         text += " Lines are means over the seeds; their range is shaded."
     return text
 
@@ -237,7 +235,7 @@ def _decision_rows(run: RunData) -> Section:
 
 
 def _confusion_matrix(run: RunData) -> Section:
-    counts, names = np.array(run.test["confusion"]), run.classes
+    counts, names = run.test.scores.confusion, run.classes
     errors = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     order = np.argsort(-errors, axis=None, kind="stable")[:MAX_CONFUSIONS]
     pairs = [
@@ -250,8 +248,8 @@ def _confusion_matrix(run: RunData) -> Section:
     )
     frequent = f"Most frequent errors: {frequent}." if pairs else "There are no errors."
     text = "Rows are true classes, columns predicted classes; the diagonal is grey. "
-    if len(run.members) > 1:
-        text += f"Counts are summed over {len(run.members)} seeds. "
+    if len(run.networks) > 1:
+        text += f"Counts are summed over {len(run.networks)} seeds. "
     return Section(
         "Confusion matrix",
         [text + frequent],
@@ -266,7 +264,7 @@ def _confusion_matrix(run: RunData) -> Section:
 
 
 def _accuracy_by_class(run: RunData) -> Section:
-    confusions = np.array([member["confusion"] for member in run.members])
+    confusions = np.array(run.test.scores.confusions)
     totals = confusions[0].sum(axis=1)
     present = np.flatnonzero(totals)  # only these classes have an accuracy
     totals, names = totals[present], [run.classes[label] for label in present]
@@ -284,7 +282,7 @@ def _accuracy_by_class(run: RunData) -> Section:
         [name, count, *_format_estimate(estimate)]
         for name, count, estimate in zip(names, counts, estimates, strict=True)
     ]
-    overall = run.test["accuracy"]
+    overall = run.test.scores.accuracy
     return Section(
         "Accuracy by class",
         [

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import jax
 
+from rnnmnist.config.platforms import execution
+from rnnmnist.config.schema import Config
 from rnnmnist.errors import RunError, UserError, first_line
 from rnnmnist.runtime.mesh import devices, make_mesh, usable_cores
 
@@ -110,6 +112,11 @@ def describe_devices(batch_size: int, num_devices: int | None, num_seeds: int) -
         return text
     unused = [remedy(accelerator) for accelerator in detect_accelerators()]
     return "; ".join([text, *(unused or ["no accelerator: a run uses the CPU"])])
+
+
+def describe_execution(config: Config) -> str:
+    """Describes how programs run on the platform of the devices."""
+    return execution(config, devices()[0].platform).describe()
 
 
 def require_platform(platform: str) -> None:

@@ -1,10 +1,8 @@
 """The mesh of devices over which seeds are distributed and batches are split."""
 
-import functools
 import math
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,10 +15,10 @@ from jax.sharding import (
     SingleDeviceSharding,
 )
 
+from rnnmnist.config.platforms import MOST_CPU_DEVICES
 from rnnmnist.errors import UserError, first_line
 
 SEEDS, BATCH = "seeds", "batch"  # axes: the networks, and the shards of their batches
-MOST_CPU_DEVICES = 8  # with more, sums over devices cost more time than they save
 
 
 def set_cpu_devices(
@@ -169,9 +167,14 @@ def _no_grid(
     )
 
 
-def ensemble_spec(num_seeds: int) -> PartitionSpec:
-    """Returns the spec of arrays with an ensemble axis, which one network lacks."""
-    return PartitionSpec(SEEDS) if num_seeds > 1 else PartitionSpec()
+def over_seeds(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of the leading ensemble axis over the mesh."""
+    return NamedSharding(mesh, PartitionSpec(SEEDS))
+
+
+def platform_of(mesh: Mesh) -> str:
+    """Returns the platform of a mesh's devices, which need not be present."""
+    return str(mesh.devices.flat[0].platform)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -194,15 +197,3 @@ def device_put(array: np.ndarray | np.generic, sharding: Sharding) -> jax.Array:
         return jax.make_array_from_callback(
             whole.shape, sharding, lambda index: whole[index]
         )
-
-
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Copies all shards to every device, so that every process can read the arrays."""
-    if mesh.shape[SEEDS] == 1:
-        return tree
-    return _reshard(tree, sharding=replicated(mesh))
-
-
-@functools.partial(jax.jit, static_argnames="sharding")
-def _reshard(tree: Any, sharding: Sharding) -> Any:
-    return jax.lax.with_sharding_constraint(tree, sharding)

@@ -157,7 +157,7 @@ class MetricsFile:
         lines = []
         if path.exists():
             for text in path.read_text(errors="replace").splitlines():
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, RecursionError):
                     line = json.loads(text)
                     if isinstance(line, dict) and type(line.get("step")) is int:
                         lines.append(line)

@@ -9,9 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.training.train_state import TrainState
 
-from rnnmnist.checkpoints import store
 from rnnmnist.checkpoints.checksums import params_sha256
 from rnnmnist.checkpoints.selection import find_step
 from rnnmnist.checkpoints.store import Checkpoints
@@ -23,14 +21,10 @@ from rnnmnist.data.tasks import task_of
 from rnnmnist.errors import RunError, StoppedError, UserError
 from rnnmnist.evaluation import results
 from rnnmnist.evaluation.formatting import percent
-from rnnmnist.evaluation.metrics import evaluate
-from rnnmnist.evaluation.predictions import EvaluationSplit
-from rnnmnist.models.classifier import (
-    SequenceClassifier,
-    abstract_params,
-    count_params,
-    make_model,
-)
+from rnnmnist.evaluation.metrics import Metrics
+from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
+from rnnmnist.evaluation.restore import restore_model
+from rnnmnist.models.classifier import count_params
 from rnnmnist.runtime.compilation import Stopwatch
 from rnnmnist.runtime.distributed import (
     all_gather,
@@ -41,7 +35,7 @@ from rnnmnist.runtime.distributed import (
     process_count,
 )
 from rnnmnist.runtime.files import write_json
-from rnnmnist.runtime.mesh import device_put, make_mesh, replicate, replicated
+from rnnmnist.runtime.mesh import device_put, make_mesh, replicated
 from rnnmnist.runtime.workdir import MetricsFile, is_locked_by, lock
 from rnnmnist.training import logs
 from rnnmnist.training.optimizer import make_schedule
@@ -50,12 +44,12 @@ from rnnmnist.training.resume import quarantine_damaged, step_to_resume, warn_of
 from rnnmnist.training.sessions import PhaseTimer, session
 from rnnmnist.training.signals import StopFlag, stop_on_signal
 from rnnmnist.training.state import (
-    abstract_state,
+    TrainState,
     create_state,
     restore_state,
     saved_arrays,
 )
-from rnnmnist.training.step import Metrics, score_last_batch, train_steps
+from rnnmnist.training.step import Program, UpdateSums, score_last_batch, train_steps
 
 
 @dataclasses.dataclass
@@ -64,8 +58,7 @@ class RunContext:
 
     config: Config
     workdir: Path
-    mesh: jax.sharding.Mesh
-    model: SequenceClassifier
+    program: Program
     split: TrainingSplit
     validation: EvaluationSplit
     metrics_file: MetricsFile | None  # on process 0 only
@@ -185,11 +178,11 @@ def train_to_end(
     Raises:
         StoppedError: after a signal.
     """
-    model = make_model(config.model)
+    program = Program.create(config, mesh)
     if step:
-        state = restore_state(workdir, step, abstract_state(config, model, mesh))
+        state = restore_state(workdir, step, config, program.model, mesh)
     else:
-        state = create_state(config, model, mesh)
+        state = create_state(config, program.model, mesh)
     if is_process_0():
         write_json(workdir / "config.json", config.to_dict())
     steps_per_epoch = len(examples["train"].labels) / config.train.batch_size
@@ -204,10 +197,9 @@ def train_to_end(
         run = RunContext(
             config,
             workdir,
-            mesh,
-            model,
+            program,
             TrainingSplit.device_put(examples["train"], config, mesh),
-            EvaluationSplit.device_put(examples["validation"], mesh),
+            EvaluationSplit.device_put(examples["validation"], mesh, program.execution),
             MetricsFile(workdir / "metrics.jsonl", step) if is_process_0() else None,
             progress,
             checkpoints,
@@ -236,23 +228,27 @@ def train_loop(run: RunContext, state: TrainState, step: int, stop: StopFlag) ->
     while step < config.num_steps and not stopping:
         target = next_event(step, config)
         stopwatch = Stopwatch()
-        num_steps = device_put(np.int32(target - step), replicated(run.mesh))
-        state, metrics = train_steps(state, run.split, num_steps, mesh=run.mesh)
-        jax.block_until_ready(metrics)
+        num_steps = device_put(np.int32(target - step), replicated(run.program.mesh))
+        state, sums = train_steps(state, run.split, num_steps, program=run.program)
+        jax.block_until_ready(sums)
         seconds = stopwatch.seconds()
-        metrics = jax.device_get(metrics)
-        finished = step + int(metrics.examples) // config.batch_size
+        sums = jax.device_get(sums)
+        finished = step + int(sums.examples) // config.batch_size
         if finished > step:
-            log_training(run, state, finished, metrics, seconds)
+            log_training(run, state, finished, sums, seconds)
         if finished < target:
-            raise rejected_update(run, finished, metrics)
+            raise rejected_update(run, finished, sums)
         step = finished
         stopping = all_max(stop.number) > 0  # all processes stop at the same step
         validated = is_due(step, config.eval_every_steps, config.num_steps)
         if validated or stopping:
-            validation = validate(run, state, step) if validated else None
-            arrays = saved_arrays(replicate(state, run.mesh))
-            run.checkpoints.save(step, arrays, run.config, validation)
+            metrics = validate(run, state, step) if validated else None
+            run.checkpoints.save(
+                step,
+                saved_arrays(state, mesh=run.program.mesh),
+                run.config,
+                None if metrics is None else metrics.to_dict(run.config.seeds),
+            )
     return step
 
 
@@ -268,56 +264,53 @@ def next_event(step: int, config: TrainConfig) -> int:
 
 
 def log_training(
-    run: RunContext, state: TrainState, step: int, metrics: Metrics, seconds: float
+    run: RunContext, state: TrainState, step: int, sums: UpdateSums, seconds: float
 ) -> None:
     """Records and shows the training metrics since the last event."""
-    speed = run.config.num_seeds * int(metrics.examples) / seconds
+    speed = run.config.num_seeds * int(sums.examples) / seconds
     if run.config.train.log_metrics == "last_batch":
-        metrics = jax.device_get(score_last_batch(state, run.split, mesh=run.mesh))
-    line = logs.metrics_line(
-        run.config, metrics.loss, metrics.correct, int(metrics.examples)
-    )
-    prefix = {"step": step, "split": "train"}
-    run.record(prefix | line | {"examples_per_second": round(speed, 1)})
-    run.progress.training(step, line["loss"], line["accuracy"], speed)
+        sums = jax.device_get(score_last_batch(state, run.split, program=run.program))
+    examples = int(sums.examples)
+    losses = tuple(float(loss) / examples for loss in sums.loss)
+    correct = tuple(sums.correct.tolist())
+    metrics = Metrics(examples, losses, correct, step, "train")
+    line = metrics.to_dict(run.config.seeds)
+    run.record(line | {"examples_per_second": round(speed, 1)})
+    run.progress.training(metrics, speed)
 
 
-def validate(run: RunContext, state: TrainState, step: int) -> dict[str, Any]:
+def validate(run: RunContext, state: TrainState, step: int) -> Metrics:
     """Evaluates the validation split; records, shows and returns the metrics.
 
     Raises:
         RunError: if a loss is not finite.
     """
-    scores = evaluate(run.model, state.params, run.validation)
-    for index, score in enumerate(scores):
-        if not math.isfinite(score.loss):
+    scores = evaluate(run.program.model, state.evaluated_params, run.validation)
+    for index, loss in enumerate(scores.losses):
+        if not math.isfinite(loss):
             raise RunError(
                 f"step {step}{run.config.seed_suffix(index)} is not saved: its "
-                f"validation loss is {score.loss}; {logs.NONFINITE_REMEDY}"
+                f"validation loss is {loss}; {logs.NONFINITE_REMEDY}"
             )
-    examples = scores[0].examples
-    line = logs.metrics_line(
-        run.config,
-        [score.total_loss for score in scores],
-        [score.correct for score in scores],
-        examples,
+    metrics = Metrics(
+        scores.examples, scores.losses, scores.correct, step, "validation"
     )
-    run.record({"step": step, "split": "validation"} | line)
-    counts = ", ".join(str(score.correct) for score in scores)
+    run.record(metrics.to_dict(run.config.seeds))
     run.progress.line(
-        f"step {step}  validation loss {line['loss']:.4f}  accuracy "
-        f"{percent(line['accuracy'])} ({counts} of {examples})"
+        f"step {step}  validation loss {metrics.loss:.4f}  accuracy "
+        f"{percent(metrics.accuracy)} ({', '.join(map(str, metrics.correct))} of "
+        f"{metrics.examples})"
     )
-    return {"step": step} | line
+    return metrics
 
 
-def rejected_update(run: RunContext, step: int, metrics: Metrics) -> RunError:
+def rejected_update(run: RunContext, step: int, sums: UpdateSums) -> RunError:
     """Returns the error for the update after `step`, which was not applied."""
     run.checkpoints.wait()
     with jax.transfer_guard("allow"):
         rate = float(make_schedule(run.config.train)(step))
     return RunError(
-        f"step {step + 1}{logs.describe_rejection(run.config, metrics)} at learning "
+        f"step {step + 1}{logs.describe_rejection(run.config, sums)} at learning "
         f"rate {rate:.3g}; {logs.describe_last_checkpoint(run.workdir)}; "
         f"{logs.NONFINITE_REMEDY}"
     )
@@ -325,21 +318,16 @@ def rejected_update(run: RunContext, step: int, metrics: Metrics) -> RunError:
 
 def evaluate_best_checkpoint(
     config: Config, workdir: Path, mesh: jax.sharding.Mesh, examples: datasets.Examples
-) -> dict[str, Any]:
-    """Evaluates the best checkpoint on the test split, unless a valid result exists.
-
-    Returns:
-        The content of the result file.
-    """
+) -> results.Result:
+    """Evaluates the best checkpoint on the test split, unless a valid result exists."""
     best = broadcast(lambda: find_step(workdir, "best"))
-    like = abstract_params(make_model(config.model), replicated(mesh), config.num_seeds)
-    params = store.read_params(workdir, best, like)
-    sha256 = params_sha256(params)
+    restored = restore_model(workdir, best, mesh)
+    sha256 = params_sha256(restored.params)
     path = results.result_path(workdir, "test", best)
     existing = broadcast(lambda: results.read_result(path, sha256))
     if existing is not None:
         return existing
     results.log_test_reading(workdir, best, sha256, "main")
-    result = results.score(params, best, "test", examples, config, mesh)
+    result = results.score(restored, best, "test", examples, mesh)
     results.write_result(workdir, result)
     return result

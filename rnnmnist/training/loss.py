@@ -14,46 +14,49 @@ class Objective:
     """The cross-entropy of a network as a function of parameters and a batch."""
 
     model: SequenceClassifier
-    every_row: bool  # takes the loss after each row, not only after the last
+    every_step: bool  # takes the loss after each step, not only after the last
     label_smoothing: float  # probability spread evenly over all classes
 
     def __call__(
-        self, params: Params, images: jax.Array, labels: jax.Array
+        self, params: Params, inputs: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Computes the summed loss and the number of correct predictions.
 
         Args:
             params: of one network.
-            images: [batch, rows, columns], as the model takes them.
+            inputs: [batch, time, features], as the model takes them.
             labels: int32 [batch].
 
         Returns:
-            The loss in nats, float32 [], summed over the batch; with `every_row`, each
-            image's loss is a weighted mean over rows. The number of images predicted
-            correctly after the last row, int32 [].
+            The loss in nats, float32 [], summed over the batch; with `every_step`, each
+            sequence's loss is a weighted mean over steps. The number of sequences
+            predicted correctly after the last step, int32 [].
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception
             Architecture for Computer Vision", CVPR 2016, for label smoothing.
         """
         logits = jnp.asarray(
-            self.model.apply({"params": params}, images, every_row=self.every_row)
+            self.model.apply({"params": params}, inputs, every_step=self.every_step)
         )
         one_hot = jax.nn.one_hot(labels, logits.shape[-1])
         targets = optax.smooth_labels(one_hot, self.label_smoothing)
-        if self.every_row:
+        if self.every_step:
             losses = optax.softmax_cross_entropy(logits, targets[:, None])
-            losses = losses @ row_weights(logits.shape[1])
+            # A weighted mean is never rounded to the precision of a layer.
+            weights = step_weights(logits.shape[1])
+            losses = jnp.matmul(losses, weights, precision="float32")
             logits = logits[:, -1]
         else:
             losses = optax.softmax_cross_entropy(logits, targets)
         return losses.sum(), jnp.sum(logits.argmax(-1) == labels)
 
 
-def row_weights(rows: int) -> jax.Array:
-    """Returns the weights of the losses after each row, float32 [rows], of sum 1.
+def step_weights(steps: int) -> jax.Array:
+    """Returns the weights of the losses after each step, float32 [steps], of sum 1.
 
-    They grow with the square of the row, since the first rows carry little information.
+    They grow with the square of the step, since the first steps carry little
+    information.
     """
-    squares = jnp.arange(1, rows + 1, dtype=jnp.float32) ** 2
+    squares = jnp.arange(1, steps + 1, dtype=jnp.float32) ** 2
     return squares / squares.sum()

@@ -1,7 +1,6 @@
 """The optimizer: clipping, Adam on a schedule, weight averaging."""
 
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +11,9 @@ from rnnmnist.config.schema import TrainConfig
 EMA_WARMUP = 10  # updates; the decay of the average grows over about as many
 
 
-class AveragingState(NamedTuple):
-    """State of an optimizer that averages its iterates."""
-
-    iterate: Any  # the trained weights, in the shapes of the parameters
-    inner: Any  # state of the optimizer that trains them
-    updates: jax.Array  # int32 [], finished so far
-
-
 @functools.cache  # jit takes the optimizer as static and compares by identity
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Returns Adam or AdamW with its schedule, optional clipping and averaging.
-
-    With `ema_decay`, the parameters are the averaged weights; take gradients at
-    `trained_weights`.
-    """
+    """Returns Adam or AdamW with its schedule and optional clipping."""
     schedule = make_schedule(config)
     optimizer = (
         optax.adamw(schedule, weight_decay=config.weight_decay)
@@ -35,8 +22,6 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     )
     if config.clip_norm:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
-    if config.ema_decay:
-        optimizer = average_weights(optimizer, config.ema_decay)
     return optimizer
 
 
@@ -58,16 +43,15 @@ def make_schedule(config: TrainConfig) -> optax.Schedule:
     return optax.join_schedules([rise, after], [warmup])
 
 
-def average_weights(
-    optimizer: optax.GradientTransformation, decay: float
-) -> optax.GradientTransformation:
-    """Makes the parameters an exponential moving average of an optimizer's iterates.
-
-    Validation, checkpoints and evaluation then read the average as `params`; only the
-    code that computes gradients needs `trained_weights`.
+def average(
+    mean: jax.Array, params: jax.Array, step: jax.Array, decay: float
+) -> jax.Array:
+    """Updates an exponential moving average of the weights.
 
     Args:
-        optimizer: computes the iterates.
+        mean: the average before the update.
+        params: the weights after the update.
+        step: the number of updates before this one, int32 [].
         decay: of the average per update. The first updates use a smaller one, so that
             the initial weights are forgotten sooner.
 
@@ -75,23 +59,5 @@ def average_weights(
         Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging",
         SIAM Journal on Control and Optimization 30(4), 1992.
     """
-
-    def init(params: Any) -> AveragingState:
-        return AveragingState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
-
-    def update(
-        grads: Any, state: Any, params: Any = None
-    ) -> tuple[Any, AveragingState]:
-        updates, inner = optimizer.update(grads, state.inner, state.iterate)
-        iterate = optax.apply_updates(state.iterate, updates)
-        count = state.updates
-        rate = 1 - jnp.minimum(decay, (1 + count) / (EMA_WARMUP + count))
-        change = jax.tree.map(lambda new, mean: rate * (new - mean), iterate, params)
-        return change, AveragingState(iterate, inner, count + 1)
-
-    return optax.GradientTransformation(init, update)
-
-
-def trained_weights(params: Any, opt_state: Any) -> Any:
-    """Returns the weights at which `make_optimizer` expects the gradient."""
-    return opt_state.iterate if isinstance(opt_state, AveragingState) else params
+    rate = 1 - jnp.minimum(decay, (1 + step) / (EMA_WARMUP + step))
+    return mean + rate * (params - mean)

@@ -17,7 +17,6 @@ from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.data.preparation import availability
 from rnnmnist.data.tasks import TASKS, task_of
 from rnnmnist.errors import RunError, first_line
-from rnnmnist.models.classifier import make_model
 from rnnmnist.runtime import workdir
 from rnnmnist.runtime.compilation import Stopwatch, cache_contents, compile_seconds
 from rnnmnist.runtime.distributed import broadcast
@@ -26,7 +25,7 @@ from rnnmnist.runtime.mesh import device_put, devices, make_mesh, replicated
 from rnnmnist.training import logs
 from rnnmnist.training.resume import step_to_resume
 from rnnmnist.training.state import create_state
-from rnnmnist.training.step import Metrics, train_steps
+from rnnmnist.training.step import Program, UpdateSums, train_steps
 
 MAX_TIMED_STEPS = 20
 MAX_TIMED_SECONDS = 2.0
@@ -131,22 +130,23 @@ def _time_steps(config: Config) -> str:
     before = compile_seconds()
     examples = noise(task_of(config).train_examples)
     split = TrainingSplit.device_put(examples, config, mesh)
-    state = create_state(config, make_model(config.model), mesh)
+    program = Program.create(config, mesh)
+    state = create_state(config, program.model, mesh)
 
-    def run_steps(count: int) -> tuple[Metrics, float]:
+    def run_steps(count: int) -> tuple[UpdateSums, float]:
         nonlocal state
         stopwatch = Stopwatch()
         num_steps = device_put(np.int32(count), replicated(mesh))
-        state, metrics = train_steps(state, split, num_steps, mesh=mesh)
-        jax.block_until_ready(metrics)
+        state, sums = train_steps(state, split, num_steps, program=program)
+        jax.block_until_ready(sums)
         seconds = stopwatch.seconds()
-        metrics = jax.device_get(metrics)
-        if int(metrics.examples) < count * batch_size:
+        sums = jax.device_get(sums)
+        if int(sums.examples) < count * batch_size:
             raise RunError(
-                f"a training step{logs.describe_rejection(config, metrics)}; "
+                f"a training step{logs.describe_rejection(config, sums)}; "
                 f"{logs.NONFINITE_REMEDY}"
             )
-        return metrics, seconds
+        return sums, seconds
 
     _, first = run_steps(1)
     compiling = compile_seconds() - before
@@ -154,9 +154,9 @@ def _time_steps(config: Config) -> str:
     count = broadcast(
         lambda: max(1, min(MAX_TIMED_STEPS, int(MAX_TIMED_SECONDS / first)))
     )
-    metrics, seconds = run_steps(count)
-    loss = float(np.mean(metrics.loss)) / int(metrics.examples)
-    images = config.num_seeds * int(metrics.examples)
+    sums, seconds = run_steps(count)
+    loss = float(np.mean(sums.loss)) / int(sums.examples)
+    images = config.num_seeds * int(sums.examples)
     return (
         f"compiled in {compiling:.1f} s, then {1000 * seconds / count:,.1f} ms a step "
         f"of {batch_size}: {images / seconds:,.0f} images/s; loss {loss:.2f} on noise"

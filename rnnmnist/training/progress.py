@@ -7,6 +7,7 @@ from typing import Self
 from tqdm import tqdm
 
 from rnnmnist.evaluation.formatting import percent
+from rnnmnist.evaluation.metrics import Metrics
 
 
 class Progress:
@@ -36,14 +37,13 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def training(
-        self, step: int, loss: float, accuracy: float, examples_per_second: float
-    ) -> None:
-        """Shows training metrics: loss in nats, accuracy from 0 to 1."""
+    def training(self, metrics: Metrics, examples_per_second: float) -> None:
+        """Shows training metrics."""
+        step = metrics.step
         text = (
             f"epoch {step / self._steps_per_epoch:.1f}  "
-            f"step {step}/{self._num_steps}  loss {loss:.4f}  "
-            f"accuracy {percent(accuracy)}  {examples_per_second:,.0f} images/s"
+            f"step {step}/{self._num_steps}  loss {metrics.loss:.4f}  accuracy "
+            f"{percent(metrics.accuracy)}  {examples_per_second:,.0f} images/s"
         )
         if self._bar is not None:
             self._bar.set_description_str(text, refresh=False)

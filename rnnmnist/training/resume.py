@@ -27,11 +27,14 @@ CHANGEABLE = {
     "train.eval_every_steps",
     "train.keep_checkpoints",
     "train.num_devices",
+    "train.eval_batch_size",
 }
 # Settings that it may change too, although the result differs from a single run's.
 CHANGEABLE_WITH_WARNING = {
-    "model.recurrence",
-    "model.remat_rows",
+    "model.remat_steps",
+    "model.unroll",
+    "model.precision",
+    "train.vectorize_seeds",
     "train.num_steps",
     "train.learning_rate",
     "train.schedule",

@@ -1,108 +1,116 @@
 """The training state: initialization, sharding and the items of a checkpoint."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
-from flax.training.train_state import TrainState
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.checkpoints import store
 from rnnmnist.config.schema import Config
-from rnnmnist.models.classifier import (
-    Params,
-    SequenceClassifier,
-    ensemble_size,
-    init_params,
-)
-from rnnmnist.runtime.mesh import ensemble_spec
+from rnnmnist.models.classifier import Params, SequenceClassifier, init_params
+from rnnmnist.runtime.ensemble import put_ensemble, squeeze
+from rnnmnist.runtime.mesh import SEEDS, device_put, over_seeds, replicated
 from rnnmnist.runtime.rng import Stream, stream_key
-from rnnmnist.training.loss import Objective
 from rnnmnist.training.optimizer import make_optimizer
 
 
-def create_state(config: Config, model: SequenceClassifier, mesh: Mesh) -> TrainState:
-    """Initializes the training state on a mesh.
+@flax.struct.dataclass
+class TrainState:
+    """All that a resume needs, since batches follow from the seed and the step.
 
-    Returns:
-        Flax's `TrainState`. Its arrays (`step`, `params`, `opt_state`) are all that a
-        resume needs, since batches follow from the seed and the step. `params` are the
-        evaluated weights; `apply_fn` is the objective. With several seeds, `params` and
-        `opt_state` have a leading ensemble axis, sharded over the mesh axis `seeds`;
-        everything else is replicated.
+    Arrays but `step` have a leading ensemble axis.
     """
-    shardings = jax.tree.map(
-        lambda leaf: leaf.sharding, abstract_state(config, model, mesh)
-    )
+
+    step: jax.Array  # int32 [], the number of finished updates
+    params: Params  # the trained weights
+    ema_params: Params | None  # their moving average; None without averaging
+    opt_state: Any
+
+    @property
+    def evaluated_params(self) -> Params:
+        """The weights that are validated, saved as `params`, and evaluated."""
+        return self.params if self.ema_params is None else self.ema_params
+
+
+# The partition of a state over a mesh, one spec for each field.
+_SPECS: Any = {"params": P(SEEDS), "ema_params": P(SEEDS), "opt_state": P(SEEDS)}
+STATE_SPECS = TrainState(step=P(), **_SPECS)  # type: ignore[arg-type]
+
+
+def create_state(config: Config, model: SequenceClassifier, mesh: Mesh) -> TrainState:
+    """Initializes the training state of every network on a mesh."""
+    shardings = jax.tree.map(functools.partial(NamedSharding, mesh), STATE_SPECS)
     return jax.jit(_state_initializer(config, model), out_shardings=shardings)()
 
 
-def abstract_state(config: Config, model: SequenceClassifier, mesh: Mesh) -> TrainState:
-    """Returns the shapes, types and shardings of a training state."""
-    shapes = jax.eval_shape(_state_initializer(config, model))
-    return jax.tree.map(
-        lambda spec, leaves: jax.tree.map(
-            lambda leaf: leaf.update(sharding=NamedSharding(mesh, spec)), leaves
-        ),
-        state_specs(shapes),
-        shapes,
-        is_leaf=lambda leaf: isinstance(leaf, P),
-    )
+def abstract_state(config: Config, model: SequenceClassifier) -> TrainState:
+    """Returns the shapes and types of the training state of every network."""
+    return jax.eval_shape(_state_initializer(config, model))
 
 
-def state_specs(state: TrainState) -> TrainState:
-    """Returns the partition specs of a state, one for each of its fields."""
-    spec = ensemble_spec(ensemble_size(state.params) or 1)
-    return state.replace(step=P(), params=spec, opt_state=spec)
+@functools.partial(jax.jit, static_argnames="mesh")
+def saved_arrays(state: TrainState, *, mesh: Mesh) -> dict[str, Any]:
+    """Returns the items of a checkpoint: the evaluated parameters, and the rest.
+
+    They are replicated, so that every process can read them. A single network has no
+    ensemble axis.
+    """
+    rest = {"opt_state": squeeze(state.opt_state), "step": state.step}
+    if state.ema_params is not None:
+        rest["trained_params"] = squeeze(state.params)
+    items = {"params": squeeze(state.evaluated_params), "state": rest}
+    return jax.lax.with_sharding_constraint(items, replicated(mesh))
 
 
-def saved_arrays(state: TrainState) -> dict[str, Params]:
-    """Returns the items of a checkpoint: the parameters, and the rest of the state."""
-    rest = {"opt_state": state.opt_state, "step": state.step}
-    return {"params": state.params, "state": rest}
-
-
-def restore_state(workdir: Path, step: int, like: TrainState) -> TrainState:
-    """Restores the state of a step with the shapes, types and shardings of `like`.
+def restore_state(
+    workdir: Path, step: int, config: Config, model: SequenceClassifier, mesh: Mesh
+) -> TrainState:
+    """Restores the state of a step of a run with this configuration.
 
     Raises:
         RunError: if the checkpoint holds other shapes or types; names the leaf.
         DamagedError: if an array differs from the saved one.
     """
-    items = saved_arrays(like)
-    return like.replace(
-        params=store.read_params(workdir, step, items["params"]),
-        **store.read_state(workdir, step, items["state"]),
+    like = abstract_state(config, model)
+    expected = jax.eval_shape(functools.partial(saved_arrays, mesh=mesh), like)
+    params = store.read_params(workdir, step, expected["params"])
+    rest = store.read_state(workdir, step, expected["state"])
+    trained = rest.get("trained_params")
+    put = functools.partial(
+        put_ensemble, num_seeds=config.num_seeds, sharding=over_seeds(mesh)
+    )
+    return TrainState(
+        step=device_put(rest["step"], replicated(mesh)),
+        params=put(params if trained is None else trained),
+        ema_params=None if trained is None else put(params),
+        opt_state=put(rest["opt_state"]),
     )
 
 
 def _state_initializer(
     config: Config, model: SequenceClassifier
 ) -> Callable[[], TrainState]:
-    train = config.train
-    tx = make_optimizer(train)
-    objective = Objective(model, train.loss == "every_row", train.label_smoothing)
+    optimizer = make_optimizer(config.train)
 
-    def init_network(seed: int | jax.Array) -> tuple[Any, Any]:
+    def init_network(seed: jax.Array) -> tuple[Params, Any]:
         key = stream_key(seed, Stream.WEIGHTS)
         params = init_params(model, key, config.model.forget_bias)
-        return params, tx.init(params)
+        return params, optimizer.init(params)
 
     def init_state() -> TrainState:
-        if config.num_seeds == 1:
-            params, opt_state = init_network(config.seed)
-        else:
-            # Not vmap: a batched QR decomposition can deadlock on several CPU devices.
-            seeds = jnp.asarray(config.seeds, jnp.uint32)
-            params, opt_state = jax.lax.map(init_network, seeds)
+        seeds = jnp.asarray(config.seeds, jnp.uint32)
+        # Not vmap: a batched QR decomposition can deadlock on several CPU devices.
+        params, opt_state = jax.lax.map(init_network, seeds)
         return TrainState(
             step=jnp.zeros((), jnp.int32),  # a Python int would compile twice
-            apply_fn=objective,
             params=params,
-            tx=tx,
+            ema_params=params if config.train.ema_decay else None,
             opt_state=opt_state,
         )
 

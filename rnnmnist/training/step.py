@@ -2,62 +2,101 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from flax.training.train_state import TrainState
-from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from rnnmnist.config.platforms import Execution, execution
+from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import Batch, TrainingSplit
-from rnnmnist.models.classifier import Params, ensemble_size
+from rnnmnist.models.classifier import (
+    Params,
+    SequenceClassifier,
+    abstract_params,
+    make_model,
+)
 from rnnmnist.runtime.ensemble import gather_ensemble, map_ensemble
-from rnnmnist.runtime.mesh import BATCH, SEEDS, ensemble_spec
-from rnnmnist.training.optimizer import trained_weights
-from rnnmnist.training.state import state_specs
+from rnnmnist.runtime.mesh import BATCH, SEEDS, platform_of
+from rnnmnist.training.loss import Objective
+from rnnmnist.training.optimizer import average, make_optimizer
+from rnnmnist.training.packing import Packing
+from rnnmnist.training.state import STATE_SPECS, TrainState
+
+
+class Program(NamedTuple):
+    """What the compiled training step depends on besides its arrays."""
+
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    ema_decay: float
+    mesh: Mesh  # splits the networks over `seeds` and each batch over `batch`
+    execution: Execution
+
+    @classmethod
+    def create(cls, config: Config, mesh: Mesh) -> "Program":
+        """Returns the program of a run on a mesh."""
+        how = execution(config, platform_of(mesh))
+        model = make_model(config.model, how)
+        train = config.train
+        objective = Objective(model, train.loss == "every_row", train.label_smoothing)
+        return cls(objective, make_optimizer(train), train.ema_decay, mesh, how)
+
+    @property
+    def model(self) -> SequenceClassifier:
+        """The classifier that is trained."""
+        return self.objective.model
 
 
 @flax.struct.dataclass
-class Metrics:
+class UpdateSums:
     """Sums over the applied updates, to be divided on the host.
 
     An update whose loss, gradient or new parameters are not finite is rejected. Then
-    `rejected_loss` and `rejected_norm` describe it; otherwise they are zero. For an
-    ensemble, every field but `examples` has shape [seeds].
+    `rejected_loss` and `rejected_norm` describe it; otherwise they are zero. Every
+    field but `examples` has the shape [seeds].
     """
 
-    loss: jax.Array  # float32 [], cross-entropy in nats, summed over images
-    correct: jax.Array  # int32 []
+    loss: jax.Array  # float32, cross-entropy in nats, summed over images
+    correct: jax.Array  # int32
     examples: jax.Array  # int32 [], images per network
-    nonfinite: jax.Array  # bool [], whether this network caused the rejection
-    rejected_loss: jax.Array  # float32 [], mean over the batch
-    rejected_norm: jax.Array  # float32 [], global norm of the gradient
+    nonfinite: jax.Array  # bool, whether this network caused the rejection
+    rejected_loss: jax.Array  # float32, mean over the batch
+    rejected_norm: jax.Array  # float32, global norm of the gradient
 
     @classmethod
-    def zeros(cls, shape: tuple[int, ...] = ()) -> "Metrics":
-        """Returns empty sums: of shape [] for one network, [seeds] for an ensemble."""
-        real, whole = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.int32)
+    def zeros(cls, seeds: int) -> "UpdateSums":
+        """Returns empty sums."""
+        real, whole = jnp.zeros(seeds, jnp.float32), jnp.zeros(seeds, jnp.int32)
         examples = jnp.zeros((), jnp.int32)
-        return cls(real, whole, examples, jnp.zeros(shape, bool), real, real)
+        return cls(real, whole, examples, jnp.zeros(seeds, bool), real, real)
 
 
 @flax.struct.dataclass
 class LoopState:
     """The carry of the loop over updates."""
 
-    state: TrainState
-    metrics: Metrics
+    state: TrainState  # packed: the parameters of each network are one vector
+    sums: UpdateSums
     finite: jax.Array  # bool [], whether all networks are finite
 
 
-@functools.partial(jax.jit, static_argnames="mesh", donate_argnames="state")
+class BatchSums(NamedTuple):
+    """Sums over a batch, of every network."""
+
+    loss: jax.Array  # float32 [seeds]
+    correct: jax.Array  # int32 [seeds]
+    grads: jax.Array  # float32 [seeds, parameters], of the summed loss
+
+
+@functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
 def train_steps(
-    state: TrainState, split: TrainingSplit, num_steps: jax.Array, *, mesh: Mesh
-) -> tuple[TrainState, Metrics]:
+    state: TrainState, split: TrainingSplit, num_steps: jax.Array, *, program: Program
+) -> tuple[TrainState, UpdateSums]:
     """Runs up to `num_steps` updates without returning to the host.
 
     `num_steps` is traced, so one compiled program serves every length. The loop stops
@@ -72,160 +111,142 @@ def train_steps(
         state: donated; use the returned one.
         split: from `TrainingSplit.device_put`.
         num_steps: int32 [].
-        mesh: splits the networks over `seeds` and each batch over `batch`.
+        program: from `Program.create`.
 
     Returns:
-        The new state, and metrics summed over the applied updates, on every device.
+        The new state, and sums over the applied updates.
     """
+    packing = Packing(abstract_params(program.model))
 
     def train_shard(
         state: TrainState, split: TrainingSplit, num_steps: jax.Array
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, UpdateSums]:
         last = state.step + num_steps
-        size = ensemble_size(state.params)  # of this device's shard of the ensemble
 
         def cond(loop: LoopState) -> jax.Array:
             return (loop.state.step < last) & loop.finite
 
         def body(loop: LoopState) -> LoopState:
-            loss, correct, grads = batch_gradients(loop.state, split, mesh)
-            return apply_update(loop, loss, correct, grads, split.batch_size, mesh)
+            batch = batch_gradients(program, packing, loop.state, split)
+            return apply_update(program, loop, batch, split.batch_size)
 
-        metrics = Metrics.zeros(() if size is None else (size,))
-        start = LoopState(state, metrics, jnp.array(True))
+        sums = UpdateSums.zeros(len(split.seed))
+        start = LoopState(packing.pack(state), sums, jnp.array(True))
         loop = jax.lax.while_loop(cond, body, start)
-        return loop.state, gather_ensemble(loop.metrics, mesh)
+        return packing.unpack(loop.state), gather_ensemble(loop.sums, program.mesh)
 
     run = jax.shard_map(
         train_shard,
-        mesh=mesh,
-        in_specs=(state_specs(state), _split_specs(split), P()),
-        out_specs=(state_specs(state), P()),
+        mesh=program.mesh,
+        in_specs=(STATE_SPECS, split.specs, P()),
+        out_specs=(STATE_SPECS, P()),
         check_vma=False,  # gradients differ between devices until their psum
     )
     return run(state, split, num_steps)
 
 
 def batch_gradients(
-    state: TrainState, split: TrainingSplit, mesh: Mesh
-) -> tuple[jax.Array, jax.Array, Params]:
-    """Differentiates the loss over the next batch, inside `shard_map`.
+    program: Program, packing: Packing, state: TrainState, split: TrainingSplit
+) -> BatchSums:
+    """Differentiates the loss of the next batch, inside `shard_map`."""
 
-    Returns:
-        The summed loss, float32 []; the number of correct predictions, int32 []; the
-        gradient of the mean loss. For an ensemble, all have an ensemble axis.
-    """
+    def shard_sums(vector: jax.Array, seed: jax.Array) -> jax.Array:
+        batch = _batch_shard(program, split, state.step, seed)
+        value_and_grad = jax.value_and_grad(program.objective, has_aux=True)
+        (loss, correct), grads = value_and_grad(packing.unflatten(vector), *batch)
+        sums = jnp.stack([loss, correct.astype(jnp.float32)])  # exact: below 2**24
+        return jnp.concatenate([sums, packing.flatten(grads)])
 
-    def shard_sums(
-        params: Params, seed: jax.Array
-    ) -> tuple[jax.Array, jax.Array, Params]:
-        batch = _batch_shard(split, mesh, state.step, seed)
-        value_and_grad = jax.value_and_grad(state.apply_fn, has_aux=True)
-        (loss, correct), grads = value_and_grad(params, *batch)
-        return loss, correct.astype(jnp.float32), grads
-
-    sums = map_ensemble(shard_sums, ensemble_size(state.params) is not None)
-    weights = trained_weights(state.params, state.opt_state)
-    flat, unflatten = ravel_pytree(sums(weights, split.seed))
-    loss, correct, grads = unflatten(jax.lax.psum(flat, BATCH))
-    grads = jax.tree.map(lambda grad: grad / split.batch_size, grads)
-    return loss, correct.astype(jnp.int32), grads  # exact: below 2**24
+    sums = map_ensemble(shard_sums, program.execution.vectorize_seeds)(
+        state.params, split.seed
+    )
+    sums = jax.lax.psum(sums, BATCH)
+    return BatchSums(sums[:, 0], sums[:, 1].astype(jnp.int32), sums[:, 2:])
 
 
 def apply_update(
-    loop: LoopState,
-    loss: jax.Array,
-    correct: jax.Array,
-    grads: Params,
-    examples: int,
-    mesh: Mesh,
+    program: Program, loop: LoopState, batch: BatchSums, examples: int
 ) -> LoopState:
-    """Applies a gradient to all networks, or to none if a number is not finite.
+    """Applies an update to all networks, or to none if a number is not finite.
 
-    `loss`, `correct` and `grads` are those of `batch_gradients`, for a batch of
-    `examples` images.
+    Args:
+        program: of the run.
+        loop: before the update.
+        batch: the sums over a batch.
+        examples: the size of the batch.
     """
-    update = map_ensemble(functools.partial(_update, loop.state.tx), loss.ndim > 0)
-    params, opt_state, norm, finite = update(
-        loop.state.params, loop.state.opt_state, grads, loss
-    )
-    state = loop.state.replace(
-        step=loop.state.step + 1, params=params, opt_state=opt_state
-    )
+    old = loop.state
+    mean_loss = batch.loss / examples
+
+    def update(
+        params: jax.Array, ema_params: Any, opt_state: Any, grads: jax.Array
+    ) -> tuple[Any, ...]:
+        norm = optax.tree.norm(grads)
+        updates, opt_state = program.optimizer.update(grads, opt_state, params)
+        params = params + updates
+        if ema_params is not None:
+            ema_params = average(ema_params, params, old.step, program.ema_decay)
+        finite = jnp.isfinite(norm) & jnp.isfinite(params).all()
+        return params, ema_params, opt_state, norm, finite
+
+    with jax.named_scope("update"):
+        params, ema_params, opt_state, norm, finite = map_ensemble(
+            update, program.execution.vectorize_seeds
+        )(old.params, old.ema_params, old.opt_state, batch.grads / examples)
+    new = TrainState(old.step + 1, params, ema_params, opt_state)
+    finite &= jnp.isfinite(mean_loss)
     all_finite = finite.all()
-    if mesh.shape[SEEDS] > 1:
+    if program.mesh.shape[SEEDS] > 1:
         all_finite = jax.lax.pmin(all_finite.astype(jnp.int32), SEEDS) == 1
 
     def where_finite(new: Any, old: Any) -> jax.Array:
         return jnp.where(all_finite, new, old)
 
-    zeros = jnp.zeros_like(loss)
-    metrics = Metrics(
-        loss=loop.metrics.loss + where_finite(loss, zeros),
-        correct=loop.metrics.correct + where_finite(correct, jnp.zeros_like(correct)),
-        examples=loop.metrics.examples + where_finite(examples, 0),
+    sums = UpdateSums(
+        loss=loop.sums.loss + where_finite(batch.loss, 0),
+        correct=loop.sums.correct + where_finite(batch.correct, 0),
+        examples=loop.sums.examples + where_finite(examples, 0),
         nonfinite=~finite,
-        rejected_loss=where_finite(zeros, loss / examples),
-        rejected_norm=where_finite(zeros, norm),
+        rejected_loss=where_finite(0, mean_loss),
+        rejected_norm=where_finite(0, norm),
     )
-    state = jax.tree.map(where_finite, state, loop.state)
-    return LoopState(state, metrics, all_finite)
-
-
-@jax.named_scope("update")
-def _update(
-    tx: optax.GradientTransformation,
-    params: Params,
-    opt_state: Any,
-    grads: Params,
-    loss: jax.Array,
-) -> tuple[Params, Any, jax.Array, jax.Array]:
-    """Updates one network; returns also the gradient norm and whether all is finite."""
-    norm = optax.tree.norm(grads)
-    updates, opt_state = tx.update(grads, opt_state, params)
-    params = optax.apply_updates(params, updates)
-    leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.stack(leaves).all()
-    return params, opt_state, norm, finite
+    return LoopState(jax.tree.map(where_finite, new, old), sums, all_finite)
 
 
 @jax.named_scope("batch")
 def _batch_shard(
-    split: TrainingSplit, mesh: Mesh, step: jax.Array | int, seed: jax.Array
+    program: Program, split: TrainingSplit, step: jax.Array | int, seed: jax.Array
 ) -> Batch:
     """Draws this device's shard of one network's batch, inside `shard_map`."""
-    own = dataclasses.replace(split, seed=seed)
-    return own.batch(step, jax.lax.axis_index(BATCH), mesh.shape[BATCH])
+    mesh = program.mesh
+    return split.batch(seed, step, jax.lax.axis_index(BATCH), mesh.shape[BATCH])
 
 
-def _split_specs(split: TrainingSplit) -> TrainingSplit:
-    seed = ensemble_spec(split.seed.size)
-    return split.replace(images=P(), labels=P(), seed=seed)  # type: ignore[attr-defined]
-
-
-@functools.partial(jax.jit, static_argnames="mesh")
-def score_last_batch(state: TrainState, split: TrainingSplit, *, mesh: Mesh) -> Metrics:
+@functools.partial(jax.jit, static_argnames="program")
+def score_last_batch(
+    state: TrainState, split: TrainingSplit, *, program: Program
+) -> UpdateSums:
     """Evaluates the current parameters on the batch of the last update."""
 
-    def score_shard(state: TrainState, split: TrainingSplit) -> Metrics:
+    def score_shard(state: TrainState, split: TrainingSplit) -> UpdateSums:
         def shard_sums(params: Params, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
-            batch = _batch_shard(split, mesh, state.step - 1, seed)
-            return state.apply_fn(params, *batch)
+            batch = _batch_shard(program, split, state.step - 1, seed)
+            return program.objective(params, *batch)
 
-        sums = map_ensemble(shard_sums, ensemble_size(state.params) is not None)
-        loss, correct = jax.lax.psum(sums(state.params, split.seed), BATCH)
-        metrics = dataclasses.replace(
-            Metrics.zeros(loss.shape),
+        score = map_ensemble(shard_sums, program.execution.vectorize_seeds)
+        loss, correct = jax.lax.psum(score(state.evaluated_params, split.seed), BATCH)
+        sums = dataclasses.replace(
+            UpdateSums.zeros(len(loss)),
             loss=loss,
             correct=correct,
             examples=jnp.asarray(split.batch_size, jnp.int32),
         )
-        return gather_ensemble(metrics, mesh)
+        return gather_ensemble(sums, program.mesh)
 
     run = jax.shard_map(
         score_shard,
-        mesh=mesh,
-        in_specs=(state_specs(state), _split_specs(split)),
+        mesh=program.mesh,
+        in_specs=(STATE_SPECS, split.specs),
         out_specs=P(),
         check_vma=False,
     )

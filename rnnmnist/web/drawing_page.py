@@ -18,8 +18,9 @@ from rnnmnist.errors import UserError
 from rnnmnist.inference import out_of_distribution, preprocessing
 from rnnmnist.inference.predictor import Predictor
 from rnnmnist.models.classifier import Params, count_params
-from rnnmnist.models.recurrence import Kernels
+from rnnmnist.models.recurrences import GATES
 from rnnmnist.reporting import html
+from rnnmnist.runtime.ensemble import split_ensemble
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("network", "preprocessing", "out_of_distribution", "view")
@@ -44,7 +45,8 @@ class Network(NamedTuple):
     @property
     def params(self) -> Params:
         """The parameters, with Flax's names."""
-        return self.predictor.params
+        (params,) = split_ensemble(self.predictor.params)
+        return params
 
 
 class Sample(NamedTuple):
@@ -164,11 +166,15 @@ def select_samples(network: Network) -> list[Sample]:
 
 
 def _network_data(network: Network, title: str) -> dict[str, Any]:
-    kernels, head = Kernels.of(network.params["cell"]), network.params["head"]
+    cell, head = network.params["cell"], network.params["head"]
+
+    def concatenate(side: str, name: str) -> np.ndarray:
+        return np.concatenate([cell[side + gate][name] for gate in GATES], axis=-1)
+
     arrays = {
-        "row": kernels.row,
-        "bias": kernels.bias,
-        "hidden": kernels.hidden,
+        "row": concatenate("i", "kernel"),
+        "bias": concatenate("h", "bias"),
+        "hidden": concatenate("h", "kernel"),
         "head": head["kernel"],
         "headBias": head["bias"],
     }

@@ -1,31 +1,34 @@
 """Checkpoints: exact round trips, retention, selection and errors."""
 
+import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.training.train_state import TrainState
-from support import mesh_of, random_examples
+from support import mesh_of, model_of, random_examples
 
 from rnnmnist.checkpoints import store
-from rnnmnist.checkpoints.checksums import params_sha256
+from rnnmnist.checkpoints.checksums import (
+    array_checksums,
+    params_sha256,
+)
 from rnnmnist.checkpoints.selection import find_step, with_step
 from rnnmnist.checkpoints.store import Checkpoints
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.models.classifier import Params, abstract_params, make_model
-from rnnmnist.runtime.mesh import replicated
+from rnnmnist.models.classifier import Params, abstract_params
 from rnnmnist.training.state import (
-    abstract_state,
+    TrainState,
     create_state,
     restore_state,
     saved_arrays,
 )
-from rnnmnist.training.step import train_steps
+from rnnmnist.training.step import Program, train_steps
 
 CONFIG = Config(
     data=DataConfig(name="mnist5k", data_dir="/a/path of this machine"),
@@ -36,8 +39,8 @@ CONFIG = Config(
 
 @pytest.fixture(scope="module")
 def state() -> TrainState:
-    """A training state whose optimizer state is random."""
-    state = create_state(CONFIG, make_model(CONFIG.model), mesh_of(8))
+    """A training state of eight devices whose optimizer state is random."""
+    state = create_state(CONFIG, model_of(CONFIG.model), mesh_of(8))
     generator = np.random.default_rng(1)
 
     def noise(leaf: jax.Array) -> jax.Array:
@@ -48,12 +51,13 @@ def state() -> TrainState:
             values = values + 7
         return jax.device_put(values, leaf.sharding)
 
-    return state.replace(opt_state=jax.tree.map(noise, state.opt_state))
+    opt_state = jax.tree.map(noise, state.opt_state)
+    return dataclasses.replace(state, opt_state=opt_state)
 
 
-def abstract(config: Config, devices: int = 1) -> Params:
-    """The abstract parameters of a configuration."""
-    return abstract_params(make_model(config.model), replicated(mesh_of(devices)))
+def abstract(**settings: Any) -> Params:
+    """The shapes and types of parameters, with other settings of the model."""
+    return abstract_params(model_of(dataclasses.replace(CONFIG.model, **settings)))
 
 
 def save(
@@ -61,11 +65,13 @@ def save(
     state: TrainState,
     accuracies: dict[int, float | None],
     config: Config = CONFIG,
+    devices: int = 8,
 ) -> None:
     with Checkpoints(workdir, keep=2) as checkpoints:
         for step, accuracy in accuracies.items():
             metrics = None if accuracy is None else {"accuracy": accuracy, "step": step}
-            arrays = saved_arrays(state.replace(step=jnp.int32(step)))
+            renamed = dataclasses.replace(state, step=jnp.int32(step))
+            arrays = saved_arrays(renamed, mesh=mesh_of(devices))
             checkpoints.save(step, arrays, config, metrics)
 
 
@@ -74,34 +80,56 @@ def test_restored_arrays_are_bitwise_equal(
     tmp_path: Path, state: TrainState, devices: int
 ) -> None:
     save(tmp_path, state, {5: 0.5})
-    like = abstract_state(CONFIG, make_model(CONFIG.model), mesh_of(devices))
-    found = restore_state(tmp_path, 5, like)
+    model, mesh = model_of(CONFIG.model), mesh_of(devices)
+    found = restore_state(tmp_path, 5, CONFIG, model, mesh)
     assert int(found.step) == 5
-    assert params_sha256(found.params) == params_sha256(state.params)
-    before, after = jax.tree.leaves(state.opt_state), jax.tree.leaves(found.opt_state)
-    for a, b in zip(before, after, strict=True):
-        np.testing.assert_array_equal(a, b)
-        assert a.dtype == b.dtype
+    assert found.ema_params is None
+    assert array_checksums(found.params) == array_checksums(state.params)
+    assert array_checksums(found.opt_state) == array_checksums(state.opt_state)
     structures = (jax.tree.structure(tree.opt_state) for tree in (found, state))
     assert len(set(map(str, structures))) == 1
-    leaf = found.params["head"]["kernel"]
-    assert len(leaf.sharding.device_set) == devices
-    alone = store.read_params(tmp_path, 5, like.params)
+    for leaf in jax.tree.leaves(found):
+        assert len(leaf.sharding.device_set) == devices
+    alone = store.read_params(tmp_path, 5, abstract())
     assert params_sha256(alone) == params_sha256(state.params)
 
 
-def test_params_are_the_averaged_weights(tmp_path: Path) -> None:
-    config, mesh = CONFIG.replace({"train.ema_decay": 0.9}), mesh_of(1)
-    state = create_state(config, make_model(config.model), mesh)
+@pytest.mark.parametrize(
+    ("seeds", "averaging"),
+    [
+        (1, 0.9),
+        (3, 0.0),
+        # CI only: both in one; the runs of test_ensemble.py have both, too.
+        pytest.param(3, 0.9, marks=pytest.mark.slow),
+    ],
+)
+def test_training_from_a_checkpoint_gives_the_bits_of_an_uninterrupted_run(
+    tmp_path: Path, seeds: int, averaging: float
+) -> None:
+    settings = {"num_seeds": seeds, "train.ema_decay": averaging}
+    config, mesh = CONFIG.replace(settings), mesh_of(1)
+    program = Program.create(config, mesh)
     split = TrainingSplit.device_put(random_examples(100), config, mesh)
-    state, _ = train_steps(state, split, jnp.int32(3), mesh=mesh)
-    save(tmp_path, state, {3: 0.5}, config)
-    like = abstract_state(config, make_model(config.model), mesh)
-    found = restore_state(tmp_path, 3, like)
-    trained = params_sha256(found.opt_state.iterate)
-    assert trained == params_sha256(state.opt_state.iterate)
-    evaluated = params_sha256(store.read_params(tmp_path, 3, like.params))
-    assert evaluated == params_sha256(state.params) != trained
+    state = create_state(config, program.model, mesh)
+    state, _ = train_steps(state, split, jnp.int32(3), program=program)
+    save(tmp_path, state, {3: 0.5}, config, devices=1)
+
+    evaluated = store.read_params(tmp_path, 3)
+    assert params_sha256(evaluated) == params_sha256(state.evaluated_params)
+    rest = store.read_state(tmp_path, 3)
+    assert ("trained_params" in rest) == (averaging > 0)
+    if averaging:
+        trained = params_sha256(rest["trained_params"])
+        assert trained == params_sha256(state.params) != params_sha256(evaluated)
+
+    resumed = restore_state(tmp_path, 3, config, program.model, mesh)
+    assert array_checksums(resumed) == array_checksums(state)
+    found, expected = (
+        train_steps(start, split, jnp.int32(4), program=program)
+        for start in (resumed, state)
+    )
+    assert array_checksums(found) == array_checksums(expected)
+    assert int(found[0].step) == 7
 
 
 def test_the_configuration_and_the_metrics_are_restored(
@@ -192,19 +220,31 @@ def test_a_missing_workdir_is_refused_and_not_created(tmp_path: Path) -> None:
 def test_a_wrong_shape_or_type_is_an_error_that_names_the_leaf(
     two_steps: Path,
 ) -> None:
-    wider = abstract(CONFIG.replace({"model.hidden_size": 17}))
     with pytest.raises(RunError, match=r"cell/hf/bias in params is float32 \(16,\)"):
-        store.read_params(two_steps, 1, wider)
-    narrow = jax.tree.map(
-        lambda leaf: leaf.update(dtype=jnp.bfloat16), abstract(CONFIG)
-    )
+        store.read_params(two_steps, 1, abstract(hidden_size=17))
+    narrow = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), abstract())
     with pytest.raises(
         RunError, match=r"cell/hf/bias in params is float32 .* not bfloat16"
     ):
         store.read_params(two_steps, 1, narrow)
-    other = abstract(CONFIG.replace({"model.cell": "gru"}))
     with pytest.raises(RunError, match="params holds no cell/hn/bias"):
-        store.read_params(two_steps, 1, other)
+        store.read_params(two_steps, 1, abstract(cell="gru"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_seeds": 3}, r"cell/hf/bias in params is .* \(16,\), not .* \(3, 16\)"),
+        ({"train.ema_decay": 0.9}, "state holds no trained_params/cell/hf/bias"),
+        ({"train.clip_norm": 0.0}, "state holds no opt_state/0/count"),
+    ],
+)
+def test_a_state_of_another_run_is_an_error_that_names_the_leaf(
+    two_steps: Path, settings: dict[str, Any], message: str
+) -> None:
+    config, model = CONFIG.replace(settings), model_of(CONFIG.model)
+    with pytest.raises(RunError, match=message):
+        restore_state(two_steps, 1, config, model, mesh_of(1))
 
 
 def test_saved_params_contain_no_path_of_this_machine(
@@ -213,11 +253,12 @@ def test_saved_params_contain_no_path_of_this_machine(
     assert store.read_config(two_steps, 2).data.data_dir is not None
     target = tmp_path / "export"
     config, metrics = store.read_config(two_steps, 2), store.read_metrics(two_steps, 2)
-    store.save_params(target, 2, state.params, config, metrics)
+    params = store.read_params(two_steps, 2)
+    store.save_params(target, 2, params, config, metrics)
     assert find_step(target, "best") == 2
     assert store.read_config(target, 2).data.data_dir is None
     assert not (target / "2" / "state").exists()
-    found = store.read_params(target, 2, state.params)
+    found = store.read_params(target, 2, abstract())
     assert params_sha256(found) == params_sha256(state.params)
     paths = [str(CONFIG.data.data_dir), str(two_steps), str(tmp_path)]
     for path in target.rglob("*"):

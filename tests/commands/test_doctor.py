@@ -16,6 +16,7 @@ import tested
 from support import REPOSITORY, Command, one_line_error, refused
 
 from rnnmnist import doctor
+from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data import datasets, preparation
 from rnnmnist.errors import RunError
@@ -26,7 +27,8 @@ from rnnmnist.training import preflight
 Finished = subprocess.CompletedProcess[str]
 LABELS = (
     *("array_record", "flax", "jax", "numpy", "optax", "orbax-checkpoint", "python"),
-    *("tensorflow-datasets", "machine", "devices", "data", "data", "data", "data"),
+    *("tensorflow-datasets", "machine", "devices", "execution"),
+    *("data", "data", "data", "data"),
     *("workdir", "step", "memory", "programs", "seconds", "verdict"),
 )
 
@@ -65,12 +67,14 @@ def test_the_report_of_a_machine_on_which_a_run_works(
     assert tuple(line.split()[0] for line in finished.stdout.splitlines()) == LABELS
     found = results(finished.stdout)
     assert jax.__version__ in found["jax"]
-    assert re.match(r"\d+ of \d+ x (cpu|gpu|tpu)\b.* \(", found["devices"])
+    devices = re.match(r"\d+ of \d+ x (cpu|gpu|tpu)\b.* \(", found["devices"])
+    assert devices is not None
+    assert found["execution"] == DEFAULTS[devices[1]].describe()
     assert "mnist5k: not prepared; a run takes it from this package" in found["data"]
     assert found["workdir"].startswith(f"{tmp_path}/checkpoints/embedded, writable, ")
     assert re.search(r"compiled in .* ms a step of 128: .* images/s", found["step"])
     assert re.match(r"peak of [\d,]+ MiB in this process", found["memory"])
-    assert re.match(r"[1-9]\d* kept in ", found["programs"])
+    assert re.match(r"[1-9][\d,]* kept in ", found["programs"])
     assert found["verdict"] == "a run of embedded would work here"
     assert list(tmp_path.iterdir()) == []
 
@@ -88,6 +92,30 @@ def test_a_required_device_is_missing(
     error = failure_here(f"--require={platform}")
     assert error.startswith(f"--require={platform}: the devices here are 8 x cpu; ")
     assert "verdict" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [
+        ("model.unroll=7", "up to 7 steps per iteration, "),
+        ("model.precision=bfloat16", ", bfloat16 products, "),
+        ("train.vectorize_seeds=true", ", seeds together, "),
+        ("train.eval_batch_size=2000", ", evaluation of 2,000 images per device"),
+    ],
+)
+def test_settings_change_how_a_run_executes(
+    setting: str, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = []
+    for flags in ([], [f"--config.{setting}"]):
+        failure_here("--require=gpu", *flags)  # ends the report before it trains
+        lines.append(results(capsys.readouterr().out)["execution"])
+    default, changed = lines
+    assert default == DEFAULTS["cpu"].describe()
+    assert part not in default
+    assert part in changed
+    differing = set(changed.split(", ")) - set(default.split(", "))
+    assert differing == {part.strip(", ")}
 
 
 def test_the_error_lists_every_problem(
@@ -153,6 +181,11 @@ def test_a_missing_platform_is_one_line(
         (["--require=xpu"], "'xpu' (choose from"),
         (["--config.sed=1"], "did you mean seed?"),
         (["--config=embeded"], "did you mean embedded?"),
+        (["--config.model.unroll=0"], "model.unroll: must be an integer or none"),
+        (["--config.model.precision=half"], "precision: must be one of auto, float32,"),
+        (["--config.train.vectorize_seeds=1"], "train.vectorize_seeds: must be true"),
+        (["--config.train.eval_batch_size=0"], "train.eval_batch_size: must be an int"),
+        (["--config.model.remat_rows=7"], "did you mean model.remat_steps?"),
         (["--workdir=file"], "file is a file"),
         (["gpu"], "stray argument 'gpu'"),
     ],
@@ -171,9 +204,13 @@ def test_user_errors_name_the_argument(
 
 
 def test_a_user_error_is_one_line_and_exits_2(command: Command) -> None:
-    finished = command("doctor", "--requir=gpu")
-    assert "did you mean --require?" in one_line_error(finished)
-    assert finished.stdout == ""
+    for flag, part in (
+        ("--requir=gpu", "did you mean --require?"),
+        ("--config.model.precision=half", "model.precision: must be one of auto, "),
+    ):
+        finished = command("doctor", flag)
+        assert part in one_line_error(finished)
+        assert finished.stdout == ""
 
 
 def test_folders_that_cannot_be_written(command: Command, tmp_path: Path) -> None:

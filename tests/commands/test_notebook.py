@@ -24,6 +24,8 @@ from support import ORIGINALS, REPOSITORY
 
 from rnnmnist import notebook
 from rnnmnist.errors import UserError
+from rnnmnist.evaluation.metrics import Metrics
+from rnnmnist.reporting import plots
 from rnnmnist.runtime.workdir import MetricsFile, lock
 
 NOTEBOOK = REPOSITORY / "notebooks" / "colab.ipynb"
@@ -45,7 +47,7 @@ print(json.dumps({
     "after": {name: importlib.metadata.version(name) for name, _ in lines},
 }))
 """
-SHORT = {"step": 1, "split": "train", "loss": 2.3, "accuracy": 0.1}
+SHORT = {"step": 1, "split": "train", "loss": 2.3, "correct": 5, "examples": 50}
 
 
 def read(path: Path) -> Any:
@@ -176,13 +178,18 @@ def test_a_failed_command_raises_its_error_line(
     [
         [SHORT],
         [SHORT, SHORT | {"step": 2, "loss": float("nan")}],
-        [SHORT, SHORT | {"split": "validation", "loss": 0.0, "accuracy": 1.0}],
+        [SHORT, SHORT | {"split": "validation", "loss": 0.0, "correct": 50}],
         [SHORT | {"split": "validation", "loss": float("inf")}],
     ],
     ids=["one", "not finite", "nothing wrong", "only infinite"],
 )
-def test_any_metrics_can_be_plotted(metrics: list[dict[str, Any]]) -> None:
-    image = notebook.plot_curves(metrics)
+def test_any_metrics_can_be_plotted(
+    tmp_path: Path, metrics: list[dict[str, Any]]
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in metrics))
+    image = notebook.plot_curves(path)
+    assert image is not None
     assert image.startswith(b"\x89PNG")
     width, height = (int.from_bytes(image[k : k + 4], "big") for k in (16, 20))
     assert (width, height) == (960, 920)
@@ -191,10 +198,17 @@ def test_any_metrics_can_be_plotted(metrics: list[dict[str, Any]]) -> None:
 def test_an_incomplete_line_of_metrics_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = []
-    monkeypatch.setattr(notebook, "plot_curves", lambda metrics: drawn.append(metrics))
+    drawn: list[list[Metrics]] = []
+
+    def draw(metrics: list[Metrics]) -> bytes:
+        drawn.append(metrics)
+        return b"PNG"
+
+    monkeypatch.setattr(plots, "learning_curves", draw)
     path = tmp_path / "metrics.jsonl"
     curves = notebook.Curves(path)
+    curves.draw()
+    path.write_text('{"step": 1}\n')
     curves.draw()
     assert drawn == []
     path.write_text(json.dumps(SHORT) + "\n" + json.dumps(SHORT)[:20])
@@ -202,16 +216,21 @@ def test_an_incomplete_line_of_metrics_is_ignored(
     monkeypatch.setattr("IPython.display.display", lambda *_, **__: None)
     curves.draw_if_due()
     curves.draw_if_due()  # a moment later, so it is not
-    assert drawn == [[SHORT]]
+    assert drawn == [[Metrics.from_dict(SHORT)]]
 
 
 def test_a_failed_plot_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def fail(_: list[Metrics]) -> bytes:
+        raise ValueError("no font\nat all")
+
+    monkeypatch.setattr(plots, "learning_curves", fail)
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n')
+    path.write_text(json.dumps(SHORT) + "\n")
     notebook.Curves(path).draw()
-    assert capsys.readouterr().out.startswith("the curves cannot be drawn: KeyError")
+    line = "the curves cannot be drawn: ValueError: no font\n"
+    assert capsys.readouterr().out == line
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,10 @@ def test_overrides_take_the_types_of_their_settings() -> None:
         "--config.tutorial_128=true",
         "--config.data.data_dir=~/some where",
         "--config.train.num_devices=none",
+        "--config.model.unroll=none",
+        "--config.model.precision=auto",
+        "--config.train.vectorize_seeds=false",
+        "--config.train.eval_batch_size=256",
     )
     assert config.train.learning_rate == 1.0
     assert type(config.train.learning_rate) is float
@@ -35,6 +39,12 @@ def test_overrides_take_the_types_of_their_settings() -> None:
     assert config.tutorial_128 is True
     assert config.data.data_dir == str(Path("~/some where").expanduser())
     assert config.train.num_devices is None
+    assert config.model.unroll is None
+    assert config.model.precision == "auto"
+    assert config.train.vectorize_seeds is False
+    assert config.train.eval_batch_size == 256
+    unset = parse("--config.train.vectorize_seeds=none")
+    assert unset.train.vectorize_seeds is None
 
 
 def test_an_override_can_be_two_arguments() -> None:
@@ -66,6 +76,11 @@ def test_an_override_can_be_two_arguments() -> None:
         ("--config.data.name=mnits", ["data.name", "'mnits'", "did you mean mnist"]),
         ("--config.data.max_shift=14", ["data.max_shift", "at most 13", "14"]),
         ("--config.model.cell=LSTM", ["model.cell", "lstm, gru, rnn", "'LSTM'"]),
+        ("--config.model.precision=float23", ["bfloat16", "did you mean float32?"]),
+        ("--config.model.unroll=0", ["model.unroll", "at least 1", "not 0"]),
+        ("--config.model.remat_steps=5", ["1, 2, 4, 7, 14, 28", "not 5"]),
+        ("--config.train.vectorize_seeds=1", ["vectorize_seeds", "true", "'1'"]),
+        ("--config.train.eval_batch_size=0", ["eval_batch_size", "at least 1"]),
         ("--config.num_seeds=0", ["num_seeds", "at least 1", "0"]),
         ("--config.train.batch_size=4001", ["batch_size", "4000 training", "4001"]),
         ("--config.train.num_steps=99999999", ["num_steps", "at most 16777215"]),
@@ -145,13 +160,29 @@ def test_an_unknown_setting_in_a_saved_configuration_is_refused() -> None:
 
 
 def test_a_setting_that_a_saved_configuration_lacks_has_its_old_value() -> None:
-    """Which is not always today's default."""
     tree = Config(train=TrainConfig(num_steps=7)).to_dict()
-    del tree["model"]["recurrence"], tree["train"]["ema_decay"]
-    config = Config.from_dict(tree)
-    assert config.model.recurrence == "flax" != Config().model.recurrence
-    assert config.train.ema_decay == 0.0
-    assert config.train.num_steps == 7
+    for name in ("remat_steps", "unroll", "precision"):
+        del tree["model"][name]
+    for name in ("ema_decay", "vectorize_seeds", "eval_batch_size"):
+        del tree["train"][name]
+    assert Config.from_dict(tree) == Config(train=TrainConfig(num_steps=7))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("recurrence", "fused"), ("remat_rows", None)]
+)
+def test_a_deleted_setting_of_an_old_configuration_is_refused(
+    name: str, value: object
+) -> None:
+    tree = Config().to_dict()
+    tree["model"][name] = value
+    with pytest.raises(UserError, match=rf"^model\.{name}: unknown setting$"):
+        Config.from_dict(tree)
+
+
+def test_rematerialization_is_allowed_with_every_loss() -> None:
+    config = parse("--config.train.loss=every_row", "--config.model.remat_steps=7")
+    assert config.model.remat_steps == 7
 
 
 @pytest.mark.parametrize("name", ["seed", "train.num_steps", "model.cell"])

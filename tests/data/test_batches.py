@@ -4,7 +4,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import mesh_of, random_examples
@@ -42,7 +41,7 @@ def split_of(
 
 @functools.partial(jax.jit, static_argnums=3)
 def batch_shard(split: TrainingSplit, step: int, shard: int, num_shards: int) -> Batch:
-    return split.batch(jnp.asarray(step), jnp.asarray(shard), num_shards)
+    return split.batch(split.seed[0], step, shard, num_shards)
 
 
 def batch_of(split: TrainingSplit, step: int, shard: int = 0, shards: int = 1) -> Batch:

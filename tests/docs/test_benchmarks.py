@@ -170,8 +170,9 @@ def test_every_table_contains_the_measurements(measured: dict[str, Any]) -> None
             pytest.param(*values, marks=pytest.mark.slow)
             for values in (
                 ("train", {"steps": 2}, 256),
+                ("train", {"steps": 2, "flax_cell": True}, 256),
                 ("train", {"steps": 1, "seeds": 2, "batch": 32}, 64),
-                ("train", {"steps": 1, "rows": 56, "model": {"remat_rows": 28}}, 128),
+                ("train", {"steps": 1, "rows": 56, "model": {"remat_steps": 28}}, 128),
                 ("evaluate", {"images": 300}, 300),
                 ("save", {"steps": 2, "epochs": 2, "saving": True}, 2),
                 ("product_xla", {"size": 8}, 20 * 2 * 8**3),

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import REPOSITORY, random_examples, random_params
+from support import REPOSITORY, model_of, random_examples, random_params
 
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import Config, ModelConfig
-from rnnmnist.models.classifier import CELLS, Params, SequenceClassifier, make_model
+from rnnmnist.models.classifier import CELLS, Params, SequenceClassifier
 
 UNITS = 16
 COUNT = 3
@@ -24,7 +24,7 @@ IMAGES, LABELS = random_examples(COUNT)
 
 @functools.cache
 def build(cell: str) -> tuple[SequenceClassifier, Params]:
-    model = make_model(ModelConfig(cell=cell, hidden_size=UNITS))  # type: ignore[arg-type]
+    model = model_of(ModelConfig(cell=cell, hidden_size=UNITS))  # type: ignore[arg-type]
     return model, random_params(model)
 
 

@@ -12,6 +12,9 @@ from typing import NamedTuple
 import pytest
 from support import REPOSITORY, Command
 
+from rnnmnist.config.platforms import DEFAULTS, MOST_CPU_DEVICES
+from rnnmnist.config.schema import FIELDS
+
 README = (REPOSITORY / "README.md").read_text()
 COMMANDS = (REPOSITORY / "docs/commands.md").read_text()
 DEVICES = (REPOSITORY / "docs/devices.md").read_text()
@@ -184,6 +187,21 @@ def test_the_error_message_in_the_docs_is_the_current_one(command: Command) -> N
     assert found is not None
     finished = command("main", found[1])
     assert (finished.returncode, finished.stderr) == (2, found[2])
+
+
+def test_the_choices_by_platform_are_the_current_ones() -> None:
+    pattern = r"<!-- platforms -->\n(.*)<!-- /platforms -->"
+    found = re.search(pattern, DEVICES, re.DOTALL)
+    assert found is not None
+    _, _, *lines = found[1].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines]
+    settings, *columns = zip(*rows, strict=True)
+    assert {name.split("`")[1] for name in settings} <= FIELDS.keys()
+    together = {True: "together (`true`)", False: "in turn (`false`)"}
+    for how, column in zip(DEFAULTS.values(), columns, strict=True):
+        expected = [str(how.unroll), how.precision, together[how.vectorize_seeds]]
+        assert list(column[:-1]) == [*expected, str(how.eval_batch_size)]
+    assert columns[0][-1].endswith(f", {MOST_CPU_DEVICES}")
 
 
 def test_the_promises_name_tests_that_exist() -> None:

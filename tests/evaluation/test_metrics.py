@@ -1,74 +1,26 @@
-"""Evaluation counts every image once for any batch size, padding and mesh."""
+"""Losses, accuracies and confusion matrices by hand, and their JSON."""
 
-import functools
-import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from support import mesh_of, random_examples
 
-from rnnmnist.config.schema import ModelConfig
-from rnnmnist.data.datasets import Examples
 from rnnmnist.evaluation.intervals import wilson_interval
-from rnnmnist.evaluation.metrics import evaluate
-from rnnmnist.evaluation.predictions import EvaluationSplit
-from rnnmnist.evaluation.results import read_result
-from rnnmnist.models.classifier import init_params, make_model
+from rnnmnist.evaluation.metrics import Metrics, Scores, read_metrics_file
 
-MODEL = make_model(ModelConfig(hidden_size=8))
-PARAMS = init_params(MODEL, jax.random.key(0), 1.0)
-EXAMPLES = random_examples(1003)
-COUNTS = (1, 99, 128, 1003)
-CASES = [  # images, batch per device, devices
-    (1, 1, 1),
-    (1, 64, 8),  # most devices have only padding
-    (99, 1, 2),
-    (99, 7, 8),
-    (128, 64, 2),
-    (1003, 64, 8),
-    (1003, 5000, 1),
-]
+# Two networks and six examples of three classes, none of which is of class 2.
+LABELS = np.array([0, 0, 0, 0, 1, 1], np.uint8)
+PREDICTED = np.array([[0, 0, 0, 1, 1, 1], [0, 2, 2, 2, 0, 1]])
+CONFUSIONS = (((3, 1, 0), (0, 2, 0), (0, 0, 0)), ((1, 0, 3), (1, 1, 0), (0, 0, 0)))
 
 
-@pytest.fixture(scope="module")
-def logits() -> np.ndarray:
-    """The network's logits for all examples, float64 [examples, classes]."""
-    predict = jax.jit(functools.partial(MODEL.apply, {"params": PARAMS}))
-    return np.asarray(predict(EXAMPLES.images), np.float64)
-
-
-@pytest.mark.parametrize(
-    ("count", "batch", "devices"),
-    [
-        *CASES,
-        # Each of the others compiles one more program.
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in itertools.product(COUNTS, (1, 7, 64, 5000), (1, 2, 8))
-            if case not in CASES and case[0] / case[1] <= 200
-        ),
-    ],
-)
-def test_batch_padding_and_devices_change_no_result(
-    count: int, batch: int, devices: int, logits: np.ndarray
-) -> None:
-    examples = Examples(EXAMPLES.images[:count], EXAMPLES.labels[:count])
-    logits = logits[:count]
-    predicted = logits.argmax(axis=1)
-    expected = np.zeros((10, 10), int)
-    np.add.at(expected, (examples.labels, predicted), 1)
-    chosen = logits[np.arange(count), examples.labels]
-    loss = (np.log(np.exp(logits).sum(axis=1)) - chosen).mean()
-    split = EvaluationSplit.device_put(examples, mesh_of(devices), batch)
-    (result,) = evaluate(MODEL, PARAMS, split)
-    np.testing.assert_array_equal(result.confusion, expected)
-    assert result.examples == count
-    assert result.correct == (predicted == examples.labels).sum()
-    assert result.loss == pytest.approx(loss, rel=1e-5)
+def make_scores() -> Scores:
+    """Of logits that give the predicted class a probability of a half."""
+    logits = np.log(2) * np.eye(3, dtype=np.float32)[PREDICTED]
+    return Scores.from_logits(logits, LABELS)
 
 
 @pytest.mark.parametrize(
@@ -86,34 +38,146 @@ def test_wilson_intervals(correct: int, examples: int, low: float, high: float) 
     assert found == pytest.approx((low, high), abs=6e-4)
 
 
-def test_read_result_rejects_inconsistent_results(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "test-1.json"
-    (result,) = evaluate(
-        MODEL, PARAMS, EvaluationSplit.device_put(random_examples(9), mesh_of(1))
-    )
-    content = result.to_dict() | {"params_sha256": "abc", "step": 1}
-    assert read_result(path, "abc") is None
-    path.write_text(json.dumps(content))
-    assert read_result(path, "abc") == content
-    assert read_result(path, "another") is None
-    for key in ("correct", "examples", "accuracy", "accuracy_interval", "confusion"):
-        changes: tuple[dict[str, Any], ...] = ({key: 8}, {key: None}, {key: []})
-        for wrong in changes:
-            path.write_text(json.dumps(content | wrong))
-            assert read_result(path, "abc") is None
-        path.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
-        assert read_result(path, "abc") is None
-    for text in ("", "{", "[]", "{}", "null", "\x00"):
-        path.write_text(text)
-        assert read_result(path, "abc") is None
+def test_scores_by_hand() -> None:
+    scores = make_scores()
+    assert scores.confusions == CONFUSIONS
+    assert (scores.examples, scores.correct) == (6, (5, 2))
+    assert scores.accuracies == (5 / 6, 2 / 6)
+    assert scores.accuracy == 7 / 12
+    right, wrong = math.log(2), math.log(4)
+    losses = ((5 * right + wrong) / 6, (2 * right + 4 * wrong) / 6)
+    assert scores.losses == pytest.approx(losses)
+    assert scores.loss == pytest.approx(sum(losses) / 2)
+    assert scores.confusion.tolist() == [[4, 1, 3], [1, 3, 0], [0, 0, 0]]
+    assert scores.accuracy_interval == wilson_interval(3.5, 6)
 
 
-def test_a_result_is_json() -> None:
-    (result,) = evaluate(
-        MODEL, PARAMS, EvaluationSplit.device_put(random_examples(9), mesh_of(1))
-    )
-    content = json.loads(json.dumps(result.to_dict()))
-    assert sum(map(sum, content["confusion"])) == content["examples"] == 9
-    assert content["accuracy"] == content["correct"] / 9
+def test_the_balanced_accuracy_by_hand() -> None:
+    """The mean of 3/4 and 2/2, and that of 1/4 and 1/2; a class without examples."""
+    scores = make_scores()
+    networks = [one.balanced_accuracy for one in scores.split()]
+    assert networks == pytest.approx([7 / 8, 3 / 8])
+    assert scores.balanced_accuracy == pytest.approx(5 / 8)
+
+
+def test_the_variation_over_networks_by_hand() -> None:
+    """Its interval uses Student's t of one degree of freedom, 12.706, and is clipped.
+
+    With four networks, it is 3.182 standard errors.
+    """
+    scores = make_scores()
+    assert scores.accuracy_std == pytest.approx(1 / 2 / math.sqrt(2))
+    assert scores.accuracy_mean_interval == (0.0, 1.0)
+    counts = (90, 91, 92, 91)
+    tables = [[[count, 100 - count], [0, 0]] for count in counts]
+    members = [{"loss": 0.5, "confusion": table} for table in tables]
+    four = Scores.from_dict({"members": members})
+    half = 3.18245 * math.sqrt(2 / 3) / 100 / 2
+    expected = (0.91 - half, 0.91 + half)
+    assert four.accuracy_mean_interval == pytest.approx(expected, abs=1e-7)
+
+
+def test_networks_are_split() -> None:
+    scores = make_scores()
+    one, other = scores.split()
+    assert (one.losses, one.correct) == (scores.losses[:1], (5,))
+    assert (other.losses, other.confusions) == (scores.losses[1:], CONFUSIONS[1:])
+    assert one.examples == other.examples == 6
+    assert one.split() == [one]
+
+
+def test_a_diverged_network_is_scored_without_warnings() -> None:
+    logits = np.full((1, 6, 3), np.nan, np.float32)
+    scores = Scores.from_logits(logits, LABELS)
+    assert scores.examples == 6
+    assert math.isnan(scores.loss)
+
+
+def test_scores_are_restored_from_json() -> None:
+    scores = make_scores()
+    members = [{"seed": 3}, {"seed": 4}]
+    content = json.loads(json.dumps(scores.to_dict(members)))
+    assert Scores.from_dict(content) == scores
+    assert [member["seed"] for member in content["members"]] == [3, 4]
+    for one, member in zip(scores.split(), content["members"], strict=True):
+        own = json.loads(json.dumps(one.to_dict([{}])))
+        assert Scores.from_dict(own) == Scores.from_dict(member) == one
+        assert own.items() <= member.items()
+
+
+@pytest.mark.parametrize(
+    "confusion",
+    [
+        None,
+        [],
+        "12",
+        [1, 2],
+        [[1, 2]],
+        [[1, 2], [3]],
+        [[1, 2], [3, 4.0]],
+        [[1, 2], [3, True]],
+        [[1, 2], [3, -1]],
+        [[0, 0], [0, 0]],
+        [[]],
+    ],
+)
+def test_what_is_no_confusion_matrix_is_refused(confusion: Any) -> None:
+    good = {"loss": 0.5, "confusion": [[1, 2], [3, 4]]}
+    bad = good | {"confusion": confusion}
+    with pytest.raises(ValueError, match="confusion"):
+        Scores.from_dict(bad)
+    with pytest.raises(ValueError, match="confusion"):
+        Scores.from_dict({"members": [bad, good]})
+
+
+# The lines of metrics.jsonl.
+
+ONE = Metrics(examples=6, losses=(0.5,), correct=(5,), step=7, split="validation")
+SEVERAL = Metrics(examples=6, losses=(0.5, 1.5), correct=(5, 3), step=7, split="train")
+
+
+@pytest.mark.parametrize("metrics", [ONE, SEVERAL])
+def test_metrics_are_restored_from_json(metrics: Metrics) -> None:
+    seeds = (3, 4)[: len(metrics.correct)]
+    content = json.loads(json.dumps(metrics.to_dict(seeds)))
+    assert Metrics.from_dict(content) == metrics
+
+
+def test_the_fields_of_metrics() -> None:
+    line = {"step": 7, "split": "validation", "loss": 0.5, "accuracy": 5 / 6}
+    assert ONE.to_dict([3]) == line | {"correct": 5, "examples": 6}
+    content = SEVERAL.to_dict([3, 4])
+    members = content.pop("members")
+    line = {"step": 7, "split": "train", "loss": 1.0, "accuracy": 8 / 12}
+    assert content == line | {"correct": 8, "examples": 6}
+    assert members == [
+        {"seed": 3, "loss": 0.5, "accuracy": 5 / 6, "correct": 5},
+        {"seed": 4, "loss": 1.5, "accuracy": 3 / 6, "correct": 3},
+    ]
+
+
+@pytest.mark.parametrize("name", ["step", "split", "loss", "correct", "examples"])
+@pytest.mark.parametrize("value", [None, True, [], {}, [1]])
+def test_metrics_of_other_types_are_refused(name: str, value: Any) -> None:
+    content = ONE.to_dict([3])
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        Metrics.from_dict(content | {name: value})
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        Metrics.from_dict({key: old for key, old in content.items() if key != name})
+
+
+def test_other_lines_of_a_metrics_file_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics_file(path) == []
+    lines = [
+        json.dumps(ONE.to_dict([3])),
+        '{"step": 7}',
+        '{"step": "7", "split": "train"}',
+        "not JSON",
+        "[]",
+        json.dumps(SEVERAL.to_dict([3, 4]) | {"members": []}),
+        json.dumps(SEVERAL.to_dict([3, 4])),
+        json.dumps(ONE.to_dict([3]))[:-9],  # incomplete
+    ]
+    path.write_text("\n".join(lines))
+    assert read_metrics_file(path) == [ONE, SEVERAL]

@@ -1,30 +1,85 @@
-"""Predictions after each row, calibration and misclassifications."""
+"""Predictions after each row, evaluation, calibration and misclassifications.
+
+Evaluation counts every image once for any batch size, padding and mesh.
+"""
+
+import functools
+import itertools
 
 import jax
 import numpy as np
 import pytest
-from support import mesh_of, random_examples
+from support import mesh_of, model_of, random_examples, random_params
 
+from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.datasets import Examples
 from rnnmnist.evaluation.calibration import calibration_bins
-from rnnmnist.evaluation.metrics import evaluate
 from rnnmnist.evaluation.predictions import (
     EvaluationSplit,
     Predictions,
+    decision_rows,
+    evaluate,
     most_confident_errors,
     predict,
 )
-from rnnmnist.models.classifier import (
-    Params,
-    init_params,
-    make_model,
-    split_ensemble,
-)
-from rnnmnist.models.traces import decision_rows
+from rnnmnist.models.classifier import Params
+from rnnmnist.runtime.ensemble import split_ensemble
 
-MODEL = make_model(ModelConfig(hidden_size=16))
-PARAMS = init_params(MODEL, jax.random.key(0), 1.0)
+MODEL = model_of(ModelConfig(hidden_size=8))
+NETWORK = random_params(MODEL)
+PARAMS = jax.tree.map(lambda leaf: leaf[None], NETWORK)
+EXAMPLES = random_examples(1003)
+EXECUTION = DEFAULTS["cpu"]
+COUNTS = (1, 99, 128, 1003)
+CASES = [  # images, batch per device, devices
+    (1, 1, 1),
+    (1, 64, 8),  # most devices have only padding
+    (99, 1, 2),
+    (99, 7, 8),
+    (128, 64, 2),
+    (1003, 64, 8),
+    (1003, 5000, 1),
+]
+
+
+@pytest.fixture(scope="module")
+def logits() -> np.ndarray:
+    """The network's logits for all examples, float64 [examples, classes]."""
+    predict = jax.jit(functools.partial(MODEL.apply, {"params": NETWORK}))
+    return np.asarray(predict(EXAMPLES.images), np.float64)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "devices"),
+    [
+        *CASES,
+        # Each of the others compiles one more program.
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in itertools.product(COUNTS, (1, 7, 64, 5000), (1, 2, 8))
+            if case not in CASES and case[0] / case[1] <= 200
+        ),
+    ],
+)
+def test_batch_padding_and_devices_change_no_result(
+    count: int, batch: int, devices: int, logits: np.ndarray
+) -> None:
+    examples = Examples(EXAMPLES.images[:count], EXAMPLES.labels[:count])
+    logits = logits[:count]
+    predicted = logits.argmax(axis=1)
+    expected = np.zeros((10, 10), int)
+    np.add.at(expected, (examples.labels, predicted), 1)
+    chosen = logits[np.arange(count), examples.labels]
+    loss = (np.log(np.exp(logits).sum(axis=1)) - chosen).mean()
+    execution = EXECUTION._replace(eval_batch_size=batch)
+    split = EvaluationSplit.device_put(examples, mesh_of(devices), execution)
+    assert split.images.shape[1] <= batch * devices
+    scores = evaluate(MODEL, PARAMS, split)
+    np.testing.assert_array_equal(scores.confusions, expected[None])
+    assert scores.examples == count
+    assert scores.correct == ((predicted == examples.labels).sum(),)
+    assert scores.loss == pytest.approx(loss, rel=1e-5)
 
 
 def with_confidence(confidence: np.ndarray, correct: np.ndarray) -> Predictions:
@@ -37,8 +92,8 @@ def with_confidence(confidence: np.ndarray, correct: np.ndarray) -> Predictions:
 
 
 def predict_one(params: Params, examples: Examples) -> Predictions:
-    """The predictions of one network."""
-    split = EvaluationSplit.device_put(examples, mesh_of(1))
+    """The predictions of one network, with its ensemble axis."""
+    split = EvaluationSplit.device_put(examples, mesh_of(1), EXECUTION)
     (predictions,) = predict(MODEL, params, split)
     return predictions
 
@@ -88,21 +143,20 @@ def test_every_image_is_in_the_bin_of_its_confidence(number: int) -> None:
 def test_counts_after_the_last_row_are_those_of_the_evaluation(count: int) -> None:
     examples = random_examples(count)
     predictions = predict_one(PARAMS, examples)
-    (result,) = evaluate(
-        MODEL, PARAMS, EvaluationSplit.device_put(examples, mesh_of(8))
-    )
+    split = EvaluationSplit.device_put(examples, mesh_of(8), EXECUTION)
+    scores = evaluate(MODEL, PARAMS, split)
     correct = predictions.correct_after_rows
     assert correct.shape == (28,)
-    assert correct[-1] == predictions.correct.sum() == result.correct
+    assert correct[-1] == predictions.correct.sum() == scores.correct[0]
     found = np.zeros((10, 10), int)
     np.add.at(found, (examples.labels, predictions.predicted[:, -1]), 1)
-    np.testing.assert_array_equal(found, result.confusion)
+    np.testing.assert_array_equal(found, scores.confusion)
     np.testing.assert_allclose(predictions.probabilities.sum(axis=1), 1, rtol=1e-12)
     np.testing.assert_array_equal(
         predictions.probabilities.argmax(axis=1), predictions.predicted[:, -1]
     )
     chosen = predictions.probabilities[np.arange(count), examples.labels]
-    assert -np.log(chosen).mean() == pytest.approx(result.loss, rel=1e-5)
+    assert -np.log(chosen).mean() == pytest.approx(scores.loss, rel=1e-5)
 
 
 def test_predictions_after_a_row_are_those_of_truncated_images() -> None:
@@ -115,18 +169,27 @@ def test_predictions_after_a_row_are_those_of_truncated_images() -> None:
         np.testing.assert_array_equal(found.predicted[:, -1], expected)
 
 
-def test_each_network_of_an_ensemble_predicts_as_it_does_alone() -> None:
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_each_network_of_an_ensemble_predicts_as_it_does_alone(vectorize: bool) -> None:
+    """Whether the device computes them together or in turn."""
     examples = random_examples(50)
-    others = init_params(MODEL, jax.random.key(1), 1.0)
-    ensemble = jax.tree.map(lambda *leaves: np.stack(leaves), PARAMS, others)
-    split = EvaluationSplit.device_put(examples, mesh_of(1))
+    networks = [
+        jax.tree.map(functools.partial(np.multiply, np.float32(factor)), PARAMS)
+        for factor in (1, -1, 0.5)
+    ]
+    ensemble = jax.tree.map(lambda *leaves: np.concatenate(leaves), *networks)
+    execution = EXECUTION._replace(vectorize_seeds=vectorize)
+    split = EvaluationSplit.device_put(examples, mesh_of(1), execution)
     together = predict(MODEL, ensemble, split)
-    for network, params, found in zip(
-        split_ensemble(ensemble), (PARAMS, others), together, strict=True
+    for own, params, found in zip(
+        split_ensemble(ensemble), networks, together, strict=True
     ):
-        for alone in (params, network):
-            expected = predict_one(alone, examples).predicted
-            np.testing.assert_array_equal(found.predicted, expected)
+        expected = predict_one(params, examples)
+        np.testing.assert_array_equal(found.predicted, expected.predicted)
+        np.testing.assert_allclose(
+            found.probabilities, expected.probabilities, rtol=1e-5
+        )
+        jax.tree.map(np.testing.assert_array_equal, own, split_ensemble(params)[0])
 
 
 def test_errors_are_sorted_by_confidence() -> None:

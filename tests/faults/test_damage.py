@@ -13,11 +13,16 @@ from support import Command
 from rnnmnist.checkpoints import store, verification
 from rnnmnist.checkpoints.checksums import array_checksums
 from rnnmnist.checkpoints.selection import find_step
-from rnnmnist.config.schema import FIELDS
+from rnnmnist.config.schema import FIELDS, Config, flatten
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation import results
 from rnnmnist.runtime.workdir import MetricsFile
-from rnnmnist.training.resume import CHANGEABLE, CHANGEABLE_WITH_WARNING, step_to_resume
+from rnnmnist.training.resume import (
+    CHANGEABLE,
+    CHANGEABLE_WITH_WARNING,
+    step_to_resume,
+    warn_of_changes,
+)
 
 NEWEST = runs.STEPS
 Damage = Callable[[Path], object]
@@ -137,8 +142,11 @@ def other_value(name: str, value: object) -> object:
         "data.manual_dir": "/somewhere",
         "model.cell": "gru",
         "model.initializer": "tutorial",
-        "model.recurrence": "flax",
-        "model.remat_rows": 7,
+        "model.remat_steps": 7,
+        "model.unroll": 4,
+        "model.precision": "bfloat16",
+        "train.vectorize_seeds": True,
+        "train.eval_batch_size": 10,
         "train.schedule": "constant",
         "train.log_metrics": "last_batch",
         "train.loss": "every_row",
@@ -156,17 +164,25 @@ def other_value(name: str, value: object) -> object:
     return value + 1
 
 
+def value_of(config: Config, name: str) -> object:
+    """Returns a setting by its full name."""
+    return flatten(config.to_dict())[name]
+
+
 @pytest.mark.parametrize("name", sorted(FIELDS))
 def test_a_changed_setting_is_refused_warned_of_or_accepted(
-    reference_run: Path, data_dir: Path, name: str
+    reference_run: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     same = store.read_config(reference_run, NEWEST)
-    section, _, key = name.rpartition(".")
-    value = getattr(getattr(same, section) if section else same, key)
+    value = value_of(same, name)
     changed = same.replace({name: other_value(name, value)})
     assert changed != same
     if name in CHANGEABLE | CHANGEABLE_WITH_WARNING:
         assert step_to_resume(changed, reference_run) == NEWEST
+        warn_of_changes(changed, reference_run, NEWEST)
+        text = f"{name} was {value} and is now {other_value(name, value)}: "
+        warned = [message.startswith(text) for message in caplog.messages]
+        assert warned == ([True] if name in CHANGEABLE_WITH_WARNING else [])
         return
     with pytest.raises(UserError) as error:
         step_to_resume(changed, reference_run)
@@ -183,6 +199,20 @@ def test_a_changed_setting_is_refused_warned_of_or_accepted(
         "train.ema_decay",
         "train.clip_norm",
     }
+
+
+def test_how_programs_run_may_change_with_a_warning_if_it_affects_training(
+    reference_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    same = store.read_config(reference_run, NEWEST)
+    names = ["model.remat_steps", "model.unroll", "model.precision"]
+    names += ["train.vectorize_seeds", "train.eval_batch_size"]
+    others = {name: other_value(name, value_of(same, name)) for name in names}
+    changed = same.replace(others)
+    assert step_to_resume(changed, reference_run) == NEWEST
+    warn_of_changes(changed, reference_run, NEWEST)
+    warned = {message.split(maxsplit=1)[0] for message in caplog.messages}
+    assert warned == {*names} - {"train.eval_batch_size"}
 
 
 def edit_randomly(generator: random.Random, files: list[Path]) -> str:
@@ -251,7 +281,7 @@ def test_random_edits_cause_errors_or_have_no_effect(
             step_to_resume(config, workdir)
             for path in (workdir / "evaluation").glob("*"):
                 result = results.read_result(path, params_sha256)
-                assert result is None or result == expected_result, edit
+                assert result is None or result.to_dict() == expected_result, edit
         except RunError as error:
             assert "\n" not in str(error).strip(), edit
         MetricsFile(workdir / "metrics.jsonl", NEWEST)

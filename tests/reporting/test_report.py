@@ -20,6 +20,7 @@ from rnnmnist import report
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.formatting import probability
 from rnnmnist.evaluation.intervals import wilson_interval
+from rnnmnist.evaluation.results import Result
 from rnnmnist.reporting import html, plots
 from rnnmnist.reporting.comparison import (
     comparison_folder,
@@ -83,6 +84,17 @@ def run_data(reports: Reports, data_dir: Path) -> RunData:
     return load_run_data(reports.first, "best", {"data.data_dir": str(data_dir)})
 
 
+def with_confusions(result: Result, *tables: np.ndarray) -> Result:
+    """The result with other counts: one table for each network."""
+    scores = dataclasses.replace(
+        result.scores,
+        losses=(1.5,) * len(tables),
+        correct=tuple(int(table.trace()) for table in tables),
+        confusions=tuple(tuple(map(tuple, table.tolist())) for table in tables),
+    )
+    return dataclasses.replace(result, scores=scores)
+
+
 @pytest.fixture(scope="module")
 def ensemble(run_data: RunData) -> RunData:
     """`run_data` as of three seeds; each has three more errors than the one before."""
@@ -96,36 +108,18 @@ def ensemble(run_data: RunData) -> RunData:
         table = np.zeros((10, 10), int)
         np.add.at(table, (predictions.labels, predicted[:, -1]), 1)
         tables.append(table)
-    members = [
-        {
-            "seed": seed,
-            "examples": 500,
-            "correct": int(table.trace()),
-            "accuracy": table.trace() / 500,
-            "accuracy_interval": wilson_interval(int(table.trace()), 500),
-            "loss": 1.5,
-            "confusion": table.tolist(),
-        }
-        for seed, table in enumerate(tables)
-    ]
-    mean = sum(member["accuracy"] for member in members) / 3
-    test = run_data.test | {
-        "accuracy": mean,
-        "accuracy_mean": mean,
-        "accuracy_std": 0.006,
-        "accuracy_mean_interval": [mean - 0.015, mean + 0.015],
-        "correct": sum(member["correct"] for member in members),
-        "confusion": np.sum(tables, axis=0).tolist(),
-        "members": members,
-    }
+    test = dataclasses.replace(
+        with_confusions(run_data.test, *tables),
+        seeds=(0, 1, 2),
+        network_sha256s=run_data.test.network_sha256s * 3,
+    )
+    assert test.scores.accuracy_std == pytest.approx(0.006)
     metrics = [
-        line
-        | {
-            "members": [
-                {"seed": seed, "loss": line["loss"] * (1 + seed / 10), "accuracy": 0.5}
-                for seed in range(3)
-            ]
-        }
+        dataclasses.replace(
+            line,
+            losses=tuple(line.loss * (1 + seed / 10) for seed in range(3)),
+            correct=(line.examples // 2,) * 3,
+        )
         for line in run_data.metrics
     ]
     return dataclasses.replace(run_data, test=test, networks=networks, metrics=metrics)
@@ -249,7 +243,7 @@ def test_a_page_agrees_with_the_result_file(reports: Reports) -> None:
 
 def test_a_run_without_metrics_has_no_learning_curves(reports: Reports) -> None:
     html = (reports.second / "report" / "index.html").read_text()
-    assert "The workdir has no metrics.jsonl" in html
+    assert "metrics.jsonl holds no metrics" in html
 
 
 def test_a_comparison_links_to_each_report(reports: Reports) -> None:
@@ -286,15 +280,17 @@ def test_a_comparison_is_not_written_into_a_run() -> None:
 def test_an_ensemble_is_reported_by_seed(ensemble: RunData) -> None:
     parser = read(report_page(ensemble, CONTEXT))
     words = spaced(parser.text)
-    for member in ensemble.members:
-        assert f"{member['correct']:,}" in words
+    for count in ensemble.test.scores.correct:
+        assert f"{count:,} of 500" in words
     assert "Accuracy by seed" in words
     assert "mean test accuracy of 3 seeds, on 500 images" in words
     assert "Each network is an LSTM with 48 units that reads" in words
     assert "The standard deviation over seeds is 0.60 points" in words
     assert "errors of seed 0" in words
     assert "lowest to highest" in words
-    assert f"{ensemble.test['correct']:,} of 500" not in words  # a sum over seeds
+    assert (
+        f"{sum(ensemble.test.scores.correct):,} of 500" not in words
+    )  # a sum over seeds
     assert "In the predictions for this report" not in words
     other = dataclasses.replace(ensemble, workdir=ensemble.workdir.with_name("other"))
     folder = comparison_folder([ensemble.workdir, other.workdir])
@@ -336,7 +332,7 @@ def test_a_run_of_several_sessions_that_was_evaluated_on_another_device(
     assert "a <fast> one" in words
     assert "2026-01-02T03:04:05+00:00" in words
     assert "unfinished" in words
-    recounted = run_data.test["correct"] - 1
+    recounted = run_data.test.scores.correct[0] - 1
     assert f"In the predictions for this report, {recounted} images are" in words
 
 
@@ -347,9 +343,8 @@ def test_a_network_without_errors_has_a_report(run_data: RunData) -> None:
         predicted=np.repeat(labels[:, None], 28, axis=1),
         probabilities=np.eye(10)[labels],
     )
-    table = np.diag(np.bincount(labels, minlength=10)).tolist()
-    test = run_data.test | {"correct": 500, "accuracy": 1.0, "confusion": table}
-    test["accuracy_interval"] = wilson_interval(500, 500)
+    table = np.diag(np.bincount(labels, minlength=10))
+    test = with_confusions(run_data.test, table)
     run = dataclasses.replace(run_data, test=test, networks=[perfect])
     words = spaced(read(report_page(run, CONTEXT)).text)
     assert "All test images are classified correctly" in words

@@ -1,38 +1,43 @@
 """Ensembles of seeds: each network equals that of a run with its seed alone."""
 
+import dataclasses
 import json
 import math
 import re
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
-from flax.training.train_state import TrainState
 from jax.sharding import Mesh
 from support import Command, Once, mesh_of, random_examples, refused
 
 from rnnmnist import evaluate as evaluate_command
 from rnnmnist import main, report, verify
-from rnnmnist.checkpoints.checksums import params_sha256
+from rnnmnist.checkpoints import store
+from rnnmnist.checkpoints.checksums import named_leaves, params_sha256
+from rnnmnist.config.platforms import DEFAULTS, execution
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.intervals import t_interval
-from rnnmnist.evaluation.metrics import evaluate
-from rnnmnist.evaluation.predictions import EvaluationSplit, predict_batches
+from rnnmnist.evaluation.metrics import Metrics
+from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
 from rnnmnist.evaluation.results import read_result
-from rnnmnist.models.classifier import make_model, split_ensemble
-from rnnmnist.runtime import ensemble
-from rnnmnist.runtime.mesh import device_put, make_mesh, replicate
-from rnnmnist.training.logs import metrics_line
-from rnnmnist.training.state import create_state
-from rnnmnist.training.step import Metrics, score_last_batch, train_steps
+from rnnmnist.runtime.ensemble import split_ensemble
+from rnnmnist.runtime.mesh import device_put, make_mesh
+from rnnmnist.training.state import TrainState, create_state, saved_arrays
+from rnnmnist.training.step import (
+    Program,
+    UpdateSums,
+    score_last_batch,
+    train_steps,
+)
 
 SEEDS = 4
 ENSEMBLE = "--config.num_seeds=3"
@@ -46,26 +51,50 @@ class Run(NamedTuple):
     stdout: str
 
 
+class Trained(NamedTuple):
+    """Networks after a few steps."""
+
+    program: Program
+    state: TrainState
+    split: TrainingSplit
+    sums: UpdateSums  # on the host
+
+
+class Way(NamedTuple):
+    """A grid of devices, and whether each computes its networks together."""
+
+    mesh: Mesh
+    together: bool
+
+
 def grid(seeds: int, batch: int) -> Mesh:
     mesh = mesh_of(seeds * batch)
     return Mesh(mesh.devices.reshape(seeds, batch), mesh.axis_names)
 
 
-def trained(
-    config: Config, mesh: Mesh, steps: int = 6
-) -> tuple[TrainState, TrainingSplit, Metrics]:
-    state = create_state(config, make_model(config.model), mesh)
+def trained(config: Config, mesh: Mesh, steps: int = 6) -> Trained:
+    program = Program.create(config, mesh)
+    state = create_state(config, program.model, mesh)
     split = TrainingSplit.device_put(random_examples(100), config, mesh)
-    state, metrics = train_steps(state, split, jnp.int32(steps), mesh=mesh)
-    return state, split, jax.device_get(metrics)
+    state, sums = train_steps(state, split, jnp.int32(steps), program=program)
+    return Trained(program, state, split, jax.device_get(sums))
 
 
-def state_sha256(state: TrainState) -> str:
-    return params_sha256({"params": state.params, "opt_state": state.opt_state})
+def networks_of(state: TrainState) -> list[Any]:
+    """The parameters, their averages and the optimizer's state of each network."""
+    trees = (state.params, state.ema_params, state.opt_state)
+    return split_ensemble(jax.device_get(trees))
+
+
+def assert_agree(found: Any, expected: Any) -> None:
+    """Compares trees up to rounding."""
+    leaves = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    for a, b in leaves:
+        np.testing.assert_allclose(a, b, atol=2e-4)
 
 
 @pytest.fixture(scope="module")
-def singles() -> list[tuple[TrainState, TrainingSplit, Metrics]]:
+def singles() -> list[Trained]:
     return [trained(a_run(seed=5 + i), mesh_of(1)) for i in range(SEEDS)]
 
 
@@ -79,90 +108,101 @@ def a_run(**changes: Any) -> Config:
     return Config().replace(settings | changes)
 
 
+def an_ensemble(way: Way) -> Config:
+    settings = {"train.vectorize_seeds": way.together}
+    return a_run(seed=5, num_seeds=SEEDS).replace(settings)
+
+
 @pytest.fixture(
     scope="module",
     params=[
         (2, 4, True),
-        # CI only: these take long to compile.
+        (1, 1, False),
+        # CI only: more of the same.
         pytest.param((1, 1, True), marks=pytest.mark.slow),
         pytest.param((2, 4, False), marks=pytest.mark.slow),
-        pytest.param((1, 1, False), marks=pytest.mark.exhaustive),
         pytest.param((4, 1, False), marks=pytest.mark.exhaustive),
     ],
-    ids=lambda way: f"{way[0]}x{way[1]} {'at once' if way[2] else 'one by one'}",
+    ids=lambda way: f"{way[0]}x{way[1]} {'together' if way[2] else 'in turn'}",
 )
-def mesh(request: pytest.FixtureRequest) -> Iterator[Mesh]:
-    """A grid of devices; computes the networks as on an accelerator or a CPU."""
-    seeds, batch, at_once = request.param
-    programs: tuple[Any, ...] = (train_steps, score_last_batch, predict_batches)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(ensemble, "uses_vmap", lambda: at_once)
-        for program in programs:
-            program.clear_cache()
-        yield grid(seeds, batch)
-    for program in programs:
-        program.clear_cache()
+def way(request: pytest.FixtureRequest) -> Way:
+    """As on an accelerator or on a CPU."""
+    seeds, batch, together = request.param
+    return Way(grid(seeds, batch), together)
 
 
 def test_each_network_equals_that_of_its_seed_alone(
-    singles: list[tuple[TrainState, TrainingSplit, Metrics]], mesh: Mesh
+    singles: list[Trained], way: Way
 ) -> None:
-    config = a_run(seed=5, num_seeds=SEEDS)
-    state, split, metrics = trained(config, mesh)
+    program, state, split, sums = trained(an_ensemble(way), way.mesh)
+    assert program.execution.vectorize_seeds == way.together
     assert np.shape(state.step) == ()  # one step for all
     assert int(state.step) == 6
-    assert int(metrics.examples) == 6 * 16
-    last = jax.device_get(score_last_batch(state, split, mesh=mesh))
-    replicated = replicate(state, mesh)
-    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(replicated))
-    ensemble_trees = (replicated.params, replicated.opt_state)
-    for index, (single, its_split, its_metrics) in enumerate(singles):
-        own = jax.tree.map(lambda leaf, index=index: leaf[index], ensemble_trees)
-        for a, b in zip(
-            jax.tree.leaves(own),
-            jax.tree.leaves((single.params, single.opt_state)),
-            strict=True,
-        ):
-            np.testing.assert_allclose(a, b, atol=2e-4)
-        assert metrics.loss[index] == pytest.approx(float(its_metrics.loss), rel=1e-5)
-        assert metrics.correct[index] == its_metrics.correct
-        its_last = score_last_batch(single, its_split, mesh=mesh_of(1))
-        assert last.loss[index] == pytest.approx(float(its_last.loss), rel=1e-3)
-    networks = split_ensemble(replicated.params)
-    assert len({params_sha256(params) for params in networks}) == 4
+    assert int(sums.examples) == 6 * 16
+    last = jax.device_get(score_last_batch(state, split, program=program))
+    for index, (network, alone) in enumerate(
+        zip(networks_of(state), singles, strict=True)
+    ):
+        assert_agree(network, *networks_of(alone.state))
+        assert sums.loss[index] == pytest.approx(alone.sums.loss[0], rel=1e-5)
+        assert sums.correct[index] == alone.sums.correct[0]
+        its_last = score_last_batch(alone.state, alone.split, program=alone.program)
+        assert last.loss[index] == pytest.approx(float(its_last.loss[0]), rel=1e-3)
+    saved = saved_arrays(state, mesh=way.mesh)
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(saved))
+    networks = split_ensemble(saved["params"])
+    assert len({params_sha256(params) for params in networks}) == SEEDS
 
 
-def test_one_nonfinite_network_stops_all_and_is_identified(mesh: Mesh) -> None:
-    state, split, _ = trained(a_run(seed=5, num_seeds=SEEDS), mesh, 3)
-    weights = dict(state.opt_state.iterate)  # the parameters are their average
-    head = dict(weights["head"])
+def test_a_single_network_is_the_same_together_and_in_turn(
+    singles: list[Trained],
+) -> None:
+    """An ensemble of one, whose axis only `vmap` sees."""
+    config = a_run(seed=5).replace({"train.vectorize_seeds": True})
+    together, in_turn = trained(config, mesh_of(1)), singles[0]
+    assert together.program.execution.vectorize_seeds
+    assert not in_turn.program.execution.vectorize_seeds
+    assert_agree(networks_of(together.state), networks_of(in_turn.state))
+    assert together.sums.loss == pytest.approx(in_turn.sums.loss, rel=1e-5)
+    assert together.sums.correct == in_turn.sums.correct
+
+
+def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
+    program, state, split, _ = trained(an_ensemble(way), way.mesh, 3)
+    head = dict(state.params["head"])  # not of the averages, which are evaluated
     bias = np.array(head["bias"])
     bias[2, 7] = np.inf
     head["bias"] = device_put(bias, head["bias"].sharding)
-    poisoned = state.opt_state._replace(iterate=weights | {"head": head})
-    state = state.replace(opt_state=poisoned)
-    before = state_sha256(state)
-    state, metrics = train_steps(state, split, jnp.int32(9), mesh=mesh)
-    metrics = jax.device_get(metrics)
+    poisoned = dict(state.params) | {"head": head}
+    state = dataclasses.replace(state, params=poisoned)
+    before = networks_of(state)
+    state, sums = train_steps(state, split, jnp.int32(9), program=program)
+    sums = jax.device_get(sums)
     assert int(state.step) == 3
-    assert int(metrics.examples) == 0
-    np.testing.assert_array_equal(metrics.nonfinite, [False, False, True, False])
-    assert not np.isfinite(metrics.rejected_loss[2])
-    assert state_sha256(state) == before
+    assert int(sums.examples) == 0
+    np.testing.assert_array_equal(sums.nonfinite, [False, False, True, False])
+    assert not np.isfinite(sums.rejected_loss[2])
+    after = networks_of(state)
+    assert [params_sha256({"all": network}) for network in after] == [
+        params_sha256({"all": network}) for network in before
+    ]
 
 
-def test_an_ensemble_is_evaluated_as_its_networks_are(mesh: Mesh) -> None:
-    config = a_run(seed=5, num_seeds=SEEDS)
-    model = make_model(config.model)
-    params = create_state(config, model, mesh).params
+def test_an_ensemble_is_evaluated_as_its_networks_are(way: Way) -> None:
+    config = an_ensemble(way).replace({"train.eval_batch_size": 10})
+    model = Program.create(config, way.mesh).model
+    params = create_state(config, model, way.mesh).params
     examples = random_examples(137)
-    found = evaluate(model, params, EvaluationSplit.device_put(examples, mesh, 10))
-    alone = EvaluationSplit.device_put(examples, mesh_of(1))
-    networks = split_ensemble(jax.device_get(params))
-    for result, network in zip(found, networks, strict=True):
-        (expected,) = evaluate(model, network, alone)
-        assert result.confusion == expected.confusion
-        assert result.loss == pytest.approx(expected.loss, rel=1e-5)
+    split = EvaluationSplit.device_put(examples, way.mesh, execution(config, "cpu"))
+    assert split.vectorize_seeds == way.together
+    found = evaluate(model, params, split)
+    alone = EvaluationSplit.device_put(examples, mesh_of(1), DEFAULTS["cpu"])
+    assert len(found.losses) == SEEDS
+    for index, scores in enumerate(found.split()):
+        network = jax.tree.map(lambda leaf, i=index: np.asarray(leaf)[i, None], params)
+        expected = evaluate(model, network, alone)
+        assert scores.confusions == expected.confusions
+        assert scores.loss == pytest.approx(expected.loss, rel=1e-5)
 
 
 def test_seeds_are_sharded_before_the_batch() -> None:
@@ -199,12 +239,12 @@ def test_an_interval_of_an_accuracy_is_clipped() -> None:
 
 
 def test_equal_totals_tie_for_any_counts_per_network() -> None:
-    config = Config(num_seeds=2)
-    for counts in ([4890, 5001], [4891, 5000], [4945, 4946], [9891, 0]):
-        line = metrics_line(config, [1.0, 1.0], counts, 5000)
-        assert line["accuracy"] == 9891 / 10_000
+    for counts in ((4890, 5001), (4891, 5000), (4945, 4946), (9891, 0)):
+        metrics = Metrics(5000, (1.0, 1.0), counts, 7, "validation")
+        line = metrics.to_dict(Config(num_seeds=2).seeds)
+        assert metrics.accuracy == line["accuracy"] == 9891 / 10_000
         assert line["correct"] == 9891
-        assert [network["correct"] for network in line["members"]] == counts
+        assert tuple(network["correct"] for network in line["members"]) == counts
 
 
 @pytest.fixture(scope="session")
@@ -247,7 +287,9 @@ def test_files_hold_the_results_of_each_network(run: Run, tmp_path: Path) -> Non
             "accuracy_std",
             "accuracy_mean_interval",
         }
-    assert read_result(path, result["params_sha256"]) == result
+    found = read_result(path, result["params_sha256"])
+    assert found is not None
+    assert found.to_dict() == result
     changed = [networks[0] | {"correct": 1}, *networks[1:]]
     path.write_text(json.dumps(result | {"members": changed}))
     assert read_result(path, result["params_sha256"]) is None
@@ -279,6 +321,40 @@ def test_a_run_of_one_seed_equals_its_network_in_the_ensemble(
     (line,) = re.findall("^test .*$", capsys.readouterr().out, re.M)
     assert "95 % interval" in line
     assert "±" not in line  # no spread over one seed
+
+
+def shapes(tree: Any, without: int = 0) -> dict[str, tuple[int, ...]]:
+    """The shape of each leaf by its path, without some leading axes."""
+    return {name: tuple(leaf.shape)[without:] for name, leaf in named_leaves(tree)}
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_checkpoint_has_flaxs_names_and_an_axis_only_for_several_seeds(
+    run: Run, reference_run: Path, seeds: int
+) -> None:
+    workdir, axes = (reference_run, 0) if seeds == 1 else (run.workdir, 1)
+    params = store.read_params(workdir, runs.STEPS)
+    state = store.read_state(workdir, runs.STEPS)
+    leaves = [leaf for name, leaf in named_leaves((params, state)) if name != "1/step"]
+    assert axes == 0 or {len(leaf) for leaf in leaves} == {seeds}
+
+    carry, row = (jnp.zeros((1, 48)),) * 2, jnp.zeros((1, 28))
+    cell = nn.OptimizedLSTMCell(48)
+    variables = jax.eval_shape(cell.init, jax.random.key(0), carry, row)
+    expected = {f"cell/{k}": shape for k, shape in shapes(variables["params"]).items()}
+    expected |= {"head/kernel": (48, 10), "head/bias": (10,)}
+    assert expected["cell/hf/bias"] == (48,)
+    assert shapes(params, axes) == expected
+    assert state.keys() == {"opt_state", "step", "trained_params"}
+    assert state["step"].shape == ()
+    assert shapes(state["trained_params"], axes) == expected
+    found = shapes(state["opt_state"], axes)
+    for moment in ("mu", "nu"):
+        parts = {n: s for n, s in found.items() if f"/{moment}/" in n}
+        assert {n.split(f"/{moment}/")[1]: s for n, s in parts.items()} == expected
+        found = {n: s for n, s in found.items() if n not in parts}
+    assert {name.rpartition("/")[2] for name in found} == {"count"}
+    assert set(found.values()) == {()}
 
 
 def assert_same_result(workdir: Path, other: Path) -> None:

@@ -4,26 +4,35 @@ Most tests share one configuration, on a mesh of one device and on one of eight,
 two programs are compiled.
 """
 
+import dataclasses
 import functools
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax.training.train_state import TrainState
 from jax.sharding import Mesh
-from support import mesh_of, random_examples
+from support import mesh_of, model_of, random_examples
 
 from rnnmnist.checkpoints.checksums import params_sha256
+from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import Batch, TrainingSplit
-from rnnmnist.models.classifier import SequenceClassifier, make_model
-from rnnmnist.runtime.mesh import device_put, replicated
+from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
+from rnnmnist.runtime.ensemble import split_ensemble
+from rnnmnist.runtime.mesh import device_put, over_seeds, replicated
 from rnnmnist.training.loss import Objective
-from rnnmnist.training.state import create_state
-from rnnmnist.training.step import Metrics, score_last_batch, train_steps
+from rnnmnist.training.state import TrainState, abstract_state, create_state
+from rnnmnist.training.step import (
+    Program,
+    UpdateSums,
+    score_last_batch,
+    train_steps,
+)
 
 BATCH_SIZE = 16
 CONFIG = Config().replace(
@@ -38,36 +47,44 @@ CONFIG = Config().replace(
 EXAMPLES = random_examples(24)  # epochs end within batches
 
 
+class Start(NamedTuple):
+    """A run before its first update."""
+
+    program: Program
+    state: TrainState  # can be donated
+    split: TrainingSplit
+
+
 @functools.cache
-def first_state(config: Config, mesh: Mesh) -> TrainState:
-    """The state before the first update, on the host."""
-    return jax.device_get(create_state(config, make_model(config.model), mesh))
+def first_state(config: Config, program: Program) -> TrainState:
+    """The state before the first update."""
+    return create_state(config, program.model, program.mesh)
 
 
-def start(config: Config, mesh: Mesh) -> tuple[TrainState, TrainingSplit]:
-    """A state that can be donated, and the training split."""
+def start(config: Config, mesh: Mesh) -> Start:
+    program = Program.create(config, mesh)
     state = jax.tree.map(
-        lambda leaf: jax.device_put(leaf.copy(), replicated(mesh)),
-        first_state(config, mesh),
+        lambda leaf: device_put(np.array(leaf), leaf.sharding),
+        first_state(config, program),
     )
-    return state, TrainingSplit.device_put(EXAMPLES, config, mesh)
+    return Start(program, state, TrainingSplit.device_put(EXAMPLES, config, mesh))
 
 
 def advance(
-    state: TrainState, split: TrainingSplit, steps: int, mesh: Mesh
-) -> tuple[TrainState, Metrics]:
-    return train_steps(
-        state, split, device_put(np.int32(steps), replicated(mesh)), mesh=mesh
-    )
+    program: Program, state: TrainState, split: TrainingSplit, steps: int
+) -> tuple[TrainState, UpdateSums]:
+    num_steps = device_put(np.int32(steps), replicated(program.mesh))
+    return train_steps(state, split, num_steps, program=program)
 
 
 def state_sha256(state: TrainState) -> str:
-    return params_sha256({"params": state.params, "opt_state": state.opt_state})
+    trees = (state.params, state.ema_params, state.opt_state)
+    return params_sha256({"state": trees})
 
 
 @jax.jit
 def whole_batch(split: TrainingSplit, step: jax.Array) -> Batch:
-    return split.batch(step, jnp.int32(0), 1)
+    return split.batch(split.seed[0], step, 0, 1)
 
 
 def batch_of(config: Config, step: int) -> Batch:
@@ -78,19 +95,19 @@ def batch_of(config: Config, step: int) -> Batch:
 
 @functools.partial(jax.jit, static_argnames="model")
 def logits_by_row(
-    model: SequenceClassifier, params: Any, images: jax.Array
+    model: SequenceClassifier, params: Params, images: jax.Array
 ) -> jax.Array:
-    return jnp.asarray(model.apply({"params": params}, images, every_row=True))
+    return jnp.asarray(model.apply({"params": params}, images, every_step=True))
 
 
-def predict(config: Config, state: TrainState, batch: Batch) -> np.ndarray:
+def predict(config: Config, params: Params, batch: Batch) -> np.ndarray:
     """Logits after every row, [batch, rows, classes], computed on one device."""
-    params = jax.device_get(state.params)
-    logits = logits_by_row(make_model(config.model), params, batch.images)
+    (network,) = split_ensemble(jax.device_get(params))
+    logits = logits_by_row(model_of(config.model), network, batch.images)
     return np.asarray(logits, np.float64)
 
 
-def test_one_trace_serves_every_length(
+def test_one_program_serves_every_length(
     mesh: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traces = []
@@ -101,13 +118,18 @@ def test_one_trace_serves_every_length(
         return original(*args)
 
     monkeypatch.setattr(Objective, "__call__", counting)
-    program: Any = train_steps
-    program.clear_cache()
-    state, split = start(CONFIG, mesh)
-    for steps in (1, 5, 2, 1, 0):
-        state, _ = advance(state, split, steps, mesh)
+    function: Any = train_steps
+    function.clear_cache()
+    enable_compilation_cache()  # from now on, the seconds are counted
+    program, state, split = start(CONFIG, mesh)
+    before = compile_seconds()
+    state, _ = advance(program, state, split, 1)
+    after = compile_seconds()
+    assert after > before
+    for steps in (5, 2, 1, 0):
+        state, _ = advance(program, state, split, steps)
+    assert compile_seconds() == after
     assert int(state.step) == 9
-    assert program._cache_size() == 1
     assert len(traces) <= 2  # jax may trace once more for shapes
 
 
@@ -128,26 +150,27 @@ def test_the_result_does_not_depend_on_the_lengths_of_calls(
     config = CONFIG.replace({"train.ema_decay": averaging})
     hashes = set()
     for cuts in ([12], [5, 7], [1] * 12, [11, 1]):
-        state, split = start(config, mesh)
+        program, state, split = start(config, mesh)
         for steps in cuts:
-            state, _ = advance(state, split, steps, mesh)
+            state, _ = advance(program, state, split, steps)
         assert int(state.step) == 12
         hashes.add(state_sha256(state))
     assert len(hashes) == 1
 
 
 def test_metrics_are_sums_over_the_finished_updates(mesh: Mesh) -> None:
-    state, split = start(CONFIG, mesh)
-    state, whole = advance(state, split, 6, mesh)
-    state, split = start(CONFIG, mesh)
+    program, state, split = start(CONFIG, mesh)
+    state, whole = advance(program, state, split, 6)
+    program, state, split = start(CONFIG, mesh)
     parts = []
     for _ in range(6):
-        state, metrics = advance(state, split, 1, mesh)
-        parts.append(metrics)
+        state, sums = advance(program, state, split, 1)
+        parts.append(sums)
     assert int(whole.examples) == 6 * BATCH_SIZE
-    assert int(whole.correct) == sum(int(part.correct) for part in parts)
-    total = sum(float(part.loss) for part in parts)
-    assert float(whole.loss) == pytest.approx(total, rel=1e-5)
+    assert whole.loss.shape == whole.correct.shape == (1,)
+    assert int(whole.correct[0]) == sum(int(part.correct[0]) for part in parts)
+    total = sum(float(part.loss[0]) for part in parts)
+    assert float(whole.loss[0]) == pytest.approx(total, rel=1e-5)
 
 
 # CI only: two devices need one more program.
@@ -155,9 +178,9 @@ def test_metrics_are_sums_over_the_finished_updates(mesh: Mesh) -> None:
 def test_devices_agree_to_rounding(devices: int) -> None:
     results = []
     for count in (1, devices):
-        state, split = start(CONFIG, mesh_of(count))
-        state, metrics = advance(state, split, 10, mesh_of(count))
-        results.append((float(metrics.loss), jax.device_get(state.params)))
+        program, state, split = start(CONFIG, mesh_of(count))
+        state, sums = advance(program, state, split, 10)
+        results.append((float(sums.loss[0]), jax.device_get(state.params)))
     (alone, params), (together, same) = results
     assert together == pytest.approx(alone, rel=1e-5)
     for a, b in zip(jax.tree.leaves(same), jax.tree.leaves(params), strict=True):
@@ -165,98 +188,146 @@ def test_devices_agree_to_rounding(devices: int) -> None:
 
 
 def test_the_seed_determines_the_result() -> None:
-    mesh = mesh_of(1)
     hashes = []
     for seed in (0, 0, 1):
-        config = CONFIG.replace({"seed": seed})
-        state = create_state(config, make_model(config.model), mesh)
-        split = TrainingSplit.device_put(EXAMPLES, config, mesh)
-        state, _ = advance(state, split, 3, mesh)
+        program, state, split = start(CONFIG.replace({"seed": seed}), mesh_of(1))
+        state, _ = advance(program, state, split, 3)
         hashes.append(params_sha256(state.params))
     assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_training_reduces_the_loss(mesh: Mesh) -> None:
-    state, split = start(CONFIG, mesh)
-    state, before = advance(state, split, 1, mesh)
-    state, _ = advance(state, split, 398, mesh)
-    _, after = advance(state, split, 1, mesh)
-    assert float(before.loss) / BATCH_SIZE > 2
-    assert float(after.loss) / BATCH_SIZE < 1  # memorized noise
+    program, state, split = start(CONFIG, mesh)
+    state, before = advance(program, state, split, 1)
+    state, _ = advance(program, state, split, 398)
+    _, after = advance(program, state, split, 1)
+    assert float(before.loss[0]) / BATCH_SIZE > 2
+    assert float(after.loss[0]) / BATCH_SIZE < 1  # memorized noise
 
 
 def test_a_nonfinite_update_is_rejected(mesh: Mesh) -> None:
-    state, split = start(CONFIG, mesh)
-    state, _ = advance(state, split, 4, mesh)
+    program, state, split = start(CONFIG, mesh)
+    state, _ = advance(program, state, split, 4)
     head = dict(state.params["head"])
     bias = np.array(head["bias"])
-    bias[3] = np.nan
-    head["bias"] = device_put(bias, replicated(mesh))
-    state = state.replace(params=dict(state.params) | {"head": head})
+    bias[0, 3] = np.nan
+    head["bias"] = device_put(bias, over_seeds(mesh))
+    state = dataclasses.replace(state, params=dict(state.params) | {"head": head})
     before = state_sha256(state)
-    state, metrics = advance(state, split, 10, mesh)
+    state, sums = advance(program, state, split, 10)
     assert int(state.step) == 4
-    assert int(metrics.examples) == 0
-    assert float(metrics.loss) == 0
-    assert not np.isfinite(float(metrics.rejected_loss))
+    assert int(sums.examples) == 0
+    assert float(sums.loss[0]) == 0
+    assert bool(sums.nonfinite[0])
+    assert not np.isfinite(float(sums.rejected_loss[0]))
     assert state_sha256(state) == before
 
 
 def test_the_program_has_no_host_transfers_and_one_all_reduce(mesh: Mesh) -> None:
-    state, split = start(CONFIG, mesh)
-    lowered = train_steps.lower(state, split, jnp.int32(5), mesh=mesh)
+    program, state, split = start(CONFIG, mesh)
+    lowered = train_steps.lower(state, split, jnp.int32(5), program=program)
     text = lowered.as_text()
     for word in ("callback", "infeed", "outfeed", "SendToHost", "RecvFromHost"):
         assert word not in text
     assert text.count("stablehlo.all_reduce") == 1
 
 
-# CI only: one device, the simpler of the two programs.
-@pytest.mark.parametrize("devices", [8, pytest.param(1, marks=pytest.mark.slow)])
-def test_the_last_batch_is_scored_with_the_parameters_after_it(devices: int) -> None:
-    mesh = mesh_of(devices)
-    state, split = start(CONFIG, mesh)
-    state, _ = advance(state, split, 3, mesh)
-    metrics = score_last_batch(state, split, mesh=mesh)
-    batch = batch_of(CONFIG, 2)
-    logits = predict(CONFIG, state, batch)[:, -1]
+@pytest.mark.parametrize(
+    ("platform", "precision"), [("tpu", "DEFAULT"), ("gpu", "HIGH")]
+)
+def test_an_accelerator_has_no_loops_over_rows_and_seeds(
+    platform: str, precision: str
+) -> None:
+    """Lowered for it here, with its defaults as settings."""
+    how = DEFAULTS[platform]
+    config = CONFIG.replace(
+        {
+            "num_seeds": 3,
+            "model.unroll": how.unroll,
+            "model.precision": how.precision,
+            "train.vectorize_seeds": how.vectorize_seeds,
+            "data.max_shift": 0,  # whose products have another precision
+        }
+    )
+    text = lowered_for("cuda" if platform == "gpu" else platform, config)
+    # The loop over steps, and in it that of the random order of examples.
+    assert text.count("stablehlo.while") == 2
+    assert text.count("stablehlo.all_reduce") == 1
+    assert set(precisions(text)) == {f"{precision}, {precision}"}
+
+
+def test_no_product_has_a_lower_precision_than_set() -> None:
+    """Those of distortions and of a loss after every row included."""
+    changes = {
+        "model.precision": "float32",
+        "train.loss": "every_row",
+        "data.max_rotation": 10.0,
+        "data.elastic": 1.0,
+    }
+    found = precisions(lowered_for("tpu", CONFIG.replace(changes)))
+    assert len(found) > 9
+    assert set(found) == {"HIGHEST, HIGHEST"}
+
+
+def lowered_for(platform: str, config: Config) -> str:
+    """The training program, lowered for a platform that need not be present."""
+    program = Program.create(config, mesh_of(1))
+    split = TrainingSplit.device_put(EXAMPLES, config, program.mesh)
+    state = abstract_state(config, program.model)
+    steps = jax.ShapeDtypeStruct((), jnp.int32)
+    traced = train_steps.trace(state, split, steps, program=program)
+    return str(traced.lower(lowering_platforms=(platform,)).as_text())
+
+
+def precisions(text: str) -> list[str]:
+    """The precision of every product of a program."""
+    return re.findall(r"stablehlo.dot_general .* precision = \[(.*?)\]", text)
+
+
+@pytest.mark.parametrize(("devices", "averaging"), [(8, 0.0), (1, 0.9)])
+def test_the_last_batch_is_scored_with_the_parameters_after_it(
+    devices: int, averaging: float
+) -> None:
+    """With the average, if there is one."""
+    config = CONFIG.replace({"train.ema_decay": averaging})
+    program, state, split = start(config, mesh_of(devices))
+    state, _ = advance(program, state, split, 3)
+    sums = score_last_batch(state, split, program=program)
+    batch = batch_of(config, 2)
+    logits = predict(config, state.evaluated_params, batch)[:, -1]
     chosen = logits[np.arange(BATCH_SIZE), batch.labels]
     losses = np.log(np.exp(logits).sum(axis=1)) - chosen
-    assert int(metrics.examples) == BATCH_SIZE
-    assert int(metrics.correct) == (logits.argmax(axis=1) == batch.labels).sum()
-    assert float(metrics.loss) == pytest.approx(losses.sum(), rel=1e-5)
+    assert int(sums.examples) == BATCH_SIZE
+    assert int(sums.correct[0]) == (logits.argmax(axis=1) == batch.labels).sum()
+    assert float(sums.loss[0]) == pytest.approx(losses.sum(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("loss", "smoothing", "recurrence", "devices"),
+    ("loss", "smoothing", "devices"),
     [
-        ("every_row", 0.2, "fused", 8),
-        ("last", 0.2, "flax", 1),
-        # CI only: the same formulas without smoothing or with the other recurrence.
-        pytest.param("last", 0.2, "fused", 1, marks=pytest.mark.slow),
-        pytest.param("every_row", 0.2, "fused", 1, marks=pytest.mark.slow),
-        pytest.param("every_row", 0.0, "fused", 1, marks=pytest.mark.slow),
-        pytest.param("every_row", 0.0, "fused", 8, marks=pytest.mark.slow),
-        pytest.param("every_row", 0.0, "flax", 1, marks=pytest.mark.slow),
-        pytest.param("every_row", 0.0, "flax", 8, marks=pytest.mark.slow),
+        ("every_row", 0.2, 8),
+        ("last", 0.2, 1),
+        # CI only: the same formulas without smoothing or on other devices.
+        pytest.param("last", 0.2, 8, marks=pytest.mark.slow),
+        pytest.param("every_row", 0.2, 1, marks=pytest.mark.slow),
+        pytest.param("every_row", 0.0, 1, marks=pytest.mark.slow),
+        pytest.param("every_row", 0.0, 8, marks=pytest.mark.slow),
     ],
 )
 def test_the_loss_is_a_weighted_mean_over_rows_with_smoothed_labels(
-    loss: str, smoothing: float, recurrence: str, devices: int
+    loss: str, smoothing: float, devices: int
 ) -> None:
     """The weights grow with the square of the row, or only the last row counts."""
-    mesh = mesh_of(devices)
     config = CONFIG.replace(
         {
             "data.max_shift": 0,  # compiles faster
-            "model.recurrence": recurrence,
             "train.loss": loss,
             "train.label_smoothing": smoothing,
         }
     )
-    state, split = start(config, mesh)
+    program, state, split = start(config, mesh_of(devices))
     batch = batch_of(config, 0)
-    logits = predict(config, state, batch)
+    logits = predict(config, state.params, batch)
     assert logits.shape == (BATCH_SIZE, 28, 10)
     correct = (logits[:, -1].argmax(-1) == batch.labels).sum()
     logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -265,26 +336,30 @@ def test_the_loss_is_a_weighted_mean_over_rows_with_smoothed_labels(
     rows = np.arange(1, 29)
     weights = rows**2 if loss == "every_row" else rows == 28
     expected = (losses * weights).sum() / weights.sum()
-    state, metrics = advance(state, split, 1, mesh)
-    assert float(metrics.loss) == pytest.approx(expected, rel=1e-5)
-    assert int(metrics.correct) == correct
+    state, sums = advance(program, state, split, 1)
+    assert float(sums.loss[0]) == pytest.approx(expected, rel=1e-5)
+    assert int(sums.correct[0]) == correct
     assert int(state.step) == 1
 
 
 def test_averaging_does_not_change_the_trained_weights() -> None:
     mesh = mesh_of(1)
-    averaging, split = start(CONFIG.replace({"train.ema_decay": 0.9}), mesh)
-    plain, _ = start(CONFIG, mesh)
+    program, averaging, split = start(CONFIG.replace({"train.ema_decay": 0.9}), mesh)
+    other_program, plain, _ = start(CONFIG, mesh)
     expected = jax.device_get(plain.params)
     for count in range(8):
-        averaging, _ = advance(averaging, split, 1, mesh)
-        plain, _ = advance(plain, split, 1, mesh)
+        averaging, _ = advance(program, averaging, split, 1)
+        plain, _ = advance(other_program, plain, split, 1)
         weights = jax.device_get(plain.params)
-        assert params_sha256(averaging.opt_state.iterate) == params_sha256(weights)
+        assert params_sha256(averaging.params) == params_sha256(weights)
+        assert averaging.ema_params is averaging.evaluated_params
         rate = 1 - min(0.9, (1 + count) / (10 + count))
         expected = optax.incremental_update(weights, expected, rate)
         for average, leaf in zip(
-            jax.tree.leaves(averaging.params), jax.tree.leaves(expected), strict=True
+            jax.tree.leaves(averaging.ema_params),
+            jax.tree.leaves(expected),
+            strict=True,
         ):
             np.testing.assert_allclose(average, leaf, atol=1e-6)
-    assert params_sha256(averaging.params) != params_sha256(plain.params)
+    assert params_sha256(averaging.evaluated_params) != params_sha256(averaging.params)
+    assert plain.evaluated_params is plain.params

@@ -29,7 +29,8 @@ from rnnmnist.data.builder import FILES, read_part
 from rnnmnist.errors import UserError
 from rnnmnist.inference import image_io, out_of_distribution, preprocessing
 from rnnmnist.inference.predictor import Predictor
-from rnnmnist.models.recurrence import Kernels
+from rnnmnist.models.recurrences import GATES
+from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.web import drawing_page
 
 SIDE = 280  # pixels of a drawing
@@ -102,12 +103,12 @@ def test_the_page_contains_the_weights(content: dict[str, Any]) -> None:
         drawing_page.TITLES.values()
     )
     for network, workdir in zip(networks, REFERENCES, strict=True):
-        params = Predictor(REPOSITORY / workdir).params
-        kernels, head = Kernels.of(params["cell"]), params["head"]
+        (params,) = split_ensemble(Predictor(REPOSITORY / workdir).params)
+        cell, head = params["cell"], params["head"]
         expected = {
-            "row": kernels.row,
-            "bias": kernels.bias,
-            "hidden": kernels.hidden,
+            "row": np.hstack([cell[f"i{gate}"]["kernel"] for gate in GATES]),
+            "bias": np.hstack([cell[f"h{gate}"]["bias"] for gate in GATES]),
+            "hidden": np.hstack([cell[f"h{gate}"]["kernel"] for gate in GATES]),
             "head": head["kernel"],
             "headBias": head["bias"],
         }
@@ -314,9 +315,10 @@ class TestInABrowser:
     def test_the_logits_agree_with_jax(self, opened: Open, network: int) -> None:
         images = digits()
         predictor = Predictor(REPOSITORY / REFERENCES[network])
+        (params,) = split_ensemble(predictor.params)
         expected = np.asarray(
             predictor.model.apply(
-                {"params": predictor.params}, jnp.asarray(images), every_row=True
+                {"params": params}, jnp.asarray(images), every_step=True
             )
         )
         program = "(levels, network) => rnnmnist.predict(levels, network).logits"

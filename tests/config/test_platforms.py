@@ -1,0 +1,86 @@
+"""How runs execute on each platform, also without one."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from support import abstract_params
+
+from rnnmnist.config.platforms import DEFAULTS, Execution, execution
+from rnnmnist.config.schema import Config, ModelConfig, TrainConfig
+from rnnmnist.models.classifier import make_model
+
+PLATFORMS = ("cpu", "gpu", "tpu")
+IMAGES = jax.ShapeDtypeStruct((2, 28, 28), jnp.uint8)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_settings_override_the_defaults_of_the_platform(platform: str) -> None:
+    default = DEFAULTS[platform]
+    assert execution(Config(), platform) == default
+    automatic = Config(model=ModelConfig(unroll=None, precision="auto"))
+    assert execution(automatic, platform) == default
+    changes: dict[str, dict[str, Any]] = {
+        "unroll": {"model.unroll": 7},
+        "precision": {"model.precision": "tensorfloat32"},
+        "eval_batch_size": {"train.eval_batch_size": 5},
+    }
+    for field, change in changes.items():
+        found = execution(Config().replace(change), platform)
+        assert found == default._replace(**{field: next(iter(change.values()))})
+    for value in (False, True):  # False is a choice, too
+        config = Config(train=TrainConfig(vectorize_seeds=value))
+        assert execution(config, platform) == default._replace(vectorize_seeds=value)
+
+
+def test_all_choices_can_be_set() -> None:
+    config = Config(
+        model=ModelConfig(unroll=3, precision="bfloat16"),
+        train=TrainConfig(vectorize_seeds=True, eval_batch_size=9),
+    )
+    expected = Execution(3, "bfloat16", vectorize_seeds=True, eval_batch_size=9)
+    assert {execution(config, platform) for platform in PLATFORMS} == {expected}
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "METAL", "of the future"])
+def test_other_platforms_execute_as_gpus(platform: str) -> None:
+    assert execution(Config(), platform) == DEFAULTS["gpu"]
+
+
+def test_descriptions_name_every_choice() -> None:
+    assert DEFAULTS["cpu"].describe() == (
+        "one step per iteration, float32 products, seeds in turn, "
+        "evaluation of 64 images per device"
+    )
+    assert DEFAULTS["tpu"].describe() == (
+        "up to 32 steps per iteration, bfloat16 products, seeds together, "
+        "evaluation of 1,024 images per device"
+    )
+
+
+@pytest.mark.parametrize(
+    ("platform", "lowering", "precision", "loops"),
+    [
+        ("cpu", "cpu", "HIGHEST", True),
+        ("gpu", "cuda", "HIGH", False),
+        ("gpu", "rocm", "HIGH", False),
+        ("tpu", "tpu", "DEFAULT", False),
+    ],
+)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_the_gradient_is_lowered_for_absent_platforms(
+    cell: Any, platform: str, lowering: str, precision: str, loops: bool
+) -> None:
+    """With the choices of the platform: its products, and no loop over 28 steps."""
+    model = make_model(ModelConfig(cell=cell, hidden_size=8), DEFAULTS[platform])
+
+    def loss(params: Any, images: jax.Array) -> jax.Array:
+        return jnp.asarray(model.apply({"params": params}, images)).sum()
+
+    traced = jax.jit(jax.grad(loss)).trace(abstract_params(model), IMAGES)
+    program = traced.lower(lowering_platforms=(lowering,)).as_text()
+    assert ("stablehlo.while" in program) == loops
+    found = re.findall(r"dot_general.* precision = \[(\w+), (\w+)\]", program)
+    assert set(found) == {(precision, precision)}

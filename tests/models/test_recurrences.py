@@ -1,0 +1,372 @@
+"""The LSTM with a hand-written derivative equals Flax's cell under `nn.scan`."""
+
+import functools
+import operator
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jax.test_util
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from rnnmnist.config.schema import ModelConfig
+from rnnmnist.errors import UserError
+from rnnmnist.models.recurrences import LSTM, LSTMCell, ScannedCell
+
+FLOAT32, FLOAT64 = jnp.float32, jnp.float64
+# Time, batch, features and hidden size, all different to reveal swapped axes.
+SHAPE = (6, 5, 3, 4)
+TIME, BATCH, FEATURES, HIDDEN = SHAPE
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Enables float64 in a test."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+def make_pair(
+    hidden: int = HIDDEN, dtype: Any = FLOAT32, **options: Any
+) -> tuple[LSTM, ScannedCell]:
+    """The recurrence under test, and the one that it has to equal."""
+    ours = LSTMCell(hidden, param_dtype=dtype)
+    flax = nn.OptimizedLSTMCell(hidden, param_dtype=dtype)
+    return LSTM(ours, **options), ScannedCell(flax)
+
+
+def random_arrays(
+    recurrence: ScannedCell, shape: tuple[int, ...] = SHAPE, seed: int = 0
+) -> tuple[Any, np.ndarray]:
+    """Returns parameters and inputs of normal noise, in the type of the parameters.
+
+    Larger parameters would make long sequences chaotic, which amplifies rounding.
+    """
+    generator = np.random.default_rng(seed)
+    scale = 1.4 / np.sqrt(shape[3])
+    inputs = generator.normal(size=shape[:3])
+    cell: Any = recurrence.cell
+    example = jnp.zeros(shape[:3], cell.param_dtype)
+    shapes = jax.eval_shape(lambda: recurrence.init(jax.random.key(0), example))
+    params = jax.tree.map(
+        lambda leaf: (scale * generator.normal(size=leaf.shape)).astype(leaf.dtype),
+        shapes["params"],
+    )
+    return params, inputs.astype(cell.param_dtype)
+
+
+def loss(recurrence: ScannedCell, every_step: bool, params: Any, inputs: Any) -> Any:
+    """A scalar that depends on every hidden state, unevenly, and the states."""
+    found = recurrence.apply({"params": params}, inputs, every_step=every_step)
+    hidden = jnp.asarray(found)
+    return jnp.sum(jnp.sin(3 * hidden)), hidden
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def run(recurrence: ScannedCell, every_step: bool, params: Any, inputs: Any) -> Any:
+    """The loss, the hidden states, and the gradients by parameters and inputs."""
+    function = functools.partial(loss, recurrence, every_step)
+    return jax.value_and_grad(function, (0, 1), has_aux=True)(params, inputs)
+
+
+def assert_close(one: Any, other: Any) -> None:
+    """Checks equality up to rounding of the largest number of each array."""
+
+    def close(one: Any, other: Any) -> None:
+        one, other = np.asarray(one), np.asarray(other)
+        assert one.dtype == other.dtype
+        largest = np.abs(other).max()
+        assert largest > 0, "nothing to compare"
+        tolerance = 1e-12 if other.dtype == np.float64 else 2e-5
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * largest)
+
+    jax.tree.map(close, one, other)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        SHAPE,
+        # The same program in other sizes, including the default.
+        pytest.param((2, 1, 1, 1), marks=pytest.mark.slow),
+        pytest.param((28, 16, 28, 32), marks=pytest.mark.slow),
+        pytest.param((28, 3, 28, 128), marks=pytest.mark.slow),
+    ],
+)
+def test_values_and_gradients_equal_those_of_flax(
+    shape: tuple[int, ...], dtype: Any, every_step: bool
+) -> None:
+    ours, flax = make_pair(shape[-1], dtype)
+    arrays = random_arrays(flax, shape)
+    found = run(ours, every_step, *arrays)
+    (_, hidden), _ = found
+    lead = shape[:2] if every_step else shape[1:2]
+    assert hidden.shape == (*lead, shape[-1])
+    assert hidden.dtype == dtype
+    assert_close(found, run(flax, every_step, *arrays))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("every_step", [False, True])
+def test_gradients_equal_finite_differences(every_step: bool) -> None:
+    ours, _ = make_pair(2, FLOAT64)
+    jax.test_util.check_grads(
+        jax.jit(lambda *arrays: loss(ours, every_step, *arrays)[0]),
+        random_arrays(ours, (4, 2, 3, 2)),
+        order=1,
+        modes=["rev"],
+        atol=1e-8,
+        rtol=1e-8,
+        eps=1e-5,
+    )
+
+
+LOOPS = [  # cell, every_step, unroll, remat_steps; by default each kind once
+    (LSTMCell, True, 2, None),
+    (LSTMCell, False, 4, None),
+    (LSTMCell, True, 100, None),
+    (LSTMCell, True, 1, 1),
+    (LSTMCell, False, 1, 3),
+    (LSTMCell, True, 2, 3),
+    (nn.GRUCell, True, 4, 3),
+]
+MORE_LOOPS = [
+    (cell, every_step, unroll, remat_steps)
+    for cell in (LSTMCell, nn.GRUCell, nn.SimpleCell)
+    for every_step in (False, True)
+    for unroll in (1, 2, 4, 100)
+    for remat_steps in (None, 1, 3)
+]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("cell", "every_step", "unroll", "remat_steps"),
+    [
+        *LOOPS,
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in MORE_LOOPS
+            if case not in LOOPS and case[2:] != (1, None)
+        ),
+    ],
+)
+def test_unrolling_and_rematerialization_keep_values_and_gradients(
+    cell: Callable[..., Any], every_step: bool, unroll: int, remat_steps: int | None
+) -> None:
+    recurrence = LSTM if cell is LSTMCell else ScannedCell
+    plain = recurrence(cell(HIDDEN, param_dtype=FLOAT64))
+    other = plain.clone(unroll=unroll, remat_steps=remat_steps)
+    arrays = random_arrays(plain)
+    assert_close(run(other, every_step, *arrays), run(plain, every_step, *arrays))
+
+
+def test_rematerialization_saves_memory() -> None:
+    inputs = jax.ShapeDtypeStruct((784, 32, 28), FLOAT32)
+
+    def memory(remat_steps: int | None) -> int:
+        ours, _ = make_pair(64, remat_steps=remat_steps)
+        gradient = jax.jit(jax.grad(lambda *arrays: loss(ours, False, *arrays)[0]))
+        lowered = gradient.lower(random_arrays(ours, (28, 1, 28, 64))[0], inputs)
+        analysis = lowered.compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
+
+    assert memory(28) < memory(None) / 4
+
+
+@pytest.mark.parametrize("recurrence", make_pair())
+def test_remat_steps_must_divide_the_steps(recurrence: ScannedCell) -> None:
+    params, _ = random_arrays(recurrence)
+    blocks = recurrence.clone(remat_steps=4)
+    message = "the number of steps must be a multiple of remat_steps=4, not 30"
+    with pytest.raises(ValueError, match=message):
+        blocks.apply({"params": params}, jnp.zeros((30, BATCH, FEATURES)))
+    with pytest.raises(UserError, match="must be one of 1, 2, 4, 7, 14, 28, not 5"):
+        ModelConfig(remat_steps=5)
+
+
+def shards_of_batch() -> jax.sharding.Mesh:
+    return jax.make_mesh((4,), ("batch",), axis_types=(AxisType.Auto,))
+
+
+@pytest.mark.parametrize("own_params", [True, False])
+def test_an_ensemble_under_vmap_equals_its_networks(own_params: bool) -> None:
+    """With own parameters, or with the same ones for different inputs."""
+    ours, flax = make_pair()
+    several = [random_arrays(flax, seed=seed) for seed in range(3)]
+    if not own_params:
+        several = [(several[0][0], inputs) for _, inputs in several]
+    params, inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *several)
+    axes = (0, 0) if own_params else (None, 0)
+    mapped = jax.jit(jax.vmap(functools.partial(run, ours, True), axes))
+    found = mapped(params if own_params else several[0][0], inputs)
+    for index, arrays in enumerate(several):
+        network = jax.tree.map(operator.itemgetter(index), found)
+        assert_close(network, run(flax, True, *arrays))
+
+
+def test_shards_of_a_batch_under_shard_map_equal_the_whole() -> None:
+    ours, flax = make_pair()
+    params, inputs = random_arrays(flax, (TIME, 8, FEATURES, HIDDEN))
+
+    def run_shard(params: Any, inputs: jax.Array) -> Any:
+        (total, hidden), (dparams, dinputs) = run(ours, True, params, inputs)
+        total, dparams = jax.lax.psum((total, dparams), "batch")
+        return (total, hidden), (dparams, dinputs)
+
+    shards = P(None, "batch")
+    found = jax.jit(
+        jax.shard_map(
+            run_shard,
+            mesh=shards_of_batch(),
+            in_specs=(P(), shards),
+            out_specs=((P(), shards), (P(), shards)),
+            check_vma=False,
+        )
+    )(params, inputs)
+    assert_close(jax.device_get(found), run(flax, True, params, inputs))
+
+
+CELLS: tuple[type[nn.OptimizedLSTMCell], ...] = (LSTMCell, nn.OptimizedLSTMCell)
+
+
+@pytest.mark.parametrize(
+    "initializers",
+    [{}, {"bias_init": nn.initializers.ones, "kernel_init": nn.initializers.normal()}],
+)
+def test_the_cell_has_the_parameters_of_flax(initializers: dict[str, Any]) -> None:
+    """Their names, shapes and initial values, in a recurrence and alone."""
+    ours = LSTMCell(HIDDEN, **initializers)
+    flax = nn.OptimizedLSTMCell(HIDDEN, **initializers)
+    assert isinstance(ours, nn.OptimizedLSTMCell)
+    inputs = jnp.zeros((BATCH, FEATURES))
+
+    def init(key: jax.Array) -> Any:
+        carry = flax.initialize_carry(key, inputs.shape)
+        alone = [cell.init(key, carry, inputs)["params"] for cell in (ours, flax)]
+        both = (LSTM(ours), ScannedCell(flax))
+        return alone, [scanned.init(key, inputs[None])["params"] for scanned in both]
+
+    for one, other in jax.jit(init)(jax.random.key(7)):
+        assert str(jax.tree.structure(one)) == str(jax.tree.structure(other))
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_step_of_the_cell_equals_that_of_flax() -> None:
+    params, inputs = random_arrays(make_pair(dtype=FLOAT64)[1])
+    generator = np.random.default_rng(1)
+    carry = tuple(generator.normal(size=(2, BATCH, HIDDEN)))
+
+    def step(cell: nn.Module, *arrays: Any) -> Any:
+        def function(params: Any, carry: Any, inputs: Any) -> Any:
+            found: Any = cell.apply({"params": params}, carry, inputs)
+            (c, h), output = found
+            return jnp.sum(jnp.sin(c) + jnp.cos(2 * h) + output**2), (c, h, output)
+
+        return jax.jit(jax.value_and_grad(function, (0, 1, 2), has_aux=True))(*arrays)
+
+    ours, flax = (
+        step(cell(HIDDEN, param_dtype=FLOAT64), params["cell"], carry, inputs[0])
+        for cell in CELLS
+    )
+    assert_close(ours, flax)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_cell_in_another_loop_equals_that_of_flax() -> None:
+    params, inputs = random_arrays(make_pair(dtype=FLOAT64)[1])
+    batch_major = inputs.swapaxes(0, 1)
+
+    def run(cell: nn.RNNCellBase) -> Any:
+        def function(params: Any, inputs: Any) -> Any:
+            hidden = nn.RNN(cell).apply({"params": params}, inputs)
+            return jnp.sum(jnp.sin(3 * jnp.asarray(hidden))), hidden
+
+        gradient = jax.value_and_grad(function, (0, 1), has_aux=True)
+        return jax.jit(gradient)(params, batch_major)
+
+    ours, flax = (run(cell(HIDDEN, param_dtype=FLOAT64)) for cell in CELLS)
+    assert_close(ours, flax)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("options", [{}, {"unroll": 4, "remat_steps": 3}])
+def test_activations_equal_those_computed_by_hand(options: dict[str, Any]) -> None:
+    ours, _ = make_pair(dtype=FLOAT64, **options)
+    params, inputs = random_arrays(ours)
+    run = jax.jit(functools.partial(ours.apply, method=LSTM.activations))
+    found = run({"params": params}, inputs)
+    expected = activations_by_hand(params["cell"], inputs)
+    assert found._fields == tuple(expected)
+    assert_close(found._asdict(), expected)
+
+
+def activations_by_hand(cell: Any, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """The equations of Gers, Schmidhuber and Cummins, step by step."""
+    c = h = np.zeros((inputs.shape[1], HIDDEN))
+    steps = []
+    for x in inputs:
+        i, f, g, o = (
+            x @ cell[f"i{gate}"]["kernel"]
+            + h @ cell[f"h{gate}"]["kernel"]
+            + cell[f"h{gate}"]["bias"]
+            for gate in "ifgo"
+        )
+        i, f, o = (1 / (1 + np.exp(-gate)) for gate in (i, f, o))
+        g = np.tanh(g)
+        c = f * c + i * g
+        h = o * np.tanh(c)
+        steps.append((i, f, g, o, c, h))
+    names = ("input_gate", "forget_gate", "candidate", "output_gate", "cell", "hidden")
+    arrays = map(np.stack, zip(*steps, strict=True))
+    return dict(zip(names, arrays, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("float32", "HIGHEST"), ("bfloat16", "DEFAULT")]
+)
+@pytest.mark.parametrize("cell", [LSTMCell, nn.GRUCell])
+def test_all_products_have_the_precision(
+    cell: Callable[..., Any], precision: str, expected: str
+) -> None:
+    """Those of the forward and of the backward pass."""
+    kind = LSTM if cell is LSTMCell else ScannedCell
+    recurrence = kind(cell(HIDDEN), precision=precision)
+    arrays = random_arrays(recurrence)
+    forward = jax.jit(loss, static_argnums=(0, 1))
+    counts = []
+    for function in (forward, run):
+        program = function.lower(recurrence, True, *arrays).as_text()
+        found = re.findall(r"dot_general.* precision = \[(\w+), (\w+)\]", program)
+        assert set(found) == {(expected, expected)}
+        assert len(found) == program.count("stablehlo.dot_general")
+        counts.append(len(found))
+    assert counts[0] < counts[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"activation_fn": nn.relu}, {"dtype": jnp.float32}, {"gate_fn": nn.relu}],
+)
+def test_the_cell_refuses_what_its_step_does_not_implement(
+    options: dict[str, Any],
+) -> None:
+    inputs = jnp.zeros((2, 3))
+    carry = (jnp.zeros((2, 4)),) * 2
+    (name,) = options
+    with pytest.raises(ValueError, match=f"{name} cannot be set"):
+        LSTMCell(4, **options).init(jax.random.key(0), carry, inputs)
+    with pytest.raises(ValueError, match=r"must be \[batch, features\]"):
+        LSTMCell(4).init(jax.random.key(0), carry, inputs[None])
