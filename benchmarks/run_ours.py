@@ -6,12 +6,10 @@ from typing import Any
 
 import worker
 
-from rnnmnist.config.platforms import execution
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.runtime.mesh import (
     device_put,
     make_mesh,
-    platform_of,
     replicated,
     set_cpu_devices,
 )
@@ -98,9 +96,9 @@ def evaluate(images: int, flax_cell: bool = False, **settings: Any) -> None:
     from rnnmnist.evaluation.predictions import EvaluationSplit
     from rnnmnist.evaluation.predictions import evaluate as score
 
-    how = execution(trainer.config, platform_of(trainer.mesh))
     examples = Examples(*worker.noise(images))
-    split = EvaluationSplit.device_put(examples, trainer.mesh, how)
+    execution = trainer.program.execution
+    split = EvaluationSplit.device_put(examples, trainer.mesh, execution)
 
     def task() -> int:
         scores = score(trainer.program.model, trainer.state.evaluated_params, split)

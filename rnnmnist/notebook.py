@@ -21,7 +21,6 @@ from types import FrameType
 from typing import Any
 
 from rnnmnist.errors import RunError, first_line
-from rnnmnist.runtime.workdir import MetricsFile
 
 REDRAW_SECONDS = 5.0
 # Flags that precede those of the cell. On a Colab TPU jax would look for a cluster.
@@ -125,7 +124,7 @@ class Curves:
         If that fails, the reason is printed and the run continues.
         """
         try:
-            if MetricsFile.read(self._path) and (png := plot_curves(self._path)):
+            if png := plot_curves(self._path):
                 self._draw(png)
         except Exception as error:
             print(f"the curves cannot be drawn: {first_line(error)}", flush=True)
@@ -145,7 +144,10 @@ class Curves:
 def plot_curves(path: Path) -> bytes | None:
     """Returns the learning curves of a `metrics.jsonl` as a PNG, if it has any."""
     from rnnmnist.evaluation.metrics import read_metrics_file
-    from rnnmnist.reporting import plots
 
     metrics = read_metrics_file(path)
-    return plots.learning_curves(metrics) if metrics else None
+    if not metrics:
+        return None
+    from rnnmnist.reporting import plots  # imports matplotlib
+
+    return plots.learning_curves(metrics)

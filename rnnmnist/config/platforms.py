@@ -35,7 +35,7 @@ DEFAULTS = {
 }
 
 
-def execution(config: Config, platform: str) -> Execution:
+def execution_of(config: Config, platform: str) -> Execution:
     """Returns how a run executes on a platform, with the choices of its settings.
 
     `platform` is that of jax's devices. It need not be present.

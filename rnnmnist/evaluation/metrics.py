@@ -39,6 +39,11 @@ class Counts:
         return sum(self.correct) / (len(self.correct) * self.examples)
 
     @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the mean accuracy over examples."""
+        return wilson_interval(self.accuracy * self.examples, self.examples)
+
+    @property
     def accuracies(self) -> tuple[float, ...]:
         """The accuracy of each network."""
         return tuple(count / self.examples for count in self.correct)
@@ -147,11 +152,6 @@ class Scores(Counts):
             tuple(sum(row[i] for i, row in enumerate(table)) for table in confusions),
             tuple(tuple(map(tuple, table)) for table in confusions),
         )
-
-    @property
-    def accuracy_interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of the mean accuracy over examples."""
-        return wilson_interval(self.accuracy * self.examples, self.examples)
 
     @property
     def accuracy_std(self) -> float:

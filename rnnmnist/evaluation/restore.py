@@ -6,7 +6,7 @@ from typing import NamedTuple
 from jax.sharding import Mesh
 
 from rnnmnist.checkpoints.store import read_config, read_params
-from rnnmnist.config.platforms import Execution, execution
+from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
 from rnnmnist.models.classifier import (
     Params,
@@ -35,9 +35,9 @@ def restore_model(workdir: Path, step: int, mesh: Mesh) -> RestoredModel:
         DamagedError: if the checkpoint differs from what was saved.
     """
     config = read_config(workdir, step)
-    how = execution(config, platform_of(mesh))
-    model = make_model(config.model, how)
+    execution = execution_of(config, platform_of(mesh))
+    model = make_model(config.model, execution)
     like = abstract_ensemble(abstract_params(model), config.num_seeds)
-    params = read_params(workdir, step, like)
-    put = put_ensemble(params, config.num_seeds, replicated(mesh))
-    return RestoredModel(config, how, model, put)
+    saved = read_params(workdir, step, like)
+    params = put_ensemble(saved, config.num_seeds, replicated(mesh))
+    return RestoredModel(config, execution, model, params)

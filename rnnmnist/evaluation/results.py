@@ -17,7 +17,6 @@ from rnnmnist.data import datasets
 from rnnmnist.data.datasets import Examples
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation.formatting import interval, mean_and_std, percent
-from rnnmnist.evaluation.intervals import wilson_interval
 from rnnmnist.evaluation.metrics import (
     Counts,
     Metrics,
@@ -267,8 +266,7 @@ def format_validation(metrics: Metrics) -> str:
 
 
 def _format_accuracy(counts: Counts) -> str:
-    (correct,) = counts.correct
-    ends = interval(wilson_interval(correct, counts.examples))
+    ends = interval(counts.accuracy_interval)
     return f"{percent(counts.accuracy)} ({_list_counts(counts)}; 95 % interval {ends})"
 
 

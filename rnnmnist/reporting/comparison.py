@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 from rnnmnist.config.schema import DATA_PATHS, flatten
 from rnnmnist.evaluation.formatting import interval, percent
-from rnnmnist.evaluation.intervals import wilson_interval
 from rnnmnist.evaluation.metrics import Metrics
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import Cell, Link, Page, Section, Table
@@ -102,8 +101,7 @@ def _validation(validation: Metrics | None) -> str:
         return "not validated"
     lines = [percent(validation.accuracy), format_counts(validation)]
     if len(validation.correct) == 1:
-        ends = wilson_interval(validation.correct[0], validation.examples)
-        lines.append(interval(ends))
+        lines.append(interval(validation.accuracy_interval))
     return "\n".join(lines)
 
 

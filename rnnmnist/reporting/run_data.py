@@ -83,7 +83,7 @@ def load_run_data(
     def load_step(step: int) -> RunData:
         mesh = make_mesh(1, 1, 1)
         restored = restore_model(workdir, step, mesh)
-        config, how, model, params = restored
+        config, execution, model, params = restored
         config = config.replace(data_paths)
         images = datasets.load(config.data)["test"]
         sha256, validation = params_sha256(params), read_metrics(workdir, step)
@@ -103,7 +103,7 @@ def load_run_data(
             validation=validated,
             test=test,
             networks=predict(
-                model, params, EvaluationSplit.device_put(images, mesh, how)
+                model, params, EvaluationSplit.device_put(images, mesh, execution)
             ),
             images=images,
             classes=list(task_of(config).classes),

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 
-from rnnmnist.config.platforms import execution
+from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config
 from rnnmnist.errors import RunError, UserError, first_line
 from rnnmnist.runtime.mesh import devices, make_mesh, usable_cores
@@ -116,7 +116,7 @@ def describe_devices(batch_size: int, num_devices: int | None, num_seeds: int) -
 
 def describe_execution(config: Config) -> str:
     """Describes how programs run on the platform of the devices."""
-    return execution(config, devices()[0].platform).describe()
+    return execution_of(config, devices()[0].platform).describe()
 
 
 def require_platform(platform: str) -> None:

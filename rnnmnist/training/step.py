@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from rnnmnist.config.platforms import Execution, execution
+from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import Batch, TrainingSplit
 from rnnmnist.models.classifier import (
@@ -40,11 +40,12 @@ class Program(NamedTuple):
     @classmethod
     def create(cls, config: Config, mesh: Mesh) -> "Program":
         """Returns the program of a run on a mesh."""
-        how = execution(config, platform_of(mesh))
-        model = make_model(config.model, how)
+        execution = execution_of(config, platform_of(mesh))
+        model = make_model(config.model, execution)
         train = config.train
         objective = Objective(model, train.loss == "every_row", train.label_smoothing)
-        return cls(objective, make_optimizer(train), train.ema_decay, mesh, how)
+        optimizer = make_optimizer(train)
+        return cls(objective, optimizer, train.ema_decay, mesh, execution)
 
     @property
     def model(self) -> SequenceClassifier:

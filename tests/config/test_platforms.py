@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from support import abstract_params
 
-from rnnmnist.config.platforms import DEFAULTS, Execution, execution
+from rnnmnist.config.platforms import DEFAULTS, Execution, execution_of
 from rnnmnist.config.schema import Config, ModelConfig, TrainConfig
 from rnnmnist.models.classifier import make_model
 
@@ -19,20 +19,20 @@ IMAGES = jax.ShapeDtypeStruct((2, 28, 28), jnp.uint8)
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_settings_override_the_defaults_of_the_platform(platform: str) -> None:
     default = DEFAULTS[platform]
-    assert execution(Config(), platform) == default
+    assert execution_of(Config(), platform) == default
     automatic = Config(model=ModelConfig(unroll=None, precision="auto"))
-    assert execution(automatic, platform) == default
+    assert execution_of(automatic, platform) == default
     changes: dict[str, dict[str, Any]] = {
         "unroll": {"model.unroll": 7},
         "precision": {"model.precision": "tensorfloat32"},
         "eval_batch_size": {"train.eval_batch_size": 5},
     }
     for field, change in changes.items():
-        found = execution(Config().replace(change), platform)
+        found = execution_of(Config().replace(change), platform)
         assert found == default._replace(**{field: next(iter(change.values()))})
     for value in (False, True):  # False is a choice, too
         config = Config(train=TrainConfig(vectorize_seeds=value))
-        assert execution(config, platform) == default._replace(vectorize_seeds=value)
+        assert execution_of(config, platform) == default._replace(vectorize_seeds=value)
 
 
 def test_all_choices_can_be_set() -> None:
@@ -41,12 +41,12 @@ def test_all_choices_can_be_set() -> None:
         train=TrainConfig(vectorize_seeds=True, eval_batch_size=9),
     )
     expected = Execution(3, "bfloat16", vectorize_seeds=True, eval_batch_size=9)
-    assert {execution(config, platform) for platform in PLATFORMS} == {expected}
+    assert {execution_of(config, platform) for platform in PLATFORMS} == {expected}
 
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "METAL", "of the future"])
 def test_other_platforms_execute_as_gpus(platform: str) -> None:
-    assert execution(Config(), platform) == DEFAULTS["gpu"]
+    assert execution_of(Config(), platform) == DEFAULTS["gpu"]
 
 
 def test_descriptions_name_every_choice() -> None:

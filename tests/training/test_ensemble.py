@@ -21,7 +21,7 @@ from rnnmnist import evaluate as evaluate_command
 from rnnmnist import main, report, verify
 from rnnmnist.checkpoints import store
 from rnnmnist.checkpoints.checksums import named_leaves, params_sha256
-from rnnmnist.config.platforms import DEFAULTS, execution
+from rnnmnist.config.platforms import DEFAULTS, execution_of
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import RunError, UserError
@@ -193,7 +193,7 @@ def test_an_ensemble_is_evaluated_as_its_networks_are(way: Way) -> None:
     model = Program.create(config, way.mesh).model
     params = create_state(config, model, way.mesh).params
     examples = random_examples(137)
-    split = EvaluationSplit.device_put(examples, way.mesh, execution(config, "cpu"))
+    split = EvaluationSplit.device_put(examples, way.mesh, execution_of(config, "cpu"))
     assert split.vectorize_seeds == way.together
     found = evaluate(model, params, split)
     alone = EvaluationSplit.device_put(examples, mesh_of(1), DEFAULTS["cpu"])
