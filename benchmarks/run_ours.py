@@ -1,5 +1,6 @@
 """The rnnmnist worker: the functions that a run calls, on the arrays of a run."""
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,24 @@ class Trainer:
         set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
 
         from rnnmnist.data.batches import TrainingSplit
-        from rnnmnist.data.datasets import Examples
+        from rnnmnist.data.examples import Examples
+        from rnnmnist.data.tasks import read_task
+        from rnnmnist.data.views import View
         from rnnmnist.training.state import create_state
         from rnnmnist.training.step import Program
 
         self.config = config
         self.mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
-        self.program = Program.create(config, self.mesh)
+        self.task = dataclasses.replace(
+            read_task(config.data),
+            steps=rows,
+            features=columns,
+            image_shape=(rows, columns),
+        )
+        self.view = View.of(config.data, self.task)
+        self.program = Program.create(config, self.task, self.mesh)
         examples = Examples(*worker.noise(EXAMPLES, rows, columns))
-        self.split = TrainingSplit.device_put(examples, config, self.mesh)
+        self.split = TrainingSplit.device_put(examples, self.view, config, self.mesh)
         self.state: Any = create_state(config, self.program.model, self.mesh)
 
     def steps(self, count: int) -> int:
@@ -92,13 +102,13 @@ def evaluate(images: int, flax_cell: bool = False, **settings: Any) -> None:
         use_flax_cell()
     trainer = Trainer(make_config(**settings))
 
-    from rnnmnist.data.datasets import Examples
+    from rnnmnist.data.examples import Examples
     from rnnmnist.evaluation.predictions import EvaluationSplit
     from rnnmnist.evaluation.predictions import evaluate as score
 
     examples = Examples(*worker.noise(images))
     execution = trainer.program.execution
-    split = EvaluationSplit.device_put(examples, trainer.mesh, execution)
+    split = EvaluationSplit.device_put(examples, trainer.view, trainer.mesh, execution)
 
     def task() -> int:
         scores = score(trainer.program.model, trainer.state.evaluated_params, split)
@@ -124,9 +134,11 @@ def save(steps: int, epochs: int, saving: bool) -> None:
                 trainer.steps(steps)
                 if saving:
                     step = int(trainer.state.step)
-                    metrics = {"step": step, "accuracy": 0.5}
+                    metrics = {"step": step, "accuracy": 0.5, "examples": 5000}
                     arrays = saved_arrays(trainer.state, mesh=trainer.mesh)
-                    checkpoints.save(step, arrays, trainer.config, metrics)
+                    checkpoints.save(
+                        step, arrays, trainer.config, trainer.task, metrics
+                    )
             checkpoints.wait()
             return epochs
 

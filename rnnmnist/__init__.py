@@ -1,4 +1,4 @@
-"""rnnmnist: an LSTM that classifies MNIST images row by row.
+"""rnnmnist: an LSTM that classifies sequences, such as MNIST images row by row.
 
 >>> import rnnmnist
 >>> rnnmnist.Predictor().predict("docs/five.jpg").digit
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
     from rnnmnist.inference.predictor import Prediction, Predictor
+    from rnnmnist.training.fit import fit
 
 __all__ = [
     "Config",
@@ -19,13 +20,16 @@ __all__ = [
     "Prediction",
     "Predictor",
     "TrainConfig",
+    "fit",
 ]
+_MODULES = {"fit": "training.fit"} | dict.fromkeys(
+    ("Prediction", "Predictor"), "inference.predictor"
+)
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name on first use, so that `--help` does not import jax."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    is_config = name.endswith("Config")
-    module = "config.schema" if is_config else "inference.predictor"
+    module = _MODULES.get(name, "config.schema")
     return getattr(importlib.import_module(f"rnnmnist.{module}"), name)

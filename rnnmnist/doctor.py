@@ -6,14 +6,14 @@ The flags of `rnnmnist.main` describe the run. The exit code is 1 if the run wou
 work, or would use other devices than required.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
 
 from rnnmnist import errors
 from rnnmnist.config.command_line import TrainingArgs, parse_training, training_parser
-from rnnmnist.config.tasks import check_task
-from rnnmnist.data.tasks import task_of
+from rnnmnist.config.tasks import fit_to_task
 from rnnmnist.runtime import versions
 
 
@@ -55,8 +55,10 @@ def parse(argv: list[str]) -> tuple[TrainingArgs, str | None]:
         "--require", choices=["tpu", "gpu"], help="exit with 1 unless jax uses one"
     )
     training, args = parse_training(parser, argv)
-    check_task(training.config, task_of(training.config))
-    return training, args.require
+    from rnnmnist.data.tasks import read_task
+
+    config = fit_to_task(training.config, read_task(training.config.data))
+    return dataclasses.replace(training, config=config), args.require
 
 
 def main(argv: list[str]) -> None:

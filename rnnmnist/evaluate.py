@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         workdir, args.step, args.split, data_paths(args), mesh
     )
     print(
-        f"{result.dataset} {args.split} at step {result.step}: "
+        f"{result.task.name} {args.split} at step {result.step}: "
         f"{results.format_result(result)}, loss {result.scores.loss:.4f}",
         *results.format_seeds(result),
         results.result_path(workdir, args.split, result.step),

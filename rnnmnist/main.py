@@ -5,17 +5,20 @@
 Any setting can be given as --config.KEY=VALUE.
 """
 
+import dataclasses
+
 from rnnmnist import errors
 from rnnmnist.config.command_line import TrainingArgs, parse_training, training_parser
-from rnnmnist.config.tasks import check_task
-from rnnmnist.data.tasks import task_of
+from rnnmnist.config.tasks import fit_to_task
 
 
 def parse(argv: list[str]) -> TrainingArgs:
     """Parses the command line."""
     args, _ = parse_training(training_parser("main", __doc__), argv)
-    check_task(args.config, task_of(args.config))
-    return args
+    from rnnmnist.data.tasks import read_task
+
+    config = fit_to_task(args.config, read_task(args.config.data))
+    return dataclasses.replace(args, config=config)
 
 
 def main(argv: list[str]) -> None:

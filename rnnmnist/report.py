@@ -58,8 +58,8 @@ def main(argv: list[str]) -> None:
     for workdir, folder in zip(args.workdir, folders, strict=False):
         run = load_run_data(workdir, args.step, data_paths(args))
         print(
-            f"{run.test.dataset} test at step {run.step}: "
-            f"{results.format_result(run.test)}, loss {run.test.scores.loss:.4f}"
+            f"{run.task.name} {run.split} at step {run.step}: "
+            f"{results.format_result(run.result)}, loss {run.result.scores.loss:.4f}"
         )
         page = pages.report_page(run, context)
         print(*pages.write_files(folder, page), sep="\n", flush=True)

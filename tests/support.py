@@ -9,21 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
 from rnnmnist.config.platforms import DEFAULTS
-from rnnmnist.config.schema import ROWS, ModelConfig
-from rnnmnist.data.datasets import Examples
+from rnnmnist.config.schema import DataConfig, ModelConfig
+from rnnmnist.data.examples import Examples
+from rnnmnist.data.tasks import read_task
+from rnnmnist.data.views import View
 from rnnmnist.errors import UserError
-from rnnmnist.models.classifier import Params, SequenceClassifier, make_model
+from rnnmnist.models.classifier import (
+    Params,
+    SequenceClassifier,
+    Shape,
+    abstract_params,
+    make_model,
+)
 from rnnmnist.runtime.mesh import BATCH, SEEDS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # A folder with the original data files, if there is one; see CONTRIBUTING.md.
 ORIGINALS = Path(os.environ.get("RNNMNIST_ORIGINALS") or "no originals")
+TASK = read_task(DataConfig())  # MNIST
+ROWS = View("rows", "bit_reversal")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Once = Callable[[str, Callable[[Path], None]], Path]  # see conftest.py
@@ -39,26 +48,30 @@ def random_examples(count: int, seed: int = 0) -> Examples:
     """Returns distinct images of noise, with random labels."""
     generator = np.random.default_rng(seed)
     images = generator.integers(0, 256, (count, 28, 28), np.uint8)
-    return Examples(images, generator.integers(0, 10, count, np.uint8))
+    # Drawn as uint8, whose stream differs from that of int32.
+    labels = generator.integers(0, 10, count, np.uint8)
+    return Examples(images, labels.astype(np.int32))
 
 
-def model_of(config: ModelConfig = ModelConfig()) -> SequenceClassifier:  # noqa: B008
+def inputs_of(images: np.ndarray) -> np.ndarray:
+    """Returns uint8 images as a network reads them row by row, in float32."""
+    return images.astype(np.float32) / 255
+
+
+def model_of(
+    config: ModelConfig = ModelConfig(),  # noqa: B008
+    shape: Shape = Shape.of(TASK),  # noqa: B008
+) -> SequenceClassifier:
     """Returns the classifier of a configuration, as the CPU runs it by default."""
-    return make_model(config, DEFAULTS["cpu"])
+    return make_model(config, shape, DEFAULTS["cpu"])
 
 
-def abstract_params(model: SequenceClassifier, columns: int = 28) -> Params:
-    """Returns the shapes and types of a network's parameters, without compilation."""
-    images = jnp.zeros((1, ROWS, columns))
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), images))["params"]
-
-
-def random_params(model: SequenceClassifier, columns: int = 28) -> Params:
+def random_params(model: SequenceClassifier) -> Params:
     """Returns NumPy arrays of normal noise as parameters, without compilation."""
     generator = np.random.default_rng(1)
     return jax.tree.map(
         lambda leaf: (0.35 * generator.normal(size=leaf.shape)).astype(np.float32),
-        abstract_params(model, columns),
+        abstract_params(model),
     )
 
 

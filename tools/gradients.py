@@ -29,7 +29,6 @@ import optax
 from rnnmnist.checkpoints.selection import find_step
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.data import datasets
-from rnnmnist.data.datasets import Examples
 from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.reporting import plots
@@ -131,7 +130,7 @@ def gradients(
 
 
 def norm_quantiles(
-    model: SequenceClassifier, params: Params, examples: Examples
+    model: SequenceClassifier, params: Params, images: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
     """Computes quantiles over images of the gradient's norm at each row.
 
@@ -139,7 +138,7 @@ def norm_quantiles(
         For each part of the state, `norm` and `relative`, the norm divided by that
         image's norm after the last row: [quantiles][rows] each.
     """
-    found = gradients(model, params, *examples)
+    found = gradients(model, params, images, labels)
     parts = {}
     for name, gradient in found._asdict().items():
         norm = np.linalg.norm(np.asarray(gradient, np.float64), axis=-1)
@@ -169,17 +168,18 @@ def measure() -> dict[str, Any]:
     mesh = make_mesh(batch_size=1, num_devices=1, num_seeds=1)
     for name, folder in RUNS.items():
         step = find_step(folder, "best")
-        config, _, model, params = restore_model(folder, step, mesh)
+        restored = restore_model(folder, step, mesh)
+        config, model, params = restored.config, restored.model, restored.params
         same = dict.fromkeys(DATA_PATHS) | {"model.cell": "lstm"}
         recipes.append(config.replace(same))
-        images, labels = datasets.load(config.data)["validation"]
-        examples = Examples(images[:EXAMPLES], labels[:EXAMPLES])
+        examples = datasets.load(config.data).splits["validation"].first(EXAMPLES)
+        images, labels = examples.take(slice(None)), examples.labels
         (trained,) = split_ensemble(params)
         (untrained,) = split_ensemble(create_state(config, model, mesh).params)
         cells[name] = {
             "step": step,
-            "before": norm_quantiles(model, untrained, examples),
-            "after": norm_quantiles(model, trained, examples),
+            "before": norm_quantiles(model, untrained, images, labels),
+            "after": norm_quantiles(model, trained, images, labels),
         }
     if len(set(recipes)) > 1:
         raise SystemExit("the runs differ in more than model.cell: train them again")

@@ -3,10 +3,10 @@
     python -m rnnmnist.main --config=default
     python tools/make_reference.py --workdir=checkpoints/default
 
-    python -m rnnmnist.main --config=every_row
-    python tools/make_reference.py --workdir=checkpoints/every_row --name=NAME
+    python -m rnnmnist.main --config=every_step
+    python tools/make_reference.py --workdir=checkpoints/every_step --name=NAME
 
-NAME is reference_every_row. The shipped models were trained with another learning rate
+NAME is reference_every_step. The shipped models were trained with another learning rate
 and weight decay: the recipe is in the checkpoint's configuration. Earlier versions of
 the code trained them, so a repetition gives other bits. A reference model contains
 parameters, configuration and validation metrics, but no optimizer state and no path.
@@ -34,9 +34,10 @@ def main() -> None:
     step = find_step(workdir, "best")
     config = store.read_config(workdir, step)
     metrics = store.read_metrics(workdir, step)
+    task = store.read_task(workdir, step)
     params = store.read_params(workdir, step)
     shutil.rmtree(target, ignore_errors=True)
-    store.save_params(target, step, params, config, metrics)
+    store.save_params(target, step, params, config, task, metrics)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{target}: step {step}, {size} bytes")
 

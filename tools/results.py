@@ -77,7 +77,7 @@ CONFIGURATIONS = {
     name: Row(name, seeds, name)
     for name, seeds in (
         *(("embedded", 3), ("tutorial", 3), ("default", 5)),
-        *(("every_row", 5), ("best", 5), ("fashion", 3)),
+        *(("every_step", 5), ("best", 5), ("fashion", 3)),
     )
 }
 # The rows of the README's table, with their data and recipe.
@@ -159,7 +159,9 @@ SINGLE_CHANGES = (
     labelled("default", "none (`default`)"),
     *cumulative("default", "alone", SMOOTHING),
     *cumulative("default", "alone", AVERAGE),
-    labelled("every_row", "loss after every row (`every_row`)", "train.loss=every_row"),
+    labelled(
+        "every_step", "loss after every step (`every_step`)", "train.loss=every_step"
+    ),
 )
 ROWS = {
     row.name: row
@@ -241,8 +243,8 @@ def counts_by_row(workdir: Path) -> dict[str, Any]:
         raise RuntimeError(f"{workdir} has no validation metrics")
     return {
         "validation_correct": run.validation.correct[0],
-        "correct_after_rows": network.correct_after_rows.tolist(),
-        "decision_row": float(np.median(network.decision_rows)),
+        "correct_after_steps": network.correct_after_steps.tolist(),
+        "decision_step": float(np.median(network.decision_steps)),
     }
 
 
@@ -375,12 +377,12 @@ def accuracy_by_row() -> str:
     """Returns the table of the accuracy after some of the rows, for both losses."""
     after = (4, 8, 10, 12, 14, 16, 18, 20, 24, 28)
     lines = []
-    for name, loss in (("default", "last"), ("every_row", "every_row")):
+    for name, loss in (("default", "last"), ("every_step", "every_step")):
         result = read_result(name)
         members = result["members"]
-        counts = np.array([member["correct_after_rows"] for member in members])
+        counts = np.array([member["correct_after_steps"] for member in members])
         percents = 100 * counts.mean(0) / result["examples"]
-        decided = statistics.mean(member["decision_row"] for member in members)
+        decided = statistics.mean(member["decision_step"] for member in members)
         early = [f"{percents[row - 1]:.1f}" for row in after]
         lines.append(
             [f"`{loss}`", accuracy_over_seeds(result), *early, f"{decided:.1f}"]

@@ -215,8 +215,9 @@ def garments(folder: str, count: int) -> list[bytes]:
     from rnnmnist.config.schema import DataConfig
     from rnnmnist.data.datasets import load
 
-    examples = load(DataConfig(name="fashion_mnist", manual_dir=folder))["test"]
-    return [png(image) for image in examples.images[:count]]
+    dataset = load(DataConfig(name="fashion_mnist", manual_dir=folder))
+    images = dataset.splits["test"].stored[:count]
+    return [png(image) for image in images]
 
 
 def preprocess_file(file: bytes) -> np.ndarray:
@@ -257,10 +258,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from rnnmnist.data.datasets import load
     from rnnmnist.runtime.hardware import describe_processor
 
-    splits = load(DataConfig(name="mnist", manual_dir=args.digits))
-    images = splits["test"].images[: args.count]
+    splits = load(DataConfig(name="mnist", manual_dir=args.digits)).splits
+    images = splits["test"].stored[: args.count]
     labels = splits["test"].labels[: args.count]
-    all_images = np.concatenate([split.images for split in splits.values()])
+    all_images = np.concatenate([split.stored for split in splits.values()])
     others = {
         "blank pages": blank_pages(300),
         "noise": noises(1000),

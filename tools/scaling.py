@@ -28,7 +28,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE, NUMBERS = REPOSITORY / "docs/scaling.md", REPOSITORY / "docs/scaling.json"
 SECONDS = 2.0  # of timed training in each process
 REPEATS = 200  # all-reduces that are timed together
-EXAMPLES = 4_000
 
 
 class Case(NamedTuple):
@@ -100,6 +99,8 @@ def time_step(case: Case, mesh: Any) -> float:
 
     from rnnmnist.config.schema import Config, DataConfig, TrainConfig
     from rnnmnist.data.batches import TrainingSplit
+    from rnnmnist.data.tasks import read_task
+    from rnnmnist.data.views import View
     from rnnmnist.runtime.mesh import device_put, replicated
     from rnnmnist.training.preflight import noise
     from rnnmnist.training.state import create_state
@@ -110,8 +111,10 @@ def time_step(case: Case, mesh: Any) -> float:
         data=DataConfig(name="mnist5k"),
         train=TrainConfig(batch_size=case.batch_size),
     )
-    split = TrainingSplit.device_put(noise(EXAMPLES), config, mesh)
-    program = Program.create(config, mesh)
+    task = read_task(config.data)  # of 4,000 images
+    view = View.of(config.data, task)
+    split = TrainingSplit.device_put(noise(task), view, config, mesh)
+    program = Program.create(config, task, mesh)
     state = create_state(config, program.model, mesh)
     # All processes run the same number of steps, which keeps them in lockstep.
     images = case.seeds * case.batch_size
@@ -133,11 +136,13 @@ def time_all_reduce(mesh: Any) -> tuple[int, float]:
     from jax.sharding import PartitionSpec as P
 
     from rnnmnist.config.schema import Config
+    from rnnmnist.data.tasks import read_task
     from rnnmnist.models.classifier import abstract_params, count_params
     from rnnmnist.runtime.mesh import BATCH
     from rnnmnist.training.step import Program
 
-    model = Program.create(Config(), mesh).model
+    config = Config()
+    model = Program.create(config, read_task(config.data), mesh).model
     size = (
         count_params(abstract_params(model)) + 2
     )  # the loss and the correct predictions

@@ -5,8 +5,9 @@ A workdir holds one folder for each kept step, with these items:
 - `params`: the evaluated parameters;
 - `state`: what resuming needs besides them (the optimizer's state and the step);
 - `config`: the whole configuration;
+- `task`: the data set and its normalization;
 - `metrics`: the validation metrics, or null;
-- `sha256`: checksums of every array and of the two JSON items.
+- `sha256`: checksums of every array and of the other JSON items.
 
 Everything that is read is compared with the checksums, because orbax alone does not
 detect a flipped byte. Reading does not use orbax's manager, which can create and delete
@@ -32,12 +33,14 @@ from orbax.checkpoint import checkpoint_managers as policies  # noqa: TID251
 
 from rnnmnist.checkpoints.checksums import array_checksums, json_checksum, named_leaves
 from rnnmnist.config.schema import DATA_PATHS, Config
+from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, first_line
 from rnnmnist.runtime.distributed import is_process_0
 from rnnmnist.runtime.mesh import local_sharding
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
-MAX_JSON_BYTES = 1 << 20  # valid JSON items have a few thousand
+MAX_JSON_BYTES = 1 << 24  # valid JSON items have a few thousand
+MIN_VALIDATION_EXAMPLES = 50  # with fewer, validation does not select a checkpoint
 MAX_COMPRESSION = 1000  # of trained parameters, whose files are hardly compressed
 
 
@@ -91,6 +94,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         step: int,
         arrays: Mapping[str, Any],
         config: Config,
+        task: Task,
         metrics: dict[str, Any] | None,
     ) -> None:
         """Starts saving a checkpoint. The arrays may be donated after the call.
@@ -99,13 +103,14 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             step: number of finished updates, which names the checkpoint.
             arrays: a tree of arrays for each of the items `params` and `state`.
             config: of the run.
-            metrics: the validation metrics at this step, as JSON with `accuracy` and
-                `step`; None if there are none.
+            task: of the run.
+            metrics: the validation metrics at this step, as JSON with `accuracy`,
+                `examples` and `step`; None if there are none.
 
         Raises:
             RunError: if this save or the one before it could not be written.
         """
-        items = _make_items(config, metrics, arrays)
+        items = _make_items(config, task, metrics, arrays)
         with self._run_errors():
             self._manager.save(step, args=items, metrics=metrics)
 
@@ -156,7 +161,12 @@ def list_steps(workdir: Path) -> list[int]:
 
 
 def selection_key(metrics: dict[str, Any]) -> tuple[float, int]:
-    """Returns a sort key; the best checkpoint has the largest one."""
+    """Returns a sort key; the best checkpoint has the largest one.
+
+    It is the last one if there are too few validation examples to compare accuracies.
+    """
+    if metrics["examples"] < MIN_VALIDATION_EXAMPLES:
+        return 0.0, metrics["step"]
     return metrics["accuracy"], -metrics["step"]
 
 
@@ -175,6 +185,19 @@ def read_config(workdir: Path, step: int) -> Config:
         raise RunError(
             f"checkpoint {folder} is of another version of rnnmnist: {error}"
         ) from error
+
+
+def read_task(workdir: Path, step: int) -> Task:
+    """Returns the task in a checkpoint.
+
+    Raises:
+        DamagedError: if it differs from what was saved.
+    """
+    folder = workdir / str(step)
+    try:
+        return Task.from_dict(_read_checked_json(folder, "task"))
+    except ValueError as error:
+        raise DamagedError(folder, str(error)) from error
 
 
 def read_metrics(workdir: Path, step: int) -> dict[str, Any] | None:
@@ -246,6 +269,7 @@ def save_params(
     step: int,
     params: Params,
     config: Config,
+    task: Task,
     metrics: dict[str, Any] | None,
 ) -> None:
     """Saves a checkpoint without training state in a folder without checkpoints.
@@ -254,7 +278,7 @@ def save_params(
     the configuration. The other arguments are those of `Checkpoints.save`.
     """
     config = config.replace(dict.fromkeys(DATA_PATHS))
-    items = _make_items(config, metrics, {"params": params})
+    items = _make_items(config, task, metrics, {"params": params})
     options = ocp.CheckpointManagerOptions(best_fn=selection_key)
     with ocp.CheckpointManager(workdir, options=options) as manager:
         manager.save(step, args=items, metrics=metrics)
@@ -263,16 +287,19 @@ def save_params(
 
 
 def _make_items(
-    config: Config, metrics: dict[str, Any] | None, arrays: Mapping[str, Any]
+    config: Config,
+    task: Task,
+    metrics: dict[str, Any] | None,
+    arrays: Mapping[str, Any],
 ) -> ocp.args.Composite:
-    settings = config.to_dict()
+    values = {"config": config.to_dict(), "task": task.to_dict()}
     checksums: dict[str, Any] = {
-        "config": json_checksum(settings),
+        **{item: json_checksum(value) for item, value in values.items()},
         "metrics": json_checksum(metrics),
         **{item: array_checksums(tree) for item, tree in arrays.items()},
     }
     return ocp.args.Composite(
-        config=ocp.args.JsonSave(settings),
+        **{item: ocp.args.JsonSave(value) for item, value in values.items()},
         sha256=ocp.args.JsonSave(checksums),
         **{item: ocp.args.StandardSave(tree) for item, tree in arrays.items()},
     )
@@ -295,7 +322,7 @@ def _read_checksums(folder: Path) -> dict[str, Any]:
     checksums = _read_json(folder, "sha256")
     if (
         not isinstance(checksums, dict)
-        or not {"config", "metrics", "params"} <= checksums.keys()
+        or not {"config", "task", "metrics", "params"} <= checksums.keys()
         or not all(isinstance(checksums.get(i, {}), dict) for i in ("params", "state"))
     ):
         raise DamagedError(folder, "sha256 holds no checksums")

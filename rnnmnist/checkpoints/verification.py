@@ -18,6 +18,7 @@ def check_checkpoint(workdir: Path, step: int) -> None:
         RunError: if it cannot be read for another reason.
     """
     store.read_config(workdir, step)
+    store.read_task(workdir, step)
     store.read_metrics(workdir, step)
     store.read_params(workdir, step)
     if store.has_training_state(workdir, step):

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 from rnnmnist.errors import UserError
 
 Field = dataclasses.Field[Any]
-REQUIRED = object()  # marks a setting that every saved configuration contains
 
 
 def setting(
@@ -20,16 +19,13 @@ def setting(
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
-    before: Any = REQUIRED,
 ) -> Any:
     """Declares a setting: a dataclass field with a help text and a range.
 
-    `at_least` and `at_most` are inclusive bounds, `above` is an exclusive one. `before`
-    is the value for configurations that were saved before this setting existed; every
-    setting that is added needs one.
+    `at_least` and `at_most` are inclusive bounds, `above` is an exclusive one.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most}
-    metadata = {"help": help, "bounds": bounds, "before": before}
+    metadata = {"help": help, "bounds": bounds}
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -8,7 +8,7 @@ from rnnmnist.config.schema import Config
 from rnnmnist.errors import UserError
 
 # The shipped models, trained with a loss after the last row and after every row.
-REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_row")
+REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_step")
 
 
 def shipped_folder(name: str) -> Path:

@@ -11,6 +11,7 @@ what it changes:
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -18,19 +19,22 @@ from rnnmnist.config import fields
 from rnnmnist.config.fields import Section, setting
 from rnnmnist.errors import UserError
 
-ROWS = 28  # of an image, in every data set
-# Folders of the data. They depend on the machine and are not part of the run.
-DATA_PATHS = ("data.data_dir", "data.manual_dir")
+# Paths of the data. They depend on the machine and are not part of the run.
+DATA_PATHS = ("data.data_dir", "data.manual_dir", "data.path")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Section):
-    """The data set, its location and the augmentation of training images."""
+    """The data set, its location, its form, and the augmentation of images."""
 
     PREFIX = "data."
 
-    name: Literal["mnist", "fashion_mnist", "kmnist", "mnist5k"] = setting(
-        "mnist", "data set; mnist5k ships with the package"
+    name: Literal["mnist", "fashion_mnist", "kmnist", "mnist5k", "files"] = setting(
+        "mnist",
+        "data set; mnist5k ships with the package, files are your own sequences",
+    )
+    path: str | None = setting(
+        None, "your sequences: a .npz, .ts or .csv file, or a folder of .npy files"
     )
     data_dir: str | None = setting(
         None, "folder in which TFDS prepares data sets (default: TFDS's own)"
@@ -38,24 +42,58 @@ class DataConfig(Section):
     manual_dir: str | None = setting(
         None, "folder that contains the four original .gz files"
     )
+    view: Literal["rows", "columns", "pixels", "permuted"] = setting(
+        "rows",
+        "what a step reads of an image: a row, a column, a pixel in row order, or a "
+        "pixel in the order of data.permutation",
+    )
+    permutation: str = setting(
+        "bit_reversal", "order of permuted pixels: bit_reversal or random:SEED"
+    )
+    normalize: Literal["standardize", "none"] = setting(
+        "standardize",
+        "of sequences: subtract each feature's mean over the training part and divide "
+        "by its standard deviation; images are scaled to [0, 1]",
+    )
+    missing: Literal["error", "forward_fill", "zero"] = setting(
+        "error",
+        "values that are NaN: refuse them, repeat the last value of the feature, or "
+        "take 0 after the normalization",
+    )
+    placement: Literal["auto", "device", "host"] = setting(
+        "auto",
+        "where training data stay: in the memory of the devices, or on the host; auto: "
+        "by their size",
+    )
     max_shift: int = setting(
-        0, "largest random shift of training images, pixels", at_least=0, at_most=13
+        0, "largest random shift of training images, pixels", at_least=0, at_most=1000
     )
     max_rotation: float = setting(
-        0.0, "largest random rotation, in degrees", at_least=0, at_most=180, before=0.0
+        0.0, "largest random rotation, in degrees", at_least=0, at_most=180
     )
     max_scale: float = setting(
-        0.0, "largest random scaling, by 1 + this", at_least=0, at_most=1, before=0.0
+        0.0, "largest random scaling, by 1 + this", at_least=0, at_most=1
     )
     max_shear: float = setting(
-        0.0, "largest random shear, columns per row", at_least=0, at_most=1, before=0.0
+        0.0, "largest random shear, columns per row", at_least=0, at_most=1
     )
     elastic: float = setting(
-        0.0, "elastic distortion, std in pixels", at_least=0, at_most=10, before=0.0
+        0.0, "elastic distortion, std in pixels", at_least=0, at_most=10
     )
-    flip: bool = setting(
-        False, "mirror half of the training images left to right", before=False
-    )
+    flip: bool = setting(False, "mirror half of the training images left to right")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch("bit_reversal|random:[0-9]{1,9}", self.permutation):
+            raise UserError(
+                "data.permutation: must be bit_reversal or random:SEED with a SEED "
+                f"below 1,000,000,000, not {self.permutation!r}"
+            )
+        if self.permutation != "bit_reversal" and self.view != "permuted":
+            raise UserError(
+                f"data.permutation: {self.permutation} needs data.view=permuted, not "
+                f"{self.view}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +119,6 @@ class ModelConfig(Section):
         "steps per rematerialized block: the backward pass keeps the state at the "
         "start of each block and recomputes the rest (default: keep all states)",
         at_least=1,
-        at_most=ROWS,
-        before=None,
     )
     unroll: int | None = setting(
         None,
@@ -90,23 +126,12 @@ class ModelConfig(Section):
         "most 32)",
         at_least=1,
         at_most=1024,
-        before=None,
     )
     precision: Literal["auto", "float32", "tensorfloat32", "bfloat16"] = setting(
         "auto",
         "minimum precision of matrix products; auto: float32 on CPU, tensorfloat32 on "
         "GPU, bfloat16 on TPU",
-        before="auto",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.remat_steps is not None and ROWS % self.remat_steps:
-            divisors = [str(steps) for steps in range(1, ROWS + 1) if ROWS % steps == 0]
-            raise UserError(
-                f"model.remat_steps: must be one of {', '.join(divisors)}, not "
-                f"{self.remat_steps}"
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,21 +141,19 @@ class TrainConfig(Section):
     PREFIX = "train."
 
     batch_size: int = setting(
-        128, "images per step, over all devices", at_least=1, at_most=65_536
+        128, "examples per update, over all devices", at_least=1, at_most=65_536
     )
     num_steps: int = setting(4300, "updates in the whole run", at_least=1)
-    loss: Literal["last", "every_row"] = setting(
+    loss: Literal["last", "every_step"] = setting(
         "last",
-        "cross-entropy after the last row; every_row: its mean over all rows, with "
-        "weights that increase with the row",
-        before="last",
+        "cross-entropy after the last step; every_step: its mean over all steps, with "
+        "weights that increase with the step",
     )
     label_smoothing: float = setting(
         0.0,
         "label fraction spread over all classes",
         at_least=0,
         at_most=0.9,
-        before=0.0,
     )
     learning_rate: float = setting(7e-3, "peak learning rate", above=0, at_most=1e38)
     schedule: Literal["constant", "cosine"] = setting(
@@ -149,7 +172,6 @@ class TrainConfig(Section):
         "evaluated and saved; 0: no averaging",
         at_least=0,
         at_most=0.99999,
-        before=0.0,
     )
     log_every_steps: int = setting(
         100, "steps per training line and per compiled call", at_least=1
@@ -177,14 +199,13 @@ class TrainConfig(Section):
         None,
         "compute the networks of a device together, not in turn (default: in turn on "
         "CPU)",
-        before=None,
     )
     eval_batch_size: int | None = setting(
         None,
-        "images that a device evaluates at a time (default: 64 on CPU, otherwise 1024)",
+        "examples that a device evaluates at a time (default: 64 on CPU, otherwise "
+        "1024)",
         at_least=1,
         at_most=65_536,
-        before=None,
     )
 
 
@@ -223,7 +244,8 @@ class Config(Section):
             raise UserError(
                 "train.num_steps: must be at most "
                 f"{(2**31 - 1) // train.batch_size} with batches of "
-                f"{train.batch_size}, below 2**31 images in all, not {train.num_steps}"
+                f"{train.batch_size}, below 2**31 examples in all, not "
+                f"{train.num_steps}"
             )
 
     @property
@@ -241,14 +263,10 @@ class Config(Section):
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> "Config":
-        """Restores a configuration from `to_dict`, also one saved by older code.
-
-        A missing setting takes the value that its declaration gives for older
-        configurations (`before`), which can differ from today's default.
+        """Restores a configuration from `to_dict`.
 
         Raises:
-            UserError: if a setting is unknown, or missing without such a value, or
-                its value is not allowed.
+            UserError: if a setting is unknown or missing, or its value is not allowed.
         """
         for name, value in tree.items():
             known = vars(cls()).get(name)
@@ -257,10 +275,8 @@ class Config(Section):
         flat = flatten(tree)
         if unknown := flat.keys() - FIELDS.keys():
             raise UserError(f"{min(unknown)}: unknown setting")
-        for name, field in FIELDS.items():
-            value = flat.setdefault(name, field.metadata["before"])
-            if value is fields.REQUIRED:
-                raise UserError(f"{name}: missing, and its value cannot be inferred")
+        if missing := FIELDS.keys() - flat.keys():
+            raise UserError(f"{min(missing)}: missing")
         return Config().replace(flat)
 
     def replace(self, values: Mapping[str, object]) -> "Config":

@@ -1,29 +1,138 @@
-"""Descriptions of classification tasks, available before any data are read."""
+"""Tasks: what is classified. A task is known before any array is read."""
 
 import dataclasses
+from typing import Any, NamedTuple
 
-from rnnmnist.config.schema import Config
+from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.errors import UserError
+
+MAX_SIZE = 2**40  # of a valid task
+IMAGE_SETTINGS = (
+    *("data.view", "data.permutation", "data.max_shift", "data.max_rotation"),
+    *("data.max_scale", "data.max_shear", "data.elastic", "data.flip"),
+)
+
+
+class SplitSizes(NamedTuple):
+    """The number of examples in each split."""
+
+    train: int
+    validation: int
+    test: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """The classes and the size of a data set."""
+    """The sequences of a data set and their classes.
+
+    Every checkpoint and result file holds the task, so that a model can be rebuilt from
+    its checkpoint alone. `sha256`, `mean` and `std` are None until the arrays are read,
+    and for data sets whose content is fixed by their name.
+    """
 
     name: str
+    steps: int  # of the longest sequence
+    features: int
     classes: tuple[str, ...]  # in the order of the labels
-    train_examples: int
+    examples: SplitSizes
+    image_shape: tuple[int, int] | None = None  # rows, columns; None: no images
+    feature_names: tuple[str, ...] = ()
+    sha256: str | None = None  # of all sequences with their labels and lengths
+    mean: tuple[float, ...] | None = None  # of each feature, by which it is
+    std: tuple[float, ...] | None = None  # standardized; None: it is not
+
+    @property
+    def noun(self) -> str:
+        """The word for several examples."""
+        return "sequences" if self.image_shape is None else "images"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the task as a JSON object."""
+        content = {name: _to_json(value) for name, value in vars(self).items()}
+        return content | {"examples": self.examples._asdict()}
+
+    @classmethod
+    def from_dict(cls, content: Any) -> "Task":
+        """Parses a JSON object.
+
+        Raises:
+            ValueError: if it is not a task.
+        """
+        try:
+            fields = {name: _from_json(value) for name, value in content.items()}
+            task = cls(**fields | {"examples": SplitSizes(**content["examples"])})
+            sizes = (task.steps, task.features, *task.examples)
+            texts = (task.name, *task.classes, *task.feature_names)
+            parts = (
+                (sizes + (task.image_shape or ()), int),
+                (texts + (() if task.sha256 is None else (task.sha256,)), str),
+                ((task.mean or ()) + (task.std or ()), float),
+            )
+            lists: list[Any] = [task.classes, task.feature_names]
+            lists += [
+                one
+                for one in (task.image_shape, task.mean, task.std)
+                if one is not None
+            ]
+            valid = all(type(value) is tuple for value in lists)
+            valid &= all(type(value) is kind for part, kind in parts for value in part)
+            valid &= 0 <= min(sizes) <= max(sizes) < MAX_SIZE
+        except (AttributeError, KeyError, TypeError):
+            valid = False
+        if not valid:
+            raise ValueError("task must describe a data set")
+        return task
 
 
-def check_task(config: Config, task: Task) -> None:
-    """Checks the settings whose range depends on the task.
+def _to_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_json(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def fit_to_task(config: Config, task: Task) -> Config:
+    """Returns the configuration with a batch that is not larger than the training part.
+
+    A reduction is printed.
 
     Raises:
-        UserError: naming the setting, its value and what is allowed.
+        UserError: if a setting does not suit the task; names it, its value and what is
+            allowed.
     """
-    batch_size = config.train.batch_size
-    if batch_size > task.train_examples:
+    settings, steps = config.model, task.steps
+    if settings.remat_steps is not None and steps % settings.remat_steps:
+        divisors = [str(count) for count in range(1, steps + 1) if steps % count == 0]
         raise UserError(
-            f"train.batch_size: must be at most the {task.train_examples} training "
-            f"examples of {task.name}, not {batch_size}"
+            f"model.remat_steps: must be one of {', '.join(divisors)}, not "
+            f"{settings.remat_steps}"
         )
+    if task.image_shape is None:
+        _refuse_image_settings(config.data, task)
+    elif config.data.max_shift > (limit := (min(task.image_shape) - 1) // 2):
+        raise UserError(
+            f"data.max_shift: must be at most {limit} for images of "
+            f"{' x '.join(map(str, task.image_shape))} pixels, not "
+            f"{config.data.max_shift}"
+        )
+    count, batch_size = task.examples.train, config.train.batch_size
+    if batch_size <= count:
+        return config
+    print(
+        f"train.batch_size: {batch_size} is reduced to the {count} training "
+        f"{task.noun} of {task.name}",
+        flush=True,
+    )
+    return config.replace({"train.batch_size": count})
+
+
+def _refuse_image_settings(config: DataConfig, task: Task) -> None:
+    for name in IMAGE_SETTINGS:
+        key = name.removeprefix("data.")
+        value = getattr(config, key)
+        if value != getattr(DataConfig(), key):
+            raise UserError(
+                f"{name}: is for images only, and {task.name} has sequences; remove "
+                f"{value}"
+            )

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds  # noqa: TID251
 
 from rnnmnist.data import embedded
 from rnnmnist.data.embedded import Arrays
-from rnnmnist.data.tasks import TASKS
+from rnnmnist.data.tasks import IMAGE_SETS, IMAGE_SHAPE
 
 CVDF = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -57,9 +57,9 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
             description=__doc__,
             features=tfds.features.FeaturesDict(
                 {
-                    "image": tfds.features.Tensor(shape=(28, 28), dtype=np.uint8),
+                    "image": tfds.features.Tensor(shape=IMAGE_SHAPE, dtype=np.uint8),
                     "label": tfds.features.ClassLabel(
-                        names=list(TASKS[self.builder_config.name].classes)
+                        names=list(IMAGE_SETS[self.builder_config.name][0])
                     ),
                 }
             ),
@@ -106,7 +106,7 @@ def read_part(images_path: Path, labels_path: Path) -> Arrays:
         ValueError: if a file is malformed or the two do not match.
     """
     images, labels = read_idx(images_path, rank=3), read_idx(labels_path, rank=1)
-    if images.shape != (len(labels), 28, 28):
+    if images.shape != (len(labels), *IMAGE_SHAPE):
         raise ValueError(f"{images_path} and {labels_path} do not belong together")
     return images, labels
 

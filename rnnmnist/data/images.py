@@ -1,4 +1,4 @@
-"""Data sets as plain arrays: prepared once through TFDS, decoded once.
+"""Images as plain arrays: prepared once through TFDS, decoded once.
 
 TFDS downloads files, compares checksums, and stores the prepared records under its
 `data_dir`. The decoded arrays are cached next to the records. A cache is used only if
@@ -9,27 +9,20 @@ import hashlib
 import io
 import logging
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.builder import MnistRows
+from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.preparation import prepared_builder
+from rnnmnist.data.tasks import IMAGE_SHAPE
 from rnnmnist.errors import RunError, first_line
 from rnnmnist.runtime.files import write_atomically
 
-SPLITS = ("train", "validation", "test")
 RECORDS_PER_READ = 1000  # reading records one by one is many times slower
 
 _logger = logging.getLogger(__name__)
-
-
-class Examples(NamedTuple):
-    """Images and their labels."""
-
-    images: np.ndarray  # uint8 [examples, 28, 28]
-    labels: np.ndarray  # uint8 [examples]
 
 
 def load(config: DataConfig, *, cache: bool = True) -> dict[str, Examples]:
@@ -70,7 +63,9 @@ def read_cache(path: Path, counts: dict[str, int]) -> dict[str, Examples] | None
             raise ValueError("its SHA-256 differs from the saved one")
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             examples = {
-                split: Examples(file[f"{split}_images"], file[f"{split}_labels"])
+                split: Examples(
+                    file[f"{split}_images"], file[f"{split}_labels"].astype(np.int32)
+                )
                 for split in SPLITS
             }
         if fault := find_fault(examples, counts):
@@ -86,8 +81,9 @@ def read_cache(path: Path, counts: dict[str, int]) -> dict[str, Examples] | None
 def write_cache(path: Path, examples: dict[str, Examples]) -> None:
     """Caches decoded arrays and their checksum, each file atomically."""
     arrays: dict[str, np.ndarray] = {}
-    for split, (images, labels) in examples.items():
-        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
+    for split, part in examples.items():
+        labels = part.labels.astype(np.uint8)
+        arrays |= {f"{split}_images": part.stored, f"{split}_labels": labels}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     content = buffer.getvalue()
@@ -106,12 +102,13 @@ def checksum_path(path: Path) -> Path:
 
 def find_fault(examples: dict[str, Examples], counts: dict[str, int]) -> str | None:
     """Describes the first fault of decoded arrays; returns None if they are valid."""
-    for split, (images, labels) in examples.items():
-        if images.shape != (counts[split], 28, 28) or images.dtype != np.uint8:
+    for split, part in examples.items():
+        images, labels = part.stored, part.labels
+        if images.shape != (counts[split], *IMAGE_SHAPE) or images.dtype != np.uint8:
             return f"{split} images are {images.dtype} {images.shape}"
-        if labels.shape != (counts[split],) or labels.dtype != np.uint8:
+        if labels.shape != (counts[split],):
             return f"{split} labels are {labels.dtype} {labels.shape}"
-        if labels.max() > 9:
+        if not 0 <= labels.min() <= labels.max() <= 9:
             return f"{split} has a label {labels.max()}, above 9"
     return None
 
@@ -123,8 +120,8 @@ def decode(builder: MnistRows, split: str) -> Examples:
         RunError: if the prepared data cannot be read.
     """
     count = builder.info.splits[split].num_examples
-    images = np.empty((count, 28, 28), np.uint8)
-    labels = np.empty(count, np.uint8)
+    images = np.empty((count, *IMAGE_SHAPE), np.uint8)
+    labels = np.empty(count, np.int32)
     try:
         source = builder.as_data_source(split)
         for start in range(0, count, RECORDS_PER_READ):

@@ -1,8 +1,11 @@
-"""Tasks of the built-in data sets. Importing this module does not import TFDS."""
+"""The task of a run's data set. Importing this module does not import TFDS."""
 
-from rnnmnist.config.schema import Config
-from rnnmnist.config.tasks import Task
+from rnnmnist.config.schema import DataConfig
+from rnnmnist.config.tasks import SplitSizes, Task
+from rnnmnist.data import sequences
+from rnnmnist.data.views import View
 
+IMAGE_SHAPE = (28, 28)
 _DIGITS = tuple("0123456789")
 _GARMENTS = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -10,17 +13,22 @@ _GARMENTS = (
 )
 _SYLLABLES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
-TASKS = {
-    task.name: task
-    for task in (
-        Task("mnist", _DIGITS, 55_000),
-        Task("fashion_mnist", _GARMENTS, 55_000),
-        Task("kmnist", _SYLLABLES, 55_000),
-        Task("mnist5k", _DIGITS, 4_000),
-    )
+IMAGE_SETS: dict[str, tuple[tuple[str, ...], SplitSizes]] = {
+    "mnist": (_DIGITS, SplitSizes(55_000, 5_000, 10_000)),
+    "fashion_mnist": (_GARMENTS, SplitSizes(55_000, 5_000, 10_000)),
+    "kmnist": (_SYLLABLES, SplitSizes(55_000, 5_000, 10_000)),
+    "mnist5k": (_DIGITS, SplitSizes(4_000, 500, 500)),
 }
 
 
-def task_of(config: Config) -> Task:
-    """Returns the task of a run."""
-    return TASKS[config.data.name]
+def read_task(config: DataConfig) -> Task:
+    """Returns the task of a data set, for files of users from their headers.
+
+    Raises:
+        UserError: if the file of `data.path` cannot be used.
+    """
+    if config.name == "files":
+        return sequences.read_task(config)
+    classes, examples = IMAGE_SETS[config.name]
+    steps, features = View(config.view, config.permutation).shape(IMAGE_SHAPE)
+    return Task(config.name, steps, features, classes, examples, IMAGE_SHAPE)

@@ -16,22 +16,22 @@ class Bins(NamedTuple):
     Bin *b* of *n* holds the predictions with a probability in (b/n, (b + 1)/n].
     """
 
-    images: np.ndarray  # int [bins], number of images
+    examples: np.ndarray  # int [bins], number of examples
     correct: np.ndarray  # int [bins], number of correct predictions
-    confidence: np.ndarray  # float64 [bins], summed over the images
+    confidence: np.ndarray  # float64 [bins], summed over the examples
 
     @property
     def calibration_error(self) -> float:
         """The expected calibration error, from 0 to 1.
 
         The mean over bins of the distance between accuracy and mean confidence,
-        weighted by the number of images.
+        weighted by the number of examples.
 
         References:
             Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural
             Networks", ICML 2017.
         """
-        return float(np.abs(self.correct - self.confidence).sum() / self.images.sum())
+        return float(np.abs(self.correct - self.confidence).sum() / self.examples.sum())
 
 
 def calibration_bins(networks: Sequence[Predictions], num_bins: int = NUM_BINS) -> Bins:

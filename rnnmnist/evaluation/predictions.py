@@ -5,6 +5,8 @@ The trainer and every command that scores or predicts obtain their logits here.
 
 import dataclasses
 import functools
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -14,45 +16,85 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.platforms import Execution
-from rnnmnist.data.datasets import Examples
+from rnnmnist.data.examples import Examples
+from rnnmnist.data.views import View
 from rnnmnist.evaluation.metrics import Scores
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runtime.ensemble import map_ensemble
 from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, replicated
 
+MAX_RESIDENT_BYTES = 1 << 28  # of a split that stays on the devices
+GROUP_BYTES = 1 << 25  # of the batches of a larger one that are copied at a time
+
+
+class Batches(NamedTuple):
+    """Examples on the devices, divided into batches."""
+
+    stored: jax.Array  # [batches, batch, ...], as `Examples.take` returns them
+    lengths: jax.Array | None  # int32 [batches, batch]; None: all steps
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSplit:
-    """A split on the devices, padded and divided into batches."""
+    """A split, divided into batches: on the devices, or copied to them in groups."""
 
-    images: jax.Array  # uint8 [batches, batch, rows, columns]
-    labels: np.ndarray  # [examples], on the host, without padding
+    examples: Examples  # on the host
+    view: View | None
     mesh: Mesh
     vectorize_seeds: bool
+    batch_size: int  # over all devices
+    resident: Batches | None  # all batches; None if they are copied in groups
 
     @classmethod
     def device_put(
-        cls, examples: Examples, mesh: Mesh, execution: Execution
+        cls, examples: Examples, view: View | None, mesh: Mesh, execution: Execution
     ) -> "EvaluationSplit":
-        """Copies a split to the devices of a mesh.
+        """Copies a split to the devices of a mesh, unless it is large.
 
         Args:
-            examples: all images of the split.
+            examples: all of the split.
+            view: of images; None for sequences.
             mesh: each batch is sharded over its `batch` axis.
             execution: gives the batch of a device, which affects memory and speed.
                 Counts do not depend on it, the loss only by rounding.
         """
         count, shards = len(examples.labels), mesh.shape[BATCH]
         batch = min(execution.eval_batch_size, -(-count // shards)) * shards
-        images = np.pad(examples.images, ((0, -count % batch), (0, 0), (0, 0)))
-        return cls(
-            device_put(
-                images.reshape(-1, batch, *images.shape[1:]),
-                NamedSharding(mesh, P(None, BATCH)),
-            ),
-            examples.labels,
-            mesh,
-            execution.vectorize_seeds,
+        split = cls(examples, view, mesh, execution.vectorize_seeds, batch, None)
+        one = examples.take(np.arange(1)).nbytes
+        if one * count > MAX_RESIDENT_BYTES:
+            return split
+        return dataclasses.replace(split, resident=split.put(0, -(-count // batch)))
+
+    def groups(self) -> Iterator[Batches]:
+        """Yields all batches in order, as many at a time as the devices hold."""
+        if self.resident is not None:
+            yield self.resident
+            return
+        one = self.batch_size * self.examples.take(np.arange(1)).nbytes
+        count = max(1, GROUP_BYTES // one)
+        size = count * self.batch_size
+        for start in range(0, len(self.examples.labels), size):
+            yield self.put(start, count)
+
+    def put(self, start: int, count: int) -> Batches:
+        """Copies `count` batches to the devices, beginning with an example.
+
+        After the last example of the split, they contain examples of one step.
+        """
+        part = slice(start, start + count * self.batch_size)
+
+        def put(array: np.ndarray) -> jax.Array:
+            shape = (count, self.batch_size, *array.shape[1:])
+            added = math.prod(shape[:2]) - len(array)
+            filling = np.ones((added, *array.shape[1:]), array.dtype)
+            batches = np.concatenate([array, filling]).reshape(shape)
+            return device_put(batches, NamedSharding(self.mesh, P(None, BATCH)))
+
+        lengths = self.examples.lengths
+        return Batches(
+            put(self.examples.take(part)),
+            None if lengths is None else put(lengths[part]),
         )
 
 
@@ -69,35 +111,41 @@ def predict_logits(
         float32 [networks, examples, classes] on every process, after the last step;
         with `every_step` [networks, examples, time, classes].
     """
-    logits = jax.device_get(
+    groups = [
         predict_batches(
             params,
-            split.images,
+            batches,
             model=model,
+            view=split.view,
             mesh=split.mesh,
             vectorize_seeds=split.vectorize_seeds,
             every_step=every_step,
         )
-    )
+        for batches in split.groups()
+    ]
+    logits = np.concatenate(jax.device_get(groups), axis=1)
     flat = logits.reshape(len(logits), -1, *logits.shape[3:])
-    return flat[:, : len(split.labels)]
+    return flat[:, : len(split.examples.labels)]
 
 
 def evaluate(
     model: SequenceClassifier, params: Params, split: EvaluationSplit
 ) -> Scores:
     """Evaluates each network on a whole split."""
-    return Scores.from_logits(predict_logits(model, params, split), split.labels)
+    return Scores.from_logits(
+        predict_logits(model, params, split), split.examples.labels
+    )
 
 
 @functools.partial(
-    jax.jit, static_argnames=("model", "mesh", "vectorize_seeds", "every_step")
+    jax.jit, static_argnames=("model", "view", "mesh", "vectorize_seeds", "every_step")
 )
 def predict_batches(
     params: Params,
-    batches: jax.Array,
+    batches: Batches,
     *,
     model: SequenceClassifier,
+    view: View | None,
     mesh: Mesh,
     vectorize_seeds: bool,
     every_step: bool,
@@ -105,16 +153,19 @@ def predict_batches(
     """Computes the logits of all batches in one call.
 
     The axis `seeds` of the mesh divides the networks, the axis `batch` the second axis
-    of the batches, uint8 [batches, batch, rows, columns].
+    of the batches.
 
     Returns:
         float32 [networks, batches, batch, (time,) classes], replicated.
     """
 
-    def one_shard(params: Params, batches: jax.Array) -> jax.Array:
+    def one_shard(params: Params, batches: Batches) -> jax.Array:
         def one_network(params: Params) -> jax.Array:
-            def one_batch(images: jax.Array) -> jax.Array:
-                logits = model.apply({"params": params}, images, every_step=every_step)
+            def one_batch(batch: Batches) -> jax.Array:
+                inputs = batch.stored if view is None else view(batch.stored)
+                logits = model.apply(
+                    {"params": params}, inputs, batch.lengths, every_step=every_step
+                )
                 return jnp.asarray(logits)
 
             return jax.lax.map(one_batch, batches)
@@ -138,32 +189,43 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return weights / weights.sum(-1, keepdims=True)
 
 
-def decision_rows(predicted: np.ndarray) -> np.ndarray:
-    """Returns the row, from 1, after which no prediction changes, int [images].
+def decision_steps(predicted: np.ndarray) -> np.ndarray:
+    """Returns the step, from 1, after which no prediction changes, int [examples].
 
     Args:
-        predicted: classes after each row, int [images, rows].
+        predicted: classes after each step, int [examples, time].
     """
     same = predicted[:, ::-1] == predicted[:, -1:]
     return predicted.shape[1] - np.cumprod(same, axis=1).sum(axis=1) + 1
 
 
 class Predictions(NamedTuple):
-    """The predictions of one network for every image of a split."""
+    """The predictions of one network for every example of a split."""
 
-    labels: np.ndarray  # uint8 [examples], the true classes
-    predicted: np.ndarray  # uint8 [examples, rows], most probable class after each row
-    probabilities: np.ndarray  # float64 [examples, classes], after the last row
+    labels: np.ndarray  # int32 [examples], the true classes
+    lengths: np.ndarray  # int32 [examples], the number of steps
+    predicted: np.ndarray  # int [examples, time], most probable class after each step;
+    # after the last step of an example, that of the last step
+    probabilities: np.ndarray  # float64 [examples, classes], after the last step
 
     @classmethod
-    def from_logits(cls, logits: np.ndarray, labels: np.ndarray) -> "Predictions":
-        """Converts logits after each row, float32 [examples, rows, classes]."""
-        probabilities = softmax(logits[:, -1].astype(np.float64))
-        return cls(labels, logits.argmax(-1).astype(np.uint8), probabilities)
+    def from_logits(cls, logits: np.ndarray, examples: Examples) -> "Predictions":
+        """Converts logits after each step, float32 [examples, time, classes]."""
+        count, steps, _ = logits.shape
+        lengths = examples.lengths
+        if lengths is None:
+            lengths = np.full(count, steps, np.int32)
+        every, last = np.arange(count), lengths[:, None] - 1
+        predicted = logits.argmax(-1)
+        predicted = np.take_along_axis(
+            predicted, np.minimum(np.arange(steps), last), axis=1
+        )
+        probabilities = softmax(logits[every, lengths - 1].astype(np.float64))
+        return cls(examples.labels, lengths, predicted, probabilities)
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether the prediction after the last row is correct, bool [examples]."""
+        """Whether the prediction after the last step is correct, bool [examples]."""
         return self.predicted[:, -1] == self.labels
 
     @property
@@ -172,40 +234,46 @@ class Predictions(NamedTuple):
         return self.probabilities.max(axis=1)
 
     @property
-    def correct_after_rows(self) -> np.ndarray:
-        """The number of correct predictions after each row, int [rows]."""
-        return (self.predicted == self.labels[:, None]).sum(axis=0)
+    def examples_after_steps(self) -> np.ndarray:
+        """The number of examples that have each step, int [time]."""
+        return (np.arange(self.predicted.shape[1]) < self.lengths[:, None]).sum(axis=0)
 
     @property
-    def decision_rows(self) -> np.ndarray:
-        """The row after which each prediction no longer changes, int [examples]."""
-        return decision_rows(self.predicted)
+    def correct_after_steps(self) -> np.ndarray:
+        """The number of correct predictions after each step, int [time]."""
+        present = np.arange(self.predicted.shape[1]) < self.lengths[:, None]
+        return ((self.predicted == self.labels[:, None]) & present).sum(axis=0)
 
-    def separation_row(self, one: int, other: int, most: float = 0.02) -> int | None:
-        """Returns the row, from 1, after which two classes are separated.
+    @property
+    def decision_steps(self) -> np.ndarray:
+        """The step after which each prediction no longer changes, int [examples]."""
+        return decision_steps(self.predicted)
 
-        From that row on, at most a fraction `most` of the images of the two classes is
-        predicted as the other of them. None if that holds after no row.
+    def separation_step(self, one: int, other: int, most: float = 0.02) -> int | None:
+        """Returns the step, from 1, after which two classes are separated.
+
+        From that step on, at most a fraction `most` of the examples of the two classes
+        is predicted as the other of them. None if that holds after no step.
         """
         selected = np.isin(self.labels, (one, other))
-        others = one + other - self.labels[selected].astype(int)
+        others = one + other - self.labels[selected]
         confused = (self.predicted[selected] == others[:, None]).mean(axis=0)
         above = np.flatnonzero(confused > most)
-        row = int(above[-1]) + 2 if len(above) else 1
-        return row if row <= len(confused) else None
+        step = int(above[-1]) + 2 if len(above) else 1
+        return step if step <= len(confused) else None
 
 
 def predict(
     model: SequenceClassifier, params: Params, split: EvaluationSplit
 ) -> list[Predictions]:
-    """Returns the predictions of each network for every image of a split."""
+    """Returns the predictions of each network for every example of a split."""
     logits = predict_logits(model, params, split, every_step=True)
-    return [Predictions.from_logits(network, split.labels) for network in logits]
+    return [Predictions.from_logits(network, split.examples) for network in logits]
 
 
 @dataclasses.dataclass(frozen=True)
 class Misclassification:
-    """An image whose predicted class is not the true one."""
+    """An example whose predicted class is not the true one."""
 
     index: int  # in the split, from 0
     predicted: int

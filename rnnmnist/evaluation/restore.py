@@ -5,12 +5,15 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from rnnmnist.checkpoints.store import read_config, read_params
+from rnnmnist.checkpoints.store import read_config, read_params, read_task
 from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
+from rnnmnist.config.tasks import Task
+from rnnmnist.data.views import View
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
+    Shape,
     abstract_params,
     make_model,
 )
@@ -22,22 +25,29 @@ class RestoredModel(NamedTuple):
     """The trained networks of a run."""
 
     config: Config
+    task: Task
     execution: Execution  # on the mesh for which they were restored
     model: SequenceClassifier
     params: Params  # with the ensemble axis, replicated over the mesh
 
+    @property
+    def view(self) -> View | None:
+        """How the network reads images; None if it reads sequences."""
+        return View.of(self.config.data, self.task)
+
 
 def restore_model(workdir: Path, step: int, mesh: Mesh) -> RestoredModel:
-    """Restores the model that a checkpoint's own configuration describes.
+    """Restores the model that a checkpoint's own configuration and task describe.
 
     Raises:
         RunError: if an array's shape or type does not match the configuration.
         DamagedError: if the checkpoint differs from what was saved.
     """
     config = read_config(workdir, step)
+    task = read_task(workdir, step)
     execution = execution_of(config, platform_of(mesh))
-    model = make_model(config.model, execution)
+    model = make_model(config.model, Shape.of(task), execution)
     like = abstract_ensemble(abstract_params(model), config.num_seeds)
     saved = read_params(workdir, step, like)
     params = put_ensemble(saved, config.num_seeds, replicated(mesh))
-    return RestoredModel(config, execution, model, params)
+    return RestoredModel(config, task, execution, model, params)

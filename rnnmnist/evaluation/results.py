@@ -13,9 +13,11 @@ from jax.sharding import Mesh
 
 from rnnmnist.checkpoints.checksums import params_sha256
 from rnnmnist.checkpoints.selection import with_step
+from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
-from rnnmnist.data.datasets import Examples
-from rnnmnist.errors import RunError
+from rnnmnist.data.examples import Examples
+from rnnmnist.data.views import permutation_sha256
+from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.formatting import interval, mean_and_std, percent
 from rnnmnist.evaluation.metrics import (
     Counts,
@@ -39,19 +41,22 @@ _logger = logging.getLogger(__name__)
 class Result:
     """The scores of a checkpoint on a split: the content of a result file."""
 
-    dataset: str
+    task: Task  # of the evaluated data
     split: str
     step: int
     seeds: tuple[int, ...]
+    permutation: str | None  # of the pixels, for the view `permuted`
+    trained_on_sha256: str | None  # of the training data, if they are a user's
     scores: Scores
     num_parameters: int  # of one network
     params_sha256: str  # of all networks
     network_sha256s: tuple[str, ...]  # of each network
-    tutorial_128: Scores | None  # on the first 128 test images
+    tutorial_128: Scores | None  # on the first 128 test examples
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the content of the result file."""
-        source = {"dataset": self.dataset, "split": self.split, "step": self.step}
+        task = self.task
+        source = {"dataset": task.name, "split": self.split, "step": self.step}
         source["num_parameters"] = self.num_parameters
         seeds = [{"seed": seed} for seed in self.seeds]
         sha256s = [{"params_sha256": sha256} for sha256 in self.network_sha256s]
@@ -60,7 +65,13 @@ class Result:
         content |= self.scores.to_dict(members)
         if self.tutorial_128 is not None:
             content["tutorial_128"] = self.tutorial_128.to_dict(seeds)
-        return content
+        if self.permutation is not None:
+            content["permutation"] = self.permutation
+            sha256 = permutation_sha256(self.permutation, task.steps)
+            content["permutation_sha256"] = sha256
+        if self.trained_on_sha256 is not None:
+            content["trained_on_sha256"] = self.trained_on_sha256
+        return content | {"task": task.to_dict()}
 
     @classmethod
     def from_dict(cls, content: Any) -> "Result":
@@ -69,14 +80,20 @@ class Result:
         Raises:
             ValueError: if it is no result, or a metric does not follow from the counts.
         """
+
+        def optional(name: str) -> str | None:
+            return field(content, name, str) if name in content else None
+
         members, first_128 = members_of(content), None
         if isinstance(content, dict) and "tutorial_128" in content:
             first_128 = Scores.from_dict(content["tutorial_128"])
         result = cls(
-            dataset=field(content, "dataset", str),
+            task=Task.from_dict(field(content, "task", dict)),
             split=field(content, "split", str),
             step=field(content, "step", int),
             seeds=tuple(field(member, "seed", int) for member in members),
+            permutation=optional("permutation"),
+            trained_on_sha256=optional("trained_on_sha256"),
             scores=Scores.from_dict(content),
             num_parameters=field(content, "num_parameters", int),
             params_sha256=field(content, "params_sha256", str),
@@ -118,41 +135,80 @@ def evaluate_run(
         split: `train`, `validation` or `test`.
         data_paths: overrides of the data's paths in the configuration.
         mesh: on which to evaluate.
+
+    Raises:
+        UserError: as `load_split` does.
     """
 
     def evaluate_step(step: int) -> Result:
         restored = restore_model(workdir, step, mesh)
-        data = restored.config.replace(data_paths).data
-        examples = datasets.load(data)[split]
+        task, examples = load_split(restored, split, data_paths)
         if split == "test":
             sha256 = params_sha256(restored.params)
             log_test_reading(workdir, step, sha256, "evaluate")
-        result = score(restored, step, split, examples, mesh)
+        result = score(restored, step, task, split, examples, mesh)
         write_result(workdir, result)
         return result
 
     return with_step(workdir, selector, evaluate_step)
 
 
+def load_split(
+    restored: RestoredModel, split: str, data_paths: Mapping[str, str | None]
+) -> tuple[Task, Examples]:
+    """Loads the data on which a model is evaluated.
+
+    Returns:
+        The task of these data, and the examples of the split.
+
+    Raises:
+        UserError: if the data have no such split, or differ from those that the model
+            was trained on and are not named in `data_paths`.
+    """
+    config, trained = restored.config.replace(data_paths).data, restored.task
+    task, splits = datasets.load(config, trained=trained)
+    if task.sha256 != trained.sha256 and data_paths.get("data.path") is None:
+        raise UserError(
+            f"data.path: the sequences in {config.path} are not those of the training "
+            "(their SHA-256 differs); to evaluate on them, name them with "
+            f"--config.data.path={config.path}"
+        )
+    if not len(splits[split].labels):
+        raise UserError(
+            f"--split: {task.name} has no {split} part; use --split=validation"
+        )
+    return task, splits[split]
+
+
 def score(
-    restored: RestoredModel, step: int, split: str, examples: Examples, mesh: Mesh
+    restored: RestoredModel,
+    step: int,
+    task: Task,
+    split: str,
+    examples: Examples,
+    mesh: Mesh,
 ) -> Result:
-    """Evaluates a restored checkpoint on a whole split."""
-    config, execution, model, params = restored
+    """Evaluates a restored checkpoint on a whole split of a task."""
+    config, model, params = restored.config, restored.model, restored.params
     networks = split_ensemble(jax.device_get(params))
 
     def evaluate_all(examples: Examples) -> Scores:
-        on_devices = EvaluationSplit.device_put(examples, mesh, execution)
+        on_devices = EvaluationSplit.device_put(
+            examples, restored.view, mesh, restored.execution
+        )
         return evaluate(model, params, on_devices)
 
     first_128 = None
     if config.tutorial_128 and split == "test":
-        first_128 = evaluate_all(Examples(examples.images[:128], examples.labels[:128]))
+        first_128 = evaluate_all(examples.first(128))
+    permuted = config.data.view == "permuted"
     return Result(
-        dataset=config.data.name,
+        task=task,
         split=split,
         step=step,
         seeds=tuple(config.seeds),
+        permutation=config.data.permutation if permuted else None,
+        trained_on_sha256=restored.task.sha256,
         scores=evaluate_all(examples),
         num_parameters=count_params(networks[0]),
         params_sha256=params_sha256(params),

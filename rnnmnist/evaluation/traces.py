@@ -1,4 +1,4 @@
-"""Traces of an LSTM: its gates, states and predictions after each row."""
+"""Traces of an LSTM: its gates, states and predictions after each step."""
 
 import functools
 from typing import NamedTuple
@@ -6,25 +6,26 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from rnnmnist.data.views import View
 from rnnmnist.evaluation.predictions import (
     EvaluationSplit,
-    decision_rows,
+    decision_steps,
     predict_logits,
     softmax,
 )
-from rnnmnist.models.classifier import Params, SequenceClassifier, time_major
+from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.models.recurrences import LSTM, Activations
 from rnnmnist.runtime.ensemble import split_ensemble
 
 
 class Trace(NamedTuple):
-    """The activations of an LSTM after each row of each image.
+    """The activations of an LSTM after each step of each example.
 
-    The gates and states are float32 [images, rows, units]. Gates are from 0 to 1, the
+    The gates and states are float32 [examples, time, units]. Gates are from 0 to 1, the
     candidate and the hidden state from -1 to 1.
     """
 
-    probabilities: np.ndarray  # float32 [images, rows, classes]
+    probabilities: np.ndarray  # float32 [examples, time, classes]
     hidden: np.ndarray
     cell: np.ndarray
     input_gate: np.ndarray
@@ -34,18 +35,18 @@ class Trace(NamedTuple):
 
     @property
     def entropy(self) -> np.ndarray:
-        """Entropy of the probabilities in nats, float32 [images, rows]."""
+        """Entropy of the probabilities in nats, float32 [examples, time]."""
         logs = np.log(np.maximum(self.probabilities, np.finfo(np.float32).tiny))
         return -(self.probabilities * logs).sum(-1)
 
     @property
-    def decision_rows(self) -> np.ndarray:
-        """The row after which the prediction no longer changes, int [images]."""
-        return decision_rows(self.probabilities.argmax(-1))
+    def decision_steps(self) -> np.ndarray:
+        """The step after which the prediction no longer changes, int [examples]."""
+        return decision_steps(self.probabilities.argmax(-1))
 
 
 def trace(model: SequenceClassifier, params: Params, split: EvaluationSplit) -> Trace:
-    """Runs one LSTM over images and records its activations.
+    """Runs one LSTM over examples and records its activations.
 
     Raises:
         ValueError: for another cell, or several networks.
@@ -54,8 +55,11 @@ def trace(model: SequenceClassifier, params: Params, split: EvaluationSplit) -> 
     if not isinstance(model.make_recurrence(), LSTM) or len(networks) > 1:
         raise ValueError("a trace needs one network with an LSTM")
     (logits,) = predict_logits(model, params, split, every_step=True)
-    images = split.images.reshape(-1, *split.images.shape[2:])
-    activations = jax.device_get(_activations(networks[0], images, model=model))
+    stored = split.put(0, -(-len(logits) // split.batch_size)).stored
+    stored = stored.reshape(-1, *stored.shape[2:])
+    activations = jax.device_get(
+        _activations(networks[0], stored, model=model, view=split.view)
+    )
     states = {
         name: array.swapaxes(0, 1)[: len(logits)]
         for name, array in activations._asdict().items()
@@ -63,11 +67,12 @@ def trace(model: SequenceClassifier, params: Params, split: EvaluationSplit) -> 
     return Trace(softmax(logits), **states)
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@functools.partial(jax.jit, static_argnames=("model", "view"))
 def _activations(
-    params: Params, images: jax.Array, *, model: SequenceClassifier
+    params: Params, stored: jax.Array, *, model: SequenceClassifier, view: View | None
 ) -> Activations:
     recurrence = model.make_recurrence()
     variables = {"params": {"cell": params["cell"]}}
-    inputs = time_major(images)
+    inputs = stored if view is None else view(stored)
+    inputs = inputs.swapaxes(0, 1)
     return recurrence.apply(variables, inputs, method=LSTM.activations)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Classifies images of digits with a trained network."""
+"""Classifies images of digits, or sequences, with a trained network."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,18 +8,20 @@ import numpy as np
 from rnnmnist.checkpoints.selection import with_step
 from rnnmnist.config.command_line import resolve_workdir
 from rnnmnist.config.files import REFERENCES
-from rnnmnist.data.datasets import Examples
+from rnnmnist.config.tasks import Task
+from rnnmnist.data.examples import Examples, Normalization, padding
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import (
     EvaluationSplit,
-    decision_rows,
+    decision_steps,
     predict_logits,
     softmax,
 )
 from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.evaluation.traces import Trace, trace
-from rnnmnist.inference import image_io, out_of_distribution
+from rnnmnist.inference import image_io, out_of_distribution, streaming
 from rnnmnist.inference.preprocessing import Stages, preprocess
+from rnnmnist.inference.streaming import StreamState
 from rnnmnist.runtime.mesh import make_mesh
 
 DIGIT_DATASETS = ("mnist", "mnist5k")
@@ -28,13 +30,13 @@ DIGIT_DATASETS = ("mnist", "mnist5k")
 class Prediction(NamedTuple):
     """The prediction of a network for one image."""
 
-    probabilities: np.ndarray  # float32 [rows, classes], after each row
+    probabilities: np.ndarray  # float32 [steps, classes], after each step
     stages: Stages  # of the image's preprocessing
     looks_like_digit: bool  # the result of the out-of-distribution check
 
     @property
     def digit(self) -> int:
-        """The predicted digit, after the last row."""
+        """The predicted digit, after the last step."""
         return int(self.probabilities[-1].argmax())
 
     @property
@@ -53,9 +55,9 @@ class Prediction(NamedTuple):
         return float(self.probabilities[-1][self.runner_up])
 
     @property
-    def decision_row(self) -> int:
-        """The row, from 1, after which the predicted digit no longer changes."""
-        return int(decision_rows(self.probabilities.argmax(-1)[None])[0])
+    def decision_step(self) -> int:
+        """The step, from 1, after which the predicted digit no longer changes."""
+        return int(decision_steps(self.probabilities.argmax(-1)[None])[0])
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the JSON object that `predict --json` prints, without `file`."""
@@ -65,18 +67,22 @@ class Prediction(NamedTuple):
             "runner_up": self.runner_up,
             "runner_up_probability": self.runner_up_probability,
             "looks_like_digit": self.looks_like_digit,
-            "decision_row": self.decision_row,
+            "decision_step": self.decision_step,
             "probabilities": self.probabilities.tolist(),
         }
 
 
 class Predictor:
-    """A trained network that classifies images of digits.
+    """A trained network that classifies images of digits, or sequences.
 
     >>> from rnnmnist import Predictor
     >>> prediction = Predictor().predict("docs/five.jpg")
     >>> prediction.digit, prediction.looks_like_digit
     (5, True)
+
+    Attributes:
+        config: the configuration of the run.
+        task: the data set on which it was trained; gives the names of the classes.
     """
 
     def __init__(self, workdir: str | Path = REFERENCES[0], step: str = "best") -> None:
@@ -87,18 +93,28 @@ class Predictor:
             step: `best`, `latest` or the number of a step.
 
         Raises:
-            UserError: if the run or the step does not exist, or if the network was not
-                trained on digits.
+            UserError: if the run or the step does not exist.
             RunError: if the checkpoint is damaged.
         """
-        folder = resolve_workdir(str(workdir))
+        self._folder = resolve_workdir(str(workdir))
         self._mesh = make_mesh(1, 1, 1)
-        self.config, self._execution, self.model, self.params = with_step(
-            folder, step, lambda number: restore_model(folder, number, self._mesh)
+        self._restored = with_step(
+            self._folder,
+            step,
+            lambda number: restore_model(self._folder, number, self._mesh),
         )
-        if self.config.data.name not in DIGIT_DATASETS:
+        self.config, self.task = self._restored.config, self._restored.task
+        self.model, self.params = self._restored.model, self._restored.params
+
+    def check_digits(self) -> None:
+        """Checks that the network was trained on digits.
+
+        Raises:
+            UserError: if it was not.
+        """
+        if self.task.name not in DIGIT_DATASETS:
             raise UserError(
-                f"--workdir: {folder} was trained on {self.config.data.name}, not on "
+                f"--workdir: {self._folder} was trained on {self.task.name}, not on "
                 "digits; name a run on mnist"
             )
 
@@ -110,9 +126,11 @@ class Predictor:
                 width] of uint8, uint16, bool, or floats from 0 to 1.
 
         Raises:
-            UserError: if a file is not a readable image.
+            UserError: if a file is not a readable image, or the network was not trained
+                on digits.
             ValueError: if an array has another shape, type or range.
         """
+        self.check_digits()
         if isinstance(image, str | Path):
             grey = image_io.read(str(image))
         elif isinstance(image, bytes):
@@ -126,7 +144,7 @@ class Predictor:
         return Prediction(probabilities[0], stages, bool(is_digit[0]))
 
     def trace(self, images: np.ndarray) -> Trace:
-        """Returns the gates and states of the LSTM after each row.
+        """Returns the gates and states of the LSTM after each step.
 
         Args:
             images: uint8 [n, 28, 28], as MNIST's or `Stages.image`.
@@ -134,19 +152,125 @@ class Predictor:
         Raises:
             ValueError: if the network is not one LSTM.
         """
-        return trace(self.model, self.params, self._split(images))
+        return trace(self.model, self.params, self._split(images, None))
 
-    def predict_probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Returns class probabilities, float32 [n, rows, classes]; ensembles' means.
+    def predict_probabilities(
+        self, examples: np.ndarray, lengths: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Returns the probabilities of each class after each step.
 
         Args:
-            images: uint8 [n, 28, 28], as MNIST's or `Stages.image`.
+            examples: images, uint8 [n, 28, 28], as MNIST's or `Stages.image`; or
+                sequences, real [n, time, features], as they were trained on.
+            lengths: int [n], the steps before the padding of each sequence; None if
+                there is no padding.
+
+        Returns:
+            float32 [n, steps, classes]; of an ensemble, the mean over its networks.
+
+        Raises:
+            ValueError: if the examples have another shape, or missing values that the
+                run does not fill.
         """
-        split = self._split(images)
-        logits = predict_logits(self.model, self.params, split, every_step=True)
+        logits = predict_logits(
+            self.model, self.params, self._split(examples, lengths), every_step=True
+        )
         return softmax(logits).mean(0)
 
-    def _split(self, images: np.ndarray) -> EvaluationSplit:
-        labels = np.zeros(len(images), np.uint8)  # required, but not used
-        examples = Examples(images, labels)
-        return EvaluationSplit.device_put(examples, self._mesh, self._execution)
+    def classify(
+        self, examples: np.ndarray, lengths: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Returns the probabilities of each class after the last step.
+
+        Args and errors are those of `predict_probabilities`.
+
+        Returns:
+            float32 [n, classes]; of an ensemble, the mean over its networks.
+        """
+        split = self._split(examples, lengths)
+        return softmax(predict_logits(self.model, self.params, split)).mean(0)
+
+    def start(self) -> StreamState:
+        """Returns the state before the first step of a sequence, for `step`."""
+        return streaming.start(self.model, self.params, self.task)
+
+    def step(
+        self, state: StreamState, features: np.ndarray
+    ) -> tuple[StreamState, np.ndarray]:
+        """Classifies a sequence after one more step, in constant time and memory.
+
+        Args:
+            state: from `start`, or from the step before.
+            features: real [features], the values of one step; of an image, its grey
+                levels from 0 to 1 in the order of `data.view`.
+
+        Returns:
+            The new state, and the probabilities of the classes, float32 [classes], as
+            `predict_probabilities` returns them for the whole sequence.
+
+        Raises:
+            ValueError: if the features have another shape, or a value is missing that
+                the run does not fill.
+        """
+        return streaming.step(
+            self.model, self.params, self._normalization, state, features
+        )
+
+    @property
+    def _normalization(self) -> Normalization:
+        return Normalization.create(self.task, self.config.data.missing)
+
+    def _split(
+        self, examples: np.ndarray, lengths: np.ndarray | None
+    ) -> EvaluationSplit:
+        task, restored = self.task, self._restored
+        check_shape(task, examples)
+        labels = np.zeros(len(examples), np.int32)  # required, but not used
+        split = Examples(examples, labels)
+        if task.image_shape is None:
+            if lengths is not None:
+                lengths = np.asarray(lengths, np.int32)
+            check_values(examples, lengths, self.config.data.missing)
+            split = Examples(
+                examples, labels, lengths, normalization=self._normalization
+            )
+        return EvaluationSplit.device_put(
+            split, restored.view, self._mesh, restored.execution
+        )
+
+
+def check_shape(task: Task, examples: np.ndarray) -> None:
+    """Checks the shape of examples.
+
+    Raises:
+        ValueError: if a network that was trained on the task does not accept it.
+    """
+    shape: tuple[int | str, ...] = ("time", task.features)
+    if task.image_shape is not None:
+        shape = task.image_shape
+    found = examples.shape[1:]
+    if examples.ndim != 3 or any(
+        isinstance(size, int) and size != other
+        for size, other in zip(shape, found, strict=True)
+    ):
+        text = ", ".join(map(str, shape))
+        raise ValueError(f"examples must be [n, {text}], not of shape {examples.shape}")
+
+
+def check_values(
+    examples: np.ndarray, lengths: np.ndarray | None, missing: str
+) -> None:
+    """Checks that no value is infinite, or missing if the run does not fill it.
+
+    Raises:
+        ValueError: naming the sequence, the step and the feature.
+    """
+    invalid = np.isinf(examples) | (np.isnan(examples) & (missing == "error"))
+    if lengths is not None:
+        invalid[padding(examples.shape[1], lengths)] = False
+    if invalid.any():
+        sequence, step, feature = np.argwhere(invalid)[0]
+        raise ValueError(
+            f"the value of sequence {sequence} at step {step}, feature {feature}, is "
+            "missing or infinite; train with data.missing=forward_fill or zero"
+        )

@@ -1,20 +1,18 @@
-"""The classifier: a recurrence over the rows of an image, and a dense head."""
+"""The classifier: a recurrence over the steps of a sequence, and a dense head."""
 
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from rnnmnist.config.platforms import Execution
-from rnnmnist.config.schema import ROWS, ModelConfig
+from rnnmnist.config.schema import ModelConfig
+from rnnmnist.config.tasks import Task
 from rnnmnist.models.recurrences import LSTM, LSTMCell, ScannedCell
-
-CLASSES = 10
-COLUMNS = 28
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
 
@@ -26,6 +24,19 @@ CELLS: dict[str, tuple[Callable[..., nn.RNNCellBase], type[ScannedCell], int]] =
 }
 
 
+class Shape(NamedTuple):
+    """The numbers of a task that a network depends on."""
+
+    steps: int
+    features: int
+    classes: int
+
+    @classmethod
+    def of(cls, task: Task) -> "Shape":
+        """Returns the shape of a task."""
+        return cls(task.steps, task.features, len(task.classes))
+
+
 class SequenceClassifier(nn.Module):
     """Classifies a sequence by the hidden state after its last step.
 
@@ -33,56 +44,63 @@ class SequenceClassifier(nn.Module):
         make_recurrence: creates the recurrence, whose cell is named `cell`. The names
             are part of the checkpoint format.
         make_head: creates the dense layer from hidden state to logits, named `head`.
+        input_shape: the number of steps and of features, with which the parameters are
+            initialized. Other numbers of steps are accepted.
     """
 
     make_recurrence: Callable[[], nn.Module]
     make_head: Callable[[], nn.Module]
+    input_shape: tuple[int, int]
 
     @nn.compact
-    def __call__(self, inputs: jax.Array, *, every_step: bool = False) -> jax.Array:
+    def __call__(
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None = None,
+        *,
+        every_step: bool = False,
+    ) -> jax.Array:
         """Computes the logits of sequences.
 
         Args:
-            inputs: uint8 or float array [batch, time, features]: of an image, the rows
-                are the steps and the columns the features. uint8 is scaled to [0, 1].
+            inputs: float [batch, time, features], which are 0 in the padding.
+            lengths: int32 [batch], the steps before the padding of each sequence, at
+                least 1; None if there is no padding.
             every_step: returns the logits after each step, not only after the last.
 
         Returns:
-            Logits, float32 [batch, classes]; with `every_step`, [batch, time, classes].
+            Logits, float32 [batch, classes]; with `every_step`, [batch, time, classes],
+            which have no meaning in the padding.
 
         Raises:
             ValueError: if `inputs` is not of rank 3, for instance because of a channel
                 axis, or `remat_steps` does not divide the number of steps.
         """
-        hidden = self.make_recurrence()(time_major(inputs), every_step=every_step)
-        logits = self.make_head()(hidden)
-        return logits.swapaxes(0, 1) if every_step else logits
-
-
-def time_major(inputs: jax.Array) -> jax.Array:
-    """Converts inputs of the classifier to float [time, batch, features].
-
-    Raises:
-        ValueError: if they are not of rank 3.
-    """
-    if inputs.ndim != 3:
-        raise ValueError(
-            f"inputs must be [batch, time, features], not of shape {inputs.shape}"
-        )
-    if inputs.dtype == jnp.uint8:
-        inputs = inputs.astype(jnp.float32) / 255
-    return inputs.swapaxes(0, 1)
+        if inputs.ndim != 3:
+            raise ValueError(
+                f"inputs must be [batch, time, features], not of shape {inputs.shape}"
+            )
+        recurrence, head = self.make_recurrence(), self.make_head()
+        keep_all = every_step or lengths is not None
+        hidden = recurrence(inputs.swapaxes(0, 1), every_step=keep_all)
+        if every_step:
+            return head(hidden).swapaxes(0, 1)
+        if lengths is not None:
+            hidden = hidden[lengths - 1, jnp.arange(len(lengths))]
+        return head(hidden)
 
 
 @functools.cache  # jit takes the model as a static argument and compares by identity
-def make_model(config: ModelConfig, execution: Execution) -> SequenceClassifier:
+def make_model(
+    config: ModelConfig, shape: Shape, execution: Execution
+) -> SequenceClassifier:
     """Returns the classifier of a configuration, without parameters."""
     cell, recurrence, gates = CELLS[config.cell]
     cell_init: dict[str, Any] = {}
     head_init: dict[str, Any] = {}
     if config.initializer == "tutorial":
         # TensorFlow 1 drew one matrix [inputs + hidden, gates x hidden] for all gates.
-        limit = math.sqrt(6 / (COLUMNS + (1 + gates) * config.hidden_size))
+        limit = math.sqrt(6 / (shape.features + (1 + gates) * config.hidden_size))
         glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
         cell_init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
         normal = nn.initializers.normal(stddev=1.0)
@@ -98,9 +116,9 @@ def make_model(config: ModelConfig, execution: Execution) -> SequenceClassifier:
 
     def make_head() -> nn.Module:
         precision = execution.precision
-        return nn.Dense(CLASSES, precision=precision, **head_init, name="head")
+        return nn.Dense(shape.classes, precision=precision, **head_init, name="head")
 
-    return SequenceClassifier(make_recurrence, make_head)
+    return SequenceClassifier(make_recurrence, make_head, shape[:2])
 
 
 def init_params(
@@ -115,7 +133,7 @@ def init_params(
         Jozefowicz, Zaremba, Sutskever, "An Empirical Exploration of Recurrent
         Network Architectures", ICML 2015, on a forget bias of 1.
     """
-    params = model.init(key, jnp.zeros((1, ROWS, COLUMNS), jnp.uint8))["params"]
+    params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
     forget_gate = params["cell"].get("hf")
     if forget_gate is not None:
         forget_gate["bias"] = jnp.full_like(forget_gate["bias"], forget_bias)

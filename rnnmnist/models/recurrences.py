@@ -39,10 +39,19 @@ class ScannedCell(nn.Module):
         def step(cell: Any, carry: Any, _: None, inputs: jax.Array) -> Any:
             return cell(carry, inputs)
 
-        carry = self.cell.initialize_carry(jax.random.key(0), inputs.shape[1:])  # zeros
+        carry = self.start(*inputs.shape[1:])
         with jax.default_matmul_precision(self.precision):
             _, hidden = self.scan(step, carry, None, inputs)
         return hidden if every_step else hidden[-1]
+
+    def start(self, batch: int, features: int) -> Any:
+        """Returns the carry before the first step of `batch` sequences."""
+        return self.cell.initialize_carry(jax.random.key(0), (batch, features))
+
+    def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
+        """Returns the carry and the hidden state after a step of [batch, features]."""
+        with jax.default_matmul_precision(self.precision):
+            return self.cell(carry, inputs)
 
     def scan(
         self, step: Callable[..., Any], carry: Any, constants: Any, inputs: jax.Array

@@ -32,17 +32,17 @@ def comparison_page(
         context: of the comparison.
     """
     named = {run.workdir.relative_to(folder.parent).as_posix(): run for run in runs}
-    datasets = sorted({run.test.dataset for run in runs})
+    datasets = sorted({run.task.name for run in runs})
     best = [
         max(
-            (item for item in named.items() if item[1].test.dataset == dataset),
+            (item for item in named.items() if item[1].task.name == dataset),
             key=lambda item: item[1].validation.accuracy if item[1].validation else -1,
         )
         for dataset in datasets
     ]
     lead = [
-        f"Best validation accuracy on {dataset}: {name}, with a test accuracy of "
-        f"{', '.join(_test(run).splitlines())}."
+        f"Best validation accuracy on {dataset}: {name}, with a {run.split} accuracy "
+        f"of {', '.join(_test(run).splitlines())}."
         for dataset, (name, run) in zip(datasets, best, strict=True)
     ]
     lead.append(
@@ -52,8 +52,9 @@ def comparison_page(
     headline, caption = f"{len(runs)} runs", f"on {' and '.join(datasets)}"
     if len(best) == 1:
         [(name, run)] = best
-        headline = percent(run.test.scores.accuracy)
-        caption = f"test accuracy of {name}, the best of {len(runs)} runs on validation"
+        headline = percent(run.result.scores.accuracy)
+        caption = f"{run.split} accuracy of {name}, the best of {len(runs)} runs on "
+        caption += "validation"
     return Page(
         title="Comparison of runs",
         headline=headline,
@@ -86,11 +87,11 @@ def _results(named: dict[str, RunData], folder: Path) -> Section:
                 "\n".join(f"{key} {settings[key]}" for key in differing) or "none",
                 _validation(run.validation),
                 _test(run),
-                f"{run.test.num_parameters:,}",
+                f"{run.result.num_parameters:,}",
                 "not recorded" if run.seconds is None else f"{run.seconds:,.1f}",
             ]
         )
-    text = "Accuracies have 95 % intervals over images; for several seeds, the test "
+    text = "Accuracies have 95 % intervals over examples; for several seeds, the test "
     text += "accuracy has one over seeds."
     header = ["run", "settings", "validation", "test", "parameters", "seconds"]
     return Section("Results", [text], table=Table(header, rows))
@@ -106,7 +107,7 @@ def _validation(validation: Metrics | None) -> str:
 
 
 def _test(run: RunData) -> str:
-    scores, counts = run.test.scores, format_counts(run.test.scores)
+    scores, counts = run.result.scores, format_counts(run.result.scores)
     ends = scores.accuracy_interval
     if len(scores.correct) > 1:
         counts += f", {len(scores.correct)} seeds"

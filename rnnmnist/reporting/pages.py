@@ -4,8 +4,8 @@ import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from rnnmnist.checkpoints.store import MIN_VALIDATION_EXAMPLES
 from rnnmnist.config.schema import Config, flatten
-from rnnmnist.data.tasks import task_of
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.formatting import interval, percent, percentage_points
 from rnnmnist.evaluation.metrics import Metrics
@@ -84,13 +84,14 @@ def write_files(folder: Path, page: Page) -> list[Path]:
 
 def report_page(run: RunData, context: ReportContext) -> Page:
     """Returns the report page of a run."""
-    caption = f"test accuracy: {format_counts(run.test.scores)} images are correct"
+    scores, noun = run.result.scores, run.noun
+    caption = f"{run.split} accuracy: {format_counts(scores)} {noun} are correct"
     if len(run.networks) > 1:
-        caption = f"mean test accuracy of {len(run.networks)} seeds, on "
-        caption += f"{run.test.scores.examples:,} images"
+        caption = f"mean {run.split} accuracy of {len(run.networks)} seeds, on "
+        caption += f"{scores.examples:,} {noun}"
     return Page(
-        title=f"{run.workdir.name}, on {run.test.dataset}",
-        headline=percent(run.test.scores.accuracy),
+        title=f"{run.workdir.name}, on {run.task.name}",
+        headline=percent(scores.accuracy),
         caption=caption,
         lead=_lead(run),
         sections=report_sections(run),
@@ -100,7 +101,7 @@ def report_page(run: RunData, context: ReportContext) -> Page:
 
 
 def _lead(run: RunData) -> list[str]:
-    scores, num_steps = run.test.scores, run.config.train.num_steps
+    scores, num_steps = run.result.scores, run.config.train.num_steps
     counts = list(scores.correct)
     network, they, their = _describe_network(run.config), "The network", "Its"
     if len(counts) > 1:
@@ -112,23 +113,29 @@ def _lead(run: RunData) -> list[str]:
         they, their = "Each network", "Their"
     else:
         result = (
-            f"95 % interval over images: {interval(scores.accuracy_interval)}; "
+            f"95 % interval over {run.noun}: {interval(scores.accuracy_interval)}; "
             f"{scores.examples - counts[0]:,} errors."
         )
     selection = f"selected by --step={run.requested_step}"
-    if run.requested_step == "best" and run.validation is not None:
+    selects = run.task.examples.validation >= MIN_VALIDATION_EXAMPLES
+    if run.requested_step == "best" and run.validation is not None and selects:
         selection = f"with the best validation accuracy: {_validation(run.validation)}"
     lead = [
         result,
-        f"{they} is {network} that reads each image row by row from the top and "
-        f"predicts its class after the last row. {their} parameters are those of step "
+        f"{they} is {network} that reads each {run.noun[:-1]} {_reading(run)} and "
+        f"predicts its class after the last step. {their} parameters are those of step "
         f"{run.step:,} of {num_steps:,}, {selection}.",
     ]
+    if run.split != "test":
+        lead.append(
+            f"{run.task.name} has no test part: all figures are of the {run.split} "
+            + ("part, which also selected the step." if selects else "part.")
+        )
     recounted = [int(predictions.correct.sum()) for predictions in run.networks]
     if recounted != counts:
         lead.append(
-            f"In the predictions for this report, {_join(recounted)} images are "
-            "correct, because rounding differs between devices. The sections on rows "
+            f"In the predictions for this report, {_join(recounted)} {run.noun} are "
+            "correct, because rounding differs between devices. The sections on steps "
             "read, errors and calibration use these predictions."
         )
     return lead
@@ -136,6 +143,18 @@ def _lead(run: RunData) -> list[str]:
 
 def _join(counts: list[int]) -> str:
     return ", ".join(f"{count:,}" for count in counts)
+
+
+def _reading(run: RunData) -> str:
+    """Describes what a step reads."""
+    if run.task.image_shape is None:
+        return "step by step"
+    return {
+        "rows": "row by row from the top",
+        "columns": "column by column from the left",
+        "pixels": "pixel by pixel in row order",
+        "permuted": f"pixel by pixel in the order {run.config.data.permutation}",
+    }[run.config.data.view]
 
 
 def _describe_network(config: Config) -> str:
@@ -150,23 +169,24 @@ def _validation(validation: Metrics) -> str:
 
 
 def _run_card(run: RunData) -> Card:
-    test, config, num_steps = run.test, run.config, run.config.train.num_steps
-    images = num_steps * config.train.batch_size
-    epochs = images / task_of(config).train_examples
+    result, config, num_steps = run.result, run.config, run.config.train.num_steps
+    examples = num_steps * config.train.batch_size
+    epochs = examples / run.task.examples.train
     return Card(
         "Run",
         [
             ("workdir", str(run.workdir)),
-            ("data set", test.dataset),
+            ("data set", run.task.name),
             ("network", _describe_network(config)),
-            ("parameters", f"{test.num_parameters:,}"),
+            ("parameters", f"{result.num_parameters:,}"),
             ("checkpoint", f"step {run.step:,} of {num_steps:,}"),
-            ("training", f"{images:,} images, {epochs:.1f} epochs"),
+            ("training", f"{examples:,} {run.noun}, {epochs:.1f} epochs"),
             ("validation", _validation(run.validation) if run.validation else "none"),
-            ("test", "; ".join(map(format_counts, test.scores.split()))),
-            ("test loss", f"{test.scores.loss:.4f} nats"),
+            (run.split, "; ".join(map(format_counts, result.scores.split()))),
+            ("balanced accuracy", percent(result.scores.balanced_accuracy)),
+            (f"{run.split} loss", f"{result.scores.loss:.4f} nats"),
             ("seconds", _seconds(run)),
-            ("SHA-256 of parameters", test.params_sha256),
+            ("SHA-256 of parameters", result.params_sha256),
         ],
     )
 

@@ -25,9 +25,10 @@ from rnnmnist.reporting.palette import LIGHT, Palette
 WIDTH, DPI = 4.8, 200  # inches, dots per inch
 GALLERY_COLUMNS = 4
 MAX_NAME_LENGTH = 60  # characters of a run's name in a legend
+MAX_NUMBERS = 20  # classes of a confusion matrix whose counts are written in it
 LINE_STYLES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP"
-ROW_LABEL = "rows read, from the top"
+STEP_LABEL = "steps read"
 
 
 class Estimate(NamedTuple):
@@ -39,9 +40,9 @@ class Estimate(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """An image of a gallery with its caption."""
+    """An example of a gallery with its caption."""
 
-    image: np.ndarray  # uint8 [rows, columns]
+    values: np.ndarray  # an image, uint8 [rows, columns], or real [time, features]
     predicted: str
     probability: str
     label: str
@@ -65,12 +66,12 @@ def learning_curves(metrics: Sequence[Metrics], palette: Palette = LIGHT) -> byt
         for axes, metric in ((above, "losses"), (below, "accuracies")):
             _plot_metric(axes, trained, metric, palette.series[1], label="train")
             _plot_metric(axes, validated, metric, palette.series[0], **style)
-        above.set(title=title, ylabel="loss (nats per image)", yscale="log")
+        above.set(title=title, ylabel="loss (nats per example)", yscale="log")
         low, high = above.get_ylim()
         above.yaxis.set_major_formatter("{x:g}")
         above.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
         above.legend()
-        below.set_ylabel("accuracy (% of images)")
+        below.set_ylabel("accuracy (% of examples)")
         _set_accuracy_limits(below, [metrics])
         _set_step_axis(below)
         return _png(figure)
@@ -90,7 +91,7 @@ def validation_curves(
             }
             colour = palette.series[index % colours]
             _plot_metric(axes, lines, "accuracies", colour, **style)
-        axes.set_ylabel("validation accuracy (% of images)")
+        axes.set_ylabel("validation accuracy (% of examples)")
         _set_accuracy_limits(axes, runs.values())
         _set_step_axis(axes)
         # Not by `label=`: matplotlib leaves out labels that start with an underscore.
@@ -113,7 +114,7 @@ def confusion_matrix(
         mesh = axes.pcolormesh(edges, edges, errors, cmap=shades, norm=norm)
         mesh.set(edgecolor=palette.line, linewidth=0.5)
         for (true, predicted), count in np.ndenumerate(counts):
-            if not count and true != predicted:
+            if len(counts) > MAX_NUMBERS or (not count and true != predicted):
                 continue
             dark = true != predicted and norm(count) > 0.75
             axes.text(
@@ -122,13 +123,13 @@ def confusion_matrix(
                 f"{count:,}",
                 ha="center",
                 va="center_baseline",
-                fontsize=8.5 if counts.max() < 10_000 else 7,
+                fontsize=min(8.5 if counts.max() < 10_000 else 7, 95 / len(counts)),
                 color=palette.background if dark else palette.foreground,
             )
         rotation = 90 if max(map(len, names)) > 3 else 0
         axes.set_xticks(range(len(names)), names, rotation=rotation)
         axes.set_yticks(range(len(names)), names)
-        axes.tick_params(length=0)
+        axes.tick_params(length=0, labelsize=min(9, 220 / len(names)))
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.set(xlabel="predicted", ylabel="true", aspect="equal")
@@ -154,7 +155,7 @@ def accuracy_by_class(
     """
     rows = range(len(names))
     values, lengths = _error_bars(estimates)
-    with _figure(3.6, palette) as figure:
+    with _figure(1 + 0.26 * len(names), palette) as figure:
         axes = figure.subplots()
         axes.axvline(100 * overall, color=palette.muted, linewidth=1, zorder=1)
         axes.errorbar(values, rows, xerr=lengths, fmt="o", color=palette.series[0])
@@ -165,7 +166,7 @@ def accuracy_by_class(
         right.set_yticks(rows, counts, fontsize=8, color=palette.muted)
         right.tick_params(length=0)
         right.spines[:].set_visible(False)
-        axes.set_xlabel("accuracy (% of the class's images)")
+        axes.set_xlabel("accuracy (% of the class's examples)")
         axes.set_title(f"vertical line: all classes, {percent(overall)}")
         return _png(figure)
 
@@ -173,20 +174,20 @@ def accuracy_by_class(
 def reliability_diagram(
     confidence: np.ndarray,
     accuracy: Sequence[Estimate],
-    images: np.ndarray,
+    examples: np.ndarray,
     calibration_error: float,
     palette: Palette = LIGHT,
 ) -> bytes:
-    """Draws accuracy over confidence, and the number of images of each bin.
+    """Draws accuracy over confidence, and the number of examples of each bin.
 
     Args:
         confidence: the mean of each bin that is not empty, from 0 to 1.
         accuracy: of the same bins.
-        images: in all bins, which divide 0 to 1 evenly.
+        examples: in all bins, which divide 0 to 1 evenly.
         calibration_error: the expected calibration error, from 0 to 1.
         palette: the colours.
     """
-    edges = np.linspace(0, 100, len(images) + 1)
+    edges = np.linspace(0, 100, len(examples) + 1)
     blue = palette.series[0]
     values, lengths = _error_bars(accuracy)
     points = {"fmt": "o", "color": blue, "clip_on": False, "zorder": 3}
@@ -196,16 +197,16 @@ def reliability_diagram(
         above.errorbar(100 * confidence, values, yerr=lengths, **points)
         above.set(
             title=f"expected calibration error: {percentage_points(calibration_error)}",
-            ylabel="accuracy (% of the bin's images)",
+            ylabel="accuracy (% of the bin's examples)",
             ylim=(-3, 103),
         )
-        below.stairs(images, edges, color=blue, fill=True)
+        below.stairs(examples, edges, color=blue, fill=True)
         below.set(
             xlabel="confidence: probability of the predicted class (%)",
             xlim=(0, 100),
-            ylabel="images",
+            ylabel="examples",
             yscale="log",
-            ylim=(0.5, 2 * max(images)),  # shows bins of a single image
+            ylim=(0.5, 2 * max(examples)),  # shows bins of a single one
         )
         below.yaxis.set_major_formatter("{x:,.0f}")
         below.minorticks_off()
@@ -213,8 +214,10 @@ def reliability_diagram(
         return _png(figure)
 
 
-def gallery(tiles: Sequence[Tile], palette: Palette = LIGHT) -> bytes:
-    """Draws misclassified images with their labels above and predictions below."""
+def gallery(
+    tiles: Sequence[Tile], palette: Palette = LIGHT, *, images: bool = True
+) -> bytes:
+    """Draws misclassified examples with their labels above and predictions below."""
     rows = -(-len(tiles) // GALLERY_COLUMNS)
     longest = max(len(name) for tile in tiles for name in (tile.predicted, tile.label))
     shades = _shades(palette, palette.foreground)
@@ -224,7 +227,11 @@ def gallery(tiles: Sequence[Tile], palette: Palette = LIGHT) -> bytes:
         for axes in grid.flat[len(tiles) :]:
             axes.set_axis_off()
         for axes, tile in zip(grid.flat, tiles, strict=False):
-            axes.imshow(tile.image, cmap=shades, vmin=0, vmax=255)
+            if images:
+                axes.imshow(tile.values, cmap=shades, vmin=0, vmax=255)
+            else:
+                axes.set_prop_cycle(color=palette.series)
+                axes.plot(tile.values, linewidth=1)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(True)
             axes.set_title(f"label {tile.label}", color=palette.series[0], **text)
@@ -233,14 +240,14 @@ def gallery(tiles: Sequence[Tile], palette: Palette = LIGHT) -> bytes:
         return _png(figure)
 
 
-def accuracy_by_rows_read(
+def accuracy_by_steps_read(
     estimates: Sequence[Estimate], majority: float, palette: Palette = LIGHT
 ) -> bytes:
-    """Draws the accuracy after each row, and the share of the most frequent class."""
+    """Draws the accuracy after each step, and the share of the most frequent class."""
     low, value, high = 100 * np.array(estimates).T
     last = len(estimates)
     rows = range(1, last + 1)
-    quarters = [last * quarter // 4 for quarter in (1, 2, 3, 4)]
+    quarters = sorted({-(-last * quarter // 4) for quarter in (1, 2, 3, 4)})
     blue = palette.series[0]
     with _figure(3.4, palette) as figure:
         axes = figure.subplots()
@@ -257,10 +264,10 @@ def accuracy_by_rows_read(
                 ha="right",
                 va="top" if row == last else "bottom",
             )
-        axes.set_xticks([1, *quarters])
+        axes.set_xticks(sorted({1, *quarters}))
         axes.set_title(f"horizontal line: most frequent class, {percent(majority)}")
-        axes.set(xlabel=ROW_LABEL, xlim=(0.5, last + 0.5))
-        axes.set(ylabel="accuracy (% of images)", ylim=(0, 102))
+        axes.set(xlabel=STEP_LABEL, xlim=(0.5, last + 0.5))
+        axes.set(ylabel="accuracy (% of examples)", ylim=(0, 102))
         return _png(figure)
 
 
@@ -292,7 +299,7 @@ def prediction(
                 ha="center",
                 color=colour,
             )
-        axes.set(xlabel=ROW_LABEL, xlim=(0.5, len(rows) + 0.5))
+        axes.set(xlabel=STEP_LABEL, xlim=(0.5, len(rows) + 0.5))
         axes.set(ylabel="probability (%)", ylim=(0, 110))
         return _png(figure)
 

@@ -9,9 +9,8 @@ from rnnmnist.checkpoints.checksums import params_sha256
 from rnnmnist.checkpoints.selection import with_step
 from rnnmnist.checkpoints.store import read_metrics
 from rnnmnist.config.schema import Config
-from rnnmnist.data import datasets
-from rnnmnist.data.datasets import Examples
-from rnnmnist.data.tasks import task_of
+from rnnmnist.config.tasks import Task
+from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation import results
 from rnnmnist.evaluation.metrics import Metrics, read_metrics_file
 from rnnmnist.evaluation.predictions import EvaluationSplit, Predictions, predict
@@ -42,10 +41,24 @@ class RunData:
     metrics: list[Metrics]  # lines of `metrics.jsonl`; empty if there is no file
     sessions: list[Session]
     validation: Metrics | None  # at this step, from the checkpoint
-    test: Result
-    networks: list[Predictions]  # of each network, on the test split
-    images: Examples  # the test split
-    classes: list[str]
+    result: Result  # of the test split, or of validation if there is none
+    networks: list[Predictions]  # of each network, on the same split
+    examples: Examples  # the same split
+
+    @property
+    def task(self) -> Task:
+        """The task of the evaluated data."""
+        return self.result.task
+
+    @property
+    def noun(self) -> str:
+        """The word for several examples."""
+        return self.task.noun
+
+    @property
+    def split(self) -> str:
+        """The evaluated split."""
+        return self.result.split
 
     @property
     def validated(self) -> list[Metrics]:
@@ -66,7 +79,9 @@ class RunData:
 def load_run_data(
     workdir: Path, requested_step: str, data_paths: Mapping[str, str | None]
 ) -> RunData:
-    """Reads a run's files and predicts every test image.
+    """Reads a run's files and predicts every example of the test split.
+
+    If the data have no test part, the validation split takes its place.
 
     The only file that it writes is the log of evaluations on the test split.
 
@@ -83,30 +98,34 @@ def load_run_data(
     def load_step(step: int) -> RunData:
         mesh = make_mesh(1, 1, 1)
         restored = restore_model(workdir, step, mesh)
-        config, execution, model, params = restored
-        config = config.replace(data_paths)
-        images = datasets.load(config.data)["test"]
+        model, params = restored.model, restored.params
+        split = "test" if restored.task.examples.test else "validation"
+        task, examples = results.load_split(restored, split, data_paths)
         sha256, validation = params_sha256(params), read_metrics(workdir, step)
         validated = None if validation is None else Metrics.from_dict(validation)
-        results.log_test_reading(workdir, step, sha256, "report")
-        path = results.result_path(workdir, "test", step)
-        test = results.read_result(path, sha256)
-        if test is None:
-            test = results.score(restored, step, "test", images, mesh)
+        if split == "test":
+            results.log_test_reading(workdir, step, sha256, "report")
+        path = results.result_path(workdir, split, step)
+        result = results.read_result(path, sha256)
+        if result is None or result.task.sha256 != task.sha256:
+            result = results.score(restored, step, task, split, examples, mesh)
         return RunData(
             workdir=workdir,
             step=step,
             requested_step=requested_step,
-            config=config,
+            config=restored.config.replace(data_paths),
             metrics=read_metrics_file(workdir / "metrics.jsonl"),
             sessions=read_sessions(workdir / "sessions.jsonl"),
             validation=validated,
-            test=test,
+            result=result,
             networks=predict(
-                model, params, EvaluationSplit.device_put(images, mesh, execution)
+                model,
+                params,
+                EvaluationSplit.device_put(
+                    examples, restored.view, mesh, restored.execution
+                ),
             ),
-            images=images,
-            classes=list(task_of(config).classes),
+            examples=examples,
         )
 
     return with_step(workdir, requested_step, load_step)

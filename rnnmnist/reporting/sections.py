@@ -23,9 +23,11 @@ from rnnmnist.reporting.palette import DARK, LIGHT, Palette
 from rnnmnist.reporting.plots import Estimate, Tile
 from rnnmnist.reporting.run_data import RunData
 
-MAX_ERRORS = 16  # images of the gallery
+MAX_ERRORS = 16  # examples of the gallery
+MAX_CLASSES = 50  # of a plot
+MAX_ROWS = 100  # of the table of steps
 MAX_CONFUSIONS = 20  # rows of the table of confused classes
-HIGH_ACCURACY = 0.9  # the caption names the row after which it is reached
+HIGH_ACCURACY = 0.9  # the caption names the step after which it is reached
 
 
 def report_sections(run: RunData) -> list[Section]:
@@ -34,9 +36,9 @@ def report_sections(run: RunData) -> list[Section]:
         *_accuracy_by_seed(run),
         _learning_curves(run),
         _confusion_matrix(run),
-        _accuracy_by_rows_read(run),
+        _accuracy_by_steps_read(run),
         _accuracy_by_class(run),
-        _decision_rows(run),
+        *_decision_steps(run),
         _most_confident_errors(run),
         _calibration(run),
     ]
@@ -60,12 +62,12 @@ def estimate_accuracies(correct: np.ndarray, totals: np.ndarray) -> list[Estimat
 
     Args:
         correct: counts, int [networks, accuracies].
-        totals: the images that the counts are of, int [accuracies].
+        totals: the examples that the counts are of, int [accuracies].
 
     Returns:
-        For one network, accuracies with 95 % Wilson intervals over images. For
+        For one network, accuracies with 95 % Wilson intervals over examples. For
         several, means with the range from the lowest to the highest: the networks
-        share their images, so pooled counts would give intervals that are too narrow.
+        share their examples, so pooled counts would give intervals that are too narrow.
     """
     if len(correct) == 1:
         return [
@@ -81,7 +83,7 @@ def estimate_accuracies(correct: np.ndarray, totals: np.ndarray) -> list[Estimat
 def _describe_intervals(run: RunData) -> str:
     if len(run.networks) > 1:
         return f"Intervals span the lowest to the highest of {len(run.networks)} seeds."
-    return "Intervals are 95 % Wilson intervals over images."
+    return "Intervals are 95 % Wilson intervals over examples."
 
 
 def _interval_header(run: RunData) -> str:
@@ -90,7 +92,7 @@ def _interval_header(run: RunData) -> str:
 
 def _of_first_seed(run: RunData) -> str:
     """Returns ` of seed N` if there are several networks."""
-    return f" of seed {run.test.seeds[0]}" if len(run.networks) > 1 else ""
+    return f" of seed {run.result.seeds[0]}" if len(run.networks) > 1 else ""
 
 
 def _format_estimate(estimate: Estimate) -> list[str]:
@@ -99,7 +101,7 @@ def _format_estimate(estimate: Estimate) -> list[str]:
 
 
 def _accuracy_by_seed(run: RunData) -> list[Section]:
-    seeds, networks = run.test.seeds, run.test.scores.split()
+    seeds, networks = run.result.seeds, run.result.scores.split()
     if len(seeds) == 1:
         return []
     rows = [
@@ -114,7 +116,7 @@ def _accuracy_by_seed(run: RunData) -> list[Section]:
         for seed, scores, predictions in zip(seeds, networks, run.networks, strict=True)
     ]
     header = ["seed", "correct", "accuracy", "95 % interval", "loss"]
-    text = "Intervals are 95 % Wilson intervals over images."
+    text = "Intervals are 95 % Wilson intervals over examples."
     table = Table([*header, "calibration error"], rows)
     return [Section("Accuracy by seed", [text], table=table)]
 
@@ -168,45 +170,62 @@ def _learning_curves_caption(run: RunData) -> str:
     return text
 
 
-def _accuracy_by_rows_read(run: RunData) -> Section:
-    labels = run.images.labels
-    correct = np.array([predictions.correct_after_rows for predictions in run.networks])
-    estimates = estimate_accuracies(correct, np.full(len(correct[0]), len(labels)))
-    majority = int(np.bincount(labels).max()) / len(labels)
-    low = [row for row, one in enumerate(estimates, 1) if one.value < HIGH_ACCURACY]
+def _accuracy_by_steps_read(run: RunData) -> Section:
+    labels = run.examples.labels
+    correct = np.array(
+        [predictions.correct_after_steps for predictions in run.networks]
+    )
+    totals = run.networks[0].examples_after_steps
+    totals = totals[totals > 0]  # the split can have shorter sequences than the task
+    correct = correct[:, : len(totals)]
+    estimates = estimate_accuracies(correct, totals)
+    steps, majority = len(estimates), int(np.bincount(labels).max()) / len(labels)
+    low = [step for step, one in enumerate(estimates, 1) if one.value < HIGH_ACCURACY]
     first, reached = max(low, default=0) + 1, ""
-    if first <= len(estimates):
-        reached = f" It is at least {percent(HIGH_ACCURACY)} from row {first} on."
-    loss = "each row" if run.config.train.loss == "every_row" else "the last row only"
-    shown = ((row, percent(estimates[row - 1].value)) for row in (7, 14, 21, 28))
-    points = ", ".join(f"{accuracy} after row {row}" for row, accuracy in shown)
+    if first <= steps:
+        reached = f" It is at least {percent(HIGH_ACCURACY)} from step {first} on."
+    loss = (
+        "each step" if run.config.train.loss == "every_step" else "the last step only"
+    )
+    quarters = sorted({-(-steps * quarter // 4) for quarter in (1, 2, 3, 4)})
+    shown = ((step, percent(estimates[step - 1].value)) for step in quarters)
+    points = ", ".join(f"{accuracy} after step {step}" for step, accuracy in shown)
+    every = -(-steps // MAX_ROWS)
     rows = [
-        [f"{row}", ", ".join(f"{count:,}" for count in counts), *_format_estimate(one)]
-        for row, (counts, one) in enumerate(zip(correct.T, estimates, strict=True), 1)
-    ]
-    header = ["rows read", "correct", "accuracy", _interval_header(run)]
-    return Section(
-        "Accuracy by rows read",
         [
-            f"Accuracy of the prediction after each row.{reached} The training loss is "
-            f"that after {loss}. {_describe_intervals(run)} The horizontal line is the "
-            "accuracy of always predicting the most frequent class."
+            f"{step}",
+            ", ".join(f"{count:,}" for count in correct[:, step - 1]),
+            f"{totals[step - 1]:,}",
+            *_format_estimate(estimates[step - 1]),
+        ]
+        for step in range(steps, 0, -every)
+    ]
+    header = ["steps read", "correct", f"{run.noun}", "accuracy", _interval_header(run)]
+    return Section(
+        "Accuracy by steps read",
+        [
+            f"Accuracy of the prediction after each step, over the {run.noun} that "
+            f"have it.{reached} The training loss is that after {loss}. "
+            f"{_describe_intervals(run)} The horizontal line is the accuracy of always "
+            "predicting the most frequent class."
         ],
         in_both_palettes(
-            "rows",
-            partial(plots.accuracy_by_rows_read, estimates, majority),
-            f"Accuracy by rows read: {points}.{reached}",
+            "steps",
+            partial(plots.accuracy_by_steps_read, estimates, majority),
+            f"Accuracy by steps read: {points}.{reached}",
         ),
-        Table(header, rows),
+        Table(header, rows[::-1]),
     )
 
 
-def _decision_rows(run: RunData) -> Section:
-    names, labels = run.classes, run.images.labels
-    by_network = [predictions.decision_rows for predictions in run.networks]
+def _decision_steps(run: RunData) -> list[Section]:
+    names, labels = run.task.classes, run.examples.labels
+    classes = np.unique(labels).tolist()
+    if len(classes) > MAX_CLASSES:
+        return []
+    by_network = [predictions.decision_steps for predictions in run.networks]
     decided = np.concatenate(by_network)
     repeated = np.tile(labels, len(by_network))
-    classes = np.unique(labels).tolist()
     rows = []
     for label in classes:
         own = decided[repeated == label]
@@ -214,28 +233,30 @@ def _decision_rows(run: RunData) -> Section:
         rows.append([names[label], f"{np.median(own):.0f}", f"{nine_tenths}"])
     first = run.networks[0]
     pairs = [
-        (first.separation_row(one, other) or np.inf, f"{names[one]} and {names[other]}")
+        (
+            first.separation_step(one, other) or np.inf,
+            f"{names[one]} and {names[other]}",
+        )
         for one, other in itertools.combinations(classes, 2)
     ]
     pairs.sort(key=lambda pair: -pair[0])
     latest = "; ".join(
-        f"{pair} after row {row}" if np.isfinite(row) else f"{pair} never"
-        for row, pair in pairs[:5]
+        f"{pair} after step {step}" if np.isfinite(step) else f"{pair} never"
+        for step, pair in pairs[:5]
     )
-    return Section(
-        "Decision rows",
-        [
-            "The decision row of an image is the row after which its prediction no "
-            f"longer changes; the median is {np.median(decided):.0f}. Two classes are "
-            "separated once at most 2 % of their images are predicted as the other "
-            f"class. The last pairs to be separated{_of_first_seed(run)}: {latest}."
-        ],
-        table=Table(["class", "median decision row", "90th percentile"], rows),
+    text = (
+        f"The decision step of an example is the step after which its prediction no "
+        f"longer changes; the median is {np.median(decided):.0f}. Two classes are "
+        "separated once at most 2 % of their examples are predicted as the other "
+        f"class. The last pairs to be separated{_of_first_seed(run)}: {latest}."
     )
+    table = Table(["class", "median decision step", "90th percentile"], rows)
+    return [Section("Decision steps", [text], table=table)]
 
 
 def _confusion_matrix(run: RunData) -> Section:
-    counts, names = run.test.scores.confusion, run.classes
+    counts, names = run.result.scores.confusion, run.task.classes
+    title = "Confusion matrix"
     errors = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     order = np.argsort(-errors, axis=None, kind="stable")[:MAX_CONFUSIONS]
     pairs = [
@@ -250,8 +271,11 @@ def _confusion_matrix(run: RunData) -> Section:
     text = "Rows are true classes, columns predicted classes; the diagonal is grey. "
     if len(run.networks) > 1:
         text += f"Counts are summed over {len(run.networks)} seeds. "
+    table = Table(["true", "predicted", run.noun], pairs) if pairs else None
+    if len(names) > MAX_CLASSES:
+        return Section(title, [frequent], table=table)
     return Section(
-        "Confusion matrix",
+        title,
         [text + frequent],
         in_both_palettes(
             "confusion",
@@ -259,15 +283,15 @@ def _confusion_matrix(run: RunData) -> Section:
             f"Confusion matrix of {counts.sum():,} predictions, of which "
             f"{errors.sum():,} are wrong. {frequent}",
         ),
-        Table(["true", "predicted", "images"], pairs) if pairs else None,
+        table,
     )
 
 
 def _accuracy_by_class(run: RunData) -> Section:
-    confusions = np.array(run.test.scores.confusions)
+    confusions = np.array(run.result.scores.confusions)
     totals = confusions[0].sum(axis=1)
     present = np.flatnonzero(totals)  # only these classes have an accuracy
-    totals, names = totals[present], [run.classes[label] for label in present]
+    totals, names = totals[present], [run.task.classes[label] for label in present]
     correct = np.diagonal(confusions, axis1=1, axis2=2)[:, present]
     estimates = estimate_accuracies(correct, totals)
     pooled = zip(correct.sum(axis=0), totals * len(correct), strict=True)
@@ -282,30 +306,38 @@ def _accuracy_by_class(run: RunData) -> Section:
         [name, count, *_format_estimate(estimate)]
         for name, count, estimate in zip(names, counts, estimates, strict=True)
     ]
-    overall = run.test.scores.accuracy
+    overall = run.result.scores.accuracy
+    text = (
+        f"{extremes} {_describe_intervals(run)} If two of them overlap, the difference "
+        "may be due to chance."
+    )
+    table = Table(["class", "correct", "accuracy", _interval_header(run)], rows)
+    if len(names) > MAX_CLASSES:
+        return Section("Accuracy by class", [text], table=table)
     return Section(
         "Accuracy by class",
-        [
-            f"{extremes} {_describe_intervals(run)} If two of them overlap, the "
-            "difference may be due to chance."
-        ],
+        [text],
         in_both_palettes(
             "classes",
             partial(plots.accuracy_by_class, estimates, counts, names, overall),
             f"Accuracy on each class with its interval. {extremes}",
         ),
-        Table(["class", "correct", "accuracy", _interval_header(run)], rows),
+        table,
     )
 
 
 def _most_confident_errors(run: RunData) -> Section:
-    title, names, predictions = "Most confident errors", run.classes, run.networks[0]
+    title, names, predictions = (
+        "Most confident errors",
+        run.task.classes,
+        run.networks[0],
+    )
     errors = most_confident_errors(predictions, MAX_ERRORS)
     if not errors:
-        return Section(title, ["All test images are classified correctly."])
+        return Section(title, [f"All {run.noun} are classified correctly."])
     tiles = [
         Tile(
-            run.images.images[error.index],
+            run.examples.one(error.index),
             names[error.predicted],
             probability(error.probability),
             names[error.label],
@@ -328,12 +360,14 @@ def _most_confident_errors(run: RunData) -> Section:
         ]
         for error, tile in zip(errors, tiles, strict=True)
     ]
-    header = ["image index", "predicted (probability)", "label (probability)"]
+    header = ["index", "predicted (probability)", "label (probability)"]
     return Section(
         title,
         [text],
         in_both_palettes(
-            "gallery", partial(plots.gallery, tiles), f"{text} The first are {listed}."
+            "gallery",
+            partial(plots.gallery, tiles, images=run.task.image_shape is not None),
+            f"{text} The first are {listed}.",
         ),
         Table(header, rows),
     )
@@ -341,11 +375,11 @@ def _most_confident_errors(run: RunData) -> Section:
 
 def _calibration(run: RunData) -> Section:
     bins, number = calibration_bins(run.networks), len(run.networks)
-    present = np.flatnonzero(bins.images)
-    images, correct = bins.images[present], bins.correct[present]
-    confidence = bins.confidence[present] / images
-    estimates = estimate_accuracies(correct[None], images)
-    total, error = int(images.sum()), bins.calibration_error
+    present = np.flatnonzero(bins.examples)
+    examples, correct = bins.examples[present], bins.correct[present]
+    confidence = bins.confidence[present] / examples
+    estimates = estimate_accuracies(correct[None], examples)
+    total, error = int(examples.sum()), bins.calibration_error
     mean = float(bins.confidence.sum()) / total
     accuracy = int(correct.sum()) / total
     verdict = "They agree"
@@ -359,16 +393,16 @@ def _calibration(run: RunData) -> Section:
     )
     text = [
         f"{summary} On the diagonal, confidence and accuracy agree. Intervals are 95 % "
-        "Wilson intervals over images.",
+        "Wilson intervals over examples.",
         "The expected calibration error is the mean distance from the diagonal over "
-        f"images, in {len(bins.images)} bins of equal width (Guo et al. 2017).",
+        f"{run.noun}, in {len(bins.examples)} bins of equal width (Guo et al. 2017).",
     ]
     if number > 1:
         text.append(
-            f"The predictions of {number} seeds for the same images are pooled, so the "
-            "intervals are too narrow."
+            f"The predictions of {number} seeds for the same examples are pooled, so "
+            "the intervals are too narrow."
         )
-    width = 100 / len(bins.images)
+    width = 100 / len(bins.examples)
     rows = [
         [
             f"{width * index:.1f} to {width * (index + 1):.1f} %",
@@ -378,20 +412,20 @@ def _calibration(run: RunData) -> Section:
             percent(estimate.value),
         ]
         for index, count, estimate, bin_mean in zip(
-            present, images, estimates, confidence, strict=True
+            present, examples, estimates, confidence, strict=True
         )
     ]
-    header = ["confidence", "mean", "images", "correct", "accuracy"]
+    header = ["confidence", "mean", run.noun, "correct", "accuracy"]
     return Section(
         "Calibration",
         text,
         in_both_palettes(
             "reliability",
             partial(
-                plots.reliability_diagram, confidence, estimates, bins.images, error
+                plots.reliability_diagram, confidence, estimates, bins.examples, error
             ),
             f"{summary} The expected calibration error is {percentage_points(error)}. "
-            f"{bins.images[-1]:,} of {total:,} predictions have a confidence above "
+            f"{bins.examples[-1]:,} of {total:,} predictions have a confidence above "
             f"{100 - width:.1f} %, and {bins.correct[-1]:,} of these are correct.",
         ),
         Table(header, rows),

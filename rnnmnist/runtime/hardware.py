@@ -2,6 +2,7 @@
 
 import collections
 import logging
+import math
 import os
 import platform
 import re
@@ -89,6 +90,18 @@ def main_memory(root: Path = Path("/")) -> int:
     limit = root / "sys/fs/cgroup/memory.max"
     text = limit.read_text().strip() if limit.is_file() else "max"
     return min(total, int(text)) if text.isdecimal() else total
+
+
+def device_memory(mesh: jax.sharding.Mesh) -> float:
+    """Returns the bytes of memory of a device; infinity if unknown.
+
+    The CPU devices of a process share its main memory.
+    """
+    local = [device for device in mesh.devices.flat if device in jax.local_devices()]
+    stats = local[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return float(stats["bytes_limit"])
+    return main_memory() / len(local) or math.inf
 
 
 def describe_devices(batch_size: int, num_devices: int | None, num_seeds: int) -> str:

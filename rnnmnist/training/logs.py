@@ -9,6 +9,7 @@ import numpy as np
 
 from rnnmnist.checkpoints import store
 from rnnmnist.config.schema import Config
+from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation import results
 from rnnmnist.evaluation.metrics import Metrics
@@ -20,7 +21,7 @@ NONFINITE_REMEDY = "lower train.learning_rate or set train.clip_norm"
 
 
 def print_header(
-    config: Config, workdir: Path, mesh: jax.sharding.Mesh, step: int
+    config: Config, task: Task, workdir: Path, mesh: jax.sharding.Mesh, step: int
 ) -> None:
     """Prints the network, the data set, the devices, and the step to resume from."""
     seeds = f"seed {config.seed}"
@@ -32,8 +33,16 @@ def print_header(
         devices += f" of {process_count()} processes"
     print(
         f"{config.model.cell} with {config.model.hidden_size} units on "
-        f"{config.data.name}, {seeds}, {devices}, in {workdir}"
+        f"{task.name}, {seeds}, {devices}, in {workdir}"
     )
+    if task.image_shape is None:
+        counts = " / ".join(f"{count:,}" for count in task.examples)
+        names = ", ".join(task.classes[:10]) + (", …" if len(task.classes) > 10 else "")
+        print(
+            f"{counts} sequences for training / validation / test, of at most "
+            f"{task.steps:,} steps with {task.features:,} features, in "
+            f"{len(task.classes):,} classes: {names}"
+        )
     if step == config.train.num_steps:
         print(f"the run is complete at step {step}; nothing to train")
     elif step:
@@ -65,7 +74,7 @@ def print_summary(
     Args:
         config: of the run.
         workdir: of the run.
-        result: of the test split.
+        result: of the test split, or of the validation split if there is none.
         seconds: by phase, from `PhaseTimer`.
 
     Raises:
@@ -76,20 +85,30 @@ def print_summary(
     if validation is None:
         raise RunError(f"step {best} in {workdir} was not validated")
     validated = results.format_validation(Metrics.from_dict(validation))
-    images = config.train.num_steps * config.train.batch_size
+    examples = config.train.num_steps * config.train.batch_size
+    selection, test = f"best at step {best}", results.format_result(result)
+    if validation["examples"] < store.MIN_VALIDATION_EXAMPLES:
+        selection = (
+            f"at the last step, {best}: fewer than {store.MIN_VALIDATION_EXAMPLES} "
+            "validation examples do not select one"
+        )
     flag = f"--workdir={shlex.quote(str(workdir))}"
     interpreter, folder = Path(sys.executable), Path.cwd()
     # A virtual environment below this folder need not be activated.
     inside = interpreter.is_relative_to(folder)
     python = interpreter.relative_to(folder) if inside else "python"
+    evaluate = f"{python} -m rnnmnist.evaluate {flag}"
+    if result.split != "test":
+        test = f"none: {result.task.name} has no test part"
+        evaluate += f" --split={result.split}"
     print(
         f"\nparameters  {result.num_parameters:,}\n"
-        f"steps       {config.train.num_steps:,} ({images:,} images)\n"
+        f"steps       {config.train.num_steps:,} ({examples:,} {result.task.noun})\n"
         f"seconds     {seconds['total']:.1f} (data {seconds['data']:.1f}, compile "
         f"{seconds['compile']:.1f}, train {seconds['train']:.1f})\n"
-        f"validation  {validated}, best at step {best}\n"
-        f"test        {results.format_result(result)}\n"
+        f"validation  {validated}, {selection}\n"
+        f"test        {test}\n"
         f"checkpoint  {workdir / str(best)}\n"
-        f"evaluate    {python} -m rnnmnist.evaluate {flag}\n"
+        f"evaluate    {evaluate}\n"
         f"report      {python} -m rnnmnist.report {flag}"
     )

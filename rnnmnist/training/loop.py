@@ -14,10 +14,11 @@ from rnnmnist.checkpoints.checksums import params_sha256
 from rnnmnist.checkpoints.selection import find_step
 from rnnmnist.checkpoints.store import Checkpoints
 from rnnmnist.config.schema import DATA_PATHS, Config, TrainConfig, flatten
-from rnnmnist.config.tasks import check_task
+from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
-from rnnmnist.data.batches import TrainingSplit
-from rnnmnist.data.tasks import task_of
+from rnnmnist.data.batches import Chunk, HostSplit, TrainingSplit, put_split
+from rnnmnist.data.examples import Dataset
+from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, StoppedError, UserError
 from rnnmnist.evaluation import results
 from rnnmnist.evaluation.formatting import percent
@@ -40,7 +41,12 @@ from rnnmnist.runtime.workdir import MetricsFile, is_locked_by, lock
 from rnnmnist.training import logs
 from rnnmnist.training.optimizer import make_schedule
 from rnnmnist.training.progress import Progress
-from rnnmnist.training.resume import quarantine_damaged, step_to_resume, warn_of_changes
+from rnnmnist.training.resume import (
+    check_same_data,
+    quarantine_damaged,
+    step_to_resume,
+    warn_of_changes,
+)
 from rnnmnist.training.sessions import PhaseTimer, session
 from rnnmnist.training.signals import StopFlag, stop_on_signal
 from rnnmnist.training.state import (
@@ -57,9 +63,10 @@ class RunContext:
     """What the stages of a run share; it does not change between events."""
 
     config: Config
+    task: Task
     workdir: Path
     program: Program
-    split: TrainingSplit
+    split: TrainingSplit | HostSplit
     validation: EvaluationSplit
     metrics_file: MetricsFile | None  # on process 0 only
     progress: Progress
@@ -86,7 +93,6 @@ def train(config: Config, workdir: Path) -> None:
         StoppedError: after a signal, once the state is saved.
     """
     timer = PhaseTimer()
-    check_task(config, task_of(config))
     check_same_settings(config)
     # Refuses early, before the data are read. Repeated once the workdir is locked.
     broadcast(lambda: step_to_resume(config, workdir))
@@ -94,17 +100,19 @@ def train(config: Config, workdir: Path) -> None:
         config.train.batch_size, config.train.num_devices, config.num_seeds
     )
     with timer.phase("data"):
-        examples = process_0_first(lambda: datasets.load(config.data))
+        dataset = process_0_first(lambda: datasets.load(config.data))
     with lock_workdir(workdir), report_write_errors(workdir):
         broadcast(lambda: quarantine_damaged(workdir))
         step = broadcast(lambda: step_to_resume(config, workdir))
-        logs.print_header(config, workdir, mesh, step)
+        if step:
+            check_same_data(dataset.task, workdir, step)
+        logs.print_header(config, dataset.task, workdir, mesh, step)
         if step:
             warn_of_changes(config, workdir, step)
         if step < config.train.num_steps:
             with session(workdir, step, mesh, timer), timer.phase("train"):
-                train_to_end(config, workdir, mesh, examples, step)
-        result = evaluate_best_checkpoint(config, workdir, mesh, examples["test"])
+                train_to_end(config, workdir, mesh, dataset, step)
+        result = evaluate_best_checkpoint(workdir, mesh, dataset)
     if is_process_0():
         logs.print_summary(config, workdir, result, timer.seconds())
 
@@ -170,7 +178,7 @@ def train_to_end(
     config: Config,
     workdir: Path,
     mesh: jax.sharding.Mesh,
-    examples: dict[str, datasets.Examples],
+    dataset: Dataset,
     step: int,
 ) -> None:
     """Trains from a step to the last one, or until a signal.
@@ -178,28 +186,37 @@ def train_to_end(
     Raises:
         StoppedError: after a signal.
     """
-    program = Program.create(config, mesh)
+    task, splits = dataset
+    program, view = Program.create(config, task, mesh), View.of(config.data, task)
     if step:
         state = restore_state(workdir, step, config, program.model, mesh)
     else:
         state = create_state(config, program.model, mesh)
     if is_process_0():
         write_json(workdir / "config.json", config.to_dict())
-    steps_per_epoch = len(examples["train"].labels) / config.train.batch_size
+    steps_per_epoch = task.examples.train / config.train.batch_size
     with (
         stop_on_signal() as stop,
         Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints,
-        Progress(step, config.train.num_steps, steps_per_epoch) as progress,
+        Progress(step, config.train.num_steps, steps_per_epoch, task.noun) as progress,
     ):
         networks = f"{config.num_seeds} x " if config.num_seeds > 1 else ""
         size = count_params(state.params) // config.num_seeds
         progress.line(f"{networks}{size:,} parameters")
+        split = put_split(splits["train"], view, config, mesh)
+        on_host = isinstance(split, HostSplit)
+        if on_host or task.image_shape is None:
+            where = "on the host" if on_host else "on the devices"
+            progress.line(f"training {task.noun} stay {where}")
         run = RunContext(
             config,
+            task,
             workdir,
             program,
-            TrainingSplit.device_put(examples["train"], config, mesh),
-            EvaluationSplit.device_put(examples["validation"], mesh, program.execution),
+            split,
+            EvaluationSplit.device_put(
+                splits["validation"], view, mesh, program.execution
+            ),
             MetricsFile(workdir / "metrics.jsonl", step) if is_process_0() else None,
             progress,
             checkpoints,
@@ -228,14 +245,11 @@ def train_loop(run: RunContext, state: TrainState, step: int, stop: StopFlag) ->
     while step < config.num_steps and not stopping:
         target = next_event(step, config)
         stopwatch = Stopwatch()
-        num_steps = device_put(np.int32(target - step), replicated(run.program.mesh))
-        state, sums = train_steps(state, run.split, num_steps, program=run.program)
-        jax.block_until_ready(sums)
+        state, sums, split = train_to(run, state, step, target)
         seconds = stopwatch.seconds()
-        sums = jax.device_get(sums)
         finished = step + int(sums.examples) // config.batch_size
         if finished > step:
-            log_training(run, state, finished, sums, seconds)
+            log_training(run, state, split, finished, sums, seconds)
         if finished < target:
             raise rejected_update(run, finished, sums)
         step = finished
@@ -247,9 +261,32 @@ def train_loop(run: RunContext, state: TrainState, step: int, stop: StopFlag) ->
                 step,
                 saved_arrays(state, mesh=run.program.mesh),
                 run.config,
+                run.task,
                 None if metrics is None else metrics.to_dict(run.config.seeds),
             )
     return step
+
+
+def train_to(
+    run: RunContext, state: TrainState, step: int, target: int
+) -> tuple[TrainState, UpdateSums, TrainingSplit | Chunk]:
+    """Trains from a step to a later one, or to an update that is rejected.
+
+    Returns:
+        The new state, the sums over the applied updates on the host, and the part of
+        the split that holds the last batch.
+    """
+    total = None
+    for split, count in run.split.chunks(step, target):
+        num_steps = device_put(np.int32(count), replicated(run.program.mesh))
+        state, sums = train_steps(state, split, num_steps, program=run.program)
+        sums = jax.device_get(sums)
+        total = sums if total is None else total.add(sums)
+        if int(sums.examples) < count * run.config.train.batch_size:
+            break
+    if total is None:
+        raise ValueError("target must be after step")
+    return state, total, split
 
 
 def is_due(step: int, every: int, last: int) -> bool:
@@ -264,12 +301,17 @@ def next_event(step: int, config: TrainConfig) -> int:
 
 
 def log_training(
-    run: RunContext, state: TrainState, step: int, sums: UpdateSums, seconds: float
+    run: RunContext,
+    state: TrainState,
+    split: TrainingSplit | Chunk,
+    step: int,
+    sums: UpdateSums,
+    seconds: float,
 ) -> None:
     """Records and shows the training metrics since the last event."""
     speed = run.config.num_seeds * int(sums.examples) / seconds
     if run.config.train.log_metrics == "last_batch":
-        sums = jax.device_get(score_last_batch(state, run.split, program=run.program))
+        sums = jax.device_get(score_last_batch(state, split, program=run.program))
     examples = int(sums.examples)
     losses = tuple(float(loss) / examples for loss in sums.loss)
     correct = tuple(sums.correct.tolist())
@@ -317,17 +359,23 @@ def rejected_update(run: RunContext, step: int, sums: UpdateSums) -> RunError:
 
 
 def evaluate_best_checkpoint(
-    config: Config, workdir: Path, mesh: jax.sharding.Mesh, examples: datasets.Examples
+    workdir: Path, mesh: jax.sharding.Mesh, dataset: Dataset
 ) -> results.Result:
-    """Evaluates the best checkpoint on the test split, unless a valid result exists."""
+    """Evaluates the best checkpoint on the test split, unless a valid result exists.
+
+    If the data have no test part, it is evaluated on the validation split.
+    """
     best = broadcast(lambda: find_step(workdir, "best"))
     restored = restore_model(workdir, best, mesh)
     sha256 = params_sha256(restored.params)
-    path = results.result_path(workdir, "test", best)
+    task = dataset.task
+    split = "test" if task.examples.test else "validation"
+    path = results.result_path(workdir, split, best)
     existing = broadcast(lambda: results.read_result(path, sha256))
     if existing is not None:
         return existing
-    results.log_test_reading(workdir, best, sha256, "main")
-    result = results.score(restored, best, "test", examples, mesh)
+    if split == "test":
+        results.log_test_reading(workdir, best, sha256, "main")
+    result = results.score(restored, best, task, split, dataset.splits[split], mesh)
     results.write_result(workdir, result)
     return result

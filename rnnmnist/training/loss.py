@@ -18,7 +18,11 @@ class Objective:
     label_smoothing: float  # probability spread evenly over all classes
 
     def __call__(
-        self, params: Params, inputs: jax.Array, labels: jax.Array
+        self,
+        params: Params,
+        inputs: jax.Array,
+        labels: jax.Array,
+        lengths: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array]:
         """Computes the summed loss and the number of correct predictions.
 
@@ -26,10 +30,11 @@ class Objective:
             params: of one network.
             inputs: [batch, time, features], as the model takes them.
             labels: int32 [batch].
+            lengths: int32 [batch], or None, as the model takes them.
 
         Returns:
             The loss in nats, float32 [], summed over the batch; with `every_step`, each
-            sequence's loss is a weighted mean over steps. The number of sequences
+            sequence's loss is a weighted mean over its steps. The number of sequences
             predicted correctly after the last step, int32 [].
 
         References:
@@ -37,26 +42,35 @@ class Objective:
             Architecture for Computer Vision", CVPR 2016, for label smoothing.
         """
         logits = jnp.asarray(
-            self.model.apply({"params": params}, inputs, every_step=self.every_step)
+            self.model.apply(
+                {"params": params}, inputs, lengths, every_step=self.every_step
+            )
         )
         one_hot = jax.nn.one_hot(labels, logits.shape[-1])
         targets = optax.smooth_labels(one_hot, self.label_smoothing)
         if self.every_step:
             losses = optax.softmax_cross_entropy(logits, targets[:, None])
-            # A weighted mean is never rounded to the precision of a layer.
-            weights = step_weights(logits.shape[1])
-            losses = jnp.matmul(losses, weights, precision="float32")
-            logits = logits[:, -1]
+            steps = logits.shape[1]
+            if lengths is None:
+                # A weighted mean is never rounded to the precision of a layer.
+                losses = jnp.matmul(losses, step_weights(steps), precision="float32")
+                logits = logits[:, -1]
+            else:
+                weights = jax.vmap(step_weights, (None, 0))(steps, lengths)
+                losses = jnp.where(weights > 0, losses * weights, 0).sum(axis=1)
+                logits = logits[jnp.arange(len(lengths)), lengths - 1]
         else:
             losses = optax.softmax_cross_entropy(logits, targets)
         return losses.sum(), jnp.sum(logits.argmax(-1) == labels)
 
 
-def step_weights(steps: int) -> jax.Array:
+def step_weights(steps: int, length: jax.Array | None = None) -> jax.Array:
     """Returns the weights of the losses after each step, float32 [steps], of sum 1.
 
     They grow with the square of the step, since the first steps carry little
-    information.
+    information, and are 0 after the first `length` steps.
     """
     squares = jnp.arange(1, steps + 1, dtype=jnp.float32) ** 2
+    if length is not None:
+        squares = jnp.where(jnp.arange(steps) < length, squares, 0)
     return squares / squares.sum()

@@ -12,10 +12,13 @@ import numpy as np
 from rnnmnist.checkpoints.store import list_steps
 from rnnmnist.checkpoints.verification import find_fault
 from rnnmnist.config.schema import Config, DataConfig
+from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.batches import TrainingSplit
+from rnnmnist.data.examples import Examples, Normalization
 from rnnmnist.data.preparation import availability
-from rnnmnist.data.tasks import TASKS, task_of
+from rnnmnist.data.tasks import IMAGE_SETS, read_task
+from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, first_line
 from rnnmnist.runtime import workdir
 from rnnmnist.runtime.compilation import Stopwatch, cache_contents, compile_seconds
@@ -38,11 +41,12 @@ def describe_data(config: DataConfig) -> str:
         UserError: if the data set is not available; names the files to fetch.
         RunError: if the prepared files are damaged, or it cannot be prepared.
     """
+    if config.name == "files":
+        return f"{config.path}: {_describe_task(datasets.load(config).task)}"
     found = availability(config, check=True)
     if found.prepared:
-        splits = datasets.load(config, cache=False).values()
-        counts = " / ".join(f"{len(split.labels):,}" for split in splits)
-        return f"{config.name}: {found.text}, {counts} images"
+        task = datasets.load(config, cache=False).task
+        return f"{config.name}: {found.text}, {_describe_task(task)}"
     try:
         workdir.check_writable(found.folder)
     except OSError as error:
@@ -53,10 +57,19 @@ def describe_data(config: DataConfig) -> str:
     return f"{config.name}: {found.text} and prepares it in {found.folder}"
 
 
+def _describe_task(task: Task) -> str:
+    counts = " / ".join(f"{count:,}" for count in task.examples)
+    text = f"{counts} {task.noun}"
+    if task.image_shape is None:
+        text += f" of at most {task.steps:,} x {task.features:,} values, "
+        text += f"{len(task.classes):,} classes"
+    return text
+
+
 def describe_other_data(config: DataConfig) -> list[str]:
     """Describes the data sets that the run does not need, without network access."""
     lines = []
-    for name in TASKS:
+    for name in IMAGE_SETS:
         if name != config.name:
             other = DataConfig(name=name, data_dir=config.data_dir)  # type: ignore[arg-type]
             try:
@@ -128,9 +141,10 @@ def _time_steps(config: Config) -> str:
     batch_size = config.train.batch_size
     mesh = make_mesh(batch_size, config.train.num_devices, config.num_seeds)
     before = compile_seconds()
-    examples = noise(task_of(config).train_examples)
-    split = TrainingSplit.device_put(examples, config, mesh)
-    program = Program.create(config, mesh)
+    task = read_task(config.data)
+    view = View.of(config.data, task)
+    split = TrainingSplit.device_put(noise(task), view, config, mesh)
+    program = Program.create(config, task, mesh)
     state = create_state(config, program.model, mesh)
 
     def run_steps(count: int) -> tuple[UpdateSums, float]:
@@ -156,15 +170,21 @@ def _time_steps(config: Config) -> str:
     )
     sums, seconds = run_steps(count)
     loss = float(np.mean(sums.loss)) / int(sums.examples)
-    images = config.num_seeds * int(sums.examples)
+    examples = config.num_seeds * int(sums.examples)
     return (
         f"compiled in {compiling:.1f} s, then {1000 * seconds / count:,.1f} ms a step "
-        f"of {batch_size}: {images / seconds:,.0f} images/s; loss {loss:.2f} on noise"
+        f"of {batch_size}: {examples / seconds:,.0f} {task.noun}/s; loss {loss:.2f} on "
+        "noise"
     )
 
 
-def noise(count: int) -> datasets.Examples:
-    """Returns images of noise, uint8 [count, 28, 28], and labels, uint8 [count]."""
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (count, 28, 28), np.uint8)
-    return datasets.Examples(images, generator.integers(0, 10, count, np.uint8))
+def noise(task: Task) -> Examples:
+    """Returns training examples of noise in the shape of a task's."""
+    generator, count = np.random.default_rng(0), task.examples.train
+    labels = generator.integers(0, len(task.classes), count, np.int32)
+    if task.image_shape is not None:
+        shape = (count, *task.image_shape)
+        return Examples(generator.integers(0, 256, shape, np.uint8), labels)
+    shape = (count, task.steps, task.features)
+    values = generator.standard_normal(shape, np.float32)
+    return Examples(values, labels, normalization=Normalization.create(task, "error"))

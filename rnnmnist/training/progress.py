@@ -13,8 +13,18 @@ from rnnmnist.evaluation.metrics import Metrics
 class Progress:
     """Shows the progress of a training run."""
 
-    def __init__(self, step: int, num_steps: int, steps_per_epoch: float) -> None:
-        """Starts the display of a run of `num_steps`, of which `step` are finished."""
+    def __init__(
+        self, step: int, num_steps: int, steps_per_epoch: float, noun: str
+    ) -> None:
+        """Starts the display of a run.
+
+        Args:
+            step: the number of finished steps.
+            num_steps: of the whole run.
+            steps_per_epoch: with which epochs are computed.
+            noun: the word for several examples.
+        """
+        self._noun = noun
         self._first_step, self._num_steps = step, num_steps
         self._steps_per_epoch = steps_per_epoch
         self._started = time.monotonic()
@@ -43,7 +53,7 @@ class Progress:
         text = (
             f"epoch {step / self._steps_per_epoch:.1f}  "
             f"step {step}/{self._num_steps}  loss {metrics.loss:.4f}  accuracy "
-            f"{percent(metrics.accuracy)}  {examples_per_second:,.0f} images/s"
+            f"{percent(metrics.accuracy)}  {examples_per_second:,.0f} {self._noun}/s"
         )
         if self._bar is not None:
             self._bar.set_description_str(text, refresh=False)

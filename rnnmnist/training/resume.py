@@ -10,9 +10,11 @@ from rnnmnist.checkpoints.store import (
     list_steps,
     quarantine,
     read_config,
+    read_task,
 )
 from rnnmnist.checkpoints.verification import check_checkpoint
 from rnnmnist.config.schema import Config, flatten
+from rnnmnist.config.tasks import Task
 from rnnmnist.errors import UserError
 
 _logger = logging.getLogger(__name__)
@@ -22,6 +24,8 @@ CHANGEABLE = {
     "tutorial_128",
     "data.data_dir",
     "data.manual_dir",
+    "data.path",  # the content is compared
+    "data.placement",
     "train.log_every_steps",
     "train.log_metrics",
     "train.eval_every_steps",
@@ -74,6 +78,21 @@ def step_to_resume(config: Config, workdir: Path) -> int:
             f"{workdir}, not {config.train.num_steps}; set that or name another workdir"
         )
     return step
+
+
+def check_same_data(task: Task, workdir: Path, step: int) -> None:
+    """Checks that the data of a run are those of the checkpoint that it resumes from.
+
+    Raises:
+        UserError: if they are not.
+    """
+    saved = read_task(workdir, step)
+    if task.sha256 != saved.sha256:
+        raise UserError(
+            f"--workdir: step {step} in {workdir} was trained on other data than "
+            f"{task.name} (SHA-256 {saved.sha256}, not {task.sha256}); name another "
+            "workdir, or the same data"
+        )
 
 
 def quarantine_damaged(workdir: Path) -> None:

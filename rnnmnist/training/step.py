@@ -13,10 +13,12 @@ from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
-from rnnmnist.data.batches import Batch, TrainingSplit
+from rnnmnist.config.tasks import Task
+from rnnmnist.data.batches import Batch, Chunk, TrainingSplit
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
+    Shape,
     abstract_params,
     make_model,
 )
@@ -38,12 +40,12 @@ class Program(NamedTuple):
     execution: Execution
 
     @classmethod
-    def create(cls, config: Config, mesh: Mesh) -> "Program":
+    def create(cls, config: Config, task: Task, mesh: Mesh) -> "Program":
         """Returns the program of a run on a mesh."""
         execution = execution_of(config, platform_of(mesh))
-        model = make_model(config.model, execution)
+        model = make_model(config.model, Shape.of(task), execution)
         train = config.train
-        objective = Objective(model, train.loss == "every_row", train.label_smoothing)
+        objective = Objective(model, train.loss == "every_step", train.label_smoothing)
         optimizer = make_optimizer(train)
         return cls(objective, optimizer, train.ema_decay, mesh, execution)
 
@@ -62,9 +64,9 @@ class UpdateSums:
     field but `examples` has the shape [seeds].
     """
 
-    loss: jax.Array  # float32, cross-entropy in nats, summed over images
+    loss: jax.Array  # float32, cross-entropy in nats, summed over examples
     correct: jax.Array  # int32
-    examples: jax.Array  # int32 [], images per network
+    examples: jax.Array  # int32 [], examples per network
     nonfinite: jax.Array  # bool, whether this network caused the rejection
     rejected_loss: jax.Array  # float32, mean over the batch
     rejected_norm: jax.Array  # float32, global norm of the gradient
@@ -75,6 +77,15 @@ class UpdateSums:
         real, whole = jnp.zeros(seeds, jnp.float32), jnp.zeros(seeds, jnp.int32)
         examples = jnp.zeros((), jnp.int32)
         return cls(real, whole, examples, jnp.zeros(seeds, bool), real, real)
+
+    def add(self, later: "UpdateSums") -> "UpdateSums":
+        """Adds the sums over later updates."""
+        return dataclasses.replace(
+            later,
+            loss=self.loss + later.loss,
+            correct=self.correct + later.correct,
+            examples=self.examples + later.examples,
+        )
 
 
 @flax.struct.dataclass
@@ -96,7 +107,11 @@ class BatchSums(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
 def train_steps(
-    state: TrainState, split: TrainingSplit, num_steps: jax.Array, *, program: Program
+    state: TrainState,
+    split: TrainingSplit | Chunk,
+    num_steps: jax.Array,
+    *,
+    program: Program,
 ) -> tuple[TrainState, UpdateSums]:
     """Runs up to `num_steps` updates without returning to the host.
 
@@ -110,7 +125,7 @@ def train_steps(
 
     Args:
         state: donated; use the returned one.
-        split: from `TrainingSplit.device_put`.
+        split: from `TrainingSplit.device_put`, or `HostSplit.chunks`.
         num_steps: int32 [].
         program: from `Program.create`.
 
@@ -120,7 +135,7 @@ def train_steps(
     packing = Packing(abstract_params(program.model))
 
     def train_shard(
-        state: TrainState, split: TrainingSplit, num_steps: jax.Array
+        state: TrainState, split: TrainingSplit | Chunk, num_steps: jax.Array
     ) -> tuple[TrainState, UpdateSums]:
         last = state.step + num_steps
 
@@ -129,7 +144,7 @@ def train_steps(
 
         def body(loop: LoopState) -> LoopState:
             batch = batch_gradients(program, packing, loop.state, split)
-            return apply_update(program, loop, batch, split.batch_size)
+            return apply_update(program, loop, batch, split.preparation.batch_size)
 
         sums = UpdateSums.zeros(len(split.seed))
         start = LoopState(packing.pack(state), sums, jnp.array(True))
@@ -147,19 +162,22 @@ def train_steps(
 
 
 def batch_gradients(
-    program: Program, packing: Packing, state: TrainState, split: TrainingSplit
+    program: Program,
+    packing: Packing,
+    state: TrainState,
+    split: TrainingSplit | Chunk,
 ) -> BatchSums:
     """Differentiates the loss of the next batch, inside `shard_map`."""
 
-    def shard_sums(vector: jax.Array, seed: jax.Array) -> jax.Array:
-        batch = _batch_shard(program, split, state.step, seed)
+    def shard_sums(vector: jax.Array, network: Any) -> jax.Array:
+        batch = _batch_shard(program, split, state.step, network)
         value_and_grad = jax.value_and_grad(program.objective, has_aux=True)
         (loss, correct), grads = value_and_grad(packing.unflatten(vector), *batch)
         sums = jnp.stack([loss, correct.astype(jnp.float32)])  # exact: below 2**24
         return jnp.concatenate([sums, packing.flatten(grads)])
 
     sums = map_ensemble(shard_sums, program.execution.vectorize_seeds)(
-        state.params, split.seed
+        state.params, split.networks(state.step)
     )
     sums = jax.lax.psum(sums, BATCH)
     return BatchSums(sums[:, 0], sums[:, 1].astype(jnp.int32), sums[:, 2:])
@@ -216,31 +234,32 @@ def apply_update(
 
 @jax.named_scope("batch")
 def _batch_shard(
-    program: Program, split: TrainingSplit, step: jax.Array | int, seed: jax.Array
+    program: Program, split: TrainingSplit | Chunk, step: jax.Array, network: Any
 ) -> Batch:
     """Draws this device's shard of one network's batch, inside `shard_map`."""
     mesh = program.mesh
-    return split.batch(seed, step, jax.lax.axis_index(BATCH), mesh.shape[BATCH])
+    return split.batch(network, step, jax.lax.axis_index(BATCH), mesh.shape[BATCH])
 
 
 @functools.partial(jax.jit, static_argnames="program")
 def score_last_batch(
-    state: TrainState, split: TrainingSplit, *, program: Program
+    state: TrainState, split: TrainingSplit | Chunk, *, program: Program
 ) -> UpdateSums:
     """Evaluates the current parameters on the batch of the last update."""
 
-    def score_shard(state: TrainState, split: TrainingSplit) -> UpdateSums:
-        def shard_sums(params: Params, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
-            batch = _batch_shard(program, split, state.step - 1, seed)
+    def score_shard(state: TrainState, split: TrainingSplit | Chunk) -> UpdateSums:
+        def shard_sums(params: Params, network: Any) -> tuple[jax.Array, jax.Array]:
+            batch = _batch_shard(program, split, state.step - 1, network)
             return program.objective(params, *batch)
 
         score = map_ensemble(shard_sums, program.execution.vectorize_seeds)
-        loss, correct = jax.lax.psum(score(state.evaluated_params, split.seed), BATCH)
+        networks = split.networks(state.step - 1)
+        loss, correct = jax.lax.psum(score(state.evaluated_params, networks), BATCH)
         sums = dataclasses.replace(
             UpdateSums.zeros(len(loss)),
             loss=loss,
             correct=correct,
-            examples=jnp.asarray(split.batch_size, jnp.int32),
+            examples=jnp.asarray(split.preparation.batch_size, jnp.int32),
         )
         return gather_ensemble(sums, program.mesh)
 

@@ -24,7 +24,7 @@ from rnnmnist.runtime.ensemble import split_ensemble
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("network", "preprocessing", "out_of_distribution", "view")
-TITLES = {"last": "Last-row loss", "every_row": "Every-row loss"}
+TITLES = {"last": "Last-row loss", "every_step": "Every-row loss"}
 EASY_PER_DIGIT = 2  # easy samples
 MIN_EASY_PROBABILITY = 0.95  # of an easy sample's label
 HARD = 12  # hard samples, over all digits
@@ -39,7 +39,7 @@ class Network(NamedTuple):
 
     @property
     def loss(self) -> str:
-        """The setting `train.loss`: `last` or `every_row`."""
+        """The setting `train.loss`: `last` or `every_step`."""
         return self.predictor.config.train.loss
 
     @property
@@ -65,6 +65,7 @@ def load_network(workdir: Path) -> Network:
             supported by the page.
     """
     predictor = Predictor(workdir)
+    predictor.check_digits()
     check_supported(workdir, predictor.config)
     return Network(workdir.name, predictor)
 
@@ -84,6 +85,11 @@ def check_supported(workdir: Path, config: Config) -> None:
         raise UserError(
             f"--workdir: {workdir} has model.hidden_size={config.model.hidden_size}, "
             f"but the page supports at most {MAX_UNITS} units; name a smaller run"
+        )
+    if config.data.view != "rows":
+        raise UserError(
+            f"--workdir: {workdir} has data.view={config.data.view}, but the page "
+            "draws row by row; name a run with data.view=rows"
         )
     if config.num_seeds > 1:
         raise UserError(

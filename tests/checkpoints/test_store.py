@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import mesh_of, model_of, random_examples
+from support import ROWS, TASK, mesh_of, model_of, random_examples
 
 from rnnmnist.checkpoints import store
 from rnnmnist.checkpoints.checksums import (
@@ -31,7 +31,11 @@ from rnnmnist.training.state import (
 from rnnmnist.training.step import Program, train_steps
 
 CONFIG = Config(
-    data=DataConfig(name="mnist5k", data_dir="/a/path of this machine"),
+    data=DataConfig(
+        name="mnist5k",
+        data_dir="/a/path of this machine",
+        path="/another path of this machine",
+    ),
     model=ModelConfig(hidden_size=16),
     train=TrainConfig(batch_size=32, num_steps=30),
 )
@@ -66,13 +70,16 @@ def save(
     accuracies: dict[int, float | None],
     config: Config = CONFIG,
     devices: int = 8,
+    examples: int = 500,
 ) -> None:
     with Checkpoints(workdir, keep=2) as checkpoints:
         for step, accuracy in accuracies.items():
-            metrics = None if accuracy is None else {"accuracy": accuracy, "step": step}
+            metrics = None
+            if accuracy is not None:
+                metrics = {"accuracy": accuracy, "examples": examples, "step": step}
             renamed = dataclasses.replace(state, step=jnp.int32(step))
             arrays = saved_arrays(renamed, mesh=mesh_of(devices))
-            checkpoints.save(step, arrays, config, metrics)
+            checkpoints.save(step, arrays, config, TASK, metrics)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
@@ -108,8 +115,8 @@ def test_training_from_a_checkpoint_gives_the_bits_of_an_uninterrupted_run(
 ) -> None:
     settings = {"num_seeds": seeds, "train.ema_decay": averaging}
     config, mesh = CONFIG.replace(settings), mesh_of(1)
-    program = Program.create(config, mesh)
-    split = TrainingSplit.device_put(random_examples(100), config, mesh)
+    program = Program.create(config, TASK, mesh)
+    split = TrainingSplit.device_put(random_examples(100), ROWS, config, mesh)
     state = create_state(config, program.model, mesh)
     state, _ = train_steps(state, split, jnp.int32(3), program=program)
     save(tmp_path, state, {3: 0.5}, config, devices=1)
@@ -132,12 +139,14 @@ def test_training_from_a_checkpoint_gives_the_bits_of_an_uninterrupted_run(
     assert int(found[0].step) == 7
 
 
-def test_the_configuration_and_the_metrics_are_restored(
+def test_the_configuration_the_task_and_the_metrics_are_restored(
     tmp_path: Path, state: TrainState
 ) -> None:
     save(tmp_path, state, {5: 0.5, 6: None})
     assert store.read_config(tmp_path, 5) == CONFIG
-    assert store.read_metrics(tmp_path, 5) == {"accuracy": 0.5, "step": 5}
+    assert store.read_task(tmp_path, 5) == store.read_task(tmp_path, 6) == TASK
+    expected = {"accuracy": 0.5, "examples": 500, "step": 5}
+    assert store.read_metrics(tmp_path, 5) == expected
     assert store.read_metrics(tmp_path, 6) is None
 
 
@@ -151,6 +160,20 @@ def test_the_newest_and_the_best_are_kept_across_a_restart(
     assert find_step(tmp_path, "5") == 5
     save(tmp_path, state, {7: 0.3, 8: 0.4})
     assert store.list_steps(tmp_path) == [2, 7, 8]
+
+
+def test_few_validation_examples_select_no_step(
+    tmp_path: Path, state: TrainState
+) -> None:
+    """The last validated one is the best, and only the newest steps are kept."""
+    accuracies = {1: 0.9, 2: 0.8, 3: 0.7, 4: 0.1, 5: 0.2, 6: None}
+    few, enough = tmp_path / "few", tmp_path / "enough"
+    save(few, state, accuracies, examples=store.MIN_VALIDATION_EXAMPLES - 1)
+    assert store.list_steps(few) == [5, 6]
+    assert find_step(few, "best") == 5
+    save(enough, state, accuracies, examples=store.MIN_VALIDATION_EXAMPLES)
+    assert store.list_steps(enough) == [1, 5, 6]
+    assert find_step(enough, "best") == 1
 
 
 def test_folders_of_other_names_are_ignored(tmp_path: Path, state: TrainState) -> None:
@@ -253,14 +276,17 @@ def test_saved_params_contain_no_path_of_this_machine(
     assert store.read_config(two_steps, 2).data.data_dir is not None
     target = tmp_path / "export"
     config, metrics = store.read_config(two_steps, 2), store.read_metrics(two_steps, 2)
+    task = store.read_task(two_steps, 2)
     params = store.read_params(two_steps, 2)
-    store.save_params(target, 2, params, config, metrics)
+    store.save_params(target, 2, params, config, task, metrics)
     assert find_step(target, "best") == 2
     assert store.read_config(target, 2).data.data_dir is None
+    assert store.read_task(target, 2) == TASK
     assert not (target / "2" / "state").exists()
     found = store.read_params(target, 2, abstract())
     assert params_sha256(found) == params_sha256(state.params)
-    paths = [str(CONFIG.data.data_dir), str(two_steps), str(tmp_path)]
+    paths = [str(CONFIG.data.data_dir), str(CONFIG.data.path)]
+    paths += [str(two_steps), str(tmp_path)]
     for path in target.rglob("*"):
         for text in paths:
             assert path.is_dir() or text.encode() not in path.read_bytes(), path

@@ -4,13 +4,15 @@ import ast
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support import REPOSITORY
+from support import REPOSITORY, TASK
 
 from rnnmnist import main
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import FIELDS, Config, DataConfig, TrainConfig
+from rnnmnist.config.tasks import IMAGE_SETTINGS, SplitSizes, Task, fit_to_task
 from rnnmnist.errors import UserError
 from rnnmnist.training.optimizer import make_schedule
 
@@ -82,7 +84,9 @@ def test_an_override_can_be_two_arguments() -> None:
         ("--config.train.vectorize_seeds=1", ["vectorize_seeds", "true", "'1'"]),
         ("--config.train.eval_batch_size=0", ["eval_batch_size", "at least 1"]),
         ("--config.num_seeds=0", ["num_seeds", "at least 1", "0"]),
-        ("--config.train.batch_size=4001", ["batch_size", "4000 training", "4001"]),
+        ("--config.train.batch_size=65537", ["batch_size", "at most 65536", "65537"]),
+        ("--config.data.view=row", ["data.view", "rows, columns", "did you mean rows"]),
+        ("--config.data.permutation=random", ["data.permutation", "'random'", "SEED"]),
         ("--config.train.num_steps=99999999", ["num_steps", "at most 16777215"]),
         ("--config.seed", ["--config.seed", "needs a value"]),
         ("--confg=default", ["--confg", "did you mean --config?"]),
@@ -159,15 +163,6 @@ def test_an_unknown_setting_in_a_saved_configuration_is_refused() -> None:
             Config.from_dict(Config().to_dict() | {name: value})
 
 
-def test_a_setting_that_a_saved_configuration_lacks_has_its_old_value() -> None:
-    tree = Config(train=TrainConfig(num_steps=7)).to_dict()
-    for name in ("remat_steps", "unroll", "precision"):
-        del tree["model"][name]
-    for name in ("ema_decay", "vectorize_seeds", "eval_batch_size"):
-        del tree["train"][name]
-    assert Config.from_dict(tree) == Config(train=TrainConfig(num_steps=7))
-
-
 @pytest.mark.parametrize(
     ("name", "value"), [("recurrence", "fused"), ("remat_rows", None)]
 )
@@ -181,17 +176,82 @@ def test_a_deleted_setting_of_an_old_configuration_is_refused(
 
 
 def test_rematerialization_is_allowed_with_every_loss() -> None:
-    config = parse("--config.train.loss=every_row", "--config.model.remat_steps=7")
+    config = parse("--config.train.loss=every_step", "--config.model.remat_steps=7")
     assert config.model.remat_steps == 7
 
 
-@pytest.mark.parametrize("name", ["seed", "train.num_steps", "model.cell"])
-def test_a_missing_setting_without_an_old_value_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_missing_setting_in_a_saved_configuration_is_refused(name: str) -> None:
     tree = Config().to_dict()
     section, _, key = name.rpartition(".")
     del (tree[section] if section else tree)[key]
     with pytest.raises(UserError, match=f"^{re.escape(name)}: missing"):
         Config.from_dict(tree)
+
+
+def sequences(**changes: Any) -> Task:
+    """A task of sequences."""
+    sizes = SplitSizes(train=60, validation=10, test=0)
+    return Task("mine", 30, 2, ("a", "b"), sizes, **changes)
+
+
+def test_a_batch_is_reduced_to_the_training_part(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = "train.batch_size: {} is reduced to the {} training {} of {}\n"
+    config = parse("--config.train.batch_size=4001")
+    printed = line.format(4001, 4000, "images", "mnist5k")
+    assert capsys.readouterr().out == printed
+    assert config == parse("--config.train.batch_size=4000")
+    config = fit_to_task(Config(), sequences())
+    assert capsys.readouterr().out == line.format(128, 60, "sequences", "mine")
+    assert config == Config(train=TrainConfig(batch_size=60))
+    assert fit_to_task(config, sequences()) == config
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", IMAGE_SETTINGS)
+def test_a_setting_of_images_is_refused_for_sequences(name: str) -> None:
+    values: dict[str, dict[str, object]] = {
+        "data.view": {"data.view": "columns"},
+        "data.permutation": {"data.view": "permuted", "data.permutation": "random:1"},
+        "data.flip": {"data.flip": True},
+    }
+    config = Config().replace(values.get(name, {name: 1}))
+    named = "data.view" if name == "data.permutation" else name
+    assert fit_to_task(config, TASK) == config
+    with pytest.raises(UserError, match=rf"^{named}: is for images only, and mine"):
+        fit_to_task(config, sequences())
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        (TASK, {"data.max_shift": 14}, "at most 13 for images of 28 x 28 pixels"),
+        (
+            sequences(image_shape=(5, 6)),
+            {"data.max_shift": 3},
+            "at most 2 for images of 5 x 6 pixels, not 3",
+        ),
+        (
+            sequences(),
+            {"model.remat_steps": 28},
+            "must be one of 1, 2, 3, 5, 6, 10, 15, 30, not 28",
+        ),
+    ],
+)
+def test_a_setting_is_limited_by_the_task(
+    task: Task, settings: dict[str, object], message: str
+) -> None:
+    (name,) = settings
+    with pytest.raises(UserError, match=rf"^{name}: .*{message}"):
+        fit_to_task(Config().replace(settings), task)
+
+
+def test_the_largest_values_that_a_task_allows() -> None:
+    settings = {"data.max_shift": 13, "model.remat_steps": 28}
+    config = Config().replace(settings)
+    assert fit_to_task(config, TASK) == config
 
 
 def test_configurations_are_immutable() -> None:

@@ -6,14 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from support import abstract_params
+from support import TASK
 
 from rnnmnist.config.platforms import DEFAULTS, Execution, execution_of
 from rnnmnist.config.schema import Config, ModelConfig, TrainConfig
-from rnnmnist.models.classifier import make_model
+from rnnmnist.models.classifier import Shape, abstract_params, make_model
 
 PLATFORMS = ("cpu", "gpu", "tpu")
-IMAGES = jax.ShapeDtypeStruct((2, 28, 28), jnp.uint8)
+INPUTS = jax.ShapeDtypeStruct((2, 28, 28), jnp.float32)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
@@ -74,12 +74,13 @@ def test_the_gradient_is_lowered_for_absent_platforms(
     cell: Any, platform: str, lowering: str, precision: str, loops: bool
 ) -> None:
     """With the choices of the platform: its products, and no loop over 28 steps."""
-    model = make_model(ModelConfig(cell=cell, hidden_size=8), DEFAULTS[platform])
+    settings = ModelConfig(cell=cell, hidden_size=8)
+    model = make_model(settings, Shape.of(TASK), DEFAULTS[platform])
 
-    def loss(params: Any, images: jax.Array) -> jax.Array:
-        return jnp.asarray(model.apply({"params": params}, images)).sum()
+    def loss(params: Any, inputs: jax.Array) -> jax.Array:
+        return jnp.asarray(model.apply({"params": params}, inputs)).sum()
 
-    traced = jax.jit(jax.grad(loss)).trace(abstract_params(model), IMAGES)
+    traced = jax.jit(jax.grad(loss)).trace(abstract_params(model), INPUTS)
     program = traced.lower(lowering_platforms=(lowering,)).as_text()
     assert ("stablehlo.while" in program) == loops
     found = re.findall(r"dot_general.* precision = \[(\w+), (\w+)\]", program)

@@ -6,15 +6,17 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from support import mesh_of, random_examples
+from support import ROWS, mesh_of, random_examples
 
 from rnnmnist.config.schema import Config, DataConfig, TrainConfig
 from rnnmnist.data.batches import Batch, TrainingSplit
-from rnnmnist.data.datasets import Examples, load
+from rnnmnist.data.datasets import load
+from rnnmnist.data.examples import Examples, Normalization
 from rnnmnist.data.shuffling import epoch_order
+from rnnmnist.data.views import View
 
 ONE_HUNDRED = Examples(
-    np.zeros((100, 28, 28), np.uint8), np.arange(100, dtype=np.uint8)
+    np.zeros((100, 28, 28), np.uint8), np.arange(100, dtype=np.int32)
 )
 # The number of examples is traced, so one program serves all sizes.
 any_order = jax.jit(epoch_order)
@@ -29,14 +31,18 @@ def order(seed: int, positions: range | np.ndarray, examples: int) -> np.ndarray
 
 
 def split_of(
-    examples: Examples, batch_size: int, seed: int = 0, **distortions: Any
+    examples: Examples,
+    batch_size: int,
+    seed: int = 0,
+    view: View | None = ROWS,
+    **distortions: Any,
 ) -> TrainingSplit:
     config = Config(
         seed=seed,
         data=DataConfig(**distortions),
         train=TrainConfig(batch_size=batch_size, num_steps=1),
     )
-    return TrainingSplit.device_put(examples, config, mesh_of(1))
+    return TrainingSplit.device_put(examples, view, config, mesh_of(1))
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -48,6 +54,13 @@ def batch_of(split: TrainingSplit, step: int, shard: int = 0, shards: int = 1) -
     """Returns a shard of a batch as NumPy arrays."""
     batch = batch_shard(split, np.int32(step), np.int32(shard), shards)
     return jax.tree.map(np.asarray, batch)
+
+
+def pixels_of(batch: Batch) -> np.ndarray:
+    """The images that a batch without distortions reads row by row, uint8."""
+    levels = np.rint(255 * batch.inputs)
+    np.testing.assert_allclose(batch.inputs, levels / 255, rtol=1e-6)
+    return levels.astype(np.uint8)
 
 
 @pytest.mark.parametrize("examples", [1, 2, 3, 10, 97, 128, 4000, 4096, 4097, 55_000])
@@ -118,27 +131,30 @@ def test_orders_pass_chi_square_tests() -> None:
     [8, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 3))],
 )
 def test_a_batch_is_the_same_on_any_number_of_devices(shards: int) -> None:
-    distortions = {"max_shift": 2, "max_rotation": 10.0, "elastic": 1.0, "flip": True}
+    distortions: dict[str, Any] = {"max_shift": 2, "max_rotation": 10.0}
+    distortions |= {"elastic": 1.0, "flip": True}
     split = split_of(random_examples(50), 24, seed=0, **distortions)
     whole = batch_of(split, 5)
     parts = [batch_of(split, 5, shard, shards) for shard in range(shards)]
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     # Up to rounding: the interpolation is compiled for each size of shard.
-    np.testing.assert_allclose(whole.images, joined.images, atol=1e-5)
+    np.testing.assert_allclose(whole.inputs, joined.inputs, atol=1e-5)
     np.testing.assert_array_equal(whole.labels, joined.labels)
 
 
 def test_no_validation_or_test_image_is_in_a_batch(small: Config) -> None:
-    examples = load(small.data)
+    splits = load(small.data).splits
     held_out = {
         image.tobytes()
         for name in ("validation", "test")
-        for image in examples[name].images
+        for image in splits[name].stored
     }
     assert len(held_out) == 1000
-    split = split_of(examples["train"], 500)
+    split = split_of(splits["train"], 500)
     trained = {
-        image.tobytes() for step in range(16) for image in batch_of(split, step).images
+        image.tobytes()
+        for step in range(16)
+        for image in pixels_of(batch_of(split, step))
     }
     assert len(trained) == 4000
     assert not trained & held_out
@@ -146,21 +162,43 @@ def test_no_validation_or_test_image_is_in_a_batch(small: Config) -> None:
 
 def test_labels_stay_with_their_images() -> None:
     examples = random_examples(100)
-    by_image = dict(zip(map(bytes, examples.images), examples.labels, strict=True))
+    by_image = dict(zip(map(bytes, examples.stored), examples.labels, strict=True))
     batch = batch_of(split_of(examples, 64), 1)
-    for image, label in zip(batch.images, batch.labels, strict=True):
+    assert batch.inputs.dtype == np.float32
+    assert batch.lengths is None
+    for image, label in zip(pixels_of(batch), batch.labels, strict=True):
         assert by_image[image.tobytes()] == label
+
+
+def test_labels_and_lengths_stay_with_their_sequences() -> None:
+    """Of the sequences of a split, which are part of those that are stored."""
+    generator = np.random.default_rng(0)
+    stored = generator.normal(size=(90, 6, 2))
+    indices = generator.permutation(90)[:40]
+    labels, lengths = generator.integers(1, 7, (2, 40), np.int32)
+    normalization = Normalization(np.array([1.0, 2.0]), np.array([0.5, 4.0]), "error")
+    examples = Examples(stored, labels, lengths, indices, normalization)
+    batch = batch_of(split_of(examples, 24, view=None), 1)  # of two epochs
+    assert batch.lengths is not None
+    by_inputs = {}
+    for index, label, length in zip(indices, labels, lengths, strict=True):
+        expected = ((stored[index] - [1, 2]) / [0.5, 4]).astype(np.float32)
+        expected[length:] = 0
+        by_inputs[expected.tobytes()] = (label, length)
+    arrays = (batch.inputs, batch.labels, batch.lengths)
+    for inputs, label, length in zip(*arrays, strict=True):
+        assert by_inputs[inputs.tobytes()] == (label, length)
 
 
 def test_shifts_reach_every_offset_and_follow_seed_and_step() -> None:
     image = np.zeros((1, 28, 28), np.uint8)
     image[0, 14, 14] = 1
-    examples = Examples(image.repeat(64, 0), np.zeros(64, np.uint8))
+    examples = Examples(image.repeat(64, 0), np.zeros(64, np.int32))
 
     @functools.cache
     def offsets(seed: int, step: int) -> tuple[bytes, set[tuple[int, int]]]:
         split = split_of(examples, 64, seed, max_shift=2)
-        images = np.asarray(batch_of(split, step).images)
+        images = np.asarray(batch_of(split, step).inputs)
         _, rows, columns = images.nonzero()
         return images.tobytes(), set(zip(rows.tolist(), columns.tolist(), strict=True))
 

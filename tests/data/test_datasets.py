@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from support import Once, random_examples
 from tensorflow_datasets.core.download.resource import get_dl_fname
 
 from rnnmnist.config.schema import Config, DataConfig
-from rnnmnist.data import builder, datasets, embedded
-from rnnmnist.data.datasets import SPLITS, Examples
-from rnnmnist.data.tasks import TASKS
+from rnnmnist.data import builder, datasets, embedded, images
+from rnnmnist.data.examples import SPLITS, Examples
+from rnnmnist.data.tasks import IMAGE_SETS, read_task
 from rnnmnist.errors import RunError, UserError
 
 
@@ -32,7 +33,8 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("originals")
     for part, count in (("train", 5100), ("test", 130)):
         examples = random_examples(count, seed=count)
-        for name, array in zip(builder.FILES[part], examples, strict=True):
+        arrays = (examples.stored, examples.labels.astype(np.uint8))
+        for name, array in zip(builder.FILES[part], arrays, strict=True):
             content = gzip.compress(idx(array) + array.tobytes(), 1)
             (folder / name).write_bytes(content)
     return folder
@@ -82,29 +84,47 @@ def files(folder: Path) -> list[str]:
 
 
 def test_the_embedded_splits_are_balanced_and_disjoint(small: Config) -> None:
-    examples = datasets.load(small.data)
+    task, splits = datasets.load(small.data)
     sizes = {"train": 400, "validation": 50, "test": 50}
-    for split, (_, labels) in examples.items():
-        np.testing.assert_array_equal(np.bincount(labels), [sizes[split]] * 10)
-    assert len(examples["train"].labels) == TASKS["mnist5k"].train_examples
-    images = [i.tobytes() for split in SPLITS for i in examples[split].images]
-    assert len(set(images)) == len(images) == 5000
+    assert tuple(splits) == SPLITS
+    for split, part in splits.items():
+        np.testing.assert_array_equal(np.bincount(part.labels), [sizes[split]] * 10)
+    assert task == read_task(small.data)
+    assert task.examples == tuple(len(splits[split].labels) for split in SPLITS)
+    found = [i.tobytes() for split in SPLITS for i in splits[split].stored]
+    assert len(set(found)) == len(found) == 5000
+
+
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_the_task_of_an_image_set_is_known_without_its_files(name: Any) -> None:
+    task = read_task(DataConfig(name=name, data_dir="/nowhere"))
+    assert (task.name, task.steps, task.features) == (name, 28, 28)
+    assert task.image_shape == (28, 28)
+    assert len(task.classes) == 10
+    assert sum(task.examples) == (5_000 if name == "mnist5k" else 70_000)
+    assert task.noun == "images"
+    assert (task.sha256, task.mean, task.std) == (None, None, None)
 
 
 def test_a_manual_dir_gives_the_tutorials_splits_in_the_original_order(
     small_originals: Path, tmp_path: Path
 ) -> None:
     config = DataConfig(data_dir=str(tmp_path / "d"), manual_dir=str(small_originals))
-    examples = datasets.load(config)
     train, test = random_examples(5100, 5100), random_examples(130, 130)
     expected = {
-        "validation": Examples(train.images[:5000], train.labels[:5000]),
-        "train": Examples(train.images[5000:], train.labels[5000:]),
+        "validation": Examples(train.stored[:5000], train.labels[:5000]),
+        "train": Examples(train.stored[5000:], train.labels[5000:]),
         "test": test,
     }
+    assert_equal(datasets.load(config).splits, expected)
+
+
+def assert_equal(found: dict[str, Examples], expected: dict[str, Examples]) -> None:
+    """Compares the images and the labels of every split."""
     for split in SPLITS:
-        np.testing.assert_array_equal(examples[split].images, expected[split].images)
-        np.testing.assert_array_equal(examples[split].labels, expected[split].labels)
+        a, b = found[split], expected[split]
+        np.testing.assert_array_equal(a.take(slice(None)), b.stored, strict=True)
+        np.testing.assert_array_equal(a.labels, b.labels, strict=True)
 
 
 def cut(path: Path) -> None:
@@ -167,7 +187,8 @@ def test_existing_downloads_need_no_network(
             target = downloads / get_dl_fname(url, info.checksum)
             shutil.copy(small_originals / info.filename, target)
             target.with_suffix(target.suffix + ".INFO").write_text("{}")
-    assert len(datasets.load(DataConfig(data_dir=str(folder)))["test"].labels) == 130
+    loaded = datasets.load(DataConfig(data_dir=str(folder))).splits
+    assert len(loaded["test"].labels) == 130
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
@@ -184,12 +205,9 @@ def test_every_original_has_a_checksum_under_its_own_host(name: str) -> None:
 def test_a_second_start_does_not_decode(
     small: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = datasets.load(small.data)
-    monkeypatch.setattr(datasets, "decode", None)
-    second = datasets.load(small.data)
-    for split in SPLITS:
-        np.testing.assert_array_equal(first[split].images, second[split].images)
-        np.testing.assert_array_equal(first[split].labels, second[split].labels)
+    first = datasets.load(small.data).splits
+    monkeypatch.setattr(images, "decode", None)
+    assert_equal(datasets.load(small.data).splits, first)
 
 
 def examples_of(count: int) -> dict[str, Examples]:
@@ -198,67 +216,67 @@ def examples_of(count: int) -> dict[str, Examples]:
 
 def write_checksum(path: Path) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    datasets.checksum_path(path).write_text(digest)
+    images.checksum_path(path).write_text(digest)
 
 
 def test_an_invalid_cache_is_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, counts = tmp_path / "arrays.npz", dict.fromkeys(SPLITS, 20)
-    assert datasets.read_cache(path, counts) is None
+    assert images.read_cache(path, counts) is None
     assert not caplog.records
 
     def refused(because: str) -> None:
         caplog.clear()
-        assert datasets.read_cache(path, counts) is None
+        assert images.read_cache(path, counts) is None
         assert because in caplog.text
         assert "decoding again" in caplog.text
 
-    datasets.write_cache(path, examples_of(20))
-    assert datasets.read_cache(path, counts) is not None
+    images.write_cache(path, examples_of(20))
+    assert images.read_cache(path, counts) is not None
     for damage in (cut, flip, empty):
-        datasets.write_cache(path, examples_of(20))
+        images.write_cache(path, examples_of(20))
         damage(path)
         refused("SHA-256")
     write_checksum(path)  # an empty file with its own checksum
     refused("No data left")
-    datasets.write_cache(path, examples_of(19))
+    images.write_cache(path, examples_of(19))
     refused("train images are uint8 (19, 28, 28)")
-    images, labels = examples_of(20)["test"]
-    datasets.write_cache(
+    test = examples_of(20)["test"]
+    images.write_cache(
         path,
-        examples_of(20) | {"test": Examples(images.astype(np.float32), labels)},
+        examples_of(20)
+        | {"test": Examples(test.stored.astype(np.float32), test.labels)},
     )
     refused("test images are float32")
     labels = random_examples(20).labels
     labels[3] = 10
-    datasets.write_cache(
-        path, examples_of(20) | {"test": Examples(random_examples(20).images, labels)}
+    images.write_cache(
+        path, examples_of(20) | {"test": Examples(random_examples(20).stored, labels)}
     )
     refused("label 10")
     np.savez(path, allow_pickle=True, train_images=np.array([{}], object))
     write_checksum(path)
     refused("allow_pickle=False")
-    datasets.write_cache(path, examples_of(20))
-    assert datasets.read_cache(path, counts) is not None
+    images.write_cache(path, examples_of(20))
+    assert images.read_cache(path, counts) is not None
     assert files(tmp_path) == ["arrays.npz", "arrays.npz.sha256"]
 
 
 def test_a_damaged_cache_is_replaced(
     prepared: DataConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = datasets.load(prepared)
+    first = datasets.load(prepared).splits
     assert not caplog.records
     (cache,) = tmp_path.rglob("arrays.npz")
     flip(cache)
-    second = datasets.load(prepared)
+    second = datasets.load(prepared).splits
     assert "decoding again" in caplog.text
     caplog.clear()
-    third = datasets.load(prepared)
+    third = datasets.load(prepared).splits
     assert not caplog.records
-    for split in SPLITS:
-        np.testing.assert_array_equal(first[split].images, second[split].images)
-        np.testing.assert_array_equal(first[split].images, third[split].images)
+    assert_equal(second, first)
+    assert_equal(third, first)
 
 
 def test_prepared_data_with_wrong_counts_are_an_error(
@@ -266,7 +284,7 @@ def test_prepared_data_with_wrong_counts_are_an_error(
 ) -> None:
     (cache,) = tmp_path.rglob("arrays.npz")
     cache.unlink()
-    monkeypatch.setattr(datasets, "decode", lambda builder, split: random_examples(3))
+    monkeypatch.setattr(images, "decode", lambda builder, split: random_examples(3))
     with pytest.raises(RunError, match="delete this folder"):
         datasets.load(prepared)
 
@@ -329,10 +347,10 @@ def test_a_malformed_idx_file_is_refused(tmp_path: Path, content: bytes) -> None
 def test_the_embedded_images_are_the_first_500_of_each_class_of_mnist(
     originals: Path,
 ) -> None:
-    images, labels = builder.read_part(
+    all_images, labels = builder.read_part(
         *(originals / "mnist" / name for name in builder.FILES["train"])
     )
     with np.load(embedded.PATH) as file:
         for digit in range(10):
             mine = file["images"][file["labels"] == digit]
-            np.testing.assert_array_equal(mine, images[labels == digit][:500])
+            np.testing.assert_array_equal(mine, all_images[labels == digit][:500])

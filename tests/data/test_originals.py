@@ -12,6 +12,7 @@ from support import REPOSITORY, Command
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.builder import FILES, read_part
+from rnnmnist.data.examples import SPLITS
 
 pytestmark = pytest.mark.slow
 
@@ -23,19 +24,19 @@ def test_the_originals_are_prepared_completely_and_in_order(
     folder = originals / name
     examples = datasets.load(
         DataConfig(name=name, data_dir=str(data_dir), manual_dir=str(folder))
-    )
-    sizes = {split: len(examples[split].labels) for split in datasets.SPLITS}
+    ).splits
+    sizes = {split: len(examples[split].labels) for split in SPLITS}
     assert sizes == {"train": 55_000, "validation": 5_000, "test": 10_000}
     images, labels = read_part(*(folder / file for file in FILES["train"]))
     train_and_validation = [examples["validation"], examples["train"]]
     np.testing.assert_array_equal(
-        np.concatenate([e.images for e in train_and_validation]), images
+        np.concatenate([e.stored for e in train_and_validation]), images
     )
     np.testing.assert_array_equal(
         np.concatenate([e.labels for e in train_and_validation]), labels
     )
     images, labels = read_part(*(folder / file for file in FILES["test"]))
-    np.testing.assert_array_equal(examples["test"].images, images)
+    np.testing.assert_array_equal(examples["test"].stored, images)
     np.testing.assert_array_equal(examples["test"].labels, labels)
     np.testing.assert_array_equal(np.bincount(labels) > 800, [True] * 10)
 

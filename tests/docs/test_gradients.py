@@ -11,15 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import REPOSITORY, model_of, random_examples, random_params
+from support import (
+    REPOSITORY,
+    inputs_of,
+    model_of,
+    random_examples,
+    random_params,
+)
 
 from rnnmnist.config.files import load_config
-from rnnmnist.config.schema import Config, ModelConfig
+from rnnmnist.config.schema import Config, ModelConfig, flatten
 from rnnmnist.models.classifier import CELLS, Params, SequenceClassifier
 
 UNITS = 16
 COUNT = 3
-IMAGES, LABELS = random_examples(COUNT)
+IMAGES, LABELS = random_examples(COUNT).stored, random_examples(COUNT).labels
 
 
 @functools.cache
@@ -40,7 +46,7 @@ def test_zero_nudges_give_the_models_logits(cell: str) -> None:
     zeros = jnp.zeros((28, COUNT, UNITS))
     read = jax.jit(functools.partial(gradients.perturbed_logits, model))
     found = read(params, jnp.asarray(IMAGES), gradients.Perturbations(zeros, zeros))
-    expected = jax.jit(model.apply)({"params": params}, IMAGES)
+    expected = jax.jit(model.apply)({"params": params}, inputs_of(IMAGES))
     np.testing.assert_allclose(found, np.asarray(expected), rtol=1e-5, atol=1e-6)
 
 
@@ -49,7 +55,7 @@ def test_zero_nudges_give_the_models_logits(cell: str) -> None:
 def test_a_gradient_equals_that_of_the_remaining_rows(cell: str, row: int) -> None:
     _, params = build(cell)
     step = CELLS[cell][0](features=UNITS)
-    rows = IMAGES.swapaxes(0, 1).astype(np.float32) / 255
+    rows = inputs_of(IMAGES).swapaxes(0, 1)
     variables = {"params": params["cell"]}
     read_row = jax.jit(lambda carry, pixels: step.apply(variables, carry, pixels)[0])
 
@@ -63,8 +69,7 @@ def test_a_gradient_equals_that_of_the_remaining_rows(cell: str, row: int) -> No
         hidden = carry[1] if isinstance(carry, tuple) else carry
         head = params["head"]
         logits = hidden @ head["kernel"] + head["bias"][None]
-        target = LABELS.astype(np.int32)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, target).sum()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).sum()
 
     found = measured(cell)
     carry = read(step.initialize_carry(jax.random.key(0), (COUNT, 28)), rows[:row])
@@ -119,7 +124,7 @@ def recorded() -> dict[str, Any]:
 
 
 def test_the_file_records_the_default_configuration(recorded: dict[str, Any]) -> None:
-    config = Config.from_dict(recorded["config"])
+    config = Config().replace(flatten(recorded["config"]))
     default = load_config(REPOSITORY / "configs/default.py")
     assert config == default
     assert recorded["cells"].keys() == set(CELLS)

@@ -12,7 +12,7 @@ import tutorial
 from support import REPOSITORY
 
 from rnnmnist.config.schema import DataConfig
-from rnnmnist.data import datasets
+from rnnmnist.data import images
 from rnnmnist.data.builder import MnistRows
 from rnnmnist.data.preparation import prepared_builder
 
@@ -27,7 +27,7 @@ def in_a_clone(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return prepared_builder(dataclasses.replace(config, data_dir=str(data_dir)))
 
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(datasets, "prepared_builder", prepared_here)
+    monkeypatch.setattr(images, "prepared_builder", prepared_here)
 
 
 def globals_of(table: symtable.SymbolTable) -> set[str]:

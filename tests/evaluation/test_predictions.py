@@ -9,16 +9,23 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from support import mesh_of, model_of, random_examples, random_params
+from support import (
+    ROWS,
+    inputs_of,
+    mesh_of,
+    model_of,
+    random_examples,
+    random_params,
+)
 
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import ModelConfig
-from rnnmnist.data.datasets import Examples
+from rnnmnist.data.examples import Examples, Normalization
 from rnnmnist.evaluation.calibration import calibration_bins
 from rnnmnist.evaluation.predictions import (
     EvaluationSplit,
     Predictions,
-    decision_rows,
+    decision_steps,
     evaluate,
     most_confident_errors,
     predict,
@@ -47,7 +54,7 @@ CASES = [  # images, batch per device, devices
 def logits() -> np.ndarray:
     """The network's logits for all examples, float64 [examples, classes]."""
     predict = jax.jit(functools.partial(MODEL.apply, {"params": NETWORK}))
-    return np.asarray(predict(EXAMPLES.images), np.float64)
+    return np.asarray(predict(inputs_of(EXAMPLES.stored)), np.float64)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +72,7 @@ def logits() -> np.ndarray:
 def test_batch_padding_and_devices_change_no_result(
     count: int, batch: int, devices: int, logits: np.ndarray
 ) -> None:
-    examples = Examples(EXAMPLES.images[:count], EXAMPLES.labels[:count])
+    examples = EXAMPLES.first(count)
     logits = logits[:count]
     predicted = logits.argmax(axis=1)
     expected = np.zeros((10, 10), int)
@@ -73,8 +80,10 @@ def test_batch_padding_and_devices_change_no_result(
     chosen = logits[np.arange(count), examples.labels]
     loss = (np.log(np.exp(logits).sum(axis=1)) - chosen).mean()
     execution = EXECUTION._replace(eval_batch_size=batch)
-    split = EvaluationSplit.device_put(examples, mesh_of(devices), execution)
-    assert split.images.shape[1] <= batch * devices
+    split = EvaluationSplit.device_put(examples, ROWS, mesh_of(devices), execution)
+    assert split.batch_size <= batch * devices
+    assert split.resident is not None
+    assert split.resident.stored.shape[1] == split.batch_size
     scores = evaluate(MODEL, PARAMS, split)
     np.testing.assert_array_equal(scores.confusions, expected[None])
     assert scores.examples == count
@@ -87,13 +96,14 @@ def with_confidence(confidence: np.ndarray, correct: np.ndarray) -> Predictions:
     count = len(confidence)
     probabilities = np.repeat((1 - confidence)[:, None] / 9, 10, axis=1)
     probabilities[:, 3] = confidence
-    labels = np.where(correct, 3, 4).astype(np.uint8)
-    return Predictions(labels, np.full((count, 28), 3, np.uint8), probabilities)
+    labels = np.where(correct, 3, 4).astype(np.int32)
+    lengths = np.full(count, 28, np.int32)
+    return Predictions(labels, lengths, np.full((count, 28), 3), probabilities)
 
 
 def predict_one(params: Params, examples: Examples) -> Predictions:
     """The predictions of one network, with its ensemble axis."""
-    split = EvaluationSplit.device_put(examples, mesh_of(1), EXECUTION)
+    split = EvaluationSplit.device_put(examples, ROWS, mesh_of(1), EXECUTION)
     (predictions,) = predict(MODEL, params, split)
     return predictions
 
@@ -121,7 +131,7 @@ def test_the_calibration_error_of_four_images() -> None:
     predictions = with_confidence(confidence, np.array([True, True, False, False]))
     bins = calibration_bins([predictions])
     assert bins.calibration_error == pytest.approx((0.05 + 1.15) / 4)
-    assert bins.images[[10, 14]].tolist() == [3, 1]
+    assert bins.examples[[10, 14]].tolist() == [3, 1]
     assert bins.correct[[10, 14]].tolist() == [1, 1]
 
 
@@ -130,11 +140,11 @@ def test_every_image_is_in_the_bin_of_its_confidence(number: int) -> None:
     edges = np.arange(1, number + 1) / number  # an edge belongs to the bin below it
     confidence = np.concatenate([edges[edges >= 0.1], np.linspace(0.11, 1, 500)])
     bins = calibration_bins([with_confidence(confidence, confidence > 0.5)] * 2, number)
-    assert bins.images.sum() == 2 * len(confidence)
+    assert bins.examples.sum() == 2 * len(confidence)
     assert bins.correct.sum() == 2 * (confidence > 0.5).sum()
     assert bins.confidence.sum() == pytest.approx(2 * confidence.sum())
-    held = bins.images > 0
-    mean = bins.confidence[held] / bins.images[held]
+    held = bins.examples > 0
+    mean = bins.confidence[held] / bins.examples[held]
     low = np.arange(number)[held] / number
     assert ((low < mean) & (mean <= low + 1 / number + 1e-12)).all()
 
@@ -143,10 +153,12 @@ def test_every_image_is_in_the_bin_of_its_confidence(number: int) -> None:
 def test_counts_after_the_last_row_are_those_of_the_evaluation(count: int) -> None:
     examples = random_examples(count)
     predictions = predict_one(PARAMS, examples)
-    split = EvaluationSplit.device_put(examples, mesh_of(8), EXECUTION)
+    split = EvaluationSplit.device_put(examples, ROWS, mesh_of(8), EXECUTION)
     scores = evaluate(MODEL, PARAMS, split)
-    correct = predictions.correct_after_rows
+    correct = predictions.correct_after_steps
     assert correct.shape == (28,)
+    np.testing.assert_array_equal(predictions.examples_after_steps, [count] * 28)
+    np.testing.assert_array_equal(predictions.lengths, [28] * count)
     assert correct[-1] == predictions.correct.sum() == scores.correct[0]
     found = np.zeros((10, 10), int)
     np.add.at(found, (examples.labels, predictions.predicted[:, -1]), 1)
@@ -163,7 +175,7 @@ def test_predictions_after_a_row_are_those_of_truncated_images() -> None:
     examples = random_examples(300)
     predictions = predict_one(PARAMS, examples)
     for rows in (1, 14):
-        cut = Examples(examples.images[:, :rows], examples.labels)
+        cut = Examples(examples.stored[:, :rows], examples.labels)
         found = predict_one(PARAMS, cut)
         expected = predictions.predicted[:, rows - 1]
         np.testing.assert_array_equal(found.predicted[:, -1], expected)
@@ -179,7 +191,7 @@ def test_each_network_of_an_ensemble_predicts_as_it_does_alone(vectorize: bool) 
     ]
     ensemble = jax.tree.map(lambda *leaves: np.concatenate(leaves), *networks)
     execution = EXECUTION._replace(vectorize_seeds=vectorize)
-    split = EvaluationSplit.device_put(examples, mesh_of(1), execution)
+    split = EvaluationSplit.device_put(examples, ROWS, mesh_of(1), execution)
     together = predict(MODEL, ensemble, split)
     for own, params, found in zip(
         split_ensemble(ensemble), networks, together, strict=True
@@ -213,20 +225,66 @@ def test_correct_predictions_have_no_errors() -> None:
     assert most_confident_errors(predictions, 3) == []
 
 
-def test_decision_rows_by_hand() -> None:
+def test_decision_steps_by_hand() -> None:
     predicted = np.array([[3, 3, 3, 3], [1, 3, 3, 3], [1, 2, 1, 3], [3, 1, 3, 3]])
-    assert decision_rows(predicted).tolist() == [1, 2, 4, 3]
+    assert decision_steps(predicted).tolist() == [1, 2, 4, 3]
 
 
-def test_separation_row_by_hand() -> None:
-    labels = np.array([3, 3, 4, 4, 5], np.uint8)
+def test_separation_step_by_hand() -> None:
+    labels, lengths = np.array([3, 3, 4, 4, 5], np.int32), np.full(5, 4, np.int32)
     predicted = np.array(
-        [[4, 4, 3, 3], [3, 3, 3, 3], [3, 4, 4, 4], [4, 4, 4, 4], [3, 3, 3, 3]],
-        np.uint8,
+        [[4, 4, 3, 3], [3, 3, 3, 3], [3, 4, 4, 4], [4, 4, 4, 4], [3, 3, 3, 3]]
     )
-    predictions = Predictions(labels, predicted, np.full((5, 10), 0.1))
-    assert predictions.separation_row(3, 4) == predictions.separation_row(4, 3) == 3
-    assert predictions.separation_row(4, 5) == 1
-    never = Predictions(labels, np.full_like(predicted, 4), np.full((5, 10), 0.1))
-    assert never.separation_row(3, 4) is None
-    assert never.separation_row(3, 4, most=0.5) == 1
+    predictions = Predictions(labels, lengths, predicted, np.full((5, 10), 0.1))
+    assert predictions.separation_step(3, 4) == predictions.separation_step(4, 3) == 3
+    assert predictions.separation_step(4, 5) == 1
+    never = predictions._replace(predicted=np.full_like(predicted, 4))
+    assert never.separation_step(3, 4) is None
+    assert never.separation_step(3, 4, most=0.5) == 1
+
+
+def test_predictions_of_sequences_by_hand() -> None:
+    """After its last step, a sequence keeps its prediction, and is not counted."""
+    nan = np.nan
+    first = [[2.0, 0.0, 1.0], [0.0, 5.0, 0.0], [nan, nan, nan], [0.0, 0.0, 9.0]]
+    second = [[0.0, 0.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 3.0], [0.0, 4.0, 0.0]]
+    labels, lengths = np.array([1, 1], np.int32), np.array([2, 4], np.int32)
+    examples = Examples(np.zeros((2, 4, 1)), labels, lengths)
+    logits = np.array([first, second], np.float32)
+    found = Predictions.from_logits(logits, examples)
+    assert found.predicted.tolist() == [[0, 1, 1, 1], [2, 0, 2, 1]]
+    weights = np.exp([[0, 5, 0], [0, 4, 0]])
+    expected = weights / weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found.probabilities, expected, rtol=1e-12)
+    assert found.correct.tolist() == [True, True]
+    assert found.examples_after_steps.tolist() == [2, 2, 1, 1]
+    assert found.correct_after_steps.tolist() == [0, 1, 0, 1]
+    assert found.decision_steps.tolist() == [2, 4]
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_evaluation_of_sequences_reads_their_steps_only(devices: int) -> None:
+    """Whatever the batches, the padding, and the order in which they are stored."""
+    generator = np.random.default_rng(0)
+    stored = generator.normal(size=(60, 28, 28)).astype(np.float32)
+    indices = generator.permutation(60)[:37]
+    lengths = generator.integers(1, 29, 37, np.int32)
+    labels = generator.integers(0, 10, 37, np.int32)
+    same = Normalization(np.zeros(28), np.ones(28), "error")
+    examples = Examples(stored, labels, lengths, indices, same)
+    execution = EXECUTION._replace(eval_batch_size=3)
+    split = EvaluationSplit.device_put(examples, None, mesh_of(devices), execution)
+    (found,) = predict(MODEL, PARAMS, split)
+    scores = evaluate(MODEL, PARAMS, split)
+    forward = jax.jit(
+        functools.partial(MODEL.apply, {"params": NETWORK}, every_step=True)
+    )
+    whole = np.asarray(forward(stored[indices]))  # a step reads no later one
+    for index, length in enumerate(lengths):
+        own = whole[index, :length].argmax(-1)
+        np.testing.assert_array_equal(found.predicted[index, :length], own)
+        assert (found.predicted[index, length:] == own[-1]).all()
+    last = whole[np.arange(37), lengths - 1].argmax(-1)
+    assert scores.correct == ((last == labels).sum(),) == (found.correct.sum(),)
+    chosen = found.probabilities[np.arange(37), labels]
+    assert scores.loss == pytest.approx(-np.log(chosen).mean(), rel=1e-5)

@@ -1,18 +1,41 @@
 """Result files: their content, and which are refused."""
 
 import copy
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import TASK
 
+from rnnmnist.config.tasks import SplitSizes, Task
+from rnnmnist.data.views import permutation_sha256
 from rnnmnist.evaluation.metrics import Scores
 from rnnmnist.evaluation.results import Result, read_result, result_path, write_result
 
 TABLES = ([[3, 1], [0, 2]], [[2, 2], [1, 1]], [[4, 0], [2, 0]])
 SHA256 = "of all networks"
+# With a value in every field.
+FULL_TASK = Task(
+    name="mine",
+    steps=784,
+    features=1,
+    classes=("a", "b"),
+    examples=SplitSizes(4, 2, 6),
+    image_shape=(28, 28),
+    feature_names=("level",),
+    sha256="of the data",
+    mean=(0.5,),
+    std=(2.0,),
+)
+PLAIN: dict[str, Any] = {}
+FULL: dict[str, Any] = {
+    "task": FULL_TASK,
+    "permutation": "bit_reversal",
+    "trained_on_sha256": "of other data",
+}
 
 
 def make_scores(networks: int) -> Scores:
@@ -24,20 +47,23 @@ def make_scores(networks: int) -> Scores:
     return Scores.from_dict({"members": members} if networks > 1 else members[0])
 
 
-def make_result(networks: int, tutorial_128: bool = False) -> Result:
+def make_result(networks: int, tutorial_128: bool = False, **changes: Any) -> Result:
     sha256s = (SHA256,) if networks == 1 else ("one", "two", "three")[:networks]
     scores = make_scores(networks)
-    return Result(
-        dataset="mnist5k",
+    result = Result(
+        task=TASK,
         split="test",
         step=7,
         seeds=tuple(range(5, 5 + networks)),
+        permutation=None,
+        trained_on_sha256=None,
         scores=scores,
         num_parameters=9,
         params_sha256=SHA256,
         network_sha256s=sha256s,
         tutorial_128=scores if tutorial_128 else None,
     )
+    return dataclasses.replace(result, **changes)
 
 
 @pytest.mark.parametrize("other", [[[1, 0], [0, 0]], [[6]], [[6, 0, 0]] * 3])
@@ -47,7 +73,12 @@ def test_networks_are_scored_on_the_same_examples(other: list[list[int]]) -> Non
         Scores.from_dict({"members": members})
 
 
-RESULTS = [make_result(n, first_128) for n in (1, 2, 3) for first_128 in (False, True)]
+RESULTS = [
+    make_result(n, first_128, **changes)
+    for n in (1, 2, 3)
+    for first_128 in (False, True)
+    for changes in (PLAIN, FULL)
+]
 
 
 @pytest.mark.parametrize("result", RESULTS)
@@ -75,19 +106,47 @@ def test_the_fields_of_a_result() -> None:
         "confusion": TABLES[0],
     }
     assert first_128 == metrics
-    source = {"dataset": "mnist5k", "split": "test", "step": 7, "seed": 5}
-    assert content == metrics | source | {"num_parameters": 9, "params_sha256": SHA256}
+    source = {"dataset": "mnist", "split": "test", "step": 7, "seed": 5}
+    task = {
+        "name": "mnist",
+        "steps": 28,
+        "features": 28,
+        "classes": list("0123456789"),
+        "examples": {"train": 55_000, "validation": 5_000, "test": 10_000},
+        "image_shape": [28, 28],
+        "feature_names": [],
+        **dict.fromkeys(("sha256", "mean", "std")),
+    }
+    network = {"num_parameters": 9, "params_sha256": SHA256}
+    assert content == metrics | source | network | {"task": task}
+
+
+def test_the_fields_of_a_result_on_permuted_pixels_and_on_a_users_data() -> None:
+    content = make_result(1, **FULL).to_dict()
+    plain = make_result(1).to_dict()
+    assert content.keys() - plain.keys() == {
+        "permutation",
+        "permutation_sha256",
+        "trained_on_sha256",
+    }
+    assert content["permutation"] == "bit_reversal"
+    assert content["permutation_sha256"] == permutation_sha256("bit_reversal", 784)
+    assert content["trained_on_sha256"] == "of other data"
+    assert content["dataset"] == content["task"]["name"] == "mine"
+    assert content["task"]["sha256"] == "of the data"
 
 
 def test_the_members_of_a_result_are_results() -> None:
-    """Each object has the fields of a result of that network alone."""
+    """Each object has the fields of a result of that network alone, but the task."""
     result = make_result(3)
-    members = result.to_dict()["members"]
+    content = result.to_dict()
+    members = content["members"]
     assert [member["params_sha256"] for member in members] == ["one", "two", "three"]
     for seed, member, scores in zip(
         result.seeds, members, result.scores.split(), strict=True
     ):
-        own = Result.from_dict(member)
+        assert "task" not in member
+        own = Result.from_dict(member | {"task": content["task"]})
         assert (own.seeds, own.scores, own.step) == ((seed,), scores, result.step)
         assert own.num_parameters == 9
 
@@ -112,23 +171,31 @@ def values_at(content: Any, path: tuple[Any, ...]) -> tuple[Any, Any]:
 WRONG: tuple[Any, ...] = (None, True, -1, 8, 0.5, "x", [], {})
 # Another value of the same type is another result, which only the checksum could tell.
 FREE = {
-    1: {"dataset", "split", "step", "seed", "num_parameters", "loss"},
+    1: {"split", "step", "seed", "num_parameters", "loss"},
     2: {"members.params_sha256"},
 }
+FREE_EVERYWHERE = {
+    "trained_on_sha256",
+    *(f"task.{name}" for name in ("features", "classes", "image_shape")),
+    *(f"task.{name}" for name in ("feature_names", "sha256", "mean", "std")),
+    *(f"task.examples.{split}" for split in ("train", "validation", "test")),
+}
+MAY_BE_MISSING = {("tutorial_128",), ("trained_on_sha256",)}
+MAY_BE_NONE = {("task", name) for name in ("image_shape", "sha256", "mean", "std")}
 
 
 def is_free(networks: int, path: tuple[Any, ...]) -> bool:
     names = [key for key in path if isinstance(key, str)]
     if names[0] == "tutorial_128":
         names = names[1:] or names  # its loss, too
-    return ".".join(names) in FREE[networks]
+    return ".".join(names) in FREE[networks] | FREE_EVERYWHERE
 
 
 @pytest.mark.parametrize("networks", [1, 2])
 def test_a_changed_field_is_refused(tmp_path: Path, networks: int) -> None:
     """Wherever it is, whatever it becomes."""
     path = tmp_path / "test-7.json"
-    content = make_result(networks, tutorial_128=True).to_dict()
+    content = make_result(networks, tutorial_128=True, **FULL).to_dict()
     changes = 0
     for place in paths_in(content):
         if "accuracy_mean_interval" in place:
@@ -137,6 +204,8 @@ def test_a_changed_field_is_refused(tmp_path: Path, networks: int) -> None:
         for new in WRONG:
             kinds = (int, float) if type(old) is float else (type(old),)
             if new == old or (type(new) in kinds and is_free(networks, place)):
+                continue
+            if new is None and place in MAY_BE_NONE:
                 continue
             changed = copy.deepcopy(content)
             parent, _ = values_at(changed, place)
@@ -150,10 +219,12 @@ def test_a_changed_field_is_refused(tmp_path: Path, networks: int) -> None:
 @pytest.mark.parametrize("networks", [1, 2])
 def test_a_missing_or_unknown_field_is_refused(tmp_path: Path, networks: int) -> None:
     path = tmp_path / "test-7.json"
-    content = make_result(networks, tutorial_128=True).to_dict()
+    content = make_result(networks, tutorial_128=True, **FULL).to_dict()
     for place in paths_in(content):
-        if "accuracy_mean_interval" in place or place == ("tutorial_128",):
+        if "accuracy_mean_interval" in place or place in MAY_BE_MISSING:
             continue
+        if place[0] == "task" and isinstance(place[-1], int):
+            continue  # fewer classes are another task
         changed = copy.deepcopy(content)
         parent, old = values_at(changed, place)
         del parent[place[-1]]
@@ -211,7 +282,8 @@ def test_a_huge_number_is_no_result(tmp_path: Path, networks: int, huge: float) 
     content = make_result(networks, tutorial_128=True).to_dict()
     for place in paths_in(content):
         _, old = values_at(content, place)
-        same_kind = type(huge) is type(old) and is_free(networks, place)
+        is_other = is_free(networks, place) or place == ("task", "steps")
+        same_kind = type(huge) is type(old) and is_other
         if same_kind or "accuracy_mean_interval" in place:
             continue
         changed = copy.deepcopy(content)

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from support import mesh_of, model_of, random_examples, random_params
+from support import ROWS, mesh_of, model_of, random_examples, random_params
 
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import ModelConfig
@@ -17,7 +17,7 @@ EXAMPLES = random_examples(7)
 def test_a_trace_follows_the_equations_of_an_lstm() -> None:
     model = model_of(ModelConfig(hidden_size=8))
     params = jax.tree.map(lambda leaf: leaf[None], random_params(model))
-    split = EvaluationSplit.device_put(EXAMPLES, mesh_of(2), SMALL_BATCHES)
+    split = EvaluationSplit.device_put(EXAMPLES, ROWS, mesh_of(2), SMALL_BATCHES)
     found = trace(model, params, split)
     for name in ("hidden", "cell", "input_gate", "output_gate", "candidate"):
         assert getattr(found, name).shape == (7, 28, 8)
@@ -42,14 +42,14 @@ def test_a_trace_needs_one_lstm(config: ModelConfig, networks: int) -> None:
     params = jax.tree.map(
         lambda leaf: np.stack([leaf] * networks), random_params(model)
     )
-    split = EvaluationSplit.device_put(EXAMPLES, mesh_of(1), SMALL_BATCHES)
+    split = EvaluationSplit.device_put(EXAMPLES, ROWS, mesh_of(1), SMALL_BATCHES)
     with pytest.raises(ValueError, match="a trace needs one network with an LSTM"):
         trace(model, params, split)
 
 
-def test_entropy_and_decision_rows_by_hand() -> None:
+def test_entropy_and_decision_steps_by_hand() -> None:
     probabilities = np.array([[[0.5, 0.5, 0], [0, 1, 0]], [[1, 0, 0], [0.9, 0.1, 0]]])
     found = Trace(probabilities, *[np.zeros((2, 2, 1))] * 6)
     last = -0.9 * np.log(0.9) - 0.1 * np.log(0.1)
     np.testing.assert_allclose(found.entropy, [[np.log(2), 0], [0, last]], atol=1e-12)
-    assert found.decision_rows.tolist() == [2, 1]
+    assert found.decision_steps.tolist() == [2, 1]

@@ -1,5 +1,6 @@
 """Damaged checkpoints are detected, named and not used."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -20,6 +21,7 @@ from rnnmnist.runtime.workdir import MetricsFile
 from rnnmnist.training.resume import (
     CHANGEABLE,
     CHANGEABLE_WITH_WARNING,
+    check_same_data,
     step_to_resume,
     warn_of_changes,
 )
@@ -54,6 +56,7 @@ DAMAGES: dict[str, Damage] = {
     "removed file": lambda step: largest_file(step / "params").unlink(),
     "removed item": lambda step: shutil.rmtree(step / "params"),
     "garbage JSON": lambda step: (step / "config" / "metadata").write_text('{"seed": '),
+    "another task": lambda step: (step / "task" / "metadata").write_text("{}"),
     "empty step folder": empty,
 }
 
@@ -95,7 +98,9 @@ def contents(workdir: Path, step: int) -> dict[str, str]:
     found = array_checksums(state) | array_checksums(params)
     settings = config.replace({"data.data_dir": None}).to_dict()
     metrics = store.read_metrics(workdir, step)
-    return found | {"config": json.dumps(settings), "metrics": json.dumps(metrics)}
+    task = store.read_task(workdir, step).to_dict()
+    values = {"config": settings, "task": task, "metrics": metrics}
+    return found | {name: json.dumps(value) for name, value in values.items()}
 
 
 def test_a_flipped_bit_is_detected_or_has_no_effect(
@@ -140,6 +145,12 @@ def other_value(name: str, value: object) -> object:
         "data.name": "mnist",
         "data.data_dir": "/somewhere",
         "data.manual_dir": "/somewhere",
+        "data.path": "/somewhere",
+        "data.view": "columns",
+        "data.permutation": "random:1",
+        "data.normalize": "none",
+        "data.missing": "zero",
+        "data.placement": "host",
         "model.cell": "gru",
         "model.initializer": "tutorial",
         "model.remat_steps": 7,
@@ -149,7 +160,7 @@ def other_value(name: str, value: object) -> object:
         "train.eval_batch_size": 10,
         "train.schedule": "constant",
         "train.log_metrics": "last_batch",
-        "train.loss": "every_row",
+        "train.loss": "every_step",
         "train.label_smoothing": 0.1,
         "train.ema_decay": 0.5,
         "train.num_devices": 1,
@@ -175,7 +186,8 @@ def test_a_changed_setting_is_refused_warned_of_or_accepted(
 ) -> None:
     same = store.read_config(reference_run, NEWEST)
     value = value_of(same, name)
-    changed = same.replace({name: other_value(name, value)})
+    needed = {"data.permutation": {"data.view": "permuted"}}.get(name, {})
+    changed = same.replace({name: other_value(name, value)} | needed)
     assert changed != same
     if name in CHANGEABLE | CHANGEABLE_WITH_WARNING:
         assert step_to_resume(changed, reference_run) == NEWEST
@@ -199,6 +211,15 @@ def test_a_changed_setting_is_refused_warned_of_or_accepted(
         "train.ema_decay",
         "train.clip_norm",
     }
+
+
+def test_other_data_are_refused(reference_run: Path) -> None:
+    task = store.read_task(reference_run, NEWEST)
+    check_same_data(task, reference_run, NEWEST)
+    other = dataclasses.replace(task, name="mine", sha256="abc")
+    message = r"trained on other data than mine \(SHA-256 None, not abc\)"
+    with pytest.raises(UserError, match=rf"^--workdir: step {NEWEST} in .* {message}"):
+        check_same_data(other, reference_run, NEWEST)
 
 
 def test_how_programs_run_may_change_with_a_warning_if_it_affects_training(

@@ -279,7 +279,7 @@ def test_a_prediction_is_consistent(
     assert prediction.probabilities.shape == (28, 10)
     np.testing.assert_allclose(prediction.probabilities.sum(-1), 1, rtol=1e-5)
     digits_by_row = prediction.probabilities.argmax(-1)
-    row = prediction.decision_row
+    row = prediction.decision_step
     assert (digits_by_row[row - 1 :] == prediction.digit).all()
     assert row == 1 or digits_by_row[row - 2] != prediction.digit
     order = prediction.probabilities[-1].argsort()
@@ -312,7 +312,7 @@ def test_a_trace_agrees_with_the_probabilities(
         int(np.flatnonzero(rows != rows[-1])[-1]) + 2 if (rows != rows[-1]).any() else 1
         for rows in trace.probabilities.argmax(-1)
     ]
-    assert trace.decision_rows.tolist() == single
+    assert trace.decision_steps.tolist() == single
 
 
 # The command.
@@ -341,7 +341,7 @@ def test_text_output(folder: Path, environment: dict[str, str]) -> None:
     assert "a zero.png: 0, " in output
     assert "seven.jpg: 7, " in output
     assert "\n-: 0, " in output
-    assert output.count("decided after row") == 3
+    assert output.count("decided after step") == 3
     assert finished.stderr == b""
 
 
@@ -408,12 +408,12 @@ def test_unreadable_files_are_reported_and_skipped(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], "IMAGE"),
+        ([], "FILE"),
         (["--jsn", "a.png"], "--json"),
         (["--show=a.pdf", "a.png"], "--show"),
         (["--show=nowhere/a.png", "a.png"], "--show"),
         ([f"--show={'a' * 300}/a.png", "a.png"], "--show"),
-        ([""], "IMAGE"),
+        ([""], "FILE"),
         (["--workdir=nowhere", "a.png"], "--workdir"),
         (["--step=7", "a.png"], "--step"),
     ],

@@ -1,5 +1,6 @@
 """The classifier: its outputs and its initial parameters."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -9,19 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import model_of, random_examples, random_params
+from support import TASK, inputs_of, model_of, random_examples, random_params
 
 from rnnmnist.config.schema import ModelConfig
+from rnnmnist.data.examples import Examples, Normalization
 from rnnmnist.models.classifier import (
     CELLS,
     Params,
     SequenceClassifier,
+    Shape,
     abstract_params,
     count_params,
     init_params,
 )
 
-IMAGES = random_examples(5).images
+INPUTS = inputs_of(random_examples(5).stored)
 init = jax.jit(init_params, static_argnums=0)
 
 
@@ -32,9 +35,16 @@ def build(cell: str) -> tuple[SequenceClassifier, Params]:
 
 @functools.partial(jax.jit, static_argnames=("model", "every_step"))
 def logits_of(
-    model: SequenceClassifier, params: Params, images: Any, *, every_step: bool = False
+    model: SequenceClassifier,
+    params: Params,
+    inputs: Any,
+    lengths: Any = None,
+    *,
+    every_step: bool = False,
 ) -> jax.Array:
-    return jnp.asarray(model.apply({"params": params}, images, every_step=every_step))
+    variables = {"params": params}
+    logits = model.apply(variables, inputs, lengths, every_step=every_step)
+    return jnp.asarray(logits)
 
 
 @pytest.mark.parametrize(
@@ -52,30 +62,66 @@ def test_the_scan_equals_a_loop_over_the_cell(
     step = jax.jit(plain.apply)
     carry = plain.initialize_carry(jax.random.key(0), (5, 28))
     for row in range(28):
-        pixels = IMAGES[:, row].astype(np.float32) / 255
-        carry, hidden = step({"params": params["cell"]}, carry, pixels)
+        carry, hidden = step({"params": params["cell"]}, carry, INPUTS[:, row])
     kernel, bias = params["head"]["kernel"], params["head"]["bias"]
     expected = np.asarray(hidden) @ np.asarray(kernel) + np.asarray(bias)
-    found = logits_of(model, params, IMAGES)
+    found = logits_of(model, params, INPUTS)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_order_of_the_rows_matters(cell: str) -> None:
     model, params = build(cell)
-    logits = logits_of(model, params, IMAGES)
-    backwards = logits_of(model, params, IMAGES[:, ::-1])
+    logits = logits_of(model, params, INPUTS)
+    backwards = logits_of(model, params, INPUTS[:, ::-1])
     assert not np.allclose(logits, backwards, atol=1e-3)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_logits_after_each_row_equal_those_of_shorter_images(cell: str) -> None:
+def test_logits_after_each_step_equal_those_of_shorter_sequences(cell: str) -> None:
     model, params = build(cell)
-    by_row = np.asarray(logits_of(model, params, IMAGES, every_step=True))
-    assert by_row.shape == (5, 28, 10)
-    for rows in (1, 13, 28):
-        shorter = logits_of(model, params, IMAGES[:, :rows])
-        np.testing.assert_allclose(by_row[:, rows - 1], shorter, rtol=1e-5, atol=1e-6)
+    by_step = np.asarray(logits_of(model, params, INPUTS, every_step=True))
+    assert by_step.shape == (5, 28, 10)
+    for steps in (1, 13, 28):
+        shorter = logits_of(model, params, INPUTS[:, :steps])
+        np.testing.assert_allclose(by_step[:, steps - 1], shorter, rtol=1e-5, atol=1e-6)
+
+
+LENGTHS = np.array([4, 1, 7, 2, 7, 5], np.int32)
+PADDING = np.arange(7) >= LENGTHS[:, None]
+NORMALIZATION = (np.array([0.5, -1.0, 0.0]), np.array([2.0, 0.25, 1.0]))
+
+
+def padded_with(garbage: Any, missing: str) -> np.ndarray:
+    """Inputs of sequences whose padding held something, [6, 7, 3]."""
+    stored = np.random.default_rng(0).normal(size=(6, 7, 3))
+    if missing != "error":
+        stored[[0, 0, 2, 3], [0, 2, 4, 1], [1, 0, 2, 2]] = np.nan
+    stored[PADDING] = garbage
+    normalization = Normalization(*NORMALIZATION, missing)
+    examples = Examples(stored, np.zeros(6, np.int32), LENGTHS, None, normalization)
+    return examples.take(slice(None))
+
+
+@pytest.mark.parametrize("missing", ["error", "forward_fill", "zero"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_content_of_the_padding_changes_no_bit(cell: Any, missing: str) -> None:
+    settings = ModelConfig(cell=cell, hidden_size=8)
+    model = model_of(settings, Shape(steps=7, features=3, classes=4))
+    params = random_params(model)
+    inputs = padded_with(0.0, missing)
+    expected = np.asarray(logits_of(model, params, inputs, LENGTHS))
+    assert expected.shape == (6, 4)
+    noise = np.random.default_rng(1).normal(size=(PADDING.sum(), 3))
+    for garbage in (np.nan, np.inf, -np.inf, 1e30, 1e300, noise):
+        found = logits_of(model, params, padded_with(garbage, missing), LENGTHS)
+        np.testing.assert_array_equal(found, expected)
+    # The steps before the padding do change them.
+    found = np.asarray(logits_of(model, params, inputs + 0.1, LENGTHS))
+    assert (np.abs(found - expected).max(axis=1) > 1e-3).all()
+    for sequence, length, logits in zip(inputs, LENGTHS, expected, strict=True):
+        alone = logits_of(model, params, sequence[None, :length])
+        np.testing.assert_allclose(logits, alone[0], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("cell", "number"), [("lstm", 81_674), ("gru", 61_706)])
@@ -110,20 +156,27 @@ def test_the_tutorial_initializer() -> None:
     assert 0.3 < head["bias"].std() < 2
 
 
-def test_uint8_pixels_are_scaled_and_floats_are_not() -> None:
+def test_logits_are_float32() -> None:
     model, params = build("lstm")
-    scaled = IMAGES.astype(np.float32) / 255
-    # Not jitted: a compiled program may divide by 255 differently.
-    found = jnp.asarray(model.apply({"params": params}, IMAGES))
-    np.testing.assert_array_equal(found, model.apply({"params": params}, scaled))
-    assert found.dtype == jnp.float32
-    assert found.shape == (5, 10)
+    for every_step, shape in ((False, (5, 10)), (True, (5, 28, 10))):
+        found = logits_of(model, params, INPUTS, every_step=every_step)
+        assert found.dtype == jnp.float32
+        assert found.shape == shape
+
+
+def test_the_shape_of_a_task_is_that_of_its_network() -> None:
+    task = dataclasses.replace(TASK, steps=9, features=3, classes=("a", "b"))
+    model = model_of(ModelConfig(hidden_size=16), Shape.of(task))
+    params = abstract_params(model)
+    assert model.input_shape == (9, 3)
+    assert params["cell"]["ii"]["kernel"].shape == (3, 16)
+    assert params["head"]["kernel"].shape == (16, 2)
 
 
 def test_a_channel_axis_is_refused() -> None:
     model, params = build("lstm")
     with pytest.raises(ValueError, match=r"\[batch, time, features\].*28, 28, 1"):
-        model.apply({"params": params}, np.zeros((2, 28, 28, 1), np.uint8))
+        model.apply({"params": params}, np.zeros((2, 28, 28, 1), np.float32))
 
 
 def test_a_seed_gives_the_initial_values_of_the_published_results() -> None:

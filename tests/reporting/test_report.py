@@ -36,7 +36,7 @@ from rnnmnist.reporting.pages import (
 from rnnmnist.reporting.run_data import RunData, load_run_data, read_sessions
 from rnnmnist.reporting.sections import estimate_accuracies
 
-PLOTS = ["curves", "confusion", "rows", "classes", "gallery", "reliability"]
+PLOTS = ["curves", "confusion", "steps", "classes", "gallery", "reliability"]
 NOW = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
 CONTEXT = ReportContext("python -m rnnmnist.report", NOW)
 
@@ -108,12 +108,12 @@ def ensemble(run_data: RunData) -> RunData:
         table = np.zeros((10, 10), int)
         np.add.at(table, (predictions.labels, predicted[:, -1]), 1)
         tables.append(table)
-    test = dataclasses.replace(
-        with_confusions(run_data.test, *tables),
+    result = dataclasses.replace(
+        with_confusions(run_data.result, *tables),
         seeds=(0, 1, 2),
-        network_sha256s=run_data.test.network_sha256s * 3,
+        network_sha256s=run_data.result.network_sha256s * 3,
     )
-    assert test.scores.accuracy_std == pytest.approx(0.006)
+    assert result.scores.accuracy_std == pytest.approx(0.006)
     metrics = [
         dataclasses.replace(
             line,
@@ -122,7 +122,9 @@ def ensemble(run_data: RunData) -> RunData:
         )
         for line in run_data.metrics
     ]
-    return dataclasses.replace(run_data, test=test, networks=networks, metrics=metrics)
+    return dataclasses.replace(
+        run_data, result=result, networks=networks, metrics=metrics
+    )
 
 
 class PageParser(HTMLParser):
@@ -280,7 +282,7 @@ def test_a_comparison_is_not_written_into_a_run() -> None:
 def test_an_ensemble_is_reported_by_seed(ensemble: RunData) -> None:
     parser = read(report_page(ensemble, CONTEXT))
     words = spaced(parser.text)
-    for count in ensemble.test.scores.correct:
+    for count in ensemble.result.scores.correct:
         assert f"{count:,} of 500" in words
     assert "Accuracy by seed" in words
     assert "mean test accuracy of 3 seeds, on 500 images" in words
@@ -289,7 +291,7 @@ def test_an_ensemble_is_reported_by_seed(ensemble: RunData) -> None:
     assert "errors of seed 0" in words
     assert "lowest to highest" in words
     assert (
-        f"{sum(ensemble.test.scores.correct):,} of 500" not in words
+        f"{sum(ensemble.result.scores.correct):,} of 500" not in words
     )  # a sum over seeds
     assert "In the predictions for this report" not in words
     other = dataclasses.replace(ensemble, workdir=ensemble.workdir.with_name("other"))
@@ -332,7 +334,7 @@ def test_a_run_of_several_sessions_that_was_evaluated_on_another_device(
     assert "a <fast> one" in words
     assert "2026-01-02T03:04:05+00:00" in words
     assert "unfinished" in words
-    recounted = run_data.test.scores.correct[0] - 1
+    recounted = run_data.result.scores.correct[0] - 1
     assert f"In the predictions for this report, {recounted} images are" in words
 
 
@@ -344,10 +346,10 @@ def test_a_network_without_errors_has_a_report(run_data: RunData) -> None:
         probabilities=np.eye(10)[labels],
     )
     table = np.diag(np.bincount(labels, minlength=10))
-    test = with_confusions(run_data.test, table)
-    run = dataclasses.replace(run_data, test=test, networks=[perfect])
+    result = with_confusions(run_data.result, table)
+    run = dataclasses.replace(run_data, result=result, networks=[perfect])
     words = spaced(read(report_page(run, CONTEXT)).text)
-    assert "All test images are classified correctly" in words
+    assert "All images are classified correctly" in words
     assert "100.00 %" in words
 
 

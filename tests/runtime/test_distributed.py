@@ -161,7 +161,7 @@ def test_a_fault_in_one_process_ends_the_others(
         "from rnnmnist.training import loop\n"
         "def broken(*_): raise ValueError('a fault of our own')\n"
         f"if '--process_id={victim}' in sys.argv:\n"
-        "    loop.TrainingSplit.device_put = broken\n"
+        "    loop.EvaluationSplit.device_put = broken\n"
         "errors.run(main.main)\n"
     )
     args = runs.arguments(tmp_path / "run", data_dir, TWO_DEVICES)

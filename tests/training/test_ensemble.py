@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import runs
 from jax.sharding import Mesh
-from support import Command, Once, mesh_of, random_examples, refused
+from support import ROWS, TASK, Command, Once, mesh_of, random_examples, refused
 
 from rnnmnist import evaluate as evaluate_command
 from rnnmnist import main, report, verify
@@ -73,9 +73,9 @@ def grid(seeds: int, batch: int) -> Mesh:
 
 
 def trained(config: Config, mesh: Mesh, steps: int = 6) -> Trained:
-    program = Program.create(config, mesh)
+    program = Program.create(config, TASK, mesh)
     state = create_state(config, program.model, mesh)
-    split = TrainingSplit.device_put(random_examples(100), config, mesh)
+    split = TrainingSplit.device_put(random_examples(100), ROWS, config, mesh)
     state, sums = train_steps(state, split, jnp.int32(steps), program=program)
     return Trained(program, state, split, jax.device_get(sums))
 
@@ -190,13 +190,14 @@ def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
 
 def test_an_ensemble_is_evaluated_as_its_networks_are(way: Way) -> None:
     config = an_ensemble(way).replace({"train.eval_batch_size": 10})
-    model = Program.create(config, way.mesh).model
+    model = Program.create(config, TASK, way.mesh).model
     params = create_state(config, model, way.mesh).params
     examples = random_examples(137)
-    split = EvaluationSplit.device_put(examples, way.mesh, execution_of(config, "cpu"))
+    execution = execution_of(config, "cpu")
+    split = EvaluationSplit.device_put(examples, ROWS, way.mesh, execution)
     assert split.vectorize_seeds == way.together
     found = evaluate(model, params, split)
-    alone = EvaluationSplit.device_put(examples, mesh_of(1), DEFAULTS["cpu"])
+    alone = EvaluationSplit.device_put(examples, ROWS, mesh_of(1), DEFAULTS["cpu"])
     assert len(found.losses) == SEEDS
     for index, scores in enumerate(found.split()):
         network = jax.tree.map(lambda leaf, i=index: np.asarray(leaf)[i, None], params)
@@ -283,6 +284,7 @@ def test_files_hold_the_results_of_each_network(run: Run, tmp_path: Path) -> Non
         assert sum(map(sum, network["confusion"])) == 500
         assert result.keys() - network.keys() == {
             "members",
+            "task",
             "accuracy_mean",
             "accuracy_std",
             "accuracy_mean_interval",

@@ -7,6 +7,7 @@ import pytest
 from support import mesh_of
 
 from rnnmnist.config.schema import Config, TrainConfig
+from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import UserError
 from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.training import loop
@@ -69,6 +70,7 @@ def test_an_implicit_transfer_from_the_host_is_an_error(
     small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def transfer(run: loop.RunContext, state: object, *_: object) -> None:
+        assert isinstance(run.split, TrainingSplit)
         jax.numpy.add(run.split.seed, 1)  # copies a Python number to the device
 
     monkeypatch.setattr(loop, "train_loop", transfer)

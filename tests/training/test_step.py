@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh
-from support import mesh_of, model_of, random_examples
+from support import ROWS, TASK, mesh_of, model_of, random_examples
 
 from rnnmnist.checkpoints.checksums import params_sha256
 from rnnmnist.config.platforms import DEFAULTS
@@ -62,12 +62,13 @@ def first_state(config: Config, program: Program) -> TrainState:
 
 
 def start(config: Config, mesh: Mesh) -> Start:
-    program = Program.create(config, mesh)
+    program = Program.create(config, TASK, mesh)
     state = jax.tree.map(
         lambda leaf: device_put(np.array(leaf), leaf.sharding),
         first_state(config, program),
     )
-    return Start(program, state, TrainingSplit.device_put(EXAMPLES, config, mesh))
+    split = TrainingSplit.device_put(EXAMPLES, ROWS, config, mesh)
+    return Start(program, state, split)
 
 
 def advance(
@@ -89,21 +90,21 @@ def whole_batch(split: TrainingSplit, step: jax.Array) -> Batch:
 
 def batch_of(config: Config, step: int) -> Batch:
     """The batch of a step, drawn on one device, as NumPy arrays."""
-    split = TrainingSplit.device_put(EXAMPLES, config, mesh_of(1))
+    split = TrainingSplit.device_put(EXAMPLES, ROWS, config, mesh_of(1))
     return jax.device_get(whole_batch(split, np.int32(step)))
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def logits_by_row(
-    model: SequenceClassifier, params: Params, images: jax.Array
+def logits_by_step(
+    model: SequenceClassifier, params: Params, inputs: jax.Array
 ) -> jax.Array:
-    return jnp.asarray(model.apply({"params": params}, images, every_step=True))
+    return jnp.asarray(model.apply({"params": params}, inputs, every_step=True))
 
 
 def predict(config: Config, params: Params, batch: Batch) -> np.ndarray:
-    """Logits after every row, [batch, rows, classes], computed on one device."""
+    """Logits after every step, [batch, steps, classes], computed on one device."""
     (network,) = split_ensemble(jax.device_get(params))
-    logits = logits_by_row(model_of(config.model), network, batch.images)
+    logits = logits_by_step(model_of(config.model), network, batch.inputs)
     return np.asarray(logits, np.float64)
 
 
@@ -257,10 +258,10 @@ def test_an_accelerator_has_no_loops_over_rows_and_seeds(
 
 
 def test_no_product_has_a_lower_precision_than_set() -> None:
-    """Those of distortions and of a loss after every row included."""
+    """Those of distortions and of a loss after every step included."""
     changes = {
         "model.precision": "float32",
-        "train.loss": "every_row",
+        "train.loss": "every_step",
         "data.max_rotation": 10.0,
         "data.elastic": 1.0,
     }
@@ -271,8 +272,8 @@ def test_no_product_has_a_lower_precision_than_set() -> None:
 
 def lowered_for(platform: str, config: Config) -> str:
     """The training program, lowered for a platform that need not be present."""
-    program = Program.create(config, mesh_of(1))
-    split = TrainingSplit.device_put(EXAMPLES, config, program.mesh)
+    program = Program.create(config, TASK, mesh_of(1))
+    split = TrainingSplit.device_put(EXAMPLES, ROWS, config, program.mesh)
     state = abstract_state(config, program.model)
     steps = jax.ShapeDtypeStruct((), jnp.int32)
     traced = train_steps.trace(state, split, steps, program=program)
@@ -305,13 +306,13 @@ def test_the_last_batch_is_scored_with_the_parameters_after_it(
 @pytest.mark.parametrize(
     ("loss", "smoothing", "devices"),
     [
-        ("every_row", 0.2, 8),
+        ("every_step", 0.2, 8),
         ("last", 0.2, 1),
         # CI only: the same formulas without smoothing or on other devices.
         pytest.param("last", 0.2, 8, marks=pytest.mark.slow),
-        pytest.param("every_row", 0.2, 1, marks=pytest.mark.slow),
-        pytest.param("every_row", 0.0, 1, marks=pytest.mark.slow),
-        pytest.param("every_row", 0.0, 8, marks=pytest.mark.slow),
+        pytest.param("every_step", 0.2, 1, marks=pytest.mark.slow),
+        pytest.param("every_step", 0.0, 1, marks=pytest.mark.slow),
+        pytest.param("every_step", 0.0, 8, marks=pytest.mark.slow),
     ],
 )
 def test_the_loss_is_a_weighted_mean_over_rows_with_smoothed_labels(
@@ -334,7 +335,7 @@ def test_the_loss_is_a_weighted_mean_over_rows_with_smoothed_labels(
     targets = (1 - smoothing) * np.eye(10)[batch.labels] + smoothing / 10
     losses = -(logs * targets[:, None]).sum(-1)  # [batch, rows]
     rows = np.arange(1, 29)
-    weights = rows**2 if loss == "every_row" else rows == 28
+    weights = rows**2 if loss == "every_step" else rows == 28
     expected = (losses * weights).sum() / weights.sum()
     state, sums = advance(program, state, split, 1)
     assert float(sums.loss[0]) == pytest.approx(expected, rel=1e-5)

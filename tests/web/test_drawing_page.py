@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import robustness
@@ -18,6 +17,7 @@ from support import (
     REPOSITORY,
     Command,
     in_a_browser,
+    inputs_of,
     one_line_error,
     refused,
 )
@@ -98,7 +98,7 @@ def test_the_template_is_filled(page: Path) -> None:
 
 def test_the_page_contains_the_weights(content: dict[str, Any]) -> None:
     networks = content["networks"]
-    assert [network["loss"] for network in networks] == ["last", "every_row"]
+    assert [network["loss"] for network in networks] == ["last", "every_step"]
     assert [network["title"] for network in networks] == list(
         drawing_page.TITLES.values()
     )
@@ -318,7 +318,7 @@ class TestInABrowser:
         (params,) = split_ensemble(predictor.params)
         expected = np.asarray(
             predictor.model.apply(
-                {"params": params}, jnp.asarray(images), every_step=True
+                {"params": params}, inputs_of(images), every_step=True
             )
         )
         program = "(levels, network) => rnnmnist.predict(levels, network).logits"

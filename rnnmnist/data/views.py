@@ -1,0 +1,74 @@
+"""Views: the order in which a sequence reads the pixels of an image."""
+
+import functools
+import hashlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from rnnmnist.config.schema import DataConfig
+from rnnmnist.config.tasks import Task
+
+if TYPE_CHECKING:
+    import jax
+
+
+class View(NamedTuple):
+    """What a step reads: a row, a column, or a pixel in some order."""
+
+    name: str  # rows, columns, pixels or permuted
+    permutation: str  # of permuted pixels: bit_reversal or random:SEED
+
+    @classmethod
+    def of(cls, config: DataConfig, task: Task) -> "View | None":
+        """Returns the view of a run's images; None for sequences."""
+        return cls(config.view, config.permutation) if task.image_shape else None
+
+    def shape(self, image_shape: tuple[int, int]) -> tuple[int, int]:
+        """Returns the number of steps and of features."""
+        rows, columns = image_shape
+        shapes = {"rows": (rows, columns), "columns": (columns, rows)}
+        return shapes.get(self.name, (rows * columns, 1))
+
+    def __call__(self, images: "jax.Array") -> "jax.Array":
+        """Converts images to sequences, float32 [n, time, features].
+
+        Args:
+            images: [n, rows, columns], uint8 or, from 0 to 1, float32.
+        """
+        if images.dtype == np.uint8:
+            images = images.astype(np.float32) / 255
+        if self.name == "rows":
+            return images
+        if self.name == "columns":
+            return images.mT
+        pixels = images.reshape(len(images), -1, 1)
+        if self.name == "pixels":
+            return pixels
+        return pixels[:, permutation(self.permutation, pixels.shape[1])]
+
+
+@functools.cache
+def permutation(name: str, pixels: int) -> np.ndarray:
+    """Returns the pixel, in row order, that each step reads, int32 [pixels].
+
+    `bit_reversal` reverses the bits of the numbers below the next power of two and
+    keeps those below `pixels`, in that order. `random:SEED` is independent of the seed
+    of a run.
+
+    References:
+        Gu, Goel, Ré, "Efficiently Modeling Long Sequences with Structured State
+        Spaces", ICLR 2022, whose code permutes MNIST by bit reversal.
+    """
+    if name == "bit_reversal":
+        bits = (pixels - 1).bit_length()
+        order = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits)]
+        return np.array([index for index in order if index < pixels], np.int32)
+    seed = int(name.removeprefix("random:"))
+    # Not a Generator, whose stream may change between versions of NumPy.
+    return np.random.RandomState(seed).permutation(pixels).astype(np.int32)
+
+
+def permutation_sha256(name: str, pixels: int) -> str:
+    """Returns the SHA-256 over the indices as little-endian int32."""
+    return hashlib.sha256(permutation(name, pixels).astype("<i4").tobytes()).hexdigest()

@@ -1,0 +1,90 @@
+"""Classifies a sequence one step at a time, in constant time and memory."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rnnmnist.config.tasks import Task
+from rnnmnist.data.examples import Normalization
+from rnnmnist.evaluation.predictions import softmax
+from rnnmnist.models.classifier import Params, SequenceClassifier
+
+
+class StreamState(NamedTuple):
+    """What a network remembers of the steps of a sequence so far."""
+
+    carry: Any  # of each network's recurrence, with a leading ensemble axis
+    last: np.ndarray  # float64 [features], the last value of each; NaN before the first
+
+
+def start(model: SequenceClassifier, params: Params, task: Task) -> StreamState:
+    """Returns the state before the first step."""
+    carry = _start(params, model=model, features=task.features)
+    return StreamState(carry, np.full(task.features, np.nan))
+
+
+def step(
+    model: SequenceClassifier,
+    params: Params,
+    normalization: Normalization,
+    state: StreamState,
+    features: np.ndarray,
+) -> tuple[StreamState, np.ndarray]:
+    """Returns the state and the probabilities after one more step.
+
+    Args:
+        model: the classifier.
+        params: of its networks, with the ensemble axis.
+        normalization: of the features.
+        state: before the step.
+        features: real [features]; NaN is a missing value.
+
+    Returns:
+        The state, and the mean probabilities over networks, float32 [classes].
+
+    Raises:
+        ValueError: if the features have another shape, or a value is missing that
+            `normalization` does not fill.
+    """
+    values = np.asarray(features, np.float64)
+    if values.shape != state.last.shape:
+        raise ValueError(
+            f"a step has {len(state.last)} features, not values of shape {values.shape}"
+        )
+    if normalization.missing == "forward_fill":
+        values = np.where(np.isnan(values), state.last, values)
+    elif normalization.missing == "error" and np.isnan(values).any():
+        raise ValueError(
+            f"feature {np.flatnonzero(np.isnan(values))[0]} is missing; train with "
+            "data.missing=forward_fill or zero"
+        )
+    inputs = normalization(values[None, None], None)[0]
+    carry, logits = _step(params, state.carry, inputs, model=model)
+    probabilities = softmax(jax.device_get(logits)).mean(0)[0]
+    return StreamState(carry, values), probabilities
+
+
+@functools.partial(jax.jit, static_argnames=("model", "features"))
+def _start(params: Params, *, model: SequenceClassifier, features: int) -> Any:
+    def one_network(params: Params) -> Any:
+        variables = {"params": {"cell": params["cell"]}}
+        recurrence: Any = model.make_recurrence()
+        return recurrence.apply(variables, 1, features, method="start")
+
+    return jax.vmap(one_network)(params)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _step(
+    params: Params, carry: Any, inputs: jax.Array, *, model: SequenceClassifier
+) -> tuple[Any, jax.Array]:
+    def one_network(params: Params, carry: Any) -> tuple[Any, jax.Array]:
+        variables = {"params": {"cell": params["cell"]}}
+        recurrence: Any = model.make_recurrence()
+        head: Any = model.make_head()
+        carry, hidden = recurrence.apply(variables, carry, inputs, method="step")
+        return carry, head.apply({"params": params["head"]}, hidden)
+
+    return jax.vmap(one_network)(params, carry)

@@ -1,0 +1,476 @@
+"""Runs on files of users: training, evaluation, prediction, and what is refused."""
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import Command, Once, one_line_error, refused
+
+import rnnmnist
+from rnnmnist import errors, evaluate, main, predict, report
+from rnnmnist.errors import UserError
+
+CLASSES = np.array(["low", "middle", "high"])
+TINY = (
+    "--config=files",
+    "--config.model.hidden_size=8",
+    "--config.train.batch_size=16",
+    "--config.train.learning_rate=0.03",
+    "--config.train.log_every_steps=5",
+)
+HERE = ("--num_processes=1", "--config.train.num_devices=1")
+
+
+def arrays(count: int = 240, seed: int = 0, **changes: Any) -> dict[str, np.ndarray]:
+    """Noise of unequal lengths, whose mean tells the class."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 3, count)
+    inputs = generator.normal(size=(count, 12, 2)).astype(np.float32)
+    return {
+        "inputs": inputs + labels[:, None, None].astype(np.float32),
+        "labels": CLASSES[labels],
+        "lengths": generator.integers(4, 13, count),
+        "split": np.array(["train", "train", "validation", "test"])[
+            np.arange(count) % 4
+        ],
+        **changes,
+    }
+
+
+def save(path: Path, content: dict[str, np.ndarray]) -> Path:
+    np.savez(path, **{k: value for k, value in content.items() if value is not None})  # type: ignore[arg-type]
+    return path
+
+
+def train(path: Path, workdir: Path, *settings: str, steps: int = 10) -> str:
+    """Trains in this process; returns the output."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        main.main(
+            [
+                *TINY,
+                *HERE,
+                f"--config.train.num_steps={steps}",
+                f"--config.train.eval_every_steps={steps}",
+                f"--config.data.path={path}",
+                f"--workdir={workdir}",
+                *settings,
+            ]
+        )
+    return output.getvalue()
+
+
+def result(workdir: Path, split: str = "test") -> dict[str, Any]:
+    (path,) = (workdir / "evaluation").glob(f"{split}-*.json")
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+@pytest.fixture(scope="module")
+def data(once: Once) -> Path:
+    def fill(folder: Path) -> None:
+        folder.mkdir()
+        save(folder / "levels.npz", arrays())
+
+    return once("levels", fill) / "levels.npz"
+
+
+@pytest.fixture(scope="module")
+def run(once: Once, command: Command, data: Path) -> Path:
+    """The workdir of a complete run, by a process of its own."""
+
+    def fill(folder: Path) -> None:
+        finished = command(
+            "main",
+            *(
+                *TINY,
+                "--config.train.num_steps=20",
+                "--config.train.eval_every_steps=10",
+            ),
+            *(f"--config.data.path={data}", f"--workdir={folder}"),
+        )
+        assert finished.returncode == 0, finished.stderr
+        (folder / "output.txt").write_text(finished.stdout)
+
+    return once("levels_run", fill)
+
+
+def test_a_run_names_the_task_and_its_files_hold_it(run: Path) -> None:
+    output = (run / "output.txt").read_text()
+    assert (
+        "120 / 60 / 60 sequences for training / validation / test, of at most 12 steps "
+        "with 2 features, in 3 classes: high, low, middle"
+    ) in output
+    assert "training sequences stay on the devices" in output
+    content = result(run)
+    assert content["dataset"] == "levels"
+    assert content["task"]["classes"] == ["high", "low", "middle"]
+    assert content["trained_on_sha256"] == content["task"]["sha256"]
+    assert content["accuracy"] > 0.5
+    rows = np.array(content["confusion"])
+    recalls = rows.diagonal() / rows.sum(axis=1)
+    assert content["balanced_accuracy"] == pytest.approx(recalls.mean())
+
+
+def test_evaluation_and_report_need_only_the_workdir(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    before = result(copy)
+    shutil.rmtree(copy / "evaluation")
+    evaluate.main([f"--workdir={copy}"])
+    after = result(copy)
+    # Evaluated on another number of devices.
+    assert after.pop("loss") == pytest.approx(before.pop("loss"), rel=1e-6)
+    assert after == before
+    report.main([f"--workdir={copy}"])
+    page = (copy / "report" / "index.html").read_text()
+    assert "reads each sequence step by step" in page
+    assert "middle" in page
+    capsys.readouterr()
+
+
+def test_a_resumed_run_ends_with_the_same_bits(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    config = json.loads((run / "config.json").read_text())
+    shutil.rmtree(copy / "20")
+    shutil.rmtree(copy / "evaluation")
+    output = train(
+        Path(config["data"]["path"]),
+        copy,
+        "--config.train.num_devices=2",
+        "--config.train.eval_every_steps=10",
+        steps=20,
+    )
+    assert "resuming from step 10" in output
+    assert result(copy)["params_sha256"] == result(run)["params_sha256"]
+
+
+def test_a_run_refuses_to_resume_on_other_data(run: Path, tmp_path: Path) -> None:
+    other = save(tmp_path / "levels.npz", arrays(seed=1))
+    message = refused(
+        "main",
+        *(*TINY, *HERE, "--config.train.num_steps=30", f"--workdir={run}"),
+        *("--config.train.eval_every_steps=10", f"--config.data.path={other}"),
+    )
+    assert "trained on other data" in message
+
+
+def test_evaluation_on_other_data_has_to_name_them(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    other = save(tmp_path / "other.npz", arrays(seed=1))
+    evaluate.main([f"--workdir={copy}", f"--config.data.path={other}"])
+    content = result(copy)
+    assert content["dataset"] == "other"
+    assert content["task"]["sha256"] != content["trained_on_sha256"]
+    # The means of the training data, not of these.
+    assert content["task"]["mean"] == result(run)["task"]["mean"]
+
+
+def test_evaluation_refuses_a_changed_file(tmp_path: Path) -> None:
+    path = save(tmp_path / "levels.npz", arrays())
+    train(path, tmp_path / "run")
+    save(path, arrays(seed=1))
+    message = refused("evaluate", f"--workdir={tmp_path / 'run'}")
+    assert "SHA-256" in message
+    assert f"--config.data.path={path}" in message
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_the_content_of_padding_changes_no_bit(cell: str, tmp_path: Path) -> None:
+    sha256s = set()
+    for name, garbage in (("zeros", 0.0), ("nan", np.nan), ("large", 1e30)):
+        content = arrays(60)
+        padding = np.arange(12) >= content["lengths"][:, None]
+        content["inputs"][padding] = garbage
+        path = save(tmp_path / f"{name}.npz", content)
+        workdir = tmp_path / name
+        train(path, workdir, f"--config.model.cell={cell}", steps=4)
+        content = result(workdir)
+        sha256s.add((content["params_sha256"], content["loss"]))
+    assert len(sha256s) == 1
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_batches_from_the_host_give_the_bits_of_resident_data(
+    seeds: int, tmp_path: Path
+) -> None:
+    content = arrays(100)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, array in content.items():
+        np.save(folder / f"{name}.npy", array)
+    settings = (
+        f"--config.num_seeds={seeds}",
+        f"--config.train.num_devices={2 * seeds}",
+        "--config.train.loss=every_step",
+        "--config.train.log_metrics=last_batch",
+        "--config.train.log_every_steps=3",
+    )
+    found = {}
+    for placement in ("device", "host"):
+        workdir = tmp_path / placement
+        flag = f"--config.data.placement={placement}"
+        output = train(folder, workdir, *settings, flag)
+        assert "stay on the host" in output or placement == "device"
+        metrics = re.sub(
+            r', "examples_per_second": [0-9.]+',
+            "",
+            (workdir / "metrics.jsonl").read_text(),
+        )
+        found[placement] = result(workdir)["params_sha256"], metrics
+    assert found["host"] == found["device"]
+
+
+def test_a_file_without_a_split(tmp_path: Path) -> None:
+    """The validation part is too small to select, and there is no test part."""
+    path = save(tmp_path / "levels.npz", arrays(60, split=None))
+    workdir = tmp_path / "run"
+    output = train(path, workdir, "--config.train.batch_size=100")
+    count = 60 - result(workdir, "validation")["examples"]
+    assert (
+        f"train.batch_size: 100 is reduced to the {count} training sequences" in output
+    )
+    assert "test        none: levels has no test part" in output
+    assert "fewer than 50 validation examples do not select one" in output
+    assert "--split=validation" in output
+    message = refused("evaluate", f"--workdir={workdir}")
+    assert message == "--split: levels has no test part; use --split=validation"
+    with contextlib.redirect_stdout(io.StringIO()):
+        report.main([f"--workdir={workdir}"])
+    page = (workdir / "report" / "index.html").read_text()
+    assert "validation accuracy:" in page
+    assert "has no test part" in page
+
+
+def test_missing_values(tmp_path: Path) -> None:
+    content = arrays(60)
+    content["lengths"][:] = 12
+    content["inputs"][7, 2:5, 1] = np.nan
+    path = save(tmp_path / "gaps.npz", content)
+    message = refused(
+        "main", *TINY, *HERE, f"--config.data.path={path}", f"--workdir={tmp_path}/a"
+    )
+    assert "the value of sequence 7 at step 2, feature 1, is missing" in message
+    assert not (tmp_path / "a").exists()
+    filled = arrays(60)
+    filled["lengths"][:] = 12
+    filled["inputs"][7, 2:5, 1] = filled["inputs"][7, 1, 1]
+    same = ("--config.data.normalize=none", "--config.data.missing=forward_fill")
+    train(path, tmp_path / "gaps", *same, steps=3)
+    train(save(tmp_path / "filled.npz", filled), tmp_path / "filled", *same, steps=3)
+    sha256s = {result(tmp_path / n)["params_sha256"] for n in ("gaps", "filled")}
+    assert len(sha256s) == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("data.max_shift=2", "data.max_shift: is for images only"),
+        ("data.view=columns", "data.view: is for images only"),
+        ("model.remat_steps=5", "model.remat_steps: must be one of 1, 2, 3, 4, 6, 12"),
+        ("data.path=none", "data.path: name your sequences with --config.data.path"),
+    ],
+)
+def test_settings_that_do_not_suit_sequences(
+    setting: str, text: str, data: Path, tmp_path: Path
+) -> None:
+    message = refused(
+        "main",
+        *(*TINY, f"--config.data.path={data}", f"--config.{setting}"),
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert message.startswith(text)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_drawing_page_refuses_sequences(run: Path, tmp_path: Path) -> None:
+    message = refused("page", f"--output={tmp_path / 'page.html'}", f"--workdir={run}")
+    assert "was trained on levels, not on digits" in message
+
+
+def test_predict_names_the_class_of_each_sequence(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = arrays()
+    path = save(tmp_path / "new.npz", {k: content[k] for k in ("inputs", "lengths")})
+    predict.main([f"--workdir={run}", "--json", str(path)])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["sequence"] for line in lines] == list(range(240))
+    assert {line["file"] for line in lines} == {str(path)}
+    assert all(set(line["probabilities"]) == set(CLASSES) for line in lines)
+    test = content["split"] == "test"
+    correct = np.array([line["label"] for line in lines]) == content["labels"]
+    assert correct[test].sum() == result(run)["correct"]
+    one = save(tmp_path / "one.npz", {"inputs": content["inputs"][..., :1]})
+    with pytest.raises(SystemExit), contextlib.suppress(UserError):
+        exit_with_errors(run, one)
+    assert "has 1 features, and the network 2" in capsys.readouterr().err
+
+
+def exit_with_errors(run: Path, path: Path) -> None:
+    """Predicts a file; the exit code of a refused one is raised as SystemExit."""
+
+    def leave(message: str, code: int) -> None:
+        raise SystemExit(code)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(errors, "exit_immediately", leave)
+        predict.main([f"--workdir={run}", str(path)])
+
+
+def test_a_stream_equals_the_whole_sequence(run: Path, command: Command) -> None:
+    content = arrays()
+    steps = int(content["lengths"][0])
+    lines = [",".join(map(str, row)) for row in content["inputs"][0, :steps].tolist()]
+    finished = subprocess.run(
+        [sys.executable, "-m", "rnnmnist.predict", f"--workdir={run}", "--stream"],
+        input="\n".join([*lines, "", lines[0], "1,2,3"]),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "line" in one_line_error(finished)
+    *first, again = map(json.loads, finished.stdout.splitlines())
+    assert [line["step"] for line in first] == list(range(1, steps + 1))
+    assert again["probabilities"] == first[0]["probabilities"]
+    whole = rnnmnist.Predictor(run).predict_probabilities(
+        content["inputs"][:1], content["lengths"][:1]
+    )
+    streamed = [list(line["probabilities"].values()) for line in first]
+    np.testing.assert_allclose(streamed, whole[0, :steps], atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_each_recurrence_can_be_run_step_by_step(cell: str, tmp_path: Path) -> None:
+    content = arrays(60)
+    content["lengths"][:] = 12
+    content["inputs"][:, 3, 0] = np.nan
+    train(
+        save(tmp_path / "data.npz", content),
+        tmp_path / "run",
+        f"--config.model.cell={cell}",
+        "--config.num_seeds=2",
+        "--config.data.missing=forward_fill",
+        steps=3,
+    )
+    predictor = rnnmnist.Predictor(tmp_path / "run")
+    whole = predictor.predict_probabilities(content["inputs"][:1])
+    state = predictor.start()
+    for step, features in enumerate(content["inputs"][0]):
+        state, probabilities = predictor.step(state, features)
+        np.testing.assert_allclose(probabilities, whole[0, step], atol=1e-6)
+
+
+def test_fit_trains_on_arrays_and_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = arrays(80)
+    settings: Any = {"hidden_size": 8, "num_devices": 1, "workdir": tmp_path / "run"}
+    given = (content["inputs"], content["labels"])
+    lengths = content["lengths"]
+    workdir = rnnmnist.fit(*given, lengths=lengths, num_steps=10, **settings)
+    assert workdir == tmp_path / "run"
+    rnnmnist.fit(*given, lengths=lengths, num_steps=20, **settings)
+    assert "resuming from step 10" in capsys.readouterr().out
+    evaluate.main([f"--workdir={workdir}", "--split=validation"])
+    found = rnnmnist.Predictor(workdir).classify(content["inputs"], lengths)
+    assert found.shape == (80, 3)
+    with pytest.raises(UserError, match="other arrays"):
+        rnnmnist.fit(content["inputs"] + 1, content["labels"], **settings)
+    with pytest.raises(UserError, match="did you mean num_steps"):
+        rnnmnist.fit(*given, workdir=tmp_path / "other", num_step=3)
+    assert not (tmp_path / "other").exists()
+
+
+def test_balanced_accuracy_and_interval_of_several_seeds(
+    data: Path, tmp_path: Path
+) -> None:
+    train(data, tmp_path / "run", "--config.num_seeds=2", steps=3)
+    content = result(tmp_path / "run")
+    assert len(content["members"]) == 2
+    assert all("balanced_accuracy" in member for member in content["members"])
+
+
+def edits(content: bytes, generator: np.random.Generator) -> bytes:
+    """Applies a random edit: a flipped byte, a cut, a deletion or a repetition."""
+    kind, place = generator.integers(4), int(generator.integers(len(content)))
+    length = int(generator.integers(1, 40))
+    if kind == 0:
+        flipped = content[place] ^ int(generator.integers(1, 256))
+        return content[:place] + bytes([flipped]) + content[place + 1 :]
+    if kind == 1:
+        return content[:place]
+    if kind == 2:
+        return content[:place] + content[place + length :]
+    return content[:place] + content[place : place + length] + content[place:]
+
+
+def as_csv(content: dict[str, np.ndarray]) -> bytes:
+    lines = ["sequence,time,a,b,label,split"]
+    for i, (sequence, length) in enumerate(
+        zip(content["inputs"], content["lengths"], strict=True)
+    ):
+        label, split = content["labels"][i], content["split"][i]
+        lines += [
+            f"s{i},{t},{a},{b},{label},{split}"
+            for t, (a, b) in enumerate(sequence[:length].tolist())
+        ]
+    return "\n".join(lines).encode()
+
+
+def as_ts(content: dict[str, np.ndarray]) -> bytes:
+    lines = ["@problemName levels", f"@classLabel true {' '.join(CLASSES)}", "@data"]
+    for i, length in enumerate(content["lengths"]):
+        values = content["inputs"][i, :length].T.tolist()
+        dimensions = [",".join(map(str, dimension)) for dimension in values]
+        lines.append(":".join([*dimensions, str(content["labels"][i])]))
+    return "\n".join(lines).encode()
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy", "ts", "csv"])
+@pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(8),
+        pytest.param(200, marks=pytest.mark.exhaustive),
+    ],
+)
+def test_an_edited_file_is_refused_in_one_line_or_trained_on(
+    kind: str, count: int, tmp_path: Path
+) -> None:
+    content = arrays(24)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if kind == "npz":
+        path = save(folder / "data.npz", content)
+    elif kind == "npy":
+        for name, array in content.items():
+            np.save(folder / f"{name}.npy", array)
+        path = folder / "inputs.npy"
+    else:
+        path = folder / f"data.{kind}"
+        path.write_bytes((as_ts if kind == "ts" else as_csv)(content))
+    original = path.read_bytes()
+    generator = np.random.default_rng(0)
+    refusals = 0
+    for index in range(count):
+        path.write_bytes(edits(original, generator))
+        workdir = tmp_path / f"run-{index}"
+        try:
+            train(folder if kind == "npy" else path, workdir, steps=1)
+        except UserError as error:
+            refusals += 1
+            assert "\n" not in str(error)
+            assert not workdir.exists()
+        else:
+            assert (workdir / "evaluation").is_dir()
+    assert refusals

@@ -1,0 +1,172 @@
+"""Views of images: their shapes, the orders of pixels, and what a network reads."""
+
+import functools
+import hashlib
+import struct
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import (
+    TASK,
+    inputs_of,
+    mesh_of,
+    model_of,
+    random_examples,
+    random_params,
+    refused,
+)
+
+from rnnmnist.config.platforms import DEFAULTS
+from rnnmnist.config.schema import Config, DataConfig, ModelConfig
+from rnnmnist.config.tasks import SplitSizes, Task
+from rnnmnist.data.tasks import read_task
+from rnnmnist.data.views import View, permutation, permutation_sha256
+from rnnmnist.evaluation.predictions import EvaluationSplit, predict_logits
+from rnnmnist.models.classifier import Shape
+
+VIEWS = {
+    "rows": View("rows", "bit_reversal"),
+    "columns": View("columns", "bit_reversal"),
+    "pixels": View("pixels", "bit_reversal"),
+    "permuted": View("permuted", "bit_reversal"),
+    "random": View("permuted", "random:5"),
+}
+# Of the 784 pixels of MNIST's images; a change would make trained networks useless.
+BIT_REVERSAL = "603ce0307a3e869ba1d4f56adbb046417267d7b6b8a6075328679e2f00979a80"
+RANDOM = "d3fd1bb9662071eba85754c13a6997c1380c4d9254f7bef467276654217bcca8"
+
+
+def by_hand(name: str, images: np.ndarray) -> np.ndarray:
+    """The sequences of a view, from loops over the pixels."""
+    count, rows, columns = images.shape
+    if name == "rows":
+        return images
+    if name == "columns":
+        steps = [images[:, :, column] for column in range(columns)]
+        return np.stack(steps, axis=1)
+    view = VIEWS[name]
+    order = list(range(rows * columns))
+    if view.name == "permuted":
+        order = permutation(view.permutation, rows * columns).tolist()
+    steps = [images[:, pixel // columns, pixel % columns] for pixel in order]
+    return np.stack(steps, axis=1).reshape(count, -1, 1)
+
+
+def bits_reversed(pixels: int, bits: int) -> list[int]:
+    """The numbers below `pixels` in the order of their `bits` reversed bits."""
+    keys = {
+        index: sum((index >> bit & 1) << (bits - 1 - bit) for bit in range(bits))
+        for index in range(pixels)
+    }
+    return sorted(keys, key=keys.__getitem__)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("shape", [(28, 28), (3, 5), (1, 1)])
+def test_a_view_reads_the_pixels_of_its_order(
+    name: str, shape: tuple[int, int]
+) -> None:
+    view = VIEWS[name]
+    images = np.random.default_rng(0).integers(0, 256, (4, *shape), np.uint8)
+    levels = inputs_of(images)
+    expected = by_hand(name, levels)
+    assert expected.shape == (4, *view.shape(shape))
+    scaled, same = view(jnp.asarray(images)), view(jnp.asarray(levels))
+    assert scaled.dtype == same.dtype == jnp.float32
+    np.testing.assert_array_equal(same, expected)
+    # To the last bit, in which programs divide by 255 differently.
+    np.testing.assert_allclose(scaled, expected, rtol=1.2e-7)
+
+
+def test_the_shapes_of_the_views() -> None:
+    found = {name: view.shape((3, 5)) for name, view in VIEWS.items()}
+    assert found == {
+        "rows": (3, 5),
+        "columns": (5, 3),
+        **dict.fromkeys(("pixels", "permuted", "random"), (15, 1)),
+    }
+
+
+@pytest.mark.parametrize("name", ["rows", "columns", "pixels", "permuted"])
+def test_a_task_has_the_shape_of_the_view(name: Any) -> None:
+    config = DataConfig(name="kmnist", view=name)
+    task = read_task(config)
+    assert View.of(config, task) == View(name, "bit_reversal")
+    steps = 28 if name in ("rows", "columns") else 784
+    assert (task.steps, task.features) == (steps, 784 // steps)
+    assert task.image_shape == (28, 28)
+
+
+def test_sequences_have_no_view() -> None:
+    task = Task("mine", 28, 28, ("a", "b"), SplitSizes(4, 2, 0))
+    assert View.of(Config().data, task) is None
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 15, 16, 17, 784])
+@pytest.mark.parametrize("name", ["bit_reversal", "random:0", "random:999999999"])
+def test_a_permutation_is_a_bijection(name: str, pixels: int) -> None:
+    order = permutation(name, pixels)
+    assert order.dtype == np.int32
+    np.testing.assert_array_equal(np.sort(order), np.arange(pixels))
+
+
+def test_bit_reversal_by_hand() -> None:
+    assert permutation("bit_reversal", 8).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
+    assert permutation("bit_reversal", 6).tolist() == [0, 4, 2, 1, 5, 3]
+    assert permutation("bit_reversal", 784).tolist() == bits_reversed(784, bits=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256"), [("bit_reversal", BIT_REVERSAL), ("random:0", RANDOM)]
+)
+def test_a_permutation_is_the_same_everywhere(name: str, sha256: str) -> None:
+    indices = struct.pack("<784i", *permutation(name, 784).tolist())
+    assert hashlib.sha256(indices).hexdigest() == sha256
+    assert permutation_sha256(name, 784) == sha256
+
+
+def test_a_random_permutation_follows_its_own_seed() -> None:
+    third, fourth = permutation("random:3", 784), permutation("random:4", 784)
+    assert (third == fourth).sum() < 10  # two random orders agree at one position
+    assert (third == np.arange(784)).sum() < 10
+    permutation.cache_clear()
+    np.random.seed(1)  # of others
+    np.testing.assert_array_equal(permutation("random:3", 784), third)
+
+
+def test_a_permutation_needs_its_view() -> None:
+    flag = "--config.data.permutation=random:1"
+    for view in ("rows", "columns", "pixels"):
+        error = refused("main", flag, f"--config.data.view={view}")
+        assert error == (
+            f"data.permutation: random:1 needs data.view=permuted, not {view}"
+        )
+    config = Config().replace({"data.view": "permuted", "data.permutation": "random:1"})
+    assert View.of(config.data, TASK) == View("permuted", "random:1")
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("name", ["columns", "pixels", "permuted", "random"])
+def test_a_network_reads_images_in_the_order_of_the_view(
+    name: str, devices: int
+) -> None:
+    view, examples = VIEWS[name], random_examples(5)
+    shape = Shape(*view.shape((28, 28)), classes=10)
+    model = model_of(ModelConfig(hidden_size=4), shape)
+    params = random_params(model)
+    mesh, networks = mesh_of(devices), jax.tree.map(lambda leaf: leaf[None], params)
+    split = EvaluationSplit.device_put(examples, view, mesh, DEFAULTS["cpu"])
+    (found,) = predict_logits(model, networks, split)
+    forward = jax.jit(functools.partial(model.apply, {"params": params}))
+    levels = inputs_of(examples.stored)
+    expected = np.asarray(forward(by_hand(name, levels)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    others = [other for other in VIEWS if other != name]
+    same = [other for other in others if VIEWS[other].shape((28, 28)) == shape[:2]]
+    assert same
+    for other in same:
+        different = np.asarray(forward(by_hand(other, levels)))
+        assert not np.allclose(found, different, atol=1e-3), other
