@@ -119,20 +119,14 @@ def test_a_row_is_measured_once(
         monkeypatch.setattr(subprocess, "Popen", None)
 
 
-# Measured by an earlier version of the code, with other settings, as docs/results.md
-# says. The next measurement of the row empties this set.
-EARLIER = {"best"}
-
-
 def test_a_result_was_measured_with_the_current_settings() -> None:
     machines = set()
     for name, row in results.ROWS.items():
         result = read(f"results/{name}.json")
         assert result["name"] == name
         assert result["command"] == row.command
-        if name not in EARLIER:
-            # Settings that were added since have their defaults.
-            assert Config().replace(flatten(result["config"])) == row.config()
+        # Settings that were added since have their defaults.
+        assert Config().replace(flatten(result["config"])) == row.config()
         assert len(result["members"]) == row.seeds
         machines.add(result["hardware"])
     assert len(machines) == 1, "seconds of different machines are not comparable"
