@@ -44,7 +44,7 @@ def noise(count: int, rows: int = 28, columns: int = 28) -> tuple[Any, Any]:
     """Returns random images, uint8 [count, rows, columns], and labels [count]."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (count, rows, columns), np.uint8)
-    return images, generator.integers(0, 10, count, np.uint8)
+    return images, generator.integers(0, 10, count, np.int32)
 
 
 def originals(folder: str, split: str) -> tuple[Any, Any]:
