@@ -19,9 +19,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from rnnmnist import errors
 from rnnmnist.config.command_line import Parser, output_file
@@ -30,7 +28,6 @@ from rnnmnist.config.files import REFERENCES
 if TYPE_CHECKING:
     from rnnmnist.inference.predictor import Prediction, Predictor
 
-SEQUENCES_PER_CALL = 1024
 SEVERAL = "--show: plots one image, not several; name one"
 
 
@@ -83,13 +80,15 @@ def main(argv: list[str]) -> None:
     """Prints the prediction for each file, sequence or step."""
     args = parse(argv)
     from rnnmnist.inference.predictor import Predictor
+    from rnnmnist.inference.sequences import predict_lines
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     predictor, failed = Predictor(args.workdir, args.step), False
     if args.stream:
-        stream(predictor)
+        for result in predict_lines(predictor, sys.stdin):
+            print(json.dumps(result), flush=True)
         return
     sequences = predictor.task.image_shape is None
     if sequences and args.show is not None:
@@ -142,64 +141,18 @@ def predict_sequences(
     """Prints the prediction for each sequence of a file.
 
     Raises:
-        UserError: if the file cannot be read, has another number of features, or has
-            missing values that the run does not fill.
+        UserError: if the network cannot classify the file.
     """
-    from rnnmnist.data import files
     from rnnmnist.evaluation.formatting import probability
+    from rnnmnist.inference.sequences import predict_file
 
-    sequences = files.read(Path(argument).expanduser(), labelled=False)
-    count, features = len(sequences.inputs), sequences.inputs.shape[-1]
-    if features != predictor.task.features:
-        raise errors.UserError(
-            f"{argument}: has {features} features, and the network "
-            f"{predictor.task.features}"
-        )
-    for start in range(0, count, SEQUENCES_PER_CALL):
-        part = slice(start, start + SEQUENCES_PER_CALL)
-        lengths = None if sequences.lengths is None else sequences.lengths[part]
-        try:
-            found = predictor.classify(sequences.inputs[part], lengths)
-        except ValueError as error:
-            raise errors.UserError(f"{argument}: {error}") from error
-        for index, probabilities in enumerate(found, start):
-            result = label(predictor, probabilities)
-            if args.json:
-                print(json.dumps({"file": argument, "sequence": index} | result))
-            else:
-                text = probability(result["probability"])
-                print(
-                    f"{escape(argument)}, sequence {index}: {result['label']}, {text}"
-                )
+    for result in predict_file(predictor, Path(argument).expanduser()):
+        if args.json:
+            print(json.dumps({"file": argument} | result))
+        else:
+            name = f"{escape(argument)}, sequence {result['sequence']}"
+            print(f"{name}: {result['label']}, {probability(result['probability'])}")
     return False
-
-
-def stream(predictor: Predictor) -> None:
-    """Prints a prediction after each step that standard input gives.
-
-    Raises:
-        UserError: if a line does not hold the features of a step.
-    """
-    state, step = predictor.start(), 0
-    for number, line in enumerate(sys.stdin, 1):
-        if not line.strip():
-            state, step = predictor.start(), 0
-            continue
-        try:
-            cells = [cell.strip() for cell in line.split(",")]
-            values = np.array([float(cell or "nan") for cell in cells])
-            state, probabilities = predictor.step(state, values)
-        except ValueError as error:
-            raise errors.UserError(f"line {number}: {error}") from error
-        step += 1
-        print(json.dumps({"step": step} | label(predictor, probabilities)), flush=True)
-
-
-def label(predictor: Predictor, probabilities: np.ndarray) -> dict[str, Any]:
-    """Returns the predicted class, and the probability of each, as JSON."""
-    classes = dict(zip(predictor.task.classes, map(float, probabilities), strict=True))
-    best = max(classes, key=lambda name: classes[name])
-    return {"label": best, "probability": classes[best], "probabilities": classes}
 
 
 def print_prediction(name: str, prediction: Prediction, as_json: bool) -> None:

@@ -77,6 +77,7 @@ class Task:
             valid = all(type(value) is tuple for value in lists)
             valid &= all(type(value) is kind for part, kind in parts for value in part)
             valid &= 0 <= min(sizes) <= max(sizes) < MAX_SIZE
+            valid &= min(task.steps, task.features) > 0
         except (AttributeError, KeyError, TypeError):
             valid = False
         if not valid:

@@ -28,7 +28,14 @@ from rnnmnist.data.examples import Examples
 from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.data.views import View
 from rnnmnist.runtime.hardware import device_memory
-from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, over_seeds, replicated
+from rnnmnist.runtime.mesh import (
+    BATCH,
+    SEEDS,
+    device_put,
+    local_sharding,
+    over_seeds,
+    replicated,
+)
 from rnnmnist.runtime.rng import Stream, stream_key
 
 CHUNK_BYTES = 1 << 24  # of the batches that the host gathers at a time
@@ -234,8 +241,9 @@ class HostSplit:
         seed = device_put(self._seed, over_seeds(mesh))
         indices = jax.device_get(
             _indices(
-                device_put(self._seed, replicated(mesh)),
-                first,
+                # On this process's own device: other threads use the mesh.
+                device_put(self._seed, local_sharding()),
+                device_put(np.int32(start), local_sharding()),
                 updates=self._size,
                 batch_size=batch_size,
                 examples=len(self._examples.labels),

@@ -34,6 +34,8 @@ from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.files import append_line, write_json
 from rnnmnist.runtime.workdir import now
 
+MAX_PIXELS = 2**20  # of a permuted image
+
 _logger = logging.getLogger(__name__)
 
 
@@ -102,6 +104,8 @@ class Result:
             ),
             tutorial_128=first_128,
         )
+        if result.permutation is not None and result.task.steps > MAX_PIXELS:
+            raise ValueError("steps must be the pixels of an image")
         if _rounded(result.to_dict()) != _rounded(content):
             raise ValueError("its metrics do not follow from its counts")
         return result

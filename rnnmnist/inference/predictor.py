@@ -258,9 +258,11 @@ def check_shape(task: Task, examples: np.ndarray) -> None:
 
 
 def check_values(
-    examples: np.ndarray, lengths: np.ndarray | None, missing: str
+    examples: np.ndarray, lengths: np.ndarray | None, missing: str, first: int = 0
 ) -> None:
     """Checks that no value is infinite, or missing if the run does not fill it.
+
+    `first` is the number of the first sequence in a message.
 
     Raises:
         ValueError: naming the sequence, the step and the feature.
@@ -271,6 +273,7 @@ def check_values(
     if invalid.any():
         sequence, step, feature = np.argwhere(invalid)[0]
         raise ValueError(
-            f"the value of sequence {sequence} at step {step}, feature {feature}, is "
-            "missing or infinite; train with data.missing=forward_fill or zero"
+            f"the value of sequence {first + sequence} at step {step}, feature "
+            f"{feature}, is missing or infinite; train with data.missing=forward_fill "
+            "or zero"
         )

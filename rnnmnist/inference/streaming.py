@@ -53,6 +53,8 @@ def step(
         raise ValueError(
             f"a step has {len(state.last)} features, not values of shape {values.shape}"
         )
+    if np.isinf(values).any():
+        raise ValueError(f"feature {np.flatnonzero(np.isinf(values))[0]} is infinite")
     if normalization.missing == "forward_fill":
         values = np.where(np.isnan(values), state.last, values)
     elif normalization.missing == "error" and np.isnan(values).any():

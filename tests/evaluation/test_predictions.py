@@ -21,6 +21,7 @@ from support import (
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.examples import Examples, Normalization
+from rnnmnist.evaluation import predictions
 from rnnmnist.evaluation.calibration import calibration_bins
 from rnnmnist.evaluation.predictions import (
     EvaluationSplit,
@@ -89,6 +90,19 @@ def test_batch_padding_and_devices_change_no_result(
     assert scores.examples == count
     assert scores.correct == ((predicted == examples.labels).sum(),)
     assert scores.loss == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_large_split_is_copied_in_groups(
+    logits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictions, "MAX_RESIDENT_BYTES", 0)
+    monkeypatch.setattr(predictions, "GROUP_BYTES", 3 * 7 * 28 * 28)
+    examples = EXAMPLES.first(50)
+    execution = EXECUTION._replace(eval_batch_size=7)
+    split = EvaluationSplit.device_put(examples, ROWS, mesh_of(1), execution)
+    assert [group.stored.shape[0] for group in split.groups()] == [3, 3, 3]
+    (found,) = predictions.predict_logits(MODEL, PARAMS, split)
+    np.testing.assert_allclose(found, logits[:50], rtol=1e-5, atol=1e-5)
 
 
 def with_confidence(confidence: np.ndarray, correct: np.ndarray) -> Predictions:

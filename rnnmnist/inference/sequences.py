@@ -1,0 +1,74 @@
+"""Predictions for the sequences of files, and for steps that arrive as text."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rnnmnist.data import files
+from rnnmnist.errors import UserError
+from rnnmnist.inference.predictor import Predictor, check_values
+
+SEQUENCES_PER_CALL = 1024
+
+
+def predict_file(predictor: Predictor, path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the prediction for each sequence of a file, as a JSON object.
+
+    Raises:
+        UserError: if the file cannot be read, has another number of features, or has
+            missing values that the run does not fill.
+    """
+    sequences = files.read(path, labelled=False)
+    features = sequences.inputs.shape[-1]
+    if features != predictor.task.features:
+        raise UserError(
+            f"{path}: has {features} features, and the network "
+            f"{predictor.task.features}"
+        )
+    for start in range(0, len(sequences.inputs), SEQUENCES_PER_CALL):
+        part = slice(start, start + SEQUENCES_PER_CALL)
+        lengths = None if sequences.lengths is None else sequences.lengths[part]
+        inputs = sequences.inputs[part]
+        try:
+            check_values(inputs, lengths, predictor.config.data.missing, start)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from error
+        found = predictor.classify(inputs, lengths)
+        for index, probabilities in enumerate(found, start):
+            yield {"sequence": index} | _to_json(predictor, probabilities)
+
+
+def predict_lines(
+    predictor: Predictor, lines: Iterable[str]
+) -> Iterator[dict[str, Any]]:
+    """Yields the prediction after each step, as a JSON object.
+
+    Args:
+        predictor: a network.
+        lines: the features of a step each, separated by commas; an empty cell is a
+            missing value. An empty line starts the next sequence.
+
+    Raises:
+        UserError: if a line does not hold the features of a step.
+    """
+    state, step = predictor.start(), 0
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            state, step = predictor.start(), 0
+            continue
+        try:
+            cells = [cell.strip() for cell in line.split(",")]
+            values = np.array([float(cell or "nan") for cell in cells])
+            state, probabilities = predictor.step(state, values)
+        except ValueError as error:
+            raise UserError(f"standard input, line {number}: {error}") from error
+        step += 1
+        yield {"step": step} | _to_json(predictor, probabilities)
+
+
+def _to_json(predictor: Predictor, probabilities: np.ndarray) -> dict[str, Any]:
+    classes = dict(zip(predictor.task.classes, probabilities.tolist(), strict=True))
+    best = max(classes, key=lambda name: classes[name])
+    return {"label": best, "probability": classes[best], "probabilities": classes}
