@@ -21,7 +21,7 @@ class Execution(NamedTuple):
         seeds = "together" if self.vectorize_seeds else "in turn"
         return (
             f"{steps} per iteration, {self.precision} products, seeds {seeds}, "
-            f"evaluation of {self.eval_batch_size:,} images per device"
+            f"evaluation of {self.eval_batch_size:,} examples per device"
         )
 
 

@@ -67,7 +67,12 @@ def _describe_task(task: Task) -> str:
 
 
 def describe_other_data(config: DataConfig) -> list[str]:
-    """Describes the data sets that the run does not need, without network access."""
+    """Describes the data sets that the run does not need, without network access.
+
+    There are none for a run on files of users.
+    """
+    if config.name == "files":
+        return []
     lines = []
     for name in IMAGE_SETS:
         if name != config.name:

@@ -100,7 +100,7 @@ def test_a_required_device_is_missing(
         ("model.unroll=7", "up to 7 steps per iteration, "),
         ("model.precision=bfloat16", ", bfloat16 products, "),
         ("train.vectorize_seeds=true", ", seeds together, "),
-        ("train.eval_batch_size=2000", ", evaluation of 2,000 images per device"),
+        ("train.eval_batch_size=2000", ", evaluation of 2,000 examples per device"),
     ],
 )
 def test_settings_change_how_a_run_executes(

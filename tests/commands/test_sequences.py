@@ -441,7 +441,7 @@ def as_ts(content: dict[str, np.ndarray]) -> bytes:
     "count",
     [
         pytest.param(8),
-        pytest.param(200, marks=pytest.mark.exhaustive),
+        pytest.param(200, marks=pytest.mark.slow),
     ],
 )
 def test_an_edited_file_is_refused_in_one_line_or_trained_on(

@@ -52,11 +52,11 @@ def test_other_platforms_execute_as_gpus(platform: str) -> None:
 def test_descriptions_name_every_choice() -> None:
     assert DEFAULTS["cpu"].describe() == (
         "one step per iteration, float32 products, seeds in turn, "
-        "evaluation of 64 images per device"
+        "evaluation of 64 examples per device"
     )
     assert DEFAULTS["tpu"].describe() == (
         "up to 32 steps per iteration, bfloat16 products, seeds together, "
-        "evaluation of 1,024 images per device"
+        "evaluation of 1,024 examples per device"
     )
 
 
