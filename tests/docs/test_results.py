@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import archive
 import pytest
 import robustness
 import scaling
@@ -15,12 +16,14 @@ from support import REPOSITORY
 import results
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import Config, flatten
+from rnnmnist.reporting import markdown
 from rnnmnist.training.resume import CHANGEABLE
 
 FILES = sorted(
     path
     for path in (REPOSITORY / "results").glob("*.json")
-    if path.stem != "gradients"  # see tests/docs/test_gradients.py
+    # See tests/docs/test_gradients.py, and below.
+    if path.stem not in ("gradients", "archive")
 )
 
 
@@ -130,6 +133,17 @@ def test_a_result_was_measured_with_the_current_settings() -> None:
         assert len(result["members"]) == row.seeds
         machines.add(result["hardware"])
     assert len(machines) == 1, "seconds of different machines are not comparable"
+
+
+def test_the_page_contains_the_table_of_the_archive() -> None:
+    page = archive.PAGE.read_text()
+    assert markdown.fill(page, "archive", archive.table()) == page
+    for measured in read("results/archive.json")["datasets"]:
+        members = measured["members"]
+        assert [member["seed"] for member in members] == list(range(archive.ROW.seeds))
+        accuracies = [member["correct"] / measured["test"] for member in members]
+        assert measured["accuracy_mean"] == pytest.approx(statistics.mean(accuracies))
+        assert measured["accuracy_std"] == pytest.approx(statistics.stdev(accuracies))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
