@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
         f"{result.task.name} {args.split} at step {result.step}: "
         f"{results.format_result(result)}, loss {result.scores.loss:.4f}",
         *results.format_seeds(result),
-        results.result_path(workdir, args.split, result.step),
+        results.path_of(workdir, result),
         sep="\n",
     )
 

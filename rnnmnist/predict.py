@@ -66,7 +66,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
             raise errors.UserError("--stream: takes no FILE and no --show")
         return args
     if not args.files:
-        raise errors.UserError(f"FILE: name an image of a digit; {parser.prog} --help")
+        raise errors.UserError(
+            "FILE: name an image of a digit, or a file of sequences; "
+            f"{parser.prog} --help"
+        )
     if "" in args.files:
         raise errors.UserError("FILE: must name a file, a folder or -, not ''")
     if args.show is not None:
@@ -95,10 +98,12 @@ def main(argv: list[str]) -> None:
         raise errors.UserError("--show: plots an image; the run has sequences")
     if not sequences:
         predictor.check_digits()
-    predict = predict_sequences if sequences else predict_images
     for argument in args.files:
         try:
-            failed |= predict(predictor, argument, args)
+            if sequences:
+                predict_sequences(predictor, argument, args)
+            else:
+                failed |= predict_images(predictor, argument, args)
         except errors.UserError as error:
             failed = True
             print_error(error)
@@ -137,7 +142,7 @@ def predict_images(
 
 def predict_sequences(
     predictor: Predictor, argument: str, args: argparse.Namespace
-) -> bool:
+) -> None:
     """Prints the prediction for each sequence of a file.
 
     Raises:
@@ -152,7 +157,6 @@ def predict_sequences(
         else:
             name = f"{escape(argument)}, sequence {result['sequence']}"
             print(f"{name}: {result['label']}, {probability(result['probability'])}")
-    return False
 
 
 def print_prediction(name: str, prediction: Prediction, as_json: bool) -> None:

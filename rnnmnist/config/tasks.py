@@ -3,11 +3,26 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-from rnnmnist.config.schema import Config, DataConfig
+from rnnmnist.config.schema import Config, flatten
 from rnnmnist.errors import UserError
 
 MAX_SIZE = 2**40  # of a valid task
+# The fields of a task in JSON: the type, whether it is a list, whether it can be null.
+_FIELDS: dict[str, tuple[type, bool, bool]] = {
+    "name": (str, False, False),
+    "steps": (int, False, False),
+    "features": (int, False, False),
+    "classes": (str, True, False),
+    "examples": (int, True, False),
+    "image_shape": (int, True, True),
+    "feature_names": (str, True, False),
+    "sha256": (str, False, True),
+    "mean": (float, True, True),
+    "std": (float, True, True),
+}
+SEQUENCE_SETTINGS = ("data.path", "data.normalize", "data.missing")
 IMAGE_SETTINGS = (
+    "tutorial_128",
     *("data.view", "data.permutation", "data.max_shift", "data.max_rotation"),
     *("data.max_scale", "data.max_shear", "data.elastic", "data.flip"),
 )
@@ -42,6 +57,11 @@ class Task:
     std: tuple[float, ...] | None = None  # standardized; None: it is not
 
     @property
+    def sizes(self) -> str:
+        """The sizes of the splits, as text."""
+        return " / ".join(f"{count:,}" for count in self.examples)
+
+    @property
     def noun(self) -> str:
         """The word for several examples."""
         return "sequences" if self.image_shape is None else "images"
@@ -60,29 +80,26 @@ class Task:
         """
         try:
             fields = {name: _from_json(value) for name, value in content.items()}
-            task = cls(**fields | {"examples": SplitSizes(**content["examples"])})
-            sizes = (task.steps, task.features, *task.examples)
-            texts = (task.name, *task.classes, *task.feature_names)
-            parts = (
-                (sizes + (task.image_shape or ()), int),
-                (texts + (() if task.sha256 is None else (task.sha256,)), str),
-                ((task.mean or ()) + (task.std or ()), float),
-            )
-            lists: list[Any] = [task.classes, task.feature_names]
-            lists += [
-                one
-                for one in (task.image_shape, task.mean, task.std)
-                if one is not None
-            ]
-            valid = all(type(value) is tuple for value in lists)
-            valid &= all(type(value) is kind for part, kind in parts for value in part)
-            valid &= 0 <= min(sizes) <= max(sizes) < MAX_SIZE
-            valid &= min(task.steps, task.features) > 0
+            sizes = SplitSizes(**content["examples"])
+            task = cls(**fields | {"examples": sizes})
+            valid = all(_is_valid(*item) for item in vars(task).items())
         except (AttributeError, KeyError, TypeError):
             valid = False
-        if not valid:
+        if not valid or min(task.steps, task.features) < 1:
             raise ValueError("task must describe a data set")
         return task
+
+
+def _is_valid(name: str, value: Any) -> bool:
+    kind, is_list, optional = _FIELDS[name]
+    if value is None:
+        return optional
+    if is_list and not isinstance(value, tuple):
+        return False
+    values = value if is_list else (value,)
+    return all(type(one) is kind for one in values) and (
+        kind is not int or all(0 <= one < MAX_SIZE for one in values)
+    )
 
 
 def _to_json(value: Any) -> Any:
@@ -109,9 +126,10 @@ def fit_to_task(config: Config, task: Task) -> Config:
             f"model.remat_steps: must be one of {', '.join(divisors)}, not "
             f"{settings.remat_steps}"
         )
-    if task.image_shape is None:
-        _refuse_image_settings(config.data, task)
-    elif config.data.max_shift > (limit := (min(task.image_shape) - 1) // 2):
+    _refuse_unsuitable(config, task)
+    if task.image_shape is not None and config.data.max_shift > (
+        limit := (min(task.image_shape) - 1) // 2
+    ):
         raise UserError(
             f"data.max_shift: must be at most {limit} for images of "
             f"{' x '.join(map(str, task.image_shape))} pixels, not "
@@ -128,12 +146,16 @@ def fit_to_task(config: Config, task: Task) -> Config:
     return config.replace({"train.batch_size": count})
 
 
-def _refuse_image_settings(config: DataConfig, task: Task) -> None:
-    for name in IMAGE_SETTINGS:
-        key = name.removeprefix("data.")
-        value = getattr(config, key)
-        if value != getattr(DataConfig(), key):
+def _refuse_unsuitable(config: Config, task: Task) -> None:
+    """Refuses settings of images for sequences, and of sequences for images."""
+    names: tuple[str, ...]
+    names, kind, remedy = SEQUENCE_SETTINGS, "sequences", "use --config=files"
+    if task.image_shape is None:
+        names, kind, remedy = IMAGE_SETTINGS, "images", "remove it"
+    values, defaults = (flatten(one.to_dict()) for one in (config, Config()))
+    for name in names:
+        if values[name] != defaults[name]:
             raise UserError(
-                f"{name}: is for images only, and {task.name} has sequences; remove "
-                f"{value}"
+                f"{name}: is for {kind} only, and {task.name} has {task.noun}; "
+                f"{remedy} (it is {values[name]})"
             )

@@ -9,6 +9,7 @@ import numpy as np
 from rnnmnist.config.tasks import Task
 
 SPLITS = ("train", "validation", "test")
+LARGEST = float(np.finfo(np.float32).max)  # of a value
 CHUNK_BYTES = 1 << 22  # that are normalized at a time
 
 
@@ -95,6 +96,29 @@ class Dataset(NamedTuple):
 
     task: Task
     splits: dict[str, Examples]
+
+
+def find_invalid(
+    values: np.ndarray, missing: str
+) -> tuple[tuple[int, ...], str] | None:
+    """Returns the first value that a network cannot take: its index, and why.
+
+    Args:
+        values: real; NaN is a missing value.
+        missing: the setting `data.missing`.
+
+    Returns:
+        None if there is none.
+    """
+    if -LARGEST <= values.min() <= values.max() <= LARGEST:  # and none of them is NaN
+        return None
+    invalid, reason = np.abs(values) > LARGEST, f"is larger than {LARGEST:.3g}"
+    if not invalid.any() and missing == "error":
+        reason = "is missing; set data.missing to forward_fill or zero for the training"
+        invalid = np.isnan(values)
+    if not invalid.any():
+        return None
+    return tuple(np.argwhere(invalid)[0].tolist()), reason
 
 
 def padding(steps: int, lengths: np.ndarray) -> np.ndarray:

@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rnnmnist.data.examples import SPLITS
 from rnnmnist.data.formats import arrays, csv, ts
-from rnnmnist.data.formats.raw import SPLITS, Raw, did_you_mean, shown
+from rnnmnist.data.formats.raw import Raw, did_you_mean, shown
 from rnnmnist.errors import UserError, first_line
 
 READERS = {".npz": arrays.read_npz, ".ts": ts.read, ".csv": csv.read}
 FORMATS = "a .npz, .ts or .csv file, or a folder of .npy files"
-MAX_CLASSES = 10_000
+MAX_CLASSES = 1_000
 KINDS = {  # of NumPy's types
-    "biuf": "real numbers (bool, integers or floats)",
-    "iuU": "integers or strings",
-    "iu": "integers",
-    "U": "strings",
+    "biuf": "real numbers of at most 64 bits; convert them with .astype(float)",
+    "iuU": "integers or strings; convert them with .astype(int) or .astype(str)",
+    "iu": "integers; convert them with .astype(int)",
+    "U": "strings; convert them with .astype(str)",
 }
 
 
@@ -34,6 +35,7 @@ class Sequences:
         classes: the names of the classes; () without labels.
         splits: str [examples], "train", "validation" or "test"; None without splits.
         feature_names: one for each feature; by default "0", "1", and so on.
+        ids: the file's names of the sequences, any texts; None if it has none.
     """
 
     inputs: np.ndarray
@@ -42,6 +44,7 @@ class Sequences:
     classes: tuple[str, ...]
     splits: np.ndarray | None
     feature_names: tuple[str, ...]
+    ids: tuple[str, ...] | None
 
 
 def read(path: Path, *, labelled: bool = True) -> Sequences:
@@ -90,6 +93,7 @@ def from_arrays(
     source: str,
     labelled: bool = True,
     class_names: Sequence[str] | None = None,
+    ids: tuple[str, ...] | None = None,
 ) -> Sequences:
     """Validates arrays of sequences.
 
@@ -104,13 +108,14 @@ def from_arrays(
         class_names: the classes in order, which string labels name and integer labels
             are indices into. By default, the labels that occur: integers, and strings
             that all are integers, sorted by value; other strings alphabetically.
+        ids: names of the sequences [examples], which are not validated.
 
     Raises:
         UserError: if the arrays are invalid.
     """
     sequences = _valid_inputs(inputs, source)
     examples, time, features = sequences.shape
-    names = _valid_names(feature_names, features, source)
+    names = _valid_names("feature_names", feature_names, features, source)
     targets, classes = None, tuple[str, ...]()
     if labels is not None:
         vector = _vector("labels", labels, "iuU", examples, source)
@@ -122,8 +127,8 @@ def from_arrays(
         )
     if labelled and not 2 <= len(classes) <= MAX_CLASSES:
         raise UserError(
-            f"{source}: labels: has the classes {shown(classes)}; allowed are 2 to "
-            f"{MAX_CLASSES} classes, not {len(classes)}"
+            f"{source}: labels: has {len(classes)} classes, {shown(classes)}; allowed "
+            f"are 2 to {MAX_CLASSES}"
         )
     return Sequences(
         inputs=sequences,
@@ -132,17 +137,20 @@ def from_arrays(
         classes=classes,
         splits=_valid_splits(splits, examples, labelled, source),
         feature_names=names,
+        ids=ids,
     )
 
 
 def _array(name: str, values: ArrayLike, kinds: str, source: str) -> np.ndarray:
     try:
-        array = values if isinstance(values, np.memmap) else np.asarray(values)
+        array = np.asarray(values)  # of a memory map, a view
     except (ValueError, TypeError) as error:  # as of lists of unequal lengths
         raise UserError(f"{source}: {name}: {first_line(error)}; pad them") from error
-    if array.dtype.kind not in kinds:
-        dtype = shown(str(array.dtype))
-        raise UserError(f"{source}: {name}: is {dtype}; allowed are {KINDS[kinds]}")
+    dtype = array.dtype
+    if dtype.kind not in kinds or (dtype.kind == "f" and dtype.itemsize > 8):
+        raise UserError(
+            f"{source}: {name}: is {shown(str(dtype))}; allowed are {KINDS[kinds]}"
+        )
     return array
 
 
@@ -162,8 +170,8 @@ def _vector(
     vector = _array(name, values, kinds, source)
     if vector.shape != (count,):
         raise UserError(
-            f"{source}: {name}: has the shape {vector.shape}; by the shape of inputs, "
-            f"allowed is {(count,)}"
+            f"{source}: {name}: has the shape {vector.shape}; to match inputs, it must "
+            f"be {(count,)}"
         )
     if vector.dtype.kind == "U":
         _check_strings(name, vector, source)
@@ -194,9 +202,10 @@ def _encode(
         classes = tuple(sorted(names, key=int) if integers else names)
         keys = classes
     else:
-        classes = keys = tuple(class_names)
+        count = len(class_names)
+        classes = keys = _valid_names("class_names", class_names, count, source)
         if labels.dtype.kind != "U":
-            keys = tuple(str(index) for index in range(len(classes)))
+            keys = tuple(str(index) for index in range(count))
     positions = {key: index for index, key in enumerate(keys)}
     for name, example in zip(names, first, strict=True):
         if name not in positions:
@@ -241,10 +250,12 @@ def _valid_splits(
     return splits
 
 
-def _valid_names(values: ArrayLike | None, count: int, source: str) -> tuple[str, ...]:
+def _valid_names(
+    name: str, values: ArrayLike | None, count: int, source: str
+) -> tuple[str, ...]:
     if values is None:
         return tuple(str(index) for index in range(count))
-    names = tuple(_vector("feature_names", values, "U", count, source).tolist())
+    names = tuple(_vector(name, values, "U", count, source).tolist())
     if len(set(names)) < count:
-        raise UserError(f"{source}: feature_names: {shown(names)} are not unique")
+        raise UserError(f"{source}: {name}: {shown(names)} are not unique")
     return names

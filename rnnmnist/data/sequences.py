@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import glob
 import hashlib
 import json
 from pathlib import Path
@@ -12,33 +13,85 @@ import numpy as np
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import SplitSizes, Task
 from rnnmnist.data import files
-from rnnmnist.data.examples import SPLITS, Dataset, Examples, Normalization, padding
+from rnnmnist.data.examples import (
+    SPLITS,
+    Dataset,
+    Examples,
+    Normalization,
+    find_invalid,
+    padding,
+)
 from rnnmnist.data.files import Sequences
+from rnnmnist.data.formats.raw import shown
 from rnnmnist.errors import UserError
 
 VALIDATION_EVERY = 10  # of the training sequences of a class, where no split is given
-LARGEST = float(np.finfo(np.float32).max)
 CHUNK_BYTES = 1 << 24  # of the values that are checked at a time
 
 
-class File(NamedTuple):
-    """The sequences of a file, and the indices of those in each split."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelledSequences:
+    """Sequences with labels, divided into splits, before their values are read."""
 
     path: Path
     sequences: Sequences
     labels: np.ndarray  # int32 [examples]
-    splits: dict[str, np.ndarray]  # int64
 
-    @property
-    def task(self) -> Task:
-        """The task, without what only the values tell."""
+    @classmethod
+    def create(cls, path: Path, sequences: Sequences) -> "LabelledSequences":
+        """Takes sequences of a file, or those that will be saved in it.
+
+        Raises:
+            UserError: if they have no labels.
+        """
+        if sequences.labels is None:
+            raise UserError(f"{path}: the sequences have no labels")
+        return cls(path, sequences, sequences.labels)
+
+    @functools.cached_property
+    def splits(self) -> dict[str, np.ndarray]:
+        """The indices of each split's sequences, for training.
+
+        Without a validation part, every tenth training sequence of each class is
+        validation (the last one of a smaller class), in the order of the file.
+
+        Raises:
+            UserError: if there are too few sequences for a validation part.
+        """
+        splits = self.given_splits("train")
+        if len(splits["validation"]):
+            return splits
+        train, labels, held_out = splits["train"], self.labels, []
+        for label in np.unique(labels):
+            own = train[labels[train] == label]
+            if len(own) > 1:
+                first = min(VALIDATION_EVERY, len(own)) - 1
+                held_out.append(own[first::VALIDATION_EVERY])
+        if not held_out:
+            raise UserError(
+                f"{self.path}: needs a class with at least two training sequences, one "
+                "of them for validation; add sequences or mark the validation part"
+            )
+        validation = np.sort(np.concatenate(held_out))
+        train = np.setdiff1d(train, validation)
+        return splits | {"train": train, "validation": validation}
+
+    def given_splits(self, default: str) -> dict[str, np.ndarray]:
+        """Returns the splits of the file; without any, all sequences are in one."""
+        given = self.sequences.splits
+        if given is None:
+            given = np.full(len(self.labels), default)
+        return {name: np.flatnonzero(given == name) for name in SPLITS}
+
+    def task(self, splits: dict[str, np.ndarray]) -> Task:
+        """Returns the task, without what depends on the values."""
         _, steps, features = self.sequences.inputs.shape
         return Task(
             name=self.path.stem.removesuffix("_TRAIN").removesuffix("_TEST"),
             steps=steps,
             features=features,
             classes=self.sequences.classes,
-            examples=SplitSizes(**{k: len(part) for k, part in self.splits.items()}),
+            examples=SplitSizes(**{k: len(part) for k, part in splits.items()}),
             feature_names=self.sequences.feature_names,
         )
 
@@ -49,7 +102,8 @@ def read_task(config: DataConfig) -> Task:
     Raises:
         UserError: if the path is missing or the file cannot be used.
     """
-    return _open(config).task
+    file = open_file(config)
+    return file.task(file.splits)
 
 
 def load(config: DataConfig, trained: Task | None = None) -> Dataset:
@@ -64,103 +118,116 @@ def load(config: DataConfig, trained: Task | None = None) -> Dataset:
         UserError: if the file cannot be used, a value is missing or infinite, or the
             sequences have other features or classes than the network's.
     """
-    file = _open(config)
-    task = _scan(file, config)
-    labels, lengths = file.labels, file.sequences.lengths
-    if trained is not None:
+    file = open_file(config, labelled=trained is None)
+    if trained is None:
+        splits = file.splits
+        task, labels = scan(file, splits["train"], config), file.labels
+    else:
         labels = _labels_of(file, trained)
+        task = scan(file, np.arange(0), config)
+        same = task.sha256 == trained.sha256
+        splits = file.splits if same else file.given_splits("test")
         task = dataclasses.replace(
             task, classes=trained.classes, mean=trained.mean, std=trained.std
         )
+    sizes = SplitSizes(**{name: len(part) for name, part in splits.items()})
+    task = dataclasses.replace(task, examples=sizes)
     normalization = Normalization.create(task, config.missing)
-    splits = {
-        name: Examples(
-            file.sequences.inputs,
-            labels[indices],
-            None if lengths is None else lengths[indices],
-            indices,
-            normalization,
-        )
-        for name, indices in file.splits.items()
-    }
-    return Dataset(task, splits)
+    lengths = file.sequences.lengths
+    return Dataset(
+        task,
+        {
+            name: Examples(
+                file.sequences.inputs,
+                labels[indices],
+                None if lengths is None else lengths[indices],
+                indices,
+                normalization,
+            )
+            for name, indices in splits.items()
+        },
+    )
 
 
-def _open(config: DataConfig) -> File:
+def open_file(config: DataConfig, *, labelled: bool = True) -> LabelledSequences:
+    """Reads the headers and labels of `data.path`.
+
+    Args:
+        config: names the path.
+        labelled: whether several classes and training sequences are required.
+
+    Raises:
+        UserError: if the path is missing or the file cannot be used.
+    """
     if config.path is None:
         raise UserError(
             "data.path: name your sequences with --config.data.path=PATH, a .npz, .ts "
             "or .csv file or a folder of .npy files"
         )
     path = Path(config.path)
-    modified = path.stat().st_mtime_ns if path.exists() else 0
-    return _read(path, modified)
+    try:
+        state = _state(path)
+    except OSError as error:
+        raise UserError(
+            f"data.path: {config.path[:80]!r} cannot be read: {error.strerror}"
+        ) from error
+    return _read(path, labelled, state)
 
 
-@functools.lru_cache(maxsize=1)  # a command needs the task first, then the arrays
-def _read(path: Path, modified: int) -> File:
-    sequences = files.read(path)
-    labels = sequences.labels
-    if labels is None:
-        raise UserError(f"{path}: the sequences have no labels")
-    return File(path, sequences, labels, _split(path, labels, sequences.splits))
+@functools.lru_cache(maxsize=2)  # a command needs the task first, then the arrays
+def _read(path: Path, labelled: bool, state: object) -> LabelledSequences:
+    del state  # of the files, for which the result is valid
+    return LabelledSequences.create(path, files.read(path, labelled=labelled))
 
 
-def _split(
-    path: Path, labels: np.ndarray, given: np.ndarray | None
-) -> dict[str, np.ndarray]:
-    """Returns the indices of each split's sequences.
+def _state(path: Path) -> object:
+    """Returns what changes when a file of a folder or of a pair is written."""
+    if path.is_dir():
+        parts = [*path.iterdir()]
+    else:
+        name = path.stem.removesuffix("_TRAIN").removesuffix("_TEST")
+        parts = [*path.parent.glob(f"{glob.escape(name)}*{glob.escape(path.suffix)}")]
+    stats = [(part, part.stat()) for part in sorted(parts) if part.is_file()]
+    return tuple((part, s.st_size, s.st_mtime_ns, s.st_ino) for part, s in stats)
 
-    Without a validation part, every tenth training sequence of each class is validation
-    (the last one of a smaller class), in the order of the file.
+
+def scan(file: LabelledSequences, training: np.ndarray, config: DataConfig) -> Task:
+    """Reads and checks all values, and adds what depends on them to the task.
+
+    Args:
+        file: the sequences.
+        training: the indices of those whose statistics are computed; empty for none.
+        config: how missing values are treated and features are normalized.
+
+    Raises:
+        UserError: if a value is missing or infinite; names it.
     """
-    if given is None:
-        given = np.full(len(labels), "train")
-    splits = {name: np.flatnonzero(given == name) for name in SPLITS}
-    if not len(splits["validation"]):
-        held_out = []
-        for label in np.unique(labels):
-            own = splits["train"][labels[splits["train"]] == label]
-            if len(own) > 1:
-                first = min(VALIDATION_EVERY, len(own)) - 1
-                held_out.append(own[first::VALIDATION_EVERY])
-        if not held_out:
-            raise UserError(
-                f"{path}: no class has two training sequences, of which one could be "
-                "used for validation"
-            )
-        splits["validation"] = np.sort(np.concatenate(held_out))
-        splits["train"] = np.setdiff1d(splits["train"], splits["validation"])
-    return splits
-
-
-def _scan(file: File, config: DataConfig) -> Task:
-    """Reads all values once: checks them, and adds their SHA-256 and statistics."""
-    sequences, splits = file.sequences, file.splits
-    values, lengths = sequences.inputs, sequences.lengths
-    examples, steps, features = values.shape
-    dtype = np.result_type(values.dtype, np.float32).newbyteorder("<")
-    digest = hashlib.sha256(json.dumps([values.shape, sequences.classes]).encode())
+    sequences, lengths = file.sequences, file.sequences.lengths
+    examples, steps, features = sequences.inputs.shape
+    splits = file.given_splits("train")
+    # The type of the file, so that no digit is lost; not a column-major order.
+    dtype = np.result_type(sequences.inputs.dtype, np.float32).newbyteorder("<")
+    header = [sequences.inputs.shape, sequences.classes]
+    digest = hashlib.sha256(json.dumps(header).encode())
     for indices in (file.labels, *splits.values()):
         digest.update(indices.astype("<i8").tobytes())
     if lengths is not None:
         digest.update(lengths.astype("<i8").tobytes())
     is_training = np.zeros(examples, bool)
-    is_training[splits["train"]] = True
+    is_training[training] = True
     moments = Moments.zeros(features)
     size = max(1, CHUNK_BYTES // (steps * features * 8))
     for start in range(0, examples, size):
         part = slice(start, start + size)
-        chunk = values[part].astype(dtype)
-        if lengths is not None:
-            chunk[padding(steps, lengths[part])] = 0
+        chunk = sequences.inputs[part].astype(dtype, order="C")
+        padded = slice(0) if lengths is None else padding(steps, lengths[part])
+        chunk[padded] = 0
         digest.update(chunk.data)
-        _check_values(file.path, chunk, start, sequences.feature_names, config.missing)
-        if lengths is not None:
-            chunk[padding(steps, lengths[part])] = np.nan  # not in the statistics
+        _check_values(file, chunk, start, config.missing)
+        chunk[padded] = np.nan  # which is not in the statistics
         moments = moments.add(chunk[is_training[part]].reshape(-1, features))
-    task = dataclasses.replace(file.task, sha256=digest.hexdigest())
-    if config.normalize == "none":
+    task = dataclasses.replace(file.task(splits), sha256=digest.hexdigest())
+    if config.normalize == "none" or not len(training):
         return task
     mean, std = moments.mean.tolist(), moments.std.tolist()
     return dataclasses.replace(task, mean=tuple(mean), std=tuple(std))
@@ -202,41 +269,53 @@ class Moments(NamedTuple):
     def std(self) -> np.ndarray:
         """The standard deviation; 1 for a constant feature."""
         std = np.sqrt(self.squares / np.maximum(self.number, 1))
-        return np.where(std > 0, std, 1.0)
+        # Rounding alone gives a constant a small one.
+        return np.where(std > 1e-6 * np.abs(self.mean), std, 1.0)
 
 
 def _check_values(
-    path: Path, values: np.ndarray, start: int, names: tuple[str, ...], missing: str
+    file: LabelledSequences, values: np.ndarray, start: int, missing: str
 ) -> None:
-    if -LARGEST <= values.min() <= values.max() <= LARGEST:  # none of them is NaN
+    found = find_invalid(values, missing)
+    if found is None:
         return
-    large = np.argwhere(np.abs(values) > LARGEST)
-    if len(large):
-        found, remedy = large[0], f"is larger than {LARGEST:.3g}; replace it"
-    elif missing == "error":
-        found = np.argwhere(np.isnan(values))[0]
-        remedy = "is missing; set data.missing to forward_fill or zero"
-    else:
-        return
-    sequence, step, feature = found.tolist()
+    (index, step, feature), reason = found
+    index += start
+    ids, names = file.sequences.ids, file.sequences.feature_names
+    name = index if ids is None else shown(ids[index])
     raise UserError(
-        f"{path}: the value of sequence {start + sequence} at step {step}, feature "
-        f"{names[feature]}, {remedy}"
+        f"{file.path}: the value of sequence {name} at step {step}, feature "
+        f"{names[feature]}, {reason}"
     )
 
 
-def _labels_of(file: File, trained: Task) -> np.ndarray:
+def _labels_of(file: LabelledSequences, trained: Task) -> np.ndarray:
     """Returns the labels as indices of the classes that a network was trained on."""
-    task = file.task
-    if task.features != trained.features:
-        raise UserError(
-            f"{file.path}: its sequences have {task.features} features, and those that "
-            f"the network was trained on {trained.features}"
-        )
-    if unknown := set(task.classes) - set(trained.classes):
+    check_features(file.path, file.sequences, trained)
+    classes = file.sequences.classes
+    if unknown := set(classes) - set(trained.classes):
         raise UserError(
             f"{file.path}: the network was not trained on class {min(unknown)}; its "
             f"classes are {', '.join(trained.classes)}"
         )
-    order = np.array([trained.classes.index(name) for name in task.classes], np.int32)
+    order = np.array([trained.classes.index(name) for name in classes], np.int32)
     return order[file.labels]
+
+
+def check_features(path: Path, sequences: Sequences, trained: Task) -> None:
+    """Checks that sequences have the features on which a network was trained.
+
+    Raises:
+        UserError: if the number differs, or the names do and both are given.
+    """
+    names = sequences.feature_names
+    if len(names) != trained.features:
+        raise UserError(
+            f"{path}: has {len(names)} features, and the network {trained.features}"
+        )
+    default = tuple(map(str, range(len(names))))
+    if default not in (names, trained.feature_names) and names != trained.feature_names:
+        raise UserError(
+            f"{path}: has the features {', '.join(names)}, and the network was trained "
+            f"on {', '.join(trained.feature_names)}; use the same order"
+        )

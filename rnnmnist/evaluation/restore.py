@@ -1,5 +1,6 @@
 """Restores a trained model from a checkpoint alone."""
 
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +47,9 @@ def restore_model(workdir: Path, step: int, mesh: Mesh) -> RestoredModel:
     config = read_config(workdir, step)
     task = read_task(workdir, step)
     execution = execution_of(config, platform_of(mesh))
-    model = make_model(config.model, Shape.of(task), execution)
+    # Sequences of other lengths than the training's are not divided into its blocks.
+    settings = dataclasses.replace(config.model, remat_steps=None)
+    model = make_model(settings, Shape.of(task), execution)
     like = abstract_ensemble(abstract_params(model), config.num_seeds)
     saved = read_params(workdir, step, like)
     params = put_ensemble(saved, config.num_seeds, replicated(mesh))

@@ -55,6 +55,11 @@ class Result:
     network_sha256s: tuple[str, ...]  # of each network
     tutorial_128: Scores | None  # on the first 128 test examples
 
+    @property
+    def of_other_data(self) -> bool:
+        """Whether the evaluated data are not those of the training."""
+        return self.task.sha256 != self.trained_on_sha256
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the content of the result file."""
         task = self.task
@@ -222,14 +227,14 @@ def score(
 
 
 def write_result(workdir: Path, result: Result) -> None:
-    """Writes `evaluation/<split>-<step>.json` in a workdir, once for all processes.
+    """Writes the file of a result in a workdir, once for all processes.
 
     A read-only workdir causes a warning.
 
     Raises:
         RunError: if the file cannot be written for another reason.
     """
-    path = result_path(workdir, result.split, result.step)
+    path = path_of(workdir, result)
     _write(write_json, path, result.to_dict(), "the result")
 
 
@@ -272,8 +277,16 @@ def _write(
 
 
 def result_path(workdir: Path, split: str, step: int) -> Path:
-    """Returns the path of a result file."""
+    """Returns the path of a result on the data of the run."""
     return workdir / "evaluation" / f"{split}-{step}.json"
+
+
+def path_of(workdir: Path, result: Result) -> Path:
+    """Returns the path of a result; on other data, with the start of their SHA-256."""
+    path = result_path(workdir, result.split, result.step)
+    if not result.of_other_data:
+        return path
+    return path.with_stem(f"{path.stem}-{str(result.task.sha256)[:8]}")
 
 
 def read_result(path: Path, params_sha256: str) -> Result | None:

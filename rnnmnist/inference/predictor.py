@@ -1,15 +1,17 @@
 """Classifies images of digits, or sequences, with a trained network."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rnnmnist.checkpoints.selection import with_step
 from rnnmnist.config.command_line import resolve_workdir
 from rnnmnist.config.files import REFERENCES
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import Examples, Normalization, padding
+from rnnmnist.data.examples import Examples, Normalization, find_invalid, padding
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import (
     EvaluationSplit,
@@ -216,6 +218,18 @@ class Predictor:
             self.model, self.params, self._normalization, state, features
         )
 
+    def _check_values(self, split: Examples) -> None:
+        values = split.stored
+        if split.lengths is not None:
+            values = values.copy()
+            values[padding(values.shape[1], split.lengths)] = 0
+        if found := find_invalid(values, self.config.data.missing):
+            (sequence, step, feature), reason = found
+            raise ValueError(
+                f"the value of sequence {sequence} at step {step}, feature {feature}, "
+                f"{reason}"
+            )
+
     @property
     def _normalization(self) -> Normalization:
         return Normalization.create(self.task, self.config.data.missing)
@@ -224,56 +238,59 @@ class Predictor:
         self, examples: np.ndarray, lengths: np.ndarray | None
     ) -> EvaluationSplit:
         task, restored = self.task, self._restored
+        examples = np.asarray(examples)
         check_shape(task, examples)
         labels = np.zeros(len(examples), np.int32)  # required, but not used
         split = Examples(examples, labels)
         if task.image_shape is None:
             if lengths is not None:
-                lengths = np.asarray(lengths, np.int32)
-            check_values(examples, lengths, self.config.data.missing)
-            split = Examples(
-                examples, labels, lengths, normalization=self._normalization
+                lengths = check_lengths(examples, lengths)
+            split = dataclasses.replace(
+                split, lengths=lengths, normalization=self._normalization
             )
+            self._check_values(split)
         return EvaluationSplit.device_put(
             split, restored.view, self._mesh, restored.execution
         )
 
 
 def check_shape(task: Task, examples: np.ndarray) -> None:
-    """Checks the shape of examples.
+    """Checks the shape and the type of examples.
 
     Raises:
-        ValueError: if a network that was trained on the task does not accept it.
+        ValueError: if a network that was trained on the task does not accept them.
     """
-    shape: tuple[int | str, ...] = ("time", task.features)
+    shape: tuple[int | None, ...] = (None, None, task.features)
+    types: tuple[type, ...] = (np.bool_, np.integer, np.floating)
     if task.image_shape is not None:
-        shape = task.image_shape
-    found = examples.shape[1:]
-    if examples.ndim != 3 or any(
-        isinstance(size, int) and size != other
-        for size, other in zip(shape, found, strict=True)
+        shape, types = (None, *task.image_shape), (np.uint8,)
+    found = examples.shape
+    if (
+        len(found) != 3
+        or any(
+            size not in (None, other) for size, other in zip(shape, found, strict=True)
+        )
+        or 0 in found
+        or not any(np.issubdtype(examples.dtype, kind) for kind in types)
     ):
-        text = ", ".join(map(str, shape))
-        raise ValueError(f"examples must be [n, {text}], not of shape {examples.shape}")
+        text = ", ".join(
+            name if size is None else str(size)
+            for name, size in zip(("n", "time", "features"), shape, strict=True)
+        )
+        raise ValueError(
+            f"examples must be {'uint8' if task.image_shape else 'real'} [{text}], not "
+            f"{examples.dtype} of shape {found}"
+        )
 
 
-def check_values(
-    examples: np.ndarray, lengths: np.ndarray | None, missing: str, first: int = 0
-) -> None:
-    """Checks that no value is infinite, or missing if the run does not fill it.
-
-    `first` is the number of the first sequence in a message.
+def check_lengths(examples: np.ndarray, lengths: ArrayLike) -> np.ndarray:
+    """Returns lengths as int32.
 
     Raises:
-        ValueError: naming the sequence, the step and the feature.
+        ValueError: if they are not one number from 1 to time for each sequence.
     """
-    invalid = np.isinf(examples) | (np.isnan(examples) & (missing == "error"))
-    if lengths is not None:
-        invalid[padding(examples.shape[1], lengths)] = False
-    if invalid.any():
-        sequence, step, feature = np.argwhere(invalid)[0]
-        raise ValueError(
-            f"the value of sequence {first + sequence} at step {step}, feature "
-            f"{feature}, is missing or infinite; train with data.missing=forward_fill "
-            "or zero"
-        )
+    count, steps, _ = examples.shape
+    checked = np.asarray(lengths, np.int32)
+    if checked.shape != (count,) or not 1 <= checked.min() <= checked.max() <= steps:
+        raise ValueError(f"lengths must be {count} numbers from 1 to {steps}")
+    return checked

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from rnnmnist.data import files
+from rnnmnist.data.sequences import check_features
 from rnnmnist.errors import UserError
-from rnnmnist.inference.predictor import Predictor, check_values
+from rnnmnist.inference.predictor import Predictor
 
 SEQUENCES_PER_CALL = 1024
 
@@ -21,21 +22,15 @@ def predict_file(predictor: Predictor, path: Path) -> Iterator[dict[str, Any]]:
             missing values that the run does not fill.
     """
     sequences = files.read(path, labelled=False)
-    features = sequences.inputs.shape[-1]
-    if features != predictor.task.features:
-        raise UserError(
-            f"{path}: has {features} features, and the network "
-            f"{predictor.task.features}"
-        )
+    check_features(path, sequences, predictor.task)
     for start in range(0, len(sequences.inputs), SEQUENCES_PER_CALL):
         part = slice(start, start + SEQUENCES_PER_CALL)
         lengths = None if sequences.lengths is None else sequences.lengths[part]
-        inputs = sequences.inputs[part]
         try:
-            check_values(inputs, lengths, predictor.config.data.missing, start)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}") from error
-        found = predictor.classify(inputs, lengths)
+            found = predictor.classify(sequences.inputs[part], lengths)
+        except ValueError as error:  # of a value
+            place = f" (from sequence {start})" if start else ""
+            raise UserError(f"{path}{place}: {error}") from error
         for index, probabilities in enumerate(found, start):
             yield {"sequence": index} | _to_json(predictor, probabilities)
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import Normalization
+from rnnmnist.data.examples import Normalization, find_invalid
 from rnnmnist.evaluation.predictions import softmax
 from rnnmnist.models.classifier import Params, SequenceClassifier
 
@@ -53,15 +53,11 @@ def step(
         raise ValueError(
             f"a step has {len(state.last)} features, not values of shape {values.shape}"
         )
-    if np.isinf(values).any():
-        raise ValueError(f"feature {np.flatnonzero(np.isinf(values))[0]} is infinite")
+    if found := find_invalid(values, normalization.missing):
+        (feature,), reason = found
+        raise ValueError(f"feature {feature} {reason}")
     if normalization.missing == "forward_fill":
         values = np.where(np.isnan(values), state.last, values)
-    elif normalization.missing == "error" and np.isnan(values).any():
-        raise ValueError(
-            f"feature {np.flatnonzero(np.isnan(values))[0]} is missing; train with "
-            "data.missing=forward_fill or zero"
-        )
     inputs = normalization(values[None, None], None)[0]
     carry, logits = _step(params, state.carry, inputs, model=model)
     probabilities = softmax(jax.device_get(logits)).mean(0)[0]

@@ -1,19 +1,22 @@
 """Training on arrays, from Python."""
 
 import contextlib
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rnnmnist.checkpoints.store import list_steps
 from rnnmnist.config import fields
 from rnnmnist.config.command_line import parse_workdir
 from rnnmnist.config.files import find_config, load_config
-from rnnmnist.config.schema import FIELDS, Config
-from rnnmnist.config.tasks import fit_to_task
+from rnnmnist.config.schema import DATA_PATHS, FIELDS, Config
+from rnnmnist.config.tasks import IMAGE_SETTINGS, fit_to_task
 from rnnmnist.data import files
-from rnnmnist.data.tasks import read_task
-from rnnmnist.errors import UserError
+from rnnmnist.data.sequences import LabelledSequences, scan
+from rnnmnist.errors import RunError, UserError
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.mesh import set_cpu_devices
 from rnnmnist.training.loop import train
@@ -31,7 +34,7 @@ def fit(
 ) -> Path:
     """Trains a classifier of sequences, or resumes the run in `workdir`.
 
-    The arrays are saved in `workdir`/data, from which the commands evaluate the run.
+    The arrays are saved in the workdir, from which the commands evaluate the run.
 
     >>> import numpy as np, rnnmnist, tempfile
     >>> labels = np.arange(40) % 2
@@ -39,7 +42,7 @@ def fit(
     >>> folder = tempfile.mkdtemp()
     >>> run = rnnmnist.fit(inputs, labels, workdir=folder, num_steps=20)
     ... # doctest: +ELLIPSIS
-    lstm with 128 units on data, ...
+    lstm with 128 units on ...
     >>> rnnmnist.Predictor(run).classify(inputs[:3]).argmax(-1)
     array([0, 1, 0])
 
@@ -65,21 +68,15 @@ def fit(
         RunError: if a loss or gradient is not finite, or a file cannot be written.
     """
     folder = parse_workdir(str(workdir))
-    config = _configure(settings)
+    path = folder / f"{folder.name}.data"  # whose stem is the name of the data set
+    config = _configure(settings).replace({"data.path": str(path)})
     sequences = files.from_arrays(
         inputs, labels, lengths, split, feature_names, source="fit"
     )
-    classes = np.array(sequences.classes)
-    arrays = {
-        "inputs": sequences.inputs,
-        "labels": classes[np.asarray(sequences.labels)],
-        "lengths": sequences.lengths,
-        "split": sequences.splits,
-        "feature_names": np.array(sequences.feature_names),
-    }
-    _save(folder / "data", {k: v for k, v in arrays.items() if v is not None})
-    config = config.replace({"data.path": str(folder / "data")})
-    config = fit_to_task(config, read_task(config.data))
+    data = LabelledSequences.create(path, sequences)
+    config = fit_to_task(config, data.task(data.splits))
+    scan(data, data.splits["train"], config.data)
+    _save(folder, data)
     enable_compilation_cache()
     with contextlib.suppress(RuntimeError):  # jax can have its devices already
         set_cpu_devices(
@@ -90,32 +87,63 @@ def fit(
 
 
 def _configure(settings: dict[str, object]) -> Config:
-    by_name = {name.rpartition(".")[2]: name for name in FIELDS}
-    short = {name: FIELDS[full] for name, full in by_name.items()}
+    by_name = {
+        name.rpartition(".")[2]: name
+        for name in FIELDS
+        if name not in (*DATA_PATHS, *IMAGE_SETTINGS, "data.name")
+    }
+    known = {name: FIELDS[full] for name, full in by_name.items()}
     for name in settings:
-        fields.find(name, short, f"fit: {name}")
+        fields.find(name, known, f"fit: {name}")
     config = load_config(find_config("files"))
     return config.replace({by_name[name]: value for name, value in settings.items()})
 
 
-def _save(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Saves arrays as .npy files in a new folder, or compares them with an old one."""
-    if folder.exists():
-        names = {path.stem for path in folder.glob("*.npy")}
-        if names != arrays.keys() or not all(
-            _equal(folder / f"{name}.npy", array) for name, array in arrays.items()
-        ):
+def _save(workdir: Path, data: LabelledSequences) -> None:
+    """Saves sequences as a folder of .npy files, unless a run has them already.
+
+    Raises:
+        UserError: if the workdir has the run of other sequences.
+        RunError: if they cannot be written.
+    """
+    sequences = data.sequences
+    arrays = {
+        "inputs": sequences.inputs,
+        "labels": np.array(sequences.classes)[data.labels],
+        "lengths": sequences.lengths,
+        "split": sequences.splits,
+        "feature_names": np.array(sequences.feature_names),
+    }
+    given = {name: array for name, array in arrays.items() if array is not None}
+    try:
+        if _is_saved(data.path, given):
+            return
+        if list_steps(workdir):
             raise UserError(
-                f"fit: workdir: {folder.parent} has the run of other arrays; name "
-                "another workdir"
+                f"fit: workdir: {workdir} has the run of other arrays; name another "
+                "workdir"
             )
-        return
-    folder.mkdir(parents=True)
+        workdir.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=workdir))
+        try:
+            for name, array in given.items():
+                np.save(unfinished / f"{name}.npy", array, allow_pickle=False)
+            shutil.rmtree(data.path, ignore_errors=True)
+            unfinished.rename(data.path)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    except OSError as error:
+        raise RunError(f"fit: the arrays cannot be saved: {error}") from error
+
+
+def _is_saved(folder: Path, arrays: dict[str, np.ndarray]) -> bool:
+    names = {path.stem for path in folder.glob("*.npy")}
+    if names != arrays.keys():
+        return False
     for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
-
-
-def _equal(path: Path, array: np.ndarray) -> bool:
-    saved = np.load(path, mmap_mode="r")
-    same_nan = array.dtype.kind == "f"
-    return saved.dtype == array.dtype and np.array_equal(saved, array, same_nan)
+        saved = np.load(folder / f"{name}.npy", mmap_mode="r")
+        if saved.dtype != array.dtype or not np.array_equal(
+            saved, array, equal_nan=array.dtype.kind == "f"
+        ):
+            return False
+    return True

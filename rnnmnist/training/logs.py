@@ -36,10 +36,9 @@ def print_header(
         f"{task.name}, {seeds}, {devices}, in {workdir}"
     )
     if task.image_shape is None:
-        counts = " / ".join(f"{count:,}" for count in task.examples)
         names = ", ".join(task.classes[:10]) + (", …" if len(task.classes) > 10 else "")
         print(
-            f"{counts} sequences for training / validation / test, of at most "
+            f"{task.sizes} sequences for training / validation / test, of at most "
             f"{task.steps:,} steps with {task.features:,} features, in "
             f"{len(task.classes):,} classes: {names}"
         )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from rnnmnist.checkpoints.checksums import params_sha256
 from rnnmnist.checkpoints.selection import find_step
@@ -36,7 +35,7 @@ from rnnmnist.runtime.distributed import (
     process_count,
 )
 from rnnmnist.runtime.files import write_json
-from rnnmnist.runtime.mesh import device_put, make_mesh, replicated
+from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.workdir import MetricsFile, is_locked_by, lock
 from rnnmnist.training import logs
 from rnnmnist.training.optimizer import make_schedule
@@ -55,7 +54,7 @@ from rnnmnist.training.state import (
     restore_state,
     saved_arrays,
 )
-from rnnmnist.training.step import Program, UpdateSums, score_last_batch, train_steps
+from rnnmnist.training.step import Program, UpdateSums, score_last_batch, train_range
 
 
 @dataclasses.dataclass
@@ -245,7 +244,9 @@ def train_loop(run: RunContext, state: TrainState, step: int, stop: StopFlag) ->
     while step < config.num_steps and not stopping:
         target = next_event(step, config)
         stopwatch = Stopwatch()
-        state, sums, split = train_to(run, state, step, target)
+        state, sums, split = train_range(
+            state, run.split, step, target, program=run.program
+        )
         seconds = stopwatch.seconds()
         finished = step + int(sums.examples) // config.batch_size
         if finished > step:
@@ -265,28 +266,6 @@ def train_loop(run: RunContext, state: TrainState, step: int, stop: StopFlag) ->
                 None if metrics is None else metrics.to_dict(run.config.seeds),
             )
     return step
-
-
-def train_to(
-    run: RunContext, state: TrainState, step: int, target: int
-) -> tuple[TrainState, UpdateSums, TrainingSplit | Chunk]:
-    """Trains from a step to a later one, or to an update that is rejected.
-
-    Returns:
-        The new state, the sums over the applied updates on the host, and the part of
-        the split that holds the last batch.
-    """
-    total = None
-    for split, count in run.split.chunks(step, target):
-        num_steps = device_put(np.int32(count), replicated(run.program.mesh))
-        state, sums = train_steps(state, split, num_steps, program=run.program)
-        sums = jax.device_get(sums)
-        total = sums if total is None else total.add(sums)
-        if int(sums.examples) < count * run.config.train.batch_size:
-            break
-    if total is None:
-        raise ValueError("target must be after step")
-    return state, total, split
 
 
 def is_due(step: int, every: int, last: int) -> bool:

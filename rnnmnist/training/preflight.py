@@ -6,7 +6,6 @@ Each function returns a description, and raises the error that a run would raise
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from rnnmnist.checkpoints.store import list_steps
@@ -14,8 +13,8 @@ from rnnmnist.checkpoints.verification import find_fault
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
-from rnnmnist.data.batches import TrainingSplit
-from rnnmnist.data.examples import Examples, Normalization
+from rnnmnist.data.batches import put_split
+from rnnmnist.data.examples import Examples
 from rnnmnist.data.preparation import availability
 from rnnmnist.data.tasks import IMAGE_SETS, read_task
 from rnnmnist.data.views import View
@@ -24,11 +23,11 @@ from rnnmnist.runtime import workdir
 from rnnmnist.runtime.compilation import Stopwatch, cache_contents, compile_seconds
 from rnnmnist.runtime.distributed import broadcast
 from rnnmnist.runtime.hardware import GIB, MIB
-from rnnmnist.runtime.mesh import device_put, devices, make_mesh, replicated
+from rnnmnist.runtime.mesh import devices, make_mesh
 from rnnmnist.training import logs
-from rnnmnist.training.resume import step_to_resume
+from rnnmnist.training.resume import check_same_data, step_to_resume
 from rnnmnist.training.state import create_state
-from rnnmnist.training.step import Program, UpdateSums, train_steps
+from rnnmnist.training.step import Program, UpdateSums, train_range
 
 MAX_TIMED_STEPS = 20
 MAX_TIMED_SECONDS = 2.0
@@ -58,8 +57,7 @@ def describe_data(config: DataConfig) -> str:
 
 
 def _describe_task(task: Task) -> str:
-    counts = " / ".join(f"{count:,}" for count in task.examples)
-    text = f"{counts} {task.noun}"
+    text = f"{task.sizes} {task.noun}"
     if task.image_shape is None:
         text += f" of at most {task.steps:,} x {task.features:,} values, "
         text += f"{len(task.classes):,} classes"
@@ -105,6 +103,8 @@ def describe_workdir(config: Config, folder: Path) -> str:
     if not step_to_resume(config, folder):
         return text + "no run in it yet"
     devices()  # raises if there are none to read checkpoints
+    if config.data.name == "files":
+        check_same_data(datasets.load(config.data).task, folder, list_steps(folder)[-1])
     damaged = ""
     for step in reversed(list_steps(folder)):
         fault = find_fault(folder, step)
@@ -146,20 +146,22 @@ def _time_steps(config: Config) -> str:
     batch_size = config.train.batch_size
     mesh = make_mesh(batch_size, config.train.num_devices, config.num_seeds)
     before = compile_seconds()
-    task = read_task(config.data)
-    view = View.of(config.data, task)
-    split = TrainingSplit.device_put(noise(task), view, config, mesh)
+    task, data = read_task(config.data), "noise"
+    if task.image_shape is None:
+        examples, data = datasets.load(config.data).splits["train"], "the sequences"
+    else:
+        examples = noise(task)
+    split = put_split(examples, View.of(config.data, task), config, mesh)
     program = Program.create(config, task, mesh)
     state = create_state(config, program.model, mesh)
 
-    def run_steps(count: int) -> tuple[UpdateSums, float]:
+    def run_steps(first: int, count: int) -> tuple[UpdateSums, float]:
         nonlocal state
         stopwatch = Stopwatch()
-        num_steps = device_put(np.int32(count), replicated(mesh))
-        state, sums = train_steps(state, split, num_steps, program=program)
-        jax.block_until_ready(sums)
+        state, sums, _ = train_range(
+            state, split, first, first + count, program=program
+        )
         seconds = stopwatch.seconds()
-        sums = jax.device_get(sums)
         if int(sums.examples) < count * batch_size:
             raise RunError(
                 f"a training step{logs.describe_rejection(config, sums)}; "
@@ -167,29 +169,25 @@ def _time_steps(config: Config) -> str:
             )
         return sums, seconds
 
-    _, first = run_steps(1)
+    _, first = run_steps(0, 1)
     compiling = compile_seconds() - before
     # The same on all processes, since every step synchronizes them.
     count = broadcast(
         lambda: max(1, min(MAX_TIMED_STEPS, int(MAX_TIMED_SECONDS / first)))
     )
-    sums, seconds = run_steps(count)
+    sums, seconds = run_steps(1, count)
     loss = float(np.mean(sums.loss)) / int(sums.examples)
-    examples = config.num_seeds * int(sums.examples)
+    number = config.num_seeds * int(sums.examples)
     return (
         f"compiled in {compiling:.1f} s, then {1000 * seconds / count:,.1f} ms a step "
-        f"of {batch_size}: {examples / seconds:,.0f} {task.noun}/s; loss {loss:.2f} on "
-        "noise"
+        f"of {batch_size}: {number / seconds:,.0f} {task.noun}/s; loss {loss:.2f} on "
+        f"{data}"
     )
 
 
 def noise(task: Task) -> Examples:
-    """Returns training examples of noise in the shape of a task's."""
+    """Returns as many images of noise as a task has for training."""
     generator, count = np.random.default_rng(0), task.examples.train
+    images = generator.integers(0, 256, (count, *(task.image_shape or ())), np.uint8)
     labels = generator.integers(0, len(task.classes), count, np.int32)
-    if task.image_shape is not None:
-        shape = (count, *task.image_shape)
-        return Examples(generator.integers(0, 256, shape, np.uint8), labels)
-    shape = (count, task.steps, task.features)
-    values = generator.standard_normal(shape, np.float32)
-    return Examples(values, labels, normalization=Normalization.create(task, "error"))
+    return Examples(images, labels)

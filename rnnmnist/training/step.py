@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -14,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.batches import Batch, Chunk, TrainingSplit
+from rnnmnist.data.batches import Batch, Chunk, HostSplit, TrainingSplit
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
@@ -23,7 +24,7 @@ from rnnmnist.models.classifier import (
     make_model,
 )
 from rnnmnist.runtime.ensemble import gather_ensemble, map_ensemble
-from rnnmnist.runtime.mesh import BATCH, SEEDS, platform_of
+from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, platform_of, replicated
 from rnnmnist.training.loss import Objective
 from rnnmnist.training.optimizer import average, make_optimizer
 from rnnmnist.training.packing import Packing
@@ -159,6 +160,31 @@ def train_steps(
         check_vma=False,  # gradients differ between devices until their psum
     )
     return run(state, split, num_steps)
+
+
+def train_range(
+    state: TrainState,
+    split: TrainingSplit | HostSplit,
+    first: int,
+    last: int,
+    *,
+    program: Program,
+) -> tuple[TrainState, UpdateSums, TrainingSplit | Chunk]:
+    """Trains from a step to a later one, or to an update that is rejected.
+
+    Returns:
+        The new state, the sums over the applied updates on the host, and the part of
+        the split that holds the last batch.
+    """
+    parts = list[tuple[UpdateSums, TrainingSplit | Chunk]]()
+    for part, count in split.chunks(first, last):
+        num_steps = device_put(np.int32(count), replicated(program.mesh))
+        state, sums = train_steps(state, part, num_steps, program=program)
+        parts.append((jax.device_get(sums), part))
+        if parts[-1][0].nonfinite.any():
+            break
+    total = functools.reduce(UpdateSums.add, (sums for sums, _ in parts))
+    return state, total, parts[-1][1]
 
 
 def batch_gradients(

@@ -3,7 +3,7 @@
 /* The page: a canvas to draw on, and the networks that classify the drawing.
  *
  * Everything shown is a function of the image, which `classify` sets, and of the number
- * of steps read, which `showRow` sets.
+ * of rows read, which `showRow` sets.
  */
 
 const MILLISECONDS_PER_ROW = 90;
@@ -97,7 +97,7 @@ const state = {
   label: null, // of a sample
   traces: [], // of each network: the steps before the first row and after each
   accepted: [], // of each network: the result of the out-of-distribution check
-  row: 0, // number of steps read
+  row: 0, // number of rows read
   inspected: 0, // index of the network whose units are plotted
   playback: null, // the timer, while rows are played
   strokes: [], // lists of points from 0 to 1
@@ -162,7 +162,7 @@ function predictionText(step) {
 }
 
 function progressText(row) {
-  if (row === 0) return "No steps read yet.";
+  if (row === 0) return "No rows read yet.";
   const digits = state.traces.map((trace) => predictedDigit(trace[row]));
   return `After row ${row}: ${[...new Set(digits)].join(" or ")}`;
 }
@@ -368,7 +368,7 @@ function makePanel(network) {
   part("h2").textContent = network.title;
   part(".training").textContent =
     network.loss === "every_step"
-      ? "Training loss after every step."
+      ? "Training loss after every row."
       : "Training loss after the last row only.";
   const bars = [...Array(10).keys()].map((digit) => makeBar(part(".bars"), digit));
   const curves = bars.map(() => {
@@ -418,7 +418,7 @@ function showPanel({ part, bars, curves, title }, trace, row, rejected) {
   part(".digit").textContent = row === 0 ? "?" : order[0];
   part(".digit").classList.toggle("rejected", rejected);
   part(".probability").textContent =
-    row === 0 ? "no steps read" : `${percent(probabilities[order[0]])}\n${note}`;
+    row === 0 ? "no rows read" : `${percent(probabilities[order[0]])}\n${note}`;
   bars.forEach((bar, digit) => {
     bar.querySelector(".fill").style.transform = `scaleY(${probabilities[digit]})`;
     bar.classList.toggle("leads", row > 0 && digit === order[0]);

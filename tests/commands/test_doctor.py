@@ -328,7 +328,7 @@ def test_a_step_that_diverges_or_crashes_is_one_line(
     def crash(*_: object, **__: object) -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nwhile\nrunning")
 
-    monkeypatch.setattr(preflight, "train_steps", crash)
+    monkeypatch.setattr(preflight, "train_range", crash)
     with pytest.raises(RunError) as error:
         preflight.describe_step(small)
     assert str(error.value) == (

@@ -15,7 +15,7 @@ import pytest
 from support import Command, Once, one_line_error, refused
 
 import rnnmnist
-from rnnmnist import errors, evaluate, main, predict, report
+from rnnmnist import evaluate, main, predict, report
 from rnnmnist.errors import UserError
 
 CLASSES = np.array(["low", "middle", "high"])
@@ -69,7 +69,8 @@ def train(path: Path, workdir: Path, *settings: str, steps: int = 10) -> str:
 
 
 def result(workdir: Path, split: str = "test") -> dict[str, Any]:
-    (path,) = (workdir / "evaluation").glob(f"{split}-*.json")
+    paths = (workdir / "evaluation").glob(f"{split}-*.json")
+    (path,) = (path for path in paths if path.stem.count("-") == 1)
     content: dict[str, Any] = json.loads(path.read_text())
     return content
 
@@ -164,15 +165,33 @@ def test_a_run_refuses_to_resume_on_other_data(run: Path, tmp_path: Path) -> Non
     assert "trained on other data" in message
 
 
-def test_evaluation_on_other_data_has_to_name_them(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", [{}, {"split": None}, {"labels": CLASSES[[1] * 240]}]
+)
+def test_evaluation_on_other_data_has_a_file_of_its_own(
+    change: dict[str, Any], run: Path, tmp_path: Path
+) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
-    other = save(tmp_path / "other.npz", arrays(seed=1))
+    other = save(tmp_path / "other.npz", arrays(seed=1, **change))
     evaluate.main([f"--workdir={copy}", f"--config.data.path={other}"])
-    content = result(copy)
+    (path,) = (copy / "evaluation").glob("test-*-*.json")
+    content = json.loads(path.read_text())
     assert content["dataset"] == "other"
     assert content["task"]["sha256"] != content["trained_on_sha256"]
+    assert content["examples"] == (240 if "split" in change else 60)
     # The means of the training data, not of these.
     assert content["task"]["mean"] == result(run)["task"]["mean"]
+    assert result(copy) == result(run)
+
+
+def test_evaluation_refuses_other_features(run: Path, tmp_path: Path) -> None:
+    content = arrays(60, feature_names=np.array(["x", "y"]))
+    train(save(tmp_path / "named.npz", content), tmp_path / "run", steps=1)
+    content["feature_names"] = np.array(["y", "x"])
+    swapped = save(tmp_path / "swapped.npz", content)
+    flag = f"--config.data.path={swapped}"
+    message = refused("evaluate", f"--workdir={tmp_path / 'run'}", flag)
+    assert "has the features y, x, and the network was trained on x, y" in message
 
 
 def test_evaluation_refuses_a_changed_file(tmp_path: Path) -> None:
@@ -182,6 +201,63 @@ def test_evaluation_refuses_a_changed_file(tmp_path: Path) -> None:
     message = refused("evaluate", f"--workdir={tmp_path / 'run'}")
     assert "SHA-256" in message
     assert f"--config.data.path={path}" in message
+
+
+def test_the_layout_of_a_file_does_not_matter(run: Path, tmp_path: Path) -> None:
+    """Column-major arrays, in a folder, are the same data."""
+    folder = tmp_path / "levels"
+    folder.mkdir()
+    for name, array in arrays().items():
+        np.save(folder / f"{name}.npy", np.asfortranarray(array))
+    train(folder, tmp_path / "run", steps=1)
+    sha256 = result(tmp_path / "run")["task"]["sha256"]
+    assert sha256 == result(run)["task"]["sha256"]
+
+
+def test_a_constant_feature_is_not_scaled(tmp_path: Path) -> None:
+    content = arrays(60)
+    content["inputs"] = content["inputs"].astype(np.float64)
+    content["inputs"][..., 1] = 0.1
+    train(save(tmp_path / "data.npz", content), tmp_path / "run", steps=1)
+    assert result(tmp_path / "run")["task"]["std"][1] == 1
+
+
+def test_sequences_of_other_lengths_after_rematerialization(tmp_path: Path) -> None:
+    content = arrays(60)
+    path = save(tmp_path / "data.npz", content)
+    train(path, tmp_path / "run", "--config.model.remat_steps=4", steps=1)
+    found = rnnmnist.Predictor(tmp_path / "run").classify(content["inputs"][:, :7])
+    assert found.shape == (60, 3)
+
+
+@pytest.mark.parametrize(
+    ("examples", "lengths", "text"),
+    [
+        (np.zeros((2, 3)), None, "examples must be real"),
+        (np.zeros((2, 3, 1)), None, r"examples must be real \[n, time, 2\]"),
+        (np.zeros((2, 0, 2)), None, "examples must be real"),
+        (np.zeros((2, 3, 2), complex), None, "examples must be real"),
+        (np.full((2, 3, 2), 1e39), None, "is larger than"),
+        (np.full((2, 3, 2), np.nan), None, "is missing"),
+        (np.zeros((2, 3, 2)), [0, 1], "2 numbers from 1 to 3"),
+        (np.zeros((2, 3, 2)), [1, 4], "2 numbers from 1 to 3"),
+        (np.zeros((2, 3, 2)), [1], "2 numbers from 1 to 3"),
+    ],
+)
+def test_arrays_that_a_predictor_refuses(
+    examples: np.ndarray, lengths: Any, text: str, run: Path
+) -> None:
+    with pytest.raises(ValueError, match=text):
+        rnnmnist.Predictor(run).classify(examples, lengths)
+
+
+def test_a_message_names_the_sequence_of_a_csv_file(tmp_path: Path) -> None:
+    path = tmp_path / "gaps.csv"
+    rows = [f"patient-{i},{t},{i % 2},{i % 2}" for i in range(6) for t in (1, 2)]
+    rows[5] = "patient-2,2,,0"
+    path.write_text("\n".join(["sequence,time,pulse,label", *rows]))
+    message = refused("main", *TINY, *HERE, f"--config.data.path={path}")
+    assert "sequence 'patient-2' at step 1, feature pulse, is missing" in message
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
@@ -278,6 +354,9 @@ def test_missing_values(tmp_path: Path) -> None:
         ("data.view=columns", "data.view: is for images only"),
         ("model.remat_steps=5", "model.remat_steps: must be one of 1, 2, 3, 4, 6, 12"),
         ("data.path=none", "data.path: name your sequences with --config.data.path"),
+        ("data.path=" + 5000 * "x", "data.path: '/"),
+        ("tutorial_128=true", "tutorial_128: is for images only"),
+        ("data.name=mnist", "data.path: is for sequences only, and mnist has images"),
     ],
 )
 def test_settings_that_do_not_suit_sequences(
@@ -298,7 +377,7 @@ def test_the_drawing_page_refuses_sequences(run: Path, tmp_path: Path) -> None:
 
 
 def test_predict_names_the_class_of_each_sequence(
-    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = arrays()
     path = save(tmp_path / "new.npz", {k: content[k] for k in ("inputs", "lengths")})
@@ -310,21 +389,14 @@ def test_predict_names_the_class_of_each_sequence(
     test = content["split"] == "test"
     correct = np.array([line["label"] for line in lines]) == content["labels"]
     assert correct[test].sum() == result(run)["correct"]
-    one = save(tmp_path / "one.npz", {"inputs": content["inputs"][..., :1]})
-    with pytest.raises(SystemExit), contextlib.suppress(UserError):
-        exit_with_errors(run, one)
-    assert "has 1 features, and the network 2" in capsys.readouterr().err
 
 
-def exit_with_errors(run: Path, path: Path) -> None:
-    """Predicts a file; the exit code of a refused one is raised as SystemExit."""
-
-    def leave(message: str, code: int) -> None:
-        raise SystemExit(code)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(errors, "exit_immediately", leave)
-        predict.main([f"--workdir={run}", str(path)])
+def test_predict_refuses_another_number_of_features(
+    run: Path, tmp_path: Path, command: Command
+) -> None:
+    one = save(tmp_path / "one.npz", {"inputs": arrays()["inputs"][..., :1]})
+    message = one_line_error(command("predict", f"--workdir={run}", one))
+    assert message == f"error: {one}: has 1 features, and the network 2"
 
 
 def test_a_stream_equals_the_whole_sequence(run: Path, command: Command) -> None:
@@ -386,9 +458,42 @@ def test_fit_trains_on_arrays_and_resumes(
     assert found.shape == (80, 3)
     with pytest.raises(UserError, match="other arrays"):
         rnnmnist.fit(content["inputs"] + 1, content["labels"], **settings)
-    with pytest.raises(UserError, match="did you mean num_steps"):
-        rnnmnist.fit(*given, workdir=tmp_path / "other", num_step=3)
-    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"num_step": 3}, "did you mean num_steps"),
+        ({"name": "mnist"}, "fit: name: no such setting"),
+        ({"view": "columns"}, "fit: view: no such setting"),
+        ({"remat_steps": 5}, "model.remat_steps: must be one of"),
+        ({"inputs": np.full((80, 12, 2), np.nan)}, "is missing"),
+        ({"labels": np.arange(80)}, "at least two training sequences"),
+    ],
+)
+def test_fit_writes_nothing_before_its_checks(
+    change: dict[str, Any], text: str, tmp_path: Path
+) -> None:
+    content = arrays(80)
+    given = {name: content[name] for name in ("inputs", "labels")}
+    with pytest.raises(UserError, match=text):
+        rnnmnist.fit(**(given | change), workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_fit_refuses_the_workdir_of_another_run(run: Path) -> None:
+    before = sorted(run.rglob("*"))
+    content = arrays(80)
+    with pytest.raises(UserError, match="other arrays"):
+        rnnmnist.fit(content["inputs"], content["labels"], workdir=run)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_fit_takes_a_column_major_array(tmp_path: Path) -> None:
+    content = arrays(80)
+    inputs = np.asfortranarray(content["inputs"][..., 0])
+    settings: Any = {"hidden_size": 8, "num_devices": 1, "num_steps": 1}
+    rnnmnist.fit(inputs, content["labels"], workdir=tmp_path / "run", **settings)
 
 
 def test_balanced_accuracy_and_interval_of_several_seeds(

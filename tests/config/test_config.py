@@ -216,6 +216,7 @@ def test_a_setting_of_images_is_refused_for_sequences(name: str) -> None:
         "data.view": {"data.view": "columns"},
         "data.permutation": {"data.view": "permuted", "data.permutation": "random:1"},
         "data.flip": {"data.flip": True},
+        "tutorial_128": {"tutorial_128": True},
     }
     config = Config().replace(values.get(name, {name: 1}))
     named = "data.view" if name == "data.permutation" else name

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from rnnmnist.data import files
+from rnnmnist.data.examples import SPLITS
 from rnnmnist.data.files import Sequences
 from rnnmnist.data.formats import raw
 from rnnmnist.errors import UserError
@@ -113,7 +114,7 @@ def check(sequences: Sequences, *, labelled: bool = True) -> None:
         assert sequences.lengths.max() <= steps
     if sequences.splits is not None:
         assert sequences.splits.shape == (examples,)
-        assert set(sequences.splits.tolist()) <= set(raw.SPLITS)
+        assert set(sequences.splits.tolist()) <= set(SPLITS)
     if sequences.labels is None:
         assert not labelled
         assert sequences.classes == ()
@@ -128,7 +129,8 @@ def check(sequences: Sequences, *, labelled: bool = True) -> None:
 def test_the_same_data_in_every_format_are_equal(
     tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
-    sequences = files.read(write(tmp_path))
+    path = write(tmp_path)
+    sequences = files.read(path)
     check(sequences)
     np.testing.assert_array_equal(sequences.inputs, INPUTS)
     assert sequences.inputs.dtype == np.float32
@@ -137,6 +139,7 @@ def test_the_same_data_in_every_format_are_equal(
     assert sequences.classes == ("bird", "cat")
     assert sequences.splits is None
     assert sequences.feature_names == ("0", "1")
+    assert sequences.ids == (("a", "b", "c") if path.suffix == ".csv" else None)
 
 
 def test_inputs_of_a_folder_are_a_read_only_map(tmp_path: Path) -> None:
@@ -145,9 +148,10 @@ def test_inputs_of_a_folder_are_a_read_only_map(tmp_path: Path) -> None:
     )
     (path / "readme.txt").touch()
     inputs = files.read(path).inputs
-    assert isinstance(inputs, np.memmap)
     assert not inputs.flags.writeable
     np.testing.assert_array_equal(inputs, INPUTS[..., :1])
+    np.load(path / "inputs.npy", mmap_mode="r+")[0, 0] = 9
+    assert inputs[0, 0] == 9
 
 
 def test_splits_and_feature_names_are_kept(tmp_path: Path) -> None:
@@ -263,7 +267,7 @@ def test_prediction_needs_no_labels_and_keeps_given_ones(tmp_path: Path) -> None
     one_class = "sequence,time,x,label,split\na,0,1,cat,test\n"
     path = write_text(tmp_path, "one.csv", one_class)
     assert files.read(path, labelled=False).classes == ("cat",)
-    assert "2 to 10000 classes, not 1" in refusal(path)
+    assert "has 1 classes, ('cat',); allowed are 2 to 1000" in refusal(path)
 
 
 def test_a_time_in_nanoseconds_is_exact(tmp_path: Path) -> None:
@@ -273,30 +277,33 @@ def test_a_time_in_nanoseconds_is_exact(tmp_path: Path) -> None:
     assert sequences.inputs[0].tolist() == [[1], [2]]
 
 
-def test_bytes_in_comments_of_ts_files_can_be_of_any_encoding(tmp_path: Path) -> None:
+def test_only_comments_of_ts_files_can_be_of_any_encoding(tmp_path: Path) -> None:
     path = tmp_path / "latin.ts"
     path.write_bytes("# M\u00fcller\n".encode("latin-1") + TS.encode())
     assert files.read(path).classes == ("bird", "cat")
+    unused = TS.replace("bird cat", "bird cat M\u00fcller")
+    path.write_bytes(unused.encode("latin-1"))
+    assert r"class_names[2] is 'M\udcfcller'; allowed are printable" in refusal(path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"inputs": INPUTS * 1j}, r"inputs.npy: has the type 'complex64'; allowed"),
+        ({"inputs": INPUTS * 1j}, r"inputs.npy: has the type 'complex64'; convert"),
         (
             {"inputs": INPUTS.astype(str)},
             r"inputs: is '<U32'; allowed are real numbers",
         ),
         ({"inputs": np.zeros(3)}, r"inputs: has the shape \(3,\); allowed are \[exam"),
         ({"inputs": np.zeros((3, 0, 2))}, r"shape \(3, 0, 2\); store at least one"),
-        ({"labels": LABELS[:2]}, r"labels: has the shape \(2,\).* allowed is \(3,\)"),
+        ({"labels": LABELS[:2]}, r"labels: has the shape \(2,\); .* must be \(3,\)"),
         ({"labels": np.zeros(3)}, r"labels: is 'float64'; .*integers or strings"),
         ({"labels": np.array([True, False, True])}, r"labels: is 'bool'"),
         ({"labels": ["a", "", "b"]}, r"labels\[1\] is ''; allowed are printable"),
         ({"labels": ["a", "b\nc", "b"]}, r"labels\[1\] is 'b\\nc'; allowed"),
         ({"labels": ["a", "\ud800", "b"]}, r"labels\[1\] is '\\ud800'; allowed"),
-        ({"labels": ["a", "a", "a"]}, r"classes \('a',\); allowed are 2 to 10000"),
-        ({"labels": [b"a", b"b", b"a"]}, r"labels.npy: has the type '\|S1'; allowed"),
+        ({"labels": ["a", "a", "a"]}, r"1 classes, \('a',\); allowed are 2 to 1000"),
+        ({"labels": [b"a", b"b", b"a"]}, r"labels.npy: has the type '\|S1'; convert"),
         ({"labels": np.array([{}, 1, 2], object)}, r"'object'; .* never unpickled"),
         ({"lengths": [3, 0, 1]}, r"lengths\[1\] is 0; allowed are 1 to 3"),
         ({"lengths": [3, 1, 4]}, r"lengths\[2\] is 4; allowed are 1 to 3"),
@@ -421,6 +428,24 @@ def test_missing_and_unknown_files_are_refused_with_the_formats(tmp_path: Path) 
 def test_wrong_arrays_of_a_caller_are_refused(values: Any) -> None:
     with pytest.raises(UserError, match=r"^my arrays: inputs: .*; "):
         files.from_arrays(values, [0, 1], source="my arrays")
+
+
+@pytest.mark.parametrize("dtype", [bool, float, object])
+def test_labels_of_a_caller_that_are_to_be_converted_are_refused(dtype: type) -> None:
+    message = r"^my arrays: labels: is '.*'; .* with .astype\(int\) or .astype\(str\)$"
+    with pytest.raises(UserError, match=message):
+        files.from_arrays(
+            np.ones((2, 3)), np.arange(2, dtype=dtype), source="my arrays"
+        )
+
+
+@pytest.mark.skipif(np.dtype("g").itemsize == 8, reason="longdouble is float64")
+def test_long_doubles_are_refused(tmp_path: Path) -> None:
+    inputs = INPUTS.astype(np.longdouble)
+    with pytest.raises(UserError, match=r"^my arrays: inputs: .* at most 64 bits; "):
+        files.from_arrays(inputs, LABELS, source="my arrays")
+    for write in (write_npz, write_folder):
+        assert "inputs.npy: has the type" in refusal(write(tmp_path, inputs=inputs))
 
 
 def test_padding_that_does_not_fit_in_memory_is_refused(

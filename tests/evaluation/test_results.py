@@ -13,7 +13,13 @@ from support import TASK
 from rnnmnist.config.tasks import SplitSizes, Task
 from rnnmnist.data.views import permutation_sha256
 from rnnmnist.evaluation.metrics import Scores
-from rnnmnist.evaluation.results import Result, read_result, result_path, write_result
+from rnnmnist.evaluation.results import (
+    Result,
+    path_of,
+    read_result,
+    result_path,
+    write_result,
+)
 
 TABLES = ([[3, 1], [0, 2]], [[2, 2], [1, 1]], [[4, 0], [2, 0]])
 SHA256 = "of all networks"
@@ -84,7 +90,8 @@ RESULTS = [
 @pytest.mark.parametrize("result", RESULTS)
 def test_results_are_restored_from_their_files(tmp_path: Path, result: Result) -> None:
     assert Result.from_dict(result.to_dict()) == result
-    path = result_path(tmp_path, "test", 7)
+    path = path_of(tmp_path, result)
+    assert (path == result_path(tmp_path, "test", 7)) != result.of_other_data
     assert read_result(path, SHA256) is None
     write_result(tmp_path, result)
     assert read_result(path, SHA256) == result

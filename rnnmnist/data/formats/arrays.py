@@ -165,11 +165,12 @@ def _parse_header(prefix: bytes, size: int, where: Path | str) -> Header:
             shape, fortran_order, dtype = npy.read_array_header_2_0(stream)
         else:
             raise ValueError(f"version {version} of the header")
-    if dtype.kind not in "biufU" or not dtype.itemsize:
+    numeric = dtype.kind in "biuf" and dtype.itemsize <= 8
+    if not numeric and (dtype.kind != "U" or not dtype.itemsize):
         raise UserError(
-            f"{where}: has the type {shown(str(dtype))}; allowed are real "
-            "numbers and strings, as .astype(float) and .astype(str) return them "
-            "(Python objects are never unpickled)"
+            f"{where}: has the type {shown(str(dtype))}; convert it with "
+            ".astype(float), .astype(int) or .astype(str) (Python objects are never "
+            "unpickled)"
         )
     if min(shape, default=1) < 1:
         raise UserError(f"{where}: has the shape {shape}; store at least one element")

@@ -8,14 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnmnist.data.formats.raw import (
-    SPLITS,
-    Raw,
-    did_you_mean,
-    pad,
-    parse_numbers,
-    shown,
-)
+from rnnmnist.data.examples import SPLITS
+from rnnmnist.data.formats.raw import Raw, did_you_mean, pad, parse_numbers, shown
 from rnnmnist.errors import UserError
 
 COLUMNS = ("sequence", "time", "label", "split")  # the others are features
@@ -59,6 +53,7 @@ def read(path: Path) -> Raw:
         lengths=lengths,
         splits=splits if "split" in columns else None,
         feature_names=[name for name in columns if name not in COLUMNS],
+        ids=tuple(groups),
     )
 
 

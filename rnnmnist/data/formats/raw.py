@@ -10,10 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rnnmnist.data.examples import LARGEST
 from rnnmnist.errors import UserError
-
-SPLITS = ("train", "validation", "test")
-LARGEST = float(np.finfo(np.float32).max)
 
 
 class Raw(NamedTuple):
@@ -25,6 +23,7 @@ class Raw(NamedTuple):
     splits: np.ndarray | list[str] | None = None  # [examples]
     feature_names: np.ndarray | list[str] | None = None  # [features]
     class_names: tuple[str, ...] | None = None  # in order, if the file gives one
+    ids: tuple[str, ...] | None = None  # the file's names of the sequences
 
 
 def shown(value: object) -> str:

@@ -44,16 +44,16 @@ def read(path: Path, *, pair: bool = True) -> Raw:
     files = [_read_cases(file) for file in paths]
     cases = [case for _, part in files for case in part]
     classes, features = files[0][0].classes, cases[0].values.shape[1]
-    header, part = files[-1]
-    if set(header.classes) != set(classes) or part[0].values.shape[1] != features:
+    header, last = files[-1]
+    if set(header.classes) != set(classes) or last[0].values.shape[1] != features:
         raise UserError(
-            f"{paths[-1]}: has {part[0].values.shape[1]} dimensions and the classes "
+            f"{paths[-1]}: has {last[0].values.shape[1]} dimensions and the classes "
             f"{shown(header.classes)}, but {paths[0]} has {features} and "
             f"{shown(classes)}; name the files differently if they are no pair"
         )
     lengths = np.array([len(case.values) for case in cases])
     values = np.concatenate([case.values for case in cases])
-    splits = ["train"] * len(files[0][1]) + ["test"] * len(files[-1][1])
+    splits = ["train"] * len(files[0][1]) + ["test"] * len(last)
     return Raw(
         pad(values, lengths, str(path)),
         labels=[case.label for case in cases] if classes else None,
@@ -94,7 +94,7 @@ def _read_header(lines: Lines, path: Path) -> _Header:
     """Reads the tags that matter; the others repeat what the cases show."""
     header = _Header((), False)
     for where, text in lines:
-        name, *words = text.split()
+        name, *arguments = text.split()
         tag = name.lower()
         if tag == "@data":
             return header
@@ -103,15 +103,15 @@ def _read_header(lines: Lines, path: Path) -> _Header:
                 f"{where}: begins with {shown(name)}; before @data, allowed are tags, "
                 "which begin with @, and comments, which begin with #"
             )
-        if tag in ("@timestamps", "@targetlabel") and _flag(name, words, where):
+        if tag in ("@timestamps", "@targetlabel") and _flag(name, arguments, where):
             raise UserError(
                 f"{where}: {name} is true; allowed are values without times, and "
                 "classes instead of target values"
             )
         if tag == "@equallength":
-            header = header._replace(equal_length=_flag(name, words, where))
-        if tag == "@classlabel" and _flag(name, words, where):
-            header = header._replace(classes=tuple(words[1:]))
+            header = header._replace(equal_length=_flag(name, arguments, where))
+        if tag == "@classlabel" and _flag(name, arguments, where):
+            header = header._replace(classes=tuple(arguments[1:]))
             if not header.classes or len(set(header.classes)) < len(header.classes):
                 raise UserError(
                     f"{where}: {shown(text)} must name each class once after 'true'"
@@ -119,8 +119,8 @@ def _read_header(lines: Lines, path: Path) -> _Header:
     raise UserError(f"{path}: has no line @data; write it before the cases")
 
 
-def _flag(name: str, words: list[str], where: str) -> bool:
-    value = words[0].lower() if words else ""
+def _flag(name: str, arguments: list[str], where: str) -> bool:
+    value = arguments[0].lower() if arguments else ""
     if value not in ("true", "false"):
         raise UserError(
             f"{where}: {name} is {shown(value)}; allowed are 'true' and 'false'"
