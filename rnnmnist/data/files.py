@@ -47,21 +47,21 @@ class Sequences:
     ids: tuple[str, ...] | None
 
 
-def read(path: Path, *, labelled: bool = True) -> Sequences:
+def read(path: Path, *, labelled: bool = True, pair: bool = True) -> Sequences:
     """Reads a .npz, .ts or .csv file, or a folder of .npy files.
 
     Args:
-        path: the file or folder. With `labelled`, either file of a pair NAME_TRAIN.ts
-            and NAME_TEST.ts names both.
+        path: the file or folder.
         labelled: whether labels of at least two classes are required, and training
             sequences if there are splits. Labels are returned in any case.
+        pair: whether either file of a pair NAME_TRAIN.ts and NAME_TEST.ts names both.
 
     Raises:
         UserError: if the file is missing, in another format, damaged or invalid.
     """
     try:
         reader = _reader(path)
-        raw = ts.read(path, pair=labelled) if reader is ts.read else reader(path)
+        raw = ts.read(path, pair=pair) if reader is ts.read else reader(path)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 ({error}); save it as UTF-8") from error
     except OSError as error:

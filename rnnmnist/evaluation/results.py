@@ -151,7 +151,7 @@ def evaluate_run(
 
     def evaluate_step(step: int) -> Result:
         restored = restore_model(workdir, step, mesh)
-        task, examples = load_split(restored, split, data_paths)
+        task, _, examples = load_split(restored, split, data_paths)
         if split == "test":
             sha256 = params_sha256(restored.params)
             log_test_reading(workdir, step, sha256, "evaluate")
@@ -163,18 +163,27 @@ def evaluate_run(
 
 
 def load_split(
-    restored: RestoredModel, split: str, data_paths: Mapping[str, str | None]
-) -> tuple[Task, Examples]:
+    restored: RestoredModel, split: str | None, data_paths: Mapping[str, str | None]
+) -> tuple[Task, str, Examples]:
     """Loads the data on which a model is evaluated.
 
+    Args:
+        restored: the model.
+        split: None takes the test split, or validation if there is none.
+        data_paths: overrides of the data's paths in the configuration.
+
     Returns:
-        The task of these data, and the examples of the split.
+        The task of these data, the name of the split, and its examples.
 
     Raises:
         UserError: if the data have no such split, or differ from those that the model
             was trained on and are not named in `data_paths`.
     """
     config, trained = restored.config.replace(data_paths).data, restored.task
+    if config.name != "files" and config.path is not None:
+        raise UserError(
+            f"--config.data.path: the run is on {config.name}, not on files; remove it"
+        )
     task, splits = datasets.load(config, trained=trained)
     if task.sha256 != trained.sha256 and data_paths.get("data.path") is None:
         raise UserError(
@@ -182,11 +191,13 @@ def load_split(
             "(their SHA-256 differs); to evaluate on them, name them with "
             f"--config.data.path={config.path}"
         )
+    if split is None:
+        split = "test" if task.examples.test else "validation"
     if not len(splits[split].labels):
         raise UserError(
             f"--split: {task.name} has no {split} part; use --split=validation"
         )
-    return task, splits[split]
+    return task, split, splits[split]
 
 
 def score(

@@ -21,7 +21,7 @@ def predict_file(predictor: Predictor, path: Path) -> Iterator[dict[str, Any]]:
         UserError: if the file cannot be read, has another number of features, or has
             missing values that the run does not fill.
     """
-    sequences = files.read(path, labelled=False)
+    sequences = files.read(path, labelled=False, pair=False)
     check_features(path, sequences, predictor.task)
     for start in range(0, len(sequences.inputs), SEQUENCES_PER_CALL):
         part = slice(start, start + SEQUENCES_PER_CALL)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -32,17 +33,18 @@ def comparison_page(
         context: of the comparison.
     """
     named = {run.workdir.relative_to(folder.parent).as_posix(): run for run in runs}
-    datasets = sorted({run.task.name for run in runs})
+    dataset_of = _datasets(named)
+    datasets = sorted(set(dataset_of.values()))
     best = [
         max(
-            (item for item in named.items() if item[1].task.name == dataset),
+            (item for item in named.items() if dataset_of[item[0]] == dataset),
             key=lambda item: item[1].validation.accuracy if item[1].validation else -1,
         )
         for dataset in datasets
     ]
     lead = [
-        f"Best validation accuracy on {dataset}: {name}, with a {run.split} accuracy "
-        f"of {', '.join(_test(run).splitlines())}."
+        f"Best validation accuracy on {dataset}: {name}, with a {run.split} accuracy"
+        f"{_on_other(run)} of {', '.join(_accuracy(run).splitlines())}."
         for dataset, (name, run) in zip(datasets, best, strict=True)
     ]
     lead.append(
@@ -53,8 +55,8 @@ def comparison_page(
     if len(best) == 1:
         [(name, run)] = best
         headline = percent(run.result.scores.accuracy)
-        caption = f"{run.split} accuracy of {name}, the best of {len(runs)} runs on "
-        caption += "validation"
+        caption = f"{run.split} accuracy{_on_other(run)} of {name}, the best of "
+        caption += f"{len(runs)} runs on validation"
     return Page(
         title="Comparison of runs",
         headline=headline,
@@ -106,7 +108,31 @@ def _validation(validation: Metrics | None) -> str:
     return "\n".join(lines)
 
 
+def _datasets(named: dict[str, RunData]) -> dict[str, str]:
+    """Returns the training data of each run: their name, with SHA-256 if ambiguous."""
+    tasks = {name: run.trained for name, run in named.items()}
+    keys = {(task.name, task.sha256) for task in tasks.values()}
+    numbers = Counter(name for name, _ in keys)
+    return {
+        name: f"{task.name} ({str(task.sha256)[:8]})"
+        if numbers[task.name] > 1
+        else task.name
+        for name, task in tasks.items()
+    }
+
+
+def _on_other(run: RunData) -> str:
+    """Returns ` on NAME` if the evaluated data are not those of the training."""
+    return f" on {run.task.name}" if run.result.of_other_data else ""
+
+
 def _test(run: RunData) -> str:
+    """Formats the accuracy, and names what it is of unless that is the test part."""
+    evaluated = f"{run.split}{_on_other(run)}"
+    return ("" if evaluated == "test" else f"{evaluated}: ") + _accuracy(run)
+
+
+def _accuracy(run: RunData) -> str:
     scores, counts = run.result.scores, format_counts(run.result.scores)
     ends = scores.accuracy_interval
     if len(scores.correct) > 1:

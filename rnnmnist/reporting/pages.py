@@ -4,7 +4,6 @@ import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from rnnmnist.checkpoints.store import MIN_VALIDATION_EXAMPLES
 from rnnmnist.config.schema import Config, flatten
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.formatting import interval, percent, percentage_points
@@ -116,21 +115,13 @@ def _lead(run: RunData) -> list[str]:
             f"95 % interval over {run.noun}: {interval(scores.accuracy_interval)}; "
             f"{scores.examples - counts[0]:,} errors."
         )
-    selection = f"selected by --step={run.requested_step}"
-    selects = run.task.examples.validation >= MIN_VALIDATION_EXAMPLES
-    if run.requested_step == "best" and run.validation is not None and selects:
-        selection = f"with the best validation accuracy: {_validation(run.validation)}"
     lead = [
         result,
         f"{they} is {network} that reads each {run.noun[:-1]} {_reading(run)} and "
         f"predicts its class after the last step. {their} parameters are those of step "
-        f"{run.step:,} of {num_steps:,}, {selection}.",
+        f"{run.step:,} of {num_steps:,}, {_selection(run)}.",
+        *_evaluated_data(run),
     ]
-    if run.split != "test":
-        lead.append(
-            f"{run.task.name} has no test part: all figures are of the {run.split} "
-            + ("part, which also selected the step." if selects else "part.")
-        )
     recounted = [int(predictions.correct.sum()) for predictions in run.networks]
     if recounted != counts:
         lead.append(
@@ -139,6 +130,33 @@ def _lead(run: RunData) -> list[str]:
             "read, errors and calibration use these predictions."
         )
     return lead
+
+
+def _selection(run: RunData) -> str:
+    """Describes why the page is of this step."""
+    if run.requested_step != "best" or run.validation is None:
+        return f"selected by --step={run.requested_step}"
+    if run.selects:
+        return f"with the best validation accuracy: {_validation(run.validation)}"
+    count = run.trained.examples.validation
+    return f"the last step, since {count} validation {run.noun} do not select one"
+
+
+def _evaluated_data(run: RunData) -> list[str]:
+    """Describes data other than the training's, and a split other than test."""
+    name, lines, other = run.task.name, [], run.result.of_other_data
+    if other:
+        lines.append(
+            f"The figures are of {name}, other data than those of the training, which "
+            "the learning curves show."
+        )
+    if run.split != "test":
+        selected = run.requested_step == "best" and run.selects and not other
+        lines.append(
+            f"{name} has no test part: all figures are of the {run.split} "
+            + ("part, which also selected the step." if selected else "part.")
+        )
+    return lines
 
 
 def _join(counts: list[int]) -> str:
@@ -171,7 +189,7 @@ def _validation(validation: Metrics) -> str:
 def _run_card(run: RunData) -> Card:
     result, config, num_steps = run.result, run.config, run.config.train.num_steps
     examples = num_steps * config.train.batch_size
-    epochs = examples / run.task.examples.train
+    epochs = examples / run.trained.examples.train
     return Card(
         "Run",
         [
@@ -180,7 +198,10 @@ def _run_card(run: RunData) -> Card:
             ("network", _describe_network(config)),
             ("parameters", f"{result.num_parameters:,}"),
             ("checkpoint", f"step {run.step:,} of {num_steps:,}"),
-            ("training", f"{examples:,} {run.noun}, {epochs:.1f} epochs"),
+            (
+                "training",
+                f"{examples:,} {run.noun}, {epochs:.1f} epochs of {run.trained.name}",
+            ),
             ("validation", _validation(run.validation) if run.validation else "none"),
             (run.split, "; ".join(map(format_counts, result.scores.split()))),
             ("balanced accuracy", percent(result.scores.balanced_accuracy)),

@@ -17,6 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm  # noqa: TID251
 from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
+from rnnmnist.checkpoints.store import MIN_VALIDATION_EXAMPLES
 from rnnmnist.evaluation.formatting import percent, percentage_points
 from rnnmnist.evaluation.metrics import Metrics
 from rnnmnist.inference.preprocessing import Stages
@@ -24,7 +25,7 @@ from rnnmnist.reporting.palette import LIGHT, Palette
 
 WIDTH, DPI = 4.8, 200  # inches, dots per inch
 GALLERY_COLUMNS = 4
-MAX_NAME_LENGTH = 60  # characters of a run's name in a legend
+MAX_RUN_NAME, MAX_CLASS_NAME, MAX_TILE_NAME = 60, 24, 14  # characters
 MAX_NUMBERS = 20  # classes of a confusion matrix whose counts are written in it
 LINE_STYLES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP"
@@ -57,9 +58,12 @@ def learning_curves(metrics: Sequence[Metrics], palette: Palette = LIGHT) -> byt
     validated = _validation_lines(metrics)
     title = f"step {metrics[-1].step:,}"
     if validated:
-        best = max(validated, key=lambda line: (line.accuracy, -line.step))
-        title += f"   best validation accuracy: {percent(best.accuracy)} "
-        title += f"at step {best.step:,}"
+        kind, line = "last", validated[-1]
+        if line.examples >= MIN_VALIDATION_EXAMPLES:
+            kind = "best"
+            line = max(validated, key=lambda line: (line.accuracy, -line.step))
+        title += f"   {kind} validation accuracy: {percent(line.accuracy)} "
+        title += f"at step {line.step:,}"
     with _figure(4.6, palette) as figure:
         above, below = figure.subplots(2, sharex=True)
         style = {"label": "validation", "marker": "o", "zorder": 3}
@@ -95,7 +99,7 @@ def validation_curves(
         _set_accuracy_limits(axes, runs.values())
         _set_step_axis(axes)
         # Not by `label=`: matplotlib leaves out labels that start with an underscore.
-        names = [_legend_name(name) for name in runs]
+        names = [_shorten(name, MAX_RUN_NAME) for name in runs]
         figure.legend(axes.lines, names, loc="outside upper left")
         return _png(figure)
 
@@ -109,6 +113,7 @@ def confusion_matrix(
     # Square root scale: single errors stay visible beside hundreds.
     norm = PowerNorm(0.5, vmin=0, vmax=max(8, int(errors.max())))
     edges = np.arange(len(counts) + 1) - 0.5
+    names = [_shorten(name, MAX_CLASS_NAME) for name in names]
     with _figure(4.9, palette) as figure:
         axes = figure.subplots()
         mesh = axes.pcolormesh(edges, edges, errors, cmap=shades, norm=norm)
@@ -153,7 +158,7 @@ def accuracy_by_class(
         overall: the accuracy on all classes, from 0 to 1.
         palette: the colours.
     """
-    rows = range(len(names))
+    rows, names = range(len(names)), [_shorten(name, MAX_CLASS_NAME) for name in names]
     values, lengths = _error_bars(estimates)
     with _figure(1 + 0.26 * len(names), palette) as figure:
         axes = figure.subplots()
@@ -221,8 +226,9 @@ def gallery(
     rows = -(-len(tiles) // GALLERY_COLUMNS)
     longest = max(len(name) for tile in tiles for name in (tile.predicted, tile.label))
     shades = _shades(palette, palette.foreground)
-    text = {"fontsize": 9 if longest < 7 else 7, "loc": "left"}
-    with _figure(1.72 * rows + 0.1, palette) as figure:
+    size, height, gap = (9, 1.72, " ") if longest < 7 else (7, 1.94, "\n")
+    text = {"fontsize": size, "loc": "left"}
+    with _figure(height * rows + 0.1, palette) as figure:
         grid = figure.subplots(rows, GALLERY_COLUMNS, squeeze=False)
         for axes in grid.flat[len(tiles) :]:
             axes.set_axis_off()
@@ -231,11 +237,14 @@ def gallery(
                 axes.imshow(tile.values, cmap=shades, vmin=0, vmax=255)
             else:
                 axes.set_prop_cycle(color=palette.series)
-                axes.plot(tile.values, linewidth=1)
+                marker = "o" if len(tile.values) == 1 else ""
+                axes.plot(tile.values, linewidth=1, marker=marker)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(True)
-            axes.set_title(f"label {tile.label}", color=palette.series[0], **text)
-            predicted = f"predicted {tile.predicted}\n{tile.probability}"
+            label = f"label{gap}{_shorten(tile.label, MAX_TILE_NAME)}"
+            predicted = f"predicted{gap}{_shorten(tile.predicted, MAX_TILE_NAME)}"
+            axes.set_title(label, color=palette.series[0], **text)
+            predicted += f"\n{tile.probability}"
             axes.set_xlabel(predicted, color=palette.series[1], **text)
         return _png(figure)
 
@@ -246,23 +255,27 @@ def accuracy_by_steps_read(
     """Draws the accuracy after each step, and the share of the most frequent class."""
     low, value, high = 100 * np.array(estimates).T
     last = len(estimates)
-    rows = range(1, last + 1)
+    steps = range(1, last + 1)
     quarters = sorted({-(-last * quarter // 4) for quarter in (1, 2, 3, 4)})
     blue = palette.series[0]
     with _figure(3.4, palette) as figure:
         axes = figure.subplots()
         axes.axhline(100 * majority, color=palette.muted, linewidth=1, zorder=1)
-        axes.fill_between(rows, low, high, color=blue, alpha=0.25, linewidth=0)
-        axes.plot(rows, value, color=blue, marker="o", markersize=3)
-        for row in quarters:
+        axes.fill_between(steps, low, high, color=blue, alpha=0.25, linewidth=0)
+        axes.plot(steps, value, color=blue, marker="o", markersize=3)
+        for step in quarters:
+            height = value[step - 1]
+            # Below high points and the last one; not where the curve rises to a point.
+            below = height > (20 if step == last else 90)
+            rises = height > 3 + value[max(0, step - 1 - last // 8)]
+            right = below and rises and step != last
             axes.annotate(
-                f"{value[row - 1]:.1f} %",
-                (row, value[row - 1]),
-                # Above and to the left of a rising curve; below its last point.
-                (0, -13) if row == last else (-2, 5),
+                f"{height:.1f} %",
+                (step, height),
+                (-8 if right else -2, -11 if below else 5),
                 textcoords="offset points",
-                ha="right",
-                va="top" if row == last else "bottom",
+                ha="left" if right else "right",
+                va="top" if below else "bottom",
             )
         axes.set_xticks(sorted({1, *quarters}))
         axes.set_title(f"horizontal line: most frequent class, {percent(majority)}")
@@ -274,8 +287,8 @@ def accuracy_by_steps_read(
 def prediction(
     stages: Stages, probabilities: np.ndarray, palette: Palette = LIGHT
 ) -> bytes:
-    """Draws an image's preprocessing, and its probabilities [rows, classes]."""
-    rows = range(1, len(probabilities) + 1)
+    """Draws an image's preprocessing, and its probabilities [steps, classes]."""
+    steps = range(1, len(probabilities) + 1)
     highest = probabilities.max(axis=0)
     likely = [int(digit) for digit in highest.argsort()[::-1] if highest[digit] > 0.1]
     titles = ("input", "foreground", "strokes", "28 x 28")
@@ -290,16 +303,16 @@ def prediction(
             axes.axis("off")
         axes = parts[1].subplots()
         for digit, colour in zip(likely, palette.series, strict=False):
-            axes.plot(rows, 100 * probabilities[:, digit], color=colour)
+            axes.plot(steps, 100 * probabilities[:, digit], color=colour)
             axes.annotate(
                 f"{digit}",
-                (rows[probabilities[:, digit].argmax()], 100 * highest[digit]),
+                (steps[probabilities[:, digit].argmax()], 100 * highest[digit]),
                 (0, 3),
                 textcoords="offset points",
                 ha="center",
                 color=colour,
             )
-        axes.set(xlabel=STEP_LABEL, xlim=(0.5, len(rows) + 0.5))
+        axes.set(xlabel=STEP_LABEL, xlim=(0.5, len(steps) + 0.5))
         axes.set(ylabel="probability (%)", ylim=(0, 110))
         return _png(figure)
 
@@ -325,7 +338,7 @@ def gradients(
             axes.spines["left"].set_visible(False)
             axes.spines["right"].set_visible(True)
             axes.yaxis.set_major_formatter("{x:g} %")
-            axes.tick_params(axis="y", which="minor", length=0)
+            axes.minorticks_off()
             axes.set_title(title, color=palette.muted)
             _plot_gradients(axes, curves, palette)
         rows = len(next(iter(curves.values()))[0])
@@ -386,6 +399,7 @@ def _figure(height: float, palette: Palette) -> Iterator[Figure]:
         "font.family": "DejaVu Sans",
         "font.size": 9,
         "text.color": palette.foreground,
+        "text.parse_math": False,  # a name can contain dollar signs
         "axes.titlelocation": "left",
         "axes.titlesize": 9,
         "axes.labelcolor": palette.foreground,
@@ -434,11 +448,7 @@ def _validation_lines(metrics: Sequence[Metrics]) -> list[Metrics]:
 
 
 def _plot_metric(
-    axes: Axes,
-    lines: Sequence[Metrics],
-    metric: str,
-    colour: str,
-    **style: Any,
+    axes: Axes, lines: Sequence[Metrics], metric: str, colour: str, **style: Any
 ) -> None:
     """Plots a metric over steps, as the mean over seeds with its range shaded."""
     steps = [line.step for line in lines]
@@ -471,8 +481,9 @@ def _set_step_axis(axes: Axes) -> None:
     axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
-def _legend_name(name: str) -> str:
-    """Returns the end of a name, escaped so that matplotlib sees no mathematics."""
-    if len(name) > MAX_NAME_LENGTH:
-        name = f"…{name[-MAX_NAME_LENGTH:]}"
-    return name.replace("\\", "\\\\").replace("$", r"\$")
+def _shorten(name: str, length: int) -> str:
+    """Replaces the middle of a name that is longer than a length."""
+    if len(name) <= length:
+        return name
+    end = (length - 1) // 2
+    return f"{name[: length - 1 - end]}…{name[-end:]}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from rnnmnist.checkpoints.checksums import params_sha256
 from rnnmnist.checkpoints.selection import with_step
-from rnnmnist.checkpoints.store import read_metrics
+from rnnmnist.checkpoints.store import MIN_VALIDATION_EXAMPLES, read_metrics
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples
@@ -38,6 +38,7 @@ class RunData:
     step: int
     requested_step: str  # `best`, `latest` or a number
     config: Config
+    trained: Task  # of the training's data
     metrics: list[Metrics]  # lines of `metrics.jsonl`; empty if there is no file
     sessions: list[Session]
     validation: Metrics | None  # at this step, from the checkpoint
@@ -49,6 +50,11 @@ class RunData:
     def task(self) -> Task:
         """The task of the evaluated data."""
         return self.result.task
+
+    @property
+    def selects(self) -> bool:
+        """Whether validation has enough examples to select a step."""
+        return self.trained.examples.validation >= MIN_VALIDATION_EXAMPLES
 
     @property
     def noun(self) -> str:
@@ -99,8 +105,7 @@ def load_run_data(
         mesh = make_mesh(1, 1, 1)
         restored = restore_model(workdir, step, mesh)
         model, params = restored.model, restored.params
-        split = "test" if restored.task.examples.test else "validation"
-        task, examples = results.load_split(restored, split, data_paths)
+        task, split, examples = results.load_split(restored, None, data_paths)
         sha256, validation = params_sha256(params), read_metrics(workdir, step)
         validated = None if validation is None else Metrics.from_dict(validation)
         if split == "test":
@@ -114,6 +119,7 @@ def load_run_data(
             step=step,
             requested_step=requested_step,
             config=restored.config.replace(data_paths),
+            trained=restored.task,
             metrics=read_metrics_file(workdir / "metrics.jsonl"),
             sessions=read_sessions(workdir / "sessions.jsonl"),
             validation=validated,

@@ -194,6 +194,26 @@ def test_evaluation_refuses_other_features(run: Path, tmp_path: Path) -> None:
     assert "has the features y, x, and the network was trained on x, y" in message
 
 
+def test_either_file_of_a_pair_names_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = arrays(60)
+    for name, part in (("TRAIN", slice(40)), ("TEST", slice(40, 60))):
+        own = {key: values[part] for key, values in content.items()}
+        (tmp_path / f"levels_{name}.ts").write_bytes(as_ts(own))
+    workdir = tmp_path / "run"
+    train(tmp_path / "levels_TEST.ts", workdir, steps=1)
+    before = result(workdir)
+    assert (before["dataset"], before["examples"]) == ("levels", 20)
+    shutil.rmtree(workdir / "evaluation")
+    evaluate.main([f"--workdir={workdir}"])
+    report.main([f"--workdir={workdir}"])
+    capsys.readouterr()
+    predict.main([f"--workdir={workdir}", str(tmp_path / "levels_TEST.ts")])
+    assert len(capsys.readouterr().out.splitlines()) == 20  # of the named file only
+    assert result(workdir)["correct"] == before["correct"]
+
+
 def test_evaluation_refuses_a_changed_file(tmp_path: Path) -> None:
     path = save(tmp_path / "levels.npz", arrays())
     train(path, tmp_path / "run")

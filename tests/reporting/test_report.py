@@ -14,6 +14,8 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from support import REPOSITORY, Command, in_a_browser, one_line_error, refused
 
 from rnnmnist import report
@@ -457,6 +459,154 @@ def test_the_pages_in_a_browser(
         colour = page.evaluate("getComputedStyle(document.documentElement).background")
         assert ("rgb(20, 23, 27)" in colour) == (scheme == "dark")
         context.close()
+
+
+def sequences_run(run: RunData, number: int, *, test: bool, name: str) -> RunData:
+    """The run as of sequences, `number` of them for validation."""
+    sizes = run.task.examples._replace(validation=number, test=500 if test else 0)
+    task = dataclasses.replace(
+        run.task, name="mine", image_shape=None, sha256=name * 64, examples=sizes
+    )
+    split = "test" if test else "validation"
+    result = dataclasses.replace(
+        run.result, task=task, split=split, trained_on_sha256=task.sha256
+    )
+    workdir = run.workdir.with_name(name)
+    return dataclasses.replace(run, workdir=workdir, trained=task, result=result)
+
+
+def test_few_validation_sequences_do_not_select_a_step(run_data: RunData) -> None:
+    few = sequences_run(run_data, 27, test=False, name="a")
+    words = spaced(read(report_page(few, CONTEXT)).text)
+    assert "the last step, since 27 validation sequences do not select one." in words
+    assert "with the best validation accuracy" not in words
+    assert "mine has no test part: all figures are of the validation part." in words
+    many = sequences_run(run_data, 500, test=False, name="a")
+    words = spaced(read(report_page(many, CONTEXT)).text)
+    assert "with the best validation accuracy" in words
+    assert "validation part, which also selected the step." in words
+    latest = dataclasses.replace(few, requested_step="latest")
+    assert "selected by --step=latest." in read(report_page(latest, CONTEXT)).text
+
+
+@pytest.mark.parametrize(("number", "text"), [(49, "last"), (50, "best")])
+def test_the_title_of_the_curves_names_the_selected_step(
+    run_data: RunData, monkeypatch: pytest.MonkeyPatch, number: int, text: str
+) -> None:
+    first, *_, last = run_data.validated
+    lines = [
+        dataclasses.replace(first, examples=number, correct=(40,)),
+        dataclasses.replace(last, examples=number, correct=(30,)),
+    ]
+    step = (last if text == "last" else first).step
+    (title,) = {
+        drawn
+        for drawn in drawn_texts(monkeypatch, lambda: plots.learning_curves(lines))
+        if "accuracy:" in drawn
+    }
+    assert f" {text} validation accuracy: " in title
+    assert title.endswith(f" % at step {step}")
+
+
+def test_a_report_on_other_data_than_the_training(run_data: RunData) -> None:
+    run = sequences_run(run_data, 500, test=True, name="a")
+    words = read(report_page(run, CONTEXT)).text
+    assert "other data" not in words
+    assert "1.4 epochs of mine" in words
+    sizes = run.task.examples._replace(train=0, validation=0)
+    task = dataclasses.replace(run.task, name="theirs", sha256="b" * 64, examples=sizes)
+    other = dataclasses.replace(run, result=dataclasses.replace(run.result, task=task))
+    words = spaced(read(report_page(other, CONTEXT)).text)
+    assert "The figures are of theirs, other data than those of the training" in words
+    assert "1.4 epochs of mine" in words
+    assert "with the best validation accuracy" in words
+    runs = [other, dataclasses.replace(other, workdir=other.workdir.with_name("b"))]
+    folder = comparison_folder([run.workdir for run in runs])
+    words = spaced(read(comparison_page(runs, folder, CONTEXT)).text)
+    assert (
+        "Best validation accuracy on mine: a, with a test accuracy on theirs" in words
+    )
+    assert "test on theirs: " in words
+
+
+def test_a_comparison_names_splits_and_tells_data_of_one_name_apart(
+    run_data: RunData,
+) -> None:
+    runs = [
+        sequences_run(run_data, 500, test=True, name="a"),
+        sequences_run(run_data, 500, test=False, name="b"),
+    ]
+    folder = comparison_folder([run.workdir for run in runs])
+    page = comparison_page(runs, folder, CONTEXT)
+    words = spaced(read(page).text)
+    assert "Best validation accuracy on mine (aaaaaaaa): a, with a test" in words
+    assert "Best validation accuracy on mine (bbbbbbbb): b, with a validation" in words
+    table = page.sections[0].table
+    assert table is not None
+    first, second = (str(row[3]) for row in table.rows)
+    assert second == f"validation: {first}"
+
+
+def drawn_texts(
+    monkeypatch: pytest.MonkeyPatch, draw: Callable[[], bytes]
+) -> list[str]:
+    """Draws a plot and returns its texts."""
+    texts: list[str] = []
+
+    def png(figure: Figure) -> bytes:
+        figure.draw_without_rendering()
+        texts.extend(text.get_text() for text in figure.findobj(Text))
+        return b""
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plots, "_png", png)
+        draw()
+    return texts
+
+
+def test_plots_shorten_names_and_read_no_mathematics_in_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [r"cost $\foo$", "walking_upstairs_1", 200 * "n"]
+    tiles = [plots.Tile(np.ones((1, 2)), name, "99.00 %", name) for name in names]
+    estimates = [plots.Estimate(0.7, 0.8, 0.9)] * 3
+    plotted: list[tuple[Callable[[], bytes], int]] = [
+        (lambda: plots.confusion_matrix(np.eye(3, dtype=int), names), 24),
+        (lambda: plots.accuracy_by_class(estimates, ["8"] * 3, names, 0.8), 24),
+        (lambda: plots.gallery(tiles, images=False), 14),
+    ]
+    for draw, longest in plotted:
+        lines = "\n".join(drawn_texts(monkeypatch, draw)).splitlines()
+        assert names[0] in lines
+        assert max(len(line) for line in lines if line[:1] in "wn") == longest
+        assert draw().startswith(b"\x89PNG")
+    assert "walking…airs_1" in lines
+
+
+def test_an_error_of_one_step_is_drawn() -> None:
+    def draw(values: list[float]) -> bytes:
+        tile = plots.Tile(np.array(values)[:, None], "a", "99.00 %", "b")
+        return plots.gallery([tile], images=False)
+
+    assert draw([1.0]) != draw([np.nan])
+
+
+def test_a_high_accuracy_is_not_written_over_the_title(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heights: list[float] = []
+
+    def png(figure: Figure) -> bytes:
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        for text in axes.texts:
+            heights.append(text.get_window_extent().y1 - axes.bbox.y1)
+        return b""
+
+    monkeypatch.setattr(plots, "_png", png)
+    plots.accuracy_by_steps_read([plots.Estimate(0.99, 1, 1)] * 28, 0.1)
+    assert len(heights) == 4
+    assert max(heights) < 0
 
 
 def test_the_name_of_a_run_is_not_read_as_mathematics(run_data: RunData) -> None:
