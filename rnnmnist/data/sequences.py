@@ -260,10 +260,10 @@ class Moments(NamedTuple):
         deviations = values - mean
         deviations[missing] = 0
         total, delta = self.number + number, mean - self.mean
-        share = number / np.maximum(total, 1)
+        weight = number / np.maximum(total, 1)
         squares = self.squares + np.einsum("nf,nf->f", deviations, deviations)
-        squares = squares + np.square(delta) * self.number * share
-        return Moments(total, self.mean + delta * share, squares)
+        squares = squares + np.square(delta) * self.number * weight
+        return Moments(total, self.mean + delta * weight, squares)
 
     @property
     def std(self) -> np.ndarray:

@@ -64,7 +64,9 @@ class EvaluationSplit:
         one = examples.take(np.arange(1)).nbytes
         if one * count > MAX_RESIDENT_BYTES:
             return split
-        return dataclasses.replace(split, resident=split.put(0, -(-count // batch)))
+        return dataclasses.replace(
+            split, resident=split.device_batches(0, -(-count // batch))
+        )
 
     def groups(self) -> Iterator[Batches]:
         """Yields all batches in order, as many at a time as the devices hold."""
@@ -75,16 +77,16 @@ class EvaluationSplit:
         count = max(1, GROUP_BYTES // one)
         size = count * self.batch_size
         for start in range(0, len(self.examples.labels), size):
-            yield self.put(start, count)
+            yield self.device_batches(start, count)
 
-    def put(self, start: int, count: int) -> Batches:
+    def device_batches(self, start: int, count: int) -> Batches:
         """Copies `count` batches to the devices, beginning with an example.
 
         After the last example of the split, they contain examples of one step.
         """
         part = slice(start, start + count * self.batch_size)
 
-        def put(array: np.ndarray) -> jax.Array:
+        def to_batches(array: np.ndarray) -> jax.Array:
             shape = (count, self.batch_size, *array.shape[1:])
             added = math.prod(shape[:2]) - len(array)
             filling = np.ones((added, *array.shape[1:]), array.dtype)
@@ -93,8 +95,8 @@ class EvaluationSplit:
 
         lengths = self.examples.lengths
         return Batches(
-            put(self.examples.take(part)),
-            None if lengths is None else put(lengths[part]),
+            to_batches(self.examples.take(part)),
+            None if lengths is None else to_batches(lengths[part]),
         )
 
 

@@ -55,7 +55,7 @@ def trace(model: SequenceClassifier, params: Params, split: EvaluationSplit) -> 
     if not isinstance(model.make_recurrence(), LSTM) or len(networks) > 1:
         raise ValueError("a trace needs one network with an LSTM")
     (logits,) = predict_logits(model, params, split, every_step=True)
-    stored = split.put(0, -(-len(logits) // split.batch_size)).stored
+    stored = split.device_batches(0, -(-len(logits) // split.batch_size)).stored
     stored = stored.reshape(-1, *stored.shape[2:])
     activations = jax.device_get(
         _activations(networks[0], stored, model=model, view=split.view)

@@ -15,8 +15,9 @@ from rnnmnist.checkpoints.store import Checkpoints
 from rnnmnist.config.schema import DATA_PATHS, Config, TrainConfig, flatten
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
-from rnnmnist.data.batches import Chunk, HostSplit, TrainingSplit, put_split
+from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.data.examples import Dataset
+from rnnmnist.data.host import Chunk, HostSplit, make_training_split
 from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, StoppedError, UserError
 from rnnmnist.evaluation import results
@@ -202,7 +203,7 @@ def train_to_end(
         networks = f"{config.num_seeds} x " if config.num_seeds > 1 else ""
         size = count_params(state.params) // config.num_seeds
         progress.line(f"{networks}{size:,} parameters")
-        split = put_split(splits["train"], view, config, mesh)
+        split = make_training_split(splits["train"], view, config, mesh)
         on_host = isinstance(split, HostSplit)
         if on_host or task.image_shape is None:
             where = "on the host" if on_host else "on the devices"

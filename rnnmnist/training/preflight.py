@@ -13,8 +13,8 @@ from rnnmnist.checkpoints.verification import find_fault
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
-from rnnmnist.data.batches import put_split
 from rnnmnist.data.examples import Examples
+from rnnmnist.data.host import make_training_split
 from rnnmnist.data.preparation import availability
 from rnnmnist.data.tasks import IMAGE_SETS, read_task
 from rnnmnist.data.views import View
@@ -151,7 +151,7 @@ def _time_steps(config: Config) -> str:
         examples, data = datasets.load(config.data).splits["train"], "the sequences"
     else:
         examples = noise(task)
-    split = put_split(examples, View.of(config.data, task), config, mesh)
+    split = make_training_split(examples, View.of(config.data, task), config, mesh)
     program = Program.create(config, task, mesh)
     state = create_state(config, program.model, mesh)
 

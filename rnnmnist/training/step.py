@@ -15,7 +15,8 @@ from jax.sharding import PartitionSpec as P
 from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.batches import Batch, Chunk, HostSplit, TrainingSplit
+from rnnmnist.data.batches import Batch, TrainingSplit
+from rnnmnist.data.host import Chunk, HostSplit
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
