@@ -313,8 +313,10 @@ def read_result(path: Path, params_sha256: str) -> Result | None:
 
 
 def format_result(result: Result) -> str:
-    """Formats the accuracy of a result, and that of the tutorial's 128 images."""
+    """Formats the accuracy of a result; of sequences, also the balanced one."""
     text = format_scores(result.scores)
+    if result.task.image_shape is None:
+        text += f", balanced accuracy {percent(result.scores.balanced_accuracy)}"
     if result.tutorial_128 is not None:
         text += f"; on the first 128 {format_scores(result.tutorial_128)}"
     return text
