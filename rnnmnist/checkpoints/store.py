@@ -33,14 +33,13 @@ from orbax.checkpoint import checkpoint_managers as policies  # noqa: TID251
 
 from rnnmnist.checkpoints.checksums import array_checksums, json_checksum, named_leaves
 from rnnmnist.config.schema import DATA_PATHS, Config
-from rnnmnist.config.tasks import Task
+from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import RunError, UserError, first_line
 from rnnmnist.runtime.distributed import is_process_0
 from rnnmnist.runtime.mesh import local_sharding
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
 MAX_JSON_BYTES = 1 << 24  # valid JSON items have a few thousand
-MIN_VALIDATION_EXAMPLES = 50  # with fewer, validation does not select a checkpoint
 MAX_COMPRESSION = 1000  # of trained parameters, whose files are hardly compressed
 
 

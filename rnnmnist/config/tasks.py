@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from rnnmnist.config.schema import Config, flatten
 from rnnmnist.errors import UserError
 
+MIN_VALIDATION_EXAMPLES = 50  # with fewer, validation does not select a checkpoint
 MAX_SIZE = 2**40  # of a valid task
 # The fields of a task in JSON: the type, whether it is a list, whether it can be null.
 _FIELDS: dict[str, tuple[type, bool, bool]] = {

@@ -17,7 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm  # noqa: TID251
 from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
-from rnnmnist.checkpoints.store import MIN_VALIDATION_EXAMPLES
+from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.evaluation.formatting import percent, percentage_points
 from rnnmnist.evaluation.metrics import Metrics
 from rnnmnist.inference.preprocessing import Stages

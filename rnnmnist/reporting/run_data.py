@@ -7,9 +7,9 @@ from typing import Any
 
 from rnnmnist.checkpoints.checksums import params_sha256
 from rnnmnist.checkpoints.selection import with_step
-from rnnmnist.checkpoints.store import MIN_VALIDATION_EXAMPLES, read_metrics
+from rnnmnist.checkpoints.store import read_metrics
 from rnnmnist.config.schema import Config
-from rnnmnist.config.tasks import Task
+from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation import results
 from rnnmnist.evaluation.metrics import Metrics, read_metrics_file

@@ -9,7 +9,7 @@ import numpy as np
 
 from rnnmnist.checkpoints import store
 from rnnmnist.config.schema import Config
-from rnnmnist.config.tasks import Task
+from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation import results
 from rnnmnist.evaluation.metrics import Metrics
@@ -86,9 +86,9 @@ def print_summary(
     validated = results.format_validation(Metrics.from_dict(validation))
     examples = config.train.num_steps * config.train.batch_size
     selection, test = f"best at step {best}", results.format_result(result)
-    if validation["examples"] < store.MIN_VALIDATION_EXAMPLES:
+    if validation["examples"] < MIN_VALIDATION_EXAMPLES:
         selection = (
-            f"at the last step, {best}: fewer than {store.MIN_VALIDATION_EXAMPLES} "
+            f"at the last step, {best}: fewer than {MIN_VALIDATION_EXAMPLES} "
             "validation examples do not select one"
         )
     flag = f"--workdir={shlex.quote(str(workdir))}"

@@ -19,6 +19,7 @@ from rnnmnist.checkpoints.checksums import (
 from rnnmnist.checkpoints.selection import find_step, with_step
 from rnnmnist.checkpoints.store import Checkpoints
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
+from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.classifier import Params, abstract_params
@@ -168,10 +169,10 @@ def test_few_validation_examples_select_no_step(
     """The last validated one is the best, and only the newest steps are kept."""
     accuracies = {1: 0.9, 2: 0.8, 3: 0.7, 4: 0.1, 5: 0.2, 6: None}
     few, enough = tmp_path / "few", tmp_path / "enough"
-    save(few, state, accuracies, examples=store.MIN_VALIDATION_EXAMPLES - 1)
+    save(few, state, accuracies, examples=MIN_VALIDATION_EXAMPLES - 1)
     assert store.list_steps(few) == [5, 6]
     assert find_step(few, "best") == 5
-    save(enough, state, accuracies, examples=store.MIN_VALIDATION_EXAMPLES)
+    save(enough, state, accuracies, examples=MIN_VALIDATION_EXAMPLES)
     assert store.list_steps(enough) == [1, 5, 6]
     assert find_step(enough, "best") == 1
 
