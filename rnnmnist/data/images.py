@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,12 +81,12 @@ def read_cache(path: Path, counts: dict[str, int]) -> dict[str, Examples] | None
 
 def write_cache(path: Path, examples: dict[str, Examples]) -> None:
     """Caches decoded arrays and their checksum, each file atomically."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for split, part in examples.items():
         labels = part.labels.astype(np.uint8)
         arrays |= {f"{split}_images": part.stored, f"{split}_labels": labels}
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
+    np.savez(buffer, **arrays)
     content = buffer.getvalue()
     try:
         write_atomically(path, content)

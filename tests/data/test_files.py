@@ -64,7 +64,7 @@ def arrays_of(**others: Any) -> dict[str, Any]:
 
 def write_npz(folder: Path, **arrays: Any) -> Path:
     path = folder / "data.npz"
-    np.savez_compressed(path, allow_pickle=True, **arrays)
+    np.savez_compressed(path, **arrays)
     return path
 
 
