@@ -20,7 +20,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -115,16 +114,13 @@ def train_once(folder: Path, name: str, seed: int) -> dict[str, Any]:
         return json.loads(finished.read_text())
     # An interrupted run starts again, since `seconds` is that of one process.
     shutil.rmtree(workdir, ignore_errors=True)
-    argv = [sys.executable, "-m", "rnnmnist.main", *argv, f"--workdir={workdir}"]
-    process = subprocess.Popen(argv, cwd=REPOSITORY)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{name}, seed {seed}: exit code {process.returncode}")
+    (core,) = os.sched_getaffinity(0)  # of this thread
+    argv = ["-m", "rnnmnist.main", *argv, f"--workdir={workdir}"]
+    seconds = results.run_on_core(argv, core)
     (path,) = (workdir / "evaluation").glob("test-*.json")
     scores = json.loads(path.read_text())
     member = {key: scores[key] for key in SCORES}
-    member["seconds"] = round(usage.ru_utime + usage.ru_stime, 1)
+    member["seconds"] = seconds
     finished.write_text(json.dumps(member))
     return member
 

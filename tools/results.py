@@ -215,18 +215,28 @@ def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, A
     dataset = row.config().data.name
     if data is not None and dataset != "mnist5k":
         argv.append(f"--config.data.manual_dir={data / dataset}")
+    seconds = run_on_core(argv, core)
+    (path,) = (workdir / "evaluation").glob("test-*.json")
+    member = json.loads(path.read_text())
+    member["seconds"] = seconds
+    member |= counts_by_row(workdir)
+    finished.write_text(json.dumps(member))
+    return member
+
+
+def run_on_core(argv: list[str], core: int) -> float:
+    """Runs Python on one core; returns the processor seconds of the process.
+
+    Raises:
+        SystemExit: if it fails.
+    """
     process = subprocess.Popen([sys.executable, *argv], cwd=REPOSITORY)
     os.sched_setaffinity(process.pid, {core})
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{row.name}, seed {seed}: exit code {process.returncode}")
-    (path,) = (workdir / "evaluation").glob("test-*.json")
-    member = json.loads(path.read_text())
-    member["seconds"] = round(usage.ru_utime + usage.ru_stime, 1)
-    member |= counts_by_row(workdir)
-    finished.write_text(json.dumps(member))
-    return member
+        raise SystemExit(f"{' '.join(argv)}: exit code {process.returncode}")
+    return round(usage.ru_utime + usage.ru_stime, 1)
 
 
 def trained_config(workdir: Path) -> Config:

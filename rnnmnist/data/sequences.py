@@ -118,20 +118,23 @@ def load(config: DataConfig, trained: Task | None = None) -> Dataset:
         UserError: if the file cannot be used, a value is missing or infinite, or the
             sequences have other features or classes than the network's.
     """
-    file = open_file(config, labelled=trained is None)
+    return _load(open_file(config, labelled=trained is None), config, trained)
+
+
+@functools.lru_cache(maxsize=2)  # a command can need the same sequences repeatedly
+def _load(file: LabelledSequences, config: DataConfig, trained: Task | None) -> Dataset:
     if trained is None:
-        splits = file.splits
-        task, labels = scan(file, splits["train"], config), file.labels
+        splits, labels, classes = file.splits, file.labels, file.sequences.classes
+        sha256, mean, std = read_statistics(file, config)
     else:
-        labels = _labels_of(file, trained)
-        task = scan(file, np.arange(0), config)
-        same = task.sha256 == trained.sha256
+        labels, classes = _labels_of(file, trained), trained.classes
+        sha256, _, _ = read_statistics(file, config, moments=False)
+        mean, std = trained.mean, trained.std
+        same = sha256 == trained.sha256
         splits = file.splits if same else file.given_splits("test")
-        task = dataclasses.replace(
-            task, classes=trained.classes, mean=trained.mean, std=trained.std
-        )
-    sizes = SplitSizes(**{name: len(part) for name, part in splits.items()})
-    task = dataclasses.replace(task, examples=sizes)
+    task = dataclasses.replace(
+        file.task(splits), classes=classes, sha256=sha256, mean=mean, std=std
+    )
     normalization = Normalization.create(task, config.missing)
     lengths = file.sequences.lengths
     return Dataset(
@@ -191,31 +194,43 @@ def _state(path: Path) -> object:
     return tuple((part, s.st_size, s.st_mtime_ns, s.st_ino) for part, s in stats)
 
 
-def scan(file: LabelledSequences, training: np.ndarray, config: DataConfig) -> Task:
-    """Reads and checks all values, and adds what depends on them to the task.
+class Statistics(NamedTuple):
+    """What is known of sequences once all values are read."""
+
+    sha256: str  # of the sequences with their labels, lengths and splits
+    mean: tuple[float, ...] | None  # of each feature over the training sequences
+    std: tuple[float, ...] | None
+
+
+def read_statistics(
+    file: LabelledSequences, config: DataConfig, *, moments: bool = True
+) -> Statistics:
+    """Reads and checks all values.
 
     Args:
         file: the sequences.
-        training: the indices of those whose statistics are computed; empty for none.
         config: how missing values are treated and features are normalized.
+        moments: whether mean and standard deviation are computed, unless
+            `data.normalize` is `none`.
 
     Raises:
         UserError: if a value is missing or infinite; names it.
     """
     sequences, lengths = file.sequences, file.sequences.lengths
     examples, steps, features = sequences.inputs.shape
-    splits = file.given_splits("train")
     # The type of the file, so that no digit is lost; not a column-major order.
     dtype = np.result_type(sequences.inputs.dtype, np.float32).newbyteorder("<")
     header = [sequences.inputs.shape, sequences.classes]
     digest = hashlib.sha256(json.dumps(header).encode())
-    for indices in (file.labels, *splits.values()):
+    for indices in (file.labels, *file.given_splits("train").values()):
         digest.update(indices.astype("<i8").tobytes())
     if lengths is not None:
         digest.update(lengths.astype("<i8").tobytes())
     is_training = np.zeros(examples, bool)
-    is_training[training] = True
-    moments = Moments.zeros(features)
+    moments &= config.normalize != "none"
+    if moments:
+        is_training[file.splits["train"]] = True
+    total = Moments.zeros(features)
     size = max(1, CHUNK_BYTES // (steps * features * 8))
     for start in range(0, examples, size):
         part = slice(start, start + size)
@@ -224,13 +239,12 @@ def scan(file: LabelledSequences, training: np.ndarray, config: DataConfig) -> T
         chunk[padded] = 0
         digest.update(chunk.data)
         _check_values(file, chunk, start, config.missing)
-        chunk[padded] = np.nan  # which is not in the statistics
-        moments = moments.add(chunk[is_training[part]].reshape(-1, features))
-    task = dataclasses.replace(file.task(splits), sha256=digest.hexdigest())
-    if config.normalize == "none" or not len(training):
-        return task
-    mean, std = moments.mean.tolist(), moments.std.tolist()
-    return dataclasses.replace(task, mean=tuple(mean), std=tuple(std))
+        chunk[padded] = np.nan  # `Moments` leaves NaN out
+        total = total.add(chunk[is_training[part]].reshape(-1, features))
+    if not moments:
+        return Statistics(digest.hexdigest(), None, None)
+    mean, std = total.mean.tolist(), total.std.tolist()
+    return Statistics(digest.hexdigest(), tuple(mean), tuple(std))
 
 
 class Moments(NamedTuple):

@@ -15,7 +15,7 @@ from rnnmnist.config.files import find_config, load_config
 from rnnmnist.config.schema import DATA_PATHS, FIELDS, Config
 from rnnmnist.config.tasks import IMAGE_SETTINGS, fit_to_task
 from rnnmnist.data import files
-from rnnmnist.data.sequences import LabelledSequences, scan
+from rnnmnist.data.sequences import LabelledSequences, read_statistics
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.mesh import set_cpu_devices
@@ -75,7 +75,7 @@ def fit(
     )
     data = LabelledSequences.create(path, sequences)
     config = fit_to_task(config, data.task(data.splits))
-    scan(data, data.splits["train"], config.data)
+    read_statistics(data, config.data)  # checks the values
     _save(folder, data)
     enable_compilation_cache()
     with contextlib.suppress(RuntimeError):  # jax can have its devices already
