@@ -29,19 +29,22 @@ def epoch_order(key: jax.Array, positions: jax.Array, examples: int) -> jax.Arra
         CRYPTO 2012. Ethereum shuffles its validators in the same way.
     """
     epochs = positions // examples
-    pair = epochs[0] + jnp.arange(2)  # the only epochs that a batch can contain
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, pair)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, epochs[0] + jnp.arange(2))
     bits = jax.vmap(lambda key: jax.random.bits(key, (ROUNDS, 2)))(keys)
-    bits = bits[epochs - epochs[0]]  # uint32 [n, rounds, 2]
+    later = epochs > epochs[0]  # a batch is within two epochs
+    bits = jnp.where(later, bits[1, ..., None], bits[0, ..., None])  # [rounds, 2, n]
     size = jnp.uint32(examples)
+    round_keys = bits[:, 0] % size, bits[:, 1]
 
-    def swap_or_not(index: jax.Array, bits: jax.Array) -> tuple[jax.Array, None]:
-        partner = (bits[:, 0] % size + size - index) % size
-        swap = _hash(jnp.maximum(index, partner) ^ bits[:, 1]) & 1
+    def swap_or_not(
+        index: jax.Array, keys: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, None]:
+        partner = (keys[0] + size - index) % size
+        swap = _hash(jnp.maximum(index, partner) ^ keys[1]) & 1
         return jnp.where(swap == 1, partner, index), None
 
     index = (positions % examples).astype(jnp.uint32)
-    index, _ = jax.lax.scan(swap_or_not, index, bits.swapaxes(0, 1), unroll=8)
+    index, _ = jax.lax.scan(swap_or_not, index, round_keys, unroll=24)
     return index.astype(jnp.int32)
 
 

@@ -23,15 +23,14 @@ def map_ensemble(function: Callable[..., Any], vectorize: bool) -> Callable[...,
         vectorize: computes all networks together, by `jax.vmap`, not in turn, by
             `jax.lax.map`.
     """
-    if vectorize:
-        return jax.vmap(function)
 
     def mapped(*trees: Any) -> Any:
-        if len(jax.tree.leaves(trees)[0]) > 1:
-            return jax.lax.map(lambda networks: function(*networks), trees)
-        # Without the loop, which would slow down a training step.
-        result = function(*jax.tree.map(operator.itemgetter(0), trees))
-        return jax.tree.map(lambda leaf: leaf[None], result)
+        if len(jax.tree.leaves(trees)[0]) == 1:
+            result = function(*jax.tree.map(operator.itemgetter(0), trees))
+            return jax.tree.map(lambda leaf: leaf[None], result)
+        if vectorize:
+            return jax.vmap(function)(*trees)
+        return jax.lax.map(lambda networks: function(*networks), trees)
 
     return mapped
 

@@ -50,11 +50,11 @@ def print_header(
 
 def describe_rejection(config: Config, sums: UpdateSums) -> str:
     """Describes a rejected update from sums on the host."""
-    index = int(np.argmax(sums.nonfinite))
+    index = int(np.argmin(sums.finite))
     return (
         f"{config.seed_suffix(index)} was not applied: its loss is "
-        f"{sums.rejected_loss[index]} and its gradient norm "
-        f"{sums.rejected_norm[index]}; one of them or an updated parameter is not "
+        f"{sums.last_loss[index]} and its gradient norm "
+        f"{sums.last_norm[index]}; one of them or an updated parameter is not "
         "finite"
     )
 

@@ -61,24 +61,24 @@ class Program(NamedTuple):
 class UpdateSums:
     """Sums over the applied updates, to be divided on the host.
 
-    An update whose loss, gradient or new parameters are not finite is rejected. Then
-    `rejected_loss` and `rejected_norm` describe it; otherwise they are zero. Every
-    field but `examples` has the shape [seeds].
+    An update whose loss, gradient or new parameters are not finite is rejected. It is
+    the last one, which the last three fields describe. Every field but `examples` has
+    the shape [seeds].
     """
 
     loss: jax.Array  # float32, cross-entropy in nats, summed over examples
     correct: jax.Array  # int32
     examples: jax.Array  # int32 [], examples per network
-    nonfinite: jax.Array  # bool, whether this network caused the rejection
-    rejected_loss: jax.Array  # float32, mean over the batch
-    rejected_norm: jax.Array  # float32, global norm of the gradient
+    finite: jax.Array  # bool, whether this network did not cause a rejection
+    last_loss: jax.Array  # float32, mean over the batch
+    last_norm: jax.Array  # float32, global norm of the gradient
 
     @classmethod
     def zeros(cls, seeds: int) -> "UpdateSums":
         """Returns empty sums."""
         real, whole = jnp.zeros(seeds, jnp.float32), jnp.zeros(seeds, jnp.int32)
         examples = jnp.zeros((), jnp.int32)
-        return cls(real, whole, examples, jnp.zeros(seeds, bool), real, real)
+        return cls(real, whole, examples, jnp.ones(seeds, bool), real, real)
 
     def add(self, later: "UpdateSums") -> "UpdateSums":
         """Adds the sums over later updates."""
@@ -151,7 +151,11 @@ def train_steps(
         sums = UpdateSums.zeros(len(split.seed))
         start = LoopState(packing.pack(state), sums, jnp.array(True))
         loop = jax.lax.while_loop(cond, body, start)
-        return packing.unpack(loop.state), gather_ensemble(loop.sums, program.mesh)
+        updates = loop.state.step - state.step
+        sums = dataclasses.replace(
+            loop.sums, examples=updates * split.preparation.batch_size
+        )
+        return packing.unpack(loop.state), gather_ensemble(sums, program.mesh)
 
     run = jax.shard_map(
         train_shard,
@@ -182,7 +186,7 @@ def train_range(
         num_steps = device_put(np.int32(count), replicated(program.mesh))
         state, sums = train_steps(state, part, num_steps, program=program)
         parts.append((jax.device_get(sums), part))
-        if parts[-1][0].nonfinite.any():
+        if not parts[-1][0].finite.all():
             break
     total = functools.reduce(UpdateSums.add, (sums for sums, _ in parts))
     return state, total, parts[-1][1]
@@ -251,10 +255,10 @@ def apply_update(
     sums = UpdateSums(
         loss=loop.sums.loss + where_finite(batch.loss, 0),
         correct=loop.sums.correct + where_finite(batch.correct, 0),
-        examples=loop.sums.examples + where_finite(examples, 0),
-        nonfinite=~finite,
-        rejected_loss=where_finite(0, mean_loss),
-        rejected_norm=where_finite(0, norm),
+        examples=loop.sums.examples,
+        finite=finite,
+        last_loss=mean_loss,
+        last_norm=norm,
     )
     return LoopState(jax.tree.map(where_finite, new, old), sums, all_finite)
 

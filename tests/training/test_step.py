@@ -219,8 +219,8 @@ def test_a_nonfinite_update_is_rejected(mesh: Mesh) -> None:
     assert int(state.step) == 4
     assert int(sums.examples) == 0
     assert float(sums.loss[0]) == 0
-    assert bool(sums.nonfinite[0])
-    assert not np.isfinite(float(sums.rejected_loss[0]))
+    assert not bool(sums.finite[0])
+    assert not np.isfinite(float(sums.last_loss[0]))
     assert state_sha256(state) == before
 
 
