@@ -59,6 +59,7 @@ ACCELERATORS = (
         variables=("COLAB_TPU_ADDR", "TPU_NAME", "TPU_ACCELERATOR_TYPE"),
     ),
 )
+_failures: dict[str, BaseException] = {}  # of plugins, by what jax logs of them
 
 
 def describe() -> str:
@@ -110,8 +111,8 @@ def describe_devices(batch_size: int, num_devices: int | None, num_seeds: int) -
     Raises:
         UserError: as `make_mesh` does.
     """
-    # jax logs a warning when it falls back to the CPU; `remedy` describes the reason.
-    logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
+    # jax logs why it falls back to the CPU; `remedy` describes the reason in one line.
+    logging.getLogger("jax._src.xla_bridge").addFilter(_keep_failure)
     found = devices()
     mesh = make_mesh(batch_size, num_devices, num_seeds)
     first = found[0]
@@ -183,8 +184,16 @@ def remedy(kind: Accelerator, environment: Mapping[str, str] = os.environ) -> st
         jax.devices(kind.backend)
         reason = "jax prefers another platform"
     except Exception as error:  # each plugin raises its own kinds
-        reason = first_line(error)
+        causes = [cause for log, cause in _failures.items() if kind.backend in log]
+        reason = first_line(causes[0] if causes else error)
     return f"{start}{plugins[0]} is installed, but {reason}"
+
+
+def _keep_failure(record: logging.LogRecord) -> bool:
+    """Keeps the exception of a log record of jax, which is not shown."""
+    if record.exc_info and record.exc_info[1]:
+        _failures[record.getMessage()] = record.exc_info[1]
+    return False
 
 
 def describe_memory() -> str:

@@ -1,6 +1,7 @@
 """The doctor: its report on this machine, and that it changes nothing."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -444,6 +445,23 @@ def test_an_unused_accelerator_is_reported_with_a_remedy(tmp_path: Path) -> None
         assert hardware.remedy(missing, {}).endswith(f"pip install '{kind.extra}'")
         broken = kind._replace(plugins=("jax",))
         assert "jax is installed, but RuntimeError: " in hardware.remedy(broken, {})
+
+
+def test_the_failure_of_a_plugin_is_its_own_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not the traceback that jax logs, nor that the backend is unknown."""
+    monkeypatch.setattr(hardware, "_failures", {})
+    hardware.describe_devices(8, None, 1)
+    logger = logging.getLogger("jax._src.xla_bridge")
+    try:
+        raise RuntimeError("the driver is too old")
+    except RuntimeError:
+        logger.exception("Exception when calling jax_plugins.xla_cuda12.initialize()")
+    gpu, tpu = (kind._replace(plugins=("jax",)) for kind in hardware.ACCELERATORS)
+    reason = "jax is installed, but RuntimeError: the driver is too old"
+    assert hardware.remedy(gpu, {}).endswith(reason)
+    assert "driver" not in hardware.remedy(tpu, {})
 
 
 def test_main_memory_respects_the_limit_of_a_container(tmp_path: Path) -> None:
