@@ -44,11 +44,14 @@ class DataConfig(Section):
     )
     view: Literal["rows", "columns", "pixels", "permuted"] = setting(
         "rows",
-        "what a step reads of an image: a row, a column, a pixel in row order, or a "
-        "pixel in the order of data.permutation",
+        "what a step reads of an image: a row, a column, or pixels, in row order or in "
+        "the order of data.permutation",
     )
     permutation: str = setting(
         "bit_reversal", "order of permuted pixels: bit_reversal or random:SEED"
+    )
+    pixels_per_step: int = setting(
+        1, "pixels that a step reads: a divisor of 784", at_least=1, at_most=784
     )
     normalize: Literal["standardize", "none"] = setting(
         "standardize",
@@ -94,6 +97,11 @@ class DataConfig(Section):
                 f"data.permutation: {self.permutation} needs data.view=permuted, not "
                 f"{self.view}"
             )
+        if self.pixels_per_step > 1 and self.view in ("rows", "columns"):
+            raise UserError(
+                f"data.pixels_per_step: {self.pixels_per_step} needs data.view=pixels "
+                f"or permuted, not {self.view}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +117,12 @@ class ModelConfig(Section):
     forget_bias: float = setting(
         1.0, "initial forget-gate bias of an LSTM", at_least=-1000, at_most=1000
     )
-    initializer: Literal["flax", "tutorial"] = setting(
+    initializer: Literal["flax", "tutorial", "chrono", "identity"] = setting(
         "flax",
         "flax: LeCun-normal and orthogonal kernels; tutorial: Glorot-uniform fused "
-        "kernel, weights and bias of the head from N(0, 1)",
+        "kernel, weights and bias of the head from N(0, 1); chrono: as flax, with "
+        "biases of an LSTM's input and forget gates for long sequences; identity: as "
+        "flax, with the identity as recurrent kernel of the basic cell",
     )
     remat_steps: int | None = setting(
         None,
@@ -132,6 +142,15 @@ class ModelConfig(Section):
         "minimum precision of matrix products; auto: float32 on CPU, tensorfloat32 on "
         "GPU, bfloat16 on TPU",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        needed = {"chrono": "lstm", "identity": "rnn"}.get(self.initializer, self.cell)
+        if self.cell != needed:
+            raise UserError(
+                f"model.initializer: {self.initializer} needs model.cell={needed}, not "
+                f"{self.cell}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,8 +284,11 @@ class Config(Section):
     def from_dict(cls, tree: dict[str, Any]) -> "Config":
         """Restores a configuration from `to_dict`.
 
+        Settings that were added since have their defaults, so the default of a new
+        setting must be what runs did before.
+
         Raises:
-            UserError: if a setting is unknown or missing, or its value is not allowed.
+            UserError: if a setting is unknown, or its value is not allowed.
         """
         for name, value in tree.items():
             known = vars(cls()).get(name)
@@ -275,8 +297,6 @@ class Config(Section):
         flat = flatten(tree)
         if unknown := flat.keys() - FIELDS.keys():
             raise UserError(f"{min(unknown)}: unknown setting")
-        if missing := FIELDS.keys() - flat.keys():
-            raise UserError(f"{min(missing)}: missing")
         return Config().replace(flat)
 
     def replace(self, values: Mapping[str, object]) -> "Config":

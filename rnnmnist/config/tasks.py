@@ -23,9 +23,9 @@ _FIELDS: dict[str, tuple[type, bool, bool]] = {
 }
 SEQUENCE_SETTINGS = ("data.path", "data.normalize", "data.missing")
 IMAGE_SETTINGS = (
-    "tutorial_128",
-    *("data.view", "data.permutation", "data.max_shift", "data.max_rotation"),
-    *("data.max_scale", "data.max_shear", "data.elastic", "data.flip"),
+    *("tutorial_128", "data.view", "data.permutation", "data.pixels_per_step"),
+    *("data.max_shift", "data.max_rotation", "data.max_scale", "data.max_shear"),
+    *("data.elastic", "data.flip"),
 )
 
 

@@ -30,5 +30,5 @@ def read_task(config: DataConfig) -> Task:
     if config.name == "files":
         return sequences.read_task(config)
     classes, examples = IMAGE_SETS[config.name]
-    steps, features = View(config.view, config.permutation).shape(IMAGE_SHAPE)
+    steps, features = View.from_config(config).shape(IMAGE_SHAPE)
     return Task(config.name, steps, features, classes, examples, IMAGE_SHAPE)

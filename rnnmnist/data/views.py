@@ -8,6 +8,7 @@ import numpy as np
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import Task
+from rnnmnist.errors import UserError
 
 if TYPE_CHECKING:
     import jax
@@ -18,17 +19,34 @@ class View(NamedTuple):
 
     name: str  # rows, columns, pixels or permuted
     permutation: str  # of permuted pixels: bit_reversal or random:SEED
+    pixels_per_step: int = 1  # of pixels and permuted pixels
 
     @classmethod
     def of(cls, config: DataConfig, task: Task) -> "View | None":
         """Returns the view of a run's images; None for sequences."""
-        return cls(config.view, config.permutation) if task.image_shape else None
+        return cls.from_config(config) if task.image_shape else None
+
+    @classmethod
+    def from_config(cls, config: DataConfig) -> "View":
+        """Returns the view of images that the settings describe."""
+        return cls(config.view, config.permutation, config.pixels_per_step)
 
     def shape(self, image_shape: tuple[int, int]) -> tuple[int, int]:
-        """Returns the number of steps and of features."""
+        """Returns the number of steps and of features.
+
+        Raises:
+            UserError: if a step cannot have that number of pixels.
+        """
         rows, columns = image_shape
+        pixels, features = rows * columns, self.pixels_per_step
+        if pixels % features:
+            fits = max(n for n in range(1, features) if pixels % n == 0)
+            raise UserError(
+                f"data.pixels_per_step: must divide the {pixels} pixels of an image, "
+                f"not {features}; use {fits}"
+            )
         shapes = {"rows": (rows, columns), "columns": (columns, rows)}
-        return shapes.get(self.name, (rows * columns, 1))
+        return shapes.get(self.name, (pixels // features, features))
 
     def __call__(self, images: "jax.Array") -> "jax.Array":
         """Converts images to sequences, float32 [n, time, features].
@@ -42,10 +60,10 @@ class View(NamedTuple):
             return images
         if self.name == "columns":
             return images.mT
-        pixels = images.reshape(len(images), -1, 1)
-        if self.name == "pixels":
-            return pixels
-        return pixels[:, permutation(self.permutation, pixels.shape[1])]
+        pixels = images.reshape(len(images), -1)
+        if self.name == "permuted":
+            pixels = pixels[:, permutation(self.permutation, pixels.shape[1])]
+        return pixels.reshape(len(images), -1, self.pixels_per_step)
 
 
 @functools.cache

@@ -52,7 +52,11 @@ class SequenceClassifier(nn.Module):
     make_head: Callable[[], nn.Module]
     input_shape: tuple[int, int]
 
-    @nn.compact
+    def setup(self) -> None:
+        """Creates the two layers."""
+        self.recurrence = self.make_recurrence()
+        self.head = self.make_head()
+
     def __call__(
         self,
         inputs: jax.Array,
@@ -80,14 +84,22 @@ class SequenceClassifier(nn.Module):
             raise ValueError(
                 f"inputs must be [batch, time, features], not of shape {inputs.shape}"
             )
-        recurrence, head = self.make_recurrence(), self.make_head()
         keep_all = every_step or lengths is not None
-        hidden = recurrence(inputs.swapaxes(0, 1), every_step=keep_all)
+        hidden = self.recurrence(inputs.swapaxes(0, 1), every_step=keep_all)
         if every_step:
-            return head(hidden).swapaxes(0, 1)
+            return self.head(hidden).swapaxes(0, 1)
         if lengths is not None:
             hidden = hidden[lengths - 1, jnp.arange(len(lengths))]
-        return head(hidden)
+        return self.head(hidden)
+
+    def start(self, batch: int) -> Any:
+        """Returns the carry before the first step of `batch` sequences."""
+        return self.recurrence.start(batch, self.input_shape[1])
+
+    def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
+        """Returns the carry and the logits after a step of [batch, features]."""
+        carry, hidden = self.recurrence.step(carry, inputs)
+        return carry, self.head(hidden)
 
 
 @functools.cache  # jit takes the model as a static argument and compares by identity
@@ -105,6 +117,8 @@ def make_model(
         cell_init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
         normal = nn.initializers.normal(stddev=1.0)
         head_init = {"kernel_init": normal, "bias_init": normal}
+    elif config.initializer == "identity":
+        cell_init = {"recurrent_kernel_init": _identity}
 
     def make_recurrence() -> nn.Module:
         return recurrence(
@@ -122,27 +136,57 @@ def make_model(
 
 
 def init_params(
-    model: SequenceClassifier, key: jax.Array, forget_bias: float
+    model: SequenceClassifier,
+    key: jax.Array,
+    forget_bias: float,
+    *,
+    chrono: bool = False,
 ) -> Params:
     """Initializes the parameters of one network, float32.
 
-    `forget_bias` is the initial bias of the LSTM's forget gate. Other cells have no
-    such parameter and ignore it.
+    Args:
+        model: the classifier.
+        key: PRNG key of the parameters.
+        forget_bias: the initial bias of the LSTM's forget gate. Other cells have no
+            such parameter and ignore it.
+        chrono: draws that bias for memories of up to the number of steps instead, and
+            takes its negative for the input gate.
 
     References:
         Jozefowicz, Zaremba, Sutskever, "An Empirical Exploration of Recurrent
-        Network Architectures", ICML 2015, on a forget bias of 1.
+        Network Architectures", ICML 2015, on a forget bias of 1. Tallec and Ollivier,
+        "Can recurrent neural networks warp time?", ICLR 2018, on `chrono`.
     """
     params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
-    forget_gate = params["cell"].get("hf")
-    if forget_gate is not None:
-        forget_gate["bias"] = jnp.full_like(forget_gate["bias"], forget_bias)
+    cell = params["cell"]
+    if "hf" in cell:
+        bias = jnp.full_like(cell["hf"]["bias"], forget_bias)
+        if chrono:
+            longest = max(1, model.input_shape[0] - 1)
+            bias_key = jax.random.fold_in(key, 0)
+            memories = jax.random.uniform(
+                bias_key, bias.shape, minval=1, maxval=longest
+            )
+            bias = jnp.log(memories)
+            cell["hi"]["bias"] = -bias
+        cell["hf"]["bias"] = bias
     return params
 
 
 def abstract_params(model: SequenceClassifier) -> Params:
     """Returns the shapes and types of the parameters of one network."""
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0), 0.0))
+
+
+def _identity(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
+    """Initializes a square kernel with the identity matrix.
+
+    References:
+        Le, Jaitly, Hinton, "A Simple Way to Initialize Recurrent Networks of
+        Rectified Linear Units", 2015.
+    """
+    del key
+    return jnp.eye(*shape, dtype=dtype)
 
 
 def count_params(params: Params) -> int:

@@ -100,7 +100,8 @@ def _state_initializer(
 
     def init_network(seed: jax.Array) -> tuple[Params, Any]:
         key = stream_key(seed, Stream.WEIGHTS)
-        params = init_params(model, key, config.model.forget_bias)
+        chrono = config.model.initializer == "chrono"
+        params = init_params(model, key, config.model.forget_bias, chrono=chrono)
         return params, optimizer.init(params)
 
     def init_state() -> TrainState:

@@ -90,6 +90,33 @@ def test_the_shapes_of_the_views() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["pixels", "permuted", "random"])
+@pytest.mark.parametrize("pixels_per_step", [2, 28, 784])
+def test_a_step_reads_consecutive_pixels_of_the_order(
+    name: str, pixels_per_step: int
+) -> None:
+    view = VIEWS[name]._replace(pixels_per_step=pixels_per_step)
+    images = random_examples(3).stored
+    one_by_one = np.asarray(VIEWS[name](jnp.asarray(images)))
+    found = np.asarray(view(jnp.asarray(images)))
+    steps = 784 // pixels_per_step
+    assert found.shape[1:] == view.shape((28, 28)) == (steps, pixels_per_step)
+    np.testing.assert_array_equal(found.ravel(), one_by_one.ravel())
+    if (name, pixels_per_step) == ("pixels", 28):
+        rows = VIEWS["rows"](jnp.asarray(images))
+        np.testing.assert_array_equal(found, rows)
+
+
+def test_the_pixels_of_a_step_divide_an_image() -> None:
+    setting = "--config.data.pixels_per_step="
+    error = refused("main", f"{setting}5", "--config.data.view=pixels")
+    assert error == (
+        "data.pixels_per_step: must divide the 784 pixels of an image, not 5; use 4"
+    )
+    error = refused("main", f"{setting}7")
+    assert error.endswith("7 needs data.view=pixels or permuted, not rows")
+
+
 @pytest.mark.parametrize("name", ["rows", "columns", "pixels", "permuted"])
 def test_a_task_has_the_shape_of_the_view(name: Any) -> None:
     config = DataConfig(name="kmnist", view=name)

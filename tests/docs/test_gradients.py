@@ -20,7 +20,7 @@ from support import (
 )
 
 from rnnmnist.config.files import load_config
-from rnnmnist.config.schema import Config, ModelConfig, flatten
+from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.models.classifier import CELLS, Params, SequenceClassifier
 
 UNITS = 16
@@ -124,7 +124,7 @@ def recorded() -> dict[str, Any]:
 
 
 def test_the_file_records_the_default_configuration(recorded: dict[str, Any]) -> None:
-    config = Config().replace(flatten(recorded["config"]))
+    config = Config.from_dict(recorded["config"])
     default = load_config(REPOSITORY / "configs/default.py")
     assert config == default
     assert recorded["cells"].keys() == set(CELLS)

@@ -14,6 +14,7 @@ from support import TASK, inputs_of, model_of, random_examples, random_params
 
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.examples import Examples, Normalization
+from rnnmnist.errors import UserError
 from rnnmnist.models.classifier import (
     CELLS,
     Params,
@@ -140,6 +141,41 @@ def test_forget_bias_sets_the_forget_gates_bias_only() -> None:
     kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
     others = [leaf for leaf in jax.tree.leaves(other) if leaf.ndim == 2]
     assert all((a == b).all() for a, b in zip(kernels, others, strict=True))
+
+
+def test_chrono_draws_the_biases_of_two_gates() -> None:
+    """Forget gates that keep 1 to T - 1 steps, and the opposite input gates."""
+    config = ModelConfig(initializer="chrono")
+    model = model_of(config, Shape(784, 1, 10))
+    plain = init_params(model, jax.random.key(0), 1.0)
+    params = init_params(model, jax.random.key(0), 1.0, chrono=True)
+    forget, opposite = (params["cell"][gate]["bias"] for gate in ("hf", "hi"))
+    np.testing.assert_array_equal(forget, -opposite)
+    steps = np.exp(np.asarray(forget))
+    assert 1 <= steps.min() < 100 < 700 < steps.max() <= 783
+    assert steps.mean() == pytest.approx(392, rel=0.2)
+    for gate in ("hf", "hi"):
+        params["cell"][gate]["bias"] = plain["cell"][gate]["bias"]
+    jax.tree.map(np.testing.assert_array_equal, params, plain)
+
+
+def test_the_recurrent_kernel_of_the_basic_cell_can_be_the_identity() -> None:
+    model = model_of(ModelConfig(cell="rnn", initializer="identity", hidden_size=5))
+    params = init_params(model, jax.random.key(0), 1.0)
+    kernels = jax.tree.leaves_with_path(params["cell"])
+    squares = [leaf for _, leaf in kernels if leaf.shape == (5, 5)]
+    np.testing.assert_array_equal(squares, [np.eye(5)])
+
+
+@pytest.mark.parametrize(
+    ("initializer", "cell", "needed"),
+    [("chrono", "gru", "lstm"), ("identity", "lstm", "rnn")],
+)
+def test_an_initializer_of_another_cell_is_refused(
+    initializer: Any, cell: Any, needed: str
+) -> None:
+    with pytest.raises(UserError, match=f"{initializer} needs model.cell={needed}"):
+        ModelConfig(initializer=initializer, cell=cell)
 
 
 def test_the_tutorial_initializer() -> None:
