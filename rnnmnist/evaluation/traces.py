@@ -1,7 +1,7 @@
 """Traces of an LSTM: its gates, states and predictions after each step."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -71,8 +71,10 @@ def trace(model: SequenceClassifier, params: Params, split: EvaluationSplit) -> 
 def _activations(
     params: Params, stored: jax.Array, *, model: SequenceClassifier, view: View | None
 ) -> Activations:
-    recurrence = model.make_recurrence()
-    variables = {"params": {"cell": params["cell"]}}
     inputs = stored if view is None else view(stored)
-    inputs = inputs.swapaxes(0, 1)
-    return recurrence.apply(variables, inputs, method=LSTM.activations)  # type: ignore[return-value]
+    found: Any = model.apply(
+        {"params": params},
+        inputs.swapaxes(0, 1),
+        method=lambda model, inputs: model.recurrence.activations(inputs),
+    )
+    return found

@@ -21,7 +21,7 @@ class StreamState(NamedTuple):
 
 def start(model: SequenceClassifier, params: Params, task: Task) -> StreamState:
     """Returns the state before the first step."""
-    carry = _start(params, model=model, features=task.features)
+    carry = _start(params, model=model)
     return StreamState(carry, np.full(task.features, np.nan))
 
 
@@ -64,12 +64,10 @@ def step(
     return StreamState(carry, values), probabilities
 
 
-@functools.partial(jax.jit, static_argnames=("model", "features"))
-def _start(params: Params, *, model: SequenceClassifier, features: int) -> Any:
+@functools.partial(jax.jit, static_argnames="model")
+def _start(params: Params, *, model: SequenceClassifier) -> Any:
     def one_network(params: Params) -> Any:
-        variables = {"params": {"cell": params["cell"]}}
-        recurrence: Any = model.make_recurrence()
-        return recurrence.apply(variables, 1, features, method="start")
+        return model.apply({"params": params}, 1, method="start")
 
     return jax.vmap(one_network)(params)
 
@@ -78,11 +76,7 @@ def _start(params: Params, *, model: SequenceClassifier, features: int) -> Any:
 def _step(
     params: Params, carry: Any, inputs: jax.Array, *, model: SequenceClassifier
 ) -> tuple[Any, jax.Array]:
-    def one_network(params: Params, carry: Any) -> tuple[Any, jax.Array]:
-        variables = {"params": {"cell": params["cell"]}}
-        recurrence: Any = model.make_recurrence()
-        head: Any = model.make_head()
-        carry, hidden = recurrence.apply(variables, carry, inputs, method="step")
-        return carry, head.apply({"params": params["head"]}, hidden)
+    def one_network(params: Params, carry: Any) -> Any:
+        return model.apply({"params": params}, carry, inputs, method="step")
 
     return jax.vmap(one_network)(params, carry)
