@@ -52,6 +52,7 @@ class Row:
         settings: the name of a configuration, then `KEY=VALUE` overrides.
         label: the first column of the tables that have one.
         change: the overrides that distinguish it from the row above.
+        program: what Python runs, before the flags of `rnnmnist.main`.
     """
 
     name: str
@@ -59,17 +60,19 @@ class Row:
     settings: str
     label: str = ""
     change: str = ""
+    program: str = "-m rnnmnist.main"
 
     @property
     def command(self) -> str:
         """The command that trains one seed, without the paths of the data."""
         config, *overrides = self.settings.split()
         flags = "".join(f" --config.{override}" for override in overrides)
-        return f"python -m rnnmnist.main --config={config}{flags} --config.seed=SEED"
+        return f"python {self.program} --config={config}{flags} --config.seed=SEED"
 
     def config(self, seed: int = 0) -> Config:
         """The configuration of one seed, without the paths of the data."""
-        argv = self.command.replace("SEED", str(seed)).split()[3:]
+        flags = self.command.removeprefix(f"python {self.program} ")
+        argv = flags.replace("SEED", str(seed)).split()
         return parse(argv).config.replace(dict.fromkeys(DATA_PATHS))
 
 
@@ -77,7 +80,7 @@ CONFIGURATIONS = {
     name: Row(name, seeds, name)
     for name, seeds in (
         *(("embedded", 3), ("tutorial", 3), ("default", 5)),
-        *(("every_step", 5), ("best", 5), ("fashion", 3)),
+        *(("every_step", 5), ("large_batch", 5), ("best", 5), ("fashion", 3)),
     )
 }
 # The rows of the README's table, with their data and recipe.
@@ -122,6 +125,15 @@ CELLS = (
 )
 INITIALIZERS = "model.initializer=flax"
 COSINE = "train.schedule=cosine train.learning_rate=7e-3 train.warmup_fraction=0.02"
+BFLOAT16 = "tools/bfloat16.py run rnnmnist.main"  # a CPU ignores `model.precision`
+PRECISIONS = (
+    labelled("default", "float32"),
+    Row(
+        *("bfloat16", 3, "default model.precision=bfloat16", "bfloat16"),
+        program=BFLOAT16,
+    ),
+)
+BATCHES = (labelled("default", "128"), labelled("large_batch", "1,024"))
 AFFINE = "data.max_shift=2 data.max_rotation=12 data.max_scale=0.15 data.max_shear=0.2"
 ABLATION = (
     labelled("tutorial", "the 2016 recipe (`tutorial`)"),
@@ -165,7 +177,13 @@ SINGLE_CHANGES = (
 )
 ROWS = {
     row.name: row
-    for row in (*CONFIGURATIONS.values(), *CELLS, *ABLATION, *SINGLE_CHANGES)
+    for row in (
+        *CONFIGURATIONS.values(),
+        *CELLS,
+        *PRECISIONS,
+        *ABLATION,
+        *SINGLE_CHANGES,
+    )
 }
 
 
@@ -219,7 +237,10 @@ def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, A
     (path,) = (workdir / "evaluation").glob("test-*.json")
     member = json.loads(path.read_text())
     member["seconds"] = seconds
-    member |= counts_by_row(workdir)
+    counts = counts_by_row(workdir)
+    if row.program == BFLOAT16:  # the counts after each step are of exact products
+        counts = {"validation_correct": counts["validation_correct"]}
+    member |= counts
     finished.write_text(json.dumps(member))
     return member
 
@@ -317,6 +338,8 @@ COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
     "configuration": lambda row, _: f"`{row.name}`",
     "result file": lambda row, _: f"`{row.name}`",
     "cell": lambda row, _: row.label,
+    "batch": lambda row, _: row.label,
+    "products": lambda row, _: row.label,
     "change": lambda row, _: row.label,
     "settings": lambda row, _: ", ".join(f"`{word}`" for word in row.change.split()),
     "data": lambda row, _: HEADLINE[row.name][0],
@@ -383,6 +406,20 @@ def cells() -> str:
     return table(CELLS, *titles, "correct, by seed", "seconds") + origin(CELLS)
 
 
+def precisions() -> str:
+    """Returns the table of the default recipe with products of two precisions."""
+    titles = ("products", "result file", "validation accuracy, mean")
+    numbers = ("test accuracy, mean ± std", "correct, by seed")
+    return table(PRECISIONS, *titles, *numbers) + origin(PRECISIONS)
+
+
+def batches() -> str:
+    """Returns the table of the recipes for two batch sizes."""
+    titles = ("batch", "configuration", "validation accuracy, mean")
+    numbers = ("test accuracy, mean ± std", "correct, by seed", "best step, by seed")
+    return table(BATCHES, *titles, *numbers) + origin(BATCHES)
+
+
 def accuracy_by_row() -> str:
     """Returns the table of the accuracy after some of the rows, for both losses."""
     after = (4, 8, 10, 12, 14, 16, 18, 20, 24, 28)
@@ -410,6 +447,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "ablation": functools.partial(changes, ABLATION),
         "single_changes": functools.partial(changes, SINGLE_CHANGES),
     },
+    "docs/accelerators.md": {"precisions": precisions, "batches": batches},
     "docs/drawing_page.md": {"accuracy_by_row": accuracy_by_row},
     "docs/tutorial.md": {
         "cells": cells,

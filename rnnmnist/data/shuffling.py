@@ -44,7 +44,8 @@ def epoch_order(key: jax.Array, positions: jax.Array, examples: int) -> jax.Arra
         return jnp.where(swap == 1, partner, index), None
 
     index = (positions % examples).astype(jnp.uint32)
-    index, _ = jax.lax.scan(swap_or_not, index, round_keys, unroll=24)
+    # Two iterations: accelerators launch their operations anew.
+    index, _ = jax.lax.scan(swap_or_not, index, round_keys, unroll=ROUNDS // 2)
     return index.astype(jnp.int32)
 
 

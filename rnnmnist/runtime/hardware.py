@@ -190,10 +190,11 @@ def remedy(kind: Accelerator, environment: Mapping[str, str] = os.environ) -> st
 
 
 def _keep_failure(record: logging.LogRecord) -> bool:
-    """Keeps the exception of a log record of jax, which is not shown."""
+    """Keeps the exception of a log record of jax instead of showing it."""
     if record.exc_info and record.exc_info[1]:
         _failures[record.getMessage()] = record.exc_info[1]
-    return False
+        return False
+    return record.levelno >= logging.ERROR
 
 
 def describe_memory() -> str:

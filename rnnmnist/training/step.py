@@ -61,15 +61,15 @@ class Program(NamedTuple):
 class UpdateSums:
     """Sums over the applied updates, to be divided on the host.
 
-    An update whose loss, gradient or new parameters are not finite is rejected. It is
-    the last one, which the last three fields describe. Every field but `examples` has
-    the shape [seeds].
+    An update whose loss, gradient or new parameters are not finite is rejected. The
+    last three fields describe the last update, applied or rejected. Every field but
+    `examples` has the shape [seeds].
     """
 
     loss: jax.Array  # float32, cross-entropy in nats, summed over examples
     correct: jax.Array  # int32
     examples: jax.Array  # int32 [], examples per network
-    finite: jax.Array  # bool, whether this network did not cause a rejection
+    finite: jax.Array  # bool, whether the update of this network is finite
     last_loss: jax.Array  # float32, mean over the batch
     last_norm: jax.Array  # float32, global norm of the gradient
 
@@ -255,7 +255,7 @@ def apply_update(
     sums = UpdateSums(
         loss=loop.sums.loss + where_finite(batch.loss, 0),
         correct=loop.sums.correct + where_finite(batch.correct, 0),
-        examples=loop.sums.examples,
+        examples=loop.sums.examples,  # follow from the steps, after the loop
         finite=finite,
         last_loss=mean_loss,
         last_norm=norm,

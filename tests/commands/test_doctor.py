@@ -451,9 +451,10 @@ def test_the_failure_of_a_plugin_is_its_own_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not the traceback that jax logs, nor that the backend is unknown."""
+    logger = logging.getLogger("jax._src.xla_bridge")
+    monkeypatch.setattr(logger, "filters", [])
     monkeypatch.setattr(hardware, "_failures", {})
     hardware.describe_devices(8, None, 1)
-    logger = logging.getLogger("jax._src.xla_bridge")
     try:
         raise RuntimeError("the driver is too old")
     except RuntimeError:

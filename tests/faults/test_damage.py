@@ -186,7 +186,8 @@ def test_a_changed_setting_is_refused_warned_of_or_accepted(
 ) -> None:
     same = store.read_config(reference_run, NEWEST)
     value = value_of(same, name)
-    needed = {"data.permutation": {"data.view": "permuted"}}.get(name, {})
+    views = {"data.permutation": "permuted", "data.pixels_per_step": "pixels"}
+    needed = {"data.view": views[name]} if name in views else {}
     changed = same.replace({name: other_value(name, value)} | needed)
     assert changed != same
     if name in CHANGEABLE | CHANGEABLE_WITH_WARNING:

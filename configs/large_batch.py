@@ -1,0 +1,23 @@
+"""A recipe for batches of 1,024, which suit a TPU or a GPU.
+
+    python -m rnnmnist.main --config=large_batch
+
+Measured on one core of AMD EPYC with jax 0.10.2: 199 s, test accuracy 99.17 ± 0.06 %
+over 5 seeds (10,000 images; `results/large_batch.json`).
+"""
+
+from rnnmnist import Config, TrainConfig
+
+
+def get_config() -> Config:
+    """The default recipe with twice the epochs, larger steps and averaged weights."""
+    return Config(
+        train=TrainConfig(
+            batch_size=1024,
+            num_steps=1080,
+            eval_every_steps=108,
+            learning_rate=2e-2,
+            weight_decay=0.4,
+            ema_decay=0.99,
+        )
+    )

@@ -1,0 +1,416 @@
+"""Compiles the programs for accelerators, without having one, and counts their cost.
+
+    python tools/accelerators.py measure v5e h100 t4
+    python tools/accelerators.py table
+
+`measure` compiles training and evaluation for the named targets, and replaces their
+rows in results/accelerators.json. No accelerator is needed, only the packages that
+contain the compilers: `jax[tpu]` for v5e, `jax[cuda12]` for h100 and t4.
+In an environment with Colab's versions, it replaces Colab's rows of v5e.
+`table` renders the file between the markers of docs/accelerators.md.
+
+For a TPU, the compiler estimates the cycles of every instruction. For a GPU, the
+instructions that launch kernels are counted. Nothing is executed.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rnnmnist.config.platforms import execution_of
+from rnnmnist.config.schema import Config
+from rnnmnist.data.batches import Preparation, TrainingSplit
+from rnnmnist.data.tasks import read_task
+from rnnmnist.data.views import View
+from rnnmnist.evaluation.predictions import Batches, predict_batches
+from rnnmnist.main import parse
+from rnnmnist.reporting import markdown
+from rnnmnist.runtime.mesh import BATCH, SEEDS
+from rnnmnist.runtime.versions import all_installed, installed
+from rnnmnist.training.state import STATE_SPECS, abstract_state
+from rnnmnist.training.step import Program, train_steps
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NUMBERS = REPOSITORY / "results/accelerators.json"
+PAGE = REPOSITORY / "docs/accelerators.md"
+COLAB = REPOSITORY / "tests/constraints/colab-2026-08.txt"
+# The environment of the TPU compiler, without which it looks for a TPU and lets only
+# one process load it.
+TPU = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+# XLA's GpuTargetConfigProto: what the compiler has to know of a GPU.
+GPU = """
+gpu_device_info {{
+  threads_per_block_limit: 1024 threads_per_warp: 32
+  shared_memory_per_block: 49152 shared_memory_per_core: {shared_memory}
+  shared_memory_per_block_optin: {shared_memory_optin}
+  threads_per_core_limit: {threads} core_count: {cores} fpus_per_core: {fpus}
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: {bandwidth} l2_cache_size: {l2_cache} clock_rate_ghz: {clock}
+  device_memory_size: {memory}
+  cuda_compute_capability {{ major: {major} minor: {minor} }}
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 8 patch: 0 }}
+runtime_version {{ major: 12 minor: 8 patch: 0 }}
+device_description_str: "{name}"
+"""
+H100 = GPU.format(
+    **{"name": "NVIDIA H100 80GB HBM3", "major": 9, "minor": 0},
+    **{"cores": 132, "fpus": 128, "threads": 2048, "clock": 1.98},
+    **{"shared_memory": 233_472, "shared_memory_optin": 232_448},
+    **{"memory": 84_978_434_048, "bandwidth": 3_352_320_000_000},
+    l2_cache=52_428_800,
+)
+T4 = GPU.format(
+    **{"name": "Tesla T4", "major": 7, "minor": 5},
+    **{"cores": 40, "fpus": 64, "threads": 1024, "clock": 1.59},
+    **{"shared_memory": 65_536, "shared_memory_optin": 65_536},
+    **{"memory": 15_655_829_504, "bandwidth": 320_064_000_000},
+    l2_cache=4_194_304,
+)
+TARGETS = {"v5e": "TPU v5e", "h100": "H100", "t4": "T4"}
+# The distribution that contains the compiler of a target.
+COMPILERS = {"v5e": "libtpu", "h100": "jax-cuda12-plugin", "t4": "jax-cuda12-plugin"}
+# The most cycles or kernels of the default training step on one device. They leave some
+# room for the compilers of other versions.
+BOUNDS = {"v5e": 400_000, "h100": 300, "t4": 300}
+
+
+def find_devices(target: str) -> list[Any]:
+    """Returns the devices of a target's topology, for compilation only.
+
+    Configures jax and the environment of this process accordingly.
+
+    Raises:
+        Exception: of any kind, if its compiler is not installed.
+    """
+    jax.config.update("jax_platforms", "cpu")  # do not look for an accelerator
+    jax.config.update("jax_enable_compilation_cache", False)
+    if target == "v5e":
+        os.environ.update(TPU)
+        topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+    else:
+        topology = topologies.get_topology_desc(
+            platform="cuda",
+            topology_name="",
+            topology="1x1x1",
+            target_config={"h100": H100, "t4": T4}[target],
+        )
+    return list(topology.devices)
+
+
+TRIPS = re.compile(r'"known_trip_count":{"n":"(\d+)"}')
+
+
+class Case(NamedTuple):
+    """A program to compile."""
+
+    program: str  # train: one update; evaluate: one batch
+    settings: tuple[str, ...] = ()  # overrides of configs/default.py
+    devices: int = 1
+
+    @property
+    def config(self) -> Config:
+        """The configuration."""
+        flags = [f"--config.{setting}" for setting in self.settings]
+        return parse(["--config=default", *flags]).config
+
+
+# The settings of the cases of each program, on each number of devices of a target.
+PROGRAMS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "train": (
+        *((), ("train.batch_size=1024",), ("num_seeds=8",)),
+        *(("model.precision=float32",), ("model.unroll=1",)),
+    ),
+    "evaluate": ((), ("num_seeds=8",)),
+}
+CASES = {
+    target: [
+        Case(program, settings, devices)
+        for devices in counts
+        for program, variants in PROGRAMS.items()
+        for settings in variants
+    ]
+    for target, counts in {"v5e": (1, 4), "h100": (1,), "t4": (1,)}.items()
+}
+
+
+def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
+    """Lowers a program for some devices, with abstract arrays of MNIST's shapes."""
+    config = case.config
+    task = read_task(config.data)
+    mesh = Mesh(
+        np.array(devices[: case.devices]).reshape(_grid(case)),
+        (SEEDS, BATCH),
+        axis_types=(AxisType.Auto,) * 2,
+    )
+    program = Program.create(config, task, mesh)
+    view = View.of(config.data, task)
+    image_shape = task.image_shape or ()
+    state = _place(abstract_state(config, program.model), STATE_SPECS, mesh)
+    if case.program == "evaluate":
+        execution = program.execution
+        size = execution.eval_batch_size * mesh.shape[BATCH]
+        count = -(-task.examples.test // size)
+        stored = jax.ShapeDtypeStruct((count, size, *image_shape), jnp.uint8)
+        return predict_batches.lower(
+            state.params,
+            Batches(_place(stored, P(None, BATCH), mesh), None),
+            model=program.model,
+            view=view,
+            mesh=mesh,
+            vectorize_seeds=execution.vectorize_seeds,
+            every_step=False,
+        )
+    examples = task.examples.train
+    arrays: Any = {
+        "stored": jax.ShapeDtypeStruct((examples, *image_shape), jnp.uint8),
+        "labels": jax.ShapeDtypeStruct((examples,), jnp.int32),
+        "seed": jax.ShapeDtypeStruct((config.num_seeds,), jnp.uint32),
+    }
+    preparation = Preparation.create(config, view)
+    split = TrainingSplit(**arrays, lengths=None, preparation=preparation)
+    return train_steps.lower(
+        state,
+        _place(split, split.specs, mesh),
+        _place(jax.ShapeDtypeStruct((), jnp.int32), P(), mesh),
+        program=program,
+    )
+
+
+def _grid(case: Case) -> tuple[int, int]:
+    """Returns the shape of the mesh, as `make_mesh` chooses it."""
+    seeds = math.gcd(case.devices, case.config.num_seeds)
+    return seeds, case.devices // seeds
+
+
+def _place(tree: Any, specs: Any, mesh: Mesh) -> Any:
+    """Adds the shardings of a mesh to abstract arrays."""
+
+    def place(spec: P, part: Any) -> Any:
+        sharding = NamedSharding(mesh, spec)
+        return jax.tree.map(lambda leaf: leaf.update(sharding=sharding), part)
+
+    return jax.tree.map(place, specs, tree, is_leaf=lambda node: isinstance(node, P))
+
+
+class Instruction(NamedTuple):
+    """An instruction of a compiled program."""
+
+    opcode: str
+    trips: int  # how often it is executed in one iteration of the outer loop
+    text: str
+
+    @property
+    def estimated_cycles(self) -> int:
+        """The cycles of all trips, by the estimate of the TPU compiler; 0 without."""
+        found = re.search(r'"estimated_cycles":"(\d+)"', self.text)
+        return self.trips * int(found[1]) if found else 0
+
+    @property
+    def kernels(self) -> int:
+        """The kernels that all trips launch on a GPU."""
+        started = self.opcode.removesuffix("-start")  # an asynchronous one
+        return self.trips if started in ("fusion", "copy", "custom-call") else 0
+
+
+def step_instructions(program: str) -> list[Instruction]:
+    """Returns the instructions of one iteration of the outer loop of a program.
+
+    Those of its condition, of inner loops and of called computations are included.
+
+    Args:
+        program: the text of an optimized HLO module whose entry has one loop.
+
+    Raises:
+        ValueError: if its entry has another number of loops, the trips of an inner
+            loop are unknown, or there is a conditional.
+    """
+    computations = _computations(program)
+
+    def walk(name: str, trips: int) -> Iterator[Instruction]:
+        for line in computations[name]:
+            found = re.match(r"  (?:ROOT )?%?[\w.-]+ = .*? ([a-z][a-z-]*)\(", line)
+            opcode = found[1] if found else ""
+            yield Instruction(opcode, trips, line)
+            if opcode == "conditional":
+                raise ValueError(f"a branch has no known trips: {line.strip()[:80]}")
+            if opcode == "while":
+                count = _trips(line, computations)
+                yield from walk(_called("body", line), trips * count)
+            elif opcode in ("call", "call-start", "async-start"):
+                for called in re.findall(r"(?:to_apply|calls)=%?([\w.-]+)", line):
+                    yield from walk(called, trips)
+
+    (loop,) = [line for line in computations["ENTRY"] if " while(" in line]
+    # A loop of known trips does not compute its condition.
+    roles = ["body"] if TRIPS.search(loop) else ["condition", "body"]
+    return [
+        instruction for role in roles for instruction in walk(_called(role, loop), 1)
+    ]
+
+
+def _computations(program: str) -> dict[str, list[str]]:
+    """Returns the lines of each computation, by name; the entry's name is ENTRY."""
+    computations = {}
+    for line in program.splitlines():
+        if found := re.match(r"%?([\w.-]+) .*{$", line):
+            lines = computations[found[1]] = list[str]()
+        elif line.startswith("  "):
+            lines.append(line)
+    return computations
+
+
+def _called(role: str, line: str) -> str:
+    """Returns the name of a computation that an instruction calls."""
+    found = re.search(rf"{role}=%?([\w.-]+)", line)
+    if found is None:
+        raise ValueError(f"an instruction has no {role}: {line.strip()[:80]}")
+    return found[1]
+
+
+def _trips(line: str, computations: dict[str, list[str]]) -> int:
+    """Returns the trips of a loop: as stated, or the bound in its condition.
+
+    The counters of jax's scans start at 0 and increase by 1.
+    """
+    if found := TRIPS.search(line):
+        return int(found[1])
+    condition = "\n".join(computations[_called("condition", line)])
+    bounds = re.findall(r"constant\((\d+)\)", condition)
+    if len(bounds) != 1 or "direction=LT" not in condition:
+        raise ValueError(f"a loop has no known trips: {line.strip()[:80]}")
+    return int(bounds[0])
+
+
+def compile_case(
+    target: str, case: Case, devices: list[Any]
+) -> tuple[dict[str, Any], list[Instruction]]:
+    """Compiles a program.
+
+    Returns:
+        Its row of results/accelerators.json, and the instructions of a step.
+    """
+    lowered = lower(case, devices)
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - start
+    memory: Any = compiled.memory_analysis()
+    instructions = step_instructions(compiled.as_text() or "")
+    config, platform = case.config, devices[0].platform
+    execution, tpu = execution_of(config, platform), platform == "tpu"
+    batch_size = {
+        "train": config.train.batch_size,
+        "evaluate": execution.eval_batch_size * _grid(case)[1],
+    }
+    cost = "estimated_cycles" if tpu else "kernels"
+    compiler = COMPILERS[target]
+    row = {
+        "target": target,
+        "devices": case.devices,
+        "program": case.program,
+        "batch_size": batch_size[case.program],
+        "num_seeds": config.num_seeds,
+        "precision": execution.precision,
+        "settings": list(case.settings),
+        "versions": all_installed() | {compiler: installed(compiler)},
+        "compile_seconds": round(seconds, 1),
+        "temporary_bytes": memory.temp_size_in_bytes,
+        cost: sum(getattr(instruction, cost) for instruction in instructions),
+    }
+    return row, instructions
+
+
+def is_colab(row: dict[str, Any]) -> bool:
+    """Whether a row was measured with the versions of Colab."""
+    return f"jax=={row['versions']['jax']}\n" in COLAB.read_text()
+
+
+def measure(target: str) -> None:
+    """Compiles all cases of a target and replaces their rows."""
+    devices = find_devices(target)
+    new = []
+    for case in CASES[target]:
+        row, _ = compile_case(target, case, devices)
+        new.append(row)
+        print(json.dumps(row), flush=True)
+    rows = json.loads(NUMBERS.read_text()) if NUMBERS.exists() else []
+    kept = [
+        row
+        for row in rows
+        if (row["target"], is_colab(row)) != (target, is_colab(new[0]))
+    ]
+    order = list(TARGETS)
+    rows = sorted(
+        kept + new, key=lambda row: (is_colab(row), order.index(row["target"]))
+    )
+    NUMBERS.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def table(targets: Collection[str], cost: str) -> str:
+    """Returns a table of the rows of some targets."""
+    title = cost.removeprefix("estimated_")
+    header = ["target", "jax", "devices", "program", "batch", "settings", "products"]
+    header += [title, f"{title} per image", "compiled in", "temporary"]
+    lines = []
+    for row in json.loads(NUMBERS.read_text()):
+        if row["target"] not in targets:
+            continue
+        images = row["num_seeds"] * row["batch_size"] / row["devices"]
+        per_image = row[cost] / images
+        lines.append(
+            [
+                *(TARGETS[row["target"]], row["versions"]["jax"], str(row["devices"])),
+                *(row["program"], f"{row['batch_size']:,}"),
+                ", ".join(f"`{setting}`" for setting in row["settings"]),
+                *(row["precision"], f"{row[cost]:,}"),
+                f"{per_image:,.0f}" if per_image > 100 else f"{per_image:.2f}",
+                f"{row['compile_seconds']:.0f} s",
+                f"{row['temporary_bytes'] / 2**20:.0f} MiB",
+            ]
+        )
+    return markdown.table(header, lines)
+
+
+def render(page: str) -> str:
+    """Returns the page with its tables rendered anew."""
+    page = markdown.fill(page, "tpu", table(["v5e"], "estimated_cycles"))
+    return markdown.fill(page, "gpu", table(["h100", "t4"], "kernels"))
+
+
+def main() -> None:
+    """Parses the command line and runs a subcommand."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("targets", nargs="+", choices=list(TARGETS))
+    commands.add_parser("table")
+    args = parser.parse_args()
+    if args.command == "table":
+        PAGE.write_text(render(PAGE.read_text()))
+        return
+    for target in args.targets:
+        measure(target)
+
+
+if __name__ == "__main__":
+    main()
