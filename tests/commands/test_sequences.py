@@ -295,7 +295,7 @@ def test_the_content_of_padding_changes_no_bit(cell: str, tmp_path: Path) -> Non
     assert len(sha256s) == 1
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_batches_from_the_host_give_the_bits_of_resident_data(
     seeds: int, tmp_path: Path
 ) -> None:

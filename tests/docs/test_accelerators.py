@@ -161,6 +161,7 @@ assert np.abs(rounded(x) @ rounded(y) - x @ y).max() > 1e-2
 """
 
 
+@pytest.mark.slow
 def test_products_are_those_of_rounded_operands(environment: dict[str, str]) -> None:
     subprocess.run(
         [sys.executable, "-c", PRODUCTS],

@@ -475,6 +475,7 @@ def sequences_run(run: RunData, number: int, *, test: bool, name: str) -> RunDat
     return dataclasses.replace(run, workdir=workdir, trained=task, result=result)
 
 
+@pytest.mark.slow
 def test_few_validation_sequences_do_not_select_a_step(run_data: RunData) -> None:
     few = sequences_run(run_data, 27, test=False, name="a")
     words = spaced(read(report_page(few, CONTEXT)).text)
