@@ -24,13 +24,14 @@ from jax.interpreters import mlir
 
 from rnnmnist import errors
 from rnnmnist.checkpoints.selection import find_step
+from rnnmnist.config.files import REFERENCES, shipped_folder
 from rnnmnist.data import datasets
 from rnnmnist.evaluation.predictions import EvaluationSplit, predict_logits
 from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.models.classifier import Shape, make_model
 from rnnmnist.runtime.mesh import make_mesh
 
-REFERENCE = Path(__file__).resolve().parent.parent / "checkpoints/reference"
+REFERENCE = shipped_folder(REFERENCES[0])
 
 
 def round_operands() -> None:

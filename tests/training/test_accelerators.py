@@ -9,7 +9,8 @@ import accelerators
 import pytest
 from accelerators import BOUNDS, CASES, Case
 
-OTHER_COLLECTIVES = (
+# Other communication between devices, and transfers from or to the host.
+FORBIDDEN = (
     *("all-gather", "all-to-all", "collective-permute", "reduce-scatter"),
     *("infeed", "outfeed", "send", "recv"),
 )
@@ -34,7 +35,7 @@ def test_a_program_compiles_to_a_loop_on_the_device(target: str, case: Case) -> 
     row, instructions = accelerators.compile_case(target, case, devices)
     assert instructions
     for instruction in instructions:
-        assert not instruction.opcode.startswith(OTHER_COLLECTIVES)
+        assert not instruction.opcode.startswith(FORBIDDEN)
         assert "S(5)" not in instruction.text  # the memory of the host
         assert "callback" not in instruction.text
     # The gradients of shards, or whether the networks of other devices are finite.
