@@ -76,10 +76,9 @@ def use_flax_cell() -> None:
     """Replaces the LSTM cell by Flax's own, to compare."""
     import flax.linen as nn
 
-    from rnnmnist.models.classifier import CELLS
-    from rnnmnist.models.recurrences import ScannedCell
+    from rnnmnist.models.cells import CELLS, Cell
 
-    CELLS["lstm"] = (nn.OptimizedLSTMCell, ScannedCell, 4)
+    CELLS["lstm"] = Cell(nn.OptimizedLSTMCell)
 
 
 def train(

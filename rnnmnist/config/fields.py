@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from typing import Any, ClassVar, Literal
@@ -19,13 +20,16 @@ def setting(
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
+    pattern: str | None = None,
+    form: str | None = None,
 ) -> Any:
     """Declares a setting: a dataclass field with a help text and a range.
 
-    `at_least` and `at_most` are inclusive bounds, `above` is an exclusive one.
+    `at_least` and `at_most` are inclusive bounds, `above` is an exclusive one. A text
+    has to match `pattern`, which `form` describes.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most}
-    metadata = {"help": help, "bounds": bounds}
+    metadata = {"help": help, "bounds": bounds, "pattern": pattern, "form": form}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -53,7 +57,8 @@ def check(name: str, value: Any, field: Field) -> Any:
     if type(value) is int and float in _types(field):
         value = float(value)
     if type(value) not in _types(field) or not _in_range(value, field):
-        near = difflib.get_close_matches(str(value), _choices(field), n=1)
+        words = _choices(field) or re.findall(r"\w+", field.metadata["form"] or "")
+        near = difflib.get_close_matches(str(value), words, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"{name}: must be {allowed(field)}, not {value!r}{hint}")
     return value
@@ -98,6 +103,8 @@ def allowed(field: Field) -> str:
     """Describes the values that a setting accepts."""
     if _choices(field):
         return f"one of {', '.join(_choices(field))}"
+    if field.metadata["form"]:
+        return str(field.metadata["form"])
     names = {
         int: "an integer",
         float: "a number",
@@ -117,6 +124,8 @@ def allowed(field: Field) -> str:
 def _in_range(value: Any, field: Field) -> bool:
     if _choices(field):
         return value in _choices(field)
+    if isinstance(value, str) and field.metadata["pattern"]:
+        return re.fullmatch(field.metadata["pattern"], value) is not None
     if not isinstance(value, (int, float)):
         return True
     least, above, most = field.metadata["bounds"].values()

@@ -11,7 +11,6 @@ what it changes:
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -21,6 +20,16 @@ from rnnmnist.errors import UserError
 
 # Paths of the data. They depend on the machine and are not part of the run.
 DATA_PATHS = ("data.data_dir", "data.manual_dir", "data.path")
+
+# Recurrences by name. The linear ones are linear in the state, in residual layers.
+GATED_CELLS = ("lstm", "gru", "rnn")
+LINEAR_CELLS = ("mingru", "lru")
+# The cells that an initializer is for, where it is not for all.
+INITIALIZED_CELLS = {
+    "tutorial": GATED_CELLS,
+    "chrono": ("lstm",),
+    "identity": ("rnn",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +57,10 @@ class DataConfig(Section):
         "the order of data.permutation",
     )
     permutation: str = setting(
-        "bit_reversal", "order of permuted pixels: bit_reversal or random:SEED"
+        "bit_reversal",
+        "order of permuted pixels",
+        pattern="bit_reversal|random:[0-9]{1,9}",
+        form="bit_reversal or random:SEED with a SEED below 1,000,000,000",
     )
     pixels_per_step: int = setting(
         1, "pixels that a step reads: a divisor of 784", at_least=1, at_most=784
@@ -87,11 +99,6 @@ class DataConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not re.fullmatch("bit_reversal|random:[0-9]{1,9}", self.permutation):
-            raise UserError(
-                "data.permutation: must be bit_reversal or random:SEED with a SEED "
-                f"below 1,000,000,000, not {self.permutation!r}"
-            )
         if self.permutation != "bit_reversal" and self.view != "permuted":
             raise UserError(
                 f"data.permutation: {self.permutation} needs data.view=permuted, not "
@@ -110,9 +117,26 @@ class ModelConfig(Section):
 
     PREFIX = "model."
 
-    cell: Literal["lstm", "gru", "rnn"] = setting("lstm", "recurrent cell")
+    cell: str = setting(
+        "lstm",
+        "recurrent cell; mingru and lru are linear in the state, in residual layers; "
+        "FILE.py:CLASS is a Flax cell of your own, created with features and name",
+        pattern="|".join((*GATED_CELLS, *LINEAR_CELLS, r".+\.py:[^\W\d]\w*")),
+        form=f"one of {', '.join((*GATED_CELLS, *LINEAR_CELLS))} or FILE.py:CLASS",
+    )
+    cell_sha256: str | None = setting(
+        None, "SHA-256 of the file of your own cell; set by the run"
+    )
     hidden_size: int = setting(
         128, "units of the hidden state", at_least=1, at_most=8192
+    )
+    num_layers: int = setting(
+        1, "residual layers of mingru or lru", at_least=1, at_most=64
+    )
+    readout: Literal["last", "mean"] = setting(
+        "last",
+        "what the head reads: the hidden state after the last step, or the mean of the "
+        "hidden states of all steps",
     )
     forget_bias: float = setting(
         1.0, "initial forget-gate bias of an LSTM", at_least=-1000, at_most=1000
@@ -145,12 +169,38 @@ class ModelConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        needed = {"chrono": "lstm", "identity": "rnn"}.get(self.initializer, self.cell)
-        if self.cell != needed:
+        suitable = INITIALIZED_CELLS.get(self.initializer, (self.cell,))
+        if self.cell not in suitable:
             raise UserError(
-                f"model.initializer: {self.initializer} needs model.cell={needed}, not "
-                f"{self.cell}"
+                f"model.initializer: {self.initializer} needs model.cell="
+                f"{' or '.join(suitable)}, not {self.cell}"
             )
+        if self.num_layers > 1 and not self.is_linear:
+            raise UserError(
+                f"model.num_layers: {self.num_layers} needs model.cell="
+                f"{' or '.join(LINEAR_CELLS)}, not {self.cell}"
+            )
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the recurrence is linear in its state, in residual layers."""
+        return self.cell in LINEAR_CELLS
+
+    @property
+    def is_user_cell(self) -> bool:
+        """Whether the cell is a class in a file of the user's."""
+        return ":" in self.cell
+
+    @property
+    def cell_name(self) -> str:
+        """The name of the cell, or of the user's class."""
+        return self.cell.rpartition(":")[2]
+
+    @property
+    def size(self) -> str:
+        """The size in words: `128 units` or `3 layers of 64 units`."""
+        units = f"{self.hidden_size:,} unit{'s' if self.hidden_size > 1 else ''}"
+        return f"{self.num_layers} layers of {units}" if self.num_layers > 1 else units
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from rnnmnist.config.schema import Config, flatten
+from rnnmnist.config.user_cells import pin_cell
 from rnnmnist.errors import UserError
 
 MIN_VALIDATION_EXAMPLES = 50  # with fewer, validation does not select a checkpoint
@@ -114,12 +115,13 @@ def _from_json(value: Any) -> Any:
 def fit_to_task(config: Config, task: Task) -> Config:
     """Returns the configuration with a batch that is not larger than the training part.
 
-    A reduction is printed.
+    A reduction is printed. A user's cell gets its absolute path and its hash.
 
     Raises:
         UserError: if a setting does not suit the task; names it, its value and what is
             allowed.
     """
+    config = pin_cell(config)
     settings, steps = config.model, task.steps
     if settings.remat_steps is not None and steps % settings.remat_steps:
         divisors = [str(count) for count in range(1, steps + 1) if steps % count == 0]

@@ -14,7 +14,7 @@ from rnnmnist.evaluation.predictions import (
     softmax,
 )
 from rnnmnist.models.classifier import Params, SequenceClassifier
-from rnnmnist.models.recurrences import LSTM, Activations
+from rnnmnist.models.lstm import LSTM, Activations
 from rnnmnist.runtime.ensemble import split_ensemble
 
 

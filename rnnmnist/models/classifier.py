@@ -1,7 +1,6 @@
 """The classifier: a recurrence over the steps of a sequence, and a dense head."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,16 +11,9 @@ import jax.numpy as jnp
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.models.recurrences import LSTM, LSTMCell, ScannedCell
+from rnnmnist.models.cells import make_recurrence
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
-
-# Each cell with its recurrence and its number of gates, the candidate included.
-CELLS: dict[str, tuple[Callable[..., nn.RNNCellBase], type[ScannedCell], int]] = {
-    "lstm": (LSTMCell, LSTM, 4),
-    "gru": (nn.GRUCell, ScannedCell, 3),
-    "rnn": (nn.SimpleCell, ScannedCell, 1),
-}
 
 
 class Shape(NamedTuple):
@@ -41,9 +33,9 @@ class SequenceClassifier(nn.Module):
     """Classifies a sequence by the hidden state after its last step.
 
     Attributes:
-        make_recurrence: creates the recurrence, whose cell is named `cell`. The names
-            are part of the checkpoint format.
+        make_recurrence: creates the recurrence.
         make_head: creates the dense layer from hidden state to logits, named `head`.
+            The names are part of the checkpoint format.
         input_shape: the number of steps and of features, with which the parameters are
             initialized. Other numbers of steps are accepted.
     """
@@ -107,32 +99,17 @@ def make_model(
     config: ModelConfig, shape: Shape, execution: Execution
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, without parameters."""
-    cell, recurrence, gates = CELLS[config.cell]
-    cell_init: dict[str, Any] = {}
     head_init: dict[str, Any] = {}
     if config.initializer == "tutorial":
-        # TensorFlow 1 drew one matrix [inputs + hidden, gates x hidden] for all gates.
-        limit = math.sqrt(6 / (shape.features + (1 + gates) * config.hidden_size))
-        glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
-        cell_init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
         normal = nn.initializers.normal(stddev=1.0)
         head_init = {"kernel_init": normal, "bias_init": normal}
-    elif config.initializer == "identity":
-        cell_init = {"recurrent_kernel_init": _identity}
-
-    def make_recurrence() -> nn.Module:
-        return recurrence(
-            cell(config.hidden_size, **cell_init, name="cell"),
-            unroll=execution.unroll,
-            remat_steps=config.remat_steps,
-            precision=execution.precision,
-        )
 
     def make_head() -> nn.Module:
         precision = execution.precision
         return nn.Dense(shape.classes, precision=precision, **head_init, name="head")
 
-    return SequenceClassifier(make_recurrence, make_head, shape[:2])
+    recurrence = functools.partial(make_recurrence, config, shape.features, execution)
+    return SequenceClassifier(recurrence, make_head, shape[:2])
 
 
 def init_params(
@@ -158,7 +135,7 @@ def init_params(
         "Can recurrent neural networks warp time?", ICLR 2018, on `chrono`.
     """
     params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
-    cell = params["cell"]
+    cell = params.get("cell", {})
     if "hf" in cell:
         bias = jnp.full_like(cell["hf"]["bias"], forget_bias)
         if chrono:
@@ -176,17 +153,6 @@ def init_params(
 def abstract_params(model: SequenceClassifier) -> Params:
     """Returns the shapes and types of the parameters of one network."""
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0), 0.0))
-
-
-def _identity(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
-    """Initializes a square kernel with the identity matrix.
-
-    References:
-        Le, Jaitly, Hinton, "A Simple Way to Initialize Recurrent Networks of
-        Rectified Linear Units", 2015.
-    """
-    del key
-    return jnp.eye(*shape, dtype=dtype)
 
 
 def count_params(params: Params) -> int:

@@ -2,19 +2,15 @@
 
 Each maps inputs [time, batch, features] to the hidden state after the last step,
 [batch, hidden], or with `every_step` to those after all steps, [time, batch, hidden].
+`start` and `step` compute the same step by step.
 """
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.recurrent import DenseParams
-from jax.typing import DTypeLike
-
-GATES = "ifgo"  # input, forget, candidate, output: Flax's order
 
 
 class ScannedCell(nn.Module):
@@ -90,193 +86,32 @@ class ScannedCell(nn.Module):
         return carry, jax.tree.map(lambda x: x.reshape(time, *x.shape[2:]), outputs)
 
 
-class LSTM(ScannedCell):
-    """An `LSTMCell` under `nn.scan`.
+class MeanOverTime(nn.Module):
+    """A recurrence whose outputs are the means of another's hidden states so far.
 
-    The kernels of the gates are concatenated once for all steps. Inside the loop,
-    arrays are [features, batch]: XLA's CPU products of this size are faster, and each
-    gate is contiguous.
+    Attributes:
+        recurrence: the recurrence of which the hidden states are averaged.
+        hidden_size: the number of its hidden units.
     """
 
-    cell: "LSTMCell"
+    recurrence: nn.Module
+    hidden_size: int
 
     def __call__(self, inputs: jax.Array, *, every_step: bool = False) -> jax.Array:
-        """Runs the cell over inputs [time, batch, features]."""
+        """Runs the recurrence over inputs [time, batch, features]."""
+        hidden = self.recurrence(inputs, every_step=True)
+        if not every_step:
+            return hidden.mean(axis=0)
+        return hidden.cumsum(axis=0) / jnp.arange(1, len(hidden) + 1)[:, None, None]
 
-        def step(_: Any, carry: Carry, kernels: Kernels, inputs: jax.Array) -> Any:
-            carry = lstm_step(self.precision, kernels, carry, inputs)
-            return carry, carry.h if every_step else None
+    def start(self, batch: int, features: int) -> Any:
+        """Returns the carry before the first step of `batch` sequences."""
+        total = jnp.zeros((batch, self.hidden_size))
+        return self.recurrence.start(batch, features), total, jnp.zeros(())
 
-        carry, hidden = self._scan(step, inputs)
-        return hidden.mT if every_step else carry.h.T
-
-    def activations(self, inputs: jax.Array) -> "Activations":
-        """Returns the gates and states after each step, [time, batch, hidden]."""
-
-        def step(_: Any, carry: Carry, kernels: Kernels, inputs: jax.Array) -> Any:
-            carry, residuals = _forward_step(self.precision, kernels, carry, inputs)
-            i, f, g, o = jnp.split(residuals.gates, 4)
-            return carry, Activations(i, f, g, o, *carry)
-
-        _, activations = self._scan(step, inputs)
-        return jax.tree.map(lambda array: array.mT, activations)
-
-    def _scan(self, step: Callable[..., Any], inputs: jax.Array) -> tuple[Any, Any]:
-        _, batch, features = inputs.shape
-        zeros = jnp.zeros((self.cell.features, batch), inputs.dtype)
-        kernels = self.cell.kernels(features)
-        return self.scan(step, Carry(zeros, zeros), kernels, inputs.mT)
-
-
-class Carry(NamedTuple):
-    """The carry of an LSTM, in Flax's order."""
-
-    c: jax.Array  # [hidden, batch], the cell state
-    h: jax.Array  # [hidden, batch], the hidden state
-
-
-class Kernels(NamedTuple):
-    """The parameters of an LSTM, concatenated over gates, in the forms a step needs.
-
-    Only the first one is differentiated; the others are copies for fast products.
-    """
-
-    kernel: jax.Array  # [features + 1 + hidden, 4 x hidden]: of inputs, bias, of hidden
-    scaled: jax.Array  # [4 x hidden, features + 1 + hidden], multiplied by `_scale`
-    hidden: jax.Array  # [hidden, 4 x hidden], the last rows of `kernel`
-
-
-class Activations(NamedTuple):
-    """The gates of an LSTM in a step, and its states after it.
-
-    Arrays are [hidden, batch] in a step, [time, batch, hidden] for a sequence.
-    """
-
-    input_gate: jax.Array
-    forget_gate: jax.Array
-    candidate: jax.Array
-    output_gate: jax.Array
-    cell: jax.Array
-    hidden: jax.Array
-
-
-class LSTMCell(nn.OptimizedLSTMCell):
-    """Flax's LSTM cell with a hand-written derivative.
-
-    It has the parameters of `nn.OptimizedLSTMCell` and computes the same function, with
-    an absolute error of float32 rounding, in fewer and larger operations:
-
-    - forward, one matrix product for all gates with the concatenated inputs, one and
-      hidden state, and one `tanh` for all activations;
-    - backward, one product for the gradient of the hidden state and one for those of
-      all kernels and biases.
-
-    References:
-        Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation
-        9(8), 1997; Gers, Schmidhuber, Cummins, "Learning to Forget", Neural
-        Computation 12(10), 2000, for the forget gate.
-    """
-
-    def __call__(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Runs a step as Flax's cell does: inputs [batch, features], carry (c, h)."""
-        if inputs.ndim != 2:
-            raise ValueError(
-                f"inputs must be [batch, features], not of shape {inputs.shape}"
-            )
-        kernels = self.kernels(inputs.shape[-1])
-        # Read here, since the backward pass is traced outside of its context.
-        precision: Any = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-        c, h = lstm_step(precision, kernels, Carry(*(x.T for x in carry)), inputs.T)
-        return (c.T, h.T), h.T
-
-    @nn.compact
-    def kernels(self, features: int) -> Kernels:
-        """Declares the parameters for inputs with this number of features.
-
-        Raises:
-            ValueError: if an attribute is set that the step does not implement.
-        """
-        for name in ("gate_fn", "activation_fn", "dtype", "carry_init"):
-            if getattr(self, name) is not getattr(nn.OptimizedLSTMCell, name):
-                raise ValueError(f"{name} cannot be set: use nn.OptimizedLSTMCell")
-        make = functools.partial(
-            DenseParams,
-            self.features,
-            param_dtype=self.param_dtype,
-            bias_init=self.bias_init,
-        )
-        parts = []
-        for gate in GATES:
-            inputs = make(use_bias=False, kernel_init=self.kernel_init, name=f"i{gate}")
-            hidden = make(kernel_init=self.recurrent_kernel_init, name=f"h{gate}")
-            input_kernel, _ = inputs(jnp.empty((1, features)))
-            hidden_kernel, bias = hidden(jnp.empty((1, self.features)))
-            rows = [input_kernel, jnp.asarray(bias)[None], hidden_kernel]
-            parts.append(jnp.concatenate(rows))
-        kernel = jnp.concatenate(parts, axis=-1)
-        scaled = kernel.T * _scale(self.features, kernel.dtype)  # exact: powers of two
-        copies = jax.lax.stop_gradient((scaled, kernel[-self.features :]))
-        return Kernels(kernel, *copies)
-
-
-class Residuals(NamedTuple):
-    """The values of a step that the backward pass needs."""
-
-    kernels: Kernels
-    gates: jax.Array  # [4 x hidden, batch], their activations
-    c: jax.Array  # [hidden, batch], the cell state after the step
-    inputs: jax.Array  # [features + 1 + hidden, batch]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def lstm_step(
-    precision: str | None, kernels: Kernels, carry: Carry, inputs: jax.Array
-) -> Carry:
-    """Returns the carry after a step with inputs [features, batch]."""
-    return _forward_step(precision, kernels, carry, inputs)[0]
-
-
-def _scale(units: int, dtype: DTypeLike) -> jax.Array:
-    """Returns the factors [4 x hidden, 1] that make a `tanh` of every activation.
-
-    The sigmoid of x is (1 + tanh(x / 2)) / 2; the candidate is a tanh.
-    """
-    half, whole = (jnp.full((units, 1), value, dtype) for value in (0.5, 1.0))
-    return jnp.concatenate([half, half, whole, half])
-
-
-def _forward_step(
-    precision: str | None, kernels: Kernels, carry: Carry, inputs: jax.Array
-) -> tuple[Carry, Residuals]:
-    scale = _scale(len(carry.h), carry.h.dtype)
-    inputs = jnp.concatenate([inputs, jnp.ones_like(inputs[:1]), carry.h])
-    product = jnp.matmul(kernels.scaled, inputs, precision=precision)
-    gates = jnp.tanh(product) * scale + (1 - scale)
-    i, f, g, o = jnp.split(gates, 4)
-    c = f * carry.c + i * g
-    return Carry(c, o * jnp.tanh(c)), Residuals(kernels, gates, c, inputs)
-
-
-def _backward_step(
-    precision: str | None, residuals: Residuals, grads: Carry
-) -> tuple[Kernels, Carry, jax.Array]:
-    kernels, gates, c, inputs = residuals
-    tanh_c = jnp.tanh(c)
-    i, f, g, o = jnp.split(gates, 4)
-    dc = grads.c + grads.h * o * (1 - tanh_c * tanh_c)
-    dgates = jnp.concatenate(  # of the pre-activations
-        [
-            dc * g * i * (1 - i),
-            dc * (c - i * g) * (1 - f),  # f times the cell state before the step
-            dc * i * (1 - g * g),
-            grads.h * tanh_c * o * (1 - o),
-        ]
-    )
-    matmul = functools.partial(jnp.matmul, precision=precision)
-    dkernel = matmul(inputs, dgates.T)
-    dcarry = Carry(dc * f, matmul(kernels.hidden, dgates))
-    dinputs = matmul(kernels.kernel[: -len(c) - 1], dgates)  # removed where unused
-    return Kernels(dkernel, None, None), dcarry, dinputs  # type: ignore[arg-type]
-
-
-lstm_step.defvjp(_forward_step, _backward_step)
+    def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
+        """Returns the carry and the mean after a step of [batch, features]."""
+        inner, total, steps = carry
+        inner, hidden = self.recurrence.step(inner, inputs)
+        total, steps = total + hidden, steps + 1
+        return (inner, total, steps), total / steps

@@ -177,9 +177,10 @@ def _reading(run: RunData) -> str:
 
 def _describe_network(config: Config) -> str:
     """Describes the network in words: `an LSTM with 128 units`."""
-    article = "a" if config.model.cell == "gru" else "an"
-    cell, units = config.model.cell.upper(), config.model.hidden_size
-    return f"{article} {cell} with {units:,} unit{'s' if units > 1 else ''}"
+    model = config.model
+    cell = model.cell_name if model.is_user_cell else model.cell.upper()
+    article = "an" if cell in ("LSTM", "RNN", "LRU") else "a"
+    return f"{article} {cell} with {model.size}"
 
 
 def _validation(validation: Metrics) -> str:

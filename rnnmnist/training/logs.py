@@ -32,7 +32,7 @@ def print_header(
     if process_count() > 1:
         devices += f" of {process_count()} processes"
     print(
-        f"{config.model.cell} with {config.model.hidden_size} units on "
+        f"{config.model.cell_name} with {config.model.size} on "
         f"{task.name}, {seeds}, {devices}, in {workdir}"
     )
     if task.image_shape is None:

@@ -18,7 +18,7 @@ from rnnmnist.errors import UserError
 from rnnmnist.inference import out_of_distribution, preprocessing
 from rnnmnist.inference.predictor import Predictor
 from rnnmnist.models.classifier import Params, count_params
-from rnnmnist.models.recurrences import GATES
+from rnnmnist.models.lstm import GATES
 from rnnmnist.reporting import html
 from rnnmnist.runtime.ensemble import split_ensemble
 

@@ -41,7 +41,9 @@ def test_all_choices_can_be_set() -> None:
         train=TrainConfig(vectorize_seeds=True, eval_batch_size=9),
     )
     expected = Execution(3, "bfloat16", vectorize_seeds=True, eval_batch_size=9)
-    assert {execution_of(config, platform) for platform in PLATFORMS} == {expected}
+    for platform in PLATFORMS:
+        found = execution_of(config, platform)
+        assert found == expected._replace(block_steps=found.block_steps)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "METAL", "of the future"])
@@ -52,11 +54,11 @@ def test_other_platforms_execute_as_gpus(platform: str) -> None:
 def test_descriptions_name_every_choice() -> None:
     assert DEFAULTS["cpu"].describe() == (
         "one step per iteration, float32 products, seeds in turn, "
-        "evaluation of 64 examples per device"
+        "evaluation of 64 examples per device, linear recurrences in blocks of 4 steps"
     )
     assert DEFAULTS["tpu"].describe() == (
         "up to 32 steps per iteration, bfloat16 products, seeds together, "
-        "evaluation of 1,024 examples per device"
+        "evaluation of 1,024 examples per device, linear recurrences in parallel"
     )
 
 

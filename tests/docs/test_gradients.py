@@ -21,7 +21,8 @@ from support import (
 
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import Config, ModelConfig
-from rnnmnist.models.classifier import CELLS, Params, SequenceClassifier
+from rnnmnist.models.cells import CELLS
+from rnnmnist.models.classifier import Params, SequenceClassifier
 
 UNITS = 16
 COUNT = 3
@@ -30,7 +31,7 @@ IMAGES, LABELS = random_examples(COUNT).stored, random_examples(COUNT).labels
 
 @functools.cache
 def build(cell: str) -> tuple[SequenceClassifier, Params]:
-    model = model_of(ModelConfig(cell=cell, hidden_size=UNITS))  # type: ignore[arg-type]
+    model = model_of(ModelConfig(cell=cell, hidden_size=UNITS))
     return model, random_params(model)
 
 
@@ -54,7 +55,7 @@ def test_zero_nudges_give_the_models_logits(cell: str) -> None:
 @pytest.mark.parametrize("row", [1, 17, 28])
 def test_a_gradient_equals_that_of_the_remaining_rows(cell: str, row: int) -> None:
     _, params = build(cell)
-    step = CELLS[cell][0](features=UNITS)
+    step = CELLS[cell].create(features=UNITS)
     rows = inputs_of(IMAGES).swapaxes(0, 1)
     variables = {"params": params["cell"]}
     read_row = jax.jit(lambda carry, pixels: step.apply(variables, carry, pixels)[0])

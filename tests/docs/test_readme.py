@@ -167,6 +167,8 @@ def test_every_training_command_parses(
     assert len(lines) >= 9
     (tmp_path / "my").mkdir()
     shutil.copy(REPOSITORY / "configs/default.py", tmp_path / "my/own.py")
+    (cell,) = [block for block in blocks(COMMANDS) if block.language == "python"]
+    (tmp_path / "leaky.py").write_text(cell.text)
     program = (
         "import sys, shlex\nfrom rnnmnist.main import parse\n"
         "for line in sys.stdin: parse(shlex.split(line, comments=True))"
@@ -199,8 +201,11 @@ def test_the_choices_by_platform_are_the_current_ones() -> None:
     assert {name.split("`")[1] for name in settings} <= FIELDS.keys()
     together = {True: "together (`true`)", False: "in turn (`false`)"}
     for how, column in zip(DEFAULTS.values(), columns, strict=True):
-        expected = [str(how.unroll), how.precision, together[how.vectorize_seeds]]
-        assert list(column[:-1]) == [*expected, str(how.eval_batch_size)]
+        expected = [
+            *(str(how.unroll), how.precision, str(how.block_steps or "all")),
+            *(together[how.vectorize_seeds], str(how.eval_batch_size)),
+        ]
+        assert list(column[:-1]) == expected
     assert columns[0][-1].endswith(f", {MOST_CPU_DEVICES}")
 
 

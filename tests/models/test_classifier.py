@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from support import TASK, inputs_of, model_of, random_examples, random_params
 
-from rnnmnist.config.schema import ModelConfig
+from rnnmnist.config.schema import GATED_CELLS, LINEAR_CELLS, ModelConfig
 from rnnmnist.data.examples import Examples, Normalization
 from rnnmnist.errors import UserError
+from rnnmnist.models.cells import CELLS
 from rnnmnist.models.classifier import (
-    CELLS,
     Params,
     SequenceClassifier,
     Shape,
@@ -29,8 +29,11 @@ INPUTS = inputs_of(random_examples(5).stored)
 init = jax.jit(init_params, static_argnums=0)
 
 
-def build(cell: str) -> tuple[SequenceClassifier, Params]:
-    model = model_of(ModelConfig(cell=cell, hidden_size=16))  # type: ignore[arg-type]
+ALL_CELLS = (*GATED_CELLS, *LINEAR_CELLS)
+
+
+def build(cell: str, **settings: Any) -> tuple[SequenceClassifier, Params]:
+    model = model_of(ModelConfig(cell=cell, hidden_size=16, **settings))
     return model, random_params(model)
 
 
@@ -51,7 +54,7 @@ def logits_of(
 @pytest.mark.parametrize(
     ("cell", "make_cell"),
     [
-        *((name, make_cell) for name, (make_cell, _, _) in CELLS.items()),
+        *((name, cell.create) for name, cell in CELLS.items()),
         ("lstm", nn.LSTMCell),  # the same function as our cell
     ],
 )
@@ -70,7 +73,7 @@ def test_the_scan_equals_a_loop_over_the_cell(
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ALL_CELLS)
 def test_the_order_of_the_rows_matters(cell: str) -> None:
     model, params = build(cell)
     logits = logits_of(model, params, INPUTS)
@@ -78,9 +81,12 @@ def test_the_order_of_the_rows_matters(cell: str) -> None:
     assert not np.allclose(logits, backwards, atol=1e-3)
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_logits_after_each_step_equal_those_of_shorter_sequences(cell: str) -> None:
-    model, params = build(cell)
+@pytest.mark.parametrize("readout", ["last", "mean"])
+@pytest.mark.parametrize("cell", ALL_CELLS)
+def test_logits_after_each_step_equal_those_of_shorter_sequences(
+    cell: str, readout: str
+) -> None:
+    model, params = build(cell, readout=readout)
     by_step = np.asarray(logits_of(model, params, INPUTS, every_step=True))
     assert by_step.shape == (5, 28, 10)
     for steps in (1, 13, 28):
@@ -105,7 +111,7 @@ def padded_with(garbage: Any, missing: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("missing", ["error", "forward_fill", "zero"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ALL_CELLS)
 def test_the_content_of_the_padding_changes_no_bit(cell: Any, missing: str) -> None:
     settings = ModelConfig(cell=cell, hidden_size=8)
     model = model_of(settings, Shape(steps=7, features=3, classes=4))
@@ -127,7 +133,7 @@ def test_the_content_of_the_padding_changes_no_bit(cell: Any, missing: str) -> N
 
 @pytest.mark.parametrize(("cell", "number"), [("lstm", 81_674), ("gru", 61_706)])
 def test_the_number_of_parameters(cell: str, number: int) -> None:
-    model = model_of(ModelConfig(cell=cell))  # type: ignore[arg-type]
+    model = model_of(ModelConfig(cell=cell))
     assert count_params(abstract_params(model)) == number
 
 

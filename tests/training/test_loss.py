@@ -9,7 +9,8 @@ import pytest
 from support import model_of, random_params
 
 from rnnmnist.config.schema import ModelConfig
-from rnnmnist.models.classifier import CELLS, Params, Shape
+from rnnmnist.models.cells import CELLS
+from rnnmnist.models.classifier import Params, Shape
 from rnnmnist.training.loss import Objective, step_weights
 
 STEPS, CLASSES, SMOOTHING = 7, 4, 0.1

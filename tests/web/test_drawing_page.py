@@ -29,7 +29,7 @@ from rnnmnist.data.builder import FILES, read_part
 from rnnmnist.errors import UserError
 from rnnmnist.inference import image_io, out_of_distribution, preprocessing
 from rnnmnist.inference.predictor import Predictor
-from rnnmnist.models.recurrences import GATES
+from rnnmnist.models.lstm import GATES
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.web import drawing_page
 

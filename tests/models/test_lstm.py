@@ -19,7 +19,8 @@ from support import TASK
 from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.config.tasks import fit_to_task
 from rnnmnist.errors import UserError
-from rnnmnist.models.recurrences import LSTM, LSTMCell, ScannedCell
+from rnnmnist.models.lstm import LSTM, LSTMCell
+from rnnmnist.models.recurrences import ScannedCell
 
 FLOAT32, FLOAT64 = jnp.float32, jnp.float64
 # Time, batch, features and hidden size, all different to reveal swapped axes.

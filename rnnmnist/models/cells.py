@@ -1,0 +1,108 @@
+"""The recurrences by the names of `model.cell`."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rnnmnist.config.platforms import Execution
+from rnnmnist.config.schema import ModelConfig
+from rnnmnist.config.user_cells import load_cell
+from rnnmnist.models.linear import LRU, MinGRU, ResidualLayers
+from rnnmnist.models.lstm import LSTM, LSTMCell
+from rnnmnist.models.recurrences import MeanOverTime, ScannedCell
+
+
+class Cell(NamedTuple):
+    """A cell, and the layer that scans it."""
+
+    create: Callable[..., nn.RNNCellBase]
+    recurrence: type[ScannedCell] = ScannedCell
+    gates: int = 1  # the candidate included
+
+
+CELLS = {
+    "lstm": Cell(LSTMCell, LSTM, gates=4),
+    "gru": Cell(nn.GRUCell, gates=3),
+    "rnn": Cell(nn.SimpleCell),
+}
+LINEAR_RECURRENCES = {"mingru": MinGRU, "lru": LRU}
+
+
+def find_cell(config: ModelConfig) -> Cell:
+    """Returns a cell by its name, or a user's.
+
+    Raises:
+        UserError: if the user's cannot be loaded.
+    """
+    if config.is_user_cell:
+        return Cell(load_cell(config.cell, config.cell_sha256).create)
+    return CELLS[config.cell]
+
+
+def make_recurrence(
+    config: ModelConfig, features: int, execution: Execution
+) -> nn.Module:
+    """Creates the recurrence of a configuration, for inputs with some features.
+
+    The parameters are named `cell`, or `layers` for a recurrence that is linear in its
+    state. The names are part of the checkpoint format.
+    """
+    recurrence = (
+        _make_layers(config, execution)
+        if config.is_linear
+        else _make_scanned_cell(config, features, execution)
+    )
+    if config.readout == "mean":
+        return MeanOverTime(recurrence, config.hidden_size)
+    return recurrence
+
+
+def _make_layers(config: ModelConfig, execution: Execution) -> nn.Module:
+    return ResidualLayers(
+        functools.partial(
+            LINEAR_RECURRENCES[config.cell],
+            config.hidden_size,
+            parallel=execution.block_steps is None,
+        ),
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        block_steps=config.remat_steps or execution.block_steps,
+        precision=execution.precision,
+        name="layers",
+    )
+
+
+def _make_scanned_cell(
+    config: ModelConfig, features: int, execution: Execution
+) -> nn.Module:
+    cell = find_cell(config)
+    init: dict[str, Any] = {}
+    if config.initializer == "tutorial":
+        # TensorFlow 1 drew one matrix [inputs + hidden, gates x hidden] for all gates.
+        limit = math.sqrt(6 / (features + (1 + cell.gates) * config.hidden_size))
+        glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
+        init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
+    elif config.initializer == "identity":
+        init = {"recurrent_kernel_init": _identity}
+    return cell.recurrence(
+        cell.create(features=config.hidden_size, **init, name="cell"),
+        unroll=execution.unroll,
+        remat_steps=config.remat_steps,
+        precision=execution.precision,
+    )
+
+
+def _identity(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
+    """Initializes a square kernel with the identity matrix.
+
+    References:
+        Le, Jaitly, Hinton, "A Simple Way to Initialize Recurrent Networks of
+        Rectified Linear Units", 2015.
+    """
+    del key
+    return jnp.eye(*shape, dtype=dtype)

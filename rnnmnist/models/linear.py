@@ -1,0 +1,239 @@
+"""Recurrences that are linear in their state, in residual layers.
+
+Their states are weighted sums of inputs, so a layer needs no product inside of a loop
+over time. Arrays are [features, time, batch]: products and elementwise operations are
+over whole blocks of time.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+class ResidualLayers(nn.Module):
+    """A stack of residual layers around a recurrence that is linear in its state.
+
+    Attributes:
+        make_recurrence: creates the recurrence of a layer.
+        hidden_size: the number of features of every layer.
+        num_layers: the number of layers.
+        block_steps: computes the layers for this many steps after another, so that
+            arrays stay in cache; the backward pass keeps the states between the blocks
+            and recomputes the rest. None computes all steps at once.
+        precision: of the matrix products, as for `jax.default_matmul_precision`.
+
+    References:
+        Smith, Warrington, Linderman, "Simplified State Space Layers for Sequence
+        Modeling", ICLR 2023; Orvieto et al., "Resurrecting Recurrent Neural Networks
+        for Long Sequences", ICML 2023, for the layers.
+    """
+
+    make_recurrence: Callable[[], nn.Module]
+    hidden_size: int
+    num_layers: int
+    block_steps: int | None
+    precision: str | None
+
+    def setup(self) -> None:
+        """Creates the encoder and the layers."""
+        self.encoder = Dense(self.hidden_size)
+        self.layers = [
+            ResidualLayer(self.make_recurrence, self.hidden_size, name=f"layer_{index}")
+            for index in range(self.num_layers)
+        ]
+
+    def __call__(self, inputs: jax.Array, *, every_step: bool = False) -> jax.Array:
+        """Runs the layers over inputs [time, batch, features]."""
+        time, batch, features = inputs.shape
+        carry = self.start(batch, features)
+        size = min(self.block_steps or time, time)
+        if size == time:
+            _, hidden = self.advance(carry, inputs.transpose(2, 0, 1))
+        else:
+            padded = jnp.pad(inputs, ((0, -time % size), (0, 0), (0, 0)))
+            blocks = padded.reshape(-1, size, batch, features).transpose(0, 3, 1, 2)
+            scan: Any = nn.scan(
+                nn.remat(ResidualLayers.advance, prevent_cse=False),
+                variable_broadcast="params",
+                split_rngs={"params": False},
+            )
+            _, hidden = scan(self, carry, blocks)
+            hidden = hidden.swapaxes(0, 1).reshape(self.hidden_size, -1, batch)
+        if every_step:
+            return hidden[:, :time].transpose(1, 2, 0)
+        return hidden[:, time - 1].T
+
+    def advance(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
+        """Returns the carry and the outputs after inputs [features, time, batch]."""
+        with jax.default_matmul_precision(self.precision):
+            hidden = self.encoder(inputs)
+            states = []
+            for layer, state in zip(self.layers, carry, strict=True):
+                state, hidden = layer(state, hidden)
+                states.append(state)
+        return tuple(states), hidden
+
+    def start(self, batch: int, features: int) -> Any:
+        """Returns the carry before the first step of `batch` sequences."""
+        del features
+        return tuple(layer.recurrence.start(batch) for layer in self.layers)
+
+    def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
+        """Returns the carry and the outputs after a step of [batch, features]."""
+        carry, hidden = self.advance(carry, inputs.T[:, None])
+        return carry, hidden[:, 0].T
+
+
+class ResidualLayer(nn.Module):
+    """Normalization, a recurrence, GELU and a gated linear unit, added to the input."""
+
+    make_recurrence: Callable[[], nn.Module]
+    features: int
+
+    def setup(self) -> None:
+        """Creates the parts."""
+        self.norm = nn.LayerNorm(reduction_axes=0, feature_axes=0)
+        self.recurrence = self.make_recurrence()
+        self.glu = Dense(2 * self.features)
+
+    def __call__(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
+        """Returns the carry and the outputs after inputs [features, time, batch]."""
+        carry, hidden = self.recurrence(carry, self.norm(inputs))
+        return carry, inputs + nn.glu(self.glu(nn.gelu(hidden)), axis=0)
+
+
+class MinGRU(nn.Module):
+    """A GRU whose gate and candidate do not depend on the state.
+
+    Attributes:
+        features: the size of the state.
+        parallel: whether `linear_scan` is parallel.
+
+    References:
+        Feng et al., "Were RNNs All We Needed?", 2024, algorithm 3.
+    """
+
+    features: int
+    parallel: bool
+
+    @nn.compact
+    def __call__(self, carry: jax.Array, inputs: jax.Array) -> Any:
+        """Returns the state after the last step, and the states after all steps."""
+        gate, candidate = jnp.split(Dense(2 * self.features, name="input")(inputs), 2)
+        update = nn.sigmoid(gate)
+        states = linear_scan(1 - update, update * candidate, carry, self.parallel)
+        return states[:, -1], states
+
+    def start(self, batch: int) -> jax.Array:
+        """Returns the state before the first step, [features, batch]."""
+        return jnp.zeros((self.features, batch))
+
+
+class LRU(nn.Module):
+    """The linear recurrent unit: a diagonal, complex and stable recurrence.
+
+    Attributes:
+        features: the number of inputs, of complex states, and of outputs.
+        parallel: whether `linear_scan` is parallel.
+
+    References:
+        Orvieto et al., "Resurrecting Recurrent Neural Networks for Long Sequences",
+        ICML 2023. The eigenvalues are initialized as there for long sequences: on a
+        ring of the radii 0.9 to 0.999, with phases below pi / 10.
+    """
+
+    features: int
+    parallel: bool
+
+    @nn.compact
+    def __call__(self, carry: jax.Array, inputs: jax.Array) -> Any:
+        """Returns the state after the last step, and the outputs after all steps."""
+        size = (self.features,)
+        rate = jnp.exp(self.param("nu_log", _init_nu_log, size))
+        phase = jnp.exp(self.param("theta_log", _init_theta_log, size))
+        # Without gamma, the states would grow with the memory.
+        gamma_log = self.param(
+            "gamma_log", lambda _: jnp.log1p(-jnp.exp(-2 * rate)) / 2
+        )
+        decay, gamma = jnp.exp(lax.complex(-rate, phase)), jnp.exp(gamma_log)
+        project = Dense(2 * self.features, use_bias=False, scale=0.5, name="input")
+        real, imaginary = jnp.split(project(inputs), 2)
+        driven = gamma[:, None, None] * lax.complex(real, imaginary)
+        states = linear_scan(decay[:, None, None], driven, carry, self.parallel)
+        parts = jnp.concatenate([states.real, states.imag])
+        outputs = Dense(self.features, use_bias=False, scale=2.0, name="output")(parts)
+        skip = self.param("skip", nn.initializers.normal(1.0), size)
+        return states[:, -1], outputs + skip[:, None, None] * inputs
+
+    def start(self, batch: int) -> jax.Array:
+        """Returns the state before the first step, complex64 [features, batch]."""
+        return jnp.zeros((self.features, batch), jnp.complex64)
+
+
+def _init_nu_log(key: jax.Array, size: tuple[int]) -> jax.Array:
+    """Draws radii r with a uniform density on the ring, as log(-log(r))."""
+    squares = jax.random.uniform(key, size, minval=0.9**2, maxval=0.999**2)
+    return jnp.log(-jnp.log(squares) / 2)
+
+
+def _init_theta_log(key: jax.Array, size: tuple[int]) -> jax.Array:
+    """Draws the logarithms of phases that are uniform between 0 and pi / 10."""
+    return jnp.log(math.pi / 10 * jax.random.uniform(key, size, minval=1e-6))
+
+
+class Dense(nn.Module):
+    """A dense layer over the leading axis of [features, time, batch]."""
+
+    features: int
+    use_bias: bool = True
+    scale: float = 1.0  # of the kernel's variance
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Returns [self.features, time, batch]."""
+        init = nn.initializers.variance_scaling(
+            self.scale, "fan_in", "truncated_normal", in_axis=1, out_axis=0
+        )
+        kernel = self.param("kernel", init, (self.features, len(inputs)))
+        outputs = jnp.tensordot(kernel, inputs, axes=1)
+        if not self.use_bias:
+            return outputs
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return outputs + bias[:, None, None]
+
+
+def linear_scan(
+    decay: jax.Array, inputs: jax.Array, initial: jax.Array, parallel: bool
+) -> jax.Array:
+    """Returns the states h[t] = decay[t] h[t - 1] + inputs[t].
+
+    Args:
+        decay: [features, time, batch], where an axis of length 1 is broadcast.
+        inputs: [features, time, batch].
+        initial: the state before the first step, [features, batch].
+        parallel: by `associative_scan`, in a number of passes that grows with the
+            logarithm of the number of steps; otherwise step by step.
+    """
+    decay = jnp.broadcast_to(decay, inputs.shape)
+    if parallel:
+        inputs = inputs.at[:, 0].add(decay[:, 0] * initial)
+        return lax.associative_scan(_compose, (decay, inputs), axis=1)[1]
+
+    def step(state: jax.Array, pair: tuple[jax.Array, jax.Array]) -> Any:
+        state = pair[0] * state + pair[1]
+        return state, state
+
+    _, states = lax.scan(step, initial, (decay.swapaxes(0, 1), inputs.swapaxes(0, 1)))
+    return states.swapaxes(0, 1)
+
+
+def _compose(
+    first: tuple[jax.Array, jax.Array], second: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Composes two maps h -> decay h + inputs."""
+    return first[0] * second[0], second[0] * first[1] + second[1]

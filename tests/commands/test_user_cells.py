@@ -1,0 +1,81 @@
+"""A Flax cell in a file of the user's own, as `model.cell`."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from support import REPOSITORY, Command, one_line_error, refused
+
+PAGE = (REPOSITORY / "docs/commands.md").read_text()
+CELL = PAGE.split("```python\n")[1].split("```")[0]
+OTHERS = """
+class NotACell:
+    pass
+
+
+number = 3
+"""
+
+
+@pytest.fixture
+def cell_file(tmp_path: Path) -> Path:
+    file = tmp_path / "leaky.py"
+    file.write_text(CELL + OTHERS)
+    return file
+
+
+def test_a_run_with_a_users_cell(
+    command: Command, data_dir: Path, cell_file: Path, tmp_path: Path
+) -> None:
+    """Trains, resumes and evaluates; refuses a changed file."""
+    arguments = (
+        f"--workdir={tmp_path}/run",
+        f"--config.data.data_dir={data_dir}",
+        "--config.model.cell=leaky.py:Leaky",  # relative to the current directory
+        "--config.model.readout=mean",
+        "--config.train.num_steps=20",
+        "--config.train.eval_every_steps=10",
+    )
+    trained = command("main", *arguments, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "Leaky with 128 units on mnist5k" in trained.stdout
+    model = json.loads((tmp_path / "run/config.json").read_text())["model"]
+    assert model["cell"] == f"{cell_file}:Leaky"
+    assert model["cell_sha256"] == hashlib.sha256(cell_file.read_bytes()).hexdigest()
+    result = json.loads((tmp_path / "run/evaluation/test-20.json").read_text())
+    assert result["num_parameters"] == 28 * 128 + 128 + 1290
+
+    evaluated = command("evaluate", f"--workdir={tmp_path}/run")
+    assert evaluated.returncode == 0, evaluated.stderr
+    cell_file.write_text(CELL.replace("carry / 2", "carry / 3"))
+    changed = one_line_error(command("evaluate", f"--workdir={tmp_path}/run"))
+    assert f"model.cell: {cell_file} is not the file of this run" in changed
+    refusal = one_line_error(command("main", *arguments, cwd=tmp_path))
+    assert "belongs to another run: model.cell_sha256=" in refusal
+    cell_file.unlink()
+    assert "No such file" in refused("evaluate", f"--workdir={tmp_path}/run")
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("lstmm", "must be one of lstm, gru, rnn, mingru, lru or FILE.py:CLASS"),
+        ("lstmm", "did you mean lstm?"),
+        ("leaky.py", "or FILE.py:CLASS, not 'leaky.py'"),
+        ("{folder}/missing.py:Leaky", "missing.py cannot be read: No such file"),
+        ("{folder}/leaky.py:Leeky", "leaky.py must define a class Leeky that is"),
+        ("{folder}/leaky.py:NotACell", "derived from flax.linen.RNNCellBase"),
+        ("{folder}/leaky.py:number", "derived from flax.linen.RNNCellBase"),
+        ("{folder}/broken.py:Leaky", "broken.py does not run: NameError: name 'x'"),
+    ],
+)
+def test_a_wrong_cell_is_one_line_and_writes_nothing(
+    cell: str, message: str, cell_file: Path, tmp_path: Path
+) -> None:
+    cell_file.with_name("broken.py").write_text("x")
+    flag = f"--config.model.cell={cell.format(folder=tmp_path)}"
+    found = refused("main", f"--workdir={tmp_path}/run", flag)
+    assert "model.cell" in found
+    assert message in found
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,168 @@
+"""Recurrences that are linear in their state equal plain loops over the steps."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.test_util
+import numpy as np
+import pytest
+
+from rnnmnist.models.linear import LRU, MinGRU, ResidualLayers, linear_scan
+
+FEATURES, TIME, BATCH, INPUTS = 4, 7, 3, 2
+LAYERS = 2
+RECURRENCES = {"mingru": MinGRU, "lru": LRU}
+
+
+def make_layers(
+    name: str, *, parallel: bool = False, block_steps: int | None = None
+) -> ResidualLayers:
+    create = functools.partial(RECURRENCES[name], FEATURES, parallel=parallel)
+    return ResidualLayers(create, FEATURES, LAYERS, block_steps, "float32")
+
+
+def random_arrays(name: str) -> tuple[Any, jax.Array]:
+    """Returns the initial parameters plus noise, so that no bias is 0, and inputs."""
+    layers = make_layers(name)
+    inputs = jax.random.normal(jax.random.key(1), (TIME, BATCH, INPUTS))
+    params = layers.init(jax.random.key(0), inputs)["params"]
+    generator = np.random.default_rng(0)
+    noisy = jax.tree.map(lambda x: x + 0.1 * generator.normal(size=x.shape), params)
+    return jax.tree.map(jnp.float32, noisy), inputs
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def mingru_step(params: Any, state: np.ndarray, x: np.ndarray) -> Any:
+    """Feng et al., 2024: z = sigmoid(Linear(x)); h = (1 - z) h + z Linear(x)."""
+    dense = params["input"]
+    gate, candidate = np.split(dense["kernel"] @ x + dense["bias"], 2)
+    z = sigmoid(gate)
+    state = (1 - z) * state + z * candidate
+    return state, state
+
+
+def lru_step(params: Any, state: np.ndarray, x: np.ndarray) -> Any:
+    """Orvieto et al., 2023: h = lambda h + gamma B x; y = Re(C h) + D x."""
+    eigenvalues = np.exp(-np.exp(params["nu_log"]) + 1j * np.exp(params["theta_log"]))
+    real, imaginary = np.split(params["input"]["kernel"], 2)
+    state = eigenvalues * state + np.exp(params["gamma_log"]) * (
+        (real + 1j * imaginary) @ x
+    )
+    real, imaginary = np.split(params["output"]["kernel"], 2, axis=1)
+    outputs = ((real - 1j * imaginary) @ state).real
+    return state, outputs + params["skip"] * x
+
+
+STEPS = {"mingru": mingru_step, "lru": lru_step}
+
+
+def layers_by_hand(name: str, params: Any, sequence: np.ndarray) -> np.ndarray:
+    """The outputs for a sequence [time, inputs], step by step and in float64."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    states = [np.zeros(FEATURES, complex if name == "lru" else float)] * LAYERS
+    outputs = []
+    for x in sequence:
+        encoder = params["encoder"]
+        x = encoder["kernel"] @ x + encoder["bias"]
+        for index in range(LAYERS):
+            layer = params[f"layer_{index}"]
+            normal = (x - x.mean()) / np.sqrt(x.var() + 1e-6)
+            normal = normal * layer["norm"]["scale"] + layer["norm"]["bias"]
+            recurrence = layer["recurrence"]
+            states[index], y = STEPS[name](recurrence, states[index], normal)
+            y = y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3))) / 2
+            glu = layer["glu"]["kernel"] @ y + layer["glu"]["bias"]
+            value, gate = np.split(glu, 2)
+            x = x + value * sigmoid(gate)
+        outputs.append(x)
+    return np.stack(outputs)
+
+
+FORMS: list[dict[str, Any]] = [
+    {},
+    {"parallel": True},
+    {"block_steps": 3},  # does not divide the 7 steps
+    {"block_steps": 3, "parallel": True},
+    {"block_steps": 100},
+]
+
+
+@pytest.mark.parametrize("options", FORMS, ids=str)
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_every_form_equals_a_plain_loop(name: str, options: dict[str, Any]) -> None:
+    params, inputs = random_arrays(name)
+    layers = make_layers(name, **options)
+    found: Any = layers.apply({"params": params}, inputs, every_step=True)
+    expected = [
+        layers_by_hand(name, params, np.asarray(inputs[:, index]))
+        for index in range(BATCH)
+    ]
+    np.testing.assert_allclose(found, np.stack(expected, axis=1), rtol=2e-5, atol=2e-5)
+    last: Any = layers.apply({"params": params}, inputs)
+    np.testing.assert_allclose(last, found[-1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", FORMS[1:], ids=str)
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_every_form_has_the_same_gradients(name: str, options: dict[str, Any]) -> None:
+    params, inputs = random_arrays(name)
+
+    def gradients(layers: ResidualLayers) -> Any:
+        def loss(params: Any, inputs: jax.Array) -> jax.Array:
+            outputs = layers.apply({"params": params}, inputs, every_step=True)
+            return jnp.sin(3 * jnp.asarray(outputs)).sum()
+
+        return jax.jit(jax.grad(loss, (0, 1)))(params, inputs)
+
+    expected = gradients(make_layers(name))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
+        gradients(make_layers(name, **options)),
+        expected,
+    )
+    # Every parameter matters.
+    assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(expected))
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("constant", [False, True])
+def test_gradients_of_a_linear_scan_equal_finite_differences(
+    parallel: bool, constant: bool
+) -> None:
+    """With complex numbers, and a decay for each step or one for all."""
+    shape = (2, 1 if constant else 4, 1 if constant else 3)
+    keys = jax.random.split(jax.random.key(0), 3)
+    decay, inputs, initial = (
+        jax.random.normal(key, size, jnp.complex64) / 2
+        for key, size in zip(keys, (shape, (2, 4, 3), (2, 3)), strict=True)
+    )
+    jax.test_util.check_grads(
+        jax.jit(functools.partial(linear_scan, parallel=parallel)),
+        (decay, inputs, initial),
+        order=1,
+        modes=["rev"],
+        atol=2e-2,
+        rtol=2e-2,
+    )
+
+
+def test_eigenvalues_start_on_the_ring_of_the_paper() -> None:
+    lru = LRU(1000, parallel=False)
+    inputs = jnp.zeros((1000, 1, 1))
+    params = lru.init(jax.random.key(0), lru.start(1), inputs)["params"]
+    radius = np.exp(-np.exp(params["nu_log"]))
+    assert 0.9 <= radius.min() < 0.905
+    assert 0.995 < radius.max() <= 0.999
+    # Uniform over the ring's area: half of it is outside of this radius.
+    middle = np.sqrt((0.9**2 + 0.999**2) / 2)
+    assert np.mean(radius > middle) == pytest.approx(0.5, abs=0.05)
+    phase = np.exp(params["theta_log"])
+    assert 0 < phase.min() < 0.01
+    assert 0.3 < phase.max() <= np.pi / 10
+    gamma = np.exp(params["gamma_log"])
+    np.testing.assert_allclose(gamma, np.sqrt(1 - radius**2), rtol=1e-3)
