@@ -17,7 +17,6 @@ which only Linux supports.
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import zipfile
@@ -112,11 +111,9 @@ def train_once(folder: Path, name: str, seed: int) -> dict[str, Any]:
     config = parse(argv).config.replace(dict.fromkeys(DATA_PATHS))
     if finished.exists() and results.trained_config(workdir) == config:
         return json.loads(finished.read_text())
-    # An interrupted run starts again, since `seconds` is that of one process.
-    shutil.rmtree(workdir, ignore_errors=True)
     (core,) = os.sched_getaffinity(0)  # of this thread
-    argv = ["-m", "rnnmnist.main", *argv, f"--workdir={workdir}"]
-    seconds = results.run_on_core(argv, core)
+    argv = ["-m", "rnnmnist.main", *argv]
+    seconds = results.run_on_core(argv, core, workdir, config)
     (path,) = (workdir / "evaluation").glob("test-*.json")
     scores = json.loads(path.read_text())
     member = {key: scores[key] for key in SCORES}

@@ -212,7 +212,10 @@ def plot(measured: dict[str, Any]) -> bytes:
         }
 
     return plots.gradients(
-        {f"{when} training": lanes(when) for when in ("before", "after")}
+        {f"{when} training": lanes(when) for when in ("before", "after")},
+        title="Norm of the gradient of one image's loss with respect to the state\n"
+        "after each row, in % of the norm after row 28",
+        label="row (backpropagation goes from right to left)",
     )
 
 

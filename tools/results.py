@@ -7,13 +7,14 @@
 `measure` trains the named rows, or all rows, with every seed by
 `python -m rnnmnist.main`, and writes `results/NAME.json`. Each run has one core; runs
 start on all cores in parallel. FOLDER contains `mnist/` and `fashion_mnist/`, each with
-the four original files; without `--data`, TFDS downloads them. Finished runs stay in
-`checkpoints/results`, and an interrupted measurement reuses them. `table` renders
+the four original files; without `--data`, TFDS downloads them. Runs stay in
+`checkpoints/results`; an interrupted measurement resumes them. `table` renders
 `results/` between the markers of README.md and of the pages in `docs/`. Processes are
 pinned to cores, which only Linux supports.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -23,15 +24,16 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rnnmnist.checkpoints.store import read_metrics
 from rnnmnist.config.schema import DATA_PATHS, Config
-from rnnmnist.evaluation.formatting import mean_and_std
+from rnnmnist.evaluation.formatting import interval, mean_and_std, percent
 from rnnmnist.main import parse
 from rnnmnist.reporting import markdown, run_data
 from rnnmnist.runtime.hardware import describe_processor
@@ -68,6 +70,11 @@ class Row:
         config, *overrides = self.settings.split()
         flags = "".join(f" --config.{override}" for override in overrides)
         return f"python {self.program} --config={config}{flags} --config.seed=SEED"
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether the result file has counts after each step: of 28 exact ones."""
+        return self.program != BFLOAT16 and "data.view" not in self.settings
 
     def config(self, seed: int = 0) -> Config:
         """The configuration of one seed, without the paths of the data."""
@@ -175,6 +182,20 @@ SINGLE_CHANGES = (
         "every_step", "loss after every step (`every_step`)", "train.loss=every_step"
     ),
 )
+# Sequential MNIST: a pixel per step, 784 steps. The recipes were chosen on validation.
+PIXELS_LSTM = (
+    "model.initializer=chrono train.learning_rate=4e-3 train.num_steps=12900 "
+    "train.log_every_steps=430"
+)
+PIXELS_LRU = (
+    "model.cell=lru model.hidden_size=64 model.num_layers=3 model.readout=mean "
+    "train.weight_decay=0 train.learning_rate=4e-3 train.batch_size=64 "
+    "train.num_steps=12900 train.eval_every_steps=860 train.log_every_steps=215"
+)
+PIXELS = (
+    Row("pixels_lstm", 1, f"default data.view=pixels {PIXELS_LSTM}", "`lstm`, chrono"),
+    Row("pixels_lru", 1, f"default data.view=pixels {PIXELS_LRU}", "`lru`, 3 layers"),
+)
 ROWS = {
     row.name: row
     for row in (
@@ -183,12 +204,31 @@ ROWS = {
         *PRECISIONS,
         *ABLATION,
         *SINGLE_CHANGES,
+        *PIXELS,
     )
 }
 
 
 def measure(rows: Iterable[Row], data: Path | None) -> None:
     """Trains every seed of some rows and writes their result files."""
+    with train_all(rows, data) as trained:
+        for row, members in trained:
+            result = aggregate(row, members)
+            path = RESULTS / f"{row.name}.json"
+            path.write_text(json.dumps(result, indent=1) + "\n")
+            print(f"{path.name}: {accuracy_over_seeds(result)}", flush=True)
+
+
+@contextlib.contextmanager
+def train_all(
+    rows: Iterable[Row], data: Path | None
+) -> Iterator[Iterator[tuple[Row, list[dict[str, Any]]]]]:
+    """Trains every seed of some rows, one on each core.
+
+    Yields:
+        An iterator over the rows, each with the results of `train_once`. A failure
+        starts no further runs.
+    """
     cores: queue.SimpleQueue[int] = queue.SimpleQueue()
     for core in sorted(os.sched_getaffinity(0)):
         cores.put(core)
@@ -206,13 +246,9 @@ def measure(rows: Iterable[Row], data: Path | None) -> None:
         for row in rows
     }
     try:
-        for row, runs in futures.items():
-            result = aggregate(row, [run.result() for run in runs])
-            path = RESULTS / f"{row.name}.json"
-            path.write_text(json.dumps(result, indent=1) + "\n")
-            print(f"{path.name}: {accuracy_over_seeds(result)}", flush=True)
+        yield ((row, [run.result() for run in runs]) for row, runs in futures.items())
     finally:
-        pool.shutdown(cancel_futures=True)  # a failure starts no further runs
+        pool.shutdown(cancel_futures=True)
 
 
 def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, Any]:
@@ -226,38 +262,55 @@ def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, A
     finished = workdir / "member.json"
     if finished.exists() and trained_config(workdir) == row.config(seed):
         return json.loads(finished.read_text())
-    # An interrupted run starts again, since `seconds` is that of one process.
-    shutil.rmtree(workdir, ignore_errors=True)
     argv = row.command.replace("SEED", str(seed)).split()[1:]
-    argv.append(f"--workdir={workdir}")
     dataset = row.config().data.name
     if data is not None and dataset != "mnist5k":
         argv.append(f"--config.data.manual_dir={data / dataset}")
-    seconds = run_on_core(argv, core)
+    seconds = run_on_core(argv, core, workdir, row.config(seed))
     (path,) = (workdir / "evaluation").glob("test-*.json")
     member = json.loads(path.read_text())
     member["seconds"] = seconds
-    counts = counts_by_row(workdir)
-    if row.program == BFLOAT16:  # the counts after each step are of exact products
-        counts = {"validation_correct": counts["validation_correct"]}
-    member |= counts
+    validation = read_metrics(workdir, member["step"])
+    assert validation is not None
+    correct = validation["accuracy"] * validation["examples"]
+    member["validation_correct"] = round(correct)
+    if row.counts_steps:
+        member |= counts_by_row(workdir)
     finished.write_text(json.dumps(member))
     return member
 
 
-def run_on_core(argv: list[str], core: int) -> float:
-    """Runs Python on one core; returns the processor seconds of the process.
+def run_on_core(argv: list[str], core: int, workdir: Path, config: Config) -> float:
+    """Trains a run on one core, or resumes it.
+
+    Args:
+        argv: what Python runs, without `--workdir`.
+        core: the number of the core.
+        workdir: of the run; emptied if it holds another one.
+        config: without the paths of the data.
+
+    Returns:
+        The processor seconds of all processes of the run.
 
     Raises:
-        SystemExit: if it fails.
+        SystemExit: if the process fails.
     """
+    saved = workdir / "config.json"
+    if not saved.exists() or trained_config(workdir) != config:
+        shutil.rmtree(workdir, ignore_errors=True)
+    argv = [*argv, f"--workdir={workdir}"]
     process = subprocess.Popen([sys.executable, *argv], cwd=REPOSITORY)
     os.sched_setaffinity(process.pid, {core})
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
+    spent = workdir / "processor_seconds.json"
+    seconds = json.loads(spent.read_text()) if spent.exists() else 0.0
+    seconds = round(seconds + usage.ru_utime + usage.ru_stime, 1)
+    if saved.exists():
+        spent.write_text(json.dumps(seconds))
     if process.returncode:
         raise SystemExit(f"{' '.join(argv)}: exit code {process.returncode}")
-    return round(usage.ru_utime + usage.ru_stime, 1)
+    return seconds
 
 
 def trained_config(workdir: Path) -> Config:
@@ -267,13 +320,10 @@ def trained_config(workdir: Path) -> Config:
 
 
 def counts_by_row(workdir: Path) -> dict[str, Any]:
-    """Counts correct predictions on validation, and on the test split by row."""
+    """Counts correct predictions on the test split after each row."""
     run = run_data.load_run_data(workdir, "best", {})
     (network,) = run.networks
-    if run.validation is None:
-        raise RuntimeError(f"{workdir} has no validation metrics")
     return {
-        "validation_correct": run.validation.correct[0],
         "correct_after_steps": network.correct_after_steps.tolist(),
         "decision_step": float(np.median(network.decision_steps)),
     }
@@ -300,7 +350,7 @@ def aggregate(row: Row, members: list[dict[str, Any]]) -> dict[str, Any]:
         "correct": sum(member["correct"] for member in members),
         "confusion": confusions.tolist(),
         "accuracy_mean": statistics.mean(accuracies),
-        "accuracy_std": statistics.stdev(accuracies),
+        "accuracy_std": statistics.stdev(accuracies) if accuracies[1:] else None,
         "config": row.config().to_dict(),
         "members": members,
     }
@@ -312,7 +362,14 @@ def read_result(name: str) -> dict[str, Any]:
 
 
 def accuracy_over_seeds(result: dict[str, Any]) -> str:
-    """Formats the mean and the standard deviation of the accuracy over seeds."""
+    """Formats the mean and the standard deviation of the accuracy over seeds.
+
+    Of a single seed, formats the accuracy and its 95 % interval over images.
+    """
+    if result["accuracy_std"] is None:
+        (member,) = result["members"]
+        between = interval(member["accuracy_interval"])
+        return f"{percent(member['accuracy'])} ({between})"
     return mean_and_std(result["accuracy_mean"], result["accuracy_std"])
 
 
@@ -339,6 +396,7 @@ COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
     "result file": lambda row, _: f"`{row.name}`",
     "cell": lambda row, _: row.label,
     "batch": lambda row, _: row.label,
+    "recurrence": lambda row, _: row.label,
     "products": lambda row, _: row.label,
     "change": lambda row, _: row.label,
     "settings": lambda row, _: ", ".join(f"`{word}`" for word in row.change.split()),
@@ -348,6 +406,7 @@ COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
     "parameters": lambda _, result: f"{result['num_parameters']:,}",
     "validation accuracy, mean": lambda _, result: mean_validation(result),
     "test accuracy, mean ± std": lambda _, result: accuracy_over_seeds(result),
+    "test accuracy": lambda _, result: accuracy_over_seeds(result),
     "correct, by seed": lambda _, result: (
         f"{by_seed(result, 'correct', ',')} of {result['examples']:,}"
     ),
@@ -420,6 +479,13 @@ def batches() -> str:
     return table(BATCHES, *titles, *numbers) + origin(BATCHES)
 
 
+def pixels(rows: tuple[Row, ...]) -> str:
+    """Returns a table of recurrences that read a pixel per step."""
+    titles = ("recurrence", "result file", "parameters", "validation accuracy, mean")
+    numbers = ("test accuracy", "correct, by seed", "best step, by seed", "seconds")
+    return table(rows, *titles, *numbers) + origin(rows)
+
+
 def accuracy_by_row() -> str:
     """Returns the table of the accuracy after some of the rows, for both losses."""
     after = (4, 8, 10, 12, 14, 16, 18, 20, 24, 28)
@@ -448,6 +514,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "single_changes": functools.partial(changes, SINGLE_CHANGES),
     },
     "docs/accelerators.md": {"precisions": precisions, "batches": batches},
+    "docs/long_sequences.md": {"pixels": functools.partial(pixels, PIXELS)},
     "docs/drawing_page.md": {"accuracy_by_row": accuracy_by_row},
     "docs/tutorial.md": {
         "cells": cells,

@@ -319,40 +319,38 @@ def prediction(
 
 def gradients(
     panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]],
+    title: str,
+    label: str,
     palette: Palette = LIGHT,
 ) -> bytes:
-    """Draws how the gradient vanishes on its way back to the first row.
+    """Draws how the gradient vanishes on its way back to the first step.
 
     Args:
-        panels: curves by name, by the panel's title. Each curve is [3][rows]: low,
-            middle and high, relative to the last row. The first word of its name is a
-            cell, which has a colour. The cell's first curve is solid and has a band;
+        panels: curves by name, by the panel's title. Each curve is [3][steps]: low,
+            middle and high, relative to the last step. The first word of its name is
+            a cell, which has a colour. The cell's first curve is solid and has a band;
             the others are dashed.
+        title: of the figure.
+        label: of the steps.
         palette: the colours.
     """
     with _figure(0.4 + 2.5 * len(panels), palette) as figure:
         grid = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)
-        for axes, (title, curves) in zip(grid.flat, panels.items(), strict=True):
+        for axes, (name, curves) in zip(grid.flat, panels.items(), strict=True):
             axes.set_yscale("log")
             axes.yaxis.tick_right()  # the names of the curves are on the left
             axes.spines["left"].set_visible(False)
             axes.spines["right"].set_visible(True)
             axes.yaxis.set_major_formatter("{x:g} %")
             axes.minorticks_off()
-            axes.set_title(title, color=palette.muted)
+            axes.set_title(name, color=palette.muted)
             _plot_gradients(axes, curves, palette)
         rows = len(next(iter(curves.values()))[0])
         axes.set_xticks([rows * quarter // 4 or 1 for quarter in range(5)])
-        axes.set_xlabel("row (backpropagation goes from right to left)")
+        axes.set_xlabel(label)
         axes.set_xlim(1, rows + 0.3)
         axes.set_ylim(top=300)
-        figure.suptitle(
-            "Norm of the gradient of one image's loss with respect to the state\n"
-            f"after each row, in % of the norm after row {rows}",
-            x=0.01,
-            ha="left",
-            fontsize=9,
-        )
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9)
         return _png(figure)
 
 

@@ -1,0 +1,63 @@
+"""The measurement of vanishing gradients, and its recorded file."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import vanishing
+from support import model_of, random_params
+
+import results
+from rnnmnist.config.schema import ModelConfig
+from rnnmnist.models.classifier import Shape
+
+TIME = 56
+
+
+def test_gradients_equal_finite_differences() -> None:
+    """Of the loss of each sequence alone, at some of its steps."""
+    model = model_of(ModelConfig(cell="gru", hidden_size=8), Shape(TIME, 3, 4))
+    params = random_params(model)
+    inputs = np.random.default_rng(0).normal(size=(5, TIME, 3)).astype(np.float32)
+    labels = np.array([0, 3, 1, 2, 3])
+    norms = vanishing.input_gradients(model, params, inputs, labels)
+    assert norms.shape == (5, TIME)
+
+    @jax.jit
+    def loss(inputs: jax.Array) -> jax.Array:
+        logits = jnp.asarray(model.apply({"params": params}, inputs[None]))[0]
+        return jax.nn.logsumexp(logits) - logits[labels[1]]
+
+    for step in (0, 40, TIME - 1):
+        slopes = []
+        for feature in range(3):
+            change = np.zeros_like(inputs[1])
+            change[step, feature] = 1e-2
+            rise = loss(inputs[1] + change) - loss(inputs[1] - change)
+            slopes.append(float(rise) / 2e-2)
+        expected = pytest.approx(np.linalg.norm(slopes), rel=0.02, abs=1e-4)
+        assert norms[1, step] == expected
+
+
+def test_quantiles_are_relative_to_the_last_step() -> None:
+    norms = np.outer([1.0, 2.0, 4.0], np.arange(1, TIME + 1))
+    low, middle, high = np.array(vanishing.relative_quantiles(norms))
+    assert middle.tolist() == pytest.approx(np.arange(1, 29) / 28, rel=1e-2)
+    np.testing.assert_array_equal(low, high)
+
+
+@pytest.mark.slow
+def test_a_case_is_measured(
+    tmp_path: Any, data_dir: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "RUNS", tmp_path)
+    recipe = f"embedded data.view=pixels data.data_dir={data_dir} train.num_steps=2"
+    monkeypatch.setattr(vanishing, "RECIPE", recipe)
+    monkeypatch.setattr(vanishing, "CASES", [vanishing.Case("lru", 28)])
+    (run,) = vanishing.measure(None)["runs"]
+    assert len(run["correct"]) == len(run["validation_correct"]) == 3
+    for when in ("before", "after"):
+        assert np.array(run[when]).shape == (3, vanishing.PARTS)
+        assert run[when][1][-1] == 1

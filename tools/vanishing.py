@@ -1,0 +1,232 @@
+"""Measures the vanishing gradient by the length of the sequence, and its cost.
+
+    python tools/vanishing.py measure --data=FOLDER
+    python tools/vanishing.py table
+
+`measure` trains every recurrence on pixels of MNIST in row order, with 28 to 1 pixels
+per step, with one recipe; the head reads the last state. For images of validation,
+it then differentiates the loss of each image with respect to the inputs of each step,
+before and after training. It writes results/vanishing.json; `table` renders it in
+docs/long_sequences.md and plots it as docs/vanishing.png. FOLDER contains `mnist/` with
+the four original files. Runs stay in `checkpoints/results`; an interrupted measurement
+resumes them.
+"""
+
+import argparse
+import functools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import results
+from rnnmnist.checkpoints.selection import find_step
+from rnnmnist.data import datasets
+from rnnmnist.evaluation.restore import restore_model
+from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.reporting import markdown, plots
+from rnnmnist.runtime.ensemble import split_ensemble
+from rnnmnist.runtime.hardware import describe_processor
+from rnnmnist.runtime.mesh import make_mesh
+from rnnmnist.runtime.versions import all_installed
+from rnnmnist.training.state import create_state
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NUMBERS = REPOSITORY / "results/vanishing.json"
+PICTURE = REPOSITORY / "docs/vanishing.png"
+PAGE = REPOSITORY / "docs/long_sequences.md"
+STEPS = (28, 56, 112, 196, 392, 784)
+SHORT = 112  # up to this length, three seeds are trained
+RECIPE = (
+    "default data.view=pixels train.learning_rate=4e-3 train.weight_decay=0 "
+    "train.num_steps=1290"
+)
+RECURRENCES = {
+    "rnn": "model.cell=rnn",
+    "gru": "model.cell=gru",
+    "lstm": "model.cell=lstm",
+    "lstm, chrono": "model.cell=lstm model.initializer=chrono",
+    "lru": "model.cell=lru model.hidden_size=64 model.num_layers=3",
+}
+EXAMPLES = 500  # the first images of the validation split
+PARTS = 28  # of a sequence, at the end of which the gradient is stored
+QUANTILES = (0.1, 0.5, 0.9)
+
+
+class Case(NamedTuple):
+    """A recurrence and a length."""
+
+    recurrence: str
+    steps: int
+
+    @property
+    def row(self) -> results.Row:
+        """The runs of this case."""
+        name = f"vanishing_{self.recurrence.replace(', ', '_')}_{self.steps}"
+        settings = (
+            f"{RECIPE} data.pixels_per_step={784 // self.steps} "
+            f"{RECURRENCES[self.recurrence]}"
+        )
+        return results.Row(name, 3 if self.steps <= SHORT else 1, settings)
+
+
+CASES = [Case(name, steps) for steps in STEPS for name in RECURRENCES]
+
+
+def input_gradients(
+    model: SequenceClassifier, params: Params, inputs: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+    """Differentiates each sequence's loss with respect to the inputs of each step.
+
+    Args:
+        model: from `make_model`.
+        params: of one network.
+        inputs: float32 [sequences, time, features].
+        labels: [sequences].
+
+    Returns:
+        The norms over features, [sequences, time].
+    """
+
+    @jax.jit
+    @functools.partial(jax.grad, argnums=1)
+    def gradient(params: Params, inputs: jax.Array) -> jax.Array:
+        logits = jnp.asarray(model.apply({"params": params}, inputs))
+        # A sequence affects its own loss only, so the sum separates the gradients.
+        return optax.softmax_cross_entropy_with_integer_labels(
+            logits, jnp.asarray(labels, jnp.int32)
+        ).sum()
+
+    found = np.asarray(gradient(params, jnp.asarray(inputs)), np.float64)
+    return np.linalg.norm(found, axis=-1)
+
+
+def relative_quantiles(norms: np.ndarray) -> list[list[float]]:
+    """Returns quantiles over sequences, relative to the last step, [quantiles][parts].
+
+    Args:
+        norms: [sequences, time], of the gradient at each step.
+    """
+    ends = np.arange(1, PARTS + 1) * norms.shape[1] // PARTS - 1
+    relative = norms[:, ends] / norms[:, -1:]
+    table = np.quantile(relative, QUANTILES, axis=0)
+    return [[float(f"{value:.3g}") for value in row] for row in table]
+
+
+def measure_gradients(workdir: Path) -> dict[str, Any]:
+    """Measures the gradients of a run, before and after training."""
+    mesh = make_mesh(batch_size=1, num_devices=1, num_seeds=1)
+    restored = restore_model(workdir, find_step(workdir, "best"), mesh)
+    config, model = restored.config, restored.model
+    examples = datasets.load(config.data).splits["validation"].first(EXAMPLES)
+    view = restored.view
+    assert view is not None
+    inputs = np.asarray(view(jnp.asarray(examples.take(slice(None)))))
+    (trained,) = split_ensemble(restored.params)
+    (untrained,) = split_ensemble(create_state(config, model, mesh).params)
+    return {
+        when: relative_quantiles(
+            input_gradients(model, params, inputs, examples.labels)
+        )
+        for when, params in (("before", untrained), ("after", trained))
+    }
+
+
+def measure(data: Path | None) -> dict[str, Any]:
+    """Trains all cases, the short ones first, one on each core.
+
+    Returns:
+        The content of `results/vanishing.json`.
+    """
+    rows = [case.row for case in CASES]
+    with results.train_all(rows, data) as trained:
+        runs = [
+            summarize(case, members)
+            for case, (_, members) in zip(CASES, trained, strict=True)
+        ]
+    return {
+        "name": "vanishing",
+        "command": "python tools/vanishing.py measure --data=FOLDER",
+        "hardware": f"one core of {describe_processor().partition(' of ')[2]}",
+        "versions": all_installed(),
+        "settings": RECIPE,
+        "examples": EXAMPLES,
+        "quantiles": list(QUANTILES),
+        "runs": runs,
+    }
+
+
+def summarize(case: Case, members: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the results of a case, with the gradients of its first seed."""
+    counts = ("correct", "validation_correct", "seconds")
+    return {
+        "recurrence": case.recurrence,
+        "steps": case.steps,
+        "settings": case.row.settings,
+        "num_parameters": members[0]["num_parameters"],
+        **{name: [member[name] for member in members] for name in counts},
+        **measure_gradients(results.RUNS / f"{case.row.name}-0"),
+    }
+
+
+def accuracies(measured: dict[str, Any]) -> str:
+    """Returns the table of test accuracies, with a column for each length."""
+    lines = []
+    for name in RECURRENCES:
+        runs = [run for run in measured["runs"] if run["recurrence"] == name]
+        cells = []
+        for run in runs:
+            percents = np.array(run["correct"]) / 100
+            spread = f" ± {percents.std(ddof=1):.2f}" if len(percents) > 1 else ""
+            cells.append(f"{percents.mean():.2f}{spread}")
+        lines.append([f"`{name}`", f"{runs[-1]['num_parameters']:,}", *cells])
+    header = ("recurrence", "parameters", *(f"{steps} steps" for steps in STEPS))
+    versions = ", ".join(map(" ".join, measured["versions"].items()))
+    return f"{markdown.table(header, lines)}\nOn {measured['hardware']}; {versions}.\n"
+
+
+def plot(measured: dict[str, Any]) -> bytes:
+    """Plots the gradients of the shortest and the longest sequences, as a PNG."""
+
+    def curves(steps: int, when: str) -> dict[str, Any]:
+        return {
+            run["recurrence"]: np.maximum(run[when], 1e-8)
+            for run in measured["runs"]
+            if run["steps"] == steps
+        }
+
+    return plots.gradients(
+        {
+            f"{steps} steps, {when} training": curves(steps, when)
+            for steps in (STEPS[0], STEPS[-1])
+            for when in ("before", "after")
+        },
+        title="Norm of the gradient of one image's loss with respect to a step's "
+        "inputs,\nin % of the norm at the last step",
+        label="part of the sequence, of 28 (backpropagation goes from right to left)",
+    )
+
+
+def main() -> None:
+    """Parses the command line and runs a subcommand."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("--data", type=lambda text: Path(text).absolute())
+    commands.add_parser("table")
+    args = parser.parse_args()
+    if args.command == "measure":
+        NUMBERS.write_text(json.dumps(measure(args.data), indent=1) + "\n")
+        return
+    measured = json.loads(NUMBERS.read_text())
+    page = markdown.fill(PAGE.read_text(), "vanishing", accuracies(measured))
+    PAGE.write_text(page)
+    PICTURE.write_bytes(plot(measured))
+
+
+if __name__ == "__main__":
+    main()
