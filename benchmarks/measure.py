@@ -82,12 +82,11 @@ def record(found: dict[str, list[float]], name: str, seconds: float) -> None:
 class Bench:
     """The settings of a benchmark, and its measurements so far."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.peers: str = args.peers
-        self.data = str(args.data.absolute())
-        self.rounds: int = args.rounds
-        self.cap: float = args.cap
-        self.seeds: int = args.seeds
+    def __init__(
+        self, peers: str, rounds: int, data: str = "", cap: float = 0, seeds: int = 0
+    ) -> None:
+        self.peers, self.rounds, self.data = peers, rounds, data
+        self.cap, self.seeds = cap, seeds
         self.found: dict[str, dict[str, Any]] = {}  # by section
         # Use the CPU only, with the kernels that its libraries choose by default.
         hidden = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "XLA_FLAGS")
@@ -415,7 +414,8 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
 
 def run(args: argparse.Namespace) -> None:
     """Measures all sections and saves each; an interrupted run is continued."""
-    bench = Bench(args)
+    data = str(args.data.absolute())
+    bench = Bench(args.peers, args.rounds, data, args.cap, args.seeds)
     begin = time.monotonic()
     code = "import sys; from importlib.metadata import version as v; " + (
         "print(*map(v, sys.argv[1:]))"

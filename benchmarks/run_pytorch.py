@@ -1,4 +1,4 @@
-"""The PyTorch worker: `nn.LSTM`, `nn.Linear` and Adam in a plain loop."""
+"""The PyTorch worker: `nn.LSTM` or `nn.GRU`, `nn.Linear` and Adam in a plain loop."""
 
 import json
 from typing import Any
@@ -14,12 +14,13 @@ torch.set_flush_denormal(True)
 
 
 class SequenceClassifier(nn.Module):
-    """The same network: an LSTM over the rows, and a linear layer after the last."""
+    """The same network: a recurrence over the rows, a linear layer after the last."""
 
-    def __init__(self, columns: int = 28) -> None:
+    def __init__(self, columns: int, cell: str, hidden_size: int) -> None:
         super().__init__()
-        self.cell = nn.LSTM(columns, 128, batch_first=True)
-        self.head = nn.Linear(128, 10)
+        create = {"lstm": nn.LSTM, "gru": nn.GRU}[cell]
+        self.cell = create(columns, hidden_size, batch_first=True)
+        self.head = nn.Linear(hidden_size, 10)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns logits [batch, 10] of uint8 images [batch, rows, columns]."""
@@ -30,11 +31,19 @@ class SequenceClassifier(nn.Module):
 class Trainer:
     """A network, its optimizer and its training images."""
 
-    def __init__(self, images: Any, labels: Any, compiled: bool, seed: int = 0) -> None:
+    def __init__(
+        self,
+        images: Any,
+        labels: Any,
+        compiled: bool,
+        seed: int = 0,
+        cell: str = "lstm",
+        hidden_size: int = 128,
+    ) -> None:
         torch.manual_seed(seed)
         self.images = torch.from_numpy(np.array(images))
         self.labels = torch.from_numpy(labels.astype(np.int64))
-        self.network = SequenceClassifier(images.shape[-1])
+        self.network = SequenceClassifier(images.shape[-1], cell, hidden_size)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
         loss = nn.CrossEntropyLoss()
 
@@ -70,9 +79,11 @@ def train(
     rows: int = 28,
     columns: int = 28,
     compiled: bool = False,
+    **network: Any,
 ) -> None:
     """Serves training steps; the amount is in images."""
-    trainer = Trainer(*worker.noise(4 * max(batch, 1000), rows, columns), compiled)
+    images, labels = worker.noise(4 * max(batch, 1000), rows, columns)
+    trainer = Trainer(images, labels, compiled, **network)
 
     def task() -> int:
         trainer.steps(steps, batch)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import long_sequences
 import pytest
 import tables
 from support import REPOSITORY
@@ -19,6 +20,18 @@ def test_the_pages_contain_the_current_tables() -> None:
     assert tables.render(page, measured) == page
     results = (REPOSITORY / "docs/results.md").read_text()
     assert tables.render_summary(results, measured) == results
+
+
+def test_the_page_on_long_sequences_contains_the_current_tables() -> None:
+    measured = json.loads(long_sequences.NUMBERS.read_text())
+    page = long_sequences.PAGE.read_text()
+    assert long_sequences.render(page, measured) == page
+    models = long_sequences.MODELS
+    sizes = [long_sequences.num_parameters(models[name]) for name in models]
+    assert 65_000 < min(sizes) < max(sizes) < 80_000
+    # The LSTM's product per step has 128 + 2 columns and 512 rows.
+    expected = 3 * 2 * 784 * (128 + 2) * 512
+    assert long_sequences.flop_per_image(models["lstm"]) == expected
 
 
 def test_the_flop_of_an_image_are_those_of_the_products() -> None:

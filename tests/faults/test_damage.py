@@ -152,6 +152,8 @@ def other_value(name: str, value: object) -> object:
         "data.missing": "zero",
         "data.placement": "host",
         "model.cell": "gru",
+        "model.cell_sha256": "0" * 64,
+        "model.readout": "mean",
         "model.initializer": "tutorial",
         "model.remat_steps": 7,
         "model.unroll": 4,
@@ -186,9 +188,12 @@ def test_a_changed_setting_is_refused_warned_of_or_accepted(
 ) -> None:
     same = store.read_config(reference_run, NEWEST)
     value = value_of(same, name)
-    views = {"data.permutation": "permuted", "data.pixels_per_step": "pixels"}
-    needed = {"data.view": views[name]} if name in views else {}
-    changed = same.replace({name: other_value(name, value)} | needed)
+    needed = {
+        "data.permutation": {"data.view": "permuted"},
+        "data.pixels_per_step": {"data.view": "pixels"},
+        "model.num_layers": {"model.cell": "lru"},
+    }
+    changed = same.replace({name: other_value(name, value)} | needed.get(name, {}))
     assert changed != same
     if name in CHANGEABLE | CHANGEABLE_WITH_WARNING:
         assert step_to_resume(changed, reference_run) == NEWEST

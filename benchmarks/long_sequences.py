@@ -1,0 +1,209 @@
+"""Measures training on long sequences of one feature, beside PyTorch, on this machine.
+
+    python benchmarks/long_sequences.py run --peers=PYTHON
+    python benchmarks/long_sequences.py table
+
+`run` writes long_sequences.json; `table` renders it in docs/long_sequences.md.
+PYTHON is an interpreter that has benchmarks/requirements.txt, by default this one.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from measure import OURS, PYTORCH, Bench, Worker
+from tables import ratios, speeds
+
+from rnnmnist.config.platforms import DEFAULTS
+from rnnmnist.config.schema import ModelConfig
+from rnnmnist.models.classifier import Shape, abstract_params, count_params, make_model
+from rnnmnist.reporting import markdown
+from rnnmnist.reporting.markdown import median_and_range
+from rnnmnist.runtime.hardware import describe_processor
+from rnnmnist.runtime.versions import all_installed
+
+BENCHMARKS = Path(__file__).resolve().parent
+NUMBERS = BENCHMARKS / "long_sequences.json"
+PAGE = BENCHMARKS.parent / "docs/long_sequences.md"
+TIME = 784
+LENGTHS = (28, 112, 784, 3136)
+BATCH = 128
+# About 70,000 parameters each, but for the basic cell.
+MODELS: dict[str, dict[str, Any]] = {
+    "lstm": {"cell": "lstm"},
+    "gru": {"cell": "gru", "hidden_size": 152},
+    "rnn": {"cell": "rnn", "hidden_size": 256},
+    "mingru": {"cell": "mingru", "hidden_size": 64, "num_layers": 4},
+    "lru": {"cell": "lru", "hidden_size": 64, "num_layers": 3},
+}
+# The same with another amount of recomputation in the backward pass.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "lstm, blocks of 28 steps": MODELS["lstm"] | {"remat_steps": 28},
+    "mingru, one block": MODELS["mingru"] | {"remat_steps": TIME},
+    "lru, one block": MODELS["lru"] | {"remat_steps": TIME},
+}
+PEERS = ("lstm", "gru")
+
+
+def training(bench: Bench) -> dict[str, Any]:
+    """Measures every recurrence, its variants, PyTorch's, and matrix products."""
+    work = {"steps": 4, "rows": TIME, "columns": 1}
+    size = {"size": 1024}
+    workers = [
+        *(
+            Worker(name, OURS, "train", work | {"model": model})
+            for name, model in (MODELS | VARIANTS).items()
+        ),
+        *(
+            Worker(f"PyTorch {name}", PYTORCH, "train", work | MODELS[name])
+            for name in PEERS
+        ),
+        Worker("product, NumPy", OURS, "product_numpy", size),
+        Worker("product, PyTorch", PYTORCH, "product", size),
+        Worker("product, XLA", OURS, "product_xla", size),
+    ]
+    return bench.measure(workers)
+
+
+def lengths(bench: Bench) -> dict[str, Any]:
+    """Measures the LSTM and the LRU for several lengths."""
+    workers = []
+    for time in LENGTHS:
+        work = {"steps": max(1, 4 * TIME // time), "rows": time, "columns": 1}
+        for name in ("lstm", "lru"):
+            model = {"model": MODELS[name]}
+            workers.append(Worker(f"{name} {time}", OURS, "train", work | model))
+    return bench.measure(workers)
+
+
+def num_parameters(model: dict[str, Any]) -> int:
+    """Returns the number of parameters for one feature and ten classes."""
+    shape = Shape(TIME, 1, 10)
+    made = make_model(ModelConfig(**model), shape, DEFAULTS["cpu"])
+    return count_params(abstract_params(made))
+
+
+def flop_per_image(model: dict[str, Any]) -> int:
+    """Returns the operations of an image's products, without any recomputation.
+
+    Each parameter is multiplied and added once a step, and twice in the backward pass.
+    Those of the head, which is applied once, are not counted.
+    """
+    units = model.get("hidden_size", 128)
+    return 3 * 2 * TIME * (num_parameters(model) - 10 * (units + 1))
+
+
+def training_table(measured: dict[str, Any]) -> str:
+    """Compares the recurrences with PyTorch and with the ceiling of products."""
+    section = measured["training"]
+    products = [name for name in section if name.startswith("product")]
+    peaks = [statistics.median(speeds(section[name])) for name in products]
+    rows = []
+    for name, model in (MODELS | VARIANTS).items():
+        found = speeds(section[name])
+        peer = section.get(f"PyTorch {name}")
+        percents = [100 * speed * flop_per_image(model) / max(peaks) for speed in found]
+        rows.append(
+            [
+                f"`{name.split(',')[0]}`{name.removeprefix(name.split(',')[0])}",
+                f"{num_parameters(model):,}",
+                median_and_range(found, ",.0f"),
+                median_and_range(ratios(found, speeds(section["lstm"])), ".2f"),
+                median_and_range(ratios(found, speeds(peer)), ".2f") if peer else "",
+                median_and_range(percents, ".0f"),
+                f"{section[name][-1]['peak_mib']:,.0f}",
+            ]
+        )
+    for name in PEERS:
+        peer = section[f"PyTorch {name}"]
+        found = speeds(peer)
+        rows.append(
+            [
+                f"PyTorch, `{name}`",
+                f"{num_parameters(MODELS[name]):,}",
+                median_and_range(found, ",.0f"),
+                median_and_range(ratios(found, speeds(section["lstm"])), ".2f"),
+                *("", ""),
+                f"{peer[-1]['peak_mib']:,.0f}",
+            ]
+        )
+    header = (
+        *("recurrence", "parameters", "images/s", "relative to `lstm`"),
+        *("relative to PyTorch's", "% of the ceiling", "peak MiB"),
+    )
+    return markdown.table(header, rows)
+
+
+def lengths_table(measured: dict[str, Any]) -> str:
+    """Lists the cost of a step by the length of the sequence."""
+    section = measured["lengths"]
+
+    def cost(name: str) -> list[float]:
+        """Returns the microseconds for a step of a batch in each round."""
+        time = int(name.split()[1])
+        return [1e6 * BATCH / speed / time for speed in speeds(section[name])]
+
+    rows = []
+    for name in ("lstm", "lru"):
+        base = cost(f"{name} {TIME}")
+        cells: list[str] = []
+        for time in LENGTHS:
+            found = cost(f"{name} {time}")
+            ratio = statistics.median(ratios(found, base))
+            cells.append(f"{statistics.median(found):,.0f} ({ratio:.2f})")
+        rows.append([f"`{name}`", *cells])
+    header = ("µs per step of 128 sequences", *(f"{time:,} steps" for time in LENGTHS))
+    return markdown.table(header, rows)
+
+
+def render(page: str, measured: dict[str, Any]) -> str:
+    """Returns docs/long_sequences.md with its tables rendered anew."""
+    versions = ", ".join(map(" ".join, measured["versions"].items()))
+    origin = (
+        f"On {measured['hardware']}; {versions}; torch {measured['torch']}. Medians of "
+        f"{measured['rounds']} rounds in turn, with minimum and maximum: "
+        f"`{measured['command']}`."
+    )
+    parts = [training_table(measured), lengths_table(measured), f"{origin}\n"]
+    return markdown.fill(page, "speed", "\n".join(parts))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures both sections and writes the file."""
+    bench = Bench(args.peers, args.rounds)
+    code = "from importlib.metadata import version; print(version('torch'))"
+    measured = {
+        "command": "python benchmarks/long_sequences.py run --peers=PYTHON "
+        f"--rounds={bench.rounds}",
+        "hardware": describe_processor(),
+        "versions": all_installed(),
+        "torch": bench.run([bench.peers, "-c", code]).output.strip(),
+        "rounds": bench.rounds,
+        "training": training(bench),
+        "lengths": lengths(bench),
+    }
+    NUMBERS.write_text(json.dumps(measured, indent=1) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parses the command line and runs a subcommand."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run")
+    running.add_argument("--peers", default=sys.executable, metavar="PYTHON")
+    running.add_argument("--rounds", type=int, default=5)
+    commands.add_parser("table")
+    args = parser.parse_args(argv)
+    if args.command == "run":
+        run(args)
+    else:
+        measured = json.loads(NUMBERS.read_text())
+        PAGE.write_text(render(PAGE.read_text(), measured))
+
+
+if __name__ == "__main__":
+    main()
