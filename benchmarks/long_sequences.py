@@ -47,6 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lru, one block": MODELS["lru"] | {"remat_steps": TIME},
 }
 PEERS = ("lstm", "gru")
+LENGTHENED = ("lstm", "lstm, blocks of 28 steps", "lru")
 
 
 def training(bench: Bench) -> dict[str, Any]:
@@ -74,9 +75,9 @@ def lengths(bench: Bench) -> dict[str, Any]:
     workers = []
     for time in LENGTHS:
         work = {"steps": max(1, 4 * TIME // time), "rows": time, "columns": 1}
-        for name in ("lstm", "lru"):
-            model = {"model": MODELS[name]}
-            workers.append(Worker(f"{name} {time}", OURS, "train", work | model))
+        for name in LENGTHENED:
+            model = {"model": (MODELS | VARIANTS)[name]}
+            workers.append(Worker(f"{name}: {time}", OURS, "train", work | model))
     return bench.measure(workers)
 
 
@@ -97,6 +98,12 @@ def flop_per_image(model: dict[str, Any]) -> int:
     return 3 * 2 * TIME * (num_parameters(model) - 10 * (units + 1))
 
 
+def code(name: str) -> str:
+    """Formats the cell of a name as code: `lstm`, blocks of 28 steps."""
+    cell, *variant = name.split(", ")
+    return ", ".join([f"`{cell}`", *variant])
+
+
 def training_table(measured: dict[str, Any]) -> str:
     """Compares the recurrences with PyTorch and with the ceiling of products."""
     section = measured["training"]
@@ -109,7 +116,7 @@ def training_table(measured: dict[str, Any]) -> str:
         percents = [100 * speed * flop_per_image(model) / max(peaks) for speed in found]
         rows.append(
             [
-                f"`{name.split(',')[0]}`{name.removeprefix(name.split(',')[0])}",
+                code(name),
                 f"{num_parameters(model):,}",
                 median_and_range(found, ",.0f"),
                 median_and_range(ratios(found, speeds(section["lstm"])), ".2f"),
@@ -144,18 +151,18 @@ def lengths_table(measured: dict[str, Any]) -> str:
 
     def cost(name: str) -> list[float]:
         """Returns the microseconds for a step of a batch in each round."""
-        time = int(name.split()[1])
+        time = int(name.split(": ")[1])
         return [1e6 * BATCH / speed / time for speed in speeds(section[name])]
 
     rows = []
-    for name in ("lstm", "lru"):
-        base = cost(f"{name} {TIME}")
+    for name in LENGTHENED:
+        base = cost(f"{name}: {TIME}")
         cells: list[str] = []
         for time in LENGTHS:
-            found = cost(f"{name} {time}")
+            found = cost(f"{name}: {time}")
             ratio = statistics.median(ratios(found, base))
             cells.append(f"{statistics.median(found):,.0f} ({ratio:.2f})")
-        rows.append([f"`{name}`", *cells])
+        rows.append([code(name), *cells])
     header = ("µs per step of 128 sequences", *(f"{time:,} steps" for time in LENGTHS))
     return markdown.table(header, rows)
 
@@ -175,13 +182,13 @@ def render(page: str, measured: dict[str, Any]) -> str:
 def run(args: argparse.Namespace) -> None:
     """Measures both sections and writes the file."""
     bench = Bench(args.peers, args.rounds)
-    code = "from importlib.metadata import version; print(version('torch'))"
+    program = "from importlib.metadata import version; print(version('torch'))"
     measured = {
         "command": "python benchmarks/long_sequences.py run --peers=PYTHON "
         f"--rounds={bench.rounds}",
         "hardware": describe_processor(),
         "versions": all_installed(),
-        "torch": bench.run([bench.peers, "-c", code]).output.strip(),
+        "torch": bench.run([bench.peers, "-c", program]).output.strip(),
         "rounds": bench.rounds,
         "training": training(bench),
         "lengths": lengths(bench),
