@@ -130,8 +130,7 @@ def training_table(measured: dict[str, Any]) -> str:
         found = speeds(peer)
         rows.append(
             [
-                f"PyTorch, `{name}`",
-                f"{num_parameters(MODELS[name]):,}",
+                *(f"PyTorch, `{name}`", ""),
                 median_and_range(found, ",.0f"),
                 median_and_range(ratios(found, speeds(section["lstm"])), ".2f"),
                 *("", ""),

@@ -219,7 +219,7 @@ def linear_scan(
         parallel: by `associative_scan`, in a number of passes that grows with the
             logarithm of the number of steps; otherwise step by step.
     """
-    decay = jnp.broadcast_to(decay, inputs.shape)
+    decay = jnp.broadcast_to(decay, (*inputs.shape[:2], decay.shape[2]))
     if parallel:
         inputs = inputs.at[:, 0].add(decay[:, 0] * initial)
         return lax.associative_scan(_compose, (decay, inputs), axis=1)[1]
