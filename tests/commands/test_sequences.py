@@ -280,7 +280,13 @@ def test_a_message_names_the_sequence_of_a_csv_file(tmp_path: Path) -> None:
     assert "sequence 'patient-2' at step 1, feature pulse, is missing" in message
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "lstm",
+        *(pytest.param(cell, marks=pytest.mark.slow) for cell in ("gru", "rnn", "lru")),
+    ],
+)
 def test_the_content_of_padding_changes_no_bit(cell: str, tmp_path: Path) -> None:
     sha256s = set()
     for name, garbage in (("zeros", 0.0), ("nan", np.nan), ("large", 1e30)):
@@ -441,8 +447,19 @@ def test_a_stream_equals_the_whole_sequence(run: Path, command: Command) -> None
     np.testing.assert_allclose(streamed, whole[0, :steps], atol=1e-6)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_each_recurrence_can_be_run_step_by_step(cell: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("cell", "readout"),
+    [
+        ("lru", "mean"),
+        *(
+            pytest.param(cell, "last", marks=pytest.mark.slow)
+            for cell in ("lstm", "gru", "rnn", "mingru")
+        ),
+    ],
+)
+def test_each_recurrence_can_be_run_step_by_step(
+    cell: str, readout: str, tmp_path: Path
+) -> None:
     content = arrays(60)
     content["lengths"][:] = 12
     content["inputs"][:, 3, 0] = np.nan
@@ -450,6 +467,7 @@ def test_each_recurrence_can_be_run_step_by_step(cell: str, tmp_path: Path) -> N
         save(tmp_path / "data.npz", content),
         tmp_path / "run",
         f"--config.model.cell={cell}",
+        f"--config.model.readout={readout}",
         "--config.num_seeds=2",
         "--config.data.missing=forward_fill",
         steps=3,

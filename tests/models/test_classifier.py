@@ -94,6 +94,24 @@ def test_logits_after_each_step_equal_those_of_shorter_sequences(
         np.testing.assert_allclose(by_step[:, steps - 1], shorter, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("cell", "readout"), [*((cell, "last") for cell in ALL_CELLS), ("lru", "mean")]
+)
+def test_steps_give_the_logits_after_each_step(cell: str, readout: str) -> None:
+    model, params = build(cell, readout=readout)
+    variables = {"params": params}
+    step = jax.jit(functools.partial(model.apply, method="step"))
+    carry: Any = model.apply(variables, 5, method="start")
+    by_step = []
+    for row in range(28):
+        carry, logits = step(variables, carry, INPUTS[:, row])
+        by_step.append(logits)
+    expected = logits_of(model, params, INPUTS, every_step=True)
+    np.testing.assert_allclose(
+        np.stack(by_step, axis=1), expected, rtol=1e-5, atol=1e-5
+    )
+
+
 LENGTHS = np.array([4, 1, 7, 2, 7, 5], np.int32)
 PADDING = np.arange(7) >= LENGTHS[:, None]
 NORMALIZATION = (np.array([0.5, -1.0, 0.0]), np.array([2.0, 0.25, 1.0]))

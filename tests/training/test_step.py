@@ -285,7 +285,10 @@ def precisions(text: str) -> list[str]:
     return re.findall(r"stablehlo.dot_general .* precision = \[(.*?)\]", text)
 
 
-@pytest.mark.parametrize(("devices", "averaging"), [(8, 0.0), (1, 0.9)])
+@pytest.mark.parametrize(
+    ("devices", "averaging"),
+    [(1, 0.9), pytest.param(8, 0.0, marks=pytest.mark.slow)],
+)
 def test_the_last_batch_is_scored_with_the_parameters_after_it(
     devices: int, averaging: float
 ) -> None:
