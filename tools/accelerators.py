@@ -2,12 +2,14 @@
 
     python tools/accelerators.py measure v5e h100 t4
     python tools/accelerators.py table
+    python tools/accelerators.py estimate v5e data.view=pixels model.cell=lru
 
 `measure` compiles training and evaluation for the named targets, and replaces their
 rows in results/accelerators.json. No accelerator is needed, only the packages that
 contain the compilers: `jax[tpu]` for v5e, `jax[cuda12]` for h100 and t4.
 In an environment with Colab's versions, it replaces Colab's rows of v5e.
-`table` renders the file between the markers of docs/accelerators.md.
+`table` renders the file between the markers of docs/accelerators.md. `estimate` prints
+the row of a training step with other settings.
 
 For a TPU, the compiler estimates the cycles of every instruction. For a GPU, the
 instructions that launch kernels are counted. Nothing is executed.
@@ -404,9 +406,17 @@ def main() -> None:
     measuring = commands.add_parser("measure")
     measuring.add_argument("targets", nargs="+", choices=list(TARGETS))
     commands.add_parser("table")
+    estimating = commands.add_parser("estimate")
+    estimating.add_argument("target", choices=list(TARGETS))
+    estimating.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     args = parser.parse_args()
     if args.command == "table":
         PAGE.write_text(render(PAGE.read_text()))
+        return
+    if args.command == "estimate":
+        case = Case("train", tuple(args.settings))
+        row, _ = compile_case(args.target, case, find_devices(args.target))
+        print(json.dumps(row, indent=1))
         return
     for target in args.targets:
         measure(target)
