@@ -78,7 +78,7 @@ def use_flax_cell() -> None:
 
     from rnnmnist.models.cells import CELLS, Cell
 
-    CELLS["lstm"] = Cell(nn.OptimizedLSTMCell)
+    CELLS["lstm"] = Cell(nn.OptimizedLSTMCell, gates=4)
 
 
 def train(

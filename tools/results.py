@@ -74,7 +74,7 @@ class Row:
     @property
     def counts_steps(self) -> bool:
         """Whether the result file has counts after each step: of 28 exact ones."""
-        return self.program != BFLOAT16 and "data.view" not in self.settings
+        return self.program != BFLOAT16 and self.config().data.view == "rows"
 
     def config(self, seed: int = 0) -> Config:
         """The configuration of one seed, without the paths of the data."""
@@ -187,14 +187,8 @@ PIXELS_LSTM = (
     "model.initializer=chrono train.learning_rate=4e-3 train.num_steps=12900 "
     "train.log_every_steps=430"
 )
-PIXELS_LRU = (
-    "model.cell=lru model.hidden_size=64 model.num_layers=3 model.readout=mean "
-    "train.weight_decay=0 train.learning_rate=4e-3 train.batch_size=64 "
-    "train.num_steps=12900 train.eval_every_steps=860 train.log_every_steps=215"
-)
 PIXELS = (
     Row("pixels_lstm", 1, f"default data.view=pixels {PIXELS_LSTM}", "`lstm`, chrono"),
-    Row("pixels_lru", 1, f"default data.view=pixels {PIXELS_LRU}", "`lru`, 3 layers"),
 )
 ROWS = {
     row.name: row
@@ -290,7 +284,8 @@ def run_on_core(argv: list[str], core: int, workdir: Path, config: Config) -> fl
         config: without the paths of the data.
 
     Returns:
-        The processor seconds of all processes of the run.
+        The processor seconds of all processes of the run, without those of a process
+        that outlived this one.
 
     Raises:
         SystemExit: if the process fails.

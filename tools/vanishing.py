@@ -53,7 +53,7 @@ RECURRENCES = {
     "lru": "model.cell=lru model.hidden_size=64 model.num_layers=3",
 }
 EXAMPLES = 500  # the first images of the validation split
-PARTS = 28  # of a sequence, at the end of which the gradient is stored
+PARTS = 28  # of a sequence, over the steps of which the norm is averaged
 QUANTILES = (0.1, 0.5, 0.9)
 
 
@@ -106,14 +106,14 @@ def input_gradients(
 
 
 def relative_quantiles(norms: np.ndarray) -> list[list[float]]:
-    """Returns quantiles over sequences, relative to the last step, [quantiles][parts].
+    """Returns quantiles over sequences, relative to the last part, [quantiles][parts].
 
     Args:
-        norms: [sequences, time], of the gradient at each step.
+        norms: [sequences, time], of the gradient at each step. They are averaged over
+            the steps of a part.
     """
-    ends = np.arange(1, PARTS + 1) * norms.shape[1] // PARTS - 1
-    relative = norms[:, ends] / norms[:, -1:]
-    table = np.quantile(relative, QUANTILES, axis=0)
+    means = norms.reshape(len(norms), PARTS, -1).mean(axis=2)
+    table = np.quantile(means / means[:, -1:], QUANTILES, axis=0)
     return [[float(f"{value:.3g}") for value in row] for row in table]
 
 
@@ -206,7 +206,7 @@ def plot(measured: dict[str, Any]) -> bytes:
             for when in ("before", "after")
         },
         title="Norm of the gradient of one image's loss with respect to a step's "
-        "inputs,\nin % of the norm at the last step",
+        "inputs,\nin % of that in the last part",
         label="part of the sequence, of 28 (backpropagation goes from right to left)",
     )
 
@@ -220,7 +220,8 @@ def main() -> None:
     commands.add_parser("table")
     args = parser.parse_args()
     if args.command == "measure":
-        NUMBERS.write_text(json.dumps(measure(args.data), indent=1) + "\n")
+        text = json.dumps(measure(args.data), indent=1, allow_nan=False)
+        NUMBERS.write_text(text + "\n")
         return
     measured = json.loads(NUMBERS.read_text())
     page = markdown.fill(PAGE.read_text(), "vanishing", accuracies(measured))

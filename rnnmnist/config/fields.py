@@ -22,14 +22,16 @@ def setting(
     at_most: float | None = None,
     pattern: str | None = None,
     form: str | None = None,
+    words: tuple[str, ...] = (),
 ) -> Any:
     """Declares a setting: a dataclass field with a help text and a range.
 
     `at_least` and `at_most` are inclusive bounds, `above` is an exclusive one. A text
-    has to match `pattern`, which `form` describes.
+    has to match `pattern`, which `form` describes; `words` are among its values.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most}
-    metadata = {"help": help, "bounds": bounds, "pattern": pattern, "form": form}
+    metadata: dict[str, Any] = {"help": help, "bounds": bounds, "words": words}
+    metadata |= {"pattern": pattern, "form": form}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -57,7 +59,7 @@ def check(name: str, value: Any, field: Field) -> Any:
     if type(value) is int and float in _types(field):
         value = float(value)
     if type(value) not in _types(field) or not _in_range(value, field):
-        words = _choices(field) or re.findall(r"\w+", field.metadata["form"] or "")
+        words = _choices(field) or field.metadata["words"]
         near = difflib.get_close_matches(str(value), words, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"{name}: must be {allowed(field)}, not {value!r}{hint}")

@@ -24,6 +24,7 @@ DATA_PATHS = ("data.data_dir", "data.manual_dir", "data.path")
 # Recurrences by name. The linear ones are linear in the state, in residual layers.
 GATED_CELLS = ("lstm", "gru", "rnn")
 LINEAR_CELLS = ("mingru", "lru")
+CELLS = (*GATED_CELLS, *LINEAR_CELLS)
 # The cells that an initializer is for, where it is not for all.
 INITIALIZED_CELLS = {
     "tutorial": GATED_CELLS,
@@ -61,6 +62,7 @@ class DataConfig(Section):
         "order of permuted pixels",
         pattern="bit_reversal|random:[0-9]{1,9}",
         form="bit_reversal or random:SEED with a SEED below 1,000,000,000",
+        words=("bit_reversal",),
     )
     pixels_per_step: int = setting(
         1, "pixels that a step reads: a divisor of 784", at_least=1, at_most=784
@@ -121,11 +123,15 @@ class ModelConfig(Section):
         "lstm",
         "recurrent cell; mingru and lru are linear in the state, in residual layers; "
         "FILE.py:CLASS is a Flax cell of your own, created with features and name",
-        pattern="|".join((*GATED_CELLS, *LINEAR_CELLS, r".+\.py:[^\W\d]\w*")),
-        form=f"one of {', '.join((*GATED_CELLS, *LINEAR_CELLS))} or FILE.py:CLASS",
+        pattern="|".join((*CELLS, r".+\.py:[^\W\d]\w*")),
+        form=f"one of {', '.join(CELLS)} or FILE.py:CLASS",
+        words=CELLS,
     )
     cell_sha256: str | None = setting(
-        None, "SHA-256 of the file of your own cell; set by the run"
+        None,
+        "SHA-256 of the file of your own cell; set by the run",
+        pattern="[0-9a-f]{64}",
+        form="64 hexadecimal digits or none",
     )
     hidden_size: int = setting(
         128, "units of the hidden state", at_least=1, at_most=8192
@@ -151,13 +157,14 @@ class ModelConfig(Section):
     remat_steps: int | None = setting(
         None,
         "steps per rematerialized block: the backward pass keeps the state at the "
-        "start of each block and recomputes the rest (default: keep all states)",
+        "start of each block and recomputes the rest (default: keep all states; for "
+        "mingru and lru on CPU, blocks of 4)",
         at_least=1,
     )
     unroll: int | None = setting(
         None,
-        "steps per iteration of the recurrence's loop (default: 1 on CPU, otherwise at "
-        "most 32)",
+        "steps per iteration of a cell's loop (default: 1 on CPU, otherwise at most "
+        "32)",
         at_least=1,
         at_most=1024,
     )
@@ -169,6 +176,11 @@ class ModelConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.cell_sha256 is not None and not self.is_user_cell:
+            raise UserError(
+                f"model.cell_sha256: {self.cell_sha256} needs model.cell="
+                f"FILE.py:CLASS, not {self.cell}"
+            )
         suitable = INITIALIZED_CELLS.get(self.initializer, (self.cell,))
         if self.cell not in suitable:
             raise UserError(

@@ -1,10 +1,10 @@
 """Recurrent cells of users: `FILE.py:CLASS` as `model.cell`."""
 
 import hashlib
-import importlib.util
 import sys
+import types
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rnnmnist.config.schema import Config
 from rnnmnist.errors import UserError
@@ -14,64 +14,67 @@ def pin_cell(config: Config) -> Config:
     """Returns a configuration with the absolute path and the SHA-256 of its own cell.
 
     Raises:
-        UserError: as `load_cell` does.
+        UserError: if the file of the cell cannot be read, or has another hash than the
+            configuration.
     """
     model = config.model
     if not model.is_user_cell:
         return config
     path, _, name = model.cell.rpartition(":")
-    cell = f"{Path(path).expanduser().absolute()}:{name}"
-    sha256 = load_cell(cell, model.cell_sha256).sha256
-    return config.replace({"model.cell": cell, "model.cell_sha256": sha256})
+    try:
+        file = Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise UserError(f"model.cell: {path} cannot be used: {error}") from None
+    _, sha256 = _read(file, model.cell_sha256)
+    return config.replace({"model.cell": f"{file}:{name}", "model.cell_sha256": sha256})
 
 
-class UserCell(NamedTuple):
-    """A class of a user's file."""
-
-    create: type[Any]
-    sha256: str  # of the file
-
-
-def load_cell(cell: str, sha256: str | None) -> UserCell:
-    """Runs the file of a cell, once for each content.
+def load_cell(cell: str, sha256: str | None) -> type[Any]:
+    """Runs the file of a cell, once for each content, and returns its class.
 
     Args:
         cell: `FILE.py:CLASS`.
-        sha256: the expected hash of the file; None accepts every file.
+        sha256: the expected hash of the file; None accepts every content.
 
     Raises:
         UserError: if the file cannot be read, has another hash, does not run, or does
-            not define the class of a Flax cell.
+            not define the class.
     """
     path, _, name = cell.rpartition(":")
-    file = Path(path)
+    module = sys.modules.get(f"rnnmnist_cell_{sha256}")
+    if module is None:
+        source, found = _read(Path(path), sha256)
+        # Flax looks up the module of a class by its name.
+        module = types.ModuleType(f"rnnmnist_cell_{found}")
+        module.__file__ = path
+        sys.modules[module.__name__] = module
+        try:
+            exec(compile(source, path, "exec"), vars(module))
+        except (Exception, SystemExit) as error:  # a user's file can raise anything
+            del sys.modules[module.__name__]
+            raise UserError(
+                f"model.cell: {path} does not run: {type(error).__name__}: {error}"
+            ) from error
+    create = getattr(module, name, None)
+    if not isinstance(create, type):
+        raise UserError(f"model.cell: {path} must define a class {name}")
+    return create
+
+
+def _read(file: Path, sha256: str | None) -> tuple[bytes, str]:
+    """Returns the content of a file and its hash, which must be the given one."""
     try:
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
+        source = file.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"model.cell: {file} cannot be read: {error.strerror}"
+            f"model.cell: {file} cannot be read: {reason}; a run needs the file of "
+            "its cell at this path"
         ) from None
+    found = hashlib.sha256(source).hexdigest()
     if sha256 not in (None, found):
         raise UserError(
             f"model.cell: {file} is not the file of this run: its SHA-256 is {found}, "
-            f"not {sha256}; restore the file"
+            f"not model.cell_sha256={sha256}; restore the file"
         )
-    # Flax looks up the module of a class by its name.
-    module_name = f"rnnmnist_cell_{found}"
-    if module_name not in sys.modules:
-        spec: Any = importlib.util.spec_from_file_location(module_name, file)
-        sys.modules[module_name] = module = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:  # a user's file can raise anything
-            del sys.modules[module_name]
-            raise UserError(
-                f"model.cell: {file} does not run: {type(error).__name__}: {error}"
-            ) from error
-    create = getattr(sys.modules[module_name], name, None)
-    if not isinstance(create, type) or not hasattr(create, "initialize_carry"):
-        raise UserError(
-            f"model.cell: {file} must define a class {name} that is derived from "
-            "flax.linen.RNNCellBase"
-        )
-    return UserCell(create, found)
+    return source, found

@@ -47,8 +47,9 @@ def restore_model(workdir: Path, step: int, mesh: Mesh) -> RestoredModel:
     config = read_config(workdir, step)
     task = read_task(workdir, step)
     execution = execution_of(config, platform_of(mesh))
-    # Sequences of other lengths than the training's are not divided into its blocks.
-    settings = dataclasses.replace(config.model, remat_steps=None)
+    settings = config.model
+    if not settings.is_linear:  # the blocks of training do not divide other lengths
+        settings = dataclasses.replace(settings, remat_steps=None)
     model = make_model(settings, Shape.of(task), execution)
     like = abstract_ensemble(abstract_params(model), config.num_seeds)
     saved = read_params(workdir, step, like)

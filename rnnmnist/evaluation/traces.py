@@ -49,11 +49,11 @@ def trace(model: SequenceClassifier, params: Params, split: EvaluationSplit) -> 
     """Runs one LSTM over examples and records its activations.
 
     Raises:
-        ValueError: for another cell, or several networks.
+        ValueError: for another cell or read-out, or several networks.
     """
     networks = split_ensemble(params)
     if not isinstance(model.make_recurrence(), LSTM) or len(networks) > 1:
-        raise ValueError("a trace needs one network with an LSTM")
+        raise ValueError("a trace needs one LSTM of which the last state is read")
     (logits,) = predict_logits(model, params, split, every_step=True)
     stored = split.device_batches(0, -(-len(logits) // split.batch_size)).stored
     stored = stored.reshape(-1, *stored.shape[2:])

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.config.user_cells import load_cell
+from rnnmnist.errors import UserError
 from rnnmnist.models.linear import LRU, MinGRU, ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
 from rnnmnist.models.recurrences import MeanOverTime, ScannedCell
@@ -22,7 +23,7 @@ class Cell(NamedTuple):
 
     create: Callable[..., nn.RNNCellBase]
     recurrence: type[ScannedCell] = ScannedCell
-    gates: int = 1  # the candidate included
+    gates: int = 1  # the candidate included; for the initializer of the tutorial
 
 
 CELLS = {
@@ -40,8 +41,43 @@ def find_cell(config: ModelConfig) -> Cell:
         UserError: if the user's cannot be loaded.
     """
     if config.is_user_cell:
-        return Cell(load_cell(config.cell, config.cell_sha256).create)
+        return Cell(load_cell(config.cell, config.cell_sha256))
     return CELLS[config.cell]
+
+
+def check_user_cell(config: ModelConfig) -> None:
+    """Checks that a user's cell can be created and does a step.
+
+    Raises:
+        UserError: if it cannot be loaded, is not a Flax cell, or its output is not
+            [batch, hidden].
+    """
+    if not config.is_user_cell:
+        return
+    create, batch, units = find_cell(config).create, 2, config.hidden_size
+    if not issubclass(create, nn.RNNCellBase):  # type: ignore[arg-type]
+        raise UserError(
+            f"model.cell: {config.cell} must be derived from flax.linen.RNNCellBase"
+        )
+
+    def step(key: jax.Array) -> jax.Array:
+        cell = create(features=units, name="cell")
+        inputs = jnp.zeros((batch, 1))
+        carry = cell.initialize_carry(key, inputs.shape)
+        found: Any = cell.init_with_output(key, carry, inputs)
+        (new_carry, hidden), _ = found
+        jax.tree.map(jnp.add, carry, new_carry)  # of the same structure
+        return hidden
+
+    try:
+        shape = jax.eval_shape(step, jax.random.key(0)).shape
+        if shape != (batch, units):
+            raise ValueError(f"its output is {shape}, not {(batch, units)}")
+    except Exception as error:  # a user's class can raise anything
+        raise UserError(
+            f"model.cell: {config.cell} is not a cell that can be created with "
+            f"features={units} and scanned: {type(error).__name__}: {error}"
+        ) from error
 
 
 def make_recurrence(
@@ -51,6 +87,9 @@ def make_recurrence(
 
     The parameters are named `cell`, or `layers` for a recurrence that is linear in its
     state. The names are part of the checkpoint format.
+
+    Raises:
+        UserError: if a user's cell cannot be loaded.
     """
     recurrence = (
         _make_layers(config, execution)

@@ -30,7 +30,7 @@ class Shape(NamedTuple):
 
 
 class SequenceClassifier(nn.Module):
-    """Classifies a sequence by the hidden state after its last step.
+    """Classifies a sequence by the output of a recurrence after its last step.
 
     Attributes:
         make_recurrence: creates the recurrence.
@@ -115,7 +115,7 @@ def make_model(
 def init_params(
     model: SequenceClassifier,
     key: jax.Array,
-    forget_bias: float,
+    forget_bias: float | None = None,
     *,
     chrono: bool = False,
 ) -> Params:
@@ -124,8 +124,8 @@ def init_params(
     Args:
         model: the classifier.
         key: PRNG key of the parameters.
-        forget_bias: the initial bias of the LSTM's forget gate. Other cells have no
-            such parameter and ignore it.
+        forget_bias: the initial bias of the forget gate; None if the recurrence is no
+            `LSTM`.
         chrono: draws that bias for memories of up to the number of steps instead, and
             takes its negative for the input gate.
 
@@ -135,8 +135,8 @@ def init_params(
         "Can recurrent neural networks warp time?", ICLR 2018, on `chrono`.
     """
     params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
-    cell = params.get("cell", {})
-    if "hf" in cell:
+    if forget_bias is not None:
+        cell = params["cell"]
         bias = jnp.full_like(cell["hf"]["bias"], forget_bias)
         if chrono:
             longest = max(1, model.input_shape[0] - 1)
@@ -152,7 +152,7 @@ def init_params(
 
 def abstract_params(model: SequenceClassifier) -> Params:
     """Returns the shapes and types of the parameters of one network."""
-    return jax.eval_shape(lambda: init_params(model, jax.random.key(0), 0.0))
+    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 
 
 def count_params(params: Params) -> int:

@@ -22,9 +22,9 @@ class ResidualLayers(nn.Module):
         make_recurrence: creates the recurrence of a layer.
         hidden_size: the number of features of every layer.
         num_layers: the number of layers.
-        block_steps: computes the layers for this many steps after another, so that
-            arrays stay in cache; the backward pass keeps the states between the blocks
-            and recomputes the rest. None computes all steps at once.
+        block_steps: the number of steps that all layers compute before the next ones,
+            so that arrays stay in cache. The backward pass keeps the states between
+            these blocks and recomputes the rest. None computes all steps at once.
         precision: of the matrix products, as for `jax.default_matmul_precision`.
 
     References:
@@ -41,7 +41,9 @@ class ResidualLayers(nn.Module):
 
     def setup(self) -> None:
         """Creates the encoder and the layers."""
-        self.encoder = Dense(self.hidden_size)
+        # At a hidden state of 0, the derivative of every normalization is 1000. With a
+        # bias of 0, that would be the state of a black pixel.
+        self.encoder = Dense(self.hidden_size, bias_init=nn.initializers.normal(1.0))
         self.layers = [
             ResidualLayer(self.make_recurrence, self.hidden_size, name=f"layer_{index}")
             for index in range(self.num_layers)
@@ -102,7 +104,7 @@ class ResidualLayer(nn.Module):
         self.glu = Dense(2 * self.features)
 
     def __call__(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Returns the carry and the outputs after inputs [features, time, batch]."""
+        """Returns the carry after inputs [features, time, batch], and the outputs."""
         carry, hidden = self.recurrence(carry, self.norm(inputs))
         return carry, inputs + nn.glu(self.glu(nn.gelu(hidden)), axis=0)
 
@@ -115,7 +117,7 @@ class MinGRU(nn.Module):
         parallel: whether `linear_scan` is parallel.
 
     References:
-        Feng et al., "Were RNNs All We Needed?", 2024, algorithm 3.
+        Feng et al., "Were RNNs All We Needed?", 2024: the variant without logarithms.
     """
 
     features: int
@@ -123,7 +125,15 @@ class MinGRU(nn.Module):
 
     @nn.compact
     def __call__(self, carry: jax.Array, inputs: jax.Array) -> Any:
-        """Returns the state after the last step, and the states after all steps."""
+        """Computes a block of steps.
+
+        Args:
+            carry: the state before it, [features, batch].
+            inputs: [features, time, batch].
+
+        Returns:
+            The state after its last step, and the states after all steps, like inputs.
+        """
         gate, candidate = jnp.split(Dense(2 * self.features, name="input")(inputs), 2)
         update = nn.sigmoid(gate)
         states = linear_scan(1 - update, update * candidate, carry, self.parallel)
@@ -152,7 +162,15 @@ class LRU(nn.Module):
 
     @nn.compact
     def __call__(self, carry: jax.Array, inputs: jax.Array) -> Any:
-        """Returns the state after the last step, and the outputs after all steps."""
+        """Computes a block of steps.
+
+        Args:
+            carry: the state before it, complex64 [features, batch].
+            inputs: [features, time, batch].
+
+        Returns:
+            The state after its last step, and the outputs after all steps, like inputs.
+        """
         size = (self.features,)
         rate = jnp.exp(self.param("nu_log", _init_nu_log, size))
         phase = jnp.exp(self.param("theta_log", _init_theta_log, size))
@@ -191,6 +209,7 @@ class Dense(nn.Module):
 
     features: int
     use_bias: bool = True
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
     scale: float = 1.0  # of the kernel's variance
 
     @nn.compact
@@ -203,7 +222,7 @@ class Dense(nn.Module):
         outputs = jnp.tensordot(kernel, inputs, axes=1)
         if not self.use_bias:
             return outputs
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = self.param("bias", self.bias_init, (self.features,))
         return outputs + bias[:, None, None]
 
 

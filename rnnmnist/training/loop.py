@@ -25,6 +25,7 @@ from rnnmnist.evaluation.formatting import percent
 from rnnmnist.evaluation.metrics import Metrics
 from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
 from rnnmnist.evaluation.restore import restore_model
+from rnnmnist.models.cells import check_user_cell
 from rnnmnist.models.classifier import count_params
 from rnnmnist.runtime.compilation import Stopwatch
 from rnnmnist.runtime.distributed import (
@@ -94,6 +95,7 @@ def train(config: Config, workdir: Path) -> None:
     """
     timer = PhaseTimer()
     check_same_settings(config)
+    check_user_cell(config.model)
     # Refuses early, before the data are read. Repeated once the workdir is locked.
     broadcast(lambda: step_to_resume(config, workdir))
     mesh = make_mesh(

@@ -100,8 +100,10 @@ def _state_initializer(
 
     def init_network(seed: jax.Array) -> tuple[Params, Any]:
         key = stream_key(seed, Stream.WEIGHTS)
-        chrono = config.model.initializer == "chrono"
-        params = init_params(model, key, config.model.forget_bias, chrono=chrono)
+        settings = config.model
+        forget_bias = settings.forget_bias if settings.cell == "lstm" else None
+        chrono = settings.initializer == "chrono"
+        params = init_params(model, key, forget_bias, chrono=chrono)
         return params, optimizer.init(params)
 
     def init_state() -> TrainState:

@@ -74,12 +74,18 @@ def check_supported(workdir: Path, config: Config) -> None:
     """Checks that the page can show a run's network.
 
     Raises:
-        UserError: if it is not a single LSTM of at most `MAX_UNITS` units.
+        UserError: if it is not a single LSTM of at most `MAX_UNITS` units, of which the
+            head reads the last state.
     """
     if config.model.cell != "lstm":
         raise UserError(
             f"--workdir: {workdir} has model.cell={config.model.cell}, but the page "
             "shows the gates of an LSTM; name a run with model.cell=lstm"
+        )
+    if config.model.readout != "last":
+        raise UserError(
+            f"--workdir: {workdir} has model.readout={config.model.readout}, but the "
+            "page reads the last state; name a run with model.readout=last"
         )
     if config.model.hidden_size > MAX_UNITS:
         raise UserError(

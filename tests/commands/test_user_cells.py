@@ -2,16 +2,34 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 from support import REPOSITORY, Command, one_line_error, refused
 
+from rnnmnist.config.schema import Config, ModelConfig
+from rnnmnist.config.user_cells import load_cell, pin_cell
+from rnnmnist.errors import UserError
+from rnnmnist.models.cells import check_user_cell
+
 PAGE = (REPOSITORY / "docs/commands.md").read_text()
 CELL = PAGE.split("```python\n")[1].split("```")[0]
 OTHERS = """
+HALF = jnp.float32(1) / 2  # initializes jax's devices
+
+
 class NotACell:
     pass
+
+
+class Wide(Leaky):
+    def __call__(self, carry, inputs):
+        return carry, jnp.concatenate([carry, carry], axis=-1)
+
+
+class Sized(Leaky):
+    size: int
 
 
 number = 3
@@ -63,19 +81,53 @@ def test_a_run_with_a_users_cell(
         ("lstmm", "must be one of lstm, gru, rnn, mingru, lru or FILE.py:CLASS"),
         ("lstmm", "did you mean lstm?"),
         ("leaky.py", "or FILE.py:CLASS, not 'leaky.py'"),
+        ("~absent/leaky.py:Leaky", "~absent/leaky.py cannot be used"),
         ("{folder}/missing.py:Leaky", "missing.py cannot be read: No such file"),
-        ("{folder}/leaky.py:Leeky", "leaky.py must define a class Leeky that is"),
-        ("{folder}/leaky.py:NotACell", "derived from flax.linen.RNNCellBase"),
-        ("{folder}/leaky.py:number", "derived from flax.linen.RNNCellBase"),
-        ("{folder}/broken.py:Leaky", "broken.py does not run: NameError: name 'x'"),
+        ("{folder}.py:Leaky", ".py cannot be read: Is a directory"),
     ],
 )
-def test_a_wrong_cell_is_one_line_and_writes_nothing(
-    cell: str, message: str, cell_file: Path, tmp_path: Path
+def test_a_wrong_file_is_one_line_and_writes_nothing(
+    cell: str, message: str, tmp_path: Path
 ) -> None:
-    cell_file.with_name("broken.py").write_text("x")
-    flag = f"--config.model.cell={cell.format(folder=tmp_path)}"
+    folder = tmp_path / "folder"
+    folder.with_suffix(".py").mkdir()
+    flag = f"--config.model.cell={cell.format(folder=folder)}"
     found = refused("main", f"--workdir={tmp_path}/run", flag)
     assert "model.cell" in found
     assert message in found
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("leaky.py:Leeky", "leaky.py must define a class Leeky"),
+        ("leaky.py:number", "leaky.py must define a class number"),
+        ("leaky.py:NotACell", "must be derived from flax.linen.RNNCellBase"),
+        ("leaky.py:Wide", "its output is (2, 128), not (2, 64)"),
+        ("leaky.py:Sized", "created with features=64 and scanned: TypeError"),
+        ("broken.py:Leaky", "broken.py does not run: NameError: name 'x'"),
+    ],
+)
+def test_a_wrong_class_is_refused(
+    cell: str, message: str, cell_file: Path, tmp_path: Path
+) -> None:
+    cell_file.with_name("broken.py").write_text("x")
+    config = Config(model=ModelConfig(cell=f"{tmp_path}/{cell}", hidden_size=64))
+    with pytest.raises(UserError, match=r"^model\.cell: ") as error:
+        check_user_cell(pin_cell(config).model)
+    assert message in str(error.value)
+
+
+def test_a_cell_has_the_content_of_its_file_and_no_cache(tmp_path: Path) -> None:
+    file = tmp_path / "cell.py"
+    for number in (1, 2):  # of one size and age
+        file.write_text(f"class Cell:\n    number = {number}\n")
+        os.utime(file, (0, 0))
+        assert load_cell(f"{file}:Cell", None).number == number
+    assert [path.name for path in tmp_path.iterdir()] == ["cell.py"]
+
+
+def test_the_hash_needs_a_file() -> None:
+    with pytest.raises(UserError, match=r"needs model\.cell=FILE\.py:CLASS, not l"):
+        ModelConfig(cell_sha256="0" * 64)

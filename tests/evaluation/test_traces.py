@@ -43,7 +43,7 @@ def test_a_trace_needs_one_lstm(config: ModelConfig, networks: int) -> None:
         lambda leaf: np.stack([leaf] * networks), random_params(model)
     )
     split = EvaluationSplit.device_put(EXAMPLES, ROWS, mesh_of(1), SMALL_BATCHES)
-    with pytest.raises(ValueError, match="a trace needs one network with an LSTM"):
+    with pytest.raises(ValueError, match="a trace needs one LSTM"):
         trace(model, params, split)
 
 

@@ -192,6 +192,7 @@ def test_a_changed_setting_is_refused_warned_of_or_accepted(
         "data.permutation": {"data.view": "permuted"},
         "data.pixels_per_step": {"data.view": "pixels"},
         "model.num_layers": {"model.cell": "lru"},
+        "model.cell_sha256": {"model.cell": "leaky.py:Leaky"},
     }
     changed = same.replace({name: other_value(name, value)} | needed.get(name, {}))
     assert changed != same

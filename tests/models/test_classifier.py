@@ -15,7 +15,7 @@ from support import TASK, inputs_of, model_of, random_examples, random_params
 from rnnmnist.config.schema import GATED_CELLS, LINEAR_CELLS, ModelConfig
 from rnnmnist.data.examples import Examples, Normalization
 from rnnmnist.errors import UserError
-from rnnmnist.models.cells import CELLS
+from rnnmnist.models.cells import CELLS, LINEAR_RECURRENCES
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
@@ -71,6 +71,11 @@ def test_the_scan_equals_a_loop_over_the_cell(
     expected = np.asarray(hidden) @ np.asarray(kernel) + np.asarray(bias)
     found = logits_of(model, params, INPUTS)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_every_name_has_a_recurrence() -> None:
+    assert tuple(CELLS) == GATED_CELLS
+    assert tuple(LINEAR_RECURRENCES) == LINEAR_CELLS
 
 
 @pytest.mark.parametrize("cell", ALL_CELLS)
@@ -185,7 +190,7 @@ def test_chrono_draws_the_biases_of_two_gates() -> None:
 
 def test_the_recurrent_kernel_of_the_basic_cell_can_be_the_identity() -> None:
     model = model_of(ModelConfig(cell="rnn", initializer="identity", hidden_size=5))
-    params = init_params(model, jax.random.key(0), 1.0)
+    params = init_params(model, jax.random.key(0))
     kernels = jax.tree.leaves_with_path(params["cell"])
     squares = [leaf for _, leaf in kernels if leaf.shape == (5, 5)]
     np.testing.assert_array_equal(squares, [np.eye(5)])

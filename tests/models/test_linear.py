@@ -151,6 +151,21 @@ def test_gradients_of_a_linear_scan_equal_finite_differences(
     )
 
 
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_inputs_of_zero_do_not_dominate_the_first_gradient(name: str) -> None:
+    """As the black pixels of MNIST would, at which normalizations are steep."""
+    layers = make_layers(name)
+    inputs = jnp.zeros((100, BATCH, INPUTS)).at[50:].set(1)
+    params = layers.init(jax.random.key(0), inputs)["params"]
+
+    def loss(params: Any) -> jax.Array:
+        return jnp.asarray(layers.apply({"params": params}, inputs)).sum()
+
+    norms = jax.tree.map(jnp.linalg.norm, jax.jit(jax.grad(loss))(params))
+    encoder = norms["encoder"]["bias"]
+    assert encoder < 100 * norms["layer_0"]["glu"]["kernel"]
+
+
 def test_eigenvalues_start_on_the_ring_of_the_paper() -> None:
     lru = LRU(1000, parallel=False)
     inputs = jnp.zeros((1000, 1, 1))
