@@ -190,6 +190,17 @@ PIXELS_LSTM = (
 PIXELS = (
     Row("pixels_lstm", 1, f"default data.view=pixels {PIXELS_LSTM}", "`lstm`, chrono"),
 )
+PERMUTED_LRU = (
+    "model.cell=lru model.hidden_size=64 model.num_layers=3 model.readout=mean "
+    "train.weight_decay=0 train.learning_rate=4e-3 train.batch_size=64 "
+    "train.num_steps=8600 train.eval_every_steps=860 train.log_every_steps=215"
+)
+PERMUTED = (
+    Row(
+        *("permuted_lru", 1, f"default data.view=permuted {PERMUTED_LRU}"),
+        "`lru`, 3 layers, mean over time",
+    ),
+)
 ROWS = {
     row.name: row
     for row in (
@@ -199,6 +210,7 @@ ROWS = {
         *ABLATION,
         *SINGLE_CHANGES,
         *PIXELS,
+        *PERMUTED,
     )
 }
 
@@ -509,7 +521,10 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "single_changes": functools.partial(changes, SINGLE_CHANGES),
     },
     "docs/accelerators.md": {"precisions": precisions, "batches": batches},
-    "docs/long_sequences.md": {"pixels": functools.partial(pixels, PIXELS)},
+    "docs/long_sequences.md": {
+        "pixels": functools.partial(pixels, PIXELS),
+        "permuted": functools.partial(pixels, PERMUTED),
+    },
     "docs/drawing_page.md": {"accuracy_by_row": accuracy_by_row},
     "docs/tutorial.md": {
         "cells": cells,

@@ -95,6 +95,7 @@ def run(once: Once, command: Command, data: Path) -> Path:
                 *TINY,
                 "--config.train.num_steps=20",
                 "--config.train.eval_every_steps=10",
+                "--config.train.num_devices=2",
             ),
             *(f"--config.data.path={data}", f"--workdir={folder}"),
         )

@@ -257,6 +257,43 @@ def test_the_largest_values_that_a_task_allows() -> None:
     assert fit_to_task(config, TASK) == config
 
 
+def test_blocks_of_a_linear_recurrence_need_not_divide_the_steps() -> None:
+    config = Config().replace({"model.cell": "lru", "model.remat_steps": 5})
+    assert fit_to_task(config, TASK) == config
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [("lru", None), ("ltsm", "did you mean lstm?"), ("one", None), ("py:A", None)],
+)
+def test_a_cell_is_a_name_or_a_class_of_a_file(value: str, hint: str | None) -> None:
+    if value == "lru":
+        assert Config().replace({"model.cell": value}).model.is_linear
+        return
+    with pytest.raises(UserError) as error:
+        Config().replace({"model.cell": value})
+    message = str(error.value)
+    assert "one of lstm, gru, rnn, mingru, lru or FILE.py:CLASS" in message
+    assert ("did you mean" in message) == (hint is not None)
+    assert message.endswith(hint or repr(value))
+
+
+@pytest.mark.parametrize("cell", ["gru", "lru", "a.py:A"])
+def test_layers_and_initializers_are_for_some_cells(cell: str) -> None:
+    layers = {"model.cell": cell, "model.num_layers": 2}
+    if cell == "lru":
+        assert Config().replace(layers).model.size == "2 layers of 128 units"
+    else:
+        with pytest.raises(UserError, match=r"num_layers: 2 needs .*=mingru or lru"):
+            Config().replace(layers)
+    settings = {"model.cell": cell, "model.initializer": "tutorial"}
+    if cell == "gru":
+        Config().replace(settings)
+    else:
+        with pytest.raises(UserError, match=r"tutorial needs .*=lstm or gru or rnn"):
+            Config().replace(settings)
+
+
 def test_configurations_are_immutable() -> None:
     with pytest.raises(AttributeError):
         Config().seed = 1  # type: ignore[misc]
