@@ -11,7 +11,6 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from rnnmnist.models.classifier import Shape, abstract_params, count_params, mak
 from rnnmnist.reporting import markdown
 from rnnmnist.reporting.markdown import median_and_range
 from rnnmnist.runtime.hardware import describe_processor
-from rnnmnist.runtime.versions import all_installed
+from rnnmnist.runtime.versions import all_installed, join_versions
 
 BENCHMARKS = Path(__file__).resolve().parent
 NUMBERS = BENCHMARKS / "long_sequences.json"
@@ -168,7 +167,7 @@ def lengths_table(measured: dict[str, Any]) -> str:
 
 def render(page: str, measured: dict[str, Any]) -> str:
     """Returns docs/long_sequences.md with its tables rendered anew."""
-    versions = ", ".join(map(" ".join, measured["versions"].items()))
+    versions = join_versions(measured["versions"])
     origin = (
         f"On {measured['hardware']}; {versions}; torch {measured['torch']}. Medians of "
         f"{measured['rounds']} rounds in turn, with minimum and maximum: "
@@ -195,7 +194,7 @@ def run(args: argparse.Namespace) -> None:
     NUMBERS.write_text(json.dumps(measured, indent=1) + "\n")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Parses the command line and runs a subcommand."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -203,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     running.add_argument("--peers", default=sys.executable, metavar="PYTHON")
     running.add_argument("--rounds", type=int, default=5)
     commands.add_parser("table")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     if args.command == "run":
         run(args)
     else:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rnnmnist.reporting import markdown
 from rnnmnist.reporting.markdown import median_and_range
+from rnnmnist.runtime.versions import join_versions
 
 FLOP_PER_IMAGE = 3 * 2 * 28 * (28 + 128) * 4 * 128  # once forward, twice backward
 BATCH = 128
@@ -398,9 +399,7 @@ def shape_targets(measured: dict[str, Any]) -> list[Target]:
 
 def origin(measured: dict[str, Any]) -> str:
     """States hardware, versions and command of the measurements."""
-    versions, peers = (
-        ", ".join(map(" ".join, measured[key].items())) for key in ("versions", "peers")
-    )
+    versions, peers = (join_versions(measured[key]) for key in ("versions", "peers"))
     rounds = len(next(iter(measured["throughput"].values())))
     return (
         f"On {measured['hardware']}; {versions}; peers: {peers}. Medians over rounds "

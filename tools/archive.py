@@ -33,7 +33,7 @@ from rnnmnist.main import parse
 from rnnmnist.reporting import markdown
 from rnnmnist.runtime.files import write_json
 from rnnmnist.runtime.hardware import describe_processor
-from rnnmnist.runtime.versions import all_installed
+from rnnmnist.runtime.versions import all_installed, join_versions
 
 DATASETS = (
     *("BasicMotions", "JapaneseVowels", "ItalyPowerDemand"),
@@ -158,7 +158,7 @@ def table() -> str:
         line += [results.accuracy_over_seeds(own), f"{own['seconds']:.0f}"]
         line += [percent(neighbour["correct"] / neighbour["examples"])]
         lines.append([*line, f"{neighbour['seconds']:.1f}"])
-    versions = ", ".join(map(" ".join, dtw["versions"].items()))
+    versions = join_versions(dtw["versions"])
     origin = f"{results.origin([ROW])}1-NN DTW on {dtw['hardware']}; {versions}.\n"
     return markdown.table(header, lines) + origin
 

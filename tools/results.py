@@ -37,7 +37,7 @@ from rnnmnist.evaluation.formatting import interval, mean_and_std, percent
 from rnnmnist.main import parse
 from rnnmnist.reporting import markdown, run_data
 from rnnmnist.runtime.hardware import describe_processor
-from rnnmnist.runtime.versions import all_installed
+from rnnmnist.runtime.versions import all_installed, join_versions
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "results"
@@ -191,7 +191,7 @@ PIXELS = (
     Row("pixels_lstm", 1, f"default data.view=pixels {PIXELS_LSTM}", "`lstm`, chrono"),
 )
 PERMUTED_LRU = (
-    "model.cell=lru model.hidden_size=64 model.num_layers=3 model.readout=mean "
+    "model.cell=lru model.hidden_size=64 model.num_layers=3 model.pooling=mean "
     "train.weight_decay=0 train.learning_rate=4e-3 train.batch_size=64 "
     "train.num_steps=8600 train.eval_every_steps=860 train.log_every_steps=215"
 )
@@ -436,9 +436,7 @@ def origin(rows: Iterable[Row]) -> str:
     """States the hardware and the versions that some rows were measured with."""
     results = [read_result(row.name) for row in rows]
     machines = {result["hardware"] for result in results}
-    libraries = {
-        ", ".join(map(" ".join, result["versions"].items())) for result in results
-    }
+    libraries = {join_versions(result["versions"]) for result in results}
     return f"\nOn {'; '.join(sorted(machines))}; {'; '.join(sorted(libraries))}.\n"
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from rnnmnist.reporting import markdown
 from rnnmnist.runtime.hardware import describe_processor
-from rnnmnist.runtime.versions import all_installed
+from rnnmnist.runtime.versions import all_installed, join_versions
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE, NUMBERS = REPOSITORY / "docs/scaling.md", REPOSITORY / "docs/scaling.json"
@@ -224,7 +224,7 @@ def tables(measured: dict[str, Any]) -> str:
                 [row(case, measured["cases"][case.name], baseline) for case in cases],
             )
         )
-    libraries = ", ".join(map(" ".join, measured["versions"].items()))
+    libraries = join_versions(measured["versions"])
     rounds = len(next(iter(measured["cases"].values())))
     parts.append(
         f"On {measured['hardware']}; {libraries}; medians over {rounds} rounds, with "

@@ -32,7 +32,7 @@ from rnnmnist.reporting import markdown, plots
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.hardware import describe_processor
 from rnnmnist.runtime.mesh import make_mesh
-from rnnmnist.runtime.versions import all_installed
+from rnnmnist.runtime.versions import all_installed, join_versions
 from rnnmnist.training.state import create_state
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -185,7 +185,7 @@ def accuracies(measured: dict[str, Any]) -> str:
             cells.append(f"{percents.mean():.2f}{spread}")
         lines.append([f"`{name}`", f"{runs[-1]['num_parameters']:,}", *cells])
     header = ("recurrence", "parameters", *(f"{steps} steps" for steps in STEPS))
-    versions = ", ".join(map(" ".join, measured["versions"].items()))
+    versions = join_versions(measured["versions"])
     return f"{markdown.table(header, lines)}\nOn {measured['hardware']}; {versions}.\n"
 
 

@@ -139,7 +139,7 @@ class ModelConfig(Section):
     num_layers: int = setting(
         1, "residual layers of mingru or lru", at_least=1, at_most=64
     )
-    readout: Literal["last", "mean"] = setting(
+    pooling: Literal["last", "mean"] = setting(
         "last",
         "what the head reads: the hidden state after the last step, or the mean of the "
         "hidden states of all steps",

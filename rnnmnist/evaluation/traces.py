@@ -49,7 +49,7 @@ def trace(model: SequenceClassifier, params: Params, split: EvaluationSplit) -> 
     """Runs one LSTM over examples and records its activations.
 
     Raises:
-        ValueError: for another cell or read-out, or several networks.
+        ValueError: for another cell or pooling, or several networks.
     """
     networks = split_ensemble(params)
     if not isinstance(model.make_recurrence(), LSTM) or len(networks) > 1:

@@ -15,7 +15,7 @@ from rnnmnist.config.user_cells import load_cell
 from rnnmnist.errors import UserError
 from rnnmnist.models.linear import LRU, MinGRU, ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
-from rnnmnist.models.recurrences import MeanOverTime, ScannedCell
+from rnnmnist.models.recurrences import MeanPooling, ScannedCell
 
 
 class Cell(NamedTuple):
@@ -96,8 +96,8 @@ def make_recurrence(
         if config.is_linear
         else _make_scanned_cell(config, features, execution)
     )
-    if config.readout == "mean":
-        return MeanOverTime(recurrence, config.hidden_size)
+    if config.pooling == "mean":
+        return MeanPooling(recurrence, config.hidden_size)
     return recurrence
 
 

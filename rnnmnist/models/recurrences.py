@@ -86,7 +86,7 @@ class ScannedCell(nn.Module):
         return carry, jax.tree.map(lambda x: x.reshape(time, *x.shape[2:]), outputs)
 
 
-class MeanOverTime(nn.Module):
+class MeanPooling(nn.Module):
     """A recurrence whose outputs are the means of another's hidden states so far.
 
     Attributes:

@@ -246,7 +246,7 @@ def _sessions(run: RunData) -> list[Section]:
                 ", ".join(f"{name} {value:.1f}" for name, value in seconds),
                 str(start.get("hardware", "")),
                 str(start.get("devices", "")),
-                ", ".join(map(" ".join, start.get("versions", {}).items())),
+                versions.join_versions(start.get("versions", {})),
             ]
         )
     header = ["start", "steps", "seconds", "hardware", "devices", "versions"]

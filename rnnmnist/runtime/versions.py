@@ -6,6 +6,7 @@ whole test suite has passed. `tools/tested.py` writes it.
 
 import platform
 import re
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -87,3 +88,8 @@ def release(version: str) -> tuple[int, ...]:
     """Returns the leading numbers of a version: (0, 12, 0) for `0.12.0rc1`."""
     numbers = re.match(r"\d+(\.\d+)*", version)
     return () if numbers is None else tuple(map(int, numbers[0].split(".")))
+
+
+def join_versions(versions: Mapping[str, str]) -> str:
+    """Lists versions in one line: `jax 0.10.2, numpy 2.4.6`."""
+    return ", ".join(map(" ".join, versions.items()))

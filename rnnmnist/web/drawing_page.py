@@ -82,10 +82,10 @@ def check_supported(workdir: Path, config: Config) -> None:
             f"--workdir: {workdir} has model.cell={config.model.cell}, but the page "
             "shows the gates of an LSTM; name a run with model.cell=lstm"
         )
-    if config.model.readout != "last":
+    if config.model.pooling != "last":
         raise UserError(
-            f"--workdir: {workdir} has model.readout={config.model.readout}, but the "
-            "page reads the last state; name a run with model.readout=last"
+            f"--workdir: {workdir} has model.pooling={config.model.pooling}, but the "
+            "page reads the last state; name a run with model.pooling=last"
         )
     if config.model.hidden_size > MAX_UNITS:
         raise UserError(

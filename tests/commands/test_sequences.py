@@ -449,7 +449,7 @@ def test_a_stream_equals_the_whole_sequence(run: Path, command: Command) -> None
 
 
 @pytest.mark.parametrize(
-    ("cell", "readout"),
+    ("cell", "pooling"),
     [
         ("lru", "mean"),
         *(
@@ -459,7 +459,7 @@ def test_a_stream_equals_the_whole_sequence(run: Path, command: Command) -> None
     ],
 )
 def test_each_recurrence_can_be_run_step_by_step(
-    cell: str, readout: str, tmp_path: Path
+    cell: str, pooling: str, tmp_path: Path
 ) -> None:
     content = arrays(60)
     content["lengths"][:] = 12
@@ -468,7 +468,7 @@ def test_each_recurrence_can_be_run_step_by_step(
         save(tmp_path / "data.npz", content),
         tmp_path / "run",
         f"--config.model.cell={cell}",
-        f"--config.model.readout={readout}",
+        f"--config.model.pooling={pooling}",
         "--config.num_seeds=2",
         "--config.data.missing=forward_fill",
         steps=3,

@@ -51,7 +51,7 @@ def test_a_run_with_a_users_cell(
         f"--workdir={tmp_path}/run",
         f"--config.data.data_dir={data_dir}",
         "--config.model.cell=leaky.py:Leaky",  # relative to the current directory
-        "--config.model.readout=mean",
+        "--config.model.pooling=mean",
         "--config.train.num_steps=20",
         "--config.train.eval_every_steps=10",
     )

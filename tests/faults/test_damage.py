@@ -153,7 +153,7 @@ def other_value(name: str, value: object) -> object:
         "data.placement": "host",
         "model.cell": "gru",
         "model.cell_sha256": "0" * 64,
-        "model.readout": "mean",
+        "model.pooling": "mean",
         "model.initializer": "tutorial",
         "model.remat_steps": 7,
         "model.unroll": 4,

@@ -86,12 +86,12 @@ def test_the_order_of_the_rows_matters(cell: str) -> None:
     assert not np.allclose(logits, backwards, atol=1e-3)
 
 
-@pytest.mark.parametrize("readout", ["last", "mean"])
+@pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("cell", ALL_CELLS)
 def test_logits_after_each_step_equal_those_of_shorter_sequences(
-    cell: str, readout: str
+    cell: str, pooling: str
 ) -> None:
-    model, params = build(cell, readout=readout)
+    model, params = build(cell, pooling=pooling)
     by_step = np.asarray(logits_of(model, params, INPUTS, every_step=True))
     assert by_step.shape == (5, 28, 10)
     for steps in (1, 13, 28):
@@ -100,10 +100,10 @@ def test_logits_after_each_step_equal_those_of_shorter_sequences(
 
 
 @pytest.mark.parametrize(
-    ("cell", "readout"), [*((cell, "last") for cell in ALL_CELLS), ("lru", "mean")]
+    ("cell", "pooling"), [*((cell, "last") for cell in ALL_CELLS), ("lru", "mean")]
 )
-def test_steps_give_the_logits_after_each_step(cell: str, readout: str) -> None:
-    model, params = build(cell, readout=readout)
+def test_steps_give_the_logits_after_each_step(cell: str, pooling: str) -> None:
+    model, params = build(cell, pooling=pooling)
     variables = {"params": params}
     step = jax.jit(functools.partial(model.apply, method="step"))
     carry: Any = model.apply(variables, 5, method="start")

@@ -168,7 +168,7 @@ def test_a_mistake_ends_the_command(command: Command, tmp_path: Path) -> None:
     ("config", "named"),
     [
         (Config(model=ModelConfig(cell="gru")), "model.cell=lstm"),
-        (Config(model=ModelConfig(readout="mean")), "model.readout=last"),
+        (Config(model=ModelConfig(pooling="mean")), "model.pooling=last"),
         (Config(model=ModelConfig(hidden_size=513)), "at most 512 units"),
         (Config(num_seeds=3), "num_seeds=1"),
     ],
