@@ -4,9 +4,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rnnmnist.config.schema import TrainConfig
+from rnnmnist.models.classifier import Params
 
 EMA_WARMUP = 10  # updates; the decay of the average grows over about as many
 
@@ -23,6 +25,25 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     if config.clip_norm:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     return optimizer
+
+
+def decay_mask(params: Params) -> np.ndarray:
+    """Returns which parameters of a network are decayed, bool [parameters].
+
+    All are, except in residual layers around a linear recurrence: there only the
+    kernels are, since decay would shorten the memory of the recurrence and undo the
+    initialization of the encoder's bias.
+
+    Args:
+        params: the arrays of one network, or their shapes and types.
+    """
+
+    def is_decayed(path: tuple[jax.tree_util.DictKey, ...]) -> bool:
+        return path[0].key != "layers" or path[-1].key == "kernel"
+
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    masks = [np.full(leaf.size, is_decayed(path)) for path, leaf in leaves]
+    return np.concatenate(masks)
 
 
 def make_schedule(config: TrainConfig) -> optax.Schedule:

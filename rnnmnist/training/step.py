@@ -27,7 +27,7 @@ from rnnmnist.models.classifier import (
 from rnnmnist.runtime.ensemble import gather_ensemble, map_ensemble
 from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, platform_of, replicated
 from rnnmnist.training.loss import Objective
-from rnnmnist.training.optimizer import average, make_optimizer
+from rnnmnist.training.optimizer import average, decay_mask, make_optimizer
 from rnnmnist.training.packing import Packing
 from rnnmnist.training.state import STATE_SPECS, TrainState
 
@@ -134,7 +134,8 @@ def train_steps(
     Returns:
         The new state, and sums over the applied updates.
     """
-    packing = Packing(abstract_params(program.model))
+    shapes = abstract_params(program.model)
+    packing, decayed = Packing(shapes), decay_mask(shapes)
 
     def train_shard(
         state: TrainState, split: TrainingSplit | Chunk, num_steps: jax.Array
@@ -146,7 +147,8 @@ def train_steps(
 
         def body(loop: LoopState) -> LoopState:
             batch = batch_gradients(program, packing, loop.state, split)
-            return apply_update(program, loop, batch, split.preparation.batch_size)
+            examples = split.preparation.batch_size
+            return apply_update(program, loop, batch, examples, decayed)
 
         sums = UpdateSums.zeros(len(split.seed))
         start = LoopState(packing.pack(state), sums, jnp.array(True))
@@ -215,7 +217,11 @@ def batch_gradients(
 
 
 def apply_update(
-    program: Program, loop: LoopState, batch: BatchSums, examples: int
+    program: Program,
+    loop: LoopState,
+    batch: BatchSums,
+    examples: int,
+    decayed: np.ndarray,
 ) -> LoopState:
     """Applies an update to all networks, or to none if a number is not finite.
 
@@ -224,6 +230,7 @@ def apply_update(
         loop: before the update.
         batch: the sums over a batch.
         examples: the size of the batch.
+        decayed: from `decay_mask`.
     """
     old = loop.state
     mean_loss = batch.loss / examples
@@ -232,7 +239,9 @@ def apply_update(
         params: jax.Array, ema_params: Any, opt_state: Any, grads: jax.Array
     ) -> tuple[Any, ...]:
         norm = optax.tree.norm(grads)
-        updates, opt_state = program.optimizer.update(grads, opt_state, params)
+        # AdamW reads the parameters only to decay them.
+        shrinking = params if decayed.all() else jnp.where(decayed, params, 0)
+        updates, opt_state = program.optimizer.update(grads, opt_state, shrinking)
         params = params + updates
         if ema_params is not None:
             ema_params = average(ema_params, params, old.step, program.ema_decay)

@@ -367,3 +367,32 @@ def test_averaging_does_not_change_the_trained_weights() -> None:
             np.testing.assert_allclose(average, leaf, atol=1e-6)
     assert params_sha256(averaging.evaluated_params) != params_sha256(averaging.params)
     assert plain.evaluated_params is plain.params
+
+
+@pytest.mark.parametrize(
+    ("cell", "spared"),
+    [
+        ("lstm", set()),
+        ("lru", {"nu_log", "theta_log", "gamma_log", "skip", "scale", "bias"}),
+    ],
+)
+def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
+    cell: str, spared: set[str]
+) -> None:
+    config = CONFIG.replace(
+        {"model.cell": cell, "train.schedule": "constant", "train.warmup_fraction": 0}
+    )
+    initial: Any = None
+    trained = []
+    for decay in (0.0, 0.5):
+        changed = config.replace({"train.weight_decay": decay})
+        program, state, split = start(changed, mesh_of(1))
+        initial = jax.device_get(state.params)
+        state, _ = advance(program, state, split, 1)
+        trained.append(jax.device_get(state.params))
+    shrinkage = jax.tree.map(np.subtract, *trained)
+    leaves = jax.tree_util.tree_leaves_with_path(shrinkage)
+    for (path, change), first in zip(leaves, jax.tree.leaves(initial), strict=True):
+        is_spared = path[-1].key in spared
+        factor = 0 if is_spared else config.train.learning_rate * 0.5
+        np.testing.assert_allclose(change, factor * first, atol=1e-6)
