@@ -192,8 +192,8 @@ PIXELS = (
 )
 PERMUTED_LRU = (
     "model.cell=lru model.hidden_size=64 model.num_layers=3 model.pooling=mean "
-    "train.weight_decay=0 train.learning_rate=4e-3 train.batch_size=64 "
-    "train.num_steps=8600 train.eval_every_steps=860 train.log_every_steps=215"
+    "train.learning_rate=4e-3 train.batch_size=64 train.num_steps=17200 "
+    "train.eval_every_steps=860 train.log_every_steps=215"
 )
 PERMUTED = (
     Row(

@@ -55,6 +55,7 @@ RECURRENCES = {
 EXAMPLES = 500  # the first images of the validation split
 PARTS = 28  # of a sequence, over the steps of which the norm is averaged
 QUANTILES = (0.1, 0.5, 0.9)
+FLOOR = 1e-8  # of the plot
 
 
 class Case(NamedTuple):
@@ -194,7 +195,7 @@ def plot(measured: dict[str, Any]) -> bytes:
 
     def curves(steps: int, when: str) -> dict[str, Any]:
         return {
-            run["recurrence"]: np.maximum(run[when], 1e-8)
+            run["recurrence"]: np.maximum(run[when], FLOOR)
             for run in measured["runs"]
             if run["steps"] == steps
         }
@@ -205,9 +206,10 @@ def plot(measured: dict[str, Any]) -> bytes:
             for steps in (STEPS[0], STEPS[-1])
             for when in ("before", "after")
         },
-        title="Norm of the gradient of one image's loss with respect to a step's "
-        "inputs,\nin % of that in the last part",
-        label="part of the sequence, of 28 (backpropagation goes from right to left)",
+        title="Norm of the gradient of one image's loss with respect to a step's\n"
+        "inputs, in % of that in the last part of the sequence; "
+        f"floor {100 * FLOOR:g} %",
+        label="part of the sequence; backpropagation goes from right to left",
     )
 
 

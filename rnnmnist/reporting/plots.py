@@ -334,6 +334,11 @@ def gradients(
         label: of the steps.
         palette: the colours.
     """
+    values = 100 * np.array(
+        [curve for own in panels.values() for curve in own.values()]
+    )
+    top = max(300, 1.5 * values[:, 1].max())
+    apart = 0.09 * np.log10(top / values.min())  # decades between names
     with _figure(0.4 + 2.5 * len(panels), palette) as figure:
         grid = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)
         for axes, (name, curves) in zip(grid.flat, panels.items(), strict=True):
@@ -344,20 +349,26 @@ def gradients(
             axes.yaxis.set_major_formatter("{x:g} %")
             axes.minorticks_off()
             axes.set_title(name, color=palette.muted)
-            _plot_gradients(axes, curves, palette)
+            _plot_gradients(axes, curves, apart, palette)
         rows = len(next(iter(curves.values()))[0])
         axes.set_xticks([rows * quarter // 4 or 1 for quarter in range(5)])
         axes.set_xlabel(label)
         axes.set_xlim(1, rows + 0.3)
-        axes.set_ylim(top=300)
+        axes.set_ylim(top=top)
         figure.suptitle(title, x=0.01, ha="left", fontsize=9)
         return _png(figure)
 
 
 def _plot_gradients(
-    axes: Axes, curves: Mapping[str, Sequence[Sequence[float]]], palette: Palette
+    axes: Axes,
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    apart: float,
+    palette: Palette,
 ) -> None:
-    """Plots curves and bands, with name and value at the left end of each curve."""
+    """Plots curves and bands, with name and value at the left end of each curve.
+
+    The names are at least `apart` decades from each other.
+    """
     colours: dict[str, str] = {}  # by cell
     ends: list[tuple[float, str, str]] = []
     for name, curve in curves.items():
@@ -374,9 +385,9 @@ def _plot_gradients(
         ends.append((float(middle[0]), name, colour))
     height = np.inf  # in decades
     for end, name, colour in sorted(ends, reverse=True):
-        height = min(np.log10(end), height - 0.29)  # keeps the names apart
+        height = min(np.log10(end), height - apart)
         axes.annotate(
-            f"{name}  {end:.2g} %",
+            f"{name}  {end:.3g} %",
             (1, 10**height),
             (-5, 0),
             textcoords="offset points",

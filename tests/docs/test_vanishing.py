@@ -1,5 +1,6 @@
 """The measurement of vanishing gradients, and its recorded file."""
 
+import json
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from support import model_of, random_params
 import results
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.models.classifier import Shape
+from rnnmnist.reporting import markdown
 
 TIME = 56
 
@@ -62,3 +64,25 @@ def test_a_case_is_measured(
     for when in ("before", "after"):
         assert np.array(run[when]).shape == (3, vanishing.PARTS)
         assert run[when][1][-1] == 1
+
+
+def read() -> dict[str, Any]:
+    return json.loads(vanishing.NUMBERS.read_text())
+
+
+def test_the_page_contains_the_current_table() -> None:
+    page, measured = vanishing.PAGE.read_text(), read()
+    table = vanishing.accuracies(measured)
+    assert markdown.fill(page, "vanishing", table) == page
+
+
+def test_the_file_has_every_case_with_its_settings() -> None:
+    measured = read()
+    for case, run in zip(vanishing.CASES, measured["runs"], strict=True):
+        assert (case.recurrence, case.steps) == (run["recurrence"], run["steps"])
+        assert run["settings"] == case.row.settings
+        assert len(run["correct"]) == len(run["seconds"]) == case.row.seeds
+        for when in ("before", "after"):
+            quantiles = np.array(run[when])
+            assert quantiles.shape == (3, vanishing.PARTS)
+            assert (np.diff(quantiles, axis=0) >= 0).all()
