@@ -27,7 +27,9 @@ from rnnmnist.config.files import REFERENCES
 
 if TYPE_CHECKING:
     from rnnmnist.inference.predictor import Prediction, Predictor
+    from rnnmnist.inference.preprocessing import Stages
 
+IMAGES_PER_CALL = 32
 SEVERAL = "--show: plots one image, not several; name one"
 
 
@@ -88,7 +90,7 @@ def main(argv: list[str]) -> None:
 
     use_cpu()
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    predictor, failed = Predictor(args.workdir, args.step), False
+    predictor = Predictor(args.workdir, args.step)
     if args.stream:
         for result in predict_lines(predictor, sys.stdin):
             print(json.dumps(result), flush=True)
@@ -98,65 +100,77 @@ def main(argv: list[str]) -> None:
         raise errors.UserError("--show: plots an image; the run has sequences")
     if not sequences:
         predictor.check_digits()
-    for argument in args.files:
-        try:
-            if sequences:
-                predict_sequences(predictor, argument, args)
-            else:
-                failed |= predict_images(predictor, argument, args)
-        except errors.UserError as error:
-            failed = True
-            print_error(error)
+    if sequences:
+        failed = predict_sequences(predictor, args)
+    else:
+        failed = predict_images(predictor, args)
     if failed:
         errors.exit_immediately("", errors.UserError.exit_code)
 
 
-def predict_images(
-    predictor: Predictor, argument: str, args: argparse.Namespace
-) -> bool:
-    """Prints the predictions for a file, or the files of a folder.
+def predict_images(predictor: Predictor, args: argparse.Namespace) -> bool:
+    """Prints the predictions for files and for the files of folders.
 
     Returns:
-        Whether one of several files could not be read.
+        Whether one could not be read.
 
     Raises:
-        UserError: if there is no such file.
+        UserError: if `--show` is given with several images.
     """
     from rnnmnist.inference import image_io
+    from rnnmnist.inference.predictor import prepare
 
-    names, failed = image_io.find_images(argument), False
-    if args.show is not None and len(names) > 1:
-        raise errors.UserError(SEVERAL)
-    for name in names:
+    names, failed = list[str](), False
+    for argument in args.files:
         try:
-            prediction = predictor.predict(name)
+            names += image_io.find_images(argument)
         except errors.UserError as error:
             failed = True
             print_error(error)
-        else:
+    if args.show is not None and len(names) > 1:
+        raise errors.UserError(SEVERAL)
+    size = min(len(names), IMAGES_PER_CALL)
+    for start in range(0, len(names), IMAGES_PER_CALL):
+        images: list[tuple[str, Stages]] = []
+        for name in names[start : start + size]:
+            try:
+                images.append((name, prepare(name)))
+            except errors.UserError as error:
+                failed = True
+                print_error(error)
+        # A part is filled up, so that one compiled program serves all.
+        filled = [stages for _, stages in images] * size
+        predictions = predictor.predict_prepared(filled[:size])
+        for (name, _), prediction in zip(images, predictions, strict=False):
             print_prediction(name, prediction, args.json)
             if args.show is not None:
                 plot(prediction, args.show)
     return failed
 
 
-def predict_sequences(
-    predictor: Predictor, argument: str, args: argparse.Namespace
-) -> None:
-    """Prints the prediction for each sequence of a file.
+def predict_sequences(predictor: Predictor, args: argparse.Namespace) -> bool:
+    """Prints the prediction for each sequence of files.
 
-    Raises:
-        UserError: if the network cannot classify the file.
+    Returns:
+        Whether the network could not classify one of the files.
     """
     from rnnmnist.evaluation.formatting import probability
     from rnnmnist.inference.sequences import predict_file
 
-    for result in predict_file(predictor, Path(argument).expanduser()):
-        if args.json:
-            print(json.dumps({"file": argument} | result))
-        else:
-            name = f"{escape(argument)}, sequence {result['sequence']}"
-            print(f"{name}: {result['label']}, {probability(result['probability'])}")
+    failed = False
+    for argument in args.files:
+        try:
+            for result in predict_file(predictor, Path(argument).expanduser()):
+                if args.json:
+                    print(json.dumps({"file": argument} | result))
+                    continue
+                label, found = result["label"], probability(result["probability"])
+                name = f"{escape(argument)}, sequence {result['sequence']}"
+                print(f"{name}: {label}, {found}")
+        except errors.UserError as error:
+            failed = True
+            print_error(error)
+    return failed
 
 
 def print_prediction(name: str, prediction: Prediction, as_json: bool) -> None:

@@ -1,36 +1,38 @@
-"""Saves the best checkpoint of a run as a reference model.
+"""Trains the reference models, and saves them in `checkpoints/`.
 
-    python -m rnnmnist.main --config=default
-    python tools/make_reference.py --workdir=checkpoints/default
+    python tools/make_reference.py --data=FOLDER
 
-    python -m rnnmnist.main --config=every_step
-    python tools/make_reference.py --workdir=checkpoints/every_step --name=NAME
-
-NAME is reference_every_step. The shipped models were trained with another learning rate
-and weight decay: the recipe is in the checkpoint's configuration. Earlier versions of
-the code trained them, so a repetition gives other bits. A reference model contains
-parameters, configuration and validation metrics, but no optimizer state and no path.
-
-A reference model can be the workdir itself; this saves it again in the current format.
+They are seed 0 of the configuration `best`, and of `best` with a loss after every row.
+The seed was chosen before the runs, without regard to their test results, which are in
+`results/NAME.json`. A reference model contains parameters, configuration, task and
+validation metrics, but no optimizer state and no path. Finished runs in
+`checkpoints/results` are not repeated. FOLDER is that of `tools/results.py`.
 """
 
 import argparse
 import shutil
 from pathlib import Path
 
+import results
 from rnnmnist.checkpoints import store
 from rnnmnist.checkpoints.selection import find_step
 
-CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
-
 
 def main() -> None:
-    """Parses the command line and replaces a reference model."""
+    """Parses the command line, trains the models and replaces the saved ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--name", default="reference")
+    parser.add_argument("--data", type=lambda text: Path(text).absolute())
     args = parser.parse_args()
-    workdir, target = args.workdir.absolute(), CHECKPOINTS / args.name
+    results.measure(results.REFERENCES, args.data)
+    for row in results.REFERENCES:
+        save(
+            results.RUNS / f"{row.name}-0",
+            results.REPOSITORY / "checkpoints" / row.name,
+        )
+
+
+def save(workdir: Path, target: Path) -> None:
+    """Saves the best checkpoint of a run as a reference model."""
     step = find_step(workdir, "best")
     config = store.read_config(workdir, step)
     metrics = store.read_metrics(workdir, step)
@@ -39,7 +41,7 @@ def main() -> None:
     shutil.rmtree(target, ignore_errors=True)
     store.save_params(target, step, params, config, task, metrics)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-    print(f"{target}: step {step}, {size} bytes")
+    print(f"{target}: step {step}, {size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
-"""Measures the predictor on varied image files and on images that are not digits.
+"""Measures the predictor on varied image files.
 
-    python tools/robustness.py measure --digits=A --garments=B --photographs=C
+    python tools/robustness.py measure --digits=FOLDER
     python tools/robustness.py table
 
-`measure` renders every test image of MNIST as image files in several variants
+`measure` renders the test images of MNIST as image files in several variants
 (`VARIANTS`) and classifies them with the reference model, with and without
-preprocessing. It applies the out-of-distribution check to images that are not digits,
-counts the MNIST images that preprocessing leaves unchanged, and writes
-`docs/predict.json`. `table` renders this file into `docs/predict.md`. The folders
-contain the four original files of MNIST, those of Fashion-MNIST, and photographs (by
-default only the one that matplotlib ships).
+preprocessing. It also classifies printed digits, counts the MNIST images that
+preprocessing leaves unchanged, and writes `results/robustness.json`; `table` renders
+that in `docs/predict.md`. FOLDER contains the four original files of MNIST.
 """
 
 import argparse
@@ -18,10 +16,11 @@ import functools
 import io
 import json
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
@@ -32,11 +31,11 @@ from rnnmnist.inference.preprocessing import preprocess, stroke_width
 from rnnmnist.reporting import markdown
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-NUMBERS, PAGE = (REPOSITORY / "docs" / f"predict.{end}" for end in ("json", "md"))
+NUMBERS = REPOSITORY / "results/robustness.json"
+PAGE = REPOSITORY / "docs/predict.md"
 SIDE = 280  # pixels of the digit's square
 Canvas = np.ndarray  # float32 [height, width], foreground 1 and background 0
-LETTERS = "ACEFHKMNPRTUVWXYaefhkmnrtuwx"  # those that resemble no digit
-# Shipped with matplotlib.
+FONT_FOLDER = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 FONTS = (
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
     *("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique"),
@@ -44,7 +43,6 @@ FONTS = (
     *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
     *("cmr10", "cmb10", "cmss10", "cmti10", "cmtt10"),  # Computer Modern
 )
-UNMODIFIED = "test digits, unmodified"
 
 
 def upsample(image: np.ndarray) -> Canvas:
@@ -86,35 +84,101 @@ def thickened(canvas: Canvas, _: np.random.Generator) -> Canvas:
     return np.clip(margin + 1 - ndimage.distance_transform_edt(~mask), 0, 1)
 
 
+def rotated(canvas: Canvas, generator: np.random.Generator) -> Canvas:
+    """Rotates the digit by up to 20 degrees in each direction."""
+    angle = generator.uniform(-20, 20)
+    return np.clip(ndimage.rotate(canvas, angle, reshape=False, order=1), 0, 1)
+
+
 def black_on_white(canvas: Canvas, _: np.random.Generator) -> np.ndarray:
     """Converts to grey levels, uint8, with a white background."""
     return np.rint(255 * (1 - canvas)).astype(np.uint8)
 
 
+def across(canvas: Canvas, angle: float) -> np.ndarray:
+    """Returns coordinates in a direction, from -1 to 1 between opposite corners."""
+    height, width = canvas.shape
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    return (x * np.cos(angle) + y * np.sin(angle)) / np.sqrt(2)
+
+
 def uneven_light(canvas: Canvas, generator: np.random.Generator) -> np.ndarray:
     """Converts to grey levels, uint8, whose brightness falls by half across."""
-    height, width = canvas.shape
-    angle = generator.uniform(0, 2 * np.pi)
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    across = (x * np.cos(angle) + y * np.sin(angle)) / np.sqrt(2)  # -1 to 1
-    light = 0.9 * (0.75 + 0.25 * across)
-    return np.rint(255 * light * (1 - 0.75 * canvas)).astype(np.uint8)
+    light = 0.75 + 0.25 * across(canvas, generator.uniform(0, 2 * np.pi))
+    return lit(canvas, light)
 
 
-def noisy_jpeg(levels: np.ndarray, generator: np.random.Generator) -> bytes:
-    """Encodes a JPEG of quality 30, with added noise."""
-    noisy = levels + generator.normal(0, 8, levels.shape)
-    image = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+def shadow_edge(canvas: Canvas, generator: np.random.Generator) -> np.ndarray:
+    """Converts to grey levels, uint8, a part of which is in a shadow."""
+    position = across(canvas, generator.uniform(0, 2 * np.pi))
+    position -= generator.uniform(-0.35, 0.35)
+    shade, width = generator.uniform(0.45, 0.75), generator.uniform(0.007, 0.1)
+    return lit(canvas, shade + (1 - shade) / (1 + np.exp(-position / width)))
+
+
+def lit(canvas: Canvas, light: np.ndarray) -> np.ndarray:
+    """Converts to grey levels, uint8, of ink that absorbs three quarters of light."""
+    return np.rint(255 * 0.9 * light * (1 - 0.75 * canvas)).astype(np.uint8)
+
+
+def ruled(canvas: Canvas, generator: np.random.Generator) -> np.ndarray:
+    """Converts to grey levels, uint8, on lined or squared paper, slightly tilted."""
+    pitch, thickness = generator.uniform(28, 56), generator.uniform(1.5, 3)
+    tilt = np.tan(np.deg2rad(generator.uniform(-1, 1)))
+    darkness, start = generator.uniform(0.2, 0.6), generator.uniform(0, pitch)
+    y, x = np.mgrid[: canvas.shape[0], : canvas.shape[1]]
+    lines = np.zeros_like(canvas)
+    for position in (y + tilt * x, x - tilt * y)[: generator.integers(1, 3)]:
+        distance = np.abs((position - start) % pitch - pitch / 2)
+        line = np.clip(thickness / 2 + 0.5 - distance, 0, 1)
+        lines = np.maximum(lines, darkness * line)
+    return np.rint(255 * 0.95 * (1 - lines) * (1 - 0.8 * canvas)).astype(np.uint8)
+
+
+def halftone(levels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Prints grey levels as black dots, 4 to 8 pixels apart, at 45 degrees."""
+    height, width = levels.shape
+    scale = 2 * np.pi / (4 * generator.uniform(4, 8) * np.sqrt(2))
+    y, x = (np.cos(scale * np.arange(4 * side)) for side in (height, width))
+    screen = 255 * (np.outer(y, x) + 1) / 2
+    dots = levels.repeat(4, axis=0).repeat(4, axis=1) > screen
+    coverage = dots.reshape(height, 4, width, 4).mean((1, 3))
+    return np.rint(255 * coverage).astype(np.uint8)
+
+
+def noisy(levels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Adds noise of 8 grey levels, as of a sensor."""
+    noise = generator.normal(0, 8, levels.shape)
+    return np.clip(levels + noise, 0, 255).astype(np.uint8)
+
+
+def encode(levels: np.ndarray, kind: str, **options: Any) -> bytes:
+    """Encodes an image file."""
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=30)
+    Image.fromarray(levels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def jpeg(levels: np.ndarray, _: np.random.Generator) -> bytes:
+    """Encodes a JPEG of quality 30."""
+    return encode(levels, "JPEG", quality=30)
+
+
+def coarse_jpeg(levels: np.ndarray, _: np.random.Generator) -> bytes:
+    """Encodes a JPEG of quality 20."""
+    return encode(levels, "JPEG", quality=20)
+
+
+def dithered_gif(levels: np.ndarray, _: np.random.Generator) -> bytes:
+    """Encodes a GIF with the colours of the web palette, dithered."""
+    file = io.BytesIO()
+    Image.fromarray(levels).convert("RGB").convert("P").save(file, "GIF")
     return file.getvalue()
 
 
 def png(levels: np.ndarray, _: np.random.Generator | None = None) -> bytes:
     """Encodes a PNG."""
-    file = io.BytesIO()
-    Image.fromarray(levels).save(file, "PNG")
-    return file.getvalue()
+    return encode(levels, "PNG")
 
 
 # The transformations of each variant, applied in order.
@@ -125,9 +189,15 @@ VARIANTS: dict[str, tuple[Transformation, ...]] = {
     "scaled 0.5 to 2": (scaled, black_on_white, png),
     "strokes thinned": (thinned, black_on_white, png),
     "strokes thickened": (thickened, black_on_white, png),
+    "rotated by up to 20°": (rotated, black_on_white, png),
     "a light gradient": (uneven_light, png),
-    "JPEG noise": (black_on_white, noisy_jpeg),
-    "scaled, gradient and JPEG noise": (scaled, uneven_light, noisy_jpeg),
+    "JPEG noise": (black_on_white, noisy, jpeg),
+    "scaled, gradient and JPEG noise": (scaled, uneven_light, noisy, jpeg),
+    "scaled, with a shadow edge, and JPEG noise": (scaled, shadow_edge, noisy, jpeg),
+    "scaled, on ruled paper": (scaled, ruled, png),
+    "gradient, dithered palette": (uneven_light, noisy, dithered_gif),
+    "gradient, halftone print": (uneven_light, halftone, png),
+    "gradient, JPEG of quality 20": (uneven_light, coarse_jpeg),
 }
 
 
@@ -149,75 +219,22 @@ def preprocess_variant(
     return preprocess(grey).image, baseline
 
 
-def blank_pages(count: int) -> list[bytes]:
-    """Renders blank pages in uneven light, with noise."""
-    files = []
-    for seed in range(count):
+def printed_digits(count: int) -> tuple[list[bytes], np.ndarray]:
+    """Renders digits in the fonts that matplotlib ships; returns files and labels."""
+    files, labels = [], np.arange(count) % 10
+    for seed, digit in enumerate(labels):
         generator = np.random.default_rng(seed)
-        levels = uneven_light(np.zeros((SIDE, SIDE)), generator)
-        files.append(noisy_jpeg(levels, generator))
-    return files
+        file = FONT_FOLDER / f"{generator.choice(FONTS)}.ttf"
+        files.append(printed(str(digit), file, int(generator.integers(60, 200))))
+    return files, labels
 
 
-def noises(count: int) -> list[bytes]:
-    """Renders uniform noise in several resolutions."""
-    files = []
-    for seed in range(count):
-        generator = np.random.default_rng(seed)
-        side = int(generator.choice([7, 14, 28, 70, 280]))
-        files.append(png(generator.integers(0, 256, (side, side), np.uint8)))
-    return files
-
-
-def letters(count: int) -> list[bytes]:
-    """Renders letters that resemble no digit in several fonts and sizes."""
-    import matplotlib
-
-    files = []
-    for seed in range(count):
-        generator = np.random.default_rng(seed)
-        letter, name = str(generator.choice(list(LETTERS))), generator.choice(FONTS)
-        file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
-        font = ImageFont.truetype(str(file), int(generator.integers(60, 200)))
-        image = Image.new("L", (SIDE, SIDE), 255)
-        ImageDraw.Draw(image).text((140, 140), letter, 0, font, anchor="mm")
-        files.append(png(np.asarray(image)))
-    return files
-
-
-def photograph_files(folder: Path | None) -> list[Path]:
-    """Lists the photographs of a folder, or the one that matplotlib ships."""
-    import matplotlib
-
-    if folder is None:
-        return [Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"]
-    return [Path(name) for name in image_io.find_images(str(folder))]
-
-
-def photographs(count: int, folder: Path | None = None) -> list[bytes]:
-    """Crops random squares from photographs, equally many from each."""
-    photos, files = [], []
-    for path in photograph_files(folder):
-        with Image.open(path) as image:
-            image.thumbnail((1000, 1000))
-            photos.append(np.asarray(image.convert("RGB")))
-    for seed in range(count):
-        generator, photo = np.random.default_rng(seed), photos[seed % len(photos)]
-        side = int(generator.integers(60, min(photo.shape[:2])))
-        top = generator.integers(0, photo.shape[0] - side + 1)
-        left = generator.integers(0, photo.shape[1] - side + 1)
-        files.append(png(photo[top : top + side, left : left + side]))
-    return files
-
-
-def garments(folder: str, count: int) -> list[bytes]:
-    """Encodes test images of Fashion-MNIST."""
-    from rnnmnist.config.schema import DataConfig
-    from rnnmnist.data.datasets import load
-
-    dataset = load(DataConfig(name="fashion_mnist", manual_dir=folder))
-    images = dataset.splits["test"].stored[:count]
-    return [png(image) for image in images]
+def printed(text: str, file: Path, size: int) -> bytes:
+    """Renders a character in a font."""
+    image = Image.new("L", (SIDE, SIDE), 255)
+    font = ImageFont.truetype(str(file), size)
+    ImageDraw.Draw(image).text((SIDE // 2, SIDE // 2), text, 0, font, anchor="mm")
+    return png(np.asarray(image))
 
 
 def preprocess_file(file: bytes) -> np.ndarray:
@@ -230,120 +247,83 @@ def is_unchanged(image: np.ndarray) -> bool:
     return bool((preprocess(image_io.from_array(image)).image == image).all())
 
 
-class Evaluator:
-    """Counts the reference model's correct predictions and rejected images."""
-
-    def __init__(self) -> None:
-        from rnnmnist.inference import out_of_distribution
-        from rnnmnist.inference.predictor import Predictor
-
-        self.predictor = Predictor()
-        self.check = out_of_distribution.load()
-
-    def count_correct(self, images: np.ndarray, labels: np.ndarray) -> int:
-        """Counts correct predictions for preprocessed images."""
-        probabilities = self.predictor.predict_probabilities(images)[:, -1]
-        return int((probabilities.argmax(-1) == labels).sum())
-
-    def count_rejected(self, images: np.ndarray) -> dict[str, int]:
-        """Counts the preprocessed images that the check rejects."""
-        probabilities = self.predictor.predict_probabilities(images)[:, -1]
-        is_digit = self.check.is_digit(images, probabilities)
-        return {"images": len(images), "rejected": int((~is_digit).sum())}
-
-
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Measures everything that `docs/predict.json` contains."""
+    """Measures everything that `results/robustness.json` contains."""
     from rnnmnist.config.schema import DataConfig
     from rnnmnist.data.datasets import load
+    from rnnmnist.inference import out_of_distribution
+    from rnnmnist.inference.predictor import Predictor
     from rnnmnist.runtime.hardware import describe_processor
+    from rnnmnist.runtime.versions import all_installed
 
     splits = load(DataConfig(name="mnist", manual_dir=args.digits)).splits
-    images = splits["test"].stored[: args.count]
-    labels = splits["test"].labels[: args.count]
+    every = slice(None, None, len(splits["test"].labels) // args.count)
+    images, labels = splits["test"].stored[every], splits["test"].labels[every]
     all_images = np.concatenate([split.stored for split in splits.values()])
-    others = {
-        "blank pages": blank_pages(300),
-        "noise": noises(1000),
-        "letters": letters(1000),
-        "crops of photographs": photographs(1000, args.photographs),
-        "garments": garments(args.garments, 1000),
-    }
-    evaluator, variants = Evaluator(), {}
-    rejected = {UNMODIFIED: evaluator.count_rejected(images)}
+    predictor, check = Predictor(), out_of_distribution.load()
+
+    def count_correct(images: np.ndarray, labels: np.ndarray) -> int:
+        return int((predictor.classify(images).argmax(-1) == labels).sum())
+
+    def count(images: np.ndarray, labels: np.ndarray) -> dict[str, int]:
+        return {
+            "images": len(images),
+            "correct": count_correct(images, labels),
+            "rejected": int((~check.is_digit(images)).sum()),
+        }
+
+    variants = {"unmodified": count(images, labels)}
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(args.processes, spawn) as pool:
         unchanged = sum(pool.map(is_unchanged, all_images, chunksize=1000))
-        for name, files in others.items():
-            pixels = np.stack(list(pool.map(preprocess_file, files, chunksize=50)))
-            rejected[name] = evaluator.count_rejected(pixels)
-            print(name, rejected[name], flush=True)
         for name in VARIANTS:
             function = functools.partial(preprocess_variant, variant=name)
             pairs = pool.map(function, images, range(len(images)), chunksize=50)
             preprocessed, baseline = map(np.stack, zip(*pairs, strict=True))
-            variants[name] = {
-                "images": len(images),
-                "preprocessed": evaluator.count_correct(preprocessed, labels),
-                "baseline": evaluator.count_correct(baseline, labels),
-            }
-            rejected[f"test digits, {name}"] = evaluator.count_rejected(preprocessed)
+            variants[name] = count(preprocessed, labels)
+            variants[name]["baseline"] = count_correct(baseline, labels)
             print(name, variants[name], flush=True)
+    files, digits = printed_digits(1000)
+    printed_images = np.stack(list(map(preprocess_file, files)))
+    variants["printed digits"] = count(printed_images, digits)
     return {
         "command": "python tools/robustness.py measure --digits=FOLDER "
-        "--garments=FOLDER --photographs=FOLDER",
+        f"--count={args.count}",
         "hardware": describe_processor(),
+        "versions": all_installed(),
         "unchanged": {"images": len(all_images), "unchanged": unchanged},
         "variants": variants,
-        "rejected": rejected,
-        "letters": LETTERS,
         "fonts": FONTS,
-        "photographs": [path.name for path in photograph_files(args.photographs)],
     }
 
 
 def tables(numbers: dict[str, Any]) -> str:
-    """Formats the content of `docs/predict.json` as Markdown."""
-
-    def accuracy(counts: dict[str, int], key: str) -> str:
-        return f"{100 * counts[key] / counts['images']:.2f} % ({counts[key]:,})"
-
-    rates = {
-        name: f"{100 * counts['rejected'] / counts['images']:.1f} %"
-        for name, counts in numbers["rejected"].items()
-    }
-    variants = [
-        [
-            name,
-            accuracy(counts, "preprocessed"),
-            accuracy(counts, "baseline"),
-            rates.pop(f"test digits, {name}"),
-        ]
-        for name, counts in numbers["variants"].items()
-    ]
-    rest = [
-        [name, f"{numbers['rejected'][name]['images']:,}", rate]
-        for name, rate in rates.items()
-    ]
+    """Formats the content of `results/robustness.json` as Markdown."""
+    lines = []
+    for name, counts in numbers["variants"].items():
+        cells = [f"{counts['images']:,}"]
+        for key in ("correct", "baseline", "rejected"):
+            share = 100 * counts.get(key, 0) / counts["images"]
+            cells.append(f"{share:.2f} % ({counts[key]:,})" if key in counts else "")
+        lines.append([name, *cells])
     header = (
         "variant of the test images",
-        "accuracy, preprocessed",
-        "accuracy, only resized and inverted",
+        "images",
+        "correct",
+        "correct, only resized and inverted",
         "rejected",
     )
     unchanged = numbers["unchanged"]
     return (
-        f"{markdown.table(header, variants)}\n"
-        f"{markdown.table(('images', 'count', 'rejected'), rest)}\n"
+        f"{markdown.table(header, lines)}\n"
         f"Preprocessing leaves {unchanged['unchanged']:,} of all "
-        f"{unchanged['images']:,} images of MNIST unchanged.\n\n"
-        f"The letters are those of `{numbers['letters']}`, at 60 to 199 pixels in the "
-        f"fonts {_listed(numbers['fonts'])}. The photographs are "
-        f"{_listed(numbers['photographs'])}.\n"
+        f"{unchanged['images']:,} images of MNIST unchanged. The printed digits have "
+        f"60 to 199 pixels and the fonts {listed(numbers['fonts'])}.\n"
     )
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Lists names as code."""
     return ", ".join(f"`{name}`" for name in names)
 
 
@@ -358,8 +338,6 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     measuring = commands.add_parser("measure")
     measuring.add_argument("--digits", required=True, metavar="FOLDER")
-    measuring.add_argument("--garments", required=True, metavar="FOLDER")
-    measuring.add_argument("--photographs", type=Path, metavar="FOLDER")
     measuring.add_argument("--count", type=int, default=10_000, help="test images")
     measuring.add_argument("--processes", type=int, default=2)
     commands.add_parser("table")

@@ -18,7 +18,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 STANDARD_INPUT = "-"
 MAX_PIXELS = 50_000_000  # per file; 200 MB decoded
 MAX_BYTES = 100_000_000  # per file
-MAX_SIDE = 320  # pixels; larger images are downsampled
+MAX_SIDE = 224  # pixels; larger images are downsampled
 TOLERANCE = 1e-3  # by which resampled levels may leave the range from 0 to 1
 # What Pillow raises for damaged files.
 DECODING_ERRORS = (

@@ -1,13 +1,17 @@
-"""Out-of-distribution check: whether an image resembles the digit predicted for it.
+"""Out-of-distribution check: whether an image is of a digit at all.
 
 A classifier assigns one of its classes to every image, often with high confidence. The
-check therefore also compares the blurred image with real digits: it measures the
-distance to a PCA subspace of the predicted class. The threshold is a quantile of the
-distances of held-out digits.
+check therefore has a small LSTM of its own, with an eleventh class for images that are
+not digits: generated strokes, shapes and textures, and digits that are cut or turned.
+The threshold is a quantile of the scores of held-out digits.
 
-The subspaces are independent of the network. `tools/make_out_of_distribution.py` fits
-them to the 5,000 embedded images. They are quantized to bytes so that the drawing page
-can carry them and apply the same check.
+The check does not depend on the network whose predictions it accompanies.
+`tools/outlier_check.py` trains it, and compares it with other rules. NumPy
+computes it here, and JavaScript on the drawing page, from the same weights.
+
+References:
+    Hendrycks, Mazeika, Dietterich, "Deep Anomaly Detection with Outlier Exposure",
+    ICLR 2019.
 """
 
 import functools
@@ -15,64 +19,51 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+from scipy.special import expit, logsumexp
 
 PATH = Path(__file__).parent / "out_of_distribution.npz"
-BLUR = 1.0  # pixels, standard deviation; makes distances tolerate small shifts
-MIN_PROBABILITY = 0.9  # of a prediction that is accepted as a digit
 
 
 class OutOfDistributionCheck(NamedTuple):
-    """A PCA subspace for each class, and the largest accepted distance to it."""
+    """The weights of an LSTM that reads rows, and the largest accepted score.
 
-    means: np.ndarray  # uint8 [classes, pixels]
-    components: np.ndarray  # int8 [classes, dimensions, pixels]
-    scales: np.ndarray  # float32 [classes, dimensions]; normalize the components
-    max_distance: float
+    The gates are those of `rnnmnist.models.lstm.GATES`, in this order.
+    """
 
-    def distances(self, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """Returns the distances of images from their classes' subspaces, float32 [n].
+    row: np.ndarray  # float32 [columns, 4 * units], the kernel of a row
+    hidden: np.ndarray  # float32 [units, 4 * units], the kernel of the hidden state
+    bias: np.ndarray  # float32 [4 * units]
+    head: np.ndarray  # float32 [units, classes + 1]; the last class is no digit
+    head_bias: np.ndarray  # float32 [classes + 1]
+    max_score: float
 
-        A distance is the Euclidean norm of the residual of the blurred image, whose
-        levels are from 0 to 1.
-
-        Args:
-            images: uint8 [n, 28, 28], preprocessed as MNIST's are.
-            classes: int [n], the predicted classes.
-        """
-        pixels = blur(images)
-        squares = np.zeros(len(images), np.float32)
-        for label in np.unique(classes):
-            selected = classes == label
-            centred = pixels[selected] - self.means[label].astype(np.float32) / 255
-            components = self.components[label].astype(np.float32)
-            projections = centred @ components.T * self.scales[label]
-            squares[selected] = (centred**2).sum(-1) - (projections**2).sum(-1)
-        return np.sqrt(np.maximum(squares, 0))
-
-    def is_digit(self, images: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-        """Returns whether images resemble the digits predicted for them, bool [n].
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        """Returns the logarithms of the odds that images are not digits, float32 [n].
 
         Args:
             images: uint8 [n, 28, 28], preprocessed as MNIST's are.
-            probabilities: float [n, classes], after the last row.
         """
-        near = self.distances(images, probabilities.argmax(-1)) <= self.max_distance
-        confident = probabilities.max(-1) >= MIN_PROBABILITY
-        return images.any((1, 2)) & confident & near
+        cell = hidden = np.zeros((len(images), len(self.hidden)), np.float32)
+        for row in (images.astype(np.float32) / 255).swapaxes(0, 1):
+            gates = row @ self.row + hidden @ self.hidden + self.bias
+            input_gate, forget, candidate, output = np.split(gates, 4, axis=-1)
+            cell = expit(forget) * cell + expit(input_gate) * np.tanh(candidate)
+            hidden = expit(output) * np.tanh(cell)
+        logits = hidden @ self.head + self.head_bias
+        return logits[:, -1] - logsumexp(logits[:, :-1], axis=-1)
+
+    def is_digit(self, images: np.ndarray) -> np.ndarray:
+        """Returns whether images are of digits, bool [n]; a blank one is not.
+
+        Args:
+            images: uint8 [n, 28, 28], preprocessed as MNIST's are.
+        """
+        return images.any((1, 2)) & (self.scores(images) <= self.max_score)
 
 
 @functools.cache
 def load() -> OutOfDistributionCheck:
-    """Loads the check that is shipped with the package."""
+    """Loads the check that is shipped with the package, as float16."""
     with np.load(PATH, allow_pickle=False) as file:
-        means, components, scales, max_distance = (
-            file[name] for name in OutOfDistributionCheck._fields
-        )
-    return OutOfDistributionCheck(means, components, scales, float(max_distance))
-
-
-def blur(images: np.ndarray) -> np.ndarray:
-    """Blurs images, uint8 [n, rows, columns]; returns float32 [n, pixels] up to 1."""
-    levels = images.astype(np.float32) / 255
-    return ndimage.gaussian_filter(levels, (0, BLUR, BLUR)).reshape(len(images), -1)
+        arrays = {name: file[name].astype(np.float32) for name in file.files}
+    return OutOfDistributionCheck(**arrays | {"max_score": float(arrays["max_score"])})

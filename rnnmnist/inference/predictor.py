@@ -1,6 +1,7 @@
 """Classifies images of digits, or sequences, with a trained network."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,17 +134,27 @@ class Predictor:
             ValueError: if an array has another shape, type or range.
         """
         self.check_digits()
-        if isinstance(image, str | Path):
-            grey = image_io.read(str(image))
-        elif isinstance(image, bytes):
-            grey = image_io.decode(image, "the image")
-        else:
-            grey = image_io.from_array(image)
-        stages = preprocess(grey)
-        images = stages.image[None]
-        probabilities = self.predict_probabilities(images)
-        is_digit = out_of_distribution.load().is_digit(images, probabilities[:, -1])
-        return Prediction(probabilities[0], stages, bool(is_digit[0]))
+        return self.predict_prepared([prepare(image)])[0]
+
+    def predict_prepared(self, images: Sequence[Stages]) -> list[Prediction]:
+        """Classifies preprocessed images, at once.
+
+        Each number of images compiles a program of its own.
+
+        Args:
+            images: from `prepare`.
+
+        Raises:
+            UserError: if the network was not trained on digits.
+        """
+        self.check_digits()
+        if not images:
+            return []
+        pixels = np.stack([stages.image for stages in images])
+        probabilities = self.predict_probabilities(pixels)
+        is_digit = out_of_distribution.load().is_digit(pixels)
+        results = zip(probabilities, images, map(bool, is_digit), strict=True)
+        return [Prediction(*result) for result in results]
 
     def trace(self, images: np.ndarray) -> Trace:
         """Returns the gates and states of the LSTM after each step.
@@ -252,6 +263,18 @@ class Predictor:
         return EvaluationSplit.device_put(
             split, restored.view, self._mesh, restored.execution
         )
+
+
+def prepare(image: str | Path | bytes | np.ndarray) -> Stages:
+    """Reads and preprocesses one image.
+
+    Args and errors are those of `Predictor.predict`.
+    """
+    if isinstance(image, str | Path):
+        return preprocess(image_io.read(str(image)))
+    if isinstance(image, bytes):
+        return preprocess(image_io.decode(image, "the image"))
+    return preprocess(image_io.from_array(image))
 
 
 def check_shape(task: Task, examples: np.ndarray) -> None:

@@ -9,7 +9,6 @@ References:
     Recognition", Proceedings of the IEEE 86(11), 1998.
 """
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +20,10 @@ SIDE, BOX = 28, 20  # pixels, of an image and of the box around its digit
 CENTRE = 14.0  # pixel coordinate of MNIST's centres of mass, to half a pixel
 OVERSAMPLING = 8  # at which stroke widths are normalized
 STROKE_WIDTHS = (2.6, 3.2)  # pixels, the target range
-MIN_CONTRAST = 0.1  # between foreground and background, relative to white
+MIN_CONTRAST = 0.14  # between foreground and background, relative to white
 MIN_FOREGROUND = 0.25  # level from which a pixel counts as part of the digit
-ITERATIONS = 4  # of the background's fit
+DARKEST = 0.3  # background, relative to the lightest
+CLOSING = 0.36  # window of the closing, relative to the longer side
 
 
 class Stages(NamedTuple):
@@ -89,63 +89,77 @@ def _scale(levels: np.ndarray, longest: int) -> np.ndarray:
 def extract_foreground(grey: np.ndarray) -> np.ndarray:
     """Separates the digit from a background of any brightness under uneven light.
 
-    The digit is lighter or darker than the background, whichever squared differences
-    have the larger sum. Darker differences are relative to the background's level,
-    because a pen absorbs a fraction of the light.
+    The background is the closing of the image: strokes are narrower than its window,
+    and the edge of a shadow is not. The digit is what is darker; light digits on dark
+    are inverted first.
 
     Returns:
         float32 [height, width], 0 for the background and 1 for the digit; all 0 if the
         contrast is below `MIN_CONTRAST` or close to the noise.
     """
-    background, noise = estimate_background(grey)
-    lighter = np.maximum(grey - background, 0)
-    darker = np.maximum(background - grey, 0)
-    difference = lighter
-    if (darker**2).sum() > (lighter**2).sum():
-        difference = darker / np.maximum(background, 0.1)
-        noise = noise / max(float(np.median(background)), 0.1)
-    strong = difference[difference > max(MIN_CONTRAST / 2, 4 * noise)]
+    grey = _smooth(grey)
+    inverted = _is_light_on_dark(grey)
+    if inverted:
+        grey = 1 - grey
+    margin = max(1, round(CLOSING * max(grey.shape)) // 2)
+    # Continues a gradient beyond the border, where a closing would flatten it.
+    padded = np.pad(grey, margin, "reflect", reflect_type="odd")
+    window = 2 * margin + 1
+    background = ndimage.grey_closing(padded, (window, window))
+    background = background[margin:-margin, margin:-margin]
+    background = np.maximum(background, max(MIN_CONTRAST, DARKEST * grey.max()))
+    ink = background - grey
+    if not inverted:  # a pen absorbs a fraction of the light
+        ink = ink / background
+    without_lines = _remove_lines(ink)
+    if without_lines.max() > MIN_CONTRAST:  # otherwise, the only line is a 1
+        ink = without_lines
+    ink -= np.median(ink)
+    noise = 1.4826 * float(np.median(np.abs(ink)))
+    strong = ink[ink > max(MIN_CONTRAST / 2, 4 * noise)]
     top = float(np.percentile(strong, 90)) if len(strong) else 0.0
-    if top < max(MIN_CONTRAST, 6 * noise):
+    if top < max(MIN_CONTRAST, 8 * noise):
         return np.zeros_like(grey)
     low, high = max(0.1 * top, 3 * noise), 0.85 * top
-    foreground = np.clip((difference - low) / (high - low), 0, 1)
+    foreground = np.clip((ink - low) / (high - low), 0, 1)
     return foreground * _digit_mask(foreground)
 
 
-def estimate_background(grey: np.ndarray) -> tuple[np.ndarray, float]:
-    """Fits a quadratic surface to the background, first to the border alone.
-
-    Returns:
-        The background's level at each pixel, float32 [height, width]; and the standard
-        deviation of its noise.
-    """
-    stride = max(1, max(grey.shape) // 100)  # the fit uses a subsample
-    sample = grey[::stride, ::stride]
-    surface = _quadratic_terms(*grey.shape)
-    terms = surface[::stride, ::stride]
-    border = max(1, round(0.04 * min(sample.shape)))
-    mask = np.ones_like(sample, bool)
-    mask[border:-border, border:-border] = False
-    residual, noise = sample - np.median(sample[mask]), 0.0
-    for _ in range(ITERATIONS):
-        spread = np.median(np.abs(residual[mask]))
-        mask = mask & (np.abs(residual) <= max(0.02, 4 * spread))
-        selected = terms[mask]
-        weights = np.linalg.pinv(selected.T @ selected) @ (selected.T @ sample[mask])
-        residual = sample - terms @ weights
-        noise = 1.4826 * float(np.median(np.abs(residual[mask])))
-        mask = np.abs(residual) <= max(0.03, 4 * noise)
-    return (surface @ weights).astype(np.float32), noise
+def _smooth(grey: np.ndarray) -> np.ndarray:
+    """Blurs an image the more, the noisier it is: a dithered palette, a halftone."""
+    side = max(grey.shape)
+    local = ndimage.uniform_filter(grey, max(1, side // 20), mode="nearest")
+    noise = 1.4826 * float(np.median(np.abs(grey - local)))
+    return ndimage.gaussian_filter(grey, noise**0.5 * side / 32, mode="nearest")
 
 
-@functools.lru_cache(maxsize=8)
-def _quadratic_terms(height: int, width: int) -> np.ndarray:
-    """The terms of a quadratic surface, float64 [height, width, 6]."""
-    y, x = np.meshgrid(
-        np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij"
-    )
-    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1)
+def _is_light_on_dark(grey: np.ndarray) -> bool:
+    """Whether the largest deviations from the local mean are light: the strokes."""
+    window = max(3, round(0.4 * min(grey.shape)))
+    local = ndimage.uniform_filter(grey, window, mode="nearest")
+    return bool(((grey - local) ** 3).sum() > 0)
+
+
+def _remove_lines(ink: np.ndarray) -> np.ndarray:
+    """Removes ruled lines: thin, and as long as the image, up to a small tilt."""
+    size, thickness = ink.shape, max(3, max(ink.shape) // 40)
+    for axis in (0, 1):  # across the lines
+
+        def window(across: int, along: float, axis: int = axis) -> tuple[int, int]:
+            length = max(1, round(along * size[1 - axis]))
+            return (across, length) if axis == 0 else (length, across)
+
+        thin = ndimage.white_tophat(ink, window(thickness, 0))
+        lines = ndimage.grey_dilation(thin, window(5, 0))  # they may be tilted
+        # Strokes interrupt them; the gap between a stroke and the border is none.
+        margin = size[1 - axis] // 2
+        margins = [(0, 0), (0, 0)]
+        margins[1 - axis] = (margin, margin)
+        lines = ndimage.grey_closing(np.pad(lines, margins), window(1, 0.4))
+        lines = ndimage.grey_opening(lines, window(1, 0.9))
+        lines = lines.take(range(margin, margin + size[1 - axis]), 1 - axis)
+        ink = ink - np.minimum(lines, thin)
+    return ink
 
 
 def _digit_mask(foreground: np.ndarray) -> np.ndarray:
@@ -177,11 +191,15 @@ def normalize_strokes(box: np.ndarray) -> np.ndarray:
     target = float(np.clip(width, *STROKE_WIDTHS))
     if target == width:
         return levels
-    growth = OVERSAMPLING * (target - width) / 2  # on each side
-    if growth > 0:
-        distances = growth + 1 - ndimage.distance_transform_edt(~mask)
+    change = OVERSAMPLING * abs(target - width) / 2  # on each side
+    if target > width:
+        distances = change + 1 - ndimage.distance_transform_edt(~mask)
     else:
-        distances = ndimage.distance_transform_edt(mask) + growth
+        distances = ndimage.distance_transform_edt(mask)
+        # Parts that are thinner than the rest are thinned less.
+        radii = ndimage.maximum_filter(distances, round(OVERSAMPLING * width))
+        narrowest = OVERSAMPLING * STROKE_WIDTHS[0] / 2
+        distances -= np.clip(radii - narrowest, 0, change)
     return np.clip(distances, 0, 1).astype(np.float32)
 
 

@@ -8,12 +8,23 @@
 
 const MILLISECONDS_PER_ROW = 90;
 const PAUSE_AFTER_STROKE = 350; // milliseconds, within which the next stroke may begin
-const DRAWING_SIDE = 280; // pixels, at which drawings are preprocessed
 const PEN_WIDTH = 1 / 12; // relative to the side of the canvas
 const CONFIDENT = 0.8; // a prediction below this probability is shown as uncertain
 const COLOURED = 5; // number of digits whose curves are coloured
 
 const REJECTED = "out of distribution";
+
+// A drawing of a 3, played when the page opens: points [x, y] of its only stroke.
+const MILLISECONDS_PER_POINT = 30;
+const RECORDED = [
+  [0.302, 0.226], [0.333, 0.183], [0.386, 0.147], [0.456, 0.128], [0.513, 0.126],
+  [0.58, 0.135], [0.632, 0.156], [0.668, 0.194], [0.685, 0.236], [0.684, 0.288],
+  [0.669, 0.334], [0.631, 0.37], [0.577, 0.405], [0.518, 0.417], [0.548, 0.404],
+  [0.602, 0.42], [0.647, 0.458], [0.683, 0.493], [0.719, 0.531], [0.732, 0.578],
+  [0.732, 0.62], [0.708, 0.661], [0.674, 0.7], [0.631, 0.732], [0.574, 0.744],
+  [0.519, 0.749], [0.47, 0.745], [0.402, 0.737], [0.358, 0.708], [0.313, 0.678],
+  [0.278, 0.639],
+];
 
 // The plotted quantities. Gates are from 0 to 1; those with a `limit` are signed.
 const MAPS = [
@@ -63,28 +74,27 @@ function decodeBase64(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-function decodeNetwork({ params, ...rest }) {
-  // Weights are little-endian float32, which is every browser's own format.
-  const weights = Object.entries(params).map(([name, text]) => [
-    name,
-    new Float32Array(decodeBase64(text).buffer),
-  ]);
-  return { ...rest, ...Object.fromEntries(weights) };
+/** Decodes an IEEE half-precision number; not every browser has Float16Array. */
+function decodeHalf(bits) {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const [exponent, fraction] = [(bits >> 10) & 31, bits & 1023];
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  return sign * (1024 + fraction) * 2 ** (exponent - 25);
 }
 
-function decodeCheck({ means, components, scales, ...thresholds }) {
-  return {
-    ...thresholds,
-    means: decodeBase64(means),
-    components: new Int8Array(decodeBase64(components).buffer),
-    scales: new Float32Array(decodeBase64(scales).buffer),
-  };
+function decodeNetwork({ params, ...rest }) {
+  // Weights are little-endian, which is every browser's own format.
+  const weights = Object.entries(params).map(([name, text]) => [
+    name,
+    Float32Array.from(new Uint16Array(decodeBase64(text).buffer), decodeHalf),
+  ]);
+  return { ...rest, ...Object.fromEntries(weights) };
 }
 
 const element = (id) => document.getElementById(id);
 const data = JSON.parse(element("data").textContent);
 const networks = data.networks.map(decodeNetwork);
-const check = decodeCheck(data.outOfDistribution);
+const check = decodeNetwork(data.outOfDistribution);
 const samples = data.samples.map((sample) => ({
   ...sample,
   pixels: decodeBase64(sample.pixels),
@@ -96,11 +106,12 @@ const state = {
   pixels: new Uint8Array(ROWS * COLUMNS), // the classified image
   label: null, // of a sample
   traces: [], // of each network: the steps before the first row and after each
-  accepted: [], // of each network: the result of the out-of-distribution check
+  accepted: true, // the result of the out-of-distribution check
   row: 0, // number of rows read
   inspected: 0, // index of the network whose units are plotted
   playback: null, // the timer, while rows are played
   strokes: [], // lists of points from 0 to 1
+  recorded: true, // whether the strokes are those of the recorded drawing
   pending: null, // the timer, while another stroke may follow
 };
 
@@ -138,18 +149,14 @@ function withProbability(digit, { probabilities }) {
 
 /** Describes the final predictions, and a sample's label if one of them is wrong. */
 function resultText() {
-  if (isBlank()) return "The image is blank. Draw a digit.";
+  if (isBlank()) return state.recorded ? "" : "The image is blank. Draw a digit.";
   const steps = finalSteps();
   const digits = steps.map(predictedDigit);
   const agreed = digits.every((digit) => digit === digits[0]);
   const predictions = digits.map((digit, i) => withProbability(digit, steps[i]));
   const listed = agreed ? predictions[0] : predictions.join(" and ");
   let text = agreed ? predictionText(steps[0]) : `The predictions differ: ${listed}.`;
-  if (!state.accepted.includes(true)) {
-    text = `This does not look like a digit. Predicted: ${listed}.`;
-  } else if (state.accepted.includes(false)) {
-    text += " Out of distribution for one network.";
-  }
+  if (!state.accepted) text = `This does not look like a digit. Predicted: ${listed}.`;
   const wrong = state.label !== null && digits.some((digit) => digit !== state.label);
   return wrong ? `${text} Label: ${state.label}.` : text;
 }
@@ -161,10 +168,22 @@ function predictionText(step) {
     : `Uncertain: ${withProbability(first, step)} or ${withProbability(second, step)}.`;
 }
 
+/** Describes what the rows suggest, by a network that was trained to predict early. */
 function progressText(row) {
   if (row === 0) return "No rows read yet.";
-  const digits = state.traces.map((trace) => predictedDigit(trace[row]));
-  return `After row ${row}: ${[...new Set(digits)].join(" or ")}`;
+  const early = networks.findIndex(({ loss }) => loss === "every_step");
+  if (early < 0) return `Row ${row}.`;
+  const trace = state.traces[early];
+  const { probabilities } = trace[row];
+  const [first, second, third] = ranked(probabilities);
+  const best = withProbability(first, trace[row]);
+  if (probabilities[first] < 0.5) {
+    return `Row ${row}: undecided, for instance ${first}, ${second} or ${third}.`;
+  }
+  if (probabilities[first] < 0.9) {
+    return `Row ${row}: probably ${best}, possibly ${second}.`;
+  }
+  return `Row ${row}: ${best}, predicted since row ${stableSince(trace, row)}.`;
 }
 
 /** Returns the row since which the predicted digit has not changed. */
@@ -205,50 +224,26 @@ function paintImage(canvas, pixels, row = ROWS) {
 
 /* ---- Drawing ---- */
 
-/** Draws all strokes as smooth lines on a square of `side` pixels. */
-function drawStrokes(context, side, colourName) {
-  context.clearRect(0, 0, side, side);
-  context.lineWidth = PEN_WIDTH * side;
-  context.lineCap = "round";
-  context.lineJoin = "round";
-  context.strokeStyle = colourName;
-  for (const stroke of state.strokes) {
-    const points = stroke.map(([x, y]) => [x * side, y * side]);
-    context.beginPath();
-    context.moveTo(...points[0]);
-    for (let i = 1; i < points.length - 1; i += 1) {
-      const [[x, y], [nextX, nextY]] = [points[i], points[i + 1]];
-      context.quadraticCurveTo(x, y, (x + nextX) / 2, (y + nextY) / 2);
-    }
-    context.lineTo(...points.at(-1)); // a tap draws a dot
-    context.stroke();
-  }
-}
-
 function showDrawing() {
   const canvas = element("drawing");
   const side = Math.round(canvas.clientWidth * (window.devicePixelRatio || 1));
   if (canvas.width !== side) [canvas.width, canvas.height] = [side, side];
   const [red, green, blue] = colour("--foreground");
-  drawStrokes(canvas.getContext("2d"), side, `rgb(${red}, ${green}, ${blue})`);
-  element("prompt").hidden = state.strokes.length > 0;
+  const context = canvas.getContext("2d");
+  context.setTransform(side, 0, 0, side, 0, 0);
+  context.clearRect(0, 0, 1, 1);
+  context.strokeStyle = `rgb(${red}, ${green}, ${blue})`;
+  drawStrokes(context, state.strokes, PEN_WIDTH);
+  element("prompt").hidden = state.strokes.length > 0 && !state.recorded;
+  canvas.parentElement.classList.toggle("is-recorded", state.recorded);
   // `disabled` would take the keyboard focus away.
   element("undo").setAttribute("aria-disabled", String(state.strokes.length === 0));
 }
 
-/** Rasterizes the strokes for preprocessing. */
-function drawnLevels() {
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [DRAWING_SIDE, DRAWING_SIDE];
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  drawStrokes(context, DRAWING_SIDE, "black");
-  const { data: channels } = context.getImageData(0, 0, DRAWING_SIDE, DRAWING_SIDE);
-  return channels.filter((_, i) => i % 4 === 3); // the opacity
-}
-
 function pointOf(event) {
   const { left, top, width, height } = element("drawing").getBoundingClientRect();
-  return [(event.clientX - left) / width, (event.clientY - top) / height];
+  const [x, y] = [(event.clientX - left) / width, (event.clientY - top) / height];
+  return [clip(x, 0, 1), clip(y, 0, 1)];
 }
 
 function beginStroke(event) {
@@ -256,6 +251,7 @@ function beginStroke(event) {
   element("drawing").setPointerCapture(event.pointerId);
   clearTimeout(state.pending);
   pause();
+  if (state.recorded) Object.assign(state, { strokes: [], recorded: false });
   state.strokes.push([pointOf(event)]);
   showDrawing();
 }
@@ -273,7 +269,7 @@ function endStroke() {
 }
 
 function classifyDrawing() {
-  classify(preprocess(data.constants, drawnLevels(), DRAWING_SIDE, DRAWING_SIDE), null);
+  classify(rasterize(state.strokes, data.format), null);
 }
 
 function undo() {
@@ -282,9 +278,25 @@ function undo() {
 
 function setStrokes(strokes) {
   clearTimeout(state.pending);
-  state.strokes = strokes;
+  Object.assign(state, { strokes, recorded: false });
   showDrawing();
   classifyDrawing();
+}
+
+/** Draws the recorded digit point by point, and classifies it. */
+function replay(count) {
+  const points = RECORDED.slice(0, count);
+  Object.assign(state, { strokes: [points], recorded: true });
+  showDrawing();
+  if (count === RECORDED.length) classifyDrawing();
+  else state.pending = setTimeout(replay, MILLISECONDS_PER_POINT, count + 1);
+}
+
+/** Completes the recorded drawing at once, if it is being drawn. */
+function finishReplay() {
+  if (!state.recorded || state.strokes[0].length === RECORDED.length) return;
+  clearTimeout(state.pending);
+  replay(RECORDED.length);
 }
 
 /* ---- Classification and playback ---- */
@@ -294,9 +306,7 @@ function classify(pixels, label) {
   pause();
   Object.assign(state, { pixels, label });
   state.traces = networks.map((network) => traceImage(network, pixels));
-  state.accepted = finalSteps().map(({ probabilities }) =>
-    isDigit(check, pixels, probabilities),
-  );
+  state.accepted = isDigit(check, pixels);
   showSelectedSample();
   colourDigits();
   showRow(reducedMotion.matches && !isBlank() ? ROWS : 0);
@@ -319,11 +329,13 @@ function pause() {
 }
 
 function togglePlayback() {
+  finishReplay();
   if (state.playback === null) play();
   else pause();
 }
 
 function goTo(row) {
+  finishReplay();
   pause();
   showRow(clip(row, 0, ROWS));
 }
@@ -349,10 +361,8 @@ function showRow(row) {
   const done = row === ROWS || isBlank();
   element("progress").textContent = done ? "" : progressText(row);
   element("result").textContent = done ? resultText() : "";
-  panels.forEach((panel, i) => {
-    const rejected = row === ROWS && !isBlank() && !state.accepted[i];
-    showPanel(panel, state.traces[i], row, rejected);
-  });
+  const rejected = row === ROWS && !isBlank() && !state.accepted;
+  panels.forEach((panel, i) => showPanel(panel, state.traces[i], row, rejected));
   showMaps();
 }
 
@@ -414,7 +424,7 @@ function colourDigits() {
 function showPanel({ part, bars, curves, title }, trace, row, rejected) {
   const { probabilities } = trace[row];
   const order = ranked(probabilities);
-  const note = rejected ? REJECTED : `since row ${stableSince(trace, row)}`;
+  const note = rejected ? REJECTED : `predicted since row ${stableSince(trace, row)}`;
   part(".digit").textContent = row === 0 ? "?" : order[0];
   part(".digit").classList.toggle("rejected", rejected);
   part(".probability").textContent =
@@ -469,7 +479,8 @@ function computeMapScale(network) {
   );
   const order = forget.map((_, unit) => unit).sort((a, b) => forget[a] - forget[b]);
   const magnitudes = steps.flatMap(({ cell }) => [...cell].map(Math.abs));
-  return { order, limit: quantile(magnitudes, 0.995) };
+  magnitudes.sort((a, b) => a - b);
+  return { order, limit: magnitudes[Math.floor(0.995 * magnitudes.length)] };
 }
 
 function makeMap({ title, text, limit }) {
@@ -536,7 +547,7 @@ function makeSample({ label, pixels, hard }) {
   button.append(document.createElement("canvas"));
   button.addEventListener("click", () => {
     clearTimeout(state.pending);
-    state.strokes = [];
+    Object.assign(state, { strokes: [], recorded: false });
     showDrawing();
     classify(pixels, label);
   });
@@ -601,17 +612,16 @@ showDrawing();
 showThumbnails();
 // For tests and the browser's console.
 window.rnnmnist = {
-  preprocess: (levels, height, width) =>
-    preprocess(data.constants, levels, height, width),
+  rasterize: (strokes) => rasterize(strokes, data.format),
+  isDigit: (levels) => isDigit(check, Uint8Array.from(levels)),
   predict(levels, network) {
     const pixels = Uint8Array.from(levels);
     const steps = traceImage(networks[network], pixels).slice(1);
     return {
       logits: steps.map(({ logits }) => logits),
       probabilities: steps.map(({ probabilities }) => probabilities),
-      looksLikeDigit: isDigit(check, pixels, steps.at(-1).probabilities),
     };
   },
 };
-const first = samples.find(({ label }) => label === 3) ?? samples[0];
-classify(first.pixels, first.label);
+classify(state.pixels, null);
+replay(reducedMotion.matches ? RECORDED.length : 1);

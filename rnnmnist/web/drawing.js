@@ -1,0 +1,78 @@
+"use strict";
+
+/* Converts a drawing to an image of 28 x 28 pixels, as MNIST's are.
+ *
+ * A drawing is a list of strokes, each a list of points [x, y] from 0 to 1. Since strokes
+ * have no width of their own, they are scaled to MNIST's box and drawn with one width;
+ * rnnmnist/inference/preprocessing.py needs many steps to do this for images.
+ */
+
+const MIN_EXTENT = 0.08; // a smaller drawing is a dot, and is not enlarged further
+
+/** Draws strokes as smooth curves, in the units of the context's transformation. */
+function drawStrokes(context, strokes, width) {
+  context.lineWidth = width;
+  context.lineCap = "round";
+  context.lineJoin = "round";
+  for (const points of strokes) {
+    context.beginPath();
+    context.moveTo(...points[0]);
+    for (let i = 1; i < points.length - 1; i += 1) {
+      const [[x, y], [nextX, nextY]] = [points[i], points[i + 1]];
+      context.quadraticCurveTo(x, y, (x + nextX) / 2, (y + nextY) / 2);
+    }
+    context.lineTo(...points.at(-1)); // a tap draws a dot
+    context.stroke();
+  }
+}
+
+/**
+ * Rasterizes a drawing.
+ *
+ * @param format of MNIST's images, from the page's data: `side` of the image, `box` of
+ *   the digit, `centre` of mass and `strokeWidth`, in pixels.
+ * @returns Uint8Array of 28 x 28 levels, row by row; all 0 for an empty drawing.
+ */
+function rasterize(strokes, { side, box, centre, strokeWidth }) {
+  if (strokes.length === 0) return new Uint8Array(side * side);
+  const [lows, highs] = [Math.min, Math.max].map((limit) =>
+    [0, 1].map((axis) => limit(...strokes.flat().map((point) => point[axis]))),
+  );
+  const extents = highs.map((high, axis) => high - lows[axis]);
+  const scale = (box - strokeWidth) / Math.max(...extents, MIN_EXTENT);
+  const margins = extents.map((extent) => (side - scale * extent) / 2);
+
+  function levelsWithMargins([left, top]) {
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [side, side];
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.translate(left - scale * lows[0], top - scale * lows[1]);
+    context.scale(scale, scale);
+    drawStrokes(context, strokes, strokeWidth / scale);
+    const { data: channels } = context.getImageData(0, 0, side, side);
+    return Uint8Array.from(channels.filter((_, i) => i % 4 === 3)); // the opacity
+  }
+
+  const means = centreOfMass(levelsWithMargins(margins), side);
+  const centred = margins.map((margin, axis) => {
+    const length = scale * extents[axis] + strokeWidth;
+    const moved = margin + Math.round(centre - means[axis]);
+    return clip(moved, strokeWidth / 2, side - length + strokeWidth / 2);
+  });
+  return levelsWithMargins(centred);
+}
+
+/** Returns the mean [x, y] of the pixels of an image, weighted by their levels. */
+function centreOfMass(levels, side) {
+  const sums = [0, 0, 0];
+  levels.forEach((level, i) => {
+    sums[0] += level * (i % side);
+    sums[1] += level * Math.floor(i / side);
+    sums[2] += level;
+  });
+  return [sums[0] / sums[2], sums[1] / sums[2]];
+}
+
+function clip(value, min, max) {
+  return Math.min(Math.max(value, min), max);
+}

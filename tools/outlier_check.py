@@ -1,0 +1,319 @@
+"""Trains the out-of-distribution check, and compares it with other rules.
+
+    python tools/outlier_check.py train --data=FOLDER
+    python tools/outlier_check.py compare --data=FOLDER --photographs=PHOTOGRAPHS
+    python tools/outlier_check.py table
+
+`train` fits a small LSTM to the training images of MNIST, plain and distorted, and to
+the images of `tools/outliers.py`, and writes
+rnnmnist/inference/out_of_distribution.npz. `compare` applies it and other rules to test
+sets that none of them was fitted to, each with a threshold that rejects 1 % of the
+validation images, and writes results/out_of_distribution.json; `table` renders that in
+docs/predict.md. FOLDER contains `mnist/` and `fashion_mnist/`, each with the four
+original files; PHOTOGRAPHS contains photographs.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import outliers
+from make_mnist5k import write
+from PIL import Image
+from robustness import (
+    FONT_FOLDER,
+    FONTS,
+    SIDE,
+    jpeg,
+    listed,
+    noisy,
+    png,
+    preprocess_file,
+    printed,
+    thickened,
+    thinned,
+    uneven_light,
+    upsample,
+)
+from scipy import ndimage
+from scipy.special import logsumexp
+
+from rnnmnist import Predictor, fit
+from rnnmnist.config.schema import DataConfig
+from rnnmnist.data.datasets import load
+from rnnmnist.data.examples import Examples
+from rnnmnist.inference import image_io, out_of_distribution
+from rnnmnist.inference.out_of_distribution import OutOfDistributionCheck
+from rnnmnist.inference.preprocessing import centre
+from rnnmnist.models.lstm import GATES
+from rnnmnist.reporting import markdown
+from rnnmnist.runtime.ensemble import split_ensemble
+from rnnmnist.runtime.hardware import describe_processor
+from rnnmnist.runtime.versions import all_installed
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NUMBERS = REPOSITORY / "results/out_of_distribution.json"
+PAGE = REPOSITORY / "docs/predict.md"
+WORKDIR = REPOSITORY / "checkpoints/results/out_of_distribution"
+REJECTED = 0.01  # fraction of the validation images
+DISTORTED, OUTLIERS = 20_000, 60_000  # training images
+SETTINGS = {"hidden_size": 64, "num_steps": 10_000, "batch_size": 128}
+RECIPE = {"learning_rate": 7e-3, "eval_every_steps": 5_000, "log_every_steps": 500}
+LETTERS = "ACEFHKMNPRTUVWXYaefhkmnrtuwx"  # those that resemble no digit
+Images = Literal["mnist", "fashion_mnist"]
+Score = Callable[[np.ndarray], np.ndarray]  # of images; higher for outliers
+
+
+def read_splits(data: Path, name: Images) -> dict[str, Examples]:
+    """Reads the splits of a data set of images."""
+    return load(DataConfig(name=name, manual_dir=str(data / name))).splits
+
+
+def train(data: Path) -> None:
+    """Trains the check and writes its weights as float16."""
+    splits = read_splits(data, "mnist")
+    train, validation = splits["train"], splits["validation"]
+    digits = (train.stored, train.labels)
+    images = np.concatenate(
+        [
+            train.stored,
+            np.stack([distort(image) for image in enumerate(train.stored[:DISTORTED])]),
+            outliers.generate(OUTLIERS, digits, seed=0),
+        ]
+    )
+    others = np.full(OUTLIERS, 10)
+    labels = np.concatenate([train.labels, train.labels[:DISTORTED], others])
+    fit(images / np.float32(255), labels, workdir=WORKDIR, **SETTINGS, **RECIPE)
+    arrays = {name: array.astype(np.float16) for name, array in weights().items()}
+    check = OutOfDistributionCheck(
+        **{name: array.astype(np.float32) for name, array in arrays.items()},
+        max_score=np.inf,
+    )
+    limit = np.quantile(check.scores(validation.stored), 1 - REJECTED)
+    write(
+        out_of_distribution.PATH, arrays | {"max_score": np.asarray(limit, np.float32)}
+    )
+    print(f"{out_of_distribution.PATH}: max_score {limit:.3f}")
+
+
+def distort(numbered: tuple[int, np.ndarray]) -> np.ndarray:
+    """Rotates a digit by up to 20 degrees, and thins or thickens every other one."""
+    seed, image = numbered
+    generator = np.random.default_rng(seed)
+    angle = generator.uniform(-20, 20)
+    rotated = ndimage.rotate(image / 255, angle, reshape=False, order=1)
+    canvas = upsample(np.rint(255 * rotated).astype(np.uint8))
+    change = (thinned, thickened, None, None)[seed % 4]
+    return centre(canvas if change is None else change(canvas, generator))
+
+
+def weights() -> dict[str, np.ndarray]:
+    """Returns the trained weights, for images from 0 to 1 that are not standardized."""
+    predictor = Predictor(WORKDIR)
+    (params,) = split_ensemble(predictor.params)
+    cell, head = params["cell"], params["head"]
+    row, hidden, bias = (
+        np.concatenate([cell[f"{side}{gate}"][name] for gate in GATES], axis=-1)
+        for side, name in (("i", "kernel"), ("h", "kernel"), ("h", "bias"))
+    )
+    mean, std = np.array(predictor.task.mean), np.array(predictor.task.std)
+    row = row / std[:, None]
+    return {
+        "row": row,
+        "hidden": hidden,
+        "bias": bias - mean @ row,
+        "head": np.asarray(head["kernel"]),
+        "head_bias": np.asarray(head["bias"]),
+    }
+
+
+def rules(splits: dict[str, Examples]) -> Iterator[tuple[str, Score]]:
+    """Yields the rules, the simplest first, fitted to the training images."""
+    predictor = Predictor()
+    (params,) = split_ensemble(predictor.params)
+    kernel, bias = (np.asarray(params["head"][name]) for name in ("kernel", "bias"))
+    images, labels = splits["train"].stored[:20_000], splits["train"].labels[:20_000]
+
+    def states(images: np.ndarray) -> np.ndarray:
+        parts = np.array_split(images, -(-len(images) // 2_000))
+        return np.concatenate([predictor.trace(part).hidden[:, -1] for part in parts])
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        return states(images) @ kernel + bias
+
+    def probability(images: np.ndarray) -> np.ndarray:
+        found = logits(images)
+        return logsumexp(found, axis=-1) - found.max(-1)
+
+    yield "probability of the prediction", probability
+    yield "energy of the logits", lambda images: -logsumexp(logits(images), axis=-1)
+    hidden = states(images)
+    means = np.stack([hidden[labels == digit].mean(0) for digit in range(10)])
+    covariance = np.cov((hidden - means[labels]).T) + 1e-4 * np.eye(hidden.shape[1])
+    inverse = np.linalg.inv(covariance)
+
+    def mahalanobis(images: np.ndarray) -> np.ndarray:
+        offsets = states(images)[:, None] - means
+        return np.einsum("ncd,de,nce->nc", offsets, inverse, offsets).min(-1)
+
+    yield "distance in the last hidden state", mahalanobis
+    pixels = blurred(images)
+    subspaces = [subspace(pixels[labels == digit]) for digit in range(10)]
+
+    def distance(images: np.ndarray) -> np.ndarray:
+        residuals = np.zeros(len(images))
+        for label in np.unique(predicted := logits(images).argmax(-1)):
+            mean, directions = subspaces[label]
+            offsets = blurred(images[predicted == label]) - mean
+            offsets -= offsets @ directions.T @ directions
+            residuals[predicted == label] = np.linalg.norm(offsets, axis=-1)
+        return residuals
+
+    yield "distance to a PCA subspace of the predicted digit", distance
+    yield "an LSTM that is trained with outliers", out_of_distribution.load().scores
+
+
+def blurred(images: np.ndarray) -> np.ndarray:
+    """Blurs images, so that distances tolerate small shifts; returns [n, pixels]."""
+    levels = images.astype(np.float32) / 255
+    return ndimage.gaussian_filter(levels, (0, 1, 1)).reshape(len(images), -1)
+
+
+def subspace(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean of images, and the 24 directions in which they vary most."""
+    mean = pixels.mean(0)
+    _, _, directions = np.linalg.svd(pixels - mean, full_matrices=False)
+    return mean, directions[:24]
+
+
+def blank_pages(count: int) -> Iterator[bytes]:
+    """Renders blank pages in uneven light, with noise."""
+    for seed in range(count):
+        generator = np.random.default_rng(seed)
+        levels = uneven_light(np.zeros((SIDE, SIDE)), generator)
+        yield jpeg(noisy(levels, generator), generator)
+
+
+def noises(count: int) -> Iterator[bytes]:
+    """Renders uniform noise in several resolutions."""
+    for seed in range(count):
+        generator = np.random.default_rng(seed)
+        side = int(generator.choice([7, 14, 28, 70, 280]))
+        yield png(generator.integers(0, 256, (side, side), np.uint8))
+
+
+def letters(count: int) -> Iterator[bytes]:
+    """Renders letters that resemble no digit in several fonts and sizes."""
+    for seed in range(count):
+        generator = np.random.default_rng(seed)
+        letter, name = str(generator.choice(list(LETTERS))), generator.choice(FONTS)
+        size = int(generator.integers(60, 200))
+        yield printed(letter, FONT_FOLDER / f"{name}.ttf", size)
+
+
+def photographs(count: int, files: list[str]) -> Iterator[bytes]:
+    """Crops random squares from photographs, equally many from each."""
+    photos = []
+    for path in files:
+        with Image.open(path) as image:
+            image.thumbnail((1000, 1000))
+            photos.append(np.asarray(image.convert("RGB")))
+    for seed in range(count):
+        generator, photo = np.random.default_rng(seed), photos[seed % len(photos)]
+        side = int(generator.integers(60, min(photo.shape[:2])))
+        top = generator.integers(0, photo.shape[0] - side + 1)
+        left = generator.integers(0, photo.shape[1] - side + 1)
+        yield png(photo[top : top + side, left : left + side])
+
+
+def compare(data: Path, photos: Path) -> dict[str, Any]:
+    """Applies all rules to all test sets.
+
+    Returns:
+        The content of `results/out_of_distribution.json`.
+    """
+    splits = read_splits(data, "mnist")
+    files = image_io.find_images(str(photos))
+    garments = read_splits(data, "fashion_mnist")["test"].stored[:1000]
+    rendered = {
+        "blank pages": blank_pages(300),
+        "noise": noises(1000),
+        "garments": map(png, garments),
+        "letters": letters(1000),
+        "crops of photographs": photographs(1000, files),
+    }
+    sets = {"test digits": splits["test"].stored} | {
+        name: np.stack(list(map(preprocess_file, contents)))
+        for name, contents in rendered.items()
+    }
+    return {
+        "name": "out_of_distribution",
+        "command": "python tools/outlier_check.py compare --data=FOLDER "
+        "--photographs=PHOTOGRAPHS",
+        "hardware": describe_processor(),
+        "versions": all_installed(),
+        "images": {name: len(images) for name, images in sets.items()},
+        "rejected": {
+            name: count_rejected(score, splits["validation"].stored, sets)
+            for name, score in rules(splits)
+        },
+        "letters": LETTERS,
+        "photographs": [Path(file).name for file in files],
+    }
+
+
+def count_rejected(
+    score: Score, digits: np.ndarray, sets: dict[str, np.ndarray]
+) -> dict[str, int]:
+    """Counts the images with a score above that of all but 1 % of some digits.
+
+    Blank images are rejected by every rule.
+    """
+    limit = np.quantile(score(digits), 1 - REJECTED)
+    return {
+        name: int(((score(images) > limit) | ~images.any((1, 2))).sum())
+        for name, images in sets.items()
+    }
+
+
+def table(numbers: dict[str, Any]) -> str:
+    """Returns the table of the share of images that each rule rejects."""
+    counts = numbers["images"]
+    lines = [
+        [rule, *(f"{100 * found[name] / counts[name]:.1f} %" for name in counts)]
+        for rule, found in numbers["rejected"].items()
+    ]
+    header = ["rejected by", *(f"{name} ({counts[name]:,})" for name in counts)]
+    return (
+        f"{markdown.table(header, lines)}\n"
+        f"The letters are those of `{numbers['letters']}`, at 60 to 199 pixels in the "
+        f"fonts of the printed digits. The photographs are "
+        f"{listed(numbers['photographs'])}.\n"
+    )
+
+
+def main() -> None:
+    """Parses the command line and runs a subcommand."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("train", "compare"):
+        command = commands.add_parser(name)
+        command.add_argument("--data", type=Path, required=True)
+    command.add_argument("--photographs", type=Path, required=True)
+    commands.add_parser("table")
+    args = parser.parse_args()
+    if args.command == "train":
+        train(args.data)
+    elif args.command == "compare":
+        numbers = compare(args.data, args.photographs)
+        NUMBERS.write_text(json.dumps(numbers, indent=1) + "\n")
+    else:
+        numbers = json.loads(NUMBERS.read_text())
+        PAGE.write_text(markdown.fill(PAGE.read_text(), "rejected", table(numbers)))
+
+
+if __name__ == "__main__":
+    main()
