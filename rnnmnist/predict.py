@@ -95,14 +95,12 @@ def main(argv: list[str]) -> None:
         for result in predict_lines(predictor, sys.stdin):
             print(json.dumps(result), flush=True)
         return
-    sequences = predictor.task.image_shape is None
-    if sequences and args.show is not None:
-        raise errors.UserError("--show: plots an image; the run has sequences")
-    if not sequences:
-        predictor.check_digits()
-    if sequences:
+    if predictor.task.image_shape is None:
+        if args.show is not None:
+            raise errors.UserError("--show: plots an image; the run has sequences")
         failed = predict_sequences(predictor, args)
     else:
+        predictor.check_digits()
         failed = predict_images(predictor, args)
     if failed:
         errors.exit_immediately("", errors.UserError.exit_code)
@@ -138,7 +136,7 @@ def predict_images(predictor: Predictor, args: argparse.Namespace) -> bool:
             except errors.UserError as error:
                 failed = True
                 print_error(error)
-        # A part is filled up, so that one compiled program serves all.
+        # Every batch has the same size, so that one compiled program serves all.
         filled = [stages for _, stages in images] * size
         predictions = predictor.predict_prepared(filled[:size])
         for (name, _), prediction in zip(images, predictions, strict=False):

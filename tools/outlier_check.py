@@ -48,7 +48,7 @@ from rnnmnist.data.examples import Examples
 from rnnmnist.inference import image_io, out_of_distribution
 from rnnmnist.inference.out_of_distribution import OutOfDistributionCheck
 from rnnmnist.inference.preprocessing import centre
-from rnnmnist.models.lstm import GATES
+from rnnmnist.models.lstm import FusedParams
 from rnnmnist.reporting import markdown
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.hardware import describe_processor
@@ -80,28 +80,23 @@ def train(data: Path) -> None:
     images = np.concatenate(
         [
             train.stored,
-            np.stack([distort(image) for image in enumerate(train.stored[:DISTORTED])]),
+            np.stack(list(map(distort, train.stored[:DISTORTED], range(DISTORTED)))),
             outliers.generate(OUTLIERS, digits, seed=0),
         ]
     )
     others = np.full(OUTLIERS, 10)
     labels = np.concatenate([train.labels, train.labels[:DISTORTED], others])
     fit(images / np.float32(255), labels, workdir=WORKDIR, **SETTINGS, **RECIPE)
-    arrays = {name: array.astype(np.float16) for name, array in weights().items()}
-    check = OutOfDistributionCheck(
-        **{name: array.astype(np.float32) for name, array in arrays.items()},
-        max_score=np.inf,
-    )
-    limit = np.quantile(check.scores(validation.stored), 1 - REJECTED)
-    write(
-        out_of_distribution.PATH, arrays | {"max_score": np.asarray(limit, np.float32)}
-    )
+    arrays = FusedParams(*(array.astype(np.float16) for array in weights()))
+    rounded = FusedParams(*(array.astype(np.float32) for array in arrays))
+    scores = OutOfDistributionCheck(rounded, np.inf).scores(validation.stored)
+    limit = np.quantile(scores, 1 - REJECTED).astype(np.float32)
+    write(out_of_distribution.PATH, arrays._asdict() | {"max_score": np.asarray(limit)})
     print(f"{out_of_distribution.PATH}: max_score {limit:.3f}")
 
 
-def distort(numbered: tuple[int, np.ndarray]) -> np.ndarray:
+def distort(image: np.ndarray, seed: int) -> np.ndarray:
     """Rotates a digit by up to 20 degrees, and thins or thickens every other one."""
-    seed, image = numbered
     generator = np.random.default_rng(seed)
     angle = generator.uniform(-20, 20)
     rotated = ndimage.rotate(image / 255, angle, reshape=False, order=1)
@@ -110,24 +105,14 @@ def distort(numbered: tuple[int, np.ndarray]) -> np.ndarray:
     return centre(canvas if change is None else change(canvas, generator))
 
 
-def weights() -> dict[str, np.ndarray]:
+def weights() -> FusedParams:
     """Returns the trained weights, for images from 0 to 1 that are not standardized."""
     predictor = Predictor(WORKDIR)
     (params,) = split_ensemble(predictor.params)
-    cell, head = params["cell"], params["head"]
-    row, hidden, bias = (
-        np.concatenate([cell[f"{side}{gate}"][name] for gate in GATES], axis=-1)
-        for side, name in (("i", "kernel"), ("h", "kernel"), ("h", "bias"))
-    )
+    fused = FusedParams.create(params)
     mean, std = np.array(predictor.task.mean), np.array(predictor.task.std)
-    row = row / std[:, None]
-    return {
-        "row": row,
-        "hidden": hidden,
-        "bias": bias - mean @ row,
-        "head": np.asarray(head["kernel"]),
-        "head_bias": np.asarray(head["bias"]),
-    }
+    row = fused.row / std[:, None]
+    return fused._replace(row=row, bias=fused.bias - mean @ row)
 
 
 def rules(splits: dict[str, Examples]) -> Iterator[tuple[str, Score]]:

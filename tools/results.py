@@ -491,16 +491,9 @@ def batches() -> str:
     return table(BATCHES, *titles, *numbers) + origin(BATCHES)
 
 
-def references() -> str:
-    """Returns the table of the shipped reference models."""
-    titles = ("loss", "result file", "parameters", "validation accuracy, mean")
-    numbers = ("test accuracy", "correct, by seed", "best step, by seed", "seconds")
-    return table(REFERENCES, *titles, *numbers) + origin(REFERENCES)
-
-
-def pixels(rows: tuple[Row, ...]) -> str:
-    """Returns a table of recurrences that read a pixel per step."""
-    titles = ("recurrence", "result file", "parameters", "validation accuracy, mean")
+def single_runs(title: str, rows: tuple[Row, ...]) -> str:
+    """Returns a table of rows of few seeds, with a title for their labels."""
+    titles = (title, "result file", "parameters", "validation accuracy, mean")
     numbers = ("test accuracy", "correct, by seed", "best step, by seed", "seconds")
     return table(rows, *titles, *numbers) + origin(rows)
 
@@ -529,14 +522,14 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": headline},
     "docs/results.md": {
         "results": configurations,
-        "references": references,
+        "references": functools.partial(single_runs, "loss", REFERENCES),
         "ablation": functools.partial(changes, ABLATION),
         "single_changes": functools.partial(changes, SINGLE_CHANGES),
     },
     "docs/accelerators.md": {"precisions": precisions, "batches": batches},
     "docs/long_sequences.md": {
-        "pixels": functools.partial(pixels, PIXELS),
-        "permuted": functools.partial(pixels, PERMUTED),
+        "pixels": functools.partial(single_runs, "recurrence", PIXELS),
+        "permuted": functools.partial(single_runs, "recurrence", PERMUTED),
     },
     "docs/drawing_page.md": {"accuracy_by_row": accuracy_by_row},
     "docs/tutorial.md": {

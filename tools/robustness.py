@@ -117,7 +117,7 @@ def shadow_edge(canvas: Canvas, generator: np.random.Generator) -> np.ndarray:
 
 
 def lit(canvas: Canvas, light: np.ndarray) -> np.ndarray:
-    """Converts to grey levels, uint8, of ink that absorbs three quarters of light."""
+    """Converts to grey levels, uint8, of strokes that absorb 3/4 of the light."""
     return np.rint(255 * 0.9 * light * (1 - 0.75 * canvas)).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Out-of-distribution check: whether an image is of a digit at all.
+"""Out-of-distribution check: whether an image shows a digit at all.
 
 A classifier assigns one of its classes to every image, often with high confidence. The
 check therefore has a small LSTM of its own, with an eleventh class for images that are
@@ -6,8 +6,8 @@ not digits: generated strokes, shapes and textures, and digits that are cut or t
 The threshold is a quantile of the scores of held-out digits.
 
 The check does not depend on the network whose predictions it accompanies.
-`tools/outlier_check.py` trains it, and compares it with other rules. NumPy
-computes it here, and JavaScript on the drawing page, from the same weights.
+`tools/outlier_check.py` trains it and compares it with other rules. It is computed by
+NumPy here and by JavaScript on the drawing page, from the same weights.
 
 References:
     Hendrycks, Mazeika, Dietterich, "Deep Anomaly Detection with Outlier Exposure",
@@ -21,21 +21,16 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, logsumexp
 
+from rnnmnist.models.lstm import FusedParams
+
 PATH = Path(__file__).parent / "out_of_distribution.npz"
 
 
 class OutOfDistributionCheck(NamedTuple):
-    """The weights of an LSTM that reads rows, and the largest accepted score.
+    """An LSTM that reads rows, whose last class is "no digit"."""
 
-    The gates are those of `rnnmnist.models.lstm.GATES`, in this order.
-    """
-
-    row: np.ndarray  # float32 [columns, 4 * units], the kernel of a row
-    hidden: np.ndarray  # float32 [units, 4 * units], the kernel of the hidden state
-    bias: np.ndarray  # float32 [4 * units]
-    head: np.ndarray  # float32 [units, classes + 1]; the last class is no digit
-    head_bias: np.ndarray  # float32 [classes + 1]
-    max_score: float
+    network: FusedParams  # float32
+    max_score: float  # of an image that is accepted
 
     def scores(self, images: np.ndarray) -> np.ndarray:
         """Returns the logarithms of the odds that images are not digits, float32 [n].
@@ -43,17 +38,18 @@ class OutOfDistributionCheck(NamedTuple):
         Args:
             images: uint8 [n, 28, 28], preprocessed as MNIST's are.
         """
-        cell = hidden = np.zeros((len(images), len(self.hidden)), np.float32)
+        network = self.network
+        cell = hidden = np.zeros((len(images), len(network.hidden)), np.float32)
         for row in (images.astype(np.float32) / 255).swapaxes(0, 1):
-            gates = row @ self.row + hidden @ self.hidden + self.bias
+            gates = row @ network.row + hidden @ network.hidden + network.bias
             input_gate, forget, candidate, output = np.split(gates, 4, axis=-1)
             cell = expit(forget) * cell + expit(input_gate) * np.tanh(candidate)
             hidden = expit(output) * np.tanh(cell)
-        logits = hidden @ self.head + self.head_bias
+        logits = hidden @ network.head + network.head_bias
         return logits[:, -1] - logsumexp(logits[:, :-1], axis=-1)
 
     def is_digit(self, images: np.ndarray) -> np.ndarray:
-        """Returns whether images are of digits, bool [n]; a blank one is not.
+        """Returns whether images show digits, bool [n]; a blank one does not.
 
         Args:
             images: uint8 [n, 28, 28], preprocessed as MNIST's are.
@@ -63,7 +59,7 @@ class OutOfDistributionCheck(NamedTuple):
 
 @functools.cache
 def load() -> OutOfDistributionCheck:
-    """Loads the check that is shipped with the package, as float16."""
+    """Loads the check that is shipped with the package; its weights are float16."""
     with np.load(PATH, allow_pickle=False) as file:
-        arrays = {name: file[name].astype(np.float32) for name in file.files}
-    return OutOfDistributionCheck(**arrays | {"max_score": float(arrays["max_score"])})
+        arrays = [file[name].astype(np.float32) for name in FusedParams._fields]
+        return OutOfDistributionCheck(FusedParams(*arrays), float(file["max_score"]))

@@ -108,20 +108,20 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
     background = ndimage.grey_closing(padded, (window, window))
     background = background[margin:-margin, margin:-margin]
     background = np.maximum(background, max(MIN_CONTRAST, DARKEST * grey.max()))
-    ink = background - grey
+    contrast = background - grey
     if not inverted:  # a pen absorbs a fraction of the light
-        ink = ink / background
-    without_lines = _remove_lines(ink)
+        contrast = contrast / background
+    without_lines = _remove_lines(contrast)
     if without_lines.max() > MIN_CONTRAST:  # otherwise, the only line is a 1
-        ink = without_lines
-    ink -= np.median(ink)
-    noise = 1.4826 * float(np.median(np.abs(ink)))
-    strong = ink[ink > max(MIN_CONTRAST / 2, 4 * noise)]
+        contrast = without_lines
+    contrast -= np.median(contrast)
+    noise = 1.4826 * float(np.median(np.abs(contrast)))
+    strong = contrast[contrast > max(MIN_CONTRAST / 2, 4 * noise)]
     top = float(np.percentile(strong, 90)) if len(strong) else 0.0
     if top < max(MIN_CONTRAST, 8 * noise):
         return np.zeros_like(grey)
     low, high = max(0.1 * top, 3 * noise), 0.85 * top
-    foreground = np.clip((ink - low) / (high - low), 0, 1)
+    foreground = np.clip((contrast - low) / (high - low), 0, 1)
     return foreground * _digit_mask(foreground)
 
 
@@ -140,26 +140,23 @@ def _is_light_on_dark(grey: np.ndarray) -> bool:
     return bool(((grey - local) ** 3).sum() > 0)
 
 
-def _remove_lines(ink: np.ndarray) -> np.ndarray:
-    """Removes ruled lines: thin, and as long as the image, up to a small tilt."""
-    size, thickness = ink.shape, max(3, max(ink.shape) // 40)
-    for axis in (0, 1):  # across the lines
+def _remove_lines(contrast: np.ndarray) -> np.ndarray:
+    """Removes ruled lines, horizontal and vertical ones, up to a small tilt."""
+    return _remove_rows(_remove_rows(contrast).T).T
 
-        def window(across: int, along: float, axis: int = axis) -> tuple[int, int]:
-            length = max(1, round(along * size[1 - axis]))
-            return (across, length) if axis == 0 else (length, across)
 
-        thin = ndimage.white_tophat(ink, window(thickness, 0))
-        lines = ndimage.grey_dilation(thin, window(5, 0))  # they may be tilted
-        # Strokes interrupt them; the gap between a stroke and the border is none.
-        margin = size[1 - axis] // 2
-        margins = [(0, 0), (0, 0)]
-        margins[1 - axis] = (margin, margin)
-        lines = ndimage.grey_closing(np.pad(lines, margins), window(1, 0.4))
-        lines = ndimage.grey_opening(lines, window(1, 0.9))
-        lines = lines.take(range(margin, margin + size[1 - axis]), 1 - axis)
-        ink = ink - np.minimum(lines, thin)
-    return ink
+def _remove_rows(contrast: np.ndarray) -> np.ndarray:
+    """Removes horizontal lines that are thin, and as wide as the image."""
+    thickness, width = max(3, max(contrast.shape) // 40), contrast.shape[1]
+    thin = ndimage.white_tophat(contrast, (thickness, 1))
+    lines = ndimage.grey_dilation(thin, (5, 1))  # they may be tilted
+    # Strokes interrupt a line. Without the margin, a closing would also fill the gap
+    # between a stroke and the border.
+    margin = width // 2
+    lines = np.pad(lines, ((0, 0), (margin, margin)))
+    lines = ndimage.grey_closing(lines, (1, max(1, round(0.4 * width))))
+    lines = ndimage.grey_opening(lines, (1, max(1, round(0.9 * width))))
+    return contrast - np.minimum(lines[:, margin : margin + width], thin)
 
 
 def _digit_mask(foreground: np.ndarray) -> np.ndarray:

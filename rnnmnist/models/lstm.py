@@ -1,12 +1,13 @@
 """The LSTM: Flax's cell with a hand-written derivative, under `nn.scan`."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen.recurrent import DenseParams
 from jax.typing import DTypeLike
 
@@ -142,6 +143,28 @@ class LSTMCell(nn.OptimizedLSTMCell):
         scaled = kernel.T * _scale(self.features, kernel.dtype)  # exact: powers of two
         copies = jax.lax.stop_gradient((scaled, kernel[-self.features :]))
         return Kernels(kernel, *copies)
+
+
+class FusedParams(NamedTuple):
+    """The arrays of an LSTM classifier, with the gates side by side as in `GATES`."""
+
+    row: np.ndarray  # [features, 4 * units], the kernel of the inputs
+    hidden: np.ndarray  # [units, 4 * units], the kernel of the hidden state
+    bias: np.ndarray  # [4 * units]
+    head: np.ndarray  # [units, classes]
+    head_bias: np.ndarray  # [classes]
+
+    @classmethod
+    def create(cls, params: Mapping[str, Any]) -> "FusedParams":
+        """Returns the parameters of one network, with Flax's names, as arrays."""
+        cell, head = params["cell"], params["head"]
+
+        def fuse(side: str, name: str) -> np.ndarray:
+            return np.concatenate([cell[side + gate][name] for gate in GATES], axis=-1)
+
+        kernels = fuse("i", "kernel"), fuse("h", "kernel")
+        head_arrays = np.asarray(head["kernel"]), np.asarray(head["bias"])
+        return cls(*kernels, fuse("h", "bias"), *head_arrays)
 
 
 class Residuals(NamedTuple):

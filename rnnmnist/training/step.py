@@ -240,8 +240,8 @@ def apply_update(
     ) -> tuple[Any, ...]:
         norm = optax.tree.norm(grads)
         # AdamW reads the parameters only to decay them.
-        shrinking = params if decayed.all() else jnp.where(decayed, params, 0)
-        updates, opt_state = program.optimizer.update(grads, opt_state, shrinking)
+        to_decay = params if decayed.all() else jnp.where(decayed, params, 0)
+        updates, opt_state = program.optimizer.update(grads, opt_state, to_decay)
         params = params + updates
         if ema_params is not None:
             ema_params = average(ema_params, params, old.step, program.ema_decay)

@@ -18,7 +18,7 @@ from rnnmnist.errors import UserError
 from rnnmnist.inference import out_of_distribution, preprocessing
 from rnnmnist.inference.predictor import Predictor
 from rnnmnist.models.classifier import Params, count_params
-from rnnmnist.models.lstm import GATES
+from rnnmnist.models.lstm import FusedParams
 from rnnmnist.reporting import html
 from rnnmnist.runtime.ensemble import split_ensemble
 
@@ -176,41 +176,22 @@ def select_samples(network: Network) -> list[Sample]:
 
 
 def _network_data(network: Network, title: str) -> dict[str, Any]:
-    cell, head = network.params["cell"], network.params["head"]
-
-    def concatenate(side: str, name: str) -> np.ndarray:
-        return np.concatenate([cell[side + gate][name] for gate in GATES], axis=-1)
-
-    return {
-        "title": title,
-        "loss": network.loss,
-        "units": len(head["kernel"]),
-        "params": _params(
-            concatenate("i", "kernel"),
-            concatenate("h", "kernel"),
-            concatenate("h", "bias"),
-            head["kernel"],
-            head["bias"],
-        ),
-    }
+    arrays = FusedParams.create(network.params)
+    return {"title": title, "loss": network.loss} | _weights(arrays)
 
 
 def _check_data(check: out_of_distribution.OutOfDistributionCheck) -> dict[str, Any]:
-    *params, max_score = check
-    return {
-        "maxScore": max_score,
-        "units": len(check.head),
-        "params": _params(*params),
-    }
+    return {"maxScore": check.max_score} | _weights(check.network)
 
 
-def _params(*arrays: np.ndarray) -> dict[str, str]:
+def _weights(arrays: FusedParams) -> dict[str, Any]:
     """Encodes weights as float16; of the reference models, no prediction changes."""
-    names = ("row", "hidden", "bias", "head", "headBias")
-    return {
+    names = ("row", "hidden", "bias", "head", "headBias")  # in JavaScript
+    params = {
         name: _base64(np.asarray(array, "<f2"))
         for name, array in zip(names, arrays, strict=True)
     }
+    return {"units": len(arrays.head), "params": params}
 
 
 def _base64(array: np.ndarray) -> str:
