@@ -135,7 +135,7 @@ def _smooth(grey: np.ndarray) -> np.ndarray:
 
 def _is_light_on_dark(grey: np.ndarray) -> bool:
     """Whether the largest deviations from the local mean are light: the strokes."""
-    window = max(3, round(0.4 * min(grey.shape)))
+    window = max(3, round(0.6 * min(grey.shape)))
     local = ndimage.uniform_filter(grey, window, mode="nearest")
     return bool(((grey - local) ** 3).sum() > 0)
 

@@ -192,6 +192,19 @@ def test_thin_strokes_in_large_images(predictor: Predictor) -> None:
     assert stroke_width(prediction.stages.image > 100) > 1.5
 
 
+@pytest.mark.parametrize("light_on_dark", [False, True])
+def test_a_thick_zero_that_nearly_fills_an_image_keeps_its_hole(
+    light_on_dark: bool,
+) -> None:
+    image = Image.new("L", (280, 280), 255)
+    ring = (45, 35, 235, 245)
+    ImageDraw.Draw(image).ellipse(ring, outline=0, width=75)
+    levels = np.asarray(image)
+    digit = preprocess(image_io.from_array(255 - levels if light_on_dark else levels))
+    assert digit.image[14, 14] == 0
+    assert digit.image[14].max() == digit.image[:, 14].max() == 255
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 2), (2, 300), (300, 1), (5, 5)])
 def test_small_images_are_preprocessed(shape: tuple[int, int]) -> None:
     generator = np.random.default_rng(0)
