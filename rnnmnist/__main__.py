@@ -5,7 +5,7 @@ import sys
 
 from rnnmnist import errors
 
-_MODULES = ("evaluate", "predict", "report", "page", "verify", "doctor")
+_MODULES = ("evaluate", "predict", "export", "report", "page", "verify", "doctor")
 COMMANDS = {"train": "main"} | {name: name for name in _MODULES}
 
 

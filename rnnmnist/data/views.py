@@ -60,10 +60,11 @@ class View(NamedTuple):
             return images
         if self.name == "columns":
             return images.mT
-        pixels = images.reshape(len(images), -1)
+        count = images.shape[0]  # can be symbolic, as for an export
+        pixels = images.reshape(count, -1)
         if self.name == "permuted":
             pixels = pixels[:, permutation(self.permutation, pixels.shape[1])]
-        return pixels.reshape(len(images), -1, self.pixels_per_step)
+        return pixels.reshape(count, -1, self.pixels_per_step)
 
 
 @functools.cache

@@ -81,7 +81,7 @@ class SequenceClassifier(nn.Module):
         if every_step:
             return self.head(hidden).swapaxes(0, 1)
         if lengths is not None:
-            hidden = hidden[lengths - 1, jnp.arange(len(lengths))]
+            hidden = hidden[lengths - 1, jnp.arange(lengths.shape[0])]
         return self.head(hidden)
 
     def start(self, batch: int) -> Any:

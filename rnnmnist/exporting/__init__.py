@@ -1,0 +1,1 @@
+"""Exports of trained networks for other runtimes, with certificates."""

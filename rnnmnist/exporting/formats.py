@@ -1,0 +1,72 @@
+"""The formats of exports: what a folder of each contains."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from rnnmnist.config.schema import GATED_CELLS
+from rnnmnist.exporting.source import Source
+
+
+class Format(NamedTuple):
+    """A format of exports, whose folders also contain a `predict.py`."""
+
+    artefact: str  # the file with the parameters
+    packages: tuple[str, ...]  # that write it, and as the last one, that runs it
+    write: Callable[[Source, Path], None]  # all files but `predict.py` into a folder
+    cells: tuple[str, ...] | None = None  # that it supports; None: all
+
+
+def write_onnx(source: Source, folder: Path) -> None:
+    """Writes the ONNX model, with the classes and its origin as metadata."""
+    import onnx
+
+    from rnnmnist.exporting.onnx_graph import build
+
+    model = build(source)
+    metadata = {key: json.dumps(value) for key, value in source.provenance.items()}
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, folder / "model.onnx")
+
+
+def write_safetensors(source: Source, folder: Path) -> None:
+    """Writes the parameters, `config.json` for `predict.py`, and a model card."""
+    from safetensors.numpy import save
+
+    from rnnmnist.checkpoints.checksums import named_leaves
+    from rnnmnist.exporting.model_card import model_card
+
+    leaves = named_leaves(source.params)
+    arrays = {name.replace("/", "."): array for name, array in leaves}
+    (folder / "model.safetensors").write_bytes(save(arrays))
+    model, order = source.restored.config.model, source.pixel_order
+    mean, std, missing = source.normalization
+    content = {
+        "cell": model.cell,
+        "hidden_size": model.hidden_size,
+        "pooling": model.pooling,
+        "pixel_order": None if order is None else order.tolist(),
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+        "missing": missing,
+        "provenance": source.provenance,
+    }
+    (folder / "config.json").write_text(json.dumps(content) + "\n")
+    (folder / "README.md").write_text(model_card(source))
+
+
+def write_stablehlo(source: Source, folder: Path) -> None:
+    """Writes the program that `jax.export` serializes."""
+    from rnnmnist.exporting.stablehlo import build
+
+    (folder / "model.stablehlo").write_bytes(build(source))
+
+
+FORMATS = {
+    "onnx": Format("model.onnx", ("onnx", "onnxruntime"), write_onnx, GATED_CELLS),
+    "safetensors": Format(
+        "model.safetensors", ("safetensors", "numpy"), write_safetensors, GATED_CELLS
+    ),
+    "stablehlo": Format("model.stablehlo", ("jax",), write_stablehlo),
+}

@@ -1,0 +1,98 @@
+"""The model card of a safetensors export: a README for the Hugging Face Hub.
+
+References:
+    Mitchell et al., "Model Cards for Model Reporting", FAccT 2019;
+    https://huggingface.co/docs/hub/model-cards for the YAML.
+"""
+
+import json
+from typing import Any
+
+from rnnmnist.evaluation.formatting import interval, percent
+from rnnmnist.evaluation.intervals import wilson_interval
+from rnnmnist.exporting.source import Source
+from rnnmnist.models.classifier import count_params
+
+TEMPLATE = """---
+{metadata}
+---
+
+# {title}
+
+{description}
+
+| data set | split | examples | correct | accuracy (95 % interval) |
+| --- | --- | --- | --- | --- |
+| {dataset} | {split} | {examples:,} | {correct:,} | {accuracy} ({interval}) |
+
+## Use
+
+`predict.py` needs NumPy only:
+
+```python
+from pathlib import Path
+
+from predict import load
+
+predict = load(Path("."))
+logits = predict({arguments})  # {shapes}
+classes = {classes}
+```
+
+The inputs are not normalized: `predict` does that. `certificate.json` records that
+its predictions were compared with those of rnnmnist for every example above.
+
+## Training
+
+```json
+{config}
+```
+"""
+
+
+def model_card(source: Source) -> str:
+    """Returns the text of the card."""
+    task, config = source.task, source.restored.config
+    examples, correct = len(source.logits), source.correct
+    images = task.image_shape is not None
+    kind = "image-classification" if images else "time-series-classification"
+    name = f"rnnmnist-{config.model.cell}-{task.name}"
+    result = {
+        "task": {"type": kind},
+        "dataset": {"name": task.name, "type": task.name, "split": source.split},
+        "metrics": [{"type": "accuracy", "value": correct / examples}],
+    }
+    metadata: dict[str, Any] = {
+        "library_name": "rnnmnist",
+        "tags": ["jax", "flax", "recurrent-neural-network", config.model.cell],
+        "datasets": [task.name],
+        "metrics": ["accuracy"],
+        "model-index": [{"name": name, "results": [result]}],
+    }
+    if images:
+        metadata["pipeline_tag"] = kind
+    steps, features = task.steps, task.features
+    return TEMPLATE.format(
+        # JSON is YAML, too.
+        metadata="\n".join(f"{key}: {json.dumps(metadata[key])}" for key in metadata),
+        title=name,
+        description=(
+            f"A recurrent network (`{config.model.cell}`, {config.model.hidden_size} "
+            f"units, {count_params(source.params):,} parameters) that classifies "
+            f"{task.noun} of up to {steps} steps of {features} features."
+        ),
+        dataset=task.name,
+        split=source.split,
+        examples=examples,
+        correct=correct,
+        accuracy=percent(correct / examples),
+        interval=interval(wilson_interval(correct, examples)),
+        arguments="images" if images else "sequences, lengths",
+        shapes=(
+            f"uint8 [n, {', '.join(map(str, task.image_shape))}]"
+            if task.image_shape
+            else f"float32 [n, time, {features}], int32 [n]"
+        ),
+        classes=list(task.classes),
+        config=json.dumps(source.provenance["config"], indent=1),
+    )

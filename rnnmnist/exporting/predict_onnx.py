@@ -1,0 +1,23 @@
+"""Runs `model.onnx` with onnxruntime.
+
+>>> from predict import load
+>>> logits = load(FOLDER)(images)  # or (sequences, lengths)
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+
+def load(folder: Path) -> Callable[..., np.ndarray]:
+    """Returns a function from raw examples to logits."""
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    names = [argument.name for argument in session.get_inputs()]
+
+    def predict(*examples: np.ndarray) -> np.ndarray:
+        (logits,) = session.run(["logits"], dict(zip(names, examples, strict=True)))
+        return logits
+
+    return predict

@@ -1,0 +1,23 @@
+"""Runs `model.stablehlo` with jax.
+
+>>> from predict import load
+>>> logits = load(FOLDER)(images)  # or (sequences, lengths)
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.export
+import numpy as np
+
+
+def load(folder: Path) -> Callable[..., np.ndarray]:
+    """Returns a function from raw examples to logits."""
+    content = (folder / "model.stablehlo").read_bytes()
+    network = jax.jit(jax.export.deserialize(bytearray(content)).call)
+
+    def predict(*examples: np.ndarray) -> np.ndarray:
+        return np.asarray(network(*examples))
+
+    return predict

@@ -1,0 +1,57 @@
+"""The StableHLO program: the network as jax compiles it, with its parameters."""
+
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from rnnmnist.data.examples import Normalization
+from rnnmnist.exporting.source import Source
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def build(source: Source) -> bytes:
+    """Serializes the function from `Source.inputs` to logits.
+
+    It takes any number of examples, and sequences with the number of steps of the
+    task. Their matrix products are in float32 on every platform.
+    """
+    restored, params = source.restored, source.params
+
+    def logits(examples: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
+        if restored.view is not None:
+            inputs = restored.view(examples)
+        else:
+            inputs = normalize(source.normalization, examples)
+        result: Any = restored.model.apply({"params": params}, inputs, lengths)
+        return result
+
+    (count,) = jax.export.symbolic_shape("examples")
+    specs = [
+        jax.ShapeDtypeStruct((count, *array.shape[1:]), array.dtype)
+        for array in source.inputs
+    ]
+    exported = jax.export.export(jax.jit(logits), platforms=PLATFORMS)(*specs)
+    return bytes(exported.serialize())
+
+
+def normalize(normalization: Normalization, values: jax.Array) -> jax.Array:
+    """Standardizes sequences and fills missing values, as `Normalization` does.
+
+    The padding is kept: no step before it depends on it.
+    """
+    exact, std = normalization.mean[None, None], normalization.std[None, None]
+    mean = exact.astype(np.float32)
+    error = (mean - exact).astype(np.float32)  # float64 is not available
+    inputs = (values - mean + error) / std.astype(np.float32)
+    if normalization.missing == "forward_fill":
+        steps = jnp.arange(inputs.shape[1])[:, None]
+        valid = jnp.where(jnp.isnan(inputs), 0, steps)
+        last = jax.lax.cummax(valid, axis=1)
+        inputs = jnp.take_along_axis(inputs, last, axis=1)
+    if normalization.missing != "error":
+        inputs = jnp.where(jnp.isnan(inputs), 0, inputs)
+    return inputs

@@ -1,0 +1,59 @@
+"""The page on exports: its commands, Python and JavaScript run as they stand."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import REPOSITORY, Command
+
+from rnnmnist.exporting import predict_safetensors
+
+PAGE = (REPOSITORY / "docs" / "export.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    return found
+
+
+def test_the_page_shows_the_numpy_reader() -> None:
+    text = Path(predict_safetensors.__file__).read_text()
+    assert text in blocks("python")
+
+
+@pytest.mark.slow
+def test_the_page_runs(
+    tmp_path: Path, command: Command, environment: dict[str, str], data_dir: Path
+) -> None:
+    def run(*arguments: str) -> str:
+        finished = subprocess.run(
+            arguments, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout
+
+    finished = command(
+        "main",
+        f"--workdir={tmp_path}/checkpoints/embedded",
+        f"--config.data.data_dir={data_dir}",
+        "--config.train.num_steps=20",
+    )
+    assert finished.returncode == 0, finished.stderr
+    (commands,) = (block for block in blocks("sh") if "rnnmnist" in block)
+    output = run("bash", "-ec", commands.replace("python", sys.executable))
+    assert output.count("500 of 500 predictions are equal") == 3
+    assert output.count(": unchanged") == 3
+    for block in blocks("python"):
+        if "def predict" not in block:
+            assert run(sys.executable, "-c", block)
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("node is not installed: the JavaScript is not run")
+    install = ["npm", "install", "--no-audit", "--no-fund", "onnxruntime-web"]
+    if subprocess.run(install, cwd=tmp_path, capture_output=True).returncode:
+        pytest.skip("onnxruntime-web cannot be installed: the JavaScript is not run")
+    (script,) = blocks("js")
+    (tmp_path / "page.mjs").write_text(script)
+    assert run("node", "page.mjs").startswith("[ 2, 10 ]")

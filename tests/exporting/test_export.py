@@ -1,0 +1,330 @@
+"""Exports: predictions of every format, certificates, and their verification."""
+
+import importlib.util
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from support import model_of, random_params, refused
+
+from rnnmnist import export
+from rnnmnist.checkpoints import store
+from rnnmnist.config.schema import Config, DataConfig, ModelConfig
+from rnnmnist.data import datasets
+from rnnmnist.errors import RunError
+from rnnmnist.exporting import certificate, folders
+from rnnmnist.exporting.formats import FORMATS
+from rnnmnist.exporting.source import Source
+from rnnmnist.models.classifier import Shape
+
+NETWORKS: dict[str, tuple[DataConfig, ModelConfig]] = {
+    "lstm": (DataConfig(), ModelConfig()),
+    "lstm on columns": (DataConfig(view="columns"), ModelConfig(pooling="mean")),
+    "gru on permuted pixels": (
+        DataConfig(view="permuted", pixels_per_step=16),
+        ModelConfig(cell="gru"),
+    ),
+    "rnn on pixels": (
+        DataConfig(view="pixels", pixels_per_step=56),
+        ModelConfig(cell="rnn"),
+    ),
+    "lstm on sequences": (DataConfig(name="files"), ModelConfig()),
+    "gru on sequences": (
+        DataConfig(name="files", missing="forward_fill"),
+        ModelConfig(cell="gru", pooling="mean"),
+    ),
+    "rnn on sequences": (
+        DataConfig(name="files", missing="zero", normalize="none"),
+        ModelConfig(cell="rnn"),
+    ),
+}
+LINEAR = {
+    "lru": (DataConfig(view="permuted", pixels_per_step=16), ModelConfig(cell="lru")),
+    "mingru on sequences": (
+        DataConfig(name="files", missing="forward_fill"),
+        ModelConfig(cell="mingru", pooling="mean"),
+    ),
+}
+
+
+def write_sequences(path: Path, missing: bool) -> Path:
+    """Writes sequences of unequal lengths, one feature of which has an offset."""
+    generator = np.random.default_rng(0)
+    inputs = generator.normal([0, 1e5, -3], [1, 10, 0.1], (240, 9, 3))
+    inputs = inputs.astype(np.float32)
+    lengths = generator.integers(1, 10, 240)
+    if missing:
+        inputs[generator.random(inputs.shape) < 0.2] = np.nan
+    inputs[np.arange(9) >= lengths[:, None]] = np.nan  # padding can be anything
+    labels = np.array(["low", "middle", "high"])[generator.integers(0, 3, 240)]
+    split = np.array(["train", "validation", "test"])[np.arange(240) % 3]
+    np.savez(path, inputs=inputs, labels=labels, lengths=lengths, split=split)
+    return path
+
+
+def save_network(
+    folder: Path,
+    data: DataConfig,
+    model: ModelConfig,
+    data_dir: Path,
+    settings: dict[str, Any] | None = None,
+) -> tuple[Path, dict[str, str | None]]:
+    """Saves a network with random parameters; returns its workdir and data paths."""
+    paths: dict[str, str | None] = {"data.data_dir": str(data_dir)}
+    name = "mnist5k"
+    if data.name == "files":
+        folder.mkdir(exist_ok=True)
+        path = write_sequences(folder / "sequences.npz", data.missing != "error")
+        paths, name = {"data.path": str(path)}, "files"
+    config = Config(data=data, model=model)
+    config = config.replace(
+        {"data.name": name, "model.hidden_size": 24} | (settings or {})
+    )
+    task, _ = datasets.load(config.replace(paths).data)
+    params = random_params(model_of(config.model, Shape.of(task)))
+    metrics = {"accuracy": 0.5, "loss": 1.0, "examples": 500, "step": 3}
+    store.save_params(folder / "run", 3, params, config, task, metrics)
+    return folder / "run", paths
+
+
+@pytest.fixture
+def saved(tmp_path: Path, data_dir: Path) -> tuple[Path, list[str]]:
+    """The workdir of an LSTM, and the flags that find its data."""
+    workdir, paths = save_network(tmp_path, *NETWORKS["lstm"], data_dir)
+    return workdir, [f"--config.{name}={value}" for name, value in paths.items()]
+
+
+@pytest.mark.parametrize("network", NETWORKS | LINEAR)
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_export_predicts_as_its_source(
+    name: str, network: str, tmp_path: Path, data_dir: Path
+) -> None:
+    data, model = (NETWORKS | LINEAR)[network]
+    workdir, paths = save_network(tmp_path, data, model, data_dir)
+    source = Source.load(workdir, "best", paths)
+    if not folders.supports(name, source.restored.config):
+        assert network in LINEAR
+        assert name != "stablehlo"
+        return
+    FORMATS[name].write(source, tmp_path)
+    script = Path(folders.__file__).with_name(f"predict_{name}.py")
+    predict = runpy.run_path(str(script))["load"](tmp_path)
+    for count in (1, 7, len(source.logits)):
+        logits = predict(*(array[:count] for array in source.inputs))
+        assert logits.dtype == np.float32
+        np.testing.assert_allclose(logits, source.logits[:count], atol=2e-5)
+    # Other examples than those of the certificate.
+    inputs = [array[::-1].copy() for array in source.inputs]
+    np.testing.assert_allclose(predict(*inputs), source.predict(*inputs), atol=2e-5)
+
+
+def test_onnx_has_native_operators_probabilities_and_metadata(
+    saved: tuple[Path, list[str]], tmp_path: Path, data_dir: Path
+) -> None:
+    source = Source.load(saved[0], "best", {"data.data_dir": str(data_dir)})
+    FORMATS["onnx"].write(source, tmp_path)
+    content = (tmp_path / "model.onnx").read_bytes()
+    assert len(content) < 4 * sum(map(np.size, leaves(source.params))) + 20_000
+    session = onnxruntime.InferenceSession(content)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == list("0123456789")
+    assert json.loads(metadata["params_sha256"]) == source.params_sha256
+    logits, probabilities = session.run(None, {"images": source.inputs[0]})
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    np.testing.assert_allclose(
+        probabilities, weights / weights.sum(-1, keepdims=True), rtol=1e-5
+    )
+
+
+def leaves(tree: Any) -> list[np.ndarray]:
+    """Returns the arrays of nested dictionaries."""
+    if not isinstance(tree, dict):
+        return [tree]
+    return [leaf for value in tree.values() for leaf in leaves(value)]
+
+
+def test_an_export_is_certified_replaced_with_force_and_verified(
+    saved: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    arguments = [f"--workdir={saved[0]}", "--format=safetensors", *saved[1]]
+    arguments.append(f"--output={output}")
+    export.main(arguments)
+    assert "500 of 500 predictions are equal" in capsys.readouterr().out
+    folder = output / "safetensors"
+    found = json.loads((folder / "certificate.json").read_text())
+    assert found["examples"] == 500
+    assert found["differing"] == 0
+    assert 0 < found["max_abs_difference"] < 1e-4
+    assert found["examples_per_second"].keys() == {"1", "128"}
+    (folder / "predict.py").write_text("raise SystemExit('was run')")
+    with pytest.raises(RunError, match="have changed"):
+        export.main([f"--verify={output}"])
+    assert capsys.readouterr().out == "safetensors: predict.py has changed\n"
+    assert "--force" in refused("export", *arguments)
+    export.main([*arguments, "--force"])
+    assert [path.name for path in output.iterdir()] == ["safetensors"]
+    export.main([f"--verify={output}"])
+    assert capsys.readouterr().out.endswith("safetensors: unchanged\n")
+
+
+def test_the_numpy_reader_imports_neither_jax_nor_this_package(
+    saved: tuple[Path, list[str]], tmp_path: Path, data_dir: Path
+) -> None:
+    source = Source.load(saved[0], "best", {"data.data_dir": str(data_dir)})
+    FORMATS["safetensors"].write(source, tmp_path)
+    reader = Path(folders.__file__).with_name("predict_safetensors.py")
+    shutil.copyfile(reader, tmp_path / "predict.py")
+    script = (
+        "import sys; sys.modules['jax'] = sys.modules['rnnmnist'] = None\n"
+        "import numpy as np, pathlib, predict\n"
+        "images = np.zeros((2, 28, 28), np.uint8)\n"
+        "print(predict.load(pathlib.Path('.'))(images).shape)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert finished.stdout == "(2, 10)\n", finished.stderr
+
+
+def test_another_checkpoint_or_other_data_are_changes(
+    saved: tuple[Path, list[str]], tmp_path: Path, data_dir: Path
+) -> None:
+    paths: dict[str, str | None] = {"data.data_dir": str(data_dir)}
+    source = Source.load(saved[0], "best", paths)
+    folder = tmp_path / "out"
+    folders.write(source, "safetensors", folder)
+    shutil.rmtree(saved[0])
+    save_network(tmp_path, *NETWORKS["lstm"], data_dir, {"model.hidden_size": 23})
+    ((_, changes),) = folders.verify(folder)
+    assert changes == [f"the parameters in {saved[0]} have changed"]
+    saved_certificate = certificate.Certificate.read(
+        folder / "safetensors/certificate.json"
+    )
+    fewer = source._replace(examples=source.examples.first(400))
+    changes = certificate.find_changes(saved_certificate, fewer, folder / "safetensors")
+    assert changes == ["the test examples of mnist5k have changed"]
+
+
+def test_an_export_with_other_logits_is_not_written(
+    saved: tuple[Path, list[str]], tmp_path: Path, data_dir: Path
+) -> None:
+    source = Source.load(saved[0], "best", {"data.data_dir": str(data_dir)})
+    wrong = source._replace(logits=source.logits + 0.01)
+    with pytest.raises(RunError, match="is not the network"):
+        folders.write(wrong, "safetensors", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_different_predictions_are_listed(
+    saved: tuple[Path, list[str]], tmp_path: Path, data_dir: Path
+) -> None:
+    source = Source.load(saved[0], "best", {"data.data_dir": str(data_dir)})
+    logits = source.logits.copy()
+    first, second = logits[5].argsort()[-2:]
+    logits[5, [first, second]] = logits[5, [second, first]]  # within rounding
+    wrong = source._replace(logits=logits)
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(certificate, "MAX_DIFFERENCE", 100)
+    with monkey.context():
+        found = folders.write(wrong, "safetensors", tmp_path / "out")
+    assert found.differences == (certificate.Difference(5, int(first), int(second)),)
+    assert f"example 5: {second}, not {first}" in found.describe()
+    content = json.loads((tmp_path / "out/safetensors/certificate.json").read_text())
+    assert content["differing"] == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--format=onnx", "--output=out"], "--workdir: is required"),
+        (["--workdir=DIR", "--output=out"], "--format: is required"),
+        (["--workdir=DIR", "--format=onnx"], "--output: is required"),
+        (["--workdir=DIR", "--format=pb", "--output=out"], "--format: invalid choice"),
+        (["--verify=out", "--format=onnx"], "--verify: takes a folder and no other"),
+        (["--verify="], "--verify: takes a folder"),
+        (["--verify=DIR"], "--verify: DIR has no onnx or"),
+        (["--workdir=none", "--format=onnx", "--output=out"], "--workdir: "),
+        (["--workdir=DIR", "--fromat=onnx"], "did you mean --format"),
+    ],
+)
+def test_a_mistake_is_refused(
+    flags: list[str],
+    message: str,
+    saved: tuple[Path, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    workdir = str(saved[0])
+    monkeypatch.chdir(saved[0].parent)
+    found = refused("export", *(flag.replace("DIR", workdir) for flag in flags))
+    assert message.replace("DIR", workdir) in found
+    assert not Path("out").exists()
+
+
+def test_what_cannot_be_exported_is_refused(
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    for name, settings, message in (
+        ("lru", {"model.cell": "lru"}, "supports no model.cell=lru"),
+        ("ensemble", {"num_seeds": 2}, "num_seeds=2"),
+    ):
+        (tmp_path / name).mkdir()
+        workdir, paths = save_network(
+            tmp_path / name, *NETWORKS["lstm"], data_dir, settings
+        )
+        arguments = [f"--workdir={workdir}", f"--output={output}"]
+        arguments += [f"--config.{key}={value}" for key, value in paths.items()]
+        assert message in refused("export", *arguments, "--format=onnx")
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda package: None if package == "onnx" else find_spec(package),
+    )
+    workdir, _ = save_network(tmp_path, *NETWORKS["lstm"], data_dir)
+    arguments[0] = f"--workdir={workdir}"
+    message = refused("export", *arguments, "--format=onnx")
+    assert message.endswith("pip install onnx")
+    assert not output.exists()
+
+
+def test_all_formats_skip_those_without_the_recurrence(
+    tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir, paths = save_network(tmp_path, *LINEAR["lru"], data_dir)
+    export.main(
+        [
+            *(f"--workdir={workdir}", "--format=all", f"--output={tmp_path / 'out'}"),
+            *(f"--config.{name}={value}" for name, value in paths.items()),
+        ]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == list(FORMATS)
+    assert "500 of 500" in lines[2]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["stablehlo"]
+
+
+def test_a_damaged_checkpoint_is_not_exported(
+    saved: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    files = (path for path in (saved[0] / "3/params").rglob("*") if path.is_file())
+    array = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(array.read_bytes())
+    content[len(content) // 2] ^= 1
+    array.write_bytes(content)
+    with pytest.raises(RunError, match=r"damaged|differs"):
+        export.main(
+            [
+                *(f"--workdir={saved[0]}", "--format=safetensors"),
+                *(f"--output={tmp_path / 'out'}", *saved[1]),
+            ]
+        )
+    assert not (tmp_path / "out").exists()
