@@ -26,25 +26,29 @@ const RECORDED = [
   [0.278, 0.639],
 ];
 
-// The plotted quantities. Gates are from 0 to 1; those with a `limit` are signed.
+// The plotted quantities, and a sentence on their mean magnitude after a row. Gates are
+// from 0 to 1; those with a `limit` are signed.
 const MAPS = [
   {
     part: "input",
     title: "Input gate",
     text: "How much of its candidate each unit adds to its cell state.",
     ends: ["closed", "open"],
+    now: (mean) => `units add ${percent(mean)} on average`,
   },
   {
     part: "forget",
     title: "Forget gate",
     text: "How much of its cell state each unit keeps. Faint units forget.",
     ends: ["forgets", "keeps"],
+    now: (mean) => `units keep ${percent(mean)} on average`,
   },
   {
     part: "output",
     title: "Output gate",
     text: "How much of its cell state each unit passes on as its hidden state.",
     ends: ["closed", "open"],
+    now: (mean) => `units pass on ${percent(mean)} on average`,
   },
   {
     part: "candidate",
@@ -52,12 +56,14 @@ const MAPS = [
     text: "The new value of each unit, computed from this row and the hidden states.",
     ends: ["−1", "+1"],
     limit: 1,
+    now: (mean) => `mean magnitude ${mean.toFixed(2)}`,
   },
   {
     part: "cell",
     title: "Cell state",
     text: "The memory: the old state times the forget gate, plus the gated candidate.",
     limit: null, // depends on the network
+    now: (mean) => `mean magnitude ${mean.toFixed(2)}`,
   },
   {
     part: "hidden",
@@ -65,6 +71,7 @@ const MAPS = [
     text: "The output of the units. The prediction is computed from it alone.",
     ends: ["−1", "+1"],
     limit: 1,
+    now: (mean) => `mean magnitude ${mean.toFixed(2)}`,
   },
 ];
 
@@ -498,7 +505,7 @@ function showMaps() {
   MAPS.forEach((kind, i) => showMap(maps[i], kind, network, scale));
 }
 
-function showMap(map, { part, title, ends, limit }, network, scale) {
+function showMap(map, { part, title, ends, limit, now }, network, scale) {
   const signed = limit !== undefined;
   const max = (signed ? limit : 1) ?? scale.limit;
   const [positive, negative] = [colour("--series-0"), colour("--series-1")];
@@ -512,17 +519,15 @@ function showMap(map, { part, title, ends, limit }, network, scale) {
   const [low, high] = ends ?? [`−${max.toFixed(1)}`, `+${max.toFixed(1)}`];
   map.querySelector(".low").textContent = low;
   map.querySelector(".high").textContent = high;
-  const mean = meanText(steps.at(-1)?.[part], signed);
-  map.querySelector(".mean").textContent = mean;
-  const alt = `${title} of ${network.units} units after row ${state.row}`;
-  canvas.setAttribute("aria-label", mean ? `${alt}: ${mean}` : alt);
+  const row = steps.at(-1)?.[part];
+  const sentence = row ? `Row ${state.row}: ${now(meanMagnitude(row))}` : "";
+  map.querySelector(".now").textContent = sentence;
+  const alt = `${title} of ${network.units} units after each row read`;
+  canvas.setAttribute("aria-label", `${alt}. ${sentence}`);
 }
 
-function meanText(values, signed) {
-  if (values === undefined) return "";
-  const mean = values.reduce((sum, value) => sum + Math.abs(value), 0) / values.length;
-  if (signed) return `mean magnitude ${mean.toFixed(2)}`;
-  return `mean ${Math.round(100 * mean)} %`;
+function meanMagnitude(values) {
+  return values.reduce((sum, value) => sum + Math.abs(value), 0) / values.length;
 }
 
 function makeChoice({ title }, index) {

@@ -632,6 +632,12 @@ class TestInABrowser:
         assert before == again
         assert not set(before) & set(other)
         assert len(set(before)) == 6
+        now = tab.locator(".map .now").nth(1)
+        sentences = [now.inner_text()]
+        tab.click("#back")
+        sentences.append(now.inner_text())
+        for row, sentence in zip((28, 27), sentences, strict=True):
+            assert re.fullmatch(rf"Row {row}: units keep \d+ % on average", sentence)
 
     def test_keyboard_focus(self, opened: Open) -> None:
         tab = opened()
