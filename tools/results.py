@@ -192,8 +192,13 @@ PIXELS_LSTM = (
     "model.initializer=chrono train.learning_rate=4e-3 train.num_steps=12900 "
     "train.log_every_steps=430"
 )
+PIXELS_GRU = (
+    "model.cell=gru model.hidden_size=152 train.learning_rate=4e-3 "
+    "train.num_steps=6450 train.log_every_steps=430"
+)
 PIXELS = (
     Row("pixels_lstm", 1, f"default data.view=pixels {PIXELS_LSTM}", "`lstm`, chrono"),
+    Row("pixels_gru", 1, f"default data.view=pixels {PIXELS_GRU}", "`gru`"),
 )
 PERMUTED_LRU = (
     "model.cell=lru model.hidden_size=64 model.num_layers=3 model.pooling=mean "

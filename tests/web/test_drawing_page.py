@@ -637,7 +637,7 @@ class TestInABrowser:
         tab.click("#back")
         sentences.append(now.inner_text())
         for row, sentence in zip((28, 27), sentences, strict=True):
-            assert re.fullmatch(rf"Row {row}: units keep \d+ % on average", sentence)
+            assert re.fullmatch(rf"Row {row}: units keep \d+\s% on average", sentence)
 
     def test_keyboard_focus(self, opened: Open) -> None:
         tab = opened()
