@@ -5,17 +5,20 @@
 
 Each format gets a folder with the network, a `predict.py` that runs it without this
 package, and a `certificate.json`, which compares the predictions for every test example
-with those of the checkpoint. --verify repeats the comparison. Its exit code is 1 if a
-file, the checkpoint, the data or a prediction has changed.
+with those of the checkpoint. The exit code is 1 if one differs. --verify repeats the
+comparison. Its exit code is 1 if a file, the checkpoint, the data or a prediction has
+changed.
 """
 
 import argparse
+import signal
 from pathlib import Path
+from typing import NoReturn
 
 from rnnmnist import errors
-from rnnmnist.config.command_line import Parser, data_paths
+from rnnmnist.config.command_line import Parser, data_paths, parse_folder
 
-FORMATS = ("onnx", "safetensors", "stablehlo")
+FORMAT_NAMES = ("onnx", "safetensors", "stablehlo")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -27,7 +30,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser("export", __doc__)
     parser.add_workdir(required=False)
     parser.add_step()
-    parser.add_argument("--format", choices=[*FORMATS, "all"], help="what to write")
+    parser.add_argument(
+        "--format", choices=[*FORMAT_NAMES, "all"], help="what to write"
+    )
     parser.add_argument("--output", metavar="FOLDER", help="where to write it")
     parser.add_argument(
         "--force", action="store_true", help="replace the exports in FOLDER"
@@ -36,53 +41,66 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_data_paths()
     args = parser.parse(argv)
     if args.verify is not None:
-        if len(argv) > 1 or not args.verify:
+        if args != parser.parse([f"--verify={args.verify}"]):
             raise errors.UserError("--verify: takes a folder and no other flag")
+        args.verify = parse_folder("--verify", args.verify)
         return args
     for flag in ("workdir", "format", "output"):
-        if not getattr(args, flag):
+        if getattr(args, flag) is None:
             raise errors.UserError(f"--{flag}: is required; {parser.prog} --help")
+    args.output = parse_folder("--output", args.output)
     return args
 
 
 def main(argv: list[str]) -> None:
-    """Writes or verifies exports.
-
-    Raises:
-        RunError: if a verified export has changed.
-    """
+    """Writes or verifies exports."""
     args = parse(argv)
+    from rnnmnist.runtime.compilation import use_cpu
+
+    use_cpu()
     if args.verify is not None:
-        verify(Path(args.verify))
+        verify(args.verify)
     else:
         export(args)
 
 
 def export(args: argparse.Namespace) -> None:
-    """Writes the exports that the flags describe, and prints what was compared."""
+    """Writes exports, and prints how each compares with the checkpoint.
+
+    Raises:
+        RunError: if one predicts another class for an example.
+    """
     from rnnmnist.checkpoints.selection import with_step
     from rnnmnist.checkpoints.store import read_config
     from rnnmnist.exporting import folders
     from rnnmnist.exporting.source import Source
-    from rnnmnist.runtime.compilation import use_cpu
 
-    folder, workdir = Path(args.output).expanduser(), args.workdir
-    names = [name for name in FORMATS if args.format in (name, "all")]
-    use_cpu()
+    signal.signal(signal.SIGTERM, _stop)  # so that temporary files are removed
+    workdir = args.workdir
+    format_names = [name for name in FORMAT_NAMES if args.format in (name, "all")]
     config = with_step(workdir, args.step, lambda step: read_config(workdir, step))
-    for name in list(names):
+    for name in list(format_names):
         if not folders.supports(name, config):
-            message = f"{name} supports no model.cell={config.model.cell}"
+            message = f"{name} does not support model.cell={config.model.cell}"
             if args.format != "all":
                 raise errors.UserError(f"--format: {message}; use --format=stablehlo")
             print(f"{name}: not written, since {message}")
-            names.remove(name)
-    folders.check_formats(names)
-    folders.check_output(folder, names, args.force)
+            format_names.remove(name)
+    folders.check_packages(format_names)
+    if not args.force:
+        folders.check_output(args.output, format_names)
     source = Source.load(workdir, args.step, data_paths(args))
-    for name in names:
-        certificate = folders.write(source, name, folder)
-        print(f"{name}: {certificate.describe()}, in {folder / name}", flush=True)
+    differing = []
+    for name in format_names:
+        certificate = folders.write(source, name, args.output)
+        print(f"{name}: {certificate.describe()}, in {args.output / name}", flush=True)
+        if certificate.differing:
+            differing.append(name)
+    if differing:
+        raise errors.RunError(
+            f"{' and '.join(differing)} in {args.output} predict another class for "
+            "some examples; certificate.json lists them"
+        )
 
 
 def verify(folder: Path) -> None:
@@ -92,15 +110,18 @@ def verify(folder: Path) -> None:
         RunError: if something has changed.
     """
     from rnnmnist.exporting import folders
-    from rnnmnist.runtime.compilation import use_cpu
 
-    use_cpu()
-    changed = False
+    changed = []
     for name, changes in folders.verify(folder):
         print(f"{name}: {'; '.join(changes) or 'unchanged'}", flush=True)
-        changed |= bool(changes)
+        if changes:
+            changed.append(name)
     if changed:
-        raise errors.RunError(f"--verify: exports in {folder} have changed")
+        raise errors.RunError(f"--verify: {' and '.join(changed)} in {folder} changed")
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    raise errors.StoppedError("no further export is written", number)
 
 
 if __name__ == "__main__":

@@ -231,23 +231,28 @@ def _absolute(folder: str | None) -> str | None:
         raise UserError(f"{folder} cannot be used: {error}") from None
 
 
-def parse_workdir(text: str) -> Path:
-    """Returns the absolute path of a workdir, which need not exist.
+def parse_folder(flag: str, text: str) -> Path:
+    """Returns the absolute path of a folder, which need not exist.
 
     Raises:
         UserError: if the text is empty or the path cannot be a directory.
     """
     if not text.strip():
-        raise UserError("--workdir: must name a directory, not ''")
+        raise UserError(f"{flag}: must name a directory, not ''")
     try:
         path = Path(text).expanduser().absolute()
         str(path).encode()  # orbax requires valid UTF-8
         for folder in (path, *path.parents):
             if folder.exists() and not folder.is_dir():
-                raise UserError(f"--workdir: {folder} is a file; name a directory")
+                raise UserError(f"{flag}: {folder} is a file; name a directory")
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"--workdir: {text[:80]!r} cannot be used: {error}") from None
+        raise UserError(f"{flag}: {text[:80]!r} cannot be used: {error}") from None
     return path
+
+
+def parse_workdir(text: str) -> Path:
+    """Returns the absolute path of a workdir, as `parse_folder` does."""
+    return parse_folder("--workdir", text)
 
 
 def resolve_workdir(text: str) -> Path:

@@ -1,7 +1,7 @@
 """Folders of exports: each is written as a whole, with a certificate, or not at all."""
 
+import dataclasses
 import importlib.util
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,14 @@ from rnnmnist.exporting.certificate import (
     Certificate,
     certify,
     find_changes,
+    script,
 )
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.exporting.source import Source
+from rnnmnist.runtime.files import write_json
 
 
-def check_formats(names: Sequence[str]) -> None:
+def check_packages(format_names: Sequence[str]) -> None:
     """Checks that the packages of formats are installed.
 
     Raises:
@@ -27,8 +29,8 @@ def check_formats(names: Sequence[str]) -> None:
     """
     missing = [
         package
-        for name in names
-        for package in FORMATS[name].packages
+        for format_name in format_names
+        for package in FORMATS[format_name].packages
         if importlib.util.find_spec(package) is None
     ]
     if missing:
@@ -38,54 +40,57 @@ def check_formats(names: Sequence[str]) -> None:
         )
 
 
-def check_output(folder: Path, names: Sequence[str], force: bool) -> None:
-    """Checks that nothing is overwritten unless `force` is set.
+def check_output(folder: Path, format_names: Sequence[str]) -> None:
+    """Checks that no export exists.
 
     Raises:
-        UserError: if an export exists.
+        UserError: if one does.
     """
-    existing = [str(folder / name) for name in names if (folder / name).exists()]
-    if existing and not force:
-        raise UserError(
-            f"--output: {existing[0]} exists; name another folder, or replace it with "
-            "--force"
-        )
+    for path in (folder / format_name for format_name in format_names):
+        if path.exists():
+            raise UserError(
+                f"--output: {path} exists; name another folder, or replace it with "
+                "--force"
+            )
 
 
-def supports(name: str, config: Config) -> bool:
+def supports(format_name: str, config: Config) -> bool:
     """Whether a format supports the recurrence of a configuration."""
-    cells = FORMATS[name].cells
+    cells = FORMATS[format_name].cells
     return cells is None or config.model.cell in cells
 
 
-def write(source: Source, name: str, folder: Path) -> Certificate:
+def write(source: Source, format_name: str, folder: Path) -> Certificate:
     """Writes an export with its certificate, and replaces an existing one.
 
     Args:
         source: the network.
-        name: of the format.
+        format_name: a name in `FORMATS`.
         folder: gets a folder of that name.
 
     Raises:
-        UserError: if the folder cannot be written.
-        RunError: if the export is not certified.
+        UserError: if the folder cannot be created.
+        RunError: if the export cannot be written or certified.
     """
+    final = folder / format_name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as temporary:
-            new = Path(temporary, name)
-            new.mkdir()
-            FORMATS[name].write(source, new)
-            script = Path(__file__).with_name(f"predict_{name}.py")
-            shutil.copyfile(script, new / "predict.py")
-            certificate = certify(source, name, new)
-            content = json.dumps(certificate.to_dict(), indent=1) + "\n"
-            (new / CERTIFICATE).write_text(content)
-            if (folder / name).exists():
-                (folder / name).rename(Path(temporary, "old"))
-            new.rename(folder / name)
+        temporary = tempfile.TemporaryDirectory(dir=folder, prefix=f".{format_name}-")
     except OSError as error:
         raise UserError(f"--output: {folder} cannot be written: {error}") from error
+    with temporary:
+        new = Path(temporary.name, format_name)
+        try:
+            new.mkdir()
+            FORMATS[format_name].write(source, new)
+            shutil.copyfile(script(format_name), new / "predict.py")
+            certificate = certify(source, format_name, new)
+            write_json(new / CERTIFICATE, dataclasses.asdict(certificate))
+            if final.exists():
+                final.rename(Path(temporary.name, "old"))
+            new.rename(final)
+        except OSError as error:
+            raise RunError(f"--output: {final} cannot be written: {error}") from error
     return certificate
 
 
@@ -97,21 +102,27 @@ def verify(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
     Raises:
         UserError: if the folder has no export, or its run or data do not exist.
-        RunError: if an export cannot be run, or its certificate is damaged.
+        RunError: if an export cannot be read or run.
     """
-    found = [name for name in FORMATS if (folder / name / CERTIFICATE).is_file()]
+    found = [name for name in FORMATS if (folder / name).is_dir()]
     if not found:
         raise UserError(
-            f"--verify: {folder} has no {' or '.join(FORMATS)} folder with a "
-            f"{CERTIFICATE}; name the --output of an export"
+            f"--verify: {folder} has no folder {' or '.join(FORMATS)}; name the "
+            "--output of an export"
         )
-    check_formats(found)
-    for name in found:
-        certificate = Certificate.read(folder / name / CERTIFICATE)
-        source = Source.load(
-            Path(certificate.workdir), str(certificate.step), certificate.data_paths
-        )
+    check_packages(found)
+    sources: dict[str, Source] = {}
+    for format_name in found:
         try:
-            yield name, find_changes(certificate, source, folder / name)
+            saved = Certificate.read(folder / format_name / CERTIFICATE)
+        except ValueError as error:
+            yield format_name, [f"{CERTIFICATE} is damaged: {error}"]
+            continue
+        key = f"{saved.workdir} {saved.step} {saved.data_paths}"
+        if key not in sources:
+            workdir, step = Path(saved.workdir), str(saved.step)
+            sources[key] = Source.load(workdir, step, saved.data_paths)
+        try:
+            yield format_name, find_changes(saved, sources[key], folder / format_name)
         except OSError as error:
             raise RunError(f"--verify: {folder} cannot be read: {error}") from error

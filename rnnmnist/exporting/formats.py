@@ -68,5 +68,5 @@ FORMATS = {
     "safetensors": Format(
         "model.safetensors", ("safetensors", "numpy"), write_safetensors, GATED_CELLS
     ),
-    "stablehlo": Format("model.stablehlo", ("jax",), write_stablehlo),
+    "stablehlo": Format("model.stablehlo", ("flatbuffers", "jax"), write_stablehlo),
 }

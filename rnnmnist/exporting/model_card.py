@@ -13,6 +13,10 @@ from rnnmnist.evaluation.intervals import wilson_interval
 from rnnmnist.exporting.source import Source
 from rnnmnist.models.classifier import count_params
 
+HUB_DATASETS = {
+    "mnist": "ylecun/mnist",
+    "fashion_mnist": "zalando-datasets/fashion_mnist",
+}
 TEMPLATE = """---
 {metadata}
 ---
@@ -59,18 +63,23 @@ def model_card(source: Source) -> str:
     name = f"rnnmnist-{config.model.cell}-{task.name}"
     result = {
         "task": {"type": kind},
-        "dataset": {"name": task.name, "type": task.name, "split": source.split},
+        "dataset": {
+            "name": source.dataset,
+            "type": HUB_DATASETS.get(source.dataset, source.dataset),
+            "split": source.split,
+        },
         "metrics": [{"type": "accuracy", "value": correct / examples}],
     }
     metadata: dict[str, Any] = {
         "library_name": "rnnmnist",
         "tags": ["jax", "flax", "recurrent-neural-network", config.model.cell],
-        "datasets": [task.name],
         "metrics": ["accuracy"],
         "model-index": [{"name": name, "results": [result]}],
     }
     if images:
         metadata["pipeline_tag"] = kind
+    if task.name in HUB_DATASETS:
+        metadata["datasets"] = [HUB_DATASETS[task.name]]
     steps, features = task.steps, task.features
     return TEMPLATE.format(
         # JSON is YAML, too.
@@ -81,7 +90,7 @@ def model_card(source: Source) -> str:
             f"units, {count_params(source.params):,} parameters) that classifies "
             f"{task.noun} of up to {steps} steps of {features} features."
         ),
-        dataset=task.name,
+        dataset=source.dataset,
         split=source.split,
         examples=examples,
         correct=correct,

@@ -13,7 +13,9 @@ import onnxruntime
 
 def load(folder: Path) -> Callable[..., np.ndarray]:
     """Returns a function from raw examples to logits."""
-    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    session = onnxruntime.InferenceSession(
+        folder / "model.onnx", providers=["CPUExecutionProvider"]
+    )
     names = [argument.name for argument in session.get_inputs()]
 
     def predict(*examples: np.ndarray) -> np.ndarray:

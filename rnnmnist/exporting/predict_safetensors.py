@@ -30,7 +30,9 @@ def to_inputs(config, examples):
         steps = np.arange(inputs.shape[1])[:, None]
         last = np.maximum.accumulate(np.where(np.isnan(inputs), 0, steps), axis=1)
         inputs = np.take_along_axis(inputs, last, axis=1)
-    return inputs if config["missing"] == "error" else np.nan_to_num(inputs)
+    if config["missing"] != "error":
+        inputs = np.where(np.isnan(inputs), np.float32(0), inputs)
+    return inputs
 
 
 def predict(config, params, examples, lengths=None):

@@ -1,6 +1,6 @@
 """Runs an export in a process that imports nothing of this package.
 
-python -P runner.py FOLDER INPUTS.npz OUTPUTS.npz
+python -P runner.py PREDICT.py FOLDER INPUTS.npz OUTPUTS.npz
 """
 
 import runpy
@@ -17,8 +17,8 @@ Predict = Callable[..., np.ndarray]  # raw examples -> logits
 
 def main() -> None:
     """Writes the logits of all examples, and the examples per second."""
-    folder, inputs, outputs = map(Path, sys.argv[1:])
-    predict = runpy.run_path(str(folder / "predict.py"))["load"](folder)
+    script, folder, inputs, outputs = map(Path, sys.argv[1:])
+    predict = runpy.run_path(str(script))["load"](folder)
     with np.load(inputs) as file:
         examples = [file[name] for name in file.files]
     batch = max(BATCH_SIZES)

@@ -1,10 +1,10 @@
 """The network that an export contains, and the examples that certify it."""
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from rnnmnist.checkpoints.checksums import params_sha256
@@ -23,21 +23,28 @@ from rnnmnist.runtime.mesh import make_mesh
 
 
 class Source(NamedTuple):
-    """A trained network with the examples on which its exports are checked."""
+    """A trained network with the examples on which its exports are checked.
+
+    The inputs are what an exported network takes: images, uint8 [n, rows, columns]; or
+    sequences before their normalization, float32 [n, time, features], and their
+    lengths, int32 [n].
+    """
 
     workdir: Path
     step: int
     data_paths: Mapping[str, str | None]  # overrides of those in the configuration
     restored: RestoredModel
+    dataset: str  # the name of the data of the examples
     split: str  # test, or validation if there is no test split
-    examples: Examples  # all of that split
-    logits: np.ndarray  # of this package for the examples, float32 [n, classes]
+    inputs: tuple[np.ndarray, ...]  # all examples of that split
+    labels: np.ndarray  # int32 [n]
+    logits: np.ndarray  # of this package for the inputs, float32 [n, classes]
 
     @classmethod
     def load(
         cls, workdir: Path, selector: str, data_paths: Mapping[str, str | None]
     ) -> "Source":
-        """Restores a network and loads its examples.
+        """Restores a network, loads its examples and classifies them.
 
         Args:
             workdir: of a run.
@@ -49,7 +56,6 @@ class Source(NamedTuple):
                 several seeds.
             RunError: if the checkpoint is damaged.
         """
-        mesh = make_mesh(1, 1, 1)
 
         def load_step(step: int) -> "Source":
             if (seeds := read_config(workdir, step).num_seeds) > 1:
@@ -57,29 +63,36 @@ class Source(NamedTuple):
                     f"--workdir: {workdir} has num_seeds={seeds}, but an export "
                     "contains one network; name a run with num_seeds=1"
                 )
-            restored = restore_model(workdir, step, mesh)
-            _, split, examples = load_split(restored, None, data_paths)
+            restored = restore_model(workdir, step, make_mesh(1, 1, 1))
+            task, split, examples = load_split(restored, None, data_paths)
             if split == "test":
                 sha256 = params_sha256(restored.params)
                 log_test_reading(workdir, step, sha256, "export")
-            on_devices = EvaluationSplit.device_put(
-                examples, restored.view, mesh, restored.execution
+            inputs = to_inputs(examples)
+            return cls(
+                workdir=workdir,
+                step=step,
+                data_paths=data_paths,
+                restored=restored,
+                dataset=task.name,
+                split=split,
+                inputs=inputs,
+                labels=examples.labels,
+                logits=predict(restored, *inputs),
             )
-            (logits,) = predict_logits(restored.model, restored.params, on_devices)
-            return cls(workdir, step, data_paths, restored, split, examples, logits)
 
         return with_step(workdir, selector, load_step)
 
     @property
     def task(self) -> Task:
-        """What the network classifies."""
+        """What the network was trained to classify."""
         return self.restored.task
 
     @property
     def params(self) -> Params:
         """The parameters of the network, with Flax's names, as NumPy arrays."""
-        (params,) = split_ensemble(self.restored.params)
-        return _to_numpy(params)
+        (params,) = split_ensemble(jax.device_get(self.restored.params))
+        return params
 
     @property
     def params_sha256(self) -> str:
@@ -89,7 +102,7 @@ class Source(NamedTuple):
     @property
     def normalization(self) -> Normalization:
         """How sequences are converted to the inputs of the network."""
-        return Normalization.create(self.task, self.restored.config.data.missing)
+        return normalization(self.restored)
 
     @property
     def pixel_order(self) -> np.ndarray | None:
@@ -104,55 +117,55 @@ class Source(NamedTuple):
         return np.asarray(view(indices))[0]  # type: ignore[arg-type]
 
     @property
-    def inputs(self) -> tuple[np.ndarray, ...]:
-        """What an exported network takes, of all examples.
-
-        Either images, uint8 [n, rows, columns]; or sequences as they are stored,
-        float32 [n, time, features], and their lengths, int32 [n].
-        """
-        stored, indices = self.examples.stored, self.examples.indices
-        values = stored if indices is None else stored[indices]
-        if self.task.image_shape is not None:
-            return (values,)
-        lengths = self.examples.lengths
-        if lengths is None:
-            lengths = np.full(len(values), values.shape[1])
-        return values.astype(np.float32), lengths.astype(np.int32)
-
-    @property
     def correct(self) -> int:
-        """The number of examples that are classified correctly."""
-        return int((self.logits.argmax(-1) == self.examples.labels).sum())
+        """The number of examples that the network classifies correctly."""
+        return int((self.logits.argmax(-1) == self.labels).sum())
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What the network is and where it comes from, as JSON."""
+        config = self.restored.config.replace(dict.fromkeys(DATA_PATHS))
         return {
             "classes": list(self.task.classes),
             "trained_on": self.task.name,
             "step": self.step,
             "params_sha256": self.params_sha256,
-            "config": self.restored.config.replace(dict.fromkeys(DATA_PATHS)).to_dict(),
+            "config": config.to_dict(),
         }
 
-    def predict(self, *inputs: np.ndarray) -> np.ndarray:
-        """Returns the logits of `inputs`, or of a part of them, by this package."""
-        restored, (values, *lengths) = self.restored, inputs
-        examples = dataclasses.replace(
-            self.examples,
-            stored=values,
-            labels=np.zeros(len(values), np.int32),
-            lengths=lengths[0] if lengths else None,
-            indices=None,
-        )
-        split = EvaluationSplit.device_put(
-            examples, restored.view, make_mesh(1, 1, 1), restored.execution
-        )
-        return predict_logits(restored.model, restored.params, split)[0]
+
+def normalization(restored: RestoredModel) -> Normalization:
+    """Returns the normalization of the sequences that a network reads."""
+    return Normalization.create(restored.task, restored.config.data.missing)
 
 
-def _to_numpy(tree: Params) -> Params:
-    return {
-        name: _to_numpy(value) if isinstance(value, Mapping) else np.asarray(value)
-        for name, value in tree.items()
-    }
+def to_inputs(examples: Examples) -> tuple[np.ndarray, ...]:
+    """Returns the inputs of an exported network for examples: see `Source`."""
+    stored, indices = examples.stored, examples.indices
+    values = stored if indices is None else stored[indices]
+    if examples.normalization is None:
+        return (values,)
+    lengths = examples.lengths
+    if lengths is None:
+        lengths = np.full(len(values), values.shape[1])
+    return values.astype(np.float32), lengths.astype(np.int32)
+
+
+def predict(
+    restored: RestoredModel, values: np.ndarray, lengths: np.ndarray | None = None
+) -> np.ndarray:
+    """Returns this package's logits for the inputs of an export.
+
+    Args and shapes are those of `Source`; the result is float32 [n, classes].
+    """
+    is_image = restored.view is not None
+    examples = Examples(
+        values,
+        labels=np.zeros(len(values), np.int32),  # required, but not used
+        lengths=lengths,
+        normalization=None if is_image else normalization(restored),
+    )
+    split = EvaluationSplit.device_put(
+        examples, restored.view, make_mesh(1, 1, 1), restored.execution
+    )
+    return predict_logits(restored.model, restored.params, split)[0]

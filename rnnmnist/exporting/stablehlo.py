@@ -16,8 +16,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def build(source: Source) -> bytes:
     """Serializes the function from `Source.inputs` to logits.
 
-    It takes any number of examples, and sequences with the number of steps of the
-    task. Their matrix products are in float32 on every platform.
+    It takes any number of examples, and sequences that are padded to the steps of
+    `source.inputs`. On every platform, matrix products have the precision of
+    `model.precision`, by default float32.
     """
     restored, params = source.restored, source.params
 
@@ -46,7 +47,9 @@ def normalize(normalization: Normalization, values: jax.Array) -> jax.Array:
     exact, std = normalization.mean[None, None], normalization.std[None, None]
     mean = exact.astype(np.float32)
     error = (mean - exact).astype(np.float32)  # float64 is not available
-    inputs = (values - mean + error) / std.astype(np.float32)
+    # Without the barrier, XLA folds the two constants into one.
+    deviations = jax.lax.optimization_barrier(values - mean) + error
+    inputs = deviations / std.astype(np.float32)
     if normalization.missing == "forward_fill":
         steps = jnp.arange(inputs.shape[1])[:, None]
         valid = jnp.where(jnp.isnan(inputs), 0, steps)

@@ -51,7 +51,7 @@ def test_the_page_runs(
             assert run(sys.executable, "-c", block)
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node is not installed: the JavaScript is not run")
-    install = ["npm", "install", "--no-audit", "--no-fund", "onnxruntime-web"]
+    install = ["npm", "install", "--no-audit", "--no-fund", "onnxruntime-web@1.22.0"]
     if subprocess.run(install, cwd=tmp_path, capture_output=True).returncode:
         pytest.skip("onnxruntime-web cannot be installed: the JavaScript is not run")
     (script,) = blocks("js")

@@ -20,6 +20,7 @@ from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data import datasets
 from rnnmnist.errors import RunError
 from rnnmnist.exporting import certificate, folders
+from rnnmnist.exporting import source as source_module
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.exporting.source import Source
 from rnnmnist.models.classifier import Shape
@@ -36,6 +37,7 @@ NETWORKS: dict[str, tuple[DataConfig, ModelConfig]] = {
         ModelConfig(cell="rnn"),
     ),
     "lstm on sequences": (DataConfig(name="files"), ModelConfig()),
+    "lstm on one feature": (DataConfig(name="files"), ModelConfig()),
     "gru on sequences": (
         DataConfig(name="files", missing="forward_fill"),
         ModelConfig(cell="gru", pooling="mean"),
@@ -54,11 +56,11 @@ LINEAR = {
 }
 
 
-def write_sequences(path: Path, missing: bool) -> Path:
-    """Writes sequences of unequal lengths, one feature of which has an offset."""
+def write_sequences(path: Path, missing: bool, features: int) -> Path:
+    """Writes sequences of unequal lengths, the first feature with a large mean."""
     generator = np.random.default_rng(0)
-    inputs = generator.normal([0, 1e5, -3], [1, 10, 0.1], (240, 9, 3))
-    inputs = inputs.astype(np.float32)
+    inputs = generator.normal([1e6 + 0.3, 0, -3], [1, 1, 0.1], (240, 9, 3))
+    inputs = inputs[..., :features].astype(np.float32)
     lengths = generator.integers(1, 10, 240)
     if missing:
         inputs[generator.random(inputs.shape) < 0.2] = np.nan
@@ -75,13 +77,15 @@ def save_network(
     model: ModelConfig,
     data_dir: Path,
     settings: dict[str, Any] | None = None,
+    features: int = 3,
 ) -> tuple[Path, dict[str, str | None]]:
     """Saves a network with random parameters; returns its workdir and data paths."""
     paths: dict[str, str | None] = {"data.data_dir": str(data_dir)}
     name = "mnist5k"
     if data.name == "files":
         folder.mkdir(exist_ok=True)
-        path = write_sequences(folder / "sequences.npz", data.missing != "error")
+        missing = data.missing != "error"
+        path = write_sequences(folder / "sequences.npz", missing, features)
         paths, name = {"data.path": str(path)}, "files"
     config = Config(data=data, model=model)
     config = config.replace(
@@ -107,7 +111,8 @@ def test_an_export_predicts_as_its_source(
     name: str, network: str, tmp_path: Path, data_dir: Path
 ) -> None:
     data, model = (NETWORKS | LINEAR)[network]
-    workdir, paths = save_network(tmp_path, data, model, data_dir)
+    features = 1 if "one feature" in network else 3
+    workdir, paths = save_network(tmp_path, data, model, data_dir, features=features)
     source = Source.load(workdir, "best", paths)
     if not folders.supports(name, source.restored.config):
         assert network in LINEAR
@@ -122,7 +127,8 @@ def test_an_export_predicts_as_its_source(
         np.testing.assert_allclose(logits, source.logits[:count], atol=2e-5)
     # Other examples than those of the certificate.
     inputs = [array[::-1].copy() for array in source.inputs]
-    np.testing.assert_allclose(predict(*inputs), source.predict(*inputs), atol=2e-5)
+    other = source_module.predict(source.restored, *inputs)
+    np.testing.assert_allclose(predict(*inputs), other, atol=2e-5)
 
 
 def test_onnx_has_native_operators_probabilities_and_metadata(
@@ -165,7 +171,7 @@ def test_an_export_is_certified_replaced_with_force_and_verified(
     assert 0 < found["max_abs_difference"] < 1e-4
     assert found["examples_per_second"].keys() == {"1", "128"}
     (folder / "predict.py").write_text("raise SystemExit('was run')")
-    with pytest.raises(RunError, match="have changed"):
+    with pytest.raises(RunError, match="changed"):
         export.main([f"--verify={output}"])
     assert capsys.readouterr().out == "safetensors: predict.py has changed\n"
     assert "--force" in refused("export", *arguments)
@@ -208,9 +214,35 @@ def test_another_checkpoint_or_other_data_are_changes(
     saved_certificate = certificate.Certificate.read(
         folder / "safetensors/certificate.json"
     )
-    fewer = source._replace(examples=source.examples.first(400))
+    fewer = source._replace(labels=source.labels[::-1])
     changes = certificate.find_changes(saved_certificate, fewer, folder / "safetensors")
     assert changes == ["the test examples of mnist5k have changed"]
+
+
+def test_a_changed_certificate_is_a_change(
+    saved: tuple[Path, list[str]], tmp_path: Path, data_dir: Path
+) -> None:
+    source = Source.load(saved[0], "best", {"data.data_dir": str(data_dir)})
+    folders.write(source, "safetensors", tmp_path / "out")
+    path = tmp_path / "out/safetensors/certificate.json"
+    content = json.loads(path.read_text())
+    for change in (
+        {"format": "onnx"},
+        {"files": [1]},
+        {"workdir": 3},
+        {"data_paths": {"seed": "1"}},
+        {"differences": [{"example": 1}]},
+        {"step": "best"},
+    ):
+        path.write_text(json.dumps(content | change))
+        ((_, changes),) = folders.verify(tmp_path / "out")
+        assert changes[0].startswith("certificate.json is damaged: "), change
+    path.write_text(json.dumps(content | {"correct": 1, "artefact_sha256": "0"}))
+    ((_, changes),) = folders.verify(tmp_path / "out")
+    assert [change.split()[0] for change in changes] == ["artefact_sha256", "correct"]
+    path.unlink()
+    ((_, changes),) = folders.verify(tmp_path / "out")
+    assert "No such file" in changes[0]
 
 
 def test_an_export_with_other_logits_is_not_written(
@@ -235,7 +267,7 @@ def test_different_predictions_are_listed(
     monkey.setattr(certificate, "MAX_DIFFERENCE", 100)
     with monkey.context():
         found = folders.write(wrong, "safetensors", tmp_path / "out")
-    assert found.differences == (certificate.Difference(5, int(first), int(second)),)
+    assert found.differences == [certificate.Difference(5, int(first), int(second))]
     assert f"example 5: {second}, not {first}" in found.describe()
     content = json.loads((tmp_path / "out/safetensors/certificate.json").read_text())
     assert content["differing"] == 1
@@ -249,8 +281,14 @@ def test_different_predictions_are_listed(
         (["--workdir=DIR", "--format=onnx"], "--output: is required"),
         (["--workdir=DIR", "--format=pb", "--output=out"], "--format: invalid choice"),
         (["--verify=out", "--format=onnx"], "--verify: takes a folder and no other"),
-        (["--verify="], "--verify: takes a folder"),
-        (["--verify=DIR"], "--verify: DIR has no onnx or"),
+        (["--verify="], "--verify: must name a directory"),
+        (["--verify", "none"], "--verify: "),
+        (["--output=~none/x", "--workdir=DIR", "--format=onnx"], "--output: "),
+        (
+            ["--output=DIR/3/_CHECKPOINT_METADATA", "--workdir=DIR", "--format=onnx"],
+            "is a file",
+        ),
+        (["--verify=DIR"], "--verify: DIR has no folder onnx or"),
         (["--workdir=none", "--format=onnx", "--output=out"], "--workdir: "),
         (["--workdir=DIR", "--fromat=onnx"], "did you mean --format"),
     ],
@@ -268,12 +306,16 @@ def test_a_mistake_is_refused(
     assert not Path("out").exists()
 
 
+def test_the_command_names_all_formats() -> None:
+    assert tuple(FORMATS) == export.FORMAT_NAMES
+
+
 def test_what_cannot_be_exported_is_refused(
     tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out"
     for name, settings, message in (
-        ("lru", {"model.cell": "lru"}, "supports no model.cell=lru"),
+        ("lru", {"model.cell": "lru"}, "does not support model.cell=lru"),
         ("ensemble", {"num_seeds": 2}, "num_seeds=2"),
     ):
         (tmp_path / name).mkdir()
