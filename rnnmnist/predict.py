@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,22 +128,31 @@ def predict_images(predictor: Predictor, args: argparse.Namespace) -> bool:
             print_error(error)
     if args.show is not None and len(names) > 1:
         raise errors.UserError(SEVERAL)
-    size = min(len(names), IMAGES_PER_CALL)
-    for start in range(0, len(names), IMAGES_PER_CALL):
+    start = time.perf_counter()
+    # The first image alone, so that its prediction does not wait for others.
+    rest = range(1, len(names), IMAGES_PER_CALL)
+    for first, size in [(0, 1), *((first, IMAGES_PER_CALL) for first in rest)]:
         images: list[tuple[str, Stages]] = []
-        for name in names[start : start + size]:
+        for name in names[first : first + size]:
             try:
                 images.append((name, prepare(name)))
             except errors.UserError as error:
                 failed = True
                 print_error(error)
-        # Every batch has the same size, so that one compiled program serves all.
+        # Batches have one of two sizes, each of which is a compiled program.
         filled = [stages for _, stages in images] * size
         predictions = predictor.predict_prepared(filled[:size])
         for (name, _), prediction in zip(images, predictions, strict=False):
             print_prediction(name, prediction, args.json)
             if args.show is not None:
                 plot(prediction, args.show)
+    if len(names) > 1 and not failed:
+        seconds = time.perf_counter() - start
+        print(
+            f"{len(names):,} images in {seconds:.1f} s, "
+            f"{len(names) / seconds:,.0f} images/s",
+            file=sys.stderr,
+        )
     return failed
 
 

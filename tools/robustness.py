@@ -70,6 +70,27 @@ def scaled(canvas: Canvas, generator: np.random.Generator) -> Canvas:
     return pad_randomly(resized, 2 * SIDE, generator)
 
 
+def cropped(canvas: Canvas, generator: np.random.Generator) -> Canvas:
+    """Crops to the digit, with margins of 0 to 20 pixels."""
+    rows, columns = (np.flatnonzero(canvas.max(axis) > 0.1) for axis in (1, 0))
+    box = canvas[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    margins = generator.integers(0, 21, 4)
+    return np.pad(box, (margins[:2], margins[2:]))
+
+
+def on_a_strip(canvas: Canvas, generator: np.random.Generator) -> Canvas:
+    """Pads to a strip, upright or lying, that is four times as long as wide."""
+    start = generator.integers(0, 3 * SIDE + 1)
+    long = (start, 3 * SIDE - start)
+    return np.pad(canvas, (long, (0, 0)) if generator.integers(2) else ((0, 0), long))
+
+
+def small(canvas: Canvas, generator: np.random.Generator) -> Canvas:
+    """Reduces to 56 to 112 pixels."""
+    side = generator.integers(56, 113)
+    return np.clip(resize(canvas, side, side), 0, 1)
+
+
 def thinned(canvas: Canvas, _: np.random.Generator) -> Canvas:
     """Reduces the stroke width to about one half."""
     mask = canvas > 0.5
@@ -187,6 +208,8 @@ VARIANTS: dict[str, tuple[Transformation, ...]] = {
     "black on white, 280 x 280": (black_on_white, png),
     "off-centre by up to a quarter": (off_centre, black_on_white, png),
     "scaled 0.5 to 2": (scaled, black_on_white, png),
+    "cropped, a light gradient": (cropped, uneven_light, png),
+    "on a strip of 4:1": (on_a_strip, black_on_white, png),
     "strokes thinned": (thinned, black_on_white, png),
     "strokes thickened": (thickened, black_on_white, png),
     "rotated by up to 20°": (rotated, black_on_white, png),
@@ -196,6 +219,7 @@ VARIANTS: dict[str, tuple[Transformation, ...]] = {
     "scaled, with a shadow edge, and JPEG noise": (scaled, shadow_edge, noisy, jpeg),
     "scaled, on ruled paper": (scaled, ruled, png),
     "gradient, dithered palette": (uneven_light, noisy, dithered_gif),
+    "small, gradient, dithered palette": (small, uneven_light, noisy, dithered_gif),
     "gradient, halftone print": (uneven_light, halftone, png),
     "gradient, JPEG of quality 20": (uneven_light, coarse_jpeg),
 }

@@ -104,6 +104,7 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
     margin = max(1, round(CLOSING * max(grey.shape)) // 2)
     # Continues a gradient beyond the border, where a closing would flatten it.
     padded = np.pad(grey, margin, "reflect", reflect_type="odd")
+    padded = np.minimum(padded, grey.max())  # nor is a stroke reflected as light
     window = 2 * margin + 1
     background = ndimage.grey_closing(padded, (window, window))
     background = background[margin:-margin, margin:-margin]
@@ -114,8 +115,11 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
     without_lines = _remove_lines(contrast)
     if without_lines.max() > MIN_CONTRAST:  # otherwise, the only line is a 1
         contrast = without_lines
-    contrast -= np.median(contrast)
-    noise = 1.4826 * float(np.median(np.abs(contrast)))
+    # Of the background only: strokes can cover most of an image.
+    paper = contrast[contrast <= max(contrast.max() / 4, contrast.min())]
+    level = np.median(paper)
+    noise = 1.4826 * float(np.median(np.abs(paper - level)))
+    contrast = contrast - level
     strong = contrast[contrast > max(MIN_CONTRAST / 2, 4 * noise)]
     top = float(np.percentile(strong, 90)) if len(strong) else 0.0
     if top < max(MIN_CONTRAST, 8 * noise):
@@ -126,11 +130,15 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
 
 
 def _smooth(grey: np.ndarray) -> np.ndarray:
-    """Blurs an image the more, the noisier it is: a dithered palette, a halftone."""
+    """Blurs an image the more, the noisier it is: a dithered palette, a halftone.
+
+    Dots have at least a size of a pixel, in small images too.
+    """
     side = max(grey.shape)
     local = ndimage.uniform_filter(grey, max(1, side // 20), mode="nearest")
     noise = 1.4826 * float(np.median(np.abs(grey - local)))
-    return ndimage.gaussian_filter(grey, noise**0.5 * side / 32, mode="nearest")
+    sigma = noise**0.5 * max(side / 32, 3)
+    return ndimage.gaussian_filter(grey, sigma, mode="nearest")
 
 
 def _is_light_on_dark(grey: np.ndarray) -> bool:

@@ -171,7 +171,7 @@ function resultText() {
 function predictionText(step) {
   const [first, second] = ranked(step.probabilities);
   return step.probabilities[first] >= CONFIDENT
-    ? `Prediction: ${withProbability(first, step)}. Runner-up: ${second}.`
+    ? `Prediction: ${withProbability(first, step)}.`
     : `Uncertain: ${withProbability(first, step)} or ${withProbability(second, step)}.`;
 }
 
@@ -180,17 +180,19 @@ function progressText(row) {
   if (row === 0) return "No rows read yet.";
   const early = networks.findIndex(({ loss }) => loss === "every_step");
   if (early < 0) return `Row ${row}.`;
+  const start =
+    networks.length > 1 ? `Row ${row}, ${networks[early].title.toLowerCase()}` : `Row ${row}`;
   const trace = state.traces[early];
   const { probabilities } = trace[row];
   const [first, second, third] = ranked(probabilities);
   const best = withProbability(first, trace[row]);
   if (probabilities[first] < 0.5) {
-    return `Row ${row}: undecided, for instance ${first}, ${second} or ${third}.`;
+    return `${start}: undecided, for instance ${first}, ${second} or ${third}.`;
   }
   if (probabilities[first] < 0.9) {
-    return `Row ${row}: probably ${best}, possibly ${second}.`;
+    return `${start}: probably ${best}, possibly ${second}.`;
   }
-  return `Row ${row}: ${best}, predicted since row ${stableSince(trace, row)}.`;
+  return `${start}: ${best}, predicted since row ${stableSince(trace, row)}.`;
 }
 
 /** Returns the row since which the predicted digit has not changed. */
@@ -358,7 +360,7 @@ function showRow(row) {
   state.row = row;
   const text = `row ${row} of ${ROWS}`;
   element("row").value = row;
-  element("row").setAttribute("aria-valuetext", text);
+  element("row").setAttribute("aria-valuetext", progressText(row));
   element("row-label").textContent = text;
   paintImage(element("image"), state.pixels, row);
   const alt = `The image of 28 by 28 pixels, read up to ${text}`;

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -405,7 +406,22 @@ def test_text_output(folder: Path, environment: dict[str, str]) -> None:
     assert "seven.jpg: 7, " in output
     assert "\n-: 0, " in output
     assert output.count("decided after step") == 3
-    assert finished.stderr == b""
+    assert re.fullmatch(rb"3 images in .* s, \d+ images/s\n", finished.stderr)
+
+
+def test_the_first_prediction_does_not_wait_for_other_images(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = []
+
+    def read(name: str) -> np.ndarray:
+        printed.append(capsys.readouterr().out.count("\n"))
+        return original(name)
+
+    original = image_io.read
+    monkeypatch.setattr(image_io, "read", read)
+    predict.main(["--json", str(folder), str(folder)])
+    assert printed == [0, 1, 0, 0]
 
 
 def test_json_output_and_show(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
