@@ -80,14 +80,14 @@ def cropped(canvas: Canvas, generator: np.random.Generator) -> Canvas:
 
 def on_a_strip(canvas: Canvas, generator: np.random.Generator) -> Canvas:
     """Pads to a strip, upright or lying, that is four times as long as wide."""
-    start = generator.integers(0, 3 * SIDE + 1)
+    start = int(generator.integers(0, 3 * SIDE + 1))
     long = (start, 3 * SIDE - start)
     return np.pad(canvas, (long, (0, 0)) if generator.integers(2) else ((0, 0), long))
 
 
 def small(canvas: Canvas, generator: np.random.Generator) -> Canvas:
     """Reduces to 56 to 112 pixels."""
-    side = generator.integers(56, 113)
+    side = int(generator.integers(56, 113))
     return np.clip(resize(canvas, side, side), 0, 1)
 
 
@@ -281,8 +281,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from rnnmnist.runtime.versions import all_installed
 
     splits = load(DataConfig(name="mnist", manual_dir=args.digits)).splits
-    every = slice(None, None, len(splits["test"].labels) // args.count)
-    images, labels = splits["test"].stored[every], splits["test"].labels[every]
+    split = splits[args.split]
+    every = slice(None, None, max(1, len(split.labels) // args.count))
+    images, labels = split.stored[every], split.labels[every]
     all_images = np.concatenate([split.stored for split in splits.values()])
     predictor, check = Predictor(), out_of_distribution.load()
 
@@ -364,10 +365,18 @@ def main() -> None:
     measuring.add_argument("--digits", required=True, metavar="FOLDER")
     measuring.add_argument("--count", type=int, default=10_000, help="test images")
     measuring.add_argument("--processes", type=int, default=2)
+    measuring.add_argument(
+        "--split",
+        choices=["validation", "test"],
+        default="test",
+        help="validation prints the counts and writes nothing",
+    )
     commands.add_parser("table")
     args = parser.parse_args()
     if args.command == "measure":
-        NUMBERS.write_text(json.dumps(measure(args), indent=1) + "\n")
+        numbers = json.dumps(measure(args), indent=1) + "\n"
+        if args.split == "test":
+            NUMBERS.write_text(numbers)
     else:
         PAGE.write_text(rendered(PAGE.read_text(), json.loads(NUMBERS.read_text())))
 

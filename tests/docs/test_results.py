@@ -71,6 +71,15 @@ def test_the_check_rejects_most_images_that_are_not_digits() -> None:
         assert share >= max(rule[name] for rule in others), name
 
 
+# Of the variants that are below 99.4 %.
+LOWER_BOUNDS = {
+    "strokes thinned": 0.985,
+    "strokes thickened": 0.985,
+    "scaled, with a shadow edge, and JPEG noise": 0.985,
+    "cropped, a light gradient": 0.99,
+}
+
+
 def test_every_variant_of_the_test_images_is_classified() -> None:
     variants = read("results/robustness.json")["variants"]
     plain = variants.pop("unmodified")
@@ -79,7 +88,8 @@ def test_every_variant_of_the_test_images_is_classified() -> None:
     assert variants.keys() == robustness.VARIANTS.keys()
     for name, counts in variants.items():
         assert counts["images"] == plain["images"], name
-        assert counts["correct"] >= 0.985 * plain["correct"], name
+        bound = LOWER_BOUNDS.get(name, 0.994)
+        assert counts["correct"] >= bound * counts["images"], name
         assert counts["rejected"] < 0.05 * plain["images"], name
 
 

@@ -72,7 +72,7 @@ def test_all_images_of_mnist_are_unchanged(originals: Path) -> None:
 
 
 # 25 images take a quarter of the time, and the bound is the same.
-@pytest.mark.parametrize("every", [20, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [20, pytest.param(5, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("variant", robustness.VARIANTS)
 def test_variants_are_classified(
     variant: str,

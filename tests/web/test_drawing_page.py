@@ -702,9 +702,12 @@ class TestInABrowser:
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_axe_finds_no_violation(self, opened: Open, scheme: str) -> None:
-        tab = opened(color_scheme=scheme)
-        found = Axe().run(tab)
-        assert found.violations_count == 0, found.generate_report()
+        for width, height in ((1280, 800), (390, 844)):
+            tab = opened(width, height, color_scheme=scheme)
+            for row in (28, 14, 0):
+                tab.evaluate("(row) => goTo(row)", row)
+                found = Axe().run(tab)
+                assert found.violations_count == 0, found.generate_report()
 
     def test_every_plot_has_an_alternative_text(self, opened: Open) -> None:
         tab = opened()
