@@ -188,6 +188,10 @@ REFERENCES = (
     Row("reference_every_step", 1, "best train.loss=every_step", "every row"),
 )
 # Sequential MNIST: a pixel per step, 784 steps. The recipes were chosen on validation.
+LRU_LAYERS = (
+    "model.cell=lru model.hidden_size=64 model.num_layers=3 model.pooling=mean "
+    "train.learning_rate=4e-3 train.batch_size=64"
+)
 PIXELS_LSTM = (
     "model.initializer=chrono train.learning_rate=4e-3 train.num_steps=12900 "
     "train.log_every_steps=430"
@@ -199,15 +203,20 @@ PIXELS_GRU = (
 PIXELS = (
     Row("pixels_lstm", 1, f"default data.view=pixels {PIXELS_LSTM}", "`lstm`, chrono"),
     Row("pixels_gru", 1, f"default data.view=pixels {PIXELS_GRU}", "`gru`"),
-)
-PERMUTED_LRU = (
-    "model.cell=lru model.hidden_size=64 model.num_layers=3 model.pooling=mean "
-    "train.learning_rate=4e-3 train.batch_size=64 train.num_steps=17200 "
-    "train.eval_every_steps=860 train.log_every_steps=215"
+    Row(
+        "pixels_lru",
+        1,
+        f"default data.view=pixels {LRU_LAYERS} train.num_steps=12900 "
+        "train.eval_every_steps=860 train.log_every_steps=215",
+        "`lru`, 3 layers, mean over time",
+    ),
 )
 PERMUTED = (
     Row(
-        *("permuted_lru", 1, f"default data.view=permuted {PERMUTED_LRU}"),
+        "permuted_lru",
+        1,
+        f"default data.view=permuted {LRU_LAYERS} train.num_steps=17200 "
+        "train.eval_every_steps=860 train.log_every_steps=215",
         "`lru`, 3 layers, mean over time",
     ),
 )
