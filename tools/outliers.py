@@ -1,8 +1,8 @@
 """Generates images that are not digits, in the form of MNIST's images.
 
 The out-of-distribution check is trained on them. They are strokes, shapes, textures,
-and digits that are cut or turned. None is from the sets that the check is tested on:
-letters of fonts, garments and photographs.
+both of them together, and digits that are cut or turned. None is from the sets that the
+check is tested on: letters of fonts, garments and photographs.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from rnnmnist.inference.preprocessing import SIDE, centre
+from rnnmnist.inference.preprocessing import SIDE, centre, preprocess
 
 SCALE = 4  # pixels of a drawing to one of MNIST's
 TURNED = {  # digits that are no longer digits when transformed
@@ -132,6 +132,15 @@ def texture(_digits: Digits, generator: np.random.Generator) -> np.ndarray:
     return np.clip((noise - low) / generator.uniform(0.05, 1 - low), 0, 1)
 
 
+def scene(digits: Digits, generator: np.random.Generator) -> np.ndarray:
+    """Draws shaded shapes before a texture, and preprocesses them as a photograph."""
+    side = SCALE * SIDE
+    background = 0.7 * waves(side, generator) + 0.3 * waves(side, generator)
+    foreground = shape(digits, generator)
+    weight = generator.uniform(0, 1)
+    return preprocess(weight * background + (1 - weight) * foreground).image / 255
+
+
 def waves(side: int, generator: np.random.Generator) -> np.ndarray:
     """Draws smooth noise from 0 to 1, [side, side]."""
     scale = side * generator.uniform(0.01, 0.2, 2)
@@ -166,4 +175,8 @@ def turned(digits: Digits, generator: np.random.Generator) -> np.ndarray:
 
 
 Kind = Callable[[Digits, np.random.Generator], np.ndarray]
-KINDS: tuple[Kind, ...] = (glyph, arc, scribble, shape, texture, spliced, turned)
+KINDS: tuple[Kind, ...] = (
+    *(glyph, arc, scribble),
+    *(shape, texture, scene),
+    *(spliced, turned),
+)
