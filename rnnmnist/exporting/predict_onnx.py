@@ -1,7 +1,6 @@
 """Runs `model.onnx` with onnxruntime.
 
->>> from predict import load
->>> logits = load(FOLDER)(images)  # or (sequences, lengths)
+`load(FOLDER)(images)`, or `load(FOLDER)(sequences, lengths)`, returns the logits.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,6 @@
 """Runs `model.safetensors` with NumPy alone.
 
->>> from predict import load
->>> logits = load(FOLDER)(images)  # or (sequences, lengths)
+`load(FOLDER)(images)`, or `load(FOLDER)(sequences, lengths)`, returns the logits.
 """
 
 import json

@@ -1,7 +1,6 @@
 """Runs `model.stablehlo` with jax.
 
->>> from predict import load
->>> logits = load(FOLDER)(images)  # or (sequences, lengths)
+`load(FOLDER)(images)`, or `load(FOLDER)(sequences, lengths)`, returns the logits.
 """
 
 from collections.abc import Callable

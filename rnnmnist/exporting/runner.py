@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def examples_per_second(
-    predict: Predict, examples: Sequence[np.ndarray], seconds: float = 0.5
+    predict: Predict, examples: Sequence[np.ndarray], seconds: float = 0.25
 ) -> list[float]:
     """Measures the examples per second for each of `BATCH_SIZES`.
 
