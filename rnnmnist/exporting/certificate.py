@@ -162,7 +162,7 @@ def certify(source: Source, format_name: str, folder: Path) -> Certificate:
         data_paths=dict(source.data_paths),
         dataset=source.dataset,
         split=source.split,
-        examples_sha256=sha256(source),
+        examples_sha256=hash_examples(source),
         examples=len(labels),
         correct=int((predicted == labels).sum()),
         differing=len(differences),
@@ -236,7 +236,7 @@ def find_changes(saved: Certificate, source: Source, folder: Path) -> list[str]:
     ]
     if saved.params_sha256 != source.params_sha256:
         changes.append(f"the parameters in {source.workdir} have changed")
-    if saved.examples_sha256 != sha256(source):
+    if saved.examples_sha256 != hash_examples(source):
         changes.append(f"the {source.split} examples of {source.dataset} have changed")
     if changes:
         return changes
@@ -257,7 +257,7 @@ def checksums(folder: Path) -> dict[str, str]:
     }
 
 
-def sha256(source: Source) -> str:
+def hash_examples(source: Source) -> str:
     """Returns the SHA-256 of the inputs and labels, with their types and shapes."""
     arrays: Any = (source.inputs, source.labels)
     return json_checksum(array_checksums(arrays))

@@ -104,7 +104,7 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
     margin = max(1, round(CLOSING * max(grey.shape)) // 2)
     # Continues a gradient beyond the border, where a closing would flatten it.
     padded = np.pad(grey, margin, "reflect", reflect_type="odd")
-    padded = np.minimum(padded, grey.max())  # nor is a stroke reflected as light
+    padded = np.minimum(padded, grey.max())  # a reflected stroke would be lighter
     window = 2 * margin + 1
     background = ndimage.grey_closing(padded, (window, window))
     background = background[margin:-margin, margin:-margin]
@@ -132,7 +132,7 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
 def _smooth(grey: np.ndarray) -> np.ndarray:
     """Blurs an image the more, the noisier it is: a dithered palette, a halftone.
 
-    Dots have at least a size of a pixel, in small images too.
+    The blur has a lower limit in pixels, because dots do not shrink with an image.
     """
     side = max(grey.shape)
     local = ndimage.uniform_filter(grey, max(1, side // 20), mode="nearest")

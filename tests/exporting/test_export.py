@@ -214,8 +214,10 @@ def test_another_checkpoint_or_other_data_are_changes(
     saved_certificate = certificate.Certificate.read(
         folder / "safetensors/certificate.json"
     )
-    fewer = source._replace(labels=source.labels[::-1])
-    changes = certificate.find_changes(saved_certificate, fewer, folder / "safetensors")
+    relabelled = source._replace(labels=source.labels[::-1])
+    changes = certificate.find_changes(
+        saved_certificate, relabelled, folder / "safetensors"
+    )
     assert changes == ["the test examples of mnist5k have changed"]
 
 
