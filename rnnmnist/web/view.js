@@ -621,13 +621,10 @@ showThumbnails();
 window.rnnmnist = {
   rasterize: (strokes) => rasterize(strokes, data.format),
   isDigit: (levels) => isDigit(check, Uint8Array.from(levels)),
-  predict(levels, network) {
+  logits(levels, network) {
     const pixels = Uint8Array.from(levels);
     const steps = traceImage(networks[network], pixels).slice(1);
-    return {
-      logits: steps.map(({ logits }) => logits),
-      probabilities: steps.map(({ probabilities }) => probabilities),
-    };
+    return steps.map(({ logits }) => logits);
   },
 };
 classify(state.pixels, null);

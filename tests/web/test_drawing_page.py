@@ -392,7 +392,7 @@ class TestInABrowser:
                 {"params": as_float16(params)}, inputs_of(images), every_step=True
             )
         )
-        program = "(levels, network) => rnnmnist.predict(levels, network).logits"
+        program = "(levels, network) => rnnmnist.logits(levels, network)"
         logits = np.array(called(opened(), program, images, network))
         assert logits.shape == expected.shape == (1000, 28, 10)
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
