@@ -4,8 +4,9 @@
     python benchmarks/measure.py table
 
 `run` writes benchmarks/results.json; `table` renders it between the markers of
-benchmarks/README.md and docs/results.md. FOLDER contains the four original MNIST files;
-PYTHON is an interpreter that has benchmarks/requirements.txt, by default this one.
+benchmarks/README.md and docs/performance.md. FOLDER contains the four original MNIST
+files; PYTHON is an interpreter that has benchmarks/requirements.txt, by default this
+one.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from rnnmnist.runtime.versions import all_installed
 BENCHMARKS = Path(__file__).resolve().parent
 REPOSITORY = BENCHMARKS.parent
 PAGE, NUMBERS = BENCHMARKS / "README.md", BENCHMARKS / "results.json"
-SUMMARY = REPOSITORY / "docs/results.md"
+SUMMARY = REPOSITORY / "docs/performance.md"
 PEERS = ("torch", "tensorflow", "keras", "numpy")
 OURS, PYTORCH, KERAS = "run_ours.py", "run_pytorch.py", "run_keras.py"
 LONG_ROUNDS = 3  # of measurements that take a minute

@@ -36,7 +36,7 @@ def render(page: str, measured: dict[str, Any]) -> str:
 
 
 def render_summary(page: str, measured: dict[str, Any]) -> str:
-    """Returns docs/results.md with its summary rendered anew."""
+    """Returns docs/performance.md with its summary rendered anew."""
     return markdown.fill(page, "speed", f"{summary(measured)}\n{origin(measured)}")
 
 

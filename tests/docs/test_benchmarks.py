@@ -18,7 +18,7 @@ def test_the_pages_contain_the_current_tables() -> None:
     measured = json.loads((BENCHMARKS / "results.json").read_text())
     page = (BENCHMARKS / "README.md").read_text()
     assert tables.render(page, measured) == page
-    results = (REPOSITORY / "docs/results.md").read_text()
+    results = (REPOSITORY / "docs/performance.md").read_text()
     assert tables.render_summary(results, measured) == results
 
 
