@@ -10,7 +10,7 @@ import gzip
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TextIO
 
 import numpy as np
 import tensorflow_datasets as tfds  # noqa: TID251
@@ -24,6 +24,7 @@ ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 CODH = "http://codh.rois.ac.jp/kmnist/dataset/kmnist/"
 
 VALIDATION_EXAMPLES = 5_000
+IMAGES_PER_LINE = 10_000  # of progress, one every few seconds
 
 # The original files of each part, images first; the names are the same on every host.
 FILES = {
@@ -51,6 +52,7 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
     ]
 
     builder_config: RowsConfig
+    progress: TextIO | None = None  # where progress is printed; None: standard output
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -79,13 +81,17 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
             )
             splits = split_originals(*(read_part(*paths[part]) for part in FILES))
         return {
-            name: self._generate_examples(*arrays) for name, arrays in splits.items()
+            name: self._generate_examples(name, *arrays)
+            for name, arrays in splits.items()
         }
 
     def _generate_examples(
-        self, images: np.ndarray, labels: np.ndarray
+        self, split: str, images: np.ndarray, labels: np.ndarray
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            if index % IMAGES_PER_LINE == 0:
+                line = f"writing {split}: {index:,} of {len(labels):,} images"
+                print(line, file=self.progress, flush=True)
             yield index, {"image": image, "label": int(label)}
 
 

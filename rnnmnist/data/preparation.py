@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import shutil
+import sys
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -121,13 +122,20 @@ def _prepare(builder: MnistRows, manual_dir: Path | None) -> None:
     _check_manual_files(builder, manual_dir)
     _check_network(builder, manual_dir)
     print(f"preparing {builder.builder_config.name} in {builder.data_dir}", flush=True)
+    if missing := _missing_urls(builder, manual_dir):
+        size = sum(builder.url_infos[url].size for url in missing) / 1e6
+        host = urllib.parse.urlparse(missing[0]).netloc
+        print(
+            f"downloading {len(missing)} files, {size:.1f} MB, from {host}", flush=True
+        )
+    builder.progress = sys.stdout  # which is redirected below
     download_config = tfds.download.DownloadConfig(
         manual_dir=manual_dir,
         force_checksums_validation=True,
         compute_stats=tfds.download.ComputeStatsMode.SKIP,
     )
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints its progress
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints its own
             builder.download_and_prepare(download_config=download_config)
     except NonMatchingChecksumError as error:
         # TFDS names the checksums and then explains how to debug its builders.

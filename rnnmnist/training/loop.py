@@ -223,6 +223,7 @@ def train_to_end(
             progress,
             checkpoints,
         )
+        progress.line("compiling the training step")
         with jax.transfer_guard("disallow"):  # implicit copies to or from the host
             step = train_loop(run, state, step, stop)
     signal_number = all_max(stop.number)  # includes a signal during the last save

@@ -112,6 +112,8 @@ def test_a_run_writes_the_files_of_the_contract(trained: Path) -> None:
         assert part in printed
     assert "python -m rnnmnist.evaluate" in printed
     assert "python -m rnnmnist.report" in printed
+    before, _, after = printed.partition("compiling the training step\n")
+    assert "loss" in after and "loss" not in before
     # A pipe gets plain lines without a progress bar.
     assert "\r" not in printed
     assert re.search(r"epoch 1\.3  step 40/40  loss \d\.\d+  accuracy", printed)

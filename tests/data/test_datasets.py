@@ -1,11 +1,14 @@
 """Data sets: the builder, its splits, the array cache, and damaged files."""
 
 import dataclasses
+import functools
 import gzip
 import hashlib
+import http.server
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,6 +192,45 @@ def test_existing_downloads_need_no_network(
             target.with_suffix(target.suffix + ".INFO").write_text("{}")
     loaded = datasets.load(DataConfig(data_dir=str(folder))).splits
     assert len(loaded["test"].labels) == 130
+
+
+def test_the_progress_of_downloading_and_writing_is_printed(
+    small_originals: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From a server of this process."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Handler, directory=str(small_originals))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(builder, "IMAGES_PER_LINE", 60)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}"
+        infos = builder.MnistRows.url_infos
+        for url, info in list(infos.items()):
+            infos[url.replace(builder.CVDF, f"http://{host}/")] = info
+        config = builder.MnistRows.builder_configs["mnist"]
+        monkeypatch.setattr(config, "url", f"http://{host}/")
+        datasets.load(DataConfig(data_dir=str(tmp_path / "d")))
+        server.shutdown()
+    size = sum(path.stat().st_size for path in small_originals.iterdir()) / 1e6
+    assert capsys.readouterr().out.splitlines() == [
+        f"preparing mnist in {tmp_path / 'd' / 'mnist_rows' / 'mnist' / '1.0.0'}",
+        f"downloading 4 files, {size:.1f} MB, from {host}",
+        "writing train: 0 of 100 images",
+        "writing train: 60 of 100 images",
+        *(
+            f"writing validation: {count:,} of 5,000 images"
+            for count in range(0, 5000, 60)
+        ),
+        *(f"writing test: {i} of 130 images" for i in (0, 60, 120)),
+    ]
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
