@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ from rnnmnist.errors import RunError, first_line
 REDRAW_SECONDS = 5.0
 # Flags that precede those of the cell. On a Colab TPU jax would look for a cluster.
 DEFAULT_FLAGS = {"main": ("--num_processes=1",), "doctor": ("--num_processes=1",)}
+# With which a command ends when it fails. `CommandError` shows that line, once.
+LAST_LINES = ("error: ", "stopped")
+DIGIT = 4  # the shipped test images of 4 are also in MNIST's validation split
 
 
 class CommandError(RunError):
@@ -49,7 +53,8 @@ def run(
 ) -> None:
     """Runs `python -m rnnmnist.COMMAND ARGS` and streams its output into the cell.
 
-    The first interrupt of the cell is forwarded, so that training saves and stops; the
+    A last line with an error is not printed: it is the message of the exception. The
+    first interrupt of the cell is forwarded, so that training saves and stops; the
     second one kills the command. If the kernel dies, the command ends at its next line.
 
     Raises:
@@ -57,7 +62,7 @@ def run(
         ValueError: outside the main thread, which alone can handle interrupts.
     """
     flags = DEFAULT_FLAGS.get(command, ())
-    line = ""
+    line = held = ""
     with (
         subprocess.Popen(
             [sys.executable, "-m", f"rnnmnist.{command}", *flags, *args],
@@ -72,10 +77,13 @@ def run(
         _forward_interrupts(child),
     ):
         for line in child.stdout or ():
-            print(line, end="", flush=True)
+            print(held, end="", flush=True)
+            held = line if line.startswith(LAST_LINES) else ""
+            print("" if held else line, end="", flush=True)
             after_line()
     if child.returncode:
         raise CommandError(command, line.strip(), child.returncode)
+    print(held, end="", flush=True)
 
 
 def train(workdir: Path, *args: str) -> None:
@@ -86,6 +94,42 @@ def train(workdir: Path, *args: str) -> None:
         run("main", f"--workdir={workdir}", *args, after_line=curves.draw_if_due)
     finally:
         curves.draw()
+
+
+def show_report(workdir: Path) -> None:
+    """Runs `rnnmnist.report`, as `run` does, and displays the report's plots."""
+    workdir = Path(workdir).expanduser()
+    run("report", f"--workdir={workdir}")
+    for path in sorted((workdir / "report").glob("*.png")):
+        if not path.stem.endswith("-dark"):
+            _show(path.read_bytes())
+
+
+def read_digit(workdir: Path) -> None:
+    """Classifies an image with the network of a run and displays how it is read.
+
+    The image, one of `DIGIT` that the package ships, was not used for training.
+
+    Raises:
+        CommandError: if `rnnmnist.predict` fails, as for a run on other data.
+    """
+    from rnnmnist.data import embedded
+    from rnnmnist.inference.image_io import encode
+
+    images, labels = embedded.splits()["test"]
+    image = images[labels == DIGIT][0]
+    with tempfile.TemporaryDirectory() as folder:
+        digit, plot = Path(folder) / f"a_{DIGIT}.png", Path(folder) / "plot.png"
+        digit.write_bytes(encode(image))
+        workdir = Path(workdir).expanduser()
+        run("predict", f"--workdir={workdir}", f"--show={plot}", str(digit))
+        _show(plot.read_bytes())
+
+
+def _show(png: bytes) -> None:
+    from IPython.display import Image, display
+
+    display(Image(png, retina=True))
 
 
 @contextlib.contextmanager

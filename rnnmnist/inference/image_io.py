@@ -1,4 +1,4 @@
-"""Reads image files and arrays as grey levels. The only module that imports Pillow."""
+"""Reads and encodes images as grey levels. The only module that imports Pillow."""
 
 import contextlib
 import io
@@ -114,6 +114,13 @@ def decode(content: bytes, name: str) -> np.ndarray:
         raise UserError(f"{name}: is not an image; use one of {formats}") from None
     except DECODING_ERRORS as error:
         raise UserError(f"{name}: is a damaged image: {error}") from error
+
+
+def encode(image: np.ndarray) -> bytes:
+    """Encodes grey levels, uint8 [height, width], as a PNG."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="PNG")
+    return file.getvalue()
 
 
 def from_array(image: np.ndarray) -> np.ndarray:
