@@ -1,6 +1,7 @@
 """The notebook, executed as it is, and `rnnmnist.notebook`."""
 
 import ast
+import http.server
 import json
 import os
 import re
@@ -9,10 +10,11 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 import tomllib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +22,13 @@ from typing import Any
 import nbformat
 import pytest
 import runs
+from accelerators import is_colab
 from support import ORIGINALS, REPOSITORY
 
 from rnnmnist import notebook
+from rnnmnist.config.files import find_config, load_config
+from rnnmnist.data import embedded
+from rnnmnist.data.builder import FILES, VALIDATION_EXAMPLES, read_idx
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.metrics import Metrics
 from rnnmnist.reporting import plots
@@ -39,7 +45,7 @@ OVERRIDES = (
 # Appended to the notebook, and run in the same kernel.
 INSPECTION = """
 import importlib.metadata, json, rnnmnist
-lines = [line.split("==") for line in versions.read_text().split()]
+lines = [line.split("==") for line in VERSIONS.read_text().split()]
 print(json.dumps({
     "heavy": sorted({"jax", "jaxlib", "flax"} & set(sys.modules)),
     "package": rnnmnist.__file__,
@@ -103,7 +109,8 @@ def test_the_kernel_does_not_import_or_pin_jax() -> None:
             else []
         )
     }
-    assert imported == {"subprocess", "sys", "pathlib", "shlex", "rnnmnist", "google"}
+    standard = {"os", "re", "subprocess", "sys", "time", "pathlib", "shlex"}
+    assert imported == standard | {"rnnmnist", "google"}
     assert not re.search(r"jax|[=<>~]=\s*\d", "\n".join(code()))
     program = (
         "import sys\nfrom rnnmnist import notebook\n"
@@ -128,6 +135,35 @@ def test_a_run_is_stored_on_drive_in_colab(
     assert names["workdir"] == Path("/content/drive/MyDrive/rnnmnist/runs/colab")
 
 
+def test_a_drive_that_cannot_be_mounted_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a stand-in for Colab's package, and for the notebook's exception."""
+
+    def refuse(_: str) -> None:
+        raise RuntimeError("credential propagation was unsuccessful")
+
+    drive = SimpleNamespace(mount=refuse)
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=drive))
+    names = {"Path": Path, "WORKDIR": "runs/colab", "KEEP_ON_DRIVE": True}
+    message = (
+        r"Drive cannot be mounted \(credential .*\); run the cell again and permit it"
+    )
+    with pytest.raises(LookupError, match=message):
+        exec(cells()["keeping"].source, names | {"CellError": LookupError})
+
+
+def test_overrides_that_cannot_be_parsed_are_an_error() -> None:
+    """With a stand-in for the notebook's exception."""
+    names = {
+        "CONFIG": "default",
+        "OVERRIDES": "--a='1",
+        "CellError": KeyError,
+    }
+    with pytest.raises(KeyError, match="OVERRIDES: No closing quotation in --a"):
+        exec(cells()["devices"].source, names)
+
+
 def test_uploaded_images_are_classified(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in for Colab's package."""
     files = SimpleNamespace(upload=lambda: {"a.png": b"", "b.png": b""})
@@ -139,9 +175,13 @@ def test_uploaded_images_are_classified(monkeypatch: pytest.MonkeyPatch) -> None
     assert calls == [("predict", "--workdir=runs/colab", "a.png", "b.png")]
 
 
+def project() -> dict[str, Any]:
+    """The content of `pyproject.toml`."""
+    return tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+
+
 def test_all_links_name_one_repository() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    repository = project["urls"]["Repository"]
+    repository = project()["project"]["urls"]["Repository"]
     assert settings()["SOURCE"] == f"git+{repository}"
     path = NOTEBOOK.relative_to(REPOSITORY)
     owner_and_name = repository.removeprefix("https://github.com/")
@@ -150,13 +190,73 @@ def test_all_links_name_one_repository() -> None:
     assert f"(https://{link})" in cells()["title"].source
 
 
+def shipped() -> set[str]:
+    """The shipped configurations that need no data of the user's own."""
+    names = {path.stem for path in (REPOSITORY / "configs").glob("*.py")}
+    return names - {"files"}
+
+
 def test_the_form_offers_the_shipped_configurations() -> None:
     offered = re.search(r"CONFIG = .*# @param (\[.*\])", cells()["settings"].source)
-    shipped = {path.stem for path in (REPOSITORY / "configs").glob("*.py")}
-    shipped.remove("files")  # it needs the path of a user's own data
     assert offered is not None
-    assert sorted(json.loads(offered[1])) == sorted(shipped)
-    assert settings()["CONFIG"] in shipped
+    assert sorted(json.loads(offered[1])) == sorted(shipped())
+    assert settings()["CONFIG"] in shipped()
+
+
+def results(name: str) -> Any:
+    return json.loads((REPOSITORY / "results" / f"{name}.json").read_text())
+
+
+def test_the_expected_durations_are_those_of_the_result_files() -> None:
+    text = cells()["about-settings"].source
+    _, _, cpu, *accelerators = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    recipes = ("default", "large_batch")
+    hardware = {results(name)["hardware"] for name in recipes}
+    minutes = [f"{results(name)['seconds'] / 60:.1f} minutes" for name in recipes]
+    assert cpu == [f"CPU, {hardware.pop()}", *minutes]
+    compiled = {
+        (row["target"], row["batch_size"]): row["compile_seconds"]
+        for row in results("accelerators")
+        if (row["program"], row["devices"], row["num_seeds"]) == ("train", 1, 1)
+        and set(row["settings"]) <= {"train.batch_size=1024"}
+        and (row["target"] != "v5e" or is_colab(row))
+    }
+    batches = [load_config(find_config(name)).train.batch_size for name in recipes]
+    assert batches == [128, 1024]
+    for device, *durations in accelerators:
+        seconds = [compiled.pop((device.split()[1].lower(), size)) for size in batches]
+        assert durations == [f"not measured, compiles in {s} s" for s in seconds]
+    assert not compiled
+    others = dict(re.findall(r"`(\w+)`(?:\s+takes)?\s+([\d.]*\d)", text))
+    assert set(others) == {*shipped()} - {*recipes}
+    for name, stated in others.items():
+        decimals = len(stated.partition(".")[2])
+        assert f"{results(name)['seconds'] / 60:.{decimals}f}" == stated
+
+
+def test_the_cycles_of_large_batches_are_those_of_the_result_file() -> None:
+    """Of a whole run: cycles of a step times steps, with Colab's versions."""
+    cycles = {
+        row["batch_size"]: row["estimated_cycles"]
+        for row in results("accelerators")
+        if is_colab(row)
+        and (row["program"], row["devices"], row["num_seeds"]) == ("train", 1, 1)
+        and set(row["settings"]) <= {"train.batch_size=1024"}
+    }
+    default, large = (
+        load_config(find_config(name)).train for name in ("default", "large_batch")
+    )
+    ratio = (cycles[large.batch_size] * large.num_steps) / (
+        cycles[default.batch_size] * default.num_steps
+    )
+    assert 0.6 < ratio < 2 / 3
+    assert "less than two thirds of the cycles" in " ".join(
+        cells()["about-settings"].source.split()
+    )
 
 
 def test_a_failed_command_raises_its_error_line(
@@ -170,8 +270,27 @@ def test_a_failed_command_raises_its_error_line(
     assert str(caught.value).startswith(line)
     assert str(caught.value).endswith("(rnnmnist.main, exit code 2)")
     assert caught.value._render_traceback_() == [str(caught.value)]
-    assert capsys.readouterr().out.startswith(line)  # it was streamed, too
+    assert capsys.readouterr().out == ""  # the exception's text is the only line
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_only_the_last_error_is_left_to_the_exception(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    with pytest.raises(notebook.CommandError, match=r"b\.png: cannot be read"):
+        notebook.run("predict", *missing)
+    (printed,) = capsys.readouterr().out.splitlines()
+    assert printed.startswith(f"error: {missing[0]}: cannot be read")
+
+
+def test_the_image_to_read_is_in_no_training_split(originals: Path) -> None:
+    """It is in the test split of the shipped images and in MNIST's validation split."""
+    images, labels = embedded.splits()["test"]
+    path = originals / "mnist" / FILES["train"][0]
+    validation = read_idx(path, rank=3)[:VALIDATION_EXAMPLES]
+    image = images[labels == notebook.DIGIT][0]
+    assert (validation == image).all((1, 2)).any()
 
 
 @pytest.mark.parametrize(
@@ -332,6 +451,13 @@ def printed(cell: Any) -> str:
     )
 
 
+def images_of(cell: Any) -> list[str]:
+    """The PNGs that a cell shows, in base 64."""
+    shown = [output.data for output in cell.outputs if "data" in output]
+    assert all(list(data) == ["image/png", "text/plain"] for data in shown)
+    return [data["image/png"] for data in shown]
+
+
 @pytest.fixture(scope="module")
 def executed(
     tmp_path_factory: pytest.TempPathFactory, execute: Execute
@@ -356,14 +482,22 @@ def test_the_notebook_can_be_executed(executed: tuple[Path, dict[str, Any]]) -> 
     )
     trained = printed(cells["train"])
     assert "rnnmnist.evaluate --workdir=" in trained  # the summary's last line
-    images = [output for output in cells["train"].outputs if "data" in output]
-    assert [list(image.data) for image in images] == [["image/png", "text/plain"]]
+    assert len(images_of(cells["train"])) == 1
     workdir = folder / "runs" / "colab"
     assert [line["step"] for line in MetricsFile.read(workdir / "metrics.jsonl")]
     (result,) = (workdir / "evaluation").glob("test-*.json")
     assert str(result) in printed(cells["evaluate"])
     correct = json.loads(result.read_text())["correct"]
     assert f"({correct} of" in printed(cells["evaluate"])
+    assert printed(cells["install"]).count("\r") > 1  # one line, which changes
+    assert "\n" not in printed(cells["install"])
+    assert "is installed" in printed(cells["install"])
+    plots = {path.stem for path in (workdir / "report").glob("*.png")}
+    light = {name for name in plots if not name.endswith("-dark")}
+    assert len(images_of(cells["report"])) == len(light) == len(plots) / 2 > 1
+    assert str(workdir / "report" / "index.html") in printed(cells["report"])
+    assert re.search(rf"a_{notebook.DIGIT}\.png: \d, ", printed(cells["digit"]))
+    assert len(images_of(cells["digit"])) == 1
 
 
 @pytest.mark.slow
@@ -396,55 +530,254 @@ def test_the_notebook_resumes_a_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("others", "line"),
-    [
-        (
-            {"OVERRIDES": "--config.train.learning_rte=0.01"},
-            "error: --config.train.learning_rte: no such setting",
-        ),
-        ({"SOURCE": "/nowhere/rnnmnist.whl"}, "pip could not install rnnmnist"),
-    ],
-    ids=["command", "pip"],
-)
-def test_the_notebook_fails_when_a_cell_fails(
-    execute: Execute, tmp_path: Path, others: dict[str, str], line: str
-) -> None:
-    finished, _ = execute(tmp_path, **others)
+def test_the_notebook_fails_when_a_cell_fails(execute: Execute, tmp_path: Path) -> None:
+    finished, _ = execute(
+        tmp_path, CONFIG="embedded", OVERRIDES="--config.train.learning_rte=0.01"
+    )
     assert finished.returncode != 0
     assert "CellExecutionError" in finished.stderr
-    assert line in finished.stderr
+    (line,) = re.findall(r".*learning_rte: no such setting.*", finished.stderr)
+    assert line.startswith("error: --config.train.learning_rte")
     assert not (tmp_path / "runs").exists()
+
+
+# Runs cells as a kernel does, and prints what a kernel shows of an exception.
+SHELL = """
+import json, sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+shell._showtraceback = lambda kind, error, lines: print(*lines, file=sys.stderr)
+for source in json.load(sys.stdin):
+    if not shell.run_cell(source).success:
+        sys.exit(1)
+"""
+
+
+def install(
+    folder: Path, runtime: dict[str, str], source: str | None
+) -> subprocess.CompletedProcess[bytes]:
+    """Executes the cells with settings and the installation, in a folder."""
+    sources = [cells()["settings"].source, cells()["install"].source]
+    if source is not None:
+        sources.insert(1, f"SOURCE = {source!r}")
+    return subprocess.run(
+        [Path(runtime["JUPYTER_PATH"]).parent / "venv/bin/python", "-c", SHELL],
+        cwd=folder,
+        env=runtime,
+        input=json.dumps(sources).encode(),
+        capture_output=True,  # as bytes: text would have no carriage returns
+        timeout=120,
+    )
+
+
+def install_error(finished: subprocess.CompletedProcess[bytes]) -> str:
+    """Returns the only line that a failed installation shows, besides its progress."""
+    assert finished.returncode == 1
+    assert b"\n" not in finished.stdout
+    assert all(len(line) <= 80 for line in finished.stdout.decode().split("\r"))
+    (line,) = finished.stderr.decode().splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+def write_wheel(folder: Path, name: str, version: str, *metadata: str) -> Path:
+    """Writes a wheel that contains metadata only."""
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    lines = ("Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *metadata)
+    with zipfile.ZipFile(path, "w") as file:
+        for member, text in {
+            "METADATA": "\n".join(lines) + "\n",
+            "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            "RECORD": "",
+        }.items():
+            file.writestr(f"{name}-{version}.dist-info/{member}", text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def git_server() -> Iterator[str]:
+    """The address of a server on which repositories are private or do not exist.
+
+    GitHub asks for a name and password in both cases.
+    """
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401 if self.path.startswith("/private") else 404)
+            self.send_header("WWW-Authenticate", 'Basic realm="git"')
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+NO_INDEX = {"PIP_NO_INDEX": "0", "PIP_RETRIES": "1"}
+REPOSITORY_OR_WHEEL = "enter git+URL of the repository as SOURCE, or upload a wheel"
+CHANGE_RUNTIME = "on Colab, choose another version or type under Runtime → Change"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "variables", "cause", "remedy"),
+    [
+        (
+            "git+{server}/private",
+            {},
+            "SOURCE: {source} does not exist or is private",
+            REPOSITORY_OR_WHEEL,
+        ),
+        (
+            "git+{server}/nowhere",
+            {},
+            "SOURCE: {source} does not exist or is private",
+            REPOSITORY_OR_WHEEL,
+        ),
+        (None, {}, "no network (Failed to connect)", "connect this machine"),
+        (
+            "git+http://nowhere.invalid/a",
+            {"NO_PROXY": "*", "no_proxy": "*"},
+            "no network (Could not resolve)",
+            "connect this machine",
+        ),
+        (
+            "needs_more/rnnmnist-1-py3-none-any.whl",
+            NO_INDEX,
+            "no network (connection broken)",
+            "connect this machine",
+        ),
+        (
+            None,
+            {"PATH": "/nowhere"},
+            "git is not installed",
+            "install it, or upload a wheel",
+        ),
+        (
+            "rnnmnist-9-py3-none-any.whl",
+            {},
+            "SOURCE: there is no {folder}/rnnmnist-9-py3-none-any.whl",
+            REPOSITORY_OR_WHEEL,
+        ),
+        (
+            "damaged/rnnmnist-1-py3-none-any.whl",
+            {},
+            "SOURCE: {source} is damaged or is not rnnmnist",
+            REPOSITORY_OR_WHEEL,
+        ),
+        (
+            "other-1-py3-none-any.whl",
+            {},
+            "SOURCE: {source} is damaged or is not rnnmnist",
+            REPOSITORY_OR_WHEEL,
+        ),
+        (
+            "new/rnnmnist-1-py3-none-any.whl",
+            {},
+            "rnnmnist needs Python >=3.99, but this runtime has 3.",
+            CHANGE_RUNTIME,
+        ),
+        (
+            "damaged",
+            {},
+            "does not appear to be a Python project",
+            "!cat {folder}/pip-log.txt prints its whole output",
+        ),
+    ],
+    ids=[
+        *("private", "repository", "network", "name", "index", "git", "upload"),
+        *("damaged", "other", "python", "unknown"),
+    ],
+)
+def test_a_failed_installation_is_one_line_with_cause_and_remedy(
+    runtime: dict[str, str],
+    git_server: str,
+    tmp_path: Path,
+    source: str | None,
+    variables: dict[str, str],
+    cause: str,
+    remedy: str,
+) -> None:
+    for name in ("new", "damaged", "needs_more"):
+        (tmp_path / name).mkdir()
+    write_wheel(tmp_path, "other", "1")
+    write_wheel(tmp_path / "new", "rnnmnist", "1", "Requires-Python: >=3.99")
+    wheel = write_wheel(tmp_path / "needs_more", "rnnmnist", "1", "Requires-Dist: zzz")
+    (tmp_path / "damaged" / wheel.name).write_bytes(wheel.read_bytes()[:-9])
+    local = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    if source is not None:
+        source = source.format(server=git_server)
+    line = install_error(install(tmp_path, runtime | local | variables, source))
+    for part in (cause, remedy):
+        assert part.format(source=source, folder=tmp_path) in line
+
+
+@pytest.mark.slow
+def test_the_package_is_installed_from_a_git_repository(
+    runtime: dict[str, str], tmp_path: Path
+) -> None:
+    clone = tmp_path / "clone"
+    no_cache = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(REPOSITORY / "rnnmnist", clone / "rnnmnist", ignore=no_cache)
+    wheel = project()["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for path in wheel["force-include"]:
+        shutil.copytree(REPOSITORY / path, clone / path, dirs_exist_ok=True)
+    for path in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / path, clone)
+    author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for arguments in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "all"]):
+        subprocess.run(["git", *arguments], cwd=clone, check=True)
+    finished = install(
+        tmp_path,
+        runtime | {"PIP_NO_BUILD_ISOLATION": "0"},  # the backend is installed
+        f"git+file://localhost{clone}",
+    )
+    assert finished.returncode == 0, finished.stderr
+    *_, last = finished.stdout.decode().split("\r")
+    assert re.match(
+        r" +\d+ s  rnnmnist is installed; no other package was changed", last
+    )
+
+
+@pytest.mark.slow
+def test_git_asks_for_no_password(
+    runtime: dict[str, str], git_server: str, tmp_path: Path
+) -> None:
+    """Neither on a terminal nor with a program, as some editors set one."""
+    program = tmp_path / "ask"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\n")
+    program.chmod(0o755)
+    variables = {"NO_PROXY": "*", "no_proxy": "*", "GIT_ASKPASS": str(program)}
+    install_error(install(tmp_path, runtime | variables, f"git+{git_server}/private"))
+    assert "terminal prompts disabled" in (tmp_path / "pip-log.txt").read_text()
+    assert not (tmp_path / "asked").exists()
 
 
 @pytest.mark.slow
 def test_an_outdated_runtime_is_not_changed(
-    execute: Execute, runtime: dict[str, str], tmp_path: Path
+    runtime: dict[str, str], wheel: Path, tmp_path: Path
 ) -> None:
     """The installation fails, although pip could install a newer version."""
-    links = tmp_path / "links"
-    links.mkdir()
-    with zipfile.ZipFile(links / "optax-99-py3-none-any.whl", "w") as file:
-        for name, text in {
-            "METADATA": "Metadata-Version: 2.1\nName: optax\nVersion: 99\n",
-            "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-            "RECORD": "",
-        }.items():
-            file.writestr(f"optax-99.dist-info/{name}", text)
+    write_wheel(tmp_path, "optax", "99")
     (site_packages,) = Path(runtime["JUPYTER_PATH"]).parent.glob("venv/lib/*/site-*")
     old = site_packages / "optax-0.1.dist-info"
     old.mkdir()
     (old / "METADATA").write_text("Metadata-Version: 2.1\nName: optax\nVersion: 0.1\n")
     (old / "RECORD").write_text("")
     try:
-        environment = runtime | {"PIP_FIND_LINKS": str(links)}
-        finished, _ = execute(tmp_path, environment=environment)
+        environment = runtime | {"PIP_FIND_LINKS": str(tmp_path)}
+        finished = install(tmp_path, environment, str(wheel))
     finally:
         left = sorted(path.name for path in site_packages.glob("optax-*"))
         shutil.rmtree(old, ignore_errors=True)
-    assert finished.returncode != 0
-    assert "pip could not install rnnmnist" in finished.stderr
-    assert re.search(r"requested \(constraint\) optax==0.1", finished.stderr)
+    line = install_error(finished)
+    assert re.match(
+        r"rnnmnist\S* \S+ needs optax>=[\d.]+, but .* has optax 0\.1;", line
+    )
+    assert CHANGE_RUNTIME in line
     assert left == [old.name]
 
 
@@ -455,7 +788,9 @@ def start(
     program = (
         "import sys\nfrom rnnmnist import notebook\n"
         "try: notebook.run('main', *sys.argv[1:])\n"
-        "except notebook.CommandError as error: sys.exit(error.exit_code)"
+        "except notebook.CommandError as error:\n"
+        "    print(error, flush=True)\n"
+        "    sys.exit(error.exit_code)"
     )
     endless = (
         "--config.train.num_steps=1000000",
