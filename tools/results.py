@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from rnnmnist.checkpoints.store import read_metrics
 from rnnmnist.config.schema import DATA_PATHS, Config
@@ -485,6 +486,31 @@ def changes(rows: tuple[Row, ...]) -> str:
     return table(rows, *titles, *numbers) + origin(rows)
 
 
+def differences(rows: tuple[Row, ...]) -> str:
+    """Returns a table of rows that compares the test accuracy of each with the last.
+
+    The interval of a difference is Welch's, of 95 %, over seeds.
+    """
+    titles = ("change", "test accuracy, mean ± std", "seeds")
+    lines: list[list[str]] = []
+    before: list[float] = []
+    for row in rows:
+        result = read_result(row.name)
+        percents = [100 * member["accuracy"] for member in result["members"]]
+        difference = ""
+        if before:
+            compared = stats.ttest_ind(percents, before, equal_var=False)
+            low, high = compared.confidence_interval(0.95)
+            change = statistics.mean(percents) - statistics.mean(before)
+            difference = f"{change:+.2f} ({low:+.2f} to {high:+.2f})"
+            if low > 0 or high < 0:
+                difference = f"**{difference}**"
+        accuracy = accuracy_over_seeds(result)
+        lines.append([row.label, accuracy, str(len(percents)), difference])
+        before = percents
+    return markdown.table((*titles, "difference, 95 % interval"), lines)
+
+
 def cells() -> str:
     """Returns the table of the three cells, trained with the default recipe."""
     titles = ("cell", "result file", "parameters", "test accuracy, mean ± std")
@@ -548,7 +574,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/drawing_page.md": {"accuracy_by_row": accuracy_by_row},
     "docs/tutorial.md": {
         "cells": cells,
-        "ablation": functools.partial(changes, ABLATION),
+        "ablation": functools.partial(differences, ABLATION),
     },
 }
 

@@ -1,41 +1,74 @@
-"""Runs the snippets of docs/tutorial.md and inserts their output below them.
+"""Makes notebooks/tutorial.ipynb, for Colab, from docs/tutorial.md.
 
     python tools/tutorial.py
 
-All ```python blocks together are one program. A ```text block directly after one is its
-output.
+The cells are those of the page. The notebook installs the package first, as
+notebooks/colab.ipynb does. Cells that only check the page are left out, and answers
+to exercises are folded.
 """
 
-import contextlib
-import io
 import re
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).resolve().parent.parent / "docs/tutorial.md"
-SNIPPET = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.M | re.S)
+import jupytext
+import nbformat
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGE = REPOSITORY / "docs/tutorial.md"
+NOTEBOOK = REPOSITORY / "notebooks/tutorial.ipynb"
+COLAB = REPOSITORY / "notebooks/colab.ipynb"
+GITHUB = "https://github.com/rnnmnist/rnnmnist"
+RAW = "https://raw.githubusercontent.com/rnnmnist/rnnmnist/main/docs/"
+SOURCE = f'SOURCE = "git+{GITHUB}"  # @param {{type:"string"}}'
 
 
-def render(page: str) -> str:
-    """Runs the snippets in this process and returns the page with their output."""
-    namespace: dict[str, Any] = {"__name__": "tutorial"}
-    parts, end = [], 0
-    for found in SNIPPET.finditer(page):
-        # Leading newlines give a traceback the line numbers of the page.
-        newlines = page[: found.start(1)].count("\n") * "\n"
-        code = compile(newlines + found[1], str(PAGE), "exec")
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            exec(code, namespace)
-        parts.append(page[end : found.start()])
-        parts.append(f"```python\n{found[1]}```\n")
-        if found[2] is not None:
-            lines = "".join(
-                f"{line.rstrip()}\n" for line in printed.getvalue().splitlines()
-            )
-            parts.append(f"\n```text\n{lines}```\n")
-        end = found.end()
-    return "".join([*parts, page[end:]])
+def absolute_links(text: str) -> str:
+    """Lets images and links to other files lead to GitHub."""
+    text = re.sub(r"(!\[[^\]]*\]\()(?=\w+\.(png|svg))", rf"\1{RAW}", text)
+    text = text.replace(".svg)", ".svg?sanitize=true)")  # for its content type
+    text = re.sub(r"\]\(\.\./", f"]({GITHUB}/blob/main/", text)
+    return re.sub(r"\]\((?=\w+\.md)", f"]({GITHUB}/blob/main/docs/", text)
+
+
+def installation() -> list[Any]:
+    """Returns the cells that install the package."""
+    cells = nbformat.read(COLAB, as_version=4).cells
+    (install,) = (cell.source for cell in cells if cell.id == "install")
+    text = "## Install\n\nThis takes a minute, and replaces no package of the runtime."
+    return [
+        nbformat.v4.new_markdown_cell(text),
+        nbformat.v4.new_code_cell(SOURCE),
+        nbformat.v4.new_code_cell(install),
+    ]
+
+
+def convert(page: str) -> str:
+    """Returns the notebook of a page, as JSON."""
+    notebook = jupytext.reads(page, fmt="md:myst")
+    first, *others = notebook.cells
+    title, heading, rest = first.source.partition("\n## ")
+    start = nbformat.v4.new_markdown_cell(title)
+    others.insert(0, nbformat.v4.new_markdown_cell(heading.strip() + " " + rest))
+    cells = [start, *installation()]
+    for cell in others:
+        tags = cell.metadata.pop("tags", [])
+        if "remove-cell" in tags:
+            continue
+        if "hide-cell" in tags:
+            cell.metadata = {"cellView": "form", "jupyter": {"source_hidden": True}}
+            cell.source = f"# @title Answer\n{cell.source.lstrip()}"
+        cells.append(cell)
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"
+        if cell.cell_type == "markdown":
+            source = re.sub(r"<!-- .* -->\n?", "", cell.source)
+            cell.source = absolute_links(source).strip()
+    notebook.cells = [cell for cell in cells if cell.source]
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return nbformat.writes(notebook) + "\n"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(render(PAGE.read_text()))
+    NOTEBOOK.write_text(convert(PAGE.read_text()))

@@ -57,11 +57,11 @@ SHORT = {"step": 1, "split": "train", "loss": 2.3, "correct": 5, "examples": 50}
 
 
 def read(path: Path) -> Any:
-    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    return nbformat.read(path, as_version=4)
 
 
 def code_cell(source: str, **fields: str) -> Any:
-    return nbformat.v4.new_code_cell(source, **fields)  # type: ignore[no-untyped-call]
+    return nbformat.v4.new_code_cell(source, **fields)
 
 
 def cells() -> dict[str, Any]:
@@ -428,7 +428,7 @@ def execute(runtime: dict[str, str], wheel: Path, data_dir: Path) -> Execute:
         content.cells.insert(index, code_cell(source, id="injected"))
         content.cells += map(code_cell, more)
         path = folder / "executed.ipynb"
-        nbformat.write(content, path)  # type: ignore[no-untyped-call]
+        nbformat.write(content, path)
         finished = subprocess.run(
             [
                 Path(sys.executable).with_name("jupyter-execute"),

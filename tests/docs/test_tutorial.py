@@ -1,130 +1,134 @@
-"""The tutorial: its snippets run and print the output that the page shows."""
+"""The tutorial: its notebook and its numbers. The documentation build executes it."""
 
-import ast
-import builtins
-import dataclasses
-import symtable
-from pathlib import Path
+import json
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 import tutorial
 from support import REPOSITORY
 
-from rnnmnist.config.schema import DataConfig
-from rnnmnist.data import images
-from rnnmnist.data.builder import MnistRows
-from rnnmnist.data.preparation import prepared_builder
+import results
 
 PAGE = tutorial.PAGE.read_text()
+PROSE = " ".join(PAGE.split())
 
 
-@pytest.fixture(autouse=True)
-def in_a_clone(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs snippets in the repository, with the tests' prepared data sets."""
-
-    def prepared_here(config: DataConfig) -> MnistRows:
-        return prepared_builder(dataclasses.replace(config, data_dir=str(data_dir)))
-
-    monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(images, "prepared_builder", prepared_here)
+def read(name: str) -> Any:
+    return json.loads((REPOSITORY / "results" / f"{name}.json").read_text())
 
 
-def globals_of(table: symtable.SymbolTable) -> set[str]:
-    """Returns the global names that a snippet reads, also in its functions."""
-    own = {
-        symbol.get_name()
-        for symbol in table.get_symbols()
-        if symbol.is_referenced()
-        and (symbol.is_global() or table.get_type() == "module")
+def relative_gradient(cell: str, when: str, state: str = "h") -> np.ndarray:
+    """The median over images at rows 1 to 27, relative to that of row 28."""
+    gradients = read("gradients")
+    assert gradients["quantiles"][1] == 0.5
+    return np.array(gradients["cells"][cell][when][state]["relative"][1][:27])
+
+
+def test_the_notebook_has_the_cells_of_the_page() -> None:
+    assert tutorial.convert(PAGE) == tutorial.NOTEBOOK.read_text()
+
+
+def test_the_notebook_contains_no_relative_link_and_no_hidden_check() -> None:
+    text = tutorial.NOTEBOOK.read_text()
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert len(links) > 10
+    assert all(link.startswith(("https://", "#")) for link in links)
+    assert "assert" in PAGE
+    assert "assert" not in text
+    assert text.count("# @title Answer") == PAGE.count("[hide-cell]") == 5
+
+
+def test_links_and_images_become_absolute() -> None:
+    text = "![a](a.svg) [b](b.md#c) [d](../e.py) [f](#g) [h](https://i)"
+    assert tutorial.absolute_links(text) == (
+        f"![a]({tutorial.RAW}a.svg?sanitize=true) "
+        f"[b]({tutorial.GITHUB}/blob/main/docs/b.md#c) "
+        f"[d]({tutorial.GITHUB}/blob/main/e.py) [f](#g) [h](https://i)"
+    )
+
+
+def test_accuracies_are_those_of_the_result_files() -> None:
+    for cell, accuracy in {
+        "the basic cell still classifies": read("rnn")["accuracy_mean"],
+        "and the LSTM": read("default")["accuracy_mean"],
+    }.items():
+        assert re.search(rf"{cell} {accuracy:.2%}".replace("%", " %"), PROSE)
+    longest = {
+        run["recurrence"]: run["correct"][0] / 100
+        for run in read("vanishing")["runs"]
+        if run["steps"] == 784
     }
-    return own.union(*map(globals_of, table.get_children()))
+    assert f"784 steps: {longest['rnn']} % are correct" in PROSE
+    assert f"The GRU has {longest['gru']} %" in PROSE
+    assert f"initialization {longest['lstm']} %" in PROSE
+    assert f"has {longest['lstm, chrono']} %" in PROSE
+    assert f"in its state, {longest['lru']} %" in PROSE
 
 
-def parts_of(node: ast.AST) -> list[str]:
-    """Returns the parts of a dotted name; the first one is empty for other nodes."""
-    if isinstance(node, ast.Attribute):
-        return [*parts_of(node.value), node.attr]
-    return [node.id] if isinstance(node, ast.Name) else [""]
+def test_counts_and_seeds_are_those_of_the_2016_recipe() -> None:
+    members = read("tutorial")["members"]
+    first = members[0]["tutorial_128"]
+    whole = f"({members[0]['correct']:_}, {members[0]['examples']:_})"
+    assert f"(({first['correct']}, {first['examples']}), {whole})" in PAGE
+    assert f"np.array({[member['accuracy'] for member in members]})" in PAGE
 
 
-def missing_names(snippet: str, known: dict[str, Any]) -> set[str]:
-    """Returns the names that a snippet uses and nothing defines, without running it.
-
-    Args:
-        snippet: Python code.
-        known: the names that the snippets above define, with modules and classes as
-            values where they are imported. The names of this snippet are added.
-    """
-    tree, table = ast.parse(snippet), symtable.symtable(snippet, "", "exec")
-    for symbol in table.get_symbols():
-        if symbol.is_assigned():
-            known[symbol.get_name()] = None
-    imports = [
-        node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)
-    ]
-    exec(compile(ast.Module(list(imports), []), "", "exec"), known)
-    missing = globals_of(table) - known.keys() - set(dir(builtins))
-    for node in ast.walk(tree):
-        root, *parts = parts_of(node)
-        found = known.get(root)
-        for length, part in enumerate(parts, 1):
-            if found is not None and not hasattr(found, part):
-                missing.add(".".join([root, *parts[:length]]))
-            found = getattr(found, part, None)
-    return missing
+def test_the_gradients_after_each_row_are_as_described() -> None:
+    """At every row, not at the first one alone."""
+    basic, trained = (relative_gradient("rnn", when) for when in ("before", "after"))
+    rows = np.arange(1, 28)
+    assert (relative_gradient("gru", "before") < basic).all()
+    above = relative_gradient("lstm", "before", "c") > basic
+    assert (above == (rows <= 20)).all(), "up to row 20"
+    for cell, state in (("gru", "h"), ("lstm", "h"), ("lstm", "c")):
+        after = relative_gradient(cell, "after", state)
+        assert (after > relative_gradient(cell, "before", state)).all()
+    assert ((trained > basic) == (rows <= 20)).all(), "only up to row 20"
+    cell_state = relative_gradient("lstm", "after", "c")
+    gru = relative_gradient("gru", "after")
+    assert (cell_state > trained).all()
+    assert (gru > trained).all()
+    factors = cell_state[6] / trained[6], gru[6] / trained[6]
+    assert factors == pytest.approx((7, 5), abs=0.5)
+    hidden = relative_gradient("lstm", "after")
+    assert ((hidden < trained) == (rows >= 15)).all(), "from row 15 on"
 
 
-def test_every_snippet_compiles_and_uses_existing_names() -> None:
-    known: dict[str, Any] = {}
-    for found in tutorial.SNIPPET.finditer(PAGE):
-        assert missing_names(found[1], known) == set(), found[1]
-    assert {"jax", "lstm_cell", "train_steps", "measured"} <= known.keys()
+def test_absolute_gradients_shrink() -> None:
+    for states in read("gradients")["cells"].values():
+        for state, after in states["after"].items():
+            before = states["before"][state]
+            assert (np.array(after["norm"][1]) < before["norm"][1]).all()
 
 
-@pytest.mark.parametrize(
-    ("snippet", "missing"),
-    [
-        ("print(nothing)", {"nothing"}),
-        ("def f(x):\n    return [x + y + nothing for y in x]", {"nothing"}),
-        ("import json\njson.dumps(json.nothing.more)", {"json.nothing"}),
-        ("given = 1\nprint(given, before, json.loads)", set()),
-    ],
-)
-def test_a_missing_name_is_found(snippet: str, missing: set[str]) -> None:
-    import json
-
-    assert missing_names(snippet, {"before": None, "json": json}) == missing
-
-
-def test_a_wrong_import_or_syntax_is_an_error() -> None:
-    with pytest.raises(ImportError, match="nothing"):
-        missing_names("from rnnmnist.training.step import nothing", {})
-    with pytest.raises(SyntaxError):
-        missing_names("print(", {})
+def test_the_ablation_describes_each_step_of_its_table() -> None:
+    text = PAGE[PAGE.index("## Ablation") : PAGE.index("## Exercises")]
+    table, description = text.split("<!-- /ablation -->")
+    steps = re.findall(r"\+\S+ \(\S+ to \S+\)|-\S+ \(\S+ to \S+\)", table)
+    assert len(steps) == len(results.ABLATION) - 1
+    for step in steps:
+        difference = step.split()[0]
+        noise = step.replace("(", "").replace(")", "").replace(" ", "; ", 1)
+        excludes_zero = f"**{step}**" in table
+        expected = f": {difference}" if excludes_zero else f"within noise ({noise})"
+        flat = " ".join(description.split()).replace(" on test (", " (")
+        assert expected in flat, step
 
 
-@pytest.mark.slow  # half a minute: it trains
-def test_every_snippet_prints_the_output_that_the_page_shows() -> None:
-    assert tutorial.render(PAGE) == PAGE
+def test_the_other_numbers_of_the_ablation() -> None:
+    names = ("default", "ablation_affine")
+    means = [results.mean_validation(read(name)) for name in names]
+    assert f"from {means[0].removesuffix(' %')} to {means[1]}" in PROSE
+    ratio = read("ablation_size")["num_parameters"] / read("default")["num_parameters"]
+    assert f"for {ratio:.1f} times the parameters" in PROSE
 
 
-def test_every_python_block_is_a_snippet() -> None:
-    assert len(tutorial.SNIPPET.findall(PAGE)) == PAGE.count("```python") > 20
-
-
-def test_a_wrong_output_is_replaced() -> None:
-    page = "```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n"
-    assert tutorial.render(page) == page.replace("3", "2")
-
-
-def test_an_error_names_the_line_of_the_page() -> None:
-    page = "Words.\n\n```python\nx = 1\nraise RuntimeError\n```\n"
-    with pytest.raises(RuntimeError) as caught:
-        tutorial.render(page)
-    assert caught.traceback[-1].lineno + 1 == 5  # pytest counts from 0
-
-
-def test_the_page_has_the_markers_of_its_tables() -> None:
-    for name in ("cells", "ablation"):
-        assert PAGE.count(f"<!-- {name} -->\n") == PAGE.count(f"<!-- /{name} -->") == 1
+def test_a_difference_is_bold_if_its_interval_excludes_zero() -> None:
+    (line,) = (
+        line
+        for line in results.differences(results.ABLATION).splitlines()
+        if line.startswith("| cosine decay")
+    )
+    assert "**+1.36 (+0.90 to +1.82)**" in line
