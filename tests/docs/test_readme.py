@@ -230,4 +230,3 @@ def test_the_citation_is_of_this_version() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     citation = (REPOSITORY / "CITATION.cff").read_text()
     assert f"\nversion: {project['version']}\n" in citation
-    assert f"version {project['version']}, " in README
