@@ -17,6 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm  # noqa: TID251
 from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
+from rnnmnist.config.schema import CELLS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.evaluation.formatting import percent, percentage_points
 from rnnmnist.evaluation.metrics import Metrics
@@ -328,8 +329,8 @@ def gradients(
     Args:
         panels: curves by name, by the panel's title. Each curve is [3][steps]: low,
             middle and high, relative to the last step. The first word of its name is
-            a cell, which has a colour. The cell's first curve is solid and has a band;
-            the others are dashed.
+            a cell, which has its own colour; other words share one. The first curve
+            of a word is solid and has a band; the others are dashed.
         title: of the figure.
         label: of the steps.
         palette: the colours.
@@ -369,16 +370,16 @@ def _plot_gradients(
 
     The names are at least `apart` decades from each other.
     """
-    colours: dict[str, str] = {}  # by cell
+    colours = dict(zip(CELLS, palette.series, strict=False))
+    drawn: set[str] = set()
     ends: list[tuple[float, str, str]] = []
     for name, curve in curves.items():
         low, middle, high = 100 * np.array(curve)
         rows = np.arange(1, len(middle) + 1)
         cell = name.split()[0]
-        first = cell not in colours
-        colour = colours.setdefault(
-            cell, palette.series[len(colours) % len(palette.series)]
-        )
+        first = cell not in drawn
+        drawn.add(cell)
+        colour = colours.get(cell, palette.series[-1])
         axes.plot(rows, middle, "-" if first else "--", color=colour)
         if first:
             axes.fill_between(rows, low, high, color=colour, alpha=0.18, linewidth=0)

@@ -448,14 +448,12 @@ def test_a_stream_equals_the_whole_sequence(run: Path, command: Command) -> None
     np.testing.assert_allclose(streamed, whole[0, :steps], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "pooling"),
     [
         ("lru", "mean"),
-        *(
-            pytest.param(cell, "last", marks=pytest.mark.slow)
-            for cell in ("lstm", "gru", "rnn", "mingru")
-        ),
+        *((cell, "last") for cell in ("lstm", "gru", "rnn", "mingru")),
     ],
 )
 def test_each_recurrence_can_be_run_step_by_step(
@@ -528,6 +526,7 @@ def test_fit_refuses_the_workdir_of_another_run(run: Path) -> None:
     assert sorted(run.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_fit_takes_a_column_major_array(tmp_path: Path) -> None:
     content = arrays(80)
     inputs = np.asfortranarray(content["inputs"][..., 0])

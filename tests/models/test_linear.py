@@ -107,6 +107,7 @@ def test_every_form_equals_a_plain_loop(name: str, options: dict[str, Any]) -> N
     np.testing.assert_allclose(last, found[-1], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", FORMS[1:], ids=str)
 @pytest.mark.parametrize("name", RECURRENCES)
 def test_every_form_has_the_same_gradients(name: str, options: dict[str, Any]) -> None:

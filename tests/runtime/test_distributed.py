@@ -43,6 +43,7 @@ def pair(once: Once, environment: dict[str, str], data_dir: Path) -> Path:
     return once("pair", train)
 
 
+@pytest.mark.slow
 def test_two_processes_reproduce_the_run_of_one(
     pair: Path, reference_run: Path
 ) -> None:
@@ -50,6 +51,7 @@ def test_two_processes_reproduce_the_run_of_one(
     runs.assert_same_end(pair, reference_run)
 
 
+@pytest.mark.slow
 def test_one_process_evaluates_a_checkpoint_of_two(
     command: Command, pair: Path, tmp_path: Path
 ) -> None:

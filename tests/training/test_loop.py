@@ -42,6 +42,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+@pytest.mark.slow
 def test_the_host_reads_only_at_events(
     small: Config, tmp_path: Path, reads: list[int]
 ) -> None:

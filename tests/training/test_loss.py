@@ -35,14 +35,9 @@ def loss_by_hand(logits: np.ndarray, label: int, *, every_step: bool) -> float:
     return float(losses @ weights / weights.sum() if every_step else losses[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every_step", [False, True])
-@pytest.mark.parametrize(
-    "cell",
-    [
-        "lstm",
-        *(pytest.param(cell, marks=pytest.mark.slow) for cell in ("gru", "rnn", "lru")),
-    ],
-)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn", "lru"])
 def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
     cell: str, every_step: bool
 ) -> None:

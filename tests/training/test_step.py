@@ -373,7 +373,11 @@ def test_averaging_does_not_change_the_trained_weights() -> None:
     ("cell", "spared"),
     [
         ("lstm", set()),
-        ("lru", {"nu_log", "theta_log", "gamma_log", "skip", "scale", "bias"}),
+        pytest.param(
+            "lru",
+            {"nu_log", "theta_log", "gamma_log", "skip", "scale", "bias"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
