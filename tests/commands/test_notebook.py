@@ -427,21 +427,28 @@ def execute(runtime: dict[str, str], wheel: Path, data_dir: Path) -> Execute:
         source = "\n".join(f"{name} = {value!r}" for name, value in injected.items())
         content.cells.insert(index, code_cell(source, id="injected"))
         content.cells += map(code_cell, more)
-        path = folder / "executed.ipynb"
-        nbformat.write(content, path)
-        finished = subprocess.run(
-            [
-                Path(sys.executable).with_name("jupyter-execute"),
-                *("--inplace", "--timeout=300", path),
-            ],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        return finished, {cell.id: cell for cell in read(path).cells}
+        return run_cells(content, folder, environment)
 
     return run
+
+
+def run_cells(
+    content: Any, folder: Path, environment: dict[str, str]
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """Executes a notebook in a folder and returns its cells, by name."""
+    path = folder / "executed.ipynb"
+    nbformat.write(content, path)
+    finished = subprocess.run(
+        [
+            Path(sys.executable).with_name("jupyter-execute"),
+            *("--inplace", "--timeout=300", path),
+        ],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    return finished, {cell.id: cell for cell in read(path).cells}
 
 
 def printed(cell: Any) -> str:
@@ -467,6 +474,40 @@ def executed(
     finished, cells = execute(folder, INSPECTION, KEEP_ON_DRIVE=True)
     assert finished.returncode == 0, finished.stderr
     return folder, cells
+
+
+@pytest.mark.slow
+def test_the_readme_in_a_wheel_has_absolute_links(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as file:
+        (name,) = (name for name in file.namelist() if name.endswith("/METADATA"))
+        links = re.findall(r"\]\(([^)]+)\)", file.read(name).decode())
+    assert len(links) > 20
+    assert all(link.startswith("https://") for link in links)
+
+
+@pytest.mark.slow
+def test_the_tutorial_can_be_executed_on_a_wheel(
+    runtime: dict[str, str], wheel: Path, tmp_path: Path
+) -> None:
+    """With a tenth of the steps; the documentation build executes it as it is."""
+    content = read(REPOSITORY / "notebooks" / "tutorial.ipynb")
+    source, *others = (cell for cell in content.cells if cell.cell_type == "code")
+    assert source.source.startswith("SOURCE = ")
+    source.source = f"SOURCE = {str(wheel)!r}"
+    for cell in others:
+        cell.source = re.sub(r"\b([34])00\b", r"\g<1>0", cell.source)
+        cell.source = cell.source.replace(" 50, 1024,", " 5, 1024,")
+    finished, executed = run_cells(content, tmp_path, runtime)
+    assert finished.returncode == 0, finished.stderr
+    output = "".join(
+        printed(cell) for cell in executed.values() if cell.cell_type == "code"
+    )
+    assert "test images are classified correctly" in output
+    assert output.count("True") > 8
+    assert (
+        sum("outputs" in cell and bool(images_of(cell)) for cell in executed.values())
+        == 2
+    )
 
 
 @pytest.mark.slow
