@@ -7,7 +7,6 @@ Pages with `{code-cell}` blocks are executed; a build takes no network. Links fr
 pages to other files of the repository lead to GitHub.
 """
 
-import re
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
@@ -43,6 +42,9 @@ nb_code_prompt_show = "Show the answer"  # the only cells that are folded
 nb_code_prompt_hide = "Hide the answer"
 nb_merge_streams = True  # one block of output for each cell
 
+# GitHub adds the anchors of its pages by JavaScript.
+linkcheck_anchors_ignore_for_url = [r"https://github\.com/"]
+
 autodoc_typehints = "none"  # the docstrings have types, shapes and units
 autodoc_member_order = "bysource"
 default_role = "code"  # the docstrings mark code as Markdown does
@@ -50,11 +52,11 @@ default_role = "code"  # the docstrings mark code as Markdown does
 
 def link_to_repository(app: Sphinx, name: str, source: list[str]) -> None:
     """Lets the links of a page to files outside of `docs/` lead to GitHub."""
-    source[0] = re.sub(r"(\]\(|^\[.*\]: )\.\./", rf"\1{SOURCE_FILES}", source[0])
+    source[0] = source[0].replace("](../", f"]({SOURCE_FILES}")
 
 
 def write_drawing_page(app: Sphinx, error: Exception | None) -> None:
-    """Writes the drawing page, which `drawing_page.md` embeds."""
+    """Writes the drawing page, which `index.md` embeds."""
     if error is None and app.builder.format == "html":
         page.main([f"--output={Path(app.outdir) / 'draw.html'}"])
 

@@ -27,7 +27,8 @@ def draw() -> Figure:
         heights = place + np.linspace(0.15, 0.35, len(errors))
         axes.plot(errors, heights, "o", color="tab:orange", markersize=3)
         axes.errorbar(
-            *(errors.mean(), place),
+            errors.mean(),
+            place,
             xerr=errors.std(ddof=1),
             fmt="s",
             color="tab:blue",

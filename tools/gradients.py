@@ -206,8 +206,8 @@ def plot(measured: dict[str, Any]) -> bytes:
     def lanes(when: str) -> dict[str, Any]:
         cells = measured["cells"]
         return {
-            f"{name}, {part}": cells[name][when][part]["relative"]
-            for name in ("lstm", "rnn", "gru")  # the order of the palette's colours
+            f"{name} {part}": cells[name][when][part]["relative"]
+            for name in ("lstm", "rnn", "gru")
             for part in sorted(cells[name][when])  # c before h
         }
 

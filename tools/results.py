@@ -487,7 +487,7 @@ def changes(rows: tuple[Row, ...]) -> str:
 
 
 def differences(rows: tuple[Row, ...]) -> str:
-    """Returns a table of rows that compares the test accuracy of each with the last.
+    """Returns a table that compares the test accuracy of each row with the one above.
 
     The interval of a difference is Welch's, of 95 %, over seeds.
     """

@@ -28,6 +28,7 @@ def absolute_links(text: str) -> str:
     text = re.sub(r"(!\[[^\]]*\]\()(?=\w+\.(png|svg))", rf"\1{RAW}", text)
     text = text.replace(".svg)", ".svg?sanitize=true)")  # for its content type
     text = re.sub(r"\]\(\.\./", f"]({GITHUB}/blob/main/", text)
+    text = text.replace("](#", f"]({PAGE.name}#")
     return re.sub(r"\]\((?=\w+\.md)", f"]({GITHUB}/blob/main/docs/", text)
 
 

@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+import ablation_picture
 import numpy as np
 import pytest
 import tutorial
@@ -34,7 +35,7 @@ def test_the_notebook_contains_no_relative_link_and_no_hidden_check() -> None:
     text = tutorial.NOTEBOOK.read_text()
     links = re.findall(r"\]\(([^)]*)\)", text)
     assert len(links) > 10
-    assert all(link.startswith(("https://", "#")) for link in links)
+    assert all(link.startswith("https://") for link in links)
     assert "assert" in PAGE
     assert "assert" not in text
     assert text.count("# @title Answer") == PAGE.count("[hide-cell]") == 5
@@ -45,7 +46,8 @@ def test_links_and_images_become_absolute() -> None:
     assert tutorial.absolute_links(text) == (
         f"![a]({tutorial.RAW}a.svg?sanitize=true) "
         f"[b]({tutorial.GITHUB}/blob/main/docs/b.md#c) "
-        f"[d]({tutorial.GITHUB}/blob/main/e.py) [f](#g) [h](https://i)"
+        f"[d]({tutorial.GITHUB}/blob/main/e.py) "
+        f"[f]({tutorial.GITHUB}/blob/main/docs/tutorial.md#g) [h](https://i)"
     )
 
 
@@ -125,6 +127,19 @@ def test_the_other_numbers_of_the_ablation() -> None:
     assert f"from {means[0].removesuffix(' %')} to {means[1]}" in PROSE
     ratio = read("ablation_size")["num_parameters"] / read("default")["num_parameters"]
     assert f"for {ratio:.1f} times the parameters" in PROSE
+
+
+def test_the_picture_shows_the_error_of_every_row_and_seed() -> None:
+    (axes,) = ablation_picture.draw().axes
+    seeds = [np.sort(np.asarray(line.get_xdata())) for line in axes.lines]
+    shown = [errors for errors in seeds if len(errors) > 2]
+    expected = []
+    for row in results.ABLATION:
+        accuracies = [member["accuracy"] for member in read(row.name)["members"]]
+        expected.append(np.sort(100 * (1 - np.array(accuracies))))
+    assert len(shown) == len(axes.get_yticklabels()) == len(results.ABLATION)
+    for found, errors in zip(shown, expected, strict=True):
+        np.testing.assert_allclose(found, errors)
 
 
 def test_no_row_of_the_ablation_lowers_the_validation_accuracy() -> None:
