@@ -86,7 +86,7 @@ def test_every_variant_of_the_test_images_is_classified() -> None:
     variants = read("results/robustness.json")["variants"]
     plain = variants.pop("unmodified")
     printed = variants.pop("printed digits")
-    assert printed["correct"] > 0.9 * printed["images"]
+    assert printed["correct"] > 0.99 * printed["images"]
     assert variants.keys() == robustness.VARIANTS.keys()
     for name, counts in variants.items():
         assert counts["images"] == plain["images"], name
