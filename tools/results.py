@@ -505,8 +505,7 @@ def differences(rows: tuple[Row, ...]) -> str:
             difference = f"{change:+.2f} ({low:+.2f} to {high:+.2f})"
             if low > 0 or high < 0:
                 difference = f"**{difference}**"
-        accuracy = accuracy_over_seeds(result)
-        lines.append([row.label, accuracy, str(len(percents)), difference])
+        lines.append([*(COLUMNS[title](row, result) for title in titles), difference])
         before = percents
     return markdown.table((*titles, "difference, 95 % interval"), lines)
 

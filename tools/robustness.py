@@ -173,21 +173,11 @@ def noisy(levels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.clip(levels + noise, 0, 255).astype(np.uint8)
 
 
-def encode(levels: np.ndarray, kind: str, **options: Any) -> bytes:
-    """Encodes an image file."""
+def jpeg(levels: np.ndarray, _: np.random.Generator, quality: int = 30) -> bytes:
+    """Encodes a JPEG."""
     file = io.BytesIO()
-    Image.fromarray(levels).save(file, kind, **options)
+    Image.fromarray(levels).save(file, "JPEG", quality=quality)
     return file.getvalue()
-
-
-def jpeg(levels: np.ndarray, _: np.random.Generator) -> bytes:
-    """Encodes a JPEG of quality 30."""
-    return encode(levels, "JPEG", quality=30)
-
-
-def coarse_jpeg(levels: np.ndarray, _: np.random.Generator) -> bytes:
-    """Encodes a JPEG of quality 20."""
-    return encode(levels, "JPEG", quality=20)
 
 
 def dithered_gif(levels: np.ndarray, _: np.random.Generator) -> bytes:
@@ -199,7 +189,7 @@ def dithered_gif(levels: np.ndarray, _: np.random.Generator) -> bytes:
 
 def png(levels: np.ndarray, _: np.random.Generator | None = None) -> bytes:
     """Encodes a PNG."""
-    return encode(levels, "PNG")
+    return image_io.encode(levels)
 
 
 # The transformations of each variant, applied in order.
@@ -221,7 +211,7 @@ VARIANTS: dict[str, tuple[Transformation, ...]] = {
     "gradient, dithered palette": (uneven_light, noisy, dithered_gif),
     "small, gradient, dithered palette": (small, uneven_light, noisy, dithered_gif),
     "gradient, halftone print": (uneven_light, halftone, png),
-    "gradient, JPEG of quality 20": (uneven_light, coarse_jpeg),
+    "gradient, JPEG of quality 20": (uneven_light, functools.partial(jpeg, quality=20)),
 }
 
 

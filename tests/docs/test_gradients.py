@@ -149,11 +149,11 @@ def test_each_cell_of_the_plot_has_its_own_colour(
     recorded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     colours: dict[str, str] = {}
-    plot = Axes.annotate
+    original = Axes.annotate
 
     def annotate(self: Axes, text: str, *args: Any, **settings: Any) -> Any:
         colours[text.split("  ")[0]] = settings["color"]
-        return plot(self, text, *args, **settings)
+        return original(self, text, *args, **settings)
 
     monkeypatch.setattr(Axes, "annotate", annotate)
     assert gradients.plot(recorded).startswith(b"\x89PNG")
