@@ -1,9 +1,11 @@
-"""Measures the speed of rnnmnist, PyTorch and Keras on this machine.
+"""Measures the speed of rnnmnist, PyTorch, Keras and a plain Flax loop on this machine.
 
+    python benchmarks/measure.py validate --data=FOLDER --peers=PYTHON
     python benchmarks/measure.py run --data=FOLDER --peers=PYTHON
     python benchmarks/measure.py table
 
-`run` writes benchmarks/results.json; `table` renders it between the markers of
+`validate` prints the validation accuracies of Flax and PyTorch with our recipes. `run`
+writes benchmarks/results.json; `table` renders it between the markers of
 benchmarks/README.md and docs/performance.md. FOLDER contains the four original MNIST
 files; PYTHON is an interpreter that has benchmarks/requirements.txt, by default this
 one.
@@ -24,7 +26,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tables import TARGET_COUNTS, fastest_mode, render, render_summary
+from worker import VALIDATION, Recipe
 
+from rnnmnist.config.files import load_config
 from rnnmnist.runtime.hardware import describe_processor
 from rnnmnist.runtime.versions import all_installed
 
@@ -33,7 +37,11 @@ REPOSITORY = BENCHMARKS.parent
 PAGE, NUMBERS = BENCHMARKS / "README.md", BENCHMARKS / "results.json"
 SUMMARY = REPOSITORY / "docs/performance.md"
 PEERS = ("torch", "tensorflow", "keras", "numpy")
-OURS, PYTORCH, KERAS = "run_ours.py", "run_pytorch.py", "run_keras.py"
+OURS, FLAX = "run_ours.py", "run_flax.py"
+PYTORCH, KERAS = "run_pytorch.py", "run_keras.py"
+RECIPE_PEERS = {"PyTorch": PYTORCH, "Flax": FLAX}
+EPOCH_STEPS = 430  # of 128 images, which are 55,000 in all
+VALIDATION_SEEDS = 3
 LONG_ROUNDS = 3  # of measurements that take a minute
 PAUSE_SECONDS = 0.3  # in which the threads of the previous worker go to sleep
 
@@ -97,7 +105,7 @@ class Bench:
 
     def argv(self, script: str, task: str, settings: dict[str, Any]) -> list[str]:
         """Returns the command that runs a task of a script."""
-        python = sys.executable if script == OURS else self.peers
+        python = sys.executable if script in (OURS, FLAX) else self.peers
         return [python, str(BENCHMARKS / script), task, json.dumps(settings)]
 
     def train_argv(self, config: str, workdir: str, *overrides: str) -> list[str]:
@@ -192,6 +200,7 @@ def throughput(bench: Bench) -> dict[str, Any]:
         [
             Worker("rnnmnist", OURS, "train", steps),
             Worker("rnnmnist, Flax's cell", OURS, "train", steps | {"flax_cell": True}),
+            Worker("Flax", FLAX, "train", steps),
             Worker("PyTorch", PYTORCH, "train", steps),
             Worker("PyTorch, compiled", PYTORCH, "train", steps | {"compiled": True}),
             Worker("Keras", KERAS, "train", steps),
@@ -210,6 +219,7 @@ def evaluation(bench: Bench) -> dict[str, Any]:
         work = {"images": 10_000, "batch": size}
         jit = work | {"jit": True}
         workers += [
+            Worker(f"Flax, batch {size}", FLAX, "evaluate", work),
             Worker(f"PyTorch, batch {size}", PYTORCH, "evaluate", work),
             Worker(f"Keras, batch {size}", KERAS, "evaluate", work),
             Worker(f"Keras, jit_compile, batch {size}", KERAS, "evaluate", jit),
@@ -275,12 +285,11 @@ def jobs(bench: Bench) -> dict[str, Any]:
         record(found, name, finished.seconds)
 
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(bench.rounds):
+        for number in range(LONG_ROUNDS):
             train("rnnmnist, cold cache", f"{folder}/{number}")
             train("rnnmnist, warm cache", f"{folder}/{number}")
-            if number < LONG_ROUNDS:
-                cache = f"{folder}/seeds{number}"
-                train("8 seeds, cold cache", cache, "--config.num_seeds=8")
+            seeds = f"{folder}/seeds{number}"
+            train("8 seeds, cold cache", seeds, "--config.num_seeds=8")
             for name, script, settings in peers(bench):
                 settings |= {"data": bench.data, "steps": 781}
                 finished = bench.run(bench.argv(script, "job", settings))
@@ -289,12 +298,16 @@ def jobs(bench: Bench) -> dict[str, Any]:
 
 
 def peers(bench: Bench) -> list[tuple[str, str, dict[str, Any]]]:
-    """Returns PyTorch and the faster mode of Keras, with script and settings.
+    """Returns Flax, PyTorch and the faster mode of Keras, with script and settings.
 
     PyTorch is eager: in a few minutes, compilation costs more than it saves.
     """
-    keras = fastest_mode(bench.found["throughput"], ["Keras", "Keras, jit_compile"])
-    return [("PyTorch", PYTORCH, {}), (keras, KERAS, {"jit": "jit" in keras})]
+    keras = fastest_mode(bench.found["throughput"], "Keras")
+    return [
+        ("Flax", FLAX, {}),
+        ("PyTorch", PYTORCH, {}),
+        (keras, KERAS, {"jit": "jit" in keras}),
+    ]
 
 
 def starts(bench: Bench) -> dict[str, Any]:
@@ -315,7 +328,7 @@ def starts(bench: Bench) -> dict[str, Any]:
                 cache = f"{folder}/doctor"
                 finished = bench.run(doctor, JAX_COMPILATION_CACHE_DIR=cache)
                 seconds = finished.number(r"compiled in ([0-9.]+) s")
-                record(found, f"compile the chunk, {state} cache", seconds)
+                record(found, f"compile the training program, {state} cache", seconds)
         record(found, "bare python", bench.run([*python, ""]).seconds)
         modules = "import rnnmnist.main, rnnmnist.training.loop"
         record(found, "imports", bench.run([*python, modules]).seconds)
@@ -325,19 +338,27 @@ def starts(bench: Bench) -> dict[str, Any]:
     return found
 
 
-def memory(bench: Bench) -> dict[str, Any]:
-    """Measures the peak memory of the default run, in MiB, and its seconds."""
+def default_run(bench: Bench) -> dict[str, Any]:
+    """Measures the default run on all cores and on one: seconds and peak memory."""
     code = (
-        "import sys, worker; from rnnmnist.main import main; "
-        "main(sys.argv[1:]); print('peak', worker.peak_mib())"
+        "import os, sys, time, worker; from rnnmnist.main import main; "
+        "os.sched_setaffinity(0, eval(sys.argv[1])); main(sys.argv[2:]); "
+        "print('processor', time.process_time(), 'peak', worker.peak_mib())"
     )
     path = os.pathsep.join([str(BENCHMARKS), str(REPOSITORY)])
-    with tempfile.TemporaryDirectory() as folder:
-        argv = [sys.executable, "-c", code, *bench.train_argv("default", folder)[3:]]
-        finished = bench.run(argv, PYTHONPATH=path)
-    peak = finished.number(r"peak ([0-9.]+)")
-    print(f"default run: {finished.seconds:.1f} s, {peak:.0f} MiB", flush=True)
-    return {"seconds": finished.seconds, "peak_mib": peak}
+    cores, found = os.sched_getaffinity(0), dict[str, Any]()
+    for name, used in (("all cores", cores), ("one core", {min(cores)})):
+        with tempfile.TemporaryDirectory() as folder:
+            settings = bench.train_argv("default", folder)[3:]
+            argv = [sys.executable, "-c", code, str(used), *settings]
+            finished = bench.run(argv, PYTHONPATH=path)
+        found[name] = {
+            "seconds": finished.seconds,
+            "processor_seconds": finished.number(r"processor ([0-9.]+)"),
+            "peak_mib": finished.number(r"peak ([0-9.]+)"),
+        }
+        print(f"default run, {name}: {found[name]}", flush=True)
+    return found
 
 
 def first_line(bench: Bench, argv: list[str], workdir: Path, cache: str) -> float:
@@ -355,37 +376,82 @@ def first_line(bench: Bench, argv: list[str], workdir: Path, cache: str) -> floa
 def accuracy(bench: Bench) -> dict[str, Any]:
     """Measures the seconds to a mean accuracy on all test images, seed by seed.
 
-    Our recipes have lengths that were chosen on validation. The peers, Keras in its
-    faster mode, are evaluated after each epoch, until the cap.
+    A run that follows a recipe is evaluated once. The recipe's length was selected on
+    validation, for rnnmnist.
+    Other runs of the peers, Keras in its faster mode, are evaluated after each epoch,
+    until the cap.
     """
-    found: dict[str, Any] = {"cap": bench.cap}
-    for target in TARGET_COUNTS:
-        train_recipe(bench, target, 0)  # fills the compilation cache
-    for seed in range(bench.seeds):
-        for target in TARGET_COUNTS:
-            runs = found.setdefault(f"rnnmnist {target}", [])
-            runs.append(train_recipe(bench, target, seed))
-        for name, script, settings in peers(bench):
-            settings |= {"data": bench.data, "seed": seed, "max_epochs": 1000}
-            runs = found.setdefault(name, [])
-            runs.append(train_peer(bench, script, settings))
-            print(f"{name}: {runs[-1]}", flush=True)
-    return found
-
-
-def train_recipe(bench: Bench, target: str, seed: int) -> dict[str, Any]:
-    """Returns a recipe's seconds as a process, and its correct predictions."""
-    recipe = f"benchmarks/recipes/accuracy_{target.replace('.', '_')}.py"
+    recipes: dict[str, Any] = {target: {} for target in TARGET_COUNTS}
+    epochs: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        argv = bench.train_argv(recipe, folder, f"--config.seed={seed}")
-        seconds = bench.run(argv).seconds
+        for seed in range(bench.seeds):
+            for target, found in recipes.items():
+                cache = f"{folder}/{target}-{seed if seed < LONG_ROUNDS else 0}"
+                states = ("cold", "warm") if seed < LONG_ROUNDS else ("warm",)
+                for state in states:
+                    run = train_recipe(bench, target, seed, cache)
+                    found.setdefault(f"rnnmnist, {state} cache", []).append(run)
+                for peer in RECIPE_PEERS:
+                    run = train_peer(bench, peer, target, seed, "test")
+                    found.setdefault(peer, []).append(run)
+                print(f"{target} %, seed {seed}: {found}", flush=True)
+            for name, script, settings in peers(bench):
+                settings |= {"data": bench.data, "seed": seed}
+                runs = epochs.setdefault(name, [])
+                runs.append(train_epochs(bench, script, settings))
+                print(f"{name}: {runs[-1]}", flush=True)
+    return {"cap": bench.cap, "recipes": recipes, "epochs": epochs}
+
+
+def recipe_path(target: str) -> str:
+    """Returns the path of the configuration for a target accuracy."""
+    return f"benchmarks/recipes/accuracy_{target.replace('.', '_')}.py"
+
+
+def recipe_epochs(target: str) -> int:
+    """Returns the number of epochs of the configuration for a target accuracy."""
+    return load_config(REPOSITORY / recipe_path(target)).train.num_steps // EPOCH_STEPS
+
+
+def train_recipe(bench: Bench, target: str, seed: int, cache: str) -> dict[str, Any]:
+    """Returns a recipe's seconds as a process, and its correct predictions."""
+    with tempfile.TemporaryDirectory() as folder:
+        seeded = f"--config.seed={seed}"
+        argv = bench.train_argv(recipe_path(target), folder, seeded)
+        seconds = bench.run(argv, JAX_COMPILATION_CACHE_DIR=cache).seconds
         (path,) = (Path(folder) / "evaluation").glob("test-*.json")
         correct = json.loads(path.read_text())["correct"]
-    print(f"{target} %, seed {seed}: {seconds:.1f} s, {correct}", flush=True)
-    return {"seed": seed, "seconds": seconds, "correct": correct}
+    return {
+        "seed": seed,
+        "epochs": recipe_epochs(target),
+        "seconds": seconds,
+        "correct": correct,
+    }
 
 
 def train_peer(
+    bench: Bench, peer: str, target: str, seed: int, split: str
+) -> dict[str, Any]:
+    """Returns the seconds and correct predictions of a peer that follows a recipe."""
+    config = load_config(REPOSITORY / recipe_path(target))
+    values = {**vars(config.data), **vars(config.train)}
+    settings = {
+        "data": bench.data,
+        "seed": seed,
+        "split": split,
+        "recipe": {name: values[name] for name in Recipe._fields},
+    }
+    finished = bench.run(bench.argv(RECIPE_PEERS[peer], "recipe", settings))
+    correct = json.loads(finished.output)["correct"]
+    return {
+        "seed": seed,
+        "epochs": recipe_epochs(target),
+        "seconds": finished.seconds,
+        "correct": correct,
+    }
+
+
+def train_epochs(
     bench: Bench, script: str, settings: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Returns, per epoch, the seconds since the start and the correct predictions."""
@@ -399,12 +465,25 @@ def train_peer(
             found.append(epoch | {"seconds": seconds})
 
 
+def validate(args: argparse.Namespace) -> None:
+    """Prints the mean validation accuracy of peers that follow the recipes."""
+    bench = Bench(args.peers, rounds=1, data=str(args.data.absolute()))
+    for target in TARGET_COUNTS:
+        for peer in RECIPE_PEERS:
+            correct = [
+                train_peer(bench, peer, target, seed, "validation")["correct"]
+                for seed in range(VALIDATION_SEEDS)
+            ]
+            percent = 100 * statistics.mean(correct) / VALIDATION
+            print(f"{target} %, {peer}: {percent:.2f} %, {correct}", flush=True)
+
+
 SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "throughput": throughput,
     "evaluation": evaluation,
     "seeds": seeds,
     "checkpoints": checkpoints,
-    "memory": memory,
+    "default_run": default_run,
     "starts": starts,
     "batches": batches,
     "lengths": lengths,
@@ -453,16 +532,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run")
-    running.add_argument("--data", type=Path, required=True, metavar="FOLDER")
-    running.add_argument("--peers", default=sys.executable, metavar="PYTHON")
+    for command in (running, commands.add_parser("validate")):
+        command.add_argument("--data", type=Path, required=True, metavar="FOLDER")
+        command.add_argument("--peers", default=sys.executable, metavar="PYTHON")
     running.add_argument("--rounds", type=int, default=7)
     running.add_argument("--cap", type=float, default=240, help="a peer's seconds")
     running.add_argument("--seeds", type=int, default=5, help="per target accuracy")
     running.add_argument("--output", type=Path, default=NUMBERS)
     commands.add_parser("table")
     args = parser.parse_args()
-    if args.command == "run":
-        run(args)
+    if args.command != "table":
+        {"run": run, "validate": validate}[args.command](args)
         return
     measured = json.loads(NUMBERS.read_text())
     PAGE.write_text(render(PAGE.read_text(), measured))

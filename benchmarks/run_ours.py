@@ -95,11 +95,9 @@ def train(
     worker.serve(lambda: trainer.steps(steps))
 
 
-def evaluate(images: int, flax_cell: bool = False, **settings: Any) -> None:
+def evaluate(images: int) -> None:
     """Serves evaluations; the amount is in images."""
-    if flax_cell:
-        use_flax_cell()
-    trainer = Trainer(make_config(**settings))
+    trainer = Trainer(make_config())
 
     from rnnmnist.data.examples import Examples
     from rnnmnist.evaluation.predictions import EvaluationSplit
@@ -111,7 +109,7 @@ def evaluate(images: int, flax_cell: bool = False, **settings: Any) -> None:
 
     def task() -> int:
         scores = score(trainer.program.model, trainer.state.evaluated_params, split)
-        return scores.examples * trainer.config.num_seeds
+        return scores.examples
 
     worker.serve(task)
 
@@ -145,33 +143,21 @@ def save(steps: int, epochs: int, saving: bool) -> None:
 
 
 def product_xla(size: int) -> None:
-    """Serves matrix products; the amount is in floating-point operations."""
+    """Serves XLA's matrix products."""
     import jax
     import jax.numpy as jnp
 
     left, right = jax.random.normal(jax.random.key(0), (2, size, size))
     multiply = jax.jit(jnp.matmul)
-
-    def task() -> int:
-        for _ in range(20):
-            multiply(left, right).block_until_ready()
-        return 20 * 2 * size**3
-
-    worker.serve(task)
+    worker.serve_products(lambda: multiply(left, right).block_until_ready(), size)
 
 
 def product_numpy(size: int) -> None:
-    """Serves matrix products; the amount is in floating-point operations."""
+    """Serves NumPy's matrix products."""
     import numpy as np
 
     left, right = np.random.default_rng(0).random((2, size, size), np.float32)
-
-    def task() -> int:
-        for _ in range(20):
-            np.matmul(left, right)
-        return 20 * 2 * size**3
-
-    worker.serve(task)
+    worker.serve_products(lambda: np.matmul(left, right), size)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
 """The PyTorch worker: `nn.LSTM` or `nn.GRU`, `nn.Linear` and Adam in a plain loop."""
 
-import json
+import math
 from typing import Any
 
-import numpy as np
 import torch
 import worker
 from torch import nn
 
-BATCH = 128
 # Denormal numbers in vanishing gradients would slow it down; XLA flushes them, too.
 torch.set_flush_denormal(True)
 
@@ -35,115 +33,91 @@ class Trainer:
         self,
         images: Any,
         labels: Any,
-        compiled: bool,
+        compiled: bool = False,
         seed: int = 0,
         cell: str = "lstm",
         hidden_size: int = 128,
+        recipe: worker.Recipe | None = None,
     ) -> None:
         torch.manual_seed(seed)
-        self.images = torch.from_numpy(np.array(images))
-        self.labels = torch.from_numpy(labels.astype(np.int64))
+        self.images, self.labels = torch.from_numpy(images), torch.from_numpy(labels)
         self.network = SequenceClassifier(images.shape[-1], cell, hidden_size)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
+        self.parameters = list(self.network.parameters())
+        self.recipe = recipe
+        if recipe:
+            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+                self.parameters, recipe.learning_rate, weight_decay=recipe.weight_decay
+            )
+            self.schedule = torch.optim.lr_scheduler.LambdaLR(
+                self.optimizer, lambda step: relative_rate(recipe, step)
+            )
+        else:
+            self.optimizer = torch.optim.Adam(self.parameters, 1e-3)
         loss = nn.CrossEntropyLoss()
 
         def total(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-            return loss(self.network(images), labels)
+            return loss(self.network(images), labels.long())
 
         self.loss = torch.compile(total) if compiled else total
 
-    def steps(self, count: int, batch: int = BATCH) -> None:
+    def steps(self, count: int, batch: int) -> None:
         """Trains on shuffled batches."""
         done = 0
         while done < count:
             for indices in torch.randperm(len(self.labels)).split(batch):
                 if len(indices) < batch or done == count:
                     break
-                self.optimizer.zero_grad(set_to_none=True)
-                self.loss(self.images[indices], self.labels[indices]).backward()
-                self.optimizer.step()
+                self.update(self.images[indices], self.labels[indices])
                 done += 1
 
-    def count_correct(
-        self, images: torch.Tensor, labels: torch.Tensor, batch: int = 1000
-    ) -> int:
+    def update(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Does one step, by the recipe if there is one."""
+        recipe = self.recipe
+        if recipe and recipe.max_shift:
+            images = shift(images, recipe.max_shift)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss(images, labels).backward()
+        if recipe:
+            nn.utils.clip_grad_norm_(self.parameters, recipe.clip_norm)
+        self.optimizer.step()
+        if recipe:
+            self.schedule.step()
+
+    def count_correct(self, images: Any, labels: Any, batch: int) -> int:
         """Counts the correct predictions."""
+        arrays = (torch.from_numpy(array).split(batch) for array in (images, labels))
         with torch.inference_mode():
-            batches = zip(images.split(batch), labels.split(batch), strict=True)
-            return sum(int((self.network(x).argmax(1) == y).sum()) for x, y in batches)
+            return sum(
+                int((self.network(x).argmax(1) == y).sum())
+                for x, y in zip(*arrays, strict=True)
+            )
 
 
-def train(
-    steps: int,
-    batch: int = BATCH,
-    rows: int = 28,
-    columns: int = 28,
-    compiled: bool = False,
-    **network: Any,
-) -> None:
-    """Serves training steps; the amount is in images."""
-    images, labels = worker.noise(4 * max(batch, 1000), rows, columns)
-    trainer = Trainer(images, labels, compiled, **network)
-
-    def task() -> int:
-        trainer.steps(steps, batch)
-        return steps * batch
-
-    worker.serve(task)
+def relative_rate(recipe: worker.Recipe, step: int) -> float:
+    """Returns the learning rate of a step relative to the peak."""
+    if step < recipe.warmup:
+        return (step + 1) / (recipe.warmup + 1)
+    progress = (step - recipe.warmup) / (recipe.num_steps - recipe.warmup)
+    return (1 + math.cos(math.pi * progress)) / 2
 
 
-def evaluate(images: int, batch: int) -> None:
-    """Serves evaluations; the amount is in images."""
-    trainer = Trainer(*worker.noise(images), compiled=False)
-
-    def task() -> int:
-        trainer.count_correct(trainer.images, trainer.labels, batch)
-        return images
-
-    worker.serve(task)
-
-
-def test_split(data: str) -> list[torch.Tensor]:
-    """Reads the images and labels of the test split."""
-    return [torch.from_numpy(np.array(one)) for one in worker.originals(data, "test")]
-
-
-def job(data: str, steps: int) -> None:
-    """Trains on MNIST and prints the correct predictions on the test split."""
-    trainer = Trainer(*worker.originals(data, "train"), compiled=False)
-    trainer.steps(steps)
-    print(json.dumps({"correct": trainer.count_correct(*test_split(data))}))
-
-
-def epochs(data: str, seed: int, max_epochs: int) -> None:
-    """Prints the correct predictions on the test split after each epoch."""
-    trainer = Trainer(*worker.originals(data, "train"), compiled=False, seed=seed)
-    images, labels = test_split(data)
-    for _ in range(max_epochs):
-        trainer.steps(len(trainer.labels) // BATCH)
-        correct = trainer.count_correct(images, labels)
-        print(json.dumps({"correct": correct}), flush=True)
+def shift(images: torch.Tensor, limit: int) -> torch.Tensor:
+    """Shifts each image by whole pixels, up to a limit on each axis."""
+    count, rows, columns = images.shape
+    padded = nn.functional.pad(images, (limit,) * 4)
+    down, right = torch.randint(2 * limit + 1, (2, count, 1))
+    return padded[
+        torch.arange(count)[:, None, None],
+        (down + torch.arange(rows))[:, :, None],
+        (right + torch.arange(columns))[:, None, :],
+    ]
 
 
 def product(size: int) -> None:
-    """Serves matrix products; the amount is in floating-point operations."""
+    """Serves PyTorch's matrix products."""
     left, right = torch.randn(size, size), torch.randn(size, size)
-
-    def task() -> int:
-        for _ in range(20):
-            torch.mm(left, right)
-        return 20 * 2 * size**3
-
-    worker.serve(task)
+    worker.serve_products(lambda: torch.mm(left, right), size)
 
 
 if __name__ == "__main__":
-    worker.main(
-        {
-            "train": train,
-            "evaluate": evaluate,
-            "job": job,
-            "epochs": epochs,
-            "product": product,
-        }
-    )
+    worker.main({**worker.peer_tasks(Trainer), "product": product})

@@ -1,4 +1,4 @@
-"""The protocol of a benchmark worker: it does its task once per line of input."""
+"""The protocol of a benchmark worker, and the tasks that all peers have."""
 
 import gzip
 import json
@@ -7,11 +7,104 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 FILES = {"train": "train", "test": "t10k"}
+BATCH = 128
+VALIDATION = 5000  # the first training images, which a recipe does not train on
+
+
+class Recipe(NamedTuple):
+    """The settings of a configuration that a peer can follow, by their names there."""
+
+    learning_rate: float
+    weight_decay: float
+    clip_norm: float
+    warmup_fraction: float
+    num_steps: int
+    max_shift: int
+
+    @property
+    def warmup(self) -> int:
+        """The number of steps of the linear warm-up, which a cosine decay follows."""
+        return int(self.warmup_fraction * self.num_steps)
+
+
+class Trainer(Protocol):
+    """A peer's network, its optimizer and its training images."""
+
+    def steps(self, count: int, batch: int) -> None:
+        """Trains on shuffled batches."""
+
+    def count_correct(self, images: Any, labels: Any, batch: int) -> int:
+        """Counts the correct predictions."""
+
+
+def peer_tasks(create: Callable[..., Trainer]) -> dict[str, Callable[..., None]]:
+    """Returns the tasks of a peer.
+
+    Args:
+        create: returns a trainer. It is called with the images, uint8 [n, rows,
+            columns], the labels [n] and the settings of the peer.
+    """
+
+    def train(
+        steps: int, batch: int = BATCH, rows: int = 28, columns: int = 28, **own: Any
+    ) -> None:
+        """Serves training steps; the amount is in images."""
+        trainer = create(*noise(max(4000, steps * batch), rows, columns), **own)
+
+        def task() -> int:
+            trainer.steps(steps, batch)
+            return steps * batch
+
+        serve(task)
+
+    def evaluate(images: int, batch: int, **own: Any) -> None:
+        """Serves evaluations; the amount is in images."""
+        pixels, labels = noise(images)
+        trainer = create(pixels, labels, **own)
+
+        def task() -> int:
+            trainer.count_correct(pixels, labels, batch)
+            return images
+
+        serve(task)
+
+    def job(data: str, steps: int, **own: Any) -> None:
+        """Trains on MNIST and prints the correct predictions on the test split."""
+        trainer = create(*originals(data, "train"), **own)
+        trainer.steps(steps, BATCH)
+        correct = trainer.count_correct(*originals(data, "test"), 1000)
+        print(json.dumps({"correct": correct}))
+
+    def recipe(data: str, recipe: dict[str, Any], split: str, **own: Any) -> None:
+        """Trains on MNIST by a recipe and prints the correct predictions on a split."""
+        images, labels = originals(data, "train")
+        held_out = images[:VALIDATION], labels[:VALIDATION]
+        followed = Recipe(**recipe)
+        trainer = create(
+            images[VALIDATION:], labels[VALIDATION:], recipe=followed, **own
+        )
+        trainer.steps(followed.num_steps, BATCH)
+        scored = held_out if split == "validation" else originals(data, "test")
+        correct = trainer.count_correct(*scored, 1000)
+        print(json.dumps({"correct": correct}))
+
+    def epochs(data: str, **own: Any) -> None:
+        """Prints the correct test predictions after each epoch, until it is killed."""
+        images, labels = originals(data, "train")
+        test = originals(data, "test")
+        trainer = create(images, labels, **own)
+        while True:
+            trainer.steps(len(labels) // BATCH, BATCH)
+            correct = trainer.count_correct(*test, 1000)
+            print(json.dumps({"correct": correct}), flush=True)
+
+    tasks = (train, evaluate, job, recipe, epochs)
+    return {task.__name__: task for task in tasks}
 
 
 def serve(task: Callable[[], int]) -> None:
@@ -29,6 +122,22 @@ def serve(task: Callable[[], int]) -> None:
         seconds = time.perf_counter() - begin
         line = {"seconds": seconds, "amount": amount, "peak_mib": peak_mib()}
         print(json.dumps(line), flush=True)
+
+
+def serve_products(multiply: Callable[[], Any], size: int) -> None:
+    """Serves matrix products; the amount is in floating-point operations.
+
+    Args:
+        multiply: computes the product of two square matrices.
+        size: the number of their rows.
+    """
+
+    def task() -> int:
+        for _ in range(20):
+            multiply()
+        return 20 * 2 * size**3
+
+    serve(task)
 
 
 def peak_mib() -> float:
@@ -51,10 +160,10 @@ def originals(folder: str, split: str) -> tuple[Any, Any]:
     """Reads the images and labels of a split of MNIST from its two original files."""
     stem = Path(folder) / FILES[split]
     with gzip.open(f"{stem}-images-idx3-ubyte.gz") as file:
-        images = np.frombuffer(file.read(), np.uint8, offset=16)
+        images = np.frombuffer(bytearray(file.read()), np.uint8, offset=16)
     with gzip.open(f"{stem}-labels-idx1-ubyte.gz") as file:
         labels = np.frombuffer(file.read(), np.uint8, offset=8)
-    return images.reshape(-1, 28, 28), labels
+    return images.reshape(-1, 28, 28), labels.astype(np.int32)
 
 
 def main(tasks: dict[str, Callable[..., Any]]) -> None:

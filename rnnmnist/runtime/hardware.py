@@ -74,12 +74,18 @@ def describe() -> str:
 
 
 def describe_processor() -> str:
-    """Returns the number of usable cores and the processor's name."""
+    """Returns the number of usable cores, the processor's name and its vector width.
+
+    The names of virtual processors are often the same for several generations.
+    """
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
     found = re.search(r"model name\s*: (.*)", text)
     model = found[1] if found else platform.processor() or platform.machine()
-    return f"{usable_cores()} cores of {model}"
+    names = {"avx512f": " with AVX-512", "avx2": " with AVX2"}
+    vectors = next((name for flag, name in names.items() if flag in text.split()), "")
+    cores = usable_cores()
+    return f"{cores} core{'s' if cores > 1 else ''} of {model}{vectors}"
 
 
 def main_memory(root: Path = Path("/")) -> int:

@@ -126,7 +126,7 @@ def test_a_run_records_hardware_versions_and_times(trained: Path) -> None:
     assert (end["event"], end["step"]) == ("end", 40)
     assert f"--workdir={trained}" in shlex.split(start["command"])
     assert start["versions"]["jax"] == version("jax")
-    assert re.match(r"\d+ cores of ", start["hardware"])
+    assert re.match(r"\d+ cores? of ", start["hardware"])
     assert re.fullmatch(r"\d+ x cpu", start["devices"])
     seconds = end["seconds"]
     assert 0 < seconds["train"] < seconds["total"]
