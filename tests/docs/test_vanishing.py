@@ -58,7 +58,7 @@ def test_a_case_is_measured(
     monkeypatch.setattr(results, "RUNS", tmp_path)
     recipe = f"embedded data.view=pixels data.data_dir={data_dir} train.num_steps=2"
     monkeypatch.setattr(vanishing, "RECIPE", recipe)
-    monkeypatch.setattr(vanishing, "CASES", [vanishing.Case("lru", 28)])
+    monkeypatch.setattr(vanishing, "CASES", [vanishing.Case("rnn", 28)])
     (run,) = vanishing.measure(None)["runs"]
     assert len(run["correct"]) == len(run["validation_correct"]) == 3
     for when in ("before", "after"):
