@@ -100,7 +100,7 @@ def check_run(
         RunError: if jax does not use the required platform.
     """
     from rnnmnist.runtime import hardware
-    from rnnmnist.runtime.compilation import enable_compilation_cache
+    from rnnmnist.runtime.compilation import describe_cache, enable_compilation_cache
     from rnnmnist.runtime.distributed import process_count
     from rnnmnist.runtime.mesh import set_cpu_devices
     from rnnmnist.training import preflight
@@ -122,7 +122,7 @@ def check_run(
     if has_devices:
         checklist.check("step", preflight.describe_step, config)
         checklist.show("memory", hardware.describe_memory())
-    checklist.show("programs", preflight.describe_programs())
+    checklist.show("programs", describe_cache())
 
 
 if __name__ == "__main__":

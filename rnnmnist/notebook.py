@@ -126,10 +126,23 @@ def read_digit(workdir: Path) -> None:
         _show(plot.read_bytes())
 
 
-def _show(png: bytes) -> None:
+def _show(png: bytes, handle: Any = None) -> Any:
+    """Displays an image in the output of the cell.
+
+    Args:
+        png: the image.
+        handle: IPython's display handle of an earlier image, which it replaces.
+
+    Returns:
+        The display handle.
+    """
     from IPython.display import Image, display
 
-    display(Image(png, retina=True))
+    image = Image(png, retina=True)
+    if handle is None:
+        return display(image, display_id=True)
+    handle.update(image)
+    return handle
 
 
 @contextlib.contextmanager
@@ -169,20 +182,11 @@ class Curves:
         """
         try:
             if png := plot_curves(self._path):
-                self._draw(png)
+                self._display = _show(png, self._display)
+                self._drawn = time.monotonic()
         except Exception as error:
             print(f"the curves cannot be drawn: {first_line(error)}", flush=True)
             self._drawn = time.monotonic()
-
-    def _draw(self, png: bytes) -> None:
-        from IPython.display import Image, display
-
-        image = Image(png, retina=True)
-        if self._display is None:
-            self._display = display(image, display_id=True)
-        else:
-            self._display.update(image)
-        self._drawn = time.monotonic()
 
 
 def plot_curves(path: Path) -> bytes | None:

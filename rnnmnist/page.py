@@ -9,7 +9,12 @@ The page is one HTML file that contains the networks and needs no server or netw
 import argparse
 
 from rnnmnist import errors
-from rnnmnist.config.command_line import Parser, output_file, resolve_workdir
+from rnnmnist.config.command_line import (
+    Parser,
+    output_file,
+    resolve_workdir,
+    write_output,
+)
 from rnnmnist.config.files import REFERENCES
 
 
@@ -50,12 +55,7 @@ def main(argv: list[str]) -> None:
     use_cpu()
     networks = [drawing_page.load_network(workdir) for workdir in args.workdir]
     content = drawing_page.render(networks).encode()
-    try:
-        args.output.write_bytes(content)
-    except OSError as error:
-        raise errors.UserError(
-            f"--output: {args.output} cannot be written: {error.strerror or error}"
-        ) from error
+    write_output("--output", args.output, content)
     print(f"{args.output} ({len(content) / 1000:,.0f} kB)")
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rnnmnist import errors
-from rnnmnist.config.command_line import Parser, output_file
+from rnnmnist.config.command_line import Parser, output_file, write_output
 from rnnmnist.config.files import REFERENCES
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def predict_images(predictor: Predictor, args: argparse.Namespace) -> bool:
         Whether one could not be read.
 
     Raises:
-        UserError: if `--show` is given with several images.
+        UserError: if `--show` is given with several images, or cannot be written.
     """
     from rnnmnist.inference import image_io
     from rnnmnist.inference.predictor import prepare
@@ -145,7 +145,10 @@ def predict_images(predictor: Predictor, args: argparse.Namespace) -> bool:
         for (name, _), prediction in zip(images, predictions, strict=False):
             print_prediction(name, prediction, args.json)
             if args.show is not None:
-                plot(prediction, args.show)
+                from rnnmnist.reporting import plots  # imports matplotlib
+
+                png = plots.prediction(prediction.stages, prediction.probabilities)
+                write_output("--show", args.show, png)
     if len(names) > 1 and not failed:
         seconds = time.perf_counter() - start
         print(
@@ -190,22 +193,6 @@ def print_prediction(name: str, prediction: Prediction, as_json: bool) -> None:
     else:
         lines = terminal.format_prediction(escape(name), prediction)
     print(*lines, sep="\n", flush=True)
-
-
-def plot(prediction: Prediction, file: Path) -> None:
-    """Writes the plot of a prediction.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
-    from rnnmnist.reporting import plots
-
-    try:
-        file.write_bytes(plots.prediction(prediction.stages, prediction.probabilities))
-    except OSError as error:
-        raise errors.UserError(
-            f"--show: {file} cannot be written: {error.strerror or error}"
-        ) from error
 
 
 def print_error(error: errors.UserError) -> None:

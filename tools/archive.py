@@ -32,7 +32,6 @@ from rnnmnist.evaluation.formatting import percent
 from rnnmnist.main import parse
 from rnnmnist.reporting import markdown
 from rnnmnist.runtime.files import write_json
-from rnnmnist.runtime.hardware import describe_processor
 from rnnmnist.runtime.versions import all_installed, join_versions
 
 DATASETS = (
@@ -100,7 +99,7 @@ def measure(data: Path) -> None:
             print(f"{name}: {results.accuracy_over_seeds(datasets[-1])}", flush=True)
     finally:
         pool.shutdown(cancel_futures=True)  # a failure starts no further runs
-    origin = {"hardware": one_core(), "versions": all_installed()}
+    origin = {"hardware": results.one_core(), "versions": all_installed()}
     update({"command": ROW.command, **origin, "datasets": datasets})
 
 
@@ -127,12 +126,7 @@ def measure_dtw(data: Path, python: Path) -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     argv = [str(python), "benchmarks/run_dtw.py", f"--data={data}", *DATASETS]
     output = subprocess.check_output(argv, cwd=REPOSITORY)
-    update({"dtw": {"hardware": one_core()} | json.loads(output)})
-
-
-def one_core() -> str:
-    """Returns the hardware of a process that is pinned to a core."""
-    return f"one core of {describe_processor().partition(' of ')[2]}"
+    update({"dtw": {"hardware": results.one_core()} | json.loads(output)})
 
 
 def update(values: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from rnnmnist import errors
 from rnnmnist.checkpoints.selection import find_step
 from rnnmnist.config.files import REFERENCES, shipped_folder
 from rnnmnist.data import datasets
-from rnnmnist.evaluation.predictions import EvaluationSplit, predict_logits
+from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.models.classifier import Shape, make_model
 from rnnmnist.runtime.mesh import make_mesh
@@ -60,13 +60,10 @@ def _round(array: Any) -> Any:
 def compare(data: Path) -> None:
     """Prints the differences between the logits of both precisions."""
     round_operands()
-    mesh = make_mesh(1, 1, 1)
-    restored = restore_model(REFERENCE, find_step(REFERENCE, "best"), mesh)
+    step = find_step(REFERENCE, "best")
+    restored = restore_model(REFERENCE, step, make_mesh(1, 1, 1))
     config = restored.config.replace({"data.manual_dir": str(data / "mnist")})
-    examples = datasets.load(config.data).splits["validation"]
-    split = EvaluationSplit.device_put(
-        examples, restored.view, mesh, restored.execution
-    )
+    split = restored.put(datasets.load(config.data).splits["validation"])
     exact, rounded = (
         predict_logits(
             make_model(

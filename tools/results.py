@@ -364,11 +364,10 @@ def aggregate(row: Row, members: list[dict[str, Any]]) -> dict[str, Any]:
     """
     accuracies = [member["accuracy"] for member in members]
     confusions = np.sum([member["confusion"] for member in members], axis=0)
-    processor = describe_processor().partition(" of ")[2]
     return {
         "name": row.name,
         "command": row.command,
-        "hardware": f"one core of {processor}",
+        "hardware": one_core(),
         "versions": all_installed(),
         "seconds": statistics.median(member["seconds"] for member in members),
         "dataset": members[0]["dataset"],
@@ -382,6 +381,11 @@ def aggregate(row: Row, members: list[dict[str, Any]]) -> dict[str, Any]:
         "config": row.config().to_dict(),
         "members": members,
     }
+
+
+def one_core() -> str:
+    """Returns the hardware of a process that is pinned to a core."""
+    return f"one core of {describe_processor().partition(' of ')[2]}"
 
 
 def read_result(name: str) -> dict[str, Any]:
@@ -422,12 +426,10 @@ def first_128(result: dict[str, Any]) -> str:
 COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
     "configuration": lambda row, _: f"`{row.name}`",
     "result file": lambda row, _: f"`{row.name}`",
-    "cell": lambda row, _: row.label,
-    "batch": lambda row, _: row.label,
-    "recurrence": lambda row, _: row.label,
-    "loss": lambda row, _: row.label,
-    "products": lambda row, _: row.label,
-    "change": lambda row, _: row.label,
+    **dict.fromkeys(
+        ("cell", "batch", "recurrence", "loss", "products", "change"),
+        lambda row, _: row.label,
+    ),
     "settings": lambda row, _: ", ".join(f"`{word}`" for word in row.change.split()),
     "data": lambda row, _: HEADLINE[row.name][0],
     "recipe": lambda row, _: HEADLINE[row.name][1],

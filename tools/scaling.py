@@ -143,9 +143,7 @@ def time_all_reduce(mesh: Any) -> tuple[int, float]:
 
     config = Config()
     model = Program.create(config, read_task(config.data), mesh).model
-    size = (
-        count_params(abstract_params(model)) + 2
-    )  # the loss and the correct predictions
+    size = count_params(abstract_params(model)) + 2  # loss and correct predictions
 
     def one_shard(vector: jax.Array) -> jax.Array:
         def reduce(_: int, vector: jax.Array) -> jax.Array:

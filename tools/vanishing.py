@@ -30,7 +30,6 @@ from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.reporting import markdown, plots
 from rnnmnist.runtime.ensemble import split_ensemble
-from rnnmnist.runtime.hardware import describe_processor
 from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.versions import all_installed, join_versions
 from rnnmnist.training.state import create_state
@@ -152,7 +151,7 @@ def measure(data: Path | None) -> dict[str, Any]:
     return {
         "name": "vanishing",
         "command": "python tools/vanishing.py measure --data=FOLDER",
-        "hardware": f"one core of {describe_processor().partition(' of ')[2]}",
+        "hardware": results.one_core(),
         "versions": all_installed(),
         "settings": RECIPE,
         "examples": EXAMPLES,

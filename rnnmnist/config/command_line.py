@@ -282,3 +282,17 @@ def output_file(flag: str, text: str, suffix: str) -> Path:
     raise UserError(
         f"{flag}: must name a {suffix} file in an existing folder, not {text[:200]!r}"
     )
+
+
+def write_output(flag: str, file: Path, content: bytes) -> None:
+    """Writes the file that a flag names.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise UserError(
+            f"{flag}: {file} cannot be written: {error.strerror or error}"
+        ) from error

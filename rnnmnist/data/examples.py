@@ -67,10 +67,8 @@ class Examples:
 
     def take(self, positions: slice | np.ndarray) -> np.ndarray:
         """Returns some examples: uint8 images, or normalized float32 sequences."""
-        if self.indices is None:
-            values = self.stored[positions]
-        else:
-            values = self.stored[self.indices[positions]]
+        index = positions if self.indices is None else self.indices[positions]
+        values = self.stored[index]
         if self.normalization is None:
             return values
         lengths = None if self.lengths is None else self.lengths[positions]

@@ -10,7 +10,9 @@ from rnnmnist.checkpoints.store import read_config, read_params, read_task
 from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
+from rnnmnist.data.examples import Examples, Normalization
 from rnnmnist.data.views import View
+from rnnmnist.evaluation.predictions import EvaluationSplit
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
@@ -27,7 +29,8 @@ class RestoredModel(NamedTuple):
 
     config: Config
     task: Task
-    execution: Execution  # on the mesh for which they were restored
+    execution: Execution  # on the mesh
+    mesh: Mesh  # for which they were restored
     model: SequenceClassifier
     params: Params  # with the ensemble axis, replicated over the mesh
 
@@ -35,6 +38,17 @@ class RestoredModel(NamedTuple):
     def view(self) -> View | None:
         """How the network reads images; None if it reads sequences."""
         return View.of(self.config.data, self.task)
+
+    @property
+    def normalization(self) -> Normalization:
+        """How sequences are converted to inputs."""
+        return Normalization.create(self.task, self.config.data.missing)
+
+    def put(self, examples: Examples) -> EvaluationSplit:
+        """Copies examples to the devices of the mesh."""
+        return EvaluationSplit.device_put(
+            examples, self.view, self.mesh, self.execution
+        )
 
 
 def restore_model(workdir: Path, step: int, mesh: Mesh) -> RestoredModel:
@@ -54,4 +68,4 @@ def restore_model(workdir: Path, step: int, mesh: Mesh) -> RestoredModel:
     like = abstract_ensemble(abstract_params(model), config.num_seeds)
     saved = read_params(workdir, step, like)
     params = put_ensemble(saved, config.num_seeds, replicated(mesh))
-    return RestoredModel(config, task, execution, model, params)
+    return RestoredModel(config, task, execution, mesh, model, params)

@@ -26,7 +26,7 @@ from rnnmnist.evaluation.metrics import (
     field,
     members_of,
 )
-from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
+from rnnmnist.evaluation.predictions import evaluate
 from rnnmnist.evaluation.restore import RestoredModel, restore_model
 from rnnmnist.models.classifier import count_params
 from rnnmnist.runtime.distributed import is_process_0
@@ -155,7 +155,7 @@ def evaluate_run(
         if split == "test":
             sha256 = params_sha256(restored.params)
             log_test_reading(workdir, step, sha256, "evaluate")
-        result = score(restored, step, task, split, examples, mesh)
+        result = score(restored, step, task, split, examples)
         write_result(workdir, result)
         return result
 
@@ -201,22 +201,14 @@ def load_split(
 
 
 def score(
-    restored: RestoredModel,
-    step: int,
-    task: Task,
-    split: str,
-    examples: Examples,
-    mesh: Mesh,
+    restored: RestoredModel, step: int, task: Task, split: str, examples: Examples
 ) -> Result:
     """Evaluates a restored checkpoint on a whole split of a task."""
     config, model, params = restored.config, restored.model, restored.params
     networks = split_ensemble(jax.device_get(params))
 
     def evaluate_all(examples: Examples) -> Scores:
-        on_devices = EvaluationSplit.device_put(
-            examples, restored.view, mesh, restored.execution
-        )
-        return evaluate(model, params, on_devices)
+        return evaluate(model, params, restored.put(examples))
 
     first_128 = None
     if config.tutorial_128 and split == "test":

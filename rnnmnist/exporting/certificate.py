@@ -12,7 +12,6 @@ import sys
 import tempfile
 import typing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -259,5 +258,4 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def hash_examples(source: Source) -> str:
     """Returns the SHA-256 of the inputs and labels, with their types and shapes."""
-    arrays: Any = (source.inputs, source.labels)
-    return json_checksum(array_checksums(arrays))
+    return json_checksum(array_checksums((source.inputs, source.labels)))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 BATCH_SIZES = (1, 128)  # for which the speed is measured
+SECONDS = 0.25  # for which a call is repeated, after a first one
 Predict = Callable[..., np.ndarray]  # raw examples -> logits
 
 
@@ -31,21 +32,20 @@ def main() -> None:
 
 
 def examples_per_second(
-    predict: Predict, examples: Sequence[np.ndarray], seconds: float = 0.25
+    predict: Predict, examples: Sequence[np.ndarray]
 ) -> list[float]:
     """Measures the examples per second for each of `BATCH_SIZES`.
 
     Args:
         predict: maps raw examples to logits.
         examples: arrays with a leading axis of examples.
-        seconds: for which to repeat the call, after a first one.
     """
     rates = []
     for size in BATCH_SIZES:
         part = [array[:size] for array in examples]
         predict(*part)
         calls, start = 0, time.perf_counter()
-        while time.perf_counter() < start + seconds:
+        while time.perf_counter() < start + SECONDS:
             predict(*part)
             calls += 1
         rates.append(calls * len(part[0]) / (time.perf_counter() - start))

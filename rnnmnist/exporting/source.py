@@ -14,7 +14,7 @@ from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, Normalization
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.predictions import EvaluationSplit, predict_logits
+from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.restore import RestoredModel, restore_model
 from rnnmnist.evaluation.results import load_split, log_test_reading
 from rnnmnist.models.classifier import Params
@@ -102,7 +102,7 @@ class Source(NamedTuple):
     @property
     def normalization(self) -> Normalization:
         """How sequences are converted to the inputs of the network."""
-        return normalization(self.restored)
+        return self.restored.normalization
 
     @property
     def pixel_order(self) -> np.ndarray | None:
@@ -134,11 +134,6 @@ class Source(NamedTuple):
         }
 
 
-def normalization(restored: RestoredModel) -> Normalization:
-    """Returns the normalization of the sequences that a network reads."""
-    return Normalization.create(restored.task, restored.config.data.missing)
-
-
 def to_inputs(examples: Examples) -> tuple[np.ndarray, ...]:
     """Returns the inputs of an exported network for examples: see `Source`."""
     stored, indices = examples.stored, examples.indices
@@ -163,9 +158,7 @@ def predict(
         values,
         labels=np.zeros(len(values), np.int32),  # required, but not used
         lengths=lengths,
-        normalization=None if is_image else normalization(restored),
+        normalization=None if is_image else restored.normalization,
     )
-    split = EvaluationSplit.device_put(
-        examples, restored.view, make_mesh(1, 1, 1), restored.execution
-    )
-    return predict_logits(restored.model, restored.params, split)[0]
+    model, params = restored.model, restored.params
+    return predict_logits(model, params, restored.put(examples))[0]

@@ -12,7 +12,7 @@ from rnnmnist.checkpoints.selection import with_step
 from rnnmnist.config.command_line import resolve_workdir
 from rnnmnist.config.files import REFERENCES
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import Examples, Normalization, find_invalid, padding
+from rnnmnist.data.examples import Examples, find_invalid, padding
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import (
     EvaluationSplit,
@@ -100,11 +100,10 @@ class Predictor:
             RunError: if the checkpoint is damaged.
         """
         self._folder = resolve_workdir(str(workdir))
-        self._mesh = make_mesh(1, 1, 1)
         self._restored = with_step(
             self._folder,
             step,
-            lambda number: restore_model(self._folder, number, self._mesh),
+            lambda number: restore_model(self._folder, number, make_mesh(1, 1, 1)),
         )
         self.config, self.task = self._restored.config, self._restored.task
         self.model, self.params = self._restored.model, self._restored.params
@@ -226,7 +225,7 @@ class Predictor:
                 the run does not fill.
         """
         return streaming.step(
-            self.model, self.params, self._normalization, state, features
+            self.model, self.params, self._restored.normalization, state, features
         )
 
     def _check_values(self, split: Examples) -> None:
@@ -241,28 +240,21 @@ class Predictor:
                 f"{reason}"
             )
 
-    @property
-    def _normalization(self) -> Normalization:
-        return Normalization.create(self.task, self.config.data.missing)
-
     def _split(
         self, examples: np.ndarray, lengths: np.ndarray | None
     ) -> EvaluationSplit:
-        task, restored = self.task, self._restored
         examples = np.asarray(examples)
-        check_shape(task, examples)
+        check_shape(self.task, examples)
         labels = np.zeros(len(examples), np.int32)  # required, but not used
         split = Examples(examples, labels)
-        if task.image_shape is None:
+        if self.task.image_shape is None:
             if lengths is not None:
                 lengths = check_lengths(examples, lengths)
             split = dataclasses.replace(
-                split, lengths=lengths, normalization=self._normalization
+                split, lengths=lengths, normalization=self._restored.normalization
             )
             self._check_values(split)
-        return EvaluationSplit.device_put(
-            split, restored.view, self._mesh, restored.execution
-        )
+        return self._restored.put(split)
 
 
 def prepare(image: str | Path | bytes | np.ndarray) -> Stages:

@@ -2,7 +2,8 @@
 
 Every plot is 4.8 inches wide at 200 dots per inch, so that its text is legible on a
 phone. pyplot is not used: it would select a backend for the whole process and keep
-references to the figures. Each function takes the palette that it draws in.
+references to the figures. A function whose plot a report can contain takes the palette
+that it draws in; the others draw in the light one.
 """
 
 import contextlib
@@ -285,15 +286,13 @@ def accuracy_by_steps_read(
         return _png(figure)
 
 
-def prediction(
-    stages: Stages, probabilities: np.ndarray, palette: Palette = LIGHT
-) -> bytes:
+def prediction(stages: Stages, probabilities: np.ndarray) -> bytes:
     """Draws an image's preprocessing, and its probabilities [steps, classes]."""
     steps = range(1, len(probabilities) + 1)
     highest = probabilities.max(axis=0)
     likely = [int(digit) for digit in highest.argsort()[::-1] if highest[digit] > 0.1]
     titles = ("input", "foreground", "strokes", "28 x 28")
-    with _figure(4.4, palette) as figure:
+    with _figure(4.4, LIGHT) as figure:
         parts: Any = figure.subfigures(2, height_ratios=[1, 2])
         grid = parts[0].subplots(1, len(titles))
         for axes, title, image in zip(grid, titles, stages, strict=True):
@@ -303,7 +302,7 @@ def prediction(
             axes.set_anchor("N")
             axes.axis("off")
         axes = parts[1].subplots()
-        for digit, colour in zip(likely, palette.series, strict=False):
+        for digit, colour in zip(likely, LIGHT.series, strict=False):
             axes.plot(steps, 100 * probabilities[:, digit], color=colour)
             axes.annotate(
                 f"{digit}",
@@ -322,7 +321,6 @@ def gradients(
     panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]],
     title: str,
     label: str,
-    palette: Palette = LIGHT,
 ) -> bytes:
     """Draws how the gradient vanishes on its way back to the first step.
 
@@ -333,14 +331,13 @@ def gradients(
             of a word is solid and has a band; the others are dashed.
         title: of the figure.
         label: of the steps.
-        palette: the colours.
     """
     values = 100 * np.array(
         [curve for own in panels.values() for curve in own.values()]
     )
     top = max(300, 1.5 * values[:, 1].max())
     apart = 0.09 * np.log10(top / values.min())  # decades between names
-    with _figure(0.4 + 2.5 * len(panels), palette) as figure:
+    with _figure(0.4 + 2.5 * len(panels), LIGHT) as figure:
         grid = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)
         for axes, (name, curves) in zip(grid.flat, panels.items(), strict=True):
             axes.set_yscale("log")
@@ -349,8 +346,8 @@ def gradients(
             axes.spines["right"].set_visible(True)
             axes.yaxis.set_major_formatter("{x:g} %")
             axes.minorticks_off()
-            axes.set_title(name, color=palette.muted)
-            _plot_gradients(axes, curves, apart, palette)
+            axes.set_title(name, color=LIGHT.muted)
+            _plot_gradients(axes, curves, apart)
         rows = len(next(iter(curves.values()))[0])
         axes.set_xticks([rows * quarter // 4 or 1 for quarter in range(5)])
         axes.set_xlabel(label)
@@ -361,16 +358,13 @@ def gradients(
 
 
 def _plot_gradients(
-    axes: Axes,
-    curves: Mapping[str, Sequence[Sequence[float]]],
-    apart: float,
-    palette: Palette,
+    axes: Axes, curves: Mapping[str, Sequence[Sequence[float]]], apart: float
 ) -> None:
     """Plots curves and bands, with name and value at the left end of each curve.
 
     The names are at least `apart` decades from each other.
     """
-    colours = dict(zip(CELLS, palette.series, strict=False))
+    colours = dict(zip(CELLS, LIGHT.series, strict=False))
     drawn: set[str] = set()
     ends: list[tuple[float, str, str]] = []
     for name, curve in curves.items():
@@ -379,7 +373,7 @@ def _plot_gradients(
         cell = name.split()[0]
         first = cell not in drawn
         drawn.add(cell)
-        colour = colours.get(cell, palette.series[-1])
+        colour = colours.get(cell, LIGHT.series[-1])
         axes.plot(rows, middle, "-" if first else "--", color=colour)
         if first:
             axes.fill_between(rows, low, high, color=colour, alpha=0.18, linewidth=0)

@@ -13,7 +13,7 @@ from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation import results
 from rnnmnist.evaluation.metrics import Metrics, read_metrics_file
-from rnnmnist.evaluation.predictions import EvaluationSplit, Predictions, predict
+from rnnmnist.evaluation.predictions import Predictions, predict
 from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.evaluation.results import Result
 from rnnmnist.runtime.mesh import make_mesh
@@ -102,8 +102,7 @@ def load_run_data(
     """
 
     def load_step(step: int) -> RunData:
-        mesh = make_mesh(1, 1, 1)
-        restored = restore_model(workdir, step, mesh)
+        restored = restore_model(workdir, step, make_mesh(1, 1, 1))
         model, params = restored.model, restored.params
         task, split, examples = results.load_split(restored, None, data_paths)
         sha256, validation = params_sha256(params), read_metrics(workdir, step)
@@ -113,7 +112,7 @@ def load_run_data(
         path = results.result_path(workdir, split, step)
         result = results.read_result(path, sha256)
         if result is None or result.task.sha256 != task.sha256:
-            result = results.score(restored, step, task, split, examples, mesh)
+            result = results.score(restored, step, task, split, examples)
         return RunData(
             workdir=workdir,
             step=step,
@@ -124,13 +123,7 @@ def load_run_data(
             sessions=read_sessions(workdir / "sessions.jsonl"),
             validation=validated,
             result=result,
-            networks=predict(
-                model,
-                params,
-                EvaluationSplit.device_put(
-                    examples, restored.view, mesh, restored.execution
-                ),
-            ),
+            networks=predict(model, params, restored.put(examples)),
             examples=examples,
         )
 

@@ -327,11 +327,8 @@ def _accuracy_by_class(run: RunData) -> Section:
 
 
 def _most_confident_errors(run: RunData) -> Section:
-    title, names, predictions = (
-        "Most confident errors",
-        run.task.classes,
-        run.networks[0],
-    )
+    title = "Most confident errors"
+    names, predictions = run.task.classes, run.networks[0]
     errors = most_confident_errors(predictions, MAX_ERRORS)
     if not errors:
         return Section(title, [f"All {run.noun} are classified correctly."])

@@ -6,9 +6,11 @@ import logging
 import os
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+
+from rnnmnist.runtime.hardware import MIB
 
 _logger = logging.getLogger(__name__)
 
@@ -65,26 +67,18 @@ class Stopwatch:
         return elapsed - (compile_seconds() - self._compiled)
 
 
-class CacheContents(NamedTuple):
-    """The programs in the compilation cache."""
-
-    folder: Path
-    programs: int
-    size: int  # bytes
-
-
-def cache_contents() -> CacheContents | None:
-    """Returns the contents of the compilation cache; None if it is disabled."""
+def describe_cache() -> str:
+    """Describes the compilation cache: its programs, its folder and its size."""
     config: Any = jax.config  # some versions do not declare its attributes
     folder = config.jax_compilation_cache_dir
     if folder is None or not config.jax_enable_compilation_cache:
-        return None
+        return "not cached: each run compiles again"
     sizes = {}
     for path in Path(folder).iterdir():
         with contextlib.suppress(FileNotFoundError):  # removed by another process
             sizes[path.name] = path.stat().st_size
     programs = sum(name.endswith("-cache") for name in sizes)
-    return CacheContents(Path(folder), programs, sum(sizes.values()))
+    return f"{programs:,} kept in {folder}, {sum(sizes.values()) / MIB:,.1f} MiB"
 
 
 def _cache_folder() -> Path:

@@ -359,6 +359,6 @@ def evaluate_best_checkpoint(
         return existing
     if split == "test":
         results.log_test_reading(workdir, best, sha256, "main")
-    result = results.score(restored, best, task, split, dataset.splits[split], mesh)
+    result = results.score(restored, best, task, split, dataset.splits[split])
     results.write_result(workdir, result)
     return result

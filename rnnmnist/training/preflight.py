@@ -20,9 +20,9 @@ from rnnmnist.data.tasks import IMAGE_SETS, read_task
 from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, first_line
 from rnnmnist.runtime import workdir
-from rnnmnist.runtime.compilation import Stopwatch, cache_contents, compile_seconds
+from rnnmnist.runtime.compilation import Stopwatch, compile_seconds
 from rnnmnist.runtime.distributed import broadcast
-from rnnmnist.runtime.hardware import GIB, MIB
+from rnnmnist.runtime.hardware import GIB
 from rnnmnist.runtime.mesh import devices, make_mesh
 from rnnmnist.training import logs
 from rnnmnist.training.resume import check_same_data, step_to_resume
@@ -114,14 +114,6 @@ def describe_workdir(config: Config, folder: Path) -> str:
             return f"{text}a run resumes from step {step}{damaged}"
         damaged += f"; step {step} is damaged and would be quarantined ({fault})"
     return f"{text}a run starts again from step 0{damaged}"
-
-
-def describe_programs() -> str:
-    """Describes the compilation cache."""
-    cache = cache_contents()
-    if cache is None:
-        return "not cached: each run compiles again"
-    return f"{cache.programs:,} kept in {cache.folder}, {cache.size / MIB:,.1f} MiB"
 
 
 def describe_step(config: Config) -> str:

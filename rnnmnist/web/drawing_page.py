@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnmnist.config.schema import Config
+from rnnmnist.config.schema import Config, flatten
 from rnnmnist.data import embedded
 from rnnmnist.errors import UserError
 from rnnmnist.inference import out_of_distribution, preprocessing
@@ -78,30 +78,22 @@ def check_supported(workdir: Path, config: Config) -> None:
         UserError: if it is not a single LSTM of at most `MAX_UNITS` units, of which the
             head reads the last state.
     """
-    if config.model.cell != "lstm":
-        raise UserError(
-            f"--workdir: {workdir} has model.cell={config.model.cell}, but the page "
-            "shows the gates of an LSTM; name a run with model.cell=lstm"
-        )
-    if config.model.pooling != "last":
-        raise UserError(
-            f"--workdir: {workdir} has model.pooling={config.model.pooling}, but the "
-            "page reads the last state; name a run with model.pooling=last"
-        )
+    settings = flatten(config.to_dict())
+    for name, needed, reason in (
+        ("model.cell", "lstm", "shows the gates of an LSTM"),
+        ("model.pooling", "last", "reads the last state"),
+        ("data.view", "rows", "draws row by row"),
+        ("num_seeds", 1, "shows one network per run"),
+    ):
+        if settings[name] != needed:
+            raise UserError(
+                f"--workdir: {workdir} has {name}={settings[name]}, but the page "
+                f"{reason}; name a run with {name}={needed}"
+            )
     if config.model.hidden_size > MAX_UNITS:
         raise UserError(
             f"--workdir: {workdir} has model.hidden_size={config.model.hidden_size}, "
             f"but the page supports at most {MAX_UNITS} units; name a smaller run"
-        )
-    if config.data.view != "rows":
-        raise UserError(
-            f"--workdir: {workdir} has data.view={config.data.view}, but the page "
-            "draws row by row; name a run with data.view=rows"
-        )
-    if config.num_seeds > 1:
-        raise UserError(
-            f"--workdir: {workdir} has num_seeds={config.num_seeds}, but the page "
-            "shows one network per run; name a run with num_seeds=1"
         )
 
 
