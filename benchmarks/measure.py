@@ -13,6 +13,7 @@ one.
 
 import argparse
 import contextlib
+import datetime
 import json
 import os
 import re
@@ -98,7 +99,10 @@ class Bench:
         self.cap, self.seeds = cap, seeds
         self.found: dict[str, dict[str, Any]] = {}  # by section
         # Use the CPU only, with the kernels that its libraries choose by default.
-        hidden = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "XLA_FLAGS")
+        hidden = (
+            *("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "XLA_FLAGS"),
+            "JAX_COMPILATION_CACHE_DIR",
+        )
         self.environment = {
             name: value for name, value in os.environ.items() if name not in hidden
         } | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
@@ -509,12 +513,13 @@ def run(args: argparse.Namespace) -> None:
         "peers": dict(zip(PEERS, versions.split(), strict=True)),
     }
     before = read_interrupted(args.output, metadata)
+    date = before.get("date", datetime.date.today().isoformat())
     bench.found = {name: before[name] for name in SECTIONS if name in before}
     for name, section in SECTIONS.items():
         if name not in bench.found:
             bench.found[name] = section(bench)
         minutes = before.get("minutes", 0) + (time.monotonic() - begin) / 60
-        measured = metadata | {"minutes": round(minutes)} | bench.found
+        measured = metadata | {"date": date, "minutes": round(minutes)} | bench.found
         args.output.write_text(json.dumps(measured, indent=1) + "\n")
 
 

@@ -66,7 +66,7 @@ def measured() -> dict[str, Any]:
         [{"seconds": 9.0 * epoch, "correct": 9700 + 10 * epoch}] for epoch in (8, 16)
     ]
     return {
-        **{"hardware": "cores", "minutes": 3, "command": "run"},
+        **{"hardware": "cores", "date": "today", "minutes": 3, "command": "run"},
         **{"versions": {"jax": "1"}, "peers": {"torch": "2"}},
         "throughput": {
             "rnnmnist": rounds(120, 300, 90),
@@ -131,7 +131,7 @@ def measured() -> dict[str, Any]:
 def test_targets_are_met_or_not(measured: dict[str, Any]) -> None:
     lines = tables.targets(measured).splitlines()[4:]
     found = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in lines]
-    untuned = "the fastest untuned peer's seconds (at least)"
+    untuned = "the fastest untuned peer's seconds"
     assert found == [
         ("training / PyTorch, compiled", "≥ 1.2", "1.20", "yes"),
         ("training / Keras", "≥ 2", "1.50", "**no**"),
@@ -142,7 +142,6 @@ def test_targets_are_met_or_not(measured: dict[str, Any]) -> None:
         (f"{untuned} / ours, 98.5 %", "≥ 3", "2.5", "**no**"),
         ("mean accuracy, 99.0 % recipe", "≥ 99", "98.80", "**no**"),
         ("seconds to 99.0 %", "≤ 75", "20.0", "yes"),
-        (f"{untuned} / ours, 99.0 %", "≥ 3", "5.0", "yes"),
         ("first step, warm cache, s", "≤ 5", "5.50", "**no**"),
         ("imports, s", "≤ 2", "0.50", "yes"),
         ("--help, s", "≤ 1", "0.50", "yes"),
@@ -174,7 +173,8 @@ def test_the_summary_shows_the_faster_modes(measured: dict[str, Any]) -> None:
         "| 781 steps and all test images, seconds | 10.0 (10.0 to 10.0) "
         "| 20.0 (20.0 to 20.0) | 30.0 (30.0 to 30.0) | 50.0 (50.0 to 50.0) |",
         f"| the recipe for 98.5 %: seconds, accuracy | {ours} |  | {peer} |  |",
-        f"| the recipe for 99.0 %: seconds, accuracy | {ours} | {peer} |  |  |",
+        "| the recipe for 99.0 %: seconds, accuracy "
+        f"| {ours} (missed) | {peer} (missed) |  |  |",
         "| seconds to 98.5 %, Adam at 1e-3 |  |  | 50 (50 to 50) | > 100 |",
         "| seconds to 99.0 %, Adam at 1e-3 |  |  | > 100 | > 100 |",
     ]
@@ -197,7 +197,8 @@ def test_every_table_contains_the_measurements(measured: dict[str, Any]) -> None
         "| 1.50 (1.50 to 1.50) | 98.600 % | 9,860, 9,860 |",
         "| 98.5 % | PyTorch | Adam at 1e-3, 1 epochs | 50.0 (50.0 to 50.0) "
         "| 2.50 (2.50 to 2.50) | 98.550 % | 9,855, 9,855 |",
-        "| 98.5 % | Keras | Adam at 1e-3, 1 epochs | > 100 | > 5.0 | 98.200 % |",
+        "| 98.5 % | Keras | Adam at 1e-3, 1 epochs | > 100 | > 5.0 "
+        "| 98.200 % (missed) |",
     ):
         assert line in page
 
