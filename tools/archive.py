@@ -15,6 +15,7 @@ which only Linux supports.
 """
 
 import argparse
+import datetime
 import json
 import os
 import statistics
@@ -99,7 +100,11 @@ def measure(data: Path) -> None:
             print(f"{name}: {results.accuracy_over_seeds(datasets[-1])}", flush=True)
     finally:
         pool.shutdown(cancel_futures=True)  # a failure starts no further runs
-    origin = {"hardware": results.one_core(), "versions": all_installed()}
+    origin = {
+        "hardware": results.one_core(),
+        "date": datetime.date.today().isoformat(),
+        "versions": all_installed(),
+    }
     update({"command": ROW.command, **origin, "datasets": datasets})
 
 

@@ -16,6 +16,7 @@ pinned to cores, which only Linux supports.
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import functools
 import json
 import os
@@ -368,6 +369,7 @@ def aggregate(row: Row, members: list[dict[str, Any]]) -> dict[str, Any]:
         "name": row.name,
         "command": row.command,
         "hardware": one_core(),
+        "date": datetime.date.today().isoformat(),
         "versions": all_installed(),
         "seconds": statistics.median(member["seconds"] for member in members),
         "dataset": members[0]["dataset"],
@@ -457,11 +459,15 @@ def table(rows: Iterable[Row], *titles: str) -> str:
 
 
 def origin(rows: Iterable[Row]) -> str:
-    """States the hardware and the versions that some rows were measured with."""
+    """States the hardware, the versions and the dates of the measurements of rows."""
     results = [read_result(row.name) for row in rows]
     machines = {result["hardware"] for result in results}
     libraries = {join_versions(result["versions"]) for result in results}
-    return f"\nOn {'; '.join(sorted(machines))}; {'; '.join(sorted(libraries))}.\n"
+    dates = sorted({result["date"] for result in results})
+    return (
+        f"\nOn {'; '.join(sorted(machines))}; {'; '.join(sorted(libraries))}; measured "
+        f"on {' and '.join(dates)}.\n"
+    )
 
 
 def headline() -> str:
