@@ -99,10 +99,10 @@ class Bench:
         self.cap, self.seeds = cap, seeds
         self.found: dict[str, dict[str, Any]] = {}  # by section
         # Use the CPU only, with the kernels that its libraries choose by default.
-        hidden = (
-            *("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "XLA_FLAGS"),
-            "JAX_COMPILATION_CACHE_DIR",
-        )
+        hidden = {
+            *("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),
+            *("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR"),
+        }
         self.environment = {
             name: value for name, value in os.environ.items() if name not in hidden
         } | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
@@ -345,8 +345,8 @@ def starts(bench: Bench) -> dict[str, Any]:
 def default_run(bench: Bench) -> dict[str, Any]:
     """Measures the default run on all cores and on one: seconds and peak memory."""
     code = (
-        "import os, sys, time, worker; from rnnmnist.main import main; "
-        "os.sched_setaffinity(0, eval(sys.argv[1])); main(sys.argv[2:]); "
+        "import json, os, sys, time, worker; from rnnmnist.main import main; "
+        "os.sched_setaffinity(0, json.loads(sys.argv[1])); main(sys.argv[2:]); "
         "print('processor', time.process_time(), 'peak', worker.peak_mib())"
     )
     path = os.pathsep.join([str(BENCHMARKS), str(REPOSITORY)])
@@ -354,7 +354,7 @@ def default_run(bench: Bench) -> dict[str, Any]:
     for name, used in (("all cores", cores), ("one core", {min(cores)})):
         with tempfile.TemporaryDirectory() as folder:
             settings = bench.train_argv("default", folder)[3:]
-            argv = [sys.executable, "-c", code, str(used), *settings]
+            argv = [sys.executable, "-c", code, json.dumps([*used]), *settings]
             finished = bench.run(argv, PYTHONPATH=path)
         found[name] = {
             "seconds": finished.seconds,
@@ -381,29 +381,31 @@ def accuracy(bench: Bench) -> dict[str, Any]:
     """Measures the seconds to a mean accuracy on all test images, seed by seed.
 
     A run that follows a recipe is evaluated once. The recipe's length was selected on
-    validation, for rnnmnist.
-    Other runs of the peers, Keras in its faster mode, are evaluated after each epoch,
-    until the cap.
+    validation, for rnnmnist. Other runs of the peers, Keras in its faster mode, are
+    evaluated after each epoch, until the cap.
     """
     recipes: dict[str, Any] = {target: {} for target in TARGET_COUNTS}
     epochs: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(bench.seeds):
             for target, found in recipes.items():
-                cache = f"{folder}/{target}-{seed if seed < LONG_ROUNDS else 0}"
-                states = ("cold", "warm") if seed < LONG_ROUNDS else ("warm",)
-                for state in states:
-                    run = train_recipe(bench, target, seed, cache)
-                    found.setdefault(f"rnnmnist, {state} cache", []).append(run)
-                for peer in RECIPE_PEERS:
-                    run = train_peer(bench, peer, target, seed, "test")
-                    found.setdefault(peer, []).append(run)
+                cache = f"{folder}/{target}-{seed}"
+                runs = {
+                    f"rnnmnist, {state} cache": train_recipe(bench, target, seed, cache)
+                    for state in ("cold", "warm")
+                } | {
+                    peer: train_peer(bench, peer, target, seed, "test")
+                    for peer in RECIPE_PEERS
+                }
+                origin = {"seed": seed, "epochs": recipe_epochs(target)}
+                for name, run in runs.items():
+                    found.setdefault(name, []).append(origin | run)
                 print(f"{target} %, seed {seed}: {found}", flush=True)
             for name, script, settings in peers(bench):
                 settings |= {"data": bench.data, "seed": seed}
-                runs = epochs.setdefault(name, [])
-                runs.append(train_epochs(bench, script, settings))
-                print(f"{name}: {runs[-1]}", flush=True)
+                own = epochs.setdefault(name, [])
+                own.append(train_epochs(bench, script, settings))
+                print(f"{name}: {own[-1]}", flush=True)
     return {"cap": bench.cap, "recipes": recipes, "epochs": epochs}
 
 
@@ -425,12 +427,7 @@ def train_recipe(bench: Bench, target: str, seed: int, cache: str) -> dict[str, 
         seconds = bench.run(argv, JAX_COMPILATION_CACHE_DIR=cache).seconds
         (path,) = (Path(folder) / "evaluation").glob("test-*.json")
         correct = json.loads(path.read_text())["correct"]
-    return {
-        "seed": seed,
-        "epochs": recipe_epochs(target),
-        "seconds": seconds,
-        "correct": correct,
-    }
+    return {"seconds": seconds, "correct": correct}
 
 
 def train_peer(
@@ -445,14 +442,8 @@ def train_peer(
         "split": split,
         "recipe": {name: values[name] for name in Recipe._fields},
     }
-    finished = bench.run(bench.argv(RECIPE_PEERS[peer], "recipe", settings))
-    correct = json.loads(finished.output)["correct"]
-    return {
-        "seed": seed,
-        "epochs": recipe_epochs(target),
-        "seconds": finished.seconds,
-        "correct": correct,
-    }
+    finished = bench.run(bench.argv(RECIPE_PEERS[peer], "follow_recipe", settings))
+    return {"seconds": finished.seconds} | json.loads(finished.output)
 
 
 def train_epochs(

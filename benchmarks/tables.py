@@ -213,7 +213,7 @@ def accuracy(measured: dict[str, Any]) -> str:
                 [
                     *(f"{target} %", name, f"recipe, {runs[0]['epochs']} epochs"),
                     median_and_range(seconds, ".1f"),
-                    median_and_range(ratios(seconds, ours[: len(seconds)]), ".2f"),
+                    median_and_range(ratios(seconds, ours), ".2f"),
                     percent(statistics.mean(correct), count, ".3f"),
                     ", ".join(f"{one:,}" for one in correct),
                 ]

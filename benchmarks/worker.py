@@ -1,5 +1,6 @@
 """The protocol of a benchmark worker, and the tasks that all peers have."""
 
+import functools
 import gzip
 import json
 import re
@@ -42,69 +43,79 @@ class Trainer(Protocol):
         """Counts the correct predictions."""
 
 
-def peer_tasks(create: Callable[..., Trainer]) -> dict[str, Callable[..., None]]:
-    """Returns the tasks of a peer.
+Create = Callable[..., Trainer]  # images [n, rows, columns], labels [n], settings
 
-    Args:
-        create: returns a trainer. It is called with the images, uint8 [n, rows,
-            columns], the labels [n] and the settings of the peer.
-    """
 
-    def train(
-        steps: int, batch: int = BATCH, rows: int = 28, columns: int = 28, **own: Any
-    ) -> None:
-        """Serves training steps; the amount is in images."""
-        trainer = create(*noise(max(4000, steps * batch), rows, columns), **own)
+def peer_tasks(create: Create) -> dict[str, Callable[..., None]]:
+    """Returns the tasks of a peer, whose trainers a function creates."""
+    tasks = (train, evaluate, job, follow_recipe, epochs)
+    return {task.__name__: functools.partial(task, create) for task in tasks}
 
-        def task() -> int:
-            trainer.steps(steps, batch)
-            return steps * batch
 
-        serve(task)
+def train(
+    create: Create,
+    steps: int,
+    batch: int = BATCH,
+    rows: int = 28,
+    columns: int = 28,
+    **own: Any,
+) -> None:
+    """Serves training steps; the amount is in images."""
+    trainer = create(*noise(max(4000, steps * batch), rows, columns), **own)
 
-    def evaluate(images: int, batch: int, **own: Any) -> None:
-        """Serves evaluations; the amount is in images."""
-        pixels, labels = noise(images)
-        trainer = create(pixels, labels, **own)
+    def task() -> int:
+        trainer.steps(steps, batch)
+        return steps * batch
 
-        def task() -> int:
-            trainer.count_correct(pixels, labels, batch)
-            return images
+    serve(task)
 
-        serve(task)
 
-    def job(data: str, steps: int, **own: Any) -> None:
-        """Trains on MNIST and prints the correct predictions on the test split."""
-        trainer = create(*originals(data, "train"), **own)
-        trainer.steps(steps, BATCH)
-        correct = trainer.count_correct(*originals(data, "test"), 1000)
-        print(json.dumps({"correct": correct}))
+def evaluate(create: Create, images: int, batch: int, **own: Any) -> None:
+    """Serves evaluations; the amount is in images."""
+    pixels, labels = noise(images)
+    trainer = create(pixels, labels, **own)
 
-    def recipe(data: str, recipe: dict[str, Any], split: str, **own: Any) -> None:
-        """Trains on MNIST by a recipe and prints the correct predictions on a split."""
-        images, labels = originals(data, "train")
-        held_out = images[:VALIDATION], labels[:VALIDATION]
-        followed = Recipe(**recipe)
-        trainer = create(
-            images[VALIDATION:], labels[VALIDATION:], recipe=followed, **own
-        )
-        trainer.steps(followed.num_steps, BATCH)
-        scored = held_out if split == "validation" else originals(data, "test")
-        correct = trainer.count_correct(*scored, 1000)
-        print(json.dumps({"correct": correct}))
+    def task() -> int:
+        trainer.count_correct(pixels, labels, batch)
+        return images
 
-    def epochs(data: str, **own: Any) -> None:
-        """Prints the correct test predictions after each epoch, until it is killed."""
-        images, labels = originals(data, "train")
-        test = originals(data, "test")
-        trainer = create(images, labels, **own)
-        while True:
-            trainer.steps(len(labels) // BATCH, BATCH)
-            correct = trainer.count_correct(*test, 1000)
-            print(json.dumps({"correct": correct}), flush=True)
+    serve(task)
 
-    tasks = (train, evaluate, job, recipe, epochs)
-    return {task.__name__: task for task in tasks}
+
+def job(create: Create, data: str, steps: int, **own: Any) -> None:
+    """Trains on MNIST and prints the correct predictions on the test split."""
+    trainer = create(*originals(data, "train"), **own)
+    trainer.steps(steps, BATCH)
+    print_correct(trainer, originals(data, "test"))
+
+
+def follow_recipe(
+    create: Create, data: str, recipe: dict[str, Any], split: str, **own: Any
+) -> None:
+    """Trains on MNIST by a recipe and prints the correct predictions on a split."""
+    images, labels = originals(data, "train")
+    held_out = images[:VALIDATION], labels[:VALIDATION]
+    followed = Recipe(**recipe)
+    trainer = create(images[VALIDATION:], labels[VALIDATION:], recipe=followed, **own)
+    trainer.steps(followed.num_steps, BATCH)
+    is_test = split == "test"
+    print_correct(trainer, originals(data, "test") if is_test else held_out)
+
+
+def epochs(create: Create, data: str, **own: Any) -> None:
+    """Prints the correct test predictions after each epoch, until it is killed."""
+    images, labels = originals(data, "train")
+    test = originals(data, "test")
+    trainer = create(images, labels, **own)
+    while True:
+        trainer.steps(len(labels) // BATCH, BATCH)
+        print_correct(trainer, test)
+
+
+def print_correct(trainer: Trainer, split: tuple[Any, Any]) -> None:
+    """Prints the number of correct predictions on a split."""
+    correct = trainer.count_correct(*split, batch=1000)
+    print(json.dumps({"correct": correct}), flush=True)
 
 
 def serve(task: Callable[[], int]) -> None:

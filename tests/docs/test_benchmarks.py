@@ -61,7 +61,7 @@ def measured() -> dict[str, Any]:
     flop = tables.FLOP_PER_IMAGE
     run = {"seconds": 20.0, "epochs": 3, "correct": 9880}
     peer = {"seconds": 30.0, "epochs": 4, "correct": 9860}
-    recipes = {"rnnmnist, cold cache": [run], "rnnmnist, warm cache": [run, run]}
+    recipes = {"rnnmnist, cold cache": [run] * 2, "rnnmnist, warm cache": [run] * 2}
     slow = [
         [{"seconds": 9.0 * epoch, "correct": 9700 + 10 * epoch}] for epoch in (8, 16)
     ]
