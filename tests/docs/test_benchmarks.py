@@ -9,7 +9,11 @@ from typing import Any
 import long_sequences
 import pytest
 import tables
+import worker
 from support import REPOSITORY
+
+from rnnmnist.config.files import load_config
+from rnnmnist.config.schema import Config, flatten
 
 BENCHMARKS = REPOSITORY / "benchmarks"
 
@@ -260,8 +264,10 @@ def test_a_worker_runs_its_task_once_per_line(
 
 
 @pytest.mark.parametrize("name", ["accuracy_98_5", "accuracy_99_0"])
-def test_a_recipe_validates_once_at_its_end(name: str) -> None:
-    from rnnmnist.config.files import load_config
-
-    train = load_config(BENCHMARKS / "recipes" / f"{name}.py").train
-    assert train.eval_every_steps == train.num_steps
+def test_a_recipe_validates_at_its_end_and_changes_what_peers_follow(name: str) -> None:
+    config = load_config(BENCHMARKS / "recipes" / f"{name}.py")
+    assert config.train.eval_every_steps == config.train.num_steps
+    values, defaults = flatten(config.to_dict()), flatten(Config().to_dict())
+    changed = {key.rpartition(".")[2] for key in values if values[key] != defaults[key]}
+    assert "learning_rate" in changed
+    assert changed <= {*worker.Recipe._fields, "eval_every_steps"}
