@@ -2,14 +2,15 @@
 
     python tools/accelerators.py measure v5e h100 t4
     python tools/accelerators.py table
-    python tools/accelerators.py estimate v5e data.view=pixels model.cell=lru
+    python tools/accelerators.py estimate v5e model.cell=gru
 
 `measure` compiles training and evaluation for the named targets, and replaces their
 rows in results/accelerators.json. No accelerator is needed, only the packages that
 contain the compilers: `jax[tpu]` for v5e, `jax[cuda12]` for h100 and t4.
 In an environment with Colab's versions, it replaces Colab's rows of v5e.
-`table` renders the file between the markers of docs/accelerators.md. `estimate` prints
-the row of a training step with other settings.
+`table` renders the file between the markers of docs/accelerators.md and of
+docs/long_sequences.md. `estimate` prints the row of a training step with other
+settings.
 
 For a TPU, the compiler estimates the cycles of every instruction. For a GPU, the
 instructions that launch kernels are counted. Nothing is executed.
@@ -48,6 +49,7 @@ from rnnmnist.training.step import Program, train_steps
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBERS = REPOSITORY / "results/accelerators.json"
 PAGE = REPOSITORY / "docs/accelerators.md"
+LONG_SEQUENCES = REPOSITORY / "docs/long_sequences.md"
 COLAB = REPOSITORY / "tests/constraints/colab-2026-08.txt"
 # The environment of the TPU compiler, without which it looks for a TPU and lets only
 # one process load it.
@@ -154,6 +156,20 @@ CASES = {
     ]
     for target, counts in {"v5e": (1, 4), "h100": (1,), "t4": (1,)}.items()
 }
+# Training at 784 steps, by name as in benchmarks/long_sequences.py.
+PIXELS = {
+    "lstm": ("data.view=pixels",),
+    "mingru": (
+        *("data.view=pixels", "model.cell=mingru"),
+        *("model.hidden_size=64", "model.num_layers=4"),
+    ),
+    "lru": (
+        *("data.view=pixels", "model.cell=lru"),
+        *("model.hidden_size=64", "model.num_layers=3"),
+    ),
+}
+for target in ("v5e", "h100"):
+    CASES[target] += [Case("train", settings) for settings in PIXELS.values()]
 
 
 def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
@@ -369,13 +385,13 @@ def measure(target: str) -> None:
 
 
 def table(targets: Collection[str], cost: str) -> str:
-    """Returns a table of the rows of some targets."""
+    """Returns a table of the rows of some targets, without those of `PIXELS`."""
     title = cost.removeprefix("estimated_")
     header = ["target", "jax", "devices", "program", "batch", "settings", "products"]
     header += [title, f"{title} per image", "compiled in", "temporary"]
     lines = []
     for row in json.loads(NUMBERS.read_text()):
-        if row["target"] not in targets:
+        if row["target"] not in targets or tuple(row["settings"]) in PIXELS.values():
             continue
         images = row["num_seeds"] * row["batch_size"] / row["devices"]
         per_image = row[cost] / images
@@ -393,10 +409,28 @@ def table(targets: Collection[str], cost: str) -> str:
     return markdown.table(header, lines)
 
 
-def render(page: str) -> str:
-    """Returns the page with its tables rendered anew."""
-    page = markdown.fill(page, "tpu", table(["v5e"], "estimated_cycles"))
-    return markdown.fill(page, "gpu", table(["h100", "t4"], "kernels"))
+def table_at_784_steps() -> str:
+    """Returns the table of `PIXELS`, with the newest versions."""
+    rows = [row for row in json.loads(NUMBERS.read_text()) if not is_colab(row)]
+    costs = {(row["target"], *row["settings"]): row for row in rows}
+    lines = []
+    for name, settings in PIXELS.items():
+        cycles = costs["v5e", *settings]["estimated_cycles"]
+        kernels = costs["h100", *settings]["kernels"]
+        lines.append([f"`{name}`", f"{cycles / 1e6:.1f}", f"{kernels:,}"])
+    header = ["recurrence", "TPU v5e, million cycles", "H100, kernels"]
+    version = rows[0]["versions"]["jax"]
+    return f"{markdown.table(header, lines)}\nWith the compilers of jax {version}.\n"
+
+
+def render() -> dict[Path, str]:
+    """Returns the text of each page with its tables rendered anew."""
+    page = markdown.fill(PAGE.read_text(), "tpu", table(["v5e"], "estimated_cycles"))
+    long = LONG_SEQUENCES.read_text()
+    return {
+        PAGE: markdown.fill(page, "gpu", table(["h100", "t4"], "kernels")),
+        LONG_SEQUENCES: markdown.fill(long, "accelerators", table_at_784_steps()),
+    }
 
 
 def main() -> None:
@@ -411,7 +445,8 @@ def main() -> None:
     estimating.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     args = parser.parse_args()
     if args.command == "table":
-        PAGE.write_text(render(PAGE.read_text()))
+        for page, text in render().items():
+            page.write_text(text)
         return
     if args.command == "estimate":
         case = Case("train", tuple(args.settings))

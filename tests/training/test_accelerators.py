@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import accelerators
 import pytest
-from accelerators import BOUNDS, CASES, Case
+from accelerators import BOUNDS, CASES, PIXELS, Case
 
 # Other communication between devices, and transfers from or to the host.
 FORBIDDEN = (
@@ -23,6 +23,7 @@ FORBIDDEN = (
         pytest.param(target, case, id=" ".join([target, *map(str, case)]))
         for target, cases in CASES.items()
         for case in cases
+        if case.settings not in PIXELS.values()  # which take minutes
     ],
 )
 def test_a_program_compiles_to_a_loop_on_the_device(target: str, case: Case) -> None:
