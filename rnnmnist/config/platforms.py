@@ -14,37 +14,55 @@ class Execution(NamedTuple):
     precision: str  # of matrix products, as for `jax.default_matmul_precision`
     vectorize_seeds: bool  # whether a device computes its networks together
     eval_batch_size: int  # examples that a device evaluates at a time
-    # Steps of a linear recurrence that are computed together, in turn; None: all steps,
-    # by a parallel scan.
-    block_steps: int | None = None
+    parallel_scan: bool  # whether linear recurrences use `associative_scan`
+    # Steps per block that the backward pass recomputes; None: it recomputes nothing.
+    remat_steps: int | None = None
 
     def describe(self) -> str:
         """Describes the choices in one line."""
         steps = "one step" if self.unroll == 1 else f"up to {self.unroll} steps"
         seeds = "together" if self.vectorize_seeds else "in turn"
+        scan = "in parallel" if self.parallel_scan else "step by step"
         blocks = (
-            f"in blocks of {self.block_steps} steps"
-            if self.block_steps
-            else "in parallel"
+            f", blocks of {self.remat_steps} steps recomputed"
+            if self.remat_steps
+            else ""
         )
         return (
             f"{steps} per iteration, {self.precision} products, seeds {seeds}, "
             f"evaluation of {self.eval_batch_size:,} examples per device, "
-            f"linear recurrences {blocks}"
+            f"linear recurrences {scan}{blocks}"
         )
 
 
 # A CPU device computes its networks in turn, since one already uses its cores. It
-# evaluates as many examples, and computes as many steps of a linear recurrence, as fit
-# its cache. An accelerator launches every operation of a loop anew, which unrolling and
-# a parallel scan avoid.
+# evaluates as many examples as fit its cache. An accelerator launches every operation
+# of a loop anew, which unrolling and a parallel scan avoid.
 DEFAULTS = {
     "cpu": Execution(
-        1, "float32", vectorize_seeds=False, eval_batch_size=64, block_steps=4
+        unroll=1,
+        precision="float32",
+        vectorize_seeds=False,
+        eval_batch_size=64,
+        parallel_scan=False,
     ),
-    "gpu": Execution(32, "tensorfloat32", vectorize_seeds=True, eval_batch_size=1024),
-    "tpu": Execution(32, "bfloat16", vectorize_seeds=True, eval_batch_size=1024),
+    "gpu": Execution(
+        unroll=32,
+        precision="tensorfloat32",
+        vectorize_seeds=True,
+        eval_batch_size=1024,
+        parallel_scan=True,
+    ),
+    "tpu": Execution(
+        unroll=32,
+        precision="bfloat16",
+        vectorize_seeds=True,
+        eval_batch_size=1024,
+        parallel_scan=True,
+    ),
 }
+# Of linear recurrences that are computed step by step: as many as fit a CPU's cache.
+LINEAR_REMAT_STEPS = 4
 
 
 def execution_of(config: Config, platform: str) -> Execution:
@@ -57,7 +75,13 @@ def execution_of(config: Config, platform: str) -> Execution:
         "precision": config.model.precision,
         "vectorize_seeds": config.train.vectorize_seeds,
         "eval_batch_size": config.train.eval_batch_size,
+        "parallel_scan": config.model.parallel_scan,
+        "remat_steps": config.model.remat_steps,
     }
     given = {k: value for k, value in settings.items() if value not in (None, "auto")}
     default = DEFAULTS.get(platform, DEFAULTS["gpu"])  # cuda and rocm are GPUs
-    return default._replace(**given)  # type: ignore[arg-type]
+    execution = default._replace(**given)  # type: ignore[arg-type]
+    if config.model.is_linear and not execution.parallel_scan:
+        steps = execution.remat_steps or LINEAR_REMAT_STEPS
+        execution = execution._replace(remat_steps=steps)
+    return execution

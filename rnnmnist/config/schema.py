@@ -151,15 +151,22 @@ class ModelConfig(Section):
         "flax",
         "flax: LeCun-normal and orthogonal kernels; tutorial: Glorot-uniform fused "
         "kernel, weights and bias of the head from N(0, 1); chrono: as flax, with "
-        "biases of an LSTM's input and forget gates for long sequences; identity: as "
-        "flax, with the identity as recurrent kernel of the basic cell",
+        "biases of an LSTM's input and forget gates for long sequences, not "
+        "forget_bias; identity: as flax, with the identity as recurrent kernel of the "
+        "basic cell",
     )
     remat_steps: int | None = setting(
         None,
         "steps per rematerialized block: the backward pass keeps the state at the "
         "start of each block and recomputes the rest (default: keep all states; for "
-        "mingru and lru on CPU, blocks of 4)",
+        "mingru and lru step by step, blocks of 4). A block of all steps of mingru or "
+        "lru recomputes nothing",
         at_least=1,
+    )
+    parallel_scan: bool | None = setting(
+        None,
+        "compute the states of mingru and lru by associative_scan, not step by step "
+        "(default: not on CPU)",
     )
     unroll: int | None = setting(
         None,

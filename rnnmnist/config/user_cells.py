@@ -30,11 +30,12 @@ def pin_cell(config: Config) -> Config:
 
 
 def load_cell(cell: str, sha256: str | None) -> type[Any]:
-    """Runs the file of a cell, once for each content, and returns its class.
+    """Runs the file of a cell, once for each hash, and returns its class.
 
     Args:
         cell: `FILE.py:CLASS`.
-        sha256: the expected hash of the file; None accepts every content.
+        sha256: the expected hash of the file; None accepts every content and always
+            runs the file.
 
     Raises:
         UserError: if the file cannot be read, has another hash, does not run, or does

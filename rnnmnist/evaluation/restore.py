@@ -1,6 +1,5 @@
 """Restores a trained model from a checkpoint alone."""
 
-import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,10 +60,9 @@ def restore_model(workdir: Path, step: int, mesh: Mesh) -> RestoredModel:
     config = read_config(workdir, step)
     task = read_task(workdir, step)
     execution = execution_of(config, platform_of(mesh))
-    settings = config.model
-    if not settings.is_linear:  # the blocks of training do not divide other lengths
-        settings = dataclasses.replace(settings, remat_steps=None)
-    model = make_model(settings, Shape.of(task), execution)
+    if not config.model.is_linear:  # training's blocks do not divide other lengths
+        execution = execution._replace(remat_steps=None)
+    model = make_model(config.model, Shape.of(task), execution)
     like = abstract_ensemble(abstract_params(model), config.num_seeds)
     saved = read_params(workdir, step, like)
     params = put_ensemble(saved, config.num_seeds, replicated(mesh))

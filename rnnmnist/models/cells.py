@@ -106,11 +106,11 @@ def _make_layers(config: ModelConfig, execution: Execution) -> nn.Module:
         functools.partial(
             LINEAR_RECURRENCES[config.cell],
             config.hidden_size,
-            parallel=execution.block_steps is None,
+            parallel=execution.parallel_scan,
         ),
         hidden_size=config.hidden_size,
         num_layers=config.num_layers,
-        block_steps=config.remat_steps or execution.block_steps,
+        block_steps=execution.remat_steps,
         precision=execution.precision,
         name="layers",
     )
@@ -131,7 +131,7 @@ def _make_scanned_cell(
     return cell.recurrence(
         cell.create(features=config.hidden_size, **init, name="cell"),
         unroll=execution.unroll,
-        remat_steps=config.remat_steps,
+        remat_steps=execution.remat_steps,
         precision=execution.precision,
     )
 

@@ -35,6 +35,7 @@ CHANGEABLE = {
 }
 # Settings that it may change too, although the result differs from a single run's.
 CHANGEABLE_WITH_WARNING = {
+    "model.parallel_scan",
     "model.remat_steps",
     "model.unroll",
     "model.precision",

@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import pytest
 from support import TASK
 
-from rnnmnist.config.platforms import DEFAULTS, Execution, execution_of
+from rnnmnist.config.platforms import (
+    DEFAULTS,
+    LINEAR_REMAT_STEPS,
+    Execution,
+    execution_of,
+)
 from rnnmnist.config.schema import Config, ModelConfig, TrainConfig
 from rnnmnist.models.classifier import Shape, abstract_params, make_model
 
@@ -26,6 +31,7 @@ def test_settings_override_the_defaults_of_the_platform(platform: str) -> None:
         "unroll": {"model.unroll": 7},
         "precision": {"model.precision": "tensorfloat32"},
         "eval_batch_size": {"train.eval_batch_size": 5},
+        "remat_steps": {"model.remat_steps": 7},
     }
     for field, change in changes.items():
         found = execution_of(Config().replace(change), platform)
@@ -35,17 +41,27 @@ def test_settings_override_the_defaults_of_the_platform(platform: str) -> None:
         assert execution_of(config, platform) == default._replace(vectorize_seeds=value)
 
 
-def test_all_choices_can_be_set() -> None:
+@pytest.mark.parametrize("parallel", [False, True])
+def test_all_choices_can_be_set(parallel: bool) -> None:
+    settings = {"unroll": 3, "precision": "bfloat16", "remat_steps": 5}
+    model: Any = {**settings, "cell": "lru", "parallel_scan": parallel}
     config = Config(
-        model=ModelConfig(unroll=3, precision="bfloat16"),
+        model=ModelConfig(**model),
         train=TrainConfig(vectorize_seeds=True, eval_batch_size=9),
     )
-    expected = Execution(3, "bfloat16", vectorize_seeds=True, eval_batch_size=9)
+    expected = Execution(3, "bfloat16", True, 9, parallel, 5)
     for platform in PLATFORMS:
-        block_steps = DEFAULTS[platform].block_steps
-        assert execution_of(config, platform) == expected._replace(
-            block_steps=block_steps
-        )
+        assert execution_of(config, platform) == expected
+
+
+def test_linear_recurrences_are_recomputed_where_they_run_step_by_step() -> None:
+    for cell in ("mingru", "lru"):
+        automatic = Config(model=ModelConfig(cell=cell))
+        for platform in PLATFORMS:
+            steps = LINEAR_REMAT_STEPS if platform == "cpu" else None
+            assert execution_of(automatic, platform).remat_steps == steps
+        parallel = automatic.replace({"model.parallel_scan": True})
+        assert execution_of(parallel, "cpu").remat_steps is None
 
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "METAL", "of the future"])
@@ -54,9 +70,10 @@ def test_other_platforms_execute_as_gpus(platform: str) -> None:
 
 
 def test_descriptions_name_every_choice() -> None:
-    assert DEFAULTS["cpu"].describe() == (
+    assert DEFAULTS["cpu"]._replace(remat_steps=4).describe() == (
         "one step per iteration, float32 products, seeds in turn, "
-        "evaluation of 64 examples per device, linear recurrences in blocks of 4 steps"
+        "evaluation of 64 examples per device, linear recurrences step by step, "
+        "blocks of 4 steps recomputed"
     )
     assert DEFAULTS["tpu"].describe() == (
         "up to 32 steps per iteration, bfloat16 products, seeds together, "

@@ -12,7 +12,11 @@ from typing import NamedTuple
 import pytest
 from support import REPOSITORY, Command
 
-from rnnmnist.config.platforms import DEFAULTS, MOST_CPU_DEVICES
+from rnnmnist.config.platforms import (
+    DEFAULTS,
+    LINEAR_REMAT_STEPS,
+    MOST_CPU_DEVICES,
+)
 from rnnmnist.config.schema import FIELDS
 
 README = (REPOSITORY / "README.md").read_text()
@@ -203,9 +207,11 @@ def test_the_choices_by_platform_are_the_current_ones() -> None:
     settings, *columns = zip(*rows, strict=True)
     assert {name.split("`")[1] for name in settings} <= FIELDS.keys()
     together = {True: "together (`true`)", False: "in turn (`false`)"}
+    scans = {True: "parallel (`true`)", False: "step by step (`false`)"}
     for how, column in zip(DEFAULTS.values(), columns, strict=True):
         expected = [
-            *(str(how.unroll), how.precision, str(how.block_steps or "all")),
+            *(str(how.unroll), how.precision, scans[how.parallel_scan]),
+            "none" if how.parallel_scan else str(LINEAR_REMAT_STEPS),
             *(together[how.vectorize_seeds], str(how.eval_batch_size)),
         ]
         assert list(column[:-1]) == expected

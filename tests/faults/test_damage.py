@@ -156,6 +156,7 @@ def other_value(name: str, value: object) -> object:
         "model.pooling": "mean",
         "model.initializer": "tutorial",
         "model.remat_steps": 7,
+        "model.parallel_scan": True,
         "model.unroll": 4,
         "model.precision": "bfloat16",
         "train.vectorize_seeds": True,
@@ -233,8 +234,8 @@ def test_how_programs_run_may_change_with_a_warning_if_it_affects_training(
     reference_run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     same = store.read_config(reference_run, NEWEST)
-    names = ["model.remat_steps", "model.unroll", "model.precision"]
-    names += ["train.vectorize_seeds", "train.eval_batch_size"]
+    names = ["model.remat_steps", "model.parallel_scan", "model.unroll"]
+    names += ["model.precision", "train.vectorize_seeds", "train.eval_batch_size"]
     others = {name: other_value(name, value_of(same, name)) for name in names}
     changed = same.replace(others)
     assert step_to_resume(changed, reference_run) == NEWEST
