@@ -39,11 +39,15 @@ MODELS: dict[str, dict[str, Any]] = {
     "mingru": {"cell": "mingru", "hidden_size": 64, "num_layers": 4},
     "lru": {"cell": "lru", "hidden_size": 64, "num_layers": 3},
 }
-# The same with another amount of recomputation in the backward pass.
+# The same with another scan, or another amount of recomputation in the backward pass.
 VARIANTS: dict[str, dict[str, Any]] = {
     "lstm, blocks of 28 steps": MODELS["lstm"] | {"remat_steps": 28},
     "mingru, one block": MODELS["mingru"] | {"remat_steps": TIME},
     "lru, one block": MODELS["lru"] | {"remat_steps": TIME},
+    "lru, parallel scan": MODELS["lru"] | {"parallel_scan": True},
+    "lru, parallel scan in blocks of 4 steps": (
+        MODELS["lru"] | {"parallel_scan": True, "remat_steps": 4}
+    ),
 }
 PEERS = ("lstm", "gru")
 LENGTHENED = ("lstm", "lstm, blocks of 28 steps", "lru")

@@ -321,6 +321,7 @@ def gradients(
     panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]],
     title: str,
     label: str,
+    floor: float = 0.0,
 ) -> bytes:
     """Draws how the gradient vanishes on its way back to the first step.
 
@@ -331,15 +332,15 @@ def gradients(
             of a word is solid and has a band; the others are dashed.
         title: of the figure.
         label: of the steps.
+        floor: the lowest value that is drawn, above 0 if a curve reaches 0.
     """
-    values = 100 * np.array(
-        [curve for own in panels.values() for curve in own.values()]
-    )
-    top = max(300, 1.5 * values[:, 1].max())
+    curves = [curve for own in panels.values() for curve in own.values()]
+    values = 100 * np.maximum(curves, floor)
+    top = max(300, 1.5 * values.max())
     apart = 0.09 * np.log10(top / values.min())  # decades between names
     with _figure(0.4 + 2.5 * len(panels), LIGHT) as figure:
         grid = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)
-        for axes, (name, curves) in zip(grid.flat, panels.items(), strict=True):
+        for axes, (name, own) in zip(grid.flat, panels.items(), strict=True):
             axes.set_yscale("log")
             axes.yaxis.tick_right()  # the names of the curves are on the left
             axes.spines["left"].set_visible(False)
@@ -347,8 +348,8 @@ def gradients(
             axes.yaxis.set_major_formatter("{x:g} %")
             axes.minorticks_off()
             axes.set_title(name, color=LIGHT.muted)
-            _plot_gradients(axes, curves, apart)
-        rows = len(next(iter(curves.values()))[0])
+            _plot_gradients(axes, own, apart, floor)
+        rows = values.shape[-1]
         axes.set_xticks([rows * quarter // 4 or 1 for quarter in range(5)])
         axes.set_xlabel(label)
         axes.set_xlim(1, rows + 0.3)
@@ -358,7 +359,10 @@ def gradients(
 
 
 def _plot_gradients(
-    axes: Axes, curves: Mapping[str, Sequence[Sequence[float]]], apart: float
+    axes: Axes,
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    apart: float,
+    floor: float,
 ) -> None:
     """Plots curves and bands, with name and value at the left end of each curve.
 
@@ -368,7 +372,7 @@ def _plot_gradients(
     drawn: set[str] = set()
     ends: list[tuple[float, str, str]] = []
     for name, curve in curves.items():
-        low, middle, high = 100 * np.array(curve)
+        low, middle, high = 100 * np.maximum(curve, floor)
         rows = np.arange(1, len(middle) + 1)
         cell = name.split()[0]
         first = cell not in drawn
@@ -381,8 +385,9 @@ def _plot_gradients(
     height = np.inf  # in decades
     for end, name, colour in sorted(ends, reverse=True):
         height = min(np.log10(end), height - apart)
+        below = "< " if end == 100 * floor else ""
         axes.annotate(
-            f"{name}  {end:.3g} %",
+            f"{name}  {below}{end:.3g} %",
             (1, 10**height),
             (-5, 0),
             textcoords="offset points",
