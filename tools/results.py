@@ -418,6 +418,13 @@ def by_seed(result: dict[str, Any], key: str, spec: str = "") -> str:
     return ", ".join(f"{member[key]:{spec}}" for member in result["members"])
 
 
+def epochs(result: dict[str, Any]) -> float:
+    """Returns the number of epochs of a run."""
+    train = result["config"]["train"]
+    examples = result["members"][0]["task"]["examples"]["train"]
+    return train["num_steps"] * train["batch_size"] / examples
+
+
 def first_128(result: dict[str, Any]) -> str:
     """Lists each seed's correct predictions for the images that the tutorial scored."""
     counts = [member.get("tutorial_128", {}) for member in result["members"]]
@@ -436,6 +443,8 @@ COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
     "data": lambda row, _: HEADLINE[row.name][0],
     "recipe": lambda row, _: HEADLINE[row.name][1],
     "data set": lambda _, result: result["dataset"],
+    "batch size": lambda _, result: str(result["config"]["train"]["batch_size"]),
+    "epochs": lambda _, result: f"{epochs(result):.0f}",
     "parameters": lambda _, result: f"{result['num_parameters']:,}",
     "validation accuracy, mean": lambda _, result: mean_validation(result),
     "test accuracy, mean ± std": lambda _, result: accuracy_over_seeds(result),
@@ -540,8 +549,9 @@ def batches() -> str:
 
 def single_runs(title: str, rows: tuple[Row, ...]) -> str:
     """Returns a table of rows of few seeds, with a title for their labels."""
-    titles = (title, "result file", "parameters", "validation accuracy, mean")
-    numbers = ("test accuracy", "correct, by seed", "best step, by seed", "seconds")
+    titles = (title, "result file", "parameters", "batch size", "epochs")
+    accuracies = ("validation accuracy, mean", "test accuracy", "correct, by seed")
+    numbers = (*accuracies, "best step, by seed", "seconds")
     return table(rows, *titles, *numbers) + origin(rows)
 
 
