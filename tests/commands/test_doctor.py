@@ -270,7 +270,7 @@ def test_a_run_to_resume_and_another_run(reference_run: Path, tmp_path: Path) ->
         preflight.describe_workdir(config.replace({"seed": 5}), folder)
 
 
-@pytest.mark.slow  # the lock itself is tested above
+@pytest.mark.exhaustive  # the lock itself is tested above
 def test_the_doctor_does_not_disturb_a_trainer(
     command: Command, environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:

@@ -47,18 +47,6 @@ CASES = [  # images, batch per device, devices
     (1003, 64, 8),
     (1003, 5000, 1),
 ]
-MORE_CASES = [
-    (1, 7, 2),
-    (1, 5000, 8),
-    (99, 1, 8),
-    (99, 64, 1),
-    (99, 5000, 2),
-    (128, 1, 1),
-    (128, 7, 8),
-    (1003, 7, 1),
-    (1003, 64, 2),
-    (1003, 5000, 8),
-]
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +56,7 @@ def logits() -> np.ndarray:
     return np.asarray(predict(inputs_of(EXAMPLES.stored)), np.float64)
 
 
-@pytest.mark.parametrize(
-    ("count", "batch", "devices"),
-    [
-        *CASES,
-        # Each of the others compiles one more program.
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_CASES),
-    ],
-)
+@pytest.mark.parametrize(("count", "batch", "devices"), CASES)
 def test_batch_padding_and_devices_change_no_result(
     count: int, batch: int, devices: int, logits: np.ndarray
 ) -> None:

@@ -101,8 +101,8 @@ def assert_close(one: Any, other: Any) -> None:
     [
         SHAPE,
         # The same program in other sizes, including the default.
-        pytest.param((2, 1, 1, 1), marks=pytest.mark.slow),
-        pytest.param((28, 16, 28, 32), marks=pytest.mark.slow),
+        pytest.param((2, 1, 1, 1), marks=pytest.mark.exhaustive),
+        pytest.param((28, 16, 28, 32), marks=pytest.mark.exhaustive),
         pytest.param((28, 3, 28, 128), marks=pytest.mark.slow),
     ],
 )
@@ -134,7 +134,7 @@ def test_gradients_equal_finite_differences(every_step: bool) -> None:
     )
 
 
-LOOPS = [  # cell, every_step, unroll, remat_steps; by default each kind once
+LOOPS = [  # cell, every_step, unroll, remat_steps: each kind once
     (LSTMCell, True, 2, None),
     (LSTMCell, False, 4, None),
     (LSTMCell, True, 100, None),
@@ -142,26 +142,12 @@ LOOPS = [  # cell, every_step, unroll, remat_steps; by default each kind once
     (LSTMCell, False, 1, 3),
     (LSTMCell, True, 2, 3),
     (nn.GRUCell, True, 4, 3),
-]
-MORE_LOOPS = [
-    (LSTMCell, False, 100, 3),
-    (LSTMCell, False, 2, 1),
-    (LSTMCell, True, 4, 1),
-    (nn.GRUCell, False, 2, None),
-    (nn.GRUCell, False, 100, 1),
-    (nn.SimpleCell, True, 1, 3),
-    (nn.SimpleCell, False, 4, 3),
+    pytest.param(LSTMCell, False, 100, 3, marks=pytest.mark.slow),
 ]
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(
-    ("cell", "every_step", "unroll", "remat_steps"),
-    [
-        *LOOPS,
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_LOOPS),
-    ],
-)
+@pytest.mark.parametrize(("cell", "every_step", "unroll", "remat_steps"), LOOPS)
 def test_unrolling_and_rematerialization_keep_values_and_gradients(
     cell: Callable[..., Any], every_step: bool, unroll: int, remat_steps: int | None
 ) -> None:

@@ -153,7 +153,7 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_a_fault_in_one_process_ends_the_others(
     environment: dict[str, str], data_dir: Path, tmp_path: Path, victim: int
 ) -> None:

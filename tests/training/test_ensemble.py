@@ -118,7 +118,6 @@ def an_ensemble(way: Way) -> Config:
     params=[
         (1, 1, True),
         # CI only: more of the same.
-        pytest.param((1, 1, False), marks=pytest.mark.slow),
         pytest.param((2, 4, True), marks=pytest.mark.slow),
         pytest.param((2, 4, False), marks=pytest.mark.slow),
         pytest.param((4, 1, False), marks=pytest.mark.exhaustive),

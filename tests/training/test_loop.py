@@ -53,6 +53,7 @@ def test_the_host_reads_only_at_events(
             {
                 "data.max_shift": 0,
                 "model.hidden_size": 8,
+                "train.num_devices": 1,
                 # A schedule that depends on num_steps would compile anew.
                 "train.schedule": "constant",
                 "train.warmup_fraction": 0.0,

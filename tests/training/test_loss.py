@@ -13,7 +13,7 @@ from rnnmnist.models.classifier import Params, Shape
 from rnnmnist.training.loss import Objective, step_weights
 
 STEPS, CLASSES, SMOOTHING = 7, 4, 0.1
-LENGTHS = np.array([4, 1, 7, 2, 5], np.int32)
+LENGTHS = np.array([4, 1, 7, 4, 7], np.int32)
 LABELS = np.array([0, 3, 1, 1, 2], np.int32)
 INPUTS = np.random.default_rng(0).normal(size=(5, STEPS, 3)).astype(np.float32)
 INPUTS[np.arange(STEPS) >= LENGTHS[:, None]] = 0
@@ -37,7 +37,7 @@ def loss_by_hand(logits: np.ndarray, label: int, *, every_step: bool) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("every_step", [False, True])
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn", "lru"])
+@pytest.mark.parametrize("cell", ["lstm", "lru"])
 def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
     cell: str, every_step: bool
 ) -> None:
