@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from rnnmnist.config.platforms import DEFAULTS
-from rnnmnist.config.schema import DataConfig, ModelConfig
+from rnnmnist.config.platforms import execution_of
+from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.tasks import read_task
 from rnnmnist.data.views import View
@@ -63,7 +63,8 @@ def model_of(
     shape: Shape = Shape.of(TASK),  # noqa: B008
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, as the CPU runs it by default."""
-    return make_model(config, shape, DEFAULTS["cpu"])
+    execution = execution_of(Config(model=config), "cpu")
+    return make_model(config, shape, execution)
 
 
 def random_params(model: SequenceClassifier) -> Params:

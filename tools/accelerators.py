@@ -156,7 +156,7 @@ CASES = {
     ]
     for target, counts in {"v5e": (1, 4), "h100": (1,), "t4": (1,)}.items()
 }
-# Training at 784 steps, by name as in benchmarks/long_sequences.py.
+# Training at 784 steps, with the sizes of benchmarks/long_sequences.py.
 LRU = (
     *("data.view=pixels", "model.cell=lru"),
     *("model.hidden_size=64", "model.num_layers=3"),
@@ -169,8 +169,8 @@ PIXELS = {
         *("model.hidden_size=64", "model.num_layers=4"),
     ),
     "`lru`": LRU,
-    "`lru`, step by step": (*STEP_BY_STEP, "model.remat_steps=784"),
-    "`lru`, step by step in blocks of 28": (*STEP_BY_STEP, "model.remat_steps=28"),
+    "`lru`, step by step, one block": (*STEP_BY_STEP, "model.remat_steps=784"),
+    "`lru`, step by step, blocks of 28 steps": (*STEP_BY_STEP, "model.remat_steps=28"),
 }
 for target in ("v5e", "h100"):
     CASES[target] += [Case("train", settings) for settings in PIXELS.values()]

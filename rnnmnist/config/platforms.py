@@ -24,7 +24,7 @@ class Execution(NamedTuple):
         seeds = "together" if self.vectorize_seeds else "in turn"
         scan = "in parallel" if self.parallel_scan else "step by step"
         blocks = (
-            f", blocks of {self.remat_steps} steps recomputed"
+            f", recomputation in blocks of {self.remat_steps} steps"
             if self.remat_steps
             else ""
         )

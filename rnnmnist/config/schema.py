@@ -166,7 +166,7 @@ class ModelConfig(Section):
     parallel_scan: bool | None = setting(
         None,
         "compute the states of mingru and lru by associative_scan, not step by step "
-        "(default: not on CPU)",
+        "(default: false on CPU, otherwise true)",
     )
     unroll: int | None = setting(
         None,

@@ -102,6 +102,8 @@ def test_a_required_device_is_missing(
         ("model.precision=bfloat16", ", bfloat16 products, "),
         ("train.vectorize_seeds=true", ", seeds together, "),
         ("train.eval_batch_size=2000", ", evaluation of 2,000 examples per device"),
+        ("model.parallel_scan=true", ", linear recurrences in parallel"),
+        ("model.remat_steps=7", ", recomputation in blocks of 7 steps"),
     ],
 )
 def test_settings_change_how_a_run_executes(

@@ -223,7 +223,7 @@ def test_the_installation_replaces_nothing_and_the_kernel_imports_no_jax(
     assert found["after"] == found["before"]
 
 
-@pytest.mark.exhaustive  # the cell runs the command, which tests/faults resumes
+@pytest.mark.slow
 def test_the_notebook_resumes_a_run(
     executed: tuple[Path, dict[str, Any]], execute: Execute, tmp_path: Path
 ) -> None:

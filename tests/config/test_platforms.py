@@ -73,7 +73,7 @@ def test_descriptions_name_every_choice() -> None:
     assert DEFAULTS["cpu"]._replace(remat_steps=4).describe() == (
         "one step per iteration, float32 products, seeds in turn, "
         "evaluation of 64 examples per device, linear recurrences step by step, "
-        "blocks of 4 steps recomputed"
+        "recomputation in blocks of 4 steps"
     )
     assert DEFAULTS["tpu"].describe() == (
         "up to 32 steps per iteration, bfloat16 products, seeds together, "
@@ -90,13 +90,14 @@ def test_descriptions_name_every_choice() -> None:
         ("tpu", "tpu", "DEFAULT", False),
     ],
 )
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "lru"])
 def test_the_gradient_is_lowered_for_absent_platforms(
     cell: Any, platform: str, lowering: str, precision: str, loops: bool
 ) -> None:
     """With the choices of the platform: its products, and no loop over 28 steps."""
     settings = ModelConfig(cell=cell, hidden_size=8)
-    model = make_model(settings, Shape.of(TASK), DEFAULTS[platform])
+    execution = execution_of(Config(model=settings), platform)
+    model = make_model(settings, Shape.of(TASK), execution)
 
     def loss(params: Any, inputs: jax.Array) -> jax.Array:
         return jnp.asarray(model.apply({"params": params}, inputs)).sum()

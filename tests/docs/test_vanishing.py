@@ -71,6 +71,12 @@ def read() -> dict[str, Any]:
     return json.loads(vanishing.NUMBERS.read_text())
 
 
+def test_the_plot_has_a_floor() -> None:
+    measured = read()
+    assert min(min(run["after"][1]) for run in measured["runs"]) == 0
+    assert vanishing.plot(measured).startswith(b"\x89PNG")
+
+
 def test_the_page_contains_the_current_table() -> None:
     page, measured = vanishing.PAGE.read_text(), read()
     table = vanishing.accuracies(measured)
