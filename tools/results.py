@@ -214,6 +214,7 @@ PIXELS = (
     ),
 )
 PERMUTED = (
+    Row("permuted_gru", 1, f"default data.view=permuted {PIXELS_GRU}", "`gru`"),
     Row(
         "permuted_lru",
         1,
