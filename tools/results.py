@@ -214,6 +214,13 @@ PIXELS = (
     ),
 )
 PERMUTED = (
+    Row(
+        "permuted_lstm",
+        1,
+        "default data.view=permuted model.initializer=chrono "
+        "train.learning_rate=4e-3 train.num_steps=6450 train.log_every_steps=430",
+        "`lstm`, chrono",
+    ),
     Row("permuted_gru", 1, f"default data.view=permuted {PIXELS_GRU}", "`gru`"),
     Row(
         "permuted_lru",
@@ -426,6 +433,12 @@ def epochs(result: dict[str, Any]) -> float:
     return train["num_steps"] * train["batch_size"] / examples
 
 
+def seconds(result: dict[str, Any]) -> str:
+    """Formats the processor seconds of a run, with the machine's vectors if known."""
+    _, _, vectors = result["hardware"].partition(" with ")
+    return f"{result['seconds']:.0f}" + (f" ({vectors})" if vectors else "")
+
+
 def first_128(result: dict[str, Any]) -> str:
     """Lists each seed's correct predictions for the images that the tutorial scored."""
     counts = [member.get("tutorial_128", {}) for member in result["members"]]
@@ -457,7 +470,7 @@ COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
     "best step, by seed": lambda _, result: by_seed(result, "step"),
     "test images": lambda _, result: f"{result['examples']:,}",
     "seeds": lambda _, result: str(len(result["members"])),
-    "seconds": lambda _, result: f"{result['seconds']:.0f}",
+    "seconds": lambda _, result: seconds(result),
 }
 
 
