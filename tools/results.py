@@ -563,10 +563,9 @@ def batches() -> str:
 
 def single_runs(title: str, rows: tuple[Row, ...]) -> str:
     """Returns a table of rows of few seeds, with a title for their labels."""
-    titles = (title, "result file", "parameters", "batch size", "epochs")
-    accuracies = ("validation accuracy, mean", "test accuracy", "correct, by seed")
-    numbers = (*accuracies, "best step, by seed", "seconds")
-    return table(rows, *titles, *numbers) + origin(rows)
+    accuracies = ("test accuracy", "validation accuracy, mean", "correct, by seed")
+    recipe = ("parameters", "epochs", "batch size", "best step, by seed", "seconds")
+    return table(rows, title, *accuracies, *recipe, "result file") + origin(rows)
 
 
 def accuracy_by_row() -> str:
