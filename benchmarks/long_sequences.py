@@ -8,6 +8,7 @@ PYTHON is an interpreter that has benchmarks/requirements.txt, by default this o
 """
 
 import argparse
+import datetime
 import json
 import statistics
 import sys
@@ -174,8 +175,8 @@ def render(page: str, measured: dict[str, Any]) -> str:
     versions = join_versions(measured["versions"])
     origin = (
         f"On {measured['hardware']}; {versions}; torch {measured['torch']}. Medians of "
-        f"{measured['rounds']} rounds in turn, with minimum and maximum: "
-        f"`{measured['command']}`."
+        f"{measured['rounds']} rounds in turn on {measured['date']}, with minimum and "
+        f"maximum: `{measured['command']}`."
     )
     parts = [training_table(measured), lengths_table(measured), f"{origin}\n"]
     return markdown.fill(page, "speed", "\n".join(parts))
@@ -189,6 +190,7 @@ def run(args: argparse.Namespace) -> None:
         "command": "python benchmarks/long_sequences.py run --peers=PYTHON "
         f"--rounds={bench.rounds}",
         "hardware": describe_processor(),
+        "date": datetime.date.today().isoformat(),
         "versions": all_installed(),
         "torch": bench.run([bench.peers, "-c", program]).output.strip(),
         "rounds": bench.rounds,

@@ -13,6 +13,7 @@ resumes them.
 """
 
 import argparse
+import datetime
 import functools
 import json
 from pathlib import Path
@@ -152,6 +153,7 @@ def measure(data: Path | None) -> dict[str, Any]:
         "name": "vanishing",
         "command": "python tools/vanishing.py measure --data=FOLDER",
         "hardware": results.one_core(),
+        "date": datetime.date.today().isoformat(),
         "versions": all_installed(),
         "settings": RECIPE,
         "examples": EXAMPLES,
@@ -186,7 +188,10 @@ def accuracies(measured: dict[str, Any]) -> str:
         lines.append([f"`{name}`", f"{runs[-1]['num_parameters']:,}", *cells])
     header = ("recurrence", "parameters", *(f"{steps} steps" for steps in STEPS))
     versions = join_versions(measured["versions"])
-    return f"{markdown.table(header, lines)}\nOn {measured['hardware']}; {versions}.\n"
+    return (
+        f"{markdown.table(header, lines)}\nOn {measured['hardware']}; {versions}; "
+        f"measured on {measured['date']}.\n"
+    )
 
 
 def plot(measured: dict[str, Any]) -> bytes:

@@ -38,6 +38,13 @@ class Execution(NamedTuple):
 # A CPU device computes its networks in turn, since one already uses its cores. It
 # evaluates as many examples as fit its cache. An accelerator launches every operation
 # of a loop anew, which unrolling and a parallel scan avoid.
+GPU = Execution(
+    unroll=32,
+    precision="tensorfloat32",
+    vectorize_seeds=True,
+    eval_batch_size=1024,
+    parallel_scan=True,
+)
 DEFAULTS = {
     "cpu": Execution(
         unroll=1,
@@ -46,20 +53,8 @@ DEFAULTS = {
         eval_batch_size=64,
         parallel_scan=False,
     ),
-    "gpu": Execution(
-        unroll=32,
-        precision="tensorfloat32",
-        vectorize_seeds=True,
-        eval_batch_size=1024,
-        parallel_scan=True,
-    ),
-    "tpu": Execution(
-        unroll=32,
-        precision="bfloat16",
-        vectorize_seeds=True,
-        eval_batch_size=1024,
-        parallel_scan=True,
-    ),
+    "gpu": GPU,
+    "tpu": GPU._replace(precision="bfloat16"),
 }
 # Of linear recurrences that are computed step by step: as many as fit a CPU's cache.
 LINEAR_REMAT_STEPS = 4
@@ -79,7 +74,7 @@ def execution_of(config: Config, platform: str) -> Execution:
         "remat_steps": config.model.remat_steps,
     }
     given = {k: value for k, value in settings.items() if value not in (None, "auto")}
-    default = DEFAULTS.get(platform, DEFAULTS["gpu"])  # cuda and rocm are GPUs
+    default = DEFAULTS.get(platform, GPU)  # cuda and rocm are GPUs
     execution = default._replace(**given)  # type: ignore[arg-type]
     if config.model.is_linear and not execution.parallel_scan:
         steps = execution.remat_steps or LINEAR_REMAT_STEPS

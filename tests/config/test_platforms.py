@@ -43,13 +43,24 @@ def test_settings_override_the_defaults_of_the_platform(platform: str) -> None:
 
 @pytest.mark.parametrize("parallel", [False, True])
 def test_all_choices_can_be_set(parallel: bool) -> None:
-    settings = {"unroll": 3, "precision": "bfloat16", "remat_steps": 5}
-    model: Any = {**settings, "cell": "lru", "parallel_scan": parallel}
     config = Config(
-        model=ModelConfig(**model),
+        model=ModelConfig(
+            cell="lru",
+            unroll=3,
+            precision="bfloat16",
+            parallel_scan=parallel,
+            remat_steps=5,
+        ),
         train=TrainConfig(vectorize_seeds=True, eval_batch_size=9),
     )
-    expected = Execution(3, "bfloat16", True, 9, parallel, 5)
+    expected = Execution(
+        unroll=3,
+        precision="bfloat16",
+        vectorize_seeds=True,
+        eval_batch_size=9,
+        parallel_scan=parallel,
+        remat_steps=5,
+    )
     for platform in PLATFORMS:
         assert execution_of(config, platform) == expected
 

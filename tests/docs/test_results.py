@@ -167,15 +167,17 @@ def test_a_row_is_measured_once(
 
 
 def test_a_result_was_measured_with_the_current_settings() -> None:
-    machines = set()
+    machines = dict[str, str]()
     for name, row in results.ROWS.items():
         result = read(f"results/{name}.json")
         assert result["name"] == name
         assert result["command"] == row.command
         assert Config.from_dict(result["config"]) == row.config()
         assert len(result["members"]) == row.seeds
-        machines.add(result["hardware"].partition(" with ")[0])
-    assert len(machines) == 1, "seconds of different machines are not comparable"
+        machines[name] = result["hardware"]
+    # Seconds of different machines are not comparable: the page names these rows.
+    others = {name for name in machines if machines[name] != machines["default"]}
+    assert others == {"permuted_lstm", "permuted_gru"}
 
 
 def test_the_page_contains_the_table_of_the_archive() -> None:
