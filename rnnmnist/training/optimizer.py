@@ -15,16 +15,23 @@ EMA_WARMUP = 10  # updates; the decay of the average grows over about as many
 
 @functools.cache  # jit takes the optimizer as static and compares by identity
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Returns Adam or AdamW with its schedule and optional clipping."""
+    """Returns Adam or AdamW with its schedule and optional clipping.
+
+    The state has the same structure with and without clipping, so that a resumed run
+    may change `train.clip_norm`.
+    """
     schedule = make_schedule(config)
     optimizer = (
         optax.adamw(schedule, weight_decay=config.weight_decay)
         if config.weight_decay
         else optax.adam(schedule)
     )
-    if config.clip_norm:
-        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
-    return optimizer
+    clip = (
+        optax.clip_by_global_norm(config.clip_norm)
+        if config.clip_norm
+        else optax.identity()
+    )
+    return optax.chain(clip, optimizer)
 
 
 def decay_mask(params: Params) -> np.ndarray:

@@ -30,7 +30,6 @@ CHANGEABLE = {
     "train.log_metrics",
     "train.eval_every_steps",
     "train.keep_checkpoints",
-    "train.num_devices",
     "train.eval_batch_size",
 }
 # Settings that it may change too, although the result differs from a single run's.
@@ -44,6 +43,8 @@ CHANGEABLE_WITH_WARNING = {
     "train.learning_rate",
     "train.schedule",
     "train.warmup_fraction",
+    "train.clip_norm",
+    "train.num_devices",
 }
 
 

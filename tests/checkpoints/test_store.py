@@ -260,7 +260,7 @@ def test_a_wrong_shape_or_type_is_an_error_that_names_the_leaf(
     [
         ({"num_seeds": 3}, r"cell/hf/bias in params is .* \(16,\), not .* \(3, 16\)"),
         ({"train.ema_decay": 0.9}, "state holds no trained_params/cell/hf/bias"),
-        ({"train.clip_norm": 0.0}, "state holds no opt_state/0/count"),
+        ({"train.weight_decay": 0.0}, "state holds no opt_state/1/1/count"),
     ],
 )
 def test_a_state_of_another_run_is_an_error_that_names_the_leaf(

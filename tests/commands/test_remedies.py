@@ -1,0 +1,157 @@
+"""The remedies that messages advise: the command that follows one works."""
+
+import importlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import Once
+
+from rnnmnist.errors import RunError
+
+ALONE = "--num_processes=1 --config.train.num_devices=1 --config.model.hidden_size=4"
+TRAIN = (
+    f"main --config=files {ALONE} --config.train.batch_size=10 "
+    "--config.train.learning_rate=0.03 --config.train.clip_norm=0 "
+    "--config.train.num_steps=10 --config.train.eval_every_steps=10"
+)
+RUN = f"{TRAIN} --config.data.path=levels.npz --workdir=run"
+LONGER = f"{RUN} --config.train.num_steps=20"
+DIVERGING = f"{LONGER} --config.train.learning_rate=1e21"
+IMAGES = f"main {ALONE} --config.train.num_steps=1"
+
+# A wrong command, what its message advises, and the flags that follow the advice, of
+# which a repeated one replaces the earlier one; or the whole command.
+REMEDIES = [
+    (DIVERGING, "lower train.learning_rate", "--config.train.learning_rate=0.01"),
+    (
+        DIVERGING,
+        "or set train.clip_norm",
+        "--config.train.learning_rate=0.01 --config.train.clip_norm=1",
+    ),
+    (
+        f"{RUN} --config.train.num_steps=5",
+        "not 5; set that",
+        "--config.train.num_steps=10",
+    ),
+    (
+        f"{LONGER} --config.seed=1",
+        "use the checkpoint's settings",
+        "--config.seed=0",
+    ),
+    (
+        f"{LONGER} --config.train.num_devices=3",
+        "must divide train.batch_size=10, not 3; use 2",
+        "--config.train.num_devices=2",
+    ),
+    (
+        f"{TRAIN} --workdir=new",
+        "name your sequences with --config.data.path=PATH",
+        "--config.data.path=levels.npz",
+    ),
+    (
+        f"{TRAIN} --config.data.path=gaps.npz --workdir=new",
+        "set data.missing to forward_fill or zero",
+        "--config.data.missing=zero",
+    ),
+    (
+        f"{IMAGES} --config.data.normalize=none --workdir=new",
+        "is for sequences only, and mnist5k has images; use --config=files",
+        f"{TRAIN} --config.data.normalize=none --config.data.path=levels.npz "
+        "--workdir=new",
+    ),
+    (
+        f"{IMAGES} --config.data.view=pixels --config.data.pixels_per_step=100 "
+        "--workdir=new",
+        "must divide the 784 pixels of an image, not 100; use 98",
+        "--config.data.pixels_per_step=98",
+    ),
+    (
+        "evaluate --workdir=run --step=7",
+        "choose best, latest or one of 10",
+        "--step=10",
+    ),
+    (
+        "evaluate --workdir=untested",
+        "untested has no test part; use --split=validation",
+        "--split=validation",
+    ),
+    (
+        "evaluate --workdir=changed",
+        "to evaluate on them, name them with --config.data.path=",
+        "--config.data.path=changed.npz",
+    ),
+    (
+        "evaluate --workdir=checkpoints/reference --config.data.path=levels.npz",
+        "the run is on mnist, not on files; remove it",
+        "verify --workdir=checkpoints/reference",
+    ),
+    (
+        "export --workdir=linear --format=onnx --output=new",
+        "use --format=stablehlo",
+        "--format=stablehlo",
+    ),
+    (
+        "export --workdir=run --format=stablehlo --output=exported",
+        "replace it with --force",
+        "--force",
+    ),
+]
+
+
+def call(command: str) -> str | None:
+    """Runs a command in this process; returns the message of its error, if any."""
+    name, *argv = command.split()
+    try:
+        importlib.import_module(f"rnnmnist.{name}").main(argv)
+    except RunError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(scope="module")
+def folder(once: Once) -> Path:
+    """Files of sequences, and runs on them."""
+
+    def fill(folder: Path) -> None:
+        folder.mkdir()
+        labels = np.arange(40) % 2
+        inputs = np.random.default_rng(0).normal(labels[:, None, None], size=(40, 5, 1))
+        split = np.array(["train", "train", "validation", "test"]).repeat(10)
+        untested = np.where(split == "test", "train", split)
+        np.savez(folder / "untested.npz", inputs=inputs, labels=labels, split=untested)
+        np.savez(folder / "changed.npz", inputs=inputs, labels=labels, split=split)
+        shutil.copy(folder / "changed.npz", folder / "levels.npz")
+        gaps = np.where(np.arange(5)[:, None] == 2, np.nan, inputs)
+        np.savez(folder / "gaps.npz", inputs=gaps, labels=labels, split=split)
+        for run in ("levels run", "untested untested", "changed changed"):
+            file, workdir = run.split()
+            path = f"{folder}/{file}.npz"
+            train = f"{TRAIN} --config.data.path={path} --workdir={folder}/{workdir}"
+            assert call(train) is None
+        linear = (
+            f"{TRAIN} --config.data.path={folder}/levels.npz --config.model.cell=lru"
+        )
+        assert call(f"{linear} --workdir={folder}/linear") is None
+        np.savez(folder / "changed.npz", inputs=2 * inputs, labels=labels, split=split)
+        (folder / "exported" / "stablehlo").mkdir(parents=True)
+
+    return once("remedies", fill)
+
+
+@pytest.mark.parametrize(("command", "advice", "fix"), REMEDIES)
+def test_the_command_that_follows_the_advice_of_a_message_works(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    advice: str,
+    fix: str,
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    message = call(command)
+    assert message is not None
+    assert advice in message
+    assert call(fix if not fix.startswith("--") else f"{command} {fix}") is None
