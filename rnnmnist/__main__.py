@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from rnnmnist import errors
+from rnnmnist import cli, errors
 
 _MODULES = ("evaluate", "predict", "export", "report", "page", "verify", "doctor")
 COMMANDS = {"train": "main"} | {name: name for name in _MODULES}
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """Entry point of the console script `rnnmnist`."""
-    errors.run(main)
+    cli.run(main)
 
 
 if __name__ == "__main__":

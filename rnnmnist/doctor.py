@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rnnmnist import errors
-from rnnmnist.config.command_line import TrainingArgs, parse_training, training_parser
+from rnnmnist import cli, errors
+from rnnmnist.cli import TrainingArgs, parse_training, training_parser
 from rnnmnist.config.tasks import fit_to_task
 from rnnmnist.runtime import versions
 
@@ -36,9 +36,10 @@ class Checklist:
         try:
             self.show(label, function(*args))
         except errors.RunError as error:
-            self.show(label, f"NO: {error}")
-            if str(error) not in self.problems:
-                self.problems.append(str(error))
+            problem = cli.format_error(error)
+            self.show(label, f"NO: {problem}")
+            if problem not in self.problems:
+                self.problems.append(problem)
             return False
         return True
 
@@ -126,4 +127,4 @@ def check_run(
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

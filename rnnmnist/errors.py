@@ -5,16 +5,9 @@ traceback, and the exit code is 1.
 """
 
 import contextlib
-import logging
 import os
 import sys
-import traceback
-import warnings
-from collections.abc import Callable
-from types import TracebackType
 from typing import NoReturn
-
-import absl.logging
 
 
 class RunError(Exception):
@@ -26,7 +19,9 @@ class RunError(Exception):
 class UserError(RunError):
     """A mistake of the user, or a step that the user must take first. Exit code 2.
 
-    The message is one line with the setting or file, the value, and what is allowed.
+    The message is one line with the setting or file, the value, and what is allowed. It
+    begins with its subject, such as `workdir` or `train.num_steps`; commands add the
+    flag.
     """
 
     exit_code = 2
@@ -44,60 +39,6 @@ def first_line(error: BaseException) -> str:
     """Returns an error's type and first line, at most 300 characters."""
     lines = str(error).strip().splitlines()
     return ": ".join([type(error).__name__, *lines[:1]])[:300]
-
-
-class _Formatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {record.getMessage()}"
-
-
-def _show_exception(
-    kind: type[BaseException], error: BaseException, frames: TracebackType | None
-) -> None:
-    # Callbacks of orbax's failed reads reach this hook, with only this message.
-    if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, frames)
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
-
-
-def _configure_logging() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter())
-    logger = logging.getLogger("rnnmnist")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    # orbax and TFDS log warnings in normal use; they raise on real problems.
-    absl.logging.set_verbosity(absl.logging.FATAL)
-    warnings.showwarning = _show_warning
-    # After a failed read or write, orbax's other tasks log that their loop is closed.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    # matplotlib logs that it builds its font cache, or cannot store it.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    sys.excepthook = _show_exception
-    sys.unraisablehook = lambda _: None
-
-
-def run(main: Callable[[list[str]], None]) -> NoReturn:
-    """Calls an entry point with the command line, and turns errors into exit codes."""
-    _configure_logging()
-    try:
-        main(sys.argv[1:])
-    except StoppedError as error:
-        exit_immediately(f"stopped: {error}", error.exit_code)
-    except RunError as error:
-        exit_immediately(f"error: {' '.join(str(error).split())}", error.exit_code)
-    except KeyboardInterrupt:  # before training, or a second time while stopping
-        exit_immediately("stopped", 130)
-    except BrokenPipeError:  # the reader of the output has exited, as `| head` does
-        os._exit(1)
-    except Exception:  # an internal fault
-        exit_immediately(traceback.format_exc().rstrip(), 1)
-    # A normal exit takes 0.3 s to tear down jax, and waits for orbax's threads.
-    exit_immediately("", 0)
 
 
 def exit_immediately(text: str, exit_code: int) -> NoReturn:

@@ -5,8 +5,8 @@
 The checkpoint contains its configuration; no other flag describes the model or data.
 """
 
-from rnnmnist import errors
-from rnnmnist.config.command_line import Parser, data_paths
+from rnnmnist import cli
+from rnnmnist.cli import Parser, data_paths
 
 
 def main(argv: list[str]) -> None:
@@ -48,4 +48,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

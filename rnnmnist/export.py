@@ -15,8 +15,9 @@ import signal
 from pathlib import Path
 from typing import NoReturn
 
-from rnnmnist import errors
-from rnnmnist.config.command_line import Parser, data_paths, parse_folder
+from rnnmnist import cli, errors
+from rnnmnist.cli import Parser, data_paths
+from rnnmnist.config.paths import parse_folder
 
 FORMAT_NAMES = ("onnx", "safetensors", "stablehlo")
 
@@ -43,12 +44,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if args.verify is not None:
         if args != parser.parse([f"--verify={args.verify}"]):
             raise errors.UserError("--verify: takes a folder and no other flag")
-        args.verify = parse_folder("--verify", args.verify)
+        args.verify = parse_folder("verify", args.verify)
         return args
     for flag in ("workdir", "format", "output"):
         if getattr(args, flag) is None:
             raise errors.UserError(f"--{flag}: is required; {parser.prog} --help")
-    args.output = parse_folder("--output", args.output)
+    args.output = parse_folder("output", args.output)
     return args
 
 
@@ -87,8 +88,12 @@ def export(args: argparse.Namespace) -> None:
             print(f"{name}: not written, since {message}")
             format_names.remove(name)
     folders.check_packages(format_names)
-    if not args.force:
-        folders.check_output(args.output, format_names)
+    for path in (args.output / name for name in format_names):
+        if path.exists() and not args.force:
+            raise errors.UserError(
+                f"--output: {path} exists; name another folder, or replace it with "
+                "--force"
+            )
     source = Source.load(workdir, args.step, data_paths(args))
     differing = []
     for name in format_names:
@@ -125,4 +130,4 @@ def _stop(number: int, _: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

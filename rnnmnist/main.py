@@ -7,8 +7,8 @@ Any setting can be given as --config.KEY=VALUE.
 
 import dataclasses
 
-from rnnmnist import errors
-from rnnmnist.config.command_line import TrainingArgs, parse_training, training_parser
+from rnnmnist import cli
+from rnnmnist.cli import TrainingArgs, parse_training, training_parser
 from rnnmnist.config.tasks import fit_to_task
 
 
@@ -43,4 +43,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

@@ -8,14 +8,9 @@ The page is one HTML file that contains the networks and needs no server or netw
 
 import argparse
 
-from rnnmnist import errors
-from rnnmnist.config.command_line import (
-    Parser,
-    output_file,
-    resolve_workdir,
-    write_output,
-)
-from rnnmnist.config.files import REFERENCES
+from rnnmnist import cli, errors
+from rnnmnist.cli import Parser, output_file, write_output
+from rnnmnist.config.paths import REFERENCES, resolve_workdir
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -60,4 +55,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

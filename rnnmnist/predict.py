@@ -22,9 +22,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rnnmnist import errors
-from rnnmnist.config.command_line import Parser, output_file, write_output
-from rnnmnist.config.files import REFERENCES
+from rnnmnist import cli, errors
+from rnnmnist.cli import Parser, output_file, write_output
+from rnnmnist.config.paths import REFERENCES
 
 if TYPE_CHECKING:
     from rnnmnist.inference.predictor import Prediction, Predictor
@@ -197,7 +197,7 @@ def print_prediction(name: str, prediction: Prediction, as_json: bool) -> None:
 
 def print_error(error: errors.UserError) -> None:
     """Prints an error in one line to standard error."""
-    print(f"error: {escape(str(error))}", file=sys.stderr, flush=True)
+    print(f"error: {escape(cli.format_error(error))}", file=sys.stderr, flush=True)
 
 
 def escape(text: str) -> str:
@@ -209,4 +209,4 @@ def escape(text: str) -> str:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

@@ -10,8 +10,8 @@ import argparse
 import datetime
 import shlex
 
-from rnnmnist import errors
-from rnnmnist.config.command_line import Parser, data_paths
+from rnnmnist import cli, errors
+from rnnmnist.cli import Parser, data_paths
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -70,4 +70,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

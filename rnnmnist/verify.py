@@ -5,8 +5,8 @@
 The exit code is 1 if a checkpoint is damaged.
 """
 
-from rnnmnist import errors
-from rnnmnist.config.command_line import Parser
+from rnnmnist import cli, errors
+from rnnmnist.cli import Parser
 
 
 def main(argv: list[str]) -> None:
@@ -33,4 +33,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
+from rnnmnist.cli import format_error
 from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.examples import Examples
@@ -79,14 +80,13 @@ def random_params(model: SequenceClassifier) -> Params:
 def refused(name: str, *arguments: object) -> str:
     """Calls `rnnmnist.NAME` in this process and returns the message of its UserError.
 
-    That `errors.run` prints it as one line and exits with 2 is tested per command.
+    That `cli.run` prints it as one line and exits with 2 is tested per command.
     """
     module = importlib.import_module(f"rnnmnist.{name}")
     with pytest.raises(UserError) as error:
         module.main([str(argument) for argument in arguments])
-    message = str(error.value)
-    assert "\n" not in message
-    return message
+    assert "\n" not in str(error.value)
+    return format_error(error.value)
 
 
 def one_line_error(finished: subprocess.CompletedProcess[str]) -> str:

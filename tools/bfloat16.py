@@ -22,9 +22,9 @@ from jax.extend.mlir import ir
 from jax.extend.mlir.dialects import stablehlo
 from jax.interpreters import mlir
 
-from rnnmnist import errors
+from rnnmnist import cli
 from rnnmnist.checkpoints.selection import find_step
-from rnnmnist.config.files import REFERENCES, shipped_folder
+from rnnmnist.config.paths import REFERENCES, shipped_folder
 from rnnmnist.data import datasets
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.restore import restore_model
@@ -100,7 +100,7 @@ def main() -> None:
         return
     round_operands()
     sys.argv = [args.module, *args.args]
-    errors.run(importlib.import_module(args.module).main)
+    cli.run(importlib.import_module(args.module).main)
 
 
 if __name__ == "__main__":

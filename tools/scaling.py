@@ -73,9 +73,9 @@ def run_process(case: Case, address: str | None, index: int) -> None:
     """Runs one process of a case and prints its timings as JSON."""
     import jax
 
-    from rnnmnist.config.command_line import ProcessSpec
     from rnnmnist.runtime.distributed import initialize, process_count
     from rnnmnist.runtime.mesh import make_mesh, set_cpu_devices
+    from rnnmnist.runtime.processes import ProcessSpec
 
     if case.pinned:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[index]})

@@ -33,9 +33,9 @@ def find_step(workdir: Path, selector: str) -> int:
         steps = list_steps(workdir)
         problem = "" if steps else _describe_missing(workdir)
     except OSError as error:
-        raise UserError(f"--workdir: {workdir} cannot be read: {error}") from error
+        raise UserError(f"workdir: {workdir} cannot be read: {error}") from error
     if problem:
-        raise UserError(f"--workdir: {workdir} {problem}")
+        raise UserError(f"workdir: {workdir} {problem}")
     if selector == "latest":
         return steps[-1]
     existing = ", ".join(map(str, steps))
@@ -47,14 +47,14 @@ def find_step(workdir: Path, selector: str) -> int:
         ]
         if not validated:
             raise UserError(
-                f"--step: no checkpoint in {workdir} has been validated yet; choose "
+                f"step: no checkpoint in {workdir} has been validated yet; choose "
                 f"latest or one of {existing}"
             )
         return max(validated)[1]
     if selector in map(str, steps):
         return int(selector)
     raise UserError(
-        f"--step: {workdir} has no step {selector}; choose best, latest or one of "
+        f"step: {workdir} has no step {selector}; choose best, latest or one of "
         f"{existing}"
     )
 

@@ -48,7 +48,7 @@ class DamagedError(RunError):
 
     def __init__(self, folder: Path, reason: str) -> None:
         super().__init__(
-            f"checkpoint {folder} is damaged: {reason}; choose another --step, or "
+            f"checkpoint {folder} is damaged: {reason}; choose another step, or "
             "repeat the training command to write it again"
         )
         self.folder, self.reason = folder, reason

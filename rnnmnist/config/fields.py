@@ -97,7 +97,8 @@ def find(name: str, fields: dict[str, Field], flag: str) -> Field:
     if not near:  # a correct name without its section, or in another one
         last = name.split(".")[-1]
         near = [full for full in fields if full.split(".")[-1] == last]
-    hint = f"did you mean {near[0]}?" if near else "--help lists all settings"
+    command = "python -m rnnmnist.main --help"
+    hint = f"did you mean {near[0]}?" if near else f"{command} lists all settings"
     raise UserError(f"{flag}: no such setting; {hint}")
 
 

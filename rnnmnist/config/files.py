@@ -1,25 +1,16 @@
-"""Configuration files, and the folders that ship with a clone and with a wheel."""
+"""Configuration files."""
 
 import difflib
 import runpy
 from pathlib import Path
 
+from rnnmnist.config.paths import shipped_folder
 from rnnmnist.config.schema import Config
 from rnnmnist.errors import UserError
 
-# The shipped models, trained with a loss after the last row and after every row.
-REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_step")
-
-
-def shipped_folder(name: str) -> Path:
-    """Returns a shipped folder, of the package in a wheel or the root of a clone."""
-    package = Path(__file__).resolve().parent.parent
-    in_wheel = package / "shipped" / name
-    return in_wheel if in_wheel.is_dir() else package.parent / name
-
 
 def find_config(file_or_name: str) -> Path:
-    """Returns the file that `--config` names: a path or a shipped configuration.
+    """Returns a configuration file: a path or a shipped configuration.
 
     Raises:
         UserError: if there is neither, with the names of the shipped configurations.
@@ -30,7 +21,7 @@ def find_config(file_or_name: str) -> Path:
             return path
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"--config: {file_or_name[:80]!r} is not a path: {error}"
+            f"config: {file_or_name[:80]!r} is not a path: {error}"
         ) from None
     folder = shipped_folder("configs")
     names = sorted(file.stem for file in folder.glob("*.py"))
@@ -40,7 +31,7 @@ def find_config(file_or_name: str) -> Path:
     near = difflib.get_close_matches(path.stem, names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise UserError(
-        f"--config: there is no file {file_or_name}; {hint}"
+        f"config: there is no file {file_or_name}; {hint}"
         f"shipped configurations: {', '.join(names)}"
     )
 
@@ -58,11 +49,11 @@ def load_config(path: Path) -> Config:
         raise
     except (Exception, SystemExit) as error:  # a user's file can raise anything
         raise UserError(
-            f"--config: {path} does not run: {type(error).__name__}: {error}"
+            f"config: {path} does not run: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(config, Config):
         raise UserError(
-            f"--config: {path} must define a function get_config() that returns a "
+            f"config: {path} must define a function get_config() that returns a "
             f"rnnmnist.Config, not {type(config).__name__}"
         )
     return config

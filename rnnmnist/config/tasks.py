@@ -151,8 +151,8 @@ def fit_to_task(config: Config, task: Task) -> Config:
 
 def _refuse_unsuitable(config: Config, task: Task) -> None:
     """Refuses settings of images for sequences, and of sequences for images."""
-    names: tuple[str, ...]
-    names, kind, remedy = SEQUENCE_SETTINGS, "sequences", "use --config=files"
+    names: tuple[str, ...] = SEQUENCE_SETTINGS
+    kind, remedy = "sequences", "use the configuration 'files'"
     if task.image_shape is None:
         names, kind, remedy = IMAGE_SETTINGS, "images", "remove it"
     values, defaults = (flatten(one.to_dict()) for one in (config, Config()))

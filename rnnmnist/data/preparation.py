@@ -232,7 +232,7 @@ def _unavailable(builder: MnistRows, manual_dir: Path | None, reason: str) -> Us
     target = (
         f"into {manual_dir}, the folder of data.manual_dir"
         if manual_dir is not None
-        else "into a folder and name it with --config.data.manual_dir=FOLDER"
+        else "into a folder and set data.manual_dir to it"
     )
     return UserError(
         f"data.name: {builder.builder_config.name} is not prepared in "

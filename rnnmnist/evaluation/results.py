@@ -182,21 +182,19 @@ def load_split(
     config, trained = restored.config.replace(data_paths).data, restored.task
     if config.name != "files" and config.path is not None:
         raise UserError(
-            f"--config.data.path: the run is on {config.name}, not on files; remove it"
+            f"data.path: the run is on {config.name}, not on files; remove it"
         )
     task, splits = datasets.load(config, trained=trained)
     if task.sha256 != trained.sha256 and data_paths.get("data.path") is None:
         raise UserError(
             f"data.path: the sequences in {config.path} are not those of the training "
-            "(their SHA-256 differs); to evaluate on them, name them with "
-            f"--config.data.path={config.path}"
+            "(their SHA-256 differs); to evaluate on them, set "
+            f"data.path={config.path}"
         )
     if split is None:
         split = "test" if task.examples.test else "validation"
     if not len(splits[split].labels):
-        raise UserError(
-            f"--split: {task.name} has no {split} part; use --split=validation"
-        )
+        raise UserError(f"split: {task.name} has no {split} part; choose validation")
     return task, split, splits[split]
 
 

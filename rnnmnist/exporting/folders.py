@@ -35,23 +35,9 @@ def check_packages(format_names: Sequence[str]) -> None:
     ]
     if missing:
         raise UserError(
-            f"--format: {' and '.join(missing)} must be installed for it: "
+            f"format: {' and '.join(missing)} must be installed for it: "
             f"pip install {' '.join(missing)}"
         )
-
-
-def check_output(folder: Path, format_names: Sequence[str]) -> None:
-    """Checks that no export exists.
-
-    Raises:
-        UserError: if one does.
-    """
-    for path in (folder / format_name for format_name in format_names):
-        if path.exists():
-            raise UserError(
-                f"--output: {path} exists; name another folder, or replace it with "
-                "--force"
-            )
 
 
 def supports(format_name: str, config: Config) -> bool:
@@ -77,7 +63,7 @@ def write(source: Source, format_name: str, folder: Path) -> Certificate:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(dir=folder, prefix=f".{format_name}-")
     except OSError as error:
-        raise UserError(f"--output: {folder} cannot be written: {error}") from error
+        raise UserError(f"output: {folder} cannot be written: {error}") from error
     with temporary:
         new = Path(temporary.name, format_name)
         try:
@@ -90,7 +76,7 @@ def write(source: Source, format_name: str, folder: Path) -> Certificate:
                 final.rename(Path(temporary.name, "old"))
             new.rename(final)
         except OSError as error:
-            raise RunError(f"--output: {final} cannot be written: {error}") from error
+            raise RunError(f"output: {final} cannot be written: {error}") from error
     return certificate
 
 
@@ -107,8 +93,8 @@ def verify(folder: Path) -> Iterator[tuple[str, list[str]]]:
     found = [name for name in FORMATS if (folder / name).is_dir()]
     if not found:
         raise UserError(
-            f"--verify: {folder} has no folder {' or '.join(FORMATS)}; name the "
-            "--output of an export"
+            f"verify: {folder} has no folder {' or '.join(FORMATS)}; name the "
+            "output folder of an export"
         )
     check_packages(found)
     sources: dict[str, Source] = {}
@@ -125,4 +111,4 @@ def verify(folder: Path) -> Iterator[tuple[str, list[str]]]:
         try:
             yield format_name, find_changes(saved, sources[key], folder / format_name)
         except OSError as error:
-            raise RunError(f"--verify: {folder} cannot be read: {error}") from error
+            raise RunError(f"verify: {folder} cannot be read: {error}") from error

@@ -60,7 +60,7 @@ class Source(NamedTuple):
         def load_step(step: int) -> "Source":
             if (seeds := read_config(workdir, step).num_seeds) > 1:
                 raise UserError(
-                    f"--workdir: {workdir} has num_seeds={seeds}, but an export "
+                    f"workdir: {workdir} has num_seeds={seeds}, but an export "
                     "contains one network; name a run with num_seeds=1"
                 )
             restored = restore_model(workdir, step, make_mesh(1, 1, 1))

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.checkpoints.selection import with_step
-from rnnmnist.config.command_line import resolve_workdir
-from rnnmnist.config.files import REFERENCES
+from rnnmnist.config.paths import REFERENCES, resolve_workdir
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, find_invalid, padding
 from rnnmnist.errors import UserError
@@ -116,7 +115,7 @@ class Predictor:
         """
         if self.task.name not in DIGIT_DATASETS:
             raise UserError(
-                f"--workdir: {self._folder} was trained on {self.task.name}, not on "
+                f"workdir: {self._folder} was trained on {self.task.name}, not on "
                 "digits; name a run on mnist"
             )
 

@@ -53,10 +53,10 @@ def check_report_folder(folder: Path) -> None:
         ]
         check_writable(folder)
     except OSError as error:
-        raise UserError(f"--workdir: {folder} cannot be written: {error}") from error
+        raise UserError(f"workdir: {folder} cannot be written: {error}") from error
     if others:
         raise UserError(
-            f"--workdir: the report's folder {folder} contains {min(others)}, which is "
+            f"workdir: the report's folder {folder} contains {min(others)}, which is "
             "not part of a report; move it away"
         )
 

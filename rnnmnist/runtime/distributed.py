@@ -26,8 +26,8 @@ import numpy as np
 from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
-from rnnmnist.config.command_line import ProcessSpec
 from rnnmnist.errors import RunError, UserError, exit_immediately, first_line
+from rnnmnist.runtime.processes import ProcessSpec
 
 T = TypeVar("T")
 
@@ -165,9 +165,9 @@ def _join(spec: ProcessSpec) -> None:
             return
         source = "given" if spec.coordinator_address else "that jax detected"
         raise UserError(
-            f"--coordinator_address: the cluster {source} cannot be joined "
-            f"({type(error).__name__}: {error}); pass --coordinator_address, "
-            "--num_processes and --process_id, or --num_processes=1 to run alone"
+            f"coordinator_address: the cluster {source} cannot be joined "
+            f"({type(error).__name__}: {error}); give coordinator_address, "
+            "num_processes and process_id, or num_processes=1 to run alone"
         ) from error
     # jax.distributed handles SIGTERM; until training begins, the default is correct.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -188,7 +188,7 @@ def _check_coordinator(address: str, is_coordinator: bool) -> None:
                 probe.bind(("", int(port)))
         except OSError as error:
             raise UserError(
-                f"--coordinator_address: port {port} cannot be used ({error}); "
+                f"coordinator_address: port {port} cannot be used ({error}); "
                 "name another one, on every process"
             ) from error
         return
@@ -200,7 +200,7 @@ def _check_coordinator(address: str, is_coordinator: bool) -> None:
         except OSError as error:
             if time.monotonic() > deadline:
                 raise RunError(
-                    f"--coordinator_address: no response from {address} within "
+                    f"coordinator_address: no response from {address} within "
                     f"{JOIN_TIMEOUT_SECONDS} s ({error}); start process 0 there"
                 ) from error
         time.sleep(0.2)
@@ -212,7 +212,7 @@ def _join_timeout(spec: ProcessSpec) -> Iterator[None]:
     number = spec.num_processes or "the cluster's"
     address = spec.coordinator_address or "the coordinator"
     error = (
-        f"error: --num_processes: not all of {number} processes have joined {address} "
+        f"error: num_processes: not all of {number} processes have joined {address} "
         f"within {JOIN_TIMEOUT_SECONDS:g} s; start each of them, with the same flags"
     )
     notice = f"waiting for all of {number} processes to join {address}"

@@ -40,15 +40,13 @@ def lock(workdir: Path) -> Iterator[str]:
         workdir.mkdir(parents=True, exist_ok=True)
         folder = os.open(workdir, os.O_RDONLY)
     except OSError as error:
-        raise UserError(f"--workdir: {workdir} cannot be used: {error}") from error
+        raise UserError(f"workdir: {workdir} cannot be used: {error}") from error
     try:
         _acquire(folder, workdir)
         try:
             owner_file.write_text(owner)
         except OSError as error:
-            raise UserError(
-                f"--workdir: {workdir} cannot be written: {error}"
-            ) from error
+            raise UserError(f"workdir: {workdir} cannot be written: {error}") from error
         try:
             yield owner
         finally:
@@ -63,7 +61,7 @@ def _acquire(folder: int, workdir: Path) -> None:
     except BlockingIOError:
         other = _read_owner(workdir) or "another process"
         raise UserError(
-            f"--workdir: {workdir} is in use by {other}; stop it, or name another one"
+            f"workdir: {workdir} is in use by {other}; stop it, or name another one"
         ) from None
     except OSError as error:
         _logger.warning(

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.checkpoints.store import list_steps
 from rnnmnist.config import fields
-from rnnmnist.config.command_line import parse_workdir
 from rnnmnist.config.files import find_config, load_config
+from rnnmnist.config.paths import parse_workdir
 from rnnmnist.config.schema import DATA_PATHS, FIELDS, Config
 from rnnmnist.config.tasks import IMAGE_SETTINGS, fit_to_task
 from rnnmnist.data import files

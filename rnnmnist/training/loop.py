@@ -125,7 +125,7 @@ def check_same_settings(config: Config) -> None:
     Raises:
         UserError: on every process; names each setting that differs.
     """
-    settings = {"--num_processes": process_count()} | {
+    settings = {"num_processes": process_count()} | {
         name: value
         for name, value in flatten(config.to_dict()).items()
         if name not in DATA_PATHS
@@ -154,7 +154,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
         owner = broadcast(lambda: stack.enter_context(lock(workdir)))
         if all_max(not is_locked_by(workdir, owner)):
             raise UserError(
-                f"--workdir: {workdir} is not one folder for all processes; name one "
+                f"workdir: {workdir} is not one folder for all processes; name one "
                 "on a file system that they share"
             )
         yield

@@ -91,12 +91,12 @@ def describe_workdir(config: Config, folder: Path) -> str:
             because jax finds no devices.
     """
     if owner := workdir.lock_owner(folder):
-        raise RunError(f"--workdir: {folder} is in use by {owner}")
+        raise RunError(f"workdir: {folder} is in use by {owner}")
     try:
         existing = workdir.check_writable(folder)
     except OSError as error:
         raise RunError(
-            f"--workdir: {folder} cannot be written: {error.strerror}"
+            f"workdir: {folder} cannot be written: {error.strerror}"
         ) from error
     free = shutil.disk_usage(existing).free / GIB
     text = f"{folder}, writable, {free:,.1f} GiB free, "

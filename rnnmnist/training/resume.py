@@ -60,7 +60,7 @@ def step_to_resume(config: Config, workdir: Path) -> int:
         return 0
     if not has_training_state(workdir, step):
         raise UserError(
-            f"--workdir: {workdir} holds parameters only, which cannot be trained on; "
+            f"workdir: {workdir} holds parameters only, which cannot be trained on; "
             "name another workdir"
         )
     refused = [
@@ -70,7 +70,7 @@ def step_to_resume(config: Config, workdir: Path) -> int:
     ]
     if refused:
         raise UserError(
-            f"--workdir: step {step} in {workdir} belongs to another run: "
+            f"workdir: step {step} in {workdir} belongs to another run: "
             f"{', '.join(refused)}; name another workdir, or use the checkpoint's "
             "settings"
         )
@@ -91,7 +91,7 @@ def check_same_data(task: Task, workdir: Path, step: int) -> None:
     saved = read_task(workdir, step)
     if task.sha256 != saved.sha256:
         raise UserError(
-            f"--workdir: step {step} in {workdir} was trained on other data than "
+            f"workdir: step {step} in {workdir} was trained on other data than "
             f"{task.name} (SHA-256 {saved.sha256}, not {task.sha256}); name another "
             "workdir, or the same data"
         )

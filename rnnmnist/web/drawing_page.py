@@ -87,12 +87,12 @@ def check_supported(workdir: Path, config: Config) -> None:
     ):
         if settings[name] != needed:
             raise UserError(
-                f"--workdir: {workdir} has {name}={settings[name]}, but the page "
+                f"workdir: {workdir} has {name}={settings[name]}, but the page "
                 f"{reason}; name a run with {name}={needed}"
             )
     if config.model.hidden_size > MAX_UNITS:
         raise UserError(
-            f"--workdir: {workdir} has model.hidden_size={config.model.hidden_size}, "
+            f"workdir: {workdir} has model.hidden_size={config.model.hidden_size}, "
             f"but the page supports at most {MAX_UNITS} units; name a smaller run"
         )
 

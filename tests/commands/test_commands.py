@@ -222,8 +222,9 @@ def test_a_different_number_of_steps_is_a_warning(
     longer = "--config.train.num_steps=50"
     with caplog.at_level(logging.WARNING, "rnnmnist"):
         main.main([f"--workdir={copied}", *settings(data_dir), *HERE, longer])
-    (record,) = caplog.records
-    assert "train.num_steps was 40 and is now 50" in record.getMessage()
+    steps, devices = caplog.messages
+    assert "train.num_steps was 40 and is now 50" in steps
+    assert "train.num_devices was None and is now 1" in devices
     assert "resuming from step 40" in capsys.readouterr().out
     assert (copied / "50").is_dir()
 

@@ -91,7 +91,9 @@ def test_a_required_device_is_missing(
     platform: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = failure_here(f"--require={platform}")
-    assert error.startswith(f"--require={platform}: the devices here are 8 x cpu; ")
+    assert error.startswith(
+        f"require: {platform} is required, but the devices here are 8 x cpu; "
+    )
     assert "verdict" not in capsys.readouterr().out
 
 
@@ -142,7 +144,7 @@ def test_the_error_lists_every_problem(
     for part in (
         "train.num_devices: must divide train.batch_size=128, ",
         "train-images-idx3-ubyte.gz, ",
-        "--config.data.manual_dir=FOLDER",
+        "data.manual_dir",
         "; and --workdir: /proc/rnnmnist/run cannot be written: ",
     ):
         assert part in error
@@ -158,10 +160,10 @@ def test_a_missing_platform_is_one_line(
     """As in a notebook whose variables name a TPU that it no longer has."""
     program = (
         "import sys\n"
-        "from rnnmnist import doctor, errors\n"
+        "from rnnmnist import cli, doctor, errors\n"
         "try: doctor.main(['--require=gpu'])\n"
         "except errors.RunError as error: print('required:', error)\n"
-        "errors.run(doctor.main)\n"
+        "cli.run(doctor.main)\n"
     )
     finished = subprocess.run(
         [sys.executable, "-c", program, f"--config.data.data_dir={tmp_path}"],
@@ -173,7 +175,7 @@ def test_a_missing_platform_is_one_line(
     error = failure(finished)
     assert "jax finds no device: " in error
     assert "JAX_PLATFORMS=cuda" in error
-    required = r"^required: --require=gpu: jax finds no device: .*no GPU"
+    required = r"^required: require: gpu is required, but jax finds no device: .*no GPU"
     assert re.search(required, finished.stdout, re.M)
 
 

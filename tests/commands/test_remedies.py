@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support import Once
 
+from rnnmnist.cli import format_error
 from rnnmnist.errors import RunError
 
 ALONE = "--num_processes=1 --config.train.num_devices=1 --config.model.hidden_size=4"
@@ -47,7 +48,7 @@ REMEDIES = [
     ),
     (
         f"{TRAIN} --workdir=new",
-        "name your sequences with --config.data.path=PATH",
+        "data.path: set it to your sequences",
         "--config.data.path=levels.npz",
     ),
     (
@@ -57,7 +58,7 @@ REMEDIES = [
     ),
     (
         f"{IMAGES} --config.data.normalize=none --workdir=new",
-        "is for sequences only, and mnist5k has images; use --config=files",
+        "is for sequences only, and mnist5k has images; use the configuration 'files'",
         f"{TRAIN} --config.data.normalize=none --config.data.path=levels.npz "
         "--workdir=new",
     ),
@@ -74,12 +75,12 @@ REMEDIES = [
     ),
     (
         "evaluate --workdir=untested",
-        "untested has no test part; use --split=validation",
+        "untested has no test part; choose validation",
         "--split=validation",
     ),
     (
         "evaluate --workdir=changed",
-        "to evaluate on them, name them with --config.data.path=",
+        "to evaluate on them, set data.path=",
         "--config.data.path=changed.npz",
     ),
     (
@@ -106,7 +107,7 @@ def call(command: str) -> str | None:
     try:
         importlib.import_module(f"rnnmnist.{name}").main(argv)
     except RunError as error:
-        return str(error)
+        return format_error(error)
     return None
 
 

@@ -221,7 +221,7 @@ def test_evaluation_refuses_a_changed_file(tmp_path: Path) -> None:
     save(path, arrays(seed=1))
     message = refused("evaluate", f"--workdir={tmp_path / 'run'}")
     assert "SHA-256" in message
-    assert f"--config.data.path={path}" in message
+    assert f"set data.path={path}" in message
 
 
 def test_the_layout_of_a_file_does_not_matter(run: Path, tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_a_file_without_a_split(tmp_path: Path) -> None:
     assert "fewer than 50 validation examples do not select one" in output
     assert "--split=validation" in output
     message = refused("evaluate", f"--workdir={workdir}")
-    assert message == "--split: levels has no test part; use --split=validation"
+    assert message == "--split: levels has no test part; choose validation"
     with contextlib.redirect_stdout(io.StringIO()):
         report.main([f"--workdir={workdir}"])
     page = (workdir / "report" / "index.html").read_text()
@@ -373,7 +373,7 @@ def test_missing_values(tmp_path: Path) -> None:
         ("data.max_shift=2", "data.max_shift: is for images only"),
         ("data.view=columns", "data.view: is for images only"),
         ("model.remat_steps=5", "model.remat_steps: must be one of 1, 2, 3, 4, 6, 12"),
-        ("data.path=none", "data.path: name your sequences with --config.data.path"),
+        ("data.path=none", "data.path: set it to your sequences"),
         ("data.path=" + 5000 * "x", "data.path: '/"),
         ("tutorial_128=true", "tutorial_128: is for images only"),
         ("data.name=mnist", "data.path: is for sequences only, and mnist has images"),

@@ -92,7 +92,7 @@ def test_an_override_can_be_two_arguments() -> None:
         ("--confg=default", ["--confg", "did you mean --config?"]),
         ("--nothing-like-it", ["--nothing-like-it", "no such flag"]),
         ("default", ["stray argument 'default'"]),
-        ("--workdir=", ["--workdir", "must name a directory"]),
+        ("--workdir=", ["workdir", "must name a directory"]),
         ("--config=default.json", ["default.json", "did you mean default?"]),
         ("--config=" + "x" * 300, ["is not a path"]),
         ("--workdir=" + "x" * 300, ["cannot be used"]),

@@ -8,7 +8,7 @@ from typing import Any
 
 from orbax.checkpoint._src.path.atomicity import AtomicRenameTemporaryPath
 
-from rnnmnist import errors, main
+from rnnmnist import cli, main
 
 SECONDS = 0.25
 original_finalize = AtomicRenameTemporaryPath.finalize
@@ -21,4 +21,4 @@ async def finalize(self: AtomicRenameTemporaryPath, *args: Any, **kwargs: Any) -
 
 if __name__ == "__main__":
     AtomicRenameTemporaryPath.finalize = finalize
-    errors.run(main.main)
+    cli.run(main.main)

@@ -242,7 +242,7 @@ def test_other_data_are_refused(reference_run: Path) -> None:
     check_same_data(task, reference_run, NEWEST)
     other = dataclasses.replace(task, name="mine", sha256="abc")
     message = r"trained on other data than mine \(SHA-256 None, not abc\)"
-    with pytest.raises(UserError, match=rf"^--workdir: step {NEWEST} in .* {message}"):
+    with pytest.raises(UserError, match=rf"^workdir: step {NEWEST} in .* {message}"):
         check_same_data(other, reference_run, NEWEST)
 
 

@@ -83,7 +83,7 @@ def test_a_signal_in_the_last_chunk_determines_the_exit_code(
     """The loop sees the signal after its last step."""
     program = (
         "import os, signal, sys\n"
-        "from rnnmnist import errors, main\n"
+        "from rnnmnist import cli, main\n"
         "from rnnmnist.training import loop\n"
         "original = loop.validate\n"
         "def validate(run, state, step):\n"
@@ -91,7 +91,7 @@ def test_a_signal_in_the_last_chunk_determines_the_exit_code(
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return original(run, state, step)\n"
         "loop.validate = validate\n"
-        "errors.run(main.main)\n"
+        "cli.run(main.main)\n"
     )
     workdir = tmp_path / "run"
     finished = subprocess.run(

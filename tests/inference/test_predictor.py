@@ -1,5 +1,6 @@
 """Prediction for image files: preprocessing, out-of-distribution check, command."""
 
+import ast
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from PIL import Image, ImageDraw
 from support import REPOSITORY, Command, one_line_error, refused
 
 from rnnmnist import Predictor, predict
+from rnnmnist.__main__ import COMMANDS
 from rnnmnist.data import embedded
 from rnnmnist.data.builder import FILES, read_part
 from rnnmnist.errors import UserError
@@ -554,3 +556,18 @@ def test_a_damaged_image_of_every_kind_is_a_user_error(
             except UserError:
                 continue
             assert preprocess(grey).image.shape == (28, 28)
+
+
+def test_errors_of_the_library_name_their_subject_without_a_flag() -> None:
+    with pytest.raises(UserError, match=r"^workdir: .*/nope does not exist; "):
+        Predictor("nope")
+    with pytest.raises(UserError, match=r"^step: .* has no step 7; choose best, "):
+        Predictor(step="7")
+    commands = {f"{name}.py" for name in (*COMMANDS.values(), "cli", "notebook")}
+    package = REPOSITORY / "rnnmnist"
+    modules = [path for path in package.rglob("*.py") if path.name not in commands]
+    assert len(modules) > 50
+    for path in modules:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Error"):
+                assert not re.search("--[a-z]", ast.unparse(node)), path

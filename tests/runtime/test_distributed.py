@@ -12,10 +12,10 @@ import pytest
 import runs
 from support import Command, Once, one_line_error, refused
 
-from rnnmnist.config.command_line import ProcessSpec
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.main import parse
 from rnnmnist.runtime import distributed
+from rnnmnist.runtime.processes import ProcessSpec
 from rnnmnist.runtime.workdir import lock
 
 TWO_DEVICES = "--config.train.num_devices=2"
@@ -159,12 +159,12 @@ def test_a_fault_in_one_process_ends_the_others(
 ) -> None:
     program = (
         "import sys\n"
-        "from rnnmnist import errors, main\n"
+        "from rnnmnist import cli, main\n"
         "from rnnmnist.training import loop\n"
         "def broken(*_): raise ValueError('a fault of our own')\n"
         f"if '--process_id={victim}' in sys.argv:\n"
         "    loop.EvaluationSplit.device_put = broken\n"
-        "errors.run(main.main)\n"
+        "cli.run(main.main)\n"
     )
     args = runs.arguments(tmp_path / "run", data_dir, TWO_DEVICES)
     running = runs.start_together(environment, [args] * 2, program=["-c", program])
@@ -216,11 +216,11 @@ def test_missing_processes_are_one_line(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     program = (
-        "from rnnmnist import errors, main\n"
+        "from rnnmnist import cli, main\n"
         "from rnnmnist.runtime import distributed\n"
         "distributed.JOIN_TIMEOUT_SECONDS = 2\n"
         "distributed.WAITING_NOTICE_SECONDS = 0.5\n"
-        "errors.run(main.main)\n"
+        "cli.run(main.main)\n"
     )
     address = f"127.0.0.1:{runs.free_port()}"
     finished = subprocess.run(
@@ -237,7 +237,7 @@ def test_missing_processes_are_one_line(
     assert finished.returncode == 1
     assert finished.stdout == f"waiting for all of 2 processes to join {address}\n"
     assert finished.stderr == (
-        f"error: --num_processes: not all of 2 processes have joined {address} within "
+        f"error: num_processes: not all of 2 processes have joined {address} within "
         "2 s; start each of them, with the same flags\n"
     )
 
@@ -324,10 +324,10 @@ def test_the_doctor_checks_all_processes(
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (["--num_processes=2"], "--process_id: must be from 0 to 1"),
-        (["--num_processes=0"], "--num_processes: must be at least 1"),
-        (["--process_id=1"], "--num_processes: must be at least 1"),
-        (["--num_processes=2", "--process_id=2"], "--process_id: must be from 0 to 1"),
+        (["--num_processes=2"], "process_id: must be from 0 to 1"),
+        (["--num_processes=0"], "num_processes: must be at least 1"),
+        (["--process_id=1"], "num_processes: must be at least 1"),
+        (["--num_processes=2", "--process_id=2"], "process_id: must be from 0 to 1"),
         (["--num_processes=2", "--process_id=1"], "must be HOST:PORT"),
         (
             ["--num_processes=2", "--process_id=1", "--coordinator_address=here"],
@@ -393,4 +393,4 @@ def test_a_cluster_that_cannot_be_joined_is_one_line(
     finished = command("main", f"--workdir={tmp_path / 'run'}", **broken)
     line = one_line_error(finished)
     assert "the cluster that jax detected cannot be joined" in line
-    assert "--num_processes=1 to run alone" in line
+    assert "num_processes=1 to run alone" in line

@@ -27,7 +27,7 @@ from support import (
     refused,
 )
 
-from rnnmnist.config.files import REFERENCES
+from rnnmnist.config.paths import REFERENCES
 from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.data import embedded
 from rnnmnist.data.builder import FILES, read_part

@@ -1,4 +1,4 @@
-"""The parts that the commands' parsers share.
+"""What the commands share: parsers, output files, errors and exit codes.
 
 This module does not import jax, so that `--help` and errors in flags are immediate.
 """
@@ -6,14 +6,31 @@ This module does not import jax, so that `--help` and errors in flags are immedi
 import argparse
 import dataclasses
 import difflib
+import logging
+import os
 import re
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
+import absl.logging
+
 from rnnmnist.config import fields, schema
-from rnnmnist.config.files import REFERENCES, find_config, load_config, shipped_folder
+from rnnmnist.config.files import find_config, load_config
+from rnnmnist.config.paths import absolute, parse_workdir, resolve_workdir
 from rnnmnist.config.schema import DATA_PATHS, FIELDS, Config
-from rnnmnist.errors import UserError
+from rnnmnist.errors import RunError, StoppedError, UserError, exit_immediately
+from rnnmnist.runtime.processes import ProcessSpec
+
+# Subjects of the library's messages that are flags of commands.
+FLAGS = (
+    *("config", "workdir", "step", "split", "format", "output", "verify", "require"),
+    *("coordinator_address", "num_processes", "process_id"),
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,46 +102,16 @@ class Parser(argparse.ArgumentParser):
 def data_paths(args: argparse.Namespace) -> dict[str, str | None]:
     """Returns the given settings of `Parser.add_data_paths`, as absolute paths."""
     return {
-        name: _absolute(fields.parse(f"--config.{name}", text, FIELDS[name]))
+        name: _parse_setting(name, text)
         for name in DATA_PATHS
         if (text := getattr(args, name)) is not None
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class ProcessSpec:
-    """The coordinates of this process in a run; all None if jax detects them."""
-
-    coordinator_address: str | None = None  # "HOST:PORT" of process 0
-    num_processes: int | None = None
-    process_id: int | None = None
-
-    def __post_init__(self) -> None:
-        given = (self.coordinator_address, self.num_processes, self.process_id)
-        if given in ((None, None, None), (None, 1, None), (None, 1, 0)):
-            return
-        if self.num_processes is None or self.num_processes < 1:
-            raise UserError(
-                "--num_processes: must be at least 1, together with "
-                f"--coordinator_address and --process_id, not {self.num_processes}"
-            )
-        if self.process_id is None or not 0 <= self.process_id < self.num_processes:
-            raise UserError(
-                f"--process_id: must be from 0 to {self.num_processes - 1}, below "
-                f"--num_processes, not {self.process_id}"
-            )
-        if not _is_host_and_port(self.coordinator_address or ""):
-            raise UserError(
-                "--coordinator_address: must be HOST:PORT of process 0, not "
-                f"{self.coordinator_address}"
-            )
-
-
-def _is_host_and_port(address: str) -> bool:
-    """Whether an address is `HOST:PORT`, with brackets around an IPv6 host."""
-    host, _, port = address.rpartition(":")
-    valid_host = re.fullmatch(r"\[[^\[\]]+\]|[^:\[\]]+", host)
-    return bool(valid_host) and port.isdecimal() and 0 < int(port) < 2**16
+def _parse_setting(name: str, text: str) -> Any:
+    """Returns the value of a setting; a path is absolute, as checkpoints store it."""
+    value = fields.parse(f"--config.{name}", text, FIELDS[name])
+    return absolute(value) if name in DATA_PATHS and value is not None else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,11 +180,10 @@ def parse_training(
             parser.reject(arg)
         flag, equals, text = arg.partition("=")
         name = flag.removeprefix("--config.")
-        field = fields.find(name, FIELDS, flag)
+        fields.find(name, FIELDS, flag)
         if not equals:
             raise UserError(f"{flag}: needs a value, as in {flag}=VALUE")
-        value = fields.parse(flag, text, field)
-        overrides[name] = _absolute(value) if name in DATA_PATHS else value
+        overrides[name] = _parse_setting(name, text)
     path = find_config(args.config)
     config = load_config(path).replace(overrides)
     workdir = args.workdir or parse_workdir(f"checkpoints/{path.stem}")
@@ -217,54 +203,6 @@ def _join_overrides(argv: list[str]) -> list[str]:
         else:
             joined.append(arg)
     return joined
-
-
-def _absolute(folder: str | None) -> str | None:
-    """Returns a folder's absolute path, which checkpoints store.
-
-    Raises:
-        UserError: if its home directory does not exist.
-    """
-    try:
-        return None if folder is None else str(Path(folder).expanduser().absolute())
-    except RuntimeError as error:
-        raise UserError(f"{folder} cannot be used: {error}") from None
-
-
-def parse_folder(flag: str, text: str) -> Path:
-    """Returns the absolute path of a folder, which need not exist.
-
-    Raises:
-        UserError: if the text is empty or the path cannot be a directory.
-    """
-    if not text.strip():
-        raise UserError(f"{flag}: must name a directory, not ''")
-    try:
-        path = Path(text).expanduser().absolute()
-        str(path).encode()  # orbax requires valid UTF-8
-        for folder in (path, *path.parents):
-            if folder.exists() and not folder.is_dir():
-                raise UserError(f"{flag}: {folder} is a file; name a directory")
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{flag}: {text[:80]!r} cannot be used: {error}") from None
-    return path
-
-
-def parse_workdir(text: str) -> Path:
-    """Returns the absolute path of a workdir, as `parse_folder` does."""
-    return parse_folder("--workdir", text)
-
-
-def resolve_workdir(text: str) -> Path:
-    """Returns the workdir of an existing run, or of a shipped model.
-
-    Raises:
-        UserError: as `parse_workdir` does.
-    """
-    workdir, name = parse_workdir(text), text.rstrip("/")
-    if name in REFERENCES and not workdir.exists():
-        return shipped_folder(name)
-    return workdir
 
 
 def output_file(flag: str, text: str, suffix: str) -> Path:
@@ -296,3 +234,63 @@ def write_output(flag: str, file: Path, content: bytes) -> None:
         raise UserError(
             f"{flag}: {file} cannot be written: {error.strerror or error}"
         ) from error
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
+
+
+def _show_exception(
+    kind: type[BaseException], error: BaseException, frames: TracebackType | None
+) -> None:
+    # Callbacks of orbax's failed reads reach this hook, with only this message.
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, frames)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _configure_logging() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    logger = logging.getLogger("rnnmnist")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    # orbax and TFDS log warnings in normal use; they raise on real problems.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    warnings.showwarning = _show_warning
+    # After a failed read or write, orbax's other tasks log that their loop is closed.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # matplotlib logs that it builds its font cache, or cannot store it.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    sys.excepthook = _show_exception
+    sys.unraisablehook = lambda _: None
+
+
+def format_error(error: RunError) -> str:
+    """Returns a message in one line; if its subject is a flag, it is written as one."""
+    line = " ".join(str(error).split())
+    return f"--{line}" if line.partition(":")[0] in FLAGS else line
+
+
+def run(main: Callable[[list[str]], None]) -> NoReturn:
+    """Calls an entry point with the command line, and turns errors into exit codes."""
+    _configure_logging()
+    try:
+        main(sys.argv[1:])
+    except StoppedError as error:
+        exit_immediately(f"stopped: {error}", error.exit_code)
+    except RunError as error:
+        exit_immediately(f"error: {format_error(error)}", error.exit_code)
+    except KeyboardInterrupt:  # before training, or a second time while stopping
+        exit_immediately("stopped", 130)
+    except BrokenPipeError:  # the reader of the output has exited, as `| head` does
+        os._exit(1)
+    except Exception:  # an internal fault
+        exit_immediately(traceback.format_exc().rstrip(), 1)
+    # A normal exit takes 0.3 s to tear down jax, and waits for orbax's threads.
+    exit_immediately("", 0)

@@ -1,0 +1,67 @@
+"""Paths of users, and the folders that ship with a clone and with a wheel."""
+
+from pathlib import Path
+
+from rnnmnist.errors import UserError
+
+# The shipped models, trained with a loss after the last row and after every row.
+REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_step")
+
+
+def shipped_folder(name: str) -> Path:
+    """Returns a shipped folder, of the package in a wheel or the root of a clone."""
+    package = Path(__file__).resolve().parent.parent
+    in_wheel = package / "shipped" / name
+    return in_wheel if in_wheel.is_dir() else package.parent / name
+
+
+def absolute(path: str) -> str:
+    """Returns an absolute path, as checkpoints store it.
+
+    Raises:
+        UserError: if its home directory does not exist.
+    """
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError as error:
+        raise UserError(f"{path} cannot be used: {error}") from None
+
+
+def parse_folder(subject: str, text: str) -> Path:
+    """Returns the absolute path of a folder, which need not exist.
+
+    Args:
+        subject: what the folder is, for messages.
+        text: the path.
+
+    Raises:
+        UserError: if the text is empty or the path cannot be a directory.
+    """
+    if not text.strip():
+        raise UserError(f"{subject}: must name a directory, not ''")
+    try:
+        path = Path(text).expanduser().absolute()
+        str(path).encode()  # orbax requires valid UTF-8
+        for folder in (path, *path.parents):
+            if folder.exists() and not folder.is_dir():
+                raise UserError(f"{subject}: {folder} is a file; name a directory")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{subject}: {text[:80]!r} cannot be used: {error}") from None
+    return path
+
+
+def parse_workdir(text: str) -> Path:
+    """Returns the absolute path of a workdir, as `parse_folder` does."""
+    return parse_folder("workdir", text)
+
+
+def resolve_workdir(text: str) -> Path:
+    """Returns the workdir of an existing run, or of a shipped model.
+
+    Raises:
+        UserError: as `parse_workdir` does.
+    """
+    workdir, name = parse_workdir(text), text.rstrip("/")
+    if name in REFERENCES and not workdir.exists():
+        return shipped_folder(name)
+    return workdir
