@@ -29,6 +29,7 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.mesh import set_cpu_devices
     from rnnmnist.training.loop import train
+    from rnnmnist.training.signals import stop_on_signal
 
     enable_compilation_cache()
     with distributed.initialize(args.processes):
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> None:
             config.num_seeds,
             distributed.process_count(),
         )
-        train(config, args.workdir)
+        train(config, args.workdir, stop_on_signal())
 
 
 if __name__ == "__main__":

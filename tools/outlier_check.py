@@ -60,8 +60,12 @@ PAGE = REPOSITORY / "docs/predict.md"
 WORKDIR = REPOSITORY / "checkpoints/results/out_of_distribution"
 REJECTED = 0.01  # fraction of the validation images
 DISTORTED, OUTLIERS = 20_000, 64_000  # training images
-SETTINGS = {"hidden_size": 64, "num_steps": 10_000, "batch_size": 128}
-RECIPE = {"learning_rate": 7e-3, "eval_every_steps": 5_000, "log_every_steps": 500}
+SETTINGS: dict[str, Any] = {"hidden_size": 64, "num_steps": 10_000, "batch_size": 128}
+RECIPE: dict[str, Any] = {
+    "learning_rate": 7e-3,
+    "eval_every_steps": 5_000,
+    "log_every_steps": 500,
+}
 LETTERS = "ACEFHKMNPRTUVWXYaefhkmnrtuwx"  # those that resemble no digit
 Images = Literal["mnist", "fashion_mnist"]
 Score = Callable[[np.ndarray], np.ndarray]  # of images; higher for outliers

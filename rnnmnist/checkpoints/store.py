@@ -75,12 +75,17 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             best_fn=selection_key,  # without it the manager writes no metrics
         )
         self._workdir = workdir
-        self._manager = ocp.CheckpointManager(workdir, options=options)
+        with _without_logs():
+            self._manager = ocp.CheckpointManager(workdir, options=options)
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         try:
             with self._run_errors():
-                self._manager.close()
+                try:
+                    self._manager.close()
+                except KeyboardInterrupt:
+                    self._manager.close()  # the threads of a save end first
+                    raise
         except RunError:  # a save failed in the background
             if error is None:
                 raise
@@ -126,7 +131,8 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     def _run_errors(self) -> Iterator[None]:
         """Turns the errors of orbax and tensorstore, of many types, into RunError."""
         try:
-            with jax.transfer_guard("allow"):  # processes exchange small numbers
+            # Processes exchange small numbers.
+            with _without_logs(), jax.transfer_guard("allow"):
                 yield
         except Exception as error:
             steps = list_steps(self._workdir)
@@ -146,6 +152,25 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             for folder in unfinished:
                 shutil.rmtree(folder, ignore_errors=True)
             time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def _without_logs() -> Iterator[None]:
+    """Drops the log records of orbax, which warns in normal use.
+
+    For example, it warns that a save without validation has no metrics. On a real
+    problem it raises.
+    """
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
 
 
 def list_steps(workdir: Path) -> list[int]:
@@ -357,10 +382,11 @@ def _restore(folder: Path, item: str, like: Any) -> Any:
         active_processes={process},
         barrier_sync_key_prefix=f"process_{process}",
     )
-    logger = logging.getLogger("absl")
-    logger.addFilter(_is_relevant)
     try:
-        with ocp.StandardCheckpointer(multiprocessing_options=options) as checkpointer:
+        with (
+            _without_logs(),
+            ocp.StandardCheckpointer(multiprocessing_options=options) as checkpointer,
+        ):
             saved = checkpointer.metadata(folder / item).item_metadata
             if saved is None:
                 raise ValueError("no metadata")
@@ -381,13 +407,6 @@ def _restore(folder: Path, item: str, like: Any) -> Any:
     except Exception as error:  # a damaged file can cause an error of any type
         reason = f"{item} cannot be read ({first_line(error)})"
         raise DamagedError(folder, reason) from error
-    finally:
-        logger.removeFilter(_is_relevant)
-
-
-def _is_relevant(record: logging.LogRecord) -> bool:
-    # orbax warns that a single item is not a whole checkpoint.
-    return "Metadata file does not exist" not in str(record.msg)
 
 
 def _check_size(folder: Path, item: str, found: Any) -> None:

@@ -112,10 +112,11 @@ def _from_json(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def fit_to_task(config: Config, task: Task) -> Config:
+def fit_to_task(config: Config, task: Task, *, verbose: bool = True) -> Config:
     """Returns the configuration with a batch that is not larger than the training part.
 
-    A reduction is printed. A user's cell gets its absolute path and its hash.
+    With `verbose`, a reduction is printed. A user's cell gets its absolute path and its
+    hash.
 
     Raises:
         UserError: if a setting does not suit the task; names it, its value and what is
@@ -141,11 +142,12 @@ def fit_to_task(config: Config, task: Task) -> Config:
     count, batch_size = task.examples.train, config.train.batch_size
     if batch_size <= count:
         return config
-    print(
-        f"train.batch_size: {batch_size} is reduced to the {count} training "
-        f"{task.noun} of {task.name}",
-        flush=True,
-    )
+    if verbose:
+        print(
+            f"train.batch_size: {batch_size} is reduced to the {count} training "
+            f"{task.noun} of {task.name}",
+            flush=True,
+        )
     return config.replace({"train.batch_size": count})
 
 

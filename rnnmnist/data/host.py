@@ -4,6 +4,7 @@ The batches are those of `TrainingSplit`, bit for bit.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -81,15 +82,20 @@ class HostSplit:
     """A training split on the host, from which batches are copied to the devices."""
 
     def __init__(
-        self, examples: Examples, view: View | None, config: Config, mesh: Mesh
+        self,
+        examples: Examples,
+        view: View | None,
+        config: Config,
+        mesh: Mesh,
+        thread: concurrent.futures.Executor,
     ) -> None:
-        """Starts a thread that gathers batches ahead of the devices."""
+        """Takes a thread that gathers batches ahead of the devices."""
         self._examples, self._mesh = examples, mesh
         self._preparation = Preparation.create(config, view)
         self._seed = np.asarray(config.seeds, np.uint32)
         one = examples.take(np.arange(1)).nbytes * len(config.seeds)
         self._size = max(1, CHUNK_BYTES // (one * config.train.batch_size))
-        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._thread = thread
         self._gathered: dict[int, concurrent.futures.Future[Chunk]] = {}
 
     def chunks(self, first: int, last: int) -> Iterator[tuple[Chunk, int]]:
@@ -168,18 +174,23 @@ def _indices(
     return jax.vmap(lambda step: jax.vmap(one, (0, None))(seeds, step))(steps)
 
 
-def make_training_split(
+@contextlib.contextmanager
+def open_training_split(
     examples: Examples, view: View | None, config: Config, mesh: Mesh
-) -> TrainingSplit | HostSplit:
+) -> Iterator[TrainingSplit | HostSplit]:
     """Copies a training split to the devices, or keeps it on the host.
 
     `data.placement=auto` keeps it on the host if its copies on all devices of this
-    process would take more than `MAX_MEMORY_FRACTION` of the memory.
+    process would take more than `MAX_MEMORY_FRACTION` of the memory. A split on the
+    host has a thread, which ends with the context.
     """
     placement = config.data.placement
     if placement == "auto":
         size = len(examples.labels) * examples.take(np.arange(1)).nbytes
         fits = size <= MAX_MEMORY_FRACTION * device_memory(mesh)
         placement = "device" if fits else "host"
-    split = TrainingSplit.device_put if placement == "device" else HostSplit
-    return split(examples, view, config, mesh)
+    if placement == "device":
+        yield TrainingSplit.device_put(examples, view, config, mesh)
+    else:
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            yield HostSplit(examples, view, config, mesh, thread)

@@ -194,6 +194,12 @@ def _state(path: Path) -> object:
     return tuple((part, s.st_size, s.st_mtime_ns, s.st_ino) for part, s in stats)
 
 
+def forget_files() -> None:
+    """Closes the files that are kept for further calls."""
+    _read.cache_clear()
+    _load.cache_clear()
+
+
 class Statistics(NamedTuple):
     """What is known of sequences once all values are read."""
 

@@ -28,7 +28,6 @@ def enable_compilation_cache() -> None:
     `JAX_COMPILATION_CACHE_DIR` overrides the folder. If the folder cannot be written, a
     warning is logged and nothing is cached.
     """
-    _listen_to_compilation()
     try:
         folder = _cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +50,8 @@ def use_cpu() -> None:
 
 
 def compile_seconds() -> float:
-    """Returns the seconds that jax has spent on lowering and compiling so far."""
+    """Returns the seconds that jax has spent on compiling since the first call."""
+    _listen_to_compilation()
     return sum(_seconds)
 
 

@@ -1,28 +1,44 @@
 """Atomic writes, and logs with one JSON object per line."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+
+class WriteError(OSError):
+    """A file could not be written, as on a full disk."""
+
+
+@contextlib.contextmanager
+def _write_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(*error.args, error.filename) from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file, which keeps its old content until the new one is complete.
 
     Raises:
-        OSError: if it cannot be written; the temporary file is removed.
+        WriteError: if it cannot be written; the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _write_errors():
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file atomically, and creates its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _write_errors():
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
@@ -32,7 +48,7 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
     An incomplete last line is terminated first.
     """
     text = json.dumps(value) + "\n"
-    with path.open("ab+") as file:
+    with _write_errors(), path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             text = text if file.read() == b"\n" else f"\n{text}"

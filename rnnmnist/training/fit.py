@@ -4,8 +4,11 @@ import contextlib
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
+from jax._src import xla_bridge  # jax does not export whether it has its devices
 from numpy.typing import ArrayLike
 
 from rnnmnist.checkpoints.store import list_steps
@@ -15,11 +18,12 @@ from rnnmnist.config.paths import parse_workdir
 from rnnmnist.config.schema import DATA_PATHS, FIELDS, Config
 from rnnmnist.config.tasks import IMAGE_SETTINGS, fit_to_task
 from rnnmnist.data import files
-from rnnmnist.data.sequences import LabelledSequences, read_statistics
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.data.sequences import LabelledSequences, forget_files, read_statistics
+from rnnmnist.errors import RunError, StoppedError, UserError
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.mesh import set_cpu_devices
 from rnnmnist.training.loop import train
+from rnnmnist.training.signals import StopFlag, stop_on_interrupt
 
 
 def fit(
@@ -30,11 +34,22 @@ def fit(
     lengths: ArrayLike | None = None,
     split: ArrayLike | None = None,
     feature_names: ArrayLike | None = None,
+    verbose: bool = True,
     **settings: object,
 ) -> Path:
     """Trains a classifier of sequences, or resumes the run in `workdir`.
 
     The arrays are saved in the workdir, from which the commands evaluate the run.
+
+    An interrupt (SIGINT, as by Ctrl-C or the stop button of a notebook) finishes the
+    running chunk of `log_every_steps` updates and saves; then `KeyboardInterrupt` is
+    raised. The same call resumes. A second interrupt raises it at once. Outside of the
+    main thread, `fit` leaves signals alone.
+
+    If jax has no devices yet, `fit` sets the number of CPU devices (for several seeds
+    with jax before 0.11, also the environment variable `NPROC`) and, unless you have
+    set one, the folder in which jax keeps compiled programs. It changes nothing else of
+    the process.
 
     >>> import numpy as np, rnnmnist, tempfile
     >>> labels = np.arange(40) % 2
@@ -56,6 +71,7 @@ def fit(
         split: strings [examples]: "train", "validation" or "test". By default, all are
             for training, of which a tenth is used for validation.
         feature_names: strings [features].
+        verbose: whether progress and a summary are printed.
         **settings: of the configuration `files`, by their names without the section,
             such as `num_steps=1000` for `train.num_steps`.
 
@@ -66,6 +82,7 @@ def fit(
         UserError: if the arrays or a setting are invalid, or the workdir has the run of
             other arrays or settings.
         RunError: if a loss or gradient is not finite, or a file cannot be written.
+        KeyboardInterrupt: after an interrupt.
     """
     folder = parse_workdir(str(workdir))
     path = folder / f"{folder.name}.data"  # whose stem is the name of the data set
@@ -74,16 +91,33 @@ def fit(
         inputs, labels, lengths, split, feature_names, source="fit"
     )
     data = LabelledSequences.create(path, sequences)
-    config = fit_to_task(config, data.task(data.splits))
-    read_statistics(data, config.data)  # checks the values
-    _save(folder, data)
-    enable_compilation_cache()
-    with contextlib.suppress(RuntimeError):  # jax can have its devices already
-        set_cpu_devices(
-            config.train.batch_size, config.train.num_devices, config.num_seeds, 1
-        )
-    train(config, folder)
+    config = fit_to_task(config, data.task(data.splits), verbose=verbose)
+    with stop_on_interrupt() as stop:
+        read_statistics(data, config.data)  # checks the values
+        _save(folder, data)
+        _set_up_jax(config)
+        _train(config, folder, stop, verbose)
     return folder
+
+
+def _train(config: Config, folder: Path, stop: StopFlag, verbose: bool) -> None:
+    try:
+        train(config, folder, contextlib.nullcontext(stop), verbose=verbose)
+    except StoppedError as error:
+        raise KeyboardInterrupt(str(error)) from None
+    finally:
+        forget_files()
+
+
+def _set_up_jax(config: Config) -> None:
+    """Sets CPU devices and the compilation cache, unless jax has its devices."""
+    if xla_bridge.backends_are_initialized():
+        return
+    train = config.train
+    set_cpu_devices(train.batch_size, train.num_devices, config.num_seeds, 1)
+    jax_config: Any = jax.config  # some versions do not declare its attributes
+    if jax_config.jax_compilation_cache_dir is None:
+        enable_compilation_cache()
 
 
 def _configure(settings: dict[str, object]) -> Config:

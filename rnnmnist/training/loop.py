@@ -17,7 +17,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.data.examples import Dataset
-from rnnmnist.data.host import Chunk, HostSplit, make_training_split
+from rnnmnist.data.host import Chunk, HostSplit, open_training_split
 from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, StoppedError, UserError
 from rnnmnist.evaluation import results
@@ -36,7 +36,7 @@ from rnnmnist.runtime.distributed import (
     process_0_first,
     process_count,
 )
-from rnnmnist.runtime.files import write_json
+from rnnmnist.runtime.files import WriteError, write_json
 from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.workdir import MetricsFile, is_locked_by, lock
 from rnnmnist.training import logs
@@ -49,7 +49,7 @@ from rnnmnist.training.resume import (
     warn_of_changes,
 )
 from rnnmnist.training.sessions import PhaseTimer, session
-from rnnmnist.training.signals import StopFlag, stop_on_signal
+from rnnmnist.training.signals import StopFlag
 from rnnmnist.training.state import (
     TrainState,
     create_state,
@@ -79,12 +79,20 @@ class RunContext:
             self.metrics_file.append(line)
 
 
-def train(config: Config, workdir: Path) -> None:
+def train(
+    config: Config,
+    workdir: Path,
+    stop: contextlib.AbstractContextManager[StopFlag] | None = None,
+    *,
+    verbose: bool = True,
+) -> None:
     """Trains, or resumes from the newest checkpoint; evaluates; prints a summary.
 
     Args:
         config: of the run.
         workdir: an absolute path; created if missing. A complete run in it is kept.
+        stop: entered for the time of the updates; gives the flag that ends them.
+        verbose: whether progress and summary are printed.
 
     Raises:
         UserError: if the workdir is in use or holds another run, or the data are not
@@ -94,6 +102,7 @@ def train(config: Config, workdir: Path) -> None:
         StoppedError: after a signal, once the state is saved.
     """
     timer = PhaseTimer()
+    stop = contextlib.nullcontext(StopFlag()) if stop is None else stop
     check_same_settings(config)
     check_user_cell(config.model)
     # Refuses early, before the data are read. Repeated once the workdir is locked.
@@ -108,14 +117,15 @@ def train(config: Config, workdir: Path) -> None:
         step = broadcast(lambda: step_to_resume(config, workdir))
         if step:
             check_same_data(dataset.task, workdir, step)
-        logs.print_header(config, dataset.task, workdir, mesh, step)
+        if verbose:
+            logs.print_header(config, dataset.task, workdir, mesh, step)
         if step:
             warn_of_changes(config, workdir, step)
         if step < config.train.num_steps:
             with session(workdir, step, mesh, timer), timer.phase("train"):
-                train_to_end(config, workdir, mesh, dataset, step)
+                train_to_end(config, workdir, mesh, dataset, step, stop, verbose)
         result = evaluate_best_checkpoint(workdir, mesh, dataset)
-    if is_process_0():
+    if is_process_0() and verbose:
         logs.print_summary(config, workdir, result, timer.seconds())
 
 
@@ -169,9 +179,7 @@ def report_write_errors(workdir: Path) -> Iterator[None]:
     """
     try:
         yield
-    except BrokenPipeError:  # of standard output
-        raise
-    except OSError as error:
+    except WriteError as error:
         last = logs.describe_last_checkpoint(workdir)
         raise RunError(f"cannot write in {workdir}: {error}; {last}") from error
 
@@ -182,6 +190,8 @@ def train_to_end(
     mesh: jax.sharding.Mesh,
     dataset: Dataset,
     step: int,
+    stop: contextlib.AbstractContextManager[StopFlag],
+    verbose: bool,
 ) -> None:
     """Trains from a step to the last one, or until a signal.
 
@@ -197,15 +207,16 @@ def train_to_end(
     if is_process_0():
         write_json(workdir / "config.json", config.to_dict())
     steps_per_epoch = task.examples.train / config.train.batch_size
+    num_steps = config.train.num_steps
     with (
-        stop_on_signal() as stop,
+        stop as flag,
         Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints,
-        Progress(step, config.train.num_steps, steps_per_epoch, task.noun) as progress,
+        Progress(step, num_steps, steps_per_epoch, task.noun, verbose) as progress,
+        open_training_split(splits["train"], view, config, mesh) as split,
     ):
         networks = f"{config.num_seeds} x " if config.num_seeds > 1 else ""
         size = count_params(state.params) // config.num_seeds
         progress.line(f"{networks}{size:,} parameters")
-        split = make_training_split(splits["train"], view, config, mesh)
         on_host = isinstance(split, HostSplit)
         if on_host or task.image_shape is None:
             where = "on the host" if on_host else "on the devices"
@@ -225,12 +236,12 @@ def train_to_end(
         )
         progress.line("compiling the training step")
         with jax.transfer_guard("disallow"):  # implicit copies to or from the host
-            step = train_loop(run, state, step, stop)
-    signal_number = all_max(stop.number)  # includes a signal during the last save
+            step = train_loop(run, state, step, flag)
+    signal_number = all_max(flag.number)  # includes a signal during the last save
     if signal_number:
+        saved = f"saved step {step}" if step else "before the first step"
         raise StoppedError(
-            f"saved step {step} of {config.train.num_steps} in {workdir}; repeat the "
-            "command to resume",
+            f"{saved} of {num_steps} in {workdir}; start the run again to resume",
             signal_number,
         )
 
@@ -244,7 +255,8 @@ def train_loop(run: RunContext, state: TrainState, step: int, stop: StopFlag) ->
     Raises:
         RunError: if an update was rejected, or the validation loss is not finite.
     """
-    config, stopping = run.config.train, False
+    config = run.config.train
+    stopping = all_max(stop.number) > 0
     while step < config.num_steps and not stopping:
         target = next_event(step, config)
         stopwatch = Stopwatch()

@@ -13,8 +13,9 @@ from rnnmnist.checkpoints.verification import find_fault
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
+from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.data.examples import Examples
-from rnnmnist.data.host import make_training_split
+from rnnmnist.data.host import HostSplit, open_training_split
 from rnnmnist.data.preparation import availability
 from rnnmnist.data.tasks import IMAGE_SETS, read_task
 from rnnmnist.data.views import View
@@ -143,11 +144,12 @@ def _time_steps(config: Config) -> str:
         examples, data = datasets.load(config.data).splits["train"], "the sequences"
     else:
         examples = noise(task)
-    split = make_training_split(examples, View.of(config.data, task), config, mesh)
     program = Program.create(config, task, mesh)
     state = create_state(config, program.model, mesh)
 
-    def run_steps(first: int, count: int) -> tuple[UpdateSums, float]:
+    def run_steps(
+        split: TrainingSplit | HostSplit, first: int, count: int
+    ) -> tuple[UpdateSums, float]:
         nonlocal state
         stopwatch = Stopwatch()
         state, sums, _ = train_range(
@@ -161,13 +163,15 @@ def _time_steps(config: Config) -> str:
             )
         return sums, seconds
 
-    _, first = run_steps(0, 1)
-    compiling = compile_seconds() - before
-    # The same on all processes, since every step synchronizes them.
-    count = broadcast(
-        lambda: max(1, min(MAX_TIMED_STEPS, int(MAX_TIMED_SECONDS / first)))
-    )
-    sums, seconds = run_steps(1, count)
+    view = View.of(config.data, task)
+    with open_training_split(examples, view, config, mesh) as split:
+        _, first = run_steps(split, 0, 1)
+        compiling = compile_seconds() - before
+        # The same on all processes, since every step synchronizes them.
+        count = broadcast(
+            lambda: max(1, min(MAX_TIMED_STEPS, int(MAX_TIMED_SECONDS / first)))
+        )
+        sums, seconds = run_steps(split, 1, count)
     loss = float(np.mean(sums.loss)) / int(sums.examples)
     number = config.num_seeds * int(sums.examples)
     return (

@@ -14,7 +14,12 @@ class Progress:
     """Shows the progress of a training run."""
 
     def __init__(
-        self, step: int, num_steps: int, steps_per_epoch: float, noun: str
+        self,
+        step: int,
+        num_steps: int,
+        steps_per_epoch: float,
+        noun: str,
+        verbose: bool = True,
     ) -> None:
         """Starts the display of a run.
 
@@ -23,8 +28,9 @@ class Progress:
             num_steps: of the whole run.
             steps_per_epoch: with which epochs are computed.
             noun: the word for several examples.
+            verbose: whether anything is shown.
         """
-        self._noun = noun
+        self._noun, self._verbose = noun, verbose
         self._first_step, self._num_steps = step, num_steps
         self._steps_per_epoch = steps_per_epoch
         self._started = time.monotonic()
@@ -36,7 +42,7 @@ class Progress:
                 dynamic_ncols=True,
                 bar_format="{percentage:3.0f}%|{bar}| {desc} [{remaining} left]",
             )
-            if sys.stdout.isatty()
+            if verbose and sys.stdout.isatty()
             else None
         )
 
@@ -59,14 +65,14 @@ class Progress:
             self._bar.set_description_str(text, refresh=False)
             self._bar.n = step
             self._bar.refresh()
-        else:
+        elif self._verbose:
             print(f"{text}  {self._seconds_left(step):.0f} s left", flush=True)
 
     def line(self, text: str) -> None:
         """Shows a line, above the bar if there is one."""
         if self._bar is not None:
             self._bar.write(text)
-        else:
+        elif self._verbose:
             print(text, flush=True)
 
     def _seconds_left(self, step: int) -> float:

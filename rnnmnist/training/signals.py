@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during training: finish the chunk, save, then stop."""
+"""Signals during training: finish the chunk, save, then stop."""
 
 import contextlib
 import os
@@ -19,8 +19,35 @@ class StopFlag:
 
 
 @contextlib.contextmanager
+def stop_on_interrupt() -> Iterator[StopFlag]:
+    """Turns the first SIGINT into a flag inside the `with` block, for a library.
+
+    A second SIGINT raises `KeyboardInterrupt` at once, since the handler does; leaving
+    the block raises one if the flag is set. Only the main thread can handle signals; in
+    another one, nothing is installed.
+    """
+    flag = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        if flag.number:
+            raise KeyboardInterrupt
+        flag.number = number
+
+    previous = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if flag.number:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
 def stop_on_signal() -> Iterator[StopFlag]:
-    """Turns the first SIGINT or SIGTERM into a flag, inside the `with` block.
+    """Turns the first SIGINT or SIGTERM into a flag, for a command.
 
     A second signal ends the process at once with the exit code of that signal. A thread
     does this, because Python runs no signal handler while the main thread waits in
@@ -33,7 +60,8 @@ def stop_on_signal() -> Iterator[StopFlag]:
 
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
-    threading.Thread(target=_exit_on_second, args=[read_end], daemon=True).start()
+    thread = threading.Thread(target=_exit_on_second, args=[read_end], daemon=True)
+    thread.start()
     handlers = {number: signal.signal(number, on_signal) for number in SIGNALS}
     wakeup = signal.set_wakeup_fd(write_end)  # the interpreter writes each signal to it
     try:
@@ -43,6 +71,7 @@ def stop_on_signal() -> Iterator[StopFlag]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         os.close(write_end)
+        thread.join()
 
 
 def _exit_on_second(read_end: int) -> None:

@@ -1,0 +1,251 @@
+"""What `fit` does to the process of its caller."""
+
+import concurrent.futures
+import contextlib
+import gc
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import rnnmnist
+from rnnmnist.data import host
+from rnnmnist.errors import RunError
+from rnnmnist.runtime.workdir import lock_owner
+from rnnmnist.training import loop
+
+LABELS = np.arange(40) % 2
+INPUTS = np.random.default_rng(0).normal(LABELS[:, None, None], size=(40, 5, 1))
+SETTINGS: dict[str, Any] = {
+    "hidden_size": 4,
+    "batch_size": 8,
+    "num_steps": 60,
+    "log_every_steps": 5,
+    "eval_every_steps": 10,
+    "num_devices": 1,
+}
+
+
+def fit(workdir: Path, **settings: Any) -> Path:
+    changes: dict[str, Any] = {"verbose": False, **settings}
+    return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **SETTINGS | changes)
+
+
+def left_behind() -> dict[str, object]:
+    """What a call could leave: threads, handlers, open and mapped files, settings."""
+    gc.collect()  # an exception that is raised anywhere can leave a cycle
+    own = Path("/proc/self")
+    files = []
+    for link in (own / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # that of this listing
+            files.append(str(link.readlink()))
+    return {
+        "threads": {thread.name for thread in threading.enumerate()},
+        "handlers": [signal.getsignal(number) for number in (2, 15)],
+        "files": sorted(name for name in files if "/fd" not in name),
+        "maps": ".npy" in (own / "maps").read_text(),
+        "variables": dict(os.environ),
+        "jax": dict(jax.config.values),
+        "excepthooks": (sys.excepthook, sys.unraisablehook, threading.excepthook),
+        "log filters": [*logging.getLogger("absl").filters],
+    }
+
+
+def end(workdir: Path) -> object:
+    """What a finished run holds but times: checksums, metrics, the result."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line) for line in lines]
+    for line in metrics:
+        line.pop("examples_per_second", None)
+    (result,) = (workdir / "evaluation").iterdir()
+    last = workdir / str(SETTINGS["num_steps"]) / "sha256" / "metadata"
+    checksums = json.loads(last.read_text())
+    del checksums["config"], checksums["task"]  # they name the workdir
+    return (
+        checksums,
+        metrics,
+        json.loads(result.read_text())
+        | {
+            "dataset": "",
+            "task": "",
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(tmp_path_factory.mktemp("fit") / "reference")
+
+
+@pytest.fixture
+def interrupts() -> Iterator[list[int]]:
+    """Collects the interrupts that arrive outside of a call."""
+    received: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    yield received
+    signal.signal(signal.SIGINT, previous)
+
+
+def interrupt_after(*delays: float) -> threading.Thread:
+    """Sends an SIGINT to this process after each delay, in seconds."""
+
+    def send() -> None:
+        for delay in delays:
+            time.sleep(delay)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    return thread
+
+
+def stop_at(step: int, workdir: Path, **settings: Any) -> None:
+    """Calls `fit`, and interrupts it when a training line of a step is recorded."""
+    original = loop.log_training
+
+    def log_training(
+        run: Any, state: Any, split: Any, finished: int, *rest: Any
+    ) -> None:
+        original(run, state, split, finished, *rest)
+        if finished == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "log_training", log_training)
+        fit(workdir, **settings)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("count", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("twice", [False, True])
+def test_an_interrupted_fit_resumes_to_the_same_end(
+    reference: Path, tmp_path: Path, interrupts: list[int], count: int, twice: bool
+) -> None:
+    """At random moments of training, validation and saving.
+
+    After a second interrupt, which Python raises between any two instructions, only the
+    result is compared.
+    """
+    begin = time.monotonic()
+    fit(tmp_path / "warm")
+    seconds = time.monotonic() - begin
+    generator = random.Random(count)
+    before, stopped = left_behind(), 0
+    for number in range(count):
+        workdir = tmp_path / f"run-{number}"
+        delays = [generator.uniform(0, seconds)]
+        delays += [generator.uniform(0, 0.1)] if twice else []
+        interrupts.clear()
+        sender = interrupt_after(*delays)
+        try:
+            fit(workdir)
+        except KeyboardInterrupt:
+            stopped += 1
+        else:
+            assert interrupts or sender.is_alive(), "an interrupt was lost"
+        sender.join()
+        assert lock_owner(workdir) is None
+        fit(workdir)
+        assert end(workdir) == end(reference)
+        assert twice or left_behind() == before
+    assert stopped > count // 2
+
+
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_fit_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placement: str
+) -> None:
+    monkeypatch.setattr(host, "CHUNK_BYTES", 1 << 12)
+    before = left_behind()
+    fit(tmp_path / "run", placement=placement)
+    assert left_behind() == before
+
+    def fail(*_: object) -> None:
+        raise RunError("a failure")
+
+    monkeypatch.setattr(loop, "validate", fail)
+    for _ in range(2):
+        with pytest.raises(RunError, match="a failure"):
+            fit(tmp_path / "failed", placement=placement)
+        assert left_behind() == before
+
+
+def test_fit_prints_nothing_unless_verbose(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither does a stop between validations, of which orbax warns."""
+    with pytest.raises(KeyboardInterrupt, match="saved step 35 of 60 in "):
+        stop_at(35, tmp_path / "run", batch_size=500)
+    assert "35" in {path.name for path in (tmp_path / "run").iterdir()}
+    fit(tmp_path / "run", batch_size=500)
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+    fit(tmp_path / "run", batch_size=500, verbose=True)
+    assert "the run is complete at step 60" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["lock_workdir", "evaluate_best_checkpoint"])
+def test_an_interrupt_before_or_after_training_is_not_lost(
+    tmp_path: Path, reference: Path, name: str
+) -> None:
+    original = getattr(loop, name)
+
+    def interrupted(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*args)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, name, interrupted)
+        fit(tmp_path / "run")
+    fit(tmp_path / "run")
+    assert end(tmp_path / "run") == end(reference)
+
+
+def test_fit_runs_in_a_thread(tmp_path: Path, reference: Path) -> None:
+    before = left_behind()
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        thread.submit(fit, tmp_path / "run").result()
+    assert end(tmp_path / "run") == end(reference)
+    assert left_behind() == before
+
+
+@pytest.mark.slow
+def test_what_fit_sets_before_jax_has_devices(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    program = (
+        "import jax, numpy as np, rnnmnist, sys\n"
+        "before = dict(jax.config.values)\n"
+        "inputs, labels = np.ones((20, 2, 1)), np.arange(20) % 2\n"
+        "rnnmnist.fit(inputs, labels, workdir=sys.argv[1], num_steps=1,\n"
+        "             verbose=False)\n"
+        "print(*(k for k, v in jax.config.values.items() if before.get(k) != v))\n"
+    )
+    variables = {"XDG_CACHE_HOME": str(tmp_path / "cache")} | environment
+    del variables["JAX_COMPILATION_CACHE_DIR"]
+    finished = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "run")],
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert finished.stderr == ""
+    assert set(finished.stdout.split()) == {
+        "jax_num_cpu_devices",
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+    }
