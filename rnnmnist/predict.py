@@ -104,7 +104,7 @@ def main(argv: list[str]) -> None:
         predictor.check_digits()
         failed = predict_images(predictor, args)
     if failed:
-        errors.exit_immediately("", errors.UserError.exit_code)
+        sys.exit(errors.UserError.exit_code)
 
 
 def predict_images(predictor: Predictor, args: argparse.Namespace) -> bool:

@@ -30,7 +30,7 @@ import pytest
 import runs
 from support import REPOSITORY, Command, Once, one_line_error, refused
 
-from rnnmnist import evaluate, main, verify
+from rnnmnist import cli, evaluate, main, verify
 from rnnmnist.__main__ import COMMANDS
 from rnnmnist.config.schema import TrainConfig
 from rnnmnist.errors import RunError
@@ -552,6 +552,38 @@ def test_a_shipped_model_cannot_be_resumed(
     assert snapshot(workdir) == before
     verify.main([f"--workdir={workdir}"])
     assert capsys.readouterr().out.endswith("  good\n")
+
+
+def test_a_command_ends_normally(environment: dict[str, str]) -> None:
+    """Profilers, coverage and other functions at exit run."""
+    program = (
+        "import atexit, sys\n"
+        "from rnnmnist import cli, verify\n"
+        "atexit.register(print, 'at exit')\n"
+        "cli.run(verify.main)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program, "--workdir=checkpoints/reference"],
+        env=environment,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == "step 18060  good\nat exit\n"
+
+
+def test_only_failures_of_orbax_after_a_failed_read_are_hidden(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing:
+        def __del__(self) -> None:
+            raise ValueError("a fault in __del__")
+
+    monkeypatch.setattr(sys, "unraisablehook", cli._show_unraisable)
+    Failing()
+    assert "ValueError: a fault in __del__" in capsys.readouterr().err
 
 
 def on_a_terminal(args: list[str], environment: dict[str, str]) -> str:
