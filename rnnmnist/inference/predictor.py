@@ -26,6 +26,7 @@ from rnnmnist.inference.preprocessing import Stages, preprocess
 from rnnmnist.inference.streaming import StreamState
 from rnnmnist.runtime.mesh import make_mesh
 
+CHECKED_AT_A_TIME = 1024  # sequences, so that a mapped file is not copied whole
 DIGIT_DATASETS = ("mnist", "mnist5k")
 
 
@@ -228,16 +229,18 @@ class Predictor:
         )
 
     def _check_values(self, split: Examples) -> None:
-        values = split.stored
-        if split.lengths is not None:
-            values = values.copy()
-            values[padding(values.shape[1], split.lengths)] = 0
-        if found := find_invalid(values, self.config.data.missing):
-            (sequence, step, feature), reason = found
-            raise ValueError(
-                f"the value of sequence {sequence} at step {step}, feature {feature}, "
-                f"{reason}"
-            )
+        for start in range(0, len(split.stored), CHECKED_AT_A_TIME):
+            part = slice(start, start + CHECKED_AT_A_TIME)
+            values = split.stored[part]
+            if split.lengths is not None:
+                values = values.copy()
+                values[padding(values.shape[1], split.lengths[part])] = 0
+            if found := find_invalid(values, self.config.data.missing):
+                (sequence, step, feature), reason = found
+                raise ValueError(
+                    f"the value of sequence {start + sequence} at step {step}, feature "
+                    f"{feature}, {reason}"
+                )
 
     def _split(
         self, examples: np.ndarray, lengths: np.ndarray | None

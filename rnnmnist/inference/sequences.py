@@ -11,8 +11,6 @@ from rnnmnist.data.sequences import check_features
 from rnnmnist.errors import UserError
 from rnnmnist.inference.predictor import Predictor
 
-SEQUENCES_PER_CALL = 1024
-
 
 def predict_file(predictor: Predictor, path: Path) -> Iterator[dict[str, Any]]:
     """Yields the prediction for each sequence of a file, as a JSON object.
@@ -23,16 +21,12 @@ def predict_file(predictor: Predictor, path: Path) -> Iterator[dict[str, Any]]:
     """
     sequences = files.read(path, labelled=False, pair=False)
     check_features(path, sequences, predictor.task)
-    for start in range(0, len(sequences.inputs), SEQUENCES_PER_CALL):
-        part = slice(start, start + SEQUENCES_PER_CALL)
-        lengths = None if sequences.lengths is None else sequences.lengths[part]
-        try:
-            found = predictor.classify(sequences.inputs[part], lengths)
-        except ValueError as error:  # of a value
-            place = f" (from sequence {start})" if start else ""
-            raise UserError(f"{path}{place}: {error}") from error
-        for index, probabilities in enumerate(found, start):
-            yield {"sequence": index} | _to_json(predictor, probabilities)
+    try:
+        found = predictor.classify(sequences.inputs, sequences.lengths)
+    except ValueError as error:  # of a value
+        raise UserError(f"{path}: {error}") from error
+    for index, probabilities in enumerate(found):
+        yield {"sequence": index} | _to_json(predictor, probabilities)
 
 
 def predict_lines(

@@ -419,6 +419,19 @@ def test_predict_refuses_another_number_of_features(
     assert message == f"error: {one}: has 1 features, and the network 2"
 
 
+def test_predict_names_a_faulty_sequence_by_its_index_in_the_file(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = np.zeros((1100, 12, 2), np.float32)
+    inputs[1030, 3, 1] = np.nan
+    lengths = np.full(1100, 12)
+    path = save(tmp_path / "long.npz", {"inputs": inputs, "lengths": lengths})
+    with pytest.raises(SystemExit, match="2"):
+        predict.main([f"--workdir={run}", str(path)])
+    message = "the value of sequence 1030 at step 3, feature 1, is missing"
+    assert message in capsys.readouterr().err
+
+
 def test_a_stream_equals_the_whole_sequence(run: Path, command: Command) -> None:
     content = arrays()
     steps = int(content["lengths"][0])

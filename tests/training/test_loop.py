@@ -1,5 +1,6 @@
 """The training loop: its events and its transfers between host and devices."""
 
+import errno
 from pathlib import Path
 
 import jax
@@ -8,7 +9,7 @@ from support import mesh_of
 
 from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.data.batches import TrainingSplit
-from rnnmnist.errors import UserError
+from rnnmnist.errors import RunError, UserError
 from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.training import loop
 from rnnmnist.training.loop import is_due, next_event
@@ -78,6 +79,22 @@ def test_an_implicit_transfer_from_the_host_is_an_error(
     monkeypatch.setattr(loop, "train_loop", transfer)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         loop.train(small, tmp_path / "run")
+
+
+def test_only_a_failed_write_is_reported_as_one(
+    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir = tmp_path / "run"
+    (workdir / "config.json").mkdir(parents=True)
+    with pytest.raises(RunError, match=f"^cannot write in {workdir}: .*config.json"):
+        loop.train(small, workdir)
+
+    def read(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "/data/inputs.npy")
+
+    monkeypatch.setattr(loop, "train_range", read)
+    with pytest.raises(OSError, match=r"error: '/data/inputs\.npy'"):
+        loop.train(small, tmp_path / "other")
 
 
 def test_the_mesh_size_divides_the_batch() -> None:
