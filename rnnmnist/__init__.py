@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rnnmnist.inference.predictor import Prediction, Predictor
     from rnnmnist.training.fit import fit
 
+    __version__: str
+
 __all__ = [
     "Config",
     "DataConfig",
@@ -20,6 +22,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "TrainConfig",
+    "__version__",
     "fit",
 ]
 _MODULES = {"fit": "training.fit"} | dict.fromkeys(
@@ -31,5 +34,9 @@ def __getattr__(name: str) -> Any:
     """Imports a public name on first use, so that `--help` does not import jax."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("rnnmnist")
     module = _MODULES.get(name, "config.schema")
     return getattr(importlib.import_module(f"rnnmnist.{module}"), name)

@@ -30,6 +30,7 @@ import pytest
 import runs
 from support import REPOSITORY, Command, Once, one_line_error, refused
 
+import rnnmnist
 from rnnmnist import cli, evaluate, main, verify
 from rnnmnist.__main__ import COMMANDS
 from rnnmnist.config.schema import TrainConfig
@@ -312,6 +313,11 @@ def rnnmnist_command(
         capture_output=True,
         text=True,
     )
+
+
+def test_the_package_is_typed_and_has_a_version() -> None:
+    assert rnnmnist.__version__ == version("rnnmnist")
+    assert (REPOSITORY / "rnnmnist" / "py.typed").exists()
 
 
 @pytest.mark.parametrize("args", [(), ("--help",)])

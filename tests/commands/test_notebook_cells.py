@@ -171,8 +171,9 @@ def executed(
 
 
 @pytest.mark.slow
-def test_the_readme_in_a_wheel_has_absolute_links(wheel: Path) -> None:
+def test_a_wheel_is_typed_and_its_readme_has_absolute_links(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
+        assert "rnnmnist/py.typed" in file.namelist()
         (name,) = (name for name in file.namelist() if name.endswith("/METADATA"))
         links = re.findall(r"\]\(([^)]+)\)", file.read(name).decode())
     assert len(links) > 20
