@@ -1,0 +1,115 @@
+"""A plain JAX training loop: an LSTM reads MNIST row by row.
+
+    python examples/plain_loop.py
+
+For each batch, the host selects the images and calls one compiled training step. The
+data are the 5,000 images in the package, of which 4,000 are for training.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.training.train_state import TrainState
+
+from rnnmnist.data import embedded
+
+EPOCHS = 10
+BATCH_SIZE = 128
+LEARNING_RATE = 5e-3
+
+
+class SequenceClassifier(nn.Module):
+    """An LSTM over the rows of an image, and a dense layer after the last row."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns logits [batch, 10] of uint8 images [batch, rows, columns]."""
+        hidden: Any = nn.RNN(nn.OptimizedLSTMCell(128))(images / 255)
+        return nn.Dense(10)(hidden[:, -1])
+
+
+def create_state(
+    seed: int, images: np.ndarray, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """Initializes the parameters and the optimizer for images of this shape."""
+    model = SequenceClassifier()
+    params = model.init(jax.random.key(seed), images[:1])["params"]
+    return TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
+
+
+@functools.partial(jax.jit, donate_argnums=0)  # reuses the memory of the old state
+def train_step(state: TrainState, images: jax.Array, labels: jax.Array) -> TrainState:
+    """Updates the parameters on one batch."""
+
+    def mean_loss(params: Any) -> jax.Array:
+        logits = state.apply_fn({"params": params}, images)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean()
+
+    return state.apply_gradients(grads=jax.grad(mean_loss)(state.params))
+
+
+@jax.jit
+def count_batch(state: TrainState, images: jax.Array, labels: jax.Array) -> jax.Array:
+    """Counts the correct predictions of one batch."""
+    logits = state.apply_fn({"params": state.params}, images)
+    return (jnp.argmax(logits, -1) == labels).sum()
+
+
+def shuffled_batches(
+    generator: np.random.Generator, examples: int, batch_size: int
+) -> np.ndarray:
+    """Returns the indices of an epoch's whole batches, int64 [batches, batch_size]."""
+    order = generator.permutation(examples)
+    whole = examples // batch_size
+    return order[: whole * batch_size].reshape(whole, batch_size)
+
+
+def train_epoch(
+    state: TrainState,
+    images: np.ndarray,
+    labels: np.ndarray,
+    generator: np.random.Generator,
+) -> TrainState:
+    """Updates the parameters on each batch of one epoch."""
+    for indices in shuffled_batches(generator, len(labels), BATCH_SIZE):
+        state = train_step(state, images[indices], labels[indices])
+    return state
+
+
+def count_correct(
+    state: TrainState, images: np.ndarray, labels: np.ndarray, batch_size: int
+) -> int:
+    """Counts the correct predictions of a split; the last batch may be smaller."""
+    counts = [
+        count_batch(state, images[i : i + batch_size], labels[i : i + batch_size])
+        for i in range(0, len(labels), batch_size)
+    ]
+    return sum(map(int, counts))
+
+
+def describe(state: TrainState, images: np.ndarray, labels: np.ndarray) -> str:
+    """Returns the accuracy on a split, and the counts."""
+    correct = count_correct(state, images, labels, batch_size=500)
+    return f"accuracy {correct / len(labels):.1%} ({correct} of {len(labels)})"
+
+
+def main() -> None:
+    """Trains for some epochs and evaluates the test split once, at the end."""
+    splits = embedded.splits()
+    images, labels = splits["train"]
+    state = create_state(0, images, optax.adam(LEARNING_RATE))
+    generator = np.random.default_rng(0)
+    for epoch in range(1, EPOCHS + 1):
+        state = train_epoch(state, images, labels, generator)
+        print(f"epoch {epoch:2}  validation {describe(state, *splits['validation'])}")
+    print(f"test {describe(state, *splits['test'])}")
+
+
+if __name__ == "__main__":
+    main()
