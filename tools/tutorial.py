@@ -2,11 +2,13 @@
 
     python tools/tutorial.py
 
-The cells are those of the page. The notebook installs the package first, as
-notebooks/colab.ipynb does. Cells that only check the page are left out, and answers
-to exercises are folded.
+First, the functions that the page quotes from examples/plain_loop.py are copied into
+it. The cells of the notebook are those of the page. The notebook installs the package
+first, as notebooks/colab.ipynb does. Cells that only check the page are left out, and
+answers to exercises are folded.
 """
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,34 @@ from typing import Any
 import jupytext
 import nbformat
 
+from rnnmnist.reporting import markdown
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "docs/tutorial.md"
 NOTEBOOK = REPOSITORY / "notebooks/tutorial.ipynb"
 COLAB = REPOSITORY / "notebooks/colab.ipynb"
+LOOP = REPOSITORY / "examples/plain_loop.py"
+QUOTED = ("train_step", "train_epoch")  # functions of the loop, as the page shows them
 GITHUB = "https://github.com/rnnmnist/rnnmnist"
 RAW = "https://raw.githubusercontent.com/rnnmnist/rnnmnist/main/docs/"
 SOURCE = f'SOURCE = "git+{GITHUB}"  # @param {{type:"string"}}'
+
+
+def quote_loop(page: str) -> str:
+    """Returns a page with the functions of the plain loop quoted anew.
+
+    The quotation is a block of Markdown, which Sphinx, GitHub and Colab show alike.
+    """
+    source = LOOP.read_text()
+    lines = source.splitlines()
+    quoted = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and node.name in QUOTED:
+            decorators = [decorator.lineno for decorator in node.decorator_list]
+            first = min([node.lineno, *decorators])
+            quoted.append("\n".join(lines[first - 1 : node.end_lineno]))
+    text = "\n\n\n".join(quoted)
+    return markdown.fill(page, LOOP.stem, f"```python\n{text}\n```\n")
 
 
 def absolute_links(text: str) -> str:
@@ -72,4 +95,6 @@ def convert(page: str) -> str:
 
 
 if __name__ == "__main__":
-    NOTEBOOK.write_text(convert(PAGE.read_text()))
+    page = quote_loop(PAGE.read_text())
+    PAGE.write_text(page)
+    NOTEBOOK.write_text(convert(page))
