@@ -6,9 +6,38 @@ Measured on one core of AMD EPYC with jax 0.10.2: 99 s, test accuracy 99.22 ± 0
 over 5 seeds (10,000 images; `results/default.json`).
 """
 
-from rnnmnist import Config
+from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
-    """The default of every setting."""
-    return Config()
+    """The default of every setting; those that make up the recipe are written out."""
+    return Config(
+        seed=0,
+        data=DataConfig(
+            name="mnist",
+            view="rows",  # 28 steps of 28 pixels
+            max_shift=0,
+        ),
+        model=ModelConfig(
+            cell="lstm",
+            hidden_size=128,
+            forget_bias=1.0,
+            initializer="flax",  # LeCun-normal and orthogonal kernels
+            pooling="last",
+        ),
+        train=TrainConfig(
+            batch_size=128,
+            num_steps=4300,  # ten epochs of 55,000 images
+            loss="last",  # cross-entropy after the last row
+            label_smoothing=0.0,
+            learning_rate=7e-3,
+            schedule="cosine",
+            warmup_fraction=0.02,
+            weight_decay=0.1,
+            clip_norm=1.0,
+            ema_decay=0.0,
+            log_every_steps=100,
+            eval_every_steps=430,  # once per epoch
+            keep_checkpoints=2,
+        ),
+    )

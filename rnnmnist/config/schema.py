@@ -1,7 +1,7 @@
 """The configuration of a run: frozen, typed, and validated on construction.
 
 A configuration file is Python with a function `get_config()` that returns a
-`Config`. The defaults below are those of `configs/default.py`; a variant passes
+`Config`. `configs/default.py` writes out the defaults of its recipe; a variant passes
 what it changes:
 
     >>> from rnnmnist import Config, TrainConfig

@@ -147,6 +147,10 @@ def test_every_shipped_configuration_accepts_any_number_of_steps(
     assert all(0 < rate <= config.train.learning_rate * 1.0001 for rate in rates)
 
 
+def test_the_default_configuration_has_the_defaults_of_the_schema() -> None:
+    assert load_config(REPOSITORY / "configs/default.py") == Config()
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configurations_are_restored_from_json(path: Path) -> None:
     config = load_config(path)
