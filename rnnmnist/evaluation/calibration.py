@@ -11,7 +11,7 @@ NUM_BINS = 15  # as Guo et al.
 
 
 class Bins(NamedTuple):
-    """Images grouped by confidence.
+    """Examples grouped by confidence.
 
     Bin *b* of *n* holds the predictions with a probability in (b/n, (b + 1)/n].
     """

@@ -1,4 +1,4 @@
-"""Confidence intervals of accuracies, over images and over seeds."""
+"""Confidence intervals of accuracies, over examples and over seeds."""
 
 import math
 

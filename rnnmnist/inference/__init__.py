@@ -1,1 +1,1 @@
-"""Prediction for image files: preprocessing, classification, terminal output."""
+"""Prediction for image files and sequences: preprocessing, classification, output."""

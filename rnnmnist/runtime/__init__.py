@@ -1,1 +1,1 @@
-"""The environment of a process: devices, other processes, programs, versions, files."""
+"""Devices and processes, the ensemble axis, random streams, versions, the workdir."""

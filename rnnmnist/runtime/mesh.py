@@ -30,7 +30,7 @@ def set_cpu_devices(
     `XLA_FLAGS` takes precedence.
 
     Args:
-        batch_size: images per network and step.
+        batch_size: examples per network and step.
         num_devices: of all processes together; None takes the most over which seeds and
             batch can be split, at most one per usable core and `MOST_CPU_DEVICES` per
             process.
@@ -81,7 +81,7 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
     devices split each network's batch.
 
     Args:
-        batch_size: images per network and step.
+        batch_size: examples per network and step.
         num_devices: to use, the same number from each process; None takes the most over
             which seeds and batch can be split.
         num_seeds: networks that are trained together.

@@ -1,4 +1,4 @@
-"""The text that a training run prints, and the lines of `metrics.jsonl`."""
+"""The text that a training run prints, and parts of its error messages."""
 
 import shlex
 import sys
