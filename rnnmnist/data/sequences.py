@@ -164,8 +164,8 @@ def open_file(config: DataConfig, *, labelled: bool = True) -> LabelledSequences
     """
     if config.path is None:
         raise UserError(
-            "data.path: set it to your sequences, a .npz, .ts or .csv file or a folder "
-            "of .npy files"
+            "data.path: name your sequences with data.path=PATH, a .npz, .ts or .csv "
+            "file or a folder of .npy files"
         )
     path = Path(config.path)
     try:

@@ -48,7 +48,7 @@ REMEDIES = [
     ),
     (
         f"{TRAIN} --workdir=new",
-        "data.path: set it to your sequences",
+        "data.path: name your sequences with data.path=PATH",
         "--config.data.path=levels.npz",
     ),
     (

@@ -373,7 +373,7 @@ def test_missing_values(tmp_path: Path) -> None:
         ("data.max_shift=2", "data.max_shift: is for images only"),
         ("data.view=columns", "data.view: is for images only"),
         ("model.remat_steps=5", "model.remat_steps: must be one of 1, 2, 3, 4, 6, 12"),
-        ("data.path=none", "data.path: set it to your sequences"),
+        ("data.path=none", "data.path: name your sequences with data.path=PATH"),
         ("data.path=" + 5000 * "x", "data.path: '/"),
         ("tutorial_128=true", "tutorial_128: is for images only"),
         ("data.name=mnist", "data.path: is for sequences only, and mnist has images"),
