@@ -1,10 +1,12 @@
 """Helpers shared by tests, besides fixtures."""
 
+import contextlib
 import importlib
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from rnnmnist.models.classifier import (
     make_model,
 )
 from rnnmnist.runtime.mesh import BATCH, SEEDS
+from rnnmnist.training import loop
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # A folder with the original data files, if there is one; see CONTRIBUTING.md.
@@ -97,6 +100,23 @@ def one_line_error(finished: subprocess.CompletedProcess[str]) -> str:
     assert lines[0].startswith("error: ")
     assert "Traceback" not in finished.stdout
     return lines[0]
+
+
+@contextlib.contextmanager
+def interrupted_at(step: int) -> Iterator[None]:
+    """Sends SIGINT to this process when a run has recorded the training of a step."""
+    original = loop.log_training
+
+    def log_training(
+        run: Any, state: Any, split: Any, finished: int, *rest: Any
+    ) -> None:
+        original(run, state, split, finished, *rest)
+        if finished == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "log_training", log_training)
+        yield
 
 
 def in_a_browser(test: Any) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import Once
+from support import Once, interrupted_at
 
 from rnnmnist.cli import format_error
 from rnnmnist.errors import RunError
@@ -74,6 +74,16 @@ REMEDIES = [
         "--step=10",
     ),
     (
+        "evaluate --workdir=damaged --step=20",
+        "; choose another step",
+        "--step=10",
+    ),
+    (
+        "evaluate --workdir=stopped --split=validation",
+        "has been validated yet; choose latest or one of 5",
+        "--step=latest",
+    ),
+    (
         "evaluate --workdir=untested",
         "untested has no test part; choose validation",
         "--split=validation",
@@ -131,10 +141,15 @@ def folder(once: Once) -> Path:
             path = f"{folder}/{file}.npz"
             train = f"{TRAIN} --config.data.path={path} --workdir={folder}/{workdir}"
             assert call(train) is None
-        linear = (
-            f"{TRAIN} --config.data.path={folder}/levels.npz --config.model.cell=lru"
-        )
-        assert call(f"{linear} --workdir={folder}/linear") is None
+        train = f"{TRAIN} --config.data.path={folder}/levels.npz"
+        linear = f"--workdir={folder}/linear --config.model.cell=lru"
+        assert call(f"{train} {linear}") is None
+        longer = f"--workdir={folder}/damaged --config.train.num_steps=20"
+        assert call(f"{train} {longer}") is None
+        with interrupted_at(5):
+            early = f"--workdir={folder}/stopped --config.train.log_every_steps=5"
+            assert str(call(f"{train} {early}")).startswith("saved step 5 of 10")
+        (folder / "damaged" / "20" / "sha256" / "metadata").write_bytes(b"")
         np.savez(folder / "changed.npz", inputs=2 * inputs, labels=labels, split=split)
         (folder / "exported" / "stablehlo").mkdir(parents=True)
 

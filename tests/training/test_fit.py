@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from support import interrupted_at
 
 import rnnmnist
 from rnnmnist.data import host
@@ -111,22 +112,6 @@ def interrupt_after(*delays: float) -> threading.Thread:
     return thread
 
 
-def stop_at(step: int, workdir: Path, **settings: Any) -> None:
-    """Calls `fit`, and interrupts it when a training line of a step is recorded."""
-    original = loop.log_training
-
-    def log_training(
-        run: Any, state: Any, split: Any, finished: int, *rest: Any
-    ) -> None:
-        original(run, state, split, finished, *rest)
-        if finished == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "log_training", log_training)
-        fit(workdir, **settings)
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("count", [3, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("twice", [False, True])
@@ -186,8 +171,9 @@ def test_fit_prints_nothing_unless_verbose(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither does a stop between validations, of which orbax warns."""
-    with pytest.raises(KeyboardInterrupt, match="saved step 35 of 60 in "):
-        stop_at(35, tmp_path / "run", batch_size=500)
+    stopped = pytest.raises(KeyboardInterrupt, match="saved step 35 of 60 in ")
+    with stopped, interrupted_at(35):
+        fit(tmp_path / "run", batch_size=500)
     assert "35" in {path.name for path in (tmp_path / "run").iterdir()}
     fit(tmp_path / "run", batch_size=500)
     assert capfd.readouterr() == ("", "")
