@@ -480,7 +480,6 @@ def test_an_unwritable_compilation_cache_is_a_warning(
     assert result["examples"] == 4000
 
 
-@pytest.mark.smoke
 @pytest.mark.slow  # the same warning of the same function as above
 def test_a_run_needs_no_compilation_cache(
     command: Command, data_dir: Path, tmp_path: Path

@@ -181,7 +181,6 @@ def test_a_wheel_is_typed_and_its_readme_has_absolute_links(wheel: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.smoke
 def test_the_notebook_can_be_executed(executed: tuple[Path, dict[str, Any]]) -> None:
     folder, cells = executed
     for cell in cells.values():
@@ -212,7 +211,6 @@ def test_the_notebook_can_be_executed(executed: tuple[Path, dict[str, Any]]) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.smoke
 def test_the_installation_replaces_nothing_and_the_kernel_imports_no_jax(
     executed: tuple[Path, dict[str, Any]], runtime: dict[str, str]
 ) -> None:

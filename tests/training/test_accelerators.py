@@ -16,7 +16,7 @@ FORBIDDEN = (
 )
 
 
-@pytest.mark.compilers
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "case"),
     [
