@@ -21,6 +21,8 @@ import logging
 import math
 import re
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -81,11 +83,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         try:
             with self._run_errors():
-                try:
-                    self._manager.close()
-                except KeyboardInterrupt:
-                    self._manager.close()  # the threads of a save end first
-                    raise
+                self._manager.close()
         except RunError:  # a save failed in the background
             if error is None:
                 raise
@@ -129,10 +127,18 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
 
     @contextlib.contextmanager
     def _run_errors(self) -> Iterator[None]:
-        """Turns the errors of orbax and tensorstore, of many types, into RunError."""
+        """Turns the errors of orbax and tensorstore, of many types, into RunError.
+
+        An interrupt is handled at the end: within orbax, it would leave threads behind
+        that still write.
+        """
         try:
             # Processes exchange small numbers.
-            with _without_logs(), jax.transfer_guard("allow"):
+            with (
+                _deferred_interrupts(),
+                _without_logs(),
+                jax.transfer_guard("allow"),
+            ):
                 yield
         except Exception as error:
             steps = list_steps(self._workdir)
@@ -152,6 +158,22 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             for folder in unfinished:
                 shutil.rmtree(folder, ignore_errors=True)
             time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def _deferred_interrupts() -> Iterator[None]:
+    """Calls the handler of SIGINT after the `with` block, if one arrived within it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if received and callable(handler):
+        handler(received[0], None)
 
 
 @contextlib.contextmanager

@@ -43,8 +43,9 @@ def fit(
 
     An interrupt (SIGINT, as by Ctrl-C or the stop button of a notebook) finishes the
     running chunk of `log_every_steps` updates and saves; then `KeyboardInterrupt` is
-    raised. The same call resumes. A second interrupt raises it at once. Outside of the
-    main thread, `fit` leaves signals alone.
+    raised. The same call resumes. A second interrupt raises it as soon as
+    the running call of a compiled program or the save under way has ended. Outside of
+    the main thread, `fit` leaves signals alone.
 
     If jax has no devices yet, `fit` sets the number of CPU devices (for several seeds
     with jax before 0.11, also the environment variable `NPROC`) and, unless you have

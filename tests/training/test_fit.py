@@ -64,6 +64,14 @@ def left_behind() -> dict[str, object]:
     }
 
 
+def assert_nothing_is_left(before: dict[str, object]) -> None:
+    """Compares what is left with the state before; idle threads of orbax end soon."""
+    deadline = time.monotonic() + 10
+    while left_behind()["threads"] != before["threads"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left_behind() == before
+
+
 def end(workdir: Path) -> object:
     """What a finished run holds but times: checksums, metrics, the result."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
@@ -144,7 +152,8 @@ def test_an_interrupted_fit_resumes_to_the_same_end(
         assert lock_owner(workdir) is None
         fit(workdir)
         assert end(workdir) == end(reference)
-        assert twice or left_behind() == before
+        if not twice:
+            assert_nothing_is_left(before)
     assert stopped > count // 2
 
 
@@ -155,7 +164,7 @@ def test_fit_leaves_nothing_behind(
     monkeypatch.setattr(host, "CHUNK_BYTES", 1 << 12)
     before = left_behind()
     fit(tmp_path / "run", placement=placement)
-    assert left_behind() == before
+    assert_nothing_is_left(before)
 
     def fail(*_: object) -> None:
         raise RunError("a failure")
@@ -164,7 +173,7 @@ def test_fit_leaves_nothing_behind(
     for _ in range(2):
         with pytest.raises(RunError, match="a failure"):
             fit(tmp_path / "failed", placement=placement)
-        assert left_behind() == before
+        assert_nothing_is_left(before)
 
 
 def test_fit_prints_nothing_unless_verbose(
@@ -204,7 +213,7 @@ def test_fit_runs_in_a_thread(tmp_path: Path, reference: Path) -> None:
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         thread.submit(fit, tmp_path / "run").result()
     assert end(tmp_path / "run") == end(reference)
-    assert left_behind() == before
+    assert_nothing_is_left(before)
 
 
 @pytest.mark.slow
