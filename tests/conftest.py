@@ -3,7 +3,8 @@
 All workers of a pytest run, and the commands that they start, share a compilation cache
 and a folder of prepared data sets. The cache stays in `.pytest_cache` for the next run;
 `pytest --cache-clear` empties it. Fast tests compile without most optimizations, in
-half of the time; slow tests compile what users run.
+half of the time; slow tests and `tests/commands/test_optimized.py` compile what users
+run.
 """
 
 import fcntl
@@ -25,22 +26,35 @@ from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 
 # Also for commands that tests call in this process.
 DEVICES = "--xla_force_host_platform_device_count=8"
+# Compiles a training step for a CPU in a third of the time; the code is slower.
+FAST_COMPILATION = (
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # see rnnmnist/errors.py
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Configures jax in each worker before its devices are initialized."""
-    os.environ["XLA_FLAGS"] = DEVICES
+    is_fast = "not slow" in config.option.markexpr
+    os.environ["XLA_FLAGS"] = f"{DEVICES} {FAST_COMPILATION if is_fast else ''}"
     programs = config.cache.mkdir("programs")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(programs)
     jax.config.update("jax_compilation_cache_dir", str(programs))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_numpy_rank_promotion", "raise")
-    if "not slow" in config.option.markexpr:
+    if is_fast:
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(autouse=True)
+def strict_types(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Refuses implicit promotion of types, which the optimizers of optax need."""
+    strict = request.path.parent.name in ("data", "evaluation", "inference", "models")
+    with jax.numpy_dtype_promotion("strict" if strict else "standard"):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +112,7 @@ def environment() -> dict[str, str]:
         "no_proxy": "",
         "PYTHONUNBUFFERED": "1",
     }
-    del variables["XLA_FLAGS"]
+    variables["XLA_FLAGS"] = variables["XLA_FLAGS"].replace(DEVICES, "")
     return variables
 
 

@@ -81,7 +81,8 @@ def apply_warp(images: jax.Array, warp: Warp) -> jax.Array:
     """
     size = images.shape[1:]
     center = (jnp.array(size, jnp.float32) - 1) / 2  # [2]
-    pixels = jnp.stack(jnp.meshgrid(*map(jnp.arange, size), indexing="ij"))
+    positions = [jnp.arange(count, dtype=jnp.float32) for count in size]
+    pixels = jnp.stack(jnp.meshgrid(*positions, indexing="ij"))
     relative = pixels - center[:, None, None]  # [2, rows, columns]
 
     def warp_one(image: jax.Array, warp: Warp) -> jax.Array:
@@ -106,6 +107,6 @@ def _interpolation(pixels: int) -> jax.Array:
     The squares sum to 1, so the field has the noise's standard deviation everywhere.
     """
     positions = jnp.linspace(0, GRID - 1, pixels)
-    distances = positions[:, None] - jnp.arange(GRID)[None]
+    distances = positions[:, None] - jnp.arange(GRID, dtype=jnp.float32)[None]
     weights = jnp.exp(-((distances / SIGMA) ** 2) / 2)
     return weights / jnp.linalg.norm(weights, axis=1, keepdims=True)

@@ -178,7 +178,8 @@ class LRU(nn.Module):
         gamma_log = self.param(
             "gamma_log", lambda _: jnp.log1p(-jnp.exp(-2 * rate)) / 2
         )
-        decay, gamma = jnp.exp(lax.complex(-rate, phase)), jnp.exp(gamma_log)
+        decay = jnp.exp(lax.complex(-rate, phase))
+        gamma = jnp.exp(gamma_log).astype(decay.dtype)
         project = Dense(2 * self.features, use_bias=False, scale=0.5, name="input")
         real, imaginary = jnp.split(project(inputs), 2)
         driven = gamma[:, None, None] * lax.complex(real, imaginary)

@@ -102,7 +102,8 @@ class MeanPooling(nn.Module):
         hidden = self.recurrence(inputs, every_step=True)
         if not every_step:
             return hidden.mean(axis=0)
-        return hidden.cumsum(axis=0) / jnp.arange(1, len(hidden) + 1)[:, None, None]
+        steps = jnp.arange(1, len(hidden) + 1, dtype=hidden.dtype)
+        return hidden.cumsum(axis=0) / steps[:, None, None]
 
     def start(self, batch: int, features: int) -> Any:
         """Returns the carry before the first step of `batch` sequences."""

@@ -8,11 +8,12 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.checkpoints import store
-from rnnmnist.config.schema import Config
+from rnnmnist.config.schema import Config, ModelConfig, TrainConfig
 from rnnmnist.models.classifier import Params, SequenceClassifier, init_params
 from rnnmnist.runtime.ensemble import put_ensemble, squeeze
 from rnnmnist.runtime.mesh import SEEDS, device_put, over_seeds, replicated
@@ -46,12 +47,17 @@ STATE_SPECS = TrainState(step=P(), **_SPECS)  # type: ignore[arg-type]
 def create_state(config: Config, model: SequenceClassifier, mesh: Mesh) -> TrainState:
     """Initializes the training state of every network on a mesh."""
     shardings = jax.tree.map(functools.partial(NamedSharding, mesh), STATE_SPECS)
-    return jax.jit(_state_initializer(config, model), out_shardings=shardings)()
+    initialize = jax.jit(
+        _initializer(config.model, config.train, model), out_shardings=shardings
+    )
+    seeds = np.asarray(config.seeds, np.uint32)
+    return initialize(device_put(seeds, replicated(mesh)))
 
 
 def abstract_state(config: Config, model: SequenceClassifier) -> TrainState:
     """Returns the shapes and types of the training state of every network."""
-    return jax.eval_shape(_state_initializer(config, model))
+    seeds = jax.ShapeDtypeStruct((config.num_seeds,), np.uint32)
+    return jax.eval_shape(_initializer(config.model, config.train, model), seeds)
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
@@ -93,27 +99,26 @@ def restore_state(
     )
 
 
-def _state_initializer(
-    config: Config, model: SequenceClassifier
-) -> Callable[[], TrainState]:
-    optimizer = make_optimizer(config.train)
+@functools.cache  # jit compiles and traces once for one function
+def _initializer(
+    settings: ModelConfig, train: TrainConfig, model: SequenceClassifier
+) -> Callable[[jax.Array], TrainState]:
+    optimizer = make_optimizer(train)
 
     def init_network(seed: jax.Array) -> tuple[Params, Any]:
         key = stream_key(seed, Stream.WEIGHTS)
-        settings = config.model
         forget_bias = settings.forget_bias if settings.cell == "lstm" else None
         chrono = settings.initializer == "chrono"
         params = init_params(model, key, forget_bias, chrono=chrono)
         return params, optimizer.init(params)
 
-    def init_state() -> TrainState:
-        seeds = jnp.asarray(config.seeds, jnp.uint32)
+    def init_state(seeds: jax.Array) -> TrainState:
         # Not vmap: a batched QR decomposition can deadlock on several CPU devices.
         params, opt_state = jax.lax.map(init_network, seeds)
         return TrainState(
             step=jnp.zeros((), jnp.int32),  # a Python int would compile twice
             params=params,
-            ema_params=params if config.train.ema_decay else None,
+            ema_params=params if train.ema_decay else None,
             opt_state=opt_state,
         )
 

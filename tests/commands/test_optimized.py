@@ -1,0 +1,45 @@
+"""The programs that users run, which other fast tests compile without optimizations."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from support import REPOSITORY
+
+PROGRAM = """
+import sys
+from rnnmnist import evaluate, main, predict
+
+workdir, data_dir = sys.argv[1:]
+run = [f"--workdir={workdir}", f"--config.data.data_dir={data_dir}"]
+run += ["--config.train.learning_rate=0.02", "--config.train.eval_every_steps=20"]
+run += ["--config.train.schedule=constant", "--num_processes=1"]
+main.main([*run, "--config.train.num_steps=20"])
+main.main([*run, "--config.train.num_steps=40"])
+evaluate.main([f"--workdir={workdir}", "--step=latest"])
+predict.main(["docs/five.jpg", "--json"])
+"""
+
+
+def test_training_resuming_evaluation_and_prediction_with_optimized_programs(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    """In one process, on the embedded images."""
+    variables = environment | {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    finished = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "run"), str(data_dir)],
+        env=variables,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stderr
+    output = finished.stdout
+    assert "resuming from step 20" in output
+    results = re.findall(r"^(?:test  .*|mnist5k test .*) \((\d+) of 500;", output, re.M)
+    _, of_trainer, of_evaluation = map(int, results)
+    assert of_trainer == of_evaluation > 250
+    assert json.loads(output.splitlines()[-1])["digit"] == 5
