@@ -116,7 +116,7 @@ def data_paths(args: argparse.Namespace) -> dict[str, str | None]:
 def _parse_setting(name: str, text: str) -> Any:
     """Returns the value of a setting; a path is absolute, as checkpoints store it."""
     value = fields.parse(f"--config.{name}", text, FIELDS[name])
-    return absolute(value) if name in DATA_PATHS and value is not None else value
+    return absolute(name, value) if name in DATA_PATHS and value is not None else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,6 +303,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         os._exit(1)
     except Exception:  # an internal fault
         exit_immediately(traceback.format_exc().rstrip(), 1)
-    # The interpreter's last garbage collection would take 0.2 to 0.4 s for the modules
-    # of jax and orbax.
-    gc.freeze()
+    finally:
+        # The interpreter's last garbage collection would take 0.2 to 0.4 s for the
+        # modules of jax and orbax.
+        gc.freeze()

@@ -12,7 +12,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 STEPS = 120
 SETTINGS = (
-    "--config.model.hidden_size=16",
+    "--config.model.hidden_size=48",
     "--config.train.batch_size=48",  # epochs end within batches
     f"--config.train.num_steps={STEPS}",
     "--config.train.ema_decay=0.9",  # evaluated and trained weights differ

@@ -21,8 +21,6 @@ import logging
 import math
 import re
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,6 +36,8 @@ from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import RunError, UserError, first_line
 from rnnmnist.runtime.distributed import is_process_0
+from rnnmnist.runtime.files import write_errors
+from rnnmnist.runtime.interrupts import deferred_interrupts
 from rnnmnist.runtime.mesh import local_sharding
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
@@ -135,7 +135,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         try:
             # Processes exchange small numbers.
             with (
-                _deferred_interrupts(),
+                deferred_interrupts(),
                 _without_logs(),
                 jax.transfer_guard("allow"),
             ):
@@ -161,38 +161,24 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
 
 
 @contextlib.contextmanager
-def _deferred_interrupts() -> Iterator[None]:
-    """Calls the handler of SIGINT after the `with` block, if one arrived within it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    if received and callable(handler):
-        handler(received[0], None)
-
-
-@contextlib.contextmanager
 def _without_logs() -> Iterator[None]:
-    """Drops the log records of orbax, which warns in normal use.
+    """Drops the log records of orbax and of its event loops.
 
-    For example, it warns that a save without validation has no metrics. On a real
-    problem it raises.
+    It warns in normal use, for example that a save without validation has no metrics.
+    On a real problem it raises.
     """
 
-    def drop(record: logging.LogRecord) -> bool:
-        return False
+    def is_of_others(record: logging.LogRecord) -> bool:
+        return record.name != "asyncio" and "orbax" not in record.pathname
 
-    logger = logging.getLogger("absl")
-    logger.addFilter(drop)
+    loggers = [logging.getLogger("absl"), logging.getLogger("asyncio")]
+    for logger in loggers:
+        logger.addFilter(is_of_others)
     try:
         yield
     finally:
-        logger.removeFilter(drop)
+        for logger in loggers:
+            logger.removeFilter(is_of_others)
 
 
 def list_steps(workdir: Path) -> list[int]:
@@ -307,7 +293,8 @@ def quarantine(workdir: Path, step: int) -> Path:
     """
     suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
     paths = (workdir / f"damaged-{step}{suffix}" for suffix in suffixes)
-    return (workdir / str(step)).rename(next(p for p in paths if not p.exists()))
+    with write_errors():
+        return (workdir / str(step)).rename(next(p for p in paths if not p.exists()))
 
 
 def save_params(
@@ -406,6 +393,7 @@ def _restore(folder: Path, item: str, like: Any) -> Any:
     )
     try:
         with (
+            deferred_interrupts(),
             _without_logs(),
             ocp.StandardCheckpointer(multiprocessing_options=options) as checkpointer,
         ):
@@ -446,7 +434,10 @@ def _check_leaves(folder: Path, item: str, found: Any, expected: Any) -> None:
     saved = dict(named_leaves(found))
     for name, leaf in named_leaves(expected):
         if name not in saved:
-            raise RunError(f"checkpoint {folder}: {item} holds no {name}")
+            raise RunError(
+                f"checkpoint {folder}: {item} holds no {name}: it is of another "
+                "version of rnnmnist, or of other settings; name another workdir"
+            )
         shape, dtype = tuple(saved[name].shape), np.dtype(saved[name].dtype)
         if (shape, dtype) != (leaf.shape, leaf.dtype):
             raise RunError(

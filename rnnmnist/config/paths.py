@@ -15,8 +15,12 @@ def shipped_folder(name: str) -> Path:
     return in_wheel if in_wheel.is_dir() else package.parent / name
 
 
-def absolute(path: str) -> str:
+def absolute(subject: str, path: str) -> str:
     """Returns an absolute path, as checkpoints store it.
+
+    Args:
+        subject: what the path is, for messages.
+        path: the path.
 
     Raises:
         UserError: if its home directory does not exist.
@@ -24,7 +28,7 @@ def absolute(path: str) -> str:
     try:
         return str(Path(path).expanduser().absolute())
     except RuntimeError as error:
-        raise UserError(f"{path} cannot be used: {error}") from None
+        raise UserError(f"{subject}: {path} cannot be used: {error}") from None
 
 
 def parse_folder(subject: str, text: str) -> Path:

@@ -212,7 +212,7 @@ def _join_timeout(spec: ProcessSpec) -> Iterator[None]:
     number = spec.num_processes or "the cluster's"
     address = spec.coordinator_address or "the coordinator"
     error = (
-        f"error: num_processes: not all of {number} processes have joined {address} "
+        f"error: --num_processes: not all of {number} processes have joined {address} "
         f"within {JOIN_TIMEOUT_SECONDS:g} s; start each of them, with the same flags"
     )
     notice = f"waiting for all of {number} processes to join {address}"

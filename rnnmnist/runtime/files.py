@@ -13,11 +13,12 @@ class WriteError(OSError):
 
 
 @contextlib.contextmanager
-def _write_errors() -> Iterator[None]:
+def write_errors() -> Iterator[None]:
+    """Turns an `OSError` inside the `with` block into a `WriteError`."""
     try:
         yield
     except OSError as error:
-        raise WriteError(*error.args, error.filename) from error
+        raise WriteError(error.errno, error.strerror, error.filename) from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -27,7 +28,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         WriteError: if it cannot be written; the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _write_errors():
+    with write_errors():
         try:
             temporary.write_bytes(content)
             temporary.replace(path)
@@ -37,7 +38,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file atomically, and creates its folder."""
-    with _write_errors():
+    with write_errors():
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
 
@@ -48,7 +49,7 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
     An incomplete last line is terminated first.
     """
     text = json.dumps(value) + "\n"
-    with _write_errors(), path.open("ab+") as file:
+    with write_errors(), path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             text = text if file.read() == b"\n" else f"\n{text}"

@@ -162,7 +162,7 @@ def require_platform(platform: str) -> None:
             f"no {accelerator.name} was detected; use a machine with one (in Colab: "
             "Runtime, Change runtime type)"
         )
-    raise RunError(f"require: {platform} is required, but {found}; {hint}")
+    raise RunError(f"require: jax uses no {platform}: {found}; {hint}")
 
 
 def detect_accelerators(

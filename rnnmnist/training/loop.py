@@ -112,7 +112,7 @@ def train(
     )
     with timer.phase("data"):
         dataset = process_0_first(lambda: datasets.load(config.data))
-    with lock_workdir(workdir), report_write_errors(workdir):
+    with lock_workdir(workdir), report_file_errors(workdir):
         broadcast(lambda: quarantine_damaged(workdir))
         step = broadcast(lambda: step_to_resume(config, workdir))
         if step:
@@ -171,17 +171,22 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def report_write_errors(workdir: Path) -> Iterator[None]:
-    """Turns a failed write, as on a full disk, into an error of one line.
+def report_file_errors(workdir: Path) -> Iterator[None]:
+    """Turns a failed read or write, as on a full disk, into an error of one line.
 
     Raises:
         RunError: with the path and the last checkpoint.
     """
     try:
         yield
-    except WriteError as error:
+    except BrokenPipeError:  # of standard output
+        raise
+    except OSError as error:
+        failure = (
+            f"cannot write in {workdir}: " if isinstance(error, WriteError) else ""
+        )
         last = logs.describe_last_checkpoint(workdir)
-        raise RunError(f"cannot write in {workdir}: {error}; {last}") from error
+        raise RunError(f"{failure}{error}; {last}") from error
 
 
 def train_to_end(

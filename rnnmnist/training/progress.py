@@ -10,6 +10,10 @@ from rnnmnist.evaluation.formatting import percent
 from rnnmnist.evaluation.metrics import Metrics
 
 
+class _Bar(tqdm):  # type: ignore[type-arg]
+    monitor_interval = 0  # no thread, which would outlive the bar
+
+
 class Progress:
     """Shows the progress of a training run."""
 
@@ -35,7 +39,7 @@ class Progress:
         self._steps_per_epoch = steps_per_epoch
         self._started = time.monotonic()
         self._bar = (
-            tqdm(
+            _Bar(
                 total=num_steps,
                 initial=step,
                 unit=" steps",

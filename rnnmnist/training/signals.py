@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from rnnmnist.errors import exit_immediately
+from rnnmnist.runtime.interrupts import interrupt_handler
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -23,24 +24,17 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
     """Turns the first SIGINT into a flag inside the `with` block, for a library.
 
     A second SIGINT raises `KeyboardInterrupt` at once, since the handler does; leaving
-    the block raises one if the flag is set. Only the main thread can handle signals; in
-    another one, nothing is installed.
+    the block raises one if the flag is set. See `interrupt_handler` for other threads.
     """
     flag = StopFlag()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
 
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
+    def on_interrupt(number: int, frame: object) -> None:
         if flag.number:
             raise KeyboardInterrupt
         flag.number = number
 
-    previous = signal.signal(signal.SIGINT, on_interrupt)
-    try:
+    with interrupt_handler(on_interrupt):
         yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous)
     if flag.number:
         raise KeyboardInterrupt
 

@@ -92,7 +92,7 @@ def test_a_required_device_is_missing(
 ) -> None:
     error = failure_here(f"--require={platform}")
     assert error.startswith(
-        f"require: {platform} is required, but the devices here are 8 x cpu; "
+        f"require: jax uses no {platform}: the devices here are 8 x cpu; "
     )
     assert "verdict" not in capsys.readouterr().out
 
@@ -175,7 +175,7 @@ def test_a_missing_platform_is_one_line(
     error = failure(finished)
     assert "jax finds no device: " in error
     assert "JAX_PLATFORMS=cuda" in error
-    required = r"^required: require: gpu is required, but jax finds no device: .*no GPU"
+    required = r"^required: require: jax uses no gpu: jax finds no device: .*no GPU"
     assert re.search(required, finished.stdout, re.M)
 
 

@@ -1,4 +1,8 @@
-"""The remedies that messages advise: the command that follows one works."""
+"""The remedies that messages advise: the command that follows one works.
+
+Not here: `data.manual_dir`, which needs the original files (`test_originals.py`), and
+the flags of clusters (`test_distributed.py`).
+"""
 
 import importlib
 import shutil
@@ -20,7 +24,7 @@ TRAIN = (
 RUN = f"{TRAIN} --config.data.path=levels.npz --workdir=run"
 LONGER = f"{RUN} --config.train.num_steps=20"
 DIVERGING = f"{LONGER} --config.train.learning_rate=1e21"
-IMAGES = f"main {ALONE} --config.train.num_steps=1"
+IMAGES = f"main {ALONE} --config.train.num_steps=1 --config.data.data_dir=DATA_DIR"
 
 # A wrong command, what its message advises, and the flags that follow the advice, of
 # which a repeated one replaces the earlier one; or the whole command.
@@ -94,9 +98,9 @@ REMEDIES = [
         "--config.data.path=changed.npz",
     ),
     (
-        "evaluate --workdir=checkpoints/reference --config.data.path=levels.npz",
-        "the run is on mnist, not on files; remove it",
-        "verify --workdir=checkpoints/reference",
+        "evaluate --workdir=images --config.data.path=levels.npz",
+        "the run is on mnist5k, not on files; remove it",
+        "evaluate --workdir=images",
     ),
     (
         "export --workdir=linear --format=onnx --output=new",
@@ -122,7 +126,7 @@ def call(command: str) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def folder(once: Once) -> Path:
+def folder(once: Once, data_dir: Path) -> Path:
     """Files of sequences, and runs on them."""
 
     def fill(folder: Path) -> None:
@@ -144,6 +148,8 @@ def folder(once: Once) -> Path:
         train = f"{TRAIN} --config.data.path={folder}/levels.npz"
         linear = f"--workdir={folder}/linear --config.model.cell=lru"
         assert call(f"{train} {linear}") is None
+        images = IMAGES.replace("DATA_DIR", str(data_dir))
+        assert call(f"{images} --workdir={folder}/images") is None
         longer = f"--workdir={folder}/damaged --config.train.num_steps=20"
         assert call(f"{train} {longer}") is None
         with interrupted_at(5):
@@ -159,6 +165,7 @@ def folder(once: Once) -> Path:
 @pytest.mark.parametrize(("command", "advice", "fix"), REMEDIES)
 def test_the_command_that_follows_the_advice_of_a_message_works(
     folder: Path,
+    data_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     command: str,
@@ -167,6 +174,7 @@ def test_the_command_that_follows_the_advice_of_a_message_works(
 ) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    command = command.replace("DATA_DIR", str(data_dir))
     message = call(command)
     assert message is not None
     assert advice in message

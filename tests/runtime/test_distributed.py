@@ -237,7 +237,7 @@ def test_missing_processes_are_one_line(
     assert finished.returncode == 1
     assert finished.stdout == f"waiting for all of 2 processes to join {address}\n"
     assert finished.stderr == (
-        f"error: num_processes: not all of 2 processes have joined {address} within "
+        f"error: --num_processes: not all of 2 processes have joined {address} within "
         "2 s; start each of them, with the same flags\n"
     )
 

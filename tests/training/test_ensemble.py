@@ -339,12 +339,12 @@ def test_a_checkpoint_has_flaxs_names_and_an_axis_only_for_several_seeds(
     leaves = [leaf for name, leaf in named_leaves((params, state)) if name != "1/step"]
     assert axes == 0 or {len(leaf) for leaf in leaves} == {seeds}
 
-    carry, row = (jnp.zeros((1, 16)),) * 2, jnp.zeros((1, 28))
-    cell = nn.OptimizedLSTMCell(16)
+    carry, row = (jnp.zeros((1, 48)),) * 2, jnp.zeros((1, 28))
+    cell = nn.OptimizedLSTMCell(48)
     variables = jax.eval_shape(cell.init, jax.random.key(0), carry, row)
     expected = {f"cell/{k}": shape for k, shape in shapes(variables["params"]).items()}
-    expected |= {"head/kernel": (16, 10), "head/bias": (10,)}
-    assert expected["cell/hf/bias"] == (16,)
+    expected |= {"head/kernel": (48, 10), "head/bias": (10,)}
+    assert expected["cell/hf/bias"] == (48,)
     assert shapes(params, axes) == expected
     assert state.keys() == {"opt_state", "step", "trained_params"}
     assert state["step"].shape == ()

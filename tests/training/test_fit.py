@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from orbax.checkpoint import CheckpointManager
 from support import interrupted_at
 
 import rnnmnist
@@ -134,8 +135,8 @@ def test_an_interrupted_fit_resumes_to_the_same_end(
 ) -> None:
     """At random moments of training, validation and saving.
 
-    After a second interrupt, which Python raises between any two instructions, only the
-    result is compared.
+    A second interrupt, which Python raises between any two instructions, can leave a
+    file open until it is collected.
     """
     seconds = float((reference / "seconds.txt").read_text())
     generator = random.Random(count)
@@ -156,8 +157,7 @@ def test_an_interrupted_fit_resumes_to_the_same_end(
         assert lock_owner(workdir) is None
         fit(workdir)
         assert end(workdir) == end(reference)
-        if not twice:
-            assert_nothing_is_left(before)
+        assert_nothing_is_left(before)
     assert stopped > count // 2
 
 
@@ -174,10 +174,38 @@ def test_fit_leaves_nothing_behind(
         raise RunError("a failure")
 
     monkeypatch.setattr(loop, "validate", fail)
-    for _ in range(2):
-        with pytest.raises(RunError, match="a failure"):
-            fit(tmp_path / "failed", placement=placement)
-        assert_nothing_is_left(before)
+    with pytest.raises(RunError, match="a failure") as kept:
+        fit(tmp_path / "failed", placement=placement)
+    assert_nothing_is_left(before)
+    assert kept.value.__traceback__ is not None
+
+
+def test_two_interrupts_during_a_save_leave_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: Path
+) -> None:
+    before = left_behind()
+    original = CheckpointManager.save
+
+    def save(manager: Any, step: int, **items: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(manager, step, **items)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(CheckpointManager, "save", save)
+        fit(tmp_path / "run")
+    assert_nothing_is_left(before)
+    fit(tmp_path / "run")
+    assert end(tmp_path / "run") == end(reference)
+
+
+def test_a_progress_bar_leaves_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    before = left_behind()
+    fit(tmp_path / "run", verbose=True)
+    assert_nothing_is_left(before)
 
 
 def test_fit_prints_nothing_unless_verbose(
@@ -188,10 +216,12 @@ def test_fit_prints_nothing_unless_verbose(
     with stopped, interrupted_at(15):
         fit(tmp_path / "run", batch_size=500)
     assert "15" in {path.name for path in (tmp_path / "run").iterdir()}
-    fit(tmp_path / "run", batch_size=500)
-    assert capfd.readouterr() == ("", "")
     assert caplog.records == []
-    fit(tmp_path / "run", batch_size=500, verbose=True)
+    fit(tmp_path / "run", batch_size=500, learning_rate=0.01)
+    assert capfd.readouterr() == ("", "")
+    (warning,) = caplog.messages
+    assert warning.startswith("train.learning_rate was ")
+    fit(tmp_path / "run", batch_size=500, learning_rate=0.01, verbose=True)
     assert "the run is complete at step 30" in capfd.readouterr().out
 
 
