@@ -136,6 +136,12 @@ def command(environment: dict[str, str]) -> Command:
     return run
 
 
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots are composed but not rendered: for tests that read a report's text."""
+    monkeypatch.setattr("rnnmnist.reporting.plots._png", lambda figure: bytes(24))
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium."""

@@ -261,6 +261,7 @@ def test_a_comparison_links_to_each_report(reports: Reports) -> None:
     assert "without metrics.jsonl: deeper #1/second" in parser.text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_comparison_shows_the_settings_that_differ(run_data: RunData) -> None:
     other = run_data.config.replace({"model.cell": "gru", "data.data_dir": "/there"})
     runs = [
@@ -281,6 +282,7 @@ def test_a_comparison_is_not_written_into_a_run() -> None:
     assert comparison_folder([Path("/a/runs"), Path("/a/runs/b")]) == Path("/a/report")
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_an_ensemble_is_reported_by_seed(ensemble: RunData) -> None:
     parser = read(report_page(ensemble, CONTEXT))
     words = spaced(parser.text)
@@ -312,6 +314,7 @@ def test_intervals_are_over_images_for_one_network_and_else_over_seeds() -> None
     assert second == pytest.approx((0.25, 0.5, 1.0))
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_run_of_several_sessions_that_was_evaluated_on_another_device(
     tmp_path: Path, run_data: RunData
 ) -> None:
@@ -476,6 +479,7 @@ def sequences_run(run: RunData, number: int, *, test: bool, name: str) -> RunDat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unrendered")
 def test_few_validation_sequences_do_not_select_a_step(run_data: RunData) -> None:
     few = sequences_run(run_data, 27, test=False, name="a")
     words = spaced(read(report_page(few, CONTEXT)).text)
@@ -509,6 +513,7 @@ def test_the_title_of_the_curves_names_the_selected_step(
     assert title.endswith(f" % at step {step}")
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_report_on_other_data_than_the_training(run_data: RunData) -> None:
     run = sequences_run(run_data, 500, test=True, name="a")
     words = read(report_page(run, CONTEXT)).text
@@ -530,6 +535,7 @@ def test_a_report_on_other_data_than_the_training(run_data: RunData) -> None:
     assert "test on theirs: " in words
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_comparison_names_splits_and_tells_data_of_one_name_apart(
     run_data: RunData,
 ) -> None:
