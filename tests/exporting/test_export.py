@@ -6,6 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,43 +99,59 @@ def save_network(
     return folder / "run", paths
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Source:
+    """An LSTM; tests that change its workdir copy that."""
+    folder = tmp_path_factory.mktemp("source")
+    workdir, paths = save_network(folder, *NETWORKS["lstm"], data_dir)
+    return Source.load(workdir, "best", paths)
+
+
+@pytest.fixture(scope="module")
+def original(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of its certified export."""
+    folder = tmp_path_factory.mktemp("exports")
+    folders.write(source, "safetensors", folder)
+    return folder
+
+
 @pytest.fixture
-def saved(tmp_path: Path, data_dir: Path) -> tuple[Path, list[str]]:
-    """The workdir of an LSTM, and the flags that find its data."""
-    workdir, paths = save_network(tmp_path, *NETWORKS["lstm"], data_dir)
-    return workdir, [f"--config.{name}={value}" for name, value in paths.items()]
+def exported(original: Path, tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return shutil.copytree(original, tmp_path / "out")
 
 
 @pytest.mark.parametrize("network", NETWORKS | LINEAR)
-@pytest.mark.parametrize("name", FORMATS)
 def test_an_export_predicts_as_its_source(
-    name: str, network: str, tmp_path: Path, data_dir: Path
+    network: str, tmp_path: Path, data_dir: Path
 ) -> None:
     data, model = (NETWORKS | LINEAR)[network]
     features = 1 if "one feature" in network else 3
     workdir, paths = save_network(tmp_path, data, model, data_dir, features=features)
     source = Source.load(workdir, "best", paths)
-    if not folders.supports(name, source.restored.config):
-        assert network in LINEAR
-        assert name != "stablehlo"
-        return
-    FORMATS[name].write(source, tmp_path)
-    script = Path(folders.__file__).with_name(f"predict_{name}.py")
-    predict = runpy.run_path(str(script))["load"](tmp_path)
-    for count in (1, 7, len(source.logits)):
-        logits = predict(*(array[:count] for array in source.inputs))
-        assert logits.dtype == np.float32
-        np.testing.assert_allclose(logits, source.logits[:count], atol=2e-5)
+    config = source.restored.config
     # Other examples than those of the certificate.
-    inputs = [array[::-1].copy() for array in source.inputs]
-    other = source_module.predict(source.restored, *inputs)
-    np.testing.assert_allclose(predict(*inputs), other, atol=2e-5)
+    reversed_inputs = [array[::-1].copy() for array in source.inputs]
+    others = source_module.predict(source.restored, *reversed_inputs)
+    supported = [name for name in FORMATS if folders.supports(name, config)]
+    assert supported == (["stablehlo"] if network in LINEAR else list(FORMATS))
+    for name in supported:
+        FORMATS[name].write(source, tmp_path)
+        script = Path(folders.__file__).with_name(f"predict_{name}.py")
+        predict = runpy.run_path(str(script))["load"](tmp_path)
+        for count in (1, len(source.logits)):
+            logits = predict(*(array[:count] for array in source.inputs))
+            assert logits.dtype == np.float32, name
+            np.testing.assert_allclose(
+                logits, source.logits[:count], atol=2e-5, err_msg=name
+            )
+        found = predict(*reversed_inputs)
+        np.testing.assert_allclose(found, others, atol=2e-5, err_msg=name)
 
 
 def test_onnx_has_native_operators_probabilities_and_metadata(
-    saved: tuple[Path, list[str]], tmp_path: Path, data_dir: Path
+    source: Source, tmp_path: Path
 ) -> None:
-    source = Source.load(saved[0], "best", {"data.data_dir": str(data_dir)})
     FORMATS["onnx"].write(source, tmp_path)
     content = (tmp_path / "model.onnx").read_bytes()
     assert len(content) < 4 * sum(map(np.size, leaves(source.params))) + 20_000
@@ -156,38 +173,38 @@ def leaves(tree: Any) -> list[np.ndarray]:
     return [leaf for value in tree.values() for leaf in leaves(value)]
 
 
-def test_an_export_is_certified_replaced_with_force_and_verified(
-    saved: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def flags_of(workdir: Path, paths: Mapping[str, str | None]) -> list[str]:
+    """Returns the flags of `rnnmnist.export` for a run and its data."""
+    data = [f"--config.{name}={value}" for name, value in paths.items()]
+    return [f"--workdir={workdir}", *data]
+
+
+def test_an_export_is_verified_replaced_with_force_and_certified(
+    source: Source, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "out"
-    arguments = [f"--workdir={saved[0]}", "--format=safetensors", *saved[1]]
-    arguments.append(f"--output={output}")
-    export.main(arguments)
+    folder = exported / "safetensors"
+    (folder / "predict.py").write_text("raise SystemExit('was run')")
+    with pytest.raises(RunError, match="changed"):
+        export.main([f"--verify={exported}"])
+    assert capsys.readouterr().out == "safetensors: predict.py has changed\n"
+    arguments = flags_of(source.workdir, source.data_paths)
+    arguments += ["--format=safetensors", f"--output={exported}"]
+    assert "--force" in refused("export", *arguments)
+    export.main([*arguments, "--force"])
     assert "500 of 500 predictions are equal" in capsys.readouterr().out
-    folder = output / "safetensors"
+    assert [path.name for path in exported.iterdir()] == ["safetensors"]
     found = json.loads((folder / "certificate.json").read_text())
     assert found["examples"] == 500
     assert found["differing"] == 0
     assert 0 < found["max_abs_difference"] < 1e-4
     assert found["examples_per_second"].keys() == {"1", "128"}
-    (folder / "predict.py").write_text("raise SystemExit('was run')")
-    with pytest.raises(RunError, match="changed"):
-        export.main([f"--verify={output}"])
-    assert capsys.readouterr().out == "safetensors: predict.py has changed\n"
-    assert "--force" in refused("export", *arguments)
-    export.main([*arguments, "--force"])
-    assert [path.name for path in output.iterdir()] == ["safetensors"]
-    export.main([f"--verify={output}"])
+    export.main([f"--verify={exported}"])
     assert capsys.readouterr().out.endswith("safetensors: unchanged\n")
 
 
 def test_the_numpy_reader_imports_neither_jax_nor_this_package(
-    saved: tuple[Path, list[str]], tmp_path: Path, data_dir: Path
+    exported: Path,
 ) -> None:
-    source = Source.load(saved[0], "best", {"data.data_dir": str(data_dir)})
-    FORMATS["safetensors"].write(source, tmp_path)
-    reader = Path(folders.__file__).with_name("predict_safetensors.py")
-    shutil.copyfile(reader, tmp_path / "predict.py")
     script = (
         "import sys; sys.modules['jax'] = sys.modules['rnnmnist'] = None\n"
         "import numpy as np, pathlib, predict\n"
@@ -195,38 +212,32 @@ def test_the_numpy_reader_imports_neither_jax_nor_this_package(
         "print(predict.load(pathlib.Path('.'))(images).shape)"
     )
     finished = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", script],
+        cwd=exported / "safetensors",
+        capture_output=True,
+        text=True,
     )
     assert finished.stdout == "(2, 10)\n", finished.stderr
 
 
 def test_another_checkpoint_or_other_data_are_changes(
-    saved: tuple[Path, list[str]], tmp_path: Path, data_dir: Path
+    source: Source, exported: Path, tmp_path: Path, data_dir: Path
 ) -> None:
-    paths: dict[str, str | None] = {"data.data_dir": str(data_dir)}
-    source = Source.load(saved[0], "best", paths)
-    folder = tmp_path / "out"
-    folders.write(source, "safetensors", folder)
-    shutil.rmtree(saved[0])
-    save_network(tmp_path, *NETWORKS["lstm"], data_dir, {"model.hidden_size": 23})
-    ((_, changes),) = folders.verify(folder)
-    assert changes == [f"the parameters in {saved[0]} have changed"]
-    saved_certificate = certificate.Certificate.read(
-        folder / "safetensors/certificate.json"
-    )
+    path = exported / "safetensors/certificate.json"
+    settings = {"model.hidden_size": 23}
+    workdir, _ = save_network(tmp_path, *NETWORKS["lstm"], data_dir, settings)
+    content = json.loads(path.read_text()) | {"workdir": str(workdir)}
+    path.write_text(json.dumps(content))
+    ((_, changes),) = folders.verify(exported)
+    assert changes == [f"the parameters in {workdir} have changed"]
     relabelled = source._replace(labels=source.labels[::-1])
-    changes = certificate.find_changes(
-        saved_certificate, relabelled, folder / "safetensors"
-    )
+    saved = certificate.Certificate.read(path)
+    changes = certificate.find_changes(saved, relabelled, path.parent)
     assert changes == ["the test examples of mnist5k have changed"]
 
 
-def test_a_changed_certificate_is_a_change(
-    saved: tuple[Path, list[str]], tmp_path: Path, data_dir: Path
-) -> None:
-    source = Source.load(saved[0], "best", {"data.data_dir": str(data_dir)})
-    folders.write(source, "safetensors", tmp_path / "out")
-    path = tmp_path / "out/safetensors/certificate.json"
+def test_a_changed_certificate_is_a_change(exported: Path) -> None:
+    path = exported / "safetensors/certificate.json"
     content = json.loads(path.read_text())
     for change in (
         {"format": "onnx"},
@@ -237,30 +248,26 @@ def test_a_changed_certificate_is_a_change(
         {"step": "best"},
     ):
         path.write_text(json.dumps(content | change))
-        ((_, changes),) = folders.verify(tmp_path / "out")
+        ((_, changes),) = folders.verify(exported)
         assert changes[0].startswith("certificate.json is damaged: "), change
     path.write_text(json.dumps(content | {"correct": 1, "artefact_sha256": "0"}))
-    ((_, changes),) = folders.verify(tmp_path / "out")
+    ((_, changes),) = folders.verify(exported)
     assert [change.split()[0] for change in changes] == ["artefact_sha256", "correct"]
     path.unlink()
-    ((_, changes),) = folders.verify(tmp_path / "out")
+    ((_, changes),) = folders.verify(exported)
     assert "No such file" in changes[0]
 
 
 def test_an_export_with_other_logits_is_not_written(
-    saved: tuple[Path, list[str]], tmp_path: Path, data_dir: Path
+    source: Source, tmp_path: Path
 ) -> None:
-    source = Source.load(saved[0], "best", {"data.data_dir": str(data_dir)})
     wrong = source._replace(logits=source.logits + 0.01)
     with pytest.raises(RunError, match="is not the network"):
         folders.write(wrong, "safetensors", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_different_predictions_are_listed(
-    saved: tuple[Path, list[str]], tmp_path: Path, data_dir: Path
-) -> None:
-    source = Source.load(saved[0], "best", {"data.data_dir": str(data_dir)})
+def test_different_predictions_are_listed(source: Source, tmp_path: Path) -> None:
     logits = source.logits.copy()
     first, second = logits[5].argsort()[-2:]
     logits[5, [first, second]] = logits[5, [second, first]]  # within rounding
@@ -298,11 +305,12 @@ def test_different_predictions_are_listed(
 def test_a_mistake_is_refused(
     flags: list[str],
     message: str,
-    saved: tuple[Path, list[str]],
+    source: Source,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    workdir = str(saved[0])
-    monkeypatch.chdir(saved[0].parent)
+    workdir = str(source.workdir)
+    monkeypatch.chdir(tmp_path)
     found = refused("export", *(flag.replace("DIR", workdir) for flag in flags))
     assert message.replace("DIR", workdir) in found
     assert not Path("out").exists()
@@ -313,62 +321,48 @@ def test_the_command_names_all_formats() -> None:
 
 
 def test_what_cannot_be_exported_is_refused(
-    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    source: Source, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "out"
+    output = [f"--output={tmp_path / 'out'}", "--format=onnx"]
     for name, settings, message in (
         ("lru", {"model.cell": "lru"}, "does not support model.cell=lru"),
         ("ensemble", {"num_seeds": 2}, "num_seeds=2"),
     ):
-        (tmp_path / name).mkdir()
-        workdir, paths = save_network(
-            tmp_path / name, *NETWORKS["lstm"], data_dir, settings
-        )
-        arguments = [f"--workdir={workdir}", f"--output={output}"]
-        arguments += [f"--config.{key}={value}" for key, value in paths.items()]
-        assert message in refused("export", *arguments, "--format=onnx")
+        folder = tmp_path / name
+        saved = save_network(folder, *NETWORKS["lstm"], data_dir, settings)
+        assert message in refused("export", *flags_of(*saved), *output)
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
         "find_spec",
         lambda package: None if package == "onnx" else find_spec(package),
     )
-    workdir, _ = save_network(tmp_path, *NETWORKS["lstm"], data_dir)
-    arguments[0] = f"--workdir={workdir}"
-    message = refused("export", *arguments, "--format=onnx")
-    assert message.endswith("pip install onnx")
-    assert not output.exists()
+    flags = flags_of(source.workdir, source.data_paths)
+    assert refused("export", *flags, *output).endswith("pip install onnx")
+    assert not (tmp_path / "out").exists()
 
 
 def test_all_formats_skip_those_without_the_recurrence(
     tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    workdir, paths = save_network(tmp_path, *LINEAR["lru"], data_dir)
-    export.main(
-        [
-            *(f"--workdir={workdir}", "--format=all", f"--output={tmp_path / 'out'}"),
-            *(f"--config.{name}={value}" for name, value in paths.items()),
-        ]
-    )
+    saved = save_network(tmp_path, *LINEAR["mingru on sequences"], data_dir)
+    output = tmp_path / "out"
+    export.main([*flags_of(*saved), "--format=all", f"--output={output}"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == list(FORMATS)
-    assert "500 of 500" in lines[2]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["stablehlo"]
+    assert "80 of 80" in lines[2]
+    assert [path.name for path in output.iterdir()] == ["stablehlo"]
 
 
-def test_a_damaged_checkpoint_is_not_exported(
-    saved: tuple[Path, list[str]], tmp_path: Path
-) -> None:
-    files = (path for path in (saved[0] / "3/params").rglob("*") if path.is_file())
+def test_a_damaged_checkpoint_is_not_exported(source: Source, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    workdir = shutil.copytree(source.workdir, tmp_path / "run")
+    files = (path for path in (workdir / "3/params").rglob("*") if path.is_file())
     array = max(files, key=lambda path: path.stat().st_size)
     content = bytearray(array.read_bytes())
     content[len(content) // 2] ^= 1
     array.write_bytes(content)
+    flags = flags_of(workdir, source.data_paths)
     with pytest.raises(RunError, match=r"damaged|differs"):
-        export.main(
-            [
-                *(f"--workdir={saved[0]}", "--format=safetensors"),
-                *(f"--output={tmp_path / 'out'}", *saved[1]),
-            ]
-        )
-    assert not (tmp_path / "out").exists()
+        export.main([*flags, "--format=safetensors", f"--output={output}"])
+    assert not output.exists()
