@@ -62,7 +62,8 @@ def test_the_report_of_a_machine_on_which_a_run_works(
     command: Command, tmp_path: Path
 ) -> None:
     """Without prepared data, a network or a home directory."""
-    finished = command("doctor", cwd=tmp_path, HOME=str(tmp_path / "none"))
+    small, home = "--config.model.hidden_size=16", str(tmp_path / "none")
+    finished = command("doctor", small, cwd=tmp_path, HOME=home)
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr == ""
     assert tuple(line.split()[0] for line in finished.stdout.splitlines()) == LABELS

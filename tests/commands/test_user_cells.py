@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY, Command, one_line_error, refused
+from support import REPOSITORY, Command, refused
 
+from rnnmnist import evaluate
 from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.config.user_cells import load_cell, pin_cell
 from rnnmnist.errors import UserError
@@ -44,35 +45,42 @@ def cell_file(tmp_path: Path) -> Path:
 
 
 def test_a_run_with_a_users_cell(
-    command: Command, data_dir: Path, cell_file: Path, tmp_path: Path
+    command: Command,
+    data_dir: Path,
+    cell_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Trains, resumes and evaluates; refuses a changed file."""
+    """Trains, refuses a changed file, and evaluates with the original."""
     arguments = (
         f"--workdir={tmp_path}/run",
         f"--config.data.data_dir={data_dir}",
         "--config.model.cell=leaky.py:Leaky",  # relative to the current directory
+        "--config.model.hidden_size=16",
         "--config.model.pooling=mean",
         "--config.train.num_steps=20",
         "--config.train.eval_every_steps=10",
     )
     trained = command("main", *arguments, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
-    assert "Leaky with 128 units on mnist5k" in trained.stdout
+    assert "Leaky with 16 units on mnist5k" in trained.stdout
     model = json.loads((tmp_path / "run/config.json").read_text())["model"]
     assert model["cell"] == f"{cell_file}:Leaky"
     assert model["cell_sha256"] == hashlib.sha256(cell_file.read_bytes()).hexdigest()
     result = json.loads((tmp_path / "run/evaluation/test-20.json").read_text())
-    assert result["num_parameters"] == 28 * 128 + 128 + 1290
+    assert result["num_parameters"] == 28 * 16 + 16 + 170
 
-    evaluated = command("evaluate", f"--workdir={tmp_path}/run")
-    assert evaluated.returncode == 0, evaluated.stderr
+    original = cell_file.read_text()
     cell_file.write_text(CELL.replace("carry / 2", "carry / 3"))
-    changed = one_line_error(command("evaluate", f"--workdir={tmp_path}/run"))
+    changed = refused("evaluate", f"--workdir={tmp_path}/run")
     assert f"model.cell: {cell_file} is not the file of this run" in changed
-    refusal = one_line_error(command("main", *arguments, cwd=tmp_path))
+    monkeypatch.chdir(tmp_path)
+    refusal = refused("main", *arguments, "--num_processes=1")
     assert "belongs to another run: model.cell_sha256=" in refusal
     cell_file.unlink()
     assert "No such file" in refused("evaluate", f"--workdir={tmp_path}/run")
+    cell_file.write_text(original)
+    evaluate.main([f"--workdir={tmp_path}/run"])
 
 
 @pytest.mark.parametrize(
