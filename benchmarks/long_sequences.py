@@ -117,7 +117,8 @@ def training_table(measured: dict[str, Any]) -> str:
     for name, model in (MODELS | VARIANTS).items():
         found = speeds(section[name])
         peer = section.get(f"PyTorch {name}")
-        percents = [100 * speed * flop_per_image(model) / max(peaks) for speed in found]
+        share = 100 * flop_per_image(model) / max(peaks)
+        percents = [speed * share for speed in found]
         rows.append(
             [
                 code(name),
