@@ -195,6 +195,7 @@ def test_evaluation_refuses_other_features(run: Path, tmp_path: Path) -> None:
     assert "has the features y, x, and the network was trained on x, y" in message
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_either_file_of_a_pair_names_both(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -326,6 +327,7 @@ def test_batches_from_the_host_give_the_bits_of_resident_data(
     assert found["host"] == found["device"]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_file_without_a_split(tmp_path: Path) -> None:
     """The validation part is too small to select, and there is no test part."""
     path = save(tmp_path / "levels.npz", arrays(60, split=None))
