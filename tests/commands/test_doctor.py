@@ -210,13 +210,9 @@ def test_user_errors_name_the_argument(
 
 
 def test_a_user_error_is_one_line_and_exits_2(command: Command) -> None:
-    for flag, part in (
-        ("--requir=gpu", "did you mean --require?"),
-        ("--config.model.precision=half", "model.precision: must be one of auto, "),
-    ):
-        finished = command("doctor", flag)
-        assert part in one_line_error(finished)
-        assert finished.stdout == ""
+    finished = command("doctor", "--requir=gpu")
+    assert "did you mean --require?" in one_line_error(finished)
+    assert finished.stdout == ""
 
 
 def test_folders_that_cannot_be_written(command: Command, tmp_path: Path) -> None:

@@ -38,18 +38,16 @@ number = 3
 
 
 @pytest.fixture
-def cell_file(tmp_path: Path) -> Path:
+def cell_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file in the current directory."""
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "leaky.py"
     file.write_text(CELL + OTHERS)
     return file
 
 
 def test_a_run_with_a_users_cell(
-    command: Command,
-    data_dir: Path,
-    cell_file: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    command: Command, data_dir: Path, cell_file: Path, tmp_path: Path
 ) -> None:
     """Trains, refuses a changed file, and evaluates with the original."""
     arguments = (
@@ -70,16 +68,14 @@ def test_a_run_with_a_users_cell(
     result = json.loads((tmp_path / "run/evaluation/test-20.json").read_text())
     assert result["num_parameters"] == 28 * 16 + 16 + 170
 
-    original = cell_file.read_text()
     cell_file.write_text(CELL.replace("carry / 2", "carry / 3"))
     changed = refused("evaluate", f"--workdir={tmp_path}/run")
     assert f"model.cell: {cell_file} is not the file of this run" in changed
-    monkeypatch.chdir(tmp_path)
     refusal = refused("main", *arguments, "--num_processes=1")
     assert "belongs to another run: model.cell_sha256=" in refusal
     cell_file.unlink()
     assert "No such file" in refused("evaluate", f"--workdir={tmp_path}/run")
-    cell_file.write_text(original)
+    cell_file.write_text(CELL + OTHERS)
     evaluate.main([f"--workdir={tmp_path}/run"])
 
 

@@ -101,24 +101,18 @@ def save_network(
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Source:
-    """An LSTM; tests that change its workdir copy that."""
+    """An LSTM with an export beside its workdir; tests copy what they change."""
     folder = tmp_path_factory.mktemp("source")
     workdir, paths = save_network(folder, *NETWORKS["lstm"], data_dir)
-    return Source.load(workdir, "best", paths)
-
-
-@pytest.fixture(scope="module")
-def original(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of its certified export."""
-    folder = tmp_path_factory.mktemp("exports")
-    folders.write(source, "safetensors", folder)
-    return folder
+    source = Source.load(workdir, "best", paths)
+    folders.write(source, "safetensors", folder / "out")
+    return source
 
 
 @pytest.fixture
-def exported(original: Path, tmp_path: Path) -> Path:
-    """A copy of that folder."""
-    return shutil.copytree(original, tmp_path / "out")
+def exported(source: Source, tmp_path: Path) -> Path:
+    """A copy of that export."""
+    return shutil.copytree(source.workdir.with_name("out"), tmp_path / "out")
 
 
 @pytest.mark.parametrize("network", NETWORKS | LINEAR)
@@ -129,24 +123,23 @@ def test_an_export_predicts_as_its_source(
     features = 1 if "one feature" in network else 3
     workdir, paths = save_network(tmp_path, data, model, data_dir, features=features)
     source = Source.load(workdir, "best", paths)
+    others = [array[::-1].copy() for array in source.inputs]
+    cases = [
+        ([array[:1] for array in source.inputs], source.logits[:1]),
+        (source.inputs, source.logits),
+        (others, source_module.predict(source.restored, *others)),
+    ]
     config = source.restored.config
-    # Other examples than those of the certificate.
-    reversed_inputs = [array[::-1].copy() for array in source.inputs]
-    others = source_module.predict(source.restored, *reversed_inputs)
     supported = [name for name in FORMATS if folders.supports(name, config)]
     assert supported == (["stablehlo"] if network in LINEAR else list(FORMATS))
     for name in supported:
         FORMATS[name].write(source, tmp_path)
         script = Path(folders.__file__).with_name(f"predict_{name}.py")
         predict = runpy.run_path(str(script))["load"](tmp_path)
-        for count in (1, len(source.logits)):
-            logits = predict(*(array[:count] for array in source.inputs))
+        for inputs, expected in cases:
+            logits = predict(*inputs)
             assert logits.dtype == np.float32, name
-            np.testing.assert_allclose(
-                logits, source.logits[:count], atol=2e-5, err_msg=name
-            )
-        found = predict(*reversed_inputs)
-        np.testing.assert_allclose(found, others, atol=2e-5, err_msg=name)
+            np.testing.assert_allclose(logits, expected, atol=2e-5, err_msg=name)
 
 
 def test_onnx_has_native_operators_probabilities_and_metadata(
@@ -202,20 +195,16 @@ def test_an_export_is_verified_replaced_with_force_and_certified(
     assert capsys.readouterr().out.endswith("safetensors: unchanged\n")
 
 
-def test_the_numpy_reader_imports_neither_jax_nor_this_package(
-    exported: Path,
-) -> None:
+def test_the_numpy_reader_needs_neither_jax_nor_this_package(exported: Path) -> None:
     script = (
         "import sys; sys.modules['jax'] = sys.modules['rnnmnist'] = None\n"
         "import numpy as np, pathlib, predict\n"
         "images = np.zeros((2, 28, 28), np.uint8)\n"
         "print(predict.load(pathlib.Path('.'))(images).shape)"
     )
+    folder = exported / "safetensors"
     finished = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=exported / "safetensors",
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True
     )
     assert finished.stdout == "(2, 10)\n", finished.stderr
 
