@@ -1,4 +1,8 @@
-"""Runs on files of users: training, evaluation, prediction, and what is refused."""
+"""Runs on files of users: training, evaluation, prediction, and what is refused.
+
+Most runs share one compiled training step: they have 30 training sequences, and a
+learning rate that does not depend on the number of steps.
+"""
 
 import contextlib
 import io
@@ -16,6 +20,8 @@ from support import Command, Once, one_line_error, refused
 
 import rnnmnist
 from rnnmnist import evaluate, main, predict, report
+from rnnmnist.config.schema import DataConfig
+from rnnmnist.data import sequences
 from rnnmnist.errors import UserError
 
 CLASSES = np.array(["low", "middle", "high"])
@@ -24,15 +30,18 @@ TINY = (
     "--config.model.hidden_size=8",
     "--config.train.batch_size=16",
     "--config.train.learning_rate=0.03",
-    "--config.train.log_every_steps=5",
+    "--config.train.schedule=constant",
+    "--config.train.warmup_fraction=0",
+    "--config.train.log_every_steps=2",
+    "--config.train.num_devices=2",
 )
-HERE = ("--num_processes=1", "--config.train.num_devices=1")
+HERE = "--num_processes=1"
 
 
-def arrays(count: int = 240, seed: int = 0, **changes: Any) -> dict[str, np.ndarray]:
+def arrays(count: int = 60, seed: int = 0, **changes: Any) -> dict[str, np.ndarray]:
     """Noise of unequal lengths, whose mean tells the class."""
     generator = np.random.default_rng(seed)
-    labels = generator.integers(0, 3, count)
+    labels = np.arange(count) % 3
     inputs = generator.normal(size=(count, 12, 2)).astype(np.float32)
     return {
         "inputs": inputs + labels[:, None, None].astype(np.float32),
@@ -41,6 +50,7 @@ def arrays(count: int = 240, seed: int = 0, **changes: Any) -> dict[str, np.ndar
         "split": np.array(["train", "train", "validation", "test"])[
             np.arange(count) % 4
         ],
+        "feature_names": np.array(["x", "y"]),
         **changes,
     }
 
@@ -50,14 +60,14 @@ def save(path: Path, content: dict[str, np.ndarray]) -> Path:
     return path
 
 
-def train(path: Path, workdir: Path, *settings: str, steps: int = 10) -> str:
+def train(path: Path, workdir: Path, *settings: str, steps: int = 3) -> str:
     """Trains in this process; returns the output."""
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         main.main(
             [
                 *TINY,
-                *HERE,
+                HERE,
                 f"--config.train.num_steps={steps}",
                 f"--config.train.eval_every_steps={steps}",
                 f"--config.data.path={path}",
@@ -91,13 +101,8 @@ def run(once: Once, command: Command, data: Path) -> Path:
     def fill(folder: Path) -> None:
         finished = command(
             "main",
-            *(
-                *TINY,
-                "--config.train.num_steps=20",
-                "--config.train.eval_every_steps=10",
-                "--config.train.num_devices=2",
-            ),
-            *(f"--config.data.path={data}", f"--workdir={folder}"),
+            *(*TINY, f"--config.data.path={data}", f"--workdir={folder}"),
+            *("--config.train.num_steps=20", "--config.train.eval_every_steps=10"),
         )
         assert finished.returncode == 0, finished.stderr
         (folder / "output.txt").write_text(finished.stdout)
@@ -105,10 +110,20 @@ def run(once: Once, command: Command, data: Path) -> Path:
     return once("levels_run", fill)
 
 
+@pytest.fixture(scope="module")
+def two_networks(once: Once, data: Path) -> Path:
+    """The workdir of a run of two seeds that recomputes hidden states."""
+
+    def fill(folder: Path) -> None:
+        train(data, folder, "--config.num_seeds=2", "--config.model.remat_steps=4")
+
+    return once("levels_seeds", fill)
+
+
 def test_a_run_names_the_task_and_its_files_hold_it(run: Path) -> None:
     output = (run / "output.txt").read_text()
     assert (
-        "120 / 60 / 60 sequences for training / validation / test, of at most 12 steps "
+        "30 / 15 / 15 sequences for training / validation / test, of at most 12 steps "
         "with 2 features, in 3 classes: high, low, middle"
     ) in output
     assert "training sequences stay on the devices" in output
@@ -148,7 +163,6 @@ def test_a_resumed_run_ends_with_the_same_bits(run: Path, tmp_path: Path) -> Non
     output = train(
         Path(config["data"]["path"]),
         copy,
-        "--config.train.num_devices=2",
         "--config.train.eval_every_steps=10",
         steps=20,
     )
@@ -160,15 +174,13 @@ def test_a_run_refuses_to_resume_on_other_data(run: Path, tmp_path: Path) -> Non
     other = save(tmp_path / "levels.npz", arrays(seed=1))
     message = refused(
         "main",
-        *(*TINY, *HERE, "--config.train.num_steps=30", f"--workdir={run}"),
+        *(*TINY, HERE, "--config.train.num_steps=30", f"--workdir={run}"),
         *("--config.train.eval_every_steps=10", f"--config.data.path={other}"),
     )
     assert "trained on other data" in message
 
 
-@pytest.mark.parametrize(
-    "change", [{}, {"split": None}, {"labels": CLASSES[[1] * 240]}]
-)
+@pytest.mark.parametrize("change", [{}, {"split": None}, {"labels": CLASSES[[1] * 60]}])
 def test_evaluation_on_other_data_has_a_file_of_its_own(
     change: dict[str, Any], run: Path, tmp_path: Path
 ) -> None:
@@ -179,19 +191,17 @@ def test_evaluation_on_other_data_has_a_file_of_its_own(
     content = json.loads(path.read_text())
     assert content["dataset"] == "other"
     assert content["task"]["sha256"] != content["trained_on_sha256"]
-    assert content["examples"] == (240 if "split" in change else 60)
+    assert content["examples"] == (60 if "split" in change else 15)
     # The means of the training data, not of these.
     assert content["task"]["mean"] == result(run)["task"]["mean"]
     assert result(copy) == result(run)
 
 
 def test_evaluation_refuses_other_features(run: Path, tmp_path: Path) -> None:
-    content = arrays(60, feature_names=np.array(["x", "y"]))
-    train(save(tmp_path / "named.npz", content), tmp_path / "run", steps=1)
-    content["feature_names"] = np.array(["y", "x"])
+    content = arrays(feature_names=np.array(["y", "x"]))
     swapped = save(tmp_path / "swapped.npz", content)
     flag = f"--config.data.path={swapped}"
-    message = refused("evaluate", f"--workdir={tmp_path / 'run'}", flag)
+    message = refused("evaluate", f"--workdir={run}", flag)
     assert "has the features y, x, and the network was trained on x, y" in message
 
 
@@ -199,20 +209,20 @@ def test_evaluation_refuses_other_features(run: Path, tmp_path: Path) -> None:
 def test_either_file_of_a_pair_names_both(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = arrays(60)
-    for name, part in (("TRAIN", slice(40)), ("TEST", slice(40, 60))):
+    content = arrays(48)
+    for name, part in (("TRAIN", slice(33)), ("TEST", slice(33, 48))):
         own = {key: values[part] for key, values in content.items()}
         (tmp_path / f"levels_{name}.ts").write_bytes(as_ts(own))
     workdir = tmp_path / "run"
-    train(tmp_path / "levels_TEST.ts", workdir, steps=1)
+    train(tmp_path / "levels_TEST.ts", workdir)
     before = result(workdir)
-    assert (before["dataset"], before["examples"]) == ("levels", 20)
+    assert (before["dataset"], before["examples"]) == ("levels", 15)
     shutil.rmtree(workdir / "evaluation")
     evaluate.main([f"--workdir={workdir}"])
     report.main([f"--workdir={workdir}"])
     capsys.readouterr()
     predict.main([f"--workdir={workdir}", str(tmp_path / "levels_TEST.ts")])
-    assert len(capsys.readouterr().out.splitlines()) == 20  # of the named file only
+    assert len(capsys.readouterr().out.splitlines()) == 15  # of the named file only
     assert result(workdir)["correct"] == before["correct"]
 
 
@@ -227,28 +237,27 @@ def test_evaluation_refuses_a_changed_file(tmp_path: Path) -> None:
 
 def test_the_layout_of_a_file_does_not_matter(run: Path, tmp_path: Path) -> None:
     """Column-major arrays, in a folder, are the same data."""
-    folder = tmp_path / "levels"
+    folder, copy = tmp_path / "levels", shutil.copytree(run, tmp_path / "copy")
     folder.mkdir()
     for name, array in arrays().items():
         np.save(folder / f"{name}.npy", np.asfortranarray(array))
-    train(folder, tmp_path / "run", steps=1)
-    sha256 = result(tmp_path / "run")["task"]["sha256"]
-    assert sha256 == result(run)["task"]["sha256"]
+    shutil.rmtree(copy / "evaluation")
+    evaluate.main([f"--workdir={copy}", f"--config.data.path={folder}"])
+    assert result(copy)["task"]["sha256"] == result(run)["task"]["sha256"]
 
 
 def test_a_constant_feature_is_not_scaled(tmp_path: Path) -> None:
-    content = arrays(60)
+    content = arrays()
     content["inputs"] = content["inputs"].astype(np.float64)
     content["inputs"][..., 1] = 0.1
-    train(save(tmp_path / "data.npz", content), tmp_path / "run", steps=1)
-    assert result(tmp_path / "run")["task"]["std"][1] == 1
-
-
-def test_sequences_of_other_lengths_after_rematerialization(tmp_path: Path) -> None:
-    content = arrays(60)
     path = save(tmp_path / "data.npz", content)
-    train(path, tmp_path / "run", "--config.model.remat_steps=4", steps=1)
-    found = rnnmnist.Predictor(tmp_path / "run").classify(content["inputs"][:, :7])
+    task = sequences.load(DataConfig(name="files", path=str(path))).task
+    assert task.std is not None
+    assert task.std[1] == 1 != task.std[0]
+
+
+def test_sequences_of_other_lengths_after_rematerialization(two_networks: Path) -> None:
+    found = rnnmnist.Predictor(two_networks).classify(arrays()["inputs"][:, :7])
     assert found.shape == (60, 3)
 
 
@@ -278,39 +287,40 @@ def test_a_message_names_the_sequence_of_a_csv_file(tmp_path: Path) -> None:
     rows = [f"patient-{i},{t},{i % 2},{i % 2}" for i in range(6) for t in (1, 2)]
     rows[5] = "patient-2,2,,0"
     path.write_text("\n".join(["sequence,time,pulse,label", *rows]))
-    message = refused("main", *TINY, *HERE, f"--config.data.path={path}")
+    message = refused("main", *TINY, HERE, f"--config.data.path={path}")
     assert "sequence 'patient-2' at step 1, feature pulse, is missing" in message
 
 
 def test_the_content_of_padding_changes_no_bit(tmp_path: Path) -> None:
     sha256s = set()
-    for name, garbage in (("zeros", 0.0), ("nan", np.nan), ("large", 1e30)):
-        content = arrays(60)
+    for name, garbage in (("zeros", [0.0, 0.0]), ("garbage", [np.nan, 1e30])):
+        content = arrays()
         padding = np.arange(12) >= content["lengths"][:, None]
         content["inputs"][padding] = garbage
         path = save(tmp_path / f"{name}.npz", content)
         workdir = tmp_path / name
-        train(path, workdir, steps=4)
+        train(path, workdir)
         content = result(workdir)
         sha256s.add((content["params_sha256"], content["loss"]))
     assert len(sha256s) == 1
 
 
-@pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("seeds", "loss"),
+    [(1, "last"), pytest.param(2, "every_step", marks=pytest.mark.slow)],
+)
 def test_batches_from_the_host_give_the_bits_of_resident_data(
-    seeds: int, tmp_path: Path
+    seeds: int, loss: str, tmp_path: Path
 ) -> None:
-    content = arrays(100)
     folder = tmp_path / "data"
     folder.mkdir()
-    for name, array in content.items():
+    for name, array in arrays().items():
         np.save(folder / f"{name}.npy", array)
     settings = (
         f"--config.num_seeds={seeds}",
         f"--config.train.num_devices={2 * seeds}",
-        "--config.train.loss=every_step",
+        f"--config.train.loss={loss}",
         "--config.train.log_metrics=last_batch",
-        "--config.train.log_every_steps=3",
     )
     found = {}
     for placement in ("device", "host"):
@@ -330,7 +340,7 @@ def test_batches_from_the_host_give_the_bits_of_resident_data(
 @pytest.mark.usefixtures("unrendered")
 def test_a_file_without_a_split(tmp_path: Path) -> None:
     """The validation part is too small to select, and there is no test part."""
-    path = save(tmp_path / "levels.npz", arrays(60, split=None))
+    path = save(tmp_path / "levels.npz", arrays(split=None))
     workdir = tmp_path / "run"
     output = train(path, workdir, "--config.train.batch_size=100")
     count = 60 - result(workdir, "validation")["examples"]
@@ -350,21 +360,21 @@ def test_a_file_without_a_split(tmp_path: Path) -> None:
 
 
 def test_missing_values(tmp_path: Path) -> None:
-    content = arrays(60)
-    content["lengths"][:] = 12
+    content = arrays()
+    content["lengths"][7] = 12
     content["inputs"][7, 2:5, 1] = np.nan
     path = save(tmp_path / "gaps.npz", content)
     message = refused(
-        "main", *TINY, *HERE, f"--config.data.path={path}", f"--workdir={tmp_path}/a"
+        "main", *TINY, HERE, f"--config.data.path={path}", f"--workdir={tmp_path}/a"
     )
-    assert "the value of sequence 7 at step 2, feature 1, is missing" in message
+    assert "the value of sequence 7 at step 2, feature y, is missing" in message
     assert not (tmp_path / "a").exists()
-    filled = arrays(60)
-    filled["lengths"][:] = 12
+    filled = arrays()
+    filled["lengths"][7] = 12
     filled["inputs"][7, 2:5, 1] = filled["inputs"][7, 1, 1]
     same = ("--config.data.normalize=none", "--config.data.missing=forward_fill")
-    train(path, tmp_path / "gaps", *same, steps=3)
-    train(save(tmp_path / "filled.npz", filled), tmp_path / "filled", *same, steps=3)
+    train(path, tmp_path / "gaps", *same)
+    train(save(tmp_path / "filled.npz", filled), tmp_path / "filled", *same)
     sha256s = {result(tmp_path / n)["params_sha256"] for n in ("gaps", "filled")}
     assert len(sha256s) == 1
 
@@ -405,7 +415,7 @@ def test_predict_names_the_class_of_each_sequence(
     path = save(tmp_path / "new.npz", {k: content[k] for k in ("inputs", "lengths")})
     predict.main([f"--workdir={run}", "--json", str(path)])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["sequence"] for line in lines] == list(range(240))
+    assert [line["sequence"] for line in lines] == list(range(60))
     assert {line["file"] for line in lines} == {str(path)}
     assert all(set(line["probabilities"]) == set(CLASSES) for line in lines)
     test = content["split"] == "test"
@@ -413,25 +423,32 @@ def test_predict_names_the_class_of_each_sequence(
     assert correct[test].sum() == result(run)["correct"]
 
 
-def test_predict_refuses_another_number_of_features(
-    run: Path, tmp_path: Path, command: Command
-) -> None:
-    one = save(tmp_path / "one.npz", {"inputs": arrays()["inputs"][..., :1]})
-    message = one_line_error(command("predict", f"--workdir={run}", one))
-    assert message == f"error: {one}: has 1 features, and the network 2"
-
-
-def test_predict_names_a_faulty_sequence_by_its_index_in_the_file(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def with_a_gap() -> np.ndarray:
     inputs = np.zeros((1100, 12, 2), np.float32)
     inputs[1030, 3, 1] = np.nan
-    lengths = np.full(1100, 12)
-    path = save(tmp_path / "long.npz", {"inputs": inputs, "lengths": lengths})
+    return inputs
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        (arrays()["inputs"][..., :1], "has 1 features, and the network 2"),
+        (with_a_gap(), "the value of sequence 1030 at step 3, feature 1, is missing"),
+    ],
+    ids=["other features", "a gap"],
+)
+def test_predict_refuses_a_file(
+    inputs: np.ndarray,
+    text: str,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = save(tmp_path / "new.npz", {"inputs": inputs})
     with pytest.raises(SystemExit, match="2"):
         predict.main([f"--workdir={run}", str(path)])
-    message = "the value of sequence 1030 at step 3, feature 1, is missing"
-    assert message in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: {text}")
 
 
 def test_a_stream_equals_the_whole_sequence(run: Path, command: Command) -> None:
@@ -458,7 +475,7 @@ def test_a_stream_equals_the_whole_sequence(run: Path, command: Command) -> None
 
 @pytest.mark.slow
 def test_an_ensemble_can_be_run_step_by_step(tmp_path: Path) -> None:
-    content = arrays(60)
+    content = arrays()
     content["lengths"][:] = 12
     content["inputs"][:, 3, 0] = np.nan
     train(
@@ -468,7 +485,6 @@ def test_an_ensemble_can_be_run_step_by_step(tmp_path: Path) -> None:
         "--config.model.pooling=mean",
         "--config.num_seeds=2",
         "--config.data.missing=forward_fill",
-        steps=3,
     )
     predictor = rnnmnist.Predictor(tmp_path / "run")
     whole = predictor.predict_probabilities(content["inputs"][:1])
@@ -481,17 +497,25 @@ def test_an_ensemble_can_be_run_step_by_step(tmp_path: Path) -> None:
 def test_fit_trains_on_arrays_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = arrays(80)
-    settings: Any = {"hidden_size": 8, "num_devices": 1, "workdir": tmp_path / "run"}
+    content = arrays(33)
+    settings: Any = {  # those of TINY
+        "hidden_size": 8,
+        "batch_size": 16,
+        "learning_rate": 0.03,
+        "schedule": "constant",
+        "warmup_fraction": 0,
+        "num_devices": 2,
+        "workdir": tmp_path / "run",
+    }
     given = (content["inputs"], content["labels"])
     lengths = content["lengths"]
-    workdir = rnnmnist.fit(*given, lengths=lengths, num_steps=10, **settings)
+    workdir = rnnmnist.fit(*given, lengths=lengths, num_steps=3, **settings)
     assert workdir == tmp_path / "run"
-    rnnmnist.fit(*given, lengths=lengths, num_steps=20, **settings)
-    assert "resuming from step 10" in capsys.readouterr().out
+    rnnmnist.fit(*given, lengths=lengths, num_steps=6, **settings)
+    assert "resuming from step 3" in capsys.readouterr().out
     evaluate.main([f"--workdir={workdir}", "--split=validation"])
     found = rnnmnist.Predictor(workdir).classify(content["inputs"], lengths)
-    assert found.shape == (80, 3)
+    assert found.shape == (33, 3)
     with pytest.raises(UserError, match="other arrays"):
         rnnmnist.fit(content["inputs"] + 1, content["labels"], **settings)
 
@@ -503,14 +527,14 @@ def test_fit_trains_on_arrays_and_resumes(
         ({"name": "mnist"}, "fit: name: no such setting"),
         ({"view": "columns"}, "fit: view: no such setting"),
         ({"remat_steps": 5}, "model.remat_steps: must be one of"),
-        ({"inputs": np.full((80, 12, 2), np.nan)}, "is missing"),
-        ({"labels": np.arange(80)}, "at least two training sequences"),
+        ({"inputs": np.full((60, 12, 2), np.nan)}, "is missing"),
+        ({"labels": np.arange(60)}, "at least two training sequences"),
     ],
 )
 def test_fit_writes_nothing_before_its_checks(
     change: dict[str, Any], text: str, tmp_path: Path
 ) -> None:
-    content = arrays(80)
+    content = arrays()
     given = {name: content[name] for name in ("inputs", "labels")}
     with pytest.raises(UserError, match=text):
         rnnmnist.fit(**(given | change), workdir=tmp_path / "run")
@@ -519,7 +543,7 @@ def test_fit_writes_nothing_before_its_checks(
 
 def test_fit_refuses_the_workdir_of_another_run(run: Path) -> None:
     before = sorted(run.rglob("*"))
-    content = arrays(80)
+    content = arrays()
     with pytest.raises(UserError, match="other arrays"):
         rnnmnist.fit(content["inputs"], content["labels"], workdir=run)
     assert sorted(run.rglob("*")) == before
@@ -527,17 +551,16 @@ def test_fit_refuses_the_workdir_of_another_run(run: Path) -> None:
 
 @pytest.mark.slow
 def test_fit_takes_a_column_major_array(tmp_path: Path) -> None:
-    content = arrays(80)
+    content = arrays()
     inputs = np.asfortranarray(content["inputs"][..., 0])
     settings: Any = {"hidden_size": 8, "num_devices": 1, "num_steps": 1}
     rnnmnist.fit(inputs, content["labels"], workdir=tmp_path / "run", **settings)
 
 
 def test_balanced_accuracy_and_interval_of_several_seeds(
-    data: Path, tmp_path: Path
+    two_networks: Path,
 ) -> None:
-    train(data, tmp_path / "run", "--config.num_seeds=2", steps=3)
-    content = result(tmp_path / "run")
+    content = result(two_networks)
     assert len(content["members"]) == 2
     assert all("balanced_accuracy" in member for member in content["members"])
 
@@ -579,17 +602,11 @@ def as_ts(content: dict[str, np.ndarray]) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy", "ts", "csv"])
-@pytest.mark.parametrize(
-    "count",
-    [
-        pytest.param(8),
-        pytest.param(200, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("count", [12, pytest.param(200, marks=pytest.mark.slow)])
 def test_an_edited_file_is_refused_in_one_line_or_trained_on(
     kind: str, count: int, tmp_path: Path
 ) -> None:
-    content = arrays(24)
+    content = arrays(33 if kind == "ts" else 60)  # 30 training sequences
     folder = tmp_path / "data"
     folder.mkdir()
     if kind == "npz":
