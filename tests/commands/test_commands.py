@@ -14,12 +14,10 @@ import os
 import pty
 import re
 import shlex
-import shutil
 import struct
 import subprocess
 import sys
 import termios
-import time
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -65,16 +63,39 @@ def lines(workdir: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def trained(once: Once, command: Command, data_dir: Path) -> Path:
+def trained(once: Once, environment: dict[str, str], data_dir: Path) -> Path:
     """The workdir of a complete run; its output is in `../printed.txt`."""
 
     def train(folder: Path) -> None:
         args = (f"--workdir={folder / 'with space and ü'}", *settings(data_dir))
-        finished = command("main", *args)
-        assert finished.returncode == 0, finished.stderr
+        finished = rnnmnist_command(environment, "train", *args)
+        assert (finished.returncode, finished.stderr) == (0, "")
         (folder / "printed.txt").write_text(finished.stdout)
 
     return once("commands", train) / "with space and ü"
+
+
+@pytest.fixture(scope="session")
+def resumed(
+    once: Once, environment: dict[str, str], trained: Path, data_dir: Path
+) -> Path:
+    """The workdir of a run that resumed on a terminal; it showed `../shown.txt`.
+
+    It had been killed at step 27: after its first checkpoint, within an epoch and a
+    line.
+    """
+
+    def resume(folder: Path) -> None:
+        workdir = runs.copy_of(trained, folder / "run")
+        runs.cut_back(workdir, 20)
+        text = (workdir / "metrics.jsonl").read_text()
+        kept = [x for x in text.splitlines(True) if json.loads(x)["step"] <= 27]
+        (workdir / "metrics.jsonl").write_text("".join(kept) + '{"step": 36, "spl')
+        args = [sys.executable, "-m", "rnnmnist.main", f"--workdir={workdir}"]
+        shown = on_a_terminal([*args, *settings(data_dir)], environment)
+        (folder / "shown.txt").write_text(shown)
+
+    return once("commands_resumed", resume) / "run"
 
 
 @pytest.fixture
@@ -120,12 +141,16 @@ def test_a_run_writes_the_files_of_the_contract(trained: Path) -> None:
     assert re.search(r"epoch 1\.3  step 40/40  loss \d\.\d+  accuracy", printed)
 
 
-def test_a_run_records_hardware_versions_and_times(trained: Path) -> None:
+def test_a_run_records_command_hardware_versions_and_times(
+    trained: Path, data_dir: Path
+) -> None:
     text = (trained / "sessions.jsonl").read_text()
     start, end = (json.loads(line) for line in text.splitlines())
     assert (start["event"], start["step"]) == ("start", 0)
     assert (end["event"], end["step"]) == ("end", 40)
-    assert f"--workdir={trained}" in shlex.split(start["command"])
+    # Of the module that `rnnmnist train` names.
+    flags = [f"--workdir={trained}", *settings(data_dir)]
+    assert shlex.split(start["command"]) == ["python", "-m", "rnnmnist.main", *flags]
     assert start["versions"]["jax"] == version("jax")
     assert re.match(r"\d+ cores? of ", start["hardware"])
     assert re.fullmatch(r"\d+ x cpu", start["devices"])
@@ -179,25 +204,24 @@ def test_evaluate_reproduces_the_result_of_the_trainer(
     assert result["loss"] == pytest.approx(line["loss"], rel=1e-6)
 
 
-def test_a_resumed_run_ends_with_the_same_bits(
-    trained: Path, copied: Path, command: Command, data_dir: Path
-) -> None:
-    """Killed after its first checkpoint, in the middle of an epoch and a line."""
-    workdir = copied
-    for name in ("40", "evaluation"):  # as if it had been killed at step 27
-        shutil.rmtree(workdir / name)
-    text = (workdir / "metrics.jsonl").read_text()
-    kept = [line for line in text.splitlines(True) if json.loads(line)["step"] <= 27]
-    (workdir / "metrics.jsonl").write_text("".join(kept) + '{"step": 36, "spl')
-    again = command("main", f"--workdir={workdir}", *settings(data_dir))
-    assert again.returncode == 0, again.stderr
-    assert "resuming from step 20\n" in again.stdout
-    assert runs.metrics(workdir) == runs.metrics(trained)
+def test_a_resumed_run_ends_with_the_same_bits(trained: Path, resumed: Path) -> None:
+    shown = (resumed.parent / "shown.txt").read_text()
+    assert "resuming from step 20\n" in shown
+    assert runs.metrics(resumed) == runs.metrics(trained)
     first, second = (
         json.loads(next((folder / "evaluation").iterdir()).read_text())
-        for folder in (trained, workdir)
+        for folder in (trained, resumed)
     )
     assert first["params_sha256"] == second["params_sha256"]
+
+
+def test_a_terminal_shows_a_progress_bar(resumed: Path) -> None:
+    shown = (resumed.parent / "shown.txt").read_bytes().decode()  # with its \r
+    assert "\r" in shown
+    for part in ("epoch", "step 40/40", "loss", "accuracy", "images/s", "100%"):
+        assert part in shown
+    assert re.search(r"\[\d\d:\d\d left\]", shown)
+    assert "validation loss" in shown
 
 
 def test_another_run_is_refused(copied: Path, data_dir: Path) -> None:
@@ -344,17 +368,10 @@ def test_every_command_has_a_name() -> None:
     assert set(COMMANDS.values()) == modules - {"__main__"}
 
 
-def test_the_package_runs_its_commands(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
+def test_the_package_runs_its_commands(environment: dict[str, str]) -> None:
     helped = rnnmnist_command(environment, "train", "--help")
     assert (helped.returncode, helped.stderr) == (0, "")
     assert "usage: python -m rnnmnist.main " in helped.stdout
-    flags = [f"--workdir={tmp_path}", f"--config.data.data_dir={data_dir}", *QUICK]
-    trained = rnnmnist_command(environment, "train", *flags)
-    assert (trained.returncode, trained.stderr) == (0, "")
-    start = json.loads((tmp_path / "sessions.jsonl").read_text().splitlines()[0])
-    assert shlex.split(start["command"]) == ["python", "-m", "rnnmnist.main", *flags]
     refused = rnnmnist_command(environment, "train", "--config.sed", "1")
     assert "did you mean seed?" in one_line_error(refused)
 
@@ -380,10 +397,9 @@ def test_the_console_script_is_the_package(environment: dict[str, str]) -> None:
     assert "--workdir" in one_line_error(finished)
 
 
-def test_missing_data_without_a_network_are_reported_in_ten_seconds(
+def test_missing_data_without_a_network_are_one_line(
     command: Command, tmp_path: Path
 ) -> None:
-    begin = time.monotonic()
     error = one_line_error(
         command(
             "main",
@@ -392,7 +408,6 @@ def test_missing_data_without_a_network_are_reported_in_ten_seconds(
             f"--workdir={tmp_path / 'run'}",
         )
     )
-    assert time.monotonic() - begin < 10
     for part in (
         "train-images-idx3-ubyte.gz",
         "data.manual_dir",
@@ -442,23 +457,20 @@ def test_the_tutorial_also_scores_the_first_128_images(
 
 
 def test_a_non_finite_loss_stops_the_run_and_names_the_step(
-    command: Command, data_dir: Path, tmp_path: Path
+    data_dir: Path, tmp_path: Path
 ) -> None:
-    workdir = tmp_path / "run"
-    finished = command(
-        "main",
-        f"--workdir={workdir}",
-        *settings(data_dir),
+    args = (
         "--config.train.learning_rate=1e30",
         "--config.train.clip_norm=0",
         "--config.data.max_shift=0",
     )
-    assert finished.returncode == 1
-    (error,) = finished.stderr.strip().splitlines()
-    named = re.match(r"error: step (\d+) was not applied", error)
+    with pytest.raises(RunError) as error:
+        main.main([f"--workdir={tmp_path}", *settings(data_dir), *HERE, *args])
+    assert error.value.exit_code == 1
+    named = re.match(r"step (\d+) was not applied", str(error.value))
     assert named is not None, error
-    assert re.search(r"learning rate \d[.\d]*e\+", error)
-    assert lines(workdir)[-1]["step"] == int(named[1]) - 1
+    assert re.search(r"learning rate \d[.\d]*e\+", str(error.value))
+    assert lines(tmp_path)[-1]["step"] == int(named[1]) - 1
 
 
 def test_an_unwritable_compilation_cache_is_a_warning(
@@ -606,21 +618,6 @@ def on_a_terminal(args: list[str], environment: dict[str, str]) -> str:
     os.close(parent)
     assert process.wait() == 0, shown
     return shown.decode().replace("\r\n", "\n")
-
-
-def test_a_terminal_shows_a_progress_bar(
-    environment: dict[str, str], trained: Path, data_dir: Path, tmp_path: Path
-) -> None:
-    workdir = tmp_path / "run"
-    args = [sys.executable, "-m", "rnnmnist.main", f"--workdir={workdir}"]
-    shown = on_a_terminal([*args, *settings(data_dir)], environment)
-    assert "\r" in shown
-    for part in ("epoch", "step 40/40", "loss", "accuracy", "images/s", "100%"):
-        assert part in shown
-    assert re.search(r"\[\d\d:\d\d left\]", shown)
-    assert "validation loss" in shown
-    # The run does not depend on the kind of output.
-    assert runs.metrics(workdir) == runs.metrics(trained)
 
 
 def test_a_missing_platform_is_one_line(
