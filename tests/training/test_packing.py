@@ -51,12 +51,13 @@ def test_a_vector_has_the_numbers_in_the_order_of_the_leaves(
     leading: tuple[int, ...],
 ) -> None:
     params = distinct(SHAPES, *leading)
-    vector = PACKING.flatten(params)
+    flatten, unflatten = jax.jit(PACKING.flatten), jax.jit(PACKING.unflatten)
+    vector = flatten(params)
     assert vector.shape == (*leading, SIZE)
     leaves = [leaf.reshape(*leading, -1) for leaf in jax.tree.leaves(params)]
     np.testing.assert_array_equal(vector, np.concatenate(leaves, axis=-1))
-    assert_equal(PACKING.unflatten(vector), params)
-    assert_equal(PACKING.flatten(PACKING.unflatten(vector)), vector)
+    assert_equal(unflatten(vector), params)
+    assert_equal(flatten(unflatten(vector)), vector)
 
 
 def state_of(**settings: Any) -> TrainState:
