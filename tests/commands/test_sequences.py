@@ -155,17 +155,13 @@ def test_evaluation_and_report_need_only_the_workdir(
     capsys.readouterr()
 
 
-def test_a_resumed_run_ends_with_the_same_bits(run: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_same_bits(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
-    config = json.loads((run / "config.json").read_text())
     shutil.rmtree(copy / "20")
     shutil.rmtree(copy / "evaluation")
-    output = train(
-        Path(config["data"]["path"]),
-        copy,
-        "--config.train.eval_every_steps=10",
-        steps=20,
-    )
+    output = train(data, copy, "--config.train.eval_every_steps=10", steps=20)
     assert "resuming from step 10" in output
     assert result(copy)["params_sha256"] == result(run)["params_sha256"]
 
@@ -423,32 +419,20 @@ def test_predict_names_the_class_of_each_sequence(
     assert correct[test].sum() == result(run)["correct"]
 
 
-def with_a_gap() -> np.ndarray:
+def test_predict_names_the_fault_of_a_file(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     inputs = np.zeros((1100, 12, 2), np.float32)
     inputs[1030, 3, 1] = np.nan
-    return inputs
-
-
-@pytest.mark.parametrize(
-    ("inputs", "text"),
-    [
-        (arrays()["inputs"][..., :1], "has 1 features, and the network 2"),
-        (with_a_gap(), "the value of sequence 1030 at step 3, feature 1, is missing"),
-    ],
-    ids=["other features", "a gap"],
-)
-def test_predict_refuses_a_file(
-    inputs: np.ndarray,
-    text: str,
-    run: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    path = save(tmp_path / "new.npz", {"inputs": inputs})
-    with pytest.raises(SystemExit, match="2"):
-        predict.main([f"--workdir={run}", str(path)])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {path}: {text}")
+    for values, text in (
+        (inputs, "the value of sequence 1030 at step 3, feature 1, is missing"),
+        (inputs[..., :1], "has 1 features, and the network 2"),
+    ):
+        path = save(tmp_path / "new.npz", {"inputs": values})
+        with pytest.raises(SystemExit, match="2"):
+            predict.main([f"--workdir={run}", str(path)])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {path}: {text}")
 
 
 def test_a_stream_equals_the_whole_sequence(run: Path, command: Command) -> None:
