@@ -586,7 +586,7 @@ def as_ts(content: dict[str, np.ndarray]) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy", "ts", "csv"])
-@pytest.mark.parametrize("count", [12, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_an_edited_file_is_refused_in_one_line_or_trained_on(
     kind: str, count: int, tmp_path: Path
 ) -> None:
