@@ -112,7 +112,7 @@ def environment() -> dict[str, str]:
         "no_proxy": "",
         "PYTHONUNBUFFERED": "1",
     }
-    variables["XLA_FLAGS"] = variables["XLA_FLAGS"].replace(DEVICES, "")
+    variables["XLA_FLAGS"] = variables["XLA_FLAGS"].replace(DEVICES, "").strip()
     return variables
 
 
