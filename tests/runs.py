@@ -148,9 +148,9 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
     ]
 
 
-def assert_same_end(workdir: Path, reference_run: Path) -> None:
+def assert_same_end(workdir: Path, reference_run: Path, step: int = STEPS) -> None:
     """Asserts that a run ended as the reference run: checksums, metrics and result."""
-    assert checksums(workdir) == checksums(reference_run)
+    assert checksums(workdir, step) == checksums(reference_run, step)
     assert metrics(workdir) == metrics(reference_run)
     (found,), (expected,) = (
         [json.loads(path.read_text()) for path in (folder / "evaluation").iterdir()]

@@ -161,15 +161,17 @@ def test_a_missing_platform_is_one_line(
     """As in a notebook whose variables name a TPU that it no longer has."""
     program = (
         "import sys\n"
-        "from rnnmnist import cli, doctor, errors\n"
+        "from rnnmnist import cli, doctor, errors, main\n"
         "try: doctor.main(['--require=gpu'])\n"
         "except errors.RunError as error: print('required:', error)\n"
+        "try: main.main(sys.argv[1:])\n"
+        "except errors.UserError as error: print('training:', error)\n"
         "cli.run(doctor.main)\n"
     )
     finished = subprocess.run(
         [sys.executable, "-c", program, f"--config.data.data_dir={tmp_path}"],
-        env=environment | {"JAX_PLATFORMS": "cuda"},
-        cwd=REPOSITORY,
+        env=environment | {"JAX_PLATFORMS": "cuda", "PYTHONPATH": str(REPOSITORY)},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
     )
@@ -178,6 +180,9 @@ def test_a_missing_platform_is_one_line(
     assert "JAX_PLATFORMS=cuda" in error
     required = r"^required: require: jax uses no gpu: jax finds no device: .*no GPU"
     assert re.search(required, finished.stdout, re.M)
+    trained = r"^training: .*JAX_PLATFORMS=cuda requires it.*\n"
+    assert re.search(trained, finished.stdout, re.M)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

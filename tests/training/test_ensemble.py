@@ -1,6 +1,8 @@
 """Ensembles of seeds: each network equals that of a run with its seed alone."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import math
 import re
@@ -40,7 +42,9 @@ from rnnmnist.training.step import (
 )
 
 SEEDS = 4
-ENSEMBLE = "--config.num_seeds=3"
+STEPS = 40
+SMALL = ("--config.model.hidden_size=16", f"--config.train.num_steps={STEPS}")
+ENSEMBLE = (*SMALL, "--config.num_seeds=3")
 ALONE = "--num_processes=1"  # required in a process that has initialized jax
 
 
@@ -252,13 +256,22 @@ def run(once: Once, command: Command, data_dir: Path) -> Run:
     """A run of an ensemble and its output. Tests that change the workdir copy it."""
 
     def train(folder: Path) -> None:
-        finished = command("main", *runs.arguments(folder / "run", data_dir, ENSEMBLE))
+        finished = command("main", *runs.arguments(folder / "run", data_dir, *ENSEMBLE))
         assert finished.returncode == 0, finished.stderr
         assert finished.stderr == ""
         (folder / "stdout").write_text(finished.stdout)
 
     folder = once("ensemble", train)
     return Run(folder / "run", (folder / "stdout").read_text())
+
+
+@pytest.fixture(scope="module")
+def single(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of the first seed alone."""
+    workdir = tmp_path_factory.mktemp("single") / "run"
+    with contextlib.redirect_stdout(io.StringIO()) as stdout:
+        main.main([*runs.arguments(workdir, data_dir, *SMALL), ALONE])
+    return Run(workdir, stdout.getvalue())
 
 
 def test_files_hold_the_results_of_each_network(run: Run, tmp_path: Path) -> None:
@@ -302,24 +315,17 @@ def test_files_hold_the_results_of_each_network(run: Run, tmp_path: Path) -> Non
 
 
 def test_a_run_of_one_seed_equals_its_network_in_the_ensemble(
-    run: Run,
-    reference_run: Path,
-    data_dir: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    run: Run, single: Run
 ) -> None:
-    single = runs.metrics(reference_run)
     network = [
         (line["step"], line["split"], line["members"][0])
         for line in runs.metrics(run.workdir)
     ]
-    for a, (step, split, b) in zip(single, network, strict=True):
+    for a, (step, split, b) in zip(runs.metrics(single.workdir), network, strict=True):
         assert (a["step"], a["split"], b["seed"]) == (step, split, 0)
         assert a["loss"] == pytest.approx(b["loss"], rel=0.02)
         assert a["accuracy"] == pytest.approx(b["accuracy"], abs=0.03)
-    workdir = runs.copy_of(reference_run, tmp_path / "single")
-    main.main([*runs.arguments(workdir, data_dir), ALONE])  # the run is complete
-    (line,) = re.findall("^test .*$", capsys.readouterr().out, re.M)
+    (line,) = re.findall("^test .*$", single.stdout, re.M)
     assert "95 % interval" in line
     assert "±" not in line  # no spread over one seed
 
@@ -331,20 +337,20 @@ def shapes(tree: Any, without: int = 0) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_a_checkpoint_has_flaxs_names_and_an_axis_only_for_several_seeds(
-    run: Run, reference_run: Path, seeds: int
+    run: Run, single: Run, seeds: int
 ) -> None:
-    workdir, axes = (reference_run, 0) if seeds == 1 else (run.workdir, 1)
-    params = store.read_params(workdir, runs.STEPS)
-    state = store.read_state(workdir, runs.STEPS)
+    workdir, axes = (single.workdir, 0) if seeds == 1 else (run.workdir, 1)
+    params = store.read_params(workdir, STEPS)
+    state = store.read_state(workdir, STEPS)
     leaves = [leaf for name, leaf in named_leaves((params, state)) if name != "1/step"]
     assert axes == 0 or {len(leaf) for leaf in leaves} == {seeds}
 
-    carry, row = (jnp.zeros((1, 48)),) * 2, jnp.zeros((1, 28))
-    cell = nn.OptimizedLSTMCell(48)
+    carry, row = (jnp.zeros((1, 16)),) * 2, jnp.zeros((1, 28))
+    cell = nn.OptimizedLSTMCell(16)
     variables = jax.eval_shape(cell.init, jax.random.key(0), carry, row)
     expected = {f"cell/{k}": shape for k, shape in shapes(variables["params"]).items()}
-    expected |= {"head/kernel": (48, 10), "head/bias": (10,)}
-    assert expected["cell/hf/bias"] == (48,)
+    expected |= {"head/kernel": (16, 10), "head/bias": (10,)}
+    assert expected["cell/hf/bias"] == (16,)
     assert shapes(params, axes) == expected
     assert state.keys() == {"opt_state", "step", "trained_params"}
     assert state["step"].shape == ()
@@ -373,26 +379,26 @@ def assert_same_result(workdir: Path, other: Path) -> None:
 
 def test_an_ensemble_resumes_bit_for_bit_and_is_verified_and_evaluated(
     run: Run,
-    command: Command,
     data_dir: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     workdir = runs.copy_of(run.workdir, tmp_path / "run")
-    runs.cut_back(workdir, 100)
-    finished = command("main", *runs.arguments(workdir, data_dir, ENSEMBLE))
-    assert "resuming from step 100\n" in finished.stdout
-    runs.assert_same_end(workdir, run.workdir)
+    runs.cut_back(workdir, 20)
+    main.main([*runs.arguments(workdir, data_dir, *ENSEMBLE), ALONE])
+    assert "resuming from step 20\n" in capsys.readouterr().out
+    runs.assert_same_end(workdir, run.workdir, STEPS)
     verify.main([f"--workdir={workdir}"])
     evaluate_command.main([f"--workdir={workdir}"])
     printed = capsys.readouterr().out
     for seed in range(3):
         assert re.search(rf"^seed {seed}: .* of 500; 95 %", printed, re.M)
     assert_same_result(workdir, run.workdir)
-    args = runs.arguments(workdir, data_dir, "--config.num_seeds=2")
+    args = runs.arguments(workdir, data_dir, *SMALL, "--config.num_seeds=2")
     assert "num_seeds=2 (checkpoint: 3)" in refused("main", *args, ALONE)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_report_of_an_ensemble(
     run: Run,
     tmp_path: Path,
@@ -436,7 +442,7 @@ def test_every_evaluation_on_the_test_split_is_logged(
         return [json.loads(line)["command"] for line in log.read_text().splitlines()]
 
     assert commands() == ["main"]  # once, for the checkpoint selected on validation
-    main.main([*runs.arguments(workdir, data_dir, ENSEMBLE), ALONE])
+    main.main([*runs.arguments(workdir, data_dir, *ENSEMBLE), ALONE])
     assert commands() == ["main"]  # a complete run is not evaluated again
     for split in ("validation", "test"):
         evaluate_command.main([flag, f"--split={split}"])
