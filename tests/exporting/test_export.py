@@ -6,7 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from rnnmnist.checkpoints import store
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data import datasets
 from rnnmnist.errors import RunError
-from rnnmnist.exporting import certificate, folders
+from rnnmnist.exporting import certificate, folders, runner
 from rnnmnist.exporting import source as source_module
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.exporting.source import Source
@@ -97,6 +97,14 @@ def save_network(
     metrics = {"accuracy": 0.5, "loss": 1.0, "examples": 500, "step": 3}
     store.save_params(folder / "run", 3, params, config, task, metrics)
     return folder / "run", paths
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_timing() -> Iterator[None]:
+    """Certificates time the source for a moment only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "SECONDS", 0.01)
+        yield
 
 
 @pytest.fixture(scope="module")

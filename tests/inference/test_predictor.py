@@ -73,8 +73,8 @@ def test_all_images_of_mnist_are_unchanged(originals: Path) -> None:
         assert all(map(robustness.is_unchanged, images))
 
 
-# 20 images take a fifth of the time, and the bound is the same.
-@pytest.mark.parametrize("every", [25, pytest.param(5, marks=pytest.mark.exhaustive)])
+# One image of each digit takes a tenth of the time, and the bound is the same.
+@pytest.mark.parametrize("every", [50, pytest.param(5, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("variant", robustness.VARIANTS)
 def test_variants_are_classified(
     variant: str,
@@ -286,19 +286,10 @@ def test_invalid_arrays_are_refused(
         predictor.predict(array)
 
 
-def test_the_library_prints_nothing(environment: dict[str, str]) -> None:
-    program = (
-        "import numpy\nfrom rnnmnist import Predictor\n"
-        "print(Predictor().predict(numpy.eye(28)).looks_like_digit)"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        cwd=REPOSITORY,
-        env=environment,
-        text=True,
-    )
-    assert (finished.stdout, finished.stderr) == ("False\n", "")
+def test_the_library_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """That its import and the start of jax print nothing, `test_text_output` tests."""
+    assert not Predictor().predict(np.eye(28)).looks_like_digit
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
@@ -319,7 +310,7 @@ def test_other_images_are_rejected(
     assert out_of_distribution.load().is_digit(digits[0]).mean() > 0.95
     photograph = Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg"
     for files, maximum in (
-        (outlier_check.blank_pages(20), 0.0),
+        (outlier_check.blank_pages(count), 0.0),
         (outlier_check.noises(count), 0.05),
         (outlier_check.photographs(count, [str(photograph)]), 0.2),
         (outlier_check.letters(count), 0.3),
@@ -404,7 +395,7 @@ def test_text_output(folder: Path, environment: dict[str, str]) -> None:
     )
     assert finished.returncode == 0, finished.stderr
     output = finished.stdout.decode("latin-1")
-    assert "a zero.png: 0, " in output
+    assert output.startswith(f"{folder}/a zero.png: 0, ")
     assert "seven.jpg: 7, " in output
     assert "\n-: 0, " in output
     assert output.count("decided after step") == 3
