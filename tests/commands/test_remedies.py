@@ -29,10 +29,9 @@ IMAGES = f"main {ALONE} --config.train.num_steps=1 --config.data.data_dir=DATA_D
 # A wrong command, what its message advises, and the flags that follow the advice, of
 # which a repeated one replaces the earlier one; or the whole command.
 REMEDIES = [
-    (DIVERGING, "lower train.learning_rate", "--config.train.learning_rate=0.01"),
     (
         DIVERGING,
-        "or set train.clip_norm",
+        "lower train.learning_rate or set train.clip_norm",
         "--config.train.learning_rate=0.01 --config.train.clip_norm=1",
     ),
     (
@@ -108,7 +107,7 @@ REMEDIES = [
         "--format=stablehlo",
     ),
     (
-        "export --workdir=run --format=stablehlo --output=exported",
+        "export --workdir=run --format=safetensors --output=exported",
         "replace it with --force",
         "--force",
     ),
@@ -134,7 +133,7 @@ def folder(once: Once, data_dir: Path) -> Path:
         labels = np.arange(40) % 2
         inputs = np.random.default_rng(0).normal(labels[:, None, None], size=(40, 5, 1))
         split = np.array(["train", "train", "validation", "test"]).repeat(10)
-        untested = np.where(split == "test", "train", split)
+        untested = np.where(split == "test", "validation", split)
         np.savez(folder / "untested.npz", inputs=inputs, labels=labels, split=untested)
         np.savez(folder / "changed.npz", inputs=inputs, labels=labels, split=split)
         shutil.copy(folder / "changed.npz", folder / "levels.npz")
@@ -157,7 +156,7 @@ def folder(once: Once, data_dir: Path) -> Path:
             assert str(call(f"{train} {early}")).startswith("saved step 5 of 10")
         (folder / "damaged" / "20" / "sha256" / "metadata").write_bytes(b"")
         np.savez(folder / "changed.npz", inputs=2 * inputs, labels=labels, split=split)
-        (folder / "exported" / "stablehlo").mkdir(parents=True)
+        (folder / "exported" / "safetensors").mkdir(parents=True)
 
     return once("remedies", fill)
 

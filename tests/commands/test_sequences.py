@@ -137,6 +137,7 @@ def test_a_run_names_the_task_and_its_files_hold_it(run: Path) -> None:
     assert content["balanced_accuracy"] == pytest.approx(recalls.mean())
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_evaluation_and_report_need_only_the_workdir(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,9 @@
 """Report pages, their files, and comparisons of runs."""
 
+import contextlib
 import dataclasses
 import datetime
+import io
 import json
 import os
 import re
@@ -56,7 +58,6 @@ class Reports:
 def reports(
     once: Callable[[str, Callable[[Path], None]], Path],
     reference_run: Path,
-    command: Command,
     data_dir: Path,
 ) -> Reports:
     """A run, and a copy of it without metrics and results."""
@@ -64,19 +65,20 @@ def reports(
     def paths(folder: Path) -> tuple[Path, Path]:
         return folder / "runs" / "first", folder / "runs" / "deeper #1" / "second"
 
-    def report(folder: Path) -> None:
+    def fill(folder: Path) -> None:
         first, second = paths(folder)
         shutil.copytree(reference_run, first)
         shutil.copytree(reference_run, second)
         (second / "metrics.jsonl").unlink()
         shutil.rmtree(second / "evaluation")
         data = f"--config.data.data_dir={data_dir}"
-        finished = command("report", f"--workdir={first}", f"--workdir={second}", data)
-        assert finished.returncode == 0, finished.stderr
-        assert finished.stderr == ""
-        (folder / "output").write_text(finished.stdout)
+        output, errors = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            report.main([f"--workdir={first}", f"--workdir={second}", data])
+        assert errors.getvalue() == ""
+        (folder / "output").write_text(output.getvalue())
 
-    folder = once("reports", report)
+    folder = once("reports", fill)
     return Reports(*paths(folder), (folder / "output").read_text())
 
 
@@ -343,6 +345,7 @@ def test_a_run_of_several_sessions_that_was_evaluated_on_another_device(
     assert f"In the predictions for this report, {recounted} images are" in words
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_network_without_errors_has_a_report(run_data: RunData) -> None:
     (predictions,) = run_data.networks
     labels = predictions.labels

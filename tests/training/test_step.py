@@ -109,9 +109,7 @@ def predict(config: Config, params: Params, batch: Batch) -> np.ndarray:
     return np.asarray(logits, np.float64)
 
 
-def test_one_program_serves_every_length(
-    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_program_serves_every_length(monkeypatch: pytest.MonkeyPatch) -> None:
     traces = []
     original = Objective.__call__
 
@@ -123,7 +121,7 @@ def test_one_program_serves_every_length(
     function: Any = train_steps
     function.clear_cache()
     enable_compilation_cache()  # from now on, the seconds are counted
-    program, state, split = start(CONFIG, mesh)
+    program, state, split = start(CONFIG, mesh_of(8))
     before = compile_seconds()
     state, _ = advance(program, state, split, 1)
     after = compile_seconds()
