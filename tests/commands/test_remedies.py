@@ -32,9 +32,10 @@ IMAGES = f"main {ALONE} --config.train.num_steps=1 --config.data.data_dir=DATA_D
 # A wrong command, what its message advises, and the flags that follow the advice, of
 # which a repeated one replaces the earlier one; or the whole command.
 REMEDIES = [
+    (DIVERGING, "lower train.learning_rate", "--config.train.learning_rate=0.01"),
     (
         DIVERGING,
-        "lower train.learning_rate or set train.clip_norm",
+        "or set train.clip_norm",
         "--config.train.learning_rate=0.01 --config.train.clip_norm=1",
     ),
     (
