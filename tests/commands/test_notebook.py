@@ -231,6 +231,7 @@ def test_only_the_last_error_is_left_to_the_exception(
     assert printed.startswith(f"error: {missing[0]}: cannot be read")
 
 
+@pytest.mark.slow
 def test_the_image_to_read_is_in_no_training_split(originals: Path) -> None:
     """It is in the test split of the shipped images and in MNIST's validation split."""
     images, labels = embedded.splits()["test"]

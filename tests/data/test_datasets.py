@@ -386,6 +386,7 @@ def test_a_malformed_idx_file_is_refused(tmp_path: Path, content: bytes) -> None
         builder.read_idx(path, rank=1)
 
 
+@pytest.mark.slow
 def test_the_embedded_images_are_the_first_500_of_each_class_of_mnist(
     originals: Path,
 ) -> None:

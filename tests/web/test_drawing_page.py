@@ -126,6 +126,7 @@ def test_the_page_contains_the_weights(content: dict[str, Any]) -> None:
             np.testing.assert_array_equal(carried, np.float16(array).ravel())
 
 
+@pytest.mark.slow
 def test_half_precision_changes_no_prediction(originals: Path) -> None:
     images = read_part(*(originals / "mnist" / file for file in FILES["test"]))[0]
     for workdir in REFERENCES:
