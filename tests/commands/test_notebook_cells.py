@@ -92,6 +92,7 @@ def runtime(
         "IPYTHONDIR": str(folder / "ipython"),
         "JUPYTER_PATH": str(folder / "jupyter"),
         "JUPYTER_RUNTIME_DIR": str(folder / "connections"),
+        "PIP_CONSTRAINT": "",  # of CI
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_NO_INDEX": "1",
     }

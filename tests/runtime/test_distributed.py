@@ -119,7 +119,7 @@ def test_a_signal_to_one_process_saves_and_stops_all(
     assert [code for code, _, _ in ended] == [128 + number] * 2, ended
     lines = {stderr.strip() for _, _, stderr in ended}
     assert len(lines) == 1, lines
-    assert f"of {runs.STEPS} in {workdir}; repeat the command" in lines.pop()
+    assert f"of {runs.STEPS} in {workdir}; start the run again" in lines.pop()
     first, _ = run_processes(environment, workdir, data_dir, 2, TWO_DEVICES)
     assert first[0] == 0, first[2]
     assert "resuming from step" in first[1]
