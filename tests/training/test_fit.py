@@ -86,15 +86,9 @@ def end(workdir: Path) -> object:
     last = workdir / str(SETTINGS["num_steps"]) / "sha256" / "metadata"
     checksums = json.loads(last.read_text())
     del checksums["config"], checksums["task"]  # they name the workdir
-    return (
-        checksums,
-        metrics,
-        json.loads(result.read_text())
-        | {
-            "dataset": "",
-            "task": "",
-        },
-    )
+    content = json.loads(result.read_text())
+    del content["dataset"], content["task"]
+    return checksums, metrics, content
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +112,7 @@ def interrupts() -> Iterator[list[int]]:
 
 
 def interrupt_after(*delays: float) -> threading.Thread:
-    """Sends an SIGINT to this process after each delay, in seconds."""
+    """Sends a SIGINT to this process after each delay, in seconds."""
 
     def send() -> None:
         for delay in delays:
