@@ -5,7 +5,6 @@ This module does not import jax, so that `--help` and errors in flags are immedi
 
 import argparse
 import dataclasses
-import difflib
 import gc
 import logging
 import os
@@ -20,11 +19,18 @@ from typing import Any, NoReturn
 
 import absl.logging
 
-from rnnmnist.config import fields, schema
+from rnnmnist.config import schema
 from rnnmnist.config.files import find_config, load_config
 from rnnmnist.config.paths import absolute, parse_workdir, resolve_workdir
-from rnnmnist.config.schema import DATA_PATHS, FIELDS, Config
-from rnnmnist.errors import RunError, StoppedError, UserError, exit_immediately
+from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
+from rnnmnist.config.settings import find
+from rnnmnist.errors import (
+    RunError,
+    StoppedError,
+    UserError,
+    did_you_mean,
+    exit_immediately,
+)
 from rnnmnist.runtime.processes import ProcessSpec
 
 # Subjects of the library's messages that are flags of commands.
@@ -75,7 +81,7 @@ class Parser(argparse.ArgumentParser):
                 f"--config.{name}",
                 dest=name,
                 metavar="DIR",
-                help=f"{FIELDS[name].metadata['help']}; if it differs from training",
+                help=f"{SETTINGS[name].help}; if it differs from training",
             )
 
     def error(self, message: str) -> NoReturn:
@@ -99,8 +105,7 @@ class Parser(argparse.ArgumentParser):
             raise UserError(f"stray argument {arg!r}; flags are --NAME=VALUE")
         known = [flag for action in self._actions for flag in action.option_strings]
         name = arg.split("=")[0]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists them"
+        hint = did_you_mean(name, known) or f"{self.prog} --help lists them"
         raise UserError(f"{name}: no such flag; {hint}")
 
 
@@ -115,7 +120,7 @@ def data_paths(args: argparse.Namespace) -> dict[str, str | None]:
 
 def _parse_setting(name: str, text: str) -> Any:
     """Returns the value of a setting; a path is absolute, as checkpoints store it."""
-    value = fields.parse(f"--config.{name}", text, FIELDS[name])
+    value = SETTINGS[name].parse(text)
     return absolute(name, value) if name in DATA_PATHS and value is not None else value
 
 
@@ -185,7 +190,7 @@ def parse_training(
             parser.reject(arg)
         flag, equals, text = arg.partition("=")
         name = flag.removeprefix("--config.")
-        fields.find(name, FIELDS, flag)
+        find(name, SETTINGS, flag)
         if not equals:
             raise UserError(f"{flag}: needs a value, as in {flag}=VALUE")
         overrides[name] = _parse_setting(name, text)

@@ -5,8 +5,10 @@ traceback, and the exit code is 1.
 """
 
 import contextlib
+import difflib
 import os
 import sys
+from collections.abc import Iterable
 from typing import NoReturn
 
 
@@ -33,6 +35,12 @@ class StoppedError(RunError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Returns a hint with the name that is most similar; empty if none is."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import optax
 
@@ -188,7 +189,7 @@ def measure() -> dict[str, Any]:
         "command": "python tools/gradients.py measure",
         "hardware": describe_processor(),
         "versions": all_installed(),
-        "config": recipes[0].to_dict(),
+        "config": msgspec.to_builtins(recipes[0]),
         "split": "validation",
         "examples": EXAMPLES,
         "quantiles": list(QUANTILES),

@@ -30,6 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from scipy import stats
 
@@ -388,7 +389,7 @@ def aggregate(row: Row, members: list[dict[str, Any]]) -> dict[str, Any]:
         "confusion": confusions.tolist(),
         "accuracy_mean": statistics.mean(accuracies),
         "accuracy_std": statistics.stdev(accuracies) if accuracies[1:] else None,
-        "config": row.config().to_dict(),
+        "config": msgspec.to_builtins(row.config()),
         "members": members,
     }
 

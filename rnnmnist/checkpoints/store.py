@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import msgspec
 import numpy as np
 import orbax.checkpoint as ocp  # noqa: TID251
 from orbax.checkpoint import checkpoint_managers as policies  # noqa: TID251
@@ -325,7 +326,7 @@ def _make_items(
     metrics: dict[str, Any] | None,
     arrays: Mapping[str, Any],
 ) -> ocp.args.Composite:
-    values = {"config": config.to_dict(), "task": task.to_dict()}
+    values = {"config": msgspec.to_builtins(config), "task": task.to_dict()}
     checksums: dict[str, Any] = {
         **{item: json_checksum(value) for item, value in values.items()},
         "metrics": json_checksum(metrics),

@@ -1,12 +1,11 @@
 """Configuration files."""
 
-import difflib
 import runpy
 from pathlib import Path
 
 from rnnmnist.config.paths import shipped_folder
 from rnnmnist.config.schema import Config
-from rnnmnist.errors import UserError
+from rnnmnist.errors import UserError, did_you_mean
 
 
 def find_config(file_or_name: str) -> Path:
@@ -28,11 +27,9 @@ def find_config(file_or_name: str) -> Path:
     for name in names:
         if file_or_name in (name, f"{name}.py", f"configs/{name}.py"):
             return folder / f"{name}.py"
-    near = difflib.get_close_matches(path.stem, names, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = f"{did_you_mean(path.stem, names)} shipped configurations:".strip()
     raise UserError(
-        f"config: there is no file {file_or_name}; {hint}"
-        f"shipped configurations: {', '.join(names)}"
+        f"config: there is no file {file_or_name}; {hint} {', '.join(names)}"
     )
 
 

@@ -14,12 +14,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from rnnmnist.config import fields
-from rnnmnist.config.fields import Section, setting
+from rnnmnist.config.settings import Section, Setting, find, setting, settings_of
 from rnnmnist.errors import UserError
-
-# Paths of the data. They depend on the machine and are not part of the run.
-DATA_PATHS = ("data.data_dir", "data.manual_dir", "data.path")
 
 # Recurrences by name. The linear ones are linear in the state, in residual layers.
 GATED_CELLS = ("lstm", "gru", "rnn")
@@ -44,60 +40,76 @@ class DataConfig(Section):
         "data set; mnist5k ships with the package, files are your own sequences",
     )
     path: str | None = setting(
-        None, "your sequences: a .npz, .ts or .csv file, or a folder of .npy files"
+        None,
+        "your sequences: a .npz, .ts or .csv file, or a folder of .npy files",
+        resume="allowed",
+        of="sequences",
+        is_path=True,
     )
     data_dir: str | None = setting(
-        None, "folder in which TFDS prepares data sets (default: TFDS's own)"
+        None,
+        "folder in which TFDS prepares data sets (default: TFDS's own)",
+        resume="allowed",
+        is_path=True,
     )
     manual_dir: str | None = setting(
-        None, "folder that contains the four original .gz files"
+        None,
+        "folder that contains the four original .gz files",
+        resume="allowed",
+        is_path=True,
     )
     view: Literal["rows", "columns", "pixels", "permuted"] = setting(
         "rows",
         "what a step reads of an image: a row, a column, or pixels, in row order or in "
         "the order of data.permutation",
+        of="images",
     )
     permutation: str = setting(
         "bit_reversal",
         "order of permuted pixels",
-        pattern="bit_reversal|random:[0-9]{1,9}",
+        pattern=r"^(bit_reversal|random:[0-9]{1,9})\Z",
         form="bit_reversal or random:SEED with a SEED below 1,000,000,000",
-        words=("bit_reversal",),
+        of="images",
     )
     pixels_per_step: int = setting(
-        1, "pixels that a step reads: a divisor of 784", at_least=1, at_most=784
+        1, "pixels that a step reads: a divisor of 784", ge=1, le=784, of="images"
     )
     normalize: Literal["standardize", "none"] = setting(
         "standardize",
         "of sequences: subtract each feature's mean over the training part and divide "
         "by its standard deviation; images are scaled to [0, 1]",
+        of="sequences",
     )
     missing: Literal["error", "forward_fill", "zero"] = setting(
         "error",
         "values that are NaN: refuse them, repeat the last value of the feature, or "
         "take 0 after the normalization",
+        of="sequences",
     )
     placement: Literal["auto", "device", "host"] = setting(
         "auto",
         "where training data stay: in the memory of the devices, or on the host; auto: "
         "by their size",
+        resume="allowed",
     )
     max_shift: int = setting(
-        0, "largest random shift of training images, pixels", at_least=0, at_most=1000
+        0, "largest random shift of training images, pixels", ge=0, le=1000, of="images"
     )
     max_rotation: float = setting(
-        0.0, "largest random rotation, in degrees", at_least=0, at_most=180
+        0.0, "largest random rotation, in degrees", ge=0, le=180, of="images"
     )
     max_scale: float = setting(
-        0.0, "largest random scaling, by 1 + this", at_least=0, at_most=1
+        0.0, "largest random scaling, by 1 + this", ge=0, le=1, of="images"
     )
     max_shear: float = setting(
-        0.0, "largest random shear, columns per row", at_least=0, at_most=1
+        0.0, "largest random shear, columns per row", ge=0, le=1, of="images"
     )
     elastic: float = setting(
-        0.0, "elastic distortion, std in pixels", at_least=0, at_most=10
+        0.0, "elastic distortion, std in pixels", ge=0, le=10, of="images"
     )
-    flip: bool = setting(False, "mirror half of the training images left to right")
+    flip: bool = setting(
+        False, "mirror half of the training images left to right", of="images"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,29 +135,24 @@ class ModelConfig(Section):
         "lstm",
         "recurrent cell; mingru and lru are linear in the state, in residual layers; "
         "FILE.py:CLASS is a Flax cell of your own, created with features and name",
-        pattern="|".join((*CELLS, r".+\.py:[^\W\d]\w*")),
+        pattern=rf"^({'|'.join(CELLS)}|.+\.py:[^\W\d]\w*)\Z",
         form=f"one of {', '.join(CELLS)} or FILE.py:CLASS",
-        words=CELLS,
     )
     cell_sha256: str | None = setting(
         None,
         "SHA-256 of the file of your own cell; set by the run",
-        pattern="[0-9a-f]{64}",
+        pattern=r"^[0-9a-f]{64}\Z",
         form="64 hexadecimal digits or none",
     )
-    hidden_size: int = setting(
-        128, "units of the hidden state", at_least=1, at_most=8192
-    )
-    num_layers: int = setting(
-        1, "residual layers of mingru or lru", at_least=1, at_most=64
-    )
+    hidden_size: int = setting(128, "units of the hidden state", ge=1, le=8192)
+    num_layers: int = setting(1, "residual layers of mingru or lru", ge=1, le=64)
     pooling: Literal["last", "mean"] = setting(
         "last",
         "what the head reads: the hidden state after the last step, or the mean of the "
         "hidden states of all steps",
     )
     forget_bias: float = setting(
-        1.0, "initial forget-gate bias of an LSTM", at_least=-1000, at_most=1000
+        1.0, "initial forget-gate bias of an LSTM", ge=-1000, le=1000
     )
     initializer: Literal["flax", "tutorial", "chrono", "identity"] = setting(
         "flax",
@@ -161,24 +168,28 @@ class ModelConfig(Section):
         "start of each block and recomputes the rest (default: keep all states; for "
         "mingru and lru step by step, blocks of 4). A block of all steps of mingru or "
         "lru recomputes nothing",
-        at_least=1,
+        ge=1,
+        resume="warned",
     )
     parallel_scan: bool | None = setting(
         None,
         "compute the states of mingru and lru by associative_scan, not step by step "
         "(default: false on CPU, otherwise true)",
+        resume="warned",
     )
     unroll: int | None = setting(
         None,
         "steps per iteration of a cell's loop (default: 1 on CPU, otherwise at most "
         "32)",
-        at_least=1,
-        at_most=1024,
+        ge=1,
+        le=1024,
+        resume="warned",
     )
     precision: Literal["auto", "float32", "tensorfloat32", "bfloat16"] = setting(
         "auto",
         "minimum precision of matrix products; auto: float32 on CPU, tensorfloat32 on "
         "GPU, bfloat16 on TPU",
+        resume="warned",
     )
 
     def __post_init__(self) -> None:
@@ -229,71 +240,85 @@ class TrainConfig(Section):
     PREFIX = "train."
 
     batch_size: int = setting(
-        128, "examples per update, over all devices", at_least=1, at_most=65_536
+        128, "examples per update, over all devices", ge=1, le=65_536
     )
-    num_steps: int = setting(4300, "updates in the whole run", at_least=1)
+    num_steps: int = setting(4300, "updates in the whole run", ge=1, resume="warned")
     loss: Literal["last", "every_step"] = setting(
         "last",
         "cross-entropy after the last step; every_step: its mean over all steps, with "
         "weights that increase with the step",
     )
     label_smoothing: float = setting(
-        0.0,
-        "label fraction spread over all classes",
-        at_least=0,
-        at_most=0.9,
+        0.0, "label fraction spread over all classes", ge=0, le=0.9
     )
-    learning_rate: float = setting(7e-3, "peak learning rate", above=0, at_most=1e38)
+    learning_rate: float = setting(
+        7e-3, "peak learning rate", gt=0, le=1e38, resume="warned"
+    )
     schedule: Literal["constant", "cosine"] = setting(
-        "cosine", "learning rate after the warm-up"
+        "cosine", "learning rate after the warm-up", resume="warned"
     )
     warmup_fraction: float = setting(
-        0.02, "fraction of the steps used for linear warm-up", at_least=0, at_most=1
+        0.02,
+        "fraction of the steps used for linear warm-up",
+        ge=0,
+        le=1,
+        resume="warned",
     )
-    weight_decay: float = setting(0.1, "weight decay of AdamW; 0: Adam", at_least=0)
+    weight_decay: float = setting(0.1, "weight decay of AdamW; 0: Adam", ge=0, le=1e38)
     clip_norm: float = setting(
-        1.0, "largest global norm of the gradient; 0: no clipping", at_least=0
+        1.0,
+        "largest global norm of the gradient; 0: no clipping",
+        ge=0,
+        resume="warned",
+        le=1e38,
     )
     ema_decay: float = setting(
         0.0,
         "decay per update of the exponential moving average of the weights, which is "
         "evaluated and saved; 0: no averaging",
-        at_least=0,
-        at_most=0.99999,
+        ge=0,
+        le=0.99999,
     )
     log_every_steps: int = setting(
-        100, "steps per training line and per compiled call", at_least=1
+        100, "steps per training line and per compiled call", ge=1, resume="allowed"
     )
     log_metrics: Literal["mean", "last_batch"] = setting(
         "mean",
         "mean: over the steps since the last line, each before its update; "
         "last_batch: on the last batch, after its update",
+        resume="allowed",
     )
     eval_every_steps: int = setting(
-        430, "steps between validations, each with a checkpoint", at_least=1
+        430, "steps between validations, each with a checkpoint", ge=1, resume="allowed"
     )
     keep_checkpoints: int = setting(
-        2, "newest checkpoints kept, in addition to the best one", at_least=1
+        2,
+        "newest checkpoints kept, in addition to the best one",
+        ge=1,
+        resume="allowed",
     )
     num_devices: int | None = setting(
         None,
         "devices of all processes together (default: the most over which seeds and "
         "batch can be split evenly; on CPU at most one per usable core and 8 per "
         "process)",
-        at_least=1,
-        at_most=4096,
+        ge=1,
+        le=4096,
+        resume="warned",
     )
     vectorize_seeds: bool | None = setting(
         None,
         "compute the networks of a device together, not in turn (default: in turn on "
         "CPU)",
+        resume="warned",
     )
     eval_batch_size: int | None = setting(
         None,
         "examples that a device evaluates at a time (default: 64 on CPU, otherwise "
         "1024)",
-        at_least=1,
-        at_most=65_536,
+        ge=1,
+        le=65_536,
+        resume="allowed",
     )
 
 
@@ -307,13 +332,14 @@ class Config(Section):
     """
 
     seed: int = setting(
-        0, "seed of weights, data order, augmentation", at_least=0, at_most=2**31 - 1
+        0, "seed of weights, data order, augmentation", ge=0, le=2**31 - 1
     )
-    num_seeds: int = setting(
-        1, "networks, with seeds seed, seed + 1, …", at_least=1, at_most=4096
-    )
+    num_seeds: int = setting(1, "networks, with seeds seed, seed + 1, …", ge=1, le=4096)
     tutorial_128: bool = setting(
-        False, "also score the first 128 test images, as the 2016 tutorial did"
+        False,
+        "also score the first 128 test images, as the 2016 tutorial did",
+        resume="allowed",
+        of="images",
     )
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -345,13 +371,17 @@ class Config(Section):
         """Returns " of seed N" for messages about one network of several, else ""."""
         return f" of seed {self.seeds[index]}" if self.num_seeds > 1 else ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the settings as nested dictionaries, for JSON."""
-        return dataclasses.asdict(self)
+    def flat(self) -> dict[str, Any]:
+        """Returns the value of every setting by its full name."""
+        return {
+            name: getattr(getattr(self, section) if section else self, key)
+            for name in SETTINGS
+            for section, _, key in [name.rpartition(".")]
+        }
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> "Config":
-        """Restores a configuration from `to_dict`.
+        """Restores a configuration from its JSON object.
 
         Settings that were added since have their defaults, so the default of a new
         setting must be what runs did before.
@@ -359,20 +389,19 @@ class Config(Section):
         Raises:
             UserError: if a setting is unknown, or its value is not allowed.
         """
+        flat: dict[str, Any] = {}
         for name, value in tree.items():
-            known = vars(cls()).get(name)
-            if known is None or isinstance(value, dict) != isinstance(known, Section):
-                raise UserError(f"{name}: unknown setting")
-        flat = flatten(tree)
-        if unknown := flat.keys() - FIELDS.keys():
-            raise UserError(f"{min(unknown)}: unknown setting")
-        return Config().replace(flat)
+            if isinstance(value, dict):
+                flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+            else:
+                flat[name] = value
+        return cls().replace(flat)
 
     def replace(self, values: Mapping[str, object]) -> "Config":
         """Returns a copy with other values of some settings, by their full names."""
         changes: dict[str, dict[str, Any]] = {"": {}}
         for name, value in values.items():
-            fields.find(name, FIELDS, name)
+            find(name, SETTINGS, name)
             section, _, key = name.rpartition(".")
             changes.setdefault(section, {})[key] = value
         top = changes.pop("")
@@ -381,31 +410,21 @@ class Config(Section):
         return dataclasses.replace(self, **top)
 
 
-# The field of every setting by its full name, such as `train.num_steps`.
-FIELDS: dict[str, fields.Field] = {
-    section.PREFIX + field.name: field
+# Every setting by its full name, such as `train.num_steps`.
+SETTINGS: dict[str, Setting] = {
+    one.name: one
     for section in (Config, DataConfig, ModelConfig, TrainConfig)
-    for field in dataclasses.fields(section)
-    if not dataclasses.is_dataclass(field.type)
+    for one in settings_of(section).values()
 }
-
-
-def flatten(tree: dict[str, Any]) -> dict[str, Any]:
-    """Converts `{"train": {"num_steps": 5}}` to `{"train.num_steps": 5}`."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": leaf for inner, leaf in value.items()}
-        else:
-            flat[key] = value
-    return flat
+# Paths of the data. They depend on the machine and are not part of the run.
+DATA_PATHS = tuple(name for name, one in SETTINGS.items() if one.is_path)
 
 
 def describe() -> str:
     """Lists every setting with its default, meaning and range, for `--help`."""
     lines = []
-    for name, field in FIELDS.items():
-        default = "none" if field.default is None else field.default
+    for name, one in SETTINGS.items():
+        default = "none" if one.default is None else one.default
         lines.append(f"  --config.{name}={default}")
-        lines.append(f"        {field.metadata['help']}; {fields.allowed(field)}")
+        lines.append(f"        {one.help}; {one.allowed}")
     return "\n".join(lines)

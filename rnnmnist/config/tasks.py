@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-from rnnmnist.config.schema import Config, flatten
+from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.user_cells import pin_cell
 from rnnmnist.errors import UserError
 
@@ -22,12 +22,6 @@ _FIELDS: dict[str, tuple[type, bool, bool]] = {
     "mean": (float, True, True),
     "std": (float, True, True),
 }
-SEQUENCE_SETTINGS = ("data.path", "data.normalize", "data.missing")
-IMAGE_SETTINGS = (
-    *("tutorial_128", "data.view", "data.permutation", "data.pixels_per_step"),
-    *("data.max_shift", "data.max_rotation", "data.max_scale", "data.max_shear"),
-    *("data.elastic", "data.flip"),
-)
 
 
 class SplitSizes(NamedTuple):
@@ -153,14 +147,11 @@ def fit_to_task(config: Config, task: Task, *, verbose: bool = True) -> Config:
 
 def _refuse_unsuitable(config: Config, task: Task) -> None:
     """Refuses settings of images for sequences, and of sequences for images."""
-    names: tuple[str, ...] = SEQUENCE_SETTINGS
-    kind, remedy = "sequences", "use the configuration 'files'"
-    if task.image_shape is None:
-        names, kind, remedy = IMAGE_SETTINGS, "images", "remove it"
-    values, defaults = (flatten(one.to_dict()) for one in (config, Config()))
-    for name in names:
-        if values[name] != defaults[name]:
+    remedy = "use the configuration 'files'" if task.image_shape else "remove it"
+    for name, value in config.flat().items():
+        of, default = SETTINGS[name].of, SETTINGS[name].default
+        if of not in (None, task.noun) and value != default:
             raise UserError(
-                f"{name}: is for {kind} only, and {task.name} has {task.noun}; "
-                f"{remedy} (it is {values[name]})"
+                f"{name}: is for {of} only, and {task.name} has {task.noun}; "
+                f"{remedy} (it is {value})"
             )

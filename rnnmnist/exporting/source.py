@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import msgspec
 import numpy as np
 
 from rnnmnist.checkpoints.checksums import params_sha256
@@ -130,7 +131,7 @@ class Source(NamedTuple):
             "trained_on": self.task.name,
             "step": self.step,
             "params_sha256": self.params_sha256,
-            "config": config.to_dict(),
+            "config": msgspec.to_builtins(config),
         }
 
 

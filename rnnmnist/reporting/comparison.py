@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from rnnmnist.config.schema import DATA_PATHS, flatten
+from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.evaluation.formatting import interval, percent
 from rnnmnist.evaluation.metrics import Metrics
 from rnnmnist.reporting import plots
@@ -69,7 +69,7 @@ def comparison_page(
 
 def differing_settings(runs: Sequence[RunData]) -> list[str]:
     """Returns the settings in which runs differ, except the paths of data."""
-    settings = [flatten(run.config.to_dict()) for run in runs]
+    settings = [run.config.flat() for run in runs]
     return [
         name
         for name in settings[0]
@@ -82,7 +82,7 @@ def _results(named: dict[str, RunData], folder: Path) -> Section:
     rows: list[list[Cell]] = []
     for name, run in named.items():
         page = Path(os.path.relpath(run.workdir / "report" / "index.html", folder))
-        settings = flatten(run.config.to_dict())
+        settings = run.config.flat()
         rows.append(
             [
                 Link(name, quote(page.as_posix())),

@@ -4,7 +4,7 @@ import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from rnnmnist.config.schema import Config, flatten
+from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.formatting import interval, percent, percentage_points
 from rnnmnist.evaluation.metrics import Metrics
@@ -225,11 +225,11 @@ def _seconds(run: RunData) -> str:
 
 def _configuration_card(config: Config) -> Card:
     """Lists all settings, with the default beside each value that differs from it."""
-    defaults = flatten(Config().to_dict())
     entries = []
-    for name, value in flatten(config.to_dict()).items():
-        default = "" if value == defaults[name] else f" (default: {defaults[name]})"
-        entries.append((name, f"{value}{default}"))
+    for name, value in config.flat().items():
+        default = SETTINGS[name].default
+        note = "" if value == default else f" (default: {default})"
+        entries.append((name, f"{value}{note}"))
     return Card("Configuration", entries)
 
 

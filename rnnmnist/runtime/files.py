@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 
 class WriteError(OSError):
     """A file could not be written, as on a full disk."""
@@ -37,10 +39,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file atomically, and creates its folder."""
+    """Writes a JSON value or a record atomically, and creates the file's folder."""
     with write_errors():
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+    text = json.dumps(msgspec.to_builtins(value), indent=1)
+    write_atomically(path, f"{text}\n".encode())
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:

@@ -15,11 +15,11 @@ from jax._src import xla_bridge  # jax does not export whether it has its device
 from numpy.typing import ArrayLike
 
 from rnnmnist.checkpoints.store import list_steps
-from rnnmnist.config import fields
 from rnnmnist.config.files import find_config, load_config
 from rnnmnist.config.paths import parse_workdir
-from rnnmnist.config.schema import DATA_PATHS, FIELDS, Config
-from rnnmnist.config.tasks import IMAGE_SETTINGS, fit_to_task
+from rnnmnist.config.schema import SETTINGS, Config
+from rnnmnist.config.settings import find
+from rnnmnist.config.tasks import fit_to_task
 from rnnmnist.data import files
 from rnnmnist.data.sequences import LabelledSequences, forget_files, read_statistics
 from rnnmnist.errors import RunError, StoppedError, UserError
@@ -143,16 +143,14 @@ def _set_up_jax(config: Config) -> None:
 
 
 def _configure(settings: dict[str, object]) -> Config:
-    by_name = {
-        name.rpartition(".")[2]: name
-        for name in FIELDS
-        if name not in (*DATA_PATHS, *IMAGE_SETTINGS, "data.name")
+    known = {
+        name.rpartition(".")[2]: one
+        for name, one in SETTINGS.items()
+        if not one.is_path and one.of != "images" and name != "data.name"
     }
-    known = {name: FIELDS[full] for name, full in by_name.items()}
-    for name in settings:
-        fields.find(name, known, f"fit: {name}")
+    names = {name: find(name, known, f"fit: {name}").name for name in settings}
     config = load_config(find_config("files"))
-    return config.replace({by_name[name]: value for name, value in settings.items()})
+    return config.replace({names[name]: value for name, value in settings.items()})
 
 
 def _save(workdir: Path, data: LabelledSequences) -> None:

@@ -12,7 +12,7 @@ import jax
 from rnnmnist.checkpoints.checksums import params_sha256
 from rnnmnist.checkpoints.selection import find_step
 from rnnmnist.checkpoints.store import Checkpoints
-from rnnmnist.config.schema import DATA_PATHS, Config, TrainConfig, flatten
+from rnnmnist.config.schema import DATA_PATHS, Config, TrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.batches import TrainingSplit
@@ -136,9 +136,7 @@ def check_same_settings(config: Config) -> None:
         UserError: on every process; names each setting that differs.
     """
     settings = {"num_processes": process_count()} | {
-        name: value
-        for name, value in flatten(config.to_dict()).items()
-        if name not in DATA_PATHS
+        name: value for name, value in config.flat().items() if name not in DATA_PATHS
     }
     first, *others = all_gather(settings)
     differing = [
@@ -210,7 +208,7 @@ def train_to_end(
     else:
         state = create_state(config, program.model, mesh)
     if is_process_0():
-        write_json(workdir / "config.json", config.to_dict())
+        write_json(workdir / "config.json", config)
     steps_per_epoch = task.examples.train / config.train.batch_size
     num_steps = config.train.num_steps
     with (

@@ -13,39 +13,11 @@ from rnnmnist.checkpoints.store import (
     read_task,
 )
 from rnnmnist.checkpoints.verification import check_checkpoint
-from rnnmnist.config.schema import Config, flatten
+from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import UserError
 
 _logger = logging.getLogger(__name__)
-
-# Settings that a resumed run may change: they do not affect the trained network.
-CHANGEABLE = {
-    "tutorial_128",
-    "data.data_dir",
-    "data.manual_dir",
-    "data.path",  # the content is compared
-    "data.placement",
-    "train.log_every_steps",
-    "train.log_metrics",
-    "train.eval_every_steps",
-    "train.keep_checkpoints",
-    "train.eval_batch_size",
-}
-# Settings that it may change too, although the result differs from a single run's.
-CHANGEABLE_WITH_WARNING = {
-    "model.parallel_scan",
-    "model.remat_steps",
-    "model.unroll",
-    "model.precision",
-    "train.vectorize_seeds",
-    "train.num_steps",
-    "train.learning_rate",
-    "train.schedule",
-    "train.warmup_fraction",
-    "train.clip_norm",
-    "train.num_devices",
-}
 
 
 def step_to_resume(config: Config, workdir: Path) -> int:
@@ -66,7 +38,7 @@ def step_to_resume(config: Config, workdir: Path) -> int:
     refused = [
         f"{name}={new} (checkpoint: {old})"
         for name, (old, new) in _changes(config, workdir, step).items()
-        if name not in CHANGEABLE | CHANGEABLE_WITH_WARNING
+        if SETTINGS[name].resume == "refused"
     ]
     if refused:
         raise UserError(
@@ -114,7 +86,7 @@ def quarantine_damaged(workdir: Path) -> None:
 def warn_of_changes(config: Config, workdir: Path, step: int) -> None:
     """Warns of each changed setting that affects the result."""
     for name, (old, new) in _changes(config, workdir, step).items():
-        if name in CHANGEABLE_WITH_WARNING:
+        if SETTINGS[name].resume == "warned":
             _logger.warning(
                 "%s was %s and is now %s: the result will differ from that of an "
                 "uninterrupted run",
@@ -137,6 +109,5 @@ def _changes(
     config: Config, workdir: Path, step: int
 ) -> dict[str, tuple[object, object]]:
     """Returns the checkpoint's and the new value of each setting that differs."""
-    old = flatten(read_config(workdir, step).to_dict())
-    new = flatten(config.to_dict())
+    old, new = read_config(workdir, step).flat(), config.flat()
     return {name: (old[name], new[name]) for name in new if new[name] != old[name]}

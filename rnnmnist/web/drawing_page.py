@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnmnist.config.schema import Config, flatten
+from rnnmnist.config.schema import Config
 from rnnmnist.data import embedded
 from rnnmnist.errors import UserError
 from rnnmnist.inference import out_of_distribution, preprocessing
@@ -78,7 +78,7 @@ def check_supported(workdir: Path, config: Config) -> None:
         UserError: if it is not a single LSTM of at most `MAX_UNITS` units, of which the
             head reads the last state.
     """
-    settings = flatten(config.to_dict())
+    settings = config.flat()
     for name, needed, reason in (
         ("model.cell", "lstm", "shows the gates of an LSTM"),
         ("model.pooling", "last", "reads the last state"),

@@ -2,17 +2,18 @@
 
 import ast
 import json
-import re
+import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support import REPOSITORY, TASK
 
 from rnnmnist import main
 from rnnmnist.config.files import load_config
-from rnnmnist.config.schema import FIELDS, Config, DataConfig, TrainConfig, flatten
-from rnnmnist.config.tasks import IMAGE_SETTINGS, SplitSizes, Task, fit_to_task
+from rnnmnist.config.schema import SETTINGS, Config, DataConfig, TrainConfig
+from rnnmnist.config.tasks import SplitSizes, Task, fit_to_task
 from rnnmnist.errors import UserError
 from rnnmnist.training.optimizer import make_schedule
 
@@ -26,7 +27,7 @@ def parse(*args: str) -> Config:
 def test_overrides_take_the_types_of_their_settings() -> None:
     config = parse(
         "--config.train.learning_rate=1",
-        "--config.train.num_steps=1_000",
+        "--config.train.num_steps=1000",
         "--config.tutorial_128=true",
         "--config.data.data_dir=~/some where",
         "--config.train.num_devices=none",
@@ -54,7 +55,7 @@ def test_an_override_can_be_two_arguments() -> None:
     joined = ["--config.train.num_steps=7", "--config.data.max_rotation=-0.0"]
     assert parse(*args) == parse(*joined)
     assert parse(*args).train.num_steps == 7
-    with pytest.raises(UserError, match=r"train\.learning_rate: must be .*, not -1\.0"):
+    with pytest.raises(UserError, match=r"train\.learning_rate: must be .*, not '-1'"):
         parse("--config.train.learning_rate", "-1")
     with pytest.raises(UserError, match=r"--config\.seed: needs a value"):
         parse("--config.seed", "--config.num_seeds", "2")
@@ -70,22 +71,22 @@ def test_an_override_can_be_two_arguments() -> None:
             ["no such setting", "train.learning_rate?"],
         ),
         ("--config.learning_rate=0.01", ["no such setting", "train.learning_rate?"]),
-        ("--config.train.num_steps=1e3", ["num_steps", "'1e3'", "an integer"]),
-        ("--config.train.num_steps=0", ["train.num_steps", "at least 1", "not 0"]),
+        ("--config.train.num_steps=12.5", ["num_steps", "'12.5'", "an integer"]),
+        ("--config.train.num_steps=0", ["train.num_steps", "at least 1", "not '0'"]),
         ("--config.train.learning_rate=nan", ["train.learning_rate", "nan", "above 0"]),
-        ("--config.train.learning_rate=-1", ["train.learning_rate", "-1.0"]),
+        ("--config.train.learning_rate=-1", ["train.learning_rate", "-1"]),
         ("--config.tutorial_128=yes", ["tutorial_128", "true or false", "'yes'"]),
-        ("--config.data.name=mnits", ["data.name", "'mnits'", "did you mean mnist"]),
+        ("--config.data.name=mnits", ["data.name", "'mnits'", "one of mnist,"]),
         ("--config.data.max_shift=14", ["data.max_shift", "at most 13", "14"]),
         ("--config.model.cell=LSTM", ["model.cell", "lstm, gru, rnn", "'LSTM'"]),
-        ("--config.model.precision=float23", ["bfloat16", "did you mean float32?"]),
-        ("--config.model.unroll=0", ["model.unroll", "at least 1", "not 0"]),
+        ("--config.model.precision=float23", ["bfloat16", "float32"]),
+        ("--config.model.unroll=0", ["model.unroll", "at least 1", "not '0'"]),
         ("--config.model.remat_steps=5", ["1, 2, 4, 7, 14, 28", "not 5"]),
-        ("--config.train.vectorize_seeds=1", ["vectorize_seeds", "true", "'1'"]),
+        ("--config.train.vectorize_seeds=2", ["vectorize_seeds", "true", "'2'"]),
         ("--config.train.eval_batch_size=0", ["eval_batch_size", "at least 1"]),
         ("--config.num_seeds=0", ["num_seeds", "at least 1", "0"]),
         ("--config.train.batch_size=65537", ["batch_size", "at most 65536", "65537"]),
-        ("--config.data.view=row", ["data.view", "rows, columns", "did you mean rows"]),
+        ("--config.data.view=row", ["data.view", "rows, columns", "'row'"]),
         ("--config.data.permutation=random", ["data.permutation", "'random'", "SEED"]),
         ("--config.train.num_steps=99999999", ["num_steps", "at most 16777215"]),
         ("--config.seed", ["--config.seed", "needs a value"]),
@@ -154,29 +155,19 @@ def test_the_default_configuration_has_the_defaults_of_the_schema() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configurations_are_restored_from_json(path: Path) -> None:
     config = load_config(path)
-    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert (
+        Config.from_dict(json.loads(json.dumps(msgspec.to_builtins(config)))) == config
+    )
 
 
 def test_an_unknown_setting_in_a_saved_configuration_is_refused() -> None:
-    tree = Config().to_dict()
+    tree = msgspec.to_builtins(Config())
     tree["train"]["momentum"] = 0.9
-    with pytest.raises(UserError, match=r"train\.momentum: unknown setting"):
+    with pytest.raises(UserError, match=r"^train\.momentum: no such setting"):
         Config.from_dict(tree)
-    for name, value in (("optimizer", {}), ("train.num_steps", 7), ("train", 7)):
-        with pytest.raises(UserError, match=f"^{re.escape(name)}: unknown setting"):
-            Config.from_dict(Config().to_dict() | {name: value})
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("recurrence", "fused"), ("remat_rows", None)]
-)
-def test_a_deleted_setting_of_an_old_configuration_is_refused(
-    name: str, value: object
-) -> None:
-    tree = Config().to_dict()
-    tree["model"][name] = value
-    with pytest.raises(UserError, match=rf"^model\.{name}: unknown setting$"):
-        Config.from_dict(tree)
+    for name, value in (("optimizer", 3), ("train", 7)):
+        with pytest.raises(UserError, match=f"^{name}: no such setting"):
+            Config.from_dict(msgspec.to_builtins(Config()) | {name: value})
 
 
 def test_rematerialization_is_allowed_with_every_loss() -> None:
@@ -184,13 +175,13 @@ def test_rematerialization_is_allowed_with_every_loss() -> None:
     assert config.model.remat_steps == 7
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_a_setting_that_was_added_since_has_its_default(name: str) -> None:
     config = Config().replace({"seed": 3, "train.num_steps": 7})
-    tree = config.to_dict()
+    tree = msgspec.to_builtins(config)
     section, _, key = name.rpartition(".")
     del (tree[section] if section else tree)[key]
-    default = flatten(Config().to_dict())[name]
+    default = Config().flat()[name]
     assert Config.from_dict(tree) == config.replace({name: default})
 
 
@@ -215,7 +206,9 @@ def test_a_batch_is_reduced_to_the_training_part(
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("name", IMAGE_SETTINGS)
+@pytest.mark.parametrize(
+    "name", [name for name, one in SETTINGS.items() if one.of == "images"]
+)
 def test_a_setting_of_images_is_refused_for_sequences(name: str) -> None:
     values: dict[str, dict[str, object]] = {
         "data.view": {"data.view": "columns"},
@@ -266,20 +259,14 @@ def test_blocks_of_a_linear_recurrence_need_not_divide_the_steps() -> None:
     assert fit_to_task(config, TASK) == config
 
 
-@pytest.mark.parametrize(
-    ("value", "hint"),
-    [("lru", None), ("ltsm", "did you mean lstm?"), ("one", None), ("py:A", None)],
-)
-def test_a_cell_is_a_name_or_a_class_of_a_file(value: str, hint: str | None) -> None:
-    if value == "lru":
-        assert Config().replace({"model.cell": value}).model.is_linear
-        return
+@pytest.mark.parametrize("value", ["ltsm", "one", "py:A", "a.py:A\n"])
+def test_a_cell_is_a_name_or_a_class_of_a_file(value: str) -> None:
+    assert Config().replace({"model.cell": "lru"}).model.is_linear
+    assert Config().replace({"model.cell": "a.py:A"}).model.is_user_cell
+    allowed = "one of lstm, gru, rnn, mingru, lru or FILE.py:CLASS"
     with pytest.raises(UserError) as error:
         Config().replace({"model.cell": value})
-    message = str(error.value)
-    assert "one of lstm, gru, rnn, mingru, lru or FILE.py:CLASS" in message
-    assert ("did you mean" in message) == (hint is not None)
-    assert message.endswith(hint or repr(value))
+    assert str(error.value) == f"model.cell: must be {allowed}, not {value!r}"
 
 
 @pytest.mark.parametrize("cell", ["gru", "lru", "a.py:A"])
@@ -308,6 +295,20 @@ def test_sections_are_checked_on_construction() -> None:
         TrainConfig(batch_size=0)
     with pytest.raises(UserError, match=r"data\.max_shift: .* not True"):
         DataConfig(max_shift=True)
+    for section in ({"num_steps": 3}, 3, DataConfig()):
+        with pytest.raises(UserError, match=r"^train: must be a TrainConfig, not "):
+            Config(train=section)  # type: ignore[arg-type]
+
+
+def test_values_get_the_type_of_their_setting() -> None:
+    assert type(TrainConfig(learning_rate=1).learning_rate) is float
+    settings = ("num_steps=1e3", "learning_rate=1", "num_devices=none", "clip_norm=2")
+    train = parse(*(f"--config.train.{text}" for text in settings)).train
+    found = [train.num_steps, train.learning_rate, train.num_devices, train.clip_norm]
+    assert [repr(value) for value in found] == ["1000", "1.0", "None", "2.0"]
+    for value in (math.nan, math.inf, -math.inf, "1"):
+        with pytest.raises(UserError, match=r"^train\.clip_norm: must be a number"):
+            TrainConfig(clip_norm=value)  # type: ignore[arg-type]
 
 
 def test_the_learning_rate_rises_linearly_and_decays_to_zero() -> None:
@@ -327,5 +328,5 @@ def test_every_setting_is_used() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):
                 read.add(node.attr)
-    unread = {name for name in FIELDS if name.split(".")[-1] not in read}
+    unread = {name for name in SETTINGS if name.split(".")[-1] not in read}
     assert not unread

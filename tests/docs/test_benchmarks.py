@@ -13,7 +13,7 @@ import worker
 from support import REPOSITORY
 
 from rnnmnist.config.files import load_config
-from rnnmnist.config.schema import Config, flatten
+from rnnmnist.config.schema import Config
 
 BENCHMARKS = REPOSITORY / "benchmarks"
 
@@ -265,7 +265,7 @@ def test_a_worker_runs_its_task_once_per_line(
 def test_a_recipe_validates_at_its_end_and_changes_what_peers_follow(name: str) -> None:
     config = load_config(BENCHMARKS / "recipes" / f"{name}.py")
     assert config.train.eval_every_steps == config.train.num_steps
-    values, defaults = flatten(config.to_dict()), flatten(Config().to_dict())
+    values, defaults = config.flat(), Config().flat()
     changed = {key.rpartition(".")[2] for key in values if values[key] != defaults[key]}
     assert "learning_rate" in changed
     assert changed <= {*worker.Recipe._fields, "eval_every_steps"}

@@ -17,7 +17,7 @@ from rnnmnist.config.platforms import (
     LINEAR_REMAT_STEPS,
     MOST_CPU_DEVICES,
 )
-from rnnmnist.config.schema import FIELDS
+from rnnmnist.config.schema import SETTINGS
 
 README = (REPOSITORY / "README.md").read_text()
 COMMANDS = (REPOSITORY / "docs/commands.md").read_text()
@@ -205,7 +205,7 @@ def test_the_choices_by_platform_are_the_current_ones() -> None:
     _, _, *lines = found[1].splitlines()
     rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines]
     settings, *columns = zip(*rows, strict=True)
-    assert {name.split("`")[1] for name in settings} <= FIELDS.keys()
+    assert {name.split("`")[1] for name in settings} <= SETTINGS.keys()
     together = {True: "together (`true`)", False: "in turn (`false`)"}
     scans = {True: "parallel (`true`)", False: "step by step (`false`)"}
     for how, column in zip(DEFAULTS.values(), columns, strict=True):

@@ -14,17 +14,11 @@ from support import Command
 from rnnmnist.checkpoints import store, verification
 from rnnmnist.checkpoints.checksums import array_checksums
 from rnnmnist.checkpoints.selection import find_step
-from rnnmnist.config.schema import FIELDS, Config, flatten
+from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation import results
 from rnnmnist.runtime.workdir import MetricsFile
-from rnnmnist.training.resume import (
-    CHANGEABLE,
-    CHANGEABLE_WITH_WARNING,
-    check_same_data,
-    step_to_resume,
-    warn_of_changes,
-)
+from rnnmnist.training.resume import check_same_data, step_to_resume, warn_of_changes
 
 NEWEST = runs.STEPS
 Damage = Callable[[Path], object]
@@ -113,7 +107,7 @@ def contents(workdir: Path, step: int) -> dict[str, str]:
     config = store.read_config(workdir, step)
     state, params = store.read_state(workdir, step), store.read_params(workdir, step)
     found = array_checksums(state) | array_checksums(params)
-    settings = config.replace({"data.data_dir": None}).to_dict()
+    settings = config.replace({"data.data_dir": None}).flat()
     metrics = store.read_metrics(workdir, step)
     task = store.read_task(workdir, step).to_dict()
     values = {"config": settings, "task": task, "metrics": metrics}
@@ -197,10 +191,10 @@ def other_value(name: str, value: object) -> object:
 
 def value_of(config: Config, name: str) -> object:
     """Returns a setting by its full name."""
-    return flatten(config.to_dict())[name]
+    return config.flat()[name]
 
 
-@pytest.mark.parametrize("name", sorted(FIELDS))
+@pytest.mark.parametrize("name", sorted(SETTINGS))
 def test_a_changed_setting_is_refused_warned_of_or_accepted(
     reference_run: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
@@ -214,12 +208,13 @@ def test_a_changed_setting_is_refused_warned_of_or_accepted(
     }
     changed = same.replace({name: other_value(name, value)} | needed.get(name, {}))
     assert changed != same
-    if name in CHANGEABLE | CHANGEABLE_WITH_WARNING:
+    resume = SETTINGS[name].resume
+    if resume != "refused":
         assert step_to_resume(changed, reference_run) == NEWEST
         warn_of_changes(changed, reference_run, NEWEST)
         text = f"{name} was {value} and is now {other_value(name, value)}: "
         warned = [message.startswith(text) for message in caplog.messages]
-        assert warned == ([True] if name in CHANGEABLE_WITH_WARNING else [])
+        assert warned == ([True] if resume == "warned" else [])
         return
     with pytest.raises(UserError) as error:
         step_to_resume(changed, reference_run)

@@ -1,0 +1,162 @@
+"""How a setting is declared, checked and parsed. `config.schema` has the settings.
+
+What is true of a setting stands in its declaration: type, range, help, whether a resume
+may change it, and what it is for.
+"""
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import msgspec
+
+from rnnmnist.errors import UserError, did_you_mean
+
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
+NAMES = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    types.NoneType: "none",
+}
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    resume: Literal["refused", "allowed", "warned"] = "refused",
+    of: Literal["images", "sequences"] | None = None,
+    is_path: bool = False,
+    form: str | None = None,
+    **constraints: Any,
+) -> Any:
+    """Declares a setting: a field of a `Section`.
+
+    Args:
+        default: its default.
+        help: what it sets, for `--help`.
+        resume: whether a resumed run may change it: `refused`, since it would be
+            another run, `allowed`, or `warned`, since the result differs from that of
+            an uninterrupted run.
+        of: the only data that it is for.
+        is_path: whether it is a path, which depends on the machine, not on the run.
+        form: describes the texts that match `pattern`.
+        constraints: `ge`, `gt`, `le` or `pattern`, as for `msgspec.Meta`. They do not
+            apply to None.
+    """
+    about = {"help": help, "resume": resume, "of": of, "is_path": is_path, "form": form}
+    metadata = {"about": about, "constraints": constraints}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Setting(NamedTuple):
+    """A declared setting; see `setting`."""
+
+    name: str  # with its section, such as `train.num_steps`
+    kind: Any  # its type, annotated with its constraints
+    default: Any
+    help: str
+    resume: str
+    of: str | None
+    is_path: bool
+    form: str | None
+
+    @property
+    def allowed(self) -> str:
+        """Describes its values, such as `an integer at least 1`."""
+        return self.form or _describe(self.kind)
+
+    def check(self, value: Any, *, strict: bool = True) -> Any:
+        """Returns an allowed value; an integer becomes a float where that is the type.
+
+        Unless strict, a text is converted.
+
+        Raises:
+            UserError: for another value, with what is allowed.
+        """
+        try:
+            return msgspec.convert(value, self.kind, strict=strict)
+        except msgspec.ValidationError:
+            raise UserError(
+                f"{self.name}: must be {self.allowed}, not {value!r}"
+            ) from None
+
+    def parse(self, text: str) -> Any:
+        """Returns the value that a text stands for; errors are those of `check`."""
+        if text.lower() in ("none", "") and self.default is None:
+            return None
+        return self.check(text, strict=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A group of settings, which are checked on construction."""
+
+    PREFIX: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for key, one in settings_of(type(self)).items():  # type: ignore[arg-type]
+            object.__setattr__(self, key, one.check(getattr(self, key)))
+        for field in dataclasses.fields(self):
+            kind, value = typing.cast(type, field.type), getattr(self, field.name)
+            if not field.metadata and not isinstance(value, kind):
+                raise UserError(f"{field.name}: must be a {kind.__name__}, not {value}")
+
+
+@functools.cache
+def settings_of(section: type[Section]) -> dict[str, Setting]:
+    """Returns the settings of a section, by the names of its fields."""
+    return {
+        field.name: Setting(
+            section.PREFIX + field.name,
+            _annotate(field.type, msgspec.Meta(**field.metadata["constraints"])),
+            field.default,
+            **field.metadata["about"],
+        )
+        for field in dataclasses.fields(section)
+        if field.metadata
+    }
+
+
+def find(name: str, known: Mapping[str, Setting], subject: str) -> Setting:
+    """Returns a setting by its name; `subject` is what a message calls it.
+
+    Raises:
+        UserError: if there is none, with a similar one.
+    """
+    if name in known:
+        return known[name]
+    last = name.rpartition(".")[2]
+    same = [one for one in known if one.rpartition(".")[2] == last]  # in a section
+    otherwise = "python -m rnnmnist.main --help lists all settings"
+    hint = did_you_mean(name, same or known) or otherwise
+    raise UserError(f"{subject}: no such setting; {hint}")
+
+
+def _annotate(kind: Any, meta: msgspec.Meta) -> Any:
+    """Returns a type, or the first one of `TYPE | None`, with constraints."""
+    if isinstance(kind, types.UnionType):
+        return _annotate(typing.get_args(kind)[0], meta) | None
+    return Annotated[kind, meta]
+
+
+def _describe(kind: Any) -> str:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(args)}"
+    if origin is Annotated:
+        values, bounds = (
+            _describe(args[0]),
+            [
+                f"{words} {bound}"
+                for name, words in BOUNDS.items()
+                if (bound := getattr(args[1], name)) is not None
+            ],
+        )
+        return " ".join([values, " and ".join(bounds)]).strip()
+    return " or ".join(map(_describe, args)) if args else NAMES[kind]
