@@ -60,7 +60,7 @@ def train(
             *(sys.executable, "-m", "rnnmnist.main", "--config=files"),
             f"--workdir={workdir}",
             f"--config.data.path={folder}",
-            f"--config.data.placement={placement}",
+            f"--config.execution.placement={placement}",
             "--config.train.batch_size=128",
             f"--config.train.num_steps={updates}",
             f"--config.train.eval_every_steps={updates}",

@@ -40,18 +40,23 @@ MODELS: dict[str, dict[str, Any]] = {
     "mingru": {"cell": "mingru", "hidden_size": 64, "num_layers": 4},
     "lru": {"cell": "lru", "hidden_size": 64, "num_layers": 3},
 }
-# The same with another scan, or another amount of recomputation in the backward pass.
+# The same with another scan, or another amount of recomputation in the backward pass:
+# changes of `Execution`, by the name of a model and what differs.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "lstm, blocks of 28 steps": MODELS["lstm"] | {"remat_steps": 28},
-    "mingru, one block": MODELS["mingru"] | {"remat_steps": TIME},
-    "lru, one block": MODELS["lru"] | {"remat_steps": TIME},
-    "lru, parallel scan": MODELS["lru"] | {"parallel_scan": True},
-    "lru, parallel scan in blocks of 4 steps": (
-        MODELS["lru"] | {"parallel_scan": True, "remat_steps": 4}
-    ),
+    "lstm, blocks of 28 steps": {"remat_steps": 28},
+    "mingru, one block": {"remat_steps": TIME},
+    "lru, one block": {"remat_steps": TIME},
+    "lru, parallel scan": {"parallel_scan": True, "remat_steps": None},
+    "lru, parallel scan in blocks of 4 steps": {"parallel_scan": True},
 }
 PEERS = ("lstm", "gru")
 LENGTHENED = ("lstm", "lstm, blocks of 28 steps", "lru")
+
+
+def work_of(name: str) -> dict[str, Any]:
+    """Returns the arguments of a worker that trains a model or a variant of one."""
+    model = MODELS[name.split(",")[0]]
+    return {"model": model, "execution": VARIANTS.get(name, {})}
 
 
 def training(bench: Bench) -> dict[str, Any]:
@@ -60,8 +65,8 @@ def training(bench: Bench) -> dict[str, Any]:
     size = {"size": 1024}
     workers = [
         *(
-            Worker(name, OURS, "train", work | {"model": model})
-            for name, model in (MODELS | VARIANTS).items()
+            Worker(name, OURS, "train", work | work_of(name))
+            for name in (*MODELS, *VARIANTS)
         ),
         *(
             Worker(f"PyTorch {name}", PYTORCH, "train", work | MODELS[name])
@@ -80,8 +85,8 @@ def lengths(bench: Bench) -> dict[str, Any]:
     for time in LENGTHS:
         work = {"steps": max(1, 4 * TIME // time), "rows": time, "columns": 1}
         for name in LENGTHENED:
-            model = {"model": (MODELS | VARIANTS)[name]}
-            workers.append(Worker(f"{name}: {time}", OURS, "train", work | model))
+            work |= work_of(name)
+            workers.append(Worker(f"{name}: {time}", OURS, "train", work))
     return bench.measure(workers)
 
 
@@ -114,8 +119,8 @@ def training_table(measured: dict[str, Any]) -> str:
     products = [name for name in section if name.startswith("product")]
     peaks = [statistics.median(speeds(section[name])) for name in products]
     rows = []
-    for name, model in (MODELS | VARIANTS).items():
-        found = speeds(section[name])
+    for name in (*MODELS, *VARIANTS):
+        model, found = MODELS[name.split(",")[0]], speeds(section[name])
         peer = section.get(f"PyTorch {name}")
         share = 100 * flop_per_image(model) / max(peaks)
         percents = [speed * share for speed in found]

@@ -258,7 +258,7 @@ def lengths(bench: Bench) -> dict[str, Any]:
     workers = []
     for rows in (28, 56, 112, 196, 392, 784):
         work = {"steps": max(2, 28 * 40 // rows), "rows": rows}
-        in_blocks = work | {"model": {"remat_steps": 28}}
+        in_blocks = work | {"execution": {"remat_steps": 28}}
         workers += [
             Worker(f"rnnmnist {rows}", OURS, "train", work),
             Worker(f"PyTorch {rows}", PYTORCH, "train", work),

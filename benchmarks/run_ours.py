@@ -7,10 +7,12 @@ from typing import Any
 
 import worker
 
+from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.runtime.mesh import (
     device_put,
     make_mesh,
+    platform_of,
     replicated,
     set_cpu_devices,
 )
@@ -21,7 +23,13 @@ EXAMPLES = 4000
 class Trainer:
     """The state and the training images of a run."""
 
-    def __init__(self, config: Config, rows: int = 28, columns: int = 28) -> None:
+    def __init__(
+        self,
+        config: Config,
+        rows: int = 28,
+        columns: int = 28,
+        execution: dict[str, Any] | None = None,  # changes of the platform's
+    ) -> None:
         set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
 
         from rnnmnist.data.batches import TrainingSplit
@@ -40,7 +48,8 @@ class Trainer:
             image_shape=(rows, columns),
         )
         self.view = View.of(config.data, self.task)
-        self.program = Program.create(config, self.task, self.mesh)
+        how = execution_of(config, platform_of(self.mesh))._replace(**execution or {})
+        self.program = Program.create(config, self.task, self.mesh, how)
         examples = Examples(*worker.noise(EXAMPLES, rows, columns))
         self.split = TrainingSplit.device_put(examples, self.view, config, self.mesh)
         self.state: Any = create_state(config, self.program.model, self.mesh)
@@ -86,12 +95,13 @@ def train(
     rows: int = 28,
     columns: int = 28,
     flax_cell: bool = False,
+    execution: dict[str, Any] | None = None,
     **settings: Any,
 ) -> None:
     """Serves training steps; the amount is in images."""
     if flax_cell:
         use_flax_cell()
-    trainer = Trainer(make_config(**settings), rows, columns)
+    trainer = Trainer(make_config(**settings), rows, columns, execution)
     worker.serve(lambda: trainer.steps(steps))
 
 

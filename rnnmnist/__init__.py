@@ -9,7 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
+    from rnnmnist.config.schema import (
+        Config,
+        DataConfig,
+        ExecutionConfig,
+        ModelConfig,
+        TrainConfig,
+    )
     from rnnmnist.inference.predictor import Prediction, Predictor
     from rnnmnist.training.fit import fit
 
@@ -18,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Config",
     "DataConfig",
+    "ExecutionConfig",
     "ModelConfig",
     "Prediction",
     "Predictor",

@@ -106,9 +106,9 @@ def check_run(
     from rnnmnist.runtime.mesh import set_cpu_devices
     from rnnmnist.training import preflight
 
-    config, train = training.config, training.config.train
+    config = training.config
     enable_compilation_cache()
-    mesh_args = train.batch_size, train.num_devices, config.num_seeds
+    mesh_args = config.train.batch_size, config.execution.num_devices, config.num_seeds
     set_cpu_devices(*mesh_args, process_count())
     checklist.show("machine", hardware.describe())
     has_devices = checklist.check("devices", hardware.describe_devices, *mesh_args)

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
         config = args.config
         set_cpu_devices(
             config.train.batch_size,
-            config.train.num_devices,
+            config.execution.num_devices,
             config.num_seeds,
             distributed.process_count(),
         )

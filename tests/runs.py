@@ -18,7 +18,7 @@ SETTINGS = (
     "--config.train.ema_decay=0.9",  # evaluated and trained weights differ
     "--config.train.log_every_steps=7",
     "--config.train.eval_every_steps=20",
-    "--config.train.num_devices=2",  # equal results on every machine
+    "--config.execution.num_devices=2",  # equal results on every machine
 )
 SLOW_SAVE = Path(__file__).parent / "faults" / "slow_save.py"
 

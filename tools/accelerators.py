@@ -33,7 +33,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rnnmnist.config.platforms import execution_of
+from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import Preparation, TrainingSplit
 from rnnmnist.data.tasks import read_task
@@ -125,34 +125,50 @@ def find_devices(target: str) -> list[Any]:
 TRIPS = re.compile(r'"known_trip_count":{"n":"(\d+)"}')
 
 
+class Variant(NamedTuple):
+    """What differs from the default program, each as KEY=VALUE."""
+
+    settings: tuple[str, ...] = ()  # of configs/default.py
+    execution: tuple[str, ...] = ()  # of the platform's `Execution`
+
+
 class Case(NamedTuple):
     """A program to compile."""
 
     program: str  # train: one update; evaluate: one batch
-    settings: tuple[str, ...] = ()  # overrides of configs/default.py
+    variant: Variant = Variant()
     devices: int = 1
 
     @property
     def config(self) -> Config:
         """The configuration."""
-        flags = [f"--config.{setting}" for setting in self.settings]
+        flags = [f"--config.{setting}" for setting in self.variant.settings]
         return parse(["--config=default", *flags]).config
 
+    def execution(self, platform: str) -> Execution:
+        """Returns how the program executes on a platform."""
+        pairs = (text.split("=") for text in self.variant.execution)
+        changes = {name: json.loads(value) for name, value in pairs}
+        return execution_of(self.config, platform)._replace(**changes)
 
-# The settings of the cases of each program, on each number of devices of a target.
-PROGRAMS: dict[str, tuple[tuple[str, ...], ...]] = {
+
+# The variants of each program, on each number of devices of a target.
+PROGRAMS = {
     "train": (
-        *((), ("train.batch_size=1024",), ("num_seeds=8",)),
-        *(("model.precision=float32",), ("model.unroll=1",)),
+        Variant(),
+        Variant(("train.batch_size=1024",)),
+        Variant(("num_seeds=8",)),
+        Variant(("execution.precision=float32",)),
+        Variant(execution=("unroll=1",)),
     ),
-    "evaluate": ((), ("num_seeds=8",)),
+    "evaluate": (Variant(), Variant(("num_seeds=8",))),
 }
 CASES = {
     target: [
-        Case(program, settings, devices)
+        Case(program, variant, devices)
         for devices in counts
         for program, variants in PROGRAMS.items()
-        for settings in variants
+        for variant in variants
     ]
     for target, counts in {"v5e": (1, 4), "h100": (1,), "t4": (1,)}.items()
 }
@@ -161,18 +177,24 @@ LRU = (
     *("data.view=pixels", "model.cell=lru"),
     *("model.hidden_size=64", "model.num_layers=3"),
 )
-STEP_BY_STEP = (*LRU, "model.parallel_scan=false")
+STEP_BY_STEP = ("parallel_scan=false",)
 PIXELS = {
-    "`lstm`": ("data.view=pixels",),
-    "`mingru`": (
-        *("data.view=pixels", "model.cell=mingru"),
-        *("model.hidden_size=64", "model.num_layers=4"),
+    "`lstm`": Variant(("data.view=pixels",)),
+    "`mingru`": Variant(
+        (
+            *("data.view=pixels", "model.cell=mingru"),
+            *("model.hidden_size=64", "model.num_layers=4"),
+        )
     ),
-    "`lru`": LRU,
-    "`lru`, step by step, one block": (*STEP_BY_STEP, "model.remat_steps=784"),
-    "`lru`, step by step, blocks of 28 steps": (*STEP_BY_STEP, "model.remat_steps=28"),
+    "`lru`": Variant(LRU),
+    "`lru`, step by step, one block": Variant(
+        (*LRU, "execution.remat_steps=784"), STEP_BY_STEP
+    ),
+    "`lru`, step by step, blocks of 28 steps": Variant(
+        (*LRU, "execution.remat_steps=28"), STEP_BY_STEP
+    ),
 }
-AT_784_STEPS = [Case("train", settings) for settings in PIXELS.values()]
+AT_784_STEPS = [Case("train", variant) for variant in PIXELS.values()]
 CASES |= {target: CASES[target] + AT_784_STEPS for target in ("v5e", "h100")}
 
 
@@ -185,12 +207,12 @@ def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
         (SEEDS, BATCH),
         axis_types=(AxisType.Auto,) * 2,
     )
-    program = Program.create(config, task, mesh)
+    execution = case.execution(devices[0].platform)
+    program = Program.create(config, task, mesh, execution)
     view = View.of(config.data, task)
     image_shape = task.image_shape or ()
     state = _place(abstract_state(config, program.model), STATE_SPECS, mesh)
     if case.program == "evaluate":
-        execution = program.execution
         size = execution.eval_batch_size * mesh.shape[BATCH]
         count = -(-task.examples.test // size)
         stored = jax.ShapeDtypeStruct((count, size, *image_shape), jnp.uint8)
@@ -339,7 +361,7 @@ def compile_case(
     memory: Any = compiled.memory_analysis()
     instructions = step_instructions(compiled.as_text() or "")
     config, platform = case.config, devices[0].platform
-    execution, tpu = execution_of(config, platform), platform == "tpu"
+    execution, tpu = case.execution(platform), platform == "tpu"
     batch_size = {
         "train": config.train.batch_size,
         "evaluate": execution.eval_batch_size * _grid(case)[1],
@@ -353,13 +375,20 @@ def compile_case(
         "batch_size": batch_size[case.program],
         "num_seeds": config.num_seeds,
         "precision": execution.precision,
-        "settings": list(case.settings),
+        "settings": list(case.variant.settings),
         "versions": all_installed() | {compiler: installed(compiler)},
         "compile_seconds": round(seconds, 1),
         "temporary_bytes": memory.temp_size_in_bytes,
         cost: sum(getattr(instruction, cost) for instruction in instructions),
     }
+    if case.variant.execution:
+        row["execution"] = list(case.variant.execution)
     return row, instructions
+
+
+def variant_of(row: dict[str, Any]) -> Variant:
+    """Returns the variant that a row was measured with."""
+    return Variant(tuple(row["settings"]), tuple(row.get("execution", ())))
 
 
 def is_colab(row: dict[str, Any]) -> bool:
@@ -395,7 +424,8 @@ def table(targets: Collection[str], cost: str) -> str:
     header += [title, f"{title} per image", "compiled in", "temporary"]
     lines = []
     for row in json.loads(NUMBERS.read_text()):
-        if row["target"] not in targets or tuple(row["settings"]) in PIXELS.values():
+        variant = variant_of(row)
+        if row["target"] not in targets or variant in PIXELS.values():
             continue
         images = row["num_seeds"] * row["batch_size"] / row["devices"]
         per_image = row[cost] / images
@@ -403,7 +433,7 @@ def table(targets: Collection[str], cost: str) -> str:
             [
                 *(TARGETS[row["target"]], row["versions"]["jax"], str(row["devices"])),
                 *(row["program"], f"{row['batch_size']:,}"),
-                ", ".join(f"`{setting}`" for setting in row["settings"]),
+                ", ".join(f"`{change}`" for part in variant for change in part),
                 *(row["precision"], f"{row[cost]:,}"),
                 f"{per_image:,.0f}" if per_image > 100 else f"{per_image:.2f}",
                 f"{row['compile_seconds']:.0f} s",
@@ -416,11 +446,11 @@ def table(targets: Collection[str], cost: str) -> str:
 def table_at_784_steps() -> str:
     """Returns the table of `PIXELS`, with the newest versions."""
     rows = [row for row in json.loads(NUMBERS.read_text()) if not is_colab(row)]
-    costs = {(row["target"], *row["settings"]): row for row in rows}
+    costs = {(row["target"], variant_of(row)): row for row in rows}
     lines = []
-    for name, settings in PIXELS.items():
-        cycles = costs["v5e", *settings]["estimated_cycles"]
-        kernels = costs["h100", *settings]["kernels"]
+    for name, variant in PIXELS.items():
+        cycles = costs["v5e", variant]["estimated_cycles"]
+        kernels = costs["h100", variant]["kernels"]
         lines.append([name, f"{cycles / 1e6:.1f}", f"{kernels:,}"])
     header = ["recurrence", "TPU v5e, million cycles", "H100, kernels"]
     version = rows[0]["versions"]["jax"]
@@ -453,7 +483,7 @@ def main() -> None:
             page.write_text(text)
         return
     if args.command == "estimate":
-        case = Case("train", tuple(args.settings))
+        case = Case("train", Variant(tuple(args.settings)))
         row, _ = compile_case(args.target, case, find_devices(args.target))
         print(json.dumps(row, indent=1))
         return

@@ -1,13 +1,13 @@
 """Rounds the operands of matrix products as a TPU does, on a CPU.
 
-    python tools/bfloat16.py run rnnmnist.main --config.model.precision=bfloat16
+    python tools/bfloat16.py run rnnmnist.main --config.execution.precision=bfloat16
     python tools/bfloat16.py compare --data=FOLDER
 
-With `model.precision=bfloat16`, a TPU rounds the operands of each product to bfloat16
-and adds in float32. A CPU ignores the setting. `run` runs a command with products that
-round as a TPU's do, forward and backward. `compare` prints how much the logits of the
-shipped reference model differ between both precisions on the validation images of
-MNIST; FOLDER contains `mnist/`, with the original files.
+With `execution.precision=bfloat16`, a TPU rounds the operands of each product to
+bfloat16 and adds in float32. A CPU ignores the setting. `run` runs a command with
+products that round as a TPU's do, forward and backward. `compare` prints how much the
+logits of the shipped reference model differ between both precisions on the validation
+images of MNIST; FOLDER contains `mnist/`, with the original files.
 """
 
 import argparse

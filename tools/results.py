@@ -135,11 +135,11 @@ CELLS = (
 )
 INITIALIZERS = "model.initializer=flax"
 COSINE = "train.schedule=cosine train.learning_rate=7e-3 train.warmup_fraction=0.02"
-BFLOAT16 = "tools/bfloat16.py run rnnmnist.main"  # a CPU ignores `model.precision`
+BFLOAT16 = "tools/bfloat16.py run rnnmnist.main"  # a CPU ignores `execution.precision`
 PRECISIONS = (
     labelled("default", "float32"),
     Row(
-        *("bfloat16", 3, "default model.precision=bfloat16", "bfloat16"),
+        *("bfloat16", 3, "default execution.precision=bfloat16", "bfloat16"),
         program=BFLOAT16,
     ),
 )

@@ -15,7 +15,7 @@ class Execution(NamedTuple):
     vectorize_seeds: bool  # whether a device computes its networks together
     eval_batch_size: int  # examples that a device evaluates at a time
     parallel_scan: bool  # whether linear recurrences use `associative_scan`
-    # Steps per block that the backward pass recomputes; None: it recomputes nothing.
+    # Steps per block of which the backward pass keeps the first state; None: no blocks.
     remat_steps: int | None = None
 
     def describe(self) -> str:
@@ -61,22 +61,15 @@ LINEAR_REMAT_STEPS = 4
 
 
 def execution_of(config: Config, platform: str) -> Execution:
-    """Returns how a run executes on a platform, with the choices of its settings.
+    """Returns how a run executes on a platform, that of jax's devices.
 
-    `platform` is that of jax's devices. It need not be present.
+    The platform need not be present. Tools that compare programs change the result.
     """
-    settings = {
-        "unroll": config.model.unroll,
-        "precision": config.model.precision,
-        "vectorize_seeds": config.train.vectorize_seeds,
-        "eval_batch_size": config.train.eval_batch_size,
-        "parallel_scan": config.model.parallel_scan,
-        "remat_steps": config.model.remat_steps,
-    }
-    given = {k: value for k, value in settings.items() if value not in (None, "auto")}
-    default = DEFAULTS.get(platform, GPU)  # cuda and rocm are GPUs
-    execution = default._replace(**given)  # type: ignore[arg-type]
-    if config.model.is_linear and not execution.parallel_scan:
-        steps = execution.remat_steps or LINEAR_REMAT_STEPS
-        execution = execution._replace(remat_steps=steps)
-    return execution
+    settings = config.execution
+    execution = DEFAULTS.get(platform, GPU)  # cuda and rocm are GPUs
+    if settings.precision != "auto":
+        execution = execution._replace(precision=settings.precision)
+    steps = settings.remat_steps
+    if steps is None and config.model.is_linear and not execution.parallel_scan:
+        steps = LINEAR_REMAT_STEPS
+    return execution._replace(remat_steps=steps)

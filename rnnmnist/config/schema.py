@@ -86,12 +86,6 @@ class DataConfig(Section):
         "take 0 after the normalization",
         of="sequences",
     )
-    placement: Literal["auto", "device", "host"] = setting(
-        "auto",
-        "where training data stay: in the memory of the devices, or on the host; auto: "
-        "by their size",
-        resume="allowed",
-    )
     max_shift: int = setting(
         0, "largest random shift of training images, pixels", ge=0, le=1000, of="images"
     )
@@ -161,35 +155,6 @@ class ModelConfig(Section):
         "biases of an LSTM's input and forget gates for long sequences, not "
         "forget_bias; identity: as flax, with the identity as recurrent kernel of the "
         "basic cell",
-    )
-    remat_steps: int | None = setting(
-        None,
-        "steps per rematerialized block: the backward pass keeps the state at the "
-        "start of each block and recomputes the rest (default: keep all states; for "
-        "mingru and lru step by step, blocks of 4). A block of all steps of mingru or "
-        "lru recomputes nothing",
-        ge=1,
-        resume="warned",
-    )
-    parallel_scan: bool | None = setting(
-        None,
-        "compute the states of mingru and lru by associative_scan, not step by step "
-        "(default: false on CPU, otherwise true)",
-        resume="warned",
-    )
-    unroll: int | None = setting(
-        None,
-        "steps per iteration of a cell's loop (default: 1 on CPU, otherwise at most "
-        "32)",
-        ge=1,
-        le=1024,
-        resume="warned",
-    )
-    precision: Literal["auto", "float32", "tensorfloat32", "bfloat16"] = setting(
-        "auto",
-        "minimum precision of matrix products; auto: float32 on CPU, tensorfloat32 on "
-        "GPU, bfloat16 on TPU",
-        resume="warned",
     )
 
     def __post_init__(self) -> None:
@@ -297,6 +262,14 @@ class TrainConfig(Section):
         ge=1,
         resume="allowed",
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutionConfig(Section):
+    """How a run uses its devices; `config.platforms` resolves it for a platform."""
+
+    PREFIX = "execution."
+
     num_devices: int | None = setting(
         None,
         "devices of all processes together (default: the most over which seeds and "
@@ -306,18 +279,24 @@ class TrainConfig(Section):
         le=4096,
         resume="warned",
     )
-    vectorize_seeds: bool | None = setting(
-        None,
-        "compute the networks of a device together, not in turn (default: in turn on "
-        "CPU)",
+    precision: Literal["auto", "float32", "tensorfloat32", "bfloat16"] = setting(
+        "auto",
+        "minimum precision of matrix products; auto: float32 on CPU, tensorfloat32 on "
+        "GPU, bfloat16 on TPU",
         resume="warned",
     )
-    eval_batch_size: int | None = setting(
+    remat_steps: int | None = setting(
         None,
-        "examples that a device evaluates at a time (default: 64 on CPU, otherwise "
-        "1024)",
+        "steps per block of which the backward pass keeps the first state and "
+        "recomputes the others; a divisor of the steps, except with mingru and lru "
+        "(default: no blocks; for mingru and lru on CPU, blocks of 4)",
+        resume="warned",
         ge=1,
-        le=65_536,
+    )
+    placement: Literal["auto", "device", "host"] = setting(
+        "auto",
+        "where training data stay: in the memory of the devices, or on the host; auto: "
+        "by their size",
         resume="allowed",
     )
 
@@ -344,6 +323,7 @@ class Config(Section):
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -413,7 +393,7 @@ class Config(Section):
 # Every setting by its full name, such as `train.num_steps`.
 SETTINGS: dict[str, Setting] = {
     one.name: one
-    for section in (Config, DataConfig, ModelConfig, TrainConfig)
+    for section in (Config, DataConfig, ModelConfig, TrainConfig, ExecutionConfig)
     for one in settings_of(section).values()
 }
 # Paths of the data. They depend on the machine and are not part of the run.

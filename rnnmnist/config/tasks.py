@@ -117,12 +117,12 @@ def fit_to_task(config: Config, task: Task, *, verbose: bool = True) -> Config:
             allowed.
     """
     config = pin_cell(config)
-    settings, steps = config.model, task.steps
-    block = None if settings.is_linear else settings.remat_steps
+    steps = task.steps
+    block = None if config.model.is_linear else config.execution.remat_steps
     if block is not None and steps % block:
         divisors = [str(count) for count in range(1, steps + 1) if steps % count == 0]
         raise UserError(
-            f"model.remat_steps: must be one of {', '.join(divisors)}, not {block}"
+            f"execution.remat_steps: must be one of {', '.join(divisors)}, not {block}"
         )
     _refuse_unsuitable(config, task)
     if task.image_shape is not None and config.data.max_shift > (

@@ -180,11 +180,11 @@ def open_training_split(
 ) -> Iterator[TrainingSplit | HostSplit]:
     """Copies a training split to the devices, or keeps it on the host.
 
-    `data.placement=auto` keeps it on the host if its copies on all devices of this
+    `execution.placement=auto` keeps it on the host if its copies on all devices of this
     process would take more than `MAX_MEMORY_FRACTION` of the memory. A split on the
     host has a thread, which ends with the context.
     """
-    placement = config.data.placement
+    placement = config.execution.placement
     if placement == "auto":
         size = len(examples.labels) * examples.take(np.arange(1)).nbytes
         fits = size <= MAX_MEMORY_FRACTION * device_memory(mesh)

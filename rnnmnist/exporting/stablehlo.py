@@ -18,7 +18,7 @@ def build(source: Source) -> bytes:
 
     It takes any number of examples, and sequences that are padded to the steps of
     `source.inputs`. On every platform, matrix products have the precision of
-    `model.precision`, by default float32.
+    `execution.precision`, by default float32.
     """
     restored, params = source.restored, source.params
 

@@ -20,7 +20,7 @@ class ScannedCell(nn.Module):
         cell: a cell whose output is its hidden state.
         unroll: steps per iteration of the loop.
         remat_steps: steps per block of which the backward pass keeps only the initial
-            carry and recomputes the rest. None keeps all residuals.
+            carry and recomputes the rest. None, or all steps, keeps all residuals.
         precision: of the matrix products, as for `jax.default_matmul_precision`.
     """
 
@@ -78,7 +78,7 @@ class ScannedCell(nn.Module):
                 f"not {time}"
             )
         scan: Any = nn.scan(step, unroll=min(self.unroll, block), **lifting)
-        if self.remat_steps is None:
+        if block == time:
             return scan(self.cell, carry, constants, inputs)
         scan = nn.scan(nn.remat(scan, prevent_cse=False), **lifting)
         blocks = inputs.reshape(-1, block, *inputs.shape[1:])

@@ -145,13 +145,13 @@ def _no_grid(
         )
     if num_devices > most:
         return UserError(
-            f"train.num_devices: must be at most {most}, the number of "
+            f"execution.num_devices: must be at most {most}, the number of "
             f"{jax.devices()[0].platform} devices, not {num_devices}"
         )
     if num_devices % num_processes:
         return UserError(
-            f"train.num_devices: must be a multiple of the {num_processes} processes, "
-            f"not {num_devices}"
+            f"execution.num_devices: must be a multiple of the {num_processes} "
+            f"processes, not {num_devices}"
         )
     fits = next(
         count
@@ -162,7 +162,7 @@ def _no_grid(
     if num_seeds > 1:
         rule = f"be a divisor of num_seeds={num_seeds} times one of"
     return UserError(
-        f"train.num_devices: must {rule} train.batch_size={batch_size}, not "
+        f"execution.num_devices: must {rule} train.batch_size={batch_size}, not "
         f"{num_devices}; use {fits}"
     )
 

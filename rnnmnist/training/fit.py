@@ -135,8 +135,8 @@ def _set_up_jax(config: Config) -> None:
     """Sets CPU devices and the compilation cache, unless jax has its devices."""
     if xla_bridge.backends_are_initialized():
         return
-    train = config.train
-    set_cpu_devices(train.batch_size, train.num_devices, config.num_seeds, 1)
+    batch_size, devices = config.train.batch_size, config.execution.num_devices
+    set_cpu_devices(batch_size, devices, config.num_seeds, 1)
     jax_config: Any = jax.config  # some versions do not declare its attributes
     if jax_config.jax_compilation_cache_dir is None:
         enable_compilation_cache()

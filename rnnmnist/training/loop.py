@@ -108,7 +108,7 @@ def train(
     # Refuses early, before the data are read. Repeated once the workdir is locked.
     broadcast(lambda: step_to_resume(config, workdir))
     mesh = make_mesh(
-        config.train.batch_size, config.train.num_devices, config.num_seeds
+        config.train.batch_size, config.execution.num_devices, config.num_seeds
     )
     with timer.phase("data"):
         dataset = process_0_first(lambda: datasets.load(config.data))

@@ -137,7 +137,7 @@ def describe_step(config: Config) -> str:
 
 def _time_steps(config: Config) -> str:
     batch_size = config.train.batch_size
-    mesh = make_mesh(batch_size, config.train.num_devices, config.num_seeds)
+    mesh = make_mesh(batch_size, config.execution.num_devices, config.num_seeds)
     before = compile_seconds()
     task, data = read_task(config.data), "noise"
     if task.image_shape is None:

@@ -42,9 +42,15 @@ class Program(NamedTuple):
     execution: Execution
 
     @classmethod
-    def create(cls, config: Config, task: Task, mesh: Mesh) -> "Program":
-        """Returns the program of a run on a mesh."""
-        execution = execution_of(config, platform_of(mesh))
+    def create(
+        cls,
+        config: Config,
+        task: Task,
+        mesh: Mesh,
+        execution: Execution | None = None,
+    ) -> "Program":
+        """Returns the program of a run on a mesh; None takes its execution there."""
+        execution = execution or execution_of(config, platform_of(mesh))
         model = make_model(config.model, Shape.of(task), execution)
         train = config.train
         objective = Objective(model, train.loss == "every_step", train.label_smoothing)

@@ -42,7 +42,7 @@ QUICK = (
     "--config.train.eval_every_steps=20",
 )
 # For calls in this process, which cannot join others any more and has eight devices.
-HERE = ("--num_processes=1", "--config.train.num_devices=1")
+HERE = ("--num_processes=1", "--config.execution.num_devices=1")
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -259,7 +259,7 @@ def test_a_different_number_of_steps_is_a_warning(
         main.main([f"--workdir={copied}", *settings(data_dir), *HERE, longer])
     steps, devices = caplog.messages
     assert "train.num_steps was 40 and is now 50" in steps
-    assert "train.num_devices was None and is now 1" in devices
+    assert "execution.num_devices was None and is now 1" in devices
     assert "resuming from step 40" in capsys.readouterr().out
     assert (copied / "50").is_dir()
 
@@ -287,7 +287,7 @@ def test_a_missing_workdir_or_step_is_one_line_and_writes_nothing(
         (["--config.train.batch_size=-5"], "train.batch_size"),
         (["--config=no/such/file.py"], "no/such/file.py"),
         (["stray"], "stray argument 'stray'"),
-        (["--config.train.num_devices=3"], "train.num_devices: must divide"),
+        (["--config.execution.num_devices=3"], "execution.num_devices: must divide"),
         (["--workdir=README.md"], "README.md is a file"),
         (["--config.data.manual_dir=nowhere", "--config=default"], "data.manual_dir"),
     ],

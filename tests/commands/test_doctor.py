@@ -101,12 +101,8 @@ def test_a_required_device_is_missing(
 @pytest.mark.parametrize(
     ("setting", "part"),
     [
-        ("model.unroll=7", "up to 7 steps per iteration, "),
-        ("model.precision=bfloat16", ", bfloat16 products, "),
-        ("train.vectorize_seeds=true", ", seeds together, "),
-        ("train.eval_batch_size=2000", ", evaluation of 2,000 examples per device"),
-        ("model.parallel_scan=true", ", linear recurrences in parallel"),
-        ("model.remat_steps=7", ", recomputation in blocks of 7 steps"),
+        ("execution.precision=bfloat16", ", bfloat16 products, "),
+        ("execution.remat_steps=7", ", recomputation in blocks of 7 steps"),
     ],
 )
 def test_settings_change_how_a_run_executes(
@@ -138,12 +134,12 @@ def test_the_error_lists_every_problem(
         "--config=tutorial",
         f"--config.data.data_dir={tmp_path}/data",
         "--workdir=/proc/rnnmnist/run",
-        "--config.train.num_devices=3",  # then no step is tried
+        "--config.execution.num_devices=3",  # then no step is tried
     )
     assert "\n" not in error
     assert error.startswith("a run of tutorial would not work here: ")
     for part in (
-        "train.num_devices: must divide train.batch_size=128, ",
+        "execution.num_devices: must divide train.batch_size=128, ",
         "train-images-idx3-ubyte.gz, ",
         "data.manual_dir",
         "; and --workdir: /proc/rnnmnist/run cannot be written: ",
@@ -192,11 +188,12 @@ def test_a_missing_platform_is_one_line(
         (["--require=xpu"], "'xpu' (choose from"),
         (["--config.sed=1"], "did you mean seed?"),
         (["--config=embeded"], "did you mean embedded?"),
-        (["--config.model.unroll=0"], "model.unroll: must be an integer at least 1"),
-        (["--config.model.precision=half"], "precision: must be one of auto, float32,"),
-        (["--config.train.vectorize_seeds=2"], "train.vectorize_seeds: must be true"),
-        (["--config.train.eval_batch_size=0"], "train.eval_batch_size: must be an int"),
-        (["--config.model.remat_rows=7"], "did you mean model.remat_steps?"),
+        (
+            ["--config.execution.precision=half"],
+            "precision: must be one of auto, float32,",
+        ),
+        (["--config.execution.remat_rows=7"], "did you mean execution.remat_steps?"),
+        (["--config.execution.remat_steps=0"], "must be an integer at least 1 or none"),
         (["--workdir=file"], "file is a file"),
         (["gpu"], "stray argument 'gpu'"),
     ],
@@ -225,14 +222,14 @@ def test_folders_that_cannot_be_written(command: Command, tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     finished = command(
         "doctor",
-        "--config.train.num_devices=3",
+        "--config.execution.num_devices=3",
         f"--config.data.data_dir={tmp_path}/file/data",
         JAX_COMPILATION_CACHE_DIR=str(tmp_path / "file" / "programs"),
     )
     warning, error = finished.stderr.splitlines()
     assert warning.startswith("warning: compiled programs are not kept")
     assert results(finished.stdout)["programs"].startswith("not cached")
-    assert error.startswith("error: a run of embedded would not work here: train.num_")
+    assert error.startswith("error: a run of embedded would not work here: execution.")
     assert "; and data.data_dir: mnist5k is not prepared, and cannot be in " in error
     assert finished.returncode == 1
 
@@ -249,7 +246,7 @@ def test_a_workdir_in_use_is_named(
         "    sys.stdin.read()\n"
         "    print(is_locked_by(Path(sys.argv[1]), mine))\n"
     )
-    args = runs.arguments(tmp_path, data_dir, "--config.train.num_devices=5")
+    args = runs.arguments(tmp_path, data_dir, "--config.execution.num_devices=5")
     with subprocess.Popen(
         [sys.executable, "-c", program, tmp_path],
         env=environment,
@@ -328,7 +325,7 @@ def test_a_step_that_diverges_or_crashes_is_one_line(
     small: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wild = {"train.learning_rate": 1e30, "train.clip_norm": 0.0}
-    small = small.replace({"train.num_devices": 1, "data.max_shift": 0, **wild})
+    small = small.replace({"execution.num_devices": 1, "data.max_shift": 0, **wild})
     with pytest.raises(RunError, match=r"not finite.*lower train.learning_rate"):
         preflight.describe_step(small)
 

@@ -52,7 +52,7 @@ def test_slurm_trains_in_all_tasks(
         "SLURM_JOB_ID": str(runs.free_port()),
         "SLURM_JOB_NAME": "rnnmnist",
     }
-    args = runs.arguments(tmp_path, data_dir, "--config.train.num_devices=2")[1:]
+    args = runs.arguments(tmp_path, data_dir, "--config.execution.num_devices=2")[1:]
     finished = subprocess.run(
         ["bash", LAUNCH / "slurm.sh", *args],
         cwd=tmp_path,
@@ -129,7 +129,7 @@ def test_the_command_of_the_jobset_trains(
         flag, _, value = arg.partition("=")
         if flag not in coordinates:  # `start_together` adds them
             kept.append(f"{flag}={replaced.get(flag, value)}")
-    kept += [*runs.SETTINGS, "--config.train.num_devices=2"]
+    kept += [*runs.SETTINGS, "--config.execution.num_devices=2"]
     ended = runs.outcomes(runs.start_together(environment, [kept] * 2))
     assert [code for code, _, _ in ended] == [0, 0], ended
     assert len(results(workdir)) == 1

@@ -17,7 +17,9 @@ from support import Once, interrupted_at
 from rnnmnist.cli import format_error
 from rnnmnist.errors import RunError
 
-ALONE = "--num_processes=1 --config.train.num_devices=1 --config.model.hidden_size=4"
+ALONE = (
+    "--num_processes=1 --config.execution.num_devices=1 --config.model.hidden_size=4"
+)
 TRAIN = (
     f"main --config=files {ALONE} --config.train.batch_size=10 "
     "--config.train.learning_rate=0.03 --config.train.clip_norm=0 "
@@ -49,9 +51,9 @@ REMEDIES = [
         "--config.seed=0",
     ),
     (
-        f"{LONGER} --config.train.num_devices=3",
+        f"{LONGER} --config.execution.num_devices=3",
         "must divide train.batch_size=10, not 3; use 2",
-        "--config.train.num_devices=2",
+        "--config.execution.num_devices=2",
     ),
     (
         f"{TRAIN} --workdir=new",

@@ -33,7 +33,7 @@ TINY = (
     "--config.train.schedule=constant",
     "--config.train.warmup_fraction=0",
     "--config.train.log_every_steps=2",
-    "--config.train.num_devices=2",
+    "--config.execution.num_devices=2",
 )
 HERE = "--num_processes=1"
 
@@ -115,7 +115,7 @@ def two_networks(once: Once, data: Path) -> Path:
     """The workdir of a run of two seeds that recomputes hidden states."""
 
     def fill(folder: Path) -> None:
-        train(data, folder, "--config.num_seeds=2", "--config.model.remat_steps=4")
+        train(data, folder, "--config.num_seeds=2", "--config.execution.remat_steps=4")
 
     return once("levels_seeds", fill)
 
@@ -315,14 +315,14 @@ def test_batches_from_the_host_give_the_bits_of_resident_data(
         np.save(folder / f"{name}.npy", array)
     settings = (
         f"--config.num_seeds={seeds}",
-        f"--config.train.num_devices={2 * seeds}",
+        f"--config.execution.num_devices={2 * seeds}",
         f"--config.train.loss={loss}",
         "--config.train.log_metrics=last_batch",
     )
     found = {}
     for placement in ("device", "host"):
         workdir = tmp_path / placement
-        flag = f"--config.data.placement={placement}"
+        flag = f"--config.execution.placement={placement}"
         output = train(folder, workdir, *settings, flag)
         assert "stay on the host" in output or placement == "device"
         metrics = re.sub(
@@ -381,7 +381,10 @@ def test_missing_values(tmp_path: Path) -> None:
     [
         ("data.max_shift=2", "data.max_shift: is for images only"),
         ("data.view=columns", "data.view: is for images only"),
-        ("model.remat_steps=5", "model.remat_steps: must be one of 1, 2, 3, 4, 6, 12"),
+        (
+            "execution.remat_steps=5",
+            "execution.remat_steps: must be one of 1, 2, 3, 4, 6, 12",
+        ),
         ("data.path=none", "data.path: name your sequences with data.path=PATH"),
         ("data.path=" + 5000 * "x", "data.path: '/"),
         ("tutorial_128=true", "tutorial_128: is for images only"),
@@ -511,7 +514,7 @@ def test_fit_trains_on_arrays_and_resumes(
         ({"num_step": 3}, "did you mean num_steps"),
         ({"name": "mnist"}, "fit: name: no such setting"),
         ({"view": "columns"}, "fit: view: no such setting"),
-        ({"remat_steps": 5}, "model.remat_steps: must be one of"),
+        ({"remat_steps": 5}, "execution.remat_steps: must be one of"),
         ({"inputs": np.full((60, 12, 2), np.nan)}, "is missing"),
         ({"labels": np.arange(60)}, "at least two training sequences"),
     ],

@@ -83,7 +83,6 @@ def test_a_run_with_a_users_cell(
     ("cell", "message"),
     [
         ("lstmm", "must be one of lstm, gru, rnn, mingru, lru or FILE.py:CLASS"),
-        ("lstmm", "did you mean lstm?"),
         ("leaky.py", "or FILE.py:CLASS, not 'leaky.py'"),
         ("~absent/leaky.py:Leaky", "~absent/leaky.py cannot be used"),
         ("{folder}/missing.py:Leaky", "missing.py cannot be read: No such file"),

@@ -30,24 +30,16 @@ def test_overrides_take_the_types_of_their_settings() -> None:
         "--config.train.num_steps=1000",
         "--config.tutorial_128=true",
         "--config.data.data_dir=~/some where",
-        "--config.train.num_devices=none",
-        "--config.model.unroll=none",
-        "--config.model.precision=auto",
-        "--config.train.vectorize_seeds=false",
-        "--config.train.eval_batch_size=256",
+        "--config.execution.num_devices=none",
+        "--config.execution.precision=auto",
     )
     assert config.train.learning_rate == 1.0
     assert type(config.train.learning_rate) is float
     assert config.train.num_steps == 1000
     assert config.tutorial_128 is True
     assert config.data.data_dir == str(Path("~/some where").expanduser())
-    assert config.train.num_devices is None
-    assert config.model.unroll is None
-    assert config.model.precision == "auto"
-    assert config.train.vectorize_seeds is False
-    assert config.train.eval_batch_size == 256
-    unset = parse("--config.train.vectorize_seeds=none")
-    assert unset.train.vectorize_seeds is None
+    assert config.execution.num_devices is None
+    assert config.execution.precision == "auto"
 
 
 def test_an_override_can_be_two_arguments() -> None:
@@ -79,11 +71,10 @@ def test_an_override_can_be_two_arguments() -> None:
         ("--config.data.name=mnits", ["data.name", "'mnits'", "one of mnist,"]),
         ("--config.data.max_shift=14", ["data.max_shift", "at most 13", "14"]),
         ("--config.model.cell=LSTM", ["model.cell", "lstm, gru, rnn", "'LSTM'"]),
-        ("--config.model.precision=float23", ["bfloat16", "float32"]),
-        ("--config.model.unroll=0", ["model.unroll", "at least 1", "not '0'"]),
-        ("--config.model.remat_steps=5", ["1, 2, 4, 7, 14, 28", "not 5"]),
-        ("--config.train.vectorize_seeds=2", ["vectorize_seeds", "true", "'2'"]),
-        ("--config.train.eval_batch_size=0", ["eval_batch_size", "at least 1"]),
+        ("--config.execution.precision=float23", ["bfloat16", "float32"]),
+        ("--config.execution.remat_steps=5", ["1, 2, 4, 7, 14, 28", "not 5"]),
+        ("--config.execution.num_devices=0", ["num_devices", "at least 1", "or none"]),
+        ("--config.train.num_devices=2", ["did you mean execution.num_devices?"]),
         ("--config.num_seeds=0", ["num_seeds", "at least 1", "0"]),
         ("--config.train.batch_size=65537", ["batch_size", "at most 65536", "65537"]),
         ("--config.data.view=row", ["data.view", "rows, columns", "'row'"]),
@@ -171,8 +162,8 @@ def test_an_unknown_setting_in_a_saved_configuration_is_refused() -> None:
 
 
 def test_rematerialization_is_allowed_with_every_loss() -> None:
-    config = parse("--config.train.loss=every_step", "--config.model.remat_steps=7")
-    assert config.model.remat_steps == 7
+    config = parse("--config.train.loss=every_step", "--config.execution.remat_steps=7")
+    assert config.execution.remat_steps == 7
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -235,7 +226,7 @@ def test_a_setting_of_images_is_refused_for_sequences(name: str) -> None:
         ),
         (
             sequences(),
-            {"model.remat_steps": 28},
+            {"execution.remat_steps": 28},
             "must be one of 1, 2, 3, 5, 6, 10, 15, 30, not 28",
         ),
     ],
@@ -249,13 +240,13 @@ def test_a_setting_is_limited_by_the_task(
 
 
 def test_the_largest_values_that_a_task_allows() -> None:
-    settings = {"data.max_shift": 13, "model.remat_steps": 28}
+    settings = {"data.max_shift": 13, "execution.remat_steps": 28}
     config = Config().replace(settings)
     assert fit_to_task(config, TASK) == config
 
 
 def test_blocks_of_a_linear_recurrence_need_not_divide_the_steps() -> None:
-    config = Config().replace({"model.cell": "lru", "model.remat_steps": 5})
+    config = Config().replace({"model.cell": "lru", "execution.remat_steps": 5})
     assert fit_to_task(config, TASK) == config
 
 
@@ -302,10 +293,10 @@ def test_sections_are_checked_on_construction() -> None:
 
 def test_values_get_the_type_of_their_setting() -> None:
     assert type(TrainConfig(learning_rate=1).learning_rate) is float
-    settings = ("num_steps=1e3", "learning_rate=1", "num_devices=none", "clip_norm=2")
+    settings = ("num_steps=1e3", "learning_rate=1", "clip_norm=2")
     train = parse(*(f"--config.train.{text}" for text in settings)).train
-    found = [train.num_steps, train.learning_rate, train.num_devices, train.clip_norm]
-    assert [repr(value) for value in found] == ["1000", "1.0", "None", "2.0"]
+    found = [train.num_steps, train.learning_rate, train.clip_norm]
+    assert [repr(value) for value in found] == ["1000", "1.0", "2.0"]
     for value in (math.nan, math.inf, -math.inf, "1"):
         with pytest.raises(UserError, match=r"^train\.clip_norm: must be a number"):
             TrainConfig(clip_norm=value)  # type: ignore[arg-type]

@@ -8,13 +8,8 @@ import jax.numpy as jnp
 import pytest
 from support import TASK
 
-from rnnmnist.config.platforms import (
-    DEFAULTS,
-    LINEAR_REMAT_STEPS,
-    Execution,
-    execution_of,
-)
-from rnnmnist.config.schema import Config, ModelConfig, TrainConfig
+from rnnmnist.config.platforms import DEFAULTS, LINEAR_REMAT_STEPS, execution_of
+from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.models.classifier import Shape, abstract_params, make_model
 
 PLATFORMS = ("cpu", "gpu", "tpu")
@@ -22,57 +17,16 @@ INPUTS = jax.ShapeDtypeStruct((2, 28, 28), jnp.float32)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_settings_override_the_defaults_of_the_platform(platform: str) -> None:
-    default = DEFAULTS[platform]
-    assert execution_of(Config(), platform) == default
-    automatic = Config(model=ModelConfig(unroll=None, precision="auto"))
-    assert execution_of(automatic, platform) == default
-    changes: dict[str, dict[str, Any]] = {
-        "unroll": {"model.unroll": 7},
-        "precision": {"model.precision": "tensorfloat32"},
-        "eval_batch_size": {"train.eval_batch_size": 5},
-        "remat_steps": {"model.remat_steps": 7},
-    }
-    for field, change in changes.items():
-        found = execution_of(Config().replace(change), platform)
-        assert found == default._replace(**{field: next(iter(change.values()))})
-    for value in (False, True):  # False is a choice, too
-        config = Config(train=TrainConfig(vectorize_seeds=value))
-        assert execution_of(config, platform) == default._replace(vectorize_seeds=value)
-
-
-@pytest.mark.parametrize("parallel", [False, True])
-def test_all_choices_can_be_set(parallel: bool) -> None:
-    config = Config(
-        model=ModelConfig(
-            cell="lru",
-            unroll=3,
-            precision="bfloat16",
-            parallel_scan=parallel,
-            remat_steps=5,
-        ),
-        train=TrainConfig(vectorize_seeds=True, eval_batch_size=9),
-    )
-    expected = Execution(
-        unroll=3,
-        precision="bfloat16",
-        vectorize_seeds=True,
-        eval_batch_size=9,
-        parallel_scan=parallel,
-        remat_steps=5,
-    )
-    for platform in PLATFORMS:
-        assert execution_of(config, platform) == expected
-
-
-def test_linear_recurrences_are_recomputed_where_they_run_step_by_step() -> None:
-    for cell in ("mingru", "lru"):
-        automatic = Config(model=ModelConfig(cell=cell))
-        for platform in PLATFORMS:
-            steps = LINEAR_REMAT_STEPS if platform == "cpu" else None
-            assert execution_of(automatic, platform).remat_steps == steps
-        parallel = automatic.replace({"model.parallel_scan": True})
-        assert execution_of(parallel, "cpu").remat_steps is None
+@pytest.mark.parametrize("cell", ["lstm", "lru"])
+def test_settings_override_the_defaults_of_the_platform(
+    platform: str, cell: str
+) -> None:
+    config, default = Config(model=ModelConfig(cell=cell)), DEFAULTS[platform]
+    blocks = LINEAR_REMAT_STEPS if (platform, cell) == ("cpu", "lru") else None
+    assert execution_of(config, platform) == default._replace(remat_steps=blocks)
+    settings = {"execution.precision": "bfloat16", "execution.remat_steps": 7}
+    found = execution_of(config.replace(settings), platform)
+    assert found == default._replace(precision="bfloat16", remat_steps=7)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "METAL", "of the future"])

@@ -9,11 +9,10 @@ from typing import Any
 import accelerators
 import jax
 import pytest
-from accelerators import CASES, Case, step_instructions
+from accelerators import CASES, Case, Variant, step_instructions, variant_of
 from support import REPOSITORY
 
 import results
-from rnnmnist.config.platforms import execution_of
 
 PROGRAM = """\
 HloModule jit_train_steps, is_scheduled=true
@@ -89,21 +88,21 @@ def test_every_case_was_measured_with_its_current_settings() -> None:
     found = [
         (
             *(row["target"], accelerators.is_colab(row), row["program"]),
-            *(row["devices"], tuple(row["settings"])),
+            *(row["devices"], variant_of(row)),
         )
         for row in read_rows()
     ]
     expected = [
-        (target, colab, case.program, case.devices, case.settings)
+        (target, colab, case.program, case.devices, case.variant)
         for target, cases in CASES.items()
         for colab in ([False, True] if target == "v5e" else [False])
         for case in cases
     ]
     assert sorted(found) == sorted(expected)
     for row in read_rows():
-        config = Case(row["program"], tuple(row["settings"])).config
-        platform = "tpu" if row["target"] == "v5e" else "gpu"
-        assert row["precision"] == execution_of(config, platform).precision
+        case = Case(row["program"], variant_of(row))
+        platform, config = "tpu" if row["target"] == "v5e" else "gpu", case.config
+        assert row["precision"] == case.execution(platform).precision
         assert row["num_seeds"] == config.num_seeds
         if row["program"] == "train":
             assert row["batch_size"] == config.train.batch_size
@@ -116,7 +115,7 @@ def test_the_pages_contain_the_current_tables_and_bounds() -> None:
     for bound in accelerators.BOUNDS.values():
         assert f"{bound:,} " in page
     for row in read_rows():
-        if row["program"] == "train" and not row["settings"] and row["devices"] == 1:
+        if Case(row["program"], variant_of(row), row["devices"]) == Case("train"):
             cost = row.get("estimated_cycles") or row["kernels"]
             assert cost <= accelerators.BOUNDS[row["target"]]
 
@@ -124,12 +123,15 @@ def test_the_pages_contain_the_current_tables_and_bounds() -> None:
 @pytest.mark.parametrize(
     ("case", "arguments"),
     [
-        (Case("train", ("num_seeds=8",), 4), ("55000x28x28xui8", "8x28x128xf32")),
         (
-            Case("train", ("train.batch_size=1024",)),
+            Case("train", Variant(("num_seeds=8",)), 4),
+            ("55000x28x28xui8", "8x28x128xf32"),
+        ),
+        (
+            Case("train", Variant(("train.batch_size=1024",))),
             ("55000x28x28xui8", "1x28x128xf32"),
         ),
-        (Case("evaluate", (), 2), ("79x128x28x28xui8", "1x28x128xf32")),
+        (Case("evaluate", devices=2), ("79x128x28x28xui8", "1x28x128xf32")),
     ],
 )
 def test_programs_are_lowered_with_the_shapes_of_mnist(
@@ -177,7 +179,7 @@ def test_a_command_runs_with_rounded_products(
 ) -> None:
     """The loss differs from that of exact products, by little."""
     losses = []
-    settings = "model.precision=bfloat16 train.num_steps=3 model.hidden_size=16"
+    settings = "execution.precision=bfloat16 train.num_steps=3 model.hidden_size=16"
     flags = [f"--config.{setting}" for setting in settings.split()]
     for name, program in (("rounded", results.BFLOAT16), ("exact", "-m rnnmnist.main")):
         workdir = tmp_path / name

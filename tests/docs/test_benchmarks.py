@@ -227,7 +227,7 @@ def test_every_table_contains_the_measurements(measured: dict[str, Any]) -> None
                     "run_ours.py",
                     "train",
                     {"steps": 1, "seeds": 2, "batch": 32, "flax_cell": True}
-                    | {"rows": 56, "model": {"hidden_size": 4, "remat_steps": 28}},
+                    | {"rows": 56, "execution": {"remat_steps": 28}},
                     64,
                 ),
                 ("run_ours.py", "evaluate", {"images": 300}, 300),

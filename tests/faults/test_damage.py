@@ -161,23 +161,19 @@ def other_value(name: str, value: object) -> object:
         "data.permutation": "random:1",
         "data.normalize": "none",
         "data.missing": "zero",
-        "data.placement": "host",
+        "execution.placement": "host",
         "model.cell": "gru",
         "model.cell_sha256": "0" * 64,
         "model.pooling": "mean",
         "model.initializer": "tutorial",
-        "model.remat_steps": 7,
-        "model.parallel_scan": True,
-        "model.unroll": 4,
-        "model.precision": "bfloat16",
-        "train.vectorize_seeds": True,
-        "train.eval_batch_size": 10,
+        "execution.remat_steps": 7,
+        "execution.precision": "bfloat16",
         "train.schedule": "constant",
         "train.log_metrics": "last_batch",
         "train.loss": "every_step",
         "train.label_smoothing": 0.1,
         "train.ema_decay": 0.5,
-        "train.num_devices": 1,
+        "execution.num_devices": 1,
         "train.num_steps": 1000,
         "train.warmup_fraction": 0.5,
     }
@@ -245,15 +241,13 @@ def test_how_programs_run_may_change_with_a_warning_if_it_affects_training(
     reference_run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     same = store.read_config(reference_run, NEWEST)
-    names = ["model.remat_steps", "model.parallel_scan", "model.unroll"]
-    names += ["model.precision", "train.vectorize_seeds", "train.num_devices"]
-    names += ["train.eval_batch_size"]
+    names = [name for name in SETTINGS if name.startswith("execution.")]
     others = {name: other_value(name, value_of(same, name)) for name in names}
     changed = same.replace(others)
     assert step_to_resume(changed, reference_run) == NEWEST
     warn_of_changes(changed, reference_run, NEWEST)
     warned = {message.split(maxsplit=1)[0] for message in caplog.messages}
-    assert warned == {*names} - {"train.eval_batch_size"}
+    assert warned == {*names} - {"execution.placement"}
 
 
 def edit_randomly(generator: random.Random, files: list[Path]) -> str:

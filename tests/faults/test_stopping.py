@@ -236,7 +236,7 @@ def test_runs_resume_with_other_numbers_of_devices(
         finished = command(
             "main",
             *runs.arguments(workdir, data_dir),
-            f"--config.train.num_devices={devices}",
+            f"--config.execution.num_devices={devices}",
             f"--config.train.num_steps={steps}",
         )
         assert finished.returncode == 0, finished.stderr

@@ -16,7 +16,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from support import TASK
 
-from rnnmnist.config.schema import Config, ModelConfig
+from rnnmnist.config.schema import Config, ExecutionConfig
 from rnnmnist.config.tasks import fit_to_task
 from rnnmnist.errors import UserError
 from rnnmnist.models.lstm import LSTM, LSTMCell
@@ -179,7 +179,7 @@ def test_remat_steps_must_divide_the_steps(recurrence: ScannedCell) -> None:
     message = "the number of steps must be a multiple of remat_steps=4, not 30"
     with pytest.raises(ValueError, match=message):
         blocks.apply({"params": params}, jnp.zeros((30, BATCH, FEATURES)))
-    config = Config(model=ModelConfig(remat_steps=5))
+    config = Config(execution=ExecutionConfig(remat_steps=5))
     with pytest.raises(UserError, match="must be one of 1, 2, 4, 7, 14, 28, not 5"):
         fit_to_task(config, TASK)
 

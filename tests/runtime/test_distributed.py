@@ -18,8 +18,8 @@ from rnnmnist.runtime import distributed
 from rnnmnist.runtime.processes import ProcessSpec
 from rnnmnist.runtime.workdir import lock
 
-TWO_DEVICES = "--config.train.num_devices=2"
-EIGHT_DEVICES = "--config.train.num_devices=8"
+TWO_DEVICES = "--config.execution.num_devices=2"
+EIGHT_DEVICES = "--config.execution.num_devices=8"
 
 
 def run_processes(

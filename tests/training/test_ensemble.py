@@ -23,7 +23,7 @@ from rnnmnist import evaluate as evaluate_command
 from rnnmnist import main, report, verify
 from rnnmnist.checkpoints import store
 from rnnmnist.checkpoints.checksums import named_leaves, params_sha256
-from rnnmnist.config.platforms import DEFAULTS, execution_of
+from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import RunError, UserError
@@ -76,12 +76,20 @@ def grid(seeds: int, batch: int) -> Mesh:
     return Mesh(mesh.devices.reshape(seeds, batch), mesh.axis_names)
 
 
-def trained(config: Config, mesh: Mesh, steps: int = 6) -> Trained:
-    program = Program.create(config, TASK, mesh)
+def trained(
+    config: Config, mesh: Mesh, together: bool = False, steps: int = 6
+) -> Trained:
+    program = make_program(config, mesh, together)
     state = create_state(config, program.model, mesh)
     split = TrainingSplit.device_put(random_examples(100), ROWS, config, mesh)
     state, sums = train_steps(state, split, jnp.int32(steps), program=program)
     return Trained(program, state, split, jax.device_get(sums))
+
+
+def make_program(config: Config, mesh: Mesh, together: bool) -> Program:
+    """A program whose networks are computed together, or in turn."""
+    execution = DEFAULTS["cpu"]._replace(vectorize_seeds=together)
+    return Program.create(config, TASK, mesh, execution)
 
 
 def networks_of(state: TrainState) -> list[Any]:
@@ -112,9 +120,7 @@ def a_run(**changes: Any) -> Config:
     return Config().replace(settings | changes)
 
 
-def an_ensemble(way: Way) -> Config:
-    settings = {"train.vectorize_seeds": way.together}
-    return a_run(seed=5, num_seeds=SEEDS).replace(settings)
+NETWORKS = a_run(seed=5, num_seeds=SEEDS)
 
 
 @pytest.fixture(
@@ -137,7 +143,7 @@ def way(request: pytest.FixtureRequest) -> Way:
 def test_each_network_equals_that_of_its_seed_alone(
     singles: list[Trained], way: Way
 ) -> None:
-    program, state, split, sums = trained(an_ensemble(way), way.mesh)
+    program, state, split, sums = trained(NETWORKS, way.mesh, way.together)
     assert program.execution.vectorize_seeds == way.together
     assert np.shape(state.step) == ()  # one step for all
     assert int(state.step) == 6
@@ -161,8 +167,7 @@ def test_a_single_network_is_the_same_together_and_in_turn(
     singles: list[Trained],
 ) -> None:
     """An ensemble of one, whose axis only `vmap` sees."""
-    config = a_run(seed=5).replace({"train.vectorize_seeds": True})
-    together, in_turn = trained(config, mesh_of(1)), singles[0]
+    together, in_turn = trained(a_run(seed=5), mesh_of(1), True), singles[0]
     assert together.program.execution.vectorize_seeds
     assert not in_turn.program.execution.vectorize_seeds
     assert_agree(networks_of(together.state), networks_of(in_turn.state))
@@ -171,7 +176,7 @@ def test_a_single_network_is_the_same_together_and_in_turn(
 
 
 def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
-    program, state, split, _ = trained(an_ensemble(way), way.mesh, 3)
+    program, state, split, _ = trained(NETWORKS, way.mesh, way.together, 3)
     head = dict(state.params["head"])  # not of the averages, which are evaluated
     bias = np.array(head["bias"])
     bias[2, 7] = np.inf
@@ -192,11 +197,11 @@ def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
 
 
 def test_an_ensemble_is_evaluated_as_its_networks_are(way: Way) -> None:
-    config = an_ensemble(way).replace({"train.eval_batch_size": 10})
-    model = Program.create(config, TASK, way.mesh).model
-    params = create_state(config, model, way.mesh).params
+    program = make_program(NETWORKS, way.mesh, way.together)
+    model = program.model
+    params = create_state(NETWORKS, model, way.mesh).params
     examples = random_examples(137)
-    execution = execution_of(config, "cpu")
+    execution = program.execution._replace(eval_batch_size=10)
     split = EvaluationSplit.device_put(examples, ROWS, way.mesh, execution)
     assert split.vectorize_seeds == way.together
     found = evaluate(model, params, split)
@@ -423,7 +428,7 @@ def test_the_report_of_an_ensemble(
 def test_two_processes_train_a_seed_each(
     environment: dict[str, str], command: Command, data_dir: Path, tmp_path: Path
 ) -> None:
-    two = ("--config.num_seeds=2", "--config.train.num_devices=2")
+    two = ("--config.num_seeds=2", "--config.execution.num_devices=2")
     args = runs.arguments(tmp_path / "pair", data_dir, *two)
     ended = runs.outcomes(runs.start_together(environment, [args] * 2))
     assert [code for code, _, _ in ended] == [0, 0], ended

@@ -54,7 +54,7 @@ def test_the_host_reads_only_at_events(
             {
                 "data.max_shift": 0,
                 "model.hidden_size": 8,
-                "train.num_devices": 1,
+                "execution.num_devices": 1,
                 # A schedule that depends on num_steps would compile anew.
                 "train.schedule": "constant",
                 "train.warmup_fraction": 0.0,
@@ -118,5 +118,5 @@ def test_the_mesh_size_divides_the_batch() -> None:
 def test_an_indivisible_batch_is_refused_with_a_remedy(
     batch_size: int, num_devices: int, line: str
 ) -> None:
-    with pytest.raises(UserError, match=f"train.num_devices: {line}$"):
+    with pytest.raises(UserError, match=f"execution.num_devices: {line}$"):
         make_mesh(batch_size, num_devices, 1)

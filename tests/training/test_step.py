@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from support import ROWS, TASK, mesh_of, model_of, random_examples
 
 from rnnmnist.checkpoints.checksums import params_sha256
-from rnnmnist.config.platforms import DEFAULTS
+from rnnmnist.config.platforms import DEFAULTS, Execution
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import Batch, TrainingSplit
 from rnnmnist.models.classifier import Params, SequenceClassifier
@@ -235,18 +235,15 @@ def test_the_program_has_no_host_transfers_and_one_all_reduce(mesh: Mesh) -> Non
 def test_an_accelerator_has_no_loops_over_rows_and_seeds(
     platform: str, precision: str
 ) -> None:
-    """Lowered for it here, with its defaults as settings."""
-    how = DEFAULTS[platform]
+    """Lowered for it here."""
     config = CONFIG.replace(
         {
             "num_seeds": 3,
-            "model.unroll": how.unroll,
-            "model.precision": how.precision,
-            "train.vectorize_seeds": how.vectorize_seeds,
             "data.max_shift": 0,  # whose products have another precision
         }
     )
-    text = lowered_for("cuda" if platform == "gpu" else platform, config)
+    how = DEFAULTS[platform]
+    text = lowered_for("cuda" if platform == "gpu" else platform, config, how)
     # The loop over steps, and in it that of the random order of examples.
     assert text.count("stablehlo.while") == 2
     assert text.count("stablehlo.all_reduce") == 1
@@ -256,7 +253,7 @@ def test_an_accelerator_has_no_loops_over_rows_and_seeds(
 def test_no_product_has_a_lower_precision_than_set() -> None:
     """Those of distortions and of a loss after every step included."""
     changes = {
-        "model.precision": "float32",
+        "execution.precision": "float32",
         "train.loss": "every_step",
         "data.max_rotation": 10.0,
         "data.elastic": 1.0,
@@ -266,9 +263,11 @@ def test_no_product_has_a_lower_precision_than_set() -> None:
     assert set(found) == {"HIGHEST, HIGHEST"}
 
 
-def lowered_for(platform: str, config: Config) -> str:
+def lowered_for(
+    platform: str, config: Config, execution: Execution | None = None
+) -> str:
     """The training program, lowered for a platform that need not be present."""
-    program = Program.create(config, TASK, mesh_of(1))
+    program = Program.create(config, TASK, mesh_of(1), execution)
     split = TrainingSplit.device_put(EXAMPLES, ROWS, config, program.mesh)
     state = abstract_state(config, program.model)
     steps = jax.ShapeDtypeStruct((), jnp.int32)
