@@ -128,6 +128,7 @@ def save(steps: int, epochs: int, saving: bool) -> None:
     """Serves epochs, each with a checkpoint or without; the amount is in epochs."""
     trainer = Trainer(make_config())
 
+    from rnnmnist.checkpoints.header import Metrics
     from rnnmnist.checkpoints.store import Checkpoints
     from rnnmnist.training.state import saved_arrays
 
@@ -141,7 +142,7 @@ def save(steps: int, epochs: int, saving: bool) -> None:
                 trainer.steps(steps)
                 if saving:
                     step = int(trainer.state.step)
-                    metrics = {"step": step, "accuracy": 0.5, "examples": 5000}
+                    metrics = Metrics.create(step, "validation", 5000, [0], [1], [2500])
                     arrays = saved_arrays(trainer.state, mesh=trainer.mesh)
                     checkpoints.save(
                         step, arrays, trainer.config, trainer.task, metrics

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
 
     workdir = args.workdir
     config = with_step(
-        workdir, args.step, lambda step: store.read_config(workdir, step)
+        workdir, args.step, lambda step: store.read_header(workdir, step).config
     )
     enable_compilation_cache()
     set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     )
     print(
         f"{result.task.name} {args.split} at step {result.step}: "
-        f"{results.format_result(result)}, loss {result.scores.loss:.4f}",
+        f"{results.format_result(result)}, loss {result.loss:.4f}",
         *results.format_seeds(result),
         results.path_of(workdir, result),
         sep="\n",

@@ -72,14 +72,16 @@ def export(args: argparse.Namespace) -> None:
         RunError: if one predicts another class for an example.
     """
     from rnnmnist.checkpoints.selection import with_step
-    from rnnmnist.checkpoints.store import read_config
+    from rnnmnist.checkpoints.store import read_header
     from rnnmnist.exporting import folders
     from rnnmnist.exporting.source import Source
 
     signal.signal(signal.SIGTERM, _stop)  # so that temporary files are removed
     workdir = args.workdir
     format_names = [name for name in FORMAT_NAMES if args.format in (name, "all")]
-    config = with_step(workdir, args.step, lambda step: read_config(workdir, step))
+    config = with_step(
+        workdir, args.step, lambda step: read_header(workdir, step).config
+    )
     for name in list(format_names):
         if not folders.supports(name, config):
             message = f"{name} does not support model.cell={config.model.cell}"

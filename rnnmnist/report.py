@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         run = load_run_data(workdir, args.step, data_paths(args))
         print(
             f"{run.task.name} {run.split} at step {run.step}: "
-            f"{results.format_result(run.result)}, loss {run.result.scores.loss:.4f}"
+            f"{results.format_result(run.result)}, loss {run.result.loss:.4f}"
         )
         page = pages.report_page(run, context)
         print(*pages.write_files(folder, page), sep="\n", flush=True)

@@ -132,10 +132,10 @@ def cut_back(workdir: Path, step: int) -> None:
 
 
 def checksums(workdir: Path, step: int = STEPS) -> dict[str, Any]:
-    """Returns the checksums of parameters, training state and metrics of a step."""
-    found = json.loads((workdir / str(step) / "sha256" / "metadata").read_text())
-    del found["config"]  # it holds the data set's path
-    return found
+    """Returns the checksums of parameters and training state, and the metrics."""
+    path = workdir / str(step) / "header" / "metadata"
+    header = json.loads(path.read_text())
+    return {name: header[name] for name in ("arrays", "metrics")}
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:

@@ -14,8 +14,11 @@ import shutil
 from pathlib import Path
 
 import results
-from rnnmnist.checkpoints import store
+from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.checkpoints.selection import find_step
+from rnnmnist.checkpoints.store import Checkpoints, Params, read_header, read_params
+from rnnmnist.config.schema import DATA_PATHS, Config
+from rnnmnist.config.tasks import Task
 
 
 def main() -> None:
@@ -34,12 +37,25 @@ def main() -> None:
 def save(workdir: Path, target: Path) -> None:
     """Saves the best checkpoint of a run as a reference model."""
     step = find_step(workdir, "best")
-    config = store.read_config(workdir, step)
-    metrics = store.read_metrics(workdir, step)
-    task = store.read_task(workdir, step)
-    params = store.read_params(workdir, step)
+    header, params = read_header(workdir, step), read_params(workdir, step)
+    config = header.config.replace(dict.fromkeys(DATA_PATHS))  # of this machine
+    write(target, step, params, config, header.task, header.metrics)
+
+
+def write(
+    target: Path,
+    step: int,
+    params: Params,
+    config: Config,
+    task: Task,
+    metrics: Metrics | None,
+) -> None:
+    """Writes a checkpoint without training state, and replaces an existing one."""
     shutil.rmtree(target, ignore_errors=True)
-    store.save_params(target, step, params, config, task, metrics)
+    with Checkpoints(target, keep=1) as checkpoints:
+        checkpoints.save(step, {"params": params}, config, task, metrics)
+    for path in target.rglob("commit_success.txt"):
+        path.unlink()  # its only content is the path at which it was written
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{target}: step {step}, {size:,} bytes")
 

@@ -34,7 +34,7 @@ import msgspec
 import numpy as np
 from scipy import stats
 
-from rnnmnist.checkpoints.store import read_metrics
+from rnnmnist.checkpoints.store import read_header
 from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.evaluation.formatting import interval, mean_and_std, percent
 from rnnmnist.main import parse
@@ -307,10 +307,9 @@ def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, A
     (path,) = (workdir / "evaluation").glob("test-*.json")
     member = json.loads(path.read_text())
     member["seconds"] = seconds
-    validation = read_metrics(workdir, member["step"])
+    validation = read_header(workdir, member["step"]).metrics
     assert validation is not None
-    correct = validation["accuracy"] * validation["examples"]
-    member["validation_correct"] = round(correct)
+    member["validation_correct"] = validation.correct
     if row.counts_steps:
         member |= counts_by_row(workdir)
     finished.write_text(json.dumps(member))

@@ -11,8 +11,11 @@ import numpy as np
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     """Returns the leaves of a tree, each with its path as `cell/hf/bias`."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [("/".join(map(_key_name, path)), leaf) for path, leaf in leaves]
+    # Names without the entry's type: orbax restores named tuples as dictionaries.
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
 
 
 def array_checksums(tree: Any) -> dict[str, str]:
@@ -40,11 +43,3 @@ def params_sha256(params: Mapping[str, Any]) -> str:
     for leaf in jax.tree.leaves(jax.device_get(params)):
         digest.update(np.ascontiguousarray(leaf).data)
     return digest.hexdigest()
-
-
-def _key_name(entry: Any) -> str:
-    # Names without the entry's type: orbax restores named tuples as dictionaries.
-    for attribute in ("key", "name", "idx"):
-        if hasattr(entry, attribute):
-            return str(getattr(entry, attribute))
-    return str(entry)

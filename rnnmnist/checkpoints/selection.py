@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from rnnmnist.checkpoints.header import best_step
 from rnnmnist.checkpoints.store import (
     DamagedError,
     list_steps,
-    read_metrics,
-    selection_key,
+    read_header,
 )
 from rnnmnist.errors import UserError
 
@@ -40,17 +40,13 @@ def find_step(workdir: Path, selector: str) -> int:
         return steps[-1]
     existing = ", ".join(map(str, steps))
     if selector == "best":
-        validated = [
-            (selection_key(metrics), step)
-            for step in steps
-            if (metrics := read_metrics(workdir, step)) is not None
-        ]
-        if not validated:
+        best = best_step({s: read_header(workdir, s).metrics for s in steps})
+        if best is None:
             raise UserError(
                 f"step: no checkpoint in {workdir} has been validated yet; choose "
                 f"latest or one of {existing}"
             )
-        return max(validated)[1]
+        return best
     if selector in map(str, steps):
         return int(selector)
     raise UserError(

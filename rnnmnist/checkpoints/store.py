@@ -4,10 +4,7 @@ A workdir holds one folder for each kept step, with these items:
 
 - `params`: the evaluated parameters;
 - `state`: what resuming needs besides them (the optimizer's state and the step);
-- `config`: the whole configuration;
-- `task`: the data set and its normalization;
-- `metrics`: the validation metrics, or null;
-- `sha256`: checksums of every array and of the other JSON items.
+- `header`: configuration, task, validation metrics, and the SHA-256 of every array.
 
 Everything that is read is compared with the checksums, because orbax alone does not
 detect a flipped byte. Reading does not use orbax's manager, which can create and delete
@@ -22,7 +19,7 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +27,11 @@ import jax
 import msgspec
 import numpy as np
 import orbax.checkpoint as ocp  # noqa: TID251
-from orbax.checkpoint import checkpoint_managers as policies  # noqa: TID251
 
 from rnnmnist.checkpoints.checksums import array_checksums, json_checksum, named_leaves
-from rnnmnist.config.schema import DATA_PATHS, Config
-from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
+from rnnmnist.checkpoints.header import FORMAT, Header, Metrics, best_step
+from rnnmnist.config.schema import Config
+from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, first_line
 from rnnmnist.runtime.distributed import is_process_0
 from rnnmnist.runtime.files import write_errors
@@ -42,7 +39,6 @@ from rnnmnist.runtime.interrupts import deferred_interrupts
 from rnnmnist.runtime.mesh import local_sharding
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
-MAX_JSON_BYTES = 1 << 24  # valid JSON items have a few thousand
 MAX_COMPRESSION = 1000  # of trained parameters, whose files are hardly compressed
 
 
@@ -67,17 +63,12 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             workdir: an absolute path.
             keep: how many of the newest steps are kept, besides the best one.
         """
-        best = policies.BestN(
-            get_metric_fn=selection_key, n=1, keep_checkpoints_without_metrics=False
-        )
+        self._workdir, self._keep = workdir, keep
+        steps = list_steps(workdir)
+        self._metrics = {step: read_header(workdir, step).metrics for step in steps}
         options = ocp.CheckpointManagerOptions(
-            cleanup_tmp_directories=True,
-            preservation_policy=policies.AnyPreservationPolicy(
-                [policies.LatestN(keep), best]
-            ),
-            best_fn=selection_key,  # without it the manager writes no metrics
+            cleanup_tmp_directories=True, preservation_policy=self
         )
-        self._workdir = workdir
         with _without_logs():
             self._manager = ocp.CheckpointManager(workdir, options=options)
 
@@ -92,13 +83,21 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             if is_process_0():
                 self._remove_unfinished()
 
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> list[bool]:
+        """Tells orbax which steps it keeps: the newest ones and the best one."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best = best_step({step: self._metrics[step] for step in steps})
+        return [step == best or step in steps[-self._keep :] for step in steps]
+
     def save(
         self,
         step: int,
         arrays: Mapping[str, Any],
         config: Config,
         task: Task,
-        metrics: dict[str, Any] | None,
+        metrics: Metrics | None,
     ) -> None:
         """Starts saving a checkpoint. The arrays may be donated after the call.
 
@@ -107,15 +106,21 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             arrays: a tree of arrays for each of the items `params` and `state`.
             config: of the run.
             task: of the run.
-            metrics: the validation metrics at this step, as JSON with `accuracy`,
-                `examples` and `step`; None if there are none.
+            metrics: of the validation split at this step; None if it is not evaluated.
 
         Raises:
             RunError: if this save or the one before it could not be written.
         """
-        items = _make_items(config, task, metrics, arrays)
+        checksums = {item: array_checksums(tree) for item, tree in arrays.items()}
+        header = Header(config=config, task=task, metrics=metrics, arrays=checksums)
+        content = msgspec.to_builtins(header)
+        items = {item: ocp.args.StandardSave(tree) for item, tree in arrays.items()}
+        items["header"] = ocp.args.JsonSave(
+            content | {"sha256": json_checksum(content)}
+        )
+        self._metrics[step] = metrics
         with self._run_errors():
-            self._manager.save(step, args=items, metrics=metrics)
+            self._manager.save(step, args=ocp.args.Composite(**items))
 
     def wait(self) -> None:
         """Waits until the last save is on disk.
@@ -193,65 +198,40 @@ def list_steps(workdir: Path) -> list[int]:
     )
 
 
-def selection_key(metrics: dict[str, Any]) -> tuple[float, int]:
-    """Returns a sort key; the best checkpoint has the largest one.
-
-    It is the last one if there are too few validation examples to compare accuracies.
-    """
-    if metrics["examples"] < MIN_VALIDATION_EXAMPLES:
-        return 0.0, metrics["step"]
-    return metrics["accuracy"], -metrics["step"]
-
-
-def read_config(workdir: Path, step: int) -> Config:
-    """Returns the configuration in a checkpoint.
+def read_header(workdir: Path, step: int) -> Header:
+    """Returns the header of a checkpoint.
 
     Raises:
         DamagedError: if it differs from what was saved.
-        RunError: if it was saved by an incompatible version.
+        UserError: if it was saved by a version with another format.
     """
     folder = workdir / str(step)
-    settings = _read_checked_json(folder, "config")
     try:
-        return Config.from_dict(settings)
+        content = json.loads((folder / "header" / "metadata").read_bytes())
+        sha256 = content.pop("sha256")
+        if sha256 != json_checksum(content):
+            raise ValueError("it differs from its SHA-256")
+    except PermissionError as error:
+        raise RunError(f"checkpoint {folder} cannot be read: {error}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        if not (folder / "sha256").is_dir():
+            reason = f"header cannot be read ({first_line(error)})"
+            raise DamagedError(folder, reason) from error
+        content = {"format": 0}  # before there were headers
+    if content["format"] != FORMAT:
+        raise _other_version(folder, f"format {content['format']}, not {FORMAT}")
+    try:  # unlike `convert`, this refuses a setting that a later version has added
+        config = Config.from_dict(content["config"])
     except UserError as error:
-        raise RunError(
-            f"checkpoint {folder} is of another version of rnnmnist: {error}"
-        ) from error
+        raise _other_version(folder, str(error)) from error
+    return msgspec.convert(content | {"config": config}, Header)
 
 
-def read_task(workdir: Path, step: int) -> Task:
-    """Returns the task in a checkpoint.
-
-    Raises:
-        DamagedError: if it differs from what was saved.
-    """
-    folder = workdir / str(step)
-    try:
-        return Task.from_dict(_read_checked_json(folder, "task"))
-    except ValueError as error:
-        raise DamagedError(folder, str(error)) from error
-
-
-def read_metrics(workdir: Path, step: int) -> dict[str, Any] | None:
-    """Returns the validation metrics in a checkpoint; None if it has none.
-
-    Raises:
-        DamagedError: if they differ from what was saved.
-    """
-    folder = workdir / str(step)
-    if _read_checksums(folder)["metrics"] == json_checksum(None):
-        return None
-    return _read_checked_json(folder, "metrics")
-
-
-def has_training_state(workdir: Path, step: int) -> bool:
-    """Returns whether training can resume from a checkpoint.
-
-    Raises:
-        DamagedError: if the checksums cannot be read.
-    """
-    return "state" in _read_checksums(workdir / str(step))
+def _other_version(folder: Path, reason: str) -> UserError:
+    return UserError(
+        f"workdir: the checkpoint {folder} is of another version of rnnmnist "
+        f"({reason}); use that version, or name another workdir"
+    )
 
 
 def read_params(workdir: Path, step: int, like: Params | None = None) -> Params:
@@ -298,86 +278,17 @@ def quarantine(workdir: Path, step: int) -> Path:
         return (workdir / str(step)).rename(next(p for p in paths if not p.exists()))
 
 
-def save_params(
-    workdir: Path,
-    step: int,
-    params: Params,
-    config: Config,
-    task: Task,
-    metrics: dict[str, Any] | None,
-) -> None:
-    """Saves a checkpoint without training state in a folder without checkpoints.
-
-    The paths of the data, which are those of the machine that trained, are removed from
-    the configuration. The other arguments are those of `Checkpoints.save`.
-    """
-    config = config.replace(dict.fromkeys(DATA_PATHS))
-    items = _make_items(config, task, metrics, {"params": params})
-    options = ocp.CheckpointManagerOptions(best_fn=selection_key)
-    with ocp.CheckpointManager(workdir, options=options) as manager:
-        manager.save(step, args=items, metrics=metrics)
-    for path in workdir.rglob("commit_success.txt"):
-        path.unlink()  # its only content is the path at which it was written
-
-
-def _make_items(
-    config: Config,
-    task: Task,
-    metrics: dict[str, Any] | None,
-    arrays: Mapping[str, Any],
-) -> ocp.args.Composite:
-    values = {"config": msgspec.to_builtins(config), "task": task.to_dict()}
-    checksums: dict[str, Any] = {
-        **{item: json_checksum(value) for item, value in values.items()},
-        "metrics": json_checksum(metrics),
-        **{item: array_checksums(tree) for item, tree in arrays.items()},
-    }
-    return ocp.args.Composite(
-        **{item: ocp.args.JsonSave(value) for item, value in values.items()},
-        sha256=ocp.args.JsonSave(checksums),
-        **{item: ocp.args.StandardSave(tree) for item, tree in arrays.items()},
-    )
-
-
-def _read_json(folder: Path, item: str) -> Any:
-    # Without orbax, which would initialize jax's devices.
-    path = folder / item / ("metrics" if item == "metrics" else "metadata")
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"it has {path.stat().st_size} bytes")
-        return json.loads(path.read_bytes())
-    except PermissionError as error:
-        raise RunError(f"checkpoint {folder} cannot be read: {error}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedError(folder, f"{item} cannot be read ({error})") from error
-
-
-def _read_checksums(folder: Path) -> dict[str, Any]:
-    checksums = _read_json(folder, "sha256")
-    if (
-        not isinstance(checksums, dict)
-        or not {"config", "task", "metrics", "params"} <= checksums.keys()
-        or not all(isinstance(checksums.get(i, {}), dict) for i in ("params", "state"))
-    ):
-        raise DamagedError(folder, "sha256 holds no checksums")
-    return checksums
-
-
-def _read_checked_json(folder: Path, item: str) -> dict[str, Any]:
-    value = _read_json(folder, item)
-    if json_checksum(value) != _read_checksums(folder)[item]:
-        raise DamagedError(folder, f"{item} differs from its SHA-256")
-    return value
-
-
 def _read_arrays(folder: Path, item: str, like: Any) -> Any:
     """Restores a tree of arrays and compares it with its checksums."""
-    expected = _read_checksums(folder).get(item, {})
+    expected = read_header(folder.parent, int(folder.name)).arrays.get(item, {})
     tree = _restore(folder, item, like)
     tree = jax.tree.map(np.asarray, tree)
     found = array_checksums(tree)
-    names = found.keys() | expected.keys()
-    names = sorted(name for name in names if found.get(name) != expected.get(name))
+    names = sorted(
+        name
+        for name in found.keys() | expected.keys()
+        if found.get(name) != expected.get(name)
+    )
     if names or not expected:
         text = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
         raise DamagedError(folder, f"{text} in {item} differs from its SHA-256")

@@ -9,19 +9,16 @@ from rnnmnist.errors import RunError
 
 
 def check_checkpoint(workdir: Path, step: int) -> None:
-    """Reads every item of a checkpoint and compares it with its checksums.
+    """Reads a checkpoint and compares it with its checksums.
 
     Neither the model nor the optimizer is needed: the saved shapes are restored.
 
     Raises:
-        DamagedError: if an item differs from what was saved.
+        DamagedError: if it differs from what was saved.
         RunError: if it cannot be read for another reason.
     """
-    store.read_config(workdir, step)
-    store.read_task(workdir, step)
-    store.read_metrics(workdir, step)
     store.read_params(workdir, step)
-    if store.has_training_state(workdir, step):
+    if store.read_header(workdir, step).has_training_state:
         store.read_state(workdir, step)
 
 

@@ -1,30 +1,16 @@
 """Tasks: what is classified. A task is known before any array is read."""
 
 import dataclasses
-from typing import Any, NamedTuple
 
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.user_cells import pin_cell
 from rnnmnist.errors import UserError
 
 MIN_VALIDATION_EXAMPLES = 50  # with fewer, validation does not select a checkpoint
-MAX_SIZE = 2**40  # of a valid task
-# The fields of a task in JSON: the type, whether it is a list, whether it can be null.
-_FIELDS: dict[str, tuple[type, bool, bool]] = {
-    "name": (str, False, False),
-    "steps": (int, False, False),
-    "features": (int, False, False),
-    "classes": (str, True, False),
-    "examples": (int, True, False),
-    "image_shape": (int, True, True),
-    "feature_names": (str, True, False),
-    "sha256": (str, False, True),
-    "mean": (float, True, True),
-    "std": (float, True, True),
-}
 
 
-class SplitSizes(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class SplitSizes:
     """The number of examples in each split."""
 
     train: int
@@ -55,55 +41,12 @@ class Task:
     @property
     def sizes(self) -> str:
         """The sizes of the splits, as text."""
-        return " / ".join(f"{count:,}" for count in self.examples)
+        return " / ".join(f"{count:,}" for count in vars(self.examples).values())
 
     @property
     def noun(self) -> str:
         """The word for several examples."""
         return "sequences" if self.image_shape is None else "images"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the task as a JSON object."""
-        content = {name: _to_json(value) for name, value in vars(self).items()}
-        return content | {"examples": self.examples._asdict()}
-
-    @classmethod
-    def from_dict(cls, content: Any) -> "Task":
-        """Parses a JSON object.
-
-        Raises:
-            ValueError: if it is not a task.
-        """
-        try:
-            fields = {name: _from_json(value) for name, value in content.items()}
-            sizes = SplitSizes(**content["examples"])
-            task = cls(**fields | {"examples": sizes})
-            valid = all(_is_valid(*item) for item in vars(task).items())
-        except (AttributeError, KeyError, TypeError):
-            valid = False
-        if not valid or min(task.steps, task.features) < 1:
-            raise ValueError("task must describe a data set")
-        return task
-
-
-def _is_valid(name: str, value: Any) -> bool:
-    kind, is_list, optional = _FIELDS[name]
-    if value is None:
-        return optional
-    if is_list and not isinstance(value, tuple):
-        return False
-    values = value if is_list else (value,)
-    return all(type(one) is kind for one in values) and (
-        kind is not int or all(0 <= one < MAX_SIZE for one in values)
-    )
-
-
-def _to_json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _from_json(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def fit_to_task(config: Config, task: Task, *, verbose: bool = True) -> Config:

@@ -131,12 +131,14 @@ def predict_logits(
 
 
 def evaluate(
-    model: SequenceClassifier, params: Params, split: EvaluationSplit
+    model: SequenceClassifier,
+    params: Params,
+    split: EvaluationSplit,
+    first_seed: int = 0,
 ) -> Scores:
-    """Evaluates each network on a whole split."""
-    return Scores.from_logits(
-        predict_logits(model, params, split), split.examples.labels
-    )
+    """Evaluates each network, of seeds that follow one another, on a whole split."""
+    logits = predict_logits(model, params, split)
+    return Scores.from_logits(logits, split.examples.labels, first_seed)
 
 
 @functools.partial(

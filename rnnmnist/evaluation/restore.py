@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from rnnmnist.checkpoints.store import read_config, read_params, read_task
+from rnnmnist.checkpoints.store import read_header, read_params
 from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
@@ -57,8 +57,8 @@ def restore_model(workdir: Path, step: int, mesh: Mesh) -> RestoredModel:
         RunError: if an array's shape or type does not match the configuration.
         DamagedError: if the checkpoint differs from what was saved.
     """
-    config = read_config(workdir, step)
-    task = read_task(workdir, step)
+    header = read_header(workdir, step)
+    config, task = header.config, header.task
     execution = execution_of(config, platform_of(mesh))
     if not config.model.is_linear:  # training's blocks do not divide other lengths
         execution = execution._replace(remat_steps=None)

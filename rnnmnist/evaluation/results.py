@@ -1,17 +1,18 @@
 """Result files: evaluates checkpoints on whole splits, writes and reads the results."""
 
-import dataclasses
 import errno
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import msgspec
 from jax.sharding import Mesh
+from msgspec.structs import asdict
 
 from rnnmnist.checkpoints.checksums import params_sha256
+from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.checkpoints.selection import with_step
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
@@ -19,13 +20,8 @@ from rnnmnist.data.examples import Examples
 from rnnmnist.data.views import permutation_sha256
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.formatting import interval, mean_and_std, percent
-from rnnmnist.evaluation.metrics import (
-    Counts,
-    Metrics,
-    Scores,
-    field,
-    members_of,
-)
+from rnnmnist.evaluation.intervals import wilson_interval
+from rnnmnist.evaluation.metrics import Scores
 from rnnmnist.evaluation.predictions import evaluate
 from rnnmnist.evaluation.restore import RestoredModel, restore_model
 from rnnmnist.models.classifier import count_params
@@ -34,97 +30,36 @@ from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.files import append_line, write_json
 from rnnmnist.runtime.workdir import now
 
-MAX_PIXELS = 2**20  # of a permuted image
-
 _logger = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """The scores of a checkpoint on a split: the content of a result file."""
+class NetworkResult(Scores, frozen=True, kw_only=True, omit_defaults=True):
+    """The scores of a network of a checkpoint."""
 
-    task: Task  # of the evaluated data
+    dataset: str
     split: str
     step: int
-    seeds: tuple[int, ...]
-    permutation: str | None  # of the pixels, for the view `permuted`
-    trained_on_sha256: str | None  # of the training data, if they are a user's
-    scores: Scores
-    num_parameters: int  # of one network
-    params_sha256: str  # of all networks
-    network_sha256s: tuple[str, ...]  # of each network
-    tutorial_128: Scores | None  # on the first 128 test examples
+    num_parameters: int
+    params_sha256: str
+
+
+class Result(NetworkResult, frozen=True, kw_only=True, omit_defaults=True):
+    """The scores of a checkpoint on a split: the content of a result file.
+
+    Of several networks, `num_parameters` is of one, `params_sha256` of all.
+    """
+
+    task: Task  # of the evaluated data
+    permutation: str | None = None  # of the pixels, for the view `permuted`
+    permutation_sha256: str | None = None
+    trained_on_sha256: str | None = None  # of the training data, if they are a user's
+    tutorial_128: Scores | None = None  # on the first 128 test examples
+    members: tuple[NetworkResult, ...] = ()
 
     @property
     def of_other_data(self) -> bool:
         """Whether the evaluated data are not those of the training."""
         return self.task.sha256 != self.trained_on_sha256
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the content of the result file."""
-        task = self.task
-        source = {"dataset": task.name, "split": self.split, "step": self.step}
-        source["num_parameters"] = self.num_parameters
-        seeds = [{"seed": seed} for seed in self.seeds]
-        sha256s = [{"params_sha256": sha256} for sha256 in self.network_sha256s]
-        members = [source | a | b for a, b in zip(seeds, sha256s, strict=True)]
-        content = source | seeds[0] | {"params_sha256": self.params_sha256}
-        content |= self.scores.to_dict(members)
-        if self.tutorial_128 is not None:
-            content["tutorial_128"] = self.tutorial_128.to_dict(seeds)
-        if self.permutation is not None:
-            content["permutation"] = self.permutation
-            sha256 = permutation_sha256(self.permutation, task.steps)
-            content["permutation_sha256"] = sha256
-        if self.trained_on_sha256 is not None:
-            content["trained_on_sha256"] = self.trained_on_sha256
-        return content | {"task": task.to_dict()}
-
-    @classmethod
-    def from_dict(cls, content: Any) -> "Result":
-        """Parses the content of a result file.
-
-        Raises:
-            ValueError: if it is no result, or a metric does not follow from the counts.
-        """
-
-        def optional(name: str) -> str | None:
-            return field(content, name, str) if name in content else None
-
-        members, first_128 = members_of(content), None
-        if isinstance(content, dict) and "tutorial_128" in content:
-            first_128 = Scores.from_dict(content["tutorial_128"])
-        result = cls(
-            task=Task.from_dict(field(content, "task", dict)),
-            split=field(content, "split", str),
-            step=field(content, "step", int),
-            seeds=tuple(field(member, "seed", int) for member in members),
-            permutation=optional("permutation"),
-            trained_on_sha256=optional("trained_on_sha256"),
-            scores=Scores.from_dict(content),
-            num_parameters=field(content, "num_parameters", int),
-            params_sha256=field(content, "params_sha256", str),
-            network_sha256s=tuple(
-                field(member, "params_sha256", str) for member in members
-            ),
-            tutorial_128=first_128,
-        )
-        if result.permutation is not None and result.task.steps > MAX_PIXELS:
-            raise ValueError("steps must be the pixels of an image")
-        if _rounded(result.to_dict()) != _rounded(content):
-            raise ValueError("its metrics do not follow from its counts")
-        return result
-
-
-def _rounded(content: Any) -> Any:
-    """Rounds the interval whose last digits depend on the version of scipy."""
-    if not isinstance(content, dict):
-        return content
-    rounded = {key: _rounded(value) for key, value in content.items()}
-    ends = rounded.get("accuracy_mean_interval")
-    if isinstance(ends, list) and all(type(end) is float for end in ends):
-        rounded["accuracy_mean_interval"] = [round(end, 9) for end in ends]
-    return rounded
 
 
 def evaluate_run(
@@ -206,24 +141,35 @@ def score(
     networks = split_ensemble(jax.device_get(params))
 
     def evaluate_all(examples: Examples) -> Scores:
-        return evaluate(model, params, restored.put(examples))
+        return evaluate(model, params, restored.put(examples), config.seed)
 
-    first_128 = None
-    if config.tutorial_128 and split == "test":
-        first_128 = evaluate_all(examples.first(128))
+    scores = evaluate_all(examples)
+    common: dict[str, Any] = {
+        "dataset": task.name,
+        "split": split,
+        "step": step,
+        "num_parameters": count_params(networks[0]),
+    }
+    members = [
+        NetworkResult(**asdict(one) | common, params_sha256=params_sha256(network))
+        for one, network in zip(scores.members, networks, strict=bool(scores.members))
+    ]
     permuted = config.data.view == "permuted"
+    permutation = config.data.permutation
     return Result(
-        task=task,
-        split=split,
-        step=step,
-        seeds=tuple(config.seeds),
-        permutation=config.data.permutation if permuted else None,
-        trained_on_sha256=restored.task.sha256,
-        scores=evaluate_all(examples),
-        num_parameters=count_params(networks[0]),
+        **asdict(scores) | common | {"members": tuple(members)},
         params_sha256=params_sha256(params),
-        network_sha256s=tuple(map(params_sha256, networks)),
-        tutorial_128=first_128,
+        task=task,
+        permutation=permutation if permuted else None,
+        permutation_sha256=(
+            permutation_sha256(permutation, task.steps) if permuted else None
+        ),
+        trained_on_sha256=restored.task.sha256,
+        tutorial_128=(
+            evaluate_all(examples.first(128))
+            if config.tutorial_128 and split == "test"
+            else None
+        ),
     )
 
 
@@ -236,7 +182,7 @@ def write_result(workdir: Path, result: Result) -> None:
         RunError: if the file cannot be written for another reason.
     """
     path = path_of(workdir, result)
-    _write(write_json, path, result.to_dict(), "the result")
+    _write(write_json, path, result, "the result")
 
 
 def log_test_reading(
@@ -262,10 +208,7 @@ def log_test_reading(
 
 
 def _write(
-    function: Callable[[Path, dict[str, Any]], None],
-    path: Path,
-    value: dict[str, Any],
-    name: str,
+    function: Callable[[Path, Any], None], path: Path, value: Any, name: str
 ) -> None:
     if not is_process_0():
         return
@@ -291,22 +234,22 @@ def path_of(workdir: Path, result: Result) -> Path:
 
 
 def read_result(path: Path, params_sha256: str) -> Result | None:
-    """Reads a result file if it is valid and of these parameters.
+    """Reads a result file if it is of these parameters.
 
     None means that the split has to be evaluated.
     """
     try:
-        result = Result.from_dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError):
+        result = msgspec.json.decode(path.read_bytes(), type=Result)
+    except (OSError, msgspec.MsgspecError):
         return None
     return result if result.params_sha256 == params_sha256 else None
 
 
 def format_result(result: Result) -> str:
     """Formats the accuracy of a result; of sequences, also the balanced one."""
-    text = format_scores(result.scores)
+    text = format_scores(result)
     if result.task.image_shape is None:
-        text += f", balanced accuracy {percent(result.scores.balanced_accuracy)}"
+        text += f", balanced accuracy {percent(result.balanced_accuracy)}"
     if result.tutorial_128 is not None:
         text += f"; on the first 128 {format_scores(result.tutorial_128)}"
     return text
@@ -314,37 +257,36 @@ def format_result(result: Result) -> str:
 
 def format_seeds(result: Result) -> list[str]:
     """Formats the accuracy of each seed of several; empty for one."""
-    if len(result.seeds) == 1:
-        return []
-    networks = zip(result.seeds, result.scores.split(), strict=True)
-    return [f"seed {seed}: {format_scores(scores)}" for seed, scores in networks]
+    return [f"seed {one.seed}: {format_scores(one)}" for one in result.members]
 
 
 def format_scores(scores: Scores) -> str:
     """Formats an accuracy with its counts and its interval: over seeds, if several."""
-    if len(scores.correct) == 1:
+    if scores.accuracy_std is None or scores.accuracy_mean_interval is None:
         return _format_accuracy(scores)
     accuracy = mean_and_std(scores.accuracy, scores.accuracy_std)
     return (
-        f"{accuracy} over {len(scores.correct)} seeds ({_list_counts(scores)}; "
+        f"{accuracy} over {len(scores.members)} seeds ({list_counts(scores)}; "
         f"95 % interval of the mean {interval(scores.accuracy_mean_interval)})"
     )
 
 
 def format_validation(metrics: Metrics) -> str:
     """Formats the accuracy of a checkpoint on validation."""
-    if len(metrics.correct) == 1:
+    if not metrics.members:
         return _format_accuracy(metrics)
     return (
-        f"{percent(metrics.accuracy)} in the mean of {len(metrics.correct)} seeds "
-        f"({_list_counts(metrics)})"
+        f"{percent(metrics.accuracy)} in the mean of {len(metrics.members)} seeds "
+        f"({list_counts(metrics)})"
     )
 
 
-def _format_accuracy(counts: Counts) -> str:
-    ends = interval(counts.accuracy_interval)
-    return f"{percent(counts.accuracy)} ({_list_counts(counts)}; 95 % interval {ends})"
+def list_counts(found: Scores | Metrics) -> str:
+    """Formats the correct predictions of each network: `95, 87 of 128`."""
+    counts = ", ".join(str(network.correct) for network in found.networks)
+    return f"{counts} of {found.examples}"
 
 
-def _list_counts(counts: Counts) -> str:
-    return f"{', '.join(map(str, counts.correct))} of {counts.examples}"
+def _format_accuracy(found: Scores | Metrics) -> str:
+    ends = interval(wilson_interval(found.correct, found.examples))
+    return f"{percent(found.accuracy)} ({list_counts(found)}; 95 % interval {ends})"

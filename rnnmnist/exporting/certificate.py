@@ -1,38 +1,31 @@
 """Certificates: every example is classified by an export and by its source."""
 
-import dataclasses
-import functools
 import hashlib
 import importlib
-import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
-import typing
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from rnnmnist.checkpoints.checksums import array_checksums, json_checksum
-from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.errors import RunError
-from rnnmnist.evaluation.metrics import field
 from rnnmnist.exporting import runner
 from rnnmnist.exporting.formats import FORMATS
-from rnnmnist.exporting.source import Source, predict
-from rnnmnist.runtime.hardware import describe_processor
+from rnnmnist.exporting.source import Source
 
 CERTIFICATE = "certificate.json"
 # Of logits, relative to the largest one; sums of float32 in another order differ less.
 MAX_DIFFERENCE = 1e-4
 # Fields that can differ when a certificate is repeated.
-VARIABLE = ("max_abs_difference", "examples_per_second", "hardware", "versions")
+VARIABLE = ("max_abs_difference", "versions")
 
 
-@dataclasses.dataclass(frozen=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True):
     """An example for which an export predicts another class than its source."""
 
     example: int  # its index in the split, from 0
@@ -40,76 +33,25 @@ class Difference:
     export: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Certificate:
-    """The comparison of an export with its source: the content of `certificate.json`.
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """The comparison of an export with its source, as in `certificate.json`."""
 
-    Attributes:
-        format: a name in `FORMATS`.
-        artefact_sha256: of the artefact.
-        files: the SHA-256 of every file of the export, by name.
-        workdir: of the run, an absolute path.
-        step: of the checkpoint.
-        params_sha256: of its parameters, as in result files.
-        data_paths: the overrides with which the data were loaded.
-        dataset: the name of the data.
-        split: `test`, or `validation` if there is no test split.
-        examples_sha256: of the inputs and labels.
-        examples: their number.
-        correct: the number of those that the export classifies correctly.
-        differing: the number of `differences`.
-        differences: the examples for which it predicts another class.
-        max_abs_difference: of the logits.
-        examples_per_second: by batch size, of the runtime and of this package.
-        hardware: the processor on which they were measured.
-        versions: of the libraries.
-    """
-
-    format: str
+    format: str  # a name in `FORMATS`
     artefact_sha256: str
-    files: dict[str, str]
-    workdir: str
+    files: dict[str, str]  # SHA-256 of every file of the export, by name
+    workdir: str  # of the run, an absolute path
     step: int
-    params_sha256: str
-    data_paths: dict[str, str | None]
+    params_sha256: str  # as in result files
+    data_paths: dict[str, str | None]  # with which the data were loaded
     dataset: str
-    split: str
-    examples_sha256: str
+    split: str  # `test`, or `validation` if there is no test split
+    examples_sha256: str  # of the inputs and labels
     examples: int
-    correct: int
-    differing: int
+    correct: int  # classified correctly by the export
+    differing: int  # the number of `differences`
     differences: list[Difference]
-    max_abs_difference: float
-    examples_per_second: dict[str, dict[str, int]]
-    hardware: str
-    versions: dict[str, str]
-
-    @classmethod
-    def read(cls, path: Path) -> "Certificate":
-        """Reads the certificate in a folder that has the name of its format.
-
-        Raises:
-            ValueError: if it is missing or damaged.
-        """
-        try:
-            content = json.loads(path.read_bytes())
-        except (OSError, RecursionError) as error:
-            raise ValueError(str(error)) from error
-        kinds = typing.get_type_hints(cls)
-        values = {
-            name: field(content, name, typing.get_origin(kind) or kind)
-            for name, kind in kinds.items()
-        }
-        if values["format"] != path.parent.name:
-            raise ValueError(f"format must be {path.parent.name}")
-        if values["data_paths"].keys() - set(DATA_PATHS):
-            raise ValueError(f"data_paths must be of {', '.join(DATA_PATHS)}")
-        keys = [one.name for one in dataclasses.fields(Difference)]
-        values["differences"] = [
-            Difference(*(field(one, key, int) for key in keys))
-            for one in values["differences"]
-        ]
-        return cls(**values)
+    max_abs_difference: float  # of the logits
+    versions: dict[str, str]  # of the libraries
 
     def describe(self) -> str:
         """Describes the comparison in one line."""
@@ -132,7 +74,7 @@ def certify(source: Source, format_name: str, folder: Path) -> Certificate:
             source up to rounding.
     """
     inputs, labels = source.inputs, source.labels
-    logits, rates = run(format_name, folder, inputs)
+    logits = run(format_name, folder, inputs)
     largest = float(np.abs(logits - source.logits).max())
     if not largest <= MAX_DIFFERENCE * max(1, np.abs(source.logits).max()):  # nor NaN
         raise RunError(
@@ -145,10 +87,7 @@ def certify(source: Source, format_name: str, folder: Path) -> Certificate:
         for index in np.flatnonzero(own != predicted)
     ]
     files, export = checksums(folder), FORMATS[format_name]
-    own_rates = runner.examples_per_second(
-        functools.partial(predict, source.restored), inputs
-    )
-    runtime, versions = export.packages[-1], {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in ("jax", "flax", *export.packages):
         versions[package] = importlib.import_module(package).__version__
     return Certificate(
@@ -167,31 +106,21 @@ def certify(source: Source, format_name: str, folder: Path) -> Certificate:
         differing=len(differences),
         differences=differences,
         max_abs_difference=largest,
-        examples_per_second={
-            str(batch): {f"{runtime} export": round(rate), "rnnmnist": round(own_rate)}
-            for batch, rate, own_rate in zip(
-                runner.BATCH_SIZES, rates, own_rates, strict=True
-            )
-        },
-        hardware=describe_processor(),
         versions=versions,
     )
 
 
-def run(
-    format_name: str, folder: Path, inputs: tuple[np.ndarray, ...]
-) -> tuple[np.ndarray, list[float]]:
+def run(format_name: str, folder: Path, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
     """Runs an export in a new process, which imports nothing of this package.
 
     Returns:
-        The logits, float32 [n, classes], and the examples per second for each of
-        `runner.BATCH_SIZES`.
+        The logits, float32 [n, classes].
 
     Raises:
         RunError: if the process fails.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        examples, outputs = (Path(temporary, name) for name in ("in.npz", "out.npz"))
+        examples, outputs = (Path(temporary, name) for name in ("in.npz", "out.npy"))
         try:
             np.savez(examples, *inputs)
         except OSError as error:
@@ -210,8 +139,8 @@ def run(
                 f"the {format_name} export failed with exit code {process.returncode}: "
                 f"{' '.join(last)}"
             )
-        with np.load(outputs) as file:
-            return file["logits"], file["rates"].tolist()
+        logits: np.ndarray = np.load(outputs)
+        return logits
 
 
 def script(format_name: str) -> Path:
@@ -239,10 +168,10 @@ def find_changes(saved: Certificate, source: Source, folder: Path) -> list[str]:
         changes.append(f"the {source.split} examples of {source.dataset} have changed")
     if changes:
         return changes
-    repeated = dataclasses.asdict(certify(source, saved.format, folder))
+    repeated = msgspec.to_builtins(certify(source, folder.name, folder))
     return [
         f"{name} is {repeated[name]}, not {value}"
-        for name, value in dataclasses.asdict(saved).items()
+        for name, value in msgspec.to_builtins(saved).items()
         if name not in VARIABLE and repeated[name] != value
     ]
 

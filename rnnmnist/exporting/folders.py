@@ -1,11 +1,12 @@
 """Folders of exports: each is written as a whole, with a certificate, or not at all."""
 
-import dataclasses
 import importlib.util
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import msgspec
 
 from rnnmnist.config.schema import Config
 from rnnmnist.errors import RunError, UserError
@@ -71,7 +72,7 @@ def write(source: Source, format_name: str, folder: Path) -> Certificate:
             FORMATS[format_name].write(source, new)
             shutil.copyfile(script(format_name), new / "predict.py")
             certificate = certify(source, format_name, new)
-            write_json(new / CERTIFICATE, dataclasses.asdict(certificate))
+            write_json(new / CERTIFICATE, certificate)
             if final.exists():
                 final.rename(Path(temporary.name, "old"))
             new.rename(final)
@@ -100,8 +101,9 @@ def verify(folder: Path) -> Iterator[tuple[str, list[str]]]:
     sources: dict[str, Source] = {}
     for format_name in found:
         try:
-            saved = Certificate.read(folder / format_name / CERTIFICATE)
-        except ValueError as error:
+            content = (folder / format_name / CERTIFICATE).read_bytes()
+            saved = msgspec.json.decode(content, type=Certificate)
+        except (OSError, msgspec.MsgspecError) as error:
             yield format_name, [f"{CERTIFICATE} is damaged: {error}"]
             continue
         key = f"{saved.workdir} {saved.step} {saved.data_paths}"

@@ -10,7 +10,7 @@ import numpy as np
 
 from rnnmnist.checkpoints.checksums import params_sha256
 from rnnmnist.checkpoints.selection import with_step
-from rnnmnist.checkpoints.store import read_config
+from rnnmnist.checkpoints.store import read_header
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, Normalization
@@ -59,7 +59,7 @@ class Source(NamedTuple):
         """
 
         def load_step(step: int) -> "Source":
-            if (seeds := read_config(workdir, step).num_seeds) > 1:
+            if (seeds := read_header(workdir, step).config.num_seeds) > 1:
                 raise UserError(
                     f"workdir: {workdir} has num_seeds={seeds}, but an export "
                     "contains one network; name a run with num_seeds=1"

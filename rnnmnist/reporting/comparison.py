@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.evaluation.formatting import interval, percent
-from rnnmnist.evaluation.metrics import Metrics
+from rnnmnist.evaluation.intervals import wilson_interval
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import Cell, Link, Page, Section, Table
 from rnnmnist.reporting.pages import ReportContext
@@ -54,7 +55,7 @@ def comparison_page(
     headline, caption = f"{len(runs)} runs", f"on {' and '.join(datasets)}"
     if len(best) == 1:
         [(name, run)] = best
-        headline = percent(run.result.scores.accuracy)
+        headline = percent(run.result.accuracy)
         caption = f"{run.split} accuracy{_on_other(run)} of {name}, the best of "
         caption += f"{len(runs)} runs on validation"
     return Page(
@@ -103,8 +104,9 @@ def _validation(validation: Metrics | None) -> str:
     if validation is None:
         return "not validated"
     lines = [percent(validation.accuracy), format_counts(validation)]
-    if len(validation.correct) == 1:
-        lines.append(interval(validation.accuracy_interval))
+    if not validation.members:
+        ends = wilson_interval(validation.correct, validation.examples)
+        lines.append(interval(ends))
     return "\n".join(lines)
 
 
@@ -133,11 +135,10 @@ def _test(run: RunData) -> str:
 
 
 def _accuracy(run: RunData) -> str:
-    scores, counts = run.result.scores, format_counts(run.result.scores)
-    ends = scores.accuracy_interval
-    if len(scores.correct) > 1:
-        counts += f", {len(scores.correct)} seeds"
-        ends = scores.accuracy_mean_interval
+    scores, counts = run.result, format_counts(run.result)
+    ends = scores.accuracy_mean_interval or scores.accuracy_interval
+    if scores.members:
+        counts += f", {len(scores.members)} seeds"
     return f"{percent(scores.accuracy)}\n{counts}\n{interval(ends)}"
 
 

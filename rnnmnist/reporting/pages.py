@@ -4,10 +4,10 @@ import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.formatting import interval, percent, percentage_points
-from rnnmnist.evaluation.metrics import Metrics
 from rnnmnist.reporting import html
 from rnnmnist.reporting.html import Card, Command, Page, Section, Table
 from rnnmnist.reporting.run_data import RunData
@@ -83,7 +83,7 @@ def write_files(folder: Path, page: Page) -> list[Path]:
 
 def report_page(run: RunData, context: ReportContext) -> Page:
     """Returns the report page of a run."""
-    scores, noun = run.result.scores, run.noun
+    scores, noun = run.result, run.noun
     caption = f"{run.split} accuracy: {format_counts(scores)} {noun} are correct"
     if len(run.networks) > 1:
         caption = f"mean {run.split} accuracy of {len(run.networks)} seeds, on "
@@ -100,10 +100,10 @@ def report_page(run: RunData, context: ReportContext) -> Page:
 
 
 def _lead(run: RunData) -> list[str]:
-    scores, num_steps = run.result.scores, run.config.train.num_steps
-    counts = list(scores.correct)
+    scores, num_steps = run.result, run.config.train.num_steps
+    counts = [network.correct for network in scores.networks]
     network, they, their = _describe_network(run.config), "The network", "Its"
-    if len(counts) > 1:
+    if scores.accuracy_std is not None and scores.accuracy_mean_interval is not None:
         result = (
             f"Correct by seed: {_join(counts)}. The standard deviation over seeds is "
             f"{percentage_points(scores.accuracy_std)}, the 95 % interval of the mean "
@@ -204,9 +204,9 @@ def _run_card(run: RunData) -> Card:
                 f"{examples:,} {run.noun}, {epochs:.1f} epochs of {run.trained.name}",
             ),
             ("validation", _validation(run.validation) if run.validation else "none"),
-            (run.split, "; ".join(map(format_counts, result.scores.split()))),
-            ("balanced accuracy", percent(result.scores.balanced_accuracy)),
-            (f"{run.split} loss", f"{result.scores.loss:.4f} nats"),
+            (run.split, "; ".join(map(format_counts, result.networks))),
+            ("balanced accuracy", percent(result.balanced_accuracy)),
+            (f"{run.split} loss", f"{result.loss:.4f} nats"),
             ("seconds", _seconds(run)),
             ("SHA-256 of parameters", result.params_sha256),
         ],

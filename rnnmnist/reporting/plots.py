@@ -18,10 +18,10 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm  # noqa: TID251
 from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
+from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.config.schema import CELLS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.evaluation.formatting import percent, percentage_points
-from rnnmnist.evaluation.metrics import Metrics
 from rnnmnist.inference.preprocessing import Stages
 from rnnmnist.reporting.palette import LIGHT, Palette
 
@@ -69,7 +69,7 @@ def learning_curves(metrics: Sequence[Metrics], palette: Palette = LIGHT) -> byt
     with _figure(4.6, palette) as figure:
         above, below = figure.subplots(2, sharex=True)
         style = {"label": "validation", "marker": "o", "zorder": 3}
-        for axes, metric in ((above, "losses"), (below, "accuracies")):
+        for axes, metric in ((above, "loss"), (below, "accuracy")):
             _plot_metric(axes, trained, metric, palette.series[1], label="train")
             _plot_metric(axes, validated, metric, palette.series[0], **style)
         above.set(title=title, ylabel="loss (nats per example)", yscale="log")
@@ -96,7 +96,7 @@ def validation_curves(
                 "marker": MARKERS[index % len(MARKERS)],
             }
             colour = palette.series[index % colours]
-            _plot_metric(axes, lines, "accuracies", colour, **style)
+            _plot_metric(axes, lines, "accuracy", colour, **style)
         axes.set_ylabel("validation accuracy (% of examples)")
         _set_accuracy_limits(axes, runs.values())
         _set_step_axis(axes)
@@ -461,8 +461,11 @@ def _plot_metric(
 ) -> None:
     """Plots a metric over steps, as the mean over seeds with its range shaded."""
     steps = [line.step for line in lines]
-    scale = 100 if metric == "accuracies" else 1
-    by_seed = [scale * np.array(getattr(line, metric)) for line in lines]
+    scale = 100 if metric == "accuracy" else 1
+    by_seed = [
+        scale * np.array([getattr(network, metric) for network in line.networks])
+        for line in lines
+    ]
     axes.plot(steps, [values.mean() for values in by_seed], color=colour, **style)
     if any(len(values) > 1 for values in by_seed):
         low, high = [v.min() for v in by_seed], [v.max() for v in by_seed]

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from rnnmnist.checkpoints.checksums import params_sha256
+from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.checkpoints.selection import with_step
-from rnnmnist.checkpoints.store import read_metrics
+from rnnmnist.checkpoints.store import read_header
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation import results
-from rnnmnist.evaluation.metrics import Metrics, read_metrics_file
+from rnnmnist.evaluation.metrics import read_metrics_file
 from rnnmnist.evaluation.predictions import Predictions, predict
 from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.evaluation.results import Result
@@ -105,8 +106,7 @@ def load_run_data(
         restored = restore_model(workdir, step, make_mesh(1, 1, 1))
         model, params = restored.model, restored.params
         task, split, examples = results.load_split(restored, None, data_paths)
-        sha256, validation = params_sha256(params), read_metrics(workdir, step)
-        validated = None if validation is None else Metrics.from_dict(validation)
+        sha256, validation = params_sha256(params), read_header(workdir, step).metrics
         if split == "test":
             results.log_test_reading(workdir, step, sha256, "report")
         path = results.result_path(workdir, split, step)
@@ -121,7 +121,7 @@ def load_run_data(
             trained=restored.task,
             metrics=read_metrics_file(workdir / "metrics.jsonl"),
             sessions=read_sessions(workdir / "sessions.jsonl"),
-            validation=validated,
+            validation=validation,
             result=result,
             networks=predict(model, params, restored.put(examples)),
             examples=examples,

@@ -1,12 +1,12 @@
 """The sections of a run's report: plots with captions and tables."""
 
 import itertools
-import statistics
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
+from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.evaluation.calibration import calibration_bins
 from rnnmnist.evaluation.formatting import (
     interval,
@@ -15,7 +15,7 @@ from rnnmnist.evaluation.formatting import (
     probability,
 )
 from rnnmnist.evaluation.intervals import wilson_interval
-from rnnmnist.evaluation.metrics import Counts
+from rnnmnist.evaluation.metrics import Scores
 from rnnmnist.evaluation.predictions import most_confident_errors
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import Picture, Section, Table
@@ -44,12 +44,12 @@ def report_sections(run: RunData) -> list[Section]:
     ]
 
 
-def format_counts(counts: Counts) -> str:
+def format_counts(found: Scores | Metrics) -> str:
     """Formats correct predictions: `9,902 of 10,000`, or their mean over seeds."""
-    if len(counts.correct) > 1:
-        mean = statistics.fmean(counts.correct)
-        return f"{mean:,.1f} of {counts.examples:,} on average"
-    return f"{counts.correct[0]:,} of {counts.examples:,}"
+    if found.members:
+        mean = found.correct / len(found.members)
+        return f"{mean:,.1f} of {found.examples:,} on average"
+    return f"{found.correct:,} of {found.examples:,}"
 
 
 def in_both_palettes(name: str, draw: Callable[[Palette], bytes], alt: str) -> Picture:
@@ -92,7 +92,7 @@ def _interval_header(run: RunData) -> str:
 
 def _of_first_seed(run: RunData) -> str:
     """Returns ` of seed N` if there are several networks."""
-    return f" of seed {run.result.seeds[0]}" if len(run.networks) > 1 else ""
+    return f" of seed {run.result.seed}" if len(run.networks) > 1 else ""
 
 
 def _format_estimate(estimate: Estimate) -> list[str]:
@@ -101,19 +101,18 @@ def _format_estimate(estimate: Estimate) -> list[str]:
 
 
 def _accuracy_by_seed(run: RunData) -> list[Section]:
-    seeds, networks = run.result.seeds, run.result.scores.split()
-    if len(seeds) == 1:
+    if not run.result.members:
         return []
     rows = [
         [
-            f"{seed}",
+            f"{scores.seed}",
             format_counts(scores),
             percent(scores.accuracy),
             interval(scores.accuracy_interval),
             f"{scores.loss:.4f}",
             percentage_points(calibration_bins([predictions]).calibration_error),
         ]
-        for seed, scores, predictions in zip(seeds, networks, run.networks, strict=True)
+        for scores, predictions in zip(run.result.members, run.networks, strict=True)
     ]
     header = ["seed", "correct", "accuracy", "95 % interval", "loss"]
     text = "Intervals are 95 % Wilson intervals over examples."
@@ -255,7 +254,7 @@ def _decision_steps(run: RunData) -> list[Section]:
 
 
 def _confusion_matrix(run: RunData) -> Section:
-    counts, names = run.result.scores.confusion, run.task.classes
+    counts, names = np.array(run.result.confusion), run.task.classes
     title = "Confusion matrix"
     errors = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     order = np.argsort(-errors, axis=None, kind="stable")[:MAX_CONFUSIONS]
@@ -288,7 +287,7 @@ def _confusion_matrix(run: RunData) -> Section:
 
 
 def _accuracy_by_class(run: RunData) -> Section:
-    confusions = np.array(run.result.scores.confusions)
+    confusions = np.array([network.confusion for network in run.result.networks])
     totals = confusions[0].sum(axis=1)
     present = np.flatnonzero(totals)  # only these classes have an accuracy
     totals, names = totals[present], [run.task.classes[label] for label in present]
@@ -306,7 +305,7 @@ def _accuracy_by_class(run: RunData) -> Section:
         [name, count, *_format_estimate(estimate)]
         for name, count, estimate in zip(names, counts, estimates, strict=True)
     ]
-    overall = run.result.scores.accuracy
+    overall = run.result.accuracy
     text = (
         f"{extremes} {_describe_intervals(run)} If two of them overlap, the difference "
         "may be due to chance."

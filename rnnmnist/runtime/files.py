@@ -46,12 +46,12 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, f"{text}\n".encode())
 
 
-def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Appends a line of JSON to a file, without buffering.
+def append_line(path: Path, value: Any) -> None:
+    """Appends a JSON value or a record to a file as a line, without buffering.
 
     An incomplete last line is terminated first.
     """
-    text = json.dumps(value) + "\n"
+    text = json.dumps(msgspec.to_builtins(value)) + "\n"
     with write_errors(), path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)

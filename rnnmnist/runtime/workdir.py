@@ -145,8 +145,8 @@ class MetricsFile:
         if path.exists() and path.read_bytes() != content:
             write_atomically(path, content)
 
-    def append(self, line: dict[str, Any]) -> None:
-        """Appends a line, without buffering."""
+    def append(self, line: Any) -> None:
+        """Appends a record with a step, without buffering."""
         append_line(self._path, line)
 
     @staticmethod

@@ -12,7 +12,6 @@ from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation import results
-from rnnmnist.evaluation.metrics import Metrics
 from rnnmnist.evaluation.results import Result
 from rnnmnist.runtime.distributed import process_count
 from rnnmnist.training.step import UpdateSums
@@ -80,13 +79,13 @@ def print_summary(
         RunError: if the best checkpoint has no validation metrics.
     """
     best = result.step
-    validation = store.read_metrics(workdir, best)
+    validation = store.read_header(workdir, best).metrics
     if validation is None:
         raise RunError(f"step {best} in {workdir} was not validated")
-    validated = results.format_validation(Metrics.from_dict(validation))
+    validated = results.format_validation(validation)
     examples = config.train.num_steps * config.train.batch_size
     selection, test = f"best at step {best}", results.format_result(result)
-    if validation["examples"] < MIN_VALIDATION_EXAMPLES:
+    if validation.examples < MIN_VALIDATION_EXAMPLES:
         selection = (
             f"at the last step, {best}: fewer than {MIN_VALIDATION_EXAMPLES} "
             "validation examples do not select one"

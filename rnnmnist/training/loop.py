@@ -5,11 +5,11 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from rnnmnist.checkpoints.checksums import params_sha256
+from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.checkpoints.selection import find_step
 from rnnmnist.checkpoints.store import Checkpoints
 from rnnmnist.config.schema import DATA_PATHS, Config, TrainConfig
@@ -22,7 +22,6 @@ from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, StoppedError, UserError
 from rnnmnist.evaluation import results
 from rnnmnist.evaluation.formatting import percent
-from rnnmnist.evaluation.metrics import Metrics
 from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
 from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.models.cells import check_user_cell
@@ -73,10 +72,10 @@ class RunContext:
     progress: Progress
     checkpoints: Checkpoints
 
-    def record(self, line: dict[str, Any]) -> None:
+    def record(self, metrics: Metrics) -> None:
         """Appends a line to `metrics.jsonl`, once for all processes."""
         if self.metrics_file is not None:
-            self.metrics_file.append(line)
+            self.metrics_file.append(metrics)
 
 
 def train(
@@ -282,7 +281,7 @@ def train_loop(run: RunContext, state: TrainState, step: int, stop: StopFlag) ->
                 saved_arrays(state, mesh=run.program.mesh),
                 run.config,
                 run.task,
-                None if metrics is None else metrics.to_dict(run.config.seeds),
+                metrics,
             )
     return step
 
@@ -311,12 +310,17 @@ def log_training(
     if run.config.train.log_metrics == "last_batch":
         sums = jax.device_get(score_last_batch(state, split, program=run.program))
     examples = int(sums.examples)
-    losses = tuple(float(loss) / examples for loss in sums.loss)
-    correct = tuple(sums.correct.tolist())
-    metrics = Metrics(examples, losses, correct, step, "train")
-    line = metrics.to_dict(run.config.seeds)
-    run.record(line | {"examples_per_second": round(speed, 1)})
-    run.progress.training(metrics, speed)
+    metrics = Metrics.create(
+        step,
+        "train",
+        examples,
+        run.config.seeds,
+        [float(loss) / examples for loss in sums.loss],
+        sums.correct.tolist(),
+        examples_per_second=round(speed, 1),
+    )
+    run.record(metrics)
+    run.progress.training(metrics)
 
 
 def validate(run: RunContext, state: TrainState, step: int) -> Metrics:
@@ -326,20 +330,21 @@ def validate(run: RunContext, state: TrainState, step: int) -> Metrics:
         RunError: if a loss is not finite.
     """
     scores = evaluate(run.program.model, state.evaluated_params, run.validation)
-    for index, loss in enumerate(scores.losses):
+    losses = [network.loss for network in scores.networks]
+    for index, loss in enumerate(losses):
         if not math.isfinite(loss):
             raise RunError(
                 f"step {step}{run.config.seed_suffix(index)} is not saved: its "
                 f"validation loss is {loss}; {logs.NONFINITE_REMEDY}"
             )
-    metrics = Metrics(
-        scores.examples, scores.losses, scores.correct, step, "validation"
+    correct = [network.correct for network in scores.networks]
+    metrics = Metrics.create(
+        step, "validation", scores.examples, run.config.seeds, losses, correct
     )
-    run.record(metrics.to_dict(run.config.seeds))
+    run.record(metrics)
     run.progress.line(
         f"step {step}  validation loss {metrics.loss:.4f}  accuracy "
-        f"{percent(metrics.accuracy)} ({', '.join(map(str, metrics.correct))} of "
-        f"{metrics.examples})"
+        f"{percent(metrics.accuracy)} ({results.list_counts(metrics)})"
     )
     return metrics
 

@@ -6,8 +6,8 @@ from typing import Self
 
 from tqdm import tqdm
 
+from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.evaluation.formatting import percent
-from rnnmnist.evaluation.metrics import Metrics
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]
@@ -57,13 +57,14 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def training(self, metrics: Metrics, examples_per_second: float) -> None:
+    def training(self, metrics: Metrics) -> None:
         """Shows training metrics."""
         step = metrics.step
         text = (
             f"epoch {step / self._steps_per_epoch:.1f}  "
             f"step {step}/{self._num_steps}  loss {metrics.loss:.4f}  accuracy "
-            f"{percent(metrics.accuracy)}  {examples_per_second:,.0f} {self._noun}/s"
+            f"{percent(metrics.accuracy)}  {metrics.examples_per_second:,.0f} "
+            f"{self._noun}/s"
         )
         if self._bar is not None:
             self._bar.set_description_str(text, refresh=False)

@@ -6,11 +6,9 @@ from pathlib import Path
 
 from rnnmnist.checkpoints.store import (
     DamagedError,
-    has_training_state,
     list_steps,
     quarantine,
-    read_config,
-    read_task,
+    read_header,
 )
 from rnnmnist.checkpoints.verification import check_checkpoint
 from rnnmnist.config.schema import SETTINGS, Config
@@ -30,7 +28,7 @@ def step_to_resume(config: Config, workdir: Path) -> int:
     step = _newest_readable_step(workdir)
     if not step:
         return 0
-    if not has_training_state(workdir, step):
+    if not read_header(workdir, step).has_training_state:
         raise UserError(
             f"workdir: {workdir} holds parameters only, which cannot be trained on; "
             "name another workdir"
@@ -60,7 +58,7 @@ def check_same_data(task: Task, workdir: Path, step: int) -> None:
     Raises:
         UserError: if they are not.
     """
-    saved = read_task(workdir, step)
+    saved = read_header(workdir, step).task
     if task.sha256 != saved.sha256:
         raise UserError(
             f"workdir: step {step} in {workdir} was trained on other data than "
@@ -99,8 +97,7 @@ def warn_of_changes(config: Config, workdir: Path, step: int) -> None:
 def _newest_readable_step(workdir: Path) -> int:
     for step in reversed(list_steps(workdir)):
         with contextlib.suppress(DamagedError):
-            read_config(workdir, step)
-            has_training_state(workdir, step)
+            read_header(workdir, step)
             return step
     return 0
 
@@ -109,5 +106,5 @@ def _changes(
     config: Config, workdir: Path, step: int
 ) -> dict[str, tuple[object, object]]:
     """Returns the checkpoint's and the new value of each setting that differs."""
-    old, new = read_config(workdir, step).flat(), config.flat()
+    old, new = read_header(workdir, step).config.flat(), config.flat()
     return {name: (old[name], new[name]) for name in new if new[name] != old[name]}

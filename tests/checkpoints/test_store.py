@@ -1,12 +1,14 @@
 """Checkpoints: exact round trips, retention, selection and errors."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import make_reference
 import numpy as np
 import pytest
 from support import ROWS, TASK, mesh_of, model_of, random_examples
@@ -14,15 +16,24 @@ from support import ROWS, TASK, mesh_of, model_of, random_examples
 from rnnmnist.checkpoints import store
 from rnnmnist.checkpoints.checksums import (
     array_checksums,
+    json_checksum,
     params_sha256,
 )
+from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.checkpoints.selection import find_step, with_step
 from rnnmnist.checkpoints.store import Checkpoints
-from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
+from rnnmnist.config.schema import (
+    DATA_PATHS,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+)
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.classifier import Params, abstract_params
+from rnnmnist.training.resume import step_to_resume
 from rnnmnist.training.state import (
     TrainState,
     create_state,
@@ -65,6 +76,12 @@ def abstract(**settings: Any) -> Params:
     return abstract_params(model_of(dataclasses.replace(CONFIG.model, **settings)))
 
 
+def make_metrics(step: int, accuracy: float, examples: int = 500) -> Metrics:
+    """Metrics of a validation."""
+    correct = round(accuracy * examples)
+    return Metrics.create(step, "validation", examples, [0], [1.5], [correct])
+
+
 def save(
     workdir: Path,
     state: TrainState,
@@ -77,7 +94,7 @@ def save(
         for step, accuracy in accuracies.items():
             metrics = None
             if accuracy is not None:
-                metrics = {"accuracy": accuracy, "examples": examples, "step": step}
+                metrics = make_metrics(step, accuracy, examples)
             renamed = dataclasses.replace(state, step=jnp.int32(step))
             arrays = saved_arrays(renamed, mesh=mesh_of(devices))
             checkpoints.save(step, arrays, config, TASK, metrics)
@@ -144,11 +161,11 @@ def test_the_configuration_the_task_and_the_metrics_are_restored(
     tmp_path: Path, state: TrainState
 ) -> None:
     save(tmp_path, state, {5: 0.5, 6: None})
-    assert store.read_config(tmp_path, 5) == CONFIG
-    assert store.read_task(tmp_path, 5) == store.read_task(tmp_path, 6) == TASK
-    expected = {"accuracy": 0.5, "examples": 500, "step": 5}
-    assert store.read_metrics(tmp_path, 5) == expected
-    assert store.read_metrics(tmp_path, 6) is None
+    validated, other = (store.read_header(tmp_path, step) for step in (5, 6))
+    assert validated.config == other.config == CONFIG
+    assert validated.task == other.task == TASK
+    assert validated.metrics == make_metrics(5, 0.5)
+    assert other.metrics is None
 
 
 def test_the_newest_and_the_best_are_kept_across_a_restart(
@@ -199,7 +216,7 @@ def test_a_step_deleted_while_it_is_read_is_selected_again(
         selected.append(step)
         if step == 2:
             shutil.rmtree(workdir / "2")
-        store.read_config(workdir, step)
+        store.read_header(workdir, step)
         return step
 
     assert with_step(workdir, "latest", use) == 1
@@ -271,19 +288,15 @@ def test_a_state_of_another_run_is_an_error_that_names_the_leaf(
         restore_state(two_steps, 1, config, model, mesh_of(1))
 
 
-def test_saved_params_contain_no_path_of_this_machine(
+def test_a_reference_model_contains_no_path_of_this_machine(
     tmp_path: Path, two_steps: Path, state: TrainState
 ) -> None:
-    assert store.read_config(two_steps, 2).data.data_dir is not None
-    target = tmp_path / "export"
-    config, metrics = store.read_config(two_steps, 2), store.read_metrics(two_steps, 2)
-    task = store.read_task(two_steps, 2)
-    params = store.read_params(two_steps, 2)
-    store.save_params(target, 2, params, config, task, metrics)
-    assert find_step(target, "best") == 2
-    assert store.read_config(target, 2).data.data_dir is None
-    assert store.read_task(target, 2) == TASK
-    assert not (target / "2" / "state").exists()
+    target = tmp_path / "reference"
+    make_reference.save(two_steps, target)
+    header = store.read_header(target, find_step(target, "best"))
+    assert header.config == CONFIG.replace(dict.fromkeys(DATA_PATHS))
+    assert header.task == TASK
+    assert not header.has_training_state
     found = store.read_params(target, 2, abstract())
     assert params_sha256(found) == params_sha256(state.params)
     paths = [str(CONFIG.data.data_dir), str(CONFIG.data.path)]
@@ -291,6 +304,40 @@ def test_saved_params_contain_no_path_of_this_machine(
     for path in target.rglob("*"):
         for text in paths:
             assert path.is_dir() or text.encode() not in path.read_bytes(), path
+
+
+def edit_header(folder: Path, **changes: object) -> None:
+    """Changes fields of a header, which fits its checksum again."""
+    path = folder / "header" / "metadata"
+    content = json.loads(path.read_text()) | changes
+    del content["sha256"]
+    path.write_text(json.dumps(content | {"sha256": json_checksum(content)}))
+
+
+@pytest.mark.parametrize("found", [0, 2])
+def test_a_checkpoint_of_another_format_is_refused(
+    two_steps: Path, tmp_path: Path, found: int
+) -> None:
+    workdir = shutil.copytree(two_steps, tmp_path / "run")
+    if found:
+        edit_header(workdir / "2", format=found)
+    else:  # before there were headers
+        shutil.rmtree(workdir / "2" / "header")
+        (workdir / "2" / "sha256").mkdir()
+    message = rf"^workdir: the checkpoint .*/2 is of another version .*format {found}, "
+    with pytest.raises(UserError, match=message):
+        store.read_header(workdir, 2)
+    with pytest.raises(UserError, match=message):
+        step_to_resume(CONFIG, workdir)
+
+
+def test_a_setting_of_a_later_version_is_refused(
+    two_steps: Path, tmp_path: Path
+) -> None:
+    workdir = shutil.copytree(two_steps, tmp_path / "run")
+    edit_header(workdir / "2", config={"train": {"momentum": 0.9}})
+    with pytest.raises(UserError, match=r"another version .*train\.momentum: no such"):
+        store.read_header(workdir, 2)
 
 
 def test_metadata_that_claim_too_much_memory_are_damage(two_steps: Path) -> None:

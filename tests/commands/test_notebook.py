@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import nbformat
 import pytest
 import runs
@@ -21,15 +22,16 @@ from colab_notebook import NOTEBOOK, cells, settings
 from support import REPOSITORY
 
 from rnnmnist import notebook
+from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.config.files import find_config, load_config
 from rnnmnist.data import embedded
 from rnnmnist.data.builder import FILES, VALIDATION_EXAMPLES, read_idx
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.metrics import Metrics
 from rnnmnist.reporting import plots
 from rnnmnist.runtime.workdir import lock
 
-SHORT = {"step": 1, "split": "train", "loss": 2.3, "correct": 5, "examples": 50}
+SHORT = {"step": 1, "split": "train", "loss": 2.3, "accuracy": 0.1}
+SHORT |= {"correct": 5, "examples": 50}
 
 
 def code() -> list[str]:
@@ -284,7 +286,7 @@ def test_an_incomplete_line_of_metrics_is_ignored(
     monkeypatch.setattr("IPython.display.display", lambda *_, **__: None)
     curves.draw_if_due()
     curves.draw_if_due()  # a moment later, so it is not
-    assert drawn == [[Metrics.from_dict(SHORT)]]
+    assert drawn == [[msgspec.convert(SHORT, Metrics)]]
 
 
 def test_a_failed_plot_is_one_line(

@@ -153,7 +153,7 @@ def folder(once: Once, data_dir: Path) -> Path:
         with interrupted_at(5):
             early = f"--workdir={folder}/stopped --config.train.log_every_steps=5"
             assert str(call(f"{train} {early}")).startswith("saved step 5 of 10")
-        (folder / "damaged" / "20" / "sha256" / "metadata").write_bytes(b"")
+        (folder / "damaged" / "20" / "header" / "metadata").write_bytes(b"")
         np.savez(folder / "changed.npz", inputs=2 * inputs, labels=labels, split=split)
         (folder / "exported" / "safetensors").mkdir(parents=True)
 

@@ -73,9 +73,9 @@ def test_batch_padding_and_devices_change_no_result(
     assert split.resident is not None
     assert split.resident.stored.shape[1] == split.batch_size
     scores = evaluate(MODEL, PARAMS, split)
-    np.testing.assert_array_equal(scores.confusions, expected[None])
+    np.testing.assert_array_equal(scores.confusion, expected)
     assert scores.examples == count
-    assert scores.correct == ((predicted == examples.labels).sum(),)
+    assert scores.correct == (predicted == examples.labels).sum()
     assert scores.loss == pytest.approx(loss, rel=1e-5)
 
 
@@ -160,7 +160,7 @@ def test_counts_after_the_last_row_are_those_of_the_evaluation(count: int) -> No
     assert correct.shape == (28,)
     np.testing.assert_array_equal(predictions.examples_after_steps, [count] * 28)
     np.testing.assert_array_equal(predictions.lengths, [28] * count)
-    assert correct[-1] == predictions.correct.sum() == scores.correct[0]
+    assert correct[-1] == predictions.correct.sum() == scores.correct
     found = np.zeros((10, 10), int)
     np.add.at(found, (examples.labels, predictions.predicted[:, -1]), 1)
     np.testing.assert_array_equal(found, scores.confusion)
@@ -286,6 +286,6 @@ def test_the_evaluation_of_sequences_reads_their_steps_only(devices: int) -> Non
         np.testing.assert_array_equal(found.predicted[index, :length], own)
         assert (found.predicted[index, length:] == own[-1]).all()
     last = whole[np.arange(37), lengths - 1].argmax(-1)
-    assert scores.correct == ((last == labels).sum(),) == (found.correct.sum(),)
+    assert scores.correct == (last == labels).sum() == found.correct.sum()
     chosen = found.probabilities[np.arange(37), labels]
     assert scores.loss == pytest.approx(-np.log(chosen).mean(), rel=1e-5)

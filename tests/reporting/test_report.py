@@ -18,13 +18,16 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from msgspec.structs import asdict, replace
 from support import REPOSITORY, Command, in_a_browser, one_line_error, refused
 
 from rnnmnist import report
+from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.formatting import probability
 from rnnmnist.evaluation.intervals import wilson_interval
-from rnnmnist.evaluation.results import Result
+from rnnmnist.evaluation.metrics import Scores
+from rnnmnist.evaluation.results import NetworkResult, Result
 from rnnmnist.reporting import html, plots
 from rnnmnist.reporting.comparison import (
     comparison_folder,
@@ -90,13 +93,10 @@ def run_data(reports: Reports, data_dir: Path) -> RunData:
 
 def with_confusions(result: Result, *tables: np.ndarray) -> Result:
     """The result with other counts: one table for each network."""
-    scores = dataclasses.replace(
-        result.scores,
-        losses=(1.5,) * len(tables),
-        correct=tuple(int(table.trace()) for table in tables),
-        confusions=tuple(tuple(map(tuple, table.tolist())) for table in tables),
-    )
-    return dataclasses.replace(result, scores=scores)
+    scores = Scores.from_confusions(np.array(tables), np.full(len(tables), 1.5))
+    common = {name: getattr(result, name) for name in NetworkResult.__struct_fields__}
+    members = tuple(NetworkResult(**common | asdict(one)) for one in scores.members)
+    return replace(result, **asdict(scores) | {"members": members})
 
 
 @pytest.fixture(scope="module")
@@ -112,17 +112,13 @@ def ensemble(run_data: RunData) -> RunData:
         table = np.zeros((10, 10), int)
         np.add.at(table, (predictions.labels, predicted[:, -1]), 1)
         tables.append(table)
-    result = dataclasses.replace(
-        with_confusions(run_data.result, *tables),
-        seeds=(0, 1, 2),
-        network_sha256s=run_data.result.network_sha256s * 3,
-    )
-    assert result.scores.accuracy_std == pytest.approx(0.006)
+    result = with_confusions(run_data.result, *tables)
+    assert result.accuracy_std == pytest.approx(0.006)
     metrics = [
-        dataclasses.replace(
-            line,
-            losses=tuple(line.loss * (1 + seed / 10) for seed in range(3)),
-            correct=(line.examples // 2,) * 3,
+        Metrics.create(
+            *(line.step, line.split, line.examples, range(3)),
+            [line.loss * (1 + seed / 10) for seed in range(3)],
+            [line.examples // 2] * 3,
         )
         for line in run_data.metrics
     ]
@@ -288,17 +284,15 @@ def test_a_comparison_is_not_written_into_a_run() -> None:
 def test_an_ensemble_is_reported_by_seed(ensemble: RunData) -> None:
     parser = read(report_page(ensemble, CONTEXT))
     words = spaced(parser.text)
-    for count in ensemble.result.scores.correct:
-        assert f"{count:,} of 500" in words
+    for network in ensemble.result.members:
+        assert f"{network.correct:,} of 500" in words
     assert "Accuracy by seed" in words
     assert "mean test accuracy of 3 seeds, on 500 images" in words
     assert "Each network is an LSTM with 48 units that reads" in words
     assert "The standard deviation over seeds is 0.60 points" in words
     assert "errors of seed 0" in words
     assert "lowest to highest" in words
-    assert (
-        f"{sum(ensemble.result.scores.correct):,} of 500" not in words
-    )  # a sum over seeds
+    assert f"{ensemble.result.correct:,} of 500" not in words  # a sum over seeds
     assert "In the predictions for this report" not in words
     other = dataclasses.replace(ensemble, workdir=ensemble.workdir.with_name("other"))
     folder = comparison_folder([ensemble.workdir, other.workdir])
@@ -341,7 +335,7 @@ def test_a_run_of_several_sessions_that_was_evaluated_on_another_device(
     assert "a <fast> one" in words
     assert "2026-01-02T03:04:05+00:00" in words
     assert "unfinished" in words
-    recounted = run_data.result.scores.correct[0] - 1
+    recounted = run_data.result.correct - 1
     assert f"In the predictions for this report, {recounted} images are" in words
 
 
@@ -469,14 +463,14 @@ def test_the_pages_in_a_browser(
 
 def sequences_run(run: RunData, number: int, *, test: bool, name: str) -> RunData:
     """The run as of sequences, `number` of them for validation."""
-    sizes = run.task.examples._replace(validation=number, test=500 if test else 0)
+    sizes = dataclasses.replace(
+        run.task.examples, validation=number, test=500 if test else 0
+    )
     task = dataclasses.replace(
         run.task, name="mine", image_shape=None, sha256=name * 64, examples=sizes
     )
     split = "test" if test else "validation"
-    result = dataclasses.replace(
-        run.result, task=task, split=split, trained_on_sha256=task.sha256
-    )
+    result = replace(run.result, task=task, split=split, trained_on_sha256=task.sha256)
     workdir = run.workdir.with_name(name)
     return dataclasses.replace(run, workdir=workdir, trained=task, result=result)
 
@@ -503,8 +497,8 @@ def test_the_title_of_the_curves_names_the_selected_step(
 ) -> None:
     first, *_, last = run_data.validated
     lines = [
-        dataclasses.replace(first, examples=number, correct=(40,)),
-        dataclasses.replace(last, examples=number, correct=(30,)),
+        Metrics.create(first.step, "validation", number, [0], [1.0], [40]),
+        Metrics.create(last.step, "validation", number, [0], [1.0], [30]),
     ]
     step = (last if text == "last" else first).step
     (title,) = {
@@ -522,9 +516,9 @@ def test_a_report_on_other_data_than_the_training(run_data: RunData) -> None:
     words = read(report_page(run, CONTEXT)).text
     assert "other data" not in words
     assert "1.4 epochs of mine" in words
-    sizes = run.task.examples._replace(train=0, validation=0)
+    sizes = dataclasses.replace(run.task.examples, train=0, validation=0)
     task = dataclasses.replace(run.task, name="theirs", sha256="b" * 64, examples=sizes)
-    other = dataclasses.replace(run, result=dataclasses.replace(run.result, task=task))
+    other = dataclasses.replace(run, result=replace(run.result, task=task))
     words = spaced(read(report_page(other, CONTEXT)).text)
     assert "The figures are of theirs, other data than those of the training" in words
     assert "1.4 epochs of mine" in words

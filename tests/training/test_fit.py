@@ -23,6 +23,7 @@ from orbax.checkpoint import CheckpointManager
 from support import interrupted_at
 
 import rnnmnist
+from rnnmnist.checkpoints.store import read_header
 from rnnmnist.data import host
 from rnnmnist.errors import RunError
 from rnnmnist.runtime.workdir import lock_owner
@@ -83,9 +84,7 @@ def end(workdir: Path) -> object:
     for line in metrics:
         line.pop("examples_per_second", None)
     (result,) = (workdir / "evaluation").iterdir()
-    last = workdir / str(SETTINGS["num_steps"]) / "sha256" / "metadata"
-    checksums = json.loads(last.read_text())
-    del checksums["config"], checksums["task"]  # they name the workdir
+    checksums = read_header(workdir, SETTINGS["num_steps"]).arrays
     content = json.loads(result.read_text())
     del content["dataset"], content["task"]
     return checksums, metrics, content
