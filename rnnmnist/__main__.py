@@ -10,11 +10,7 @@ COMMANDS = {"train": "main"} | {name: name for name in _MODULES}
 
 
 def main(argv: list[str]) -> None:
-    """Runs the command that the first argument names with the other arguments.
-
-    Raises:
-        UserError: if there is no such command.
-    """
+    """Runs the command that the first argument names with the other arguments."""
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: rnnmnist COMMAND [FLAGS]; COMMAND --help lists its flags\n")
         for name, module in COMMANDS.items():

@@ -89,11 +89,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; {self.prog} --help lists the flags")
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
-        """Parses a command line.
-
-        Raises:
-            UserError: if a flag does not exist or has a wrong value.
-        """
+        """Parses a command line."""
         args, unknown = self.parse_known_args(argv)
         for arg in unknown:
             self.reject(arg)
@@ -179,9 +175,6 @@ def parse_training(
 
     Returns:
         The run, and the values of all flags, which include those added to the parser.
-
-    Raises:
-        UserError: if a flag, file, setting or value is wrong.
     """
     args, unknown = parser.parse_known_args(_join_overrides(argv))
     overrides: dict[str, object] = {}
@@ -216,11 +209,7 @@ def _join_overrides(argv: list[str]) -> list[str]:
 
 
 def output_file(flag: str, text: str, suffix: str) -> Path:
-    """Returns the path of a file to write, whose folder must exist.
-
-    Raises:
-        UserError: if the suffix is another one or the folder does not exist.
-    """
+    """Returns the path of a file to write, whose folder must exist."""
     try:
         path = Path(text).expanduser()
         if path.suffix == suffix and path.parent.is_dir() and not path.is_dir():
@@ -233,11 +222,7 @@ def output_file(flag: str, text: str, suffix: str) -> Path:
 
 
 def write_output(flag: str, file: Path, content: bytes) -> None:
-    """Writes the file that a flag names.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
+    """Writes the file that a flag names."""
     try:
         file.write_bytes(content)
     except OSError as error:

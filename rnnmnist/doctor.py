@@ -63,12 +63,7 @@ def parse(argv: list[str]) -> tuple[TrainingArgs, str | None]:
 
 
 def main(argv: list[str]) -> None:
-    """Checks the machine for the run of the command line.
-
-    Raises:
-        UserError: if a flag, setting or value is wrong.
-        RunError: if the run would not work here, with every reason.
-    """
+    """Checks the machine for the run of the command line."""
     started = time.monotonic()
     (training, platform), checklist = parse(argv), Checklist()
     try:
@@ -95,11 +90,7 @@ def check_versions(checklist: Checklist) -> None:
 def check_run(
     training: TrainingArgs, platform: str | None, checklist: Checklist
 ) -> None:
-    """Checks the devices, data and workdir of a run, and trains a few steps.
-
-    Raises:
-        RunError: if jax does not use the required platform.
-    """
+    """Checks the devices, data and workdir of a run, and trains a few steps."""
     from rnnmnist.runtime import hardware
     from rnnmnist.runtime.compilation import describe_cache, enable_compilation_cache
     from rnnmnist.runtime.distributed import process_count

@@ -1,7 +1,9 @@
 """The errors with which a command fails deliberately, and their exit codes.
 
-Any other exception that leaves an entry point is an internal fault: it keeps its
-traceback, and the exit code is 1.
+Every deliberate failure is a `UserError` or a `RunError` with a message of one line.
+Docstrings list errors in the public API, and where a caller handles them. Any other
+exception that leaves an entry point is an internal fault: it keeps its traceback, and
+the exit code is 1.
 """
 
 import contextlib

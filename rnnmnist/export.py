@@ -23,11 +23,7 @@ FORMAT_NAMES = ("onnx", "safetensors", "stablehlo")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses the command line.
-
-    Raises:
-        UserError: if a flag or value is wrong or missing.
-    """
+    """Parses the command line."""
     parser = Parser("export", __doc__)
     parser.add_workdir(required=False)
     parser.add_step()
@@ -66,11 +62,7 @@ def main(argv: list[str]) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Writes exports, and prints how each compares with the checkpoint.
-
-    Raises:
-        RunError: if one predicts another class for an example.
-    """
+    """Writes exports, and prints how each compares with the checkpoint."""
     from rnnmnist.checkpoints.selection import with_step
     from rnnmnist.checkpoints.store import read_header
     from rnnmnist.exporting import folders
@@ -111,11 +103,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def verify(folder: Path) -> None:
-    """Repeats the certificates in a folder, and prints the result of each.
-
-    Raises:
-        RunError: if something has changed.
-    """
+    """Repeats the certificates in a folder, and prints the result of each."""
     from rnnmnist.exporting import folders
 
     changed = []

@@ -14,11 +14,7 @@ from rnnmnist.config.paths import REFERENCES, resolve_workdir
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses the command line.
-
-    Raises:
-        UserError: if a flag or value is wrong, or more than two workdirs are given.
-    """
+    """Parses the command line."""
     parser = Parser("page", __doc__)
     parser.add_argument(
         "--output", metavar="FILE.html", required=True, help="HTML file to write"

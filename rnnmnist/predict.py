@@ -35,11 +35,7 @@ SEVERAL = "--show: plots one image, not several; name one"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses the command line.
-
-    Raises:
-        UserError: if a flag or value is wrong, or no image is given.
-    """
+    """Parses the command line."""
     parser = Parser("predict", __doc__)
     parser.add_argument(
         "files", metavar="FILE", nargs="*", help="a file, a folder, or -"
@@ -112,9 +108,6 @@ def predict_images(predictor: Predictor, args: argparse.Namespace) -> bool:
 
     Returns:
         Whether one could not be read.
-
-    Raises:
-        UserError: if `--show` is given with several images, or cannot be written.
     """
     from rnnmnist.inference import image_io
     from rnnmnist.inference.predictor import prepare

@@ -15,11 +15,7 @@ from rnnmnist.cli import Parser, data_paths
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses the command line.
-
-    Raises:
-        UserError: if a flag or value is wrong, or a workdir is given twice.
-    """
+    """Parses the command line."""
     parser = Parser("report", __doc__)
     parser.add_workdir(
         action="append", help="folder of the run; repeat it to compare runs"

@@ -10,11 +10,7 @@ from rnnmnist.cli import Parser
 
 
 def main(argv: list[str]) -> None:
-    """Prints a line for each step.
-
-    Raises:
-        RunError: if a checkpoint is damaged.
-    """
+    """Prints a line for each step."""
     parser = Parser("verify", __doc__)
     parser.add_workdir()
     workdir = parser.parse(argv).workdir

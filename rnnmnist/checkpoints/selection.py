@@ -24,10 +24,6 @@ def find_step(workdir: Path, selector: str) -> int:
         workdir: of a run; nothing is created in it.
         selector: `best` (highest validation accuracy, the earlier step on a tie),
             `latest`, or the number of a step.
-
-    Raises:
-        UserError: if there is no such workdir or step; the message lists those that
-            exist.
     """
     try:
         steps = list_steps(workdir)

@@ -107,9 +107,6 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             config: of the run.
             task: of the run.
             metrics: of the validation split at this step; None if it is not evaluated.
-
-        Raises:
-            RunError: if this save or the one before it could not be written.
         """
         checksums = {item: array_checksums(tree) for item, tree in arrays.items()}
         header = Header(config=config, task=task, metrics=metrics, arrays=checksums)
@@ -123,11 +120,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             self._manager.save(step, args=ocp.args.Composite(**items))
 
     def wait(self) -> None:
-        """Waits until the last save is on disk.
-
-        Raises:
-            RunError: if it could not be written.
-        """
+        """Waits until the last save is on disk."""
         with self._run_errors():
             self._manager.wait_until_finished()
 
@@ -203,7 +196,6 @@ def read_header(workdir: Path, step: int) -> Header:
 
     Raises:
         DamagedError: if it differs from what was saved.
-        UserError: if it was saved by a version with another format.
     """
     folder = workdir / str(step)
     try:
@@ -247,7 +239,6 @@ def read_params(workdir: Path, step: int, like: Params | None = None) -> Params:
         NumPy arrays.
 
     Raises:
-        RunError: if an array has another shape or type; the message names it.
         DamagedError: if an array differs from what was saved.
     """
     return _read_arrays(workdir / str(step), "params", like)

@@ -15,7 +15,6 @@ def check_checkpoint(workdir: Path, step: int) -> None:
 
     Raises:
         DamagedError: if it differs from what was saved.
-        RunError: if it cannot be read for another reason.
     """
     store.read_params(workdir, step)
     if store.read_header(workdir, step).has_training_state:
@@ -34,11 +33,7 @@ def find_fault(workdir: Path, step: int) -> str | None:
 
 
 def verify(workdir: Path) -> dict[int, str | None]:
-    """Returns the fault of each checkpoint of a run, by step; None for a good one.
-
-    Raises:
-        UserError: if there is no checkpoint; the message says what exists.
-    """
+    """Returns the fault of each checkpoint of a run, by step; None for a good one."""
     find_step(workdir, "latest")
     faults = {step: find_fault(workdir, step) for step in store.list_steps(workdir)}
     if any(faults.values()):

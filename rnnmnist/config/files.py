@@ -9,11 +9,7 @@ from rnnmnist.errors import UserError, did_you_mean
 
 
 def find_config(file_or_name: str) -> Path:
-    """Returns a configuration file: a path or a shipped configuration.
-
-    Raises:
-        UserError: if there is neither, with the names of the shipped configurations.
-    """
+    """Returns a configuration file: a path or a shipped configuration."""
     try:
         path = Path(file_or_name).expanduser()
         if path.is_file():
@@ -34,11 +30,7 @@ def find_config(file_or_name: str) -> Path:
 
 
 def load_config(path: Path) -> Config:
-    """Runs a configuration file and returns its configuration.
-
-    Raises:
-        UserError: if the file does not run or returns no `Config`.
-    """
+    """Runs a configuration file and returns its configuration."""
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if callable(get_config) else None

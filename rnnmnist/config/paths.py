@@ -21,9 +21,6 @@ def absolute(subject: str, path: str) -> str:
     Args:
         subject: what the path is, for messages.
         path: the path.
-
-    Raises:
-        UserError: if its home directory does not exist.
     """
     try:
         return str(Path(path).expanduser().absolute())
@@ -37,9 +34,6 @@ def parse_folder(subject: str, text: str) -> Path:
     Args:
         subject: what the folder is, for messages.
         text: the path.
-
-    Raises:
-        UserError: if the text is empty or the path cannot be a directory.
     """
     if not text.strip():
         raise UserError(f"{subject}: must name a directory, not ''")
@@ -60,11 +54,7 @@ def parse_workdir(text: str) -> Path:
 
 
 def resolve_workdir(text: str) -> Path:
-    """Returns the workdir of an existing run, or of a shipped model.
-
-    Raises:
-        UserError: as `parse_workdir` does.
-    """
+    """Returns the workdir of an existing run, or of a shipped model."""
     workdir, name = parse_workdir(text), text.rstrip("/")
     if name in REFERENCES and not workdir.exists():
         return shipped_folder(name)

@@ -75,9 +75,6 @@ class Setting(NamedTuple):
         """Returns an allowed value; an integer becomes a float where that is the type.
 
         Unless strict, a text is converted.
-
-        Raises:
-            UserError: for another value, with what is allowed.
         """
         try:
             return msgspec.convert(value, self.kind, strict=strict)
@@ -124,11 +121,7 @@ def settings_of(section: type[Section]) -> dict[str, Setting]:
 
 
 def find(name: str, known: Mapping[str, Setting], subject: str) -> Setting:
-    """Returns a setting by its name; `subject` is what a message calls it.
-
-    Raises:
-        UserError: if there is none, with a similar one.
-    """
+    """Returns a setting by its name; `subject` is what a message calls it."""
     if name in known:
         return known[name]
     last = name.rpartition(".")[2]

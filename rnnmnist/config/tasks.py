@@ -54,10 +54,6 @@ def fit_to_task(config: Config, task: Task, *, verbose: bool = True) -> Config:
 
     With `verbose`, a reduction is printed. A user's cell gets its absolute path and its
     hash.
-
-    Raises:
-        UserError: if a setting does not suit the task; names it, its value and what is
-            allowed.
     """
     config = pin_cell(config)
     steps = task.steps

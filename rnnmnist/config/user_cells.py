@@ -11,12 +11,7 @@ from rnnmnist.errors import UserError
 
 
 def pin_cell(config: Config) -> Config:
-    """Returns a configuration with the absolute path and the SHA-256 of its own cell.
-
-    Raises:
-        UserError: if the file of the cell cannot be read, or has another hash than the
-            configuration.
-    """
+    """Returns a configuration with the absolute path and the SHA-256 of its cell."""
     model = config.model
     if not model.is_user_cell:
         return config
@@ -36,10 +31,6 @@ def load_cell(cell: str, sha256: str | None) -> type[Any]:
         cell: `FILE.py:CLASS`.
         sha256: the expected hash of the file; None accepts every content and always
             runs the file.
-
-    Raises:
-        UserError: if the file cannot be read, has another hash, does not run, or does
-            not define the class.
     """
     path, _, name = cell.rpartition(":")
     module = sys.modules.get(f"rnnmnist_cell_{sha256}")

@@ -16,11 +16,6 @@ def load(
         config: which data set, and its folders. It is prepared if it is not yet.
         trained: the task of a trained network, whose normalization is used.
         cache: whether newly decoded images are written to the cache.
-
-    Raises:
-        UserError: if the data are neither available nor downloadable, a file is not the
-            original or cannot be used. No partial data are left behind.
-        RunError: if prepared data are damaged.
     """
     if config.name == "files":
         return sequences.load(config, trained)

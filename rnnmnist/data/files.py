@@ -55,9 +55,6 @@ def read(path: Path, *, labelled: bool = True, pair: bool = True) -> Sequences:
         labelled: whether labels of at least two classes are required, and training
             sequences if there are splits. Labels are returned in any case.
         pair: whether either file of a pair NAME_TRAIN.ts and NAME_TEST.ts names both.
-
-    Raises:
-        UserError: if the file is missing, in another format, damaged or invalid.
     """
     try:
         reader = _reader(path)
@@ -109,9 +106,6 @@ def from_arrays(
             are indices into. By default, the labels that occur: integers, and strings
             that all are integers, sorted by value; other strings alphabetically.
         ids: names of the sequences [examples], which are not validated.
-
-    Raises:
-        UserError: if the arrays are invalid.
     """
     sequences = _valid_inputs(inputs, source)
     examples, time, features = sequences.shape

@@ -32,11 +32,6 @@ def load(config: DataConfig, *, cache: bool = True) -> dict[str, Examples]:
     Args:
         config: which data set, and its folders. It is prepared if it is not yet.
         cache: whether newly decoded arrays are written to the cache.
-
-    Raises:
-        UserError: if the data are neither available nor downloadable, or a file is not
-            the original. No partial data are left behind.
-        RunError: if the prepared data are damaged.
     """
     builder = prepared_builder(config)
     counts = {split: builder.info.splits[split].num_examples for split in SPLITS}
@@ -115,11 +110,7 @@ def find_fault(examples: dict[str, Examples], counts: dict[str, int]) -> str | N
 
 
 def decode(builder: MnistRows, split: str) -> Examples:
-    """Reads a prepared split through TFDS, in its order.
-
-    Raises:
-        RunError: if the prepared data cannot be read.
-    """
+    """Reads a prepared split through TFDS, in its order."""
     count = builder.info.splits[split].num_examples
     images = np.empty((count, *IMAGE_SHAPE), np.uint8)
     labels = np.empty(count, np.int32)

@@ -27,12 +27,7 @@ NETWORK_SECONDS = 6.0
 
 
 def prepared_builder(config: DataConfig) -> MnistRows:
-    """Returns the builder of a data set, which is prepared if it is not yet.
-
-    Raises:
-        UserError: if the data are neither available nor downloadable, a file is not the
-            original, or a folder cannot be used. No partial data are left behind.
-    """
+    """Returns the builder of a data set, which is prepared if it is not yet."""
     tfds.disable_progress_bar()
     try:
         builder = _make_builder(config)
@@ -64,10 +59,6 @@ def availability(config: DataConfig, *, check: bool) -> Availability:
         config: which data set, and its folders.
         check: whether to check the files in `manual_dir` and, if files have to be
             downloaded, whether their host responds within `NETWORK_SECONDS`.
-
-    Raises:
-        UserError: with `check`, if a run could not obtain the data.
-        RunError: if the prepared data are damaged.
     """
     manual_dir = _absolute(config.manual_dir)
     try:
@@ -181,11 +172,7 @@ def _missing_urls(builder: MnistRows, manual_dir: Path | None) -> list[str]:
 
 
 def _check_manual_files(builder: MnistRows, manual_dir: Path | None) -> None:
-    """Checks that `manual_dir` is a folder, and the checksums of its original files.
-
-    Raises:
-        UserError: if it is not a folder, or for the first file that differs.
-    """
+    """Checks that `manual_dir` is a folder, and the checksums of its original files."""
     if manual_dir is None:
         return
     if not manual_dir.is_dir():
@@ -204,11 +191,7 @@ def _check_manual_files(builder: MnistRows, manual_dir: Path | None) -> None:
 
 
 def _check_network(builder: MnistRows, manual_dir: Path | None) -> None:
-    """Checks that the host of missing files responds.
-
-    Raises:
-        UserError: if it does not within `NETWORK_SECONDS`.
-    """
+    """Checks that the host of missing files responds."""
     missing = _missing_urls(builder, manual_dir)
     if not missing:
         return

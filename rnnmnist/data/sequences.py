@@ -39,11 +39,7 @@ class LabelledSequences:
 
     @classmethod
     def create(cls, path: Path, sequences: Sequences) -> "LabelledSequences":
-        """Takes sequences of a file, or those that will be saved in it.
-
-        Raises:
-            UserError: if they have no labels.
-        """
+        """Takes sequences of a file, or those that will be saved in it."""
         if sequences.labels is None:
             raise UserError(f"{path}: the sequences have no labels")
         return cls(path, sequences, sequences.labels)
@@ -54,9 +50,6 @@ class LabelledSequences:
 
         Without a validation part, every tenth training sequence of each class is
         validation (the last one of a smaller class), in the order of the file.
-
-        Raises:
-            UserError: if there are too few sequences for a validation part.
         """
         splits = self.given_splits("train")
         if len(splits["validation"]):
@@ -97,11 +90,7 @@ class LabelledSequences:
 
 
 def read_task(config: DataConfig) -> Task:
-    """Returns the task of the sequences in `data.path`.
-
-    Raises:
-        UserError: if the path is missing or the file cannot be used.
-    """
+    """Returns the task of the sequences in `data.path`."""
     file = open_file(config)
     return file.task(file.splits)
 
@@ -113,10 +102,6 @@ def load(config: DataConfig, trained: Task | None = None) -> Dataset:
         config: the data set, and how it is normalized.
         trained: the task of a trained network, whose normalization and order of classes
             are used; None computes them.
-
-    Raises:
-        UserError: if the file cannot be used, a value is missing or infinite, or the
-            sequences have other features or classes than the network's.
     """
     return _load(open_file(config, labelled=trained is None), config, trained)
 
@@ -158,9 +143,6 @@ def open_file(config: DataConfig, *, labelled: bool = True) -> LabelledSequences
     Args:
         config: names the path.
         labelled: whether several classes and training sequences are required.
-
-    Raises:
-        UserError: if the path is missing or the file cannot be used.
     """
     if config.path is None:
         raise UserError(
@@ -218,9 +200,6 @@ def read_statistics(
         config: how missing values are treated and features are normalized.
         moments: whether mean and standard deviation are computed, unless
             `data.normalize` is `none`.
-
-    Raises:
-        UserError: if a value is missing or infinite; names it.
     """
     sequences, lengths = file.sequences, file.sequences.lengths
     examples, steps, features = sequences.inputs.shape
@@ -323,11 +302,7 @@ def _labels_of(file: LabelledSequences, trained: Task) -> np.ndarray:
 
 
 def check_features(path: Path, sequences: Sequences, trained: Task) -> None:
-    """Checks that sequences have the features on which a network was trained.
-
-    Raises:
-        UserError: if the number differs, or the names do and both are given.
-    """
+    """Checks that sequences have the features on which a network was trained."""
     names = sequences.feature_names
     if len(names) != trained.features:
         raise UserError(

@@ -22,11 +22,7 @@ IMAGE_SETS: dict[str, tuple[tuple[str, ...], SplitSizes]] = {
 
 
 def read_task(config: DataConfig) -> Task:
-    """Returns the task of a data set, for files of users from their headers.
-
-    Raises:
-        UserError: if the file of `data.path` cannot be used.
-    """
+    """Returns the task of a data set, for files of users from their headers."""
     if config.name == "files":
         return sequences.read_task(config)
     classes, examples = IMAGE_SETS[config.name]

@@ -32,11 +32,7 @@ class View(NamedTuple):
         return cls(config.view, config.permutation, config.pixels_per_step)
 
     def shape(self, image_shape: tuple[int, int]) -> tuple[int, int]:
-        """Returns the number of steps and of features.
-
-        Raises:
-            UserError: if a step cannot have that number of pixels.
-        """
+        """Returns the number of steps and of features."""
         rows, columns = image_shape
         pixels, features = rows * columns, self.pixels_per_step
         if pixels % features:

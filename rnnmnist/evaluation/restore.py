@@ -54,7 +54,6 @@ def restore_model(workdir: Path, step: int, mesh: Mesh) -> RestoredModel:
     """Restores the model that a checkpoint's own configuration and task describe.
 
     Raises:
-        RunError: if an array's shape or type does not match the configuration.
         DamagedError: if the checkpoint differs from what was saved.
     """
     header = read_header(workdir, step)

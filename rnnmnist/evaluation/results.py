@@ -79,9 +79,6 @@ def evaluate_run(
         split: `train`, `validation` or `test`.
         data_paths: overrides of the data's paths in the configuration.
         mesh: on which to evaluate.
-
-    Raises:
-        UserError: as `load_split` does.
     """
 
     def evaluate_step(step: int) -> Result:
@@ -109,10 +106,6 @@ def load_split(
 
     Returns:
         The task of these data, the name of the split, and its examples.
-
-    Raises:
-        UserError: if the data have no such split, or differ from those that the model
-            was trained on and are not named in `data_paths`.
     """
     config, trained = restored.config.replace(data_paths).data, restored.task
     if config.name != "files" and config.path is not None:
@@ -177,9 +170,6 @@ def write_result(workdir: Path, result: Result) -> None:
     """Writes the file of a result in a workdir, once for all processes.
 
     A read-only workdir causes a warning.
-
-    Raises:
-        RunError: if the file cannot be written for another reason.
     """
     path = path_of(workdir, result)
     _write(write_json, path, result, "the result")
@@ -193,9 +183,6 @@ def log_test_reading(
     It is called before the split is read, so that no reading is unrecorded. The trainer
     reads it once, after the checkpoint was selected on validation; the record shows any
     later reading. A read-only workdir causes a warning.
-
-    Raises:
-        RunError: if the file cannot be written for another reason.
     """
     line = {
         "time": now(),

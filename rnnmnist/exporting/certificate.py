@@ -67,12 +67,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def certify(source: Source, format_name: str, folder: Path) -> Certificate:
-    """Compares an export with its source on every example.
-
-    Raises:
-        RunError: if the export cannot be run, or its logits are not those of the
-            source up to rounding.
-    """
+    """Compares an export with its source on every example."""
     inputs, labels = source.inputs, source.labels
     logits = run(format_name, folder, inputs)
     largest = float(np.abs(logits - source.logits).max())
@@ -115,9 +110,6 @@ def run(format_name: str, folder: Path, inputs: tuple[np.ndarray, ...]) -> np.nd
 
     Returns:
         The logits, float32 [n, classes].
-
-    Raises:
-        RunError: if the process fails.
     """
     with tempfile.TemporaryDirectory() as temporary:
         examples, outputs = (Path(temporary, name) for name in ("in.npz", "out.npy"))
@@ -152,9 +144,6 @@ def find_changes(saved: Certificate, source: Source, folder: Path) -> list[str]:
     """Repeats a certificate and returns what has changed, one line each.
 
     The export is not run if one of its files, the checkpoint or the data have changed.
-
-    Raises:
-        RunError: as `certify` does.
     """
     files = checksums(folder)
     changes = [

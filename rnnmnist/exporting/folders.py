@@ -23,11 +23,7 @@ from rnnmnist.runtime.files import write_json
 
 
 def check_packages(format_names: Sequence[str]) -> None:
-    """Checks that the packages of formats are installed.
-
-    Raises:
-        UserError: if one is not.
-    """
+    """Checks that the packages of formats are installed."""
     missing = [
         package
         for format_name in format_names
@@ -54,10 +50,6 @@ def write(source: Source, format_name: str, folder: Path) -> Certificate:
         source: the network.
         format_name: a name in `FORMATS`.
         folder: gets a folder of that name.
-
-    Raises:
-        UserError: if the folder cannot be created.
-        RunError: if the export cannot be written or certified.
     """
     final = folder / format_name
     try:
@@ -86,10 +78,6 @@ def verify(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
     Yields:
         The name of each format, and what has changed, one line each.
-
-    Raises:
-        UserError: if the folder has no export, or its run or data do not exist.
-        RunError: if an export cannot be read or run.
     """
     found = [name for name in FORMATS if (folder / name).is_dir()]
     if not found:

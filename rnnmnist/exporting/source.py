@@ -51,11 +51,6 @@ class Source(NamedTuple):
             workdir: of a run.
             selector: `best`, `latest` or the number of a step.
             data_paths: overrides of the data's paths in the configuration.
-
-        Raises:
-            UserError: if the run, the step or the data do not exist, or the run has
-                several seeds.
-            RunError: if the checkpoint is damaged.
         """
 
         def load_step(step: int) -> "Source":

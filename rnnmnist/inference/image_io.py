@@ -28,11 +28,7 @@ DECODING_ERRORS = (
 
 
 def find_images(argument: str) -> list[str]:
-    """Expands a command-line argument to image files; those of a folder are sorted.
-
-    Raises:
-        UserError: if a folder contains no images or cannot be read.
-    """
+    """Expands a command-line argument to image files; those of a folder are sorted."""
     path = Path(argument)
     try:
         if argument == STANDARD_INPUT or not path.is_dir():
@@ -58,9 +54,6 @@ def read(name: str) -> np.ndarray:
         float32 [height, width] from 0 to 1, no side longer than `MAX_SIDE`. For a
         colour image, the channel with the largest standard deviation, so that yellow
         on white is visible. Transparent pixels become background.
-
-    Raises:
-        UserError: if the file is missing, unreadable, or not such an image.
     """
     try:
         if name == STANDARD_INPUT:
@@ -86,11 +79,7 @@ def _unreadable(name: str, error: Exception) -> UserError:
 
 
 def decode(content: bytes, name: str) -> np.ndarray:
-    """Decodes the content of an image file to grey levels, as `read` does.
-
-    Raises:
-        UserError: if it is not an image, damaged or too large; `name` is named.
-    """
+    """Decodes the content of an image file to grey levels, as `read` does."""
     try:
         with warnings.catch_warnings():
             # Pillow warns about large images, which are refused below, and metadata.

@@ -94,10 +94,6 @@ class Predictor:
         Args:
             workdir: of a run; by default the shipped reference model.
             step: `best`, `latest` or the number of a step.
-
-        Raises:
-            UserError: if the run or the step does not exist.
-            RunError: if the checkpoint is damaged.
         """
         self._folder = resolve_workdir(str(workdir))
         self._restored = with_step(

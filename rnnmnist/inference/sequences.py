@@ -13,12 +13,7 @@ from rnnmnist.inference.predictor import Predictor
 
 
 def predict_file(predictor: Predictor, path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the prediction for each sequence of a file, as a JSON object.
-
-    Raises:
-        UserError: if the file cannot be read, has another number of features, or has
-            missing values that the run does not fill.
-    """
+    """Yields the prediction for each sequence of a file, as a JSON object."""
     sequences = files.read(path, labelled=False, pair=False)
     check_features(path, sequences, predictor.task)
     try:
@@ -38,9 +33,6 @@ def predict_lines(
         predictor: a network.
         lines: the features of a step each, separated by commas; an empty cell is a
             missing value. An empty line starts the next sequence.
-
-    Raises:
-        UserError: if a line does not hold the features of a step.
     """
     state, step = predictor.start(), 0
     for number, line in enumerate(lines, 1):

@@ -35,23 +35,14 @@ LINEAR_RECURRENCES = {"mingru": MinGRU, "lru": LRU}
 
 
 def find_cell(config: ModelConfig) -> Cell:
-    """Returns a cell by its name, or a user's.
-
-    Raises:
-        UserError: if the user's cannot be loaded.
-    """
+    """Returns a cell by its name, or a user's."""
     if config.is_user_cell:
         return Cell(load_cell(config.cell, config.cell_sha256))
     return CELLS[config.cell]
 
 
 def check_user_cell(config: ModelConfig) -> None:
-    """Checks that a user's cell can be created and does a step.
-
-    Raises:
-        UserError: if it cannot be loaded, is not a Flax cell, or its output is not
-            [batch, hidden].
-    """
+    """Checks that a user's cell can be created and does a step."""
     if not config.is_user_cell:
         return
     create, batch, units = find_cell(config).create, 2, config.hidden_size
@@ -87,9 +78,6 @@ def make_recurrence(
 
     The parameters are named `cell`, or `layers` for a recurrence that is linear in its
     state. The names are part of the checkpoint format.
-
-    Raises:
-        UserError: if a user's cell cannot be loaded.
     """
     recurrence = (
         _make_layers(config, execution)

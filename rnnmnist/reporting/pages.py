@@ -41,9 +41,6 @@ def check_report_folder(folder: Path) -> None:
     """Checks that a report can be written to a folder.
 
     Reports never delete files, so a folder with other files than a report's is refused.
-
-    Raises:
-        UserError: if the folder is not writable or contains other files.
     """
     try:
         others = [
@@ -66,9 +63,6 @@ def write_files(folder: Path, page: Page) -> list[Path]:
 
     Returns:
         The files, the page last.
-
-    Raises:
-        RunError: if they cannot be written.
     """
     files = html.picture_files(page)
     files["index.html"] = html.render_page(page).encode()

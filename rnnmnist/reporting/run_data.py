@@ -96,10 +96,6 @@ def load_run_data(
         workdir: of the run, which may still be training.
         requested_step: `best`, `latest` or a number.
         data_paths: settings that replace the paths of the checkpoint's configuration.
-
-    Raises:
-        UserError: if the run, the step or the data do not exist.
-        RunError: if a checkpoint cannot be read.
     """
 
     def load_step(step: int) -> RunData:

@@ -49,11 +49,6 @@ def initialize(spec: ProcessSpec) -> Iterator[None]:
     only process 0 prints. If a process ends early, the others end within
     `HEARTBEAT_TIMEOUT_SECONDS`: with a `RunError` if a collective operation fails,
     otherwise by `jax.distributed`.
-
-    Raises:
-        UserError: if the coordinator's port is taken, or the cluster that jax detects
-            cannot be joined.
-        RunError: if another process does not respond, or has ended.
     """
     _join(spec)
     if not is_process_0():
@@ -87,9 +82,6 @@ def broadcast(decide: Callable[[], T]) -> T:
     """Calls a function on process 0 and returns its result on every process.
 
     All processes must call this, in the same order. The result must be JSON.
-
-    Raises:
-        RunError: if `decide` raises one, on every process; `UserError` likewise.
     """
     if process_count() == 1:
         return decide()
@@ -106,11 +98,7 @@ def broadcast(decide: Callable[[], T]) -> T:
 
 
 def process_0_first(function: Callable[[], T]) -> T:
-    """Calls a function on process 0, then on all others, and returns each result.
-
-    Raises:
-        RunError: if it raises one on process 0, on every process; `UserError` likewise.
-    """
+    """Calls a function on process 0, then on all others, and returns each result."""
     results: list[T] = []
     broadcast(lambda: results.append(function()))
     return results[0] if results else function()
@@ -174,12 +162,7 @@ def _join(spec: ProcessSpec) -> None:
 
 
 def _check_coordinator(address: str, is_coordinator: bool) -> None:
-    """Tries the coordinator's port, since `jax.distributed` would crash the process.
-
-    Raises:
-        UserError: if the port is taken on process 0's host.
-        RunError: if the coordinator does not respond in time.
-    """
+    """Tries the coordinator's port, since `jax.distributed` would crash the process."""
     host, _, port = address.rpartition(":")
     if is_coordinator:
         try:
@@ -253,11 +236,7 @@ def _send(key: str, message: dict[str, Any]) -> None:
 
 
 def _receive(key: str) -> Any:
-    """Waits for a message of another process and returns its value.
-
-    Raises:
-        RunError: if the message is an error; `UserError` likewise.
-    """
+    """Waits for a message of another process and returns its value."""
     client: Any = global_state.client
     while True:
         try:

@@ -112,11 +112,7 @@ def device_memory(mesh: jax.sharding.Mesh) -> float:
 
 
 def describe_devices(batch_size: int, num_devices: int | None, num_seeds: int) -> str:
-    """Describes the devices of `make_mesh`, and unused accelerators.
-
-    Raises:
-        UserError: as `make_mesh` does.
-    """
+    """Describes the devices of `make_mesh`, and unused accelerators."""
     # jax logs why it falls back to the CPU; `remedy` describes the reason in one line.
     logging.getLogger("jax._src.xla_bridge").addFilter(_keep_failure)
     found = devices()
@@ -140,11 +136,7 @@ def describe_execution(config: Config) -> str:
 
 
 def require_platform(platform: str) -> None:
-    """Checks that a run would use devices of a platform, `tpu` or `gpu`.
-
-    Raises:
-        RunError: if it would not, with the remedy.
-    """
+    """Checks that a run would use devices of a platform, `tpu` or `gpu`."""
     (accelerator,) = [kind for kind in ACCELERATORS if kind.platform == platform]
     try:
         counts = collections.Counter(device.platform for device in devices())

@@ -61,11 +61,7 @@ def usable_cores() -> int:
 
 
 def devices() -> list[jax.Device]:
-    """Returns the devices of jax's default platform, over all processes.
-
-    Raises:
-        UserError: if there are none, for example those of `JAX_PLATFORMS`.
-    """
+    """Returns the devices of jax's default platform, over all processes."""
     try:
         return jax.devices()
     except Exception as error:  # RuntimeError, or an assertion in jax
@@ -85,10 +81,6 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
         num_devices: to use, the same number from each process; None takes the most over
             which seeds and batch can be split.
         num_seeds: networks that are trained together.
-
-    Raises:
-        UserError: if seeds and batch cannot be split evenly, with a number that can, or
-            there are fewer devices.
     """
     found = devices()
     num_processes = jax.process_count()

@@ -30,11 +30,7 @@ def read_tested(path: Path = TESTED) -> dict[str, Range]:
 
 
 def installed(name: str) -> str:
-    """Returns the installed version of a library or of `python`.
-
-    Raises:
-        RunError: if the library is not installed.
-    """
+    """Returns the installed version of a library or of `python`."""
     if name == "python":
         return platform.python_version()
     try:

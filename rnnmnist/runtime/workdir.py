@@ -30,9 +30,6 @@ def lock(workdir: Path) -> Iterator[str]:
 
     Yields:
         The content of `.trainer`.
-
-    Raises:
-        UserError: if another process trains there, or nothing can be written.
     """
     owner_file = workdir / OWNER_FILE
     owner = f"process {os.getpid()} on {socket.gethostname()}"

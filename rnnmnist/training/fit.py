@@ -154,12 +154,7 @@ def _configure(settings: dict[str, object]) -> Config:
 
 
 def _save(workdir: Path, data: LabelledSequences) -> None:
-    """Saves sequences as a folder of .npy files, unless a run has them already.
-
-    Raises:
-        UserError: if the workdir has the run of other sequences.
-        RunError: if they cannot be written.
-    """
+    """Saves sequences as a folder of .npy files, unless a run has them already."""
     sequences = data.sequences
     arrays = {
         "inputs": sequences.inputs,

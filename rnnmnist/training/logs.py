@@ -74,9 +74,6 @@ def print_summary(
         workdir: of the run.
         result: of the test split, or of the validation split if there is none.
         seconds: by phase, from `PhaseTimer`.
-
-    Raises:
-        RunError: if the best checkpoint has no validation metrics.
     """
     best = result.step
     validation = store.read_header(workdir, best).metrics

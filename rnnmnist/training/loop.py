@@ -92,13 +92,6 @@ def train(
         workdir: an absolute path; created if missing. A complete run in it is kept.
         stop: entered for the time of the updates; gives the flag that ends them.
         verbose: whether progress and summary are printed.
-
-    Raises:
-        UserError: if the workdir is in use or holds another run, or the data are not
-            available.
-        RunError: if a loss or gradient is not finite, or a checkpoint cannot be read
-            or written.
-        StoppedError: after a signal, once the state is saved.
     """
     timer = PhaseTimer()
     stop = contextlib.nullcontext(StopFlag()) if stop is None else stop
@@ -129,11 +122,7 @@ def train(
 
 
 def check_same_settings(config: Config) -> None:
-    """Checks that all processes have the same settings, paths of data aside.
-
-    Raises:
-        UserError: on every process; names each setting that differs.
-    """
+    """Checks that all processes have the same settings, paths of data aside."""
     settings = {"num_processes": process_count()} | {
         name: value for name, value in config.flat().items() if name not in DATA_PATHS
     }
@@ -152,11 +141,7 @@ def check_same_settings(config: Config) -> None:
 
 @contextlib.contextmanager
 def lock_workdir(workdir: Path) -> Iterator[None]:
-    """Locks a workdir on process 0, on behalf of all processes.
-
-    Raises:
-        UserError: as `lock` does, and if the processes do not share the folder.
-    """
+    """Locks a workdir on process 0, on behalf of all processes."""
     with contextlib.ExitStack() as stack:
         owner = broadcast(lambda: stack.enter_context(lock(workdir)))
         if all_max(not is_locked_by(workdir, owner)):
@@ -169,11 +154,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def report_file_errors(workdir: Path) -> Iterator[None]:
-    """Turns a failed read or write, as on a full disk, into an error of one line.
-
-    Raises:
-        RunError: with the path and the last checkpoint.
-    """
+    """Turns a failed read or write, as on a full disk, into an error of one line."""
     try:
         yield
     except BrokenPipeError:  # of standard output
@@ -195,11 +176,7 @@ def train_to_end(
     stop: contextlib.AbstractContextManager[StopFlag],
     verbose: bool,
 ) -> None:
-    """Trains from a step to the last one, or until a signal.
-
-    Raises:
-        StoppedError: after a signal.
-    """
+    """Trains from a step to the last one, or until a signal."""
     task, splits = dataset
     program, view = Program.create(config, task, mesh), View.of(config.data, task)
     if step:
@@ -253,9 +230,6 @@ def train_loop(run: RunContext, state: TrainState, step: int, stop: StopFlag) ->
 
     Returns:
         The last finished step, whose checkpoint is being written.
-
-    Raises:
-        RunError: if an update was rejected, or the validation loss is not finite.
     """
     config = run.config.train
     stopping = all_max(stop.number) > 0
@@ -324,11 +298,7 @@ def log_training(
 
 
 def validate(run: RunContext, state: TrainState, step: int) -> Metrics:
-    """Evaluates the validation split; records, shows and returns the metrics.
-
-    Raises:
-        RunError: if a loss is not finite.
-    """
+    """Evaluates the validation split; records, shows and returns the metrics."""
     scores = evaluate(run.program.model, state.evaluated_params, run.validation)
     losses = [network.loss for network in scores.networks]
     for index, loss in enumerate(losses):

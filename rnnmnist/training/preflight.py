@@ -35,12 +35,7 @@ MAX_TIMED_SECONDS = 2.0
 
 
 def describe_data(config: DataConfig) -> str:
-    """Describes the data set; reads all of it if it is prepared.
-
-    Raises:
-        UserError: if the data set is not available; names the files to fetch.
-        RunError: if the prepared files are damaged, or it cannot be prepared.
-    """
+    """Describes the data set; reads all of it if it is prepared."""
     if config.name == "files":
         return f"{config.path}: {_describe_task(datasets.load(config).task)}"
     found = availability(config, check=True)
@@ -84,13 +79,7 @@ def describe_other_data(config: DataConfig) -> list[str]:
 
 
 def describe_workdir(config: Config, folder: Path) -> str:
-    """Describes a workdir and the step from which a run would start.
-
-    Raises:
-        UserError: if the folder holds another run.
-        RunError: if it is in use or not writable, or its checkpoints cannot be read
-            because jax finds no devices.
-    """
+    """Describes a workdir and the step from which a run would start."""
     if owner := workdir.lock_owner(folder):
         raise RunError(f"workdir: {folder} is in use by {owner}")
     try:
@@ -121,11 +110,6 @@ def describe_step(config: Config) -> str:
     """Compiles the training step, runs a few steps on noise and reports their speed.
 
     The run uses the same program, which is then in the compilation cache.
-
-    Raises:
-        UserError: if the devices do not fit the batch.
-        RunError: if an update is not finite, or for any other failure, such as too
-            little memory.
     """
     try:
         return _time_steps(config)

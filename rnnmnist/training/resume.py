@@ -19,12 +19,7 @@ _logger = logging.getLogger(__name__)
 
 
 def step_to_resume(config: Config, workdir: Path) -> int:
-    """Returns the newest checkpoint's step, 0 if there is none.
-
-    Raises:
-        UserError: if the checkpoint belongs to a run with other settings (names each,
-            with both values), holds parameters only, or is beyond the last step.
-    """
+    """Returns the newest checkpoint's step, 0 if there is none."""
     step = _newest_readable_step(workdir)
     if not step:
         return 0
@@ -53,11 +48,7 @@ def step_to_resume(config: Config, workdir: Path) -> int:
 
 
 def check_same_data(task: Task, workdir: Path, step: int) -> None:
-    """Checks that the data of a run are those of the checkpoint that it resumes from.
-
-    Raises:
-        UserError: if they are not.
-    """
+    """Checks that the data of a run are those of the checkpoint that it resumes."""
     saved = read_header(workdir, step).task
     if task.sha256 != saved.sha256:
         raise UserError(

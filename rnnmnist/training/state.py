@@ -80,7 +80,6 @@ def restore_state(
     """Restores the state of a step of a run with this configuration.
 
     Raises:
-        RunError: if the checkpoint holds other shapes or types; names the leaf.
         DamagedError: if an array differs from the saved one.
     """
     like = abstract_state(config, model)

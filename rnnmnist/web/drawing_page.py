@@ -59,12 +59,7 @@ class Sample(NamedTuple):
 
 
 def load_network(workdir: Path) -> Network:
-    """Restores the network of a run at its best step.
-
-    Raises:
-        UserError: if the run does not exist, was not trained on digits, or is not
-            supported by the page.
-    """
+    """Restores the network of a run at its best step."""
     predictor = Predictor(workdir)
     predictor.check_digits()
     check_supported(workdir, predictor.config)
@@ -72,12 +67,7 @@ def load_network(workdir: Path) -> Network:
 
 
 def check_supported(workdir: Path, config: Config) -> None:
-    """Checks that the page can show a run's network.
-
-    Raises:
-        UserError: if it is not a single LSTM of at most `MAX_UNITS` units, of which the
-            head reads the last state.
-    """
+    """Checks that the page can show a run's network."""
     settings = config.flat()
     for name, needed, reason in (
         ("model.cell", "lstm", "shows the gates of an LSTM"),

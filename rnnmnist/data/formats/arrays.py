@@ -42,12 +42,7 @@ class Header(NamedTuple):
 
 
 def read_npz(path: Path) -> Raw:
-    """Reads a .npz file.
-
-    Raises:
-        UserError: if it has other arrays than `NAMES`, is damaged, claims another size
-            than it has, or does not fit in memory.
-    """
+    """Reads a .npz file."""
     with _damage_refused(path), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         _check_names([member.filename for member in members], path)
@@ -66,12 +61,7 @@ def read_npz(path: Path) -> Raw:
 
 
 def read_folder(path: Path) -> Raw:
-    """Reads a folder of .npy files: `inputs` as a read-only memory map.
-
-    Raises:
-        UserError: if there are other .npy files than `NAMES`, or a file is damaged, has
-            another size than its header says, or does not fit in memory.
-    """
+    """Reads a folder of .npy files: `inputs` as a read-only memory map."""
     found = (file for file in path.iterdir() if file.suffix == ".npy")
     files = sorted(file for file in found if file.is_file())
     _check_names([file.name for file in files], path)

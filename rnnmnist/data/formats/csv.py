@@ -28,10 +28,6 @@ def read(path: Path) -> Raw:
     """Reads the columns `sequence`, `time`, `label`, `split` and one for each feature.
 
     Sequences are in order of their first rows. The rows of each are sorted by time.
-
-    Raises:
-        UserError: if a column is missing, a cell is invalid, a time occurs twice in a
-            sequence, its label or split changes, or the arrays do not fit in memory.
     """
     columns, rows = _read_rows(path)
     groups: dict[str, list[_Row]] = {}

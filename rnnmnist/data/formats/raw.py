@@ -45,9 +45,6 @@ def parse_numbers(cells: Sequence[str], missing: str, where: str) -> list[float]
         cells: the texts; `nan` is a missing value, in upper or lower case.
         missing: another text for a missing value.
         where: file and line, for the message.
-
-    Raises:
-        UserError: if a text is not a number, or infinite or too large.
     """
     values = []
     for cell in cells:
@@ -75,9 +72,6 @@ def pad(values: np.ndarray, lengths: np.ndarray, source: str) -> np.ndarray:
 
     Returns:
         float32 [examples, longest, features].
-
-    Raises:
-        UserError: if the result does not fit in memory.
     """
     shape = (len(lengths), int(lengths.max()), values.shape[1])
     check_memory(
@@ -91,11 +85,7 @@ def pad(values: np.ndarray, lengths: np.ndarray, source: str) -> np.ndarray:
 
 
 def check_memory(needed: int, what: str, remedy: str) -> None:
-    """Checks a size in bytes before that much is allocated.
-
-    Raises:
-        UserError: if less memory is available; the message begins with `what`.
-    """
+    """Checks a size in bytes before that much is allocated."""
     available = available_memory()
     if needed > available:
         raise UserError(

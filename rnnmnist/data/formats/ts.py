@@ -34,12 +34,7 @@ Lines = Iterator[tuple[str, str]]  # the file and number, and the stripped text
 
 
 def read(path: Path, *, pair: bool = True) -> Raw:
-    """Reads a file, or with `pair` both of NAME_TRAIN.ts and NAME_TEST.ts.
-
-    Raises:
-        UserError: if a line is invalid, the files do not agree, or the arrays do not
-            fit in memory.
-    """
+    """Reads a file, or with `pair` both of NAME_TRAIN.ts and NAME_TEST.ts."""
     paths = _pair(path) if pair else [path]
     files = [_read_cases(file) for file in paths]
     cases = [case for _, part in files for case in part]
