@@ -8,18 +8,16 @@ import dataclasses
 import gc
 import logging
 import os
-import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
 import absl.logging
 
-from rnnmnist.config import schema
 from rnnmnist.config.files import find_config, load_config
 from rnnmnist.config.paths import absolute, parse_workdir, resolve_workdir
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
@@ -47,13 +45,10 @@ CLOSED_LOOP = "Event loop is closed"
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` with exact flag names and one-line errors."""
 
-    def __init__(
-        self, command: str, description: str | None, epilog: str | None = None
-    ) -> None:
+    def __init__(self, command: str, description: str | None) -> None:
         super().__init__(
             prog=f"python -m rnnmnist.{command}",
             description=description,
-            epilog=epilog,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -99,25 +94,27 @@ class Parser(argparse.ArgumentParser):
         """Raises a `UserError` for an unknown argument, with the nearest flag."""
         if not arg.startswith("-"):
             raise UserError(f"stray argument {arg!r}; flags are --NAME=VALUE")
+        if arg.startswith("--config."):
+            flag = arg.partition("=")[0]
+            find(flag.removeprefix("--config."), SETTINGS, flag)
         known = [flag for action in self._actions for flag in action.option_strings]
         name = arg.split("=")[0]
         hint = did_you_mean(name, known) or f"{self.prog} --help lists them"
         raise UserError(f"{name}: no such flag; {hint}")
 
 
-def data_paths(args: argparse.Namespace) -> dict[str, str | None]:
-    """Returns the given settings of `Parser.add_data_paths`, as absolute paths."""
-    return {
-        name: _parse_setting(name, text)
-        for name in DATA_PATHS
-        if (text := getattr(args, name)) is not None
-    }
-
-
-def _parse_setting(name: str, text: str) -> Any:
-    """Returns the value of a setting; a path is absolute, as checkpoints store it."""
-    value = SETTINGS[name].parse(text)
-    return absolute(name, value) if name in DATA_PATHS and value is not None else value
+def parse_settings(
+    args: argparse.Namespace, names: Iterable[str] = DATA_PATHS
+) -> dict[str, Any]:
+    """Returns the given settings; paths are absolute, as checkpoints store them."""
+    values = {}
+    for name in names:
+        if (text := getattr(args, name)) is not None:
+            value = SETTINGS[name].parse(text)
+            if SETTINGS[name].is_path and value is not None:
+                value = absolute(name, value)
+            values[name] = value
+    return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,12 +129,8 @@ class TrainingArgs:
 
 def training_parser(command: str, description: str | None) -> Parser:
     """Returns a parser of `[--config=FILE] [--workdir=DIR] [--config.KEY=VALUE …]`."""
-    parser = Parser(
-        command,
-        description,
-        epilog="settings and their defaults, which the configuration file can change:"
-        "\n\n" + schema.describe().replace("%", "%%"),
-    )
+    parser = Parser(command, description)
+    parser.usage = "%(prog)s [--config FILE] [--workdir DIR] [--config.KEY VALUE ...]"
     parser.add_argument(
         "--config",
         metavar="FILE",
@@ -165,6 +158,13 @@ def training_parser(command: str, description: str | None) -> Parser:
     group.add_argument(
         "--process_id", metavar="I", type=int, help="index of this process, from 0"
     )
+    group = parser.add_argument_group(
+        "settings", "their defaults can be changed by the configuration file"
+    )
+    for name, one in SETTINGS.items():
+        default = "none" if one.default is None else one.default
+        help = f"{one.help}; {one.allowed} (default: {default})".replace("%", "%%")
+        group.add_argument(f"--config.{name}", dest=name, metavar="VALUE", help=help)
     return parser
 
 
@@ -176,17 +176,8 @@ def parse_training(
     Returns:
         The run, and the values of all flags, which include those added to the parser.
     """
-    args, unknown = parser.parse_known_args(_join_overrides(argv))
-    overrides: dict[str, object] = {}
-    for arg in unknown:
-        if not arg.startswith("--config."):
-            parser.reject(arg)
-        flag, equals, text = arg.partition("=")
-        name = flag.removeprefix("--config.")
-        find(name, SETTINGS, flag)
-        if not equals:
-            raise UserError(f"{flag}: needs a value, as in {flag}=VALUE")
-        overrides[name] = _parse_setting(name, text)
+    args = parser.parse(argv)
+    overrides = parse_settings(args, SETTINGS)
     path = find_config(args.config)
     config = load_config(path).replace(overrides)
     workdir = args.workdir or parse_workdir(f"checkpoints/{path.stem}")
@@ -194,18 +185,6 @@ def parse_training(
         args.coordinator_address, args.num_processes, args.process_id
     )
     return TrainingArgs(path.stem, config, workdir, processes), args
-
-
-def _join_overrides(argv: list[str]) -> list[str]:
-    """Rewrites `--config.KEY VALUE` as `--config.KEY=VALUE`."""
-    joined: list[str] = []
-    for arg in argv:
-        needs_value = joined and re.fullmatch(r"--config\.[^=]+", joined[-1])
-        if needs_value and not arg.startswith("--"):
-            joined[-1] += f"={arg}"
-        else:
-            joined.append(arg)
-    return joined
 
 
 def output_file(flag: str, text: str, suffix: str) -> Path:

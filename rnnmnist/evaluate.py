@@ -6,7 +6,7 @@ The checkpoint contains its configuration; no other flag describes the model or 
 """
 
 from rnnmnist import cli
-from rnnmnist.cli import Parser, data_paths
+from rnnmnist.cli import Parser, parse_settings
 
 
 def main(argv: list[str]) -> None:
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
     mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
     result = results.evaluate_run(
-        workdir, args.step, args.split, data_paths(args), mesh
+        workdir, args.step, args.split, parse_settings(args), mesh
     )
     print(
         f"{result.task.name} {args.split} at step {result.step}: "

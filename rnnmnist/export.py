@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rnnmnist import cli, errors
-from rnnmnist.cli import Parser, data_paths
+from rnnmnist.cli import Parser, parse_settings
 from rnnmnist.config.paths import parse_folder
 
 FORMAT_NAMES = ("onnx", "safetensors", "stablehlo")
@@ -88,7 +88,7 @@ def export(args: argparse.Namespace) -> None:
                 f"--output: {path} exists; name another folder, or replace it with "
                 "--force"
             )
-    source = Source.load(workdir, args.step, data_paths(args))
+    source = Source.load(workdir, args.step, parse_settings(args))
     differing = []
     for name in format_names:
         certificate = folders.write(source, name, args.output)

@@ -11,7 +11,7 @@ import datetime
 import shlex
 
 from rnnmnist import cli, errors
-from rnnmnist.cli import Parser, data_paths
+from rnnmnist.cli import Parser, parse_settings
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
         pages.check_report_folder(folder)
     runs = []
     for workdir, folder in zip(args.workdir, folders, strict=False):
-        run = load_run_data(workdir, args.step, data_paths(args))
+        run = load_run_data(workdir, args.step, parse_settings(args))
         print(
             f"{run.task.name} {run.split} at step {run.step}: "
             f"{results.format_result(run.result)}, loss {run.result.loss:.4f}"

@@ -398,13 +398,3 @@ SETTINGS: dict[str, Setting] = {
 }
 # Paths of the data. They depend on the machine and are not part of the run.
 DATA_PATHS = tuple(name for name, one in SETTINGS.items() if one.is_path)
-
-
-def describe() -> str:
-    """Lists every setting with its default, meaning and range, for `--help`."""
-    lines = []
-    for name, one in SETTINGS.items():
-        default = "none" if one.default is None else one.default
-        lines.append(f"  --config.{name}={default}")
-        lines.append(f"        {one.help}; {one.allowed}")
-    return "\n".join(lines)

@@ -49,7 +49,7 @@ def test_an_override_can_be_two_arguments() -> None:
     assert parse(*args).train.num_steps == 7
     with pytest.raises(UserError, match=r"train\.learning_rate: must be .*, not '-1'"):
         parse("--config.train.learning_rate", "-1")
-    with pytest.raises(UserError, match=r"--config\.seed: needs a value"):
+    with pytest.raises(UserError, match=r"--config\.seed: expected one argument"):
         parse("--config.seed", "--config.num_seeds", "2")
     with pytest.raises(UserError, match="stray argument '3'"):
         parse("--config.seed=2", "3")
@@ -80,7 +80,7 @@ def test_an_override_can_be_two_arguments() -> None:
         ("--config.data.view=row", ["data.view", "rows, columns", "'row'"]),
         ("--config.data.permutation=random", ["data.permutation", "'random'", "SEED"]),
         ("--config.train.num_steps=99999999", ["num_steps", "at most 16777215"]),
-        ("--config.seed", ["--config.seed", "needs a value"]),
+        ("--config.seed", ["--config.seed", "expected one argument"]),
         ("--confg=default", ["--confg", "did you mean --config?"]),
         ("--nothing-like-it", ["--nothing-like-it", "no such flag"]),
         ("default", ["stray argument 'default'"]),
