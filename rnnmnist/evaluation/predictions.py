@@ -253,19 +253,6 @@ class Predictions(NamedTuple):
         """The step after which each prediction no longer changes, int [examples]."""
         return decision_steps(self.predicted)
 
-    def separation_step(self, one: int, other: int, most: float = 0.02) -> int | None:
-        """Returns the step, from 1, after which two classes are separated.
-
-        From that step on, at most a fraction `most` of the examples of the two classes
-        is predicted as the other of them. None if that holds after no step.
-        """
-        selected = np.isin(self.labels, (one, other))
-        others = one + other - self.labels[selected]
-        confused = (self.predicted[selected] == others[:, None]).mean(axis=0)
-        above = np.flatnonzero(confused > most)
-        step = int(above[-1]) + 2 if len(above) else 1
-        return step if step <= len(confused) else None
-
 
 def predict(
     model: SequenceClassifier, params: Params, split: EvaluationSplit
@@ -275,34 +262,8 @@ def predict(
     return [Predictions.from_logits(network, split.examples) for network in logits]
 
 
-@dataclasses.dataclass(frozen=True)
-class Misclassification:
-    """An example whose predicted class is not the true one."""
-
-    index: int  # in the split, from 0
-    predicted: int
-    probability: float  # of the predicted class
-    label: int
-    label_probability: float
-
-
-def most_confident_errors(
-    predictions: Predictions, limit: int
-) -> list[Misclassification]:
-    """Returns up to `limit` wrong predictions, the most confident first."""
+def most_confident_errors(predictions: Predictions, limit: int) -> np.ndarray:
+    """Returns the indices of up to `limit` wrong predictions, most confident first."""
     (wrong,) = np.nonzero(~predictions.correct)
     order = np.argsort(-predictions.confidence[wrong], kind="stable")
-    errors = []
-    for index in wrong[order][:limit]:
-        probabilities = predictions.probabilities[index]
-        label = predictions.labels[index]
-        errors.append(
-            Misclassification(
-                index=int(index),
-                predicted=int(predictions.predicted[index, -1]),
-                probability=float(probabilities.max()),
-                label=int(label),
-                label_probability=float(probabilities[label]),
-            )
-        )
-    return errors
+    return wrong[order][:limit]

@@ -144,40 +144,6 @@ def confusion_matrix(
         return _png(figure)
 
 
-def accuracy_by_class(
-    estimates: Sequence[Estimate],
-    counts: Sequence[str],
-    names: Sequence[str],
-    overall: float,
-    palette: Palette = LIGHT,
-) -> bytes:
-    """Draws the accuracy on each class with its interval.
-
-    Args:
-        estimates: for each class.
-        counts: of each class, as text.
-        names: of the classes.
-        overall: the accuracy on all classes, from 0 to 1.
-        palette: the colours.
-    """
-    rows, names = range(len(names)), [_shorten(name, MAX_CLASS_NAME) for name in names]
-    values, lengths = _error_bars(estimates)
-    with _figure(1 + 0.26 * len(names), palette) as figure:
-        axes = figure.subplots()
-        axes.axvline(100 * overall, color=palette.muted, linewidth=1, zorder=1)
-        axes.errorbar(values, rows, xerr=lengths, fmt="o", color=palette.series[0])
-        axes.set_yticks(rows, names)
-        axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.grid(False, axis="y")
-        right = axes.secondary_yaxis("right")
-        right.set_yticks(rows, counts, fontsize=8, color=palette.muted)
-        right.tick_params(length=0)
-        right.spines[:].set_visible(False)
-        axes.set_xlabel("accuracy (% of the class's examples)")
-        axes.set_title(f"vertical line: all classes, {percent(overall)}")
-        return _png(figure)
-
-
 def reliability_diagram(
     confidence: np.ndarray,
     accuracy: Sequence[Estimate],

@@ -1,6 +1,5 @@
 """The sections of a run's report: plots with captions and tables."""
 
-import itertools
 from collections.abc import Callable
 from functools import partial
 
@@ -38,7 +37,6 @@ def report_sections(run: RunData) -> list[Section]:
         _confusion_matrix(run),
         _accuracy_by_steps_read(run),
         _accuracy_by_class(run),
-        *_decision_steps(run),
         _most_confident_errors(run),
         _calibration(run),
     ]
@@ -217,42 +215,6 @@ def _accuracy_by_steps_read(run: RunData) -> Section:
     )
 
 
-def _decision_steps(run: RunData) -> list[Section]:
-    names, labels = run.task.classes, run.examples.labels
-    classes = np.unique(labels).tolist()
-    if len(classes) > MAX_CLASSES:
-        return []
-    by_network = [predictions.decision_steps for predictions in run.networks]
-    decided = np.concatenate(by_network)
-    repeated = np.tile(labels, len(by_network))
-    rows = []
-    for label in classes:
-        own = decided[repeated == label]
-        nine_tenths = int(np.quantile(own, 0.9, method="inverted_cdf"))
-        rows.append([names[label], f"{np.median(own):.0f}", f"{nine_tenths}"])
-    first = run.networks[0]
-    pairs = [
-        (
-            first.separation_step(one, other) or np.inf,
-            f"{names[one]} and {names[other]}",
-        )
-        for one, other in itertools.combinations(classes, 2)
-    ]
-    pairs.sort(key=lambda pair: -pair[0])
-    latest = "; ".join(
-        f"{pair} after step {step}" if np.isfinite(step) else f"{pair} never"
-        for step, pair in pairs[:5]
-    )
-    text = (
-        f"The decision step of an example is the step after which its prediction no "
-        f"longer changes; the median is {np.median(decided):.0f}. Two classes are "
-        "separated once at most 2 % of their examples are predicted as the other "
-        f"class. The last pairs to be separated{_of_first_seed(run)}: {latest}."
-    )
-    table = Table(["class", "median decision step", "90th percentile"], rows)
-    return [Section("Decision steps", [text], table=table)]
-
-
 def _confusion_matrix(run: RunData) -> Section:
     counts, names = np.array(run.result.confusion), run.task.classes
     title = "Confusion matrix"
@@ -300,45 +262,32 @@ def _accuracy_by_class(run: RunData) -> Section:
         f"{names[label]}, {percent(estimates[label].value)} ({counts[label]})"
         for label in (order[0], order[-1])
     )
-    extremes = f"Highest: {highest}; lowest: {lowest}."
     rows = [
         [name, count, *_format_estimate(estimate)]
         for name, count, estimate in zip(names, counts, estimates, strict=True)
     ]
-    overall = run.result.accuracy
     text = (
-        f"{extremes} {_describe_intervals(run)} If two of them overlap, the difference "
-        "may be due to chance."
+        f"Highest: {highest}; lowest: {lowest}. {_describe_intervals(run)} If two of "
+        "them overlap, the difference may be due to chance."
     )
     table = Table(["class", "correct", "accuracy", _interval_header(run)], rows)
-    if len(names) > MAX_CLASSES:
-        return Section("Accuracy by class", [text], table=table)
-    return Section(
-        "Accuracy by class",
-        [text],
-        in_both_palettes(
-            "classes",
-            partial(plots.accuracy_by_class, estimates, counts, names, overall),
-            f"Accuracy on each class with its interval. {extremes}",
-        ),
-        table,
-    )
+    return Section("Accuracy by class", [text], table=table)
 
 
 def _most_confident_errors(run: RunData) -> Section:
     title = "Most confident errors"
     names, predictions = run.task.classes, run.networks[0]
     errors = most_confident_errors(predictions, MAX_ERRORS)
-    if not errors:
+    if not len(errors):
         return Section(title, [f"All {run.noun} are classified correctly."])
     tiles = [
         Tile(
-            run.examples.one(error.index),
-            names[error.predicted],
-            probability(error.probability),
-            names[error.label],
+            run.examples.one(index),
+            names[predictions.predicted[index, -1]],
+            probability(predictions.confidence[index]),
+            names[predictions.labels[index]],
         )
-        for error in errors
+        for index in errors
     ]
     total = int((~predictions.correct).sum())
     text = f"The {len(errors)} most confident of {total:,} errors{_of_first_seed(run)}."
@@ -348,13 +297,14 @@ def _most_confident_errors(run: RunData) -> Section:
         f"{tile.label} predicted as {tile.predicted} ({tile.probability})"
         for tile in tiles[:6]
     )
+    of_labels = predictions.probabilities[errors, predictions.labels[errors]]
     rows = [
         [
-            f"{error.index}",
+            f"{index}",
             f"{tile.predicted} ({tile.probability})",
-            f"{tile.label} ({probability(error.label_probability)})",
+            f"{tile.label} ({probability(of_label)})",
         ]
-        for error, tile in zip(errors, tiles, strict=True)
+        for index, tile, of_label in zip(errors, tiles, of_labels, strict=True)
     ]
     header = ["index", "predicted (probability)", "label (probability)"]
     return Section(

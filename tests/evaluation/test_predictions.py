@@ -210,38 +210,22 @@ def test_errors_are_sorted_by_confidence() -> None:
     predictions = predict_one(PARAMS, examples)
     errors = most_confident_errors(predictions, 10_000)
     assert len(errors) == 500 - predictions.correct.sum()
-    assert len({error.index for error in errors}) == len(errors)
-    confidences = [error.probability for error in errors]
+    assert len(set(errors.tolist())) == len(errors)
+    assert not predictions.correct[errors].any()
+    confidences = predictions.confidence[errors].tolist()
     assert confidences == sorted(confidences, reverse=True)
-    for error in errors:
-        assert error.label == examples.labels[error.index] != error.predicted
-        own = predictions.probabilities[error.index]
-        assert error.probability == own[error.predicted] == own.max()
-        assert error.label_probability == own[error.label]
-    assert most_confident_errors(predictions, 7) == errors[:7]
+    first = most_confident_errors(predictions, 7)
+    assert first.tolist() == errors[:7].tolist()
 
 
 def test_correct_predictions_have_no_errors() -> None:
     predictions = with_confidence(np.full(5, 0.9), np.ones(5, bool))
-    assert most_confident_errors(predictions, 3) == []
+    assert len(most_confident_errors(predictions, 3)) == 0
 
 
 def test_decision_steps_by_hand() -> None:
     predicted = np.array([[3, 3, 3, 3], [1, 3, 3, 3], [1, 2, 1, 3], [3, 1, 3, 3]])
     assert decision_steps(predicted).tolist() == [1, 2, 4, 3]
-
-
-def test_separation_step_by_hand() -> None:
-    labels, lengths = np.array([3, 3, 4, 4, 5], np.int32), np.full(5, 4, np.int32)
-    predicted = np.array(
-        [[4, 4, 3, 3], [3, 3, 3, 3], [3, 4, 4, 4], [4, 4, 4, 4], [3, 3, 3, 3]]
-    )
-    predictions = Predictions(labels, lengths, predicted, np.full((5, 10), 0.1))
-    assert predictions.separation_step(3, 4) == predictions.separation_step(4, 3) == 3
-    assert predictions.separation_step(4, 5) == 1
-    never = predictions._replace(predicted=np.full_like(predicted, 4))
-    assert never.separation_step(3, 4) is None
-    assert never.separation_step(3, 4, most=0.5) == 1
 
 
 def test_predictions_of_sequences_by_hand() -> None:

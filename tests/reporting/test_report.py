@@ -43,7 +43,7 @@ from rnnmnist.reporting.pages import (
 from rnnmnist.reporting.run_data import RunData, load_run_data, read_sessions
 from rnnmnist.reporting.sections import estimate_accuracies
 
-PLOTS = ["curves", "confusion", "steps", "classes", "gallery", "reliability"]
+PLOTS = ["curves", "confusion", "steps", "gallery", "reliability"]
 NOW = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
 CONTEXT = ReportContext("python -m rnnmnist.report", NOW)
 
@@ -573,10 +573,8 @@ def test_plots_shorten_names_and_read_no_mathematics_in_them(
 ) -> None:
     names = [r"cost $\foo$", "walking_upstairs_1", 200 * "n"]
     tiles = [plots.Tile(np.ones((1, 2)), name, "99.00 %", name) for name in names]
-    estimates = [plots.Estimate(0.7, 0.8, 0.9)] * 3
     plotted: list[tuple[Callable[[], bytes], int]] = [
         (lambda: plots.confusion_matrix(np.eye(3, dtype=int), names), 24),
-        (lambda: plots.accuracy_by_class(estimates, ["8"] * 3, names, 0.8), 24),
         (lambda: plots.gallery(tiles, images=False), 14),
     ]
     for draw, longest in plotted:
