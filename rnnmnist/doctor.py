@@ -92,7 +92,7 @@ def check_run(
 ) -> None:
     """Checks the devices, data and workdir of a run, and trains a few steps."""
     from rnnmnist.runtime import hardware
-    from rnnmnist.runtime.compilation import describe_cache, enable_compilation_cache
+    from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.distributed import process_count
     from rnnmnist.runtime.mesh import set_cpu_devices
     from rnnmnist.training import preflight
@@ -108,13 +108,9 @@ def check_run(
     if platform:
         hardware.require_platform(platform)
     checklist.check("data", preflight.describe_data, config.data)
-    for text in preflight.describe_other_data(config.data):
-        checklist.show("data", text)
     checklist.check("workdir", preflight.describe_workdir, config, training.workdir)
     if has_devices:
         checklist.check("step", preflight.describe_step, config)
-        checklist.show("memory", hardware.describe_memory())
-    checklist.show("programs", describe_cache())
 
 
 if __name__ == "__main__":

@@ -52,13 +52,11 @@ class Availability(NamedTuple):
     text: str  # one line for the user
 
 
-def availability(config: DataConfig, *, check: bool) -> Availability:
+def availability(config: DataConfig) -> Availability:
     """Reports how a run would obtain a data set, without preparing or creating it.
 
-    Args:
-        config: which data set, and its folders.
-        check: whether to check the files in `manual_dir` and, if files have to be
-            downloaded, whether their host responds within `NETWORK_SECONDS`.
+    The files in `manual_dir` are checked and, if files have to be downloaded, whether
+    their host responds within `NETWORK_SECONDS`.
     """
     manual_dir = _absolute(config.manual_dir)
     try:
@@ -70,14 +68,13 @@ def availability(config: DataConfig, *, check: bool) -> Availability:
     if prepared:
         return Availability(True, folder, f"prepared in {folder}")
     missing = _missing_urls(builder, manual_dir)
-    if check:
-        _check_manual_files(builder, manual_dir)
-        _check_network(builder, manual_dir)
+    _check_manual_files(builder, manual_dir)
+    _check_network(builder, manual_dir)
     if builder.builder_config.url is None:
         source = "from this package"
     elif missing:
         host = urllib.parse.urlparse(missing[0]).netloc
-        source = f"from {host}{' (reachable)' if check else ''}"
+        source = f"from {host} (reachable)"
     else:
         source = "from local files"
     return Availability(False, folder, f"not prepared; a run takes it {source}")

@@ -1,16 +1,12 @@
 """The compilation cache, and the time that jax spends on compiling."""
 
-import contextlib
 import functools
 import logging
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
-
-from rnnmnist.runtime.hardware import MIB
 
 _logger = logging.getLogger(__name__)
 
@@ -65,20 +61,6 @@ class Stopwatch:
         """Returns the seconds since the stopwatch was created."""
         elapsed = time.monotonic() - self._start
         return elapsed - (compile_seconds() - self._compiled)
-
-
-def describe_cache() -> str:
-    """Describes the compilation cache: its programs, its folder and its size."""
-    config: Any = jax.config  # some versions do not declare its attributes
-    folder = config.jax_compilation_cache_dir
-    if folder is None or not config.jax_enable_compilation_cache:
-        return "not cached: each run compiles again"
-    sizes = {}
-    for path in Path(folder).iterdir():
-        with contextlib.suppress(FileNotFoundError):  # removed by another process
-            sizes[path.name] = path.stat().st_size
-    programs = sum(name.endswith("-cache") for name in sizes)
-    return f"{programs:,} kept in {folder}, {sum(sizes.values()) / MIB:,.1f} MiB"
 
 
 def _cache_folder() -> Path:

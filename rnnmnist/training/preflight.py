@@ -17,7 +17,7 @@ from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.host import HostSplit, open_training_split
 from rnnmnist.data.preparation import availability
-from rnnmnist.data.tasks import IMAGE_SETS, read_task
+from rnnmnist.data.tasks import read_task
 from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, first_line
 from rnnmnist.runtime import workdir
@@ -38,7 +38,7 @@ def describe_data(config: DataConfig) -> str:
     """Describes the data set; reads all of it if it is prepared."""
     if config.name == "files":
         return f"{config.path}: {_describe_task(datasets.load(config).task)}"
-    found = availability(config, check=True)
+    found = availability(config)
     if found.prepared:
         task = datasets.load(config, cache=False).task
         return f"{config.name}: {found.text}, {_describe_task(task)}"
@@ -58,24 +58,6 @@ def _describe_task(task: Task) -> str:
         text += f" of at most {task.steps:,} x {task.features:,} values, "
         text += f"{len(task.classes):,} classes"
     return text
-
-
-def describe_other_data(config: DataConfig) -> list[str]:
-    """Describes the data sets that the run does not need, without network access.
-
-    There are none for a run on files of users.
-    """
-    if config.name == "files":
-        return []
-    lines = []
-    for name in IMAGE_SETS:
-        if name != config.name:
-            other = DataConfig(name=name, data_dir=config.data_dir)  # type: ignore[arg-type]
-            try:
-                lines.append(f"{name}: {availability(other, check=False).text}")
-            except RunError as error:
-                lines.append(f"{name}: {error}")
-    return lines
 
 
 def describe_workdir(config: Config, folder: Path) -> str:

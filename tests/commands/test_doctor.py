@@ -29,8 +29,7 @@ Finished = subprocess.CompletedProcess[str]
 LABELS = (
     *("array_record", "flax", "jax", "numpy", "optax", "orbax-checkpoint", "python"),
     *("tensorflow-datasets", "machine", "devices", "execution"),
-    *("data", "data", "data", "data"),
-    *("workdir", "step", "memory", "programs", "seconds", "verdict"),
+    *("data", "workdir", "step", "seconds", "verdict"),
 )
 
 
@@ -75,8 +74,6 @@ def test_the_report_of_a_machine_on_which_a_run_works(
     assert "mnist5k: not prepared; a run takes it from this package" in found["data"]
     assert found["workdir"].startswith(f"{tmp_path}/checkpoints/embedded, writable, ")
     assert re.search(r"compiled in .* ms a step of 128: .* images/s", found["step"])
-    assert re.match(r"peak of [\d,]+ MiB in this process", found["memory"])
-    assert re.match(r"[1-9][\d,]* kept in ", found["programs"])
     assert found["verdict"] == "a run of embedded would work here"
     assert list(tmp_path.iterdir()) == []
 
@@ -174,7 +171,9 @@ def test_a_missing_platform_is_one_line(
     error = failure(finished)
     assert "jax finds no device: " in error
     assert "JAX_PLATFORMS=cuda" in error
-    required = r"^required: require: jax uses no gpu: jax finds no device: .*no GPU"
+    required = (
+        r"^required: require: jax uses no gpu: jax finds no device: .*install jax"
+    )
     assert re.search(required, finished.stdout, re.M)
     trained = r"^training: .*JAX_PLATFORMS=cuda requires it.*\n"
     assert re.search(trained, finished.stdout, re.M)
@@ -228,7 +227,6 @@ def test_folders_that_cannot_be_written(command: Command, tmp_path: Path) -> Non
     )
     warning, error = finished.stderr.splitlines()
     assert warning.startswith("warning: compiled programs are not kept")
-    assert results(finished.stdout)["programs"].startswith("not cached")
     assert error.startswith("error: a run of embedded would not work here: execution.")
     assert "; and data.data_dir: mnist5k is not prepared, and cannot be in " in error
     assert finished.returncode == 1
@@ -363,7 +361,7 @@ def test_damaged_data_are_detected_without_writing(
 ) -> None:
     config = DataConfig(name="mnist5k", data_dir=str(tmp_path))
     datasets.load(config)
-    folder = preparation.availability(config, check=False).folder
+    folder = preparation.availability(config).folder
     for path in folder.glob("arrays.npz*"):
         path.unlink()
     assert "prepared" in preflight.describe_data(config)
@@ -433,39 +431,27 @@ def test_tested_py_widens_the_ranges(tmp_path: Path) -> None:
         assert versions.widened(Range(oldest, newest), installed) == (oldest, newest)
 
 
-def test_an_unused_accelerator_is_reported_with_a_remedy(tmp_path: Path) -> None:
-    assert hardware.detect_accelerators(tmp_path, {}) == []
-    (kind,) = hardware.detect_accelerators(tmp_path, {"TPU_NAME": "t"})
-    assert kind.platform == "tpu"
-    for file, platform in (("dev/nvidia0", "gpu"), ("dev/accel0", "tpu")):
-        (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).touch()
-        detected = hardware.detect_accelerators(tmp_path, {})
-        (kind,) = [kind for kind in detected if kind.platform == platform]
-        forbidden = hardware.remedy(kind, {"JAX_PLATFORMS": "cpu"})
-        assert forbidden.endswith("JAX_PLATFORMS=cpu excludes it; unset that")
-        missing = kind._replace(plugins=("no-such-plugin",))
-        assert hardware.remedy(missing, {}).endswith(f"pip install '{kind.extra}'")
-        broken = kind._replace(plugins=("jax",))
-        assert "jax is installed, but RuntimeError: " in hardware.remedy(broken, {})
-
-
-def test_the_failure_of_a_plugin_is_its_own_message(
+def test_what_jax_says_of_missing_accelerators_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Not the traceback that jax logs, nor that the backend is unknown."""
+    """In one line, without the traceback that jax logs."""
     logger = logging.getLogger("jax._src.xla_bridge")
     monkeypatch.setattr(logger, "filters", [])
-    monkeypatch.setattr(hardware, "_failures", {})
-    hardware.describe_devices(8, None, 1)
+    monkeypatch.setattr(hardware, "_diagnosis", [])
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert hardware.describe_devices(8, None, 1).endswith("jax found no accelerator")
+    call = "Exception when calling jax_plugins.xla_cuda12.initialize()"
     try:
         raise RuntimeError("the driver is too old")
     except RuntimeError:
-        logger.exception("Exception when calling jax_plugins.xla_cuda12.initialize()")
-    gpu, tpu = (kind._replace(plugins=("jax",)) for kind in hardware.ACCELERATORS)
-    reason = "jax is installed, but RuntimeError: the driver is too old"
-    assert hardware.remedy(gpu, {}).endswith(reason)
-    assert "driver" not in hardware.remedy(tpu, {})
+        logger.exception(call)
+    reason = f"{call}: RuntimeError: the driver is too old"
+    assert hardware.describe_devices(8, None, 1).endswith(f"; {reason}")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    with pytest.raises(
+        RunError, match=r"JAX_PLATFORMS=cpu .*too old; install jax\[cud"
+    ):
+        hardware.require_platform("gpu")
 
 
 def test_main_memory_respects_the_limit_of_a_container(tmp_path: Path) -> None:
