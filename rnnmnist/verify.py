@@ -5,6 +5,8 @@
 The exit code is 1 if a checkpoint is damaged.
 """
 
+import time
+
 from rnnmnist import cli, errors
 from rnnmnist.cli import Parser
 
@@ -16,14 +18,21 @@ def main(argv: list[str]) -> None:
     workdir = parser.parse(argv).workdir
     import jax
 
-    from rnnmnist.checkpoints.verification import verify
+    from rnnmnist.checkpoints import store
+    from rnnmnist.checkpoints.selection import find_step
 
     # A trainer may hold the accelerator, and nothing is compiled.
     jax.config.update("jax_platforms", "cpu")
-    faults = verify(workdir)
-    for step, fault in faults.items():
+    find_step(workdir, "latest")  # refuses a folder without checkpoints
+    bad = []
+    for step in store.list_steps(workdir):
+        fault = store.find_fault(workdir, step)
+        if fault is not None:
+            time.sleep(0.2)  # a running trainer deletes a checkpoint file by file
+            if not (workdir / str(step)).exists():
+                continue
+            bad.append(str(step))
         print(f"step {step}  {'good' if fault is None else f'bad: {fault}'}")
-    bad = [str(step) for step, fault in faults.items() if fault is not None]
     if bad:
         raise errors.RunError(f"damaged in {workdir}: step {', '.join(bad)}")
 

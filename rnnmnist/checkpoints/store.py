@@ -257,6 +257,20 @@ def read_state(workdir: Path, step: int, like: Any = None) -> Any:
     return restored
 
 
+def find_fault(workdir: Path, step: int) -> str | None:
+    """Compares a checkpoint with its checksums; returns what differs, or None.
+
+    Neither the model nor the optimizer is needed: the saved shapes are restored.
+    """
+    try:
+        read_params(workdir, step)
+        if read_header(workdir, step).has_training_state:
+            read_state(workdir, step)
+    except DamagedError as error:
+        return error.reason
+    return None
+
+
 def quarantine(workdir: Path, step: int) -> Path:
     """Renames a damaged checkpoint, so that its step can be saved again.
 

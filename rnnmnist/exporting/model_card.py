@@ -59,32 +59,20 @@ def model_card(source: Source) -> str:
     task, config = source.task, source.restored.config
     examples, correct = len(source.logits), source.correct
     images = task.image_shape is not None
-    kind = "image-classification" if images else "time-series-classification"
-    name = f"rnnmnist-{config.model.cell}-{task.name}"
-    result = {
-        "task": {"type": kind},
-        "dataset": {
-            "name": source.dataset,
-            "type": HUB_DATASETS.get(source.dataset, source.dataset),
-            "split": source.split,
-        },
-        "metrics": [{"type": "accuracy", "value": correct / examples}],
-    }
     metadata: dict[str, Any] = {
         "library_name": "rnnmnist",
         "tags": ["jax", "flax", "recurrent-neural-network", config.model.cell],
         "metrics": ["accuracy"],
-        "model-index": [{"name": name, "results": [result]}],
     }
     if images:
-        metadata["pipeline_tag"] = kind
+        metadata["pipeline_tag"] = "image-classification"
     if task.name in HUB_DATASETS:
         metadata["datasets"] = [HUB_DATASETS[task.name]]
     steps, features = task.steps, task.features
     return TEMPLATE.format(
         # JSON is YAML, too.
         metadata="\n".join(f"{key}: {json.dumps(metadata[key])}" for key in metadata),
-        title=name,
+        title=f"rnnmnist-{config.model.cell}-{task.name}",
         description=(
             f"A recurrent network (`{config.model.cell}`, {config.model.hidden_size} "
             f"units, {count_params(source.params):,} parameters) that classifies "

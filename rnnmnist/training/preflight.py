@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnnmnist.checkpoints.store import list_steps
-from rnnmnist.checkpoints.verification import find_fault
+from rnnmnist.checkpoints.store import find_fault, list_steps
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rnnmnist.checkpoints.store import (
     DamagedError,
+    find_fault,
     list_steps,
     quarantine,
     read_header,
 )
-from rnnmnist.checkpoints.verification import check_checkpoint
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import UserError
@@ -61,13 +61,11 @@ def check_same_data(task: Task, workdir: Path, step: int) -> None:
 def quarantine_damaged(workdir: Path) -> None:
     """Renames every damaged checkpoint, with a warning, so that it can be replaced."""
     for step in list_steps(workdir):
-        try:
-            check_checkpoint(workdir, step)
-        except DamagedError as error:
+        if (fault := find_fault(workdir, step)) is not None:
             _logger.warning(
                 "checkpoint %d is damaged and not used (%s); it is now %s",
                 step,
-                error.reason,
+                fault,
                 quarantine(workdir, step),
             )
 

@@ -12,7 +12,7 @@ import pytest
 import runs
 from support import Command
 
-from rnnmnist.checkpoints import store, verification
+from rnnmnist.checkpoints import store
 from rnnmnist.checkpoints.checksums import array_checksums
 from rnnmnist.checkpoints.selection import find_step
 from rnnmnist.config.schema import SETTINGS, Config
@@ -62,11 +62,11 @@ DAMAGES: dict[str, Damage] = {
 
 
 def test_every_kind_of_damage_is_found(reference_run: Path, tmp_path: Path) -> None:
-    assert verification.find_fault(reference_run, NEWEST) is None
+    assert store.find_fault(reference_run, NEWEST) is None
     for name, damage in DAMAGES.items():
         workdir = runs.copy_of(reference_run, tmp_path / name)
         damage(workdir / str(NEWEST))
-        assert verification.find_fault(workdir, NEWEST) is not None
+        assert store.find_fault(workdir, NEWEST) is not None
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def test_a_flipped_bit_is_detected_or_has_no_effect(
         content = bytearray(saved)
         content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
         path.write_bytes(content)
-        faults.append(verification.find_fault(tmp_path, NEWEST))
+        faults.append(store.find_fault(tmp_path, NEWEST))
         print(f"{path.relative_to(tmp_path)}: {faults[-1]}")  # shown on failure
         if faults[-1] is None:
             assert contents(tmp_path, NEWEST) == expected
@@ -149,7 +149,7 @@ def test_a_checkpoint_with_another_steps_name_is_damaged(
     reference_run: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(reference_run / str(NEWEST), tmp_path / "7000")
-    fault = verification.find_fault(tmp_path, 7000)
+    fault = store.find_fault(tmp_path, 7000)
     assert fault == f"it holds step {NEWEST}"
 
 
@@ -304,7 +304,7 @@ def test_random_edits_cause_errors_or_have_no_effect(
         workdir = runs.copy_of(reference_run, tmp_path / str(number))
         edit = edit_randomly(generator, files_of(workdir))
         for step in store.list_steps(workdir):
-            if verification.find_fault(workdir, step) is None:
+            if store.find_fault(workdir, step) is None:
                 outcomes["good"] += 1
                 assert contents(workdir, step) == expected[step], edit
             else:
