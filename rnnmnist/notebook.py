@@ -101,8 +101,7 @@ def show_report(workdir: Path) -> None:
     workdir = Path(workdir).expanduser()
     run("report", f"--workdir={workdir}")
     for path in sorted((workdir / "report").glob("*.png")):
-        if not path.stem.endswith("-dark"):
-            _show(path.read_bytes())
+        _show(path.read_bytes())
 
 
 def read_digit(workdir: Path) -> None:

@@ -1,6 +1,5 @@
 """The page that compares several runs: their settings, results and curves."""
 
-import functools
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -12,10 +11,10 @@ from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.evaluation.formatting import interval, percent
 from rnnmnist.evaluation.intervals import wilson_interval
 from rnnmnist.reporting import plots
-from rnnmnist.reporting.html import Cell, Link, Page, Section, Table
+from rnnmnist.reporting.html import Cell, Link, Page, Picture, Section, Table
 from rnnmnist.reporting.pages import ReportContext
 from rnnmnist.reporting.run_data import RunData
-from rnnmnist.reporting.sections import format_counts, in_both_palettes
+from rnnmnist.reporting.sections import format_counts
 
 
 def comparison_folder(workdirs: Sequence[Path]) -> Path:
@@ -154,6 +153,7 @@ def _validation_curves(named: dict[str, RunData]) -> Section:
         f"{percent(lines[-1].accuracy)} at step {lines[-1].step:,}."
         for name, lines in drawn.items()
     )
-    draw = functools.partial(plots.validation_curves, drawn)
     alt = f"Validation accuracy over steps. {ranges}"
-    return Section(title, text, in_both_palettes("validation", draw, alt))
+    return Section(
+        title, text, Picture("validation", plots.validation_curves(drawn), alt)
+    )

@@ -34,17 +34,16 @@ Cell = str | Link | Command  # line breaks are preserved
 
 
 class Picture(NamedTuple):
-    """A plot in both palettes."""
+    """A plot."""
 
-    name: str  # of its files, without the suffix
-    light: bytes  # PNG
-    dark: bytes  # PNG of the same size
+    name: str  # of its file, without the suffix
+    png: bytes
     alt: str  # describes the plot with its main numbers
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels, from the PNG header."""
-        return struct.unpack(">II", self.light[16:24])
+        return struct.unpack(">II", self.png[16:24])
 
 
 class Table(NamedTuple):
@@ -114,13 +113,9 @@ def render(template: Path, style: Path, **values: object) -> str:
 
 
 def picture_files(page: Page) -> dict[str, bytes]:
-    """Returns the page's plots by file name: `NAME.png` and `NAME-dark.png`."""
-    files = {}
-    for section in page.sections:
-        if section.picture is not None:
-            files[f"{section.picture.name}.png"] = section.picture.light
-            files[f"{section.picture.name}-dark.png"] = section.picture.dark
-    return files
+    """Returns the page's plots by file name."""
+    pictures = [section.picture for section in page.sections if section.picture]
+    return {f"{picture.name}.png": picture.png for picture in pictures}
 
 
 def _css_variables(palette: Palette) -> str:

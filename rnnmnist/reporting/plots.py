@@ -2,8 +2,7 @@
 
 Every plot is 4.8 inches wide at 200 dots per inch, so that its text is legible on a
 phone. pyplot is not used: it would select a backend for the whole process and keep
-references to the figures. A function whose plot a report can contain takes the palette
-that it draws in; the others draw in the light one.
+references to the figures.
 """
 
 import contextlib
@@ -23,7 +22,7 @@ from rnnmnist.config.schema import CELLS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.evaluation.formatting import percent, percentage_points
 from rnnmnist.inference.preprocessing import Stages
-from rnnmnist.reporting.palette import LIGHT, Palette
+from rnnmnist.reporting.palette import LIGHT
 
 WIDTH, DPI = 4.8, 200  # inches, dots per inch
 GALLERY_COLUMNS = 4
@@ -51,7 +50,7 @@ class Tile(NamedTuple):
     label: str
 
 
-def learning_curves(metrics: Sequence[Metrics], palette: Palette = LIGHT) -> bytes:
+def learning_curves(metrics: Sequence[Metrics]) -> bytes:
     """Draws the metrics of a run, at least one line, over steps.
 
     For several seeds, the range from the lowest to the highest is shaded.
@@ -66,12 +65,12 @@ def learning_curves(metrics: Sequence[Metrics], palette: Palette = LIGHT) -> byt
             line = max(validated, key=lambda line: (line.accuracy, -line.step))
         title += f"   {kind} validation accuracy: {percent(line.accuracy)} "
         title += f"at step {line.step:,}"
-    with _figure(4.6, palette) as figure:
+    with _figure(4.6) as figure:
         above, below = figure.subplots(2, sharex=True)
         style = {"label": "validation", "marker": "o", "zorder": 3}
         for axes, metric in ((above, "loss"), (below, "accuracy")):
-            _plot_metric(axes, trained, metric, palette.series[1], label="train")
-            _plot_metric(axes, validated, metric, palette.series[0], **style)
+            _plot_metric(axes, trained, metric, LIGHT.series[1], label="train")
+            _plot_metric(axes, validated, metric, LIGHT.series[0], **style)
         above.set(title=title, ylabel="loss (nats per example)", yscale="log")
         low, high = above.get_ylim()
         above.yaxis.set_major_formatter("{x:g}")
@@ -83,19 +82,17 @@ def learning_curves(metrics: Sequence[Metrics], palette: Palette = LIGHT) -> byt
         return _png(figure)
 
 
-def validation_curves(
-    runs: Mapping[str, Sequence[Metrics]], palette: Palette = LIGHT
-) -> bytes:
+def validation_curves(runs: Mapping[str, Sequence[Metrics]]) -> bytes:
     """Draws the validation metrics of several runs, by name, over steps."""
-    colours = len(palette.series)
-    with _figure(3.4 + 0.17 * len(runs), palette) as figure:
+    colours = len(LIGHT.series)
+    with _figure(3.4 + 0.17 * len(runs)) as figure:
         axes = figure.subplots()
         for index, lines in enumerate(runs.values()):
             style = {
                 "linestyle": LINE_STYLES[index // colours % len(LINE_STYLES)],
                 "marker": MARKERS[index % len(MARKERS)],
             }
-            colour = palette.series[index % colours]
+            colour = LIGHT.series[index % colours]
             _plot_metric(axes, lines, "accuracy", colour, **style)
         axes.set_ylabel("validation accuracy (% of examples)")
         _set_accuracy_limits(axes, runs.values())
@@ -106,20 +103,18 @@ def validation_curves(
         return _png(figure)
 
 
-def confusion_matrix(
-    counts: np.ndarray, names: Sequence[str], palette: Palette = LIGHT
-) -> bytes:
+def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     """Draws a confusion matrix, int [true classes, predicted classes]."""
     errors = np.ma.array(counts, mask=np.eye(len(counts), dtype=bool))
-    shades = _shades(palette, palette.series[1]).with_extremes(bad=palette.line)
+    shades = _shades(LIGHT.series[1]).with_extremes(bad=LIGHT.line)
     # Square root scale: single errors stay visible beside hundreds.
     norm = PowerNorm(0.5, vmin=0, vmax=max(8, int(errors.max())))
     edges = np.arange(len(counts) + 1) - 0.5
     names = [_shorten(name, MAX_CLASS_NAME) for name in names]
-    with _figure(4.9, palette) as figure:
+    with _figure(4.9) as figure:
         axes = figure.subplots()
         mesh = axes.pcolormesh(edges, edges, errors, cmap=shades, norm=norm)
-        mesh.set(edgecolor=palette.line, linewidth=0.5)
+        mesh.set(edgecolor=LIGHT.line, linewidth=0.5)
         for (true, predicted), count in np.ndenumerate(counts):
             if len(counts) > MAX_NUMBERS or (not count and true != predicted):
                 continue
@@ -131,7 +126,7 @@ def confusion_matrix(
                 ha="center",
                 va="center_baseline",
                 fontsize=min(8.5 if counts.max() < 10_000 else 7, 95 / len(counts)),
-                color=palette.background if dark else palette.foreground,
+                color=LIGHT.background if dark else LIGHT.foreground,
             )
         rotation = 90 if max(map(len, names)) > 3 else 0
         axes.set_xticks(range(len(names)), names, rotation=rotation)
@@ -149,7 +144,6 @@ def reliability_diagram(
     accuracy: Sequence[Estimate],
     examples: np.ndarray,
     calibration_error: float,
-    palette: Palette = LIGHT,
 ) -> bytes:
     """Draws accuracy over confidence, and the number of examples of each bin.
 
@@ -158,15 +152,14 @@ def reliability_diagram(
         accuracy: of the same bins.
         examples: in all bins, which divide 0 to 1 evenly.
         calibration_error: the expected calibration error, from 0 to 1.
-        palette: the colours.
     """
     edges = np.linspace(0, 100, len(examples) + 1)
-    blue = palette.series[0]
+    blue = LIGHT.series[0]
     values, lengths = _error_bars(accuracy)
     points = {"fmt": "o", "color": blue, "clip_on": False, "zorder": 3}
-    with _figure(4.8, palette) as figure:
+    with _figure(4.8) as figure:
         above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
-        above.plot([0, 100], [0, 100], color=palette.muted, linewidth=1, zorder=1)
+        above.plot([0, 100], [0, 100], color=LIGHT.muted, linewidth=1, zorder=1)
         above.errorbar(100 * confidence, values, yerr=lengths, **points)
         above.set(
             title=f"expected calibration error: {percentage_points(calibration_error)}",
@@ -187,16 +180,14 @@ def reliability_diagram(
         return _png(figure)
 
 
-def gallery(
-    tiles: Sequence[Tile], palette: Palette = LIGHT, *, images: bool = True
-) -> bytes:
+def gallery(tiles: Sequence[Tile], *, images: bool = True) -> bytes:
     """Draws misclassified examples with their labels above and predictions below."""
     rows = -(-len(tiles) // GALLERY_COLUMNS)
     longest = max(len(name) for tile in tiles for name in (tile.predicted, tile.label))
-    shades = _shades(palette, palette.foreground)
+    shades = _shades(LIGHT.foreground)
     size, height, gap = (9, 1.72, " ") if longest < 7 else (7, 1.94, "\n")
     text = {"fontsize": size, "loc": "left"}
-    with _figure(height * rows + 0.1, palette) as figure:
+    with _figure(height * rows + 0.1) as figure:
         grid = figure.subplots(rows, GALLERY_COLUMNS, squeeze=False)
         for axes in grid.flat[len(tiles) :]:
             axes.set_axis_off()
@@ -204,31 +195,29 @@ def gallery(
             if images:
                 axes.imshow(tile.values, cmap=shades, vmin=0, vmax=255)
             else:
-                axes.set_prop_cycle(color=palette.series)
+                axes.set_prop_cycle(color=LIGHT.series)
                 marker = "o" if len(tile.values) == 1 else ""
                 axes.plot(tile.values, linewidth=1, marker=marker)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(True)
             label = f"label{gap}{_shorten(tile.label, MAX_TILE_NAME)}"
             predicted = f"predicted{gap}{_shorten(tile.predicted, MAX_TILE_NAME)}"
-            axes.set_title(label, color=palette.series[0], **text)
+            axes.set_title(label, color=LIGHT.series[0], **text)
             predicted += f"\n{tile.probability}"
-            axes.set_xlabel(predicted, color=palette.series[1], **text)
+            axes.set_xlabel(predicted, color=LIGHT.series[1], **text)
         return _png(figure)
 
 
-def accuracy_by_steps_read(
-    estimates: Sequence[Estimate], majority: float, palette: Palette = LIGHT
-) -> bytes:
+def accuracy_by_steps_read(estimates: Sequence[Estimate], majority: float) -> bytes:
     """Draws the accuracy after each step, and the share of the most frequent class."""
     low, value, high = 100 * np.array(estimates).T
     last = len(estimates)
     steps = range(1, last + 1)
     quarters = sorted({-(-last * quarter // 4) for quarter in (1, 2, 3, 4)})
-    blue = palette.series[0]
-    with _figure(3.4, palette) as figure:
+    blue = LIGHT.series[0]
+    with _figure(3.4) as figure:
         axes = figure.subplots()
-        axes.axhline(100 * majority, color=palette.muted, linewidth=1, zorder=1)
+        axes.axhline(100 * majority, color=LIGHT.muted, linewidth=1, zorder=1)
         axes.fill_between(steps, low, high, color=blue, alpha=0.25, linewidth=0)
         axes.plot(steps, value, color=blue, marker="o", markersize=3)
         for step in quarters:
@@ -258,7 +247,7 @@ def prediction(stages: Stages, probabilities: np.ndarray) -> bytes:
     highest = probabilities.max(axis=0)
     likely = [int(digit) for digit in highest.argsort()[::-1] if highest[digit] > 0.1]
     titles = ("input", "foreground", "strokes", "28 x 28")
-    with _figure(4.4, LIGHT) as figure:
+    with _figure(4.4) as figure:
         parts: Any = figure.subfigures(2, height_ratios=[1, 2])
         grid = parts[0].subplots(1, len(titles))
         for axes, title, image in zip(grid, titles, stages, strict=True):
@@ -304,7 +293,7 @@ def gradients(
     values = 100 * np.maximum(curves, floor)
     top = max(300, 1.5 * values.max())
     apart = 0.09 * np.log10(top / values.min())  # decades between names
-    with _figure(0.4 + 2.5 * len(panels), LIGHT) as figure:
+    with _figure(0.4 + 2.5 * len(panels)) as figure:
         grid = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)
         for axes, (name, own) in zip(grid.flat, panels.items(), strict=True):
             axes.set_yscale("log")
@@ -365,7 +354,7 @@ def _plot_gradients(
 
 
 @contextlib.contextmanager
-def _figure(height: float, palette: Palette) -> Iterator[Figure]:
+def _figure(height: float) -> Iterator[Figure]:
     """Yields a figure in the palette's colours, independent of a user's matplotlibrc.
 
     The figure must be saved within the context.
@@ -373,28 +362,28 @@ def _figure(height: float, palette: Palette) -> Iterator[Figure]:
     style: dict[Any, Any] = {
         "font.family": "DejaVu Sans",
         "font.size": 9,
-        "text.color": palette.foreground,
+        "text.color": LIGHT.foreground,
         "text.parse_math": False,  # a name can contain dollar signs
         "axes.titlelocation": "left",
         "axes.titlesize": 9,
-        "axes.labelcolor": palette.foreground,
-        "axes.edgecolor": palette.muted,
-        "axes.facecolor": palette.background,
+        "axes.labelcolor": LIGHT.foreground,
+        "axes.edgecolor": LIGHT.muted,
+        "axes.facecolor": LIGHT.background,
         "axes.grid": True,
         "axes.axisbelow": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "errorbar.capsize": 2.5,
-        "grid.color": palette.line,
+        "grid.color": LIGHT.line,
         "grid.linewidth": 0.7,
-        "xtick.color": palette.muted,
-        "ytick.color": palette.muted,
-        "xtick.labelcolor": palette.foreground,
-        "ytick.labelcolor": palette.foreground,
+        "xtick.color": LIGHT.muted,
+        "ytick.color": LIGHT.muted,
+        "xtick.labelcolor": LIGHT.foreground,
+        "ytick.labelcolor": LIGHT.foreground,
         "lines.linewidth": 1.5,
         "lines.markersize": 4,
         "legend.frameon": False,
-        "figure.facecolor": palette.background,
+        "figure.facecolor": LIGHT.background,
         "savefig.facecolor": "auto",
     }
     with matplotlib.rc_context(style):
@@ -407,8 +396,8 @@ def _png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def _shades(palette: Palette, colour: str) -> LinearSegmentedColormap:
-    return LinearSegmentedColormap.from_list("shades", [palette.background, colour])
+def _shades(colour: str) -> LinearSegmentedColormap:
+    return LinearSegmentedColormap.from_list("shades", [LIGHT.background, colour])
 
 
 def _error_bars(estimates: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,5 @@
 """The sections of a run's report: plots with captions and tables."""
 
-from collections.abc import Callable
-from functools import partial
-
 import numpy as np
 
 from rnnmnist.checkpoints.header import Metrics
@@ -18,7 +15,6 @@ from rnnmnist.evaluation.metrics import Scores
 from rnnmnist.evaluation.predictions import most_confident_errors
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import Picture, Section, Table
-from rnnmnist.reporting.palette import DARK, LIGHT, Palette
 from rnnmnist.reporting.plots import Estimate, Tile
 from rnnmnist.reporting.run_data import RunData
 
@@ -48,11 +44,6 @@ def format_counts(found: Scores | Metrics) -> str:
         mean = found.correct / len(found.members)
         return f"{mean:,.1f} of {found.examples:,} on average"
     return f"{found.correct:,} of {found.examples:,}"
-
-
-def in_both_palettes(name: str, draw: Callable[[Palette], bytes], alt: str) -> Picture:
-    """Draws a plot in the light and in the dark palette."""
-    return Picture(name, draw(LIGHT), draw(DARK), alt)
 
 
 def estimate_accuracies(correct: np.ndarray, totals: np.ndarray) -> list[Estimate]:
@@ -146,7 +137,7 @@ def _learning_curves(run: RunData) -> Section:
     return Section(
         title,
         [_learning_curves_caption(run)],
-        in_both_palettes("curves", partial(plots.learning_curves, metrics), alt),
+        Picture("curves", plots.learning_curves(metrics), alt),
         Table(header, rows) if rows else None,
     )
 
@@ -206,9 +197,9 @@ def _accuracy_by_steps_read(run: RunData) -> Section:
             f"{_describe_intervals(run)} The horizontal line is the accuracy of always "
             "predicting the most frequent class."
         ],
-        in_both_palettes(
+        Picture(
             "steps",
-            partial(plots.accuracy_by_steps_read, estimates, majority),
+            plots.accuracy_by_steps_read(estimates, majority),
             f"Accuracy by steps read: {points}.{reached}",
         ),
         Table(header, rows[::-1]),
@@ -238,9 +229,9 @@ def _confusion_matrix(run: RunData) -> Section:
     return Section(
         title,
         [text + frequent],
-        in_both_palettes(
+        Picture(
             "confusion",
-            partial(plots.confusion_matrix, counts, names),
+            plots.confusion_matrix(counts, names),
             f"Confusion matrix of {counts.sum():,} predictions, of which "
             f"{errors.sum():,} are wrong. {frequent}",
         ),
@@ -310,9 +301,9 @@ def _most_confident_errors(run: RunData) -> Section:
     return Section(
         title,
         [text],
-        in_both_palettes(
+        Picture(
             "gallery",
-            partial(plots.gallery, tiles, images=run.task.image_shape is not None),
+            plots.gallery(tiles, images=run.task.image_shape is not None),
             f"{text} The first are {listed}.",
         ),
         Table(header, rows),
@@ -365,11 +356,9 @@ def _calibration(run: RunData) -> Section:
     return Section(
         "Calibration",
         text,
-        in_both_palettes(
+        Picture(
             "reliability",
-            partial(
-                plots.reliability_diagram, confidence, estimates, bins.examples, error
-            ),
+            plots.reliability_diagram(confidence, estimates, bins.examples, error),
             f"{summary} The expected calibration error is {percentage_points(error)}. "
             f"{bins.examples[-1]:,} of {total:,} predictions have a confidence above "
             f"{100 - width:.1f} %, and {bins.correct[-1]:,} of these are correct.",

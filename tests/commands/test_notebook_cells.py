@@ -204,8 +204,7 @@ def test_the_notebook_can_be_executed(executed: tuple[Path, dict[str, Any]]) -> 
     assert "\n" not in printed(cells["install"])
     assert "is installed" in printed(cells["install"])
     plots = {path.stem for path in (workdir / "report").glob("*.png")}
-    light = {name for name in plots if not name.endswith("-dark")}
-    assert len(images_of(cells["report"])) == len(light) == len(plots) / 2 > 1
+    assert len(images_of(cells["report"])) == len(plots) > 1
     assert str(workdir / "report" / "index.html") in printed(cells["report"])
     assert re.search(rf"a_{notebook.DIGIT}\.png: \d, ", printed(cells["digit"]))
     assert len(images_of(cells["digit"])) == 1
