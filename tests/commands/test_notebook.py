@@ -351,7 +351,7 @@ def test_a_second_interrupt_kills(
 ) -> None:
     """In a compiled call that would run for minutes."""
     workdir = tmp_path / "run"
-    environment |= {"JAX_LOG_COMPILES": "1"}
+    environment = environment | {"JAX_LOG_COMPILES": "1"}
     compiled = "Finished XLA compilation of jit(train_steps)"
     process = start(environment, workdir, data_dir, every=10**6, until=compiled)
     time.sleep(1)  # the call starts
