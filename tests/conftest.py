@@ -4,7 +4,7 @@ All workers of a pytest run, and the commands that they start, share a compilati
 and a folder of prepared data sets. The cache stays in `.pytest_cache` for the next run;
 `pytest --cache-clear` empties it. Fast tests compile without most optimizations, in
 half of the time; slow tests and `tests/commands/test_optimized.py` compile what users
-run.
+run, unless they use `fast_programs`, `unoptimized` or `unoptimized_commands`.
 """
 
 import fcntl
@@ -20,16 +20,21 @@ import jax
 import pytest
 import runs
 from jax.sharding import Mesh
-from support import CHROMIUM, ORIGINALS, REPOSITORY, Command, Once, mesh_of
+from support import (
+    CHROMIUM,
+    ORIGINALS,
+    REPOSITORY,
+    UNOPTIMIZED,
+    Command,
+    Once,
+    fast_compilation,
+    mesh_of,
+)
 
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 
 # Also for commands that tests call in this process.
 DEVICES = "--xla_force_host_platform_device_count=8"
-# Compiles a training step for a CPU in a third of the time; the code is slower.
-FAST_COMPILATION = (
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
 
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # see rnnmnist/errors.py
 
@@ -37,7 +42,7 @@ logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # see rnnmnist/errors.p
 def pytest_configure(config: pytest.Config) -> None:
     """Configures jax in each worker before its devices are initialized."""
     is_fast = "not slow" in config.option.markexpr
-    os.environ["XLA_FLAGS"] = f"{DEVICES} {FAST_COMPILATION if is_fast else ''}"
+    os.environ["XLA_FLAGS"] = DEVICES
     programs = config.cache.mkdir("programs")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(programs)
     jax.config.update("jax_compilation_cache_dir", str(programs))
@@ -45,7 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_numpy_rank_promotion", "raise")
     if is_fast:
-        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        os.environ |= UNOPTIMIZED
+        os.environ["XLA_FLAGS"] += f" {DEVICES}"
         jax.config.update("jax_disable_most_optimizations", True)
 
 
@@ -117,6 +123,23 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def unoptimized(environment: dict[str, str]) -> dict[str, str]:
+    """Environment variables of commands whose programs are compiled fast and run once.
+
+    For tests that say nothing on the programs that users run.
+    """
+    return environment | UNOPTIMIZED
+
+
+@pytest.fixture
+def unoptimized_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for commands that a tool starts, which get this process's variables."""
+    jax.devices()  # of this process, before its flags change
+    for name, text in UNOPTIMIZED.items():
+        monkeypatch.setenv(name, text)
+
+
+@pytest.fixture(scope="session")
 def command(environment: dict[str, str]) -> Command:
     """Runs `python -m rnnmnist.NAME ARGUMENTS` to its end."""
 
@@ -134,6 +157,13 @@ def command(environment: dict[str, str]) -> Command:
         )
 
     return run
+
+
+@pytest.fixture
+def fast_programs() -> Iterator[None]:
+    """For slow tests of which no claim is on the programs that users run."""
+    with fast_compilation():
+        yield
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from jax._src import compiler
 from jax.sharding import AxisType, Mesh
 
 from rnnmnist.cli import format_error
@@ -38,6 +39,16 @@ ORIGINALS = Path(os.environ.get("RNNMNIST_ORIGINALS") or "no originals")
 TASK = read_task(DataConfig())  # MNIST
 ROWS = View("rows", "bit_reversal")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+# Compiles a training step for a CPU in a third of the time; the code is slower.
+FAST_COMPILATION = {
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+# The same for a command.
+UNOPTIMIZED = {
+    "XLA_FLAGS": " ".join(f"--{k}={v}".lower() for k, v in FAST_COMPILATION.items()),
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+}
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Once = Callable[[str, Callable[[Path], None]], Path]  # see conftest.py
 
@@ -100,6 +111,31 @@ def one_line_error(finished: subprocess.CompletedProcess[str]) -> str:
     assert lines[0].startswith("error: ")
     assert "Traceback" not in finished.stdout
     return lines[0]
+
+
+@contextlib.contextmanager
+def fast_compilation() -> Iterator[None]:
+    """Compiles in this process as all fast tests do, also in a slow one."""
+    if jax.config.values["jax_disable_most_optimizations"]:
+        yield
+        return
+    original = compiler.get_compile_options
+
+    def options(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        found.env_option_overrides = [
+            *found.env_option_overrides,
+            *FAST_COMPILATION.items(),
+        ]
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", options)
+        jax.config.update("jax_disable_most_optimizations", True)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_disable_most_optimizations", False)
 
 
 @contextlib.contextmanager

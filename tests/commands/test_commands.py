@@ -489,15 +489,16 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_step(
 
 @pytest.mark.slow  # the same warning as that of `evaluate`
 def test_a_run_needs_no_compilation_cache(
-    command: Command, data_dir: Path, tmp_path: Path
+    command: Command, data_dir: Path, tmp_path: Path, unoptimized: dict[str, str]
 ) -> None:
     (tmp_path / "file").touch()
+    missing = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "file" / "programs")}
     finished = command(
         "main",
         f"--workdir={tmp_path / 'run'}",
         *settings(data_dir),
         "--config.train.num_steps=1",
-        JAX_COMPILATION_CACHE_DIR=str(tmp_path / "file" / "programs"),
+        **unoptimized | missing,
     )
     assert finished.returncode == 0, finished.stderr
     (warning,) = finished.stderr.strip().splitlines()

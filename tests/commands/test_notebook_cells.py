@@ -61,7 +61,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runtime(
-    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
+    tmp_path_factory: pytest.TempPathFactory, unoptimized: dict[str, str]
 ) -> dict[str, str]:
     """The environment of a runtime like Colab's, with all packages but this one.
 
@@ -88,7 +88,7 @@ def runtime(
         "language": "python",
     }
     kernel.write_text(json.dumps(spec))
-    return environment | {
+    return unoptimized | {
         "IPYTHONDIR": str(folder / "ipython"),
         "JUPYTER_PATH": str(folder / "jupyter"),
         "JUPYTER_RUNTIME_DIR": str(folder / "connections"),

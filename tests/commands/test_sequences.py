@@ -462,6 +462,7 @@ def test_a_stream_equals_the_whole_sequence(run: Path, command: Command) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_an_ensemble_can_be_run_step_by_step(tmp_path: Path) -> None:
     content = arrays()
     content["lengths"][:] = 12
@@ -589,6 +590,7 @@ def as_ts(content: dict[str, np.ndarray]) -> bytes:
     return "\n".join(lines).encode()
 
 
+@pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize("kind", ["npz", "npy", "ts", "csv"])
 @pytest.mark.parametrize("count", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_an_edited_file_is_refused_in_one_line_or_trained_on(

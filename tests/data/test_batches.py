@@ -71,6 +71,7 @@ def test_an_epoch_is_a_permutation(examples: int) -> None:
         np.testing.assert_array_equal(np.sort(found), np.arange(examples))
 
 
+@pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize(
     "batch_size",
     # Each size compiles its own program.
@@ -125,6 +126,7 @@ def test_orders_pass_chi_square_tests() -> None:
     assert 0.6 < fixed.mean() < 1.4  # 1 on average in a uniform permutation
 
 
+@pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize(
     "shards",
     # Each number compiles its own program.

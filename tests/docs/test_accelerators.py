@@ -175,7 +175,7 @@ def test_products_are_those_of_rounded_operands(environment: dict[str, str]) -> 
 
 @pytest.mark.slow
 def test_a_command_runs_with_rounded_products(
-    environment: dict[str, str], tmp_path: Path
+    unoptimized: dict[str, str], tmp_path: Path
 ) -> None:
     """The loss differs from that of exact products, by little."""
     losses = []
@@ -185,7 +185,7 @@ def test_a_command_runs_with_rounded_products(
         workdir = tmp_path / name
         argv = [*program.split(), *flags, f"--workdir={workdir}"]
         subprocess.run(
-            [sys.executable, *argv], env=environment, cwd=REPOSITORY, check=True
+            [sys.executable, *argv], env=unoptimized, cwd=REPOSITORY, check=True
         )
         (result,) = (workdir / "evaluation").glob("test-*.json")
         losses.append(json.loads(result.read_text())["loss"])

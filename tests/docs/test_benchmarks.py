@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import long_sequences
@@ -242,8 +241,7 @@ def test_a_worker_runs_its_task_once_per_line(
     task: str,
     settings: dict[str, Any],
     amount: int,
-    environment: dict[str, str],
-    tmp_path: Path,
+    unoptimized: dict[str, str],
 ) -> None:
     finished = subprocess.run(
         [sys.executable, BENCHMARKS / script, task, json.dumps(settings)],
@@ -251,7 +249,7 @@ def test_a_worker_runs_its_task_once_per_line(
         capture_output=True,
         text=True,
         cwd=REPOSITORY,
-        env=environment,
+        env=unoptimized,
         timeout=120,
         check=True,
     )

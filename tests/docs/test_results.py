@@ -43,8 +43,8 @@ def test_the_page_on_scaling_contains_the_current_tables() -> None:
 
 
 @pytest.mark.slow
-def test_a_case_of_scaling_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XLA_FLAGS")  # the eight devices of the tests
+@pytest.mark.usefixtures("unoptimized_commands")
+def test_a_case_of_scaling_is_measured() -> None:
     for case in (scaling.TWO, scaling.Case(128, 2, processes=2)):
         found = scaling.measure_once(case)
         assert found["step"] > found["all_reduce"] > 0
@@ -147,6 +147,7 @@ def test_the_accuracies_are_at_least_those_that_the_pages_state() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unoptimized_commands")
 def test_a_row_is_measured_once(
     tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,13 +52,13 @@ def test_quantiles_are_relative_to_the_last_part() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs", "unoptimized_commands")
 def test_a_case_is_measured(
     tmp_path: Any, data_dir: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "RUNS", tmp_path)
     recipe = f"embedded data.view=pixels data.data_dir={data_dir} train.num_steps=2"
     monkeypatch.setattr(vanishing, "RECIPE", recipe)
-    monkeypatch.delenv("XLA_FLAGS")  # one device on the one core of a run
     monkeypatch.setattr(vanishing, "CASES", [vanishing.Case("rnn", 196)])
     (run,) = vanishing.measure(None)["runs"]
     assert len(run["correct"]) == len(run["validation_correct"]) == 1

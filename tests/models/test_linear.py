@@ -117,6 +117,7 @@ def test_every_form_equals_a_plain_loop(name: str, options: dict[str, Any]) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize("parallel", [False, True])
 @pytest.mark.parametrize("name", RECURRENCES)
 def test_blocks_have_the_same_gradients(name: str, parallel: bool) -> None:

@@ -18,7 +18,16 @@ import numpy as np
 import pytest
 import runs
 from jax.sharding import Mesh
-from support import ROWS, TASK, Command, Once, mesh_of, random_examples, refused
+from support import (
+    ROWS,
+    TASK,
+    Command,
+    Once,
+    fast_compilation,
+    mesh_of,
+    random_examples,
+    refused,
+)
 
 from rnnmnist import evaluate as evaluate_command
 from rnnmnist import main, report, verify
@@ -108,7 +117,8 @@ def assert_agree(found: Any, expected: Any) -> None:
 
 @pytest.fixture(scope="module")
 def singles() -> list[Trained]:
-    return [trained(a_run(seed=5 + i), mesh_of(1)) for i in range(SEEDS)]
+    with fast_compilation():
+        return [trained(a_run(seed=5 + i), mesh_of(1)) for i in range(SEEDS)]
 
 
 def a_run(**changes: Any) -> Config:
@@ -141,6 +151,7 @@ def way(request: pytest.FixtureRequest) -> Way:
     return Way(grid(seeds, batch), together)
 
 
+@pytest.mark.usefixtures("fast_programs")
 def test_each_network_equals_that_of_its_seed_alone(
     singles: list[Trained], way: Way
 ) -> None:
@@ -176,6 +187,7 @@ def test_a_single_network_is_the_same_together_and_in_turn(
     assert together.sums.correct == in_turn.sums.correct
 
 
+@pytest.mark.usefixtures("fast_programs")
 def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
     program, state, split, _ = trained(NETWORKS, way.mesh, way.together, 3)
     head = dict(state.params["head"])  # not of the averages, which are evaluated
@@ -197,6 +209,7 @@ def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
     ]
 
 
+@pytest.mark.usefixtures("fast_programs")
 def test_an_ensemble_is_evaluated_as_its_networks_are(way: Way) -> None:
     program = make_program(NETWORKS, way.mesh, way.together)
     model = program.model

@@ -248,7 +248,7 @@ def test_fit_runs_in_a_thread(tmp_path: Path, reference: Path) -> None:
 
 @pytest.mark.slow
 def test_what_fit_sets_before_jax_has_devices(
-    tmp_path: Path, environment: dict[str, str]
+    tmp_path: Path, unoptimized: dict[str, str]
 ) -> None:
     program = (
         "import jax, numpy as np, rnnmnist, sys\n"
@@ -258,7 +258,7 @@ def test_what_fit_sets_before_jax_has_devices(
         "             verbose=False)\n"
         "print(*(k for k, v in jax.config.values.items() if before.get(k) != v))\n"
     )
-    variables = {"XDG_CACHE_HOME": str(tmp_path / "cache")} | environment
+    variables = {"XDG_CACHE_HOME": str(tmp_path / "cache")} | unoptimized
     del variables["JAX_COMPILATION_CACHE_DIR"]
     finished = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "run")],

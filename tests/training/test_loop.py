@@ -44,6 +44,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_the_host_reads_only_at_events(
     small: Config, tmp_path: Path, reads: list[int]
 ) -> None:

@@ -36,6 +36,7 @@ def loss_by_hand(logits: np.ndarray, label: int, *, every_step: bool) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "lru"])
 def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(

@@ -342,6 +342,7 @@ def test_averaging_does_not_change_the_trained_weights() -> None:
     assert plain.evaluated_params is plain.params
 
 
+@pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize(
     ("cell", "spared"),
     [
