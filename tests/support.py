@@ -2,6 +2,8 @@
 
 import contextlib
 import importlib
+import io
+import logging
 import os
 import shutil
 import signal
@@ -22,7 +24,7 @@ from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.tasks import read_task
 from rnnmnist.data.views import View
-from rnnmnist.errors import UserError
+from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
@@ -101,6 +103,31 @@ def refused(name: str, *arguments: object) -> str:
         module.main([str(argument) for argument in arguments])
     assert "\n" not in str(error.value)
     return format_error(error.value)
+
+
+def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Calls `rnnmnist.NAME` in this process, and returns what `command` would.
+
+    The programs of one call serve the next. An internal fault is raised.
+    """
+    module = importlib.import_module(f"rnnmnist.{name}")
+    argv = [str(argument) for argument in arguments]
+    # A process that has used jax can join no others.
+    argv += ["--num_processes=1"] if name == "main" else []
+    output, errors, code = io.StringIO(), io.StringIO(), 0
+    handler = logging.StreamHandler(errors)
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    logging.getLogger("rnnmnist").addHandler(handler)
+    try:
+        with contextlib.redirect_stdout(output):
+            module.main(argv)
+    except RunError as error:
+        print(f"error: {format_error(error)}", file=errors)
+        code = error.exit_code
+    finally:
+        logging.getLogger("rnnmnist").removeHandler(handler)
+    texts = output.getvalue(), errors.getvalue()
+    return subprocess.CompletedProcess([name, *argv], code, *texts)
 
 
 def one_line_error(finished: subprocess.CompletedProcess[str]) -> str:

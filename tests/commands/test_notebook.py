@@ -314,11 +314,7 @@ def start(
         "    print(error, flush=True)\n"
         "    sys.exit(error.exit_code)"
     )
-    endless = (
-        "--config.train.num_steps=1000000",
-        f"--config.train.log_every_steps={every}",
-        "--config.train.eval_every_steps=1000000",
-    )
+    endless = (*runs.ENDLESS, f"--config.train.log_every_steps={every}")
     process = subprocess.Popen(
         [sys.executable, "-c", program, *runs.arguments(workdir, data_dir, *endless)],
         env=environment,

@@ -6,11 +6,12 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pytest
 import runs
-from support import Command
+from support import Command, called
 
 from rnnmnist.checkpoints import store
 from rnnmnist.checkpoints.checksums import array_checksums
@@ -83,23 +84,25 @@ def test_every_kind_of_damage_is_found(reference_run: Path, tmp_path: Path) -> N
 def test_training_resumes_before_a_damaged_newest_step(
     command: Command, data_dir: Path, reference_run: Path, tmp_path: Path, name: str
 ) -> None:
+    """One kind of damage as processes see it; the others in this process."""
+    run = command if name == "truncated file" else called
     workdir = runs.copy_of(reference_run, tmp_path / "run")
     shutil.rmtree(workdir / "evaluation")
     DAMAGES[name](workdir / str(NEWEST))
 
-    verified = command("verify", f"--workdir={workdir}")
+    verified = run("verify", f"--workdir={workdir}")
     assert verified.returncode == 1
     assert f"step {NEWEST}  bad: " in verified.stdout
     assert verified.stdout.count("  good\n") == verified.stdout.count("step ") - 1
     assert only_line(verified.stderr).startswith("error: damaged in")
 
-    evaluated = command("evaluate", f"--workdir={workdir}", f"--step={NEWEST}")
+    evaluated = run("evaluate", f"--workdir={workdir}", f"--step={NEWEST}")
     assert evaluated.returncode == 1
     assert f"{workdir / str(NEWEST)} is damaged" in only_line(evaluated.stderr)
     assert evaluated.stdout == ""
     assert not (workdir / "evaluation").exists()
 
-    trained = command("main", *runs.arguments(workdir, data_dir))
+    trained = run("main", *runs.arguments(workdir, data_dir))
     assert trained.returncode == 0, trained.stderr
     line = only_line(trained.stderr)
     assert line.startswith(f"warning: checkpoint {NEWEST} is damaged and not used")
@@ -253,8 +256,15 @@ def test_how_programs_run_may_change_with_a_warning_if_it_affects_training(
     assert warned == {*names} - {"execution.placement"}
 
 
-def edit_randomly(generator: random.Random, files: list[Path]) -> str:
-    """Edits a random file and describes the edit."""
+class Edit(NamedTuple):
+    """An edited file, and what was done to it."""
+
+    path: Path
+    kind: str
+
+
+def edit_randomly(generator: random.Random, files: list[Path]) -> Edit:
+    """Edits a random file."""
     path = generator.choice(files)
     content = bytearray(path.read_bytes())
     kind = generator.choice(
@@ -276,7 +286,7 @@ def edit_randomly(generator: random.Random, files: list[Path]) -> str:
         path.unlink()
     else:
         path.write_bytes(content)
-    return f"{kind} {path.name} of {path.parent.name}"
+    return Edit(path, kind)
 
 
 def files_of(workdir: Path) -> list[Path]:
@@ -304,6 +314,8 @@ def test_random_edits_cause_errors_or_have_no_effect(
         workdir = runs.copy_of(reference_run, tmp_path / str(number))
         edit = edit_randomly(generator, files_of(workdir))
         for step in store.list_steps(workdir):
+            if workdir / str(step) not in edit.path.parents:
+                continue  # its files are those of the reference run
             if store.find_fault(workdir, step) is None:
                 outcomes["good"] += 1
                 assert contents(workdir, step) == expected[step], edit
@@ -336,19 +348,18 @@ def test_random_edits_cause_errors_or_have_no_effect(
     ],
 )
 def test_commands_survive_random_edits(
-    command: Command, data_dir: Path, reference_run: Path, tmp_path: Path, number: int
+    data_dir: Path, reference_run: Path, tmp_path: Path, number: int
 ) -> None:
+    """In this process, where an internal fault fails the test."""
     workdir = runs.copy_of(reference_run, tmp_path / "run")
     if number % 2:
         runs.cut_back(workdir, NEWEST - 20)
     edit = edit_randomly(random.Random(1000 + number), files_of(workdir))
     for name in ("verify", "evaluate"):
-        finished = command(name, f"--workdir={workdir}")
+        finished = called(name, f"--workdir={workdir}")
         assert finished.returncode in (0, 1, 2), edit
-        assert "Traceback" not in finished.stderr, edit
-    trained = command("main", *runs.arguments(workdir, data_dir))
+    trained = called("main", *runs.arguments(workdir, data_dir))
     assert trained.returncode in (0, 1, 2), edit
-    assert "Traceback" not in trained.stderr, edit
     if trained.returncode == 0:
         found, expected = runs.checksums(workdir), runs.checksums(reference_run)
         assert found["params"] == expected["params"], edit

@@ -12,13 +12,17 @@ from pathlib import Path
 
 import pytest
 import runs
-from support import Command, one_line_error
+from support import Command, called, mesh_of, one_line_error
+
+from rnnmnist.checkpoints import store
+from rnnmnist.evaluation import results
 
 pytestmark = pytest.mark.slow
 
 
-def finish(command: Command, workdir: Path, data_dir: Path) -> str:
-    finished = command("main", *runs.arguments(workdir, data_dir))
+def finish(workdir: Path, data_dir: Path) -> str:
+    """Starts the run again, in this process, and returns its output."""
+    finished = called("main", *runs.arguments(workdir, data_dir))
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 
@@ -29,7 +33,6 @@ def finish(command: Command, workdir: Path, data_dir: Path) -> str:
 )
 def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(
     environment: dict[str, str],
-    command: Command,
     data_dir: Path,
     reference_run: Path,
     tmp_path: Path,
@@ -43,7 +46,7 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(
     process.kill()
     process.communicate()
     saved = [int(name) for name in before if name.isdecimal()]
-    printed = finish(command, workdir, data_dir)
+    printed = finish(workdir, data_dir)
     resumed = re.search(r"resuming from step (\d+)", printed)
     # Only work since the last finished checkpoint is lost.
     assert int(resumed[1] if resumed else 0) >= max(saved, default=0)
@@ -55,7 +58,6 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_saves_on_a_signal_and_resumes_to_the_same_end(
     environment: dict[str, str],
-    command: Command,
     data_dir: Path,
     reference_run: Path,
     tmp_path: Path,
@@ -71,14 +73,14 @@ def test_a_run_saves_on_a_signal_and_resumes_to_the_same_end(
     assert saved is not None, line
     step = int(saved[1])
     assert runs.metrics(workdir)[-1]["step"] == step
-    verified = command("verify", f"--workdir={workdir}")
+    verified = called("verify", f"--workdir={workdir}")
     assert f"step {step}  good" in verified.stdout
-    assert f"resuming from step {step}\n" in finish(command, workdir, data_dir)
+    assert f"resuming from step {step}\n" in finish(workdir, data_dir)
     runs.assert_same_end(workdir, reference_run)
 
 
 def test_a_signal_in_the_last_chunk_determines_the_exit_code(
-    environment: dict[str, str], command: Command, data_dir: Path, tmp_path: Path
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     """The loop sees the signal after its last step."""
     program = (
@@ -104,7 +106,7 @@ def test_a_signal_in_the_last_chunk_determines_the_exit_code(
     assert finished.returncode == 143, finished.stderr
     assert f"saved step {runs.STEPS} of {runs.STEPS}" in finished.stderr
     assert not (workdir / "evaluation").exists()
-    assert "complete" in finish(command, workdir, data_dir)
+    assert "complete" in finish(workdir, data_dir)
     assert len(list((workdir / "evaluation").iterdir())) == 1
 
 
@@ -112,15 +114,10 @@ def test_a_second_interrupt_exits_immediately(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     """Within a chunk of several minutes."""
-    endless = (
-        "--config.train.num_steps=1000000",
-        "--config.train.log_every_steps=1000000",
-        "--config.train.eval_every_steps=1000000",
-    )
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "rnnmnist.main"),
-            *runs.arguments(tmp_path / "run", data_dir, *endless),
+            *runs.arguments(tmp_path / "run", data_dir, *runs.ENDLESS),
         ],
         env=environment,
         stdout=subprocess.PIPE,
@@ -173,71 +170,55 @@ def test_a_second_trainer_is_refused_and_a_killed_one_holds_no_lock(
     assert f"in use by process {process.pid} on {os.uname().nodename}" in error
     process.kill()
     process.communicate()
-    finish(command, workdir, data_dir)
+    finish(workdir, data_dir)
     runs.assert_same_end(workdir, reference_run)
 
 
 def test_evaluation_during_training_succeeds_without_side_effects(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    """For 20 seconds, while the trainer deletes old checkpoints."""
+    """While the trainer deletes old checkpoints."""
     workdir = tmp_path / "run"
-    many = ("--config.train.num_steps=100000", "--config.train.eval_every_steps=7")
+    many = (*runs.ENDLESS, "--config.train.eval_every_steps=7")
     trainer = runs.start(environment, runs.arguments(workdir, data_dir, *many))
-    program = (
-        "import sys, time\n"
-        "from rnnmnist import evaluate\n"
-        "begin, count = time.monotonic(), 0\n"
-        "from rnnmnist.evaluation import results\n"
-        "from rnnmnist.runtime.mesh import make_mesh\n"
-        "from pathlib import Path\n"
-        "mesh = make_mesh(48, None, 1)\n"
-        "while time.monotonic() - begin < 20:\n"
-        "    for selector in ('latest', 'best'):\n"
-        "        results.evaluate_run(\n"
-        "            Path(sys.argv[1]), selector, 'validation', {}, mesh)\n"
-        "        count += 1\n"
-        "print(count)\n"
-    )
-    while not list(workdir.glob("[0-9]*/params")):
-        time.sleep(0.05)
-    evaluator = subprocess.run(
-        [sys.executable, "-c", program, str(workdir)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert evaluator.returncode == 0, evaluator.stderr
-    assert int(evaluator.stdout) > 20
-    assert trainer.poll() is None
-    trainer.send_signal(signal.SIGTERM)
-    _, stderr = trainer.communicate(timeout=30)
+    steps: list[int] = []
+    try:
+        while not store.list_steps(workdir):
+            time.sleep(0.05)
+        while len(steps) <= 20 or len(set(steps)) <= 10:
+            latest, _ = (
+                results.evaluate_run(workdir, selector, "validation", {}, mesh_of(1))
+                for selector in ("latest", "best")
+            )
+            steps.append(latest.step)
+            assert trainer.poll() is None
+        trainer.send_signal(signal.SIGTERM)
+        _, stderr = trainer.communicate(timeout=30)
+    finally:
+        trainer.kill()
     assert trainer.returncode == 143, stderr
     assert stderr.startswith("stopped: saved step")
-    verified = subprocess.run(
-        [sys.executable, "-m", "rnnmnist.verify", f"--workdir={workdir}"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    verified = called("verify", f"--workdir={workdir}")
     assert verified.returncode == 0, verified.stdout
     others = {path.name for path in workdir.iterdir() if not path.name.isdecimal()}
     kept = {"config.json", "metrics.jsonl", "sessions.jsonl", "evaluation"}
     assert others == kept
 
 
+@pytest.mark.usefixtures("fast_programs")
 def test_runs_resume_with_other_numbers_of_devices(
-    command: Command, data_dir: Path, tmp_path: Path
+    data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
     for devices, steps in ((8, 20), (1, 40), (8, 60)):
-        finished = command(
+        finished = called(
             "main",
             *runs.arguments(workdir, data_dir),
             f"--config.execution.num_devices={devices}",
             f"--config.train.num_steps={steps}",
+            # Other schedules would be compiled for each number of steps.
+            "--config.train.schedule=constant",
+            "--config.train.warmup_fraction=0",
         )
         assert finished.returncode == 0, finished.stderr
         assert f"{devices} cpu device" in finished.stdout
