@@ -196,6 +196,20 @@ def reference_run(once: Once, command: Command, data_dir: Path) -> Path:
     return once("reference_run", train)
 
 
+@pytest.fixture(scope="session")
+def pair(once: Once, environment: dict[str, str], data_dir: Path) -> Path:
+    """The workdir of an undisturbed run of two processes."""
+
+    def train(workdir: Path) -> None:
+        first, second = runs.run_processes(environment, workdir, data_dir, 2)
+        assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+        assert "2 cpu devices of 2 processes" in first[1]
+        assert first[2] == ""
+        assert second[1:] == ("", "")  # only process 0 prints
+
+    return once("pair", train)
+
+
 @pytest.fixture
 def small(data_dir: Path) -> Config:
     """The configuration of a run of a few seconds."""

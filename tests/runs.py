@@ -1,6 +1,7 @@
 """A run into which tests inject faults, and its comparison with the reference run."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -27,6 +28,8 @@ ENDLESS = (
     "--config.train.eval_every_steps=1000000",
 )
 SLOW_SAVE = Path(__file__).parent / "faults" / "slow_save.py"
+# Of the processes of one run, each of which keeps its compiled programs.
+TOGETHER = f"{REPOSITORY}{os.pathsep}{Path(__file__).parent / 'every_process'}"
 
 
 def arguments(workdir: Path, data_dir: Path, *more: str) -> list[str]:
@@ -65,7 +68,6 @@ def wait_for_training(process: subprocess.Popen[str], word: str = "loss") -> Non
 def start_together(
     environment: dict[str, str],
     argvs: Sequence[Sequence[str]],
-    variables: Sequence[dict[str, str]] = (),
     program: Sequence[str] = ("-m", "rnnmnist.main"),
 ) -> list[subprocess.Popen[str]]:
     """Starts the processes of one run on loopback, the first one last.
@@ -73,8 +75,6 @@ def start_together(
     Args:
         environment: of all processes; proxy variables are removed.
         argvs: the command line of each process.
-        variables: more variables of each process, which give its rank; without them,
-            flags do.
         program: what each process runs.
     """
     address, number = f"127.0.0.1:{free_port()}", len(argvs)
@@ -90,12 +90,9 @@ def start_together(
             f"--num_processes={number}",
             f"--process_id={index}",
         ]
-        argv = [*argvs[index], *([] if variables else flags)]
         process = subprocess.Popen(
-            [sys.executable, *program, *argv],
-            env=clean
-            | {"PYTHONPATH": str(REPOSITORY)}
-            | (variables[index] if variables else {}),
+            [sys.executable, *program, *argvs[index], *flags],
+            env=clean | {"PYTHONPATH": TOGETHER},
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -103,6 +100,14 @@ def start_together(
         )
         processes.insert(0, process)
     return processes
+
+
+def run_processes(
+    environment: dict[str, str], workdir: Path, data_dir: Path, count: int, *more: str
+) -> list[tuple[int, str, str]]:
+    """Starts the run in several processes and returns how each ended."""
+    args = arguments(workdir, data_dir, *more)
+    return outcomes(start_together(environment, [args] * count))
 
 
 def free_port() -> int:

@@ -1,6 +1,5 @@
 """The scripts for clusters, run with stand-ins for the cluster's commands."""
 
-import json
 import os
 import re
 import shlex
@@ -34,25 +33,24 @@ def stand_in(folder: Path, name: str, script: str) -> None:
     path.chmod(0o755)
 
 
-def results(workdir: Path) -> list[dict[str, object]]:
-    return [json.loads(path.read_text()) for path in workdir.glob("evaluation/*")]
-
-
 @pytest.mark.slow
 def test_slurm_trains_in_all_tasks(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
+    environment: dict[str, str], data_dir: Path, pair: Path, tmp_path: Path
 ) -> None:
+    """jax detects the tasks, which resume and end a run of two processes with flags."""
+    workdir = runs.copy_of(pair, tmp_path / "checkpoints" / "rnnmnist")
+    runs.cut_back(workdir, 100)
     stand_in(tmp_path / "bin", "srun", SRUN)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
     clean = {key: text for key, text in environment.items() if "proxy" not in key}
     variables = {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, sys.path)]),
+        "PYTHONPATH": os.pathsep.join([runs.TOGETHER, *filter(None, sys.path)]),
         "SLURM_JOB_ID": str(runs.free_port()),
         "SLURM_JOB_NAME": "rnnmnist",
     }
-    args = runs.arguments(tmp_path, data_dir, "--config.execution.num_devices=2")[1:]
+    args = runs.arguments(tmp_path, data_dir)[1:]
     finished = subprocess.run(
         ["bash", LAUNCH / "slurm.sh", *args],
         cwd=tmp_path,
@@ -63,7 +61,8 @@ def test_slurm_trains_in_all_tasks(
     )
     assert finished.returncode == 0, finished.stderr
     assert "2 cpu devices of 2 processes" in finished.stdout
-    assert len(results(tmp_path / "checkpoints" / "rnnmnist")) == 1
+    assert "resuming from step 100\n" in finished.stdout
+    runs.assert_same_end(workdir, pair)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +111,7 @@ def jobset_command() -> list[str]:
 
 @pytest.mark.slow
 def test_the_command_of_the_jobset_trains(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
+    environment: dict[str, str], data_dir: Path, pair: Path, tmp_path: Path
 ) -> None:
     """In two processes on this machine, with the embedded data set."""
     program, module, name, *args = jobset_command()
@@ -129,10 +128,10 @@ def test_the_command_of_the_jobset_trains(
         flag, _, value = arg.partition("=")
         if flag not in coordinates:  # `start_together` adds them
             kept.append(f"{flag}={replaced.get(flag, value)}")
-    kept += [*runs.SETTINGS, "--config.execution.num_devices=2"]
+    kept += runs.SETTINGS
     ended = runs.outcomes(runs.start_together(environment, [kept] * 2))
     assert [code for code, _, _ in ended] == [0, 0], ended
-    assert len(results(workdir)) == 1
+    runs.assert_same_end(workdir, pair)
 
 
 def test_cloud_tpu_runs_one_command_on_all_hosts(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import runs
-from support import Command, Once, one_line_error, refused
+from support import Command, called, one_line_error, refused
 
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.main import parse
@@ -18,29 +18,7 @@ from rnnmnist.runtime import distributed
 from rnnmnist.runtime.processes import ProcessSpec
 from rnnmnist.runtime.workdir import lock
 
-TWO_DEVICES = "--config.execution.num_devices=2"
-EIGHT_DEVICES = "--config.execution.num_devices=8"
-
-
-def run_processes(
-    environment: dict[str, str], workdir: Path, data_dir: Path, count: int, *more: str
-) -> list[tuple[int, str, str]]:
-    args = runs.arguments(workdir, data_dir, *more)
-    return runs.outcomes(runs.start_together(environment, [args] * count))
-
-
-@pytest.fixture(scope="session")
-def pair(once: Once, environment: dict[str, str], data_dir: Path) -> Path:
-    """An undisturbed run of two processes."""
-
-    def train(workdir: Path) -> None:
-        first, second = run_processes(environment, workdir, data_dir, 2, TWO_DEVICES)
-        assert (first[0], second[0]) == (0, 0), first[2] + second[2]
-        assert "2 cpu devices of 2 processes" in first[1]
-        assert first[2] == ""
-        assert second[1:] == ("", "")  # only process 0 prints
-
-    return once("pair", train)
+SIX_DEVICES = "--config.execution.num_devices=6"
 
 
 @pytest.mark.slow
@@ -74,28 +52,25 @@ def test_one_process_evaluates_a_checkpoint_of_two(
 
 @pytest.mark.slow
 def test_a_run_resumes_with_another_number_of_processes(
-    environment: dict[str, str],
-    command: Command,
+    unoptimized: dict[str, str],
     data_dir: Path,
     pair: Path,
     tmp_path: Path,
 ) -> None:
     workdir = runs.copy_of(pair, tmp_path / "run")
     runs.cut_back(workdir, 100)
-    four = run_processes(environment, workdir, data_dir, 4, EIGHT_DEVICES)
-    assert [code for code, _, _ in four] == [0] * 4, four
-    assert "resuming from step 100\n" in four[0][1]
+    three = runs.run_processes(unoptimized, workdir, data_dir, 3, SIX_DEVICES)
+    assert [code for code, _, _ in three] == [0] * 3, three
+    assert "resuming from step 100\n" in three[0][1]
     found, expected = runs.metrics(workdir), runs.metrics(pair)
     assert [line["step"] for line in found] == [line["step"] for line in expected]
     for a, b in zip(found, expected, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=0.02)
     runs.cut_back(workdir, 100)
-    finished = command("main", *runs.arguments(workdir, data_dir, EIGHT_DEVICES))
-    assert finished.returncode == 0, finished.stderr
-    assert "resuming from step 100\n" in finished.stdout
-    assert runs.metrics(workdir)[-1]["loss"] == pytest.approx(
-        runs.metrics(pair)[-1]["loss"], rel=0.02
-    )
+    alone = called("main", *runs.arguments(workdir, data_dir))
+    assert alone.returncode == 0, alone.stderr
+    assert "resuming from step 100\n" in alone.stdout
+    runs.assert_same_end(workdir, pair)
 
 
 @pytest.mark.slow
@@ -111,7 +86,7 @@ def test_a_signal_to_one_process_saves_and_stops_all(
     number: int,
 ) -> None:
     workdir = tmp_path / "run"
-    args = runs.arguments(workdir, data_dir, TWO_DEVICES)
+    args = runs.arguments(workdir, data_dir)
     running = runs.start_together(environment, [args] * 2)
     runs.wait_for_training(running[0])
     running[victim].send_signal(number)
@@ -120,9 +95,9 @@ def test_a_signal_to_one_process_saves_and_stops_all(
     lines = {stderr.strip() for _, _, stderr in ended}
     assert len(lines) == 1, lines
     assert f"of {runs.STEPS} in {workdir}; start the run again" in lines.pop()
-    first, _ = run_processes(environment, workdir, data_dir, 2, TWO_DEVICES)
-    assert first[0] == 0, first[2]
-    assert "resuming from step" in first[1]
+    resumed = called("main", *runs.arguments(workdir, data_dir))  # in one process
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming from step" in resumed.stdout
     runs.assert_same_end(workdir, pair)
 
 
@@ -136,7 +111,7 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(
     victim: int,
 ) -> None:
     workdir = tmp_path / "run"
-    args = runs.arguments(workdir, data_dir, TWO_DEVICES)
+    args = runs.arguments(workdir, data_dir)
     running = runs.start_together(
         environment, [args] * 2, program=[str(runs.SLOW_SAVE)]
     )
@@ -147,12 +122,13 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(
     assert code not in (0, 130, 143)
     # Our line if a collective operation fails first, jax's own report otherwise.
     assert "has lost another process" in stderr or "another task died" in stderr
-    first, _ = run_processes(environment, workdir, data_dir, 2, TWO_DEVICES)
-    assert first[0] == 0, first[2]
+    resumed = called("main", *runs.arguments(workdir, data_dir))  # in one process
+    assert resumed.returncode == 0, resumed.stderr
     runs.assert_same_end(workdir, pair)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("pair")  # which has compiled the programs
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_a_fault_in_one_process_ends_the_others(
     environment: dict[str, str], data_dir: Path, tmp_path: Path, victim: int
@@ -166,7 +142,7 @@ def test_a_fault_in_one_process_ends_the_others(
         "    loop.EvaluationSplit.device_put = broken\n"
         "cli.run(main.main)\n"
     )
-    args = runs.arguments(tmp_path / "run", data_dir, TWO_DEVICES)
+    args = runs.arguments(tmp_path / "run", data_dir)
     running = runs.start_together(environment, [args] * 2, program=["-c", program])
     ended = runs.outcomes(running)  # within its time limit
     assert ended[victim][0] == 1
@@ -175,10 +151,11 @@ def test_a_fault_in_one_process_ends_the_others(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("pair")  # which has compiled the programs
 def test_a_second_interrupt_does_not_wait_for_other_processes(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    args = runs.arguments(tmp_path / "run", data_dir, TWO_DEVICES)
+    args = runs.arguments(tmp_path / "run", data_dir)
     first, second = runs.start_together(environment, [args] * 2)
     try:
         runs.wait_for_training(first)
@@ -199,7 +176,7 @@ def test_a_second_interrupt_does_not_wait_for_other_processes(
 def test_different_settings_of_processes_are_one_line(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    args = runs.arguments(tmp_path / "run", data_dir, TWO_DEVICES)
+    args = runs.arguments(tmp_path / "run", data_dir)
     others = [*args, "--config.seed=7", "--config.train.clip_norm=0"]
     for code, _, stderr in runs.outcomes(
         runs.start_together(environment, [args, others])
@@ -248,7 +225,7 @@ def test_an_error_on_process_0_is_raised_on_all(
 ) -> None:
     workdir = tmp_path / "run"
     with lock(workdir):
-        ended = run_processes(environment, workdir, data_dir, 2, TWO_DEVICES)
+        ended = runs.run_processes(environment, workdir, data_dir, 2)
     for code, _, stderr in ended:
         assert code == 2
         (line,) = stderr.strip().splitlines()
@@ -261,7 +238,7 @@ def test_a_batch_that_cannot_be_split_is_one_line(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     odd = "--config.train.batch_size=49"
-    for code, _, stderr in run_processes(
+    for code, _, stderr in runs.run_processes(
         environment, tmp_path / "run", data_dir, 2, odd
     ):
         assert code == 2
@@ -286,32 +263,10 @@ def test_a_workdir_that_is_not_shared_is_refused(
 
 
 @pytest.mark.slow
-def test_a_slurm_cluster_is_detected(
-    environment: dict[str, str], data_dir: Path, pair: Path, tmp_path: Path
-) -> None:
-    workdir, job = tmp_path / "run", str(runs.free_port())  # jax's port follows from it
-    variables = [
-        {
-            "SLURM_JOB_ID": job,
-            "SLURM_STEP_NODELIST": "127.0.0.1",
-            "SLURM_NTASKS": "2",
-            "SLURM_PROCID": str(index),
-            "SLURM_LOCALID": str(index),
-        }
-        for index in range(2)
-    ]
-    args = runs.arguments(workdir, data_dir, TWO_DEVICES)
-    running = runs.start_together(environment, [args] * 2, variables)
-    ended = runs.outcomes(running)
-    assert [code for code, _, _ in ended] == [0, 0], ended
-    runs.assert_same_end(workdir, pair)
-
-
-@pytest.mark.slow
 def test_the_doctor_checks_all_processes(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    args = runs.arguments(tmp_path / "run", data_dir, TWO_DEVICES)
+    args = runs.arguments(tmp_path / "run", data_dir)
     running = runs.start_together(
         environment, [args] * 2, program=("-m", "rnnmnist.doctor")
     )

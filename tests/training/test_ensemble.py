@@ -23,6 +23,7 @@ from support import (
     TASK,
     Command,
     Once,
+    called,
     fast_compilation,
     mesh_of,
     random_examples,
@@ -434,16 +435,16 @@ def test_the_report_of_an_ensemble(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_two_processes_train_a_seed_each(
-    environment: dict[str, str], command: Command, data_dir: Path, tmp_path: Path
+    unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    two = ("--config.num_seeds=2", "--config.execution.num_devices=2")
-    args = runs.arguments(tmp_path / "pair", data_dir, *two)
-    ended = runs.outcomes(runs.start_together(environment, [args] * 2))
+    two = (*SMALL, "--config.num_seeds=2", "--config.execution.num_devices=2")
+    ended = runs.run_processes(unoptimized, tmp_path / "pair", data_dir, 2, *two)
     assert [code for code, _, _ in ended] == [0, 0], ended
-    alone = command("main", *runs.arguments(tmp_path / "alone", data_dir, *two))
+    alone = called("main", *runs.arguments(tmp_path / "alone", data_dir, *two))
     assert alone.returncode == 0, alone.stderr
-    runs.assert_same_end(tmp_path / "pair", tmp_path / "alone")
+    runs.assert_same_end(tmp_path / "pair", tmp_path / "alone", STEPS)
 
 
 def test_every_evaluation_on_the_test_split_is_logged(
