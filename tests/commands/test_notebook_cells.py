@@ -103,7 +103,10 @@ Execute = Callable[..., tuple[subprocess.CompletedProcess[str], dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def execute(runtime: dict[str, str], wheel: Path, data_dir: Path) -> Execute:
-    """Executes the notebook in a folder, with other settings and more cells."""
+    """Executes the notebook in a folder, with other settings and more cells.
+
+    It ends after the cell `last`, if one is named.
+    """
     originals = ORIGINALS / "mnist"
     data = (
         f"--config.data.manual_dir={originals}"
@@ -113,7 +116,7 @@ def execute(runtime: dict[str, str], wheel: Path, data_dir: Path) -> Execute:
     args = [f"--config.data.data_dir={data_dir}", data, *OVERRIDES]
 
     def run(
-        folder: Path, *more: str, environment: dict[str, str] = runtime, **others: Any
+        folder: Path, *more: str, last: str | None = None, **others: Any
     ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
         injected = {"SOURCE": str(wheel), "OVERRIDES": " ".join(args)} | others
         assert set(injected) <= set(settings())
@@ -121,8 +124,11 @@ def execute(runtime: dict[str, str], wheel: Path, data_dir: Path) -> Execute:
         index = [cell.id for cell in content.cells].index("settings") + 1
         source = "\n".join(f"{name} = {value!r}" for name, value in injected.items())
         content.cells.insert(index, code_cell(source, id="injected"))
+        if last is not None:
+            names = [cell.id for cell in content.cells]
+            del content.cells[names.index(last) + 1 :]
         content.cells += map(code_cell, more)
-        return run_cells(content, folder, environment)
+        return run_cells(content, folder, runtime)
 
     return run
 
@@ -232,7 +238,7 @@ def test_the_notebook_resumes_a_run(
     shutil.copytree(folder / "runs", tmp_path / "runs")
     unbroken = runs.metrics(workdir)
     runs.cut_back(workdir, LAST // 2)
-    finished, cells = execute(tmp_path)
+    finished, cells = execute(tmp_path, last="train")
     assert finished.returncode == 0, finished.stderr
     assert f"resuming from step {LAST // 2}\n" in printed(cells["train"])
     assert runs.metrics(workdir) == unbroken

@@ -538,14 +538,6 @@ def test_fit_refuses_the_workdir_of_another_run(run: Path) -> None:
     assert sorted(run.rglob("*")) == before
 
 
-@pytest.mark.slow
-def test_fit_takes_a_column_major_array(tmp_path: Path) -> None:
-    content = arrays()
-    inputs = np.asfortranarray(content["inputs"][..., 0])
-    settings: Any = {"hidden_size": 8, "num_devices": 1, "num_steps": 1}
-    rnnmnist.fit(inputs, content["labels"], workdir=tmp_path / "run", **settings)
-
-
 def test_balanced_accuracy_and_interval_of_several_seeds(
     two_networks: Path,
 ) -> None:

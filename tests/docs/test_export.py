@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY, Command
+import runs
+from support import REPOSITORY
 
 from rnnmnist.exporting import predict_safetensors
 
@@ -26,8 +27,10 @@ def test_the_page_shows_the_numpy_reader() -> None:
 
 @pytest.mark.slow
 def test_the_page_runs(
-    tmp_path: Path, command: Command, environment: dict[str, str], data_dir: Path
+    tmp_path: Path, environment: dict[str, str], reference_run: Path
 ) -> None:
+    runs.copy_of(reference_run, tmp_path / "checkpoints/embedded")
+
     def run(*arguments: str) -> str:
         finished = subprocess.run(
             arguments, cwd=tmp_path, env=environment, capture_output=True, text=True
@@ -35,13 +38,6 @@ def test_the_page_runs(
         assert finished.returncode == 0, finished.stderr
         return finished.stdout
 
-    finished = command(
-        "main",
-        f"--workdir={tmp_path}/checkpoints/embedded",
-        f"--config.data.data_dir={data_dir}",
-        "--config.train.num_steps=20",
-    )
-    assert finished.returncode == 0, finished.stderr
     (commands,) = (block for block in blocks("sh") if "rnnmnist" in block)
     output = run("bash", "-ec", commands.replace("python", sys.executable))
     assert output.count("500 of 500 predictions are equal") == 3

@@ -247,6 +247,14 @@ def test_fit_runs_in_a_thread(tmp_path: Path, reference: Path) -> None:
 
 
 @pytest.mark.slow
+def test_fit_takes_a_column_major_array(tmp_path: Path, reference: Path) -> None:
+    inputs = np.asfortranarray(INPUTS[..., 0])
+    workdir, settings = tmp_path / "run", SETTINGS | {"verbose": False}
+    rnnmnist.fit(inputs, LABELS, workdir=workdir, **settings)
+    assert end(workdir) == end(reference)
+
+
+@pytest.mark.slow
 def test_what_fit_sets_before_jax_has_devices(
     tmp_path: Path, unoptimized: dict[str, str]
 ) -> None:
