@@ -412,7 +412,7 @@ class TestInABrowser:
 
     def test_drawings_are_predicted_as_their_pictures(self, opened: Open) -> None:
         """The page renders strokes; Python preprocesses a picture of them."""
-        drawn, labels = drawings(1000)
+        drawn, labels = drawings(500)
         program = "(all) => all.map((strokes) => [...rnnmnist.rasterize(strokes)])"
         rendered = opened().evaluate(program, drawn)
         images = np.array(rendered, np.uint8).reshape(-1, 28, 28)
