@@ -26,7 +26,7 @@ BATCH_SIZE = 128
 LEARNING_RATE = 5e-3
 
 
-class SequenceClassifier(nn.Module):
+class RowClassifier(nn.Module):
     """An LSTM over the rows of an image, and a dense layer after the last row."""
 
     @nn.compact
@@ -40,7 +40,7 @@ def create_state(
     seed: int, images: np.ndarray, optimizer: optax.GradientTransformation
 ) -> TrainState:
     """Initializes the parameters and the optimizer for images of this shape."""
-    model = SequenceClassifier()
+    model = RowClassifier()
     params = model.init(jax.random.key(seed), images[:1])["params"]
     return TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
 

@@ -143,13 +143,10 @@ def _describe(kind: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(args)}"
     if origin is Annotated:
-        values, bounds = (
-            _describe(args[0]),
-            [
-                f"{words} {bound}"
-                for name, words in BOUNDS.items()
-                if (bound := getattr(args[1], name)) is not None
-            ],
-        )
-        return " ".join([values, " and ".join(bounds)]).strip()
+        bounds = [
+            f"{words} {bound}"
+            for name, words in BOUNDS.items()
+            if (bound := getattr(args[1], name)) is not None
+        ]
+        return " ".join([_describe(args[0]), " and ".join(bounds)]).strip()
     return " or ".join(map(_describe, args)) if args else NAMES[kind]
