@@ -17,8 +17,6 @@ import json
 import logging
 import math
 import re
-import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,6 @@ from rnnmnist.checkpoints.header import FORMAT, Header, Metrics, best_step
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, first_line
-from rnnmnist.runtime.distributed import is_process_0
 from rnnmnist.runtime.files import write_errors
 from rnnmnist.runtime.interrupts import deferred_interrupts
 from rnnmnist.runtime.mesh import local_sharding
@@ -79,9 +76,6 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         except RunError:  # a save failed in the background
             if error is None:
                 raise
-        finally:
-            if is_process_0():
-                self._remove_unfinished()
 
     def should_preserve(
         self, checkpoints: Sequence[Any], *, context: Any
@@ -147,16 +141,6 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
                 f"({first_line(error)}); the last finished one is {last}; free disk "
                 "space and run the command again"
             ) from error
-
-    def _remove_unfinished(self) -> None:
-        # After a failed save, threads of its other arrays can still write for a while.
-        for _ in range(10):
-            unfinished = list(self._workdir.glob("*.orbax-checkpoint-tmp*/"))
-            if not unfinished:
-                return
-            for folder in unfinished:
-                shutil.rmtree(folder, ignore_errors=True)
-            time.sleep(0.2)
 
 
 @contextlib.contextmanager
