@@ -169,7 +169,7 @@ def fast_programs() -> Iterator[None]:
 @pytest.fixture
 def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots are composed but not rendered: for tests that read a report's text."""
-    monkeypatch.setattr("rnnmnist.reporting.plots._png", lambda figure: bytes(24))
+    monkeypatch.setattr("rnnmnist.reporting.plots.to_png", lambda figure: bytes(24))
 
 
 @pytest.fixture(scope="module")

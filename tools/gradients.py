@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gradient_plot
 import jax
 import jax.numpy as jnp
 import msgspec
@@ -32,7 +33,6 @@ from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.data import datasets
 from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.models.classifier import Params, SequenceClassifier
-from rnnmnist.reporting import plots
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.hardware import describe_processor
 from rnnmnist.runtime.mesh import make_mesh
@@ -212,7 +212,7 @@ def plot(measured: dict[str, Any]) -> bytes:
             for part in sorted(cells[name][when])  # c before h
         }
 
-    return plots.gradients(
+    return gradient_plot.gradients(
         {f"{when} training": lanes(when) for when in ("before", "after")},
         title="Norm of the gradient of one image's loss with respect to the state\n"
         "after each row, in % of the norm after row 28",

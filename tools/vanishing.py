@@ -19,6 +19,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gradient_plot
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +30,7 @@ from rnnmnist.checkpoints.selection import find_step
 from rnnmnist.data import datasets
 from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.models.classifier import Params, SequenceClassifier
-from rnnmnist.reporting import markdown, plots
+from rnnmnist.reporting import markdown
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.versions import all_installed, join_versions
@@ -204,7 +205,7 @@ def plot(measured: dict[str, Any]) -> bytes:
             if run["steps"] == steps
         }
 
-    return plots.gradients(
+    return gradient_plot.gradients(
         {
             f"{steps} steps, {when} training": curves(steps, when)
             for steps in (STEPS[0], STEPS[-1])

@@ -242,11 +242,6 @@ def format_result(result: Result) -> str:
     return text
 
 
-def format_seeds(result: Result) -> list[str]:
-    """Formats the accuracy of each seed of several; empty for one."""
-    return [f"seed {one.seed}: {format_scores(one)}" for one in result.members]
-
-
 def format_scores(scores: Scores) -> str:
     """Formats an accuracy with its counts and its interval: over seeds, if several."""
     if scores.accuracy_std is None or scores.accuracy_mean_interval is None:

@@ -18,7 +18,6 @@ from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
 from rnnmnist.checkpoints.header import Metrics
-from rnnmnist.config.schema import CELLS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.evaluation.formatting import percent, percentage_points
 from rnnmnist.inference.preprocessing import Stages
@@ -65,7 +64,7 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
             line = max(validated, key=lambda line: (line.accuracy, -line.step))
         title += f"   {kind} validation accuracy: {percent(line.accuracy)} "
         title += f"at step {line.step:,}"
-    with _figure(4.6) as figure:
+    with new_figure(4.6) as figure:
         above, below = figure.subplots(2, sharex=True)
         style = {"label": "validation", "marker": "o", "zorder": 3}
         for axes, metric in ((above, "loss"), (below, "accuracy")):
@@ -79,13 +78,13 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
         below.set_ylabel("accuracy (% of examples)")
         _set_accuracy_limits(below, [metrics])
         _set_step_axis(below)
-        return _png(figure)
+        return to_png(figure)
 
 
 def validation_curves(runs: Mapping[str, Sequence[Metrics]]) -> bytes:
     """Draws the validation metrics of several runs, by name, over steps."""
     colours = len(LIGHT.series)
-    with _figure(3.4 + 0.17 * len(runs)) as figure:
+    with new_figure(3.4 + 0.17 * len(runs)) as figure:
         axes = figure.subplots()
         for index, lines in enumerate(runs.values()):
             style = {
@@ -100,7 +99,7 @@ def validation_curves(runs: Mapping[str, Sequence[Metrics]]) -> bytes:
         # Not by `label=`: matplotlib leaves out labels that start with an underscore.
         names = [_shorten(name, MAX_RUN_NAME) for name in runs]
         figure.legend(axes.lines, names, loc="outside upper left")
-        return _png(figure)
+        return to_png(figure)
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
@@ -111,7 +110,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     norm = PowerNorm(0.5, vmin=0, vmax=max(8, int(errors.max())))
     edges = np.arange(len(counts) + 1) - 0.5
     names = [_shorten(name, MAX_CLASS_NAME) for name in names]
-    with _figure(4.9) as figure:
+    with new_figure(4.9) as figure:
         axes = figure.subplots()
         mesh = axes.pcolormesh(edges, edges, errors, cmap=shades, norm=norm)
         mesh.set(edgecolor=LIGHT.line, linewidth=0.5)
@@ -136,7 +135,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
         axes.spines[:].set_visible(False)
         axes.set(xlabel="predicted", ylabel="true", aspect="equal")
         axes.invert_yaxis()
-        return _png(figure)
+        return to_png(figure)
 
 
 def reliability_diagram(
@@ -157,7 +156,7 @@ def reliability_diagram(
     blue = LIGHT.series[0]
     values, lengths = _error_bars(accuracy)
     points = {"fmt": "o", "color": blue, "clip_on": False, "zorder": 3}
-    with _figure(4.8) as figure:
+    with new_figure(4.8) as figure:
         above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
         above.plot([0, 100], [0, 100], color=LIGHT.muted, linewidth=1, zorder=1)
         above.errorbar(100 * confidence, values, yerr=lengths, **points)
@@ -177,7 +176,7 @@ def reliability_diagram(
         below.yaxis.set_major_formatter("{x:,.0f}")
         below.minorticks_off()
         figure.align_ylabels()
-        return _png(figure)
+        return to_png(figure)
 
 
 def gallery(tiles: Sequence[Tile], *, images: bool = True) -> bytes:
@@ -187,7 +186,7 @@ def gallery(tiles: Sequence[Tile], *, images: bool = True) -> bytes:
     shades = _shades(LIGHT.foreground)
     size, height, gap = (9, 1.72, " ") if longest < 7 else (7, 1.94, "\n")
     text = {"fontsize": size, "loc": "left"}
-    with _figure(height * rows + 0.1) as figure:
+    with new_figure(height * rows + 0.1) as figure:
         grid = figure.subplots(rows, GALLERY_COLUMNS, squeeze=False)
         for axes in grid.flat[len(tiles) :]:
             axes.set_axis_off()
@@ -205,7 +204,7 @@ def gallery(tiles: Sequence[Tile], *, images: bool = True) -> bytes:
             axes.set_title(label, color=LIGHT.series[0], **text)
             predicted += f"\n{tile.probability}"
             axes.set_xlabel(predicted, color=LIGHT.series[1], **text)
-        return _png(figure)
+        return to_png(figure)
 
 
 def accuracy_by_steps_read(estimates: Sequence[Estimate], majority: float) -> bytes:
@@ -215,7 +214,7 @@ def accuracy_by_steps_read(estimates: Sequence[Estimate], majority: float) -> by
     steps = range(1, last + 1)
     quarters = sorted({-(-last * quarter // 4) for quarter in (1, 2, 3, 4)})
     blue = LIGHT.series[0]
-    with _figure(3.4) as figure:
+    with new_figure(3.4) as figure:
         axes = figure.subplots()
         axes.axhline(100 * majority, color=LIGHT.muted, linewidth=1, zorder=1)
         axes.fill_between(steps, low, high, color=blue, alpha=0.25, linewidth=0)
@@ -238,7 +237,7 @@ def accuracy_by_steps_read(estimates: Sequence[Estimate], majority: float) -> by
         axes.set_title(f"horizontal line: most frequent class, {percent(majority)}")
         axes.set(xlabel=STEP_LABEL, xlim=(0.5, last + 0.5))
         axes.set(ylabel="accuracy (% of examples)", ylim=(0, 102))
-        return _png(figure)
+        return to_png(figure)
 
 
 def prediction(stages: Stages, probabilities: np.ndarray) -> bytes:
@@ -247,7 +246,7 @@ def prediction(stages: Stages, probabilities: np.ndarray) -> bytes:
     highest = probabilities.max(axis=0)
     likely = [int(digit) for digit in highest.argsort()[::-1] if highest[digit] > 0.1]
     titles = ("input", "foreground", "strokes", "28 x 28")
-    with _figure(4.4) as figure:
+    with new_figure(4.4) as figure:
         parts: Any = figure.subfigures(2, height_ratios=[1, 2])
         grid = parts[0].subplots(1, len(titles))
         for axes, title, image in zip(grid, titles, stages, strict=True):
@@ -269,92 +268,11 @@ def prediction(stages: Stages, probabilities: np.ndarray) -> bytes:
             )
         axes.set(xlabel=STEP_LABEL, xlim=(0.5, len(steps) + 0.5))
         axes.set(ylabel="probability (%)", ylim=(0, 110))
-        return _png(figure)
-
-
-def gradients(
-    panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]],
-    title: str,
-    label: str,
-    floor: float = 0.0,
-) -> bytes:
-    """Draws how the gradient vanishes on its way back to the first step.
-
-    Args:
-        panels: curves by name, by the panel's title. Each curve is [3][steps]: low,
-            middle and high, relative to the last step. The first word of its name is
-            a cell, which has its own colour; other words share one. The first curve
-            of a word is solid and has a band; the others are dashed.
-        title: of the figure.
-        label: of the steps.
-        floor: the lowest value that is drawn, above 0 if a curve reaches 0.
-    """
-    curves = [curve for own in panels.values() for curve in own.values()]
-    values = 100 * np.maximum(curves, floor)
-    top = max(300, 1.5 * values.max())
-    apart = 0.09 * np.log10(top / values.min())  # decades between names
-    with _figure(0.4 + 2.5 * len(panels)) as figure:
-        grid = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)
-        for axes, (name, own) in zip(grid.flat, panels.items(), strict=True):
-            axes.set_yscale("log")
-            axes.yaxis.tick_right()  # the names of the curves are on the left
-            axes.spines["left"].set_visible(False)
-            axes.spines["right"].set_visible(True)
-            axes.yaxis.set_major_formatter("{x:g} %")
-            axes.minorticks_off()
-            axes.set_title(name, color=LIGHT.muted)
-            _plot_gradients(axes, own, apart, floor)
-        rows = values.shape[-1]
-        axes.set_xticks([rows * quarter // 4 or 1 for quarter in range(5)])
-        axes.set_xlabel(label)
-        axes.set_xlim(1, rows + 0.3)
-        axes.set_ylim(top=top)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=9)
-        return _png(figure)
-
-
-def _plot_gradients(
-    axes: Axes,
-    curves: Mapping[str, Sequence[Sequence[float]]],
-    apart: float,
-    floor: float,
-) -> None:
-    """Plots curves and bands, with name and value at the left end of each curve.
-
-    The names are at least `apart` decades from each other.
-    """
-    colours = dict(zip(CELLS, LIGHT.series, strict=False))
-    drawn: set[str] = set()
-    ends: list[tuple[float, str, str]] = []
-    for name, curve in curves.items():
-        low, middle, high = 100 * np.maximum(curve, floor)
-        rows = np.arange(1, len(middle) + 1)
-        cell = name.split()[0]
-        first = cell not in drawn
-        drawn.add(cell)
-        colour = colours.get(cell, LIGHT.series[-1])
-        axes.plot(rows, middle, "-" if first else "--", color=colour)
-        if first:
-            axes.fill_between(rows, low, high, color=colour, alpha=0.18, linewidth=0)
-        ends.append((float(middle[0]), name, colour))
-    height = np.inf  # in decades
-    for end, name, colour in sorted(ends, reverse=True):
-        height = min(np.log10(end), height - apart)
-        below = "< " if end == 100 * floor else ""
-        axes.annotate(
-            f"{name}  {below}{end:.3g} %",
-            (1, 10**height),
-            (-5, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            color=colour,
-            annotation_clip=False,
-        )
+        return to_png(figure)
 
 
 @contextlib.contextmanager
-def _figure(height: float) -> Iterator[Figure]:
+def new_figure(height: float) -> Iterator[Figure]:
     """Yields a figure in the palette's colours, independent of a user's matplotlibrc.
 
     The figure must be saved within the context.
@@ -390,7 +308,8 @@ def _figure(height: float) -> Iterator[Figure]:
         yield Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """Returns a figure as a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)
     return file.getvalue()

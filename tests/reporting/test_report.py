@@ -554,7 +554,7 @@ def drawn_texts(
         return b""
 
     with monkeypatch.context() as patch:
-        patch.setattr(plots, "_png", png)
+        patch.setattr(plots, "to_png", png)
         draw()
     return texts
 
@@ -596,7 +596,7 @@ def test_a_high_accuracy_is_not_written_over_the_title(
             heights.append(text.get_window_extent().y1 - axes.bbox.y1)
         return b""
 
-    monkeypatch.setattr(plots, "_png", png)
+    monkeypatch.setattr(plots, "to_png", png)
     plots.accuracy_by_steps_read([plots.Estimate(0.99, 1, 1)] * 28, 0.1)
     assert len(heights) == 4
     assert max(heights) < 0
