@@ -47,7 +47,7 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(
     process.communicate()
     saved = [int(name) for name in before if name.isdecimal()]
     printed = finish(workdir, data_dir)
-    resumed = re.search(r"resuming from step (\d+)", printed)
+    resumed = re.search(r"(?:resuming from|complete at) step (\d+)", printed)
     # Only work since the last finished checkpoint is lost.
     assert int(resumed[1] if resumed else 0) >= max(saved, default=0)
     runs.assert_same_end(workdir, reference_run)
