@@ -85,8 +85,8 @@ def lengths(bench: Bench) -> dict[str, Any]:
     for time in LENGTHS:
         work = {"steps": max(1, 4 * TIME // time), "rows": time, "columns": 1}
         for name in LENGTHENED:
-            work |= work_of(name)
-            workers.append(Worker(f"{name}: {time}", OURS, "train", work))
+            own = work | work_of(name)
+            workers.append(Worker(f"{name}: {time}", OURS, "train", own))
     return bench.measure(workers)
 
 

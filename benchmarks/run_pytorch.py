@@ -11,7 +11,7 @@ from torch import nn
 torch.set_flush_denormal(True)
 
 
-class SequenceClassifier(nn.Module):
+class Network(nn.Module):
     """The same network: a recurrence over the rows, a linear layer after the last."""
 
     def __init__(self, columns: int, cell: str, hidden_size: int) -> None:
@@ -41,7 +41,7 @@ class Trainer:
     ) -> None:
         torch.manual_seed(seed)
         self.images, self.labels = torch.from_numpy(images), torch.from_numpy(labels)
-        self.network = SequenceClassifier(images.shape[-1], cell, hidden_size)
+        self.network = Network(images.shape[-1], cell, hidden_size)
         self.parameters = list(self.network.parameters())
         self.recipe = recipe
         if recipe:

@@ -477,13 +477,15 @@ def main() -> None:
     estimating = commands.add_parser("estimate")
     estimating.add_argument("target", choices=list(TARGETS))
     estimating.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    estimating.add_argument("--execution", nargs="*", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     if args.command == "table":
         for page, text in render().items():
             page.write_text(text)
         return
     if args.command == "estimate":
-        case = Case("train", Variant(tuple(args.settings)))
+        variant = Variant(tuple(args.settings), tuple(args.execution))
+        case = Case("train", variant)
         row, _ = compile_case(args.target, case, find_devices(args.target))
         print(json.dumps(row, indent=1))
         return

@@ -36,6 +36,7 @@ from rnnmnist.runtime.interrupts import deferred_interrupts
 from rnnmnist.runtime.mesh import local_sharding
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
+NO_RECORD = (ValueError, LookupError, TypeError, AttributeError)  # of other JSON
 MAX_COMPRESSION = 1000  # of trained parameters, whose files are hardly compressed
 
 
@@ -189,24 +190,25 @@ def read_header(workdir: Path, step: int) -> Header:
             raise ValueError("it differs from its SHA-256")
     except PermissionError as error:
         raise RunError(f"checkpoint {folder} cannot be read: {error}") from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (*NO_RECORD, OSError, RecursionError) as error:
         if not (folder / "sha256").is_dir():
             reason = f"header cannot be read ({first_line(error)})"
             raise DamagedError(folder, reason) from error
         content = {"format": 0}  # before there were headers
-    if content["format"] != FORMAT:
-        raise _other_version(folder, f"format {content['format']}, not {FORMAT}")
+    if (found := content.get("format")) != FORMAT:
+        age = "an older" if found in range(FORMAT) else "a later"
+        raise _other_version(folder, age, f"format {found}, not {FORMAT}")
     try:  # unlike `convert`, this refuses a setting that a later version has added
         config = Config.from_dict(content["config"])
-    except UserError as error:
-        raise _other_version(folder, str(error)) from error
-    return msgspec.convert(content | {"config": config}, Header)
+        return msgspec.convert(content | {"config": config}, Header)
+    except (*NO_RECORD, UserError) as error:
+        raise _other_version(folder, "a later", first_line(error)) from error
 
 
-def _other_version(folder: Path, reason: str) -> UserError:
+def _other_version(folder: Path, age: str, reason: str) -> UserError:
     return UserError(
-        f"workdir: the checkpoint {folder} is of another version of rnnmnist "
-        f"({reason}); use that version, or name another workdir"
+        f"workdir: the checkpoint {folder} is of {age} version of rnnmnist ({reason}); "
+        "use that version, or name another workdir"
     )
 
 

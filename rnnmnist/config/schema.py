@@ -288,8 +288,8 @@ class ExecutionConfig(Section):
     remat_steps: int | None = setting(
         None,
         "steps per block of which the backward pass keeps the first state and "
-        "recomputes the others; a divisor of the steps, except with mingru and lru "
-        "(default: no blocks; for mingru and lru on CPU, blocks of 4)",
+        "recomputes the others; a divisor of the steps, except with mingru and lru; "
+        "all steps: no blocks (default: no blocks; mingru and lru on CPU: 4)",
         resume="warned",
         ge=1,
     )

@@ -80,7 +80,7 @@ class Setting(NamedTuple):
             return msgspec.convert(value, self.kind, strict=strict)
         except msgspec.ValidationError:
             raise UserError(
-                f"{self.name}: must be {self.allowed}, not {value!r}"
+                f"{self.name}: must be {self.allowed}, not {_shown(value)}"
             ) from None
 
     def parse(self, text: str) -> Any:
@@ -102,7 +102,9 @@ class Section:
         for field in dataclasses.fields(self):
             kind, value = typing.cast(type, field.type), getattr(self, field.name)
             if not field.metadata and not isinstance(value, kind):
-                raise UserError(f"{field.name}: must be a {kind.__name__}, not {value}")
+                raise UserError(
+                    f"{field.name}: must be a {kind.__name__}, not {_shown(value)}"
+                )
 
 
 @functools.cache
@@ -129,6 +131,15 @@ def find(name: str, known: Mapping[str, Setting], subject: str) -> Setting:
     otherwise = "python -m rnnmnist.main --help lists all settings"
     hint = did_you_mean(name, same or known) or otherwise
     raise UserError(f"{subject}: no such setting; {hint}")
+
+
+def _shown(value: object) -> str:
+    """Returns a value in one line of at most 200 characters."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an integer of thousands of digits
+        text = f"this {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _annotate(kind: Any, meta: msgspec.Meta) -> Any:

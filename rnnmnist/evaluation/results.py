@@ -227,7 +227,7 @@ def read_result(path: Path, params_sha256: str) -> Result | None:
     """
     try:
         result = msgspec.json.decode(path.read_bytes(), type=Result)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, ValueError, RecursionError):
         return None
     return result if result.params_sha256 == params_sha256 else None
 

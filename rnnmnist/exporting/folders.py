@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from rnnmnist.config.schema import Config
+from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.exporting.certificate import (
     CERTIFICATE,
@@ -91,7 +91,9 @@ def verify(folder: Path) -> Iterator[tuple[str, list[str]]]:
         try:
             content = (folder / format_name / CERTIFICATE).read_bytes()
             saved = msgspec.json.decode(content, type=Certificate)
-        except (OSError, msgspec.MsgspecError) as error:
+            if saved.data_paths.keys() - set(DATA_PATHS):
+                raise ValueError(f"data_paths must be of {', '.join(DATA_PATHS)}")
+        except (OSError, ValueError, RecursionError) as error:
             yield format_name, [f"{CERTIFICATE} is damaged: {error}"]
             continue
         key = f"{saved.workdir} {saved.step} {saved.data_paths}"

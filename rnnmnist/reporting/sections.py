@@ -32,9 +32,9 @@ def report_sections(run: RunData) -> list[Section]:
         _learning_curves(run),
         _confusion_matrix(run),
         _accuracy_by_steps_read(run),
-        _accuracy_by_class(run),
         _most_confident_errors(run),
         _calibration(run),
+        _accuracy_by_class(run),
     ]
 
 

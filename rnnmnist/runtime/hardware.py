@@ -115,8 +115,8 @@ def _describe_missing() -> str:
 
 
 def _keep(record: logging.LogRecord) -> bool:
-    """Keeps a log record of jax in one line instead of showing it."""
+    """Keeps a log record of jax in one line, and shows it only if it is an error."""
     error = record.exc_info[1] if record.exc_info else None
     reason = f": {first_line(error)}" if error else ""
     _diagnosis.append(record.getMessage() + reason)
-    return False
+    return record.levelno >= logging.ERROR and error is None

@@ -324,7 +324,8 @@ def test_a_checkpoint_of_another_format_is_refused(
     else:  # before there were headers
         shutil.rmtree(workdir / "2" / "header")
         (workdir / "2" / "sha256").mkdir()
-    message = rf"^workdir: the checkpoint .*/2 is of another version .*format {found}, "
+    age = "a later" if found else "an older"
+    message = rf"^workdir: the checkpoint .*/2 is of {age} version .*format {found}, "
     with pytest.raises(UserError, match=message):
         store.read_header(workdir, 2)
     with pytest.raises(UserError, match=message):
@@ -336,7 +337,25 @@ def test_a_setting_of_a_later_version_is_refused(
 ) -> None:
     workdir = shutil.copytree(two_steps, tmp_path / "run")
     edit_header(workdir / "2", config={"train": {"momentum": 0.9}})
-    with pytest.raises(UserError, match=r"another version .*train\.momentum: no such"):
+    with pytest.raises(UserError, match=r"later version .*train\.momentum: no such"):
+        store.read_header(workdir, 2)
+    for name, value in (("metrics", 3), ("config", []), ("task", {}), ("arrays", 3)):
+        shutil.rmtree(workdir)
+        shutil.copytree(two_steps, workdir)
+        edit_header(workdir / "2", **{name: value})
+        with pytest.raises(UserError, match="a later version"):
+            store.read_header(workdir, 2)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"3", b"[" * 100_000, b'{"sha256": "\xff"}', b"{}"]
+)
+def test_what_is_no_header_is_damage(
+    two_steps: Path, tmp_path: Path, text: bytes
+) -> None:
+    workdir = shutil.copytree(two_steps, tmp_path / "run")
+    (workdir / "2" / "header" / "metadata").write_bytes(text)
+    with pytest.raises(store.DamagedError, match="header cannot be read"):
         store.read_header(workdir, 2)
 
 

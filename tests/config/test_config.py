@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from support import REPOSITORY, TASK
 
@@ -297,9 +298,14 @@ def test_values_get_the_type_of_their_setting() -> None:
     train = parse(*(f"--config.train.{text}" for text in settings)).train
     found = [train.num_steps, train.learning_rate, train.clip_norm]
     assert [repr(value) for value in found] == ["1000", "1.0", "2.0"]
-    for value in (math.nan, math.inf, -math.inf, "1"):
+    for value in (10**5000, np.zeros((2, 2)), "x" * 1000):
+        with pytest.raises(UserError, match=r"^seed: must be an integer") as error:
+            Config(seed=value)  # type: ignore[arg-type]
+        assert len(str(error.value)) < 300
+        assert "\n" not in str(error.value)
+    for number in (math.nan, math.inf, -math.inf, "1"):
         with pytest.raises(UserError, match=r"^train\.clip_norm: must be a number"):
-            TrainConfig(clip_norm=value)  # type: ignore[arg-type]
+            TrainConfig(clip_norm=number)  # type: ignore[arg-type]
 
 
 def test_the_learning_rate_rises_linearly_and_decays_to_zero() -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from typing import Any
+from unittest import mock
 
 import long_sequences
 import pytest
@@ -35,6 +36,15 @@ def test_the_page_on_long_sequences_contains_the_current_tables() -> None:
     # The LSTM's product per step has 128 + 2 columns and 512 rows.
     expected = 3 * 2 * 784 * (128 + 2) * 512
     assert long_sequences.flop_per_image(models["lstm"]) == expected
+
+
+def test_every_worker_on_long_sequences_has_its_own_work() -> None:
+    bench = mock.Mock()
+    for section in (long_sequences.training, long_sequences.lengths):
+        section(bench)
+        (workers,) = bench.measure.call_args.args
+        works = [json.dumps(own[1:]) for own in workers]
+        assert len(set(works)) == len(works)
 
 
 def test_the_flop_of_an_image_are_those_of_the_products() -> None:

@@ -129,6 +129,18 @@ def test_a_damaged_file_is_no_result(tmp_path: Path, text: bytes) -> None:
     assert read_result(tmp_path, SHA256) is None  # a folder
 
 
+def test_damage_within_a_result_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "test-7.json"
+    content = msgspec.json.encode(make_result(2, **FULL))
+    for changed in (
+        content.replace(b"mine", b"m\xe9ne"),
+        content.replace(b'"step":7', b'"step":' + b"7" * 10_000),
+        content[:-1] + b',"other":' + b"[" * 100_000,
+    ):
+        path.write_bytes(changed)
+        assert read_result(path, SHA256) is None
+
+
 @pytest.mark.parametrize("value", [None, True, 0.5, "x"])
 def test_a_field_of_another_type_is_no_result(tmp_path: Path, value: object) -> None:
     path = tmp_path / "test-7.json"

@@ -231,6 +231,7 @@ def test_a_changed_certificate_is_a_change(exported: Path) -> None:
     path = exported / "safetensors/certificate.json"
     content = json.loads(path.read_text())
     for change in (
+        {"data_paths": {"seed": "1"}},
         {"files": [1]},
         {"workdir": 3},
         {"differences": [{"example": 1}]},
