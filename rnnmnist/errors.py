@@ -39,6 +39,15 @@ class StoppedError(RunError):
         self.exit_code = 128 + signal_number
 
 
+def shown(value: object) -> str:
+    """Returns a value as a message shows it: on one line, at most 60 characters."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an integer of thousands of digits
+        text = f"this {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Returns a hint with the name that is most similar; empty if none is."""
     near = difflib.get_close_matches(name, list(names), n=1)

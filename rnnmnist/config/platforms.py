@@ -61,10 +61,7 @@ LINEAR_REMAT_STEPS = 4
 
 
 def execution_of(config: Config, platform: str) -> Execution:
-    """Returns how a run executes on a platform, that of jax's devices.
-
-    The platform need not be present. Tools that compare programs change the result.
-    """
+    """Returns how a run executes on a platform of jax, which need not be present."""
     settings = config.execution
     execution = DEFAULTS.get(platform, GPU)  # cuda and rocm are GPUs
     if settings.precision != "auto":

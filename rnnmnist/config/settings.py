@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 
-from rnnmnist.errors import UserError, did_you_mean
+from rnnmnist.errors import UserError, did_you_mean, shown
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
 NAMES = {
@@ -72,15 +72,12 @@ class Setting(NamedTuple):
         return self.form or _describe(self.kind)
 
     def check(self, value: Any, *, strict: bool = True) -> Any:
-        """Returns an allowed value; an integer becomes a float where that is the type.
-
-        Unless strict, a text is converted.
-        """
+        """Returns a value of the setting's type; unless strict, texts are converted."""
         try:
             return msgspec.convert(value, self.kind, strict=strict)
         except msgspec.ValidationError:
             raise UserError(
-                f"{self.name}: must be {self.allowed}, not {_shown(value)}"
+                f"{self.name}: must be {self.allowed}, not {shown(value)}"
             ) from None
 
     def parse(self, text: str) -> Any:
@@ -103,7 +100,7 @@ class Section:
             kind, value = typing.cast(type, field.type), getattr(self, field.name)
             if not field.metadata and not isinstance(value, kind):
                 raise UserError(
-                    f"{field.name}: must be a {kind.__name__}, not {_shown(value)}"
+                    f"{field.name}: must be a {kind.__name__}, not {shown(value)}"
                 )
 
 
@@ -131,15 +128,6 @@ def find(name: str, known: Mapping[str, Setting], subject: str) -> Setting:
     otherwise = "python -m rnnmnist.main --help lists all settings"
     hint = did_you_mean(name, same or known) or otherwise
     raise UserError(f"{subject}: no such setting; {hint}")
-
-
-def _shown(value: object) -> str:
-    """Returns a value in one line of at most 200 characters."""
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:  # an integer of thousands of digits
-        text = f"this {type(value).__name__}"
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _annotate(kind: Any, meta: msgspec.Meta) -> Any:

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.data.examples import SPLITS
 from rnnmnist.data.formats import arrays, csv, ts
-from rnnmnist.data.formats.raw import Raw, did_you_mean, shown
-from rnnmnist.errors import UserError, first_line
+from rnnmnist.data.formats.raw import Raw, did_you_mean
+from rnnmnist.errors import UserError, first_line, shown
 
 READERS = {".npz": arrays.read_npz, ".ts": ts.read, ".csv": csv.read}
 FORMATS = "a .npz, .ts or .csv file, or a folder of .npy files"

@@ -22,8 +22,7 @@ from rnnmnist.data.examples import (
     padding,
 )
 from rnnmnist.data.files import Sequences
-from rnnmnist.data.formats.raw import shown
-from rnnmnist.errors import UserError
+from rnnmnist.errors import UserError, shown
 
 VALIDATION_EVERY = 10  # of the training sequences of a class, where no split is given
 CHUNK_BYTES = 1 << 24  # of the values that are checked at a time

@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from rnnmnist.data.formats.raw import Raw, check_memory, did_you_mean, shown
-from rnnmnist.errors import UserError, first_line
+from rnnmnist.data.formats.raw import Raw, check_memory, did_you_mean
+from rnnmnist.errors import UserError, first_line, shown
 
 NAMES = ("inputs", "labels", "lengths", "split", "feature_names")
 PREFIX = 10_012  # bytes that hold the longest header that NumPy accepts

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from rnnmnist.data.examples import SPLITS
-from rnnmnist.data.formats.raw import Raw, did_you_mean, pad, parse_numbers, shown
-from rnnmnist.errors import UserError
+from rnnmnist.data.formats.raw import Raw, did_you_mean, pad, parse_numbers
+from rnnmnist.errors import UserError, shown
 
 COLUMNS = ("sequence", "time", "label", "split")  # the others are features
 

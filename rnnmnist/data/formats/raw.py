@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rnnmnist.data.examples import LARGEST
-from rnnmnist.errors import UserError
+from rnnmnist.errors import UserError, shown
 
 
 class Raw(NamedTuple):
@@ -24,12 +24,6 @@ class Raw(NamedTuple):
     feature_names: np.ndarray | list[str] | None = None  # [features]
     class_names: tuple[str, ...] | None = None  # in order, if the file gives one
     ids: tuple[str, ...] | None = None  # the file's names of the sequences
-
-
-def shown(value: object) -> str:
-    """Returns a value as a message shows it: on one line, at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

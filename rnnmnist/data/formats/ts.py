@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnmnist.data.formats.raw import Raw, did_you_mean, pad, parse_numbers, shown
-from rnnmnist.errors import UserError
+from rnnmnist.data.formats.raw import Raw, did_you_mean, pad, parse_numbers
+from rnnmnist.errors import UserError, shown
 
 MISSING = "?"
 ENDINGS = ("_TRAIN", "_TEST")  # of the stems of a pair of files
