@@ -343,6 +343,7 @@ def test_damaged_prepared_data_are_one_line(
         datasets.load(prepared)
 
 
+@pytest.mark.slow
 def test_two_first_starts_prepare_once(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -219,12 +219,6 @@ def test_every_table_contains_the_measurements(measured: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     ("script", "task", "settings", "amount"),
     [
-        (
-            "run_ours.py",
-            "train",
-            {"steps": 2, "batch": 8, "model": {"hidden_size": 4}},
-            16,
-        ),
         ("run_ours.py", "product_numpy", {"size": 8}, 20 * 2 * 8**3),
         # The others compile programs of their own.
         *(

@@ -25,6 +25,7 @@ def test_the_plain_loop_imports_only_data_of_the_package() -> None:
     assert of_package == {"rnnmnist.data.embedded"}
 
 
+@pytest.mark.slow
 def test_the_plain_loop_learns_and_evaluates_the_test_split_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -195,8 +195,8 @@ def test_missing_processes_are_one_line(
     program = (
         "from rnnmnist import cli, main\n"
         "from rnnmnist.runtime import distributed\n"
-        "distributed.JOIN_TIMEOUT_SECONDS = 2\n"
-        "distributed.WAITING_NOTICE_SECONDS = 0.5\n"
+        "distributed.JOIN_TIMEOUT_SECONDS = 1\n"
+        "distributed.WAITING_NOTICE_SECONDS = 0.2\n"
         "cli.run(main.main)\n"
     )
     address = f"127.0.0.1:{runs.free_port()}"
@@ -215,7 +215,7 @@ def test_missing_processes_are_one_line(
     assert finished.stdout == f"waiting for all of 2 processes to join {address}\n"
     assert finished.stderr == (
         f"error: --num_processes: not all of 2 processes have joined {address} within "
-        "2 s; start each of them, with the same flags\n"
+        "1 s; start each of them, with the same flags\n"
     )
 
 
