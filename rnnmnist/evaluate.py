@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     print(
         f"{result.task.name} {args.split} at step {result.step}: "
         f"{results.format_result(result)}, loss {result.loss:.4f}",
-        *(f"seed {one.seed}: {results.format_scores(one)}" for one in result.members),
+        *(f"seed {one.seed}: {results.format_accuracy(one)}" for one in result.members),
         results.path_of(workdir, result),
         sep="\n",
     )

@@ -44,6 +44,11 @@ class Task:
         return " / ".join(f"{count:,}" for count in vars(self.examples).values())
 
     @property
+    def evaluated_split(self) -> str:
+        """The split of the final result: `test`, or `validation` if there is none."""
+        return "test" if self.examples.test else "validation"
+
+    @property
     def noun(self) -> str:
         """The word for several examples."""
         return "sequences" if self.image_shape is None else "images"

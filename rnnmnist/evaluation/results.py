@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from rnnmnist.data.examples import Examples
 from rnnmnist.data.views import permutation_sha256
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.formatting import interval, mean_and_std, percent
-from rnnmnist.evaluation.intervals import wilson_interval
+from rnnmnist.evaluation.intervals import t_interval, wilson_interval
 from rnnmnist.evaluation.metrics import Scores
 from rnnmnist.evaluation.predictions import evaluate
 from rnnmnist.evaluation.restore import RestoredModel, restore_model
@@ -120,7 +121,7 @@ def load_split(
             f"data.path={config.path}"
         )
     if split is None:
-        split = "test" if task.examples.test else "validation"
+        split = task.evaluated_split
     if not len(splits[split].labels):
         raise UserError(f"split: {task.name} has no {split} part; choose validation")
     return task, split, splits[split]
@@ -234,32 +235,25 @@ def read_result(path: Path, params_sha256: str) -> Result | None:
 
 def format_result(result: Result) -> str:
     """Formats the accuracy of a result; of sequences, also the balanced one."""
-    text = format_scores(result)
+    text = format_accuracy(result)
     if result.task.image_shape is None:
         text += f", balanced accuracy {percent(result.balanced_accuracy)}"
     if result.tutorial_128 is not None:
-        text += f"; on the first 128 {format_scores(result.tutorial_128)}"
+        text += f"; on the first 128 {format_accuracy(result.tutorial_128)}"
     return text
 
 
-def format_scores(scores: Scores) -> str:
+def format_accuracy(found: Scores | Metrics) -> str:
     """Formats an accuracy with its counts and its interval: over seeds, if several."""
-    if scores.accuracy_std is None or scores.accuracy_mean_interval is None:
-        return _format_accuracy(scores)
-    accuracy = mean_and_std(scores.accuracy, scores.accuracy_std)
+    if not found.members:
+        ends = interval(wilson_interval(found.correct, found.examples))
+        return f"{percent(found.accuracy)} ({list_counts(found)}; 95 % interval {ends})"
+    seeds = len(found.members)
+    std = statistics.stdev(network.accuracy for network in found.members)
+    ends = interval(t_interval(found.accuracy, std, seeds))
     return (
-        f"{accuracy} over {len(scores.members)} seeds ({list_counts(scores)}; "
-        f"95 % interval of the mean {interval(scores.accuracy_mean_interval)})"
-    )
-
-
-def format_validation(metrics: Metrics) -> str:
-    """Formats the accuracy of a checkpoint on validation."""
-    if not metrics.members:
-        return _format_accuracy(metrics)
-    return (
-        f"{percent(metrics.accuracy)} in the mean of {len(metrics.members)} seeds "
-        f"({list_counts(metrics)})"
+        f"{mean_and_std(found.accuracy, std)} over {seeds} seeds "
+        f"({list_counts(found)}; 95 % interval of the mean {ends})"
     )
 
 
@@ -267,8 +261,3 @@ def list_counts(found: Scores | Metrics) -> str:
     """Formats the correct predictions of each network: `95, 87 of 128`."""
     counts = ", ".join(str(network.correct) for network in found.networks)
     return f"{counts} of {found.examples}"
-
-
-def _format_accuracy(found: Scores | Metrics) -> str:
-    ends = interval(wilson_interval(found.correct, found.examples))
-    return f"{percent(found.accuracy)} ({list_counts(found)}; 95 % interval {ends})"

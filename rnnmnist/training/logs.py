@@ -79,7 +79,7 @@ def print_summary(
     validation = store.read_header(workdir, best).metrics
     if validation is None:
         raise RunError(f"step {best} in {workdir} was not validated")
-    validated = results.format_validation(validation)
+    validated = results.format_accuracy(validation)
     examples = config.train.num_steps * config.train.batch_size
     selection, test = f"best at step {best}", results.format_result(result)
     if validation.examples < MIN_VALIDATION_EXAMPLES:

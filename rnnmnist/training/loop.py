@@ -342,7 +342,7 @@ def evaluate_best_checkpoint(
     restored = restore_model(workdir, best, mesh)
     sha256 = params_sha256(restored.params)
     task = dataset.task
-    split = "test" if task.examples.test else "validation"
+    split = task.evaluated_split
     path = results.result_path(workdir, split, best)
     existing = broadcast(lambda: results.read_result(path, sha256))
     if existing is not None:
