@@ -46,7 +46,7 @@ def fit(workdir: Path, **settings: Any) -> Path:
     return rnnmnist.fit(INPUTS, LABELS, workdir=workdir, **SETTINGS | changes)
 
 
-def left_behind() -> dict[str, object]:
+def left_behind() -> dict[str, Any]:
     """What a call could leave: threads, handlers, open and mapped files, settings."""
     own = Path("/proc/self")
     files = []
@@ -65,16 +65,25 @@ def left_behind() -> dict[str, object]:
     }
 
 
-def assert_nothing_is_left(before: dict[str, object], *ignored: str) -> None:
-    """Compares what is left with the state before; idle threads of orbax end soon."""
+def assert_nothing_is_left(before: dict[str, Any], *ignored: str) -> None:
+    """Compares what is left with the state before; idle threads of orbax end soon.
+
+    Those of an earlier test may have ended since.
+    """
+
+    def new_threads() -> set[str]:
+        return {thread.name for thread in threading.enumerate()} - before["threads"]
+
     deadline = time.monotonic() + 10
-    while left_behind()["threads"] != before["threads"] and time.monotonic() < deadline:
+    while new_threads() and time.monotonic() < deadline:
         time.sleep(0.05)
-    expected = {name: before[name] for name in before.keys() - set(ignored)}
-    if left_behind() != before:
+    assert not new_threads()
+    names = before.keys() - {"threads", *ignored}
+    expected = {name: before[name] for name in names}
+    if {name: left_behind()[name] for name in names} != expected:
         gc.collect()  # an exception that is raised anywhere can leave a cycle
     left = left_behind()
-    assert {name: left[name] for name in expected} == expected
+    assert {name: left[name] for name in names} == expected
 
 
 def end(workdir: Path) -> object:
