@@ -36,7 +36,7 @@ from rnnmnist.runtime.interrupts import deferred_interrupts
 from rnnmnist.runtime.mesh import local_sharding
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
-NO_RECORD = (ValueError, LookupError, TypeError, AttributeError)  # of other JSON
+PARSE_ERRORS = (ValueError, LookupError, TypeError, AttributeError)  # of a header
 MAX_COMPRESSION = 1000  # of trained parameters, whose files are hardly compressed
 
 
@@ -190,7 +190,7 @@ def read_header(workdir: Path, step: int) -> Header:
             raise ValueError("it differs from its SHA-256")
     except PermissionError as error:
         raise RunError(f"checkpoint {folder} cannot be read: {error}") from error
-    except (*NO_RECORD, OSError, RecursionError) as error:
+    except (*PARSE_ERRORS, OSError, RecursionError) as error:
         if not (folder / "sha256").is_dir():
             reason = f"header cannot be read ({first_line(error)})"
             raise DamagedError(folder, reason) from error
@@ -201,7 +201,7 @@ def read_header(workdir: Path, step: int) -> Header:
     try:  # unlike `convert`, this refuses a setting that a later version has added
         config = Config.from_dict(content["config"])
         return msgspec.convert(content | {"config": config}, Header)
-    except (*NO_RECORD, UserError) as error:
+    except (*PARSE_ERRORS, UserError) as error:
         raise _other_version(folder, "a later", first_line(error)) from error
 
 

@@ -144,9 +144,9 @@ def score(
         "step": step,
         "num_parameters": count_params(networks[0]),
     }
-    members = [
+    members = [  # none if there is one network
         NetworkResult(**asdict(one) | common, params_sha256=params_sha256(network))
-        for one, network in zip(scores.members, networks, strict=bool(scores.members))
+        for one, network in zip(scores.members, networks, strict=False)
     ]
     permuted = config.data.view == "permuted"
     permutation = config.data.permutation
