@@ -19,15 +19,16 @@ from typing import Any, NoReturn
 import absl.logging
 
 from rnnmnist.config.files import find_config, load_config
-from rnnmnist.config.paths import absolute, parse_workdir, resolve_workdir
+from rnnmnist.config.paths import expand, parse_workdir, resolve_workdir
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
 from rnnmnist.config.settings import find
 from rnnmnist.errors import (
-    RunError,
     StoppedError,
     UserError,
+    as_run_error,
     did_you_mean,
     exit_immediately,
+    shown,
 )
 from rnnmnist.runtime.processes import ProcessSpec
 
@@ -99,8 +100,8 @@ class Parser(argparse.ArgumentParser):
             find(flag.removeprefix("--config."), SETTINGS, flag)
         known = [flag for action in self._actions for flag in action.option_strings]
         name = arg.split("=")[0]
-        hint = did_you_mean(name, known) or f"{self.prog} --help lists them"
-        raise UserError(f"{name}: no such flag; {hint}")
+        remedy = did_you_mean(name, known, f"{self.prog} --help lists them")
+        raise UserError(f"{name}: no such flag; {remedy}")
 
 
 def parse_settings(
@@ -112,7 +113,7 @@ def parse_settings(
         if (text := getattr(args, name)) is not None:
             value = SETTINGS[name].parse(text)
             if SETTINGS[name].is_path and value is not None:
-                value = absolute(name, value)
+                value = str(expand(value))
             values[name] = value
     return values
 
@@ -189,25 +190,12 @@ def parse_training(
 
 def output_file(flag: str, text: str, suffix: str) -> Path:
     """Returns the path of a file to write, whose folder must exist."""
-    try:
-        path = Path(text).expanduser()
-        if path.suffix == suffix and path.parent.is_dir() and not path.is_dir():
-            return path
-    except (OSError, RuntimeError, ValueError):
-        pass
+    path = expand(text)
+    if path.suffix == suffix and path.parent.is_dir() and not path.is_dir():
+        return path
     raise UserError(
-        f"{flag}: must name a {suffix} file in an existing folder, not {text[:200]!r}"
+        f"{flag}: must name a {suffix} file in an existing folder, not {shown(text)}"
     )
-
-
-def write_output(flag: str, file: Path, content: bytes) -> None:
-    """Writes the file that a flag names."""
-    try:
-        file.write_bytes(content)
-    except OSError as error:
-        raise UserError(
-            f"{flag}: {file} cannot be written: {error.strerror or error}"
-        ) from error
 
 
 class _Formatter(logging.Formatter):
@@ -251,9 +239,9 @@ def _configure_logging() -> None:
     sys.unraisablehook = _show_unraisable
 
 
-def format_error(error: RunError) -> str:
+def format_error(error: BaseException) -> str:
     """Returns a message in one line; if its subject is a flag, it is written as one."""
-    line = " ".join(str(error).split())
+    line = " ".join(str(as_run_error(error)).split())
     return f"--{line}" if line.partition(":")[0] in FLAGS else line
 
 
@@ -264,14 +252,14 @@ def run(main: Callable[[list[str]], None]) -> None:
         main(sys.argv[1:])
     except StoppedError as error:
         exit_immediately(f"stopped: {error}", error.exit_code)
-    except RunError as error:
-        exit_immediately(f"error: {format_error(error)}", error.exit_code)
     except KeyboardInterrupt:  # before training, or a second time while stopping
         exit_immediately("stopped", 130)
     except BrokenPipeError:  # the reader of the output has exited, as `| head` does
         os._exit(1)
-    except Exception:  # an internal fault
-        exit_immediately(traceback.format_exc().rstrip(), 1)
+    except Exception as error:
+        if (failure := as_run_error(error)) is None:  # an internal fault
+            exit_immediately(traceback.format_exc().rstrip(), 1)
+        exit_immediately(f"error: {format_error(failure)}", failure.exit_code)
     finally:
         # The interpreter's last garbage collection would take 0.2 to 0.4 s for the
         # modules of jax and orbax.

@@ -35,7 +35,9 @@ class Checklist:
         """
         try:
             self.show(label, function(*args))
-        except errors.RunError as error:
+        except Exception as error:
+            if errors.as_run_error(error) is None:
+                raise
             problem = cli.format_error(error)
             self.show(label, f"NO: {problem}")
             if problem not in self.problems:

@@ -1,17 +1,23 @@
 """The errors with which a command fails deliberately, and their exit codes.
 
 Every deliberate failure is a `UserError` or a `RunError` with a message of one line.
-Docstrings list errors in the public API, and where a caller handles them. Any other
-exception that leaves an entry point is an internal fault: it keeps its traceback, and
-the exit code is 1.
+Docstrings list errors in the public API, and where a caller handles them. An `OSError`
+on a path of the user is not caught where it arises: `as_run_error` gives it its line.
+Any other exception that leaves an entry point is an internal fault: it keeps its
+traceback, and the exit code is 1.
 """
 
 import contextlib
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NoReturn
+
+PACKAGE = Path(__file__).parent
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class RunError(Exception):
@@ -39,6 +45,26 @@ class StoppedError(RunError):
         self.exit_code = 128 + signal_number
 
 
+def as_run_error(error: BaseException) -> RunError | None:
+    """Returns a deliberate failure, or an `OSError` on a path of the user as one.
+
+    The message is then the path and the reason. It is a `RunError` if the disk is full
+    or broken, otherwise a `UserError`. For any other exception, such as an `OSError` on
+    a file of this package, the result is None.
+    """
+    if isinstance(error, RunError):
+        return error
+    if not isinstance(error, OSError):
+        return None
+    reason = error.strerror or str(error)
+    if error.errno in DISK_ERRORS:
+        return RunError(f"{error.filename}: {reason}" if error.filename else reason)
+    path = str(error.filename or "")
+    if not path or Path(path).is_relative_to(PACKAGE):
+        return None
+    return UserError(f"{path}: {reason}")
+
+
 def shown(value: object) -> str:
     """Returns a value as a message shows it: on one line, at most 60 characters."""
     try:
@@ -48,10 +74,10 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Returns a hint with the name that is most similar; empty if none is."""
+def did_you_mean(name: str, names: Iterable[str], remedy: str) -> str:
+    """Returns a remedy, after the most similar one of the names if there is one."""
     near = difflib.get_close_matches(name, list(names), n=1)
-    return f"did you mean {near[0]}?" if near else ""
+    return f"did you mean {shown(near[0])}? {remedy}" if near else remedy
 
 
 def first_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ The page is one HTML file that contains the networks and needs no server or netw
 import argparse
 
 from rnnmnist import cli, errors
-from rnnmnist.cli import Parser, output_file, write_output
+from rnnmnist.cli import Parser, output_file
 from rnnmnist.config.paths import REFERENCES, resolve_workdir
 
 
@@ -41,12 +41,13 @@ def main(argv: list[str]) -> None:
     """Writes the page and prints its name and size."""
     args = parse(argv)
     from rnnmnist.runtime.compilation import use_cpu
+    from rnnmnist.runtime.files import write_atomically
     from rnnmnist.web import drawing_page
 
     use_cpu()
     networks = [drawing_page.load_network(workdir) for workdir in args.workdir]
     content = drawing_page.render(networks).encode()
-    write_output("--output", args.output, content)
+    write_atomically(args.output, content)
     print(f"{args.output} ({len(content) / 1000:,.0f} kB)")
 
 

@@ -19,12 +19,11 @@ import argparse
 import json
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rnnmnist import cli, errors
-from rnnmnist.cli import Parser, output_file, write_output
-from rnnmnist.config.paths import REFERENCES
+from rnnmnist.cli import Parser, output_file
+from rnnmnist.config.paths import REFERENCES, expand
 
 if TYPE_CHECKING:
     from rnnmnist.inference.predictor import Prediction, Predictor
@@ -111,12 +110,13 @@ def predict_images(predictor: Predictor, args: argparse.Namespace) -> bool:
     """
     from rnnmnist.inference import image_io
     from rnnmnist.inference.predictor import prepare
+    from rnnmnist.runtime.files import write_atomically
 
     names, failed = list[str](), False
     for argument in args.files:
         try:
             names += image_io.find_images(argument)
-        except errors.UserError as error:
+        except (errors.UserError, OSError) as error:
             failed = True
             print_error(error)
     if args.show is not None and len(names) > 1:
@@ -129,7 +129,7 @@ def predict_images(predictor: Predictor, args: argparse.Namespace) -> bool:
         for name in names[first : first + size]:
             try:
                 images.append((name, prepare(name)))
-            except errors.UserError as error:
+            except (errors.UserError, OSError) as error:
                 failed = True
                 print_error(error)
         # Batches have one of two sizes, each of which is a compiled program.
@@ -141,7 +141,7 @@ def predict_images(predictor: Predictor, args: argparse.Namespace) -> bool:
                 from rnnmnist.reporting import plots  # imports matplotlib
 
                 png = plots.prediction(prediction.stages, prediction.probabilities)
-                write_output("--show", args.show, png)
+                write_atomically(args.show, png)
     if len(names) > 1 and not failed:
         seconds = time.perf_counter() - start
         print(
@@ -164,14 +164,14 @@ def predict_sequences(predictor: Predictor, args: argparse.Namespace) -> bool:
     failed = False
     for argument in args.files:
         try:
-            for result in predict_file(predictor, Path(argument).expanduser()):
+            for result in predict_file(predictor, expand(argument)):
                 if args.json:
                     print(json.dumps({"file": argument} | result))
                     continue
                 label, found = result["label"], probability(result["probability"])
                 name = f"{escape(argument)}, sequence {result['sequence']}"
                 print(f"{name}: {label}, {found}")
-        except errors.UserError as error:
+        except (errors.UserError, OSError) as error:
             failed = True
             print_error(error)
     return failed
@@ -188,7 +188,7 @@ def print_prediction(name: str, prediction: Prediction, as_json: bool) -> None:
     print(*lines, sep="\n", flush=True)
 
 
-def print_error(error: errors.UserError) -> None:
+def print_error(error: errors.UserError | OSError) -> None:
     """Prints an error in one line to standard error."""
     print(f"error: {escape(cli.format_error(error))}", file=sys.stderr, flush=True)
 

@@ -24,7 +24,7 @@ from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.tasks import read_task
 from rnnmnist.data.views import View
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.errors import RunError, UserError, as_run_error
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
@@ -94,15 +94,17 @@ def random_params(model: SequenceClassifier) -> Params:
 
 
 def refused(name: str, *arguments: object) -> str:
-    """Calls `rnnmnist.NAME` in this process and returns the message of its UserError.
+    """Calls `rnnmnist.NAME` in this process and returns the line of a user's error.
 
-    That `cli.run` prints it as one line and exits with 2 is tested per command.
+    That `cli.run` prints it and exits with 2 is tested per command.
     """
     module = importlib.import_module(f"rnnmnist.{name}")
-    with pytest.raises(UserError) as error:
+    with pytest.raises((UserError, OSError)) as error:
         module.main([str(argument) for argument in arguments])
-    assert "\n" not in str(error.value)
-    return format_error(error.value)
+    found = as_run_error(error.value)
+    assert isinstance(found, UserError), error.value
+    assert "\n" not in str(found)
+    return format_error(found)
 
 
 def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -121,9 +123,12 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     try:
         with contextlib.redirect_stdout(output):
             module.main(argv)
-    except RunError as error:
-        print(f"error: {format_error(error)}", file=errors)
-        code = error.exit_code
+    except (RunError, OSError) as error:
+        found = as_run_error(error)
+        if found is None:
+            raise
+        print(f"error: {format_error(found)}", file=errors)
+        code = found.exit_code
     finally:
         logging.getLogger("rnnmnist").removeHandler(handler)
     texts = output.getvalue(), errors.getvalue()

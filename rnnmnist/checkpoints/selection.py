@@ -25,13 +25,9 @@ def find_step(workdir: Path, selector: str) -> int:
         selector: `best` (highest validation accuracy, the earlier step on a tie),
             `latest`, or the number of a step.
     """
-    try:
-        steps = list_steps(workdir)
-        problem = "" if steps else _describe_missing(workdir)
-    except OSError as error:
-        raise UserError(f"workdir: {workdir} cannot be read: {error}") from error
-    if problem:
-        raise UserError(f"workdir: {workdir} {problem}")
+    steps = list_steps(workdir)
+    if not steps:
+        raise UserError(f"workdir: {workdir} {_describe_missing(workdir)}")
     if selector == "latest":
         return steps[-1]
     existing = ", ".join(map(str, steps))

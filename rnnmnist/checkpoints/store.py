@@ -31,7 +31,6 @@ from rnnmnist.checkpoints.header import FORMAT, Header, Metrics, best_step
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, first_line
-from rnnmnist.runtime.files import write_errors
 from rnnmnist.runtime.interrupts import deferred_interrupts
 from rnnmnist.runtime.mesh import local_sharding
 
@@ -265,8 +264,7 @@ def quarantine(workdir: Path, step: int) -> Path:
     """
     suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
     paths = (workdir / f"damaged-{step}{suffix}" for suffix in suffixes)
-    with write_errors():
-        return (workdir / str(step)).rename(next(p for p in paths if not p.exists()))
+    return (workdir / str(step)).rename(next(p for p in paths if not p.exists()))
 
 
 def _read_arrays(folder: Path, item: str, like: Any) -> Any:

@@ -3,30 +3,24 @@
 import runpy
 from pathlib import Path
 
-from rnnmnist.config.paths import shipped_folder
+from rnnmnist.config.paths import expand, shipped_folder
 from rnnmnist.config.schema import Config
 from rnnmnist.errors import UserError, did_you_mean
 
 
 def find_config(file_or_name: str) -> Path:
     """Returns a configuration file: a path or a shipped configuration."""
-    try:
-        path = Path(file_or_name).expanduser()
-        if path.is_file():
-            return path
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"config: {file_or_name[:80]!r} is not a path: {error}"
-        ) from None
+    path = expand(file_or_name)
+    if path.is_file():
+        return path
     folder = shipped_folder("configs")
     names = sorted(file.stem for file in folder.glob("*.py"))
     for name in names:
         if file_or_name in (name, f"{name}.py", f"configs/{name}.py"):
             return folder / f"{name}.py"
-    hint = f"{did_you_mean(path.stem, names)} shipped configurations:".strip()
-    raise UserError(
-        f"config: there is no file {file_or_name}; {hint} {', '.join(names)}"
-    )
+    listed = f"shipped configurations: {', '.join(names)}"
+    remedy = did_you_mean(path.stem, names, listed)
+    raise UserError(f"config: there is no file {file_or_name}; {remedy}")
 
 
 def load_config(path: Path) -> Config:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rnnmnist.errors import UserError
+from rnnmnist.errors import UserError, shown
 
 # The shipped models, trained with a loss after the last row and after every row.
 REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_step")
@@ -15,36 +15,31 @@ def shipped_folder(name: str) -> Path:
     return in_wheel if in_wheel.is_dir() else package.parent / name
 
 
-def absolute(subject: str, path: str) -> str:
-    """Returns an absolute path, as checkpoints store it.
-
-    Args:
-        subject: what the path is, for messages.
-        path: the path.
-    """
+def expand(text: str) -> Path:
+    """Returns an absolute path, in which `~` is the user's home directory."""
     try:
-        return str(Path(path).expanduser().absolute())
-    except RuntimeError as error:
-        raise UserError(f"{subject}: {path} cannot be used: {error}") from None
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:  # there is no such user
+        raise UserError(f"{text}: {error}") from None
 
 
 def parse_folder(subject: str, text: str) -> Path:
     """Returns the absolute path of a folder, which need not exist.
 
     Args:
-        subject: what the folder is, for messages.
+        subject: the flag or argument that names the folder, for messages.
         text: the path.
     """
     if not text.strip():
         raise UserError(f"{subject}: must name a directory, not ''")
+    path = expand(text)
     try:
-        path = Path(text).expanduser().absolute()
-        str(path).encode()  # orbax requires valid UTF-8
-        for folder in (path, *path.parents):
-            if folder.exists() and not folder.is_dir():
-                raise UserError(f"{subject}: {folder} is a file; name a directory")
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{subject}: {text[:80]!r} cannot be used: {error}") from None
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{subject}: {shown(text)} is not valid UTF-8") from None
+    for folder in (path, *path.parents):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{subject}: {folder} is a file; name a directory")
     return path
 
 

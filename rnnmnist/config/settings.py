@@ -125,9 +125,9 @@ def find(name: str, known: Mapping[str, Setting], subject: str) -> Setting:
         return known[name]
     last = name.rpartition(".")[2]
     same = [one for one in known if one.rpartition(".")[2] == last]  # in a section
-    otherwise = "python -m rnnmnist.main --help lists all settings"
-    hint = did_you_mean(name, same or known) or otherwise
-    raise UserError(f"{subject}: no such setting; {hint}")
+    listed = "python -m rnnmnist.main --help lists all settings"
+    remedy = did_you_mean(name, same or known, listed)
+    raise UserError(f"{subject}: no such setting; {remedy}")
 
 
 def _annotate(kind: Any, meta: msgspec.Meta) -> Any:

@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+from rnnmnist.config.paths import expand
 from rnnmnist.config.schema import Config
 from rnnmnist.errors import UserError
 
@@ -16,10 +17,7 @@ def pin_cell(config: Config) -> Config:
     if not model.is_user_cell:
         return config
     path, _, name = model.cell.rpartition(":")
-    try:
-        file = Path(path).expanduser().absolute()
-    except RuntimeError as error:
-        raise UserError(f"model.cell: {path} cannot be used: {error}") from None
+    file = expand(path)
     _, sha256 = _read(file, model.cell_sha256)
     return config.replace({"model.cell": f"{file}:{name}", "model.cell_sha256": sha256})
 
@@ -55,14 +53,7 @@ def load_cell(cell: str, sha256: str | None) -> type[Any]:
 
 def _read(file: Path, sha256: str | None) -> tuple[bytes, str]:
     """Returns the content of a file and its hash, which must be the given one."""
-    try:
-        source = file.read_bytes()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"model.cell: {file} cannot be read: {reason}; a run needs the file of "
-            "its cell at this path"
-        ) from None
+    source = file.read_bytes()
     found = hashlib.sha256(source).hexdigest()
     if sha256 not in (None, found):
         raise UserError(

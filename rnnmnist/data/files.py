@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.data.examples import SPLITS
 from rnnmnist.data.formats import arrays, csv, ts
-from rnnmnist.data.formats.raw import Raw, did_you_mean
-from rnnmnist.errors import UserError, first_line, shown
+from rnnmnist.data.formats.raw import Raw
+from rnnmnist.errors import UserError, did_you_mean, first_line, shown
 
 READERS = {".npz": arrays.read_npz, ".ts": ts.read, ".csv": csv.read}
 FORMATS = "a .npz, .ts or .csv file, or a folder of .npy files"
@@ -61,9 +61,6 @@ def read(path: Path, *, labelled: bool = True, pair: bool = True) -> Sequences:
         raw = ts.read(path, pair=pair) if reader is ts.read else reader(path)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 ({error}); save it as UTF-8") from error
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise UserError(f"{path}: cannot be read: {reason}; name {FORMATS}") from error
     except MemoryError as error:
         raise UserError(f"{path}: does not fit in memory; split it") from error
     return from_arrays(**raw._asdict(), source=str(path), labelled=labelled)
@@ -77,7 +74,8 @@ def _reader(path: Path) -> Callable[[Path], Raw]:
     fault = "is in no known format" if path.exists() else "does not exist"
     siblings = path.parent.iterdir() if path.parent.is_dir() else ()
     names = [file.name for file in siblings if file.suffix.lower() in READERS]
-    raise UserError(f"{path}: {fault}; {did_you_mean(path.name, names)}name {FORMATS}")
+    remedy = did_you_mean(path.name, names, f"name {FORMATS}")
+    raise UserError(f"{path}: {fault}; {remedy}")
 
 
 def from_arrays(
@@ -115,10 +113,8 @@ def from_arrays(
         vector = _vector("labels", labels, "iuU", examples, source)
         targets, classes = _encode(vector, class_names, source)
     elif labelled:
-        raise UserError(
-            f"{source}: has no labels; {did_you_mean('label', names)}add the array "
-            "'labels', the column 'label', or the tag @classLabel and labels"
-        )
+        add = "add the array 'labels', the column 'label', or @classLabel and labels"
+        raise UserError(f"{source}: has no labels; {did_you_mean('label', names, add)}")
     if labelled and not 2 <= len(classes) <= MAX_CLASSES:
         raise UserError(
             f"{source}: labels: has {len(classes)} classes, {shown(classes)}; allowed "
@@ -203,10 +199,8 @@ def _encode(
     positions = {key: index for index, key in enumerate(keys)}
     for name, example in zip(names, first, strict=True):
         if name not in positions:
-            raise UserError(
-                f"{source}: labels[{example}] is {shown(name)}; "
-                f"{did_you_mean(name, keys)}allowed are {shown(keys)}"
-            )
+            remedy = did_you_mean(name, keys, f"allowed are {shown(keys)}")
+            raise UserError(f"{source}: labels[{example}] is {shown(name)}; {remedy}")
     encoded = np.array([positions[name] for name in names], np.int32)
     return encoded[inverse], classes
 
@@ -235,10 +229,8 @@ def _valid_splits(
     invalid = np.flatnonzero(~np.isin(splits, SPLITS))
     if len(invalid):
         name = str(splits[invalid[0]])
-        raise UserError(
-            f"{source}: split[{invalid[0]}] is {shown(name)}; "
-            f"{did_you_mean(name, SPLITS)}allowed are {', '.join(SPLITS)}"
-        )
+        remedy = did_you_mean(name, SPLITS, f"allowed are {', '.join(SPLITS)}")
+        raise UserError(f"{source}: split[{invalid[0]}] is {shown(name)}; {remedy}")
     if labelled and "train" not in splits:
         raise UserError(f"{source}: split has no 'train'; mark the training sequences")
     return splits

@@ -18,9 +18,10 @@ import tensorflow_datasets as tfds  # noqa: TID251
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError  # noqa: TID251
 from tensorflow_datasets.core.download.resource import get_dl_fname  # noqa: TID251
 
+from rnnmnist.config.paths import expand
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.builder import FILES, MnistRows
-from rnnmnist.errors import RunError, UserError, first_line
+from rnnmnist.errors import RunError, UserError, as_run_error, first_line
 
 # TFDS itself takes minutes to report a missing network.
 NETWORK_SECONDS = 6.0
@@ -29,18 +30,12 @@ NETWORK_SECONDS = 6.0
 def prepared_builder(config: DataConfig) -> MnistRows:
     """Returns the builder of a data set, which is prepared if it is not yet."""
     tfds.disable_progress_bar()
-    try:
-        builder = _make_builder(config)
-        if not builder.is_prepared():
-            with _exclusive_lock(Path(builder._data_dir_root)):
-                builder = _make_builder(config)
-                if not builder.is_prepared():  # by a process that held the lock
-                    _prepare(builder, _absolute(config.manual_dir))
-    except OSError as error:
-        raise UserError(
-            f"data.data_dir: cannot prepare {config.name}: {error}; name a folder that "
-            "can be written"
-        ) from error
+    builder = _make_builder(config)
+    if not builder.is_prepared():
+        with _exclusive_lock(Path(builder._data_dir_root)):
+            builder = _make_builder(config)
+            if not builder.is_prepared():  # by a process that held the lock
+                _prepare(builder, _expand(config.manual_dir))
     return builder
 
 
@@ -58,14 +53,10 @@ def availability(config: DataConfig) -> Availability:
     The files in `manual_dir` are checked and, if files have to be downloaded, whether
     their host responds within `NETWORK_SECONDS`.
     """
-    manual_dir = _absolute(config.manual_dir)
-    try:
-        builder = _make_builder(config)
-        prepared = builder.is_prepared()
-    except OSError as error:
-        raise UserError(f"data.data_dir: cannot read {config.name}: {error}") from error
+    manual_dir = _expand(config.manual_dir)
+    builder = _make_builder(config)
     folder = Path(builder.data_dir)
-    if prepared:
+    if builder.is_prepared():
         return Availability(True, folder, f"prepared in {folder}")
     missing = _missing_urls(builder, manual_dir)
     _check_manual_files(builder, manual_dir)
@@ -81,12 +72,12 @@ def availability(config: DataConfig) -> Availability:
 
 
 def _make_builder(config: DataConfig) -> MnistRows:
-    path = _absolute(config.data_dir)
+    path = _expand(config.data_dir)
     try:
         return MnistRows(config=config.name, data_dir=path, file_format="array_record")
-    except OSError:
-        raise
     except Exception as error:  # TFDS reads prepared data, which may be damaged
+        if as_run_error(error):
+            raise
         raise RunError(
             f"the prepared data of {config.name} in {path or 'the default data_dir'} "
             f"are damaged ({first_line(error)}); delete their folder in mnist_rows"
@@ -138,8 +129,8 @@ def _prepare(builder: MnistRows, manual_dir: Path | None) -> None:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _absolute(folder: str | None) -> Path | None:
-    return None if folder is None else Path(folder).expanduser().absolute()
+def _expand(folder: str | None) -> Path | None:
+    return None if folder is None else expand(folder)
 
 
 def _downloads(builder: MnistRows) -> Path:

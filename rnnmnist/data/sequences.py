@@ -149,13 +149,7 @@ def open_file(config: DataConfig, *, labelled: bool = True) -> LabelledSequences
             "file or a folder of .npy files"
         )
     path = Path(config.path)
-    try:
-        state = _state(path)
-    except OSError as error:
-        raise UserError(
-            f"data.path: {config.path[:80]!r} cannot be read: {error.strerror}"
-        ) from error
-    return _read(path, labelled, state)
+    return _read(path, labelled, _state(path))
 
 
 @functools.lru_cache(maxsize=2)  # a command needs the task first, then the arrays

@@ -19,7 +19,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.views import permutation_sha256
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.errors import UserError
 from rnnmnist.evaluation.formatting import interval, mean_and_std, percent
 from rnnmnist.evaluation.intervals import t_interval, wilson_interval
 from rnnmnist.evaluation.metrics import Scores
@@ -204,7 +204,7 @@ def _write(
         function(path, value)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise RunError(f"{name} cannot be written: {error}") from error
+            raise
         _logger.warning("%s is not recorded: %s", name, error)
 
 

@@ -113,10 +113,7 @@ def run(format_name: str, folder: Path, inputs: tuple[np.ndarray, ...]) -> np.nd
     """
     with tempfile.TemporaryDirectory() as temporary:
         examples, outputs = (Path(temporary, name) for name in ("in.npz", "out.npy"))
-        try:
-            np.savez(examples, *inputs)
-        except OSError as error:
-            raise RunError(f"{temporary} cannot be written: {error}") from error
+        np.savez(examples, *inputs)
         arguments = [script(format_name), folder, examples, outputs]
         process = subprocess.run(
             [sys.executable, "-P", runner.__file__, *arguments],

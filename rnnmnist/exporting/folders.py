@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from rnnmnist.config.schema import DATA_PATHS, Config
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.errors import UserError
 from rnnmnist.exporting.certificate import (
     CERTIFICATE,
     Certificate,
@@ -52,24 +52,17 @@ def write(source: Source, format_name: str, folder: Path) -> Certificate:
         folder: gets a folder of that name.
     """
     final = folder / format_name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=folder, prefix=f".{format_name}-")
-    except OSError as error:
-        raise UserError(f"output: {folder} cannot be written: {error}") from error
-    with temporary:
-        new = Path(temporary.name, format_name)
-        try:
-            new.mkdir()
-            FORMATS[format_name].write(source, new)
-            shutil.copyfile(script(format_name), new / "predict.py")
-            certificate = certify(source, format_name, new)
-            write_json(new / CERTIFICATE, certificate)
-            if final.exists():
-                final.rename(Path(temporary.name, "old"))
-            new.rename(final)
-        except OSError as error:
-            raise RunError(f"output: {final} cannot be written: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{format_name}-") as name:
+        new = Path(name, format_name)
+        new.mkdir()
+        FORMATS[format_name].write(source, new)
+        shutil.copyfile(script(format_name), new / "predict.py")
+        certificate = certify(source, format_name, new)
+        write_json(new / CERTIFICATE, certificate)
+        if final.exists():
+            final.rename(Path(name, "old"))
+        new.rename(final)
     return certificate
 
 
@@ -100,7 +93,4 @@ def verify(folder: Path) -> Iterator[tuple[str, list[str]]]:
         if key not in sources:
             workdir, step = Path(saved.workdir), str(saved.step)
             sources[key] = Source.load(workdir, step, saved.data_paths)
-        try:
-            yield format_name, find_changes(saved, sources[key], folder / format_name)
-        except OSError as error:
-            raise RunError(f"verify: {folder} cannot be read: {error}") from error
+        yield format_name, find_changes(saved, sources[key], folder / format_name)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: TID251
 
+from rnnmnist.config.paths import expand
 from rnnmnist.errors import UserError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
@@ -30,13 +31,10 @@ DECODING_ERRORS = (
 def find_images(argument: str) -> list[str]:
     """Expands a command-line argument to image files; those of a folder are sorted."""
     path = Path(argument)
-    try:
-        if argument == STANDARD_INPUT or not path.is_dir():
-            return [argument]
-        found = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
-        names = sorted(str(file) for file in found if file.is_file())
-    except (OSError, ValueError) as error:
-        raise _unreadable(argument, error) from error
+    if argument == STANDARD_INPUT or not path.is_dir():
+        return [argument]
+    found = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
+    names = sorted(str(file) for file in found if file.is_file())
     if not names:
         suffixes = ", ".join(SUFFIXES)
         raise UserError(f"{argument}: the folder contains no images ({suffixes})")
@@ -55,27 +53,19 @@ def read(name: str) -> np.ndarray:
         colour image, the channel with the largest standard deviation, so that yellow
         on white is visible. Transparent pixels become background.
     """
-    try:
-        if name == STANDARD_INPUT:
-            content = sys.stdin.buffer.read(MAX_BYTES + 1)
-        else:
-            path = Path(name).expanduser()
-            if path.exists() and not path.is_file():
-                raise UserError(f"{name}: is not a file; name an image of a digit")
-            with path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _unreadable(name, error) from error
+    if name == STANDARD_INPUT:
+        content = sys.stdin.buffer.read(MAX_BYTES + 1)
+    else:
+        path = expand(name)
+        if path.exists() and not path.is_file():
+            raise UserError(f"{name}: is not a file; name an image of a digit")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     if not content:
         raise UserError(f"{name}: is empty; name an image of a digit")
     if len(content) > MAX_BYTES:
         raise UserError(f"{name}: is larger than {MAX_BYTES:,} bytes; make it smaller")
     return decode(content, name)
-
-
-def _unreadable(name: str, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or error
-    return UserError(f"{name}: cannot be read: {reason}")
 
 
 def decode(content: bytes, name: str) -> np.ndarray:

@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.config.schema import SETTINGS, Config
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.errors import UserError
 from rnnmnist.evaluation.formatting import interval, percent, percentage_points
 from rnnmnist.reporting import html
 from rnnmnist.reporting.html import Card, Command, Page, Section, Table
 from rnnmnist.reporting.run_data import RunData
 from rnnmnist.reporting.sections import format_counts, report_sections
 from rnnmnist.runtime import hardware, versions
+from rnnmnist.runtime.files import write_atomically
 from rnnmnist.runtime.workdir import check_writable
 
 
@@ -42,15 +43,12 @@ def check_report_folder(folder: Path) -> None:
 
     Reports never delete files, so a folder with other files than a report's is refused.
     """
-    try:
-        others = [
-            path.name
-            for path in (folder.iterdir() if folder.exists() else ())
-            if path.name != "index.html" and path.suffix != ".png"
-        ]
-        check_writable(folder)
-    except OSError as error:
-        raise UserError(f"workdir: {folder} cannot be written: {error}") from error
+    check_writable(folder)
+    others = [
+        path.name
+        for path in (folder.iterdir() if folder.exists() else ())
+        if path.name != "index.html" and path.suffix != ".png"
+    ]
     if others:
         raise UserError(
             f"workdir: the report's folder {folder} contains {min(others)}, which is "
@@ -66,12 +64,9 @@ def write_files(folder: Path, page: Page) -> list[Path]:
     """
     files = html.picture_files(page)
     files["index.html"] = html.render_page(page).encode()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-    except OSError as error:
-        raise RunError(f"the report cannot be written: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
     return [folder / name for name in files]
 
 

@@ -26,7 +26,13 @@ import numpy as np
 from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
-from rnnmnist.errors import RunError, UserError, exit_immediately, first_line
+from rnnmnist.errors import (
+    RunError,
+    UserError,
+    as_run_error,
+    exit_immediately,
+    first_line,
+)
 from rnnmnist.runtime.processes import ProcessSpec
 
 T = TypeVar("T")
@@ -62,7 +68,7 @@ def initialize(spec: ProcessSpec) -> Iterator[None]:
                 f"run ({lost}); start all of them again to resume from the last "
                 "checkpoint"
             ) from error
-        if isinstance(error, RunError):
+        if as_run_error(error):
             _shut_down()
         raise
     _shut_down()
@@ -90,8 +96,9 @@ def broadcast(decide: Callable[[], T]) -> T:
         return _receive(key)
     try:
         value = decide()
-    except RunError as error:
-        _send(key, {"error": str(error), "exit_code": error.exit_code})
+    except Exception as error:
+        if failure := as_run_error(error):
+            _send(key, {"error": str(failure), "exit_code": failure.exit_code})
         raise
     _send(key, {"value": value})
     return value

@@ -33,17 +33,11 @@ def lock(workdir: Path) -> Iterator[str]:
     """
     owner_file = workdir / OWNER_FILE
     owner = f"process {os.getpid()} on {socket.gethostname()}"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        folder = os.open(workdir, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"workdir: {workdir} cannot be used: {error}") from error
+    workdir.mkdir(parents=True, exist_ok=True)
+    folder = os.open(workdir, os.O_RDONLY)
     try:
         _acquire(folder, workdir)
-        try:
-            owner_file.write_text(owner)
-        except OSError as error:
-            raise UserError(f"workdir: {workdir} cannot be written: {error}") from error
+        write_atomically(owner_file, owner.encode())
         try:
             yield owner
         finally:

@@ -87,7 +87,9 @@ def fit(
     Raises:
         UserError: if the arrays or a setting are invalid, or the workdir has the run of
             other arrays or settings.
-        RunError: if a loss or gradient is not finite, or a file cannot be written.
+        RunError: if a loss or gradient is not finite, or a checkpoint cannot be
+            written.
+        OSError: if another file cannot be written.
         KeyboardInterrupt: after an interrupt.
     """
     folder = parse_workdir(str(workdir))
@@ -164,24 +166,21 @@ def _save(workdir: Path, data: LabelledSequences) -> None:
         "feature_names": np.array(sequences.feature_names),
     }
     given = {name: array for name, array in arrays.items() if array is not None}
+    if _is_saved(data.path, given):
+        return
+    if list_steps(workdir):
+        raise UserError(
+            f"workdir: {workdir} has the run of other arrays; name another workdir"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=workdir))
     try:
-        if _is_saved(data.path, given):
-            return
-        if list_steps(workdir):
-            raise UserError(
-                f"workdir: {workdir} has the run of other arrays; name another workdir"
-            )
-        workdir.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=workdir))
-        try:
-            for name, array in given.items():
-                np.save(unfinished / f"{name}.npy", array, allow_pickle=False)
-            shutil.rmtree(data.path, ignore_errors=True)
-            unfinished.rename(data.path)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    except OSError as error:
-        raise RunError(f"fit: the arrays cannot be saved: {error}") from error
+        for name, array in given.items():
+            np.save(unfinished / f"{name}.npy", array, allow_pickle=False)
+        shutil.rmtree(data.path, ignore_errors=True)
+        unfinished.rename(data.path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _is_saved(folder: Path, arrays: dict[str, np.ndarray]) -> bool:

@@ -19,7 +19,7 @@ from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.data.examples import Dataset
 from rnnmnist.data.host import Chunk, HostSplit, open_training_split
 from rnnmnist.data.views import View
-from rnnmnist.errors import RunError, StoppedError, UserError
+from rnnmnist.errors import RunError, StoppedError, UserError, as_run_error
 from rnnmnist.evaluation import results
 from rnnmnist.evaluation.formatting import percent
 from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
@@ -35,7 +35,7 @@ from rnnmnist.runtime.distributed import (
     process_0_first,
     process_count,
 )
-from rnnmnist.runtime.files import WriteError, write_json
+from rnnmnist.runtime.files import write_json
 from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.workdir import MetricsFile, is_locked_by, lock
 from rnnmnist.training import logs
@@ -154,17 +154,15 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def report_file_errors(workdir: Path) -> Iterator[None]:
-    """Turns a failed read or write, as on a full disk, into an error of one line."""
+    """Names the last checkpoint where a read or write fails, as on a full disk."""
     try:
         yield
-    except BrokenPipeError:  # of standard output
-        raise
     except OSError as error:
-        failure = (
-            f"cannot write in {workdir}: " if isinstance(error, WriteError) else ""
-        )
+        failure = as_run_error(error)
+        if failure is None:  # such as a closed standard output
+            raise
         last = logs.describe_last_checkpoint(workdir)
-        raise RunError(f"{failure}{error}; {last}") from error
+        raise RunError(f"{failure}; {last}") from error
 
 
 def train_to_end(

@@ -41,13 +41,7 @@ def describe_data(config: DataConfig) -> str:
     if found.prepared:
         task = datasets.load(config, cache=False).task
         return f"{config.name}: {found.text}, {_describe_task(task)}"
-    try:
-        workdir.check_writable(found.folder)
-    except OSError as error:
-        raise RunError(
-            f"data.data_dir: {config.name} is not prepared, and cannot be in "
-            f"{found.folder}: {error.strerror}"
-        ) from error
+    workdir.check_writable(found.folder)
     return f"{config.name}: {found.text} and prepares it in {found.folder}"
 
 
@@ -63,12 +57,7 @@ def describe_workdir(config: Config, folder: Path) -> str:
     """Describes a workdir and the step from which a run would start."""
     if owner := workdir.lock_owner(folder):
         raise RunError(f"workdir: {folder} is in use by {owner}")
-    try:
-        existing = workdir.check_writable(folder)
-    except OSError as error:
-        raise RunError(
-            f"workdir: {folder} cannot be written: {error.strerror}"
-        ) from error
+    existing = workdir.check_writable(folder)
     free = shutil.disk_usage(existing).free / GIB
     text = f"{folder}, writable, {free:,.1f} GiB free, "
     if not step_to_resume(config, folder):

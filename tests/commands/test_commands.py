@@ -283,7 +283,7 @@ def test_a_missing_workdir_or_step_is_one_line_and_writes_nothing(
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (["--config.train.learning_rte=0.01"], "did you mean train.learning_rate?"),
+        (["--config.train.learning_rte=0.01"], "did you mean 'train.learning_rate'?"),
         (["--config.train.batch_size=-5"], "train.batch_size"),
         (["--config=no/such/file.py"], "no/such/file.py"),
         (["stray"], "stray argument 'stray'"),
@@ -385,7 +385,7 @@ def test_the_package_runs_its_commands(environment: dict[str, str]) -> None:
     assert (helped.returncode, helped.stderr) == (0, "")
     assert "usage: python -m rnnmnist.main " in helped.stdout
     refused = rnnmnist_command(environment, "train", "--config.sed", "1")
-    assert "did you mean seed?" in one_line_error(refused)
+    assert "did you mean 'seed'?" in one_line_error(refused)
 
 
 def test_an_unknown_command_is_one_line_and_exits_2(

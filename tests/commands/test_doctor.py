@@ -139,7 +139,7 @@ def test_the_error_lists_every_problem(
         "execution.num_devices: must divide train.batch_size=128, ",
         "train-images-idx3-ubyte.gz, ",
         "data.manual_dir",
-        "; and --workdir: /proc/rnnmnist/run cannot be written: ",
+        "; and /proc/",
     ):
         assert part in error
     found = results(capsys.readouterr().out)
@@ -183,15 +183,15 @@ def test_a_missing_platform_is_one_line(
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (["--requir=gpu"], "--requir: no such flag; did you mean --require?"),
+        (["--requir=gpu"], "--requir: no such flag; did you mean '--require'?"),
         (["--require=xpu"], "'xpu' (choose from"),
-        (["--config.sed=1"], "did you mean seed?"),
-        (["--config=embeded"], "did you mean embedded?"),
+        (["--config.sed=1"], "did you mean 'seed'?"),
+        (["--config=embeded"], "did you mean 'embedded'?"),
         (
             ["--config.execution.precision=half"],
             "precision: must be one of auto, float32,",
         ),
-        (["--config.execution.remat_rows=7"], "did you mean execution.remat_steps?"),
+        (["--config.execution.remat_rows=7"], "did you mean 'execution.remat_steps'?"),
         (["--config.execution.remat_steps=0"], "must be an integer at least 1 or none"),
         (["--workdir=file"], "file is a file"),
         (["gpu"], "stray argument 'gpu'"),
@@ -212,7 +212,7 @@ def test_user_errors_name_the_argument(
 
 def test_a_user_error_is_one_line_and_exits_2(command: Command) -> None:
     finished = command("doctor", "--requir=gpu")
-    assert "did you mean --require?" in one_line_error(finished)
+    assert "did you mean '--require'?" in one_line_error(finished)
     assert finished.stdout == ""
 
 
@@ -228,7 +228,7 @@ def test_folders_that_cannot_be_written(command: Command, tmp_path: Path) -> Non
     warning, error = finished.stderr.splitlines()
     assert warning.startswith("warning: compiled programs are not kept")
     assert error.startswith("error: a run of embedded would not work here: execution.")
-    assert "; and data.data_dir: mnist5k is not prepared, and cannot be in " in error
+    assert f"; and {tmp_path}/file" in error
     assert finished.returncode == 1
 
 

@@ -227,10 +227,10 @@ def test_only_the_last_error_is_left_to_the_exception(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = [str(tmp_path / name) for name in ("a.png", "b.png")]
-    with pytest.raises(notebook.CommandError, match=r"b\.png: cannot be read"):
+    with pytest.raises(notebook.CommandError, match=r"b\.png: No such file"):
         notebook.run("predict", *missing)
     (printed,) = capsys.readouterr().out.splitlines()
-    assert printed.startswith(f"error: {missing[0]}: cannot be read")
+    assert printed.startswith(f"error: {missing[0]}: No such file")
 
 
 @pytest.mark.slow

@@ -282,14 +282,14 @@ def test_different_predictions_are_listed(source: Source, tmp_path: Path) -> Non
         (["--verify=out", "--format=onnx"], "--verify: takes a folder and no other"),
         (["--verify="], "--verify: must name a directory"),
         (["--verify", "none"], "--verify: "),
-        (["--output=~none/x", "--workdir=DIR", "--format=onnx"], "--output: "),
+        (["--output=~none/x", "--workdir=DIR", "--format=onnx"], "~none/x: "),
         (
             ["--output=DIR/3/_CHECKPOINT_METADATA", "--workdir=DIR", "--format=onnx"],
             "is a file",
         ),
         (["--verify=DIR"], "--verify: DIR has no folder onnx or"),
         (["--workdir=none", "--format=onnx", "--output=out"], "--workdir: "),
-        (["--workdir=DIR", "--fromat=onnx"], "did you mean --format"),
+        (["--workdir=DIR", "--fromat=onnx"], "did you mean '--format'"),
     ],
 )
 def test_a_mistake_is_refused(

@@ -511,7 +511,7 @@ def test_unreadable_files_are_reported_and_skipped(
         (["--jsn", "a.png"], "--json"),
         (["--show=a.pdf", "a.png"], "--show"),
         (["--show=nowhere/a.png", "a.png"], "--show"),
-        ([f"--show={'a' * 300}/a.png", "a.png"], "--show"),
+        ([f"--show={'a' * 300}/a.png", "a.png"], "File name too long"),
         ([""], "FILE"),
         (["--workdir=nowhere", "a.png"], "--workdir"),
         (["--step=7", "a.png"], "--step"),

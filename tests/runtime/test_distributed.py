@@ -297,7 +297,7 @@ def test_the_doctor_checks_all_processes(
             "PORT",
         ),
         (["--num_processes=two"], "invalid int value: 'two'"),
-        (["--num_proceses=2"], "did you mean --num_processes?"),
+        (["--num_proceses=2"], "did you mean '--num_processes'?"),
     ],
 )
 def test_invalid_process_coordinates_are_refused(args: list[str], part: str) -> None:

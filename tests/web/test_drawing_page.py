@@ -162,7 +162,7 @@ def test_samples_are_two_of_each_digit_and_the_hardest(content: dict[str, Any]) 
         (["--output=page.txt"], "'page.txt'"),
         (["--output=nowhere/page.html"], "'nowhere/page.html'"),
         (["--output=page.html", "--workdir=nowhere"], "nowhere does not exist"),
-        (["--output=page.html", "--wrokdir=a"], "did you mean --workdir?"),
+        (["--output=page.html", "--wrokdir=a"], "did you mean '--workdir'?"),
         (["--output=page.html", "--workdir=a", "--workdir=./a"], "more than once"),
         (["--output=page.html", *[f"--workdir={n}" for n in "abc"]], "not 3"),
     ],
@@ -177,7 +177,7 @@ def test_a_mistake_is_one_line(
 
 def test_a_mistake_ends_the_command(command: Command, tmp_path: Path) -> None:
     argv = [f"--output={tmp_path / 'page.html'}", "--wrokdir=a"]
-    assert "--workdir?" in one_line_error(command("page", *argv))
+    assert "'--workdir'?" in one_line_error(command("page", *argv))
     assert list(tmp_path.iterdir()) == []
 
 

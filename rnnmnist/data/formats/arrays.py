@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from rnnmnist.data.formats.raw import Raw, check_memory, did_you_mean
-from rnnmnist.errors import UserError, first_line, shown
+from rnnmnist.data.formats.raw import Raw, check_memory
+from rnnmnist.errors import UserError, as_run_error, did_you_mean, first_line, shown
 
 NAMES = ("inputs", "labels", "lengths", "split", "feature_names")
 PREFIX = 10_012  # bytes that hold the longest header that NumPy accepts
@@ -99,9 +99,9 @@ def _damage_refused(source: Path | str) -> Iterator[None]:
     """Turns what NumPy and zipfile raise for damaged files into a `UserError`."""
     try:
         yield
-    except (UserError, OSError):
-        raise
     except Exception as error:  # they raise many types
+        if as_run_error(error):
+            raise
         raise UserError(
             f"{source}: cannot be read ({first_line(error)}); save the arrays again"
         ) from error
@@ -111,10 +111,8 @@ def _check_names(files: list[str], path: Path) -> None:
     allowed = [f"{name}.npy" for name in NAMES]
     for index, file in enumerate(files):
         if file not in allowed:
-            raise UserError(
-                f"{path}: contains {shown(file)}; {did_you_mean(file, allowed)}allowed "
-                f"are {', '.join(allowed)}"
-            )
+            remedy = did_you_mean(file, allowed, f"allowed are {', '.join(allowed)}")
+            raise UserError(f"{path}: contains {shown(file)}; {remedy}")
         if file in files[:index]:
             raise UserError(f"{path}: contains {file} twice; save the arrays again")
     if "inputs.npy" not in files:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from rnnmnist.data.examples import SPLITS
-from rnnmnist.data.formats.raw import Raw, did_you_mean, pad, parse_numbers
-from rnnmnist.errors import UserError, shown
+from rnnmnist.data.formats.raw import Raw, pad, parse_numbers
+from rnnmnist.errors import UserError, did_you_mean, shown
 
 COLUMNS = ("sequence", "time", "label", "split")  # the others are features
 
@@ -76,11 +76,9 @@ def _check_columns(columns: list[str], where: str) -> None:
     features = [name for name in columns if name not in COLUMNS]
     for name in ("sequence", "time"):
         if name not in columns:
-            raise UserError(
-                f"{where}: there is no column {name!r}; {did_you_mean(name, features)}"
-                "the columns are sequence, time, one for each feature, label, and "
-                "optionally split"
-            )
+            listed = "the columns are sequence, time, one for each feature, label, "
+            remedy = did_you_mean(name, features, listed + "and optionally split")
+            raise UserError(f"{where}: there is no column {name!r}; {remedy}")
     if not features or "" in columns or len(set(columns)) < len(columns):
         raise UserError(
             f"{where}: the columns are {shown(columns)}; write at least one feature, "
@@ -100,10 +98,8 @@ def _parse_row(columns: list[str], row: list[str], line: int, path: Path) -> _Ro
     if "" in (sequence, label):
         raise UserError(f"{where}: the sequence or label is ''; fill in both")
     if split is not None and split not in SPLITS:
-        raise UserError(
-            f"{where}: the split is {shown(split)}; {did_you_mean(split, SPLITS)}"
-            f"allowed are {', '.join(SPLITS)}"
-        )
+        remedy = did_you_mean(split, SPLITS, f"allowed are {', '.join(SPLITS)}")
+        raise UserError(f"{where}: the split is {shown(split)}; {remedy}")
     values = np.array(parse_numbers(list(cells.values()), "", where), np.float32)
     return _Row(line, sequence, _parse_time(time, where), label, split, values)
 

@@ -1,10 +1,9 @@
 """What the readers of all formats share: their result, padding, and messages."""
 
-import difflib
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,12 +23,6 @@ class Raw(NamedTuple):
     feature_names: np.ndarray | list[str] | None = None  # [features]
     class_names: tuple[str, ...] | None = None  # in order, if the file gives one
     ids: tuple[str, ...] | None = None  # the file's names of the sequences
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Returns a question that suggests the most similar name, or an empty string."""
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"did you mean {shown(near[0])}? " if near else ""
 
 
 def parse_numbers(cells: Sequence[str], missing: str, where: str) -> list[float]:

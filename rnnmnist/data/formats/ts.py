@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnmnist.data.formats.raw import Raw, did_you_mean, pad, parse_numbers
-from rnnmnist.errors import UserError, shown
+from rnnmnist.data.formats.raw import Raw, pad, parse_numbers
+from rnnmnist.errors import UserError, did_you_mean, shown
 
 MISSING = "?"
 ENDINGS = ("_TRAIN", "_TEST")  # of the stems of a pair of files
@@ -127,10 +127,9 @@ def _parse_case(text: str, classes: tuple[str, ...], where: str) -> _Case:
     parts = text.split(":")
     label = parts.pop().strip() if classes else ""
     if classes and label not in classes:
-        raise UserError(
-            f"{where}: the label is {shown(label)}; {did_you_mean(label, classes)}"
-            f"allowed are the classes of @classLabel, {shown(' '.join(classes))}"
-        )
+        allowed = f"allowed are the classes of @classLabel, {shown(' '.join(classes))}"
+        remedy = did_you_mean(label, classes, allowed)
+        raise UserError(f"{where}: the label is {shown(label)}; {remedy}")
     columns = [parse_numbers(part.split(","), MISSING, where) for part in parts]
     sizes = {len(column) for column in columns}
     if len(sizes) != 1:
