@@ -118,7 +118,8 @@ def read_digit(workdir: Path) -> None:
     images, labels = embedded.splits()["test"]
     image = images[labels == DIGIT][0]
     with tempfile.TemporaryDirectory() as folder:
-        digit, plot = Path(folder) / f"a_{DIGIT}.png", Path(folder) / "plot.png"
+        digit = Path(folder) / f"a_{DIGIT}.png"
+        plot = Path(folder) / "plot.png"
         digit.write_bytes(encode(image))
         workdir = Path(workdir).expanduser()
         run("predict", f"--workdir={workdir}", f"--show={plot}", str(digit))
@@ -126,14 +127,9 @@ def read_digit(workdir: Path) -> None:
 
 
 def _show(png: bytes, handle: Any = None) -> Any:
-    """Displays an image in the output of the cell.
+    """Displays an image in the output of the cell, and returns IPython's handle of it.
 
-    Args:
-        png: the image.
-        handle: IPython's display handle of an earlier image, which it replaces.
-
-    Returns:
-        The display handle.
+    With the handle of an earlier image, it replaces that one.
     """
     from IPython.display import Image, display
 

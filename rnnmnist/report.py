@@ -39,17 +39,13 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
-    context = pages.ReportContext(
-        shlex.join(["python", "-m", "rnnmnist.report", *argv]),
-        datetime.datetime.now().astimezone(),
-    )
+    command = shlex.join(["python", "-m", "rnnmnist.report", *argv])
+    card = pages.report_card(command, datetime.datetime.now().astimezone())
     folders = [workdir / "report" for workdir in args.workdir]
     if len(args.workdir) > 1:
         folders.append(comparison.comparison_folder(args.workdir))
     for workdir in args.workdir:  # fail before the slow work
         find_step(workdir, args.step)
-    for folder in folders:
-        pages.check_report_folder(folder)
     runs = []
     for workdir, folder in zip(args.workdir, folders, strict=False):
         run = load_run_data(workdir, args.step, parse_settings(args))
@@ -57,11 +53,11 @@ def main(argv: list[str]) -> None:
             f"{run.task.name} {run.split} at step {run.step}: "
             f"{results.format_result(run.result)}, loss {run.result.loss:.4f}"
         )
-        page = pages.report_page(run, context)
+        page = pages.report_page(run, card)
         print(*pages.write_files(folder, page), sep="\n", flush=True)
         runs.append(run)
     if len(runs) > 1:
-        page = comparison.comparison_page(runs, folders[-1], context)
+        page = comparison.comparison_page(runs, folders[-1], card)
         print(*pages.write_files(folders[-1], page), sep="\n")
 
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from rnnmnist.config.schema import CELLS
 from rnnmnist.reporting import plots
-from rnnmnist.reporting.palette import LIGHT
+from rnnmnist.reporting.html import LIGHT
 
 
 def gradients(

@@ -11,8 +11,7 @@ from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.evaluation.formatting import interval, percent
 from rnnmnist.evaluation.intervals import wilson_interval
 from rnnmnist.reporting import plots
-from rnnmnist.reporting.html import Cell, Link, Page, Picture, Section, Table
-from rnnmnist.reporting.pages import ReportContext
+from rnnmnist.reporting.html import Card, Cell, Link, Page, Picture, Section, Table
 from rnnmnist.reporting.run_data import RunData
 from rnnmnist.reporting.sections import format_counts
 
@@ -22,16 +21,8 @@ def comparison_folder(workdirs: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([path.parent for path in workdirs])) / "report"
 
 
-def comparison_page(
-    runs: Sequence[RunData], folder: Path, context: ReportContext
-) -> Page:
-    """Returns the page that compares two or more runs.
-
-    Args:
-        runs: at least two.
-        folder: of the page, from `comparison_folder`.
-        context: of the comparison.
-    """
+def comparison_page(runs: Sequence[RunData], folder: Path, card: Card) -> Page:
+    """Returns the page that compares two or more runs, for `comparison_folder`."""
     named = {run.workdir.relative_to(folder.parent).as_posix(): run for run in runs}
     dataset_of = _datasets(named)
     datasets = sorted(set(dataset_of.values()))
@@ -63,7 +54,7 @@ def comparison_page(
         caption=caption,
         lead=lead,
         sections=[_results(named, folder), _validation_curves(named)],
-        cards=[context.card],
+        cards=[card],
     )
 
 

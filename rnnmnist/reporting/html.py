@@ -12,9 +12,40 @@ from typing import NamedTuple
 
 import jinja2
 
-from rnnmnist.reporting.palette import DARK, LIGHT, Palette
-
 FOLDER = Path(__file__).parent
+
+
+class Palette(NamedTuple):
+    """The colours of one colour scheme, each as `#rrggbb`.
+
+    The series are Okabe and Ito's colours, which remain distinguishable with colour
+    vision deficiencies, darker on white and lighter on black for legible lines.
+
+    References:
+        Okabe, Ito, "Color Universal Design", 2008. https://jfly.uni-koeln.de/color/
+    """
+
+    background: str
+    foreground: str  # text
+    muted: str  # secondary text
+    line: str  # grids and frames
+    series: tuple[str, ...]
+
+
+LIGHT = Palette(
+    background="#ffffff",
+    foreground="#1b1f24",
+    muted="#57606a",
+    line="#d8dde3",
+    series=("#0072b2", "#c4501b", "#007a5a", "#a03d85", "#8a6100", "#1b1f24"),
+)
+DARK = Palette(
+    background="#14171b",
+    foreground="#e6e9ed",
+    muted="#a3acb7",
+    line="#363d46",
+    series=("#56b4e9", "#f08a4b", "#2ebd94", "#e39bcb", "#e6b822", "#e6e9ed"),
+)
 
 
 class Link(NamedTuple):
@@ -24,13 +55,7 @@ class Link(NamedTuple):
     url: str
 
 
-class Command(NamedTuple):
-    """A command line, which is broken between its arguments only."""
-
-    arguments: Sequence[str]
-
-
-Cell = str | Link | Command  # line breaks are preserved
+Cell = str | Link  # line breaks are preserved
 
 
 class Picture(NamedTuple):
@@ -90,10 +115,7 @@ def render_page(page: Page) -> str:
 def render(template: Path, style: Path, **values: object) -> str:
     """Renders a Jinja2 template; values are escaped unless it marks them as safe.
 
-    Args:
-        template: an HTML file that contains `{{ style|safe }}`.
-        style: the page's CSS, which follows the palettes and `base.css`.
-        **values: the other variables of the template.
+    Its variable `style` is the page's CSS, after the palettes and `base.css`.
     """
     environment = jinja2.Environment(
         autoescape=True,
@@ -120,6 +142,6 @@ def picture_files(page: Page) -> dict[str, bytes]:
 
 def _css_variables(palette: Palette) -> str:
     colours = palette._asdict()
-    series = colours.pop("series")
-    colours |= {f"series-{index}": colour for index, colour in enumerate(series)}
+    for index, colour in enumerate(colours.pop("series")):
+        colours[f"series-{index}"] = colour
     return " ".join(f"--{name}: {colour};" for name, colour in colours.items())

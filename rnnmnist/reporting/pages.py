@@ -2,58 +2,30 @@
 
 import datetime
 from pathlib import Path
-from typing import NamedTuple
 
 from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.config.schema import SETTINGS, Config
-from rnnmnist.errors import UserError
 from rnnmnist.evaluation.formatting import interval, percent, percentage_points
 from rnnmnist.reporting import html
-from rnnmnist.reporting.html import Card, Command, Page, Section, Table
+from rnnmnist.reporting.html import Card, Page, Section, Table
 from rnnmnist.reporting.run_data import RunData
 from rnnmnist.reporting.sections import format_counts, report_sections
 from rnnmnist.runtime import hardware, versions
 from rnnmnist.runtime.files import write_atomically
-from rnnmnist.runtime.workdir import check_writable
 
 
-class ReportContext(NamedTuple):
-    """The command that makes a report, and the time."""
-
-    command: str
-    time: datetime.datetime
-
-    @property
-    def card(self) -> Card:
-        """Describes the report itself, with this machine and its versions."""
-        names = [*versions.read_tested(), "matplotlib"]
-        return Card(
-            "Report",
-            [
-                ("command", Command(self.command.split())),
-                ("time", f"{self.time:%Y-%m-%d %H:%M %Z}"),
-                ("machine", hardware.describe()),
-                *((name, versions.installed(name)) for name in names),
-            ],
-        )
-
-
-def check_report_folder(folder: Path) -> None:
-    """Checks that a report can be written to a folder.
-
-    Reports never delete files, so a folder with other files than a report's is refused.
-    """
-    check_writable(folder)
-    others = [
-        path.name
-        for path in (folder.iterdir() if folder.exists() else ())
-        if path.name != "index.html" and path.suffix != ".png"
-    ]
-    if others:
-        raise UserError(
-            f"workdir: the report's folder {folder} contains {min(others)}, which is "
-            "not part of a report; move it away"
-        )
+def report_card(command: str, time: datetime.datetime) -> Card:
+    """Describes the report itself: its command, this machine and its versions."""
+    names = [*versions.read_tested(), "matplotlib"]
+    return Card(
+        "Report",
+        [
+            ("command", command),
+            ("time", f"{time:%Y-%m-%d %H:%M %Z}"),
+            ("machine", hardware.describe()),
+            *((name, versions.installed(name)) for name in names),
+        ],
+    )
 
 
 def write_files(folder: Path, page: Page) -> list[Path]:
@@ -70,7 +42,7 @@ def write_files(folder: Path, page: Page) -> list[Path]:
     return [folder / name for name in files]
 
 
-def report_page(run: RunData, context: ReportContext) -> Page:
+def report_page(run: RunData, card: Card) -> Page:
     """Returns the report page of a run."""
     scores, noun = run.result, run.noun
     caption = f"{run.split} accuracy: {format_counts(scores)} {noun} are correct"
@@ -83,7 +55,7 @@ def report_page(run: RunData, context: ReportContext) -> Page:
         caption=caption,
         lead=_lead(run),
         sections=report_sections(run),
-        cards=[_run_card(run), _configuration_card(run.config), context.card],
+        cards=[_run_card(run), _configuration_card(run.config), card],
         appendix=_sessions(run),
     )
 

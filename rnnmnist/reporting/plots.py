@@ -21,11 +21,14 @@ from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.evaluation.formatting import percent, percentage_points
 from rnnmnist.inference.preprocessing import Stages
-from rnnmnist.reporting.palette import LIGHT
+from rnnmnist.reporting.html import LIGHT
 
-WIDTH, DPI = 4.8, 200  # inches, dots per inch
+WIDTH = 4.8  # inches
+DPI = 200  # dots per inch
 GALLERY_COLUMNS = 4
-MAX_RUN_NAME, MAX_CLASS_NAME, MAX_TILE_NAME = 60, 24, 14  # characters
+MAX_RUN_NAME = 60  # characters
+MAX_CLASS_NAME = 24
+MAX_TILE_NAME = 14
 MAX_NUMBERS = 20  # classes of a confusion matrix whose counts are written in it
 LINE_STYLES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP"
@@ -58,7 +61,8 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
     validated = _validation_lines(metrics)
     title = f"step {metrics[-1].step:,}"
     if validated:
-        kind, line = "last", validated[-1]
+        kind = "last"
+        line = validated[-1]
         if line.examples >= MIN_VALIDATION_EXAMPLES:
             kind = "best"
             line = max(validated, key=lambda line: (line.accuracy, -line.step))
@@ -146,11 +150,8 @@ def reliability_diagram(
 ) -> bytes:
     """Draws accuracy over confidence, and the number of examples of each bin.
 
-    Args:
-        confidence: the mean of each bin that is not empty, from 0 to 1.
-        accuracy: of the same bins.
-        examples: in all bins, which divide 0 to 1 evenly.
-        calibration_error: the expected calibration error, from 0 to 1.
+    `confidence` holds the mean of each bin that is not empty, `accuracy` the same bins,
+    `examples` the counts of all bins, which divide 0 to 1 evenly.
     """
     edges = np.linspace(0, 100, len(examples) + 1)
     blue = LIGHT.series[0]
@@ -184,9 +185,10 @@ def gallery(tiles: Sequence[Tile], *, images: bool = True) -> bytes:
     rows = -(-len(tiles) // GALLERY_COLUMNS)
     longest = max(len(name) for tile in tiles for name in (tile.predicted, tile.label))
     shades = _shades(LIGHT.foreground)
-    size, height, gap = (9, 1.72, " ") if longest < 7 else (7, 1.94, "\n")
-    text = {"fontsize": size, "loc": "left"}
-    with new_figure(height * rows + 0.1) as figure:
+    short = longest < 7
+    gap = " " if short else "\n"
+    text = {"fontsize": 9 if short else 7, "loc": "left"}
+    with new_figure((1.72 if short else 1.94) * rows + 0.1) as figure:
         grid = figure.subplots(rows, GALLERY_COLUMNS, squeeze=False)
         for axes in grid.flat[len(tiles) :]:
             axes.set_axis_off()
@@ -342,7 +344,8 @@ def _plot_metric(
     ]
     axes.plot(steps, [values.mean() for values in by_seed], color=colour, **style)
     if any(len(values) > 1 for values in by_seed):
-        low, high = [v.min() for v in by_seed], [v.max() for v in by_seed]
+        low = [values.min() for values in by_seed]
+        high = [values.max() for values in by_seed]
         axes.fill_between(steps, low, high, color=colour, alpha=0.25, linewidth=0)
 
 

@@ -88,14 +88,9 @@ def load_run_data(
 ) -> RunData:
     """Reads a run's files and predicts every example of the test split.
 
-    If the data have no test part, the validation split takes its place.
-
-    The only file that it writes is the log of evaluations on the test split.
-
-    Args:
-        workdir: of the run, which may still be training.
-        requested_step: `best`, `latest` or a number.
-        data_paths: settings that replace the paths of the checkpoint's configuration.
+    If the data have no test split, validation takes its place. The only file that it
+    writes is the log of evaluations on the test split. `data_paths` are settings that
+    replace those of the checkpoint.
     """
 
     def load_step(step: int) -> RunData:

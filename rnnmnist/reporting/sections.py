@@ -47,16 +47,11 @@ def format_counts(found: Scores | Metrics) -> str:
 
 
 def estimate_accuracies(correct: np.ndarray, totals: np.ndarray) -> list[Estimate]:
-    """Estimates accuracies with intervals.
+    """Estimates accuracies from `correct` [networks, accuracies] of `totals` examples.
 
-    Args:
-        correct: counts, int [networks, accuracies].
-        totals: the examples that the counts are of, int [accuracies].
-
-    Returns:
-        For one network, accuracies with 95 % Wilson intervals over examples. For
-        several, means with the range from the lowest to the highest: the networks
-        share their examples, so pooled counts would give intervals that are too narrow.
+    Of one network, they have 95 % Wilson intervals over examples. Of several, they are
+    means with the range from the lowest to the highest: the networks share their
+    examples, so pooled counts would give intervals that are too narrow.
     """
     if len(correct) == 1:
         return [

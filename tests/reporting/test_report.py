@@ -5,7 +5,6 @@ import dataclasses
 import datetime
 import io
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -35,8 +34,7 @@ from rnnmnist.reporting.comparison import (
     differing_settings,
 )
 from rnnmnist.reporting.pages import (
-    ReportContext,
-    check_report_folder,
+    report_card,
     report_page,
     write_files,
 )
@@ -45,7 +43,7 @@ from rnnmnist.reporting.sections import estimate_accuracies
 
 PLOTS = ["curves", "confusion", "steps", "gallery", "reliability"]
 NOW = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
-CONTEXT = ReportContext("python -m rnnmnist.report", NOW)
+CARD = report_card("python -m rnnmnist.report", NOW)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +266,7 @@ def test_a_comparison_shows_the_settings_that_differ(run_data: RunData) -> None:
     assert differing_settings(runs) == ["model.cell"]
     folder = comparison_folder([run.workdir for run in runs])
     assert folder == run_data.workdir.parent / "report"
-    words = read(comparison_page(runs, folder, CONTEXT)).text
+    words = read(comparison_page(runs, folder, CARD)).text
     assert "model.cell gru" in words
     assert "model.hidden_size 48" not in words
 
@@ -279,7 +277,7 @@ def test_a_comparison_is_not_written_into_a_run() -> None:
 
 @pytest.mark.usefixtures("unrendered")
 def test_an_ensemble_is_reported_by_seed(ensemble: RunData) -> None:
-    parser = read(report_page(ensemble, CONTEXT))
+    parser = read(report_page(ensemble, CARD))
     words = spaced(parser.text)
     for network in ensemble.result.members:
         assert f"{network.correct:,} of 500" in words
@@ -293,7 +291,7 @@ def test_an_ensemble_is_reported_by_seed(ensemble: RunData) -> None:
     assert "In the predictions for this report" not in words
     other = dataclasses.replace(ensemble, workdir=ensemble.workdir.with_name("other"))
     folder = comparison_folder([ensemble.workdir, other.workdir])
-    words = read(comparison_page([ensemble, other], folder, CONTEXT)).text
+    words = read(comparison_page([ensemble, other], folder, CARD)).text
     assert "on average, 3 seeds" in words
 
 
@@ -327,7 +325,7 @@ def test_a_run_of_several_sessions_that_was_evaluated_on_another_device(
     networks = [predictions._replace(predicted=predicted)]
     run = dataclasses.replace(run_data, sessions=sessions, networks=networks)
     assert run.seconds == 7.25
-    words = read(report_page(run, CONTEXT)).text
+    words = read(report_page(run, CARD)).text
     assert "7.2, in 2 sessions, 1 of them not counted" in words
     assert "a <fast> one" in words
     assert "2026-01-02T03:04:05+00:00" in words
@@ -347,7 +345,7 @@ def test_a_network_without_errors_has_a_report(run_data: RunData) -> None:
     table = np.diag(np.bincount(labels, minlength=10))
     result = with_confusions(run_data.result, table)
     run = dataclasses.replace(run_data, result=result, networks=[perfect])
-    words = spaced(read(report_page(run, CONTEXT)).text)
+    words = spaced(read(report_page(run, CARD)).text)
     assert "All images are classified correctly" in words
     assert "100.00 %" in words
 
@@ -389,31 +387,14 @@ def test_a_missing_run_is_refused_before_others_are_read(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "report"
-    (folder / "src").mkdir(parents=True)
-    (folder / "index.html").write_text("mine")
-    with pytest.raises(UserError, match=r"contains src, .* move it away"):
-        check_report_folder(folder)
-    assert (folder / "index.html").read_text() == "mine"
-
-
-def test_a_file_instead_of_the_report_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "report").write_text("mine")
-    with pytest.raises(NotADirectoryError, match="report"):
-        check_report_folder(tmp_path / "report")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_workdir_is_refused(reports: Reports, tmp_path: Path) -> None:
+def test_a_file_instead_of_the_report_folder_is_named(
+    reports: Reports, tmp_path: Path
+) -> None:
     workdir = shutil.copytree(reports.second, tmp_path / "run")
     shutil.rmtree(workdir / "report")
-    workdir.chmod(0o555)
-    try:
-        with pytest.raises(PermissionError, match="run"):
-            check_report_folder(workdir / "report")
-    finally:
-        workdir.chmod(0o755)
+    (workdir / "report").write_text("mine")
+    assert f"{workdir}/report: File exists" in refused("report", f"--workdir={workdir}")
+    assert (workdir / "report").read_text() == "mine"
 
 
 @in_a_browser
@@ -428,7 +409,7 @@ def test_the_pages_in_a_browser(
     height: int,
     scheme: str,
 ) -> None:
-    write_files(tmp_path / "report", report_page(ensemble, CONTEXT))
+    write_files(tmp_path / "report", report_page(ensemble, CARD))
     for folder in (reports.first, reports.second, reports.first.parent, tmp_path):
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme
@@ -470,16 +451,16 @@ def sequences_run(run: RunData, number: int, *, test: bool, name: str) -> RunDat
 @pytest.mark.usefixtures("unrendered")
 def test_few_validation_sequences_do_not_select_a_step(run_data: RunData) -> None:
     few = sequences_run(run_data, 27, test=False, name="a")
-    words = spaced(read(report_page(few, CONTEXT)).text)
+    words = spaced(read(report_page(few, CARD)).text)
     assert "the last step, since 27 validation sequences do not select one." in words
     assert "with the best validation accuracy" not in words
     assert "mine has no test part: all figures are of the validation part." in words
     many = sequences_run(run_data, 500, test=False, name="a")
-    words = spaced(read(report_page(many, CONTEXT)).text)
+    words = spaced(read(report_page(many, CARD)).text)
     assert "with the best validation accuracy" in words
     assert "validation part, which also selected the step." in words
     latest = dataclasses.replace(few, requested_step="latest")
-    assert "selected by --step=latest." in read(report_page(latest, CONTEXT)).text
+    assert "selected by --step=latest." in read(report_page(latest, CARD)).text
 
 
 @pytest.mark.parametrize(("number", "text"), [(49, "last"), (50, "best")])
@@ -504,19 +485,19 @@ def test_the_title_of_the_curves_names_the_selected_step(
 @pytest.mark.usefixtures("unrendered")
 def test_a_report_on_other_data_than_the_training(run_data: RunData) -> None:
     run = sequences_run(run_data, 500, test=True, name="a")
-    words = read(report_page(run, CONTEXT)).text
+    words = read(report_page(run, CARD)).text
     assert "other data" not in words
     assert "1.4 epochs of mine" in words
     sizes = dataclasses.replace(run.task.examples, train=0, validation=0)
     task = dataclasses.replace(run.task, name="theirs", sha256="b" * 64, examples=sizes)
     other = dataclasses.replace(run, result=replace(run.result, task=task))
-    words = spaced(read(report_page(other, CONTEXT)).text)
+    words = spaced(read(report_page(other, CARD)).text)
     assert "The figures are of theirs, other data than those of the training" in words
     assert "1.4 epochs of mine" in words
     assert "with the best validation accuracy" in words
     runs = [other, dataclasses.replace(other, workdir=other.workdir.with_name("b"))]
     folder = comparison_folder([run.workdir for run in runs])
-    words = spaced(read(comparison_page(runs, folder, CONTEXT)).text)
+    words = spaced(read(comparison_page(runs, folder, CARD)).text)
     assert (
         "Best validation accuracy on mine: a, with a test accuracy on theirs" in words
     )
@@ -532,7 +513,7 @@ def test_a_comparison_names_splits_and_tells_data_of_one_name_apart(
         sequences_run(run_data, 500, test=False, name="b"),
     ]
     folder = comparison_folder([run.workdir for run in runs])
-    page = comparison_page(runs, folder, CONTEXT)
+    page = comparison_page(runs, folder, CARD)
     words = spaced(read(page).text)
     assert "Best validation accuracy on mine (aaaaaaaa): a, with a test" in words
     assert "Best validation accuracy on mine (bbbbbbbb): b, with a validation" in words
