@@ -25,6 +25,7 @@ def main(argv: list[str]) -> None:
     from rnnmnist.checkpoints import store
     from rnnmnist.checkpoints.selection import with_step
     from rnnmnist.evaluation import results
+    from rnnmnist.evaluation.metrics import format_accuracy
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.mesh import make_mesh, set_cpu_devices
 
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> None:
     print(
         f"{result.task.name} {args.split} at step {result.step}: "
         f"{results.format_result(result)}, loss {result.loss:.4f}",
-        *(f"seed {one.seed}: {results.format_accuracy(one)}" for one in result.members),
+        *(f"seed {one.seed}: {format_accuracy(one)}" for one in result.members),
         results.path_of(workdir, result),
         sep="\n",
     )

@@ -158,7 +158,7 @@ def predict_sequences(predictor: Predictor, args: argparse.Namespace) -> bool:
     Returns:
         Whether the network could not classify one of the files.
     """
-    from rnnmnist.evaluation.formatting import probability
+    from rnnmnist.evaluation.accuracies import probability
     from rnnmnist.inference.sequences import predict_file
 
     failed = False

@@ -29,7 +29,7 @@ import results
 from results import REPOSITORY, RESULTS, RUNS, Row
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.data import sequences
-from rnnmnist.evaluation.formatting import percent
+from rnnmnist.evaluation.accuracies import percent
 from rnnmnist.main import parse
 from rnnmnist.reporting import markdown
 from rnnmnist.runtime.files import write_json

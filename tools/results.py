@@ -36,7 +36,7 @@ from scipy import stats
 
 from rnnmnist.checkpoints.store import read_header
 from rnnmnist.config.schema import DATA_PATHS, Config
-from rnnmnist.evaluation.formatting import interval, mean_and_std, percent
+from rnnmnist.evaluation.accuracies import interval, mean_and_std, percent
 from rnnmnist.main import parse
 from rnnmnist.reporting import markdown, run_data
 from rnnmnist.runtime.hardware import describe_processor

@@ -9,7 +9,13 @@ import msgspec
 import numpy as np
 
 from rnnmnist.checkpoints.header import Metrics
-from rnnmnist.evaluation.intervals import t_interval, wilson_interval
+from rnnmnist.evaluation.accuracies import (
+    interval,
+    mean_and_std,
+    percent,
+    t_interval,
+    wilson_interval,
+)
 from rnnmnist.runtime.workdir import MetricsFile
 
 
@@ -122,3 +128,24 @@ def _merge(members: Sequence[Scores]) -> Scores:
         accuracy_mean_interval=t_interval(accuracy, std, len(members)),
         members=tuple(members),
     )
+
+
+def format_accuracy(found: Scores | Metrics) -> str:
+    """Formats an accuracy with its counts and its interval: over seeds, if several."""
+    counts = format_counts(found)
+    if not found.members:
+        ends = interval(wilson_interval(found.correct, found.examples))
+        return f"{percent(found.accuracy)} ({counts}; 95 % interval {ends})"
+    seeds = len(found.members)
+    std = statistics.stdev(network.accuracy for network in found.members)
+    ends = interval(t_interval(found.accuracy, std, seeds))
+    return (
+        f"{mean_and_std(found.accuracy, std)} over {seeds} seeds ({counts}; "
+        f"95 % interval of the mean {ends})"
+    )
+
+
+def format_counts(found: Scores | Metrics) -> str:
+    """Formats the correct predictions of each network: `9,918, 9,920 of 10,000`."""
+    counts = ", ".join(f"{network.correct:,}" for network in found.networks)
+    return f"{counts} of {found.examples:,}"

@@ -6,7 +6,7 @@ The trainer and every command that scores or predicts obtain their logits here.
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -25,6 +25,7 @@ from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, replicated
 
 MAX_RESIDENT_BYTES = 1 << 28  # of a split that stays on the devices
 GROUP_BYTES = 1 << 25  # of the batches of a larger one that are copied at a time
+NUM_BINS = 15  # of the confidence, as Guo et al.
 
 
 class Batches(NamedTuple):
@@ -267,3 +268,39 @@ def most_confident_errors(predictions: Predictions, limit: int) -> np.ndarray:
     (wrong,) = np.nonzero(~predictions.correct)
     order = np.argsort(-predictions.confidence[wrong], kind="stable")
     return wrong[order][:limit]
+
+
+class Bins(NamedTuple):
+    """Examples grouped by confidence.
+
+    Bin *b* of *n* holds the predictions with a probability in (b/n, (b + 1)/n].
+    """
+
+    examples: np.ndarray  # int [bins], number of examples
+    correct: np.ndarray  # int [bins], number of correct predictions
+    confidence: np.ndarray  # float64 [bins], summed over the examples
+
+    @property
+    def calibration_error(self) -> float:
+        """The expected calibration error, from 0 to 1.
+
+        The mean over bins of the distance between accuracy and mean confidence,
+        weighted by the number of examples.
+
+        References:
+            Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural
+            Networks", ICML 2017.
+        """
+        return float(np.abs(self.correct - self.confidence).sum() / self.examples.sum())
+
+
+def calibration_bins(networks: Sequence[Predictions], num_bins: int = NUM_BINS) -> Bins:
+    """Groups the predictions of all networks into bins of equal width."""
+    confidence = np.concatenate([network.confidence for network in networks])
+    correct = np.concatenate([network.correct for network in networks])
+    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    return Bins(
+        np.bincount(bins, minlength=num_bins),
+        np.bincount(bins[correct], minlength=num_bins),
+        np.bincount(bins, weights=confidence, minlength=num_bins),
+    )

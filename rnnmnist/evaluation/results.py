@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,14 @@ from jax.sharding import Mesh
 from msgspec.structs import asdict
 
 from rnnmnist.checkpoints.checksums import params_sha256
-from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.checkpoints.selection import with_step
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.views import permutation_sha256
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.formatting import interval, mean_and_std, percent
-from rnnmnist.evaluation.intervals import t_interval, wilson_interval
-from rnnmnist.evaluation.metrics import Scores
+from rnnmnist.evaluation.accuracies import percent
+from rnnmnist.evaluation.metrics import Scores, format_accuracy
 from rnnmnist.evaluation.predictions import evaluate
 from rnnmnist.evaluation.restore import RestoredModel, restore_model
 from rnnmnist.models.classifier import count_params
@@ -241,23 +238,3 @@ def format_result(result: Result) -> str:
     if result.tutorial_128 is not None:
         text += f"; on the first 128 {format_accuracy(result.tutorial_128)}"
     return text
-
-
-def format_accuracy(found: Scores | Metrics) -> str:
-    """Formats an accuracy with its counts and its interval: over seeds, if several."""
-    if not found.members:
-        ends = interval(wilson_interval(found.correct, found.examples))
-        return f"{percent(found.accuracy)} ({list_counts(found)}; 95 % interval {ends})"
-    seeds = len(found.members)
-    std = statistics.stdev(network.accuracy for network in found.members)
-    ends = interval(t_interval(found.accuracy, std, seeds))
-    return (
-        f"{mean_and_std(found.accuracy, std)} over {seeds} seeds "
-        f"({list_counts(found)}; 95 % interval of the mean {ends})"
-    )
-
-
-def list_counts(found: Scores | Metrics) -> str:
-    """Formats the correct predictions of each network: `95, 87 of 128`."""
-    counts = ", ".join(str(network.correct) for network in found.networks)
-    return f"{counts} of {found.examples}"

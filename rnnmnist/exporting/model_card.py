@@ -8,8 +8,7 @@ References:
 import json
 from typing import Any
 
-from rnnmnist.evaluation.formatting import interval, percent
-from rnnmnist.evaluation.intervals import wilson_interval
+from rnnmnist.evaluation.accuracies import interval, percent, wilson_interval
 from rnnmnist.exporting.source import Source
 from rnnmnist.models.classifier import count_params
 

@@ -1,6 +1,6 @@
 """A prediction as text, with sparklines of the probabilities after each step."""
 
-from rnnmnist.evaluation.formatting import probability
+from rnnmnist.evaluation.accuracies import probability
 from rnnmnist.inference.predictor import Prediction
 
 BLOCKS = " ▁▂▃▄▅▆▇█"

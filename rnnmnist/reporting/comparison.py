@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.config.schema import DATA_PATHS
-from rnnmnist.evaluation.formatting import interval, percent
-from rnnmnist.evaluation.intervals import wilson_interval
+from rnnmnist.evaluation.accuracies import percent
+from rnnmnist.evaluation.metrics import format_accuracy
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import Card, Cell, Link, Page, Picture, Section, Table
 from rnnmnist.reporting.run_data import RunData
-from rnnmnist.reporting.sections import format_counts
 
 
 def comparison_folder(workdirs: Sequence[Path]) -> Path:
@@ -35,7 +33,7 @@ def comparison_page(runs: Sequence[RunData], folder: Path, card: Card) -> Page:
     ]
     lead = [
         f"Best validation accuracy on {dataset}: {name}, with a {run.split} accuracy"
-        f"{_on_other(run)} of {', '.join(_accuracy(run).splitlines())}."
+        f"{_on_other(run)} of {format_accuracy(run.result)}."
         for dataset, (name, run) in zip(datasets, best, strict=True)
     ]
     lead.append(
@@ -78,26 +76,15 @@ def _results(named: dict[str, RunData], folder: Path) -> Section:
             [
                 Link(name, quote(page.as_posix())),
                 "\n".join(f"{key} {settings[key]}" for key in differing) or "none",
-                _validation(run.validation),
+                format_accuracy(run.validation) if run.validation else "not validated",
                 _test(run),
                 f"{run.result.num_parameters:,}",
                 "not recorded" if run.seconds is None else f"{run.seconds:,.1f}",
             ]
         )
-    text = "Accuracies have 95 % intervals over examples; for several seeds, the test "
-    text += "accuracy has one over seeds."
+    text = "Intervals are over examples; those of a mean accuracy are over seeds."
     header = ["run", "settings", "validation", "test", "parameters", "seconds"]
     return Section("Results", [text], table=Table(header, rows))
-
-
-def _validation(validation: Metrics | None) -> str:
-    if validation is None:
-        return "not validated"
-    lines = [percent(validation.accuracy), format_counts(validation)]
-    if not validation.members:
-        ends = wilson_interval(validation.correct, validation.examples)
-        lines.append(interval(ends))
-    return "\n".join(lines)
 
 
 def _datasets(named: dict[str, RunData]) -> dict[str, str]:
@@ -121,15 +108,8 @@ def _on_other(run: RunData) -> str:
 def _test(run: RunData) -> str:
     """Formats the accuracy, and names what it is of unless that is the test part."""
     evaluated = f"{run.split}{_on_other(run)}"
-    return ("" if evaluated == "test" else f"{evaluated}: ") + _accuracy(run)
-
-
-def _accuracy(run: RunData) -> str:
-    scores, counts = run.result, format_counts(run.result)
-    ends = scores.accuracy_mean_interval or scores.accuracy_interval
-    if scores.members:
-        counts += f", {len(scores.members)} seeds"
-    return f"{percent(scores.accuracy)}\n{counts}\n{interval(ends)}"
+    accuracy = format_accuracy(run.result)
+    return accuracy if evaluated == "test" else f"{evaluated}: {accuracy}"
 
 
 def _validation_curves(named: dict[str, RunData]) -> Section:

@@ -3,13 +3,13 @@
 import datetime
 from pathlib import Path
 
-from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.config.schema import SETTINGS, Config
-from rnnmnist.evaluation.formatting import interval, percent, percentage_points
+from rnnmnist.evaluation.accuracies import interval, percent, percentage_points
+from rnnmnist.evaluation.metrics import format_accuracy, format_counts
 from rnnmnist.reporting import html
 from rnnmnist.reporting.html import Card, Page, Section, Table
 from rnnmnist.reporting.run_data import RunData
-from rnnmnist.reporting.sections import format_counts, report_sections
+from rnnmnist.reporting.sections import report_sections
 from rnnmnist.runtime import hardware, versions
 from rnnmnist.runtime.files import write_atomically
 
@@ -98,7 +98,7 @@ def _selection(run: RunData) -> str:
     if run.requested_step != "best" or run.validation is None:
         return f"selected by --step={run.requested_step}"
     if run.selects:
-        return f"with the best validation accuracy: {_validation(run.validation)}"
+        return f"with the best validation accuracy: {format_accuracy(run.validation)}"
     count = run.trained.examples.validation
     return f"the last step, since {count} validation {run.noun} do not select one"
 
@@ -144,10 +144,6 @@ def _describe_network(config: Config) -> str:
     return f"{article} {cell} with {model.size}"
 
 
-def _validation(validation: Metrics) -> str:
-    return f"{percent(validation.accuracy)} ({format_counts(validation)})"
-
-
 def _run_card(run: RunData) -> Card:
     result, config, num_steps = run.result, run.config, run.config.train.num_steps
     examples = num_steps * config.train.batch_size
@@ -164,8 +160,11 @@ def _run_card(run: RunData) -> Card:
                 "training",
                 f"{examples:,} {run.noun}, {epochs:.1f} epochs of {run.trained.name}",
             ),
-            ("validation", _validation(run.validation) if run.validation else "none"),
-            (run.split, "; ".join(map(format_counts, result.networks))),
+            (
+                "validation",
+                format_accuracy(run.validation) if run.validation else "none",
+            ),
+            (run.split, format_accuracy(result)),
             ("balanced accuracy", percent(result.balanced_accuracy)),
             (f"{run.split} loss", f"{result.loss:.4f} nats"),
             ("seconds", _seconds(run)),

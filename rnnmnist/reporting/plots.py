@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
 from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
-from rnnmnist.evaluation.formatting import percent, percentage_points
+from rnnmnist.evaluation.accuracies import percent, percentage_points
 from rnnmnist.inference.preprocessing import Stages
 from rnnmnist.reporting.html import LIGHT
 

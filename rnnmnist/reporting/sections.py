@@ -2,17 +2,15 @@
 
 import numpy as np
 
-from rnnmnist.checkpoints.header import Metrics
-from rnnmnist.evaluation.calibration import calibration_bins
-from rnnmnist.evaluation.formatting import (
+from rnnmnist.evaluation.accuracies import (
     interval,
     percent,
     percentage_points,
     probability,
+    wilson_interval,
 )
-from rnnmnist.evaluation.intervals import wilson_interval
-from rnnmnist.evaluation.metrics import Scores
-from rnnmnist.evaluation.predictions import most_confident_errors
+from rnnmnist.evaluation.metrics import format_counts
+from rnnmnist.evaluation.predictions import calibration_bins, most_confident_errors
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import Picture, Section, Table
 from rnnmnist.reporting.plots import Estimate, Tile
@@ -36,14 +34,6 @@ def report_sections(run: RunData) -> list[Section]:
         _calibration(run),
         _accuracy_by_class(run),
     ]
-
-
-def format_counts(found: Scores | Metrics) -> str:
-    """Formats correct predictions: `9,902 of 10,000`, or their mean over seeds."""
-    if found.members:
-        mean = found.correct / len(found.members)
-        return f"{mean:,.1f} of {found.examples:,} on average"
-    return f"{found.correct:,} of {found.examples:,}"
 
 
 def estimate_accuracies(correct: np.ndarray, totals: np.ndarray) -> list[Estimate]:

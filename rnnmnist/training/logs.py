@@ -12,6 +12,7 @@ from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation import results
+from rnnmnist.evaluation.metrics import format_accuracy
 from rnnmnist.evaluation.results import Result
 from rnnmnist.runtime.distributed import process_count
 from rnnmnist.training.step import UpdateSums
@@ -79,7 +80,7 @@ def print_summary(
     validation = store.read_header(workdir, best).metrics
     if validation is None:
         raise RunError(f"step {best} in {workdir} was not validated")
-    validated = results.format_accuracy(validation)
+    validated = format_accuracy(validation)
     examples = config.train.num_steps * config.train.batch_size
     selection, test = f"best at step {best}", results.format_result(result)
     if validation.examples < MIN_VALIDATION_EXAMPLES:

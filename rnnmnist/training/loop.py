@@ -21,7 +21,8 @@ from rnnmnist.data.host import Chunk, HostSplit, open_training_split
 from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, StoppedError, UserError, as_run_error
 from rnnmnist.evaluation import results
-from rnnmnist.evaluation.formatting import percent
+from rnnmnist.evaluation.accuracies import percent
+from rnnmnist.evaluation.metrics import format_counts
 from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
 from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.models.cells import check_user_cell
@@ -312,7 +313,7 @@ def validate(run: RunContext, state: TrainState, step: int) -> Metrics:
     run.record(metrics)
     run.progress.line(
         f"step {step}  validation loss {metrics.loss:.4f}  accuracy "
-        f"{percent(metrics.accuracy)} ({results.list_counts(metrics)})"
+        f"{percent(metrics.accuracy)} ({format_counts(metrics)})"
     )
     return metrics
 

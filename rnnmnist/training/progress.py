@@ -7,7 +7,7 @@ from typing import Self
 from tqdm import tqdm
 
 from rnnmnist.checkpoints.header import Metrics
-from rnnmnist.evaluation.formatting import percent
+from rnnmnist.evaluation.accuracies import percent
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rnnmnist.checkpoints.header import Metrics
-from rnnmnist.evaluation.intervals import wilson_interval
+from rnnmnist.evaluation.accuracies import wilson_interval
 from rnnmnist.evaluation.metrics import Scores, read_metrics_file
 
 # Two networks and six examples of three classes, none of which is of class 2.

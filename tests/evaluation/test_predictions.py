@@ -21,10 +21,10 @@ from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.examples import Examples, Normalization
 from rnnmnist.evaluation import predictions
-from rnnmnist.evaluation.calibration import calibration_bins
 from rnnmnist.evaluation.predictions import (
     EvaluationSplit,
     Predictions,
+    calibration_bins,
     decision_steps,
     evaluate,
     most_confident_errors,

@@ -39,7 +39,7 @@ from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.intervals import t_interval
+from rnnmnist.evaluation.accuracies import t_interval
 from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
 from rnnmnist.evaluation.results import read_result
 from rnnmnist.runtime.ensemble import split_ensemble
