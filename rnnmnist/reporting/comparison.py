@@ -40,16 +40,10 @@ def comparison_page(runs: Sequence[RunData], folder: Path, card: Card) -> Page:
         "Select runs by validation accuracy. If two intervals overlap, the difference "
         "may be due to chance."
     )
-    headline, caption = f"{len(runs)} runs", f"on {' and '.join(datasets)}"
-    if len(best) == 1:
-        [(name, run)] = best
-        headline = percent(run.result.accuracy)
-        caption = f"{run.split} accuracy{_on_other(run)} of {name}, the best of "
-        caption += f"{len(runs)} runs on validation"
     return Page(
         title="Comparison of runs",
-        headline=headline,
-        caption=caption,
+        headline=f"{len(runs)} runs",
+        caption=f"on {' and '.join(datasets)}",
         lead=lead,
         sections=[_results(named, folder), _validation_curves(named)],
         cards=[card],

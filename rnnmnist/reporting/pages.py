@@ -44,11 +44,11 @@ def write_files(folder: Path, page: Page) -> list[Path]:
 
 def report_page(run: RunData, card: Card) -> Page:
     """Returns the report page of a run."""
-    scores, noun = run.result, run.noun
-    caption = f"{run.split} accuracy: {format_counts(scores)} {noun} are correct"
+    scores = run.result
+    caption = f"{run.split} accuracy: {format_counts(scores)} {run.noun} are correct"
     if len(run.networks) > 1:
         caption = f"mean {run.split} accuracy of {len(run.networks)} seeds, on "
-        caption += f"{scores.examples:,} {noun}"
+        caption += f"{scores.examples:,} {run.noun}"
     return Page(
         title=f"{run.workdir.name}, on {run.task.name}",
         headline=percent(scores.accuracy),
@@ -61,9 +61,9 @@ def report_page(run: RunData, card: Card) -> Page:
 
 
 def _lead(run: RunData) -> list[str]:
-    scores, num_steps = run.result, run.config.train.num_steps
+    scores = run.result
     counts = [network.correct for network in scores.networks]
-    network, they, their = _describe_network(run.config), "The network", "Its"
+    they, their = "The network", "Its"
     if scores.accuracy_std is not None and scores.accuracy_mean_interval is not None:
         result = (
             f"Correct by seed: {_join(counts)}. The standard deviation over seeds is "
@@ -78,9 +78,10 @@ def _lead(run: RunData) -> list[str]:
         )
     lead = [
         result,
-        f"{they} is {network} that reads each {run.noun[:-1]} {_reading(run)} and "
-        f"predicts its class after the last step. {their} parameters are those of step "
-        f"{run.step:,} of {num_steps:,}, {_selection(run)}.",
+        f"{they} is {_describe_network(run.config)} that reads each {run.noun[:-1]} "
+        f"{_reading(run)} and predicts its class at the end. {their} parameters are "
+        f"those of step {run.step:,} of {run.config.train.num_steps:,}, "
+        f"{_selection(run)}.",
         *_evaluated_data(run),
     ]
     recounted = [int(predictions.correct.sum()) for predictions in run.networks]
@@ -105,17 +106,18 @@ def _selection(run: RunData) -> str:
 
 def _evaluated_data(run: RunData) -> list[str]:
     """Describes data other than the training's, and a split other than test."""
-    name, lines, other = run.task.name, [], run.result.of_other_data
+    lines = []
+    other = run.result.of_other_data
     if other:
         lines.append(
-            f"The figures are of {name}, other data than those of the training, which "
-            "the learning curves show."
+            f"The figures are of {run.task.name}, other data than those of the "
+            "training, which the learning curves show."
         )
     if run.split != "test":
         selected = run.requested_step == "best" and run.selects and not other
         lines.append(
-            f"{name} has no test part: all figures are of the {run.split} "
-            + ("part, which also selected the step." if selected else "part.")
+            f"{run.task.name} has no test split: all figures are of {run.split}"
+            + (", which also selected the step." if selected else ".")
         )
     return lines
 
@@ -145,17 +147,18 @@ def _describe_network(config: Config) -> str:
 
 
 def _run_card(run: RunData) -> Card:
-    result, config, num_steps = run.result, run.config, run.config.train.num_steps
-    examples = num_steps * config.train.batch_size
+    result = run.result
+    train = run.config.train
+    examples = train.num_steps * train.batch_size
     epochs = examples / run.trained.examples.train
     return Card(
         "Run",
         [
             ("workdir", str(run.workdir)),
             ("data set", run.task.name),
-            ("network", _describe_network(config)),
+            ("network", _describe_network(run.config)),
             ("parameters", f"{result.num_parameters:,}"),
-            ("checkpoint", f"step {run.step:,} of {num_steps:,}"),
+            ("checkpoint", f"step {run.step:,} of {train.num_steps:,}"),
             (
                 "training",
                 f"{examples:,} {run.noun}, {epochs:.1f} epochs of {run.trained.name}",

@@ -95,9 +95,8 @@ def load_run_data(
 
     def load_step(step: int) -> RunData:
         restored = restore_model(workdir, step, make_mesh(1, 1, 1))
-        model, params = restored.model, restored.params
         task, split, examples = results.load_split(restored, None, data_paths)
-        sha256, validation = params_sha256(params), read_header(workdir, step).metrics
+        sha256 = params_sha256(restored.params)
         if split == "test":
             results.log_test_reading(workdir, step, sha256, "report")
         path = results.result_path(workdir, split, step)
@@ -112,9 +111,9 @@ def load_run_data(
             trained=restored.task,
             metrics=read_metrics_file(workdir / "metrics.jsonl"),
             sessions=read_sessions(workdir / "sessions.jsonl"),
-            validation=validation,
+            validation=read_header(workdir, step).metrics,
             result=result,
-            networks=predict(model, params, restored.put(examples)),
+            networks=predict(restored.model, restored.params, restored.put(examples)),
             examples=examples,
         )
 

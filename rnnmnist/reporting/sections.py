@@ -95,7 +95,8 @@ def _accuracy_by_seed(run: RunData) -> list[Section]:
 
 
 def _learning_curves(run: RunData) -> Section:
-    title, metrics = "Learning curves", run.metrics
+    title = "Learning curves"
+    metrics = run.metrics
     if not metrics:
         text = "metrics.jsonl holds no metrics, so there are no learning curves."
         return Section(title, [text])
@@ -152,9 +153,11 @@ def _accuracy_by_steps_read(run: RunData) -> Section:
     totals = totals[totals > 0]  # the split can have shorter sequences than the task
     correct = correct[:, : len(totals)]
     estimates = estimate_accuracies(correct, totals)
-    steps, majority = len(estimates), int(np.bincount(labels).max()) / len(labels)
+    steps = len(estimates)
+    majority = int(np.bincount(labels).max()) / len(labels)
     low = [step for step, one in enumerate(estimates, 1) if one.value < HIGH_ACCURACY]
-    first, reached = max(low, default=0) + 1, ""
+    first = max(low, default=0) + 1
+    reached = ""
     if first <= steps:
         reached = f" It is at least {percent(HIGH_ACCURACY)} from step {first} on."
     loss = (
@@ -192,8 +195,9 @@ def _accuracy_by_steps_read(run: RunData) -> Section:
 
 
 def _confusion_matrix(run: RunData) -> Section:
-    counts, names = np.array(run.result.confusion), run.task.classes
     title = "Confusion matrix"
+    counts = np.array(run.result.confusion)
+    names = run.task.classes
     errors = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     order = np.argsort(-errors, axis=None, kind="stable")[:MAX_CONFUSIONS]
     pairs = [
@@ -228,7 +232,8 @@ def _accuracy_by_class(run: RunData) -> Section:
     confusions = np.array([network.confusion for network in run.result.networks])
     totals = confusions[0].sum(axis=1)
     present = np.flatnonzero(totals)  # only these classes have an accuracy
-    totals, names = totals[present], [run.task.classes[label] for label in present]
+    totals = totals[present]
+    names = [run.task.classes[label] for label in present]
     correct = np.diagonal(confusions, axis1=1, axis2=2)[:, present]
     estimates = estimate_accuracies(correct, totals)
     pooled = zip(correct.sum(axis=0), totals * len(correct), strict=True)
@@ -252,7 +257,8 @@ def _accuracy_by_class(run: RunData) -> Section:
 
 def _most_confident_errors(run: RunData) -> Section:
     title = "Most confident errors"
-    names, predictions = run.task.classes, run.networks[0]
+    names = run.task.classes
+    predictions = run.networks[0]
     errors = most_confident_errors(predictions, MAX_ERRORS)
     if not len(errors):
         return Section(title, [f"All {run.noun} are classified correctly."])
@@ -296,12 +302,14 @@ def _most_confident_errors(run: RunData) -> Section:
 
 
 def _calibration(run: RunData) -> Section:
-    bins, number = calibration_bins(run.networks), len(run.networks)
+    bins = calibration_bins(run.networks)
     present = np.flatnonzero(bins.examples)
-    examples, correct = bins.examples[present], bins.correct[present]
+    examples = bins.examples[present]
+    correct = bins.correct[present]
     confidence = bins.confidence[present] / examples
     estimates = estimate_accuracies(correct[None], examples)
-    total, error = int(examples.sum()), bins.calibration_error
+    total = int(examples.sum())
+    error = bins.calibration_error
     mean = float(bins.confidence.sum()) / total
     accuracy = int(correct.sum()) / total
     verdict = "They agree"
@@ -319,10 +327,10 @@ def _calibration(run: RunData) -> Section:
         "The expected calibration error is the mean distance from the diagonal over "
         f"{run.noun}, in {len(bins.examples)} bins of equal width (Guo et al. 2017).",
     ]
-    if number > 1:
+    if len(run.networks) > 1:
         text.append(
-            f"The predictions of {number} seeds for the same examples are pooled, so "
-            "the intervals are too narrow."
+            f"The predictions of {len(run.networks)} seeds for the same examples are "
+            "pooled, so the intervals are too narrow."
         )
     width = 100 / len(bins.examples)
     rows = [
