@@ -42,32 +42,22 @@ def find_cell(config: ModelConfig) -> Cell:
 
 
 def check_user_cell(config: ModelConfig) -> None:
-    """Checks that a user's cell can be created and does a step."""
+    """Checks that a user's cell can be created and scanned."""
     if not config.is_user_cell:
         return
-    create, batch, units = find_cell(config).create, 2, config.hidden_size
-    if not issubclass(create, nn.RNNCellBase):  # type: ignore[arg-type]
-        raise UserError(
-            f"model.cell: {config.cell} must be derived from flax.linen.RNNCellBase"
-        )
-
-    def step(key: jax.Array) -> jax.Array:
-        cell = create(features=units, name="cell")
-        inputs = jnp.zeros((batch, 1))
-        carry = cell.initialize_carry(key, inputs.shape)
-        found: Any = cell.init_with_output(key, carry, inputs)
-        (new_carry, hidden), _ = found
-        jax.tree.map(jnp.add, carry, new_carry)  # of the same structure
-        return hidden
-
+    create = find_cell(config).create
+    units = config.hidden_size
+    inputs = jnp.zeros((1, 2, 1))  # [time, batch, features]
     try:
-        shape = jax.eval_shape(step, jax.random.key(0)).shape
-        if shape != (batch, units):
-            raise ValueError(f"its output is {shape}, not {(batch, units)}")
+        init = ScannedCell(create(features=units, name="cell")).init_with_output
+        hidden, _ = jax.eval_shape(init, jax.random.key(0), inputs)
+        if hidden.shape != (2, units):
+            raise ValueError(f"its output is {hidden.shape}, not {(2, units)}")
     except Exception as error:  # a user's class can raise anything
         raise UserError(
-            f"model.cell: {config.cell} is not a cell that can be created with "
-            f"features={units} and scanned: {type(error).__name__}: {error}"
+            f"model.cell: {config.cell} must be a flax.linen.RNNCellBase that can be "
+            f"created with features={units} and scanned: {type(error).__name__}: "
+            f"{error}"
         ) from error
 
 
@@ -79,29 +69,25 @@ def make_recurrence(
     The parameters are named `cell`, or `layers` for a recurrence that is linear in its
     state. The names are part of the checkpoint format.
     """
-    recurrence = (
-        _make_layers(config, execution)
-        if config.is_linear
-        else _make_scanned_cell(config, features, execution)
-    )
+    recurrence: nn.Module
+    if config.is_linear:
+        recurrence = ResidualLayers(
+            functools.partial(
+                LINEAR_RECURRENCES[config.cell],
+                config.hidden_size,
+                parallel=execution.parallel_scan,
+            ),
+            hidden_size=config.hidden_size,
+            num_layers=config.num_layers,
+            block_steps=execution.remat_steps,
+            precision=execution.precision,
+            name="layers",
+        )
+    else:
+        recurrence = _make_scanned_cell(config, features, execution)
     if config.pooling == "mean":
         return MeanPooling(recurrence, config.hidden_size)
     return recurrence
-
-
-def _make_layers(config: ModelConfig, execution: Execution) -> nn.Module:
-    return ResidualLayers(
-        functools.partial(
-            LINEAR_RECURRENCES[config.cell],
-            config.hidden_size,
-            parallel=execution.parallel_scan,
-        ),
-        hidden_size=config.hidden_size,
-        num_layers=config.num_layers,
-        block_steps=execution.remat_steps,
-        precision=execution.precision,
-        name="layers",
-    )
 
 
 def _make_scanned_cell(
@@ -124,12 +110,7 @@ def _make_scanned_cell(
     )
 
 
-def _identity(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
-    """Initializes a square kernel with the identity matrix.
-
-    References:
-        Le, Jaitly, Hinton, "A Simple Way to Initialize Recurrent Networks of
-        Rectified Linear Units", 2015.
-    """
-    del key
+def _identity(_: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
+    # Le, Jaitly, Hinton, "A Simple Way to Initialize Recurrent Networks of Rectified
+    # Linear Units", 2015.
     return jnp.eye(*shape, dtype=dtype)

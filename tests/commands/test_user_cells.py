@@ -105,7 +105,7 @@ def test_a_wrong_file_is_one_line_and_writes_nothing(
     [
         ("leaky.py:Leeky", "leaky.py must define a class Leeky"),
         ("leaky.py:number", "leaky.py must define a class number"),
-        ("leaky.py:NotACell", "must be derived from flax.linen.RNNCellBase"),
+        ("leaky.py:NotACell", "must be a flax.linen.RNNCellBase that"),
         ("leaky.py:Wide", "its output is (2, 128), not (2, 64)"),
         ("leaky.py:Sized", "created with features=64 and scanned: TypeError"),
         ("broken.py:Leaky", "broken.py does not run: NameError: name 'x'"),
