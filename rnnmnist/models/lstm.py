@@ -117,14 +117,7 @@ class LSTMCell(nn.OptimizedLSTMCell):
 
     @nn.compact
     def kernels(self, features: int) -> Kernels:
-        """Declares the parameters for inputs with this number of features.
-
-        Raises:
-            ValueError: if an attribute is set that the step does not implement.
-        """
-        for name in ("gate_fn", "activation_fn", "dtype", "carry_init"):
-            if getattr(self, name) is not getattr(nn.OptimizedLSTMCell, name):
-                raise ValueError(f"{name} cannot be set: use nn.OptimizedLSTMCell")
+        """Declares the parameters for inputs with this number of features."""
         make = functools.partial(
             DenseParams,
             self.features,
@@ -157,7 +150,8 @@ class FusedParams(NamedTuple):
     @classmethod
     def create(cls, params: Mapping[str, Any]) -> "FusedParams":
         """Returns the parameters of one network, with Flax's names, as arrays."""
-        cell, head = params["cell"], params["head"]
+        cell = params["cell"]
+        head = params["head"]
 
         def fuse(side: str, name: str) -> np.ndarray:
             return np.concatenate([cell[side + gate][name] for gate in GATES], axis=-1)

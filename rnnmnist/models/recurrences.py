@@ -62,16 +62,14 @@ class ScannedCell(nn.Module):
 
         Returns:
             The last carry, and the outputs with a leading axis of time.
-
-        Raises:
-            ValueError: if `remat_steps` does not divide the number of steps.
         """
         lifting: Any = {
             "variable_broadcast": "params",
             "split_rngs": {"params": False},
             "in_axes": (nn.broadcast, 0),
         }
-        time, block = len(inputs), self.remat_steps or len(inputs)
+        time = len(inputs)
+        block = self.remat_steps or time
         if time % block:
             raise ValueError(
                 f"the number of steps must be a multiple of remat_steps={block}, "
@@ -114,5 +112,6 @@ class MeanPooling(nn.Module):
         """Returns the carry and the mean after a step of [batch, features]."""
         inner, total, steps = carry
         inner, hidden = self.recurrence.step(inner, inputs)
-        total, steps = total + hidden, steps + 1
+        total += hidden
+        steps += 1
         return (inner, total, steps), total / steps
