@@ -19,8 +19,9 @@ from measure import OURS, PYTORCH, Bench, Worker
 from tables import ratios, speeds
 
 from rnnmnist.config.platforms import DEFAULTS
-from rnnmnist.config.schema import ModelConfig
-from rnnmnist.models.classifier import Shape, abstract_params, count_params, make_model
+from rnnmnist.config.schema import DataConfig, ModelConfig
+from rnnmnist.data.tasks import read_task
+from rnnmnist.models.classifier import abstract_params, count_params, make_model
 from rnnmnist.reporting import markdown
 from rnnmnist.reporting.markdown import median_and_range
 from rnnmnist.runtime.hardware import describe_processor
@@ -92,8 +93,8 @@ def lengths(bench: Bench) -> dict[str, Any]:
 
 def num_parameters(model: dict[str, Any]) -> int:
     """Returns the number of parameters for one feature and ten classes."""
-    shape = Shape(TIME, 1, 10)
-    made = make_model(ModelConfig(**model), shape, DEFAULTS["cpu"])
+    task = read_task(DataConfig(view="pixels"))
+    made = make_model(ModelConfig(**model), task, DEFAULTS["cpu"])
     return count_params(abstract_params(made))
 
 

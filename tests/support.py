@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh
 from rnnmnist.cli import format_error
 from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
+from rnnmnist.config.tasks import SplitSizes, Task
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.tasks import read_task
 from rnnmnist.data.views import View
@@ -28,7 +29,6 @@ from rnnmnist.errors import RunError, UserError, as_run_error
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
-    Shape,
     abstract_params,
     make_model,
 )
@@ -77,11 +77,17 @@ def inputs_of(images: np.ndarray) -> np.ndarray:
 
 def model_of(
     config: ModelConfig = ModelConfig(),  # noqa: B008
-    shape: Shape = Shape.of(TASK),  # noqa: B008
+    task: Task = TASK,
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, as the CPU runs it by default."""
     execution = execution_of(Config(model=config), "cpu")
-    return make_model(config, shape, execution)
+    return make_model(config, task, execution)
+
+
+def task_of(steps: int, features: int, classes: int) -> Task:
+    """Returns a task of these sizes, without examples."""
+    names = tuple(map(str, range(classes)))
+    return Task("none", steps, features, names, SplitSizes(0, 0, 0))
 
 
 def random_params(model: SequenceClassifier) -> Params:

@@ -28,7 +28,7 @@ from rnnmnist.config.paths import REFERENCES, shipped_folder
 from rnnmnist.data import datasets
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.restore import restore_model
-from rnnmnist.models.classifier import Shape, make_model
+from rnnmnist.models.classifier import make_model
 from rnnmnist.runtime.mesh import make_mesh
 
 REFERENCE = shipped_folder(REFERENCES[0])
@@ -68,7 +68,7 @@ def compare(data: Path) -> None:
         predict_logits(
             make_model(
                 restored.config.model,
-                Shape.of(restored.task),
+                restored.task,
                 restored.execution._replace(precision=precision),
             ),
             restored.params,

@@ -15,7 +15,6 @@ from rnnmnist.evaluation.predictions import EvaluationSplit
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
-    Shape,
     abstract_params,
     make_model,
 )
@@ -61,7 +60,7 @@ def restore_model(workdir: Path, step: int, mesh: Mesh) -> RestoredModel:
     execution = execution_of(config, platform_of(mesh))
     if not config.model.is_linear:  # training's blocks do not divide other lengths
         execution = execution._replace(remat_steps=None)
-    model = make_model(config.model, Shape.of(task), execution)
+    model = make_model(config.model, task, execution)
     like = abstract_ensemble(abstract_params(model), config.num_seeds)
     saved = read_params(workdir, step, like)
     params = put_ensemble(saved, config.num_seeds, replicated(mesh))

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,19 +14,6 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.models.cells import make_recurrence
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
-
-
-class Shape(NamedTuple):
-    """The numbers of a task that a network depends on."""
-
-    steps: int
-    features: int
-    classes: int
-
-    @classmethod
-    def of(cls, task: Task) -> "Shape":
-        """Returns the shape of a task."""
-        return cls(task.steps, task.features, len(task.classes))
 
 
 class SequenceClassifier(nn.Module):
@@ -96,7 +83,7 @@ class SequenceClassifier(nn.Module):
 
 @functools.cache  # jit takes the model as a static argument and compares by identity
 def make_model(
-    config: ModelConfig, shape: Shape, execution: Execution
+    config: ModelConfig, task: Task, execution: Execution
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, without parameters."""
     head_init: dict[str, Any] = {}
@@ -105,11 +92,12 @@ def make_model(
         head_init = {"kernel_init": normal, "bias_init": normal}
 
     def make_head() -> nn.Module:
-        precision = execution.precision
-        return nn.Dense(shape.classes, precision=precision, **head_init, name="head")
+        return nn.Dense(
+            len(task.classes), precision=execution.precision, **head_init, name="head"
+        )
 
-    recurrence = functools.partial(make_recurrence, config, shape.features, execution)
-    return SequenceClassifier(recurrence, make_head, shape[:2])
+    recurrence = functools.partial(make_recurrence, config, task.features, execution)
+    return SequenceClassifier(recurrence, make_head, (task.steps, task.features))
 
 
 def init_params(
@@ -123,7 +111,7 @@ def init_params(
 
     Args:
         model: the classifier.
-        key: PRNG key of the parameters.
+        key: PRNG key.
         forget_bias: the initial bias of the forget gate; None if the recurrence is no
             `LSTM`.
         chrono: draws that bias for memories of up to the number of steps instead, and

@@ -20,7 +20,6 @@ from rnnmnist.data.host import Chunk, HostSplit
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
-    Shape,
     abstract_params,
     make_model,
 )
@@ -51,7 +50,7 @@ class Program(NamedTuple):
     ) -> "Program":
         """Returns the program of a run on a mesh; None takes its execution there."""
         execution = execution or execution_of(config, platform_of(mesh))
-        model = make_model(config.model, Shape.of(task), execution)
+        model = make_model(config.model, task, execution)
         train = config.train
         objective = Objective(model, train.loss == "every_step", train.label_smoothing)
         optimizer = make_optimizer(train)

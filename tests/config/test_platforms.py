@@ -10,7 +10,7 @@ from support import TASK
 
 from rnnmnist.config.platforms import DEFAULTS, LINEAR_REMAT_STEPS, execution_of
 from rnnmnist.config.schema import Config, ModelConfig
-from rnnmnist.models.classifier import Shape, abstract_params, make_model
+from rnnmnist.models.classifier import abstract_params, make_model
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 INPUTS = jax.ShapeDtypeStruct((2, 28, 28), jnp.float32)
@@ -62,7 +62,7 @@ def test_the_gradient_is_lowered_for_absent_platforms(
     """With the choices of the platform: its products, and no loop over 28 steps."""
     settings = ModelConfig(cell=cell, hidden_size=8)
     execution = execution_of(Config(model=settings), platform)
-    model = make_model(settings, Shape.of(TASK), execution)
+    model = make_model(settings, TASK, execution)
 
     def loss(params: Any, inputs: jax.Array) -> jax.Array:
         return jnp.asarray(model.apply({"params": params}, inputs)).sum()

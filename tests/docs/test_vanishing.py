@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import vanishing
-from support import model_of, random_params
+from support import model_of, random_params, task_of
 
 import results
 from rnnmnist.config.schema import ModelConfig
-from rnnmnist.models.classifier import Shape
 from rnnmnist.reporting import markdown
 
 TIME = 56
@@ -20,7 +19,7 @@ TIME = 56
 
 def test_gradients_equal_finite_differences() -> None:
     """Of the loss of each sequence alone, at some of its steps."""
-    model = model_of(ModelConfig(cell="gru", hidden_size=8), Shape(TIME, 3, 4))
+    model = model_of(ModelConfig(cell="gru", hidden_size=8), task_of(TIME, 3, 4))
     params = random_params(model)
     inputs = np.random.default_rng(0).normal(size=(5, TIME, 3)).astype(np.float32)
     labels = np.array([0, 3, 1, 2, 3])

@@ -26,7 +26,6 @@ from rnnmnist.exporting import certificate, folders
 from rnnmnist.exporting import source as source_module
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.exporting.source import Source
-from rnnmnist.models.classifier import Shape
 
 NETWORKS: dict[str, tuple[DataConfig, ModelConfig]] = {
     "lstm": (DataConfig(), ModelConfig()),
@@ -95,7 +94,7 @@ def save_network(
         {"data.name": name, "model.hidden_size": 24} | (settings or {})
     )
     task, _ = datasets.load(config.replace(paths).data)
-    params = random_params(model_of(config.model, Shape.of(task)))
+    params = random_params(model_of(config.model, task))
     metrics = Metrics.create(3, "validation", 500, [0], [1.0], [250])
     with Checkpoints(folder / "run", keep=1) as checkpoints:
         checkpoints.save(3, {"params": params}, config, task, metrics)

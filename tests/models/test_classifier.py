@@ -10,7 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import TASK, inputs_of, model_of, random_examples, random_params
+from support import (
+    TASK,
+    inputs_of,
+    model_of,
+    random_examples,
+    random_params,
+    task_of,
+)
 
 from rnnmnist.config.schema import GATED_CELLS, LINEAR_CELLS, ModelConfig
 from rnnmnist.data.examples import Examples, Normalization
@@ -19,7 +26,6 @@ from rnnmnist.models.cells import CELLS, LINEAR_RECURRENCES
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
-    Shape,
     abstract_params,
     count_params,
     init_params,
@@ -143,7 +149,7 @@ def padded_with(garbage: Any, missing: str) -> np.ndarray:
 @pytest.mark.parametrize("cell", ALL_CELLS)
 def test_the_content_of_the_padding_changes_no_bit(cell: Any, missing: str) -> None:
     settings = ModelConfig(cell=cell, hidden_size=8)
-    model = model_of(settings, Shape(steps=7, features=3, classes=4))
+    model = model_of(settings, task_of(7, 3, 4))
     params = random_params(model)
     inputs = padded_with(0.0, missing)
     expected = np.asarray(logits_of(model, params, inputs, LENGTHS))
@@ -181,7 +187,7 @@ def test_forget_bias_sets_the_forget_gates_bias_only() -> None:
 def test_chrono_draws_the_biases_of_two_gates() -> None:
     """Forget gates that keep 1 to T - 1 steps, and the opposite input gates."""
     config = ModelConfig(initializer="chrono")
-    model = model_of(config, Shape(784, 1, 10))
+    model = model_of(config, task_of(784, 1, 10))
     plain, params = (init(model, 1.0, chrono=chrono) for chrono in (False, True))
     forget, opposite = (params["cell"][gate]["bias"] for gate in ("hf", "hi"))
     np.testing.assert_array_equal(forget, -opposite)
@@ -235,7 +241,7 @@ def test_logits_are_float32() -> None:
 
 def test_the_shape_of_a_task_is_that_of_its_network() -> None:
     task = dataclasses.replace(TASK, steps=9, features=3, classes=("a", "b"))
-    model = model_of(ModelConfig(hidden_size=16), Shape.of(task))
+    model = model_of(ModelConfig(hidden_size=16), task)
     params = abstract_params(model)
     assert model.input_shape == (9, 3)
     assert params["cell"]["ii"]["kernel"].shape == (3, 16)

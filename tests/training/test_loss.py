@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import model_of, random_params
+from support import model_of, random_params, task_of
 
 from rnnmnist.config.schema import ModelConfig
-from rnnmnist.models.classifier import Params, Shape
+from rnnmnist.models.classifier import Params
 from rnnmnist.training.loss import Objective, step_weights
 
 STEPS, CLASSES, SMOOTHING = 7, 4, 0.1
@@ -21,7 +21,7 @@ INPUTS[np.arange(STEPS) >= LENGTHS[:, None]] = 0
 
 def objective_of(cell: Any, *, every_step: bool) -> tuple[Objective, Params]:
     settings = ModelConfig(cell=cell, hidden_size=8)
-    model = model_of(settings, Shape(STEPS, 3, CLASSES))
+    model = model_of(settings, task_of(STEPS, 3, CLASSES))
     return Objective(model, every_step, SMOOTHING), random_params(model)
 
 
