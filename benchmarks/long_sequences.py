@@ -20,7 +20,7 @@ from tables import ratios, speeds
 
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import DataConfig, ModelConfig
-from rnnmnist.data.tasks import read_task
+from rnnmnist.data.datasets import read_task
 from rnnmnist.models.classifier import abstract_params, count_params, make_model
 from rnnmnist.reporting import markdown
 from rnnmnist.reporting.markdown import median_and_range

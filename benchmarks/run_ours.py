@@ -33,8 +33,8 @@ class Trainer:
         set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
 
         from rnnmnist.data.batches import TrainingSplit
+        from rnnmnist.data.datasets import read_task
         from rnnmnist.data.examples import Examples
-        from rnnmnist.data.tasks import read_task
         from rnnmnist.data.views import View
         from rnnmnist.training.state import create_state
         from rnnmnist.training.step import Program

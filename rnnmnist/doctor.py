@@ -58,7 +58,7 @@ def parse(argv: list[str]) -> tuple[TrainingArgs, str | None]:
         "--require", choices=["tpu", "gpu"], help="exit with 1 unless jax uses one"
     )
     training, args = parse_training(parser, argv)
-    from rnnmnist.data.tasks import read_task
+    from rnnmnist.data.datasets import read_task
 
     config = fit_to_task(training.config, read_task(training.config.data))
     return dataclasses.replace(training, config=config), args.require

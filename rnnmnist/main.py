@@ -15,7 +15,7 @@ from rnnmnist.config.tasks import fit_to_task
 def parse(argv: list[str]) -> TrainingArgs:
     """Parses the command line."""
     args, _ = parse_training(training_parser("main", __doc__), argv)
-    from rnnmnist.data.tasks import read_task
+    from rnnmnist.data.datasets import read_task
 
     config = fit_to_task(args.config, read_task(args.config.data))
     return dataclasses.replace(args, config=config)

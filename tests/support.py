@@ -22,8 +22,8 @@ from rnnmnist.cli import format_error
 from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import SplitSizes, Task
+from rnnmnist.data.datasets import read_task
 from rnnmnist.data.examples import Examples
-from rnnmnist.data.tasks import read_task
 from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, UserError, as_run_error
 from rnnmnist.models.classifier import (

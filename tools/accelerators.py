@@ -36,7 +36,7 @@ from jax.sharding import PartitionSpec as P
 from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import Preparation, TrainingSplit
-from rnnmnist.data.tasks import read_task
+from rnnmnist.data.datasets import read_task
 from rnnmnist.data.views import View
 from rnnmnist.evaluation.predictions import Batches, predict_batches
 from rnnmnist.main import parse

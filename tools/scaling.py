@@ -99,7 +99,7 @@ def time_step(case: Case, mesh: Any) -> float:
 
     from rnnmnist.config.schema import Config, DataConfig, TrainConfig
     from rnnmnist.data.batches import TrainingSplit
-    from rnnmnist.data.tasks import read_task
+    from rnnmnist.data.datasets import read_task
     from rnnmnist.data.views import View
     from rnnmnist.runtime.mesh import device_put, replicated
     from rnnmnist.training.preflight import noise
@@ -136,7 +136,7 @@ def time_all_reduce(mesh: Any) -> tuple[int, float]:
     from jax.sharding import PartitionSpec as P
 
     from rnnmnist.config.schema import Config
-    from rnnmnist.data.tasks import read_task
+    from rnnmnist.data.datasets import read_task
     from rnnmnist.models.classifier import abstract_params, count_params
     from rnnmnist.runtime.mesh import BATCH
     from rnnmnist.training.step import Program

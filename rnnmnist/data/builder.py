@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow_datasets as tfds  # noqa: TID251
 
 from rnnmnist.data import embedded
+from rnnmnist.data.datasets import IMAGE_SETS, IMAGE_SHAPE
 from rnnmnist.data.embedded import Arrays
-from rnnmnist.data.tasks import IMAGE_SETS, IMAGE_SHAPE
 
 CVDF = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"

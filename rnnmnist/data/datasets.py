@@ -1,19 +1,43 @@
-"""Loads a data set: its task, and the examples of each split."""
+"""Data sets by their names: the task, and the examples of each split."""
 
 from rnnmnist.config.schema import DataConfig
-from rnnmnist.config.tasks import Task
+from rnnmnist.config.tasks import SplitSizes, Task
 from rnnmnist.data import sequences
 from rnnmnist.data.examples import Dataset
-from rnnmnist.data.tasks import read_task
+from rnnmnist.data.views import View
+
+IMAGE_SHAPE = (28, 28)
+_DIGITS = tuple("0123456789")
+_GARMENTS = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+_SYLLABLES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+
+IMAGE_SETS: dict[str, tuple[tuple[str, ...], SplitSizes]] = {
+    "mnist": (_DIGITS, SplitSizes(55_000, 5_000, 10_000)),
+    "fashion_mnist": (_GARMENTS, SplitSizes(55_000, 5_000, 10_000)),
+    "kmnist": (_SYLLABLES, SplitSizes(55_000, 5_000, 10_000)),
+    "mnist5k": (_DIGITS, SplitSizes(4_000, 500, 500)),
+}
+
+
+def read_task(config: DataConfig) -> Task:
+    """Returns the task of a data set, for files of users from their headers."""
+    if config.name == "files":
+        return sequences.read_task(config)
+    classes, examples = IMAGE_SETS[config.name]
+    steps, features = View.from_config(config).shape(IMAGE_SHAPE)
+    return Task(config.name, steps, features, classes, examples, IMAGE_SHAPE)
 
 
 def load(
     config: DataConfig, *, trained: Task | None = None, cache: bool = True
 ) -> Dataset:
-    """Loads every split of a data set, in the original order.
+    """Loads every split of a data set, which is prepared if it is not yet.
 
     Args:
-        config: which data set, and its folders. It is prepared if it is not yet.
+        config: which data set, and its folders.
         trained: the task of a trained network, whose normalization is used.
         cache: whether newly decoded images are written to the cache.
     """

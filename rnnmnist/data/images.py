@@ -15,9 +15,9 @@ import numpy as np
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.builder import MnistRows
+from rnnmnist.data.datasets import IMAGE_SHAPE
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.preparation import prepared_builder
-from rnnmnist.data.tasks import IMAGE_SHAPE
 from rnnmnist.errors import RunError, first_line
 from rnnmnist.runtime.files import write_atomically
 

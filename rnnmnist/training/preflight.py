@@ -16,7 +16,6 @@ from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.host import HostSplit, open_training_split
 from rnnmnist.data.preparation import availability
-from rnnmnist.data.tasks import read_task
 from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, first_line
 from rnnmnist.runtime import workdir
@@ -93,7 +92,7 @@ def _time_steps(config: Config) -> str:
     batch_size = config.train.batch_size
     mesh = make_mesh(batch_size, config.execution.num_devices, config.num_seeds)
     before = compile_seconds()
-    task, data = read_task(config.data), "noise"
+    task, data = datasets.read_task(config.data), "noise"
     if task.image_shape is None:
         examples, data = datasets.load(config.data).splits["train"], "the sequences"
     else:

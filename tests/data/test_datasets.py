@@ -21,7 +21,6 @@ from tensorflow_datasets.core.download.resource import get_dl_fname
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data import builder, datasets, embedded, images
 from rnnmnist.data.examples import SPLITS, Examples
-from rnnmnist.data.tasks import IMAGE_SETS, read_task
 from rnnmnist.errors import RunError, UserError
 
 
@@ -92,15 +91,15 @@ def test_the_embedded_splits_are_balanced_and_disjoint(small: Config) -> None:
     assert tuple(splits) == SPLITS
     for split, part in splits.items():
         np.testing.assert_array_equal(np.bincount(part.labels), [sizes[split]] * 10)
-    assert task == read_task(small.data)
+    assert task == datasets.read_task(small.data)
     assert vars(task.examples) == {s: len(splits[s].labels) for s in SPLITS}
     found = [i.tobytes() for split in SPLITS for i in splits[split].stored]
     assert len(set(found)) == len(found) == 5000
 
 
-@pytest.mark.parametrize("name", IMAGE_SETS)
+@pytest.mark.parametrize("name", datasets.IMAGE_SETS)
 def test_the_task_of_an_image_set_is_known_without_its_files(name: Any) -> None:
-    task = read_task(DataConfig(name=name, data_dir="/nowhere"))
+    task = datasets.read_task(DataConfig(name=name, data_dir="/nowhere"))
     assert (task.name, task.steps, task.features) == (name, 28, 28)
     assert task.image_shape == (28, 28)
     assert len(task.classes) == 10

@@ -23,7 +23,7 @@ from support import (
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import SplitSizes, Task
-from rnnmnist.data.tasks import read_task
+from rnnmnist.data.datasets import read_task
 from rnnmnist.data.views import View, permutation, permutation_sha256
 from rnnmnist.evaluation.predictions import EvaluationSplit, predict_logits
 
