@@ -20,6 +20,17 @@ def names_path(path: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def open_folder(path: Path) -> Iterator[int]:
+    """Yields the descriptor of a folder, which is created; locks end when it closes."""
+    path.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file, which keeps its old content until the new one is complete."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

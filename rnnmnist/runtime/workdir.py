@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnmnist.errors import UserError
-from rnnmnist.runtime.files import append_line, write_atomically
+from rnnmnist.runtime.files import append_line, open_folder, write_atomically
 
 OWNER_FILE = ".trainer"  # names the process that trains in a workdir
 
@@ -33,17 +33,13 @@ def lock(workdir: Path) -> Iterator[str]:
     """
     owner_file = workdir / OWNER_FILE
     owner = f"process {os.getpid()} on {socket.gethostname()}"
-    workdir.mkdir(parents=True, exist_ok=True)
-    folder = os.open(workdir, os.O_RDONLY)
-    try:
+    with open_folder(workdir) as folder:
         _acquire(folder, workdir)
         write_atomically(owner_file, owner.encode())
         try:
             yield owner
         finally:
             owner_file.unlink(missing_ok=True)
-    finally:
-        os.close(folder)
 
 
 def _acquire(folder: int, workdir: Path) -> None:
