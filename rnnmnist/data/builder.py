@@ -79,7 +79,13 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
             paths = dl_manager.download(
                 {part: [url + name for name in names] for part, names in FILES.items()}
             )
-            splits = split_originals(*(read_part(*paths[part]) for part in FILES))
+            images, labels = read_part(*paths["train"])
+            held_out = VALIDATION_EXAMPLES
+            splits = {
+                "train": (images[held_out:], labels[held_out:]),
+                "validation": (images[:held_out], labels[:held_out]),
+                "test": read_part(*paths["test"]),
+            }
         return {
             name: self._generate_examples(name, *arrays)
             for name, arrays in splits.items()
@@ -95,23 +101,10 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
             yield index, {"image": image, "label": int(label)}
 
 
-def split_originals(train: Arrays, test: Arrays) -> dict[str, Arrays]:
-    """Splits as the tutorial: the first 5,000 training images are validation."""
-    images, labels = train
-    return {
-        "train": (images[VALIDATION_EXAMPLES:], labels[VALIDATION_EXAMPLES:]),
-        "validation": (images[:VALIDATION_EXAMPLES], labels[:VALIDATION_EXAMPLES]),
-        "test": test,
-    }
-
-
 def read_part(images_path: Path, labels_path: Path) -> Arrays:
-    """Decodes a pair of original files, images and labels.
-
-    Raises:
-        ValueError: if a file is malformed or the two do not match.
-    """
-    images, labels = read_idx(images_path, rank=3), read_idx(labels_path, rank=1)
+    """Decodes a pair of original files, images and labels."""
+    images = read_idx(images_path, rank=3)
+    labels = read_idx(labels_path, rank=1)
     if images.shape != (len(labels), *IMAGE_SHAPE):
         raise ValueError(f"{images_path} and {labels_path} do not belong together")
     return images, labels
@@ -122,9 +115,6 @@ def read_idx(path: Path, rank: int) -> np.ndarray:
 
     The format is two zero bytes, the type (8: unsigned byte), the rank, each dimension
     as a big-endian 32-bit integer, and the elements in C order.
-
-    Raises:
-        ValueError: if the file has another format, rank or length.
 
     References:
         LeCun, Cortes, Burges, "The MNIST database of handwritten digits".
