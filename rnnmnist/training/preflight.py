@@ -15,7 +15,7 @@ from rnnmnist.data import datasets
 from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.host import HostSplit, open_training_split
-from rnnmnist.data.preparation import availability
+from rnnmnist.data.preparation import host_of, make_builder, missing_urls
 from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, first_line
 from rnnmnist.runtime import workdir
@@ -36,12 +36,22 @@ def describe_data(config: DataConfig) -> str:
     """Describes the data set; reads all of it if it is prepared."""
     if config.name == "files":
         return f"{config.path}: {_describe_task(datasets.load(config).task)}"
-    found = availability(config)
-    if found.prepared:
+    builder = make_builder(config)
+    folder = builder.data_dir
+    if builder.is_prepared():
         task = datasets.load(config, cache=False).task
-        return f"{config.name}: {found.text}, {_describe_task(task)}"
-    workdir.check_writable(found.folder)
-    return f"{config.name}: {found.text} and prepares it in {found.folder}"
+        return f"{config.name}: prepared in {folder}, {_describe_task(task)}"
+    missing = missing_urls(builder, config.manual_dir)
+    workdir.check_writable(Path(folder))
+    source = "local files"
+    if missing:
+        source = f"{host_of(missing[0])} (reachable)"
+    elif builder.builder_config.url is None:
+        source = "this package"
+    return (
+        f"{config.name}: not prepared; a run takes it from {source} and prepares it in "
+        f"{folder}"
+    )
 
 
 def _describe_task(task: Task) -> str:

@@ -361,7 +361,7 @@ def test_damaged_data_are_detected_without_writing(
 ) -> None:
     config = DataConfig(name="mnist5k", data_dir=str(tmp_path))
     datasets.load(config)
-    folder = preparation.availability(config).folder
+    folder = Path(preparation.make_builder(config).data_dir)
     for path in folder.glob("arrays.npz*"):
         path.unlink()
     assert "prepared" in preflight.describe_data(config)
