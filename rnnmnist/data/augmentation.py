@@ -14,7 +14,8 @@ from rnnmnist.config.schema import DataConfig
 
 # An elastic field is noise on a lattice of GRID by GRID points, interpolated by
 # a Gaussian whose standard deviation is SIGMA lattice spacings.
-GRID, SIGMA = 5, 0.6
+GRID = 5
+SIGMA = 0.6
 
 
 class Distortions(NamedTuple):

@@ -58,11 +58,7 @@ class Preparation(NamedTuple):
     ) -> jax.Array:
         """Returns the inputs of a shard of a batch, float32 [n, time, features].
 
-        Args:
-            stored: as `Examples.take` returns them.
-            seed: of the network, uint32 [].
-            step: number of finished updates, int32 [].
-            shard: index of the shard, int32 [].
+        The examples are stored as `Examples.take` returns them.
         """
         size = len(stored)
         if self.distortions != Distortions():
@@ -130,12 +126,6 @@ class TrainingSplit:
         """Returns one of `num_shards` shards of an update's batch.
 
         The whole batch is the same for any number of shards.
-
-        Args:
-            seed: of a network, from `networks`, uint32 [].
-            step: number of finished updates, int32 [].
-            shard: index of the shard, int32 [].
-            num_shards: a divisor of the batch size.
         """
         batch_size = self.preparation.batch_size
         size = batch_size // num_shards

@@ -36,10 +36,8 @@ def load(
 ) -> Dataset:
     """Loads every split of a data set, which is prepared if it is not yet.
 
-    Args:
-        config: which data set, and its folders.
-        trained: the task of a trained network, whose normalization is used.
-        cache: whether newly decoded images are written to the cache.
+    Sequences are normalized as for the trained network whose task is given. With
+    `cache`, newly decoded images are written to the cache.
     """
     if config.name == "files":
         return sequences.load(config, trained)

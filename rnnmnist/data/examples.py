@@ -99,21 +99,17 @@ class Dataset(NamedTuple):
 def find_invalid(
     values: np.ndarray, missing: str
 ) -> tuple[tuple[int, ...], str] | None:
-    """Returns the first value that a network cannot take: its index, and why.
+    """Returns the index of the first value that a network cannot take, and why.
 
-    Args:
-        values: real; NaN is a missing value.
-        missing: the setting `data.missing`.
-
-    Returns:
-        None if there is none.
+    NaN is a missing value, which depends on the setting `data.missing`.
     """
     if -LARGEST <= values.min() <= values.max() <= LARGEST:  # and none of them is NaN
         return None
-    invalid, reason = np.abs(values) > LARGEST, f"is larger than {LARGEST:.3g}"
+    invalid = np.abs(values) > LARGEST
+    reason = f"is larger than {LARGEST:.3g}"
     if not invalid.any() and missing == "error":
-        reason = "is missing; set data.missing to forward_fill or zero for the training"
         invalid = np.isnan(values)
+        reason = "is missing; set data.missing to forward_fill or zero for the training"
     if not invalid.any():
         return None
     return tuple(np.argwhere(invalid)[0].tolist()), reason

@@ -50,11 +50,9 @@ class Sequences:
 def read(path: Path, *, labelled: bool = True, pair: bool = True) -> Sequences:
     """Reads a .npz, .ts or .csv file, or a folder of .npy files.
 
-    Args:
-        path: the file or folder.
-        labelled: whether labels of at least two classes are required, and training
-            sequences if there are splits. Labels are returned in any case.
-        pair: whether either file of a pair NAME_TRAIN.ts and NAME_TEST.ts names both.
+    With `labelled`, labels of at least two classes are required, and training sequences
+    if there are splits. With `pair`, either file of NAME_TRAIN.ts and NAME_TEST.ts
+    names both.
     """
     try:
         reader = _reader(path)
@@ -108,7 +106,8 @@ def from_arrays(
     sequences = _valid_inputs(inputs, source)
     examples, time, features = sequences.shape
     names = _valid_names("feature_names", feature_names, features, source)
-    targets, classes = None, tuple[str, ...]()
+    targets = None
+    classes: tuple[str, ...] = ()
     if labels is not None:
         vector = _vector("labels", labels, "iuU", examples, source)
         targets, classes = _encode(vector, class_names, source)

@@ -90,7 +90,8 @@ class HostSplit:
         thread: concurrent.futures.Executor,
     ) -> None:
         """Takes a thread that gathers batches ahead of the devices."""
-        self._examples, self._mesh = examples, mesh
+        self._examples = examples
+        self._mesh = mesh
         self._preparation = Preparation.create(config, view)
         self._seed = np.asarray(config.seeds, np.uint32)
         one = examples.take(np.arange(1)).nbytes * len(config.seeds)
@@ -116,20 +117,19 @@ class HostSplit:
         return self._gathered[start].result()
 
     def _gather(self, start: int) -> Chunk:
-        mesh, batch_size = self._mesh, self._preparation.batch_size
-        first = device_put(np.int32(start), replicated(mesh))
-        seed = device_put(self._seed, over_seeds(mesh))
+        first = device_put(np.int32(start), replicated(self._mesh))
+        seed = device_put(self._seed, over_seeds(self._mesh))
         indices = jax.device_get(
             _indices(
                 # On this process's own device: other threads use the mesh.
                 device_put(self._seed, local_sharding()),
                 device_put(np.int32(start), local_sharding()),
                 updates=self._size,
-                batch_size=batch_size,
+                batch_size=self._preparation.batch_size,
                 examples=len(self._examples.labels),
             )
         )
-        sharding = NamedSharding(mesh, P(None, SEEDS, BATCH))
+        sharding = NamedSharding(self._mesh, P(None, SEEDS, BATCH))
 
         def device_put_shards(values: Any) -> jax.Array:
             """Copies each device's shard; `values` returns those of indices."""

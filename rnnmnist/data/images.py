@@ -27,11 +27,9 @@ _logger = logging.getLogger(__name__)
 
 
 def load(config: DataConfig, *, cache: bool = True) -> dict[str, Examples]:
-    """Loads every split in `SPLITS` of a data set, in the original order.
+    """Loads every split of a data set, in the original order.
 
-    Args:
-        config: which data set, and its folders. It is prepared if it is not yet.
-        cache: whether newly decoded arrays are written to the cache.
+    With `cache`, newly decoded arrays are written to the cache.
     """
     builder = prepared_builder(config)
     counts = {split: builder.info.splits[split].num_examples for split in SPLITS}
@@ -39,8 +37,7 @@ def load(config: DataConfig, *, cache: bool = True) -> dict[str, Examples]:
     examples = read_cache(path, counts)
     if examples is None:
         examples = {split: decode(builder, split) for split in SPLITS}
-        fault = find_fault(examples, counts)
-        if fault:
+        if fault := find_fault(examples, counts):
             raise RunError(f"{builder.data_dir}: {fault}; delete this folder")
         if cache:
             write_cache(path, examples)
@@ -119,7 +116,8 @@ def decode(builder: MnistRows, split: str) -> Examples:
         for start in range(0, count, RECORDS_PER_READ):
             indices = range(start, min(start + RECORDS_PER_READ, count))
             for index, row in zip(indices, source.__getitems__(indices), strict=True):
-                images[index], labels[index] = row["image"], row["label"]
+                images[index] = row["image"]
+                labels[index] = row["label"]
     except Exception as error:  # array_record and TFDS raise many types
         raise RunError(
             f"{builder.data_dir} is damaged ({first_line(error)}); delete this folder "

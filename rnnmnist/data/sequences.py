@@ -53,9 +53,10 @@ class LabelledSequences:
         splits = self.given_splits("train")
         if len(splits["validation"]):
             return splits
-        train, labels, held_out = splits["train"], self.labels, []
-        for label in np.unique(labels):
-            own = train[labels[train] == label]
+        train = splits["train"]
+        held_out = []
+        for label in np.unique(self.labels):
+            own = train[self.labels[train] == label]
             if len(own) > 1:
                 first = min(VALIDATION_EVERY, len(own)) - 1
                 held_out.append(own[first::VALIDATION_EVERY])
@@ -97,10 +98,8 @@ def read_task(config: DataConfig) -> Task:
 def load(config: DataConfig, trained: Task | None = None) -> Dataset:
     """Loads the sequences in `data.path`, and checks all values.
 
-    Args:
-        config: the data set, and how it is normalized.
-        trained: the task of a trained network, whose normalization and order of classes
-            are used; None computes them.
+    Normalization and order of classes are those of a trained network's task; without
+    one, they are computed.
     """
     return _load(open_file(config, labelled=trained is None), config, trained)
 
@@ -108,10 +107,13 @@ def load(config: DataConfig, trained: Task | None = None) -> Dataset:
 @functools.lru_cache(maxsize=2)  # a command can need the same sequences repeatedly
 def _load(file: LabelledSequences, config: DataConfig, trained: Task | None) -> Dataset:
     if trained is None:
-        splits, labels, classes = file.splits, file.labels, file.sequences.classes
+        splits = file.splits
+        labels = file.labels
+        classes = file.sequences.classes
         sha256, mean, std = read_statistics(file, config)
     else:
-        labels, classes = _labels_of(file, trained), trained.classes
+        labels = _labels_of(file, trained)
+        classes = trained.classes
         sha256, _, _ = read_statistics(file, config, moments=False)
         mean, std = trained.mean, trained.std
         same = sha256 == trained.sha256
@@ -137,12 +139,7 @@ def _load(file: LabelledSequences, config: DataConfig, trained: Task | None) -> 
 
 
 def open_file(config: DataConfig, *, labelled: bool = True) -> LabelledSequences:
-    """Reads the headers and labels of `data.path`.
-
-    Args:
-        config: names the path.
-        labelled: whether several classes and training sequences are required.
-    """
+    """Reads the headers and labels of `data.path`; `labelled` is as in `files.read`."""
     if config.path is None:
         raise UserError(
             "data.path: name your sequences with data.path=PATH, a .npz, .ts or .csv "
@@ -175,26 +172,18 @@ def forget_files() -> None:
     _load.cache_clear()
 
 
-class Statistics(NamedTuple):
-    """What is known of sequences once all values are read."""
-
-    sha256: str  # of the sequences with their labels, lengths and splits
-    mean: tuple[float, ...] | None  # of each feature over the training sequences
-    std: tuple[float, ...] | None
-
-
 def read_statistics(
     file: LabelledSequences, config: DataConfig, *, moments: bool = True
-) -> Statistics:
+) -> tuple[str, tuple[float, ...] | None, tuple[float, ...] | None]:
     """Reads and checks all values.
 
-    Args:
-        file: the sequences.
-        config: how missing values are treated and features are normalized.
-        moments: whether mean and standard deviation are computed, unless
-            `data.normalize` is `none`.
+    Returns:
+        The SHA-256 of the sequences with their labels, lengths and splits; mean and
+        standard deviation of each feature over the training sequences, None without
+        `moments` or with `data.normalize=none`.
     """
-    sequences, lengths = file.sequences, file.sequences.lengths
+    sequences = file.sequences
+    lengths = sequences.lengths
     examples, steps, features = sequences.inputs.shape
     # The type of the file, so that no digit is lost; not a column-major order.
     dtype = np.result_type(sequences.inputs.dtype, np.float32).newbyteorder("<")
@@ -220,9 +209,8 @@ def read_statistics(
         chunk[padded] = np.nan  # `Moments` leaves NaN out
         total = total.add(chunk[is_training[part]].reshape(-1, features))
     if not moments:
-        return Statistics(digest.hexdigest(), None, None)
-    mean, std = total.mean.tolist(), total.std.tolist()
-    return Statistics(digest.hexdigest(), tuple(mean), tuple(std))
+        return digest.hexdigest(), None, None
+    return digest.hexdigest(), tuple(total.mean.tolist()), tuple(total.std.tolist())
 
 
 class Moments(NamedTuple):
@@ -251,7 +239,8 @@ class Moments(NamedTuple):
         mean = values.sum(axis=0, dtype=np.float64) / np.maximum(number, 1)
         deviations = values - mean
         deviations[missing] = 0
-        total, delta = self.number + number, mean - self.mean
+        total = self.number + number
+        delta = mean - self.mean
         weight = number / np.maximum(total, 1)
         squares = self.squares + np.einsum("nf,nf->f", deviations, deviations)
         squares = squares + np.square(delta) * self.number * weight
@@ -272,12 +261,11 @@ def _check_values(
     if found is None:
         return
     (index, step, feature), reason = found
-    index += start
-    ids, names = file.sequences.ids, file.sequences.feature_names
-    name = index if ids is None else shown(ids[index])
+    ids = file.sequences.ids
+    name = start + index if ids is None else shown(ids[start + index])
     raise UserError(
         f"{file.path}: the value of sequence {name} at step {step}, feature "
-        f"{names[feature]}, {reason}"
+        f"{file.sequences.feature_names[feature]}, {reason}"
     )
 
 

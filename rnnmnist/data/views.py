@@ -34,7 +34,8 @@ class View(NamedTuple):
     def shape(self, image_shape: tuple[int, int]) -> tuple[int, int]:
         """Returns the number of steps and of features."""
         rows, columns = image_shape
-        pixels, features = rows * columns, self.pixels_per_step
+        pixels = rows * columns
+        features = self.pixels_per_step
         if pixels % features:
             fits = max(n for n in range(1, features) if pixels % n == 0)
             raise UserError(
@@ -47,8 +48,7 @@ class View(NamedTuple):
     def __call__(self, images: "jax.Array") -> "jax.Array":
         """Converts images to sequences, float32 [n, time, features].
 
-        Args:
-            images: [n, rows, columns], uint8 or, from 0 to 1, float32.
+        They are [n, rows, columns], uint8 or, from 0 to 1, float32.
         """
         if images.dtype == np.uint8:
             images = images.astype(np.float32) / 255

@@ -177,7 +177,8 @@ def _read_member(
     # One byte more, or zipfile would silently cut a member that inflates to more.
     longer = copy.copy(member)
     longer.file_size += 1
-    content, size = bytearray(longer.file_size), 0
+    content = bytearray(longer.file_size)
+    size = 0
     where = f"{path}: {member.filename}"
     with _damage_refused(where), archive.open(longer) as stream:
         while chunk := stream.read(CHUNK):

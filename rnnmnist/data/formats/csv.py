@@ -93,8 +93,10 @@ def _parse_row(columns: list[str], row: list[str], line: int, path: Path) -> _Ro
             f"{where}: has {len(row)} cells; write {len(columns)}, as in line 1"
         )
     cells = {name: cell.strip() for name, cell in zip(columns, row, strict=True)}
-    sequence, time = cells.pop("sequence"), cells.pop("time")
-    label, split = cells.pop("label", None), cells.pop("split", None)
+    sequence = cells.pop("sequence")
+    time = cells.pop("time")
+    label = cells.pop("label", None)
+    split = cells.pop("split", None)
     if "" in (sequence, label):
         raise UserError(f"{where}: the sequence or label is ''; fill in both")
     if split is not None and split not in SPLITS:

@@ -28,10 +28,7 @@ class Raw(NamedTuple):
 def parse_numbers(cells: Sequence[str], missing: str, where: str) -> list[float]:
     """Converts cells of a text file to numbers that float32 can hold.
 
-    Args:
-        cells: the texts; `nan` is a missing value, in upper or lower case.
-        missing: another text for a missing value.
-        where: file and line, for the message.
+    A missing value is `nan`, in upper or lower case, or the text `missing`.
     """
     values = []
     for cell in cells:
@@ -52,13 +49,8 @@ def parse_numbers(cells: Sequence[str], missing: str, where: str) -> list[float]
 def pad(values: np.ndarray, lengths: np.ndarray, source: str) -> np.ndarray:
     """Pads sequences with zeros to the length of the longest.
 
-    Args:
-        values: float32 [sum of lengths, features], the sequences one after the other.
-        lengths: int [examples], each at least 1.
-        source: the file, for the message.
-
-    Returns:
-        float32 [examples, longest, features].
+    The values are [sum of lengths, features], the sequences one after the other. The
+    result is [examples, longest, features].
     """
     shape = (len(lengths), int(lengths.max()), values.shape[1])
     check_memory(

@@ -38,7 +38,8 @@ def read(path: Path, *, pair: bool = True) -> Raw:
     paths = _pair(path) if pair else [path]
     files = [_read_cases(file) for file in paths]
     cases = [case for _, part in files for case in part]
-    classes, features = files[0][0].classes, cases[0].values.shape[1]
+    classes = files[0][0].classes
+    features = cases[0].values.shape[1]
     header, last = files[-1]
     if set(header.classes) != set(classes) or last[0].values.shape[1] != features:
         raise UserError(
@@ -141,10 +142,11 @@ def _parse_case(text: str, classes: tuple[str, ...], where: str) -> _Case:
 
 
 def _check_shape(case: _Case, first: _Case, header: _Header, where: str) -> None:
-    (steps, dimensions), expected = case.values.shape, first.values.shape
-    if dimensions != expected[1] or (header.equal_length and steps != expected[0]):
+    steps, dimensions = case.values.shape
+    first_steps, first_dimensions = first.values.shape
+    if dimensions != first_dimensions or (header.equal_length and steps != first_steps):
         raise UserError(
             f"{where}: has {dimensions} dimensions of {steps} values, but the first "
-            f"case has {expected[1]} of {expected[0]}; write the same number, or "
+            f"case has {first_dimensions} of {first_steps}; write the same number, or "
             "@equalLength false if only the lengths differ"
         )
