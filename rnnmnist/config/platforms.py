@@ -20,19 +20,7 @@ class Execution(NamedTuple):
 
     def describe(self) -> str:
         """Describes the choices in one line."""
-        steps = "one step" if self.unroll == 1 else f"up to {self.unroll} steps"
-        seeds = "together" if self.vectorize_seeds else "in turn"
-        scan = "in parallel" if self.parallel_scan else "step by step"
-        blocks = (
-            f", recomputation in blocks of {self.remat_steps} steps"
-            if self.remat_steps
-            else ""
-        )
-        return (
-            f"{steps} per iteration, {self.precision} products, seeds {seeds}, "
-            f"evaluation of {self.eval_batch_size:,} examples per device, "
-            f"linear recurrences {scan}{blocks}"
-        )
+        return ", ".join(f"{name}={value}" for name, value in self._asdict().items())
 
 
 # A CPU device computes its networks in turn, since one already uses its cores. It

@@ -95,26 +95,17 @@ def test_a_required_device_is_missing(
     assert "verdict" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("setting", "part"),
-    [
-        ("execution.precision=bfloat16", ", bfloat16 products, "),
-        ("execution.remat_steps=7", ", recomputation in blocks of 7 steps"),
-    ],
-)
+@pytest.mark.parametrize("setting", ["precision=bfloat16", "remat_steps=7"])
 def test_settings_change_how_a_run_executes(
-    setting: str, part: str, capsys: pytest.CaptureFixture[str]
+    setting: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = []
-    for flags in ([], [f"--config.{setting}"]):
+    for flags in ([], [f"--config.execution.{setting}"]):
         failure_here("--require=gpu", *flags)  # ends the report before it trains
         lines.append(results(capsys.readouterr().out)["execution"])
     default, changed = lines
     assert default == DEFAULTS["cpu"].describe()
-    assert part not in default
-    assert part in changed
-    differing = set(changed.split(", ")) - set(default.split(", "))
-    assert differing == {part.strip(", ")}
+    assert set(changed.split(", ")) - set(default.split(", ")) == {setting}
 
 
 def test_the_error_lists_every_problem(
