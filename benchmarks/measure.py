@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from tables import TARGET_COUNTS, fastest_mode, render, render_summary
 from worker import VALIDATION, Recipe
 
-from rnnmnist.config.files import load_config
+from rnnmnist.config.python_files import load_config
 from rnnmnist.runtime.hardware import describe_processor
 from rnnmnist.runtime.versions import all_installed
 

@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 
 import absl.logging
 
-from rnnmnist.config.files import find_config, load_config
-from rnnmnist.config.paths import expand, parse_workdir, resolve_workdir
+from rnnmnist.config.paths import expand, parse_folder, resolve_workdir
+from rnnmnist.config.python_files import find_config, load_config
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
 from rnnmnist.config.settings import find
 from rnnmnist.errors import (
@@ -141,7 +141,7 @@ def training_parser(command: str, description: str | None) -> Parser:
     parser.add_argument(
         "--workdir",
         metavar="DIR",
-        type=parse_workdir,
+        type=parse_folder,
         help="folder of the run (default: checkpoints/NAME for NAME.py)",
     )
     group = parser.add_argument_group(
@@ -181,7 +181,7 @@ def parse_training(
     overrides = parse_settings(args, SETTINGS)
     path = find_config(args.config)
     config = load_config(path).replace(overrides)
-    workdir = args.workdir or parse_workdir(f"checkpoints/{path.stem}")
+    workdir = args.workdir or parse_folder(f"checkpoints/{path.stem}")
     processes = ProcessSpec(
         args.coordinator_address, args.num_processes, args.process_id
     )

@@ -40,12 +40,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if args.verify is not None:
         if args != parser.parse([f"--verify={args.verify}"]):
             raise errors.UserError("--verify: takes a folder and no other flag")
-        args.verify = parse_folder("verify", args.verify)
+        args.verify = parse_folder(args.verify, "verify")
         return args
     for flag in ("workdir", "format", "output"):
         if getattr(args, flag) is None:
             raise errors.UserError(f"--{flag}: is required; {parser.prog} --help")
-    args.output = parse_folder("output", args.output)
+    args.output = parse_folder(args.output, "output")
     return args
 
 

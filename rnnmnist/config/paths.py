@@ -23,12 +23,10 @@ def expand(text: str) -> Path:
         raise UserError(f"{text}: {error}") from None
 
 
-def parse_folder(subject: str, text: str) -> Path:
+def parse_folder(text: str, subject: str = "workdir") -> Path:
     """Returns the absolute path of a folder, which need not exist.
 
-    Args:
-        subject: the flag or argument that names the folder, for messages.
-        text: the path.
+    Messages begin with the subject, the flag or argument that names the folder.
     """
     if not text.strip():
         raise UserError(f"{subject}: must name a directory, not ''")
@@ -43,14 +41,10 @@ def parse_folder(subject: str, text: str) -> Path:
     return path
 
 
-def parse_workdir(text: str) -> Path:
-    """Returns the absolute path of a workdir, as `parse_folder` does."""
-    return parse_folder("workdir", text)
-
-
 def resolve_workdir(text: str) -> Path:
     """Returns the workdir of an existing run, or of a shipped model."""
-    workdir, name = parse_workdir(text), text.rstrip("/")
+    workdir = parse_folder(text)
+    name = text.rstrip("/")
     if name in REFERENCES and not workdir.exists():
         return shipped_folder(name)
     return workdir

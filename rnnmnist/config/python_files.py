@@ -1,14 +1,49 @@
-"""Recurrent cells of users: `FILE.py:CLASS` as `model.cell`."""
+"""Python files of users: configurations, and recurrent cells as `FILE.py:CLASS`."""
 
 import hashlib
+import runpy
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
-from rnnmnist.config.paths import expand
+from rnnmnist.config.paths import expand, shipped_folder
 from rnnmnist.config.schema import Config
-from rnnmnist.errors import UserError
+from rnnmnist.errors import UserError, did_you_mean
+
+
+def find_config(file_or_name: str) -> Path:
+    """Returns a configuration file: a path or a shipped configuration."""
+    path = expand(file_or_name)
+    if path.is_file():
+        return path
+    folder = shipped_folder("configs")
+    names = sorted(file.stem for file in folder.glob("*.py"))
+    for name in names:
+        if file_or_name in (name, f"{name}.py", f"configs/{name}.py"):
+            return folder / f"{name}.py"
+    listed = f"shipped configurations: {', '.join(names)}"
+    remedy = did_you_mean(path.stem, names, listed)
+    raise UserError(f"config: there is no file {file_or_name}; {remedy}")
+
+
+def load_config(path: Path) -> Config:
+    """Runs a configuration file and returns its configuration."""
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        config = get_config() if callable(get_config) else None
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's file can raise anything
+        raise UserError(
+            f"config: {path} does not run: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(config, Config):
+        raise UserError(
+            f"config: {path} must define a function get_config() that returns a "
+            f"rnnmnist.Config, not {type(config).__name__}"
+        )
+    return config
 
 
 def pin_cell(config: Config) -> Config:
@@ -23,12 +58,9 @@ def pin_cell(config: Config) -> Config:
 
 
 def load_cell(cell: str, sha256: str | None) -> type[Any]:
-    """Runs the file of a cell, once for each hash, and returns its class.
+    """Runs the file of `FILE.py:CLASS`, once for each hash, and returns the class.
 
-    Args:
-        cell: `FILE.py:CLASS`.
-        sha256: the expected hash of the file; None accepts every content and always
-            runs the file.
+    The file must have the given hash. None accepts every content and always runs it.
     """
     path, _, name = cell.rpartition(":")
     module = sys.modules.get(f"rnnmnist_cell_{sha256}")

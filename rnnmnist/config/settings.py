@@ -97,7 +97,8 @@ class Section:
         for key, one in settings_of(type(self)).items():  # type: ignore[arg-type]
             object.__setattr__(self, key, one.check(getattr(self, key)))
         for field in dataclasses.fields(self):
-            kind, value = typing.cast(type, field.type), getattr(self, field.name)
+            kind = typing.cast(type, field.type)
+            value = getattr(self, field.name)
             if not field.metadata and not isinstance(value, kind):
                 raise UserError(
                     f"{field.name}: must be a {kind.__name__}, not {shown(value)}"
@@ -138,7 +139,8 @@ def _annotate(kind: Any, meta: msgspec.Meta) -> Any:
 
 
 def _describe(kind: Any) -> str:
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    args = typing.get_args(kind)
     if origin is Literal:
         return f"one of {', '.join(args)}"
     if origin is Annotated:

@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from rnnmnist.config.python_files import pin_cell
 from rnnmnist.config.schema import SETTINGS, Config
-from rnnmnist.config.user_cells import pin_cell
 from rnnmnist.errors import UserError
 
 MIN_VALIDATION_EXAMPLES = 50  # with fewer, validation does not select a checkpoint
@@ -61,23 +61,23 @@ def fit_to_task(config: Config, task: Task, *, verbose: bool = True) -> Config:
     hash.
     """
     config = pin_cell(config)
-    steps = task.steps
     block = None if config.model.is_linear else config.execution.remat_steps
-    if block is not None and steps % block:
-        divisors = [str(count) for count in range(1, steps + 1) if steps % count == 0]
+    if block is not None and task.steps % block:
+        divisors = [str(n) for n in range(1, task.steps + 1) if task.steps % n == 0]
         raise UserError(
             f"execution.remat_steps: must be one of {', '.join(divisors)}, not {block}"
         )
     _refuse_unsuitable(config, task)
-    if task.image_shape is not None and config.data.max_shift > (
-        limit := (min(task.image_shape) - 1) // 2
-    ):
-        raise UserError(
-            f"data.max_shift: must be at most {limit} for images of "
-            f"{' x '.join(map(str, task.image_shape))} pixels, not "
-            f"{config.data.max_shift}"
-        )
-    count, batch_size = task.examples.train, config.train.batch_size
+    if task.image_shape is not None:
+        limit = (min(task.image_shape) - 1) // 2
+        if config.data.max_shift > limit:
+            raise UserError(
+                f"data.max_shift: must be at most {limit} for images of "
+                f"{' x '.join(map(str, task.image_shape))} pixels, not "
+                f"{config.data.max_shift}"
+            )
+    batch_size = config.train.batch_size
+    count = task.examples.train
     if batch_size <= count:
         return config
     if verbose:
@@ -93,9 +93,9 @@ def _refuse_unsuitable(config: Config, task: Task) -> None:
     """Refuses settings of images for sequences, and of sequences for images."""
     remedy = "use the configuration 'files'" if task.image_shape else "remove it"
     for name, value in config.flat().items():
-        of, default = SETTINGS[name].of, SETTINGS[name].default
-        if of not in (None, task.noun) and value != default:
+        one = SETTINGS[name]
+        if one.of not in (None, task.noun) and value != one.default:
             raise UserError(
-                f"{name}: is for {of} only, and {task.name} has {task.noun}; "
+                f"{name}: is for {one.of} only, and {task.name} has {task.noun}; "
                 f"{remedy} (it is {value})"
             )

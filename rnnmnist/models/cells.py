@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from rnnmnist.config.platforms import Execution
+from rnnmnist.config.python_files import load_cell
 from rnnmnist.config.schema import ModelConfig
-from rnnmnist.config.user_cells import load_cell
 from rnnmnist.errors import UserError
 from rnnmnist.models.linear import LRU, MinGRU, ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell

@@ -15,8 +15,8 @@ from jax._src import xla_bridge  # jax does not export whether it has its device
 from numpy.typing import ArrayLike
 
 from rnnmnist.checkpoints.store import list_steps
-from rnnmnist.config.files import find_config, load_config
-from rnnmnist.config.paths import parse_workdir
+from rnnmnist.config.paths import parse_folder
+from rnnmnist.config.python_files import find_config, load_config
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import fit_to_task
@@ -92,7 +92,7 @@ def fit(
         OSError: if another file cannot be written.
         KeyboardInterrupt: after an interrupt.
     """
-    folder = parse_workdir(str(workdir))
+    folder = parse_folder(str(workdir))
     path = folder / f"{folder.name}.data"  # whose stem is the name of the data set
     config = _configure(settings).replace({"data.path": str(path)})
     sequences = files.from_arrays(

@@ -23,7 +23,7 @@ from support import REPOSITORY
 
 from rnnmnist import notebook
 from rnnmnist.checkpoints.header import Metrics
-from rnnmnist.config.files import find_config, load_config
+from rnnmnist.config.python_files import find_config, load_config
 from rnnmnist.data import embedded
 from rnnmnist.data.builder import FILES, VALIDATION_EXAMPLES, read_idx
 from rnnmnist.errors import UserError

@@ -9,8 +9,8 @@ import pytest
 from support import REPOSITORY, Command, refused
 
 from rnnmnist import evaluate
+from rnnmnist.config.python_files import load_cell, pin_cell
 from rnnmnist.config.schema import Config, ModelConfig
-from rnnmnist.config.user_cells import load_cell, pin_cell
 from rnnmnist.errors import UserError
 from rnnmnist.models.cells import check_user_cell
 

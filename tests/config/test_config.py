@@ -12,7 +12,7 @@ import pytest
 from support import REPOSITORY, TASK, refused
 
 from rnnmnist import main
-from rnnmnist.config.files import load_config
+from rnnmnist.config.python_files import load_config
 from rnnmnist.config.schema import SETTINGS, Config, DataConfig, TrainConfig
 from rnnmnist.config.tasks import SplitSizes, Task, fit_to_task
 from rnnmnist.errors import UserError

@@ -12,7 +12,7 @@ import tables
 import worker
 from support import REPOSITORY
 
-from rnnmnist.config.files import load_config
+from rnnmnist.config.python_files import load_config
 from rnnmnist.config.schema import Config
 
 BENCHMARKS = REPOSITORY / "benchmarks"

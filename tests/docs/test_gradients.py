@@ -19,7 +19,7 @@ from support import (
     random_params,
 )
 
-from rnnmnist.config.files import load_config
+from rnnmnist.config.python_files import load_config
 from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.models.cells import CELLS
 from rnnmnist.models.classifier import Params, SequenceClassifier
