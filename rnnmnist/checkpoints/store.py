@@ -15,7 +15,6 @@ import contextlib
 import itertools
 import json
 import logging
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,7 +35,6 @@ from rnnmnist.runtime.mesh import local_sharding
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
 PARSE_ERRORS = (ValueError, LookupError, TypeError, AttributeError)  # of a header
-MAX_COMPRESSION = 1000  # of trained parameters, whose files are hardly compressed
 
 
 class DamagedError(RunError):
@@ -301,9 +299,8 @@ def _restore(folder: Path, item: str, like: Any) -> Any:
             saved = checkpointer.metadata(folder / item).item_metadata
             if saved is None:
                 raise ValueError("no metadata")
-            # Before memory is allocated; orbax would cast to another type silently.
+            # orbax would cast to another type silently.
             _check_leaves(folder, item, saved.tree, like)
-            _check_size(folder, item, saved.tree)
             target = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(
                     leaf.shape, leaf.dtype, sharding=local_sharding()
@@ -318,17 +315,6 @@ def _restore(folder: Path, item: str, like: Any) -> Any:
     except Exception as error:  # a damaged file can cause an error of any type
         reason = f"{item} cannot be read ({first_line(error)})"
         raise DamagedError(folder, reason) from error
-
-
-def _check_size(folder: Path, item: str, found: Any) -> None:
-    """Refuses metadata that claim far more memory than their files can hold."""
-    claimed = sum(
-        math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
-        for _, leaf in named_leaves(found)
-    )
-    stored = sum(file.stat().st_size for file in (folder / item).rglob("*"))
-    if claimed > MAX_COMPRESSION * stored:
-        raise DamagedError(folder, f"the metadata of {item} claim {claimed} bytes")
 
 
 def _check_leaves(folder: Path, item: str, found: Any, expected: Any) -> None:

@@ -357,10 +357,3 @@ def test_what_is_no_header_is_damage(
     (workdir / "2" / "header" / "metadata").write_bytes(text)
     with pytest.raises(store.DamagedError, match="header cannot be read"):
         store.read_header(workdir, 2)
-
-
-def test_metadata_that_claim_too_much_memory_are_damage(two_steps: Path) -> None:
-    folder = two_steps / "2"
-    huge = {"a": jax.ShapeDtypeStruct((1 << 40,), np.dtype(np.float32))}
-    with pytest.raises(store.DamagedError, match=f"claim {1 << 42} bytes"):
-        store._check_size(folder, "params", huge)
