@@ -45,7 +45,8 @@ class DamagedError(RunError):
             f"checkpoint {folder} is damaged: {reason}; choose another step, or "
             "repeat the training command to write it again"
         )
-        self.folder, self.reason = folder, reason
+        self.folder = folder
+        self.reason = reason
 
 
 class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
@@ -54,11 +55,10 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     def __init__(self, workdir: Path, keep: int) -> None:
         """Opens a workdir for writing and removes unfinished saves from it.
 
-        Args:
-            workdir: an absolute path.
-            keep: how many of the newest steps are kept, besides the best one.
+        `keep` of the newest steps are kept, besides the best one.
         """
-        self._workdir, self._keep = workdir, keep
+        self._workdir = workdir
+        self._keep = keep
         steps = list_steps(workdir)
         self._metrics = {step: read_header(workdir, step).metrics for step in steps}
         options = ocp.CheckpointManagerOptions(
@@ -93,12 +93,8 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     ) -> None:
         """Starts saving a checkpoint. The arrays may be donated after the call.
 
-        Args:
-            step: number of finished updates, which names the checkpoint.
-            arrays: a tree of arrays for each of the items `params` and `state`.
-            config: of the run.
-            task: of the run.
-            metrics: of the validation split at this step; None if it is not evaluated.
+        There is a tree of arrays for each of the items `params` and `state`. The
+        metrics are those of the validation split, None if it is not evaluated.
         """
         checksums = {item: array_checksums(tree) for item, tree in arrays.items()}
         header = Header(config=config, task=task, metrics=metrics, arrays=checksums)
@@ -185,8 +181,8 @@ def read_header(workdir: Path, step: int) -> Header:
         sha256 = content.pop("sha256")
         if sha256 != json_checksum(content):
             raise ValueError("it differs from its SHA-256")
-    except PermissionError as error:
-        raise RunError(f"checkpoint {folder} cannot be read: {error}") from error
+    except PermissionError:
+        raise
     except (*PARSE_ERRORS, OSError, RecursionError) as error:
         if not (folder / "sha256").is_dir():
             reason = f"header cannot be read ({first_line(error)})"
@@ -210,16 +206,9 @@ def _other_version(folder: Path, age: str, reason: str) -> UserError:
 
 
 def read_params(workdir: Path, step: int, like: Params | None = None) -> Params:
-    """Restores the parameters of a checkpoint.
+    """Restores the parameters of a checkpoint as NumPy arrays.
 
-    Args:
-        workdir: of the run.
-        step: of the checkpoint.
-        like: the expected tree of arrays, or of their shapes and types. None restores
-            what was saved.
-
-    Returns:
-        NumPy arrays.
+    They must have the names, shapes and types of `like`; None restores what was saved.
 
     Raises:
         DamagedError: if an array differs from what was saved.
@@ -228,10 +217,9 @@ def read_params(workdir: Path, step: int, like: Params | None = None) -> Params:
 
 
 def read_state(workdir: Path, step: int, like: Any = None) -> Any:
-    """Restores the item `state` of a checkpoint.
+    """Restores the item `state` of a checkpoint, as `read_params` does.
 
-    Args and errors are those of `read_params`. Without `like`, named tuples are
-    restored as dictionaries and lists.
+    Without `like`, named tuples are restored as dictionaries and lists.
     """
     folder = workdir / str(step)
     restored = _read_arrays(folder, "state", like)
@@ -257,8 +245,7 @@ def find_fault(workdir: Path, step: int) -> str | None:
 def quarantine(workdir: Path, step: int) -> Path:
     """Renames a damaged checkpoint, so that its step can be saved again.
 
-    Returns:
-        Its new path, `damaged-STEP`, or `damaged-STEP-2` and so on if that exists.
+    Returns its new path, `damaged-STEP`, or `damaged-STEP-2` and so on.
     """
     suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
     paths = (workdir / f"damaged-{step}{suffix}" for suffix in suffixes)
@@ -268,8 +255,7 @@ def quarantine(workdir: Path, step: int) -> Path:
 def _read_arrays(folder: Path, item: str, like: Any) -> Any:
     """Restores a tree of arrays and compares it with its checksums."""
     expected = read_header(folder.parent, int(folder.name)).arrays.get(item, {})
-    tree = _restore(folder, item, like)
-    tree = jax.tree.map(np.asarray, tree)
+    tree = jax.tree.map(np.asarray, _restore(folder, item, like))
     found = array_checksums(tree)
     names = sorted(
         name
@@ -308,10 +294,8 @@ def _restore(folder: Path, item: str, like: Any) -> Any:
                 saved.tree if like is None else like,
             )
             return checkpointer.restore(folder / item, target)
-    except (RunError, MemoryError):
+    except (RunError, MemoryError, PermissionError):
         raise
-    except PermissionError as error:
-        raise RunError(f"checkpoint {folder} cannot be read: {error}") from error
     except Exception as error:  # a damaged file can cause an error of any type
         reason = f"{item} cannot be read ({first_line(error)})"
         raise DamagedError(folder, reason) from error
@@ -325,7 +309,8 @@ def _check_leaves(folder: Path, item: str, found: Any, expected: Any) -> None:
                 f"checkpoint {folder}: {item} holds no {name}: it is of another "
                 "version of rnnmnist, or of other settings; name another workdir"
             )
-        shape, dtype = tuple(saved[name].shape), np.dtype(saved[name].dtype)
+        shape = tuple(saved[name].shape)
+        dtype = np.dtype(saved[name].dtype)
         if (shape, dtype) != (leaf.shape, leaf.dtype):
             raise RunError(
                 f"checkpoint {folder}: {name} in {item} is {dtype} {shape}, not "
