@@ -34,18 +34,11 @@ CELLS = {
 LINEAR_RECURRENCES = {"mingru": MinGRU, "lru": LRU}
 
 
-def find_cell(config: ModelConfig) -> Cell:
-    """Returns a cell by its name, or a user's."""
-    if config.is_user_cell:
-        return Cell(load_cell(config.cell, config.cell_sha256))
-    return CELLS[config.cell]
-
-
 def check_user_cell(config: ModelConfig) -> None:
     """Checks that a user's cell can be created and scanned."""
     if not config.is_user_cell:
         return
-    create = find_cell(config).create
+    create = load_cell(config.cell, config.cell_sha256)
     units = config.hidden_size
     inputs = jnp.zeros((1, 2, 1))  # [time, batch, features]
     try:
@@ -93,7 +86,10 @@ def make_recurrence(
 def _make_scanned_cell(
     config: ModelConfig, features: int, execution: Execution
 ) -> nn.Module:
-    cell = find_cell(config)
+    if config.is_user_cell:
+        cell = Cell(load_cell(config.cell, config.cell_sha256))
+    else:
+        cell = CELLS[config.cell]
     init: dict[str, Any] = {}
     if config.initializer == "tutorial":
         # TensorFlow 1 drew one matrix [inputs + hidden, gates x hidden] for all gates.

@@ -151,14 +151,17 @@ class FusedParams(NamedTuple):
     def create(cls, params: Mapping[str, Any]) -> "FusedParams":
         """Returns the parameters of one network, with Flax's names, as arrays."""
         cell = params["cell"]
-        head = params["head"]
 
         def fuse(side: str, name: str) -> np.ndarray:
             return np.concatenate([cell[side + gate][name] for gate in GATES], axis=-1)
 
-        kernels = fuse("i", "kernel"), fuse("h", "kernel")
-        head_arrays = np.asarray(head["kernel"]), np.asarray(head["bias"])
-        return cls(*kernels, fuse("h", "bias"), *head_arrays)
+        return cls(
+            row=fuse("i", "kernel"),
+            hidden=fuse("h", "kernel"),
+            bias=fuse("h", "bias"),
+            head=np.asarray(params["head"]["kernel"]),
+            head_bias=np.asarray(params["head"]["bias"]),
+        )
 
 
 class Residuals(NamedTuple):
