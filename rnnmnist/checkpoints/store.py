@@ -121,11 +121,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         """
         try:
             # Processes exchange small numbers.
-            with (
-                deferred_interrupts(),
-                _without_logs(),
-                jax.transfer_guard("allow"),
-            ):
+            with deferred_interrupts(), _without_logs(), jax.transfer_guard("allow"):
                 yield
         except Exception as error:
             steps = list_steps(self._workdir)

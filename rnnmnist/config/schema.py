@@ -11,6 +11,7 @@ what it changes:
 """
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -353,11 +354,7 @@ class Config(Section):
 
     def flat(self) -> dict[str, Any]:
         """Returns the value of every setting by its full name."""
-        return {
-            name: getattr(getattr(self, section) if section else self, key)
-            for name in SETTINGS
-            for section, _, key in [name.rpartition(".")]
-        }
+        return {name: operator.attrgetter(name)(self) for name in SETTINGS}
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> "Config":

@@ -157,12 +157,7 @@ class HostSplit:
 
 @functools.partial(jax.jit, static_argnames=("updates", "batch_size", "examples"))
 def _indices(
-    seeds: jax.Array,
-    first: jax.Array,
-    *,
-    updates: int,
-    batch_size: int,
-    examples: int,
+    seeds: jax.Array, first: jax.Array, *, updates: int, batch_size: int, examples: int
 ) -> jax.Array:
     """Returns the examples of batches, int32 [updates, seeds, batch]."""
 
