@@ -28,8 +28,8 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runtime import distributed
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.mesh import set_cpu_devices
+    from rnnmnist.runtime.signals import stop_on_signal
     from rnnmnist.training.loop import train
-    from rnnmnist.training.signals import stop_on_signal
 
     enable_compilation_cache()
     with distributed.initialize(args.processes):

@@ -30,8 +30,8 @@ from rnnmnist.checkpoints.header import FORMAT, Header, Metrics, best_step
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, first_line
-from rnnmnist.runtime.interrupts import deferred_interrupts
 from rnnmnist.runtime.mesh import local_sharding
+from rnnmnist.runtime.signals import deferred_interrupts
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
 PARSE_ERRORS = (ValueError, LookupError, TypeError, AttributeError)  # of a header

@@ -24,8 +24,8 @@ from rnnmnist.data.augmentation import Distortions, apply_warp, sample_warp
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.data.views import View
+from rnnmnist.runtime.ensemble import Stream, stream_key
 from rnnmnist.runtime.mesh import SEEDS, device_put, over_seeds, replicated
-from rnnmnist.runtime.rng import Stream, stream_key
 
 
 class Batch(NamedTuple):

@@ -22,6 +22,7 @@ from rnnmnist.data.batches import Batch, Preparation, TrainingSplit
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.data.views import View
+from rnnmnist.runtime.ensemble import Stream, stream_key
 from rnnmnist.runtime.hardware import device_memory
 from rnnmnist.runtime.mesh import (
     BATCH,
@@ -31,7 +32,6 @@ from rnnmnist.runtime.mesh import (
     over_seeds,
     replicated,
 )
-from rnnmnist.runtime.rng import Stream, stream_key
 
 CHUNK_BYTES = 1 << 24  # of the batches that the host gathers at a time
 MAX_MEMORY_FRACTION = 0.25  # of a device, for the training examples

@@ -1,10 +1,11 @@
-"""The ensemble axis: one program for the networks of several seeds.
+"""Seeds: their random streams, and the ensemble axis of their networks.
 
 On the devices, the parameters and the optimizer state of a run have a leading axis of
 networks, of length 1 for a single seed. Checkpoints and result files of a single seed
 do not have it.
 """
 
+import enum
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,19 @@ import jax
 from jax.sharding import Mesh, Sharding
 
 from rnnmnist.runtime.mesh import SEEDS, device_put
+
+
+class Stream(enum.IntEnum):
+    """The independent uses of a seed. Every result depends on these numbers."""
+
+    WEIGHTS = 0
+    ORDER = 1
+    DISTORTION = 2
+
+
+def stream_key(seed: int | jax.Array, stream: Stream) -> jax.Array:
+    """Returns the key of one stream of a seed."""
+    return jax.random.fold_in(jax.random.key(seed), stream)
 
 
 def map_ensemble(function: Callable[..., Any], vectorize: bool) -> Callable[..., Any]:

@@ -25,8 +25,8 @@ from rnnmnist.data.sequences import LabelledSequences, forget_files, read_statis
 from rnnmnist.errors import RunError, StoppedError, UserError
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.mesh import set_cpu_devices
+from rnnmnist.runtime.signals import StopFlag, stop_on_interrupt
 from rnnmnist.training.loop import train
-from rnnmnist.training.signals import StopFlag, stop_on_interrupt
 
 
 def fit(

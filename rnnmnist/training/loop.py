@@ -38,6 +38,7 @@ from rnnmnist.runtime.distributed import (
 )
 from rnnmnist.runtime.files import write_json
 from rnnmnist.runtime.mesh import make_mesh
+from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.runtime.workdir import MetricsFile, is_locked_by, lock
 from rnnmnist.training import logs
 from rnnmnist.training.optimizer import make_schedule
@@ -49,7 +50,6 @@ from rnnmnist.training.resume import (
     warn_of_changes,
 )
 from rnnmnist.training.sessions import PhaseTimer, session
-from rnnmnist.training.signals import StopFlag
 from rnnmnist.training.state import (
     TrainState,
     create_state,

@@ -15,9 +15,8 @@ from jax.sharding import PartitionSpec as P
 from rnnmnist.checkpoints import store
 from rnnmnist.config.schema import Config, ModelConfig, TrainConfig
 from rnnmnist.models.classifier import Params, SequenceClassifier, init_params
-from rnnmnist.runtime.ensemble import put_ensemble, squeeze
+from rnnmnist.runtime.ensemble import Stream, put_ensemble, squeeze, stream_key
 from rnnmnist.runtime.mesh import SEEDS, device_put, over_seeds, replicated
-from rnnmnist.runtime.rng import Stream, stream_key
 from rnnmnist.training.optimizer import make_optimizer
 
 

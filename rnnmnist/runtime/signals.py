@@ -1,14 +1,13 @@
-"""Signals during training: finish the chunk, save, then stop."""
+"""Signals: finish the chunk of updates, save, then stop; defer an interrupt."""
 
 import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from rnnmnist.errors import exit_immediately
-from rnnmnist.runtime.interrupts import interrupt_handler
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -17,6 +16,36 @@ class StopFlag:
     """Holds the number of the signal that stops the run; 0 before any signal."""
 
     number: int = 0
+
+
+@contextlib.contextmanager
+def interrupt_handler(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Handles SIGINT by a function inside the `with` block.
+
+    Only the main thread can install a handler. In another one nothing is installed, nor
+    if the present handler is not Python's and could not be restored.
+    """
+    previous = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or previous is None:
+        yield
+        return
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextlib.contextmanager
+def deferred_interrupts() -> Iterator[None]:
+    """Calls the present handler after the `with` block, if a SIGINT arrived within."""
+    received: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    with interrupt_handler(lambda number, _: received.append(number)):
+        yield
+    if received and callable(handler):
+        handler(received[0], None)
 
 
 @contextlib.contextmanager
