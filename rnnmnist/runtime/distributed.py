@@ -14,7 +14,6 @@ import re
 import signal
 import socket
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -39,7 +38,6 @@ T = TypeVar("T")
 
 JOIN_TIMEOUT_SECONDS = 300  # jax's default
 HEARTBEAT_TIMEOUT_SECONDS = 30  # after which a silent process counts as dead
-WAITING_NOTICE_SECONDS = 5  # until a line says that other processes are awaited
 SHUTDOWN_TIMEOUT_SECONDS = 60
 # jaxlib raises one type for all failures; only its messages name a lost process.
 LOST_PROCESS_MESSAGES = re.compile("[Gg]loo|UNAVAILABLE|ABORTED|CANCELLED|heartbeat")
@@ -139,11 +137,20 @@ def _join(spec: ProcessSpec) -> None:
     alone = spec.num_processes == 1 or os.environ.get("SLURM_NTASKS") == "1"
     if alone and spec.coordinator_address is None:
         return
-    if spec.coordinator_address is not None:
-        _check_coordinator(spec.coordinator_address, spec.process_id == 0)
+    if spec.coordinator_address is not None and spec.process_id == 0:
+        _check_port(spec.coordinator_address.rpartition(":")[2])
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    number = spec.num_processes or "the cluster's"
+    address = spec.coordinator_address or "the coordinator"
+    late = (
+        f"error: --num_processes: not all of {number} processes have joined {address} "
+        f"within {JOIN_TIMEOUT_SECONDS} s; start each of them, with the same flags"
+    )
+    timer = threading.Timer(JOIN_TIMEOUT_SECONDS, exit_immediately, [late, 1])
+    timer.daemon = True
+    timer.start()
     try:
-        with warnings.catch_warnings(), _join_timeout(spec):
+        with warnings.catch_warnings():
             # jax warns in every pod about a package that only indexed jobs need.
             if "JOB_COMPLETION_INDEX" not in os.environ:
                 warnings.filterwarnings("ignore", "Kubernetes environment detected")
@@ -151,7 +158,8 @@ def _join(spec: ProcessSpec) -> None:
                 spec.coordinator_address,
                 spec.num_processes,
                 spec.process_id,
-                initialization_timeout=2 * JOIN_TIMEOUT_SECONDS,  # it would crash
+                # It would abort with a stack trace; the timer ends the process before.
+                initialization_timeout=2 * JOIN_TIMEOUT_SECONDS,
                 heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
             )
     except Exception as error:  # the detection of clusters raises many kinds
@@ -164,60 +172,23 @@ def _join(spec: ProcessSpec) -> None:
             f"({type(error).__name__}: {error}); give coordinator_address, "
             "num_processes and process_id, or num_processes=1 to run alone"
         ) from error
+    finally:
+        timer.cancel()
     # jax.distributed handles SIGTERM; until training begins, the default is correct.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _check_coordinator(address: str, is_coordinator: bool) -> None:
+def _check_port(port: str) -> None:
     """Tries the coordinator's port, since `jax.distributed` would crash the process."""
-    host, _, port = address.rpartition(":")
-    if is_coordinator:
-        try:
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(("", int(port)))
-        except OSError as error:
-            raise UserError(
-                f"coordinator_address: port {port} cannot be used ({error}); "
-                "name another one, on every process"
-            ) from error
-        return
-    deadline = time.monotonic() + JOIN_TIMEOUT_SECONDS
-    while True:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise RunError(
-                    f"coordinator_address: no response from {address} within "
-                    f"{JOIN_TIMEOUT_SECONDS} s ({error}); start process 0 there"
-                ) from error
-        time.sleep(0.2)
-
-
-@contextlib.contextmanager
-def _join_timeout(spec: ProcessSpec) -> Iterator[None]:
-    """Ends the process with one line where `jax.distributed` would crash it later."""
-    number = spec.num_processes or "the cluster's"
-    address = spec.coordinator_address or "the coordinator"
-    error = (
-        f"error: --num_processes: not all of {number} processes have joined {address} "
-        f"within {JOIN_TIMEOUT_SECONDS:g} s; start each of them, with the same flags"
-    )
-    notice = f"waiting for all of {number} processes to join {address}"
-    timers = [
-        threading.Timer(WAITING_NOTICE_SECONDS, print, [notice], {"flush": True}),
-        threading.Timer(JOIN_TIMEOUT_SECONDS, exit_immediately, [error, 1]),
-    ]
-    for timer in timers:
-        timer.daemon = True
-        timer.start()
     try:
-        yield
-    finally:
-        for timer in timers:
-            timer.cancel()
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", int(port)))
+    except OSError as error:
+        raise UserError(
+            f"coordinator_address: port {port} cannot be used ({error}); "
+            "name another one, on every process"
+        ) from error
 
 
 def _silence() -> None:

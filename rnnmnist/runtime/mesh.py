@@ -18,7 +18,9 @@ from jax.sharding import (
 from rnnmnist.config.platforms import MOST_CPU_DEVICES
 from rnnmnist.errors import UserError, first_line
 
-SEEDS, BATCH = "seeds", "batch"  # axes: the networks, and the shards of their batches
+# The axes: the networks, and the shards of their batches.
+SEEDS = "seeds"
+BATCH = "batch"
 
 
 def set_cpu_devices(
@@ -91,7 +93,19 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
     most = num_processes * min(map(len, by_process))
     grid = _grid(batch_size, num_seeds, num_processes, most, num_devices)
     if grid is None:
-        raise _no_grid(batch_size, num_seeds, num_processes, most, num_devices)
+        allowed = _grid(batch_size, num_seeds, num_processes, most)
+        if allowed is None:
+            multiple = math.ceil(batch_size / num_processes) * num_processes
+            raise UserError(
+                f"train.batch_size: must be a multiple of the {num_processes} "
+                f"processes, not {batch_size}; use {multiple}"
+            )
+        raise UserError(
+            "execution.num_devices: must divide num_seeds x train.batch_size = "
+            f"{num_seeds * batch_size}, be at most {most} and a multiple of "
+            f"num_processes={num_processes}, not {num_devices}; use "
+            f"{math.prod(allowed)}"
+        )
     per_process = math.prod(grid) // num_processes
     chosen = [device for own in by_process for device in own[:per_process]]
     return Mesh(
@@ -118,45 +132,6 @@ def _grid(
 def _divisors(number: int, at_most: int) -> Iterator[int]:
     """Yields the divisors of a number up to a bound, in descending order."""
     return (count for count in range(at_most, 0, -1) if number % count == 0)
-
-
-def _no_grid(
-    batch_size: int,
-    num_seeds: int,
-    num_processes: int,
-    most: int,
-    num_devices: int | None,
-) -> UserError:
-    if num_devices is None or (num_seeds * batch_size) % num_processes:
-        below = batch_size - batch_size % num_processes
-        near = [size for size in (below, below + num_processes) if size]
-        seeds = f" with num_seeds={num_seeds}" if num_seeds > 1 else ""
-        return UserError(
-            f"train.batch_size: must be a multiple of the {num_processes} processes"
-            f"{seeds}, not {batch_size}; use {' or '.join(map(str, near))}"
-        )
-    if num_devices > most:
-        return UserError(
-            f"execution.num_devices: must be at most {most}, the number of "
-            f"{jax.devices()[0].platform} devices, not {num_devices}"
-        )
-    if num_devices % num_processes:
-        return UserError(
-            f"execution.num_devices: must be a multiple of the {num_processes} "
-            f"processes, not {num_devices}"
-        )
-    fits = next(
-        count
-        for count in range(num_devices, 0, -1)
-        if _grid(batch_size, num_seeds, num_processes, most, count)
-    )
-    rule = "divide"
-    if num_seeds > 1:
-        rule = f"be a divisor of num_seeds={num_seeds} times one of"
-    return UserError(
-        f"execution.num_devices: must {rule} train.batch_size={batch_size}, not "
-        f"{num_devices}; use {fits}"
-    )
 
 
 def over_seeds(mesh: Mesh) -> NamedSharding:

@@ -18,25 +18,17 @@ class ProcessSpec:
         given = (self.coordinator_address, self.num_processes, self.process_id)
         if given in ((None, None, None), (None, 1, None), (None, 1, 0)):
             return
-        if self.num_processes is None or self.num_processes < 1:
+        address = self.coordinator_address or ""
+        host_and_port = re.fullmatch(r"(\[[^\[\]]+\]|[^:\[\]]+):(\d{1,5})", address)
+        if (
+            not (host_and_port and 0 < int(host_and_port[2]) < 2**16)
+            or self.num_processes is None
+            or self.process_id is None
+            or not 0 <= self.process_id < self.num_processes
+        ):
             raise UserError(
-                "num_processes: must be at least 1, together with "
-                f"coordinator_address and process_id, not {self.num_processes}"
+                "coordinator_address: must be HOST:PORT of process 0, with a "
+                "num_processes of at least 1 and a process_id from 0 to num_processes "
+                f"- 1, not {self.coordinator_address} with num_processes="
+                f"{self.num_processes} and process_id={self.process_id}"
             )
-        if self.process_id is None or not 0 <= self.process_id < self.num_processes:
-            raise UserError(
-                f"process_id: must be from 0 to {self.num_processes - 1}, below "
-                f"num_processes, not {self.process_id}"
-            )
-        if not _is_host_and_port(self.coordinator_address or ""):
-            raise UserError(
-                "coordinator_address: must be HOST:PORT of process 0, not "
-                f"{self.coordinator_address}"
-            )
-
-
-def _is_host_and_port(address: str) -> bool:
-    """Whether an address is `HOST:PORT`, with brackets around an IPv6 host."""
-    host, _, port = address.rpartition(":")
-    valid_host = re.fullmatch(r"\[[^\[\]]+\]|[^:\[\]]+", host)
-    return bool(valid_host) and port.isdecimal() and 0 < int(port) < 2**16

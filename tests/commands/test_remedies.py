@@ -52,8 +52,8 @@ REMEDIES = [
     ),
     (
         f"{LONGER} --config.execution.num_devices=3",
-        "must divide train.batch_size=10, not 3; use 2",
-        "--config.execution.num_devices=2",
+        "not 3; use 5",
+        "--config.execution.num_devices=5",
     ),
     (
         f"{TRAIN} --workdir=new",

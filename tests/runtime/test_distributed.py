@@ -1,6 +1,7 @@
 """Runs of several processes: agreement, faults, and output from process 0 alone."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import runs
 from support import Command, called, one_line_error, refused
 
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.errors import UserError
 from rnnmnist.main import parse
 from rnnmnist.runtime import distributed
 from rnnmnist.runtime.processes import ProcessSpec
@@ -189,14 +190,14 @@ def test_different_settings_of_processes_are_one_line(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("index", [0, 1])
 def test_missing_processes_are_one_line(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str], tmp_path: Path, index: int
 ) -> None:
     program = (
         "from rnnmnist import cli, main\n"
         "from rnnmnist.runtime import distributed\n"
         "distributed.JOIN_TIMEOUT_SECONDS = 1\n"
-        "distributed.WAITING_NOTICE_SECONDS = 0.2\n"
         "cli.run(main.main)\n"
     )
     address = f"127.0.0.1:{runs.free_port()}"
@@ -204,7 +205,7 @@ def test_missing_processes_are_one_line(
         [
             *(sys.executable, "-c", program, f"--workdir={tmp_path / 'run'}"),
             *(f"--coordinator_address={address}", "--num_processes=2"),
-            "--process_id=0",
+            f"--process_id={index}",
         ],
         env={k: v for k, v in environment.items() if "proxy" not in k.lower()},
         capture_output=True,
@@ -212,7 +213,7 @@ def test_missing_processes_are_one_line(
         timeout=60,
     )
     assert finished.returncode == 1
-    assert finished.stdout == f"waiting for all of 2 processes to join {address}\n"
+    assert finished.stdout == ""
     assert finished.stderr == (
         f"error: --num_processes: not all of 2 processes have joined {address} within "
         "1 s; start each of them, with the same flags\n"
@@ -244,7 +245,7 @@ def test_a_batch_that_cannot_be_split_is_one_line(
         assert code == 2
         assert stderr == (
             "error: train.batch_size: must be a multiple of the 2 processes, not 49; "
-            "use 48 or 50\n"
+            "use 50\n"
         )
     assert not (tmp_path / "run").exists()
 
@@ -279,31 +280,30 @@ def test_the_doctor_checks_all_processes(
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (["--num_processes=2"], "process_id: must be from 0 to 1"),
-        (["--num_processes=0"], "num_processes: must be at least 1"),
-        (["--process_id=1"], "num_processes: must be at least 1"),
-        (["--num_processes=2", "--process_id=2"], "process_id: must be from 0 to 1"),
-        (["--num_processes=2", "--process_id=1"], "must be HOST:PORT"),
+        (["--num_processes=2"], "num_processes=2 and process_id=None"),
+        (["--num_processes=0"], "num_processes=0 and process_id=None"),
+        (["--process_id=1"], "num_processes=None and process_id=1"),
+        (["--coordinator_address=a:1"], "not a:1 with num_processes=None"),
+        (["--num_processes=2", "--process_id=1"], "not None with num_processes=2"),
         (
-            ["--num_processes=2", "--process_id=1", "--coordinator_address=here"],
-            "must be HOST:PORT of process 0, not here",
+            ["--num_processes=2", "--process_id=2", "--coordinator_address=a:1"],
+            "process_id=2",
         ),
-        (
-            ["--num_processes=1", "--process_id=0", "--coordinator_address=[::1:8"],
-            "PORT",
-        ),
-        (
-            ["--num_processes=1", "--process_id=0", "--coordinator_address=::1:8"],
-            "PORT",
+        *(
+            (
+                ["--num_processes=2", "--process_id=1", f"--coordinator_address={at}"],
+                f"must be HOST:PORT of process 0, .* not {re.escape(at)} with",
+            )
+            for at in ("here", "[::1:8", "::1:8", "a:0", "a:65536")
         ),
         (["--num_processes=two"], "invalid int value: 'two'"),
-        (["--num_proceses=2"], "did you mean '--num_processes'?"),
+        (["--num_proceses=2"], "did you mean '--num_processes'"),
     ],
 )
 def test_invalid_process_coordinates_are_refused(args: list[str], part: str) -> None:
     with pytest.raises(UserError) as caught:
         parse(args)
-    assert part in str(caught.value)
+    assert re.search(part, str(caught.value))
 
 
 def test_one_process_needs_no_coordinator() -> None:
@@ -321,18 +321,6 @@ def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
         flags = [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"]
         error = refused("main", f"--workdir={tmp_path}", *flags, "--process_id=0")
     assert f"--coordinator_address: port {port} cannot be" in error
-
-
-def test_an_unreachable_coordinator_is_one_line(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(distributed, "JOIN_TIMEOUT_SECONDS", 0.5)
-    address = f"127.0.0.1:{runs.free_port()}"
-    with (
-        pytest.raises(RunError, match=f"no response from {address} within 0.5 s"),
-        distributed.initialize(ProcessSpec(address, 2, 1)),
-    ):
-        pass
 
 
 def test_a_cluster_that_cannot_be_joined_is_one_line(

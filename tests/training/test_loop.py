@@ -107,15 +107,12 @@ def test_the_mesh_size_divides_the_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "num_devices", "line"),
-    [
-        (12, 8, "must divide train.batch_size=12, not 8; use 6"),
-        (7, 8, "must divide train.batch_size=7, not 8; use 7"),
-        (128, 9, "must be at most 8, the number of cpu devices, not 9"),
-    ],
+    ("batch_size", "num_devices", "allowed"), [(12, 8, 6), (7, 8, 7), (128, 9, 8)]
 )
 def test_an_indivisible_batch_is_refused_with_a_remedy(
-    batch_size: int, num_devices: int, line: str
+    batch_size: int, num_devices: int, allowed: int
 ) -> None:
-    with pytest.raises(UserError, match=f"execution.num_devices: {line}$"):
+    with pytest.raises(
+        UserError, match=f"execution.num_devices: .* not {num_devices}; use {allowed}$"
+    ):
         make_mesh(batch_size, num_devices, 1)
