@@ -67,7 +67,8 @@ def parse(argv: list[str]) -> tuple[TrainingArgs, str | None]:
 def main(argv: list[str]) -> None:
     """Checks the machine for the run of the command line."""
     started = time.monotonic()
-    (training, platform), checklist = parse(argv), Checklist()
+    training, platform = parse(argv)
+    checklist = Checklist()
     try:
         from rnnmnist.runtime.distributed import initialize
     except Exception as error:  # incompatible libraries raise many kinds
@@ -86,17 +87,18 @@ def main(argv: list[str]) -> None:
 def check_versions(checklist: Checklist) -> None:
     """Shows the installed versions and the tested ranges."""
     for name, tested in versions.read_tested().items():
-        checklist.check(name, versions.describe_installed, name, tested)
+        checklist.check(name, versions.describe, name, tested)
 
 
 def check_run(
     training: TrainingArgs, platform: str | None, checklist: Checklist
 ) -> None:
     """Checks the devices, data and workdir of a run, and trains a few steps."""
+    from rnnmnist.config.platforms import execution_of
     from rnnmnist.runtime import hardware
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.distributed import process_count
-    from rnnmnist.runtime.mesh import set_cpu_devices
+    from rnnmnist.runtime.mesh import devices, set_cpu_devices
     from rnnmnist.training import preflight
 
     config = training.config
@@ -106,7 +108,8 @@ def check_run(
     checklist.show("machine", hardware.describe())
     has_devices = checklist.check("devices", hardware.describe_devices, *mesh_args)
     if has_devices:
-        checklist.check("execution", hardware.describe_execution, config)
+        execution = execution_of(config, devices()[0].platform)
+        checklist.show("execution", execution.describe())
     if platform:
         hardware.require_platform(platform)
     checklist.check("data", preflight.describe_data, config.data)

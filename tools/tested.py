@@ -8,7 +8,7 @@ Run it after the whole test suite has passed.
 import platform
 from pathlib import Path
 
-from rnnmnist.runtime.versions import Range, installed, read_tested, widened
+from rnnmnist.runtime.versions import Range, compare, installed, read_tested
 
 LIBRARIES = (
     "array_record",
@@ -25,6 +25,13 @@ def installed_versions() -> dict[str, str]:
     """Returns the versions in this environment, Python's without the patch level."""
     python = ".".join(platform.python_version_tuple()[:2])
     return {name: installed(name) for name in LIBRARIES} | {"python": python}
+
+
+def widened(tested: Range, version: str) -> Range:
+    """Returns the smallest range that also contains a version."""
+    oldest = version if compare(version, tested.oldest) < 0 else tested.oldest
+    newest = version if compare(version, tested.newest) > 0 else tested.newest
+    return Range(oldest, newest)
 
 
 def with_versions(

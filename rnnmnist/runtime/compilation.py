@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,7 +16,6 @@ _EVENTS = {
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "/jax/core/compile/backend_compile_duration",
 }
-_seconds: list[float] = []
 
 
 def enable_compilation_cache() -> None:
@@ -25,16 +25,17 @@ def enable_compilation_cache() -> None:
     warning is logged and nothing is cached.
     """
     try:
-        folder = _cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}.probe"
-        probe.touch()
-        probe.unlink()
+        folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+        if not folder:
+            caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            folder = str(Path(caches, "rnnmnist", "jax"))
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
         _logger.warning("compiled programs are not kept for the next start: %s", error)
         jax.config.update("jax_enable_compilation_cache", False)
         return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
@@ -47,34 +48,30 @@ def use_cpu() -> None:
 
 def compile_seconds() -> float:
     """Returns the seconds that jax has spent on compiling since the first call."""
-    _listen_to_compilation()
-    return sum(_seconds)
+    return sum(_durations())
+
+
+@functools.cache  # a second listener would count every second twice
+def _durations() -> list[float]:
+    """Returns the list to which the seconds of each compilation are appended."""
+    durations: list[float] = []
+
+    def on_event(event: str, duration_secs: float, **_: object) -> None:
+        if event in _EVENTS:
+            durations.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(on_event)
+    return durations
 
 
 class Stopwatch:
     """Measures wall-clock seconds, excluding those that jax spends on compiling."""
 
     def __init__(self) -> None:
-        self._start, self._compiled = time.monotonic(), compile_seconds()
+        self._start = time.monotonic()
+        self._compiled = compile_seconds()
 
     def seconds(self) -> float:
         """Returns the seconds since the stopwatch was created."""
         elapsed = time.monotonic() - self._start
         return elapsed - (compile_seconds() - self._compiled)
-
-
-def _cache_folder() -> Path:
-    if folder := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return Path(folder)
-    caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "rnnmnist" / "jax"
-
-
-@functools.cache  # a second listener would count every second twice
-def _listen_to_compilation() -> None:
-    jax.monitoring.register_event_duration_secs_listener(_on_event)
-
-
-def _on_event(event: str, duration_secs: float, **_: object) -> None:
-    if event in _EVENTS:
-        _seconds.append(duration_secs)

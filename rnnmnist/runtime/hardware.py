@@ -10,8 +10,6 @@ from pathlib import Path
 
 import jax
 
-from rnnmnist.config.platforms import execution_of
-from rnnmnist.config.schema import Config
 from rnnmnist.errors import RunError, UserError, first_line
 from rnnmnist.runtime.mesh import devices, make_mesh, usable_cores
 
@@ -82,11 +80,6 @@ def describe_devices(batch_size: int, num_devices: int | None, num_seeds: int) -
         seeds = f"{num_seeds} seeds and " if num_seeds > 1 else ""
         text += f", the most that can split {seeds}a batch of {batch_size}"
     return text if first.platform != "cpu" else f"{text}; {_describe_missing()}"
-
-
-def describe_execution(config: Config) -> str:
-    """Describes how programs run on the platform of the devices."""
-    return execution_of(config, devices()[0].platform).describe()
 
 
 def require_platform(platform: str) -> None:

@@ -44,35 +44,20 @@ def all_installed() -> dict[str, str]:
     return {name: installed(name) for name in read_tested()}
 
 
-def describe_installed(name: str, tested: Range) -> str:
-    """Describes the installed version; raises as `installed` does."""
-    return describe(installed(name), tested)
-
-
-def describe(version: str, tested: Range) -> str:
-    """Describes a version and its tested range.
-
-    >>> describe("0.9.1", Range("0.7.2", "0.12.0.1"))
-    '0.9.1, tested 0.7.2 to 0.12.0.1'
-    """
+def describe(name: str, tested: Range) -> str:
+    """Describes the installed version of a library and its tested range."""
+    version = installed(name)
     ends = f"{tested.oldest} to {tested.newest}"
     if tested.oldest == tested.newest:
         ends = tested.oldest
-    if _compare(version, tested.oldest) < 0:
+    if compare(version, tested.oldest) < 0:
         return f"{version}, older than tested ({ends})"
-    if _compare(version, tested.newest) > 0:
+    if compare(version, tested.newest) > 0:
         return f"{version}, newer than tested ({ends})"
     return f"{version}, tested {ends}"
 
 
-def widened(tested: Range, version: str) -> Range:
-    """Returns the smallest range that also contains a version."""
-    oldest = version if _compare(version, tested.oldest) < 0 else tested.oldest
-    newest = version if _compare(version, tested.newest) > 0 else tested.newest
-    return Range(oldest, newest)
-
-
-def _compare(version: str, end: str) -> int:
+def compare(version: str, end: str) -> int:
     """Returns -1, 0 or 1 if a version is below an end, matches it, or is above it."""
     expected = release(end)
     found = release(version) + (0,) * len(expected)

@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from rnnmnist.errors import UserError
-from rnnmnist.runtime.files import append_line, open_folder, write_atomically
+from rnnmnist.runtime.files import (
+    append_line,
+    names_path,
+    open_folder,
+    write_atomically,
+)
 
 OWNER_FILE = ".trainer"  # names the process that trains in a workdir
 
@@ -46,7 +51,7 @@ def _acquire(folder: int, workdir: Path) -> None:
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        other = _read_owner(workdir) or "another process"
+        other = read_owner(workdir) or "another process"
         raise UserError(
             f"workdir: {workdir} is in use by {other}; stop it, or name another one"
         ) from None
@@ -59,36 +64,8 @@ def _acquire(folder: int, workdir: Path) -> None:
         )
 
 
-def is_locked_by(workdir: Path, owner: str) -> bool:
-    """Whether the lock that another process has made is visible to this one."""
-    return _read_owner(workdir) == owner
-
-
-def lock_owner(workdir: Path) -> str | None:
-    """Returns the process that trains in a workdir; None if there is none.
-
-    A killed trainer leaves `.trainer` behind but not its lock. If the file exists, a
-    shared lock is therefore tried for a moment.
-    """
-    owner = _read_owner(workdir)
-    if owner is None:
-        return None
-    try:
-        folder = os.open(workdir, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return owner or "another process"
-    except OSError:  # a file system without locks
-        return None
-    finally:
-        os.close(folder)
-    return None
-
-
-def _read_owner(workdir: Path) -> str | None:
+def read_owner(workdir: Path) -> str | None:
+    """Returns the content of `.trainer`, which a killed trainer leaves behind."""
     try:
         return (workdir / OWNER_FILE).read_text(errors="replace")
     except OSError:
@@ -100,15 +77,10 @@ def check_writable(folder: Path) -> Path:
 
     Returns:
         The folder, or the nearest parent that exists. No file remains in it.
-
-    Raises:
-        OSError: if nothing can be written there.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    with tempfile.TemporaryFile(dir=existing) as file:
-        file.write(bytes(4096))
-        file.flush()
-    return existing
+    with names_path(folder), tempfile.TemporaryFile(dir=existing):
+        return existing
 
 
 def now() -> str:

@@ -39,7 +39,7 @@ from rnnmnist.runtime.distributed import (
 from rnnmnist.runtime.files import write_json
 from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.signals import StopFlag
-from rnnmnist.runtime.workdir import MetricsFile, is_locked_by, lock
+from rnnmnist.runtime.workdir import MetricsFile, lock, read_owner
 from rnnmnist.training import logs
 from rnnmnist.training.optimizer import make_schedule
 from rnnmnist.training.progress import Progress
@@ -145,7 +145,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     """Locks a workdir on process 0, on behalf of all processes."""
     with contextlib.ExitStack() as stack:
         owner = broadcast(lambda: stack.enter_context(lock(workdir)))
-        if all_max(not is_locked_by(workdir, owner)):
+        if all_max(read_owner(workdir) != owner):
             raise UserError(
                 f"workdir: {workdir} is not one folder for all processes; name one "
                 "on a file system that they share"

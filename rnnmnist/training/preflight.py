@@ -12,35 +12,37 @@ from rnnmnist.checkpoints.store import find_fault, list_steps
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
-from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.data.examples import Examples
-from rnnmnist.data.host import HostSplit, open_training_split
+from rnnmnist.data.host import open_training_split
 from rnnmnist.data.preparation import host_of, make_builder, missing_urls
 from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, first_line
 from rnnmnist.runtime import workdir
 from rnnmnist.runtime.compilation import Stopwatch, compile_seconds
-from rnnmnist.runtime.distributed import broadcast
+from rnnmnist.runtime.distributed import is_process_0
 from rnnmnist.runtime.hardware import GIB
 from rnnmnist.runtime.mesh import devices, make_mesh
 from rnnmnist.training import logs
 from rnnmnist.training.resume import check_same_data, step_to_resume
 from rnnmnist.training.state import create_state
-from rnnmnist.training.step import Program, UpdateSums, train_range
+from rnnmnist.training.step import Program, train_range
 
-MAX_TIMED_STEPS = 20
-MAX_TIMED_SECONDS = 2.0
+TIMED_STEPS = 5
 
 
 def describe_data(config: DataConfig) -> str:
     """Describes the data set; reads all of it if it is prepared."""
     if config.name == "files":
-        return f"{config.path}: {_describe_task(datasets.load(config).task)}"
+        task = datasets.load(config).task
+        return (
+            f"{config.path}: {task.sizes} {task.noun} of at most {task.steps:,} x "
+            f"{task.features:,} values, {len(task.classes):,} classes"
+        )
     builder = make_builder(config)
     folder = builder.data_dir
     if builder.is_prepared():
         task = datasets.load(config, cache=False).task
-        return f"{config.name}: prepared in {folder}, {_describe_task(task)}"
+        return f"{config.name}: prepared in {folder}, {task.sizes} {task.noun}"
     missing = missing_urls(builder, config.manual_dir)
     workdir.check_writable(Path(folder))
     source = "local files"
@@ -54,18 +56,11 @@ def describe_data(config: DataConfig) -> str:
     )
 
 
-def _describe_task(task: Task) -> str:
-    text = f"{task.sizes} {task.noun}"
-    if task.image_shape is None:
-        text += f" of at most {task.steps:,} x {task.features:,} values, "
-        text += f"{len(task.classes):,} classes"
-    return text
-
-
 def describe_workdir(config: Config, folder: Path) -> str:
     """Describes a workdir and the step from which a run would start."""
-    if owner := workdir.lock_owner(folder):
-        raise RunError(f"workdir: {folder} is in use by {owner}")
+    if folder.exists() and is_process_0():
+        with workdir.lock(folder):
+            pass  # no trainer has it
     existing = workdir.check_writable(folder)
     free = shutil.disk_usage(existing).free / GIB
     text = f"{folder}, writable, {free:,.1f} GiB free, "
@@ -86,7 +81,7 @@ def describe_workdir(config: Config, folder: Path) -> str:
 
 
 def describe_step(config: Config) -> str:
-    """Compiles the training step, runs a few steps on noise and reports their speed.
+    """Compiles the training step and times a few steps, on noise instead of images.
 
     The run uses the same program, which is then in the compilation cache.
     """
@@ -102,51 +97,34 @@ def _time_steps(config: Config) -> str:
     batch_size = config.train.batch_size
     mesh = make_mesh(batch_size, config.execution.num_devices, config.num_seeds)
     before = compile_seconds()
-    task, data = datasets.read_task(config.data), "noise"
+    task = datasets.read_task(config.data)
     if task.image_shape is None:
-        examples, data = datasets.load(config.data).splits["train"], "the sequences"
+        examples = datasets.load(config.data).splits["train"]
     else:
         examples = noise(task)
     program = Program.create(config, task, mesh)
     state = create_state(config, program.model, mesh)
-
-    def run_steps(
-        split: TrainingSplit | HostSplit, first: int, count: int
-    ) -> tuple[UpdateSums, float]:
-        nonlocal state
-        stopwatch = Stopwatch()
-        state, sums, _ = train_range(
-            state, split, first, first + count, program=program
-        )
-        seconds = stopwatch.seconds()
-        if int(sums.examples) < count * batch_size:
-            raise RunError(
-                f"a training step{logs.describe_rejection(config, sums)}; "
-                f"{logs.NONFINITE_REMEDY}"
-            )
-        return sums, seconds
-
     view = View.of(config.data, task)
     with open_training_split(examples, view, config, mesh) as split:
-        _, first = run_steps(split, 0, 1)
-        compiling = compile_seconds() - before
-        # The same on all processes, since every step synchronizes them.
-        count = broadcast(
-            lambda: max(1, min(MAX_TIMED_STEPS, int(MAX_TIMED_SECONDS / first)))
-        )
-        sums, seconds = run_steps(split, 1, count)
-    loss = float(np.mean(sums.loss)) / int(sums.examples)
-    number = config.num_seeds * int(sums.examples)
+        for first, last in ((0, 1), (1, 1 + TIMED_STEPS)):
+            stopwatch = Stopwatch()
+            state, sums, _ = train_range(state, split, first, last, program=program)
+            seconds = stopwatch.seconds()
+            if not sums.finite.all():
+                raise RunError(
+                    f"a training step{logs.describe_rejection(config, sums)}; "
+                    f"{logs.NONFINITE_REMEDY}"
+                )
     return (
-        f"compiled in {compiling:.1f} s, then {1000 * seconds / count:,.1f} ms a step "
-        f"of {batch_size}: {number / seconds:,.0f} {task.noun}/s; loss {loss:.2f} on "
-        f"{data}"
+        f"compiled in {compile_seconds() - before:.1f} s, then "
+        f"{1000 * seconds / TIMED_STEPS:,.1f} ms a step of {batch_size} {task.noun}"
     )
 
 
 def noise(task: Task) -> Examples:
     """Returns as many images of noise as a task has for training."""
-    generator, count = np.random.default_rng(0), task.examples.train
+    generator = np.random.default_rng(0)
+    count = task.examples.train
     images = generator.integers(0, 256, (count, *(task.image_shape or ())), np.uint8)
     labels = generator.integers(0, len(task.classes), count, np.int32)
     return Examples(images, labels)
