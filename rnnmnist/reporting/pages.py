@@ -182,8 +182,7 @@ def _seconds(run: RunData) -> str:
     text = f"{run.seconds:,.1f}"
     if len(run.sessions) > 1:
         text += f", in {len(run.sessions)} sessions"
-    unfinished = sum(session.end is None for session in run.sessions)
-    return f"{text}, {unfinished} of them not counted" if unfinished else text
+    return text
 
 
 def _configuration_card(config: Config) -> Card:
@@ -197,20 +196,19 @@ def _configuration_card(config: Config) -> Card:
 
 
 def _sessions(run: RunData) -> list[Section]:
-    """Returns a table of the training processes; none if none is recorded."""
-    rows = []
-    for session in run.sessions:
-        start, end = session.start, session.end or {}
-        seconds = end.get("seconds", {}).items()
-        rows.append(
-            [
-                str(start.get("time", "")),
-                f"{start['step']:,} to {end['step']:,}" if end else "unfinished",
-                ", ".join(f"{name} {value:.1f}" for name, value in seconds),
-                str(start.get("hardware", "")),
-                str(start.get("devices", "")),
-                versions.join_versions(start.get("versions", {})),
-            ]
-        )
+    """Returns a table of the training sessions; none if none is recorded."""
+    rows = [
+        [
+            session["time"],
+            f"{session['from_step']:,} to {session['step']:,}",
+            ", ".join(
+                f"{name} {value:.1f}" for name, value in session["seconds"].items()
+            ),
+            session["hardware"],
+            session["devices"],
+            versions.join_versions(session["versions"]),
+        ]
+        for session in run.sessions
+    ]
     header = ["start", "steps", "seconds", "hardware", "devices", "versions"]
     return [Section("Training sessions", table=Table(header, rows))] if rows else []

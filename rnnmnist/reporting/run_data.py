@@ -23,14 +23,6 @@ from rnnmnist.runtime.workdir import MetricsFile
 JsonObject = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Session:
-    """One training process, as recorded in `sessions.jsonl`."""
-
-    start: JsonObject
-    end: JsonObject | None  # None if it was killed or is still running
-
-
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class RunData:
     """A run at one of its steps."""
@@ -41,7 +33,7 @@ class RunData:
     config: Config
     trained: Task  # of the training's data
     metrics: list[Metrics]  # lines of `metrics.jsonl`; empty if there is no file
-    sessions: list[Session]
+    sessions: list[JsonObject]  # lines of `sessions.jsonl`, of each that has ended
     validation: Metrics | None  # at this step, from the checkpoint
     result: Result  # of the test split, or of validation if there is none
     networks: list[Predictions]  # of each network, on the same split
@@ -74,12 +66,8 @@ class RunData:
 
     @property
     def seconds(self) -> float | None:
-        """The duration of all sessions that recorded one; None if none did."""
-        seconds = [
-            session.end["seconds"]["total"]
-            for session in self.sessions
-            if session.end is not None and "total" in session.end.get("seconds", {})
-        ]
+        """The duration of all recorded sessions; None if there are none."""
+        seconds = [session["seconds"]["total"] for session in self.sessions]
         return sum(seconds) if seconds else None
 
 
@@ -110,7 +98,7 @@ def load_run_data(
             config=restored.config.replace(data_paths),
             trained=restored.task,
             metrics=read_metrics_file(workdir / "metrics.jsonl"),
-            sessions=read_sessions(workdir / "sessions.jsonl"),
+            sessions=MetricsFile.read(workdir / "sessions.jsonl"),
             validation=read_header(workdir, step).metrics,
             result=result,
             networks=predict(restored.model, restored.params, restored.put(examples)),
@@ -118,14 +106,3 @@ def load_run_data(
         )
 
     return with_step(workdir, requested_step, load_step)
-
-
-def read_sessions(path: Path) -> list[Session]:
-    """Reads the sessions of a run in order; none if the file does not exist."""
-    sessions: list[Session] = []
-    for line in MetricsFile.read(path):
-        if line.get("event") == "start":
-            sessions.append(Session(line, None))
-        elif line.get("event") == "end" and sessions and sessions[-1].end is None:
-            sessions[-1] = Session(sessions[-1].start, line)
-    return sessions

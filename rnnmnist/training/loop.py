@@ -40,9 +40,8 @@ from rnnmnist.runtime.files import write_json
 from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.runtime.workdir import MetricsFile, lock, read_owner
-from rnnmnist.training import logs
+from rnnmnist.training import console
 from rnnmnist.training.optimizer import make_schedule
-from rnnmnist.training.progress import Progress
 from rnnmnist.training.resume import (
     check_same_data,
     quarantine_damaged,
@@ -70,7 +69,7 @@ class RunContext:
     split: TrainingSplit | HostSplit
     validation: EvaluationSplit
     metrics_file: MetricsFile | None  # on process 0 only
-    progress: Progress
+    progress: console.Progress
     checkpoints: Checkpoints
 
     def record(self, metrics: Metrics) -> None:
@@ -89,7 +88,7 @@ def train(
     """Trains, or resumes from the newest checkpoint; evaluates; prints a summary.
 
     Args:
-        config: of the run.
+        config: already fitted to the task.
         workdir: an absolute path; created if missing. A complete run in it is kept.
         stop: entered for the time of the updates; gives the flag that ends them.
         verbose: whether progress and summary are printed.
@@ -111,7 +110,7 @@ def train(
         if step:
             check_same_data(dataset.task, workdir, step)
         if verbose:
-            logs.print_header(config, dataset.task, workdir, mesh, step)
+            console.print_header(config, dataset.task, workdir, mesh, step)
         if step:
             warn_of_changes(config, workdir, step)
         if step < config.train.num_steps:
@@ -119,7 +118,7 @@ def train(
                 train_to_end(config, workdir, mesh, dataset, step, stop, verbose)
         result = evaluate_best_checkpoint(workdir, mesh, dataset)
     if is_process_0() and verbose:
-        logs.print_summary(config, workdir, result, timer.seconds())
+        console.print_summary(config, workdir, result, timer.seconds())
 
 
 def check_same_settings(config: Config) -> None:
@@ -162,7 +161,7 @@ def report_file_errors(workdir: Path) -> Iterator[None]:
         failure = as_run_error(error)
         if failure is None:  # such as a closed standard output
             raise
-        last = logs.describe_last_checkpoint(workdir)
+        last = console.describe_last_checkpoint(workdir)
         raise RunError(f"{failure}; {last}") from error
 
 
@@ -177,19 +176,17 @@ def train_to_end(
 ) -> None:
     """Trains from a step to the last one, or until a signal."""
     task, splits = dataset
-    program, view = Program.create(config, task, mesh), View.of(config.data, task)
+    program = Program.create(config, task, mesh)
+    view = View.of(config.data, task)
     if step:
         state = restore_state(workdir, step, config, program.model, mesh)
     else:
         state = create_state(config, program.model, mesh)
-    if is_process_0():
-        write_json(workdir / "config.json", config)
-    steps_per_epoch = task.examples.train / config.train.batch_size
     num_steps = config.train.num_steps
     with (
         stop as flag,
         Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints,
-        Progress(step, num_steps, steps_per_epoch, task.noun, verbose) as progress,
+        console.Progress(config.train, task, step, verbose) as progress,
         open_training_split(splits["train"], view, config, mesh) as split,
     ):
         networks = f"{config.num_seeds} x " if config.num_seeds > 1 else ""
@@ -199,18 +196,22 @@ def train_to_end(
         if on_host or task.image_shape is None:
             where = "on the host" if on_host else "on the devices"
             progress.line(f"training {task.noun} stay {where}")
+        metrics_file = None
+        if is_process_0():
+            write_json(workdir / "config.json", config)
+            metrics_file = MetricsFile(workdir / "metrics.jsonl", step)
         run = RunContext(
-            config,
-            task,
-            workdir,
-            program,
-            split,
-            EvaluationSplit.device_put(
+            config=config,
+            task=task,
+            workdir=workdir,
+            program=program,
+            split=split,
+            validation=EvaluationSplit.device_put(
                 splits["validation"], view, mesh, program.execution
             ),
-            MetricsFile(workdir / "metrics.jsonl", step) if is_process_0() else None,
-            progress,
-            checkpoints,
+            metrics_file=metrics_file,
+            progress=progress,
+            checkpoints=checkpoints,
         )
         progress.line("compiling the training step")
         with jax.transfer_guard("disallow"):  # implicit copies to or from the host
@@ -304,7 +305,7 @@ def validate(run: RunContext, state: TrainState, step: int) -> Metrics:
         if not math.isfinite(loss):
             raise RunError(
                 f"step {step}{run.config.seed_suffix(index)} is not saved: its "
-                f"validation loss is {loss}; {logs.NONFINITE_REMEDY}"
+                f"validation loss is {loss}; {console.NONFINITE_REMEDY}"
             )
     correct = [network.correct for network in scores.networks]
     metrics = Metrics.create(
@@ -324,9 +325,9 @@ def rejected_update(run: RunContext, step: int, sums: UpdateSums) -> RunError:
     with jax.transfer_guard("allow"):
         rate = float(make_schedule(run.config.train)(step))
     return RunError(
-        f"step {step + 1}{logs.describe_rejection(run.config, sums)} at learning "
-        f"rate {rate:.3g}; {logs.describe_last_checkpoint(run.workdir)}; "
-        f"{logs.NONFINITE_REMEDY}"
+        f"step {step + 1}{console.describe_rejection(run.config, sums)} at learning "
+        f"rate {rate:.3g}; {console.describe_last_checkpoint(run.workdir)}; "
+        f"{console.NONFINITE_REMEDY}"
     )
 
 

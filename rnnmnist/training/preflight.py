@@ -22,7 +22,7 @@ from rnnmnist.runtime.compilation import Stopwatch, compile_seconds
 from rnnmnist.runtime.distributed import is_process_0
 from rnnmnist.runtime.hardware import GIB
 from rnnmnist.runtime.mesh import devices, make_mesh
-from rnnmnist.training import logs
+from rnnmnist.training import console
 from rnnmnist.training.resume import check_same_data, step_to_resume
 from rnnmnist.training.state import create_state
 from rnnmnist.training.step import Program, train_range
@@ -112,8 +112,8 @@ def _time_steps(config: Config) -> str:
             seconds = stopwatch.seconds()
             if not sums.finite.all():
                 raise RunError(
-                    f"a training step{logs.describe_rejection(config, sums)}; "
-                    f"{logs.NONFINITE_REMEDY}"
+                    f"a training step{console.describe_rejection(config, sums)}; "
+                    f"{console.NONFINITE_REMEDY}"
                 )
     return (
         f"compiled in {compile_seconds() - before:.1f} s, then "

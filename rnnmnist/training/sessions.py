@@ -14,6 +14,7 @@ from rnnmnist.runtime import hardware, versions
 from rnnmnist.runtime.compilation import Stopwatch, compile_seconds
 from rnnmnist.runtime.distributed import is_process_0, process_count
 from rnnmnist.runtime.files import append_line
+from rnnmnist.runtime.mesh import platform_of
 from rnnmnist.runtime.workdir import now
 
 
@@ -21,7 +22,8 @@ class PhaseTimer:
     """Accumulates the seconds of each phase, without those of compilation."""
 
     def __init__(self) -> None:
-        self._started, self._compiled = time.monotonic(), compile_seconds()
+        self._started = time.monotonic()
+        self._compiled = compile_seconds()
         self._phases = {"data": 0.0, "train": 0.0}
 
     @contextlib.contextmanager
@@ -43,28 +45,25 @@ class PhaseTimer:
 
 @contextlib.contextmanager
 def session(workdir: Path, step: int, mesh: Mesh, timer: PhaseTimer) -> Iterator[None]:
-    """Logs the start of training at a step and, unless killed, its end."""
+    """Logs a session of training when it ends; a killed one leaves no line."""
     if not is_process_0():
         yield
         return
-    path = workdir / "sessions.jsonl"
-    append_line(
-        path,
-        {
-            "event": "start",
-            "time": now(),
-            "step": step,
-            "command": shlex.join(["python", "-m", "rnnmnist.main", *sys.argv[1:]]),
-            "hardware": hardware.describe_processor(),
-            "devices": f"{mesh.size} x {mesh.devices.flat[0].platform}",
-            "processes": process_count(),
-            "versions": versions.all_installed(),
-        },
-    )
+    record = {
+        "time": now(),
+        "command": shlex.join(["python", "-m", "rnnmnist.main", *sys.argv[1:]]),
+        "hardware": hardware.describe_processor(),
+        "devices": f"{mesh.size} x {platform_of(mesh)}",
+        "processes": process_count(),
+        "versions": versions.all_installed(),
+        "from_step": step,
+    }
     try:
         yield
     finally:
-        last = list_steps(workdir)[-1:] or [0]
-        end = {"event": "end", "time": now(), "step": last[0]}
+        last = max(list_steps(workdir), default=0)
         with contextlib.suppress(OSError):  # a full disk is reported elsewhere
-            append_line(path, end | {"seconds": timer.seconds()})
+            append_line(
+                workdir / "sessions.jsonl",
+                record | {"step": last, "seconds": timer.seconds()},
+            )

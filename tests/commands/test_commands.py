@@ -144,17 +144,15 @@ def test_a_run_writes_the_files_of_the_contract(trained: Path) -> None:
 def test_a_run_records_command_hardware_versions_and_times(
     trained: Path, data_dir: Path
 ) -> None:
-    text = (trained / "sessions.jsonl").read_text()
-    start, end = (json.loads(line) for line in text.splitlines())
-    assert (start["event"], start["step"]) == ("start", 0)
-    assert (end["event"], end["step"]) == ("end", 40)
+    session = json.loads((trained / "sessions.jsonl").read_text())
+    assert (session["from_step"], session["step"]) == (0, 40)
     # Of the module that `rnnmnist train` names.
     flags = [f"--workdir={trained}", *settings(data_dir)]
-    assert shlex.split(start["command"]) == ["python", "-m", "rnnmnist.main", *flags]
-    assert start["versions"]["jax"] == version("jax")
-    assert re.match(r"\d+ cores? of ", start["hardware"])
-    assert re.fullmatch(r"\d+ x cpu", start["devices"])
-    seconds = end["seconds"]
+    assert shlex.split(session["command"]) == ["python", "-m", "rnnmnist.main", *flags]
+    assert session["versions"]["jax"] == version("jax")
+    assert re.match(r"\d+ cores? of ", session["hardware"])
+    assert re.fullmatch(r"\d+ x cpu", session["devices"])
+    seconds = session["seconds"]
     assert 0 < seconds["train"] < seconds["total"]
 
 

@@ -2,22 +2,88 @@
 
 import shlex
 import sys
+import time
 from pathlib import Path
+from typing import Self
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from rnnmnist.checkpoints import store
-from rnnmnist.config.schema import Config
+from rnnmnist.checkpoints.header import Metrics
+from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation import results
+from rnnmnist.evaluation.accuracies import percent
 from rnnmnist.evaluation.metrics import format_accuracy
 from rnnmnist.evaluation.results import Result
 from rnnmnist.runtime.distributed import process_count
 from rnnmnist.training.step import UpdateSums
 
 NONFINITE_REMEDY = "lower train.learning_rate or set train.clip_norm"
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    monitor_interval = 0  # no thread, which would outlive the bar
+
+
+class Progress:
+    """Shows the progress of a run: a bar on a terminal, plain lines elsewhere."""
+
+    def __init__(
+        self, config: TrainConfig, task: Task, step: int, verbose: bool
+    ) -> None:
+        """Starts the display of a run that has finished `step` steps."""
+        self._verbose = verbose
+        self._noun = task.noun
+        self._first_step = step
+        self._num_steps = config.num_steps
+        self._steps_per_epoch = task.examples.train / config.batch_size
+        self._started = time.monotonic()
+        self._bar: _Bar | None = None
+        if verbose and sys.stdout.isatty():
+            self._bar = _Bar(
+                total=config.num_steps,
+                initial=step,
+                unit=" steps",
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}%|{bar}| {desc} [{remaining} left]",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def training(self, metrics: Metrics) -> None:
+        """Shows training metrics."""
+        step = metrics.step
+        text = (
+            f"epoch {step / self._steps_per_epoch:.1f}  "
+            f"step {step}/{self._num_steps}  loss {metrics.loss:.4f}  accuracy "
+            f"{percent(metrics.accuracy)}  {metrics.examples_per_second:,.0f} "
+            f"{self._noun}/s"
+        )
+        if self._bar is not None:
+            self._bar.set_description_str(text, refresh=False)
+            self._bar.n = step
+            self._bar.refresh()
+        elif self._verbose:
+            seconds = time.monotonic() - self._started
+            done = max(1, step - self._first_step)
+            left = seconds / done * (self._num_steps - step)
+            print(f"{text}  {left:.0f} s left", flush=True)
+
+    def line(self, text: str) -> None:
+        """Shows a line, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.write(text)
+        elif self._verbose:
+            print(text, flush=True)
 
 
 def print_header(
@@ -68,31 +134,24 @@ def describe_last_checkpoint(workdir: Path) -> str:
 def print_summary(
     config: Config, workdir: Path, result: Result, seconds: dict[str, float]
 ) -> None:
-    """Prints the results of a complete run and the commands that read them.
-
-    Args:
-        config: of the run.
-        workdir: of the run.
-        result: of the test split, or of the validation split if there is none.
-        seconds: by phase, from `PhaseTimer`.
-    """
+    """Prints the results of a complete run and the commands that read them."""
     best = result.step
     validation = store.read_header(workdir, best).metrics
     if validation is None:
         raise RunError(f"step {best} in {workdir} was not validated")
-    validated = format_accuracy(validation)
     examples = config.train.num_steps * config.train.batch_size
-    selection, test = f"best at step {best}", results.format_result(result)
+    selection = f"best at step {best}"
     if validation.examples < MIN_VALIDATION_EXAMPLES:
         selection = (
             f"at the last step, {best}: fewer than {MIN_VALIDATION_EXAMPLES} "
             "validation examples do not select one"
         )
     flag = f"--workdir={shlex.quote(str(workdir))}"
-    interpreter, folder = Path(sys.executable), Path.cwd()
-    # A virtual environment below this folder need not be activated.
-    inside = interpreter.is_relative_to(folder)
-    python = interpreter.relative_to(folder) if inside else "python"
+    python = Path("python")
+    interpreter = Path(sys.executable)
+    if interpreter.is_relative_to(Path.cwd()):  # need not be activated
+        python = interpreter.relative_to(Path.cwd())
+    test = results.format_result(result)
     evaluate = f"{python} -m rnnmnist.evaluate {flag}"
     if result.split != "test":
         test = f"none: {result.task.name} has no test part"
@@ -102,7 +161,7 @@ def print_summary(
         f"steps       {config.train.num_steps:,} ({examples:,} {result.task.noun})\n"
         f"seconds     {seconds['total']:.1f} (data {seconds['data']:.1f}, compile "
         f"{seconds['compile']:.1f}, train {seconds['train']:.1f})\n"
-        f"validation  {validated}, {selection}\n"
+        f"validation  {format_accuracy(validation)}, {selection}\n"
         f"test        {test}\n"
         f"checkpoint  {workdir / str(best)}\n"
         f"evaluate    {evaluate}\n"
