@@ -32,10 +32,8 @@ def stream_key(seed: int | jax.Array, stream: Stream) -> jax.Array:
 def map_ensemble(function: Callable[..., Any], vectorize: bool) -> Callable[..., Any]:
     """Maps a function of one network's trees of arrays over the ensemble axis.
 
-    Args:
-        function: of trees of arrays; returns one.
-        vectorize: computes all networks together, by `jax.vmap`, not in turn, by
-            `jax.lax.map`. A single network needs neither, and is faster without.
+    `vectorize` computes all networks together, by `jax.vmap`, not in turn, by
+    `jax.lax.map`. A single network needs neither, and is faster without.
     """
 
     def mapped(*trees: Any) -> Any:

@@ -1,11 +1,11 @@
 """Training on arrays, from Python."""
 
 import contextlib
+import dataclasses
 import logging
 import shutil
 import tempfile
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from rnnmnist.config.python_files import find_config, load_config
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import fit_to_task
-from rnnmnist.data import files
+from rnnmnist.data import datasets, files
 from rnnmnist.data.sequences import LabelledSequences, forget_files, read_statistics
 from rnnmnist.errors import RunError, StoppedError, UserError
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.mesh import set_cpu_devices
-from rnnmnist.runtime.signals import StopFlag, stop_on_interrupt
+from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.loop import train
 
 
@@ -99,46 +99,38 @@ def fit(
         inputs, labels, lengths, split, feature_names, source="fit"
     )
     data = LabelledSequences.create(path, sequences)
-    config = fit_to_task(config, data.task(data.splits), verbose=verbose)
-    with stop_on_interrupt() as stop, _log_handler(verbose):
-        read_statistics(data, config.data)  # checks the values
-        _save(folder, data)
+    task = data.task(data.splits)
+    config = fit_to_task(config, task, verbose=verbose)
+    with stop_on_interrupt() as stop, contextlib.ExitStack() as stack:
+        stack.callback(forget_files)
+        if not verbose:  # Python would print warnings that nobody handles
+            logger = logging.getLogger("rnnmnist")
+            handler = logging.NullHandler()
+            logger.addHandler(handler)
+            stack.callback(logger.removeHandler, handler)
+        statistics = read_statistics(data, config.data)  # checks the values
+        task = dataclasses.replace(task, **statistics._asdict())
+        if not path.exists() or datasets.load(config.data).task != task:
+            _save(folder, data)
         _set_up_jax(config)
-        _train(config, folder, stop, verbose)
+        try:
+            train(config, folder, contextlib.nullcontext(stop), verbose=verbose)
+        except RunError as error:
+            # An error that is kept, as by a notebook, does not keep the arrays mapped.
+            traceback.clear_frames(error.__traceback__)
+            if isinstance(error, StoppedError):
+                raise KeyboardInterrupt(str(error)) from None
+            raise
     return folder
-
-
-def _train(config: Config, folder: Path, stop: StopFlag, verbose: bool) -> None:
-    try:
-        train(config, folder, contextlib.nullcontext(stop), verbose=verbose)
-    except RunError as error:
-        # An error that is kept, as by a notebook, does not keep the arrays mapped.
-        traceback.clear_frames(error.__traceback__)
-        if isinstance(error, StoppedError):
-            raise KeyboardInterrupt(str(error)) from None
-        raise
-    finally:
-        forget_files()
-
-
-@contextlib.contextmanager
-def _log_handler(verbose: bool) -> Iterator[None]:
-    """Unless verbose, keeps Python from printing warnings that nobody handles."""
-    logger, handler = logging.getLogger("rnnmnist"), logging.NullHandler()
-    if not verbose:
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
 
 
 def _set_up_jax(config: Config) -> None:
     """Sets CPU devices and the compilation cache, unless jax has its devices."""
     if xla_bridge.backends_are_initialized():
         return
-    batch_size, devices = config.train.batch_size, config.execution.num_devices
-    set_cpu_devices(batch_size, devices, config.num_seeds, 1)
+    set_cpu_devices(
+        config.train.batch_size, config.execution.num_devices, config.num_seeds, 1
+    )
     jax_config: Any = jax.config  # some versions do not declare its attributes
     if jax_config.jax_compilation_cache_dir is None:
         enable_compilation_cache()
@@ -156,7 +148,11 @@ def _configure(settings: dict[str, object]) -> Config:
 
 
 def _save(workdir: Path, data: LabelledSequences) -> None:
-    """Saves sequences as a folder of .npy files, unless a run has them already."""
+    """Saves sequences as a folder of .npy files, unless there is a run of others."""
+    if list_steps(workdir):
+        raise UserError(
+            f"workdir: {workdir} has the run of other arrays; name another workdir"
+        )
     sequences = data.sequences
     arrays = {
         "inputs": sequences.inputs,
@@ -165,32 +161,13 @@ def _save(workdir: Path, data: LabelledSequences) -> None:
         "split": sequences.splits,
         "feature_names": np.array(sequences.feature_names),
     }
-    given = {name: array for name, array in arrays.items() if array is not None}
-    if _is_saved(data.path, given):
-        return
-    if list_steps(workdir):
-        raise UserError(
-            f"workdir: {workdir} has the run of other arrays; name another workdir"
-        )
     workdir.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=workdir))
     try:
-        for name, array in given.items():
-            np.save(unfinished / f"{name}.npy", array, allow_pickle=False)
+        for name, array in arrays.items():
+            if array is not None:
+                np.save(unfinished / f"{name}.npy", array, allow_pickle=False)
         shutil.rmtree(data.path, ignore_errors=True)
         unfinished.rename(data.path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _is_saved(folder: Path, arrays: dict[str, np.ndarray]) -> bool:
-    names = {path.stem for path in folder.glob("*.npy")}
-    if names != arrays.keys():
-        return False
-    for name, array in arrays.items():
-        saved = np.load(folder / f"{name}.npy", mmap_mode="r")
-        if saved.dtype != array.dtype or not np.array_equal(
-            saved, array, equal_nan=array.dtype.kind == "f"
-        ):
-            return False
-    return True

@@ -30,7 +30,7 @@ class Objective:
             params: of one network.
             inputs: [batch, time, features], as the model takes them.
             labels: int32 [batch].
-            lengths: int32 [batch], or None, as the model takes them.
+            lengths: int32 [batch], or None.
 
         Returns:
             The loss in nats, float32 [], summed over the batch; with `every_step`, each

@@ -39,10 +39,7 @@ def decay_mask(params: Params) -> np.ndarray:
 
     All are, except in residual layers around a linear recurrence: there only the
     kernels are, since decay would shorten the memory of the recurrence and undo the
-    initialization of the encoder's bias.
-
-    Args:
-        params: the arrays of one network, or their shapes and types.
+    initialization of the encoder's bias. `params` can be shapes and types.
     """
 
     def is_decayed(path: tuple[jax.tree_util.DictKey, ...]) -> bool:
@@ -74,14 +71,9 @@ def make_schedule(config: TrainConfig) -> optax.Schedule:
 def average(
     mean: jax.Array, params: jax.Array, step: jax.Array, decay: float
 ) -> jax.Array:
-    """Updates an exponential moving average of the weights.
+    """Updates an exponential moving average by the weights after update `step + 1`.
 
-    Args:
-        mean: the average before the update.
-        params: the weights after the update.
-        step: the number of updates before this one, int32 [].
-        decay: of the average per update. The first updates use a smaller one, so that
-            the initial weights are forgotten sooner.
+    The decay is smaller at first, so that the initial weights are forgotten sooner.
 
     References:
         Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging",

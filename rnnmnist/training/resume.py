@@ -95,5 +95,6 @@ def _changes(
     config: Config, workdir: Path, step: int
 ) -> dict[str, tuple[object, object]]:
     """Returns the checkpoint's and the new value of each setting that differs."""
-    old, new = read_header(workdir, step).config.flat(), config.flat()
+    old = read_header(workdir, step).config.flat()
+    new = config.flat()
     return {name: (old[name], new[name]) for name in new if new[name] != old[name]}

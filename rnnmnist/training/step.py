@@ -81,9 +81,15 @@ class UpdateSums:
     @classmethod
     def zeros(cls, seeds: int) -> "UpdateSums":
         """Returns empty sums."""
-        real, whole = jnp.zeros(seeds, jnp.float32), jnp.zeros(seeds, jnp.int32)
-        examples = jnp.zeros((), jnp.int32)
-        return cls(real, whole, examples, jnp.ones(seeds, bool), real, real)
+        zeros = jnp.zeros(seeds, jnp.float32)
+        return cls(
+            loss=zeros,
+            correct=jnp.zeros(seeds, jnp.int32),
+            examples=jnp.zeros((), jnp.int32),
+            finite=jnp.ones(seeds, bool),
+            last_loss=zeros,
+            last_norm=zeros,
+        )
 
     def add(self, later: "UpdateSums") -> "UpdateSums":
         """Adds the sums over later updates."""
@@ -134,13 +140,14 @@ def train_steps(
         state: donated; use the returned one.
         split: from `TrainingSplit.device_put`, or `HostSplit.chunks`.
         num_steps: int32 [].
-        program: from `Program.create`.
+        program: the same for all calls of a run.
 
     Returns:
         The new state, and sums over the applied updates.
     """
     shapes = abstract_params(program.model)
-    packing, decayed = Packing(shapes), decay_mask(shapes)
+    packing = Packing(shapes)
+    decayed = decay_mask(shapes)
 
     def train_shard(
         state: TrainState, split: TrainingSplit | Chunk, num_steps: jax.Array
@@ -228,15 +235,7 @@ def apply_update(
     examples: int,
     decayed: np.ndarray,
 ) -> LoopState:
-    """Applies an update to all networks, or to none if a number is not finite.
-
-    Args:
-        program: of the run.
-        loop: before the update.
-        batch: the sums over a batch.
-        examples: the size of the batch.
-        decayed: from `decay_mask`.
-    """
+    """Applies an update to all networks, or to none if a number is not finite."""
     old = loop.state
     mean_loss = batch.loss / examples
 
