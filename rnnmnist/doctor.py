@@ -30,8 +30,7 @@ class Checklist:
     def check(self, label: str, function: Callable[..., str], *args: Any) -> bool:
         """Prints the text that a function returns, or the problem that it raises.
 
-        Returns:
-            Whether the function succeeded.
+        Returns whether the function succeeded.
         """
         try:
             self.show(label, function(*args))

@@ -16,13 +16,13 @@ from rnnmnist.evaluation.accuracies import (
     t_interval,
     wilson_interval,
 )
-from rnnmnist.runtime.workdir import MetricsFile
+from rnnmnist.runtime.files import read_lines
 
 
 def read_metrics_file(path: Path) -> list[Metrics]:
     """Reads the metrics of a run; other lines are left out."""
     metrics = []
-    for line in MetricsFile.read(path):
+    for line in read_lines(path):
         with contextlib.suppress(msgspec.ValidationError):
             metrics.append(msgspec.convert(line, Metrics))
     return metrics

@@ -17,8 +17,8 @@ from rnnmnist.evaluation.metrics import read_metrics_file
 from rnnmnist.evaluation.predictions import Predictions, predict
 from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.evaluation.results import Result
+from rnnmnist.runtime.files import read_lines
 from rnnmnist.runtime.mesh import make_mesh
-from rnnmnist.runtime.workdir import MetricsFile
 
 JsonObject = dict[str, Any]
 
@@ -98,7 +98,7 @@ def load_run_data(
             config=restored.config.replace(data_paths),
             trained=restored.task,
             metrics=read_metrics_file(workdir / "metrics.jsonl"),
-            sessions=MetricsFile.read(workdir / "sessions.jsonl"),
+            sessions=read_lines(workdir / "sessions.jsonl"),
             validation=read_header(workdir, step).metrics,
             result=result,
             networks=predict(restored.model, restored.params, restored.put(examples)),

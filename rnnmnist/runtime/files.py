@@ -60,3 +60,26 @@ def append_line(path: Path, value: Any) -> None:
             file.seek(-1, os.SEEK_END)
             text = text if file.read() == b"\n" else f"\n{text}"
         file.write(text.encode())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the complete lines of a log that have a step; the file need not exist."""
+    lines = []
+    if path.exists():
+        for text in path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                line = json.loads(text)
+                if isinstance(line, dict) and type(line.get("step")) is int:
+                    lines.append(line)
+    return lines
+
+
+def remove_lines_after(path: Path, step: int) -> None:
+    """Removes the lines of later steps from a log, and an incomplete last line.
+
+    A killed run wrote them after its last checkpoint, and writes them again.
+    """
+    kept = [line for line in read_lines(path) if line["step"] <= step]
+    content = "".join(json.dumps(line) + "\n" for line in kept).encode()
+    if path.exists() and path.read_bytes() != content:
+        write_atomically(path, content)

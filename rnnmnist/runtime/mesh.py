@@ -37,7 +37,7 @@ def set_cpu_devices(
             batch can be split, at most one per usable core and `MOST_CPU_DEVICES` per
             process.
         num_seeds: networks that are trained together.
-        num_processes: processes of the run.
+        num_processes: among which the devices are divided.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return

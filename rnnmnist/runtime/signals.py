@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
 
 from rnnmnist.errors import exit_immediately
 
@@ -78,7 +77,7 @@ def stop_on_signal() -> Iterator[StopFlag]:
     """
     flag = StopFlag()
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, frame: object) -> None:
         flag.number = number
 
     read_end, write_end = os.pipe()

@@ -1,24 +1,17 @@
-"""The files of a run other than its checkpoints, and the lock of its trainer."""
+"""The folder of a run: the lock of its trainer, and whether it can be written."""
 
 import contextlib
 import datetime
 import fcntl
-import json
 import logging
 import os
 import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rnnmnist.errors import UserError
-from rnnmnist.runtime.files import (
-    append_line,
-    names_path,
-    open_folder,
-    write_atomically,
-)
+from rnnmnist.runtime.files import names_path, open_folder, write_atomically
 
 OWNER_FILE = ".trainer"  # names the process that trains in a workdir
 
@@ -73,10 +66,10 @@ def read_owner(workdir: Path) -> str | None:
 
 
 def check_writable(folder: Path) -> Path:
-    """Checks that files can be created in a folder, which need not exist.
+    """Checks that files can be created in a folder, or in its nearest parent.
 
     Returns:
-        The folder, or the nearest parent that exists. No file remains in it.
+        The one of them that exists. No file remains in it.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     with names_path(folder), tempfile.TemporaryFile(dir=existing):
@@ -86,36 +79,3 @@ def check_writable(folder: Path) -> Path:
 def now() -> str:
     """Returns the time in ISO 8601, in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-class MetricsFile:
-    """`metrics.jsonl`: one JSON object per line, one line per (`split`, `step`)."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        """Opens the file to continue after a step.
-
-        Lines of later steps, which a killed run wrote after its last checkpoint, and an
-        incomplete last line are removed; the run writes them again. The file need not
-        exist.
-        """
-        self._path = path
-        kept = [line for line in self.read(path) if line["step"] <= step]
-        content = "".join(json.dumps(line) + "\n" for line in kept).encode()
-        if path.exists() and path.read_bytes() != content:
-            write_atomically(path, content)
-
-    def append(self, line: Any) -> None:
-        """Appends a record with a step, without buffering."""
-        append_line(self._path, line)
-
-    @staticmethod
-    def read(path: Path) -> list[dict[str, Any]]:
-        """Returns all complete lines of a file, which need not exist."""
-        lines = []
-        if path.exists():
-            for text in path.read_text(errors="replace").splitlines():
-                with contextlib.suppress(ValueError, RecursionError):
-                    line = json.loads(text)
-                    if isinstance(line, dict) and type(line.get("step")) is int:
-                        lines.append(line)
-        return lines

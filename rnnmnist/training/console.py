@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Self
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from rnnmnist.checkpoints import store
@@ -20,6 +20,7 @@ from rnnmnist.evaluation.accuracies import percent
 from rnnmnist.evaluation.metrics import format_accuracy
 from rnnmnist.evaluation.results import Result
 from rnnmnist.runtime.distributed import process_count
+from rnnmnist.runtime.mesh import platform_of
 from rnnmnist.training.step import UpdateSums
 
 NONFINITE_REMEDY = "lower train.learning_rate or set train.clip_norm"
@@ -87,14 +88,13 @@ class Progress:
 
 
 def print_header(
-    config: Config, task: Task, workdir: Path, mesh: jax.sharding.Mesh, step: int
+    config: Config, task: Task, workdir: Path, mesh: Mesh, step: int
 ) -> None:
     """Prints the network, the data set, the devices, and the step to resume from."""
     seeds = f"seed {config.seed}"
     if config.num_seeds > 1:
         seeds = f"seeds {config.seeds[0]} to {config.seeds[-1]}"
-    devices = f"{mesh.size} {mesh.devices.flat[0].platform} device"
-    devices += "s" if mesh.size > 1 else ""
+    devices = f"{mesh.size} {platform_of(mesh)} device{'s' if mesh.size > 1 else ''}"
     if process_count() > 1:
         devices += f" of {process_count()} processes"
     print(

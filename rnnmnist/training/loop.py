@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from rnnmnist.checkpoints.checksums import params_sha256
 from rnnmnist.checkpoints.header import Metrics
@@ -36,10 +37,10 @@ from rnnmnist.runtime.distributed import (
     process_0_first,
     process_count,
 )
-from rnnmnist.runtime.files import write_json
+from rnnmnist.runtime.files import append_line, remove_lines_after, write_json
 from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.signals import StopFlag
-from rnnmnist.runtime.workdir import MetricsFile, lock, read_owner
+from rnnmnist.runtime.workdir import lock, read_owner
 from rnnmnist.training import console
 from rnnmnist.training.optimizer import make_schedule
 from rnnmnist.training.resume import (
@@ -68,14 +69,13 @@ class RunContext:
     program: Program
     split: TrainingSplit | HostSplit
     validation: EvaluationSplit
-    metrics_file: MetricsFile | None  # on process 0 only
     progress: console.Progress
     checkpoints: Checkpoints
 
     def record(self, metrics: Metrics) -> None:
         """Appends a line to `metrics.jsonl`, once for all processes."""
-        if self.metrics_file is not None:
-            self.metrics_file.append(metrics)
+        if is_process_0():
+            append_line(self.workdir / "metrics.jsonl", metrics)
 
 
 def train(
@@ -168,7 +168,7 @@ def report_file_errors(workdir: Path) -> Iterator[None]:
 def train_to_end(
     config: Config,
     workdir: Path,
-    mesh: jax.sharding.Mesh,
+    mesh: Mesh,
     dataset: Dataset,
     step: int,
     stop: contextlib.AbstractContextManager[StopFlag],
@@ -182,7 +182,9 @@ def train_to_end(
         state = restore_state(workdir, step, config, program.model, mesh)
     else:
         state = create_state(config, program.model, mesh)
-    num_steps = config.train.num_steps
+    if is_process_0():
+        write_json(workdir / "config.json", config)
+        remove_lines_after(workdir / "metrics.jsonl", step)
     with (
         stop as flag,
         Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints,
@@ -196,10 +198,6 @@ def train_to_end(
         if on_host or task.image_shape is None:
             where = "on the host" if on_host else "on the devices"
             progress.line(f"training {task.noun} stay {where}")
-        metrics_file = None
-        if is_process_0():
-            write_json(workdir / "config.json", config)
-            metrics_file = MetricsFile(workdir / "metrics.jsonl", step)
         run = RunContext(
             config=config,
             task=task,
@@ -209,7 +207,6 @@ def train_to_end(
             validation=EvaluationSplit.device_put(
                 splits["validation"], view, mesh, program.execution
             ),
-            metrics_file=metrics_file,
             progress=progress,
             checkpoints=checkpoints,
         )
@@ -220,17 +217,14 @@ def train_to_end(
     if signal_number:
         saved = f"saved step {step}" if step else "before the first step"
         raise StoppedError(
-            f"{saved} of {num_steps} in {workdir}; start the run again to resume",
+            f"{saved} of {config.train.num_steps} in {workdir}; start the run again to "
+            "resume",
             signal_number,
         )
 
 
 def train_loop(run: RunContext, state: TrainState, step: int, stop: StopFlag) -> int:
-    """Trains from event to event until the last step or a signal.
-
-    Returns:
-        The last finished step, whose checkpoint is being written.
-    """
+    """Trains to the last step or a signal; returns the step that is being saved."""
     config = run.config.train
     stopping = all_max(stop.number) > 0
     while step < config.num_steps and not stopping:
@@ -247,7 +241,7 @@ def train_loop(run: RunContext, state: TrainState, step: int, stop: StopFlag) ->
             raise rejected_update(run, finished, sums)
         step = finished
         stopping = all_max(stop.number) > 0  # all processes stop at the same step
-        validated = is_due(step, config.eval_every_steps, config.num_steps)
+        validated = step % config.eval_every_steps == 0 or step == config.num_steps
         if validated or stopping:
             metrics = validate(run, state, step) if validated else None
             run.checkpoints.save(
@@ -258,11 +252,6 @@ def train_loop(run: RunContext, state: TrainState, step: int, stop: StopFlag) ->
                 metrics,
             )
     return step
-
-
-def is_due(step: int, every: int, last: int) -> bool:
-    """Returns whether an event falls on a step: every multiple and the last step."""
-    return step % every == 0 or step == last
 
 
 def next_event(step: int, config: TrainConfig) -> int:
@@ -332,7 +321,7 @@ def rejected_update(run: RunContext, step: int, sums: UpdateSums) -> RunError:
 
 
 def evaluate_best_checkpoint(
-    workdir: Path, mesh: jax.sharding.Mesh, dataset: Dataset
+    workdir: Path, mesh: Mesh, dataset: Dataset
 ) -> results.Result:
     """Evaluates the best checkpoint on the test split, unless a valid result exists.
 

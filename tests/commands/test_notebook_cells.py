@@ -21,7 +21,7 @@ from colab_notebook import NOTEBOOK, cells, read, settings
 from support import ORIGINALS, REPOSITORY
 
 from rnnmnist import notebook
-from rnnmnist.runtime.workdir import MetricsFile
+from rnnmnist.runtime.files import read_lines
 
 LAST = 40  # steps
 OVERRIDES = (
@@ -201,7 +201,7 @@ def test_the_notebook_can_be_executed(executed: tuple[Path, dict[str, Any]]) -> 
     assert "rnnmnist.evaluate --workdir=" in trained  # the summary's last line
     assert len(images_of(cells["train"])) == 1
     workdir = folder / "runs" / "colab"
-    assert [line["step"] for line in MetricsFile.read(workdir / "metrics.jsonl")]
+    assert [line["step"] for line in read_lines(workdir / "metrics.jsonl")]
     (result,) = (workdir / "evaluation").glob("test-*.json")
     assert str(result) in printed(cells["evaluate"])
     correct = json.loads(result.read_text())["correct"]

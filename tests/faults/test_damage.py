@@ -19,7 +19,7 @@ from rnnmnist.checkpoints.selection import find_step
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation import results
-from rnnmnist.runtime.workdir import MetricsFile
+from rnnmnist.runtime.files import remove_lines_after
 from rnnmnist.training.resume import check_same_data, step_to_resume, warn_of_changes
 
 NEWEST = runs.STEPS
@@ -343,7 +343,7 @@ def test_random_edits_cause_errors_or_have_no_effect(
                 results.read_result(path, params_sha256)
         except RunError as error:
             assert "\n" not in str(error).strip(), edit
-        MetricsFile(workdir / "metrics.jsonl", NEWEST)
+        remove_lines_after(workdir / "metrics.jsonl", NEWEST)
         if (workdir / "metrics.jsonl").exists():
             runs.metrics(workdir)
         shutil.rmtree(workdir)
