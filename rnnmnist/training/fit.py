@@ -108,8 +108,8 @@ def fit(
             handler = logging.NullHandler()
             logger.addHandler(handler)
             stack.callback(logger.removeHandler, handler)
-        statistics = read_statistics(data, config.data)  # checks the values
-        task = dataclasses.replace(task, **statistics._asdict())
+        sha256, mean, std = read_statistics(data, config.data)  # checks the values
+        task = dataclasses.replace(task, sha256=sha256, mean=mean, std=std)
         if not path.exists() or datasets.load(config.data).task != task:
             _save(folder, data)
         _set_up_jax(config)
