@@ -109,7 +109,7 @@ def predict_images(predictor: Predictor, args: argparse.Namespace) -> bool:
         Whether one could not be read.
     """
     from rnnmnist.inference import image_io
-    from rnnmnist.inference.predictor import prepare
+    from rnnmnist.inference.predictor import preprocess_image
     from rnnmnist.runtime.files import write_atomically
 
     names, failed = list[str](), False
@@ -128,13 +128,13 @@ def predict_images(predictor: Predictor, args: argparse.Namespace) -> bool:
         images: list[tuple[str, Stages]] = []
         for name in names[first : first + size]:
             try:
-                images.append((name, prepare(name)))
+                images.append((name, preprocess_image(name)))
             except (errors.UserError, OSError) as error:
                 failed = True
                 print_error(error)
         # Batches have one of two sizes, each of which is a compiled program.
         filled = [stages for _, stages in images] * size
-        predictions = predictor.predict_prepared(filled[:size])
+        predictions = predictor.predict_preprocessed(filled[:size])
         for (name, _), prediction in zip(images, predictions, strict=False):
             print_prediction(name, prediction, args.json)
             if args.show is not None:

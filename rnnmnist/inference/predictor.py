@@ -88,18 +88,20 @@ class Predictor:
         task: the data set on which it was trained; gives the names of the classes.
     """
 
-    def __init__(self, workdir: str | Path = REFERENCES[0], step: str = "best") -> None:
+    def __init__(
+        self, workdir: str | Path = REFERENCES[0], selector: str = "best"
+    ) -> None:
         """Restores a network from a checkpoint.
 
         Args:
             workdir: of a run; by default the shipped reference model.
-            step: `best`, `latest` or the number of a step.
+            selector: `best`, `latest` or the number of a step.
         """
         self._folder = resolve_workdir(str(workdir))
         self._restored = with_step(
             self._folder,
-            step,
-            lambda number: restore_model(self._folder, number, make_mesh(1, 1, 1)),
+            selector,
+            lambda step: restore_model(self._folder, step, make_mesh(1, 1, 1)),
         )
         self.config, self.task = self._restored.config, self._restored.task
         self.model, self.params = self._restored.model, self._restored.params
@@ -129,15 +131,15 @@ class Predictor:
             ValueError: if an array has another shape, type or range.
         """
         self.check_digits()
-        return self.predict_prepared([prepare(image)])[0]
+        return self.predict_preprocessed([preprocess_image(image)])[0]
 
-    def predict_prepared(self, images: Sequence[Stages]) -> list[Prediction]:
+    def predict_preprocessed(self, images: Sequence[Stages]) -> list[Prediction]:
         """Classifies preprocessed images, at once.
 
         Each number of images compiles a program of its own.
 
         Args:
-            images: from `prepare`.
+            images: from `preprocess_image`.
 
         Raises:
             UserError: if the network was not trained on digits.
@@ -255,7 +257,7 @@ class Predictor:
         return self._restored.put(split)
 
 
-def prepare(image: str | Path | bytes | np.ndarray) -> Stages:
+def preprocess_image(image: str | Path | bytes | np.ndarray) -> Stages:
     """Reads and preprocesses one image.
 
     Args and errors are those of `Predictor.predict`.

@@ -96,8 +96,8 @@ def _lead(run: RunData) -> list[str]:
 
 def _selection(run: RunData) -> str:
     """Describes why the page is of this step."""
-    if run.requested_step != "best" or run.validation is None:
-        return f"selected by --step={run.requested_step}"
+    if run.selector != "best" or run.validation is None:
+        return f"selected by --step={run.selector}"
     if run.selects:
         return f"with the best validation accuracy: {format_accuracy(run.validation)}"
     count = run.trained.examples.validation
@@ -114,7 +114,7 @@ def _evaluated_data(run: RunData) -> list[str]:
             "training, which the learning curves show."
         )
     if run.split != "test":
-        selected = run.requested_step == "best" and run.selects and not other
+        selected = run.selector == "best" and run.selects and not other
         lines.append(
             f"{run.task.name} has no test split: all figures are of {run.split}"
             + (", which also selected the step." if selected else ".")

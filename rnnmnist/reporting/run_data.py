@@ -29,7 +29,7 @@ class RunData:
 
     workdir: Path
     step: int
-    requested_step: str  # `best`, `latest` or a number
+    selector: str  # `best`, `latest` or a number
     config: Config
     trained: Task  # of the training's data
     metrics: list[Metrics]  # lines of `metrics.jsonl`; empty if there is no file
@@ -72,7 +72,7 @@ class RunData:
 
 
 def load_run_data(
-    workdir: Path, requested_step: str, data_paths: Mapping[str, str | None]
+    workdir: Path, selector: str, data_paths: Mapping[str, str | None]
 ) -> RunData:
     """Reads a run's files and predicts every example of the test split.
 
@@ -94,7 +94,7 @@ def load_run_data(
         return RunData(
             workdir=workdir,
             step=step,
-            requested_step=requested_step,
+            selector=selector,
             config=restored.config.replace(data_paths),
             trained=restored.task,
             metrics=read_metrics_file(workdir / "metrics.jsonl"),
@@ -105,4 +105,4 @@ def load_run_data(
             examples=examples,
         )
 
-    return with_step(workdir, requested_step, load_step)
+    return with_step(workdir, selector, load_step)

@@ -553,7 +553,7 @@ def test_errors_of_the_library_name_their_subject_without_a_flag() -> None:
     with pytest.raises(UserError, match=r"^workdir: .*/nope does not exist; "):
         Predictor("nope")
     with pytest.raises(UserError, match=r"^step: .* has no step 7; choose best, "):
-        Predictor(step="7")
+        Predictor(selector="7")
     commands = {f"{name}.py" for name in (*COMMANDS.values(), "cli", "notebook")}
     package = REPOSITORY / "rnnmnist"
     modules = [path for path in package.rglob("*.py") if path.name not in commands]

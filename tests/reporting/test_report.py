@@ -453,12 +453,12 @@ def test_few_validation_sequences_do_not_select_a_step(run_data: RunData) -> Non
     words = spaced(read(report_page(few, CARD)).text)
     assert "the last step, since 27 validation sequences do not select one." in words
     assert "with the best validation accuracy" not in words
-    assert "mine has no test part: all figures are of the validation part." in words
+    assert "mine has no test split: all figures are of validation." in words
     many = sequences_run(run_data, 500, test=False, name="a")
     words = spaced(read(report_page(many, CARD)).text)
     assert "with the best validation accuracy" in words
-    assert "validation part, which also selected the step." in words
-    latest = dataclasses.replace(few, requested_step="latest")
+    assert "validation, which also selected the step." in words
+    latest = dataclasses.replace(few, selector="latest")
     assert "selected by --step=latest." in read(report_page(latest, CARD)).text
 
 
