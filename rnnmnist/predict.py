@@ -16,21 +16,22 @@ others are still classified, and the exit code is 2.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rnnmnist import cli, errors
 from rnnmnist.cli import Parser, output_file
 from rnnmnist.config.paths import REFERENCES, expand
+from rnnmnist.evaluation.accuracies import probability
 
 if TYPE_CHECKING:
-    from rnnmnist.inference.predictor import Prediction, Predictor
-    from rnnmnist.inference.preprocessing import Stages
+    from rnnmnist.inference.predictor import Predictor
 
 IMAGES_PER_CALL = 32
-SEVERAL = "--show: plots one image, not several; name one"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -72,8 +73,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise errors.UserError("FILE: must name a file, a folder or -, not ''")
     if args.show is not None:
         args.show = output_file("--show", args.show, ".png")
-        if len(args.files) > 1:
-            raise errors.UserError(SEVERAL)
     return args
 
 
@@ -81,116 +80,102 @@ def main(argv: list[str]) -> None:
     """Prints the prediction for each file, sequence or step."""
     args = parse(argv)
     from rnnmnist.inference.predictor import Predictor
-    from rnnmnist.inference.sequences import predict_lines
+    from rnnmnist.inference.text import predict_lines
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     predictor = Predictor(args.workdir, args.step)
+    unreadable: list[str] = []
     if args.stream:
         for result in predict_lines(predictor, sys.stdin):
             print(json.dumps(result), flush=True)
-        return
-    if predictor.task.image_shape is None:
-        if args.show is not None:
-            raise errors.UserError("--show: plots an image; the run has sequences")
-        failed = predict_sequences(predictor, args)
+    elif predictor.task.image_shape is None:
+        predict_sequences(predictor, args, unreadable)
     else:
-        predictor.check_digits()
-        failed = predict_images(predictor, args)
-    if failed:
+        predict_images(predictor, args, unreadable)
+    if unreadable:
         sys.exit(errors.UserError.exit_code)
 
 
-def predict_images(predictor: Predictor, args: argparse.Namespace) -> bool:
-    """Prints the predictions for files and for the files of folders.
-
-    Returns:
-        Whether one could not be read.
-    """
+def predict_images(
+    predictor: Predictor, args: argparse.Namespace, unreadable: list[str]
+) -> None:
+    """Prints the predictions for files and for the files of folders."""
     from rnnmnist.inference import image_io
     from rnnmnist.inference.predictor import preprocess_image
+    from rnnmnist.inference.text import format_prediction
     from rnnmnist.runtime.files import write_atomically
 
-    names, failed = list[str](), False
+    predictor.check_digits()
+    names: list[str] = []
     for argument in args.files:
-        try:
+        with skip_unreadable(argument, unreadable):
             names += image_io.find_images(argument)
-        except (errors.UserError, OSError) as error:
-            failed = True
-            print_error(error)
     if args.show is not None and len(names) > 1:
-        raise errors.UserError(SEVERAL)
+        raise errors.UserError("--show: plots one image, not several; name one")
     start = time.perf_counter()
     # The first image alone, so that its prediction does not wait for others.
     rest = range(1, len(names), IMAGES_PER_CALL)
     for first, size in [(0, 1), *((first, IMAGES_PER_CALL) for first in rest)]:
-        images: list[tuple[str, Stages]] = []
+        images = []
         for name in names[first : first + size]:
-            try:
+            with skip_unreadable(name, unreadable):
                 images.append((name, preprocess_image(name)))
-            except (errors.UserError, OSError) as error:
-                failed = True
-                print_error(error)
         # Batches have one of two sizes, each of which is a compiled program.
         filled = [stages for _, stages in images] * size
         predictions = predictor.predict_preprocessed(filled[:size])
-        for (name, _), prediction in zip(images, predictions, strict=False):
-            print_prediction(name, prediction, args.json)
+        for (name, stages), prediction in zip(images, predictions, strict=False):
+            if args.json:
+                lines = [json.dumps({"file": name} | prediction.to_dict())]
+            else:
+                lines = format_prediction(escape(name), prediction)
+            print(*lines, sep="\n", flush=True)
             if args.show is not None:
                 from rnnmnist.reporting import plots  # imports matplotlib
 
-                png = plots.prediction(prediction.stages, prediction.probabilities)
+                png = plots.prediction(stages, prediction.probabilities)
                 write_atomically(args.show, png)
-    if len(names) > 1 and not failed:
+    if len(names) > 1 and not unreadable:
         seconds = time.perf_counter() - start
         print(
             f"{len(names):,} images in {seconds:.1f} s, "
             f"{len(names) / seconds:,.0f} images/s",
             file=sys.stderr,
         )
-    return failed
 
 
-def predict_sequences(predictor: Predictor, args: argparse.Namespace) -> bool:
-    """Prints the prediction for each sequence of files.
+def predict_sequences(
+    predictor: Predictor, args: argparse.Namespace, unreadable: list[str]
+) -> None:
+    """Prints the prediction for each sequence of files."""
+    from rnnmnist.inference.text import predict_file
 
-    Returns:
-        Whether the network could not classify one of the files.
-    """
-    from rnnmnist.evaluation.accuracies import probability
-    from rnnmnist.inference.sequences import predict_file
-
-    failed = False
+    if args.show is not None:
+        raise errors.UserError("--show: plots an image; the run has sequences")
     for argument in args.files:
-        try:
-            for result in predict_file(predictor, expand(argument)):
-                if args.json:
-                    print(json.dumps({"file": argument} | result))
-                    continue
-                label, found = result["label"], probability(result["probability"])
-                name = f"{escape(argument)}, sequence {result['sequence']}"
-                print(f"{name}: {label}, {found}")
-        except (errors.UserError, OSError) as error:
-            failed = True
-            print_error(error)
-    return failed
+        results = []
+        with skip_unreadable(argument, unreadable):
+            results = predict_file(predictor, expand(argument))
+        for result in results:
+            if args.json:
+                print(json.dumps({"file": argument} | result))
+            else:
+                print(
+                    f"{escape(argument)}, sequence {result['sequence']}: "
+                    f"{result['label']}, {probability(result['probability'])}"
+                )
 
 
-def print_prediction(name: str, prediction: Prediction, as_json: bool) -> None:
-    """Prints a prediction as a JSON object, or for people."""
-    from rnnmnist.inference import terminal
-
-    if as_json:
-        lines = [json.dumps({"file": name} | prediction.to_dict())]
-    else:
-        lines = terminal.format_prediction(escape(name), prediction)
-    print(*lines, sep="\n", flush=True)
-
-
-def print_error(error: errors.UserError | OSError) -> None:
-    """Prints an error in one line to standard error."""
-    print(f"error: {escape(cli.format_error(error))}", file=sys.stderr, flush=True)
+@contextlib.contextmanager
+def skip_unreadable(name: str, unreadable: list[str]) -> Iterator[None]:
+    """Prints the error if a file or folder cannot be read, and records its name."""
+    try:
+        yield
+    except (errors.UserError, OSError) as error:
+        unreadable.append(name)
+        line = f"error: {escape(cli.format_error(error))}"
+        print(line, file=sys.stderr, flush=True)
 
 
 def escape(text: str) -> str:

@@ -1,12 +1,10 @@
 """Classifies images of digits, or sequences, with a trained network."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from rnnmnist.checkpoints.selection import with_step
 from rnnmnist.config.paths import REFERENCES, resolve_workdir
@@ -103,8 +101,10 @@ class Predictor:
             selector,
             lambda step: restore_model(self._folder, step, make_mesh(1, 1, 1)),
         )
-        self.config, self.task = self._restored.config, self._restored.task
-        self.model, self.params = self._restored.model, self._restored.params
+        self.config = self._restored.config
+        self.task = self._restored.task
+        self.model = self._restored.model
+        self.params = self._restored.params
 
     def check_digits(self) -> None:
         """Checks that the network was trained on digits.
@@ -130,7 +130,6 @@ class Predictor:
                 on digits.
             ValueError: if an array has another shape, type or range.
         """
-        self.check_digits()
         return self.predict_preprocessed([preprocess_image(image)])[0]
 
     def predict_preprocessed(self, images: Sequence[Stages]) -> list[Prediction]:
@@ -149,9 +148,8 @@ class Predictor:
             return []
         pixels = np.stack([stages.image for stages in images])
         probabilities = self.predict_probabilities(pixels)
-        is_digit = out_of_distribution.load().is_digit(pixels)
-        results = zip(probabilities, images, map(bool, is_digit), strict=True)
-        return [Prediction(*result) for result in results]
+        accepted = out_of_distribution.load().is_digit(pixels).tolist()
+        return list(map(Prediction, probabilities, images, accepted))
 
     def trace(self, images: np.ndarray) -> Trace:
         """Returns the gates and states of the LSTM after each step.
@@ -246,14 +244,16 @@ class Predictor:
         examples = np.asarray(examples)
         check_shape(self.task, examples)
         labels = np.zeros(len(examples), np.int32)  # required, but not used
-        split = Examples(examples, labels)
-        if self.task.image_shape is None:
-            if lengths is not None:
-                lengths = check_lengths(examples, lengths)
-            split = dataclasses.replace(
-                split, lengths=lengths, normalization=self._restored.normalization
-            )
-            self._check_values(split)
+        if self.task.image_shape is not None:
+            return self._restored.put(Examples(examples, labels))
+        if lengths is not None:
+            count, steps, _ = examples.shape
+            lengths = np.asarray(lengths, np.int32)
+            if lengths.shape != (count,) or lengths.min() < 1 or lengths.max() > steps:
+                raise ValueError(f"lengths must be {count} numbers from 1 to {steps}")
+        normalization = self._restored.normalization
+        split = Examples(examples, labels, lengths, normalization=normalization)
+        self._check_values(split)
         return self._restored.put(split)
 
 
@@ -270,42 +270,16 @@ def preprocess_image(image: str | Path | bytes | np.ndarray) -> Stages:
 
 
 def check_shape(task: Task, examples: np.ndarray) -> None:
-    """Checks the shape and the type of examples.
-
-    Raises:
-        ValueError: if a network that was trained on the task does not accept them.
-    """
-    shape: tuple[int | None, ...] = (None, None, task.features)
-    types: tuple[type, ...] = (np.bool_, np.integer, np.floating)
-    if task.image_shape is not None:
-        shape, types = (None, *task.image_shape), (np.uint8,)
-    found = examples.shape
-    if (
-        len(found) != 3
-        or any(
-            size not in (None, other) for size, other in zip(shape, found, strict=True)
-        )
-        or 0 in found
-        or not any(np.issubdtype(examples.dtype, kind) for kind in types)
-    ):
-        text = ", ".join(
-            name if size is None else str(size)
-            for name, size in zip(("n", "time", "features"), shape, strict=True)
-        )
+    """Checks that a network that was trained on the task accepts the examples."""
+    if task.image_shape is None:
+        valid = examples.ndim == 3 and examples.shape[2] == task.features
+        valid &= examples.dtype.kind in "biuf"
+        allowed = f"real [n, time, {task.features}]"
+    else:
+        valid = examples.shape[1:] == task.image_shape and examples.dtype == np.uint8
+        allowed = "uint8 [n, {}, {}]".format(*task.image_shape)
+    if not valid or not examples.size:
         raise ValueError(
-            f"examples must be {'uint8' if task.image_shape else 'real'} [{text}], not "
-            f"{examples.dtype} of shape {found}"
+            f"examples must be {allowed}, not {examples.dtype} of shape "
+            f"{examples.shape}"
         )
-
-
-def check_lengths(examples: np.ndarray, lengths: ArrayLike) -> np.ndarray:
-    """Returns lengths as int32.
-
-    Raises:
-        ValueError: if they are not one number from 1 to time for each sequence.
-    """
-    count, steps, _ = examples.shape
-    checked = np.asarray(lengths, np.int32)
-    if checked.shape != (count,) or not 1 <= checked.min() <= checked.max() <= steps:
-        raise ValueError(f"lengths must be {count} numbers from 1 to {steps}")
-    return checked

@@ -16,7 +16,8 @@ from scipy import ndimage
 
 from rnnmnist.inference.image_io import resize
 
-SIDE, BOX = 28, 20  # pixels, of an image and of the box around its digit
+SIDE = 28  # pixels, of an image
+BOX = 20  # pixels, of the box around its digit
 CENTRE = 14.0  # pixel coordinate of MNIST's centres of mass, to half a pixel
 OVERSAMPLING = 8  # at which stroke widths are normalized
 STROKE_WIDTHS = (2.6, 3.2)  # pixels, the target range
@@ -155,7 +156,8 @@ def _remove_lines(contrast: np.ndarray) -> np.ndarray:
 
 def _remove_rows(contrast: np.ndarray) -> np.ndarray:
     """Removes horizontal lines that are thin, and as wide as the image."""
-    thickness, width = max(3, max(contrast.shape) // 40), contrast.shape[1]
+    width = contrast.shape[1]
+    thickness = max(3, max(contrast.shape) // 40)
     thin = ndimage.white_tophat(contrast, (thickness, 1))
     lines = ndimage.grey_dilation(thin, (5, 1))  # they may be tilted
     # Strokes interrupt a line. Without the margin, a closing would also fill the gap

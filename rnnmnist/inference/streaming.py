@@ -34,19 +34,8 @@ def step(
 ) -> tuple[StreamState, np.ndarray]:
     """Returns the state and the probabilities after one more step.
 
-    Args:
-        model: the classifier.
-        params: of its networks, with the ensemble axis.
-        normalization: of the features.
-        state: before the step.
-        features: real [features]; NaN is a missing value.
-
-    Returns:
-        The state, and the mean probabilities over networks, float32 [classes].
-
-    Raises:
-        ValueError: if the features have another shape, or a value is missing that
-            `normalization` does not fill.
+    The features are real [features], with NaN for missing values. The probabilities
+    are means over networks, float32 [classes].
     """
     values = np.asarray(features, np.float64)
     if values.shape != state.last.shape:
