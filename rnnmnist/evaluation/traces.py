@@ -34,23 +34,13 @@ class Trace(NamedTuple):
     candidate: np.ndarray
 
     @property
-    def entropy(self) -> np.ndarray:
-        """Entropy of the probabilities in nats, float32 [examples, time]."""
-        logs = np.log(np.maximum(self.probabilities, np.finfo(np.float32).tiny))
-        return -(self.probabilities * logs).sum(-1)
-
-    @property
     def decision_steps(self) -> np.ndarray:
         """The step after which the prediction no longer changes, int [examples]."""
         return decision_steps(self.probabilities.argmax(-1))
 
 
 def trace(model: SequenceClassifier, params: Params, split: EvaluationSplit) -> Trace:
-    """Runs one LSTM over examples and records its activations.
-
-    Raises:
-        ValueError: for another cell or pooling, or several networks.
-    """
+    """Runs one LSTM over examples and records its activations."""
     networks = split_ensemble(params)
     if not isinstance(model.make_recurrence(), LSTM) or len(networks) > 1:
         raise ValueError("a trace needs one LSTM of which the last state is read")
