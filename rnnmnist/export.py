@@ -18,6 +18,7 @@ from typing import NoReturn
 from rnnmnist import cli, errors
 from rnnmnist.cli import Parser, parse_settings
 from rnnmnist.config.paths import parse_folder
+from rnnmnist.config.schema import GATED_CELLS
 
 FORMAT_NAMES = ("onnx", "safetensors", "stablehlo")
 
@@ -66,23 +67,27 @@ def export(args: argparse.Namespace) -> None:
     from rnnmnist.checkpoints.selection import with_step
     from rnnmnist.checkpoints.store import read_header
     from rnnmnist.exporting import folders
+    from rnnmnist.exporting.formats import FORMATS
     from rnnmnist.exporting.source import Source
 
     signal.signal(signal.SIGTERM, _stop)  # so that temporary files are removed
     workdir = args.workdir
-    format_names = [name for name in FORMAT_NAMES if args.format in (name, "all")]
-    config = with_step(
-        workdir, args.step, lambda step: read_header(workdir, step).config
-    )
-    for name in list(format_names):
-        if not folders.supports(name, config):
-            message = f"{name} does not support model.cell={config.model.cell}"
-            if args.format != "all":
-                raise errors.UserError(f"--format: {message}; use --format=stablehlo")
-            print(f"{name}: not written, since {message}")
-            format_names.remove(name)
-    folders.check_packages(format_names)
-    for path in (args.output / name for name in format_names):
+    header = with_step(workdir, args.step, lambda step: read_header(workdir, step))
+    cell = header.config.model.cell
+    names = []
+    for name in FORMAT_NAMES if args.format == "all" else [args.format]:
+        if cell in GATED_CELLS or not FORMATS[name].gated_only:
+            names.append(name)
+        elif args.format == "all":
+            print(f"{name}: not written, since it does not support model.cell={cell}")
+        else:
+            raise errors.UserError(
+                f"--format: {name} does not support model.cell={cell}; use "
+                "--format=stablehlo"
+            )
+    folders.check_packages(names)
+    for name in names:
+        path = args.output / name
         if path.exists() and not args.force:
             raise errors.UserError(
                 f"--output: {path} exists; name another folder, or replace it with "
@@ -90,7 +95,7 @@ def export(args: argparse.Namespace) -> None:
             )
     source = Source.load(workdir, args.step, parse_settings(args))
     differing = []
-    for name in format_names:
+    for name in names:
         certificate = folders.write(source, name, args.output)
         print(f"{name}: {certificate.describe()}, in {args.output / name}", flush=True)
         if certificate.differing:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from rnnmnist.config.schema import GATED_CELLS
 from rnnmnist.exporting.source import Source
 
 
@@ -15,7 +14,7 @@ class Format(NamedTuple):
     artefact: str  # the file with the parameters
     packages: tuple[str, ...]  # that write it, and as the last one, that runs it
     write: Callable[[Source, Path], None]  # all files but `predict.py` into a folder
-    cells: tuple[str, ...] | None = None  # that it supports; None: all
+    gated_only: bool = False  # supports the cells of `GATED_CELLS` only
 
 
 def write_onnx(source: Source, folder: Path) -> None:
@@ -40,7 +39,8 @@ def write_safetensors(source: Source, folder: Path) -> None:
     leaves = named_leaves(source.params)
     arrays = {name.replace("/", "."): array for name, array in leaves}
     (folder / "model.safetensors").write_bytes(save(arrays))
-    model, order = source.restored.config.model, source.pixel_order
+    model = source.restored.config.model
+    order = source.pixel_order
     mean, std, missing = source.normalization
     content = {
         "cell": model.cell,
@@ -64,9 +64,12 @@ def write_stablehlo(source: Source, folder: Path) -> None:
 
 
 FORMATS = {
-    "onnx": Format("model.onnx", ("onnx", "onnxruntime"), write_onnx, GATED_CELLS),
+    "onnx": Format("model.onnx", ("onnx", "onnxruntime"), write_onnx, gated_only=True),
     "safetensors": Format(
-        "model.safetensors", ("safetensors", "numpy"), write_safetensors, GATED_CELLS
+        "model.safetensors",
+        ("safetensors", "numpy"),
+        write_safetensors,
+        gated_only=True,
     ),
     "stablehlo": Format("model.stablehlo", ("flatbuffers", "jax"), write_stablehlo),
 }

@@ -55,8 +55,9 @@ its predictions were compared with those of rnnmnist for every example above.
 
 def model_card(source: Source) -> str:
     """Returns the text of the card."""
-    task, config = source.task, source.restored.config
-    examples, correct = len(source.logits), source.correct
+    task = source.task
+    config = source.restored.config
+    examples = len(source.logits)
     images = task.image_shape is not None
     metadata: dict[str, Any] = {
         "library_name": "rnnmnist",
@@ -67,7 +68,6 @@ def model_card(source: Source) -> str:
         metadata["pipeline_tag"] = "image-classification"
     if task.name in HUB_DATASETS:
         metadata["datasets"] = [HUB_DATASETS[task.name]]
-    steps, features = task.steps, task.features
     return TEMPLATE.format(
         # JSON is YAML, too.
         metadata="\n".join(f"{key}: {json.dumps(metadata[key])}" for key in metadata),
@@ -75,19 +75,19 @@ def model_card(source: Source) -> str:
         description=(
             f"A recurrent network (`{config.model.cell}`, {config.model.hidden_size} "
             f"units, {count_params(source.params):,} parameters) that classifies "
-            f"{task.noun} of up to {steps} steps of {features} features."
+            f"{task.noun} of up to {task.steps} steps of {task.features} features."
         ),
         dataset=source.dataset,
         split=source.split,
         examples=examples,
-        correct=correct,
-        accuracy=percent(correct / examples),
-        interval=interval(wilson_interval(correct, examples)),
+        correct=source.correct,
+        accuracy=percent(source.correct / examples),
+        interval=interval(wilson_interval(source.correct, examples)),
         arguments="images" if images else "sequences, lengths",
         shapes=(
             f"uint8 [n, {', '.join(map(str, task.image_shape))}]"
             if task.image_shape
-            else f"float32 [n, time, {features}], int32 [n]"
+            else f"float32 [n, time, {task.features}], int32 [n]"
         ),
         classes=list(task.classes),
         config=json.dumps(source.provenance["config"], indent=1),

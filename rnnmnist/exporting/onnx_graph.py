@@ -12,7 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rnnmnist.exporting.source import Source
 
-OPSET, IR_VERSION = 17, 8  # of 2022, so that older runtimes accept the model
+# Of 2022, so that older runtimes accept the model.
+OPSET = 17
+IR_VERSION = 8
 
 
 class Operator(NamedTuple):
@@ -66,16 +68,20 @@ def build(source: Source) -> onnx.ModelProto:
     them, for any number of examples. The outputs are `logits` and `probabilities`,
     float32 [examples, classes].
     """
-    graph, task, order = Graph(), source.task, source.pixel_order
+    graph = Graph()
+    task = source.task
+    order = source.pixel_order
     if order is None:
         inputs = [
             _value("sequences", TensorProto.FLOAT, "time", task.features),
             _value("lengths", TensorProto.INT32),
         ]
-        steps, lengths = _add_sequences(graph, source), "lengths"
+        steps = _add_sequences(graph, source)
+        lengths = "lengths"
     else:
         inputs = [_value("images", TensorProto.UINT8, *(task.image_shape or ()))]
-        steps, lengths = _add_images(graph, order), ""
+        steps = _add_images(graph, order)
+        lengths = ""
     hidden = _add_recurrence(graph, source, steps, lengths)
     head = source.params["head"]
     kernel, bias = graph.constant(head["kernel"]), graph.constant(head["bias"])
@@ -150,22 +156,22 @@ def _add_forward_fill(graph: Graph, values: str) -> str:
 def _add_recurrence(graph: Graph, source: Source, steps: str, lengths: str) -> str:
     """Adds the recurrent operator; returns what the head reads, [examples, hidden].
 
-    Args:
-        graph: to which to add it.
-        source: the network.
-        steps: [time, examples, features].
-        lengths: int32 [examples]; empty if no sequence has padding.
+    The steps are [time, examples, features], and the lengths int32 [examples]; their
+    name is empty if no sequence has padding.
     """
     config = source.restored.config.model
-    operator, units = OPERATORS[config.cell], config.hidden_size
-    kernels, biases = [], []
+    operator = OPERATORS[config.cell]
+    units = config.hidden_size
+    kernels = []
+    biases = []
     for side in zip(*operator.gates, strict=True):  # of the inputs, of the hidden state
         layers = [source.params["cell"][name] for name in side]
         kernels.append(np.concatenate([layer["kernel"].T for layer in layers]))
         biases += [layer.get("bias", np.zeros(units)) for layer in layers]
     arrays = [*kernels, np.concatenate(biases)]
     parameters = [graph.constant(array[None]) for array in arrays]  # of one direction
-    every, last = "hidden_states", "last_hidden_state"
+    every = "hidden_states"
+    last = "last_hidden_state"
     graph.nodes.append(
         helper.make_node(
             operator.name,

@@ -11,7 +11,8 @@ import numpy as np
 def load(folder):
     """Returns a function from raw examples to logits."""
     config = json.loads((folder / "config.json").read_text())
-    content, params = (folder / "model.safetensors").read_bytes(), {}
+    content = (folder / "model.safetensors").read_bytes()
+    params = {}
     start = 8 + int.from_bytes(content[:8], "little")
     for name, entry in json.loads(content[8:start]).items():
         begin, end = (start + offset for offset in entry["data_offsets"])
@@ -46,7 +47,8 @@ def predict(config, params, examples, lengths=None):
     def sigmoid(x):
         return (1 + np.tanh(x / 2)) / 2
 
-    inputs, states = to_inputs(config, examples), []
+    inputs = to_inputs(config, examples)
+    states = []
     h = c = np.zeros((len(inputs), config["hidden_size"]), np.float32)
     for x in inputs.swapaxes(0, 1):
         if config["cell"] == "lstm":

@@ -45,13 +45,7 @@ class Source(NamedTuple):
     def load(
         cls, workdir: Path, selector: str, data_paths: Mapping[str, str | None]
     ) -> "Source":
-        """Restores a network, loads its examples and classifies them.
-
-        Args:
-            workdir: of a run.
-            selector: `best`, `latest` or the number of a step.
-            data_paths: overrides of the data's paths in the configuration.
-        """
+        """Restores a network, loads its examples and classifies them."""
 
         def load_step(step: int) -> "Source":
             if (seeds := read_header(workdir, step).config.num_seeds) > 1:
@@ -106,7 +100,8 @@ class Source(NamedTuple):
 
         Indices count pixels in row order. None if the network reads sequences.
         """
-        view, shape = self.restored.view, self.task.image_shape
+        view = self.restored.view
+        shape = self.task.image_shape
         if view is None or shape is None:
             return None
         indices = np.arange(shape[0] * shape[1]).reshape(1, *shape)
@@ -132,8 +127,9 @@ class Source(NamedTuple):
 
 def to_inputs(examples: Examples) -> tuple[np.ndarray, ...]:
     """Returns the inputs of an exported network for examples: see `Source`."""
-    stored, indices = examples.stored, examples.indices
-    values = stored if indices is None else stored[indices]
+    values = examples.stored
+    if examples.indices is not None:
+        values = values[examples.indices]
     if examples.normalization is None:
         return (values,)
     lengths = examples.lengths
@@ -145,10 +141,7 @@ def to_inputs(examples: Examples) -> tuple[np.ndarray, ...]:
 def predict(
     restored: RestoredModel, values: np.ndarray, lengths: np.ndarray | None = None
 ) -> np.ndarray:
-    """Returns this package's logits for the inputs of an export.
-
-    Args and shapes are those of `Source`; the result is float32 [n, classes].
-    """
+    """Returns this package's logits for inputs as in `Source`: float32 [n, classes]."""
     is_image = restored.view is not None
     examples = Examples(
         values,
@@ -156,5 +149,4 @@ def predict(
         lengths=lengths,
         normalization=None if is_image else restored.normalization,
     )
-    model, params = restored.model, restored.params
-    return predict_logits(model, params, restored.put(examples))[0]
+    return predict_logits(restored.model, restored.params, restored.put(examples))[0]

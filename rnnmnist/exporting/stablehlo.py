@@ -20,7 +20,8 @@ def build(source: Source) -> bytes:
     `source.inputs`. On every platform, matrix products have the precision of
     `execution.precision`, by default float32.
     """
-    restored, params = source.restored, source.params
+    restored = source.restored
+    params = source.params
 
     def logits(examples: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
         if restored.view is not None:
@@ -44,7 +45,8 @@ def normalize(normalization: Normalization, values: jax.Array) -> jax.Array:
 
     The padding is kept: no step before it depends on it.
     """
-    exact, std = normalization.mean[None, None], normalization.std[None, None]
+    exact = normalization.mean[None, None]
+    std = normalization.std[None, None]
     mean = exact.astype(np.float32)
     error = (mean - exact).astype(np.float32)  # float64 is not available
     # Without the barrier, XLA folds the two constants into one.
