@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -186,6 +186,13 @@ def parse_training(
         args.coordinator_address, args.num_processes, args.process_id
     )
     return TrainingArgs(path.stem, config, workdir, processes), args
+
+
+def check_distinct(workdirs: Sequence[Path]) -> None:
+    """Checks that no workdir is given twice."""
+    for workdir in workdirs:
+        if workdirs.count(workdir) > 1:
+            raise UserError(f"workdir: {workdir} is given more than once")
 
 
 def output_file(flag: str, text: str, suffix: str) -> Path:

@@ -32,8 +32,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise errors.UserError(
             f"--workdir: must be given at most twice, not {len(args.workdir)} times"
         )
-    if len(set(args.workdir)) < len(args.workdir):
-        raise errors.UserError(f"--workdir: {args.workdir[0]} is given more than once")
+    cli.check_distinct(args.workdir)
     return args
 
 

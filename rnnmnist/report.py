@@ -10,7 +10,7 @@ import argparse
 import datetime
 import shlex
 
-from rnnmnist import cli, errors
+from rnnmnist import cli
 from rnnmnist.cli import Parser, parse_settings
 
 
@@ -23,9 +23,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_step()
     parser.add_data_paths()
     args = parser.parse(argv)
-    for workdir in args.workdir:
-        if args.workdir.count(workdir) > 1:
-            raise errors.UserError(f"--workdir: {workdir} is given more than once")
+    cli.check_distinct(args.workdir)
     return args
 
 

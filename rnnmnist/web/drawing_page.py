@@ -50,14 +50,6 @@ class Network(NamedTuple):
         return params
 
 
-class Sample(NamedTuple):
-    """A digit of the embedded data set."""
-
-    pixels: np.ndarray  # uint8 [28, 28]
-    label: int
-    hard: bool
-
-
 def load_network(workdir: Path) -> Network:
     """Restores the network of a run at its best step."""
     predictor = Predictor(workdir)
@@ -92,16 +84,20 @@ def render(networks: Sequence[Network]) -> str:
 
     The networks are shown side by side. The first one selects the samples.
     """
+    losses = [network.loss for network in networks]
+    check = out_of_distribution.load()
     data = {
         "networks": [
-            _network_data(network, title)
-            for network, title in zip(networks, titles(networks), strict=True)
+            {
+                "title": TITLES[network.loss]
+                + (f": {network.name}" if losses.count(network.loss) > 1 else ""),
+                "loss": network.loss,
+            }
+            | _weights(FusedParams.create(network.params))
+            for network in networks
         ],
-        "outOfDistribution": _check_data(out_of_distribution.load()),
-        "samples": [
-            sample._asdict() | {"pixels": _base64(sample.pixels)}
-            for sample in select_samples(networks[0])
-        ],
+        "outOfDistribution": {"maxScore": check.max_score} | _weights(check.network),
+        "samples": select_samples(networks[0]),
         "format": {
             "side": preprocessing.SIDE,
             "box": preprocessing.BOX,
@@ -119,16 +115,7 @@ def render(networks: Sequence[Network]) -> str:
     )
 
 
-def titles(networks: Sequence[Network]) -> list[str]:
-    """Returns a title for each network: its loss, and its run's name if needed."""
-    losses = [network.loss for network in networks]
-    return [
-        TITLES[loss] if losses.count(loss) == 1 else f"{TITLES[loss]}: {network.name}"
-        for loss, network in zip(losses, networks, strict=True)
-    ]
-
-
-def select_samples(network: Network) -> list[Sample]:
+def select_samples(network: Network) -> list[dict[str, Any]]:
     """Selects easy and hard digits of the embedded test split.
 
     The easy samples are the first ones of each digit that the network classifies
@@ -148,22 +135,9 @@ def select_samples(network: Network) -> list[Sample]:
     ]
     hardest = of_label.argsort(kind="stable")[:HARD]
     return [
-        *(Sample(images[i], int(labels[i]), hard=False) for i in easy),
-        *(
-            Sample(images[i], int(labels[i]), hard=True)
-            for i in hardest
-            if i not in easy
-        ),
+        {"pixels": _base64(images[i]), "label": int(labels[i]), "hard": i not in easy}
+        for i in dict.fromkeys([*easy, *hardest])
     ]
-
-
-def _network_data(network: Network, title: str) -> dict[str, Any]:
-    arrays = FusedParams.create(network.params)
-    return {"title": title, "loss": network.loss} | _weights(arrays)
-
-
-def _check_data(check: out_of_distribution.OutOfDistributionCheck) -> dict[str, Any]:
-    return {"maxScore": check.max_score} | _weights(check.network)
 
 
 def _weights(arrays: FusedParams) -> dict[str, Any]:
