@@ -7,15 +7,9 @@ Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
 
 def t_interval(mean: float, std: float, count: int) -> tuple[float, float]:
-    """Returns the 95 % interval of a mean accuracy over seeds.
+    """Returns the 95 % interval of a mean accuracy over at least two seeds.
 
-    Args:
-        mean: over the seeds, from 0 to 1.
-        std: sample standard deviation over the seeds (`ddof=1`).
-        count: number of seeds, at least 2.
-
-    Returns:
-        The ends, clipped to [0, 1].
+    The standard deviation is that of a sample (`ddof=1`).
 
     References:
         Student, "The probable error of a mean", Biometrika 6, 1908.
@@ -33,7 +27,8 @@ def wilson_interval(correct: float, examples: int) -> tuple[float, float]:
         Wilson, "Probable inference, the law of succession, and statistical
         inference", JASA 22, 1927.
     """
-    p, z2 = correct / examples, Z_95**2
+    p = correct / examples
+    z2 = Z_95**2
     center = p + z2 / (2 * examples)
     half = Z_95 * math.sqrt(p * (1 - p) / examples + z2 / (4 * examples**2))
     scale = 1 + z2 / examples

@@ -92,15 +92,17 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def _count(confusion: np.ndarray, loss: float, seed: int) -> Scores:
     """Returns the scores of one network."""
-    examples, correct = int(confusion.sum()), np.diag(confusion)
+    examples = int(confusion.sum())
+    correct = int(np.trace(confusion))
     totals = confusion.sum(axis=1)
     present = totals > 0
+    recalls = np.diag(confusion)[present] / totals[present]
     return Scores(
         examples=examples,
-        correct=int(correct.sum()),
-        accuracy=int(correct.sum()) / examples,
-        accuracy_interval=wilson_interval(int(correct.sum()), examples),
-        balanced_accuracy=statistics.fmean(correct[present] / totals[present]),
+        correct=correct,
+        accuracy=correct / examples,
+        accuracy_interval=wilson_interval(correct, examples),
+        balanced_accuracy=statistics.fmean(recalls),
         loss=loss,
         confusion=tuple(map(tuple, confusion.tolist())),
         seed=seed,
@@ -109,10 +111,10 @@ def _count(confusion: np.ndarray, loss: float, seed: int) -> Scores:
 
 def _merge(members: Sequence[Scores]) -> Scores:
     """Returns the scores of several networks together."""
-    examples, accuracies = members[0].examples, [one.accuracy for one in members]
+    examples = members[0].examples
     correct = sum(one.correct for one in members)
     accuracy = correct / (len(members) * examples)  # so that equal counts tie
-    std = statistics.stdev(accuracies)
+    std = statistics.stdev(one.accuracy for one in members)
     confusion = np.sum([one.confusion for one in members], axis=0)
     return Scores(
         examples=examples,

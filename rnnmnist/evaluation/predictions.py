@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.platforms import Execution
-from rnnmnist.data.examples import Examples
+from rnnmnist.data.examples import Examples, padding
 from rnnmnist.data.views import View
 from rnnmnist.evaluation.metrics import Scores
 from rnnmnist.models.classifier import Params, SequenceClassifier
@@ -52,22 +52,18 @@ class EvaluationSplit:
     ) -> "EvaluationSplit":
         """Copies a split to the devices of a mesh, unless it is large.
 
-        Args:
-            examples: all of the split.
-            view: of images; None for sequences.
-            mesh: each batch is sharded over its `batch` axis.
-            execution: gives the batch of a device, which affects memory and speed.
-                Counts do not depend on it, the loss only by rounding.
+        Each batch is sharded over the mesh's axis `batch`. Counts do not depend on the
+        size of a device's batch, the loss only by rounding.
         """
-        count, shards = len(examples.labels), mesh.shape[BATCH]
+        count = len(examples.labels)
+        shards = mesh.shape[BATCH]
         batch = min(execution.eval_batch_size, -(-count // shards)) * shards
         split = cls(examples, view, mesh, execution.vectorize_seeds, batch, None)
         one = examples.take(np.arange(1)).nbytes
-        if one * count > MAX_RESIDENT_BYTES:
-            return split
-        return dataclasses.replace(
-            split, resident=split.device_batches(0, -(-count // batch))
-        )
+        if one * count <= MAX_RESIDENT_BYTES:
+            batches = split.device_batches(0, -(-count // batch))
+            split = dataclasses.replace(split, resident=batches)
+        return split
 
     def groups(self) -> Iterator[Batches]:
         """Yields all batches in order, as many at a time as the devices hold."""
@@ -110,9 +106,8 @@ def predict_logits(
 ) -> np.ndarray:
     """Returns the logits of each network for every example of a split.
 
-    Returns:
-        float32 [networks, examples, classes] on every process, after the last step;
-        with `every_step` [networks, examples, time, classes].
+    They are float32 [networks, examples, classes] after the last step, or with
+    `every_step` [networks, examples, time, classes], on every process.
     """
     groups = [
         predict_batches(
@@ -197,8 +192,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def decision_steps(predicted: np.ndarray) -> np.ndarray:
     """Returns the step, from 1, after which no prediction changes, int [examples].
 
-    Args:
-        predicted: classes after each step, int [examples, time].
+    Predictions are classes after each step, int [examples, time].
     """
     same = predicted[:, ::-1] == predicted[:, -1:]
     return predicted.shape[1] - np.cumprod(same, axis=1).sum(axis=1) + 1
@@ -220,12 +214,10 @@ class Predictions(NamedTuple):
         lengths = examples.lengths
         if lengths is None:
             lengths = np.full(count, steps, np.int32)
-        every, last = np.arange(count), lengths[:, None] - 1
-        predicted = logits.argmax(-1)
-        predicted = np.take_along_axis(
-            predicted, np.minimum(np.arange(steps), last), axis=1
-        )
-        probabilities = softmax(logits[every, lengths - 1].astype(np.float64))
+        last = lengths - 1
+        steps_read = np.minimum(np.arange(steps), last[:, None])
+        predicted = np.take_along_axis(logits.argmax(-1), steps_read, axis=1)
+        probabilities = softmax(logits[np.arange(count), last].astype(np.float64))
         return cls(examples.labels, lengths, predicted, probabilities)
 
     @property
@@ -241,13 +233,14 @@ class Predictions(NamedTuple):
     @property
     def examples_after_steps(self) -> np.ndarray:
         """The number of examples that have each step, int [time]."""
-        return (np.arange(self.predicted.shape[1]) < self.lengths[:, None]).sum(axis=0)
+        return (~padding(self.predicted.shape[1], self.lengths)).sum(axis=0)
 
     @property
     def correct_after_steps(self) -> np.ndarray:
         """The number of correct predictions after each step, int [time]."""
-        present = np.arange(self.predicted.shape[1]) < self.lengths[:, None]
-        return ((self.predicted == self.labels[:, None]) & present).sum(axis=0)
+        correct = self.predicted == self.labels[:, None]
+        correct[padding(self.predicted.shape[1], self.lengths)] = False
+        return correct.sum(axis=0)
 
     @property
     def decision_steps(self) -> np.ndarray:

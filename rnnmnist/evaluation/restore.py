@@ -56,7 +56,8 @@ def restore_model(workdir: Path, step: int, mesh: Mesh) -> RestoredModel:
         DamagedError: if the checkpoint differs from what was saved.
     """
     header = read_header(workdir, step)
-    config, task = header.config, header.task
+    config = header.config
+    task = header.task
     execution = execution_of(config, platform_of(mesh))
     if not config.model.is_linear:  # training's blocks do not divide other lengths
         execution = execution._replace(remat_steps=None)

@@ -20,7 +20,7 @@ from rnnmnist.data.views import permutation_sha256
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.accuracies import percent
 from rnnmnist.evaluation.metrics import Scores, format_accuracy
-from rnnmnist.evaluation.predictions import evaluate
+from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.restore import RestoredModel, restore_model
 from rnnmnist.models.classifier import count_params
 from rnnmnist.runtime.distributed import is_process_0
@@ -67,16 +67,10 @@ def evaluate_run(
     data_paths: Mapping[str, str | None],
     mesh: Mesh,
 ) -> Result:
-    """Evaluates a checkpoint, whose own configuration gives model and data.
+    """Evaluates a checkpoint of a run on a split, and writes the result file.
 
-    The result file is also written.
-
-    Args:
-        workdir: of the run, which may still be training.
-        selector: `best`, `latest` or the number of a step.
-        split: `train`, `validation` or `test`.
-        data_paths: overrides of the data's paths in the configuration.
-        mesh: on which to evaluate.
+    Its own configuration gives the model, and also the data unless `data_paths` has
+    other ones. The run may still be training.
     """
 
     def evaluate_step(step: int) -> Result:
@@ -97,15 +91,13 @@ def load_split(
 ) -> tuple[Task, str, Examples]:
     """Loads the data on which a model is evaluated.
 
-    Args:
-        restored: the model.
-        split: None takes the test split, or validation if there is none.
-        data_paths: overrides of the data's paths in the configuration.
+    Without a name, the split is the test split, or validation if there is none.
 
     Returns:
         The task of these data, the name of the split, and its examples.
     """
-    config, trained = restored.config.replace(data_paths).data, restored.task
+    config = restored.config.replace(data_paths).data
+    trained = restored.task
     if config.name != "files" and config.path is not None:
         raise UserError(
             f"data.path: the run is on {config.name}, not on files; remove it"
@@ -128,13 +120,12 @@ def score(
     restored: RestoredModel, step: int, task: Task, split: str, examples: Examples
 ) -> Result:
     """Evaluates a restored checkpoint on a whole split of a task."""
-    config, model, params = restored.config, restored.model, restored.params
+    config = restored.config
+    params = restored.params
     networks = split_ensemble(jax.device_get(params))
-
-    def evaluate_all(examples: Examples) -> Scores:
-        return evaluate(model, params, restored.put(examples), config.seed)
-
-    scores = evaluate_all(examples)
+    labels = examples.labels
+    logits = predict_logits(restored.model, params, restored.put(examples))
+    scores = Scores.from_logits(logits, labels, config.seed)
     common: dict[str, Any] = {
         "dataset": task.name,
         "split": split,
@@ -145,19 +136,18 @@ def score(
         NetworkResult(**asdict(one) | common, params_sha256=params_sha256(network))
         for one, network in zip(scores.members, networks, strict=False)
     ]
-    permuted = config.data.view == "permuted"
-    permutation = config.data.permutation
+    permutation = config.data.permutation if config.data.view == "permuted" else None
     return Result(
         **asdict(scores) | common | {"members": tuple(members)},
         params_sha256=params_sha256(params),
         task=task,
-        permutation=permutation if permuted else None,
+        permutation=permutation,
         permutation_sha256=(
-            permutation_sha256(permutation, task.steps) if permuted else None
+            permutation_sha256(permutation, task.steps) if permutation else None
         ),
         trained_on_sha256=restored.task.sha256,
         tutorial_128=(
-            evaluate_all(examples.first(128))
+            Scores.from_logits(logits[:, :128], labels[:128], config.seed)
             if config.tutorial_128 and split == "test"
             else None
         ),
