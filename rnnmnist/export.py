@@ -76,23 +76,20 @@ def export(args: argparse.Namespace) -> None:
     cell = header.config.model.cell
     names = []
     for name in FORMAT_NAMES if args.format == "all" else [args.format]:
-        if cell in GATED_CELLS or not FORMATS[name].gated_only:
-            names.append(name)
-        elif args.format == "all":
-            print(f"{name}: not written, since it does not support model.cell={cell}")
-        else:
-            raise errors.UserError(
-                f"--format: {name} does not support model.cell={cell}; use "
-                "--format=stablehlo"
-            )
-    folders.check_packages(names)
-    for name in names:
         path = args.output / name
-        if path.exists() and not args.force:
+        if FORMATS[name].gated_only and cell not in GATED_CELLS:
+            message = f"{name} does not support model.cell={cell}"
+            if args.format != "all":
+                raise errors.UserError(f"--format: {message}; use --format=stablehlo")
+            print(f"{name}: not written, since {message}")
+        elif path.exists() and not args.force:
             raise errors.UserError(
                 f"--output: {path} exists; name another folder, or replace it with "
                 "--force"
             )
+        else:
+            names.append(name)
+    folders.check_packages(names)
     source = Source.load(workdir, args.step, parse_settings(args))
     differing = []
     for name in names:

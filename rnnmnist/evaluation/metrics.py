@@ -52,13 +52,9 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def from_logits(
         cls, logits: np.ndarray, labels: np.ndarray, first_seed: int = 0
     ) -> "Scores":
-        """Scores the logits of a whole split.
+        """Scores logits [networks, examples, classes] of a whole split.
 
-        Args:
-            logits: float [networks, examples, classes], of networks whose seeds follow
-                one another.
-            labels: the true classes, int [examples].
-            first_seed: the seed of the first network.
+        The seeds of the networks follow one another.
         """
         _, examples, classes = logits.shape
         logits = logits.astype(np.float64)

@@ -150,13 +150,10 @@ def predict_batches(
     vectorize_seeds: bool,
     every_step: bool,
 ) -> jax.Array:
-    """Computes the logits of all batches in one call.
+    """Computes float32 logits [networks, batches, batch, (time,) classes] in one call.
 
     The axis `seeds` of the mesh divides the networks, the axis `batch` the second axis
-    of the batches.
-
-    Returns:
-        float32 [networks, batches, batch, (time,) classes], replicated.
+    of the batches. The logits are replicated.
     """
 
     def one_shard(params: Params, batches: Batches) -> jax.Array:

@@ -35,16 +35,12 @@ def find_images(argument: str) -> list[str]:
 
 
 def read(name: str) -> np.ndarray:
-    """Reads an image file as grey levels.
+    """Reads an image file as grey levels, float32 [height, width] from 0 to 1.
 
-    Args:
-        name: a PNG, JPEG, WebP, BMP or GIF file of any size and mode (the first frame
-            of an animation), or `-` for standard input.
-
-    Returns:
-        float32 [height, width] from 0 to 1, no side longer than `MAX_SIDE`. For a
-        colour image, the channel with the largest standard deviation, so that yellow
-        on white is visible. Transparent pixels become background.
+    The file can have any size and mode; of an animation, it is the first frame. No side
+    of the result is longer than `MAX_SIDE`. For a colour image, it is the channel with
+    the largest standard deviation, so that yellow on white is visible. Transparent
+    pixels become background.
     """
     if name == STANDARD_INPUT:
         content = sys.stdin.buffer.read(MAX_BYTES + 1)
@@ -93,11 +89,7 @@ def encode(image: np.ndarray) -> bytes:
 
 
 def from_array(image: np.ndarray) -> np.ndarray:
-    """Converts an array [height, width] to grey levels, as `read` returns them.
-
-    Raises:
-        ValueError: if the shape, the type or the range of values is not supported.
-    """
+    """Converts an array [height, width] to grey levels, as `read` returns them."""
     image = np.asarray(image)
     if image.ndim != 2 or not image.size:
         raise ValueError(

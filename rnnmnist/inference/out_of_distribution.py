@@ -35,8 +35,7 @@ class OutOfDistributionCheck(NamedTuple):
     def scores(self, images: np.ndarray) -> np.ndarray:
         """Returns the logarithms of the odds that images are not digits, float32 [n].
 
-        Args:
-            images: uint8 [n, 28, 28], preprocessed as MNIST's are.
+        The images are uint8 [n, 28, 28], preprocessed as MNIST's are.
         """
         network = self.network
         cell = hidden = np.zeros((len(images), len(network.hidden)), np.float32)
@@ -49,11 +48,7 @@ class OutOfDistributionCheck(NamedTuple):
         return logits[:, -1] - logsumexp(logits[:, :-1], axis=-1)
 
     def is_digit(self, images: np.ndarray) -> np.ndarray:
-        """Returns whether images show digits, bool [n]; a blank one does not.
-
-        Args:
-            images: uint8 [n, 28, 28], preprocessed as MNIST's are.
-        """
+        """Returns whether such images show digits, bool [n]; a blank one does not."""
         return images.any((1, 2)) & (self.scores(images) <= self.max_score)
 
 

@@ -44,8 +44,7 @@ class Stages(NamedTuple):
 def preprocess(grey: np.ndarray) -> Stages:
     """Preprocesses an image of one digit; one that has MNIST's form is unchanged.
 
-    Args:
-        grey: float [height, width] from 0 to 1, dark on light or light on dark.
+    Grey levels are from 0 to 1, dark on light or light on dark.
     """
     grey = np.asarray(grey, np.float32)
     if _is_preprocessed(grey):
@@ -92,11 +91,8 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
 
     The background is the closing of the image: strokes are narrower than its window,
     and the edge of a shadow is not. The digit is what is darker; light digits on dark
-    are inverted first.
-
-    Returns:
-        float32 [height, width], 0 for the background and 1 for the digit; all 0 if the
-        contrast is below `MIN_CONTRAST` or close to the noise.
+    are inverted first. The result is 0 for the background and 1 for the digit, and all
+    0 if the contrast is below `MIN_CONTRAST` or close to the noise.
     """
     grey = _smooth(grey)
     inverted = _is_light_on_dark(grey)
@@ -113,7 +109,7 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
     contrast = background - grey
     if not inverted:  # a pen absorbs a fraction of the light
         contrast = contrast / background
-    without_lines = _remove_lines(contrast)
+    without_lines = _remove_rows(_remove_rows(contrast).T).T
     if without_lines.max() > MIN_CONTRAST:  # otherwise, the only line is a 1
         contrast = without_lines
     # Of the background only: strokes can cover most of an image.
@@ -149,13 +145,8 @@ def _is_light_on_dark(grey: np.ndarray) -> bool:
     return bool(((grey - local) ** 3).sum() > 0)
 
 
-def _remove_lines(contrast: np.ndarray) -> np.ndarray:
-    """Removes ruled lines, horizontal and vertical ones, up to a small tilt."""
-    return _remove_rows(_remove_rows(contrast).T).T
-
-
 def _remove_rows(contrast: np.ndarray) -> np.ndarray:
-    """Removes horizontal lines that are thin, and as wide as the image."""
+    """Removes ruled lines: horizontal, up to a small tilt, and as wide as the image."""
     width = contrast.shape[1]
     thickness = max(3, max(contrast.shape) // 40)
     thin = ndimage.white_tophat(contrast, (thickness, 1))
