@@ -77,7 +77,7 @@ class DataConfig(Section):
     )
     normalize: Literal["standardize", "none"] = setting(
         "standardize",
-        "of sequences: subtract each feature's mean over the training part and divide "
+        "of sequences: subtract each feature's mean over the training split and divide "
         "by its standard deviation; images are scaled to [0, 1]",
         of="sequences",
     )

@@ -55,7 +55,7 @@ class Task:
 
 
 def fit_to_task(config: Config, task: Task, *, verbose: bool = True) -> Config:
-    """Returns the configuration with a batch that is not larger than the training part.
+    """Returns the configuration with a batch that is not larger than the training split.
 
     With `verbose`, a reduction is printed. A user's cell gets its absolute path and its
     hash.

@@ -47,7 +47,7 @@ class LabelledSequences:
     def splits(self) -> dict[str, np.ndarray]:
         """The indices of each split's sequences, for training.
 
-        Without a validation part, every tenth training sequence of each class is
+        Without a validation split, every tenth training sequence of each class is
         validation (the last one of a smaller class), in the order of the file.
         """
         splits = self.given_splits("train")
@@ -63,7 +63,7 @@ class LabelledSequences:
         if not held_out:
             raise UserError(
                 f"{self.path}: needs a class with at least two training sequences, one "
-                "of them for validation; add sequences or mark the validation part"
+                "of them for validation; add sequences or mark the validation split"
             )
         validation = np.sort(np.concatenate(held_out))
         train = np.setdiff1d(train, validation)

@@ -112,7 +112,7 @@ def load_split(
     if split is None:
         split = task.evaluated_split
     if not len(splits[split].labels):
-        raise UserError(f"split: {task.name} has no {split} part; choose validation")
+        raise UserError(f"split: {task.name} has no {split} split; choose validation")
     return task, split, splits[split]
 
 

@@ -100,7 +100,7 @@ def _on_other(run: RunData) -> str:
 
 
 def _test(run: RunData) -> str:
-    """Formats the accuracy, and names what it is of unless that is the test part."""
+    """Formats the accuracy, and names what it is of unless that is the test split."""
     evaluated = f"{run.split}{_on_other(run)}"
     accuracy = format_accuracy(run.result)
     return accuracy if evaluated == "test" else f"{evaluated}: {accuracy}"

@@ -154,7 +154,7 @@ def print_summary(
     test = results.format_result(result)
     evaluate = f"{python} -m rnnmnist.evaluate {flag}"
     if result.split != "test":
-        test = f"none: {result.task.name} has no test part"
+        test = f"none: {result.task.name} has no test split"
         evaluate += f" --split={result.split}"
     print(
         f"\nparameters  {result.num_parameters:,}\n"

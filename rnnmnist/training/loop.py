@@ -325,7 +325,7 @@ def evaluate_best_checkpoint(
 ) -> results.Result:
     """Evaluates the best checkpoint on the test split, unless a valid result exists.
 
-    If the data have no test part, it is evaluated on the validation split.
+    If the data have no test split, it is evaluated on the validation split.
     """
     best = broadcast(lambda: find_step(workdir, "best"))
     restored = restore_model(workdir, best, mesh)

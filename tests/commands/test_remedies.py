@@ -94,7 +94,7 @@ REMEDIES = [
     ),
     (
         "evaluate --workdir=untested",
-        "untested has no test part; choose validation",
+        "untested has no test split; choose validation",
         "--split=validation",
     ),
     (

@@ -336,7 +336,7 @@ def test_batches_from_the_host_give_the_bits_of_resident_data(
 
 @pytest.mark.usefixtures("unrendered")
 def test_a_file_without_a_split(tmp_path: Path) -> None:
-    """The validation part is too small to select, and there is no test part."""
+    """The validation split is too small to select, and there is no test split."""
     path = save(tmp_path / "levels.npz", arrays(split=None))
     workdir = tmp_path / "run"
     output = train(path, workdir, "--config.train.batch_size=100")
@@ -344,16 +344,16 @@ def test_a_file_without_a_split(tmp_path: Path) -> None:
     assert (
         f"train.batch_size: 100 is reduced to the {count} training sequences" in output
     )
-    assert "test        none: levels has no test part" in output
+    assert "test        none: levels has no test split" in output
     assert "fewer than 50 validation examples do not select one" in output
     assert "--split=validation" in output
     message = refused("evaluate", f"--workdir={workdir}")
-    assert message == "--split: levels has no test part; choose validation"
+    assert message == "--split: levels has no test split; choose validation"
     with contextlib.redirect_stdout(io.StringIO()):
         report.main([f"--workdir={workdir}"])
     page = (workdir / "report" / "index.html").read_text()
     assert "validation accuracy:" in page
-    assert "has no test part" in page
+    assert "has no test split" in page
 
 
 def test_missing_values(tmp_path: Path) -> None:
