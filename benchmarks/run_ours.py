@@ -43,7 +43,7 @@ class Trainer:
         self.mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
         self.task = dataclasses.replace(
             read_task(config.data),
-            steps=rows,
+            time_steps=rows,
             features=columns,
             image_shape=(rows, columns),
         )

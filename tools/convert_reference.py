@@ -8,56 +8,24 @@ these models are not in the repository. The parameters stay as they are.
 
 import json
 from pathlib import Path
-from typing import Any
 
-import jax
-import make_reference
-import msgspec
-import orbax.checkpoint as ocp
-
-from rnnmnist.checkpoints.checksums import array_checksums
-from rnnmnist.checkpoints.header import Metrics
+from rnnmnist.checkpoints.checksums import json_checksum
+from rnnmnist.checkpoints.header import FORMAT
 from rnnmnist.config.paths import REFERENCES
-from rnnmnist.config.schema import Config
-from rnnmnist.config.tasks import Task
-
-MOVED = ("data.placement", "model.precision", "model.remat_steps", "train.num_devices")
-REMOVED = ("model.unroll", "train.eval_batch_size", "train.vectorize_seeds")
 
 
 def main() -> None:
-    """Converts the checkpoint of each model that has items instead of a header."""
+    """Converts the header of each model that has the format before the current one."""
     for reference in REFERENCES:
-        target = Path(__file__).parent.parent / reference
-        (folder,) = (path for path in target.iterdir() if path.name.isdigit())
-        if (folder / "header").is_dir():
+        folder = Path(__file__).parent.parent / reference
+        (path,) = folder.glob("*/header/metadata")
+        header = json.loads(path.read_text())
+        if header["format"] == FORMAT:
             continue
-        config, task, sha256 = (
-            json.loads((folder / item / "metadata").read_text())
-            for item in ("config", "task", "sha256")
-        )
-        found: Any = json.loads((folder / "metrics/metrics").read_text())
-        params = ocp.StandardCheckpointer().restore(folder / "params")
-        assert array_checksums(params) == sha256["params"]
-        make_reference.write(
-            target,
-            int(folder.name),
-            jax.device_get(params),
-            convert(config),
-            msgspec.convert(task, Task),
-            msgspec.convert(found, Metrics),
-        )
-
-
-def convert(settings: dict[str, Any]) -> Config:
-    """Returns the configuration of a model from settings with their former names."""
-    settings["execution"] = {}
-    for name in (*MOVED, *REMOVED):
-        section, key = name.split(".")
-        value = settings[section].pop(key)
-        if name in MOVED:
-            settings["execution"][key] = value
-    return Config.from_dict(settings)
+        del header["sha256"]
+        header["format"] = FORMAT
+        header["task"]["time_steps"] = header["task"].pop("steps")
+        path.write_text(json.dumps(header | {"sha256": json_checksum(header)}))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class Task:
     """
 
     name: str
-    steps: int  # of the longest sequence
+    time_steps: int  # of the longest sequence
     features: int
     classes: tuple[str, ...]  # in the order of the labels
     examples: SplitSizes
@@ -55,15 +55,17 @@ class Task:
 
 
 def fit_to_task(config: Config, task: Task, *, verbose: bool = True) -> Config:
-    """Returns the configuration with a batch that is not larger than the training split.
+    """Returns the configuration with a batch no larger than the training split.
 
     With `verbose`, a reduction is printed. A user's cell gets its absolute path and its
     hash.
     """
     config = pin_cell(config)
     block = None if config.model.is_linear else config.execution.remat_steps
-    if block is not None and task.steps % block:
-        divisors = [str(n) for n in range(1, task.steps + 1) if task.steps % n == 0]
+    if block is not None and task.time_steps % block:
+        divisors = [
+            str(n) for n in range(1, task.time_steps + 1) if task.time_steps % n == 0
+        ]
         raise UserError(
             f"execution.remat_steps: must be one of {', '.join(divisors)}, not {block}"
         )

@@ -81,7 +81,7 @@ class LabelledSequences:
         _, steps, features = self.sequences.inputs.shape
         return Task(
             name=self.path.stem.removesuffix("_TRAIN").removesuffix("_TEST"),
-            steps=steps,
+            time_steps=steps,
             features=features,
             classes=self.sequences.classes,
             examples=SplitSizes(**{k: len(part) for k, part in splits.items()}),

@@ -143,7 +143,7 @@ def score(
         task=task,
         permutation=permutation,
         permutation_sha256=(
-            permutation_sha256(permutation, task.steps) if permutation else None
+            permutation_sha256(permutation, task.time_steps) if permutation else None
         ),
         trained_on_sha256=restored.task.sha256,
         tutorial_128=(

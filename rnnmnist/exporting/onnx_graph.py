@@ -186,7 +186,7 @@ def _add_recurrence(graph: Graph, source: Source, steps: str, lengths: str) -> s
     # The operator returns zeros in the padding.
     total = graph.add("ReduceSum", every, graph.constant([0, 1], np.int64), keepdims=0)
     if not lengths:
-        return graph.add("Div", total, graph.constant(source.task.steps))
+        return graph.add("Div", total, graph.constant(source.task.time_steps))
     count = graph.add("Cast", lengths, to=TensorProto.FLOAT)
     count = graph.add("Unsqueeze", count, graph.constant([1], np.int64))
     return graph.add("Div", total, count)

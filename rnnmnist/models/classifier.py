@@ -97,7 +97,7 @@ def make_model(
         )
 
     recurrence = functools.partial(make_recurrence, config, task.features, execution)
-    return SequenceClassifier(recurrence, make_head, (task.steps, task.features))
+    return SequenceClassifier(recurrence, make_head, (task.time_steps, task.features))
 
 
 def init_params(

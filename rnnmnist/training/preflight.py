@@ -35,7 +35,7 @@ def describe_data(config: DataConfig) -> str:
     if config.name == "files":
         task = datasets.load(config).task
         return (
-            f"{config.path}: {task.sizes} {task.noun} of at most {task.steps:,} x "
+            f"{config.path}: {task.sizes} {task.noun} of at most {task.time_steps:,} x "
             f"{task.features:,} values, {len(task.classes):,} classes"
         )
     builder = make_builder(config)

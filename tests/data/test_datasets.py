@@ -100,7 +100,7 @@ def test_the_embedded_splits_are_balanced_and_disjoint(small: Config) -> None:
 @pytest.mark.parametrize("name", datasets.IMAGE_SETS)
 def test_the_task_of_an_image_set_is_known_without_its_files(name: Any) -> None:
     task = datasets.read_task(DataConfig(name=name, data_dir="/nowhere"))
-    assert (task.name, task.steps, task.features) == (name, 28, 28)
+    assert (task.name, task.time_steps, task.features) == (name, 28, 28)
     assert task.image_shape == (28, 28)
     assert len(task.classes) == 10
     assert sum(vars(task.examples).values()) == (5_000 if name == "mnist5k" else 70_000)

@@ -129,7 +129,7 @@ def test_a_task_has_the_shape_of_the_view(name: Any) -> None:
     task = read_task(config)
     assert View.of(config, task) == View(name, "bit_reversal")
     steps = 28 if name in ("rows", "columns") else 784
-    assert (task.steps, task.features) == (steps, 784 // steps)
+    assert (task.time_steps, task.features) == (steps, 784 // steps)
     assert task.image_shape == (28, 28)
 
 

@@ -27,7 +27,7 @@ SHA256 = "of all networks"
 # With a value in every field.
 FULL_TASK = Task(
     name="mine",
-    steps=784,
+    time_steps=784,
     features=1,
     classes=("a", "b"),
     examples=SplitSizes(4, 2, 6),

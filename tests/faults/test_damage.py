@@ -48,7 +48,7 @@ def only_line(text: str) -> str:
 
 def edit_task(step: Path) -> None:
     path = step / "header" / "metadata"
-    path.write_text(path.read_text().replace('"steps": 28', '"steps": 27'))
+    path.write_text(path.read_text().replace('"time_steps": 28', '"time_steps": 27'))
 
 
 DAMAGES: dict[str, Damage] = {

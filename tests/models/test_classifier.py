@@ -240,7 +240,7 @@ def test_logits_are_float32() -> None:
 
 
 def test_the_shape_of_a_task_is_that_of_its_network() -> None:
-    task = dataclasses.replace(TASK, steps=9, features=3, classes=("a", "b"))
+    task = dataclasses.replace(TASK, time_steps=9, features=3, classes=("a", "b"))
     model = model_of(ModelConfig(hidden_size=16), task)
     params = abstract_params(model)
     assert model.input_shape == (9, 3)
