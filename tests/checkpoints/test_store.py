@@ -19,7 +19,7 @@ from rnnmnist.checkpoints.checksums import (
     json_checksum,
     params_sha256,
 )
-from rnnmnist.checkpoints.header import Metrics
+from rnnmnist.checkpoints.header import FORMAT, Metrics
 from rnnmnist.checkpoints.selection import find_step, with_step
 from rnnmnist.checkpoints.store import Checkpoints
 from rnnmnist.config.schema import (
@@ -314,7 +314,7 @@ def edit_header(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(content | {"sha256": json_checksum(content)}))
 
 
-@pytest.mark.parametrize("found", [0, 2])
+@pytest.mark.parametrize("found", [0, FORMAT - 1, FORMAT + 1])
 def test_a_checkpoint_of_another_format_is_refused(
     two_steps: Path, tmp_path: Path, found: int
 ) -> None:
@@ -324,7 +324,7 @@ def test_a_checkpoint_of_another_format_is_refused(
     else:  # before there were headers
         shutil.rmtree(workdir / "2" / "header")
         (workdir / "2" / "sha256").mkdir()
-    age = "a later" if found else "an older"
+    age = "a later" if found > FORMAT else "an older"
     message = rf"^workdir: the checkpoint .*/2 is of {age} version .*format {found}, "
     with pytest.raises(UserError, match=message):
         store.read_header(workdir, 2)

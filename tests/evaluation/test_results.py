@@ -95,7 +95,7 @@ def test_the_fields_of_a_result() -> None:
     source = {"dataset": "mine", "split": "test", "step": 7}
     task = {
         "name": "mnist",
-        "steps": 28,
+        "time_steps": 28,
         "features": 28,
         "classes": list("0123456789"),
         "examples": {"train": 55_000, "validation": 5_000, "test": 10_000},
