@@ -15,7 +15,7 @@ def get_config() -> Config:
         seed=0,
         data=DataConfig(
             name="mnist",
-            view="rows",  # 28 steps of 28 pixels
+            view="rows",  # 28 time steps of 28 pixels
             max_shift=0,
         ),
         model=ModelConfig(

@@ -1,4 +1,4 @@
-"""The default run with a loss after every step, for calibrated early predictions.
+"""The default run with a loss after every time step, for calibrated early predictions.
 
     python -m rnnmnist.main --config=every_step
 
@@ -10,5 +10,5 @@ from rnnmnist import Config, TrainConfig
 
 
 def get_config() -> Config:
-    """The default recipe with a loss after every step."""
+    """The default recipe with a loss after every time step."""
     return Config(train=TrainConfig(loss="every_step"))

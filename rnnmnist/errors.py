@@ -27,7 +27,7 @@ class RunError(Exception):
 
 
 class UserError(RunError):
-    """A mistake of the user, or a step that the user must take first. Exit code 2.
+    """A mistake of the user, or something that the user must do first. Exit code 2.
 
     The message is one line with the setting or file, the value, and what is allowed. It
     begins with its subject, such as `workdir` or `train.num_steps`; commands add the

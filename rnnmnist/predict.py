@@ -3,14 +3,14 @@
     python -m rnnmnist.predict digit.png
     python -m rnnmnist.predict photos/ --json
     python -m rnnmnist.predict --workdir=checkpoints/files sequences.npz
-    python -m rnnmnist.predict --workdir=checkpoints/files --stream < steps.csv
+    python -m rnnmnist.predict --workdir=checkpoints/files --stream < sequence.csv
 
 Images are PNG, JPEG, WebP, BMP or GIF files of any size and colours, with one digit
 each; - is standard input. A network that was trained on files of sequences classifies
 each sequence of such files, with or without labels. With --stream, each line of
-standard input has the features of one step, separated by commas; an empty cell is a
-missing value, and an empty line starts the next sequence. If a file cannot be read, the
-others are still classified, and the exit code is 2.
+standard input has the features of one time step, separated by commas; an empty cell is
+a missing value, and an empty line starts the next sequence. If a file cannot be read,
+the others are still classified, and the exit code is 2.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--stream",
         action="store_true",
-        help="read steps from standard input, and print one JSON object after each",
+        help="read time steps from standard input, and print a JSON object after each",
     )
     args = parser.parse(argv)
     if args.stream:
@@ -77,7 +77,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
-    """Prints the prediction for each file, sequence or step."""
+    """Prints the prediction for each file, sequence or time step."""
     args = parse(argv)
     from rnnmnist.inference.predictor import Predictor
     from rnnmnist.inference.text import predict_lines

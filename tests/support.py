@@ -84,10 +84,10 @@ def model_of(
     return make_model(config, task, execution)
 
 
-def task_of(steps: int, features: int, classes: int) -> Task:
+def task_of(time_steps: int, features: int, classes: int) -> Task:
     """Returns a task of these sizes, without examples."""
     names = tuple(map(str, range(classes)))
-    return Task("none", steps, features, names, SplitSizes(0, 0, 0))
+    return Task("none", time_steps, features, names, SplitSizes(0, 0, 0))
 
 
 def random_params(model: SequenceClassifier) -> Params:

@@ -172,12 +172,12 @@ CASES = {
     ]
     for target, counts in {"v5e": (1, 4), "h100": (1,), "t4": (1,)}.items()
 }
-# Training at 784 steps, with the sizes of benchmarks/long_sequences.py.
+# Training at 784 time steps, with the sizes of benchmarks/long_sequences.py.
 LRU = (
     *("data.view=pixels", "model.cell=lru"),
     *("model.hidden_size=64", "model.num_layers=3"),
 )
-STEP_BY_STEP = ("parallel_scan=false",)
+SEQUENTIAL = ("parallel_scan=false",)
 PIXELS = {
     "`lstm`": Variant(("data.view=pixels",)),
     "`mingru`": Variant(
@@ -187,15 +187,15 @@ PIXELS = {
         )
     ),
     "`lru`": Variant(LRU),
-    "`lru`, step by step, one block": Variant(
-        (*LRU, "execution.remat_steps=784"), STEP_BY_STEP
+    "`lru`, sequential scan, one block": Variant(
+        (*LRU, "execution.remat_steps=784"), SEQUENTIAL
     ),
-    "`lru`, step by step, blocks of 28 steps": Variant(
-        (*LRU, "execution.remat_steps=28"), STEP_BY_STEP
+    "`lru`, sequential scan, blocks of 28 time steps": Variant(
+        (*LRU, "execution.remat_steps=28"), SEQUENTIAL
     ),
 }
-AT_784_STEPS = [Case("train", variant) for variant in PIXELS.values()]
-CASES |= {target: CASES[target] + AT_784_STEPS for target in ("v5e", "h100")}
+AT_784_TIME_STEPS = [Case("train", variant) for variant in PIXELS.values()]
+CASES |= {target: CASES[target] + AT_784_TIME_STEPS for target in ("v5e", "h100")}
 
 
 def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:

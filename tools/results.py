@@ -361,8 +361,8 @@ def counts_by_row(workdir: Path) -> dict[str, Any]:
     run = run_data.load_run_data(workdir, "best", {})
     (network,) = run.networks
     return {
-        "correct_after_steps": network.correct_after_steps.tolist(),
-        "decision_step": float(np.median(network.decision_steps)),
+        "correct_after_steps": network.correct_by_time.tolist(),
+        "decision_step": float(np.median(network.decision_times)),
     }
 
 

@@ -10,12 +10,13 @@ MOST_CPU_DEVICES = 8  # per process; with more, their sums cost more than they s
 class Execution(NamedTuple):
     """How the programs of a run are compiled for a platform."""
 
-    unroll: int  # steps of the recurrence per iteration of its loop
+    unroll: int  # time steps of a recurrence per iteration of its loop
     precision: str  # of matrix products, as for `jax.default_matmul_precision`
     vectorize_seeds: bool  # whether a device computes its networks together
     eval_batch_size: int  # examples that a device evaluates at a time
     parallel_scan: bool  # whether linear recurrences use `associative_scan`
-    # Steps per block of which the backward pass keeps the first state; None: no blocks.
+    # Time steps per block of which the backward pass keeps the first state; None: no
+    # blocks.
     remat_steps: int | None = None
 
     def describe(self) -> str:
@@ -44,7 +45,7 @@ DEFAULTS = {
     "gpu": GPU,
     "tpu": GPU._replace(precision="bfloat16"),
 }
-# Of linear recurrences that are computed step by step: as many as fit a CPU's cache.
+# Of linear recurrences without a parallel scan: as many as fit a CPU's cache.
 LINEAR_REMAT_STEPS = 4
 
 
@@ -54,7 +55,7 @@ def execution_of(config: Config, platform: str) -> Execution:
     execution = DEFAULTS.get(platform, GPU)  # cuda and rocm are GPUs
     if settings.precision != "auto":
         execution = execution._replace(precision=settings.precision)
-    steps = settings.remat_steps
-    if steps is None and config.model.is_linear and not execution.parallel_scan:
-        steps = LINEAR_REMAT_STEPS
-    return execution._replace(remat_steps=steps)
+    block = settings.remat_steps
+    if block is None and config.model.is_linear and not execution.parallel_scan:
+        block = LINEAR_REMAT_STEPS
+    return execution._replace(remat_steps=block)

@@ -61,8 +61,8 @@ class DataConfig(Section):
     )
     view: Literal["rows", "columns", "pixels", "permuted"] = setting(
         "rows",
-        "what a step reads of an image: a row, a column, or pixels, in row order or in "
-        "the order of data.permutation",
+        "what is read of an image in a time step: a row, a column, or pixels, in row "
+        "order or in the order of data.permutation",
         of="images",
     )
     permutation: str = setting(
@@ -73,7 +73,7 @@ class DataConfig(Section):
         of="images",
     )
     pixels_per_step: int = setting(
-        1, "pixels that a step reads: a divisor of 784", ge=1, le=784, of="images"
+        1, "pixels of a time step: a divisor of 784", ge=1, le=784, of="images"
     )
     normalize: Literal["standardize", "none"] = setting(
         "standardize",
@@ -143,8 +143,8 @@ class ModelConfig(Section):
     num_layers: int = setting(1, "residual layers of mingru or lru", ge=1, le=64)
     pooling: Literal["last", "mean"] = setting(
         "last",
-        "what the head reads: the hidden state after the last step, or the mean of the "
-        "hidden states of all steps",
+        "what the head reads: the hidden state after the last time step, or the mean "
+        "of the hidden states of all time steps",
     )
     forget_bias: float = setting(
         1.0, "initial forget-gate bias of an LSTM", ge=-1000, le=1000
@@ -211,8 +211,8 @@ class TrainConfig(Section):
     num_steps: int = setting(4300, "updates in the whole run", ge=1, resume="warned")
     loss: Literal["last", "every_step"] = setting(
         "last",
-        "cross-entropy after the last step; every_step: its mean over all steps, with "
-        "weights that increase with the step",
+        "cross-entropy after the last time step; every_step: its mean over all time "
+        "steps, with weights that increase with time",
     )
     label_smoothing: float = setting(
         0.0, "label fraction spread over all classes", ge=0, le=0.9
@@ -288,9 +288,9 @@ class ExecutionConfig(Section):
     )
     remat_steps: int | None = setting(
         None,
-        "steps per block of which the backward pass keeps the first state and "
-        "recomputes the others; a divisor of the steps, except with mingru and lru; "
-        "all steps: no blocks (default: no blocks; mingru and lru on CPU: 4)",
+        "time steps per block of which the backward pass keeps the first state and "
+        "recomputes the others; a divisor of all time steps, except with mingru and "
+        "lru; all time steps: no blocks (default: no blocks; mingru and lru on CPU: 4)",
         resume="warned",
         ge=1,
     )

@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
     inputs: jax.Array  # float32 [batch, time, features]
     labels: jax.Array  # int32 [batch]
-    lengths: jax.Array | None  # int32 [batch]; None: all steps
+    lengths: jax.Array | None  # int32 [batch]; None: no padding
 
 
 class Preparation(NamedTuple):

@@ -27,8 +27,8 @@ def read_task(config: DataConfig) -> Task:
     if config.name == "files":
         return sequences.read_task(config)
     classes, examples = IMAGE_SETS[config.name]
-    steps, features = View.from_config(config).shape(IMAGE_SHAPE)
-    return Task(config.name, steps, features, classes, examples, IMAGE_SHAPE)
+    time_steps, features = View.from_config(config).shape(IMAGE_SHAPE)
+    return Task(config.name, time_steps, features, classes, examples, IMAGE_SHAPE)
 
 
 def load(

@@ -32,7 +32,7 @@ class Normalization(NamedTuple):
 
         Args:
             values: real [n, time, features], with NaN for missing values.
-            lengths: int [n], the steps before the padding; None if there is none.
+            lengths: int [n], the time steps before the padding; None if there is none.
 
         Returns:
             float32 [n, time, features]; 0 in the padding, whatever is stored there, and
@@ -45,8 +45,8 @@ class Normalization(NamedTuple):
             with np.errstate(all="ignore"):  # of padding
                 inputs[part] = (values[part] - self.mean) / self.std
         if self.missing == "forward_fill":
-            steps = np.arange(inputs.shape[1])[:, None]
-            last = np.maximum.accumulate(np.where(np.isnan(inputs), 0, steps), axis=1)
+            times = np.arange(inputs.shape[1])[:, None]
+            last = np.maximum.accumulate(np.where(np.isnan(inputs), 0, times), axis=1)
             inputs = np.take_along_axis(inputs, last, axis=1)
         if self.missing != "error":
             inputs[np.isnan(inputs)] = 0
@@ -61,7 +61,7 @@ class Examples:
 
     stored: np.ndarray  # uint8 [all, rows, columns], or real [all, time, features]
     labels: np.ndarray  # int32 [examples]
-    lengths: np.ndarray | None = None  # int32 [examples]; None: all steps
+    lengths: np.ndarray | None = None  # int32 [examples]; None: no padding
     indices: np.ndarray | None = None  # of the examples in `stored`; None: all
     normalization: Normalization | None = None  # of sequences; None for images
 
@@ -115,6 +115,6 @@ def find_invalid(
     return tuple(np.argwhere(invalid)[0].tolist()), reason
 
 
-def padding(steps: int, lengths: np.ndarray) -> np.ndarray:
-    """Returns which steps are padding, bool [n, steps]."""
-    return np.arange(steps) >= lengths[:, None]
+def padding(time_steps: int, lengths: np.ndarray) -> np.ndarray:
+    """Returns which time steps are padding, bool [n, time]."""
+    return np.arange(time_steps) >= lengths[:, None]

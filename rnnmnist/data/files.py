@@ -214,7 +214,7 @@ def _valid_lengths(
     if len(outside):
         raise UserError(
             f"{source}: lengths[{outside[0]}] is {lengths[outside[0]]}; allowed are 1 "
-            f"to {time}, the steps of inputs"
+            f"to {time}, the time steps of inputs"
         )
     return None if np.all(lengths == time) else lengths.astype(np.int32)
 

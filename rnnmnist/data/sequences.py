@@ -78,10 +78,10 @@ class LabelledSequences:
 
     def task(self, splits: dict[str, np.ndarray]) -> Task:
         """Returns the task, without what depends on the values."""
-        _, steps, features = self.sequences.inputs.shape
+        _, time_steps, features = self.sequences.inputs.shape
         return Task(
             name=self.path.stem.removesuffix("_TRAIN").removesuffix("_TEST"),
-            time_steps=steps,
+            time_steps=time_steps,
             features=features,
             classes=self.sequences.classes,
             examples=SplitSizes(**{k: len(part) for k, part in splits.items()}),
@@ -184,7 +184,7 @@ def read_statistics(
     """
     sequences = file.sequences
     lengths = sequences.lengths
-    examples, steps, features = sequences.inputs.shape
+    examples, time_steps, features = sequences.inputs.shape
     # The type of the file, so that no digit is lost; not a column-major order.
     dtype = np.result_type(sequences.inputs.dtype, np.float32).newbyteorder("<")
     header = [sequences.inputs.shape, sequences.classes]
@@ -198,11 +198,11 @@ def read_statistics(
     if moments:
         is_training[file.splits["train"]] = True
     total = Moments.zeros(features)
-    size = max(1, CHUNK_BYTES // (steps * features * 8))
+    size = max(1, CHUNK_BYTES // (time_steps * features * 8))
     for start in range(0, examples, size):
         part = slice(start, start + size)
         chunk = sequences.inputs[part].astype(dtype, order="C")
-        padded = slice(0) if lengths is None else padding(steps, lengths[part])
+        padded = slice(0) if lengths is None else padding(time_steps, lengths[part])
         chunk[padded] = 0
         digest.update(chunk.data)
         _check_values(file, chunk, start, config.missing)
@@ -260,11 +260,11 @@ def _check_values(
     found = find_invalid(values, missing)
     if found is None:
         return
-    (index, step, feature), reason = found
+    (index, time, feature), reason = found
     ids = file.sequences.ids
     name = start + index if ids is None else shown(ids[start + index])
     raise UserError(
-        f"{file.path}: the value of sequence {name} at step {step}, feature "
+        f"{file.path}: the value of sequence {name} at time step {time}, feature "
         f"{file.sequences.feature_names[feature]}, {reason}"
     )
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class View(NamedTuple):
-    """What a step reads: a row, a column, or a pixel in some order."""
+    """What is read in a time step: a row, a column, or pixels in some order."""
 
     name: str  # rows, columns, pixels or permuted
     permutation: str  # of permuted pixels: bit_reversal or random:SEED
@@ -32,7 +32,7 @@ class View(NamedTuple):
         return cls(config.view, config.permutation, config.pixels_per_step)
 
     def shape(self, image_shape: tuple[int, int]) -> tuple[int, int]:
-        """Returns the number of steps and of features."""
+        """Returns the number of time steps and of features."""
         rows, columns = image_shape
         pixels = rows * columns
         features = self.pixels_per_step
@@ -65,7 +65,7 @@ class View(NamedTuple):
 
 @functools.cache
 def permutation(name: str, pixels: int) -> np.ndarray:
-    """Returns the pixel, in row order, that each step reads, int32 [pixels].
+    """Returns the pixel, in row order, that is read at each time, int32 [pixels].
 
     `bit_reversal` reverses the bits of the numbers below the next power of two and
     keeps those below `pixels`, in that order. `random:SEED` is independent of the seed

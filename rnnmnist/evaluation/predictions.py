@@ -32,7 +32,7 @@ class Batches(NamedTuple):
     """Examples on the devices, divided into batches."""
 
     stored: jax.Array  # [batches, batch, ...], as `Examples.take` returns them
-    lengths: jax.Array | None  # int32 [batches, batch]; None: all steps
+    lengths: jax.Array | None  # int32 [batches, batch]; None: no padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ class EvaluationSplit:
     def device_batches(self, start: int, count: int) -> Batches:
         """Copies `count` batches to the devices, beginning with an example.
 
-        After the last example of the split, they contain examples of one step.
+        After the last example of the split, they contain examples of one time step.
         """
         part = slice(start, start + count * self.batch_size)
 
@@ -106,8 +106,8 @@ def predict_logits(
 ) -> np.ndarray:
     """Returns the logits of each network for every example of a split.
 
-    They are float32 [networks, examples, classes] after the last step, or with
-    `every_step` [networks, examples, time, classes], on every process.
+    They are float32 [ensemble, examples, classes] after the last time step, or
+    with `every_step` [ensemble, examples, time, classes], on every process.
     """
     groups = [
         predict_batches(
@@ -150,9 +150,9 @@ def predict_batches(
     vectorize_seeds: bool,
     every_step: bool,
 ) -> jax.Array:
-    """Computes float32 logits [networks, batches, batch, (time,) classes] in one call.
+    """Computes float32 logits [ensemble, batches, batch, (time,) classes] in one call.
 
-    The axis `seeds` of the mesh divides the networks, the axis `batch` the second axis
+    The axis `seeds` of the mesh divides the ensemble, the axis `batch` the second axis
     of the batches. The logits are replicated.
     """
 
@@ -186,10 +186,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return weights / weights.sum(-1, keepdims=True)
 
 
-def decision_steps(predicted: np.ndarray) -> np.ndarray:
-    """Returns the step, from 1, after which no prediction changes, int [examples].
+def decision_times(predicted: np.ndarray) -> np.ndarray:
+    """Returns the time step, from 1, after which a prediction no longer changes.
 
-    Predictions are classes after each step, int [examples, time].
+    Predictions are classes after each time step, int [examples, time].
     """
     same = predicted[:, ::-1] == predicted[:, -1:]
     return predicted.shape[1] - np.cumprod(same, axis=1).sum(axis=1) + 1
@@ -199,27 +199,28 @@ class Predictions(NamedTuple):
     """The predictions of one network for every example of a split."""
 
     labels: np.ndarray  # int32 [examples], the true classes
-    lengths: np.ndarray  # int32 [examples], the number of steps
-    predicted: np.ndarray  # int [examples, time], most probable class after each step;
-    # after the last step of an example, that of the last step
-    probabilities: np.ndarray  # float64 [examples, classes], after the last step
+    lengths: np.ndarray  # int32 [examples], the number of time steps
+    # The most probable class after each time step, int [examples, time]. After the end
+    # of an example, it is the last one.
+    predicted: np.ndarray
+    probabilities: np.ndarray  # float64 [examples, classes], at the end
 
     @classmethod
     def from_logits(cls, logits: np.ndarray, examples: Examples) -> "Predictions":
-        """Converts logits after each step, float32 [examples, time, classes]."""
-        count, steps, _ = logits.shape
+        """Converts logits after each time step, float32 [examples, time, classes]."""
+        count, time_steps, _ = logits.shape
         lengths = examples.lengths
         if lengths is None:
-            lengths = np.full(count, steps, np.int32)
+            lengths = np.full(count, time_steps, np.int32)
         last = lengths - 1
-        steps_read = np.minimum(np.arange(steps), last[:, None])
-        predicted = np.take_along_axis(logits.argmax(-1), steps_read, axis=1)
+        times = np.minimum(np.arange(time_steps), last[:, None])
+        predicted = np.take_along_axis(logits.argmax(-1), times, axis=1)
         probabilities = softmax(logits[np.arange(count), last].astype(np.float64))
         return cls(examples.labels, lengths, predicted, probabilities)
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether the prediction after the last step is correct, bool [examples]."""
+        """Whether the prediction at the end is correct, bool [examples]."""
         return self.predicted[:, -1] == self.labels
 
     @property
@@ -228,21 +229,21 @@ class Predictions(NamedTuple):
         return self.probabilities.max(axis=1)
 
     @property
-    def examples_after_steps(self) -> np.ndarray:
-        """The number of examples that have each step, int [time]."""
+    def examples_by_time(self) -> np.ndarray:
+        """The number of examples that have each time step, int [time]."""
         return (~padding(self.predicted.shape[1], self.lengths)).sum(axis=0)
 
     @property
-    def correct_after_steps(self) -> np.ndarray:
-        """The number of correct predictions after each step, int [time]."""
+    def correct_by_time(self) -> np.ndarray:
+        """The number of correct predictions after each time step, int [time]."""
         correct = self.predicted == self.labels[:, None]
         correct[padding(self.predicted.shape[1], self.lengths)] = False
         return correct.sum(axis=0)
 
     @property
-    def decision_steps(self) -> np.ndarray:
-        """The step after which each prediction no longer changes, int [examples]."""
-        return decision_steps(self.predicted)
+    def decision_times(self) -> np.ndarray:
+        """The time step after which each prediction no longer changes, [examples]."""
+        return decision_times(self.predicted)
 
 
 def predict(

@@ -1,4 +1,4 @@
-"""Traces of an LSTM: its gates, states and predictions after each step."""
+"""Traces of an LSTM: its gates, states and predictions after each time step."""
 
 import functools
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import numpy as np
 from rnnmnist.data.views import View
 from rnnmnist.evaluation.predictions import (
     EvaluationSplit,
-    decision_steps,
+    decision_times,
     predict_logits,
     softmax,
 )
@@ -19,7 +19,7 @@ from rnnmnist.runtime.ensemble import split_ensemble
 
 
 class Trace(NamedTuple):
-    """The activations of an LSTM after each step of each example.
+    """The activations of an LSTM after each time step of each example.
 
     The gates and states are float32 [examples, time, units]. Gates are from 0 to 1, the
     candidate and the hidden state from -1 to 1.
@@ -34,9 +34,9 @@ class Trace(NamedTuple):
     candidate: np.ndarray
 
     @property
-    def decision_steps(self) -> np.ndarray:
-        """The step after which the prediction no longer changes, int [examples]."""
-        return decision_steps(self.probabilities.argmax(-1))
+    def decision_times(self) -> np.ndarray:
+        """The time step after which each prediction no longer changes, [examples]."""
+        return decision_times(self.probabilities.argmax(-1))
 
 
 def trace(model: SequenceClassifier, params: Params, split: EvaluationSplit) -> Trace:

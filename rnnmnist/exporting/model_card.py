@@ -75,7 +75,8 @@ def model_card(source: Source) -> str:
         description=(
             f"A recurrent network (`{config.model.cell}`, {config.model.hidden_size} "
             f"units, {count_params(source.params):,} parameters) that classifies "
-            f"{task.noun} of up to {task.time_steps} steps of {task.features} features."
+            f"{task.noun} of up to {task.time_steps} time steps of {task.features} "
+            "features."
         ),
         dataset=source.dataset,
         split=source.split,

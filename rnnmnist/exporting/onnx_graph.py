@@ -76,13 +76,13 @@ def build(source: Source) -> onnx.ModelProto:
             _value("sequences", TensorProto.FLOAT, "time", task.features),
             _value("lengths", TensorProto.INT32),
         ]
-        steps = _add_sequences(graph, source)
+        read = _add_sequences(graph, source)
         lengths = "lengths"
     else:
         inputs = [_value("images", TensorProto.UINT8, *(task.image_shape or ()))]
-        steps = _add_images(graph, order)
+        read = _add_images(graph, order)
         lengths = ""
-    hidden = _add_recurrence(graph, source, steps, lengths)
+    hidden = _add_recurrence(graph, source, read, lengths)
     head = source.params["head"]
     kernel, bias = graph.constant(head["kernel"]), graph.constant(head["bias"])
     logits = graph.add("Gemm", hidden, kernel, bias, name="logits")
@@ -153,10 +153,10 @@ def _add_forward_fill(graph: Graph, values: str) -> str:
     return output
 
 
-def _add_recurrence(graph: Graph, source: Source, steps: str, lengths: str) -> str:
+def _add_recurrence(graph: Graph, source: Source, inputs: str, lengths: str) -> str:
     """Adds the recurrent operator; returns what the head reads, [examples, hidden].
 
-    The steps are [time, examples, features], and the lengths int32 [examples]; their
+    The inputs are [time, examples, features], and the lengths int32 [examples]; their
     name is empty if no sequence has padding.
     """
     config = source.restored.config.model
@@ -175,7 +175,7 @@ def _add_recurrence(graph: Graph, source: Source, steps: str, lengths: str) -> s
     graph.nodes.append(
         helper.make_node(
             operator.name,
-            [steps, *parameters, lengths],
+            [inputs, *parameters, lengths],
             [every, last],
             hidden_size=units,
             **operator.attributes,

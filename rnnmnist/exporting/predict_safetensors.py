@@ -27,8 +27,8 @@ def to_inputs(config, examples):
         return pixels[:, np.array(config["pixel_order"])]
     inputs = ((examples - np.array(config["mean"])) / config["std"]).astype(np.float32)
     if config["missing"] == "forward_fill":
-        steps = np.arange(inputs.shape[1])[:, None]
-        last = np.maximum.accumulate(np.where(np.isnan(inputs), 0, steps), axis=1)
+        times = np.arange(inputs.shape[1])[:, None]
+        last = np.maximum.accumulate(np.where(np.isnan(inputs), 0, times), axis=1)
         inputs = np.take_along_axis(inputs, last, axis=1)
     if config["missing"] != "error":
         inputs = np.where(np.isnan(inputs), np.float32(0), inputs)

@@ -96,7 +96,7 @@ class Source(NamedTuple):
 
     @property
     def pixel_order(self) -> np.ndarray | None:
-        """The index of the pixel that each step reads, int64 [steps, features].
+        """The indices of the pixels of each time step, int64 [time, features].
 
         Indices count pixels in row order. None if the network reads sequences.
         """

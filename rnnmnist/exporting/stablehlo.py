@@ -16,7 +16,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def build(source: Source) -> bytes:
     """Serializes the function from `Source.inputs` to logits.
 
-    It takes any number of examples, and sequences that are padded to the steps of
+    It takes any number of examples, and sequences that are padded to the length of
     `source.inputs`. On every platform, matrix products have the precision of
     `execution.precision`, by default float32.
     """
@@ -43,7 +43,7 @@ def build(source: Source) -> bytes:
 def normalize(normalization: Normalization, values: jax.Array) -> jax.Array:
     """Standardizes sequences and fills missing values, as `Normalization` does.
 
-    The padding is kept: no step before it depends on it.
+    The padding is kept: no time step before it depends on it.
     """
     exact = normalization.mean[None, None]
     std = normalization.std[None, None]
@@ -53,8 +53,8 @@ def normalize(normalization: Normalization, values: jax.Array) -> jax.Array:
     deviations = jax.lax.optimization_barrier(values - mean) + error
     inputs = deviations / std.astype(np.float32)
     if normalization.missing == "forward_fill":
-        steps = jnp.arange(inputs.shape[1])[:, None]
-        valid = jnp.where(jnp.isnan(inputs), 0, steps)
+        times = jnp.arange(inputs.shape[1])[:, None]
+        valid = jnp.where(jnp.isnan(inputs), 0, times)
         last = jax.lax.cummax(valid, axis=1)
         inputs = jnp.take_along_axis(inputs, last, axis=1)
     if normalization.missing != "error":

@@ -13,7 +13,7 @@ from rnnmnist.data.examples import Examples, find_invalid, padding
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import (
     EvaluationSplit,
-    decision_steps,
+    decision_times,
     predict_logits,
     softmax,
 )
@@ -31,13 +31,13 @@ DIGIT_DATASETS = ("mnist", "mnist5k")
 class Prediction(NamedTuple):
     """The prediction of a network for one image."""
 
-    probabilities: np.ndarray  # float32 [steps, classes], after each step
+    probabilities: np.ndarray  # float32 [time, classes], after each time step
     stages: Stages  # of the image's preprocessing
     looks_like_digit: bool  # the result of the out-of-distribution check
 
     @property
     def digit(self) -> int:
-        """The predicted digit, after the last step."""
+        """The predicted digit, after the last time step."""
         return int(self.probabilities[-1].argmax())
 
     @property
@@ -56,9 +56,9 @@ class Prediction(NamedTuple):
         return float(self.probabilities[-1][self.runner_up])
 
     @property
-    def decision_step(self) -> int:
-        """The step, from 1, after which the predicted digit no longer changes."""
-        return int(decision_steps(self.probabilities.argmax(-1)[None])[0])
+    def decision_time(self) -> int:
+        """The time step, from 1, after which the predicted digit no longer changes."""
+        return int(decision_times(self.probabilities.argmax(-1)[None])[0])
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the JSON object that `predict --json` prints, without `file`."""
@@ -68,7 +68,7 @@ class Prediction(NamedTuple):
             "runner_up": self.runner_up,
             "runner_up_probability": self.runner_up_probability,
             "looks_like_digit": self.looks_like_digit,
-            "decision_step": self.decision_step,
+            "decision_step": self.decision_time,
             "probabilities": self.probabilities.tolist(),
         }
 
@@ -152,7 +152,7 @@ class Predictor:
         return list(map(Prediction, probabilities, images, accepted))
 
     def trace(self, images: np.ndarray) -> Trace:
-        """Returns the gates and states of the LSTM after each step.
+        """Returns the gates and states of the LSTM after each time step.
 
         Args:
             images: uint8 [n, 28, 28], as MNIST's or `Stages.image`.
@@ -165,16 +165,16 @@ class Predictor:
     def predict_probabilities(
         self, examples: np.ndarray, lengths: np.ndarray | None = None
     ) -> np.ndarray:
-        """Returns the probabilities of each class after each step.
+        """Returns the probabilities of each class after each time step.
 
         Args:
             examples: images, uint8 [n, 28, 28], as MNIST's or `Stages.image`; or
                 sequences, real [n, time, features], as they were trained on.
-            lengths: int [n], the steps before the padding of each sequence; None if
-                there is no padding.
+            lengths: int [n], the time steps before the padding of each sequence; None
+                if there is no padding.
 
         Returns:
-            float32 [n, steps, classes]; of an ensemble, the mean over its networks.
+            float32 [n, time, classes]; of an ensemble, the mean over its members.
 
         Raises:
             ValueError: if the examples have another shape, or missing values that the
@@ -188,29 +188,29 @@ class Predictor:
     def classify(
         self, examples: np.ndarray, lengths: np.ndarray | None = None
     ) -> np.ndarray:
-        """Returns the probabilities of each class after the last step.
+        """Returns the probabilities of each class after the last time step.
 
         Args and errors are those of `predict_probabilities`.
 
         Returns:
-            float32 [n, classes]; of an ensemble, the mean over its networks.
+            float32 [n, classes]; of an ensemble, the mean over its members.
         """
         split = self._split(examples, lengths)
         return softmax(predict_logits(self.model, self.params, split)).mean(0)
 
     def start(self) -> StreamState:
-        """Returns the state before the first step of a sequence, for `step`."""
+        """Returns the state before the first time step of a sequence, for `step`."""
         return streaming.start(self.model, self.params, self.task)
 
     def step(
         self, state: StreamState, features: np.ndarray
     ) -> tuple[StreamState, np.ndarray]:
-        """Classifies a sequence after one more step, in constant time and memory.
+        """Classifies a sequence after one more time step, in constant time and memory.
 
         Args:
-            state: from `start`, or from the step before.
-            features: real [features], the values of one step; of an image, its grey
-                levels from 0 to 1 in the order of `data.view`.
+            state: from `start`, or from the time step before.
+            features: real [features], the values of one time step; of an image, its
+                grey levels from 0 to 1 in the order of `data.view`.
 
         Returns:
             The new state, and the probabilities of the classes, float32 [classes], as
@@ -232,10 +232,10 @@ class Predictor:
                 values = values.copy()
                 values[padding(values.shape[1], split.lengths[part])] = 0
             if found := find_invalid(values, self.config.data.missing):
-                (sequence, step, feature), reason = found
+                (sequence, time, feature), reason = found
                 raise ValueError(
-                    f"the value of sequence {start + sequence} at step {step}, feature "
-                    f"{feature}, {reason}"
+                    f"the value of sequence {start + sequence} at time step {time}, "
+                    f"feature {feature}, {reason}"
                 )
 
     def _split(
@@ -247,10 +247,16 @@ class Predictor:
         if self.task.image_shape is not None:
             return self._restored.put(Examples(examples, labels))
         if lengths is not None:
-            count, steps, _ = examples.shape
+            count, time_steps, _ = examples.shape
             lengths = np.asarray(lengths, np.int32)
-            if lengths.shape != (count,) or lengths.min() < 1 or lengths.max() > steps:
-                raise ValueError(f"lengths must be {count} numbers from 1 to {steps}")
+            if (
+                lengths.shape != (count,)
+                or lengths.min() < 1
+                or lengths.max() > time_steps
+            ):
+                raise ValueError(
+                    f"lengths must be {count} numbers from 1 to {time_steps}"
+                )
         normalization = self._restored.normalization
         split = Examples(examples, labels, lengths, normalization=normalization)
         self._check_values(split)

@@ -1,4 +1,4 @@
-"""Classifies a sequence one step at a time, in constant time and memory."""
+"""Classifies a sequence one time step at a time, in constant time and memory."""
 
 import functools
 from typing import Any, NamedTuple
@@ -13,14 +13,14 @@ from rnnmnist.models.classifier import Params, SequenceClassifier
 
 
 class StreamState(NamedTuple):
-    """What a network remembers of the steps of a sequence so far."""
+    """What a network remembers of a sequence so far."""
 
-    carry: Any  # of each network's recurrence, with a leading ensemble axis
+    carry: Any  # of the recurrence, with a leading ensemble axis
     last: np.ndarray  # float64 [features], the last value of each; NaN before the first
 
 
 def start(model: SequenceClassifier, params: Params, task: Task) -> StreamState:
-    """Returns the state before the first step."""
+    """Returns the state before the first time step."""
     carry = _start(params, model=model)
     return StreamState(carry, np.full(task.features, np.nan))
 
@@ -32,15 +32,16 @@ def step(
     state: StreamState,
     features: np.ndarray,
 ) -> tuple[StreamState, np.ndarray]:
-    """Returns the state and the probabilities after one more step.
+    """Returns the state and the probabilities after one more time step.
 
     The features are real [features], with NaN for missing values. The probabilities
-    are means over networks, float32 [classes].
+    are means over the ensemble, float32 [classes].
     """
     values = np.asarray(features, np.float64)
     if values.shape != state.last.shape:
         raise ValueError(
-            f"a step has {len(state.last)} features, not values of shape {values.shape}"
+            f"a time step has {len(state.last)} features, not values of shape "
+            f"{values.shape}"
         )
     if found := find_invalid(values, normalization.missing):
         (feature,), reason = found

@@ -32,14 +32,14 @@ def format_prediction(name: str, prediction: Prediction) -> list[str]:
         f"  {digit}  {sparkline(prediction, digit)}".rstrip()
         for digit in candidates(prediction)
     ]
-    steps = len(prediction.probabilities)
+    time_steps = len(prediction.probabilities)
     width = len(sparkline(prediction, 0)) - 1
-    axis = f"     1{steps:>{width}}  steps read; decided after step "
-    return [summary, *lines, f"{axis}{prediction.decision_step}"]
+    axis = f"     1{time_steps:>{width}}  time steps read; decided after "
+    return [summary, *lines, f"{axis}{prediction.decision_time}"]
 
 
 def candidates(prediction: Prediction) -> list[int]:
-    """Returns the digit, the runner-up, and others that led after some step."""
+    """Returns the digit, the runner-up, and others that led after some time step."""
     leaders = prediction.probabilities.argmax(-1)
     others = sorted(set(leaders.tolist()), key=lambda digit: -(leaders == digit).sum())
     ranked = dict.fromkeys([prediction.digit, prediction.runner_up, *others])
@@ -47,10 +47,10 @@ def candidates(prediction: Prediction) -> list[int]:
 
 
 def sparkline(prediction: Prediction, digit: int) -> str:
-    """Returns the probability of a digit after evenly spaced steps, as blocks."""
+    """Returns the probability of a digit at evenly spaced times, as blocks."""
     curve = prediction.probabilities[:, digit]
     every = -(-len(curve) // MAX_COLUMNS)
-    shown = curve[::-1][::every][::-1]  # with the last step
+    shown = curve[::-1][::every][::-1]  # with the last one
     return "".join(BLOCKS[round((len(BLOCKS) - 1) * float(p))] for p in shown)
 
 
@@ -71,17 +71,17 @@ def predict_file(predictor: Predictor, path: Path) -> list[dict[str, Any]]:
 def predict_lines(
     predictor: Predictor, lines: Iterable[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yields the prediction after each step, as a JSON object.
+    """Yields the prediction after each time step, as a JSON object.
 
-    A line has the features of a step, separated by commas; an empty cell is a missing
-    value. An empty line starts the next sequence.
+    A line has the features of a time step, separated by commas; an empty cell is a
+    missing value. An empty line starts the next sequence.
     """
     state = predictor.start()
-    step = 0
+    time = 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             state = predictor.start()
-            step = 0
+            time = 0
             continue
         try:
             cells = [cell.strip() for cell in line.split(",")]
@@ -89,8 +89,8 @@ def predict_lines(
             state, probabilities = predictor.step(state, values)
         except ValueError as error:
             raise UserError(f"standard input, line {number}: {error}") from error
-        step += 1
-        yield {"step": step} | _to_json(predictor, probabilities)
+        time += 1
+        yield {"step": time} | _to_json(predictor, probabilities)
 
 
 def _to_json(predictor: Predictor, probabilities: np.ndarray) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def make_recurrence(
             ),
             hidden_size=config.hidden_size,
             num_layers=config.num_layers,
-            block_steps=execution.remat_steps,
+            block_size=execution.remat_steps,
             precision=execution.precision,
             name="layers",
         )

@@ -1,4 +1,4 @@
-"""The classifier: a recurrence over the steps of a sequence, and a dense head."""
+"""The classifier: a recurrence over the time of a sequence, and a dense head."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -17,14 +17,14 @@ Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
 
 
 class SequenceClassifier(nn.Module):
-    """Classifies a sequence by the output of a recurrence after its last step.
+    """Classifies a sequence by the output of a recurrence after its last time step.
 
     Attributes:
         make_recurrence: creates the recurrence.
         make_head: creates the dense layer from hidden state to logits, named `head`.
             The names are part of the checkpoint format.
-        input_shape: the number of steps and of features, with which the parameters are
-            initialized. Other numbers of steps are accepted.
+        input_shape: the number of time steps and of features, with which the parameters
+            are initialized. Other numbers of time steps are accepted.
     """
 
     make_recurrence: Callable[[], nn.Module]
@@ -47,9 +47,9 @@ class SequenceClassifier(nn.Module):
 
         Args:
             inputs: float [batch, time, features], which are 0 in the padding.
-            lengths: int32 [batch], the steps before the padding of each sequence, at
-                least 1; None if there is no padding.
-            every_step: returns the logits after each step, not only after the last.
+            lengths: int32 [batch], the time steps before the padding of each sequence,
+                at least 1; None if there is no padding.
+            every_step: returns the logits after each time step, not only the last.
 
         Returns:
             Logits, float32 [batch, classes]; with `every_step`, [batch, time, classes],
@@ -57,7 +57,7 @@ class SequenceClassifier(nn.Module):
 
         Raises:
             ValueError: if `inputs` is not of rank 3, for instance because of a channel
-                axis, or `remat_steps` does not divide the number of steps.
+                axis, or `remat_steps` does not divide the number of time steps.
         """
         if inputs.ndim != 3:
             raise ValueError(
@@ -72,11 +72,11 @@ class SequenceClassifier(nn.Module):
         return self.head(hidden)
 
     def start(self, batch: int) -> Any:
-        """Returns the carry before the first step of `batch` sequences."""
+        """Returns the carry before the first time step of `batch` sequences."""
         return self.recurrence.start(batch, self.input_shape[1])
 
     def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Returns the carry and the logits after a step of [batch, features]."""
+        """Returns the carry and the logits after inputs [batch, features]."""
         carry, hidden = self.recurrence.step(carry, inputs)
         return carry, self.head(hidden)
 
@@ -114,8 +114,8 @@ def init_params(
         key: PRNG key.
         forget_bias: the initial bias of the forget gate; None if the recurrence is no
             `LSTM`.
-        chrono: draws that bias for memories of up to the number of steps instead, and
-            takes its negative for the input gate.
+        chrono: draws that bias for memories of up to all time steps instead, and takes
+            its negative for the input gate.
 
     References:
         Jozefowicz, Zaremba, Sutskever, "An Empirical Exploration of Recurrent

@@ -22,9 +22,9 @@ class ResidualLayers(nn.Module):
         make_recurrence: creates the recurrence of a layer.
         hidden_size: the number of features of every layer.
         num_layers: the number of layers.
-        block_steps: the number of steps that all layers compute before the next ones,
-            so that arrays stay in cache. The backward pass keeps the states between
-            these blocks and recomputes the rest. None computes all steps at once.
+        block_size: the number of time steps that all layers compute before the next
+            ones, so that arrays stay in cache. The backward pass keeps the states
+            between these blocks and recomputes the rest. None makes no blocks.
         precision: of the matrix products, as for `jax.default_matmul_precision`.
 
     References:
@@ -36,7 +36,7 @@ class ResidualLayers(nn.Module):
     make_recurrence: Callable[[], nn.Module]
     hidden_size: int
     num_layers: int
-    block_steps: int | None
+    block_size: int | None
     precision: str | None
 
     def setup(self) -> None:
@@ -53,7 +53,7 @@ class ResidualLayers(nn.Module):
         """Runs the layers over inputs [time, batch, features]."""
         time, batch, features = inputs.shape
         carry = self.start(batch, features)
-        size = min(self.block_steps or time, time)
+        size = min(self.block_size or time, time)
         if size == time:
             _, hidden = self.advance(carry, inputs.transpose(2, 0, 1))
         else:
@@ -81,12 +81,12 @@ class ResidualLayers(nn.Module):
         return tuple(states), hidden
 
     def start(self, batch: int, features: int) -> Any:
-        """Returns the carry before the first step of `batch` sequences."""
+        """Returns the carry before the first time step of `batch` sequences."""
         del features
         return tuple(layer.recurrence.start(batch) for layer in self.layers)
 
     def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Returns the carry and the outputs after a step of [batch, features]."""
+        """Returns the carry and the outputs after inputs [batch, features]."""
         carry, hidden = self.advance(carry, inputs.T[:, None])
         return carry, hidden[:, 0].T
 
@@ -125,14 +125,14 @@ class MinGRU(nn.Module):
 
     @nn.compact
     def __call__(self, carry: jax.Array, inputs: jax.Array) -> Any:
-        """Computes a block of steps.
+        """Computes a block of time steps.
 
         Args:
             carry: the state before it, [features, batch].
             inputs: [features, time, batch].
 
         Returns:
-            The state after its last step, and the states after all steps, like inputs.
+            The state after the last time step, and those after all, like inputs.
         """
         gate, candidate = jnp.split(Dense(2 * self.features, name="input")(inputs), 2)
         update = nn.sigmoid(gate)
@@ -140,7 +140,7 @@ class MinGRU(nn.Module):
         return states[:, -1], states
 
     def start(self, batch: int) -> jax.Array:
-        """Returns the state before the first step, [features, batch]."""
+        """Returns the state before the first time step, [features, batch]."""
         return jnp.zeros((self.features, batch))
 
 
@@ -162,14 +162,14 @@ class LRU(nn.Module):
 
     @nn.compact
     def __call__(self, carry: jax.Array, inputs: jax.Array) -> Any:
-        """Computes a block of steps.
+        """Computes a block of time steps.
 
         Args:
             carry: the state before it, complex64 [features, batch].
             inputs: [features, time, batch].
 
         Returns:
-            The state after its last step, and the outputs after all steps, like inputs.
+            The state after the last time step, and the outputs over time, like inputs.
         """
         size = (self.features,)
         rate = jnp.exp(self.param("nu_log", _init_nu_log, size))
@@ -190,7 +190,7 @@ class LRU(nn.Module):
         return states[:, -1], outputs + skip[:, None, None] * inputs
 
     def start(self, batch: int) -> jax.Array:
-        """Returns the state before the first step, complex64 [features, batch]."""
+        """Returns the state before the first time step, complex64 [features, batch]."""
         return jnp.zeros((self.features, batch), jnp.complex64)
 
 
@@ -235,9 +235,9 @@ def linear_scan(
     Args:
         decay: [features, time, batch], where an axis of length 1 is broadcast.
         inputs: [features, time, batch].
-        initial: the state before the first step, [features, batch].
+        initial: the state before the first time step, [features, batch].
         parallel: by `associative_scan`, in a number of passes that grows with the
-            logarithm of the number of steps; otherwise step by step.
+            logarithm of the length; otherwise one time step at a time.
     """
     decay = jnp.broadcast_to(decay, (*inputs.shape[:2], decay.shape[2]))
     if parallel:

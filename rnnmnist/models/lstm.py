@@ -19,9 +19,9 @@ GATES = "ifgo"  # input, forget, candidate, output: Flax's order
 class LSTM(ScannedCell):
     """An `LSTMCell` under `nn.scan`.
 
-    The kernels of the gates are concatenated once for all steps. Inside the loop,
-    arrays are [features, batch]: XLA's CPU products of this size are faster, and each
-    gate is contiguous.
+    The kernels of the gates are concatenated once for the whole sequence. Inside the
+    loop, arrays are [features, batch]: XLA's CPU products of this size are faster, and
+    each gate is contiguous.
     """
 
     cell: "LSTMCell"
@@ -37,7 +37,7 @@ class LSTM(ScannedCell):
         return hidden.mT if every_step else carry.h.T
 
     def activations(self, inputs: jax.Array) -> "Activations":
-        """Returns the gates and states after each step, [time, batch, hidden]."""
+        """Returns the gates and states over time, [time, batch, hidden]."""
 
         def step(_: Any, carry: Carry, kernels: Kernels, inputs: jax.Array) -> Any:
             carry, residuals = _forward_step(self.precision, kernels, carry, inputs)
@@ -62,7 +62,7 @@ class Carry(NamedTuple):
 
 
 class Kernels(NamedTuple):
-    """The parameters of an LSTM, concatenated over gates, in the forms a step needs.
+    """The parameters of an LSTM, concatenated over gates, in the forms that are used.
 
     Only the first one is differentiated; the others are copies for fast products.
     """
@@ -73,9 +73,9 @@ class Kernels(NamedTuple):
 
 
 class Activations(NamedTuple):
-    """The gates of an LSTM in a step, and its states after it.
+    """The gates of an LSTM in a time step, and its states after it.
 
-    Arrays are [hidden, batch] in a step, [time, batch, hidden] for a sequence.
+    Arrays are [hidden, batch], for a sequence [time, batch, hidden].
     """
 
     input_gate: jax.Array
@@ -104,7 +104,7 @@ class LSTMCell(nn.OptimizedLSTMCell):
     """
 
     def __call__(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Runs a step as Flax's cell does: inputs [batch, features], carry (c, h)."""
+        """Runs a time step as Flax's cell: inputs [batch, features], carry (c, h)."""
         if inputs.ndim != 2:
             raise ValueError(
                 f"inputs must be [batch, features], not of shape {inputs.shape}"
@@ -165,11 +165,11 @@ class FusedParams(NamedTuple):
 
 
 class Residuals(NamedTuple):
-    """The values of a step that the backward pass needs."""
+    """The values of a time step that the backward pass needs."""
 
     kernels: Kernels
     gates: jax.Array  # [4 x hidden, batch], their activations
-    c: jax.Array  # [hidden, batch], the cell state after the step
+    c: jax.Array  # [hidden, batch], the cell state after the time step
     inputs: jax.Array  # [features + 1 + hidden, batch]
 
 
@@ -177,7 +177,7 @@ class Residuals(NamedTuple):
 def lstm_step(
     precision: str | None, kernels: Kernels, carry: Carry, inputs: jax.Array
 ) -> Carry:
-    """Returns the carry after a step with inputs [features, batch]."""
+    """Returns the carry after a time step with inputs [features, batch]."""
     return _forward_step(precision, kernels, carry, inputs)[0]
 
 
@@ -212,7 +212,7 @@ def _backward_step(
     dgates = jnp.concatenate(  # of the pre-activations
         [
             dc * g * i * (1 - i),
-            dc * (c - i * g) * (1 - f),  # f times the cell state before the step
+            dc * (c - i * g) * (1 - f),  # f times the previous cell state
             dc * i * (1 - g * g),
             grads.h * tanh_c * o * (1 - o),
         ]

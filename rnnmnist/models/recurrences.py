@@ -1,8 +1,8 @@
 """Recurrences: layers that map a sequence of inputs to hidden states.
 
-Each maps inputs [time, batch, features] to the hidden state after the last step,
-[batch, hidden], or with `every_step` to those after all steps, [time, batch, hidden].
-`start` and `step` compute the same step by step.
+Each maps inputs [time, batch, features] to the hidden state after the last time step,
+[batch, hidden], or with `every_step` to those after all time steps, [time, batch,
+hidden]. `start` and `step` compute the same one time step at a time.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,10 @@ class ScannedCell(nn.Module):
 
     Attributes:
         cell: a cell whose output is its hidden state.
-        unroll: steps per iteration of the loop.
-        remat_steps: steps per block of which the backward pass keeps only the initial
-            carry and recomputes the rest. None, or all steps, keeps all residuals.
+        unroll: time steps per iteration of the loop.
+        remat_steps: time steps per block of which the backward pass keeps only the
+            initial carry and recomputes the rest. None, or the whole length, keeps all
+            residuals.
         precision: of the matrix products, as for `jax.default_matmul_precision`.
     """
 
@@ -41,27 +42,27 @@ class ScannedCell(nn.Module):
         return hidden if every_step else hidden[-1]
 
     def start(self, batch: int, features: int) -> Any:
-        """Returns the carry before the first step of `batch` sequences."""
+        """Returns the carry before the first time step of `batch` sequences."""
         return self.cell.initialize_carry(jax.random.key(0), (batch, features))
 
     def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Returns the carry and the hidden state after a step of [batch, features]."""
+        """Returns the carry and the hidden state after inputs [batch, features]."""
         with jax.default_matmul_precision(self.precision):
             return self.cell(carry, inputs)
 
     def scan(
         self, step: Callable[..., Any], carry: Any, constants: Any, inputs: jax.Array
     ) -> tuple[Any, Any]:
-        """Scans a step over the first axis of inputs, by blocks for rematerialization.
+        """Scans a function over the time of inputs, by blocks for rematerialization.
 
         Args:
             step: maps (cell, carry, constants, inputs) to (carry, outputs).
-            carry: before the first step.
-            constants: arrays that are the same in every step.
+            carry: before the first time step.
+            constants: arrays that are the same at all times.
             inputs: [time, ...].
 
         Returns:
-            The last carry, and the outputs with a leading axis of time.
+            The last carry, and the outputs, [time, ...].
         """
         lifting: Any = {
             "variable_broadcast": "params",
@@ -72,7 +73,7 @@ class ScannedCell(nn.Module):
         block = self.remat_steps or time
         if time % block:
             raise ValueError(
-                f"the number of steps must be a multiple of remat_steps={block}, "
+                f"the number of time steps must be a multiple of remat_steps={block}, "
                 f"not {time}"
             )
         scan: Any = nn.scan(step, unroll=min(self.unroll, block), **lifting)
@@ -100,18 +101,18 @@ class MeanPooling(nn.Module):
         hidden = self.recurrence(inputs, every_step=True)
         if not every_step:
             return hidden.mean(axis=0)
-        steps = jnp.arange(1, len(hidden) + 1, dtype=hidden.dtype)
-        return hidden.cumsum(axis=0) / steps[:, None, None]
+        times = jnp.arange(1, len(hidden) + 1, dtype=hidden.dtype)
+        return hidden.cumsum(axis=0) / times[:, None, None]
 
     def start(self, batch: int, features: int) -> Any:
-        """Returns the carry before the first step of `batch` sequences."""
+        """Returns the carry before the first time step of `batch` sequences."""
         total = jnp.zeros((batch, self.hidden_size))
         return self.recurrence.start(batch, features), total, jnp.zeros(())
 
     def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Returns the carry and the mean after a step of [batch, features]."""
-        inner, total, steps = carry
+        """Returns the carry and the mean after inputs [batch, features]."""
+        inner, total, time = carry
         inner, hidden = self.recurrence.step(inner, inputs)
         total += hidden
-        steps += 1
-        return (inner, total, steps), total / steps
+        time += 1
+        return (inner, total, time), total / time

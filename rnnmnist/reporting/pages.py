@@ -88,8 +88,8 @@ def _lead(run: RunData) -> list[str]:
     if recounted != counts:
         lead.append(
             f"In the predictions for this report, {_join(recounted)} {run.noun} are "
-            "correct, because rounding differs between devices. The sections on steps "
-            "read, errors and calibration use these predictions."
+            "correct, because rounding differs between devices. The sections on time "
+            "steps read, errors and calibration use these predictions."
         )
     return lead
 
@@ -127,9 +127,9 @@ def _join(counts: list[int]) -> str:
 
 
 def _reading(run: RunData) -> str:
-    """Describes what a step reads."""
+    """Describes what the network reads at a time."""
     if run.task.image_shape is None:
-        return "step by step"
+        return "one time step at a time"
     return {
         "rows": "row by row from the top",
         "columns": "column by column from the left",

@@ -32,7 +32,7 @@ MAX_TILE_NAME = 14
 MAX_NUMBERS = 20  # classes of a confusion matrix whose counts are written in it
 LINE_STYLES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP"
-STEP_LABEL = "steps read"
+TIME_LABEL = "time steps read"
 
 
 class Estimate(NamedTuple):
@@ -209,27 +209,27 @@ def gallery(tiles: Sequence[Tile], *, images: bool = True) -> bytes:
         return to_png(figure)
 
 
-def accuracy_by_steps_read(estimates: Sequence[Estimate], majority: float) -> bytes:
-    """Draws the accuracy after each step, and the share of the most frequent class."""
+def accuracy_over_time(estimates: Sequence[Estimate], majority: float) -> bytes:
+    """Draws the accuracy after each time step, and that of the most frequent class."""
     low, value, high = 100 * np.array(estimates).T
     last = len(estimates)
-    steps = range(1, last + 1)
+    times = range(1, last + 1)
     quarters = sorted({-(-last * quarter // 4) for quarter in (1, 2, 3, 4)})
     blue = LIGHT.series[0]
     with new_figure(3.4) as figure:
         axes = figure.subplots()
         axes.axhline(100 * majority, color=LIGHT.muted, linewidth=1, zorder=1)
-        axes.fill_between(steps, low, high, color=blue, alpha=0.25, linewidth=0)
-        axes.plot(steps, value, color=blue, marker="o", markersize=3)
-        for step in quarters:
-            height = value[step - 1]
+        axes.fill_between(times, low, high, color=blue, alpha=0.25, linewidth=0)
+        axes.plot(times, value, color=blue, marker="o", markersize=3)
+        for time in quarters:
+            height = value[time - 1]
             # Below high points and the last one; not where the curve rises to a point.
-            below = height > (20 if step == last else 90)
-            rises = height > 3 + value[max(0, step - 1 - last // 8)]
-            right = below and rises and step != last
+            below = height > (20 if time == last else 90)
+            rises = height > 3 + value[max(0, time - 1 - last // 8)]
+            right = below and rises and time != last
             axes.annotate(
                 f"{height:.1f} %",
-                (step, height),
+                (time, height),
                 (-8 if right else -2, -11 if below else 5),
                 textcoords="offset points",
                 ha="left" if right else "right",
@@ -237,14 +237,14 @@ def accuracy_by_steps_read(estimates: Sequence[Estimate], majority: float) -> by
             )
         axes.set_xticks(sorted({1, *quarters}))
         axes.set_title(f"horizontal line: most frequent class, {percent(majority)}")
-        axes.set(xlabel=STEP_LABEL, xlim=(0.5, last + 0.5))
+        axes.set(xlabel=TIME_LABEL, xlim=(0.5, last + 0.5))
         axes.set(ylabel="accuracy (% of examples)", ylim=(0, 102))
         return to_png(figure)
 
 
 def prediction(stages: Stages, probabilities: np.ndarray) -> bytes:
-    """Draws an image's preprocessing, and its probabilities [steps, classes]."""
-    steps = range(1, len(probabilities) + 1)
+    """Draws an image's preprocessing, and its probabilities [time, classes]."""
+    times = range(1, len(probabilities) + 1)
     highest = probabilities.max(axis=0)
     likely = [int(digit) for digit in highest.argsort()[::-1] if highest[digit] > 0.1]
     titles = ("input", "foreground", "strokes", "28 x 28")
@@ -259,16 +259,16 @@ def prediction(stages: Stages, probabilities: np.ndarray) -> bytes:
             axes.axis("off")
         axes = parts[1].subplots()
         for digit, colour in zip(likely, LIGHT.series, strict=False):
-            axes.plot(steps, 100 * probabilities[:, digit], color=colour)
+            axes.plot(times, 100 * probabilities[:, digit], color=colour)
             axes.annotate(
                 f"{digit}",
-                (steps[probabilities[:, digit].argmax()], 100 * highest[digit]),
+                (times[probabilities[:, digit].argmax()], 100 * highest[digit]),
                 (0, 3),
                 textcoords="offset points",
                 ha="center",
                 color=colour,
             )
-        axes.set(xlabel=STEP_LABEL, xlim=(0.5, len(steps) + 0.5))
+        axes.set(xlabel=TIME_LABEL, xlim=(0.5, len(times) + 0.5))
         axes.set(ylabel="probability (%)", ylim=(0, 110))
         return to_png(figure)
 

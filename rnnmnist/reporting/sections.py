@@ -18,9 +18,9 @@ from rnnmnist.reporting.run_data import RunData
 
 MAX_ERRORS = 16  # examples of the gallery
 MAX_CLASSES = 50  # of a plot
-MAX_ROWS = 100  # of the table of steps
+MAX_ROWS = 100  # of the table of time steps
 MAX_CONFUSIONS = 20  # rows of the table of confused classes
-HIGH_ACCURACY = 0.9  # the caption names the step after which it is reached
+HIGH_ACCURACY = 0.9  # the caption names the time step after which it is reached
 
 
 def report_sections(run: RunData) -> list[Section]:
@@ -29,7 +29,7 @@ def report_sections(run: RunData) -> list[Section]:
         *_accuracy_by_seed(run),
         _learning_curves(run),
         _confusion_matrix(run),
-        _accuracy_by_steps_read(run),
+        _accuracy_over_time(run),
         _most_confident_errors(run),
         _calibration(run),
         _accuracy_by_class(run),
@@ -144,51 +144,48 @@ def _learning_curves_caption(run: RunData) -> str:
     return text
 
 
-def _accuracy_by_steps_read(run: RunData) -> Section:
+def _accuracy_over_time(run: RunData) -> Section:
     labels = run.examples.labels
-    correct = np.array(
-        [predictions.correct_after_steps for predictions in run.networks]
-    )
-    totals = run.networks[0].examples_after_steps
+    correct = np.array([predictions.correct_by_time for predictions in run.networks])
+    totals = run.networks[0].examples_by_time
     totals = totals[totals > 0]  # the split can have shorter sequences than the task
     correct = correct[:, : len(totals)]
     estimates = estimate_accuracies(correct, totals)
-    steps = len(estimates)
+    time_steps = len(estimates)
     majority = int(np.bincount(labels).max()) / len(labels)
-    low = [step for step, one in enumerate(estimates, 1) if one.value < HIGH_ACCURACY]
+    low = [time for time, one in enumerate(estimates, 1) if one.value < HIGH_ACCURACY]
     first = max(low, default=0) + 1
     reached = ""
-    if first <= steps:
-        reached = f" It is at least {percent(HIGH_ACCURACY)} from step {first} on."
-    loss = (
-        "each step" if run.config.train.loss == "every_step" else "the last step only"
-    )
-    quarters = sorted({-(-steps * quarter // 4) for quarter in (1, 2, 3, 4)})
-    shown = ((step, percent(estimates[step - 1].value)) for step in quarters)
-    points = ", ".join(f"{accuracy} after step {step}" for step, accuracy in shown)
-    every = -(-steps // MAX_ROWS)
+    if first <= time_steps:
+        reached = f" It is at least {percent(HIGH_ACCURACY)} from time step {first} on."
+    loss = "each" if run.config.train.loss == "every_step" else "the last one only"
+    quarters = sorted({-(-time_steps * quarter // 4) for quarter in (1, 2, 3, 4)})
+    shown = ((time, percent(estimates[time - 1].value)) for time in quarters)
+    points = ", ".join(f"{accuracy} after time step {time}" for time, accuracy in shown)
+    every = -(-time_steps // MAX_ROWS)
     rows = [
         [
-            f"{step}",
-            ", ".join(f"{count:,}" for count in correct[:, step - 1]),
-            f"{totals[step - 1]:,}",
-            *_format_estimate(estimates[step - 1]),
+            f"{time}",
+            ", ".join(f"{count:,}" for count in correct[:, time - 1]),
+            f"{totals[time - 1]:,}",
+            *_format_estimate(estimates[time - 1]),
         ]
-        for step in range(steps, 0, -every)
+        for time in range(time_steps, 0, -every)
     ]
-    header = ["steps read", "correct", f"{run.noun}", "accuracy", _interval_header(run)]
+    interval_header = _interval_header(run)
+    header = ["time steps read", "correct", run.noun, "accuracy", interval_header]
     return Section(
-        "Accuracy by steps read",
+        "Accuracy by time steps read",
         [
-            f"Accuracy of the prediction after each step, over the {run.noun} that "
-            f"have it.{reached} The training loss is that after {loss}. "
+            f"Accuracy of the prediction after each time step, over the {run.noun} "
+            f"that have it.{reached} The training loss is that after {loss}. "
             f"{_describe_intervals(run)} The horizontal line is the accuracy of always "
             "predicting the most frequent class."
         ],
         Picture(
             "steps",
-            plots.accuracy_by_steps_read(estimates, majority),
-            f"Accuracy by steps read: {points}.{reached}",
+            plots.accuracy_over_time(estimates, majority),
+            f"Accuracy by time steps read: {points}.{reached}",
         ),
         Table(header, rows[::-1]),
     )

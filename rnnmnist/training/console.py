@@ -105,7 +105,7 @@ def print_header(
         names = ", ".join(task.classes[:10]) + (", …" if len(task.classes) > 10 else "")
         print(
             f"{task.sizes} sequences for training / validation / test, of at most "
-            f"{task.time_steps:,} steps with {task.features:,} features, in "
+            f"{task.time_steps:,} time steps with {task.features:,} features, in "
             f"{len(task.classes):,} classes: {names}"
         )
     if step == config.train.num_steps:

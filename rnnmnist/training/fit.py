@@ -71,7 +71,7 @@ def fit(
             for missing values.
         labels: integers or strings [examples].
         workdir: the folder of the run.
-        lengths: integers [examples], the steps before the padding of each sequence; by
+        lengths: integers [examples], the time steps before the padding of each; by
             default, all.
         split: strings [examples]: "train", "validation" or "test". By default, all are
             for training, of which a tenth is used for validation.

@@ -14,7 +14,7 @@ class Objective:
     """The cross-entropy of a network as a function of parameters and a batch."""
 
     model: SequenceClassifier
-    every_step: bool  # takes the loss after each step, not only after the last
+    every_step: bool  # takes the loss after each time step, not only the last
     label_smoothing: float  # probability spread evenly over all classes
 
     def __call__(
@@ -34,8 +34,8 @@ class Objective:
 
         Returns:
             The loss in nats, float32 [], summed over the batch; with `every_step`, each
-            sequence's loss is a weighted mean over its steps. The number of sequences
-            predicted correctly after the last step, int32 [].
+            sequence's loss is a weighted mean over its time. The number of sequences
+            predicted correctly at their end, int32 [].
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception
@@ -50,13 +50,14 @@ class Objective:
         targets = optax.smooth_labels(one_hot, self.label_smoothing)
         if self.every_step:
             losses = optax.softmax_cross_entropy(logits, targets[:, None])
-            steps = logits.shape[1]
+            time_steps = logits.shape[1]
             if lengths is None:
                 # A weighted mean is never rounded to the precision of a layer.
-                losses = jnp.matmul(losses, step_weights(steps), precision="float32")
+                weights = time_weights(time_steps)
+                losses = jnp.matmul(losses, weights, precision="float32")
                 logits = logits[:, -1]
             else:
-                weights = jax.vmap(step_weights, (None, 0))(steps, lengths)
+                weights = jax.vmap(time_weights, (None, 0))(time_steps, lengths)
                 losses = jnp.where(weights > 0, losses * weights, 0).sum(axis=1)
                 logits = logits[jnp.arange(len(lengths)), lengths - 1]
         else:
@@ -64,13 +65,13 @@ class Objective:
         return losses.sum(), jnp.sum(logits.argmax(-1) == labels)
 
 
-def step_weights(steps: int, length: jax.Array | None = None) -> jax.Array:
-    """Returns the weights of the losses after each step, float32 [steps], of sum 1.
+def time_weights(time_steps: int, length: jax.Array | None = None) -> jax.Array:
+    """Returns the weights of the losses after each time step, float32 [time], of sum 1.
 
-    They grow with the square of the step, since the first steps carry little
-    information, and are 0 after the first `length` steps.
+    They grow with the square of the time, since the first time steps carry little
+    information, and are 0 after the first `length` ones.
     """
-    squares = jnp.arange(1, steps + 1, dtype=jnp.float32) ** 2
+    squares = jnp.arange(1, time_steps + 1, dtype=jnp.float32) ** 2
     if length is not None:
-        squares = jnp.where(jnp.arange(steps) < length, squares, 0)
+        squares = jnp.where(jnp.arange(time_steps) < length, squares, 0)
     return squares / squares.sum()

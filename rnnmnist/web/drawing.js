@@ -4,7 +4,7 @@
  *
  * A drawing is a list of strokes, each a list of points [x, y] from 0 to 1. Since strokes
  * have no width of their own, they are scaled to MNIST's box and drawn with one width;
- * rnnmnist/inference/preprocessing.py needs many steps to do this for images.
+ * rnnmnist/inference/preprocessing.py needs many operations to do this for images.
  */
 
 const MIN_EXTENT = 0.08; // a smaller drawing is a dot, and is not enlarged further

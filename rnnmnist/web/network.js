@@ -63,7 +63,7 @@ function predict(network, { hidden }) {
  *
  * @param network weights as Float32Arrays, and the number of units.
  * @param pixels Uint8Array of 28 x 28 levels, row by row.
- * @returns 29 steps, before the first row and after each: gates, state, probabilities.
+ * @returns 29 records, before the first row and after each: gates, state, probabilities.
  */
 function traceImage(network, pixels) {
   let state = initialState(network.units);

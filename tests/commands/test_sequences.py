@@ -123,8 +123,8 @@ def two_networks(once: Once, data: Path) -> Path:
 def test_a_run_names_the_task_and_its_files_hold_it(run: Path) -> None:
     output = (run / "output.txt").read_text()
     assert (
-        "30 / 15 / 15 sequences for training / validation / test, of at most 12 steps "
-        "with 2 features, in 3 classes: high, low, middle"
+        "30 / 15 / 15 sequences for training / validation / test, of at most 12 time "
+        "steps with 2 features, in 3 classes: high, low, middle"
     ) in output
     assert "training sequences stay on the devices" in output
     content = result(run)
@@ -151,7 +151,7 @@ def test_evaluation_and_report_need_only_the_workdir(
     assert after == before
     report.main([f"--workdir={copy}"])
     page = (copy / "report" / "index.html").read_text()
-    assert "reads each sequence step by step" in page
+    assert "reads each sequence one time step at a time" in page
     assert "middle" in page
     capsys.readouterr()
 
@@ -285,7 +285,7 @@ def test_a_message_names_the_sequence_of_a_csv_file(tmp_path: Path) -> None:
     rows[5] = "patient-2,2,,0"
     path.write_text("\n".join(["sequence,time,pulse,label", *rows]))
     message = refused("main", *TINY, HERE, f"--config.data.path={path}")
-    assert "sequence 'patient-2' at step 1, feature pulse, is missing" in message
+    assert "sequence 'patient-2' at time step 1, feature pulse, is missing" in message
 
 
 def test_the_content_of_padding_changes_no_bit(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_missing_values(tmp_path: Path) -> None:
     message = refused(
         "main", *TINY, HERE, f"--config.data.path={path}", f"--workdir={tmp_path}/a"
     )
-    assert "the value of sequence 7 at step 2, feature y, is missing" in message
+    assert "the value of sequence 7 at time step 2, feature y, is missing" in message
     assert not (tmp_path / "a").exists()
     filled = arrays()
     filled["lengths"][7] = 12
@@ -429,7 +429,7 @@ def test_predict_names_the_fault_of_a_file(
     inputs = np.zeros((1100, 12, 2), np.float32)
     inputs[1030, 3, 1] = np.nan
     for values, text in (
-        (inputs, "the value of sequence 1030 at step 3, feature 1, is missing"),
+        (inputs, "the value of sequence 1030 at time step 3, feature 1, is missing"),
         (inputs[..., :1], "has 1 features, and the network 2"),
     ):
         path = save(tmp_path / "new.npz", {"inputs": values})
@@ -441,8 +441,8 @@ def test_predict_names_the_fault_of_a_file(
 
 def test_a_stream_equals_the_whole_sequence(run: Path, command: Command) -> None:
     content = arrays()
-    steps = int(content["lengths"][0])
-    lines = [",".join(map(str, row)) for row in content["inputs"][0, :steps].tolist()]
+    length = int(content["lengths"][0])
+    lines = [",".join(map(str, row)) for row in content["inputs"][0, :length].tolist()]
     finished = subprocess.run(
         [sys.executable, "-m", "rnnmnist.predict", f"--workdir={run}", "--stream"],
         input="\n".join([*lines, "", lines[0], "1,2,3"]),
@@ -452,13 +452,13 @@ def test_a_stream_equals_the_whole_sequence(run: Path, command: Command) -> None
     )
     assert "line" in one_line_error(finished)
     *first, again = map(json.loads, finished.stdout.splitlines())
-    assert [line["step"] for line in first] == list(range(1, steps + 1))
+    assert [line["step"] for line in first] == list(range(1, length + 1))
     assert again["probabilities"] == first[0]["probabilities"]
     whole = rnnmnist.Predictor(run).predict_probabilities(
         content["inputs"][:1], content["lengths"][:1]
     )
     streamed = [list(line["probabilities"].values()) for line in first]
-    np.testing.assert_allclose(streamed, whole[0, :steps], atol=1e-6)
+    np.testing.assert_allclose(streamed, whole[0, :length], atol=1e-6)
 
 
 @pytest.mark.slow
@@ -478,9 +478,9 @@ def test_an_ensemble_can_be_run_step_by_step(tmp_path: Path) -> None:
     predictor = rnnmnist.Predictor(tmp_path / "run")
     whole = predictor.predict_probabilities(content["inputs"][:1])
     state = predictor.start()
-    for step, features in enumerate(content["inputs"][0]):
+    for time, features in enumerate(content["inputs"][0]):
         state, probabilities = predictor.step(state, features)
-        np.testing.assert_allclose(probabilities, whole[0, step], atol=1e-6)
+        np.testing.assert_allclose(probabilities, whole[0, time], atol=1e-6)
 
 
 def test_fit_trains_on_arrays_and_resumes(

@@ -54,7 +54,7 @@ def test_a_description_names_every_choice() -> None:
 def test_the_gradient_is_lowered_for_absent_platforms(
     cell: Any, platform: str, lowering: str, precision: str, loops: bool
 ) -> None:
-    """With the choices of the platform: its products, and no loop over 28 steps."""
+    """With the choices of the platform: its products, and no loop over time."""
     settings = ModelConfig(cell=cell, hidden_size=8)
     execution = execution_of(Config(model=settings), platform)
     model = make_model(settings, TASK, execution)

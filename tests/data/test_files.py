@@ -103,15 +103,15 @@ def refusal(path: Path, *, labelled: bool = True) -> str:
 
 def check(sequences: Sequences, *, labelled: bool = True) -> None:
     """Checks what `Sequences` promises."""
-    examples, steps, features = sequences.inputs.shape
+    examples, time_steps, features = sequences.inputs.shape
     assert sequences.inputs.dtype.kind in "biuf"
-    assert min(examples, steps, features) > 0
+    assert min(examples, time_steps, features) > 0
     assert len(set(sequences.feature_names)) == features
     if sequences.lengths is not None:
         assert sequences.lengths.shape == (examples,)
         assert sequences.lengths.dtype == np.int32
-        assert 1 <= sequences.lengths.min() < steps
-        assert sequences.lengths.max() <= steps
+        assert 1 <= sequences.lengths.min() < time_steps
+        assert sequences.lengths.max() <= time_steps
     if sequences.splits is not None:
         assert sequences.splits.shape == (examples,)
         assert set(sequences.splits.tolist()) <= set(SPLITS)
@@ -372,7 +372,7 @@ def test_wrong_ts_files_are_refused(
         ("sequence,", "sequnce,", "did you mean 'sequnce'?"),
         (",label", ",lable", "line 2: 'cat' is not a number"),
         ("0,1,label", "0,0,label", "line 1: the columns are"),
-        (CSV[CSV.index("a,0") :], "", "has no rows; write one for each step"),
+        (CSV[CSV.index("a,0") :], "", "has no rows; write one for each time step"),
         ("b,7,5,6,bird", "b,7,5,bird", "line 3: has 4 cells; write 5"),
         ("b,7,5", "b,7,x", "line 3: 'x' is not a number"),
         ("b,7,5", "b,7,1e39", "line 3: '1e39' is not a number from"),
@@ -453,7 +453,7 @@ def test_padding_that_does_not_fit_in_memory_is_refused(
     monkeypatch.setattr(raw, "available_memory", lambda: 10_000_000)
     rows = "1:a\n2:b\n" * 1000 + ",".join(["1"] * 10_000) + ":b\n"
     path = write_text(tmp_path, "a.ts", "@classLabel true a b\n@data\n" + rows)
-    assert "longest of 10000 steps, 2001 sequences need 0.08 GB" in refusal(path)
+    assert "longest of 10000 time steps, 2001 sequences need 0.08 GB" in refusal(path)
     path = write_npz(tmp_path, inputs=np.zeros((2, 3_000_000)), labels=[0, 1])
     assert "arrays need 0.048 GB of memory, more than the avail" in refusal(path)
 

@@ -45,14 +45,14 @@ def by_hand(name: str, images: np.ndarray) -> np.ndarray:
     if name == "rows":
         return images
     if name == "columns":
-        steps = [images[:, :, column] for column in range(columns)]
-        return np.stack(steps, axis=1)
+        inputs = [images[:, :, column] for column in range(columns)]
+        return np.stack(inputs, axis=1)
     view = VIEWS[name]
     order = list(range(rows * columns))
     if view.name == "permuted":
         order = permutation(view.permutation, rows * columns).tolist()
-    steps = [images[:, pixel // columns, pixel % columns] for pixel in order]
-    return np.stack(steps, axis=1).reshape(count, -1, 1)
+    inputs = [images[:, pixel // columns, pixel % columns] for pixel in order]
+    return np.stack(inputs, axis=1).reshape(count, -1, 1)
 
 
 def bits_reversed(pixels: int, bits: int) -> list[int]:
@@ -105,8 +105,8 @@ def test_a_step_reads_consecutive_pixels_of_the_order(
     (one_by_one,), (found,) = (
         jax.device_get(read(one, images)) for one in (VIEWS[name], view)
     )
-    steps = 784 // pixels_per_step
-    assert found.shape[1:] == view.shape((28, 28)) == (steps, pixels_per_step)
+    time_steps = 784 // pixels_per_step
+    assert found.shape[1:] == view.shape((28, 28)) == (time_steps, pixels_per_step)
     np.testing.assert_array_equal(found.ravel(), one_by_one.ravel())
     if (name, pixels_per_step) == ("pixels", 28):
         (rows,) = read(VIEWS["rows"], images)
@@ -128,8 +128,8 @@ def test_a_task_has_the_shape_of_the_view(name: Any) -> None:
     config = DataConfig(name="kmnist", view=name)
     task = read_task(config)
     assert View.of(config, task) == View(name, "bit_reversal")
-    steps = 28 if name in ("rows", "columns") else 784
-    assert (task.time_steps, task.features) == (steps, 784 // steps)
+    time_steps = 28 if name in ("rows", "columns") else 784
+    assert (task.time_steps, task.features) == (time_steps, 784 // time_steps)
     assert task.image_shape == (28, 28)
 
 

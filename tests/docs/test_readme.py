@@ -207,7 +207,7 @@ def test_the_choices_by_platform_are_the_current_ones() -> None:
     settings, *columns = zip(*rows, strict=True)
     assert {name.split("`")[1] for name in settings if name} <= SETTINGS.keys()
     together = {True: "together", False: "in turn"}
-    scans = {True: "parallel", False: "step by step"}
+    scans = {True: "parallel", False: "sequential"}
     for how, column in zip(DEFAULTS.values(), columns, strict=True):
         expected = [
             *(str(how.unroll), how.precision, scans[how.parallel_scan]),

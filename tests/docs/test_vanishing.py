@@ -18,7 +18,7 @@ TIME = 56
 
 
 def test_gradients_equal_finite_differences() -> None:
-    """Of the loss of each sequence alone, at some of its steps."""
+    """Of the loss of each sequence alone, at some of its time steps."""
     model = model_of(ModelConfig(cell="gru", hidden_size=8), task_of(TIME, 3, 4))
     params = random_params(model)
     inputs = np.random.default_rng(0).normal(size=(5, TIME, 3)).astype(np.float32)
@@ -31,21 +31,21 @@ def test_gradients_equal_finite_differences() -> None:
         logits = jnp.asarray(model.apply({"params": params}, inputs[None]))[0]
         return jax.nn.logsumexp(logits) - logits[labels[1]]
 
-    for step in (0, 40, TIME - 1):
+    for time in (0, 40, TIME - 1):
         slopes = []
         for feature in range(3):
             change = np.zeros_like(inputs[1])
-            change[step, feature] = 1e-2
+            change[time, feature] = 1e-2
             rise = loss(inputs[1] + change) - loss(inputs[1] - change)
             slopes.append(float(rise) / 2e-2)
         expected = pytest.approx(np.linalg.norm(slopes), rel=0.02, abs=1e-4)
-        assert norms[1, step] == expected
+        assert norms[1, time] == expected
 
 
 def test_quantiles_are_relative_to_the_last_part() -> None:
     norms = np.outer([1.0, 2.0, 4.0], np.arange(1, TIME + 1))
     low, middle, high = np.array(vanishing.relative_quantiles(norms))
-    parts = np.arange(1.5, TIME, 2)  # the means of two steps each
+    parts = np.arange(1.5, TIME, 2)  # the means of two time steps each
     assert middle.tolist() == pytest.approx(parts / parts[-1], rel=1e-2)
     np.testing.assert_array_equal(low, high)
 

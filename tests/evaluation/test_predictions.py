@@ -25,7 +25,7 @@ from rnnmnist.evaluation.predictions import (
     EvaluationSplit,
     Predictions,
     calibration_bins,
-    decision_steps,
+    decision_times,
     evaluate,
     most_confident_errors,
     predict,
@@ -156,9 +156,9 @@ def test_counts_after_the_last_row_are_those_of_the_evaluation(count: int) -> No
     predictions = predict_one(PARAMS, examples)
     split = EvaluationSplit.device_put(examples, ROWS, mesh_of(8), EXECUTION)
     scores = evaluate(MODEL, PARAMS, split)
-    correct = predictions.correct_after_steps
+    correct = predictions.correct_by_time
     assert correct.shape == (28,)
-    np.testing.assert_array_equal(predictions.examples_after_steps, [count] * 28)
+    np.testing.assert_array_equal(predictions.examples_by_time, [count] * 28)
     np.testing.assert_array_equal(predictions.lengths, [28] * count)
     assert correct[-1] == predictions.correct.sum() == scores.correct
     found = np.zeros((10, 10), int)
@@ -223,13 +223,13 @@ def test_correct_predictions_have_no_errors() -> None:
     assert len(most_confident_errors(predictions, 3)) == 0
 
 
-def test_decision_steps_by_hand() -> None:
+def test_decision_times_by_hand() -> None:
     predicted = np.array([[3, 3, 3, 3], [1, 3, 3, 3], [1, 2, 1, 3], [3, 1, 3, 3]])
-    assert decision_steps(predicted).tolist() == [1, 2, 4, 3]
+    assert decision_times(predicted).tolist() == [1, 2, 4, 3]
 
 
 def test_predictions_of_sequences_by_hand() -> None:
-    """After its last step, a sequence keeps its prediction, and is not counted."""
+    """After its last time step, a sequence keeps its prediction, and is not counted."""
     nan = np.nan
     first = [[2.0, 0.0, 1.0], [0.0, 5.0, 0.0], [nan, nan, nan], [0.0, 0.0, 9.0]]
     second = [[0.0, 0.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 3.0], [0.0, 4.0, 0.0]]
@@ -242,9 +242,9 @@ def test_predictions_of_sequences_by_hand() -> None:
     expected = weights / weights.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found.probabilities, expected, rtol=1e-12)
     assert found.correct.tolist() == [True, True]
-    assert found.examples_after_steps.tolist() == [2, 2, 1, 1]
-    assert found.correct_after_steps.tolist() == [0, 1, 0, 1]
-    assert found.decision_steps.tolist() == [2, 4]
+    assert found.examples_by_time.tolist() == [2, 2, 1, 1]
+    assert found.correct_by_time.tolist() == [0, 1, 0, 1]
+    assert found.decision_times.tolist() == [2, 4]
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -264,7 +264,7 @@ def test_the_evaluation_of_sequences_reads_their_steps_only(devices: int) -> Non
     forward = jax.jit(
         functools.partial(MODEL.apply, {"params": NETWORK}, every_step=True)
     )
-    whole = np.asarray(forward(stored[indices]))  # a step reads no later one
+    whole = np.asarray(forward(stored[indices]))  # no time step reads a later one
     for index, length in enumerate(lengths):
         own = whole[index, :length].argmax(-1)
         np.testing.assert_array_equal(found.predicted[index, :length], own)

@@ -47,7 +47,7 @@ def test_a_trace_needs_one_lstm(config: ModelConfig, networks: int) -> None:
         trace(model, params, split)
 
 
-def test_decision_steps_by_hand() -> None:
+def test_decision_times_by_hand() -> None:
     probabilities = np.array([[[0.5, 0.5, 0], [0, 1, 0]], [[1, 0, 0], [0.9, 0.1, 0]]])
     found = Trace(probabilities, *[np.zeros((2, 2, 1))] * 6)
-    assert found.decision_steps.tolist() == [2, 1]
+    assert found.decision_times.tolist() == [2, 1]

@@ -336,7 +336,7 @@ def test_a_prediction_is_consistent(
     assert prediction.probabilities.shape == (28, 10)
     np.testing.assert_allclose(prediction.probabilities.sum(-1), 1, rtol=1e-5)
     digits_by_row = prediction.probabilities.argmax(-1)
-    row = prediction.decision_step
+    row = prediction.decision_time
     assert (digits_by_row[row - 1 :] == prediction.digit).all()
     assert row == 1 or digits_by_row[row - 2] != prediction.digit
     order = prediction.probabilities[-1].argsort()
@@ -367,7 +367,7 @@ def test_a_trace_agrees_with_the_probabilities(
         int(np.flatnonzero(rows != rows[-1])[-1]) + 2 if (rows != rows[-1]).any() else 1
         for rows in trace.probabilities.argmax(-1)
     ]
-    assert trace.decision_steps.tolist() == single
+    assert trace.decision_times.tolist() == single
 
 
 # The command.
@@ -396,7 +396,7 @@ def test_text_output(folder: Path, environment: dict[str, str]) -> None:
     assert output.startswith(f"{folder}/a zero.png: 0, ")
     assert "seven.jpg: 7, " in output
     assert "\n-: 0, " in output
-    assert output.count("decided after step") == 3
+    assert output.count("time steps read; decided after ") == 3
     assert re.fullmatch(rb"3 images in .* s, \d+ images/s\n", finished.stderr)
 
 

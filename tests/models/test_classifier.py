@@ -103,11 +103,13 @@ def test_logits_after_each_step_equal_those_of_shorter_sequences(
     cell: str, pooling: str
 ) -> None:
     model, params = build(cell, pooling=pooling)
-    by_step = np.asarray(logits_of(model, params, INPUTS, every_step=True))
-    assert by_step.shape == (5, 28, 10)
-    for steps in (13, 28):
-        shorter = logits_of(model, params, INPUTS[:, :steps])
-        np.testing.assert_allclose(by_step[:, steps - 1], shorter, rtol=1e-5, atol=1e-6)
+    over_time = np.asarray(logits_of(model, params, INPUTS, every_step=True))
+    assert over_time.shape == (5, 28, 10)
+    for count in (13, 28):
+        shorter = logits_of(model, params, INPUTS[:, :count])
+        np.testing.assert_allclose(
+            over_time[:, count - 1], shorter, rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(
@@ -118,12 +120,12 @@ def test_steps_give_the_logits_after_each_step(cell: str, pooling: str) -> None:
     variables = {"params": params}
     step = jax.jit(functools.partial(model.apply, method="step"))
     carry: Any = model.apply(variables, 5, method="start")
-    by_step = []
+    over_time = []
     for row in range(28):
         carry, logits = step(variables, carry, INPUTS[:, row])
-        by_step.append(logits)
+        over_time.append(logits)
     expected = logits_of(model, params, INPUTS, every_step=True)
-    found = np.stack(by_step, axis=1)
+    found = np.stack(over_time, axis=1)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     last = logits_of(model, params, INPUTS)
     np.testing.assert_allclose(found[:, -1], last, rtol=1e-5, atol=1e-5)
@@ -158,7 +160,7 @@ def test_the_content_of_the_padding_changes_no_bit(cell: Any, missing: str) -> N
     for garbage in (np.nan, np.inf, -np.inf, 1e30, 1e300, noise):
         found = logits_of(model, params, padded_with(garbage, missing), LENGTHS)
         np.testing.assert_array_equal(found, expected)
-    # The steps before the padding do change them.
+    # The time steps before the padding do change them.
     found = np.asarray(logits_of(model, params, inputs + 0.1, LENGTHS))
     assert (np.abs(found - expected).max(axis=1) > 1e-3).all()
     for sequence, length, logits in zip(inputs, LENGTHS, expected, strict=True):
@@ -185,15 +187,15 @@ def test_forget_bias_sets_the_forget_gates_bias_only() -> None:
 
 
 def test_chrono_draws_the_biases_of_two_gates() -> None:
-    """Forget gates that keep 1 to T - 1 steps, and the opposite input gates."""
+    """Forget gates that keep 1 to T - 1 time steps, and the opposite input gates."""
     config = ModelConfig(initializer="chrono")
     model = model_of(config, task_of(784, 1, 10))
     plain, params = (init(model, 1.0, chrono=chrono) for chrono in (False, True))
     forget, opposite = (params["cell"][gate]["bias"] for gate in ("hf", "hi"))
     np.testing.assert_array_equal(forget, -opposite)
-    steps = np.exp(forget)
-    assert 1 <= steps.min() < 100 < 700 < steps.max() <= 783
-    assert steps.mean() == pytest.approx(392, rel=0.2)
+    memories = np.exp(forget)
+    assert 1 <= memories.min() < 100 < 700 < memories.max() <= 783
+    assert memories.mean() == pytest.approx(392, rel=0.2)
     for gate in ("hf", "hi"):
         params["cell"][gate]["bias"] = plain["cell"][gate]["bias"]
     jax.tree.map(np.testing.assert_array_equal, params, plain)

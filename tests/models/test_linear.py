@@ -1,4 +1,4 @@
-"""Recurrences that are linear in their state equal plain loops over the steps."""
+"""Recurrences that are linear in their state equal plain loops over time."""
 
 import functools
 from typing import Any
@@ -17,10 +17,10 @@ RECURRENCES = {"mingru": MinGRU, "lru": LRU}
 
 
 def make_layers(
-    name: str, *, parallel: bool = False, block_steps: int | None = None
+    name: str, *, parallel: bool = False, block_size: int | None = None
 ) -> ResidualLayers:
     create = functools.partial(RECURRENCES[name], FEATURES, parallel=parallel)
-    return ResidualLayers(create, FEATURES, LAYERS, block_steps, "float32")
+    return ResidualLayers(create, FEATURES, LAYERS, block_size, "float32")
 
 
 @functools.cache
@@ -69,7 +69,7 @@ STEPS = {"mingru": mingru_step, "lru": lru_step}
 
 
 def layers_by_hand(name: str, params: Any, sequence: np.ndarray) -> np.ndarray:
-    """The outputs for a sequence [time, inputs], step by step and in float64."""
+    """The outputs for a sequence [time, inputs], in order of time and in float64."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     states = [np.zeros(FEATURES, complex if name == "lru" else float)] * LAYERS
     outputs = []
@@ -93,9 +93,9 @@ def layers_by_hand(name: str, params: Any, sequence: np.ndarray) -> np.ndarray:
 FORMS: list[dict[str, Any]] = [
     {},
     {"parallel": True},
-    {"block_steps": 3},  # does not divide the 7 steps
-    {"block_steps": 3, "parallel": True},
-    {"block_steps": 100},
+    {"block_size": 3},  # does not divide the 7 time steps
+    {"block_size": 3, "parallel": True},
+    {"block_size": 100},
 ]
 
 
@@ -133,7 +133,7 @@ def test_blocks_have_the_same_gradients(name: str, parallel: bool) -> None:
     expected = gradients(make_layers(name))
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
-        gradients(make_layers(name, block_steps=3, parallel=parallel)),
+        gradients(make_layers(name, block_size=3, parallel=parallel)),
         expected,
     )
     # Every parameter matters.
@@ -145,7 +145,7 @@ def test_blocks_have_the_same_gradients(name: str, parallel: bool) -> None:
 def test_gradients_of_a_linear_scan_equal_finite_differences(
     parallel: bool, constant: bool
 ) -> None:
-    """With complex numbers, and a decay for each step or one for all."""
+    """With complex numbers, and a decay for each time step or one for all."""
     shape = (2, 1 if constant else 4, 1 if constant else 3)
     generator = np.random.default_rng(0)
     decay, inputs, initial = (

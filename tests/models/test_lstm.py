@@ -176,7 +176,7 @@ def test_rematerialization_saves_memory() -> None:
 def test_remat_steps_must_divide_the_steps(recurrence: ScannedCell) -> None:
     params, _ = random_arrays(recurrence)
     blocks = recurrence.clone(remat_steps=4)
-    message = "the number of steps must be a multiple of remat_steps=4, not 30"
+    message = "the number of time steps must be a multiple of remat_steps=4, not 30"
     with pytest.raises(ValueError, match=message):
         blocks.apply({"params": params}, jnp.zeros((30, BATCH, FEATURES)))
     config = Config(execution=ExecutionConfig(remat_steps=5))
@@ -302,9 +302,9 @@ def test_activations_equal_those_computed_by_hand(options: dict[str, Any]) -> No
 
 
 def activations_by_hand(cell: Any, inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """The equations of Gers, Schmidhuber and Cummins, step by step."""
+    """The equations of Gers, Schmidhuber and Cummins, one time step at a time."""
     c = h = np.zeros((inputs.shape[1], HIDDEN))
-    steps = []
+    states = []
     for x in inputs:
         i, f, g, o = (
             x @ cell[f"i{gate}"]["kernel"]
@@ -316,9 +316,9 @@ def activations_by_hand(cell: Any, inputs: np.ndarray) -> dict[str, np.ndarray]:
         g = np.tanh(g)
         c = f * c + i * g
         h = o * np.tanh(c)
-        steps.append((i, f, g, o, c, h))
+        states.append((i, f, g, o, c, h))
     names = ("input_gate", "forget_gate", "candidate", "output_gate", "cell", "hidden")
-    arrays = map(np.stack, zip(*steps, strict=True))
+    arrays = map(np.stack, zip(*states, strict=True))
     return dict(zip(names, arrays, strict=True))
 
 

@@ -577,7 +577,7 @@ def test_a_high_accuracy_is_not_written_over_the_title(
         return b""
 
     monkeypatch.setattr(plots, "to_png", png)
-    plots.accuracy_by_steps_read([plots.Estimate(0.99, 1, 1)] * 28, 0.1)
+    plots.accuracy_over_time([plots.Estimate(0.99, 1, 1)] * 28, 0.1)
     assert len(heights) == 4
     assert max(heights) < 0
 

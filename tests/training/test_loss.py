@@ -10,7 +10,7 @@ from support import model_of, random_params, task_of
 
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.models.classifier import Params
-from rnnmnist.training.loss import Objective, step_weights
+from rnnmnist.training.loss import Objective, time_weights
 
 STEPS, CLASSES, SMOOTHING = 7, 4, 0.1
 LENGTHS = np.array([4, 1, 7, 4, 7], np.int32)
@@ -26,7 +26,7 @@ def objective_of(cell: Any, *, every_step: bool) -> tuple[Objective, Params]:
 
 
 def loss_by_hand(logits: np.ndarray, label: int, *, every_step: bool) -> float:
-    """The loss of one sequence from its logits after each step, in float64."""
+    """The loss of one sequence from its logits after each time step, in float64."""
     logits = logits.astype(np.float64)
     logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     target = (1 - SMOOTHING) * np.eye(CLASSES)[label] + SMOOTHING / CLASSES
@@ -42,7 +42,7 @@ def loss_by_hand(logits: np.ndarray, label: int, *, every_step: bool) -> float:
 def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
     cell: str, every_step: bool
 ) -> None:
-    """The mean over sequences, each with the weights of its own steps; their slope."""
+    """The mean over sequences, each with the weights of its length; their slope."""
     objective, params = objective_of(cell, every_step=every_step)
     slope = jax.jit(jax.value_and_grad(objective, has_aux=True))
     (total, correct), grads = slope(params, INPUTS, LABELS, LENGTHS)
@@ -86,9 +86,9 @@ def test_lengths_of_all_steps_change_nothing(every_step: bool) -> None:
 
 
 def test_the_weights_of_steps_by_hand() -> None:
-    found = step_weights(4)
+    found = time_weights(4)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, np.array([1, 4, 9, 16]) / 30, rtol=1e-6)
     expected = np.array([1, 4, 9, 0]) / 14
-    np.testing.assert_allclose(step_weights(4, jnp.array(3)), expected, rtol=1e-6)
-    np.testing.assert_array_equal(step_weights(3, jnp.array(1)), [1, 0, 0])
+    np.testing.assert_allclose(time_weights(4, jnp.array(3)), expected, rtol=1e-6)
+    np.testing.assert_array_equal(time_weights(3, jnp.array(1)), [1, 0, 0])

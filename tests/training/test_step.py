@@ -103,7 +103,7 @@ def logits_by_step(
 
 
 def predict(config: Config, params: Params, batch: Batch) -> np.ndarray:
-    """Logits after every step, [batch, steps, classes], computed on one device."""
+    """Logits after every time step, [batch, time, classes], computed on one device."""
     (network,) = split_ensemble(jax.device_get(params))
     logits = logits_by_step(model_of(config.model), network, batch.inputs)
     return np.asarray(logits, np.float64)
@@ -251,7 +251,7 @@ def test_an_accelerator_has_no_loops_over_rows_and_seeds(
 
 
 def test_no_product_has_a_lower_precision_than_set() -> None:
-    """Those of distortions and of a loss after every step included."""
+    """Those of distortions and of a loss after every time step included."""
     changes = {
         "execution.precision": "float32",
         "train.loss": "every_step",

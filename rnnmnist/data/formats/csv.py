@@ -1,4 +1,4 @@
-"""Reads .csv files in long format: one row for each step of a sequence."""
+"""Reads .csv files in long format: one row for each time step of a sequence."""
 
 import csv
 import itertools
@@ -34,7 +34,9 @@ def read(path: Path) -> Raw:
     for row in rows:
         groups.setdefault(row.sequence, []).append(row)
     if not groups:
-        raise UserError(f"{path}: has no rows; write one for each step of a sequence")
+        raise UserError(
+            f"{path}: has no rows; write one for each time step of a sequence"
+        )
     sequences = list(groups.values())
     for sequence in sequences:
         sequence.sort(key=lambda row: row.time)

@@ -55,7 +55,8 @@ def pad(values: np.ndarray, lengths: np.ndarray, source: str) -> np.ndarray:
     shape = (len(lengths), int(lengths.max()), values.shape[1])
     check_memory(
         math.prod(shape) * values.itemsize,
-        f"{source}: padded to the longest of {shape[1]} steps, {shape[0]} sequences",
+        f"{source}: padded to the longest of {shape[1]} time steps, {shape[0]} "
+        "sequences",
         "split the longest sequences",
     )
     inputs = np.zeros(shape, values.dtype)

@@ -142,11 +142,11 @@ def _parse_case(text: str, classes: tuple[str, ...], where: str) -> _Case:
 
 
 def _check_shape(case: _Case, first: _Case, header: _Header, where: str) -> None:
-    steps, dimensions = case.values.shape
-    first_steps, first_dimensions = first.values.shape
-    if dimensions != first_dimensions or (header.equal_length and steps != first_steps):
+    time, dimensions = case.values.shape
+    first_time, first_dimensions = first.values.shape
+    if dimensions != first_dimensions or (header.equal_length and time != first_time):
         raise UserError(
-            f"{where}: has {dimensions} dimensions of {steps} values, but the first "
-            f"case has {first_dimensions} of {first_steps}; write the same number, or "
+            f"{where}: has {dimensions} dimensions of {time} values, but the first "
+            f"case has {first_dimensions} of {first_time}; write the same number, or "
             "@equalLength false if only the lengths differ"
         )
