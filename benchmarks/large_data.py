@@ -2,10 +2,10 @@
 
     python benchmarks/large_data.py --folder=FOLDER
 
-FOLDER receives 100,000 sequences of 200 steps with 12 features (0.96 GB), once. The
-output is a table: the seconds from the start of the process to the first update, the
-largest anonymous memory of the process, and the median of the sequences per second with
-the training data on the host and on the devices, in turn. Only Linux is supported.
+FOLDER receives 100,000 sequences of 200 time steps with 12 features (0.96 GB), once.
+The output is a table: the seconds from the start of the process to the first update,
+the largest anonymous memory of the process, and the median of the sequences per second
+with the training data on the host and on the devices, in turn. Only Linux is supported.
 """
 
 import argparse
@@ -23,21 +23,21 @@ import numpy as np
 from rnnmnist.reporting import markdown
 from rnnmnist.runtime.hardware import describe_processor
 
-EXAMPLES, STEPS, FEATURES, CLASSES = 100_000, 200, 12, 5
+EXAMPLES, TIME_STEPS, FEATURES, CLASSES = 100_000, 200, 12, 5
 PART = 10_000  # sequences that are written at a time
 UPDATES, ROUNDS = 120, 3
 
 
 def write(folder: Path) -> None:
     """Writes noise with labels that the first feature's mean tells."""
-    shape = (EXAMPLES, STEPS, FEATURES)
+    shape = (EXAMPLES, TIME_STEPS, FEATURES)
     inputs = np.lib.format.open_memmap(
         folder / "inputs.npy", "w+", dtype=np.float32, shape=shape
     )
     generator = np.random.default_rng(0)
     labels = generator.integers(0, CLASSES, EXAMPLES)
     for start in range(0, EXAMPLES, PART):
-        part = generator.standard_normal((PART, STEPS, FEATURES), np.float32)
+        part = generator.standard_normal((PART, TIME_STEPS, FEATURES), np.float32)
         part[..., 0] += labels[start : start + PART, None] / 4
         inputs[start : start + PART] = part
     inputs.flush()

@@ -2,7 +2,7 @@
 
     python benchmarks/latency.py
 
-Trains for one update on noise with 12 features, then classifies one step at a time.
+Trains for one update on noise with 12 features, then classifies by time step.
 """
 
 import statistics
@@ -14,26 +14,26 @@ import numpy as np
 import rnnmnist
 from rnnmnist.runtime.hardware import describe_processor
 
-FEATURES, STEPS = 12, 5_000
+FEATURES, TIME_STEPS = 12, 5_000
 
 
 def main() -> None:
-    """Prints the median and the 99th percentile over steps."""
+    """Prints the median and the 99th percentile over time steps."""
     generator = np.random.default_rng(0)
     inputs = generator.standard_normal((40, 10, FEATURES))
     with tempfile.TemporaryDirectory() as folder:
         rnnmnist.fit(inputs, np.arange(40) % 2, workdir=folder, num_steps=1)
         predictor = rnnmnist.Predictor(folder)
     state, seconds = predictor.start(), []
-    for _ in range(STEPS):
+    for _ in range(TIME_STEPS):
         features = generator.standard_normal(FEATURES)
         begin = time.perf_counter()
         state, _ = predictor.step(state, features)
         seconds.append(time.perf_counter() - begin)
-    quantiles = statistics.quantiles(seconds[10:], n=100)  # the first step compiles
+    quantiles = statistics.quantiles(seconds[10:], n=100)  # the first one compiles
     print(
-        f"{describe_processor()}: {1e6 * quantiles[49]:.0f} microseconds a step in the "
-        f"median, {1e6 * quantiles[98]:.0f} in the 99th percentile"
+        f"{describe_processor()}: {1e6 * quantiles[49]:.0f} microseconds a time step "
+        f"in the median, {1e6 * quantiles[98]:.0f} in the 99th percentile"
     )
 
 

@@ -44,14 +44,14 @@ MODELS: dict[str, dict[str, Any]] = {
 # The same with another scan, or another amount of recomputation in the backward pass:
 # changes of `Execution`, by the name of a model and what differs.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "lstm, blocks of 28 steps": {"remat_steps": 28},
+    "lstm, blocks of 28 time steps": {"remat_steps": 28},
     "mingru, one block": {"remat_steps": TIME},
     "lru, one block": {"remat_steps": TIME},
     "lru, parallel scan": {"parallel_scan": True, "remat_steps": None},
-    "lru, parallel scan in blocks of 4 steps": {"parallel_scan": True},
+    "lru, parallel scan in blocks of 4 time steps": {"parallel_scan": True},
 }
 PEERS = ("lstm", "gru")
-LENGTHENED = ("lstm", "lstm, blocks of 28 steps", "lru")
+LENGTHENED = ("lstm", "lstm, blocks of 28 time steps", "lru")
 
 
 def work_of(name: str) -> dict[str, Any]:
@@ -101,15 +101,15 @@ def num_parameters(model: dict[str, Any]) -> int:
 def flop_per_image(model: dict[str, Any]) -> int:
     """Returns the operations of an image's products, without any recomputation.
 
-    Each parameter is multiplied and added once a step, and twice in the backward pass.
-    Those of the head, which is applied once, are not counted.
+    Each parameter is multiplied and added once a time step, and twice in the backward
+    pass. Those of the head, which is applied once, are not counted.
     """
     units = model.get("hidden_size", 128)
     return 3 * 2 * TIME * (num_parameters(model) - 10 * (units + 1))
 
 
 def code(name: str) -> str:
-    """Formats the cell of a name as code: `lstm`, blocks of 28 steps."""
+    """Formats the cell of a name as code: `lstm`, blocks of 28 time steps."""
     cell, *variant = name.split(", ")
     return ", ".join([f"`{cell}`", *variant])
 
@@ -156,11 +156,11 @@ def training_table(measured: dict[str, Any]) -> str:
 
 
 def lengths_table(measured: dict[str, Any]) -> str:
-    """Lists the cost of a step by the length of the sequence."""
+    """Lists the cost of a time step by the length of the sequence."""
     section = measured["lengths"]
 
     def cost(name: str) -> list[float]:
-        """Returns the microseconds for a step of a batch in each round."""
+        """Returns the microseconds for a time step of a batch in each round."""
         time = int(name.split(": ")[1])
         return [1e6 * BATCH / speed / time for speed in speeds(section[name])]
 
@@ -173,7 +173,8 @@ def lengths_table(measured: dict[str, Any]) -> str:
             ratio = statistics.median(ratios(found, base))
             cells.append(f"{statistics.median(found):,.0f} ({ratio:.2f})")
         rows.append([code(name), *cells])
-    header = ("µs per step of 128 sequences", *(f"{time:,} steps" for time in LENGTHS))
+    lengths = (f"{time:,} time steps" for time in LENGTHS)
+    header = ("µs per time step of 128 sequences", *lengths)
     return markdown.table(header, rows)
 
 

@@ -145,7 +145,7 @@ def table() -> str:
     result = results.read_result(ROW.name)
     dtw = result["dtw"]
     header = (
-        *("data set", "training / test sequences", "steps x features", "classes"),
+        *("data set", "training / test sequences", "time steps x features", "classes"),
         *("LSTM, mean ± std over 5 seeds", "seconds", "1-NN DTW", "seconds"),
     )
     lines = []

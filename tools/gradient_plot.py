@@ -16,15 +16,15 @@ def gradients(
     label: str,
     floor: float = 0.0,
 ) -> bytes:
-    """Draws how the gradient vanishes on its way back to the first step.
+    """Draws how the gradient vanishes on its way back to the first time step.
 
     Args:
-        panels: curves by name, by the panel's title. Each curve is [3][steps]: low,
-            middle and high, relative to the last step. The first word of its name is
+        panels: curves by name, by the panel's title. Each curve is [3][time]: low,
+            middle and high, relative to the last one. The first word of its name is
             a cell, which has its own colour; other words share one. The first curve
             of a word is solid and has a band; the others are dashed.
         title: of the figure.
-        label: of the steps.
+        label: of the time axis.
         floor: the lowest value that is drawn, above 0 if a curve reaches 0.
     """
     curves = [curve for own in panels.values() for curve in own.values()]

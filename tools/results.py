@@ -75,8 +75,8 @@ class Row:
         return f"python {self.program} --config={config}{flags} --config.seed=SEED"
 
     @property
-    def counts_steps(self) -> bool:
-        """Whether the result file has counts after each step: of 28 exact ones."""
+    def counts_by_time(self) -> bool:
+        """Whether the result file has counts after each time step: of 28 exact ones."""
         return self.program != BFLOAT16 and self.config().data.view == "rows"
 
     def config(self, seed: int = 0) -> Config:
@@ -182,7 +182,9 @@ SINGLE_CHANGES = (
     *cumulative("default", "alone", SMOOTHING),
     *cumulative("default", "alone", AVERAGE),
     labelled(
-        "every_step", "loss after every step (`every_step`)", "train.loss=every_step"
+        "every_step",
+        "loss after every time step (`every_step`)",
+        "train.loss=every_step",
     ),
 )
 # Seed 0, chosen before training; `tools/make_reference.py` saves the networks.
@@ -190,7 +192,7 @@ REFERENCES = (
     Row("reference", 1, "best", "last row"),
     Row("reference_every_step", 1, "best train.loss=every_step", "every row"),
 )
-# Sequential MNIST: a pixel per step, 784 steps. The recipes were chosen on validation.
+# Sequential MNIST: a pixel per time step. The recipes were chosen on validation.
 LRU_LAYERS = (
     "model.cell=lru model.hidden_size=64 model.num_layers=3 model.pooling=mean "
     "train.learning_rate=4e-3 train.batch_size=64"
@@ -310,7 +312,7 @@ def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, A
     validation = read_header(workdir, member["step"]).metrics
     assert validation is not None
     member["validation_correct"] = validation.correct
-    if row.counts_steps:
+    if row.counts_by_time:
         member |= counts_by_row(workdir)
     finished.write_text(json.dumps(member))
     return member
@@ -572,18 +574,18 @@ def accuracy_by_row() -> str:
     """Returns the table of the accuracy after some of the rows, for both losses."""
     after = (4, 8, 10, 12, 14, 16, 18, 20, 24, 28)
     lines = []
-    for row, loss in zip(REFERENCES, ("last", "every_step"), strict=True):
-        result = read_result(row.name)
+    for reference, loss in zip(REFERENCES, ("last", "every_step"), strict=True):
+        result = read_result(reference.name)
         members = result["members"]
         counts = np.array([member["correct_after_steps"] for member in members])
         percents = 100 * counts.mean(0) / result["examples"]
         decided = statistics.mean(member["decision_step"] for member in members)
-        early = [f"{percents[steps - 1]:.1f}" for steps in after]
+        early = [f"{percents[row - 1]:.1f}" for row in after]
         lines.append(
             [f"`{loss}`", accuracy_over_seeds(result), *early, f"{decided:.1f}"]
         )
     header = ["`train.loss`", "test accuracy"]
-    header += [*(f"row {steps}" for steps in after), "decided, median"]
+    header += [*(f"row {row}" for row in after), "decided, median"]
     return markdown.table(header, lines)
 
 

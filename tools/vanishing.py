@@ -4,9 +4,9 @@
     python tools/vanishing.py table
 
 `measure` trains every recurrence on pixels of MNIST in row order, with 28 to 1 pixels
-per step, with one recipe; the head reads the last state. For images of validation,
-it then differentiates the loss of each image with respect to the inputs of each step,
-before and after training. It writes results/vanishing.json; `table` renders it in
+per time step, with one recipe; the head reads the last state. For images of validation,
+it then differentiates the loss of each image with respect to the inputs of each time
+step, before and after training. It writes results/vanishing.json; `table` renders it in
 docs/long_sequences.md and plots it as docs/vanishing.png. FOLDER contains `mnist/` with
 the four original files. Runs stay in `checkpoints/results`; an interrupted measurement
 resumes them.
@@ -40,7 +40,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBERS = REPOSITORY / "results/vanishing.json"
 PICTURE = REPOSITORY / "docs/vanishing.png"
 PAGE = REPOSITORY / "docs/long_sequences.md"
-STEPS = (28, 56, 112, 196, 392, 784)
+TIME_STEPS = (28, 56, 112, 196, 392, 784)
 SHORT = 112  # up to this length, three seeds are trained
 RECIPE = (
     "default data.view=pixels train.learning_rate=4e-3 train.weight_decay=0 "
@@ -54,7 +54,7 @@ RECURRENCES = {
     "lru": "model.cell=lru model.hidden_size=64 model.num_layers=3",
 }
 EXAMPLES = 500  # the first images of the validation split
-PARTS = 28  # of a sequence, over the steps of which the norm is averaged
+PARTS = 28  # of a sequence, over whose time the norm is averaged
 QUANTILES = (0.1, 0.5, 0.9)
 FLOOR = 1e-8  # the lowest value in the plot
 
@@ -63,26 +63,26 @@ class Case(NamedTuple):
     """A recurrence and a length."""
 
     recurrence: str
-    steps: int
+    time_steps: int
 
     @property
     def row(self) -> results.Row:
         """The runs of this case."""
-        name = f"vanishing_{self.recurrence.replace(', ', '_')}_{self.steps}"
+        name = f"vanishing_{self.recurrence.replace(', ', '_')}_{self.time_steps}"
         settings = (
-            f"{RECIPE} data.pixels_per_step={784 // self.steps} "
+            f"{RECIPE} data.pixels_per_step={784 // self.time_steps} "
             f"{RECURRENCES[self.recurrence]}"
         )
-        return results.Row(name, 3 if self.steps <= SHORT else 1, settings)
+        return results.Row(name, 3 if self.time_steps <= SHORT else 1, settings)
 
 
-CASES = [Case(name, steps) for steps in STEPS for name in RECURRENCES]
+CASES = [Case(name, time_steps) for time_steps in TIME_STEPS for name in RECURRENCES]
 
 
 def input_gradients(
     model: SequenceClassifier, params: Params, inputs: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
-    """Differentiates each sequence's loss with respect to the inputs of each step.
+    """Differentiates each sequence's loss with respect to the inputs of each time step.
 
     Args:
         model: from `make_model`.
@@ -111,8 +111,8 @@ def relative_quantiles(norms: np.ndarray) -> list[list[float]]:
     """Returns quantiles over sequences, relative to the last part, [quantiles][parts].
 
     Args:
-        norms: [sequences, time], of the gradient at each step. They are averaged over
-            the steps of a part.
+        norms: [sequences, time], of the gradient at each time step. They are averaged
+            over each part.
     """
     means = norms.reshape(len(norms), PARTS, -1).mean(axis=2)
     table = np.quantile(means / means[:, -1:], QUANTILES, axis=0)
@@ -168,7 +168,7 @@ def summarize(case: Case, members: list[dict[str, Any]]) -> dict[str, Any]:
     counts = ("correct", "validation_correct", "seconds")
     return {
         "recurrence": case.recurrence,
-        "steps": case.steps,
+        "steps": case.time_steps,
         "settings": case.row.settings,
         "num_parameters": members[0]["num_parameters"],
         **{name: [member[name] for member in members] for name in counts},
@@ -187,7 +187,8 @@ def accuracies(measured: dict[str, Any]) -> str:
             spread = f" ± {percents.std(ddof=1):.2f}" if len(percents) > 1 else ""
             cells.append(f"{percents.mean():.2f}{spread}")
         lines.append([f"`{name}`", f"{runs[-1]['num_parameters']:,}", *cells])
-    header = ("recurrence", "parameters", *(f"{steps} steps" for steps in STEPS))
+    lengths = (f"{count} time steps" for count in TIME_STEPS)
+    header = ("recurrence", "parameters", *lengths)
     versions = join_versions(measured["versions"])
     return (
         f"{markdown.table(header, lines)}\nOn {measured['hardware']}; {versions}; "
@@ -198,20 +199,20 @@ def accuracies(measured: dict[str, Any]) -> str:
 def plot(measured: dict[str, Any]) -> bytes:
     """Plots the gradients of the shortest and the longest sequences, as a PNG."""
 
-    def curves(steps: int, when: str) -> dict[str, Any]:
+    def curves(time_steps: int, when: str) -> dict[str, Any]:
         return {
             run["recurrence"]: run[when]
             for run in measured["runs"]
-            if run["steps"] == steps
+            if run["steps"] == time_steps
         }
 
     return gradient_plot.gradients(
         {
-            f"{steps} steps, {when} training": curves(steps, when)
-            for steps in (STEPS[0], STEPS[-1])
+            f"{count} time steps, {when} training": curves(count, when)
+            for count in (TIME_STEPS[0], TIME_STEPS[-1])
             for when in ("before", "after")
         },
-        title="Norm of the gradient of one image's loss with respect to a step's\n"
+        title="Norm of the gradient of one image's loss with respect to a time step's\n"
         "inputs, in % of that in the last part of the sequence",
         label="part of the sequence; backpropagation goes from right to left",
         floor=FLOOR,

@@ -70,7 +70,7 @@ def test_accuracies_are_those_of_the_result_files() -> None:
         for run in read("vanishing")["runs"]
         if run["steps"] == 784
     }
-    assert f"784 steps: {longest['rnn']} % are correct" in PROSE
+    assert f"784 time steps: {longest['rnn']} % are correct" in PROSE
     assert f"The GRU has {longest['gru']} %" in PROSE
     assert f"initialization {longest['lstm']} %" in PROSE
     assert f"has {longest['lstm, chrono']} %" in PROSE

@@ -85,7 +85,7 @@ def test_the_page_contains_the_current_table() -> None:
 def test_the_file_has_every_case_with_its_settings() -> None:
     measured = read()
     for case, run in zip(vanishing.CASES, measured["runs"], strict=True):
-        assert (case.recurrence, case.steps) == (run["recurrence"], run["steps"])
+        assert (case.recurrence, case.time_steps) == (run["recurrence"], run["steps"])
         assert run["settings"] == case.row.settings
         assert len(run["correct"]) == len(run["seconds"]) == case.row.seeds
         for when in ("before", "after"):
