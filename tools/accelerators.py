@@ -35,7 +35,7 @@ from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
-from rnnmnist.data.batches import Preparation, TrainingSplit
+from rnnmnist.data.batches import BatchTransform, TrainingSplit
 from rnnmnist.data.datasets import read_task
 from rnnmnist.data.views import View
 from rnnmnist.evaluation.predictions import Batches, predict_batches
@@ -231,8 +231,8 @@ def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
         "labels": jax.ShapeDtypeStruct((examples,), jnp.int32),
         "seed": jax.ShapeDtypeStruct((config.num_seeds,), jnp.uint32),
     }
-    preparation = Preparation.create(config, view)
-    split = TrainingSplit(**arrays, lengths=None, preparation=preparation)
+    transform = BatchTransform.create(config, view)
+    split = TrainingSplit(**arrays, lengths=None, transform=transform)
     return train_steps.lower(
         state,
         _place(split, split.specs, mesh),

@@ -14,7 +14,7 @@ FORMAT = 2
 
 
 class NetworkMetrics(msgspec.Struct, frozen=True):
-    """The metrics of one network of several at a step."""
+    """The metrics of a member of an ensemble at a step."""
 
     seed: int
     loss: float  # mean cross-entropy in nats
@@ -25,7 +25,7 @@ class NetworkMetrics(msgspec.Struct, frozen=True):
 class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The metrics at a step: a line of `metrics.jsonl`.
 
-    Of several networks, loss and accuracy are means, and `correct` is a sum.
+    Of an ensemble, loss and accuracy are means, and `correct` is a sum.
     """
 
     step: int
@@ -34,8 +34,8 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     accuracy: float
     correct: int
     examples: int  # for each network
-    examples_per_second: float | None = None  # of training, of all networks together
-    members: tuple[NetworkMetrics, ...] = ()  # of several networks
+    examples_per_second: float | None = None  # of training, of all members together
+    members: tuple[NetworkMetrics, ...] = ()  # of an ensemble
 
     @classmethod
     def create(

@@ -349,7 +349,7 @@ class Config(Section):
         return range(self.seed, self.seed + self.num_seeds)
 
     def seed_suffix(self, index: int) -> str:
-        """Returns " of seed N" for messages about one network of several, else ""."""
+        """Returns " of seed N" for messages about a member of an ensemble, else ""."""
         return f" of seed {self.seeds[index]}" if self.num_seeds > 1 else ""
 
     def flat(self) -> dict[str, Any]:

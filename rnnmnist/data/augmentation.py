@@ -35,7 +35,7 @@ class Distortions(NamedTuple):
 
 
 class Warp(NamedTuple):
-    """Maps from output pixels to source positions, about the image center."""
+    """Maps from output pixels to source positions, about the image centre."""
 
     matrix: jax.Array  # float32 [n, 2, 2], from (row, column) to (row, column)
     offset: jax.Array  # float32 [n, 2], pixels
@@ -81,14 +81,14 @@ def apply_warp(images: jax.Array, warp: Warp) -> jax.Array:
         2003, whose Gaussian also has a standard deviation of 4 pixels.
     """
     size = images.shape[1:]
-    center = (jnp.array(size, jnp.float32) - 1) / 2  # [2]
+    centre = (jnp.array(size, jnp.float32) - 1) / 2  # [2]
     positions = [jnp.arange(count, dtype=jnp.float32) for count in size]
     pixels = jnp.stack(jnp.meshgrid(*positions, indexing="ij"))
-    relative = pixels - center[:, None, None]  # [2, rows, columns]
+    relative = pixels - centre[:, None, None]  # [2, rows, columns]
 
     def warp_one(image: jax.Array, warp: Warp) -> jax.Array:
         source = jnp.einsum("ij,jrc->irc", warp.matrix, relative)
-        source += (center + warp.offset)[:, None, None]
+        source += (centre + warp.offset)[:, None, None]
         if warp.noise is not None:
             rows, columns = map(_interpolation, size)
             source += jnp.einsum("rp,kpq,cq->krc", rows, warp.noise, columns)

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     lengths: jax.Array | None  # int32 [batch]; None: no padding
 
 
-class Preparation(NamedTuple):
+class BatchTransform(NamedTuple):
     """Turns stored examples into inputs; static in compiled programs."""
 
     batch_size: int
@@ -44,8 +44,8 @@ class Preparation(NamedTuple):
     view: View | None  # of images; None for sequences
 
     @classmethod
-    def create(cls, config: Config, view: View | None) -> "Preparation":
-        """Returns the preparation of a run's batches."""
+    def create(cls, config: Config, view: View | None) -> "BatchTransform":
+        """Returns the transform of a run's batches."""
         distortions = Distortions.from_config(config.data)
         return cls(config.train.batch_size, distortions, view)
 
@@ -80,8 +80,8 @@ class TrainingSplit:
     stored: jax.Array  # as `Examples.take` returns them
     labels: jax.Array  # int32 [examples]
     lengths: jax.Array | None  # int32 [examples]
-    seed: jax.Array  # uint32 [seeds], each with its own batches
-    preparation: Preparation = flax.struct.field(pytree_node=False)
+    seed: jax.Array  # uint32 [ensemble], each with its own batches
+    transform: BatchTransform = flax.struct.field(pytree_node=False)
 
     @classmethod
     def device_put(
@@ -96,7 +96,7 @@ class TrainingSplit:
             labels=device_put(examples.labels, replicated(mesh)),
             lengths=lengths,
             seed=device_put(np.asarray(config.seeds, np.uint32), over_seeds(mesh)),
-            preparation=Preparation.create(config, view),
+            transform=BatchTransform.create(config, view),
         )
 
     @property
@@ -112,7 +112,7 @@ class TrainingSplit:
         yield self, last - first
 
     def networks(self, step: jax.Array) -> jax.Array:
-        """Returns what a batch depends on, with a leading axis of networks."""
+        """Returns what a batch depends on, with the ensemble axis."""
         del step
         return self.seed
 
@@ -127,12 +127,12 @@ class TrainingSplit:
 
         The whole batch is the same for any number of shards.
         """
-        batch_size = self.preparation.batch_size
+        batch_size = self.transform.batch_size
         size = batch_size // num_shards
         positions = step * batch_size + shard * size + jnp.arange(size)
         indices = epoch_order(
             stream_key(seed, Stream.ORDER), positions, len(self.labels)
         )
-        inputs = self.preparation(self.stored[indices], seed, step, shard)
+        inputs = self.transform(self.stored[indices], seed, step, shard)
         lengths = None if self.lengths is None else self.lengths[indices]
         return Batch(inputs, self.labels[indices], lengths)

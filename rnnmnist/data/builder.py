@@ -26,7 +26,7 @@ CODH = "http://codh.rois.ac.jp/kmnist/dataset/kmnist/"
 VALIDATION_EXAMPLES = 5_000
 IMAGES_PER_LINE = 10_000  # of progress, one every few seconds
 
-# The original files of each part, images first; the names are the same on every host.
+# The original files of each split, images first; the names are the same on every host.
 FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
@@ -41,7 +41,7 @@ class RowsConfig(tfds.core.BuilderConfig):
 
 
 class MnistRows(tfds.core.GeneratorBasedBuilder):
-    """Grayscale images of 28 x 28 pixels in ten classes, in the original order."""
+    """Images of 28 x 28 grey pixels in ten classes, in the original order."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar[list[RowsConfig]] = [
@@ -77,14 +77,14 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
             splits = embedded.splits()
         else:
             paths = dl_manager.download(
-                {part: [url + name for name in names] for part, names in FILES.items()}
+                {name: [url + file for file in files] for name, files in FILES.items()}
             )
-            images, labels = read_part(*paths["train"])
+            images, labels = read_pair(*paths["train"])
             held_out = VALIDATION_EXAMPLES
             splits = {
                 "train": (images[held_out:], labels[held_out:]),
                 "validation": (images[:held_out], labels[:held_out]),
-                "test": read_part(*paths["test"]),
+                "test": read_pair(*paths["test"]),
             }
         return {
             name: self._generate_examples(name, *arrays)
@@ -101,7 +101,7 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
             yield index, {"image": image, "label": int(label)}
 
 
-def read_part(images_path: Path, labels_path: Path) -> Arrays:
+def read_pair(images_path: Path, labels_path: Path) -> Arrays:
     """Decodes a pair of original files, images and labels."""
     images = read_idx(images_path, rank=3)
     labels = read_idx(labels_path, rank=1)

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.schema import Config
-from rnnmnist.data.batches import Batch, Preparation, TrainingSplit
+from rnnmnist.data.batches import Batch, BatchTransform, TrainingSplit
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.data.views import View
@@ -41,15 +41,15 @@ MAX_MEMORY_FRACTION = 0.25  # of a device, for the training examples
 class Chunk:
     """The batches of consecutive updates, on the devices.
 
-    Arrays are [updates, seeds, batch, ...], and [seeds, batch, ...] in `networks`.
+    Arrays are [updates, ensemble, batch, ...], without `updates` in `networks`.
     """
 
     stored: jax.Array  # as `Examples.take` returns them
     labels: jax.Array  # int32
     lengths: jax.Array | None  # int32
-    seed: jax.Array  # uint32 [seeds]
+    seed: jax.Array  # uint32 [ensemble]
     first: jax.Array  # int32 [], the number of updates before the first of the chunk
-    preparation: Preparation = flax.struct.field(pytree_node=False)
+    transform: BatchTransform = flax.struct.field(pytree_node=False)
 
     @property
     def specs(self) -> "Chunk":
@@ -61,7 +61,7 @@ class Chunk:
         return dataclasses.replace(self, **specs)
 
     def networks(self, step: jax.Array) -> tuple[Any, ...]:
-        """Returns what a batch depends on, with a leading axis of networks."""
+        """Returns what a batch depends on, with the ensemble axis."""
         arrays = (self.stored, self.labels, self.lengths)
         return self.seed, jax.tree.map(lambda array: array[step - self.first], arrays)
 
@@ -75,7 +75,7 @@ class Chunk:
         """Returns this device's shard of an update's batch."""
         del num_shards  # the chunk is divided over the devices
         seed, (stored, labels, lengths) = network
-        return Batch(self.preparation(stored, seed, step, shard), labels, lengths)
+        return Batch(self.transform(stored, seed, step, shard), labels, lengths)
 
 
 class HostSplit:
@@ -92,7 +92,7 @@ class HostSplit:
         """Takes a thread that gathers batches ahead of the devices."""
         self._examples = examples
         self._mesh = mesh
-        self._preparation = Preparation.create(config, view)
+        self._transform = BatchTransform.create(config, view)
         self._seed = np.asarray(config.seeds, np.uint32)
         one = examples.take(np.arange(1)).nbytes * len(config.seeds)
         self._size = max(1, CHUNK_BYTES // (one * config.train.batch_size))
@@ -125,7 +125,7 @@ class HostSplit:
                 device_put(self._seed, local_sharding()),
                 device_put(np.int32(start), local_sharding()),
                 updates=self._size,
-                batch_size=self._preparation.batch_size,
+                batch_size=self._transform.batch_size,
                 examples=len(self._examples.labels),
             )
         )
@@ -151,7 +151,7 @@ class HostSplit:
             lengths=None if lengths is None else device_put_shards(lengths.__getitem__),
             seed=seed,
             first=first,
-            preparation=self._preparation,
+            transform=self._transform,
         )
 
 
@@ -159,7 +159,7 @@ class HostSplit:
 def _indices(
     seeds: jax.Array, first: jax.Array, *, updates: int, batch_size: int, examples: int
 ) -> jax.Array:
-    """Returns the examples of batches, int32 [updates, seeds, batch]."""
+    """Returns the examples of batches, int32 [updates, ensemble, batch]."""
 
     def one(seed: jax.Array, update: jax.Array) -> jax.Array:
         positions = update * batch_size + jnp.arange(batch_size)

@@ -74,9 +74,9 @@ def read_cache(path: Path, counts: dict[str, int]) -> dict[str, Examples] | None
 def write_cache(path: Path, examples: dict[str, Examples]) -> None:
     """Caches decoded arrays and their checksum, each file atomically."""
     arrays: dict[str, Any] = {}
-    for split, part in examples.items():
-        labels = part.labels.astype(np.uint8)
-        arrays |= {f"{split}_images": part.stored, f"{split}_labels": labels}
+    for split, own in examples.items():
+        labels = own.labels.astype(np.uint8)
+        arrays |= {f"{split}_images": own.stored, f"{split}_labels": labels}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     content = buffer.getvalue()
@@ -95,8 +95,8 @@ def checksum_path(path: Path) -> Path:
 
 def find_fault(examples: dict[str, Examples], counts: dict[str, int]) -> str | None:
     """Describes the first fault of decoded arrays; returns None if they are valid."""
-    for split, part in examples.items():
-        images, labels = part.stored, part.labels
+    for split, own in examples.items():
+        images, labels = own.stored, own.labels
         if images.shape != (counts[split], *IMAGE_SHAPE) or images.dtype != np.uint8:
             return f"{split} images are {images.dtype} {images.shape}"
         if labels.shape != (counts[split],):

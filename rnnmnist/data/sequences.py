@@ -84,7 +84,7 @@ class LabelledSequences:
             time_steps=time_steps,
             features=features,
             classes=self.sequences.classes,
-            examples=SplitSizes(**{k: len(part) for k, part in splits.items()}),
+            examples=SplitSizes(**{k: len(indices) for k, indices in splits.items()}),
             feature_names=self.sequences.feature_names,
         )
 

@@ -29,10 +29,10 @@ def wilson_interval(correct: float, examples: int) -> tuple[float, float]:
     """
     p = correct / examples
     z2 = Z_95**2
-    center = p + z2 / (2 * examples)
+    centre = p + z2 / (2 * examples)
     half = Z_95 * math.sqrt(p * (1 - p) / examples + z2 / (4 * examples**2))
     scale = 1 + z2 / examples
-    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def percent(fraction: float) -> str:

@@ -31,7 +31,7 @@ def read_metrics_file(path: Path) -> list[Metrics]:
 class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The predictions of a network for every example of a split, counted.
 
-    Of several networks, counts are sums, and accuracies and losses are means.
+    Of an ensemble, counts are sums, and accuracies and losses are means.
     """
 
     examples: int  # for each network
@@ -42,7 +42,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     loss: float  # mean cross-entropy in nats
     confusion: tuple[tuple[int, ...], ...]  # [true class][predicted class]
     seed: int | None = None
-    # Of several networks only.
+    # Of an ensemble only.
     accuracy_mean: float | None = None
     accuracy_std: float | None = None  # with `ddof=1`
     accuracy_mean_interval: tuple[float, float] | None = None  # 95 % t interval
@@ -52,9 +52,9 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def from_logits(
         cls, logits: np.ndarray, labels: np.ndarray, first_seed: int = 0
     ) -> "Scores":
-        """Scores logits [networks, examples, classes] of a whole split.
+        """Scores logits [ensemble, examples, classes] of a whole split.
 
-        The seeds of the networks follow one another.
+        The seeds of the members follow one another.
         """
         _, examples, classes = logits.shape
         logits = logits.astype(np.float64)
@@ -106,7 +106,7 @@ def _count(confusion: np.ndarray, loss: float, seed: int) -> Scores:
 
 
 def _merge(members: Sequence[Scores]) -> Scores:
-    """Returns the scores of several networks together."""
+    """Returns the scores of an ensemble."""
     examples = members[0].examples
     correct = sum(one.correct for one in members)
     accuracy = correct / (len(members) * examples)  # so that equal counts tie

@@ -44,7 +44,7 @@ class NetworkResult(Scores, frozen=True, kw_only=True, omit_defaults=True):
 class Result(NetworkResult, frozen=True, kw_only=True, omit_defaults=True):
     """The scores of a checkpoint on a split: the content of a result file.
 
-    Of several networks, `num_parameters` is of one, `params_sha256` of all.
+    Of an ensemble, `num_parameters` is of one member, `params_sha256` of all.
     """
 
     task: Task  # of the evaluated data

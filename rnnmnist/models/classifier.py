@@ -144,5 +144,5 @@ def abstract_params(model: SequenceClassifier) -> Params:
 
 
 def count_params(params: Params) -> int:
-    """Returns the number of parameters, over all networks of an ensemble."""
+    """Returns the number of parameters, over all members of an ensemble."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -37,10 +37,10 @@ def report_sections(run: RunData) -> list[Section]:
 
 
 def estimate_accuracies(correct: np.ndarray, totals: np.ndarray) -> list[Estimate]:
-    """Estimates accuracies from `correct` [networks, accuracies] of `totals` examples.
+    """Estimates accuracies from `correct` [ensemble, accuracies] of `totals` examples.
 
-    Of one network, they have 95 % Wilson intervals over examples. Of several, they are
-    means with the range from the lowest to the highest: the networks share their
+    Of one network, they have 95 % Wilson intervals over examples. Of an ensemble, they
+    are means with the range from the lowest to the highest: its members share their
     examples, so pooled counts would give intervals that are too narrow.
     """
     if len(correct) == 1:
@@ -65,7 +65,7 @@ def _interval_header(run: RunData) -> str:
 
 
 def _of_first_seed(run: RunData) -> str:
-    """Returns ` of seed N` if there are several networks."""
+    """Returns ` of seed N` of an ensemble, else nothing."""
     return f" of seed {run.result.seed}" if len(run.networks) > 1 else ""
 
 

@@ -1,8 +1,8 @@
 """Seeds: their random streams, and the ensemble axis of their networks.
 
-On the devices, the parameters and the optimizer state of a run have a leading axis of
-networks, of length 1 for a single seed. Checkpoints and result files of a single seed
-do not have it.
+On the devices, the parameters and the optimizer state of a run have this axis first, of
+length 1 for a single seed. Checkpoints and result files of a single seed do not have
+it.
 """
 
 import enum
@@ -32,7 +32,7 @@ def stream_key(seed: int | jax.Array, stream: Stream) -> jax.Array:
 def map_ensemble(function: Callable[..., Any], vectorize: bool) -> Callable[..., Any]:
     """Maps a function of one network's trees of arrays over the ensemble axis.
 
-    `vectorize` computes all networks together, by `jax.vmap`, not in turn, by
+    `vectorize` computes all members together, by `jax.vmap`, not in turn, by
     `jax.lax.map`. A single network needs neither, and is faster without.
     """
 
@@ -58,7 +58,7 @@ def gather_ensemble(tree: Any, mesh: Mesh) -> Any:
 
 
 def split_ensemble(tree: Any) -> list[Any]:
-    """Returns the tree of each network, without the ensemble axis."""
+    """Returns the tree of each member, without the ensemble axis."""
     size = len(jax.tree.leaves(tree)[0])
     return [jax.tree.map(operator.itemgetter(i), tree) for i in range(size)]
 

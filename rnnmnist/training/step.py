@@ -37,7 +37,7 @@ class Program(NamedTuple):
     objective: Objective
     optimizer: optax.GradientTransformation
     ema_decay: float
-    mesh: Mesh  # splits the networks over `seeds` and each batch over `batch`
+    mesh: Mesh  # divides the ensemble over `seeds` and each batch over `batch`
     execution: Execution
 
     @classmethod
@@ -68,7 +68,7 @@ class UpdateSums:
 
     An update whose loss, gradient or new parameters are not finite is rejected. The
     last three fields describe the last update, applied or rejected. Every field but
-    `examples` has the shape [seeds].
+    `examples` has the shape [ensemble].
     """
 
     loss: jax.Array  # float32, cross-entropy in nats, summed over examples
@@ -113,9 +113,9 @@ class LoopState:
 class BatchSums(NamedTuple):
     """Sums over a batch, of every network."""
 
-    loss: jax.Array  # float32 [seeds]
-    correct: jax.Array  # int32 [seeds]
-    grads: jax.Array  # float32 [seeds, parameters], of the summed loss
+    loss: jax.Array  # float32 [ensemble]
+    correct: jax.Array  # int32 [ensemble]
+    grads: jax.Array  # float32 [ensemble, parameters], of the summed loss
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
@@ -159,7 +159,7 @@ def train_steps(
 
         def body(loop: LoopState) -> LoopState:
             batch = batch_gradients(program, packing, loop.state, split)
-            examples = split.preparation.batch_size
+            examples = split.transform.batch_size
             return apply_update(program, loop, batch, examples, decayed)
 
         sums = UpdateSums.zeros(len(split.seed))
@@ -167,7 +167,7 @@ def train_steps(
         loop = jax.lax.while_loop(cond, body, start)
         updates = loop.state.step - state.step
         sums = dataclasses.replace(
-            loop.sums, examples=updates * split.preparation.batch_size
+            loop.sums, examples=updates * split.transform.batch_size
         )
         return packing.unpack(loop.state), gather_ensemble(sums, program.mesh)
 
@@ -303,7 +303,7 @@ def score_last_batch(
             UpdateSums.zeros(len(loss)),
             loss=loss,
             correct=correct,
-            examples=jnp.asarray(split.preparation.batch_size, jnp.int32),
+            examples=jnp.asarray(split.transform.batch_size, jnp.int32),
         )
         return gather_ensemble(sums, program.mesh)
 

@@ -33,10 +33,10 @@ def idx(array: np.ndarray) -> bytes:
 def small_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of four small files in the originals' format, for tests to copy."""
     folder = tmp_path_factory.mktemp("originals")
-    for part, count in (("train", 5100), ("test", 130)):
+    for split, count in (("train", 5100), ("test", 130)):
         examples = random_examples(count, seed=count)
         arrays = (examples.stored, examples.labels.astype(np.uint8))
-        for name, array in zip(builder.FILES[part], arrays, strict=True):
+        for name, array in zip(builder.FILES[split], arrays, strict=True):
             content = gzip.compress(idx(array) + array.tobytes(), 1)
             (folder / name).write_bytes(content)
     return folder
@@ -89,8 +89,8 @@ def test_the_embedded_splits_are_balanced_and_disjoint(small: Config) -> None:
     task, splits = datasets.load(small.data)
     sizes = {"train": 400, "validation": 50, "test": 50}
     assert tuple(splits) == SPLITS
-    for split, part in splits.items():
-        np.testing.assert_array_equal(np.bincount(part.labels), [sizes[split]] * 10)
+    for split, own in splits.items():
+        np.testing.assert_array_equal(np.bincount(own.labels), [sizes[split]] * 10)
     assert task == datasets.read_task(small.data)
     assert vars(task.examples) == {s: len(splits[s].labels) for s in SPLITS}
     found = [i.tobytes() for split in SPLITS for i in splits[split].stored]
@@ -145,7 +145,7 @@ def empty(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut, flip, empty])
 @pytest.mark.parametrize(
-    "name", [name for part in builder.FILES.values() for name in part]
+    "name", [name for files in builder.FILES.values() for name in files]
 )
 def test_a_damaged_file_is_named_with_its_checksum_and_leaves_no_files(
     small_originals: Path, tmp_path: Path, damage: Callable[[Path], None], name: str
@@ -235,7 +235,7 @@ def test_the_progress_of_downloading_and_writing_is_printed(
 @pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
 def test_every_original_has_a_checksum_under_its_own_host(name: str) -> None:
     config = builder.MnistRows.builder_configs[name]
-    names = [name for part in builder.FILES.values() for name in part]
+    names = [name for files in builder.FILES.values() for name in files]
     for file in names:
         info = builder.MnistRows.url_infos[config.url + file]
         assert len(info.checksum) == 64
@@ -390,7 +390,7 @@ def test_a_malformed_idx_file_is_refused(tmp_path: Path, content: bytes) -> None
 def test_the_embedded_images_are_the_first_500_of_each_class_of_mnist(
     originals: Path,
 ) -> None:
-    all_images, labels = builder.read_part(
+    all_images, labels = builder.read_pair(
         *(originals / "mnist" / name for name in builder.FILES["train"])
     )
     with np.load(embedded.PATH) as file:

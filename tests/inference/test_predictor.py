@@ -25,7 +25,7 @@ from support import REPOSITORY, Command, one_line_error, refused
 from rnnmnist import Predictor, predict
 from rnnmnist.__main__ import COMMANDS
 from rnnmnist.data import embedded
-from rnnmnist.data.builder import FILES, read_part
+from rnnmnist.data.builder import FILES, read_pair
 from rnnmnist.errors import UserError
 from rnnmnist.inference import image_io, out_of_distribution
 from rnnmnist.inference.preprocessing import preprocess, stroke_width
@@ -68,8 +68,8 @@ def test_images_of_mnist_are_unchanged(
 @pytest.mark.slow
 def test_all_images_of_mnist_are_unchanged(originals: Path) -> None:
     folder = originals / "mnist"
-    for part in ("train", "test"):
-        images, _ = read_part(*(folder / file for file in FILES[part]))
+    for split in ("train", "test"):
+        images, _ = read_pair(*(folder / file for file in FILES[split]))
         assert all(map(robustness.is_unchanged, images))
 
 
