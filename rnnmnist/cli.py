@@ -23,6 +23,7 @@ from rnnmnist.config.python_files import find_config, load_config
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
 from rnnmnist.config.settings import find
 from rnnmnist.errors import (
+    RunError,
     StoppedError,
     UserError,
     as_run_error,
@@ -246,9 +247,9 @@ def _configure_logging() -> None:
     sys.unraisablehook = _show_unraisable
 
 
-def format_error(error: BaseException) -> str:
+def format_error(error: RunError) -> str:
     """Returns a message in one line; if its subject is a flag, it is written as one."""
-    line = " ".join(str(as_run_error(error)).split())
+    line = " ".join(str(error).split())
     return f"--{line}" if line.partition(":")[0] in FLAGS else line
 
 

@@ -35,9 +35,10 @@ class Checklist:
         try:
             self.show(label, function(*args))
         except Exception as error:
-            if errors.as_run_error(error) is None:
+            failure = errors.as_run_error(error)
+            if failure is None:
                 raise
-            problem = cli.format_error(error)
+            problem = cli.format_error(failure)
             self.show(label, f"NO: {problem}")
             if problem not in self.problems:
                 self.problems.append(problem)

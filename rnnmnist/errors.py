@@ -12,11 +12,14 @@ import difflib
 import errno
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 PACKAGE = Path(__file__).parent
+SHIPPED = (
+    PACKAGE / "shipped"
+)  # of a wheel: models, in whose folders reports are written
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -59,10 +62,23 @@ def as_run_error(error: BaseException) -> RunError | None:
     reason = error.strerror or str(error)
     if error.errno in DISK_ERRORS:
         return RunError(f"{error.filename}: {reason}" if error.filename else reason)
-    path = str(error.filename or "")
-    if not path or Path(path).is_relative_to(PACKAGE):
+    if error.filename is None:
+        return None
+    path = Path(str(error.filename))
+    if path.is_relative_to(PACKAGE) and not path.is_relative_to(SHIPPED):
         return None
     return UserError(f"{path}: {reason}")
+
+
+@contextlib.contextmanager
+def names_path(path: Path) -> Iterator[None]:
+    """Names a path in an `OSError` that has none, as those of `read` and `write`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def shown(value: object) -> str:

@@ -186,9 +186,10 @@ class Curves:
 
 def plot_curves(path: Path) -> bytes | None:
     """Returns the learning curves of a `metrics.jsonl` as a PNG, if it has any."""
-    from rnnmnist.evaluation.metrics import read_metrics_file
+    from rnnmnist.checkpoints.header import Metrics
+    from rnnmnist.runtime.files import read_records
 
-    metrics = read_metrics_file(path)
+    metrics = read_records(path, Metrics)
     if not metrics:
         return None
     from rnnmnist.reporting import plots  # imports matplotlib

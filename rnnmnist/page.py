@@ -40,13 +40,13 @@ def main(argv: list[str]) -> None:
     """Writes the page and prints its name and size."""
     args = parse(argv)
     from rnnmnist.runtime.compilation import use_cpu
-    from rnnmnist.runtime.files import write_atomically
     from rnnmnist.web import drawing_page
 
     use_cpu()
     networks = [drawing_page.load_network(workdir) for workdir in args.workdir]
     content = drawing_page.render(networks).encode()
-    write_atomically(args.output, content)
+    with errors.names_path(args.output):
+        args.output.write_bytes(content)
     print(f"{args.output} ({len(content) / 1000:,.0f} kB)")
 
 

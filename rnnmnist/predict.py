@@ -105,7 +105,6 @@ def predict_images(
     from rnnmnist.inference import image_io
     from rnnmnist.inference.predictor import preprocess_image
     from rnnmnist.inference.text import format_prediction
-    from rnnmnist.runtime.files import write_atomically
 
     predictor.check_digits()
     names: list[str] = []
@@ -135,7 +134,8 @@ def predict_images(
                 from rnnmnist.reporting import plots  # imports matplotlib
 
                 png = plots.prediction(stages, prediction.probabilities)
-                write_atomically(args.show, png)
+                with errors.names_path(args.show):
+                    args.show.write_bytes(png)
     if len(names) > 1 and not unreadable:
         seconds = time.perf_counter() - start
         print(
@@ -173,8 +173,10 @@ def skip_unreadable(name: str, unreadable: list[str]) -> Iterator[None]:
     try:
         yield
     except (errors.UserError, OSError) as error:
+        if (failure := errors.as_run_error(error)) is None:
+            raise
         unreadable.append(name)
-        line = f"error: {escape(cli.format_error(error))}"
+        line = f"error: {escape(cli.format_error(failure))}"
         print(line, file=sys.stderr, flush=True)
 
 

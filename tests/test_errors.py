@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rnnmnist import cli
-from rnnmnist.errors import RunError, UserError, as_run_error
+from rnnmnist.errors import SHIPPED, RunError, UserError, as_run_error, names_path
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,15 @@ def test_a_failure_has_one_line(
 )
 def test_an_internal_fault_keeps_its_traceback(error: Exception) -> None:
     assert as_run_error(error) is None
+
+
+def test_an_error_without_a_path_gets_one(tmp_path: Path) -> None:
+    for given, named in ((None, tmp_path), ("/other", "/other")):
+        with pytest.raises(OSError) as error, names_path(tmp_path):
+            raise OSError(errno.EINVAL, "invalid", given)
+        assert str(as_run_error(error.value)) == f"{named}: invalid"
+
+
+def test_a_models_folder_in_a_wheel_is_a_path_of_the_user() -> None:
+    path = SHIPPED / "checkpoints" / "reference" / "report"
+    assert str(as_run_error(PermissionError(errno.EACCES, "no", path))) == f"{path}: no"

@@ -85,6 +85,10 @@ def load_cell(cell: str, sha256: str | None) -> type[Any]:
 
 def _read(file: Path, sha256: str | None) -> tuple[bytes, str]:
     """Returns the content of a file and its hash, which must be the given one."""
+    if not file.is_file():
+        raise UserError(
+            f"model.cell: {file} is not a file; a run needs that of its cell there"
+        )
     source = file.read_bytes()
     found = hashlib.sha256(source).hexdigest()
     if sha256 not in (None, found):

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds  # noqa: TID251
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError  # noqa: TID251
 from tensorflow_datasets.core.download.resource import get_dl_fname  # noqa: TID251
 
-from rnnmnist.config.paths import expand
+from rnnmnist.config.paths import expand, parse_folder
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.builder import FILES, MnistRows
 from rnnmnist.errors import RunError, UserError, as_run_error, first_line
@@ -42,7 +42,7 @@ def prepared_builder(config: DataConfig) -> MnistRows:
 
 def make_builder(config: DataConfig) -> MnistRows:
     """Returns the builder of a data set, which need not be prepared."""
-    path = None if config.data_dir is None else expand(config.data_dir)
+    path = config.data_dir and parse_folder(config.data_dir, "data.data_dir")
     try:
         return MnistRows(config=config.name, data_dir=path, file_format="array_record")
     except Exception as error:  # TFDS reads prepared data, which may be damaged

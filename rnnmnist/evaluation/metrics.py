@@ -1,9 +1,7 @@
 """Scores of networks on whole splits, and the metrics of a run."""
 
-import contextlib
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -16,16 +14,6 @@ from rnnmnist.evaluation.accuracies import (
     t_interval,
     wilson_interval,
 )
-from rnnmnist.runtime.files import read_lines
-
-
-def read_metrics_file(path: Path) -> list[Metrics]:
-    """Reads the metrics of a run; other lines are left out."""
-    metrics = []
-    for line in read_lines(path):
-        with contextlib.suppress(msgspec.ValidationError):
-            metrics.append(msgspec.convert(line, Metrics))
-    return metrics
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

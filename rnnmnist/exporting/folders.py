@@ -19,7 +19,7 @@ import numpy as np
 
 from rnnmnist.checkpoints.checksums import array_checksums, json_checksum
 from rnnmnist.config.schema import DATA_PATHS
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.errors import RunError, UserError, names_path
 from rnnmnist.exporting import runner
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.exporting.source import Source
@@ -206,7 +206,10 @@ def write(source: Source, format_name: str, folder: Path) -> Certificate:
     """
     final = folder / format_name
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{format_name}-") as name:
+    with (
+        names_path(final),
+        tempfile.TemporaryDirectory(dir=folder, prefix=f".{format_name}-") as name,
+    ):
         new = Path(name, format_name)
         new.mkdir()
         FORMATS[format_name].write(source, new)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: TID251
 
 from rnnmnist.config.paths import expand
-from rnnmnist.errors import UserError
+from rnnmnist.errors import UserError, names_path
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -48,7 +48,7 @@ def read(name: str) -> np.ndarray:
         path = expand(name)
         if path.exists() and not path.is_file():
             raise UserError(f"{name}: is not a file; name an image of a digit")
-        with path.open("rb") as file:
+        with names_path(path), path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     if not content:
         raise UserError(f"{name}: is empty; name an image of a digit")
@@ -67,7 +67,8 @@ def decode(content: bytes, name: str) -> np.ndarray:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise ValueError(
-                        f"{width} x {height} pixels are more than {MAX_PIXELS:,}"
+                        f"{width} x {height} pixels are more than {MAX_PIXELS:,}; "
+                        "make it smaller"
                     )
                 image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))
                 image.load()

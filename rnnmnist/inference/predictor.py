@@ -126,8 +126,9 @@ class Predictor:
                 width] of uint8, uint16, bool, or floats from 0 to 1.
 
         Raises:
-            UserError: if a file is not a readable image, or the network was not trained
-                on digits.
+            UserError: if a file is not an image, or the network was not trained on
+                digits.
+            OSError: if a file cannot be read.
             ValueError: if an array has another shape, type or range.
         """
         return self.predict_preprocessed([preprocess_image(image)])[0]

@@ -81,11 +81,20 @@ class SequenceClassifier(nn.Module):
         return carry, self.head(hidden)
 
 
-@functools.cache  # jit takes the model as a static argument and compares by identity
 def make_model(
     config: ModelConfig, task: Task, execution: Execution
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, without parameters."""
+    shape = (task.time_steps, task.features)
+    return _make_model(config, shape, len(task.classes), execution)
+
+
+# jit takes the model as a static argument and compares by identity. Other arrays of the
+# same shape, which are another task, share its programs.
+@functools.cache
+def _make_model(
+    config: ModelConfig, shape: tuple[int, int], classes: int, execution: Execution
+) -> SequenceClassifier:
     head_init: dict[str, Any] = {}
     if config.initializer == "tutorial":
         normal = nn.initializers.normal(stddev=1.0)
@@ -93,11 +102,11 @@ def make_model(
 
     def make_head() -> nn.Module:
         return nn.Dense(
-            len(task.classes), precision=execution.precision, **head_init, name="head"
+            classes, precision=execution.precision, **head_init, name="head"
         )
 
-    recurrence = functools.partial(make_recurrence, config, task.features, execution)
-    return SequenceClassifier(recurrence, make_head, (task.time_steps, task.features))
+    recurrence = functools.partial(make_recurrence, config, shape[1], execution)
+    return SequenceClassifier(recurrence, make_head, shape)
 
 
 def init_params(

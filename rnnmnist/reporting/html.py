@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jinja2
 
 FOLDER = Path(__file__).parent
+MARK = '<meta name="generator" content="rnnmnist.report">'  # of a report page
 
 
 class Palette(NamedTuple):

@@ -4,6 +4,7 @@ import datetime
 from pathlib import Path
 
 from rnnmnist.config.schema import SETTINGS, Config
+from rnnmnist.errors import UserError, names_path
 from rnnmnist.evaluation.accuracies import interval, percent, percentage_points
 from rnnmnist.evaluation.metrics import format_accuracy, format_counts
 from rnnmnist.reporting import html
@@ -11,7 +12,6 @@ from rnnmnist.reporting.html import Card, Page, Section, Table
 from rnnmnist.reporting.run_data import RunData
 from rnnmnist.reporting.sections import report_sections
 from rnnmnist.runtime import hardware, versions
-from rnnmnist.runtime.files import write_atomically
 
 
 def report_card(command: str, time: datetime.datetime) -> Card:
@@ -36,9 +36,13 @@ def write_files(folder: Path, page: Page) -> list[Path]:
     """
     files = html.picture_files(page)
     files["index.html"] = html.render_page(page).encode()
+    index = folder / "index.html"
+    if index.is_file() and html.MARK not in index.read_text(errors="replace"):
+        raise UserError(f"workdir: {index} is not a report; move it away")
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        write_atomically(folder / name, content)
+        with names_path(folder / name):
+            (folder / name).write_bytes(content)
     return [folder / name for name in files]
 
 
@@ -199,14 +203,12 @@ def _sessions(run: RunData) -> list[Section]:
     """Returns a table of the training sessions; none if none is recorded."""
     rows = [
         [
-            session["time"],
-            f"{session['from_step']:,} to {session['step']:,}",
-            ", ".join(
-                f"{name} {value:.1f}" for name, value in session["seconds"].items()
-            ),
-            session["hardware"],
-            session["devices"],
-            versions.join_versions(session["versions"]),
+            session.time,
+            f"{session.from_step:,} to {session.step:,}",
+            ", ".join(f"{name} {value:.1f}" for name, value in session.seconds.items()),
+            session.hardware,
+            session.devices,
+            versions.join_versions(session.versions),
         ]
         for session in run.sessions
     ]

@@ -17,7 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm  # noqa: TID251
 from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
-from rnnmnist.checkpoints.header import Metrics
+from rnnmnist.checkpoints.header import Metrics, best_step
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.evaluation.accuracies import percent, percentage_points
 from rnnmnist.inference.preprocessing import Stages
@@ -60,12 +60,11 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
     trained = [line for line in metrics if line.split == "train"]
     validated = _validation_lines(metrics)
     title = f"step {metrics[-1].step:,}"
-    if validated:
-        kind = "last"
-        line = validated[-1]
-        if line.examples >= MIN_VALIDATION_EXAMPLES:
-            kind = "best"
-            line = max(validated, key=lambda line: (line.accuracy, -line.step))
+    by_step = {line.step: line for line in validated}
+    best = best_step(by_step)
+    if best is not None:
+        line = by_step[best]
+        kind = "best" if line.examples >= MIN_VALIDATION_EXAMPLES else "last"
         title += f"   {kind} validation accuracy: {percent(line.accuracy)} "
         title += f"at step {line.step:,}"
     with new_figure(4.6) as figure:

@@ -13,12 +13,12 @@ from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation import results
-from rnnmnist.evaluation.metrics import read_metrics_file
 from rnnmnist.evaluation.predictions import Predictions, predict
 from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.evaluation.results import Result
-from rnnmnist.runtime.files import read_lines
+from rnnmnist.runtime.files import read_records
 from rnnmnist.runtime.mesh import make_mesh
+from rnnmnist.runtime.workdir import Session
 
 JsonObject = dict[str, Any]
 
@@ -33,7 +33,7 @@ class RunData:
     config: Config
     trained: Task  # of the training's data
     metrics: list[Metrics]  # lines of `metrics.jsonl`; empty if there is no file
-    sessions: list[JsonObject]  # lines of `sessions.jsonl`, of each that has ended
+    sessions: list[Session]
     validation: Metrics | None  # at this step, from the checkpoint
     result: Result  # of the test split, or of validation if there is none
     networks: list[Predictions]  # of each network, on the same split
@@ -67,7 +67,7 @@ class RunData:
     @property
     def seconds(self) -> float | None:
         """The duration of all recorded sessions; None if there are none."""
-        seconds = [session["seconds"]["total"] for session in self.sessions]
+        seconds = [session.seconds["total"] for session in self.sessions]
         return sum(seconds) if seconds else None
 
 
@@ -97,8 +97,8 @@ def load_run_data(
             selector=selector,
             config=restored.config.replace(data_paths),
             trained=restored.task,
-            metrics=read_metrics_file(workdir / "metrics.jsonl"),
-            sessions=read_lines(workdir / "sessions.jsonl"),
+            metrics=read_records(workdir / "metrics.jsonl", Metrics),
+            sessions=read_records(workdir / "sessions.jsonl", Session),
             validation=read_header(workdir, step).metrics,
             result=result,
             networks=predict(restored.model, restored.params, restored.put(examples)),

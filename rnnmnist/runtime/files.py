@@ -5,19 +5,13 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from rnnmnist.errors import names_path
 
-@contextlib.contextmanager
-def names_path(path: Path) -> Iterator[None]:
-    """Names a path in each `OSError` of the `with` block; a full disk names none."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = str(path)
-        raise
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -34,12 +28,14 @@ def open_folder(path: Path) -> Iterator[int]:
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file, which keeps its old content until the new one is complete."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with names_path(path):
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -72,6 +68,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
                 if isinstance(line, dict) and type(line.get("step")) is int:
                     lines.append(line)
     return lines
+
+
+def read_records(path: Path, kind: type[T]) -> list[T]:
+    """Returns the lines of a log that are records of a type."""
+    records = []
+    for line in read_lines(path):
+        with contextlib.suppress(msgspec.ValidationError):
+            records.append(msgspec.convert(line, kind))
+    return records
 
 
 def remove_lines_after(path: Path, step: int) -> None:

@@ -10,8 +10,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from rnnmnist.errors import UserError
-from rnnmnist.runtime.files import names_path, open_folder, write_atomically
+from rnnmnist.runtime.files import open_folder, write_atomically
 
 OWNER_FILE = ".trainer"  # names the process that trains in a workdir
 
@@ -57,12 +59,45 @@ def _acquire(folder: int, workdir: Path) -> None:
         )
 
 
+def trainer_of(workdir: Path) -> str | None:
+    """Returns the process that trains in a workdir; None if there is none.
+
+    A killed trainer leaves `.trainer` behind but not its lock, so a shared lock is
+    tried for a moment if that file exists.
+    """
+    owner = read_owner(workdir)
+    if owner is None:
+        return None
+    with open_folder(workdir) as folder:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return owner
+        except OSError:  # a file system without locks
+            return None
+    return None
+
+
 def read_owner(workdir: Path) -> str | None:
     """Returns the content of `.trainer`, which a killed trainer leaves behind."""
     try:
         return (workdir / OWNER_FILE).read_text(errors="replace")
     except OSError:
         return None
+
+
+class Session(msgspec.Struct, kw_only=True):
+    """A training process that has ended: a line of `sessions.jsonl`."""
+
+    time: str  # of the start, ISO 8601
+    command: str
+    hardware: str
+    devices: str
+    processes: int
+    versions: dict[str, str]
+    from_step: int
+    step: int  # the last checkpoint at the end
+    seconds: dict[str, float]  # by phase, and `total`
 
 
 def check_writable(folder: Path) -> Path:
@@ -72,8 +107,12 @@ def check_writable(folder: Path) -> Path:
         The one of them that exists. No file remains in it.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    with names_path(folder), tempfile.TemporaryFile(dir=existing):
-        return existing
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return existing
+    except OSError as error:
+        error.filename = str(folder)
+        raise
 
 
 def now() -> str:

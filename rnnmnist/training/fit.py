@@ -14,15 +14,15 @@ import numpy as np
 from jax._src import xla_bridge  # jax does not export whether it has its devices
 from numpy.typing import ArrayLike
 
-from rnnmnist.checkpoints.store import list_steps
+from rnnmnist.checkpoints.store import list_steps, read_header
 from rnnmnist.config.paths import parse_folder
 from rnnmnist.config.python_files import find_config, load_config
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.settings import find
-from rnnmnist.config.tasks import fit_to_task
-from rnnmnist.data import datasets, files
+from rnnmnist.config.tasks import Task, fit_to_task
+from rnnmnist.data import files
 from rnnmnist.data.sequences import LabelledSequences, forget_files, read_statistics
-from rnnmnist.errors import RunError, StoppedError, UserError
+from rnnmnist.errors import RunError, StoppedError, UserError, names_path
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.mesh import set_cpu_devices
 from rnnmnist.runtime.signals import stop_on_interrupt
@@ -87,9 +87,9 @@ def fit(
     Raises:
         UserError: if the arrays or a setting are invalid, or the workdir has the run of
             other arrays or settings.
-        RunError: if a loss or gradient is not finite, or a checkpoint cannot be
+        RunError: if a loss or gradient is not finite, or a file of the run cannot be
             written.
-        OSError: if another file cannot be written.
+        OSError: if the arrays cannot be saved.
         KeyboardInterrupt: after an interrupt.
     """
     folder = parse_folder(str(workdir))
@@ -110,8 +110,7 @@ def fit(
             stack.callback(logger.removeHandler, handler)
         sha256, mean, std = read_statistics(data, config.data)  # checks the values
         task = dataclasses.replace(task, sha256=sha256, mean=mean, std=std)
-        if not path.exists() or datasets.load(config.data).task != task:
-            _save(folder, data)
+        _save(folder, data, task)
         _set_up_jax(config)
         try:
             train(config, folder, contextlib.nullcontext(stop), verbose=verbose)
@@ -147,12 +146,15 @@ def _configure(settings: dict[str, object]) -> Config:
     return config.replace({names[name]: value for name, value in settings.items()})
 
 
-def _save(workdir: Path, data: LabelledSequences) -> None:
-    """Saves sequences as a folder of .npy files, unless there is a run of others."""
-    if list_steps(workdir):
-        raise UserError(
-            f"workdir: {workdir} has the run of other arrays; name another workdir"
-        )
+def _save(workdir: Path, data: LabelledSequences, task: Task) -> None:
+    """Saves sequences as a folder of .npy files, unless a run has them already."""
+    if steps := list_steps(workdir):
+        if read_header(workdir, steps[-1]).task.sha256 != task.sha256:
+            raise UserError(
+                f"workdir: {workdir} has the run of other arrays; name another workdir"
+            )
+        if data.path.exists():
+            return
     sequences = data.sequences
     arrays = {
         "inputs": sequences.inputs,
@@ -166,7 +168,8 @@ def _save(workdir: Path, data: LabelledSequences) -> None:
     try:
         for name, array in arrays.items():
             if array is not None:
-                np.save(unfinished / f"{name}.npy", array, allow_pickle=False)
+                with names_path(data.path):
+                    np.save(unfinished / f"{name}.npy", array, allow_pickle=False)
         shutil.rmtree(data.path, ignore_errors=True)
         unfinished.rename(data.path)
     finally:

@@ -19,7 +19,6 @@ from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, first_line
 from rnnmnist.runtime import workdir
 from rnnmnist.runtime.compilation import Stopwatch, compile_seconds
-from rnnmnist.runtime.distributed import is_process_0
 from rnnmnist.runtime.hardware import GIB
 from rnnmnist.runtime.mesh import devices, make_mesh
 from rnnmnist.training import console
@@ -58,9 +57,8 @@ def describe_data(config: DataConfig) -> str:
 
 def describe_workdir(config: Config, folder: Path) -> str:
     """Describes a workdir and the step from which a run would start."""
-    if folder.exists() and is_process_0():
-        with workdir.lock(folder):
-            pass  # no trainer has it
+    if owner := workdir.trainer_of(folder):
+        raise RunError(f"workdir: {folder} is in use by {owner}")
     existing = workdir.check_writable(folder)
     free = shutil.disk_usage(existing).free / GIB
     text = f"{folder}, writable, {free:,.1f} GiB free, "

@@ -15,7 +15,7 @@ from rnnmnist.runtime.compilation import Stopwatch, compile_seconds
 from rnnmnist.runtime.distributed import is_process_0, process_count
 from rnnmnist.runtime.files import append_line
 from rnnmnist.runtime.mesh import platform_of
-from rnnmnist.runtime.workdir import now
+from rnnmnist.runtime.workdir import Session, now
 
 
 class PhaseTimer:
@@ -49,21 +49,26 @@ def session(workdir: Path, step: int, mesh: Mesh, timer: PhaseTimer) -> Iterator
     if not is_process_0():
         yield
         return
-    record = {
-        "time": now(),
-        "command": shlex.join(["python", "-m", "rnnmnist.main", *sys.argv[1:]]),
-        "hardware": hardware.describe_processor(),
-        "devices": f"{mesh.size} x {platform_of(mesh)}",
-        "processes": process_count(),
-        "versions": versions.all_installed(),
-        "from_step": step,
-    }
+    start = now()
+
+    def append() -> None:
+        record = Session(
+            time=start,
+            command=shlex.join(["python", "-m", "rnnmnist.main", *sys.argv[1:]]),
+            hardware=hardware.describe_processor(),
+            devices=f"{mesh.size} x {platform_of(mesh)}",
+            processes=process_count(),
+            versions=versions.all_installed(),
+            from_step=step,
+            step=max(list_steps(workdir), default=0),
+            seconds=timer.seconds(),
+        )
+        append_line(workdir / "sessions.jsonl", record)
+
     try:
         yield
-    finally:
-        last = max(list_steps(workdir), default=0)
-        with contextlib.suppress(OSError):  # a full disk is reported elsewhere
-            append_line(
-                workdir / "sessions.jsonl",
-                record | {"step": last, "seconds": timer.seconds()},
-            )
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            append()
+        raise
+    append()

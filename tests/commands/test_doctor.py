@@ -219,7 +219,7 @@ def test_folders_that_cannot_be_written(command: Command, tmp_path: Path) -> Non
     warning, error = finished.stderr.splitlines()
     assert warning.startswith("warning: compiled programs are not kept")
     assert error.startswith("error: a run of embedded would not work here: execution.")
-    assert f"; and {tmp_path}/file" in error
+    assert f"; and data.data_dir: {tmp_path}/file is a file" in error
     assert finished.returncode == 1
 
 

@@ -74,7 +74,8 @@ def test_a_run_with_a_users_cell(
     refusal = refused("main", *arguments, "--num_processes=1")
     assert "belongs to another run: model.cell_sha256=" in refusal
     cell_file.unlink()
-    assert "No such file" in refused("evaluate", f"--workdir={tmp_path}/run")
+    missing = refused("evaluate", f"--workdir={tmp_path}/run")
+    assert missing.startswith(f"model.cell: {cell_file} is not a file; a run needs")
     cell_file.write_text(CELL + OTHERS)
     evaluate.main([f"--workdir={tmp_path}/run"])
 
@@ -85,8 +86,8 @@ def test_a_run_with_a_users_cell(
         ("lstmm", "must be one of lstm, gru, rnn, mingru, lru or FILE.py:CLASS"),
         ("leaky.py", "or FILE.py:CLASS, not 'leaky.py'"),
         ("~absent/leaky.py:Leaky", "~absent/leaky.py: "),
-        ("{folder}/missing.py:Leaky", "missing.py: No such file"),
-        ("{folder}.py:Leaky", "folder.py: Is a directory"),
+        ("{folder}/missing.py:Leaky", "missing.py is not a file; a run needs"),
+        ("{folder}.py:Leaky", "folder.py is not a file; a run needs"),
     ],
 )
 def test_a_wrong_file_is_one_line_and_writes_nothing(

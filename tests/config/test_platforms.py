@@ -1,5 +1,6 @@
 """How runs execute on each platform, also without one."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -67,3 +68,12 @@ def test_the_gradient_is_lowered_for_absent_platforms(
     assert ("stablehlo.while" in program) == loops
     found = re.findall(r"dot_general.* precision = \[(\w+), (\w+)\]", program)
     assert set(found) == {(precision, precision)}
+
+
+def test_other_arrays_of_the_same_shape_share_the_programs_of_a_model() -> None:
+    execution = execution_of(Config(), "cpu")
+    other = dataclasses.replace(TASK, name="other", sha256="0", mean=(1.0,))
+    model = make_model(ModelConfig(), TASK, execution)
+    assert make_model(ModelConfig(), other, execution) is model
+    longer = dataclasses.replace(TASK, time_steps=29)
+    assert make_model(ModelConfig(), longer, execution) is not model

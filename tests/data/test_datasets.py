@@ -365,7 +365,7 @@ def test_two_first_starts_prepare_once(
 def test_a_data_dir_that_is_a_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
-    with pytest.raises(FileExistsError, match=str(path)):
+    with pytest.raises(UserError, match=rf"data\.data_dir: {path} is a file"):
         datasets.load(DataConfig(name="mnist5k", data_dir=str(path)))
 
 

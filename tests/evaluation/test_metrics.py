@@ -10,7 +10,8 @@ import pytest
 
 from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.evaluation.accuracies import wilson_interval
-from rnnmnist.evaluation.metrics import Scores, read_metrics_file
+from rnnmnist.evaluation.metrics import Scores
+from rnnmnist.runtime.files import read_records
 
 # Two networks and six examples of three classes, none of which is of class 2.
 LABELS = np.array([0, 0, 0, 0, 1, 1], np.uint8)
@@ -118,7 +119,7 @@ def test_the_fields_of_metrics() -> None:
 
 def test_other_lines_of_a_metrics_file_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    assert read_metrics_file(path) == []
+    assert read_records(path, Metrics) == []
     one, several = (json.dumps(msgspec.to_builtins(m)) for m in (ONE, SEVERAL))
     lines = [
         one,
@@ -131,4 +132,4 @@ def test_other_lines_of_a_metrics_file_are_left_out(tmp_path: Path) -> None:
         one[:-9],  # incomplete
     ]
     path.write_text("\n".join(lines))
-    assert read_metrics_file(path) == [ONE, SEVERAL]
+    assert read_records(path, Metrics) == [ONE, SEVERAL]

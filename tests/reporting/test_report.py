@@ -39,6 +39,7 @@ from rnnmnist.reporting.pages import (
 )
 from rnnmnist.reporting.run_data import RunData, load_run_data
 from rnnmnist.reporting.sections import estimate_accuracies
+from rnnmnist.runtime.workdir import Session
 
 PLOTS = ["curves", "confusion", "steps", "gallery", "reliability"]
 NOW = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
@@ -308,15 +309,17 @@ def test_intervals_are_over_images_for_one_network_and_else_over_seeds() -> None
 def test_a_run_of_several_sessions_that_was_evaluated_on_another_device(
     run_data: RunData,
 ) -> None:
-    session = {
-        "time": "2026-01-02T03:04:05+00:00",
-        "hardware": "a <fast> one",
-        "devices": "2",
-        "versions": {"jax": "1.2"},
-        "from_step": 0,
-        "step": 1060,
-        "seconds": {"train": 5.5, "total": 7.25},
-    }
+    session = Session(
+        time="2026-01-02T03:04:05+00:00",
+        command="python -m rnnmnist.main",
+        hardware="a <fast> one",
+        devices="2",
+        processes=1,
+        versions={"jax": "1.2"},
+        from_step=0,
+        step=1060,
+        seconds={"train": 5.5, "total": 7.25},
+    )
     (predictions,) = run_data.networks
     predicted = predictions.predicted.copy()
     changed = np.flatnonzero(predictions.correct)[0]  # by rounding on another device
@@ -384,6 +387,18 @@ def test_a_missing_run_is_refused_before_others_are_read(tmp_path: Path) -> None
     error = refused("report", f"--workdir={existing}", f"--workdir={missing}")
     assert f"{tmp_path / 'run'} does not exist" in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_another_page_is_not_overwritten(run_data: RunData, tmp_path: Path) -> None:
+    page = report_page(run_data, CARD)
+    index = tmp_path / "index.html"
+    write_files(tmp_path, page)
+    write_files(tmp_path, page)  # replaces a report
+    index.write_text("mine")
+    with pytest.raises(UserError, match=f"{index} is not a report; move it away"):
+        write_files(tmp_path, page)
+    assert index.read_text() == "mine"
 
 
 def test_a_file_instead_of_the_report_folder_is_named(
