@@ -20,7 +20,7 @@ from tables import ratios, speeds
 
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import DataConfig, ModelConfig
-from rnnmnist.data.datasets import read_task
+from rnnmnist.data.datasets import image_task
 from rnnmnist.models.classifier import abstract_params, count_params, make_model
 from rnnmnist.reporting import markdown
 from rnnmnist.reporting.markdown import median_and_range
@@ -93,7 +93,7 @@ def lengths(bench: Bench) -> dict[str, Any]:
 
 def num_parameters(model: dict[str, Any]) -> int:
     """Returns the number of parameters for one feature and ten classes."""
-    task = read_task(DataConfig(view="pixels"))
+    task = image_task(DataConfig(view="pixels"))
     made = make_model(ModelConfig(**model), task, DEFAULTS["cpu"])
     return count_params(abstract_params(made))
 

@@ -33,7 +33,7 @@ class Trainer:
         set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
 
         from rnnmnist.data.batches import TrainingSplit
-        from rnnmnist.data.datasets import read_task
+        from rnnmnist.data.datasets import image_task
         from rnnmnist.data.examples import Examples
         from rnnmnist.data.views import View
         from rnnmnist.training.state import create_state
@@ -42,7 +42,7 @@ class Trainer:
         self.config = config
         self.mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
         self.task = dataclasses.replace(
-            read_task(config.data),
+            image_task(config.data),
             time_steps=rows,
             features=columns,
             image_shape=(rows, columns),

@@ -2,8 +2,8 @@
 
     python -m rnnmnist.main --config=files --config.data.path=FILE_OR_FOLDER
 
-The path is a .npz, .ts or .csv file, or a folder of .npy files; docs/sequences.md
-describes them.
+The path is a .npz, .ts, .csv or .parquet file, or a folder of .npy files;
+docs/sequences.md describes them.
 """
 
 from rnnmnist import Config, DataConfig, TrainConfig

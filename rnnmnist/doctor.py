@@ -6,7 +6,6 @@ The flags of `rnnmnist.main` describe the run. The exit code is 1 if the run wou
 work, or would use other devices than required.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -58,10 +57,7 @@ def parse(argv: list[str]) -> tuple[TrainingArgs, str | None]:
         "--require", choices=["tpu", "gpu"], help="exit with 1 unless jax uses one"
     )
     training, args = parse_training(parser, argv)
-    from rnnmnist.data.datasets import read_task
-
-    config = fit_to_task(training.config, read_task(training.config.data))
-    return dataclasses.replace(training, config=config), args.require
+    return training, args.require
 
 
 def main(argv: list[str]) -> None:
@@ -95,6 +91,7 @@ def check_run(
 ) -> None:
     """Checks the devices, data and workdir of a run, and trains a few steps."""
     from rnnmnist.config.platforms import execution_of
+    from rnnmnist.data import datasets
     from rnnmnist.runtime import hardware
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.distributed import process_count
@@ -102,6 +99,9 @@ def check_run(
     from rnnmnist.training import preflight
 
     config = training.config
+    dataset = datasets.load(config.data) if config.data.name == "files" else None
+    task = dataset.task if dataset else datasets.image_task(config.data)
+    config = fit_to_task(config, task)
     enable_compilation_cache()
     mesh_args = config.train.batch_size, config.execution.num_devices, config.num_seeds
     set_cpu_devices(*mesh_args, process_count())
@@ -112,10 +112,11 @@ def check_run(
         checklist.show("execution", execution.describe())
     if platform:
         hardware.require_platform(platform)
-    checklist.check("data", preflight.describe_data, config.data)
-    checklist.check("workdir", preflight.describe_workdir, config, training.workdir)
+    checklist.check("data", preflight.describe_data, config.data, dataset)
+    folder = training.workdir
+    checklist.check("workdir", preflight.describe_workdir, config, folder, task)
     if has_devices:
-        checklist.check("step", preflight.describe_step, config)
+        checklist.check("step", preflight.describe_step, config, task, dataset)
 
 
 if __name__ == "__main__":

@@ -97,9 +97,17 @@ def did_you_mean(name: str, names: Iterable[str], remedy: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns an error's type and first line, at most 300 characters."""
+    """Returns an error's type and first line, at most 300 printable characters."""
     lines = str(error).strip().splitlines()
-    return ": ".join([type(error).__name__, *lines[:1]])[:300]
+    return printable(": ".join([type(error).__name__, *lines[:1]])[:300])
+
+
+def printable(text: str) -> str:
+    """Replaces characters that cannot be printed, line breaks included, by escapes."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 def exit_immediately(text: str, exit_code: int) -> NoReturn:

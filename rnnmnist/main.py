@@ -9,15 +9,18 @@ import dataclasses
 
 from rnnmnist import cli
 from rnnmnist.cli import TrainingArgs, parse_training, training_parser
+from rnnmnist.config.python_files import pin_cell
 from rnnmnist.config.tasks import fit_to_task
 
 
 def parse(argv: list[str]) -> TrainingArgs:
-    """Parses the command line."""
+    """Parses the command line; the task of images is known before they are read."""
     args, _ = parse_training(training_parser("main", __doc__), argv)
-    from rnnmnist.data.datasets import read_task
+    config = pin_cell(args.config)
+    if config.data.name != "files":
+        from rnnmnist.data.datasets import image_task
 
-    config = fit_to_task(args.config, read_task(args.config.data))
+        config = fit_to_task(config, image_task(config.data))
     return dataclasses.replace(args, config=config)
 
 
@@ -25,22 +28,31 @@ def main(argv: list[str]) -> None:
     """Trains, or resumes, the run of the command line."""
     args = parse(argv)
     # Imported after parsing, so that errors in flags do not wait for jax.
+    from rnnmnist.data import datasets
     from rnnmnist.runtime import distributed
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.mesh import set_cpu_devices
     from rnnmnist.runtime.signals import stop_on_signal
     from rnnmnist.training.loop import train
+    from rnnmnist.training.resume import check_workdir
+    from rnnmnist.training.sessions import PhaseTimer
 
     enable_compilation_cache()
     with distributed.initialize(args.processes):
-        config = args.config
+        timer = PhaseTimer()
+        distributed.broadcast(lambda: check_workdir(args.config, args.workdir))
+        with timer.phase("data"):
+            dataset = distributed.process_0_first(
+                lambda: datasets.load(args.config.data)
+            )
+        config = fit_to_task(args.config, dataset.task)
         set_cpu_devices(
             config.train.batch_size,
             config.execution.num_devices,
             config.num_seeds,
             distributed.process_count(),
         )
-        train(config, args.workdir, stop_on_signal())
+        train(config, dataset, args.workdir, stop_on_signal(), timer=timer)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def predict_images(
             if args.json:
                 lines = [json.dumps({"file": name} | prediction.to_dict())]
             else:
-                lines = format_prediction(escape(name), prediction)
+                lines = format_prediction(errors.printable(name), prediction)
             print(*lines, sep="\n", flush=True)
             if args.show is not None:
                 from rnnmnist.reporting import plots  # imports matplotlib
@@ -162,7 +162,7 @@ def predict_sequences(
                 print(json.dumps({"file": argument} | result))
             else:
                 print(
-                    f"{escape(argument)}, sequence {result['sequence']}: "
+                    f"{errors.printable(argument)}, sequence {result['sequence']}: "
                     f"{result['label']}, {probability(result['probability'])}"
                 )
 
@@ -176,16 +176,8 @@ def skip_unreadable(name: str, unreadable: list[str]) -> Iterator[None]:
         if (failure := errors.as_run_error(error)) is None:
             raise
         unreadable.append(name)
-        line = f"error: {escape(cli.format_error(failure))}"
+        line = f"error: {errors.printable(cli.format_error(failure))}"
         print(line, file=sys.stderr, flush=True)
-
-
-def escape(text: str) -> str:
-    """Replaces characters that cannot be printed, line breaks included, by escapes."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
 
 
 if __name__ == "__main__":

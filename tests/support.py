@@ -22,7 +22,7 @@ from rnnmnist.cli import format_error
 from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import SplitSizes, Task
-from rnnmnist.data.datasets import read_task
+from rnnmnist.data.datasets import image_task
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, UserError, as_run_error
@@ -38,7 +38,7 @@ from rnnmnist.training import loop
 REPOSITORY = Path(__file__).resolve().parent.parent
 # A folder with the original data files, if there is one; see CONTRIBUTING.md.
 ORIGINALS = Path(os.environ.get("RNNMNIST_ORIGINALS") or "no originals")
-TASK = read_task(DataConfig())  # MNIST
+TASK = image_task(DataConfig())  # MNIST
 ROWS = View("rows", "bit_reversal")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Compiles a training step for a CPU in a third of the time; the code is slower.
@@ -105,8 +105,11 @@ def refused(name: str, *arguments: object) -> str:
     That `cli.run` prints it and exits with 2 is tested per command.
     """
     module = importlib.import_module(f"rnnmnist.{name}")
+    argv = [str(argument) for argument in arguments]
+    # A process that has used jax can join no others.
+    argv += ["--num_processes=1"] if name == "main" else []
     with pytest.raises((UserError, OSError)) as error:
-        module.main([str(argument) for argument in arguments])
+        module.main(argv)
     found = as_run_error(error.value)
     assert isinstance(found, UserError), error.value
     assert "\n" not in str(found)

@@ -36,7 +36,7 @@ from jax.sharding import PartitionSpec as P
 from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import BatchTransform, TrainingSplit
-from rnnmnist.data.datasets import read_task
+from rnnmnist.data.datasets import image_task
 from rnnmnist.data.views import View
 from rnnmnist.evaluation.predictions import Batches, predict_batches
 from rnnmnist.main import parse
@@ -201,7 +201,7 @@ CASES |= {target: CASES[target] + AT_784_TIME_STEPS for target in ("v5e", "h100"
 def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
     """Lowers a program for some devices, with abstract arrays of MNIST's shapes."""
     config = case.config
-    task = read_task(config.data)
+    task = image_task(config.data)
     mesh = Mesh(
         np.array(devices[: case.devices]).reshape(_grid(case)),
         (SEEDS, BATCH),

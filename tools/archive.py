@@ -28,7 +28,7 @@ from typing import Any
 import results
 from results import REPOSITORY, RESULTS, RUNS, Row
 from rnnmnist.config.schema import DATA_PATHS
-from rnnmnist.data import sequences
+from rnnmnist.data import datasets
 from rnnmnist.evaluation.accuracies import percent
 from rnnmnist.main import parse
 from rnnmnist.reporting import markdown
@@ -63,7 +63,7 @@ def flags(folder: Path, name: str, seed: int) -> list[str]:
 
 def summarize(folder: Path, name: str, members: list[Any]) -> dict[str, Any]:
     """Returns the size of a data set, the median time and the accuracy over seeds."""
-    task, splits = sequences.load(parse(flags(folder, name, 0)).config.data)
+    task, splits = datasets.load(parse(flags(folder, name, 0)).config.data)
     lengths = [own.lengths.min() for own in splits.values() if own.lengths is not None]
     accuracies = [member["accuracy"] for member in members]
     return {

@@ -99,7 +99,7 @@ def time_step(case: Case, mesh: Any) -> float:
 
     from rnnmnist.config.schema import Config, DataConfig, TrainConfig
     from rnnmnist.data.batches import TrainingSplit
-    from rnnmnist.data.datasets import read_task
+    from rnnmnist.data.datasets import image_task
     from rnnmnist.data.views import View
     from rnnmnist.runtime.mesh import device_put, replicated
     from rnnmnist.training.preflight import noise
@@ -111,7 +111,7 @@ def time_step(case: Case, mesh: Any) -> float:
         data=DataConfig(name="mnist5k"),
         train=TrainConfig(batch_size=case.batch_size),
     )
-    task = read_task(config.data)  # of 4,000 images
+    task = image_task(config.data)  # of 4,000 images
     view = View.of(config.data, task)
     split = TrainingSplit.device_put(noise(task), view, config, mesh)
     program = Program.create(config, task, mesh)
@@ -136,13 +136,13 @@ def time_all_reduce(mesh: Any) -> tuple[int, float]:
     from jax.sharding import PartitionSpec as P
 
     from rnnmnist.config.schema import Config
-    from rnnmnist.data.datasets import read_task
+    from rnnmnist.data.datasets import image_task
     from rnnmnist.models.classifier import abstract_params, count_params
     from rnnmnist.runtime.mesh import BATCH
     from rnnmnist.training.step import Program
 
     config = Config()
-    model = Program.create(config, read_task(config.data), mesh).model
+    model = Program.create(config, image_task(config.data), mesh).model
     size = count_params(abstract_params(model)) + 2  # loss and correct predictions
 
     def one_shard(vector: jax.Array) -> jax.Array:

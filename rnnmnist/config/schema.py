@@ -42,7 +42,7 @@ class DataConfig(Section):
     )
     path: str | None = setting(
         None,
-        "your sequences: a .npz, .ts or .csv file, or a folder of .npy files",
+        "your sequences: a .npz, .ts, .csv or .parquet file, or a folder of .npy files",
         resume="allowed",
         of="sequences",
         is_path=True,

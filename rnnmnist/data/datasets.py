@@ -2,7 +2,6 @@
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import SplitSizes, Task
-from rnnmnist.data import sequences
 from rnnmnist.data.examples import Dataset
 from rnnmnist.data.views import View
 
@@ -22,10 +21,8 @@ IMAGE_SETS: dict[str, tuple[tuple[str, ...], SplitSizes]] = {
 }
 
 
-def read_task(config: DataConfig) -> Task:
-    """Returns the task of a data set, for files of users from their headers."""
-    if config.name == "files":
-        return sequences.read_task(config)
+def image_task(config: DataConfig) -> Task:
+    """Returns the task of a data set of images, which need not be prepared."""
     classes, examples = IMAGE_SETS[config.name]
     time_steps, features = View.from_config(config).shape(IMAGE_SHAPE)
     return Task(config.name, time_steps, features, classes, examples, IMAGE_SHAPE)
@@ -40,7 +37,9 @@ def load(
     `cache`, newly decoded images are written to the cache.
     """
     if config.name == "files":
-        return sequences.load(config, trained)
+        from rnnmnist.data.sequences import reading  # imports pyarrow
+
+        return reading.load(config, trained)
     from rnnmnist.data import images  # TFDS takes two seconds to import
 
-    return Dataset(read_task(config), images.load(config, cache=cache))
+    return Dataset(image_task(config), images.load(config, cache=cache))

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from rnnmnist.data import files
-from rnnmnist.data.sequences import check_features
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.accuracies import probability
 from rnnmnist.inference.predictor import Prediction, Predictor
@@ -56,8 +54,10 @@ def sparkline(prediction: Prediction, digit: int) -> str:
 
 def predict_file(predictor: Predictor, path: Path) -> list[dict[str, Any]]:
     """Returns the prediction for each sequence of a file, as a JSON object."""
-    sequences = files.read(path, labelled=False, pair=False)
-    check_features(path, sequences, predictor.task)
+    from rnnmnist.data.sequences import reading  # imports pyarrow
+
+    sequences = reading.read(path, training=False, pair=False)
+    reading.check_features(sequences, predictor.task)
     try:
         found = predictor.classify(sequences.inputs, sequences.lengths)
     except ValueError as error:  # of a value

@@ -34,7 +34,7 @@ def lock(workdir: Path) -> Iterator[str]:
     owner_file = workdir / OWNER_FILE
     owner = f"process {os.getpid()} on {socket.gethostname()}"
     with open_folder(workdir) as folder:
-        _acquire(folder, workdir)
+        _acquire(folder, workdir, fcntl.LOCK_EX)
         write_atomically(owner_file, owner.encode())
         try:
             yield owner
@@ -42,9 +42,9 @@ def lock(workdir: Path) -> Iterator[str]:
             owner_file.unlink(missing_ok=True)
 
 
-def _acquire(folder: int, workdir: Path) -> None:
+def _acquire(folder: int, workdir: Path, kind: int) -> None:
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(folder, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         other = read_owner(workdir) or "another process"
         raise UserError(
@@ -59,23 +59,15 @@ def _acquire(folder: int, workdir: Path) -> None:
         )
 
 
-def trainer_of(workdir: Path) -> str | None:
-    """Returns the process that trains in a workdir; None if there is none.
+def check_free(workdir: Path) -> None:
+    """Checks that no process trains in a workdir.
 
     A killed trainer leaves `.trainer` behind but not its lock, so a shared lock is
     tried for a moment if that file exists.
     """
-    owner = read_owner(workdir)
-    if owner is None:
-        return None
-    with open_folder(workdir) as folder:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return owner
-        except OSError:  # a file system without locks
-            return None
-    return None
+    if read_owner(workdir) is not None:
+        with open_folder(workdir) as folder:
+            _acquire(folder, workdir, fcntl.LOCK_SH)
 
 
 def read_owner(workdir: Path) -> str | None:

@@ -1,11 +1,9 @@
 """Training on arrays, from Python."""
 
 import contextlib
-import dataclasses
 import logging
 import shutil
 import tempfile
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,14 @@ from rnnmnist.config.python_files import find_config, load_config
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import Task, fit_to_task
-from rnnmnist.data import files
-from rnnmnist.data.sequences import LabelledSequences, forget_files, read_statistics
-from rnnmnist.errors import RunError, StoppedError, UserError, names_path
+from rnnmnist.data.sequences.reading import to_dataset
+from rnnmnist.data.sequences.validation import Sequences, validate
+from rnnmnist.errors import StoppedError, UserError, names_path
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.mesh import set_cpu_devices
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.loop import train
+from rnnmnist.training.sessions import PhaseTimer
 
 
 def fit(
@@ -95,31 +94,37 @@ def fit(
     folder = parse_folder(str(workdir))
     path = folder / f"{folder.name}.data"  # whose stem is the name of the data set
     config = _configure(settings).replace({"data.path": str(path)})
-    sequences = files.from_arrays(
-        inputs, labels, lengths, split, feature_names, source="fit"
+    sequences = validate(
+        "fit",
+        inputs,
+        labels,
+        lengths=lengths,
+        split=split,
+        feature_names=feature_names,
     )
-    data = LabelledSequences.create(path, sequences)
-    task = data.task(data.splits)
-    config = fit_to_task(config, task, verbose=verbose)
     with stop_on_interrupt() as stop, contextlib.ExitStack() as stack:
-        stack.callback(forget_files)
         if not verbose:  # Python would print warnings that nobody handles
             logger = logging.getLogger("rnnmnist")
             handler = logging.NullHandler()
             logger.addHandler(handler)
             stack.callback(logger.removeHandler, handler)
-        sha256, mean, std = read_statistics(data, config.data)  # checks the values
-        task = dataclasses.replace(task, sha256=sha256, mean=mean, std=std)
-        _save(folder, data, task)
+        timer = PhaseTimer()
+        with timer.phase("data"):
+            dataset = to_dataset(folder.name, sequences, config.data)
+            config = fit_to_task(config, dataset.task, verbose=verbose)
+            _save(path, sequences, dataset.task)
         _set_up_jax(config)
         try:
-            train(config, folder, contextlib.nullcontext(stop), verbose=verbose)
-        except RunError as error:
-            # An error that is kept, as by a notebook, does not keep the arrays mapped.
-            traceback.clear_frames(error.__traceback__)
-            if isinstance(error, StoppedError):
-                raise KeyboardInterrupt(str(error)) from None
-            raise
+            train(
+                config,
+                dataset,
+                folder,
+                contextlib.nullcontext(stop),
+                timer=timer,
+                verbose=verbose,
+            )
+        except StoppedError as error:
+            raise KeyboardInterrupt(str(error)) from None
     return folder
 
 
@@ -146,21 +151,21 @@ def _configure(settings: dict[str, object]) -> Config:
     return config.replace({names[name]: value for name, value in settings.items()})
 
 
-def _save(workdir: Path, data: LabelledSequences, task: Task) -> None:
+def _save(path: Path, sequences: Sequences, task: Task) -> None:
     """Saves sequences as a folder of .npy files, unless a run has them already."""
+    workdir = path.parent
     if steps := list_steps(workdir):
         if read_header(workdir, steps[-1]).task.sha256 != task.sha256:
             raise UserError(
                 f"workdir: {workdir} has the run of other arrays; name another workdir"
             )
-        if data.path.exists():
+        if path.exists():
             return
-    sequences = data.sequences
     arrays = {
         "inputs": sequences.inputs,
-        "labels": np.array(sequences.classes)[data.labels],
+        "labels": np.array(sequences.classes)[sequences.labels],
         "lengths": sequences.lengths,
-        "split": sequences.splits,
+        "split": sequences.split,
         "feature_names": np.array(sequences.feature_names),
     }
     workdir.mkdir(parents=True, exist_ok=True)
@@ -168,9 +173,9 @@ def _save(workdir: Path, data: LabelledSequences, task: Task) -> None:
     try:
         for name, array in arrays.items():
             if array is not None:
-                with names_path(data.path):
+                with names_path(path):
                     np.save(unfinished / f"{name}.npy", array, allow_pickle=False)
-        shutil.rmtree(data.path, ignore_errors=True)
-        unfinished.rename(data.path)
+        shutil.rmtree(path, ignore_errors=True)
+        unfinished.rename(path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

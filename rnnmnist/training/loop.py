@@ -15,7 +15,6 @@ from rnnmnist.checkpoints.selection import find_step
 from rnnmnist.checkpoints.store import Checkpoints
 from rnnmnist.config.schema import DATA_PATHS, Config, TrainConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.data import datasets
 from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.data.examples import Dataset
 from rnnmnist.data.host import Chunk, HostSplit, open_training_split
@@ -34,7 +33,6 @@ from rnnmnist.runtime.distributed import (
     all_max,
     broadcast,
     is_process_0,
-    process_0_first,
     process_count,
 )
 from rnnmnist.runtime.files import append_line, remove_lines_after, write_json
@@ -80,30 +78,30 @@ class RunContext:
 
 def train(
     config: Config,
+    dataset: Dataset,
     workdir: Path,
     stop: contextlib.AbstractContextManager[StopFlag] | None = None,
     *,
+    timer: PhaseTimer | None = None,
     verbose: bool = True,
 ) -> None:
     """Trains, or resumes from the newest checkpoint; evaluates; prints a summary.
 
     Args:
-        config: already fitted to the task.
+        config: already fitted to the data set's task.
+        dataset: the same on all processes.
         workdir: an absolute path; created if missing. A complete run in it is kept.
         stop: entered for the time of the updates; gives the flag that ends them.
+        timer: started before the data were read.
         verbose: whether progress and summary are printed.
     """
-    timer = PhaseTimer()
+    timer = timer or PhaseTimer()
     stop = contextlib.nullcontext(StopFlag()) if stop is None else stop
     check_same_settings(config)
     check_user_cell(config.model)
-    # Refuses early, before the data are read. Repeated once the workdir is locked.
-    broadcast(lambda: step_to_resume(config, workdir))
     mesh = make_mesh(
         config.train.batch_size, config.execution.num_devices, config.num_seeds
     )
-    with timer.phase("data"):
-        dataset = process_0_first(lambda: datasets.load(config.data))
     with lock_workdir(workdir), report_file_errors(workdir):
         broadcast(lambda: quarantine_damaged(workdir))
         step = broadcast(lambda: step_to_resume(config, workdir))

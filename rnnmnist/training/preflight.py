@@ -12,7 +12,7 @@ from rnnmnist.checkpoints.store import find_fault, list_steps
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
-from rnnmnist.data.examples import Examples
+from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.host import open_training_split
 from rnnmnist.data.preparation import host_of, make_builder, missing_urls
 from rnnmnist.data.views import View
@@ -29,10 +29,10 @@ from rnnmnist.training.step import Program, train_range
 TIMED_STEPS = 5
 
 
-def describe_data(config: DataConfig) -> str:
-    """Describes the data set; reads all of it if it is prepared."""
-    if config.name == "files":
-        task = datasets.load(config).task
+def describe_data(config: DataConfig, sequences: Dataset | None) -> str:
+    """Describes the data set; reads all images if they are prepared."""
+    if sequences is not None:
+        task = sequences.task
         return (
             f"{config.path}: {task.sizes} {task.noun} of at most {task.time_steps:,} x "
             f"{task.features:,} values, {len(task.classes):,} classes"
@@ -55,18 +55,17 @@ def describe_data(config: DataConfig) -> str:
     )
 
 
-def describe_workdir(config: Config, folder: Path) -> str:
+def describe_workdir(config: Config, folder: Path, task: Task) -> str:
     """Describes a workdir and the step from which a run would start."""
-    if owner := workdir.trainer_of(folder):
-        raise RunError(f"workdir: {folder} is in use by {owner}")
+    workdir.check_free(folder)
     existing = workdir.check_writable(folder)
     free = shutil.disk_usage(existing).free / GIB
     text = f"{folder}, writable, {free:,.1f} GiB free, "
     if not step_to_resume(config, folder):
         return text + "no run in it yet"
     devices()  # raises if there are none to read checkpoints
-    if config.data.name == "files":
-        check_same_data(datasets.load(config.data).task, folder, list_steps(folder)[-1])
+    if task.sha256 is not None:
+        check_same_data(task, folder, list_steps(folder)[-1])
     damaged = ""
     for step in reversed(list_steps(folder)):
         fault = find_fault(folder, step)
@@ -78,28 +77,24 @@ def describe_workdir(config: Config, folder: Path) -> str:
     return f"{text}a run starts again from step 0{damaged}"
 
 
-def describe_step(config: Config) -> str:
+def describe_step(config: Config, task: Task, sequences: Dataset | None) -> str:
     """Compiles the training step and times a few steps, on noise instead of images.
 
     The run uses the same program, which is then in the compilation cache.
     """
     try:
-        return _time_steps(config)
+        examples = noise(task) if sequences is None else sequences.splits["train"]
+        return _time_steps(config, task, examples)
     except RunError:
         raise
     except Exception as error:  # compilers and drivers raise many types
         raise RunError(f"a training step fails: {first_line(error)}") from error
 
 
-def _time_steps(config: Config) -> str:
+def _time_steps(config: Config, task: Task, examples: Examples) -> str:
     batch_size = config.train.batch_size
     mesh = make_mesh(batch_size, config.execution.num_devices, config.num_seeds)
     before = compile_seconds()
-    task = datasets.read_task(config.data)
-    if task.image_shape is None:
-        examples = datasets.load(config.data).splits["train"]
-    else:
-        examples = noise(task)
     program = Program.create(config, task, mesh)
     state = create_state(config, program.model, mesh)
     view = View.of(config.data, task)

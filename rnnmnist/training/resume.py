@@ -14,8 +14,15 @@ from rnnmnist.checkpoints.store import (
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import UserError
+from rnnmnist.runtime.workdir import check_free
 
 _logger = logging.getLogger(__name__)
+
+
+def check_workdir(config: Config, workdir: Path) -> None:
+    """Checks before the data are read that a run may train in a workdir."""
+    check_free(workdir)
+    step_to_resume(config, workdir)
 
 
 def step_to_resume(config: Config, workdir: Path) -> int:
@@ -23,7 +30,10 @@ def step_to_resume(config: Config, workdir: Path) -> int:
     step = _newest_readable_step(workdir)
     if not step:
         return 0
-    if not read_header(workdir, step).has_training_state:
+    header = read_header(workdir, step)
+    batch_size = min(config.train.batch_size, header.task.examples.train)
+    config = config.replace({"train.batch_size": batch_size})
+    if not header.has_training_state:
         raise UserError(
             f"workdir: {workdir} holds parameters only, which cannot be trained on; "
             "name another workdir"

@@ -14,7 +14,7 @@ import jax
 import pytest
 import runs
 import tested
-from support import REPOSITORY, Command, one_line_error, refused
+from support import REPOSITORY, TASK, Command, one_line_error, refused
 
 from rnnmnist import doctor
 from rnnmnist.config.platforms import DEFAULTS
@@ -140,7 +140,7 @@ def test_the_error_lists_every_problem(
 
 
 def test_a_missing_platform_is_one_line(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     """As in a notebook whose variables name a TPU that it no longer has."""
     program = (
@@ -153,7 +153,7 @@ def test_a_missing_platform_is_one_line(
         "cli.run(doctor.main)\n"
     )
     finished = subprocess.run(
-        [sys.executable, "-c", program, f"--config.data.data_dir={tmp_path}"],
+        [sys.executable, "-c", program, f"--config.data.data_dir={data_dir}"],
         env=environment | {"JAX_PLATFORMS": "cuda", "PYTHONPATH": str(REPOSITORY)},
         cwd=tmp_path,
         capture_output=True,
@@ -256,10 +256,10 @@ def test_a_run_to_resume_and_another_run(reference_run: Path, tmp_path: Path) ->
     folder = runs.copy_of(reference_run, tmp_path / "run")
     runs.cut_back(folder, 100)
     config = Config.from_dict(json.loads((folder / "config.json").read_text()))
-    text = preflight.describe_workdir(config, folder)
+    text = preflight.describe_workdir(config, folder, TASK)
     assert text.endswith("a run resumes from step 100")
     with pytest.raises(RunError, match=r"another run: seed=5 \(checkpoint: 0\)"):
-        preflight.describe_workdir(config.replace({"seed": 5}), folder)
+        preflight.describe_workdir(config.replace({"seed": 5}), folder, TASK)
 
 
 @pytest.mark.exhaustive  # the lock itself is tested above
@@ -279,7 +279,7 @@ def test_the_doctor_does_not_disturb_a_trainer(
 
     step = max(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
     config = Config.from_dict(json.loads((folder / "config.json").read_text()))
-    text = preflight.describe_workdir(config, folder)
+    text = preflight.describe_workdir(config, folder, TASK)
     assert text.endswith(f"a run resumes from step {step}")
 
 
@@ -301,7 +301,7 @@ def test_damaged_checkpoints_are_listed(
         monkeypatch.setattr(preflight, "list_steps", lambda _: list(faults))
         monkeypatch.setattr(preflight, "step_to_resume", lambda *_: 30)
         monkeypatch.setattr(preflight, "find_fault", lambda _, step: faults[step])
-        return preflight.describe_workdir(small, tmp_path).split("GiB free, ")[1]
+        return preflight.describe_workdir(small, tmp_path, TASK).split("GiB free, ")[1]
 
     assert found(10, 20, 30) == "complete at step 30: a run changes nothing"
     aside = "is damaged and would be quarantined (torn)"
@@ -316,14 +316,14 @@ def test_a_step_that_diverges_or_crashes_is_one_line(
     wild = {"train.learning_rate": 1e30, "train.clip_norm": 0.0}
     small = small.replace({"execution.num_devices": 1, "data.max_shift": 0, **wild})
     with pytest.raises(RunError, match=r"not finite.*lower train.learning_rate"):
-        preflight.describe_step(small)
+        preflight.describe_step(small, TASK, None)
 
     def crash(*_: object, **__: object) -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nwhile\nrunning")
 
     monkeypatch.setattr(preflight, "train_range", crash)
     with pytest.raises(RunError) as error:
-        preflight.describe_step(small)
+        preflight.describe_step(small, TASK, None)
     assert str(error.value) == (
         "a training step fails: RuntimeError: RESOURCE_EXHAUSTED: Out of memory"
     )
@@ -333,18 +333,18 @@ def test_the_source_of_the_data_is_described(
     tmp_path: Path, data_dir: Path, small: Config
 ) -> None:
     datasets.load(small.data)
-    text = preflight.describe_data(small.data)
+    text = preflight.describe_data(small.data, None)
     assert f"prepared in {data_dir}/" in text
     assert text.endswith(", 4,000 / 500 / 500 images")
     by_hand = DataConfig(data_dir=str(tmp_path), manual_dir=str(tmp_path))
     name = "t10k-labels-idx1-ubyte.gz"
     (tmp_path / name).write_bytes(b"no gzip")
     with pytest.raises(RunError, match=rf"data.manual_dir: {tmp_path}/{name} has 7 b"):
-        preflight.describe_data(by_hand)
+        preflight.describe_data(by_hand, None)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     nowhere = DataConfig(data_dir=str(tmp_path), manual_dir=str(tmp_path / "none"))
     with pytest.raises(RunError, match="none is not a folder"):
-        preflight.describe_data(nowhere)
+        preflight.describe_data(nowhere, None)
 
 
 def test_damaged_data_are_detected_without_writing(
@@ -355,12 +355,12 @@ def test_damaged_data_are_detected_without_writing(
     folder = Path(preparation.make_builder(config).data_dir)
     for path in folder.glob("arrays.npz*"):
         path.unlink()
-    assert "prepared" in preflight.describe_data(config)
+    assert "prepared" in preflight.describe_data(config, None)
     assert not list(folder.glob("arrays.npz*"))
     for path in folder.glob("*train*"):
         path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(RunError, match=f"{folder} is damaged"):
-        preflight.describe_data(config)
+        preflight.describe_data(config, None)
 
 
 @pytest.mark.parametrize(

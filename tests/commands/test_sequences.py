@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 from support import Command, Once, one_line_error, refused
 
 import rnnmnist
 from rnnmnist import evaluate, main, predict, report
 from rnnmnist.config.schema import DataConfig
-from rnnmnist.data import sequences
+from rnnmnist.data import datasets
 from rnnmnist.errors import UserError
+from rnnmnist.runtime.workdir import lock
 
 CLASSES = np.array(["low", "middle", "high"])
 TINY = (
@@ -243,12 +247,49 @@ def test_the_layout_of_a_file_does_not_matter(run: Path, tmp_path: Path) -> None
     assert result(copy)["task"]["sha256"] == result(run)["task"]["sha256"]
 
 
+def test_a_workdir_is_refused_before_the_data_are_read(run: Path) -> None:
+    flags = (*TINY, f"--workdir={run}", "--config.data.path=/absent.npz")
+    longer = "--config.train.num_steps=40"
+    for flag, message in (
+        ("--config.seed=5", "belongs to another run: seed=5 (checkpoint: 0)"),
+        ("--config.train.num_steps=10", "train.num_steps: must be at least 20, "),
+        (longer, "/absent.npz: does not exist"),
+    ):
+        assert message in refused("main", *flags, flag)
+    with lock(run):
+        assert f"{run} is in use by process" in refused("main", *flags, longer)
+
+
+def test_tables_give_the_run_of_the_same_arrays(data: Path, tmp_path: Path) -> None:
+    """Every value is read once, as the same float32."""
+    content = np.load(data)
+    lengths = content["lengths"]
+    valid = np.arange(12) < lengths[:, None]
+    rows = pa.table(
+        {
+            "sequence": np.repeat(np.arange(60), lengths),
+            "time": np.concatenate([np.arange(length) for length in lengths]),
+            "x": content["inputs"][..., 0][valid],
+            "y": content["inputs"][..., 1][valid],
+            "label": np.repeat(content["labels"], lengths),
+            "split": np.repeat(content["split"], lengths),
+        }
+    )
+    pyarrow.csv.write_csv(rows, tmp_path / "levels.csv")
+    pyarrow.parquet.write_table(rows, tmp_path / "levels.parquet")
+    train(data, tmp_path / "npz")
+    sha256 = result(tmp_path / "npz")["params_sha256"]
+    for kind in ("csv", "parquet"):
+        train(tmp_path / f"levels.{kind}", tmp_path / kind)
+        assert result(tmp_path / kind)["params_sha256"] == sha256
+
+
 def test_a_constant_feature_is_not_scaled(tmp_path: Path) -> None:
     content = arrays()
     content["inputs"] = content["inputs"].astype(np.float64)
     content["inputs"][..., 1] = 0.1
     path = save(tmp_path / "data.npz", content)
-    task = sequences.load(DataConfig(name="files", path=str(path))).task
+    task = datasets.load(DataConfig(name="files", path=str(path))).task
     assert task.std is not None
     assert task.std[1] == 1 != task.std[0]
 

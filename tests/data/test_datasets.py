@@ -91,7 +91,7 @@ def test_the_embedded_splits_are_balanced_and_disjoint(small: Config) -> None:
     assert tuple(splits) == SPLITS
     for split, own in splits.items():
         np.testing.assert_array_equal(np.bincount(own.labels), [sizes[split]] * 10)
-    assert task == datasets.read_task(small.data)
+    assert task == datasets.image_task(small.data)
     assert vars(task.examples) == {s: len(splits[s].labels) for s in SPLITS}
     found = [i.tobytes() for split in SPLITS for i in splits[split].stored]
     assert len(set(found)) == len(found) == 5000
@@ -99,7 +99,7 @@ def test_the_embedded_splits_are_balanced_and_disjoint(small: Config) -> None:
 
 @pytest.mark.parametrize("name", datasets.IMAGE_SETS)
 def test_the_task_of_an_image_set_is_known_without_its_files(name: Any) -> None:
-    task = datasets.read_task(DataConfig(name=name, data_dir="/nowhere"))
+    task = datasets.image_task(DataConfig(name=name, data_dir="/nowhere"))
     assert (task.name, task.time_steps, task.features) == (name, 28, 28)
     assert task.image_shape == (28, 28)
     assert len(task.classes) == 10

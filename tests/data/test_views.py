@@ -23,7 +23,7 @@ from support import (
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import SplitSizes, Task
-from rnnmnist.data.datasets import read_task
+from rnnmnist.data.datasets import image_task
 from rnnmnist.data.views import View, permutation, permutation_sha256
 from rnnmnist.evaluation.predictions import EvaluationSplit, predict_logits
 
@@ -126,7 +126,7 @@ def test_the_pixels_of_a_step_divide_an_image() -> None:
 @pytest.mark.parametrize("name", ["rows", "columns", "pixels", "permuted"])
 def test_a_task_has_the_shape_of_the_view(name: Any) -> None:
     config = DataConfig(name="kmnist", view=name)
-    task = read_task(config)
+    task = image_task(config)
     assert View.of(config, task) == View(name, "bit_reversal")
     time_steps = 28 if name in ("rows", "columns") else 784
     assert (task.time_steps, task.features) == (time_steps, 784 // time_steps)

@@ -8,6 +8,7 @@ import pytest
 from support import mesh_of
 
 from rnnmnist.config.schema import Config, TrainConfig
+from rnnmnist.data import datasets
 from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runtime.mesh import make_mesh
@@ -64,7 +65,7 @@ def test_the_host_reads_only_at_events(
             }
         )
         reads.clear()
-        loop.train(config, tmp_path / str(number))
+        loop.train(config, datasets.load(config.data), tmp_path / str(number))
         counts.append(len(reads))
     assert counts[1] == counts[2] > 0
 
@@ -78,7 +79,7 @@ def test_an_implicit_transfer_from_the_host_is_an_error(
 
     monkeypatch.setattr(loop, "train_loop", transfer)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        loop.train(small, tmp_path / "run")
+        loop.train(small, datasets.load(small.data), tmp_path / "run")
 
 
 def test_a_failed_read_or_write_names_the_path_and_the_last_checkpoint(
@@ -87,14 +88,14 @@ def test_a_failed_read_or_write_names_the_path_and_the_last_checkpoint(
     workdir = tmp_path / "run"
     (workdir / "config.json").mkdir(parents=True)
     with pytest.raises(RunError, match=r"config\.json: Is a directory; no checkpoint"):
-        loop.train(small, workdir)
+        loop.train(small, datasets.load(small.data), workdir)
 
     def read(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, "Input/output error", "/data/inputs.npy")
 
     monkeypatch.setattr(loop, "train_range", read)
     with pytest.raises(RunError, match=r"^/data/inputs\.npy: .*; no checkpoint"):
-        loop.train(small, tmp_path / "other")
+        loop.train(small, datasets.load(small.data), tmp_path / "other")
 
 
 def test_the_mesh_size_divides_the_batch() -> None:

@@ -1,7 +1,7 @@
-"""Reads .ts files, the format of the UEA and UCR archives of time series.
+"""Reads .ts files of the UEA and UCR archives.
 
-A header of `@` tags is followed by one line for each case: its dimensions, separated
-by colons, each with its values, separated by commas; the last part is the label.
+A header of `@` tags is followed by a line for each case: its dimensions, separated by
+colons, each with its values, separated by commas. The label is at the end.
 
 References:
     Bagnall et al., "The UEA multivariate time series classification archive, 2018".
@@ -9,31 +9,29 @@ References:
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnmnist.data.formats.raw import Raw, pad, parse_numbers
+from rnnmnist.data.sequences.validation import pad
 from rnnmnist.errors import UserError, did_you_mean, shown
 
-MISSING = "?"
-ENDINGS = ("_TRAIN", "_TEST")  # of the stems of a pair of files
+ENDINGS = ("_TRAIN", "_TEST")  # of the names of a pair, in the order of the cases
+
+Lines = Iterator[tuple[str, str]]  # file and number, and the stripped text
 
 
 class _Header(NamedTuple):
-    classes: tuple[str, ...]  # in the order of @classLabel; () without labels
+    classes: tuple[str, ...]  # empty without labels
     equal_length: bool
 
 
 class _Case(NamedTuple):
     values: np.ndarray  # float32 [time, dimensions]
-    label: str  # "" without labels
+    label: str  # empty without labels
 
 
-Lines = Iterator[tuple[str, str]]  # the file and number, and the stripped text
-
-
-def read(path: Path, *, pair: bool = True) -> Raw:
+def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
     """Reads a file, or with `pair` both of NAME_TRAIN.ts and NAME_TEST.ts."""
     paths = _pair(path) if pair else [path]
     files = [_read_cases(file) for file in paths]
@@ -49,14 +47,16 @@ def read(path: Path, *, pair: bool = True) -> Raw:
         )
     lengths = np.array([len(case.values) for case in cases])
     values = np.concatenate([case.values for case in cases])
-    splits = ["train"] * len(files[0][1]) + ["test"] * len(last)
-    return Raw(
-        pad(values, lengths, str(path)),
-        labels=[case.label for case in cases] if classes else None,
-        lengths=lengths,
-        splits=splits if len(files) == 2 else None,
-        class_names=classes or None,
-    )
+    arrays: dict[str, Any] = {
+        "inputs": pad(values, lengths, str(path)),
+        "lengths": lengths,
+    }
+    if classes:
+        arrays["labels"] = [case.label for case in cases]
+        arrays["class_names"] = classes
+    if len(files) == 2:
+        arrays["split"] = ["train"] * len(files[0][1]) + ["test"] * len(last)
+    return arrays
 
 
 def _pair(path: Path) -> list[Path]:
@@ -79,8 +79,18 @@ def _read_cases(path: Path) -> tuple[_Header, list[_Case]]:
         header = _read_header(lines, path)
         cases: list[_Case] = []
         for where, text in lines:
-            cases.append(_parse_case(text, header.classes, where))
-            _check_shape(cases[-1], cases[0], header, where)
+            case = _parse_case(text, header.classes, where)
+            first = cases[0] if cases else case
+            same_length = len(case.values) == len(first.values)
+            if case.values.shape[1] != first.values.shape[1] or (
+                header.equal_length and not same_length
+            ):
+                raise UserError(
+                    f"{where}: has values of shape {case.values.shape[::-1]}, but the "
+                    f"first case {first.values.shape[::-1]}; write the same number, or "
+                    "@equalLength false if only the lengths differ"
+                )
+            cases.append(case)
     if not cases:
         raise UserError(f"{path}: has no cases; write one on each line after @data")
     return header, cases
@@ -99,54 +109,50 @@ def _read_header(lines: Lines, path: Path) -> _Header:
                 f"{where}: begins with {shown(name)}; before @data, allowed are tags, "
                 "which begin with @, and comments, which begin with #"
             )
-        if tag in ("@timestamps", "@targetlabel") and _flag(name, arguments, where):
+        if tag not in ("@timestamps", "@targetlabel", "@equallength", "@classlabel"):
+            continue
+        flag = arguments[0].lower() if arguments else ""
+        if flag not in ("true", "false"):
             raise UserError(
-                f"{where}: {name} is true; allowed are values without times, and "
-                "classes instead of target values"
+                f"{where}: {name} is {shown(flag)}; allowed are 'true' and 'false'"
             )
         if tag == "@equallength":
-            header = header._replace(equal_length=_flag(name, arguments, where))
-        if tag == "@classlabel" and _flag(name, arguments, where):
+            header = header._replace(equal_length=flag == "true")
+        elif tag == "@classlabel" and flag == "true":
             header = header._replace(classes=tuple(arguments[1:]))
             if not header.classes or len(set(header.classes)) < len(header.classes):
                 raise UserError(
                     f"{where}: {shown(text)} must name each class once after 'true'"
                 )
+        elif flag == "true" and tag != "@classlabel":
+            raise UserError(
+                f"{where}: {name} is true; allowed are values without times, and "
+                "classes instead of target values"
+            )
     raise UserError(f"{path}: has no line @data; write it before the cases")
 
 
-def _flag(name: str, arguments: list[str], where: str) -> bool:
-    value = arguments[0].lower() if arguments else ""
-    if value not in ("true", "false"):
-        raise UserError(
-            f"{where}: {name} is {shown(value)}; allowed are 'true' and 'false'"
-        )
-    return value == "true"
-
-
 def _parse_case(text: str, classes: tuple[str, ...], where: str) -> _Case:
-    parts = text.split(":")
-    label = parts.pop().strip() if classes else ""
+    dimensions = text.split(":")
+    label = dimensions.pop().strip() if classes else ""
     if classes and label not in classes:
         allowed = f"allowed are the classes of @classLabel, {shown(' '.join(classes))}"
         remedy = did_you_mean(label, classes, allowed)
         raise UserError(f"{where}: the label is {shown(label)}; {remedy}")
-    columns = [parse_numbers(part.split(","), MISSING, where) for part in parts]
-    sizes = {len(column) for column in columns}
+    columns = [_parse_numbers(part, where) for part in dimensions]
+    sizes = sorted({len(column) for column in columns})
     if len(sizes) != 1:
         raise UserError(
-            f"{where}: the dimensions have {shown(sorted(sizes))} values; write the "
-            "same number in each"
+            f"{where}: the dimensions have {shown(sizes)} values; write as many in each"
         )
-    return _Case(np.array(columns, np.float32).T, label)
+    with np.errstate(over="ignore"):  # such values are refused with all others
+        return _Case(np.array(columns).T.astype(np.float32), label)
 
 
-def _check_shape(case: _Case, first: _Case, header: _Header, where: str) -> None:
-    time, dimensions = case.values.shape
-    first_time, first_dimensions = first.values.shape
-    if dimensions != first_dimensions or (header.equal_length and time != first_time):
-        raise UserError(
-            f"{where}: has {dimensions} dimensions of {time} values, but the first "
-            f"case has {first_dimensions} of {first_time}; write the same number, or "
-            "@equalLength false if only the lengths differ"
-        )
+def _parse_numbers(text: str, where: str) -> list[float]:
+    try:
+        if "_" in text:  # which float() would ignore
+            raise ValueError(f"{shown(text)} contains an underscore")
+        return [float(cell) for cell in text.replace("?", "nan").split(",")]
+    except ValueError as error:
+        raise UserError(f"{where}: {error}; a missing value is ? or nan") from error

@@ -1,0 +1,1 @@
+"""Sequences of users: a reader for each format, and one validated type."""

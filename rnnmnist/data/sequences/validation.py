@@ -1,0 +1,274 @@
+"""The sequences of a user, checked once, whichever format they come from."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import psutil
+from numpy.typing import ArrayLike
+
+from rnnmnist.config.tasks import SplitSizes, Task
+from rnnmnist.data.examples import SPLITS
+from rnnmnist.errors import UserError, as_run_error, did_you_mean, first_line, shown
+
+MAX_CLASSES = 1_000
+VALIDATION_EVERY = 10  # of the training sequences of a class, where no split is given
+KINDS = {  # of NumPy's types
+    "biuf": "real numbers of at most 64 bits; convert them with .astype(float)",
+    "iuU": "integers or strings; convert them with .astype(int) or .astype(str)",
+    "iu": "integers; convert them with .astype(int)",
+    "U": "strings; convert them with .astype(str)",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
+class Sequences:
+    """Sequences that are valid, except for the values of `inputs`."""
+
+    source: str  # the file, or what else messages name
+    inputs: np.ndarray  # real [examples, time, features], perhaps a memory map
+    labels: np.ndarray | None  # int32 [examples]
+    classes: tuple[str, ...]  # in the order of the labels; empty without labels
+    lengths: np.ndarray | None  # int32 [examples], from 1 to time; None: all are time
+    split: np.ndarray | None  # str [examples], each one of `SPLITS`
+    feature_names: tuple[str, ...]  # by default "0", "1" and so on
+    ids: tuple[str, ...] | None  # the file's names of the sequences
+
+    def given_splits(self, default: str) -> dict[str, np.ndarray]:
+        """Returns the indices of each split; without any, all are of one."""
+        given = self.split
+        if given is None:
+            given = np.full(len(self.inputs), default)
+        return {name: np.flatnonzero(given == name) for name in SPLITS}
+
+    @functools.cached_property
+    def training_splits(self) -> dict[str, np.ndarray]:
+        """The indices of each split of labelled sequences, for training.
+
+        Without a validation split, every tenth training sequence of each class is
+        validation (the last one of a smaller class), in the order of the file.
+        """
+        splits = self.given_splits("train")
+        if len(splits["validation"]):
+            return splits
+        train = splits["train"]
+        held_out = []
+        labels = np.asarray(self.labels)[train]
+        for label in np.unique(labels):
+            own = train[labels == label]
+            if len(own) > 1:
+                first = min(VALIDATION_EVERY, len(own)) - 1
+                held_out.append(own[first::VALIDATION_EVERY])
+        if not held_out:
+            raise UserError(
+                f"{self.source}: needs a class with at least two training sequences, "
+                "one of them for validation; add sequences or mark the validation split"
+            )
+        validation = np.sort(np.concatenate(held_out))
+        train = np.setdiff1d(train, validation)
+        return splits | {"train": train, "validation": validation}
+
+    def task(self, name: str, splits: dict[str, np.ndarray]) -> Task:
+        """Returns the task, without what depends on the values."""
+        _, time_steps, features = self.inputs.shape
+        sizes = {split: len(indices) for split, indices in splits.items()}
+        return Task(
+            name=name,
+            time_steps=time_steps,
+            features=features,
+            classes=self.classes,
+            examples=SplitSizes(**sizes),
+            feature_names=self.feature_names,
+        )
+
+
+def validate(
+    source: str,
+    inputs: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    lengths: ArrayLike | None = None,
+    split: ArrayLike | None = None,
+    feature_names: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+    ids: tuple[str, ...] | None = None,
+    training: bool = True,
+) -> Sequences:
+    """Checks arrays of sequences.
+
+    Args:
+        source: the file or function that messages name.
+        inputs: real [examples, time, features], or [examples, time] of one feature.
+        labels: integers or non-empty strings [examples].
+        lengths: integers [examples], each from 1 to time; by default, time.
+        split: strings [examples]: "train", "validation" or "test".
+        feature_names: unique strings [features].
+        class_names: the classes of string labels in order. By default, the labels that
+            occur: integers, and strings that all are integers, sorted by value; other
+            strings alphabetically.
+        ids: names of the sequences [examples], for messages.
+        training: whether labels of at least two classes are required, and training
+            sequences if there are splits.
+    """
+    values = _valid_inputs(inputs, source)
+    count, time, features = values.shape
+    names = tuple(map(str, range(features)))
+    if feature_names is not None:
+        given = _vector("feature_names", feature_names, "U", features, source)
+        names = tuple(given.tolist())
+        if len(set(names)) < features:
+            raise UserError(f"{source}: feature_names: {shown(names)} are not unique")
+    indices = None
+    classes: tuple[str, ...] = ()
+    if labels is not None:
+        vector = _vector("labels", labels, "iuU", count, source)
+        indices, classes = _encode(vector, class_names, source)
+    elif training:
+        add = "add the array 'labels', the column 'label', or @classLabel and labels"
+        raise UserError(f"{source}: has no labels; {did_you_mean('label', names, add)}")
+    if training and not 2 <= len(classes) <= MAX_CLASSES:
+        raise UserError(
+            f"{source}: labels: has {len(classes)} classes, {shown(classes)}; allowed "
+            f"are 2 to {MAX_CLASSES}"
+        )
+    if split is not None:
+        split = _valid_split(split, count, source)
+        if training and "train" not in split:
+            raise UserError(
+                f"{source}: split has no 'train'; mark the training sequences"
+            )
+    if lengths is not None:
+        lengths = _valid_lengths(lengths, count, time, source)
+    return Sequences(source, values, indices, classes, lengths, split, names, ids)
+
+
+def _valid_inputs(inputs: ArrayLike, source: str) -> np.ndarray:
+    values = _array("inputs", inputs, "biuf", source)
+    if values.ndim not in (2, 3) or not values.size:
+        raise UserError(
+            f"{source}: inputs: has the shape {values.shape}; allowed are [examples, "
+            "time, features] and [examples, time], none of them 0"
+        )
+    return values[..., None] if values.ndim == 2 else values
+
+
+def _valid_split(values: ArrayLike, count: int, source: str) -> np.ndarray:
+    split = _vector("split", values, "U", count, source)
+    invalid = np.flatnonzero(~np.isin(split, SPLITS))
+    if len(invalid):
+        name = str(split[invalid[0]])
+        remedy = did_you_mean(name, SPLITS, f"allowed are {', '.join(SPLITS)}")
+        raise UserError(f"{source}: split[{invalid[0]}] is {shown(name)}; {remedy}")
+    return split
+
+
+def _valid_lengths(
+    values: ArrayLike, count: int, time: int, source: str
+) -> np.ndarray | None:
+    lengths = _vector("lengths", values, "iu", count, source)
+    outside = np.flatnonzero((lengths < 1) | (lengths > time))
+    if len(outside):
+        raise UserError(
+            f"{source}: lengths[{outside[0]}] is {lengths[outside[0]]}; allowed are 1 "
+            f"to {time}, the time steps of inputs"
+        )
+    return None if np.all(lengths == time) else lengths.astype(np.int32)
+
+
+def _array(name: str, values: ArrayLike, kinds: str, source: str) -> np.ndarray:
+    try:
+        array = np.asarray(values)  # of a memory map, a view
+    except (ValueError, TypeError) as error:  # as of lists of unequal lengths
+        raise UserError(f"{source}: {name}: {first_line(error)}; pad them") from error
+    dtype = array.dtype
+    if dtype.kind not in kinds or (dtype.kind == "f" and dtype.itemsize > 8):
+        raise UserError(
+            f"{source}: {name}: is {shown(str(dtype))}; allowed are {KINDS[kinds]}"
+        )
+    return array
+
+
+def _vector(
+    name: str, values: ArrayLike, kinds: str, count: int, source: str
+) -> np.ndarray:
+    vector = _array(name, values, kinds, source)
+    if vector.shape != (count,):
+        raise UserError(
+            f"{source}: {name}: has the shape {vector.shape}; to match inputs, it must "
+            f"be {(count,)}"
+        )
+    if vector.dtype.kind == "U":
+        _check_texts(name, vector, source)
+    return vector
+
+
+def _check_texts(name: str, texts: np.ndarray | Sequence[str], source: str) -> None:
+    for index, text in enumerate(texts):
+        if not text.strip() or not text.isprintable():
+            raise UserError(
+                f"{source}: {name}[{index}] is {shown(str(text))}; allowed are "
+                "printable texts that are not empty"
+            )
+
+
+def _encode(
+    labels: np.ndarray, class_names: Sequence[str] | None, source: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns the labels as int32 indices, and the classes."""
+    values, inverse = np.unique(labels, return_inverse=True)
+    names = [str(value) for value in values]
+    classes = names
+    if class_names is not None:
+        _check_texts("class_names", class_names, source)
+        classes = list(class_names)
+    elif all(re.fullmatch(r"-?[0-9]{1,20}", name) for name in names):
+        classes = sorted(names, key=int)
+    indices = np.array([classes.index(name) for name in names], np.int32)
+    return indices[inverse], tuple(classes)
+
+
+@contextlib.contextmanager
+def damage_refused(source: str) -> Iterator[None]:
+    """Turns what NumPy, zipfile and pyarrow raise for bad files into one line."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{source}: is not UTF-8 ({error}); save it as UTF-8"
+        ) from error
+    except MemoryError as error:
+        raise UserError(f"{source}: does not fit in memory; split it") from error
+    except Exception as error:  # they raise many types
+        if as_run_error(error):
+            raise
+        raise UserError(
+            f"{source}: cannot be read ({first_line(error)}); save it again"
+        ) from error
+
+
+def pad(values: np.ndarray, lengths: np.ndarray, source: str) -> np.ndarray:
+    """Pads sequences, one after the other in [sum of lengths, features], with zeros."""
+    shape = (len(lengths), int(lengths.max()), values.shape[1])
+    check_memory(
+        math.prod(shape) * values.itemsize,
+        f"{source}: padded to the longest of {shape[1]} time steps, {shape[0]} "
+        "sequences",
+        "split the longest sequences",
+    )
+    inputs = np.zeros(shape, values.dtype)
+    inputs[np.arange(shape[1]) < lengths[:, None]] = values
+    return inputs
+
+
+def check_memory(needed: int, what: str, remedy: str) -> None:
+    """Checks a size in bytes before that much is read."""
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise UserError(
+            f"{what} need {needed / 1e9:.3g} GB of memory, more than the available "
+            f"{available / 1e9:.3g} GB; {remedy}"
+        )
