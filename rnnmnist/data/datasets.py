@@ -28,18 +28,15 @@ def image_task(config: DataConfig) -> Task:
     return Task(config.name, time_steps, features, classes, examples, IMAGE_SHAPE)
 
 
-def load(
-    config: DataConfig, *, trained: Task | None = None, cache: bool = True
-) -> Dataset:
+def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:
     """Loads every split of a data set, which is prepared if it is not yet.
 
-    Sequences are normalized as for the trained network whose task is given. With
-    `cache`, newly decoded images are written to the cache.
+    Sequences are normalized as for the trained network whose task is given.
     """
     if config.name == "files":
         from rnnmnist.data.sequences import reading  # imports pyarrow
 
         return reading.load(config, trained)
-    from rnnmnist.data import images  # TFDS takes two seconds to import
+    from rnnmnist.data.images import loading  # TFDS takes two seconds to import
 
-    return Dataset(image_task(config), images.load(config, cache=cache))
+    return Dataset(image_task(config), loading.load(config))

@@ -14,7 +14,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.host import open_training_split
-from rnnmnist.data.preparation import host_of, make_builder, missing_urls
+from rnnmnist.data.images.preparation import host_of, make_builder, missing_urls
 from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, first_line
 from rnnmnist.runtime import workdir
@@ -40,7 +40,7 @@ def describe_data(config: DataConfig, sequences: Dataset | None) -> str:
     builder = make_builder(config)
     folder = builder.data_dir
     if builder.is_prepared():
-        task = datasets.load(config, cache=False).task
+        task = datasets.load(config).task
         return f"{config.name}: prepared in {folder}, {task.sizes} {task.noun}"
     missing = missing_urls(builder, config.manual_dir)
     workdir.check_writable(Path(folder))

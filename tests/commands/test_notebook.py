@@ -25,7 +25,7 @@ from rnnmnist import notebook
 from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.config.python_files import find_config, load_config
 from rnnmnist.data import embedded
-from rnnmnist.data.builder import FILES, VALIDATION_EXAMPLES, read_idx
+from rnnmnist.data.images.builder import FILES, VALIDATION_EXAMPLES, read_idx
 from rnnmnist.errors import UserError
 from rnnmnist.reporting import plots
 from rnnmnist.runtime.workdir import lock

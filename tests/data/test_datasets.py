@@ -1,4 +1,4 @@
-"""Data sets: the builder, its splits, the array cache, and damaged files."""
+"""Data sets: the builder, its splits, and damaged files."""
 
 import dataclasses
 import functools
@@ -19,8 +19,9 @@ from support import Once, random_examples
 from tensorflow_datasets.core.download.resource import get_dl_fname
 
 from rnnmnist.config.schema import Config, DataConfig
-from rnnmnist.data import builder, datasets, embedded, images
+from rnnmnist.data import datasets, embedded
 from rnnmnist.data.examples import SPLITS, Examples
+from rnnmnist.data.images import builder
 from rnnmnist.errors import RunError, UserError
 
 
@@ -207,7 +208,6 @@ def test_the_progress_of_downloading_and_writing_is_printed(
 
     handler = functools.partial(Handler, directory=str(small_originals))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(builder, "IMAGES_PER_LINE", 60)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         host = f"127.0.0.1:{server.server_port}"
@@ -220,15 +220,8 @@ def test_the_progress_of_downloading_and_writing_is_printed(
         server.shutdown()
     size = sum(path.stat().st_size for path in small_originals.iterdir()) / 1e6
     assert capsys.readouterr().out.splitlines() == [
-        f"preparing mnist in {tmp_path / 'd' / 'mnist_rows' / 'mnist' / '1.0.0'}",
+        f"preparing mnist in {tmp_path / 'd' / 'mnist_rows' / 'mnist' / '2.0.0'}",
         f"downloading 4 files, {size:.1f} MB, from {host}",
-        "writing train: 0 of 100 images",
-        "writing train: 60 of 100 images",
-        *(
-            f"writing validation: {count:,} of 5,000 images"
-            for count in range(0, 5000, 60)
-        ),
-        *(f"writing test: {i} of 130 images" for i in (0, 60, 120)),
     ]
 
 
@@ -243,89 +236,43 @@ def test_every_original_has_a_checksum_under_its_own_host(name: str) -> None:
         assert int(info.size) > 4000
 
 
-def test_a_second_start_does_not_decode(
-    small: Config, monkeypatch: pytest.MonkeyPatch
+def test_no_flipped_byte_of_prepared_data_is_read(
+    prepared: DataConfig, tmp_path: Path
 ) -> None:
-    first = datasets.load(small.data).splits
-    monkeypatch.setattr(images, "decode", None)
-    assert_equal(datasets.load(small.data).splits, first)
+    """array_record has checksums of its own; some bytes are of no record."""
+    first = datasets.load(prepared).splits
+    (path,) = tmp_path.rglob("*validation.array_record*")
+    content = path.read_bytes()
+    refused = 0
+    for position in np.linspace(0, len(content) - 1, 40).astype(int):
+        flipped = bytes([content[position] ^ 1])
+        path.write_bytes(content[:position] + flipped + content[position + 1 :])
+        try:
+            found = datasets.load(prepared).splits
+        except RunError as error:
+            assert "damaged" in str(error)
+            refused += 1
+        else:
+            assert_equal(found, first)
+    assert refused >= 10
 
 
-def examples_of(count: int) -> dict[str, Examples]:
-    return {split: random_examples(count, seed) for seed, split in enumerate(SPLITS)}
-
-
-def write_checksum(path: Path) -> None:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    images.checksum_path(path).write_text(digest)
-
-
-def test_an_invalid_cache_is_ignored(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path, counts = tmp_path / "arrays.npz", dict.fromkeys(SPLITS, 20)
-    assert images.read_cache(path, counts) is None
-    assert not caplog.records
-
-    def refused(because: str) -> None:
-        caplog.clear()
-        assert images.read_cache(path, counts) is None
-        assert because in caplog.text
-        assert "decoding again" in caplog.text
-
-    images.write_cache(path, examples_of(20))
-    assert images.read_cache(path, counts) is not None
-    for damage in (cut, flip, empty):
-        images.write_cache(path, examples_of(20))
-        damage(path)
-        refused("SHA-256")
-    write_checksum(path)  # an empty file with its own checksum
-    refused("No data left")
-    images.write_cache(path, examples_of(19))
-    refused("train images are uint8 (19, 28, 28)")
-    test = examples_of(20)["test"]
-    images.write_cache(
-        path,
-        examples_of(20)
-        | {"test": Examples(test.stored.astype(np.float32), test.labels)},
-    )
-    refused("test images are float32")
-    labels = random_examples(20).labels
-    labels[3] = 10
-    images.write_cache(
-        path, examples_of(20) | {"test": Examples(random_examples(20).stored, labels)}
-    )
-    refused("label 10")
-    np.savez(path, allow_pickle=True, train_images=np.array([{}], object))
-    write_checksum(path)
-    refused("allow_pickle=False")
-    images.write_cache(path, examples_of(20))
-    assert images.read_cache(path, counts) is not None
-    assert files(tmp_path) == ["arrays.npz", "arrays.npz.sha256"]
-
-
-def test_a_damaged_cache_is_replaced(
-    prepared: DataConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_folder_of_an_older_version_is_prepared_again(
+    prepared: DataConfig, tmp_path: Path
 ) -> None:
     first = datasets.load(prepared).splits
-    assert not caplog.records
-    (cache,) = tmp_path.rglob("arrays.npz")
-    flip(cache)
-    second = datasets.load(prepared).splits
-    assert "decoding again" in caplog.text
-    caplog.clear()
-    third = datasets.load(prepared).splits
-    assert not caplog.records
-    assert_equal(second, first)
-    assert_equal(third, first)
+    (info,) = tmp_path.rglob("dataset_info.json")
+    info.parent.rename(info.parent.with_name("1.0.0"))
+    assert_equal(datasets.load(prepared).splits, first)
+    assert info.exists()
 
 
-def test_prepared_data_with_wrong_counts_are_an_error(
-    prepared: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_blocks_of_another_content_are_an_error(
+    prepared: DataConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (cache,) = tmp_path.rglob("arrays.npz")
-    cache.unlink()
-    monkeypatch.setattr(images, "decode", lambda builder, split: random_examples(3))
+    block = {"images": np.zeros((3, 28, 28), np.uint8), "labels": np.full(3, 10)}
+    source = type("Source", (list,), {"__getitems__": lambda self, _: list(self)})
+    monkeypatch.setattr(builder.MnistRows, "as_data_source", lambda *_: source([block]))
     with pytest.raises(RunError, match="delete this folder"):
         datasets.load(prepared)
 
@@ -334,8 +281,6 @@ def test_prepared_data_with_wrong_counts_are_an_error(
 def test_damaged_prepared_data_are_one_line(
     prepared: DataConfig, tmp_path: Path, pattern: str
 ) -> None:
-    (cache,) = tmp_path.rglob("arrays.npz")
-    cache.unlink()
     (path,) = tmp_path.rglob(pattern)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(RunError, match=r"damaged.*delete"):

@@ -10,8 +10,8 @@ from support import REPOSITORY, Command
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import datasets
-from rnnmnist.data.builder import FILES, read_pair
 from rnnmnist.data.examples import SPLITS
+from rnnmnist.data.images.builder import FILES, read_pair
 
 pytestmark = pytest.mark.slow
 

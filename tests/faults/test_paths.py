@@ -1,23 +1,17 @@
-"""Full disks, unwritable or unusual workdirs, and interrupted cache writes."""
+"""Full disks, and unwritable or unusual workdirs."""
 
 import errno
 import fcntl
 import logging
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import runs
 from support import called, refused
 
-from rnnmnist.config.schema import DataConfig
-from rnnmnist.data import datasets
-from rnnmnist.data.examples import SPLITS
 from rnnmnist.runtime.workdir import OWNER_FILE, lock
 
 pytestmark = pytest.mark.slow
@@ -101,41 +95,6 @@ def test_paths_of_every_form(
     assert (workdir / str(runs.STEPS) / "params").is_dir()
     assert list((workdir / "evaluation").glob("test-*.json"))
     assert not (tmp_path / "~").exists()
-
-
-def test_a_kill_while_the_cache_is_written_leaves_no_cache(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    program = (
-        "import sys, time\n"
-        "from pathlib import Path\n"
-        "from rnnmnist.data import datasets\n"
-        "from rnnmnist.config.schema import DataConfig\n"
-        "original = Path.write_bytes\n"
-        "def slow(path, content):\n"
-        "    original(path, content[: len(content) // 2])\n"
-        "    print('half', flush=True)\n"
-        "    time.sleep(60)\n"
-        "Path.write_bytes = slow\n"
-        "datasets.load(DataConfig(name='mnist5k', data_dir=sys.argv[1]))\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    while "half" not in process.stdout.readline():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not list(tmp_path.rglob("arrays.npz"))
-    config = DataConfig(name="mnist5k", data_dir=str(tmp_path))
-    first, second = (datasets.load(config).splits for _ in range(2))
-    for split in SPLITS:
-        np.testing.assert_array_equal(first[split].stored, second[split].stored)
-    assert len(list(tmp_path.rglob("arrays.npz"))) == 1
 
 
 def test_a_file_system_without_locks_causes_a_warning(

@@ -25,7 +25,7 @@ from support import REPOSITORY, Command, one_line_error, refused
 from rnnmnist import Predictor, predict
 from rnnmnist.__main__ import COMMANDS
 from rnnmnist.data import embedded
-from rnnmnist.data.builder import FILES, read_pair
+from rnnmnist.data.images.builder import FILES, read_pair
 from rnnmnist.errors import UserError
 from rnnmnist.inference import image_io, out_of_distribution
 from rnnmnist.inference.preprocessing import preprocess, stroke_width

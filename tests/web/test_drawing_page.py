@@ -30,7 +30,7 @@ from support import (
 from rnnmnist.config.paths import REFERENCES
 from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.data import embedded
-from rnnmnist.data.builder import FILES, read_pair
+from rnnmnist.data.images.builder import FILES, read_pair
 from rnnmnist.errors import UserError
 from rnnmnist.inference import out_of_distribution, preprocessing
 from rnnmnist.inference.predictor import Predictor

@@ -6,7 +6,6 @@ import hashlib
 import io
 import itertools
 import shutil
-import sys
 import threading
 import urllib.parse
 from pathlib import Path
@@ -18,7 +17,7 @@ from tensorflow_datasets.core.download.resource import get_dl_fname  # noqa: TID
 
 from rnnmnist.config.paths import expand, parse_folder
 from rnnmnist.config.schema import DataConfig
-from rnnmnist.data.builder import FILES, MnistRows
+from rnnmnist.data.images.builder import FILES, MnistRows
 from rnnmnist.errors import RunError, UserError, as_run_error, first_line
 from rnnmnist.runtime.files import open_folder
 
@@ -99,7 +98,6 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
         size = sum(builder.url_infos[url].size for url in missing) / 1e6
         source = f"{size:.1f} MB, from {host_of(missing[0])}"
         print(f"downloading {len(missing)} files, {source}", flush=True)
-    builder.progress = sys.stdout  # which is redirected below
     download_config = tfds.download.DownloadConfig(
         manual_dir=None if manual_dir is None else expand(manual_dir),
         force_checksums_validation=True,

@@ -1,0 +1,1 @@
+"""Images: prepared once through TFDS, and read as plain arrays."""
