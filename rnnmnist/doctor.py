@@ -34,15 +34,19 @@ class Checklist:
         try:
             self.show(label, function(*args))
         except Exception as error:
-            failure = errors.as_run_error(error)
-            if failure is None:
-                raise
-            problem = cli.format_error(failure)
-            self.show(label, f"NO: {problem}")
-            if problem not in self.problems:
-                self.problems.append(problem)
+            self.fail(label, error)
             return False
         return True
+
+    def fail(self, label: str, error: Exception) -> None:
+        """Prints and collects a problem; an internal fault is raised again."""
+        failure = errors.as_run_error(error)
+        if failure is None:
+            raise error
+        problem = cli.format_error(failure)
+        self.show(label, f"NO: {problem}")
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def failure(self, name: str) -> errors.RunError:
         """Returns an error with every problem of the run of a configuration."""
@@ -99,7 +103,13 @@ def check_run(
     from rnnmnist.training import preflight
 
     config = training.config
-    dataset = datasets.load(config.data) if config.data.name == "files" else None
+    dataset = None
+    if config.data.name == "files":
+        try:
+            dataset = datasets.load(config.data)
+        except Exception as error:
+            checklist.fail("data", error)  # on which the other checks depend
+            return
     task = dataset.task if dataset else datasets.image_task(config.data)
     config = fit_to_task(config, task)
     enable_compilation_cache()

@@ -103,10 +103,23 @@ def broadcast(decide: Callable[[], T]) -> T:
 
 
 def process_0_first(function: Callable[[], T]) -> T:
-    """Calls a function on process 0, then on all others, and returns each result."""
+    """Calls a function on process 0, then on all others, and returns each result.
+
+    If it fails on one of them, all raise that error.
+    """
     results: list[T] = []
+    failure = None
     broadcast(lambda: results.append(function()))
-    return results[0] if results else function()
+    try:
+        results = results or [function()]
+    except Exception as error:
+        if (failure := as_run_error(error)) is None:
+            raise
+    failures: list[Any] = all_gather(failure and [str(failure), failure.exit_code])
+    for found in failures:
+        if found:
+            raise _failure(*found)
+    return results[0]
 
 
 def all_gather(value: T) -> list[T]:
@@ -226,9 +239,13 @@ def _receive(key: str) -> Any:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
     if "error" in message:
-        kind = UserError if message["exit_code"] == UserError.exit_code else RunError
-        raise kind(message["error"])
+        raise _failure(message["error"], message["exit_code"])
     return message["value"]
+
+
+def _failure(message: str, exit_code: int) -> RunError:
+    """Returns the error of another process."""
+    return (UserError if exit_code == UserError.exit_code else RunError)(message)
 
 
 def _shut_down() -> None:

@@ -24,6 +24,7 @@ from rnnmnist.errors import StoppedError, UserError, names_path
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.mesh import set_cpu_devices
 from rnnmnist.runtime.signals import stop_on_interrupt
+from rnnmnist.runtime.workdir import check_free
 from rnnmnist.training.loop import train
 from rnnmnist.training.sessions import PhaseTimer
 
@@ -108,6 +109,7 @@ def fit(
             handler = logging.NullHandler()
             logger.addHandler(handler)
             stack.callback(logger.removeHandler, handler)
+        check_free(folder)
         timer = PhaseTimer()
         with timer.phase("data"):
             dataset = to_dataset(folder.name, sequences, config.data)

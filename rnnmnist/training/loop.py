@@ -97,7 +97,7 @@ def train(
     """
     timer = timer or PhaseTimer()
     stop = contextlib.nullcontext(StopFlag()) if stop is None else stop
-    check_same_settings(config)
+    check_same_run(config, dataset.task)
     check_user_cell(config.model)
     mesh = make_mesh(
         config.train.batch_size, config.execution.num_devices, config.num_seeds
@@ -119,9 +119,9 @@ def train(
         console.print_summary(config, workdir, result, timer.seconds())
 
 
-def check_same_settings(config: Config) -> None:
-    """Checks that all processes have the same settings, paths of data aside."""
-    settings = {"num_processes": process_count()} | {
+def check_same_run(config: Config, task: Task) -> None:
+    """Checks that all processes have the same data and, paths aside, settings."""
+    settings = {"num_processes": process_count(), "data": task.sha256} | {
         name: value for name, value in config.flat().items() if name not in DATA_PATHS
     }
     first, *others = all_gather(settings)

@@ -452,3 +452,12 @@ def test_main_memory_respects_the_limit_of_a_container(tmp_path: Path) -> None:
     assert hardware.main_memory(tmp_path) == hardware.GIB
     limit.write_text("max\n")
     assert hardware.main_memory(tmp_path) > hardware.GIB
+
+
+def test_a_damaged_file_of_sequences_is_a_problem(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    rows = "".join(f"{i},0,{i},{'uv'[i % 2]}\n" for i in range(8))
+    path.write_text(f"sequence,time,x,label\na,0,inf,u\n{rows}")
+    error = failure_here("--config=files", f"--config.data.path={path}")
+    assert "a run of files would not work here: " in error
+    assert "the value of sequence 'a' at time step 0, feature x, is larger" in error

@@ -205,7 +205,7 @@ def test_the_notebook_can_be_executed(executed: tuple[Path, dict[str, Any]]) -> 
     (result,) = (workdir / "evaluation").glob("test-*.json")
     assert str(result) in printed(cells["evaluate"])
     correct = json.loads(result.read_text())["correct"]
-    assert f"({correct} of" in printed(cells["evaluate"])
+    assert f"({correct:,} of" in printed(cells["evaluate"])
     assert printed(cells["install"]).count("\r") > 1  # one line, which changes
     assert "\n" not in printed(cells["install"])
     assert "is installed" in printed(cells["install"])

@@ -571,6 +571,16 @@ def test_fit_writes_nothing_before_its_checks(
     assert not (tmp_path / "run").exists()
 
 
+def test_fit_changes_nothing_in_a_workdir_in_use(tmp_path: Path) -> None:
+    content = arrays()
+    saved = tmp_path / "run" / "run.data" / "inputs.npy"
+    saved.parent.mkdir(parents=True)
+    np.save(saved, content["inputs"])
+    with lock(tmp_path / "run"), pytest.raises(UserError, match="is in use by"):
+        rnnmnist.fit(content["inputs"] + 1, content["labels"], workdir=tmp_path / "run")
+    np.testing.assert_array_equal(np.load(saved), content["inputs"])
+
+
 def test_fit_refuses_the_workdir_of_another_run(run: Path) -> None:
     before = sorted(run.rglob("*"))
     content = arrays()

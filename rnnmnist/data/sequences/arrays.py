@@ -10,32 +10,38 @@ from rnnmnist.data.sequences.validation import check_memory, damage_refused
 from rnnmnist.errors import UserError, did_you_mean, shown
 
 NAMES = ("inputs", "labels", "lengths", "split", "feature_names")
+OTHER_SIZE = "its header claims another size"
 
 
 def read_npz(path: Path) -> dict[str, Any]:
     """Reads the arrays of a .npz file."""
-    with zipfile.ZipFile(path) as archive:
-        size = sum(member.file_size for member in archive.infolist())
-    folder = "save them as a folder of .npy files, which is read as a memory map"
-    check_memory(size, f"{path}: the arrays", folder)
     arrays = {}
-    with np.load(path, allow_pickle=False) as file:
-        _check_names(file.files, path)
-        for name in file.files:
-            with damage_refused(f"{path}: {name}"):
-                arrays[name] = file[name]
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        _check_names([m.filename.removesuffix(".npy") for m in members], path)
+        size = sum(member.file_size for member in members)
+        folder = "save them as a folder of .npy files, which is read as a memory map"
+        check_memory(size, f"{path}: the arrays", folder)
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            with damage_refused(f"{path}: {name}"), archive.open(member) as file:
+                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+                if file.read(1):  # at the end, zipfile compares the checksum
+                    raise ValueError(OTHER_SIZE)
     return arrays
 
 
 def read_folder(path: Path) -> dict[str, Any]:
-    """Reads the arrays of a folder, whose inputs are a read-only memory map."""
-    names = [file.stem for file in sorted(path.glob("*.npy"))]
-    _check_names(names, path)
-    arrays = {}
-    for name in names:
-        file = path / f"{name}.npy"
+    """Reads the arrays of a folder as read-only memory maps."""
+    files = [file for file in sorted(path.glob("*.npy")) if file.is_file()]
+    _check_names([file.stem for file in files], path)
+    arrays: dict[str, Any] = {}
+    for file in files:
         with damage_refused(str(file)):
-            arrays[name] = np.load(file, mmap_mode="r" if name == "inputs" else None)
+            array: Any = np.load(file, mmap_mode="r", allow_pickle=False)
+            if array.offset + array.nbytes != file.stat().st_size:
+                raise ValueError(OTHER_SIZE)
+            arrays[file.stem] = array
     return arrays
 
 

@@ -44,8 +44,10 @@ def read(path: Path, *, training: bool = True, pair: bool = True) -> Sequences:
             sequences if there are splits. Labels are returned in any case.
         pair: whether either file of a pair NAME_TRAIN.ts and NAME_TEST.ts names both.
     """
-    reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
-    if reader is None or not path.exists():
+    reader = READERS.get(path.suffix.lower()) if path.is_file() else None
+    if path.is_dir():
+        reader = read_folder
+    if reader is None:
         fault = "is in no known format" if path.exists() else "does not exist"
         siblings = path.parent.iterdir() if path.parent.is_dir() else ()
         names = [file.name for file in siblings if file.suffix.lower() in READERS]

@@ -7,6 +7,7 @@ References:
     Bagnall et al., "The UEA multivariate time series classification archive, 2018".
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,6 +154,7 @@ def _parse_numbers(text: str, where: str) -> list[float]:
     try:
         if "_" in text:  # which float() would ignore
             raise ValueError(f"{shown(text)} contains an underscore")
-        return [float(cell) for cell in text.replace("?", "nan").split(",")]
+        cells = [cell.strip() for cell in text.split(",")]
+        return [math.nan if cell == "?" else float(cell) for cell in cells]
     except ValueError as error:
         raise UserError(f"{where}: {error}; a missing value is ? or nan") from error

@@ -202,11 +202,15 @@ def _vector(
             f"be {(count,)}"
         )
     if vector.dtype.kind == "U":
-        _check_texts(name, vector, source)
+        try:
+            texts = vector.tolist()
+        except (ValueError, SystemError) as error:  # code points that do not exist
+            raise UserError(f"{source}: {name}: {first_line(error)}") from error
+        _check_texts(name, texts, source)
     return vector
 
 
-def _check_texts(name: str, texts: np.ndarray | Sequence[str], source: str) -> None:
+def _check_texts(name: str, texts: Sequence[str], source: str) -> None:
     for index, text in enumerate(texts):
         if not text.strip() or not text.isprintable():
             raise UserError(
@@ -227,7 +231,8 @@ def _encode(
         classes = list(class_names)
     elif all(re.fullmatch(r"-?[0-9]{1,20}", name) for name in names):
         classes = sorted(names, key=int)
-    indices = np.array([classes.index(name) for name in names], np.int32)
+    positions = {name: index for index, name in enumerate(classes)}
+    indices = np.array([positions[name] for name in names], np.int32)
     return indices[inverse], tuple(classes)
 
 

@@ -300,7 +300,7 @@ def test_times_are_numbers_or_timestamps_and_sort_as_such(tmp_path: Path) -> Non
     reversed_rows = read(write_parquet(tmp_path, time=days))
     assert reversed_rows.inputs[0, :, 0].tolist()[::2] == [3, 1]
     wrong = write_parquet(tmp_path, time=pa.array([None, 1, 2, 3, 4, 5]))
-    assert "row 1: the time is None; allowed are numbers" in refusal(wrong)
+    assert "row 1: the time is 'None'; allowed are numbers" in refusal(wrong)
 
 
 def test_columns_of_parquet_files_are_numbers_and_texts(tmp_path: Path) -> None:
@@ -311,6 +311,15 @@ def test_columns_of_parquet_files_are_numbers_and_texts(tmp_path: Path) -> None:
     assert sequences.ids == ("7", "8", "9")
     np.testing.assert_array_equal(sequences.inputs[:, 0, 1], [1, NAN, 4])
     days = pa.array(np.arange(6), pa.timestamp("us"))
+    kinds = {
+        "time": pa.array(["0", "7", "2.5", "-1", "1", "10"], pa.large_string()),
+        "label": pa.array(list("xyxzxz")).dictionary_encode(),
+        "my__index_0": pa.array(2**60 + np.arange(6)),
+    }
+    sequences = read(write_parquet(tmp_path, **kinds))
+    assert sequences.feature_names == ("0", "1", "my__index_0")
+    assert sequences.classes == ("x", "y", "z")
+    np.testing.assert_array_equal(sequences.inputs[..., :2], INPUTS)
     wrong = write_parquet(tmp_path, **{"1": days})
     assert "the column 1 is timestamp[us]; a feature has numbers" in refusal(wrong)
 
@@ -357,7 +366,7 @@ def test_only_comments_of_ts_files_can_be_of_any_encoding(tmp_path: Path) -> Non
         ),
         (
             {"labels": np.array([{}, 1, 2], object)},
-            r"labels.*: cannot be read \(ValueError: Object arrays cannot",
+            r"labels.*: cannot be read \(ValueError: .*[Oo]bject",
         ),
         ({"lengths": [3, 0, 1]}, r"lengths\[1\] is 0; allowed are 1 to 3"),
         ({"lengths": [3, 1, 4]}, r"lengths\[2\] is 4; allowed are 1 to 3"),
@@ -426,20 +435,24 @@ def test_wrong_ts_files_are_refused(
     [
         (CSV, "", "line 1: there is no column 'sequence'; the columns are"),
         ("sequence,", "sequnce,", "did you mean 'sequnce'?"),
-        (",label", ",lable", "line 2: 'cat' is not a number"),
+        (",label", ",lable", "line 2: 'cat' in the column lable is not a number"),
         ("0,1,label", "0,0,label", "line 1: the columns are"),
         (CSV[CSV.index("a,0") :], "", "has no rows; write one for each time step"),
         ("b,7,5,6,bird", "b,7,5,bird", "line 3: Expected 5 columns, got 4: b,7,5,bird"),
-        ("b,7,5", "b,7,x", "line 3: 'x' is not a number"),
-        ("b,7,5", "b,7,1_0", "line 3: '1_0' is not a number"),
+        ("b,7,5", "b,7,x", "line 3: 'x' in the column 0 is not a number"),
+        ("b,7,5", "b,7,1_0", "line 3: '1_0' in the column 0 is not a"),
         ("\na,1,3", "\n\na,1,3,", "line 7: Expected 5 columns, got 6"),
         ("b,7,5", "b,7s,5", "line 3: the time is '7s'; allowed are numbers"),
         ("b,7,5", "b,nan,5", "line 3: the time is 'nan'; allowed are numbers"),
-        ("b,7,5", "b,,5", "line 3: the time is ''; allowed are texts"),
+        ("b,7,5", "b,,5", "line 3: the time is ''; allowed are numbers"),
         ("b,7", " ,7", "line 3: the sequence is ''; allowed are texts"),
         ("6,bird", "6,", "line 3: the label is ''; allowed are texts"),
-        ("a,1,", "a,2.50,", "line 6: sequence 'a' has the time 2.50 twice"),
-        ("4,cat", "4,dog", "line 4: sequence 'a' has the label 'dog', but another"),
+        ("a,1,", "a,2.50,", "line 6: sequence 'a' has the time 2.50 as in line 4"),
+        (
+            "4,cat",
+            "4,dog",
+            "line 4: sequence 'a' has the label 'dog', but 'cat' in line 2",
+        ),
         ("6,bird", '6,"bird', "labels[1] is 'bird"),
     ],
 )
@@ -456,7 +469,10 @@ def test_wrong_splits_of_csv_files_are_refused(tmp_path: Path) -> None:
     path = write_text(tmp_path, "s.csv", rows.format("tset"))
     assert "line 3: the split is 'tset'; did you mean 'test'?" in refusal(path)
     write_text(tmp_path, "s.csv", rows.format("test"))
-    assert "line 3: sequence 'a' has the split 'test', but another" in refusal(path)
+    assert (
+        "line 3: sequence 'a' has the split 'test', but 'train' in line 2"
+        in refusal(path)
+    )
 
 
 def test_a_csv_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
@@ -647,6 +663,48 @@ def test_archives_that_claim_other_sizes_are_refused(tmp_path: Path) -> None:
     ):
         path.write_bytes(content)
         assert re.search(message, refusal(path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"(200, 100)", b"(200, 99) "), (b"'<f4'", b"'<f2'")]
+)
+@pytest.mark.parametrize("write", [write_npz, write_folder])
+def test_a_header_that_claims_less_than_there_is_is_refused(
+    tmp_path: Path, write: Callable[..., Path], old: bytes, new: bytes
+) -> None:
+    path = write(tmp_path, inputs=np.zeros((200, 100), np.float32), labels=LABELS)
+    target = path / "inputs.npy" if path.is_dir() else path
+    if target == path:  # not compressed, so that the header can be found
+        np.savez(path, inputs=np.zeros((200, 100), np.float32), labels=LABELS)
+    content = target.read_bytes()
+    assert old in content
+    target.write_bytes(content.replace(old, new, 1))
+    assert "inputs" in refusal(path)
+
+
+def test_a_parquet_file_that_is_larger_than_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its columns are constant, so that the file is small."""
+    rows = pa.array(np.zeros(100_000, np.float32))
+    table = {"sequence": rows, "time": rows, "x": rows}
+    pyarrow.parquet.write_table(pa.table(table), tmp_path / "constant.parquet")
+    memory = types.SimpleNamespace(available=2_000_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert "GB of memory, more than the available" in refusal(
+        tmp_path / "constant.parquet"
+    )
+
+
+def test_a_table_can_be_wide(tmp_path: Path) -> None:
+    """The names of the columns take more than a megabyte."""
+    names = [f"feature{index:08}" for index in range(80_000)]
+    lines = [f"sequence,time,{','.join(names)},label"]
+    lines += [f"{i},0,{','.join(['1.5'] * len(names))},{'ab'[i]}" for i in range(2)]
+    found = read(write_text(tmp_path, "wide.csv", "\n".join(lines)))
+    assert found.inputs.shape == (2, 1, 80_000)
+    assert found.feature_names == tuple(names)
+    assert "has no rows" in refusal(write_text(tmp_path, "wide.csv", lines[0]))
 
 
 def test_archives_with_duplicate_or_encrypted_members_are_refused(
