@@ -16,10 +16,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-PACKAGE = Path(__file__).parent
-SHIPPED = (
-    PACKAGE / "shipped"
-)  # of a wheel: models, in whose folders reports are written
+PACKAGE = Path(__file__).resolve().parent
+# Of a wheel: configurations, and models in whose folders reports are written.
+SHIPPED = PACKAGE / "shipped"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 

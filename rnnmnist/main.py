@@ -16,11 +16,12 @@ from rnnmnist.config.tasks import fit_to_task
 def parse(argv: list[str]) -> TrainingArgs:
     """Parses the command line; the task of images is known before they are read."""
     args, _ = parse_training(training_parser("main", __doc__), argv)
-    config = pin_cell(args.config)
-    if config.data.name != "files":
+    if args.config.data.name == "files":
+        config = pin_cell(args.config)
+    else:
         from rnnmnist.data.datasets import image_task
 
-        config = fit_to_task(config, image_task(config.data))
+        config = fit_to_task(args.config, image_task(args.config.data))
     return dataclasses.replace(args, config=config)
 
 

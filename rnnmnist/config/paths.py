@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rnnmnist.errors import UserError, shown
+from rnnmnist.errors import PACKAGE, SHIPPED, UserError, shown
 
 # The shipped models, trained with a loss after the last row and after every row.
 REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_step")
@@ -10,9 +10,8 @@ REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_step")
 
 def shipped_folder(name: str) -> Path:
     """Returns a shipped folder, of the package in a wheel or the root of a clone."""
-    package = Path(__file__).resolve().parent.parent
-    in_wheel = package / "shipped" / name
-    return in_wheel if in_wheel.is_dir() else package.parent / name
+    in_wheel = SHIPPED / name
+    return in_wheel if in_wheel.is_dir() else PACKAGE.parent / name
 
 
 def expand(text: str) -> Path:

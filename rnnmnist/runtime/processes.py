@@ -20,15 +20,16 @@ class ProcessSpec:
             return
         address = self.coordinator_address or ""
         host_and_port = re.fullmatch(r"(\[[^\[\]]+\]|[^:\[\]]+):(\d{1,5})", address)
-        if (
-            not (host_and_port and 0 < int(host_and_port[2]) < 2**16)
-            or self.num_processes is None
-            or self.process_id is None
-            or not 0 <= self.process_id < self.num_processes
-        ):
-            raise UserError(
-                "coordinator_address: must be HOST:PORT of process 0, with a "
-                "num_processes of at least 1 and a process_id from 0 to num_processes "
-                f"- 1, not {self.coordinator_address} with num_processes="
-                f"{self.num_processes} and process_id={self.process_id}"
-            )
+        if self.num_processes is None or self.num_processes < 1:
+            wrong = "num_processes"
+        elif self.process_id is None or not 0 <= self.process_id < self.num_processes:
+            wrong = "process_id"
+        elif not (host_and_port and 0 < int(host_and_port[2]) < 2**16):
+            wrong = "coordinator_address"
+        else:
+            return
+        raise UserError(
+            f"{wrong}: must not be {getattr(self, wrong)}; give coordinator_address, "
+            "HOST:PORT of process 0, num_processes of at least 1, and process_id from "
+            "0 to num_processes - 1"
+        )

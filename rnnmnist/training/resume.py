@@ -31,6 +31,7 @@ def step_to_resume(config: Config, workdir: Path) -> int:
     if not step:
         return 0
     header = read_header(workdir, step)
+    # Before the data are read, the batch is not yet reduced to their number.
     batch_size = min(config.train.batch_size, header.task.examples.train)
     config = config.replace({"train.batch_size": batch_size})
     if not header.has_training_state:
@@ -40,7 +41,7 @@ def step_to_resume(config: Config, workdir: Path) -> int:
         )
     refused = [
         f"{name}={new} (checkpoint: {old})"
-        for name, (old, new) in _changes(config, workdir, step).items()
+        for name, (old, new) in _changes(header.config, config).items()
         if SETTINGS[name].resume == "refused"
     ]
     if refused:
@@ -82,7 +83,8 @@ def quarantine_damaged(workdir: Path) -> None:
 
 def warn_of_changes(config: Config, workdir: Path, step: int) -> None:
     """Warns of each changed setting that affects the result."""
-    for name, (old, new) in _changes(config, workdir, step).items():
+    saved = read_header(workdir, step).config
+    for name, (old, new) in _changes(saved, config).items():
         if SETTINGS[name].resume == "warned":
             _logger.warning(
                 "%s was %s and is now %s: the result will differ from that of an "
@@ -101,10 +103,8 @@ def _newest_readable_step(workdir: Path) -> int:
     return 0
 
 
-def _changes(
-    config: Config, workdir: Path, step: int
-) -> dict[str, tuple[object, object]]:
+def _changes(saved: Config, config: Config) -> dict[str, tuple[object, object]]:
     """Returns the checkpoint's and the new value of each setting that differs."""
-    old = read_header(workdir, step).config.flat()
+    old = saved.flat()
     new = config.flat()
     return {name: (old[name], new[name]) for name in new if new[name] != old[name]}

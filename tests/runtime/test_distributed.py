@@ -280,19 +280,22 @@ def test_the_doctor_checks_all_processes(
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (["--num_processes=2"], "num_processes=2 and process_id=None"),
-        (["--num_processes=0"], "num_processes=0 and process_id=None"),
-        (["--process_id=1"], "num_processes=None and process_id=1"),
-        (["--coordinator_address=a:1"], "not a:1 with num_processes=None"),
-        (["--num_processes=2", "--process_id=1"], "not None with num_processes=2"),
+        (["--num_processes=2"], "process_id: must not be None; give"),
+        (["--num_processes=0"], "num_processes: must not be 0; give"),
+        (["--process_id=1"], "num_processes: must not be None; give"),
+        (["--coordinator_address=a:1"], "num_processes: must not be None; give"),
+        (
+            ["--num_processes=2", "--process_id=1"],
+            "coordinator_address: must not be None",
+        ),
         (
             ["--num_processes=2", "--process_id=2", "--coordinator_address=a:1"],
-            "process_id=2",
+            "process_id: must not be 2; give",
         ),
         *(
             (
                 ["--num_processes=2", "--process_id=1", f"--coordinator_address={at}"],
-                f"must be HOST:PORT of process 0, .* not {re.escape(at)} with",
+                rf"^coordinator_address: must not be {re.escape(at)}; .*HOST:PORT of",
             )
             for at in ("here", "[::1:8", "::1:8", "a:0", "a:65536")
         ),

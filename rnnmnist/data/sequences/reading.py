@@ -1,6 +1,5 @@
 """Reads a user's sequences, and makes a data set of them."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnmnist.config.schema import DataConfig
-from rnnmnist.config.tasks import Task
+from rnnmnist.config.tasks import SplitSizes, Task
 from rnnmnist.data.examples import (
     Dataset,
     Examples,
@@ -91,8 +90,18 @@ def to_dataset(
         std = trained.std
         same = sha256 == trained.sha256
         splits = sequences.training_splits if same else sequences.given_splits("test")
-    task = dataclasses.replace(
-        sequences.task(name, splits), classes=classes, sha256=sha256, mean=mean, std=std
+    _, time_steps, features = sequences.inputs.shape
+    sizes = {split: len(indices) for split, indices in splits.items()}
+    task = Task(
+        name=name,
+        time_steps=time_steps,
+        features=features,
+        classes=classes,
+        examples=SplitSizes(**sizes),
+        feature_names=sequences.feature_names,
+        sha256=sha256,
+        mean=mean,
+        std=std,
     )
     normalization = Normalization.create(task, config.missing)
     lengths = sequences.lengths

@@ -4,7 +4,7 @@ import contextlib
 import csv
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,54 +106,46 @@ def _to_arrays(table: pa.Table, place: Place, path: Path) -> dict[str, Any]:
         raise _no_rows(path)
     columns = {name: _plain(table[name]) for name in table.column_names}
     features = [name for name in columns if name not in COLUMNS]
-    with _prefixed(path):
-        sequence, ids = _texts(columns["sequence"], "sequence", place)
-        time = _times(columns["time"], place)
-        order = np.lexsort((time, sequence))
-        sequence = sequence[order]
-        first = np.flatnonzero(np.diff(sequence, prepend=-1))  # row of each sequence
-        lengths = np.diff(first, append=len(order))
-        again = np.flatnonzero((np.diff(sequence) == 0) & (np.diff(time[order]) == 0))
-        if len(again):
-            earlier, row = order[again[0] : again[0] + 2]
+
+    def where(row: int) -> str:
+        return f"{path}: {place(row)}"
+
+    sequence, ids = _texts(columns["sequence"], "sequence", where)
+    time = _times(columns["time"], where)
+    order = np.lexsort((time, sequence))
+    sequence = sequence[order]
+    first = np.flatnonzero(np.diff(sequence, prepend=-1))  # row of each sequence
+    lengths = np.diff(first, append=len(order))
+    again = np.flatnonzero((np.diff(sequence) == 0) & (np.diff(time[order]) == 0))
+    if len(again):
+        earlier, row = order[again[0] : again[0] + 2]
+        raise UserError(
+            f"{where(row)}: sequence {shown(ids[sequence[again[0]]])} has the time "
+            f"{columns['time'][row]} as in {place(earlier)}"
+        )
+    values = [_numbers(columns[name], name, where)[order] for name in features]
+    arrays: dict[str, Any] = {
+        "inputs": pad(np.stack(values, axis=1), lengths, str(path)),
+        "lengths": lengths,
+        "feature_names": features,
+        "ids": tuple(ids),
+    }
+    for name, argument in (("label", "labels"), ("split", "split")):
+        if name not in columns:
+            continue
+        codes, found = _texts(columns[name], name, where)
+        of_first = codes[order[first]]
+        differs = np.flatnonzero(codes[order] != np.repeat(of_first, lengths))
+        if len(differs):
+            row = order[differs[0]]
+            earlier = order[np.repeat(first, lengths)[differs[0]]]
             raise UserError(
-                f"{place(row)}: sequence {shown(ids[sequence[again[0]]])} has the time "
-                f"{columns['time'][row]} as in {place(earlier)}"
+                f"{where(row)}: sequence {shown(ids[sequence[differs[0]]])} has "
+                f"the {name} {shown(found[codes[row]])}, but "
+                f"{shown(found[codes[earlier]])} in {place(earlier)}"
             )
-        values = [_numbers(columns[name], name, place)[order] for name in features]
-        arrays: dict[str, Any] = {
-            "inputs": pad(np.stack(values, axis=1), lengths, str(path)),
-            "lengths": lengths,
-            "feature_names": features,
-            "ids": tuple(ids),
-        }
-        for name, argument in (("label", "labels"), ("split", "split")):
-            if name not in columns:
-                continue
-            codes, found = _texts(columns[name], name, place)
-            of_first = codes[order[first]]
-            differs = np.flatnonzero(codes[order] != np.repeat(of_first, lengths))
-            if len(differs):
-                row = order[differs[0]]
-                earlier = order[np.repeat(first, lengths)[differs[0]]]
-                raise UserError(
-                    f"{place(row)}: sequence {shown(ids[sequence[differs[0]]])} has "
-                    f"the {name} {shown(found[codes[row]])}, but "
-                    f"{shown(found[codes[earlier]])} in {place(earlier)}"
-                )
-            arrays[argument] = np.array(found)[of_first]
+        arrays[argument] = np.array(found)[of_first]
     return arrays
-
-
-@contextlib.contextmanager
-def _prefixed(path: Path) -> Iterator[None]:
-    """Puts the file before the place in the message of a `UserError`."""
-    try:
-        yield
-    except UserError as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise UserError(f"{path}: {error}") from error
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -166,7 +158,7 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _texts(
-    column: pa.ChunkedArray, name: str, place: Place
+    column: pa.ChunkedArray, name: str, where: Place
 ) -> tuple[np.ndarray, list[str]]:
     """Returns a column's texts without surrounding spaces: indices, and those found."""
     codes, found = _encode(column)
@@ -175,7 +167,7 @@ def _texts(
         if not text or (name == "split" and text not in SPLITS):
             row = int(np.argmax(codes == code))
             remedy = did_you_mean(text, SPLITS, f"allowed are {allowed}")
-            raise UserError(f"{place(row)}: the {name} is {shown(text)}; {remedy}")
+            raise UserError(f"{where(row)}: the {name} is {shown(text)}; {remedy}")
     return codes, found
 
 
@@ -186,7 +178,7 @@ def _encode(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
 
-def _times(column: pa.ChunkedArray, place: Place) -> np.ndarray:
+def _times(column: pa.ChunkedArray, where: Place) -> np.ndarray:
     """Returns numbers or timestamps; of texts, integers if all of them are."""
     if pa.types.is_string(column.type):
         codes, found = _encode(column)
@@ -198,7 +190,7 @@ def _times(column: pa.ChunkedArray, place: Place) -> np.ndarray:
     if not valid.all():
         row = int(np.argmin(valid))
         raise UserError(
-            f"{place(row)}: the time is {shown(str(column[row]))}; allowed are "
+            f"{where(row)}: the time is {shown(str(column[row]))}; allowed are "
             "numbers, or in every row timestamps such as 2026-05-01 12:00:00"
         )
     return times
@@ -216,7 +208,7 @@ def _parse_times(texts: list[str]) -> np.ndarray:
     return numbers
 
 
-def _numbers(column: pa.ChunkedArray, name: str, place: Place) -> np.ndarray:
+def _numbers(column: pa.ChunkedArray, name: str, where: Place) -> np.ndarray:
     """Returns the values of a feature as floats, with NaN for missing ones."""
     if not pa.types.is_string(column.type):
         kind = column.type if pa.types.is_floating(column.type) else pa.float64()
@@ -225,7 +217,7 @@ def _numbers(column: pa.ChunkedArray, name: str, place: Place) -> np.ndarray:
             return column.cast(kind, safe=False).to_numpy()
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise UserError(
-                f"the column {name} is {column.type}; a feature has numbers"
+                f"{where(0)}: the column {name} is {column.type}; a feature has numbers"
             ) from error
     texts = pc.utf8_trim_whitespace(column)
     texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
@@ -234,7 +226,7 @@ def _numbers(column: pa.ChunkedArray, name: str, place: Place) -> np.ndarray:
     except pa.ArrowInvalid:
         row = _first_non_number(texts)
         raise UserError(
-            f"{place(row)}: {shown(texts[row].as_py())} in the column {name} is not a "
+            f"{where(row)}: {shown(texts[row].as_py())} in the column {name} is not a "
             "number; a missing value is an empty cell or nan"
         ) from None
 

@@ -11,7 +11,6 @@ import numpy as np
 import psutil
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.tasks import SplitSizes, Task
 from rnnmnist.data.examples import SPLITS
 from rnnmnist.errors import UserError, as_run_error, did_you_mean, first_line, shown
 
@@ -71,19 +70,6 @@ class Sequences:
         validation = np.sort(np.concatenate(held_out))
         train = np.setdiff1d(train, validation)
         return splits | {"train": train, "validation": validation}
-
-    def task(self, name: str, splits: dict[str, np.ndarray]) -> Task:
-        """Returns the task, without what depends on the values."""
-        _, time_steps, features = self.inputs.shape
-        sizes = {split: len(indices) for split, indices in splits.items()}
-        return Task(
-            name=name,
-            time_steps=time_steps,
-            features=features,
-            classes=self.classes,
-            examples=SplitSizes(**sizes),
-            feature_names=self.feature_names,
-        )
 
 
 def validate(
