@@ -220,7 +220,7 @@ def test_the_progress_of_downloading_and_writing_is_printed(
         server.shutdown()
     size = sum(path.stat().st_size for path in small_originals.iterdir()) / 1e6
     assert capsys.readouterr().out.splitlines() == [
-        f"preparing mnist in {tmp_path / 'd' / 'mnist_rows' / 'mnist' / '2.0.0'}",
+        f"preparing mnist in {tmp_path / 'd' / 'mnist_rows' / 'mnist' / '3.0.0'}",
         f"downloading 4 files, {size:.1f} MB, from {host}",
     ]
 

@@ -44,7 +44,7 @@ class RowsConfig(tfds.core.BuilderConfig):
 class MnistRows(tfds.core.GeneratorBasedBuilder):
     """Images of 28 x 28 grey pixels in ten classes, in the original order."""
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("3.0.0")
     BUILDER_CONFIGS: ClassVar[list[RowsConfig]] = [
         RowsConfig(name="mnist", url=CVDF),
         RowsConfig(name="fashion_mnist", url=ZALANDO),
@@ -58,12 +58,7 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
         return self.dataset_info_from_configs(
             description=__doc__,
             features=tfds.features.FeaturesDict(
-                {
-                    "images": tfds.features.Tensor(
-                        shape=(None, *IMAGE_SHAPE), dtype=np.uint8
-                    ),
-                    "labels": tfds.features.Tensor(shape=(None,), dtype=np.uint8),
-                }
+                {"images": bytes_of(*IMAGE_SHAPE), "labels": bytes_of()}
             ),
             disable_shuffling=True,
         )
@@ -95,6 +90,14 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
         for start in range(0, len(labels), BLOCK):
             block = slice(start, start + BLOCK)
             yield start, {"images": images[block], "labels": labels[block]}
+
+
+def bytes_of(*shape: int) -> tfds.features.Tensor:
+    """Returns the feature of a block of arrays, whose bytes are stored as they are.
+
+    TFDS's default, a list of varints, takes three times as long to read.
+    """
+    return tfds.features.Tensor(shape=(None, *shape), dtype=np.uint8, encoding="bytes")
 
 
 def read_pair(images_path: Path, labels_path: Path) -> Arrays:
