@@ -128,8 +128,8 @@ def save(steps: int, epochs: int, saving: bool) -> None:
     """Serves epochs, each with a checkpoint or without; the amount is in epochs."""
     trainer = Trainer(make_config())
 
-    from rnnmnist.checkpoints.header import Metrics
-    from rnnmnist.checkpoints.store import Checkpoints
+    from rnnmnist.runs.checkpoints import Checkpoints
+    from rnnmnist.runs.logs import Metrics
     from rnnmnist.training.state import saved_arrays
 
     with (

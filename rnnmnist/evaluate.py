@@ -22,28 +22,29 @@ def main(argv: list[str]) -> None:
     )
     parser.add_data_paths()
     args = parser.parse(argv)
-    from rnnmnist.checkpoints import store
-    from rnnmnist.checkpoints.selection import with_step
-    from rnnmnist.evaluation import results
+    from rnnmnist.evaluation import scoring
     from rnnmnist.evaluation.metrics import format_accuracy
+    from rnnmnist.runs.checkpoints import read_header
+    from rnnmnist.runs.results import path_of
+    from rnnmnist.runs.selection import with_step
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.mesh import make_mesh, set_cpu_devices
 
     workdir = args.workdir
     config = with_step(
-        workdir, args.step, lambda step: store.read_header(workdir, step).config
+        workdir, args.step, lambda step: read_header(workdir, step).config
     )
     enable_compilation_cache()
     set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
     mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
-    result = results.evaluate_run(
+    result = scoring.evaluate_run(
         workdir, args.step, args.split, parse_settings(args), mesh
     )
     print(
         f"{result.task.name} {args.split} at step {result.step}: "
-        f"{results.format_result(result)}, loss {result.loss:.4f}",
+        f"{scoring.format_result(result)}, loss {result.loss:.4f}",
         *(f"seed {one.seed}: {format_accuracy(one)}" for one in result.members),
-        results.path_of(workdir, result),
+        path_of(workdir, result),
         sep="\n",
     )
 

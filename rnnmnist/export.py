@@ -64,11 +64,11 @@ def main(argv: list[str]) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Writes exports, and prints how each compares with the checkpoint."""
-    from rnnmnist.checkpoints.selection import with_step
-    from rnnmnist.checkpoints.store import read_header
     from rnnmnist.exporting import folders
     from rnnmnist.exporting.formats import FORMATS
     from rnnmnist.exporting.source import Source
+    from rnnmnist.runs.checkpoints import read_header
+    from rnnmnist.runs.selection import with_step
 
     signal.signal(signal.SIGTERM, _stop)  # so that temporary files are removed
     workdir = args.workdir

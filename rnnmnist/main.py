@@ -30,13 +30,13 @@ def main(argv: list[str]) -> None:
     args = parse(argv)
     # Imported after parsing, so that errors in flags do not wait for jax.
     from rnnmnist.data import datasets
+    from rnnmnist.runs.sessions import PhaseTimer
     from rnnmnist.runtime import distributed
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.mesh import set_cpu_devices
     from rnnmnist.runtime.signals import stop_on_signal
     from rnnmnist.training.loop import train
     from rnnmnist.training.resume import check_workdir
-    from rnnmnist.training.sessions import PhaseTimer
 
     enable_compilation_cache()
     with distributed.initialize(args.processes):

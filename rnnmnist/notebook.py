@@ -89,7 +89,7 @@ def run(
 def train(workdir: Path, *args: str) -> None:
     """Runs `rnnmnist.main`, as `run` does, and draws its curves periodically."""
     workdir = Path(workdir).expanduser()
-    curves = Curves(workdir / "metrics.jsonl")
+    curves = Curves(workdir)
     try:
         run("main", f"--workdir={workdir}", *args, after_line=curves.draw_if_due)
     finally:
@@ -160,8 +160,8 @@ def _forward_interrupts(child: "subprocess.Popen[str]") -> Iterator[None]:
 class Curves:
     """Learning curves of a run in the output of a cell, updated in place."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path  # of `metrics.jsonl`, which need not exist
+    def __init__(self, workdir: Path) -> None:
+        self._workdir = workdir  # which need not exist
         self._drawn = -math.inf  # seconds of the monotonic clock
         self._display: Any = None  # IPython's display handle
 
@@ -171,12 +171,12 @@ class Curves:
             self.draw()
 
     def draw(self) -> None:
-        """Draws the metrics in the file, if there are any.
+        """Draws the metrics of the run, if there are any.
 
         If that fails, the reason is printed and the run continues.
         """
         try:
-            if png := plot_curves(self._path):
+            if png := plot_curves(self._workdir):
                 self._display = _show(png, self._display)
                 self._drawn = time.monotonic()
         except Exception as error:
@@ -184,12 +184,11 @@ class Curves:
             self._drawn = time.monotonic()
 
 
-def plot_curves(path: Path) -> bytes | None:
-    """Returns the learning curves of a `metrics.jsonl` as a PNG, if it has any."""
-    from rnnmnist.checkpoints.header import Metrics
-    from rnnmnist.runtime.files import read_records
+def plot_curves(workdir: Path) -> bytes | None:
+    """Returns the learning curves of a run as a PNG, if it has any metrics."""
+    from rnnmnist.runs import logs
 
-    metrics = read_records(path, Metrics)
+    metrics = logs.read(workdir, logs.Metrics)
     if not metrics:
         return None
     from rnnmnist.reporting import plots  # imports matplotlib

@@ -30,10 +30,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Writes the reports, and prints each result and file."""
     args = parse(argv)
-    from rnnmnist.checkpoints.selection import find_step
-    from rnnmnist.evaluation import results
+    from rnnmnist.evaluation import scoring
     from rnnmnist.reporting import comparison, pages
     from rnnmnist.reporting.run_data import load_run_data
+    from rnnmnist.runs.selection import find_step
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
         run = load_run_data(workdir, args.step, parse_settings(args))
         print(
             f"{run.task.name} {run.split} at step {run.step}: "
-            f"{results.format_result(run.result)}, loss {run.result.loss:.4f}"
+            f"{scoring.format_result(run.result)}, loss {run.result.loss:.4f}"
         )
         page = pages.report_page(run, card)
         print(*pages.write_files(folder, page), sep="\n", flush=True)

@@ -18,15 +18,15 @@ def main(argv: list[str]) -> None:
     workdir = parser.parse(argv).workdir
     import jax
 
-    from rnnmnist.checkpoints import store
-    from rnnmnist.checkpoints.selection import find_step
+    from rnnmnist.runs import checkpoints
+    from rnnmnist.runs.selection import find_step
 
     # A trainer may hold the accelerator, and nothing is compiled.
     jax.config.update("jax_platforms", "cpu")
     find_step(workdir, "latest")  # refuses a folder without checkpoints
     bad = []
-    for step in store.list_steps(workdir):
-        fault = store.find_fault(workdir, step)
+    for step in checkpoints.list_steps(workdir):
+        fault = checkpoints.find_fault(workdir, step)
         if fault is not None:
             time.sleep(0.2)  # a running trainer deletes a checkpoint file by file
             if not (workdir / str(step)).exists():

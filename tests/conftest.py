@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import pytest
-import runs
+import trainer
 from jax.sharding import Mesh
 from support import (
     CHROMIUM,
@@ -190,7 +190,7 @@ def reference_run(once: Once, command: Command, data_dir: Path) -> Path:
     """The workdir of an uninterrupted run."""
 
     def train(workdir: Path) -> None:
-        finished = command("main", *runs.arguments(workdir, data_dir))
+        finished = command("main", *trainer.arguments(workdir, data_dir))
         assert finished.returncode == 0, finished.stderr
 
     return once("reference_run", train)
@@ -201,7 +201,7 @@ def pair(once: Once, environment: dict[str, str], data_dir: Path) -> Path:
     """The workdir of an undisturbed run of two processes."""
 
     def train(workdir: Path) -> None:
-        first, second = runs.run_processes(environment, workdir, data_dir, 2)
+        first, second = trainer.run_processes(environment, workdir, data_dir, 2)
         assert (first[0], second[0]) == (0, 0), first[2] + second[2]
         assert "2 cpu devices of 2 processes" in first[1]
         assert first[2] == ""

@@ -32,7 +32,7 @@ from rnnmnist.data import datasets
 from rnnmnist.evaluation.accuracies import percent
 from rnnmnist.main import parse
 from rnnmnist.reporting import markdown
-from rnnmnist.runtime.files import write_json
+from rnnmnist.runs.files import write_json
 from rnnmnist.runtime.versions import all_installed, join_versions
 
 DATASETS = (

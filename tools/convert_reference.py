@@ -9,9 +9,9 @@ these models are not in the repository. The parameters stay as they are.
 import json
 from pathlib import Path
 
-from rnnmnist.checkpoints.checksums import json_checksum
-from rnnmnist.checkpoints.header import FORMAT
 from rnnmnist.config.paths import REFERENCES
+from rnnmnist.runs.checkpoints import FORMAT
+from rnnmnist.runs.checksums import json_checksum
 
 
 def main() -> None:

@@ -28,11 +28,11 @@ import msgspec
 import numpy as np
 import optax
 
-from rnnmnist.checkpoints.selection import find_step
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.data import datasets
 from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.runs.selection import find_step
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.hardware import describe_processor
 from rnnmnist.runtime.mesh import make_mesh

@@ -14,11 +14,11 @@ import shutil
 from pathlib import Path
 
 import results
-from rnnmnist.checkpoints.header import Metrics
-from rnnmnist.checkpoints.selection import find_step
-from rnnmnist.checkpoints.store import Checkpoints, Params, read_header, read_params
 from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.config.tasks import Task
+from rnnmnist.runs.checkpoints import Checkpoints, Params, read_header, read_params
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.selection import find_step
 
 
 def main() -> None:

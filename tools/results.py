@@ -34,11 +34,11 @@ import msgspec
 import numpy as np
 from scipy import stats
 
-from rnnmnist.checkpoints.store import read_header
 from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.evaluation.accuracies import interval, mean_and_std, percent
 from rnnmnist.main import parse
 from rnnmnist.reporting import markdown, run_data
+from rnnmnist.runs.checkpoints import read_header
 from rnnmnist.runtime.hardware import describe_processor
 from rnnmnist.runtime.versions import all_installed, join_versions
 

@@ -26,11 +26,11 @@ import numpy as np
 import optax
 
 import results
-from rnnmnist.checkpoints.selection import find_step
 from rnnmnist.data import datasets
 from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.reporting import markdown
+from rnnmnist.runs.selection import find_step
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.versions import all_installed, join_versions

@@ -1,5 +1,8 @@
 """Paths of users, and the folders that ship with a clone and with a wheel."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from rnnmnist.errors import PACKAGE, SHIPPED, UserError, shown
@@ -47,3 +50,14 @@ def resolve_workdir(text: str) -> Path:
     if name in REFERENCES and not workdir.exists():
         return shipped_folder(name)
     return workdir
+
+
+@contextlib.contextmanager
+def open_folder(path: Path) -> Iterator[int]:
+    """Yields the descriptor of a folder, which is created; locks end when it closes."""
+    path.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

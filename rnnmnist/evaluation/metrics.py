@@ -1,12 +1,10 @@
-"""Scores of networks on whole splits, and the metrics of a run."""
+"""Scores of the predictions of networks on whole splits."""
 
 import statistics
 from collections.abc import Sequence
 
-import msgspec
 import numpy as np
 
-from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.evaluation.accuracies import (
     interval,
     mean_and_std,
@@ -14,64 +12,36 @@ from rnnmnist.evaluation.accuracies import (
     t_interval,
     wilson_interval,
 )
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.results import Scores
 
 
-class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The predictions of a network for every example of a split, counted.
+def score_logits(logits: np.ndarray, labels: np.ndarray, first_seed: int = 0) -> Scores:
+    """Scores logits [ensemble, examples, classes] of a whole split.
 
-    Of an ensemble, counts are sums, and accuracies and losses are means.
+    The seeds of the members follow one another.
     """
+    _, examples, classes = logits.shape
+    logits = logits.astype(np.float64)
+    top = logits.max(axis=-1)
+    with np.errstate(invalid="ignore"):  # logits of diverged networks
+        total = np.log(np.exp(logits - top[..., None]).sum(axis=-1)) + top
+        losses = total - logits[:, np.arange(examples), labels]
+    confusions = np.zeros((len(logits), classes, classes), int)
+    for confusion, predicted in zip(confusions, logits.argmax(-1), strict=True):
+        np.add.at(confusion, (labels, predicted), 1)
+    return score_confusions(confusions, losses.mean(axis=1), first_seed)
 
-    examples: int  # for each network
-    correct: int
-    accuracy: float
-    accuracy_interval: tuple[float, float]  # 95 % Wilson interval over examples
-    balanced_accuracy: float  # mean over classes
-    loss: float  # mean cross-entropy in nats
-    confusion: tuple[tuple[int, ...], ...]  # [true class][predicted class]
-    seed: int | None = None
-    # Of an ensemble only.
-    accuracy_mean: float | None = None
-    accuracy_std: float | None = None  # with `ddof=1`
-    accuracy_mean_interval: tuple[float, float] | None = None  # 95 % t interval
-    members: tuple["Scores", ...] = ()
 
-    @classmethod
-    def from_logits(
-        cls, logits: np.ndarray, labels: np.ndarray, first_seed: int = 0
-    ) -> "Scores":
-        """Scores logits [ensemble, examples, classes] of a whole split.
-
-        The seeds of the members follow one another.
-        """
-        _, examples, classes = logits.shape
-        logits = logits.astype(np.float64)
-        top = logits.max(axis=-1)
-        with np.errstate(invalid="ignore"):  # logits of diverged networks
-            total = np.log(np.exp(logits - top[..., None]).sum(axis=-1)) + top
-            losses = total - logits[:, np.arange(examples), labels]
-        confusions = np.zeros((len(logits), classes, classes), int)
-        for confusion, predicted in zip(confusions, logits.argmax(-1), strict=True):
-            np.add.at(confusion, (labels, predicted), 1)
-        return cls.from_confusions(confusions, losses.mean(axis=1), first_seed)
-
-    @classmethod
-    def from_confusions(
-        cls, confusions: np.ndarray, losses: np.ndarray, first_seed: int = 0
-    ) -> "Scores":
-        """Returns scores from confusion matrices and losses, one for each network."""
-        members = [
-            _count(confusion, float(loss), first_seed + index)
-            for index, (confusion, loss) in enumerate(
-                zip(confusions, losses, strict=True)
-            )
-        ]
-        return members[0] if len(members) == 1 else _merge(members)
-
-    @property
-    def networks(self) -> "tuple[Scores, ...]":
-        """The scores of each network."""
-        return self.members or (self,)
+def score_confusions(
+    confusions: np.ndarray, losses: np.ndarray, first_seed: int = 0
+) -> Scores:
+    """Returns scores from confusion matrices and losses, one for each network."""
+    members = [
+        _count(confusion, float(loss), first_seed + index)
+        for index, (confusion, loss) in enumerate(zip(confusions, losses, strict=True))
+    ]
+    return members[0] if len(members) == 1 else _merge(members)
 
 
 def _count(confusion: np.ndarray, loss: float, seed: int) -> Scores:

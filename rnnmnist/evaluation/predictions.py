@@ -18,8 +18,9 @@ from jax.sharding import PartitionSpec as P
 from rnnmnist.config.platforms import Execution
 from rnnmnist.data.examples import Examples, padding
 from rnnmnist.data.views import View
-from rnnmnist.evaluation.metrics import Scores
+from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.runs.results import Scores
 from rnnmnist.runtime.ensemble import map_ensemble
 from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, replicated
 
@@ -134,7 +135,7 @@ def evaluate(
 ) -> Scores:
     """Evaluates each network, of seeds that follow one another, on a whole split."""
     logits = predict_logits(model, params, split)
-    return Scores.from_logits(logits, split.examples.labels, first_seed)
+    return score_logits(logits, split.examples.labels, first_seed)
 
 
 @functools.partial(

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from rnnmnist.checkpoints.store import read_header, read_params
 from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
@@ -18,6 +17,7 @@ from rnnmnist.models.classifier import (
     abstract_params,
     make_model,
 )
+from rnnmnist.runs.checkpoints import read_header, read_params
 from rnnmnist.runtime.ensemble import abstract_ensemble, put_ensemble
 from rnnmnist.runtime.mesh import platform_of, replicated
 

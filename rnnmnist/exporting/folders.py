@@ -17,13 +17,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from rnnmnist.checkpoints.checksums import array_checksums, json_checksum
 from rnnmnist.config.schema import DATA_PATHS
-from rnnmnist.errors import RunError, UserError, names_path
+from rnnmnist.errors import RunError, UserError
 from rnnmnist.exporting import runner
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.exporting.source import Source
-from rnnmnist.runtime.files import write_json
+from rnnmnist.runs.checksums import array_checksums, json_checksum
+from rnnmnist.runs.files import write_folder, write_json
 
 CERTIFICATE = "certificate.json"
 # Of logits, relative to the largest one; sums of float32 in another order differ less.
@@ -204,21 +204,11 @@ def write(source: Source, format_name: str, folder: Path) -> Certificate:
 
     An existing one is replaced.
     """
-    final = folder / format_name
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        names_path(final),
-        tempfile.TemporaryDirectory(dir=folder, prefix=f".{format_name}-") as name,
-    ):
-        new = Path(name, format_name)
-        new.mkdir()
+    with write_folder(folder / format_name) as new:
         FORMATS[format_name].write(source, new)
         shutil.copyfile(script(format_name), new / "predict.py")
         certificate = certify(source, new)
         write_json(new / CERTIFICATE, certificate)
-        if final.exists():
-            final.rename(Path(name, "old"))
-        new.rename(final)
     return certificate
 
 

@@ -33,8 +33,8 @@ def write_safetensors(source: Source, folder: Path) -> None:
     """Writes the parameters, `config.json` for `predict.py`, and a model card."""
     from safetensors.numpy import save
 
-    from rnnmnist.checkpoints.checksums import named_leaves
     from rnnmnist.exporting.model_card import model_card
+    from rnnmnist.runs.checksums import named_leaves
 
     leaves = named_leaves(source.params)
     arrays = {name.replace("/", "."): array for name, array in leaves}

@@ -8,17 +8,18 @@ import jax
 import msgspec
 import numpy as np
 
-from rnnmnist.checkpoints.checksums import params_sha256
-from rnnmnist.checkpoints.selection import with_step
-from rnnmnist.checkpoints.store import read_header
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, Normalization
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.restore import RestoredModel, restore_model
-from rnnmnist.evaluation.results import load_split, log_test_reading
+from rnnmnist.evaluation.scoring import load_split
 from rnnmnist.models.classifier import Params
+from rnnmnist.runs.checkpoints import read_header
+from rnnmnist.runs.checksums import params_sha256
+from rnnmnist.runs.results import log_test_reading
+from rnnmnist.runs.selection import with_step
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.mesh import make_mesh
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnmnist.checkpoints.selection import with_step
 from rnnmnist.config.paths import REFERENCES, resolve_workdir
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, find_invalid, padding
@@ -22,6 +21,7 @@ from rnnmnist.evaluation.traces import Trace, trace
 from rnnmnist.inference import image_io, out_of_distribution, streaming
 from rnnmnist.inference.preprocessing import Stages, preprocess
 from rnnmnist.inference.streaming import StreamState
+from rnnmnist.runs.selection import with_step
 from rnnmnist.runtime.mesh import make_mesh
 
 CHECKED_AT_A_TIME = 1024  # sequences, so that a mapped file is not copied whole

@@ -17,11 +17,11 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm  # noqa: TID251
 from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
-from rnnmnist.checkpoints.header import Metrics, best_step
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.evaluation.accuracies import percent, percentage_points
 from rnnmnist.inference.preprocessing import Stages
 from rnnmnist.reporting.html import LIGHT
+from rnnmnist.runs.logs import Metrics, best_step
 
 WIDTH = 4.8  # inches
 DPI = 200  # dots per inch

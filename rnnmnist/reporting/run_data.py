@@ -5,20 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rnnmnist.checkpoints.checksums import params_sha256
-from rnnmnist.checkpoints.header import Metrics
-from rnnmnist.checkpoints.selection import with_step
-from rnnmnist.checkpoints.store import read_header
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
-from rnnmnist.evaluation import results
+from rnnmnist.evaluation import scoring
 from rnnmnist.evaluation.predictions import Predictions, predict
 from rnnmnist.evaluation.restore import restore_model
-from rnnmnist.evaluation.results import Result
-from rnnmnist.runtime.files import read_records
+from rnnmnist.runs import logs, results
+from rnnmnist.runs.checkpoints import read_header
+from rnnmnist.runs.checksums import params_sha256
+from rnnmnist.runs.logs import Metrics, Session
+from rnnmnist.runs.results import Result
+from rnnmnist.runs.selection import with_step
 from rnnmnist.runtime.mesh import make_mesh
-from rnnmnist.runtime.workdir import Session
 
 JsonObject = dict[str, Any]
 
@@ -83,22 +82,22 @@ def load_run_data(
 
     def load_step(step: int) -> RunData:
         restored = restore_model(workdir, step, make_mesh(1, 1, 1))
-        task, split, examples = results.load_split(restored, None, data_paths)
+        task, split, examples = scoring.load_split(restored, None, data_paths)
         sha256 = params_sha256(restored.params)
         if split == "test":
             results.log_test_reading(workdir, step, sha256, "report")
         path = results.result_path(workdir, split, step)
         result = results.read_result(path, sha256)
         if result is None or result.task.sha256 != task.sha256:
-            result = results.score(restored, step, task, split, examples)
+            result = scoring.score(restored, step, task, split, examples)
         return RunData(
             workdir=workdir,
             step=step,
             selector=selector,
             config=restored.config.replace(data_paths),
             trained=restored.task,
-            metrics=read_records(workdir / "metrics.jsonl", Metrics),
-            sessions=read_records(workdir / "sessions.jsonl", Session),
+            metrics=logs.read(workdir, Metrics),
+            sessions=logs.read(workdir, Session),
             validation=read_header(workdir, step).metrics,
             result=result,
             networks=predict(restored.model, restored.params, restored.put(examples)),

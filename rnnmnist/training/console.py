@@ -10,15 +10,15 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from rnnmnist.checkpoints import store
-from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import RunError
-from rnnmnist.evaluation import results
 from rnnmnist.evaluation.accuracies import percent
 from rnnmnist.evaluation.metrics import format_accuracy
-from rnnmnist.evaluation.results import Result
+from rnnmnist.evaluation.scoring import format_result
+from rnnmnist.runs import checkpoints
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.results import Result
 from rnnmnist.runtime.distributed import process_count
 from rnnmnist.runtime.mesh import platform_of
 from rnnmnist.training.step import UpdateSums
@@ -127,7 +127,7 @@ def describe_rejection(config: Config, sums: UpdateSums) -> str:
 
 def describe_last_checkpoint(workdir: Path) -> str:
     """Describes the newest checkpoint of a workdir, for error messages."""
-    steps = store.list_steps(workdir)
+    steps = checkpoints.list_steps(workdir)
     return f"the last checkpoint is step {steps[-1]}" if steps else "no checkpoint yet"
 
 
@@ -136,7 +136,7 @@ def print_summary(
 ) -> None:
     """Prints the results of a complete run and the commands that read them."""
     best = result.step
-    validation = store.read_header(workdir, best).metrics
+    validation = checkpoints.read_header(workdir, best).metrics
     if validation is None:
         raise RunError(f"step {best} in {workdir} was not validated")
     examples = config.train.num_steps * config.train.batch_size
@@ -151,7 +151,7 @@ def print_summary(
     interpreter = Path(sys.executable)
     if interpreter.is_relative_to(Path.cwd()):  # need not be activated
         python = interpreter.relative_to(Path.cwd())
-    test = results.format_result(result)
+    test = format_result(result)
     evaluate = f"{python} -m rnnmnist.evaluate {flag}"
     if result.split != "test":
         test = f"none: {result.task.name} has no test split"

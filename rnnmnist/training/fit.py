@@ -2,8 +2,6 @@
 
 import contextlib
 import logging
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import numpy as np
 from jax._src import xla_bridge  # jax does not export whether it has its devices
 from numpy.typing import ArrayLike
 
-from rnnmnist.checkpoints.store import list_steps, read_header
 from rnnmnist.config.paths import parse_folder
 from rnnmnist.config.python_files import find_config, load_config
 from rnnmnist.config.schema import SETTINGS, Config
@@ -21,12 +18,14 @@ from rnnmnist.config.tasks import Task, fit_to_task
 from rnnmnist.data.sequences.reading import to_dataset
 from rnnmnist.data.sequences.validation import Sequences, validate
 from rnnmnist.errors import StoppedError, UserError, names_path
+from rnnmnist.runs.checkpoints import list_steps, read_header
+from rnnmnist.runs.files import write_folder
+from rnnmnist.runs.sessions import PhaseTimer
+from rnnmnist.runs.workdir import check_free
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.mesh import set_cpu_devices
 from rnnmnist.runtime.signals import stop_on_interrupt
-from rnnmnist.runtime.workdir import check_free
 from rnnmnist.training.loop import train
-from rnnmnist.training.sessions import PhaseTimer
 
 
 def fit(
@@ -170,14 +169,8 @@ def _save(path: Path, sequences: Sequences, task: Task) -> None:
         "split": sequences.split,
         "feature_names": np.array(sequences.feature_names),
     }
-    workdir.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=workdir))
-    try:
+    with write_folder(path) as folder:
         for name, array in arrays.items():
             if array is not None:
                 with names_path(path):
-                    np.save(unfinished / f"{name}.npy", array, allow_pickle=False)
-        shutil.rmtree(path, ignore_errors=True)
-        unfinished.rename(path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+                    np.save(folder / f"{name}.npy", array, allow_pickle=False)

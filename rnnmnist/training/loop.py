@@ -9,10 +9,6 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from rnnmnist.checkpoints.checksums import params_sha256
-from rnnmnist.checkpoints.header import Metrics
-from rnnmnist.checkpoints.selection import find_step
-from rnnmnist.checkpoints.store import Checkpoints
 from rnnmnist.config.schema import DATA_PATHS, Config, TrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import TrainingSplit
@@ -20,13 +16,21 @@ from rnnmnist.data.examples import Dataset
 from rnnmnist.data.host import Chunk, HostSplit, open_training_split
 from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, StoppedError, UserError, as_run_error
-from rnnmnist.evaluation import results
 from rnnmnist.evaluation.accuracies import percent
 from rnnmnist.evaluation.metrics import format_counts
 from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
 from rnnmnist.evaluation.restore import restore_model
+from rnnmnist.evaluation.scoring import score
 from rnnmnist.models.cells import check_user_cell
 from rnnmnist.models.classifier import count_params
+from rnnmnist.runs import logs, results
+from rnnmnist.runs.checkpoints import Checkpoints
+from rnnmnist.runs.checksums import params_sha256
+from rnnmnist.runs.files import write_json
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.selection import find_step
+from rnnmnist.runs.sessions import PhaseTimer, session
+from rnnmnist.runs.workdir import lock
 from rnnmnist.runtime.compilation import Stopwatch
 from rnnmnist.runtime.distributed import (
     all_gather,
@@ -35,10 +39,8 @@ from rnnmnist.runtime.distributed import (
     is_process_0,
     process_count,
 )
-from rnnmnist.runtime.files import append_line, remove_lines_after, write_json
 from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.signals import StopFlag
-from rnnmnist.runtime.workdir import lock, read_owner
 from rnnmnist.training import console
 from rnnmnist.training.optimizer import make_schedule
 from rnnmnist.training.resume import (
@@ -47,7 +49,6 @@ from rnnmnist.training.resume import (
     step_to_resume,
     warn_of_changes,
 )
-from rnnmnist.training.sessions import PhaseTimer, session
 from rnnmnist.training.state import (
     TrainState,
     create_state,
@@ -73,7 +74,7 @@ class RunContext:
     def record(self, metrics: Metrics) -> None:
         """Appends a line to `metrics.jsonl`, once for all processes."""
         if is_process_0():
-            append_line(self.workdir / "metrics.jsonl", metrics)
+            logs.append(self.workdir, metrics)
 
 
 def train(
@@ -102,7 +103,7 @@ def train(
     mesh = make_mesh(
         config.train.batch_size, config.execution.num_devices, config.num_seeds
     )
-    with lock_workdir(workdir), report_file_errors(workdir):
+    with lock(workdir), report_file_errors(workdir):
         broadcast(lambda: quarantine_damaged(workdir))
         step = broadcast(lambda: step_to_resume(config, workdir))
         if step:
@@ -138,19 +139,6 @@ def check_same_run(config: Config, task: Task) -> None:
 
 
 @contextlib.contextmanager
-def lock_workdir(workdir: Path) -> Iterator[None]:
-    """Locks a workdir on process 0, on behalf of all processes."""
-    with contextlib.ExitStack() as stack:
-        owner = broadcast(lambda: stack.enter_context(lock(workdir)))
-        if all_max(read_owner(workdir) != owner):
-            raise UserError(
-                f"workdir: {workdir} is not one folder for all processes; name one "
-                "on a file system that they share"
-            )
-        yield
-
-
-@contextlib.contextmanager
 def report_file_errors(workdir: Path) -> Iterator[None]:
     """Names the last checkpoint where a read or write fails, as on a full disk."""
     try:
@@ -182,7 +170,7 @@ def train_to_end(
         state = create_state(config, program.model, mesh)
     if is_process_0():
         write_json(workdir / "config.json", config)
-        remove_lines_after(workdir / "metrics.jsonl", step)
+        logs.remove_metrics_after(workdir, step)
     with (
         stop as flag,
         Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints,
@@ -336,6 +324,6 @@ def evaluate_best_checkpoint(
         return existing
     if split == "test":
         results.log_test_reading(workdir, best, sha256, "main")
-    result = results.score(restored, best, task, split, dataset.splits[split])
+    result = score(restored, best, task, split, dataset.splits[split])
     results.write_result(workdir, result)
     return result

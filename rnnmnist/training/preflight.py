@@ -4,11 +4,11 @@ Each function returns a description, and raises the error that a run would raise
 """
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from rnnmnist.checkpoints.store import find_fault, list_steps
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
@@ -17,7 +17,8 @@ from rnnmnist.data.host import open_training_split
 from rnnmnist.data.images.preparation import host_of, make_builder, missing_urls
 from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, first_line
-from rnnmnist.runtime import workdir
+from rnnmnist.runs.checkpoints import find_fault, list_steps
+from rnnmnist.runs.workdir import check_free
 from rnnmnist.runtime.compilation import Stopwatch, compile_seconds
 from rnnmnist.runtime.hardware import GIB
 from rnnmnist.runtime.mesh import devices, make_mesh
@@ -43,7 +44,7 @@ def describe_data(config: DataConfig, sequences: Dataset | None) -> str:
         task = datasets.load(config).task
         return f"{config.name}: prepared in {folder}, {task.sizes} {task.noun}"
     missing = missing_urls(builder, config.manual_dir)
-    workdir.check_writable(Path(folder))
+    check_writable(Path(folder))
     source = "local files"
     if missing:
         source = f"{host_of(missing[0])} (reachable)"
@@ -57,8 +58,8 @@ def describe_data(config: DataConfig, sequences: Dataset | None) -> str:
 
 def describe_workdir(config: Config, folder: Path, task: Task) -> str:
     """Describes a workdir and the step from which a run would start."""
-    workdir.check_free(folder)
-    existing = workdir.check_writable(folder)
+    check_free(folder)
+    existing = check_writable(folder)
     free = shutil.disk_usage(existing).free / GIB
     text = f"{folder}, writable, {free:,.1f} GiB free, "
     if not step_to_resume(config, folder):
@@ -75,6 +76,21 @@ def describe_workdir(config: Config, folder: Path, task: Task) -> str:
             return f"{text}a run resumes from step {step}{damaged}"
         damaged += f"; step {step} is damaged and would be quarantined ({fault})"
     return f"{text}a run starts again from step 0{damaged}"
+
+
+def check_writable(folder: Path) -> Path:
+    """Checks that files can be created in a folder, or in its nearest parent.
+
+    Returns:
+        The one of them that exists. No file remains in it.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return existing
+    except OSError as error:
+        error.filename = str(folder)
+        raise
 
 
 def describe_step(config: Config, task: Task, sequences: Dataset | None) -> str:

@@ -4,17 +4,17 @@ import contextlib
 import logging
 from pathlib import Path
 
-from rnnmnist.checkpoints.store import (
+from rnnmnist.config.schema import SETTINGS, Config
+from rnnmnist.config.tasks import Task
+from rnnmnist.errors import UserError
+from rnnmnist.runs.checkpoints import (
     DamagedError,
     find_fault,
     list_steps,
     quarantine,
     read_header,
 )
-from rnnmnist.config.schema import SETTINGS, Config
-from rnnmnist.config.tasks import Task
-from rnnmnist.errors import UserError
-from rnnmnist.runtime.workdir import check_free
+from rnnmnist.runs.workdir import check_free
 
 _logger = logging.getLogger(__name__)
 

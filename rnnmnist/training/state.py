@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rnnmnist.checkpoints import store
 from rnnmnist.config.schema import Config, ModelConfig, TrainConfig
 from rnnmnist.models.classifier import Params, SequenceClassifier, init_params
+from rnnmnist.runs import checkpoints
 from rnnmnist.runtime.ensemble import Stream, put_ensemble, squeeze, stream_key
 from rnnmnist.runtime.mesh import SEEDS, device_put, over_seeds, replicated
 from rnnmnist.training.optimizer import make_optimizer
@@ -83,8 +83,8 @@ def restore_state(
     """
     like = abstract_state(config, model)
     expected = jax.eval_shape(functools.partial(saved_arrays, mesh=mesh), like)
-    params = store.read_params(workdir, step, expected["params"])
-    rest = store.read_state(workdir, step, expected["state"])
+    params = checkpoints.read_params(workdir, step, expected["params"])
+    rest = checkpoints.read_state(workdir, step, expected["state"])
     trained = rest.get("trained_params")
     put = functools.partial(
         put_ensemble, num_seeds=config.num_seeds, sharding=over_seeds(mesh)

@@ -25,7 +25,7 @@ from typing import Any
 
 import jax
 import pytest
-import runs
+import trainer
 from support import REPOSITORY, Command, Once, one_line_error, refused
 
 import rnnmnist
@@ -86,8 +86,8 @@ def resumed(
     """
 
     def resume(folder: Path) -> None:
-        workdir = runs.copy_of(trained, folder / "run")
-        runs.cut_back(workdir, 20)
+        workdir = trainer.copy_of(trained, folder / "run")
+        trainer.cut_back(workdir, 20)
         text = (workdir / "metrics.jsonl").read_text()
         kept = [x for x in text.splitlines(True) if json.loads(x)["step"] <= 27]
         (workdir / "metrics.jsonl").write_text("".join(kept) + '{"step": 36, "spl')
@@ -101,7 +101,7 @@ def resumed(
 @pytest.fixture
 def copied(trained: Path, tmp_path: Path) -> Path:
     """A copy of the complete run's workdir that a test may change."""
-    return runs.copy_of(trained, tmp_path / "run")
+    return trainer.copy_of(trained, tmp_path / "run")
 
 
 def settings(data_dir: Path) -> tuple[str, ...]:
@@ -215,7 +215,7 @@ def test_evaluate_reproduces_the_result_of_the_trainer(
 def test_a_resumed_run_ends_with_the_same_bits(trained: Path, resumed: Path) -> None:
     shown = (resumed.parent / "shown.txt").read_text()
     assert "resuming from step 20\n" in shown
-    assert runs.metrics(resumed) == runs.metrics(trained)
+    assert trainer.metrics(resumed) == trainer.metrics(trained)
     first, second = (
         json.loads(next((folder / "evaluation").iterdir()).read_text())
         for folder in (trained, resumed)
@@ -555,7 +555,7 @@ def test_a_shipped_model_cannot_be_resumed(
     data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shipped = REPOSITORY / "checkpoints" / "reference"
-    workdir = runs.copy_of(shipped, tmp_path / "reference")
+    workdir = trainer.copy_of(shipped, tmp_path / "reference")
     before = snapshot(workdir)
     args = ("--config=default", f"--config.data.data_dir={data_dir}", *HERE)
     error = refused("main", f"--workdir={workdir}", *args)

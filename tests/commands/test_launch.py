@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import runs
+import trainer
 import yaml
 from support import REPOSITORY
 
@@ -38,19 +38,19 @@ def test_slurm_trains_in_all_tasks(
     environment: dict[str, str], data_dir: Path, pair: Path, tmp_path: Path
 ) -> None:
     """jax detects the tasks, which resume and end a run of two processes with flags."""
-    workdir = runs.copy_of(pair, tmp_path / "checkpoints" / "rnnmnist")
-    runs.cut_back(workdir, 100)
+    workdir = trainer.copy_of(pair, tmp_path / "checkpoints" / "rnnmnist")
+    trainer.cut_back(workdir, 100)
     stand_in(tmp_path / "bin", "srun", SRUN)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
     clean = {key: text for key, text in environment.items() if "proxy" not in key}
     variables = {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join([runs.TOGETHER, *filter(None, sys.path)]),
-        "SLURM_JOB_ID": str(runs.free_port()),
+        "PYTHONPATH": os.pathsep.join([trainer.TOGETHER, *filter(None, sys.path)]),
+        "SLURM_JOB_ID": str(trainer.free_port()),
         "SLURM_JOB_NAME": "rnnmnist",
     }
-    args = runs.arguments(tmp_path, data_dir)[1:]
+    args = trainer.arguments(tmp_path, data_dir)[1:]
     finished = subprocess.run(
         ["bash", LAUNCH / "slurm.sh", *args],
         cwd=tmp_path,
@@ -62,7 +62,7 @@ def test_slurm_trains_in_all_tasks(
     assert finished.returncode == 0, finished.stderr
     assert "2 cpu devices of 2 processes" in finished.stdout
     assert "resuming from step 100\n" in finished.stdout
-    runs.assert_same_end(workdir, pair)
+    trainer.assert_same_end(workdir, pair)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +128,10 @@ def test_the_command_of_the_jobset_trains(
         flag, _, value = arg.partition("=")
         if flag not in coordinates:  # `start_together` adds them
             kept.append(f"{flag}={replaced.get(flag, value)}")
-    kept += runs.SETTINGS
-    ended = runs.outcomes(runs.start_together(environment, [kept] * 2))
+    kept += trainer.SETTINGS
+    ended = trainer.outcomes(trainer.start_together(environment, [kept] * 2))
     assert [code for code, _, _ in ended] == [0, 0], ended
-    runs.assert_same_end(workdir, pair)
+    trainer.assert_same_end(workdir, pair)
 
 
 def test_cloud_tpu_runs_one_command_on_all_hosts(tmp_path: Path) -> None:

@@ -16,19 +16,19 @@ from typing import Any
 import msgspec
 import nbformat
 import pytest
-import runs
+import trainer
 from accelerators import is_colab
 from colab_notebook import NOTEBOOK, cells, settings
 from support import REPOSITORY
 
 from rnnmnist import notebook
-from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.config.python_files import find_config, load_config
 from rnnmnist.data import embedded
 from rnnmnist.data.images.builder import FILES, VALIDATION_EXAMPLES, read_idx
 from rnnmnist.errors import UserError
 from rnnmnist.reporting import plots
-from rnnmnist.runtime.workdir import lock
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.workdir import lock
 
 SHORT = {"step": 1, "split": "train", "loss": 2.3, "accuracy": 0.1}
 SHORT |= {"correct": 5, "examples": 50}
@@ -258,7 +258,7 @@ def test_any_metrics_can_be_plotted(
 ) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in metrics))
-    image = notebook.plot_curves(path)
+    image = notebook.plot_curves(tmp_path)
     assert image is not None
     assert image.startswith(b"\x89PNG")
     width, height = (int.from_bytes(image[k : k + 4], "big") for k in (16, 20))
@@ -276,7 +276,7 @@ def test_an_incomplete_line_of_metrics_is_ignored(
 
     monkeypatch.setattr(plots, "learning_curves", draw)
     path = tmp_path / "metrics.jsonl"
-    curves = notebook.Curves(path)
+    curves = notebook.Curves(tmp_path)
     curves.draw()
     path.write_text('{"step": 1}\n')
     curves.draw()
@@ -298,7 +298,7 @@ def test_a_failed_plot_is_one_line(
     monkeypatch.setattr(plots, "learning_curves", fail)
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps(SHORT) + "\n")
-    notebook.Curves(path).draw()
+    notebook.Curves(tmp_path).draw()
     line = "the curves cannot be drawn: ValueError: no font\n"
     assert capsys.readouterr().out == line
 
@@ -314,9 +314,14 @@ def start(
         "    print(error, flush=True)\n"
         "    sys.exit(error.exit_code)"
     )
-    endless = (*runs.ENDLESS, f"--config.train.log_every_steps={every}")
+    endless = (*trainer.ENDLESS, f"--config.train.log_every_steps={every}")
     process = subprocess.Popen(
-        [sys.executable, "-c", program, *runs.arguments(workdir, data_dir, *endless)],
+        [
+            sys.executable,
+            "-c",
+            program,
+            *trainer.arguments(workdir, data_dir, *endless),
+        ],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,

@@ -16,12 +16,12 @@ from typing import Any
 
 import nbformat
 import pytest
-import runs
+import trainer
 from colab_notebook import NOTEBOOK, cells, read, settings
 from support import ORIGINALS, REPOSITORY
 
 from rnnmnist import notebook
-from rnnmnist.runtime.files import read_lines
+from rnnmnist.runs import logs
 
 LAST = 40  # steps
 OVERRIDES = (
@@ -201,7 +201,7 @@ def test_the_notebook_can_be_executed(executed: tuple[Path, dict[str, Any]]) -> 
     assert "rnnmnist.evaluate --workdir=" in trained  # the summary's last line
     assert len(images_of(cells["train"])) == 1
     workdir = folder / "runs" / "colab"
-    assert [line["step"] for line in read_lines(workdir / "metrics.jsonl")]
+    assert logs.read(workdir, logs.Metrics)
     (result,) = (workdir / "evaluation").glob("test-*.json")
     assert str(result) in printed(cells["evaluate"])
     correct = json.loads(result.read_text())["correct"]
@@ -236,12 +236,12 @@ def test_the_notebook_resumes_a_run(
     folder, _ = executed
     workdir = tmp_path / "runs" / "colab"
     shutil.copytree(folder / "runs", tmp_path / "runs")
-    unbroken = runs.metrics(workdir)
-    runs.cut_back(workdir, LAST // 2)
+    unbroken = trainer.metrics(workdir)
+    trainer.cut_back(workdir, LAST // 2)
     finished, cells = execute(tmp_path, last="train")
     assert finished.returncode == 0, finished.stderr
     assert f"resuming from step {LAST // 2}\n" in printed(cells["train"])
-    assert runs.metrics(workdir) == unbroken
+    assert trainer.metrics(workdir) == unbroken
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from rnnmnist import evaluate, main, predict, report
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import datasets
 from rnnmnist.errors import UserError
-from rnnmnist.runtime.workdir import lock
+from rnnmnist.runs.workdir import lock
 
 CLASSES = np.array(["low", "middle", "high"])
 TINY = (

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import runs
+import trainer
 from support import REPOSITORY
 
 from rnnmnist.exporting import predict_safetensors
@@ -29,7 +29,7 @@ def test_the_page_shows_the_numpy_reader() -> None:
 def test_the_page_runs(
     tmp_path: Path, environment: dict[str, str], reference_run: Path
 ) -> None:
-    runs.copy_of(reference_run, tmp_path / "checkpoints/embedded")
+    trainer.copy_of(reference_run, tmp_path / "checkpoints/embedded")
 
     def run(*arguments: str) -> str:
         finished = subprocess.run(

@@ -17,10 +17,10 @@ from support import REPOSITORY
 
 import results
 from rnnmnist import Predictor
-from rnnmnist.checkpoints.checksums import params_sha256
 from rnnmnist.config.python_files import load_config
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.reporting import markdown
+from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runtime.ensemble import split_ensemble
 
 FILES = sorted(

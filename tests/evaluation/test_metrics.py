@@ -8,10 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.evaluation.accuracies import wilson_interval
-from rnnmnist.evaluation.metrics import Scores
-from rnnmnist.runtime.files import read_records
+from rnnmnist.evaluation.metrics import score_confusions, score_logits
+from rnnmnist.runs import logs
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.results import Scores
 
 # Two networks and six examples of three classes, none of which is of class 2.
 LABELS = np.array([0, 0, 0, 0, 1, 1], np.uint8)
@@ -22,7 +23,7 @@ CONFUSIONS = (((3, 1, 0), (0, 2, 0), (0, 0, 0)), ((1, 0, 3), (1, 1, 0), (0, 0, 0
 def make_scores() -> Scores:
     """Of logits that give the predicted class a probability of a half."""
     logits = np.log(2) * np.eye(3, dtype=np.float32)[PREDICTED]
-    return Scores.from_logits(logits, LABELS, first_seed=3)
+    return score_logits(logits, LABELS, first_seed=3)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_the_variation_over_networks_by_hand() -> None:
     assert scores.accuracy_std == pytest.approx(1 / 2 / math.sqrt(2))
     assert scores.accuracy_mean_interval == (0.0, 1.0)
     tables = [[[count, 100 - count], [0, 0]] for count in (90, 91, 92, 91)]
-    four = Scores.from_confusions(np.array(tables), np.full(4, 0.5))
+    four = score_confusions(np.array(tables), np.full(4, 0.5))
     assert four.accuracy_mean_interval is not None
     low, high = four.accuracy_mean_interval
     half = 3.182 * math.sqrt(2 / 3) / 100 / 2
@@ -87,13 +88,13 @@ def test_one_network_has_no_members() -> None:
     one = make_scores().members[1]
     assert one.networks == (one,)
     assert not {"members", "accuracy_std"} & msgspec.to_builtins(one).keys()
-    equal = Scores.from_confusions(np.array(CONFUSIONS[:1] * 2), np.ones(2))
+    equal = score_confusions(np.array(CONFUSIONS[:1] * 2), np.ones(2))
     assert msgspec.to_builtins(equal)["accuracy_std"] == 0.0
 
 
 def test_a_diverged_network_is_scored_without_warnings() -> None:
     logits = np.full((1, 6, 3), np.nan, np.float32)
-    scores = Scores.from_logits(logits, LABELS)
+    scores = score_logits(logits, LABELS)
     assert scores.examples == 6
     assert math.isnan(scores.loss)
 
@@ -119,7 +120,7 @@ def test_the_fields_of_metrics() -> None:
 
 def test_other_lines_of_a_metrics_file_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    assert read_records(path, Metrics) == []
+    assert logs.read(tmp_path, Metrics) == []
     one, several = (json.dumps(msgspec.to_builtins(m)) for m in (ONE, SEVERAL))
     lines = [
         one,
@@ -132,4 +133,4 @@ def test_other_lines_of_a_metrics_file_are_left_out(tmp_path: Path) -> None:
         one[:-9],  # incomplete
     ]
     path.write_text("\n".join(lines))
-    assert read_records(path, Metrics) == [ONE, SEVERAL]
+    assert logs.read(tmp_path, Metrics) == [ONE, SEVERAL]

@@ -17,8 +17,6 @@ import pytest
 from support import model_of, random_params, refused
 
 from rnnmnist import export
-from rnnmnist.checkpoints.header import Metrics
-from rnnmnist.checkpoints.store import Checkpoints
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data import datasets
 from rnnmnist.errors import RunError
@@ -26,6 +24,8 @@ from rnnmnist.exporting import folders
 from rnnmnist.exporting import source as source_module
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.exporting.source import Source
+from rnnmnist.runs.checkpoints import Checkpoints
+from rnnmnist.runs.logs import Metrics
 
 NETWORKS: dict[str, tuple[DataConfig, ModelConfig]] = {
     "lstm": (DataConfig(), ModelConfig()),

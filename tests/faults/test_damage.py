@@ -10,19 +10,17 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
-import runs
+import trainer
 from support import Command, called
 
-from rnnmnist.checkpoints import store
-from rnnmnist.checkpoints.checksums import array_checksums
-from rnnmnist.checkpoints.selection import find_step
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.evaluation import results
-from rnnmnist.runtime.files import remove_lines_after
+from rnnmnist.runs import checkpoints, logs, results
+from rnnmnist.runs.checksums import array_checksums
+from rnnmnist.runs.selection import find_step
 from rnnmnist.training.resume import check_same_data, step_to_resume, warn_of_changes
 
-NEWEST = runs.STEPS
+NEWEST = trainer.STEPS
 Damage = Callable[[Path], object]
 
 
@@ -63,11 +61,11 @@ DAMAGES: dict[str, Damage] = {
 
 
 def test_every_kind_of_damage_is_found(reference_run: Path, tmp_path: Path) -> None:
-    assert store.find_fault(reference_run, NEWEST) is None
+    assert checkpoints.find_fault(reference_run, NEWEST) is None
     for name, damage in DAMAGES.items():
-        workdir = runs.copy_of(reference_run, tmp_path / name)
+        workdir = trainer.copy_of(reference_run, tmp_path / name)
         damage(workdir / str(NEWEST))
-        assert store.find_fault(workdir, NEWEST) is not None
+        assert checkpoints.find_fault(workdir, NEWEST) is not None
 
 
 @pytest.mark.slow
@@ -86,7 +84,7 @@ def test_training_resumes_before_a_damaged_newest_step(
 ) -> None:
     """One kind of damage as processes see it; the others in this process."""
     run = command if name == "truncated file" else called
-    workdir = runs.copy_of(reference_run, tmp_path / "run")
+    workdir = trainer.copy_of(reference_run, tmp_path / "run")
     shutil.rmtree(workdir / "evaluation")
     DAMAGES[name](workdir / str(NEWEST))
 
@@ -102,19 +100,22 @@ def test_training_resumes_before_a_damaged_newest_step(
     assert evaluated.stdout == ""
     assert not (workdir / "evaluation").exists()
 
-    trained = run("main", *runs.arguments(workdir, data_dir))
+    trained = run("main", *trainer.arguments(workdir, data_dir))
     assert trained.returncode == 0, trained.stderr
     line = only_line(trained.stderr)
     assert line.startswith(f"warning: checkpoint {NEWEST} is damaged and not used")
     assert f"resuming from step {NEWEST - 20}\n" in trained.stdout
     assert (workdir / f"damaged-{NEWEST}").is_dir()
-    runs.assert_same_end(workdir, reference_run)
+    trainer.assert_same_end(workdir, reference_run)
 
 
 def contents(workdir: Path, step: int) -> dict[str, str]:
     """Checksums and JSON of everything restored from a step."""
-    header = store.read_header(workdir, step)
-    state, params = store.read_state(workdir, step), store.read_params(workdir, step)
+    header = checkpoints.read_header(workdir, step)
+    state, params = (
+        checkpoints.read_state(workdir, step),
+        checkpoints.read_params(workdir, step),
+    )
     found = array_checksums(state) | array_checksums(params)
     config = header.config.replace({"data.data_dir": None})
     return found | {"header": repr(msgspec.structs.replace(header, config=config))}
@@ -137,7 +138,7 @@ def test_a_flipped_bit_is_detected_or_has_no_effect(
         content = bytearray(saved)
         content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
         path.write_bytes(content)
-        faults.append(store.find_fault(tmp_path, NEWEST))
+        faults.append(checkpoints.find_fault(tmp_path, NEWEST))
         print(f"{path.relative_to(tmp_path)}: {faults[-1]}")  # shown on failure
         if faults[-1] is None:
             assert contents(tmp_path, NEWEST) == expected
@@ -152,7 +153,7 @@ def test_a_checkpoint_with_another_steps_name_is_damaged(
     reference_run: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(reference_run / str(NEWEST), tmp_path / "7000")
-    fault = store.find_fault(tmp_path, 7000)
+    fault = checkpoints.find_fault(tmp_path, 7000)
     assert fault == f"it holds step {NEWEST}"
 
 
@@ -212,7 +213,7 @@ def value_of(config: Config, name: str) -> object:
 def test_a_changed_setting_is_refused_warned_of_or_accepted(
     reference_run: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    same = store.read_header(reference_run, NEWEST).config
+    same = checkpoints.read_header(reference_run, NEWEST).config
     value = value_of(same, name)
     needed = {
         "data.permutation": {"data.view": "permuted"},
@@ -246,7 +247,7 @@ def test_a_changed_setting_is_refused_warned_of_or_accepted(
 
 
 def test_other_data_are_refused(reference_run: Path) -> None:
-    task = store.read_header(reference_run, NEWEST).task
+    task = checkpoints.read_header(reference_run, NEWEST).task
     check_same_data(task, reference_run, NEWEST)
     other = dataclasses.replace(task, name="mine", sha256="abc")
     message = r"trained on other data than mine \(SHA-256 None, not abc\)"
@@ -257,7 +258,7 @@ def test_other_data_are_refused(reference_run: Path) -> None:
 def test_how_programs_run_may_change_with_a_warning_if_it_affects_training(
     reference_run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    same = store.read_header(reference_run, NEWEST).config
+    same = checkpoints.read_header(reference_run, NEWEST).config
     names = [name for name in SETTINGS if name.startswith("execution.")]
     others = {name: other_value(name, value_of(same, name)) for name in names}
     changed = same.replace(others)
@@ -314,20 +315,20 @@ def files_of(workdir: Path) -> list[Path]:
 def test_random_edits_cause_errors_or_have_no_effect(
     reference_run: Path, tmp_path: Path, first: int
 ) -> None:
-    steps = store.list_steps(reference_run)
+    steps = checkpoints.list_steps(reference_run)
     expected = {step: contents(reference_run, step) for step in steps}
     (path,) = (reference_run / "evaluation").glob("*")
     params_sha256 = json.loads(path.read_text())["params_sha256"]
-    config = store.read_header(reference_run, NEWEST).config
+    config = checkpoints.read_header(reference_run, NEWEST).config
     outcomes = {"good": 0, "bad": 0}
     for number in range(first, first + 50):
         generator = random.Random(number)
-        workdir = runs.copy_of(reference_run, tmp_path / str(number))
+        workdir = trainer.copy_of(reference_run, tmp_path / str(number))
         edit = edit_randomly(generator, files_of(workdir))
-        for step in store.list_steps(workdir):
+        for step in checkpoints.list_steps(workdir):
             if workdir / str(step) not in edit.path.parents:
                 continue  # its files are those of the reference run
-            if store.find_fault(workdir, step) is None:
+            if checkpoints.find_fault(workdir, step) is None:
                 outcomes["good"] += 1
                 assert contents(workdir, step) == expected[step], edit
             else:
@@ -343,9 +344,9 @@ def test_random_edits_cause_errors_or_have_no_effect(
                 results.read_result(path, params_sha256)
         except RunError as error:
             assert "\n" not in str(error).strip(), edit
-        remove_lines_after(workdir / "metrics.jsonl", NEWEST)
+        logs.remove_metrics_after(workdir, NEWEST)
         if (workdir / "metrics.jsonl").exists():
-            runs.metrics(workdir)
+            trainer.metrics(workdir)
         shutil.rmtree(workdir)
     assert outcomes["bad"] > 10
 
@@ -361,17 +362,17 @@ def test_commands_survive_random_edits(
     data_dir: Path, reference_run: Path, tmp_path: Path, number: int
 ) -> None:
     """In this process, where an internal fault fails the test."""
-    workdir = runs.copy_of(reference_run, tmp_path / "run")
+    workdir = trainer.copy_of(reference_run, tmp_path / "run")
     if number % 2:
-        runs.cut_back(workdir, NEWEST - 20)
+        trainer.cut_back(workdir, NEWEST - 20)
     edit = edit_randomly(random.Random(1000 + number), files_of(workdir))
     for name in ("verify", "evaluate"):
         finished = called(name, f"--workdir={workdir}")
         assert finished.returncode in (0, 1, 2), edit
-    trained = called("main", *runs.arguments(workdir, data_dir))
+    trained = called("main", *trainer.arguments(workdir, data_dir))
     assert trained.returncode in (0, 1, 2), edit
     if trained.returncode == 0:
-        found, expected = runs.checksums(workdir), runs.checksums(reference_run)
+        found, expected = trainer.checksums(workdir), trainer.checksums(reference_run)
         assert found["arrays"]["params"] == expected["arrays"]["params"], edit
     else:
         (line,) = trained.stderr.strip().splitlines()[-1:]

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import runs
+import trainer
 from support import called, refused
 
-from rnnmnist.runtime.workdir import OWNER_FILE, lock
+from rnnmnist.runs.workdir import OWNER_FILE, lock
 
 pytestmark = pytest.mark.slow
 
@@ -21,9 +21,9 @@ def test_a_full_disk_ends_the_run_at_its_last_good_step(
     environment: dict[str, str], data_dir: Path, reference_run: Path, tmp_path: Path
 ) -> None:
     """Simulated by a limit on file sizes that a parameter file exceeds."""
-    workdir = runs.copy_of(reference_run, tmp_path / "run")
-    runs.cut_back(workdir, runs.STEPS - 20)
-    before = runs.checksums(workdir, runs.STEPS - 20)
+    workdir = trainer.copy_of(reference_run, tmp_path / "run")
+    trainer.cut_back(workdir, trainer.STEPS - 20)
+    before = trainer.checksums(workdir, trainer.STEPS - 20)
 
     program = (
         "import resource, runpy\n"
@@ -31,7 +31,7 @@ def test_a_full_disk_ends_the_run_at_its_last_good_step(
         "runpy.run_module('rnnmnist.main', run_name='__main__')\n"
     )
     finished = subprocess.run(
-        [sys.executable, "-c", program, *runs.arguments(workdir, data_dir)],
+        [sys.executable, "-c", program, *trainer.arguments(workdir, data_dir)],
         env=environment,
         capture_output=True,
         text=True,
@@ -41,12 +41,12 @@ def test_a_full_disk_ends_the_run_at_its_last_good_step(
     (line,) = [x for x in finished.stderr.splitlines() if not x.startswith("warning")]
     assert line.startswith("error: ")
     assert str(workdir) in line
-    assert f"step {runs.STEPS - 20}" in line
-    assert runs.checksums(workdir, runs.STEPS - 20) == before
-    again = called("main", *runs.arguments(workdir, data_dir))
+    assert f"step {trainer.STEPS - 20}" in line
+    assert trainer.checksums(workdir, trainer.STEPS - 20) == before
+    again = called("main", *trainer.arguments(workdir, data_dir))
     assert again.returncode == 0, again.stderr
     assert [path for path in workdir.iterdir() if "tmp" in path.name] == []
-    runs.assert_same_end(workdir, reference_run)
+    trainer.assert_same_end(workdir, reference_run)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_full_disk_ends_the_run_at_its_last_good_step(
 def test_an_unwritable_workdir_is_refused_before_training(
     data_dir: Path, capsys: pytest.CaptureFixture[str], path: str, named: str
 ) -> None:
-    arguments = runs.arguments(Path(path), data_dir, "--num_processes=1")
+    arguments = trainer.arguments(Path(path), data_dir, "--num_processes=1")
     assert named in refused("main", *arguments)
     assert "loss" not in capsys.readouterr().out
 
@@ -65,7 +65,7 @@ def test_an_unwritable_workdir_is_refused_before_training(
 def test_a_read_only_workdir_is_refused_before_training(
     data_dir: Path, tmp_path: Path
 ) -> None:
-    arguments = runs.arguments(tmp_path, data_dir, "--num_processes=1")
+    arguments = trainer.arguments(tmp_path, data_dir, "--num_processes=1")
     tmp_path.chmod(0o555)
     try:
         assert refused("main", *arguments).startswith(f"{tmp_path}/")
@@ -76,7 +76,7 @@ def test_a_read_only_workdir_is_refused_before_training(
 def test_a_workdir_that_is_a_file_is_named(data_dir: Path, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("mine")
-    arguments = runs.arguments(path, data_dir, "--num_processes=1")
+    arguments = trainer.arguments(path, data_dir, "--num_processes=1")
     assert f"{path} is a file" in refused("main", *arguments)
     assert path.read_text() == "mine"
 
@@ -87,12 +87,12 @@ def test_paths_of_every_form(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    arguments = runs.arguments(Path(text), data_dir)
+    arguments = trainer.arguments(Path(text), data_dir)
     for name, argv in (("main", arguments), ("evaluate", [f"--workdir={text}"])):
         finished = called(name, *argv)
         assert finished.returncode == 0, finished.stderr
     workdir = tmp_path / text.removeprefix("~/")
-    assert (workdir / str(runs.STEPS) / "params").is_dir()
+    assert (workdir / str(trainer.STEPS) / "params").is_dir()
     assert list((workdir / "evaluation").glob("test-*.json"))
     assert not (tmp_path / "~").exists()
 

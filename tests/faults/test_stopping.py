@@ -11,18 +11,18 @@ import time
 from pathlib import Path
 
 import pytest
-import runs
+import trainer
 from support import Command, called, mesh_of, one_line_error
 
-from rnnmnist.checkpoints import store
-from rnnmnist.evaluation import results
+from rnnmnist.evaluation.scoring import evaluate_run
+from rnnmnist.runs import checkpoints
 
 pytestmark = pytest.mark.slow
 
 
 def finish(workdir: Path, data_dir: Path) -> str:
     """Starts the run again, in this process, and returns its output."""
-    finished = called("main", *runs.arguments(workdir, data_dir))
+    finished = called("main", *trainer.arguments(workdir, data_dir))
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 
@@ -40,7 +40,9 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(
 ) -> None:
     """`kill -9`, with slow saves, so that some kills interrupt one."""
     workdir = tmp_path / "run"
-    process = runs.start(environment, runs.arguments(workdir, data_dir), runs.SLOW_SAVE)
+    process = trainer.start(
+        environment, trainer.arguments(workdir, data_dir), trainer.SLOW_SAVE
+    )
     time.sleep(random.Random(number).uniform(0, 8))
     before = sorted(path.name for path in workdir.iterdir())
     process.kill()
@@ -50,7 +52,7 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(
     resumed = re.search(r"(?:resuming from|complete at) step (\d+)", printed)
     # Only work since the last finished checkpoint is lost.
     assert int(resumed[1] if resumed else 0) >= max(saved, default=0)
-    runs.assert_same_end(workdir, reference_run)
+    trainer.assert_same_end(workdir, reference_run)
     unfinished = [name for name in before if "tmp" in name]
     print(f"killed at {saved}, during a save: {bool(unfinished)}")
 
@@ -64,19 +66,21 @@ def test_a_run_saves_on_a_signal_and_resumes_to_the_same_end(
     number: int,
 ) -> None:
     workdir = tmp_path / "run"
-    process = runs.start(environment, runs.arguments(workdir, data_dir), runs.SLOW_SAVE)
+    process = trainer.start(
+        environment, trainer.arguments(workdir, data_dir), trainer.SLOW_SAVE
+    )
     process.send_signal(number)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 128 + number, stderr
     (line,) = stderr.strip().splitlines()
-    saved = re.match(rf"stopped: saved step (\d+) of {runs.STEPS} in", line)
+    saved = re.match(rf"stopped: saved step (\d+) of {trainer.STEPS} in", line)
     assert saved is not None, line
     step = int(saved[1])
-    assert runs.metrics(workdir)[-1]["step"] == step
+    assert trainer.metrics(workdir)[-1]["step"] == step
     verified = called("verify", f"--workdir={workdir}")
     assert f"step {step}  good" in verified.stdout
     assert f"resuming from step {step}\n" in finish(workdir, data_dir)
-    runs.assert_same_end(workdir, reference_run)
+    trainer.assert_same_end(workdir, reference_run)
 
 
 def test_a_signal_in_the_last_chunk_determines_the_exit_code(
@@ -97,14 +101,14 @@ def test_a_signal_in_the_last_chunk_determines_the_exit_code(
     )
     workdir = tmp_path / "run"
     finished = subprocess.run(
-        [sys.executable, "-c", program, *runs.arguments(workdir, data_dir)],
+        [sys.executable, "-c", program, *trainer.arguments(workdir, data_dir)],
         env=environment,
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert finished.returncode == 143, finished.stderr
-    assert f"saved step {runs.STEPS} of {runs.STEPS}" in finished.stderr
+    assert f"saved step {trainer.STEPS} of {trainer.STEPS}" in finished.stderr
     assert not (workdir / "evaluation").exists()
     assert "complete" in finish(workdir, data_dir)
     assert len(list((workdir / "evaluation").iterdir())) == 1
@@ -117,7 +121,7 @@ def test_a_second_interrupt_exits_immediately(
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "rnnmnist.main"),
-            *runs.arguments(tmp_path / "run", data_dir, *runs.ENDLESS),
+            *trainer.arguments(tmp_path / "run", data_dir, *trainer.ENDLESS),
         ],
         env=environment,
         stdout=subprocess.PIPE,
@@ -125,7 +129,7 @@ def test_a_second_interrupt_exits_immediately(
         text=True,
     )
     try:
-        runs.wait_for_training(process, "parameters")
+        trainer.wait_for_training(process, "parameters")
         time.sleep(4)
         process.send_signal(signal.SIGINT)
         time.sleep(1)
@@ -141,7 +145,7 @@ def test_a_second_interrupt_exits_immediately(
 def test_a_signal_before_training_terminates_the_process(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    argv = runs.arguments(tmp_path / "r", data_dir)
+    argv = trainer.arguments(tmp_path / "r", data_dir)
     process = subprocess.Popen(
         [sys.executable, "-m", "rnnmnist.main", *argv],
         env=environment,
@@ -164,14 +168,16 @@ def test_a_second_trainer_is_refused_and_a_killed_one_holds_no_lock(
     tmp_path: Path,
 ) -> None:
     workdir = tmp_path / "run"
-    process = runs.start(environment, runs.arguments(workdir, data_dir), runs.SLOW_SAVE)
+    process = trainer.start(
+        environment, trainer.arguments(workdir, data_dir), trainer.SLOW_SAVE
+    )
     os.kill(process.pid, signal.SIGSTOP)  # keeps it from finishing
-    error = one_line_error(command("main", *runs.arguments(workdir, data_dir)))
+    error = one_line_error(command("main", *trainer.arguments(workdir, data_dir)))
     assert f"in use by process {process.pid} on {os.uname().nodename}" in error
     process.kill()
     process.communicate()
     finish(workdir, data_dir)
-    runs.assert_same_end(workdir, reference_run)
+    trainer.assert_same_end(workdir, reference_run)
 
 
 def test_evaluation_during_training_succeeds_without_side_effects(
@@ -179,24 +185,24 @@ def test_evaluation_during_training_succeeds_without_side_effects(
 ) -> None:
     """While the trainer deletes old checkpoints."""
     workdir = tmp_path / "run"
-    many = (*runs.ENDLESS, "--config.train.eval_every_steps=7")
-    trainer = runs.start(environment, runs.arguments(workdir, data_dir, *many))
+    many = (*trainer.ENDLESS, "--config.train.eval_every_steps=7")
+    process = trainer.start(environment, trainer.arguments(workdir, data_dir, *many))
     steps: list[int] = []
     try:
-        while not store.list_steps(workdir):
+        while not checkpoints.list_steps(workdir):
             time.sleep(0.05)
         while len(steps) <= 20 or len(set(steps)) <= 10:
             latest, _ = (
-                results.evaluate_run(workdir, selector, "validation", {}, mesh_of(1))
+                evaluate_run(workdir, selector, "validation", {}, mesh_of(1))
                 for selector in ("latest", "best")
             )
             steps.append(latest.step)
-            assert trainer.poll() is None
-        trainer.send_signal(signal.SIGTERM)
-        _, stderr = trainer.communicate(timeout=30)
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=30)
     finally:
-        trainer.kill()
-    assert trainer.returncode == 143, stderr
+        process.kill()
+    assert process.returncode == 143, stderr
     assert stderr.startswith("stopped: saved step")
     verified = called("verify", f"--workdir={workdir}")
     assert verified.returncode == 0, verified.stdout
@@ -213,7 +219,7 @@ def test_runs_resume_with_other_numbers_of_devices(
     for devices, steps in ((8, 20), (1, 40), (8, 60)):
         finished = called(
             "main",
-            *runs.arguments(workdir, data_dir),
+            *trainer.arguments(workdir, data_dir),
             f"--config.execution.num_devices={devices}",
             f"--config.train.num_steps={steps}",
             # Other schedules would be compiled for each number of steps.
@@ -222,7 +228,7 @@ def test_runs_resume_with_other_numbers_of_devices(
         )
         assert finished.returncode == 0, finished.stderr
         assert f"{devices} cpu device" in finished.stdout
-    lines = runs.metrics(workdir)
+    lines = trainer.metrics(workdir)
     assert [line["step"] for line in lines if line["split"] == "validation"] == [
         20,
         40,

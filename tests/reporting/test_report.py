@@ -21,11 +21,9 @@ from msgspec.structs import asdict, replace
 from support import REPOSITORY, Command, in_a_browser, one_line_error, refused
 
 from rnnmnist import report
-from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.accuracies import probability, wilson_interval
-from rnnmnist.evaluation.metrics import Scores, format_accuracy
-from rnnmnist.evaluation.results import NetworkResult, Result
+from rnnmnist.evaluation.metrics import format_accuracy, score_confusions
 from rnnmnist.reporting import html, plots
 from rnnmnist.reporting.comparison import (
     comparison_folder,
@@ -39,7 +37,8 @@ from rnnmnist.reporting.pages import (
 )
 from rnnmnist.reporting.run_data import RunData, load_run_data
 from rnnmnist.reporting.sections import estimate_accuracies
-from rnnmnist.runtime.workdir import Session
+from rnnmnist.runs.logs import Metrics, Session
+from rnnmnist.runs.results import NetworkResult, Result
 
 PLOTS = ["curves", "confusion", "steps", "gallery", "reliability"]
 NOW = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
@@ -91,7 +90,7 @@ def run_data(reports: Reports, data_dir: Path) -> RunData:
 
 def with_confusions(result: Result, *tables: np.ndarray) -> Result:
     """The result with other counts: one table for each network."""
-    scores = Scores.from_confusions(np.array(tables), np.full(len(tables), 1.5))
+    scores = score_confusions(np.array(tables), np.full(len(tables), 1.5))
     common = {name: getattr(result, name) for name in NetworkResult.__struct_fields__}
     members = tuple(NetworkResult(**common | asdict(one)) for one in scores.members)
     return replace(result, **asdict(scores) | {"members": members})

@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-import runs
+import trainer
 from support import Command, called, one_line_error, refused
 
 from rnnmnist.errors import UserError
 from rnnmnist.main import parse
+from rnnmnist.runs.workdir import lock
 from rnnmnist.runtime import distributed
 from rnnmnist.runtime.processes import ProcessSpec
-from rnnmnist.runtime.workdir import lock
 
 SIX_DEVICES = "--config.execution.num_devices=6"
 
@@ -27,15 +27,15 @@ def test_two_processes_reproduce_the_run_of_one(
     pair: Path, reference_run: Path
 ) -> None:
     """The sum over two devices is the same to the last bit."""
-    runs.assert_same_end(pair, reference_run)
+    trainer.assert_same_end(pair, reference_run)
 
 
 @pytest.mark.slow
 def test_one_process_evaluates_a_checkpoint_of_two(
     command: Command, pair: Path, tmp_path: Path
 ) -> None:
-    workdir = runs.copy_of(pair, tmp_path / "run")
-    for step in (100, runs.STEPS):
+    workdir = trainer.copy_of(pair, tmp_path / "run")
+    for step in (100, trainer.STEPS):
         writers = {
             path.name for path in (workdir / str(step) / "state").glob("ocdbt.*")
         }
@@ -58,20 +58,20 @@ def test_a_run_resumes_with_another_number_of_processes(
     pair: Path,
     tmp_path: Path,
 ) -> None:
-    workdir = runs.copy_of(pair, tmp_path / "run")
-    runs.cut_back(workdir, 100)
-    three = runs.run_processes(unoptimized, workdir, data_dir, 3, SIX_DEVICES)
+    workdir = trainer.copy_of(pair, tmp_path / "run")
+    trainer.cut_back(workdir, 100)
+    three = trainer.run_processes(unoptimized, workdir, data_dir, 3, SIX_DEVICES)
     assert [code for code, _, _ in three] == [0] * 3, three
     assert "resuming from step 100\n" in three[0][1]
-    found, expected = runs.metrics(workdir), runs.metrics(pair)
+    found, expected = trainer.metrics(workdir), trainer.metrics(pair)
     assert [line["step"] for line in found] == [line["step"] for line in expected]
     for a, b in zip(found, expected, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=0.02)
-    runs.cut_back(workdir, 100)
-    alone = called("main", *runs.arguments(workdir, data_dir))
+    trainer.cut_back(workdir, 100)
+    alone = called("main", *trainer.arguments(workdir, data_dir))
     assert alone.returncode == 0, alone.stderr
     assert "resuming from step 100\n" in alone.stdout
-    runs.assert_same_end(workdir, pair)
+    trainer.assert_same_end(workdir, pair)
 
 
 @pytest.mark.slow
@@ -87,19 +87,19 @@ def test_a_signal_to_one_process_saves_and_stops_all(
     number: int,
 ) -> None:
     workdir = tmp_path / "run"
-    args = runs.arguments(workdir, data_dir)
-    running = runs.start_together(environment, [args] * 2)
-    runs.wait_for_training(running[0])
+    args = trainer.arguments(workdir, data_dir)
+    running = trainer.start_together(environment, [args] * 2)
+    trainer.wait_for_training(running[0])
     running[victim].send_signal(number)
-    ended = runs.outcomes(running)
+    ended = trainer.outcomes(running)
     assert [code for code, _, _ in ended] == [128 + number] * 2, ended
     lines = {stderr.strip() for _, _, stderr in ended}
     assert len(lines) == 1, lines
-    assert f"of {runs.STEPS} in {workdir}; start the run again" in lines.pop()
-    resumed = called("main", *runs.arguments(workdir, data_dir))  # in one process
+    assert f"of {trainer.STEPS} in {workdir}; start the run again" in lines.pop()
+    resumed = called("main", *trainer.arguments(workdir, data_dir))  # in one process
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming from step" in resumed.stdout
-    runs.assert_same_end(workdir, pair)
+    trainer.assert_same_end(workdir, pair)
 
 
 @pytest.mark.slow
@@ -112,20 +112,20 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(
     victim: int,
 ) -> None:
     workdir = tmp_path / "run"
-    args = runs.arguments(workdir, data_dir)
-    running = runs.start_together(
-        environment, [args] * 2, program=[str(runs.SLOW_SAVE)]
+    args = trainer.arguments(workdir, data_dir)
+    running = trainer.start_together(
+        environment, [args] * 2, program=[str(trainer.SLOW_SAVE)]
     )
-    runs.wait_for_training(running[0], "validation")  # during a save
+    trainer.wait_for_training(running[0], "validation")  # during a save
     running[victim].kill()
-    ended = runs.outcomes(running)  # within its time limit
+    ended = trainer.outcomes(running)  # within its time limit
     code, _, stderr = ended[1 - victim]
     assert code not in (0, 130, 143)
     # Our line if a collective operation fails first, jax's own report otherwise.
     assert "has lost another process" in stderr or "another task died" in stderr
-    resumed = called("main", *runs.arguments(workdir, data_dir))  # in one process
+    resumed = called("main", *trainer.arguments(workdir, data_dir))  # in one process
     assert resumed.returncode == 0, resumed.stderr
-    runs.assert_same_end(workdir, pair)
+    trainer.assert_same_end(workdir, pair)
 
 
 @pytest.mark.slow
@@ -143,9 +143,9 @@ def test_a_fault_in_one_process_ends_the_others(
         "    loop.EvaluationSplit.device_put = broken\n"
         "cli.run(main.main)\n"
     )
-    args = runs.arguments(tmp_path / "run", data_dir)
-    running = runs.start_together(environment, [args] * 2, program=["-c", program])
-    ended = runs.outcomes(running)  # within its time limit
+    args = trainer.arguments(tmp_path / "run", data_dir)
+    running = trainer.start_together(environment, [args] * 2, program=["-c", program])
+    ended = trainer.outcomes(running)  # within its time limit
     assert ended[victim][0] == 1
     assert "ValueError: a fault of our own" in ended[victim][2]
     assert ended[1 - victim][0] not in (0, 2, 130, 143)
@@ -156,10 +156,10 @@ def test_a_fault_in_one_process_ends_the_others(
 def test_a_second_interrupt_does_not_wait_for_other_processes(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    args = runs.arguments(tmp_path / "run", data_dir)
-    first, second = runs.start_together(environment, [args] * 2)
+    args = trainer.arguments(tmp_path / "run", data_dir)
+    first, second = trainer.start_together(environment, [args] * 2)
     try:
-        runs.wait_for_training(first)
+        trainer.wait_for_training(first)
         second.send_signal(signal.SIGSTOP)  # hangs
         first.send_signal(signal.SIGINT)
         time.sleep(1)
@@ -177,10 +177,10 @@ def test_a_second_interrupt_does_not_wait_for_other_processes(
 def test_different_settings_of_processes_are_one_line(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    args = runs.arguments(tmp_path / "run", data_dir)
+    args = trainer.arguments(tmp_path / "run", data_dir)
     others = [*args, "--config.seed=7", "--config.train.clip_norm=0"]
-    for code, _, stderr in runs.outcomes(
-        runs.start_together(environment, [args, others])
+    for code, _, stderr in trainer.outcomes(
+        trainer.start_together(environment, [args, others])
     ):
         assert code == 2
         assert stderr == (
@@ -200,7 +200,7 @@ def test_missing_processes_are_one_line(
         "distributed.JOIN_TIMEOUT_SECONDS = 1\n"
         "cli.run(main.main)\n"
     )
-    address = f"127.0.0.1:{runs.free_port()}"
+    address = f"127.0.0.1:{trainer.free_port()}"
     finished = subprocess.run(
         [
             *(sys.executable, "-c", program, f"--workdir={tmp_path / 'run'}"),
@@ -226,7 +226,7 @@ def test_an_error_on_process_0_is_raised_on_all(
 ) -> None:
     workdir = tmp_path / "run"
     with lock(workdir):
-        ended = runs.run_processes(environment, workdir, data_dir, 2)
+        ended = trainer.run_processes(environment, workdir, data_dir, 2)
     for code, _, stderr in ended:
         assert code == 2
         (line,) = stderr.strip().splitlines()
@@ -239,7 +239,7 @@ def test_a_batch_that_cannot_be_split_is_one_line(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     odd = "--config.train.batch_size=49"
-    for code, _, stderr in runs.run_processes(
+    for code, _, stderr in trainer.run_processes(
         environment, tmp_path / "run", data_dir, 2, odd
     ):
         assert code == 2
@@ -255,10 +255,10 @@ def test_a_workdir_that_is_not_shared_is_refused(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     arguments = [
-        runs.arguments(tmp_path / name, data_dir) for name in ("here", "there")
+        trainer.arguments(tmp_path / name, data_dir) for name in ("here", "there")
     ]
-    running = runs.start_together(environment, arguments)
-    for code, _, stderr in runs.outcomes(running):
+    running = trainer.start_together(environment, arguments)
+    for code, _, stderr in trainer.outcomes(running):
         assert code == 2
         assert "is not one folder for all processes" in stderr
 
@@ -267,11 +267,11 @@ def test_a_workdir_that_is_not_shared_is_refused(
 def test_the_doctor_checks_all_processes(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    args = runs.arguments(tmp_path / "run", data_dir)
-    running = runs.start_together(
+    args = trainer.arguments(tmp_path / "run", data_dir)
+    running = trainer.start_together(
         environment, [args] * 2, program=("-m", "rnnmnist.doctor")
     )
-    first, second = runs.outcomes(running)
+    first, second = trainer.outcomes(running)
     assert (first[0], second) == (0, (0, "", "")), first[2]
     assert "2 of 2 x cpu" in first[1]
     assert "a run of embedded would work here" in first[1]

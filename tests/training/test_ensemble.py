@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 import pytest
-import runs
+import trainer
 from jax.sharding import Mesh
 from support import (
     ROWS,
@@ -32,16 +32,16 @@ from support import (
 
 from rnnmnist import evaluate as evaluate_command
 from rnnmnist import main, report, verify
-from rnnmnist.checkpoints import store
-from rnnmnist.checkpoints.checksums import named_leaves, params_sha256
-from rnnmnist.checkpoints.header import Metrics
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.accuracies import t_interval
 from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
-from rnnmnist.evaluation.results import read_result
+from rnnmnist.runs import checkpoints
+from rnnmnist.runs.checksums import named_leaves, params_sha256
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.results import read_result
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.mesh import device_put, make_mesh
 from rnnmnist.training.state import TrainState, create_state, saved_arrays
@@ -274,7 +274,9 @@ def run(once: Once, command: Command, data_dir: Path) -> Run:
     """A run of an ensemble and its output. Tests that change the workdir copy it."""
 
     def train(folder: Path) -> None:
-        finished = command("main", *runs.arguments(folder / "run", data_dir, *ENSEMBLE))
+        finished = command(
+            "main", *trainer.arguments(folder / "run", data_dir, *ENSEMBLE)
+        )
         assert finished.returncode == 0, finished.stderr
         assert finished.stderr == ""
         (folder / "stdout").write_text(finished.stdout)
@@ -288,13 +290,13 @@ def single(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of the first seed alone."""
     workdir = tmp_path_factory.mktemp("single") / "run"
     with contextlib.redirect_stdout(io.StringIO()) as stdout:
-        main.main([*runs.arguments(workdir, data_dir, *SMALL), ALONE])
+        main.main([*trainer.arguments(workdir, data_dir, *SMALL), ALONE])
     return Run(workdir, stdout.getvalue())
 
 
 def test_files_hold_the_results_of_each_network(run: Run, tmp_path: Path) -> None:
-    workdir = runs.copy_of(run.workdir, tmp_path / "run")
-    for line in runs.metrics(workdir):
+    workdir = trainer.copy_of(run.workdir, tmp_path / "run")
+    for line in trainer.metrics(workdir):
         assert [network["seed"] for network in line["members"]] == [0, 1, 2]
         for key in ("loss", "accuracy"):
             mean = statistics.fmean(network[key] for network in line["members"])
@@ -333,9 +335,11 @@ def test_a_run_of_one_seed_equals_its_network_in_the_ensemble(
 ) -> None:
     network = [
         (line["step"], line["split"], line["members"][0])
-        for line in runs.metrics(run.workdir)
+        for line in trainer.metrics(run.workdir)
     ]
-    for a, (step, split, b) in zip(runs.metrics(single.workdir), network, strict=True):
+    for a, (step, split, b) in zip(
+        trainer.metrics(single.workdir), network, strict=True
+    ):
         assert (a["step"], a["split"], b["seed"]) == (step, split, 0)
         assert a["loss"] == pytest.approx(b["loss"], rel=0.02)
         assert a["accuracy"] == pytest.approx(b["accuracy"], abs=0.03)
@@ -354,8 +358,8 @@ def test_a_checkpoint_has_flaxs_names_and_an_axis_only_for_several_seeds(
     run: Run, single: Run, seeds: int
 ) -> None:
     workdir, axes = (single.workdir, 0) if seeds == 1 else (run.workdir, 1)
-    params = store.read_params(workdir, STEPS)
-    state = store.read_state(workdir, STEPS)
+    params = checkpoints.read_params(workdir, STEPS)
+    state = checkpoints.read_state(workdir, STEPS)
     leaves = [leaf for name, leaf in named_leaves((params, state)) if name != "1/step"]
     assert axes == 0 or {len(leaf) for leaf in leaves} == {seeds}
 
@@ -397,18 +401,18 @@ def test_an_ensemble_resumes_bit_for_bit_and_is_verified_and_evaluated(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    workdir = runs.copy_of(run.workdir, tmp_path / "run")
-    runs.cut_back(workdir, 20)
-    main.main([*runs.arguments(workdir, data_dir, *ENSEMBLE), ALONE])
+    workdir = trainer.copy_of(run.workdir, tmp_path / "run")
+    trainer.cut_back(workdir, 20)
+    main.main([*trainer.arguments(workdir, data_dir, *ENSEMBLE), ALONE])
     assert "resuming from step 20\n" in capsys.readouterr().out
-    runs.assert_same_end(workdir, run.workdir, STEPS)
+    trainer.assert_same_end(workdir, run.workdir, STEPS)
     verify.main([f"--workdir={workdir}"])
     evaluate_command.main([f"--workdir={workdir}"])
     printed = capsys.readouterr().out
     for seed in range(3):
         assert re.search(rf"^seed {seed}: .* of 500; 95 %", printed, re.M)
     assert_same_result(workdir, run.workdir)
-    args = runs.arguments(workdir, data_dir, *SMALL, "--config.num_seeds=2")
+    args = trainer.arguments(workdir, data_dir, *SMALL, "--config.num_seeds=2")
     assert "num_seeds=2 (checkpoint: 3)" in refused("main", *args, ALONE)
 
 
@@ -419,7 +423,7 @@ def test_the_report_of_an_ensemble(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    workdir = runs.copy_of(run.workdir, tmp_path / "run")
+    workdir = trainer.copy_of(run.workdir, tmp_path / "run")
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 60, "note": "of another program"}\n')
     report.main([f"--workdir={workdir}"])
@@ -439,24 +443,24 @@ def test_two_processes_train_a_seed_each(
     unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     two = (*SMALL, "--config.num_seeds=2", "--config.execution.num_devices=2")
-    ended = runs.run_processes(unoptimized, tmp_path / "pair", data_dir, 2, *two)
+    ended = trainer.run_processes(unoptimized, tmp_path / "pair", data_dir, 2, *two)
     assert [code for code, _, _ in ended] == [0, 0], ended
-    alone = called("main", *runs.arguments(tmp_path / "alone", data_dir, *two))
+    alone = called("main", *trainer.arguments(tmp_path / "alone", data_dir, *two))
     assert alone.returncode == 0, alone.stderr
-    runs.assert_same_end(tmp_path / "pair", tmp_path / "alone", STEPS)
+    trainer.assert_same_end(tmp_path / "pair", tmp_path / "alone", STEPS)
 
 
 def test_every_evaluation_on_the_test_split_is_logged(
     run: Run, data_dir: Path, tmp_path: Path
 ) -> None:
-    workdir = runs.copy_of(run.workdir, tmp_path / "run")
+    workdir = trainer.copy_of(run.workdir, tmp_path / "run")
     log, flag = workdir / "test_readings.jsonl", f"--workdir={workdir}"
 
     def commands() -> list[str]:
         return [json.loads(line)["command"] for line in log.read_text().splitlines()]
 
     assert commands() == ["main"]  # once, for the checkpoint selected on validation
-    main.main([*runs.arguments(workdir, data_dir, *ENSEMBLE), ALONE])
+    main.main([*trainer.arguments(workdir, data_dir, *ENSEMBLE), ALONE])
     assert commands() == ["main"]  # a complete run is not evaluated again
     for split in ("validation", "test"):
         evaluate_command.main([flag, f"--split={split}"])

@@ -23,10 +23,10 @@ from orbax.checkpoint import CheckpointManager
 from support import interrupted_at
 
 import rnnmnist
-from rnnmnist.checkpoints.store import read_header
 from rnnmnist.data import host
 from rnnmnist.errors import RunError
-from rnnmnist.runtime.workdir import lock
+from rnnmnist.runs.checkpoints import read_header
+from rnnmnist.runs.workdir import lock
 from rnnmnist.training import loop
 
 LABELS = np.arange(40) % 2
@@ -231,7 +231,7 @@ def test_fit_prints_nothing_unless_verbose(
     assert "the run is complete at step 30" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["lock_workdir", "evaluate_best_checkpoint"])
+@pytest.mark.parametrize("name", ["lock", "evaluate_best_checkpoint"])
 def test_an_interrupt_before_or_after_training_is_not_lost(
     tmp_path: Path, reference: Path, name: str
 ) -> None:

@@ -17,11 +17,11 @@ import pytest
 from jax.sharding import Mesh
 from support import ROWS, TASK, mesh_of, model_of, random_examples
 
-from rnnmnist.checkpoints.checksums import params_sha256
 from rnnmnist.config.platforms import DEFAULTS, Execution
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import Batch, TrainingSplit
 from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.mesh import device_put, over_seeds, replicated

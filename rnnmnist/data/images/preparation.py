@@ -15,11 +15,10 @@ import tensorflow_datasets as tfds  # noqa: TID251
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError  # noqa: TID251
 from tensorflow_datasets.core.download.resource import get_dl_fname  # noqa: TID251
 
-from rnnmnist.config.paths import expand, parse_folder
+from rnnmnist.config.paths import expand, open_folder, parse_folder
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.images.builder import FILES, MnistRows
 from rnnmnist.errors import RunError, UserError, as_run_error, first_line
-from rnnmnist.runtime.files import open_folder
 
 # TFDS itself takes minutes to report a missing network.
 NETWORK_SECONDS = 6.0

@@ -1,19 +1,17 @@
-"""The folder of a run: the lock of its trainer, and whether it can be written."""
+"""The folder of a run: the lock of its trainer."""
 
 import contextlib
-import datetime
 import fcntl
 import logging
 import os
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
+from rnnmnist.config.paths import open_folder
 from rnnmnist.errors import UserError
-from rnnmnist.runtime.files import open_folder, write_atomically
+from rnnmnist.runs.files import write_atomically
+from rnnmnist.runtime.distributed import all_max, broadcast
 
 OWNER_FILE = ".trainer"  # names the process that trains in a workdir
 
@@ -21,16 +19,25 @@ _logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def lock(workdir: Path) -> Iterator[str]:
-    """Locks a workdir, which is created, so that only this process trains in it.
+def lock(workdir: Path) -> Iterator[None]:
+    """Locks a workdir, which is created, so that only this run trains in it.
 
-    The lock is the kernel's lock on the folder, which ends with the process. The file
-    `.trainer` only names the owner. If the file system does not support locks, a
-    warning is logged and nothing is locked.
-
-    Yields:
-        The content of `.trainer`.
+    Process 0 holds the lock on behalf of all. It is the kernel's lock on the folder,
+    which ends with the process; the file `.trainer` only names the owner. If the file
+    system does not support locks, a warning is logged and nothing is locked.
     """
+    with contextlib.ExitStack() as stack:
+        owner = broadcast(lambda: stack.enter_context(_lock(workdir)))
+        if all_max(read_owner(workdir) != owner):
+            raise UserError(
+                f"workdir: {workdir} is not one folder for all processes; name one "
+                "on a file system that they share"
+            )
+        yield
+
+
+@contextlib.contextmanager
+def _lock(workdir: Path) -> Iterator[str]:
     owner_file = workdir / OWNER_FILE
     owner = f"process {os.getpid()} on {socket.gethostname()}"
     with open_folder(workdir) as folder:
@@ -76,37 +83,3 @@ def read_owner(workdir: Path) -> str | None:
         return (workdir / OWNER_FILE).read_text(errors="replace")
     except OSError:
         return None
-
-
-class Session(msgspec.Struct, kw_only=True):
-    """A training process that has ended: a line of `sessions.jsonl`."""
-
-    time: str  # of the start, ISO 8601
-    command: str
-    hardware: str
-    devices: str
-    processes: int
-    versions: dict[str, str]
-    from_step: int
-    step: int  # the last checkpoint at the end
-    seconds: dict[str, float]  # by phase, and `total`
-
-
-def check_writable(folder: Path) -> Path:
-    """Checks that files can be created in a folder, or in its nearest parent.
-
-    Returns:
-        The one of them that exists. No file remains in it.
-    """
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            return existing
-    except OSError as error:
-        error.filename = str(folder)
-        raise
-
-
-def now() -> str:
-    """Returns the time in ISO 8601, in UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

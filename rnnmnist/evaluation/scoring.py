@@ -1,63 +1,32 @@
-"""Result files: evaluates checkpoints on whole splits, writes and reads the results."""
+"""Evaluates checkpoints on whole splits."""
 
-import errno
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import msgspec
 from jax.sharding import Mesh
 from msgspec.structs import asdict
 
-from rnnmnist.checkpoints.checksums import params_sha256
-from rnnmnist.checkpoints.selection import with_step
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.views import permutation_sha256
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.accuracies import percent
-from rnnmnist.evaluation.metrics import Scores, format_accuracy
+from rnnmnist.evaluation.metrics import format_accuracy, score_logits
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.restore import RestoredModel, restore_model
 from rnnmnist.models.classifier import count_params
-from rnnmnist.runtime.distributed import is_process_0
+from rnnmnist.runs.checksums import params_sha256
+from rnnmnist.runs.results import (
+    NetworkResult,
+    Result,
+    log_test_reading,
+    write_result,
+)
+from rnnmnist.runs.selection import with_step
 from rnnmnist.runtime.ensemble import split_ensemble
-from rnnmnist.runtime.files import append_line, write_json
-from rnnmnist.runtime.workdir import now
-
-_logger = logging.getLogger(__name__)
-
-
-class NetworkResult(Scores, frozen=True, kw_only=True, omit_defaults=True):
-    """The scores of a network of a checkpoint."""
-
-    dataset: str
-    split: str
-    step: int
-    num_parameters: int
-    params_sha256: str
-
-
-class Result(NetworkResult, frozen=True, kw_only=True, omit_defaults=True):
-    """The scores of a checkpoint on a split: the content of a result file.
-
-    Of an ensemble, `num_parameters` is of one member, `params_sha256` of all.
-    """
-
-    task: Task  # of the evaluated data
-    permutation: str | None = None  # of the pixels, for the view `permuted`
-    permutation_sha256: str | None = None
-    trained_on_sha256: str | None = None  # of the training data, if they are a user's
-    tutorial_128: Scores | None = None  # on the first 128 test examples
-    members: tuple[NetworkResult, ...] = ()
-
-    @property
-    def of_other_data(self) -> bool:
-        """Whether the evaluated data are not those of the training."""
-        return self.task.sha256 != self.trained_on_sha256
 
 
 def evaluate_run(
@@ -125,7 +94,7 @@ def score(
     networks = split_ensemble(jax.device_get(params))
     labels = examples.labels
     logits = predict_logits(restored.model, params, restored.put(examples))
-    scores = Scores.from_logits(logits, labels, config.seed)
+    scores = score_logits(logits, labels, config.seed)
     common: dict[str, Any] = {
         "dataset": task.name,
         "split": split,
@@ -147,77 +116,11 @@ def score(
         ),
         trained_on_sha256=restored.task.sha256,
         tutorial_128=(
-            Scores.from_logits(logits[:, :128], labels[:128], config.seed)
+            score_logits(logits[:, :128], labels[:128], config.seed)
             if config.tutorial_128 and split == "test"
             else None
         ),
     )
-
-
-def write_result(workdir: Path, result: Result) -> None:
-    """Writes the file of a result in a workdir, once for all processes.
-
-    A read-only workdir causes a warning.
-    """
-    path = path_of(workdir, result)
-    _write(write_json, path, result, "the result")
-
-
-def log_test_reading(
-    workdir: Path, step: int, params_sha256: str, command: str
-) -> None:
-    """Records in `test_readings.jsonl` that a command reads the test split.
-
-    It is called before the split is read, so that no reading is unrecorded. The trainer
-    reads it once, after the checkpoint was selected on validation; the record shows any
-    later reading. A read-only workdir causes a warning.
-    """
-    line = {
-        "time": now(),
-        "command": command,
-        "step": step,
-        "params_sha256": params_sha256,
-    }
-    path = workdir / "test_readings.jsonl"
-    _write(append_line, path, line, "the reading of the test split")
-
-
-def _write(
-    function: Callable[[Path, Any], None], path: Path, value: Any, name: str
-) -> None:
-    if not is_process_0():
-        return
-    try:
-        function(path, value)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        _logger.warning("%s is not recorded: %s", name, error)
-
-
-def result_path(workdir: Path, split: str, step: int) -> Path:
-    """Returns the path of a result on the data of the run."""
-    return workdir / "evaluation" / f"{split}-{step}.json"
-
-
-def path_of(workdir: Path, result: Result) -> Path:
-    """Returns the path of a result; on other data, with the start of their SHA-256."""
-    path = result_path(workdir, result.split, result.step)
-    if not result.of_other_data:
-        return path
-    return path.with_stem(f"{path.stem}-{str(result.task.sha256)[:8]}")
-
-
-def read_result(path: Path, params_sha256: str) -> Result | None:
-    """Reads a result file if it is of these parameters.
-
-    None means that the split has to be evaluated.
-    """
-    try:
-        result = msgspec.json.decode(path.read_bytes(), type=Result)
-    except (OSError, ValueError, RecursionError):
-        return None
-    return result if result.params_sha256 == params_sha256 else None
 
 
 def format_result(result: Result) -> str:

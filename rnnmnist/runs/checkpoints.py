@@ -25,16 +25,34 @@ import msgspec
 import numpy as np
 import orbax.checkpoint as ocp  # noqa: TID251
 
-from rnnmnist.checkpoints.checksums import array_checksums, json_checksum, named_leaves
-from rnnmnist.checkpoints.header import FORMAT, Header, Metrics, best_step
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, first_line
+from rnnmnist.runs.checksums import array_checksums, json_checksum, named_leaves
+from rnnmnist.runs.logs import Metrics, best_step
 from rnnmnist.runtime.mesh import local_sharding
 from rnnmnist.runtime.signals import deferred_interrupts
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
+# Raised if a setting or a field of a record below is renamed or removed, with a run of
+# `tools/convert_reference.py`. What is added has the default that runs had before.
+FORMAT = 2
 PARSE_ERRORS = (ValueError, LookupError, TypeError, AttributeError)  # of a header
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of the item `header`, which the file has with its SHA-256."""
+
+    format: int = FORMAT
+    config: Config
+    task: Task
+    metrics: Metrics | None  # of the validation split
+    arrays: dict[str, dict[str, str]]  # SHA-256 of every array, by item and path
+
+    @property
+    def has_training_state(self) -> bool:
+        """Whether training can resume from the checkpoint."""
+        return "state" in self.arrays
 
 
 class DamagedError(RunError):

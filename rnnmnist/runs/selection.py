@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from rnnmnist.checkpoints.header import best_step
-from rnnmnist.checkpoints.store import DamagedError, list_steps, read_header
 from rnnmnist.errors import UserError
+from rnnmnist.runs.checkpoints import DamagedError, list_steps, read_header
+from rnnmnist.runs.logs import best_step
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ from support import TASK
 
 from rnnmnist.config.tasks import SplitSizes, Task
 from rnnmnist.data.views import permutation_sha256
-from rnnmnist.evaluation.metrics import Scores
-from rnnmnist.evaluation.results import (
+from rnnmnist.evaluation.metrics import score_confusions
+from rnnmnist.runs.results import (
     NetworkResult,
     Result,
     path_of,
@@ -48,7 +48,7 @@ FULL: dict[str, Any] = {
 
 def make_result(networks: int, tutorial_128: bool = False, **changes: Any) -> Result:
     losses = np.array([0.25, 0.75, 1.25])[:networks]
-    scores = Scores.from_confusions(np.array(TABLES[:networks]), losses, 5)
+    scores = score_confusions(np.array(TABLES[:networks]), losses, 5)
     common = {"dataset": "mine", "split": "test", "step": 7, "num_parameters": 9}
     members = [
         NetworkResult(**asdict(one) | common, params_sha256=f"of {one.seed}")

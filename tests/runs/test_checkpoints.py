@@ -13,15 +13,6 @@ import numpy as np
 import pytest
 from support import ROWS, TASK, mesh_of, model_of, random_examples
 
-from rnnmnist.checkpoints import store
-from rnnmnist.checkpoints.checksums import (
-    array_checksums,
-    json_checksum,
-    params_sha256,
-)
-from rnnmnist.checkpoints.header import FORMAT, Metrics
-from rnnmnist.checkpoints.selection import find_step, with_step
-from rnnmnist.checkpoints.store import Checkpoints
 from rnnmnist.config.schema import (
     DATA_PATHS,
     Config,
@@ -33,6 +24,15 @@ from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.classifier import Params, abstract_params
+from rnnmnist.runs import checkpoints
+from rnnmnist.runs.checkpoints import FORMAT, Checkpoints
+from rnnmnist.runs.checksums import (
+    array_checksums,
+    json_checksum,
+    params_sha256,
+)
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.selection import find_step, with_step
 from rnnmnist.training.resume import step_to_resume
 from rnnmnist.training.state import (
     TrainState,
@@ -115,7 +115,7 @@ def test_restored_arrays_are_bitwise_equal(
     assert len(set(map(str, structures))) == 1
     for leaf in jax.tree.leaves(found):
         assert len(leaf.sharding.device_set) == devices
-    alone = store.read_params(tmp_path, 5, abstract())
+    alone = checkpoints.read_params(tmp_path, 5, abstract())
     assert params_sha256(alone) == params_sha256(state.params)
 
 
@@ -139,9 +139,9 @@ def test_training_from_a_checkpoint_gives_the_bits_of_an_uninterrupted_run(
     state, _ = train_steps(state, split, jnp.int32(3), program=program)
     save(tmp_path, state, {3: 0.5}, config, devices=1)
 
-    evaluated = store.read_params(tmp_path, 3)
+    evaluated = checkpoints.read_params(tmp_path, 3)
     assert params_sha256(evaluated) == params_sha256(state.evaluated_params)
-    rest = store.read_state(tmp_path, 3)
+    rest = checkpoints.read_state(tmp_path, 3)
     assert ("trained_params" in rest) == (averaging > 0)
     if averaging:
         trained = params_sha256(rest["trained_params"])
@@ -161,7 +161,7 @@ def test_the_configuration_the_task_and_the_metrics_are_restored(
     tmp_path: Path, state: TrainState
 ) -> None:
     save(tmp_path, state, {5: 0.5, 6: None})
-    validated, other = (store.read_header(tmp_path, step) for step in (5, 6))
+    validated, other = (checkpoints.read_header(tmp_path, step) for step in (5, 6))
     assert validated.config == other.config == CONFIG
     assert validated.task == other.task == TASK
     assert validated.metrics == make_metrics(5, 0.5)
@@ -172,12 +172,12 @@ def test_the_newest_and_the_best_are_kept_across_a_restart(
     tmp_path: Path, state: TrainState
 ) -> None:
     save(tmp_path, state, {1: 0.1, 2: 0.9, 3: 0.9, 4: None, 5: 0.2})
-    assert store.list_steps(tmp_path) == [2, 4, 5]
+    assert checkpoints.list_steps(tmp_path) == [2, 4, 5]
     assert find_step(tmp_path, "best") == 2  # the earlier one on a tie
     assert find_step(tmp_path, "latest") == 5
     assert find_step(tmp_path, "4") == 4
     save(tmp_path, state, {6: 0.3})
-    assert store.list_steps(tmp_path) == [2, 5, 6]
+    assert checkpoints.list_steps(tmp_path) == [2, 5, 6]
 
 
 def test_few_validation_examples_select_no_step(
@@ -187,10 +187,10 @@ def test_few_validation_examples_select_no_step(
     accuracies = {1: 0.9, 2: 0.1, 3: 0.2, 4: None}
     few, enough = tmp_path / "few", tmp_path / "enough"
     save(few, state, accuracies, examples=MIN_VALIDATION_EXAMPLES - 1)
-    assert store.list_steps(few) == [3, 4]
+    assert checkpoints.list_steps(few) == [3, 4]
     assert find_step(few, "best") == 3
     save(enough, state, accuracies, examples=MIN_VALIDATION_EXAMPLES)
-    assert store.list_steps(enough) == [1, 3, 4]
+    assert checkpoints.list_steps(enough) == [1, 3, 4]
     assert find_step(enough, "best") == 1
 
 
@@ -200,10 +200,10 @@ def test_folders_of_other_names_are_ignored(tmp_path: Path, state: TrainState) -
         (tmp_path / name).mkdir()
     (tmp_path / "8").touch()
     (tmp_path / "9.orbax-checkpoint-tmp").touch()
-    assert store.list_steps(tmp_path) == [5]
+    assert checkpoints.list_steps(tmp_path) == [5]
     assert with_step(tmp_path, "latest", lambda step: step) == 5
     save(tmp_path, state, {6: 0.1})
-    assert store.list_steps(tmp_path) == [5, 6]
+    assert checkpoints.list_steps(tmp_path) == [5, 6]
 
 
 def test_a_step_deleted_while_it_is_read_is_selected_again(
@@ -216,7 +216,7 @@ def test_a_step_deleted_while_it_is_read_is_selected_again(
         selected.append(step)
         if step == 2:
             shutil.rmtree(workdir / "2")
-        store.read_header(workdir, step)
+        checkpoints.read_header(workdir, step)
         return step
 
     assert with_step(workdir, "latest", use) == 1
@@ -228,7 +228,7 @@ def test_quarantine_keeps_earlier_quarantined_checkpoints(
 ) -> None:
     for _ in range(3):
         save(tmp_path, state, {5: 0.5})
-        store.quarantine(tmp_path, 5)
+        checkpoints.quarantine(tmp_path, 5)
     names = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
     assert names == ["damaged-5", "damaged-5-2", "damaged-5-3"]
 
@@ -262,14 +262,14 @@ def test_a_wrong_shape_or_type_is_an_error_that_names_the_leaf(
     two_steps: Path,
 ) -> None:
     with pytest.raises(RunError, match=r"cell/hf/bias in params is float32 \(16,\)"):
-        store.read_params(two_steps, 1, abstract(hidden_size=17))
+        checkpoints.read_params(two_steps, 1, abstract(hidden_size=17))
     narrow = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), abstract())
     with pytest.raises(
         RunError, match=r"cell/hf/bias in params is float32 .* not bfloat16"
     ):
-        store.read_params(two_steps, 1, narrow)
+        checkpoints.read_params(two_steps, 1, narrow)
     with pytest.raises(RunError, match="params holds no cell/hn/bias"):
-        store.read_params(two_steps, 1, abstract(cell="gru"))
+        checkpoints.read_params(two_steps, 1, abstract(cell="gru"))
 
 
 @pytest.mark.parametrize(
@@ -293,11 +293,11 @@ def test_a_reference_model_contains_no_path_of_this_machine(
 ) -> None:
     target = tmp_path / "reference"
     make_reference.save(two_steps, target)
-    header = store.read_header(target, find_step(target, "best"))
+    header = checkpoints.read_header(target, find_step(target, "best"))
     assert header.config == CONFIG.replace(dict.fromkeys(DATA_PATHS))
     assert header.task == TASK
     assert not header.has_training_state
-    found = store.read_params(target, 2, abstract())
+    found = checkpoints.read_params(target, 2, abstract())
     assert params_sha256(found) == params_sha256(state.params)
     paths = [str(CONFIG.data.data_dir), str(CONFIG.data.path)]
     paths += [str(two_steps), str(tmp_path)]
@@ -327,7 +327,7 @@ def test_a_checkpoint_of_another_format_is_refused(
     age = "a later" if found > FORMAT else "an older"
     message = rf"^workdir: the checkpoint .*/2 is of {age} version .*format {found}, "
     with pytest.raises(UserError, match=message):
-        store.read_header(workdir, 2)
+        checkpoints.read_header(workdir, 2)
     with pytest.raises(UserError, match=message):
         step_to_resume(CONFIG, workdir)
 
@@ -338,13 +338,13 @@ def test_a_setting_of_a_later_version_is_refused(
     workdir = shutil.copytree(two_steps, tmp_path / "run")
     edit_header(workdir / "2", config={"train": {"momentum": 0.9}})
     with pytest.raises(UserError, match=r"later version .*train\.momentum: no such"):
-        store.read_header(workdir, 2)
+        checkpoints.read_header(workdir, 2)
     for name, value in (("metrics", 3), ("config", []), ("task", {}), ("arrays", 3)):
         shutil.rmtree(workdir)
         shutil.copytree(two_steps, workdir)
         edit_header(workdir / "2", **{name: value})
         with pytest.raises(UserError, match="a later version"):
-            store.read_header(workdir, 2)
+            checkpoints.read_header(workdir, 2)
 
 
 @pytest.mark.parametrize(
@@ -355,5 +355,5 @@ def test_what_is_no_header_is_damage(
 ) -> None:
     workdir = shutil.copytree(two_steps, tmp_path / "run")
     (workdir / "2" / "header" / "metadata").write_bytes(text)
-    with pytest.raises(store.DamagedError, match="header cannot be read"):
-        store.read_header(workdir, 2)
+    with pytest.raises(checkpoints.DamagedError, match="header cannot be read"):
+        checkpoints.read_header(workdir, 2)

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from rnnmnist.checkpoints.store import list_steps
+from rnnmnist.runs import logs
+from rnnmnist.runs.checkpoints import list_steps
 from rnnmnist.runtime import hardware, versions
 from rnnmnist.runtime.compilation import Stopwatch, compile_seconds
 from rnnmnist.runtime.distributed import is_process_0, process_count
-from rnnmnist.runtime.files import append_line
 from rnnmnist.runtime.mesh import platform_of
-from rnnmnist.runtime.workdir import Session, now
 
 
 class PhaseTimer:
@@ -49,10 +48,10 @@ def session(workdir: Path, step: int, mesh: Mesh, timer: PhaseTimer) -> Iterator
     if not is_process_0():
         yield
         return
-    start = now()
+    start = logs.now()
 
     def append() -> None:
-        record = Session(
+        record = logs.Session(
             time=start,
             command=shlex.join(["python", "-m", "rnnmnist.main", *sys.argv[1:]]),
             hardware=hardware.describe_processor(),
@@ -63,7 +62,7 @@ def session(workdir: Path, step: int, mesh: Mesh, timer: PhaseTimer) -> Iterator
             step=max(list_steps(workdir), default=0),
             seconds=timer.seconds(),
         )
-        append_line(workdir / "sessions.jsonl", record)
+        logs.append(workdir, record)
 
     try:
         yield

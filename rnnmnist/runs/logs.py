@@ -1,0 +1,165 @@
+"""The logs of a run, of one JSON object per line: metrics, sessions, test readings."""
+
+import contextlib
+import datetime
+import json
+import os
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
+from rnnmnist.errors import names_path
+from rnnmnist.runs.files import write_atomically
+
+
+class NetworkMetrics(msgspec.Struct, frozen=True):
+    """The metrics of a member of an ensemble at a step."""
+
+    seed: int
+    loss: float  # mean cross-entropy in nats
+    accuracy: float
+    correct: int
+
+
+class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The metrics at a step: a line of `metrics.jsonl`.
+
+    Of an ensemble, loss and accuracy are means, and `correct` is a sum.
+    """
+
+    step: int
+    split: str
+    loss: float
+    accuracy: float
+    correct: int
+    examples: int  # for each network
+    examples_per_second: float | None = None  # of training, of all members together
+    members: tuple[NetworkMetrics, ...] = ()  # of an ensemble
+
+    @classmethod
+    def create(
+        cls,
+        step: int,
+        split: str,
+        examples: int,
+        seeds: Sequence[int],
+        losses: Sequence[float],
+        correct: Sequence[int],
+        examples_per_second: float | None = None,
+    ) -> "Metrics":
+        """Returns the metrics of networks with these seeds, losses and counts."""
+        networks = tuple(
+            NetworkMetrics(seed, loss, count / examples, count)
+            for seed, loss, count in zip(seeds, losses, correct, strict=True)
+        )
+        return cls(
+            step=step,
+            split=split,
+            loss=statistics.fmean(losses),
+            # One division of integers, so that equal counts tie.
+            accuracy=sum(correct) / (len(networks) * examples),
+            correct=sum(correct),
+            examples=examples,
+            examples_per_second=examples_per_second,
+            members=networks if len(networks) > 1 else (),
+        )
+
+    @property
+    def networks(self) -> "Sequence[Metrics | NetworkMetrics]":
+        """The metrics of each network."""
+        return self.members or (self,)
+
+
+def best_step(validations: Mapping[int, Metrics | None]) -> int | None:
+    """Returns the step with the highest validation accuracy, the earlier one on a tie.
+
+    It is the last one if there are too few validation examples to compare accuracies,
+    and None if no step was validated.
+    """
+    validated = {step: found for step, found in validations.items() if found}
+
+    def rank(step: int) -> tuple[float, int]:
+        if validated[step].examples < MIN_VALIDATION_EXAMPLES:
+            return 0.0, step
+        return validated[step].accuracy, -step
+
+    return max(validated, key=rank, default=None)
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """A training process that has ended: a line of `sessions.jsonl`."""
+
+    time: str  # of the start, ISO 8601
+    command: str
+    hardware: str
+    devices: str
+    processes: int
+    versions: dict[str, str]
+    from_step: int
+    step: int  # the last checkpoint at the end
+    seconds: dict[str, float]  # by phase, and `total`
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """A command that read the test split: a line of `test_readings.jsonl`."""
+
+    time: str  # ISO 8601
+    command: str
+    step: int
+    params_sha256: str
+
+
+NAMES: dict[type, str] = {
+    Metrics: "metrics.jsonl",
+    Session: "sessions.jsonl",
+    Reading: "test_readings.jsonl",
+}
+Record = TypeVar("Record", Metrics, Session, Reading)
+
+
+def append(workdir: Path, record: Metrics | Session | Reading) -> None:
+    """Appends a record to its log, without buffering.
+
+    An incomplete last line is terminated first.
+    """
+    path = workdir / NAMES[type(record)]
+    text = json.dumps(msgspec.to_builtins(record)) + "\n"
+    with names_path(path), path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            text = text if file.read() == b"\n" else f"\n{text}"
+        file.write(text.encode())
+
+
+def read(workdir: Path, kind: type[Record]) -> list[Record]:
+    """Returns the complete records of a log, which need not exist."""
+    return [record for _, record in _lines(workdir / NAMES[kind], kind)]
+
+
+def remove_metrics_after(workdir: Path, step: int) -> None:
+    """Removes the metrics of later steps, and incomplete lines.
+
+    A killed run wrote them after its last checkpoint, and writes them again.
+    """
+    path = workdir / NAMES[Metrics]
+    kept = [line for line, found in _lines(path, Metrics) if found.step <= step]
+    content = "".join(f"{line}\n" for line in kept).encode()
+    if path.exists() and path.read_bytes() != content:
+        write_atomically(path, content)
+
+
+def now() -> str:
+    """Returns the time in ISO 8601, in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _lines(path: Path, kind: type[Record]) -> Iterator[tuple[str, Record]]:
+    if not path.exists():
+        return
+    for line in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            yield line, msgspec.convert(json.loads(line), kind)

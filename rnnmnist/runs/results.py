@@ -1,0 +1,133 @@
+"""The result files of a run, and the record of who has read its test split."""
+
+import contextlib
+import errno
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from rnnmnist.config.tasks import Task
+from rnnmnist.runs import logs
+from rnnmnist.runs.files import write_json
+from rnnmnist.runtime.distributed import is_process_0
+
+_logger = logging.getLogger(__name__)
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The predictions of a network for every example of a split, counted.
+
+    Of an ensemble, counts are sums, and accuracies and losses are means.
+    """
+
+    examples: int  # for each network
+    correct: int
+    accuracy: float
+    accuracy_interval: tuple[float, float]  # 95 % Wilson interval over examples
+    balanced_accuracy: float  # mean over classes
+    loss: float  # mean cross-entropy in nats
+    confusion: tuple[tuple[int, ...], ...]  # [true class][predicted class]
+    seed: int | None = None
+    # Of an ensemble only.
+    accuracy_mean: float | None = None
+    accuracy_std: float | None = None  # with `ddof=1`
+    accuracy_mean_interval: tuple[float, float] | None = None  # 95 % t interval
+    members: tuple["Scores", ...] = ()
+
+    @property
+    def networks(self) -> "tuple[Scores, ...]":
+        """The scores of each network."""
+        return self.members or (self,)
+
+
+class NetworkResult(Scores, frozen=True, kw_only=True, omit_defaults=True):
+    """The scores of a network of a checkpoint."""
+
+    dataset: str
+    split: str
+    step: int
+    num_parameters: int
+    params_sha256: str
+
+
+class Result(NetworkResult, frozen=True, kw_only=True, omit_defaults=True):
+    """The scores of a checkpoint on a split: the content of a result file.
+
+    Of an ensemble, `num_parameters` is of one member, `params_sha256` of all.
+    """
+
+    task: Task  # of the evaluated data
+    permutation: str | None = None  # of the pixels, for the view `permuted`
+    permutation_sha256: str | None = None
+    trained_on_sha256: str | None = None  # of the training data, if they are a user's
+    tutorial_128: Scores | None = None  # on the first 128 test examples
+    members: tuple[NetworkResult, ...] = ()
+
+    @property
+    def of_other_data(self) -> bool:
+        """Whether the evaluated data are not those of the training."""
+        return self.task.sha256 != self.trained_on_sha256
+
+
+def write_result(workdir: Path, result: Result) -> None:
+    """Writes the file of a result in a workdir, once for all processes.
+
+    A read-only workdir causes a warning.
+    """
+    with _warn_if_read_only("the result"):
+        if is_process_0():
+            write_json(path_of(workdir, result), result)
+
+
+def log_test_reading(
+    workdir: Path, step: int, params_sha256: str, command: str
+) -> None:
+    """Records in `test_readings.jsonl` that a command reads the test split.
+
+    It is called before the split is read, so that no reading is unrecorded. The trainer
+    reads it once, after the checkpoint was selected on validation; the record shows any
+    later reading. A read-only workdir causes a warning.
+    """
+    reading = logs.Reading(
+        time=logs.now(), command=command, step=step, params_sha256=params_sha256
+    )
+    with _warn_if_read_only("the reading of the test split"):
+        if is_process_0():
+            logs.append(workdir, reading)
+
+
+@contextlib.contextmanager
+def _warn_if_read_only(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        _logger.warning("%s is not recorded: %s", name, error)
+
+
+def result_path(workdir: Path, split: str, step: int) -> Path:
+    """Returns the path of a result on the data of the run."""
+    return workdir / "evaluation" / f"{split}-{step}.json"
+
+
+def path_of(workdir: Path, result: Result) -> Path:
+    """Returns the path of a result; on other data, with the start of their SHA-256."""
+    path = result_path(workdir, result.split, result.step)
+    if not result.of_other_data:
+        return path
+    return path.with_stem(f"{path.stem}-{str(result.task.sha256)[:8]}")
+
+
+def read_result(path: Path, params_sha256: str) -> Result | None:
+    """Reads a result file if it is of these parameters.
+
+    None means that the split has to be evaluated.
+    """
+    try:
+        result = msgspec.json.decode(path.read_bytes(), type=Result)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return result if result.params_sha256 == params_sha256 else None
