@@ -50,7 +50,8 @@ class Trainer:
         self.view = View.of(config.data, self.task)
         how = execution_of(config, platform_of(self.mesh))._replace(**execution or {})
         self.program = Program.create(config, self.task, self.mesh, how)
-        examples = Examples(*worker.noise(EXAMPLES, rows, columns))
+        images, labels = worker.noise(EXAMPLES, rows, columns)
+        examples = Examples(images, labels=labels)
         self.split = TrainingSplit.device_put(examples, self.view, config, self.mesh)
         self.state: Any = create_state(config, self.program.model, self.mesh)
 
@@ -109,16 +110,19 @@ def evaluate(images: int) -> None:
     """Serves evaluations; the amount is in images."""
     trainer = Trainer(make_config())
 
-    from rnnmnist.data.examples import Examples
+    from rnnmnist.data.examples import Inputs
     from rnnmnist.evaluation.predictions import EvaluationSplit
     from rnnmnist.evaluation.predictions import evaluate as score
 
-    examples = Examples(*worker.noise(images))
+    noise, labels = worker.noise(images)
     execution = trainer.program.execution
-    split = EvaluationSplit.device_put(examples, trainer.view, trainer.mesh, execution)
+    split = EvaluationSplit.device_put(
+        Inputs(noise), trainer.view, trainer.mesh, execution
+    )
 
     def task() -> int:
-        scores = score(trainer.program.model, trainer.state.evaluated_params, split)
+        params = trainer.state.evaluated_params
+        scores = score(trainer.program.model, params, split, labels)
         return scores.examples
 
     worker.serve(task)

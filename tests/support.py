@@ -67,7 +67,7 @@ def random_examples(count: int, seed: int = 0) -> Examples:
     images = generator.integers(0, 256, (count, 28, 28), np.uint8)
     # Drawn as uint8, whose stream differs from that of int32.
     labels = generator.integers(0, 10, count, np.uint8)
-    return Examples(images, labels.astype(np.int32))
+    return Examples(images, labels=labels.astype(np.int32))
 
 
 def inputs_of(images: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.platforms import Execution
-from rnnmnist.data.examples import Examples, padding
+from rnnmnist.data.examples import Inputs, padding
 from rnnmnist.data.views import View
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.models.classifier import Params, SequenceClassifier
@@ -40,7 +40,7 @@ class Batches(NamedTuple):
 class EvaluationSplit:
     """A split, divided into batches: on the devices, or copied to them in groups."""
 
-    examples: Examples  # on the host
+    inputs: Inputs  # on the host
     view: View | None
     mesh: Mesh
     vectorize_seeds: bool
@@ -49,18 +49,18 @@ class EvaluationSplit:
 
     @classmethod
     def device_put(
-        cls, examples: Examples, view: View | None, mesh: Mesh, execution: Execution
+        cls, inputs: Inputs, view: View | None, mesh: Mesh, execution: Execution
     ) -> "EvaluationSplit":
         """Copies a split to the devices of a mesh, unless it is large.
 
         Each batch is sharded over the mesh's axis `batch`. Counts do not depend on the
         size of a device's batch, the loss only by rounding.
         """
-        count = len(examples.labels)
+        count = len(inputs)
         shards = mesh.shape[BATCH]
         batch = min(execution.eval_batch_size, -(-count // shards)) * shards
-        split = cls(examples, view, mesh, execution.vectorize_seeds, batch, None)
-        one = examples.take(np.arange(1)).nbytes
+        split = cls(inputs, view, mesh, execution.vectorize_seeds, batch, None)
+        one = inputs.take(np.arange(1)).nbytes
         if one * count <= MAX_RESIDENT_BYTES:
             batches = split.device_batches(0, -(-count // batch))
             split = dataclasses.replace(split, resident=batches)
@@ -71,10 +71,10 @@ class EvaluationSplit:
         if self.resident is not None:
             yield self.resident
             return
-        one = self.batch_size * self.examples.take(np.arange(1)).nbytes
+        one = self.batch_size * self.inputs.take(np.arange(1)).nbytes
         count = max(1, GROUP_BYTES // one)
         size = count * self.batch_size
-        for start in range(0, len(self.examples.labels), size):
+        for start in range(0, len(self.inputs), size):
             yield self.device_batches(start, count)
 
     def device_batches(self, start: int, count: int) -> Batches:
@@ -91,9 +91,9 @@ class EvaluationSplit:
             batches = np.concatenate([array, filling]).reshape(shape)
             return device_put(batches, NamedSharding(self.mesh, P(None, BATCH)))
 
-        lengths = self.examples.lengths
+        lengths = self.inputs.lengths
         return Batches(
-            to_batches(self.examples.take(part)),
+            to_batches(self.inputs.take(part)),
             None if lengths is None else to_batches(lengths[part]),
         )
 
@@ -124,18 +124,17 @@ def predict_logits(
     ]
     logits = np.concatenate(jax.device_get(groups), axis=1)
     flat = logits.reshape(len(logits), -1, *logits.shape[3:])
-    return flat[:, : len(split.examples.labels)]
+    return flat[:, : len(split.inputs)]
 
 
 def evaluate(
     model: SequenceClassifier,
     params: Params,
     split: EvaluationSplit,
-    first_seed: int = 0,
+    labels: np.ndarray,
 ) -> Scores:
-    """Evaluates each network, of seeds that follow one another, on a whole split."""
-    logits = predict_logits(model, params, split)
-    return score_logits(logits, split.examples.labels, first_seed)
+    """Evaluates each network on a whole split."""
+    return score_logits(predict_logits(model, params, split), labels)
 
 
 @functools.partial(
@@ -207,17 +206,18 @@ class Predictions(NamedTuple):
     probabilities: np.ndarray  # float64 [examples, classes], at the end
 
     @classmethod
-    def from_logits(cls, logits: np.ndarray, examples: Examples) -> "Predictions":
+    def from_logits(
+        cls, logits: np.ndarray, labels: np.ndarray, lengths: np.ndarray | None
+    ) -> "Predictions":
         """Converts logits after each time step, float32 [examples, time, classes]."""
         count, time_steps, _ = logits.shape
-        lengths = examples.lengths
         if lengths is None:
             lengths = np.full(count, time_steps, np.int32)
         last = lengths - 1
         times = np.minimum(np.arange(time_steps), last[:, None])
         predicted = np.take_along_axis(logits.argmax(-1), times, axis=1)
         probabilities = softmax(logits[np.arange(count), last].astype(np.float64))
-        return cls(examples.labels, lengths, predicted, probabilities)
+        return cls(labels, lengths, predicted, probabilities)
 
     @property
     def correct(self) -> np.ndarray:
@@ -248,11 +248,15 @@ class Predictions(NamedTuple):
 
 
 def predict(
-    model: SequenceClassifier, params: Params, split: EvaluationSplit
+    model: SequenceClassifier,
+    params: Params,
+    split: EvaluationSplit,
+    labels: np.ndarray,
 ) -> list[Predictions]:
     """Returns the predictions of each network for every example of a split."""
     logits = predict_logits(model, params, split, every_step=True)
-    return [Predictions.from_logits(network, split.examples) for network in logits]
+    lengths = split.inputs.lengths
+    return [Predictions.from_logits(network, labels, lengths) for network in logits]
 
 
 def most_confident_errors(predictions: Predictions, limit: int) -> np.ndarray:

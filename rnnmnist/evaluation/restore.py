@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import Examples, Normalization
+from rnnmnist.data.examples import Inputs, Normalization
 from rnnmnist.data.views import View
 from rnnmnist.evaluation.predictions import EvaluationSplit
 from rnnmnist.models.classifier import (
@@ -42,11 +42,9 @@ class RestoredModel(NamedTuple):
         """How sequences are converted to inputs."""
         return Normalization.create(self.task, self.config.data.missing)
 
-    def put(self, examples: Examples) -> EvaluationSplit:
-        """Copies examples to the devices of the mesh."""
-        return EvaluationSplit.device_put(
-            examples, self.view, self.mesh, self.execution
-        )
+    def put(self, inputs: Inputs) -> EvaluationSplit:
+        """Copies inputs to the devices of the mesh."""
+        return EvaluationSplit.device_put(inputs, self.view, self.mesh, self.execution)
 
 
 def restore_model(workdir: Path, step: int, mesh: Mesh) -> RestoredModel:

@@ -10,7 +10,7 @@ import numpy as np
 
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import Examples, Normalization
+from rnnmnist.data.examples import Examples, Inputs, Normalization
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.restore import RestoredModel, restore_model
@@ -144,10 +144,7 @@ def predict(
 ) -> np.ndarray:
     """Returns this package's logits for inputs as in `Source`: float32 [n, classes]."""
     is_image = restored.view is not None
-    examples = Examples(
-        values,
-        labels=np.zeros(len(values), np.int32),  # required, but not used
-        lengths=lengths,
-        normalization=None if is_image else restored.normalization,
+    inputs = Inputs(
+        values, lengths, normalization=None if is_image else restored.normalization
     )
-    return predict_logits(restored.model, restored.params, restored.put(examples))[0]
+    return predict_logits(restored.model, restored.params, restored.put(inputs))[0]

@@ -8,7 +8,7 @@ import numpy as np
 
 from rnnmnist.config.paths import REFERENCES, resolve_workdir
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import Examples, find_invalid, padding
+from rnnmnist.data.examples import Inputs, find_invalid, padding
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import (
     EvaluationSplit,
@@ -225,13 +225,13 @@ class Predictor:
             self.model, self.params, self._restored.normalization, state, features
         )
 
-    def _check_values(self, split: Examples) -> None:
-        for start in range(0, len(split.stored), CHECKED_AT_A_TIME):
+    def _check_values(self, inputs: Inputs) -> None:
+        for start in range(0, len(inputs), CHECKED_AT_A_TIME):
             part = slice(start, start + CHECKED_AT_A_TIME)
-            values = split.stored[part]
-            if split.lengths is not None:
+            values = inputs.stored[part]
+            if inputs.lengths is not None:
                 values = values.copy()
-                values[padding(values.shape[1], split.lengths[part])] = 0
+                values[padding(values.shape[1], inputs.lengths[part])] = 0
             if found := find_invalid(values, self.config.data.missing):
                 (sequence, time, feature), reason = found
                 raise ValueError(
@@ -244,9 +244,8 @@ class Predictor:
     ) -> EvaluationSplit:
         examples = np.asarray(examples)
         check_shape(self.task, examples)
-        labels = np.zeros(len(examples), np.int32)  # required, but not used
         if self.task.image_shape is not None:
-            return self._restored.put(Examples(examples, labels))
+            return self._restored.put(Inputs(examples))
         if lengths is not None:
             count, time_steps, _ = examples.shape
             lengths = np.asarray(lengths, np.int32)
@@ -259,9 +258,9 @@ class Predictor:
                     f"lengths must be {count} numbers from 1 to {time_steps}"
                 )
         normalization = self._restored.normalization
-        split = Examples(examples, labels, lengths, normalization=normalization)
-        self._check_values(split)
-        return self._restored.put(split)
+        inputs = Inputs(examples, lengths, normalization=normalization)
+        self._check_values(inputs)
+        return self._restored.put(inputs)
 
 
 def preprocess_image(image: str | Path | bytes | np.ndarray) -> Stages:

@@ -100,7 +100,12 @@ def load_run_data(
             sessions=logs.read(workdir, Session),
             validation=read_header(workdir, step).metrics,
             result=result,
-            networks=predict(restored.model, restored.params, restored.put(examples)),
+            networks=predict(
+                restored.model,
+                restored.params,
+                restored.put(examples),
+                examples.labels,
+            ),
             examples=examples,
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from rnnmnist.config.schema import DATA_PATHS, Config, TrainConfig
@@ -68,6 +69,7 @@ class RunContext:
     program: Program
     split: TrainingSplit | HostSplit
     validation: EvaluationSplit
+    validation_labels: np.ndarray
     progress: console.Progress
     checkpoints: Checkpoints
 
@@ -193,6 +195,7 @@ def train_to_end(
             validation=EvaluationSplit.device_put(
                 splits["validation"], view, mesh, program.execution
             ),
+            validation_labels=splits["validation"].labels,
             progress=progress,
             checkpoints=checkpoints,
         )
@@ -274,7 +277,12 @@ def log_training(
 
 def validate(run: RunContext, state: TrainState, step: int) -> Metrics:
     """Evaluates the validation split; records, shows and returns the metrics."""
-    scores = evaluate(run.program.model, state.evaluated_params, run.validation)
+    scores = evaluate(
+        run.program.model,
+        state.evaluated_params,
+        run.validation,
+        run.validation_labels,
+    )
     losses = [network.loss for network in scores.networks]
     for index, loss in enumerate(losses):
         if not math.isfinite(loss):

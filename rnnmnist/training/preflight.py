@@ -136,4 +136,4 @@ def noise(task: Task) -> Examples:
     count = task.examples.train
     images = generator.integers(0, 256, (count, *(task.image_shape or ())), np.uint8)
     labels = generator.integers(0, len(task.classes), count, np.int32)
-    return Examples(images, labels)
+    return Examples(images, labels=labels)

@@ -16,7 +16,7 @@ from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.data.views import View
 
 ONE_HUNDRED = Examples(
-    np.zeros((100, 28, 28), np.uint8), np.arange(100, dtype=np.int32)
+    np.zeros((100, 28, 28), np.uint8), labels=np.arange(100, dtype=np.int32)
 )
 # The number of examples is traced, so one program serves all sizes.
 any_order = jax.jit(epoch_order)
@@ -179,7 +179,7 @@ def test_labels_and_lengths_stay_with_their_sequences() -> None:
     indices = generator.permutation(90)[:40]
     labels, lengths = generator.integers(1, 7, (2, 40), np.int32)
     normalization = Normalization(np.array([1.0, 2.0]), np.array([0.5, 4.0]), "error")
-    examples = Examples(stored, labels, lengths, indices, normalization)
+    examples = Examples(stored, lengths, indices, normalization, labels=labels)
     batch = batch_of(split_of(examples, 24, view=None), 1)  # of two epochs
     assert batch.lengths is not None
     by_inputs = {}
@@ -195,7 +195,7 @@ def test_labels_and_lengths_stay_with_their_sequences() -> None:
 def test_shifts_reach_every_offset_and_follow_seed_and_step() -> None:
     image = np.zeros((1, 28, 28), np.uint8)
     image[0, 14, 14] = 1
-    examples = Examples(image.repeat(64, 0), np.zeros(64, np.int32))
+    examples = Examples(image.repeat(64, 0), labels=np.zeros(64, np.int32))
 
     @functools.cache
     def offsets(seed: int, step: int) -> tuple[bytes, set[tuple[int, int]]]:

@@ -115,8 +115,8 @@ def test_a_manual_dir_gives_the_tutorials_splits_in_the_original_order(
     config = DataConfig(data_dir=str(tmp_path / "d"), manual_dir=str(small_originals))
     train, test = random_examples(5100, 5100), random_examples(130, 130)
     expected = {
-        "validation": Examples(train.stored[:5000], train.labels[:5000]),
-        "train": Examples(train.stored[5000:], train.labels[5000:]),
+        "validation": Examples(train.stored[:5000], labels=train.labels[:5000]),
+        "train": Examples(train.stored[5000:], labels=train.labels[5000:]),
         "test": test,
     }
     assert_equal(datasets.load(config).splits, expected)

@@ -72,7 +72,7 @@ def test_batch_padding_and_devices_change_no_result(
     assert split.batch_size <= batch * devices
     assert split.resident is not None
     assert split.resident.stored.shape[1] == split.batch_size
-    scores = evaluate(MODEL, PARAMS, split)
+    scores = evaluate(MODEL, PARAMS, split, examples.labels)
     np.testing.assert_array_equal(scores.confusion, expected)
     assert scores.examples == count
     assert scores.correct == (predicted == examples.labels).sum()
@@ -105,7 +105,7 @@ def with_confidence(confidence: np.ndarray, correct: np.ndarray) -> Predictions:
 def predict_one(params: Params, examples: Examples) -> Predictions:
     """The predictions of one network, with its ensemble axis."""
     split = EvaluationSplit.device_put(examples, ROWS, mesh_of(1), EXECUTION)
-    (predictions,) = predict(MODEL, params, split)
+    (predictions,) = predict(MODEL, params, split, examples.labels)
     return predictions
 
 
@@ -155,7 +155,7 @@ def test_counts_after_the_last_row_are_those_of_the_evaluation(count: int) -> No
     examples = random_examples(count)
     predictions = predict_one(PARAMS, examples)
     split = EvaluationSplit.device_put(examples, ROWS, mesh_of(8), EXECUTION)
-    scores = evaluate(MODEL, PARAMS, split)
+    scores = evaluate(MODEL, PARAMS, split, examples.labels)
     correct = predictions.correct_by_time
     assert correct.shape == (28,)
     np.testing.assert_array_equal(predictions.examples_by_time, [count] * 28)
@@ -176,7 +176,7 @@ def test_predictions_after_a_row_are_those_of_truncated_images() -> None:
     examples = random_examples(300)
     predictions = predict_one(PARAMS, examples)
     for rows in (1, 14):
-        cut = Examples(examples.stored[:, :rows], examples.labels)
+        cut = Examples(examples.stored[:, :rows], labels=examples.labels)
         found = predict_one(PARAMS, cut)
         expected = predictions.predicted[:, rows - 1]
         np.testing.assert_array_equal(found.predicted[:, -1], expected)
@@ -193,7 +193,7 @@ def test_each_network_of_an_ensemble_predicts_as_it_does_alone(vectorize: bool) 
     ensemble = jax.tree.map(lambda *leaves: np.concatenate(leaves), *networks)
     execution = EXECUTION._replace(vectorize_seeds=vectorize)
     split = EvaluationSplit.device_put(examples, ROWS, mesh_of(1), execution)
-    together = predict(MODEL, ensemble, split)
+    together = predict(MODEL, ensemble, split, examples.labels)
     for own, params, found in zip(
         split_ensemble(ensemble), networks, together, strict=True
     ):
@@ -234,9 +234,8 @@ def test_predictions_of_sequences_by_hand() -> None:
     first = [[2.0, 0.0, 1.0], [0.0, 5.0, 0.0], [nan, nan, nan], [0.0, 0.0, 9.0]]
     second = [[0.0, 0.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 3.0], [0.0, 4.0, 0.0]]
     labels, lengths = np.array([1, 1], np.int32), np.array([2, 4], np.int32)
-    examples = Examples(np.zeros((2, 4, 1)), labels, lengths)
     logits = np.array([first, second], np.float32)
-    found = Predictions.from_logits(logits, examples)
+    found = Predictions.from_logits(logits, labels, lengths)
     assert found.predicted.tolist() == [[0, 1, 1, 1], [2, 0, 2, 1]]
     weights = np.exp([[0, 5, 0], [0, 4, 0]])
     expected = weights / weights.sum(axis=1, keepdims=True)
@@ -256,11 +255,11 @@ def test_the_evaluation_of_sequences_reads_their_steps_only(devices: int) -> Non
     lengths = generator.integers(1, 29, 37, np.int32)
     labels = generator.integers(0, 10, 37, np.int32)
     same = Normalization(np.zeros(28), np.ones(28), "error")
-    examples = Examples(stored, labels, lengths, indices, same)
+    examples = Examples(stored, lengths, indices, same, labels=labels)
     execution = EXECUTION._replace(eval_batch_size=3)
     split = EvaluationSplit.device_put(examples, None, mesh_of(devices), execution)
-    (found,) = predict(MODEL, PARAMS, split)
-    scores = evaluate(MODEL, PARAMS, split)
+    (found,) = predict(MODEL, PARAMS, split, examples.labels)
+    scores = evaluate(MODEL, PARAMS, split, examples.labels)
     forward = jax.jit(
         functools.partial(MODEL.apply, {"params": NETWORK}, every_step=True)
     )

@@ -20,7 +20,7 @@ from support import (
 )
 
 from rnnmnist.config.schema import GATED_CELLS, LINEAR_CELLS, ModelConfig
-from rnnmnist.data.examples import Examples, Normalization
+from rnnmnist.data.examples import Inputs, Normalization
 from rnnmnist.errors import UserError
 from rnnmnist.models.cells import CELLS, LINEAR_RECURRENCES
 from rnnmnist.models.classifier import (
@@ -143,8 +143,8 @@ def padded_with(garbage: Any, missing: str) -> np.ndarray:
         stored[[0, 0, 2, 3], [0, 2, 4, 1], [1, 0, 2, 2]] = np.nan
     stored[PADDING] = garbage
     normalization = Normalization(*NORMALIZATION, missing)
-    examples = Examples(stored, np.zeros(6, np.int32), LENGTHS, None, normalization)
-    return examples.take(slice(None))
+    inputs = Inputs(stored, LENGTHS, None, normalization)
+    return inputs.take(slice(None))
 
 
 @pytest.mark.parametrize("missing", ["error", "forward_fill", "zero"])

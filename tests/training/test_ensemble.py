@@ -219,12 +219,12 @@ def test_an_ensemble_is_evaluated_as_its_networks_are(way: Way) -> None:
     execution = program.execution._replace(eval_batch_size=10)
     split = EvaluationSplit.device_put(examples, ROWS, way.mesh, execution)
     assert split.vectorize_seeds == way.together
-    found = evaluate(model, params, split)
+    found = evaluate(model, params, split, examples.labels)
     alone = EvaluationSplit.device_put(examples, ROWS, mesh_of(1), DEFAULTS["cpu"])
     assert len(found.members) == SEEDS
     for index, scores in enumerate(found.members):
         network = jax.tree.map(lambda leaf, i=index: np.asarray(leaf)[i, None], params)
-        expected = evaluate(model, network, alone)
+        expected = evaluate(model, network, alone, examples.labels)
         assert scores.confusion == expected.confusion
         assert scores.loss == pytest.approx(expected.loss, rel=1e-5)
 

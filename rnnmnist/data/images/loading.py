@@ -33,4 +33,4 @@ def decode(builder: MnistRows, split: str) -> Examples:
             f"{builder.data_dir} is damaged ({first_line(error)}); delete this folder "
             "to prepare it again"
         ) from error
-    return Examples(images, labels.astype(np.int32))
+    return Examples(images, labels=labels.astype(np.int32))

@@ -110,10 +110,10 @@ def to_dataset(
         {
             split: Examples(
                 sequences.inputs,
-                labels[indices],
                 None if lengths is None else lengths[indices],
                 indices,
                 normalization,
+                labels=labels[indices],
             )
             for split, indices in splits.items()
         },
