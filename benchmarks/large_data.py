@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from rnnmnist.reporting import markdown
-from rnnmnist.runtime.hardware import describe_processor
+from rnnmnist.runtime.machine import describe_processor
 
 EXAMPLES, TIME_STEPS, FEATURES, CLASSES = 100_000, 200, 12, 5
 PART = 10_000  # sequences that are written at a time

@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 import rnnmnist
-from rnnmnist.runtime.hardware import describe_processor
+from rnnmnist.runtime.machine import describe_processor
 
 FEATURES, TIME_STEPS = 12, 5_000
 

@@ -24,8 +24,11 @@ from rnnmnist.data.datasets import image_task
 from rnnmnist.models.classifier import abstract_params, count_params, make_model
 from rnnmnist.reporting import markdown
 from rnnmnist.reporting.markdown import median_and_range
-from rnnmnist.runtime.hardware import describe_processor
-from rnnmnist.runtime.versions import all_installed, join_versions
+from rnnmnist.runtime.machine import (
+    describe_processor,
+    installed_versions,
+    join_versions,
+)
 
 BENCHMARKS = Path(__file__).resolve().parent
 NUMBERS = BENCHMARKS / "long_sequences.json"
@@ -199,7 +202,7 @@ def run(args: argparse.Namespace) -> None:
         f"--rounds={bench.rounds}",
         "hardware": describe_processor(),
         "date": datetime.date.today().isoformat(),
-        "versions": all_installed(),
+        "versions": installed_versions(),
         "torch": bench.run([bench.peers, "-c", program]).output.strip(),
         "rounds": bench.rounds,
         "training": training(bench),

@@ -30,8 +30,7 @@ from tables import TARGET_COUNTS, fastest_mode, render, render_summary
 from worker import VALIDATION, Recipe
 
 from rnnmnist.config.python_files import load_config
-from rnnmnist.runtime.hardware import describe_processor
-from rnnmnist.runtime.versions import all_installed
+from rnnmnist.runtime.machine import describe_processor, installed_versions
 
 BENCHMARKS = Path(__file__).resolve().parent
 REPOSITORY = BENCHMARKS.parent
@@ -500,7 +499,7 @@ def run(args: argparse.Namespace) -> None:
         "command": "python benchmarks/measure.py run --data=FOLDER --peers=PYTHON"
         f" --rounds={bench.rounds} --cap={bench.cap:.0f} --seeds={bench.seeds}",
         "hardware": describe_processor(),
-        "versions": all_installed(),
+        "versions": installed_versions(),
         "peers": dict(zip(PEERS, versions.split(), strict=True)),
     }
     before = read_interrupted(args.output, metadata)

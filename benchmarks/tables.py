@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from rnnmnist.reporting import markdown
 from rnnmnist.reporting.markdown import median_and_range
-from rnnmnist.runtime.versions import join_versions
+from rnnmnist.runtime.machine import join_versions
 
 FLOP_PER_IMAGE = 3 * 2 * 28 * (28 + 128) * 4 * 128  # once forward, twice backward
 BATCH = 128

@@ -6,6 +6,7 @@ The flags of `rnnmnist.main` describe the run. The exit code is 1 if the run wou
 work, or would use other devices than required.
 """
 
+import platform
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from rnnmnist import cli, errors
 from rnnmnist.cli import TrainingArgs, parse_training, training_parser
 from rnnmnist.config.tasks import fit_to_task
-from rnnmnist.runtime import versions
+from rnnmnist.runtime import machine
 
 
 class Checklist:
@@ -24,7 +25,7 @@ class Checklist:
 
     def show(self, label: str, text: str) -> None:
         """Prints a line."""
-        print(f"{label:<21}{text}", flush=True)
+        print(f"{label:<11}{text}", flush=True)
 
     def check(self, label: str, function: Callable[..., str], *args: Any) -> bool:
         """Prints the text that a function returns, or the problem that it raises.
@@ -67,31 +68,34 @@ def parse(argv: list[str]) -> tuple[TrainingArgs, str | None]:
 def main(argv: list[str]) -> None:
     """Checks the machine for the run of the command line."""
     started = time.monotonic()
-    training, platform = parse(argv)
+    training, required = parse(argv)
     checklist = Checklist()
     try:
         from rnnmnist.runtime.distributed import initialize
     except Exception as error:  # incompatible libraries raise many kinds
-        check_versions(checklist)
+        show_machine(checklist)
         checklist.problems.append(errors.first_line(error))
         raise checklist.failure(training.name) from error
     with initialize(training.processes):
-        check_versions(checklist)
-        check_run(training, platform, checklist)
+        show_machine(checklist)
+        check_run(training, required, checklist)
         checklist.show("seconds", f"{time.monotonic() - started:.1f}")
         if checklist.problems:
             raise checklist.failure(training.name)
         checklist.show("verdict", f"a run of {training.name} would work here")
 
 
-def check_versions(checklist: Checklist) -> None:
-    """Shows the installed versions and the tested ranges."""
-    for name, tested in versions.read_tested().items():
-        checklist.check(name, versions.describe, name, tested)
+def show_machine(checklist: Checklist) -> None:
+    """Shows what is known without jax: versions, cores and memory."""
+    gigabytes = machine.main_memory() / 2**30
+    versions = machine.join_versions(machine.installed_versions())
+    processor = f"{platform.system()}, {machine.describe_processor()}"
+    checklist.show("versions", versions)
+    checklist.show("machine", f"{processor}, {gigabytes:.1f} GiB of memory")
 
 
 def check_run(
-    training: TrainingArgs, platform: str | None, checklist: Checklist
+    training: TrainingArgs, required: str | None, checklist: Checklist
 ) -> None:
     """Checks the devices, data and workdir of a run, and trains a few steps."""
     from rnnmnist.config.platforms import execution_of
@@ -115,13 +119,12 @@ def check_run(
     enable_compilation_cache()
     mesh_args = config.train.batch_size, config.execution.num_devices, config.num_seeds
     set_cpu_devices(*mesh_args, process_count())
-    checklist.show("machine", hardware.describe())
     has_devices = checklist.check("devices", hardware.describe_devices, *mesh_args)
     if has_devices:
         execution = execution_of(config, devices()[0].platform)
         checklist.show("execution", execution.describe())
-    if platform:
-        hardware.require_platform(platform)
+    if required:
+        hardware.require_platform(required)
     checklist.check("data", preflight.describe_data, config.data, dataset)
     folder = training.workdir
     checklist.check("workdir", preflight.describe_workdir, config, folder, task)

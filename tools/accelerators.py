@@ -23,6 +23,7 @@ import os
 import re
 import time
 from collections.abc import Collection, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,8 +42,8 @@ from rnnmnist.data.views import View
 from rnnmnist.evaluation.predictions import Batches, predict_batches
 from rnnmnist.main import parse
 from rnnmnist.reporting import markdown
+from rnnmnist.runtime.machine import installed_versions
 from rnnmnist.runtime.mesh import BATCH, SEEDS
-from rnnmnist.runtime.versions import all_installed, installed
 from rnnmnist.training.state import STATE_SPECS, abstract_state
 from rnnmnist.training.step import Program, train_steps
 
@@ -376,7 +377,7 @@ def compile_case(
         "num_seeds": config.num_seeds,
         "precision": execution.precision,
         "settings": list(case.variant.settings),
-        "versions": all_installed() | {compiler: installed(compiler)},
+        "versions": installed_versions() | {compiler: metadata.version(compiler)},
         "compile_seconds": round(seconds, 1),
         "temporary_bytes": memory.temp_size_in_bytes,
         cost: sum(getattr(instruction, cost) for instruction in instructions),

@@ -33,7 +33,7 @@ from rnnmnist.evaluation.accuracies import percent
 from rnnmnist.main import parse
 from rnnmnist.reporting import markdown
 from rnnmnist.runs.files import write_json
-from rnnmnist.runtime.versions import all_installed, join_versions
+from rnnmnist.runtime.machine import installed_versions, join_versions
 
 DATASETS = (
     *("BasicMotions", "JapaneseVowels", "ItalyPowerDemand"),
@@ -103,7 +103,7 @@ def measure(data: Path) -> None:
     origin = {
         "hardware": results.one_core(),
         "date": datetime.date.today().isoformat(),
-        "versions": all_installed(),
+        "versions": installed_versions(),
     }
     update({"command": ROW.command, **origin, "datasets": datasets})
 

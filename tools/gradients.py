@@ -34,9 +34,8 @@ from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runs.selection import find_step
 from rnnmnist.runtime.ensemble import split_ensemble
-from rnnmnist.runtime.hardware import describe_processor
+from rnnmnist.runtime.machine import describe_processor, installed_versions
 from rnnmnist.runtime.mesh import make_mesh
-from rnnmnist.runtime.versions import all_installed
 from rnnmnist.training.state import create_state
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -188,7 +187,7 @@ def measure() -> dict[str, Any]:
         "name": "gradients",
         "command": "python tools/gradients.py measure",
         "hardware": describe_processor(),
-        "versions": all_installed(),
+        "versions": installed_versions(),
         "config": msgspec.to_builtins(recipes[0]),
         "split": "validation",
         "examples": EXAMPLES,

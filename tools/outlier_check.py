@@ -51,8 +51,7 @@ from rnnmnist.inference.preprocessing import centre
 from rnnmnist.models.lstm import FusedParams
 from rnnmnist.reporting import markdown
 from rnnmnist.runtime.ensemble import split_ensemble
-from rnnmnist.runtime.hardware import describe_processor
-from rnnmnist.runtime.versions import all_installed
+from rnnmnist.runtime.machine import describe_processor, installed_versions
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBERS = REPOSITORY / "results/out_of_distribution.json"
@@ -243,7 +242,7 @@ def compare(data: Path, photos: Path) -> dict[str, Any]:
         "command": "python tools/outlier_check.py compare --data=FOLDER "
         "--photographs=PHOTOGRAPHS",
         "hardware": describe_processor(),
-        "versions": all_installed(),
+        "versions": installed_versions(),
         "images": {name: len(images) for name, images in sets.items()},
         "rejected": {
             name: count_rejected(score, splits["validation"].stored, sets)

@@ -39,8 +39,11 @@ from rnnmnist.evaluation.accuracies import interval, mean_and_std, percent
 from rnnmnist.main import parse
 from rnnmnist.reporting import markdown, run_data
 from rnnmnist.runs.checkpoints import read_header
-from rnnmnist.runtime.hardware import describe_processor
-from rnnmnist.runtime.versions import all_installed, join_versions
+from rnnmnist.runtime.machine import (
+    describe_processor,
+    installed_versions,
+    join_versions,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "results"
@@ -380,7 +383,7 @@ def aggregate(row: Row, members: list[dict[str, Any]]) -> dict[str, Any]:
         "command": row.command,
         "hardware": one_core(),
         "date": datetime.date.today().isoformat(),
-        "versions": all_installed(),
+        "versions": installed_versions(),
         "seconds": statistics.median(member["seconds"] for member in members),
         "dataset": members[0]["dataset"],
         "split": "test",

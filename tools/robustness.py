@@ -267,8 +267,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from rnnmnist.data.datasets import load
     from rnnmnist.inference import out_of_distribution
     from rnnmnist.inference.predictor import Predictor
-    from rnnmnist.runtime.hardware import describe_processor
-    from rnnmnist.runtime.versions import all_installed
+    from rnnmnist.runtime.machine import describe_processor, installed_versions
 
     splits = load(DataConfig(name="mnist", manual_dir=args.digits)).splits
     split = splits[args.split]
@@ -305,7 +304,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "command": "python tools/robustness.py measure --digits=FOLDER "
         f"--count={args.count}",
         "hardware": describe_processor(),
-        "versions": all_installed(),
+        "versions": installed_versions(),
         "unchanged": {"images": len(all_images), "unchanged": unchanged},
         "variants": variants,
         "fonts": FONTS,

@@ -21,8 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rnnmnist.reporting import markdown
-from rnnmnist.runtime.hardware import describe_processor
-from rnnmnist.runtime.versions import all_installed, join_versions
+from rnnmnist.runtime.machine import (
+    describe_processor,
+    installed_versions,
+    join_versions,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE, NUMBERS = REPOSITORY / "docs/scaling.md", REPOSITORY / "docs/scaling.json"
@@ -204,7 +207,7 @@ def measure(rounds: int) -> dict[str, Any]:
     return {
         "command": f"python tools/scaling.py measure --rounds={rounds}",
         "hardware": describe_processor(),
-        "versions": all_installed(),
+        "versions": installed_versions(),
         "floats": found[ONE][0]["floats"],
         "cases": {case.name: found[case] for case in cases},
     }

@@ -32,8 +32,8 @@ from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.reporting import markdown
 from rnnmnist.runs.selection import find_step
 from rnnmnist.runtime.ensemble import split_ensemble
+from rnnmnist.runtime.machine import installed_versions, join_versions
 from rnnmnist.runtime.mesh import make_mesh
-from rnnmnist.runtime.versions import all_installed, join_versions
 from rnnmnist.training.state import create_state
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -155,7 +155,7 @@ def measure(data: Path | None) -> dict[str, Any]:
         "command": "python tools/vanishing.py measure --data=FOLDER",
         "hardware": results.one_core(),
         "date": datetime.date.today().isoformat(),
-        "versions": all_installed(),
+        "versions": installed_versions(),
         "settings": RECIPE,
         "examples": EXAMPLES,
         "quantiles": list(QUANTILES),

@@ -23,7 +23,7 @@ from rnnmnist.data.examples import Examples
 from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.data.views import View
 from rnnmnist.runtime.ensemble import Stream, stream_key
-from rnnmnist.runtime.hardware import device_memory
+from rnnmnist.runtime.machine import main_memory
 from rnnmnist.runtime.mesh import (
     BATCH,
     SEEDS,
@@ -182,10 +182,16 @@ def open_training_split(
     placement = config.execution.placement
     if placement == "auto":
         size = len(examples.labels) * examples.take(np.arange(1)).nbytes
-        fits = size <= MAX_MEMORY_FRACTION * device_memory(mesh)
+        fits = size <= MAX_MEMORY_FRACTION * _device_memory(mesh)
         placement = "device" if fits else "host"
     if placement == "device":
         yield TrainingSplit.device_put(examples, view, config, mesh)
     else:
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             yield HostSplit(examples, view, config, mesh, thread)
+
+
+def _device_memory(mesh: Mesh) -> float:
+    """Returns the bytes of memory of a device; those of CPUs share the main memory."""
+    stats = mesh.local_devices[0].memory_stats() or {}
+    return stats.get("bytes_limit", main_memory() / len(mesh.local_devices))

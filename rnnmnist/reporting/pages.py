@@ -1,6 +1,7 @@
 """The report page of a run, and the files of a report."""
 
 import datetime
+from importlib import metadata
 from pathlib import Path
 
 from rnnmnist.config.schema import SETTINGS, Config
@@ -11,19 +12,19 @@ from rnnmnist.reporting import html
 from rnnmnist.reporting.html import Card, Page, Section, Table
 from rnnmnist.reporting.run_data import RunData
 from rnnmnist.reporting.sections import report_sections
-from rnnmnist.runtime import hardware, versions
+from rnnmnist.runtime import machine
 
 
 def report_card(command: str, time: datetime.datetime) -> Card:
     """Describes the report itself: its command, this machine and its versions."""
-    names = [*versions.read_tested(), "matplotlib"]
     return Card(
         "Report",
         [
             ("command", command),
             ("time", f"{time:%Y-%m-%d %H:%M %Z}"),
-            ("machine", hardware.describe()),
-            *((name, versions.installed(name)) for name in names),
+            ("machine", machine.describe_processor()),
+            *machine.installed_versions().items(),
+            ("matplotlib", metadata.version("matplotlib")),
         ],
     )
 
@@ -208,7 +209,7 @@ def _sessions(run: RunData) -> list[Section]:
             ", ".join(f"{name} {value:.1f}" for name, value in session.seconds.items()),
             session.hardware,
             session.devices,
-            versions.join_versions(session.versions),
+            machine.join_versions(session.versions),
         ]
         for session in run.sessions
     ]

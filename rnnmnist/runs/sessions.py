@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import list_steps
-from rnnmnist.runtime import hardware, versions
+from rnnmnist.runtime import machine
 from rnnmnist.runtime.compilation import Stopwatch, compile_seconds
 from rnnmnist.runtime.distributed import is_process_0, process_count
 from rnnmnist.runtime.mesh import platform_of
@@ -54,10 +54,10 @@ def session(workdir: Path, step: int, mesh: Mesh, timer: PhaseTimer) -> Iterator
         record = logs.Session(
             time=start,
             command=shlex.join(["python", "-m", "rnnmnist.main", *sys.argv[1:]]),
-            hardware=hardware.describe_processor(),
+            hardware=machine.describe_processor(),
             devices=f"{mesh.size} x {platform_of(mesh)}",
             processes=process_count(),
-            versions=versions.all_installed(),
+            versions=machine.installed_versions(),
             from_step=step,
             step=max(list_steps(workdir), default=0),
             seconds=timer.seconds(),

@@ -1,1 +1,1 @@
-"""Devices and processes, the ensemble axis, random streams, versions, the workdir."""
+"""Devices, processes, compilation, the ensemble axis, random streams, the machine."""

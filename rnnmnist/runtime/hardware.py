@@ -1,69 +1,13 @@
-"""The hardware of this machine: cores, memory and devices."""
+"""The devices of jax, and why it uses no accelerator."""
 
 import collections
 import logging
-import math
 import os
-import platform
-import re
-from pathlib import Path
-
-import jax
 
 from rnnmnist.errors import RunError, UserError, first_line
-from rnnmnist.runtime.mesh import devices, make_mesh, usable_cores
+from rnnmnist.runtime.mesh import devices, make_mesh
 
-GIB = 2**30
 _diagnosis: list[str] = []  # what jax says of accelerators that it does not use
-
-
-def describe() -> str:
-    """Describes the operating system, the usable cores and the memory."""
-    cores = usable_cores()
-    total = main_memory()
-    return (
-        f"{platform.system()} on {platform.machine()}, {cores} usable "
-        f"core{'s' if cores > 1 else ''}"
-        + (f", {total / GIB:.1f} GiB of memory" if total else "")
-    )
-
-
-def describe_processor() -> str:
-    """Returns the number of usable cores, the processor's name and its vector width.
-
-    The names of virtual processors are often the same for several generations.
-    """
-    info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
-    found = re.search(r"model name\s*: (.*)", text)
-    model = found[1] if found else platform.processor() or platform.machine()
-    names = {"avx512f": " with AVX-512", "avx2": " with AVX2"}
-    vectors = next((name for flag, name in names.items() if flag in text.split()), "")
-    cores = usable_cores()
-    return f"{cores} core{'s' if cores > 1 else ''} of {model}{vectors}"
-
-
-def main_memory(root: Path = Path("/")) -> int:
-    """Returns the bytes of main memory, or a container's limit; 0 if unknown."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (OSError, ValueError):
-        return 0
-    limit = root / "sys/fs/cgroup/memory.max"
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    return min(total, int(text)) if text.isdecimal() else total
-
-
-def device_memory(mesh: jax.sharding.Mesh) -> float:
-    """Returns the bytes of memory of a device; infinity if unknown.
-
-    The CPU devices of a process share its main memory.
-    """
-    local = [device for device in mesh.devices.flat if device in jax.local_devices()]
-    stats = local[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return float(stats["bytes_limit"])
-    return main_memory() / len(local) or math.inf
 
 
 def describe_devices(batch_size: int, num_devices: int | None, num_seeds: int) -> str:

@@ -17,6 +17,7 @@ from jax.sharding import (
 
 from rnnmnist.config.platforms import MOST_CPU_DEVICES
 from rnnmnist.errors import UserError, first_line
+from rnnmnist.runtime.machine import usable_cores
 
 # The axes: the networks, and the shards of their batches.
 SEEDS = "seeds"
@@ -53,13 +54,6 @@ def set_cpu_devices(
         # more. A single network does not need it and would be slower.
         threads = max(usable_cores(), local_devices) + 1
         os.environ.setdefault("NPROC", str(threads))
-
-
-def usable_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS
 
 
 def devices() -> list[jax.Device]:

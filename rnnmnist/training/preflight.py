@@ -20,7 +20,6 @@ from rnnmnist.errors import RunError, first_line
 from rnnmnist.runs.checkpoints import find_fault, list_steps
 from rnnmnist.runs.workdir import check_free
 from rnnmnist.runtime.compilation import Stopwatch, compile_seconds
-from rnnmnist.runtime.hardware import GIB
 from rnnmnist.runtime.mesh import devices, make_mesh
 from rnnmnist.training import console
 from rnnmnist.training.resume import check_same_data, step_to_resume
@@ -60,7 +59,7 @@ def describe_workdir(config: Config, folder: Path, task: Task) -> str:
     """Describes a workdir and the step from which a run would start."""
     check_free(folder)
     existing = check_writable(folder)
-    free = shutil.disk_usage(existing).free / GIB
+    free = shutil.disk_usage(existing).free / 2**30
     text = f"{folder}, writable, {free:,.1f} GiB free, "
     if not step_to_resume(config, folder):
         return text + "no run in it yet"
