@@ -1,32 +1,123 @@
-"""Preflight checks of a run: its data, its workdir, and a few training steps.
+"""Preflight checks of a run: its devices, data and workdir, and a few training steps.
 
-Each function returns a description, and raises the error that a run would raise.
+Each function `describe_…` raises the error that the run would raise.
 """
 
+import logging
+import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
+import jax
 import numpy as np
 
 from rnnmnist.config.schema import Config, DataConfig
-from rnnmnist.config.tasks import Task
+from rnnmnist.config.tasks import Task, fit_to_task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.host import open_training_split
 from rnnmnist.data.images.preparation import host_of, make_builder, missing_urls
 from rnnmnist.data.views import View
-from rnnmnist.errors import RunError, first_line
+from rnnmnist.errors import RunError, UserError, as_run_error, first_line
 from rnnmnist.runs.checkpoints import find_fault, list_steps
 from rnnmnist.runs.workdir import check_free
 from rnnmnist.runtime.compilation import Stopwatch, compile_seconds
-from rnnmnist.runtime.mesh import devices, make_mesh
+from rnnmnist.runtime.distributed import process_count
+from rnnmnist.runtime.mesh import devices, make_mesh, set_cpu_devices
 from rnnmnist.training import console
 from rnnmnist.training.resume import check_same_data, step_to_resume
 from rnnmnist.training.state import create_state
 from rnnmnist.training.step import Program, train_range
 
 TIMED_STEPS = 5
+
+T = TypeVar("T")
+
+
+def check_run(
+    config: Config, workdir: Path, platform: str | None
+) -> Iterator[tuple[str, str | RunError]]:
+    """Yields the label of each check with a description, or with the problem.
+
+    `platform` is the required one, `tpu` or `gpu`.
+    """
+    dataset = None
+    if config.data.name == "files":
+        found = attempt(datasets.load, config.data)
+        if isinstance(found, RunError):
+            yield "data", found  # on which the other checks depend
+            return
+        dataset = found
+    task = dataset.task if dataset else datasets.image_task(config.data)
+    config = fit_to_task(config, task)
+    mesh_args = config.train.batch_size, config.execution.num_devices, config.num_seeds
+    set_cpu_devices(*mesh_args, process_count())
+    yield "devices", (text := attempt(describe_devices, *mesh_args, platform))
+    yield "data", attempt(describe_data, config.data, dataset)
+    yield "workdir", attempt(describe_workdir, config, workdir, task)
+    if isinstance(text, str):
+        yield "step", attempt(describe_step, config, task, dataset)
+
+
+def attempt(function: Callable[..., T], *args: object) -> T | RunError:
+    """Returns the result of a function, or an error of any type as a `RunError`."""
+    try:
+        return function(*args)
+    except Exception as error:  # compilers, drivers and damaged files raise many types
+        return as_run_error(error) or RunError(first_line(error))
+
+
+def describe_devices(
+    batch_size: int, num_devices: int | None, num_seeds: int, platform: str | None
+) -> str:
+    """Describes the devices of `make_mesh`, which must be of the platform if given."""
+    found, reasons = find_devices()
+    name = found[0].platform if found else None
+    if platform not in (None, name):
+        if found:
+            reasons.insert(0, f"the devices here are {len(found)} x {name}")
+        raise RunError(
+            f"require: jax uses no {platform}: {'; '.join(reasons)}; install "
+            f"jax[{'cuda12' if platform == 'gpu' else platform}] on a machine with one "
+            "(in Colab: Runtime, Change runtime type)"
+        )
+    if not found:
+        raise RunError("; ".join(reasons))
+    mesh = make_mesh(batch_size, num_devices, num_seeds)
+    text = f"{mesh.size} of {len(found)} x {found[0].device_kind}"
+    if mesh.size < len(found) and num_devices is None:
+        seeds = f"{num_seeds} seeds and " if num_seeds > 1 else ""
+        text += f", the most that can split {seeds}a batch of {batch_size}"
+    return "; ".join([text, *reasons])
+
+
+def find_devices() -> tuple[list[jax.Device], list[str]]:
+    """Returns jax's devices, and why it uses no others, in its own words."""
+    reasons: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        reason = f": {first_line(error)}" if error else ""
+        reasons.append(record.getMessage() + reason)
+        return False
+
+    logger = logging.getLogger("jax._src.xla_bridge")
+    logger.addFilter(keep)
+    found = []
+    try:
+        found = devices()
+        if platforms := os.environ.get("JAX_PLATFORMS"):
+            reasons.append(f"JAX_PLATFORMS={platforms} excludes others")
+        if not reasons and found[0].platform == "cpu":
+            reasons.append("jax found no accelerator")
+    except UserError as error:
+        reasons.append(str(error))
+    finally:
+        logger.removeFilter(keep)
+    return found, reasons
 
 
 def describe_data(config: DataConfig, sequences: Dataset | None) -> str:
@@ -44,15 +135,8 @@ def describe_data(config: DataConfig, sequences: Dataset | None) -> str:
         return f"{config.name}: prepared in {folder}, {task.sizes} {task.noun}"
     missing = missing_urls(builder, config.manual_dir)
     check_writable(Path(folder))
-    source = "local files"
-    if missing:
-        source = f"{host_of(missing[0])} (reachable)"
-    elif builder.builder_config.url is None:
-        source = "this package"
-    return (
-        f"{config.name}: not prepared; a run takes it from {source} and prepares it in "
-        f"{folder}"
-    )
+    source = f"{host_of(missing[0])} (reachable)" if missing else "local files"
+    return f"{config.name}: not prepared; a run prepares it from {source} in {folder}"
 
 
 def describe_workdir(config: Config, folder: Path, task: Task) -> str:
@@ -78,18 +162,14 @@ def describe_workdir(config: Config, folder: Path, task: Task) -> str:
 
 
 def check_writable(folder: Path) -> Path:
-    """Checks that files can be created in a folder, or in its nearest parent.
-
-    Returns:
-        The one of them that exists. No file remains in it.
-    """
+    """Checks that a folder, or its nearest parent, is writable; returns that one."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        with tempfile.TemporaryFile(dir=existing):
-            return existing
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         error.filename = str(folder)
         raise
+    return existing
 
 
 def describe_step(config: Config, task: Task, sequences: Dataset | None) -> str:
@@ -97,22 +177,13 @@ def describe_step(config: Config, task: Task, sequences: Dataset | None) -> str:
 
     The run uses the same program, which is then in the compilation cache.
     """
-    try:
-        examples = noise(task) if sequences is None else sequences.splits["train"]
-        return _time_steps(config, task, examples)
-    except RunError:
-        raise
-    except Exception as error:  # compilers and drivers raise many types
-        raise RunError(f"a training step fails: {first_line(error)}") from error
-
-
-def _time_steps(config: Config, task: Task, examples: Examples) -> str:
     batch_size = config.train.batch_size
     mesh = make_mesh(batch_size, config.execution.num_devices, config.num_seeds)
     before = compile_seconds()
     program = Program.create(config, task, mesh)
     state = create_state(config, program.model, mesh)
     view = View.of(config.data, task)
+    examples = noise(task) if sequences is None else sequences.splits["train"]
     with open_training_split(examples, view, config, mesh) as split:
         for first, last in ((0, 1), (1, 1 + TIMED_STEPS)):
             stopwatch = Stopwatch()
@@ -125,7 +196,8 @@ def _time_steps(config: Config, task: Task, examples: Examples) -> str:
                 )
     return (
         f"compiled in {compile_seconds() - before:.1f} s, then "
-        f"{1000 * seconds / TIMED_STEPS:,.1f} ms a step of {batch_size} {task.noun}"
+        f"{1000 * seconds / TIMED_STEPS:,.1f} ms a step of {batch_size} {task.noun}; "
+        f"{program.execution.describe()}"
     )
 
 
