@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import list_steps
 from rnnmnist.runtime import machine
-from rnnmnist.runtime.compilation import Stopwatch, compile_seconds
+from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.distributed import is_process_0, process_count
 from rnnmnist.runtime.mesh import platform_of
 
@@ -28,11 +28,11 @@ class PhaseTimer:
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Adds the time inside the `with` block to the phase `data` or `train`."""
-        stopwatch = Stopwatch()
+        start = running_seconds()
         try:
             yield
         finally:
-            self._phases[name] += stopwatch.seconds()
+            self._phases[name] += running_seconds() - start
 
     def seconds(self) -> dict[str, float]:
         """Returns the seconds of `data`, `train`, `compile` and in `total`."""

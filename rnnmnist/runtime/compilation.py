@@ -51,6 +51,11 @@ def compile_seconds() -> float:
     return sum(_durations())
 
 
+def running_seconds() -> float:
+    """Returns the seconds of a clock that stops while jax compiles."""
+    return time.monotonic() - compile_seconds()
+
+
 @functools.cache  # a second listener would count every second twice
 def _durations() -> list[float]:
     """Returns the list to which the seconds of each compilation are appended."""
@@ -62,16 +67,3 @@ def _durations() -> list[float]:
 
     jax.monitoring.register_event_duration_secs_listener(on_event)
     return durations
-
-
-class Stopwatch:
-    """Measures wall-clock seconds, excluding those that jax spends on compiling."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self._compiled = compile_seconds()
-
-    def seconds(self) -> float:
-        """Returns the seconds since the stopwatch was created."""
-        elapsed = time.monotonic() - self._start
-        return elapsed - (compile_seconds() - self._compiled)

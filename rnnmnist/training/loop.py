@@ -32,7 +32,7 @@ from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.selection import find_step
 from rnnmnist.runs.sessions import PhaseTimer, session
 from rnnmnist.runs.workdir import lock
-from rnnmnist.runtime.compilation import Stopwatch
+from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import (
     all_gather,
     all_max,
@@ -218,11 +218,11 @@ def train_loop(run: RunContext, state: TrainState, step: int, stop: StopFlag) ->
     stopping = all_max(stop.number) > 0
     while step < config.num_steps and not stopping:
         target = next_event(step, config)
-        stopwatch = Stopwatch()
+        start = running_seconds()
         state, sums, split = train_range(
             state, run.split, step, target, program=run.program
         )
-        seconds = stopwatch.seconds()
+        seconds = running_seconds() - start
         finished = step + int(sums.examples) // config.batch_size
         if finished > step:
             log_training(run, state, split, finished, sums, seconds)

@@ -24,7 +24,7 @@ from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, UserError, as_run_error, first_line
 from rnnmnist.runs.checkpoints import find_fault, list_steps
 from rnnmnist.runs.workdir import check_free
-from rnnmnist.runtime.compilation import Stopwatch, compile_seconds
+from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.distributed import process_count
 from rnnmnist.runtime.mesh import devices, make_mesh, set_cpu_devices
 from rnnmnist.training import console
@@ -186,9 +186,9 @@ def describe_step(config: Config, task: Task, sequences: Dataset | None) -> str:
     examples = noise(task) if sequences is None else sequences.splits["train"]
     with open_training_split(examples, view, config, mesh) as split:
         for first, last in ((0, 1), (1, 1 + TIMED_STEPS)):
-            stopwatch = Stopwatch()
+            start = running_seconds()
             state, sums, _ = train_range(state, split, first, last, program=program)
-            seconds = stopwatch.seconds()
+            seconds = running_seconds() - start
             if not sums.finite.all():
                 raise RunError(
                     f"a training step{console.describe_rejection(config, sums)}; "
