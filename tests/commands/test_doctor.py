@@ -87,8 +87,7 @@ def test_a_required_device_is_missing(
     error = failure_here(f"--require={platform}")
     found = f"--require: jax uses no {platform}: the devices here are 8 x cpu; "
     assert f"a run of embedded would not work here: {found}" in error
-    labels = tuple(results(capsys.readouterr().out))
-    assert set(labels) == {*LABELS} - {"step", "verdict"}
+    assert set(results(capsys.readouterr().out)) == {*LABELS} - {"step", "verdict"}
 
 
 def test_the_error_lists_every_problem(
