@@ -30,9 +30,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Writes the reports, and prints each result and file."""
     args = parse(argv)
-    from rnnmnist.evaluation import scoring
+    from rnnmnist.evaluation.accuracies import percent
+    from rnnmnist.evaluation.metrics import format_accuracy
     from rnnmnist.reporting import comparison, pages
     from rnnmnist.reporting.run_data import load_run_data
+    from rnnmnist.reporting.sections import report_page
     from rnnmnist.runs.selection import find_step
     from rnnmnist.runtime.compilation import use_cpu
 
@@ -49,9 +51,10 @@ def main(argv: list[str]) -> None:
         run = load_run_data(workdir, args.step, parse_settings(args))
         print(
             f"{run.task.name} {run.split} at step {run.step}: "
-            f"{scoring.format_result(run.result)}, loss {run.result.loss:.4f}"
+            f"{format_accuracy(run.scores)}, balanced accuracy "
+            f"{percent(run.scores.balanced_accuracy)}, loss {run.scores.loss:.4f}"
         )
-        page = pages.report_page(run, card)
+        page = report_page(run, card)
         print(*pages.write_files(folder, page), sep="\n", flush=True)
         runs.append(run)
     if len(runs) > 1:

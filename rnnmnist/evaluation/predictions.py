@@ -247,18 +247,6 @@ class Predictions(NamedTuple):
         return decision_times(self.predicted)
 
 
-def predict(
-    model: SequenceClassifier,
-    params: Params,
-    split: EvaluationSplit,
-    labels: np.ndarray,
-) -> list[Predictions]:
-    """Returns the predictions of each network for every example of a split."""
-    logits = predict_logits(model, params, split, every_step=True)
-    lengths = split.inputs.lengths
-    return [Predictions.from_logits(network, labels, lengths) for network in logits]
-
-
 def most_confident_errors(predictions: Predictions, limit: int) -> np.ndarray:
     """Returns the indices of up to `limit` wrong predictions, most confident first."""
     (wrong,) = np.nonzero(~predictions.correct)

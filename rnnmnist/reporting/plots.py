@@ -213,14 +213,13 @@ def accuracy_over_time(estimates: Sequence[Estimate], majority: float) -> bytes:
     low, value, high = 100 * np.array(estimates).T
     last = len(estimates)
     times = range(1, last + 1)
-    quarters = sorted({-(-last * quarter // 4) for quarter in (1, 2, 3, 4)})
     blue = LIGHT.series[0]
     with new_figure(3.4) as figure:
         axes = figure.subplots()
         axes.axhline(100 * majority, color=LIGHT.muted, linewidth=1, zorder=1)
         axes.fill_between(times, low, high, color=blue, alpha=0.25, linewidth=0)
         axes.plot(times, value, color=blue, marker="o", markersize=3)
-        for time in quarters:
+        for time in quarters(last):
             height = value[time - 1]
             # Below high points and the last one; not where the curve rises to a point.
             below = height > (20 if time == last else 90)
@@ -234,11 +233,16 @@ def accuracy_over_time(estimates: Sequence[Estimate], majority: float) -> bytes:
                 ha="left" if right else "right",
                 va="top" if below else "bottom",
             )
-        axes.set_xticks(sorted({1, *quarters}))
+        axes.set_xticks(sorted({1, *quarters(last)}))
         axes.set_title(f"horizontal line: most frequent class, {percent(majority)}")
         axes.set(xlabel=TIME_LABEL, xlim=(0.5, last + 0.5))
         axes.set(ylabel="accuracy (% of examples)", ylim=(0, 102))
         return to_png(figure)
+
+
+def quarters(last: int) -> list[int]:
+    """Returns the time steps at a quarter, half, three quarters and the end."""
+    return sorted({-(-last * quarter // 4) for quarter in (1, 2, 3, 4)})
 
 
 def prediction(stages: Stages, probabilities: np.ndarray) -> bytes:

@@ -3,23 +3,24 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
-from rnnmnist.evaluation import scoring
-from rnnmnist.evaluation.predictions import Predictions, predict
+from rnnmnist.evaluation.metrics import score_logits
+from rnnmnist.evaluation.predictions import Predictions, predict_logits
 from rnnmnist.evaluation.restore import restore_model
-from rnnmnist.runs import logs, results
+from rnnmnist.evaluation.scoring import load_split
+from rnnmnist.models.classifier import count_params
+from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import read_header
 from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runs.logs import Metrics, Session
-from rnnmnist.runs.results import Result
+from rnnmnist.runs.results import Scores, log_test_reading
 from rnnmnist.runs.selection import with_step
 from rnnmnist.runtime.mesh import make_mesh
-
-JsonObject = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
@@ -30,18 +31,27 @@ class RunData:
     step: int
     selector: str  # `best`, `latest` or a number
     config: Config
+    num_parameters: int  # of each network
+    params_sha256: str
     trained: Task  # of the training's data
+    task: Task  # of the evaluated data
+    split: str  # the evaluated split: test, or validation if there is none
+    examples: Examples  # of the evaluated split
+    networks: list[Predictions]  # of each network
+    scores: Scores
+    validation: Metrics | None  # at this step, from the checkpoint
     metrics: list[Metrics]  # lines of `metrics.jsonl`; empty if there is no file
     sessions: list[Session]
-    validation: Metrics | None  # at this step, from the checkpoint
-    result: Result  # of the test split, or of validation if there is none
-    networks: list[Predictions]  # of each network, on the same split
-    examples: Examples  # the same split
 
     @property
-    def task(self) -> Task:
-        """The task of the evaluated data."""
-        return self.result.task
+    def of_other_data(self) -> bool:
+        """Whether the evaluated data are not those of the training."""
+        return self.task.sha256 != self.trained.sha256
+
+    @property
+    def evaluated(self) -> str:
+        """The evaluated split, with the name of its data if they are other ones."""
+        return f"{self.split} on {self.task.name}" if self.of_other_data else self.split
 
     @property
     def selects(self) -> bool:
@@ -49,25 +59,15 @@ class RunData:
         return self.trained.examples.validation >= MIN_VALIDATION_EXAMPLES
 
     @property
-    def noun(self) -> str:
-        """The word for several examples."""
-        return self.task.noun
-
-    @property
-    def split(self) -> str:
-        """The evaluated split."""
-        return self.result.split
-
-    @property
     def validated(self) -> list[Metrics]:
         """The metrics of the validation split."""
         return [line for line in self.metrics if line.split == "validation"]
 
     @property
-    def seconds(self) -> float | None:
-        """The duration of all recorded sessions; None if there are none."""
+    def seconds(self) -> str:
+        """The duration of all recorded sessions."""
         seconds = [session.seconds["total"] for session in self.sessions]
-        return sum(seconds) if seconds else None
+        return f"{sum(seconds):,.1f}" if seconds else "not recorded"
 
 
 def load_run_data(
@@ -82,31 +82,36 @@ def load_run_data(
 
     def load_step(step: int) -> RunData:
         restored = restore_model(workdir, step, make_mesh(1, 1, 1))
-        task, split, examples = scoring.load_split(restored, None, data_paths)
+        config = restored.config.replace(data_paths)
         sha256 = params_sha256(restored.params)
+        task, split, examples = load_split(restored, None, data_paths)
         if split == "test":
-            results.log_test_reading(workdir, step, sha256, "report")
-        path = results.result_path(workdir, split, step)
-        result = results.read_result(path, sha256)
-        if result is None or result.task.sha256 != task.sha256:
-            result = scoring.score(restored, step, task, split, examples)
+            log_test_reading(workdir, step, sha256, "report")
+        logits = predict_logits(
+            restored.model, restored.params, restored.put(examples), every_step=True
+        )
+        networks = [
+            Predictions.from_logits(one, examples.labels, examples.lengths)
+            for one in logits
+        ]
+        labels = examples.labels
+        final = logits[:, np.arange(len(labels)), networks[0].lengths - 1]
         return RunData(
             workdir=workdir,
             step=step,
             selector=selector,
-            config=restored.config.replace(data_paths),
+            config=config,
+            num_parameters=count_params(restored.params) // len(networks),
+            params_sha256=sha256,
             trained=restored.task,
+            task=task,
+            split=split,
+            examples=examples,
+            networks=networks,
+            scores=score_logits(final, labels, config.seed),
+            validation=read_header(workdir, step).metrics,
             metrics=logs.read(workdir, Metrics),
             sessions=logs.read(workdir, Session),
-            validation=read_header(workdir, step).metrics,
-            result=result,
-            networks=predict(
-                restored.model,
-                restored.params,
-                restored.put(examples),
-                examples.labels,
-            ),
-            examples=examples,
         )
 
     return with_step(workdir, selector, load_step)

@@ -28,9 +28,8 @@ from rnnmnist.evaluation.predictions import (
     decision_times,
     evaluate,
     most_confident_errors,
-    predict,
 )
-from rnnmnist.models.classifier import Params
+from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runtime.ensemble import split_ensemble
 
 MODEL = model_of(ModelConfig(hidden_size=8))
@@ -100,6 +99,18 @@ def with_confidence(confidence: np.ndarray, correct: np.ndarray) -> Predictions:
     labels = np.where(correct, 3, 4).astype(np.int32)
     lengths = np.full(count, 28, np.int32)
     return Predictions(labels, lengths, np.full((count, 28), 3), probabilities)
+
+
+def predict(
+    model: SequenceClassifier,
+    params: Params,
+    split: EvaluationSplit,
+    labels: np.ndarray,
+) -> list[Predictions]:
+    """The predictions of each network for every example of a split."""
+    logits = predictions.predict_logits(model, params, split, every_step=True)
+    lengths = split.inputs.lengths
+    return [Predictions.from_logits(network, labels, lengths) for network in logits]
 
 
 def predict_one(params: Params, examples: Examples) -> Predictions:

@@ -17,28 +17,22 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from msgspec.structs import asdict, replace
 from support import REPOSITORY, Command, in_a_browser, one_line_error, refused
 
 from rnnmnist import report
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.accuracies import probability, wilson_interval
 from rnnmnist.evaluation.metrics import format_accuracy, score_confusions
-from rnnmnist.reporting import html, plots
+from rnnmnist.reporting import plots
 from rnnmnist.reporting.comparison import (
     comparison_folder,
     comparison_page,
     differing_settings,
 )
-from rnnmnist.reporting.pages import (
-    report_card,
-    report_page,
-    write_files,
-)
+from rnnmnist.reporting.pages import report_card, write_files
 from rnnmnist.reporting.run_data import RunData, load_run_data
-from rnnmnist.reporting.sections import estimate_accuracies
+from rnnmnist.reporting.sections import estimate_accuracies, report_page
 from rnnmnist.runs.logs import Metrics, Session
-from rnnmnist.runs.results import NetworkResult, Result
 
 PLOTS = ["curves", "confusion", "steps", "gallery", "reliability"]
 NOW = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
@@ -88,14 +82,6 @@ def run_data(reports: Reports, data_dir: Path) -> RunData:
     return load_run_data(reports.first, "best", {"data.data_dir": str(data_dir)})
 
 
-def with_confusions(result: Result, *tables: np.ndarray) -> Result:
-    """The result with other counts: one table for each network."""
-    scores = score_confusions(np.array(tables), np.full(len(tables), 1.5))
-    common = {name: getattr(result, name) for name in NetworkResult.__struct_fields__}
-    members = tuple(NetworkResult(**common | asdict(one)) for one in scores.members)
-    return replace(result, **asdict(scores) | {"members": members})
-
-
 @pytest.fixture(scope="module")
 def ensemble(run_data: RunData) -> RunData:
     """`run_data` as of three seeds; each has three more errors than the one before."""
@@ -109,8 +95,8 @@ def ensemble(run_data: RunData) -> RunData:
         table = np.zeros((10, 10), int)
         np.add.at(table, (predictions.labels, predicted[:, -1]), 1)
         tables.append(table)
-    result = with_confusions(run_data.result, *tables)
-    assert result.accuracy_std == pytest.approx(0.006)
+    scores = score_confusions(np.array(tables), np.full(len(tables), 1.5))
+    assert scores.accuracy_std == pytest.approx(0.006)
     metrics = [
         Metrics.create(
             *(line.step, line.split, line.examples, range(3)),
@@ -120,7 +106,7 @@ def ensemble(run_data: RunData) -> RunData:
         for line in run_data.metrics
     ]
     return dataclasses.replace(
-        run_data, result=result, networks=networks, metrics=metrics
+        run_data, scores=scores, networks=networks, metrics=metrics
     )
 
 
@@ -152,8 +138,8 @@ class PageParser(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def read(page: html.Page) -> PageParser:
-    return PageParser(html.render_page(page))
+def read(files: dict[str, bytes]) -> PageParser:
+    return PageParser(files["index.html"].decode())
 
 
 def spaced(text: str) -> str:
@@ -233,7 +219,6 @@ def test_a_page_agrees_with_the_result_file(reports: Reports) -> None:
     assert result["params_sha256"] in words
     assert f"{result['num_parameters']:,}" in words
     assert "model.hidden_size" in words
-    assert "In the predictions for this report" not in words  # the counts agree
     assert reports.output.startswith("mnist5k test at step ")
 
 
@@ -278,7 +263,7 @@ def test_a_comparison_is_not_written_into_a_run() -> None:
 def test_an_ensemble_is_reported_by_seed(ensemble: RunData) -> None:
     parser = read(report_page(ensemble, CARD))
     words = spaced(parser.text)
-    for network in ensemble.result.members:
+    for network in ensemble.scores.members:
         assert f"{network.correct:,} of 500" in words
     assert "Accuracy by seed" in words
     assert "mean test accuracy of 3 seeds, on 500 images" in words
@@ -286,12 +271,11 @@ def test_an_ensemble_is_reported_by_seed(ensemble: RunData) -> None:
     assert "The standard deviation over seeds is 0.60 points" in words
     assert "errors of seed 0" in words
     assert "lowest to highest" in words
-    assert f"{ensemble.result.correct:,} of 500" not in words  # a sum over seeds
-    assert "In the predictions for this report" not in words
+    assert f"{ensemble.scores.correct:,} of 500" not in words  # a sum over seeds
     other = dataclasses.replace(ensemble, workdir=ensemble.workdir.with_name("other"))
     folder = comparison_folder([ensemble.workdir, other.workdir])
     words = spaced(read(comparison_page([ensemble, other], folder, CARD)).text)
-    assert format_accuracy(ensemble.result) in words
+    assert format_accuracy(ensemble.scores) in words
 
 
 def test_intervals_are_over_images_for_one_network_and_else_over_seeds() -> None:
@@ -305,9 +289,7 @@ def test_intervals_are_over_images_for_one_network_and_else_over_seeds() -> None
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_a_run_of_several_sessions_that_was_evaluated_on_another_device(
-    run_data: RunData,
-) -> None:
+def test_a_run_of_several_sessions(run_data: RunData) -> None:
     session = Session(
         time="2026-01-02T03:04:05+00:00",
         command="python -m rnnmnist.main",
@@ -319,20 +301,13 @@ def test_a_run_of_several_sessions_that_was_evaluated_on_another_device(
         step=1060,
         seconds={"train": 5.5, "total": 7.25},
     )
-    (predictions,) = run_data.networks
-    predicted = predictions.predicted.copy()
-    changed = np.flatnonzero(predictions.correct)[0]  # by rounding on another device
-    predicted[changed, -1] = (predicted[changed, -1] + 1) % 10
-    networks = [predictions._replace(predicted=predicted)]
-    run = dataclasses.replace(run_data, sessions=[session] * 2, networks=networks)
-    assert run.seconds == 14.5
+    run = dataclasses.replace(run_data, sessions=[session] * 2)
+    assert run.seconds == "14.5"
     words = read(report_page(run, CARD)).text
     assert "14.5, in 2 sessions" in words
     assert "a <fast> one" in words
     assert "2026-01-02T03:04:05+00:00" in words
     assert "0 to 1,060" in words
-    recounted = run_data.result.correct - 1
-    assert f"In the predictions for this report, {recounted} images are" in words
 
 
 @pytest.mark.usefixtures("unrendered")
@@ -343,9 +318,9 @@ def test_a_network_without_errors_has_a_report(run_data: RunData) -> None:
         predicted=np.repeat(labels[:, None], 28, axis=1),
         probabilities=np.eye(10)[labels],
     )
-    table = np.diag(np.bincount(labels, minlength=10))
-    result = with_confusions(run_data.result, table)
-    run = dataclasses.replace(run_data, result=result, networks=[perfect])
+    confusion = np.diag(np.bincount(labels, minlength=10))
+    scores = score_confusions(confusion[None], np.zeros(1))
+    run = dataclasses.replace(run_data, scores=scores, networks=[perfect])
     words = spaced(read(report_page(run, CARD)).text)
     assert "All images are classified correctly" in words
     assert "100.00 %" in words
@@ -455,9 +430,10 @@ def sequences_run(run: RunData, number: int, *, test: bool, name: str) -> RunDat
         run.task, name="mine", image_shape=None, sha256=name * 64, examples=sizes
     )
     split = "test" if test else "validation"
-    result = replace(run.result, task=task, split=split, trained_on_sha256=task.sha256)
     workdir = run.workdir.with_name(name)
-    return dataclasses.replace(run, workdir=workdir, trained=task, result=result)
+    return dataclasses.replace(
+        run, workdir=workdir, trained=task, task=task, split=split
+    )
 
 
 @pytest.mark.slow
@@ -503,7 +479,7 @@ def test_a_report_on_other_data_than_the_training(run_data: RunData) -> None:
     assert "1.4 epochs of mine" in words
     sizes = dataclasses.replace(run.task.examples, train=0, validation=0)
     task = dataclasses.replace(run.task, name="theirs", sha256="b" * 64, examples=sizes)
-    other = dataclasses.replace(run, result=replace(run.result, task=task))
+    other = dataclasses.replace(run, task=task)
     words = spaced(read(report_page(other, CARD)).text)
     assert "The figures are of theirs, other data than those of the training" in words
     assert "1.4 epochs of mine" in words
@@ -511,10 +487,7 @@ def test_a_report_on_other_data_than_the_training(run_data: RunData) -> None:
     runs = [other, dataclasses.replace(other, workdir=other.workdir.with_name("b"))]
     folder = comparison_folder([run.workdir for run in runs])
     words = spaced(read(comparison_page(runs, folder, CARD)).text)
-    assert (
-        "Best validation accuracy on mine: a, with a test accuracy on theirs" in words
-    )
-    assert "test on theirs: " in words
+    assert words.count(f"test on theirs {format_accuracy(run.scores)}") == 3
 
 
 @pytest.mark.usefixtures("unrendered")
@@ -526,14 +499,12 @@ def test_a_comparison_names_splits_and_tells_data_of_one_name_apart(
         sequences_run(run_data, 500, test=False, name="b"),
     ]
     folder = comparison_folder([run.workdir for run in runs])
-    page = comparison_page(runs, folder, CARD)
-    words = spaced(read(page).text)
-    assert "Best validation accuracy on mine (aaaaaaaa): a, with a test" in words
-    assert "Best validation accuracy on mine (bbbbbbbb): b, with a validation" in words
-    table = page.sections[0].table
-    assert table is not None
-    first, second = (str(row[3]) for row in table.rows)
-    assert second == f"validation: {first}"
+    words = spaced(read(comparison_page(runs, folder, CARD)).text)
+    accuracy = format_accuracy(run_data.scores)
+    for dataset, result in [("aaaaaaaa", "a: test"), ("bbbbbbbb", "b: validation")]:
+        assert f"on mine ({dataset}) is {result} {accuracy}" in words
+    for split in ("test", "validation"):
+        assert words.count(f"{split} {accuracy}") == 2  # also in the table
 
 
 def drawn_texts(
