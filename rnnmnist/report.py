@@ -40,26 +40,24 @@ def main(argv: list[str]) -> None:
 
     use_cpu()
     command = shlex.join(["python", "-m", "rnnmnist.report", *argv])
-    card = pages.report_card(command, datetime.datetime.now().astimezone())
-    folders = [workdir / "report" for workdir in args.workdir]
-    if len(args.workdir) > 1:
-        folders.append(comparison.comparison_folder(args.workdir))
+    provenance = pages.provenance(command, datetime.datetime.now().astimezone())
     for workdir in args.workdir:  # fail before the slow work
         find_step(workdir, args.step)
     runs = []
-    for workdir, folder in zip(args.workdir, folders, strict=False):
+    for workdir in args.workdir:
         run = load_run_data(workdir, args.step, parse_settings(args))
         print(
             f"{run.task.name} {run.split} at step {run.step}: "
             f"{format_accuracy(run.scores)}, balanced accuracy "
             f"{percent(run.scores.balanced_accuracy)}, loss {run.scores.loss:.4f}"
         )
-        page = report_page(run, card)
-        print(*pages.write_files(folder, page), sep="\n", flush=True)
+        files = report_page(run, provenance)
+        print(*pages.write_files(workdir / "report", files), sep="\n", flush=True)
         runs.append(run)
     if len(runs) > 1:
-        page = comparison.comparison_page(runs, folders[-1], card)
-        print(*pages.write_files(folders[-1], page), sep="\n")
+        folder = comparison.comparison_folder(args.workdir)
+        files = comparison.comparison_page(runs, folder, provenance)
+        print(*pages.write_files(folder, files), sep="\n")
 
 
 if __name__ == "__main__":

@@ -25,9 +25,14 @@ def comparison_page(
 ) -> dict[str, bytes]:
     """Returns the comparison of runs for `comparison_folder`: its files by name."""
     named = {run.workdir.relative_to(folder.parent).as_posix(): run for run in runs}
+    ranked = sorted(
+        named.items(),
+        key=lambda item: item[1].validation.accuracy if item[1].validation else -1,
+        reverse=True,
+    )
     dataset_of = _datasets(named)
     best: dict[str, str] = {}  # the name of a run for each data set
-    for name in sorted(named, key=lambda n: -_validation_accuracy(named[n])):
+    for name, _ in ranked:
         best.setdefault(dataset_of[name], name)
     curves = {name: run.validated for name, run in named.items() if run.validated}
     sections = {
@@ -82,7 +87,3 @@ def _datasets(named: dict[str, RunData]) -> dict[str, str]:
         else task.name
         for name, task in tasks.items()
     }
-
-
-def _validation_accuracy(run: RunData) -> float:
-    return run.validation.accuracy if run.validation else -1.0

@@ -11,7 +11,7 @@ from rnnmnist.reporting import html
 from rnnmnist.runtime import machine
 
 MARK = '<meta name="generator" content="rnnmnist.report">'  # of `layout.html`
-Entries = Sequence[tuple[str, str]]  # names and values
+Entries = Sequence[tuple[str, str]]  # names and values of a card
 
 
 class Section(NamedTuple):
@@ -22,7 +22,7 @@ class Section(NamedTuple):
     numbers: Mapping[str, object] = {}  # of the sentences
 
 
-def report_card(command: str, time: datetime.datetime) -> Entries:
+def provenance(command: str, time: datetime.datetime) -> Entries:
     """Describes the report itself: its command, this machine and its versions."""
     return [
         ("command", command),

@@ -154,7 +154,9 @@ def reliability_diagram(
     """
     edges = np.linspace(0, 100, len(examples) + 1)
     blue = LIGHT.series[0]
-    values, lengths = _error_bars(accuracy)
+    low, values, high = 100 * np.array(accuracy).T
+    # At 0 or 1, an end can lie on the wrong side of the value by rounding.
+    lengths = np.maximum(0, [values - low, high - values])
     points = {"fmt": "o", "color": blue, "clip_on": False, "zorder": 3}
     with new_figure(4.8) as figure:
         above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
@@ -322,13 +324,6 @@ def to_png(figure: Figure) -> bytes:
 
 def _shades(colour: str) -> LinearSegmentedColormap:
     return LinearSegmentedColormap.from_list("shades", [LIGHT.background, colour])
-
-
-def _error_bars(estimates: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns values and the lengths of their error bars [2, values], in %."""
-    low, value, high = 100 * np.array(estimates).T
-    # At 0 or 1, an end can lie on the wrong side of the value by rounding.
-    return value, np.maximum(0, [value - low, high - value])
 
 
 def _validation_lines(metrics: Sequence[Metrics]) -> list[Metrics]:

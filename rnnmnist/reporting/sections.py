@@ -197,7 +197,7 @@ def _calibration(run: RunData) -> Section:
     correct = bins.correct[present]
     confidence = bins.confidence[present] / examples
     estimates = estimate_accuracies(correct[None], examples)
-    error = bins.calibration_error
+    total = examples.sum()
     num_bins = len(bins.examples)
     rows = [
         [
@@ -211,20 +211,16 @@ def _calibration(run: RunData) -> Section:
             present, examples, estimates, confidence, strict=True
         )
     ]
-    total = examples.sum()
-    return Section(
-        rows,
-        plots.reliability_diagram(confidence, estimates, bins.examples, error),
-        {
-            "confidence": float(bins.confidence.sum() / total),
-            "accuracy": float(correct.sum() / total),
-            "error": error,
-            "examples": total,
-            "num_bins": num_bins,
-            "top_examples": bins.examples[-1],
-            "top_correct": bins.correct[-1],
-        },
+    picture = plots.reliability_diagram(
+        confidence, estimates, bins.examples, bins.calibration_error
     )
+    numbers = {
+        "bins": bins,
+        "examples": total,
+        "confidence": bins.confidence.sum() / total,
+        "accuracy": correct.sum() / total,
+    }
+    return Section(rows, picture, numbers)
 
 
 def _accuracy_by_class(run: RunData) -> Section:

@@ -29,14 +29,14 @@ from rnnmnist.reporting.comparison import (
     comparison_page,
     differing_settings,
 )
-from rnnmnist.reporting.pages import report_card, write_files
+from rnnmnist.reporting.pages import provenance, write_files
 from rnnmnist.reporting.run_data import RunData, load_run_data
 from rnnmnist.reporting.sections import estimate_accuracies, report_page
 from rnnmnist.runs.logs import Metrics, Session
 
 PLOTS = ["curves", "confusion", "steps", "gallery", "reliability"]
 NOW = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
-CARD = report_card("python -m rnnmnist.report", NOW)
+PROVENANCE = provenance("python -m rnnmnist.report", NOW)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +250,7 @@ def test_a_comparison_shows_the_settings_that_differ(run_data: RunData) -> None:
     assert differing_settings(runs) == ["model.cell"]
     folder = comparison_folder([run.workdir for run in runs])
     assert folder == run_data.workdir.parent / "report"
-    words = read(comparison_page(runs, folder, CARD)).text
+    words = read(comparison_page(runs, folder, PROVENANCE)).text
     assert "model.cell gru" in words
     assert "model.hidden_size 48" not in words
 
@@ -261,7 +261,7 @@ def test_a_comparison_is_not_written_into_a_run() -> None:
 
 @pytest.mark.usefixtures("unrendered")
 def test_an_ensemble_is_reported_by_seed(ensemble: RunData) -> None:
-    parser = read(report_page(ensemble, CARD))
+    parser = read(report_page(ensemble, PROVENANCE))
     words = spaced(parser.text)
     for network in ensemble.scores.members:
         assert f"{network.correct:,} of 500" in words
@@ -274,7 +274,7 @@ def test_an_ensemble_is_reported_by_seed(ensemble: RunData) -> None:
     assert f"{ensemble.scores.correct:,} of 500" not in words  # a sum over seeds
     other = dataclasses.replace(ensemble, workdir=ensemble.workdir.with_name("other"))
     folder = comparison_folder([ensemble.workdir, other.workdir])
-    words = spaced(read(comparison_page([ensemble, other], folder, CARD)).text)
+    words = spaced(read(comparison_page([ensemble, other], folder, PROVENANCE)).text)
     assert format_accuracy(ensemble.scores) in words
 
 
@@ -303,7 +303,7 @@ def test_a_run_of_several_sessions(run_data: RunData) -> None:
     )
     run = dataclasses.replace(run_data, sessions=[session] * 2)
     assert run.seconds == "14.5"
-    words = read(report_page(run, CARD)).text
+    words = read(report_page(run, PROVENANCE)).text
     assert "14.5, in 2 sessions" in words
     assert "a <fast> one" in words
     assert "2026-01-02T03:04:05+00:00" in words
@@ -321,7 +321,7 @@ def test_a_network_without_errors_has_a_report(run_data: RunData) -> None:
     confusion = np.diag(np.bincount(labels, minlength=10))
     scores = score_confusions(confusion[None], np.zeros(1))
     run = dataclasses.replace(run_data, scores=scores, networks=[perfect])
-    words = spaced(read(report_page(run, CARD)).text)
+    words = spaced(read(report_page(run, PROVENANCE)).text)
     assert "All images are classified correctly" in words
     assert "100.00 %" in words
 
@@ -365,7 +365,7 @@ def test_a_missing_run_is_refused_before_others_are_read(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("unrendered")
 def test_another_page_is_not_overwritten(run_data: RunData, tmp_path: Path) -> None:
-    page = report_page(run_data, CARD)
+    page = report_page(run_data, PROVENANCE)
     index = tmp_path / "index.html"
     write_files(tmp_path, page)
     write_files(tmp_path, page)  # replaces a report
@@ -397,7 +397,7 @@ def test_the_pages_in_a_browser(
     height: int,
     scheme: str,
 ) -> None:
-    write_files(tmp_path / "report", report_page(ensemble, CARD))
+    write_files(tmp_path / "report", report_page(ensemble, PROVENANCE))
     for folder in (reports.first, reports.second, reports.first.parent, tmp_path):
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme
@@ -440,16 +440,16 @@ def sequences_run(run: RunData, number: int, *, test: bool, name: str) -> RunDat
 @pytest.mark.usefixtures("unrendered")
 def test_few_validation_sequences_do_not_select_a_step(run_data: RunData) -> None:
     few = sequences_run(run_data, 27, test=False, name="a")
-    words = spaced(read(report_page(few, CARD)).text)
+    words = spaced(read(report_page(few, PROVENANCE)).text)
     assert "the last step, since 27 validation sequences do not select one." in words
     assert "with the best validation accuracy" not in words
     assert "mine has no test split: all figures are of validation." in words
     many = sequences_run(run_data, 500, test=False, name="a")
-    words = spaced(read(report_page(many, CARD)).text)
+    words = spaced(read(report_page(many, PROVENANCE)).text)
     assert "with the best validation accuracy" in words
     assert "validation, which also selected the step." in words
     latest = dataclasses.replace(few, selector="latest")
-    assert "selected by --step=latest." in read(report_page(latest, CARD)).text
+    assert "selected by --step=latest." in read(report_page(latest, PROVENANCE)).text
 
 
 @pytest.mark.parametrize(("number", "text"), [(49, "last"), (50, "best")])
@@ -474,19 +474,19 @@ def test_the_title_of_the_curves_names_the_selected_step(
 @pytest.mark.usefixtures("unrendered")
 def test_a_report_on_other_data_than_the_training(run_data: RunData) -> None:
     run = sequences_run(run_data, 500, test=True, name="a")
-    words = read(report_page(run, CARD)).text
+    words = read(report_page(run, PROVENANCE)).text
     assert "other data" not in words
     assert "1.4 epochs of mine" in words
     sizes = dataclasses.replace(run.task.examples, train=0, validation=0)
     task = dataclasses.replace(run.task, name="theirs", sha256="b" * 64, examples=sizes)
     other = dataclasses.replace(run, task=task)
-    words = spaced(read(report_page(other, CARD)).text)
+    words = spaced(read(report_page(other, PROVENANCE)).text)
     assert "The figures are of theirs, other data than those of the training" in words
     assert "1.4 epochs of mine" in words
     assert "with the best validation accuracy" in words
     runs = [other, dataclasses.replace(other, workdir=other.workdir.with_name("b"))]
     folder = comparison_folder([run.workdir for run in runs])
-    words = spaced(read(comparison_page(runs, folder, CARD)).text)
+    words = spaced(read(comparison_page(runs, folder, PROVENANCE)).text)
     assert words.count(f"test on theirs {format_accuracy(run.scores)}") == 3
 
 
@@ -499,7 +499,7 @@ def test_a_comparison_names_splits_and_tells_data_of_one_name_apart(
         sequences_run(run_data, 500, test=False, name="b"),
     ]
     folder = comparison_folder([run.workdir for run in runs])
-    words = spaced(read(comparison_page(runs, folder, CARD)).text)
+    words = spaced(read(comparison_page(runs, folder, PROVENANCE)).text)
     accuracy = format_accuracy(run_data.scores)
     for dataset, result in [("aaaaaaaa", "a: test"), ("bbbbbbbb", "b: validation")]:
         assert f"on mine ({dataset}) is {result} {accuracy}" in words
