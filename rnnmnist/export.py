@@ -18,9 +18,7 @@ from typing import NoReturn
 from rnnmnist import cli, errors
 from rnnmnist.cli import Parser, parse_settings
 from rnnmnist.config.paths import parse_folder
-from rnnmnist.config.schema import GATED_CELLS
-
-FORMAT_NAMES = ("onnx", "safetensors", "stablehlo")
+from rnnmnist.exporting.formats import FORMATS
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -28,9 +26,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser("export", __doc__)
     parser.add_workdir(required=False)
     parser.add_step()
-    parser.add_argument(
-        "--format", choices=[*FORMAT_NAMES, "all"], help="what to write"
-    )
+    parser.add_argument("--format", choices=[*FORMATS, "all"], help="what to write")
     parser.add_argument("--output", metavar="FOLDER", help="where to write it")
     parser.add_argument(
         "--force", action="store_true", help="replace the exports in FOLDER"
@@ -65,7 +61,6 @@ def main(argv: list[str]) -> None:
 def export(args: argparse.Namespace) -> None:
     """Writes exports, and prints how each compares with the checkpoint."""
     from rnnmnist.exporting import folders
-    from rnnmnist.exporting.formats import FORMATS
     from rnnmnist.exporting.source import Source
     from rnnmnist.runs.checkpoints import read_header
     from rnnmnist.runs.selection import with_step
@@ -74,21 +69,19 @@ def export(args: argparse.Namespace) -> None:
     workdir = args.workdir
     header = with_step(workdir, args.step, lambda step: read_header(workdir, step))
     cell = header.config.model.cell
-    names = []
-    for name in FORMAT_NAMES if args.format == "all" else [args.format]:
-        path = args.output / name
-        if FORMATS[name].gated_only and cell not in GATED_CELLS:
-            message = f"{name} does not support model.cell={cell}"
-            if args.format != "all":
-                raise errors.UserError(f"--format: {message}; use --format=stablehlo")
-            print(f"{name}: not written, since {message}")
-        elif path.exists() and not args.force:
+    names = list(FORMATS) if args.format == "all" else [args.format]
+    if header.config.model.is_user_cell and args.format != "stablehlo":
+        message = f"only stablehlo supports model.cell={cell}"
+        if args.format != "all":
+            raise errors.UserError(f"--format: {message}; use --format=stablehlo")
+        print(f"onnx and safetensors are not written: {message}")
+        names = ["stablehlo"]
+    for name in names:
+        if (args.output / name).exists() and not args.force:
             raise errors.UserError(
-                f"--output: {path} exists; name another folder, or replace it with "
-                "--force"
+                f"--output: {args.output / name} exists; name another folder, or "
+                "replace it with --force"
             )
-        else:
-            names.append(name)
     folders.check_packages(names)
     source = Source.load(workdir, args.step, parse_settings(args))
     differing = []

@@ -1,11 +1,16 @@
-"""The formats of exports: what a folder of each contains."""
+"""The formats of exports: what a folder of each contains.
+
+The packages of a format are imported when it is written, and none of this package by
+the parser of the command, which needs the names alone.
+"""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from rnnmnist.exporting.source import Source
+if TYPE_CHECKING:
+    from rnnmnist.exporting.source import Source
 
 
 class Format(NamedTuple):
@@ -13,11 +18,10 @@ class Format(NamedTuple):
 
     artefact: str  # the file with the parameters
     packages: tuple[str, ...]  # that write it, and as the last one, that runs it
-    write: Callable[[Source, Path], None]  # all files but `predict.py` into a folder
-    gated_only: bool = False  # supports the cells of `GATED_CELLS` only
+    write: Callable[["Source", Path], None]  # all files but `predict.py` into a folder
 
 
-def write_onnx(source: Source, folder: Path) -> None:
+def write_onnx(source: "Source", folder: Path) -> None:
     """Writes the ONNX model, with the classes and its origin as metadata."""
     import onnx
 
@@ -29,7 +33,7 @@ def write_onnx(source: Source, folder: Path) -> None:
     onnx.save(model, folder / "model.onnx")
 
 
-def write_safetensors(source: Source, folder: Path) -> None:
+def write_safetensors(source: "Source", folder: Path) -> None:
     """Writes the parameters, `config.json` for `predict.py`, and a model card."""
     from safetensors.numpy import save
 
@@ -41,10 +45,11 @@ def write_safetensors(source: Source, folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(save(arrays))
     model = source.restored.config.model
     order = source.pixel_order
-    mean, std, missing = source.normalization
+    mean, std, missing = source.restored.normalization
     content = {
         "cell": model.cell,
         "hidden_size": model.hidden_size,
+        "num_layers": model.num_layers,
         "pooling": model.pooling,
         "pixel_order": None if order is None else order.tolist(),
         "mean": mean.tolist(),
@@ -53,10 +58,10 @@ def write_safetensors(source: Source, folder: Path) -> None:
         "provenance": source.provenance,
     }
     (folder / "config.json").write_text(json.dumps(content) + "\n")
-    (folder / "README.md").write_text(model_card(source))
+    (folder / "README.md").write_text(model_card(source), "utf-8")
 
 
-def write_stablehlo(source: Source, folder: Path) -> None:
+def write_stablehlo(source: "Source", folder: Path) -> None:
     """Writes the program that `jax.export` serializes."""
     from rnnmnist.exporting.stablehlo import build
 
@@ -64,12 +69,9 @@ def write_stablehlo(source: Source, folder: Path) -> None:
 
 
 FORMATS = {
-    "onnx": Format("model.onnx", ("onnx", "onnxruntime"), write_onnx, gated_only=True),
+    "onnx": Format("model.onnx", ("onnx", "onnxruntime"), write_onnx),
     "safetensors": Format(
-        "model.safetensors",
-        ("safetensors", "numpy"),
-        write_safetensors,
-        gated_only=True,
+        "model.safetensors", ("safetensors", "numpy"), write_safetensors
     ),
     "stablehlo": Format("model.stablehlo", ("flatbuffers", "jax"), write_stablehlo),
 }

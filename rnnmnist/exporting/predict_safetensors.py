@@ -37,32 +37,86 @@ def to_inputs(config, examples):
 
 def predict(config, params, examples, lengths=None):
     """Returns the logits of raw examples, float32 [n, classes]."""
+    inputs = to_inputs(config, examples).swapaxes(0, 1)
+    run = run_layers if config["cell"] in ("lru", "mingru") else run_cell
+    hidden = run(config, params, inputs)  # [time, n, hidden_size]
+    if config["pooling"] == "mean":
+        hidden = np.cumsum(hidden, 0) / np.arange(1, len(hidden) + 1)[:, None, None]
+    last = len(hidden) if lengths is None else lengths
+    outputs = hidden[last - 1, np.arange(len(examples))]
+    logits = outputs @ params["head.kernel"] + params["head.bias"]
+    return logits.astype(np.float32)
+
+
+def run_cell(config, params, inputs):
+    """Returns the hidden states of an LSTM, a GRU or a basic cell."""
 
     def dense(name, x):
-        return x @ params[f"{name}.kernel"] + params.get(f"{name}.bias", 0)
+        kernel = params[f"cell.{name}.kernel"]
+        return x @ kernel + params.get(f"cell.{name}.bias", 0)
 
     def gate(name):
-        return dense(f"cell.i{name}", x) + dense(f"cell.h{name}", h)
+        return dense(f"i{name}", x) + dense(f"h{name}", h)
 
-    def sigmoid(x):
-        return (1 + np.tanh(x / 2)) / 2
-
-    inputs = to_inputs(config, examples)
     states = []
-    h = c = np.zeros((len(inputs), config["hidden_size"]), np.float32)
-    for x in inputs.swapaxes(0, 1):
+    h = c = np.zeros((inputs.shape[1], config["hidden_size"]), np.float32)
+    for x in inputs:
         if config["cell"] == "lstm":
             c = sigmoid(gate("f")) * c + sigmoid(gate("i")) * np.tanh(gate("g"))
             h = sigmoid(gate("o")) * np.tanh(c)
         elif config["cell"] == "gru":
             r, z = sigmoid(gate("r")), sigmoid(gate("z"))
-            n = np.tanh(dense("cell.in", x) + r * dense("cell.hn", h))
+            n = np.tanh(dense("in", x) + r * dense("hn", h))
             h = (1 - z) * n + z * h
         else:
             h = np.tanh(gate(""))
         states.append(h)
-    if config["pooling"] == "mean":
-        states = np.cumsum(states, 0) / np.arange(1, len(states) + 1)[:, None, None]
-    last = np.full(len(inputs), len(states)) if lengths is None else lengths
-    outputs = np.array(states)[last - 1, np.arange(len(inputs))]
-    return dense("head", outputs).astype(np.float32)
+    return np.array(states)
+
+
+def run_layers(config, params, inputs):
+    """Returns the outputs of the residual layers around LRUs or minGRUs."""
+
+    def get(name):
+        return params[f"layers.{name}"]
+
+    def dense(name, x):
+        return x @ get(f"{name}.kernel").T + params.get(f"layers.{name}.bias", 0)
+
+    hidden = dense("encoder", inputs)
+    for layer in (f"layer_{index}" for index in range(config["num_layers"])):
+        x = hidden - hidden.mean(-1, keepdims=True)
+        x = x / np.sqrt(np.mean(x * x, -1, keepdims=True) + np.float32(1e-6))
+        x = x * get(f"{layer}.norm.scale") + get(f"{layer}.norm.bias")
+        first, second = np.split(dense(f"{layer}.recurrence.input", x), 2, axis=-1)
+        if config["cell"] == "lru":
+            nu, theta, gamma, skip = (
+                get(f"{layer}.recurrence.{name}")
+                for name in ("nu_log", "theta_log", "gamma_log", "skip")
+            )
+            decay = np.exp(-np.exp(nu) + 1j * np.exp(theta))
+            states = scan(decay, np.exp(gamma) * (first + 1j * second))
+            parts = np.concatenate([states.real, states.imag], axis=-1)
+            x = dense(f"{layer}.recurrence.output", parts) + skip * x
+        else:
+            update = sigmoid(first)
+            x = scan(1 - update, update * second)
+        x = x * sigmoid((8 / np.pi) ** 0.5 * (x + 0.044715 * x * x * x))  # GELU
+        value, gate = np.split(dense(f"{layer}.glu", x), 2, axis=-1)
+        hidden = hidden + value * sigmoid(gate)
+    return hidden
+
+
+def scan(decay, values):
+    """Returns the states h[t] = decay[t] h[t - 1] + values[t]."""
+    states = []
+    h = 0
+    for a, x in zip(np.broadcast_to(decay, values.shape), values, strict=True):
+        h = a * h + x
+        states.append(h)
+    return np.array(states)
+
+
+def sigmoid(x):
+    """Returns the logistic function of an array."""
+    return (1 + np.tanh(x / 2)) / 2

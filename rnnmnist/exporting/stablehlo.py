@@ -9,33 +9,43 @@ import numpy as np
 
 from rnnmnist.data.examples import Normalization
 from rnnmnist.exporting.source import Source
+from rnnmnist.models.classifier import make_model
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def build(source: Source) -> bytes:
-    """Serializes the function from `Source.inputs` to logits.
+    """Serializes the function from inputs as in `Source` to logits.
 
-    It takes any number of examples, and sequences that are padded to the length of
-    `source.inputs`. On every platform, matrix products have the precision of
-    `execution.precision`, by default float32.
+    It takes any number of examples and, of sequences, of time steps. On every platform,
+    matrix products have the precision of `execution.precision`, by default float32.
     """
     restored = source.restored
+    task = restored.task
+    # A symbolic time can be divided into blocks of one time step only. Without blocks,
+    # the arrays of linear recurrences would not stay in cache.
+    execution = restored.execution._replace(
+        unroll=1, parallel_scan=False, remat_steps=1
+    )
+    model = make_model(restored.config.model, task, execution)
     params = source.params
 
     def logits(examples: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
         if restored.view is not None:
             inputs = restored.view(examples)
         else:
-            inputs = normalize(source.normalization, examples)
-        result: Any = restored.model.apply({"params": params}, inputs, lengths)
+            inputs = normalize(restored.normalization, examples)
+        result: Any = model.apply({"params": params}, inputs, lengths)
         return result
 
-    (count,) = jax.export.symbolic_shape("examples")
-    specs = [
-        jax.ShapeDtypeStruct((count, *array.shape[1:]), array.dtype)
-        for array in source.inputs
-    ]
+    count, time = jax.export.symbolic_shape("examples, time")
+    if task.image_shape:
+        specs = [jax.ShapeDtypeStruct((count, *task.image_shape), np.uint8)]
+    else:
+        specs = [
+            jax.ShapeDtypeStruct((count, time, task.features), np.float32),
+            jax.ShapeDtypeStruct((count,), np.int32),
+        ]
     exported = jax.export.export(jax.jit(logits), platforms=PLATFORMS)(*specs)
     return bytes(exported.serialize())
 

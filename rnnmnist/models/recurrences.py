@@ -69,7 +69,7 @@ class ScannedCell(nn.Module):
             "split_rngs": {"params": False},
             "in_axes": (nn.broadcast, 0),
         }
-        time = len(inputs)
+        time = inputs.shape[0]  # can be symbolic, as for an export
         block = self.remat_steps or time
         if time % block:
             raise ValueError(
@@ -101,7 +101,7 @@ class MeanPooling(nn.Module):
         hidden = self.recurrence(inputs, every_step=True)
         if not every_step:
             return hidden.mean(axis=0)
-        times = jnp.arange(1, len(hidden) + 1, dtype=hidden.dtype)
+        times = jnp.arange(1, hidden.shape[0] + 1, dtype=hidden.dtype)
         return hidden.cumsum(axis=0) / times[:, None, None]
 
     def start(self, batch: int, features: int) -> Any:

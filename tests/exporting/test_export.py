@@ -1,5 +1,6 @@
 """Exports: predictions of every format, certificates, and their verification."""
 
+import hashlib
 import importlib.util
 import json
 import runpy
@@ -48,12 +49,21 @@ NETWORKS: dict[str, tuple[DataConfig, ModelConfig]] = {
         DataConfig(name="files", missing="zero", normalize="none"),
         ModelConfig(cell="rnn"),
     ),
-}
-LINEAR = {
-    "lru": (DataConfig(view="permuted", pixels_per_step=16), ModelConfig(cell="lru")),
+    "lru on permuted pixels": (
+        DataConfig(view="permuted", pixels_per_step=16),
+        ModelConfig(cell="lru", num_layers=2),
+    ),
+    "lru on sequences": (
+        DataConfig(name="files", missing="zero"),
+        ModelConfig(cell="lru", num_layers=2, pooling="mean"),
+    ),
+    "mingru on columns": (
+        DataConfig(view="columns"),
+        ModelConfig(cell="mingru", pooling="mean"),
+    ),
     "mingru on sequences": (
         DataConfig(name="files", missing="forward_fill"),
-        ModelConfig(cell="mingru", pooling="mean"),
+        ModelConfig(cell="mingru", num_layers=2),
     ),
 }
 
@@ -117,31 +127,55 @@ def exported(source: Source, tmp_path: Path) -> Path:
     return shutil.copytree(source.workdir.with_name("out"), tmp_path / "out")
 
 
-@pytest.mark.parametrize("network", NETWORKS | LINEAR)
+@pytest.mark.parametrize("network", NETWORKS)
 def test_an_export_predicts_as_its_source(
     network: str, tmp_path: Path, data_dir: Path
 ) -> None:
-    data, model = (NETWORKS | LINEAR)[network]
+    data, model = NETWORKS[network]
     features = 1 if "one feature" in network else 3
     workdir, paths = save_network(tmp_path, data, model, data_dir, features=features)
     source = Source.load(workdir, "best", paths)
-    others = [array[::-1].copy() for array in source.inputs]
     cases = [
-        ([array[:1] for array in source.inputs], source.logits[:1]),
-        (source.inputs, source.logits),
-        (others, source_module.predict(source.restored, *others)),
+        [array[:1] for array in source.inputs],
+        [array[::-1].copy() for array in source.inputs],
     ]
+    if data.name == "files":  # any number of time steps
+        values, lengths = source.inputs
+        cases.append([values[:, :4], np.minimum(lengths, 4)])
+        complete = values[lengths == 9]
+        longer = np.concatenate([complete, complete[::-1]], axis=1)
+        cases.append([longer, np.arange(len(longer), dtype=np.int32) % 18 + 1])
+    expected = [source_module.predict(source.restored, *inputs) for inputs in cases]
     for name, format in FORMATS.items():
-        assert format.gated_only == (name != "stablehlo")
-        if format.gated_only and network in LINEAR:
-            continue
         format.write(source, tmp_path)
         script = Path(folders.__file__).with_name(f"predict_{name}.py")
         predict = runpy.run_path(str(script))["load"](tmp_path)
-        for inputs, expected in cases:
-            logits = predict(*inputs)
-            assert logits.dtype == np.float32, name
-            np.testing.assert_allclose(logits, expected, atol=2e-5, err_msg=name)
+        for inputs, logits in zip(cases, expected, strict=True):
+            found = predict(*inputs)
+            assert found.dtype == np.float32, name
+            np.testing.assert_allclose(found, logits, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "examples"),
+    [
+        (DataConfig(), ModelConfig(cell="lru", num_layers=2), 500),
+        (DataConfig(view="pixels"), ModelConfig(cell="gru"), 500),
+        (DataConfig(name="files"), ModelConfig(cell="lru"), 80),
+    ],
+    ids=["lru", "gru on pixels", "npz with lengths"],
+)
+def test_every_format_is_certified(
+    data: DataConfig, model: ModelConfig, examples: int, tmp_path: Path, data_dir: Path
+) -> None:
+    saved = save_network(tmp_path, data, model, data_dir)
+    output = tmp_path / "out"
+    export.main([*flags_of(*saved), "--format=all", f"--output={output}"])
+    assert {path.name for path in output.iterdir()} == set(FORMATS)
+    for name in FORMATS:
+        found = json.loads((output / name / "certificate.json").read_text())
+        assert (found["examples"], found["differing"]) == (examples, 0)
+        assert 0 <= found["max_abs_difference"] < 1e-4, name
 
 
 def test_onnx_has_native_operators_probabilities_and_metadata(
@@ -196,18 +230,23 @@ def test_an_export_is_verified_replaced_with_force_and_certified(
     assert capsys.readouterr().out.endswith("safetensors: unchanged\n")
 
 
-def test_the_numpy_reader_needs_neither_jax_nor_this_package(exported: Path) -> None:
+def test_the_model_card_runs_with_neither_jax_nor_this_package(
+    exported: Path,
+) -> None:
+    folder = exported / "safetensors"
+    card = (folder / "README.md").read_text()
+    example = card.partition("```python\n")[2].partition("```")[0]
     script = (
         "import sys; sys.modules['jax'] = sys.modules['rnnmnist'] = None\n"
-        "import numpy as np, pathlib, predict\n"
+        "import numpy as np\n"
         "images = np.zeros((2, 28, 28), np.uint8)\n"
-        "print(predict.load(pathlib.Path('.'))(images).shape)"
+        f"{example}\n"
+        "print(logits.shape, len(classes))"
     )
-    folder = exported / "safetensors"
     finished = subprocess.run(
         [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True
     )
-    assert finished.stdout == "(2, 10)\n", finished.stderr
+    assert finished.stdout == "(2, 10) 10\n", finished.stderr
 
 
 def test_another_checkpoint_or_other_data_are_changes(
@@ -305,21 +344,12 @@ def test_a_mistake_is_refused(
     assert not Path("out").exists()
 
 
-def test_the_command_names_all_formats() -> None:
-    assert tuple(FORMATS) == export.FORMAT_NAMES
-
-
 def test_what_cannot_be_exported_is_refused(
     source: Source, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = [f"--output={tmp_path / 'out'}", "--format=onnx"]
-    for name, settings, message in (
-        ("lru", {"model.cell": "lru"}, "does not support model.cell=lru"),
-        ("ensemble", {"num_seeds": 2}, "num_seeds=2"),
-    ):
-        folder = tmp_path / name
-        saved = save_network(folder, *NETWORKS["lstm"], data_dir, settings)
-        assert message in refused("export", *flags_of(*saved), *output)
+    saved = save_network(tmp_path, *NETWORKS["lstm"], data_dir, {"num_seeds": 2})
+    assert "num_seeds=2" in refused("export", *flags_of(*saved), *output)
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -331,17 +361,19 @@ def test_what_cannot_be_exported_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_all_formats_skip_those_without_the_recurrence(
+def test_a_cell_of_a_user_is_exported_as_stablehlo_only(
     tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    saved = save_network(tmp_path, *LINEAR["mingru on sequences"], data_dir)
+    cell = tmp_path / "own.py"
+    cell.write_text("from flax.linen import GRUCell as Own\n")
+    sha256 = hashlib.sha256(cell.read_bytes()).hexdigest()
+    settings = {"model.cell": f"{cell}:Own", "model.cell_sha256": sha256}
+    saved = save_network(tmp_path, *NETWORKS["lstm on sequences"], data_dir, settings)
     output = tmp_path / "out"
     flags = [*flags_of(*saved), f"--output={output}"]
     assert refused("export", *flags, "--format=onnx").endswith("--format=stablehlo")
     export.main([*flags, "--format=all"])
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == list(FORMATS)
-    assert "80 of 80" in lines[2]
+    assert "80 of 80" in capsys.readouterr().out
     assert [path.name for path in output.iterdir()] == ["stablehlo"]
 
 
