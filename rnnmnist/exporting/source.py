@@ -10,7 +10,7 @@ import numpy as np
 
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import Examples, Inputs, Normalization
+from rnnmnist.data.examples import Examples, Inputs
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.evaluation.restore import RestoredModel, restore_model
@@ -36,6 +36,8 @@ class Source(NamedTuple):
     step: int
     data_paths: Mapping[str, str | None]  # overrides of those in the configuration
     restored: RestoredModel
+    params: Params  # of the network, with Flax's names, as NumPy arrays
+    params_sha256: str  # as in result files
     dataset: str  # the name of the data of the examples
     split: str  # test, or validation if there is no test split
     inputs: tuple[np.ndarray, ...]  # all examples of that split
@@ -55,9 +57,10 @@ class Source(NamedTuple):
                     "contains one network; name a run with num_seeds=1"
                 )
             restored = restore_model(workdir, step, make_mesh(1, 1, 1))
+            (params,) = split_ensemble(jax.device_get(restored.params))
+            sha256 = params_sha256(params)
             task, split, examples = load_split(restored, None, data_paths)
             if split == "test":
-                sha256 = params_sha256(restored.params)
                 log_test_reading(workdir, step, sha256, "export")
             inputs = to_inputs(examples)
             return cls(
@@ -65,6 +68,8 @@ class Source(NamedTuple):
                 step=step,
                 data_paths=data_paths,
                 restored=restored,
+                params=params,
+                params_sha256=sha256,
                 dataset=task.name,
                 split=split,
                 inputs=inputs,
@@ -80,22 +85,6 @@ class Source(NamedTuple):
         return self.restored.task
 
     @property
-    def params(self) -> Params:
-        """The parameters of the network, with Flax's names, as NumPy arrays."""
-        (params,) = split_ensemble(jax.device_get(self.restored.params))
-        return params
-
-    @property
-    def params_sha256(self) -> str:
-        """The SHA-256 of the parameters, as in result files."""
-        return params_sha256(self.restored.params)
-
-    @property
-    def normalization(self) -> Normalization:
-        """How sequences are converted to the inputs of the network."""
-        return self.restored.normalization
-
-    @property
     def pixel_order(self) -> np.ndarray | None:
         """The indices of the pixels of each time step, int64 [time, features].
 
@@ -107,11 +96,6 @@ class Source(NamedTuple):
             return None
         indices = np.arange(shape[0] * shape[1]).reshape(1, *shape)
         return np.asarray(view(indices))[0]  # type: ignore[arg-type]
-
-    @property
-    def correct(self) -> int:
-        """The number of examples that the network classifies correctly."""
-        return int((self.logits.argmax(-1) == self.labels).sum())
 
     @property
     def provenance(self) -> dict[str, Any]:
