@@ -12,7 +12,6 @@ import archive
 import outlier_check
 import pytest
 import robustness
-import scaling
 from support import REPOSITORY
 
 import results
@@ -33,22 +32,6 @@ FILES = sorted(
 
 def read(path: str) -> dict[str, Any]:
     return json.loads((REPOSITORY / path).read_text())
-
-
-def test_the_page_on_scaling_contains_the_current_tables() -> None:
-    page, measured = scaling.PAGE.read_text(), json.loads(scaling.NUMBERS.read_text())
-    assert scaling.render(page) == page
-    assert f"{measured['floats'] - 2:,} parameters" in page
-    assert f"{measured['floats']:,} float32" in page
-
-
-@pytest.mark.slow
-def test_a_case_of_scaling_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a batch whose images take fewer seconds than those of smaller ones."""
-    monkeypatch.delenv("XLA_FLAGS")  # the eight devices of the tests
-    for case in (scaling.Case(512, 2), scaling.Case(512, 2, processes=2)):
-        found = scaling.measure_once(case)
-        assert found["step"] > found["all_reduce"] > 0
 
 
 def test_the_page_on_images_contains_the_current_tables() -> None:
