@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from speed_tables import table
 
-from rnnmnist.reporting import markdown
 from rnnmnist.runtime.machine import describe_processor
 
 EXAMPLES, TIME_STEPS, FEATURES, CLASSES = 100_000, 200, 12, 5
@@ -115,8 +115,7 @@ def main() -> None:
         for placement in firsts
     ]
     header = ["placement", "seconds to the first update", "anonymous GB", "sequences/s"]
-    print(describe_processor())
-    print(markdown.table(header, rows), end="")
+    print(table(describe_processor(), header, rows), end="")
 
 
 if __name__ == "__main__":

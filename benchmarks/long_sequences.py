@@ -1,10 +1,9 @@
 """Measures training on long sequences of one feature, beside PyTorch, on this machine.
 
-    python benchmarks/long_sequences.py run --peers=PYTHON
-    python benchmarks/long_sequences.py table
+    python benchmarks/long_sequences.py --peers=PYTHON
 
-`run` writes long_sequences.json; `table` renders it in docs/long_sequences.md.
-PYTHON is an interpreter that has benchmarks/requirements.txt, by default this one.
+It writes long_sequences.json. PYTHON is an interpreter that has
+benchmarks/requirements.txt, by default this one.
 """
 
 import argparse
@@ -16,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from measure import OURS, PYTORCH, Bench, Worker
-from tables import ratios, speeds
+from speed_tables import median_and_range, ratios, speeds, table
 
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import DataConfig, ModelConfig
 from rnnmnist.data.datasets import image_task
 from rnnmnist.models.classifier import abstract_params, count_params, make_model
-from rnnmnist.reporting import markdown
-from rnnmnist.reporting.markdown import median_and_range
 from rnnmnist.runtime.machine import (
     describe_processor,
     installed_versions,
@@ -32,7 +29,6 @@ from rnnmnist.runtime.machine import (
 
 BENCHMARKS = Path(__file__).resolve().parent
 NUMBERS = BENCHMARKS / "long_sequences.json"
-PAGE = BENCHMARKS.parent / "docs/long_sequences.md"
 TIME = 784
 LENGTHS = (28, 112, 784, 3136)
 BATCH = 128
@@ -155,7 +151,7 @@ def training_table(measured: dict[str, Any]) -> str:
         *("recurrence", "parameters", "images/s", "relative to `lstm`"),
         *("relative to PyTorch's", "% of the ceiling", "peak MiB"),
     )
-    return markdown.table(header, rows)
+    return table("784 time steps", header, rows)
 
 
 def lengths_table(measured: dict[str, Any]) -> str:
@@ -178,11 +174,12 @@ def lengths_table(measured: dict[str, Any]) -> str:
         rows.append([code(name), *cells])
     lengths = (f"{time:,} time steps" for time in LENGTHS)
     header = ("µs per time step of 128 sequences", *lengths)
-    return markdown.table(header, rows)
+    return table("Length", header, rows)
 
 
-def render(page: str, measured: dict[str, Any]) -> str:
-    """Returns docs/long_sequences.md with its tables rendered anew."""
+def tables() -> str:
+    """Returns both tables, and the origin of their numbers."""
+    measured = json.loads(NUMBERS.read_text())
     versions = join_versions(measured["versions"])
     origin = (
         f"On {measured['hardware']}; {versions}; torch {measured['torch']}. Medians of "
@@ -190,15 +187,19 @@ def render(page: str, measured: dict[str, Any]) -> str:
         f"maximum: `{measured['command']}`."
     )
     parts = [training_table(measured), lengths_table(measured), f"{origin}\n"]
-    return markdown.fill(page, "speed", "\n".join(parts))
+    return "\n".join(parts)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Measures both sections and writes the file."""
+def main() -> None:
+    """Parses the command line, measures both sections and writes the file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
     bench = Bench(args.peers, args.rounds)
     program = "from importlib.metadata import version; print(version('torch'))"
     measured = {
-        "command": "python benchmarks/long_sequences.py run --peers=PYTHON "
+        "command": "python benchmarks/long_sequences.py --peers=PYTHON "
         f"--rounds={bench.rounds}",
         "hardware": describe_processor(),
         "date": datetime.date.today().isoformat(),
@@ -209,22 +210,6 @@ def run(args: argparse.Namespace) -> None:
         "lengths": lengths(bench),
     }
     NUMBERS.write_text(json.dumps(measured, indent=1) + "\n")
-
-
-def main() -> None:
-    """Parses the command line and runs a subcommand."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run")
-    running.add_argument("--peers", default=sys.executable, metavar="PYTHON")
-    running.add_argument("--rounds", type=int, default=5)
-    commands.add_parser("table")
-    args = parser.parse_args()
-    if args.command == "run":
-        run(args)
-    else:
-        measured = json.loads(NUMBERS.read_text())
-        PAGE.write_text(render(PAGE.read_text(), measured))
 
 
 if __name__ == "__main__":

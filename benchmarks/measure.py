@@ -2,13 +2,10 @@
 
     python benchmarks/measure.py validate --data=FOLDER --peers=PYTHON
     python benchmarks/measure.py run --data=FOLDER --peers=PYTHON
-    python benchmarks/measure.py table
 
 `validate` prints the validation accuracies of Flax and PyTorch with our recipes. `run`
-writes benchmarks/results.json; `table` renders it between the markers of
-benchmarks/README.md and docs/performance.md. FOLDER contains the four original MNIST
-files; PYTHON is an interpreter that has benchmarks/requirements.txt, by default this
-one.
+writes benchmarks/results.json. FOLDER contains the four original MNIST files; PYTHON is
+an interpreter that has benchmarks/requirements.txt, by default this one.
 """
 
 import argparse
@@ -26,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tables import TARGET_COUNTS, fastest_mode, render, render_summary
+from speed_tables import NUMBERS, TARGET_COUNTS, fastest_mode
 from worker import VALIDATION, Recipe
 
 from rnnmnist.config.python_files import load_config
@@ -34,8 +31,6 @@ from rnnmnist.runtime.machine import describe_processor, installed_versions
 
 BENCHMARKS = Path(__file__).resolve().parent
 REPOSITORY = BENCHMARKS.parent
-PAGE, NUMBERS = BENCHMARKS / "README.md", BENCHMARKS / "results.json"
-SUMMARY = REPOSITORY / "docs/performance.md"
 PEERS = ("torch", "tensorflow", "keras", "numpy")
 OURS, FLAX = "run_ours.py", "run_flax.py"
 PYTORCH, KERAS = "run_pytorch.py", "run_keras.py"
@@ -534,14 +529,8 @@ def main() -> None:
     running.add_argument("--cap", type=float, default=240, help="a peer's seconds")
     running.add_argument("--seeds", type=int, default=5, help="per target accuracy")
     running.add_argument("--output", type=Path, default=NUMBERS)
-    commands.add_parser("table")
     args = parser.parse_args()
-    if args.command != "table":
-        {"run": run, "validate": validate}[args.command](args)
-        return
-    measured = json.loads(NUMBERS.read_text())
-    PAGE.write_text(render(PAGE.read_text(), measured))
-    SUMMARY.write_text(render_summary(SUMMARY.read_text(), measured))
+    {"run": run, "validate": validate}[args.command](args)
 
 
 if __name__ == "__main__":

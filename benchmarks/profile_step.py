@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from run_ours import Trainer, make_config, use_flax_cell
-
-from rnnmnist.reporting import markdown
+from speed_tables import table
 
 STEPS, ROUNDS = 50, 5
 CELLS = ("flax", "rnnmnist")
@@ -122,7 +121,7 @@ def main() -> None:
         for kind in (*KINDS, "whole step")
     ]
     header = ("ms per step of 128, on each device", *CELLS)
-    print(markdown.table(header, rows), end="")
+    print(table("Profile", header, rows), end="")
 
 
 if __name__ == "__main__":

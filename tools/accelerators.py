@@ -1,16 +1,11 @@
 """Compiles the programs for accelerators, without having one, and counts their cost.
 
-    python tools/accelerators.py measure v5e h100 t4
-    python tools/accelerators.py table
-    python tools/accelerators.py estimate v5e model.cell=gru
+    python tools/accelerators.py v5e h100 t4
 
-`measure` compiles training and evaluation for the named targets, and replaces their
-rows in results/accelerators.json. No accelerator is needed, only the packages that
-contain the compilers: `jax[tpu]` for v5e, `jax[cuda12]` for h100 and t4.
-In an environment with Colab's versions, it replaces Colab's rows of v5e.
-`table` renders the file between the markers of docs/accelerators.md and of
-docs/long_sequences.md. `estimate` prints the row of a training step with other
-settings.
+Compiles training and evaluation for the named targets, and replaces their rows in
+results/accelerators.json. No accelerator is needed, only the packages that contain the
+compilers: `jax[tpu]` for v5e, `jax[cuda12]` for h100 and t4. In an environment with
+Colab's versions, it replaces Colab's rows of v5e.
 
 For a TPU, the compiler estimates the cycles of every instruction. For a GPU, the
 instructions that launch kernels are counted. Nothing is executed.
@@ -23,13 +18,13 @@ import os
 import re
 import time
 from collections.abc import Collection, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import page_tables
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -41,7 +36,6 @@ from rnnmnist.data.datasets import image_task
 from rnnmnist.data.views import View
 from rnnmnist.evaluation.predictions import Batches, predict_batches
 from rnnmnist.main import parse
-from rnnmnist.reporting import markdown
 from rnnmnist.runtime.machine import installed_versions
 from rnnmnist.runtime.mesh import BATCH, SEEDS
 from rnnmnist.training.state import STATE_SPECS, abstract_state
@@ -49,8 +43,6 @@ from rnnmnist.training.step import Program, train_steps
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBERS = REPOSITORY / "results/accelerators.json"
-PAGE = REPOSITORY / "docs/accelerators.md"
-LONG_SEQUENCES = REPOSITORY / "docs/long_sequences.md"
 COLAB = REPOSITORY / "tests/constraints/colab-2026-08.txt"
 # The environment of the TPU compiler, without which it looks for a TPU and lets only
 # one process load it.
@@ -377,7 +369,7 @@ def compile_case(
         "num_seeds": config.num_seeds,
         "precision": execution.precision,
         "settings": list(case.variant.settings),
-        "versions": installed_versions() | {compiler: metadata.version(compiler)},
+        "versions": installed_versions() | {compiler: installed_versions()[compiler]},
         "compile_seconds": round(seconds, 1),
         "temporary_bytes": memory.temp_size_in_bytes,
         cost: sum(getattr(instruction, cost) for instruction in instructions),
@@ -441,7 +433,7 @@ def table(targets: Collection[str], cost: str) -> str:
                 f"{row['temporary_bytes'] / 2**20:.0f} MiB",
             ]
         )
-    return markdown.table(header, lines)
+    return page_tables.table(header, lines)
 
 
 def table_at_784_steps() -> str:
@@ -455,42 +447,14 @@ def table_at_784_steps() -> str:
         lines.append([name, f"{cycles / 1e6:.1f}", f"{kernels:,}"])
     header = ["recurrence", "TPU v5e, million cycles", "H100, kernels"]
     version = rows[0]["versions"]["jax"]
-    return f"{markdown.table(header, lines)}\nWith the compilers of jax {version}.\n"
-
-
-def render() -> dict[Path, str]:
-    """Returns the text of each page with its tables rendered anew."""
-    page = markdown.fill(PAGE.read_text(), "tpu", table(["v5e"], "estimated_cycles"))
-    long = LONG_SEQUENCES.read_text()
-    return {
-        PAGE: markdown.fill(page, "gpu", table(["h100", "t4"], "kernels")),
-        LONG_SEQUENCES: markdown.fill(long, "accelerators", table_at_784_steps()),
-    }
+    return f"{page_tables.table(header, lines)}\nWith the compilers of jax {version}.\n"
 
 
 def main() -> None:
-    """Parses the command line and runs a subcommand."""
+    """Parses the command line and measures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    measuring = commands.add_parser("measure")
-    measuring.add_argument("targets", nargs="+", choices=list(TARGETS))
-    commands.add_parser("table")
-    estimating = commands.add_parser("estimate")
-    estimating.add_argument("target", choices=list(TARGETS))
-    estimating.add_argument("settings", nargs="*", metavar="KEY=VALUE")
-    estimating.add_argument("--execution", nargs="*", default=[], metavar="KEY=VALUE")
-    args = parser.parse_args()
-    if args.command == "table":
-        for page, text in render().items():
-            page.write_text(text)
-        return
-    if args.command == "estimate":
-        variant = Variant(tuple(args.settings), tuple(args.execution))
-        case = Case("train", variant)
-        row, _ = compile_case(args.target, case, find_devices(args.target))
-        print(json.dumps(row, indent=1))
-        return
-    for target in args.targets:
+    parser.add_argument("targets", nargs="+", choices=list(TARGETS))
+    for target in parser.parse_args().targets:
         measure(target)
 
 

@@ -1,26 +1,25 @@
-"""Trains the out-of-distribution check, and compares it with other rules.
+"""Trains the out-of-distribution check, and measures what it rejects.
 
     python tools/outlier_check.py train --data=FOLDER
-    python tools/outlier_check.py compare --data=FOLDER --photographs=PHOTOGRAPHS
-    python tools/outlier_check.py table
+    python tools/outlier_check.py measure --data=FOLDER --photographs=PHOTOGRAPHS
 
 `train` fits a small LSTM to the training images of MNIST, plain and distorted, and to
 the images of `tools/outliers.py`, and writes
-rnnmnist/inference/out_of_distribution.npz. `compare` applies it and other rules to test
-sets that none of them was fitted to, each with a threshold that rejects 1 % of the
-validation images, and writes results/out_of_distribution.json; `table` renders that in
-docs/predict.md. FOLDER contains `mnist/` and `fashion_mnist/`, each with the four
-original files; PHOTOGRAPHS contains photographs.
+rnnmnist/inference/out_of_distribution.npz. `measure` applies it to test sets that it
+was not fitted to, and writes results/out_of_distribution.json. FOLDER contains `mnist/`
+and `fashion_mnist/`, each with the four original files; PHOTOGRAPHS contains
+photographs.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import outliers
+import page_tables
 from make_mnist5k import write
 from PIL import Image
 from robustness import (
@@ -39,7 +38,6 @@ from robustness import (
     upsample,
 )
 from scipy import ndimage
-from scipy.special import logsumexp
 
 from rnnmnist import Predictor, fit
 from rnnmnist.config.schema import DataConfig
@@ -49,13 +47,11 @@ from rnnmnist.inference import image_io, out_of_distribution
 from rnnmnist.inference.out_of_distribution import OutOfDistributionCheck
 from rnnmnist.inference.preprocessing import centre
 from rnnmnist.models.lstm import FusedParams
-from rnnmnist.reporting import markdown
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.machine import describe_processor, installed_versions
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBERS = REPOSITORY / "results/out_of_distribution.json"
-PAGE = REPOSITORY / "docs/predict.md"
 WORKDIR = REPOSITORY / "checkpoints/results/out_of_distribution"
 REJECTED = 0.01  # fraction of the validation images
 DISTORTED, OUTLIERS = 20_000, 64_000  # training images
@@ -67,7 +63,6 @@ RECIPE: dict[str, Any] = {
 }
 LETTERS = "ACEFHKMNPRTUVWXYaefhkmnrtuwx"  # those that resemble no digit
 Images = Literal["mnist", "fashion_mnist"]
-Score = Callable[[np.ndarray], np.ndarray]  # of images; higher for outliers
 
 
 def read_splits(data: Path, name: Images) -> dict[str, Examples]:
@@ -118,65 +113,6 @@ def weights() -> FusedParams:
     return fused._replace(row=row, bias=fused.bias - mean @ row)
 
 
-def rules(splits: dict[str, Examples]) -> Iterator[tuple[str, Score]]:
-    """Yields the rules, the simplest first, fitted to the training images."""
-    predictor = Predictor()
-    (params,) = split_ensemble(predictor.params)
-    kernel, bias = (np.asarray(params["head"][name]) for name in ("kernel", "bias"))
-    images, labels = splits["train"].stored[:20_000], splits["train"].labels[:20_000]
-
-    def states(images: np.ndarray) -> np.ndarray:
-        parts = np.array_split(images, -(-len(images) // 2_000))
-        return np.concatenate([predictor.trace(part).hidden[:, -1] for part in parts])
-
-    def logits(images: np.ndarray) -> np.ndarray:
-        return states(images) @ kernel + bias
-
-    def probability(images: np.ndarray) -> np.ndarray:
-        found = logits(images)
-        return logsumexp(found, axis=-1) - found.max(-1)
-
-    yield "probability of the prediction", probability
-    yield "energy of the logits", lambda images: -logsumexp(logits(images), axis=-1)
-    hidden = states(images)
-    means = np.stack([hidden[labels == digit].mean(0) for digit in range(10)])
-    covariance = np.cov((hidden - means[labels]).T) + 1e-4 * np.eye(hidden.shape[1])
-    inverse = np.linalg.inv(covariance)
-
-    def mahalanobis(images: np.ndarray) -> np.ndarray:
-        offsets = states(images)[:, None] - means
-        return np.einsum("ncd,de,nce->nc", offsets, inverse, offsets).min(-1)
-
-    yield "distance in the last hidden state", mahalanobis
-    pixels = blurred(images)
-    subspaces = [subspace(pixels[labels == digit]) for digit in range(10)]
-
-    def distance(images: np.ndarray) -> np.ndarray:
-        residuals = np.zeros(len(images))
-        for label in np.unique(predicted := logits(images).argmax(-1)):
-            mean, directions = subspaces[label]
-            offsets = blurred(images[predicted == label]) - mean
-            offsets -= offsets @ directions.T @ directions
-            residuals[predicted == label] = np.linalg.norm(offsets, axis=-1)
-        return residuals
-
-    yield "distance to a PCA subspace of the predicted digit", distance
-    yield "an LSTM that is trained with outliers", out_of_distribution.load().scores
-
-
-def blurred(images: np.ndarray) -> np.ndarray:
-    """Blurs images, so that distances tolerate small shifts; returns [n, pixels]."""
-    levels = images.astype(np.float32) / 255
-    return ndimage.gaussian_filter(levels, (0, 1, 1)).reshape(len(images), -1)
-
-
-def subspace(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean of images, and the 24 directions in which they vary most."""
-    mean = pixels.mean(0)
-    _, _, directions = np.linalg.svd(pixels - mean, full_matrices=False)
-    return mean, directions[:24]
-
-
 def blank_pages(count: int) -> Iterator[bytes]:
     """Renders blank pages in uneven light, with noise."""
     for seed in range(count):
@@ -217,13 +153,12 @@ def photographs(count: int, files: list[str]) -> Iterator[bytes]:
         yield png(photo[top : top + side, left : left + side])
 
 
-def compare(data: Path, photos: Path) -> dict[str, Any]:
-    """Applies all rules to all test sets.
+def measure(data: Path, photos: Path) -> dict[str, Any]:
+    """Applies the check to all test sets.
 
     Returns:
         The content of `results/out_of_distribution.json`.
     """
-    splits = read_splits(data, "mnist")
     files = image_io.find_images(str(photos))
     garments = read_splits(data, "fashion_mnist")["test"].stored[:1000]
     rendered = {
@@ -233,50 +168,35 @@ def compare(data: Path, photos: Path) -> dict[str, Any]:
         "letters": letters(1000),
         "crops of photographs": photographs(1000, files),
     }
-    sets = {"test digits": splits["test"].stored} | {
+    sets = {"test digits": read_splits(data, "mnist")["test"].stored} | {
         name: np.stack(list(map(preprocess_file, contents)))
         for name, contents in rendered.items()
     }
+    check = out_of_distribution.load()
     return {
         "name": "out_of_distribution",
-        "command": "python tools/outlier_check.py compare --data=FOLDER "
+        "command": "python tools/outlier_check.py measure --data=FOLDER "
         "--photographs=PHOTOGRAPHS",
         "hardware": describe_processor(),
         "versions": installed_versions(),
         "images": {name: len(images) for name, images in sets.items()},
         "rejected": {
-            name: count_rejected(score, splits["validation"].stored, sets)
-            for name, score in rules(splits)
+            name: int((~check.is_digit(images)).sum()) for name, images in sets.items()
         },
         "letters": LETTERS,
         "photographs": [Path(file).name for file in files],
     }
 
 
-def count_rejected(
-    score: Score, digits: np.ndarray, sets: dict[str, np.ndarray]
-) -> dict[str, int]:
-    """Counts the images with a score above that of all but 1 % of some digits.
-
-    Blank images are rejected by every rule.
-    """
-    limit = np.quantile(score(digits), 1 - REJECTED)
-    return {
-        name: int(((score(images) > limit) | ~images.any((1, 2))).sum())
-        for name, images in sets.items()
-    }
-
-
-def table(numbers: dict[str, Any]) -> str:
-    """Returns the table of the share of images that each rule rejects."""
-    counts = numbers["images"]
+def table() -> str:
+    """Returns the table of the share of images that the check rejects."""
+    numbers = json.loads(NUMBERS.read_text())
     lines = [
-        [rule, *(f"{100 * found[name] / counts[name]:.1f} %" for name in counts)]
-        for rule, found in numbers["rejected"].items()
+        [name, f"{count:,}", f"{100 * numbers['rejected'][name] / count:.1f} %"]
+        for name, count in numbers["images"].items()
     ]
-    header = ["rejected by", *(f"{name} ({counts[name]:,})" for name in counts)]
     return (
-        f"{markdown.table(header, lines)}\n"
+        f"{page_tables.table(('test set', 'images', 'rejected'), lines)}\n"
         f"The letters are those of `{numbers['letters']}`, at 60 to 199 pixels in the "
         f"fonts of the printed digits. The photographs are "
         f"{listed(numbers['photographs'])}.\n"
@@ -287,20 +207,16 @@ def main() -> None:
     """Parses the command line and runs a subcommand."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("train", "compare"):
+    for name in ("train", "measure"):
         command = commands.add_parser(name)
         command.add_argument("--data", type=Path, required=True)
     command.add_argument("--photographs", type=Path, required=True)
-    commands.add_parser("table")
     args = parser.parse_args()
     if args.command == "train":
         train(args.data)
-    elif args.command == "compare":
-        numbers = compare(args.data, args.photographs)
-        NUMBERS.write_text(json.dumps(numbers, indent=1) + "\n")
     else:
-        numbers = json.loads(NUMBERS.read_text())
-        PAGE.write_text(markdown.fill(PAGE.read_text(), "rejected", table(numbers)))
+        numbers = measure(args.data, args.photographs)
+        NUMBERS.write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 if __name__ == "__main__":

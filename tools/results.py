@@ -1,49 +1,38 @@
-"""Measures configurations over several seeds and renders the tables of the pages.
+"""Measures configurations over several seeds.
 
-    python tools/results.py measure --data=FOLDER
-    python tools/results.py measure default best --data=FOLDER
-    python tools/results.py table
+    python tools/results.py --data=FOLDER
+    python tools/results.py default best --data=FOLDER
 
-`measure` trains the named rows, or all rows, with every seed by
-`python -m rnnmnist.main`, and writes `results/NAME.json`. Each run has one core; runs
-start on all cores in parallel. FOLDER contains `mnist/` and `fashion_mnist/`, each with
-the four original files; without `--data`, TFDS downloads them. Runs stay in
-`checkpoints/results`; an interrupted measurement resumes them. `table` renders
-`results/` between the markers of README.md and of the pages in `docs/`. Processes are
-pinned to cores, which only Linux supports.
+Trains the named rows, or all rows, with every seed by `python -m rnnmnist.main`, and
+writes `results/NAME.json`. Each run has one core; runs start on all cores in parallel.
+FOLDER contains `mnist/` and `fashion_mnist/`, each with the four original files, and
+the folders of `ARCHIVE`. Without `--data`, TFDS downloads the images. Runs stay in
+`checkpoints/results`; an interrupted measurement resumes them. Processes are pinned to
+cores, which only Linux supports.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import datetime
-import functools
 import json
 import os
-import queue
 import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from scipy import stats
 
 from rnnmnist.config.schema import DATA_PATHS, Config
-from rnnmnist.evaluation.accuracies import interval, mean_and_std, percent
 from rnnmnist.main import parse
-from rnnmnist.reporting import markdown, run_data
+from rnnmnist.reporting import run_data
 from rnnmnist.runs.checkpoints import read_header
-from rnnmnist.runtime.machine import (
-    describe_processor,
-    installed_versions,
-    join_versions,
-)
+from rnnmnist.runtime.machine import describe_processor, installed_versions
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "results"
@@ -79,8 +68,10 @@ class Row:
 
     @property
     def counts_by_time(self) -> bool:
-        """Whether the result file has counts after each time step: of 28 exact ones."""
-        return self.program != BFLOAT16 and self.config().data.view == "rows"
+        """Whether the result file has counts after each row of an image."""
+        data = self.config().data
+        rows = data.view == "rows" and data.name != "files"
+        return rows and self.program != BFLOAT16
 
     def config(self, seed: int = 0) -> Config:
         """The configuration of one seed, without the paths of the data."""
@@ -91,21 +82,15 @@ class Row:
 
 CONFIGURATIONS = {
     name: Row(name, seeds, name)
-    for name, seeds in (
-        *(("embedded", 3), ("tutorial", 3), ("default", 5)),
-        *(("every_step", 5), ("large_batch", 5), ("best", 5), ("fashion", 3)),
-    )
-}
-# The rows of the README's table, with their data and recipe.
-HEADLINE = {
-    "embedded": (
-        "5,000 MNIST images, shipped",
-        "48 epochs, shifts of up to 2 pixels",
-    ),
-    "tutorial": ("MNIST", "the 2016 tutorial, 1.8 epochs"),
-    "default": ("MNIST", "10 epochs, no augmentation"),
-    "best": ("MNIST", "60 epochs, augmentation"),
-    "fashion": ("Fashion-MNIST", "50 epochs, augmentation"),
+    for name, seeds in {
+        "embedded": 3,
+        "tutorial": 3,
+        "default": 5,
+        "every_step": 5,
+        "large_batch": 5,
+        "best": 5,
+        "fashion": 3,
+    }.items()
 }
 
 
@@ -236,6 +221,18 @@ PERMUTED = (
         "`lru`, 3 layers, mean over time",
     ),
 )
+# Sequences of the UEA and UCR archives, in the folders of aeon's wheel.
+ARCHIVE = tuple(
+    Row(f"archive_{name}", 5, f"files data.path=FOLDER/{name}/{name}_TRAIN.ts", name)
+    for name in (
+        "BasicMotions",
+        "JapaneseVowels",
+        "ItalyPowerDemand",
+        "GunPoint",
+        "ArrowHead",
+        "OSULeaf",
+    )
+)
 ROWS = {
     row.name: row
     for row in (
@@ -247,54 +244,38 @@ ROWS = {
         *REFERENCES,
         *PIXELS,
         *PERMUTED,
+        *ARCHIVE,
     )
 }
 
 
-def measure(rows: Iterable[Row], data: Path | None) -> None:
-    """Trains every seed of some rows and writes their result files."""
-    with train_all(rows, data) as trained:
-        for row, members in trained:
-            result = aggregate(row, members)
-            path = RESULTS / f"{row.name}.json"
-            path.write_text(json.dumps(result, indent=1) + "\n")
-            print(f"{path.name}: {accuracy_over_seeds(result)}", flush=True)
-
-
-@contextlib.contextmanager
 def train_all(
     rows: Iterable[Row], data: Path | None
-) -> Iterator[Iterator[tuple[Row, list[dict[str, Any]]]]]:
+) -> Iterator[tuple[Row, list[dict[str, Any]]]]:
     """Trains every seed of some rows, one on each core.
 
     Yields:
-        An iterator over the rows, each with the results of `train_once`. A failure
-        starts no further runs.
+        Each row, with the results of `train_once`. A failed run starts no further ones.
     """
-    cores: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for core in sorted(os.sched_getaffinity(0)):
-        cores.put(core)
+    cores = list(os.sched_getaffinity(0))
 
-    def train(row: Row, seed: int) -> dict[str, Any]:
-        core = cores.get()
-        try:
-            return train_once(row, seed, core, data)
-        finally:
-            cores.put(core)
+    def pin() -> None:  # a thread, and so the processes that it starts
+        os.sched_setaffinity(0, {cores.pop()})
 
-    pool = ThreadPoolExecutor(cores.qsize())
+    pool = ThreadPoolExecutor(len(cores), initializer=pin)
     futures = {
-        row: [pool.submit(train, row, seed) for seed in range(row.seeds)]
+        row: [pool.submit(train_once, row, seed, data) for seed in range(row.seeds)]
         for row in rows
     }
     try:
-        yield ((row, [run.result() for run in runs]) for row, runs in futures.items())
+        for row, runs in futures.items():
+            yield row, [run.result() for run in runs]
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, Any]:
-    """Trains one seed on one core, unless a finished run of it exists.
+def train_once(row: Row, seed: int, data: Path | None) -> dict[str, Any]:
+    """Trains one seed, unless a finished run of it exists.
 
     Returns:
         The evaluation of the best checkpoint, with `seconds` of processor time and the
@@ -304,11 +285,12 @@ def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, A
     finished = workdir / "member.json"
     if finished.exists() and trained_config(workdir) == row.config(seed):
         return json.loads(finished.read_text())
-    argv = row.command.replace("SEED", str(seed)).split()[1:]
+    command = row.command.replace("SEED", str(seed)).replace("FOLDER", str(data))
+    argv = command.split()[1:]
     dataset = row.config().data.name
-    if data is not None and dataset != "mnist5k":
+    if data is not None and dataset not in ("mnist5k", "files"):
         argv.append(f"--config.data.manual_dir={data / dataset}")
-    seconds = run_on_core(argv, core, workdir, row.config(seed))
+    seconds = train_process(argv, workdir, row.config(seed))
     (path,) = (workdir / "evaluation").glob("test-*.json")
     member = json.loads(path.read_text())
     member["seconds"] = seconds
@@ -321,28 +303,23 @@ def train_once(row: Row, seed: int, core: int, data: Path | None) -> dict[str, A
     return member
 
 
-def run_on_core(argv: list[str], core: int, workdir: Path, config: Config) -> float:
-    """Trains a run on one core, or resumes it.
+def train_process(argv: list[str], workdir: Path, config: Config) -> float:
+    """Trains a run in a process, or resumes it.
 
     Args:
         argv: what Python runs, without `--workdir`.
-        core: the number of the core.
         workdir: of the run; emptied if it holds another one.
         config: without the paths of the data.
 
     Returns:
         The processor seconds of all processes of the run, without those of a process
         that outlived this one.
-
-    Raises:
-        SystemExit: if the process fails.
     """
     saved = workdir / "config.json"
     if not saved.exists() or trained_config(workdir) != config:
         shutil.rmtree(workdir, ignore_errors=True)
     argv = [*argv, f"--workdir={workdir}"]
     process = subprocess.Popen([sys.executable, *argv], cwd=REPOSITORY)
-    os.sched_setaffinity(process.pid, {core})
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     spent = workdir / "processor_seconds.json"
@@ -403,242 +380,24 @@ def one_core() -> str:
     return f"one core of {describe_processor().partition(' of ')[2]}"
 
 
-def read_result(name: str) -> dict[str, Any]:
-    """Reads a result file."""
-    return json.loads((RESULTS / f"{name}.json").read_text())
-
-
-def accuracy_over_seeds(result: dict[str, Any]) -> str:
-    """Formats the mean and the standard deviation of the accuracy over seeds.
-
-    Of a single seed, formats the accuracy and its 95 % interval over images.
-    """
-    if result["accuracy_std"] is None:
-        (member,) = result["members"]
-        between = interval(member["accuracy_interval"])
-        return f"{percent(member['accuracy'])} ({between})"
-    return mean_and_std(result["accuracy_mean"], result["accuracy_std"])
-
-
-def mean_validation(result: dict[str, Any]) -> str:
-    """Formats the mean accuracy over seeds on the 5,000 validation images."""
-    counts = [member["validation_correct"] for member in result["members"]]
-    return f"{100 * statistics.mean(counts) / 5_000:.2f} %"
-
-
-def by_seed(result: dict[str, Any], key: str, spec: str = "") -> str:
-    """Lists an integer of every seed."""
-    return ", ".join(f"{member[key]:{spec}}" for member in result["members"])
-
-
-def epochs(result: dict[str, Any]) -> float:
-    """Returns the number of epochs of a run."""
-    train = result["config"]["train"]
-    examples = result["members"][0]["task"]["examples"]["train"]
-    return train["num_steps"] * train["batch_size"] / examples
-
-
-def seconds(result: dict[str, Any]) -> str:
-    """Formats the processor seconds of a run, with the machine's vectors if known."""
-    _, _, vectors = result["hardware"].partition(" with ")
-    return f"{result['seconds']:.0f}" + (f" ({vectors})" if vectors else "")
-
-
-def first_128(result: dict[str, Any]) -> str:
-    """Lists each seed's correct predictions for the images that the tutorial scored."""
-    counts = [member.get("tutorial_128", {}) for member in result["members"]]
-    return ", ".join(str(count["correct"]) for count in counts if count)
-
-
-# What a table shows of a row and of its result file, by the column's title.
-COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
-    "configuration": lambda row, _: f"`{row.name}`",
-    "result file": lambda row, _: f"`{row.name}`",
-    **dict.fromkeys(
-        ("cell", "batch", "recurrence", "loss", "products", "change"),
-        lambda row, _: row.label,
-    ),
-    "settings": lambda row, _: ", ".join(f"`{word}`" for word in row.change.split()),
-    "data": lambda row, _: HEADLINE[row.name][0],
-    "recipe": lambda row, _: HEADLINE[row.name][1],
-    "data set": lambda _, result: result["dataset"],
-    "batch size": lambda _, result: str(result["config"]["train"]["batch_size"]),
-    "epochs": lambda _, result: f"{epochs(result):.0f}",
-    "parameters": lambda _, result: f"{result['num_parameters']:,}",
-    "validation accuracy, mean": lambda _, result: mean_validation(result),
-    "test accuracy, mean ± std": lambda _, result: accuracy_over_seeds(result),
-    "test accuracy": lambda _, result: accuracy_over_seeds(result),
-    "correct, by seed": lambda _, result: (
-        f"{by_seed(result, 'correct', ',')} of {result['examples']:,}"
-    ),
-    "of the first 128": lambda _, result: first_128(result),
-    "best step, by seed": lambda _, result: by_seed(result, "step"),
-    "test images": lambda _, result: f"{result['examples']:,}",
-    "seeds": lambda _, result: str(len(result["members"])),
-    "seconds": lambda _, result: seconds(result),
-}
-
-
-def table(rows: Iterable[Row], *titles: str) -> str:
-    """Returns a table of some rows with some of the columns."""
-    results = [(row, read_result(row.name)) for row in rows]
-    lines = [[COLUMNS[title](*result) for title in titles] for result in results]
-    return markdown.table(titles, lines)
-
-
-def origin(rows: Iterable[Row]) -> str:
-    """States the hardware, the versions and the dates of the measurements of rows."""
-    results = [read_result(row.name) for row in rows]
-    machines = {result["hardware"] for result in results}
-    libraries = {join_versions(result["versions"]) for result in results}
-    dates = sorted({result["date"] for result in results})
-    return (
-        f"\nOn {'; '.join(sorted(machines))}; {'; '.join(sorted(libraries))}; measured "
-        f"on {' and '.join(dates)}.\n"
-    )
-
-
-def headline() -> str:
-    """Returns the README's table."""
-    return table(
-        map(CONFIGURATIONS.__getitem__, HEADLINE),
-        *("configuration", "data", "recipe", "parameters"),
-        *("test accuracy, mean ± std", "test images", "seeds", "seconds"),
-    )
-
-
-def configurations() -> str:
-    """Returns the table of the shipped configurations."""
-    rows = CONFIGURATIONS.values()
-    titles = ("configuration", "data set", "parameters", "test accuracy, mean ± std")
-    counts = ("correct, by seed", "of the first 128", "best step, by seed")
-    return table(rows, *titles, *counts, "seconds") + origin(rows)
-
-
-def changes(rows: tuple[Row, ...]) -> str:
-    """Returns a table of rows that are distinguished by their changes."""
-    titles = ("change", "settings", "result file", "validation accuracy, mean")
-    numbers = ("test accuracy, mean ± std", "correct, by seed", "seconds")
-    return table(rows, *titles, *numbers) + origin(rows)
-
-
-def differences(rows: tuple[Row, ...]) -> str:
-    """Returns a table that compares the test accuracy of each row with the one above.
-
-    The interval of a difference is Welch's, of 95 %, over seeds.
-    """
-    titles = ("change", "test accuracy, mean ± std", "seeds")
-    lines: list[list[str]] = []
-    before: list[float] = []
-    for row in rows:
-        result = read_result(row.name)
-        percents = [100 * member["accuracy"] for member in result["members"]]
-        difference = ""
-        if before:
-            compared = stats.ttest_ind(percents, before, equal_var=False)
-            low, high = compared.confidence_interval(0.95)
-            change = statistics.mean(percents) - statistics.mean(before)
-            difference = f"{change:+.2f} ({low:+.2f} to {high:+.2f})"
-            if low > 0 or high < 0:
-                difference = f"**{difference}**"
-        lines.append([*(COLUMNS[title](row, result) for title in titles), difference])
-        before = percents
-    return markdown.table((*titles, "difference, 95 % interval"), lines)
-
-
-def cells() -> str:
-    """Returns the table of the three cells, trained with the default recipe."""
-    titles = ("cell", "result file", "parameters", "test accuracy, mean ± std")
-    return table(CELLS, *titles, "correct, by seed", "seconds") + origin(CELLS)
-
-
-def precisions() -> str:
-    """Returns the table of the default recipe with products of two precisions."""
-    titles = ("products", "result file", "validation accuracy, mean")
-    numbers = ("test accuracy, mean ± std", "correct, by seed")
-    return table(PRECISIONS, *titles, *numbers) + origin(PRECISIONS)
-
-
-def batches() -> str:
-    """Returns the table of the recipes for two batch sizes."""
-    titles = ("batch", "configuration", "validation accuracy, mean")
-    numbers = ("test accuracy, mean ± std", "correct, by seed", "best step, by seed")
-    return table(BATCHES, *titles, *numbers) + origin(BATCHES)
-
-
-def single_runs(title: str, rows: tuple[Row, ...]) -> str:
-    """Returns a table of rows of few seeds, with a title for their labels."""
-    accuracies = ("test accuracy", "validation accuracy, mean", "correct, by seed")
-    recipe = ("parameters", "epochs", "batch size", "best step, by seed", "seconds")
-    return table(rows, title, *accuracies, *recipe, "result file") + origin(rows)
-
-
-def accuracy_by_row() -> str:
-    """Returns the table of the accuracy after some of the rows, for both losses."""
-    after = (4, 8, 10, 12, 14, 16, 18, 20, 24, 28)
-    lines = []
-    for reference, loss in zip(REFERENCES, ("last", "every_step"), strict=True):
-        result = read_result(reference.name)
-        members = result["members"]
-        counts = np.array([member["correct_after_steps"] for member in members])
-        percents = 100 * counts.mean(0) / result["examples"]
-        decided = statistics.mean(member["decision_step"] for member in members)
-        early = [f"{percents[row - 1]:.1f}" for row in after]
-        lines.append(
-            [f"`{loss}`", accuracy_over_seeds(result), *early, f"{decided:.1f}"]
-        )
-    header = ["`train.loss`", "test accuracy"]
-    header += [*(f"row {row}" for row in after), "decided, median"]
-    return markdown.table(header, lines)
-
-
-# The tables of each page, by the names of their markers.
-PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"results": headline},
-    "docs/results.md": {
-        "results": configurations,
-        "references": functools.partial(single_runs, "loss", REFERENCES),
-        "ablation": functools.partial(changes, ABLATION),
-        "single_changes": functools.partial(changes, SINGLE_CHANGES),
-    },
-    "docs/accelerators.md": {"precisions": precisions, "batches": batches},
-    "docs/long_sequences.md": {
-        "pixels": functools.partial(single_runs, "recurrence", PIXELS),
-        "permuted": functools.partial(single_runs, "recurrence", PERMUTED),
-    },
-    "docs/drawing_page.md": {"accuracy_by_row": accuracy_by_row},
-    "docs/tutorial.md": {
-        "cells": cells,
-        "ablation": functools.partial(differences, ABLATION),
-    },
-}
-
-
-def render(page: str) -> str:
-    """Returns a page with its tables rendered anew."""
-    text = (REPOSITORY / page).read_text()
-    for name, table in PAGES[page].items():
-        text = markdown.fill(text, name, table())
-    return text
+def measure(rows: Iterable[Row], data: Path | None) -> None:
+    """Trains every seed of some rows and writes their result files."""
+    for row, members in train_all(rows, data):
+        path = RESULTS / f"{row.name}.json"
+        path.write_text(json.dumps(aggregate(row, members), indent=1) + "\n")
+        print(path.name, *(member["accuracy"] for member in members), flush=True)
 
 
 def main() -> None:
-    """Parses the command line and runs a subcommand."""
+    """Parses the command line and measures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    measuring = commands.add_parser("measure")
-    measuring.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ROWS))
-    measuring.add_argument("--data", type=lambda text: Path(text).absolute())
-    commands.add_parser("table")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ROWS))
+    parser.add_argument("--data", type=lambda text: Path(text).absolute())
     args = parser.parse_args()
-    if args.command == "measure":
-        for name in args.names:
-            if name not in ROWS:
-                parser.error(f"NAME: must be one of {', '.join(ROWS)}, not {name}")
-        measure([ROWS[name] for name in args.names or ROWS], args.data)
-    else:
-        for page in PAGES:
-            (REPOSITORY / page).write_text(render(page))
+    for name in args.names:
+        if name not in ROWS:
+            parser.error(f"NAME: must be one of {', '.join(ROWS)}, not {name}")
+    measure([ROWS[name] for name in args.names or ROWS], args.data)
 
 
 if __name__ == "__main__":

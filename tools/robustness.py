@@ -1,13 +1,11 @@
 """Measures the predictor on varied image files.
 
-    python tools/robustness.py measure --digits=FOLDER
-    python tools/robustness.py table
+    python tools/robustness.py --digits=FOLDER
 
-`measure` renders the test images of MNIST as image files in several variants
-(`VARIANTS`) and classifies them with the reference model, with and without
-preprocessing. It also classifies printed digits, counts the MNIST images that
-preprocessing leaves unchanged, and writes `results/robustness.json`; `table` renders
-that in `docs/predict.md`. FOLDER contains the four original files of MNIST.
+Renders the test images of MNIST as image files in several variants (`VARIANTS`) and
+classifies them with the reference model, with and without preprocessing. It also
+classifies printed digits, counts the MNIST images that preprocessing leaves unchanged,
+and writes `results/robustness.json`. FOLDER contains the four original files of MNIST.
 """
 
 import argparse
@@ -22,17 +20,16 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import page_tables
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from rnnmnist.inference import image_io
 from rnnmnist.inference.image_io import resize
 from rnnmnist.inference.preprocessing import preprocess, stroke_width
-from rnnmnist.reporting import markdown
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBERS = REPOSITORY / "results/robustness.json"
-PAGE = REPOSITORY / "docs/predict.md"
 SIDE = 280  # pixels of the digit's square
 Canvas = np.ndarray  # float32 [height, width], foreground 1 and background 0
 FONT_FOLDER = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -261,7 +258,7 @@ def is_unchanged(image: np.ndarray) -> bool:
     return bool((preprocess(image_io.from_array(image)).image == image).all())
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
+def measure(digits: str, split: str) -> dict[str, Any]:
     """Measures everything that `results/robustness.json` contains."""
     from rnnmnist.config.schema import DataConfig
     from rnnmnist.data.datasets import load
@@ -269,10 +266,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from rnnmnist.inference.predictor import Predictor
     from rnnmnist.runtime.machine import describe_processor, installed_versions
 
-    splits = load(DataConfig(name="mnist", manual_dir=args.digits)).splits
-    split = splits[args.split]
-    every = slice(None, None, max(1, len(split.labels) // args.count))
-    images, labels = split.stored[every], split.labels[every]
+    splits = load(DataConfig(name="mnist", manual_dir=digits)).splits
+    images, labels = splits[split].stored, splits[split].labels
     all_images = np.concatenate([split.stored for split in splits.values()])
     predictor, check = Predictor(), out_of_distribution.load()
 
@@ -288,7 +283,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     variants = {"unmodified": count(images, labels)}
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(args.processes, spawn) as pool:
+    with concurrent.futures.ProcessPoolExecutor(mp_context=spawn) as pool:
         unchanged = sum(pool.map(is_unchanged, all_images, chunksize=1000))
         for name in VARIANTS:
             function = functools.partial(preprocess_variant, variant=name)
@@ -297,12 +292,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             variants[name] = count(preprocessed, labels)
             variants[name]["baseline"] = count_correct(baseline, labels)
             print(name, variants[name], flush=True)
-    files, digits = printed_digits(1000)
+    files, printed_labels = printed_digits(1000)
     printed_images = np.stack(list(map(preprocess_file, files)))
-    variants["printed digits"] = count(printed_images, digits)
+    variants["printed digits"] = count(printed_images, printed_labels)
     return {
-        "command": "python tools/robustness.py measure --digits=FOLDER "
-        f"--count={args.count}",
+        "command": "python tools/robustness.py --digits=FOLDER",
         "hardware": describe_processor(),
         "versions": installed_versions(),
         "unchanged": {"images": len(all_images), "unchanged": unchanged},
@@ -311,8 +305,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def tables(numbers: dict[str, Any]) -> str:
+def tables() -> str:
     """Formats the content of `results/robustness.json` as Markdown."""
+    numbers = json.loads(NUMBERS.read_text())
     lines = []
     for name, counts in numbers["variants"].items():
         cells = [f"{counts['images']:,}"]
@@ -329,7 +324,7 @@ def tables(numbers: dict[str, Any]) -> str:
     )
     unchanged = numbers["unchanged"]
     return (
-        f"{markdown.table(header, lines)}\n"
+        f"{page_tables.table(header, lines)}\n"
         f"Preprocessing leaves {unchanged['unchanged']:,} of all "
         f"{unchanged['images']:,} images of MNIST unchanged. The printed digits have "
         f"60 to 199 pixels and the fonts {listed(numbers['fonts'])}.\n"
@@ -341,33 +336,20 @@ def listed(names: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def rendered(page: str, numbers: dict[str, Any]) -> str:
-    """Returns the page with its tables filled in."""
-    return markdown.fill(page, "rates", tables(numbers))
-
-
 def main() -> None:
-    """Runs the tool."""
+    """Parses the command line and measures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    measuring = commands.add_parser("measure")
-    measuring.add_argument("--digits", required=True, metavar="FOLDER")
-    measuring.add_argument("--count", type=int, default=10_000, help="test images")
-    measuring.add_argument("--processes", type=int, default=2)
-    measuring.add_argument(
+    parser.add_argument("--digits", required=True, metavar="FOLDER")
+    parser.add_argument(
         "--split",
         choices=["validation", "test"],
         default="test",
         help="validation prints the counts and writes nothing",
     )
-    commands.add_parser("table")
     args = parser.parse_args()
-    if args.command == "measure":
-        numbers = json.dumps(measure(args), indent=1) + "\n"
-        if args.split == "test":
-            NUMBERS.write_text(numbers)
-    else:
-        PAGE.write_text(rendered(PAGE.read_text(), json.loads(NUMBERS.read_text())))
+    numbers = json.dumps(measure(args.digits, args.split), indent=1) + "\n"
+    if args.split == "test":
+        NUMBERS.write_text(numbers)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ from typing import Any
 
 import jupytext
 import nbformat
-
-from rnnmnist.reporting import markdown
+import page_tables
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "docs/tutorial.md"
@@ -43,7 +42,7 @@ def quote_loop(page: str) -> str:
             first = min([node.lineno, *decorators])
             quoted.append("\n".join(lines[first - 1 : node.end_lineno]))
     text = "\n\n\n".join(quoted)
-    return markdown.fill(page, LOOP.stem, f"```python\n{text}\n```\n")
+    return page_tables.fill(page, LOOP.stem, f"```python\n{text}\n```\n")
 
 
 def absolute_links(text: str) -> str:

@@ -1,35 +1,37 @@
 """Measures the vanishing gradient by the length of the sequence, and its cost.
 
-    python tools/vanishing.py measure --data=FOLDER
-    python tools/vanishing.py table
+    python tools/vanishing.py --data=FOLDER
 
-`measure` trains every recurrence on pixels of MNIST in row order, with 28 to 1 pixels
-per time step, with one recipe; the head reads the last state. For images of validation,
-it then differentiates the loss of each image with respect to the inputs of each time
-step, before and after training. It writes results/vanishing.json; `table` renders it in
-docs/long_sequences.md and plots it as docs/vanishing.png. FOLDER contains `mnist/` with
-the four original files. Runs stay in `checkpoints/results`; an interrupted measurement
-resumes them.
+Trains every recurrence on pixels of MNIST in row order, with 28 to 1 pixels per time
+step, with one recipe; the head reads the last state. For images of validation, it then
+differentiates the loss of each image with respect to the inputs of each time step,
+before and after training. It writes results/vanishing.json; `render_pages.py` shows it
+as a table and as docs/vanishing.png. FOLDER contains `mnist/` with the four original
+files. Runs stay in `checkpoints/results`; an interrupted measurement resumes them.
 """
 
 import argparse
 import datetime
 import functools
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gradient_plot
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import page_tables
+from matplotlib.axes import Axes
 
 import results
+from rnnmnist.config.schema import CELLS
 from rnnmnist.data import datasets
 from rnnmnist.evaluation.restore import restore_model
 from rnnmnist.models.classifier import Params, SequenceClassifier
-from rnnmnist.reporting import markdown
+from rnnmnist.reporting import plots
+from rnnmnist.reporting.html import LIGHT
 from rnnmnist.runs.selection import find_step
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.machine import installed_versions, join_versions
@@ -38,8 +40,6 @@ from rnnmnist.training.state import create_state
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBERS = REPOSITORY / "results/vanishing.json"
-PICTURE = REPOSITORY / "docs/vanishing.png"
-PAGE = REPOSITORY / "docs/long_sequences.md"
 TIME_STEPS = (28, 56, 112, 196, 392, 784)
 SHORT = 112  # up to this length, three seeds are trained
 RECIPE = (
@@ -144,15 +144,14 @@ def measure(data: Path | None) -> dict[str, Any]:
     Returns:
         The content of `results/vanishing.json`.
     """
-    rows = [case.row for case in CASES]
-    with results.train_all(rows, data) as trained:
-        runs = [
-            summarize(case, members)
-            for case, (_, members) in zip(CASES, trained, strict=True)
-        ]
+    trained = results.train_all([case.row for case in CASES], data)
+    runs = [
+        summarize(case, members)
+        for case, (_, members) in zip(CASES, trained, strict=True)
+    ]
     return {
         "name": "vanishing",
-        "command": "python tools/vanishing.py measure --data=FOLDER",
+        "command": "python tools/vanishing.py --data=FOLDER",
         "hardware": results.one_core(),
         "date": datetime.date.today().isoformat(),
         "versions": installed_versions(),
@@ -176,8 +175,14 @@ def summarize(case: Case, members: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def accuracies(measured: dict[str, Any]) -> str:
+def read() -> dict[str, Any]:
+    """Reads results/vanishing.json."""
+    return json.loads(NUMBERS.read_text())
+
+
+def accuracies() -> str:
     """Returns the table of test accuracies, with a column for each length."""
+    measured = read()
     lines = []
     for name in RECURRENCES:
         runs = [run for run in measured["runs"] if run["recurrence"] == name]
@@ -191,50 +196,90 @@ def accuracies(measured: dict[str, Any]) -> str:
     header = ("recurrence", "parameters", *lengths)
     versions = join_versions(measured["versions"])
     return (
-        f"{markdown.table(header, lines)}\nOn {measured['hardware']}; {versions}; "
+        f"{page_tables.table(header, lines)}\nOn {measured['hardware']}; {versions}; "
         f"measured on {measured['date']}.\n"
     )
 
 
-def plot(measured: dict[str, Any]) -> bytes:
+def plot() -> bytes:
     """Plots the gradients of the shortest and the longest sequences, as a PNG."""
-
-    def curves(time_steps: int, when: str) -> dict[str, Any]:
-        return {
+    panels = {
+        f"{count} time steps, {when} training": {
             run["recurrence"]: run[when]
-            for run in measured["runs"]
-            if run["steps"] == time_steps
+            for run in read()["runs"]
+            if run["steps"] == count
         }
+        for count in (TIME_STEPS[0], TIME_STEPS[-1])
+        for when in ("before", "after")
+    }
+    curves = [curve for own in panels.values() for curve in own.values()]
+    values = 100 * np.maximum(curves, FLOOR)
+    top = max(300, 1.5 * values.max())
+    apart = 0.09 * np.log10(top / values.min())  # decades between names
+    with plots.new_figure(0.4 + 2.5 * len(panels)) as figure:
+        grid = figure.subplots(len(panels), sharex=True, sharey=True)
+        for axes, (name, own) in zip(grid, panels.items(), strict=True):
+            axes.set_yscale("log")
+            axes.yaxis.tick_right()  # the names of the curves are on the left
+            axes.spines["left"].set_visible(False)
+            axes.spines["right"].set_visible(True)
+            axes.yaxis.set_major_formatter("{x:g} %")
+            axes.minorticks_off()
+            axes.set_title(name, color=LIGHT.muted)
+            plot_curves(axes, own, apart)
+        axes.set_xticks([PARTS * quarter // 4 or 1 for quarter in range(5)])
+        axes.set_xlabel("part of the sequence; backpropagation goes from right to left")
+        axes.set_xlim(1, PARTS + 0.3)
+        axes.set_ylim(top=top)
+        figure.suptitle(
+            "Norm of the gradient of one image's loss with respect to a time step's\n"
+            "inputs, in % of that in the last part of the sequence",
+            x=0.01,
+            ha="left",
+            fontsize=9,
+        )
+        return plots.to_png(figure)
 
-    return gradient_plot.gradients(
-        {
-            f"{count} time steps, {when} training": curves(count, when)
-            for count in (TIME_STEPS[0], TIME_STEPS[-1])
-            for when in ("before", "after")
-        },
-        title="Norm of the gradient of one image's loss with respect to a time step's\n"
-        "inputs, in % of that in the last part of the sequence",
-        label="part of the sequence; backpropagation goes from right to left",
-        floor=FLOOR,
-    )
+
+def plot_curves(
+    axes: Axes, curves: Mapping[str, Sequence[Sequence[float]]], apart: float
+) -> None:
+    """Plots curves, each [3][parts], with name and value at the left end of each.
+
+    The names are at least `apart` decades from each other.
+    """
+    colours = dict(zip((*CELLS, "lstm, chrono"), LIGHT.series, strict=True))
+    parts = np.arange(1, PARTS + 1)
+    ends = []
+    for name, curve in curves.items():
+        low, middle, high = 100 * np.maximum(curve, FLOOR)
+        axes.plot(parts, middle, color=colours[name])
+        axes.fill_between(
+            parts, low, high, color=colours[name], alpha=0.18, linewidth=0
+        )
+        ends.append((float(middle[0]), name))
+    height = np.inf  # in decades
+    for end, name in sorted(ends, reverse=True):
+        height = min(np.log10(end), height - apart)
+        below = "< " if end == 100 * FLOOR else ""
+        axes.annotate(
+            f"{name}  {below}{end:.3g} %",
+            (1, 10**height),
+            (-5, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            color=colours[name],
+            annotation_clip=False,
+        )
 
 
 def main() -> None:
-    """Parses the command line and runs a subcommand."""
+    """Parses the command line, measures and writes the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    measuring = commands.add_parser("measure")
-    measuring.add_argument("--data", type=lambda text: Path(text).absolute())
-    commands.add_parser("table")
-    args = parser.parse_args()
-    if args.command == "measure":
-        text = json.dumps(measure(args.data), indent=1, allow_nan=False)
-        NUMBERS.write_text(text + "\n")
-        return
-    measured = json.loads(NUMBERS.read_text())
-    page = markdown.fill(PAGE.read_text(), "vanishing", accuracies(measured))
-    PAGE.write_text(page)
-    PICTURE.write_bytes(plot(measured))
+    parser.add_argument("--data", type=lambda text: Path(text).absolute())
+    text = json.dumps(measure(parser.parse_args().data), indent=1, allow_nan=False)
+    NUMBERS.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -108,10 +108,8 @@ def test_every_case_was_measured_with_its_current_settings() -> None:
             assert row["batch_size"] == config.train.batch_size
 
 
-def test_the_pages_contain_the_current_tables_and_bounds() -> None:
-    for path, rendered in accelerators.render().items():
-        assert path.read_text() == rendered
-    page = accelerators.PAGE.read_text()
+def test_the_page_contains_the_bounds() -> None:
+    page = (REPOSITORY / "docs/accelerators.md").read_text()
     for bound in accelerators.BOUNDS.values():
         assert f"{bound:,} " in page
     for row in read_rows():

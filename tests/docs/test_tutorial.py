@@ -5,9 +5,8 @@ import re
 import statistics
 from typing import Any
 
-import ablation_picture
 import numpy as np
-import pytest
+import result_tables
 import tutorial
 from support import REPOSITORY
 
@@ -21,11 +20,16 @@ def read(name: str) -> Any:
     return json.loads((REPOSITORY / "results" / f"{name}.json").read_text())
 
 
-def relative_gradient(cell: str, when: str, state: str = "h") -> np.ndarray:
-    """The median over images at rows 1 to 27, relative to that of row 28."""
-    gradients = read("gradients")
-    assert gradients["quantiles"][1] == 0.5
-    return np.array(gradients["cells"][cell][when][state]["relative"][1][:27])
+def relative_gradient(cell: str, when: str) -> np.ndarray:
+    """The median over images at each row, in % of that at row 28."""
+    vanishing = read("vanishing")
+    assert vanishing["quantiles"][1] == 0.5
+    (run,) = (
+        run
+        for run in vanishing["runs"]
+        if (run["recurrence"], run["steps"]) == (cell, 28)
+    )
+    return 100 * np.array(run[when][1])
 
 
 def test_the_notebook_has_the_cells_of_the_page() -> None:
@@ -85,34 +89,21 @@ def test_counts_and_seeds_are_those_of_the_2016_recipe() -> None:
     assert f"np.array({[member['accuracy'] for member in members]})" in PAGE
 
 
-def test_the_gradients_after_each_row_are_as_described() -> None:
-    """At every row, not at the first one alone."""
-    basic, trained = (relative_gradient("rnn", when) for when in ("before", "after"))
-    rows = np.arange(1, 28)
-    assert (relative_gradient("gru", "before") < basic).all()
-    above = relative_gradient("lstm", "before", "c") > basic
-    assert (above == (rows <= 20)).all(), "up to row 20"
-    above = relative_gradient("lstm", "before", "h") > basic
-    assert (above == (rows <= 7)).all(), "up to row 7"
-    for cell, state in (("gru", "h"), ("lstm", "h"), ("lstm", "c")):
-        after = relative_gradient(cell, "after", state)
-        assert (after > relative_gradient(cell, "before", state)).all()
-    assert ((trained > basic) == (rows <= 20)).all(), "only up to row 20"
-    cell_state = relative_gradient("lstm", "after", "c")
-    gru = relative_gradient("gru", "after")
-    assert (cell_state > trained).all()
-    assert (gru > trained).all()
-    factors = cell_state[6] / trained[6], gru[6] / trained[6]
-    assert factors == pytest.approx((7, 5), abs=0.5)
-    hidden = relative_gradient("lstm", "after")
-    assert ((hidden < trained) == (rows >= 15)).all(), "from row 15 on"
-
-
-def test_absolute_gradients_shrink() -> None:
-    for states in read("gradients")["cells"].values():
-        for state, after in states["after"].items():
-            before = states["before"][state]
-            assert (np.array(after["norm"][1]) < before["norm"][1]).all()
+def test_the_gradients_at_each_row_are_as_described() -> None:
+    gru, basic, lstm = (
+        relative_gradient(cell, "before") for cell in ("gru", "rnn", "lstm")
+    )
+    factors = gru[1:] / gru[:-1]
+    assert f"a factor of {factors.min():.1f} to {factors.max():.1f} per row" in PROSE
+    assert f"scale, to {gru[0]:.2f} % at row 1" in PROSE
+    assert f"worst: {basic[0]:.2f} % remain" in PROSE
+    assert f"one half, {lstm[0]:.2f} % remain" in PROSE
+    gru, basic, lstm = (
+        relative_gradient(cell, "after") for cell in ("gru", "rnn", "lstm")
+    )
+    assert f"the LSTM is at least {lstm.min():.0f} %" in PROSE
+    assert f"the GRU at least {gru.min():.0f} % of that" in PROSE
+    assert f"falls to {basic.min():.0f} % at row {1 + basic.argmin()}." in PROSE
 
 
 def test_the_ablation_describes_each_step_of_its_table() -> None:
@@ -131,14 +122,14 @@ def test_the_ablation_describes_each_step_of_its_table() -> None:
 
 def test_the_other_numbers_of_the_ablation() -> None:
     names = ("default", "ablation_affine")
-    means = [results.mean_validation(read(name)) for name in names]
+    means = [result_tables.mean_validation(read(name)) for name in names]
     assert f"from {means[0].removesuffix(' %')} to {means[1]}" in PROSE
     ratio = read("ablation_size")["num_parameters"] / read("default")["num_parameters"]
     assert f"for {ratio:.1f} times the parameters" in PROSE
 
 
 def test_the_picture_shows_the_error_of_every_row_and_seed() -> None:
-    (axes,) = ablation_picture.draw().axes
+    (axes,) = result_tables.ablation_figure().axes
     seeds = [np.sort(np.asarray(line.get_xdata())) for line in axes.lines]
     shown = [errors for errors in seeds if len(errors) > 2]
     expected = []
@@ -163,7 +154,7 @@ def test_no_row_of_the_ablation_lowers_the_validation_accuracy() -> None:
 def test_a_difference_is_bold_if_its_interval_excludes_zero() -> None:
     (line,) = (
         line
-        for line in results.differences(results.ABLATION).splitlines()
+        for line in result_tables.differences(results.ABLATION).splitlines()
         if line.startswith("| cosine decay")
     )
     assert "**+1.36 (+0.90 to +1.82)**" in line

@@ -1,6 +1,5 @@
 """The measurement of vanishing gradients, and its recorded file."""
 
-import json
 from typing import Any
 
 import jax
@@ -12,7 +11,6 @@ from support import model_of, random_params, task_of
 
 import results
 from rnnmnist.config.schema import ModelConfig
-from rnnmnist.reporting import markdown
 
 TIME = 56
 
@@ -66,24 +64,8 @@ def test_a_case_is_measured(
         assert run[when][1][-1] == 1
 
 
-def read() -> dict[str, Any]:
-    return json.loads(vanishing.NUMBERS.read_text())
-
-
-def test_the_plot_has_a_floor() -> None:
-    measured = read()
-    assert min(min(run["after"][1]) for run in measured["runs"]) == 0
-    assert vanishing.plot(measured).startswith(b"\x89PNG")
-
-
-def test_the_page_contains_the_current_table() -> None:
-    page, measured = vanishing.PAGE.read_text(), read()
-    table = vanishing.accuracies(measured)
-    assert markdown.fill(page, "vanishing", table) == page
-
-
 def test_the_file_has_every_case_with_its_settings() -> None:
-    measured = read()
+    measured = vanishing.read()
     for case, run in zip(vanishing.CASES, measured["runs"], strict=True):
         assert (case.recurrence, case.time_steps) == (run["recurrence"], run["steps"])
         assert run["settings"] == case.row.settings

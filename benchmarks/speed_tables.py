@@ -1,13 +1,18 @@
-"""Renders the tables of the benchmark."""
+"""The tables of the benchmark, for `tools/render_pages.py`."""
 
+import json
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from rnnmnist.reporting import markdown
-from rnnmnist.reporting.markdown import median_and_range
 from rnnmnist.runtime.machine import join_versions
 
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
+import page_tables
+
+NUMBERS = Path(__file__).resolve().parent / "results.json"
 FLOP_PER_IMAGE = 3 * 2 * 28 * (28 + 128) * 4 * 128  # once forward, twice backward
 BATCH = 128
 # Correct predictions of 10,000, in the mean over seeds, by target accuracy.
@@ -15,27 +20,26 @@ TARGET_COUNTS = {"98.5": 9850, "99.0": 9900}
 Rounds = Sequence[dict[str, float]]
 
 
-def render(page: str, measured: dict[str, Any]) -> str:
-    """Returns benchmarks/README.md with its tables rendered anew."""
-    parts = [
-        targets(measured),
-        at_the_ceiling(measured),
-        throughput(measured),
-        evaluation(measured),
-        jobs(measured),
-        accuracy(measured),
-        seeds(measured),
-        batches(measured),
-        lengths(measured),
-        starts(measured),
-        origin(measured),
-    ]
-    return markdown.fill(page, "tables", "\n".join(parts))
+def read() -> dict[str, Any]:
+    """Reads the measurements."""
+    return json.loads(NUMBERS.read_text())
 
 
-def render_summary(page: str, measured: dict[str, Any]) -> str:
-    """Returns docs/performance.md with its summary rendered anew."""
-    return markdown.fill(page, "speed", f"{summary(measured)}\n{origin(measured)}")
+def tables(measured: dict[str, Any]) -> str:
+    """Returns all tables of benchmarks/README.md."""
+    parts = (
+        at_the_ceiling,
+        throughput,
+        evaluation,
+        jobs,
+        accuracy,
+        seeds,
+        batches,
+        lengths,
+        starts,
+        origin,
+    )
+    return "\n".join(part(measured) for part in parts)
 
 
 def summary(measured: dict[str, Any]) -> str:
@@ -68,7 +72,7 @@ def summary(measured: dict[str, Any]) -> str:
             cells.append(median_and_range(reached.seconds, ".0f") if reached else cap)
         rows.append([f"seconds to {target} %, Adam at 1e-3", *cells])
     title = "rnnmnist with a warm compilation cache, and its peers in their faster mode"
-    return table(title, ("", *names), rows)
+    return f"{table(title, ('', *names), rows)}\n{origin(measured)}"
 
 
 def recipe_cell(runs: Sequence[dict[str, Any]], count: int) -> str:
@@ -99,7 +103,13 @@ def modes_of(section: Mapping[str, Any], framework: str) -> dict[str, Any]:
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Returns a table below its title."""
-    return f"**{title}**\n\n{markdown.table(header, rows)}"
+    return f"**{title}**\n\n{page_tables.table(header, rows)}"
+
+
+def median_and_range(values: Sequence[float], spec: str) -> str:
+    """Formats the median, the minimum and the maximum: `2.0 (1.0 to 3.0)`."""
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:{spec}} ({low:{spec}} to {high:{spec}})"
 
 
 def speeds(rounds: Rounds) -> list[float]:
@@ -110,11 +120,6 @@ def speeds(rounds: Rounds) -> list[float]:
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """Divides round by round."""
     return [one / other for one, other in zip(ours, theirs, strict=True)]
-
-
-def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Returns the median of the ratios."""
-    return statistics.median(ratios(ours, theirs))
 
 
 def fastest_mode(section: Mapping[str, Rounds], framework: str) -> str:
@@ -320,26 +325,6 @@ def starts(measured: dict[str, Any]) -> str:
     return table("Starts and checkpoints", ("measurement", "seconds"), rows)
 
 
-# Name, format of the value, value, direction and limit of a target.
-Target = tuple[str, str, float, str, float]
-
-
-def targets(measured: dict[str, Any]) -> str:
-    """Lists the targets, the measurements, and whether they were met."""
-    rows = []
-    for name, spec, value, side, limit in [
-        *speed_targets(measured),
-        *accuracy_targets(measured),
-        *start_targets(measured),
-        *shape_targets(measured),
-    ]:
-        met = value >= limit if side == "≥" else value <= limit
-        rows.append(
-            (name, f"{side} {limit:g}", format(value, spec), "yes" if met else "**no**")
-        )
-    return table("Targets", ("measurement", "target", "measured", "met"), rows)
-
-
 def at_the_ceiling(measured: dict[str, Any]) -> str:
     """States the speed at the ceiling relative to the peers."""
     training, scoring = measured["throughput"], measured["evaluation"]
@@ -356,85 +341,6 @@ def at_the_ceiling(measured: dict[str, Any]) -> str:
         f"The speed at the ceiling, with matrix products only, would be {parts[0]}, "
         f"{parts[1]}, and {parts[2]}, which is a third of the work.\n"
     )
-
-
-def speed_targets(measured: dict[str, Any]) -> list[Target]:
-    """Returns the targets of training and evaluation."""
-    training, scoring = measured["throughput"], measured["evaluation"]
-    ours = speeds(training["rnnmnist"])
-    rows: list[Target] = []
-    for framework, limit in (("PyTorch", 1.2), ("Keras", 2)):
-        peer = fastest_mode(training, framework)
-        ratio = median_ratio(ours, speeds(training[peer]))
-        rows.append((f"training / {peer}", ".2f", ratio, "≥", limit))
-    percent = 100 * median_ratio(ours, ceiling(measured))
-    rows.append(("training, % of the ceiling", ".0f", percent, "≥", 65))
-    peer = fastest_mode(scoring, "PyTorch")
-    ratio = median_ratio(speeds(scoring["rnnmnist"]), speeds(scoring[peer]))
-    return [*rows, (f"evaluation / {peer}", ".2f", ratio, "≥", 1.5)]
-
-
-def accuracy_targets(measured: dict[str, Any]) -> list[Target]:
-    """Returns the targets of the time to an accuracy, alone and against the peers."""
-    section, rows = measured["accuracy"], list[Target]()
-    for target, limit in (("98.5", 30), ("99.0", 75)):
-        runs = section["recipes"][target]["rnnmnist, warm cache"]
-        seconds = statistics.median(seconds_of(runs))
-        mean = statistics.mean(run["correct"] for run in runs) / 100
-        rows += [
-            (f"mean accuracy, {target} % recipe", ".2f", mean, "≥", float(target)),
-            (f"seconds to {target} %", ".1f", seconds, "≤", limit),
-        ]
-        reached = [
-            statistics.median(epoch.seconds)
-            for found in section["epochs"].values()
-            if (epoch := first_epoch(found, TARGET_COUNTS[target]))
-        ]
-        if reached:  # else the cap alone would determine the ratio
-            name = f"the fastest untuned peer's seconds / ours, {target} %"
-            rows.append((name, ".1f", min(reached) / seconds, "≥", 3))
-    return rows
-
-
-def start_targets(measured: dict[str, Any]) -> list[Target]:
-    """Returns the targets of starts, checkpoints and memory."""
-    section, saving = measured["starts"], measured["checkpoints"]
-    rows: list[Target] = [
-        (f"{name}, s", ".2f", statistics.median(section[name]), "≤", limit)
-        for name, limit in (
-            ("first step, warm cache", 5),
-            ("imports", 2),
-            ("--help", 1),
-            ("an unknown setting", 1),
-            ("compile the training program, cold cache", 6),
-        )
-    ]
-    pairs = zip(saving["with"], saving["without"], strict=True)
-    cost = [100 * (one["seconds"] / other["seconds"] - 1) for one, other in pairs]
-    peak = measured["default_run"]["all cores"]["peak_mib"] * 2**20 / 1e6
-    return [
-        *rows,
-        ("a checkpoint each epoch, % more", ".1f", statistics.median(cost), "≤", 2),
-        ("peak memory of the default run, MB", ".0f", peak, "≤", 1000),
-    ]
-
-
-def shape_targets(measured: dict[str, Any]) -> list[Target]:
-    """Returns the targets of sequence lengths and seeds."""
-    length, job, many = (measured[name] for name in ("lengths", "jobs", "seeds"))
-    times = {rows: milliseconds(length[f"rnnmnist {rows}"]) for rows in (28, 784)}
-    short, long = (statistics.median(times[rows]) / rows for rows in (28, 784))
-    remat = median_ratio(milliseconds(length["in blocks 784"]), times[784])
-    together = job["8 seeds, cold cache"]
-    separate = [8 * seconds for seconds in job["rnnmnist, warm cache"]]
-    seconds = median_ratio(together, separate[: len(together)])
-    speed = median_ratio(speeds(many["8"]), speeds(many["1"]))
-    return [
-        ("a row of 784 / a row of 28, time", ".2f", long / short, "≤", 1.2),
-        ("784 rows, blocks / whole, time", ".2f", remat, "≤", 1.35),
-        ("8 seeds in one program / 8 runs, time", ".2f", seconds, "≤", 0.9),
-        ("8 seeds / one seed, images/s", ".2f", speed, "≥", 1),
-    ]
 
 
 def origin(measured: dict[str, Any]) -> str:

@@ -1,18 +1,20 @@
 """Classifies sequences by their nearest neighbour under dynamic time warping.
 
-    python benchmarks/run_dtw.py --data=FOLDER GunPoint ItalyPowerDemand
+    python tools/dtw.py --data=FOLDER
 
-FOLDER contains NAME_TRAIN.ts and NAME_TEST.ts for each name. The classifier is aeon's,
-in the environment of `requirements-dtw.txt`, with its default settings: no limit on the
-warping, and one thread. It predicts the whole test split once. Printed is one JSON
-object with the number of correct predictions and the processor seconds of each data
-set. The seconds do not include imports, loading the files, and numba's compilation:
-before each measurement, two training sequences are classified, which compiles the
-functions for the types of that data set.
+FOLDER contains the folders of the data sets that have a result of `tools/results.py`.
+The classifier is aeon's, in the environment of `requirements-dtw.txt`, with its default
+settings: no limit on the warping, and one thread, on one core. It predicts the whole
+test split once. results/dtw.json receives the number of correct predictions and the
+processor seconds of each data set. The seconds do not include imports, loading the
+files, and numba's compilation: before each measurement, two training sequences are
+classified, which compiles the functions for the types of that data set.
 """
 
 import argparse
 import json
+import os
+import re
 import time
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +24,8 @@ from aeon.classification.distance_based import (  # type: ignore[import-not-foun
     KNeighborsTimeSeriesClassifier,
 )
 from aeon.datasets import load_from_ts_file  # type: ignore[import-not-found]
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
 def classify(train: Any, labels: Any, test: Any) -> Any:
@@ -44,8 +48,8 @@ def two_classes(labels: Any) -> list[int]:
 
 def measure(folder: Path, name: str) -> dict[str, Any]:
     """Classifies the test split of a data set."""
-    train, labels = load_from_ts_file(str(folder / f"{name}_TRAIN.ts"))
-    test, truth = load_from_ts_file(str(folder / f"{name}_TEST.ts"))
+    train, labels = load_from_ts_file(str(folder / name / f"{name}_TRAIN.ts"))
+    test, truth = load_from_ts_file(str(folder / name / f"{name}_TEST.ts"))
     two = two_classes(labels)
     few = [train[index] for index in two] if isinstance(train, list) else train[two]
     classify(few, labels[two], few)  # compiles
@@ -60,16 +64,22 @@ def measure(folder: Path, name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Parses the command line, measures and prints the result."""
+    """Parses the command line, measures and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", metavar="NAME", help="of a data set")
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
-    args = parser.parse_args()
+    data = parser.parse_args().data
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    processors = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    paths = sorted(RESULTS.glob("archive_*.json"))
+    names = [path.stem.removeprefix("archive_") for path in paths]
     result = {
+        "name": "dtw",
+        "command": "python tools/dtw.py --data=FOLDER",
+        "hardware": f"one core of {processors[0]}",
         "versions": {name: metadata.version(name) for name in ("aeon", "numba")},
-        "datasets": {name: measure(args.data, name) for name in args.names},
+        "datasets": {name: measure(data, name) for name in names},
     }
-    print(json.dumps(result))
+    (RESULTS / "dtw.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

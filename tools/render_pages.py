@@ -1,0 +1,116 @@
+"""Renders all tables and plots of the pages from the stored measurements.
+
+    python tools/render_pages.py
+
+Tables stand between markers. The results are in `results/`, which the tools write, and
+in `benchmarks/`. Nothing is measured.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import accelerators
+import outlier_check
+import page_tables
+import result_tables
+import robustness
+import vanishing
+from result_tables import HEADLINE, changes, measured, single_runs, table
+
+import results
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+import long_sequences
+import speed_tables
+
+REPOSITORY = results.REPOSITORY
+VALIDATION = "validation accuracy, mean"
+TEST = "test accuracy, mean ± std"
+# The tables of each page, by the names of their markers.
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "results": partial(
+            table,
+            [results.CONFIGURATIONS[name] for name in HEADLINE],
+            *("configuration", "data", "recipe", "parameters", TEST),
+            *("test images", "seeds", "seconds"),
+        )
+    },
+    "benchmarks/README.md": {
+        "tables": lambda: speed_tables.tables(speed_tables.read())
+    },
+    "docs/accelerators.md": {
+        "tpu": partial(accelerators.table, ["v5e"], "estimated_cycles"),
+        "gpu": partial(accelerators.table, ["h100", "t4"], "kernels"),
+        "precisions": partial(
+            measured,
+            results.PRECISIONS,
+            *("products", "result file", VALIDATION, TEST, "correct, by seed"),
+        ),
+        "batches": partial(
+            measured,
+            results.BATCHES,
+            *("batch", "configuration", VALIDATION, TEST),
+            *("correct, by seed", "best step, by seed"),
+        ),
+    },
+    "docs/drawing_page.md": {"accuracy_by_row": result_tables.accuracy_by_row},
+    "docs/long_sequences.md": {
+        "vanishing": vanishing.accuracies,
+        "pixels": partial(single_runs, results.PIXELS, "recurrence"),
+        "permuted": partial(single_runs, results.PERMUTED, "recurrence"),
+        "speed": long_sequences.tables,
+        "accelerators": accelerators.table_at_784_steps,
+    },
+    "docs/performance.md": {"speed": lambda: speed_tables.summary(speed_tables.read())},
+    "docs/predict.md": {"rates": robustness.tables, "rejected": outlier_check.table},
+    "docs/results.md": {
+        "results": partial(
+            measured,
+            results.CONFIGURATIONS.values(),
+            *("configuration", "data set", "parameters", TEST, "correct, by seed"),
+            *("of the first 128", "best step, by seed", "seconds"),
+        ),
+        "references": partial(single_runs, results.REFERENCES, "loss"),
+        "ablation": partial(changes, results.ABLATION),
+        "single_changes": partial(changes, results.SINGLE_CHANGES),
+        "archive": result_tables.archive,
+    },
+    "docs/tutorial.md": {
+        "cells": partial(
+            measured,
+            results.CELLS,
+            *("cell", "result file", "parameters", TEST),
+            *("correct, by seed", "seconds"),
+        ),
+        "ablation": partial(result_tables.differences, results.ABLATION),
+    },
+}
+PLOTS: dict[str, Callable[[], bytes]] = {
+    "docs/ablation.png": result_tables.ablation_picture,
+    "docs/vanishing.png": vanishing.plot,
+}
+
+
+def render(page: str) -> str:
+    """Returns a page with its tables rendered anew."""
+    text = (REPOSITORY / page).read_text()
+    for name, text_of in PAGES[page].items():
+        text = page_tables.fill(text, name, text_of())
+    return text
+
+
+def main() -> None:
+    """Renders all pages and plots."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    for page in PAGES:
+        (REPOSITORY / page).write_text(render(page))
+    for path, plot in PLOTS.items():
+        (REPOSITORY / path).write_bytes(plot())
+
+
+if __name__ == "__main__":
+    main()

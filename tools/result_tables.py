@@ -1,0 +1,267 @@
+"""The tables and the figure of the result files, for `render_pages.py`."""
+
+import io
+import json
+import statistics
+import textwrap
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import page_tables
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from scipy import stats
+
+from results import ABLATION, ARCHIVE, REFERENCES, RESULTS, Row
+from rnnmnist.evaluation.accuracies import interval, mean_and_std, percent
+from rnnmnist.runtime.machine import join_versions
+
+# The rows of the README's table, with their data and recipe.
+HEADLINE = {
+    "embedded": (
+        "5,000 MNIST images, shipped",
+        "48 epochs, shifts of up to 2 pixels",
+    ),
+    "tutorial": ("MNIST", "the 2016 tutorial, 1.8 epochs"),
+    "default": ("MNIST", "10 epochs, no augmentation"),
+    "best": ("MNIST", "60 epochs, augmentation"),
+    "fashion": ("Fashion-MNIST", "50 epochs, augmentation"),
+}
+
+
+def read_result(name: str) -> dict[str, Any]:
+    """Reads a result file."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def accuracy_over_seeds(result: dict[str, Any]) -> str:
+    """Formats the mean and the standard deviation of the accuracy over seeds.
+
+    Of a single seed, formats the accuracy and its 95 % interval over images.
+    """
+    if result["accuracy_std"] is None:
+        (member,) = result["members"]
+        between = interval(member["accuracy_interval"])
+        return f"{percent(member['accuracy'])} ({between})"
+    return mean_and_std(result["accuracy_mean"], result["accuracy_std"])
+
+
+def mean_validation(result: dict[str, Any]) -> str:
+    """Formats the mean accuracy over seeds on the 5,000 validation images."""
+    counts = [member["validation_correct"] for member in result["members"]]
+    return f"{100 * statistics.mean(counts) / 5_000:.2f} %"
+
+
+def by_seed(result: dict[str, Any], key: str, spec: str = "") -> str:
+    """Lists an integer of every seed."""
+    return ", ".join(f"{member[key]:{spec}}" for member in result["members"])
+
+
+def epochs(result: dict[str, Any]) -> float:
+    """Returns the number of epochs of a run."""
+    train = result["config"]["train"]
+    examples = task_of(result)["examples"]["train"]
+    return train["num_steps"] * train["batch_size"] / examples
+
+
+def seconds(result: dict[str, Any]) -> str:
+    """Formats the processor seconds of a run, with the machine's vectors if known."""
+    _, _, vectors = result["hardware"].partition(" with ")
+    return f"{result['seconds']:.0f}" + (f" ({vectors})" if vectors else "")
+
+
+def first_128(result: dict[str, Any]) -> str:
+    """Lists each seed's correct predictions for the images that the tutorial scored."""
+    counts = [member.get("tutorial_128", {}) for member in result["members"]]
+    return ", ".join(str(count["correct"]) for count in counts if count)
+
+
+# What a table shows of a row and of its result file, by the column's title.
+COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
+    "configuration": lambda row, _: f"`{row.name}`",
+    "result file": lambda row, _: f"`{row.name}`",
+    **dict.fromkeys(
+        ("cell", "batch", "recurrence", "loss", "products", "change"),
+        lambda row, _: row.label,
+    ),
+    "settings": lambda row, _: ", ".join(f"`{word}`" for word in row.change.split()),
+    "data": lambda row, _: HEADLINE[row.name][0],
+    "recipe": lambda row, _: HEADLINE[row.name][1],
+    "data set": lambda _, result: result["dataset"],
+    "batch size": lambda _, result: str(result["config"]["train"]["batch_size"]),
+    "epochs": lambda _, result: f"{epochs(result):.0f}",
+    "parameters": lambda _, result: f"{result['num_parameters']:,}",
+    "validation accuracy, mean": lambda _, result: mean_validation(result),
+    "test accuracy, mean ± std": lambda _, result: accuracy_over_seeds(result),
+    "test accuracy": lambda _, result: accuracy_over_seeds(result),
+    "correct, by seed": lambda _, result: (
+        f"{by_seed(result, 'correct', ',')} of {result['examples']:,}"
+    ),
+    "of the first 128": lambda _, result: first_128(result),
+    "best step, by seed": lambda _, result: by_seed(result, "step"),
+    "test images": lambda _, result: f"{result['examples']:,}",
+    "seeds": lambda _, result: str(len(result["members"])),
+    "seconds": lambda _, result: seconds(result),
+    "training / test sequences": lambda _, result: sequences(result),
+    "time steps (most) x features": lambda _, result: size(result),
+    "classes": lambda _, result: str(len(task_of(result)["classes"])),
+    "accuracy of 1-NN DTW": lambda _, result: percent(
+        neighbour(result)["correct"] / neighbour(result)["examples"]
+    ),
+    "its seconds": lambda _, result: f"{neighbour(result)['seconds']:.1f}",
+}
+
+
+def task_of(result: dict[str, Any]) -> dict[str, Any]:
+    """Returns the task of a result."""
+    return result["members"][0]["task"]
+
+
+def sequences(result: dict[str, Any]) -> str:
+    """Lists the sequences of the files for training and for testing."""
+    examples = task_of(result)["examples"]
+    return f"{examples['train'] + examples['validation']:,} / {examples['test']:,}"
+
+
+def size(result: dict[str, Any]) -> str:
+    """Formats the size of the longest sequence."""
+    task = task_of(result)
+    return f"{task['time_steps']} x {task['features']}"
+
+
+def neighbour(result: dict[str, Any]) -> dict[str, Any]:
+    """Returns the result of 1-NN DTW on the data set of a result."""
+    return read_result("dtw")["datasets"][result["dataset"]]
+
+
+def table(rows: Iterable[Row], *titles: str) -> str:
+    """Returns a table of some rows with some of the columns."""
+    results = [(row, read_result(row.name)) for row in rows]
+    lines = [[COLUMNS[title](*result) for title in titles] for result in results]
+    return page_tables.table(titles, lines)
+
+
+def origin(rows: Iterable[Row]) -> str:
+    """States the hardware, the versions and the dates of the measurements of rows."""
+    results = [read_result(row.name) for row in rows]
+    machines = {result["hardware"] for result in results}
+    libraries = {join_versions(result["versions"]) for result in results}
+    dates = sorted({result["date"] for result in results})
+    return (
+        f"\nOn {'; '.join(sorted(machines))}; {'; '.join(sorted(libraries))}; measured "
+        f"on {' and '.join(dates)}.\n"
+    )
+
+
+def measured(rows: Iterable[Row], *titles: str) -> str:
+    """Returns a table of some rows, and states the origin of their numbers."""
+    return table(rows, *titles) + origin(rows)
+
+
+def changes(rows: Iterable[Row]) -> str:
+    """Returns a table of rows that are distinguished by their changes."""
+    titles = ("change", "settings", "result file", "validation accuracy, mean")
+    numbers = ("test accuracy, mean ± std", "correct, by seed", "seconds")
+    return measured(rows, *titles, *numbers)
+
+
+def single_runs(rows: Iterable[Row], title: str) -> str:
+    """Returns a table of rows of few seeds, with a title for their labels."""
+    accuracies = ("test accuracy", "validation accuracy, mean", "correct, by seed")
+    recipe = ("parameters", "epochs", "batch size", "best step, by seed", "seconds")
+    return measured(rows, title, *accuracies, *recipe, "result file")
+
+
+def archive() -> str:
+    """Returns the table of the archive's data sets, beside their nearest neighbours."""
+    titles = ("data set", "training / test sequences", "time steps (most) x features")
+    ours = ("classes", "test accuracy, mean ± std", "seconds")
+    dtw = ("accuracy of 1-NN DTW", "its seconds")
+    neighbours = read_result("dtw")
+    versions = join_versions(neighbours["versions"])
+    return (
+        f"{measured(ARCHIVE, *titles, *ours, *dtw)}"
+        f"1-NN DTW on {neighbours['hardware']}; {versions}.\n"
+    )
+
+
+def differences(rows: tuple[Row, ...]) -> str:
+    """Returns a table that compares the test accuracy of each row with the one above.
+
+    The interval of a difference is Welch's, of 95 %, over seeds.
+    """
+    titles = ("change", "test accuracy, mean ± std", "seeds")
+    lines: list[list[str]] = []
+    before: list[float] = []
+    for row in rows:
+        result = read_result(row.name)
+        percents = [100 * member["accuracy"] for member in result["members"]]
+        difference = ""
+        if before:
+            compared = stats.ttest_ind(percents, before, equal_var=False)
+            low, high = compared.confidence_interval(0.95)
+            change = statistics.mean(percents) - statistics.mean(before)
+            difference = f"{change:+.2f} ({low:+.2f} to {high:+.2f})"
+            if low > 0 or high < 0:
+                difference = f"**{difference}**"
+        lines.append([*(COLUMNS[title](row, result) for title in titles), difference])
+        before = percents
+    return page_tables.table((*titles, "difference, 95 % interval"), lines)
+
+
+def accuracy_by_row() -> str:
+    """Returns the table of the accuracy after some of the rows, for both losses."""
+    after = (4, 8, 10, 12, 14, 16, 18, 20, 24, 28)
+    lines = []
+    for reference, loss in zip(REFERENCES, ("last", "every_step"), strict=True):
+        result = read_result(reference.name)
+        members = result["members"]
+        counts = np.array([member["correct_after_steps"] for member in members])
+        percents = 100 * counts.mean(0) / result["examples"]
+        decided = statistics.mean(member["decision_step"] for member in members)
+        early = [f"{percents[row - 1]:.1f}" for row in after]
+        lines.append(
+            [f"`{loss}`", accuracy_over_seeds(result), *early, f"{decided:.1f}"]
+        )
+    header = ["`train.loss`", "test accuracy"]
+    header += [*(f"row {row}" for row in after), "decided, median"]
+    return page_tables.table(header, lines)
+
+
+def ablation_figure() -> Figure:
+    """Plots the test error of each row of the ablation, and of each seed."""
+    figure = Figure(figsize=(7.5, 5.2), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(ABLATION):
+        members = read_result(row.name)["members"]
+        errors = 100 * (1 - np.array([member["accuracy"] for member in members]))
+        heights = place + np.linspace(0.15, 0.35, len(errors))
+        axes.plot(errors, heights, "o", color="tab:orange", markersize=3)
+        axes.errorbar(
+            errors.mean(),
+            place,
+            xerr=errors.std(ddof=1),
+            fmt="s",
+            color="tab:blue",
+            markersize=4,
+            capsize=3,
+        )
+    labels = [textwrap.fill(row.label.replace("`", ""), 36) for row in ABLATION]
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xticks([0.4, 0.6, 1, 2, 3])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("test error, % of 10,000 images, logarithmic")
+    axes.grid(axis="x", linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def ablation_picture() -> bytes:
+    """Returns the figure as a PNG."""
+    file = io.BytesIO()
+    ablation_figure().savefig(file)
+    return file.getvalue()
