@@ -1,4 +1,4 @@
-"""Measures the speed of rnnmnist, PyTorch, Keras and a plain Flax loop on this machine.
+"""Measures the speed of rnnmnist, PyTorch and a plain Flax loop on this machine.
 
     python benchmarks/measure.py validate --data=FOLDER --peers=PYTHON
     python benchmarks/measure.py run --data=FOLDER --peers=PYTHON
@@ -13,7 +13,6 @@ import contextlib
 import datetime
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speed_tables import NUMBERS, TARGET_COUNTS, fastest_mode
+from speed_tables import NUMBERS, TARGET_COUNTS
 from worker import VALIDATION, Recipe
 
 from rnnmnist.config.python_files import load_config
@@ -31,10 +30,8 @@ from rnnmnist.runtime.machine import describe_processor, installed_versions
 
 BENCHMARKS = Path(__file__).resolve().parent
 REPOSITORY = BENCHMARKS.parent
-PEERS = ("torch", "tensorflow", "keras", "numpy")
-OURS, FLAX = "run_ours.py", "run_flax.py"
-PYTORCH, KERAS = "run_pytorch.py", "run_keras.py"
-RECIPE_PEERS = {"PyTorch": PYTORCH, "Flax": FLAX}
+OURS, FLAX, PYTORCH = "run_ours.py", "run_flax.py", "run_pytorch.py"
+PEERS = {"Flax": FLAX, "PyTorch": PYTORCH}
 EPOCH_STEPS = 430  # of 128 images, which are 55,000 in all
 VALIDATION_SEEDS = 3
 LONG_ROUNDS = 3  # of measurements that take a minute
@@ -55,13 +52,6 @@ class Finished(NamedTuple):
 
     seconds: float
     output: str
-
-    def number(self, pattern: str) -> float:
-        """Returns the number that the first group of a pattern matches."""
-        found = re.search(pattern, self.output)
-        if found is None:
-            raise RuntimeError(f"{pattern} is not in {self.output[-2000:]!r}")
-        return float(found[1])
 
 
 def read_json(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -84,14 +74,13 @@ def record(found: dict[str, list[float]], name: str, seconds: float) -> None:
 
 
 class Bench:
-    """The settings of a benchmark, and its measurements so far."""
+    """The settings of a benchmark, and how it runs processes."""
 
-    def __init__(
-        self, peers: str, rounds: int, data: str = "", cap: float = 0, seeds: int = 0
-    ) -> None:
-        self.peers, self.rounds, self.data = peers, rounds, data
-        self.cap, self.seeds = cap, seeds
-        self.found: dict[str, dict[str, Any]] = {}  # by section
+    def __init__(self, peers: str, rounds: int, data: str = "", seeds: int = 0) -> None:
+        self.peers = peers
+        self.rounds = rounds
+        self.data = data
+        self.seeds = seeds
         # Use the CPU only, with the kernels that its libraries choose by default.
         hidden = {
             *("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),
@@ -201,8 +190,6 @@ def throughput(bench: Bench) -> dict[str, Any]:
             Worker("Flax", FLAX, "train", steps),
             Worker("PyTorch", PYTORCH, "train", steps),
             Worker("PyTorch, compiled", PYTORCH, "train", steps | {"compiled": True}),
-            Worker("Keras", KERAS, "train", steps),
-            Worker("Keras, jit_compile", KERAS, "train", steps | {"jit": True}),
             Worker("product, NumPy", OURS, "product_numpy", size),
             Worker("product, PyTorch", PYTORCH, "product", size),
             Worker("product, XLA", OURS, "product_xla", size),
@@ -215,12 +202,9 @@ def evaluation(bench: Bench) -> dict[str, Any]:
     workers = [Worker("rnnmnist", OURS, "evaluate", {"images": 10_000})]
     for size in (128, 1000):
         work = {"images": 10_000, "batch": size}
-        jit = work | {"jit": True}
         workers += [
-            Worker(f"Flax, batch {size}", FLAX, "evaluate", work),
-            Worker(f"PyTorch, batch {size}", PYTORCH, "evaluate", work),
-            Worker(f"Keras, batch {size}", KERAS, "evaluate", work),
-            Worker(f"Keras, jit_compile, batch {size}", KERAS, "evaluate", jit),
+            Worker(f"{peer}, batch {size}", script, "evaluate", work)
+            for peer, script in PEERS.items()
         ]
     return bench.measure(workers)
 
@@ -247,31 +231,6 @@ def batches(bench: Bench) -> dict[str, Any]:
     return bench.measure(workers)
 
 
-def lengths(bench: Bench) -> dict[str, Any]:
-    """Measures several sequence lengths, and the memory of the processes."""
-    workers = []
-    for rows in (28, 56, 112, 196, 392, 784):
-        work = {"steps": max(2, 28 * 40 // rows), "rows": rows}
-        in_blocks = work | {"execution": {"remat_steps": 28}}
-        workers += [
-            Worker(f"rnnmnist {rows}", OURS, "train", work),
-            Worker(f"PyTorch {rows}", PYTORCH, "train", work),
-            Worker(f"in blocks {rows}", OURS, "train", in_blocks),
-        ]
-    return bench.measure(workers)
-
-
-def checkpoints(bench: Bench) -> dict[str, Any]:
-    """Measures epochs with and without a checkpoint after each."""
-    work = {"steps": 430, "epochs": 2}
-    return bench.measure(
-        [
-            Worker(name, OURS, "save", work | {"saving": name == "with"})
-            for name in ("without", "with")
-        ]
-    )
-
-
 def jobs(bench: Bench) -> dict[str, Any]:
     """Measures processes that train the tutorial's 781 steps and evaluate."""
     found: dict[str, list[float]] = {}
@@ -288,24 +247,11 @@ def jobs(bench: Bench) -> dict[str, Any]:
             train("rnnmnist, warm cache", f"{folder}/{number}")
             seeds = f"{folder}/seeds{number}"
             train("8 seeds, cold cache", seeds, "--config.num_seeds=8")
-            for name, script, settings in peers(bench):
-                settings |= {"data": bench.data, "steps": 781}
+            settings = {"data": bench.data, "steps": 781}
+            for peer, script in PEERS.items():
                 finished = bench.run(bench.argv(script, "job", settings))
-                record(found, name, finished.seconds)
+                record(found, peer, finished.seconds)
     return found
-
-
-def peers(bench: Bench) -> list[tuple[str, str, dict[str, Any]]]:
-    """Returns Flax, PyTorch and the faster mode of Keras, with script and settings.
-
-    PyTorch is eager: in a few minutes, compilation costs more than it saves.
-    """
-    keras = fastest_mode(bench.found["throughput"], "Keras")
-    return [
-        ("Flax", FLAX, {}),
-        ("PyTorch", PYTORCH, {}),
-        (keras, KERAS, {"jit": "jit" in keras}),
-    ]
 
 
 def starts(bench: Bench) -> dict[str, Any]:
@@ -313,7 +259,6 @@ def starts(bench: Bench) -> dict[str, Any]:
     found: dict[str, list[float]] = {}
     python = [sys.executable, "-c"]
     main = [sys.executable, "-m", "rnnmnist.main"]
-    doctor = [sys.executable, "-m", "rnnmnist.doctor", "--config=default"]
     for _ in range(bench.rounds):
         with tempfile.TemporaryDirectory() as folder:
             for state in ("cold", "warm"):
@@ -322,11 +267,6 @@ def starts(bench: Bench) -> dict[str, Any]:
                 argv = bench.train_argv("default", workdir, log_every_step)
                 seconds = first_line(bench, argv, Path(workdir), cache)
                 record(found, f"first step, {state} cache", seconds)
-            for state in ("cold", "warm"):
-                cache = f"{folder}/doctor"
-                finished = bench.run(doctor, JAX_COMPILATION_CACHE_DIR=cache)
-                seconds = finished.number(r"compiled in ([0-9.]+) s")
-                record(found, f"compile the training program, {state} cache", seconds)
         record(found, "bare python", bench.run([*python, ""]).seconds)
         modules = "import rnnmnist.main, rnnmnist.training.loop"
         record(found, "imports", bench.run([*python, modules]).seconds)
@@ -337,25 +277,20 @@ def starts(bench: Bench) -> dict[str, Any]:
 
 
 def default_run(bench: Bench) -> dict[str, Any]:
-    """Measures the default run on all cores and on one: seconds and peak memory."""
-    code = (
-        "import json, os, sys, time, worker; from rnnmnist.main import main; "
-        "os.sched_setaffinity(0, json.loads(sys.argv[1])); main(sys.argv[2:]); "
-        "print('processor', time.process_time(), 'peak', worker.peak_mib())"
-    )
-    path = os.pathsep.join([str(BENCHMARKS), str(REPOSITORY)])
-    cores, found = os.sched_getaffinity(0), dict[str, Any]()
+    """Measures the default run on all cores and on one."""
+    cores = os.sched_getaffinity(0)
+    found = {}
     for name, used in (("all cores", cores), ("one core", {min(cores)})):
+        os.sched_setaffinity(0, used)  # of the processes that this one starts, too
+        before = os.times()
         with tempfile.TemporaryDirectory() as folder:
-            settings = bench.train_argv("default", folder)[3:]
-            argv = [sys.executable, "-c", code, json.dumps([*used]), *settings]
-            finished = bench.run(argv, PYTHONPATH=path)
-        found[name] = {
-            "seconds": finished.seconds,
-            "processor_seconds": finished.number(r"processor ([0-9.]+)"),
-            "peak_mib": finished.number(r"peak ([0-9.]+)"),
-        }
+            seconds = bench.run(bench.train_argv("default", folder)).seconds
+        after = os.times()
+        user = after.children_user - before.children_user
+        system = after.children_system - before.children_system
+        found[name] = {"seconds": seconds, "processor_seconds": user + system}
         print(f"default run, {name}: {found[name]}", flush=True)
+    os.sched_setaffinity(0, cores)
     return found
 
 
@@ -372,14 +307,12 @@ def first_line(bench: Bench, argv: list[str], workdir: Path, cache: str) -> floa
 
 
 def accuracy(bench: Bench) -> dict[str, Any]:
-    """Measures the seconds to a mean accuracy on all test images, seed by seed.
+    """Measures the seconds and the accuracy of runs that follow a recipe, by seed.
 
-    A run that follows a recipe is evaluated once. The recipe's length was selected on
-    validation, for rnnmnist. Other runs of the peers, Keras in its faster mode, are
-    evaluated after each epoch, until the cap.
+    Each is evaluated once, on all test images. The recipe's length was selected on
+    validation, for rnnmnist.
     """
     recipes: dict[str, Any] = {target: {} for target in TARGET_COUNTS}
-    epochs: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(bench.seeds):
             for target, found in recipes.items():
@@ -389,18 +322,13 @@ def accuracy(bench: Bench) -> dict[str, Any]:
                     for state in ("cold", "warm")
                 } | {
                     peer: train_peer(bench, peer, target, seed, "test")
-                    for peer in RECIPE_PEERS
+                    for peer in PEERS
                 }
                 origin = {"seed": seed, "epochs": recipe_epochs(target)}
                 for name, run in runs.items():
                     found.setdefault(name, []).append(origin | run)
                 print(f"{target} %, seed {seed}: {found}", flush=True)
-            for name, script, settings in peers(bench):
-                settings |= {"data": bench.data, "seed": seed}
-                own = epochs.setdefault(name, [])
-                own.append(train_epochs(bench, script, settings))
-                print(f"{name}: {own[-1]}", flush=True)
-    return {"cap": bench.cap, "recipes": recipes, "epochs": epochs}
+    return recipes
 
 
 def recipe_path(target: str) -> str:
@@ -436,29 +364,15 @@ def train_peer(
         "split": split,
         "recipe": {name: values[name] for name in Recipe._fields},
     }
-    finished = bench.run(bench.argv(RECIPE_PEERS[peer], "follow_recipe", settings))
+    finished = bench.run(bench.argv(PEERS[peer], "follow_recipe", settings))
     return {"seconds": finished.seconds} | json.loads(finished.output)
-
-
-def train_epochs(
-    bench: Bench, script: str, settings: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Returns, per epoch, the seconds since the start and the correct predictions."""
-    begin, found = time.monotonic(), list[dict[str, Any]]()
-    with bench.process(bench.argv(script, "epochs", settings)) as process:
-        while True:
-            epoch = read_json(process)
-            seconds = time.monotonic() - begin
-            if seconds > bench.cap:
-                return found
-            found.append(epoch | {"seconds": seconds})
 
 
 def validate(args: argparse.Namespace) -> None:
     """Prints the mean validation accuracy of peers that follow the recipes."""
     bench = Bench(args.peers, rounds=1, data=str(args.data.absolute()))
     for target in TARGET_COUNTS:
-        for peer in RECIPE_PEERS:
+        for peer in PEERS:
             correct = [
                 train_peer(bench, peer, target, seed, "validation")["correct"]
                 for seed in range(VALIDATION_SEEDS)
@@ -471,50 +385,30 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "throughput": throughput,
     "evaluation": evaluation,
     "seeds": seeds,
-    "checkpoints": checkpoints,
     "default_run": default_run,
     "starts": starts,
     "batches": batches,
-    "lengths": lengths,
     "jobs": jobs,
     "accuracy": accuracy,
 }
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures all sections and saves each; an interrupted run is continued."""
+    """Measures all sections and writes the file after each."""
     data = str(args.data.absolute())
-    bench = Bench(args.peers, args.rounds, data, args.cap, args.seeds)
-    begin = time.monotonic()
-    code = "import sys; from importlib.metadata import version as v; " + (
-        "print(*map(v, sys.argv[1:]))"
-    )
-    versions = bench.run([bench.peers, "-c", code, *PEERS]).output
-    metadata = {
+    bench = Bench(args.peers, args.rounds, data, args.seeds)
+    code = "from importlib.metadata import version; print(version('torch'))"
+    measured = {
         "command": "python benchmarks/measure.py run --data=FOLDER --peers=PYTHON"
-        f" --rounds={bench.rounds} --cap={bench.cap:.0f} --seeds={bench.seeds}",
+        f" --rounds={bench.rounds} --seeds={bench.seeds}",
         "hardware": describe_processor(),
+        "date": datetime.date.today().isoformat(),
         "versions": installed_versions(),
-        "peers": dict(zip(PEERS, versions.split(), strict=True)),
+        "torch": bench.run([bench.peers, "-c", code]).output.strip(),
     }
-    before = read_interrupted(args.output, metadata)
-    date = before.get("date", datetime.date.today().isoformat())
-    bench.found = {name: before[name] for name in SECTIONS if name in before}
     for name, section in SECTIONS.items():
-        if name not in bench.found:
-            bench.found[name] = section(bench)
-        minutes = before.get("minutes", 0) + (time.monotonic() - begin) / 60
-        measured = metadata | {"date": date, "minutes": round(minutes)} | bench.found
-        args.output.write_text(json.dumps(measured, indent=1) + "\n")
-
-
-def read_interrupted(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
-    """Reads the sections of an interrupted run that has the same metadata."""
-    with contextlib.suppress(OSError, ValueError):
-        before = json.loads(path.read_text())
-        if before | metadata == before and not before.keys() >= SECTIONS.keys():
-            return before
-    return {}
+        measured[name] = section(bench)
+        NUMBERS.write_text(json.dumps(measured, indent=1) + "\n")
 
 
 def main() -> None:
@@ -526,9 +420,7 @@ def main() -> None:
         command.add_argument("--data", type=Path, required=True, metavar="FOLDER")
         command.add_argument("--peers", default=sys.executable, metavar="PYTHON")
     running.add_argument("--rounds", type=int, default=7)
-    running.add_argument("--cap", type=float, default=240, help="a peer's seconds")
     running.add_argument("--seeds", type=int, default=5, help="per target accuracy")
-    running.add_argument("--output", type=Path, default=NUMBERS)
     args = parser.parse_args()
     {"run": run, "validate": validate}[args.command](args)
 

@@ -1,8 +1,6 @@
 """The rnnmnist worker: the functions that a run calls, on the arrays of a run."""
 
 import dataclasses
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import worker
@@ -128,35 +126,6 @@ def evaluate(images: int) -> None:
     worker.serve(task)
 
 
-def save(steps: int, epochs: int, saving: bool) -> None:
-    """Serves epochs, each with a checkpoint or without; the amount is in epochs."""
-    trainer = Trainer(make_config())
-
-    from rnnmnist.runs.checkpoints import Checkpoints
-    from rnnmnist.runs.logs import Metrics
-    from rnnmnist.training.state import saved_arrays
-
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Checkpoints(Path(folder), keep=2) as checkpoints,
-    ):
-
-        def task() -> int:
-            for _ in range(epochs):
-                trainer.steps(steps)
-                if saving:
-                    step = int(trainer.state.step)
-                    metrics = Metrics.create(step, "validation", 5000, [0], [1], [2500])
-                    arrays = saved_arrays(trainer.state, mesh=trainer.mesh)
-                    checkpoints.save(
-                        step, arrays, trainer.config, trainer.task, metrics
-                    )
-            checkpoints.wait()
-            return epochs
-
-        worker.serve(task)
-
-
 def product_xla(size: int) -> None:
     """Serves XLA's matrix products."""
     import jax
@@ -180,7 +149,6 @@ if __name__ == "__main__":
         {
             "train": train,
             "evaluate": evaluate,
-            "save": save,
             "product_xla": product_xla,
             "product_numpy": product_numpy,
         }

@@ -5,7 +5,7 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rnnmnist.runtime.machine import join_versions
 
@@ -14,7 +14,6 @@ import page_tables
 
 NUMBERS = Path(__file__).resolve().parent / "results.json"
 FLOP_PER_IMAGE = 3 * 2 * 28 * (28 + 128) * 4 * 128  # once forward, twice backward
-BATCH = 128
 # Correct predictions of 10,000, in the mean over seeds, by target accuracy.
 TARGET_COUNTS = {"98.5": 9850, "99.0": 9900}
 Rounds = Sequence[dict[str, float]]
@@ -35,7 +34,6 @@ def tables(measured: dict[str, Any]) -> str:
         accuracy,
         seeds,
         batches,
-        lengths,
         starts,
         origin,
     )
@@ -44,7 +42,7 @@ def tables(measured: dict[str, Any]) -> str:
 
 def summary(measured: dict[str, Any]) -> str:
     """Compares rnnmnist with the faster mode of each peer."""
-    names = ("rnnmnist", "Flax", "PyTorch", "Keras")
+    names = ("rnnmnist", "Flax", "PyTorch")
     rows = []
     for title, section in (
         ("training, batch 128, images/s", "throughput"),
@@ -57,20 +55,10 @@ def summary(measured: dict[str, Any]) -> str:
     fastest = [min(own, key=statistics.median) for own in modes]
     seconds = [median_and_range(own, ".1f") for own in fastest]
     rows.append(["781 steps and all test images, seconds", *seconds])
-    for target, recipes in measured["accuracy"]["recipes"].items():
+    for target, recipes in measured["accuracy"].items():
         own = {name.split(",")[0]: found for name, found in recipes.items()}
-        count = TARGET_COUNTS[target]
-        cells = [recipe_cell(own[name], count) if name in own else "" for name in names]
+        cells = [recipe_cell(own[name], TARGET_COUNTS[target]) for name in names]
         rows.append([f"the recipe for {target} %: seconds, accuracy", *cells])
-    section = measured["accuracy"]
-    for target, count in TARGET_COUNTS.items():
-        cells = []
-        for name in names:
-            epochs = [*modes_of(section["epochs"], name).values()]
-            reached = first_epoch(epochs[0], count) if epochs else None
-            cap = f"> {section['cap']:.0f}" if epochs else ""
-            cells.append(median_and_range(reached.seconds, ".0f") if reached else cap)
-        rows.append([f"seconds to {target} %, Adam at 1e-3", *cells])
     title = "rnnmnist with a warm compilation cache, and its peers in their faster mode"
     return f"{table(title, ('', *names), rows)}\n{origin(measured)}"
 
@@ -180,70 +168,25 @@ def jobs(measured: dict[str, Any]) -> str:
     return table("The tutorial's 781 steps and all 10,000 test images", header, rows)
 
 
-class Epoch(NamedTuple):
-    """An epoch of several seeds: its number, mean correct predictions and seconds."""
-
-    number: int
-    correct: float
-    seconds: list[float]
-
-
-def epochs_of(runs: Sequence[Sequence[dict[str, Any]]]) -> list[Epoch]:
-    """Returns the epochs that all seeds have."""
-    return [
-        Epoch(
-            number,
-            statistics.mean(run["correct"] for run in epoch),
-            [run["seconds"] for run in epoch],
-        )
-        for number, epoch in enumerate(zip(*runs, strict=False), start=1)
-    ]
-
-
-def first_epoch(runs: Sequence[Sequence[dict[str, Any]]], count: int) -> Epoch | None:
-    """Returns the first epoch whose mean reaches a number of correct predictions."""
-    return next((one for one in epochs_of(runs) if one.correct >= count), None)
-
-
 def accuracy(measured: dict[str, Any]) -> str:
-    """Compares the time to a target accuracy, with a recipe and without."""
-    section, rows = measured["accuracy"], []
-    for target, count in TARGET_COUNTS.items():
-        recipes = section["recipes"][target]
+    """Compares runs that follow a recipe for a target accuracy."""
+    rows = []
+    for target, recipes in measured["accuracy"].items():
         ours = seconds_of(recipes["rnnmnist, warm cache"])
         for name, runs in recipes.items():
             correct = [run["correct"] for run in runs]
             seconds = seconds_of(runs)
             rows.append(
                 [
-                    *(f"{target} %", name, f"recipe, {runs[0]['epochs']} epochs"),
+                    *(f"{target} %", name, str(runs[0]["epochs"])),
                     median_and_range(seconds, ".1f"),
                     median_and_range(ratios(seconds, ours), ".2f"),
-                    percent(statistics.mean(correct), count, ".3f"),
+                    percent(statistics.mean(correct), TARGET_COUNTS[target], ".3f"),
                     ", ".join(f"{one:,}" for one in correct),
                 ]
             )
-        for name, runs in section["epochs"].items():
-            reached = first_epoch(runs, count)
-            best = reached or max(epochs_of(runs), key=lambda epoch: epoch.correct)
-            if reached:
-                cost = (
-                    median_and_range(reached.seconds, ".1f"),
-                    median_and_range(ratios(reached.seconds, ours), ".2f"),
-                )
-            else:
-                relative = section["cap"] / statistics.median(ours)
-                cost = (f"> {section['cap']:.0f}", f"> {relative:.1f}")
-            rows.append(
-                [
-                    *(f"{target} %", name, f"Adam at 1e-3, {best.number} epochs"),
-                    *cost,
-                    percent(best.correct, count, ".3f"),
-                    ", ".join(f"{run[best.number - 1]['correct']:,}" for run in runs),
-                ]
-            )
     header = (
-        *("target", "framework", "training", "seconds", "this / rnnmnist, warm"),
+        *("target", "framework", "epochs", "seconds", "this / rnnmnist, warm"),
         *("mean accuracy", "correct, by seed"),
     )
     return table("Time to accuracy, on all test images", header, rows)
@@ -274,82 +217,45 @@ def batches(measured: dict[str, Any]) -> str:
     return table("Batch", header, rows)
 
 
-def milliseconds(rounds: Rounds) -> list[float]:
-    """Returns the duration of a training step in each round."""
-    return [1000 * BATCH * one["seconds"] / one["amount"] for one in rounds]
-
-
-def lengths(measured: dict[str, Any]) -> str:
-    """Compares sequence lengths: time and memory."""
-    section, rows = measured["lengths"], []
-    for length in [name.split()[1] for name in section if name.startswith("rnnmnist")]:
-        columns = [length]
-        for name in ("rnnmnist", "in blocks", "PyTorch"):
-            rounds = section[f"{name} {length}"]
-            time = statistics.median(milliseconds(rounds))
-            columns.append(f"{time:,.1f} ms, {rounds[-1]['peak_mib']:,.0f} MiB")
-        times = milliseconds(section[f"rnnmnist {length}"])
-        remat = milliseconds(section[f"in blocks {length}"])
-        columns.append(median_and_range(ratios(remat, times), ".2f"))
-        columns.append(f"{1000 * statistics.median(times) / int(length):,.0f}")
-        rows.append(columns)
-    header = (
-        *("rows", "rnnmnist", "in blocks of 28 rows", "PyTorch"),
-        *("blocks / whole, time", "µs per row"),
-    )
-    title = "Sequence length: a step of 128 images, and the process's peak memory"
-    return table(title, header, rows)
-
-
 def starts(measured: dict[str, Any]) -> str:
-    """Lists the seconds of starts, of a checkpoint and of the default run."""
-    saving = measured["checkpoints"]
-    pairs = zip(saving["with"], saving["without"], strict=True)
-    saves = [
-        (one["seconds"] - other["seconds"]) / one["amount"] for one, other in pairs
-    ]
+    """Lists the seconds of starts and of the default run."""
     rows = [
         [name, median_and_range(values, ".2f")]
         for name, values in measured["starts"].items()
     ]
     rows += [
-        ["a checkpoint after an epoch", median_and_range(saves, ".2f")],
-        *(
-            [
-                f"the default run, data prepared, {cores}",
-                f"{run['seconds']:.1f} ({run['processor_seconds']:.1f} of processors)",
-            ]
-            for cores, run in measured["default_run"].items()
-        ),
+        [
+            f"the default run, data prepared, {cores}",
+            f"{run['seconds']:.1f} ({run['processor_seconds']:.1f} of processors)",
+        ]
+        for cores, run in measured["default_run"].items()
     ]
-    return table("Starts and checkpoints", ("measurement", "seconds"), rows)
+    return table("Whole processes", ("measurement", "seconds"), rows)
 
 
 def at_the_ceiling(measured: dict[str, Any]) -> str:
-    """States the speed at the ceiling relative to the peers."""
-    training, scoring = measured["throughput"], measured["evaluation"]
-    top, parts = statistics.median(ceiling(measured)), []
-    for work, section, framework, limit in (
-        ("training", training, "PyTorch", top),
-        ("training", training, "Keras", top),
-        ("evaluation", scoring, "PyTorch", 3 * top),
+    """States the speed at the ceiling relative to PyTorch."""
+    top = statistics.median(ceiling(measured))
+    parts = []
+    for work, section, limit in (
+        ("training", "throughput", top),
+        ("evaluation", "evaluation", 3 * top),
     ):
-        peer = fastest_mode(section, framework)
-        ratio = limit / statistics.median(speeds(section[peer]))
+        peer = fastest_mode(measured[section], "PyTorch")
+        ratio = limit / statistics.median(speeds(measured[section][peer]))
         parts.append(f"{ratio:.2f} times {peer} in {work}")
     return (
-        f"The speed at the ceiling, with matrix products only, would be {parts[0]}, "
-        f"{parts[1]}, and {parts[2]}, which is a third of the work.\n"
+        "The speed at the ceiling, with matrix products only, would be "
+        f"{' and '.join(parts)}, which is a third of the work.\n"
     )
 
 
 def origin(measured: dict[str, Any]) -> str:
     """States hardware, versions and command of the measurements."""
-    versions, peers = (join_versions(measured[key]) for key in ("versions", "peers"))
+    versions = join_versions(measured["versions"])
     rounds = len(next(iter(measured["throughput"].values())))
     return (
-        f"On {measured['hardware']}; {versions}; peers: {peers}. Medians over rounds "
-        f"({rounds} for training), with minimum and maximum, from one run of "
-        f"{measured['minutes']} minutes on {measured['date']}: "
-        f"`{measured['command']}`.\n"
+        f"On {measured['hardware']}; {versions}; torch {measured['torch']}. Medians "
+        f"over rounds ({rounds} for training), with minimum and maximum, from one run "
+        f"on {measured['date']}: `{measured['command']}`.\n"
     )

@@ -48,7 +48,7 @@ Create = Callable[..., Trainer]  # images [n, rows, columns], labels [n], settin
 
 def peer_tasks(create: Create) -> dict[str, Callable[..., None]]:
     """Returns the tasks of a peer, whose trainers a function creates."""
-    tasks = (train, evaluate, job, follow_recipe, epochs)
+    tasks = (train, evaluate, job, follow_recipe)
     return {task.__name__: functools.partial(task, create) for task in tasks}
 
 
@@ -100,16 +100,6 @@ def follow_recipe(
     trainer.steps(followed.num_steps, BATCH)
     is_test = split == "test"
     print_correct(trainer, originals(data, "test") if is_test else held_out)
-
-
-def epochs(create: Create, data: str, **own: Any) -> None:
-    """Prints the correct test predictions after each epoch, until it is killed."""
-    images, labels = originals(data, "train")
-    test = originals(data, "test")
-    trainer = create(images, labels, **own)
-    while True:
-        trainer.steps(len(labels) // BATCH, BATCH)
-        print_correct(trainer, test)
 
 
 def print_correct(trainer: Trainer, split: tuple[Any, Any]) -> None:
