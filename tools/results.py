@@ -29,6 +29,7 @@ import msgspec
 import numpy as np
 
 from rnnmnist.config.schema import DATA_PATHS, Config
+from rnnmnist.evaluation.predictions import decision_times
 from rnnmnist.main import parse
 from rnnmnist.reporting import run_data
 from rnnmnist.runs.checkpoints import read_header
@@ -344,7 +345,7 @@ def counts_by_row(workdir: Path) -> dict[str, Any]:
     (network,) = run.networks
     return {
         "correct_after_steps": network.correct_by_time.tolist(),
-        "decision_step": float(np.median(network.decision_times)),
+        "decision_step": float(np.median(decision_times(network.predicted))),
     }
 
 

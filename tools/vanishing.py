@@ -124,15 +124,15 @@ def measure_gradients(workdir: Path) -> dict[str, Any]:
     mesh = make_mesh(batch_size=1, num_devices=1, num_seeds=1)
     restored = restore_model(workdir, find_step(workdir, "best"), mesh)
     config, model = restored.config, restored.model
-    examples = datasets.load(config.data).splits["validation"].first(EXAMPLES)
+    examples = datasets.load(config.data).splits["validation"]
     view = restored.view
     assert view is not None
-    inputs = np.asarray(view(jnp.asarray(examples.take(slice(None)))))
+    inputs = np.asarray(view(jnp.asarray(examples.take(slice(EXAMPLES)))))
     (trained,) = split_ensemble(restored.params)
     (untrained,) = split_ensemble(create_state(config, model, mesh).params)
     return {
         when: relative_quantiles(
-            input_gradients(model, params, inputs, examples.labels)
+            input_gradients(model, params, inputs, examples.labels[:EXAMPLES])
         )
         for when, params in (("before", untrained), ("after", trained))
     }

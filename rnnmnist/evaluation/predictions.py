@@ -241,11 +241,6 @@ class Predictions(NamedTuple):
         correct[padding(self.predicted.shape[1], self.lengths)] = False
         return correct.sum(axis=0)
 
-    @property
-    def decision_times(self) -> np.ndarray:
-        """The time step after which each prediction no longer changes, [examples]."""
-        return decision_times(self.predicted)
-
 
 def most_confident_errors(predictions: Predictions, limit: int) -> np.ndarray:
     """Returns the indices of up to `limit` wrong predictions, most confident first."""
