@@ -14,8 +14,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from run_ours import Trainer, make_config, use_flax_cell
 from speed_tables import table
+
+from rnnmnist.runtime.mesh import device_put, replicated
+from rnnmnist.training.step import train_steps
 
 STEPS, ROUNDS = 50, 5
 CELLS = ("flax", "rnnmnist")
@@ -58,12 +63,6 @@ def profile(cell: str) -> dict[str, float]:
     if cell == "flax":
         use_flax_cell()  # in the rest of this process
 
-    import jax
-    import numpy as np
-
-    from rnnmnist.runtime.mesh import device_put, replicated
-    from rnnmnist.training.step import train_steps
-
     trainer = Trainer(make_config())
     trainer.steps(STEPS)
     durations = []
@@ -96,8 +95,6 @@ def profile(cell: str) -> dict[str, float]:
 
 def events(path: Path) -> list[dict[str, Any]]:
     """Reads the operations of a trace."""
-    import jax
-
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a deprecated extension type of jax

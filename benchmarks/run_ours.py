@@ -3,10 +3,20 @@
 import dataclasses
 from typing import Any
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
 import worker
 
 from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
+from rnnmnist.data.batches import TrainingSplit
+from rnnmnist.data.datasets import image_task
+from rnnmnist.data.examples import Examples
+from rnnmnist.data.views import View
+from rnnmnist.evaluation import predictions
+from rnnmnist.models import cells
 from rnnmnist.runtime.mesh import (
     device_put,
     make_mesh,
@@ -14,6 +24,8 @@ from rnnmnist.runtime.mesh import (
     replicated,
     set_cpu_devices,
 )
+from rnnmnist.training.state import create_state
+from rnnmnist.training.step import Program, train_steps
 
 EXAMPLES = 4000
 
@@ -29,14 +41,6 @@ class Trainer:
         execution: dict[str, Any] | None = None,  # changes of the platform's
     ) -> None:
         set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
-
-        from rnnmnist.data.batches import TrainingSplit
-        from rnnmnist.data.datasets import image_task
-        from rnnmnist.data.examples import Examples
-        from rnnmnist.data.views import View
-        from rnnmnist.training.state import create_state
-        from rnnmnist.training.step import Program
-
         self.config = config
         self.mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
         self.task = dataclasses.replace(
@@ -48,18 +52,12 @@ class Trainer:
         self.view = View.of(config.data, self.task)
         how = execution_of(config, platform_of(self.mesh))._replace(**execution or {})
         self.program = Program.create(config, self.task, self.mesh, how)
-        images, labels = worker.noise(EXAMPLES, rows, columns)
-        examples = Examples(images, labels=labels)
+        examples = Examples(*worker.noise(EXAMPLES, rows, columns))
         self.split = TrainingSplit.device_put(examples, self.view, config, self.mesh)
         self.state: Any = create_state(config, self.program.model, self.mesh)
 
     def steps(self, count: int) -> int:
         """Trains in one call, as between two events; returns the number of images."""
-        import jax
-        import numpy as np
-
-        from rnnmnist.training.step import train_steps
-
         number = device_put(np.int32(count), replicated(self.mesh))
         self.state, metrics = train_steps(
             self.state, self.split, number, program=self.program
@@ -82,11 +80,7 @@ def make_config(
 
 def use_flax_cell() -> None:
     """Replaces the LSTM cell by Flax's own, to compare."""
-    import flax.linen as nn
-
-    from rnnmnist.models.cells import CELLS, Cell
-
-    CELLS["lstm"] = Cell(nn.OptimizedLSTMCell, gates=4)
+    cells.CELLS["lstm"] = cells.Cell(nn.OptimizedLSTMCell, gates=4)
 
 
 def train(
@@ -107,30 +101,17 @@ def train(
 def evaluate(images: int) -> None:
     """Serves evaluations; the amount is in images."""
     trainer = Trainer(make_config())
-
-    from rnnmnist.data.examples import Inputs
-    from rnnmnist.evaluation.predictions import EvaluationSplit
-    from rnnmnist.evaluation.predictions import evaluate as score
-
-    noise, labels = worker.noise(images)
-    execution = trainer.program.execution
-    split = EvaluationSplit.device_put(
-        Inputs(noise), trainer.view, trainer.mesh, execution
+    examples = Examples(*worker.noise(images))
+    program = trainer.program
+    params = trainer.state.evaluated_params
+    split = predictions.EvaluationSplit.device_put(
+        examples, trainer.view, trainer.mesh, program.execution
     )
-
-    def task() -> int:
-        params = trainer.state.evaluated_params
-        scores = score(trainer.program.model, params, split, labels)
-        return scores.examples
-
-    worker.serve(task)
+    worker.serve(lambda: predictions.evaluate(program.model, params, split).examples)
 
 
 def product_xla(size: int) -> None:
     """Serves XLA's matrix products."""
-    import jax
-    import jax.numpy as jnp
-
     left, right = jax.random.normal(jax.random.key(0), (2, size, size))
     multiply = jax.jit(jnp.matmul)
     worker.serve_products(lambda: multiply(left, right).block_until_ready(), size)
@@ -138,8 +119,6 @@ def product_xla(size: int) -> None:
 
 def product_numpy(size: int) -> None:
     """Serves NumPy's matrix products."""
-    import numpy as np
-
     left, right = np.random.default_rng(0).random((2, size, size), np.float32)
     worker.serve_products(lambda: np.matmul(left, right), size)
 

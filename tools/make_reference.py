@@ -14,10 +14,8 @@ import shutil
 from pathlib import Path
 
 import results
-from rnnmnist.config.schema import DATA_PATHS, Config
-from rnnmnist.config.tasks import Task
-from rnnmnist.runs.checkpoints import Checkpoints, Params, read_header, read_params
-from rnnmnist.runs.logs import Metrics
+from rnnmnist.config.schema import DATA_PATHS
+from rnnmnist.runs.checkpoints import Checkpoints, read_header, read_params
 from rnnmnist.runs.selection import find_step
 
 
@@ -35,25 +33,13 @@ def main() -> None:
 
 
 def save(workdir: Path, target: Path) -> None:
-    """Saves the best checkpoint of a run as a reference model."""
+    """Replaces a reference model by the best checkpoint of a run."""
     step = find_step(workdir, "best")
     header, params = read_header(workdir, step), read_params(workdir, step)
     config = header.config.replace(dict.fromkeys(DATA_PATHS))  # of this machine
-    write(target, step, params, config, header.task, header.metrics)
-
-
-def write(
-    target: Path,
-    step: int,
-    params: Params,
-    config: Config,
-    task: Task,
-    metrics: Metrics | None,
-) -> None:
-    """Writes a checkpoint without training state, and replaces an existing one."""
     shutil.rmtree(target, ignore_errors=True)
     with Checkpoints(target, keep=1) as checkpoints:
-        checkpoints.save(step, {"params": params}, config, task, metrics)
+        checkpoints.save(step, {"params": params}, config, header.task, header.metrics)
     for path in target.rglob("commit_success.txt"):
         path.unlink()  # its only content is the path at which it was written
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
