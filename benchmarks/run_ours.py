@@ -13,7 +13,7 @@ from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.data.datasets import image_task
-from rnnmnist.data.examples import Examples
+from rnnmnist.data.examples import Examples, Inputs
 from rnnmnist.data.views import View
 from rnnmnist.evaluation import predictions
 from rnnmnist.models import cells
@@ -52,7 +52,8 @@ class Trainer:
         self.view = View.of(config.data, self.task)
         how = execution_of(config, platform_of(self.mesh))._replace(**execution or {})
         self.program = Program.create(config, self.task, self.mesh, how)
-        examples = Examples(*worker.noise(EXAMPLES, rows, columns))
+        images, labels = worker.noise(EXAMPLES, rows, columns)
+        examples = Examples(images, labels=labels)
         self.split = TrainingSplit.device_put(examples, self.view, config, self.mesh)
         self.state: Any = create_state(config, self.program.model, self.mesh)
 
@@ -101,13 +102,17 @@ def train(
 def evaluate(images: int) -> None:
     """Serves evaluations; the amount is in images."""
     trainer = Trainer(make_config())
-    examples = Examples(*worker.noise(images))
+    noise, labels = worker.noise(images)
     program = trainer.program
     params = trainer.state.evaluated_params
     split = predictions.EvaluationSplit.device_put(
-        examples, trainer.view, trainer.mesh, program.execution
+        Inputs(noise), trainer.view, trainer.mesh, program.execution
     )
-    worker.serve(lambda: predictions.evaluate(program.model, params, split).examples)
+
+    def task() -> int:
+        return predictions.evaluate(program.model, params, split, labels).examples
+
+    worker.serve(task)
 
 
 def product_xla(size: int) -> None:

@@ -56,14 +56,16 @@ class Normalization(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
-class Examples:
-    """The examples of a split."""
+class Inputs:
+    """Images or sequences, as they are stored."""
 
     stored: np.ndarray  # uint8 [all, rows, columns], or real [all, time, features]
-    labels: np.ndarray  # int32 [examples]
     lengths: np.ndarray | None = None  # int32 [examples]; None: no padding
     indices: np.ndarray | None = None  # of the examples in `stored`; None: all
     normalization: Normalization | None = None  # of sequences; None for images
+
+    def __len__(self) -> int:
+        return len(self.stored if self.indices is None else self.indices)
 
     def take(self, positions: slice | np.ndarray) -> np.ndarray:
         """Returns some examples: uint8 images, or normalized float32 sequences."""
@@ -79,6 +81,13 @@ class Examples:
         index = position if self.indices is None else self.indices[position]
         end = None if self.lengths is None else self.lengths[position]
         return self.stored[index][:end]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Examples(Inputs):
+    """The examples of a split: inputs with their labels."""
+
+    labels: np.ndarray  # int32 [examples]
 
 
 class Dataset(NamedTuple):

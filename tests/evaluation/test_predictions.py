@@ -59,7 +59,7 @@ def logits() -> np.ndarray:
 def test_batch_padding_and_devices_change_no_result(
     count: int, batch: int, devices: int, logits: np.ndarray
 ) -> None:
-    examples = Examples(EXAMPLES.stored[:count], EXAMPLES.labels[:count])
+    examples = Examples(EXAMPLES.stored[:count], labels=EXAMPLES.labels[:count])
     logits = logits[:count]
     predicted = logits.argmax(axis=1)
     expected = np.zeros((10, 10), int)
@@ -83,7 +83,7 @@ def test_a_large_split_is_copied_in_groups(
 ) -> None:
     monkeypatch.setattr(predictions, "MAX_RESIDENT_BYTES", 0)
     monkeypatch.setattr(predictions, "GROUP_BYTES", 3 * 7 * 28 * 28)
-    examples = Examples(EXAMPLES.stored[:50], EXAMPLES.labels[:50])
+    examples = Examples(EXAMPLES.stored[:50], labels=EXAMPLES.labels[:50])
     execution = EXECUTION._replace(eval_batch_size=7)
     split = EvaluationSplit.device_put(examples, ROWS, mesh_of(1), execution)
     assert [group.stored.shape[0] for group in split.groups()] == [3, 3, 3]
