@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from speed_tables import NUMBERS, TARGET_COUNTS
 from worker import VALIDATION, Recipe
 
-from rnnmnist.config.python_files import load_config
+from rnnmnist.config.files import load_config
 from rnnmnist.runtime.machine import describe_processor, installed_versions
 
 BENCHMARKS = Path(__file__).resolve().parent

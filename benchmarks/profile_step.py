@@ -71,8 +71,9 @@ def profile(cell: str) -> dict[str, float]:
         trainer.steps(STEPS)
         durations.append((time.perf_counter() - begin) / STEPS)
     number = device_put(np.int32(STEPS), replicated(trainer.mesh))
+    chunk = trainer.batches.gather(0)
     compiled = train_steps.lower(
-        trainer.state, trainer.split, number, program=trainer.program
+        trainer.state, chunk, number, program=trainer.program
     ).compile()
     pattern = r'%([\w.\-]+) = .*op_name="([^"]*)"'
     origins = dict(re.findall(pattern, compiled.as_text() or ""))

@@ -1,5 +1,6 @@
 """The rnnmnist worker: the functions that a run calls, on the arrays of a run."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -11,21 +12,19 @@ import worker
 
 from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
-from rnnmnist.data.batches import TrainingSplit
+from rnnmnist.data.batches import open_batches
 from rnnmnist.data.datasets import image_task
 from rnnmnist.data.examples import Examples, Inputs
 from rnnmnist.data.views import View
 from rnnmnist.evaluation import predictions
 from rnnmnist.models import cells
 from rnnmnist.runtime.mesh import (
-    device_put,
     make_mesh,
     platform_of,
-    replicated,
     set_cpu_devices,
 )
-from rnnmnist.training.state import create_state
-from rnnmnist.training.step import Program, train_steps
+from rnnmnist.training.state import Program, create_state, evaluated_trees
+from rnnmnist.training.step import train_range
 
 EXAMPLES = 4000
 
@@ -54,17 +53,19 @@ class Trainer:
         self.program = Program.create(config, self.task, self.mesh, how)
         images, labels = worker.noise(EXAMPLES, rows, columns)
         examples = Examples(images, labels=labels)
-        self.split = TrainingSplit.device_put(examples, self.view, config, self.mesh)
-        self.state: Any = create_state(config, self.program.model, self.mesh)
+        opened = open_batches(examples, self.view, config, self.mesh)
+        self._stack = contextlib.ExitStack()
+        self.batches = self._stack.enter_context(opened)
+        self.state: Any = create_state(config, self.program)
 
     def steps(self, count: int) -> int:
-        """Trains in one call, as between two events; returns the number of images."""
-        number = device_put(np.int32(count), replicated(self.mesh))
-        self.state, metrics = train_steps(
-            self.state, self.split, number, program=self.program
+        """Trains as between two events; returns the number of images."""
+        step = int(self.state.step)
+        self.state, sums, _ = train_range(
+            self.state, self.batches, step, step + count, program=self.program
         )
-        jax.block_until_ready(metrics)
-        return int(metrics.examples) * self.config.num_seeds
+        images = self.config.train.batch_size * self.config.num_seeds
+        return int(sums.updates) * images
 
 
 def make_config(
@@ -104,7 +105,7 @@ def evaluate(images: int) -> None:
     trainer = Trainer(make_config())
     noise, labels = worker.noise(images)
     program = trainer.program
-    params = trainer.state.evaluated_params
+    params = evaluated_trees(trainer.state, model=program.model)
     split = predictions.EvaluationSplit.device_put(
         Inputs(noise), trainer.view, trainer.mesh, program.execution
     )

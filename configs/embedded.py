@@ -13,5 +13,5 @@ def get_config() -> Config:
     """48 epochs over the 4,000 training images, shifted by up to two pixels."""
     return Config(
         data=DataConfig(name="mnist5k", max_shift=2),
-        train=TrainConfig(num_steps=1500, eval_every_steps=150),
+        train=TrainConfig(num_steps=1500, log_every_steps=100, eval_every_steps=150),
     )

@@ -11,4 +11,6 @@ from rnnmnist import Config, TrainConfig
 
 def get_config() -> Config:
     """The default recipe with a loss after every time step."""
-    return Config(train=TrainConfig(loss="every_step"))
+    return Config(
+        train=TrainConfig(loss="every_step", log_every_steps=100, eval_every_steps=430)
+    )

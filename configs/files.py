@@ -17,6 +17,5 @@ def get_config() -> Config:
             batch_size=32,
             num_steps=1000,
             learning_rate=2e-3,
-            eval_every_steps=100,
         ),
     )

@@ -15,6 +15,7 @@ def get_config() -> Config:
         train=TrainConfig(
             batch_size=1024,
             num_steps=1080,
+            log_every_steps=100,
             eval_every_steps=108,
             learning_rate=2e-2,
             weight_decay=0.4,

@@ -18,8 +18,13 @@ from typing import Any, NoReturn
 
 import absl.logging
 
-from rnnmnist.config.paths import expand, parse_folder, resolve_workdir
-from rnnmnist.config.python_files import find_config, load_config
+from rnnmnist.config.files import (
+    expand,
+    find_config,
+    load_config,
+    parse_folder,
+    resolve_workdir,
+)
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
 from rnnmnist.config.settings import find
 from rnnmnist.errors import (

@@ -24,9 +24,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse(argv)
     from rnnmnist.evaluation import scoring
     from rnnmnist.evaluation.metrics import format_accuracy
-    from rnnmnist.runs.checkpoints import read_header
+    from rnnmnist.runs.checkpoints import read_header, with_step
     from rnnmnist.runs.results import path_of
-    from rnnmnist.runs.selection import with_step
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.mesh import make_mesh, set_cpu_devices
 

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from rnnmnist import cli, errors
 from rnnmnist.cli import Parser, parse_settings
-from rnnmnist.config.paths import parse_folder
+from rnnmnist.config.files import parse_folder
 from rnnmnist.exporting.formats import FORMATS
 
 
@@ -62,8 +62,7 @@ def export(args: argparse.Namespace) -> None:
     """Writes exports, and prints how each compares with the checkpoint."""
     from rnnmnist.exporting import folders
     from rnnmnist.exporting.source import Source
-    from rnnmnist.runs.checkpoints import read_header
-    from rnnmnist.runs.selection import with_step
+    from rnnmnist.runs.checkpoints import read_header, with_step
 
     signal.signal(signal.SIGTERM, _stop)  # so that temporary files are removed
     workdir = args.workdir

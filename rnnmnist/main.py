@@ -9,7 +9,7 @@ import dataclasses
 
 from rnnmnist import cli
 from rnnmnist.cli import TrainingArgs, parse_training, training_parser
-from rnnmnist.config.python_files import pin_cell
+from rnnmnist.config.files import pin_cell
 from rnnmnist.config.tasks import fit_to_task
 
 
@@ -30,11 +30,11 @@ def main(argv: list[str]) -> None:
     args = parse(argv)
     # Imported after parsing, so that errors in flags do not wait for jax.
     from rnnmnist.data import datasets
-    from rnnmnist.runs.sessions import PhaseTimer
+    from rnnmnist.runs.logs import PhaseTimer
     from rnnmnist.runtime import distributed
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.mesh import set_cpu_devices
-    from rnnmnist.runtime.signals import stop_on_signal
+    from rnnmnist.runtime.processes import stop_on_signal
     from rnnmnist.training.loop import train
     from rnnmnist.training.resume import check_workdir
 

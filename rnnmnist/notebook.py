@@ -112,10 +112,10 @@ def read_digit(workdir: Path) -> None:
     Raises:
         CommandError: if `rnnmnist.predict` fails, as for a run on other data.
     """
-    from rnnmnist.data import embedded
+    from rnnmnist.data import datasets
     from rnnmnist.inference.image_io import encode
 
-    images, labels = embedded.splits()["test"]
+    images, labels = datasets.embedded_images()["test"]
     image = images[labels == DIGIT][0]
     with tempfile.TemporaryDirectory() as folder:
         digit = Path(folder) / f"a_{DIGIT}.png"

@@ -10,7 +10,7 @@ import argparse
 
 from rnnmnist import cli, errors
 from rnnmnist.cli import Parser, output_file
-from rnnmnist.config.paths import REFERENCES, resolve_workdir
+from rnnmnist.config.files import REFERENCES, resolve_workdir
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 
 from rnnmnist import cli, errors
 from rnnmnist.cli import Parser, output_file
-from rnnmnist.config.paths import REFERENCES, expand
-from rnnmnist.evaluation.accuracies import probability
+from rnnmnist.config.files import REFERENCES, expand
+from rnnmnist.evaluation.metrics import probability
 
 if TYPE_CHECKING:
     from rnnmnist.inference.predictor import Predictor

@@ -30,12 +30,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Writes the reports, and prints each result and file."""
     args = parse(argv)
-    from rnnmnist.evaluation.accuracies import percent
-    from rnnmnist.evaluation.metrics import format_accuracy
+    from rnnmnist.evaluation.metrics import format_accuracy, percent
     from rnnmnist.reporting import comparison, pages
     from rnnmnist.reporting.run_data import load_run_data
     from rnnmnist.reporting.sections import report_page
-    from rnnmnist.runs.selection import find_step
+    from rnnmnist.runs.checkpoints import find_step
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()

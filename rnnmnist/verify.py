@@ -19,13 +19,14 @@ def main(argv: list[str]) -> None:
     import jax
 
     from rnnmnist.runs import checkpoints
-    from rnnmnist.runs.selection import find_step
+    from rnnmnist.runs.checkpoints import find_step
+    from rnnmnist.runs.workdir import list_steps
 
     # A trainer may hold the accelerator, and nothing is compiled.
     jax.config.update("jax_platforms", "cpu")
     find_step(workdir, "latest")  # refuses a folder without checkpoints
     bad = []
-    for step in checkpoints.list_steps(workdir):
+    for step in list_steps(workdir):
         fault = checkpoints.find_fault(workdir, step)
         if fault is not None:
             time.sleep(0.2)  # a running trainer deletes a checkpoint file by file

@@ -22,6 +22,7 @@ from rnnmnist.cli import format_error
 from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import SplitSizes, Task
+from rnnmnist.data.batches import BatchSource, open_batches
 from rnnmnist.data.datasets import image_task
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.views import View
@@ -53,6 +54,15 @@ UNOPTIMIZED = {
 }
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Once = Callable[[str, Callable[[Path], None]], Path]  # see conftest.py
+
+
+def batches_of(
+    examples: Examples, view: View | None, config: Config, mesh: Mesh
+) -> BatchSource:
+    """The batches of a run, gathered on the devices."""
+    config = config.replace({"execution.placement": "device"})
+    with open_batches(examples, view, config, mesh) as source:  # without a thread
+        return source
 
 
 def mesh_of(count: int) -> Mesh:

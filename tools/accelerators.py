@@ -12,12 +12,14 @@ instructions that launch kernels are counted. Nothing is executed.
 """
 
 import argparse
+import functools
 import json
 import math
 import os
 import re
 import time
 from collections.abc import Collection, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,15 +33,26 @@ from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
-from rnnmnist.data.batches import BatchTransform, TrainingSplit
+from rnnmnist.data.batches import (
+    SHARDED,
+    BatchTransform,
+    Chunk,
+    chunk_updates,
+    gather_batches,
+)
 from rnnmnist.data.datasets import image_task
 from rnnmnist.data.views import View
 from rnnmnist.evaluation.predictions import Batches, predict_batches
 from rnnmnist.main import parse
 from rnnmnist.runtime.machine import installed_versions
 from rnnmnist.runtime.mesh import BATCH, SEEDS
-from rnnmnist.training.state import STATE_SPECS, abstract_state
-from rnnmnist.training.step import Program, train_steps
+from rnnmnist.training.state import (
+    STATE_SPECS,
+    Program,
+    abstract_state,
+    evaluated_trees,
+)
+from rnnmnist.training.step import train_steps
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBERS = REPOSITORY / "results/accelerators.json"
@@ -195,22 +208,20 @@ def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
     """Lowers a program for some devices, with abstract arrays of MNIST's shapes."""
     config = case.config
     task = image_task(config.data)
-    mesh = Mesh(
-        np.array(devices[: case.devices]).reshape(_grid(case)),
-        (SEEDS, BATCH),
-        axis_types=(AxisType.Auto,) * 2,
-    )
+    mesh = _mesh(case, devices)
     execution = case.execution(devices[0].platform)
     program = Program.create(config, task, mesh, execution)
     view = View.of(config.data, task)
     image_shape = task.image_shape or ()
-    state = _place(abstract_state(config, program.model), STATE_SPECS, mesh)
+    state = _place(abstract_state(config, program), STATE_SPECS, mesh)
     if case.program == "evaluate":
         size = execution.eval_batch_size * mesh.shape[BATCH]
         count = -(-task.examples.test // size)
         stored = jax.ShapeDtypeStruct((count, size, *image_shape), jnp.uint8)
+        trees = functools.partial(evaluated_trees, model=program.model)
+        params = jax.eval_shape(trees, state)
         return predict_batches.lower(
-            state.params,
+            _place(params, P(SEEDS), mesh),
             Batches(_place(stored, P(None, BATCH), mesh), None),
             model=program.model,
             view=view,
@@ -218,19 +229,57 @@ def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
             vectorize_seeds=execution.vectorize_seeds,
             every_step=False,
         )
-    examples = task.examples.train
+    batches = (_updates(case), config.num_seeds, config.train.batch_size)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
     arrays: Any = {
-        "stored": jax.ShapeDtypeStruct((examples, *image_shape), jnp.uint8),
-        "labels": jax.ShapeDtypeStruct((examples,), jnp.int32),
+        "stored": jax.ShapeDtypeStruct((*batches, *image_shape), jnp.uint8),
+        "labels": jax.ShapeDtypeStruct(batches, jnp.int32),
         "seed": jax.ShapeDtypeStruct((config.num_seeds,), jnp.uint32),
+        "first": number,
     }
     transform = BatchTransform.create(config, view)
-    split = TrainingSplit(**arrays, lengths=None, transform=transform)
+    chunk = Chunk(**arrays, lengths=None, transform=transform)
     return train_steps.lower(
         state,
-        _place(split, split.specs, mesh),
-        _place(jax.ShapeDtypeStruct((), jnp.int32), P(), mesh),
+        _place(chunk, chunk.specs, mesh),
+        _place(number, P(), mesh),
         program=program,
+    )
+
+
+def lower_gather(case: Case, devices: list[Any]) -> jax.stages.Lowered:
+    """Lowers the program that gathers a chunk of batches."""
+    config = case.config
+    task = image_task(config.data)
+    mesh = _mesh(case, devices)
+    count = task.examples.train
+    arrays = (
+        jax.ShapeDtypeStruct((count, *(task.image_shape or ())), jnp.uint8),
+        jax.ShapeDtypeStruct((count,), jnp.int32),
+    )
+    seeds = jax.ShapeDtypeStruct((config.num_seeds,), jnp.uint32)
+    return gather_batches.lower(
+        _place(arrays, P(), mesh),
+        _place(seeds, P(SEEDS), mesh),
+        _place(jax.ShapeDtypeStruct((), jnp.int32), P(), mesh),
+        updates=_updates(case),
+        batch_size=config.train.batch_size,
+        sharding=NamedSharding(mesh, SHARDED),
+    )
+
+
+def _updates(case: Case) -> int:
+    """Returns the number of updates in a chunk."""
+    config = case.config
+    pixels = math.prod(image_task(config.data).image_shape or ())
+    return chunk_updates(pixels * config.num_seeds * config.train.batch_size)
+
+
+def _mesh(case: Case, devices: list[Any]) -> Mesh:
+    return Mesh(
+        np.array(devices[: case.devices]).reshape(_grid(case)),
+        (SEEDS, BATCH),
+        axis_types=(AxisType.Auto,) * 2,
     )
 
 
@@ -283,27 +332,36 @@ def step_instructions(program: str) -> list[Instruction]:
             loop are unknown, or there is a conditional.
     """
     computations = _computations(program)
-
-    def walk(name: str, trips: int) -> Iterator[Instruction]:
-        for line in computations[name]:
-            found = re.match(r"  (?:ROOT )?%?[\w.-]+ = .*? ([a-z][a-z-]*)\(", line)
-            opcode = found[1] if found else ""
-            yield Instruction(opcode, trips, line)
-            if opcode == "conditional":
-                raise ValueError(f"a branch has no known trips: {line.strip()[:80]}")
-            if opcode == "while":
-                count = _trips(line, computations)
-                yield from walk(_called("body", line), trips * count)
-            elif opcode in ("call", "call-start", "async-start"):
-                for called in re.findall(r"(?:to_apply|calls)=%?([\w.-]+)", line):
-                    yield from walk(called, trips)
-
     (loop,) = [line for line in computations["ENTRY"] if " while(" in line]
     # A loop of known trips does not compute its condition.
     roles = ["body"] if TRIPS.search(loop) else ["condition", "body"]
     return [
-        instruction for role in roles for instruction in walk(_called(role, loop), 1)
+        instruction
+        for role in roles
+        for instruction in _walk(_called(role, loop), 1, computations)
     ]
+
+
+def all_instructions(program: str) -> list[Instruction]:
+    """Returns all instructions of a program, with the errors of `step_instructions`."""
+    return list(_walk("ENTRY", 1, _computations(program)))
+
+
+def _walk(
+    name: str, trips: int, computations: dict[str, list[str]]
+) -> Iterator[Instruction]:
+    for line in computations[name]:
+        found = re.match(r"  (?:ROOT )?%?[\w.-]+ = .*? ([a-z][a-z-]*)\(", line)
+        opcode = found[1] if found else ""
+        yield Instruction(opcode, trips, line)
+        if opcode == "conditional":
+            raise ValueError(f"a branch has no known trips: {line.strip()[:80]}")
+        if opcode == "while":
+            count = _trips(line, computations)
+            yield from _walk(_called("body", line), trips * count, computations)
+        elif opcode in ("call", "call-start", "async-start"):
+            for called in re.findall(r"(?:to_apply|calls)=%?([\w.-]+)", line):
+                yield from _walk(called, trips, computations)
 
 
 def _computations(program: str) -> dict[str, list[str]]:
@@ -345,7 +403,8 @@ def compile_case(
     """Compiles a program.
 
     Returns:
-        Its row of results/accelerators.json, and the instructions of a step.
+        Its row of results/accelerators.json, and the instructions of a step. The cost
+        of a training step includes its part of the gathering of a chunk.
     """
     lowered = lower(case, devices)
     start = time.perf_counter()
@@ -360,6 +419,11 @@ def compile_case(
         "evaluate": execution.eval_batch_size * _grid(case)[1],
     }
     cost = "estimated_cycles" if tpu else "kernels"
+    total = sum(getattr(instruction, cost) for instruction in instructions)
+    if case.program == "train":
+        gather = lower_gather(case, devices).compile().as_text() or ""
+        parts = (getattr(one, cost) for one in all_instructions(gather))
+        total += math.ceil(sum(parts) / _updates(case))
     compiler = COMPILERS[target]
     row = {
         "target": target,
@@ -369,10 +433,10 @@ def compile_case(
         "num_seeds": config.num_seeds,
         "precision": execution.precision,
         "settings": list(case.variant.settings),
-        "versions": installed_versions() | {compiler: installed_versions()[compiler]},
+        "versions": installed_versions() | {compiler: metadata.version(compiler)},
         "compile_seconds": round(seconds, 1),
         "temporary_bytes": memory.temp_size_in_bytes,
-        cost: sum(getattr(instruction, cost) for instruction in instructions),
+        cost: total,
     }
     if case.variant.execution:
         row["execution"] = list(case.variant.execution)

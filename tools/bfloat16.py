@@ -23,12 +23,12 @@ from jax.extend.mlir.dialects import stablehlo
 from jax.interpreters import mlir
 
 from rnnmnist import cli
-from rnnmnist.config.paths import REFERENCES, shipped_folder
+from rnnmnist.config.files import REFERENCES, shipped_folder
 from rnnmnist.data import datasets
 from rnnmnist.evaluation.predictions import predict_logits
-from rnnmnist.evaluation.restore import restore_model
+from rnnmnist.evaluation.scoring import restore_model
 from rnnmnist.models.classifier import make_model
-from rnnmnist.runs.selection import find_step
+from rnnmnist.runs.checkpoints import find_step
 from rnnmnist.runtime.mesh import make_mesh
 
 REFERENCE = shipped_folder(REFERENCES[0])

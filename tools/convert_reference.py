@@ -9,7 +9,7 @@ these models are not in the repository. The parameters stay as they are.
 import json
 from pathlib import Path
 
-from rnnmnist.config.paths import REFERENCES
+from rnnmnist.config.files import REFERENCES
 from rnnmnist.runs.checkpoints import FORMAT
 from rnnmnist.runs.checksums import json_checksum
 

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import results
 from rnnmnist.config.schema import DATA_PATHS
-from rnnmnist.runs.checkpoints import Checkpoints, read_header, read_params
-from rnnmnist.runs.selection import find_step
+from rnnmnist.runs.checkpoints import Checkpoints, find_step, read_header, read_params
 
 
 def main() -> None:

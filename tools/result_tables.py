@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from scipy import stats
 
 from results import ABLATION, ARCHIVE, REFERENCES, RESULTS, Row
-from rnnmnist.evaluation.accuracies import interval, mean_and_std, percent
+from rnnmnist.evaluation.metrics import interval, mean_and_std, percent
 from rnnmnist.runtime.machine import join_versions
 
 # The rows of the README's table, with their data and recipe.

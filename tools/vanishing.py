@@ -28,15 +28,15 @@ from matplotlib.axes import Axes
 import results
 from rnnmnist.config.schema import CELLS
 from rnnmnist.data import datasets
-from rnnmnist.evaluation.restore import restore_model
+from rnnmnist.evaluation.scoring import restore_model
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import LIGHT
-from rnnmnist.runs.selection import find_step
+from rnnmnist.runs.checkpoints import find_step
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.machine import installed_versions, join_versions
 from rnnmnist.runtime.mesh import make_mesh
-from rnnmnist.training.state import create_state
+from rnnmnist.training.state import Program, create_state, evaluated_trees
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBERS = REPOSITORY / "results/vanishing.json"
@@ -129,7 +129,9 @@ def measure_gradients(workdir: Path) -> dict[str, Any]:
     assert view is not None
     inputs = np.asarray(view(jnp.asarray(examples.take(slice(EXAMPLES)))))
     (trained,) = split_ensemble(restored.params)
-    (untrained,) = split_ensemble(create_state(config, model, mesh).params)
+    program = Program.create(config, restored.task, mesh, restored.execution)
+    state = create_state(config, program)
+    (untrained,) = split_ensemble(evaluated_trees(state, model=model))
     return {
         when: relative_quantiles(
             input_gradients(model, params, inputs, examples.labels[:EXAMPLES])

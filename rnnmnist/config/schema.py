@@ -209,6 +209,14 @@ class TrainConfig(Section):
         128, "examples per update, over all devices", ge=1, le=65_536
     )
     num_steps: int = setting(4300, "updates in the whole run", ge=1, resume="warned")
+    num_epochs: float | None = setting(
+        None,
+        "passes over the training examples, which set num_steps instead (default: "
+        "num_steps is used)",
+        gt=0,
+        le=1e6,
+        resume="warned",
+    )
     loss: Literal["last", "every_step"] = setting(
         "last",
         "cross-entropy after the last time step; every_step: its mean over all time "
@@ -245,8 +253,11 @@ class TrainConfig(Section):
         ge=0,
         le=0.99999,
     )
-    log_every_steps: int = setting(
-        100, "steps per training line and per compiled call", ge=1, resume="allowed"
+    log_every_steps: int | None = setting(
+        None,
+        "steps per training line (default: a hundredth of the run, from 10 to 100)",
+        ge=1,
+        resume="allowed",
     )
     log_metrics: Literal["mean", "last_batch"] = setting(
         "mean",
@@ -254,14 +265,41 @@ class TrainConfig(Section):
         "last_batch: on the last batch, after its update",
         resume="allowed",
     )
-    eval_every_steps: int = setting(
-        430, "steps between validations, each with a checkpoint", ge=1, resume="allowed"
+    eval_every_steps: int | None = setting(
+        None,
+        "steps between validations, each with a checkpoint (default: a tenth of the "
+        "run)",
+        ge=1,
+        resume="allowed",
     )
     keep_checkpoints: int = setting(
         2,
         "newest checkpoints kept, in addition to the best one",
         ge=1,
         resume="allowed",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        default = settings_of(TrainConfig)["num_steps"].default
+        if self.num_epochs is not None and self.num_steps != default:
+            raise _two_lengths(self.num_steps, self.num_epochs)
+
+    @property
+    def log_interval(self) -> int:
+        """The steps from one training line to the next."""
+        return self.log_every_steps or min(100, max(10, self.num_steps // 100))
+
+    @property
+    def eval_interval(self) -> int:
+        """The steps from one validation to the next."""
+        return self.eval_every_steps or max(1, self.num_steps // 10)
+
+
+def _two_lengths(num_steps: object, num_epochs: object) -> UserError:
+    return UserError(
+        f"train.num_epochs: {num_epochs} and train.num_steps={num_steps} both set the "
+        "length of the run; remove one of them"
     )
 
 
@@ -375,13 +413,23 @@ class Config(Section):
         return cls().replace(flat)
 
     def replace(self, values: Mapping[str, object]) -> "Config":
-        """Returns a copy with other values of some settings, by their full names."""
+        """Returns a copy with other values of some settings, by their full names.
+
+        Of `train.num_steps` and `train.num_epochs`, a new value of one replaces both.
+        """
         changes: dict[str, dict[str, Any]] = {"": {}}
         for name, value in values.items():
             find(name, SETTINGS, name)
             section, _, key = name.rpartition(".")
             changes.setdefault(section, {})[key] = value
         top = changes.pop("")
+        train = changes.get("train", {})
+        if train.get("num_epochs") is not None:
+            if "num_steps" in train:
+                raise _two_lengths(train["num_steps"], train["num_epochs"])
+            train["num_steps"] = SETTINGS["train.num_steps"].default
+        elif "num_steps" in train:
+            train["num_epochs"] = None
         for section, changed in changes.items():
             top[section] = dataclasses.replace(getattr(self, section), **changed)
         return dataclasses.replace(self, **top)

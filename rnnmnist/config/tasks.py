@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from rnnmnist.config.python_files import pin_cell
+from rnnmnist.config.files import pin_cell
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.errors import UserError
 
@@ -55,10 +55,10 @@ class Task:
 
 
 def fit_to_task(config: Config, task: Task, *, verbose: bool = True) -> Config:
-    """Returns the configuration with a batch no larger than the training split.
+    """Returns the resolved configuration of a run on a task.
 
-    With `verbose`, a reduction is printed. A user's cell gets its absolute path and its
-    hash.
+    Its batch is no larger than the training split; with `verbose`, a reduction is
+    printed. Epochs become steps. A user's cell gets its absolute path and its hash.
     """
     config = pin_cell(config)
     block = None if config.model.is_linear else config.execution.remat_steps
@@ -78,17 +78,25 @@ def fit_to_task(config: Config, task: Task, *, verbose: bool = True) -> Config:
                 f"{' x '.join(map(str, task.image_shape))} pixels, not "
                 f"{config.data.max_shift}"
             )
-    batch_size = config.train.batch_size
     count = task.examples.train
-    if batch_size <= count:
-        return config
-    if verbose:
+    if verbose and config.train.batch_size > count:
         print(
-            f"train.batch_size: {batch_size} is reduced to the {count} training "
-            f"{task.noun} of {task.name}",
+            f"train.batch_size: {config.train.batch_size} is reduced to the {count} "
+            f"training {task.noun} of {task.name}",
             flush=True,
         )
-    return config.replace({"train.batch_size": count})
+    return fit_to_examples(config, count)
+
+
+def fit_to_examples(config: Config, count: int) -> Config:
+    """Returns a configuration with the batch and the steps for `count` examples."""
+    train = config.train
+    batch_size = min(train.batch_size, count)
+    changes: dict[str, object] = {"train.batch_size": batch_size}
+    if train.num_epochs is not None:
+        steps = round(train.num_epochs * count / batch_size)
+        changes["train.num_steps"] = max(1, steps)
+    return config.replace(changes)
 
 
 def _refuse_unsuitable(config: Config, task: Task) -> None:

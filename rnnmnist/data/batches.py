@@ -1,22 +1,26 @@
-"""The batch of an update: a pure function of (seed, step), computed on the device.
+"""The batches of a run: pure functions of (seed, step), gathered in chunks.
 
 There is no iterator state. Example number *p* of a run is at position `p % examples`
 of epoch `p // examples`, and the order of an epoch is a keyed bijection. The cost of a
 batch is proportional to its size, batches continue across epoch boundaries, and every
 epoch contains every example exactly once.
 
-The training examples are copied to the devices, or stay on the host (`data/host.py`).
+A chunk is gathered on the devices from a copy of the examples, or, if that would take
+too much memory, by a thread of the host. Both give the same bits.
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.schema import Config
@@ -25,7 +29,20 @@ from rnnmnist.data.examples import Examples
 from rnnmnist.data.shuffling import epoch_order
 from rnnmnist.data.views import View
 from rnnmnist.runtime.ensemble import Stream, stream_key
-from rnnmnist.runtime.mesh import SEEDS, device_put, over_seeds, replicated
+from rnnmnist.runtime.machine import main_memory
+from rnnmnist.runtime.mesh import (
+    BATCH,
+    SEEDS,
+    device_put,
+    local_sharding,
+    over_seeds,
+    replicated,
+)
+
+CHUNK_UPDATES = 100
+CHUNK_BYTES = 1 << 24  # of a chunk; a single update can have more
+MAX_MEMORY_FRACTION = 0.25  # of a device, for the training examples
+SHARDED = P(None, SEEDS, BATCH)  # the partition of [updates, ensemble, batch, ...]
 
 
 class Batch(NamedTuple):
@@ -74,65 +91,214 @@ class BatchTransform(NamedTuple):
 
 
 @flax.struct.dataclass
-class TrainingSplit:
-    """A training split on the devices, and how batches are drawn from it."""
+class Chunk:
+    """The batches of consecutive updates, on the devices.
+
+    `stored`, `labels` and `lengths` are [updates, ensemble, batch, ...].
+    """
 
     stored: jax.Array  # as `Examples.take` returns them
-    labels: jax.Array  # int32 [examples]
-    lengths: jax.Array | None  # int32 [examples]
-    seed: jax.Array  # uint32 [ensemble], each with its own batches
+    labels: jax.Array  # int32
+    lengths: jax.Array | None  # int32; None: no padding
+    seed: jax.Array  # uint32 [ensemble]
+    first: jax.Array  # int32 [], the number of updates before the first of the chunk
     transform: BatchTransform = flax.struct.field(pytree_node=False)
 
-    @classmethod
-    def device_put(
-        cls, examples: Examples, view: View | None, config: Config, mesh: Mesh
-    ) -> "TrainingSplit":
-        """Copies a training split to the devices of a mesh, replicated."""
-        lengths = None
-        if examples.lengths is not None:
-            lengths = device_put(examples.lengths, replicated(mesh))
-        return cls(
-            stored=device_put(examples.take(slice(None)), replicated(mesh)),
-            labels=device_put(examples.labels, replicated(mesh)),
-            lengths=lengths,
-            seed=device_put(np.asarray(config.seeds, np.uint32), over_seeds(mesh)),
-            transform=BatchTransform.create(config, view),
-        )
-
     @property
-    def specs(self) -> "TrainingSplit":
-        """The partition of the split over a mesh, one spec for each array."""
-        specs: Any = {"stored": P(), "labels": P(), "seed": P(SEEDS)}
+    def specs(self) -> "Chunk":
+        """The partition of the chunk over a mesh, one spec for each array."""
+        specs: Any = {"stored": SHARDED, "labels": SHARDED}
+        specs |= {"seed": P(SEEDS), "first": P()}
         if self.lengths is not None:
-            specs["lengths"] = P()
+            specs["lengths"] = SHARDED
         return dataclasses.replace(self, **specs)
 
-    def chunks(self, first: int, last: int) -> Iterator[tuple["TrainingSplit", int]]:
-        """Yields this split for the updates from `first` to `last`, all together."""
-        yield self, last - first
+    def networks(self, step: jax.Array) -> Any:
+        """Returns what the batches after `step` updates depend on, by network."""
+        arrays = (self.stored, self.labels, self.lengths)
+        return self.seed, jax.tree.map(lambda array: array[step - self.first], arrays)
 
-    def networks(self, step: jax.Array) -> jax.Array:
-        """Returns what a batch depends on, with the ensemble axis."""
-        del step
-        return self.seed
+    def batch(self, network: Any, step: jax.Array, shard: jax.Array | int) -> Batch:
+        """Returns the batch of one network, or the shard of it that is given."""
+        seed, (stored, labels, lengths) = network
+        return Batch(self.transform(stored, seed, step, shard), labels, lengths)
 
-    def batch(
-        self,
-        seed: jax.Array,
-        step: jax.Array | int,
-        shard: jax.Array | int,
-        num_shards: int,
-    ) -> Batch:
-        """Returns one of `num_shards` shards of an update's batch.
 
-        The whole batch is the same for any number of shards.
-        """
-        batch_size = self.transform.batch_size
-        size = batch_size // num_shards
-        positions = step * batch_size + shard * size + jnp.arange(size)
-        indices = epoch_order(
-            stream_key(seed, Stream.ORDER), positions, len(self.labels)
+@dataclasses.dataclass(frozen=True)
+class BatchSource:
+    """Divides the updates of a run into chunks of batches."""
+
+    gather: Callable[[int], Chunk]  # from the number of updates before the chunk
+    updates: int  # in a chunk
+    on_host: bool  # where the examples stay
+
+    def chunks(self, first: int, last: int) -> Iterator[tuple[Chunk, int]]:
+        """Yields chunks, each with the number of updates to take from it."""
+        while first < last:
+            start = first // self.updates * self.updates
+            end = min(last, start + self.updates)
+            yield self.gather(start), end - first
+            first = end
+
+
+@contextlib.contextmanager
+def open_batches(
+    examples: Examples, view: View | None, config: Config, mesh: Mesh
+) -> Iterator[BatchSource]:
+    """Copies training examples to the devices, or keeps them on the host.
+
+    `execution.placement=auto` keeps them on the host if their copies on all devices of
+    this process would take more than `MAX_MEMORY_FRACTION` of the memory. Then a thread
+    gathers each chunk while the devices compute with the one before; it ends with the
+    context.
+    """
+    one = examples.take(np.arange(1)).nbytes
+    updates = chunk_updates(one * config.num_seeds * config.train.batch_size)
+    placement = config.execution.placement
+    if placement == "auto":
+        fits = one * len(examples) <= MAX_MEMORY_FRACTION * _device_memory(mesh)
+        placement = "device" if fits else "host"
+    transform = BatchTransform.create(config, view)
+    seeds = np.asarray(config.seeds, np.uint32)
+    if placement == "device":
+        on_devices = _gatherer_of_devices(examples, transform, seeds, mesh, updates)
+        # Several events can fall into a chunk.
+        yield BatchSource(functools.lru_cache(1)(on_devices), updates, on_host=False)
+    else:
+        on_host = _gatherer_of_host(examples, transform, seeds, mesh, updates)
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            yield BatchSource(_ahead(on_host, updates, thread), updates, on_host=True)
+
+
+def chunk_updates(update_bytes: int) -> int:
+    """Returns the number of updates in a chunk whose batches have these bytes."""
+    return min(CHUNK_UPDATES, max(1, CHUNK_BYTES // update_bytes))
+
+
+def _ahead(
+    gather: Callable[[int], Chunk],
+    updates: int,
+    thread: concurrent.futures.Executor,
+) -> Callable[[int], Chunk]:
+    """Gathers in a thread, which begins the next chunk while one is used."""
+    gathered: dict[int, concurrent.futures.Future[Chunk]] = {}
+
+    def chunk(start: int) -> Chunk:
+        nonlocal gathered
+        gathered = {
+            step: gathered.get(step) or thread.submit(gather, step)
+            for step in (start, start + updates)
+        }
+        return gathered[start].result()
+
+    return chunk
+
+
+def _gatherer_of_devices(
+    examples: Examples,
+    transform: BatchTransform,
+    seeds: np.ndarray,
+    mesh: Mesh,
+    updates: int,
+) -> Callable[[int], Chunk]:
+    """Copies examples to every device, which gathers its own shards of a chunk."""
+    arrays = jax.tree.map(
+        lambda array: device_put(array, replicated(mesh)),
+        (examples.take(slice(None)), examples.labels, examples.lengths),
+    )
+    seed = device_put(seeds, over_seeds(mesh))
+
+    def gather(start: int) -> Chunk:
+        first = device_put(np.int32(start), replicated(mesh))
+        stored, labels, lengths = gather_batches(
+            arrays,
+            seed,
+            first,
+            updates=updates,
+            batch_size=transform.batch_size,
+            sharding=NamedSharding(mesh, SHARDED),
         )
-        inputs = self.transform(self.stored[indices], seed, step, shard)
-        lengths = None if self.lengths is None else self.lengths[indices]
-        return Batch(inputs, self.labels[indices], lengths)
+        return Chunk(stored, labels, lengths, seed, first, transform)
+
+    return gather
+
+
+@functools.partial(jax.jit, static_argnames=("updates", "batch_size", "sharding"))
+def gather_batches(
+    arrays: Any,
+    seeds: jax.Array,
+    first: jax.Array,
+    *,
+    updates: int,
+    batch_size: int,
+    sharding: NamedSharding,
+) -> Any:
+    """Gathers batches on the devices, with the arrays of `Chunk` before `seed`."""
+    indices = _indices(seeds, first, updates, batch_size, len(arrays[0]))
+    indices = jax.lax.with_sharding_constraint(indices, sharding)
+    return jax.tree.map(
+        lambda array: jax.lax.with_sharding_constraint(array[indices], sharding), arrays
+    )
+
+
+def _gatherer_of_host(
+    examples: Examples,
+    transform: BatchTransform,
+    seeds: np.ndarray,
+    mesh: Mesh,
+    updates: int,
+) -> Callable[[int], Chunk]:
+    """Takes the shards of a chunk from examples on the host."""
+    indices_of = jax.jit(_indices, static_argnums=(2, 3, 4))
+    # On this process's own device: other threads use the mesh.
+    local_seeds = device_put(seeds, local_sharding())
+
+    def gather(start: int) -> Chunk:
+        local_first = device_put(np.int32(start), local_sharding())
+        indices = jax.device_get(
+            indices_of(
+                local_seeds, local_first, updates, transform.batch_size, len(examples)
+            )
+        )
+
+        def put(values: Callable[[np.ndarray], np.ndarray]) -> jax.Array:
+            def shard(index: Any) -> np.ndarray:
+                own = indices[index[:3]]
+                return values(own.ravel()).reshape(*own.shape, *shape)
+
+            shape = values(np.arange(1)).shape[1:]
+            with jax.transfer_guard_host_to_device("allow"):
+                return jax.make_array_from_callback(
+                    (*indices.shape, *shape), NamedSharding(mesh, SHARDED), shard
+                )
+
+        lengths = examples.lengths
+        return Chunk(
+            stored=put(examples.take),
+            labels=put(examples.labels.__getitem__),
+            lengths=None if lengths is None else put(lengths.__getitem__),
+            seed=device_put(seeds, over_seeds(mesh)),
+            first=device_put(np.int32(start), replicated(mesh)),
+            transform=transform,
+        )
+
+    return gather
+
+
+def _indices(
+    seeds: jax.Array, first: jax.Array, updates: int, batch_size: int, examples: int
+) -> jax.Array:
+    """Returns the examples of batches, int32 [updates, ensemble, batch]."""
+
+    def one(seed: jax.Array, update: jax.Array) -> jax.Array:
+        positions = update * batch_size + jnp.arange(batch_size)
+        return epoch_order(stream_key(seed, Stream.ORDER), positions, examples)
+
+    steps = first + jnp.arange(updates)
+    return jax.vmap(lambda step: jax.vmap(one, (0, None))(seeds, step))(steps)
+
+
+def _device_memory(mesh: Mesh) -> float:
+    """Returns the bytes of memory of a device; those of CPUs share the main memory."""
+    stats = mesh.local_devices[0].memory_stats() or {}
+    return stats.get("bytes_limit", main_memory() / len(mesh.local_devices))

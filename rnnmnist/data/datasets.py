@@ -1,5 +1,9 @@
 """Data sets by their names: the task, and the examples of each split."""
 
+from pathlib import Path
+
+import numpy as np
+
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import SplitSizes, Task
 from rnnmnist.data.examples import Dataset
@@ -19,6 +23,10 @@ IMAGE_SETS: dict[str, tuple[tuple[str, ...], SplitSizes]] = {
     "kmnist": (_SYLLABLES, SplitSizes(55_000, 5_000, 10_000)),
     "mnist5k": (_DIGITS, SplitSizes(4_000, 500, 500)),
 }
+EMBEDDED = Path(__file__).parent / "mnist5k.npz"
+HELD_OUT = 50  # examples of each class in each of the validation and test splits
+
+Arrays = tuple[np.ndarray, np.ndarray]  # uint8 [n, 28, 28], uint8 [n]
 
 
 def image_task(config: DataConfig) -> Task:
@@ -37,6 +45,22 @@ def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:
         from rnnmnist.data.sequences import reading  # imports pyarrow
 
         return reading.load(config, trained)
-    from rnnmnist.data.images import loading  # TFDS takes two seconds to import
 
-    return Dataset(image_task(config), loading.load(config))
+    from rnnmnist.data import images  # TFDS takes two seconds to import
+
+    return Dataset(image_task(config), images.load(config))
+
+
+def embedded_images() -> dict[str, Arrays]:
+    """Returns the 5,000 images that the package ships, read without TFDS.
+
+    The splits have 4,000, 500 and 500 examples, the same number of each class.
+    """
+    with np.load(EMBEDDED, allow_pickle=False) as file:
+        images, labels = file["images"], file["labels"]
+    index = np.zeros(len(labels), np.int64)  # of an image within its class
+    for digit in range(10):
+        index[labels == digit] = np.arange(np.sum(labels == digit))
+    block = (500 - index - 1) // HELD_OUT  # 0: the last 50 images of a class
+    masks = {"train": block >= 2, "validation": block == 1, "test": block == 0}
+    return {name: (images[mask], labels[mask]) for name, mask in masks.items()}

@@ -1,32 +1,87 @@
-"""Evaluates checkpoints on whole splits."""
+"""Restores trained networks, and scores them on whole splits."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import msgspec
 from jax.sharding import Mesh
 from msgspec.structs import asdict
 
+from rnnmnist.config.platforms import Execution, execution_of
+from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
-from rnnmnist.data.examples import Examples
-from rnnmnist.data.views import permutation_sha256
+from rnnmnist.data.examples import Dataset, Examples, Inputs, Normalization
+from rnnmnist.data.views import View, permutation_sha256
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.accuracies import percent
-from rnnmnist.evaluation.metrics import format_accuracy, score_logits
-from rnnmnist.evaluation.predictions import predict_logits
-from rnnmnist.evaluation.restore import RestoredModel, restore_model
-from rnnmnist.models.classifier import count_params
+from rnnmnist.evaluation.metrics import format_accuracy, percent, score_logits
+from rnnmnist.evaluation.predictions import EvaluationSplit, predict_logits
+from rnnmnist.models.classifier import (
+    Params,
+    SequenceClassifier,
+    abstract_params,
+    count_params,
+    make_model,
+)
+from rnnmnist.runs.checkpoints import find_step, read_header, read_params, with_step
 from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runs.results import (
     NetworkResult,
     Result,
     log_test_reading,
+    read_result,
+    result_path,
     write_result,
 )
-from rnnmnist.runs.selection import with_step
-from rnnmnist.runtime.ensemble import split_ensemble
+from rnnmnist.runtime.distributed import broadcast
+from rnnmnist.runtime.ensemble import abstract_ensemble, put_ensemble, split_ensemble
+from rnnmnist.runtime.mesh import platform_of, replicated
+
+
+class RestoredModel(NamedTuple):
+    """The trained networks of a run."""
+
+    config: Config
+    task: Task
+    execution: Execution  # on the mesh
+    mesh: Mesh  # for which they were restored
+    model: SequenceClassifier
+    params: Params  # with the ensemble axis, replicated over the mesh
+
+    @property
+    def view(self) -> View | None:
+        """How the network reads images; None if it reads sequences."""
+        return View.of(self.config.data, self.task)
+
+    @property
+    def normalization(self) -> Normalization:
+        """How sequences are converted to inputs."""
+        return Normalization.create(self.task, self.config.data.missing)
+
+    def put(self, inputs: Inputs) -> EvaluationSplit:
+        """Copies inputs to the devices of the mesh."""
+        return EvaluationSplit.device_put(inputs, self.view, self.mesh, self.execution)
+
+
+def restore_model(workdir: Path, step: int, mesh: Mesh) -> RestoredModel:
+    """Restores the model that a checkpoint's own configuration and task describe.
+
+    Raises:
+        DamagedError: if the checkpoint differs from what was saved.
+    """
+    header = read_header(workdir, step)
+    config = header.config
+    task = header.task
+    execution = execution_of(config, platform_of(mesh))
+    if not config.model.is_linear:  # training's blocks do not divide other lengths
+        execution = execution._replace(remat_steps=None)
+    model = make_model(config.model, task, execution)
+    like = abstract_ensemble(abstract_params(model), config.num_seeds)
+    saved = read_params(workdir, step, like)
+    params = put_ensemble(saved, config.num_seeds, replicated(mesh))
+    return RestoredModel(config, task, execution, mesh, model, params)
 
 
 def evaluate_run(
@@ -53,6 +108,27 @@ def evaluate_run(
         return result
 
     return with_step(workdir, selector, evaluate_step)
+
+
+def evaluate_best_checkpoint(workdir: Path, mesh: Mesh, dataset: Dataset) -> Result:
+    """Evaluates the best checkpoint on the test split, unless a valid result exists.
+
+    If the data have no test split, it is evaluated on the validation split.
+    """
+    best = broadcast(lambda: find_step(workdir, "best"))
+    restored = restore_model(workdir, best, mesh)
+    sha256 = params_sha256(restored.params)
+    task = dataset.task
+    split = task.evaluated_split
+    path = result_path(workdir, split, best)
+    existing = broadcast(lambda: msgspec.to_builtins(read_result(path, sha256)))
+    if existing is not None:
+        return msgspec.convert(existing, Result)
+    if split == "test":
+        log_test_reading(workdir, best, sha256, "main")
+    result = score(restored, best, task, split, dataset.splits[split])
+    write_result(workdir, result)
+    return result
 
 
 def load_split(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jinja2
 
-from rnnmnist.evaluation.accuracies import interval, percent, wilson_interval
+from rnnmnist.evaluation.metrics import interval, percent, wilson_interval
 from rnnmnist.exporting.source import Source
 from rnnmnist.models.classifier import count_params
 

@@ -13,13 +13,11 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples, Inputs
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import predict_logits
-from rnnmnist.evaluation.restore import RestoredModel, restore_model
-from rnnmnist.evaluation.scoring import load_split
+from rnnmnist.evaluation.scoring import RestoredModel, load_split, restore_model
 from rnnmnist.models.classifier import Params
-from rnnmnist.runs.checkpoints import read_header
+from rnnmnist.runs.checkpoints import read_header, with_step
 from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runs.results import log_test_reading
-from rnnmnist.runs.selection import with_step
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.mesh import make_mesh
 

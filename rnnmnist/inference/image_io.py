@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: TID251
 
-from rnnmnist.config.paths import expand
+from rnnmnist.config.files import expand
 from rnnmnist.errors import UserError, names_path
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")

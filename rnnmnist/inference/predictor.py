@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnmnist.config.paths import REFERENCES, resolve_workdir
+from rnnmnist.config.files import REFERENCES, resolve_workdir
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Inputs, find_invalid, padding
 from rnnmnist.errors import UserError
@@ -16,12 +16,12 @@ from rnnmnist.evaluation.predictions import (
     predict_logits,
     softmax,
 )
-from rnnmnist.evaluation.restore import restore_model
+from rnnmnist.evaluation.scoring import restore_model
 from rnnmnist.evaluation.traces import Trace, trace
 from rnnmnist.inference import image_io, out_of_distribution, streaming
 from rnnmnist.inference.preprocessing import Stages, preprocess
 from rnnmnist.inference.streaming import StreamState
-from rnnmnist.runs.selection import with_step
+from rnnmnist.runs.checkpoints import with_step
 from rnnmnist.runtime.mesh import make_mesh
 
 CHECKED_AT_A_TIME = 1024  # sequences, so that a mapped file is not copied whole

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.accuracies import probability
+from rnnmnist.evaluation.metrics import probability
 from rnnmnist.inference.predictor import Prediction, Predictor
 
 BLOCKS = " ▁▂▃▄▅▆▇█"

@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rnnmnist.config.files import load_cell
 from rnnmnist.config.platforms import Execution
-from rnnmnist.config.python_files import load_cell
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.errors import UserError
 from rnnmnist.models.linear import LRU, MinGRU, ResidualLayers

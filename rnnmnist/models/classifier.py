@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.schema import ModelConfig
@@ -150,6 +151,25 @@ def init_params(
 def abstract_params(model: SequenceClassifier) -> Params:
     """Returns the shapes and types of the parameters of one network."""
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+
+
+@functools.cache
+def unflattener(model: SequenceClassifier) -> Callable[[jax.Array], Params]:
+    """Returns the inverse of `flatten_params` for one network."""
+    functions = []
+
+    def flatten(params: Params) -> jax.Array:
+        vector, unflatten = ravel_pytree(params)
+        functions.append(unflatten)
+        return vector
+
+    jax.eval_shape(flatten, abstract_params(model))
+    return functions[0]
+
+
+def flatten_params(params: Params) -> jax.Array:
+    """Returns the parameters of one network as one vector, float32 [parameters]."""
+    return ravel_pytree(params)[0]
 
 
 def count_params(params: Params) -> int:

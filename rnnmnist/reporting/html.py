@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import jinja2
 
-from rnnmnist.evaluation import accuracies
-from rnnmnist.evaluation.metrics import format_accuracy
+from rnnmnist.evaluation import metrics
 
 FOLDER = Path(__file__).parent
 
@@ -60,12 +59,12 @@ def render(template: Path, style: Path, **values: object) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        accuracy=format_accuracy,
+        accuracy=metrics.format_accuracy,
         base64=lambda data: base64.b64encode(data).decode(),
-        interval=accuracies.interval,
-        percent=accuracies.percent,
+        interval=metrics.interval,
+        percent=metrics.percent,
         png_size=lambda png: struct.unpack(">II", png[16:24]),  # width, height
-        points=accuracies.percentage_points,
+        points=metrics.percentage_points,
         thousands="{:,}".format,
     )
     css = (

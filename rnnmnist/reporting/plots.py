@@ -18,7 +18,7 @@ from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
-from rnnmnist.evaluation.accuracies import percent, percentage_points
+from rnnmnist.evaluation.metrics import percent, percentage_points
 from rnnmnist.inference.preprocessing import Stages
 from rnnmnist.reporting.html import LIGHT
 from rnnmnist.runs.logs import Metrics, best_step

@@ -11,15 +11,13 @@ from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import Predictions, predict_logits
-from rnnmnist.evaluation.restore import restore_model
-from rnnmnist.evaluation.scoring import load_split
+from rnnmnist.evaluation.scoring import load_split, restore_model
 from rnnmnist.models.classifier import count_params
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoints import read_header
+from rnnmnist.runs.checkpoints import read_header, with_step
 from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runs.logs import Metrics, Session
 from rnnmnist.runs.results import Scores, log_test_reading
-from rnnmnist.runs.selection import with_step
 from rnnmnist.runtime.mesh import make_mesh
 
 

@@ -3,14 +3,14 @@
 import numpy as np
 
 from rnnmnist.config.schema import SETTINGS, Config
-from rnnmnist.evaluation.accuracies import (
+from rnnmnist.evaluation.metrics import (
+    format_counts,
     interval,
     percent,
     percentage_points,
     probability,
     wilson_interval,
 )
-from rnnmnist.evaluation.metrics import format_counts
 from rnnmnist.evaluation.predictions import calibration_bins, most_confident_errors
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.pages import Entries, Section, render_page

@@ -15,10 +15,10 @@ import contextlib
 import itertools
 import json
 import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import msgspec
@@ -30,8 +30,9 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, first_line
 from rnnmnist.runs.checksums import array_checksums, json_checksum, named_leaves
 from rnnmnist.runs.logs import Metrics, best_step
+from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.mesh import local_sharding
-from rnnmnist.runtime.signals import deferred_interrupts
+from rnnmnist.runtime.processes import deferred_interrupts
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
 # Raised if a setting or a field of a record below is renamed or removed, with a run of
@@ -170,17 +171,6 @@ def _without_logs() -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeFilter(is_of_others)
-
-
-def list_steps(workdir: Path) -> list[int]:
-    """Returns the steps of the finished checkpoints, ascending."""
-    if not workdir.is_dir():
-        return []
-    names = [folder.name for folder in workdir.iterdir() if folder.is_dir()]
-    # ASCII digits without leading zeros, as this program writes them.
-    return sorted(
-        int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,9}", name)
-    )
 
 
 def read_header(workdir: Path, step: int) -> Header:
@@ -330,3 +320,58 @@ def _check_leaves(folder: Path, item: str, found: Any, expected: Any) -> None:
                 f"checkpoint {folder}: {name} in {item} is {dtype} {shape}, not "
                 f"{leaf.dtype} {leaf.shape}"
             )
+
+
+T = TypeVar("T")
+
+
+def find_step(workdir: Path, selector: str) -> int:
+    """Returns the step of the checkpoint `best`, `latest`, or with this number."""
+    if not workdir.is_dir():
+        headers = workdir.parent.glob("*/*/header/metadata")
+        runs = ", ".join(sorted({header.parents[2].name for header in headers}))
+        raise UserError(
+            f"workdir: {workdir} does not exist; {workdir.parent} contains "
+            f"{runs or 'no run'}"
+        )
+    steps = list_steps(workdir)
+    if not steps:
+        raise UserError(
+            f"workdir: {workdir} holds no checkpoint; train in it with "
+            "python -m rnnmnist.main"
+        )
+    if selector == "latest":
+        return steps[-1]
+    existing = ", ".join(map(str, steps))
+    if selector == "best":
+        best = best_step({s: read_header(workdir, s).metrics for s in steps})
+        if best is None:
+            raise UserError(
+                f"step: no checkpoint in {workdir} has been validated yet; choose "
+                f"latest or one of {existing}"
+            )
+        return best
+    if selector in map(str, steps):
+        return int(selector)
+    raise UserError(
+        f"step: {workdir} has no step {selector}; choose best, latest or one of "
+        f"{existing}"
+    )
+
+
+def with_step(workdir: Path, selector: str, function: Callable[[int], T]) -> T:
+    """Calls a function with the selected step.
+
+    A running trainer deletes old checkpoints, so the step can disappear while it is
+    read. Then the function is called again with the step that is selected by now.
+
+    Raises:
+        DamagedError: if the checkpoint is damaged and still exists.
+    """
+    while True:
+        try:
+            return function(find_step(workdir, selector))
+        except DamagedError as error:
+            time.sleep(0.2)  # a checkpoint is deleted file by file
+            if error.folder.exists():
+                raise

@@ -10,7 +10,7 @@ import msgspec
 
 from rnnmnist.config.tasks import Task
 from rnnmnist.runs import logs
-from rnnmnist.runs.files import write_json
+from rnnmnist.runs.workdir import write_json
 from rnnmnist.runtime.distributed import is_process_0
 
 _logger = logging.getLogger(__name__)

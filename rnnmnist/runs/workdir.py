@@ -1,17 +1,62 @@
-"""The folder of a run: the lock of its trainer."""
+"""The folder of a run, its lock, and files that are written whole or not at all."""
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
+import re
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from rnnmnist.config.paths import open_folder
-from rnnmnist.errors import UserError
-from rnnmnist.runs.files import write_atomically
+import msgspec
+
+from rnnmnist.config.files import open_folder
+from rnnmnist.errors import UserError, names_path
 from rnnmnist.runtime.distributed import all_max, broadcast
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file, which keeps its old content until the new one is complete."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON value or a record atomically, and creates the file's folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(msgspec.to_builtins(value), indent=1)
+    write_atomically(path, f"{text}\n".encode())
+
+
+@contextlib.contextmanager
+def write_folder(path: Path) -> Iterator[Path]:
+    """Yields a new folder of the same name, which replaces `path` after the block.
+
+    An error inside the block leaves `path` as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        names_path(path),
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name,
+    ):
+        new = Path(name, path.name)
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.rename(Path(name, "old"))
+        new.rename(path)
+
 
 OWNER_FILE = ".trainer"  # names the process that trains in a workdir
 
@@ -83,3 +128,14 @@ def read_owner(workdir: Path) -> str | None:
         return (workdir / OWNER_FILE).read_text(errors="replace")
     except OSError:
         return None
+
+
+def list_steps(workdir: Path) -> list[int]:
+    """Returns the steps of the finished checkpoints, ascending."""
+    if not workdir.is_dir():
+        return []
+    names = [folder.name for folder in workdir.iterdir() if folder.is_dir()]
+    # ASCII digits without leading zeros, as this program writes them.
+    return sorted(
+        int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,9}", name)
+    )

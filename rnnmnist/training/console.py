@@ -13,14 +13,15 @@ from tqdm import tqdm
 from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import RunError
-from rnnmnist.evaluation.accuracies import percent
-from rnnmnist.evaluation.metrics import format_accuracy
+from rnnmnist.evaluation.metrics import format_accuracy, format_counts, percent
 from rnnmnist.evaluation.scoring import format_result
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Result
+from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.distributed import process_count
 from rnnmnist.runtime.mesh import platform_of
+from rnnmnist.training.optimizer import make_schedule
 from rnnmnist.training.step import UpdateSums
 
 NONFINITE_REMEDY = "lower train.learning_rate or set train.clip_norm"
@@ -60,6 +61,15 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
+    def start(self, networks: int, parameters: int, *, on_host: bool) -> None:
+        """Shows the size of the networks, and where the training data stay."""
+        of_networks = f"{networks} x " if networks > 1 else ""
+        self.line(f"{of_networks}{parameters:,} parameters")
+        if on_host or self._noun == "sequences":
+            where = "on the host" if on_host else "on the devices"
+            self.line(f"training {self._noun} stay {where}")
+        self.line("compiling the training step")
+
     def training(self, metrics: Metrics) -> None:
         """Shows training metrics."""
         step = metrics.step
@@ -78,6 +88,13 @@ class Progress:
             done = max(1, step - self._first_step)
             left = seconds / done * (self._num_steps - step)
             print(f"{text}  {left:.0f} s left", flush=True)
+
+    def validation(self, metrics: Metrics) -> None:
+        """Shows validation metrics."""
+        self.line(
+            f"step {metrics.step}  validation loss {metrics.loss:.4f}  accuracy "
+            f"{percent(metrics.accuracy)} ({format_counts(metrics)})"
+        )
 
     def line(self, text: str) -> None:
         """Shows a line, above the bar if there is one."""
@@ -114,20 +131,21 @@ def print_header(
         print(f"resuming from step {step}")
 
 
-def describe_rejection(config: Config, sums: UpdateSums) -> str:
-    """Describes a rejected update from sums on the host."""
+def describe_rejection(config: Config, sums: UpdateSums, step: int) -> str:
+    """Describes the update after `step`, which was rejected, from sums on the host."""
     index = int(np.argmin(sums.finite))
+    rate = float(make_schedule(config.train)(step))
     return (
         f"{config.seed_suffix(index)} was not applied: its loss is "
         f"{sums.last_loss[index]} and its gradient norm "
         f"{sums.last_norm[index]}; one of them or an updated parameter is not "
-        "finite"
+        f"finite at learning rate {rate:.3g}"
     )
 
 
 def describe_last_checkpoint(workdir: Path) -> str:
     """Describes the newest checkpoint of a workdir, for error messages."""
-    steps = checkpoints.list_steps(workdir)
+    steps = list_steps(workdir)
     return f"the last checkpoint is step {steps[-1]}" if steps else "no checkpoint yet"
 
 

@@ -10,21 +10,19 @@ import numpy as np
 from jax._src import xla_bridge  # jax does not export whether it has its devices
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.paths import parse_folder
-from rnnmnist.config.python_files import find_config, load_config
+from rnnmnist.config.files import find_config, load_config, parse_folder
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import Task, fit_to_task
 from rnnmnist.data.sequences.reading import to_dataset
 from rnnmnist.data.sequences.validation import Sequences, validate
 from rnnmnist.errors import StoppedError, UserError, names_path
-from rnnmnist.runs.checkpoints import list_steps, read_header
-from rnnmnist.runs.files import write_folder
-from rnnmnist.runs.sessions import PhaseTimer
-from rnnmnist.runs.workdir import check_free
+from rnnmnist.runs.checkpoints import read_header
+from rnnmnist.runs.logs import PhaseTimer
+from rnnmnist.runs.workdir import check_free, list_steps, write_folder
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.mesh import set_cpu_devices
-from rnnmnist.runtime.signals import stop_on_interrupt
+from rnnmnist.runtime.processes import stop_on_interrupt
 from rnnmnist.training.loop import train
 
 

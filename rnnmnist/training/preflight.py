@@ -17,20 +17,20 @@ import numpy as np
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task, fit_to_task
 from rnnmnist.data import datasets
+from rnnmnist.data.batches import open_batches
 from rnnmnist.data.examples import Dataset, Examples
-from rnnmnist.data.host import open_training_split
-from rnnmnist.data.images.preparation import host_of, make_builder, missing_urls
+from rnnmnist.data.images import host_of, make_builder, missing_urls
 from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, UserError, as_run_error, first_line
-from rnnmnist.runs.checkpoints import find_fault, list_steps
-from rnnmnist.runs.workdir import check_free
+from rnnmnist.runs.checkpoints import find_fault
+from rnnmnist.runs.workdir import check_free, list_steps
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.distributed import process_count
 from rnnmnist.runtime.mesh import devices, make_mesh, set_cpu_devices
 from rnnmnist.training import console
 from rnnmnist.training.resume import check_same_data, step_to_resume
-from rnnmnist.training.state import create_state
-from rnnmnist.training.step import Program, train_range
+from rnnmnist.training.state import Program, create_state
+from rnnmnist.training.step import train_range
 
 TIMED_STEPS = 5
 
@@ -181,19 +181,17 @@ def describe_step(config: Config, task: Task, sequences: Dataset | None) -> str:
     mesh = make_mesh(batch_size, config.execution.num_devices, config.num_seeds)
     before = compile_seconds()
     program = Program.create(config, task, mesh)
-    state = create_state(config, program.model, mesh)
+    state = create_state(config, program)
     view = View.of(config.data, task)
     examples = noise(task) if sequences is None else sequences.splits["train"]
-    with open_training_split(examples, view, config, mesh) as split:
+    with open_batches(examples, view, config, mesh) as source:
         for first, last in ((0, 1), (1, 1 + TIMED_STEPS)):
             start = running_seconds()
-            state, sums, _ = train_range(state, split, first, last, program=program)
+            state, sums, _ = train_range(state, source, first, last, program=program)
             seconds = running_seconds() - start
             if not sums.finite.all():
-                raise RunError(
-                    f"a training step{console.describe_rejection(config, sums)}; "
-                    f"{console.NONFINITE_REMEDY}"
-                )
+                reason = console.describe_rejection(config, sums, first)
+                raise RunError(f"a training step{reason}; {console.NONFINITE_REMEDY}")
     return (
         f"compiled in {compile_seconds() - before:.1f} s, then "
         f"{1000 * seconds / TIMED_STEPS:,.1f} ms a step of {batch_size} {task.noun}; "

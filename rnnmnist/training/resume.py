@@ -1,22 +1,76 @@
-"""Resuming: the step to resume from, and the settings that may change."""
+"""Resuming a run: who may write its folder, from which step, with which settings."""
 
 import contextlib
+import functools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
-from rnnmnist.config.schema import SETTINGS, Config
-from rnnmnist.config.tasks import Task
-from rnnmnist.errors import UserError
-from rnnmnist.runs.checkpoints import (
-    DamagedError,
-    find_fault,
-    list_steps,
-    quarantine,
-    read_header,
-)
-from rnnmnist.runs.workdir import check_free
+import jax
+
+from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
+from rnnmnist.config.tasks import Task, fit_to_examples
+from rnnmnist.errors import RunError, UserError, as_run_error
+from rnnmnist.models.classifier import flatten_params
+from rnnmnist.runs import checkpoints
+from rnnmnist.runs.checkpoints import DamagedError, read_header
+from rnnmnist.runs.workdir import check_free, list_steps, lock
+from rnnmnist.runtime.distributed import all_gather, broadcast, process_count
+from rnnmnist.runtime.ensemble import put_ensemble
+from rnnmnist.runtime.mesh import device_put, over_seeds, replicated
+from rnnmnist.training.console import describe_last_checkpoint
+from rnnmnist.training.state import Program, TrainState, abstract_state, saved_arrays
 
 _logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def hold_workdir(config: Config, task: Task, workdir: Path) -> Iterator[None]:
+    """Locks a workdir for all processes of a run, which must agree on what they run.
+
+    A failed read or write, as on a full disk, names the last checkpoint.
+    """
+    _check_agreement(config, task)
+    with lock(workdir):
+        try:
+            yield
+        except OSError as error:
+            failure = as_run_error(error)
+            if failure is None:  # such as a closed standard output
+                raise
+            last = describe_last_checkpoint(workdir)
+            raise RunError(f"{failure}; {last}") from error
+
+
+def _check_agreement(config: Config, task: Task) -> None:
+    """Checks that all processes have the same data and, paths aside, settings."""
+    settings = {"num_processes": process_count(), "data": task.sha256} | {
+        name: value for name, value in config.flat().items() if name not in DATA_PATHS
+    }
+    first, *others = all_gather(settings)
+    differing = [
+        f"{name}={other[name]} on process {index} (process 0: {first[name]})"
+        for index, other in enumerate(others, 1)
+        for name in first
+        if other[name] != first[name]
+    ]
+    if differing:
+        raise UserError(
+            f"{', '.join(differing)}: start all processes with the same settings"
+        )
+
+
+def resume(config: Config, task: Task, workdir: Path) -> int:
+    """Returns the step from which a run resumes, 0 if there is no checkpoint.
+
+    Damaged checkpoints are renamed, so that their steps can be saved again.
+    """
+    broadcast(lambda: _quarantine_damaged(workdir))
+    step = broadcast(lambda: step_to_resume(config, workdir))
+    if step:
+        check_same_data(task, workdir, step)
+        warn_of_changes(config, workdir, step)
+    return step
 
 
 def check_workdir(config: Config, workdir: Path) -> None:
@@ -31,9 +85,8 @@ def step_to_resume(config: Config, workdir: Path) -> int:
     if not step:
         return 0
     header = read_header(workdir, step)
-    # Before the data are read, the batch is not yet reduced to their number.
-    batch_size = min(config.train.batch_size, header.task.examples.train)
-    config = config.replace({"train.batch_size": batch_size})
+    # Before the data are read, their number is that of the checkpoint.
+    config = fit_to_examples(config, header.task.examples.train)
     if not header.has_training_state:
         raise UserError(
             f"workdir: {workdir} holds parameters only, which cannot be trained on; "
@@ -69,16 +122,32 @@ def check_same_data(task: Task, workdir: Path, step: int) -> None:
         )
 
 
-def quarantine_damaged(workdir: Path) -> None:
-    """Renames every damaged checkpoint, with a warning, so that it can be replaced."""
-    for step in list_steps(workdir):
-        if (fault := find_fault(workdir, step)) is not None:
-            _logger.warning(
-                "checkpoint %d is damaged and not used (%s); it is now %s",
-                step,
-                fault,
-                quarantine(workdir, step),
-            )
+def restore_state(
+    workdir: Path, step: int, config: Config, program: Program
+) -> TrainState:
+    """Restores the state of a step of a run with this configuration.
+
+    Raises:
+        DamagedError: if an array differs from the saved one.
+    """
+    like = abstract_state(config, program)
+    expected = jax.eval_shape(functools.partial(saved_arrays, program=program), like)
+    params = checkpoints.read_params(workdir, step, expected["params"])
+    rest = checkpoints.read_state(workdir, step, expected["state"])
+    trained = rest.get("trained_params")
+    sharding = over_seeds(program.mesh)
+    flatten = jax.jit(jax.vmap(flatten_params), out_shardings=sharding)
+
+    def put(abstract: jax.Array, saved: object) -> jax.Array:
+        array = put_ensemble(saved, config.num_seeds, sharding)
+        return flatten(array) if abstract.ndim > 1 else array
+
+    return TrainState(
+        step=device_put(rest["step"], replicated(program.mesh)),
+        params=put(like.params, params if trained is None else trained),
+        ema_params=None if trained is None else put(like.params, params),
+        opt_state=jax.tree.map(put, like.opt_state, rest["opt_state"]),
+    )
 
 
 def warn_of_changes(config: Config, workdir: Path, step: int) -> None:
@@ -108,3 +177,14 @@ def _changes(saved: Config, config: Config) -> dict[str, tuple[object, object]]:
     old = saved.flat()
     new = config.flat()
     return {name: (old[name], new[name]) for name in new if new[name] != old[name]}
+
+
+def _quarantine_damaged(workdir: Path) -> None:
+    for step in list_steps(workdir):
+        if (fault := checkpoints.find_fault(workdir, step)) is not None:
+            _logger.warning(
+                "checkpoint %d is damaged and not used (%s); it is now %s",
+                step,
+                fault,
+                checkpoints.quarantine(workdir, step),
+            )

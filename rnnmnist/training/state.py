@@ -1,39 +1,86 @@
-"""The training state: initialization, sharding and the items of a checkpoint."""
+"""The training state, and the program that updates it."""
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rnnmnist.config.schema import Config, ModelConfig, TrainConfig
-from rnnmnist.models.classifier import Params, SequenceClassifier, init_params
-from rnnmnist.runs import checkpoints
-from rnnmnist.runtime.ensemble import Stream, put_ensemble, squeeze, stream_key
-from rnnmnist.runtime.mesh import SEEDS, device_put, over_seeds, replicated
+from rnnmnist.config.platforms import Execution, execution_of
+from rnnmnist.config.schema import Config, ModelConfig
+from rnnmnist.config.tasks import Task
+from rnnmnist.models.classifier import (
+    Params,
+    SequenceClassifier,
+    flatten_params,
+    init_params,
+    make_model,
+    unflattener,
+)
+from rnnmnist.runtime.ensemble import Stream, squeeze, stream_key
+from rnnmnist.runtime.mesh import SEEDS, device_put, platform_of, replicated
+from rnnmnist.training.loss import Objective
 from rnnmnist.training.optimizer import make_optimizer
+
+
+class Program(NamedTuple):
+    """What the compiled training step depends on besides its arrays."""
+
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    ema_decay: float
+    mesh: Mesh  # divides the ensemble over `seeds` and each batch over `batch`
+    execution: Execution
+
+    @classmethod
+    def create(
+        cls,
+        config: Config,
+        task: Task,
+        mesh: Mesh,
+        execution: Execution | None = None,
+    ) -> "Program":
+        """Returns the program of a run on a mesh; None takes its execution there."""
+        execution = execution or execution_of(config, platform_of(mesh))
+        model = make_model(config.model, task, execution)
+        train = config.train
+        return cls(
+            objective=Objective(
+                model, train.loss == "every_step", train.label_smoothing
+            ),
+            optimizer=make_optimizer(train),
+            ema_decay=train.ema_decay,
+            mesh=mesh,
+            execution=execution,
+        )
+
+    @property
+    def model(self) -> SequenceClassifier:
+        """The classifier that is trained."""
+        return self.objective.model
 
 
 @flax.struct.dataclass
 class TrainState:
     """All that a resume needs, since batches follow from the seed and the step.
 
+    The parameters of a network are one vector, which is faster to update than a tree.
     Arrays but `step` have a leading ensemble axis.
     """
 
     step: jax.Array  # int32 [], the number of finished updates
-    params: Params  # the trained weights
-    ema_params: Params | None  # their moving average; None without averaging
+    params: jax.Array  # float32 [ensemble, parameters], the trained weights
+    ema_params: jax.Array | None  # their moving average; None without averaging
     opt_state: Any
 
     @property
-    def evaluated_params(self) -> Params:
+    def evaluated_params(self) -> jax.Array:
         """The weights that are validated, saved as `params`, and evaluated."""
         return self.params if self.ema_params is None else self.ema_params
 
@@ -43,72 +90,34 @@ _SPECS: Any = {"params": P(SEEDS), "ema_params": P(SEEDS), "opt_state": P(SEEDS)
 STATE_SPECS = TrainState(step=P(), **_SPECS)  # type: ignore[arg-type]
 
 
-def create_state(config: Config, model: SequenceClassifier, mesh: Mesh) -> TrainState:
-    """Initializes the training state of every network on a mesh."""
-    shardings = jax.tree.map(functools.partial(NamedSharding, mesh), STATE_SPECS)
-    initialize = jax.jit(
-        _initializer(config.model, config.train, model), out_shardings=shardings
+def create_state(config: Config, program: Program) -> TrainState:
+    """Initializes the training state of every network on the program's mesh."""
+    shardings = jax.tree.map(
+        functools.partial(NamedSharding, program.mesh), STATE_SPECS
     )
+    initialize = jax.jit(_initializer(config.model, program), out_shardings=shardings)
     seeds = np.asarray(config.seeds, np.uint32)
-    return initialize(device_put(seeds, replicated(mesh)))
+    return initialize(device_put(seeds, replicated(program.mesh)))
 
 
-def abstract_state(config: Config, model: SequenceClassifier) -> TrainState:
+def abstract_state(config: Config, program: Program) -> TrainState:
     """Returns the shapes and types of the training state of every network."""
     seeds = jax.ShapeDtypeStruct((config.num_seeds,), np.uint32)
-    return jax.eval_shape(_initializer(config.model, config.train, model), seeds)
-
-
-@functools.partial(jax.jit, static_argnames="mesh")
-def saved_arrays(state: TrainState, *, mesh: Mesh) -> dict[str, Any]:
-    """Returns the items of a checkpoint: the evaluated parameters, and the rest.
-
-    They are replicated, so that every process can read them. A single network has no
-    ensemble axis.
-    """
-    rest = {"opt_state": squeeze(state.opt_state), "step": state.step}
-    if state.ema_params is not None:
-        rest["trained_params"] = squeeze(state.params)
-    items = {"params": squeeze(state.evaluated_params), "state": rest}
-    return jax.lax.with_sharding_constraint(items, replicated(mesh))
-
-
-def restore_state(
-    workdir: Path, step: int, config: Config, model: SequenceClassifier, mesh: Mesh
-) -> TrainState:
-    """Restores the state of a step of a run with this configuration.
-
-    Raises:
-        DamagedError: if an array differs from the saved one.
-    """
-    like = abstract_state(config, model)
-    expected = jax.eval_shape(functools.partial(saved_arrays, mesh=mesh), like)
-    params = checkpoints.read_params(workdir, step, expected["params"])
-    rest = checkpoints.read_state(workdir, step, expected["state"])
-    trained = rest.get("trained_params")
-    put = functools.partial(
-        put_ensemble, num_seeds=config.num_seeds, sharding=over_seeds(mesh)
-    )
-    return TrainState(
-        step=device_put(rest["step"], replicated(mesh)),
-        params=put(params if trained is None else trained),
-        ema_params=None if trained is None else put(params),
-        opt_state=put(rest["opt_state"]),
-    )
+    return jax.eval_shape(_initializer(config.model, program), seeds)
 
 
 @functools.cache  # jit compiles and traces once for one function
 def _initializer(
-    settings: ModelConfig, train: TrainConfig, model: SequenceClassifier
+    settings: ModelConfig, program: Program
 ) -> Callable[[jax.Array], TrainState]:
-    optimizer = make_optimizer(train)
-
-    def init_network(seed: jax.Array) -> tuple[Params, Any]:
+    def init_network(seed: jax.Array) -> tuple[jax.Array, Any]:
         key = stream_key(seed, Stream.WEIGHTS)
         forget_bias = settings.forget_bias if settings.cell == "lstm" else None
         chrono = settings.initializer == "chrono"
-        params = init_params(model, key, forget_bias, chrono=chrono)
-        return params, optimizer.init(params)
+        params = flatten_params(
+            init_params(program.model, key, forget_bias, chrono=chrono)
+        )
+        return params, program.optimizer.init(params)
 
     def init_state(seeds: jax.Array) -> TrainState:
         # Not vmap: a batched QR decomposition can deadlock on several CPU devices.
@@ -116,8 +125,36 @@ def _initializer(
         return TrainState(
             step=jnp.zeros((), jnp.int32),  # a Python int would compile twice
             params=params,
-            ema_params=params if train.ema_decay else None,
+            ema_params=params if program.ema_decay else None,
             opt_state=opt_state,
         )
 
     return init_state
+
+
+def to_trees(tree: Any, model: SequenceClassifier) -> Any:
+    """Converts each array [ensemble, parameters] of a tree to a tree of parameters."""
+    unflatten = jax.vmap(unflattener(model))
+    return jax.tree.map(lambda leaf: unflatten(leaf) if leaf.ndim > 1 else leaf, tree)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def evaluated_trees(state: TrainState, *, model: SequenceClassifier) -> Params:
+    """Returns the evaluated parameters of all networks as a tree."""
+    trees: Params = to_trees(state.evaluated_params, model)
+    return trees
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def saved_arrays(state: TrainState, *, program: Program) -> dict[str, Any]:
+    """Returns the items of a checkpoint: the evaluated parameters, and the rest.
+
+    They are replicated, so that every process can read them. A single network has no
+    ensemble axis.
+    """
+    state = to_trees(state, program.model)
+    rest = {"opt_state": squeeze(state.opt_state), "step": state.step}
+    if state.ema_params is not None:
+        rest["trained_params"] = squeeze(state.params)
+    items = {"params": squeeze(state.evaluated_params), "state": rest}
+    return jax.lax.with_sharding_constraint(items, replicated(program.mesh))

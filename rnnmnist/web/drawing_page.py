@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnmnist.config.schema import Config
-from rnnmnist.data import embedded
+from rnnmnist.data import datasets
 from rnnmnist.errors import UserError
 from rnnmnist.inference import out_of_distribution, preprocessing
 from rnnmnist.inference.predictor import Predictor
@@ -122,7 +122,7 @@ def select_samples(network: Network) -> list[dict[str, Any]]:
     correctly with high probability and that pass the out-of-distribution check. The
     hard samples are those for whose label the network's probability is lowest.
     """
-    images, labels = embedded.splits()["test"]
+    images, labels = datasets.embedded_images()["test"]
     probabilities = network.predictor.predict_probabilities(images)[:, -1]
     of_label = probabilities[np.arange(len(labels)), labels]
     is_digit = out_of_distribution.load().is_digit(images)

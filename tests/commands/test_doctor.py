@@ -17,8 +17,7 @@ from support import REPOSITORY, TASK, Command, one_line_error, refused
 from rnnmnist import doctor
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config, DataConfig
-from rnnmnist.data import datasets
-from rnnmnist.data.images import preparation
+from rnnmnist.data import datasets, images
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import workdir
 from rnnmnist.training import preflight
@@ -334,7 +333,7 @@ def test_damaged_data_are_detected_without_writing(
 ) -> None:
     config = DataConfig(name="mnist5k", data_dir=str(tmp_path))
     datasets.load(config)
-    folder = Path(preparation.make_builder(config).data_dir)
+    folder = Path(images.make_builder(config).data_dir)
     assert "prepared" in preflight.describe_data(config, None)
     for path in folder.glob("*train*"):
         path.write_bytes(path.read_bytes()[:1000])

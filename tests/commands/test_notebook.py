@@ -22,9 +22,9 @@ from colab_notebook import NOTEBOOK, cells, settings
 from support import REPOSITORY
 
 from rnnmnist import notebook
-from rnnmnist.config.python_files import find_config, load_config
-from rnnmnist.data import embedded
-from rnnmnist.data.images.builder import FILES, VALIDATION_EXAMPLES, read_idx
+from rnnmnist.config.files import find_config, load_config
+from rnnmnist.data import datasets
+from rnnmnist.data.images import FILES, VALIDATION_EXAMPLES, read_idx
 from rnnmnist.errors import UserError
 from rnnmnist.reporting import plots
 from rnnmnist.runs.logs import Metrics
@@ -236,7 +236,7 @@ def test_only_the_last_error_is_left_to_the_exception(
 @pytest.mark.slow
 def test_the_image_to_read_is_in_no_training_split(originals: Path) -> None:
     """It is in the test split of the shipped images and in MNIST's validation split."""
-    images, labels = embedded.splits()["test"]
+    images, labels = datasets.embedded_images()["test"]
     path = originals / "mnist" / FILES["train"][0]
     validation = read_idx(path, rank=3)[:VALIDATION_EXAMPLES]
     image = images[labels == notebook.DIGIT][0]

@@ -9,7 +9,7 @@ import pytest
 from support import REPOSITORY, Command, refused
 
 from rnnmnist import evaluate
-from rnnmnist.config.python_files import load_cell, pin_cell
+from rnnmnist.config.files import load_cell, pin_cell
 from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.errors import UserError
 from rnnmnist.models.cells import check_user_cell

@@ -12,7 +12,7 @@ import pytest
 from support import REPOSITORY, TASK, refused
 
 from rnnmnist import main
-from rnnmnist.config.python_files import load_config
+from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import SETTINGS, Config, DataConfig, TrainConfig
 from rnnmnist.config.tasks import SplitSizes, Task, fit_to_task
 from rnnmnist.errors import UserError
@@ -136,7 +136,53 @@ def test_every_shipped_configuration_accepts_any_number_of_steps(
 
 
 def test_the_default_configuration_has_the_defaults_of_the_schema() -> None:
-    assert load_config(REPOSITORY / "configs/default.py") == Config()
+    config = load_config(REPOSITORY / "configs/default.py")
+    assert (config.train.log_interval, config.train.eval_interval) == (100, 430)
+    intervals = ("train.log_every_steps", "train.eval_every_steps")
+    assert config.replace(dict.fromkeys(intervals)) == Config()
+
+
+def test_epochs_are_resolved_to_steps_of_the_reduced_batch() -> None:
+    config = Config().replace({"train.num_epochs": 2.5, "train.batch_size": 16})
+    assert fit_to_task(config, sequences()).train.num_steps == 9  # of 60 examples
+    config = fit_to_task(Config().replace({"train.num_epochs": 7}), sequences())
+    assert config.train.num_steps == 7  # each of all examples
+    assert config.train.num_epochs is None
+    config = Config().replace({"train.num_epochs": 0.001})
+    assert fit_to_task(config, sequences()).train.num_steps == 1
+
+
+def test_the_later_of_steps_and_epochs_wins(tmp_path: Path) -> None:
+    def train(text: str, *args: str) -> TrainConfig:
+        path = tmp_path / "mine.py"
+        path.write_text(
+            "from rnnmnist import Config, DataConfig, TrainConfig\n"
+            "def get_config():\n"
+            f"    return Config(data=DataConfig('mnist5k'), train=TrainConfig({text}))"
+        )
+        return parse(f"--config={path}", *args).train
+
+    assert train("num_steps=7", "--config.train.num_epochs=2").num_steps == 62
+    assert train("num_epochs=2").num_steps == 62
+    assert train("num_epochs=2", "--config.train.num_steps=7").num_steps == 7
+    both = "num_epochs: 2.* and train.num_steps=7 both set the length"
+    with pytest.raises(UserError, match=both):
+        train("num_steps=7, num_epochs=2")
+    with pytest.raises(UserError, match=both):
+        train("", "--config.train.num_steps=7", "--config.train.num_epochs=2")
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "log", "validate"),
+    [(1, 10, 1), (19, 10, 1), (2000, 20, 200), (50_000, 100, 5000)],
+)
+def test_intervals_follow_the_length_of_a_run(
+    num_steps: int, log: int, validate: int
+) -> None:
+    train = TrainConfig(num_steps=num_steps)
+    assert (train.log_interval, train.eval_interval) == (log, validate)
+    train = TrainConfig(num_steps=num_steps, log_every_steps=3, eval_every_steps=4)
+    assert (train.log_interval, train.eval_interval) == (3, 4)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -19,9 +19,8 @@ from support import Once, random_examples
 from tensorflow_datasets.core.download.resource import get_dl_fname
 
 from rnnmnist.config.schema import Config, DataConfig
-from rnnmnist.data import datasets, embedded
+from rnnmnist.data import datasets, images
 from rnnmnist.data.examples import SPLITS, Examples
-from rnnmnist.data.images import builder
 from rnnmnist.errors import RunError, UserError
 
 
@@ -37,7 +36,7 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, count in (("train", 5100), ("test", 130)):
         examples = random_examples(count, seed=count)
         arrays = (examples.stored, examples.labels.astype(np.uint8))
-        for name, array in zip(builder.FILES[split], arrays, strict=True):
+        for name, array in zip(images.FILES[split], arrays, strict=True):
             content = gzip.compress(idx(array) + array.tobytes(), 1)
             (folder / name).write_bytes(content)
     return folder
@@ -49,15 +48,15 @@ def small_originals(
 ) -> Path:
     """A copy of those files, with their checksums in the builder."""
     folder = shutil.copytree(small_files, tmp_path / "originals")
-    infos = dict(builder.MnistRows.url_infos)
+    infos = dict(images.MnistRows.url_infos)
     for path in folder.iterdir():
-        url = builder.CVDF + path.name
+        url = images.CVDF + path.name
         infos[url] = type(infos[url])(
             size=path.stat().st_size,
             checksum=hashlib.sha256(path.read_bytes()).hexdigest(),
             filename=path.name,
         )
-    monkeypatch.setattr(builder.MnistRows, "url_infos", infos)
+    monkeypatch.setattr(images.MnistRows, "url_infos", infos)
     return folder
 
 
@@ -146,7 +145,7 @@ def empty(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut, flip, empty])
 @pytest.mark.parametrize(
-    "name", [name for files in builder.FILES.values() for name in files]
+    "name", [name for files in images.FILES.values() for name in files]
 )
 def test_a_damaged_file_is_named_with_its_checksum_and_leaves_no_files(
     small_originals: Path, tmp_path: Path, damage: Callable[[Path], None], name: str
@@ -185,8 +184,8 @@ def test_existing_downloads_need_no_network(
     folder = tmp_path / "d"
     downloads = folder / "downloads" / "mnist_rows"
     downloads.mkdir(parents=True)
-    for url, info in builder.MnistRows.url_infos.items():
-        if url.startswith(builder.CVDF):
+    for url, info in images.MnistRows.url_infos.items():
+        if url.startswith(images.CVDF):
             target = downloads / get_dl_fname(url, info.checksum)
             shutil.copy(small_originals / info.filename, target)
             target.with_suffix(target.suffix + ".INFO").write_text("{}")
@@ -211,10 +210,10 @@ def test_the_progress_of_downloading_and_writing_is_printed(
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         host = f"127.0.0.1:{server.server_port}"
-        infos = builder.MnistRows.url_infos
+        infos = images.MnistRows.url_infos
         for url, info in list(infos.items()):
-            infos[url.replace(builder.CVDF, f"http://{host}/")] = info
-        config = builder.MnistRows.builder_configs["mnist"]
+            infos[url.replace(images.CVDF, f"http://{host}/")] = info
+        config = images.MnistRows.builder_configs["mnist"]
         monkeypatch.setattr(config, "url", f"http://{host}/")
         datasets.load(DataConfig(data_dir=str(tmp_path / "d")))
         server.shutdown()
@@ -227,10 +226,10 @@ def test_the_progress_of_downloading_and_writing_is_printed(
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
 def test_every_original_has_a_checksum_under_its_own_host(name: str) -> None:
-    config = builder.MnistRows.builder_configs[name]
-    names = [name for files in builder.FILES.values() for name in files]
+    config = images.MnistRows.builder_configs[name]
+    names = [name for files in images.FILES.values() for name in files]
     for file in names:
-        info = builder.MnistRows.url_infos[config.url + file]
+        info = images.MnistRows.url_infos[config.url + file]
         assert len(info.checksum) == 64
         assert info.filename == file
         assert int(info.size) > 4000
@@ -272,7 +271,7 @@ def test_blocks_of_another_content_are_an_error(
 ) -> None:
     block = {"images": np.zeros((3, 28, 28), np.uint8), "labels": np.full(3, 10)}
     source = type("Source", (list,), {"__getitems__": lambda self, _: list(self)})
-    monkeypatch.setattr(builder.MnistRows, "as_data_source", lambda *_: source([block]))
+    monkeypatch.setattr(images.MnistRows, "as_data_source", lambda *_: source([block]))
     with pytest.raises(RunError, match="delete this folder"):
         datasets.load(prepared)
 
@@ -328,17 +327,17 @@ def test_a_malformed_idx_file_is_refused(tmp_path: Path, content: bytes) -> None
     path = tmp_path / "x.gz"
     path.write_bytes(gzip.compress(content))
     with pytest.raises(ValueError, match=r"x\.gz"):
-        builder.read_idx(path, rank=1)
+        images.read_idx(path, rank=1)
 
 
 @pytest.mark.slow
 def test_the_embedded_images_are_the_first_500_of_each_class_of_mnist(
     originals: Path,
 ) -> None:
-    all_images, labels = builder.read_pair(
-        *(originals / "mnist" / name for name in builder.FILES["train"])
+    all_images, labels = images.read_pair(
+        *(originals / "mnist" / name for name in images.FILES["train"])
     )
-    with np.load(embedded.PATH) as file:
+    with np.load(datasets.EMBEDDED) as file:
         for digit in range(10):
             mine = file["images"][file["labels"] == digit]
             np.testing.assert_array_equal(mine, all_images[labels == digit][:500])

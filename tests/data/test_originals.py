@@ -11,7 +11,7 @@ from support import REPOSITORY, Command
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import SPLITS
-from rnnmnist.data.images.builder import FILES, read_pair
+from rnnmnist.data.images import FILES, read_pair
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import speed_tables
 import worker
 from support import REPOSITORY
 
-from rnnmnist.config.python_files import load_config
+from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import Config
 
 BENCHMARKS = REPOSITORY / "benchmarks"

@@ -22,7 +22,7 @@ def test_the_plain_loop_imports_only_data_of_the_package() -> None:
         elif isinstance(node, ast.ImportFrom):
             imported |= {f"{node.module}.{alias.name}" for alias in node.names}
     of_package = {name for name in imported if name.startswith("rnnmnist")}
-    assert of_package == {"rnnmnist.data.embedded"}
+    assert of_package == {"rnnmnist.data.datasets"}
 
 
 @pytest.mark.slow

@@ -8,8 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from rnnmnist.evaluation.accuracies import wilson_interval
-from rnnmnist.evaluation.metrics import score_confusions, score_logits
+from rnnmnist.evaluation.metrics import score_confusions, score_logits, wilson_interval
 from rnnmnist.runs import logs
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Scores

@@ -15,7 +15,7 @@ import trainer
 from support import Command, called, mesh_of, one_line_error
 
 from rnnmnist.evaluation.scoring import evaluate_run
-from rnnmnist.runs import checkpoints
+from rnnmnist.runs.workdir import list_steps
 
 pytestmark = pytest.mark.slow
 
@@ -189,7 +189,7 @@ def test_evaluation_during_training_succeeds_without_side_effects(
     process = trainer.start(environment, trainer.arguments(workdir, data_dir, *many))
     steps: list[int] = []
     try:
-        while not checkpoints.list_steps(workdir):
+        while not list_steps(workdir):
             time.sleep(0.05)
         while len(steps) <= 20 or len(set(steps)) <= 10:
             latest, _ = (

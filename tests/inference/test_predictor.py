@@ -23,8 +23,8 @@ from support import REPOSITORY, Command, one_line_error, refused
 
 from rnnmnist import Predictor, predict
 from rnnmnist.__main__ import COMMANDS
-from rnnmnist.data import embedded
-from rnnmnist.data.images.builder import FILES, read_pair
+from rnnmnist.data import datasets
+from rnnmnist.data.images import FILES, read_pair
 from rnnmnist.errors import UserError
 from rnnmnist.inference import image_io, out_of_distribution
 from rnnmnist.inference.preprocessing import preprocess, stroke_width
@@ -42,7 +42,7 @@ def predictor() -> Predictor:
 @pytest.fixture(scope="module")
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """The embedded test images: 50 of each digit."""
-    return embedded.splits()["test"]
+    return datasets.embedded_images()["test"]
 
 
 def black_on_white(image: np.ndarray, side: int = 280) -> Image.Image:
@@ -59,7 +59,9 @@ def saved(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
 def test_images_of_mnist_are_unchanged(
     digits: tuple[np.ndarray, np.ndarray],
 ) -> None:
-    for image in np.concatenate([digits[0], embedded.splits()["train"][0][::8]]):
+    for image in np.concatenate(
+        [digits[0], datasets.embedded_images()["train"][0][::8]]
+    ):
         grey = image_io.decode(saved(Image.fromarray(image)), "digit")
         assert (preprocess(grey).image == image).all()
 

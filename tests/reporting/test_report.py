@@ -21,8 +21,12 @@ from support import REPOSITORY, Command, in_a_browser, one_line_error, refused
 
 from rnnmnist import report
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.accuracies import probability, wilson_interval
-from rnnmnist.evaluation.metrics import format_accuracy, score_confusions
+from rnnmnist.evaluation.metrics import (
+    format_accuracy,
+    probability,
+    score_confusions,
+    wilson_interval,
+)
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.comparison import (
     comparison_folder,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import make_reference
 import numpy as np
 import pytest
-from support import ROWS, TASK, mesh_of, model_of, random_examples
+from support import ROWS, TASK, batches_of, mesh_of, model_of, random_examples
 
 from rnnmnist.config.schema import (
     DATA_PATHS,
@@ -21,26 +21,26 @@ from rnnmnist.config.schema import (
     TrainConfig,
 )
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
-from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.classifier import Params, abstract_params
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.checkpoints import FORMAT, Checkpoints
+from rnnmnist.runs.checkpoints import FORMAT, Checkpoints, find_step, with_step
 from rnnmnist.runs.checksums import (
     array_checksums,
     json_checksum,
     params_sha256,
 )
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.selection import find_step, with_step
-from rnnmnist.training.resume import step_to_resume
+from rnnmnist.runs.workdir import list_steps
+from rnnmnist.training.resume import restore_state, step_to_resume
 from rnnmnist.training.state import (
+    Program,
     TrainState,
     create_state,
-    restore_state,
     saved_arrays,
+    to_trees,
 )
-from rnnmnist.training.step import Program, train_steps
+from rnnmnist.training.step import train_steps
 
 CONFIG = Config(
     data=DataConfig(
@@ -56,7 +56,7 @@ CONFIG = Config(
 @pytest.fixture(scope="module")
 def state() -> TrainState:
     """A training state of eight devices whose optimizer state is random."""
-    state = create_state(CONFIG, model_of(CONFIG.model), mesh_of(8))
+    state = create_state(CONFIG, Program.create(CONFIG, TASK, mesh_of(8)))
     generator = np.random.default_rng(1)
 
     def noise(leaf: jax.Array) -> jax.Array:
@@ -96,7 +96,8 @@ def save(
             if accuracy is not None:
                 metrics = make_metrics(step, accuracy, examples)
             renamed = dataclasses.replace(state, step=jnp.int32(step))
-            arrays = saved_arrays(renamed, mesh=mesh_of(devices))
+            program = Program.create(config, TASK, mesh_of(devices))
+            arrays = saved_arrays(renamed, program=program)
             checkpoints.save(step, arrays, config, TASK, metrics)
 
 
@@ -105,8 +106,8 @@ def test_restored_arrays_are_bitwise_equal(
     tmp_path: Path, state: TrainState, devices: int
 ) -> None:
     save(tmp_path, state, {5: 0.5})
-    model, mesh = model_of(CONFIG.model), mesh_of(devices)
-    found = restore_state(tmp_path, 5, CONFIG, model, mesh)
+    program = Program.create(CONFIG, TASK, mesh_of(devices))
+    found = restore_state(tmp_path, 5, CONFIG, program)
     assert int(found.step) == 5
     assert found.ema_params is None
     assert array_checksums(found.params) == array_checksums(state.params)
@@ -116,7 +117,7 @@ def test_restored_arrays_are_bitwise_equal(
     for leaf in jax.tree.leaves(found):
         assert len(leaf.sharding.device_set) == devices
     alone = checkpoints.read_params(tmp_path, 5, abstract())
-    assert params_sha256(alone) == params_sha256(state.params)
+    assert params_sha256(alone) == params_sha256({"all": state.params})
 
 
 @pytest.mark.parametrize(
@@ -134,23 +135,25 @@ def test_training_from_a_checkpoint_gives_the_bits_of_an_uninterrupted_run(
     settings = {"num_seeds": seeds, "train.ema_decay": averaging}
     config, mesh = CONFIG.replace(settings), mesh_of(1)
     program = Program.create(config, TASK, mesh)
-    split = TrainingSplit.device_put(random_examples(100), ROWS, config, mesh)
-    state = create_state(config, program.model, mesh)
-    state, _ = train_steps(state, split, jnp.int32(3), program=program)
+    source = batches_of(random_examples(100), ROWS, config, mesh)
+    ((chunk, _),) = source.chunks(0, 7)
+    state = create_state(config, program)
+    state, _ = train_steps(state, chunk, jnp.int32(3), program=program)
     save(tmp_path, state, {3: 0.5}, config, devices=1)
 
     evaluated = checkpoints.read_params(tmp_path, 3)
-    assert params_sha256(evaluated) == params_sha256(state.evaluated_params)
+    trees = to_trees(state, program.model)
+    assert params_sha256(evaluated) == params_sha256(trees.evaluated_params)
     rest = checkpoints.read_state(tmp_path, 3)
     assert ("trained_params" in rest) == (averaging > 0)
     if averaging:
         trained = params_sha256(rest["trained_params"])
-        assert trained == params_sha256(state.params) != params_sha256(evaluated)
+        assert trained == params_sha256(trees.params) != params_sha256(evaluated)
 
-    resumed = restore_state(tmp_path, 3, config, program.model, mesh)
+    resumed = restore_state(tmp_path, 3, config, program)
     assert array_checksums(resumed) == array_checksums(state)
     found, expected = (
-        train_steps(start, split, jnp.int32(4), program=program)
+        train_steps(start, chunk, jnp.int32(4), program=program)
         for start in (resumed, state)
     )
     assert array_checksums(found) == array_checksums(expected)
@@ -172,12 +175,12 @@ def test_the_newest_and_the_best_are_kept_across_a_restart(
     tmp_path: Path, state: TrainState
 ) -> None:
     save(tmp_path, state, {1: 0.1, 2: 0.9, 3: 0.9, 4: None, 5: 0.2})
-    assert checkpoints.list_steps(tmp_path) == [2, 4, 5]
+    assert list_steps(tmp_path) == [2, 4, 5]
     assert find_step(tmp_path, "best") == 2  # the earlier one on a tie
     assert find_step(tmp_path, "latest") == 5
     assert find_step(tmp_path, "4") == 4
     save(tmp_path, state, {6: 0.3})
-    assert checkpoints.list_steps(tmp_path) == [2, 5, 6]
+    assert list_steps(tmp_path) == [2, 5, 6]
 
 
 def test_few_validation_examples_select_no_step(
@@ -187,10 +190,10 @@ def test_few_validation_examples_select_no_step(
     accuracies = {1: 0.9, 2: 0.1, 3: 0.2, 4: None}
     few, enough = tmp_path / "few", tmp_path / "enough"
     save(few, state, accuracies, examples=MIN_VALIDATION_EXAMPLES - 1)
-    assert checkpoints.list_steps(few) == [3, 4]
+    assert list_steps(few) == [3, 4]
     assert find_step(few, "best") == 3
     save(enough, state, accuracies, examples=MIN_VALIDATION_EXAMPLES)
-    assert checkpoints.list_steps(enough) == [1, 3, 4]
+    assert list_steps(enough) == [1, 3, 4]
     assert find_step(enough, "best") == 1
 
 
@@ -200,10 +203,10 @@ def test_folders_of_other_names_are_ignored(tmp_path: Path, state: TrainState) -
         (tmp_path / name).mkdir()
     (tmp_path / "8").touch()
     (tmp_path / "9.orbax-checkpoint-tmp").touch()
-    assert checkpoints.list_steps(tmp_path) == [5]
+    assert list_steps(tmp_path) == [5]
     assert with_step(tmp_path, "latest", lambda step: step) == 5
     save(tmp_path, state, {6: 0.1})
-    assert checkpoints.list_steps(tmp_path) == [5, 6]
+    assert list_steps(tmp_path) == [5, 6]
 
 
 def test_a_step_deleted_while_it_is_read_is_selected_again(
@@ -283,9 +286,10 @@ def test_a_wrong_shape_or_type_is_an_error_that_names_the_leaf(
 def test_a_state_of_another_run_is_an_error_that_names_the_leaf(
     two_steps: Path, settings: dict[str, Any], message: str
 ) -> None:
-    config, model = CONFIG.replace(settings), model_of(CONFIG.model)
+    config = CONFIG.replace(settings)
+    program = Program.create(config, TASK, mesh_of(1))
     with pytest.raises(RunError, match=message):
-        restore_state(two_steps, 1, config, model, mesh_of(1))
+        restore_state(two_steps, 1, config, program)
 
 
 def test_a_reference_model_contains_no_path_of_this_machine(
@@ -298,7 +302,7 @@ def test_a_reference_model_contains_no_path_of_this_machine(
     assert header.task == TASK
     assert not header.has_training_state
     found = checkpoints.read_params(target, 2, abstract())
-    assert params_sha256(found) == params_sha256(state.params)
+    assert params_sha256(found) == params_sha256({"all": state.params})
     paths = [str(CONFIG.data.data_dir), str(CONFIG.data.path)]
     paths += [str(two_steps), str(tmp_path)]
     for path in target.rglob("*"):

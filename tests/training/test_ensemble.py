@@ -23,6 +23,7 @@ from support import (
     TASK,
     Command,
     Once,
+    batches_of,
     called,
     fast_compilation,
     mesh_of,
@@ -34,9 +35,9 @@ from rnnmnist import evaluate as evaluate_command
 from rnnmnist import main, report, verify
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config
-from rnnmnist.data.batches import TrainingSplit
+from rnnmnist.data.batches import Chunk
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.accuracies import t_interval
+from rnnmnist.evaluation.metrics import t_interval
 from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checksums import named_leaves, params_sha256
@@ -44,9 +45,14 @@ from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import read_result
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.mesh import device_put, make_mesh
-from rnnmnist.training.state import TrainState, create_state, saved_arrays
-from rnnmnist.training.step import (
+from rnnmnist.training.state import (
     Program,
+    TrainState,
+    create_state,
+    evaluated_trees,
+    saved_arrays,
+)
+from rnnmnist.training.step import (
     UpdateSums,
     score_last_batch,
     train_steps,
@@ -71,7 +77,7 @@ class Trained(NamedTuple):
 
     program: Program
     state: TrainState
-    split: TrainingSplit
+    chunk: Chunk
     sums: UpdateSums  # on the host
 
 
@@ -91,10 +97,11 @@ def trained(
     config: Config, mesh: Mesh, together: bool = False, steps: int = 6
 ) -> Trained:
     program = make_program(config, mesh, together)
-    state = create_state(config, program.model, mesh)
-    split = TrainingSplit.device_put(random_examples(100), ROWS, config, mesh)
-    state, sums = train_steps(state, split, jnp.int32(steps), program=program)
-    return Trained(program, state, split, jax.device_get(sums))
+    state = create_state(config, program)
+    source = batches_of(random_examples(100), ROWS, config, mesh)
+    ((chunk, _),) = source.chunks(0, steps)
+    state, sums = train_steps(state, chunk, jnp.int32(steps), program=program)
+    return Trained(program, state, chunk, jax.device_get(sums))
 
 
 def make_program(config: Config, mesh: Mesh, together: bool) -> Program:
@@ -156,21 +163,21 @@ def way(request: pytest.FixtureRequest) -> Way:
 def test_each_network_equals_that_of_its_seed_alone(
     singles: list[Trained], way: Way
 ) -> None:
-    program, state, split, sums = trained(NETWORKS, way.mesh, way.together)
+    program, state, chunk, sums = trained(NETWORKS, way.mesh, way.together)
     assert program.execution.vectorize_seeds == way.together
     assert np.shape(state.step) == ()  # one step for all
     assert int(state.step) == 6
-    assert int(sums.examples) == 6 * 16
-    last = jax.device_get(score_last_batch(state, split, program=program))
+    assert int(sums.updates) == 6
+    last, _ = jax.device_get(score_last_batch(state, chunk, program=program))
     for index, (network, alone) in enumerate(
         zip(networks_of(state), singles, strict=True)
     ):
         assert_agree(network, *networks_of(alone.state))
         assert sums.loss[index] == pytest.approx(alone.sums.loss[0], rel=1e-5)
         assert sums.correct[index] == alone.sums.correct[0]
-        its_last = score_last_batch(alone.state, alone.split, program=alone.program)
-        assert last.loss[index] == pytest.approx(float(its_last.loss[0]), rel=1e-3)
-    saved = saved_arrays(state, mesh=way.mesh)
+        its, _ = score_last_batch(alone.state, alone.chunk, program=alone.program)
+        assert last[index] == pytest.approx(float(its[0]), rel=1e-3)
+    saved = saved_arrays(state, program=program)
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(saved))
     networks = split_ensemble(saved["params"])
     assert len({params_sha256(params) for params in networks}) == SEEDS
@@ -190,18 +197,16 @@ def test_a_single_network_is_the_same_together_and_in_turn(
 
 @pytest.mark.usefixtures("fast_programs")
 def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
-    program, state, split, _ = trained(NETWORKS, way.mesh, way.together, 3)
-    head = dict(state.params["head"])  # not of the averages, which are evaluated
-    bias = np.array(head["bias"])
-    bias[2, 7] = np.inf
-    head["bias"] = device_put(bias, head["bias"].sharding)
-    poisoned = dict(state.params) | {"head": head}
+    program, state, chunk, _ = trained(NETWORKS, way.mesh, way.together, 3)
+    params = np.array(state.params)  # not the averages, which are evaluated
+    params[2, 7] = np.nan
+    poisoned = device_put(params, state.params.sharding)
     state = dataclasses.replace(state, params=poisoned)
     before = networks_of(state)
-    state, sums = train_steps(state, split, jnp.int32(9), program=program)
+    state, sums = train_steps(state, chunk, jnp.int32(9), program=program)
     sums = jax.device_get(sums)
     assert int(state.step) == 3
-    assert int(sums.examples) == 0
+    assert int(sums.updates) == 0
     np.testing.assert_array_equal(sums.finite, [True, True, False, True])
     assert not np.isfinite(sums.last_loss[2])
     after = networks_of(state)
@@ -214,7 +219,7 @@ def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
 def test_an_ensemble_is_evaluated_as_its_networks_are(way: Way) -> None:
     program = make_program(NETWORKS, way.mesh, way.together)
     model = program.model
-    params = create_state(NETWORKS, model, way.mesh).params
+    params = evaluated_trees(create_state(NETWORKS, program), model=model)
     examples = random_examples(137)
     execution = program.execution._replace(eval_batch_size=10)
     split = EvaluationSplit.device_put(examples, ROWS, way.mesh, execution)

@@ -23,7 +23,7 @@ from orbax.checkpoint import CheckpointManager
 from support import interrupted_at
 
 import rnnmnist
-from rnnmnist.data import host
+from rnnmnist.data import batches
 from rnnmnist.errors import RunError
 from rnnmnist.runs.checkpoints import read_header
 from rnnmnist.runs.workdir import lock
@@ -171,7 +171,7 @@ def test_an_interrupted_fit_resumes_to_the_same_end(
 def test_fit_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placement: str
 ) -> None:
-    monkeypatch.setattr(host, "CHUNK_BYTES", 1 << 12)
+    monkeypatch.setattr(batches, "CHUNK_BYTES", 1 << 12)
     before = left_behind()
     fit(tmp_path / "run", placement=placement)
     assert_nothing_is_left(before)
@@ -231,7 +231,7 @@ def test_fit_prints_nothing_unless_verbose(
     assert "the run is complete at step 30" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["lock", "evaluate_best_checkpoint"])
+@pytest.mark.parametrize("name", ["hold_workdir", "evaluate_best_checkpoint"])
 def test_an_interrupt_before_or_after_training_is_not_lost(
     tmp_path: Path, reference: Path, name: str
 ) -> None:

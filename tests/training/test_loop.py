@@ -9,7 +9,6 @@ from support import mesh_of
 
 from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.data import datasets
-from rnnmnist.data.batches import TrainingSplit
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.training import loop
@@ -73,9 +72,9 @@ def test_the_host_reads_only_at_events(
 def test_an_implicit_transfer_from_the_host_is_an_error(
     small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def transfer(run: loop.RunContext, state: object, *_: object) -> None:
-        assert isinstance(run.split, TrainingSplit)
-        jax.numpy.add(run.split.seed, 1)  # copies a Python number to the device
+    def transfer(run: loop.Run, state: object, *_: object) -> None:
+        chunk = run.batches.gather(0)
+        jax.numpy.add(chunk.seed, 1)  # copies a Python number to the device
 
     monkeypatch.setattr(loop, "train_loop", transfer)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):

@@ -27,10 +27,10 @@ from support import (
     refused,
 )
 
-from rnnmnist.config.paths import REFERENCES
+from rnnmnist.config.files import REFERENCES
 from rnnmnist.config.schema import Config, ModelConfig
-from rnnmnist.data import embedded
-from rnnmnist.data.images.builder import FILES, read_pair
+from rnnmnist.data import datasets
+from rnnmnist.data.images import FILES, read_pair
 from rnnmnist.errors import UserError
 from rnnmnist.inference import out_of_distribution, preprocessing
 from rnnmnist.inference.predictor import Predictor
@@ -140,7 +140,7 @@ def test_half_precision_changes_no_prediction(originals: Path) -> None:
 
 
 def test_samples_are_two_of_each_digit_and_the_hardest(content: dict[str, Any]) -> None:
-    images, labels = embedded.splits()["test"]
+    images, labels = datasets.embedded_images()["test"]
     predictor = Predictor(REPOSITORY / REFERENCES[0])
     probabilities = predictor.predict_probabilities(images)[:, -1]
     indices = {image.tobytes(): index for index, image in enumerate(images)}
@@ -213,7 +213,7 @@ def digits() -> np.ndarray:
     folder = ORIGINALS / "mnist"
     if folder.exists():
         return read_pair(*(folder / file for file in FILES["test"]))[0][:1000]
-    splits = embedded.splits()
+    splits = datasets.embedded_images()
     return np.concatenate([splits["test"][0], splits["validation"][0]])
 
 

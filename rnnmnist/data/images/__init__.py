@@ -1,1 +1,0 @@
-"""Images: prepared once through TFDS, and read as plain arrays."""
