@@ -22,8 +22,8 @@ def main(argv: list[str]) -> None:
     )
     parser.add_data_paths()
     args = parser.parse(argv)
-    from rnnmnist.evaluation import scoring
-    from rnnmnist.evaluation.metrics import format_accuracy
+    from rnnmnist.evaluation.metrics import format_accuracy, format_result
+    from rnnmnist.evaluation.network import TrainedNetwork
     from rnnmnist.runs.checkpoints import read_header, with_step
     from rnnmnist.runs.results import path_of
     from rnnmnist.runtime.compilation import enable_compilation_cache
@@ -36,12 +36,12 @@ def main(argv: list[str]) -> None:
     enable_compilation_cache()
     set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
     mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
-    result = scoring.evaluate_run(
-        workdir, args.step, args.split, parse_settings(args), mesh
-    )
+    network = TrainedNetwork(workdir, args.step, mesh)
+    data = network.load_split(args.split, parse_settings(args), "evaluate")
+    result = network.score(*data)
     print(
         f"{result.task.name} {args.split} at step {result.step}: "
-        f"{scoring.format_result(result)}, loss {result.loss:.4f}",
+        f"{format_result(result)}, loss {result.loss:.4f}",
         *(f"seed {one.seed}: {format_accuracy(one)}" for one in result.members),
         path_of(workdir, result),
         sep="\n",

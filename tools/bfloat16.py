@@ -25,11 +25,8 @@ from jax.interpreters import mlir
 from rnnmnist import cli
 from rnnmnist.config.files import REFERENCES, shipped_folder
 from rnnmnist.data import datasets
-from rnnmnist.evaluation.predictions import predict_logits
-from rnnmnist.evaluation.scoring import restore_model
+from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.models.classifier import make_model
-from rnnmnist.runs.checkpoints import find_step
-from rnnmnist.runtime.mesh import make_mesh
 
 REFERENCE = shipped_folder(REFERENCES[0])
 
@@ -60,22 +57,15 @@ def _round(array: Any) -> Any:
 def compare(data: Path) -> None:
     """Prints the differences between the logits of both precisions."""
     round_operands()
-    step = find_step(REFERENCE, "best")
-    restored = restore_model(REFERENCE, step, make_mesh(1, 1, 1))
-    config = restored.config.replace({"data.manual_dir": str(data / "mnist")})
-    split = restored.put(datasets.load(config.data).splits["validation"])
-    exact, rounded = (
-        predict_logits(
-            make_model(
-                restored.config.model,
-                restored.task,
-                restored.execution._replace(precision=precision),
-            ),
-            restored.params,
-            split,
-        )[0]
-        for precision in ("float32", "bfloat16")
-    )
+    network = TrainedNetwork(REFERENCE, "best")
+    config = network.config.replace({"data.manual_dir": str(data / "mnist")})
+    examples = datasets.load(config.data).splits["validation"]
+    logits = []
+    for precision in ("float32", "bfloat16"):
+        execution = network.execution._replace(precision=precision)
+        network.model = make_model(config.model, network.task, execution)
+        logits.append(network.logits(examples)[0])
+    exact, rounded = logits
     difference = np.abs(exact - rounded).max(axis=-1)
     changed = int((exact.argmax(-1) != rounded.argmax(-1)).sum())
     print(

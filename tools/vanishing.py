@@ -28,14 +28,12 @@ from matplotlib.axes import Axes
 import results
 from rnnmnist.config.schema import CELLS
 from rnnmnist.data import datasets
-from rnnmnist.evaluation.scoring import restore_model
+from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import LIGHT
-from rnnmnist.runs.checkpoints import find_step
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.machine import installed_versions, join_versions
-from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.training.state import Program, create_state, evaluated_trees
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -121,15 +119,14 @@ def relative_quantiles(norms: np.ndarray) -> list[list[float]]:
 
 def measure_gradients(workdir: Path) -> dict[str, Any]:
     """Measures the gradients of a run, before and after training."""
-    mesh = make_mesh(batch_size=1, num_devices=1, num_seeds=1)
-    restored = restore_model(workdir, find_step(workdir, "best"), mesh)
-    config, model = restored.config, restored.model
+    network = TrainedNetwork(workdir, "best")
+    config, model = network.config, network.model
     examples = datasets.load(config.data).splits["validation"]
-    view = restored.view
+    view = network.view
     assert view is not None
     inputs = np.asarray(view(jnp.asarray(examples.take(slice(EXAMPLES)))))
-    (trained,) = split_ensemble(restored.params)
-    program = Program.create(config, restored.task, mesh, restored.execution)
+    (trained,) = split_ensemble(network.params)
+    program = Program.create(config, network.task, network.mesh, network.execution)
     state = create_state(config, program)
     (untrained,) = split_ensemble(evaluated_trees(state, model=model))
     return {

@@ -236,9 +236,13 @@ def gather_batches(
     """Gathers batches on the devices, with the arrays of `Chunk` before `seed`."""
     indices = _indices(seeds, first, updates, batch_size, len(arrays[0]))
     indices = jax.lax.with_sharding_constraint(indices, sharding)
-    return jax.tree.map(
-        lambda array: jax.lax.with_sharding_constraint(array[indices], sharding), arrays
-    )
+
+    def take(array: jax.Array) -> jax.Array:
+        rows = array.reshape(len(array), -1)  # gathered faster than [28, 28]
+        taken = rows[indices].reshape(*indices.shape, *array.shape[1:])
+        return jax.lax.with_sharding_constraint(taken, sharding)
+
+    return jax.tree.map(take, arrays)
 
 
 def _gatherer_of_host(

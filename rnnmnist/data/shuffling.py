@@ -39,13 +39,13 @@ def epoch_order(key: jax.Array, positions: jax.Array, examples: int) -> jax.Arra
     def swap_or_not(
         index: jax.Array, keys: tuple[jax.Array, jax.Array]
     ) -> tuple[jax.Array, None]:
-        partner = (keys[0] + size - index) % size
+        partner = keys[0] - index
+        partner = jnp.where(index > keys[0], partner + size, partner)  # modulo size
         swap = _hash(jnp.maximum(index, partner) ^ keys[1]) & 1
         return jnp.where(swap == 1, partner, index), None
 
     index = (positions % examples).astype(jnp.uint32)
-    # Two iterations: accelerators launch their operations anew.
-    index, _ = jax.lax.scan(swap_or_not, index, round_keys, unroll=ROUNDS // 2)
+    index, _ = jax.lax.scan(swap_or_not, index, round_keys)
     return index.astype(jnp.int32)
 
 

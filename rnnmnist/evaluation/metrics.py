@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.results import Scores
+from rnnmnist.runs.results import Result, Scores
 
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
@@ -158,3 +158,13 @@ def format_counts(found: Scores | Metrics) -> str:
     """Formats the correct predictions of each network: `9,918, 9,920 of 10,000`."""
     counts = ", ".join(f"{network.correct:,}" for network in found.networks)
     return f"{counts} of {found.examples:,}"
+
+
+def format_result(result: Result) -> str:
+    """Formats the accuracy of a result; of sequences, also the balanced one."""
+    text = format_accuracy(result)
+    if result.task.image_shape is None:
+        text += f", balanced accuracy {percent(result.balanced_accuracy)}"
+    if result.tutorial_128 is not None:
+        text += f"; on the first 128 {format_accuracy(result.tutorial_128)}"
+    return text

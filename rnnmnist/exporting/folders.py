@@ -79,8 +79,9 @@ def certify(source: Source, folder: Path) -> Certificate:
     largest = float(np.abs(logits - source.logits).max())
     if not largest <= MAX_DIFFERENCE * max(1, np.abs(source.logits).max()):  # nor NaN
         raise RunError(
-            f"the {folder.name} export is not the network at step {source.step} of "
-            f"{source.workdir}: logits differ by up to {largest:.3g}"
+            f"the {folder.name} export is not the network at step "
+            f"{source.network.checkpoint_step} of {source.network.workdir}: logits "
+            f"differ by up to {largest:.3g}"
         )
     own = source.logits.argmax(-1)
     predicted = logits.argmax(-1)
@@ -97,8 +98,8 @@ def certify(source: Source, folder: Path) -> Certificate:
         format=folder.name,
         artefact_sha256=files[export.artefact],
         files=files,
-        workdir=str(source.workdir),
-        step=source.step,
+        workdir=str(source.network.workdir),
+        step=source.network.checkpoint_step,
         params_sha256=source.params_sha256,
         data_paths=dict(source.data_paths),
         dataset=source.dataset,
@@ -157,7 +158,7 @@ def find_changes(saved: Certificate, source: Source, folder: Path) -> list[str]:
         if saved.files.get(name) != files.get(name)
     ]
     if saved.params_sha256 != source.params_sha256:
-        changes.append(f"the parameters in {source.workdir} have changed")
+        changes.append(f"the parameters in {source.network.workdir} have changed")
     if saved.examples_sha256 != hash_examples(source):
         changes.append(f"the {source.split} examples of {source.dataset} have changed")
     if changes:

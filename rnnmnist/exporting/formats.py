@@ -43,9 +43,9 @@ def write_safetensors(source: "Source", folder: Path) -> None:
     leaves = named_leaves(source.params)
     arrays = {name.replace("/", "."): array for name, array in leaves}
     (folder / "model.safetensors").write_bytes(save(arrays))
-    model = source.restored.config.model
+    model = source.network.config.model
     order = source.pixel_order
-    mean, std, missing = source.restored.normalization
+    mean, std, missing = source.network.normalization
     content = {
         "cell": model.cell,
         "hidden_size": model.hidden_size,

@@ -26,7 +26,7 @@ def model_card(source: Source) -> str:
     return environment.from_string(template).render(
         source=source,
         task=source.task,
-        model=source.restored.config.model,
+        model=source.network.config.model,
         parameters=f"{count_params(source.params):,}",
         examples=f"{examples:,}",
         correct=f"{correct:,}",

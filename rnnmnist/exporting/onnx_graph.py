@@ -102,7 +102,7 @@ def build(source: Source) -> onnx.ModelProto:
     else:
         inputs = [_value("images", TensorProto.UINT8, *(task.image_shape or ()))]
         values = _add_images(graph, order)
-    if source.restored.config.model.is_linear:
+    if source.network.config.model.is_linear:
         hidden = _add_layers(graph, source, values)
     else:
         hidden = _add_cell(graph, source, values)
@@ -146,7 +146,7 @@ def _add_images(graph: Graph, order: np.ndarray) -> str:
 
 def _add_sequences(graph: Graph, source: Source) -> str:
     """Converts `sequences` to the inputs of the recurrence, as `Normalization` does."""
-    mean, std, missing = source.restored.normalization
+    mean, std, missing = source.network.normalization
     values = graph.add("Cast", "sequences", to=TensorProto.DOUBLE)
     values = graph.add("Sub", values, graph.constant(mean, np.float64))
     values = graph.add("Div", values, graph.constant(std, np.float64))
@@ -163,7 +163,7 @@ def _add_sequences(graph: Graph, source: Source) -> str:
 
 def _add_cell(graph: Graph, source: Source, inputs: str) -> str:
     """Adds a recurrent operator for [time, examples, features]; returns its states."""
-    config = source.restored.config.model
+    config = source.network.config.model
     operator, gates, attributes = OPERATORS[config.cell]
     units = config.hidden_size
     kernels = []
@@ -180,7 +180,7 @@ def _add_cell(graph: Graph, source: Source, inputs: str) -> str:
 
 def _add_layers(graph: Graph, source: Source, inputs: str) -> str:
     """Adds `ResidualLayers` for [time, examples, features]; returns their outputs."""
-    config = source.restored.config.model
+    config = source.network.config.model
     params = source.params["layers"]
     hidden = _add_dense(graph, params["encoder"], inputs)
     for index in range(config.num_layers):
@@ -250,7 +250,7 @@ def _add_dense(graph: Graph, params: Params, inputs: str) -> str:
 
 def _add_pooling(graph: Graph, source: Source, hidden: str) -> str:
     """Returns what the head reads of [time, examples, hidden]: [examples, hidden]."""
-    is_mean = source.restored.config.model.pooling == "mean"
+    is_mean = source.network.config.model.pooling == "mean"
     if source.task.image_shape:
         if is_mean:
             return graph.add("ReduceMean", hidden, axes=[0], keepdims=0)

@@ -10,16 +10,13 @@ import numpy as np
 
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import Examples, Inputs
+from rnnmnist.data.examples import Examples
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.predictions import predict_logits
-from rnnmnist.evaluation.scoring import RestoredModel, load_split, restore_model
+from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.models.classifier import Params
 from rnnmnist.runs.checkpoints import read_header, with_step
 from rnnmnist.runs.checksums import params_sha256
-from rnnmnist.runs.results import log_test_reading
 from rnnmnist.runtime.ensemble import split_ensemble
-from rnnmnist.runtime.mesh import make_mesh
 
 
 class Source(NamedTuple):
@@ -30,10 +27,8 @@ class Source(NamedTuple):
     lengths, int32 [n].
     """
 
-    workdir: Path
-    step: int
+    network: TrainedNetwork
     data_paths: Mapping[str, str | None]  # overrides of those in the configuration
-    restored: RestoredModel
     params: Params  # of the network, with Flax's names, as NumPy arrays
     params_sha256: str  # as in result files
     dataset: str  # the name of the data of the examples
@@ -47,40 +42,32 @@ class Source(NamedTuple):
         cls, workdir: Path, selector: str, data_paths: Mapping[str, str | None]
     ) -> "Source":
         """Restores a network, loads its examples and classifies them."""
-
-        def load_step(step: int) -> "Source":
-            if (seeds := read_header(workdir, step).config.num_seeds) > 1:
-                raise UserError(
-                    f"workdir: {workdir} has num_seeds={seeds}, but an export "
-                    "contains one network; name a run with num_seeds=1"
-                )
-            restored = restore_model(workdir, step, make_mesh(1, 1, 1))
-            (params,) = split_ensemble(jax.device_get(restored.params))
-            sha256 = params_sha256(params)
-            task, split, examples = load_split(restored, None, data_paths)
-            if split == "test":
-                log_test_reading(workdir, step, sha256, "export")
-            inputs = to_inputs(examples)
-            return cls(
-                workdir=workdir,
-                step=step,
-                data_paths=data_paths,
-                restored=restored,
-                params=params,
-                params_sha256=sha256,
-                dataset=task.name,
-                split=split,
-                inputs=inputs,
-                labels=examples.labels,
-                logits=predict(restored, *inputs),
+        header = with_step(workdir, selector, lambda step: read_header(workdir, step))
+        if (seeds := header.config.num_seeds) > 1:
+            raise UserError(
+                f"workdir: {workdir} has num_seeds={seeds}, but an export contains one "
+                "network; name a run with num_seeds=1"
             )
-
-        return with_step(workdir, selector, load_step)
+        network = TrainedNetwork(workdir, selector)
+        (params,) = split_ensemble(jax.device_get(network.params))
+        task, split, examples = network.load_split(None, data_paths, "export")
+        inputs = to_inputs(examples)
+        return cls(
+            network=network,
+            data_paths=data_paths,
+            params=params,
+            params_sha256=params_sha256(params),
+            dataset=task.name,
+            split=split,
+            inputs=inputs,
+            labels=examples.labels,
+            logits=network.logits(network.inputs(*inputs))[0],
+        )
 
     @property
     def task(self) -> Task:
         """What the network was trained to classify."""
-        return self.restored.task
+        return self.network.task
 
     @property
     def pixel_order(self) -> np.ndarray | None:
@@ -88,7 +75,7 @@ class Source(NamedTuple):
 
         Indices count pixels in row order. None if the network reads sequences.
         """
-        view = self.restored.view
+        view = self.network.view
         shape = self.task.image_shape
         if view is None or shape is None:
             return None
@@ -98,11 +85,11 @@ class Source(NamedTuple):
     @property
     def provenance(self) -> dict[str, Any]:
         """What the network is and where it comes from, as JSON."""
-        config = self.restored.config.replace(dict.fromkeys(DATA_PATHS))
+        config = self.network.config.replace(dict.fromkeys(DATA_PATHS))
         return {
             "classes": list(self.task.classes),
             "trained_on": self.task.name,
-            "step": self.step,
+            "step": self.network.checkpoint_step,
             "params_sha256": self.params_sha256,
             "config": msgspec.to_builtins(config),
         }
@@ -119,14 +106,3 @@ def to_inputs(examples: Examples) -> tuple[np.ndarray, ...]:
     if lengths is None:
         lengths = np.full(len(values), values.shape[1])
     return values.astype(np.float32), lengths.astype(np.int32)
-
-
-def predict(
-    restored: RestoredModel, values: np.ndarray, lengths: np.ndarray | None = None
-) -> np.ndarray:
-    """Returns this package's logits for inputs as in `Source`: float32 [n, classes]."""
-    is_image = restored.view is not None
-    inputs = Inputs(
-        values, lengths, normalization=None if is_image else restored.normalization
-    )
-    return predict_logits(restored.model, restored.params, restored.put(inputs))[0]

@@ -20,21 +20,19 @@ def build(source: Source) -> bytes:
     It takes any number of examples and, of sequences, of time steps. On every platform,
     matrix products have the precision of `execution.precision`, by default float32.
     """
-    restored = source.restored
-    task = restored.task
+    network = source.network
+    task = network.task
     # A symbolic time can be divided into blocks of one time step only. Without blocks,
     # the arrays of linear recurrences would not stay in cache.
-    execution = restored.execution._replace(
-        unroll=1, parallel_scan=False, remat_steps=1
-    )
-    model = make_model(restored.config.model, task, execution)
+    execution = network.execution._replace(unroll=1, parallel_scan=False, remat_steps=1)
+    model = make_model(network.config.model, task, execution)
     params = source.params
 
     def logits(examples: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
-        if restored.view is not None:
-            inputs = restored.view(examples)
+        if network.view is not None:
+            inputs = network.view(examples)
         else:
-            inputs = normalize(restored.normalization, examples)
+            inputs = normalize(network.normalization, examples)
         result: Any = model.apply({"params": params}, inputs, lengths)
         return result
 

@@ -10,19 +10,10 @@ from rnnmnist.config.files import REFERENCES, resolve_workdir
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Inputs, find_invalid, padding
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.predictions import (
-    EvaluationSplit,
-    decision_times,
-    predict_logits,
-    softmax,
-)
-from rnnmnist.evaluation.scoring import restore_model
-from rnnmnist.evaluation.traces import Trace, trace
-from rnnmnist.inference import image_io, out_of_distribution, streaming
+from rnnmnist.evaluation.network import Trace, TrainedNetwork
+from rnnmnist.evaluation.predictions import decision_times, softmax
+from rnnmnist.inference import image_io, out_of_distribution
 from rnnmnist.inference.preprocessing import Stages, preprocess
-from rnnmnist.inference.streaming import StreamState
-from rnnmnist.runs.checkpoints import with_step
-from rnnmnist.runtime.mesh import make_mesh
 
 CHECKED_AT_A_TIME = 1024  # sequences, so that a mapped file is not copied whole
 DIGIT_DATASETS = ("mnist", "mnist5k")
@@ -73,7 +64,7 @@ class Prediction(NamedTuple):
         }
 
 
-class Predictor:
+class Predictor(TrainedNetwork):
     """A trained network that classifies images of digits, or sequences.
 
     >>> from rnnmnist import Predictor
@@ -95,16 +86,7 @@ class Predictor:
             workdir: of a run; by default the shipped reference model.
             selector: `best`, `latest` or the number of a step.
         """
-        self._folder = resolve_workdir(str(workdir))
-        self._restored = with_step(
-            self._folder,
-            selector,
-            lambda step: restore_model(self._folder, step, make_mesh(1, 1, 1)),
-        )
-        self.config = self._restored.config
-        self.task = self._restored.task
-        self.model = self._restored.model
-        self.params = self._restored.params
+        super().__init__(resolve_workdir(str(workdir)), selector)
 
     def check_digits(self) -> None:
         """Checks that the network was trained on digits.
@@ -114,7 +96,7 @@ class Predictor:
         """
         if self.task.name not in DIGIT_DATASETS:
             raise UserError(
-                f"workdir: {self._folder} was trained on {self.task.name}, not on "
+                f"workdir: {self.workdir} was trained on {self.task.name}, not on "
                 "digits; name a run on mnist"
             )
 
@@ -161,16 +143,19 @@ class Predictor:
         Raises:
             ValueError: if the network is not one LSTM.
         """
-        return trace(self.model, self.params, self._split(images, None))
+        return self.activations(self.inputs(images))
 
     def predict_probabilities(
-        self, examples: np.ndarray, lengths: np.ndarray | None = None
+        self,
+        examples: np.ndarray | Sequence[np.ndarray],
+        lengths: np.ndarray | None = None,
     ) -> np.ndarray:
         """Returns the probabilities of each class after each time step.
 
         Args:
             examples: images, uint8 [n, 28, 28], as MNIST's or `Stages.image`; or
-                sequences, real [n, time, features], as they were trained on.
+                sequences, real [n, time, features], as they were trained on, or a list
+                of n arrays [time, features] of different lengths.
             lengths: int [n], the time steps before the padding of each sequence; None
                 if there is no padding.
 
@@ -181,13 +166,13 @@ class Predictor:
             ValueError: if the examples have another shape, or missing values that the
                 run does not fill.
         """
-        logits = predict_logits(
-            self.model, self.params, self._split(examples, lengths), every_step=True
-        )
-        return softmax(logits).mean(0)
+        inputs = self.inputs(examples, lengths)
+        return softmax(self.logits(inputs, every_step=True)).mean(0)
 
     def classify(
-        self, examples: np.ndarray, lengths: np.ndarray | None = None
+        self,
+        examples: np.ndarray | Sequence[np.ndarray],
+        lengths: np.ndarray | None = None,
     ) -> np.ndarray:
         """Returns the probabilities of each class after the last time step.
 
@@ -196,58 +181,23 @@ class Predictor:
         Returns:
             float32 [n, classes]; of an ensemble, the mean over its members.
         """
-        split = self._split(examples, lengths)
-        return softmax(predict_logits(self.model, self.params, split)).mean(0)
+        return softmax(self.logits(self.inputs(examples, lengths))).mean(0)
 
-    def start(self) -> StreamState:
-        """Returns the state before the first time step of a sequence, for `step`."""
-        return streaming.start(self.model, self.params, self.task)
-
-    def step(
-        self, state: StreamState, features: np.ndarray
-    ) -> tuple[StreamState, np.ndarray]:
-        """Classifies a sequence after one more time step, in constant time and memory.
-
-        Args:
-            state: from `start`, or from the time step before.
-            features: real [features], the values of one time step; of an image, its
-                grey levels from 0 to 1 in the order of `data.view`.
-
-        Returns:
-            The new state, and the probabilities of the classes, float32 [classes], as
-            `predict_probabilities` returns them for the whole sequence.
-
-        Raises:
-            ValueError: if the features have another shape, or a value is missing that
-                the run does not fill.
-        """
-        return streaming.step(
-            self.model, self.params, self._restored.normalization, state, features
-        )
-
-    def _check_values(self, inputs: Inputs) -> None:
-        for start in range(0, len(inputs), CHECKED_AT_A_TIME):
-            part = slice(start, start + CHECKED_AT_A_TIME)
-            values = inputs.stored[part]
-            if inputs.lengths is not None:
-                values = values.copy()
-                values[padding(values.shape[1], inputs.lengths[part])] = 0
-            if found := find_invalid(values, self.config.data.missing):
-                (sequence, time, feature), reason = found
-                raise ValueError(
-                    f"the value of sequence {start + sequence} at time step {time}, "
-                    f"feature {feature}, {reason}"
-                )
-
-    def _split(
-        self, examples: np.ndarray, lengths: np.ndarray | None
-    ) -> EvaluationSplit:
-        examples = np.asarray(examples)
-        check_shape(self.task, examples)
-        if self.task.image_shape is not None:
-            return self._restored.put(Inputs(examples))
+    def inputs(
+        self,
+        values: np.ndarray | Sequence[np.ndarray],
+        lengths: np.ndarray | None = None,
+    ) -> Inputs:
+        """Checks images or sequences, and pads sequences of different lengths."""
+        is_image = self.task.image_shape is not None
+        if isinstance(values, list | tuple) and not is_image and lengths is None:
+            values, lengths = _pad(values)
+        values = np.asarray(values)
+        _check_shape(self.task, values)
+        if is_image:
+            return super().inputs(values)
         if lengths is not None:
-            count, time_steps, _ = examples.shape
+            count, time_steps, _ = values.shape
             lengths = np.asarray(lengths, np.int32)
             if (
                 lengths.shape != (count,)
@@ -257,10 +207,8 @@ class Predictor:
                 raise ValueError(
                     f"lengths must be {count} numbers from 1 to {time_steps}"
                 )
-        normalization = self._restored.normalization
-        inputs = Inputs(examples, lengths, normalization=normalization)
-        self._check_values(inputs)
-        return self._restored.put(inputs)
+        _check_values(values, lengths, self.config.data.missing)
+        return super().inputs(values, lengths)
 
 
 def preprocess_image(image: str | Path | bytes | np.ndarray) -> Stages:
@@ -275,7 +223,33 @@ def preprocess_image(image: str | Path | bytes | np.ndarray) -> Stages:
     return preprocess(image_io.from_array(image))
 
 
-def check_shape(task: Task, examples: np.ndarray) -> None:
+def _pad(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns sequences of different lengths as one array, and their lengths."""
+    arrays = list(map(np.asarray, sequences))
+    lengths = np.array([len(array) for array in arrays], np.int32)
+    longest = max(lengths, default=0)
+    padded = np.zeros((len(arrays), longest, *np.shape(arrays[:1])[2:]))
+    for target, array in zip(padded, arrays, strict=True):
+        target[: len(array)] = array
+    return padded, lengths
+
+
+def _check_values(values: np.ndarray, lengths: np.ndarray | None, missing: str) -> None:
+    for start in range(0, len(values), CHECKED_AT_A_TIME):
+        part = values[start : start + CHECKED_AT_A_TIME]
+        if lengths is not None:
+            part = part.copy()
+            own = lengths[start : start + CHECKED_AT_A_TIME]
+            part[padding(part.shape[1], own)] = 0
+        if found := find_invalid(part, missing):
+            (sequence, time, feature), reason = found
+            raise ValueError(
+                f"the value of sequence {start + sequence} at time step {time}, "
+                f"feature {feature}, {reason}"
+            )
+
+
+def _check_shape(task: Task, examples: np.ndarray) -> None:
     """Checks that a network that was trained on the task accepts the examples."""
     if task.image_shape is None:
         valid = examples.ndim == 3 and examples.shape[2] == task.features

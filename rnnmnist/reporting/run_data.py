@@ -10,15 +10,12 @@ from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation.metrics import score_logits
-from rnnmnist.evaluation.predictions import Predictions, predict_logits
-from rnnmnist.evaluation.scoring import load_split, restore_model
+from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.predictions import Predictions
 from rnnmnist.models.classifier import count_params
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoints import read_header, with_step
-from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runs.logs import Metrics, Session
-from rnnmnist.runs.results import Scores, log_test_reading
-from rnnmnist.runtime.mesh import make_mesh
+from rnnmnist.runs.results import Scores
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
@@ -77,39 +74,28 @@ def load_run_data(
     writes is the log of evaluations on the test split. `data_paths` are settings that
     replace those of the checkpoint.
     """
-
-    def load_step(step: int) -> RunData:
-        restored = restore_model(workdir, step, make_mesh(1, 1, 1))
-        config = restored.config.replace(data_paths)
-        sha256 = params_sha256(restored.params)
-        task, split, examples = load_split(restored, None, data_paths)
-        if split == "test":
-            log_test_reading(workdir, step, sha256, "report")
-        logits = predict_logits(
-            restored.model, restored.params, restored.put(examples), every_step=True
-        )
-        networks = [
-            Predictions.from_logits(one, examples.labels, examples.lengths)
-            for one in logits
-        ]
-        labels = examples.labels
-        final = logits[:, np.arange(len(labels)), networks[0].lengths - 1]
-        return RunData(
-            workdir=workdir,
-            step=step,
-            selector=selector,
-            config=config,
-            num_parameters=count_params(restored.params) // len(networks),
-            params_sha256=sha256,
-            trained=restored.task,
-            task=task,
-            split=split,
-            examples=examples,
-            networks=networks,
-            scores=score_logits(final, labels, config.seed),
-            validation=read_header(workdir, step).metrics,
-            metrics=logs.read(workdir, Metrics),
-            sessions=logs.read(workdir, Session),
-        )
-
-    return with_step(workdir, selector, load_step)
+    network = TrainedNetwork(workdir, selector)
+    task, split, examples = network.load_split(None, data_paths, "report")
+    labels = examples.labels
+    logits = network.logits(examples, every_step=True)
+    networks = [
+        Predictions.from_logits(one, labels, examples.lengths) for one in logits
+    ]
+    final = logits[:, np.arange(len(labels)), networks[0].lengths - 1]
+    return RunData(
+        workdir=workdir,
+        step=network.checkpoint_step,
+        selector=selector,
+        config=network.config.replace(data_paths),
+        num_parameters=count_params(network.params) // len(networks),
+        params_sha256=network.params_sha256,
+        trained=network.task,
+        task=task,
+        split=split,
+        examples=examples,
+        networks=networks,
+        scores=score_logits(final, labels, network.config.seed),
+        validation=network.validation,
+        metrics=logs.read(workdir, Metrics),
+        sessions=logs.read(workdir, Session),
+    )

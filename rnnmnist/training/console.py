@@ -13,8 +13,12 @@ from tqdm import tqdm
 from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import RunError
-from rnnmnist.evaluation.metrics import format_accuracy, format_counts, percent
-from rnnmnist.evaluation.scoring import format_result
+from rnnmnist.evaluation.metrics import (
+    format_accuracy,
+    format_counts,
+    format_result,
+    percent,
+)
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Result

@@ -15,8 +15,8 @@ from rnnmnist.data.batches import BatchSource, Chunk, open_batches
 from rnnmnist.data.examples import Dataset
 from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, StoppedError
+from rnnmnist.evaluation.network import evaluate_best_checkpoint
 from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
-from rnnmnist.evaluation.scoring import evaluate_best_checkpoint
 from rnnmnist.models.cells import check_user_cell
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import Checkpoints

@@ -300,6 +300,17 @@ def test_sequences_of_other_lengths_after_rematerialization(two_networks: Path) 
     assert found.shape == (60, 3)
 
 
+def test_a_list_of_sequences_is_padded(two_networks: Path) -> None:
+    network = rnnmnist.Predictor(two_networks)
+    content = arrays()
+    lengths = np.arange(60, dtype=np.int32) % 7 + 1
+    parts = [one[:end] for one, end in zip(content["inputs"], lengths, strict=True)]
+    expected = network.classify(content["inputs"][:, :7], lengths)
+    np.testing.assert_allclose(network.classify(parts), expected, atol=1e-6)
+    with pytest.raises(ValueError, match=r"examples must be real \[n, time, 2\]"):
+        network.classify([])
+
+
 @pytest.mark.parametrize(
     ("examples", "lengths", "text"),
     [

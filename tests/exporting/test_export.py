@@ -22,7 +22,6 @@ from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data import datasets
 from rnnmnist.errors import RunError
 from rnnmnist.exporting import folders
-from rnnmnist.exporting import source as source_module
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.exporting.source import Source
 from rnnmnist.runs.checkpoints import Checkpoints
@@ -124,15 +123,15 @@ def source(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Source:
 @pytest.fixture
 def exported(source: Source, tmp_path: Path) -> Path:
     """A copy of that export."""
-    return shutil.copytree(source.workdir.with_name("out"), tmp_path / "out")
+    return shutil.copytree(source.network.workdir.with_name("out"), tmp_path / "out")
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_an_export_predicts_as_its_source(
-    network: str, tmp_path: Path, data_dir: Path
+    name: str, tmp_path: Path, data_dir: Path
 ) -> None:
-    data, model = NETWORKS[network]
-    features = 1 if "one feature" in network else 3
+    data, model = NETWORKS[name]
+    features = 1 if "one feature" in name else 3
     workdir, paths = save_network(tmp_path, data, model, data_dir, features=features)
     source = Source.load(workdir, "best", paths)
     cases = [
@@ -145,10 +144,11 @@ def test_an_export_predicts_as_its_source(
         complete = values[lengths == 9]
         longer = np.concatenate([complete, complete[::-1]], axis=1)
         cases.append([longer, np.arange(len(longer), dtype=np.int32) % 18 + 1])
-    expected = [source_module.predict(source.restored, *inputs) for inputs in cases]
-    for name, format in FORMATS.items():
+    network = source.network
+    expected = [network.logits(network.inputs(*case))[0] for case in cases]
+    for format_name, format in FORMATS.items():
         format.write(source, tmp_path)
-        script = Path(folders.__file__).with_name(f"predict_{name}.py")
+        script = Path(folders.__file__).with_name(f"predict_{format_name}.py")
         predict = runpy.run_path(str(script))["load"](tmp_path)
         for inputs, logits in zip(cases, expected, strict=True):
             found = predict(*inputs)
@@ -216,7 +216,7 @@ def test_an_export_is_verified_replaced_with_force_and_certified(
     with pytest.raises(RunError, match="changed"):
         export.main([f"--verify={exported}"])
     assert capsys.readouterr().out == "safetensors: predict.py has changed\n"
-    arguments = flags_of(source.workdir, source.data_paths)
+    arguments = flags_of(source.network.workdir, source.data_paths)
     arguments += ["--format=safetensors", f"--output={exported}"]
     assert "--force" in refused("export", *arguments)
     export.main([*arguments, "--force"])
@@ -337,7 +337,7 @@ def test_a_mistake_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    workdir = str(source.workdir)
+    workdir = str(source.network.workdir)
     monkeypatch.chdir(tmp_path)
     found = refused("export", *(flag.replace("DIR", workdir) for flag in flags))
     assert message.replace("DIR", workdir) in found
@@ -356,7 +356,7 @@ def test_what_cannot_be_exported_is_refused(
         "find_spec",
         lambda package: None if package == "onnx" else find_spec(package),
     )
-    flags = flags_of(source.workdir, source.data_paths)
+    flags = flags_of(source.network.workdir, source.data_paths)
     assert refused("export", *flags, *output).endswith("pip install onnx")
     assert not (tmp_path / "out").exists()
 
@@ -379,7 +379,7 @@ def test_a_cell_of_a_user_is_exported_as_stablehlo_only(
 
 def test_a_damaged_checkpoint_is_not_exported(source: Source, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    workdir = shutil.copytree(source.workdir, tmp_path / "run")
+    workdir = shutil.copytree(source.network.workdir, tmp_path / "run")
     files = (path for path in (workdir / "3/params").rglob("*") if path.is_file())
     array = max(files, key=lambda path: path.stat().st_size)
     content = bytearray(array.read_bytes())

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import trainer
-from support import Command, called, mesh_of, one_line_error
+from support import Command, called, one_line_error
 
-from rnnmnist.evaluation.scoring import evaluate_run
+from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.runs.workdir import list_steps
 
 pytestmark = pytest.mark.slow
@@ -192,11 +192,10 @@ def test_evaluation_during_training_succeeds_without_side_effects(
         while not list_steps(workdir):
             time.sleep(0.05)
         while len(steps) <= 20 or len(set(steps)) <= 10:
-            latest, _ = (
-                evaluate_run(workdir, selector, "validation", {}, mesh_of(1))
-                for selector in ("latest", "best")
-            )
-            steps.append(latest.step)
+            for selector in ("best", "latest"):
+                network = TrainedNetwork(workdir, selector)
+                network.score(*network.load_split("validation", {}, "evaluate"))
+            steps.append(network.checkpoint_step)
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=30)

@@ -1,0 +1,51 @@
+"""A trained network: the traces of an LSTM."""
+
+import jax
+import numpy as np
+import pytest
+from support import model_of, random_examples
+
+from rnnmnist import Predictor
+from rnnmnist.config.files import REFERENCES
+from rnnmnist.config.schema import ModelConfig
+from rnnmnist.evaluation.network import Trace
+from rnnmnist.evaluation.predictions import softmax
+
+IMAGES = random_examples(7).stored
+
+
+@pytest.mark.parametrize("workdir", REFERENCES)
+def test_a_trace_follows_the_equations_of_an_lstm(workdir: str) -> None:
+    network = Predictor(workdir)
+    found = network.trace(IMAGES)
+    for name in ("hidden", "cell", "input_gate", "output_gate", "candidate"):
+        units = network.config.model.hidden_size
+        assert getattr(found, name).shape == (7, 28, units)
+    expected = found.output_gate * np.tanh(found.cell)
+    np.testing.assert_allclose(found.hidden, expected, rtol=0, atol=1e-6)
+    before = np.pad(found.cell, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    expected = found.forget_gate * before + found.input_gate * found.candidate
+    np.testing.assert_allclose(found.cell, expected, rtol=1e-6, atol=1e-6)
+    (logits,) = network.logits(network.inputs(IMAGES), every_step=True)
+    np.testing.assert_array_equal(found.probabilities, softmax(logits))
+    head = jax.device_get(network.params["head"])
+    logits = found.hidden @ head["kernel"][0] + head["bias"][0]
+    np.testing.assert_allclose(found.probabilities, softmax(logits), atol=1e-4)
+
+
+def test_a_trace_needs_one_lstm() -> None:
+    network = Predictor()
+    params = network.params
+    network.params = jax.tree.map(lambda leaf: np.repeat(leaf, 2, axis=0), params)
+    with pytest.raises(ValueError, match="a trace needs one LSTM"):
+        network.trace(IMAGES)
+    network.params = params
+    network.model = model_of(ModelConfig(cell="gru"))
+    with pytest.raises(ValueError, match="a trace needs one LSTM"):
+        network.trace(IMAGES)
+
+
+def test_decision_times_by_hand() -> None:
+    probabilities = np.array([[[0.5, 0.5, 0], [0, 1, 0]], [[1, 0, 0], [0.9, 0.1, 0]]])
+    found = Trace(probabilities, *[np.zeros((2, 2, 1))] * 6)
+    assert found.decision_times.tolist() == [2, 1]
