@@ -6,11 +6,9 @@ import math
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from rnnmnist.config.schema import Config, TrainConfig
-from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import BatchSource, Chunk, open_batches
 from rnnmnist.data.examples import Dataset
 from rnnmnist.data.views import View
@@ -27,7 +25,12 @@ from rnnmnist.runtime.distributed import all_max, is_process_0
 from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.processes import StopFlag
 from rnnmnist.training import console
-from rnnmnist.training.resume import hold_workdir, restore_state, resume
+from rnnmnist.training.resume import (
+    check_agreement,
+    hold_workdir,
+    restore_state,
+    resume,
+)
 from rnnmnist.training.state import (
     Program,
     TrainState,
@@ -43,12 +46,11 @@ class Run:
     """What the stages of the loop share."""
 
     config: Config
-    task: Task
+    dataset: Dataset
     workdir: Path
     program: Program
     batches: BatchSource
     validation: EvaluationSplit
-    validation_labels: np.ndarray
     checkpoints: Checkpoints
     progress: console.Progress
 
@@ -79,11 +81,12 @@ def train(
     """
     timer = timer or PhaseTimer()
     stop = contextlib.nullcontext(StopFlag()) if stop is None else stop
+    check_agreement(config, dataset.task)
     check_user_cell(config.model)
     mesh = make_mesh(
         config.train.batch_size, config.execution.num_devices, config.num_seeds
     )
-    with hold_workdir(config, dataset.task, workdir):
+    with hold_workdir(workdir):
         step = resume(config, dataset.task, workdir)
         if verbose:
             console.print_header(config, dataset.task, workdir, mesh, step)
@@ -123,14 +126,13 @@ def train_to_end(
     ):
         run = Run(
             config=config,
-            task=task,
+            dataset=dataset,
             workdir=workdir,
             program=program,
             batches=batches,
             validation=EvaluationSplit.device_put(
                 splits["validation"], view, mesh, program.execution
             ),
-            validation_labels=splits["validation"].labels,
             checkpoints=checkpoints,
             progress=progress,
         )
@@ -167,7 +169,7 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
         if validated or stopping:
             metrics = validate(run, state, step) if validated else None
             arrays = saved_arrays(state, program=run.program)
-            run.checkpoints.save(step, arrays, run.config, run.task, metrics)
+            run.checkpoints.save(step, arrays, run.config, run.dataset.task, metrics)
     return step
 
 
@@ -212,7 +214,7 @@ def validate(run: Run, state: TrainState, step: int) -> Metrics:
         run.program.model,
         evaluated_trees(state, model=run.program.model),
         run.validation,
-        run.validation_labels,
+        run.dataset.splits["validation"].labels,
     )
     losses = [network.loss for network in scores.networks]
     for index, loss in enumerate(losses):

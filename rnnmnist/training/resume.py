@@ -24,25 +24,7 @@ from rnnmnist.training.state import Program, TrainState, abstract_state, saved_a
 _logger = logging.getLogger(__name__)
 
 
-@contextlib.contextmanager
-def hold_workdir(config: Config, task: Task, workdir: Path) -> Iterator[None]:
-    """Locks a workdir for all processes of a run, which must agree on what they run.
-
-    A failed read or write, as on a full disk, names the last checkpoint.
-    """
-    _check_agreement(config, task)
-    with lock(workdir):
-        try:
-            yield
-        except OSError as error:
-            failure = as_run_error(error)
-            if failure is None:  # such as a closed standard output
-                raise
-            last = describe_last_checkpoint(workdir)
-            raise RunError(f"{failure}; {last}") from error
-
-
-def _check_agreement(config: Config, task: Task) -> None:
+def check_agreement(config: Config, task: Task) -> None:
     """Checks that all processes have the same data and, paths aside, settings."""
     settings = {"num_processes": process_count(), "data": task.sha256} | {
         name: value for name, value in config.flat().items() if name not in DATA_PATHS
@@ -58,6 +40,20 @@ def _check_agreement(config: Config, task: Task) -> None:
         raise UserError(
             f"{', '.join(differing)}: start all processes with the same settings"
         )
+
+
+@contextlib.contextmanager
+def hold_workdir(workdir: Path) -> Iterator[None]:
+    """Locks a workdir. A failed read or write names the last checkpoint in it."""
+    with lock(workdir):
+        try:
+            yield
+        except OSError as error:
+            failure = as_run_error(error)
+            if failure is None:  # such as a closed standard output
+                raise
+            last = describe_last_checkpoint(workdir)
+            raise RunError(f"{failure}; {last}") from error
 
 
 def resume(config: Config, task: Task, workdir: Path) -> int:
