@@ -338,7 +338,9 @@ def recipe_path(target: str) -> str:
 
 def recipe_epochs(target: str) -> int:
     """Returns the number of epochs of the configuration for a target accuracy."""
-    return load_config(REPOSITORY / recipe_path(target)).train.num_steps // EPOCH_STEPS
+    return (
+        load_config(REPOSITORY / recipe_path(target)).train.total_steps // EPOCH_STEPS
+    )
 
 
 def train_recipe(bench: Bench, target: str, seed: int, cache: str) -> dict[str, Any]:

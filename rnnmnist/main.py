@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     args = parse(argv)
     # Imported after parsing, so that errors in flags do not wait for jax.
     from rnnmnist.data import datasets
-    from rnnmnist.runs.logs import PhaseTimer
+    from rnnmnist.runs.workdir import PhaseTimer
     from rnnmnist.runtime import distributed
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.mesh import set_cpu_devices

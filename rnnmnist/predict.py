@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING
 from rnnmnist import cli, errors
 from rnnmnist.cli import Parser, output_file
 from rnnmnist.config.files import REFERENCES, expand
-from rnnmnist.evaluation.metrics import probability
 
 if TYPE_CHECKING:
     from rnnmnist.inference.predictor import Predictor
@@ -149,6 +148,7 @@ def predict_sequences(
     predictor: Predictor, args: argparse.Namespace, unreadable: list[str]
 ) -> None:
     """Prints the prediction for each sequence of files."""
+    from rnnmnist.evaluation.metrics import probability
     from rnnmnist.inference.text import predict_file
 
     if args.show is not None:

@@ -208,14 +208,18 @@ class TrainConfig(Section):
     batch_size: int = setting(
         128, "examples per update, over all devices", ge=1, le=65_536
     )
-    num_steps: int = setting(4300, "updates in the whole run", ge=1, resume="warned")
+    num_steps: int | None = setting(
+        None,
+        "updates in the whole run (default: 4300, or those of num_epochs)",
+        ge=1,
+        resume="warned",
+    )
     num_epochs: float | None = setting(
         None,
-        "passes over the training examples, which set num_steps instead (default: "
-        "num_steps is used)",
+        "passes over the training examples, which set num_steps instead",
         gt=0,
         le=1e6,
-        resume="warned",
+        resume="allowed",  # a resolved configuration has num_steps
     )
     loss: Literal["last", "every_step"] = setting(
         "last",
@@ -281,26 +285,26 @@ class TrainConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        default = settings_of(TrainConfig)["num_steps"].default
-        if self.num_epochs is not None and self.num_steps != default:
-            raise _two_lengths(self.num_steps, self.num_epochs)
+        if self.num_epochs is not None and self.num_steps is not None:
+            raise UserError(
+                f"train.num_epochs: {self.num_epochs} and train.num_steps="
+                f"{self.num_steps} both set the length of the run; remove one of them"
+            )
+
+    @property
+    def total_steps(self) -> int:
+        """The updates in the whole run, of a configuration that is resolved."""
+        return 4300 if self.num_steps is None else self.num_steps
 
     @property
     def log_interval(self) -> int:
         """The steps from one training line to the next."""
-        return self.log_every_steps or min(100, max(10, self.num_steps // 100))
+        return self.log_every_steps or min(100, max(10, self.total_steps // 100))
 
     @property
     def eval_interval(self) -> int:
         """The steps from one validation to the next."""
-        return self.eval_every_steps or max(1, self.num_steps // 10)
-
-
-def _two_lengths(num_steps: object, num_epochs: object) -> UserError:
-    return UserError(
-        f"train.num_epochs: {num_epochs} and train.num_steps={num_steps} both set the "
-        "length of the run; remove one of them"
-    )
+        return self.eval_every_steps or max(1, self.total_steps // 10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -373,12 +377,12 @@ class Config(Section):
                 f"num_seeds={self.num_seeds}, so that all seeds are below 2**31, "
                 f"not {self.seed}"
             )
-        if train.batch_size * train.num_steps >= 2**31:
+        if train.batch_size * train.total_steps >= 2**31:
             raise UserError(
                 "train.num_steps: must be at most "
                 f"{(2**31 - 1) // train.batch_size} with batches of "
                 f"{train.batch_size}, below 2**31 examples in all, not "
-                f"{train.num_steps}"
+                f"{train.total_steps}"
             )
 
     @property
@@ -425,10 +429,8 @@ class Config(Section):
         top = changes.pop("")
         train = changes.get("train", {})
         if train.get("num_epochs") is not None:
-            if "num_steps" in train:
-                raise _two_lengths(train["num_steps"], train["num_epochs"])
-            train["num_steps"] = SETTINGS["train.num_steps"].default
-        elif "num_steps" in train:
+            train.setdefault("num_steps", None)
+        elif train.get("num_steps") is not None:
             train["num_epochs"] = None
         for section, changed in changes.items():
             top[section] = dataclasses.replace(getattr(self, section), **changed)

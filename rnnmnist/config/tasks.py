@@ -92,11 +92,15 @@ def fit_to_examples(config: Config, count: int) -> Config:
     """Returns a configuration with the batch and the steps for `count` examples."""
     train = config.train
     batch_size = min(train.batch_size, count)
-    changes: dict[str, object] = {"train.batch_size": batch_size}
+    steps = train.total_steps
     if train.num_epochs is not None:
-        steps = round(train.num_epochs * count / batch_size)
-        changes["train.num_steps"] = max(1, steps)
-    return config.replace(changes)
+        steps = max(1, round(train.num_epochs * count / batch_size))
+        if steps * batch_size >= 2**31:
+            raise UserError(
+                f"train.num_epochs: must be below {2**31 / count:,.0f} with {count:,} "
+                f"training examples, not {train.num_epochs}"
+            )
+    return config.replace({"train.batch_size": batch_size, "train.num_steps": steps})
 
 
 def _refuse_unsuitable(config: Config, task: Task) -> None:

@@ -1,1 +1,1 @@
-"""Predictions and metrics over whole splits, and result files."""
+"""Trained networks, their predictions and scores over whole splits."""

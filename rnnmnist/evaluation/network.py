@@ -48,7 +48,7 @@ from rnnmnist.runs.results import (
     result_path,
     write_result,
 )
-from rnnmnist.runtime.distributed import broadcast
+from rnnmnist.runtime.distributed import broadcast, is_process_0
 from rnnmnist.runtime.ensemble import abstract_ensemble, put_ensemble, split_ensemble
 from rnnmnist.runtime.mesh import make_mesh, platform_of, replicated
 
@@ -226,7 +226,8 @@ class TrainedNetwork:
                 else None
             ),
         )
-        write_result(self.workdir, result)
+        if is_process_0():
+            write_result(self.workdir, result)
         return result
 
     def start(self) -> StreamState:
@@ -301,7 +302,7 @@ def evaluate_best_checkpoint(workdir: Path, mesh: Mesh, dataset: Dataset) -> Res
     existing = broadcast(lambda: msgspec.to_builtins(read_result(path, sha256)))
     if existing is not None:
         return msgspec.convert(existing, Result)
-    if split == "test":
+    if split == "test" and is_process_0():
         log_test_reading(workdir, best, sha256, "main")
     return network.score(task, split, dataset.splits[split])
 

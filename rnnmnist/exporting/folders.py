@@ -23,7 +23,7 @@ from rnnmnist.exporting import runner
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.exporting.source import Source
 from rnnmnist.runs.checksums import array_checksums, json_checksum
-from rnnmnist.runs.workdir import write_folder, write_json
+from rnnmnist.runs.files import write_folder, write_json
 
 CERTIFICATE = "certificate.json"
 # Of logits, relative to the largest one; sums of float32 in another order differ less.

@@ -191,7 +191,7 @@ class Predictor(TrainedNetwork):
         """Checks images or sequences, and pads sequences of different lengths."""
         is_image = self.task.image_shape is not None
         if isinstance(values, list | tuple) and not is_image and lengths is None:
-            values, lengths = _pad(values)
+            values, lengths = _pad(self.task, values)
         values = np.asarray(values)
         _check_shape(self.task, values)
         if is_image:
@@ -223,9 +223,11 @@ def preprocess_image(image: str | Path | bytes | np.ndarray) -> Stages:
     return preprocess(image_io.from_array(image))
 
 
-def _pad(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _pad(task: Task, sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Returns sequences of different lengths as one array, and their lengths."""
     arrays = list(map(np.asarray, sequences))
+    for array in arrays:
+        _check_shape(task, array[None])
     lengths = np.array([len(array) for array in arrays], np.int32)
     longest = max(lengths, default=0)
     padded = np.zeros((len(arrays), longest, *np.shape(arrays[:1])[2:]))

@@ -1,1 +1,1 @@
-"""Saves, restores, selects and verifies checkpoints."""
+"""All that lies in the folder of a run."""

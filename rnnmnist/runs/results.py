@@ -10,8 +10,7 @@ import msgspec
 
 from rnnmnist.config.tasks import Task
 from rnnmnist.runs import logs
-from rnnmnist.runs.workdir import write_json
-from rnnmnist.runtime.distributed import is_process_0
+from rnnmnist.runs.files import write_json
 
 _logger = logging.getLogger(__name__)
 
@@ -72,13 +71,12 @@ class Result(NetworkResult, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def write_result(workdir: Path, result: Result) -> None:
-    """Writes the file of a result in a workdir, once for all processes.
+    """Writes the file of a result in a workdir.
 
     A read-only workdir causes a warning.
     """
     with _warn_if_read_only("the result"):
-        if is_process_0():
-            write_json(path_of(workdir, result), result)
+        write_json(path_of(workdir, result), result)
 
 
 def log_test_reading(
@@ -94,8 +92,7 @@ def log_test_reading(
         time=logs.now(), command=command, step=step, params_sha256=params_sha256
     )
     with _warn_if_read_only("the reading of the test split"):
-        if is_process_0():
-            logs.append(workdir, reading)
+        logs.append(workdir, reading)
 
 
 @contextlib.contextmanager

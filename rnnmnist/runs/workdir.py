@@ -1,62 +1,27 @@
-"""The folder of a run, its lock, and files that are written whole or not at all."""
+"""The folder of a run: its lock, its checkpoints' steps, and its sessions."""
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import re
+import shlex
 import socket
-import tempfile
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import msgspec
+from jax.sharding import Mesh
 
 from rnnmnist.config.files import open_folder
-from rnnmnist.errors import UserError, names_path
-from rnnmnist.runtime.distributed import all_max, broadcast
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file, which keeps its old content until the new one is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON value or a record atomically, and creates the file's folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(msgspec.to_builtins(value), indent=1)
-    write_atomically(path, f"{text}\n".encode())
-
-
-@contextlib.contextmanager
-def write_folder(path: Path) -> Iterator[Path]:
-    """Yields a new folder of the same name, which replaces `path` after the block.
-
-    An error inside the block leaves `path` as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        names_path(path),
-        tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name,
-    ):
-        new = Path(name, path.name)
-        new.mkdir()
-        yield new
-        if path.exists():
-            path.rename(Path(name, "old"))
-        new.rename(path)
-
+from rnnmnist.errors import UserError
+from rnnmnist.runs import logs
+from rnnmnist.runs.files import write_atomically
+from rnnmnist.runtime import machine
+from rnnmnist.runtime.compilation import compile_seconds, running_seconds
+from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0, process_count
+from rnnmnist.runtime.mesh import platform_of
 
 OWNER_FILE = ".trainer"  # names the process that trains in a workdir
 
@@ -139,3 +104,59 @@ def list_steps(workdir: Path) -> list[int]:
     return sorted(
         int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,9}", name)
     )
+
+
+class PhaseTimer:
+    """Accumulates the seconds of each phase, without those of compilation."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._compiled = compile_seconds()
+        self._phases = {"data": 0.0, "train": 0.0}
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the time inside the `with` block to the phase `data` or `train`."""
+        start = running_seconds()
+        try:
+            yield
+        finally:
+            self._phases[name] += running_seconds() - start
+
+    def seconds(self) -> dict[str, float]:
+        """Returns the seconds of `data`, `train`, `compile` and in `total`."""
+        total = time.monotonic() - self._started
+        compiling = compile_seconds() - self._compiled
+        seconds = self._phases | {"compile": compiling, "total": total}
+        return {phase: round(number, 1) for phase, number in seconds.items()}
+
+
+@contextlib.contextmanager
+def session(workdir: Path, step: int, mesh: Mesh, timer: PhaseTimer) -> Iterator[None]:
+    """Logs a session of training when it ends; a killed one leaves no line."""
+    if not is_process_0():
+        yield
+        return
+    start = logs.now()
+
+    def end() -> None:
+        record = logs.Session(
+            time=start,
+            command=shlex.join(["python", "-m", "rnnmnist.main", *sys.argv[1:]]),
+            hardware=machine.describe_processor(),
+            devices=f"{mesh.size} x {platform_of(mesh)}",
+            processes=process_count(),
+            versions=machine.installed_versions(),
+            from_step=step,
+            step=max(list_steps(workdir), default=0),
+            seconds=timer.seconds(),
+        )
+        logs.append(workdir, record)
+
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            end()
+        raise
+    end()

@@ -45,13 +45,13 @@ class Progress:
         self._verbose = verbose
         self._noun = task.noun
         self._first_step = step
-        self._num_steps = config.num_steps
+        self._num_steps = config.total_steps
         self._steps_per_epoch = task.examples.train / config.batch_size
         self._started = time.monotonic()
         self._bar: _Bar | None = None
         if verbose and sys.stdout.isatty():
             self._bar = _Bar(
-                total=config.num_steps,
+                total=config.total_steps,
                 initial=step,
                 unit=" steps",
                 dynamic_ncols=True,
@@ -129,7 +129,7 @@ def print_header(
             f"{task.time_steps:,} time steps with {task.features:,} features, in "
             f"{len(task.classes):,} classes: {names}"
         )
-    if step == config.train.num_steps:
+    if step == config.train.total_steps:
         print(f"the run is complete at step {step}; nothing to train")
     elif step:
         print(f"resuming from step {step}")
@@ -161,7 +161,7 @@ def print_summary(
     validation = checkpoints.read_header(workdir, best).metrics
     if validation is None:
         raise RunError(f"step {best} in {workdir} was not validated")
-    examples = config.train.num_steps * config.train.batch_size
+    examples = config.train.total_steps * config.train.batch_size
     selection = f"best at step {best}"
     if validation.examples < MIN_VALIDATION_EXAMPLES:
         selection = (
@@ -180,7 +180,7 @@ def print_summary(
         evaluate += f" --split={result.split}"
     print(
         f"\nparameters  {result.num_parameters:,}\n"
-        f"steps       {config.train.num_steps:,} ({examples:,} {result.task.noun})\n"
+        f"steps       {config.train.total_steps:,} ({examples:,} {result.task.noun})\n"
         f"seconds     {seconds['total']:.1f} (data {seconds['data']:.1f}, compile "
         f"{seconds['compile']:.1f}, train {seconds['train']:.1f})\n"
         f"validation  {format_accuracy(validation)}, {selection}\n"

@@ -10,7 +10,7 @@ import numpy as np
 from jax._src import xla_bridge  # jax does not export whether it has its devices
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.files import find_config, load_config, parse_folder
+from rnnmnist.config.files import find_config, load_config, parse_folder, pin_cell
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import Task, fit_to_task
@@ -18,12 +18,13 @@ from rnnmnist.data.sequences.reading import to_dataset
 from rnnmnist.data.sequences.validation import Sequences, validate
 from rnnmnist.errors import StoppedError, UserError, names_path
 from rnnmnist.runs.checkpoints import read_header
-from rnnmnist.runs.logs import PhaseTimer
-from rnnmnist.runs.workdir import check_free, list_steps, write_folder
+from rnnmnist.runs.files import write_folder
+from rnnmnist.runs.workdir import PhaseTimer, list_steps
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.mesh import set_cpu_devices
 from rnnmnist.runtime.processes import stop_on_interrupt
 from rnnmnist.training.loop import train
+from rnnmnist.training.resume import check_workdir
 
 
 def fit(
@@ -41,11 +42,11 @@ def fit(
 
     The arrays are saved in the workdir, from which the commands evaluate the run.
 
-    An interrupt (SIGINT, as by Ctrl-C or the stop button of a notebook) finishes the
-    running chunk of `log_every_steps` updates and saves; then `KeyboardInterrupt` is
-    raised. The same call resumes. A second interrupt raises it as soon as
-    the running call of a compiled program or the save under way has ended. Outside of
-    the main thread, `fit` leaves signals alone.
+    After an interrupt (SIGINT, as by Ctrl-C or the stop button of a notebook), training
+    continues to its next line (`log_every_steps` updates) and saves; then
+    `KeyboardInterrupt` is raised. The same call resumes. A second interrupt raises it
+    as soon as the running call of a compiled program or the save under way has ended.
+    Outside of the main thread, `fit` leaves signals alone.
 
     If jax has no devices yet, `fit` sets the number of CPU devices (for several seeds
     with jax before 0.11, also the environment variable `NPROC`). Unless you have set a
@@ -91,7 +92,7 @@ def fit(
     """
     folder = parse_folder(str(workdir))
     path = folder / f"{folder.name}.data"  # whose stem is the name of the data set
-    config = _configure(settings).replace({"data.path": str(path)})
+    config = pin_cell(_configure(settings).replace({"data.path": str(path)}))
     sequences = validate(
         "fit",
         inputs,
@@ -106,7 +107,7 @@ def fit(
             handler = logging.NullHandler()
             logger.addHandler(handler)
             stack.callback(logger.removeHandler, handler)
-        check_free(folder)
+        check_workdir(config, folder)
         timer = PhaseTimer()
         with timer.phase("data"):
             dataset = to_dataset(folder.name, sequences, config.data)

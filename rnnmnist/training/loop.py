@@ -18,8 +18,9 @@ from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
 from rnnmnist.models.cells import check_user_cell
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import Checkpoints
-from rnnmnist.runs.logs import Metrics, PhaseTimer, session
-from rnnmnist.runs.workdir import write_json
+from rnnmnist.runs.files import write_json
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.workdir import PhaseTimer, session
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max, is_process_0
 from rnnmnist.runtime.mesh import make_mesh
@@ -90,7 +91,7 @@ def train(
         step = resume(config, dataset.task, workdir)
         if verbose:
             console.print_header(config, dataset.task, workdir, mesh, step)
-        if step < config.train.num_steps:
+        if step < config.train.total_steps:
             with session(workdir, step, mesh, timer), timer.phase("train"):
                 train_to_end(config, workdir, mesh, dataset, step, stop, verbose)
         result = evaluate_best_checkpoint(workdir, mesh, dataset)
@@ -143,8 +144,8 @@ def train_to_end(
     if signal_number:
         saved = f"saved step {step}" if step else "before the first step"
         raise StoppedError(
-            f"{saved} of {config.train.num_steps} in {workdir}; start the run again to "
-            "resume",
+            f"{saved} of {config.train.total_steps} in {workdir}; start the run again "
+            "to resume",
             signal_number,
         )
 
@@ -153,19 +154,19 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
     """Trains to the last step or a signal; returns the step that is being saved."""
     config = run.config.train
     stopping = all_max(stop.number) > 0
-    while step < config.num_steps and not stopping:
+    while step < config.total_steps and not stopping:
         target = next_event(step, config)
         start = running_seconds()
         state, sums, chunk = train_range(
             state, run.batches, step, target, program=run.program
         )
         step += int(sums.updates)
-        if sums.updates:
+        if chunk is not None:
             log_training(run, state, chunk, step, sums, running_seconds() - start)
         if step < target:
             raise rejected_update(run, step, sums)
         stopping = all_max(stop.number) > 0  # all processes stop at the same step
-        validated = step % config.eval_interval == 0 or step == config.num_steps
+        validated = step % config.eval_interval == 0 or step == config.total_steps
         if validated or stopping:
             metrics = validate(run, state, step) if validated else None
             arrays = saved_arrays(state, program=run.program)
@@ -176,7 +177,9 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
 def next_event(step: int, config: TrainConfig) -> int:
     """Returns the first step after this one on which any event is due."""
     intervals = (config.log_interval, config.eval_interval)
-    return min(config.num_steps, *((step // every + 1) * every for every in intervals))
+    return min(
+        config.total_steps, *((step // every + 1) * every for every in intervals)
+    )
 
 
 def log_training(

@@ -52,8 +52,8 @@ def decay_mask(params: Params) -> np.ndarray:
 
 def make_schedule(config: TrainConfig) -> optax.Schedule:
     """Returns a linear warm-up followed by a constant or a cosine decay to 0."""
-    warmup = int(config.warmup_fraction * config.num_steps)
-    remaining = max(1, config.num_steps - warmup)
+    warmup = int(config.warmup_fraction * config.total_steps)
+    remaining = max(1, config.total_steps - warmup)
     after = (
         optax.cosine_decay_schedule(config.learning_rate, remaining)
         if config.schedule == "cosine"

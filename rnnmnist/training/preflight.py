@@ -63,11 +63,17 @@ def check_run(
 
 
 def attempt(function: Callable[..., T], *args: object) -> T | RunError:
-    """Returns the result of a function, or an error of any type as a `RunError`."""
+    """Returns the result of a function, or its deliberate failure."""
     try:
         return function(*args)
-    except Exception as error:  # compilers, drivers and damaged files raise many types
-        return as_run_error(error) or RunError(first_line(error))
+    except Exception as error:
+        failure = as_run_error(error)
+        if failure is None and function is describe_step:
+            # Compilers and drivers raise many types.
+            failure = RunError(f"a training step fails: {first_line(error)}")
+        if failure is None:
+            raise
+        return failure
 
 
 def describe_devices(
@@ -153,7 +159,7 @@ def describe_workdir(config: Config, folder: Path, task: Task) -> str:
     damaged = ""
     for step in reversed(list_steps(folder)):
         fault = find_fault(folder, step)
-        if fault is None and step == config.train.num_steps:
+        if fault is None and step == config.train.total_steps:
             return f"{text}complete at step {step}: a run changes nothing"
         if fault is None:
             return f"{text}a run resumes from step {step}{damaged}"

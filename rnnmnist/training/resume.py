@@ -99,10 +99,11 @@ def step_to_resume(config: Config, workdir: Path) -> int:
             f"{', '.join(refused)}; name another workdir, or use the checkpoint's "
             "settings"
         )
-    if step > config.train.num_steps:
+    if step > config.train.total_steps:
         raise UserError(
             f"train.num_steps: must be at least {step}, the newest checkpoint in "
-            f"{workdir}, not {config.train.num_steps}; set that or name another workdir"
+            f"{workdir}, not {config.train.total_steps}; make the run longer, or name "
+            "another workdir"
         )
     return step
 

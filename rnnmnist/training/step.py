@@ -117,21 +117,24 @@ def train_steps(
 
 def train_range(
     state: TrainState, source: BatchSource, first: int, last: int, *, program: Program
-) -> tuple[TrainState, UpdateSums, Chunk]:
+) -> tuple[TrainState, UpdateSums, Chunk | None]:
     """Trains from a step to a later one, or to an update that is rejected.
 
     Returns:
         The new state, the sums over the applied updates on the host, and the chunk of
-        the last batch.
+        the last applied one, None if there is none.
     """
     parts = list[UpdateSums]()
+    applied = None
     for chunk, count in source.chunks(first, last):
         num_steps = device_put(np.int32(count), replicated(program.mesh))
         state, sums = train_steps(state, chunk, num_steps, program=program)
         parts.append(jax.device_get(sums))
+        if parts[-1].updates:
+            applied = chunk
         if not parts[-1].finite.all():
             break
-    return state, functools.reduce(UpdateSums.add, parts), chunk
+    return state, functools.reduce(UpdateSums.add, parts), applied
 
 
 def batch_gradients(

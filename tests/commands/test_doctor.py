@@ -307,7 +307,10 @@ def test_a_step_that_diverges_or_crashes_is_one_line(
 
     monkeypatch.setattr(preflight, "train_range", crash)
     found = preflight.attempt(preflight.describe_step, small, TASK, None)
-    assert str(found) == "RuntimeError: RESOURCE_EXHAUSTED: Out of memory"
+    assert (
+        str(found)
+        == "a training step fails: RuntimeError: RESOURCE_EXHAUSTED: Out of memory"
+    )
 
 
 def test_the_source_of_the_data_is_described(

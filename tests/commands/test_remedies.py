@@ -42,7 +42,7 @@ REMEDIES = [
     ),
     (
         f"{RUN} --config.train.num_steps=5",
-        "not 5; set that",
+        "not 5; make the run longer",
         "--config.train.num_steps=10",
     ),
     (

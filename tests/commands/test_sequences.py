@@ -307,8 +307,11 @@ def test_a_list_of_sequences_is_padded(two_networks: Path) -> None:
     parts = [one[:end] for one, end in zip(content["inputs"], lengths, strict=True)]
     expected = network.classify(content["inputs"][:, :7], lengths)
     np.testing.assert_allclose(network.classify(parts), expected, atol=1e-6)
-    with pytest.raises(ValueError, match=r"examples must be real \[n, time, 2\]"):
-        network.classify([])
+    narrow = [parts[0], parts[1][:, :1]]
+    numbers: Any = [1.0, 2.0]
+    for wrong in ([], narrow, [parts[0], parts[1][0]], numbers):
+        with pytest.raises(ValueError, match=r"examples must be real \[n, time, 2\]"):
+            network.classify(wrong)
 
 
 @pytest.mark.parametrize(
@@ -596,7 +599,7 @@ def test_fit_changes_nothing_in_a_workdir_in_use(tmp_path: Path) -> None:
 def test_fit_refuses_the_workdir_of_another_run(run: Path) -> None:
     before = sorted(run.rglob("*"))
     content = arrays()
-    with pytest.raises(UserError, match="other arrays"):
+    with pytest.raises(UserError, match="belongs to another run"):
         rnnmnist.fit(content["inputs"], content["labels"], workdir=run)
     assert sorted(run.rglob("*")) == before
 

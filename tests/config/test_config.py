@@ -19,6 +19,7 @@ from rnnmnist.errors import UserError
 from rnnmnist.training.optimizer import make_schedule
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
+RESOLVED = Config().replace({"train.num_steps": 4300})  # with the default length
 
 
 def parse(*args: str) -> Config:
@@ -139,7 +140,7 @@ def test_the_default_configuration_has_the_defaults_of_the_schema() -> None:
     config = load_config(REPOSITORY / "configs/default.py")
     assert (config.train.log_interval, config.train.eval_interval) == (100, 430)
     intervals = ("train.log_every_steps", "train.eval_every_steps")
-    assert config.replace(dict.fromkeys(intervals)) == Config()
+    assert config.replace(dict.fromkeys(intervals)) == RESOLVED
 
 
 def test_epochs_are_resolved_to_steps_of_the_reduced_batch() -> None:
@@ -168,6 +169,12 @@ def test_the_later_of_steps_and_epochs_wins(tmp_path: Path) -> None:
     both = "num_epochs: 2.* and train.num_steps=7 both set the length"
     with pytest.raises(UserError, match=both):
         train("num_steps=7, num_epochs=2")
+    with pytest.raises(UserError, match="both set the length"):
+        train("num_steps=4300, num_epochs=2")  # the default, but given
+    with pytest.raises(UserError, match=r"^train\.num_epochs: must be below 536,871"):
+        train("num_epochs=1e6")
+    config = Config().replace({"train.num_epochs": 2})
+    assert Config.from_dict(msgspec.to_builtins(config)) == config
     with pytest.raises(UserError, match=both):
         train("", "--config.train.num_steps=7", "--config.train.num_epochs=2")
 
@@ -234,7 +241,7 @@ def test_a_batch_is_reduced_to_the_training_part(
     assert config == parse("--config.train.batch_size=4000")
     config = fit_to_task(Config(), sequences())
     assert capsys.readouterr().out == line.format(128, 60, "sequences", "mine")
-    assert config == Config(train=TrainConfig(batch_size=60))
+    assert config == Config(train=TrainConfig(batch_size=60, num_steps=4300))
     assert fit_to_task(config, sequences()) == config
     assert capsys.readouterr().out == ""
 
@@ -250,7 +257,7 @@ def test_a_setting_of_images_is_refused_for_sequences(name: str) -> None:
         "data.flip": {"data.flip": True},
         "tutorial_128": {"tutorial_128": True},
     }
-    config = Config().replace(values.get(name, {name: 1}))
+    config = RESOLVED.replace(values.get(name, {name: 1}))
     named = "data.view" if "data.view" in values.get(name, {}) else name
     assert fit_to_task(config, TASK) == config
     with pytest.raises(UserError, match=rf"^{named}: is for images only, and mine"):
@@ -283,12 +290,12 @@ def test_a_setting_is_limited_by_the_task(
 
 def test_the_largest_values_that_a_task_allows() -> None:
     settings = {"data.max_shift": 13, "execution.remat_steps": 28}
-    config = Config().replace(settings)
+    config = RESOLVED.replace(settings)
     assert fit_to_task(config, TASK) == config
 
 
 def test_blocks_of_a_linear_recurrence_need_not_divide_the_steps() -> None:
-    config = Config().replace({"model.cell": "lru", "execution.remat_steps": 5})
+    config = RESOLVED.replace({"model.cell": "lru", "execution.remat_steps": 5})
     assert fit_to_task(config, TASK) == config
 
 

@@ -67,6 +67,9 @@ def test_a_run_resumes_with_another_number_of_processes(
     assert [line["step"] for line in found] == [line["step"] for line in expected]
     for a, b in zip(found, expected, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=0.02)
+    again = trainer.run_processes(unoptimized, workdir, data_dir, 3, SIX_DEVICES)
+    assert [code for code, _, _ in again] == [0] * 3, again
+    assert "nothing to train" in again[0][1]
     trainer.cut_back(workdir, 100)
     alone = called("main", *trainer.arguments(workdir, data_dir))
     assert alone.returncode == 0, alone.stderr

@@ -18,7 +18,7 @@ from rnnmnist.training.loop import next_event
 def test_events_fall_on_multiples_and_the_last_step() -> None:
     config = TrainConfig(num_steps=25, log_every_steps=4, eval_every_steps=10)
     step, events = 0, []
-    while step < config.num_steps:
+    while step < config.total_steps:
         step = next_event(step, config)
         events.append(step)
     assert events == [4, 8, 10, 12, 16, 20, 24, 25]

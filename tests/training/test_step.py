@@ -19,6 +19,7 @@ from support import ROWS, TASK, batches_of, mesh_of, model_of, random_examples
 
 from rnnmnist.config.platforms import DEFAULTS, Execution
 from rnnmnist.config.schema import Config
+from rnnmnist.data import batches
 from rnnmnist.data.batches import Batch, BatchSource, Chunk
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runs.checksums import params_sha256
@@ -229,6 +230,22 @@ def test_a_nonfinite_update_is_rejected(mesh: Mesh) -> None:
     assert not bool(sums.finite[0])
     assert not np.isfinite(float(sums.last_loss[0]))
     assert state_sha256(state) == before
+
+
+def test_the_chunk_of_a_rejected_update_is_not_scored(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "CHUNK_UPDATES", 4)
+    program, state, source = start(CONFIG, mesh)
+    state, sums, chunk = train_range(state, source, 0, 8, program=program)
+    assert int(sums.updates) == 8
+    assert chunk is not None
+    assert int(chunk.first) == 4
+    nan = device_put(np.full(state.params.shape, np.nan, np.float32), over_seeds(mesh))
+    state = dataclasses.replace(state, params=nan)
+    _, sums, chunk = train_range(state, source, 8, 12, program=program)
+    assert int(sums.updates) == 0
+    assert chunk is None
 
 
 def test_the_program_has_no_host_transfers_and_one_all_reduce(mesh: Mesh) -> None:

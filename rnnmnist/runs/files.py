@@ -1,0 +1,52 @@
+"""Files and folders that are written whole or not at all. It imports no jax."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rnnmnist.errors import names_path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file, which keeps its old content until the new one is complete."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON value or a record atomically, and creates the file's folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(msgspec.to_builtins(value), indent=1)
+    write_atomically(path, f"{text}\n".encode())
+
+
+@contextlib.contextmanager
+def write_folder(path: Path) -> Iterator[Path]:
+    """Yields a new folder of the same name, which replaces `path` after the block.
+
+    An error inside the block leaves `path` as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        names_path(path),
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name,
+    ):
+        new = Path(name, path.name)
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.rename(Path(name, "old"))
+        new.rename(path)
