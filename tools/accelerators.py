@@ -232,12 +232,12 @@ def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
     batches = (_updates(case), config.num_seeds, config.train.batch_size)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     arrays: Any = {
-        "stored": jax.ShapeDtypeStruct((*batches, *image_shape), jnp.uint8),
+        "stored": jax.ShapeDtypeStruct((*batches, math.prod(image_shape)), jnp.uint8),
         "labels": jax.ShapeDtypeStruct(batches, jnp.int32),
         "seed": jax.ShapeDtypeStruct((config.num_seeds,), jnp.uint32),
         "first": number,
     }
-    transform = BatchTransform.create(config, view)
+    transform = BatchTransform.create(config, view, image_shape)
     chunk = Chunk(**arrays, lengths=None, transform=transform)
     return train_steps.lower(
         state,
@@ -254,7 +254,7 @@ def lower_gather(case: Case, devices: list[Any]) -> jax.stages.Lowered:
     mesh = _mesh(case, devices)
     count = task.examples.train
     arrays = (
-        jax.ShapeDtypeStruct((count, *(task.image_shape or ())), jnp.uint8),
+        jax.ShapeDtypeStruct((count, math.prod(task.image_shape or ())), jnp.uint8),
         jax.ShapeDtypeStruct((count,), jnp.int32),
     )
     seeds = jax.ShapeDtypeStruct((config.num_seeds,), jnp.uint32)

@@ -123,11 +123,11 @@ def test_the_page_contains_the_bounds() -> None:
     [
         (
             Case("train", Variant(("num_seeds=8",)), 4),
-            ("20x8x128x28x28xui8", "8x81674xf32"),
+            ("20x8x128x784xui8", "8x81674xf32"),
         ),
         (
             Case("train", Variant(("train.batch_size=1024",))),
-            ("20x1x1024x28x28xui8", "1x81674xf32"),
+            ("20x1x1024x784xui8", "1x81674xf32"),
         ),
         (Case("evaluate", devices=2), ("79x128x28x28xui8", "1x28x128xf32")),
     ],
@@ -142,7 +142,7 @@ def test_programs_are_lowered_with_the_shapes_of_mnist(
         assert f"tensor<{argument}>" in main
     if case.program == "train":
         gather = accelerators.lower_gather(case, jax.devices()).as_text()
-        assert "tensor<55000x28x28xui8>" in gather
+        assert "tensor<55000x784xui8>" in gather
 
 
 PRODUCTS = """
