@@ -21,7 +21,8 @@ SETTINGS = (
     "--config.train.eval_every_steps=20",
     "--config.execution.num_devices=2",  # equal results on every machine
 )
-# One chunk of several minutes. Tests with these settings share a compiled program.
+# Hours between events, in calls of at most 100 updates. Tests with these settings
+# share a compiled program.
 ENDLESS = (
     "--config.train.num_steps=1000000",
     "--config.train.log_every_steps=1000000",

@@ -199,6 +199,9 @@ class ModelConfig(Section):
         return f"{self.num_layers} layers of {units}" if self.num_layers > 1 else units
 
 
+DEFAULT_STEPS = 4300  # ten epochs of MNIST in batches of 128
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Section):
     """The optimization, and the intervals of logging, validation and saving."""
@@ -210,7 +213,7 @@ class TrainConfig(Section):
     )
     num_steps: int | None = setting(
         None,
-        "updates in the whole run (default: 4300, or those of num_epochs)",
+        f"updates in the whole run (default: {DEFAULT_STEPS}, or those of num_epochs)",
         ge=1,
         resume="warned",
     )
@@ -293,8 +296,8 @@ class TrainConfig(Section):
 
     @property
     def total_steps(self) -> int:
-        """The updates in the whole run, of a configuration that is resolved."""
-        return 4300 if self.num_steps is None else self.num_steps
+        """The updates in the whole run; the default if `num_steps` is not given."""
+        return DEFAULT_STEPS if self.num_steps is None else self.num_steps
 
     @property
     def log_interval(self) -> int:

@@ -164,14 +164,15 @@ def open_batches(
         placement = "device" if fits else "host"
     transform = BatchTransform.create(config, view, one.shape[1:])
     seeds = np.asarray(config.seeds, np.uint32)
-    if placement == "device":
-        on_devices = _gatherer_of_devices(examples, transform, seeds, mesh, updates)
-        # Several events can fall into a chunk.
-        yield BatchSource(functools.lru_cache(1)(on_devices), updates, on_host=False)
-    else:
-        on_host = _gatherer_of_host(examples, transform, seeds, mesh, updates)
+    on_host = placement == "host"
+    gatherer = _gatherer_of_host if on_host else _gatherer_of_devices
+    gather = gatherer(examples, transform, seeds, mesh, updates)
+    if on_host:
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
-            yield BatchSource(_ahead(on_host, updates, thread), updates, on_host=True)
+            yield BatchSource(_ahead(gather, updates, thread), updates, on_host)
+    else:
+        # Several events can fall into a chunk.
+        yield BatchSource(functools.lru_cache(1)(gather), updates, on_host)
 
 
 def chunk_updates(update_bytes: int) -> int:

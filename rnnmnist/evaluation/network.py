@@ -190,7 +190,7 @@ class TrainedNetwork:
         return task, split, splits[split]
 
     def score(self, task: Task, split: str, examples: Examples) -> Result:
-        """Evaluates the network on a whole split of a task, and writes the result."""
+        """Evaluates the network on a whole split of a task."""
         config = self.config
         networks = split_ensemble(jax.device_get(self.params))
         labels = examples.labels
@@ -209,7 +209,7 @@ class TrainedNetwork:
         permutation = None
         if config.data.view == "permuted":
             permutation = config.data.permutation
-        result = Result(
+        return Result(
             **asdict(scores) | common | {"members": tuple(members)},
             params_sha256=self.params_sha256,
             task=task,
@@ -226,9 +226,6 @@ class TrainedNetwork:
                 else None
             ),
         )
-        if is_process_0():
-            write_result(self.workdir, result)
-        return result
 
     def start(self) -> StreamState:
         """Returns the state before the first time step of a sequence, for `step`."""
@@ -304,7 +301,10 @@ def evaluate_best_checkpoint(workdir: Path, mesh: Mesh, dataset: Dataset) -> Res
         return msgspec.convert(existing, Result)
     if split == "test" and is_process_0():
         log_test_reading(workdir, best, sha256, "main")
-    return network.score(task, split, dataset.splits[split])
+    result = network.score(task, split, dataset.splits[split])
+    if is_process_0():
+        write_result(workdir, result)
+    return result
 
 
 @functools.partial(jax.jit, static_argnames="model")

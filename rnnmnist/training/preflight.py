@@ -67,13 +67,9 @@ def attempt(function: Callable[..., T], *args: object) -> T | RunError:
     try:
         return function(*args)
     except Exception as error:
-        failure = as_run_error(error)
-        if failure is None and function is describe_step:
-            # Compilers and drivers raise many types.
-            failure = RunError(f"a training step fails: {first_line(error)}")
-        if failure is None:
-            raise
-        return failure
+        if failure := as_run_error(error):
+            return failure
+        raise
 
 
 def describe_devices(
@@ -183,6 +179,15 @@ def describe_step(config: Config, task: Task, sequences: Dataset | None) -> str:
 
     The run uses the same program, which is then in the compilation cache.
     """
+    try:
+        return _time_steps(config, task, sequences)
+    except RunError:
+        raise
+    except Exception as error:  # compilers and drivers raise many types
+        raise RunError(f"a training step fails: {first_line(error)}") from error
+
+
+def _time_steps(config: Config, task: Task, sequences: Dataset | None) -> str:
     batch_size = config.train.batch_size
     mesh = make_mesh(batch_size, config.execution.num_devices, config.num_seeds)
     before = compile_seconds()

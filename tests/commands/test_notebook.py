@@ -350,7 +350,7 @@ def test_an_interrupt_saves(
 def test_a_second_interrupt_kills(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    """In a compiled call that would run for minutes."""
+    """Long before the next event."""
     workdir = tmp_path / "run"
     environment = environment | {"JAX_LOG_COMPILES": "1"}
     compiled = "Finished XLA compilation of jit(train_steps)"

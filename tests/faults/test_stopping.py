@@ -117,7 +117,7 @@ def test_a_signal_in_the_last_chunk_determines_the_exit_code(
 def test_a_second_interrupt_exits_immediately(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    """Within a chunk of several minutes."""
+    """Long before the next event."""
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "rnnmnist.main"),
