@@ -15,6 +15,7 @@ import trainer
 from support import Command, called, one_line_error
 
 from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.runs.results import write_result
 from rnnmnist.runs.workdir import list_steps
 
 pytestmark = pytest.mark.slow
@@ -194,7 +195,8 @@ def test_evaluation_during_training_succeeds_without_side_effects(
         while len(steps) <= 20 or len(set(steps)) <= 10:
             for selector in ("best", "latest"):
                 network = TrainedNetwork(workdir, selector)
-                network.score(*network.load_split("validation", {}, "evaluate"))
+                data = network.load_split("validation", {}, "evaluate")
+                write_result(workdir, network.score(*data))
             steps.append(network.checkpoint_step)
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
