@@ -148,6 +148,7 @@ def init_params(
     return params
 
 
+@functools.cache
 def abstract_params(model: SequenceClassifier) -> Params:
     """Returns the shapes and types of the parameters of one network."""
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
