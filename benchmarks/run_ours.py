@@ -14,8 +14,7 @@ from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.data.batches import open_batches
 from rnnmnist.data.datasets import image_task
-from rnnmnist.data.examples import Examples, Inputs
-from rnnmnist.data.views import View
+from rnnmnist.data.examples import Examples, Inputs, View
 from rnnmnist.evaluation import predictions
 from rnnmnist.models import cells
 from rnnmnist.runtime.mesh import (

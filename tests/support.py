@@ -24,8 +24,7 @@ from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import SplitSizes, Task
 from rnnmnist.data.batches import BatchSource, open_batches
 from rnnmnist.data.datasets import image_task
-from rnnmnist.data.examples import Examples
-from rnnmnist.data.views import View
+from rnnmnist.data.examples import Examples, View
 from rnnmnist.errors import RunError, UserError, as_run_error
 from rnnmnist.models.classifier import (
     Params,

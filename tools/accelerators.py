@@ -41,7 +41,7 @@ from rnnmnist.data.batches import (
     gather_batches,
 )
 from rnnmnist.data.datasets import image_task
-from rnnmnist.data.views import View
+from rnnmnist.data.examples import View
 from rnnmnist.evaluation.predictions import Batches, predict_batches
 from rnnmnist.main import parse
 from rnnmnist.runtime.machine import installed_versions

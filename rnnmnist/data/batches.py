@@ -25,9 +25,8 @@ from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.schema import Config
 from rnnmnist.data.augmentation import Distortions, apply_warp, sample_warp
-from rnnmnist.data.examples import Examples
+from rnnmnist.data.examples import Examples, View
 from rnnmnist.data.shuffling import epoch_order
-from rnnmnist.data.views import View
 from rnnmnist.runtime.ensemble import Stream, stream_key
 from rnnmnist.runtime.machine import main_memory
 from rnnmnist.runtime.mesh import (

@@ -6,8 +6,7 @@ import numpy as np
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import SplitSizes, Task
-from rnnmnist.data.examples import Dataset
-from rnnmnist.data.views import View
+from rnnmnist.data.examples import Dataset, View
 
 IMAGE_SHAPE = (28, 28)
 _DIGITS = tuple("0123456789")

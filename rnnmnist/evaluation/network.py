@@ -19,9 +19,10 @@ from rnnmnist.data.examples import (
     Examples,
     Inputs,
     Normalization,
+    View,
     find_invalid,
+    permutation_sha256,
 )
-from rnnmnist.data.views import View, permutation_sha256
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import (

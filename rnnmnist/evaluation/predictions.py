@@ -16,8 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.platforms import Execution
-from rnnmnist.data.examples import Inputs, padding
-from rnnmnist.data.views import View
+from rnnmnist.data.examples import Inputs, View, padding
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runs.results import Scores

@@ -10,8 +10,7 @@ from jax.sharding import Mesh
 
 from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.data.batches import BatchSource, Chunk, open_batches
-from rnnmnist.data.examples import Dataset
-from rnnmnist.data.views import View
+from rnnmnist.data.examples import Dataset, View
 from rnnmnist.errors import RunError, StoppedError
 from rnnmnist.evaluation.network import evaluate_best_checkpoint
 from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate

@@ -18,9 +18,8 @@ from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task, fit_to_task
 from rnnmnist.data import datasets
 from rnnmnist.data.batches import open_batches
-from rnnmnist.data.examples import Dataset, Examples
+from rnnmnist.data.examples import Dataset, Examples, View
 from rnnmnist.data.images import host_of, make_builder, missing_urls
-from rnnmnist.data.views import View
 from rnnmnist.errors import RunError, UserError, as_run_error, first_line
 from rnnmnist.runs.checkpoints import find_fault
 from rnnmnist.runs.workdir import check_free, list_steps

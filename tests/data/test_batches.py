@@ -11,9 +11,8 @@ from support import ROWS, batches_of, mesh_of, random_examples
 from rnnmnist.config.schema import Config, DataConfig, TrainConfig
 from rnnmnist.data.batches import Batch, BatchSource, Chunk
 from rnnmnist.data.datasets import load
-from rnnmnist.data.examples import Examples, Normalization
+from rnnmnist.data.examples import Examples, Normalization, View
 from rnnmnist.data.shuffling import epoch_order
-from rnnmnist.data.views import View
 
 ONE_HUNDRED = Examples(
     np.zeros((100, 28, 28), np.uint8), labels=np.arange(100, dtype=np.int32)

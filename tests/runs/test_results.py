@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 from support import TASK
 
 from rnnmnist.config.tasks import SplitSizes, Task
-from rnnmnist.data.views import permutation_sha256
+from rnnmnist.data.examples import permutation_sha256
 from rnnmnist.evaluation.metrics import score_confusions
 from rnnmnist.runs.results import (
     NetworkResult,

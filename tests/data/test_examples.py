@@ -24,7 +24,7 @@ from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import SplitSizes, Task
 from rnnmnist.data.datasets import image_task
-from rnnmnist.data.views import View, permutation, permutation_sha256
+from rnnmnist.data.examples import View, permutation, permutation_sha256
 from rnnmnist.evaluation.predictions import EvaluationSplit, predict_logits
 
 VIEWS = {
