@@ -15,9 +15,10 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from rnnmnist.config.files import open_folder
+from rnnmnist.config.schema import Config
 from rnnmnist.errors import UserError
 from rnnmnist.runs import logs
-from rnnmnist.runs.files import write_atomically
+from rnnmnist.runs.files import write_atomically, write_json
 from rnnmnist.runtime import machine
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0, process_count
@@ -132,12 +133,20 @@ class PhaseTimer:
 
 
 @contextlib.contextmanager
-def session(workdir: Path, step: int, mesh: Mesh, timer: PhaseTimer) -> Iterator[None]:
-    """Logs a session of training when it ends; a killed one leaves no line."""
+def session(
+    workdir: Path, config: Config, step: int, mesh: Mesh, timer: PhaseTimer
+) -> Iterator[None]:
+    """Records a session of training: its settings, and when it ends, a line.
+
+    A killed session leaves no line, and metrics after its last checkpoint. The next one
+    removes them, since it writes them again.
+    """
     if not is_process_0():
         yield
         return
     start = logs.now()
+    write_json(workdir / "config.json", config)
+    logs.remove_metrics_after(workdir, step)
 
     def end() -> None:
         record = logs.Session(

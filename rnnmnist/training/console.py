@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Self
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -28,7 +29,7 @@ from rnnmnist.runtime.mesh import platform_of
 from rnnmnist.training.optimizer import make_schedule
 from rnnmnist.training.step import UpdateSums
 
-NONFINITE_REMEDY = "lower train.learning_rate or set train.clip_norm"
+REMEDY = "lower train.learning_rate or set train.clip_norm"
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]
@@ -74,31 +75,30 @@ class Progress:
             self.line(f"training {self._noun} stay {where}")
         self.line("compiling the training step")
 
-    def training(self, metrics: Metrics) -> None:
-        """Shows training metrics."""
+    def show(self, metrics: Metrics) -> None:
+        """Shows the metrics of training or validation."""
         step = metrics.step
+        accuracy = percent(metrics.accuracy)
+        if metrics.split == "validation":
+            self.line(
+                f"step {step}  validation loss {metrics.loss:.4f}  accuracy {accuracy} "
+                f"({format_counts(metrics)})"
+            )
+            return
         text = (
-            f"epoch {step / self._steps_per_epoch:.1f}  "
-            f"step {step}/{self._num_steps}  loss {metrics.loss:.4f}  accuracy "
-            f"{percent(metrics.accuracy)}  {metrics.examples_per_second:,.0f} "
-            f"{self._noun}/s"
+            f"epoch {step / self._steps_per_epoch:.1f}  step {step}/{self._num_steps}  "
+            f"loss {metrics.loss:.4f}  accuracy {accuracy}  "
+            f"{metrics.examples_per_second:,.0f} {self._noun}/s"
         )
         if self._bar is not None:
             self._bar.set_description_str(text, refresh=False)
             self._bar.n = step
             self._bar.refresh()
-        elif self._verbose:
+        else:
             seconds = time.monotonic() - self._started
             done = max(1, step - self._first_step)
             left = seconds / done * (self._num_steps - step)
-            print(f"{text}  {left:.0f} s left", flush=True)
-
-    def validation(self, metrics: Metrics) -> None:
-        """Shows validation metrics."""
-        self.line(
-            f"step {metrics.step}  validation loss {metrics.loss:.4f}  accuracy "
-            f"{percent(metrics.accuracy)} ({format_counts(metrics)})"
-        )
+            self.line(f"{text}  {left:.0f} s left")
 
     def line(self, text: str) -> None:
         """Shows a line, above the bar if there is one."""
@@ -138,7 +138,8 @@ def print_header(
 def describe_rejection(config: Config, sums: UpdateSums, step: int) -> str:
     """Describes the update after `step`, which was rejected, from sums on the host."""
     index = int(np.argmin(sums.finite))
-    rate = float(make_schedule(config.train)(step))
+    with jax.transfer_guard("allow"):
+        rate = float(make_schedule(config.train)(step))
     return (
         f"{config.seed_suffix(index)} was not applied: its loss is "
         f"{sums.last_loss[index]} and its gradient norm "

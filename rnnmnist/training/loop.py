@@ -17,20 +17,13 @@ from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
 from rnnmnist.models.cells import check_user_cell
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import Checkpoints
-from rnnmnist.runs.files import write_json
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import PhaseTimer, session
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max, is_process_0
 from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.processes import StopFlag
-from rnnmnist.training import console
-from rnnmnist.training.resume import (
-    check_agreement,
-    hold_workdir,
-    restore_state,
-    resume,
-)
+from rnnmnist.training import console, resume
 from rnnmnist.training.state import (
     Program,
     TrainState,
@@ -54,11 +47,6 @@ class Run:
     checkpoints: Checkpoints
     progress: console.Progress
 
-    def record(self, metrics: Metrics) -> None:
-        """Logs metrics, once for all processes."""
-        if is_process_0():
-            logs.append(self.workdir, metrics)
-
 
 def train(
     config: Config,
@@ -71,55 +59,50 @@ def train(
 ) -> None:
     """Trains, or resumes from the newest checkpoint; evaluates; prints a summary.
 
-    Args:
-        config: already fitted to the data set's task.
-        dataset: the same on all processes.
-        workdir: an absolute path; created if missing. A complete run in it is kept.
-        stop: entered for the time of the updates; gives the flag that ends them.
-        timer: started before the data were read.
-        verbose: whether progress and summary are printed.
+    The configuration is fitted to the data set, which is the same on all processes.
+    `stop` is entered for the time of the updates and gives the flag that ends them. The
+    timer was started before the data were read. A complete run is kept.
     """
     timer = timer or PhaseTimer()
-    stop = contextlib.nullcontext(StopFlag()) if stop is None else stop
-    check_agreement(config, dataset.task)
+    resume.check_agreement(config, dataset.task)
     check_user_cell(config.model)
     mesh = make_mesh(
         config.train.batch_size, config.execution.num_devices, config.num_seeds
     )
-    with hold_workdir(workdir):
-        step = resume(config, dataset.task, workdir)
+    with resume.hold_workdir(workdir):
+        step = resume.start_step(config, dataset.task, workdir)
         if verbose:
             console.print_header(config, dataset.task, workdir, mesh, step)
         if step < config.train.total_steps:
-            with session(workdir, step, mesh, timer), timer.phase("train"):
-                train_to_end(config, workdir, mesh, dataset, step, stop, verbose)
+            with (
+                session(workdir, config, step, mesh, timer),
+                stop or contextlib.nullcontext(StopFlag()) as flag,
+                timer.phase("train"),
+            ):
+                train_from(step, config, dataset, workdir, mesh, flag, verbose)
         result = evaluate_best_checkpoint(workdir, mesh, dataset)
     if is_process_0() and verbose:
         console.print_summary(config, workdir, result, timer.seconds())
 
 
-def train_to_end(
+def train_from(
+    step: int,
     config: Config,
+    dataset: Dataset,
     workdir: Path,
     mesh: Mesh,
-    dataset: Dataset,
-    step: int,
-    stop: contextlib.AbstractContextManager[StopFlag],
+    stop: StopFlag,
     verbose: bool,
 ) -> None:
     """Trains from a step to the last one, or until a signal."""
     task, splits = dataset
     program = Program.create(config, task, mesh)
-    view = View.of(config.data, task)
     if step:
-        state = restore_state(workdir, step, config, program)
+        state = resume.restore_state(workdir, step, config, program)
     else:
         state = create_state(config, program)
-    if is_process_0():
-        write_json(workdir / "config.json", config)
-        logs.remove_metrics_after(workdir, step)
+    view = View.of(config.data, task)
     with (
-        stop as flag,
         Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints,
         console.Progress(config.train, task, step, verbose) as progress,
         open_batches(splits["train"], view, config, mesh) as batches,
@@ -138,8 +121,8 @@ def train_to_end(
         )
         progress.start(*state.params.shape, on_host=batches.on_host)
         with jax.transfer_guard("disallow"):  # implicit copies to or from the host
-            step = train_loop(run, state, step, flag)
-    signal_number = all_max(flag.number)  # includes a signal during the last save
+            step = train_loop(run, state, step, stop)
+    signal_number = all_max(stop.number)  # includes a signal during the last save
     if signal_number:
         saved = f"saved step {step}" if step else "before the first step"
         raise StoppedError(
@@ -163,7 +146,10 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
         if chunk is not None:
             log_training(run, state, chunk, step, sums, running_seconds() - start)
         if step < target:
-            raise rejected_update(run, step, sums)
+            run.checkpoints.wait()
+            rejected = console.describe_rejection(run.config, sums, step)
+            last = console.describe_last_checkpoint(run.workdir)
+            raise RunError(f"step {step + 1}{rejected}; {last}; {console.REMEDY}")
         stopping = all_max(stop.number) > 0  # all processes stop at the same step
         validated = step % config.eval_interval == 0 or step == config.total_steps
         if validated or stopping:
@@ -189,57 +175,49 @@ def log_training(
     sums: UpdateSums,
     seconds: float,
 ) -> None:
-    """Records and shows the training metrics since the last event."""
-    examples = int(sums.updates) * run.config.train.batch_size
-    speed = run.config.num_seeds * examples / seconds
+    """Logs the updates since the last event."""
+    batch_size = run.config.train.batch_size
+    examples = int(sums.updates) * batch_size
+    speed = round(run.config.num_seeds * examples / seconds, 1)
     loss, correct = sums.loss, sums.correct
     if run.config.train.log_metrics == "last_batch":
-        examples = run.config.train.batch_size
+        examples = batch_size
         scores = score_last_batch(state, chunk, program=run.program)
         loss, correct = jax.device_get(scores)
-    metrics = Metrics.create(
-        step,
-        "train",
-        examples,
-        run.config.seeds,
-        [float(one) / examples for one in loss],
-        correct.tolist(),
-        examples_per_second=round(speed, 1),
-    )
-    run.record(metrics)
-    run.progress.training(metrics)
+    losses = [float(one) / examples for one in loss]
+    log(run, step, "train", examples, losses, correct.tolist(), speed)
 
 
 def validate(run: Run, state: TrainState, step: int) -> Metrics:
-    """Evaluates the validation split; records, shows and returns the metrics."""
-    scores = evaluate(
-        run.program.model,
-        evaluated_trees(state, model=run.program.model),
-        run.validation,
-        run.dataset.splits["validation"].labels,
-    )
+    """Evaluates the validation split, and logs it."""
+    model = run.program.model
+    labels = run.dataset.splits["validation"].labels
+    params = evaluated_trees(state, model=model)
+    scores = evaluate(model, params, run.validation, labels)
     losses = [network.loss for network in scores.networks]
     for index, loss in enumerate(losses):
         if not math.isfinite(loss):
             raise RunError(
                 f"step {step}{run.config.seed_suffix(index)} is not saved: its "
-                f"validation loss is {loss}; {console.NONFINITE_REMEDY}"
+                f"validation loss is {loss}; {console.REMEDY}"
             )
     correct = [network.correct for network in scores.networks]
-    metrics = Metrics.create(
-        step, "validation", scores.examples, run.config.seeds, losses, correct
-    )
-    run.record(metrics)
-    run.progress.validation(metrics)
+    return log(run, step, "validation", scores.examples, losses, correct)
+
+
+def log(
+    run: Run,
+    step: int,
+    split: str,
+    examples: int,
+    losses: list[float],
+    correct: list[int],
+    speed: float | None = None,
+) -> Metrics:
+    """Records and shows the metrics of all networks, once for all processes."""
+    seeds = run.config.seeds
+    metrics = Metrics.create(step, split, examples, seeds, losses, correct, speed)
+    if is_process_0():
+        logs.append(run.workdir, metrics)
+    run.progress.show(metrics)
     return metrics
-
-
-def rejected_update(run: Run, step: int, sums: UpdateSums) -> RunError:
-    """Returns the error for the update after `step`, which was not applied."""
-    run.checkpoints.wait()
-    with jax.transfer_guard("allow"):
-        reason = console.describe_rejection(run.config, sums, step)
-    return RunError(
-        f"step {step + 1}{reason}; {console.describe_last_checkpoint(run.workdir)}; "
-        f"{console.NONFINITE_REMEDY}"
-    )

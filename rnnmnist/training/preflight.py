@@ -27,7 +27,7 @@ from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.distributed import process_count
 from rnnmnist.runtime.mesh import devices, make_mesh, set_cpu_devices
 from rnnmnist.training import console
-from rnnmnist.training.resume import check_same_data, step_to_resume
+from rnnmnist.training.resume import step_to_resume
 from rnnmnist.training.state import Program, create_state
 from rnnmnist.training.step import train_range
 
@@ -146,11 +146,9 @@ def describe_workdir(config: Config, folder: Path, task: Task) -> str:
     existing = check_writable(folder)
     free = shutil.disk_usage(existing).free / 2**30
     text = f"{folder}, writable, {free:,.1f} GiB free, "
-    if not step_to_resume(config, folder):
+    if not step_to_resume(config, folder, task):
         return text + "no run in it yet"
     devices()  # raises if there are none to read checkpoints
-    if task.sha256 is not None:
-        check_same_data(task, folder, list_steps(folder)[-1])
     damaged = ""
     for step in reversed(list_steps(folder)):
         fault = find_fault(folder, step)
@@ -201,7 +199,7 @@ def _time_steps(config: Config, task: Task, sequences: Dataset | None) -> str:
             seconds = running_seconds() - start
             if not sums.finite.all():
                 reason = console.describe_rejection(config, sums, first)
-                raise RunError(f"a training step{reason}; {console.NONFINITE_REMEDY}")
+                raise RunError(f"a training step{reason}; {console.REMEDY}")
     return (
         f"compiled in {compile_seconds() - before:.1f} s, then "
         f"{1000 * seconds / TIMED_STEPS:,.1f} ms a step of {batch_size} {task.noun}; "

@@ -13,7 +13,7 @@ from rnnmnist.config.tasks import Task, fit_to_examples
 from rnnmnist.errors import RunError, UserError, as_run_error
 from rnnmnist.models.classifier import flatten_params
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.checkpoints import DamagedError, read_header
+from rnnmnist.runs.checkpoints import DamagedError, Header, read_header
 from rnnmnist.runs.workdir import check_free, list_steps, lock
 from rnnmnist.runtime.distributed import all_gather, broadcast, process_count
 from rnnmnist.runtime.ensemble import put_ensemble
@@ -56,17 +56,17 @@ def hold_workdir(workdir: Path) -> Iterator[None]:
             raise RunError(f"{failure}; {last}") from error
 
 
-def resume(config: Config, task: Task, workdir: Path) -> int:
+def start_step(config: Config, task: Task, workdir: Path) -> int:
     """Returns the step from which a run resumes, 0 if there is no checkpoint.
 
     Damaged checkpoints are renamed, so that their steps can be saved again.
     """
-    broadcast(lambda: _quarantine_damaged(workdir))
-    step = broadcast(lambda: step_to_resume(config, workdir))
-    if step:
-        check_same_data(task, workdir, step)
-        warn_of_changes(config, workdir, step)
-    return step
+
+    def decide() -> int:
+        _quarantine_damaged(workdir)
+        return step_to_resume(config, workdir, task)
+
+    return broadcast(decide)
 
 
 def check_workdir(config: Config, workdir: Path) -> None:
@@ -75,48 +75,57 @@ def check_workdir(config: Config, workdir: Path) -> None:
     step_to_resume(config, workdir)
 
 
-def step_to_resume(config: Config, workdir: Path) -> int:
-    """Returns the newest checkpoint's step, 0 if there is none."""
-    step = _newest_readable_step(workdir)
-    if not step:
+def step_to_resume(config: Config, workdir: Path, task: Task | None = None) -> int:
+    """Returns the newest checkpoint's step, 0 if there is none.
+
+    Its run must have the same settings, up to those that may change, and with a task
+    the same data. Then changes that affect the result are logged as warnings.
+    """
+    step, header = _newest_readable(workdir)
+    if header is None:
         return 0
-    header = read_header(workdir, step)
-    # Before the data are read, their number is that of the checkpoint.
-    config = fit_to_examples(config, header.task.examples.train)
     if not header.has_training_state:
         raise UserError(
             f"workdir: {workdir} holds parameters only, which cannot be trained on; "
             "name another workdir"
         )
-    refused = [
-        f"{name}={new} (checkpoint: {old})"
-        for name, (old, new) in _changes(header.config, config).items()
-        if SETTINGS[name].resume == "refused"
-    ]
-    if refused:
+    old = header.config.flat()
+    # Before the data are read, their number is that of the checkpoint.
+    new = fit_to_examples(config, header.task.examples.train).flat()
+    changes: dict[str, list[str]] = {"refused": [], "warned": [], "allowed": []}
+    for name in new:
+        if new[name] != old[name]:
+            changes[SETTINGS[name].resume].append(name)
+    if names := changes["refused"]:
+        values = (f"{name}={new[name]} (checkpoint: {old[name]})" for name in names)
         raise UserError(
             f"workdir: step {step} in {workdir} belongs to another run: "
-            f"{', '.join(refused)}; name another workdir, or use the checkpoint's "
+            f"{', '.join(values)}; name another workdir, or use the checkpoint's "
             "settings"
         )
-    if step > config.train.total_steps:
+    if step > new["train.num_steps"]:
         raise UserError(
             f"train.num_steps: must be at least {step}, the newest checkpoint in "
-            f"{workdir}, not {config.train.total_steps}; make the run longer, or name "
+            f"{workdir}, not {new['train.num_steps']}; make the run longer, or name "
             "another workdir"
         )
-    return step
-
-
-def check_same_data(task: Task, workdir: Path, step: int) -> None:
-    """Checks that the data of a run are those of the checkpoint that it resumes."""
-    saved = read_header(workdir, step).task
-    if task.sha256 != saved.sha256:
+    if task is None:
+        return step
+    if task.sha256 != header.task.sha256:
         raise UserError(
             f"workdir: step {step} in {workdir} was trained on other data than "
-            f"{task.name} (SHA-256 {saved.sha256}, not {task.sha256}); name another "
-            "workdir, or the same data"
+            f"{task.name} (SHA-256 {header.task.sha256}, not {task.sha256}); name "
+            "another workdir, or the same data"
         )
+    for name in changes["warned"]:
+        _logger.warning(
+            "%s was %s and is now %s: the result will differ from that of an "
+            "uninterrupted run",
+            name,
+            old[name],
+            new[name],
+        )
+    return step
 
 
 def restore_state(
@@ -147,33 +156,12 @@ def restore_state(
     )
 
 
-def warn_of_changes(config: Config, workdir: Path, step: int) -> None:
-    """Warns of each changed setting that affects the result."""
-    saved = read_header(workdir, step).config
-    for name, (old, new) in _changes(saved, config).items():
-        if SETTINGS[name].resume == "warned":
-            _logger.warning(
-                "%s was %s and is now %s: the result will differ from that of an "
-                "uninterrupted run",
-                name,
-                old,
-                new,
-            )
-
-
-def _newest_readable_step(workdir: Path) -> int:
+def _newest_readable(workdir: Path) -> tuple[int, Header | None]:
+    """Returns the newest step whose header is undamaged, and the header."""
     for step in reversed(list_steps(workdir)):
         with contextlib.suppress(DamagedError):
-            read_header(workdir, step)
-            return step
-    return 0
-
-
-def _changes(saved: Config, config: Config) -> dict[str, tuple[object, object]]:
-    """Returns the checkpoint's and the new value of each setting that differs."""
-    old = saved.flat()
-    new = config.flat()
-    return {name: (old[name], new[name]) for name in new if new[name] != old[name]}
+            return step, read_header(workdir, step)
+    return 0, None
 
 
 def _quarantine_damaged(workdir: Path) -> None:

@@ -19,7 +19,7 @@ from rnnmnist.runs import checkpoints, logs, results
 from rnnmnist.runs.checkpoints import find_step
 from rnnmnist.runs.checksums import array_checksums
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.training.resume import check_same_data, step_to_resume, warn_of_changes
+from rnnmnist.training.resume import step_to_resume
 
 NEWEST = trainer.STEPS
 Damage = Callable[[Path], object]
@@ -215,7 +215,8 @@ def value_of(config: Config, name: str) -> object:
 def test_a_changed_setting_is_refused_warned_of_or_accepted(
     reference_run: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    same = checkpoints.read_header(reference_run, NEWEST).config
+    header = checkpoints.read_header(reference_run, NEWEST)
+    same = header.config
     value = value_of(same, name)
     needed = {
         "data.permutation": {"data.view": "permuted"},
@@ -226,8 +227,7 @@ def test_a_changed_setting_is_refused_warned_of_or_accepted(
     changed = same.replace({name: other_value(name, value)} | needed.get(name, {}))
     assert changed != same
     if name in ALLOWED | WARNED:
-        assert step_to_resume(changed, reference_run) == NEWEST
-        warn_of_changes(changed, reference_run, NEWEST)
+        assert step_to_resume(changed, reference_run, header.task) == NEWEST
         text = f"{name} was {value} and is now {other_value(name, value)}: "
         warned = [message.startswith(text) for message in caplog.messages]
         assert warned == ([True] if name in WARNED else [])
@@ -249,23 +249,22 @@ def test_a_changed_setting_is_refused_warned_of_or_accepted(
 
 
 def test_other_data_are_refused(reference_run: Path) -> None:
-    task = checkpoints.read_header(reference_run, NEWEST).task
-    check_same_data(task, reference_run, NEWEST)
-    other = dataclasses.replace(task, name="mine", sha256="abc")
+    header = checkpoints.read_header(reference_run, NEWEST)
+    other = dataclasses.replace(header.task, name="mine", sha256="abc")
     message = r"trained on other data than mine \(SHA-256 None, not abc\)"
     with pytest.raises(UserError, match=rf"^workdir: step {NEWEST} in .* {message}"):
-        check_same_data(other, reference_run, NEWEST)
+        step_to_resume(header.config, reference_run, other)
 
 
 def test_how_programs_run_may_change_with_a_warning_if_it_affects_training(
     reference_run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    same = checkpoints.read_header(reference_run, NEWEST).config
+    header = checkpoints.read_header(reference_run, NEWEST)
+    same = header.config
     names = [name for name in SETTINGS if name.startswith("execution.")]
     others = {name: other_value(name, value_of(same, name)) for name in names}
     changed = same.replace(others)
-    assert step_to_resume(changed, reference_run) == NEWEST
-    warn_of_changes(changed, reference_run, NEWEST)
+    assert step_to_resume(changed, reference_run, header.task) == NEWEST
     warned = {message.split(maxsplit=1)[0] for message in caplog.messages}
     assert warned == {*names} - {"execution.placement"}
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ from rnnmnist.data import batches
 from rnnmnist.errors import RunError
 from rnnmnist.runs.checkpoints import read_header
 from rnnmnist.runs.workdir import lock
-from rnnmnist.training import loop
+from rnnmnist.training import loop, resume
 
 LABELS = np.arange(40) % 2
 INPUTS = np.random.default_rng(0).normal(LABELS[:, None, None], size=(40, 5, 1))
@@ -231,18 +232,21 @@ def test_fit_prints_nothing_unless_verbose(
     assert "the run is complete at step 30" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["hold_workdir", "evaluate_best_checkpoint"])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(resume, "hold_workdir"), (loop, "evaluate_best_checkpoint")],
+)
 def test_an_interrupt_before_or_after_training_is_not_lost(
-    tmp_path: Path, reference: Path, name: str
+    tmp_path: Path, reference: Path, module: ModuleType, name: str
 ) -> None:
-    original = getattr(loop, name)
+    original = getattr(module, name)
 
     def interrupted(*args: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
         return original(*args)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, name, interrupted)
+        patch.setattr(module, name, interrupted)
         fit(tmp_path / "run")
     fit(tmp_path / "run")
     assert end(tmp_path / "run") == end(reference)
