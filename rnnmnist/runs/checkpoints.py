@@ -188,25 +188,19 @@ def read_header(workdir: Path, step: int) -> Header:
     except PermissionError:
         raise
     except (*PARSE_ERRORS, OSError, RecursionError) as error:
-        if not (folder / "sha256").is_dir():
-            reason = f"header cannot be read ({first_line(error)})"
-            raise DamagedError(folder, reason) from error
-        content = {"format": 0}  # before there were headers
-    if (found := content.get("format")) != FORMAT:
-        age = "an older" if found in range(FORMAT) else "a later"
-        raise _other_version(folder, age, f"format {found}, not {FORMAT}")
-    try:  # unlike `convert`, this refuses a setting that a later version has added
+        reason = f"header cannot be read ({first_line(error)})"
+        raise DamagedError(folder, reason) from error
+    try:
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']}, not {FORMAT}")
+        # Unlike `convert`, this refuses a setting that a later version has added.
         config = Config.from_dict(content["config"])
         return msgspec.convert(content | {"config": config}, Header)
     except (*PARSE_ERRORS, UserError) as error:
-        raise _other_version(folder, "a later", first_line(error)) from error
-
-
-def _other_version(folder: Path, age: str, reason: str) -> UserError:
-    return UserError(
-        f"workdir: the checkpoint {folder} is of {age} version of rnnmnist ({reason}); "
-        "use that version, or name another workdir"
-    )
+        raise UserError(
+            f"workdir: the checkpoint {folder} is of another version of rnnmnist "
+            f"({first_line(error)}); use that version, or name another workdir"
+        ) from error
 
 
 def read_params(workdir: Path, step: int, like: Params | None = None) -> Params:
