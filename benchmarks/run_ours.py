@@ -14,7 +14,7 @@ from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.data.batches import open_batches
 from rnnmnist.data.datasets import image_task
-from rnnmnist.data.examples import Examples, Inputs, View
+from rnnmnist.data.examples import Examples, Inputs
 from rnnmnist.evaluation import predictions
 from rnnmnist.models import cells
 from rnnmnist.runtime.mesh import (
@@ -47,12 +47,11 @@ class Trainer:
             features=columns,
             image_shape=(rows, columns),
         )
-        self.view = View.of(config.data, self.task)
         how = execution_of(config, platform_of(self.mesh))._replace(**execution or {})
         self.program = Program.create(config, self.task, self.mesh, how)
         images, labels = worker.noise(EXAMPLES, rows, columns)
         examples = Examples(images, labels=labels)
-        opened = open_batches(examples, self.view, config, self.mesh)
+        opened = open_batches(examples, config, self.mesh)
         self._stack = contextlib.ExitStack()
         self.batches = self._stack.enter_context(opened)
         self.state: Any = create_state(config, self.program)
@@ -106,7 +105,7 @@ def evaluate(images: int) -> None:
     program = trainer.program
     params = evaluated_trees(trainer.state, model=program.model)
     split = predictions.EvaluationSplit.device_put(
-        Inputs(noise), trainer.view, trainer.mesh, program.execution
+        Inputs(noise), program.transform.view, trainer.mesh, program.execution
     )
 
     def task() -> int:

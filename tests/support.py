@@ -1,6 +1,7 @@
 """Helpers shared by tests, besides fixtures."""
 
 import contextlib
+import functools
 import importlib
 import io
 import logging
@@ -10,7 +11,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ from rnnmnist.cli import format_error
 from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import SplitSizes, Task
-from rnnmnist.data.batches import BatchSource, open_batches
+from rnnmnist.data.batches import BatchSource, BatchTransform, Chunk, open_batches
 from rnnmnist.data.datasets import image_task
 from rnnmnist.data.examples import Examples, View
 from rnnmnist.errors import RunError, UserError, as_run_error
@@ -55,13 +56,50 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 Once = Callable[[str, Callable[[Path], None]], Path]  # see conftest.py
 
 
-def batches_of(
-    examples: Examples, view: View | None, config: Config, mesh: Mesh
-) -> BatchSource:
+class Batch(NamedTuple):
+    """The examples of one update, or of a shard of it."""
+
+    inputs: jax.Array
+    labels: jax.Array
+    lengths: jax.Array | None
+
+
+def batches_of(examples: Examples, config: Config, mesh: Mesh) -> BatchSource:
     """The batches of a run, gathered on the devices."""
     config = config.replace({"execution.placement": "device"})
-    with open_batches(examples, view, config, mesh) as source:  # without a thread
+    with open_batches(examples, config, mesh) as source:  # without a thread
         return source
+
+
+def chunk_of(source: BatchSource, step: int) -> Chunk:
+    """The chunk from which the batch after `step` updates is taken."""
+    ((chunk, _),) = source.chunks(step, step + 1)
+    return chunk
+
+
+def read_batch(
+    source: BatchSource,
+    transform: BatchTransform,
+    step: int,
+    shard: int = 0,
+    num_shards: int = 1,
+) -> Batch:
+    """The first network's batch after `step` updates, or a shard of it, in NumPy."""
+    chunk = chunk_of(source, step)
+    indices = np.int32(step), np.int32(shard)
+    return jax.device_get(_read_batch(chunk, *indices, transform, num_shards))
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _read_batch(
+    chunk: Chunk, step: Any, shard: Any, transform: BatchTransform, num_shards: int
+) -> Batch:
+    seed, arrays = jax.tree.map(lambda leaf: leaf[0], chunk.networks(step))
+    size = transform.batch_size // num_shards
+    stored, labels, lengths = jax.tree.map(
+        lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, shard * size, size), arrays
+    )
+    return Batch(transform(stored, seed, step, shard), labels, lengths)
 
 
 def mesh_of(count: int) -> Mesh:

@@ -35,13 +35,11 @@ from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import (
     SHARDED,
-    BatchTransform,
     Chunk,
     chunk_updates,
     gather_batches,
 )
 from rnnmnist.data.datasets import image_task
-from rnnmnist.data.examples import View
 from rnnmnist.evaluation.predictions import Batches, predict_batches
 from rnnmnist.main import parse
 from rnnmnist.runtime.machine import installed_versions
@@ -211,7 +209,6 @@ def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
     mesh = _mesh(case, devices)
     execution = case.execution(devices[0].platform)
     program = Program.create(config, task, mesh, execution)
-    view = View.of(config.data, task)
     image_shape = task.image_shape or ()
     state = _place(abstract_state(config, program), STATE_SPECS, mesh)
     if case.program == "evaluate":
@@ -224,7 +221,7 @@ def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
             _place(params, P(SEEDS), mesh),
             Batches(_place(stored, P(None, BATCH), mesh), None),
             model=program.model,
-            view=view,
+            view=program.transform.view,
             mesh=mesh,
             vectorize_seeds=execution.vectorize_seeds,
             every_step=False,
@@ -237,8 +234,7 @@ def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
         "seed": jax.ShapeDtypeStruct((config.num_seeds,), jnp.uint32),
         "first": number,
     }
-    transform = BatchTransform.create(config, view, image_shape)
-    chunk = Chunk(**arrays, lengths=None, transform=transform)
+    chunk = Chunk(**arrays, lengths=None)
     return train_steps.lower(
         state,
         _place(chunk, chunk.specs, mesh),

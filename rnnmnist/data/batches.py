@@ -16,7 +16,6 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.schema import Config
+from rnnmnist.config.tasks import Task
 from rnnmnist.data.augmentation import Distortions, apply_warp, sample_warp
 from rnnmnist.data.examples import Examples, View
 from rnnmnist.data.shuffling import epoch_order
@@ -44,14 +44,6 @@ MAX_MEMORY_FRACTION = 0.25  # of a device, for the training examples
 SHARDED = P(None, SEEDS, BATCH)  # the partition of [updates, ensemble, batch, ...]
 
 
-class Batch(NamedTuple):
-    """The examples of one update, or of one device's shard of it."""
-
-    inputs: jax.Array  # float32 [batch, time, features]
-    labels: jax.Array  # int32 [batch]
-    lengths: jax.Array | None  # int32 [batch]; None: no padding
-
-
 class BatchTransform(NamedTuple):
     """Turns stored examples into inputs; static in compiled programs."""
 
@@ -61,12 +53,14 @@ class BatchTransform(NamedTuple):
     view: View | None  # of images; None for sequences
 
     @classmethod
-    def create(
-        cls, config: Config, view: View | None, shape: tuple[int, ...]
-    ) -> "BatchTransform":
+    def create(cls, config: Config, task: Task) -> "BatchTransform":
         """Returns the transform of a run's batches."""
-        distortions = Distortions.from_config(config.data)
-        return cls(config.train.batch_size, shape, distortions, view)
+        return cls(
+            config.train.batch_size,
+            task.image_shape or (task.time_steps, task.features),
+            Distortions.from_config(config.data),
+            View.of(config.data, task),
+        )
 
     def __call__(
         self,
@@ -93,8 +87,7 @@ class BatchTransform(NamedTuple):
         return stored if self.view is None else self.view(stored)
 
 
-@flax.struct.dataclass
-class Chunk:
+class Chunk(NamedTuple):
     """The batches of consecutive updates, on the devices.
 
     `stored`, `labels` and `lengths` are [updates, ensemble, batch, ...].
@@ -105,26 +98,18 @@ class Chunk:
     lengths: jax.Array | None  # int32; None: no padding
     seed: jax.Array  # uint32 [ensemble]
     first: jax.Array  # int32 [], the number of updates before the first of the chunk
-    transform: BatchTransform = flax.struct.field(pytree_node=False)
 
     @property
     def specs(self) -> "Chunk":
         """The partition of the chunk over a mesh, one spec for each array."""
-        specs: Any = {"stored": SHARDED, "labels": SHARDED}
-        specs |= {"seed": P(SEEDS), "first": P()}
-        if self.lengths is not None:
-            specs["lengths"] = SHARDED
-        return dataclasses.replace(self, **specs)
+        lengths: Any = None if self.lengths is None else SHARDED
+        specs: Any = (SHARDED, SHARDED, lengths, P(SEEDS), P())
+        return Chunk(*specs)
 
     def networks(self, step: jax.Array) -> Any:
         """Returns what the batches after `step` updates depend on, by network."""
         arrays = (self.stored, self.labels, self.lengths)
         return self.seed, jax.tree.map(lambda array: array[step - self.first], arrays)
-
-    def batch(self, network: Any, step: jax.Array, shard: jax.Array | int) -> Batch:
-        """Returns the batch of one network, or the shard of it that is given."""
-        seed, (stored, labels, lengths) = network
-        return Batch(self.transform(stored, seed, step, shard), labels, lengths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +131,7 @@ class BatchSource:
 
 @contextlib.contextmanager
 def open_batches(
-    examples: Examples, view: View | None, config: Config, mesh: Mesh
+    examples: Examples, config: Config, mesh: Mesh
 ) -> Iterator[BatchSource]:
     """Copies training examples to the devices, or keeps them on the host.
 
@@ -161,11 +146,9 @@ def open_batches(
     if placement == "auto":
         fits = one.nbytes * len(examples) <= MAX_MEMORY_FRACTION * _device_memory(mesh)
         placement = "device" if fits else "host"
-    transform = BatchTransform.create(config, view, one.shape[1:])
-    seeds = np.asarray(config.seeds, np.uint32)
     on_host = placement == "host"
     gatherer = _gatherer_of_host if on_host else _gatherer_of_devices
-    gather = gatherer(examples, transform, seeds, mesh, updates)
+    gather = gatherer(examples, config, mesh, updates)
     if on_host:
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             yield BatchSource(_ahead(gather, updates, thread), updates, on_host)
@@ -199,18 +182,14 @@ def _ahead(
 
 
 def _gatherer_of_devices(
-    examples: Examples,
-    transform: BatchTransform,
-    seeds: np.ndarray,
-    mesh: Mesh,
-    updates: int,
+    examples: Examples, config: Config, mesh: Mesh, updates: int
 ) -> Callable[[int], Chunk]:
     """Copies examples to every device, which gathers its own shards of a chunk."""
     arrays = jax.tree.map(
         lambda array: device_put(array, replicated(mesh)),
         (_rows(examples, slice(None)), examples.labels, examples.lengths),
     )
-    seed = device_put(seeds, over_seeds(mesh))
+    seed = device_put(np.asarray(config.seeds, np.uint32), over_seeds(mesh))
 
     def gather(start: int) -> Chunk:
         first = device_put(np.int32(start), replicated(mesh))
@@ -219,10 +198,10 @@ def _gatherer_of_devices(
             seed,
             first,
             updates=updates,
-            batch_size=transform.batch_size,
+            batch_size=config.train.batch_size,
             sharding=NamedSharding(mesh, SHARDED),
         )
-        return Chunk(stored, labels, lengths, seed, first, transform)
+        return Chunk(stored, labels, lengths, seed, first)
 
     return gather
 
@@ -246,23 +225,19 @@ def gather_batches(
 
 
 def _gatherer_of_host(
-    examples: Examples,
-    transform: BatchTransform,
-    seeds: np.ndarray,
-    mesh: Mesh,
-    updates: int,
+    examples: Examples, config: Config, mesh: Mesh, updates: int
 ) -> Callable[[int], Chunk]:
     """Takes the shards of a chunk from examples on the host."""
     indices_of = jax.jit(_indices, static_argnums=(2, 3, 4))
+    batch_size = config.train.batch_size
+    seeds = np.asarray(config.seeds, np.uint32)
     # On this process's own device: other threads use the mesh.
     local_seeds = device_put(seeds, local_sharding())
 
     def gather(start: int) -> Chunk:
         local_first = device_put(np.int32(start), local_sharding())
         indices = jax.device_get(
-            indices_of(
-                local_seeds, local_first, updates, transform.batch_size, len(examples)
-            )
+            indices_of(local_seeds, local_first, updates, batch_size, len(examples))
         )
 
         def put(values: Callable[[np.ndarray], np.ndarray]) -> jax.Array:
@@ -283,7 +258,6 @@ def _gatherer_of_host(
             lengths=None if lengths is None else put(lengths.__getitem__),
             seed=device_put(seeds, over_seeds(mesh)),
             first=device_put(np.int32(start), replicated(mesh)),
-            transform=transform,
         )
 
     return gather

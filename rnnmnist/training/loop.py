@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.data.batches import BatchSource, Chunk, open_batches
-from rnnmnist.data.examples import Dataset, View
+from rnnmnist.data.examples import Dataset
 from rnnmnist.errors import RunError, StoppedError
 from rnnmnist.evaluation.network import evaluate_best_checkpoint
 from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
@@ -101,11 +101,10 @@ def train_from(
         state = resume.restore_state(workdir, step, config, program)
     else:
         state = create_state(config, program)
-    view = View.of(config.data, task)
     with (
         Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints,
         console.Progress(config.train, task, step, verbose) as progress,
-        open_batches(splits["train"], view, config, mesh) as batches,
+        open_batches(splits["train"], config, mesh) as batches,
     ):
         run = Run(
             config=config,
@@ -114,7 +113,7 @@ def train_from(
             program=program,
             batches=batches,
             validation=EvaluationSplit.device_put(
-                splits["validation"], view, mesh, program.execution
+                splits["validation"], program.transform.view, mesh, program.execution
             ),
             checkpoints=checkpoints,
             progress=progress,

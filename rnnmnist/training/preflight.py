@@ -18,7 +18,7 @@ from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task, fit_to_task
 from rnnmnist.data import datasets
 from rnnmnist.data.batches import open_batches
-from rnnmnist.data.examples import Dataset, Examples, View
+from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.images import host_of, make_builder, missing_urls
 from rnnmnist.errors import RunError, UserError, as_run_error, first_line
 from rnnmnist.runs.checkpoints import find_fault
@@ -190,9 +190,8 @@ def _time_steps(config: Config, task: Task, sequences: Dataset | None) -> str:
     before = compile_seconds()
     program = Program.create(config, task, mesh)
     state = create_state(config, program)
-    view = View.of(config.data, task)
     examples = noise(task) if sequences is None else sequences.splits["train"]
-    with open_batches(examples, view, config, mesh) as source:
+    with open_batches(examples, config, mesh) as source:
         for first, last in ((0, 1), (1, 1 + TIMED_STEPS)):
             start = running_seconds()
             state, sums, _ = train_range(state, source, first, last, program=program)

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.config.tasks import Task
+from rnnmnist.data.batches import BatchTransform
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
@@ -32,6 +33,7 @@ from rnnmnist.training.optimizer import make_optimizer
 class Program(NamedTuple):
     """What the compiled training step depends on besides its arrays."""
 
+    transform: BatchTransform
     objective: Objective
     optimizer: optax.GradientTransformation
     ema_decay: float
@@ -51,6 +53,7 @@ class Program(NamedTuple):
         model = make_model(config.model, task, execution)
         train = config.train
         return cls(
+            transform=BatchTransform.create(config, task),
             objective=Objective(
                 model, train.loss == "every_step", train.label_smoothing
             ),

@@ -97,8 +97,7 @@ def train_steps(
         def body(loop: Loop) -> Loop:
             state, sums, _ = loop
             batch_sums = batch_gradients(state, chunk, program=program)
-            examples = chunk.transform.batch_size
-            return apply_update(state, sums, *batch_sums, examples, program=program)
+            return apply_update(state, sums, *batch_sums, program=program)
 
         loop = (state, UpdateSums.zeros(len(chunk.seed)), jnp.array(True))
         state, sums, _ = jax.lax.while_loop(cond, body, loop)
@@ -150,8 +149,7 @@ def batch_gradients(
     value_and_grad = jax.value_and_grad(program.objective, has_aux=True)
 
     def shard_sums(params: jax.Array, network: Any) -> jax.Array:
-        with jax.named_scope("batch"):
-            batch = chunk.batch(network, state.step, jax.lax.axis_index(BATCH))
+        batch = read_batch(network, state.step, program=program)
         (loss, correct), grads = value_and_grad(unflatten(params), *batch)
         sums = jnp.stack([loss, correct.astype(jnp.float32)])  # exact: below 2**24
         return jnp.concatenate([sums, flatten_params(grads)])
@@ -163,22 +161,31 @@ def batch_gradients(
     return sums[:, 0], sums[:, 1].astype(jnp.int32), sums[:, 2:]
 
 
+def read_batch(
+    network: Any, step: jax.Array, *, program: Program
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Returns the inputs, labels and lengths of this device's shard of a batch."""
+    seed, (stored, labels, lengths) = network
+    with jax.named_scope("batch"):
+        shard = jax.lax.axis_index(BATCH)
+        return program.transform(stored, seed, step, shard), labels, lengths
+
+
 def apply_update(
     old: TrainState,
     sums: UpdateSums,
     loss: jax.Array,
     correct: jax.Array,
     grads: jax.Array,
-    examples: int,
     *,
     program: Program,
 ) -> Loop:
     """Applies an update to all networks, or to none if a number is not finite.
 
-    Loss, correct predictions and gradients are those of `batch_gradients`, summed over
-    `examples`.
+    Loss, correct predictions and gradients are sums over the batch.
     """
     decayed = decay_mask(abstract_params(program.model))
+    examples = program.transform.batch_size
     mean_loss = loss / examples
 
     def update(
@@ -233,7 +240,7 @@ def score_last_batch(
         step = state.step - 1
 
         def shard_sums(params: jax.Array, network: Any) -> tuple[jax.Array, jax.Array]:
-            batch = chunk.batch(network, step, jax.lax.axis_index(BATCH))
+            batch = read_batch(network, step, program=program)
             return program.objective(unflatten(params), *batch)
 
         score = map_ensemble(shard_sums, program.execution.vectorize_seeds)

@@ -1,17 +1,26 @@
 """Batches are functions of (seed, step) with every image once per epoch."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
-from support import ROWS, batches_of, mesh_of, random_examples
+from support import (
+    TASK,
+    Batch,
+    batches_of,
+    mesh_of,
+    random_examples,
+    read_batch,
+    task_of,
+)
 
 from rnnmnist.config.schema import Config, DataConfig, TrainConfig
-from rnnmnist.data.batches import Batch, BatchSource, Chunk
+from rnnmnist.config.tasks import Task
+from rnnmnist.data.batches import BatchSource, BatchTransform
 from rnnmnist.data.datasets import load
-from rnnmnist.data.examples import Examples, Normalization, View
+from rnnmnist.data.examples import Examples, Normalization
 from rnnmnist.data.shuffling import epoch_order
 
 ONE_HUNDRED = Examples(
@@ -29,36 +38,30 @@ def order(seed: int, positions: range | np.ndarray, examples: int) -> np.ndarray
     return np.asarray(found)[: len(positions)]
 
 
-def source_of(
+class Batches(NamedTuple):
+    """The batches of a run."""
+
+    source: BatchSource
+    transform: BatchTransform
+
+    def read(self, step: int, shard: int = 0, num_shards: int = 1) -> Batch:
+        return read_batch(self.source, self.transform, step, shard, num_shards)
+
+
+def batches(
     examples: Examples,
     batch_size: int,
     seed: int = 0,
-    view: View | None = ROWS,
+    task: Task = TASK,
     **distortions: Any,
-) -> BatchSource:
+) -> Batches:
     config = Config(
         seed=seed,
         data=DataConfig(**distortions),
         train=TrainConfig(batch_size=batch_size, num_steps=1),
     )
-    return batches_of(examples, view, config, mesh_of(1))
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def batch_shard(chunk: Chunk, step: Any, shard: int, num_shards: int) -> Batch:
-    seed, arrays = jax.tree.map(lambda leaf: leaf[0], chunk.networks(step))
-    size = chunk.transform.batch_size // num_shards
-    own = jax.tree.map(
-        lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, shard * size, size), arrays
-    )
-    return chunk.batch((seed, own), step, shard)
-
-
-def batch_of(source: BatchSource, step: int, shard: int = 0, shards: int = 1) -> Batch:
-    """Returns a shard of a batch as NumPy arrays."""
-    ((chunk, _),) = source.chunks(step, step + 1)
-    batch = batch_shard(chunk, np.int32(step), np.int32(shard), shards)
-    return jax.tree.map(np.asarray, batch)
+    source = batches_of(examples, config, mesh_of(1))
+    return Batches(source, BatchTransform.create(config, task))
 
 
 def pixels_of(batch: Batch) -> np.ndarray:
@@ -83,18 +86,18 @@ def test_an_epoch_is_a_permutation(examples: int) -> None:
     [1, 64, 100, *(pytest.param(size, marks=pytest.mark.slow) for size in (7, 32))],
 )
 def test_every_epoch_has_every_image_once_for_any_batch_size(batch_size: int) -> None:
-    source = source_of(ONE_HUNDRED, batch_size)
+    source = batches(ONE_HUNDRED, batch_size)
     steps = -(-300 // batch_size)
-    seen = np.concatenate([batch_of(source, step).labels for step in range(steps)])
+    seen = np.concatenate([source.read(step).labels for step in range(steps)])
     epochs = seen[:300].reshape(3, 100)
     np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(100), (3, 1)))
     assert not (epochs[0] == epochs[1]).all()
 
 
 def test_eight_shards_together_have_every_image_once() -> None:
-    source = source_of(ONE_HUNDRED, 40)
+    source = batches(ONE_HUNDRED, 40)
     seen = np.concatenate(
-        [batch_of(source, step, n, 8).labels for step in range(5) for n in range(8)]
+        [source.read(step, n, 8).labels for step in range(5) for n in range(8)]
     )
     epochs = seen.reshape(2, 100)
     np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(100), (2, 1)))
@@ -140,9 +143,9 @@ def test_orders_pass_chi_square_tests() -> None:
 def test_a_batch_is_the_same_on_any_number_of_devices(shards: int) -> None:
     distortions: dict[str, Any] = {"max_shift": 2, "max_rotation": 10.0}
     distortions |= {"elastic": 1.0, "flip": True}
-    source = source_of(random_examples(50), 24, seed=0, **distortions)
-    whole = batch_of(source, 5)
-    parts = [batch_of(source, 5, shard, shards) for shard in range(shards)]
+    source = batches(random_examples(50), 24, seed=0, **distortions)
+    whole = source.read(5)
+    parts = [source.read(5, shard, shards) for shard in range(shards)]
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     # Up to rounding: the interpolation is compiled for each size of shard.
     np.testing.assert_allclose(whole.inputs, joined.inputs, atol=1e-5)
@@ -157,11 +160,9 @@ def test_no_validation_or_test_image_is_in_a_batch(small: Config) -> None:
         for image in splits[name].stored
     }
     assert len(held_out) == 1000
-    source = source_of(splits["train"], 500)
+    source = batches(splits["train"], 500)
     trained = {
-        image.tobytes()
-        for step in range(16)
-        for image in pixels_of(batch_of(source, step))
+        image.tobytes() for step in range(16) for image in pixels_of(source.read(step))
     }
     assert len(trained) == 4000
     assert not trained & held_out
@@ -170,7 +171,7 @@ def test_no_validation_or_test_image_is_in_a_batch(small: Config) -> None:
 def test_labels_stay_with_their_images() -> None:
     examples = random_examples(100)
     by_image = dict(zip(map(bytes, examples.stored), examples.labels, strict=True))
-    batch = batch_of(source_of(examples, 64), 1)
+    batch = batches(examples, 64).read(1)
     assert batch.inputs.dtype == np.float32
     assert batch.lengths is None
     for image, label in zip(pixels_of(batch), batch.labels, strict=True):
@@ -185,7 +186,7 @@ def test_labels_and_lengths_stay_with_their_sequences() -> None:
     labels, lengths = generator.integers(1, 7, (2, 40), np.int32)
     normalization = Normalization(np.array([1.0, 2.0]), np.array([0.5, 4.0]), "error")
     examples = Examples(stored, lengths, indices, normalization, labels=labels)
-    batch = batch_of(source_of(examples, 24, view=None), 1)  # of two epochs
+    batch = batches(examples, 24, task=task_of(6, 2, 7)).read(1)  # of two epochs
     assert batch.lengths is not None
     by_inputs = {}
     for index, label, length in zip(indices, labels, lengths, strict=True):
@@ -204,8 +205,8 @@ def test_shifts_reach_every_offset_and_follow_seed_and_step() -> None:
 
     @functools.cache
     def offsets(seed: int, step: int) -> tuple[bytes, set[tuple[int, int]]]:
-        source = source_of(examples, 64, seed, max_shift=2)
-        images = np.asarray(batch_of(source, step).inputs)
+        source = batches(examples, 64, seed, max_shift=2)
+        images = np.asarray(source.read(step).inputs)
         _, rows, columns = images.nonzero()
         return images.tobytes(), set(zip(rows.tolist(), columns.tolist(), strict=True))
 

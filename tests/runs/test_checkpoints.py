@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import make_reference
 import numpy as np
 import pytest
-from support import ROWS, TASK, batches_of, mesh_of, model_of, random_examples
+from support import TASK, batches_of, mesh_of, model_of, random_examples
 
 from rnnmnist.config.schema import (
     DATA_PATHS,
@@ -135,7 +135,7 @@ def test_training_from_a_checkpoint_gives_the_bits_of_an_uninterrupted_run(
     settings = {"num_seeds": seeds, "train.ema_decay": averaging}
     config, mesh = CONFIG.replace(settings), mesh_of(1)
     program = Program.create(config, TASK, mesh)
-    source = batches_of(random_examples(100), ROWS, config, mesh)
+    source = batches_of(random_examples(100), config, mesh)
     ((chunk, _),) = source.chunks(0, 7)
     state = create_state(config, program)
     state, _ = train_steps(state, chunk, jnp.int32(3), program=program)

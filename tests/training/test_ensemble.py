@@ -25,6 +25,7 @@ from support import (
     Once,
     batches_of,
     called,
+    chunk_of,
     fast_compilation,
     mesh_of,
     random_examples,
@@ -98,8 +99,8 @@ def trained(
 ) -> Trained:
     program = make_program(config, mesh, together)
     state = create_state(config, program)
-    source = batches_of(random_examples(100), ROWS, config, mesh)
-    ((chunk, _),) = source.chunks(0, steps)
+    source = batches_of(random_examples(100), config, mesh)
+    chunk = chunk_of(source, 0)
     state, sums = train_steps(state, chunk, jnp.int32(steps), program=program)
     return Trained(program, state, chunk, jax.device_get(sums))
 

@@ -15,12 +15,21 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh
-from support import ROWS, TASK, batches_of, mesh_of, model_of, random_examples
+from support import (
+    TASK,
+    Batch,
+    batches_of,
+    chunk_of,
+    mesh_of,
+    model_of,
+    random_examples,
+    read_batch,
+)
 
 from rnnmnist.config.platforms import DEFAULTS, Execution
 from rnnmnist.config.schema import Config
 from rnnmnist.data import batches
-from rnnmnist.data.batches import Batch, BatchSource, Chunk
+from rnnmnist.data.batches import BatchSource, BatchTransform
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
@@ -75,7 +84,7 @@ def start(config: Config, mesh: Mesh) -> Start:
         lambda leaf: device_put(np.array(leaf), leaf.sharding),
         first_state(config, program),
     )
-    source = batches_of(EXAMPLES, ROWS, config, mesh)
+    source = batches_of(EXAMPLES, config, mesh)
     return Start(program, state, source)
 
 
@@ -87,26 +96,15 @@ def advance(
     return state, sums
 
 
-def chunk_of(source: BatchSource, step: int) -> Chunk:
-    ((chunk, _),) = source.chunks(step, step + 1)
-    return chunk
-
-
 def state_sha256(state: TrainState) -> str:
     trees = (state.params, state.ema_params, state.opt_state)
     return params_sha256({"state": trees})
 
 
-@jax.jit
-def whole_batch(chunk: Chunk, step: jax.Array) -> Batch:
-    network = jax.tree.map(lambda leaf: leaf[0], chunk.networks(step))
-    return chunk.batch(network, step, 0)
-
-
 def batch_of(config: Config, step: int) -> Batch:
     """The batch of a step, drawn on one device, as NumPy arrays."""
-    source = batches_of(EXAMPLES, ROWS, config, mesh_of(1))
-    return jax.device_get(whole_batch(chunk_of(source, step), np.int32(step)))
+    source = batches_of(EXAMPLES, config, mesh_of(1))
+    return read_batch(source, BatchTransform.create(config, TASK), step)
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -296,7 +294,7 @@ def lowered_for(
 ) -> str:
     """The training program, lowered for a platform that need not be present."""
     program = Program.create(config, TASK, mesh_of(1), execution)
-    chunk = chunk_of(batches_of(EXAMPLES, ROWS, config, program.mesh), 0)
+    chunk = chunk_of(batches_of(EXAMPLES, config, program.mesh), 0)
     state = abstract_state(config, program)
     steps = jax.ShapeDtypeStruct((), jnp.int32)
     traced = train_steps.trace(state, chunk, steps, program=program)
