@@ -4,12 +4,10 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Self
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
@@ -32,42 +30,21 @@ from rnnmnist.training.step import UpdateSums
 REMEDY = "lower train.learning_rate or set train.clip_norm"
 
 
-class _Bar(tqdm):  # type: ignore[type-arg]
-    monitor_interval = 0  # no thread, which would outlive the bar
-
-
 class Progress:
-    """Shows the progress of a run: a bar on a terminal, plain lines elsewhere."""
+    """Prints the progress of a run that has finished `step` steps, unless quiet."""
 
     def __init__(
-        self, config: TrainConfig, task: Task, step: int, verbose: bool
+        self, config: TrainConfig, task: Task, step: int, *, verbose: bool
     ) -> None:
-        """Starts the display of a run that has finished `step` steps."""
         self._verbose = verbose
         self._noun = task.noun
         self._first_step = step
         self._num_steps = config.total_steps
         self._steps_per_epoch = task.examples.train / config.batch_size
         self._started = time.monotonic()
-        self._bar: _Bar | None = None
-        if verbose and sys.stdout.isatty():
-            self._bar = _Bar(
-                total=config.total_steps,
-                initial=step,
-                unit=" steps",
-                dynamic_ncols=True,
-                bar_format="{percentage:3.0f}%|{bar}| {desc} [{remaining} left]",
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
     def start(self, networks: int, parameters: int, *, on_host: bool) -> None:
-        """Shows the size of the networks, and where the training data stay."""
+        """Prints the size of the networks, and where the training data stay."""
         of_networks = f"{networks} x " if networks > 1 else ""
         self.line(f"{of_networks}{parameters:,} parameters")
         if on_host or self._noun == "sequences":
@@ -76,7 +53,7 @@ class Progress:
         self.line("compiling the training step")
 
     def show(self, metrics: Metrics) -> None:
-        """Shows the metrics of training or validation."""
+        """Prints the metrics of training or validation."""
         step = metrics.step
         accuracy = percent(metrics.accuracy)
         if metrics.split == "validation":
@@ -85,26 +62,18 @@ class Progress:
                 f"({format_counts(metrics)})"
             )
             return
-        text = (
+        seconds = time.monotonic() - self._started
+        done = max(1, step - self._first_step)
+        left = seconds / done * (self._num_steps - step)
+        self.line(
             f"epoch {step / self._steps_per_epoch:.1f}  step {step}/{self._num_steps}  "
             f"loss {metrics.loss:.4f}  accuracy {accuracy}  "
-            f"{metrics.examples_per_second:,.0f} {self._noun}/s"
+            f"{metrics.examples_per_second:,.0f} {self._noun}/s  {left:.0f} s left"
         )
-        if self._bar is not None:
-            self._bar.set_description_str(text, refresh=False)
-            self._bar.n = step
-            self._bar.refresh()
-        else:
-            seconds = time.monotonic() - self._started
-            done = max(1, step - self._first_step)
-            left = seconds / done * (self._num_steps - step)
-            self.line(f"{text}  {left:.0f} s left")
 
     def line(self, text: str) -> None:
-        """Shows a line, above the bar if there is one."""
-        if self._bar is not None:
-            self._bar.write(text)
-        elif self._verbose:
+        """Prints a line."""
+        if self._verbose:
             print(text, flush=True)
 
 

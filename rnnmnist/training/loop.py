@@ -103,7 +103,6 @@ def train_from(
         state = create_state(config, program)
     with (
         Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints,
-        console.Progress(config.train, task, step, verbose) as progress,
         open_batches(splits["train"], config, mesh) as batches,
     ):
         run = Run(
@@ -116,9 +115,9 @@ def train_from(
                 splits["validation"], program.transform.view, mesh, program.execution
             ),
             checkpoints=checkpoints,
-            progress=progress,
+            progress=console.Progress(config.train, task, step, verbose=verbose),
         )
-        progress.start(*state.params.shape, on_host=batches.on_host)
+        run.progress.start(*state.params.shape, on_host=batches.on_host)
         with jax.transfer_guard("disallow"):  # implicit copies to or from the host
             step = train_loop(run, state, step, stop)
     signal_number = all_max(stop.number)  # includes a signal during the last save

@@ -4,20 +4,14 @@ Each command runs as a process at least once. Where only its messages or files m
 its `main` is called in this process, which has already imported jax.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import importlib
 import json
 import logging
-import os
-import pty
 import re
 import shlex
-import struct
 import subprocess
 import sys
-import termios
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -76,10 +70,8 @@ def trained(once: Once, environment: dict[str, str], data_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def resumed(
-    once: Once, environment: dict[str, str], trained: Path, data_dir: Path
-) -> Path:
-    """The workdir of a run that resumed on a terminal; it showed `../shown.txt`.
+def resumed(once: Once, command: Command, trained: Path, data_dir: Path) -> Path:
+    """The workdir of a run that resumed; its output is in `../printed.txt`.
 
     It had been killed at step 27: after its first checkpoint, within an epoch and a
     line.
@@ -91,9 +83,9 @@ def resumed(
         text = (workdir / "metrics.jsonl").read_text()
         kept = [x for x in text.splitlines(True) if json.loads(x)["step"] <= 27]
         (workdir / "metrics.jsonl").write_text("".join(kept) + '{"step": 36, "spl')
-        args = [sys.executable, "-m", "rnnmnist.main", f"--workdir={workdir}"]
-        shown = on_a_terminal([*args, *settings(data_dir)], environment)
-        (folder / "shown.txt").write_text(shown)
+        finished = command("main", f"--workdir={workdir}", *settings(data_dir))
+        assert finished.returncode == 0, finished.stderr
+        (folder / "printed.txt").write_text(finished.stdout)
 
     return once("commands_resumed", resume) / "run"
 
@@ -136,8 +128,6 @@ def test_a_run_writes_the_files_of_the_contract(trained: Path) -> None:
     assert "python -m rnnmnist.report" in printed
     before, _, after = printed.partition("compiling the training step\n")
     assert "loss" in after and "loss" not in before
-    # A pipe gets plain lines without a progress bar.
-    assert "\r" not in printed
     assert re.search(r"epoch 1\.3  step 40/40  loss \d\.\d+  accuracy", printed)
 
 
@@ -213,23 +203,14 @@ def test_evaluate_reproduces_the_result_of_the_trainer(
 
 
 def test_a_resumed_run_ends_with_the_same_bits(trained: Path, resumed: Path) -> None:
-    shown = (resumed.parent / "shown.txt").read_text()
-    assert "resuming from step 20\n" in shown
+    printed = (resumed.parent / "printed.txt").read_text()
+    assert "resuming from step 20\n" in printed
     assert trainer.metrics(resumed) == trainer.metrics(trained)
     first, second = (
         json.loads(next((folder / "evaluation").iterdir()).read_text())
         for folder in (trained, resumed)
     )
     assert first["params_sha256"] == second["params_sha256"]
-
-
-def test_a_terminal_shows_a_progress_bar(resumed: Path) -> None:
-    shown = (resumed.parent / "shown.txt").read_bytes().decode()  # with its \r
-    assert "\r" in shown
-    for part in ("epoch", "step 40/40", "loss", "accuracy", "images/s", "100%"):
-        assert part in shown
-    assert re.search(r"\[\d\d:\d\d left\]", shown)
-    assert "validation loss" in shown
 
 
 def test_another_run_is_refused(copied: Path, data_dir: Path) -> None:
@@ -595,20 +576,3 @@ def test_only_failures_of_orbax_after_a_failed_read_are_hidden(
     monkeypatch.setattr(sys, "unraisablehook", cli._show_unraisable)
     Failing()
     assert "ValueError: a fault in __del__" in capsys.readouterr().err
-
-
-def on_a_terminal(args: list[str], environment: dict[str, str]) -> str:
-    """The output of a command on a terminal of 120 columns."""
-    parent, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
-    process = subprocess.Popen(
-        args, env=environment, stdin=child, stdout=child, stderr=child, cwd=REPOSITORY
-    )
-    os.close(child)
-    shown = b""
-    with contextlib.suppress(OSError):  # raised on Linux when the other end is closed
-        while part := os.read(parent, 65536):
-            shown += part
-    os.close(parent)
-    assert process.wait() == 0, shown
-    return shown.decode().replace("\r\n", "\n")

@@ -206,15 +206,6 @@ def test_two_interrupts_during_a_save_leave_nothing_behind(
     assert end(tmp_path / "run") == end(reference)
 
 
-def test_a_progress_bar_leaves_no_thread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    before = left_behind()
-    fit(tmp_path / "run", verbose=True)
-    assert_nothing_is_left(before)
-
-
 def test_fit_prints_nothing_unless_verbose(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
