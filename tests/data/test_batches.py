@@ -1,6 +1,7 @@
 """Batches are functions of (seed, step) with every image once per epoch."""
 
 import functools
+import threading
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,8 @@ from support import (
 
 from rnnmnist.config.schema import Config, DataConfig, TrainConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.batches import BatchSource, BatchTransform
+from rnnmnist.data import batches as batches_module
+from rnnmnist.data.batches import BatchSource, BatchTransform, open_batches
 from rnnmnist.data.datasets import load
 from rnnmnist.data.examples import Examples, Normalization
 from rnnmnist.data.shuffling import epoch_order
@@ -214,3 +216,35 @@ def test_shifts_reach_every_offset_and_follow_seed_and_step() -> None:
     assert seen == {(row, column) for row in range(12, 17) for column in range(12, 17)}
     assert offsets(0, 1)[0] != offsets(0, 2)[0]
     assert offsets(0, 1)[0] != offsets(1, 1)[0]
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_the_host_gathers_the_chunks_of_the_devices(
+    monkeypatch: pytest.MonkeyPatch, devices: int
+) -> None:
+    """In a thread that ends with the context, for sequences of several lengths."""
+    monkeypatch.setattr(batches_module, "CHUNK_UPDATES", 3)
+    generator = np.random.default_rng(0)
+    lengths, labels = generator.integers(1, 7, (2, 20), np.int32)
+    normalization = Normalization(np.zeros(2), np.ones(2), "error")
+    stored = generator.normal(size=(20, 6, 2))
+    examples = Examples(stored, lengths, None, normalization, labels=labels)
+    found = []
+    for placement in ("device", "host"):
+        settings = {"train.batch_size": 8, "execution.placement": placement}
+        config = Config(num_seeds=2).replace(settings)
+        threads = threading.active_count()
+        with open_batches(examples, config, mesh_of(devices)) as source:
+            assert source.on_host == (placement == "host")
+            found.append(list(source.chunks(2, 8)))
+        assert threading.active_count() == threads
+    for (one, count), (other, same) in zip(*found, strict=True):
+        assert count == same
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+        assert one.stored.shape == (3, 2, 8, 12)
+        assert one.stored.sharding.is_equivalent_to(other.stored.sharding, 4)
+    assert [(int(chunk.first), count) for chunk, count in found[0]] == [
+        (0, 1),
+        (3, 3),
+        (6, 2),
+    ]
