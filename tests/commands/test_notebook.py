@@ -238,7 +238,7 @@ def test_the_image_to_read_is_in_no_training_split(originals: Path) -> None:
     """It is in the test split of the shipped images and in MNIST's validation split."""
     images, labels = datasets.embedded_images()["test"]
     path = originals / "mnist" / FILES["train"][0]
-    validation = read_idx(path, rank=3)[:VALIDATION_EXAMPLES]
+    validation = read_idx(path)[:VALIDATION_EXAMPLES]
     image = images[labels == notebook.DIGIT][0]
     assert (validation == image).all((1, 2)).any()
 

@@ -5,6 +5,7 @@ import functools
 import gzip
 import hashlib
 import http.server
+import itertools
 import shutil
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def small_originals(
     folder = shutil.copytree(small_files, tmp_path / "originals")
     infos = dict(images.MnistRows.url_infos)
     for path in folder.iterdir():
-        url = images.CVDF + path.name
+        url = images.URLS["mnist"] + path.name
         infos[url] = type(infos[url])(
             size=path.stat().st_size,
             checksum=hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -185,7 +186,7 @@ def test_existing_downloads_need_no_network(
     downloads = folder / "downloads" / "mnist_rows"
     downloads.mkdir(parents=True)
     for url, info in images.MnistRows.url_infos.items():
-        if url.startswith(images.CVDF):
+        if url.startswith(images.URLS["mnist"]):
             target = downloads / get_dl_fname(url, info.checksum)
             shutil.copy(small_originals / info.filename, target)
             target.with_suffix(target.suffix + ".INFO").write_text("{}")
@@ -212,24 +213,20 @@ def test_the_progress_of_downloading_and_writing_is_printed(
         host = f"127.0.0.1:{server.server_port}"
         infos = images.MnistRows.url_infos
         for url, info in list(infos.items()):
-            infos[url.replace(images.CVDF, f"http://{host}/")] = info
-        config = images.MnistRows.builder_configs["mnist"]
-        monkeypatch.setattr(config, "url", f"http://{host}/")
+            infos[url.replace(images.URLS["mnist"], f"http://{host}/")] = info
+        monkeypatch.setitem(images.URLS, "mnist", f"http://{host}/")
         datasets.load(DataConfig(data_dir=str(tmp_path / "d")))
         server.shutdown()
-    size = sum(path.stat().st_size for path in small_originals.iterdir()) / 1e6
     assert capsys.readouterr().out.splitlines() == [
         f"preparing mnist in {tmp_path / 'd' / 'mnist_rows' / 'mnist' / '3.0.0'}",
-        f"downloading 4 files, {size:.1f} MB, from {host}",
+        f"downloading 4 files from {host}",
     ]
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
 def test_every_original_has_a_checksum_under_its_own_host(name: str) -> None:
-    config = images.MnistRows.builder_configs[name]
-    names = [name for files in images.FILES.values() for name in files]
-    for file in names:
-        info = images.MnistRows.url_infos[config.url + file]
+    for file in itertools.chain(*images.FILES.values()):
+        info = images.MnistRows.url_infos[images.URLS[name] + file]
         assert len(info.checksum) == 64
         assert info.filename == file
         assert int(info.size) > 4000
@@ -264,16 +261,6 @@ def test_a_folder_of_an_older_version_is_prepared_again(
     info.parent.rename(info.parent.with_name("1.0.0"))
     assert_equal(datasets.load(prepared).splits, first)
     assert info.exists()
-
-
-def test_blocks_of_another_content_are_an_error(
-    prepared: DataConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    block = {"images": np.zeros((3, 28, 28), np.uint8), "labels": np.full(3, 10)}
-    source = type("Source", (list,), {"__getitems__": lambda self, _: list(self)})
-    monkeypatch.setattr(images.MnistRows, "as_data_source", lambda *_: source([block]))
-    with pytest.raises(RunError, match="delete this folder"):
-        datasets.load(prepared)
 
 
 @pytest.mark.parametrize("pattern", ["*test.array_record*", "dataset_info.json"])
@@ -319,24 +306,12 @@ def test_a_manual_dir_that_does_not_exist_is_named(tmp_path: Path) -> None:
         datasets.load(config)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\0\0\x08\x01", idx(np.zeros(3)) + b"ab", b"\0\0\x09\x01" + b"\0" * 4],
-)
-def test_a_malformed_idx_file_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "x.gz"
-    path.write_bytes(gzip.compress(content))
-    with pytest.raises(ValueError, match=r"x\.gz"):
-        images.read_idx(path, rank=1)
-
-
 @pytest.mark.slow
 def test_the_embedded_images_are_the_first_500_of_each_class_of_mnist(
     originals: Path,
 ) -> None:
-    all_images, labels = images.read_pair(
-        *(originals / "mnist" / name for name in images.FILES["train"])
-    )
+    files = (originals / "mnist" / name for name in images.FILES["train"])
+    all_images, labels = map(images.read_idx, files)
     with np.load(datasets.EMBEDDED) as file:
         for digit in range(10):
             mine = file["images"][file["labels"] == digit]

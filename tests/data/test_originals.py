@@ -11,7 +11,7 @@ from support import REPOSITORY, Command
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import SPLITS
-from rnnmnist.data.images import FILES, read_pair
+from rnnmnist.data.images import FILES, read_idx
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def test_the_originals_are_prepared_completely_and_in_order(
     ).splits
     sizes = {split: len(examples[split].labels) for split in SPLITS}
     assert sizes == {"train": 55_000, "validation": 5_000, "test": 10_000}
-    images, labels = read_pair(*(folder / file for file in FILES["train"]))
+    images, labels = map(read_idx, (folder / file for file in FILES["train"]))
     train_and_validation = [examples["validation"], examples["train"]]
     np.testing.assert_array_equal(
         np.concatenate([e.stored for e in train_and_validation]), images
@@ -34,7 +34,7 @@ def test_the_originals_are_prepared_completely_and_in_order(
     np.testing.assert_array_equal(
         np.concatenate([e.labels for e in train_and_validation]), labels
     )
-    images, labels = read_pair(*(folder / file for file in FILES["test"]))
+    images, labels = map(read_idx, (folder / file for file in FILES["test"]))
     np.testing.assert_array_equal(examples["test"].stored, images)
     np.testing.assert_array_equal(examples["test"].labels, labels)
     np.testing.assert_array_equal(np.bincount(labels) > 800, [True] * 10)

@@ -30,7 +30,7 @@ from support import (
 from rnnmnist.config.files import REFERENCES
 from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.data import datasets
-from rnnmnist.data.images import FILES, read_pair
+from rnnmnist.data.images import FILES, read_idx
 from rnnmnist.errors import UserError
 from rnnmnist.inference import out_of_distribution, preprocessing
 from rnnmnist.inference.predictor import Predictor
@@ -131,7 +131,7 @@ def test_the_page_contains_the_weights(content: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_half_precision_changes_no_prediction(originals: Path) -> None:
-    images = read_pair(*(originals / "mnist" / file for file in FILES["test"]))[0]
+    images = read_idx(originals / "mnist" / FILES["test"][0])
     for workdir in REFERENCES:
         predictor = Predictor(REPOSITORY / workdir)
         expected = predictor.classify(images).argmax(-1)
@@ -212,7 +212,7 @@ def digits() -> np.ndarray:
     """1,000 images, of MNIST's test split if it is available, uint8 [n, 28, 28]."""
     folder = ORIGINALS / "mnist"
     if folder.exists():
-        return read_pair(*(folder / file for file in FILES["test"]))[0][:1000]
+        return read_idx(folder / FILES["test"][0])[:1000]
     splits = datasets.embedded_images()
     return np.concatenate([splits["test"][0], splits["validation"][0]])
 
