@@ -14,9 +14,8 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,43 +25,84 @@ from rnnmnist.errors import RunError, first_line
 REDRAW_SECONDS = 5.0
 # Flags that precede those of the cell. On a Colab TPU jax would look for a cluster.
 DEFAULT_FLAGS = {"main": ("--num_processes=1",), "doctor": ("--num_processes=1",)}
-# With which a command ends when it fails. `CommandError` shows that line, once.
-LAST_LINES = ("error: ", "stopped")
-DIGIT = 4  # the shipped test images of 4 are also in MNIST's validation split
 
 
 class CommandError(RunError):
-    """A command failed. The message is its last line of output and its exit code."""
+    """A command failed. The last line of its output is the reason."""
 
-    def __init__(self, command: str, last_line: str, returncode: int) -> None:
-        if returncode < 0:
-            self.exit_code = 128 - returncode
-            status = f"ended by {signal.Signals(-returncode).name}"
-        else:
-            self.exit_code = returncode
-            status = f"exit code {returncode}"
-        super().__init__(f"{last_line or 'no output'} (rnnmnist.{command}, {status})")
+    def __init__(self, command: str, returncode: int) -> None:
+        self.exit_code = returncode if returncode > 0 else 128 - returncode
+        super().__init__(f"rnnmnist.{command} failed with exit code {self.exit_code}")
 
     def _render_traceback_(self) -> list[str]:
         """Returns what IPython shows instead of a traceback: the message."""
         return [str(self)]
 
 
-def run(
-    command: str, *args: str, after_line: Callable[[], None] = lambda: None
-) -> None:
+def run(command: str, *args: str) -> None:
     """Runs `python -m rnnmnist.COMMAND ARGS` and streams its output into the cell.
 
-    A last line with an error is not printed: it is the message of the exception. The
-    first interrupt of the cell is forwarded, so that training saves and stops; the
+    The first interrupt of the cell is forwarded, so that training saves and stops; the
     second one kills the command. If the kernel dies, the command ends at its next line.
 
     Raises:
         CommandError: if the exit code is not 0.
         ValueError: outside the main thread, which alone can handle interrupts.
     """
+    for _ in _stream(command, *args):
+        pass
+
+
+def train(workdir: Path, *args: str) -> None:
+    """Runs `rnnmnist.main`, as `run` does, and draws its curves periodically."""
+    workdir = Path(workdir).expanduser()
+    plot = None
+    drawn = -math.inf
+    try:
+        for _ in _stream("main", f"--workdir={workdir}", *args):
+            if time.monotonic() - drawn >= REDRAW_SECONDS:
+                plot = draw_curves(workdir, plot)
+                drawn = time.monotonic()
+    finally:
+        draw_curves(workdir, plot)
+
+
+def show_report(workdir: Path) -> None:
+    """Runs `rnnmnist.report`, as `run` does, and displays the report's plots."""
+    from IPython.display import Image, display
+
+    workdir = Path(workdir).expanduser()
+    run("report", f"--workdir={workdir}")
+    for path in sorted((workdir / "report").glob("*.png")):
+        display(Image(path.read_bytes(), retina=True))
+
+
+def draw_curves(workdir: Path, plot: Any) -> Any:
+    """Displays the learning curves of a run, if it has metrics yet.
+
+    They replace an earlier plot, which is IPython's handle of it or None, and the new
+    handle is returned. If they cannot be drawn, the reason is printed.
+    """
+    from IPython.display import Image, display
+
+    from rnnmnist.runs import logs
+
+    try:
+        if metrics := logs.read(workdir, logs.Metrics):
+            from rnnmnist.reporting import plots  # imports matplotlib
+
+            image = Image(plots.learning_curves(metrics), retina=True)
+            if plot is None:
+                return display(image, display_id=True)
+            plot.update(image)
+    except Exception as error:
+        print(f"the curves cannot be drawn: {first_line(error)}", flush=True)
+    return plot
+
+
+def _stream(command: str, *args: str) -> Iterator[str]:
+    """Prints each line of a command's output, then yields it."""
     flags = DEFAULT_FLAGS.get(command, ())
-    line = held = ""
     with (
         subprocess.Popen(
             [sys.executable, "-m", f"rnnmnist.{command}", *flags, *args],
@@ -77,67 +117,10 @@ def run(
         _forward_interrupts(child),
     ):
         for line in child.stdout or ():
-            print(held, end="", flush=True)
-            held = line if line.startswith(LAST_LINES) else ""
-            print("" if held else line, end="", flush=True)
-            after_line()
+            print(line, end="", flush=True)
+            yield line
     if child.returncode:
-        raise CommandError(command, line.strip(), child.returncode)
-    print(held, end="", flush=True)
-
-
-def train(workdir: Path, *args: str) -> None:
-    """Runs `rnnmnist.main`, as `run` does, and draws its curves periodically."""
-    workdir = Path(workdir).expanduser()
-    curves = Curves(workdir)
-    try:
-        run("main", f"--workdir={workdir}", *args, after_line=curves.draw_if_due)
-    finally:
-        curves.draw()
-
-
-def show_report(workdir: Path) -> None:
-    """Runs `rnnmnist.report`, as `run` does, and displays the report's plots."""
-    workdir = Path(workdir).expanduser()
-    run("report", f"--workdir={workdir}")
-    for path in sorted((workdir / "report").glob("*.png")):
-        _show(path.read_bytes())
-
-
-def read_digit(workdir: Path) -> None:
-    """Classifies an image with the network of a run and displays how it is read.
-
-    The image, one of `DIGIT` that the package ships, was not used for training.
-
-    Raises:
-        CommandError: if `rnnmnist.predict` fails, as for a run on other data.
-    """
-    from rnnmnist.data import datasets
-    from rnnmnist.inference.image_io import encode
-
-    images, labels = datasets.embedded_images()["test"]
-    image = images[labels == DIGIT][0]
-    with tempfile.TemporaryDirectory() as folder:
-        digit = Path(folder) / f"a_{DIGIT}.png"
-        plot = Path(folder) / "plot.png"
-        digit.write_bytes(encode(image))
-        workdir = Path(workdir).expanduser()
-        run("predict", f"--workdir={workdir}", f"--show={plot}", str(digit))
-        _show(plot.read_bytes())
-
-
-def _show(png: bytes, handle: Any = None) -> Any:
-    """Displays an image in the output of the cell, and returns IPython's handle of it.
-
-    With the handle of an earlier image, it replaces that one.
-    """
-    from IPython.display import Image, display
-
-    image = Image(png, retina=True)
-    if handle is None:
-        return display(image, display_id=True)
-    handle.update(image)
-    return handle
+        raise CommandError(command, child.returncode)
 
 
 @contextlib.contextmanager
@@ -155,42 +138,3 @@ def _forward_interrupts(child: "subprocess.Popen[str]") -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-class Curves:
-    """Learning curves of a run in the output of a cell, updated in place."""
-
-    def __init__(self, workdir: Path) -> None:
-        self._workdir = workdir  # which need not exist
-        self._drawn = -math.inf  # seconds of the monotonic clock
-        self._display: Any = None  # IPython's display handle
-
-    def draw_if_due(self) -> None:
-        """Draws, unless the last drawing is more recent than `REDRAW_SECONDS`."""
-        if time.monotonic() - self._drawn >= REDRAW_SECONDS:
-            self.draw()
-
-    def draw(self) -> None:
-        """Draws the metrics of the run, if there are any.
-
-        If that fails, the reason is printed and the run continues.
-        """
-        try:
-            if png := plot_curves(self._workdir):
-                self._display = _show(png, self._display)
-                self._drawn = time.monotonic()
-        except Exception as error:
-            print(f"the curves cannot be drawn: {first_line(error)}", flush=True)
-            self._drawn = time.monotonic()
-
-
-def plot_curves(workdir: Path) -> bytes | None:
-    """Returns the learning curves of a run as a PNG, if it has any metrics."""
-    from rnnmnist.runs import logs
-
-    metrics = logs.read(workdir, logs.Metrics)
-    if not metrics:
-        return None
-    from rnnmnist.reporting import plots  # imports matplotlib
-
-    return plots.learning_curves(metrics)
