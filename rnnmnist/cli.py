@@ -34,6 +34,7 @@ from rnnmnist.errors import (
     as_run_error,
     did_you_mean,
     exit_immediately,
+    first_line,
     shown,
 )
 from rnnmnist.runtime.processes import ProcessSpec
@@ -212,8 +213,12 @@ def output_file(flag: str, text: str, suffix: str) -> Path:
 
 
 class _Formatter(logging.Formatter):
+    """Formats a record in one line, with the error in place of its traceback."""
+
     def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {record.getMessage()}"
+        line = f"{record.levelname.lower()}: {record.getMessage()}"
+        error = record.exc_info[1] if record.exc_info else None
+        return f"{line}: {first_line(error)}" if error else line
 
 
 def _show_exception(
@@ -237,10 +242,10 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 def _configure_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
-    logger = logging.getLogger("rnnmnist")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    for name in ("rnnmnist", "jax"):  # jax says why it does not use an accelerator
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.propagate = False
     # orbax and TFDS log warnings in normal use; they raise on real problems.
     absl.logging.set_verbosity(absl.logging.FATAL)
     warnings.showwarning = _show_warning

@@ -10,7 +10,7 @@ import platform
 
 from rnnmnist import cli
 from rnnmnist.cli import parse_training, training_parser
-from rnnmnist.errors import RunError, first_line
+from rnnmnist.errors import RunError, as_run_error, first_line
 from rnnmnist.runtime import machine
 
 
@@ -21,40 +21,6 @@ def main(argv: list[str]) -> None:
         "--require", choices=["tpu", "gpu"], help="exit with 1 unless jax uses one"
     )
     run, args = parse_training(parser, argv)
-    failure = f"a run of {run.name} would not work here: "
-    try:
-        # Imported after parsing, so that errors in flags do not wait for jax.
-        from rnnmnist.runtime.compilation import enable_compilation_cache
-        from rnnmnist.runtime.distributed import initialize
-        from rnnmnist.training.preflight import check_run
-    except Exception as error:  # incompatible libraries raise many kinds
-        show_machine()
-        raise RunError(failure + first_line(error)) from error
-    problems: list[str] = []
-    enable_compilation_cache()
-    with initialize(run.processes):
-        show_machine()
-        for label, result in check_run(run.config, run.workdir, args.require):
-            if isinstance(result, str):
-                show(label, result)
-                continue
-            problem = cli.format_error(result)
-            show(label, f"NO: {problem}")
-            # Two checks can need the same missing device.
-            if not any(problem in earlier for earlier in problems):
-                problems.append(problem)
-        if problems:
-            raise RunError(failure + "; and ".join(problems))
-        show("verdict", f"a run of {run.name} would work here")
-
-
-def show(label: str, text: str) -> None:
-    """Prints a line of the report."""
-    print(f"{label:<10}{text}", flush=True)
-
-
-def show_machine() -> None:
-    """Prints what is known without jax: versions, cores and memory."""
     gigabytes = machine.main_memory() / 2**30
     show("versions", machine.join_versions(machine.installed_versions()))
     show(
@@ -62,6 +28,26 @@ def show_machine() -> None:
         f"{platform.system()}, {machine.describe_processor()}, {gigabytes:.1f} GiB of "
         "memory",
     )
+    try:
+        # Imported after parsing, so that errors in flags do not wait for jax.
+        from rnnmnist.runtime.compilation import enable_compilation_cache
+        from rnnmnist.runtime.distributed import initialize
+        from rnnmnist.training.preflight import check_run
+
+        enable_compilation_cache()
+        with initialize(run.processes):
+            for label, result in check_run(run.config, run.workdir, args.require):
+                show(label, result)
+            show("verdict", f"a run of {run.name} would work here")
+    except Exception as error:  # incompatible libraries and drivers raise many kinds
+        failure = as_run_error(error)
+        reason = cli.format_error(failure) if failure else first_line(error)
+        raise RunError(f"a run of {run.name} would not work here: {reason}") from error
+
+
+def show(label: str, text: str) -> None:
+    """Prints a line of the report."""
+    print(f"{label:<10}{text}", flush=True)
 
 
 if __name__ == "__main__":

@@ -192,10 +192,7 @@ def test_the_notebook_can_be_executed(executed: tuple[Path, dict[str, Any]]) -> 
     for cell in cells.values():
         assert cell.cell_type != "code" or cell.execution_count
     assert "This is not Colab" in printed(cells["keeping"])
-    assert re.search(
-        r"devices .* x cpu; jax found no accelerator",
-        printed(cells["devices"]),
-    )
+    assert re.search(r"devices .* x cpu\n", printed(cells["devices"]))
     trained = printed(cells["train"])
     assert "rnnmnist.evaluate --workdir=" in trained  # the summary's last line
     assert len(images_of(cells["train"])) == 1
