@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rnnmnist import cli, errors
-from rnnmnist.cli import Parser, output_file
+from rnnmnist.cli import Parser
 from rnnmnist.config.files import REFERENCES, expand
 
 if TYPE_CHECKING:
@@ -49,19 +49,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--json", action="store_true", help="print one JSON object per file"
     )
     parser.add_argument(
-        "--show",
-        metavar="FILE.png",
-        help="plot the preprocessing and prediction of one image",
-    )
-    parser.add_argument(
         "--stream",
         action="store_true",
         help="read time steps from standard input, and print a JSON object after each",
     )
     args = parser.parse(argv)
     if args.stream:
-        if args.files or args.show:
-            raise errors.UserError("--stream: takes no FILE and no --show")
+        if args.files:
+            raise errors.UserError("--stream: takes no FILE")
         return args
     if not args.files:
         raise errors.UserError(
@@ -70,8 +65,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         )
     if "" in args.files:
         raise errors.UserError("FILE: must name a file, a folder or -, not ''")
-    if args.show is not None:
-        args.show = output_file("--show", args.show, ".png")
     return args
 
 
@@ -110,8 +103,6 @@ def predict_images(
     for argument in args.files:
         with skip_unreadable(argument, unreadable):
             names += image_io.find_images(argument)
-    if args.show is not None and len(names) > 1:
-        raise errors.UserError("--show: plots one image, not several; name one")
     start = time.perf_counter()
     # The first image alone, so that its prediction does not wait for others.
     rest = range(1, len(names), IMAGES_PER_CALL)
@@ -123,18 +114,12 @@ def predict_images(
         # Batches have one of two sizes, each of which is a compiled program.
         filled = [stages for _, stages in images] * size
         predictions = predictor.predict_preprocessed(filled[:size])
-        for (name, stages), prediction in zip(images, predictions, strict=False):
+        for (name, _), prediction in zip(images, predictions, strict=False):
             if args.json:
                 lines = [json.dumps({"file": name} | prediction.to_dict())]
             else:
                 lines = format_prediction(errors.printable(name), prediction)
             print(*lines, sep="\n", flush=True)
-            if args.show is not None:
-                from rnnmnist.reporting import plots  # imports matplotlib
-
-                png = plots.prediction(stages, prediction.probabilities)
-                with errors.names_path(args.show):
-                    args.show.write_bytes(png)
     if len(names) > 1 and not unreadable:
         seconds = time.perf_counter() - start
         print(
@@ -151,8 +136,6 @@ def predict_sequences(
     from rnnmnist.evaluation.metrics import probability
     from rnnmnist.inference.text import predict_file
 
-    if args.show is not None:
-        raise errors.UserError("--show: plots an image; the run has sequences")
     for argument in args.files:
         results = []
         with skip_unreadable(argument, unreadable):

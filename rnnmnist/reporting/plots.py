@@ -19,7 +19,6 @@ from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.evaluation.metrics import percent, percentage_points
-from rnnmnist.inference.preprocessing import Stages
 from rnnmnist.reporting.html import LIGHT
 from rnnmnist.runs.logs import Metrics, best_step
 
@@ -245,37 +244,6 @@ def accuracy_over_time(estimates: Sequence[Estimate], majority: float) -> bytes:
 def quarters(last: int) -> list[int]:
     """Returns the time steps at a quarter, half, three quarters and the end."""
     return sorted({-(-last * quarter // 4) for quarter in (1, 2, 3, 4)})
-
-
-def prediction(stages: Stages, probabilities: np.ndarray) -> bytes:
-    """Draws an image's preprocessing, and its probabilities [time, classes]."""
-    times = range(1, len(probabilities) + 1)
-    highest = probabilities.max(axis=0)
-    likely = [int(digit) for digit in highest.argsort()[::-1] if highest[digit] > 0.1]
-    titles = ("input", "foreground", "strokes", "28 x 28")
-    with new_figure(4.4) as figure:
-        parts: Any = figure.subfigures(2, height_ratios=[1, 2])
-        grid = parts[0].subplots(1, len(titles))
-        for axes, title, image in zip(grid, titles, stages, strict=True):
-            white = 255 if image is stages.image else 1
-            axes.imshow(image, cmap="gray", vmin=0, vmax=white)
-            axes.set_title(title, loc="center")
-            axes.set_anchor("N")
-            axes.axis("off")
-        axes = parts[1].subplots()
-        for digit, colour in zip(likely, LIGHT.series, strict=False):
-            axes.plot(times, 100 * probabilities[:, digit], color=colour)
-            axes.annotate(
-                f"{digit}",
-                (times[probabilities[:, digit].argmax()], 100 * highest[digit]),
-                (0, 3),
-                textcoords="offset points",
-                ha="center",
-                color=colour,
-            )
-        axes.set(xlabel=TIME_LABEL, xlim=(0.5, len(times) + 0.5))
-        axes.set(ylabel="probability (%)", ylim=(0, 110))
-        return to_png(figure)
 
 
 @contextlib.contextmanager
