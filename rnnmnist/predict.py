@@ -13,24 +13,13 @@ a missing value, and an empty line starts the next sequence. If a file cannot be
 the others are still classified, and the exit code is 2.
 """
 
-from __future__ import annotations
-
 import argparse
-import contextlib
 import json
 import sys
-import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from rnnmnist import cli, errors
 from rnnmnist.cli import Parser
-from rnnmnist.config.files import REFERENCES, expand
-
-if TYPE_CHECKING:
-    from rnnmnist.inference.predictor import Predictor
-
-IMAGES_PER_CALL = 32
+from rnnmnist.config.files import REFERENCES
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -54,11 +43,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="read time steps from standard input, and print a JSON object after each",
     )
     args = parser.parse(argv)
-    if args.stream:
-        if args.files:
-            raise errors.UserError("--stream: takes no FILE")
-        return args
-    if not args.files:
+    if args.stream and args.files:
+        raise errors.UserError("--stream: takes no FILE")
+    if not args.stream and not args.files:
         raise errors.UserError(
             "FILE: name an image of a digit, or a file of sequences; "
             f"{parser.prog} --help"
@@ -71,96 +58,38 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Prints the prediction for each file, sequence or time step."""
     args = parse(argv)
+    from rnnmnist.inference import image_io, text
     from rnnmnist.inference.predictor import Predictor
-    from rnnmnist.inference.text import predict_lines
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     predictor = Predictor(args.workdir, args.step)
-    unreadable: list[str] = []
     if args.stream:
-        for result in predict_lines(predictor, sys.stdin):
+        for result in text.predict_lines(predictor, sys.stdin):
             print(json.dumps(result), flush=True)
-    elif predictor.task.image_shape is None:
-        predict_sequences(predictor, args, unreadable)
-    else:
-        predict_images(predictor, args, unreadable)
-    if unreadable:
+        return
+    names = args.files
+    predict = text.predict_sequences
+    if predictor.task.image_shape is not None:
+        predictor.check_digits()
+        names = [image for name in names for image in image_io.find_images(name)]
+        predict = text.predict_image
+    all_read = True
+    for name in names:
+        try:
+            results = predict(predictor, name)
+        except (errors.UserError, OSError) as error:
+            if (failure := errors.as_run_error(error)) is None:
+                raise
+            message = errors.printable(cli.format_error(failure))
+            print(f"error: {message}", file=sys.stderr, flush=True)
+            all_read = False
+        else:
+            for result, description in results:
+                print(json.dumps(result) if args.json else description, flush=True)
+    if not all_read:
         sys.exit(errors.UserError.exit_code)
-
-
-def predict_images(
-    predictor: Predictor, args: argparse.Namespace, unreadable: list[str]
-) -> None:
-    """Prints the predictions for files and for the files of folders."""
-    from rnnmnist.inference import image_io
-    from rnnmnist.inference.predictor import preprocess_image
-    from rnnmnist.inference.text import format_prediction
-
-    predictor.check_digits()
-    names: list[str] = []
-    for argument in args.files:
-        with skip_unreadable(argument, unreadable):
-            names += image_io.find_images(argument)
-    start = time.perf_counter()
-    # The first image alone, so that its prediction does not wait for others.
-    rest = range(1, len(names), IMAGES_PER_CALL)
-    for first, size in [(0, 1), *((first, IMAGES_PER_CALL) for first in rest)]:
-        images = []
-        for name in names[first : first + size]:
-            with skip_unreadable(name, unreadable):
-                images.append((name, preprocess_image(name)))
-        # Batches have one of two sizes, each of which is a compiled program.
-        filled = [stages for _, stages in images] * size
-        predictions = predictor.predict_preprocessed(filled[:size])
-        for (name, _), prediction in zip(images, predictions, strict=False):
-            if args.json:
-                lines = [json.dumps({"file": name} | prediction.to_dict())]
-            else:
-                lines = format_prediction(errors.printable(name), prediction)
-            print(*lines, sep="\n", flush=True)
-    if len(names) > 1 and not unreadable:
-        seconds = time.perf_counter() - start
-        print(
-            f"{len(names):,} images in {seconds:.1f} s, "
-            f"{len(names) / seconds:,.0f} images/s",
-            file=sys.stderr,
-        )
-
-
-def predict_sequences(
-    predictor: Predictor, args: argparse.Namespace, unreadable: list[str]
-) -> None:
-    """Prints the prediction for each sequence of files."""
-    from rnnmnist.evaluation.metrics import probability
-    from rnnmnist.inference.text import predict_file
-
-    for argument in args.files:
-        results = []
-        with skip_unreadable(argument, unreadable):
-            results = predict_file(predictor, expand(argument))
-        for result in results:
-            if args.json:
-                print(json.dumps({"file": argument} | result))
-            else:
-                print(
-                    f"{errors.printable(argument)}, sequence {result['sequence']}: "
-                    f"{result['label']}, {probability(result['probability'])}"
-                )
-
-
-@contextlib.contextmanager
-def skip_unreadable(name: str, unreadable: list[str]) -> Iterator[None]:
-    """Prints the error if a file or folder cannot be read, and records its name."""
-    try:
-        yield
-    except (errors.UserError, OSError) as error:
-        if (failure := errors.as_run_error(error)) is None:
-            raise
-        unreadable.append(name)
-        line = f"error: {errors.printable(cli.format_error(failure))}"
-        print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,31 +37,9 @@ class Prediction(NamedTuple):
         return float(self.probabilities[-1].max())
 
     @property
-    def runner_up(self) -> int:
-        """The digit with the second highest probability."""
-        return int(self.probabilities[-1].argsort(stable=True)[-2])
-
-    @property
-    def runner_up_probability(self) -> float:
-        """The probability of the runner-up."""
-        return float(self.probabilities[-1][self.runner_up])
-
-    @property
     def decision_time(self) -> int:
         """The time step, from 1, after which the predicted digit no longer changes."""
         return int(decision_times(self.probabilities.argmax(-1)[None])[0])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the JSON object that `predict --json` prints, without `file`."""
-        return {
-            "digit": self.digit,
-            "probability": self.probability,
-            "runner_up": self.runner_up,
-            "runner_up_probability": self.runner_up_probability,
-            "looks_like_digit": self.looks_like_digit,
-            "decision_step": self.decision_time,
-            "probabilities": self.probabilities.tolist(),
-        }
 
 
 class Predictor(TrainedNetwork):
@@ -113,26 +91,12 @@ class Predictor(TrainedNetwork):
             OSError: if a file cannot be read.
             ValueError: if an array has another shape, type or range.
         """
-        return self.predict_preprocessed([preprocess_image(image)])[0]
-
-    def predict_preprocessed(self, images: Sequence[Stages]) -> list[Prediction]:
-        """Classifies preprocessed images, at once.
-
-        Each number of images compiles a program of its own.
-
-        Args:
-            images: from `preprocess_image`.
-
-        Raises:
-            UserError: if the network was not trained on digits.
-        """
         self.check_digits()
-        if not images:
-            return []
-        pixels = np.stack([stages.image for stages in images])
-        probabilities = self.predict_probabilities(pixels)
-        accepted = out_of_distribution.load().is_digit(pixels).tolist()
-        return list(map(Prediction, probabilities, images, accepted))
+        stages = preprocess_image(image)
+        pixels = stages.image[None]
+        (probabilities,) = self.predict_probabilities(pixels)
+        (accepted,) = out_of_distribution.load().is_digit(pixels).tolist()
+        return Prediction(probabilities, stages, accepted)
 
     def trace(self, images: np.ndarray) -> Trace:
         """Returns the gates and states of the LSTM after each time step.

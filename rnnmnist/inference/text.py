@@ -1,71 +1,83 @@
-"""Predictions as text and as JSON objects, and those for sequences from text."""
+"""The text and the JSON objects that `rnnmnist.predict` prints."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rnnmnist.errors import UserError
+from rnnmnist.config.files import expand
+from rnnmnist.errors import UserError, printable
 from rnnmnist.evaluation.metrics import probability
 from rnnmnist.inference.predictor import Prediction, Predictor
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 MAX_DIGITS = 4
 MAX_COLUMNS = 56  # of a sparkline
+Result = tuple[dict[str, Any], str]  # a prediction as a JSON object, and as text
 
 
-def format_prediction(name: str, prediction: Prediction) -> list[str]:
-    """Returns the lines that describe the prediction for the image file `name`."""
+def predict_image(predictor: Predictor, name: str) -> list[Result]:
+    """Classifies an image file."""
+    prediction = predictor.predict(name)
+    result = {
+        "file": name,
+        "digit": prediction.digit,
+        "probability": prediction.probability,
+        "looks_like_digit": prediction.looks_like_digit,
+        "probabilities": prediction.probabilities.tolist(),
+    }
+    return [(result, f"{printable(name)}: {_describe(prediction)}")]
+
+
+def _describe(prediction: Prediction) -> str:
+    """Describes a prediction in several lines.
+
+    Sparklines show the probabilities of the digit, of the second most probable one, and
+    of those that were the most probable ones before.
+    """
     if prediction.stages.blank:
-        return [f"{name}: the image is blank; this does not look like a digit"]
+        return "the image is blank; this does not look like a digit"
+    last = prediction.probabilities[-1].tolist()
+    first, second, *_ = sorted(range(len(last)), key=lambda digit: -last[digit])
     summary = (
-        f"{name}: {prediction.digit}, {probability(prediction.probability)} "
-        f"(then {prediction.runner_up}, "
-        f"{probability(prediction.runner_up_probability)})"
+        f"{first}, {probability(last[first])} (then {second}, "
+        f"{probability(last[second])})"
     )
     if not prediction.looks_like_digit:
         summary += "; this does not look like a digit"
-    lines = [
-        f"  {digit}  {sparkline(prediction, digit)}".rstrip()
-        for digit in candidates(prediction)
-    ]
-    time_steps = len(prediction.probabilities)
-    width = len(sparkline(prediction, 0)) - 1
-    axis = f"     1{time_steps:>{width}}  time steps read; decided after "
-    return [summary, *lines, f"{axis}{prediction.decision_time}"]
+    lines = [summary]
+    before = prediction.probabilities.argmax(-1).tolist()
+    every = -(-len(before) // MAX_COLUMNS)
+    columns = prediction.probabilities[::-every][::-1]  # with the last time step
+    for digit in list(dict.fromkeys([first, second, *reversed(before)]))[:MAX_DIGITS]:
+        heights = np.rint((len(BLOCKS) - 1) * columns[:, digit]).astype(int)
+        sparkline = "".join(BLOCKS[height] for height in heights)
+        lines.append(f"  {digit}  {sparkline}".rstrip())
+    axis = f"     1{len(before):>{len(columns) - 1}}"
+    lines.append(f"{axis}  time steps read; decided after {prediction.decision_time}")
+    return "\n".join(lines)
 
 
-def candidates(prediction: Prediction) -> list[int]:
-    """Returns the digit, the runner-up, and others that led after some time step."""
-    leaders = prediction.probabilities.argmax(-1)
-    others = sorted(set(leaders.tolist()), key=lambda digit: -(leaders == digit).sum())
-    ranked = dict.fromkeys([prediction.digit, prediction.runner_up, *others])
-    return list(ranked)[:MAX_DIGITS]
-
-
-def sparkline(prediction: Prediction, digit: int) -> str:
-    """Returns the probability of a digit at evenly spaced times, as blocks."""
-    curve = prediction.probabilities[:, digit]
-    every = -(-len(curve) // MAX_COLUMNS)
-    shown = curve[::-1][::every][::-1]  # with the last one
-    return "".join(BLOCKS[round((len(BLOCKS) - 1) * float(p))] for p in shown)
-
-
-def predict_file(predictor: Predictor, path: Path) -> list[dict[str, Any]]:
-    """Returns the prediction for each sequence of a file, as a JSON object."""
+def predict_sequences(predictor: Predictor, name: str) -> list[Result]:
+    """Classifies each sequence of a file."""
     from rnnmnist.data.sequences import reading  # imports pyarrow
 
+    path = expand(name)
     sequences = reading.read(path, training=False, pair=False)
     reading.check_features(sequences, predictor.task)
     try:
         found = predictor.classify(sequences.inputs, sequences.lengths)
     except ValueError as error:  # of a value
         raise UserError(f"{path}: {error}") from error
-    return [
-        {"sequence": index} | _to_json(predictor, probabilities)
-        for index, probabilities in enumerate(found)
-    ]
+    results: list[Result] = []
+    for index, probabilities in enumerate(found):
+        result = _to_json(predictor, probabilities)
+        description = (
+            f"{printable(name)}, sequence {index}: {result['label']}, "
+            f"{probability(result['probability'])}"
+        )
+        results.append(({"file": name, "sequence": index} | result, description))
+    return results
 
 
 def predict_lines(
