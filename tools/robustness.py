@@ -225,7 +225,8 @@ def preprocess_variant(
     image: np.ndarray, seed: int, variant: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns a variant preprocessed, and only resized and inverted, each 28 x 28."""
-    grey = image_io.decode(render_variant(image, variant, seed), variant)
+    file = io.BytesIO(render_variant(image, variant, seed))
+    grey = image_io.decode(file, variant)
     baseline = np.rint(255 * (1 - resize(grey, 28, 28))).astype(np.uint8)
     return preprocess(grey).image, baseline
 
@@ -250,7 +251,7 @@ def printed(text: str, file: Path, size: int) -> bytes:
 
 def preprocess_file(file: bytes) -> np.ndarray:
     """Preprocesses the content of an image file to 28 x 28 pixels."""
-    return preprocess(image_io.decode(file, "the image")).image
+    return preprocess(image_io.decode(io.BytesIO(file), "the image")).image
 
 
 def is_unchanged(image: np.ndarray) -> bool:

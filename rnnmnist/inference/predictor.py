@@ -1,5 +1,6 @@
 """Classifies images of digits, or sequences, with a trained network."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -83,7 +84,7 @@ class Predictor(TrainedNetwork):
 
         Args:
             image: the name or the content of an image file; or grey levels [height,
-                width] of uint8, uint16, bool, or floats from 0 to 1.
+                width] of uint8, or floats from 0 to 1.
 
         Raises:
             UserError: if a file is not an image, or the network was not trained on
@@ -183,7 +184,7 @@ def preprocess_image(image: str | Path | bytes | np.ndarray) -> Stages:
     if isinstance(image, str | Path):
         return preprocess(image_io.read(str(image)))
     if isinstance(image, bytes):
-        return preprocess(image_io.decode(image, "the image"))
+        return preprocess(image_io.decode(io.BytesIO(image), "the image"))
     return preprocess(image_io.from_array(image))
 
 

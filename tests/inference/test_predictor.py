@@ -60,7 +60,7 @@ def test_images_of_mnist_are_unchanged(
     for image in np.concatenate(
         [digits[0], datasets.embedded_images()["train"][0][::8]]
     ):
-        grey = image_io.decode(saved(Image.fromarray(image)), "digit")
+        grey = image_io.decode(io.BytesIO(saved(Image.fromarray(image))), "digit")
         assert (preprocess(grey).image == image).all()
 
 
@@ -240,19 +240,19 @@ def test_specks_and_components_at_the_border_are_removed(
     assert np.abs(preprocess(page / 255).image.astype(int) - clean).mean() < 2
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float16, np.float64, bool])
+@pytest.mark.parametrize("kind", [np.uint8, np.float16, np.float64])
 def test_array_types(
     kind: type, digits: tuple[np.ndarray, np.ndarray], predictor: Predictor
 ) -> None:
     page = np.array(black_on_white(digits[0][120], 200)) > 127
-    tops: dict[type, int] = {np.uint8: 255, np.uint16: 65_535}
-    top = tops.get(kind, 1)
-    prediction = predictor.predict(page.astype(kind) * kind(top))
+    top = 255 if kind is np.uint8 else 1
+    image = page.astype(kind) * kind(top)
+    prediction = predictor.predict(image)
     assert prediction.stages.grey.dtype == np.float32
     np.testing.assert_array_equal(prediction.stages.grey, page)
     assert prediction.digit == digits[1][120]
     # No larger than of a file, or a photo of many pixels would be a minute's work.
-    assert max(image_io.from_array(page.repeat(4, 1)).shape) == image_io.MAX_SIDE
+    assert max(image_io.from_array(image.repeat(4, 1)).shape) == image_io.MAX_SIDE
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,8 @@ def test_array_types(
         (np.zeros((280, 280, 3), np.uint8), "shape"),
         (np.zeros(784), "shape"),
         (np.zeros((0, 28)), "shape"),
-        (np.zeros((28, 28), np.int64), "not int64"),
+        (np.zeros((28, 28), np.uint16), "not uint16"),
+        (np.zeros((28, 28), bool), "not bool"),
         (np.zeros((28, 28), complex), "not complex128"),
         (np.full((28, 28), "7"), "not <U1"),
         (np.full((28, 28), 255.0), "from 255 to 255"),
@@ -468,7 +469,7 @@ def test_a_damaged_image_of_every_kind_is_a_user_error(
             for offset in generator.integers(0, len(content), 3):
                 damaged[offset] = generator.integers(256)
             try:
-                grey = image_io.decode(bytes(damaged), kind)
+                grey = image_io.decode(io.BytesIO(damaged), kind)
             except UserError:
                 continue
             assert preprocess(grey).image.shape == (28, 28)
