@@ -35,8 +35,8 @@ from rnnmnist.runtime.mesh import local_sharding
 from rnnmnist.runtime.processes import deferred_interrupts
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
-# Raised if a setting or a field of a record below is renamed or removed, with a run of
-# `tools/convert_reference.py`. What is added has the default that runs had before.
+# Raised if a setting or a field of a record below is renamed or removed; then rewrite
+# the headers of the shipped models, too. What is added has the default of runs before.
 FORMAT = 2
 PARSE_ERRORS = (ValueError, LookupError, TypeError, AttributeError)  # of a header
 
