@@ -63,7 +63,7 @@ def predict_sequences(predictor: Predictor, name: str) -> list[Result]:
     from rnnmnist.data.sequences import reading  # imports pyarrow
 
     path = expand(name)
-    sequences = reading.read(path, training=False, pair=False)
+    sequences = reading.read(path, pair=False)
     reading.check_features(sequences, predictor.task)
     try:
         found = predictor.classify(sequences.inputs, sequences.lengths)

@@ -254,7 +254,7 @@ def test_a_workdir_is_refused_before_the_data_are_read(run: Path) -> None:
     for flag, message in (
         ("--config.seed=5", "belongs to another run: seed=5 (checkpoint: 0)"),
         ("--config.train.num_steps=10", "train.num_steps: must be at least 20, "),
-        (longer, "/absent.npz: does not exist"),
+        (longer, "/absent.npz: No such file or directory"),
     ):
         assert message in refused("main", *flags, flag)
     with lock(run):

@@ -5,7 +5,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -69,8 +69,6 @@ def _check_names(names: list[str], path: Path) -> None:
         if name not in NAMES:
             remedy = did_you_mean(name, NAMES, f"allowed are {', '.join(NAMES)}")
             raise UserError(f"{path}: contains the array {shown(name)}; {remedy}")
-        if names.count(name) > 1:
-            raise UserError(f"{path}: contains {name} twice; save the arrays again")
     if "inputs" not in names:
         raise UserError(f"{path}: contains no inputs; name the sequences 'inputs'")
 
@@ -86,27 +84,17 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
-def read(path: Path, *, training: bool = True, pair: bool = True) -> Sequences:
+def read(path: Path, *, pair: bool = True) -> Sequences:
     """Reads a file or a folder of sequences in any format.
 
-    Args:
-        path: the file or folder.
-        training: whether labels of at least two classes are required, and training
-            sequences if there are splits. Labels are returned in any case.
-        pair: whether either file of a pair NAME_TRAIN.ts and NAME_TEST.ts names both.
+    With `pair`, either file of a pair NAME_TRAIN.ts and NAME_TEST.ts names both.
     """
-    reader = READERS.get(path.suffix.lower()) if path.is_file() else None
-    if path.is_dir():
-        reader = read_folder
+    reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
     if reader is None:
-        fault = "is in no known format" if path.exists() else "does not exist"
-        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
-        names = [file.name for file in siblings if file.suffix.lower() in READERS]
-        remedy = did_you_mean(path.name, names, f"name {FORMATS}")
-        raise UserError(f"{path}: {fault}; {remedy}")
+        raise UserError(f"{path}: is in no known format; name {FORMATS}")
     with damage_refused(str(path)):
         arrays = read_ts(path, pair=pair) if reader is read_ts else reader(path)
-    return validate(str(path), training=training, **arrays)
+        return validate(str(path), **arrays)
 
 
 def load(config: DataConfig, trained: Task | None = None) -> Dataset:
@@ -120,28 +108,33 @@ def load(config: DataConfig, trained: Task | None = None) -> Dataset:
         )
     path = Path(config.path)
     name = path.stem.removesuffix("_TRAIN").removesuffix("_TEST")
-    return to_dataset(name, read(path, training=trained is None), config, trained)
+    return to_dataset(name, read(path), config, trained)
 
 
 def to_dataset(
     name: str, sequences: Sequences, config: DataConfig, trained: Task | None = None
 ) -> Dataset:
     """Checks the values of labelled sequences, and divides them into splits."""
-    if sequences.labels is None:
-        raise UserError(f"{sequences.source}: the sequences have no labels")
-    classes = sequences.classes
     labels = sequences.labels
+    if labels is None:
+        add = "add the array 'labels', the column 'label', or @classLabel and labels"
+        remedy = did_you_mean("label", sequences.feature_names, add)
+        raise UserError(f"{sequences.source}: has no labels; {remedy}")
     if trained is None:
-        splits = sequences.training_splits
-        sha256, mean, std = read_statistics(sequences, config)
+        classes = sequences.classes
+        splits = sequences.training_splits()
+        train = splits["train"]
+        sha256, mean, std = read_statistics(sequences, train, config.missing)
+        if config.normalize == "none":
+            mean = std = None
     else:
         classes = trained.classes
-        labels = _labels_of(sequences, trained)
-        sha256, _, _ = read_statistics(sequences, config, moments=False)
+        labels = _labels_of(sequences, labels, trained)
+        sha256, _, _ = read_statistics(sequences, np.arange(0), config.missing)
         mean = trained.mean
         std = trained.std
         same = sha256 == trained.sha256
-        splits = sequences.training_splits if same else sequences.given_splits("test")
+        splits = sequences.training_splits() if same else sequences.given_splits("test")
     _, time_steps, features = sequences.inputs.shape
     sizes = {split: len(indices) for split, indices in splits.items()}
     task = Task(
@@ -173,14 +166,12 @@ def to_dataset(
 
 
 def read_statistics(
-    sequences: Sequences, config: DataConfig, *, moments: bool = True
+    sequences: Sequences, train: np.ndarray, missing: str
 ) -> tuple[str, tuple[float, ...] | None, tuple[float, ...] | None]:
     """Reads and checks all values of labelled sequences.
 
-    Returns:
-        The SHA-256 of the sequences with their labels, lengths and splits; mean and
-        standard deviation of each feature over the training sequences, None without
-        `moments` or with `data.normalize=none`.
+    Returns the SHA-256 of the sequences with their labels, lengths and splits, and the
+    mean and standard deviation of each feature over the sequences `train`, int [n].
     """
     lengths = sequences.lengths
     examples, time_steps, features = sequences.inputs.shape
@@ -194,10 +185,8 @@ def read_statistics(
     if lengths is not None:
         digest.update(lengths.astype("<i8").tobytes())
     is_training = np.zeros(examples, bool)
-    moments &= config.normalize != "none"
-    if moments:
-        is_training[sequences.training_splits["train"]] = True
-    total = Moments.zeros(features)
+    is_training[train] = True
+    moments = Moments(features)
     size = max(1, CHUNK_BYTES // (time_steps * features * 8))
     for start in range(0, examples, size):
         part = slice(start, start + size)
@@ -205,28 +194,19 @@ def read_statistics(
         padded = slice(0) if lengths is None else padding(time_steps, lengths[part])
         chunk[padded] = 0
         digest.update(chunk.data)
-        _check_values(sequences, chunk, start, config.missing)
+        _check_values(sequences, chunk, start, missing)
         chunk[padded] = np.nan  # `Moments` leaves NaN out
-        total = total.add(chunk[is_training[part]].reshape(-1, features))
-    if not moments:
-        return digest.hexdigest(), None, None
-    mean = tuple(total.mean.tolist())
-    return digest.hexdigest(), mean, tuple(total.std.tolist())
+        moments.add(chunk[is_training[part]].reshape(-1, features))
+    return digest.hexdigest(), tuple(moments.mean.tolist()), moments.std
 
 
-class Moments(NamedTuple):
+class Moments:
     """The number, mean and sum of squared deviations of values, by feature."""
 
-    number: np.ndarray  # float64 [features]
-    mean: np.ndarray  # float64 [features]
-    squares: np.ndarray  # float64 [features]
+    def __init__(self, features: int) -> None:
+        self.number, self.mean, self.squares = np.zeros((3, features))
 
-    @classmethod
-    def zeros(cls, features: int) -> "Moments":
-        """Returns the moments of no values."""
-        return cls(*np.zeros((3, features)))
-
-    def add(self, values: np.ndarray) -> "Moments":
+    def add(self, values: np.ndarray) -> None:
         """Adds values, real [n, features]; NaN are left out.
 
         References:
@@ -235,24 +215,24 @@ class Moments(NamedTuple):
         """
         missing = np.isnan(values)
         number = len(values) - missing.sum(axis=0)
-        if missing.any():
-            values = np.where(missing, 0, values)
+        values = np.where(missing, 0, values)
         mean = values.sum(axis=0, dtype=np.float64) / np.maximum(number, 1)
         deviations = values - mean
         deviations[missing] = 0
-        total = self.number + number
         delta = mean - self.mean
-        weight = number / np.maximum(total, 1)
-        squares = self.squares + np.einsum("nf,nf->f", deviations, deviations)
-        squares = squares + np.square(delta) * self.number * weight
-        return Moments(total, self.mean + delta * weight, squares)
+        weight = number / np.maximum(self.number + number, 1)
+        self.squares += np.einsum("nf,nf->f", deviations, deviations)
+        self.squares += np.square(delta) * self.number * weight
+        self.mean += delta * weight
+        self.number += number
 
     @property
-    def std(self) -> np.ndarray:
+    def std(self) -> tuple[float, ...]:
         """The standard deviation; 1 for a constant feature."""
         std = np.sqrt(self.squares / np.maximum(self.number, 1))
         # Rounding alone gives a constant a small one.
-        return np.where(std > 1e-6 * np.abs(self.mean), std, 1.0)
+        is_constant = std <= 1e-6 * np.abs(self.mean)
+        return tuple(np.where(is_constant, 1.0, std).tolist())
 
 
 def _check_values(
@@ -270,8 +250,8 @@ def _check_values(
     )
 
 
-def _labels_of(sequences: Sequences, trained: Task) -> np.ndarray:
-    """Returns the labels as indices of the classes that a network was trained on."""
+def _labels_of(sequences: Sequences, labels: np.ndarray, trained: Task) -> np.ndarray:
+    """Returns labels as indices of the classes that a network was trained on."""
     check_features(sequences, trained)
     if unknown := set(sequences.classes) - set(trained.classes):
         raise UserError(
@@ -279,7 +259,7 @@ def _labels_of(sequences: Sequences, trained: Task) -> np.ndarray:
             f"its classes are {', '.join(trained.classes)}"
         )
     order = [trained.classes.index(name) for name in sequences.classes]
-    return np.array(order, np.int32)[sequences.labels]
+    return np.array(order, np.int32)[labels]
 
 
 def check_features(sequences: Sequences, trained: Task) -> None:

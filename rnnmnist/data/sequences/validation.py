@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -44,17 +43,25 @@ class Sequences:
             given = np.full(len(self.inputs), default)
         return {name: np.flatnonzero(given == name) for name in SPLITS}
 
-    @functools.cached_property
     def training_splits(self) -> dict[str, np.ndarray]:
-        """The indices of each split of labelled sequences, for training.
+        """Returns the indices of each split of labelled sequences, for training.
 
         Without a validation split, every tenth training sequence of each class is
         validation (the last one of a smaller class), in the order of the file.
         """
+        if not 2 <= len(self.classes) <= MAX_CLASSES:
+            raise UserError(
+                f"{self.source}: labels: has {len(self.classes)} classes, "
+                f"{shown(self.classes)}; allowed are 2 to {MAX_CLASSES}"
+            )
         splits = self.given_splits("train")
+        train = splits["train"]
+        if not len(train):
+            raise UserError(
+                f"{self.source}: split has no 'train'; mark the training sequences"
+            )
         if len(splits["validation"]):
             return splits
-        train = splits["train"]
         held_out = []
         labels = np.asarray(self.labels)[train]
         for label in np.unique(labels):
@@ -82,7 +89,6 @@ def validate(
     feature_names: ArrayLike | None = None,
     class_names: Sequence[str] | None = None,
     ids: tuple[str, ...] | None = None,
-    training: bool = True,
 ) -> Sequences:
     """Checks arrays of sequences.
 
@@ -92,70 +98,60 @@ def validate(
         labels: integers or non-empty strings [examples].
         lengths: integers [examples], each from 1 to time; by default, time.
         split: strings [examples]: "train", "validation" or "test".
-        feature_names: unique strings [features].
+        feature_names: strings [features].
         class_names: the classes of string labels in order. By default, the labels that
             occur: integers, and strings that all are integers, sorted by value; other
             strings alphabetically.
         ids: names of the sequences [examples], for messages.
-        training: whether labels of at least two classes are required, and training
-            sequences if there are splits.
     """
-    values = _valid_inputs(inputs, source)
-    count, time, features = values.shape
-    names = tuple(map(str, range(features)))
-    if feature_names is not None:
-        given = _vector("feature_names", feature_names, "U", features, source)
-        names = tuple(given.tolist())
-        if len(set(names)) < features:
-            raise UserError(f"{source}: feature_names: {shown(names)} are not unique")
-    indices = None
-    classes: tuple[str, ...] = ()
-    if labels is not None:
-        vector = _vector("labels", labels, "iuU", count, source)
-        indices, classes = _encode(vector, class_names, source)
-    elif training:
-        add = "add the array 'labels', the column 'label', or @classLabel and labels"
-        raise UserError(f"{source}: has no labels; {did_you_mean('label', names, add)}")
-    if training and not 2 <= len(classes) <= MAX_CLASSES:
-        raise UserError(
-            f"{source}: labels: has {len(classes)} classes, {shown(classes)}; allowed "
-            f"are 2 to {MAX_CLASSES}"
-        )
-    if split is not None:
-        split = _valid_split(split, count, source)
-        if training and "train" not in split:
-            raise UserError(
-                f"{source}: split has no 'train'; mark the training sequences"
-            )
-    if lengths is not None:
-        lengths = _valid_lengths(lengths, count, time, source)
-    return Sequences(source, values, indices, classes, lengths, split, names, ids)
-
-
-def _valid_inputs(inputs: ArrayLike, source: str) -> np.ndarray:
     values = _array("inputs", inputs, "biuf", source)
     if values.ndim not in (2, 3) or not values.size:
         raise UserError(
             f"{source}: inputs: has the shape {values.shape}; allowed are [examples, "
             "time, features] and [examples, time], none of them 0"
         )
-    return values[..., None] if values.ndim == 2 else values
+    if values.ndim == 2:
+        values = values[..., None]
+    count, time, features = values.shape
+    names = tuple(map(str, range(features)))
+    if feature_names is not None:
+        given = _array("feature_names", feature_names, "U", source, features)
+        names = tuple(given.tolist())
+    indices = None
+    classes: tuple[str, ...] = ()
+    if labels is not None:
+        vector = _array("labels", labels, "iuU", source, count)
+        indices, classes = _encode(vector, class_names)
+    for name in (*classes, *names):
+        if not name.strip() or not name.isprintable():
+            raise UserError(
+                f"{source}: a class or feature is named {shown(name)}; allowed are "
+                "printable texts that are not empty"
+            )
+    return Sequences(
+        source,
+        values,
+        indices,
+        classes,
+        None if lengths is None else _valid_lengths(lengths, count, time, source),
+        None if split is None else _valid_split(split, count, source),
+        names,
+        ids,
+    )
 
 
 def _valid_split(values: ArrayLike, count: int, source: str) -> np.ndarray:
-    split = _vector("split", values, "U", count, source)
-    invalid = np.flatnonzero(~np.isin(split, SPLITS))
-    if len(invalid):
-        name = str(split[invalid[0]])
+    split = _array("split", values, "U", source, count)
+    for name in np.setdiff1d(split, SPLITS).tolist():
         remedy = did_you_mean(name, SPLITS, f"allowed are {', '.join(SPLITS)}")
-        raise UserError(f"{source}: split[{invalid[0]}] is {shown(name)}; {remedy}")
+        raise UserError(f"{source}: a split is {shown(name)}; {remedy}")
     return split
 
 
 def _valid_lengths(
     values: ArrayLike, count: int, time: int, source: str
 ) -> np.ndarray | None:
-    lengths = _vector("lengths", values, "iu", count, source)
+    lengths = _array("lengths", values, "iu", source, count)
     outside = np.flatnonzero((lengths < 1) | (lengths > time))
     if len(outside):
         raise UserError(
@@ -165,7 +161,10 @@ def _valid_lengths(
     return None if np.all(lengths == time) else lengths.astype(np.int32)
 
 
-def _array(name: str, values: ArrayLike, kinds: str, source: str) -> np.ndarray:
+def _array(
+    name: str, values: ArrayLike, kinds: str, source: str, size: int | None = None
+) -> np.ndarray:
+    """Returns an array of some of NumPy's kinds, and with `size` of that shape."""
     try:
         array = np.asarray(values)  # of a memory map, a view
     except (ValueError, TypeError) as error:  # as of lists of unequal lengths
@@ -175,45 +174,22 @@ def _array(name: str, values: ArrayLike, kinds: str, source: str) -> np.ndarray:
         raise UserError(
             f"{source}: {name}: is {shown(str(dtype))}; allowed are {KINDS[kinds]}"
         )
+    if size is not None and array.shape != (size,):
+        raise UserError(
+            f"{source}: {name}: has the shape {array.shape}; to match inputs, it must "
+            f"be {(size,)}"
+        )
     return array
 
 
-def _vector(
-    name: str, values: ArrayLike, kinds: str, count: int, source: str
-) -> np.ndarray:
-    vector = _array(name, values, kinds, source)
-    if vector.shape != (count,):
-        raise UserError(
-            f"{source}: {name}: has the shape {vector.shape}; to match inputs, it must "
-            f"be {(count,)}"
-        )
-    if vector.dtype.kind == "U":
-        try:
-            texts = vector.tolist()
-        except (ValueError, SystemError) as error:  # code points that do not exist
-            raise UserError(f"{source}: {name}: {first_line(error)}") from error
-        _check_texts(name, texts, source)
-    return vector
-
-
-def _check_texts(name: str, texts: Sequence[str], source: str) -> None:
-    for index, text in enumerate(texts):
-        if not text.strip() or not text.isprintable():
-            raise UserError(
-                f"{source}: {name}[{index}] is {shown(str(text))}; allowed are "
-                "printable texts that are not empty"
-            )
-
-
 def _encode(
-    labels: np.ndarray, class_names: Sequence[str] | None, source: str
+    labels: np.ndarray, class_names: Sequence[str] | None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns the labels as int32 indices, and the classes."""
     values, inverse = np.unique(labels, return_inverse=True)
     names = [str(value) for value in values]
     classes = names
     if class_names is not None:
-        _check_texts("class_names", class_names, source)
         classes = list(class_names)
     elif all(re.fullmatch(r"-?[0-9]{1,20}", name) for name in names):
         classes = sorted(names, key=int)
