@@ -1,5 +1,6 @@
 """Reads .csv and .parquet files: a row for each time step of a sequence."""
 
+import bisect
 import contextlib
 import csv
 import itertools
@@ -14,14 +15,15 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from rnnmnist.data.examples import SPLITS
 from rnnmnist.data.sequences.validation import check_memory, pad
-from rnnmnist.errors import UserError, did_you_mean, printable, shown
+from rnnmnist.errors import UserError, printable, shown
 
 COLUMNS = ("sequence", "time", "label", "split")  # the others are features
 MAX_BLOCK = 1 << 27  # bytes of a file that are parsed at a time; a row fits into one
 CELL_BYTES = 32  # that a value takes while it is read
-TIMES = (pa.int64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"))  # of texts
+# What the texts of a column can be, of which the first one that suits all is used.
+TIMES = (pa.int64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.float64())
+MISFITS = (pa.ArrowInvalid, pa.ArrowNotImplementedError)  # of casts
 
 Place = Callable[[int], str]  # names a row, from 0, for messages
 
@@ -32,9 +34,7 @@ def read_csv(path: Path) -> dict[str, Any]:
         reader = csv.reader(file)
         names = [name.strip() for name in next(reader, [])]
         header_lines = reader.line_num
-        _check_columns(names, f"{path}: line 1")
-        if not any(reader):
-            raise _no_rows(path)
+    _check_columns(names, f"{path}: line 1")
     try:
         table = pyarrow.csv.read_csv(
             path,
@@ -50,11 +50,12 @@ def read_csv(path: Path) -> dict[str, Any]:
     except pa.ArrowInvalid as error:
         # Arrow counts rows from 1, with that of the names but without empty lines.
         row = re.search(r"Row #(\d+): (.*)", str(error), re.DOTALL)
-        place = _line(path, int(row[1]) - header_lines - 1) if row else "the table"
-        reason = printable(row[2] if row else str(error))
+        if row is None:
+            raise
+        place = _line(path, int(row[1]) - header_lines - 1)
         raise UserError(
-            f"{path}: {place}: {reason}; separate cells by commas, and quote texts "
-            "that contain one"
+            f"{path}: {place}: {printable(row[2])}; separate cells by commas, and "
+            "quote texts that contain one"
         ) from error
     return _to_arrays(table, lambda row: _line(path, row), path)
 
@@ -85,45 +86,44 @@ def read_parquet(path: Path) -> dict[str, Any]:
 
 
 def _check_columns(names: list[str], where: str) -> None:
-    features = [name for name in names if name not in COLUMNS]
-    listed = "the columns are sequence, time, one or more features, and optionally "
-    listed += "label and split"
-    for name in ("sequence", "time"):
-        if name not in names:
-            remedy = did_you_mean(name, features, listed)
-            raise UserError(f"{where}: there is no column {name!r}; {remedy}")
-    if not features or len(set(names)) < len(names):
-        raise UserError(f"{where}: {listed}, each once, not {shown(names)}")
-
-
-def _no_rows(path: Path) -> UserError:
-    return UserError(f"{path}: has no rows; write one for each time step of a sequence")
+    unique = set(names)
+    is_complete = {"sequence", "time"} < unique and not unique <= set(COLUMNS)
+    if not is_complete or len(unique) < len(names):
+        raise UserError(
+            f"{where}: has the columns {shown(names)}; needed are sequence, time, one "
+            "or more features, and optionally label and split, each once"
+        )
 
 
 def _to_arrays(table: pa.Table, place: Place, path: Path) -> dict[str, Any]:
     """Groups rows by sequence, in the order of their first rows, and sorts by time."""
     if not table.num_rows:
-        raise _no_rows(path)
-    columns = {name: _plain(table[name]) for name in table.column_names}
-    features = [name for name in columns if name not in COLUMNS]
+        raise UserError(f"{path}: has no rows; write one for each time step")
 
-    def where(row: int) -> str:
-        return f"{path}: {place(row)}"
+    def column(name: str) -> _Column:
+        return _Column(name, table[name], lambda row: f"{path}: {place(row)}")
 
-    sequence, ids = _texts(columns["sequence"], "sequence", where)
-    time = _times(columns["time"], where)
+    sequence, ids = column("sequence").texts()
+    time = column("time").times()
     order = np.lexsort((time, sequence))
     sequence = sequence[order]
     first = np.flatnonzero(np.diff(sequence, prepend=-1))  # row of each sequence
     lengths = np.diff(first, append=len(order))
-    again = np.flatnonzero((np.diff(sequence) == 0) & (np.diff(time[order]) == 0))
-    if len(again):
-        earlier, row = order[again[0] : again[0] + 2]
-        raise UserError(
-            f"{where(row)}: sequence {shown(ids[sequence[again[0]]])} has the time "
-            f"{columns['time'][row]} as in {place(earlier)}"
-        )
-    values = [_numbers(columns[name], name, where)[order] for name in features]
+
+    def refuse(name: str, faults: np.ndarray) -> None:
+        """Refuses faults between a row and the next one of its sequence, bool [n-1]."""
+        found = np.flatnonzero(faults & (np.diff(sequence) == 0))
+        if len(found):
+            earlier, row = order[found[0] : found[0] + 2]
+            raise UserError(
+                f"{path}: {place(row)}: sequence {shown(ids[sequence[found[0]]])} has "
+                f"the {name} {shown(str(table[name][row]))}, and "
+                f"{shown(str(table[name][earlier]))} in {place(earlier)}"
+            )
+
+    refuse("time", np.diff(time[order]) == 0)
+    features = [name for name in table.column_names if name not in COLUMNS]
+    values = [column(name).numbers()[order] for name in features]
     arrays: dict[str, Any] = {
         "inputs": pad(np.stack(values, axis=1), lengths, str(path)),
         "lengths": lengths,
@@ -131,117 +131,78 @@ def _to_arrays(table: pa.Table, place: Place, path: Path) -> dict[str, Any]:
         "ids": tuple(ids),
     }
     for name, argument in (("label", "labels"), ("split", "split")):
-        if name not in columns:
-            continue
-        codes, found = _texts(columns[name], name, where)
-        of_first = codes[order[first]]
-        differs = np.flatnonzero(codes[order] != np.repeat(of_first, lengths))
-        if len(differs):
-            row = order[differs[0]]
-            earlier = order[np.repeat(first, lengths)[differs[0]]]
-            raise UserError(
-                f"{where(row)}: sequence {shown(ids[sequence[differs[0]]])} has "
-                f"the {name} {shown(found[codes[row]])}, but "
-                f"{shown(found[codes[earlier]])} in {place(earlier)}"
-            )
-        arrays[argument] = np.array(found)[of_first]
+        if name in table.column_names:
+            codes, texts = column(name).texts()
+            codes = codes[order]
+            refuse(name, np.diff(codes) != 0)
+            arrays[argument] = np.array(texts)[codes[first]]
     return arrays
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Decodes a dictionary, and gives texts of any kind the type `string`."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if str(column.type) in ("large_string", "string_view"):
-        column = column.cast(pa.string())
-    return column
+class _Column:
+    """A column, whose texts are stripped, and null where they are empty."""
 
+    def __init__(self, name: str, values: pa.ChunkedArray, where: Place) -> None:
+        self.name = name
+        self.where = where
+        if pa.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        self.is_text = str(values.type) in ("string", "large_string", "string_view")
+        if self.is_text:
+            values = pc.utf8_trim_whitespace(values.cast(pa.string()))
+            null = pa.scalar(None, pa.string())
+            values = pc.if_else(pc.equal(values, ""), null, values)
+        self.values = values
 
-def _texts(
-    column: pa.ChunkedArray, name: str, where: Place
-) -> tuple[np.ndarray, list[str]]:
-    """Returns a column's texts without surrounding spaces: indices, and those found."""
-    codes, found = _encode(column)
-    allowed = ", ".join(SPLITS) if name == "split" else "texts"
-    for code, text in enumerate(found):
-        if not text or (name == "split" and text not in SPLITS):
-            row = int(np.argmax(codes == code))
-            remedy = did_you_mean(text, SPLITS, f"allowed are {allowed}")
-            raise UserError(f"{where(row)}: the {name} is {shown(text)}; {remedy}")
-    return codes, found
+    def texts(self) -> tuple[np.ndarray, list[str]]:
+        """Returns indices of texts, int32 [rows], and the texts."""
+        if self.values.null_count:
+            raise self._refusal(pc.index(self.values.is_null(), True).as_py(), "texts")
+        encoded = self.values.cast(pa.string()).combine_chunks().dictionary_encode()
+        return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
+    def times(self) -> np.ndarray:
+        """Returns numbers or timestamps [rows]."""
+        allowed = "numbers, or in every row timestamps such as 2026-05-01 12:00:00"
+        kinds = TIMES if self.is_text else (self.values.type,)
+        times = self._cast(kinds, allowed)
+        comparable = times.dtype.kind in "iufM"
+        valid = np.isfinite(times) if comparable else np.zeros(len(times), bool)
+        if not valid.all():
+            raise self._refusal(int(np.argmin(valid)), allowed)
+        return times
 
-def _encode(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
-    """Returns indices into the list of texts found, where '' is a missing one."""
-    texts = pc.utf8_trim_whitespace(pc.fill_null(column.cast(pa.string()), ""))
-    encoded = texts.combine_chunks().dictionary_encode()
-    return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+    def numbers(self) -> np.ndarray:
+        """Returns floats [rows], with NaN for missing values."""
+        kind = pa.float32() if self.is_text else pa.float64()
+        if pa.types.is_floating(self.values.type):
+            kind = self.values.type
+        return self._cast((kind,), "numbers; a missing value is an empty cell or nan")
 
+    def _cast(self, kinds: tuple[pa.DataType, ...], allowed: str) -> np.ndarray:
+        """Converts all values to the first kind for which that is possible."""
+        for kind in kinds:
+            with contextlib.suppress(*MISFITS):
+                # An integer beyond 2**53 is rounded.
+                return self.values.cast(kind, safe=False).to_numpy()
+        raise self._refusal(self._first_misfit(kinds[-1]), allowed)
 
-def _times(column: pa.ChunkedArray, where: Place) -> np.ndarray:
-    """Returns numbers or timestamps; of texts, integers if all of them are."""
-    if pa.types.is_string(column.type):
-        codes, found = _encode(column)
-        times = _parse_times(found)[codes]
-    else:
-        times = column.to_numpy()
-    comparable = times.dtype.kind in "iufM"
-    valid = np.isfinite(times) if comparable else np.zeros(len(times), bool)
-    if not valid.all():
-        row = int(np.argmin(valid))
-        raise UserError(
-            f"{where(row)}: the time is {shown(str(column[row]))}; allowed are "
-            "numbers, or in every row timestamps such as 2026-05-01 12:00:00"
+    def _first_misfit(self, kind: pa.DataType) -> int:
+        """Returns the first row whose value cannot be converted."""
+
+        def has_misfit(row: int) -> bool:
+            try:
+                self.values.slice(0, row + 1).cast(kind, safe=False)
+            except MISFITS:
+                return True
+            return False
+
+        return bisect.bisect(range(len(self.values)), False, key=has_misfit)
+
+    def _refusal(self, row: int, allowed: str) -> UserError:
+        value = self.values[row].as_py()
+        text = "" if value is None else str(value)
+        return UserError(
+            f"{self.where(row)}: the column {self.name} has {shown(text)}; allowed are "
+            f"{allowed}"
         )
-    return times
-
-
-def _parse_times(texts: list[str]) -> np.ndarray:
-    """Converts texts to integers, timestamps, or numbers with NaN for other texts."""
-    for kind in TIMES:
-        with contextlib.suppress(pa.ArrowInvalid):
-            return pa.array(texts).cast(kind).to_numpy()
-    numbers = np.full(len(texts), np.nan)
-    for index, text in enumerate(texts):
-        with contextlib.suppress(ValueError):
-            numbers[index] = float(text)
-    return numbers
-
-
-def _numbers(column: pa.ChunkedArray, name: str, where: Place) -> np.ndarray:
-    """Returns the values of a feature as floats, with NaN for missing ones."""
-    if not pa.types.is_string(column.type):
-        kind = column.type if pa.types.is_floating(column.type) else pa.float64()
-        try:
-            # An integer beyond 2**53 is rounded.
-            return column.cast(kind, safe=False).to_numpy()
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise UserError(
-                f"{where(0)}: the column {name} is {column.type}; a feature has numbers"
-            ) from error
-    texts = pc.utf8_trim_whitespace(column)
-    texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
-    try:
-        return texts.cast(pa.float32()).to_numpy()
-    except pa.ArrowInvalid:
-        row = _first_non_number(texts)
-        raise UserError(
-            f"{where(row)}: {shown(texts[row].as_py())} in the column {name} is not a "
-            "number; a missing value is an empty cell or nan"
-        ) from None
-
-
-def _first_non_number(texts: pa.ChunkedArray) -> int:
-    """Returns the index of the first text that is not a number, by bisection."""
-    first = 0
-    count = len(texts)
-    while count > 1:
-        half = count // 2
-        try:
-            texts.slice(first, half).cast(pa.float32())
-        except pa.ArrowInvalid:
-            count = half
-        else:
-            first += half
-            count -= half
-    return first
