@@ -83,10 +83,6 @@ def copy_clone(target: Path) -> None:
     python.chmod(0o755)
 
 
-def test_the_readme_is_short() -> None:
-    assert len(README.splitlines()) <= 200
-
-
 def test_the_first_two_commands_are_one_line_each() -> None:
     first, second = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)[:2]
     for text in (first, second):
