@@ -23,9 +23,6 @@ IMAGE_SETS: dict[str, tuple[tuple[str, ...], SplitSizes]] = {
     "mnist5k": (_DIGITS, SplitSizes(4_000, 500, 500)),
 }
 EMBEDDED = Path(__file__).parent / "mnist5k.npz"
-HELD_OUT = 50  # examples of each class in each of the validation and test splits
-
-Arrays = tuple[np.ndarray, np.ndarray]  # uint8 [n, 28, 28], uint8 [n]
 
 
 def image_task(config: DataConfig) -> Task:
@@ -50,16 +47,18 @@ def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:
     return Dataset(image_task(config), images.load(config))
 
 
-def embedded_images() -> dict[str, Arrays]:
-    """Returns the 5,000 images that the package ships, read without TFDS.
+def embedded_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns the splits of the images that the package ships, read without TFDS.
 
-    The splits have 4,000, 500 and 500 examples, the same number of each class.
+    They are images, uint8 [n, 28, 28], and labels, uint8 [n], with the same number of
+    each class.
     """
     with np.load(EMBEDDED, allow_pickle=False) as file:
-        images, labels = file["images"], file["labels"]
-    index = np.zeros(len(labels), np.int64)  # of an image within its class
-    for digit in range(10):
-        index[labels == digit] = np.arange(np.sum(labels == digit))
-    block = (500 - index - 1) // HELD_OUT  # 0: the last 50 images of a class
-    masks = {"train": block >= 2, "validation": block == 1, "test": block == 0}
+        images, labels = file["images"], file["labels"]  # sorted by class
+    index = np.arange(len(labels)) % 500  # of an image within its class
+    masks = {
+        "train": index < 400,
+        "validation": (index >= 400) & (index < 450),
+        "test": index >= 450,
+    }
     return {name: (images[mask], labels[mask]) for name, mask in masks.items()}

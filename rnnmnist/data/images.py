@@ -194,10 +194,9 @@ def host_of(url: str) -> str:
 
 def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
     missing = missing_urls(builder, manual_dir)
-    print(f"preparing {builder.builder_config.name} in {builder.data_dir}", flush=True)
-    if missing:
-        host = host_of(missing[0])
-        print(f"downloading {len(missing)} files from {host}", flush=True)
+    text = f"preparing {builder.builder_config.name} in {builder.data_dir}"
+    source = f", downloading from {host_of(missing[0])}" if missing else ""
+    print(text + source, flush=True)
     download_config = tfds.download.DownloadConfig(
         manual_dir=None if manual_dir is None else expand(manual_dir),
         force_checksums_validation=True,

@@ -11,18 +11,12 @@ ROUNDS = 48
 def epoch_order(key: jax.Array, positions: jax.Array, examples: int) -> jax.Array:
     """Returns the index of the example at each position of consecutive epochs.
 
+    The positions, int32 [n], are ascending and within at most two epochs of at least n
+    examples. Those of one epoch give every index exactly once.
+
     Implements the swap-or-not shuffle: in each round, an index and its partner
     `k - index` are swapped or not, depending on a hash of the larger of the two. Each
     round is a bijection for any round key and any number of examples.
-
-    Args:
-        key: PRNG key of the data order.
-        positions: int32 [n], ascending, within at most two epochs.
-        examples: number of examples in an epoch, at least `n`.
-
-    Returns:
-        int32 [n], each below `examples`. The positions of one epoch give every index
-        exactly once.
 
     References:
         Hoang, Morris, Rogaway, "An Enciphering Scheme Based on a Card Shuffle",

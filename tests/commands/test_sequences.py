@@ -573,7 +573,7 @@ def test_fit_trains_on_arrays_and_resumes(
         ({"view": "columns"}, "fit: view: no such setting"),
         ({"remat_steps": 5}, "execution.remat_steps: must be one of"),
         ({"inputs": np.full((60, 12, 2), np.nan)}, "is missing"),
-        ({"labels": np.arange(60)}, "at least two training sequences"),
+        ({"labels": np.arange(60)}, "60 training and 0 validation sequences"),
     ],
 )
 def test_fit_writes_nothing_before_its_checks(

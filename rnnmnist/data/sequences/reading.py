@@ -194,7 +194,14 @@ def read_statistics(
         padded = slice(0) if lengths is None else padding(time_steps, lengths[part])
         chunk[padded] = 0
         digest.update(chunk.data)
-        _check_values(sequences, chunk, start, missing)
+        if found := find_invalid(chunk, missing):
+            (index, time, feature), reason = found
+            ids = sequences.ids
+            name = start + index if ids is None else shown(ids[start + index])
+            raise UserError(
+                f"{sequences.source}: the value of sequence {name} at time step "
+                f"{time}, feature {sequences.feature_names[feature]}, {reason}"
+            )
         chunk[padded] = np.nan  # `Moments` leaves NaN out
         moments.add(chunk[is_training[part]].reshape(-1, features))
     return digest.hexdigest(), tuple(moments.mean.tolist()), moments.std
@@ -233,21 +240,6 @@ class Moments:
         # Rounding alone gives a constant a small one.
         is_constant = std <= 1e-6 * np.abs(self.mean)
         return tuple(np.where(is_constant, 1.0, std).tolist())
-
-
-def _check_values(
-    sequences: Sequences, values: np.ndarray, start: int, missing: str
-) -> None:
-    found = find_invalid(values, missing)
-    if found is None:
-        return
-    (index, time, feature), reason = found
-    index += start
-    name = index if sequences.ids is None else shown(sequences.ids[index])
-    raise UserError(
-        f"{sequences.source}: the value of sequence {name} at time step {time}, "
-        f"feature {sequences.feature_names[feature]}, {reason}"
-    )
 
 
 def _labels_of(sequences: Sequences, labels: np.ndarray, trained: Task) -> np.ndarray:

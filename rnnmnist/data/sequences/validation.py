@@ -56,26 +56,23 @@ class Sequences:
             )
         splits = self.given_splits("train")
         train = splits["train"]
-        if not len(train):
+        validation = splits["validation"]
+        if not len(validation):
+            labels = np.asarray(self.labels)[train]
+            is_held_out = np.zeros(len(train), bool)
+            for label in np.unique(labels):
+                own = np.flatnonzero(labels == label)
+                if len(own) > 1:
+                    first = min(VALIDATION_EVERY, len(own)) - 1
+                    is_held_out[own[first::VALIDATION_EVERY]] = True
+            validation = train[is_held_out]
+            train = train[~is_held_out]
+        if not len(train) or not len(validation):
             raise UserError(
-                f"{self.source}: split has no 'train'; mark the training sequences"
+                f"{self.source}: has {len(train)} training and {len(validation)} "
+                "validation sequences; mark both splits, or add a second training "
+                "sequence of a class, which is then used for validation"
             )
-        if len(splits["validation"]):
-            return splits
-        held_out = []
-        labels = np.asarray(self.labels)[train]
-        for label in np.unique(labels):
-            own = train[labels == label]
-            if len(own) > 1:
-                first = min(VALIDATION_EVERY, len(own)) - 1
-                held_out.append(own[first::VALIDATION_EVERY])
-        if not held_out:
-            raise UserError(
-                f"{self.source}: needs a class with at least two training sequences, "
-                "one of them for validation; add sequences or mark the validation split"
-            )
-        validation = np.sort(np.concatenate(held_out))
-        train = np.setdiff1d(train, validation)
         return splits | {"train": train, "validation": validation}
 
 
@@ -90,19 +87,12 @@ def validate(
     class_names: Sequence[str] | None = None,
     ids: tuple[str, ...] | None = None,
 ) -> Sequences:
-    """Checks arrays of sequences.
+    """Checks arrays of sequences, with the shapes of `Sequences`.
 
-    Args:
-        source: the file or function that messages name.
-        inputs: real [examples, time, features], or [examples, time] of one feature.
-        labels: integers or non-empty strings [examples].
-        lengths: integers [examples], each from 1 to time; by default, time.
-        split: strings [examples]: "train", "validation" or "test".
-        feature_names: strings [features].
-        class_names: the classes of string labels in order. By default, the labels that
-            occur: integers, and strings that all are integers, sorted by value; other
-            strings alphabetically.
-        ids: names of the sequences [examples], for messages.
+    Inputs can also be [examples, time] of one feature. Labels are integers or strings.
+    `class_names` are the classes of strings in order. By default, the classes are the
+    labels that occur: integers, and strings that all are integers, sorted by value;
+    other strings alphabetically. `source` and `ids` are for messages.
     """
     values = _array("inputs", inputs, "biuf", source)
     if values.ndim not in (2, 3) or not values.size:
@@ -203,12 +193,6 @@ def damage_refused(source: str) -> Iterator[None]:
     """Turns what NumPy, zipfile and pyarrow raise for bad files into one line."""
     try:
         yield
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{source}: is not UTF-8 ({error}); save it as UTF-8"
-        ) from error
-    except MemoryError as error:
-        raise UserError(f"{source}: does not fit in memory; split it") from error
     except Exception as error:  # they raise many types
         if as_run_error(error):
             raise
