@@ -113,15 +113,11 @@ class Normalization(NamedTuple):
         return cls(np.asarray(mean), np.asarray(std), missing)
 
     def __call__(self, values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
-        """Standardizes sequences and fills missing values and padding.
+        """Standardizes sequences, real [n, time, features], in float32.
 
-        Args:
-            values: real [n, time, features], with NaN for missing values.
-            lengths: int [n], the time steps before the padding; None if there is none.
-
-        Returns:
-            float32 [n, time, features]; 0 in the padding, whatever is stored there, and
-            for missing values that no earlier value of their feature replaces.
+        Missing values are NaN. They become 0 where no earlier value of their feature
+        replaces them, and so does the padding after `lengths`, int [n], whatever is
+        stored there.
         """
         inputs: np.ndarray = np.empty(values.shape, np.float32)
         size = max(1, CHUNK_BYTES // (8 * math.prod(values.shape[1:])))

@@ -68,16 +68,11 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        name = self.builder_config.name
-        if name not in URLS:
+        urls = original_urls(self)
+        if not urls:
             splits = datasets.embedded_images()
         else:
-            paths = dl_manager.download(
-                {
-                    split: [URLS[name] + file for file in files]
-                    for split, files in FILES.items()
-                }
-            )
+            paths = dl_manager.download(urls)
             images, labels = map(read_idx, paths["train"])
             test_images, test_labels = map(read_idx, paths["test"])
             held_out = VALIDATION_EXAMPLES
@@ -96,6 +91,14 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
         for start in range(0, len(labels), BLOCK):
             block = slice(start, start + BLOCK)
             yield start, {"images": images[block], "labels": labels[block]}
+
+
+def original_urls(builder: MnistRows) -> dict[str, list[str]]:
+    """Returns the URLs of each split's images and labels; none if they are shipped."""
+    base = URLS.get(builder.builder_config.name)
+    if base is None:
+        return {}
+    return {split: [base + name for name in names] for split, names in FILES.items()}
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -168,14 +171,11 @@ def missing_urls(builder: MnistRows, manual_dir: str | None) -> list[str]:
     folder = None if manual_dir is None else expand(manual_dir)
     if folder is not None and not folder.is_dir():
         raise UserError(f"data.manual_dir: {folder} is not a folder")
-    base = URLS.get(builder.builder_config.name)
-    if base is None:  # the images of this package
-        return []
     missing = []
-    for name in itertools.chain(*FILES.values()):
-        url = base + name
-        download = get_dl_fname(url, builder.url_infos[url].checksum)
-        by_hand = folder is not None and (folder / name).exists()
+    for url in itertools.chain(*original_urls(builder).values()):
+        info = builder.url_infos[url]
+        by_hand = folder is not None and (folder / info.filename).exists()
+        download = get_dl_fname(url, info.checksum)
         if not by_hand and not any(_downloads(builder).rglob(download)):
             missing.append(url)
     if missing:

@@ -39,8 +39,7 @@ def read_npz(path: Path) -> dict[str, Any]:
         members = archive.infolist()
         _check_names([m.filename.removesuffix(".npy") for m in members], path)
         size = sum(member.file_size for member in members)
-        folder = "save them as a folder of .npy files, which is read as a memory map"
-        check_memory(size, f"{path}: the arrays", folder)
+        check_memory(size, f"{path}: the arrays")
         for member in members:
             name = member.filename.removesuffix(".npy")
             with damage_refused(f"{path}: {name}"), archive.open(member) as file:
@@ -150,19 +149,17 @@ def to_dataset(
     )
     normalization = Normalization.create(task, config.missing)
     lengths = sequences.lengths
-    return Dataset(
-        task,
-        {
-            split: Examples(
-                sequences.inputs,
-                None if lengths is None else lengths[indices],
-                indices,
-                normalization,
-                labels=labels[indices],
-            )
-            for split, indices in splits.items()
-        },
-    )
+    examples = {
+        split: Examples(
+            sequences.inputs,
+            None if lengths is None else lengths[indices],
+            indices,
+            normalization,
+            labels=labels[indices],
+        )
+        for split, indices in splits.items()
+    }
+    return Dataset(task, examples)
 
 
 def read_statistics(

@@ -80,7 +80,7 @@ def read_parquet(path: Path) -> dict[str, Any]:
         ]
         _check_columns(names, str(path))
         size = file.metadata.num_rows * len(names) * CELL_BYTES
-        check_memory(size, f"{path}: its columns", "split the file")
+        check_memory(size, f"{path}: its columns")
         table = file.read(columns=names)
     return _to_arrays(table, lambda row: f"row {row + 1}", path)
 

@@ -208,18 +208,17 @@ def pad(values: np.ndarray, lengths: np.ndarray, source: str) -> np.ndarray:
         math.prod(shape) * values.itemsize,
         f"{source}: padded to the longest of {shape[1]} time steps, {shape[0]} "
         "sequences",
-        "split the longest sequences",
     )
     inputs = np.zeros(shape, values.dtype)
     inputs[np.arange(shape[1]) < lengths[:, None]] = values
     return inputs
 
 
-def check_memory(needed: int, what: str, remedy: str) -> None:
+def check_memory(needed: int, what: str) -> None:
     """Checks a size in bytes before that much is read."""
     available = psutil.virtual_memory().available
     if needed > available:
         raise UserError(
             f"{what} need {needed / 1e9:.3g} GB of memory, more than the available "
-            f"{available / 1e9:.3g} GB; {remedy}"
+            f"{available / 1e9:.3g} GB; a folder of .npy files is read as a memory map"
         )
