@@ -191,6 +191,20 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess([name, *argv], code, *texts)
 
 
+def damaged(content: bytes, generator: np.random.Generator) -> bytes:
+    """Flips a bit of, cuts, inserts into, or deletes from a file at a random place."""
+    start, end = np.sort(generator.integers(0, len(content), 2))
+    kind = generator.integers(4)
+    if kind == 0:
+        flipped = bytes([content[start] ^ 1 << generator.integers(8)])
+        return content[:start] + flipped + content[start + 1 :]
+    if kind == 1:
+        return content[:start]
+    if kind == 2:
+        return content[:start] + generator.bytes(1 + end % 8) + content[start:]
+    return content[:start] + content[min(end, start + 8) :]
+
+
 def one_line_error(finished: subprocess.CompletedProcess[str]) -> str:
     """Returns the only line on stderr of a command that exited with 2."""
     lines = finished.stderr.strip().splitlines()

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from support import Command, Once, one_line_error, refused
+from support import Command, Once, damaged, one_line_error, refused
 
 import rnnmnist
 from rnnmnist import evaluate, main, predict, report
@@ -612,20 +612,6 @@ def test_balanced_accuracy_and_interval_of_several_seeds(
     assert all("balanced_accuracy" in member for member in content["members"])
 
 
-def edits(content: bytes, generator: np.random.Generator) -> bytes:
-    """Applies a random edit: a flipped byte, a cut, a deletion or a repetition."""
-    kind, place = generator.integers(4), int(generator.integers(len(content)))
-    length = int(generator.integers(1, 40))
-    if kind == 0:
-        flipped = content[place] ^ int(generator.integers(1, 256))
-        return content[:place] + bytes([flipped]) + content[place + 1 :]
-    if kind == 1:
-        return content[:place]
-    if kind == 2:
-        return content[:place] + content[place + length :]
-    return content[:place] + content[place : place + length] + content[place:]
-
-
 def as_csv(content: dict[str, np.ndarray]) -> bytes:
     lines = ["sequence,time,a,b,label,split"]
     for i, (sequence, length) in enumerate(
@@ -670,7 +656,7 @@ def test_an_edited_file_is_refused_in_one_line_or_trained_on(
     generator = np.random.default_rng(0)
     refusals = 0
     for index in range(count):
-        path.write_bytes(edits(original, generator))
+        path.write_bytes(damaged(original, generator))
         workdir = tmp_path / f"run-{index}"
         try:
             train(folder if kind == "npy" else path, workdir, steps=1)

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,34 +129,18 @@ def assert_equal(found: dict[str, Examples], expected: dict[str, Examples]) -> N
         np.testing.assert_array_equal(a.labels, b.labels, strict=True)
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-10])
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-@pytest.mark.parametrize("damage", [cut, flip, empty])
-@pytest.mark.parametrize(
-    "name", [name for files in images.FILES.values() for name in files]
-)
-def test_a_damaged_file_is_named_with_its_checksum_and_leaves_no_files(
-    small_originals: Path, tmp_path: Path, damage: Callable[[Path], None], name: str
+@pytest.mark.parametrize("content", [b"", b"another file"])
+def test_a_wrong_file_is_named_with_its_checksum_and_leaves_no_files(
+    small_originals: Path, tmp_path: Path, content: bytes
 ) -> None:
-    damage(small_originals / name)
+    path = small_originals / images.FILES["test"][1]
+    path.write_bytes(content)
     config = DataConfig(data_dir=str(tmp_path / "d"), manual_dir=str(small_originals))
     with pytest.raises(UserError) as error:
         datasets.load(config)
-    digest = hashlib.sha256((small_originals / name).read_bytes()).hexdigest()
-    assert str(small_originals / name) in str(error.value)
-    assert digest in str(error.value)
+    assert str(path) in str(error.value)
+    assert hashlib.sha256(content).hexdigest() in str(error.value)
+    assert str(error.value).isprintable()
     assert files(tmp_path / "d") == []
 
 
@@ -298,12 +281,6 @@ def test_a_data_dir_that_is_a_file_is_named(tmp_path: Path) -> None:
     path.touch()
     with pytest.raises(UserError, match=rf"data\.data_dir: {path} is a file"):
         datasets.load(DataConfig(name="mnist5k", data_dir=str(path)))
-
-
-def test_a_manual_dir_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    config = DataConfig(data_dir=str(tmp_path), manual_dir=str(tmp_path / "nope"))
-    with pytest.raises(UserError, match=r"data\.manual_dir: .*nope"):
-        datasets.load(config)
 
 
 @pytest.mark.slow

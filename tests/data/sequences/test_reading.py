@@ -1,6 +1,5 @@
 """Users' sequence files: every format, and every refusal in one line."""
 
-import io
 import re
 import struct
 import subprocess
@@ -17,11 +16,12 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from support import damaged
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Dataset
 from rnnmnist.data.sequences import reading
-from rnnmnist.data.sequences.reading import read
+from rnnmnist.data.sequences.reading import read, to_dataset
 from rnnmnist.data.sequences.validation import Sequences, validate
 from rnnmnist.errors import UserError, as_run_error
 
@@ -144,9 +144,7 @@ def check(sequences: Sequences) -> None:
     if sequences.split is not None:
         assert sequences.split.shape == (examples,)
         assert set(sequences.split.tolist()) <= set(SPLITS)
-    if sequences.labels is None:
-        assert sequences.classes == ()
-    else:
+    if sequences.labels is not None:
         assert sequences.labels.shape == (examples,)
         assert sequences.labels.dtype == np.int32
         assert 0 <= sequences.labels.min() <= sequences.labels.max()
@@ -354,50 +352,60 @@ def test_only_comments_of_ts_files_can_be_of_any_encoding(tmp_path: Path) -> Non
     ("change", "message"),
     [
         ({"inputs": INPUTS * 1j}, r"inputs: is 'complex64'; allowed are real"),
-        (
-            {"inputs": INPUTS.astype(str)},
-            r"inputs: is '<U32'; allowed are real numbers",
-        ),
+        ({"inputs": INPUTS.astype(str)}, r"inputs: is '<U32'; allowed are real"),
+        ({"inputs": [["a"]]}, r"inputs: is '<U1'"),
+        ({"inputs": [[{}]]}, r"inputs: is 'object'"),
+        ({"inputs": None}, r"inputs: is 'object'"),
+        ({"inputs": [[1, 2], [3]]}, r"inputs: ValueError: .*; pad them"),
         ({"inputs": np.zeros(3)}, r"inputs: has the shape \(3,\); allowed are \[exam"),
-        (
-            {"inputs": np.zeros((3, 0, 2))},
-            r"shape \(3, 0, 2\); allowed are .* none of them 0",
-        ),
+        ({"inputs": np.zeros((3, 0, 2))}, r"\(3, 0, 2\); allowed .* none of them 0"),
         ({"labels": LABELS[:2]}, r"labels: has the shape \(2,\); .* must be \(3,\)"),
         ({"labels": np.zeros(3)}, r"labels: is 'float64'; .*integers or strings"),
         ({"labels": np.array([True, False, True])}, r"labels: is 'bool'"),
+        ({"labels": np.zeros(3, object)}, r"labels: is 'object'; .*\.astype\(int\) or"),
+        ({"labels": [b"a", b"b", b"a"]}, r"labels: is '\|S1'"),
         ({"labels": ["a", "", "b"]}, r"class .* is named ''; allowed are printable"),
         ({"labels": ["a", "b\nc", "b"]}, r"is named 'b\\nc'; allowed"),
         ({"labels": ["a", "\ud800", "b"]}, r"is named '\\ud800'; allowed"),
         ({"labels": ["a", "a", "a"]}, r"1 classes, \('a',\); allowed are 2 to 1000"),
-        (
-            {"labels": [b"a", b"b", b"a"]},
-            r"labels: is '\|S1'; allowed are integers or strings",
-        ),
-        (
-            {"labels": np.array([{}, 1, 2], object)},
-            r"labels.*: cannot be read \(ValueError: .*[Oo]bject",
-        ),
         ({"lengths": [3, 0, 1]}, r"lengths\[1\] is 0; allowed are 1 to 3"),
         ({"lengths": [3, 1, 4]}, r"lengths\[2\] is 4; allowed are 1 to 3"),
         ({"lengths": [3.0, 1, 2]}, r"lengths: is 'float64'; allowed are integers"),
         ({"split": ["train", "test", "trian"]}, r"a split is 'trian'; .* 'train'\?"),
-        (
-            {"split": ["test", "test", "validation"]},
-            "has 0 training and 1 validation seq",
-        ),
+        ({"split": ["test", "test", "validation"]}, "has 0 training and 1 validation"),
         ({"split": [0, 1, 2]}, r"split: is 'int64'; allowed are strings"),
         ({"feature_names": ["x"]}, r"feature_names: has the shape \(1,\)"),
-        ({"lenghts": LENGTHS}, r"'lenghts'; did you mean 'lengths'\? allowed"),
-        ({"inputs": None}, r"contains no inputs; name the sequences"),
     ],
 )
+def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
+    settings = DataConfig(missing="zero")
+    with pytest.raises(UserError, match=message) as error:
+        to_dataset("mine", validate("my arrays", **arrays_of(**change)), settings)
+    assert str(error.value).startswith("my arrays: ")
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.skipif(np.dtype("g").itemsize == 8, reason="longdouble is float64")
+def test_long_doubles_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^my arrays: inputs: .* at most 64 bits; "):
+        validate("my arrays", INPUTS.astype(np.longdouble), LABELS)
+
+
 @pytest.mark.parametrize("write", [write_npz, write_folder])
-def test_wrong_arrays_are_refused(
-    tmp_path: Path, write: Callable[..., Path], change: dict[str, Any], message: str
+def test_files_of_other_arrays_are_refused(
+    tmp_path: Path, write: Callable[..., Path]
 ) -> None:
-    arrays = {k: v for k, v in arrays_of(**change).items() if v is not None}
-    assert re.search(message, refusal(write(tmp_path, **arrays)))
+    objects = np.array([{}, 1, 2], object)
+    for index, (arrays, message) in enumerate(
+        (
+            (arrays_of(lenghts=LENGTHS), "'lenghts'; did you mean 'lengths'? allowed"),
+            ({"labels": LABELS}, "contains no inputs; name the sequences"),
+            (arrays_of(labels=objects), "cannot be read (ValueError: "),
+        )
+    ):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        assert message in refusal(write(folder, **arrays))
 
 
 @pytest.mark.parametrize(
@@ -430,11 +438,7 @@ def test_wrong_ts_files_are_refused(
         (CSV, "", "line 1: has the columns []; needed are sequence,"),
         ("sequence,", "sequnce,", "line 1: has the columns ['sequnce', 'time',"),
         (",label", ",lable", "line 2: the column lable has 'cat'; allowed are"),
-        (
-            "0,1,label",
-            "0,0,label",
-            "one or more features, and optionally label and split, each once",
-        ),
+        ("0,1,label", "0,0,label", "optionally label and split, each once"),
         (CSV[CSV.index("a,0") :], "", "has no rows; write one for each time step"),
         ("b,7,5,6,bird", "b,7,5,bird", "line 3: Expected 5 columns, got 4: b,7,5,bird"),
         ("b,7,5", "b,7,x", "line 3: the column 0 has 'x'; allowed are numbers"),
@@ -445,16 +449,8 @@ def test_wrong_ts_files_are_refused(
         ("b,7,5", "b,,5", "line 3: the column time has ''; allowed are numbers"),
         ("b,7", " ,7", "line 3: the column sequence has ''; allowed are texts"),
         ("6,bird", "6,", "line 3: the column label has ''; allowed are texts"),
-        (
-            "a,1,",
-            "a,2.50,",
-            "line 6: sequence 'a' has the time '2.50', and '2.5'",
-        ),
-        (
-            "4,cat",
-            "4,dog",
-            "'a' has the label 'dog', and 'cat' in line 6",
-        ),
+        ("a,1,", "a,2.50,", "line 6: sequence 'a' has the time '2.50', and '2.5' in"),
+        ("4,cat", "4,dog", "sequence 'a' has the label 'dog', and 'cat' in line 6"),
         ("6,bird", '6,"bird', "class or feature is named 'bird"),
     ],
 )
@@ -466,17 +462,13 @@ def test_wrong_csv_files_are_refused(
     assert message in refusal(path)
 
 
-def test_wrong_splits_of_csv_files_are_refused(tmp_path: Path) -> None:
-    rows = "sequence,time,x,label,split\na,0,1,u,train\na,1,1,u,{}\n"
-    path = write_text(tmp_path, "s.csv", rows.format("test"))
+def test_other_wrong_csv_files_are_refused(tmp_path: Path) -> None:
+    rows = "sequence,time,x,label,split\na,0,1,u,train\na,1,1,u,test\n"
+    path = write_text(tmp_path, "s.csv", rows)
     message = "line 3: sequence 'a' has the split 'test', and 'train' in line 2"
     assert message in refusal(path)
-    write_text(tmp_path, "s.csv", rows.format("train").replace("train", "tset"))
+    path.write_text(rows.replace("train", "tset").replace("test", "tset"))
     assert "a split is 'tset'; did you mean 'test'?" in refusal(path)
-
-
-def test_a_csv_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "data.csv"
     path.write_bytes(CSV.encode("utf-16"))
     assert "'utf-8' codec can't decode" in refusal(path)
 
@@ -493,52 +485,22 @@ def test_missing_and_unknown_files_are_refused(tmp_path: Path) -> None:
     assert "contains no inputs" in refusal(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("values", [[[1, 2], [3]], [[1j, 2]], [["a"]], [[{}]], None])
-def test_wrong_arrays_of_a_caller_are_refused(values: Any) -> None:
-    with pytest.raises(UserError, match=r"^my arrays: inputs: .*; "):
-        validate("my arrays", values, [0, 1])
-
-
-@pytest.mark.parametrize("dtype", [bool, float, object])
-def test_labels_of_a_caller_that_are_to_be_converted_are_refused(dtype: type) -> None:
-    message = r"^my arrays: labels: is '.*'; .* with .astype\(int\) or .astype\(str\)$"
-    with pytest.raises(UserError, match=message):
-        validate("my arrays", np.ones((2, 3)), np.arange(2, dtype=dtype))
-
-
-@pytest.mark.skipif(np.dtype("g").itemsize == 8, reason="longdouble is float64")
-def test_long_doubles_are_refused(tmp_path: Path) -> None:
-    inputs = INPUTS.astype(np.longdouble)
-    with pytest.raises(UserError, match=r"^my arrays: inputs: .* at most 64 bits; "):
-        validate("my arrays", inputs, LABELS)
-    for write in (write_npz, write_folder):
-        assert "inputs: is '" in refusal(write(tmp_path, inputs=inputs))
-
-
-def test_padding_that_does_not_fit_in_memory_is_refused(
+def test_what_does_not_fit_in_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = types.SimpleNamespace(available=10_000_000)
+    memory = types.SimpleNamespace(available=2_000_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     rows = "1:a\n2:b\n" * 1000 + ",".join(["1"] * 10_000) + ":b\n"
     path = write_text(tmp_path, "a.ts", "@classLabel true a b\n@data\n" + rows)
     assert "longest of 10000 time steps, 2001 sequences need 0.08 GB" in refusal(path)
     path = write_npz(tmp_path, inputs=np.zeros((2, 3_000_000)), labels=[0, 1])
     assert "arrays need 0.048 GB of memory, more than the avail" in refusal(path)
-
-
-def damaged(content: bytes, generator: np.random.Generator) -> bytes:
-    """Flips a bit of, cuts, inserts into, or deletes from a file at a random place."""
-    start, end = np.sort(generator.integers(0, len(content), 2))
-    kind = generator.integers(4)
-    if kind == 0:
-        flipped = bytes([content[start] ^ 1 << generator.integers(8)])
-        return content[:start] + flipped + content[start + 1 :]
-    if kind == 1:
-        return content[:start]
-    if kind == 2:
-        return content[:start] + generator.bytes(1 + end % 8) + content[start:]
-    return content[:start] + content[min(end, start + 8) :]
+    rows = pa.array(np.zeros(100_000, np.float32))  # which take little space in a file
+    path = tmp_path / "constant.parquet"
+    pyarrow.parquet.write_table(
+        pa.table({"sequence": rows, "time": rows, "x": rows}), path
+    )
+    assert "columns need 0.0096 GB of memory" in refusal(path)
 
 
 @every_format
@@ -628,34 +590,22 @@ def test_hostile_arrays_are_refused_without_their_memory(tmp_path: Path) -> None
     assert kilobytes < 300_000
 
 
-def zipped(
-    content: bytes, *, size: int | None = None, crc: int | None = None, method: int = 8
-) -> bytes:
-    """Returns an archive of `inputs.npy`, which claims another size and checksum."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", method) as file:
-        file.writestr("inputs.npy", content)
-    archive = stream.getvalue()
-    truths = len(content), zlib.crc32(content)
-    for truth, claim in zip(truths, (size, crc), strict=True):
-        if claim is not None:
-            packed = struct.pack("<I", truth), struct.pack("<I", claim)
-            assert archive.count(packed[0]) == 2
-            archive = archive.replace(*packed)
-    return archive
-
-
 def test_archives_that_claim_other_sizes_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "data.npz"
     small = npy(header_of("(2, 5000)"), bytes(40_000))
     giant = npy(header_of(f"({10**8}, 4)"), bytes(40_000))
-    for content, message in (
-        (zipped(small[:-1], size=len(small)), "cannot be read"),
-        (zipped(small, size=len(small) - 1), "cannot be read"),
-        (zipped(giant), "inputs: cannot be read .*reading array data"),
-        (zipped(small, crc=zlib.crc32(small) ^ 1), "Bad CRC"),
+    sizes = [struct.pack("<I", len(small) - missing) for missing in (0, 1)]
+    crc = zlib.crc32(small)
+    crcs = [struct.pack("<I", crc ^ flipped) for flipped in (0, 1)]
+    path = tmp_path / "data.npz"
+    for content, claims, message in (
+        (small[:-1], sizes[::-1], "cannot be read"),
+        (small, sizes, "cannot be read"),
+        (small, crcs, "Bad CRC"),
+        (giant, (b"", b""), "inputs: cannot be read .*reading array data"),
     ):
-        path.write_bytes(content)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("inputs.npy", content)
+        path.write_bytes(path.read_bytes().replace(*claims))
         assert re.search(message, refusal(path))
 
 
@@ -676,20 +626,6 @@ def test_a_header_that_claims_less_than_there_is_is_refused(
     assert "inputs" in refusal(path)
 
 
-def test_a_parquet_file_that_is_larger_than_memory_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its columns are constant, so that the file is small."""
-    rows = pa.array(np.zeros(100_000, np.float32))
-    table = {"sequence": rows, "time": rows, "x": rows}
-    pyarrow.parquet.write_table(pa.table(table), tmp_path / "constant.parquet")
-    memory = types.SimpleNamespace(available=2_000_000)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    assert "GB of memory, more than the available" in refusal(
-        tmp_path / "constant.parquet"
-    )
-
-
 def test_a_table_can_be_wide(tmp_path: Path) -> None:
     """The names of the columns take more than a megabyte."""
     names = [f"feature{index:08}" for index in range(80_000)]
@@ -699,13 +635,3 @@ def test_a_table_can_be_wide(tmp_path: Path) -> None:
     assert found.inputs.shape == (2, 1, 80_000)
     assert found.feature_names == tuple(names)
     assert "too short" in refusal(write_text(tmp_path, "wide.csv", lines[0]))
-
-
-def test_an_encrypted_archive_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "data.npz"
-    content = zipped(npy(header_of("(2, 5)"), bytes(40)))
-    encrypted = bytearray(content)
-    encrypted[6] |= 1
-    encrypted[content.index(b"PK\1\2") + 8] |= 1
-    path.write_bytes(encrypted)
-    assert "is encrypted" in refusal(path)
