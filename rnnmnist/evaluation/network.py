@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from jax.sharding import Mesh
 from msgspec.structs import asdict
+from numpy.typing import ArrayLike
 
 from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.tasks import Task
@@ -23,11 +24,11 @@ from rnnmnist.data.examples import (
     find_invalid,
     permutation_sha256,
 )
+from rnnmnist.data.sequences.validation import Sequences, validate
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import (
     EvaluationSplit,
-    decision_times,
     predict_logits,
     softmax,
 )
@@ -59,27 +60,6 @@ class StreamState(NamedTuple):
 
     carry: Any  # of the recurrence, with a leading ensemble axis
     last: np.ndarray  # float64 [features], the last value of each; NaN before the first
-
-
-class Trace(NamedTuple):
-    """The activations of an LSTM after each time step of each example.
-
-    The gates and states are float32 [examples, time, units]. Gates are from 0 to 1, the
-    candidate and the hidden state from -1 to 1.
-    """
-
-    probabilities: np.ndarray  # float32 [examples, time, classes]
-    hidden: np.ndarray
-    cell: np.ndarray
-    input_gate: np.ndarray
-    forget_gate: np.ndarray
-    output_gate: np.ndarray
-    candidate: np.ndarray
-
-    @property
-    def decision_times(self) -> np.ndarray:
-        """The time step after which each prediction no longer changes, [examples]."""
-        return decision_times(self.probabilities.argmax(-1))
 
 
 class TrainedNetwork:
@@ -141,11 +121,33 @@ class TrainedNetwork:
         """How sequences are converted to inputs."""
         return Normalization.create(self.task, self.config.data.missing)
 
-    def inputs(self, values: np.ndarray, lengths: np.ndarray | None = None) -> Inputs:
+    def inputs(self, examples: ArrayLike, lengths: ArrayLike | None = None) -> Inputs:
         """Returns images, or sequences before their normalization, as inputs."""
-        if self.view is not None:
-            return Inputs(values)
-        return Inputs(values, lengths, normalization=self.normalization)
+        if self.task.image_shape is None:
+            return self.sequence_inputs(validate("examples", examples, lengths=lengths))
+        images = np.asarray(examples)
+        same_shape = images.size and images.shape[1:] == self.task.image_shape
+        if not same_shape or images.dtype != np.uint8:
+            raise UserError(
+                f"examples: must be uint8 images of shape {self.task.image_shape}, not "
+                f"{images.dtype} of shape {images.shape}"
+            )
+        return Inputs(images)
+
+    def sequence_inputs(self, sequences: Sequences) -> Inputs:
+        """Returns sequences as inputs, whose features and values are checked."""
+        from rnnmnist.data.sequences.reading import check_features  # imports pyarrow
+
+        check_features(sequences, self.task)
+        normalization = self.normalization
+        values, lengths = sequences.inputs, sequences.lengths
+        if found := find_invalid(values, normalization.missing, lengths):
+            (sequence, time, feature), reason = found
+            raise UserError(
+                f"{sequences.source}: the value of sequence {sequence} at time step "
+                f"{time}, feature {sequences.feature_names[feature]}, {reason}"
+            )
+        return Inputs(values, lengths, normalization=normalization)
 
     def logits(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:
         """Returns the logits of each network, float32 [ensemble, examples, classes].
@@ -154,6 +156,14 @@ class TrainedNetwork:
         """
         split = EvaluationSplit.device_put(inputs, self.view, self.mesh, self.execution)
         return predict_logits(self.model, self.params, split, every_step=every_step)
+
+    def probabilities(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:
+        """Returns the probabilities of the classes, float32 [examples, classes].
+
+        With `every_step`, they are [examples, time, classes]. Of an ensemble, they are
+        means over its members.
+        """
+        return softmax(self.logits(inputs, every_step=every_step)).mean(0)
 
     def load_split(
         self, split: str | None, data_paths: Mapping[str, str | None], command: str
@@ -248,19 +258,19 @@ class TrainedNetwork:
             for the whole sequence.
 
         Raises:
-            ValueError: if the features have another shape, or a value is missing that
+            UserError: if the features have another shape, or a value is missing that
                 the run does not fill.
         """
         normalization = self.normalization
         values = np.asarray(features, np.float64)
         if values.shape != state.last.shape:
-            raise ValueError(
-                f"a time step has {len(state.last)} features, not values of shape "
+            raise UserError(
+                f"features: must be {len(state.last)} numbers, not of shape "
                 f"{values.shape}"
             )
         if found := find_invalid(values, normalization.missing):
             (feature,), reason = found
-            raise ValueError(f"feature {feature} {reason}")
+            raise UserError(f"features: {feature} {reason}")
         if normalization.missing == "forward_fill":
             values = np.where(np.isnan(values), state.last, values)
         inputs = normalization(values[None, None], None)[0]
@@ -268,22 +278,29 @@ class TrainedNetwork:
         probabilities = softmax(jax.device_get(logits)).mean(0)[0]
         return StreamState(carry, values), probabilities
 
-    def activations(self, inputs: Inputs) -> Trace:
-        """Returns the gates and states of the LSTM after each time step.
+    def trace(self, examples: ArrayLike) -> Activations:
+        """Returns the gates and states of an LSTM after each time step.
+
+        Args:
+            examples: images or sequences, as `classify` takes them.
+
+        Returns:
+            Arrays float32 [n, time, units]. Gates are from 0 to 1, the candidate and
+            the hidden state from -1 to 1.
 
         Raises:
-            ValueError: if the network is not one LSTM.
+            UserError: if the network is not one LSTM.
         """
         networks = split_ensemble(self.params)
         if not isinstance(self.model.make_recurrence(), LSTM) or len(networks) > 1:
-            raise ValueError("a trace needs one LSTM of which the last state is read")
-        (logits,) = self.logits(inputs, every_step=True)
-        stored = inputs.take(slice(None))
-        found = jax.device_get(
-            _activations(networks[0], stored, model=self.model, view=self.view)
-        )
-        states = {name: array.swapaxes(0, 1) for name, array in found._asdict().items()}
-        return Trace(softmax(logits), **states)
+            raise UserError(
+                f"workdir: {self.workdir} is not one LSTM whose last state is read, as "
+                "a trace needs"
+            )
+        stored = self.inputs(examples).take(slice(None))
+        found = _trace(networks[0], stored, model=self.model, view=self.view)
+        activations: Activations = jax.device_get(found)
+        return activations
 
 
 def evaluate_best_checkpoint(workdir: Path, mesh: Mesh, dataset: Dataset) -> Result:
@@ -327,13 +344,13 @@ def _step(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "view"))
-def _activations(
+def _trace(
     params: Params, stored: jax.Array, *, model: SequenceClassifier, view: View | None
-) -> Activations:
+) -> Any:
     inputs = stored if view is None else view(stored)
-    found: Any = model.apply(
+    found = model.apply(
         {"params": params},
         inputs.swapaxes(0, 1),
         method=lambda model, inputs: model.recurrence.activations(inputs),
     )
-    return found
+    return jax.tree.map(lambda array: array.swapaxes(0, 1), found)

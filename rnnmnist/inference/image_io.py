@@ -79,21 +79,21 @@ def from_array(image: np.ndarray) -> np.ndarray:
     """Converts an array [height, width] to grey levels, as `read` returns them."""
     image = np.asarray(image)
     if image.ndim != 2 or not image.size:
-        raise ValueError(
-            "an image must be a non-empty array [height, width] of grey levels, but "
-            f"has shape {image.shape}; pass one image, without channels"
+        raise UserError(
+            "image: must be a non-empty array [height, width] of grey levels, not of "
+            f"shape {image.shape}; pass one image, without channels"
         )
     if image.dtype != np.uint8 and image.dtype.kind != "f":
-        raise ValueError(
-            f"grey levels must be uint8, or floats from 0 to 1, not {image.dtype}"
+        raise UserError(
+            f"image: must be uint8, or floats from 0 to 1, not {image.dtype}"
         )
     white = np.float32(255 if image.dtype == np.uint8 else 1)
     levels = image.astype(np.float32) / white
     low, high = levels.min(), levels.max()
     if not 0 <= low <= high <= 1:  # nor if one of them is NaN
-        raise ValueError(
-            "grey levels that are floats must be from 0 to 1, but are from "
-            f"{low:g} to {high:g}; scale them"
+        raise UserError(
+            f"image: floats must be from 0 to 1, not from {low:g} to {high:g}; scale "
+            "them"
         )
     return _downsample(Image.fromarray(levels))
 

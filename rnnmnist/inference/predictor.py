@@ -1,22 +1,19 @@
 """Classifies images of digits, or sequences, with a trained network."""
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import REFERENCES, resolve_workdir
-from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import Inputs, find_invalid, padding
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.network import Trace, TrainedNetwork
-from rnnmnist.evaluation.predictions import decision_times, softmax
+from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.predictions import decision_times
 from rnnmnist.inference import image_io, out_of_distribution
 from rnnmnist.inference.preprocessing import Stages, preprocess
 
-CHECKED_AT_A_TIME = 1024  # sequences, so that a mapped file is not copied whole
 DIGIT_DATASETS = ("mnist", "mnist5k")
 
 
@@ -87,93 +84,43 @@ class Predictor(TrainedNetwork):
                 width] of uint8, or floats from 0 to 1.
 
         Raises:
-            UserError: if a file is not an image, or the network was not trained on
-                digits.
+            UserError: if a file is not an image, an array has another shape, type or
+                range, or the network was not trained on digits.
             OSError: if a file cannot be read.
-            ValueError: if an array has another shape, type or range.
         """
         self.check_digits()
         stages = preprocess_image(image)
         pixels = stages.image[None]
-        (probabilities,) = self.predict_probabilities(pixels)
+        (probabilities,) = self.classify(pixels, every_step=True)
         (accepted,) = out_of_distribution.load().is_digit(pixels).tolist()
         return Prediction(probabilities, stages, accepted)
 
-    def trace(self, images: np.ndarray) -> Trace:
-        """Returns the gates and states of the LSTM after each time step.
-
-        Args:
-            images: uint8 [n, 28, 28], as MNIST's or `Stages.image`.
-
-        Raises:
-            ValueError: if the network is not one LSTM.
-        """
-        return self.activations(self.inputs(images))
-
-    def predict_probabilities(
-        self,
-        examples: np.ndarray | Sequence[np.ndarray],
-        lengths: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Returns the probabilities of each class after each time step.
-
-        Args:
-            examples: images, uint8 [n, 28, 28], as MNIST's or `Stages.image`; or
-                sequences, real [n, time, features], as they were trained on, or a list
-                of n arrays [time, features] of different lengths.
-            lengths: int [n], the time steps before the padding of each sequence; None
-                if there is no padding.
-
-        Returns:
-            float32 [n, time, classes]; of an ensemble, the mean over its members.
-
-        Raises:
-            ValueError: if the examples have another shape, or missing values that the
-                run does not fill.
-        """
-        inputs = self.inputs(examples, lengths)
-        return softmax(self.logits(inputs, every_step=True)).mean(0)
-
     def classify(
         self,
-        examples: np.ndarray | Sequence[np.ndarray],
-        lengths: np.ndarray | None = None,
+        examples: ArrayLike,
+        lengths: ArrayLike | None = None,
+        *,
+        every_step: bool = False,
     ) -> np.ndarray:
         """Returns the probabilities of each class after the last time step.
 
-        Args and errors are those of `predict_probabilities`.
+        Args:
+            examples: images, uint8 [n, 28, 28], as MNIST's or `Stages.image`; or
+                sequences, real [n, time, features], as they were trained on, or [n,
+                time] of one feature.
+            lengths: int [n], the time steps before the padding of each sequence; None
+                if there is no padding.
+            every_step: returns the probabilities after each time step.
 
         Returns:
-            float32 [n, classes]; of an ensemble, the mean over its members.
-        """
-        return softmax(self.logits(self.inputs(examples, lengths))).mean(0)
+            float32 [n, classes], or with `every_step` [n, time, classes]; of an
+            ensemble, the mean over its members.
 
-    def inputs(
-        self,
-        values: np.ndarray | Sequence[np.ndarray],
-        lengths: np.ndarray | None = None,
-    ) -> Inputs:
-        """Checks images or sequences, and pads sequences of different lengths."""
-        is_image = self.task.image_shape is not None
-        if isinstance(values, list | tuple) and not is_image and lengths is None:
-            values, lengths = _pad(self.task, values)
-        values = np.asarray(values)
-        _check_shape(self.task, values)
-        if is_image:
-            return super().inputs(values)
-        if lengths is not None:
-            count, time_steps, _ = values.shape
-            lengths = np.asarray(lengths, np.int32)
-            if (
-                lengths.shape != (count,)
-                or lengths.min() < 1
-                or lengths.max() > time_steps
-            ):
-                raise ValueError(
-                    f"lengths must be {count} numbers from 1 to {time_steps}"
-                )
-        _check_values(values, lengths, self.config.data.missing)
-        return super().inputs(values, lengths)
+        Raises:
+            UserError: if the examples have another shape or type, or missing values
+                that the run does not fill.
+        """
+        return self.probabilities(self.inputs(examples, lengths), every_step=every_step)
 
 
 def preprocess_image(image: str | Path | bytes | np.ndarray) -> Stages:
@@ -186,47 +133,3 @@ def preprocess_image(image: str | Path | bytes | np.ndarray) -> Stages:
     if isinstance(image, bytes):
         return preprocess(image_io.decode(io.BytesIO(image), "the image"))
     return preprocess(image_io.from_array(image))
-
-
-def _pad(task: Task, sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns sequences of different lengths as one array, and their lengths."""
-    arrays = list(map(np.asarray, sequences))
-    for array in arrays:
-        _check_shape(task, array[None])
-    lengths = np.array([len(array) for array in arrays], np.int32)
-    longest = max(lengths, default=0)
-    padded = np.zeros((len(arrays), longest, *np.shape(arrays[:1])[2:]))
-    for target, array in zip(padded, arrays, strict=True):
-        target[: len(array)] = array
-    return padded, lengths
-
-
-def _check_values(values: np.ndarray, lengths: np.ndarray | None, missing: str) -> None:
-    for start in range(0, len(values), CHECKED_AT_A_TIME):
-        part = values[start : start + CHECKED_AT_A_TIME]
-        if lengths is not None:
-            part = part.copy()
-            own = lengths[start : start + CHECKED_AT_A_TIME]
-            part[padding(part.shape[1], own)] = 0
-        if found := find_invalid(part, missing):
-            (sequence, time, feature), reason = found
-            raise ValueError(
-                f"the value of sequence {start + sequence} at time step {time}, "
-                f"feature {feature}, {reason}"
-            )
-
-
-def _check_shape(task: Task, examples: np.ndarray) -> None:
-    """Checks that a network that was trained on the task accepts the examples."""
-    if task.image_shape is None:
-        valid = examples.ndim == 3 and examples.shape[2] == task.features
-        valid &= examples.dtype.kind in "biuf"
-        allowed = f"real [n, time, {task.features}]"
-    else:
-        valid = examples.shape[1:] == task.image_shape and examples.dtype == np.uint8
-        allowed = "uint8 [n, {}, {}]".format(*task.image_shape)
-    if not valid or not examples.size:
-        raise ValueError(
-            f"examples must be {allowed}, not {examples.dtype} of shape "
-            f"{examples.shape}"
-        )

@@ -62,13 +62,8 @@ def predict_sequences(predictor: Predictor, name: str) -> list[Result]:
     """Classifies each sequence of a file."""
     from rnnmnist.data.sequences import reading  # imports pyarrow
 
-    path = expand(name)
-    sequences = reading.read(path, pair=False)
-    reading.check_features(sequences, predictor.task)
-    try:
-        found = predictor.classify(sequences.inputs, sequences.lengths)
-    except ValueError as error:  # of a value
-        raise UserError(f"{path}: {error}") from error
+    sequences = reading.read(expand(name), pair=False)
+    found = predictor.probabilities(predictor.sequence_inputs(sequences))
     results: list[Result] = []
     for index, probabilities in enumerate(found):
         result = _to_json(predictor, probabilities)
@@ -99,7 +94,7 @@ def predict_lines(
             cells = [cell.strip() for cell in line.split(",")]
             values = np.array([float(cell or "nan") for cell in cells])
             state, probabilities = predictor.step(state, values)
-        except ValueError as error:
+        except (ValueError, UserError) as error:
             raise UserError(f"standard input, line {number}: {error}") from error
         time += 1
         yield {"step": time} | _to_json(predictor, probabilities)

@@ -123,7 +123,7 @@ def select_samples(network: Network) -> list[dict[str, Any]]:
     hard samples are those for whose label the network's probability is lowest.
     """
     images, labels = datasets.embedded_images()["test"]
-    probabilities = network.predictor.predict_probabilities(images)[:, -1]
+    probabilities = network.predictor.classify(images, every_step=True)[:, -1]
     of_label = probabilities[np.arange(len(labels)), labels]
     is_digit = out_of_distribution.load().is_digit(images)
     clear = (of_label >= MIN_EASY_PROBABILITY) & is_digit

@@ -1,4 +1,6 @@
-"""A trained network: the traces of an LSTM."""
+"""A trained network: the traces of an LSTM, and the examples that it accepts."""
+
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,7 +10,7 @@ from support import model_of, random_examples
 from rnnmnist import Predictor
 from rnnmnist.config.files import REFERENCES
 from rnnmnist.config.schema import ModelConfig
-from rnnmnist.evaluation.network import Trace
+from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import softmax
 
 IMAGES = random_examples(7).stored
@@ -26,26 +28,27 @@ def test_a_trace_follows_the_equations_of_an_lstm(workdir: str) -> None:
     before = np.pad(found.cell, ((0, 0), (1, 0), (0, 0)))[:, :-1]
     expected = found.forget_gate * before + found.input_gate * found.candidate
     np.testing.assert_allclose(found.cell, expected, rtol=1e-6, atol=1e-6)
-    (logits,) = network.logits(network.inputs(IMAGES), every_step=True)
-    np.testing.assert_array_equal(found.probabilities, softmax(logits))
     head = jax.device_get(network.params["head"])
-    logits = found.hidden @ head["kernel"][0] + head["bias"][0]
-    np.testing.assert_allclose(found.probabilities, softmax(logits), atol=1e-4)
+    logits = np.asarray(found.hidden @ head["kernel"][0] + head["bias"][0])
+    probabilities = network.classify(IMAGES, every_step=True)
+    np.testing.assert_allclose(probabilities, softmax(logits), atol=1e-4)
 
 
 def test_a_trace_needs_one_lstm() -> None:
     network = Predictor()
     params = network.params
     network.params = jax.tree.map(lambda leaf: np.repeat(leaf, 2, axis=0), params)
-    with pytest.raises(ValueError, match="a trace needs one LSTM"):
+    with pytest.raises(UserError, match="is not one LSTM"):
         network.trace(IMAGES)
     network.params = params
     network.model = model_of(ModelConfig(cell="gru"))
-    with pytest.raises(ValueError, match="a trace needs one LSTM"):
+    with pytest.raises(UserError, match="is not one LSTM"):
         network.trace(IMAGES)
 
 
-def test_decision_times_by_hand() -> None:
-    probabilities = np.array([[[0.5, 0.5, 0], [0, 1, 0]], [[1, 0, 0], [0.9, 0.1, 0]]])
-    found = Trace(probabilities, *[np.zeros((2, 2, 1))] * 6)
-    assert found.decision_times.tolist() == [2, 1]
+@pytest.mark.parametrize(
+    "images", [np.zeros((28, 28), np.uint8), np.zeros((2, 28, 28)), IMAGES[:0], 7]
+)
+def test_images_of_another_shape_or_type_are_refused(images: Any) -> None:
+    with pytest.raises(UserError, match=r"^examples: must be uint8 images of shape"):
+        Predictor().classify(images)

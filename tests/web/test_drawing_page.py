@@ -142,7 +142,7 @@ def test_half_precision_changes_no_prediction(originals: Path) -> None:
 def test_samples_are_two_of_each_digit_and_the_hardest(content: dict[str, Any]) -> None:
     images, labels = datasets.embedded_images()["test"]
     predictor = Predictor(REPOSITORY / REFERENCES[0])
-    probabilities = predictor.predict_probabilities(images)[:, -1]
+    probabilities = predictor.classify(images, every_step=True)[:, -1]
     indices = {image.tobytes(): index for index, image in enumerate(images)}
     easy: list[int] = []
     hard: list[int] = []
