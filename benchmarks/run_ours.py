@@ -14,7 +14,7 @@ from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.data.batches import open_batches
 from rnnmnist.data.datasets import image_task
-from rnnmnist.data.examples import Examples, Inputs
+from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation import predictions
 from rnnmnist.models import cells
 from rnnmnist.runtime.mesh import (
@@ -104,12 +104,18 @@ def evaluate(images: int) -> None:
     noise, labels = worker.noise(images)
     program = trainer.program
     params = evaluated_trees(trainer.state, model=program.model)
-    split = predictions.EvaluationSplit.device_put(
-        Inputs(noise), program.transform.view, trainer.mesh, program.execution
-    )
+    examples = Examples(noise, labels=labels)
 
     def task() -> int:
-        return predictions.evaluate(program.model, params, split, labels).examples
+        scores = predictions.evaluate(
+            program.model,
+            params,
+            examples,
+            program.transform.view,
+            trainer.mesh,
+            program.execution,
+        )
+        return scores.examples
 
     worker.serve(task)
 

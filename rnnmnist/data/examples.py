@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
@@ -156,6 +156,13 @@ class Inputs:
             return values
         lengths = None if self.lengths is None else self.lengths[positions]
         return self.normalization(values, lengths)
+
+    def normalized(self) -> Self:
+        """Returns the same examples, which `take` does not normalize each time."""
+        stored = self.take(slice(None))
+        return dataclasses.replace(
+            self, stored=stored, indices=None, normalization=None
+        )
 
     def one(self, position: int) -> np.ndarray:
         """Returns one example as it is stored, without padding."""

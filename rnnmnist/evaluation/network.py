@@ -27,11 +27,7 @@ from rnnmnist.data.examples import (
 from rnnmnist.data.sequences.validation import Sequences, validate
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.metrics import score_logits
-from rnnmnist.evaluation.predictions import (
-    EvaluationSplit,
-    predict_logits,
-    softmax,
-)
+from rnnmnist.evaluation.predictions import predict_logits, softmax
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
@@ -154,8 +150,15 @@ class TrainedNetwork:
 
         With `every_step`, they are [ensemble, examples, time, classes].
         """
-        split = EvaluationSplit.device_put(inputs, self.view, self.mesh, self.execution)
-        return predict_logits(self.model, self.params, split, every_step=every_step)
+        return predict_logits(
+            self.model,
+            self.params,
+            inputs,
+            self.view,
+            self.mesh,
+            self.execution,
+            every_step=every_step,
+        )
 
     def probabilities(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:
         """Returns the probabilities of the classes, float32 [examples, classes].

@@ -3,10 +3,8 @@
 The trainer and every command that scores or predicts obtain their logits here.
 """
 
-import dataclasses
 import functools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,15 +14,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.platforms import Execution
-from rnnmnist.data.examples import Inputs, View, padding
+from rnnmnist.data.examples import Examples, Inputs, View, padding
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runs.results import Scores
 from rnnmnist.runtime.ensemble import map_ensemble
 from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, replicated
 
-MAX_RESIDENT_BYTES = 1 << 28  # of a split that stays on the devices
-GROUP_BYTES = 1 << 25  # of the batches of a larger one that are copied at a time
+GROUP_BYTES = 1 << 28  # of the examples that are on the devices at a time
 NUM_BINS = 15  # of the confidence, as Guo et al.
 
 
@@ -35,105 +32,66 @@ class Batches(NamedTuple):
     lengths: jax.Array | None  # int32 [batches, batch]; None: no padding
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluationSplit:
-    """A split, divided into batches: on the devices, or copied to them in groups."""
-
-    inputs: Inputs  # on the host
-    view: View | None
-    mesh: Mesh
-    vectorize_seeds: bool
-    batch_size: int  # over all devices
-    resident: Batches | None  # all batches; None if they are copied in groups
-
-    @classmethod
-    def device_put(
-        cls, inputs: Inputs, view: View | None, mesh: Mesh, execution: Execution
-    ) -> "EvaluationSplit":
-        """Copies a split to the devices of a mesh, unless it is large.
-
-        Each batch is sharded over the mesh's axis `batch`. Counts do not depend on the
-        size of a device's batch, the loss only by rounding.
-        """
-        count = len(inputs)
-        shards = mesh.shape[BATCH]
-        batch = min(execution.eval_batch_size, -(-count // shards)) * shards
-        split = cls(inputs, view, mesh, execution.vectorize_seeds, batch, None)
-        one = inputs.take(np.arange(1)).nbytes
-        if one * count <= MAX_RESIDENT_BYTES:
-            batches = split.device_batches(0, -(-count // batch))
-            split = dataclasses.replace(split, resident=batches)
-        return split
-
-    def groups(self) -> Iterator[Batches]:
-        """Yields all batches in order, as many at a time as the devices hold."""
-        if self.resident is not None:
-            yield self.resident
-            return
-        one = self.batch_size * self.inputs.take(np.arange(1)).nbytes
-        count = max(1, GROUP_BYTES // one)
-        size = count * self.batch_size
-        for start in range(0, len(self.inputs), size):
-            yield self.device_batches(start, count)
-
-    def device_batches(self, start: int, count: int) -> Batches:
-        """Copies `count` batches to the devices, beginning with an example.
-
-        After the last example of the split, they contain examples of one time step.
-        """
-        part = slice(start, start + count * self.batch_size)
-
-        def to_batches(array: np.ndarray) -> jax.Array:
-            shape = (count, self.batch_size, *array.shape[1:])
-            added = math.prod(shape[:2]) - len(array)
-            filling = np.ones((added, *array.shape[1:]), array.dtype)
-            batches = np.concatenate([array, filling]).reshape(shape)
-            return device_put(batches, NamedSharding(self.mesh, P(None, BATCH)))
-
-        lengths = self.inputs.lengths
-        return Batches(
-            to_batches(self.inputs.take(part)),
-            None if lengths is None else to_batches(lengths[part]),
-        )
-
-
 def predict_logits(
     model: SequenceClassifier,
     params: Params,
-    split: EvaluationSplit,
+    inputs: Inputs,
+    view: View | None,
+    mesh: Mesh,
+    execution: Execution,
     *,
     every_step: bool = False,
 ) -> np.ndarray:
-    """Returns the logits of each network for every example of a split.
+    """Returns the logits of each network for every example, on every process.
 
-    They are float32 [ensemble, examples, classes] after the last time step, or
-    with `every_step` [ensemble, examples, time, classes], on every process.
+    They are float32 [ensemble, examples, classes] after the last time step, or with
+    `every_step` [ensemble, examples, time, classes]. The examples are copied to the
+    devices in groups of batches, each of which is sharded over the mesh's axis `batch`.
+    Counts do not depend on the size of a device's batch, the loss only by rounding.
     """
-    groups = [
-        predict_batches(
+    shards = mesh.shape[BATCH]
+    size = min(execution.eval_batch_size, -(-len(inputs) // shards)) * shards
+    batches = -(-len(inputs) // size)
+    groups = -(-batches * size * inputs.take(np.arange(1)).nbytes // GROUP_BYTES)
+    count = -(-batches // groups)  # of the batches of a group
+
+    def to_batches(array: np.ndarray) -> jax.Array:
+        added = count * size - len(array)  # after the last example: of one time step
+        filling = np.ones((added, *array.shape[1:]), array.dtype)
+        shape = (count, size, *array.shape[1:])
+        stored = np.concatenate([array, filling]).reshape(shape)
+        return device_put(stored, NamedSharding(mesh, P(None, BATCH)))
+
+    found = []
+    for start in range(0, len(inputs), count * size):
+        part = slice(start, start + count * size)
+        lengths = None if inputs.lengths is None else to_batches(inputs.lengths[part])
+        logits = predict_batches(
             params,
-            batches,
+            Batches(to_batches(inputs.take(part)), lengths),
             model=model,
-            view=split.view,
-            mesh=split.mesh,
-            vectorize_seeds=split.vectorize_seeds,
+            view=view,
+            mesh=mesh,
+            vectorize_seeds=execution.vectorize_seeds,
             every_step=every_step,
         )
-        for batches in split.groups()
-    ]
-    logits = np.concatenate(jax.device_get(groups), axis=1)
-    flat = logits.reshape(len(logits), -1, *logits.shape[3:])
-    return flat[:, : len(split.inputs)]
+        found.append(jax.device_get(logits))
+    whole = np.concatenate(found, axis=1)
+    flat = whole.reshape(len(whole), -1, *whole.shape[3:])
+    return flat[:, : len(inputs)]
 
 
 def evaluate(
     model: SequenceClassifier,
     params: Params,
-    split: EvaluationSplit,
-    labels: np.ndarray,
+    examples: Examples,
+    view: View | None,
+    mesh: Mesh,
+    execution: Execution,
 ) -> Scores:
     """Evaluates each network on a whole split."""
-    return score_logits(predict_logits(model, params, split), labels)
+    logits = predict_logits(model, params, examples, view, mesh, execution)
+    return score_logits(logits, examples.labels)
 
 
 @functools.partial(

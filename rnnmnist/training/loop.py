@@ -10,10 +10,10 @@ from jax.sharding import Mesh
 
 from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.data.batches import BatchSource, Chunk, open_batches
-from rnnmnist.data.examples import Dataset
+from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.errors import RunError, StoppedError
 from rnnmnist.evaluation.network import evaluate_best_checkpoint
-from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
+from rnnmnist.evaluation.predictions import evaluate
 from rnnmnist.models.cells import check_user_cell
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import Checkpoints
@@ -43,7 +43,7 @@ class Run:
     workdir: Path
     program: Program
     batches: BatchSource
-    validation: EvaluationSplit
+    validation: Examples
     checkpoints: Checkpoints
     progress: console.Progress
 
@@ -105,15 +105,14 @@ def train_from(
         Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints,
         open_batches(splits["train"], config, mesh) as batches,
     ):
+        validation = splits["validation"]
         run = Run(
             config=config,
             dataset=dataset,
             workdir=workdir,
             program=program,
             batches=batches,
-            validation=EvaluationSplit.device_put(
-                splits["validation"], program.transform.view, mesh, program.execution
-            ),
+            validation=validation if batches.on_host else validation.normalized(),
             checkpoints=checkpoints,
             progress=console.Progress(config.train, task, step, verbose=verbose),
         )
@@ -188,10 +187,15 @@ def log_training(
 
 def validate(run: Run, state: TrainState, step: int) -> Metrics:
     """Evaluates the validation split, and logs it."""
-    model = run.program.model
-    labels = run.dataset.splits["validation"].labels
-    params = evaluated_trees(state, model=model)
-    scores = evaluate(model, params, run.validation, labels)
+    program = run.program
+    scores = evaluate(
+        program.model,
+        evaluated_trees(state, model=program.model),
+        run.validation,
+        program.transform.view,
+        program.mesh,
+        program.execution,
+    )
     losses = [network.loss for network in scores.networks]
     for index, loss in enumerate(losses):
         if not math.isfinite(loss):

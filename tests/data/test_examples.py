@@ -25,7 +25,7 @@ from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import SplitSizes, Task
 from rnnmnist.data.datasets import image_task
 from rnnmnist.data.examples import View, permutation, permutation_sha256
-from rnnmnist.evaluation.predictions import EvaluationSplit, predict_logits
+from rnnmnist.evaluation.predictions import predict_logits
 
 VIEWS = {
     "rows": View("rows", "bit_reversal"),
@@ -191,8 +191,7 @@ def test_a_network_reads_images_in_the_order_of_the_view(
     model = model_of(ModelConfig(hidden_size=4), task_of(*shape, 10))
     params = random_params(model)
     mesh, networks = mesh_of(devices), jax.tree.map(lambda leaf: leaf[None], params)
-    split = EvaluationSplit.device_put(examples, view, mesh, DEFAULTS["cpu"])
-    (found,) = predict_logits(model, networks, split)
+    (found,) = predict_logits(model, networks, examples, view, mesh, DEFAULTS["cpu"])
     forward = jax.jit(functools.partial(model.apply, {"params": params}))
     levels = inputs_of(examples.stored)
     expected = np.asarray(forward(by_hand(name, levels)))

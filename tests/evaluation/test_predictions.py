@@ -4,10 +4,12 @@ Evaluation counts every image once for any batch size, padding and mesh.
 """
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from rnnmnist.data.views import View
 from support import (
     ROWS,
     inputs_of,
@@ -17,19 +19,19 @@ from support import (
     random_params,
 )
 
-from rnnmnist.config.platforms import DEFAULTS
+from rnnmnist.config.platforms import DEFAULTS, Execution
 from rnnmnist.config.schema import ModelConfig
-from rnnmnist.data.examples import Examples, Normalization
+from rnnmnist.data.examples import Examples, Inputs, Normalization
 from rnnmnist.evaluation import predictions
 from rnnmnist.evaluation.predictions import (
-    EvaluationSplit,
     Predictions,
     calibration_bins,
     decision_times,
     evaluate,
     most_confident_errors,
+    predict_logits,
 )
-from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.models.classifier import Params
 from rnnmnist.runtime.ensemble import split_ensemble
 
 MODEL = model_of(ModelConfig(hidden_size=8))
@@ -67,11 +69,7 @@ def test_batch_padding_and_devices_change_no_result(
     chosen = logits[np.arange(count), examples.labels]
     loss = (np.log(np.exp(logits).sum(axis=1)) - chosen).mean()
     execution = EXECUTION._replace(eval_batch_size=batch)
-    split = EvaluationSplit.device_put(examples, ROWS, mesh_of(devices), execution)
-    assert split.batch_size <= batch * devices
-    assert split.resident is not None
-    assert split.resident.stored.shape[1] == split.batch_size
-    scores = evaluate(MODEL, PARAMS, split, examples.labels)
+    scores = evaluate(MODEL, PARAMS, examples, ROWS, mesh_of(devices), execution)
     np.testing.assert_array_equal(scores.confusion, expected)
     assert scores.examples == count
     assert scores.correct == (predicted == examples.labels).sum()
@@ -81,14 +79,20 @@ def test_batch_padding_and_devices_change_no_result(
 def test_a_large_split_is_copied_in_groups(
     logits: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictions, "MAX_RESIDENT_BYTES", 0)
-    monkeypatch.setattr(predictions, "GROUP_BYTES", 3 * 7 * 28 * 28)
-    examples = Examples(EXAMPLES.stored[:50], labels=EXAMPLES.labels[:50])
+    shapes = []
+
+    def predict(params: Params, batches: predictions.Batches, **static: Any) -> Any:
+        shapes.append(batches.stored.shape[:2])
+        return original(params, batches, **static)
+
+    original = predictions.predict_batches
+    monkeypatch.setattr(predictions, "predict_batches", predict)
+    monkeypatch.setattr(predictions, "GROUP_BYTES", 4 * 7 * 28 * 28)
+    inputs = Inputs(EXAMPLES.stored[:60])
     execution = EXECUTION._replace(eval_batch_size=7)
-    split = EvaluationSplit.device_put(examples, ROWS, mesh_of(1), execution)
-    assert [group.stored.shape[0] for group in split.groups()] == [3, 3, 3]
-    (found,) = predictions.predict_logits(MODEL, PARAMS, split)
-    np.testing.assert_allclose(found, logits[:50], rtol=1e-5, atol=1e-5)
+    (found,) = predict_logits(MODEL, PARAMS, inputs, ROWS, mesh_of(1), execution)
+    np.testing.assert_allclose(found, logits[:60], rtol=1e-5, atol=1e-5)
+    assert shapes == [(3, 7)] * 3  # not 4, 4 and 1 batch
 
 
 def with_confidence(confidence: np.ndarray, correct: np.ndarray) -> Predictions:
@@ -102,22 +106,18 @@ def with_confidence(confidence: np.ndarray, correct: np.ndarray) -> Predictions:
 
 
 def predict(
-    model: SequenceClassifier,
     params: Params,
-    split: EvaluationSplit,
-    labels: np.ndarray,
+    examples: Examples,
+    view: View | None = ROWS,
+    devices: int = 1,
+    execution: Execution = EXECUTION,
 ) -> list[Predictions]:
     """The predictions of each network for every example of a split."""
-    logits = predictions.predict_logits(model, params, split, every_step=True)
-    lengths = split.inputs.lengths
+    logits = predict_logits(
+        MODEL, params, examples, view, mesh_of(devices), execution, every_step=True
+    )
+    labels, lengths = examples.labels, examples.lengths
     return [Predictions.from_logits(network, labels, lengths) for network in logits]
-
-
-def predict_one(params: Params, examples: Examples) -> Predictions:
-    """The predictions of one network, with its ensemble axis."""
-    split = EvaluationSplit.device_put(examples, ROWS, mesh_of(1), EXECUTION)
-    (predictions,) = predict(MODEL, params, split, examples.labels)
-    return predictions
 
 
 def random_predictions(excess: float, count: int = 200_000) -> Predictions:
@@ -164,9 +164,8 @@ def test_every_image_is_in_the_bin_of_its_confidence(number: int) -> None:
 @pytest.mark.parametrize("count", [1, 99, 1003])
 def test_counts_after_the_last_row_are_those_of_the_evaluation(count: int) -> None:
     examples = random_examples(count)
-    predictions = predict_one(PARAMS, examples)
-    split = EvaluationSplit.device_put(examples, ROWS, mesh_of(8), EXECUTION)
-    scores = evaluate(MODEL, PARAMS, split, examples.labels)
+    (predictions,) = predict(PARAMS, examples)
+    scores = evaluate(MODEL, PARAMS, examples, ROWS, mesh_of(8), EXECUTION)
     correct = predictions.correct_by_time
     assert correct.shape == (28,)
     np.testing.assert_array_equal(predictions.examples_by_time, [count] * 28)
@@ -185,10 +184,10 @@ def test_counts_after_the_last_row_are_those_of_the_evaluation(count: int) -> No
 
 def test_predictions_after_a_row_are_those_of_truncated_images() -> None:
     examples = random_examples(300)
-    predictions = predict_one(PARAMS, examples)
+    (predictions,) = predict(PARAMS, examples)
     for rows in (1, 14):
         cut = Examples(examples.stored[:, :rows], labels=examples.labels)
-        found = predict_one(PARAMS, cut)
+        (found,) = predict(PARAMS, cut)
         expected = predictions.predicted[:, rows - 1]
         np.testing.assert_array_equal(found.predicted[:, -1], expected)
 
@@ -203,12 +202,11 @@ def test_each_network_of_an_ensemble_predicts_as_it_does_alone(vectorize: bool) 
     ]
     ensemble = jax.tree.map(lambda *leaves: np.concatenate(leaves), *networks)
     execution = EXECUTION._replace(vectorize_seeds=vectorize)
-    split = EvaluationSplit.device_put(examples, ROWS, mesh_of(1), execution)
-    together = predict(MODEL, ensemble, split, examples.labels)
+    together = predict(ensemble, examples, execution=execution)
     for own, params, found in zip(
         split_ensemble(ensemble), networks, together, strict=True
     ):
-        expected = predict_one(params, examples)
+        (expected,) = predict(params, examples)
         np.testing.assert_array_equal(found.predicted, expected.predicted)
         np.testing.assert_allclose(
             found.probabilities, expected.probabilities, rtol=1e-5
@@ -218,7 +216,7 @@ def test_each_network_of_an_ensemble_predicts_as_it_does_alone(vectorize: bool) 
 
 def test_errors_are_sorted_by_confidence() -> None:
     examples = random_examples(500)
-    predictions = predict_one(PARAMS, examples)
+    (predictions,) = predict(PARAMS, examples)
     errors = most_confident_errors(predictions, 10_000)
     assert len(errors) == 500 - predictions.correct.sum()
     assert len(set(errors.tolist())) == len(errors)
@@ -267,9 +265,10 @@ def test_the_evaluation_of_sequences_reads_their_steps_only(devices: int) -> Non
     same = Normalization(np.zeros(28), np.ones(28), "error")
     examples = Examples(stored, lengths, indices, same, labels=labels)
     execution = EXECUTION._replace(eval_batch_size=3)
-    split = EvaluationSplit.device_put(examples, None, mesh_of(devices), execution)
-    (found,) = predict(MODEL, PARAMS, split, examples.labels)
-    scores = evaluate(MODEL, PARAMS, split, examples.labels)
+    (found,) = predict(PARAMS, examples, None, devices, execution)
+    scores = evaluate(MODEL, PARAMS, examples, None, mesh_of(devices), execution)
+    once = examples.normalized()
+    assert scores == evaluate(MODEL, PARAMS, once, None, mesh_of(devices), execution)
     forward = jax.jit(
         functools.partial(MODEL.apply, {"params": NETWORK}, every_step=True)
     )

@@ -143,7 +143,7 @@ def test_a_fault_in_one_process_ends_the_others(
         "from rnnmnist.training import loop\n"
         "def broken(*_): raise ValueError('a fault of our own')\n"
         f"if '--process_id={victim}' in sys.argv:\n"
-        "    loop.EvaluationSplit.device_put = broken\n"
+        "    loop.evaluate = broken\n"
         "cli.run(main.main)\n"
     )
     args = trainer.arguments(tmp_path / "run", data_dir)

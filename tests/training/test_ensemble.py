@@ -39,7 +39,7 @@ from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import Chunk
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.metrics import t_interval
-from rnnmnist.evaluation.predictions import EvaluationSplit, evaluate
+from rnnmnist.evaluation.predictions import evaluate
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checksums import named_leaves, params_sha256
 from rnnmnist.runs.logs import Metrics
@@ -223,14 +223,11 @@ def test_an_ensemble_is_evaluated_as_its_networks_are(way: Way) -> None:
     params = evaluated_trees(create_state(NETWORKS, program), model=model)
     examples = random_examples(137)
     execution = program.execution._replace(eval_batch_size=10)
-    split = EvaluationSplit.device_put(examples, ROWS, way.mesh, execution)
-    assert split.vectorize_seeds == way.together
-    found = evaluate(model, params, split, examples.labels)
-    alone = EvaluationSplit.device_put(examples, ROWS, mesh_of(1), DEFAULTS["cpu"])
+    found = evaluate(model, params, examples, ROWS, way.mesh, execution)
     assert len(found.members) == SEEDS
     for index, scores in enumerate(found.members):
         network = jax.tree.map(lambda leaf, i=index: np.asarray(leaf)[i, None], params)
-        expected = evaluate(model, network, alone, examples.labels)
+        expected = evaluate(model, network, examples, ROWS, mesh_of(1), DEFAULTS["cpu"])
         assert scores.confusion == expected.confusion
         assert scores.loss == pytest.approx(expected.loss, rel=1e-5)
 
