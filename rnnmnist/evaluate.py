@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     from rnnmnist.evaluation.metrics import format_accuracy, format_result
     from rnnmnist.evaluation.network import TrainedNetwork
     from rnnmnist.runs.checkpoints import read_header, with_step
-    from rnnmnist.runs.results import path_of, write_result
+    from rnnmnist.runs.results import write_result
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.mesh import make_mesh, set_cpu_devices
 
@@ -39,12 +39,12 @@ def main(argv: list[str]) -> None:
     network = TrainedNetwork(workdir, args.step, mesh)
     data = network.load_split(args.split, parse_settings(args), "evaluate")
     result = network.score(*data)
-    write_result(workdir, result)
+    path = write_result(workdir, result)
     print(
         f"{result.task.name} {args.split} at step {result.step}: "
         f"{format_result(result)}, loss {result.loss:.4f}",
         *(f"seed {one.seed}: {format_accuracy(one)}" for one in result.members),
-        path_of(workdir, result),
+        path,
         sep="\n",
     )
 

@@ -64,19 +64,24 @@ class Result(NetworkResult, frozen=True, kw_only=True, omit_defaults=True):
     tutorial_128: Scores | None = None  # on the first 128 test examples
     members: tuple[NetworkResult, ...] = ()
 
-    @property
-    def of_other_data(self) -> bool:
-        """Whether the evaluated data are not those of the training."""
-        return self.task.sha256 != self.trained_on_sha256
+
+def result_path(workdir: Path, split: str, step: int) -> Path:
+    """Returns the path of a result on the data of the run."""
+    return workdir / "evaluation" / f"{split}-{step}.json"
 
 
-def write_result(workdir: Path, result: Result) -> None:
-    """Writes the file of a result in a workdir.
+def write_result(workdir: Path, result: Result) -> Path:
+    """Writes the file of a result in a workdir, and returns its path.
 
-    A read-only workdir causes a warning.
+    On other data than those of the training, its name has the start of their SHA-256. A
+    read-only workdir causes a warning.
     """
+    path = result_path(workdir, result.split, result.step)
+    if result.task.sha256 != result.trained_on_sha256:
+        path = path.with_stem(f"{path.stem}-{str(result.task.sha256)[:8]}")
     with _warn_if_read_only("the result"):
-        write_json(path_of(workdir, result), result)
+        write_json(path, result)
+    return path
 
 
 def log_test_reading(
@@ -103,19 +108,6 @@ def _warn_if_read_only(name: str) -> Iterator[None]:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         _logger.warning("%s is not recorded: %s", name, error)
-
-
-def result_path(workdir: Path, split: str, step: int) -> Path:
-    """Returns the path of a result on the data of the run."""
-    return workdir / "evaluation" / f"{split}-{step}.json"
-
-
-def path_of(workdir: Path, result: Result) -> Path:
-    """Returns the path of a result; on other data, with the start of their SHA-256."""
-    path = result_path(workdir, result.split, result.step)
-    if not result.of_other_data:
-        return path
-    return path.with_stem(f"{path.stem}-{str(result.task.sha256)[:8]}")
 
 
 def read_result(path: Path, params_sha256: str) -> Result | None:

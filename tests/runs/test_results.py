@@ -16,7 +16,6 @@ from rnnmnist.evaluation.metrics import score_confusions
 from rnnmnist.runs.results import (
     NetworkResult,
     Result,
-    path_of,
     read_result,
     result_path,
     write_result,
@@ -68,10 +67,9 @@ def test_results_are_restored_from_their_files(
     tmp_path: Path, networks: int, tutorial_128: bool, changes: dict[str, Any]
 ) -> None:
     result = make_result(networks, tutorial_128, **changes)
-    path = path_of(tmp_path, result)
-    assert (path == result_path(tmp_path, "test", 7)) != result.of_other_data
-    assert read_result(path, SHA256) is None
-    write_result(tmp_path, result)
+    assert read_result(result_path(tmp_path, "test", 7), SHA256) is None
+    path = write_result(tmp_path, result)
+    assert path.name == ("test-7.json" if changes == PLAIN else "test-7-of the d.json")
     assert read_result(path, SHA256) == result
     assert read_result(path, "of others") is None
 
