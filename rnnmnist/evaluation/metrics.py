@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
 from rnnmnist.runs.logs import Metrics
@@ -89,54 +90,42 @@ def score_logits(logits: np.ndarray, labels: np.ndarray, first_seed: int = 0) ->
 def score_confusions(
     confusions: np.ndarray, losses: np.ndarray, first_seed: int = 0
 ) -> Scores:
-    """Returns scores from confusion matrices and losses, one for each network."""
-    members = [
-        _count(confusion, float(loss), first_seed + index)
-        for index, (confusion, loss) in enumerate(zip(confusions, losses, strict=True))
-    ]
-    return members[0] if len(members) == 1 else _merge(members)
-
-
-def _count(confusion: np.ndarray, loss: float, seed: int) -> Scores:
-    """Returns the scores of one network."""
-    examples = int(confusion.sum())
-    correct = int(np.trace(confusion))
-    totals = confusion.sum(axis=1)
-    present = totals > 0
-    recalls = np.diag(confusion)[present] / totals[present]
-    return Scores(
-        examples=examples,
-        correct=correct,
-        accuracy=correct / examples,
-        accuracy_interval=wilson_interval(correct, examples),
-        balanced_accuracy=statistics.fmean(recalls),
-        loss=loss,
-        confusion=tuple(map(tuple, confusion.tolist())),
-        seed=seed,
-    )
-
-
-def _merge(members: Sequence[Scores]) -> Scores:
-    """Returns the scores of an ensemble."""
-    examples = members[0].examples
-    correct = sum(one.correct for one in members)
-    accuracy = correct / (len(members) * examples)  # so that equal counts tie
-    std = statistics.stdev(one.accuracy for one in members)
-    confusion = np.sum([one.confusion for one in members], axis=0)
-    return Scores(
+    """Returns the scores of networks with these confusion matrices and losses."""
+    networks = len(confusions)
+    examples = int(confusions[0].sum())
+    correct = int(np.trace(confusions, axis1=1, axis2=2).sum())
+    accuracy = correct / (networks * examples)  # one division, so that equal counts tie
+    scores = Scores(
         examples=examples,
         correct=correct,
         accuracy=accuracy,
-        accuracy_interval=wilson_interval(correct / len(members), examples),
-        balanced_accuracy=statistics.fmean(one.balanced_accuracy for one in members),
-        loss=statistics.fmean(one.loss for one in members),
-        confusion=tuple(map(tuple, confusion.tolist())),
-        seed=members[0].seed,
+        accuracy_interval=wilson_interval(correct / networks, examples),
+        balanced_accuracy=statistics.fmean(map(_balanced_accuracy, confusions)),
+        loss=statistics.fmean(losses.tolist()),
+        confusion=tuple(map(tuple, confusions.sum(axis=0).tolist())),
+        seed=first_seed,
+    )
+    if networks == 1:
+        return scores
+    members = tuple(
+        score_confusions(confusions[i : i + 1], losses[i : i + 1], first_seed + i)
+        for i in range(networks)
+    )
+    std = statistics.stdev(member.accuracy for member in members)
+    return msgspec.structs.replace(
+        scores,
         accuracy_mean=accuracy,
         accuracy_std=std,
-        accuracy_mean_interval=t_interval(accuracy, std, len(members)),
-        members=tuple(members),
+        accuracy_mean_interval=t_interval(accuracy, std, networks),
+        members=members,
     )
+
+
+def _balanced_accuracy(confusion: np.ndarray) -> float:
+    """Returns the mean accuracy over the classes that have examples."""
+    totals = confusion.sum(axis=1)
+    present = totals > 0
+    return statistics.fmean(np.diag(confusion)[present] / totals[present])
 
 
 def format_accuracy(found: Scores | Metrics) -> str:
