@@ -220,25 +220,20 @@ class TrainedNetwork:
             NetworkResult(**asdict(one) | common, params_sha256=params_sha256(network))
             for one, network in zip(scores.members, networks, strict=False)
         ]
-        permutation = None
+        extra: dict[str, Any] = {}
         if config.data.view == "permuted":
-            permutation = config.data.permutation
+            order = config.data.permutation
+            pixels = task.time_steps * task.features
+            extra["permutation"] = order
+            extra["permutation_sha256"] = permutation_sha256(order, pixels)
+        if config.tutorial_128 and split == "test":
+            first = score_logits(logits[:, :128], labels[:128], config.seed)
+            extra["tutorial_128"] = first
         return Result(
-            **asdict(scores) | common | {"members": tuple(members)},
+            **asdict(scores) | common | {"members": tuple(members)} | extra,
             params_sha256=self.params_sha256,
             task=task,
-            permutation=permutation,
-            permutation_sha256=(
-                permutation_sha256(permutation, task.time_steps)
-                if permutation
-                else None
-            ),
             trained_on_sha256=self.task.sha256,
-            tutorial_128=(
-                score_logits(logits[:, :128], labels[:128], config.seed)
-                if config.tutorial_128 and split == "test"
-                else None
-            ),
         )
 
     def start(self) -> StreamState:

@@ -5,11 +5,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from support import model_of, random_examples
+from support import model_of, random_examples, random_params
 
 from rnnmnist import Predictor
 from rnnmnist.config.files import REFERENCES
 from rnnmnist.config.schema import ModelConfig
+from rnnmnist.data.datasets import image_task
+from rnnmnist.data.views import permutation_sha256
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import softmax
 
@@ -52,3 +54,15 @@ def test_a_trace_needs_one_lstm() -> None:
 def test_images_of_another_shape_or_type_are_refused(images: Any) -> None:
     with pytest.raises(UserError, match=r"^examples: must be uint8 images of shape"):
         Predictor().classify(images)
+
+
+def test_a_result_has_the_order_of_all_pixels() -> None:
+    """Also if a time step has several."""
+    network = Predictor()
+    changes = {"data.view": "permuted", "data.pixels_per_step": 16}
+    network.config = network.config.replace(changes)
+    task = image_task(network.config.data)
+    network.model = model_of(ModelConfig(hidden_size=4), task)
+    network.params = jax.tree.map(lambda leaf: leaf[None], random_params(network.model))
+    result = network.score(task, "validation", random_examples(3))
+    assert result.permutation_sha256 == permutation_sha256("bit_reversal", 784)
