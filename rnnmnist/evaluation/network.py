@@ -65,7 +65,9 @@ class TrainedNetwork:
         workdir: of the run.
         checkpoint_step: the step of the checkpoint.
         config: the configuration of the run.
-        task: the data set on which it was trained; gives the names of the classes.
+        task: the data set on which it was trained.
+        view: how the network reads images; None if it reads sequences.
+        normalization: how sequences are converted to inputs.
         validation: the metrics of the checkpoint, None if it was not validated.
         mesh: for which it was restored.
         execution: how its programs are compiled for the mesh.
@@ -74,13 +76,7 @@ class TrainedNetwork:
     """
 
     def __init__(self, workdir: Path, selector: str, mesh: Mesh | None = None) -> None:
-        """Restores a checkpoint, for one device unless a mesh is given.
-
-        Args:
-            workdir: of a run, which may still be training.
-            selector: `best`, `latest` or the number of a step.
-            mesh: of the devices that compute.
-        """
+        """Restores the selected checkpoint, for one device unless a mesh is given."""
         self.workdir = workdir
         self.mesh = make_mesh(1, 1, 1) if mesh is None else mesh
         with_step(workdir, selector, self._restore)
@@ -90,6 +86,8 @@ class TrainedNetwork:
         self.checkpoint_step = step
         self.config = config = header.config
         self.task = header.task
+        self.view = View.of(config.data, self.task)
+        self.normalization = Normalization.create(self.task, config.data.missing)
         self.validation = header.metrics
         execution = execution_of(config, platform_of(self.mesh))
         if not config.model.is_linear:  # training's blocks do not divide other lengths
@@ -106,16 +104,6 @@ class TrainedNetwork:
     def params_sha256(self) -> str:
         """The SHA-256 of the parameters, as in result files."""
         return params_sha256(self.params)
-
-    @property
-    def view(self) -> View | None:
-        """How the network reads images; None if it reads sequences."""
-        return View.of(self.config.data, self.task)
-
-    @property
-    def normalization(self) -> Normalization:
-        """How sequences are converted to inputs."""
-        return Normalization.create(self.task, self.config.data.missing)
 
     def inputs(self, examples: ArrayLike, lengths: ArrayLike | None = None) -> Inputs:
         """Returns images, or sequences before their normalization, as inputs."""
@@ -135,15 +123,14 @@ class TrainedNetwork:
         from rnnmnist.data.sequences.reading import check_features  # imports pyarrow
 
         check_features(sequences, self.task)
-        normalization = self.normalization
         values, lengths = sequences.inputs, sequences.lengths
-        if found := find_invalid(values, normalization.missing, lengths):
+        if found := find_invalid(values, self.config.data.missing, lengths):
             (sequence, time, feature), reason = found
             raise UserError(
                 f"{sequences.source}: the value of sequence {sequence} at time step "
                 f"{time}, feature {sequences.feature_names[feature]}, {reason}"
             )
-        return Inputs(values, lengths, normalization=normalization)
+        return Inputs(values, lengths, normalization=self.normalization)
 
     def logits(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:
         """Returns the logits of each network, float32 [ensemble, examples, classes].
@@ -191,8 +178,7 @@ class TrainedNetwork:
                 "training (their SHA-256 differs); to evaluate on them, set "
                 f"data.path={config.path}"
             )
-        if split is None:
-            split = task.evaluated_split
+        split = split or task.evaluated_split
         if not len(splits[split]):
             raise UserError(
                 f"split: {task.name} has no {split} split; choose validation"
@@ -239,6 +225,7 @@ class TrainedNetwork:
     def start(self) -> StreamState:
         """Returns the state before the first time step of a sequence, for `step`."""
         carry = _start(self.params, model=self.model)
+        carry = jax.device_put(carry, replicated(self.mesh))  # as `_step` returns it
         return StreamState(carry, np.full(self.task.features, np.nan))
 
     def step(
@@ -259,19 +246,19 @@ class TrainedNetwork:
             UserError: if the features have another shape, or a value is missing that
                 the run does not fill.
         """
-        normalization = self.normalization
+        missing = self.config.data.missing
         values = np.asarray(features, np.float64)
         if values.shape != state.last.shape:
             raise UserError(
                 f"features: must be {len(state.last)} numbers, not of shape "
                 f"{values.shape}"
             )
-        if found := find_invalid(values, normalization.missing):
+        if found := find_invalid(values, missing):
             (feature,), reason = found
             raise UserError(f"features: {feature} {reason}")
-        if normalization.missing == "forward_fill":
+        if missing == "forward_fill":
             values = np.where(np.isnan(values), state.last, values)
-        inputs = normalization(values[None, None], None)[0]
+        inputs = self.normalization(values[None, None], None)[0]
         carry, logits = _step(self.params, state.carry, inputs, model=self.model)
         probabilities = softmax(jax.device_get(logits)).mean(0)[0]
         return StreamState(carry, values), probabilities

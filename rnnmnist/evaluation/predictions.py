@@ -5,10 +5,9 @@ The trainer and every command that scores or predicts obtain their logits here.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -115,12 +114,11 @@ def predict_batches(
 
     def one_shard(params: Params, batches: Batches) -> jax.Array:
         def one_network(params: Params) -> jax.Array:
-            def one_batch(batch: Batches) -> jax.Array:
+            def one_batch(batch: Batches) -> Any:
                 inputs = batch.stored if view is None else view(batch.stored)
-                logits = model.apply(
+                return model.apply(
                     {"params": params}, inputs, batch.lengths, every_step=every_step
                 )
-                return jnp.asarray(logits)
 
             return jax.lax.map(one_batch, batches)
 
@@ -207,10 +205,7 @@ def most_confident_errors(predictions: Predictions, limit: int) -> np.ndarray:
 
 
 class Bins(NamedTuple):
-    """Examples grouped by confidence.
-
-    Bin *b* of *n* holds the predictions with a probability in (b/n, (b + 1)/n].
-    """
+    """Examples grouped by confidence; bin *b* of *n* is from above b/n to (b + 1)/n."""
 
     examples: np.ndarray  # int [bins], number of examples
     correct: np.ndarray  # int [bins], number of correct predictions
@@ -230,13 +225,13 @@ class Bins(NamedTuple):
         return float(np.abs(self.correct - self.confidence).sum() / self.examples.sum())
 
 
-def calibration_bins(networks: Sequence[Predictions], num_bins: int = NUM_BINS) -> Bins:
+def calibration_bins(networks: Sequence[Predictions]) -> Bins:
     """Groups the predictions of all networks into bins of equal width."""
     confidence = np.concatenate([network.confidence for network in networks])
     correct = np.concatenate([network.correct for network in networks])
-    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
     return Bins(
-        np.bincount(bins, minlength=num_bins),
-        np.bincount(bins[correct], minlength=num_bins),
-        np.bincount(bins, weights=confidence, minlength=num_bins),
+        np.bincount(bins, minlength=NUM_BINS),
+        np.bincount(bins[correct], minlength=NUM_BINS),
+        np.bincount(bins, weights=confidence, minlength=NUM_BINS),
     )

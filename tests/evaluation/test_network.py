@@ -11,7 +11,7 @@ from rnnmnist import Predictor
 from rnnmnist.config.files import REFERENCES
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.datasets import image_task
-from rnnmnist.data.views import permutation_sha256
+from rnnmnist.data.views import View, permutation_sha256
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import softmax
 
@@ -61,6 +61,7 @@ def test_a_result_has_the_order_of_all_pixels() -> None:
     network = Predictor()
     changes = {"data.view": "permuted", "data.pixels_per_step": 16}
     network.config = network.config.replace(changes)
+    network.view = View.of(network.config.data, network.task)
     task = image_task(network.config.data)
     network.model = model_of(ModelConfig(hidden_size=4), task)
     network.params = jax.tree.map(lambda leaf: leaf[None], random_params(network.model))
