@@ -43,15 +43,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="read time steps from standard input, and print a JSON object after each",
     )
     args = parser.parse(argv)
-    if args.stream and args.files:
-        raise errors.UserError("--stream: takes no FILE")
-    if not args.stream and not args.files:
+    if args.stream == bool(args.files) or "" in args.files:
         raise errors.UserError(
-            "FILE: name an image of a digit, or a file of sequences; "
+            "FILE: name images of digits or files of sequences, or set --stream alone; "
             f"{parser.prog} --help"
         )
-    if "" in args.files:
-        raise errors.UserError("FILE: must name a file, a folder or -, not ''")
     return args
 
 

@@ -78,14 +78,11 @@ def encode(image: np.ndarray) -> bytes:
 def from_array(image: np.ndarray) -> np.ndarray:
     """Converts an array [height, width] to grey levels, as `read` returns them."""
     image = np.asarray(image)
-    if image.ndim != 2 or not image.size:
+    is_grey = image.dtype == np.uint8 or image.dtype.kind == "f"
+    if not is_grey or image.ndim != 2 or not image.size:
         raise UserError(
-            "image: must be a non-empty array [height, width] of grey levels, not of "
-            f"shape {image.shape}; pass one image, without channels"
-        )
-    if image.dtype != np.uint8 and image.dtype.kind != "f":
-        raise UserError(
-            f"image: must be uint8, or floats from 0 to 1, not {image.dtype}"
+            "image: must be uint8, or floats from 0 to 1, [height, width] without "
+            f"channels, not {image.dtype} of shape {image.shape}"
         )
     white = np.float32(255 if image.dtype == np.uint8 else 1)
     levels = image.astype(np.float32) / white

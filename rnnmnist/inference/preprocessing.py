@@ -33,12 +33,7 @@ class Stages(NamedTuple):
     grey: np.ndarray  # [height, width], the input
     foreground: np.ndarray  # [height, width], the background removed
     strokes: np.ndarray  # the cropped foreground with normalized stroke width
-    image: np.ndarray  # uint8 [28, 28], as MNIST's are
-
-    @property
-    def blank(self) -> bool:
-        """Whether no foreground was found."""
-        return not self.image.any()
+    image: np.ndarray  # uint8 [28, 28], as MNIST's are; 0 without any foreground
 
 
 def preprocess(grey: np.ndarray) -> Stages:

@@ -35,7 +35,7 @@ def _describe(prediction: Prediction) -> str:
     Sparklines show the probabilities of the digit, of the second most probable one, and
     of those that were the most probable ones before.
     """
-    if prediction.stages.blank:
+    if not prediction.stages.image.any():
         return "the image is blank; this does not look like a digit"
     last = prediction.probabilities[-1].tolist()
     first, second, *_ = sorted(range(len(last)), key=lambda digit: -last[digit])

@@ -288,7 +288,7 @@ def test_the_library_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
 def test_blank_images_are_not_digits(level: float, predictor: Predictor) -> None:
     prediction = predictor.predict(np.full((200, 300), level, np.float32))
-    assert prediction.stages.blank
+    assert not prediction.stages.image.any()
     assert not prediction.looks_like_digit
 
 
