@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from rnnmnist.data.views import View
 from support import (
     ROWS,
     inputs_of,
@@ -21,7 +20,7 @@ from support import (
 
 from rnnmnist.config.platforms import DEFAULTS, Execution
 from rnnmnist.config.schema import ModelConfig
-from rnnmnist.data.examples import Examples, Inputs, Normalization
+from rnnmnist.data.examples import Examples, Inputs, Normalization, View
 from rnnmnist.evaluation import predictions
 from rnnmnist.evaluation.predictions import (
     Predictions,
