@@ -4,7 +4,6 @@ This module does not import jax, so that `--help` and errors in flags are immedi
 """
 
 import argparse
-import dataclasses
 import gc
 import logging
 import os
@@ -25,7 +24,7 @@ from rnnmnist.config.files import (
     parse_folder,
     resolve_workdir,
 )
-from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
+from rnnmnist.config.schema import DATA_PATHS, SETTINGS
 from rnnmnist.config.settings import find
 from rnnmnist.errors import (
     RunError,
@@ -37,7 +36,6 @@ from rnnmnist.errors import (
     first_line,
     shown,
 )
-from rnnmnist.runtime.processes import ProcessSpec
 
 # Subjects of the library's messages that are flags of commands.
 FLAGS = (
@@ -125,16 +123,6 @@ def parse_settings(
     return values
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainingArgs:
-    """The parsed command line of a training run."""
-
-    name: str  # of the configuration file, without its suffix
-    config: Config
-    workdir: Path
-    processes: ProcessSpec
-
-
 def training_parser(command: str, description: str | None) -> Parser:
     """Returns a parser of `[--config=FILE] [--workdir=DIR] [--config.KEY=VALUE …]`."""
     parser = Parser(command, description)
@@ -176,23 +164,21 @@ def training_parser(command: str, description: str | None) -> Parser:
     return parser
 
 
-def parse_training(
-    parser: Parser, argv: list[str]
-) -> tuple[TrainingArgs, argparse.Namespace]:
+def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     """Parses the command line of a training command.
 
-    Returns:
-        The run, and the values of all flags, which include those added to the parser.
+    Besides the values of the flags, the result has `name`, of the configuration file
+    without its suffix, the `Config` as `config`, and the arguments of
+    `distributed.initialize` as `processes`.
     """
     args = parser.parse(argv)
     overrides = parse_settings(args, SETTINGS)
     path = find_config(args.config)
-    config = load_config(path).replace(overrides)
-    workdir = args.workdir or parse_folder(f"checkpoints/{path.stem}")
-    processes = ProcessSpec(
-        args.coordinator_address, args.num_processes, args.process_id
-    )
-    return TrainingArgs(path.stem, config, workdir, processes), args
+    args.name = path.stem
+    args.config = load_config(path).replace(overrides)
+    args.workdir = args.workdir or parse_folder(f"checkpoints/{path.stem}")
+    args.processes = args.coordinator_address, args.num_processes, args.process_id
+    return args
 
 
 def check_distinct(workdirs: Sequence[Path]) -> None:

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--require", choices=["tpu", "gpu"], help="exit with 1 unless jax uses one"
     )
-    run, args = parse_training(parser, argv)
+    args = parse_training(parser, argv)
     gigabytes = machine.main_memory() / 2**30
     show("versions", machine.join_versions(machine.installed_versions()))
     show(
@@ -35,14 +35,14 @@ def main(argv: list[str]) -> None:
         from rnnmnist.training.preflight import check_run
 
         enable_compilation_cache()
-        with initialize(run.processes):
-            for label, result in check_run(run.config, run.workdir, args.require):
+        with initialize(*args.processes):
+            for label, result in check_run(args.config, args.workdir, args.require):
                 show(label, result)
-            show("verdict", f"a run of {run.name} would work here")
+            show("verdict", f"a run of {args.name} would work here")
     except Exception as error:  # incompatible libraries and drivers raise many kinds
         failure = as_run_error(error)
         reason = cli.format_error(failure) if failure else first_line(error)
-        raise RunError(f"a run of {run.name} would not work here: {reason}") from error
+        raise RunError(f"a run of {args.name} would not work here: {reason}") from error
 
 
 def show(label: str, text: str) -> None:

@@ -5,24 +5,24 @@
 Any setting can be given as --config.KEY=VALUE.
 """
 
-import dataclasses
+import argparse
 
 from rnnmnist import cli
-from rnnmnist.cli import TrainingArgs, parse_training, training_parser
+from rnnmnist.cli import parse_training, training_parser
 from rnnmnist.config.files import pin_cell
 from rnnmnist.config.tasks import fit_to_task
 
 
-def parse(argv: list[str]) -> TrainingArgs:
+def parse(argv: list[str]) -> argparse.Namespace:
     """Parses the command line; the task of images is known before they are read."""
-    args, _ = parse_training(training_parser("main", __doc__), argv)
+    args = parse_training(training_parser("main", __doc__), argv)
     if args.config.data.name == "files":
-        config = pin_cell(args.config)
+        args.config = pin_cell(args.config)
     else:
         from rnnmnist.data.datasets import image_task
 
-        config = fit_to_task(args.config, image_task(args.config.data))
-    return dataclasses.replace(args, config=config)
+        args.config = fit_to_task(args.config, image_task(args.config.data))
+    return args
 
 
 def main(argv: list[str]) -> None:
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     from rnnmnist.training.resume import check_workdir
 
     enable_compilation_cache()
-    with distributed.initialize(args.processes):
+    with distributed.initialize(*args.processes):
         timer = PhaseTimer()
         distributed.broadcast(lambda: check_workdir(args.config, args.workdir))
         with timer.phase("data"):

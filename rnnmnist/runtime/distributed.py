@@ -14,7 +14,6 @@ import re
 import signal
 import socket
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -32,7 +31,6 @@ from rnnmnist.errors import (
     exit_immediately,
     first_line,
 )
-from rnnmnist.runtime.processes import ProcessSpec
 
 T = TypeVar("T")
 
@@ -46,15 +44,20 @@ _message_numbers = itertools.count()
 
 
 @contextlib.contextmanager
-def initialize(spec: ProcessSpec) -> Iterator[None]:
+def initialize(
+    coordinator_address: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+) -> Iterator[None]:
     """Joins the run's other processes, and shuts down together with them.
 
-    Only entry points use it, before jax initializes its devices. Within the context,
-    only process 0 prints. If a process ends early, the others end within
+    The arguments are those of `jax.distributed.initialize`; without them, jax detects
+    a cluster. Only entry points use it, before jax initializes its devices. Within the
+    context, only process 0 prints. If a process ends early, the others end within
     `HEARTBEAT_TIMEOUT_SECONDS`: with a `RunError` if a collective operation fails,
     otherwise by `jax.distributed`.
     """
-    _join(spec)
+    _join(coordinator_address, num_processes, process_id)
     if not is_process_0():
         _silence()
     try:
@@ -96,7 +99,7 @@ def broadcast(decide: Callable[[], T]) -> T:
         value = decide()
     except Exception as error:
         if failure := as_run_error(error):
-            _send(key, {"error": str(failure), "exit_code": failure.exit_code})
+            _send(key, _to_json(failure))
         raise
     _send(key, {"value": value})
     return value
@@ -115,10 +118,9 @@ def process_0_first(function: Callable[[], T]) -> T:
     except Exception as error:
         if (failure := as_run_error(error)) is None:
             raise
-    failures: list[Any] = all_gather(failure and [str(failure), failure.exit_code])
-    for found in failures:
+    for found in all_gather(failure and _to_json(failure)):
         if found:
-            raise _failure(*found)
+            raise _from_json(found)
     return results[0]
 
 
@@ -145,63 +147,46 @@ def all_max(number: int) -> int:
         return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
-def _join(spec: ProcessSpec) -> None:
+def _join(address: str | None, number: int | None, index: int | None) -> None:
     # A single SLURM task is no cluster; several in one job would share jax's port.
-    alone = spec.num_processes == 1 or os.environ.get("SLURM_NTASKS") == "1"
-    if alone and spec.coordinator_address is None:
+    alone = number == 1 or os.environ.get("SLURM_NTASKS") == "1"
+    if alone and address is None:
         return
-    if spec.coordinator_address is not None and spec.process_id == 0:
-        _check_port(spec.coordinator_address.rpartition(":")[2])
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    number = spec.num_processes or "the cluster's"
-    address = spec.coordinator_address or "the coordinator"
     late = (
-        f"error: --num_processes: not all of {number} processes have joined {address} "
-        f"within {JOIN_TIMEOUT_SECONDS} s; start each of them, with the same flags"
+        f"error: num_processes: not all of {number or 'the'} processes have joined "
+        f"{address or 'the cluster'} within {JOIN_TIMEOUT_SECONDS} s; start each of "
+        "them, with the same flags"
     )
+    # jax would abort with a stack trace, for which it waits longer than the timer.
     timer = threading.Timer(JOIN_TIMEOUT_SECONDS, exit_immediately, [late, 1])
     timer.daemon = True
     timer.start()
     try:
-        with warnings.catch_warnings():
-            # jax warns in every pod about a package that only indexed jobs need.
-            if "JOB_COMPLETION_INDEX" not in os.environ:
-                warnings.filterwarnings("ignore", "Kubernetes environment detected")
-            jax.distributed.initialize(
-                spec.coordinator_address,
-                spec.num_processes,
-                spec.process_id,
-                # It would abort with a stack trace; the timer ends the process before.
-                initialization_timeout=2 * JOIN_TIMEOUT_SECONDS,
-                heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
-            )
+        if address is not None and index == 0:  # jax would crash on a port in use
+            socket.create_server(("", int(address.rpartition(":")[2]))).close()
+        jax.distributed.initialize(
+            address,
+            number,
+            index,
+            initialization_timeout=2 * JOIN_TIMEOUT_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
+        )
     except Exception as error:  # the detection of clusters raises many kinds
         # jax has no other sign that it detected no cluster, which is the usual case.
-        if str(error) == "coordinator_address should be defined.":
+        undetected = str(error) == "coordinator_address should be defined."
+        if undetected and (address, number, index) == (None, None, None):
             return
-        source = "given" if spec.coordinator_address else "that jax detected"
         raise UserError(
-            f"coordinator_address: the cluster {source} cannot be joined "
-            f"({type(error).__name__}: {error}); give coordinator_address, "
-            "num_processes and process_id, or num_processes=1 to run alone"
+            f"coordinator_address: the processes cannot join {address or 'a cluster'} "
+            f"({type(error).__name__}: {error}); give coordinator_address, HOST:PORT "
+            "of process 0, num_processes and process_id, or num_processes=1 to run "
+            "alone"
         ) from error
     finally:
         timer.cancel()
     # jax.distributed handles SIGTERM; until training begins, the default is correct.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _check_port(port: str) -> None:
-    """Tries the coordinator's port, since `jax.distributed` would crash the process."""
-    try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("", int(port)))
-    except OSError as error:
-        raise UserError(
-            f"coordinator_address: port {port} cannot be used ({error}); "
-            "name another one, on every process"
-        ) from error
 
 
 def _silence() -> None:
@@ -239,13 +224,16 @@ def _receive(key: str) -> Any:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
     if "error" in message:
-        raise _failure(message["error"], message["exit_code"])
+        raise _from_json(message)
     return message["value"]
 
 
-def _failure(message: str, exit_code: int) -> RunError:
-    """Returns the error of another process."""
-    return (UserError if exit_code == UserError.exit_code else RunError)(message)
+def _to_json(failure: RunError) -> dict[str, Any]:
+    return {"error": str(failure), "is_user_error": isinstance(failure, UserError)}
+
+
+def _from_json(message: dict[str, Any]) -> RunError:
+    return (UserError if message["is_user_error"] else RunError)(message["error"])
 
 
 def _shut_down() -> None:

@@ -1,7 +1,6 @@
 """Runs of several processes: agreement, faults, and output from process 0 alone."""
 
 import json
-import re
 import signal
 import socket
 import subprocess
@@ -14,10 +13,8 @@ import trainer
 from support import Command, called, one_line_error, refused
 
 from rnnmnist.errors import UserError
-from rnnmnist.main import parse
 from rnnmnist.runs.workdir import lock
 from rnnmnist.runtime import distributed
-from rnnmnist.runtime.processes import ProcessSpec
 
 SIX_DEVICES = "--config.execution.num_devices=6"
 
@@ -218,7 +215,7 @@ def test_missing_processes_are_one_line(
     assert finished.returncode == 1
     assert finished.stdout == ""
     assert finished.stderr == (
-        f"error: --num_processes: not all of 2 processes have joined {address} within "
+        f"error: num_processes: not all of 2 processes have joined {address} within "
         "1 s; start each of them, with the same flags\n"
     )
 
@@ -283,40 +280,32 @@ def test_the_doctor_checks_all_processes(
 
 
 @pytest.mark.parametrize(
-    ("args", "part"),
+    "args",
     [
-        (["--num_processes=2"], "process_id: must not be None; give"),
-        (["--num_processes=0"], "num_processes: must not be 0; give"),
-        (["--process_id=1"], "num_processes: must not be None; give"),
-        (["--coordinator_address=a:1"], "num_processes: must not be None; give"),
-        (
-            ["--num_processes=2", "--process_id=1"],
-            "coordinator_address: must not be None",
-        ),
-        (
-            ["--num_processes=2", "--process_id=2", "--coordinator_address=a:1"],
-            "process_id: must not be 2; give",
-        ),
-        *(
-            (
-                ["--num_processes=2", "--process_id=1", f"--coordinator_address={at}"],
-                rf"^coordinator_address: must not be {re.escape(at)}; .*HOST:PORT of",
-            )
-            for at in ("here", "[::1:8", "::1:8", "a:0", "a:65536")
-        ),
-        (["--num_processes=two"], "invalid int value: 'two'"),
-        (["--num_proceses=2"], "did you mean '--num_processes'"),
+        ["--num_processes=2"],
+        ["--num_processes=0"],
+        ["--process_id=1"],
+        ["--coordinator_address=a:1"],
+        ["--num_processes=2", "--process_id=1"],
+        ["--num_processes=2", "--process_id=2", "--coordinator_address=a:1"],
+        ["--num_processes=2", "--process_id=1", "--coordinator_address=here"],
     ],
 )
-def test_invalid_process_coordinates_are_refused(args: list[str], part: str) -> None:
-    with pytest.raises(UserError) as caught:
-        parse(args)
-    assert re.search(part, str(caught.value))
+def test_invalid_process_coordinates_are_refused(args: list[str]) -> None:
+    flags = dict(arg.removeprefix("--").split("=") for arg in args)
+    number, index = (
+        int(flags[name]) if name in flags else None
+        for name in ("num_processes", "process_id")
+    )
+    with (
+        pytest.raises(UserError, match=r"^coordinator_address: .*; give coord"),
+        distributed.initialize(flags.get("coordinator_address"), number, index),
+    ):
+        pass
 
 
 def test_one_process_needs_no_coordinator() -> None:
-    assert parse(["--num_processes=1"]).processes == ProcessSpec(None, 1, None)
-    with distributed.initialize(ProcessSpec(None, 1, None)):
+    with distributed.initialize(None, 1, None):
         assert distributed.process_count() == 1
         assert distributed.broadcast(lambda: 3) == distributed.all_max(3) == 3
 
@@ -325,10 +314,10 @@ def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        flags = [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"]
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        flags = [f"--coordinator_address={address}", "--num_processes=2"]
         error = refused("main", f"--workdir={tmp_path}", *flags, "--process_id=0")
-    assert f"--coordinator_address: port {port} cannot be" in error
+    assert f"cannot join {address} (OSError: " in error
 
 
 def test_a_cluster_that_cannot_be_joined_is_one_line(
@@ -343,5 +332,5 @@ def test_a_cluster_that_cannot_be_joined_is_one_line(
     }
     finished = command("main", f"--workdir={tmp_path / 'run'}", **broken)
     line = one_line_error(finished)
-    assert "the cluster that jax detected cannot be joined" in line
+    assert "the processes cannot join a cluster" in line
     assert "num_processes=1 to run alone" in line
