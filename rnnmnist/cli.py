@@ -22,10 +22,12 @@ from rnnmnist.config.files import (
     find_config,
     load_config,
     parse_folder,
+    pin_cell,
     resolve_workdir,
 )
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS
 from rnnmnist.config.settings import find
+from rnnmnist.config.tasks import fit_to_task
 from rnnmnist.errors import (
     RunError,
     StoppedError,
@@ -175,7 +177,11 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     overrides = parse_settings(args, SETTINGS)
     path = find_config(args.config)
     args.name = path.stem
-    args.config = load_config(path).replace(overrides)
+    args.config = pin_cell(load_config(path).replace(overrides))
+    if args.config.data.name != "files":  # the task of images is known without them
+        from rnnmnist.data.datasets import image_task
+
+        args.config = fit_to_task(args.config, image_task(args.config.data))
     args.workdir = args.workdir or parse_folder(f"checkpoints/{path.stem}")
     args.processes = args.coordinator_address, args.num_processes, args.process_id
     return args

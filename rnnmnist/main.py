@@ -9,20 +9,12 @@ import argparse
 
 from rnnmnist import cli
 from rnnmnist.cli import parse_training, training_parser
-from rnnmnist.config.files import pin_cell
 from rnnmnist.config.tasks import fit_to_task
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses the command line; the task of images is known before they are read."""
-    args = parse_training(training_parser("main", __doc__), argv)
-    if args.config.data.name == "files":
-        args.config = pin_cell(args.config)
-    else:
-        from rnnmnist.data.datasets import image_task
-
-        args.config = fit_to_task(args.config, image_task(args.config.data))
-    return args
+    """Parses the command line."""
+    return parse_training(training_parser("main", __doc__), argv)
 
 
 def main(argv: list[str]) -> None:

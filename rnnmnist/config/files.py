@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnmnist.config.schema import Config
-from rnnmnist.errors import PACKAGE, SHIPPED, UserError, did_you_mean, shown
+from rnnmnist.errors import PACKAGE, SHIPPED, UserError, did_you_mean
 
 # The shipped models, trained with a loss after the last row and after every row.
 REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_step")
@@ -39,10 +39,6 @@ def parse_folder(text: str, subject: str = "workdir") -> Path:
     if not text.strip():
         raise UserError(f"{subject}: must name a directory, not ''")
     path = expand(text)
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{subject}: {shown(text)} is not valid UTF-8") from None
     for folder in (path, *path.parents):
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{subject}: {folder} is a file; name a directory")
@@ -74,13 +70,13 @@ def find_config(file_or_name: str) -> Path:
     path = expand(file_or_name)
     if path.is_file():
         return path
-    folder = shipped_folder("configs")
-    names = sorted(file.stem for file in folder.glob("*.py"))
-    for name in names:
-        if file_or_name in (name, f"{name}.py", f"configs/{name}.py"):
-            return folder / f"{name}.py"
-    listed = f"shipped configurations: {', '.join(names)}"
-    remedy = did_you_mean(path.stem, names, listed)
+    files = sorted(shipped_folder("configs").glob("*.py"))
+    shipped = {file.stem: file for file in files}
+    name = file_or_name.removeprefix("configs/").removesuffix(".py")
+    if name in shipped:
+        return shipped[name]
+    listed = f"shipped configurations: {', '.join(shipped)}"
+    remedy = did_you_mean(path.stem, shipped, listed)
     raise UserError(f"config: there is no file {file_or_name}; {remedy}")
 
 
@@ -110,7 +106,7 @@ def pin_cell(config: Config) -> Config:
         return config
     path, _, name = model.cell.rpartition(":")
     file = expand(path)
-    _, sha256 = _read(file, model.cell_sha256)
+    sha256 = model.cell_sha256 or hashlib.sha256(file.read_bytes()).hexdigest()
     return config.replace({"model.cell": f"{file}:{name}", "model.cell_sha256": sha256})
 
 
@@ -122,7 +118,13 @@ def load_cell(cell: str, sha256: str | None) -> type[Any]:
     path, _, name = cell.rpartition(":")
     module = sys.modules.get(f"rnnmnist_cell_{sha256}")
     if module is None:
-        source, found = _read(Path(path), sha256)
+        source = Path(path).read_bytes()
+        found = hashlib.sha256(source).hexdigest()
+        if sha256 not in (None, found):
+            raise UserError(
+                f"model.cell: {path} is not the file of this run: its SHA-256 is "
+                f"{found}, not model.cell_sha256={sha256}; restore the file"
+            )
         # Flax looks up the module of a class by its name.
         module = types.ModuleType(f"rnnmnist_cell_{found}")
         module.__file__ = path
@@ -138,19 +140,3 @@ def load_cell(cell: str, sha256: str | None) -> type[Any]:
     if not isinstance(create, type):
         raise UserError(f"model.cell: {path} must define a class {name}")
     return create
-
-
-def _read(file: Path, sha256: str | None) -> tuple[bytes, str]:
-    """Returns the content of a file and its hash, which must be the given one."""
-    if not file.is_file():
-        raise UserError(
-            f"model.cell: {file} is not a file; a run needs that of its cell there"
-        )
-    source = file.read_bytes()
-    found = hashlib.sha256(source).hexdigest()
-    if sha256 not in (None, found):
-        raise UserError(
-            f"model.cell: {file} is not the file of this run: its SHA-256 is {found}, "
-            f"not model.cell_sha256={sha256}; restore the file"
-        )
-    return source, found

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from rnnmnist.config.files import pin_cell
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.errors import UserError
 
@@ -58,26 +57,21 @@ def fit_to_task(config: Config, task: Task, *, verbose: bool = True) -> Config:
     """Returns the resolved configuration of a run on a task.
 
     Its batch is no larger than the training split; with `verbose`, a reduction is
-    printed. Epochs become steps. A user's cell gets its absolute path and its hash.
+    printed. Epochs become steps.
     """
-    config = pin_cell(config)
+    for name, value in config.flat().items():
+        one = SETTINGS[name]
+        if one.of not in (None, task.noun) and value != one.default:
+            raise UserError(
+                f"{name}: is for {one.of} only, and {task.name} has {task.noun}; "
+                f"remove {name}={value}"
+            )
     block = None if config.model.is_linear else config.execution.remat_steps
     if block is not None and task.time_steps % block:
-        divisors = [
-            str(n) for n in range(1, task.time_steps + 1) if task.time_steps % n == 0
-        ]
         raise UserError(
-            f"execution.remat_steps: must be one of {', '.join(divisors)}, not {block}"
+            f"execution.remat_steps: must divide the {task.time_steps} time steps of "
+            f"{task.name}, not {block}"
         )
-    _refuse_unsuitable(config, task)
-    if task.image_shape is not None:
-        limit = (min(task.image_shape) - 1) // 2
-        if config.data.max_shift > limit:
-            raise UserError(
-                f"data.max_shift: must be at most {limit} for images of "
-                f"{' x '.join(map(str, task.image_shape))} pixels, not "
-                f"{config.data.max_shift}"
-            )
     count = task.examples.train
     if verbose and config.train.batch_size > count:
         print(
@@ -95,21 +89,4 @@ def fit_to_examples(config: Config, count: int) -> Config:
     steps = train.total_steps
     if train.num_epochs is not None:
         steps = max(1, round(train.num_epochs * count / batch_size))
-        if steps * batch_size >= 2**31:
-            raise UserError(
-                f"train.num_epochs: must be below {2**31 / count:,.0f} with {count:,} "
-                f"training examples, not {train.num_epochs}"
-            )
     return config.replace({"train.batch_size": batch_size, "train.num_steps": steps})
-
-
-def _refuse_unsuitable(config: Config, task: Task) -> None:
-    """Refuses settings of images for sequences, and of sequences for images."""
-    remedy = "use the configuration 'files'" if task.image_shape else "remove it"
-    for name, value in config.flat().items():
-        one = SETTINGS[name]
-        if one.of not in (None, task.noun) and value != one.default:
-            raise UserError(
-                f"{name}: is for {one.of} only, and {task.name} has {task.noun}; "
-                f"{remedy} (it is {value})"
-            )

@@ -95,7 +95,6 @@ def test_a_required_device_is_missing(
         ("data.data_dir={folder}", "train-images-idx3-ubyte.gz, "),
         ("data.data_dir={folder}/file/data", "data.data_dir: {folder}/file is a file"),
         ("execution.num_devices=3", "execution.num_devices: must divide num_seeds x"),
-        ("execution.remat_steps=5", "execution.remat_steps: "),
     ],
 )
 def test_the_error_is_that_of_the_run(

@@ -67,9 +67,8 @@ REMEDIES = [
     ),
     (
         f"{IMAGES} --config.data.normalize=none --workdir=new",
-        "is for sequences only, and mnist5k has images; use the configuration 'files'",
-        f"{TRAIN} --config.data.normalize=none --config.data.path=levels.npz "
-        "--workdir=new",
+        "is for sequences only, and mnist5k has images; remove data.normalize=none",
+        f"{IMAGES} --workdir=new",
     ),
     (
         f"{IMAGES} --config.data.view=pixels --config.data.pixels_per_step=100 "

@@ -71,7 +71,7 @@ def test_an_override_can_be_two_arguments() -> None:
         ("--config.data.max_shift=14", ["data.max_shift", "at most 13", "14"]),
         ("--config.model.cell=LSTM", ["model.cell", "lstm, gru, rnn", "'LSTM'"]),
         ("--config.execution.precision=float23", ["bfloat16", "float32"]),
-        ("--config.execution.remat_steps=5", ["1, 2, 4, 7, 14, 28", "not 5"]),
+        ("--config.execution.remat_steps=5", ["divide the 28 time", "not 5"]),
         ("--config.execution.num_devices=0", ["num_devices", "at least 1", "or none"]),
         ("--config.train.num_devices=2", ["did you mean 'execution.num_devices'?"]),
         ("--config.num_seeds=0", ["num_seeds", "at least 1", "0"]),
@@ -171,7 +171,7 @@ def test_the_later_of_steps_and_epochs_wins(tmp_path: Path) -> None:
         train("num_steps=7, num_epochs=2")
     with pytest.raises(UserError, match="both set the length"):
         train("num_steps=4300, num_epochs=2")  # the default, but given
-    with pytest.raises(UserError, match=r"^train\.num_epochs: must be below 536,871"):
+    with pytest.raises(UserError, match=r"^train\.num_steps: must be at most 167"):
         train("num_epochs=1e6")
     config = Config().replace({"train.num_epochs": 2})
     assert Config.from_dict(msgspec.to_builtins(config)) == config
@@ -264,34 +264,11 @@ def test_a_setting_of_images_is_refused_for_sequences(name: str) -> None:
         fit_to_task(config, sequences())
 
 
-@pytest.mark.parametrize(
-    ("task", "settings", "message"),
-    [
-        (TASK, {"data.max_shift": 14}, "at most 13 for images of 28 x 28 pixels"),
-        (
-            sequences(image_shape=(5, 6)),
-            {"data.max_shift": 3},
-            "at most 2 for images of 5 x 6 pixels, not 3",
-        ),
-        (
-            sequences(),
-            {"execution.remat_steps": 28},
-            "must be one of 1, 2, 3, 5, 6, 10, 15, 30, not 28",
-        ),
-    ],
-)
-def test_a_setting_is_limited_by_the_task(
-    task: Task, settings: dict[str, object], message: str
-) -> None:
-    (name,) = settings
-    with pytest.raises(UserError, match=rf"^{name}: .*{message}"):
-        fit_to_task(Config().replace(settings), task)
-
-
-def test_the_largest_values_that_a_task_allows() -> None:
-    settings = {"data.max_shift": 13, "execution.remat_steps": 28}
-    config = RESOLVED.replace(settings)
+def test_blocks_divide_the_time_steps() -> None:
+    config = RESOLVED.replace({"execution.remat_steps": 28})
     assert fit_to_task(config, TASK) == config
+    with pytest.raises(UserError, match=r"^execution\.remat_steps: .* 30 .*, not 28"):
+        fit_to_task(config, sequences())
 
 
 def test_blocks_of_a_linear_recurrence_need_not_divide_the_steps() -> None:
