@@ -17,11 +17,7 @@ from rnnmnist.data.datasets import image_task
 from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation import predictions
 from rnnmnist.models import cells
-from rnnmnist.runtime.mesh import (
-    make_mesh,
-    platform_of,
-    set_cpu_devices,
-)
+from rnnmnist.runtime.mesh import make_mesh, platform_of
 from rnnmnist.training.state import Program, create_state, evaluated_trees
 from rnnmnist.training.step import train_range
 
@@ -38,7 +34,6 @@ class Trainer:
         columns: int = 28,
         execution: dict[str, Any] | None = None,  # changes of the platform's
     ) -> None:
-        set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
         self.config = config
         self.mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
         self.task = dataclasses.replace(

@@ -27,14 +27,13 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runs.checkpoints import read_header, with_step
     from rnnmnist.runs.results import write_result
     from rnnmnist.runtime.compilation import enable_compilation_cache
-    from rnnmnist.runtime.mesh import make_mesh, set_cpu_devices
+    from rnnmnist.runtime.mesh import make_mesh
 
     workdir = args.workdir
     config = with_step(
         workdir, args.step, lambda step: read_header(workdir, step).config
     )
     enable_compilation_cache()
-    set_cpu_devices(config.train.batch_size, None, config.num_seeds, 1)
     mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
     network = TrainedNetwork(workdir, args.step, mesh)
     data = network.load_split(args.split, parse_settings(args), "evaluate")

@@ -25,7 +25,6 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runs.workdir import PhaseTimer
     from rnnmnist.runtime import distributed
     from rnnmnist.runtime.compilation import enable_compilation_cache
-    from rnnmnist.runtime.mesh import set_cpu_devices
     from rnnmnist.runtime.processes import stop_on_signal
     from rnnmnist.training.loop import train
     from rnnmnist.training.resume import check_workdir
@@ -39,12 +38,6 @@ def main(argv: list[str]) -> None:
                 lambda: datasets.load(args.config.data)
             )
         config = fit_to_task(args.config, dataset.task)
-        set_cpu_devices(
-            config.train.batch_size,
-            config.execution.num_devices,
-            config.num_seeds,
-            distributed.process_count(),
-        )
         train(config, dataset, args.workdir, stop_on_signal(), timer=timer)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax._src import xla_bridge  # jax does not export whether it has its devices
 from jax.sharding import (
     AxisType,
     Mesh,
@@ -17,43 +18,12 @@ from jax.sharding import (
 
 from rnnmnist.config.platforms import MOST_CPU_DEVICES
 from rnnmnist.errors import UserError, first_line
+from rnnmnist.runtime.distributed import process_count
 from rnnmnist.runtime.machine import usable_cores
 
 # The axes: the networks, and the shards of their batches.
 SEEDS = "seeds"
 BATCH = "batch"
-
-
-def set_cpu_devices(
-    batch_size: int, num_devices: int | None, num_seeds: int, num_processes: int
-) -> None:
-    """Splits the CPU into several devices, which is faster.
-
-    Only entry points call it, before jax initializes its devices. An explicit count in
-    `XLA_FLAGS` takes precedence.
-
-    Args:
-        batch_size: examples per network and step.
-        num_devices: of all processes together; None takes the most over which seeds and
-            batch can be split, at most one per usable core and `MOST_CPU_DEVICES` per
-            process.
-        num_seeds: networks that are trained together.
-        num_processes: among which the devices are divided.
-    """
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return
-    if num_devices is None:
-        most = num_processes * min(usable_cores(), MOST_CPU_DEVICES)
-        grid = _grid(batch_size, num_seeds, num_processes, most)
-        num_devices = math.prod(grid) if grid else num_processes
-    local_devices = max(1, num_devices // num_processes)
-    jax.config.update("jax_num_cpu_devices", local_devices)
-    if num_seeds > 1 and jax.__version_info__ < (0, 11):
-        # In these versions a device blocks one of XLA's threads while it waits for the
-        # others, and an ensemble's work needs a thread too: 0.10.2 hangs without one
-        # more. A single network does not need it and would be slower.
-        threads = max(usable_cores(), local_devices) + 1
-        os.environ.setdefault("NPROC", str(threads))
 
 
 def devices() -> list[jax.Device]:
@@ -70,7 +40,8 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
     """Returns a mesh with axes (`seeds`, `batch`) over the devices of all processes.
 
     Seeds are distributed first, since networks do not communicate. The remaining
-    devices split each network's batch.
+    devices split each network's batch. If jax has no devices yet, the CPU is split into
+    several, which is faster.
 
     Args:
         batch_size: examples per network and step.
@@ -78,47 +49,62 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
             which seeds and batch can be split.
         num_seeds: networks that are trained together.
     """
-    found = devices()
-    num_processes = jax.process_count()
+    if not xla_bridge.backends_are_initialized():
+        _split_cpu(batch_size, num_devices, num_seeds)
     by_process = [
-        [device for device in found if device.process_index == index]
-        for index in range(num_processes)
+        [device for device in devices() if device.process_index == index]
+        for index in range(process_count())
     ]
-    most = num_processes * min(map(len, by_process))
-    grid = _grid(batch_size, num_seeds, num_processes, most, num_devices)
+    most = len(by_process) * min(map(len, by_process))
+    grid = _grid(batch_size, num_seeds, most, num_devices)
+    if grid is None and num_devices is None:
+        raise UserError(
+            f"train.batch_size: must be a multiple of the {process_count()} processes, "
+            f"not {batch_size}"
+        )
     if grid is None:
-        allowed = _grid(batch_size, num_seeds, num_processes, most)
-        if allowed is None:
-            multiple = math.ceil(batch_size / num_processes) * num_processes
-            raise UserError(
-                f"train.batch_size: must be a multiple of the {num_processes} "
-                f"processes, not {batch_size}; use {multiple}"
-            )
         raise UserError(
             "execution.num_devices: must divide num_seeds x train.batch_size = "
             f"{num_seeds * batch_size}, be at most {most} and a multiple of "
-            f"num_processes={num_processes}, not {num_devices}; use "
-            f"{math.prod(allowed)}"
+            f"num_processes={process_count()}, not {num_devices}"
         )
-    per_process = math.prod(grid) // num_processes
+    per_process = math.prod(grid) // len(by_process)
     chosen = [device for own in by_process for device in own[:per_process]]
     return Mesh(
         np.array(chosen).reshape(grid), (SEEDS, BATCH), axis_types=(AxisType.Auto,) * 2
     )
 
 
+def _split_cpu(batch_size: int, num_devices: int | None, num_seeds: int) -> None:
+    """Splits the CPU into the devices of a mesh.
+
+    None takes at most one per usable core, and `MOST_CPU_DEVICES` per process. An
+    explicit count in `XLA_FLAGS` takes precedence.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    if num_devices is None:
+        most = process_count() * min(usable_cores(), MOST_CPU_DEVICES)
+        grid = _grid(batch_size, num_seeds, most)
+        num_devices = math.prod(grid) if grid else process_count()
+    local_devices = max(1, num_devices // process_count())
+    jax.config.update("jax_num_cpu_devices", local_devices)
+    if num_seeds > 1 and jax.__version_info__ < (0, 11):
+        # In these versions a device blocks one of XLA's threads while it waits for the
+        # others, and an ensemble's work needs a thread too: 0.10.2 hangs without one
+        # more. A single network does not need it and would be slower.
+        threads = max(usable_cores(), local_devices) + 1
+        os.environ.setdefault("NPROC", str(threads))
+
+
 def _grid(
-    batch_size: int,
-    num_seeds: int,
-    num_processes: int,
-    most: int,
-    num_devices: int | None = None,
+    batch_size: int, num_seeds: int, most: int, num_devices: int | None = None
 ) -> tuple[int, int] | None:
     """Returns the mesh's shape with at most `most` devices; None if there is none."""
     for seeds in _divisors(num_seeds, most):
         for batch in _divisors(batch_size, most // seeds):
             total = seeds * batch
-            if not total % num_processes and num_devices in (None, total):
+            if not total % process_count() and num_devices in (None, total):
                 return seeds, batch
     return None
 

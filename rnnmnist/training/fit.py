@@ -21,7 +21,6 @@ from rnnmnist.runs.checkpoints import read_header
 from rnnmnist.runs.files import write_folder
 from rnnmnist.runs.workdir import PhaseTimer, list_steps
 from rnnmnist.runtime.compilation import enable_compilation_cache
-from rnnmnist.runtime.mesh import set_cpu_devices
 from rnnmnist.runtime.processes import stop_on_interrupt
 from rnnmnist.training.loop import train
 from rnnmnist.training.resume import check_workdir
@@ -113,7 +112,12 @@ def fit(
             dataset = to_dataset(folder.name, sequences, config.data)
             config = fit_to_task(config, dataset.task, verbose=verbose)
             _save(path, sequences, dataset.task)
-        _set_up_jax(config)
+        jax_config: Any = jax.config  # some versions do not declare its attributes
+        if not (
+            xla_bridge.backends_are_initialized()
+            or jax_config.jax_compilation_cache_dir
+        ):
+            enable_compilation_cache()
         try:
             train(
                 config,
@@ -126,18 +130,6 @@ def fit(
         except StoppedError as error:
             raise KeyboardInterrupt(str(error)) from None
     return folder
-
-
-def _set_up_jax(config: Config) -> None:
-    """Sets CPU devices and the compilation cache, unless jax has its devices."""
-    if xla_bridge.backends_are_initialized():
-        return
-    set_cpu_devices(
-        config.train.batch_size, config.execution.num_devices, config.num_seeds, 1
-    )
-    jax_config: Any = jax.config  # some versions do not declare its attributes
-    if jax_config.jax_compilation_cache_dir is None:
-        enable_compilation_cache()
 
 
 def _configure(settings: dict[str, object]) -> Config:

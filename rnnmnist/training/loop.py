@@ -65,10 +65,10 @@ def train(
     """
     timer = timer or PhaseTimer()
     resume.check_agreement(config, dataset.task)
-    check_user_cell(config.model)
     mesh = make_mesh(
         config.train.batch_size, config.execution.num_devices, config.num_seeds
     )
+    check_user_cell(config.model)
     with resume.hold_workdir(workdir):
         step = resume.start_step(config, dataset.task, workdir)
         if verbose:

@@ -19,8 +19,7 @@ from rnnmnist.data.images import make_builder, missing_urls
 from rnnmnist.errors import RunError
 from rnnmnist.runs.workdir import check_free
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
-from rnnmnist.runtime.distributed import process_count
-from rnnmnist.runtime.mesh import make_mesh, platform_of, set_cpu_devices
+from rnnmnist.runtime.mesh import make_mesh, platform_of
 from rnnmnist.training import console
 from rnnmnist.training.resume import step_to_resume
 from rnnmnist.training.state import Program, create_state
@@ -39,9 +38,9 @@ def check_run(
     dataset = datasets.load(config.data) if config.data.name == "files" else None
     task = dataset.task if dataset else datasets.image_task(config.data)
     config = fit_to_task(config, task)
-    mesh_args = config.train.batch_size, config.execution.num_devices, config.num_seeds
-    set_cpu_devices(*mesh_args, process_count())
-    mesh = make_mesh(*mesh_args)
+    mesh = make_mesh(
+        config.train.batch_size, config.execution.num_devices, config.num_seeds
+    )
     found = f"{jax.device_count()} x {platform_of(mesh)}"
     if platform not in (None, platform_of(mesh)):
         extra = "cuda12" if platform == "gpu" else platform

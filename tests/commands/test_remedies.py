@@ -52,7 +52,7 @@ REMEDIES = [
     ),
     (
         f"{LONGER} --config.execution.num_devices=3",
-        "not 3; use 5",
+        "must divide num_seeds x train.batch_size = 10, ",
         "--config.execution.num_devices=5",
     ),
     (

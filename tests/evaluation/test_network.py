@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from rnnmnist.data.views import View, permutation_sha256
+from rnnmnist.data.examples import View, permutation_sha256
 from support import model_of, random_examples, random_params
 
 from rnnmnist import Predictor

@@ -244,8 +244,7 @@ def test_a_batch_that_cannot_be_split_is_one_line(
     ):
         assert code == 2
         assert stderr == (
-            "error: train.batch_size: must be a multiple of the 2 processes, not 49; "
-            "use 50\n"
+            "error: train.batch_size: must be a multiple of the 2 processes, not 49\n"
         )
     assert not (tmp_path / "run").exists()
 

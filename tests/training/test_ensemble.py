@@ -244,7 +244,7 @@ def test_seeds_are_sharded_before_the_batch() -> None:
     ):
         mesh = make_mesh(batch, devices, seeds)
         assert tuple(mesh.shape.items()) == (("seeds", shape[0]), ("batch", shape[1]))
-    with pytest.raises(UserError, match=r"= 12, .*, not 5; use 6"):
+    with pytest.raises(UserError, match=r"= 12, .*, not 5$"):
         make_mesh(4, 5, 3)
 
 

@@ -105,13 +105,10 @@ def test_the_mesh_size_divides_the_batch() -> None:
     assert make_mesh(12, 3, 1).size == mesh_of(3).size
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "num_devices", "allowed"), [(12, 8, 6), (7, 8, 7), (128, 9, 8)]
-)
-def test_an_indivisible_batch_is_refused_with_a_remedy(
-    batch_size: int, num_devices: int, allowed: int
-) -> None:
-    with pytest.raises(
-        UserError, match=f"execution.num_devices: .* not {num_devices}; use {allowed}$"
-    ):
+@pytest.mark.parametrize(("batch_size", "num_devices"), [(12, 8), (7, 8), (128, 9)])
+def test_an_indivisible_batch_is_refused(batch_size: int, num_devices: int) -> None:
+    error = (
+        rf"execution.num_devices: .*{batch_size}, .* at most 8 .* not {num_devices}$"
+    )
+    with pytest.raises(UserError, match=error):
         make_mesh(batch_size, num_devices, 1)
