@@ -82,10 +82,7 @@ def names_path(path: Path) -> Iterator[None]:
 
 def shown(value: object) -> str:
     """Returns a value as a message shows it: on one line, at most 60 characters."""
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:  # an integer of thousands of digits
-        text = f"this {type(value).__name__}"
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -19,10 +19,6 @@ class Execution(NamedTuple):
     # blocks.
     remat_steps: int | None = None
 
-    def describe(self) -> str:
-        """Describes the choices in one line."""
-        return ", ".join(f"{name}={value}" for name, value in self._asdict().items())
-
 
 # A CPU device computes its networks in turn, since one already uses its cores. It
 # evaluates as many examples as fit its cache. An accelerator launches every operation

@@ -25,46 +25,19 @@ NAMES = {
 }
 
 
-def setting(
-    default: Any,
-    help: str,
-    *,
-    resume: Literal["refused", "allowed", "warned"] = "refused",
-    of: Literal["images", "sequences"] | None = None,
-    is_path: bool = False,
-    form: str | None = None,
-    **constraints: Any,
-) -> Any:
-    """Declares a setting: a field of a `Section`.
-
-    Args:
-        default: its default.
-        help: what it sets, for `--help`.
-        resume: whether a resumed run may change it: `refused`, since it would be
-            another run, `allowed`, or `warned`, since the result differs from that of
-            an uninterrupted run.
-        of: the only data that it is for.
-        is_path: whether it is a path, which depends on the machine, not on the run.
-        form: describes the texts that match `pattern`.
-        constraints: `ge`, `gt`, `le` or `pattern`, as for `msgspec.Meta`. They do not
-            apply to None.
-    """
-    about = {"help": help, "resume": resume, "of": of, "is_path": is_path, "form": form}
-    metadata = {"about": about, "constraints": constraints}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
 class Setting(NamedTuple):
-    """A declared setting; see `setting`."""
+    """A declared setting."""
 
     name: str  # with its section, such as `train.num_steps`
     kind: Any  # its type, annotated with its constraints
     default: Any
     help: str
-    resume: str
-    of: str | None
-    is_path: bool
-    form: str | None
+    # Whether a resumed run may change it: `refused`, since it would be another run,
+    # `allowed`, or `warned`, since the result differs from that of one without a stop.
+    resume: Literal["refused", "allowed", "warned"]
+    of: Literal["images", "sequences"] | None  # the only data that it is for
+    is_path: bool  # which depends on the machine, not on the run
+    form: str | None  # describes the texts that match its pattern
 
     @property
     def allowed(self) -> str:
@@ -85,6 +58,26 @@ class Setting(NamedTuple):
         if text.lower() in ("none", "") and self.default is None:
             return None
         return self.check(text, strict=False)
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    resume: Literal["refused", "allowed", "warned"] = "refused",
+    of: Literal["images", "sequences"] | None = None,
+    is_path: bool = False,
+    form: str | None = None,
+    **constraints: Any,
+) -> Any:
+    """Declares a `Setting`: a field of a `Section`.
+
+    The constraints are `ge`, `gt`, `le` or `pattern`, as for `msgspec.Meta`. They do
+    not apply to None.
+    """
+    about = {"help": help, "resume": resume, "of": of, "is_path": is_path, "form": form}
+    metadata = {"about": about, "constraints": constraints}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """This machine: its cores, memory and installed libraries. Imports no jax."""
 
-import contextlib
 import os
 import platform
 import re
@@ -51,11 +50,9 @@ def main_memory(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
 
 
 def installed_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the installed `LIBRARIES`, by name."""
-    versions = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
+    """Returns the versions of Python and of `LIBRARIES`, by name."""
+    versions = {name: metadata.version(name) for name in LIBRARIES}
+    versions["python"] = platform.python_version()
     return dict(sorted(versions.items()))
 
 

@@ -323,7 +323,7 @@ def test_values_get_the_type_of_their_setting() -> None:
     train = parse(*(f"--config.train.{text}" for text in settings)).train
     found = [train.num_steps, train.learning_rate, train.clip_norm]
     assert [repr(value) for value in found] == ["1000", "1.0", "2.0"]
-    for value in (10**5000, np.zeros((2, 2)), "x" * 1000):
+    for value in (10**500, np.zeros((2, 2)), "x" * 1000):
         with pytest.raises(UserError, match=r"^seed: must be an integer") as error:
             Config(seed=value)  # type: ignore[arg-type]
         assert len(str(error.value)) < 150

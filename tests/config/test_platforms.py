@@ -35,13 +35,6 @@ def test_other_platforms_execute_as_gpus(platform: str) -> None:
     assert execution_of(Config(), platform) == DEFAULTS["gpu"]
 
 
-def test_a_description_names_every_choice() -> None:
-    assert DEFAULTS["cpu"]._replace(remat_steps=4).describe() == (
-        "unroll=1, precision=float32, vectorize_seeds=False, eval_batch_size=64, "
-        "parallel_scan=False, remat_steps=4"
-    )
-
-
 @pytest.mark.parametrize(
     ("platform", "lowering", "precision", "loops"),
     [
