@@ -86,23 +86,27 @@ def is_process_0() -> bool:
 
 
 def broadcast(decide: Callable[[], T]) -> T:
-    """Calls a function on process 0 and returns its result on every process.
+    """Calls a function on process 0; returns its result, or raises its error, on all.
 
     All processes must call this, in the same order. The result must be JSON.
     """
     if process_count() == 1:
         return decide()
     key = f"rnnmnist/{next(_message_numbers)}"
-    if not is_process_0():
-        return _receive(key)
-    try:
-        value = decide()
-    except Exception as error:
-        if failure := as_run_error(error):
-            _send(key, _to_json(failure))
-        raise
-    _send(key, {"value": value})
-    return value
+    return _send_result(key, decide) if is_process_0() else _receive(key)
+
+
+def all_gather(function: Callable[[], T]) -> list[T]:
+    """Calls a function on every process and returns all results, in their order.
+
+    If it fails on one of them, all raise that error. All processes must call this, in
+    the same order. The results must be JSON.
+    """
+    if process_count() == 1:
+        return [function()]
+    key = f"rnnmnist/{next(_message_numbers)}"
+    _send_result(f"{key}/{global_state.process_id}", function)
+    return [_receive(f"{key}/{index}") for index in range(process_count())]
 
 
 def process_0_first(function: Callable[[], T]) -> T:
@@ -111,29 +115,9 @@ def process_0_first(function: Callable[[], T]) -> T:
     If it fails on one of them, all raise that error.
     """
     results: list[T] = []
-    failure = None
     broadcast(lambda: results.append(function()))
-    try:
-        results = results or [function()]
-    except Exception as error:
-        if (failure := as_run_error(error)) is None:
-            raise
-    for found in all_gather(failure and _to_json(failure)):
-        if found:
-            raise _from_json(found)
+    all_gather(lambda: None if results else results.append(function()))
     return results[0]
-
-
-def all_gather(value: T) -> list[T]:
-    """Returns the values of all processes, in their order.
-
-    All processes must call this, in the same order. The values must be JSON.
-    """
-    if process_count() == 1:
-        return [value]
-    key = f"rnnmnist/{next(_message_numbers)}"
-    _send(f"{key}/{global_state.process_id}", {"value": value})
-    return [_receive(f"{key}/{index}") for index in range(process_count())]
 
 
 def all_max(number: int) -> int:
@@ -206,13 +190,22 @@ def _lost_process(error: BaseException | None) -> str | None:
     return None
 
 
-def _send(key: str, message: dict[str, Any]) -> None:
+def _send_result(key: str, function: Callable[[], T]) -> T:
+    """Returns the result of a function, after sending it or a deliberate failure."""
     client: Any = global_state.client
-    client.key_value_set(key, json.dumps(message))
+    try:
+        result = function()
+    except Exception as error:
+        if failure := as_run_error(error):
+            message = {"error": str(failure), "exit_code": failure.exit_code}
+            client.key_value_set(key, json.dumps(message))
+        raise
+    client.key_value_set(key, json.dumps({"result": result}))
+    return result
 
 
 def _receive(key: str) -> Any:
-    """Waits for a message of another process and returns its value."""
+    """Waits for what another process has sent: a result, or an error to raise."""
     client: Any = global_state.client
     while True:
         try:
@@ -223,17 +216,10 @@ def _receive(key: str) -> Any:
             # jaxlib reports a timeout only in the message.
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
-    if "error" in message:
-        raise _from_json(message)
-    return message["value"]
-
-
-def _to_json(failure: RunError) -> dict[str, Any]:
-    return {"error": str(failure), "is_user_error": isinstance(failure, UserError)}
-
-
-def _from_json(message: dict[str, Any]) -> RunError:
-    return (UserError if message["is_user_error"] else RunError)(message["error"])
+    if "error" not in message:
+        return message["result"]
+    is_user_error = message["exit_code"] == UserError.exit_code
+    raise (UserError if is_user_error else RunError)(message["error"])
 
 
 def _shut_down() -> None:

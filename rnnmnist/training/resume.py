@@ -29,7 +29,7 @@ def check_agreement(config: Config, task: Task) -> None:
     settings = {"num_processes": process_count(), "data": task.sha256} | {
         name: value for name, value in config.flat().items() if name not in DATA_PATHS
     }
-    first, *others = all_gather(settings)
+    first, *others = all_gather(lambda: settings)
     differing = [
         f"{name}={other[name]} on process {index} (process 0: {first[name]})"
         for index, other in enumerate(others, 1)
