@@ -12,7 +12,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn
 
 import absl.logging
@@ -29,7 +28,6 @@ from rnnmnist.config.schema import DATA_PATHS, SETTINGS
 from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import fit_to_task
 from rnnmnist.errors import (
-    RunError,
     StoppedError,
     UserError,
     as_run_error,
@@ -38,16 +36,6 @@ from rnnmnist.errors import (
     first_line,
     shown,
 )
-
-# Subjects of the library's messages that are flags of commands.
-FLAGS = (
-    *("config", "workdir", "step", "split", "format", "output", "verify", "require"),
-    *("coordinator_address", "num_processes", "process_id"),
-)
-
-# After orbax has failed to read an array, the coroutines and callbacks of its other
-# reads fail too, some with this message.
-CLOSED_LOOP = "Event loop is closed"
 
 
 class Parser(argparse.ArgumentParser):
@@ -213,17 +201,9 @@ class _Formatter(logging.Formatter):
         return f"{line}: {first_line(error)}" if error else line
 
 
-def _show_exception(
-    kind: type[BaseException], error: BaseException, frames: TracebackType | None
-) -> None:
-    if str(error) != CLOSED_LOOP:
-        sys.__excepthook__(kind, error, frames)
-
-
 def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    code = getattr(unraisable.object, "cr_code", None)
-    is_of_orbax = code is not None and "orbax" in code.co_filename
-    if not is_of_orbax and str(unraisable.exc_value) != CLOSED_LOOP:
+    # After orbax has failed to read an array, callbacks of its other reads fail so.
+    if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
@@ -241,18 +221,7 @@ def _configure_logging() -> None:
     # orbax and TFDS log warnings in normal use; they raise on real problems.
     absl.logging.set_verbosity(absl.logging.FATAL)
     warnings.showwarning = _show_warning
-    # After a failed read or write, orbax's other tasks log that their loop is closed.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    # matplotlib logs that it builds its font cache, or cannot store it.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    sys.excepthook = _show_exception
     sys.unraisablehook = _show_unraisable
-
-
-def format_error(error: RunError) -> str:
-    """Returns a message in one line; if its subject is a flag, it is written as one."""
-    line = " ".join(str(error).split())
-    return f"--{line}" if line.partition(":")[0] in FLAGS else line
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -269,7 +238,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     except Exception as error:
         if (failure := as_run_error(error)) is None:  # an internal fault
             exit_immediately(traceback.format_exc().rstrip(), 1)
-        exit_immediately(f"error: {format_error(failure)}", failure.exit_code)
+        line = " ".join(str(failure).split())
+        exit_immediately(f"error: {line}", failure.exit_code)
     finally:
         # The interpreter's last garbage collection would take 0.2 to 0.4 s for the
         # modules of jax and orbax.

@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
         except (errors.UserError, OSError) as error:
             if (failure := errors.as_run_error(error)) is None:
                 raise
-            message = errors.printable(cli.format_error(failure))
+            message = errors.printable(str(failure))
             print(f"error: {message}", file=sys.stderr, flush=True)
             all_read = False
         else:

@@ -19,7 +19,6 @@ import pytest
 from jax._src import compiler
 from jax.sharding import AxisType, Mesh
 
-from rnnmnist.cli import format_error
 from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import SplitSizes, Task
@@ -160,7 +159,7 @@ def refused(name: str, *arguments: object) -> str:
     found = as_run_error(error.value)
     assert isinstance(found, UserError), error.value
     assert "\n" not in str(found)
-    return format_error(found)
+    return str(found)
 
 
 def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -183,7 +182,7 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         found = as_run_error(error)
         if found is None:
             raise
-        print(f"error: {format_error(found)}", file=errors)
+        print(f"error: {found}", file=errors)
         code = found.exit_code
     finally:
         logging.getLogger("rnnmnist").removeHandler(handler)

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from support import Once, interrupted_at
 
-from rnnmnist.cli import format_error
 from rnnmnist.errors import RunError
 
 ALONE = (
@@ -120,7 +119,7 @@ def call(command: str) -> str | None:
     try:
         importlib.import_module(f"rnnmnist.{name}").main(argv)
     except RunError as error:
-        return format_error(error)
+        return str(error)
     return None
 
 

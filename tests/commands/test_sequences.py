@@ -397,7 +397,7 @@ def test_a_file_without_a_split(tmp_path: Path) -> None:
     assert "fewer than 50 validation examples do not select one" in output
     assert "--split=validation" in output
     message = refused("evaluate", f"--workdir={workdir}")
-    assert message == "--split: levels has no test split; choose validation"
+    assert message == "split: levels has no test split; choose validation"
     with contextlib.redirect_stdout(io.StringIO()):
         report.main([f"--workdir={workdir}"])
     page = (workdir / "report" / "index.html").read_text()

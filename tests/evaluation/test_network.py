@@ -5,13 +5,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from rnnmnist.data.examples import View, permutation_sha256
 from support import model_of, random_examples, random_params
 
 from rnnmnist import Predictor
 from rnnmnist.config.files import REFERENCES
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.datasets import image_task
+from rnnmnist.data.examples import View, permutation_sha256
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import softmax
 

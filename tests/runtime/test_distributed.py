@@ -230,7 +230,7 @@ def test_an_error_on_process_0_is_raised_on_all(
     for code, _, stderr in ended:
         assert code == 2
         (line,) = stderr.strip().splitlines()
-        assert line.startswith(f"error: --workdir: {workdir} is in use by process ")
+        assert line.startswith(f"error: workdir: {workdir} is in use by process ")
     assert list(workdir.iterdir()) == []
 
 
