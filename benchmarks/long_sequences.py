@@ -7,7 +7,6 @@ benchmarks/requirements.txt, by default this one.
 """
 
 import argparse
-import datetime
 import json
 import statistics
 import sys
@@ -15,17 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from measure import OURS, PYTORCH, Bench, Worker
-from speed_tables import median_and_range, ratios, speeds, table
+from speed_tables import median_and_range, origin, ratios, speeds, table
 
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import DataConfig, ModelConfig
 from rnnmnist.data.datasets import image_task
 from rnnmnist.models.classifier import abstract_params, count_params, make_model
-from rnnmnist.runtime.machine import (
-    describe_processor,
-    installed_versions,
-    join_versions,
-)
 
 BENCHMARKS = Path(__file__).resolve().parent
 NUMBERS = BENCHMARKS / "long_sequences.json"
@@ -180,14 +174,8 @@ def lengths_table(measured: dict[str, Any]) -> str:
 def tables() -> str:
     """Returns both tables, and the origin of their numbers."""
     measured = json.loads(NUMBERS.read_text())
-    versions = join_versions(measured["versions"])
-    origin = (
-        f"On {measured['hardware']}; {versions}; torch {measured['torch']}. Medians of "
-        f"{measured['rounds']} rounds in turn on {measured['date']}, with minimum and "
-        f"maximum: `{measured['command']}`."
-    )
-    parts = [training_table(measured), lengths_table(measured), f"{origin}\n"]
-    return "\n".join(parts)
+    parts = (training_table, lengths_table, origin)
+    return "\n".join(part(measured) for part in parts)
 
 
 def main() -> None:
@@ -197,18 +185,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     bench = Bench(args.peers, args.rounds)
-    program = "from importlib.metadata import version; print(version('torch'))"
-    measured = {
-        "command": "python benchmarks/long_sequences.py --peers=PYTHON "
-        f"--rounds={bench.rounds}",
-        "hardware": describe_processor(),
-        "date": datetime.date.today().isoformat(),
-        "versions": installed_versions(),
-        "torch": bench.run([bench.peers, "-c", program]).output.strip(),
-        "rounds": bench.rounds,
-        "training": training(bench),
-        "lengths": lengths(bench),
-    }
+    command = "python benchmarks/long_sequences.py --peers=PYTHON"
+    measured = bench.origin(f"{command} --rounds={bench.rounds}")
+    measured |= {"training": training(bench), "lengths": lengths(bench)}
     NUMBERS.write_text(json.dumps(measured, indent=1) + "\n")
 
 

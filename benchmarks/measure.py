@@ -47,13 +47,6 @@ class Worker(NamedTuple):
     settings: dict[str, Any]
 
 
-class Finished(NamedTuple):
-    """The duration and the output of a process."""
-
-    seconds: float
-    output: str
-
-
 def read_json(process: subprocess.Popen[str]) -> dict[str, Any]:
     """Reads the next line of a process's output.
 
@@ -157,8 +150,8 @@ class Bench:
 
     def run(
         self, argv: Sequence[str], exit_code: int = 0, **environment: str
-    ) -> Finished:
-        """Runs a process to its end.
+    ) -> tuple[float, str]:
+        """Runs a process to its end; returns the seconds that it takes and its output.
 
         Raises:
             RuntimeError: if it does not exit with the expected code.
@@ -177,7 +170,21 @@ class Bench:
         if finished.returncode != exit_code:
             errors = finished.stderr[-2000:]
             raise RuntimeError(f"{argv}: exit code {finished.returncode}: {errors}")
-        return Finished(seconds, finished.stdout)
+        return seconds, finished.stdout
+
+    def origin(self, command: str) -> dict[str, Any]:
+        """Returns what a file of measurements states about them."""
+        code = "from importlib.metadata import version; print(version('torch'))"
+        _, torch = self.run([self.peers, "-c", code])
+        _, commit = self.run(["git", "rev-parse", "--short", "HEAD"])
+        return {
+            "command": command,
+            "hardware": describe_processor(),
+            "date": datetime.date.today().isoformat(),
+            "commit": commit.strip(),
+            "versions": installed_versions(),
+            "torch": torch.strip(),
+        }
 
 
 def throughput(bench: Bench) -> dict[str, Any]:
@@ -238,19 +245,19 @@ def jobs(bench: Bench) -> dict[str, Any]:
     def train(name: str, cache: str, *overrides: str) -> None:
         with tempfile.TemporaryDirectory() as workdir:
             argv = bench.train_argv("tutorial", workdir, *overrides)
-            finished = bench.run(argv, JAX_COMPILATION_CACHE_DIR=cache)
-        record(found, name, finished.seconds)
+            seconds, _ = bench.run(argv, JAX_COMPILATION_CACHE_DIR=cache)
+        record(found, name, seconds)
 
     with tempfile.TemporaryDirectory() as folder:
         for number in range(LONG_ROUNDS):
             train("rnnmnist, cold cache", f"{folder}/{number}")
             train("rnnmnist, warm cache", f"{folder}/{number}")
-            seeds = f"{folder}/seeds{number}"
-            train("8 seeds, cold cache", seeds, "--config.num_seeds=8")
+            cache = f"{folder}/seeds{number}"
+            train("8 seeds, cold cache", cache, "--config.num_seeds=8")
             settings = {"data": bench.data, "steps": 781}
             for peer, script in PEERS.items():
-                finished = bench.run(bench.argv(script, "job", settings))
-                record(found, peer, finished.seconds)
+                seconds, _ = bench.run(bench.argv(script, "job", settings))
+                record(found, peer, seconds)
     return found
 
 
@@ -267,12 +274,16 @@ def starts(bench: Bench) -> dict[str, Any]:
                 argv = bench.train_argv("default", workdir, log_every_step)
                 seconds = first_line(bench, argv, Path(workdir), cache)
                 record(found, f"first step, {state} cache", seconds)
-        record(found, "bare python", bench.run([*python, ""]).seconds)
         modules = "import rnnmnist.main, rnnmnist.training.loop"
-        record(found, "imports", bench.run([*python, modules]).seconds)
-        record(found, "--help", bench.run([*main, "--help"]).seconds)
         unknown = [*main, "--config.train.learning_rte=0.01"]
-        record(found, "an unknown setting", bench.run(unknown, exit_code=2).seconds)
+        for name, argv, exit_code in (
+            ("bare python", [*python, ""], 0),
+            ("imports", [*python, modules], 0),
+            ("--help", [*main, "--help"], 0),
+            ("an unknown setting", unknown, 2),
+        ):
+            seconds, _ = bench.run(argv, exit_code)
+            record(found, name, seconds)
     return found
 
 
@@ -284,7 +295,7 @@ def default_run(bench: Bench) -> dict[str, Any]:
         os.sched_setaffinity(0, used)  # of the processes that this one starts, too
         before = os.times()
         with tempfile.TemporaryDirectory() as folder:
-            seconds = bench.run(bench.train_argv("default", folder)).seconds
+            seconds, _ = bench.run(bench.train_argv("default", folder))
         after = os.times()
         user = after.children_user - before.children_user
         system = after.children_system - before.children_system
@@ -348,7 +359,7 @@ def train_recipe(bench: Bench, target: str, seed: int, cache: str) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         seeded = f"--config.seed={seed}"
         argv = bench.train_argv(recipe_path(target), folder, seeded)
-        seconds = bench.run(argv, JAX_COMPILATION_CACHE_DIR=cache).seconds
+        seconds, _ = bench.run(argv, JAX_COMPILATION_CACHE_DIR=cache)
         (path,) = (Path(folder) / "evaluation").glob("test-*.json")
         correct = json.loads(path.read_text())["correct"]
     return {"seconds": seconds, "correct": correct}
@@ -366,8 +377,8 @@ def train_peer(
         "split": split,
         "recipe": {name: values[name] for name in Recipe._fields},
     }
-    finished = bench.run(bench.argv(PEERS[peer], "follow_recipe", settings))
-    return {"seconds": finished.seconds} | json.loads(finished.output)
+    seconds, output = bench.run(bench.argv(PEERS[peer], "follow_recipe", settings))
+    return {"seconds": seconds} | json.loads(output)
 
 
 def validate(args: argparse.Namespace) -> None:
@@ -399,15 +410,10 @@ def run(args: argparse.Namespace) -> None:
     """Measures all sections and writes the file after each."""
     data = str(args.data.absolute())
     bench = Bench(args.peers, args.rounds, data, args.seeds)
-    code = "from importlib.metadata import version; print(version('torch'))"
-    measured = {
-        "command": "python benchmarks/measure.py run --data=FOLDER --peers=PYTHON"
-        f" --rounds={bench.rounds} --seeds={bench.seeds}",
-        "hardware": describe_processor(),
-        "date": datetime.date.today().isoformat(),
-        "versions": installed_versions(),
-        "torch": bench.run([bench.peers, "-c", code]).output.strip(),
-    }
+    measured = bench.origin(
+        "python benchmarks/measure.py run --data=FOLDER --peers=PYTHON"
+        f" --rounds={bench.rounds} --seeds={bench.seeds}"
+    )
     for name, section in SECTIONS.items():
         measured[name] = section(bench)
         NUMBERS.write_text(json.dumps(measured, indent=1) + "\n")

@@ -73,11 +73,6 @@ def make_config(
     )
 
 
-def use_flax_cell() -> None:
-    """Replaces the LSTM cell by Flax's own, to compare."""
-    cells.CELLS["lstm"] = cells.Cell(nn.OptimizedLSTMCell, gates=4)
-
-
 def train(
     steps: int,
     rows: int = 28,
@@ -88,7 +83,7 @@ def train(
 ) -> None:
     """Serves training steps; the amount is in images."""
     if flax_cell:
-        use_flax_cell()
+        cells.CELLS["lstm"] = cells.Cell(nn.OptimizedLSTMCell, gates=4)
     trainer = Trainer(make_config(**settings), rows, columns, execution)
     worker.serve(lambda: trainer.steps(steps))
 

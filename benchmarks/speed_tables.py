@@ -251,11 +251,11 @@ def at_the_ceiling(measured: dict[str, Any]) -> str:
 
 
 def origin(measured: dict[str, Any]) -> str:
-    """States hardware, versions and command of the measurements."""
+    """States hardware, versions, code and command of the measurements."""
     versions = join_versions(measured["versions"])
-    rounds = len(next(iter(measured["throughput"].values())))
     return (
         f"On {measured['hardware']}; {versions}; torch {measured['torch']}. Medians "
-        f"over rounds ({rounds} for training), with minimum and maximum, from one run "
-        f"on {measured['date']}: `{measured['command']}`.\n"
+        "over rounds, with minimum and maximum, from one run on "
+        f"{measured['date']} with the code of commit {measured['commit']}: "
+        f"`{measured['command']}`.\n"
     )

@@ -57,6 +57,7 @@ def measured() -> dict[str, Any]:
     return {
         "hardware": "cores",
         "date": "today",
+        "commit": "abc",
         "command": "run",
         "versions": {"jax": "1"},
         "torch": "2",
