@@ -202,11 +202,18 @@ AT_784_TIME_STEPS = [Case("train", variant) for variant in PIXELS.values()]
 CASES |= {target: CASES[target] + AT_784_TIME_STEPS for target in ("v5e", "h100")}
 
 
-def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
-    """Lowers a program for some devices, with abstract arrays of MNIST's shapes."""
+def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
+    """Lowers a program for some devices, with abstract arrays of MNIST's shapes.
+
+    The program that gathers a chunk follows that of `train`.
+    """
     config = case.config
     task = image_task(config.data)
-    mesh = _mesh(case, devices)
+    mesh = Mesh(
+        np.array(devices[: case.devices]).reshape(_grid(case)),
+        (SEEDS, BATCH),
+        axis_types=(AxisType.Auto,) * 2,
+    )
     execution = case.execution(devices[0].platform)
     program = Program.create(config, task, mesh, execution)
     image_shape = task.image_shape or ()
@@ -214,54 +221,40 @@ def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
     if case.program == "evaluate":
         size = execution.eval_batch_size * mesh.shape[BATCH]
         count = -(-task.examples.test // size)
-        stored = jax.ShapeDtypeStruct((count, size, *image_shape), jnp.uint8)
+        images = jax.ShapeDtypeStruct((count, size, *image_shape), jnp.uint8)
         trees = functools.partial(evaluated_trees, model=program.model)
         params = jax.eval_shape(trees, state)
-        return predict_batches.lower(
+        evaluation = predict_batches.lower(
             _place(params, P(SEEDS), mesh),
-            Batches(_place(stored, P(None, BATCH), mesh), None),
+            Batches(_place(images, P(None, BATCH), mesh), None),
             model=program.model,
             view=program.transform.view,
             mesh=mesh,
             vectorize_seeds=execution.vectorize_seeds,
             every_step=False,
         )
-    batches = (_updates(case), config.num_seeds, config.train.batch_size)
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    arrays: Any = {
-        "stored": jax.ShapeDtypeStruct((*batches, math.prod(image_shape)), jnp.uint8),
-        "labels": jax.ShapeDtypeStruct(batches, jnp.int32),
-        "seed": jax.ShapeDtypeStruct((config.num_seeds,), jnp.uint32),
-        "first": number,
-    }
-    chunk = Chunk(**arrays, lengths=None)
-    return train_steps.lower(
-        state,
-        _place(chunk, chunk.specs, mesh),
-        _place(number, P(), mesh),
-        program=program,
-    )
-
-
-def lower_gather(case: Case, devices: list[Any]) -> jax.stages.Lowered:
-    """Lowers the program that gathers a chunk of batches."""
-    config = case.config
-    task = image_task(config.data)
-    mesh = _mesh(case, devices)
-    count = task.examples.train
-    arrays = (
-        jax.ShapeDtypeStruct((count, math.prod(task.image_shape or ())), jnp.uint8),
-        jax.ShapeDtypeStruct((count,), jnp.int32),
-    )
+        return [evaluation]
     seeds = jax.ShapeDtypeStruct((config.num_seeds,), jnp.uint32)
-    return gather_batches.lower(
-        _place(arrays, P(), mesh),
-        _place(seeds, P(SEEDS), mesh),
-        _place(jax.ShapeDtypeStruct((), jnp.int32), P(), mesh),
-        updates=_updates(case),
-        batch_size=config.train.batch_size,
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    seeds, number = _place((seeds, number), (P(SEEDS), P()), mesh)
+
+    def examples(*count: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+        images = jax.ShapeDtypeStruct((*count, math.prod(image_shape)), jnp.uint8)
+        return images, jax.ShapeDtypeStruct(count, jnp.int32)
+
+    updates, batch_size = _updates(case), config.train.batch_size
+    gather = gather_batches.lower(
+        _place(examples(task.examples.train), P(), mesh),
+        seeds,
+        number,
+        updates=updates,
+        batch_size=batch_size,
         sharding=NamedSharding(mesh, SHARDED),
     )
+    batches = examples(updates, config.num_seeds, batch_size)
+    stored, labels = _place(batches, SHARDED, mesh)
+    chunk = Chunk(stored, labels, None, seeds, number)
+    return [train_steps.lower(state, chunk, number, program=program), gather]
 
 
 def _updates(case: Case) -> int:
@@ -269,14 +262,6 @@ def _updates(case: Case) -> int:
     config = case.config
     pixels = math.prod(image_task(config.data).image_shape or ())
     return chunk_updates(pixels * config.num_seeds * config.train.batch_size)
-
-
-def _mesh(case: Case, devices: list[Any]) -> Mesh:
-    return Mesh(
-        np.array(devices[: case.devices]).reshape(_grid(case)),
-        (SEEDS, BATCH),
-        axis_types=(AxisType.Auto,) * 2,
-    )
 
 
 def _grid(case: Case) -> tuple[int, int]:
@@ -399,15 +384,16 @@ def compile_case(
     """Compiles a program.
 
     Returns:
-        Its row of results/accelerators.json, and the instructions of a step. The cost
-        of a training step includes its part of the gathering of a chunk.
+        Its row of results/accelerators.json, and the instructions of a step. The row of
+        `train` includes the program that gathers a chunk, with the part of its cost.
     """
     lowered = lower(case, devices)
     start = time.perf_counter()
-    compiled = lowered.compile()
+    compiled = [program.compile() for program in lowered]
     seconds = time.perf_counter() - start
-    memory: Any = compiled.memory_analysis()
-    instructions = step_instructions(compiled.as_text() or "")
+    memory: list[Any] = [program.memory_analysis() for program in compiled]
+    step, *gather = [program.as_text() or "" for program in compiled]
+    instructions = step_instructions(step)
     config, platform = case.config, devices[0].platform
     execution, tpu = case.execution(platform), platform == "tpu"
     batch_size = {
@@ -416,9 +402,8 @@ def compile_case(
     }
     cost = "estimated_cycles" if tpu else "kernels"
     total = sum(getattr(instruction, cost) for instruction in instructions)
-    if case.program == "train":
-        gather = lower_gather(case, devices).compile().as_text() or ""
-        parts = (getattr(one, cost) for one in all_instructions(gather))
+    for program in gather:
+        parts = (getattr(one, cost) for one in all_instructions(program))
         total += math.ceil(sum(parts) / _updates(case))
     compiler = COMPILERS[target]
     row = {
@@ -431,7 +416,7 @@ def compile_case(
         "settings": list(case.variant.settings),
         "versions": installed_versions() | {compiler: metadata.version(compiler)},
         "compile_seconds": round(seconds, 1),
-        "temporary_bytes": memory.temp_size_in_bytes,
+        "temporary_bytes": max(one.temp_size_in_bytes for one in memory),
         cost: total,
     }
     if case.variant.execution:
