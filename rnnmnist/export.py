@@ -11,14 +11,12 @@ changed.
 """
 
 import argparse
-import signal
 from pathlib import Path
-from typing import NoReturn
 
 from rnnmnist import cli, errors
 from rnnmnist.cli import Parser, parse_settings
 from rnnmnist.config.files import parse_folder
-from rnnmnist.exporting.formats import FORMATS
+from rnnmnist.exporting.formats import FORMATS, check_packages
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -60,57 +58,55 @@ def main(argv: list[str]) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Writes exports, and prints how each compares with the checkpoint."""
-    from rnnmnist.exporting import folders
+    from rnnmnist.evaluation.network import TrainedNetwork
+    from rnnmnist.exporting import certificates
     from rnnmnist.exporting.source import Source
-    from rnnmnist.runs.checkpoints import read_header, with_step
 
-    signal.signal(signal.SIGTERM, _stop)  # so that temporary files are removed
-    workdir = args.workdir
-    header = with_step(workdir, args.step, lambda step: read_header(workdir, step))
-    cell = header.config.model.cell
+    network = TrainedNetwork(args.workdir, args.step)
+    model = network.config.model
+    if model.is_user_cell and args.format != "stablehlo":
+        raise errors.UserError(
+            f"--format: only stablehlo supports model.cell={model.cell}; use "
+            "--format=stablehlo"
+        )
     names = list(FORMATS) if args.format == "all" else [args.format]
-    if header.config.model.is_user_cell and args.format != "stablehlo":
-        message = f"only stablehlo supports model.cell={cell}"
-        if args.format != "all":
-            raise errors.UserError(f"--format: {message}; use --format=stablehlo")
-        print(f"onnx and safetensors are not written: {message}")
-        names = ["stablehlo"]
     for name in names:
         if (args.output / name).exists() and not args.force:
             raise errors.UserError(
                 f"--output: {args.output / name} exists; name another folder, or "
                 "replace it with --force"
             )
-    folders.check_packages(names)
-    source = Source.load(workdir, args.step, parse_settings(args))
+    check_packages(names)
+    source = Source.load(network, parse_settings(args))
     differing = []
     for name in names:
-        certificate = folders.write(source, name, args.output)
-        print(f"{name}: {certificate.describe()}, in {args.output / name}", flush=True)
-        if certificate.differing:
+        found = certificates.write(source, name, args.output)
+        print(
+            f"{name}: {found.examples - found.differing:,} of {found.examples:,} "
+            "predictions are equal; logits differ by at most "
+            f"{found.max_abs_difference:.1e}, in {args.output / name}",
+            flush=True,
+        )
+        if found.differing:
             differing.append(name)
     if differing:
         raise errors.RunError(
             f"{' and '.join(differing)} in {args.output} predict another class for "
-            "some examples; certificate.json lists them"
+            "some examples"
         )
 
 
 def verify(folder: Path) -> None:
     """Repeats the certificates in a folder, and prints the result of each."""
-    from rnnmnist.exporting import folders
+    from rnnmnist.exporting import certificates
 
     changed = []
-    for name, changes in folders.verify(folder):
+    for name, changes in certificates.verify(folder):
         print(f"{name}: {'; '.join(changes) or 'unchanged'}", flush=True)
         if changes:
             changed.append(name)
     if changed:
         raise errors.RunError(f"--verify: {' and '.join(changed)} in {folder} changed")
-
-
-def _stop(number: int, _: object) -> NoReturn:
-    raise errors.StoppedError("no further export is written", number)
 
 
 if __name__ == "__main__":

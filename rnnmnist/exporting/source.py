@@ -1,7 +1,6 @@
 """The network that an export contains, and the examples that certify it."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,13 +8,9 @@ import msgspec
 import numpy as np
 
 from rnnmnist.config.schema import DATA_PATHS
-from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import Examples
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.models.classifier import Params
-from rnnmnist.runs.checkpoints import read_header, with_step
-from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runtime.ensemble import split_ensemble
 
 
@@ -30,7 +25,6 @@ class Source(NamedTuple):
     network: TrainedNetwork
     data_paths: Mapping[str, str | None]  # overrides of those in the configuration
     params: Params  # of the network, with Flax's names, as NumPy arrays
-    params_sha256: str  # as in result files
     dataset: str  # the name of the data of the examples
     split: str  # test, or validation if there is no test split
     inputs: tuple[np.ndarray, ...]  # all examples of that split
@@ -39,24 +33,28 @@ class Source(NamedTuple):
 
     @classmethod
     def load(
-        cls, workdir: Path, selector: str, data_paths: Mapping[str, str | None]
+        cls, network: TrainedNetwork, data_paths: Mapping[str, str | None]
     ) -> "Source":
-        """Restores a network, loads its examples and classifies them."""
-        header = with_step(workdir, selector, lambda step: read_header(workdir, step))
-        if (seeds := header.config.num_seeds) > 1:
+        """Loads the examples of a network, and classifies them."""
+        if (seeds := network.config.num_seeds) > 1:
             raise UserError(
-                f"workdir: {workdir} has num_seeds={seeds}, but an export contains one "
-                "network; name a run with num_seeds=1"
+                f"workdir: {network.workdir} has num_seeds={seeds}, but an export "
+                "contains one network; name a run with num_seeds=1"
             )
-        network = TrainedNetwork(workdir, selector)
-        (params,) = split_ensemble(jax.device_get(network.params))
         task, split, examples = network.load_split(None, data_paths, "export")
-        inputs = to_inputs(examples)
+        values = examples.stored
+        if examples.indices is not None:
+            values = values[examples.indices]
+        inputs: tuple[np.ndarray, ...] = (values,)
+        if network.view is None:
+            lengths = examples.lengths
+            if lengths is None:
+                lengths = np.full(len(values), values.shape[1])
+            inputs = values.astype(np.float32), lengths.astype(np.int32)
         return cls(
-            network=network,
-            data_paths=data_paths,
-            params=params,
-            params_sha256=params_sha256(params),
+            network,
+            data_paths,
+            params=split_ensemble(jax.device_get(network.params))[0],
             dataset=task.name,
             split=split,
             inputs=inputs,
@@ -65,18 +63,13 @@ class Source(NamedTuple):
         )
 
     @property
-    def task(self) -> Task:
-        """What the network was trained to classify."""
-        return self.network.task
-
-    @property
     def pixel_order(self) -> np.ndarray | None:
         """The indices of the pixels of each time step, int64 [time, features].
 
         Indices count pixels in row order. None if the network reads sequences.
         """
         view = self.network.view
-        shape = self.task.image_shape
+        shape = self.network.task.image_shape
         if view is None or shape is None:
             return None
         indices = np.arange(shape[0] * shape[1]).reshape(1, *shape)
@@ -85,24 +78,13 @@ class Source(NamedTuple):
     @property
     def provenance(self) -> dict[str, Any]:
         """What the network is and where it comes from, as JSON."""
-        config = self.network.config.replace(dict.fromkeys(DATA_PATHS))
+        network = self.network
         return {
-            "classes": list(self.task.classes),
-            "trained_on": self.task.name,
-            "step": self.network.checkpoint_step,
-            "params_sha256": self.params_sha256,
-            "config": msgspec.to_builtins(config),
+            "classes": list(network.task.classes),
+            "trained_on": network.task.name,
+            "step": network.checkpoint_step,
+            "params_sha256": network.params_sha256,
+            "config": msgspec.to_builtins(
+                network.config.replace(dict.fromkeys(DATA_PATHS))
+            ),
         }
-
-
-def to_inputs(examples: Examples) -> tuple[np.ndarray, ...]:
-    """Returns the inputs of an exported network for examples: see `Source`."""
-    values = examples.stored
-    if examples.indices is not None:
-        values = values[examples.indices]
-    if examples.normalization is None:
-        return (values,)
-    lengths = examples.lengths
-    if lengths is None:
-        lengths = np.full(len(values), values.shape[1])
-    return values.astype(np.float32), lengths.astype(np.int32)

@@ -1,10 +1,11 @@
-"""The ONNX model: from raw examples to probabilities.
+"""Writes the ONNX model: from raw examples to probabilities.
 
 References:
     ONNX operators, https://onnx.ai/onnx/operators/, such as `LSTM`, `GRU` and `Scan`.
 """
 
-from collections.abc import Sequence
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,8 @@ from rnnmnist.models.classifier import Params
 # Of 2022, so that older runtimes accept the model.
 OPSET = 17
 IR_VERSION = 8
-
-
-# The operator of a Flax cell, its gates in ONNX's order by their names in Flax, and
-# attributes.
-OPERATORS: dict[str, tuple[str, Sequence[str], dict[str, Any]]] = {
-    "lstm": ("LSTM", "iofg", {}),
-    "gru": ("GRU", "zrn", {"linear_before_reset": 1}),
-    "rnn": ("RNN", [""], {}),
-}
+# The gates of a cell in ONNX's order, by their names in Flax.
+GATES = {"lstm": ("i", "o", "f", "g"), "gru": ("z", "r", "n"), "rnn": ("",)}
 
 
 class Graph:
@@ -36,19 +30,25 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def constant(self, value: Any, dtype: Any = np.float32) -> str:
-        """Adds a constant and returns its name."""
+    def constant(self, value: Any, dtype: Any = None) -> str:
+        """Adds a constant, int64 or by default float32, and returns its name."""
+        array = np.asarray(value)
+        if dtype is None:
+            dtype = np.int64 if array.dtype.kind == "i" else np.float32
         name = f"constant_{len(self.constants)}"
-        array = np.asarray(value, dtype)
-        self.constants.append(numpy_helper.from_array(array, name))
+        self.constants.append(numpy_helper.from_array(array.astype(dtype), name))
         return name
 
     def add(
-        self, operator: str, *inputs: str, name: str = "", **attributes: Any
+        self, operator: str, *inputs: Any, name: str = "", **attributes: Any
     ) -> str:
-        """Adds a node with one output and returns its name."""
+        """Adds a node with one output and returns its name.
+
+        Inputs are names, or values that become constants.
+        """
+        names = [one if isinstance(one, str) else self.constant(one) for one in inputs]
         name = name or f"{operator.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
+        self.nodes.append(helper.make_node(operator, names, [name], **attributes))
         return name
 
     def split(self, value: str) -> list[str]:
@@ -83,51 +83,45 @@ class Graph:
         return states
 
 
-def build(source: Source) -> onnx.ModelProto:
-    """Builds the model of a network, unless its cell is a user's.
+def write(source: Source, folder: Path) -> None:
+    """Writes the model of a network, unless its cell is a user's.
 
     The inputs are `images`, or `sequences` and `lengths`, as in `Source`, for any
     number of examples and time steps. The outputs are `logits` and `probabilities`,
-    float32 [examples, classes].
+    float32 [examples, classes]. The classes and the origin are metadata.
     """
     graph = Graph()
-    task = source.task
-    order = source.pixel_order
-    if order is None:
+    task = source.network.task
+    if task.image_shape:
+        inputs = [_value("images", TensorProto.UINT8, *task.image_shape)]
+        values = _add_images(graph, source)
+    else:
         inputs = [
             _value("sequences", TensorProto.FLOAT, "time", task.features),
             _value("lengths", TensorProto.INT32),
         ]
         values = _add_sequences(graph, source)
-    else:
-        inputs = [_value("images", TensorProto.UINT8, *(task.image_shape or ()))]
-        values = _add_images(graph, order)
-    if source.network.config.model.is_linear:
-        hidden = _add_layers(graph, source, values)
-    else:
-        hidden = _add_cell(graph, source, values)
-    outputs = _add_pooling(graph, source, hidden)
+    is_linear = source.network.config.model.is_linear
+    hidden = (_add_layers if is_linear else _add_cell)(graph, source, values)
     head = source.params["head"]
-    kernel, bias = graph.constant(head["kernel"]), graph.constant(head["bias"])
-    logits = graph.add("Gemm", outputs, kernel, bias, name="logits")
+    last = _add_pooling(graph, source, hidden)
+    logits = graph.add("Gemm", last, head["kernel"], head["bias"], name="logits")
     graph.add("Softmax", logits, name="probabilities", axis=-1)
+    outputs = [
+        _value(name, TensorProto.FLOAT, len(task.classes))
+        for name in ("logits", "probabilities")
+    ]
     model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "rnnmnist",
-            inputs,
-            [
-                _value(name, TensorProto.FLOAT, len(task.classes))
-                for name in ("logits", "probabilities")
-            ],
-            graph.constants,
-        ),
+        helper.make_graph(graph.nodes, "rnnmnist", inputs, outputs, graph.constants),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="rnnmnist",
     )
     onnx.checker.check_model(model, full_check=True)
-    return model
+    provenance = source.provenance.items()
+    metadata = {key: json.dumps(value) for key, value in provenance}
+    helper.set_model_props(model, metadata)
+    onnx.save(model, folder / "model.onnx")
 
 
 def _value(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
@@ -135,12 +129,11 @@ def _value(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, dtype, ["examples", *shape])
 
 
-def _add_images(graph: Graph, order: np.ndarray) -> str:
+def _add_images(graph: Graph, source: Source) -> str:
     """Converts `images` to inputs of the recurrence, [time, examples, features]."""
     levels = graph.add("Cast", "images", to=TensorProto.FLOAT)
-    levels = graph.add("Div", levels, graph.constant(255))
-    pixels = graph.add("Flatten", levels)
-    pixels = graph.add("Gather", pixels, graph.constant(order, np.int64), axis=1)
+    pixels = graph.add("Flatten", graph.add("Div", levels, 255.0))
+    pixels = graph.add("Gather", pixels, source.pixel_order, axis=1)
     return graph.add("Transpose", pixels, perm=[1, 0, 2])
 
 
@@ -157,25 +150,29 @@ def _add_sequences(graph: Graph, source: Source) -> str:
         return graph.scan(step, value=values)
     if missing == "zero":
         is_missing = graph.add("IsNaN", values)
-        return graph.add("Where", is_missing, graph.constant(0), values)
+        return graph.add("Where", is_missing, 0.0, values)
     return values
 
 
 def _add_cell(graph: Graph, source: Source, inputs: str) -> str:
     """Adds a recurrent operator for [time, examples, features]; returns its states."""
     config = source.network.config.model
-    operator, gates, attributes = OPERATORS[config.cell]
     units = config.hidden_size
     kernels = []
     biases = []
     for side in "ih":  # of the inputs, of the hidden state
-        layers = [source.params["cell"][f"{side}{gate}"] for gate in gates]
+        layers = [source.params["cell"][f"{side}{gate}"] for gate in GATES[config.cell]]
         kernels.append(np.concatenate([layer["kernel"].T for layer in layers]))
         biases += [layer.get("bias", np.zeros(units)) for layer in layers]
     arrays = [*kernels, np.concatenate(biases)]
-    parameters = [graph.constant(array[None]) for array in arrays]  # of one direction
-    states = graph.add(operator, inputs, *parameters, hidden_size=units, **attributes)
-    return graph.add("Squeeze", states, graph.constant([1], np.int64))
+    arguments: list[Any] = [array[None] for array in arrays]  # of one direction
+    # Flax's GRU multiplies by the reset gate after the matrix product.
+    attributes: dict[str, Any] = (
+        {"linear_before_reset": 1} if config.cell == "gru" else {}
+    )
+    operator = config.cell.upper()
+    states = graph.add(operator, inputs, *arguments, hidden_size=units, **attributes)
+    return graph.add("Squeeze", states, [1])
 
 
 def _add_layers(graph: Graph, source: Source, inputs: str) -> str:
@@ -185,8 +182,10 @@ def _add_layers(graph: Graph, source: Source, inputs: str) -> str:
     hidden = _add_dense(graph, params["encoder"], inputs)
     for index in range(config.num_layers):
         layer = params[f"layer_{index}"]
-        norm = [graph.constant(layer["norm"][name]) for name in ("scale", "bias")]
-        normalized = graph.add("LayerNormalization", hidden, *norm, epsilon=1e-6)
+        norm = layer["norm"]
+        normalized = graph.add(
+            "LayerNormalization", hidden, norm["scale"], norm["bias"], epsilon=1e-6
+        )
         add_recurrence = _add_lru if config.cell == "lru" else _add_mingru
         outputs = add_recurrence(graph, layer["recurrence"], normalized)
         outputs = _add_dense(graph, layer["glu"], _add_gelu(graph, outputs))
@@ -200,8 +199,7 @@ def _add_gelu(graph: Graph, x: str) -> str:
     """Adds x sigmoid(a x + b x^3), Flax's GELU; ONNX has one since opset 20 only."""
     a = np.sqrt(8 / np.pi)
     square = graph.add("Mul", x, x)
-    slope = graph.add("Mul", square, graph.constant(0.044715 * a))
-    slope = graph.add("Add", slope, graph.constant(a))
+    slope = graph.add("Add", graph.add("Mul", square, 0.044715 * a), a)
     gate = graph.add("Sigmoid", graph.add("Mul", x, slope))
     return graph.add("Mul", x, gate)
 
@@ -212,7 +210,7 @@ def _add_mingru(graph: Graph, params: Params, inputs: str) -> str:
     update = graph.add("Sigmoid", gate)
     return graph.scan(
         "kept = Mul(decay, before) after = Add(kept, value)",
-        decay=graph.add("Sub", graph.constant(1), update),
+        decay=graph.add("Sub", 1.0, update),
         value=graph.add("Mul", update, candidate),
     )
 
@@ -226,7 +224,7 @@ def _add_lru(graph: Graph, params: Params, inputs: str) -> str:
     decay = np.exp(-np.exp(params["nu_log"]) + 1j * np.exp(params["theta_log"]))
     real = graph.constant(np.tile(decay.real, 2))
     imaginary = graph.constant(np.concatenate([-decay.imag, decay.imag]))
-    order = graph.constant(np.roll(np.arange(2 * len(decay)), len(decay)), np.int64)
+    order = graph.constant(np.roll(np.arange(2 * len(decay)), len(decay)))
     driven = _add_dense(graph, params["input"], inputs)
     gamma = graph.constant(np.tile(np.exp(params["gamma_log"]), 2))
     states = graph.scan(
@@ -236,33 +234,29 @@ def _add_lru(graph: Graph, params: Params, inputs: str) -> str:
         value=graph.add("Mul", driven, gamma),
     )
     outputs = _add_dense(graph, params["output"], states)
-    skipped = graph.add("Mul", inputs, graph.constant(params["skip"]))
-    return graph.add("Add", outputs, skipped)
+    return graph.add("Add", outputs, graph.add("Mul", inputs, params["skip"]))
 
 
 def _add_dense(graph: Graph, params: Params, inputs: str) -> str:
     """Adds a `Dense` of `rnnmnist.models.linear` over the last axis."""
-    outputs = graph.add("MatMul", inputs, graph.constant(params["kernel"].T))
-    if "bias" not in params:
-        return outputs
-    return graph.add("Add", outputs, graph.constant(params["bias"]))
+    outputs = graph.add("MatMul", inputs, params["kernel"].T)
+    return graph.add("Add", outputs, params["bias"]) if "bias" in params else outputs
 
 
 def _add_pooling(graph: Graph, source: Source, hidden: str) -> str:
     """Returns what the head reads of [time, examples, hidden]: [examples, hidden]."""
     is_mean = source.network.config.model.pooling == "mean"
-    if source.task.image_shape:
+    if source.network.task.image_shape:
         if is_mean:
             return graph.add("ReduceMean", hidden, axes=[0], keepdims=0)
-        return graph.add("Gather", hidden, graph.constant(-1, np.int64), axis=0)
+        return graph.add("Gather", hidden, -1, axis=0)
     if is_mean:
-        hidden = graph.add("CumSum", hidden, graph.constant(0, np.int64))
+        hidden = graph.add("CumSum", hidden, 0)
     lengths = graph.add("Cast", "lengths", to=TensorProto.INT64)
     # Reverses the time steps before the padding, so that the last one is the first.
     hidden = graph.add("ReverseSequence", hidden, lengths, time_axis=0, batch_axis=1)
-    last = graph.add("Gather", hidden, graph.constant(0, np.int64), axis=0)
+    last = graph.add("Gather", hidden, 0, axis=0)
     if not is_mean:
         return last
     count = graph.add("Cast", lengths, to=TensorProto.FLOAT)
-    count = graph.add("Unsqueeze", count, graph.constant([1], np.int64))
-    return graph.add("Div", last, count)
+    return graph.add("Div", last, graph.add("Unsqueeze", count, [1]))

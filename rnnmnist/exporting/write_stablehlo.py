@@ -1,5 +1,6 @@
-"""The StableHLO program: the network as jax compiles it, with its parameters."""
+"""Writes the StableHLO program: the network as jax compiles it, with its parameters."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,8 +15,8 @@ from rnnmnist.models.classifier import make_model
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def build(source: Source) -> bytes:
-    """Serializes the function from inputs as in `Source` to logits.
+def write(source: Source, folder: Path) -> None:
+    """Writes the function from inputs as in `Source` to logits.
 
     It takes any number of examples and, of sequences, of time steps. On every platform,
     matrix products have the precision of `execution.precision`, by default float32.
@@ -45,7 +46,7 @@ def build(source: Source) -> bytes:
             jax.ShapeDtypeStruct((count,), np.int32),
         ]
     exported = jax.export.export(jax.jit(logits), platforms=PLATFORMS)(*specs)
-    return bytes(exported.serialize())
+    (folder / "model.stablehlo").write_bytes(exported.serialize())
 
 
 def normalize(normalization: Normalization, values: jax.Array) -> jax.Array:

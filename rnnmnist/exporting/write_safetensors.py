@@ -1,4 +1,4 @@
-"""The model card of a safetensors export: a README for the Hugging Face Hub.
+"""Writes the parameters as safetensors, with a model card for the Hugging Face Hub.
 
 References:
     Mitchell et al., "Model Cards for Model Reporting", FAccT 2019;
@@ -9,10 +9,35 @@ import json
 from pathlib import Path
 
 import jinja2
+from safetensors.numpy import save
 
 from rnnmnist.evaluation.metrics import interval, percent, wilson_interval
 from rnnmnist.exporting.source import Source
 from rnnmnist.models.classifier import count_params
+from rnnmnist.runs.checksums import named_leaves
+
+
+def write(source: Source, folder: Path) -> None:
+    """Writes the parameters, `config.json` for `predict.py`, and the model card."""
+    leaves = named_leaves(source.params)
+    arrays = {name.replace("/", "."): array for name, array in leaves}
+    (folder / "model.safetensors").write_bytes(save(arrays))
+    model = source.network.config.model
+    order = source.pixel_order
+    mean, std, missing = source.network.normalization
+    content = {
+        "cell": model.cell,
+        "hidden_size": model.hidden_size,
+        "num_layers": model.num_layers,
+        "pooling": model.pooling,
+        "pixel_order": None if order is None else order.tolist(),
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+        "missing": missing,
+        "provenance": source.provenance,
+    }
+    (folder / "config.json").write_text(json.dumps(content) + "\n")
+    (folder / "README.md").write_text(model_card(source), "utf-8")
 
 
 def model_card(source: Source) -> str:
@@ -25,7 +50,7 @@ def model_card(source: Source) -> str:
     correct = int((source.logits.argmax(-1) == source.labels).sum())
     return environment.from_string(template).render(
         source=source,
-        task=source.task,
+        task=source.network.task,
         model=source.network.config.model,
         parameters=f"{count_params(source.params):,}",
         examples=f"{examples:,}",

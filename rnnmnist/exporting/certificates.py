@@ -1,0 +1,196 @@
+"""Writes exports with certificates, and repeats these.
+
+A certificate records that an export and its source classify every example alike. The
+folder of an export is written whole or not at all.
+"""
+
+import hashlib
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from rnnmnist.errors import RunError, UserError
+from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.exporting import runner
+from rnnmnist.exporting.formats import FORMATS, check_packages
+from rnnmnist.exporting.source import Source
+from rnnmnist.runs.checksums import array_checksums, json_checksum
+from rnnmnist.runs.files import write_folder, write_json
+from rnnmnist.runtime.machine import installed_versions
+
+FOLDER = Path(__file__).parent
+CERTIFICATE = "certificate.json"
+# Of logits, relative to the largest one; sums of float32 in another order differ less.
+MAX_DIFFERENCE = 1e-4
+# Fields that can differ when a certificate is repeated.
+VARIABLE = ("max_abs_difference", "versions")
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """The comparison of an export with its source, as in `certificate.json`."""
+
+    format: str  # a name in `FORMATS`
+    artefact_sha256: str
+    files: dict[str, str]  # SHA-256 of every file of the export, by name
+    workdir: str  # of the run, an absolute path
+    step: int
+    params_sha256: str  # as in result files
+    data_paths: dict[str, str | None]  # with which the data were loaded
+    dataset: str
+    split: str  # `test`, or `validation` if there is no test split
+    examples_sha256: str  # of the inputs and labels
+    examples: int
+    correct: int  # classified correctly by the export
+    differing: int  # classified otherwise than by the source
+    max_abs_difference: float  # of the logits
+    versions: dict[str, str]  # of the libraries
+
+
+def write(source: Source, name: str, folder: Path) -> Certificate:
+    """Writes an export with its certificate to a folder named like its format.
+
+    An existing one is replaced.
+    """
+    with write_folder(folder / name) as new:
+        importlib.import_module(f"rnnmnist.exporting.write_{name}").write(source, new)
+        shutil.copyfile(FOLDER / f"predict_{name}.py", new / "predict.py")
+        certificate = certify(source, new)
+        write_json(new / CERTIFICATE, certificate)
+    return certificate
+
+
+def certify(source: Source, folder: Path) -> Certificate:
+    """Compares an export, in a folder named like its format, with its source."""
+    network = source.network
+    logits = run(folder, source.inputs)
+    largest = float(np.abs(logits - source.logits).max())
+    if not largest <= MAX_DIFFERENCE * max(1, np.abs(source.logits).max()):  # nor NaN
+        raise RunError(
+            f"the {folder.name} export is not the network at step "
+            f"{network.checkpoint_step} of {network.workdir}: logits differ by up to "
+            f"{largest:.3g}"
+        )
+    predicted = logits.argmax(-1)
+    files = checksums(folder)
+    export = FORMATS[folder.name]
+    return Certificate(
+        format=folder.name,
+        artefact_sha256=files[export.artefact],
+        files=files,
+        workdir=str(network.workdir),
+        step=network.checkpoint_step,
+        params_sha256=network.params_sha256,
+        data_paths=dict(source.data_paths),
+        dataset=source.dataset,
+        split=source.split,
+        examples_sha256=hash_examples(source),
+        examples=len(logits),
+        correct=int((predicted == source.labels).sum()),
+        differing=int((predicted != source.logits.argmax(-1)).sum()),
+        max_abs_difference=largest,
+        versions=installed_versions()
+        | {package: metadata.version(package) for package in export.packages},
+    )
+
+
+def run(folder: Path, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Returns the logits of an export, float32 [n, classes].
+
+    It runs in a new process, which imports nothing of this package.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        examples = Path(temporary, "in.npz")
+        outputs = Path(temporary, "out.npy")
+        np.savez(examples, *inputs)
+        script = FOLDER / f"predict_{folder.name}.py"
+        process = subprocess.run(
+            [sys.executable, "-P", runner.__file__, script, folder, examples, outputs],
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if process.returncode:
+            last = process.stdout.strip().splitlines()[-1:]
+            raise RunError(
+                f"the {folder.name} export failed with exit code {process.returncode}: "
+                f"{' '.join(last)}"
+            )
+        logits: np.ndarray = np.load(outputs)
+        return logits
+
+
+def verify(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Repeats the certificates of all exports in a folder.
+
+    Yields the name of each format, and what has changed, one line each.
+    """
+    found = [name for name in FORMATS if (folder / name).is_dir()]
+    if not found:
+        raise UserError(
+            f"verify: {folder} has no folder {' or '.join(FORMATS)}; name the "
+            "output folder of an export"
+        )
+    check_packages(found)
+    sources: dict[str, Source] = {}
+    for name in found:
+        try:
+            content = (folder / name / CERTIFICATE).read_bytes()
+            saved = msgspec.json.decode(content, type=Certificate)
+        except (OSError, ValueError) as error:
+            yield name, [f"{CERTIFICATE} is damaged: {error}"]
+            continue
+        key = f"{saved.workdir} {saved.step} {saved.data_paths}"
+        if key not in sources:
+            network = TrainedNetwork(Path(saved.workdir), str(saved.step))
+            sources[key] = Source.load(network, saved.data_paths)
+        yield name, find_changes(saved, sources[key], folder / name)
+
+
+def find_changes(saved: Certificate, source: Source, folder: Path) -> list[str]:
+    """Repeats a certificate and returns what has changed, one line each.
+
+    The export is not run if one of its files, the checkpoint or the data have changed.
+    """
+    params = f"the parameters in {source.network.workdir}"
+    examples = f"the {source.split} examples of {source.dataset}"
+    before = saved.files | {
+        params: saved.params_sha256,
+        examples: saved.examples_sha256,
+    }
+    now = checksums(folder) | {
+        params: source.network.params_sha256,
+        examples: hash_examples(source),
+    }
+    changed = [name for name in before | now if before.get(name) != now.get(name)]
+    if changed:
+        return [f"{name} changed" for name in changed]
+    repeated = msgspec.to_builtins(certify(source, folder))
+    return [
+        f"{name} is {repeated[name]}, not {value}"
+        for name, value in msgspec.to_builtins(saved).items()
+        if name not in VARIABLE and repeated[name] != value
+    ]
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of every file of an export but its certificate, by name."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != CERTIFICATE
+    }
+
+
+def hash_examples(source: Source) -> str:
+    """Returns the SHA-256 of the inputs and labels, with their types and shapes."""
+    return json_checksum(array_checksums((source.inputs, source.labels)))
