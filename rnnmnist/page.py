@@ -39,11 +39,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Writes the page and prints its name and size."""
     args = parse(argv)
+    from rnnmnist.inference.predictor import Predictor
     from rnnmnist.runtime.compilation import use_cpu
     from rnnmnist.web import drawing_page
 
     use_cpu()
-    networks = [drawing_page.load_network(workdir) for workdir in args.workdir]
+    networks = [Predictor(workdir) for workdir in args.workdir]
     content = drawing_page.render(networks).encode()
     with errors.names_path(args.output):
         args.output.write_bytes(content)

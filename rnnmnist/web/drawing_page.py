@@ -6,18 +6,17 @@ Tests compare their results with Python's.
 """
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from rnnmnist.config.schema import Config
 from rnnmnist.data import datasets
 from rnnmnist.errors import UserError
 from rnnmnist.inference import out_of_distribution, preprocessing
 from rnnmnist.inference.predictor import Predictor
-from rnnmnist.models.classifier import Params, count_params
+from rnnmnist.models.classifier import count_params
 from rnnmnist.models.lstm import FusedParams
 from rnnmnist.reporting import html
 from rnnmnist.runtime.ensemble import split_ensemble
@@ -29,72 +28,46 @@ EASY_PER_DIGIT = 2  # easy samples
 MIN_EASY_PROBABILITY = 0.95  # of an easy sample's label
 HARD = 12  # hard samples, over all digits
 STROKE_WIDTH = 2.3  # pixels of 28; narrower than MNIST's, so that loops stay open
-MAX_UNITS = 512  # limits the size of the page
+# Settings of the networks that the page can show.
+SUPPORTED = {
+    "model.cell": "lstm",
+    "model.pooling": "last",
+    "data.view": "rows",
+    "num_seeds": 1,
+}
 
 
-class Network(NamedTuple):
-    """A trained LSTM."""
-
-    name: str  # of its run
-    predictor: Predictor
-
-    @property
-    def loss(self) -> str:
-        """The setting `train.loss`: `last` or `every_step`."""
-        return self.predictor.config.train.loss
-
-    @property
-    def params(self) -> Params:
-        """The parameters, with Flax's names."""
-        (params,) = split_ensemble(self.predictor.params)
-        return params
-
-
-def load_network(workdir: Path) -> Network:
-    """Restores the network of a run at its best step."""
-    predictor = Predictor(workdir)
-    predictor.check_digits()
-    check_supported(workdir, predictor.config)
-    return Network(workdir.name, predictor)
-
-
-def check_supported(workdir: Path, config: Config) -> None:
-    """Checks that the page can show a run's network."""
-    settings = config.flat()
-    for name, needed, reason in (
-        ("model.cell", "lstm", "shows the gates of an LSTM"),
-        ("model.pooling", "last", "reads the last state"),
-        ("data.view", "rows", "draws row by row"),
-        ("num_seeds", 1, "shows one network per run"),
-    ):
+def check_supported(network: Predictor) -> None:
+    """Checks that the page can show a network."""
+    network.check_digits()
+    settings = network.config.flat()
+    for name, needed in SUPPORTED.items():
         if settings[name] != needed:
             raise UserError(
-                f"workdir: {workdir} has {name}={settings[name]}, but the page "
-                f"{reason}; name a run with {name}={needed}"
+                f"workdir: {network.workdir} has {name}={settings[name]}, but the page "
+                f"shows networks with {name}={needed} only; name another run"
             )
-    if config.model.hidden_size > MAX_UNITS:
-        raise UserError(
-            f"workdir: {workdir} has model.hidden_size={config.model.hidden_size}, "
-            f"but the page supports at most {MAX_UNITS} units; name a smaller run"
-        )
 
 
-def render(networks: Sequence[Network]) -> str:
+def render(networks: Sequence[Predictor]) -> str:
     """Renders the page as HTML.
 
     The networks are shown side by side. The first one selects the samples.
     """
-    losses = [network.loss for network in networks]
+    for network in networks:
+        check_supported(network)
+    losses = [network.config.train.loss for network in networks]
+    params = [split_ensemble(network.params)[0] for network in networks]
     check = out_of_distribution.load()
     data = {
         "networks": [
             {
-                "title": TITLES[network.loss]
-                + (f": {network.name}" if losses.count(network.loss) > 1 else ""),
-                "loss": network.loss,
+                "title": TITLES[loss]
+                + (f": {network.workdir.name}" if losses.count(loss) > 1 else ""),
+                "loss": loss,
             }
-            | _weights(FusedParams.create(network.params))
-            for network in networks
+            | _weights(FusedParams.create(one))
+            for network, loss, one in zip(networks, losses, params, strict=True)
         ],
         "outOfDistribution": {"maxScore": check.max_score} | _weights(check.network),
         "samples": select_samples(networks[0]),
@@ -109,13 +82,13 @@ def render(networks: Sequence[Network]) -> str:
         FOLDER / "page.html",
         FOLDER / "style.css",
         content=data,
-        units=_join(len(network.params["head"]["kernel"]) for network in networks),
-        weights=_join(count_params(network.params) for network in networks),
+        unit_counts=[len(one["head"]["kernel"]) for one in params],
+        weight_counts=[count_params(one) for one in params],
         **{name: (FOLDER / f"{name}.js").read_text("utf-8") for name in SCRIPTS},
     )
 
 
-def select_samples(network: Network) -> list[dict[str, Any]]:
+def select_samples(network: Predictor) -> list[dict[str, Any]]:
     """Selects easy and hard digits of the embedded test split.
 
     The easy samples are the first ones of each digit that the network classifies
@@ -123,7 +96,7 @@ def select_samples(network: Network) -> list[dict[str, Any]]:
     hard samples are those for whose label the network's probability is lowest.
     """
     images, labels = datasets.embedded_images()["test"]
-    probabilities = network.predictor.classify(images, every_step=True)[:, -1]
+    probabilities = network.classify(images)
     of_label = probabilities[np.arange(len(labels)), labels]
     is_digit = out_of_distribution.load().is_digit(images)
     clear = (of_label >= MIN_EASY_PROBABILITY) & is_digit
@@ -152,8 +125,3 @@ def _weights(arrays: FusedParams) -> dict[str, Any]:
 
 def _base64(array: np.ndarray) -> str:
     return base64.b64encode(array.tobytes()).decode()
-
-
-def _join(counts: Iterable[int]) -> str:
-    """Lists distinct counts: `128`, or `64 or 128`."""
-    return " or ".join(f"{count:,}" for count in sorted(set(counts)))
