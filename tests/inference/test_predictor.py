@@ -424,8 +424,8 @@ def test_unreadable_files_are_reported_and_skipped(
         ([], "FILE"),
         (["--jsn", "a.png"], "--json"),
         ([""], "FILE"),
-        (["--workdir=nowhere", "a.png"], "--workdir"),
-        (["--step=7", "a.png"], "--step"),
+        (["--workdir=nowhere", "a.png"], "workdir"),
+        (["--step=7", "a.png"], "step"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], named: str) -> None:
