@@ -108,7 +108,7 @@ class TrainedNetwork:
     def inputs(self, examples: ArrayLike, lengths: ArrayLike | None = None) -> Inputs:
         """Returns images, or sequences before their normalization, as inputs."""
         if self.task.image_shape is None:
-            return self.sequence_inputs(validate("examples", examples, lengths=lengths))
+            return self.sequence_inputs(validate(examples, lengths=lengths))
         images = np.asarray(examples)
         same_shape = images.size and images.shape[1:] == self.task.image_shape
         if not same_shape or images.dtype != np.uint8:
@@ -127,8 +127,8 @@ class TrainedNetwork:
         if found := find_invalid(values, self.config.data.missing, lengths):
             (sequence, time, feature), reason = found
             raise UserError(
-                f"{sequences.source}: the value of sequence {sequence} at time step "
-                f"{time}, feature {sequences.feature_names[feature]}, {reason}"
+                f"the value of sequence {sequence} at time step {time}, "
+                f"feature {sequences.feature_names[feature]}, {reason}"
             )
         return Inputs(values, lengths, normalization=self.normalization)
 

@@ -61,9 +61,12 @@ def _describe(prediction: Prediction) -> str:
 def predict_sequences(predictor: Predictor, name: str) -> list[Result]:
     """Classifies each sequence of a file."""
     from rnnmnist.data.sequences import reading  # imports pyarrow
+    from rnnmnist.data.sequences.validation import named
 
-    sequences = reading.read(expand(name), pair=False)
-    found = predictor.probabilities(predictor.sequence_inputs(sequences))
+    path = expand(name)
+    sequences = reading.read(path, pair=False)
+    with named(path):
+        found = predictor.probabilities(predictor.sequence_inputs(sequences))
     results: list[Result] = []
     for index, probabilities in enumerate(found):
         result = _to_json(predictor, probabilities)

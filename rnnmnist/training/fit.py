@@ -93,7 +93,6 @@ def fit(
     path = folder / f"{folder.name}.data"  # whose stem is the name of the data set
     config = pin_cell(_configure(settings).replace({"data.path": str(path)}))
     sequences = validate(
-        "fit",
         inputs,
         labels,
         lengths=lengths,

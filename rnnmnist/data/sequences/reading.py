@@ -24,6 +24,7 @@ from rnnmnist.data.sequences.validation import (
     Sequences,
     check_memory,
     damage_refused,
+    named,
     validate,
 )
 from rnnmnist.errors import UserError, did_you_mean, shown
@@ -37,12 +38,11 @@ def read_npz(path: Path) -> dict[str, Any]:
     arrays = {}
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        _check_names([m.filename.removesuffix(".npy") for m in members], path)
-        size = sum(member.file_size for member in members)
-        check_memory(size, f"{path}: the arrays")
+        _check_names([m.filename.removesuffix(".npy") for m in members])
+        check_memory(sum(member.file_size for member in members), "the arrays")
         for member in members:
             name = member.filename.removesuffix(".npy")
-            with damage_refused(f"{path}: {name}"), archive.open(member) as file:
+            with named(name), damage_refused(), archive.open(member) as file:
                 arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
                 if file.read(1):  # at the end, zipfile compares the checksum
                     raise ValueError(OTHER_SIZE)
@@ -52,10 +52,10 @@ def read_npz(path: Path) -> dict[str, Any]:
 def read_folder(path: Path) -> dict[str, Any]:
     """Reads the arrays of a folder as read-only memory maps."""
     files = [file for file in sorted(path.glob("*.npy")) if file.is_file()]
-    _check_names([file.stem for file in files], path)
+    _check_names([file.stem for file in files])
     arrays: dict[str, Any] = {}
     for file in files:
-        with damage_refused(str(file)):
+        with named(file.stem), damage_refused():
             array: Any = np.load(file, mmap_mode="r", allow_pickle=False)
             if array.offset + array.nbytes != file.stat().st_size:
                 raise ValueError(OTHER_SIZE)
@@ -63,13 +63,13 @@ def read_folder(path: Path) -> dict[str, Any]:
     return arrays
 
 
-def _check_names(names: list[str], path: Path) -> None:
+def _check_names(names: list[str]) -> None:
     for name in names:
         if name not in NAMES:
             remedy = did_you_mean(name, NAMES, f"allowed are {', '.join(NAMES)}")
-            raise UserError(f"{path}: contains the array {shown(name)}; {remedy}")
+            raise UserError(f"contains the array {shown(name)}; {remedy}")
     if "inputs" not in names:
-        raise UserError(f"{path}: contains no inputs; name the sequences 'inputs'")
+        raise UserError("contains no inputs; name the sequences 'inputs'")
 
 
 FORMATS = "a .npz, .ts, .csv or .parquet file, or a folder of .npy files"
@@ -91,9 +91,9 @@ def read(path: Path, *, pair: bool = True) -> Sequences:
     reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"{path}: is in no known format; name {FORMATS}")
-    with damage_refused(str(path)):
+    with named(path), damage_refused():
         arrays = read_ts(path, pair=pair) if reader is read_ts else reader(path)
-        return validate(str(path), **arrays)
+        return validate(**arrays)
 
 
 def load(config: DataConfig, trained: Task | None = None) -> Dataset:
@@ -107,7 +107,9 @@ def load(config: DataConfig, trained: Task | None = None) -> Dataset:
         )
     path = Path(config.path)
     name = path.stem.removesuffix("_TRAIN").removesuffix("_TEST")
-    return to_dataset(name, read(path), config, trained)
+    sequences = read(path)
+    with named(path):
+        return to_dataset(name, sequences, config, trained)
 
 
 def to_dataset(
@@ -118,7 +120,7 @@ def to_dataset(
     if labels is None:
         add = "add the array 'labels', the column 'label', or @classLabel and labels"
         remedy = did_you_mean("label", sequences.feature_names, add)
-        raise UserError(f"{sequences.source}: has no labels; {remedy}")
+        raise UserError(f"has no labels; {remedy}")
     if trained is None:
         classes = sequences.classes
         splits = sequences.training_splits()
@@ -196,8 +198,8 @@ def read_statistics(
             ids = sequences.ids
             name = start + index if ids is None else shown(ids[start + index])
             raise UserError(
-                f"{sequences.source}: the value of sequence {name} at time step "
-                f"{time}, feature {sequences.feature_names[feature]}, {reason}"
+                f"the value of sequence {name} at time step {time}, feature "
+                f"{sequences.feature_names[feature]}, {reason}"
             )
         chunk[padded] = np.nan  # `Moments` leaves NaN out
         moments.add(chunk[is_training[part]].reshape(-1, features))
@@ -244,8 +246,8 @@ def _labels_of(sequences: Sequences, labels: np.ndarray, trained: Task) -> np.nd
     check_features(sequences, trained)
     if unknown := set(sequences.classes) - set(trained.classes):
         raise UserError(
-            f"{sequences.source}: the network was not trained on class {min(unknown)}; "
-            f"its classes are {', '.join(trained.classes)}"
+            f"the network was not trained on class {min(unknown)}; its classes are "
+            f"{', '.join(trained.classes)}"
         )
     order = [trained.classes.index(name) for name in sequences.classes]
     return np.array(order, np.int32)[labels]
@@ -256,12 +258,11 @@ def check_features(sequences: Sequences, trained: Task) -> None:
     names = sequences.feature_names
     if len(names) != trained.features:
         raise UserError(
-            f"{sequences.source}: has {len(names)} features, and the network "
-            f"{trained.features}"
+            f"has {len(names)} features, and the network {trained.features}"
         )
     default = tuple(map(str, range(len(names))))
     if default not in (names, trained.feature_names) and names != trained.feature_names:
         raise UserError(
-            f"{sequences.source}: has the features {', '.join(names)}, and the network "
-            f"was trained on {', '.join(trained.feature_names)}; use the same order"
+            f"has the features {', '.join(names)}, and the network was trained on "
+            f"{', '.join(trained.feature_names)}; use the same order"
         )

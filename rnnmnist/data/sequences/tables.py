@@ -3,6 +3,7 @@
 import bisect
 import contextlib
 import csv
+import functools
 import itertools
 import re
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def read_csv(path: Path) -> dict[str, Any]:
         reader = csv.reader(file)
         names = [name.strip() for name in next(reader, [])]
         header_lines = reader.line_num
-    _check_columns(names, f"{path}: line 1")
+    _check_columns(names, "line 1: ")
     try:
         table = pyarrow.csv.read_csv(
             path,
@@ -54,10 +55,10 @@ def read_csv(path: Path) -> dict[str, Any]:
             raise
         place = _line(path, int(row[1]) - header_lines - 1)
         raise UserError(
-            f"{path}: {place}: {printable(row[2])}; separate cells by commas, and "
-            "quote texts that contain one"
+            f"{place}: {printable(row[2])}; separate cells by commas, and quote texts "
+            "that contain one"
         ) from error
-    return _to_arrays(table, lambda row: _line(path, row), path)
+    return _to_arrays(table, lambda row: _line(path, row))
 
 
 def _line(path: Path, row: int) -> str:
@@ -78,11 +79,11 @@ def read_parquet(path: Path) -> dict[str, Any]:
             # pandas adds this column for the index of a filtered frame.
             if not re.fullmatch(r"__index_level_\d+__", name)
         ]
-        _check_columns(names, str(path))
+        _check_columns(names, "")
         size = file.metadata.num_rows * len(names) * CELL_BYTES
-        check_memory(size, f"{path}: its columns")
+        check_memory(size, "the columns")
         table = file.read(columns=names)
-    return _to_arrays(table, lambda row: f"row {row + 1}", path)
+    return _to_arrays(table, lambda row: f"row {row + 1}")
 
 
 def _check_columns(names: list[str], where: str) -> None:
@@ -90,19 +91,16 @@ def _check_columns(names: list[str], where: str) -> None:
     is_complete = {"sequence", "time"} < unique and not unique <= set(COLUMNS)
     if not is_complete or len(unique) < len(names):
         raise UserError(
-            f"{where}: has the columns {shown(names)}; needed are sequence, time, one "
+            f"{where}has the columns {shown(names)}; needed are sequence, time, one "
             "or more features, and optionally label and split, each once"
         )
 
 
-def _to_arrays(table: pa.Table, place: Place, path: Path) -> dict[str, Any]:
+def _to_arrays(table: pa.Table, place: Place) -> dict[str, Any]:
     """Groups rows by sequence, in the order of their first rows, and sorts by time."""
     if not table.num_rows:
-        raise UserError(f"{path}: has no rows; write one for each time step")
-
-    def column(name: str) -> _Column:
-        return _Column(name, table[name], lambda row: f"{path}: {place(row)}")
-
+        raise UserError("has no rows; write one for each time step")
+    column = functools.partial(_Column, table, place)
     sequence, ids = column("sequence").texts()
     time = column("time").times()
     order = np.lexsort((time, sequence))
@@ -116,8 +114,8 @@ def _to_arrays(table: pa.Table, place: Place, path: Path) -> dict[str, Any]:
         if len(found):
             earlier, row = order[found[0] : found[0] + 2]
             raise UserError(
-                f"{path}: {place(row)}: sequence {shown(ids[sequence[found[0]]])} has "
-                f"the {name} {shown(str(table[name][row]))}, and "
+                f"{place(row)}: sequence {shown(ids[sequence[found[0]]])} has the "
+                f"{name} {shown(str(table[name][row]))}, and "
                 f"{shown(str(table[name][earlier]))} in {place(earlier)}"
             )
 
@@ -125,7 +123,7 @@ def _to_arrays(table: pa.Table, place: Place, path: Path) -> dict[str, Any]:
     features = [name for name in table.column_names if name not in COLUMNS]
     values = [column(name).numbers()[order] for name in features]
     arrays: dict[str, Any] = {
-        "inputs": pad(np.stack(values, axis=1), lengths, str(path)),
+        "inputs": pad(np.stack(values, axis=1), lengths),
         "lengths": lengths,
         "feature_names": features,
         "ids": tuple(ids),
@@ -142,9 +140,10 @@ def _to_arrays(table: pa.Table, place: Place, path: Path) -> dict[str, Any]:
 class _Column:
     """A column, whose texts are stripped, and null where they are empty."""
 
-    def __init__(self, name: str, values: pa.ChunkedArray, where: Place) -> None:
+    def __init__(self, table: pa.Table, place: Place, name: str) -> None:
         self.name = name
-        self.where = where
+        self.place = place
+        values = table[name]
         if pa.types.is_dictionary(values.type):
             values = values.cast(values.type.value_type)
         self.is_text = str(values.type) in ("string", "large_string", "string_view")
@@ -203,6 +202,6 @@ class _Column:
         value = self.values[row].as_py()
         text = "" if value is None else str(value)
         return UserError(
-            f"{self.where(row)}: the column {self.name} has {shown(text)}; allowed are "
+            f"{self.place(row)}: the column {self.name} has {shown(text)}; allowed are "
             f"{allowed}"
         )

@@ -17,7 +17,7 @@ import numpy as np
 from rnnmnist.data.sequences.validation import pad
 from rnnmnist.errors import UserError, did_you_mean, shown
 
-Lines = Iterator[tuple[str, str]]  # file and number, and the stripped text
+Lines = Iterator[tuple[str, str]]  # place for messages, and the stripped text
 
 
 def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
@@ -28,8 +28,8 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
     labels: list[str] = []
     split: list[str] = []
     for file, name in files.items():
-        lines = _read_lines(file)
-        header = _read_header(lines, file)
+        lines = _read_lines(file, f"{file.name}: line" if name else "line")
+        header = _read_header(lines)
         classes = classes if cases else header
         for where, text in lines:
             values, label = _parse_case(text, classes, where)
@@ -43,10 +43,10 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
             labels.append(label)
             split.append(name)
     if not cases:
-        raise UserError(f"{path}: has no cases; write one on each line after @data")
+        raise UserError("has no cases; write one on each line after @data")
     lengths = np.array([len(case) for case in cases])
     arrays: dict[str, Any] = {
-        "inputs": pad(np.concatenate(cases), lengths, str(path)),
+        "inputs": pad(np.concatenate(cases), lengths),
         "lengths": lengths,
     }
     if classes:
@@ -67,16 +67,16 @@ def _pair(path: Path) -> dict[Path, str]:
     return files if is_pair else {path: ""}
 
 
-def _read_lines(path: Path) -> Lines:
+def _read_lines(path: Path, line: str) -> Lines:
     """Yields the lines that are neither empty nor comments."""
     # Comments in the archives are not always UTF-8.
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, text in enumerate(map(str.strip, file), 1):
             if text and not text.startswith("#"):
-                yield f"{path}: line {number}", text
+                yield f"{line} {number}", text
 
 
-def _read_header(lines: Lines, path: Path) -> tuple[str, ...]:
+def _read_header(lines: Lines) -> tuple[str, ...]:
     """Returns the classes, if there are labels; other tags repeat what cases show."""
     classes: tuple[str, ...] = ()
     for where, text in lines:
@@ -93,7 +93,7 @@ def _read_header(lines: Lines, path: Path) -> tuple[str, ...]:
             )
         if tag == "@classlabel":
             classes = tuple(dict.fromkeys(arguments[1:]))
-    raise UserError(f"{path}: has no line @data; write it before the cases")
+    raise UserError("has no line @data; write it before the cases")
 
 
 def _parse_case(

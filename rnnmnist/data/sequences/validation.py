@@ -5,6 +5,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -27,7 +28,6 @@ KINDS = {  # of NumPy's types
 class Sequences:
     """Sequences that are valid, except for the values of `inputs`."""
 
-    source: str  # the file, or what else messages name
     inputs: np.ndarray  # real [examples, time, features], perhaps a memory map
     labels: np.ndarray | None  # int32 [examples]
     classes: tuple[str, ...]  # in the order of the labels; empty without labels
@@ -51,8 +51,8 @@ class Sequences:
         """
         if not 2 <= len(self.classes) <= MAX_CLASSES:
             raise UserError(
-                f"{self.source}: labels: has {len(self.classes)} classes, "
-                f"{shown(self.classes)}; allowed are 2 to {MAX_CLASSES}"
+                f"labels: has {len(self.classes)} classes, {shown(self.classes)}; "
+                f"allowed are 2 to {MAX_CLASSES}"
             )
         splits = self.given_splits("train")
         train = splits["train"]
@@ -69,15 +69,14 @@ class Sequences:
             train = train[~is_held_out]
         if not len(train) or not len(validation):
             raise UserError(
-                f"{self.source}: has {len(train)} training and {len(validation)} "
-                "validation sequences; mark both splits, or add a second training "
-                "sequence of a class, which is then used for validation"
+                f"split: has {len(train)} training and {len(validation)} validation "
+                "sequences; mark both splits, or add a second training sequence of a "
+                "class, which is then used for validation"
             )
         return splits | {"train": train, "validation": validation}
 
 
 def validate(
-    source: str,
     inputs: ArrayLike,
     labels: ArrayLike | None = None,
     *,
@@ -92,82 +91,76 @@ def validate(
     Inputs can also be [examples, time] of one feature. Labels are integers or strings.
     `class_names` are the classes of strings in order. By default, the classes are the
     labels that occur: integers, and strings that all are integers, sorted by value;
-    other strings alphabetically. `source` and `ids` are for messages.
+    other strings alphabetically. `ids` are for messages.
     """
-    values = _array("inputs", inputs, "biuf", source)
+    values = _array("inputs", inputs, "biuf")
     if values.ndim not in (2, 3) or not values.size:
         raise UserError(
-            f"{source}: inputs: has the shape {values.shape}; allowed are [examples, "
-            "time, features] and [examples, time], none of them 0"
+            f"inputs: has the shape {values.shape}; allowed are [examples, time, "
+            "features] and [examples, time], none of them 0"
         )
     if values.ndim == 2:
         values = values[..., None]
     count, time, features = values.shape
     names = tuple(map(str, range(features)))
     if feature_names is not None:
-        given = _array("feature_names", feature_names, "U", source, features)
-        names = tuple(given.tolist())
+        names = tuple(_array("feature_names", feature_names, "U", features).tolist())
     indices = None
     classes: tuple[str, ...] = ()
     if labels is not None:
-        vector = _array("labels", labels, "iuU", source, count)
+        vector = _array("labels", labels, "iuU", count)
         indices, classes = _encode(vector, class_names)
     for name in (*classes, *names):
         if not name.strip() or not name.isprintable():
             raise UserError(
-                f"{source}: a class or feature is named {shown(name)}; allowed are "
-                "printable texts that are not empty"
+                f"a class or feature is named {shown(name)}; allowed are printable "
+                "texts that are not empty"
             )
     return Sequences(
-        source,
         values,
         indices,
         classes,
-        None if lengths is None else _valid_lengths(lengths, count, time, source),
-        None if split is None else _valid_split(split, count, source),
+        None if lengths is None else _valid_lengths(lengths, count, time),
+        None if split is None else _valid_split(split, count),
         names,
         ids,
     )
 
 
-def _valid_split(values: ArrayLike, count: int, source: str) -> np.ndarray:
-    split = _array("split", values, "U", source, count)
+def _valid_split(values: ArrayLike, count: int) -> np.ndarray:
+    split = _array("split", values, "U", count)
     for name in np.setdiff1d(split, SPLITS).tolist():
         remedy = did_you_mean(name, SPLITS, f"allowed are {', '.join(SPLITS)}")
-        raise UserError(f"{source}: a split is {shown(name)}; {remedy}")
+        raise UserError(f"split: contains {shown(name)}; {remedy}")
     return split
 
 
-def _valid_lengths(
-    values: ArrayLike, count: int, time: int, source: str
-) -> np.ndarray | None:
-    lengths = _array("lengths", values, "iu", source, count)
+def _valid_lengths(values: ArrayLike, count: int, time: int) -> np.ndarray | None:
+    lengths = _array("lengths", values, "iu", count)
     outside = np.flatnonzero((lengths < 1) | (lengths > time))
     if len(outside):
         raise UserError(
-            f"{source}: lengths[{outside[0]}] is {lengths[outside[0]]}; allowed are 1 "
-            f"to {time}, the time steps of inputs"
+            f"lengths[{outside[0]}] is {lengths[outside[0]]}; allowed are 1 to {time}, "
+            "the time steps of inputs"
         )
     return None if np.all(lengths == time) else lengths.astype(np.int32)
 
 
 def _array(
-    name: str, values: ArrayLike, kinds: str, source: str, size: int | None = None
+    name: str, values: ArrayLike, kinds: str, size: int | None = None
 ) -> np.ndarray:
     """Returns an array of some of NumPy's kinds, and with `size` of that shape."""
     try:
         array = np.asarray(values)  # of a memory map, a view
     except (ValueError, TypeError) as error:  # as of lists of unequal lengths
-        raise UserError(f"{source}: {name}: {first_line(error)}; pad them") from error
+        raise UserError(f"{name}: {first_line(error)}; pad them") from error
     dtype = array.dtype
     if dtype.kind not in kinds or (dtype.kind == "f" and dtype.itemsize > 8):
-        raise UserError(
-            f"{source}: {name}: is {shown(str(dtype))}; allowed are {KINDS[kinds]}"
-        )
+        raise UserError(f"{name}: is {shown(str(dtype))}; allowed are {KINDS[kinds]}")
     if size is not None and array.shape != (size,):
         raise UserError(
-            f"{source}: {name}: has the shape {array.shape}; to match inputs, it must "
-            f"be {(size,)}"
+            f"{name}: has the shape {array.shape}; to match inputs, it must be "
+            f"{(size,)}"
         )
     return array
 
@@ -189,7 +182,16 @@ def _encode(
 
 
 @contextlib.contextmanager
-def damage_refused(source: str) -> Iterator[None]:
+def named(subject: str | Path) -> Iterator[None]:
+    """Names a file or an array in the errors of those who check it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{subject}: {error}") from error
+
+
+@contextlib.contextmanager
+def damage_refused() -> Iterator[None]:
     """Turns what NumPy, zipfile and pyarrow raise for bad files into one line."""
     try:
         yield
@@ -197,17 +199,16 @@ def damage_refused(source: str) -> Iterator[None]:
         if as_run_error(error):
             raise
         raise UserError(
-            f"{source}: cannot be read ({first_line(error)}); save it again"
+            f"cannot be read ({first_line(error)}); save it again"
         ) from error
 
 
-def pad(values: np.ndarray, lengths: np.ndarray, source: str) -> np.ndarray:
+def pad(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Pads sequences, one after the other in [sum of lengths, features], with zeros."""
     shape = (len(lengths), int(lengths.max()), values.shape[1])
     check_memory(
         math.prod(shape) * values.itemsize,
-        f"{source}: padded to the longest of {shape[1]} time steps, {shape[0]} "
-        "sequences",
+        f"padded to the longest of {shape[1]} time steps, {shape[0]} sequences",
     )
     inputs = np.zeros(shape, values.dtype)
     inputs[np.arange(shape[1]) < lengths[:, None]] = values
