@@ -64,6 +64,30 @@ def save(path: Path, content: dict[str, np.ndarray]) -> Path:
     return path
 
 
+def as_table(content: dict[str, np.ndarray]) -> pa.Table:
+    lengths = content["lengths"]
+    valid = np.arange(12) < lengths[:, None]
+    return pa.table(
+        {
+            "sequence": np.repeat(np.arange(len(lengths)), lengths),
+            "time": np.concatenate([np.arange(length) for length in lengths]),
+            "x": content["inputs"][..., 0][valid],
+            "y": content["inputs"][..., 1][valid],
+            "label": np.repeat(content["labels"], lengths),
+            "split": np.repeat(content["split"], lengths),
+        }
+    )
+
+
+def as_ts(content: dict[str, np.ndarray]) -> bytes:
+    lines = ["@problemName levels", f"@classLabel true {' '.join(CLASSES)}", "@data"]
+    for i, length in enumerate(content["lengths"]):
+        values = content["inputs"][i, :length].T.tolist()
+        dimensions = [",".join(map(str, dimension)) for dimension in values]
+        lines.append(":".join([*dimensions, str(content["labels"][i])]))
+    return "\n".join(lines).encode()
+
+
 def train(path: Path, workdir: Path, *settings: str, steps: int = 3) -> str:
     """Trains in this process; returns the output."""
     output = io.StringIO()
@@ -263,19 +287,7 @@ def test_a_workdir_is_refused_before_the_data_are_read(run: Path) -> None:
 
 def test_tables_give_the_run_of_the_same_arrays(data: Path, tmp_path: Path) -> None:
     """Every value is read once, as the same float32."""
-    content = np.load(data)
-    lengths = content["lengths"]
-    valid = np.arange(12) < lengths[:, None]
-    rows = pa.table(
-        {
-            "sequence": np.repeat(np.arange(60), lengths),
-            "time": np.concatenate([np.arange(length) for length in lengths]),
-            "x": content["inputs"][..., 0][valid],
-            "y": content["inputs"][..., 1][valid],
-            "label": np.repeat(content["labels"], lengths),
-            "split": np.repeat(content["split"], lengths),
-        }
-    )
+    rows = as_table(arrays())
     pyarrow.csv.write_csv(rows, tmp_path / "levels.csv")
     pyarrow.parquet.write_table(rows, tmp_path / "levels.parquet")
     train(data, tmp_path / "npz")
@@ -597,36 +609,6 @@ def test_fit_refuses_the_workdir_of_another_run(run: Path) -> None:
     assert sorted(run.rglob("*")) == before
 
 
-def test_balanced_accuracy_and_interval_of_several_seeds(
-    two_networks: Path,
-) -> None:
-    content = result(two_networks)
-    assert len(content["members"]) == 2
-    assert all("balanced_accuracy" in member for member in content["members"])
-
-
-def as_csv(content: dict[str, np.ndarray]) -> bytes:
-    lines = ["sequence,time,a,b,label,split"]
-    for i, (sequence, length) in enumerate(
-        zip(content["inputs"], content["lengths"], strict=True)
-    ):
-        label, split = content["labels"][i], content["split"][i]
-        lines += [
-            f"s{i},{t},{a},{b},{label},{split}"
-            for t, (a, b) in enumerate(sequence[:length].tolist())
-        ]
-    return "\n".join(lines).encode()
-
-
-def as_ts(content: dict[str, np.ndarray]) -> bytes:
-    lines = ["@problemName levels", f"@classLabel true {' '.join(CLASSES)}", "@data"]
-    for i, length in enumerate(content["lengths"]):
-        values = content["inputs"][i, :length].T.tolist()
-        dimensions = [",".join(map(str, dimension)) for dimension in values]
-        lines.append(":".join([*dimensions, str(content["labels"][i])]))
-    return "\n".join(lines).encode()
-
-
 @pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize("kind", ["npz", "npy", "ts", "csv"])
 @pytest.mark.parametrize("count", [10, pytest.param(200, marks=pytest.mark.slow)])
@@ -642,9 +624,12 @@ def test_an_edited_file_is_refused_in_one_line_or_trained_on(
         for name, array in content.items():
             np.save(folder / f"{name}.npy", array)
         path = folder / "inputs.npy"
+    elif kind == "ts":
+        path = folder / "data.ts"
+        path.write_bytes(as_ts(content))
     else:
-        path = folder / f"data.{kind}"
-        path.write_bytes((as_ts if kind == "ts" else as_csv)(content))
+        path = folder / "data.csv"
+        pyarrow.csv.write_csv(as_table(content), path)
     original = path.read_bytes()
     generator = np.random.default_rng(0)
     refusals = 0

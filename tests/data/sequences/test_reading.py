@@ -290,13 +290,6 @@ def test_prediction_needs_no_labels_and_keeps_given_ones(tmp_path: Path) -> None
     assert "has 1 classes, ('cat',); allowed are 2 to 1000" in refusal(path)
 
 
-def test_a_time_in_nanoseconds_is_exact(tmp_path: Path) -> None:
-    first = 1_700_000_000_000_000_001
-    text = f"sequence,time,x,label\na,{first},2,u\na,{first - 1},1,u\nb,0,3,v\n"
-    sequences = read(write_text(tmp_path, "ns.csv", text))
-    assert sequences.inputs[0].tolist() == [[1], [2]]
-
-
 def test_times_are_numbers_or_timestamps_and_sort_as_such(tmp_path: Path) -> None:
     def values_of(*times: str) -> list[float]:
         rows = "".join(f"a,{time},{i},u\n" for i, time in enumerate(times))
@@ -304,6 +297,7 @@ def test_times_are_numbers_or_timestamps_and_sort_as_such(tmp_path: Path) -> Non
         return read(write_text(tmp_path, "t.csv", text)).inputs[0, :, 0].tolist()
 
     assert values_of("10", "2.5", "-1", "1e2") == [2, 1, 0, 3]
+    assert values_of("1700000000000000001", "1700000000000000000") == [1, 0]
     assert values_of("2026-05-01 10:00", "2026-05-01 09:30") == [1, 0]
     for times in (("1s", "2s", "10s"), ("1", "2026-05-01"), ("inf", "1"), ("", "1")):
         with pytest.raises(UserError, match=r"line .: the column time has "):
@@ -398,20 +392,18 @@ def test_long_doubles_are_refused() -> None:
 
 
 @pytest.mark.parametrize("write", [write_npz, write_folder])
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (arrays_of(lenghts=LENGTHS), "'lenghts'; did you mean 'lengths'? allowed"),
+        ({"labels": LABELS}, "contains no inputs; name the sequences"),
+        (arrays_of(labels=np.array([{}, 1, 2], object)), "cannot be read (ValueError"),
+    ],
+)
 def test_files_of_other_arrays_are_refused(
-    tmp_path: Path, write: Callable[..., Path]
+    tmp_path: Path, write: Callable[..., Path], arrays: dict[str, Any], message: str
 ) -> None:
-    objects = np.array([{}, 1, 2], object)
-    for index, (arrays, message) in enumerate(
-        (
-            (arrays_of(lenghts=LENGTHS), "'lenghts'; did you mean 'lengths'? allowed"),
-            ({"labels": LABELS}, "contains no inputs; name the sequences"),
-            (arrays_of(labels=objects), "cannot be read (ValueError: "),
-        )
-    ):
-        folder = tmp_path / str(index)
-        folder.mkdir()
-        assert message in refusal(write(folder, **arrays))
+    assert message in refusal(write(tmp_path, **arrays))
 
 
 @pytest.mark.parametrize(
@@ -634,10 +626,10 @@ def test_a_header_that_claims_less_than_there_is_is_refused(
 
 def test_a_table_can_be_wide(tmp_path: Path) -> None:
     """The names of the columns take more than a megabyte."""
-    names = [f"feature{index:08}" for index in range(80_000)]
+    names = [f"{index:0200}" for index in range(6_000)]
     lines = [f"sequence,time,{','.join(names)},label"]
     lines += [f"{i},0,{','.join(['1.5'] * len(names))},{'ab'[i]}" for i in range(2)]
     found = read(write_text(tmp_path, "wide.csv", "\n".join(lines)))
-    assert found.inputs.shape == (2, 1, 80_000)
+    assert found.inputs.shape == (2, 1, len(names))
     assert found.feature_names == tuple(names)
     assert "too short" in refusal(write_text(tmp_path, "wide.csv", lines[0]))
