@@ -29,6 +29,8 @@ from rnnmnist.data.sequences.validation import (
 )
 from rnnmnist.errors import UserError, did_you_mean, shown
 
+FORMATS = "a .npz, .ts, .csv or .parquet file, or a folder of .npy files"
+CHUNK_BYTES = 1 << 24  # of the values that are checked at a time
 NAMES = ("inputs", "labels", "lengths", "split", "feature_names")
 OTHER_SIZE = "its header claims another size"
 
@@ -71,9 +73,6 @@ def _check_names(names: list[str]) -> None:
     if "inputs" not in names:
         raise UserError("contains no inputs; name the sequences 'inputs'")
 
-
-FORMATS = "a .npz, .ts, .csv or .parquet file, or a folder of .npy files"
-CHUNK_BYTES = 1 << 24  # of the values that are checked at a time
 
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".npz": read_npz,
@@ -137,13 +136,12 @@ def to_dataset(
         same = sha256 == trained.sha256
         splits = sequences.training_splits() if same else sequences.given_splits("test")
     _, time_steps, features = sequences.inputs.shape
-    sizes = {split: len(indices) for split, indices in splits.items()}
     task = Task(
-        name=name,
-        time_steps=time_steps,
-        features=features,
-        classes=classes,
-        examples=SplitSizes(**sizes),
+        name,
+        time_steps,
+        features,
+        classes,
+        SplitSizes(**{split: len(indices) for split, indices in splits.items()}),
         feature_names=sequences.feature_names,
         sha256=sha256,
         mean=mean,

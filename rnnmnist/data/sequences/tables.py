@@ -72,7 +72,7 @@ def _line(path: Path, row: int) -> str:
 
 def read_parquet(path: Path) -> dict[str, Any]:
     """Reads a table with the columns of a .csv file."""
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with path.open("rb") as stream, pyarrow.parquet.ParquetFile(stream) as file:
         names = [
             name
             for name in file.schema_arrow.names
@@ -108,18 +108,18 @@ def _to_arrays(table: pa.Table, place: Place) -> dict[str, Any]:
     first = np.flatnonzero(np.diff(sequence, prepend=-1))  # row of each sequence
     lengths = np.diff(first, append=len(order))
 
-    def refuse(name: str, faults: np.ndarray) -> None:
+    def refuse(name: str, faults: np.ndarray, rule: str) -> None:
         """Refuses faults between a row and the next one of its sequence, bool [n-1]."""
         found = np.flatnonzero(faults & (np.diff(sequence) == 0))
         if len(found):
             earlier, row = order[found[0] : found[0] + 2]
+            own, other = (shown(str(table[name][index])) for index in (row, earlier))
             raise UserError(
                 f"{place(row)}: sequence {shown(ids[sequence[found[0]]])} has the "
-                f"{name} {shown(str(table[name][row]))}, and "
-                f"{shown(str(table[name][earlier]))} in {place(earlier)}"
+                f"{name} {own}, and {other} in {place(earlier)}; it must {rule}"
             )
 
-    refuse("time", np.diff(time[order]) == 0)
+    refuse("time", np.diff(time[order]) == 0, "differ in each row")
     features = [name for name in table.column_names if name not in COLUMNS]
     values = [column(name).numbers()[order] for name in features]
     arrays: dict[str, Any] = {
@@ -132,7 +132,7 @@ def _to_arrays(table: pa.Table, place: Place) -> dict[str, Any]:
         if name in table.column_names:
             codes, texts = column(name).texts()
             codes = codes[order]
-            refuse(name, np.diff(codes) != 0)
+            refuse(name, np.diff(codes) != 0, "be the same in all rows")
             arrays[argument] = np.array(texts)[codes[first]]
     return arrays
 
