@@ -21,7 +21,6 @@ import numpy as np
 import requests
 import tensorflow_datasets as tfds  # noqa: TID251
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError  # noqa: TID251
-from tensorflow_datasets.core.download.resource import get_dl_fname  # noqa: TID251
 
 from rnnmnist.config.files import expand, open_folder, parse_folder
 from rnnmnist.config.schema import DataConfig
@@ -164,20 +163,15 @@ def _read_split(builder: MnistRows, split: str) -> Examples:
 
 
 def missing_urls(builder: MnistRows, manual_dir: str | None) -> list[str]:
-    """Returns the original files that have to be downloaded.
-
-    Their host must respond within `NETWORK_SECONDS`.
-    """
+    """Returns the original files to download, from a host that must respond."""
     folder = None if manual_dir is None else expand(manual_dir)
     if folder is not None and not folder.is_dir():
         raise UserError(f"data.manual_dir: {folder} is not a folder")
-    missing = []
-    for url in itertools.chain(*original_urls(builder).values()):
-        info = builder.url_infos[url]
-        by_hand = folder is not None and (folder / info.filename).exists()
-        download = get_dl_fname(url, info.checksum)
-        if not by_hand and not any(_downloads(builder).rglob(download)):
-            missing.append(url)
+    missing = [
+        url
+        for url in itertools.chain(*original_urls(builder).values())
+        if folder is None or not (folder / builder.url_infos[url].filename).exists()
+    ]
     if missing:
         try:
             requests.head(missing[0], timeout=NETWORK_SECONDS).raise_for_status()
@@ -212,12 +206,8 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
     except (tfds.download.DownloadError, requests.RequestException) as error:
         raise _unavailable(builder, missing, str(error)) from error
     finally:
-        for unfinished in _downloads(builder).rglob("*.tmp.*"):
+        for unfinished in Path(builder._data_dir_root, "downloads").rglob("*.tmp.*"):
             shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _downloads(builder: MnistRows) -> Path:
-    return Path(builder._data_dir_root) / "downloads"
 
 
 def _unavailable(builder: MnistRows, missing: list[str], reason: str) -> UserError:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 from support import Once, random_examples
-from tensorflow_datasets.core.download.resource import get_dl_fname
 
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data import datasets, images
@@ -62,7 +61,7 @@ def small_originals(
 
 @pytest.fixture
 def prepared(once: Once, small: Config, tmp_path: Path) -> DataConfig:
-    """The embedded images, prepared and with their cache, in a folder to damage."""
+    """The embedded images, prepared in a folder to damage."""
 
     def at(folder: Path) -> DataConfig:
         return dataclasses.replace(small.data, data_dir=str(folder))
@@ -158,23 +157,6 @@ def test_without_files_and_network_the_missing_ones_are_named(
     )
     assert "configs/embedded.py" in str(error.value)
     assert files(tmp_path / "d") == []
-
-
-@pytest.mark.usefixtures("no_network")
-def test_existing_downloads_need_no_network(
-    small_originals: Path, tmp_path: Path
-) -> None:
-    """As after a kill between download and preparation."""
-    folder = tmp_path / "d"
-    downloads = folder / "downloads" / "mnist_rows"
-    downloads.mkdir(parents=True)
-    for url, info in images.MnistRows.url_infos.items():
-        if url.startswith(images.URLS["mnist"]):
-            target = downloads / get_dl_fname(url, info.checksum)
-            shutil.copy(small_originals / info.filename, target)
-            target.with_suffix(target.suffix + ".INFO").write_text("{}")
-    loaded = datasets.load(DataConfig(data_dir=str(folder))).splits
-    assert len(loaded["test"].labels) == 130
 
 
 def test_the_progress_of_downloading_and_writing_is_printed(
