@@ -15,7 +15,8 @@ from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.data.batches import open_batches
 from rnnmnist.data.datasets import image_task
 from rnnmnist.data.examples import Examples
-from rnnmnist.evaluation import predictions
+from rnnmnist.evaluation.metrics import score_logits
+from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.models import cells
 from rnnmnist.runtime.mesh import make_mesh, platform_of
 from rnnmnist.training.state import Program, create_state, evaluated_trees
@@ -97,7 +98,7 @@ def evaluate(images: int) -> None:
     examples = Examples(noise, labels=labels)
 
     def task() -> int:
-        scores = predictions.evaluate(
+        logits = predict_logits(
             program.model,
             params,
             examples,
@@ -105,7 +106,7 @@ def evaluate(images: int) -> None:
             trainer.mesh,
             program.execution,
         )
-        return scores.examples
+        return score_logits(logits, labels).examples
 
     worker.serve(task)
 

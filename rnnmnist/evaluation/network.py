@@ -229,7 +229,7 @@ class TrainedNetwork:
         return StreamState(carry, np.full(self.task.features, np.nan))
 
     def step(
-        self, state: StreamState, features: np.ndarray
+        self, state: StreamState, features: ArrayLike
     ) -> tuple[StreamState, np.ndarray]:
         """Classifies a sequence after one more time step, in constant time and memory.
 

@@ -13,10 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.platforms import Execution
-from rnnmnist.data.examples import Examples, Inputs, View, padding
-from rnnmnist.evaluation.metrics import score_logits
+from rnnmnist.data.examples import Inputs, View, padding
 from rnnmnist.models.classifier import Params, SequenceClassifier
-from rnnmnist.runs.results import Scores
 from rnnmnist.runtime.ensemble import map_ensemble
 from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, replicated
 
@@ -78,19 +76,6 @@ def predict_logits(
     whole = np.concatenate(found, axis=1)
     flat = whole.reshape(len(whole), -1, *whole.shape[3:])
     return flat[:, : len(inputs)]
-
-
-def evaluate(
-    model: SequenceClassifier,
-    params: Params,
-    examples: Examples,
-    view: View | None,
-    mesh: Mesh,
-    execution: Execution,
-) -> Scores:
-    """Evaluates each network on a whole split."""
-    logits = predict_logits(model, params, examples, view, mesh, execution)
-    return score_logits(logits, examples.labels)
 
 
 @functools.partial(

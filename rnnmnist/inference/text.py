@@ -86,16 +86,15 @@ def predict_lines(
     A line has the features of a time step, separated by commas; an empty cell is a
     missing value. An empty line starts the next sequence.
     """
-    state = predictor.start()
     time = 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
-            state = predictor.start()
             time = 0
             continue
+        if time == 0:
+            state = predictor.start()
         try:
-            cells = [cell.strip() for cell in line.split(",")]
-            values = np.array([float(cell or "nan") for cell in cells])
+            values = [float(cell.strip() or "nan") for cell in line.split(",")]
             state, probabilities = predictor.step(state, values)
         except (ValueError, UserError) as error:
             raise UserError(f"standard input, line {number}: {error}") from error

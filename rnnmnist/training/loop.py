@@ -12,8 +12,9 @@ from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.data.batches import BatchSource, Chunk, open_batches
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.errors import RunError, StoppedError
+from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.network import evaluate_best_checkpoint
-from rnnmnist.evaluation.predictions import evaluate
+from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.models.cells import check_user_cell
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import Checkpoints
@@ -188,7 +189,7 @@ def log_training(
 def validate(run: Run, state: TrainState, step: int) -> Metrics:
     """Evaluates the validation split, and logs it."""
     program = run.program
-    scores = evaluate(
+    logits = predict_logits(
         program.model,
         evaluated_trees(state, model=program.model),
         run.validation,
@@ -196,6 +197,7 @@ def validate(run: Run, state: TrainState, step: int) -> Metrics:
         program.mesh,
         program.execution,
     )
+    scores = score_logits(logits, run.validation.labels)
     losses = [network.loss for network in scores.networks]
     for index, loss in enumerate(losses):
         if not math.isfinite(loss):

@@ -22,15 +22,16 @@ from rnnmnist.config.platforms import DEFAULTS, Execution
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.examples import Examples, Inputs, Normalization, View
 from rnnmnist.evaluation import predictions
+from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import (
     Predictions,
     calibration_bins,
     decision_times,
-    evaluate,
     most_confident_errors,
     predict_logits,
 )
 from rnnmnist.models.classifier import Params
+from rnnmnist.runs.results import Scores
 from rnnmnist.runtime.ensemble import split_ensemble
 
 MODEL = model_of(ModelConfig(hidden_size=8))
@@ -56,6 +57,17 @@ def logits() -> np.ndarray:
     return np.asarray(predict(inputs_of(EXAMPLES.stored)), np.float64)
 
 
+def evaluate(
+    examples: Examples,
+    view: View | None = ROWS,
+    devices: int = 1,
+    execution: Execution = EXECUTION,
+) -> Scores:
+    mesh = mesh_of(devices)
+    logits = predict_logits(MODEL, PARAMS, examples, view, mesh, execution)
+    return score_logits(logits, examples.labels)
+
+
 @pytest.mark.parametrize(("count", "batch", "devices"), CASES)
 def test_batch_padding_and_devices_change_no_result(
     count: int, batch: int, devices: int, logits: np.ndarray
@@ -68,7 +80,7 @@ def test_batch_padding_and_devices_change_no_result(
     chosen = logits[np.arange(count), examples.labels]
     loss = (np.log(np.exp(logits).sum(axis=1)) - chosen).mean()
     execution = EXECUTION._replace(eval_batch_size=batch)
-    scores = evaluate(MODEL, PARAMS, examples, ROWS, mesh_of(devices), execution)
+    scores = evaluate(examples, ROWS, devices, execution)
     np.testing.assert_array_equal(scores.confusion, expected)
     assert scores.examples == count
     assert scores.correct == (predicted == examples.labels).sum()
@@ -164,7 +176,7 @@ def test_every_image_is_in_the_bin_of_its_confidence() -> None:
 def test_counts_after_the_last_row_are_those_of_the_evaluation(count: int) -> None:
     examples = random_examples(count)
     (predictions,) = predict(PARAMS, examples)
-    scores = evaluate(MODEL, PARAMS, examples, ROWS, mesh_of(8), EXECUTION)
+    scores = evaluate(examples, ROWS, 8)
     correct = predictions.correct_by_time
     assert correct.shape == (28,)
     np.testing.assert_array_equal(predictions.examples_by_time, [count] * 28)
@@ -265,9 +277,8 @@ def test_the_evaluation_of_sequences_reads_their_steps_only(devices: int) -> Non
     examples = Examples(stored, lengths, indices, same, labels=labels)
     execution = EXECUTION._replace(eval_batch_size=3)
     (found,) = predict(PARAMS, examples, None, devices, execution)
-    scores = evaluate(MODEL, PARAMS, examples, None, mesh_of(devices), execution)
-    once = examples.normalized()
-    assert scores == evaluate(MODEL, PARAMS, once, None, mesh_of(devices), execution)
+    scores = evaluate(examples, None, devices, execution)
+    assert scores == evaluate(examples.normalized(), None, devices, execution)
     forward = jax.jit(
         functools.partial(MODEL.apply, {"params": NETWORK}, every_step=True)
     )

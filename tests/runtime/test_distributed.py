@@ -140,7 +140,7 @@ def test_a_fault_in_one_process_ends_the_others(
         "from rnnmnist.training import loop\n"
         "def broken(*_): raise ValueError('a fault of our own')\n"
         f"if '--process_id={victim}' in sys.argv:\n"
-        "    loop.evaluate = broken\n"
+        "    loop.predict_logits = broken\n"
         "cli.run(main.main)\n"
     )
     args = trainer.arguments(tmp_path / "run", data_dir)

@@ -34,16 +34,16 @@ from support import (
 
 from rnnmnist import evaluate as evaluate_command
 from rnnmnist import main, report, verify
-from rnnmnist.config.platforms import DEFAULTS
+from rnnmnist.config.platforms import DEFAULTS, Execution
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import Chunk
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.metrics import t_interval
-from rnnmnist.evaluation.predictions import evaluate
+from rnnmnist.evaluation.metrics import score_logits, t_interval
+from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checksums import named_leaves, params_sha256
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.results import read_result
+from rnnmnist.runs.results import Scores, read_result
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.mesh import device_put, make_mesh
 from rnnmnist.training.state import (
@@ -223,11 +223,16 @@ def test_an_ensemble_is_evaluated_as_its_networks_are(way: Way) -> None:
     params = evaluated_trees(create_state(NETWORKS, program), model=model)
     examples = random_examples(137)
     execution = program.execution._replace(eval_batch_size=10)
-    found = evaluate(model, params, examples, ROWS, way.mesh, execution)
+
+    def evaluate(params: Any, mesh: Mesh, execution: Execution) -> Scores:
+        logits = predict_logits(model, params, examples, ROWS, mesh, execution)
+        return score_logits(logits, examples.labels)
+
+    found = evaluate(params, way.mesh, execution)
     assert len(found.members) == SEEDS
     for index, scores in enumerate(found.members):
         network = jax.tree.map(lambda leaf, i=index: np.asarray(leaf)[i, None], params)
-        expected = evaluate(model, network, examples, ROWS, mesh_of(1), DEFAULTS["cpu"])
+        expected = evaluate(network, mesh_of(1), DEFAULTS["cpu"])
         assert scores.confusion == expected.confusion
         assert scores.loss == pytest.approx(expected.loss, rel=1e-5)
 
