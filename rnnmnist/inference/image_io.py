@@ -15,21 +15,19 @@ from rnnmnist.errors import UserError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-STANDARD_INPUT = "-"
 MAX_SIDE = 224  # pixels; larger images are downsampled
 
 
 def find_images(argument: str) -> list[str]:
     """Expands a command-line argument to image files; those of a folder are sorted."""
-    path = Path(argument)
-    if argument == STANDARD_INPUT or not path.is_dir():
+    folder = Path(argument)
+    if not folder.is_dir():
         return [argument]
-    found = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
-    names = sorted(str(file) for file in found if file.is_file())
-    if not names:
+    files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
+    if not files:
         suffixes = ", ".join(SUFFIXES)
         raise UserError(f"{argument}: the folder contains no images ({suffixes})")
-    return names
+    return sorted(map(str, files))
 
 
 def read(name: str) -> np.ndarray:
@@ -40,7 +38,7 @@ def read(name: str) -> np.ndarray:
     the largest standard deviation, so that yellow on white is visible. Transparent
     pixels become background.
     """
-    if name == STANDARD_INPUT:
+    if name == "-":
         return decode(io.BytesIO(sys.stdin.buffer.read()), name)
     path = expand(name)
     if path.exists() and not path.is_file():
