@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 from support import REPOSITORY, Command
 
+import rnnmnist
 from rnnmnist.config.platforms import (
     DEFAULTS,
     LINEAR_REMAT_STEPS,
@@ -144,18 +145,36 @@ def test_an_output_agrees_except_for_its_numbers(printed: str, same: bool) -> No
 
 
 @pytest.mark.slow
-def test_the_python_block_on_early_predictions_runs(
-    environment: dict[str, str],
+@pytest.mark.parametrize("page", ["api", "drawing_page"])
+def test_the_python_blocks_of_a_page_run(
+    page: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    (block,) = blocks((REPOSITORY / "docs/drawing_page.md").read_text())
+    (tmp_path / "docs").symlink_to(REPOSITORY / "docs")
     finished = subprocess.run(
-        [sys.executable, "-c", block.text],
-        cwd=REPOSITORY,
+        [sys.executable, "-c", python_of(page)],
+        cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
     )
     assert finished.returncode == 0, finished.stderr
+
+
+def test_the_page_on_the_api_shows_every_public_name_in_use() -> None:
+    members = re.search(r"rnnmnist.Predictor\n   :members: (.*)", page_of("api"))
+    assert members is not None
+    methods = [f".{name}(" for name in members[1].split(", ")]
+    for name in (*rnnmnist.__all__, "preprocess_image(", *methods):
+        assert name in python_of("api"), name
+
+
+def page_of(name: str) -> str:
+    return (REPOSITORY / "docs" / f"{name}.md").read_text()
+
+
+def python_of(name: str) -> str:
+    found = blocks(page_of(name))
+    return "\n".join(block.text for block in found if block.language == "python")
 
 
 def test_every_training_command_parses(
