@@ -73,6 +73,7 @@ class TrainedNetwork:
         execution: how its programs are compiled for the mesh.
         model: the classifier.
         params: its parameters with a leading ensemble axis, replicated over the mesh.
+        params_sha256: the SHA-256 of the parameters, as in result files.
     """
 
     def __init__(self, workdir: Path, selector: str, mesh: Mesh | None = None) -> None:
@@ -96,14 +97,10 @@ class TrainedNetwork:
         self.model = make_model(config.model, self.task, execution)
         like = abstract_ensemble(abstract_params(self.model), config.num_seeds)
         saved = read_params(self.workdir, step, like)
+        self.params_sha256 = params_sha256(saved)
         self.params: Params = put_ensemble(
             saved, config.num_seeds, replicated(self.mesh)
         )
-
-    @property
-    def params_sha256(self) -> str:
-        """The SHA-256 of the parameters, as in result files."""
-        return params_sha256(self.params)
 
     def inputs(self, examples: ArrayLike, lengths: ArrayLike | None = None) -> Inputs:
         """Returns images, or sequences before their normalization, as inputs."""
