@@ -117,33 +117,24 @@ def test_the_members_of_a_result_are_results() -> None:
     assert {**first, "params_sha256": SHA256, "task": alone["task"]} == alone
 
 
+VALID = msgspec.json.encode(make_result(2, tutorial_128=True, **FULL))
+
+
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"[]", b"{}", b"null", b"\x00", b"\xff\xfe{", b'{"step": 1}']
+    "content",
+    [
+        *(b"", b"{", b"[]", b"{}", b"null", b"\x00", b"\xff\xfe{", b'{"step": 1}'),
+        VALID.replace(b"mine", b"m\xe9ne"),
+        VALID.replace(b'"step":7', b'"step":' + b"7" * 10_000),
+        VALID.replace(b'"step":7', b'"step":"7"'),
+        VALID.replace(b'"examples":6', b'"examples":true'),
+        VALID[:-1] + b',"other":' + b"[" * 100_000,
+    ],
 )
-def test_a_damaged_file_is_no_result(tmp_path: Path, text: bytes) -> None:
+def test_a_damaged_file_is_no_result(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "test-7.json"
-    path.write_bytes(text)
+    path.write_bytes(content)
     assert read_result(path, SHA256) is None
     assert read_result(tmp_path, SHA256) is None  # a folder
-
-
-def test_damage_within_a_result_is_found(tmp_path: Path) -> None:
-    path = tmp_path / "test-7.json"
-    content = msgspec.json.encode(make_result(2, **FULL))
-    for changed in (
-        content.replace(b"mine", b"m\xe9ne"),
-        content.replace(b'"step":7', b'"step":' + b"7" * 10_000),
-        content[:-1] + b',"other":' + b"[" * 100_000,
-    ):
-        path.write_bytes(changed)
-        assert read_result(path, SHA256) is None
-
-
-@pytest.mark.parametrize("value", [None, True, 0.5, "x"])
-def test_a_field_of_another_type_is_no_result(tmp_path: Path, value: object) -> None:
-    path = tmp_path / "test-7.json"
-    content = msgspec.to_builtins(make_result(2, tutorial_128=True))
-    for name in ("task", "examples", "confusion", "members", "params_sha256"):
-        if type(value) is not type(content[name]):
-            path.write_text(json.dumps(content | {name: value}))
-            assert read_result(path, SHA256) is None, name
+    path.write_bytes(VALID)
+    assert read_result(path, SHA256) is not None
