@@ -132,18 +132,12 @@ def training_parser(command: str, description: str | None) -> Parser:
     group = parser.add_argument_group(
         "several processes", "all three are required where jax does not detect them"
     )
-    group.add_argument(
-        "--coordinator_address", metavar="HOST:PORT", help="address of process 0"
-    )
-    group.add_argument(
-        "--num_processes",
-        metavar="N",
-        type=int,
-        help="number of processes; 1 disables the detection of a cluster",
-    )
-    group.add_argument(
-        "--process_id", metavar="I", type=int, help="index of this process, from 0"
-    )
+    for flag, kind, help in (
+        ("--coordinator_address", str, "HOST:PORT of process 0"),
+        ("--num_processes", int, "1 disables the detection of a cluster"),
+        ("--process_id", int, "index of this process, from 0"),
+    ):
+        group.add_argument(flag, metavar="VALUE", type=kind, help=help)
     group = parser.add_argument_group(
         "settings", "their defaults can be changed by the configuration file"
     )

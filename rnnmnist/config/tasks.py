@@ -53,11 +53,10 @@ class Task:
         return "sequences" if self.image_shape is None else "images"
 
 
-def fit_to_task(config: Config, task: Task, *, verbose: bool = True) -> Config:
-    """Returns the resolved configuration of a run on a task.
+def fit_to_task(config: Config, task: Task) -> Config:
+    """Returns the resolved configuration of a run on a task, with steps for epochs.
 
-    Its batch is no larger than the training split; with `verbose`, a reduction is
-    printed. Epochs become steps.
+    Its batch is no larger than the training split.
     """
     for name, value in config.flat().items():
         one = SETTINGS[name]
@@ -72,14 +71,7 @@ def fit_to_task(config: Config, task: Task, *, verbose: bool = True) -> Config:
             f"execution.remat_steps: must divide the {task.time_steps} time steps of "
             f"{task.name}, not {block}"
         )
-    count = task.examples.train
-    if verbose and config.train.batch_size > count:
-        print(
-            f"train.batch_size: {config.train.batch_size} is reduced to the {count} "
-            f"training {task.noun} of {task.name}",
-            flush=True,
-        )
-    return fit_to_examples(config, count)
+    return fit_to_examples(config, task.examples.train)
 
 
 def fit_to_examples(config: Config, count: int) -> Config:

@@ -26,16 +26,6 @@ SEEDS = "seeds"
 BATCH = "batch"
 
 
-def devices() -> list[jax.Device]:
-    """Returns the devices of jax's default platform, over all processes."""
-    try:
-        return jax.devices()
-    except Exception as error:  # RuntimeError, or an assertion in jax
-        platforms = os.environ.get("JAX_PLATFORMS")
-        hint = f"; JAX_PLATFORMS={platforms} requires it" if platforms else ""
-        raise UserError(f"jax finds no device: {first_line(error)}{hint}") from error
-
-
 def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
     """Returns a mesh with axes (`seeds`, `batch`) over the devices of all processes.
 
@@ -51,8 +41,14 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
     """
     if not xla_bridge.backends_are_initialized():
         _split_cpu(batch_size, num_devices, num_seeds)
+    try:
+        devices = jax.devices()
+    except Exception as error:  # RuntimeError, or an assertion in jax
+        platforms = os.environ.get("JAX_PLATFORMS")
+        hint = f"; JAX_PLATFORMS={platforms} requires it" if platforms else ""
+        raise UserError(f"jax finds no device: {first_line(error)}{hint}") from error
     by_process = [
-        [device for device in devices() if device.process_index == index]
+        [device for device in devices if device.process_index == index]
         for index in range(process_count())
     ]
     most = len(by_process) * min(map(len, by_process))

@@ -109,7 +109,7 @@ def fit(
         timer = PhaseTimer()
         with timer.phase("data"):
             dataset = to_dataset(folder.name, sequences, config.data)
-            config = fit_to_task(config, dataset.task, verbose=verbose)
+            config = fit_to_task(config, dataset.task)
             _save(path, sequences, dataset.task)
         jax_config: Any = jax.config  # some versions do not declare its attributes
         if not (

@@ -402,9 +402,8 @@ def test_a_file_without_a_split(tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     output = train(path, workdir, "--config.train.batch_size=100")
     count = 60 - result(workdir, "validation")["examples"]
-    assert (
-        f"train.batch_size: 100 is reduced to the {count} training sequences" in output
-    )
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["train"]["batch_size"] == count
     assert "test        none: levels has no test split" in output
     assert "fewer than 50 validation examples do not select one" in output
     assert "--split=validation" in output

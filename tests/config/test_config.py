@@ -231,19 +231,12 @@ def sequences(**changes: Any) -> Task:
     return Task("mine", 30, 2, ("a", "b"), sizes, **changes)
 
 
-def test_a_batch_is_reduced_to_the_training_part(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    line = "train.batch_size: {} is reduced to the {} training {} of {}\n"
-    config = parse("--config.train.batch_size=4001")
-    printed = line.format(4001, 4000, "images", "mnist5k")
-    assert capsys.readouterr().out == printed
-    assert config == parse("--config.train.batch_size=4000")
+def test_a_batch_is_reduced_to_the_training_part() -> None:
+    large, full = "--config.train.batch_size=4001", "--config.train.batch_size=4000"
+    assert parse(large) == parse(full)
     config = fit_to_task(Config(), sequences())
-    assert capsys.readouterr().out == line.format(128, 60, "sequences", "mine")
     assert config == Config(train=TrainConfig(batch_size=60, num_steps=4300))
     assert fit_to_task(config, sequences()) == config
-    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
