@@ -10,7 +10,7 @@ import sysconfig
 import threading
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +202,6 @@ def test_the_notebook_can_be_executed(executed: tuple[Path, dict[str, Any]]) -> 
     assert str(result) in printed(cells["evaluate"])
     correct = json.loads(result.read_text())["correct"]
     assert f"({correct:,} of" in printed(cells["evaluate"])
-    assert printed(cells["install"]).count("\r") > 1  # one line, which changes
-    assert "\n" not in printed(cells["install"])
     assert "is installed" in printed(cells["install"])
     plots = {path.stem for path in (workdir / "report").glob("*.png")}
     assert len(images_of(cells["report"])) == len(plots) > 1
@@ -263,30 +261,27 @@ for source in json.load(sys.stdin):
 
 
 def install(
-    folder: Path, runtime: dict[str, str], source: str | None
-) -> subprocess.CompletedProcess[bytes]:
+    folder: Path, runtime: dict[str, str], source: str
+) -> subprocess.CompletedProcess[str]:
     """Executes the cells with settings and the installation, in a folder."""
-    sources = [cells()["settings"].source, cells()["install"].source]
-    if source is not None:
-        sources.insert(1, f"SOURCE = {source!r}")
+    sources = [cells()["settings"].source, f"SOURCE = {source!r}"]
     return subprocess.run(
         [Path(runtime["JUPYTER_PATH"]).parent / "venv/bin/python", "-c", SHELL],
         cwd=folder,
         env=runtime,
-        input=json.dumps(sources).encode(),
-        capture_output=True,  # as bytes: text would have no carriage returns
+        input=json.dumps([*sources, cells()["install"].source]),
+        capture_output=True,
+        text=True,
         timeout=120,
     )
 
 
-def install_error(finished: subprocess.CompletedProcess[bytes]) -> str:
-    """Returns the only line that a failed installation shows, besides its progress."""
+def install_error(finished: subprocess.CompletedProcess[str]) -> str:
+    """Returns what a failed installation shows: the output of pip."""
     assert finished.returncode == 1
-    assert b"\n" not in finished.stdout
-    assert all(len(line) <= 80 for line in finished.stdout.decode().split("\r"))
-    (line,) = finished.stderr.decode().splitlines()
-    assert line.startswith("error: ")
-    return line.removeprefix("error: ")
+    assert finished.stderr.startswith("error: pip cannot install ")
+    assert "Traceback" not in finished.stderr
+    return finished.stderr
 
 
 def write_wheel(folder: Path, name: str, version: str, *metadata: str) -> Path:
@@ -301,135 +296,6 @@ def write_wheel(folder: Path, name: str, version: str, *metadata: str) -> Path:
         }.items():
             file.writestr(f"{name}-{version}.dist-info/{member}", text)
     return path
-
-
-@pytest.fixture(scope="module")
-def git_server() -> Iterator[str]:
-    """The address of a server on which repositories are private or do not exist.
-
-    GitHub asks for a name and password in both cases.
-    """
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(401 if self.path.startswith("/private") else 404)
-            self.send_header("WWW-Authenticate", 'Basic realm="git"')
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-NO_INDEX = {"PIP_NO_INDEX": "0", "PIP_RETRIES": "1"}
-REPOSITORY_OR_WHEEL = "enter git+URL of the repository as SOURCE, or upload a wheel"
-CHANGE_RUNTIME = "on Colab, choose another version or type under Runtime → Change"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("source", "variables", "cause", "remedy"),
-    [
-        (
-            "git+{server}/private",
-            {},
-            "SOURCE: {source} does not exist or is private",
-            REPOSITORY_OR_WHEEL,
-        ),
-        (
-            "git+{server}/nowhere",
-            {},
-            "SOURCE: {source} does not exist or is private",
-            REPOSITORY_OR_WHEEL,
-        ),
-        (None, {}, "no network (Failed to connect)", "connect this machine"),
-        (
-            "git+http://nowhere.invalid/a",
-            {"NO_PROXY": "*", "no_proxy": "*"},
-            "no network (Could not resolve)",
-            "connect this machine",
-        ),
-        (
-            "needs_more/rnnmnist-1-py3-none-any.whl",
-            NO_INDEX,
-            "no network (connection broken)",
-            "connect this machine",
-        ),
-        (
-            None,
-            {"PATH": "/nowhere"},
-            "git is not installed",
-            "install it, or upload a wheel",
-        ),
-        (
-            "rnnmnist-9-py3-none-any.whl",
-            {},
-            "SOURCE: there is no {folder}/rnnmnist-9-py3-none-any.whl",
-            REPOSITORY_OR_WHEEL,
-        ),
-        (
-            "damaged/rnnmnist-1-py3-none-any.whl",
-            {},
-            "SOURCE: {source} is damaged or is not rnnmnist",
-            REPOSITORY_OR_WHEEL,
-        ),
-        (
-            "other-1-py3-none-any.whl",
-            {},
-            "SOURCE: {source} is damaged or is not rnnmnist",
-            REPOSITORY_OR_WHEEL,
-        ),
-        (
-            "new/rnnmnist-1-py3-none-any.whl",
-            {},
-            "rnnmnist needs Python >=3.99, but this runtime has 3.",
-            CHANGE_RUNTIME,
-        ),
-        (
-            "damaged",
-            {},
-            "SOURCE: {source} is damaged or is not rnnmnist",
-            REPOSITORY_OR_WHEEL,
-        ),
-        (
-            "project",
-            {},
-            "pip: No matching distribution found for nothing",
-            "!cat {folder}/pip-log.txt prints its whole output",
-        ),
-    ],
-    ids=[
-        *("private", "repository", "network", "name", "index", "git", "upload"),
-        *("damaged", "other", "python", "folder", "unknown"),
-    ],
-)
-def test_a_failed_installation_is_one_line_with_cause_and_remedy(
-    runtime: dict[str, str],
-    git_server: str,
-    tmp_path: Path,
-    source: str | None,
-    variables: dict[str, str],
-    cause: str,
-    remedy: str,
-) -> None:
-    for name in ("new", "damaged", "needs_more", "project"):
-        (tmp_path / name).mkdir()
-    project = '[build-system]\nrequires = ["nothing"]\nbuild-backend = "nothing"\n'
-    (tmp_path / "project" / "pyproject.toml").write_text(project)
-    write_wheel(tmp_path, "other", "1")
-    write_wheel(tmp_path / "new", "rnnmnist", "1", "Requires-Python: >=3.99")
-    wheel = write_wheel(tmp_path / "needs_more", "rnnmnist", "1", "Requires-Dist: zzz")
-    (tmp_path / "damaged" / wheel.name).write_bytes(wheel.read_bytes()[:-9])
-    local = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    if source is not None:
-        source = source.format(server=git_server)
-    line = install_error(install(tmp_path, runtime | local | variables, source))
-    for part in (cause, remedy):
-        assert part.format(source=source, folder=tmp_path) in line
 
 
 @pytest.mark.slow
@@ -453,23 +319,32 @@ def test_the_package_is_installed_from_a_git_repository(
         f"git+file://localhost{clone}",
     )
     assert finished.returncode == 0, finished.stderr
-    *_, last = finished.stdout.decode().split("\r")
-    assert re.match(
-        r" +\d+ s  rnnmnist is installed; no other package was changed", last
-    )
+    assert "rnnmnist is installed; no other package was changed" in finished.stdout
 
 
 @pytest.mark.slow
-def test_git_asks_for_no_password(
-    runtime: dict[str, str], git_server: str, tmp_path: Path
-) -> None:
+def test_git_asks_for_no_password(runtime: dict[str, str], tmp_path: Path) -> None:
     """Neither on a terminal nor with a program, as some editors set one."""
+
+    class Private(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="git"')
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
     program = tmp_path / "ask"
     program.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\n")
     program.chmod(0o755)
     variables = {"NO_PROXY": "*", "no_proxy": "*", "GIT_ASKPASS": str(program)}
-    install_error(install(tmp_path, runtime | variables, f"git+{git_server}/private"))
-    assert "terminal prompts disabled" in (tmp_path / "pip-log.txt").read_text()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Private) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = f"git+http://127.0.0.1:{server.server_port}/private"
+        error = install_error(install(tmp_path, runtime | variables, source))
+        server.shutdown()
+    assert "terminal prompts disabled" in error
     assert not (tmp_path / "asked").exists()
 
 
@@ -490,9 +365,9 @@ def test_an_outdated_runtime_is_not_changed(
     finally:
         left = sorted(path.name for path in site_packages.glob("optax-*"))
         shutil.rmtree(old, ignore_errors=True)
-    line = install_error(finished)
-    assert re.match(
-        r"rnnmnist\S* \S+ needs optax>=[\d.]+, but .* has optax 0\.1;", line
+    assert re.search(
+        r"rnnmnist.* depends on optax>=.*\(constraint\) optax==0\.1",
+        install_error(finished),
+        re.DOTALL,
     )
-    assert CHANGE_RUNTIME in line
     assert left == [old.name]
