@@ -30,27 +30,18 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
     """Returns a mesh with axes (`seeds`, `batch`) over the devices of all processes.
 
     Seeds are distributed first, since networks do not communicate. The remaining
-    devices split each network's batch. If jax has no devices yet, the CPU is split into
-    several, which is faster.
-
-    Args:
-        batch_size: examples per network and step.
-        num_devices: to use, the same number from each process; None takes the most over
-            which seeds and batch can be split.
-        num_seeds: networks that are trained together.
+    devices split each network's batch. `num_devices` has the same number from each
+    process; None takes the most over which seeds and batch can be split. If jax has no
+    devices yet, the CPU is split into several, which is faster.
     """
     if not xla_bridge.backends_are_initialized():
         _split_cpu(batch_size, num_devices, num_seeds)
     try:
-        devices = jax.devices()
+        by_process = [jax.local_devices(index) for index in range(process_count())]
     except Exception as error:  # RuntimeError, or an assertion in jax
         platforms = os.environ.get("JAX_PLATFORMS")
         hint = f"; JAX_PLATFORMS={platforms} requires it" if platforms else ""
         raise UserError(f"jax finds no device: {first_line(error)}{hint}") from error
-    by_process = [
-        [device for device in devices if device.process_index == index]
-        for index in range(process_count())
-    ]
     most = len(by_process) * min(map(len, by_process))
     grid = _grid(batch_size, num_seeds, most, num_devices)
     if grid is None and num_devices is None:
