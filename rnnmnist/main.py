@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runs.workdir import PhaseTimer
     from rnnmnist.runtime import distributed
     from rnnmnist.runtime.compilation import enable_compilation_cache
-    from rnnmnist.runtime.processes import stop_on_signal
+    from rnnmnist.runtime.signals import stop_on_signal
     from rnnmnist.training.loop import train
     from rnnmnist.training.resume import check_workdir
 

@@ -32,7 +32,7 @@ from rnnmnist.runs.checksums import array_checksums, json_checksum, named_leaves
 from rnnmnist.runs.logs import Metrics, best_step
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.mesh import local_sharding
-from rnnmnist.runtime.processes import deferred_interrupts
+from rnnmnist.runtime.signals import deferred_interrupts
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
 # Raised if a setting or a field of a record below is renamed or removed; then rewrite

@@ -21,7 +21,7 @@ from rnnmnist.runs.checkpoints import read_header
 from rnnmnist.runs.files import write_folder
 from rnnmnist.runs.workdir import PhaseTimer, list_steps
 from rnnmnist.runtime.compilation import enable_compilation_cache
-from rnnmnist.runtime.processes import stop_on_interrupt
+from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.loop import train
 from rnnmnist.training.resume import check_workdir
 

@@ -23,7 +23,7 @@ from rnnmnist.runs.workdir import PhaseTimer, session
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max, is_process_0
 from rnnmnist.runtime.mesh import make_mesh
-from rnnmnist.runtime.processes import StopFlag
+from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
 from rnnmnist.training.state import (
     Program,

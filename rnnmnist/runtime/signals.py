@@ -1,4 +1,4 @@
-"""The processes of a run and their signals. Importing this module imports no jax."""
+"""Signals that stop a run. Importing this module imports no jax."""
 
 import contextlib
 import os
