@@ -152,20 +152,17 @@ def test_a_missing_platform_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("args", "part"),
+    ("arg", "part"),
     [
-        (["--requir=gpu"], "--requir: no such flag; did you mean '--require'?"),
-        (["--require=xpu"], "'xpu' (choose from"),
-        (["--config.sed=1"], "did you mean 'seed'?"),
-        (["--config=embeded"], "did you mean 'embedded'?"),
-        (["--config.execution.remat_steps=0"], "must be an integer at least 1 or none"),
-        (["gpu"], "stray argument 'gpu'"),
+        ("--requir=gpu", "--requir: no such flag; did you mean '--require'?"),
+        ("--require=xpu", "'xpu' (choose from"),
+        ("--config.sed=1", "did you mean 'seed'?"),
     ],
 )
-def test_user_errors_name_the_argument(
-    capsys: pytest.CaptureFixture[str], args: list[str], part: str
+def test_a_wrong_flag_is_refused_without_a_report(
+    capsys: pytest.CaptureFixture[str], arg: str, part: str
 ) -> None:
-    assert part in refused("doctor", *args)
+    assert part in refused("doctor", arg)
     assert capsys.readouterr().out == ""
 
 
