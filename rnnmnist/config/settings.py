@@ -21,7 +21,6 @@ NAMES = {
     float: "a number",
     bool: "true or false",
     str: "a string",
-    types.NoneType: "none",
 }
 
 
@@ -30,6 +29,7 @@ class Setting(NamedTuple):
 
     name: str  # with its section, such as `train.num_steps`
     kind: Any  # its type, annotated with its constraints
+    allowed: str  # describes its values, such as `an integer at least 1`
     default: Any
     help: str
     # Whether a resumed run may change it: `refused`, since it would be another run,
@@ -37,12 +37,6 @@ class Setting(NamedTuple):
     resume: Literal["refused", "allowed", "warned"]
     of: Literal["images", "sequences"] | None  # the only data that it is for
     is_path: bool  # which depends on the machine, not on the run
-    form: str | None  # describes the texts that match its pattern
-
-    @property
-    def allowed(self) -> str:
-        """Describes its values, such as `an integer at least 1`."""
-        return self.form or _describe(self.kind)
 
     def check(self, value: Any, *, strict: bool = True) -> Any:
         """Returns a value of the setting's type; unless strict, texts are converted."""
@@ -73,10 +67,10 @@ def setting(
     """Declares a `Setting`: a field of a `Section`.
 
     The constraints are `ge`, `gt`, `le` or `pattern`, as for `msgspec.Meta`. They do
-    not apply to None.
+    not apply to None. `form` describes the texts that match a pattern.
     """
-    about = {"help": help, "resume": resume, "of": of, "is_path": is_path, "form": form}
-    metadata = {"about": about, "constraints": constraints}
+    about = {"help": help, "resume": resume, "of": of, "is_path": is_path}
+    metadata = {"about": about, "form": form, "constraints": constraints}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -101,16 +95,35 @@ class Section:
 @functools.cache
 def settings_of(section: type[Section]) -> dict[str, Setting]:
     """Returns the settings of a section, by the names of its fields."""
+    fields = dataclasses.fields(section)
     return {
-        field.name: Setting(
-            section.PREFIX + field.name,
-            _annotate(field.type, msgspec.Meta(**field.metadata["constraints"])),
-            field.default,
-            **field.metadata["about"],
-        )
-        for field in dataclasses.fields(section)
+        field.name: _setting_of(section.PREFIX + field.name, field)
+        for field in fields
         if field.metadata
     }
+
+
+def _setting_of(name: str, field: "dataclasses.Field[Any]") -> Setting:
+    constraints = field.metadata["constraints"]
+    kind: Any = field.type
+    is_optional = isinstance(kind, types.UnionType)  # `TYPE | None`
+    if is_optional:
+        kind = typing.get_args(kind)[0]
+    if choices := typing.get_args(kind):  # of a Literal
+        allowed = f"one of {', '.join(choices)}"
+    else:
+        bounds = [
+            f"{words} {constraints[key]}"
+            for key, words in BOUNDS.items()
+            if key in constraints
+        ]
+        allowed = f"{NAMES[kind]} {' and '.join(bounds)}".strip()
+    allowed = field.metadata["form"] or allowed
+    kind = Annotated[kind, msgspec.Meta(**constraints)]
+    if is_optional:
+        kind |= None
+        allowed += " or none"
+    return Setting(name, kind, allowed, field.default, **field.metadata["about"])
 
 
 def find(name: str, known: Mapping[str, Setting], subject: str) -> Setting:
@@ -122,25 +135,3 @@ def find(name: str, known: Mapping[str, Setting], subject: str) -> Setting:
     listed = "python -m rnnmnist.main --help lists all settings"
     remedy = did_you_mean(name, same or known, listed)
     raise UserError(f"{subject}: no such setting; {remedy}")
-
-
-def _annotate(kind: Any, meta: msgspec.Meta) -> Any:
-    """Returns a type, or the first one of `TYPE | None`, with constraints."""
-    if isinstance(kind, types.UnionType):
-        return _annotate(typing.get_args(kind)[0], meta) | None
-    return Annotated[kind, meta]
-
-
-def _describe(kind: Any) -> str:
-    origin = typing.get_origin(kind)
-    args = typing.get_args(kind)
-    if origin is Literal:
-        return f"one of {', '.join(args)}"
-    if origin is Annotated:
-        bounds = [
-            f"{words} {bound}"
-            for name, words in BOUNDS.items()
-            if (bound := getattr(args[1], name)) is not None
-        ]
-        return " ".join([_describe(args[0]), " and ".join(bounds)]).strip()
-    return " or ".join(map(_describe, args)) if args else NAMES[kind]
