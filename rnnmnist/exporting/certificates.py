@@ -81,10 +81,9 @@ def certify(source: Source, folder: Path) -> Certificate:
         )
     predicted = logits.argmax(-1)
     files = checksums(folder)
-    export = FORMATS[folder.name]
     return Certificate(
         format=folder.name,
-        artefact_sha256=files[export.artefact],
+        artefact_sha256=files[f"model.{folder.name}"],
         files=files,
         workdir=str(network.workdir),
         step=network.checkpoint_step,
@@ -98,7 +97,7 @@ def certify(source: Source, folder: Path) -> Certificate:
         differing=int((predicted != source.logits.argmax(-1)).sum()),
         max_abs_difference=largest,
         versions=installed_versions()
-        | {package: metadata.version(package) for package in export.packages},
+        | {package: metadata.version(package) for package in FORMATS[folder.name]},
     )
 
 
