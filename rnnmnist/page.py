@@ -22,16 +22,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_workdir(
         required=False,
         action="append",
-        help="folder of a run; repeat it to show two runs side by side (default: the "
+        help="folder of a run; repeat it to show runs side by side (default: the "
         f"reference models {' and '.join(REFERENCES)})",
     )
     args = parser.parse(argv)
     args.output = output_file("--output", args.output, ".html")
     args.workdir = args.workdir or [resolve_workdir(text) for text in REFERENCES]
-    if len(args.workdir) > 2:
-        raise errors.UserError(
-            f"--workdir: must be given at most twice, not {len(args.workdir)} times"
-        )
     cli.check_distinct(args.workdir)
     return args
 

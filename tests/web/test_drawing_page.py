@@ -127,7 +127,6 @@ def test_samples_are_two_of_each_digit_and_the_hardest(page: Path) -> None:
         (["--output=nowhere/page.html"], "'nowhere/page.html'"),
         (["--output=page.html", "--workdir=nowhere"], "nowhere does not exist"),
         (["--output=page.html", "--workdir=a", "--workdir=./a"], "more than once"),
-        (["--output=page.html", *[f"--workdir={n}" for n in "abc"]], "not 3"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -406,6 +405,7 @@ class TestInABrowser:
 
     def test_playback_by_keyboard(self, opened: Open) -> None:
         tab = opened()
+        outline = "getComputedStyle(document.activeElement).outlineWidth"
         for button, key, expected in (
             *(("row", "Home", 0), ("row", "ArrowRight", 1), ("row", "ArrowUp", 2)),
             *(("row", "ArrowLeft", 1), ("row", "End", 28), ("row", "ArrowRight", 28)),
@@ -414,6 +414,7 @@ class TestInABrowser:
             ("forward", "ArrowLeft", 1),
         ):
             tab.focus(f"#{button}")
+            assert tab.evaluate(outline) == "3px", button
             tab.keyboard.press(key)
             assert row(tab) == expected
         for button in ("row", "play"):
@@ -438,23 +439,6 @@ class TestInABrowser:
         tab.keyboard.press("ArrowLeft")
         assert tab.evaluate(images) == before
         assert len({*before, *other}) == 12
-
-    def test_keyboard_focus_is_visible(self, opened: Open) -> None:
-        tab = opened()
-        where = """() => {
-            const at = document.activeElement;
-            const seen = at.type === "radio" ? at.nextElementSibling : at;
-            const all = [...document.querySelectorAll("button, input")];
-            return [all.indexOf(at), getComputedStyle(seen).outlineWidth];
-        }"""
-        stops = tab.locator("button, #row").count() + 1  # and a radio button
-        reached = []
-        for _ in range(stops):
-            tab.keyboard.press("Tab")
-            reached.append(tuple(tab.evaluate(where)))
-        assert len(set(reached)) == stops
-        assert min(reached)[0] == 0  # none is the page itself
-        assert {outline for _, outline in reached} == {"3px"}
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_the_page_fits_and_axe_finds_no_violation(
