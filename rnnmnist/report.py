@@ -7,7 +7,6 @@ The report is written to DIR/report, and the comparison to report beside the run
 """
 
 import argparse
-import datetime
 import shlex
 
 from rnnmnist import cli
@@ -31,32 +30,26 @@ def main(argv: list[str]) -> None:
     """Writes the reports, and prints each result and file."""
     args = parse(argv)
     from rnnmnist.evaluation.metrics import format_accuracy, percent
-    from rnnmnist.reporting import comparison, pages
-    from rnnmnist.reporting.run_data import load_run_data
-    from rnnmnist.reporting.sections import report_page
+    from rnnmnist.reporting.pages import compare_runs, load_run_data, report_run
     from rnnmnist.runs.checkpoints import find_step
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
     command = shlex.join(["python", "-m", "rnnmnist.report", *argv])
-    provenance = pages.provenance(command, datetime.datetime.now().astimezone())
     for workdir in args.workdir:  # fail before the slow work
         find_step(workdir, args.step)
     runs = []
     for workdir in args.workdir:
         run = load_run_data(workdir, args.step, parse_settings(args))
         print(
-            f"{run.task.name} {run.split} at step {run.step}: "
+            f"{run.task.name} {run.split} at step {run.network.checkpoint_step}: "
             f"{format_accuracy(run.scores)}, balanced accuracy "
             f"{percent(run.scores.balanced_accuracy)}, loss {run.scores.loss:.4f}"
         )
-        files = report_page(run, provenance)
-        print(*pages.write_files(workdir / "report", files), sep="\n", flush=True)
+        print(*report_run(run, command), sep="\n", flush=True)
         runs.append(run)
     if len(runs) > 1:
-        folder = comparison.comparison_folder(args.workdir)
-        files = comparison.comparison_page(runs, folder, provenance)
-        print(*pages.write_files(folder, files), sep="\n")
+        print(*compare_runs(runs, command), sep="\n")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ import numpy as np
 from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.evaluation.predictions import decision_times
 from rnnmnist.main import parse
-from rnnmnist.reporting import run_data
+from rnnmnist.reporting.pages import load_run_data
 from rnnmnist.runs.checkpoints import read_header
 from rnnmnist.runtime.machine import describe_processor, installed_versions
 
@@ -341,8 +341,8 @@ def trained_config(workdir: Path) -> Config:
 
 def counts_by_row(workdir: Path) -> dict[str, Any]:
     """Counts correct predictions on the test split after each row."""
-    run = run_data.load_run_data(workdir, "best", {})
-    (network,) = run.networks
+    run = load_run_data(workdir, "best", {})
+    (network,) = run.predictions
     return {
         "correct_after_steps": network.correct_by_time.tolist(),
         "decision_step": float(np.median(decision_times(network.predicted))),

@@ -1,15 +1,21 @@
-"""Renders HTML pages from Jinja2 templates, in a light and a dark colour scheme."""
+"""Renders HTML pages from Jinja2 templates, and writes those of reports."""
 
 import base64
+import datetime
 import struct
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
 
+from rnnmnist.errors import UserError, names_path
 from rnnmnist.evaluation import metrics
+from rnnmnist.runtime import machine
 
 FOLDER = Path(__file__).parent
+MARK = '<meta name="generator" content="rnnmnist.report">'  # of `layout.html`
 
 
 class Palette(NamedTuple):
@@ -45,6 +51,14 @@ DARK = Palette(
 )
 
 
+class Section(NamedTuple):
+    """The content of a report's section; headings and sentences are in the template."""
+
+    picture: bytes | None = None  # PNG
+    rows: Sequence[Sequence[str]] = ()  # of the table that is shown without a picture
+    numbers: Mapping[str, object] = {}  # of the sentences
+
+
 def render(template: Path, style: Path, **values: object) -> str:
     """Renders a Jinja2 template; values are escaped unless it marks them as safe.
 
@@ -73,6 +87,47 @@ def render(template: Path, style: Path, **values: object) -> str:
         f"\n{(FOLDER / 'base.css').read_text('utf-8')}{style.read_text('utf-8')}"
     )
     return environment.get_template(template.name).render(style=css, **values)
+
+
+def write_report(
+    folder: Path,
+    template: str,
+    sections: Mapping[str, Section],
+    command: str,
+    **values: object,
+) -> list[Path]:
+    """Writes a page and its pictures, which it also contains; returns their paths.
+
+    The page is one file that loads no other file and runs no script. It replaces an
+    earlier report, but no other page.
+    """
+    index = folder / "index.html"
+    if index.is_file() and MARK not in index.read_text(errors="replace"):
+        raise UserError(f"workdir: {index} is not a report; move it away")
+    provenance = [
+        ("command", command),
+        ("time", f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"),
+        ("machine", machine.describe_processor()),
+        *machine.installed_versions().items(),
+        ("matplotlib", metadata.version("matplotlib")),
+    ]
+    page = render(
+        FOLDER / template,
+        FOLDER / "report.css",
+        sections=sections,
+        provenance=provenance,
+        **values,
+    )
+    files = {f"{name}.png": section.picture for name, section in sections.items()}
+    files["index.html"] = page.replace(" %", "\N{NO-BREAK SPACE}%").encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, content in files.items():
+        if content is not None:
+            with names_path(folder / name):
+                (folder / name).write_bytes(content)
+            written.append(folder / name)
+    return written
 
 
 def _css_variables(palette: Palette) -> str:

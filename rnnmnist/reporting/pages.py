@@ -1,62 +1,276 @@
-"""Pages of reports: their templates, sections and files."""
+"""The pages of reports, of one run and of several: their data and pictures."""
 
-import datetime
+import dataclasses
+import os
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from urllib.parse import quote
 
-from rnnmnist.errors import UserError, names_path
-from rnnmnist.reporting import html
-from rnnmnist.runtime import machine
+import numpy as np
+from markupsafe import Markup
 
-MARK = '<meta name="generator" content="rnnmnist.report">'  # of `layout.html`
-Entries = Sequence[tuple[str, str]]  # names and values of a card
+from rnnmnist.config.schema import SETTINGS
+from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
+from rnnmnist.data.examples import Examples
+from rnnmnist.evaluation.metrics import (
+    format_accuracy,
+    interval,
+    percent,
+    probability,
+    score_logits,
+    wilson_interval,
+)
+from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.predictions import (
+    Predictions,
+    calibration_bins,
+    most_confident_errors,
+)
+from rnnmnist.models.classifier import count_params
+from rnnmnist.reporting import plots
+from rnnmnist.reporting.html import Section, write_report
+from rnnmnist.reporting.plots import Tile
+from rnnmnist.runs import logs
+from rnnmnist.runs.logs import Metrics, Session
+from rnnmnist.runs.results import Scores
+
+MAX_ERRORS = 16  # examples of the gallery
+MAX_CLASSES = 50  # of a confusion matrix that is drawn
+MAX_CONFUSIONS = 20  # rows of the table of confused classes
 
 
-class Section(NamedTuple):
-    """The content of a section; its headings and sentences are in the template."""
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
+class RunData:
+    """A run at one of its steps, with its predictions for every example of a split."""
 
-    rows: Sequence[Sequence[str]] = ()  # of its table; the first cell names the row
-    picture: bytes | None = None  # PNG
-    numbers: Mapping[str, object] = {}  # of the sentences
+    network: TrainedNetwork
+    selector: str  # `best`, `latest` or a number
+    task: Task  # of the evaluated data
+    split: str  # test, or validation if there is none
+    examples: Examples  # of the split
+    predictions: list[Predictions]  # of each network
+    scores: Scores
+    metrics: list[Metrics]  # lines of `metrics.jsonl`; empty if there is no file
+    sessions: list[Session]
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of parameters of each network."""
+        return count_params(self.network.params) // len(self.predictions)
+
+    @property
+    def selects(self) -> bool:
+        """Whether validation has enough examples to select a step."""
+        return self.network.task.examples.validation >= MIN_VALIDATION_EXAMPLES
+
+    @property
+    def seconds(self) -> str:
+        """The duration of all recorded sessions."""
+        seconds = [session.seconds["total"] for session in self.sessions]
+        return f"{sum(seconds):,.1f}" if seconds else "not recorded"
 
 
-def provenance(command: str, time: datetime.datetime) -> Entries:
-    """Describes the report itself: its command, this machine and its versions."""
-    return [
-        ("command", command),
-        ("time", f"{time:%Y-%m-%d %H:%M %Z}"),
-        ("machine", machine.describe_processor()),
-        *machine.installed_versions().items(),
-        ("matplotlib", metadata.version("matplotlib")),
-    ]
+def load_run_data(
+    workdir: Path, selector: str, data_paths: Mapping[str, str | None]
+) -> RunData:
+    """Reads a run's files and predicts every example of the test split.
 
-
-def render_page(
-    template: str, sections: Mapping[str, Section], **values: object
-) -> dict[str, bytes]:
-    """Returns a page and its pictures, which it also contains, by file name.
-
-    The page is one file that loads no other file and runs no script.
+    If the data have no test split, validation takes its place. The only file that it
+    writes is the log of evaluations on the test split. `data_paths` are settings that
+    replace those of the checkpoint.
     """
-    files = {
-        f"{name}.png": section.picture
-        for name, section in sections.items()
-        if section.picture is not None
+    network = TrainedNetwork(workdir, selector)
+    task, split, examples = network.load_split(None, data_paths, "report")
+    labels = examples.labels
+    logits = network.logits(examples, every_step=True)
+    predictions = [
+        Predictions.from_logits(one, labels, examples.lengths) for one in logits
+    ]
+    final = logits[:, np.arange(len(labels)), predictions[0].lengths - 1]
+    return RunData(
+        network,
+        selector,
+        task,
+        split,
+        examples,
+        predictions,
+        scores=score_logits(final, labels, network.config.seed),
+        metrics=logs.read(workdir, Metrics),
+        sessions=logs.read(workdir, Session),
+    )
+
+
+def report_run(run: RunData, command: str) -> list[Path]:
+    """Writes the report of a run into its workdir; returns its files, the page last."""
+    curves = plots.learning_curves(run.metrics) if run.metrics else None
+    sections = {
+        "curves": Section(curves),
+        "confusion": _confusion_matrix(run),
+        "steps": _accuracy_over_time(run),
+        "gallery": _most_confident_errors(run),
+        "reliability": _calibration(run),
+        "classes": _accuracy_by_class(run),
     }
-    style = html.FOLDER / "report.css"
-    page = html.render(html.FOLDER / template, style, sections=sections, **values)
-    return files | {"index.html": page.replace(" %", "\N{NO-BREAK SPACE}%").encode()}
+    configuration = []
+    for name, value in run.network.config.flat().items():
+        default = SETTINGS[name].default
+        note = "" if value == default else f" (default: {default})"
+        configuration.append((name, f"{value}{note}"))
+    return write_report(
+        run.network.workdir / "report",
+        "report.html",
+        sections,
+        command,
+        run=run,
+        network=run.network,
+        configuration=configuration,
+    )
 
 
-def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
-    """Writes a page and its pictures, and replaces those of an earlier report."""
-    index = folder / "index.html"
-    if index.is_file() and MARK not in index.read_text(errors="replace"):
-        raise UserError(f"workdir: {index} is not a report; move it away")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        with names_path(folder / name):
-            (folder / name).write_bytes(content)
-    return [folder / name for name in files]
+def estimate_accuracies(correct: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Estimates accuracies from `correct` [ensemble, accuracies] of `totals` examples.
+
+    Returns the accuracies between the ends of their intervals, [3, accuracies]. Of one
+    network, these are 95 % Wilson intervals over examples. Of an ensemble, they are
+    means with the range from the lowest to the highest: its members share their
+    examples, so pooled counts would give intervals that are too narrow.
+    """
+    accuracies = correct / totals
+    if len(correct) > 1:
+        return np.array([accuracies.min(0), accuracies.mean(0), accuracies.max(0)])
+    counts = zip(correct[0].tolist(), totals.tolist(), strict=True)
+    low, high = np.transpose([wilson_interval(*count) for count in counts])
+    return np.array([low, accuracies[0], high])
+
+
+def _confusion_matrix(run: RunData) -> Section:
+    counts = np.array(run.scores.confusion)
+    names = run.task.classes
+    errors = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+    order = np.argsort(-errors, axis=None, kind="stable")[:MAX_CONFUSIONS]
+    rows = [
+        (names[true], names[predicted], f"{errors[true, predicted]:,}")
+        for true, predicted in zip(*np.unravel_index(order, errors.shape), strict=True)
+        if errors[true, predicted]
+    ]
+    drawn = len(names) <= MAX_CLASSES
+    return Section(
+        plots.confusion_matrix(counts, names) if drawn else None,
+        rows,
+        {"examples": counts.sum(), "errors": errors.sum()},
+    )
+
+
+def _accuracy_over_time(run: RunData) -> Section:
+    labels = run.examples.labels
+    correct = np.array([one.correct_by_time for one in run.predictions])
+    totals = run.predictions[0].examples_by_time
+    totals = totals[totals > 0]  # the split can have shorter sequences than the task
+    estimates = estimate_accuracies(correct[:, : len(totals)], totals)
+    majority = int(np.bincount(labels).max()) / len(labels)
+    quarters = [(time, estimates[1, time - 1]) for time in plots.quarters(len(totals))]
+    picture = plots.accuracy_over_time(estimates, majority)
+    return Section(picture, numbers={"quarters": quarters})
+
+
+def _most_confident_errors(run: RunData) -> Section:
+    names = run.task.classes
+    predictions = run.predictions[0]
+    tiles = [
+        Tile(
+            run.examples.one(index),
+            names[predictions.predicted[index, -1]],
+            probability(predictions.confidence[index]),
+            names[predictions.labels[index]],
+        )
+        for index in most_confident_errors(predictions, MAX_ERRORS)
+    ]
+    images = run.task.image_shape is not None
+    return Section(
+        plots.gallery(tiles, images=images) if tiles else None,
+        numbers={"tiles": tiles, "total": (~predictions.correct).sum()},
+    )
+
+
+def _calibration(run: RunData) -> Section:
+    bins = calibration_bins(run.predictions)
+    present = np.flatnonzero(bins.examples)
+    examples = bins.examples[present]
+    correct = bins.correct[present]
+    picture = plots.reliability_diagram(
+        bins.confidence[present] / examples,
+        estimate_accuracies(correct[None], examples),
+        bins.examples,
+        bins.calibration_error,
+    )
+    total = examples.sum()
+    numbers = {
+        "bins": bins,
+        "examples": total,
+        "confidence": bins.confidence.sum() / total,
+        "accuracy": correct.sum() / total,
+    }
+    return Section(picture, numbers=numbers)
+
+
+def _accuracy_by_class(run: RunData) -> Section:
+    confusions = np.array([network.confusion for network in run.scores.networks])
+    totals = confusions[0].sum(axis=1)
+    present = np.flatnonzero(totals)  # only these classes have an accuracy
+    totals = totals[present]
+    correct = np.diagonal(confusions, axis1=1, axis2=2)[:, present]
+    low, accuracy, high = estimate_accuracies(correct, totals)
+    rows = [
+        [
+            run.task.classes[present[index]],
+            f"{correct[:, index].sum():,} of {len(correct) * totals[index]:,}",
+            percent(accuracy[index]),
+            interval((low[index], high[index])),
+        ]
+        for index in np.argsort(accuracy, kind="stable")
+    ]
+    return Section(rows=rows)
+
+
+def compare_runs(runs: Sequence[RunData], command: str) -> list[Path]:
+    """Writes the comparison into `report` in the nearest folder that contains all runs.
+
+    Returns its files, the page last.
+    """
+    parents = [run.network.workdir.parent for run in runs]
+    common = Path(os.path.commonpath(parents))
+    folder = common / "report"
+    settings = [run.network.config.flat() for run in runs]
+    differing = [
+        name for name in settings[0] if len({str(one[name]) for one in settings}) > 1
+    ]
+    rows = []
+    curves = {}
+    missing = []  # runs without curves
+    for run, values in zip(runs, settings, strict=True):
+        network = run.network
+        name = network.workdir.relative_to(common).as_posix()
+        page = Path(os.path.relpath(network.workdir / "report" / "index.html", folder))
+        rows.append(
+            [
+                Markup('<a href="{}">{}</a>').format(quote(page.as_posix()), name),
+                "\n".join(f"{key} {values[key]}" for key in differing) or "none",
+                format_accuracy(network.validation)
+                if network.validation
+                else "not validated",
+                f"{run.split} on {run.task.name} {format_accuracy(run.scores)}",
+                f"{run.num_parameters:,}",
+                run.seconds,
+            ]
+        )
+        if lines := [line for line in run.metrics if line.split == "validation"]:
+            curves[name] = lines
+        else:
+            missing.append(name)
+    sections = {
+        "results": Section(rows=rows),
+        "validation": Section(plots.validation_curves(curves) if curves else None),
+    }
+    return write_report(
+        folder, "comparison.html", sections, command, curves=curves, missing=missing
+    )

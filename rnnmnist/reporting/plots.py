@@ -22,24 +22,9 @@ from rnnmnist.evaluation.metrics import percent, percentage_points
 from rnnmnist.reporting.html import LIGHT
 from rnnmnist.runs.logs import Metrics, best_step
 
-WIDTH = 4.8  # inches
 DPI = 200  # dots per inch
-GALLERY_COLUMNS = 4
-MAX_RUN_NAME = 60  # characters
-MAX_CLASS_NAME = 24
-MAX_TILE_NAME = 14
 MAX_NUMBERS = 20  # classes of a confusion matrix whose counts are written in it
-LINE_STYLES = ("-", "--", ":", "-.")
-MARKERS = "osD^vP"
 TIME_LABEL = "time steps read"
-
-
-class Estimate(NamedTuple):
-    """An accuracy with the ends of its interval, each from 0 to 1."""
-
-    low: float
-    value: float
-    high: float
 
 
 class Tile(NamedTuple):
@@ -57,7 +42,7 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
     For several seeds, the range from the lowest to the highest is shaded.
     """
     trained = [line for line in metrics if line.split == "train"]
-    validated = _validation_lines(metrics)
+    validated = [line for line in metrics if line.split == "validation"]
     title = f"step {metrics[-1].step:,}"
     by_step = {line.step: line for line in validated}
     best = best_step(by_step)
@@ -78,7 +63,7 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
         above.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
         above.legend()
         below.set_ylabel("accuracy (% of examples)")
-        _set_accuracy_limits(below, [metrics])
+        _set_accuracy_limits(below, validated or metrics)
         _set_step_axis(below)
         return to_png(figure)
 
@@ -90,16 +75,16 @@ def validation_curves(runs: Mapping[str, Sequence[Metrics]]) -> bytes:
         axes = figure.subplots()
         for index, lines in enumerate(runs.values()):
             style = {
-                "linestyle": LINE_STYLES[index // colours % len(LINE_STYLES)],
-                "marker": MARKERS[index % len(MARKERS)],
+                "linestyle": ("-", "--", ":", "-.")[index // colours % 4],
+                "marker": "osD^vP"[index % 6],
             }
             colour = LIGHT.series[index % colours]
             _plot_metric(axes, lines, "accuracy", colour, **style)
         axes.set_ylabel("validation accuracy (% of examples)")
-        _set_accuracy_limits(axes, runs.values())
+        _set_accuracy_limits(axes, [line for lines in runs.values() for line in lines])
         _set_step_axis(axes)
         # Not by `label=`: matplotlib leaves out labels that start with an underscore.
-        names = [_shorten(name, MAX_RUN_NAME) for name in runs]
+        names = [_shorten(name, 60) for name in runs]
         figure.legend(axes.lines, names, loc="outside upper left")
         return to_png(figure)
 
@@ -111,7 +96,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     # Square root scale: single errors stay visible beside hundreds.
     norm = PowerNorm(0.5, vmin=0, vmax=max(8, int(errors.max())))
     edges = np.arange(len(counts) + 1) - 0.5
-    names = [_shorten(name, MAX_CLASS_NAME) for name in names]
+    names = [_shorten(name, 24) for name in names]
     with new_figure(4.9) as figure:
         axes = figure.subplots()
         mesh = axes.pcolormesh(edges, edges, errors, cmap=shades, norm=norm)
@@ -142,18 +127,19 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
 
 def reliability_diagram(
     confidence: np.ndarray,
-    accuracy: Sequence[Estimate],
+    accuracy: np.ndarray,
     examples: np.ndarray,
     calibration_error: float,
 ) -> bytes:
     """Draws accuracy over confidence, and the number of examples of each bin.
 
-    `confidence` holds the mean of each bin that is not empty, `accuracy` the same bins,
-    `examples` the counts of all bins, which divide 0 to 1 evenly.
+    `confidence` holds the mean of each bin that is not empty, `accuracy` [3, bins] the
+    accuracy of these bins between the ends of its interval, and `examples` the counts
+    of all bins, which divide 0 to 1 evenly.
     """
     edges = np.linspace(0, 100, len(examples) + 1)
     blue = LIGHT.series[0]
-    low, values, high = 100 * np.array(accuracy).T
+    low, values, high = 100 * accuracy
     # At 0 or 1, an end can lie on the wrong side of the value by rounding.
     lengths = np.maximum(0, [values - low, high - values])
     points = {"fmt": "o", "color": blue, "clip_on": False, "zorder": 3}
@@ -182,14 +168,13 @@ def reliability_diagram(
 
 def gallery(tiles: Sequence[Tile], *, images: bool = True) -> bytes:
     """Draws misclassified examples with their labels above and predictions below."""
-    rows = -(-len(tiles) // GALLERY_COLUMNS)
-    longest = max(len(name) for tile in tiles for name in (tile.predicted, tile.label))
+    rows = -(-len(tiles) // 4)
     shades = _shades(LIGHT.foreground)
-    short = longest < 7
+    short = all(len(tile.predicted) < 7 and len(tile.label) < 7 for tile in tiles)
     gap = " " if short else "\n"
     text = {"fontsize": 9 if short else 7, "loc": "left"}
     with new_figure((1.72 if short else 1.94) * rows + 0.1) as figure:
-        grid = figure.subplots(rows, GALLERY_COLUMNS, squeeze=False)
+        grid = figure.subplots(rows, 4, squeeze=False)
         for axes in grid.flat[len(tiles) :]:
             axes.set_axis_off()
         for axes, tile in zip(grid.flat, tiles, strict=False):
@@ -201,18 +186,21 @@ def gallery(tiles: Sequence[Tile], *, images: bool = True) -> bytes:
                 axes.plot(tile.values, linewidth=1, marker=marker)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(True)
-            label = f"label{gap}{_shorten(tile.label, MAX_TILE_NAME)}"
-            predicted = f"predicted{gap}{_shorten(tile.predicted, MAX_TILE_NAME)}"
+            label = f"label{gap}{_shorten(tile.label, 14)}"
+            predicted = f"predicted{gap}{_shorten(tile.predicted, 14)}"
             axes.set_title(label, color=LIGHT.series[0], **text)
             predicted += f"\n{tile.probability}"
             axes.set_xlabel(predicted, color=LIGHT.series[1], **text)
         return to_png(figure)
 
 
-def accuracy_over_time(estimates: Sequence[Estimate], majority: float) -> bytes:
-    """Draws the accuracy after each time step, and that of the most frequent class."""
-    low, value, high = 100 * np.array(estimates).T
-    last = len(estimates)
+def accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
+    """Draws the accuracy after each time step, and that of the most frequent class.
+
+    `accuracy` [3, time] is between the ends of its interval.
+    """
+    low, value, high = 100 * accuracy
+    last = len(value)
     times = range(1, last + 1)
     blue = LIGHT.series[0]
     with new_figure(3.4) as figure:
@@ -280,7 +268,7 @@ def new_figure(height: float) -> Iterator[Figure]:
         "savefig.facecolor": "auto",
     }
     with matplotlib.rc_context(style):
-        yield Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+        yield Figure(figsize=(4.8, height), dpi=DPI, layout="constrained")
 
 
 def to_png(figure: Figure) -> bytes:
@@ -292,10 +280,6 @@ def to_png(figure: Figure) -> bytes:
 
 def _shades(colour: str) -> LinearSegmentedColormap:
     return LinearSegmentedColormap.from_list("shades", [LIGHT.background, colour])
-
-
-def _validation_lines(metrics: Sequence[Metrics]) -> list[Metrics]:
-    return [line for line in metrics if line.split == "validation"]
 
 
 def _plot_metric(
@@ -315,16 +299,12 @@ def _plot_metric(
         axes.fill_between(steps, low, high, color=colour, alpha=0.25, linewidth=0)
 
 
-def _set_accuracy_limits(axes: Axes, runs: Iterable[Sequence[Metrics]]) -> None:
-    """Starts the axis of accuracies just below the lowest validation accuracy.
+def _set_accuracy_limits(axes: Axes, lines: Iterable[Metrics]) -> None:
+    """Starts the axis of accuracies just below the lowest one of these lines.
 
     Runs differ in the last few percent, so the first training steps may be cut off.
     """
-    lowest = 100 * min(
-        line.accuracy
-        for metrics in runs
-        for line in _validation_lines(metrics) or metrics
-    )
+    lowest = 100 * min(line.accuracy for line in lines)
     bottom = max(0.0, lowest - (100 - lowest) / 2 - 0.1)  # below 100 % in any case
     axes.set_ylim(bottom, 100 + (100 - bottom) / 40)  # a line at 100 % stays visible
 
