@@ -20,10 +20,9 @@ from support import (
 from rnnmnist.config.schema import Config, DataConfig, TrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import batches as batches_module
-from rnnmnist.data.batches import BatchSource, BatchTransform, open_batches
+from rnnmnist.data.batches import BatchSource, BatchTransform, epoch_order, open_batches
 from rnnmnist.data.datasets import load
 from rnnmnist.data.examples import Examples, Normalization
-from rnnmnist.data.shuffling import epoch_order
 
 ONE_HUNDRED = Examples(
     np.zeros((100, 28, 28), np.uint8), labels=np.arange(100, dtype=np.int32)
