@@ -384,27 +384,26 @@ def compile_case(
     """Compiles a program.
 
     Returns:
-        Its row of results/accelerators.json, and the instructions of a step. The row of
-        `train` includes the program that gathers a chunk, with the part of its cost.
+        Its row of results/accelerators.json, and the instructions of a step. Those of
+        `train` include the program that gathers a chunk, the row its share of the cost.
     """
     lowered = lower(case, devices)
-    start = time.perf_counter()
+    start = time.process_time()
     compiled = [program.compile() for program in lowered]
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     memory: list[Any] = [program.memory_analysis() for program in compiled]
     step, *gather = [program.as_text() or "" for program in compiled]
     instructions = step_instructions(step)
+    gathering = [one for text in gather for one in all_instructions(text)]
     config, platform = case.config, devices[0].platform
-    execution, tpu = case.execution(platform), platform == "tpu"
+    execution = case.execution(platform)
     batch_size = {
         "train": config.train.batch_size,
         "evaluate": execution.eval_batch_size * _grid(case)[1],
     }
-    cost = "estimated_cycles" if tpu else "kernels"
-    total = sum(getattr(instruction, cost) for instruction in instructions)
-    for program in gather:
-        parts = (getattr(one, cost) for one in all_instructions(program))
-        total += math.ceil(sum(parts) / _updates(case))
+    cost = "estimated_cycles" if platform == "tpu" else "kernels"
+    total = sum(getattr(one, cost) for one in instructions)
+    total += math.ceil(sum(getattr(one, cost) for one in gathering) / _updates(case))
     compiler = COMPILERS[target]
     row = {
         "target": target,
@@ -421,7 +420,7 @@ def compile_case(
     }
     if case.variant.execution:
         row["execution"] = list(case.variant.execution)
-    return row, instructions
+    return row, instructions + gathering
 
 
 def variant_of(row: dict[str, Any]) -> Variant:
