@@ -134,7 +134,7 @@ def training_parser(command: str, description: str | None) -> Parser:
     )
     for flag, kind, help in (
         ("--coordinator_address", str, "HOST:PORT of process 0"),
-        ("--num_processes", int, "1 disables the detection of a cluster"),
+        ("--num_processes", int, "their number; 1 disables the detection of others"),
         ("--process_id", int, "index of this process, from 0"),
     ):
         group.add_argument(flag, metavar="VALUE", type=kind, help=help)

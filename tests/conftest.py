@@ -36,7 +36,7 @@ from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 # Also for commands that tests call in this process.
 DEVICES = "--xla_force_host_platform_device_count=8"
 
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # see rnnmnist/errors.py
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of orbax, after a failed read
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,1 +1,1 @@
-"""Devices, processes, compilation, the ensemble axis, random streams, the machine."""
+"""Devices, processes, signals, compilation, ensembles, random streams, the machine."""
