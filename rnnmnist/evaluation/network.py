@@ -24,7 +24,7 @@ from rnnmnist.data.examples import (
     find_invalid,
     permutation_sha256,
 )
-from rnnmnist.data.sequences.validation import Sequences, validate
+from rnnmnist.data.sequences.validation import Sequences, named, validate
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import predict_logits, softmax
@@ -105,7 +105,8 @@ class TrainedNetwork:
     def inputs(self, examples: ArrayLike, lengths: ArrayLike | None = None) -> Inputs:
         """Returns images, or sequences before their normalization, as inputs."""
         if self.task.image_shape is None:
-            return self.sequence_inputs(validate(examples, lengths=lengths))
+            with named("examples"):
+                return self.sequence_inputs(validate(examples, lengths=lengths))
         images = np.asarray(examples)
         same_shape = images.size and images.shape[1:] == self.task.image_shape
         if not same_shape or images.dtype != np.uint8:

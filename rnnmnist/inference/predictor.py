@@ -107,7 +107,7 @@ class Predictor(TrainedNetwork):
         Args:
             examples: images, uint8 [n, 28, 28], as MNIST's or `Stages.image`; or
                 sequences, real [n, time, features], as they were trained on, or [n,
-                time] of one feature.
+                time] of one feature, or a list of arrays of different lengths.
             lengths: int [n], the time steps before the padding of each sequence; None
                 if there is no padding.
             every_step: returns the probabilities after each time step.

@@ -317,7 +317,9 @@ def test_sequences_of_other_lengths_after_rematerialization(two_networks: Path) 
     [
         (np.zeros((2, 3)), None, "has 1 features, and the network 2"),
         (np.zeros((2, 0, 2)), None, "has the shape"),
-        ([np.zeros((2, 2)), np.zeros((3, 2))], None, "pad them"),
+        ([np.zeros((2, 2)), np.zeros((3, 1))], None, "must match exactly"),
+        ([np.zeros((2, 2)), np.zeros((0, 2))], None, "allowed are 1 to 2"),
+        ([np.zeros((2, 2)), 3], None, "inputs: TypeError"),
         (np.zeros((2, 3, 2), complex), None, "is 'complex128'"),
         (np.full((2, 3, 2), 1e39), None, "sequence 0 at time step 0, feature 0, is la"),
         (np.full((2, 3, 2), np.nan), None, "is missing"),
@@ -330,6 +332,14 @@ def test_arrays_that_a_predictor_refuses(
 ) -> None:
     with pytest.raises(UserError, match=rf"^examples: .*{text}"):
         rnnmnist.Predictor(run).classify(examples, lengths)
+
+
+def test_a_list_of_sequences_of_different_lengths_is_padded(run: Path) -> None:
+    values, lengths = arrays()["inputs"][:4], [7, 2, 12, 1]
+    sequences = [one[:length] for one, length in zip(values, lengths, strict=True)]
+    predictor = rnnmnist.Predictor(run)
+    expected = predictor.classify(values, lengths)
+    np.testing.assert_array_equal(predictor.classify(sequences), expected)
 
 
 def test_values_after_the_end_of_a_sequence_are_not_checked(run: Path) -> None:

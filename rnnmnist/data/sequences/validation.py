@@ -88,11 +88,14 @@ def validate(
 ) -> Sequences:
     """Checks arrays of sequences, with the shapes of `Sequences`.
 
-    Inputs can also be [examples, time] of one feature. Labels are integers or strings.
+    Inputs can also be [examples, time] of one feature, or without lengths a list of
+    arrays of different lengths, which are padded. Labels are integers or strings.
     `class_names` are the classes of strings in order. By default, the classes are the
     labels that occur: integers, and strings that all are integers, sorted by value;
     other strings alphabetically. `ids` are for messages.
     """
+    if lengths is None and isinstance(inputs, list | tuple):
+        inputs, lengths = _pad_list(inputs)
     values = _array("inputs", inputs, "biuf")
     if values.ndim not in (2, 3) or not values.size:
         raise UserError(
@@ -127,6 +130,21 @@ def validate(
     )
 
 
+def _pad_list(
+    sequences: Sequence[ArrayLike],
+) -> tuple[ArrayLike, np.ndarray | None]:
+    """Returns sequences as one array, with their lengths if these differ."""
+    try:
+        arrays = list(map(np.asarray, sequences))
+        lengths = np.array(list(map(len, arrays)))
+        if np.all(lengths == lengths[:1]):
+            return sequences, None
+        values = np.concatenate(arrays)
+    except (ValueError, TypeError) as error:  # as of different numbers of features
+        raise UserError(f"inputs: {first_line(error)}") from error
+    return pad(values.reshape(len(values), -1), lengths), lengths
+
+
 def _valid_split(values: ArrayLike, count: int) -> np.ndarray:
     split = _array("split", values, "U", count)
     for name in np.setdiff1d(split, SPLITS).tolist():
@@ -153,7 +171,7 @@ def _array(
     try:
         array = np.asarray(values)  # of a memory map, a view
     except (ValueError, TypeError) as error:  # as of lists of unequal lengths
-        raise UserError(f"{name}: {first_line(error)}; pad them") from error
+        raise UserError(f"{name}: {first_line(error)}") from error
     dtype = array.dtype
     if dtype.kind not in kinds or (dtype.kind == "f" and dtype.itemsize > 8):
         raise UserError(f"{name}: is {shown(str(dtype))}; allowed are {KINDS[kinds]}")

@@ -354,7 +354,7 @@ def test_only_comments_of_ts_files_can_be_of_any_encoding(tmp_path: Path) -> Non
         ({"inputs": [["a"]]}, r"inputs: is '<U1'"),
         ({"inputs": [[{}]]}, r"inputs: is 'object'"),
         ({"inputs": None}, r"inputs: is 'object'"),
-        ({"inputs": [[1, 2], [3]]}, r"inputs: ValueError: .*; pad them"),
+        ({"inputs": [[1, 2], [3]]}, r"inputs: ValueError: setting an array element"),
         ({"inputs": np.zeros(3)}, r"inputs: has the shape \(3,\); allowed are \[exam"),
         ({"inputs": np.zeros((3, 0, 2))}, r"\(3, 0, 2\); allowed .* none of them 0"),
         ({"labels": LABELS[:2]}, r"labels: has the shape \(2,\); .* must be \(3,\)"),
