@@ -42,13 +42,13 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
         platforms = os.environ.get("JAX_PLATFORMS")
         hint = f"; JAX_PLATFORMS={platforms} requires it" if platforms else ""
         raise UserError(f"jax finds no device: {first_line(error)}{hint}") from error
-    most = len(by_process) * min(map(len, by_process))
-    grid = _grid(batch_size, num_seeds, most, num_devices)
-    if grid is None and num_devices is None:
+    if num_seeds * batch_size % process_count():
         raise UserError(
             f"train.batch_size: must be a multiple of the {process_count()} processes, "
             f"not {batch_size}"
         )
+    most = len(by_process) * min(map(len, by_process))
+    grid = _grid(batch_size, num_seeds, most, num_devices)
     if grid is None:
         raise UserError(
             "execution.num_devices: must divide num_seeds x train.batch_size = "
