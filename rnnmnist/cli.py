@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -167,13 +167,6 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     args.workdir = args.workdir or parse_folder(f"checkpoints/{path.stem}")
     args.processes = args.coordinator_address, args.num_processes, args.process_id
     return args
-
-
-def check_distinct(workdirs: Sequence[Path]) -> None:
-    """Checks that no workdir is given twice."""
-    for workdir in workdirs:
-        if workdirs.count(workdir) > 1:
-            raise UserError(f"workdir: {workdir} is given more than once")
 
 
 def output_file(flag: str, text: str, suffix: str) -> Path:

@@ -28,7 +28,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args = parser.parse(argv)
     args.output = output_file("--output", args.output, ".html")
     args.workdir = args.workdir or [resolve_workdir(text) for text in REFERENCES]
-    cli.check_distinct(args.workdir)
     return args
 
 

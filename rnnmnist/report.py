@@ -21,9 +21,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_step()
     parser.add_data_paths()
-    args = parser.parse(argv)
-    cli.check_distinct(args.workdir)
-    return args
+    return parser.parse(argv)
 
 
 def main(argv: list[str]) -> None:

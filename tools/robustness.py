@@ -186,7 +186,9 @@ def dithered_gif(levels: np.ndarray, _: np.random.Generator) -> bytes:
 
 def png(levels: np.ndarray, _: np.random.Generator | None = None) -> bytes:
     """Encodes a PNG."""
-    return image_io.encode(levels)
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "PNG")
+    return file.getvalue()
 
 
 # The transformations of each variant, applied in order.

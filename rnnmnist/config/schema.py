@@ -26,7 +26,6 @@ CELLS = (*GATED_CELLS, *LINEAR_CELLS)
 INITIALIZED_CELLS = {
     "tutorial": GATED_CELLS,
     "chrono": ("lstm",),
-    "identity": ("rnn",),
 }
 
 
@@ -146,13 +145,12 @@ class ModelConfig(Section):
     forget_bias: float = setting(
         1.0, "initial forget-gate bias of an LSTM", ge=-1000, le=1000
     )
-    initializer: Literal["flax", "tutorial", "chrono", "identity"] = setting(
+    initializer: Literal["flax", "tutorial", "chrono"] = setting(
         "flax",
         "flax: LeCun-normal and orthogonal kernels; tutorial: Glorot-uniform fused "
         "kernel, weights and bias of the head from N(0, 1); chrono: as flax, with "
         "biases of an LSTM's input and forget gates for long sequences, not "
-        "forget_bias; identity: as flax, with the identity as recurrent kernel of the "
-        "basic cell",
+        "forget_bias",
     )
 
     def __post_init__(self) -> None:

@@ -222,7 +222,11 @@ class TrainedNetwork:
 
     def start(self) -> StreamState:
         """Returns the state before the first time step of a sequence, for `step`."""
-        carry = _start(self.params, model=self.model)
+
+        def start(params: Params) -> Any:
+            return self.model.apply({"params": params}, 1, method="start")
+
+        carry = jax.vmap(start)(self.params)
         carry = jax.device_put(carry, replicated(self.mesh))  # as `_step` returns it
         return StreamState(carry, np.full(self.task.features, np.nan))
 
@@ -306,14 +310,6 @@ def evaluate_best_checkpoint(workdir: Path, mesh: Mesh, dataset: Dataset) -> Res
     if is_process_0():
         write_result(workdir, result)
     return result
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _start(params: Params, *, model: SequenceClassifier) -> Any:
-    def one_network(params: Params) -> Any:
-        return model.apply({"params": params}, 1, method="start")
-
-    return jax.vmap(one_network)(params)
 
 
 @functools.partial(jax.jit, static_argnames="model")

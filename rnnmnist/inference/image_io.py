@@ -1,4 +1,4 @@
-"""Reads and encodes images as grey levels. The only module that imports Pillow."""
+"""Reads images as grey levels. The only module that imports Pillow."""
 
 import contextlib
 import io
@@ -64,13 +64,6 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
         raise UserError(f"{name}: is not an image; use one of {formats}") from None
     except Exception as error:  # of many types, if Pillow reads a damaged file
         raise UserError(f"{name}: cannot be decoded: {error}") from error
-
-
-def encode(image: np.ndarray) -> bytes:
-    """Encodes grey levels, uint8 [height, width], as a PNG."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG")
-    return file.getvalue()
 
 
 def from_array(image: np.ndarray) -> np.ndarray:

@@ -96,17 +96,9 @@ def _make_scanned_cell(
         limit = math.sqrt(6 / (features + (1 + cell.gates) * config.hidden_size))
         glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
         init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
-    elif config.initializer == "identity":
-        init = {"recurrent_kernel_init": _identity}
     return cell.recurrence(
         cell.create(features=config.hidden_size, **init, name="cell"),
         unroll=execution.unroll,
         remat_steps=execution.remat_steps,
         precision=execution.precision,
     )
-
-
-def _identity(_: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
-    # Le, Jaitly, Hinton, "A Simple Way to Initialize Recurrent Networks of Rectified
-    # Linear Units", 2015.
-    return jnp.eye(*shape, dtype=dtype)

@@ -24,7 +24,6 @@ from rnnmnist.runs.logs import Metrics, best_step
 
 DPI = 200  # dots per inch
 MAX_NUMBERS = 20  # classes of a confusion matrix whose counts are written in it
-TIME_LABEL = "time steps read"
 
 
 class Tile(NamedTuple):
@@ -208,23 +207,9 @@ def accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
         axes.axhline(100 * majority, color=LIGHT.muted, linewidth=1, zorder=1)
         axes.fill_between(times, low, high, color=blue, alpha=0.25, linewidth=0)
         axes.plot(times, value, color=blue, marker="o", markersize=3)
-        for time in quarters(last):
-            height = value[time - 1]
-            # Below high points and the last one; not where the curve rises to a point.
-            below = height > (20 if time == last else 90)
-            rises = height > 3 + value[max(0, time - 1 - last // 8)]
-            right = below and rises and time != last
-            axes.annotate(
-                f"{height:.1f} %",
-                (time, height),
-                (-8 if right else -2, -11 if below else 5),
-                textcoords="offset points",
-                ha="left" if right else "right",
-                va="top" if below else "bottom",
-            )
         axes.set_xticks(sorted({1, *quarters(last)}))
         axes.set_title(f"horizontal line: most frequent class, {percent(majority)}")
-        axes.set(xlabel=TIME_LABEL, xlim=(0.5, last + 0.5))
+        axes.set(xlabel="time steps read", xlim=(0.5, last + 0.5))
         axes.set(ylabel="accuracy (% of examples)", ylim=(0, 102))
         return to_png(figure)
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -130,9 +131,7 @@ def validate(
     )
 
 
-def _pad_list(
-    sequences: Sequence[ArrayLike],
-) -> tuple[ArrayLike, np.ndarray | None]:
+def _pad_list(sequences: Sequence[Any]) -> tuple[Any, np.ndarray | None]:
     """Returns sequences as one array, with their lengths if these differ."""
     try:
         arrays = list(map(np.asarray, sequences))
