@@ -47,10 +47,6 @@ class Predictor(TrainedNetwork):
     >>> prediction = Predictor().predict("docs/five.jpg")
     >>> prediction.digit, prediction.looks_like_digit
     (5, True)
-
-    Attributes:
-        config: the configuration of the run.
-        task: the data set on which it was trained; gives the names of the classes.
     """
 
     def __init__(

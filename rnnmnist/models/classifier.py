@@ -18,18 +18,14 @@ Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
 
 
 class SequenceClassifier(nn.Module):
-    """Classifies a sequence by the output of a recurrence after its last time step.
-
-    Attributes:
-        make_recurrence: creates the recurrence.
-        make_head: creates the dense layer from hidden state to logits, named `head`.
-            The names are part of the checkpoint format.
-        input_shape: the number of time steps and of features, with which the parameters
-            are initialized. Other numbers of time steps are accepted.
-    """
+    """Classifies a sequence by the output of a recurrence after its last time step."""
 
     make_recurrence: Callable[[], nn.Module]
+    # Creates the dense layer from hidden state to logits, named `head`. The names are
+    # part of the checkpoint format.
     make_head: Callable[[], nn.Module]
+    # The number of time steps and of features, with which the parameters are
+    # initialized. Other numbers of time steps are accepted.
     input_shape: tuple[int, int]
 
     def setup(self) -> None:
@@ -119,13 +115,9 @@ def init_params(
 ) -> Params:
     """Initializes the parameters of one network, float32.
 
-    Args:
-        model: the classifier.
-        key: PRNG key.
-        forget_bias: the initial bias of the forget gate; None if the recurrence is no
-            `LSTM`.
-        chrono: draws that bias for memories of up to all time steps instead, and takes
-            its negative for the input gate.
+    `forget_bias` is the initial bias of the forget gate, None if the recurrence is no
+    `LSTM`. `chrono` draws that bias for memories of up to all time steps instead, and
+    takes its negative for the input gate.
 
     References:
         Jozefowicz, Zaremba, Sutskever, "An Empirical Exploration of Recurrent

@@ -18,15 +18,6 @@ from jax import lax
 class ResidualLayers(nn.Module):
     """A stack of residual layers around a recurrence that is linear in its state.
 
-    Attributes:
-        make_recurrence: creates the recurrence of a layer.
-        hidden_size: the number of features of every layer.
-        num_layers: the number of layers.
-        block_size: the number of time steps that all layers compute before the next
-            ones, so that arrays stay in cache. The backward pass keeps the states
-            between these blocks and recomputes the rest. None makes no blocks.
-        precision: of the matrix products, as for `jax.default_matmul_precision`.
-
     References:
         Smith, Warrington, Linderman, "Simplified State Space Layers for Sequence
         Modeling", ICLR 2023; Orvieto et al., "Resurrecting Recurrent Neural Networks
@@ -34,10 +25,13 @@ class ResidualLayers(nn.Module):
     """
 
     make_recurrence: Callable[[], nn.Module]
-    hidden_size: int
+    hidden_size: int  # the number of features of every layer
     num_layers: int
+    # Time steps that all layers compute before the next ones, so that arrays stay in
+    # cache. The backward pass keeps the states between these blocks and recomputes the
+    # rest. None makes no blocks.
     block_size: int | None
-    precision: str | None
+    precision: str | None  # as for `jax.default_matmul_precision`
 
     def setup(self) -> None:
         """Creates the encoder and the layers."""
@@ -112,27 +106,19 @@ class ResidualLayer(nn.Module):
 class MinGRU(nn.Module):
     """A GRU whose gate and candidate do not depend on the state.
 
-    Attributes:
-        features: the size of the state.
-        parallel: whether `linear_scan` is parallel.
-
     References:
         Feng et al., "Were RNNs All We Needed?", 2024: the variant without logarithms.
     """
 
-    features: int
-    parallel: bool
+    features: int  # of the state
+    parallel: bool  # whether `linear_scan` is
 
     @nn.compact
     def __call__(self, carry: jax.Array, inputs: jax.Array) -> Any:
-        """Computes a block of time steps.
+        """Computes a block of time steps from the state before it, [features, batch].
 
-        Args:
-            carry: the state before it, [features, batch].
-            inputs: [features, time, batch].
-
-        Returns:
-            The state after the last time step, and those after all, like inputs.
+        Inputs are [features, time, batch]. Returns the state after the last time step,
+        and those after all, like inputs.
         """
         gate, candidate = jnp.split(Dense(2 * self.features, name="input")(inputs), 2)
         update = nn.sigmoid(gate)
@@ -147,29 +133,21 @@ class MinGRU(nn.Module):
 class LRU(nn.Module):
     """The linear recurrent unit: a diagonal, complex and stable recurrence.
 
-    Attributes:
-        features: the number of inputs, of complex states, and of outputs.
-        parallel: whether `linear_scan` is parallel.
-
     References:
         Orvieto et al., "Resurrecting Recurrent Neural Networks for Long Sequences",
         ICML 2023. The eigenvalues are initialized as there for long sequences: on a
         ring of the radii 0.9 to 0.999, with phases below pi / 10.
     """
 
-    features: int
-    parallel: bool
+    features: int  # of inputs, complex states, and outputs
+    parallel: bool  # whether `linear_scan` is
 
     @nn.compact
     def __call__(self, carry: jax.Array, inputs: jax.Array) -> Any:
-        """Computes a block of time steps.
+        """Computes a block of time steps from the state before it, as `MinGRU` does.
 
-        Args:
-            carry: the state before it, complex64 [features, batch].
-            inputs: [features, time, batch].
-
-        Returns:
-            The state after the last time step, and the outputs over time, like inputs.
+        The state is complex64 [features, batch]. Returns the state after the last time
+        step, and the outputs over time, like inputs.
         """
         size = (self.features,)
         rate = jnp.exp(self.param("nu_log", _init_nu_log, size))
@@ -232,12 +210,9 @@ def linear_scan(
 ) -> jax.Array:
     """Returns the states h[t] = decay[t] h[t - 1] + inputs[t].
 
-    Args:
-        decay: [features, time, batch], where an axis of length 1 is broadcast.
-        inputs: [features, time, batch].
-        initial: the state before the first time step, [features, batch].
-        parallel: by `associative_scan`, in a number of passes that grows with the
-            logarithm of the length; otherwise one time step at a time.
+    Decay and inputs are [features, time, batch], where an axis of length 1 of decay is
+    broadcast; the initial state is [features, batch]. `parallel` takes a number of
+    passes that grows with the logarithm of the length, not one time step at a time.
     """
     decay = jnp.broadcast_to(decay, (*inputs.shape[:2], decay.shape[2]))
     if parallel:

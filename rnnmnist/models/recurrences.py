@@ -14,21 +14,14 @@ import jax.numpy as jnp
 
 
 class ScannedCell(nn.Module):
-    """A Flax cell under `nn.scan`.
+    """A Flax cell under `nn.scan`."""
 
-    Attributes:
-        cell: a cell whose output is its hidden state.
-        unroll: time steps per iteration of the loop.
-        remat_steps: time steps per block of which the backward pass keeps only the
-            initial carry and recomputes the rest. None, or the whole length, keeps all
-            residuals.
-        precision: of the matrix products, as for `jax.default_matmul_precision`.
-    """
-
-    cell: nn.RNNCellBase
-    unroll: int = 1
+    cell: nn.RNNCellBase  # whose output is its hidden state
+    unroll: int = 1  # time steps per iteration of the loop
+    # Time steps per block of which the backward pass keeps only the initial carry and
+    # recomputes the rest. None, or the whole length, keeps all residuals.
     remat_steps: int | None = None
-    precision: str | None = None
+    precision: str | None = None  # as for `jax.default_matmul_precision`
 
     def __call__(self, inputs: jax.Array, *, every_step: bool = False) -> jax.Array:
         """Runs the cell over inputs [time, batch, features]."""
@@ -55,14 +48,8 @@ class ScannedCell(nn.Module):
     ) -> tuple[Any, Any]:
         """Scans a function over the time of inputs, by blocks for rematerialization.
 
-        Args:
-            step: maps (cell, carry, constants, inputs) to (carry, outputs).
-            carry: before the first time step.
-            constants: arrays that are the same at all times.
-            inputs: [time, ...].
-
-        Returns:
-            The last carry, and the outputs, [time, ...].
+        `step` maps (cell, carry, constants, inputs) to (carry, outputs). Inputs and
+        outputs are [time, ...]; constants are the same at all times.
         """
         lifting: Any = {
             "variable_broadcast": "params",
@@ -86,15 +73,10 @@ class ScannedCell(nn.Module):
 
 
 class MeanPooling(nn.Module):
-    """A recurrence whose outputs are the means of another's hidden states so far.
-
-    Attributes:
-        recurrence: the recurrence of which the hidden states are averaged.
-        hidden_size: the number of its hidden units.
-    """
+    """A recurrence whose outputs are the means of another's hidden states so far."""
 
     recurrence: nn.Module
-    hidden_size: int
+    hidden_size: int  # of the recurrence
 
     def __call__(self, inputs: jax.Array, *, every_step: bool = False) -> jax.Array:
         """Runs the recurrence over inputs [time, batch, features]."""

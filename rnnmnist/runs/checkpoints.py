@@ -322,12 +322,7 @@ T = TypeVar("T")
 def find_step(workdir: Path, selector: str) -> int:
     """Returns the step of the checkpoint `best`, `latest`, or with this number."""
     if not workdir.is_dir():
-        headers = workdir.parent.glob("*/*/header/metadata")
-        runs = ", ".join(sorted({header.parents[2].name for header in headers}))
-        raise UserError(
-            f"workdir: {workdir} does not exist; {workdir.parent} contains "
-            f"{runs or 'no run'}"
-        )
+        raise UserError(f"workdir: {workdir} does not exist; name a run's folder")
     steps = list_steps(workdir)
     if not steps:
         raise UserError(

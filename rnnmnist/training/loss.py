@@ -26,16 +26,10 @@ class Objective:
     ) -> tuple[jax.Array, jax.Array]:
         """Computes the summed loss and the number of correct predictions.
 
-        Args:
-            params: of one network.
-            inputs: [batch, time, features], as the model takes them.
-            labels: int32 [batch].
-            lengths: int32 [batch], or None.
-
-        Returns:
-            The loss in nats, float32 [], summed over the batch; with `every_step`, each
-            sequence's loss is a weighted mean over its time. The number of sequences
-            predicted correctly at their end, int32 [].
+        Inputs and lengths are as the model takes them; labels are int32 [batch]. The
+        loss is in nats, float32 [], summed over the batch; with `every_step`, that of a
+        sequence is a weighted mean over its time. The number, int32 [], is of sequences
+        that are predicted correctly at their end.
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception

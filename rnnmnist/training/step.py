@@ -75,14 +75,7 @@ def train_steps(
     `psum` of one flat vector. (With automatic partitioning, by a sharding constraint on
     the batch, two CPU devices are slower than one.)
 
-    Args:
-        state: donated; use the returned one.
-        chunk: has the batches of these updates.
-        num_steps: int32 [].
-        program: the same for all calls of a run.
-
-    Returns:
-        The new state, and sums over the applied updates.
+    The state is donated. Returns the new one, and sums over the applied updates.
     """
 
     def train_shard(
@@ -141,9 +134,8 @@ def batch_gradients(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Differentiates the loss of the next batch, inside `shard_map`.
 
-    Returns:
-        The loss, float32 [ensemble], the correct predictions, int32 [ensemble], and the
-        gradients, float32 [ensemble, parameters], all summed over the batch.
+    Returns sums over the batch: the loss, float32 [ensemble], the correct predictions,
+    int32 [ensemble], and the gradients, float32 [ensemble, parameters].
     """
     unflatten = unflattener(program.model)
     value_and_grad = jax.value_and_grad(program.objective, has_aux=True)
@@ -231,8 +223,7 @@ def score_last_batch(
 ) -> tuple[jax.Array, jax.Array]:
     """Evaluates the current parameters on the batch of the last update.
 
-    Returns:
-        The loss and the correct predictions, as `batch_gradients` does.
+    Returns the loss and the correct predictions, as `batch_gradients` does.
     """
     unflatten = unflattener(program.model)
 
