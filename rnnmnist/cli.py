@@ -11,7 +11,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NoReturn
 
 import absl.logging
@@ -34,7 +33,6 @@ from rnnmnist.errors import (
     did_you_mean,
     exit_immediately,
     first_line,
-    shown,
 )
 
 
@@ -82,12 +80,9 @@ class Parser(argparse.ArgumentParser):
     def parse(self, argv: list[str]) -> argparse.Namespace:
         """Parses a command line."""
         args, unknown = self.parse_known_args(argv)
-        for arg in unknown:
-            self.reject(arg)
-        return args
-
-    def reject(self, arg: str) -> NoReturn:
-        """Raises a `UserError` for an unknown argument, with the nearest flag."""
+        if not unknown:
+            return args
+        arg = unknown[0]
         if not arg.startswith("-"):
             raise UserError(f"stray argument {arg!r}; flags are --NAME=VALUE")
         if arg.startswith("--config."):
@@ -169,16 +164,6 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def output_file(flag: str, text: str, suffix: str) -> Path:
-    """Returns the path of a file to write, whose folder must exist."""
-    path = expand(text)
-    if path.suffix == suffix and path.parent.is_dir() and not path.is_dir():
-        return path
-    raise UserError(
-        f"{flag}: must name a {suffix} file in an existing folder, not {shown(text)}"
-    )
-
-
 class _Formatter(logging.Formatter):
     """Formats a record in one line, with the error in place of its traceback."""
 
@@ -207,6 +192,8 @@ def _configure_logging() -> None:
         logger.propagate = False
     # orbax and TFDS log warnings in normal use; they raise on real problems.
     absl.logging.set_verbosity(absl.logging.FATAL)
+    # matplotlib logs that it builds its font cache, or cannot store it.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     warnings.showwarning = _show_warning
     sys.unraisablehook = _show_unraisable
 

@@ -21,14 +21,11 @@ def main(argv: list[str]) -> None:
         "--require", choices=["tpu", "gpu"], help="exit with 1 unless jax uses one"
     )
     args = parse_training(parser, argv)
-    gigabytes = machine.main_memory() / 2**30
-    show("versions", machine.join_versions(machine.installed_versions()))
-    show(
-        "machine",
-        f"{platform.system()}, {machine.describe_processor()}, {gigabytes:.1f} GiB of "
-        "memory",
-    )
     try:
+        show("versions", machine.join_versions(machine.installed_versions()))
+        memory = f"{machine.main_memory() / 2**30:.1f} GiB of memory"
+        processor = machine.describe_processor()
+        show("machine", f"{platform.system()}, {processor}, {memory}")
         # Imported after parsing, so that errors in flags do not wait for jax.
         from rnnmnist.runtime.compilation import enable_compilation_cache
         from rnnmnist.runtime.distributed import initialize

@@ -32,8 +32,7 @@ class UserError(RunError):
     """A mistake of the user, or something that the user must do first. Exit code 2.
 
     The message is one line with the setting or file, the value, and what is allowed. It
-    begins with its subject, such as `workdir` or `train.num_steps`; commands add the
-    flag.
+    begins with its subject, such as `workdir` or `train.num_steps`.
     """
 
     exit_code = 2
@@ -80,6 +79,18 @@ def names_path(path: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def damage_refused(kind: type[RunError], where: str, remedy: str) -> Iterator[None]:
+    """Turns what a library raises for a bad file into one line, after `where`."""
+    try:
+        yield
+    except Exception as error:  # NumPy, zipfile, pyarrow and TFDS raise many types
+        if as_run_error(error):
+            raise
+        message = f"{where}cannot be read ({first_line(error)}); {remedy}"
+        raise kind(message) from error
+
+
 def shown(value: object) -> str:
     """Returns a value as a message shows it: on one line, at most 60 characters."""
     text = " ".join(repr(value).split())
@@ -107,12 +118,12 @@ def printable(text: str) -> str:
 
 
 def exit_immediately(text: str, exit_code: int) -> NoReturn:
-    """Prints a text to standard error, unless it is empty, and ends this process.
+    """Prints a text to standard error, and ends this process.
 
     A normal exit would wait for a running compiled call and for the run's other
     processes, and background threads could still print after the error.
     """
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
-        print(text, end="\n" if text else "", file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
     os._exit(exit_code)

@@ -8,7 +8,6 @@ lock, or most of a GPU's memory, until it exits.
     notebook.run("evaluate", "--workdir=runs/colab")
 """
 
-import contextlib
 import math
 import os
 import signal
@@ -17,10 +16,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rnnmnist.errors import RunError, first_line
+from rnnmnist.runtime.signals import interrupt_handler
 
 REDRAW_SECONDS = 5.0
 # Flags that precede those of the cell. On a Colab TPU jax would look for a cluster.
@@ -43,11 +42,11 @@ def run(command: str, *args: str) -> None:
     """Runs `python -m rnnmnist.COMMAND ARGS` and streams its output into the cell.
 
     The first interrupt of the cell is forwarded, so that training saves and stops; the
-    second one kills the command. If the kernel dies, the command ends at its next line.
+    second one kills the command. Outside of the main thread, none is forwarded. If the
+    kernel dies, the command ends at its next line.
 
     Raises:
         CommandError: if the exit code is not 0.
-        ValueError: outside the main thread, which alone can handle interrupts.
     """
     for _ in _stream(command, *args):
         pass
@@ -103,6 +102,13 @@ def draw_curves(workdir: Path, plot: Any) -> Any:
 def _stream(command: str, *args: str) -> Iterator[str]:
     """Prints each line of a command's output, then yields it."""
     flags = DEFAULT_FLAGS.get(command, ())
+    interrupted = False
+
+    def on_interrupt(number: int, _: object) -> None:
+        nonlocal interrupted
+        child.send_signal(signal.SIGKILL if interrupted else number)
+        interrupted = True
+
     with (
         subprocess.Popen(
             [sys.executable, "-m", f"rnnmnist.{command}", *flags, *args],
@@ -114,27 +120,10 @@ def _stream(command: str, *args: str) -> Iterator[str]:
             errors="replace",
             process_group=0,  # Jupyter interrupts the kernel's whole group
         ) as child,
-        _forward_interrupts(child),
+        interrupt_handler(on_interrupt),
     ):
         for line in child.stdout or ():
             print(line, end="", flush=True)
             yield line
     if child.returncode:
         raise CommandError(command, child.returncode)
-
-
-@contextlib.contextmanager
-def _forward_interrupts(child: "subprocess.Popen[str]") -> Iterator[None]:
-    """Forwards the first SIGINT to a child, and kills it at the second."""
-    interrupted = False
-
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        child.send_signal(signal.SIGKILL if interrupted else number)
-        interrupted = True
-
-    previous = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

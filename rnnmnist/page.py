@@ -9,8 +9,8 @@ The page is one HTML file that contains the networks and needs no server or netw
 import argparse
 
 from rnnmnist import cli, errors
-from rnnmnist.cli import Parser, output_file
-from rnnmnist.config.files import REFERENCES, resolve_workdir
+from rnnmnist.cli import Parser
+from rnnmnist.config.files import REFERENCES, expand, resolve_workdir
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -26,7 +26,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
         f"reference models {' and '.join(REFERENCES)})",
     )
     args = parser.parse(argv)
-    args.output = output_file("--output", args.output, ".html")
+    path = expand(args.output)
+    if path.suffix != ".html" or not path.parent.is_dir() or path.is_dir():
+        raise errors.UserError(
+            "--output: must name a .html file in an existing folder, not "
+            f"{errors.shown(args.output)}"
+        )
+    args.output = path
     args.workdir = args.workdir or [resolve_workdir(text) for text in REFERENCES]
     return args
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnmnist.config.schema import Config
-from rnnmnist.errors import PACKAGE, SHIPPED, UserError, did_you_mean
+from rnnmnist.errors import PACKAGE, SHIPPED, UserError, did_you_mean, shown
 
 # The shipped models, trained with a loss after the last row and after every row.
 REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_step")
@@ -39,6 +39,10 @@ def parse_folder(text: str, subject: str = "workdir") -> Path:
     if not text.strip():
         raise UserError(f"{subject}: must name a directory, not ''")
     path = expand(text)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{subject}: {shown(text)} is not valid UTF-8") from None
     for folder in (path, *path.parents):
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{subject}: {folder} is a file; name a directory")

@@ -390,10 +390,7 @@ class Config(Section):
         """Restores a configuration from its JSON object.
 
         Settings that were added since have their defaults, so the default of a new
-        setting must be what runs did before.
-
-        Raises:
-            UserError: if a setting is unknown, or its value is not allowed.
+        setting must be what runs did before. Unknown settings are a `UserError`.
         """
         flat: dict[str, Any] = {}
         for name, value in tree.items():

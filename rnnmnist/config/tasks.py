@@ -1,4 +1,4 @@
-"""Tasks: what is classified. A task is known before any array is read."""
+"""Tasks: what is classified."""
 
 import dataclasses
 

@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-from rnnmnist.config.schema import DataConfig
-
 # An elastic field is noise on a lattice of GRID by GRID points, interpolated by
 # a Gaussian whose standard deviation is SIGMA lattice spacings.
 GRID = 5
@@ -27,11 +25,6 @@ class Distortions(NamedTuple):
     max_shear: float = 0.0  # columns per row
     elastic: float = 0.0  # standard deviation of the displacement on each axis, pixels
     flip: bool = False  # mirror half of the images horizontally
-
-    @classmethod
-    def from_config(cls, config: DataConfig) -> "Distortions":
-        """Returns the distortions of a configuration."""
-        return cls(*(getattr(config, name) for name in cls._fields))
 
 
 class Warp(NamedTuple):

@@ -99,10 +99,11 @@ class BatchTransform(NamedTuple):
     @classmethod
     def create(cls, config: Config, task: Task) -> "BatchTransform":
         """Returns the transform of a run's batches."""
+        limits = (getattr(config.data, name) for name in Distortions._fields)
         return cls(
             config.train.batch_size,
             task.image_shape or (task.time_steps, task.features),
-            Distortions.from_config(config.data),
+            Distortions(*limits),
             View.of(config.data, task),
         )
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import jax
 
 SPLITS = ("train", "validation", "test")
-LARGEST = float(np.finfo(np.float32).max)  # of a value
+LARGEST = np.finfo(np.float32).max  # of a value
 CHUNK_BYTES = 1 << 22  # that are normalized at a time
 
 
@@ -33,11 +33,8 @@ class View(NamedTuple):
     @classmethod
     def of(cls, config: DataConfig, task: Task) -> "View | None":
         """Returns the view of a run's images; None for sequences."""
-        return cls.from_config(config) if task.image_shape else None
-
-    @classmethod
-    def from_config(cls, config: DataConfig) -> "View":
-        """Returns the view of images that the settings describe."""
+        if task.image_shape is None:
+            return None
         return cls(config.view, config.permutation, config.pixels_per_step)
 
     def shape(self, image_shape: tuple[int, int]) -> tuple[int, int]:

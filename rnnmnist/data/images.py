@@ -27,7 +27,7 @@ from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.datasets import IMAGE_SHAPE
 from rnnmnist.data.examples import SPLITS, Examples
-from rnnmnist.errors import RunError, UserError, as_run_error, first_line
+from rnnmnist.errors import RunError, UserError, damage_refused
 
 URLS = {  # of the original files; those of mnist5k ship with this package
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -41,6 +41,7 @@ FILES = {
 }
 VALIDATION_EXAMPLES = 5_000
 BLOCK = 100  # images in a record
+PREPARE_AGAIN = "delete this folder to prepare it again"
 NETWORK_SECONDS = 6.0  # TFDS itself takes minutes to report a missing network
 
 
@@ -129,28 +130,16 @@ def load(config: DataConfig) -> dict[str, Examples]:
             builder = make_builder(config)
             if not builder.is_prepared():  # by a process that held the lock
                 _prepare(builder, config.manual_dir)
-    with _damage_refused(builder.data_dir):
+    with damage_refused(RunError, f"{builder.data_dir}: ", PREPARE_AGAIN):
         return {split: _read_split(builder, split) for split in SPLITS}
 
 
 def make_builder(config: DataConfig) -> MnistRows:
     """Returns the builder of a data set, which need not be prepared."""
     path = config.data_dir and parse_folder(config.data_dir, "data.data_dir")
-    with _damage_refused(f"{path or 'the default data_dir'}/mnist_rows/{config.name}"):
+    folder = f"{path or 'the default data_dir'}/mnist_rows/{config.name}"
+    with damage_refused(RunError, f"{folder}: ", PREPARE_AGAIN):
         return MnistRows(config=config.name, data_dir=path, file_format="array_record")
-
-
-@contextlib.contextmanager
-def _damage_refused(folder: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # TFDS and array_record raise many types
-        if as_run_error(error):
-            raise
-        raise RunError(
-            f"{folder} is damaged ({first_line(error)}); delete this folder to prepare "
-            "it again"
-        ) from error
 
 
 def _read_split(builder: MnistRows, split: str) -> Examples:

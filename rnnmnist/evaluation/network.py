@@ -25,7 +25,7 @@ from rnnmnist.data.examples import (
     permutation_sha256,
 )
 from rnnmnist.data.sequences.validation import Sequences, named, validate
-from rnnmnist.errors import UserError
+from rnnmnist.errors import UserError, first_line
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import predict_logits, softmax
 from rnnmnist.models.classifier import (
@@ -50,6 +50,8 @@ from rnnmnist.runtime.distributed import broadcast, is_process_0
 from rnnmnist.runtime.ensemble import abstract_ensemble, put_ensemble, split_ensemble
 from rnnmnist.runtime.mesh import make_mesh, platform_of, replicated
 
+CHECKED_AT_A_TIME = 1024  # sequences, so that a memory map is not copied whole
+
 
 class StreamState(NamedTuple):
     """What a network remembers of a sequence so far."""
@@ -61,19 +63,10 @@ class StreamState(NamedTuple):
 class TrainedNetwork:
     """The network of a run, or its ensemble, at one of its steps.
 
-    Attributes:
-        workdir: of the run.
-        checkpoint_step: the step of the checkpoint.
-        config: the configuration of the run.
-        task: the data set on which it was trained.
-        view: how the network reads images; None if it reads sequences.
-        normalization: how sequences are converted to inputs.
-        validation: the metrics of the checkpoint, None if it was not validated.
-        mesh: for which it was restored.
-        execution: how its programs are compiled for the mesh.
-        model: the classifier.
-        params: its parameters with a leading ensemble axis, replicated over the mesh.
-        params_sha256: the SHA-256 of the parameters, as in result files.
+    `workdir`, `checkpoint_step`, `config` and `task` say which one it is; `validation`
+    has its metrics, None if it was not validated. `params` have a leading ensemble axis
+    and are replicated over the `mesh`; `params_sha256` is that of result files. `view`
+    reads images, None for sequences; `normalization` converts sequences.
     """
 
     def __init__(self, workdir: Path, selector: str, mesh: Mesh | None = None) -> None:
@@ -102,16 +95,20 @@ class TrainedNetwork:
             saved, config.num_seeds, replicated(self.mesh)
         )
 
-    def inputs(self, examples: ArrayLike, lengths: ArrayLike | None = None) -> Inputs:
+    def inputs(self, values: ArrayLike, lengths: ArrayLike | None = None) -> Inputs:
         """Returns images, or sequences before their normalization, as inputs."""
         if self.task.image_shape is None:
-            with named("examples"):
-                return self.sequence_inputs(validate(examples, lengths=lengths))
-        images = np.asarray(examples)
+            sequences = validate(values, lengths=lengths)
+            with named("inputs"):
+                return self.sequence_inputs(sequences)
+        try:
+            images = np.asarray(values)
+        except ValueError as error:  # as of images of different sizes
+            raise UserError(f"inputs: {first_line(error)}") from error
         same_shape = images.size and images.shape[1:] == self.task.image_shape
         if not same_shape or images.dtype != np.uint8:
             raise UserError(
-                f"examples: must be uint8 images of shape {self.task.image_shape}, not "
+                f"inputs: must be uint8 images of shape {self.task.image_shape}, not "
                 f"{images.dtype} of shape {images.shape}"
             )
         return Inputs(images)
@@ -122,12 +119,15 @@ class TrainedNetwork:
 
         check_features(sequences, self.task)
         values, lengths = sequences.inputs, sequences.lengths
-        if found := find_invalid(values, self.config.data.missing, lengths):
-            (sequence, time, feature), reason = found
-            raise UserError(
-                f"the value of sequence {sequence} at time step {time}, "
-                f"feature {sequences.feature_names[feature]}, {reason}"
-            )
+        for start in range(0, len(values), CHECKED_AT_A_TIME):
+            part = slice(start, start + CHECKED_AT_A_TIME)
+            own = None if lengths is None else lengths[part]
+            if found := find_invalid(values[part], self.config.data.missing, own):
+                (sequence, time, feature), reason = found
+                raise UserError(
+                    f"the value of sequence {start + sequence} at time step {time}, "
+                    f"feature {sequences.feature_names[feature]}, {reason}"
+                )
         return Inputs(values, lengths, normalization=self.normalization)
 
     def logits(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:
@@ -159,10 +159,8 @@ class TrainedNetwork:
         """Loads data to evaluate: those of the run, unless `data_paths` has other ones.
 
         Without a name, the split is the test split, or validation if there is none.
-        That a command reads the test split is recorded.
-
-        Returns:
-            The task of these data, the name of the split, and its examples.
+        That a command reads the test split is recorded. Returns the task of these data,
+        the name of the split, and its examples.
         """
         config = self.config.replace(data_paths).data
         if config.name != "files" and config.path is not None:
@@ -257,7 +255,7 @@ class TrainedNetwork:
             )
         if found := find_invalid(values, missing):
             (feature,), reason = found
-            raise UserError(f"features: {feature} {reason}")
+            raise UserError(f"feature {feature} {reason}")
         if missing == "forward_fill":
             values = np.where(np.isnan(values), state.last, values)
         inputs = self.normalization(values[None, None], None)[0]
@@ -265,11 +263,11 @@ class TrainedNetwork:
         probabilities = softmax(jax.device_get(logits)).mean(0)[0]
         return StreamState(carry, values), probabilities
 
-    def trace(self, examples: ArrayLike) -> Activations:
+    def trace(self, inputs: ArrayLike) -> Activations:
         """Returns the gates and states of an LSTM after each time step.
 
         Args:
-            examples: images or sequences, as `classify` takes them.
+            inputs: images or sequences, as `classify` takes them.
 
         Returns:
             Arrays float32 [n, time, units]. Gates are from 0 to 1, the candidate and
@@ -284,7 +282,7 @@ class TrainedNetwork:
                 f"workdir: {self.workdir} is not one LSTM whose last state is read, as "
                 "a trace needs"
             )
-        stored = self.inputs(examples).take(slice(None))
+        stored = self.inputs(inputs).take(slice(None))
         found = _trace(networks[0], stored, model=self.model, view=self.view)
         activations: Activations = jax.device_get(found)
         return activations

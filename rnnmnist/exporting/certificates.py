@@ -160,17 +160,14 @@ def find_changes(saved: Certificate, source: Source, folder: Path) -> list[str]:
 
     The export is not run if one of its files, the checkpoint or the data have changed.
     """
-    params = f"the parameters in {source.network.workdir}"
-    examples = f"the {source.split} examples of {source.dataset}"
-    before = saved.files | {
-        params: saved.params_sha256,
-        examples: saved.examples_sha256,
-    }
-    now = checksums(folder) | {
-        params: source.network.params_sha256,
-        examples: hash_examples(source),
-    }
-    changed = [name for name in before | now if before.get(name) != now.get(name)]
+    now = checksums(folder)
+    changed = [
+        name for name in saved.files | now if saved.files.get(name) != now.get(name)
+    ]
+    if saved.params_sha256 != source.network.params_sha256:
+        changed.append(f"the parameters in {source.network.workdir}")
+    if saved.examples_sha256 != hash_examples(source):
+        changed.append(f"the {source.split} examples of {source.dataset}")
     if changed:
         return [f"{name} changed" for name in changed]
     repeated = msgspec.to_builtins(certify(source, folder))

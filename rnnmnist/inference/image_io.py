@@ -15,19 +15,17 @@ from rnnmnist.errors import UserError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+MAX_STANDARD_INPUT = 100_000_000  # bytes
 MAX_SIDE = 224  # pixels; larger images are downsampled
 
 
 def find_images(argument: str) -> list[str]:
-    """Expands a command-line argument to image files; those of a folder are sorted."""
-    folder = Path(argument)
-    if not folder.is_dir():
-        return [argument]
-    files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
-    if not files:
-        suffixes = ", ".join(SUFFIXES)
-        raise UserError(f"{argument}: the folder contains no images ({suffixes})")
-    return sorted(map(str, files))
+    """Expands a folder to its image files, sorted, if it has any."""
+    files: list[Path] = []
+    with contextlib.suppress(OSError):
+        files = [file for file in Path(argument).iterdir() if file.is_file()]
+    names = [str(file) for file in files if file.suffix.lower() in SUFFIXES]
+    return sorted(names) or [argument]
 
 
 def read(name: str) -> np.ndarray:
@@ -39,10 +37,10 @@ def read(name: str) -> np.ndarray:
     pixels become background.
     """
     if name == "-":
-        return decode(io.BytesIO(sys.stdin.buffer.read()), name)
+        return decode(io.BytesIO(sys.stdin.buffer.read(MAX_STANDARD_INPUT)), name)
     path = expand(name)
     if path.exists() and not path.is_file():
-        raise UserError(f"{name}: is not a file; name an image of a digit")
+        raise UserError(f"{name}: is no file, nor a folder of {', '.join(SUFFIXES)}")
     with path.open("rb") as file:
         return decode(file, name)
 

@@ -61,11 +61,7 @@ class Predictor(TrainedNetwork):
         super().__init__(resolve_workdir(str(workdir)), selector)
 
     def check_digits(self) -> None:
-        """Checks that the network was trained on digits.
-
-        Raises:
-            UserError: if it was not.
-        """
+        """Raises a `UserError` if the network was not trained on digits."""
         if self.task.name not in DIGIT_DATASETS:
             raise UserError(
                 f"workdir: {self.workdir} was trained on {self.task.name}, not on "
@@ -93,7 +89,7 @@ class Predictor(TrainedNetwork):
 
     def classify(
         self,
-        examples: ArrayLike,
+        inputs: ArrayLike,
         lengths: ArrayLike | None = None,
         *,
         every_step: bool = False,
@@ -101,7 +97,7 @@ class Predictor(TrainedNetwork):
         """Returns the probabilities of each class after the last time step.
 
         Args:
-            examples: images, uint8 [n, 28, 28], as MNIST's or `Stages.image`; or
+            inputs: images, uint8 [n, 28, 28], as MNIST's or `Stages.image`; or
                 sequences, real [n, time, features], as they were trained on, or [n,
                 time] of one feature, or a list of arrays of different lengths.
             lengths: int [n], the time steps before the padding of each sequence; None
@@ -113,10 +109,10 @@ class Predictor(TrainedNetwork):
             ensemble, the mean over its members.
 
         Raises:
-            UserError: if the examples have another shape or type, or missing values
+            UserError: if the inputs have another shape or type, or missing values
                 that the run does not fill.
         """
-        return self.probabilities(self.inputs(examples, lengths), every_step=every_step)
+        return self.probabilities(self.inputs(inputs, lengths), every_step=every_step)
 
 
 def preprocess_image(image: str | Path | bytes | np.ndarray) -> Stages:

@@ -40,21 +40,12 @@ class SequenceClassifier(nn.Module):
         *,
         every_step: bool = False,
     ) -> jax.Array:
-        """Computes the logits of sequences.
+        """Computes logits, float32 [batch, classes].
 
-        Args:
-            inputs: float [batch, time, features], which are 0 in the padding.
-            lengths: int32 [batch], the time steps before the padding of each sequence,
-                at least 1; None if there is no padding.
-            every_step: returns the logits after each time step, not only the last.
-
-        Returns:
-            Logits, float32 [batch, classes]; with `every_step`, [batch, time, classes],
-            which have no meaning in the padding.
-
-        Raises:
-            ValueError: if `inputs` is not of rank 3, for instance because of a channel
-                axis, or `remat_steps` does not divide the number of time steps.
+        With `every_step`, they are [batch, time, classes], after each time step. Inputs
+        are float [batch, time, features] and 0 in the padding, where logits have no
+        meaning. Lengths are int32 [batch], the time steps before the padding, at least
+        1; None if there is no padding.
         """
         if inputs.ndim != 3:
             raise ValueError(

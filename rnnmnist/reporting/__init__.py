@@ -1,1 +1,1 @@
-"""Report pages: run data, plots, sections and HTML."""
+"""Report pages: their data, plots and HTML."""

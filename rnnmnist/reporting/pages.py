@@ -59,11 +59,6 @@ class RunData:
         return count_params(self.network.params) // len(self.predictions)
 
     @property
-    def selects(self) -> bool:
-        """Whether validation has enough examples to select a step."""
-        return self.network.task.examples.validation >= MIN_VALIDATION_EXAMPLES
-
-    @property
     def seconds(self) -> str:
         """The duration of all recorded sessions."""
         seconds = [session.seconds["total"] for session in self.sessions]
@@ -123,6 +118,7 @@ def report_run(run: RunData, command: str) -> list[Path]:
         command,
         run=run,
         network=run.network,
+        selects=run.network.task.examples.validation >= MIN_VALIDATION_EXAMPLES,
         configuration=configuration,
     )
 

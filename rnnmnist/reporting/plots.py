@@ -17,10 +17,9 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm  # noqa: TID251
 from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
-from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.evaluation.metrics import percent, percentage_points
 from rnnmnist.reporting.html import LIGHT
-from rnnmnist.runs.logs import Metrics, best_step
+from rnnmnist.runs.logs import Metrics
 
 DPI = 200  # dots per inch
 MAX_NUMBERS = 20  # classes of a confusion matrix whose counts are written in it
@@ -42,21 +41,13 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
     """
     trained = [line for line in metrics if line.split == "train"]
     validated = [line for line in metrics if line.split == "validation"]
-    title = f"step {metrics[-1].step:,}"
-    by_step = {line.step: line for line in validated}
-    best = best_step(by_step)
-    if best is not None:
-        line = by_step[best]
-        kind = "best" if line.examples >= MIN_VALIDATION_EXAMPLES else "last"
-        title += f"   {kind} validation accuracy: {percent(line.accuracy)} "
-        title += f"at step {line.step:,}"
     with new_figure(4.6) as figure:
         above, below = figure.subplots(2, sharex=True)
         style = {"label": "validation", "marker": "o", "zorder": 3}
         for axes, metric in ((above, "loss"), (below, "accuracy")):
             _plot_metric(axes, trained, metric, LIGHT.series[1], label="train")
             _plot_metric(axes, validated, metric, LIGHT.series[0], **style)
-        above.set(title=title, ylabel="loss (nats per example)", yscale="log")
+        above.set(ylabel="loss (nats per example)", yscale="log")
         low, high = above.get_ylim()
         above.yaxis.set_major_formatter("{x:g}")
         above.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")

@@ -28,13 +28,13 @@ import orbax.checkpoint as ocp  # noqa: TID251
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, first_line
+from rnnmnist.models.classifier import Params
 from rnnmnist.runs.checksums import array_checksums, json_checksum, named_leaves
 from rnnmnist.runs.logs import Metrics, best_step
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.mesh import local_sharding
 from rnnmnist.runtime.signals import deferred_interrupts
 
-Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
 # Raised if a setting or a field of a record below is renamed or removed; then rewrite
 # the headers of the shipped models, too. What is added has the default of runs before.
 FORMAT = 2

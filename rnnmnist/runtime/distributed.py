@@ -14,6 +14,7 @@ import re
 import signal
 import socket
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -59,7 +60,11 @@ def initialize(
     """
     _join(coordinator_address, num_processes, process_id)
     if not is_process_0():
-        _silence()
+        # By file descriptor, since gloo does not print through Python.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
+        logging.getLogger("rnnmnist").setLevel(logging.ERROR)
     try:
         yield
     except Exception as error:
@@ -149,13 +154,17 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
     try:
         if address is not None and index == 0:  # jax would crash on a port in use
             socket.create_server(("", int(address.rpartition(":")[2]))).close()
-        jax.distributed.initialize(
-            address,
-            number,
-            index,
-            initialization_timeout=2 * JOIN_TIMEOUT_SECONDS,
-            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
-        )
+        with warnings.catch_warnings():
+            # jax warns in every pod about a package that only indexed jobs need.
+            if "JOB_COMPLETION_INDEX" not in os.environ:
+                warnings.filterwarnings("ignore", "Kubernetes environment detected")
+            jax.distributed.initialize(
+                address,
+                number,
+                index,
+                initialization_timeout=2 * JOIN_TIMEOUT_SECONDS,
+                heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
+            )
     except Exception as error:  # the detection of clusters raises many kinds
         # jax has no other sign that it detected no cluster, which is the usual case.
         undetected = str(error) == "coordinator_address should be defined."
@@ -171,14 +180,6 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
         timer.cancel()
     # jax.distributed handles SIGTERM; until training begins, the default is correct.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _silence() -> None:
-    # By file descriptor, since gloo does not print through Python.
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)
-    logging.getLogger("rnnmnist").setLevel(logging.ERROR)
 
 
 def _lost_process(error: BaseException | None) -> str | None:

@@ -44,8 +44,8 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
         raise UserError(f"jax finds no device: {first_line(error)}{hint}") from error
     if num_seeds * batch_size % process_count():
         raise UserError(
-            f"train.batch_size: must be a multiple of the {process_count()} processes, "
-            f"not {batch_size}"
+            f"train.batch_size: num_seeds x {batch_size} must be a multiple of the "
+            f"{process_count()} processes"
         )
     most = len(by_process) * min(map(len, by_process))
     grid = _grid(batch_size, num_seeds, most, num_devices)
@@ -75,7 +75,8 @@ def _split_cpu(batch_size: int, num_devices: int | None, num_seeds: int) -> None
         grid = _grid(batch_size, num_seeds, most)
         num_devices = math.prod(grid) if grid else process_count()
     local_devices = max(1, num_devices // process_count())
-    jax.config.update("jax_num_cpu_devices", local_devices)
+    if local_devices > 1:
+        jax.config.update("jax_num_cpu_devices", local_devices)
     if num_seeds > 1 and jax.__version_info__ < (0, 11):
         # In these versions a device blocks one of XLA's threads while it waits for the
         # others, and an ensemble's work needs a thread too: 0.10.2 hangs without one

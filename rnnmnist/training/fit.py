@@ -64,8 +64,8 @@ def fit(
     array([0, 1, 0])
 
     Args:
-        inputs: real [examples, time, features], or [examples, time] of one feature; NaN
-            for missing values.
+        inputs: real [examples, time, features], or [examples, time] of one feature, or
+            a list of arrays of different lengths; NaN for missing values.
         labels: integers or strings [examples].
         workdir: the folder of the run.
         lengths: integers [examples], the time steps before the padding of each; by
@@ -86,7 +86,7 @@ def fit(
             other arrays or settings.
         RunError: if a loss or gradient is not finite, or a file of the run cannot be
             written.
-        OSError: if the arrays cannot be saved.
+        OSError: if a file cannot be read, or the arrays cannot be saved.
         KeyboardInterrupt: after an interrupt.
     """
     folder = parse_folder(str(workdir))

@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from rnnmnist.config.schema import Config, TrainConfig
+from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import BatchSource, Chunk, open_batches
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.errors import RunError, StoppedError
@@ -40,7 +41,7 @@ class Run:
     """What the stages of the loop share."""
 
     config: Config
-    dataset: Dataset
+    task: Task
     workdir: Path
     program: Program
     batches: BatchSource
@@ -109,7 +110,7 @@ def train_from(
         validation = splits["validation"]
         run = Run(
             config=config,
-            dataset=dataset,
+            task=task,
             workdir=workdir,
             program=program,
             batches=batches,
@@ -153,7 +154,7 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
         if validated or stopping:
             metrics = validate(run, state, step) if validated else None
             arrays = saved_arrays(state, program=run.program)
-            run.checkpoints.save(step, arrays, run.config, run.dataset.task, metrics)
+            run.checkpoints.save(step, arrays, run.config, run.task, metrics)
     return step
 
 

@@ -52,7 +52,11 @@ def check_run(
         )
     yield "devices", f"{mesh.size} of {found}"
     yield "data", describe_data(config.data, dataset)
-    yield "workdir", describe_workdir(config, workdir, task)
+    check_free(workdir)
+    step = step_to_resume(config, workdir, task)
+    free = shutil.disk_usage(check_writable(workdir)).free / 2**30
+    start = f"a run resumes from step {step}" if step else "no run in it yet"
+    yield "workdir", f"{workdir}, writable, {free:,.1f} GiB free, {start}"
     yield "step", describe_step(config, task, dataset, mesh)
 
 
@@ -68,15 +72,6 @@ def describe_data(config: DataConfig, sequences: Dataset | None) -> str:
     missing = missing_urls(builder, config.manual_dir)  # their host responds
     source = f"downloads {len(missing)} files and " if missing else ""
     return f"{config.name}: a run {source}prepares it in {builder.data_dir}"
-
-
-def describe_workdir(config: Config, folder: Path, task: Task) -> str:
-    """Describes a workdir and the step from which a run would start."""
-    check_free(folder)
-    step = step_to_resume(config, folder, task)
-    free = shutil.disk_usage(check_writable(folder)).free / 2**30
-    start = f"a run resumes from step {step}" if step else "no run in it yet"
-    return f"{folder}, writable, {free:,.1f} GiB free, {start}"
 
 
 def check_writable(folder: Path) -> Path:

@@ -112,9 +112,8 @@ def train_range(
 ) -> tuple[TrainState, UpdateSums, Chunk | None]:
     """Trains from a step to a later one, or to an update that is rejected.
 
-    Returns:
-        The new state, the sums over the applied updates on the host, and the chunk of
-        the last applied one, None if there is none.
+    Returns the new state, the sums over the applied updates on the host, and the chunk
+    of the last applied one, None if there is none.
     """
     parts = list[UpdateSums]()
     applied = None

@@ -37,25 +37,20 @@ SUPPORTED = {
 }
 
 
-def check_supported(network: Predictor) -> None:
-    """Checks that the page can show a network."""
-    network.check_digits()
-    settings = network.config.flat()
-    for name, needed in SUPPORTED.items():
-        if settings[name] != needed:
-            raise UserError(
-                f"workdir: {network.workdir} has {name}={settings[name]}, but the page "
-                f"shows networks with {name}={needed} only; name another run"
-            )
-
-
 def render(networks: Sequence[Predictor]) -> str:
     """Renders the page as HTML.
 
     The networks are shown side by side. The first one selects the samples.
     """
     for network in networks:
-        check_supported(network)
+        network.check_digits()
+        settings = network.config.flat()
+        for name, needed in SUPPORTED.items():
+            if settings[name] != needed:
+                raise UserError(
+                    f"workdir: {network.workdir} has {name}={settings[name]}, but the "
+                    f"page shows networks with {name}={needed} only; name another run"
+                )
     losses = [network.config.train.loss for network in networks]
     params = [split_ensemble(network.params)[0] for network in networks]
     check = out_of_distribution.load()

@@ -268,6 +268,7 @@ def test_a_missing_workdir_or_step_is_one_line_and_writes_nothing(
         (["stray"], "stray argument 'stray'"),
         (["--config.execution.num_devices=3"], "execution.num_devices: must divide"),
         (["--workdir=README.md"], "README.md is a file"),
+        (["--workdir=\udcff"], "is not valid UTF-8"),
         (["--config.data.manual_dir=nowhere", "--config=default"], "data.manual_dir"),
     ],
 )

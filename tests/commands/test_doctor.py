@@ -199,10 +199,11 @@ def test_a_run_to_resume_and_another_run(reference_run: Path, tmp_path: Path) ->
     folder = trainer.copy_of(reference_run, tmp_path / "run")
     trainer.cut_back(folder, 100)
     config = Config.from_dict(json.loads((folder / "config.json").read_text()))
-    text = preflight.describe_workdir(config, folder, TASK)
+    checks = preflight.check_run(config, folder, None)
+    text = next(text for label, text in checks if label == "workdir")
     assert text.endswith("a run resumes from step 100")
     with pytest.raises(RunError, match=r"another run: seed=5 \(checkpoint: 0\)"):
-        preflight.describe_workdir(config.replace({"seed": 5}), folder, TASK)
+        dict(preflight.check_run(config.replace({"seed": 5}), folder, None))
 
 
 @pytest.mark.exhaustive  # the lock itself is tested above
@@ -255,7 +256,7 @@ def test_damaged_data_are_detected_without_writing(tmp_path: Path) -> None:
     assert text == f"mnist5k: prepared in {folder}, 4,000 / 500 / 500 images"
     for path in folder.glob("*train*"):
         path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(RunError, match=f"{folder} is damaged"):
+    with pytest.raises(RunError, match=f"{folder}: cannot be read"):
         preflight.describe_data(config, None)
 
 

@@ -319,7 +319,7 @@ def test_sequences_of_other_lengths_after_rematerialization(two_networks: Path) 
         (np.zeros((2, 0, 2)), None, "has the shape"),
         ([np.zeros((2, 2)), np.zeros((3, 1))], None, "must match exactly"),
         ([np.zeros((2, 2)), np.zeros((0, 2))], None, "allowed are 1 to 2"),
-        ([np.zeros((2, 2)), 3], None, "inputs: TypeError"),
+        ([np.zeros((2, 2)), 3], None, "TypeError"),
         (np.zeros((2, 3, 2), complex), None, "is 'complex128'"),
         (np.full((2, 3, 2), 1e39), None, "sequence 0 at time step 0, feature 0, is la"),
         (np.full((2, 3, 2), np.nan), None, "is missing"),
@@ -330,7 +330,7 @@ def test_sequences_of_other_lengths_after_rematerialization(two_networks: Path) 
 def test_arrays_that_a_predictor_refuses(
     examples: np.ndarray, lengths: Any, text: str, run: Path
 ) -> None:
-    with pytest.raises(UserError, match=rf"^examples: .*{text}"):
+    with pytest.raises(UserError, match=rf"^(inputs|lengths).*{text}"):
         rnnmnist.Predictor(run).classify(examples, lengths)
 
 

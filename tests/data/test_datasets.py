@@ -203,11 +203,21 @@ def test_no_flipped_byte_of_prepared_data_is_read(
         try:
             found = datasets.load(prepared).splits
         except RunError as error:
-            assert "damaged" in str(error)
+            assert "cannot be read" in str(error)
             refused += 1
         else:
             assert_equal(found, first)
     assert refused >= 10
+
+
+def test_a_folder_of_an_older_version_is_prepared_again(
+    prepared: DataConfig, tmp_path: Path
+) -> None:
+    first = datasets.load(prepared).splits
+    (info,) = tmp_path.rglob("dataset_info.json")
+    info.parent.rename(info.parent.with_name("1.0.0"))
+    assert_equal(datasets.load(prepared).splits, first)
+    assert info.exists()
 
 
 @pytest.mark.parametrize("pattern", ["*test.array_record*", "dataset_info.json"])
@@ -216,7 +226,7 @@ def test_damaged_prepared_data_are_one_line(
 ) -> None:
     (path,) = tmp_path.rglob(pattern)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(RunError, match=r"damaged.*delete"):
+    with pytest.raises(RunError, match=r"cannot be read.*delete"):
         datasets.load(prepared)
 
 

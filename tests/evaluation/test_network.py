@@ -52,7 +52,7 @@ def test_a_trace_needs_one_lstm() -> None:
     "images", [np.zeros((28, 28), np.uint8), np.zeros((2, 28, 28)), IMAGES[:0], 7]
 )
 def test_images_of_another_shape_or_type_are_refused(images: Any) -> None:
-    with pytest.raises(UserError, match=r"^examples: must be uint8 images of shape"):
+    with pytest.raises(UserError, match=r"^inputs: must be uint8 images of shape"):
         Predictor().classify(images)
 
 

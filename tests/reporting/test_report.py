@@ -318,7 +318,6 @@ def test_only_a_probability_of_one_is_printed_as_100(
     ("argv", "message"),
     [
         ([], "--workdir"),
-        (["--workdir=a", "--workdir=a"], "a is given more than once"),
         (["--workdir=a", "--split=train"], "--split: no such flag"),
     ],
 )
@@ -429,17 +428,6 @@ def validations(number: int = 500) -> list[Metrics]:
     ]
 
 
-@pytest.mark.parametrize(("number", "text"), [(49, "last"), (50, "best")])
-def test_the_title_of_the_curves_names_the_selected_step(
-    monkeypatch: pytest.MonkeyPatch, number: int, text: str
-) -> None:
-    lines = validations(number)
-    texts = drawn_texts(monkeypatch, lambda: plots.learning_curves(lines))
-    (title,) = {drawn for drawn in texts if "accuracy:" in drawn}
-    assert f" {text} validation accuracy: " in title
-    assert title.endswith(f" % at step {200 if text == 'last' else 100}")
-
-
 @pytest.mark.usefixtures("unrendered")
 def test_a_report_on_other_data_than_the_training(run_data: RunData) -> None:
     run = sequences_run(run_data, 500, test=True, name="a")
@@ -497,24 +485,6 @@ def test_an_error_of_one_step_is_drawn() -> None:
         return plots.gallery([tile], images=False)
 
     assert draw([1.0]) != draw([np.nan])
-
-
-def test_a_high_accuracy_is_not_written_over_the_title(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    heights: list[float] = []
-
-    def png(figure: Figure) -> bytes:
-        figure.draw_without_rendering()
-        (axes,) = figure.axes
-        for text in axes.texts:
-            heights.append(text.get_window_extent().y1 - axes.bbox.y1)
-        return b""
-
-    monkeypatch.setattr(plots, "to_png", png)
-    plots.accuracy_over_time(np.repeat([[0.99], [1], [1]], 28, axis=1), 0.1)
-    assert len(heights) == 4
-    assert max(heights) < 0
 
 
 def test_the_name_of_a_run_is_not_read_as_mathematics() -> None:

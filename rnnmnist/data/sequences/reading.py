@@ -23,16 +23,16 @@ from rnnmnist.data.sequences.ts import read_ts
 from rnnmnist.data.sequences.validation import (
     Sequences,
     check_memory,
-    damage_refused,
     named,
     validate,
 )
-from rnnmnist.errors import UserError, did_you_mean, shown
+from rnnmnist.errors import UserError, damage_refused, did_you_mean, shown
 
 FORMATS = "a .npz, .ts, .csv or .parquet file, or a folder of .npy files"
 CHUNK_BYTES = 1 << 24  # of the values that are checked at a time
 NAMES = ("inputs", "labels", "lengths", "split", "feature_names")
 OTHER_SIZE = "its header claims another size"
+SAVE_AGAIN = "save it again"
 
 
 def read_npz(path: Path) -> dict[str, Any]:
@@ -44,7 +44,8 @@ def read_npz(path: Path) -> dict[str, Any]:
         check_memory(sum(member.file_size for member in members), "the arrays")
         for member in members:
             name = member.filename.removesuffix(".npy")
-            with named(name), damage_refused(), archive.open(member) as file:
+            damage = damage_refused(UserError, f"{name}: ", SAVE_AGAIN)
+            with damage, archive.open(member) as file:
                 arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
                 if file.read(1):  # at the end, zipfile compares the checksum
                     raise ValueError(OTHER_SIZE)
@@ -57,7 +58,7 @@ def read_folder(path: Path) -> dict[str, Any]:
     _check_names([file.stem for file in files])
     arrays: dict[str, Any] = {}
     for file in files:
-        with named(file.stem), damage_refused():
+        with damage_refused(UserError, f"{file.stem}: ", SAVE_AGAIN):
             array: Any = np.load(file, mmap_mode="r", allow_pickle=False)
             if array.offset + array.nbytes != file.stat().st_size:
                 raise ValueError(OTHER_SIZE)
@@ -70,6 +71,8 @@ def _check_names(names: list[str]) -> None:
         if name not in NAMES:
             remedy = did_you_mean(name, NAMES, f"allowed are {', '.join(NAMES)}")
             raise UserError(f"contains the array {shown(name)}; {remedy}")
+        if names.count(name) > 1:
+            raise UserError(f"contains {name} twice; save the arrays again")
     if "inputs" not in names:
         raise UserError("contains no inputs; name the sequences 'inputs'")
 
@@ -90,7 +93,7 @@ def read(path: Path, *, pair: bool = True) -> Sequences:
     reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"{path}: is in no known format; name {FORMATS}")
-    with named(path), damage_refused():
+    with named(path), damage_refused(UserError, "", SAVE_AGAIN):
         arrays = read_ts(path, pair=pair) if reader is read_ts else reader(path)
         return validate(**arrays)
 

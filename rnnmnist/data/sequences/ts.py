@@ -119,6 +119,8 @@ def _parse_case(
 def _parse_numbers(text: str, where: str) -> list[float]:
     cells = [cell.strip() for cell in text.split(",")]
     try:
+        if "_" in text:  # which float() would ignore
+            raise ValueError(f"{shown(text)} contains an underscore")
         return [math.nan if cell == "?" else float(cell) for cell in cells]
     except ValueError as error:
         raise UserError(f"{where}: {error}; a missing value is ? or nan") from error

@@ -13,7 +13,7 @@ import psutil
 from numpy.typing import ArrayLike
 
 from rnnmnist.data.examples import SPLITS
-from rnnmnist.errors import UserError, as_run_error, did_you_mean, first_line, shown
+from rnnmnist.errors import UserError, did_you_mean, first_line, shown
 
 MAX_CLASSES = 1_000
 VALIDATION_EVERY = 10  # of the training sequences of a class, where no split is given
@@ -114,6 +114,8 @@ def validate(
     if labels is not None:
         vector = _array("labels", labels, "iuU", count)
         indices, classes = _encode(vector, class_names)
+    if len(set(names)) < len(names):
+        raise UserError(f"feature_names: {shown(names)} has a name twice")
     for name in (*classes, *names):
         if not name.strip() or not name.isprintable():
             raise UserError(
@@ -139,6 +141,8 @@ def _pad_list(sequences: Sequence[Any]) -> tuple[Any, np.ndarray | None]:
         if np.all(lengths == lengths[:1]):
             return sequences, None
         values = np.concatenate(arrays)
+        if values.ndim > 2:
+            raise ValueError("a sequence must be [time, features] or [time]")
     except (ValueError, TypeError) as error:  # as of different numbers of features
         raise UserError(f"inputs: {first_line(error)}") from error
     return pad(values.reshape(len(values), -1), lengths), lengths
@@ -205,19 +209,6 @@ def named(subject: str | Path) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{subject}: {error}") from error
-
-
-@contextlib.contextmanager
-def damage_refused() -> Iterator[None]:
-    """Turns what NumPy, zipfile and pyarrow raise for bad files into one line."""
-    try:
-        yield
-    except Exception as error:  # they raise many types
-        if as_run_error(error):
-            raise
-        raise UserError(
-            f"cannot be read ({first_line(error)}); save it again"
-        ) from error
 
 
 def pad(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:

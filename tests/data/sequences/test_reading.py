@@ -376,6 +376,12 @@ def test_only_comments_of_ts_files_can_be_of_any_encoding(tmp_path: Path) -> Non
         ({"split": ["test", "test", "validation"]}, "has 0 training and 1 validation"),
         ({"split": [0, 1, 2]}, r"split: is 'int64'; allowed are strings"),
         ({"feature_names": ["x"]}, r"feature_names: has the shape \(1,\)"),
+        ({"feature_names": ["x", "x"]}, r"feature_names: \('x', 'x'\) has a name twi"),
+        ({"inputs": np.full((3, 3, 2), np.inf, np.float16)}, "is larger than 3.4e.38"),
+        (
+            {"inputs": [np.zeros((n, 2, 2)) for n in (1, 2, 3)], "lengths": None},
+            r"inputs: ValueError: a sequence must be \[time, features\]",
+        ),
     ],
 )
 def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
@@ -406,6 +412,14 @@ def test_files_of_other_arrays_are_refused(
     assert message in refusal(write(tmp_path, **arrays))
 
 
+def test_an_archive_with_an_array_twice_is_refused(tmp_path: Path) -> None:
+    path = write_npz(tmp_path, **arrays_of())
+    twice = pytest.warns(UserWarning, match="Duplicate name")
+    with zipfile.ZipFile(path, "a") as archive, twice:
+        archive.writestr("inputs.npy", b"")
+    assert "contains inputs twice" in refusal(path)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -420,6 +434,7 @@ def test_files_of_other_arrays_are_refused(
         ("5:6", ":6", "line 11: could not convert string to float: ''"),
         ("5:6", "5\0:6", r"line 11: could not convert string to float: '5\x00'"),
         ("5:6:bird", "bird", "line 11: the dimensions have [] values"),
+        ("5:6", "5_0:6", "line 11: '5_0' contains an underscore"),
     ],
 )
 def test_wrong_ts_files_are_refused(
