@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import math
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -191,7 +191,8 @@ def find_invalid(
     time, features] can have lengths int [n], after which their values do not matter.
     """
     used = True if lengths is None else ~padding(values.shape[1], lengths)[..., None]
-    low, high = (find(values, initial=0, where=used) for find in (np.min, np.max))
+    limits: dict[str, Any] = {} if lengths is None else {"initial": 0, "where": used}
+    low, high = np.min(values, **limits), np.max(values, **limits)
     if -LARGEST <= low <= high <= LARGEST:  # and none of them is NaN
         return None
     invalid = used & (np.abs(values) > LARGEST)

@@ -177,9 +177,9 @@ def host_of(url: str) -> str:
 
 def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
     missing = missing_urls(builder, manual_dir)
-    text = f"preparing {builder.builder_config.name} in {builder.data_dir}"
+    name = builder.builder_config.name
     source = f", downloading from {host_of(missing[0])}" if missing else ""
-    print(text + source, flush=True)
+    print(f"preparing {name} in {builder.data_dir}{source}", flush=True)
     download_config = tfds.download.DownloadConfig(
         manual_dir=None if manual_dir is None else expand(manual_dir),
         force_checksums_validation=True,

@@ -70,9 +70,8 @@ def load_run_data(
 ) -> RunData:
     """Reads a run's files and predicts every example of the test split.
 
-    If the data have no test split, validation takes its place. The only file that it
-    writes is the log of evaluations on the test split. `data_paths` are settings that
-    replace those of the checkpoint.
+    If the data have no test split, validation takes its place. Only the reading of the
+    test split is written. `data_paths` replace settings of the checkpoint.
     """
     network = TrainedNetwork(workdir, selector)
     task, split, examples = network.load_split(None, data_paths, "report")

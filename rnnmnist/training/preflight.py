@@ -84,10 +84,7 @@ def check_writable(folder: Path) -> Path:
 def describe_step(
     config: Config, task: Task, sequences: Dataset | None, mesh: Mesh
 ) -> str:
-    """Compiles the training step and times a few steps, on black images or sequences.
-
-    The run uses the same program, which is then in the compilation cache.
-    """
+    """Compiles the run's training step and times it on black images or sequences."""
     before = compile_seconds()
     program = Program.create(config, task, mesh)
     state = create_state(config, program)

@@ -222,7 +222,8 @@ class Moments:
         """
         missing = np.isnan(values)
         number = len(values) - missing.sum(axis=0)
-        values = np.where(missing, 0, values)
+        if missing.any():
+            values = np.where(missing, 0, values)
         mean = values.sum(axis=0, dtype=np.float64) / np.maximum(number, 1)
         deviations = values - mean
         deviations[missing] = 0
