@@ -244,7 +244,8 @@ def test_a_batch_that_cannot_be_split_is_one_line(
     ):
         assert code == 2
         assert stderr == (
-            "error: train.batch_size: must be a multiple of the 2 processes, not 49\n"
+            "error: train.batch_size: num_seeds x 49 must be a multiple of the 2 "
+            "processes\n"
         )
     assert not (tmp_path / "run").exists()
 
