@@ -165,8 +165,6 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
 
 
 class _Formatter(logging.Formatter):
-    """Formats a record in one line, with the error in place of its traceback."""
-
     def format(self, record: logging.LogRecord) -> str:
         line = f"{record.levelname.lower()}: {record.getMessage()}"
         error = record.exc_info[1] if record.exc_info else None
@@ -186,10 +184,15 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 def _configure_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
-    for name in ("rnnmnist", "jax"):  # jax says why it does not use an accelerator
-        logger = logging.getLogger(name)
-        logger.addHandler(handler)
-        logger.propagate = False
+    logger = logging.getLogger("rnnmnist")
+    logger.addHandler(handler)
+    logger.propagate = False
+
+    def show(record: logging.LogRecord) -> bool:  # why jax uses no accelerator
+        handler.handle(record)
+        return False  # some versions of jax would print a traceback
+
+    logging.getLogger("jax._src.xla_bridge").addFilter(show)
     # orbax and TFDS log warnings in normal use; they raise on real problems.
     absl.logging.set_verbosity(absl.logging.FATAL)
     # matplotlib logs that it builds its font cache, or cannot store it.

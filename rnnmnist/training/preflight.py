@@ -89,9 +89,8 @@ def describe_step(
     program = Program.create(config, task, mesh)
     state = create_state(config, program)
     if sequences is None:
-        count = task.examples.train
-        images = np.zeros((count, *(task.image_shape or ())), np.uint8)
-        examples = Examples(images, labels=np.zeros(count, np.int32))
+        images = np.zeros((task.examples.train, *(task.image_shape or ())), np.uint8)
+        examples = Examples(images, labels=np.zeros(len(images), np.int32))
     else:
         examples = sequences.splits["train"]
     with open_batches(examples, config, mesh) as source:
