@@ -24,7 +24,7 @@ from rnnmnist.exporting import runner
 from rnnmnist.exporting.formats import FORMATS, check_packages
 from rnnmnist.exporting.source import Source
 from rnnmnist.runs.checksums import array_checksums, json_checksum
-from rnnmnist.runs.files import write_folder, write_json
+from rnnmnist.runs.writing import write_folder, write_json
 from rnnmnist.runtime.machine import installed_versions
 
 FOLDER = Path(__file__).parent

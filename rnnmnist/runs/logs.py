@@ -13,7 +13,7 @@ import msgspec
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.errors import names_path
-from rnnmnist.runs.files import write_atomically
+from rnnmnist.runs.writing import write_atomically
 
 
 class NetworkMetrics(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import msgspec
 
 from rnnmnist.config.tasks import Task
 from rnnmnist.runs import logs
-from rnnmnist.runs.files import write_json
+from rnnmnist.runs.writing import write_json
 
 _logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from rnnmnist.config.files import open_folder
 from rnnmnist.config.schema import Config
 from rnnmnist.errors import UserError
 from rnnmnist.runs import logs
-from rnnmnist.runs.files import write_atomically, write_json
+from rnnmnist.runs.writing import write_atomically, write_json
 from rnnmnist.runtime import machine
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0, process_count

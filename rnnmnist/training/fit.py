@@ -18,8 +18,8 @@ from rnnmnist.data.sequences.reading import to_dataset
 from rnnmnist.data.sequences.validation import Sequences, validate
 from rnnmnist.errors import StoppedError, UserError, names_path
 from rnnmnist.runs.checkpoints import read_header
-from rnnmnist.runs.files import write_folder
 from rnnmnist.runs.workdir import PhaseTimer, list_steps
+from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.loop import train

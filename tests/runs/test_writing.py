@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rnnmnist.runs.files import write_folder
+from rnnmnist.runs.writing import write_folder
 
 
 def write(path: Path, text: str, error: Exception | None = None) -> None:
