@@ -239,12 +239,16 @@ def test_a_step_that_diverges_is_a_problem(small: Config) -> None:
         preflight.describe_step(small.replace(wild), TASK, None, mesh_of(1))
 
 
-def test_a_crash_is_one_line(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
+def test_a_crash_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, data_dir: Path, tmp_path: Path
+) -> None:
     def crash(*_: object, **__: object) -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nwhile\nrunning")
 
     monkeypatch.setattr(preflight, "train_range", crash)
-    error = failure_here(f"--config.data.data_dir={data_dir}")
+    error = failure_here(
+        f"--config.data.data_dir={data_dir}", f"--workdir={tmp_path / 'run'}"
+    )
     assert error.endswith(": RuntimeError: RESOURCE_EXHAUSTED: Out of memory")
 
 
