@@ -5,6 +5,7 @@ This module does not import jax, so that `--help` and errors in flags are immedi
 
 import argparse
 import gc
+import inspect
 import logging
 import os
 import sys
@@ -172,8 +173,9 @@ class _Formatter(logging.Formatter):
 
 
 def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    # After orbax has failed to read an array, callbacks of its other reads fail so.
-    if str(unraisable.exc_value) != "Event loop is closed":
+    # After orbax has failed to read an array, its other reads and their callbacks fail.
+    is_closed = str(unraisable.exc_value) == "Event loop is closed"
+    if not (is_closed or inspect.iscoroutine(unraisable.object)):
         sys.__unraisablehook__(unraisable)
 
 

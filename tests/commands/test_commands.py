@@ -4,6 +4,7 @@ Each command runs as a process at least once. Where only its messages or files m
 its `main` is called in this process, which has already imported jax.
 """
 
+import asyncio
 import hashlib
 import importlib
 import json
@@ -573,6 +574,16 @@ def test_only_failures_of_orbax_after_a_failed_read_are_hidden(
         def __del__(self) -> None:
             raise ValueError("a fault in __del__")
 
+    async def read() -> None:
+        try:
+            await asyncio.sleep(0)
+        except GeneratorExit as error:
+            raise ValueError("cannot read") from error
+
     monkeypatch.setattr(sys, "unraisablehook", cli._show_unraisable)
+    reading = read()
+    reading.send(None)
+    del reading
+    assert capsys.readouterr().err == ""
     Failing()
     assert "ValueError: a fault in __del__" in capsys.readouterr().err
