@@ -16,14 +16,12 @@ from rnnmnist.errors import RunError, StoppedError
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.network import evaluate_best_checkpoint
 from rnnmnist.evaluation.predictions import predict_logits
-from rnnmnist.models.cells import check_user_cell
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import PhaseTimer, session
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max, is_process_0
-from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
 from rnnmnist.training.state import (
@@ -66,12 +64,7 @@ def train(
     timer was started before the data were read. A complete run is kept.
     """
     timer = timer or PhaseTimer()
-    resume.check_agreement(config, dataset.task)
-    mesh = make_mesh(
-        config.train.batch_size, config.execution.num_devices, config.num_seeds
-    )
-    check_user_cell(config.model)
-    with resume.hold_workdir(workdir):
+    with resume.hold_workdir(workdir, config, dataset.task) as mesh:
         step = resume.start_step(config, dataset.task, workdir)
         if verbose:
             console.print_header(config, dataset.task, workdir, mesh, step)

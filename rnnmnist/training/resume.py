@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
 from rnnmnist.config.tasks import Task, fit_to_examples
 from rnnmnist.errors import RunError, UserError, as_run_error
+from rnnmnist.models.cells import check_user_cell
 from rnnmnist.models.classifier import flatten_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoints import DamagedError, Header, read_header
 from rnnmnist.runs.workdir import check_free, list_steps, lock
 from rnnmnist.runtime.distributed import all_gather, broadcast, process_count
 from rnnmnist.runtime.ensemble import put_ensemble
-from rnnmnist.runtime.mesh import device_put, over_seeds, replicated
+from rnnmnist.runtime.mesh import device_put, make_mesh, over_seeds, replicated
 from rnnmnist.training.console import describe_last_checkpoint
 from rnnmnist.training.state import Program, TrainState, abstract_state, saved_arrays
 
@@ -43,11 +45,19 @@ def check_agreement(config: Config, task: Task) -> None:
 
 
 @contextlib.contextmanager
-def hold_workdir(workdir: Path) -> Iterator[None]:
-    """Locks a workdir. A failed read or write names the last checkpoint in it."""
+def hold_workdir(workdir: Path, config: Config, task: Task) -> Iterator[Mesh]:
+    """Locks a workdir for a run on whose devices and settings all processes agree.
+
+    A failed read or write names the last checkpoint in it.
+    """
+    check_agreement(config, task)
+    mesh = make_mesh(
+        config.train.batch_size, config.execution.num_devices, config.num_seeds
+    )
+    check_user_cell(config.model)
     with lock(workdir):
         try:
-            yield
+            yield mesh
         except OSError as error:
             failure = as_run_error(error)
             if failure is None:  # such as a closed standard output
