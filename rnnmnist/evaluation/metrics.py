@@ -84,7 +84,14 @@ def score_logits(logits: np.ndarray, labels: np.ndarray, first_seed: int = 0) ->
     confusions = np.zeros((len(logits), classes, classes), int)
     for confusion, predicted in zip(confusions, logits.argmax(-1), strict=True):
         np.add.at(confusion, (labels, predicted), 1)
-    return score_confusions(confusions, losses.mean(axis=1), first_seed)
+    scores = score_confusions(confusions, losses.mean(axis=1), first_seed)
+    if not scores.members:
+        return scores
+    probabilities = np.exp(logits - total[..., None]).mean(axis=0)
+    correct = int((probabilities.argmax(-1) == labels).sum())
+    return msgspec.structs.replace(
+        scores, ensemble_correct=correct, ensemble_accuracy=correct / examples
+    )
 
 
 def score_confusions(
@@ -150,8 +157,16 @@ def format_counts(found: Scores | Metrics) -> str:
 
 
 def format_result(result: Result) -> str:
-    """Formats the accuracy of a result; of sequences, also the balanced one."""
+    """Formats the accuracy of a result; of sequences, also the balanced one.
+
+    Of several seeds, the accuracy of their ensemble follows.
+    """
     text = format_accuracy(result)
+    if result.ensemble_accuracy is not None:
+        text += (
+            f"; ensemble {percent(result.ensemble_accuracy)} "
+            f"({result.ensemble_correct:,} of {result.examples:,})"
+        )
     if result.task.image_shape is None:
         text += f", balanced accuracy {percent(result.balanced_accuracy)}"
     if result.tutorial_128 is not None:

@@ -33,6 +33,8 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     accuracy_mean: float | None = None
     accuracy_std: float | None = None  # with `ddof=1`
     accuracy_mean_interval: tuple[float, float] | None = None  # 95 % t interval
+    ensemble_correct: int | None = None  # by the mean of the members' probabilities
+    ensemble_accuracy: float | None = None
     members: tuple["Scores", ...] = ()
 
     @property

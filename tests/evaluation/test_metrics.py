@@ -83,10 +83,19 @@ def test_the_variation_over_networks_by_hand() -> None:
     assert (low, high) == pytest.approx((0.91 - half, 0.91 + half), abs=1e-5)
 
 
+def test_an_ensemble_predicts_by_the_mean_of_probabilities() -> None:
+    """The mean of the logits, and the majority, would be wrong on one example each."""
+    ones = np.array([[0.9999, 0.7, 0.9], [0.2, 0.4, 0.9], [0.2, 0.45, 0.9]])
+    logits = np.log(np.stack([1 - ones, ones], axis=-1))
+    scores = score_logits(logits, np.array([0, 1, 0]))
+    assert (scores.ensemble_correct, scores.ensemble_accuracy) == (2, 2 / 3)
+
+
 def test_one_network_has_no_members() -> None:
     one = make_scores().members[1]
     assert one.networks == (one,)
-    assert not {"members", "accuracy_std"} & msgspec.to_builtins(one).keys()
+    absent = {"members", "accuracy_std", "ensemble_correct"}
+    assert not absent & msgspec.to_builtins(one).keys()
     equal = score_confusions(np.array(CONFUSIONS[:1] * 2), np.ones(2))
     assert msgspec.to_builtins(equal)["accuracy_std"] == 0.0
 

@@ -328,6 +328,8 @@ def test_files_hold_the_results_of_each_network(run: Run, tmp_path: Path) -> Non
             "accuracy_mean",
             "accuracy_std",
             "accuracy_mean_interval",
+            "ensemble_correct",
+            "ensemble_accuracy",
         }
     found = read_result(path, result["params_sha256"])
     assert found is not None
@@ -336,6 +338,7 @@ def test_files_hold_the_results_of_each_network(run: Run, tmp_path: Path) -> Non
     (text,) = [text for text in run.stdout.splitlines() if text.startswith("test ")]
     assert "± " in text
     assert "over 3 seeds" in text
+    assert f"({result['ensemble_correct']} of 500)" in text
 
 
 def test_a_run_of_one_seed_equals_its_network_in_the_ensemble(
