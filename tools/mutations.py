@@ -65,21 +65,22 @@ def changes(source: bytes) -> Iterator[tuple[int, int, str]]:
 
 def run(file: Path, done: int, count: int, seed: int, tests: str) -> None:
     """Tests the changes that are not in the file yet; `exit 0`: no test noticed one."""
-    with tempfile.TemporaryDirectory() as clone, file.open("a", buffering=1) as results:
+    with tempfile.TemporaryDirectory() as clone, file.open("a") as results:
         subprocess.run(["git", "clone", "-q", ".", clone], check=True)
-        command = f"cd {clone} && PYTHONPATH={clone} timeout 1800 {tests}"
+        test = f"cd {clone} && PYTHONPATH={clone} timeout 1800 {tests}"
         for change, new in draw(Path(clone), seed)[done:count]:
             (Path(clone) / change["file"]).write_bytes(new)
-            status, output = subprocess.getstatusoutput(command)
+            own = "/".join(Path(change["file"]).parts[1:-1]) or "commands"
+            status, output = subprocess.getstatusoutput(f"{test} tests/{own} && {test}")
             subprocess.run(["git", "-C", clone, "checkout", "-q", "."], check=True)
             failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
             change["noticed by"] = failed[1] if failed else f"exit {status}"
-            print(json.dumps(change), file=results)
+            print(json.dumps(change), file=results, flush=True)
 
 
 def main() -> None:
     """Parses the command line, and runs tests or prints the table of their results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=["run", "table"])
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
