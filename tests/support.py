@@ -214,6 +214,12 @@ def one_line_error(finished: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
+def file_times(folder: Path) -> dict[Path, int]:
+    """Returns all paths in a folder, and when each file was changed."""
+    paths = list(folder.rglob("*"))
+    return {path: path.is_file() and path.stat().st_mtime_ns for path in paths}
+
+
 @contextlib.contextmanager
 def fast_compilation() -> Iterator[None]:
     """Compiles in this process as all fast tests do, also in a slow one."""

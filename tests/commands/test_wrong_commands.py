@@ -1,0 +1,329 @@
+"""Wrong commands: the line that each gets, and the remedies that messages advise.
+
+Not here: `data.manual_dir`, which needs the original files (`test_originals.py`), the
+flags of clusters (`test_distributed.py`), and `--format=stablehlo` (`test_export.py`).
+Most runs share one compiled training step, since their learning rate does not depend on
+the number of steps.
+"""
+
+import importlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import REPOSITORY, Once, file_times, interrupted_at, refused
+
+from rnnmnist import predict
+from rnnmnist.errors import RunError
+from rnnmnist.runs.workdir import lock
+
+ALONE = (
+    "--num_processes=1 --config.execution.num_devices=1 --config.model.hidden_size=4"
+)
+TRAIN = (
+    f"main --config=files {ALONE} --config.train.batch_size=10 "
+    "--config.train.learning_rate=0.03 --config.train.clip_norm=0 "
+    "--config.train.schedule=constant --config.train.warmup_fraction=0 "
+    "--config.train.num_steps=10 --config.train.eval_every_steps=10"
+)
+RUN = f"{TRAIN} --config.data.path=levels.npz --workdir=run"
+LONGER = f"{RUN} --config.train.num_steps=20"
+DIVERGING = f"{LONGER} --config.train.learning_rate=1e21"
+NEW = "main --config=embedded --workdir=new --config.data.data_dir=DATA_DIR"
+NEW_SEQUENCES = "main --config=files --workdir=new --config.data.path="
+IMAGES = f"main {ALONE} --config.train.num_steps=1 --config.data.data_dir=DATA_DIR"
+
+# Wrong settings of a run, and a part of the error.
+WRONG_SETTINGS = [
+    ("train.learning_rte=0.1", "no such setting; did you mean 'train.learning_rate'?"),
+    ("train.learning_rate=fast", "train.learning_rate: must be a number"),
+    ("train.learning_rate=-1", "train.learning_rate: must be a number above 0"),
+    ("train.learning_rate=nan", "train.learning_rate: must be a number above 0"),
+    ("train.batch_size=0", "train.batch_size: must be an integer at least 1"),
+    ("train.batch_size=12.5", "train.batch_size: must be an integer"),
+    ("model.hidden_size=-4", "model.hidden_size: must be an integer at least 1"),
+    ("model.cell=lstmm", "must be one of lstm, gru, rnn, mingru, lru or FILE.py:CLASS"),
+    ("model.cell=absent.py:Cell", "absent.py: No such file or directory"),
+    ("model.cell=folder.py:Cell", "folder.py: Is a directory"),
+    ("model.cell=~absent/cell.py:Cell", "~absent/cell.py: "),
+    ("model.num_layers=3", "model.num_layers: 3 needs model.cell=mingru or lru"),
+    ("data.name=mnits", "data.name: must be one of mnist, "),
+    ("data.view=permuted --config.data.permutation=random:x", "data.permutation: must"),
+    ("seed=abc", "seed: must be an integer"),
+    ("num_seeds=0", "num_seeds: must be an integer at least 1"),
+    ("seed", "--config.seed: expected one argument"),
+    ("seed=1 stray", "stray argument 'stray'; flags are"),
+    ("seed=1 --cofig=x", "--cofig: no such flag; did you mean '--config'?"),
+]
+# A path of sequences, perhaps with other flags, and a part of the error.
+WRONG_SEQUENCES = [
+    ("absent.npz", "absent.npz: No such file or directory"),
+    ("x" * 300, "File name too long"),
+    ("README.md", "README.md: is in no known format"),
+    ("gaps.npz", "the value of sequence 0 at time step 2, feature x, is missing"),
+    ("object.npz", "object.npz: inputs: cannot be read (ValueError"),
+    ("truncated.npz", "truncated.npz: cannot be read ("),
+    ("other_lengths.npz", "lengths: has the shape (3,)"),
+    ("one_class.csv", "has 1 classes"),
+    ("text_in_a_feature.csv", "line 2: the column x has 'fast'; allowed are numbers"),
+    ("same_time_twice.csv", "line 3: sequence 'a' has the time '0'"),
+    ("no_data_line.ts", "has no line @data"),
+    ("levels.npz --config.data.max_shift=2", "data.max_shift: is for images only"),
+    ("levels.npz --config.data.name=mnist", "data.path: is for sequences only, and"),
+]
+# Other wrong commands, and a part of the error.
+WRONG_COMMANDS = [
+    ("__main__ trian", "trian: no such command; the commands are train, evaluate, "),
+    (
+        "main --config=nothing --workdir=new",
+        "there is no file nothing; shipped configurations: ",
+    ),
+    ("main --config=README.md --workdir=new", "README.md does not run: SyntaxError"),
+    ("main --config=embedded --workdir=README.md", "README.md is a file"),
+    ("main --workdir=\udcff", "is not valid UTF-8"),
+    (f"{IMAGES} --config=default --config.data.manual_dir=absent", "data.manual_dir"),
+    ("main --config=default --workdir=reference", "holds parameters only"),
+    (
+        f"{IMAGES} --config=embedded --workdir=images --config.model.hidden_size=64",
+        "model.hidden_size=64 (checkpoint: 4)",
+    ),
+    (
+        f"{RUN} --config.data.path=absent.npz --config.seed=5 --config.model.cell=gru",
+        "another run: seed=5 (checkpoint: 0), model.cell=gru (checkpoint: lstm)",
+    ),
+    (f"{LONGER} --config.data.path=absent.npz", "absent.npz: No such file or direct"),
+    ("main --config=files --workdir=new", "data.path: name your sequences"),
+    ("evaluate", "--workdir"),
+    ("evaluate --workdir=new", "new does not exist"),
+    ("evaluate --workdir=empty", "empty holds no checkpoint"),
+    ("evaluate --workdir=images --step=7", "has no step 7; choose best, latest or"),
+    ("evaluate --workdir=images --split=tset", "--split: invalid choice: 'tset'"),
+    (
+        "evaluate --workdir=run --config.data.path=named.npz",
+        "has the features y, and the network was trained on x",
+    ),
+    ("report --workdir=new", "new does not exist"),
+    ("page --output=page.txt", "'page.txt'"),
+    ("page --output=page.html --workdir=run", "trained on levels, not on digits"),
+    ("verify --workdir=new", "new does not exist"),
+    ("export --workdir=images --format=onx --output=new", "--format: invalid choice"),
+    ("export --verify=empty", "has no folder onnx or"),
+    ("doctor --requir=gpu", "--requir: no such flag; did you mean '--require'?"),
+    ("doctor --require=xpu", "--require: invalid choice: 'xpu'"),
+]
+# Arguments of `predict`, which reads the other files, and the file that is wrong.
+WRONG_FILES = [
+    ("README.md", "README.md: "),
+    ("absent.png", "absent.png: No such file or directory"),
+    ("--workdir=run five.jpg", "five.jpg: is in no known format"),
+    ("--workdir=run other_features.csv", "other_features.csv: has 2 features, and the"),
+    ("--workdir=run late_gap.npz", "late_gap.npz: the value of sequence 1030 at time"),
+]
+# A wrong command, what its message advises, and the flags that follow the advice, of
+# which a repeated one replaces the earlier one; or the whole command.
+REMEDIES = [
+    (DIVERGING, "lower train.learning_rate", "--config.train.learning_rate=0.01"),
+    (
+        DIVERGING,
+        "or set train.clip_norm",
+        "--config.train.learning_rate=0.01 --config.train.clip_norm=1",
+    ),
+    (
+        f"{RUN} --config.train.num_steps=5",
+        "not 5; make the run longer",
+        "--config.train.num_steps=10",
+    ),
+    (f"{LONGER} --config.seed=1", "use the checkpoint's settings", "--config.seed=0"),
+    (
+        f"{LONGER} --config.execution.num_devices=3",
+        "must divide num_seeds x train.batch_size = 10, ",
+        "--config.execution.num_devices=5",
+    ),
+    (
+        f"{TRAIN} --workdir=new",
+        "data.path: name your sequences with data.path=PATH",
+        "--config.data.path=levels.npz",
+    ),
+    (
+        f"{TRAIN} --config.data.path=gaps.npz --workdir=new",
+        "set data.missing to forward_fill or zero",
+        "--config.data.missing=zero",
+    ),
+    (
+        f"{IMAGES} --config.data.normalize=none --workdir=new",
+        "is for sequences only, and mnist5k has images; remove data.normalize=none",
+        f"{IMAGES} --workdir=new",
+    ),
+    (
+        f"{IMAGES} --config.data.view=pixels --config.data.pixels_per_step=100 "
+        "--workdir=new",
+        "must divide the 784 pixels of an image, not 100; use 98",
+        "--config.data.pixels_per_step=98",
+    ),
+    ("evaluate --workdir=run --step=7", "choose best, latest or one of", "--step=10"),
+    ("evaluate --workdir=damaged --step=20", "; choose another step", "--step=10"),
+    (
+        "evaluate --workdir=stopped --split=validation",
+        "has been validated yet; choose latest or one of 5",
+        "--step=latest",
+    ),
+    (
+        "evaluate --workdir=untested",
+        "untested has no test split; choose validation",
+        "--split=validation",
+    ),
+    (
+        "evaluate --workdir=changed",
+        "to evaluate on them, set data.path=",
+        "--config.data.path=changed.npz",
+    ),
+    (
+        "evaluate --workdir=images --config.data.path=levels.npz",
+        "the run is on mnist5k, not on files; remove it",
+        "evaluate --workdir=images",
+    ),
+    (
+        "export --workdir=run --format=safetensors --output=exported",
+        "replace it with --force",
+        "--force",
+    ),
+]
+
+
+def call(command: str) -> str | None:
+    """Runs a command in this process; returns the message of its error, if any."""
+    name, *argv = command.split()
+    try:
+        importlib.import_module(f"rnnmnist.{name}").main(argv)
+    except RunError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(scope="module")
+def folder(once: Once, data_dir: Path) -> Path:
+    """Files of sequences, and runs on them."""
+
+    def fill(folder: Path) -> None:
+        folder.mkdir()
+        labels = np.arange(40) % 2
+        inputs = np.random.default_rng(0).normal(labels[:, None, None], size=(40, 5, 1))
+        split = np.array(["train", "train", "validation", "test"]).repeat(10)
+        arrays: dict[str, Any] = {"inputs": inputs, "labels": labels, "split": split}
+        arrays["feature_names"] = np.array(["x"])
+        untested = np.where(split == "test", "validation", split)
+        np.savez(folder / "untested.npz", **arrays | {"split": untested})
+        np.savez(folder / "changed.npz", **arrays)
+        shutil.copy(folder / "changed.npz", folder / "levels.npz")
+        gaps = np.where(np.arange(5)[:, None] == 2, np.nan, inputs)
+        np.savez(folder / "gaps.npz", **arrays | {"inputs": gaps})
+        for run in ("levels run", "untested untested", "changed changed"):
+            file, workdir = run.split()
+            path = f"{folder}/{file}.npz"
+            train = f"{TRAIN} --config.data.path={path} --workdir={folder}/{workdir}"
+            assert call(train) is None
+        train = f"{TRAIN} --config.data.path={folder}/levels.npz"
+        images = IMAGES.replace("DATA_DIR", str(data_dir))
+        assert call(f"{images} --workdir={folder}/images") is None
+        longer = f"--workdir={folder}/damaged --config.train.num_steps=20"
+        assert call(f"{train} {longer}") is None
+        with interrupted_at(5):
+            early = f"--workdir={folder}/stopped --config.train.log_every_steps=5"
+            assert str(call(f"{train} {early}")).startswith("saved step 5 of 10")
+        (folder / "damaged" / "20" / "header" / "metadata").write_bytes(b"")
+        np.savez(folder / "changed.npz", **arrays | {"inputs": 2 * inputs})
+        (folder / "exported" / "safetensors").mkdir(parents=True)
+        write_wrong_files(folder, arrays)
+
+    return once("wrong_commands", fill)
+
+
+def write_wrong_files(folder: Path, arrays: dict[str, Any]) -> None:
+    """Writes the files and folders of the wrong commands."""
+    for name in ("empty", "folder.py"):
+        (folder / name).mkdir()
+    shutil.copytree(REPOSITORY / "checkpoints/reference", folder / "reference")
+    shutil.copy(REPOSITORY / "docs/five.jpg", folder)
+    np.savez(folder / "object.npz", inputs=arrays["inputs"].astype(object))
+    np.savez(folder / "other_lengths.npz", **arrays, lengths=np.array([1, 2, 3]))
+    np.savez(folder / "named.npz", **arrays | {"feature_names": np.array(["y"])})
+    content = (folder / "levels.npz").read_bytes()
+    (folder / "truncated.npz").write_bytes(content[: len(content) // 2])
+    late_gap = np.zeros((1100, 5, 1))
+    late_gap[1030, 3] = np.nan
+    np.savez(folder / "late_gap.npz", inputs=late_gap)
+    for name, text in {
+        "README.md": "a text",
+        "one_class.csv": "sequence,time,x,label\na,0,1,u\nb,0,2,u\n",
+        "text_in_a_feature.csv": "sequence,time,x,label\na,0,fast,u\nb,0,2,v\n",
+        "same_time_twice.csv": "sequence,time,x,label\na,0,1,u\na,0,2,u\n",
+        "no_data_line.ts": "@classLabel true u v\n1,2:u\n",
+        "other_features.csv": "sequence,time,x,y\na,0,1,2\n",
+    }.items():
+        (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        *((f"{NEW} --config.{setting}", text) for setting, text in WRONG_SETTINGS),
+        *((f"{NEW_SEQUENCES}{path}", text) for path, text in WRONG_SEQUENCES),
+        *WRONG_COMMANDS,
+    ],
+)
+def test_a_wrong_command_gets_one_line_and_writes_nothing(
+    folder: Path,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    before = file_times(folder)
+    name, *argv = command.replace("DATA_DIR", str(data_dir)).split()
+    assert message in refused(name, *argv)
+    assert file_times(folder) == before
+
+
+@pytest.mark.parametrize(("command", "message"), WRONG_FILES)
+def test_predict_names_a_wrong_file(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        predict.main(command.split())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_a_workdir_in_use_is_refused_before_the_data_are_read(tmp_path: Path) -> None:
+    flags = ("--config=files", "--config.data.path=/absent.npz")
+    with lock(tmp_path):
+        message = refused("main", *flags, f"--workdir={tmp_path}")
+    assert f"{tmp_path} is in use by process" in message
+
+
+@pytest.mark.parametrize(("command", "advice", "fix"), REMEDIES)
+def test_the_command_that_follows_the_advice_of_a_message_works(
+    folder: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    advice: str,
+    fix: str,
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    command = command.replace("DATA_DIR", str(data_dir))
+    message = call(command)
+    assert message is not None
+    assert advice in message
+    assert call(fix if not fix.startswith("--") else f"{command} {fix}") is None
