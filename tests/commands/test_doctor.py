@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 import trainer
-from support import REPOSITORY, TASK, Command, mesh_of, one_line_error, refused
+from support import REPOSITORY, TASK, Command, mesh_of, one_line_error
 
 from rnnmnist import doctor
 from rnnmnist.config.schema import Config, DataConfig
@@ -151,48 +150,12 @@ def test_a_missing_platform_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("arg", "part"),
-    [
-        ("--requir=gpu", "--requir: no such flag; did you mean '--require'?"),
-        ("--require=xpu", "'xpu' (choose from"),
-        ("--config.sed=1", "did you mean 'seed'?"),
-    ],
-)
-def test_a_wrong_flag_is_refused_without_a_report(
-    capsys: pytest.CaptureFixture[str], arg: str, part: str
-) -> None:
-    assert part in refused("doctor", arg)
-    assert capsys.readouterr().out == ""
-
-
-def test_a_workdir_in_use_is_named(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
-    program = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from rnnmnist.runs.workdir import lock, read_owner\n"
-        "with lock(Path(sys.argv[1])):\n"
-        "    mine = read_owner(Path(sys.argv[1]))\n"
-        "    print('locked', flush=True)\n"
-        "    sys.stdin.read()\n"
-        "    print(read_owner(Path(sys.argv[1])) == mine)\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, tmp_path],
-        env=environment,
-        cwd=REPOSITORY,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "locked\n"
+def test_a_workdir_in_use_is_named(data_dir: Path, tmp_path: Path) -> None:
+    with workdir.lock(tmp_path):
+        owner = workdir.read_owner(tmp_path)
         error = failure_here(*trainer.arguments(tmp_path, data_dir))
-        assert f"{tmp_path} is in use by process {process.pid} on " in error
-        printed, _ = process.communicate(timeout=60)
-    assert printed == "True\n"
+        assert f"{tmp_path} is in use by process {os.getpid()} on " in error
+        assert workdir.read_owner(tmp_path) == owner
 
 
 def test_a_run_to_resume_and_another_run(reference_run: Path, tmp_path: Path) -> None:
@@ -204,22 +167,6 @@ def test_a_run_to_resume_and_another_run(reference_run: Path, tmp_path: Path) ->
     assert text.endswith("a run resumes from step 100")
     with pytest.raises(RunError, match=r"another run: seed=5 \(checkpoint: 0\)"):
         dict(preflight.check_run(config.replace({"seed": 5}), folder, None))
-
-
-@pytest.mark.exhaustive  # the lock itself is tested above
-def test_the_doctor_does_not_disturb_a_trainer(
-    command: Command, environment: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "run"
-    longer = ("--config.train.num_steps=200000", "--config.model.hidden_size=8")
-    args = trainer.arguments(folder, data_dir, *longer)
-    process = trainer.start(environment, args)
-    error = failure(command("doctor", *args))
-    assert f"{folder} is in use by process {process.pid} on " in error
-    assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 143, stderr
 
 
 def test_the_owner_file_of_a_dead_trainer_is_ignored(tmp_path: Path) -> None:
@@ -237,19 +184,6 @@ def test_a_step_that_diverges_is_a_problem(small: Config) -> None:
     wild = {"train.learning_rate": 1e30, "train.clip_norm": 0.0, "data.max_shift": 0}
     with pytest.raises(RunError, match=r"not finite.*lower train.learning_rate"):
         preflight.describe_step(small.replace(wild), TASK, None, mesh_of(1))
-
-
-def test_a_crash_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, data_dir: Path, tmp_path: Path
-) -> None:
-    def crash(*_: object, **__: object) -> None:
-        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nwhile\nrunning")
-
-    monkeypatch.setattr(preflight, "train_range", crash)
-    error = failure_here(
-        f"--config.data.data_dir={data_dir}", f"--workdir={tmp_path / 'run'}"
-    )
-    assert error.endswith(": RuntimeError: RESOURCE_EXHAUSTED: Out of memory")
 
 
 def test_damaged_data_are_detected_without_writing(tmp_path: Path) -> None:
