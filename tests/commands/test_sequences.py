@@ -123,32 +123,25 @@ def bits(workdir: Path) -> object:
 
 
 @pytest.fixture(scope="module")
-def data(once: Once) -> Path:
+def run(once: Once, command: Command) -> Path:
+    """The workdir of a complete run, a process; its output is in `../printed.txt`."""
+
     def fill(folder: Path) -> None:
         folder.mkdir()
-        save(folder / "levels.npz", arrays())
-
-    return once("levels", fill) / "levels.npz"
-
-
-@pytest.fixture(scope="module")
-def run(once: Once, command: Command, data: Path) -> Path:
-    """The workdir of a complete run, by a process of its own."""
-
-    def fill(folder: Path) -> None:
+        path = save(folder / "levels.npz", arrays())
         finished = command(
             "main",
-            *(*TINY, f"--config.data.path={data}", f"--workdir={folder}"),
+            *(*TINY, f"--config.data.path={path}", f"--workdir={folder / 'run'}"),
             *("--config.train.num_steps=20", "--config.train.eval_every_steps=10"),
         )
         assert finished.returncode == 0, finished.stderr
-        (folder / "output.txt").write_text(finished.stdout)
+        (folder / "printed.txt").write_text(finished.stdout)
 
-    return once("levels_run", fill)
+    return once("levels", fill) / "run"
 
 
 def test_a_run_names_the_task_and_its_files_hold_it(run: Path) -> None:
-    assert "30 / 15 / 15 sequences" in (run / "output.txt").read_text()
+    assert "30 / 15 / 15 sequences" in (run.parent / "printed.txt").read_text()
     content = result(run)
     assert content["dataset"] == "levels"
     assert content["task"]["classes"] == ["high", "low", "middle"]
@@ -221,9 +214,7 @@ def test_either_file_of_a_pair_names_both(
     assert len(capsys.readouterr().out.splitlines()) == 15  # of the named file only
 
 
-def test_every_format_gives_the_run_of_the_same_arrays(
-    data: Path, tmp_path: Path
-) -> None:
+def test_every_format_gives_the_run_of_the_same_arrays(tmp_path: Path) -> None:
     """Every value is read once, as the same float32, in any order of memory."""
     content = arrays()
     rows = as_table(content)
@@ -232,7 +223,7 @@ def test_every_format_gives_the_run_of_the_same_arrays(
     by_column = {name: np.asfortranarray(array) for name, array in content.items()}
     folder = save_folder(tmp_path / "levels", by_column)
     expected = tmp_path / "npz"
-    train(data, expected)
+    train(save(tmp_path / "levels.npz", content), expected)
     for path in (folder, tmp_path / "levels.csv", tmp_path / "levels.parquet"):
         workdir = tmp_path / f"run{path.suffix}"
         train(path, workdir)
