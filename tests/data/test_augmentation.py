@@ -30,12 +30,6 @@ def blobs(count: int) -> np.ndarray:
     return (255 * smooth / smooth.max()).astype(np.uint8)
 
 
-def test_without_distortions_images_are_unchanged() -> None:
-    images = blobs(COUNT)
-    same = apply_warp(jnp.asarray(images), sample())
-    np.testing.assert_allclose(same, images / np.float32(255), atol=1e-6)
-
-
 def test_a_shift_moves_whole_pixels_and_fills_with_black() -> None:
     images = np.random.default_rng(1).integers(1, 256, (COUNT, 28, 28), np.uint8)
     moves = sample(max_shift=3)

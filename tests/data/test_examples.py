@@ -10,21 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import (
-    TASK,
     inputs_of,
     mesh_of,
     model_of,
     random_examples,
     random_params,
-    refused,
     task_of,
 )
 
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
-from rnnmnist.config.tasks import SplitSizes, Task
 from rnnmnist.data.datasets import image_task
 from rnnmnist.data.examples import View, permutation, permutation_sha256
+from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import predict_logits
 
 VIEWS = {
@@ -55,15 +53,6 @@ def by_hand(name: str, images: np.ndarray) -> np.ndarray:
     return np.stack(inputs, axis=1).reshape(count, -1, 1)
 
 
-def bits_reversed(pixels: int, bits: int) -> list[int]:
-    """The numbers below `pixels` in the order of their `bits` reversed bits."""
-    keys = {
-        index: sum((index >> bit & 1) << (bits - 1 - bit) for bit in range(bits))
-        for index in range(pixels)
-    }
-    return sorted(keys, key=keys.__getitem__)
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def read(view: View, *images: jax.Array) -> list[jax.Array]:
     return [view(one) for one in images]
@@ -86,15 +75,6 @@ def test_a_view_reads_the_pixels_of_its_order(
     np.testing.assert_allclose(scaled, expected, rtol=1.2e-7)
 
 
-def test_the_shapes_of_the_views() -> None:
-    found = {name: view.shape((3, 5)) for name, view in VIEWS.items()}
-    assert found == {
-        "rows": (3, 5),
-        "columns": (5, 3),
-        **dict.fromkeys(("pixels", "permuted", "random"), (15, 1)),
-    }
-
-
 @pytest.mark.parametrize("name", ["pixels", "permuted", "random"])
 @pytest.mark.parametrize("pixels_per_step", [2, 28, 784])
 def test_a_step_reads_consecutive_pixels_of_the_order(
@@ -113,29 +93,38 @@ def test_a_step_reads_consecutive_pixels_of_the_order(
         np.testing.assert_array_equal(found, rows)
 
 
-def test_the_pixels_of_a_step_divide_an_image() -> None:
-    setting = "--config.data.pixels_per_step="
-    error = refused("main", f"{setting}5", "--config.data.view=pixels")
-    assert error == (
-        "data.pixels_per_step: must divide the 784 pixels of an image, not 5; use 4"
-    )
-    error = refused("main", f"{setting}7")
-    assert error.endswith("7 needs data.view=pixels or permuted, not rows")
+@pytest.mark.parametrize(
+    ("setting", "value", "views"),
+    [
+        ("permutation", "random:1", ("rows", "columns", "pixels")),
+        ("pixels_per_step", 7, ("rows", "columns")),
+    ],
+)
+def test_a_setting_of_pixels_needs_their_view(
+    setting: str, value: object, views: tuple[str, ...]
+) -> None:
+    for view in views:
+        settings = {"data.view": view, f"data.{setting}": value}
+        with pytest.raises(
+            UserError, match=rf"^data\.{setting}: {value} .*not {view}$"
+        ):
+            Config().replace(settings)
 
 
-@pytest.mark.parametrize("name", ["rows", "columns", "pixels", "permuted"])
-def test_a_task_has_the_shape_of_the_view(name: Any) -> None:
-    config = DataConfig(name="kmnist", view=name)
+@pytest.mark.parametrize(
+    ("view", "shape"),
+    [
+        (View("rows", "bit_reversal"), (28, 28)),
+        (View("pixels", "bit_reversal", 2), (392, 2)),
+        (View("permuted", "random:1", 7), (112, 7)),
+    ],
+)
+def test_a_task_has_the_shape_of_the_view(view: Any, shape: tuple[int, int]) -> None:
+    name, permutation, pixels = view
+    config = DataConfig(view=name, permutation=permutation, pixels_per_step=pixels)
     task = image_task(config)
-    assert View.of(config, task) == View(name, "bit_reversal")
-    time_steps = 28 if name in ("rows", "columns") else 784
-    assert (task.time_steps, task.features) == (time_steps, 784 // time_steps)
-    assert task.image_shape == (28, 28)
-
-
-def test_sequences_have_no_view() -> None:
-    task = Task("mine", 28, 28, ("a", "b"), SplitSizes(4, 2, 0))
-    assert View.of(Config().data, task) is None
+    assert View.of(config, task) == view
+    assert (task.time_steps, task.features) == shape
 
 
 @pytest.mark.parametrize("pixels", [1, 2, 15, 16, 17, 784])
@@ -149,7 +138,6 @@ def test_a_permutation_is_a_bijection(name: str, pixels: int) -> None:
 def test_bit_reversal_by_hand() -> None:
     assert permutation("bit_reversal", 8).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
     assert permutation("bit_reversal", 6).tolist() == [0, 4, 2, 1, 5, 3]
-    assert permutation("bit_reversal", 784).tolist() == bits_reversed(784, bits=10)
 
 
 @pytest.mark.parametrize(
@@ -168,17 +156,6 @@ def test_a_random_permutation_follows_its_own_seed() -> None:
     permutation.cache_clear()
     np.random.seed(1)  # of others
     np.testing.assert_array_equal(permutation("random:3", 784), third)
-
-
-def test_a_permutation_needs_its_view() -> None:
-    flag = "--config.data.permutation=random:1"
-    for view in ("rows", "columns", "pixels"):
-        error = refused("main", flag, f"--config.data.view={view}")
-        assert error == (
-            f"data.permutation: random:1 needs data.view=permuted, not {view}"
-        )
-    config = Config().replace({"data.view": "permuted", "data.permutation": "random:1"})
-    assert View.of(config.data, TASK) == View("permuted", "random:1")
 
 
 @pytest.mark.parametrize("devices", [1, 2])
