@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jax.test_util
 import numpy as np
 import pytest
 
-from rnnmnist.models.linear import LRU, MinGRU, ResidualLayers, linear_scan
+from rnnmnist.models.linear import LRU, MinGRU, ResidualLayers
 
 FEATURES, TIME, BATCH, INPUTS = 4, 7, 3, 2
 LAYERS = 2
@@ -114,52 +113,6 @@ def test_every_form_equals_a_plain_loop(name: str, options: dict[str, Any]) -> N
     expected = [layers_by_hand(name, params, inputs[:, i]) for i in range(BATCH)]
     np.testing.assert_allclose(found, np.stack(expected, axis=1), rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(last, found[-1], rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs")
-@pytest.mark.parametrize("parallel", [False, True])
-@pytest.mark.parametrize("name", RECURRENCES)
-def test_blocks_have_the_same_gradients(name: str, parallel: bool) -> None:
-    params, inputs = random_arrays(name)
-
-    def gradients(layers: ResidualLayers) -> Any:
-        def loss(params: Any, inputs: jax.Array) -> jax.Array:
-            outputs = layers.apply({"params": params}, inputs, every_step=True)
-            return jnp.sin(3 * jnp.asarray(outputs)).sum()
-
-        return jax.jit(jax.grad(loss, (0, 1)))(params, inputs)
-
-    expected = gradients(make_layers(name))
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
-        gradients(make_layers(name, block_size=3, parallel=parallel)),
-        expected,
-    )
-    # Every parameter matters.
-    assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(expected))
-
-
-@pytest.mark.parametrize("parallel", [False, True])
-@pytest.mark.parametrize("constant", [False, True])
-def test_gradients_of_a_linear_scan_equal_finite_differences(
-    parallel: bool, constant: bool
-) -> None:
-    """With complex numbers, and a decay for each time step or one for all."""
-    shape = (2, 1 if constant else 4, 1 if constant else 3)
-    generator = np.random.default_rng(0)
-    decay, inputs, initial = (
-        generator.normal(0, 0.35, (*size, 2)).view(complex)[..., 0].astype("complex64")
-        for size in (shape, (2, 4, 3), (2, 3))
-    )
-    jax.test_util.check_grads(
-        jax.jit(functools.partial(linear_scan, parallel=parallel)),
-        (decay, inputs, initial),
-        order=1,
-        modes=["rev"],
-        atol=2e-2,
-        rtol=2e-2,
-    )
 
 
 @pytest.mark.parametrize("name", RECURRENCES)

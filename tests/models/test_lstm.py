@@ -1,24 +1,15 @@
 """The LSTM with a hand-written derivative equals Flax's cell under `nn.scan`."""
 
 import functools
-import operator
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jax.test_util
 import numpy as np
 import pytest
-from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
-from support import TASK
 
-from rnnmnist.config.schema import Config, ExecutionConfig
-from rnnmnist.config.tasks import fit_to_task
-from rnnmnist.errors import UserError
 from rnnmnist.models.lstm import LSTM, LSTMCell
 from rnnmnist.models.recurrences import ScannedCell
 
@@ -46,13 +37,13 @@ def make_pair(
 
 
 def random_arrays(
-    recurrence: ScannedCell, shape: tuple[int, ...] = SHAPE, seed: int = 0
+    recurrence: ScannedCell, shape: tuple[int, ...] = SHAPE
 ) -> tuple[Any, np.ndarray]:
     """Returns parameters and inputs of normal noise, in the type of the parameters.
 
     Larger parameters would make long sequences chaotic, which amplifies rounding.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     scale = 1.4 / np.sqrt(shape[3])
     inputs = generator.normal(size=shape[:3])
     cell: Any = recurrence.cell
@@ -97,14 +88,7 @@ def assert_close(one: Any, other: Any) -> None:
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
 @pytest.mark.parametrize(
-    "shape",
-    [
-        SHAPE,
-        # The same program in other sizes, including the default.
-        pytest.param((2, 1, 1, 1), marks=pytest.mark.exhaustive),
-        pytest.param((28, 16, 28, 32), marks=pytest.mark.exhaustive),
-        pytest.param((28, 3, 28, 128), marks=pytest.mark.slow),
-    ],
+    "shape", [SHAPE, pytest.param((28, 3, 28, 128), marks=pytest.mark.slow)]
 )
 def test_values_and_gradients_equal_those_of_flax(
     shape: tuple[int, ...], dtype: Any, every_step: bool
@@ -117,21 +101,6 @@ def test_values_and_gradients_equal_those_of_flax(
     assert hidden.shape == (*lead, shape[-1])
     assert hidden.dtype == dtype
     assert_close(found, run(flax, every_step, *arrays))
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("every_step", [False, True])
-def test_gradients_equal_finite_differences(every_step: bool) -> None:
-    ours, _ = make_pair(2, FLOAT64)
-    jax.test_util.check_grads(
-        jax.jit(lambda *arrays: loss(ours, every_step, *arrays)[0]),
-        random_arrays(ours, (4, 2, 3, 2)),
-        order=1,
-        modes=["rev"],
-        atol=1e-8,
-        rtol=1e-8,
-        eps=1e-5,
-    )
 
 
 LOOPS = [  # cell, every_step, unroll, remat_steps: each kind once
@@ -172,61 +141,10 @@ def test_rematerialization_saves_memory() -> None:
     assert memory(28) < memory(None) / 4
 
 
-@pytest.mark.parametrize("recurrence", make_pair())
-def test_remat_steps_must_divide_the_steps(recurrence: ScannedCell) -> None:
-    params, _ = random_arrays(recurrence)
-    blocks = recurrence.clone(remat_steps=4)
-    message = "the number of time steps must be a multiple of remat_steps=4, not 30"
-    with pytest.raises(ValueError, match=message):
-        blocks.apply({"params": params}, jnp.zeros((30, BATCH, FEATURES)))
-    config = Config(execution=ExecutionConfig(remat_steps=5))
-    with pytest.raises(UserError, match="must divide the 28 time steps"):
-        fit_to_task(config, TASK)
-
-
-def shards_of_batch() -> jax.sharding.Mesh:
-    return jax.make_mesh((4,), ("batch",), axis_types=(AxisType.Auto,))
-
-
-@pytest.mark.parametrize("own_params", [True, False])
-def test_an_ensemble_under_vmap_equals_its_networks(own_params: bool) -> None:
-    """With own parameters, or with the same ones for different inputs."""
-    ours, flax = make_pair()
-    several = [random_arrays(flax, seed=seed) for seed in range(3)]
-    if not own_params:
-        several = [(several[0][0], inputs) for _, inputs in several]
-    params, inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *several)
-    axes = (0, 0) if own_params else (None, 0)
-    mapped = jax.jit(jax.vmap(functools.partial(run, ours, True), axes))
-    found = mapped(params if own_params else several[0][0], inputs)
-    for index, arrays in enumerate(several):
-        network = jax.tree.map(operator.itemgetter(index), found)
-        assert_close(network, run(flax, True, *arrays))
-
-
-def test_shards_of_a_batch_under_shard_map_equal_the_whole() -> None:
-    ours, flax = make_pair()
-    params, inputs = random_arrays(flax, (TIME, 8, FEATURES, HIDDEN))
-
-    def run_shard(params: Any, inputs: jax.Array) -> Any:
-        (total, hidden), (dparams, dinputs) = run(ours, True, params, inputs)
-        total, dparams = jax.lax.psum((total, dparams), "batch")
-        return (total, hidden), (dparams, dinputs)
-
-    shards = P(None, "batch")
-    found = jax.jit(
-        jax.shard_map(
-            run_shard,
-            mesh=shards_of_batch(),
-            in_specs=(P(), shards),
-            out_specs=((P(), shards), (P(), shards)),
-            check_vma=False,
-        )
-    )(params, inputs)
-    assert_close(jax.device_get(found), run(flax, True, params, inputs))
-
-
-CELLS: tuple[type[nn.OptimizedLSTMCell], ...] = (LSTMCell, nn.OptimizedLSTMCell)
+def test_remat_steps_must_divide_the_steps() -> None:
+    ours, _ = make_pair(remat_steps=4)
+    with pytest.raises(ValueError, match="a multiple of remat_steps=4, not 6"):
+        random_arrays(ours)
 
 
 @pytest.mark.parametrize(
@@ -267,25 +185,8 @@ def test_a_step_of_the_cell_equals_that_of_flax() -> None:
 
     ours, flax = (
         step(cell(HIDDEN, param_dtype=FLOAT64), params["cell"], carry, inputs[0])
-        for cell in CELLS
+        for cell in (LSTMCell, nn.OptimizedLSTMCell)
     )
-    assert_close(ours, flax)
-
-
-@pytest.mark.usefixtures("float64")
-def test_the_cell_in_another_loop_equals_that_of_flax() -> None:
-    params, inputs = random_arrays(make_pair(dtype=FLOAT64)[1])
-    batch_major = inputs.swapaxes(0, 1)
-
-    def run(cell: nn.RNNCellBase) -> Any:
-        def function(params: Any, inputs: Any) -> Any:
-            hidden = nn.RNN(cell).apply({"params": params}, inputs)
-            return jnp.sum(jnp.sin(3 * jnp.asarray(hidden))), hidden
-
-        gradient = jax.value_and_grad(function, (0, 1), has_aux=True)
-        return jax.jit(gradient)(params, batch_major)
-
-    ours, flax = (run(cell(HIDDEN, param_dtype=FLOAT64)) for cell in CELLS)
     assert_close(ours, flax)
 
 
@@ -320,28 +221,6 @@ def activations_by_hand(cell: Any, inputs: np.ndarray) -> dict[str, np.ndarray]:
     names = ("input_gate", "forget_gate", "candidate", "output_gate", "cell", "hidden")
     arrays = map(np.stack, zip(*states, strict=True))
     return dict(zip(names, arrays, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("precision", "expected"), [("float32", "HIGHEST"), ("bfloat16", "DEFAULT")]
-)
-@pytest.mark.parametrize("cell", [LSTMCell, nn.GRUCell])
-def test_all_products_have_the_precision(
-    cell: Callable[..., Any], precision: str, expected: str
-) -> None:
-    """Those of the forward and of the backward pass."""
-    kind = LSTM if cell is LSTMCell else ScannedCell
-    recurrence = kind(cell(HIDDEN), precision=precision)
-    arrays = random_arrays(recurrence)
-    forward = jax.jit(loss, static_argnums=(0, 1))
-    counts = []
-    for function in (forward, run):
-        program = function.lower(recurrence, True, *arrays).as_text()
-        found = re.findall(r"dot_general.* precision = \[(\w+), (\w+)\]", program)
-        assert set(found) == {(expected, expected)}
-        assert len(found) == program.count("stablehlo.dot_general")
-        counts.append(len(found))
-    assert counts[0] < counts[1]
 
 
 def test_the_cell_refuses_inputs_with_an_axis_of_time() -> None:
