@@ -86,9 +86,14 @@ def test_every_epoch_has_every_image_once_for_any_batch_size(batch_size: int) ->
     assert not (epochs[0] == epochs[1]).all()
 
 
-def test_orders_are_reproducible_and_differ_between_seeds_and_epochs() -> None:
+def test_the_order_of_the_published_results() -> None:
+    """At the end of an epoch and the start of the next one."""
+    expected = [419, 242, 568, 414, 537, 640, 953, 999, 623, 884]
+    np.testing.assert_array_equal(order(0, range(995, 1005), 1000), expected)
+
+
+def test_orders_differ_between_seeds_and_epochs() -> None:
     first = order(0, range(1000), 1000)
-    np.testing.assert_array_equal(first, order(0, range(1000), 1000))
     others = [
         order(1, range(1000), 1000),
         order(0, range(1000, 2000), 1000),
