@@ -32,6 +32,8 @@ from rnnmnist.models.classifier import (
     abstract_params,
     make_model,
 )
+from rnnmnist.runs.checkpoints import Checkpoints
+from rnnmnist.runs.logs import Metrics
 from rnnmnist.runtime.mesh import BATCH, SEEDS
 from rnnmnist.training import loop
 
@@ -143,6 +145,18 @@ def random_params(model: SequenceClassifier) -> Params:
         lambda leaf: (0.35 * generator.normal(size=leaf.shape)).astype(np.float32),
         abstract_params(model),
     )
+
+
+def save_network(workdir: Path, config: Config, task: Task) -> Path:
+    """Saves random parameters as step 3 of a run; returns its workdir."""
+    params = random_params(model_of(config.model, task))
+    if (seeds := config.num_seeds) > 1:
+        factors = np.linspace(1, -1, seeds, dtype=np.float32)
+        params = jax.tree.map(lambda leaf: np.multiply.outer(factors, leaf), params)
+    metrics = Metrics.create(3, "validation", 500, [0], [1.0], [250])
+    with Checkpoints(workdir, keep=1) as checkpoints:
+        checkpoints.save(3, {"params": params}, config, task, metrics)
+    return workdir
 
 
 def refused(name: str, *arguments: object) -> str:

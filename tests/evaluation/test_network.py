@@ -1,17 +1,28 @@
-"""A trained network: the traces of an LSTM, and the examples that it accepts."""
+"""A trained network: traces, streams, and the examples that it accepts."""
 
+import dataclasses
+import io
+import json
+import pickle
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from support import model_of, random_examples, random_params
+from support import TASK, random_examples, save_network, task_of
 
-from rnnmnist import Predictor
+from rnnmnist import Predictor, predict
 from rnnmnist.config.files import REFERENCES
-from rnnmnist.config.schema import ModelConfig
+from rnnmnist.config.schema import (
+    GATED_CELLS,
+    LINEAR_CELLS,
+    Config,
+    DataConfig,
+    ModelConfig,
+)
 from rnnmnist.data.datasets import image_task
-from rnnmnist.data.examples import View, permutation_sha256
+from rnnmnist.data.examples import permutation_sha256
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import softmax
 
@@ -36,16 +47,66 @@ def test_a_trace_follows_the_equations_of_an_lstm(workdir: str) -> None:
     np.testing.assert_allclose(probabilities, softmax(logits), atol=1e-4)
 
 
-def test_a_trace_needs_one_lstm() -> None:
+@pytest.mark.parametrize("change", [{"num_seeds": 2}, {"model.cell": "gru"}])
+def test_a_trace_needs_one_lstm(change: dict[str, Any], tmp_path: Path) -> None:
+    workdir = save_network(tmp_path / "run", Config().replace(change), TASK)
+    with pytest.raises(UserError, match="is not one LSTM"):
+        Predictor(workdir).trace(IMAGES)
+
+
+@pytest.mark.parametrize("cell", [*GATED_CELLS, *LINEAR_CELLS])
+def test_a_stream_predicts_as_for_whole_sequences(
+    cell: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Several in turn, from a stored state, and by the command."""
+    data = DataConfig(name="files", missing="forward_fill")
+    pooling: Any = "mean" if cell in LINEAR_CELLS else "last"
+    model = ModelConfig(cell=cell, pooling=pooling, hidden_size=8)
+    config = Config(num_seeds=2, data=data, model=model)
+    task = dataclasses.replace(task_of(6, 2, 3), mean=(0.5, -1.0), std=(2.0, 0.25))
+    workdir = save_network(tmp_path / "run", config, task)
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(3, 6, 2))
+    inputs[generator.random(inputs.shape) < 0.3] = np.nan
+    predictor = Predictor(workdir)
+    whole = predictor.classify(inputs, every_step=True)
+    assert whole.std(axis=(0, 1)).min() > 0.01
+
+    streamed = np.zeros_like(whole)
+    states = [predictor.start() for _ in inputs]
+    for time in range(6):
+        for index, state in enumerate(states):
+            features = inputs[index, time]
+            states[index], streamed[index, time] = predictor.step(state, features)
+        if time == 2:
+            stored = pickle.dumps(states)
+    np.testing.assert_allclose(streamed, whole, rtol=1e-5, atol=1e-6)
+
+    for index, state in enumerate(pickle.loads(stored)):
+        _, found = predictor.step(state, inputs[index, 3])
+        np.testing.assert_array_equal(found, streamed[index, 3])
+
+    rows = [[",".join(map(str, row)) for row in one] for one in inputs.tolist()]
+    text = "\n\n".join(map("\n".join, rows)).replace("nan", "")
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    predict.main([f"--workdir={workdir}", "--stream"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["step"] for line in lines] == 3 * [1, 2, 3, 4, 5, 6]
+    printed = [list(line["probabilities"].values()) for line in lines]
+    np.testing.assert_array_equal(printed, streamed.reshape(18, 3))
+
+
+def test_time_steps_that_a_stream_refuses() -> None:
     network = Predictor()
-    params = network.params
-    network.params = jax.tree.map(lambda leaf: np.repeat(leaf, 2, axis=0), params)
-    with pytest.raises(UserError, match="is not one LSTM"):
-        network.trace(IMAGES)
-    network.params = params
-    network.model = model_of(ModelConfig(cell="gru"))
-    with pytest.raises(UserError, match="is not one LSTM"):
-        network.trace(IMAGES)
+    for features, message in (
+        (np.zeros(27), "features: must be 28 numbers"),
+        (np.full(28, np.nan), "feature 0 is missing"),
+    ):
+        with pytest.raises(UserError, match=message):
+            network.step(network.start(), features)
 
 
 @pytest.mark.parametrize(
@@ -56,14 +117,11 @@ def test_images_of_another_shape_or_type_are_refused(images: Any) -> None:
         Predictor().classify(images)
 
 
-def test_a_result_has_the_order_of_all_pixels() -> None:
+def test_a_result_has_the_order_of_all_pixels(tmp_path: Path) -> None:
     """Also if a time step has several."""
-    network = Predictor()
     changes = {"data.view": "permuted", "data.pixels_per_step": 16}
-    network.config = network.config.replace(changes)
-    network.view = View.of(network.config.data, network.task)
-    task = image_task(network.config.data)
-    network.model = model_of(ModelConfig(hidden_size=4), task)
-    network.params = jax.tree.map(lambda leaf: leaf[None], random_params(network.model))
+    config = Config(model=ModelConfig(hidden_size=4)).replace(changes)
+    task = image_task(config.data)
+    network = Predictor(save_network(tmp_path / "run", config, task))
     result = network.score(task, "validation", random_examples(3))
     assert result.permutation_sha256 == permutation_sha256("bit_reversal", 784)
