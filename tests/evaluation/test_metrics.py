@@ -8,7 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from rnnmnist.evaluation.metrics import score_confusions, score_logits, wilson_interval
+from rnnmnist.evaluation.metrics import (
+    probability,
+    score_confusions,
+    score_logits,
+    wilson_interval,
+)
 from rnnmnist.runs import logs
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Scores
@@ -40,29 +45,27 @@ def test_wilson_intervals(correct: int, examples: int, low: float, high: float) 
     assert found == pytest.approx((low, high), abs=6e-4)
 
 
+def test_only_a_probability_of_one_is_printed_as_100() -> None:
+    texts = {1: "100.00 %", 0.99999: "> 99.99 %", 1e-5: "< 0.01 %", 0: "0.00 %"}
+    assert {fraction: probability(fraction) for fraction in texts} == texts
+
+
 def test_scores_by_hand() -> None:
+    """The balanced accuracies are means of 3/4 and 2/2, and of 1/4 and 1/2."""
     scores = make_scores()
-    assert tuple(one.confusion for one in scores.networks) == CONFUSIONS
-    assert (scores.examples, scores.correct) == (6, 7)
-    assert [(one.correct, one.accuracy) for one in scores.members] == [
-        (5, 5 / 6),
-        (2, 2 / 6),
-    ]
-    assert scores.accuracy == 7 / 12
-    right, wrong = math.log(2), math.log(4)
-    losses = [(5 * right + wrong) / 6, (2 * right + 4 * wrong) / 6]
-    assert [one.loss for one in scores.members] == pytest.approx(losses)
-    assert scores.loss == pytest.approx(sum(losses) / 2)
+    first, second = scores.networks
+    assert (first.confusion, second.confusion) == CONFUSIONS
+    assert (first.seed, first.correct, first.accuracy) == (3, 5, 5 / 6)
+    assert (second.seed, second.correct, second.accuracy) == (4, 2, 2 / 6)
+    assert (scores.examples, scores.correct, scores.accuracy) == (6, 7, 7 / 12)
     assert scores.confusion == ((4, 1, 3), (1, 3, 0), (0, 0, 0))
     assert scores.accuracy_interval == wilson_interval(3.5, 6)
-    assert [one.seed for one in scores.members] == [3, 4]
-
-
-def test_the_balanced_accuracy_by_hand() -> None:
-    """The mean of 3/4 and 2/2, and that of 1/4 and 1/2; a class without examples."""
-    scores = make_scores()
-    networks = [one.balanced_accuracy for one in scores.members]
-    assert networks == pytest.approx([7 / 8, 3 / 8])
+    right, wrong = math.log(2), math.log(4)
+    losses = [(5 * right + wrong) / 6, (2 * right + 4 * wrong) / 6]
+    assert [first.loss, second.loss] == pytest.approx(losses)
+    assert scores.loss == pytest.approx(sum(losses) / 2)
+    balanced = [first.balanced_accuracy, second.balanced_accuracy]
+    assert balanced == pytest.approx([7 / 8, 3 / 8])
     assert scores.balanced_accuracy == pytest.approx(5 / 8)
 
 
@@ -130,15 +133,7 @@ def test_other_lines_of_a_metrics_file_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert logs.read(tmp_path, Metrics) == []
     one, several = (json.dumps(msgspec.to_builtins(m)) for m in (ONE, SEVERAL))
-    lines = [
-        one,
-        '{"step": 7}',
-        '{"step": "7", "split": "train"}',
-        "not JSON",
-        "[]",
-        several.replace('"loss": 1.0', '"loss": "1.0"'),
-        several,
-        one[:-9],  # incomplete
-    ]
-    path.write_text("\n".join(lines))
+    mistyped = several.replace('"loss": 1.0', '"loss": "1.0"')
+    others = ['{"step": 7}', "not JSON", "[]", mistyped]
+    path.write_text("\n".join([one, *others, several, one[:-9]]))
     assert logs.read(tmp_path, Metrics) == [ONE, SEVERAL]
