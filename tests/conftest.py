@@ -186,6 +186,19 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def committed(once: Once) -> Path:
+    """A git repository with the files of this one, as they are, in one commit."""
+
+    def commit(folder: Path) -> None:
+        git = ["git", f"--git-dir={folder}", f"--work-tree={REPOSITORY}"]
+        git += ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        for arguments in ("init --quiet", "add --all", "commit --quiet --message=all"):
+            subprocess.run([*git, *arguments.split()], cwd=REPOSITORY, check=True)
+
+    return once("committed", commit)
+
+
+@pytest.fixture(scope="session")
 def reference_run(once: Once, command: Command, data_dir: Path) -> Path:
     """The workdir of an uninterrupted run."""
 

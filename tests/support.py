@@ -6,9 +6,11 @@ import importlib
 import io
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -232,6 +234,44 @@ def file_times(folder: Path) -> dict[Path, int]:
     """Returns all paths in a folder, and when each file was changed."""
     paths = list(folder.rglob("*"))
     return {path: path.is_file() and path.stat().st_mtime_ns for path in paths}
+
+
+def code_blocks(page: str, language: str) -> list[str]:
+    """Returns the blocks of code in a language on a page of this repository."""
+    text = (REPOSITORY / page).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def run_block(
+    language: str, text: str, folder: Path, environment: dict[str, str]
+) -> str:
+    """Runs a block of a page in a folder, with this `python`; returns its output."""
+    shell = ["bash", "-ec"] if language == "sh" else [sys.executable, "-c"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    finished = subprocess.run(
+        [*shell, text],
+        cwd=folder,
+        env=environment | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert finished.returncode == 0, f"{text}\n{finished.stderr}"
+    return finished.stdout
+
+
+def agrees(printed: str, shown: str) -> bool:
+    """Returns whether an output ends as a page shows it.
+
+    A line `...` matches any lines, and a number matches any number, since results,
+    durations and the number of devices depend on the machine.
+    """
+    printed, shown = (
+        re.sub(r"\d[\d,.]*", "0", text.replace("devices", "device"))
+        for text in (printed, shown)
+    )
+    pattern = re.escape(shown).replace(re.escape("...\n"), "(?:.*\n)*?")
+    return re.search(rf"^{pattern}\Z", printed, re.MULTILINE) is not None
 
 
 @contextlib.contextmanager
