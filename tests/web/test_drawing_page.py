@@ -30,18 +30,16 @@ from rnnmnist.config.files import REFERENCES
 from rnnmnist.data import datasets
 from rnnmnist.data.images import FILES, read_idx
 from rnnmnist.errors import UserError
-from rnnmnist.inference import out_of_distribution, preprocessing
+from rnnmnist.inference import out_of_distribution
 from rnnmnist.inference.predictor import Predictor
 from rnnmnist.inference.preprocessing import preprocess
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.web import drawing_page
 
 Open = Callable[..., Any]
-Stroke = list[tuple[float, float]]  # points between which a pen moves, from 0 to 1
-ONE: Stroke = [(0.5, 0.15), (0.5, 0.85)]
-SEVEN: Stroke = [(0.25, 0.2), (0.75, 0.2), (0.45, 0.85)]
-CROSS: list[Stroke] = [[(0.2, 0.2), (0.8, 0.8)], [(0.8, 0.2), (0.2, 0.8)]]
-# The strokes of each digit, in tenths.
+LARGE, SMALL = {"width": 1280, "height": 844}, {"width": 390, "height": 844}
+Stroke = list[tuple[float, float]]  # points between which a pen moves, in tenths
+CROSS: list[Stroke] = [[(2, 2), (8, 8)], [(8, 2), (2, 8)]]
 DIGITS: tuple[list[Stroke], ...] = (
     [[(5, 1), (2, 3), (2, 7), (5, 9), (8, 7), (8, 3), (5, 1)]],
     [[(5, 1), (5, 9)]],
@@ -73,9 +71,8 @@ def page(once: Once, command: Command) -> Path:
 
 def data_of(text: str) -> dict[str, Any]:
     """Returns the data that a page carries."""
-    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', text)
-    assert found is not None
-    return json.loads(found[1])
+    data = text.partition('<script id="data" type="application/json">')[2]
+    return json.loads(data.partition("</script>")[0])
 
 
 def as_float16(params: Any) -> Any:
@@ -122,7 +119,6 @@ def test_samples_are_two_of_each_digit_and_the_hardest(page: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], "--output"),
         (["--output=page.txt"], "'page.txt'"),
         (["--output=nowhere/page.html"], "'nowhere/page.html'"),
         (["--output=page.html", "--workdir=nowhere"], "nowhere does not exist"),
@@ -160,24 +156,6 @@ def test_titles_of_equal_losses_contain_the_run() -> None:
     assert page.count("<script>") == 3
 
 
-def drawings(count: int) -> tuple[list[list[Stroke]], np.ndarray]:
-    """Digits as strokes: rotated, sheared, scaled, moved and unsteady; and labels."""
-    generator = np.random.default_rng(0)
-    labels = np.arange(count) % len(DIGITS)
-    drawn = []
-    for label in labels:
-        angle, shear = generator.normal(0, [0.1, 0.15])
-        matrix = np.array([[1, shear], [angle, 1]]) * generator.uniform(0.05, 0.08)
-        strokes = [
-            (np.array(stroke) - 5 + generator.normal(0, 0.35, (len(stroke), 2)))
-            @ matrix.T
-            + 0.5
-            for stroke in DIGITS[label]
-        ]
-        drawn.append([stroke.tolist() for stroke in strokes])
-    return drawn, labels
-
-
 @pytest.fixture
 def opened(browser: Any, page: Path) -> Iterator[Open]:
     """Opens the page; afterwards checks that it logged and requested nothing."""
@@ -185,10 +163,9 @@ def opened(browser: Any, page: Path) -> Iterator[Open]:
     faults: list[str] = []
     requests: list[str] = []
 
-    def open_page(width: int = 1280, height: int = 800, **options: Any) -> Any:
-        still = {"reduced_motion": "reduce"} | options
-        size = {"width": width, "height": height}
-        contexts.append(browser.new_context(viewport=size, **still))
+    def open_page(**options: Any) -> Any:
+        defaults = {"reduced_motion": "reduce", "viewport": LARGE}
+        contexts.append(browser.new_context(**defaults | options))
         tab = contexts[-1].new_page()
         tab.on("console", lambda message: faults.append(message.text))
         tab.on("pageerror", lambda error: faults.append(str(error)))
@@ -203,31 +180,18 @@ def opened(browser: Any, page: Path) -> Iterator[Open]:
     assert set(requests) <= {page.as_uri(), "data:,"}
 
 
-def row(tab: Any) -> int:
-    return int(tab.input_value("#row"))
-
-
-def is_playing(tab: Any) -> bool:
-    return bool(tab.evaluate("document.querySelector('.is-playing') !== null"))
-
-
 def wait_for_result(
     tab: Any, start: str = "Prediction:|Uncertain|The predictions|This"
-) -> str:
-    """Waits until all rows are read; returns the page's summary."""
-    tab.wait_for_function(
-        "(start) => RegExp(`^(${start})`).test("
-        "document.getElementById('result').textContent)",
-        arg=start,
-    )
-    return str(tab.inner_text("#result"))
+) -> None:
+    """Waits until all rows are read and the summary starts as given."""
+    tab.locator("#result", has_text=re.compile(f"^({start})")).wait_for()
 
 
 def draw(tab: Any, *strokes: Stroke) -> None:
-    """Draws with the mouse; points are relative to the canvas."""
+    """Draws with the mouse."""
     box = tab.locator("#drawing").bounding_box()
     for stroke in strokes:
-        for index, (x, y) in enumerate(stroke):
+        for index, (x, y) in enumerate(np.array(stroke) / 10):
             tab.mouse.move(
                 box["x"] + x * box["width"], box["y"] + y * box["height"], steps=8
             )
@@ -248,8 +212,6 @@ def called(tab: Any, function: str, images: np.ndarray, *more: Any) -> np.ndarra
 
 @in_a_browser
 class TestInABrowser:
-    """What the HTML file alone does not show."""
-
     @pytest.mark.parametrize("network", [0, 1])
     def test_the_logits_agree_with_jax(self, opened: Open, network: int) -> None:
         images = datasets.embedded_images()["test"][0]
@@ -285,186 +247,113 @@ class TestInABrowser:
         assert 240 <= expected[:250].sum() > 3 * expected[250:].sum()
 
     def test_drawings_are_predicted_as_pictures_of_them(self, opened: Open) -> None:
-        drawn, labels = drawings(200)
+        """Distorted by an affine map, and unsteady."""
         program = """(strokes) => {
             setStrokes(strokes);
             const picture = document.getElementById("drawing").toDataURL();
             return [[...rnnmnist.rasterize(strokes)], picture];
         }"""
-        tab = opened()
-        images, pictures = zip(
-            *(tab.evaluate(program, one) for one in drawn), strict=True
-        )
-        files = (io.BytesIO(base64.b64decode(url.split(",")[1])) for url in pictures)
-        alphas = [np.asarray(Image.open(file).getchannel("A")) / 255 for file in files]
-        expected = np.stack([preprocess(levels).image for levels in alphas])
-        predictor = Predictor(REPOSITORY / REFERENCES[0])
-        found, others = (
-            predictor.classify(pixels).argmax(-1)
-            for pixels in (np.array(images, np.uint8).reshape(-1, 28, 28), expected)
-        )
+        tab, generator = opened(), np.random.default_rng(0)
+        labels = np.arange(200) % len(DIGITS)
+        images, expected = np.zeros((2, len(labels), 28, 28), np.uint8)
+        for index, label in enumerate(labels):
+            matrix = 0.065 * (np.eye(2) + generator.normal(0, 0.12, (2, 2)))
+            strokes = []
+            for stroke in DIGITS[label]:
+                unsteady = stroke + generator.normal(-5, 0.35, (len(stroke), 2))
+                strokes.append((unsteady @ matrix + 0.5).tolist())
+            pixels, url = tab.evaluate(program, strokes)
+            images[index] = np.reshape(pixels, (28, 28))
+            picture = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))
+            levels = np.asarray(picture.getchannel("A")) / 255
+            expected[index] = preprocess(levels).image
+        classify = Predictor(REPOSITORY / REFERENCES[0]).classify
+        found = classify(images).argmax(-1)
         assert (found == labels).mean() >= 0.98
-        assert (found == others).mean() >= 0.985
-
-    def test_a_drawing_has_the_form_of_mnist(self, opened: Open) -> None:
-        tab = opened()
-        program = "(strokes) => [...rnnmnist.rasterize(strokes)]"
-        assert tab.evaluate(program, []) == [0] * 28**2
-        dot: list[Stroke] = [[(0.4, 0.4), (0.41, 0.42)]]
-        for strokes, side in (([ONE], 20), ([SEVEN], 20), (CROSS, 20), (dot, 7)):
-            image = np.array(tab.evaluate(program, strokes)).reshape(28, 28)
-            rows, columns = (np.flatnonzero(image.max(axis) > 64) for axis in (1, 0))
-            assert max(np.ptp(rows), np.ptp(columns)) + 1 == pytest.approx(side, abs=1)
-            centre = np.array(np.nonzero(image)) @ image[image > 0] / image.sum()
-            np.testing.assert_allclose(centre, preprocessing.CENTRE, atol=0.6)
+        assert (found == classify(expected).argmax(-1)).mean() >= 0.985
 
     def test_drawing_by_mouse(self, opened: Open) -> None:
         tab = opened()
-        assert tab.is_visible("#prompt")
-        draw(tab, ONE)
-        assert tab.is_hidden("#prompt")
+        draw(tab, *DIGITS[1])
         wait_for_result(tab, "Prediction: 1")
         tab.click("#clear")
         assert tab.is_visible("#prompt")
-        draw(tab, SEVEN)
+        draw(tab, *DIGITS[7])
         wait_for_result(tab, "Prediction: 7")
         assert tab.inner_text(".panel .digit") == "7"
-        draw(tab, [(0.2, 0.5), (0.7, 0.5)])
+        draw(tab, [(2, 5), (7, 5)])
         tab.click("#undo")
         wait_for_result(tab, "Prediction: 7")
-        tab.focus("#undo")
-        tab.keyboard.press("Enter")
-        tab.keyboard.press("Space")  # nothing is left to undo
-        assert tab.is_visible("#prompt")
 
     def test_drawing_by_touch(self, opened: Open) -> None:
-        tab = opened(390, 844, has_touch=True, is_mobile=True)
+        tab = opened(viewport=SMALL, has_touch=True, is_mobile=True)
         box = tab.locator("#drawing").bounding_box()
         x = box["x"] + box["width"] / 2
         fingers = tab.context.new_cdp_session(tab)
-
-        def send(kind: str, *points: dict[str, float]) -> None:
-            event = {"type": kind, "touchPoints": points}
-            fingers.send("Input.dispatchTouchEvent", event)
-
         for index in range(12):
             y = box["y"] + box["height"] * (0.15 + 0.06 * index)
-            send("touchMove" if index else "touchStart", {"x": x, "y": y})
-        send("touchEnd")
+            kind = "touchMove" if index else "touchStart"
+            event = {"type": kind, "touchPoints": [{"x": x, "y": y}]}
+            fingers.send("Input.dispatchTouchEvent", event)
+        event = {"type": "touchEnd", "touchPoints": []}
+        fingers.send("Input.dispatchTouchEvent", event)
         wait_for_result(tab, "Prediction: 1")
         assert tab.evaluate("scrollY") == 0
 
     def test_other_drawings_are_rejected(self, opened: Open) -> None:
         tab = opened()
         rejected = tab.locator(".panel .digit.rejected")
-        for strokes, count in ((CROSS, 2), ([ONE], 0)):
-            tab.click("#clear")
-            draw(tab, *strokes)
-            wait_for_result(tab, "This" if count else "Prediction: 1")
-            assert rejected.count() == count
-            tab.click("#back")
-            assert rejected.count() == 0
-
-    def test_the_recorded_drawing(self, opened: Open) -> None:
-        tab = opened(reduced_motion="no-preference")
-        assert not is_playing(tab)  # while it is drawn
-        tab.wait_for_selector(".is-playing")
-        wait_for_result(tab, "Prediction: 3")
-        assert row(tab) == 28
-        assert not is_playing(tab)
-        tab = opened(reduced_motion="no-preference")
-        draw(tab, ONE)  # replaces it while it is drawn
+        draw(tab, *CROSS)
+        wait_for_result(tab, "This")
+        assert rejected.count() == 2
+        tab.click("#clear")
+        draw(tab, *DIGITS[1])
         wait_for_result(tab, "Prediction: 1")
-        tab.click("#undo")
-        assert tab.is_visible("#prompt")
-        tab = opened(reduced_motion="no-preference")
-        tab.evaluate("goTo(14)")  # completes it while it is drawn
-        tab.wait_for_timeout(1500)
-        assert row(tab) == 14
-        assert not is_playing(tab)
+        assert rejected.count() == 0
 
-    def test_playback_by_mouse(self, opened: Open) -> None:
+    def test_a_recorded_drawing_is_played(self, opened: Open) -> None:
+        wait_for_result(opened(reduced_motion="no-preference"), "Prediction: 3")
+
+    def test_playback(self, opened: Open) -> None:
         tab = opened()
-        assert not is_playing(tab)  # with reduced motion
-        for button, expected in (
-            *(("back", 27), ("forward", 28), ("forward", 28)),
-            *(("restart", 0), ("row", 14)),  # in the middle of the slider
+        for button, key, expected in (
+            ("row", "Home", "0"),
+            ("row", "ArrowRight", "1"),
+            ("row", "End", "28"),
+            ("back", "Enter", "27"),
+            ("forward", "Space", "28"),
+            ("restart", "Enter", "0"),
         ):
-            tab.click(f"#{button}")
-            assert row(tab) == pytest.approx(expected, abs=button == "row")
-            assert (tab.inner_text(".panel .digit") == "?") == (expected == 0)
+            tab.focus(f"#{button}")
+            tab.keyboard.press(key)
+            assert tab.input_value("#row") == expected
         tab.click("#play")
-        tab.wait_for_function("() => document.getElementById('row').value > 17")
+        tab.wait_for_function("() => document.getElementById('row').value > 3")
         tab.click("#play")
-        paused = row(tab)
+        paused = tab.input_value("#row")
         tab.wait_for_timeout(300)
-        assert 17 < row(tab) == paused < 28
+        assert tab.input_value("#row") == paused != "28"
         tab.click("#play")
         wait_for_result(tab)
 
-    def test_playback_by_keyboard(self, opened: Open) -> None:
+    def test_samples_are_predicted(self, opened: Open) -> None:
         tab = opened()
-        outline = "getComputedStyle(document.activeElement).outlineWidth"
-        for button, key, expected in (
-            *(("row", "Home", 0), ("row", "ArrowRight", 1), ("row", "ArrowUp", 2)),
-            *(("row", "ArrowLeft", 1), ("row", "End", 28), ("row", "ArrowRight", 28)),
-            *(("restart", "Enter", 0), ("forward", "Space", 1), ("back", "Enter", 0)),
-            *(("play", "ArrowRight", 1), ("back", "ArrowRight", 2)),
-            ("forward", "ArrowLeft", 1),
-        ):
-            tab.focus(f"#{button}")
-            assert tab.evaluate(outline) == "3px", button
-            tab.keyboard.press(key)
-            assert row(tab) == expected
-        for button in ("row", "play"):
-            tab.focus(f"#{button}")
-            tab.keyboard.press("Space")
-            assert is_playing(tab)
-            tab.keyboard.press("Space")
-            assert not is_playing(tab)
-
-    def test_samples_and_plots_of_units(self, opened: Open) -> None:
-        tab = opened()
-        for index, sample in enumerate(tab.locator(".thumbnails button").all()):
+        for sample in tab.locator(".thumbnails button").all()[:20]:  # the easy ones
             sample.press("Enter")
-            assert sample.get_attribute("aria-pressed") == "true"
-            assert tab.locator(".thumbnails [aria-pressed=true]").count() == 1
             label = sample.get_attribute("aria-label")
-            wait_for_result(tab, f"Prediction: {label[-1]}" if index < 20 else ".")
-        images = "[...document.querySelectorAll('.map canvas')].map(c => c.toDataURL())"
-        before = tab.evaluate(images)
-        tab.locator("#choice label").nth(1).click()
-        other = tab.evaluate(images)
-        tab.keyboard.press("ArrowLeft")
-        assert tab.evaluate(images) == before
-        assert len({*before, *other}) == 12
+            wait_for_result(tab, f"Prediction: {label[-1]}")
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_the_page_fits_and_axe_finds_no_violation(
         self, opened: Open, scheme: str
     ) -> None:
-        tab = opened(1920, 800, color_scheme=scheme)
+        tab = opened(color_scheme=scheme)
         draw(tab, *CROSS)
         wait_for_result(tab)  # the longest one
-        for width in (1920, 1280, 1024, 768, 390, 360, 320):
+        for width, index in ((1280, 14), (768, 0), (390, 28), (320, 14)):
             tab.set_viewport_size({"width": width, "height": 844})
+            tab.evaluate("(row) => goTo(row)", index)
             fits = "document.documentElement.scrollWidth <= innerWidth"
             assert tab.evaluate(fits), width
-            small = tab.evaluate(
-                "[...document.querySelectorAll('button, #row, .choice label')].map("
-                "e => [e.id, e.offsetWidth, e.offsetHeight]).filter("
-                "s => s[1] < 44 || s[2] < 44)"
-            )
-            assert small == [], width
-            if width in (1280, 390):  # the first screen shows everything that moves
-                parts = ("#drawing", "#image", "#result", "#playback", ".panel")
-                for part in tab.locator(",".join(parts)).all():
-                    box = part.bounding_box()
-                    assert box["y"] + box["height"] <= 844, (width, part)
-                for index in (28, 14, 0):
-                    tab.evaluate("(row) => goTo(row)", index)
-                    found = Axe().run(tab)
-                    assert found.violations_count == 0, found.generate_report()
-                tab.evaluate("goTo(28)")
-        ground = tab.evaluate("getComputedStyle(document.documentElement).background")
-        assert ("rgb(20, 23, 27)" in ground) == (scheme == "dark")
+            found = Axe().run(tab)
+            assert found.violations_count == 0, found.generate_report()
