@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support import REPOSITORY, Command, agrees, code_blocks, run_block
 
+import rnnmnist
 from rnnmnist.config.platforms import (
     DEFAULTS,
     LINEAR_REMAT_STEPS,
@@ -62,6 +63,12 @@ def test_the_python_blocks_of_a_page_run(
     (tmp_path / "docs").symlink_to(REPOSITORY / "docs")
     text = "\n".join(code_blocks(page, "python"))
     run_block("python", text, tmp_path, environment)
+
+
+def test_the_page_on_the_api_uses_every_public_name() -> None:
+    code = "\n".join(code_blocks("docs/api.md", "python"))
+    for name in rnnmnist.__all__:
+        assert re.search(rf"(?<!import )(?<!, )\b{name}\b", code), name
 
 
 def test_every_training_command_parses(
