@@ -11,7 +11,6 @@ import fcntl
 import logging
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ from support import (
     Once,
     fast_compilation,
     mesh_of,
+    output_of,
+    run_python,
 )
 
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
@@ -146,15 +147,8 @@ def command(environment: dict[str, str]) -> Command:
     def run(
         name: str, *arguments: object, cwd: Path = REPOSITORY, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", f"rnnmnist.{name}", *map(str, arguments)],
-            cwd=cwd,
-            env=environment | variables,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            stdin=subprocess.DEVNULL,
-        )
+        argv = "-m", f"rnnmnist.{name}", *arguments
+        return run_python(*argv, environment=environment | variables, cwd=cwd)
 
     return run
 
@@ -203,8 +197,7 @@ def reference_run(once: Once, command: Command, data_dir: Path) -> Path:
     """The workdir of an uninterrupted run."""
 
     def train(workdir: Path) -> None:
-        finished = command("main", *trainer.arguments(workdir, data_dir))
-        assert finished.returncode == 0, finished.stderr
+        output_of(command("main", *trainer.arguments(workdir, data_dir)))
 
     return once("reference_run", train)
 

@@ -27,7 +27,7 @@ from rnnmnist.config.tasks import SplitSizes, Task
 from rnnmnist.data.batches import BatchSource, BatchTransform, Chunk, open_batches
 from rnnmnist.data.datasets import image_task
 from rnnmnist.data.examples import Examples, View
-from rnnmnist.errors import RunError, UserError, as_run_error
+from rnnmnist.errors import RunError, as_run_error
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
@@ -161,23 +161,6 @@ def save_network(workdir: Path, config: Config, task: Task) -> Path:
     return workdir
 
 
-def refused(name: str, *arguments: object) -> str:
-    """Calls `rnnmnist.NAME` in this process and returns the line of a user's error.
-
-    That `cli.run` prints it and exits with 2 is tested per command.
-    """
-    module = importlib.import_module(f"rnnmnist.{name}")
-    argv = [str(argument) for argument in arguments]
-    # A process that has used jax can join no others.
-    argv += ["--num_processes=1"] if name == "main" else []
-    with pytest.raises((UserError, OSError)) as error:
-        module.main(argv)
-    found = as_run_error(error.value)
-    assert isinstance(found, UserError), error.value
-    assert "\n" not in str(found)
-    return str(found)
-
-
 def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Calls `rnnmnist.NAME` in this process, and returns what `command` would.
 
@@ -187,7 +170,8 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     argv = [str(argument) for argument in arguments]
     # A process that has used jax can join no others.
     argv += ["--num_processes=1"] if name == "main" else []
-    output, errors, code = io.StringIO(), io.StringIO(), 0
+    output = io.TextIOWrapper(io.BytesIO())  # as `sys.stdout` is
+    errors, code = io.StringIO(), 0
     handler = logging.StreamHandler(errors)
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logging.getLogger("rnnmnist").addHandler(handler)
@@ -202,8 +186,48 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         code = found.exit_code
     finally:
         logging.getLogger("rnnmnist").removeHandler(handler)
-    texts = output.getvalue(), errors.getvalue()
+    output.seek(0)
+    texts = output.read(), errors.getvalue()
     return subprocess.CompletedProcess([name, *argv], code, *texts)
+
+
+def run_python(
+    *arguments: object,
+    environment: dict[str, str] | None = None,
+    cwd: Path = REPOSITORY,
+    input: str = "",
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python ARGUMENTS` to its end."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        input=input,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def output_of(finished: subprocess.CompletedProcess[str]) -> str:
+    """Returns what a command printed that exited with 0."""
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def one_line_error(finished: subprocess.CompletedProcess[str]) -> str:
+    """Returns the only line on stderr of a command that exited with 2."""
+    lines = finished.stderr.strip().splitlines()
+    assert finished.returncode == 2, finished.stderr
+    assert len(lines) == 1, finished.stderr
+    assert lines[0].startswith("error: ")
+    assert "Traceback" not in finished.stdout
+    return lines[0]
+
+
+def refused(name: str, *arguments: object) -> str:
+    """Calls `rnnmnist.NAME` in this process and returns the message of its error."""
+    return one_line_error(called(name, *arguments)).removeprefix("error: ")
 
 
 def damaged(content: bytes, generator: np.random.Generator) -> bytes:
@@ -218,16 +242,6 @@ def damaged(content: bytes, generator: np.random.Generator) -> bytes:
     if kind == 2:
         return content[:start] + generator.bytes(1 + end % 8) + content[start:]
     return content[:start] + content[min(end, start + 8) :]
-
-
-def one_line_error(finished: subprocess.CompletedProcess[str]) -> str:
-    """Returns the only line on stderr of a command that exited with 2."""
-    lines = finished.stderr.strip().splitlines()
-    assert finished.returncode == 2, finished.stderr
-    assert len(lines) == 1, finished.stderr
-    assert lines[0].startswith("error: ")
-    assert "Traceback" not in finished.stdout
-    return lines[0]
 
 
 def file_times(folder: Path) -> dict[Path, int]:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from support import REPOSITORY, called, output_of
+
 STEPS = 120
 SETTINGS = (
     "--config.model.hidden_size=48",
@@ -28,7 +29,8 @@ ENDLESS = (
     "--config.train.log_every_steps=1000000",
     "--config.train.eval_every_steps=1000000",
 )
-SLOW_SAVE = Path(__file__).parent / "faults" / "slow_save.py"
+MAIN = ("-m", "rnnmnist.main")
+SLOW_SAVE = (Path(__file__).parent / "faults" / "slow_save.py",)
 # Of the processes of one run, each of which keeps its compiled programs.
 TOGETHER = f"{REPOSITORY}{os.pathsep}{Path(__file__).parent / 'every_process'}"
 
@@ -39,21 +41,32 @@ def arguments(workdir: Path, data_dir: Path, *more: str) -> list[str]:
     return [f"--workdir={workdir}", data, *SETTINGS, *more]
 
 
+def run(workdir: Path, data_dir: Path, *more: str) -> str:
+    """Starts the run in this process, or resumes it; returns its output."""
+    return output_of(called("main", *arguments(workdir, data_dir, *more)))
+
+
 def start(
-    environment: dict[str, str], argv: list[str], program: Path | None = None
+    environment: dict[str, str],
+    argv: Sequence[str],
+    program: Sequence[object] = MAIN,
+    word: str = "loss",
 ) -> subprocess.Popen[str]:
-    """Starts the run and returns when it has printed its first line of training."""
-    command = ["-m", "rnnmnist.main"] if program is None else [str(program)]
-    process = subprocess.Popen(
-        [sys.executable, *command, *argv],
-        env=environment | {"PYTHONPATH": str(REPOSITORY)},
+    """Starts the run and returns when it has printed a line that contains a word."""
+    process = _popen(environment | {"PYTHONPATH": str(REPOSITORY)}, *program, *argv)
+    wait_for_training(process, word)
+    return process
+
+
+def _popen(environment: dict[str, str], *argv: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *map(str, argv)],
+        env=environment,
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for_training(process)
-    return process
 
 
 def wait_for_training(process: subprocess.Popen[str], word: str = "loss") -> None:
@@ -69,21 +82,14 @@ def wait_for_training(process: subprocess.Popen[str], word: str = "loss") -> Non
 def start_together(
     environment: dict[str, str],
     argvs: Sequence[Sequence[str]],
-    program: Sequence[str] = ("-m", "rnnmnist.main"),
+    program: Sequence[object] = MAIN,
 ) -> list[subprocess.Popen[str]]:
-    """Starts the processes of one run on loopback, the first one last.
+    """Starts the processes of one run on loopback, without proxies, the first one last.
 
-    Args:
-        environment: of all processes; proxy variables are removed.
-        argvs: the command line of each process.
-        program: what each process runs.
+    `argvs` has the command line of each.
     """
     address, number = f"127.0.0.1:{free_port()}", len(argvs)
-    clean = {
-        name: value
-        for name, value in environment.items()
-        if "proxy" not in name.lower()
-    }
+    clean = {k: v for k, v in environment.items() if "proxy" not in k.lower()}
     processes: list[subprocess.Popen[str]] = []
     for index in reversed(range(number)):
         flags = [
@@ -91,15 +97,8 @@ def start_together(
             f"--num_processes={number}",
             f"--process_id={index}",
         ]
-        process = subprocess.Popen(
-            [sys.executable, *program, *argvs[index], *flags],
-            env=clean | {"PYTHONPATH": TOGETHER},
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        processes.insert(0, process)
+        argv = [*program, *argvs[index], *flags]
+        processes.insert(0, _popen(clean | {"PYTHONPATH": TOGETHER}, *argv))
     return processes
 
 
@@ -154,19 +153,22 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
     """Returns the lines of `metrics.jsonl` without speeds."""
     text = (workdir / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
-    return [
-        {key: value for key, value in line.items() if key != "examples_per_second"}
-        for line in lines
-    ]
+    for line in lines:
+        line.pop("examples_per_second", None)
+    return lines
+
+
+def result(workdir: Path, split: str = "test") -> dict[str, Any]:
+    """Returns the only result of a split, on the data of the run."""
+    paths = (workdir / "evaluation").glob(f"{split}-*.json")
+    (path,) = (path for path in paths if path.stem.count("-") == 1)
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
 
 
 def assert_same_end(workdir: Path, reference_run: Path, step: int = STEPS) -> None:
     """Asserts that a run ended as the reference run: checksums, metrics and result."""
     assert checksums(workdir, step) == checksums(reference_run, step)
     assert metrics(workdir) == metrics(reference_run)
-    (found,), (expected,) = (
-        [json.loads(path.read_text()) for path in (folder / "evaluation").iterdir()]
-        for folder in (workdir, reference_run)
-    )
-    assert found == expected
+    assert result(workdir) == result(reference_run)
     assert [path for path in workdir.iterdir() if "tmp" in path.name] == []

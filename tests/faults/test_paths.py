@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trainer
-from support import called, refused
+from support import called, one_line_error, refused
 
 from rnnmnist.runs.workdir import OWNER_FILE, lock
 
@@ -54,18 +54,18 @@ def test_a_full_disk_ends_the_run_at_its_last_good_step(
     [("/proc/rnnmnist", "/proc/rnnmnist: "), ("/dev/null/run", "null")],
 )
 def test_an_unwritable_workdir_is_refused_before_training(
-    data_dir: Path, capsys: pytest.CaptureFixture[str], path: str, named: str
+    data_dir: Path, path: str, named: str
 ) -> None:
-    arguments = trainer.arguments(Path(path), data_dir, "--num_processes=1")
-    assert named in refused("main", *arguments)
-    assert "loss" not in capsys.readouterr().out
+    finished = called("main", *trainer.arguments(Path(path), data_dir))
+    assert named in one_line_error(finished)
+    assert "loss" not in finished.stdout
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
 def test_a_read_only_workdir_is_refused_before_training(
     data_dir: Path, tmp_path: Path
 ) -> None:
-    arguments = trainer.arguments(tmp_path, data_dir, "--num_processes=1")
+    arguments = trainer.arguments(tmp_path, data_dir)
     tmp_path.chmod(0o555)
     try:
         assert refused("main", *arguments).startswith(f"{tmp_path}/")
@@ -76,7 +76,7 @@ def test_a_read_only_workdir_is_refused_before_training(
 def test_a_workdir_that_is_a_file_is_named(data_dir: Path, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("mine")
-    arguments = trainer.arguments(path, data_dir, "--num_processes=1")
+    arguments = trainer.arguments(path, data_dir)
     assert f"{path} is a file" in refused("main", *arguments)
     assert path.read_text() == "mine"
 

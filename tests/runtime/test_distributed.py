@@ -113,9 +113,7 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(
 ) -> None:
     workdir = tmp_path / "run"
     args = trainer.arguments(workdir, data_dir)
-    running = trainer.start_together(
-        environment, [args] * 2, program=[str(trainer.SLOW_SAVE)]
-    )
+    running = trainer.start_together(environment, [args] * 2, program=trainer.SLOW_SAVE)
     trainer.wait_for_training(running[0], "validation")  # during a save
     running[victim].kill()
     ended = trainer.outcomes(running)  # within its time limit
