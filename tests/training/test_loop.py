@@ -1,16 +1,17 @@
 """The training loop: its events and its transfers between host and devices."""
 
 import errno
+import threading
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
-from support import mesh_of
 
 from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.data import datasets
-from rnnmnist.errors import RunError, UserError
-from rnnmnist.runtime.mesh import make_mesh
+from rnnmnist.data.examples import Examples
+from rnnmnist.errors import RunError
 from rnnmnist.training import loop
 from rnnmnist.training.loop import next_event
 
@@ -89,26 +90,22 @@ def test_a_failed_read_or_write_names_the_path_and_the_last_checkpoint(
     with pytest.raises(RunError, match=r"config\.json: Is a directory; no checkpoint"):
         loop.train(small, datasets.load(small.data), workdir)
 
-    def read(*_: object, **__: object) -> None:
+
+def test_a_failed_read_on_the_host_ends_the_run_and_its_thread(
+    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set[threading.Thread]()
+    take = Examples.take
+
+    def fail(examples: Examples, positions: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            return take(examples, positions)
+        threads.add(threading.current_thread())
         raise OSError(errno.EIO, "Input/output error", "/data/inputs.npy")
 
-    monkeypatch.setattr(loop, "train_range", read)
+    monkeypatch.setattr(Examples, "take", fail)
+    config = small.replace({"execution.placement": "host"})
     with pytest.raises(RunError, match=r"^/data/inputs\.npy: .*; no checkpoint"):
-        loop.train(small, datasets.load(small.data), tmp_path / "other")
-
-
-def test_the_mesh_size_divides_the_batch() -> None:
-    assert make_mesh(128, None, 1).size == 8
-    assert make_mesh(12, None, 1).size == 6
-    assert make_mesh(7, None, 1).size == 7
-    assert make_mesh(11, None, 1).size == 1
-    assert make_mesh(12, 3, 1).size == mesh_of(3).size
-
-
-@pytest.mark.parametrize(("batch_size", "num_devices"), [(12, 8), (7, 8), (128, 9)])
-def test_an_indivisible_batch_is_refused(batch_size: int, num_devices: int) -> None:
-    error = (
-        rf"execution.num_devices: .*{batch_size}, .* at most 8 .* not {num_devices}$"
-    )
-    with pytest.raises(UserError, match=error):
-        make_mesh(batch_size, num_devices, 1)
+        loop.train(config, datasets.load(config.data), tmp_path / "run")
+    (thread,) = threads
+    assert not thread.is_alive()

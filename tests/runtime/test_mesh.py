@@ -1,0 +1,91 @@
+"""The choice of devices, and their division over seeds and batches."""
+
+import json
+
+import jax
+import pytest
+from support import output_of, run_python
+
+from rnnmnist.errors import UserError
+from rnnmnist.runtime import mesh
+from rnnmnist.runtime.mesh import make_mesh
+
+# In one process, whose CPU is split anew for each case.
+SPLIT = """
+import json, os, sys
+import jax
+from jax.extend.backend import clear_backends
+from rnnmnist.runtime import mesh
+
+for cores, *arguments in json.loads(sys.argv[1]):
+    clear_backends()
+    jax.config.update("jax_num_cpu_devices", -1)
+    os.environ.pop("NPROC", None)
+    mesh.usable_cores = lambda: cores
+    shape = [*mesh.make_mesh(*arguments).shape.values()]
+    print(json.dumps([shape, jax.device_count(), os.environ.get("NPROC")]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_devices", "num_seeds", "shape"),
+    [
+        (128, None, 1, (1, 8)),
+        (12, None, 1, (1, 6)),
+        (7, None, 1, (1, 7)),
+        (11, None, 1, (1, 1)),
+        (12, 3, 1, (1, 3)),
+        (128, None, 8, (8, 1)),
+        (128, None, 2, (2, 4)),
+        (128, None, 3, (3, 2)),
+        (7, None, 5, (5, 1)),
+        (7, None, 11, (1, 7)),
+        (128, 4, 2, (2, 2)),
+    ],
+)
+def test_seeds_are_sharded_before_the_batch(
+    batch_size: int, num_devices: int | None, num_seeds: int, shape: tuple[int, int]
+) -> None:
+    found = make_mesh(batch_size, num_devices, num_seeds)
+    assert tuple(found.shape.items()) == (("seeds", shape[0]), ("batch", shape[1]))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_devices", "num_seeds"),
+    [(12, 8, 1), (7, 8, 1), (128, 9, 1), (4, 5, 3)],
+)
+def test_an_impossible_number_of_devices_is_refused(
+    batch_size: int, num_devices: int, num_seeds: int
+) -> None:
+    total = num_seeds * batch_size
+    error = rf"^execution.num_devices: .* {total}, .* most 8 .*, not {num_devices}$"
+    with pytest.raises(UserError, match=error):
+        make_mesh(batch_size, num_devices, num_seeds)
+
+
+def test_processes_have_equally_many_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesh, "process_count", lambda: 2)
+    assert mesh._grid(12, 1, 7) == (1, 6)
+    assert mesh._grid(9, 2, 5) == (2, 1)
+    assert mesh._grid(9, 1, 8) is None
+    assert mesh._grid(12, 1, 8, 3) is None
+
+
+def test_the_cpu_is_split_before_jax_has_devices(environment: dict[str, str]) -> None:
+    """NPROC is the number of XLA's threads: one more for several seeds."""
+    more = str(5) if jax.__version_info__ < (0, 11) else None
+    # Usable cores and the arguments of `make_mesh`; shape, devices and NPROC.
+    cases = [
+        ((4, 128, None, 1), ([1, 4], 4, None)),
+        ((16, 128, None, 1), ([1, 8], 8, None)),
+        ((4, 9, None, 1), ([1, 3], 3, None)),
+        ((4, 7, None, 1), ([1, 1], 1, None)),
+        ((1, 128, 2, 1), ([1, 2], 2, None)),
+        ((4, 128, 1, 1), ([1, 1], 1, None)),
+        ((4, 128, None, 3), ([3, 1], 3, more)),
+        ((2, 128, 4, 2), ([2, 2], 4, more)),
+    ]
+    given = json.dumps([case for case, _ in cases])
+    printed = output_of(run_python("-c", SPLIT, given, environment=environment))
+    found = [tuple(json.loads(line)) for line in printed.splitlines()]
+    assert found == [expected for _, expected in cases]
