@@ -3,12 +3,10 @@
 import concurrent.futures
 import contextlib
 import gc
-import json
 import logging
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,14 +18,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import trainer
 from orbax.checkpoint import CheckpointManager
-from support import interrupted_at
+from support import interrupted_at, run_python
 
 import rnnmnist
 from rnnmnist.data import batches
 from rnnmnist.errors import RunError
-from rnnmnist.runs.checkpoints import read_header
-from rnnmnist.runs.workdir import lock
+from rnnmnist.runs.workdir import list_steps, lock
 from rnnmnist.training import loop, resume
 
 LABELS = np.arange(40) % 2
@@ -87,27 +85,19 @@ def assert_nothing_is_left(before: dict[str, Any], *ignored: str) -> None:
     assert {name: left[name] for name in names} == expected
 
 
-def end(workdir: Path) -> object:
-    """What a finished run holds but times: checksums, metrics, the result."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    metrics = [json.loads(line) for line in lines]
-    for line in metrics:
-        line.pop("examples_per_second", None)
-    (result,) = (workdir / "evaluation").iterdir()
-    checksums = read_header(workdir, SETTINGS["num_steps"]).arrays
-    content = json.loads(result.read_text())
-    del content["dataset"], content["task"]
-    return checksums, metrics, content
+def assert_same_end(workdir: Path, reference: Path) -> None:
+    """The names of folders are equal, since they are the names of the data sets."""
+    trainer.assert_same_end(workdir, reference, SETTINGS["num_steps"])
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run. The file `seconds.txt` has its time without compilation."""
+    """An uninterrupted run, of compiled programs. `../seconds.txt` has its time."""
     folder = tmp_path_factory.mktemp("fit")
     fit(folder / "compiled")
     begin = time.monotonic()
-    workdir = fit(folder / "reference")
-    (workdir / "seconds.txt").write_text(str(time.monotonic() - begin))
+    workdir = fit(folder / "run")
+    (folder / "seconds.txt").write_text(str(time.monotonic() - begin))
     return workdir
 
 
@@ -144,11 +134,11 @@ def test_an_interrupted_fit_resumes_to_the_same_end(
     A second interrupt, which Python raises between any two instructions, can leave a
     file open.
     """
-    seconds = float((reference / "seconds.txt").read_text())
+    seconds = float((reference.parent / "seconds.txt").read_text())
     generator = random.Random(count)
     before, stopped = left_behind(), 0
     for number in range(count):
-        workdir = tmp_path / f"run-{number}"
+        workdir = tmp_path / str(number) / "run"
         delays = [generator.uniform(0, seconds / 2)]
         delays += [generator.uniform(0, 0.1)] if twice else []
         interrupts.clear()
@@ -163,7 +153,7 @@ def test_an_interrupted_fit_resumes_to_the_same_end(
         with lock(workdir):
             pass  # is free
         fit(workdir)
-        assert end(workdir) == end(reference)
+        assert_same_end(workdir, reference)
     assert_nothing_is_left(before, *(("files", "maps") if twice else ()))
     assert stopped > 10 or count < 30  # the others came after the end
 
@@ -203,7 +193,7 @@ def test_two_interrupts_during_a_save_leave_nothing_behind(
         fit(tmp_path / "run")
     assert_nothing_is_left(before)
     fit(tmp_path / "run")
-    assert end(tmp_path / "run") == end(reference)
+    assert_same_end(tmp_path / "run", reference)
 
 
 def test_fit_prints_nothing_unless_verbose(
@@ -224,39 +214,43 @@ def test_fit_prints_nothing_unless_verbose(
 
 
 @pytest.mark.parametrize(
-    ("module", "name"),
-    [(resume, "hold_workdir"), (loop, "evaluate_best_checkpoint")],
+    ("module", "name", "saved"),
+    [
+        (resume, "hold_workdir", 0),
+        (loop, "train_range", 5),  # trains to its next line
+        (loop, "evaluate_best_checkpoint", 30),
+    ],
 )
-def test_an_interrupt_before_or_after_training_is_not_lost(
-    tmp_path: Path, reference: Path, module: ModuleType, name: str
+def test_an_interrupt_saves_what_is_trained(
+    tmp_path: Path, reference: Path, module: ModuleType, name: str, saved: int
 ) -> None:
     original = getattr(module, name)
 
-    def interrupted(*args: Any) -> Any:
+    def interrupted(*args: Any, **settings: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
-        return original(*args)
+        return original(*args, **settings)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, name, interrupted)
         fit(tmp_path / "run")
+    assert max(list_steps(tmp_path / "run"), default=0) == saved
     fit(tmp_path / "run")
-    assert end(tmp_path / "run") == end(reference)
+    assert_same_end(tmp_path / "run", reference)
 
 
 def test_fit_runs_in_a_thread(tmp_path: Path, reference: Path) -> None:
     before = left_behind()
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         thread.submit(fit, tmp_path / "run").result()
-    assert end(tmp_path / "run") == end(reference)
+    assert_same_end(tmp_path / "run", reference)
     assert_nothing_is_left(before)
 
 
 @pytest.mark.slow
 def test_fit_takes_a_column_major_array(tmp_path: Path, reference: Path) -> None:
     inputs = np.asfortranarray(INPUTS[..., 0])
-    workdir, settings = tmp_path / "run", SETTINGS | {"verbose": False}
-    rnnmnist.fit(inputs, LABELS, workdir=workdir, **settings)
-    assert end(workdir) == end(reference)
+    run = rnnmnist.fit(inputs, LABELS, workdir=tmp_path / "run", **SETTINGS)
+    assert_same_end(run, reference)
 
 
 @pytest.mark.slow
@@ -273,13 +267,7 @@ def test_what_fit_sets_before_jax_has_devices(
     )
     variables = {"XDG_CACHE_HOME": str(tmp_path / "cache")} | unoptimized
     del variables["JAX_COMPILATION_CACHE_DIR"]
-    finished = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "run")],
-        env=variables,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    finished = run_python("-c", program, tmp_path / "run", environment=variables)
     assert finished.stderr == ""
     assert set(finished.stdout.split()) == {
         "jax_num_cpu_devices",
