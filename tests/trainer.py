@@ -46,19 +46,8 @@ def run(workdir: Path, data_dir: Path, *more: str) -> str:
     return output_of(called("main", *arguments(workdir, data_dir, *more)))
 
 
-def start(
-    environment: dict[str, str],
-    argv: Sequence[str],
-    program: Sequence[object] = MAIN,
-    word: str = "loss",
-) -> subprocess.Popen[str]:
-    """Starts the run and returns when it has printed a line that contains a word."""
-    process = _popen(environment | {"PYTHONPATH": str(REPOSITORY)}, *program, *argv)
-    wait_for_training(process, word)
-    return process
-
-
-def _popen(environment: dict[str, str], *argv: object) -> subprocess.Popen[str]:
+def popen(environment: dict[str, str], *argv: object) -> subprocess.Popen[str]:
+    """Starts `python ARGUMENTS`."""
     return subprocess.Popen(
         [sys.executable, *map(str, argv)],
         env=environment,
@@ -67,6 +56,18 @@ def _popen(environment: dict[str, str], *argv: object) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def start(
+    environment: dict[str, str],
+    argv: Sequence[str],
+    program: Sequence[object] = MAIN,
+    word: str = "loss",
+) -> subprocess.Popen[str]:
+    """Starts the run and returns when it has printed a line that contains a word."""
+    process = popen(environment | {"PYTHONPATH": str(REPOSITORY)}, *program, *argv)
+    wait_for_training(process, word)
+    return process
 
 
 def wait_for_training(process: subprocess.Popen[str], word: str = "loss") -> None:
@@ -98,7 +99,7 @@ def start_together(
             f"--process_id={index}",
         ]
         argv = [*program, *argvs[index], *flags]
-        processes.insert(0, _popen(clean | {"PYTHONPATH": TOGETHER}, *argv))
+        processes.insert(0, popen(clean | {"PYTHONPATH": TOGETHER}, *argv))
     return processes
 
 

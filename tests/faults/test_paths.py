@@ -4,13 +4,11 @@ import errno
 import fcntl
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import trainer
-from support import called, one_line_error, refused
+from support import called, one_line_error, output_of, refused, run_python
 
 from rnnmnist.runs.workdir import OWNER_FILE, lock
 
@@ -30,22 +28,15 @@ def test_a_full_disk_ends_the_run_at_its_last_good_step(
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
         "runpy.run_module('rnnmnist.main', run_name='__main__')\n"
     )
-    finished = subprocess.run(
-        [sys.executable, "-c", program, *trainer.arguments(workdir, data_dir)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    args = trainer.arguments(workdir, data_dir)
+    finished = run_python("-c", program, *args, environment=environment)
     assert finished.returncode == 1, finished.stderr
     (line,) = [x for x in finished.stderr.splitlines() if not x.startswith("warning")]
     assert line.startswith("error: ")
     assert str(workdir) in line
     assert f"step {trainer.STEPS - 20}" in line
     assert trainer.checksums(workdir, trainer.STEPS - 20) == before
-    again = called("main", *trainer.arguments(workdir, data_dir))
-    assert again.returncode == 0, again.stderr
-    assert [path for path in workdir.iterdir() if "tmp" in path.name] == []
+    trainer.run(workdir, data_dir)  # removes incomplete files
     trainer.assert_same_end(workdir, reference_run)
 
 
@@ -87,10 +78,8 @@ def test_paths_of_every_form(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    arguments = trainer.arguments(Path(text), data_dir)
-    for name, argv in (("main", arguments), ("evaluate", [f"--workdir={text}"])):
-        finished = called(name, *argv)
-        assert finished.returncode == 0, finished.stderr
+    trainer.run(Path(text), data_dir)
+    output_of(called("evaluate", f"--workdir={text}"))
     workdir = tmp_path / text.removeprefix("~/")
     assert (workdir / str(trainer.STEPS) / "params").is_dir()
     assert list((workdir / "evaluation").glob("test-*.json"))

@@ -5,27 +5,18 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import trainer
-from support import Command, called, one_line_error
+from support import Command, called, one_line_error, output_of, run_python
 
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.runs.results import write_result
 from rnnmnist.runs.workdir import list_steps
 
 pytestmark = pytest.mark.slow
-
-
-def finish(workdir: Path, data_dir: Path) -> str:
-    """Starts the run again, in this process, and returns its output."""
-    finished = called("main", *trainer.arguments(workdir, data_dir))
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
 
 
 @pytest.mark.parametrize(
@@ -41,15 +32,14 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(
 ) -> None:
     """`kill -9`, with slow saves, so that some kills interrupt one."""
     workdir = tmp_path / "run"
-    process = trainer.start(
-        environment, trainer.arguments(workdir, data_dir), trainer.SLOW_SAVE
-    )
+    args = trainer.arguments(workdir, data_dir)
+    process = trainer.start(environment, args, trainer.SLOW_SAVE)
     time.sleep(random.Random(number).uniform(0, 8))
     before = sorted(path.name for path in workdir.iterdir())
     process.kill()
     process.communicate()
     saved = [int(name) for name in before if name.isdecimal()]
-    printed = finish(workdir, data_dir)
+    printed = trainer.run(workdir, data_dir)
     resumed = re.search(r"(?:resuming from|complete at) step (\d+)", printed)
     # Only work since the last finished checkpoint is lost.
     assert int(resumed[1] if resumed else 0) >= max(saved, default=0)
@@ -67,9 +57,8 @@ def test_a_run_saves_on_a_signal_and_resumes_to_the_same_end(
     number: int,
 ) -> None:
     workdir = tmp_path / "run"
-    process = trainer.start(
-        environment, trainer.arguments(workdir, data_dir), trainer.SLOW_SAVE
-    )
+    args = trainer.arguments(workdir, data_dir)
+    process = trainer.start(environment, args, trainer.SLOW_SAVE)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 128 + number, stderr
@@ -78,9 +67,9 @@ def test_a_run_saves_on_a_signal_and_resumes_to_the_same_end(
     assert saved is not None, line
     step = int(saved[1])
     assert trainer.metrics(workdir)[-1]["step"] == step
-    verified = called("verify", f"--workdir={workdir}")
-    assert f"step {step}  good" in verified.stdout
-    assert f"resuming from step {step}\n" in finish(workdir, data_dir)
+    printed = output_of(called("verify", f"--workdir={workdir}"))
+    assert f"step {step}  good" in printed
+    assert f"resuming from step {step}\n" in trainer.run(workdir, data_dir)
     trainer.assert_same_end(workdir, reference_run)
 
 
@@ -101,17 +90,12 @@ def test_a_signal_in_the_last_chunk_determines_the_exit_code(
         "cli.run(main.main)\n"
     )
     workdir = tmp_path / "run"
-    finished = subprocess.run(
-        [sys.executable, "-c", program, *trainer.arguments(workdir, data_dir)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    args = trainer.arguments(workdir, data_dir)
+    finished = run_python("-c", program, *args, environment=environment)
     assert finished.returncode == 143, finished.stderr
     assert f"saved step {trainer.STEPS} of {trainer.STEPS}" in finished.stderr
     assert not (workdir / "evaluation").exists()
-    assert "complete" in finish(workdir, data_dir)
+    assert "complete" in trainer.run(workdir, data_dir)
     assert len(list((workdir / "evaluation").iterdir())) == 1
 
 
@@ -119,18 +103,9 @@ def test_a_second_interrupt_exits_immediately(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     """Long before the next event."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "rnnmnist.main"),
-            *trainer.arguments(tmp_path / "run", data_dir, *trainer.ENDLESS),
-        ],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    args = trainer.arguments(tmp_path / "run", data_dir, *trainer.ENDLESS)
+    process = trainer.start(environment, args, word="parameters")
     try:
-        trainer.wait_for_training(process, "parameters")
         time.sleep(4)
         process.send_signal(signal.SIGINT)
         time.sleep(1)
@@ -146,19 +121,13 @@ def test_a_second_interrupt_exits_immediately(
 def test_a_signal_before_training_terminates_the_process(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
-    argv = trainer.arguments(tmp_path / "r", data_dir)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rnnmnist.main", *argv],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    args = trainer.arguments(tmp_path / "run", data_dir)
+    process = trainer.popen(environment, *trainer.MAIN, *args)
     time.sleep(0.4)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == -signal.SIGTERM
-    assert not (tmp_path / "r" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_a_second_trainer_is_refused_and_a_killed_one_holds_no_lock(
@@ -169,15 +138,14 @@ def test_a_second_trainer_is_refused_and_a_killed_one_holds_no_lock(
     tmp_path: Path,
 ) -> None:
     workdir = tmp_path / "run"
-    process = trainer.start(
-        environment, trainer.arguments(workdir, data_dir), trainer.SLOW_SAVE
-    )
+    args = trainer.arguments(workdir, data_dir)
+    process = trainer.start(environment, args, trainer.SLOW_SAVE)
     os.kill(process.pid, signal.SIGSTOP)  # keeps it from finishing
-    error = one_line_error(command("main", *trainer.arguments(workdir, data_dir)))
+    error = one_line_error(command("main", *args))
     assert f"in use by process {process.pid} on {os.uname().nodename}" in error
     process.kill()
     process.communicate()
-    finish(workdir, data_dir)
+    trainer.run(workdir, data_dir)
     trainer.assert_same_end(workdir, reference_run)
 
 
@@ -205,8 +173,7 @@ def test_evaluation_during_training_succeeds_without_side_effects(
         process.kill()
     assert process.returncode == 143, stderr
     assert stderr.startswith("stopped: saved step")
-    verified = called("verify", f"--workdir={workdir}")
-    assert verified.returncode == 0, verified.stdout
+    output_of(called("verify", f"--workdir={workdir}"))
     others = {path.name for path in workdir.iterdir() if not path.name.isdecimal()}
     kept = {"config.json", "metrics.jsonl", "sessions.jsonl", "evaluation"}
     assert others == kept
@@ -218,21 +185,17 @@ def test_runs_resume_with_other_numbers_of_devices(
 ) -> None:
     workdir = tmp_path / "run"
     for devices, steps in ((8, 20), (1, 40), (8, 60)):
-        finished = called(
-            "main",
-            *trainer.arguments(workdir, data_dir),
+        printed = trainer.run(
+            workdir,
+            data_dir,
             f"--config.execution.num_devices={devices}",
             f"--config.train.num_steps={steps}",
             # Other schedules would be compiled for each number of steps.
             "--config.train.schedule=constant",
             "--config.train.warmup_fraction=0",
         )
-        assert finished.returncode == 0, finished.stderr
-        assert f"{devices} cpu device" in finished.stdout
+        assert f"{devices} cpu device" in printed
     lines = trainer.metrics(workdir)
-    assert [line["step"] for line in lines if line["split"] == "validation"] == [
-        20,
-        40,
-        60,
-    ]
+    validated = [line["step"] for line in lines if line["split"] == "validation"]
+    assert validated == [20, 40, 60]
     assert json.loads((workdir / "config.json").read_text())["train"]["num_steps"] == 60

@@ -1,16 +1,14 @@
 """Runs of several processes: agreement, faults, and output from process 0 alone."""
 
-import json
+import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import trainer
-from support import Command, called, one_line_error, refused
+from support import Command, one_line_error, output_of, refused, run_python
 
 from rnnmnist.errors import UserError
 from rnnmnist.runs.workdir import lock
@@ -37,15 +35,14 @@ def test_one_process_evaluates_a_checkpoint_of_two(
             path.name for path in (workdir / str(step) / "state").glob("ocdbt.*")
         }
         assert writers == {"ocdbt.process_0", "ocdbt.process_1"}
-    (path,) = (workdir / "evaluation").iterdir()
-    trained = json.loads(path.read_text())
-    path.unlink()
-    finished = command("evaluate", f"--workdir={workdir}")
-    assert finished.returncode == 0, finished.stderr
-    evaluated = json.loads(path.read_text())
-    assert evaluated["confusion"] == trained["confusion"]
-    assert evaluated["params_sha256"] == trained["params_sha256"]
-    assert command("verify", f"--workdir={workdir}").returncode == 0
+    trained = trainer.result(workdir)
+    flag = f"--workdir={workdir}"
+    shutil.rmtree(workdir / "evaluation")
+    output_of(command("evaluate", flag))
+    evaluated = trainer.result(workdir)
+    for key in ("confusion", "params_sha256"):
+        assert evaluated[key] == trained[key]
+    output_of(command("verify", flag))
 
 
 @pytest.mark.slow
@@ -68,9 +65,7 @@ def test_a_run_resumes_with_another_number_of_processes(
     assert [code for code, _, _ in again] == [0] * 3, again
     assert "nothing to train" in again[0][1]
     trainer.cut_back(workdir, 100)
-    alone = called("main", *trainer.arguments(workdir, data_dir))
-    assert alone.returncode == 0, alone.stderr
-    assert "resuming from step 100\n" in alone.stdout
+    assert "resuming from step 100\n" in trainer.run(workdir, data_dir)
     trainer.assert_same_end(workdir, pair)
 
 
@@ -96,9 +91,7 @@ def test_a_signal_to_one_process_saves_and_stops_all(
     lines = {stderr.strip() for _, _, stderr in ended}
     assert len(lines) == 1, lines
     assert f"of {trainer.STEPS} in {workdir}; start the run again" in lines.pop()
-    resumed = called("main", *trainer.arguments(workdir, data_dir))  # in one process
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resuming from step" in resumed.stdout
+    assert "resuming from step" in trainer.run(workdir, data_dir)  # in one process
     trainer.assert_same_end(workdir, pair)
 
 
@@ -121,8 +114,7 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(
     assert code not in (0, 130, 143)
     # Our line if a collective operation fails first, jax's own report otherwise.
     assert "has lost another process" in stderr or "another task died" in stderr
-    resumed = called("main", *trainer.arguments(workdir, data_dir))  # in one process
-    assert resumed.returncode == 0, resumed.stderr
+    trainer.run(workdir, data_dir)  # in one process
     trainer.assert_same_end(workdir, pair)
 
 
@@ -171,21 +163,61 @@ def test_a_second_interrupt_does_not_wait_for_other_processes(
         second.communicate()
 
 
+def refusals(environment: dict[str, str], *argvs: list[str]) -> list[str]:
+    """Returns the line with which each process of a run is refused."""
+    ended = trainer.outcomes(trainer.start_together(environment, argvs))
+    assert [code for code, _, _ in ended] == [2] * len(argvs), ended
+    lines = [stderr.removesuffix("\n") for _, _, stderr in ended]
+    assert "\n" not in "".join(lines)
+    return lines
+
+
 @pytest.mark.slow
 def test_different_settings_of_processes_are_one_line(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     args = trainer.arguments(tmp_path / "run", data_dir)
     others = [*args, "--config.seed=7", "--config.train.clip_norm=0"]
-    for code, _, stderr in trainer.outcomes(
-        trainer.start_together(environment, [args, others])
-    ):
-        assert code == 2
-        assert stderr == (
-            "error: seed=7 on process 1 (process 0: 0), train.clip_norm=0.0 on process "
-            "1 (process 0: 1.0): start all processes with the same settings\n"
-        )
+    line = (
+        "error: seed=7 on process 1 (process 0: 0), train.clip_norm=0.0 on process "
+        "1 (process 0: 1.0): start all processes with the same settings"
+    )
+    assert refusals(environment, args, others) == [line] * 2
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_batch_that_cannot_be_split_is_one_line(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    odd = "--config.train.batch_size=49"
+    args = trainer.arguments(tmp_path / "run", data_dir, odd)
+    line = "num_seeds x 49 must be a multiple of the 2 processes"
+    expected = [f"error: train.batch_size: {line}"] * 2
+    assert refusals(environment, args, args) == expected
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_an_error_on_process_0_is_raised_on_all(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    args = trainer.arguments(workdir, data_dir)
+    with lock(workdir):
+        lines = refusals(environment, args, args)
+    for line in lines:
+        assert line.startswith(f"error: workdir: {workdir} is in use by process ")
+    assert list(workdir.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_workdir_that_is_not_shared_is_refused(
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    args = [trainer.arguments(tmp_path / name, data_dir) for name in ("here", "there")]
+    for line in refusals(environment, *args):
+        assert "is not one folder for all processes" in line
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -199,66 +231,16 @@ def test_missing_processes_are_one_line(
         "cli.run(main.main)\n"
     )
     address = f"127.0.0.1:{trainer.free_port()}"
-    finished = subprocess.run(
-        [
-            *(sys.executable, "-c", program, f"--workdir={tmp_path / 'run'}"),
-            *(f"--coordinator_address={address}", "--num_processes=2"),
-            f"--process_id={index}",
-        ],
-        env={k: v for k, v in environment.items() if "proxy" not in k.lower()},
-        capture_output=True,
-        text=True,
-        timeout=60,
+    finished = run_python(
+        *("-c", program, f"--workdir={tmp_path / 'run'}", f"--process_id={index}"),
+        *(f"--coordinator_address={address}", "--num_processes=2"),
+        environment={k: v for k, v in environment.items() if "proxy" not in k.lower()},
     )
-    assert finished.returncode == 1
-    assert finished.stdout == ""
+    assert (finished.returncode, finished.stdout) == (1, "")
     assert finished.stderr == (
         f"error: num_processes: not all of 2 processes have joined {address} within "
         "1 s; start each of them, with the same flags\n"
     )
-
-
-@pytest.mark.slow
-def test_an_error_on_process_0_is_raised_on_all(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
-    workdir = tmp_path / "run"
-    with lock(workdir):
-        ended = trainer.run_processes(environment, workdir, data_dir, 2)
-    for code, _, stderr in ended:
-        assert code == 2
-        (line,) = stderr.strip().splitlines()
-        assert line.startswith(f"error: workdir: {workdir} is in use by process ")
-    assert list(workdir.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_a_batch_that_cannot_be_split_is_one_line(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
-    odd = "--config.train.batch_size=49"
-    for code, _, stderr in trainer.run_processes(
-        environment, tmp_path / "run", data_dir, 2, odd
-    ):
-        assert code == 2
-        assert stderr == (
-            "error: train.batch_size: num_seeds x 49 must be a multiple of the 2 "
-            "processes\n"
-        )
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_a_workdir_that_is_not_shared_is_refused(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
-    arguments = [
-        trainer.arguments(tmp_path / name, data_dir) for name in ("here", "there")
-    ]
-    running = trainer.start_together(environment, arguments)
-    for code, _, stderr in trainer.outcomes(running):
-        assert code == 2
-        assert "is not one folder for all processes" in stderr
 
 
 @pytest.mark.slow
@@ -278,26 +260,23 @@ def test_the_doctor_checks_all_processes(
 
 
 @pytest.mark.parametrize(
-    "args",
+    ("address", "number", "index"),
     [
-        ["--num_processes=2"],
-        ["--num_processes=0"],
-        ["--process_id=1"],
-        ["--coordinator_address=a:1"],
-        ["--num_processes=2", "--process_id=1"],
-        ["--num_processes=2", "--process_id=2", "--coordinator_address=a:1"],
-        ["--num_processes=2", "--process_id=1", "--coordinator_address=here"],
+        (None, 2, None),
+        (None, 0, None),
+        (None, None, 1),
+        ("a:1", None, None),
+        (None, 2, 1),
+        ("a:1", 2, 2),
+        ("here", 2, 1),
     ],
 )
-def test_invalid_process_coordinates_are_refused(args: list[str]) -> None:
-    flags = dict(arg.removeprefix("--").split("=") for arg in args)
-    number, index = (
-        int(flags[name]) if name in flags else None
-        for name in ("num_processes", "process_id")
-    )
+def test_invalid_process_coordinates_are_refused(
+    address: str | None, number: int | None, index: int | None
+) -> None:
     with (
         pytest.raises(UserError, match=r"^coordinator_address: .*; give coord"),
-        distributed.initialize(flags.get("coordinator_address"), number, index),
+        distributed.initialize(address, number, index),
     ):
         pass
 
