@@ -110,15 +110,10 @@ def data_dir(shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """Environment variables of commands: no network, default devices."""
-    variables = os.environ | {
-        "HTTP_PROXY": "http://127.0.0.1:9",
-        "HTTPS_PROXY": "http://127.0.0.1:9",
-        "http_proxy": "http://127.0.0.1:9",
-        "https_proxy": "http://127.0.0.1:9",
-        "NO_PROXY": "",
-        "no_proxy": "",
-        "PYTHONUNBUFFERED": "1",
-    }
+    nowhere = "http://127.0.0.1:9"
+    proxies = {"http_proxy": nowhere, "https_proxy": nowhere, "no_proxy": ""}
+    variables = os.environ | proxies | {"PYTHONUNBUFFERED": "1"}
+    variables |= {name.upper(): text for name, text in proxies.items()}
     variables["XLA_FLAGS"] = variables["XLA_FLAGS"].replace(DEVICES, "").strip()
     return variables
 

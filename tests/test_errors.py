@@ -8,6 +8,8 @@ import pytest
 from rnnmnist import cli
 from rnnmnist.errors import SHIPPED, RunError, UserError, as_run_error, names_path
 
+REPORT = SHIPPED / "checkpoints" / "reference" / "report"  # of a model in a wheel
+
 
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
@@ -16,6 +18,7 @@ from rnnmnist.errors import SHIPPED, RunError, UserError, as_run_error, names_pa
         (FileNotFoundError(errno.ENOENT, "no file", "/a"), UserError, "/a: no file"),
         (OSError(errno.ENOSPC, "full", Path("/a")), RunError, "/a: full"),
         (OSError(errno.ENOSPC, "full"), RunError, "full"),
+        (PermissionError(errno.EACCES, "no", REPORT), UserError, f"{REPORT}: no"),
     ],
 )
 def test_a_failure_has_one_line(
@@ -44,8 +47,3 @@ def test_an_error_without_a_path_gets_one(tmp_path: Path) -> None:
         with pytest.raises(OSError) as error, names_path(tmp_path):
             raise OSError(errno.EINVAL, "invalid", given)
         assert str(as_run_error(error.value)) == f"{named}: invalid"
-
-
-def test_a_models_folder_in_a_wheel_is_a_path_of_the_user() -> None:
-    path = SHIPPED / "checkpoints" / "reference" / "report"
-    assert str(as_run_error(PermissionError(errno.EACCES, "no", path))) == f"{path}: no"

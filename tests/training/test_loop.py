@@ -28,48 +28,6 @@ def test_events_fall_on_multiples_and_the_last_step() -> None:
         assert next_event(start, config) == min(e for e in events if e > start)
 
 
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The size of each array copied from a device to the host."""
-    sizes: list[int] = []
-    kind = type(jax.numpy.zeros(()))
-    original = kind._value.fget  # type: ignore[attr-defined]
-
-    def value(array: jax.Array) -> object:
-        sizes.append(array.size)
-        return original(array)
-
-    monkeypatch.setattr(kind, "_value", property(value))
-    return sizes
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("fast_programs")
-def test_the_host_reads_only_at_events(
-    small: Config, tmp_path: Path, reads: list[int]
-) -> None:
-    """60 steps need as many copies as 6 with the same number of events."""
-    counts = []
-    for number, steps in enumerate((6, 6, 60)):  # the first one compiles
-        config = small.replace(
-            {
-                "data.max_shift": 0,
-                "model.hidden_size": 8,
-                "execution.num_devices": 1,
-                # A schedule that depends on num_steps would compile anew.
-                "train.schedule": "constant",
-                "train.warmup_fraction": 0.0,
-                "train.num_steps": steps,
-                "train.log_every_steps": steps,
-                "train.eval_every_steps": steps,
-            }
-        )
-        reads.clear()
-        loop.train(config, datasets.load(config.data), tmp_path / str(number))
-        counts.append(len(reads))
-    assert counts[1] == counts[2] > 0
-
-
 def test_an_implicit_transfer_from_the_host_is_an_error(
     small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

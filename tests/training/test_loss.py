@@ -1,6 +1,7 @@
 """The training loss of sequences of different lengths."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,14 +22,14 @@ INPUTS[np.arange(STEPS) >= LENGTHS[:, None]] = 0
 
 
 def loss_by_hand(
-    params: Params, model: SequenceClassifier, every_step: bool
+    params: Params, model: SequenceClassifier, every_step: bool, lengths: Sequence[int]
 ) -> tuple[jax.Array, jax.Array]:
     """The sum over truncated sequences, and the logits after every time step."""
     logits = jnp.asarray(model.apply({"params": params}, INPUTS, every_step=True))
     targets = (1 - SMOOTHING) * np.eye(CLASSES)[LABELS] + SMOOTHING / CLASSES
     losses = -(jax.nn.log_softmax(logits) * targets[:, None]).sum(-1)
     total = jnp.zeros(())
-    for own, length in zip(losses, LENGTHS, strict=True):
+    for own, length in zip(losses, lengths, strict=True):
         weights = np.arange(1, length + 1) ** 2
         mean = own[:length] @ (weights / weights.sum())
         total += mean if every_step else own[length - 1]
@@ -37,26 +38,29 @@ def loss_by_hand(
 
 @pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", pytest.param("lru", marks=pytest.mark.slow)])
 def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
-    cell: Any, every_step: bool
+    cell: Any, padded: bool, every_step: bool
 ) -> None:
     """Of each, a weighted mean over its time or the loss at its end; their slope."""
     settings = ModelConfig(cell=cell, hidden_size=8)
     model = model_of(settings, task_of(STEPS, 3, CLASSES))
     params = random_params(model)
+    lengths = LENGTHS if padded else np.full(len(LENGTHS), STEPS)
     objective = Objective(model, every_step, SMOOTHING)
     slope = jax.jit(jax.value_and_grad(objective, has_aux=True))
-    (total, correct), grads = slope(params, INPUTS, LABELS, LENGTHS)
+    arguments = params, INPUTS, LABELS, lengths if padded else None
+    (total, correct), grads = slope(*arguments)
     by_hand = jax.jit(
-        jax.value_and_grad(loss_by_hand, has_aux=True), static_argnums=(1, 2)
+        jax.value_and_grad(loss_by_hand, has_aux=True), static_argnums=(1, 2, 3)
     )
-    (expected, logits), expected_grads = by_hand(params, model, every_step)
+    (expected, logits), slopes = by_hand(params, model, every_step, tuple(lengths))
     assert float(total) == pytest.approx(float(expected), rel=1e-6)
-    predicted = logits[np.arange(len(LABELS)), LENGTHS - 1].argmax(-1)
+    predicted = logits[np.arange(len(LABELS)), lengths - 1].argmax(-1)
     assert int(correct) == (predicted == LABELS).sum()
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
-    jax.tree.map(close, grads, expected_grads)
+    jax.tree.map(close, grads, slopes)
 
 
 def test_the_weights_of_steps_by_hand() -> None:

@@ -7,7 +7,6 @@ two programs are compiled.
 import dataclasses
 import functools
 import re
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,6 @@ import pytest
 from jax.sharding import Mesh
 from support import (
     TASK,
-    Batch,
     batches_of,
     chunk_of,
     mesh_of,
@@ -29,16 +27,15 @@ from support import (
 from rnnmnist.config.platforms import DEFAULTS, Execution
 from rnnmnist.config.schema import Config
 from rnnmnist.data import batches
-from rnnmnist.data.batches import BatchSource, BatchTransform, open_batches
-from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.data.batches import BatchTransform, open_batches
 from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.mesh import device_put, over_seeds
+from rnnmnist.training.loss import Objective
 from rnnmnist.training.optimizer import make_schedule
 from rnnmnist.training.state import (
     Program,
-    TrainState,
     abstract_state,
     create_state,
     to_trees,
@@ -70,73 +67,36 @@ def chunk_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "CHUNK_UPDATES", 4)
 
 
-class Start(NamedTuple):
-    """A run before its first update."""
+class Training:
+    """A run, and its state after the updates so far."""
 
-    program: Program
-    state: TrainState  # can be donated
-    source: BatchSource
+    def __init__(self, config: Config, mesh: Mesh) -> None:
+        self.program = Program.create(config, TASK, mesh)
+        self.state = create_state(config, self.program)
+        self.source = batches_of(EXAMPLES, config, mesh)
 
+    def advance(self, steps: int) -> UpdateSums:
+        first = int(self.state.step)
+        self.state, sums, self.chunk = train_range(
+            self.state, self.source, first, first + steps, program=self.program
+        )
+        return sums
 
-@functools.cache
-def first_state(config: Config, program: Program) -> TrainState:
-    """The state before the first update."""
-    return create_state(config, program)
-
-
-def start(config: Config, mesh: Mesh) -> Start:
-    program = Program.create(config, TASK, mesh)
-    state = jax.tree.map(
-        lambda leaf: device_put(np.array(leaf), leaf.sharding),
-        first_state(config, program),
-    )
-    source = batches_of(EXAMPLES, config, mesh)
-    return Start(program, state, source)
-
-
-def advance(
-    program: Program, state: TrainState, source: BatchSource, steps: int
-) -> tuple[TrainState, UpdateSums]:
-    step = int(state.step)
-    state, sums, _ = train_range(state, source, step, step + steps, program=program)
-    return state, sums
-
-
-def state_sha256(state: TrainState) -> str:
-    trees = (state.params, state.ema_params, state.opt_state)
-    return params_sha256({"state": trees})
-
-
-def batch_of(config: Config, step: int) -> Batch:
-    """The batch of a step, drawn on one device, as NumPy arrays."""
-    source = batches_of(EXAMPLES, config, mesh_of(1))
-    return read_batch(source, BatchTransform.create(config, TASK), step)
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def logits_by_step(
-    model: SequenceClassifier, params: Params, inputs: jax.Array
-) -> jax.Array:
-    return jnp.asarray(model.apply({"params": params}, inputs, every_step=True))
-
-
-def predict(config: Config, params: jax.Array, batch: Batch) -> np.ndarray:
-    """Logits after every time step, [batch, time, classes], computed on one device."""
-    model = model_of(config.model)
-    (network,) = split_ensemble(jax.device_get(to_trees(params, model)))
-    logits = logits_by_step(model, network, batch.inputs)
-    return np.asarray(logits, np.float64)
+    def sha256(self) -> str:
+        state = self.state
+        trees = (state.params, state.ema_params, state.opt_state)
+        return params_sha256({"state": trees})
 
 
 def test_one_program_serves_every_length() -> None:
     enable_compilation_cache()  # from now on, the seconds are counted
-    program, state, source = start(CONFIG, mesh_of(8))
-    state, _ = advance(program, state, source, 1)
+    training = Training(CONFIG, mesh_of(8))
+    training.advance(1)
     before = compile_seconds()
     for steps in (5, 2, 1):
-        state, _ = advance(program, state, source, steps)
+        training.advance(steps)
     assert compile_seconds() == before
-    assert int(state.step) == 9
+    assert int(training.state.step) == 9
 
 
 @pytest.mark.parametrize(
@@ -160,16 +120,13 @@ def test_the_result_does_not_depend_on_the_lengths_of_calls_or_the_placement(
         ("host", [1] * 12),
         ("host", [11, 1]),
     ):
-        program, state, _ = start(config, mesh_of(devices))
+        training = Training(config, mesh_of(devices))
         placed = config.replace({"execution.placement": placement})
-        parts = []
-        with open_batches(EXAMPLES, placed, program.mesh) as source:
-            for steps in cuts:
-                state, sums = advance(program, state, source, steps)
-                assert int(sums.updates) == steps
-                parts.append(sums)
-        assert int(state.step) == 12
-        hashes.add(state_sha256(state))
+        with open_batches(EXAMPLES, placed, mesh_of(devices)) as training.source:
+            parts = [training.advance(steps) for steps in cuts]
+        assert [int(part.updates) for part in parts] == cuts
+        assert int(training.state.step) == 12
+        hashes.add(training.sha256())
         correct.add(sum(int(part.correct[0]) for part in parts))
         losses.append(sum(float(part.loss[0]) for part in parts))
     assert len(hashes) == len(correct) == 1
@@ -177,52 +134,44 @@ def test_the_result_does_not_depend_on_the_lengths_of_calls_or_the_placement(
 
 
 def test_devices_agree_to_rounding() -> None:
-    results = []
-    for count in (1, 8):
-        program, state, source = start(CONFIG, mesh_of(count))
-        state, sums = advance(program, state, source, 10)
-        results.append((float(sums.loss[0]), jax.device_get(state.params)))
-    (alone, params), (together, same) = results
-    assert together == pytest.approx(alone, rel=1e-5)
-    np.testing.assert_allclose(same, params, atol=2e-4)
+    alone, together = (Training(CONFIG, mesh_of(count)) for count in (1, 8))
+    losses = [float(training.advance(10).loss[0]) for training in (alone, together)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    np.testing.assert_allclose(alone.state.params, together.state.params, atol=2e-4)
 
 
 def test_training_reduces_the_loss(mesh: Mesh) -> None:
-    program, state, source = start(CONFIG, mesh)
-    state, before = advance(program, state, source, 1)
-    state, _ = advance(program, state, source, 148)
-    _, after = advance(program, state, source, 1)
-    assert float(before.loss[0]) / BATCH_SIZE > 2
-    assert float(after.loss[0]) / BATCH_SIZE < 1.8  # memorized noise
+    training = Training(CONFIG, mesh)
+    first, _, last = (training.advance(steps) for steps in (1, 148, 1))
+    assert float(first.loss[0]) / BATCH_SIZE > 2
+    assert float(last.loss[0]) / BATCH_SIZE < 1.8  # memorized noise
 
 
 def test_a_nonfinite_update_is_rejected_and_its_chunk_is_not_scored(
     mesh: Mesh,
 ) -> None:
-    program, state, source = start(CONFIG, mesh)
-    state, sums, chunk = train_range(state, source, 0, 8, program=program)
+    training = Training(CONFIG, mesh)
+    sums = training.advance(8)
     assert int(sums.updates) == 8
-    assert chunk is not None
-    assert int(chunk.first) == 4
-    params = np.array(state.params)
+    assert training.chunk is not None
+    assert int(training.chunk.first) == 4
+    params = np.array(training.state.params)
     params[0, 3] = np.nan
-    state = dataclasses.replace(state, params=device_put(params, over_seeds(mesh)))
-    before = state_sha256(state)
-    state, sums, chunk = train_range(state, source, 8, 18, program=program)
-    assert int(state.step) == 8
+    poisoned = device_put(params, over_seeds(mesh))
+    training.state = dataclasses.replace(training.state, params=poisoned)
+    before = training.sha256()
+    sums = training.advance(10)
+    assert int(training.state.step) == 8
     assert int(sums.updates) == 0
     assert float(sums.loss[0]) == 0
     assert not bool(sums.finite[0])
     assert not np.isfinite(float(sums.last_loss[0]))
-    assert chunk is None
-    assert state_sha256(state) == before
+    assert training.chunk is None
+    assert training.sha256() == before
 
 
 def test_the_program_has_no_host_transfers_and_one_all_reduce(mesh: Mesh) -> None:
-    program, state, source = start(CONFIG, mesh)
-    chunk = chunk_of(source, 0)
-    lowered = train_steps.lower(state, chunk, jnp.int32(5), program=program)
-    text = lowered.as_text()
+    text = lowered_for("cpu", CONFIG, mesh=mesh)
     for word in ("callback", "infeed", "outfeed", "SendToHost", "RecvFromHost"):
         assert word not in text
     assert text.count("stablehlo.all_reduce") == 1
@@ -262,10 +211,13 @@ def test_no_product_has_a_lower_precision_than_set() -> None:
 
 
 def lowered_for(
-    platform: str, config: Config, execution: Execution | None = None
+    platform: str,
+    config: Config,
+    execution: Execution | None = None,
+    mesh: Mesh | None = None,
 ) -> str:
     """The training program, lowered for a platform that need not be present."""
-    program = Program.create(config, TASK, mesh_of(1), execution)
+    program = Program.create(config, TASK, mesh or mesh_of(1), execution)
     chunk = chunk_of(batches_of(EXAMPLES, config, program.mesh), 0)
     state = abstract_state(config, program)
     steps = jax.ShapeDtypeStruct((), jnp.int32)
@@ -278,61 +230,51 @@ def precisions(text: str) -> list[str]:
     return re.findall(r"stablehlo.dot_general .* precision = \[(.*?)\]", text)
 
 
-def test_the_last_batch_is_scored_with_the_average_after_it() -> None:
-    config = CONFIG.replace({"train.ema_decay": 0.9})
-    program, state, source = start(config, mesh_of(1))
-    state, _ = advance(program, state, source, 3)
-    loss, number = score_last_batch(state, chunk_of(source, 2), program=program)
-    batch = batch_of(config, 2)
-    logits = predict(config, state.evaluated_params, batch)[:, -1]
-    chosen = logits[np.arange(BATCH_SIZE), batch.labels]
-    losses = np.log(np.exp(logits).sum(axis=1)) - chosen
-    assert int(number[0]) == (logits.argmax(axis=1) == batch.labels).sum()
-    assert float(loss[0]) == pytest.approx(losses.sum(), rel=1e-5)
-
-
 @pytest.mark.parametrize(
     ("loss", "smoothing", "devices"), [("every_step", 0.2, 8), ("last", 0.0, 1)]
 )
-def test_the_loss_is_a_weighted_mean_over_rows_with_smoothed_labels(
+def test_updates_sum_the_loss_and_the_last_batch_is_scored_after_its_own(
     loss: str, smoothing: float, devices: int
 ) -> None:
-    """The weights grow with the square of the row, or only the last row counts."""
-    config = CONFIG.replace({"train.loss": loss, "train.label_smoothing": smoothing})
-    program, state, source = start(config, mesh_of(devices))
-    batch = batch_of(config, 0)
-    logits = predict(config, state.params, batch)
-    assert logits.shape == (BATCH_SIZE, 28, 10)
-    correct = (logits[:, -1].argmax(-1) == batch.labels).sum()
-    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    targets = (1 - smoothing) * np.eye(10)[batch.labels] + smoothing / 10
-    losses = -(logs * targets[:, None]).sum(-1)  # [batch, rows]
-    rows = np.arange(1, 29)
-    weights = rows**2 if loss == "every_step" else rows == 28
-    expected = (losses * weights).sum() / weights.sum()
-    state, sums = advance(program, state, source, 1)
-    assert float(sums.loss[0]) == pytest.approx(expected, rel=1e-5)
-    assert int(sums.correct[0]) == correct
-    assert int(state.step) == 1
+    settings = {"train.loss": loss, "train.label_smoothing": smoothing}
+    config = CONFIG.replace(settings | {"train.ema_decay": 0.9})
+    training = Training(config, mesh_of(devices))
+    model = model_of(config.model)
+    objective = jax.jit(Objective(model, loss == "every_step", smoothing))
+    source = batches_of(EXAMPLES, config, mesh_of(1))
+    transform = BatchTransform.create(config, TASK)
+
+    def score(params: jax.Array, step: int) -> tuple[jax.Array, jax.Array]:
+        (network,) = split_ensemble(jax.device_get(to_trees(params, model)))
+        return objective(network, *read_batch(source, transform, step))
+
+    expected, correct = score(training.state.params, 0)
+    sums = training.advance(1)
+    assert float(sums.loss[0]) == pytest.approx(float(expected), rel=1e-5)
+    assert int(sums.correct[0]) == int(correct)
+    training.advance(2)
+    assert training.chunk is not None
+    found = score_last_batch(training.state, training.chunk, program=training.program)
+    expected, correct = score(training.state.evaluated_params, 2)
+    assert float(found[0][0]) == pytest.approx(float(expected), rel=1e-5)
+    assert int(found[1][0]) == int(correct)
 
 
 def test_averaging_does_not_change_the_trained_weights() -> None:
-    mesh = mesh_of(1)
-    program, averaging, source = start(CONFIG.replace({"train.ema_decay": 0.9}), mesh)
-    other_program, plain, _ = start(CONFIG, mesh)
-    expected = jax.device_get(plain.params)
+    averaging = Training(CONFIG.replace({"train.ema_decay": 0.9}), mesh_of(1))
+    plain = Training(CONFIG, mesh_of(1))
+    expected = jax.device_get(plain.state.params)
     for count in range(8):
-        averaging, _ = advance(program, averaging, source, 1)
-        plain, _ = advance(other_program, plain, source, 1)
-        weights = jax.device_get(plain.params)
-        assert np.array_equal(averaging.params, weights)
-        assert averaging.ema_params is averaging.evaluated_params
+        averaging.advance(1)
+        plain.advance(1)
+        weights = jax.device_get(plain.state.params)
+        np.testing.assert_array_equal(averaging.state.params, weights)
         rate = 1 - min(0.9, (1 + count) / (10 + count))
         expected = optax.incremental_update(weights, expected, rate)
-        assert averaging.ema_params is not None
-        np.testing.assert_allclose(averaging.ema_params, expected, atol=1e-6)
-    assert not np.array_equal(averaging.evaluated_params, averaging.params)
-    assert plain.evaluated_params is plain.params
+        found = averaging.state.evaluated_params
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert not np.array_equal(found, weights)
+    assert plain.state.evaluated_params is plain.state.params
 
 
 @pytest.mark.parametrize(
