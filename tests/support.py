@@ -1,7 +1,6 @@
 """Helpers shared by tests, besides fixtures."""
 
 import contextlib
-import functools
 import importlib
 import io
 import logging
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax._src import compiler
@@ -59,6 +59,9 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 Once = Callable[[str, Callable[[Path], None]], Path]  # see conftest.py
 
 
+transformed = jax.jit(BatchTransform.__call__, static_argnums=0)
+
+
 class Batch(NamedTuple):
     """The examples of one update, or of a shard of it."""
 
@@ -88,21 +91,13 @@ def read_batch(
     num_shards: int = 1,
 ) -> Batch:
     """The first network's batch after `step` updates, or a shard of it, in NumPy."""
-    chunk = chunk_of(source, step)
-    indices = np.int32(step), np.int32(shard)
-    return jax.device_get(_read_batch(chunk, *indices, transform, num_shards))
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def _read_batch(
-    chunk: Chunk, step: Any, shard: Any, transform: BatchTransform, num_shards: int
-) -> Batch:
-    seed, arrays = jax.tree.map(lambda leaf: leaf[0], chunk.networks(step))
+    network = chunk_of(source, step).networks(jnp.int32(step))
+    seed, arrays = jax.tree.map(lambda leaf: leaf[0], jax.device_get(network))
     size = transform.batch_size // num_shards
-    stored, labels, lengths = jax.tree.map(
-        lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, shard * size, size), arrays
-    )
-    return Batch(transform(stored, seed, step, shard), labels, lengths)
+    own = slice(shard * size, (shard + 1) * size)
+    stored, labels, lengths = jax.tree.map(lambda leaf: leaf[own], arrays)
+    inputs = transformed(transform, stored, seed, step, shard)
+    return Batch(jax.device_get(inputs), labels, lengths)
 
 
 def mesh_of(count: int) -> Mesh:
