@@ -10,6 +10,7 @@ run, unless they use `fast_programs`, `unoptimized` or `unoptimized_commands`.
 import fcntl
 import logging
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -153,6 +154,15 @@ def fast_programs() -> Iterator[None]:
     """For slow tests of which no claim is on the programs that users run."""
     with fast_compilation():
         yield
+
+
+@pytest.fixture
+def interrupts() -> Iterator[list[int]]:
+    """Collects the interrupts that reach the handler of this process."""
+    received: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    yield received
+    signal.signal(signal.SIGINT, previous)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import concurrent.futures
 import signal
 import threading
-from collections.abc import Iterator
 
 import pytest
 from support import run_python
@@ -15,41 +14,32 @@ from rnnmnist.runtime.signals import (
 )
 
 
-@pytest.fixture
-def received() -> Iterator[list[int]]:
-    """The interrupts that reach the handler of the caller."""
-    numbers: list[int] = []
-    previous = signal.signal(signal.SIGINT, lambda number, _: numbers.append(number))
-    yield numbers
-    signal.signal(signal.SIGINT, previous)
-
-
 def interrupt() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def test_the_first_interrupt_is_raised_at_the_end(received: list[int]) -> None:
+def test_the_first_interrupt_is_raised_at_the_end(interrupts: list[int]) -> None:
     with pytest.raises(KeyboardInterrupt), stop_on_interrupt() as flag:
         assert flag.number == 0
         interrupt()
         assert flag.number == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):  # the second, at once
             interrupt()
-    assert received == []
+    assert interrupts == []
     with stop_on_interrupt():
         pass
     interrupt()
-    assert received == [signal.SIGINT]
+    assert interrupts == [signal.SIGINT]
 
 
-def test_an_interrupt_is_deferred(received: list[int]) -> None:
+def test_an_interrupt_is_deferred(interrupts: list[int]) -> None:
     with deferred_interrupts():
         interrupt()
-        assert received == []
-    assert received == [signal.SIGINT]
+        assert interrupts == []
+    assert interrupts == [signal.SIGINT]
 
 
-def test_other_threads_handle_no_interrupts(received: list[int]) -> None:
+def test_other_threads_handle_no_interrupts(interrupts: list[int]) -> None:
     handler = signal.getsignal(signal.SIGINT)
 
     def handler_within() -> object:

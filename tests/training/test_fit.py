@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +97,6 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = fit(folder / "run")
     (folder / "seconds.txt").write_text(str(time.monotonic() - begin))
     return workdir
-
-
-@pytest.fixture
-def interrupts() -> Iterator[list[int]]:
-    """Collects the interrupts that arrive outside of a call."""
-    received: list[int] = []
-    previous = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
-    yield received
-    signal.signal(signal.SIGINT, previous)
 
 
 def interrupt_after(*delays: float) -> threading.Thread:
