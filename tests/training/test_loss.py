@@ -15,9 +15,10 @@ from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.training.loss import Objective, time_weights
 
 STEPS, CLASSES, SMOOTHING = 7, 4, 0.1
-LENGTHS = np.array([4, 1, 7, 4, 7], np.int32)
-LABELS = np.array([0, 3, 1, 1, 2], np.int32)
-INPUTS = np.random.default_rng(0).normal(size=(5, STEPS, 3)).astype(np.float32)
+GENERATOR = np.random.default_rng(0)
+LENGTHS = GENERATOR.integers(1, STEPS + 1, 20, np.int32)
+LABELS = GENERATOR.integers(0, CLASSES, 20, np.int32)
+INPUTS = GENERATOR.normal(size=(20, STEPS, 3)).astype(np.float32)
 INPUTS[np.arange(STEPS) >= LENGTHS[:, None]] = 0
 
 

@@ -163,7 +163,7 @@ def test_a_nonfinite_update_is_rejected_and_its_chunk_is_not_scored(
     sums = training.advance(10)
     assert int(training.state.step) == 8
     assert int(sums.updates) == 0
-    assert float(sums.loss[0]) == 0
+    assert float(sums.loss[0]) == int(sums.correct[0]) == 0
     assert not bool(sums.finite[0])
     assert not np.isfinite(float(sums.last_loss[0]))
     assert training.chunk is None
