@@ -101,6 +101,27 @@ def test_errors_name_the_setting_the_value_and_the_remedy(
 
 
 @pytest.mark.parametrize(
+    "override",
+    [
+        *("seed=-1", "num_seeds=0", "execution.num_devices=0", "train.num_epochs=0"),
+        *("execution.remat_steps=0", "model.hidden_size=0", "model.num_layers=0"),
+        *("data.pixels_per_step=0", "data.max_shift=-1", "data.max_rotation=-1"),
+        *("data.max_scale=-0.1", "data.max_scale=2", "data.max_shear=-0.1"),
+        *("data.max_shear=2", "data.elastic=-0.1", "train.batch_size=0"),
+        *("train.num_steps=0", "train.label_smoothing=-0.1", "train.label_smoothing=1"),
+        *("train.learning_rate=0", "train.warmup_fraction=-0.1"),
+        *("train.warmup_fraction=2", "train.weight_decay=-0.1", "train.clip_norm=-1"),
+        *("train.ema_decay=-0.1", "train.ema_decay=1", "train.log_every_steps=0"),
+        *("train.eval_every_steps=0", "train.keep_checkpoints=0"),
+    ],
+)
+def test_numbers_without_a_meaning_are_refused(override: str) -> None:
+    name, _, value = override.partition("=")
+    with pytest.raises(UserError, match=f"^{name}: must be .*, not '{value}'$"):
+        SETTINGS[name].parse(value)
+
+
+@pytest.mark.parametrize(
     ("text", "part"),
     [
         ("x = (", "SyntaxError"),
