@@ -1,0 +1,60 @@
+"""How plots of fixed data look: their size, and how dark each quarter is."""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rnnmnist.reporting import plots
+from rnnmnist.runs.logs import Metrics
+
+STEPS = range(10, 110, 10)
+RUN = [
+    Metrics.create(step, split, 100, [0, 1], [9 / step, 8 / step], [step - 9, 70])
+    for step in STEPS
+    for split in ("train", "validation")
+]
+COUNTS = np.array([[50, 3, 0], [12, 30, 1], [0, 0, 44]])
+NAMES = ("one", "two", "a name of more than twenty-four letters")
+ENDS = np.array([[0.4, 0.5, 0.85, 0.9], [0.5, 0.7, 0.9, 1], [0.6, 0.8, 0.95, 1]])
+BINS = np.array([0, 9, 30, 1, 0, 200])
+WAVE = np.sin(np.linspace(0, 6, 40))[:, None] * [1, 0.5]
+PLOTS: dict[str, Callable[[], bytes]] = {
+    "curves": lambda: plots.learning_curves(RUN),
+    "runs": lambda: plots.validation_curves({"a": RUN[1::2], "_b": RUN[5::2]}),
+    "confusion": lambda: plots.confusion_matrix(COUNTS, NAMES),
+    "many classes": lambda: plots.confusion_matrix(np.eye(21, dtype=int), ["a"] * 21),
+    "reliability": lambda: plots.reliability_diagram(
+        np.array([0.3, 0.4, 0.6, 0.9]), ENDS, BINS, 0.123
+    ),
+    "images": lambda: plots.gallery(
+        [plots.Tile(np.full((28, 28), 99), "1", "80.00 %", "7")] * 5
+    ),
+    "sequences": lambda: plots.gallery(
+        [plots.Tile(WAVE, "a longer name", "80.00 %", "7")] * 3, images=False
+    ),
+    "steps": lambda: plots.accuracy_over_time(ENDS, 0.25),
+}
+LOOKS = {
+    "curves": ((960, 920), [6.57, 6.6, 24.19, 12.28]),
+    "runs": ((960, 748), [11.68, 12.82, 21.87, 6.27]),
+    "confusion": ((960, 980), [15.19, 39.14, 1.64, 5.58]),
+    "many classes": ((960, 980), [7.43, 5.0, 5.19, 7.54]),
+    "reliability": ((960, 960), [7.11, 3.06, 23.57, 27.7]),
+    "images": ((960, 708), [57.21, 57.21, 28.6, 0.0]),
+    "sequences": ((960, 408), [8.52, 4.26, 10.37, 5.18]),
+    "steps": ((960, 680), [15.91, 10.2, 5.76, 4.27]),
+}
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_a_plot_looks_as_before(name: str) -> None:
+    with Image.open(io.BytesIO(PLOTS[name]())) as image:
+        dark = 255 - np.asarray(image.convert("L"), float)
+    rows, columns = (np.array_split(range(side), 2) for side in dark.shape)
+    found = [dark[np.ix_(row, column)].mean() for row in rows for column in columns]
+    size, quarters = LOOKS[name]
+    assert image.size == size
+    np.testing.assert_allclose(found, quarters, atol=0.2)
