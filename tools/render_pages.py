@@ -42,7 +42,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "benchmarks/README.md": {
         "tables": lambda: speed_tables.tables(speed_tables.read())
     },
-    "docs/accelerators.md": {
+    "docs/devices.md": {
         "tpu": partial(accelerators.table, ["v5e"], "estimated_cycles"),
         "gpu": partial(accelerators.table, ["h100", "t4"], "kernels"),
         "precisions": partial(
