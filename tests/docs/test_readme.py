@@ -118,7 +118,7 @@ def test_the_choices_by_platform_are_the_current_ones() -> None:
 
 
 def test_the_promises_name_tests_that_exist() -> None:
-    promises = (REPOSITORY / "docs/promises.md").read_text()
+    promises = (REPOSITORY / "docs/reliability.md").read_text()
     named = set(re.findall(r"test_\w+\.py", promises))
     assert len(named) >= 8
     assert named <= {path.name for path in (REPOSITORY / "tests").rglob("test_*.py")}
