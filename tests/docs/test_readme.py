@@ -56,7 +56,7 @@ def test_the_blocks_of_the_readme_run_in_order_in_one_clone(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["docs/api.md", "docs/drawing_page.md"])
+@pytest.mark.parametrize("page", ["docs/reference.md", "docs/drawing_page.md"])
 def test_the_python_blocks_of_a_page_run(
     page: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -66,7 +66,7 @@ def test_the_python_blocks_of_a_page_run(
 
 
 def test_the_page_on_the_api_uses_every_public_name() -> None:
-    code = "\n".join(code_blocks("docs/api.md", "python"))
+    code = "\n".join(code_blocks("docs/reference.md", "python"))
     for name in rnnmnist.__all__:
         assert re.search(rf"(?<!import )(?<!, )\b{name}\b", code), name
 
