@@ -57,7 +57,6 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
             *("correct, by seed", "best step, by seed"),
         ),
     },
-    "docs/drawing_page.md": {"accuracy_by_row": result_tables.accuracy_by_row},
     "docs/long_sequences.md": {
         "vanishing": vanishing.accuracies,
         "pixels": partial(single_runs, results.PIXELS, "recurrence"),
@@ -66,7 +65,11 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "accelerators": accelerators.table_at_784_steps,
     },
     "docs/performance.md": {"speed": lambda: speed_tables.summary(speed_tables.read())},
-    "docs/predict.md": {"rates": robustness.tables, "rejected": outlier_check.table},
+    "docs/predict.md": {
+        "rates": robustness.tables,
+        "rejected": outlier_check.table,
+        "accuracy_by_row": result_tables.accuracy_by_row,
+    },
     "docs/results.md": {
         "results": partial(
             measured,

@@ -56,7 +56,7 @@ def test_the_blocks_of_the_readme_run_in_order_in_one_clone(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["docs/reference.md", "docs/drawing_page.md"])
+@pytest.mark.parametrize("page", ["docs/reference.md", "docs/predict.md"])
 def test_the_python_blocks_of_a_page_run(
     page: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
