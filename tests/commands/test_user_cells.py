@@ -14,7 +14,7 @@ from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.errors import UserError
 from rnnmnist.models.cells import check_user_cell
 
-PAGE = (REPOSITORY / "docs/commands.md").read_text()
+PAGE = (REPOSITORY / "docs/reference.md").read_text()
 CELL = PAGE.split("```python\n")[1].split("```")[0]
 OTHERS = """
 HALF = jnp.float32(1) / 2  # initializes jax's devices

@@ -83,7 +83,7 @@ def test_every_training_command_parses(
     assert len(lines) >= 15
     (tmp_path / "my").mkdir()
     shutil.copy(REPOSITORY / "configs/default.py", tmp_path / "my/own.py")
-    (cell,) = code_blocks("docs/commands.md", "python")
+    cell, *_ = code_blocks("docs/reference.md", "python")
     (tmp_path / "leaky.py").write_text(cell)
     program = (
         "import shlex\nfrom rnnmnist.main import parse\n"
