@@ -340,6 +340,20 @@ def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
     assert str(error.value).isprintable()
 
 
+@pytest.mark.parametrize(("ids", "name"), [(None, "2"), (tuple("abcd"), "'c'")])
+def test_a_missing_value_is_named(
+    monkeypatch: pytest.MonkeyPatch, ids: tuple[str, ...] | None, name: str
+) -> None:
+    monkeypatch.setattr(reading, "CHUNK_BYTES", 2 * 3 * 2 * 8)  # two sequences at once
+    values = np.zeros((4, 3, 2))
+    values[2, 1, 1] = NAN
+    sequences = validate(values, [0, 0, 1, 1], feature_names=["x", "y"], ids=ids)
+    with pytest.raises(UserError) as error:
+        to_dataset("mine", sequences, DataConfig())
+    start = f"the value of sequence {name} at time step 1, feature y, is missing"
+    assert str(error.value).startswith(start)
+
+
 @pytest.mark.parametrize("write", [write_npz, write_folder])
 def test_an_array_of_another_name_is_refused(
     tmp_path: Path, write: Callable[..., Path]
