@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,7 +26,8 @@ PLOTS: dict[str, Callable[[], bytes]] = {
     "curves": lambda: plots.learning_curves(RUN),
     "runs": lambda: plots.validation_curves({"a": RUN[1::2], "_b": RUN[5::2]}),
     "confusion": lambda: plots.confusion_matrix(COUNTS, NAMES),
-    "many classes": lambda: plots.confusion_matrix(np.eye(21, dtype=int), ["a"] * 21),
+    "20 classes": lambda: plots.confusion_matrix(np.eye(20, dtype=int), ["a"] * 20),
+    "21 classes": lambda: plots.confusion_matrix(np.eye(21, dtype=int), ["a"] * 21),
     "reliability": lambda: plots.reliability_diagram(
         np.array([0.3, 0.4, 0.6, 0.9]), ENDS, BINS, 0.123
     ),
@@ -41,7 +43,8 @@ LOOKS = {
     "curves": ((960, 920), [6.57, 6.6, 24.19, 12.28]),
     "runs": ((960, 748), [11.68, 12.82, 21.87, 6.27]),
     "confusion": ((960, 980), [15.19, 39.14, 1.64, 5.58]),
-    "many classes": ((960, 980), [7.43, 5.0, 5.19, 7.54]),
+    "20 classes": ((960, 980), [7.51, 4.68, 5.03, 7.62]),
+    "21 classes": ((960, 980), [7.43, 5.0, 5.19, 7.54]),
     "reliability": ((960, 960), [7.11, 3.06, 23.57, 27.7]),
     "images": ((960, 708), [57.21, 57.21, 28.6, 0.0]),
     "sequences": ((960, 408), [8.52, 4.26, 10.37, 5.18]),
@@ -56,5 +59,7 @@ def test_a_plot_looks_as_before(name: str) -> None:
     rows, columns = (np.array_split(range(side), 2) for side in dark.shape)
     found = [dark[np.ix_(row, column)].mean() for row in rows for column in columns]
     size, quarters = LOOKS[name]
-    assert image.size == size
-    np.testing.assert_allclose(found, quarters, atol=0.2)
+    np.testing.assert_allclose(image.size, size, atol=1)
+    # Other versions round sizes and the places of texts differently.
+    atol = 0.05 if matplotlib.__version__.startswith("3.11.") else 0.5
+    np.testing.assert_allclose(found, quarters, atol=atol)
