@@ -311,3 +311,12 @@ def test_a_cluster_that_cannot_be_joined_is_one_line(
     line = one_line_error(finished)
     assert "the processes cannot join a cluster" in line
     assert "num_processes=1 to run alone" in line
+
+
+def test_a_run_of_one_process_has_lost_no_other() -> None:
+    """Also if its error reads as that of a collective operation."""
+    with (
+        pytest.raises(RuntimeError, match=r"^UNAVAILABLE"),
+        distributed.initialize(None, 1, None),
+    ):
+        raise RuntimeError("UNAVAILABLE: no such host")
