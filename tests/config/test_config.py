@@ -122,6 +122,27 @@ def test_numbers_without_a_meaning_are_refused(override: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "override",
+    [
+        *("seed=0", "seed=2147479552", "num_seeds=1", "num_seeds=4096"),
+        *("data.max_shift=13", "data.max_rotation=180", "data.max_scale=1"),
+        *("data.max_shear=1", "data.elastic=10", "data.pixels_per_step=784"),
+        *("model.hidden_size=1", "model.hidden_size=8192", "model.num_layers=64"),
+        *("model.forget_bias=-1000", "model.forget_bias=1000", "train.batch_size=1"),
+        *("train.batch_size=65536", "train.num_steps=1", "train.num_epochs=1e6"),
+        *("train.num_epochs=1e-9", "train.label_smoothing=0.9", "train.clip_norm=0"),
+        *("train.learning_rate=1e-9", "train.warmup_fraction=1", "train.ema_decay=0"),
+        *("train.ema_decay=0.99999", "train.log_every_steps=1"),
+        *("train.keep_checkpoints=1", "execution.num_devices=4096"),
+        *("execution.num_devices=1", "execution.remat_steps=1"),
+    ],
+)
+def test_the_ends_of_ranges_are_allowed(override: str) -> None:
+    name, _, value = override.partition("=")
+    assert SETTINGS[name].parse(value) == float(value)
+
+
+@pytest.mark.parametrize(
     ("text", "part"),
     [
         ("x = (", "SyntaxError"),
