@@ -340,13 +340,13 @@ def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
     assert str(error.value).isprintable()
 
 
-@pytest.mark.parametrize(("ids", "name"), [(None, "2"), (tuple("abcd"), "'c'")])
+@pytest.mark.parametrize(("ids", "name"), [(None, "3"), (tuple("abcd"), "'d'")])
 def test_a_missing_value_is_named(
     monkeypatch: pytest.MonkeyPatch, ids: tuple[str, ...] | None, name: str
 ) -> None:
     monkeypatch.setattr(reading, "CHUNK_BYTES", 2 * 3 * 2 * 8)  # two sequences at once
     values = np.zeros((4, 3, 2))
-    values[2, 1, 1] = NAN
+    values[3, 1, 1] = NAN
     sequences = validate(values, [0, 0, 1, 1], feature_names=["x", "y"], ids=ids)
     with pytest.raises(UserError) as error:
         to_dataset("mine", sequences, DataConfig())
