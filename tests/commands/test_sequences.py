@@ -19,7 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import trainer
-from support import Command, Once, damaged, one_line_error, refused
+from support import Command, Once, damaged, file_times, one_line_error, refused
 
 import rnnmnist
 from rnnmnist import evaluate, main, predict, report
@@ -110,16 +110,9 @@ def train(path: Path, workdir: Path, *settings: str, steps: int = 3) -> str:
     return output.getvalue()
 
 
-def result(workdir: Path, split: str = "test") -> dict[str, Any]:
-    paths = (workdir / "evaluation").glob(f"{split}-*.json")
-    (path,) = (path for path in paths if path.stem.count("-") == 1)
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
-
-
 def bits(workdir: Path) -> object:
     """What is equal in runs that are equal bit for bit."""
-    return result(workdir)["params_sha256"], trainer.metrics(workdir)
+    return trainer.result(workdir)["params_sha256"], trainer.metrics(workdir)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +135,7 @@ def run(once: Once, command: Command) -> Path:
 
 def test_a_run_names_the_task_and_its_files_hold_it(run: Path) -> None:
     assert "30 / 15 / 15 sequences" in (run.parent / "printed.txt").read_text()
-    content = result(run)
+    content = trainer.result(run)
     assert content["dataset"] == "levels"
     assert content["task"]["classes"] == ["high", "low", "middle"]
     assert content["trained_on_sha256"] == content["task"]["sha256"]
@@ -155,10 +148,10 @@ def test_a_run_names_the_task_and_its_files_hold_it(run: Path) -> None:
 @pytest.mark.usefixtures("unrendered")
 def test_evaluation_and_report_need_only_the_workdir(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
-    before = result(copy)
+    before = trainer.result(copy)
     shutil.rmtree(copy / "evaluation")
     evaluate.main([f"--workdir={copy}"])
-    after = result(copy)
+    after = trainer.result(copy)
     # Evaluated on another number of devices.
     assert after.pop("loss") == pytest.approx(before.pop("loss"), rel=1e-6)
     assert after == before
@@ -170,12 +163,15 @@ def test_evaluation_and_report_need_only_the_workdir(run: Path, tmp_path: Path) 
 
 def test_a_run_refuses_to_resume_on_other_data(run: Path, tmp_path: Path) -> None:
     other = save(tmp_path / "levels.npz", arrays(seed=1))
+    copy = shutil.copytree(run, tmp_path / "copy")
+    before = file_times(copy).keys()
     message = refused(
         "main",
-        *(*TINY, "--config.train.num_steps=30", f"--workdir={run}"),
+        *(*TINY, "--config.train.num_steps=30", f"--workdir={copy}"),
         *("--config.train.eval_every_steps=10", f"--config.data.path={other}"),
     )
     assert "trained on other data" in message
+    assert file_times(copy).keys() == before
 
 
 @pytest.mark.parametrize("change", [{}, {"split": None}, {"labels": CLASSES[[1] * 60]}])
@@ -191,8 +187,8 @@ def test_evaluation_on_other_data_has_a_file_of_its_own(
     assert content["task"]["sha256"] != content["trained_on_sha256"]
     assert content["examples"] == (60 if "split" in change else 15)
     # The means of the training data, not of these.
-    assert content["task"]["mean"] == result(run)["task"]["mean"]
-    assert result(copy) == result(run)
+    assert content["task"]["mean"] == trainer.result(run)["task"]["mean"]
+    assert trainer.result(copy) == trainer.result(run)
 
 
 def test_either_file_of_a_pair_names_both(
@@ -204,11 +200,11 @@ def test_either_file_of_a_pair_names_both(
         (tmp_path / f"levels_{name}.ts").write_bytes(as_ts(own))
     workdir = tmp_path / "run"
     train(tmp_path / "levels_TEST.ts", workdir)
-    before = result(workdir)
+    before = trainer.result(workdir)
     assert (before["dataset"], before["examples"]) == ("levels", 15)
     shutil.rmtree(workdir / "evaluation")
     evaluate.main([f"--workdir={workdir}"])
-    assert result(workdir)["correct"] == before["correct"]
+    assert trainer.result(workdir)["correct"] == before["correct"]
     capsys.readouterr()
     predict.main([f"--workdir={workdir}", str(tmp_path / "levels_TEST.ts")])
     assert len(capsys.readouterr().out.splitlines()) == 15  # of the named file only
@@ -228,7 +224,10 @@ def test_every_format_gives_the_run_of_the_same_arrays(tmp_path: Path) -> None:
         workdir = tmp_path / f"run{path.suffix}"
         train(path, workdir)
         assert bits(workdir) == bits(expected)
-        assert result(workdir)["task"]["sha256"] == result(expected)["task"]["sha256"]
+        assert (
+            trainer.result(workdir)["task"]["sha256"]
+            == trainer.result(expected)["task"]["sha256"]
+        )
 
 
 def test_a_constant_feature_is_not_scaled(tmp_path: Path) -> None:
@@ -296,7 +295,10 @@ def test_the_content_of_padding_changes_no_bit(tmp_path: Path) -> None:
         content["inputs"][np.arange(12) >= content["lengths"][:, None]] = padding
         train(save(tmp_path / f"{name}.npz", content), tmp_path / name)
     assert bits(tmp_path / "garbage") == bits(tmp_path / "zeros")
-    assert result(tmp_path / "garbage")["loss"] == result(tmp_path / "zeros")["loss"]
+    assert (
+        trainer.result(tmp_path / "garbage")["loss"]
+        == trainer.result(tmp_path / "zeros")["loss"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -326,14 +328,13 @@ def test_a_file_without_a_split(tmp_path: Path) -> None:
     path = save(tmp_path / "levels.npz", arrays(split=None))
     workdir = tmp_path / "run"
     output = train(path, workdir, "--config.train.batch_size=100")
-    count = 60 - result(workdir, "validation")["examples"]
+    count = 60 - trainer.result(workdir, "validation")["examples"]
     config = json.loads((workdir / "config.json").read_text())
     assert config["train"]["batch_size"] == count
-    assert "test        none: levels has no test split" in output
-    assert "fewer than 50 validation examples do not select one" in output
+    assert "test        none" in output
     assert "--split=validation" in output
     report.main([f"--workdir={workdir}"])
-    assert "has no test split" in (workdir / "report" / "index.html").read_text()
+    assert "levels has no test split" in (workdir / "report/index.html").read_text()
 
 
 def test_a_missing_value_is_filled_with_the_one_before(tmp_path: Path) -> None:
@@ -360,7 +361,7 @@ def test_predict_names_the_class_of_each_sequence(
     assert all(set(line["probabilities"]) == set(CLASSES) for line in lines)
     test = content["split"] == "test"
     correct = np.array([line["label"] for line in lines]) == content["labels"]
-    assert correct[test].sum() == result(run)["correct"]
+    assert correct[test].sum() == trainer.result(run)["correct"]
 
 
 def test_a_stream_equals_the_whole_sequence(run: Path) -> None:
@@ -435,12 +436,13 @@ def test_fit_changes_nothing_in_a_workdir_in_use(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(saved), content["inputs"])
 
 
-def test_fit_refuses_the_workdir_of_another_run(run: Path) -> None:
-    before = sorted(run.rglob("*"))
+def test_fit_refuses_the_workdir_of_another_run(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    before = file_times(copy).keys()
     content = arrays()
     with pytest.raises(UserError, match="belongs to another run"):
-        rnnmnist.fit(content["inputs"], content["labels"], workdir=run)
-    assert sorted(run.rglob("*")) == before
+        rnnmnist.fit(content["inputs"], content["labels"], workdir=copy)
+    assert file_times(copy).keys() == before
 
 
 @pytest.mark.usefixtures("fast_programs")

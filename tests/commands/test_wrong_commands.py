@@ -1,9 +1,9 @@
 """Wrong commands: the line that each gets, and the remedies that messages advise.
 
-Not here: `data.manual_dir`, which needs the original files (`test_originals.py`), the
-flags of clusters (`test_distributed.py`), and `--format=stablehlo` (`test_export.py`).
-Most runs share one compiled training step, since their learning rate does not depend on
-the number of steps.
+Not here: the remedy `data.manual_dir`, which needs the original files
+(`test_originals.py`), the flags of clusters (`test_distributed.py`), and
+`--format=stablehlo` (`test_export.py`). Most runs share one compiled training step,
+since their learning rate does not depend on the number of steps.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from support import REPOSITORY, Once, file_times, interrupted_at, refused
 
 from rnnmnist import predict
 from rnnmnist.errors import RunError
-from rnnmnist.runs.workdir import lock
+from rnnmnist.runs.workdir import list_steps, lock
 
 ALONE = (
     "--num_processes=1 --config.execution.num_devices=1 --config.model.hidden_size=4"
@@ -296,8 +296,10 @@ def test_predict_names_a_wrong_file(
     message: str,
 ) -> None:
     monkeypatch.chdir(folder)
+    before = file_times(folder)
     with pytest.raises(SystemExit, match=r"^2$"):
         predict.main(command.split())
+    assert file_times(folder) == before
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
@@ -326,4 +328,5 @@ def test_the_command_that_follows_the_advice_of_a_message_works(
     message = call(command)
     assert message is not None
     assert advice in message
+    assert list_steps(Path("run")) == [10]  # no error removes a checkpoint
     assert call(fix if not fix.startswith("--") else f"{command} {fix}") is None

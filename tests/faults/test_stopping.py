@@ -116,6 +116,7 @@ def test_a_second_interrupt_exits_immediately(
         process.kill()
     assert process.returncode == 130
     assert stderr == "stopped\n"
+    assert list_steps(tmp_path / "run") == []
 
 
 def test_a_signal_before_training_terminates_the_process(

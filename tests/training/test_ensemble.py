@@ -41,6 +41,7 @@ from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Scores, read_result
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.mesh import device_put, over_seeds
+from rnnmnist.training.console import describe_rejection
 from rnnmnist.training.state import (
     Program,
     TrainState,
@@ -172,6 +173,8 @@ def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
     assert int(sums.updates) == 0
     np.testing.assert_array_equal(sums.finite, [True, True, False, True])
     assert not np.isfinite(sums.last_loss[2])
+    rejected = describe_rejection(NETWORKS, jax.device_get(sums), 3)
+    assert f" of seed {NETWORKS.seeds[2]} " in rejected
     after = trained._replace(state=state).networks()
     jax.tree.map(np.testing.assert_array_equal, after, before)
 

@@ -41,7 +41,7 @@ def test_an_implicit_transfer_from_the_host_is_an_error(
 
 
 def test_a_failed_read_or_write_names_the_path_and_the_last_checkpoint(
-    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Config, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
     (workdir / "config.json").mkdir(parents=True)

@@ -119,7 +119,6 @@ def test_samples_are_two_of_each_digit_and_the_hardest(page: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--output=page.txt"], "'page.txt'"),
         (["--output=nowhere/page.html"], "'nowhere/page.html'"),
         (["--output=page.html", "--workdir=nowhere"], "nowhere does not exist"),
     ],

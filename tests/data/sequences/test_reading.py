@@ -362,6 +362,13 @@ def test_an_array_of_another_name_is_refused(
     assert "'lenghts'; did you mean 'lengths'? allowed are inputs," in refusal(path)
 
 
+def test_an_archive_names_no_path(tmp_path: Path) -> None:
+    path = write_npz(tmp_path, **ARRAYS)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("../split.npy", b"")
+    assert "contains the array '../split'; " in refusal(path)
+
+
 def test_an_archive_with_an_array_twice_is_refused(tmp_path: Path) -> None:
     path = write_npz(tmp_path, **ARRAYS)
     twice = pytest.warns(UserWarning, match="Duplicate name")
