@@ -132,6 +132,6 @@ def find(name: str, known: Mapping[str, Setting], subject: str) -> Setting:
         return known[name]
     last = name.rpartition(".")[2]
     same = [one for one in known if one.rpartition(".")[2] == last]  # in a section
-    listed = "python -m rnnmnist.main --help lists all settings"
+    listed = "the help of python -m rnnmnist.main lists all settings"
     remedy = did_you_mean(name, same or known, listed)
     raise UserError(f"{subject}: no such setting; {remedy}")

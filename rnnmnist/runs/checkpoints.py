@@ -61,8 +61,8 @@ class DamagedError(RunError):
 
     def __init__(self, folder: Path, reason: str) -> None:
         super().__init__(
-            f"checkpoint {folder} is damaged: {reason}; choose another step, or "
-            "repeat the training command to write it again"
+            f"checkpoint {folder} is damaged: {reason}; choose another step, or, if it "
+            "is the newest, repeat the training command to write it again"
         )
         self.folder = folder
         self.reason = reason

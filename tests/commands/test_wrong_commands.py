@@ -7,6 +7,7 @@ since their learning rate does not depend on the number of steps.
 """
 
 import importlib
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,16 @@ REMEDIES = [
     ),
     ("evaluate --workdir=run --step=7", "choose best, latest or one of", "--step=10"),
     ("evaluate --workdir=damaged --step=20", "; choose another step", "--step=10"),
+    (
+        "evaluate --workdir=damaged --step=20",
+        "is the newest, repeat the training command to write it again",
+        LONGER.replace("--workdir=run", "--workdir=damaged"),
+    ),
+    (
+        "predict --workdir=run --stream levels.npz",
+        "or set --stream alone",
+        "predict --workdir=run --stream",
+    ),
     (
         "evaluate --workdir=stopped --split=validation",
         "has been validated yet; choose latest or one of 5",
@@ -324,6 +335,7 @@ def test_the_command_that_follows_the_advice_of_a_message_works(
 ) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("0.5\n"))
     command = command.replace("DATA_DIR", str(data_dir))
     message = call(command)
     assert message is not None
