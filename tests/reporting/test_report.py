@@ -322,17 +322,17 @@ def test_few_validation_sequences_do_not_select_a_step(run_data: RunData) -> Non
     for count in (MIN_VALIDATION_EXAMPLES - 1, MIN_VALIDATION_EXAMPLES):
         selects = count == MIN_VALIDATION_EXAMPLES
         words = report_text(sequences_run(run_data, "mine", validation=count, test=0))
-        assert (f"since {count} validation sequences do not" in words) != selects
-        assert ("validation, which also selected" in words) == selects
+        assert (f" {count} validation sequences" in words) != selects
+        assert ("which also selected" in words) == selects
 
 
 @pytest.mark.usefixtures("unrendered")
 def test_a_report_on_other_data_than_the_training(run_data: RunData) -> None:
     run = sequences_run(run_data, "mine")
     other = dataclasses.replace(run, task=sequences_run(run_data, "theirs").task)
-    assert "other data" not in report_text(run)
+    assert "theirs" not in report_text(run)
     words = report_text(other)
-    assert "figures are of theirs" in words
+    assert "theirs" in words
     assert "1.4 epochs of mine" in words
     words = report_text(other, renamed(run, "b"))
     for name in ("theirs", "mine"):
