@@ -125,6 +125,9 @@ class ModelConfig(Section):
 
     PREFIX = "model."
 
+DEFAULT_LAYERS = 3  # of linear recurrences
+
+
     cell: str = setting(
         "lstm",
         "recurrent cell; mingru and lru are linear in the state, in residual layers; "
@@ -136,7 +139,12 @@ class ModelConfig(Section):
         None, "SHA-256 of the file of your own cell; set by the run"
     )
     hidden_size: int = setting(128, "units of the hidden state", ge=1, le=8192)
-    num_layers: int = setting(1, "residual layers of mingru or lru", ge=1, le=64)
+    num_layers: int | None = setting(
+        None,
+        f"residual layers of mingru or lru (default: {DEFAULT_LAYERS})",
+        ge=1,
+        le=64,
+    )
     pooling: Literal["last", "mean"] = setting(
         "last",
         "what the head reads: the hidden state after the last time step, or the mean "
@@ -161,7 +169,7 @@ class ModelConfig(Section):
                 f"model.initializer: {self.initializer} needs model.cell="
                 f"{' or '.join(suitable)}, not {self.cell}"
             )
-        if self.num_layers > 1 and not self.is_linear:
+        if self.layers > 1 and not self.is_linear:
             raise UserError(
                 f"model.num_layers: {self.num_layers} needs model.cell="
                 f"{' or '.join(LINEAR_CELLS)}, not {self.cell}"
@@ -173,6 +181,11 @@ class ModelConfig(Section):
         return self.cell in LINEAR_CELLS
 
     @property
+    @property
+    def layers(self) -> int:
+        """The number of residual layers; 1 of other recurrences."""
+        return self.num_layers or (DEFAULT_LAYERS if self.is_linear else 1)
+
     def is_user_cell(self) -> bool:
         """Whether the cell is a class in a file of the user's."""
         return ":" in self.cell
@@ -186,7 +199,7 @@ class ModelConfig(Section):
     def size(self) -> str:
         """The size in words: `128 units` or `3 layers of 64 units`."""
         units = f"{self.hidden_size:,} unit{'s' if self.hidden_size > 1 else ''}"
-        return f"{self.num_layers} layers of {units}" if self.num_layers > 1 else units
+        return f"{self.layers} layers of {units}" if self.layers > 1 else units
 
 
 DEFAULT_STEPS = 4300  # ten epochs of MNIST in batches of 128
@@ -220,6 +233,12 @@ class TrainConfig(Section):
         "steps, with weights that increase with time",
     )
     label_smoothing: float = setting(
+    min_steps: int = setting(
+        1,
+        "updates at least in a run whose length num_epochs sets",
+        ge=1,
+        resume="allowed",
+    )
         0.0, "label fraction spread over all classes", ge=0, le=0.9
     )
     learning_rate: float = setting(

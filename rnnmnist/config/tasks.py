@@ -80,5 +80,11 @@ def fit_to_examples(config: Config, count: int) -> Config:
     batch_size = min(train.batch_size, count)
     steps = train.total_steps
     if train.num_epochs is not None:
-        steps = max(1, round(train.num_epochs * count / batch_size))
-    return config.replace({"train.batch_size": batch_size, "train.num_steps": steps})
+        steps = max(train.min_steps, round(train.num_epochs * count / batch_size))
+    return config.replace(
+        {
+            "model.num_layers": config.model.layers,
+            "train.batch_size": batch_size,
+            "train.num_steps": steps,
+        }
+    )

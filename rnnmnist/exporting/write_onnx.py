@@ -180,7 +180,7 @@ def _add_layers(graph: Graph, source: Source, inputs: str) -> str:
     config = source.network.config.model
     params = source.params["layers"]
     hidden = _add_dense(graph, params["encoder"], inputs)
-    for index in range(config.num_layers):
+    for index in range(config.layers):
         layer = params[f"layer_{index}"]
         norm = layer["norm"]
         normalized = graph.add(

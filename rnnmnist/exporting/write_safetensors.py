@@ -28,7 +28,7 @@ def write(source: Source, folder: Path) -> None:
     content = {
         "cell": model.cell,
         "hidden_size": model.hidden_size,
-        "num_layers": model.num_layers,
+        "num_layers": model.layers,
         "pooling": model.pooling,
         "pixel_order": None if order is None else order.tolist(),
         "mean": mean.tolist(),

@@ -71,7 +71,7 @@ def make_recurrence(
                 parallel=execution.parallel_scan,
             ),
             hidden_size=config.hidden_size,
-            num_layers=config.num_layers,
+            num_layers=config.layers,
             block_size=execution.remat_steps,
             precision=execution.precision,
             name="layers",

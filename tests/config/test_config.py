@@ -26,7 +26,8 @@ from rnnmnist.errors import UserError
 from rnnmnist.training.optimizer import make_schedule
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
-RESOLVED = Config().replace({"train.num_steps": 4300})  # with the default length
+# With the default length and number of layers.
+RESOLVED = Config().replace({"train.num_steps": 4300, "model.num_layers": 1})
 
 
 def parse(*args: str) -> Config:
@@ -182,7 +183,8 @@ def test_the_default_configuration_has_the_defaults_of_the_schema() -> None:
     config = load_config(REPOSITORY / "configs/default.py")
     assert (config.train.log_interval, config.train.eval_interval) == (100, 430)
     intervals = ("train.log_every_steps", "train.eval_every_steps")
-    assert config.replace(dict.fromkeys(intervals)) == RESOLVED
+    resolved = config.replace(dict.fromkeys(intervals))
+    assert fit_to_task(resolved, TASK) == RESOLVED
 
 
 def test_epochs_are_resolved_to_steps_of_the_reduced_batch() -> None:
@@ -272,7 +274,7 @@ def test_a_batch_is_reduced_to_the_training_part() -> None:
     large, full = "--config.train.batch_size=4001", "--config.train.batch_size=4000"
     assert parse(large) == parse(full)
     config = fit_to_task(Config(), sequences())
-    assert config == Config(train=TrainConfig(batch_size=60, num_steps=4300))
+    assert config == RESOLVED.replace({"train.batch_size": 60})
     assert fit_to_task(config, sequences()) == config
 
 
