@@ -22,6 +22,7 @@ def main(argv: list[str]) -> None:
     args = parse(argv)
     # Imported after parsing, so that errors in flags do not wait for jax.
     from rnnmnist.data import datasets
+    from rnnmnist.data.examples import weigh_classes
     from rnnmnist.runs.workdir import PhaseTimer
     from rnnmnist.runtime import distributed
     from rnnmnist.runtime.compilation import enable_compilation_cache
@@ -37,6 +38,7 @@ def main(argv: list[str]) -> None:
             dataset = distributed.process_0_first(
                 lambda: datasets.load(args.config.data)
             )
+        dataset = weigh_classes(dataset, args.config.train.class_weight)
         config = fit_to_task(args.config, dataset.task)
         train(config, dataset, args.workdir, stop_on_signal(), timer=timer)
 

@@ -80,6 +80,12 @@ class DataConfig(Section):
         "by its standard deviation; images are scaled to [0, 1]",
         of="sequences",
     )
+    validation: bool = setting(
+        True,
+        "whether a tenth of the training sequences validates where the data have no "
+        "validation split; never fewer than 50 of them, unless there is no test split",
+        of="sequences",
+    )
     missing: Literal["error", "forward_fill", "zero"] = setting(
         "error",
         "values that are NaN: refuse them, repeat the last value of the feature, or "
@@ -119,14 +125,14 @@ class DataConfig(Section):
             )
 
 
+DEFAULT_LAYERS = 3  # of linear recurrences
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Section):
     """The recurrent network."""
 
     PREFIX = "model."
-
-DEFAULT_LAYERS = 3  # of linear recurrences
-
 
     cell: str = setting(
         "lstm",
@@ -176,16 +182,16 @@ DEFAULT_LAYERS = 3  # of linear recurrences
             )
 
     @property
+    def layers(self) -> int:
+        """The number of residual layers; 1 of other recurrences."""
+        return self.num_layers or (DEFAULT_LAYERS if self.is_linear else 1)
+
+    @property
     def is_linear(self) -> bool:
         """Whether the recurrence is linear in its state, in residual layers."""
         return self.cell in LINEAR_CELLS
 
     @property
-    @property
-    def layers(self) -> int:
-        """The number of residual layers; 1 of other recurrences."""
-        return self.num_layers or (DEFAULT_LAYERS if self.is_linear else 1)
-
     def is_user_cell(self) -> bool:
         """Whether the cell is a class in a file of the user's."""
         return ":" in self.cell
@@ -227,19 +233,25 @@ class TrainConfig(Section):
         le=1e6,
         resume="allowed",  # a resolved configuration has num_steps
     )
-    loss: Literal["last", "every_step"] = setting(
-        "last",
-        "cross-entropy after the last time step; every_step: its mean over all time "
-        "steps, with weights that increase with time",
-    )
-    label_smoothing: float = setting(
     min_steps: int = setting(
         1,
         "updates at least in a run whose length num_epochs sets",
         ge=1,
         resume="allowed",
     )
+    loss: Literal["last", "every_step"] = setting(
+        "last",
+        "cross-entropy after the last time step; every_step: its mean over all time "
+        "steps, with weights that increase with time",
+    )
+    label_smoothing: float = setting(
         0.0, "label fraction spread over all classes", ge=0, le=0.9
+    )
+    class_weight: Literal["none", "balanced"] = setting(
+        "none",
+        "weights of the classes in the training loss; balanced: inversely proportional "
+        "to the number of training examples of a class, and the checkpoint is selected "
+        "by balanced accuracy",
     )
     learning_rate: float = setting(
         7e-3, "peak learning rate", gt=0, le=1e38, resume="warned"

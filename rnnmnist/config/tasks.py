@@ -33,6 +33,8 @@ class Task:
     examples: SplitSizes
     image_shape: tuple[int, int] | None = None  # rows, columns; None: no images
     feature_names: tuple[str, ...] = ()
+    class_weights: tuple[float, ...] | None = None  # of the training loss; None: equal
+    validation_groups: tuple[str, ...] = ()  # of sequences that are held out by group
     sha256: str | None = None  # of all sequences with their labels and lengths
     mean: tuple[float, ...] | None = None  # of each feature, by which it is
     std: tuple[float, ...] | None = None  # standardized; None: it is not
@@ -44,8 +46,9 @@ class Task:
 
     @property
     def evaluated_split(self) -> str:
-        """The split of the final result: `test`, or `validation` if there is none."""
-        return "test" if self.examples.test else "validation"
+        """The split of the final result: `test`, else `validation`, else `train`."""
+        sizes = self.examples
+        return "test" if sizes.test else "validation" if sizes.validation else "train"
 
     @property
     def noun(self) -> str:
@@ -75,7 +78,7 @@ def fit_to_task(config: Config, task: Task) -> Config:
 
 
 def fit_to_examples(config: Config, count: int) -> Config:
-    """Returns a configuration with the batch and the steps for `count` examples."""
+    """Returns a configuration whose defaults are resolved for `count` examples."""
     train = config.train
     batch_size = min(train.batch_size, count)
     steps = train.total_steps

@@ -158,7 +158,7 @@ class TrainedNetwork:
     ) -> tuple[Task, str, Examples]:
         """Loads data to evaluate: those of the run, unless `data_paths` has other ones.
 
-        Without a name, the split is the test split, or validation if there is none.
+        Without a name, the split is `Task.evaluated_split`.
         That a command reads the test split is recorded. Returns the task of these data,
         the name of the split, and its examples.
         """
@@ -177,7 +177,8 @@ class TrainedNetwork:
         split = split or task.evaluated_split
         if not len(splits[split]):
             raise UserError(
-                f"split: {task.name} has no {split} split; choose validation"
+                f"split: {task.name} has no {split} split; choose "
+                f"{task.evaluated_split}"
             )
         if split == "test":
             log_test_reading(
@@ -291,7 +292,7 @@ class TrainedNetwork:
 def evaluate_best_checkpoint(workdir: Path, mesh: Mesh, dataset: Dataset) -> Result:
     """Evaluates the best checkpoint on the test split, unless a valid result exists.
 
-    If the data have no test split, it is evaluated on the validation split.
+    If the data have no test split, it is evaluated on `Task.evaluated_split`.
     """
     best = broadcast(lambda: find_step(workdir, "best"))
     network = TrainedNetwork(workdir, str(best), mesh)

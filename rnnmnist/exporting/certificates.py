@@ -46,7 +46,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     params_sha256: str  # as in result files
     data_paths: dict[str, str | None]  # with which the data were loaded
     dataset: str
-    split: str  # `test`, or `validation` if there is no test split
+    split: str  # `test`; `validation` or `train` if there is no test split
     examples_sha256: str  # of the inputs and labels
     examples: int
     correct: int  # classified correctly by the export

@@ -46,7 +46,7 @@ class RunData:
     network: TrainedNetwork
     selector: str  # `best`, `latest` or a number
     task: Task  # of the evaluated data
-    split: str  # test, or validation if there is none
+    split: str  # test, or `Task.evaluated_split` if there is none
     examples: Examples  # of the split
     predictions: list[Predictions]  # of each network
     scores: Scores
@@ -70,7 +70,7 @@ def load_run_data(
 ) -> RunData:
     """Reads a run's files and predicts every example of the test split.
 
-    If the data have no test split, validation takes its place. Only the reading of the
+    If the data have no test split, another one takes its place. Only the reading of the
     test split is written. `data_paths` replace settings of the checkpoint.
     """
     network = TrainedNetwork(workdir, selector)

@@ -333,13 +333,7 @@ def find_step(workdir: Path, selector: str) -> int:
         return steps[-1]
     existing = ", ".join(map(str, steps))
     if selector == "best":
-        best = best_step({s: read_header(workdir, s).metrics for s in steps})
-        if best is None:
-            raise UserError(
-                f"step: no checkpoint in {workdir} has been validated yet; choose "
-                f"latest or one of {existing}"
-            )
-        return best
+        return best_step({s: read_header(workdir, s).metrics for s in steps})
     if selector in map(str, steps):
         return int(selector)
     raise UserError(

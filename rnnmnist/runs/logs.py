@@ -38,6 +38,8 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     correct: int
     examples: int  # for each network
     examples_per_second: float | None = None  # of training, of all members together
+    # By which a step is selected, if the loss has class weights.
+    balanced_accuracy: float | None = None
     members: tuple[NetworkMetrics, ...] = ()  # of an ensemble
 
     @classmethod
@@ -50,6 +52,7 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         losses: Sequence[float],
         correct: Sequence[int],
         examples_per_second: float | None = None,
+        balanced_accuracy: float | None = None,
     ) -> "Metrics":
         """Returns the metrics of networks with these seeds, losses and counts."""
         networks = tuple(
@@ -65,6 +68,7 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             correct=sum(correct),
             examples=examples,
             examples_per_second=examples_per_second,
+            balanced_accuracy=balanced_accuracy,
             members=networks if len(networks) > 1 else (),
         )
 
@@ -74,20 +78,22 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.members or (self,)
 
 
-def best_step(validations: Mapping[int, Metrics | None]) -> int | None:
+def best_step(validations: Mapping[int, Metrics | None]) -> int:
     """Returns the step with the highest validation accuracy, the earlier one on a tie.
 
-    It is the last one if there are too few validation examples to compare accuracies,
-    and None if no step was validated.
+    With class weights, balanced accuracies are compared. The step is the last one if
+    there are too few validation examples to compare, and 0 if there are no steps.
     """
     validated = {step: found for step, found in validations.items() if found}
 
     def rank(step: int) -> tuple[float, int]:
-        if validated[step].examples < MIN_VALIDATION_EXAMPLES:
+        found = validations[step]
+        if found is None or found.examples < MIN_VALIDATION_EXAMPLES:
             return 0.0, step
-        return validated[step].accuracy, -step
+        accuracy = found.balanced_accuracy
+        return found.accuracy if accuracy is None else accuracy, -step
 
-    return max(validated, key=rank, default=None)
+    return max(validated or validations, key=rank, default=0)
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):

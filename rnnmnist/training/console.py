@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 
 from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
-from rnnmnist.errors import RunError
 from rnnmnist.evaluation.metrics import (
     format_accuracy,
     format_counts,
@@ -98,6 +97,8 @@ def print_header(
             f"{task.time_steps:,} time steps with {task.features:,} features, in "
             f"{len(task.classes):,} classes: {names}"
         )
+    if task.validation_groups:
+        print(f"validation on the groups {', '.join(task.validation_groups)}")
     if step == config.train.total_steps:
         print(f"the run is complete at step {step}; nothing to train")
     elif step:
@@ -129,15 +130,17 @@ def print_summary(
     """Prints the results of a complete run and the commands that read them."""
     best = result.step
     validation = checkpoints.read_header(workdir, best).metrics
-    if validation is None:
-        raise RunError(f"step {best} in {workdir} was not validated")
     examples = config.train.total_steps * config.train.batch_size
-    selection = f"best at step {best}"
-    if validation.examples < MIN_VALIDATION_EXAMPLES:
-        selection = (
-            f"at the last step, {best}: fewer than {MIN_VALIDATION_EXAMPLES} "
-            "validation examples do not select one"
+    if validation is None:
+        validated = "none: no sequences were held out, and the last step is evaluated"
+    elif validation.examples < MIN_VALIDATION_EXAMPLES:
+        validated = (
+            f"{format_accuracy(validation)}, at the last step, {best}: fewer than "
+            f"{MIN_VALIDATION_EXAMPLES} validation examples do not select one"
         )
+    else:
+        by = "" if validation.balanced_accuracy is None else " by balanced accuracy"
+        validated = f"{format_accuracy(validation)}, best at step {best}{by}"
     flag = f"--workdir={shlex.quote(str(workdir))}"
     python = Path("python")
     interpreter = Path(sys.executable)
@@ -153,7 +156,7 @@ def print_summary(
         f"steps       {config.train.total_steps:,} ({examples:,} {result.task.noun})\n"
         f"seconds     {seconds['total']:.1f} (data {seconds['data']:.1f}, compile "
         f"{seconds['compile']:.1f}, train {seconds['train']:.1f})\n"
-        f"validation  {format_accuracy(validation)}, {selection}\n"
+        f"validation  {validated}\n"
         f"test        {test}\n"
         f"checkpoint  {workdir / str(best)}\n"
         f"evaluate    {evaluate}\n"

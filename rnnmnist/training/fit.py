@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rnnmnist.config.files import find_config, load_config, parse_folder, pin_ce
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import Task, fit_to_task
+from rnnmnist.data.examples import weigh_classes
 from rnnmnist.data.sequences.reading import to_dataset
 from rnnmnist.data.sequences.validation import Sequences, validate
 from rnnmnist.errors import StoppedError, UserError, names_path
@@ -33,6 +35,7 @@ def fit(
     workdir: str | Path,
     lengths: ArrayLike | None = None,
     split: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
     feature_names: ArrayLike | None = None,
     verbose: bool = True,
     **settings: object,
@@ -71,12 +74,17 @@ def fit(
         lengths: integers [examples], the time steps before the padding of each; by
             default, all.
         split: strings [examples]: "train", "validation" or "test". By default, all are
-            for training, of which a tenth is used for validation.
+            for training. Without "validation", a tenth of the training sequences is
+            used for validation, unless that is fewer than 50 beside a test split, or
+            with `validation=False`.
+        groups: integers or strings [examples], such as the subject of each. The
+            sequences that are held out for validation are whole groups.
         feature_names: strings [features].
         verbose: whether progress, warnings and a summary are printed. The logger
             `rnnmnist` gets the warnings, too.
         **settings: of the configuration `files`, by their names without the section,
-            such as `num_steps=1000` for `train.num_steps`.
+            such as `num_steps=1000` for `train.num_steps`. `class_weight` can also be
+            a mapping from classes to weights, which are 1 for all others.
 
     Returns:
         The workdir, as `Predictor` and the commands take it.
@@ -91,12 +99,16 @@ def fit(
     """
     folder = parse_folder(str(workdir))
     path = folder / f"{folder.name}.data"  # whose stem is the name of the data set
+    class_weights: Any = settings.get("class_weight", "none")
+    if isinstance(class_weights, Mapping):  # which the task keeps
+        del settings["class_weight"]
     config = pin_cell(_configure(settings).replace({"data.path": str(path)}))
     sequences = validate(
         inputs,
         labels,
         lengths=lengths,
         split=split,
+        groups=groups,
         feature_names=feature_names,
     )
     with stop_on_interrupt() as stop, contextlib.ExitStack() as stack:
@@ -109,6 +121,7 @@ def fit(
         timer = PhaseTimer()
         with timer.phase("data"):
             dataset = to_dataset(folder.name, sequences, config.data)
+            dataset = weigh_classes(dataset, class_weights)
             config = fit_to_task(config, dataset.task)
             _save(path, sequences, dataset.task)
         jax_config: Any = jax.config  # some versions do not declare its attributes
@@ -157,6 +170,7 @@ def _save(path: Path, sequences: Sequences, task: Task) -> None:
         "labels": np.array(sequences.classes)[sequences.labels],
         "lengths": sequences.lengths,
         "split": sequences.split,
+        "groups": sequences.groups,
         "feature_names": np.array(sequences.feature_names),
     }
     with write_folder(path) as folder:

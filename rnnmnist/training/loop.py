@@ -145,7 +145,9 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
         stopping = all_max(stop.number) > 0  # all processes stop at the same step
         validated = step % config.eval_interval == 0 or step == config.total_steps
         if validated or stopping:
-            metrics = validate(run, state, step) if validated else None
+            metrics = None
+            if validated and len(run.validation):
+                metrics = validate(run, state, step)
             arrays = saved_arrays(state, program=run.program)
             run.checkpoints.save(step, arrays, run.config, run.task, metrics)
     return step
@@ -177,7 +179,9 @@ def log_training(
         scores = score_last_batch(state, chunk, program=run.program)
         loss, correct = jax.device_get(scores)
     losses = [float(one) / examples for one in loss]
-    log(run, step, "train", examples, losses, correct.tolist(), speed)
+    counts = correct.tolist()
+    seeds = run.config.seeds
+    log(run, Metrics.create(step, "train", examples, seeds, losses, counts, speed))
 
 
 def validate(run: Run, state: TrainState, step: int) -> Metrics:
@@ -199,23 +203,21 @@ def validate(run: Run, state: TrainState, step: int) -> Metrics:
                 f"step {step}{run.config.seed_suffix(index)} is not saved: its "
                 f"validation loss is {loss}; {console.REMEDY}"
             )
-    correct = [network.correct for network in scores.networks]
-    return log(run, step, "validation", scores.examples, losses, correct)
+    metrics = Metrics.create(
+        step,
+        "validation",
+        scores.examples,
+        run.config.seeds,
+        losses,
+        [network.correct for network in scores.networks],
+        balanced_accuracy=scores.balanced_accuracy if run.task.class_weights else None,
+    )
+    log(run, metrics)
+    return metrics
 
 
-def log(
-    run: Run,
-    step: int,
-    split: str,
-    examples: int,
-    losses: list[float],
-    correct: list[int],
-    speed: float | None = None,
-) -> Metrics:
+def log(run: Run, metrics: Metrics) -> None:
     """Records and shows the metrics of all networks, once for all processes."""
-    seeds = run.config.seeds
-    metrics = Metrics.create(step, split, examples, seeds, losses, correct, speed)
     if is_process_0():
         logs.append(run.workdir, metrics)
     run.progress.show(metrics)
-    return metrics

@@ -121,12 +121,7 @@ def step_to_resume(config: Config, workdir: Path, task: Task | None = None) -> i
         )
     if task is None:
         return step
-    if task.sha256 != header.task.sha256:
-        raise UserError(
-            f"workdir: step {step} in {workdir} was trained on other data than "
-            f"{task.name} (SHA-256 {header.task.sha256}, not {task.sha256}); name "
-            "another workdir, or the same data"
-        )
+    _check_task(task, header.task, f"step {step} in {workdir}")
     for name in changes["warned"]:
         _logger.warning(
             "%s was %s and is now %s: the result will differ from that of an "
@@ -136,6 +131,20 @@ def step_to_resume(config: Config, workdir: Path, task: Task | None = None) -> i
             new[name],
         )
     return step
+
+
+def _check_task(task: Task, trained: Task, checkpoint: str) -> None:
+    if task.sha256 != trained.sha256:
+        raise UserError(
+            f"workdir: {checkpoint} was trained on other data than {task.name} "
+            f"(SHA-256 {trained.sha256}, not {task.sha256}); name another workdir, or "
+            "the same data"
+        )
+    if task.class_weights != trained.class_weights:
+        raise UserError(
+            f"train.class_weight: {checkpoint} was trained with other weights; name "
+            "another workdir, or use the same weights"
+        )
 
 
 def restore_state(

@@ -55,7 +55,10 @@ class Program(NamedTuple):
         return cls(
             transform=BatchTransform.create(config, task),
             objective=Objective(
-                model, train.loss == "every_step", train.label_smoothing
+                model,
+                train.loss == "every_step",
+                train.label_smoothing,
+                task.class_weights,
             ),
             optimizer=make_optimizer(train),
             ema_decay=train.ema_decay,

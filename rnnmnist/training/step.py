@@ -141,7 +141,7 @@ def batch_gradients(
 
     def shard_sums(params: jax.Array, network: Any) -> jax.Array:
         batch = read_batch(network, state.step, program=program)
-        (loss, correct), grads = value_and_grad(unflatten(params), *batch)
+        (_, (loss, correct)), grads = value_and_grad(unflatten(params), *batch)
         sums = jnp.stack([loss, correct.astype(jnp.float32)])  # exact: below 2**24
         return jnp.concatenate([sums, flatten_params(grads)])
 
@@ -231,7 +231,7 @@ def score_last_batch(
 
         def shard_sums(params: jax.Array, network: Any) -> tuple[jax.Array, jax.Array]:
             batch = read_batch(network, step, program=program)
-            return program.objective(unflatten(params), *batch)
+            return program.objective(unflatten(params), *batch)[1]
 
         score = map_ensemble(shard_sums, program.execution.vectorize_seeds)
         sums = score(state.evaluated_params, chunk.networks(step))

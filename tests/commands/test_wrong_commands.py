@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import REPOSITORY, Once, file_times, interrupted_at, refused
+from support import REPOSITORY, Once, file_times, refused
 
 from rnnmnist import predict
 from rnnmnist.errors import RunError
@@ -176,11 +176,6 @@ REMEDIES = [
         "predict --workdir=run --stream",
     ),
     (
-        "evaluate --workdir=stopped --split=validation",
-        "has been validated yet; choose latest or one of 5",
-        "--step=latest",
-    ),
-    (
         "evaluate --workdir=untested",
         "untested has no test split; choose validation",
         "--split=validation",
@@ -240,9 +235,6 @@ def folder(once: Once, data_dir: Path) -> Path:
         assert call(f"{images} --workdir={folder}/images") is None
         longer = f"--workdir={folder}/damaged --config.train.num_steps=20"
         assert call(f"{train} {longer}") is None
-        with interrupted_at(5):
-            early = f"--workdir={folder}/stopped --config.train.log_every_steps=5"
-            assert str(call(f"{train} {early}")).startswith("saved step 5 of 10")
         (folder / "damaged" / "20" / "header" / "metadata").write_bytes(b"")
         np.savez(folder / "changed.npz", **arrays | {"inputs": 2 * inputs})
         (folder / "exported" / "safetensors").mkdir(parents=True)

@@ -180,6 +180,8 @@ OTHERS: dict[str, object] = {
     "model.cell_sha256": "0" * 64,
     "model.pooling": "mean",
     "model.initializer": "tutorial",
+    "data.validation": False,
+    "train.class_weight": "balanced",
     "train.schedule": "constant",
     "train.log_metrics": "last_batch",
     "train.loss": "every_step",
@@ -198,7 +200,7 @@ NEEDED = {
 ALLOWED = {
     *("tutorial_128", "data.path", "data.data_dir", "data.manual_dir"),
     *("train.log_every_steps", "train.log_metrics", "train.eval_every_steps"),
-    *("train.keep_checkpoints", "execution.placement"),
+    *("train.min_steps", "train.keep_checkpoints", "execution.placement"),
 }
 WARNED = {
     *("train.num_steps", "train.learning_rate", "train.schedule", "train.clip_norm"),

@@ -27,17 +27,19 @@ def loss_by_hand(
     model: SequenceClassifier,
     every_step: bool,
     lengths: Sequence[int],
-) -> jax.Array:
-    """The sum over truncated sequences."""
+    class_weights: Sequence[float],
+) -> tuple[jax.Array, jax.Array]:
+    """The sums over truncated sequences: weighted by class, and not."""
     logits = jnp.asarray(model.apply({"params": params}, INPUTS, every_step=True))
     targets = (1 - SMOOTHING) * jax.nn.one_hot(labels, CLASSES) + SMOOTHING / CLASSES
     losses = -(jax.nn.log_softmax(logits) * targets[:, None]).sum(-1)
-    total = jnp.zeros(())
+    parts = []
     for own, length in zip(losses, lengths, strict=True):
         weights = np.arange(1, length + 1) ** 2
         mean = own[:length] @ (weights / weights.sum())
-        total += mean if every_step else own[length - 1]
-    return total
+        parts.append(mean if every_step else own[length - 1])
+    found = jnp.stack(parts)
+    return found @ jnp.array(class_weights)[labels], found.sum()
 
 
 @pytest.mark.usefixtures("fast_programs")
@@ -55,12 +57,18 @@ def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
     logits = np.asarray(model.apply({"params": params}, INPUTS, every_step=True))
     labels = logits[np.arange(len(lengths)), lengths - 1].argmax(-1)
     labels[0] = (labels[0] + 1) % CLASSES  # the only one that is not predicted
-    objective = Objective(model, every_step, SMOOTHING)
+    class_weights = (2.0, 0.5, 1.0, 3.0) if padded else None
+    objective = Objective(model, every_step, SMOOTHING, class_weights)
     slope = jax.jit(jax.value_and_grad(objective, has_aux=True))
-    (total, correct), grads = slope(params, INPUTS, labels, lengths if padded else None)
-    by_hand = jax.jit(jax.value_and_grad(loss_by_hand), static_argnums=(2, 3, 4))
-    expected, slopes = by_hand(params, labels, model, every_step, tuple(lengths))
-    assert float(total) == pytest.approx(float(expected), rel=1e-6)
+    batch = INPUTS, labels, lengths if padded else None
+    (minimized, (total, correct)), grads = slope(params, *batch)
+    by_hand = jax.jit(
+        jax.value_and_grad(loss_by_hand, has_aux=True), static_argnums=(2, 3, 4, 5)
+    )
+    sequences = tuple(lengths), class_weights or (1.0,) * CLASSES
+    expected, slopes = by_hand(params, labels, model, every_step, *sequences)
+    found = float(minimized), float(total)
+    assert found == pytest.approx(tuple(map(float, expected)), rel=1e-6)
     assert int(correct) == len(labels) - 1
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
     jax.tree.map(close, grads, slopes)

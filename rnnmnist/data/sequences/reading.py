@@ -30,7 +30,7 @@ from rnnmnist.errors import UserError, damage_refused, did_you_mean, shown
 
 FORMATS = "a .npz, .ts, .csv or .parquet file, or a folder of .npy files"
 CHUNK_BYTES = 1 << 24  # of the values that are checked at a time
-NAMES = ("inputs", "labels", "lengths", "split", "feature_names")
+NAMES = ("inputs", "labels", "lengths", "split", "groups", "feature_names")
 OTHER_SIZE = "its header claims another size"
 SAVE_AGAIN = "save it again"
 
@@ -125,7 +125,7 @@ def to_dataset(
         raise UserError(f"has no labels; {remedy}")
     if trained is None:
         classes = sequences.classes
-        splits = sequences.training_splits()
+        splits = sequences.training_splits(config.validation)
         train = splits["train"]
         sha256, mean, std = read_statistics(sequences, train, config.missing)
         if config.normalize == "none":
@@ -137,7 +137,12 @@ def to_dataset(
         mean = trained.mean
         std = trained.std
         same = sha256 == trained.sha256
-        splits = sequences.training_splits() if same else sequences.given_splits("test")
+        splits = sequences.given_splits("test")
+        if same:
+            splits = sequences.training_splits(config.validation)
+    held_out = np.arange(0)
+    if sequences.groups is not None:
+        held_out = np.unique(sequences.groups[splits["validation"]])
     _, time_steps, features = sequences.inputs.shape
     task = Task(
         name,
@@ -146,6 +151,7 @@ def to_dataset(
         classes,
         SplitSizes(**{split: len(indices) for split, indices in splits.items()}),
         feature_names=sequences.feature_names,
+        validation_groups=tuple(map(str, held_out.tolist())),
         sha256=sha256,
         mean=mean,
         std=std,
@@ -170,8 +176,9 @@ def read_statistics(
 ) -> tuple[str, tuple[float, ...] | None, tuple[float, ...] | None]:
     """Reads and checks all values of labelled sequences.
 
-    Returns the SHA-256 of the sequences with their labels, lengths and splits, and the
-    mean and standard deviation of each feature over the sequences `train`, int [n].
+    Returns the SHA-256 of the sequences with their labels, lengths, splits and groups,
+    and the mean and standard deviation of each feature over the sequences `train`, int
+    [n].
     """
     lengths = sequences.lengths
     examples, time_steps, features = sequences.inputs.shape
@@ -182,6 +189,8 @@ def read_statistics(
     labels = np.asarray(sequences.labels)
     for indices in (labels, *sequences.given_splits("train").values()):
         digest.update(indices.astype("<i8").tobytes())
+    if sequences.groups is not None:
+        digest.update(json.dumps(sequences.groups.tolist()).encode())
     if lengths is not None:
         digest.update(lengths.astype("<i8").tobytes())
     is_training = np.zeros(examples, bool)

@@ -19,7 +19,8 @@ import pyarrow.parquet
 from rnnmnist.data.sequences.validation import check_memory, pad
 from rnnmnist.errors import UserError, printable, shown
 
-COLUMNS = ("sequence", "time", "label", "split")  # the others are features
+# The others are features.
+COLUMNS = ("sequence", "time", "label", "split", "groups")
 MAX_BLOCK = 1 << 27  # bytes of a file that are parsed at a time; a row fits into one
 CELL_BYTES = 32  # that a value takes while it is read
 # What the texts of a column can be, of which the first one that suits all is used.
@@ -92,7 +93,7 @@ def _check_columns(names: list[str], where: str) -> None:
     if not is_complete or len(unique) < len(names):
         raise UserError(
             f"{where}has the columns {shown(names)}; needed are sequence, time, one "
-            "or more features, and optionally label and split, each once"
+            "or more features, and optionally label, split and groups, each once"
         )
 
 
@@ -128,12 +129,14 @@ def _to_arrays(table: pa.Table, place: Place) -> dict[str, Any]:
         "feature_names": features,
         "ids": tuple(ids),
     }
-    for name, argument in (("label", "labels"), ("split", "split")):
+    for name in ("label", "split", "groups"):
         if name in table.column_names:
             codes, texts = column(name).texts()
             codes = codes[order]
             refuse(name, np.diff(codes) != 0, "be the same in all rows")
-            arrays[argument] = np.array(texts)[codes[first]]
+            arrays[name] = np.array(texts)[codes[first]]
+    if "label" in arrays:
+        arrays["labels"] = arrays.pop("label")
     return arrays
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 from numpy.typing import ArrayLike
 
+from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import SPLITS
 from rnnmnist.errors import UserError, did_you_mean, first_line, shown
 
@@ -34,6 +35,7 @@ class Sequences:
     classes: tuple[str, ...]  # in the order of the labels; empty without labels
     lengths: np.ndarray | None  # int32 [examples], from 1 to time; None: all are time
     split: np.ndarray | None  # str [examples], each one of `SPLITS`
+    groups: np.ndarray | None  # integers or str [examples], such as subjects
     feature_names: tuple[str, ...]  # by default "0", "1" and so on
     ids: tuple[str, ...] | None  # the file's names of the sequences
 
@@ -44,11 +46,13 @@ class Sequences:
             given = np.full(len(self.inputs), default)
         return {name: np.flatnonzero(given == name) for name in SPLITS}
 
-    def training_splits(self) -> dict[str, np.ndarray]:
+    def training_splits(self, hold_out: bool) -> dict[str, np.ndarray]:
         """Returns the indices of each split of labelled sequences, for training.
 
-        Without a validation split, every tenth training sequence of each class is
-        validation (the last one of a smaller class), in the order of the file.
+        Without a validation split, and with `hold_out`, every tenth training sequence
+        of each class is validation (the last one of a smaller class), in the order of
+        the file. Beside a test split, too few of them are left in training. With
+        groups, it is those whose classes are closest to a tenth of each.
         """
         if not 2 <= len(self.classes) <= MAX_CLASSES:
             raise UserError(
@@ -57,24 +61,28 @@ class Sequences:
             )
         splits = self.given_splits("train")
         train = splits["train"]
-        validation = splits["validation"]
-        if not len(validation):
-            labels = np.asarray(self.labels)[train]
+        if not len(train):
+            raise UserError("split: has no training sequences; mark some with train")
+        if len(splits["validation"]) or not hold_out:
+            return splits
+        labels = np.asarray(self.labels)[train]
+        if self.groups is not None:
+            is_held_out = _hold_out_groups(labels, self.groups[train])
+        else:
             is_held_out = np.zeros(len(train), bool)
             for label in np.unique(labels):
                 own = np.flatnonzero(labels == label)
                 if len(own) > 1:
                     first = min(VALIDATION_EVERY, len(own)) - 1
                     is_held_out[own[first::VALIDATION_EVERY]] = True
-            validation = train[is_held_out]
-            train = train[~is_held_out]
-        if not len(train) or not len(validation):
+        if len(splits["test"]) and is_held_out.sum() < MIN_VALIDATION_EXAMPLES:
+            return splits
+        if not is_held_out.any():
             raise UserError(
-                f"split: has {len(train)} training and {len(validation)} validation "
-                "sequences; mark both splits, or add a second training sequence of a "
-                "class, which is then used for validation"
+                f"split: none of the {len(train)} training sequences can validate; add "
+                "a second one of a class, a second group, or set data.validation=false"
             )
-        return splits | {"train": train, "validation": validation}
+        return splits | {"train": train[~is_held_out], "validation": train[is_held_out]}
 
 
 def validate(
@@ -83,6 +91,7 @@ def validate(
     *,
     lengths: ArrayLike | None = None,
     split: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
     feature_names: ArrayLike | None = None,
     class_names: Sequence[str] | None = None,
     ids: tuple[str, ...] | None = None,
@@ -128,9 +137,33 @@ def validate(
         classes,
         None if lengths is None else _valid_lengths(lengths, count, time),
         None if split is None else _valid_split(split, count),
+        None if groups is None else _array("groups", groups, "iuU", count),
         names,
         ids,
     )
+
+
+def _hold_out_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Returns which sequences are in the groups that are held out, bool [n].
+
+    Groups are added while the shares of the classes come closer to those wanted, at
+    least one of two or more groups.
+    """
+    names, codes = np.unique(groups, return_inverse=True)
+    counts = np.zeros((len(names), labels.max() + 1))
+    np.add.at(counts, (codes, labels), 1)
+    shares = counts / np.maximum(counts.sum(axis=0), 1)
+    is_held_out = np.zeros(len(names), bool)
+    wanted = np.full(shares.shape[1], 1 / VALIDATION_EVERY)
+    while not is_held_out.all():
+        distances = np.square(wanted - shares).sum(axis=1)
+        distances[is_held_out] = np.inf
+        closest = distances.argmin()
+        if is_held_out.any() and distances[closest] >= np.square(wanted).sum():
+            break
+        wanted = wanted - shares[closest]
+        is_held_out[closest] = True
+    return is_held_out[codes] & (len(names) > 1)
 
 
 def _pad_list(sequences: Sequence[Any]) -> tuple[Any, np.ndarray | None]:

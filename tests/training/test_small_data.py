@@ -1,0 +1,146 @@
+"""Runs on few sequences, of which none or none but a few are held out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from support import called
+
+import rnnmnist
+from rnnmnist.errors import UserError
+from rnnmnist.runs.checkpoints import find_step, read_header
+from rnnmnist.runs.logs import Metrics, best_step
+
+LABELS = np.arange(60) % 3
+INPUTS = np.random.default_rng(0).normal(LABELS[:, None], size=(60, 6))
+SETTINGS: dict[str, Any] = {"hidden_size": 4, "num_steps": 20, "num_devices": 1}
+
+
+def fit(workdir: Path, **changes: Any) -> Path:
+    labels = changes.pop("labels", LABELS)
+    return rnnmnist.fit(INPUTS, labels, workdir=workdir, **SETTINGS | changes)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a test split, and one on all sequences; their output."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_a_run_without_validation(
+    runs: Path, capsys: pytest.CaptureFixture[str], split: str
+) -> None:
+    changes: dict[str, Any] = {"validation": False}
+    if split == "test":
+        changes = {"split": ["train"] * 45 + ["test"] * 15}
+    workdir = fit(runs / split, **changes)
+    output = capsys.readouterr().out
+    sizes = "45 / 0 / 15" if split == "test" else "60 / 0 / 0"
+    assert f"{sizes} sequences for training" in output
+    assert "\nvalidation  none: " in output
+    assert ("\ntest        none: " in output) == (split == "train")
+    assert '"validation"' not in (workdir / "metrics.jsonl").read_text()
+    assert find_step(workdir, "best") == 20
+    (result,) = (workdir / "evaluation").iterdir()
+    assert result.name == f"{split}-20.json"
+
+    evaluated = called("evaluate", f"--workdir={workdir}", f"--split={split}")
+    assert (evaluated.returncode, evaluated.stderr) == (0, "")
+    missing = "validation" if split == "test" else "test"
+    evaluated = called("evaluate", f"--workdir={workdir}", f"--split={missing}")
+    assert evaluated.returncode == 2
+    assert f"split: {split} has no {missing} split; choose {split}" in evaluated.stderr
+
+    with pytest.raises(UserError, match=r"data\.validation="):
+        fit(workdir, **changes | {"validation": split == "train"})
+
+
+def test_a_report_and_an_export_say_that_they_are_of_training(
+    runs: Path, tmp_path: Path
+) -> None:
+    workdir = runs / "train"
+    if not workdir.exists():
+        fit(workdir, validation=False)
+    assert called("report", f"--workdir={workdir}").returncode == 0
+    page = (workdir / "report" / "index.html").read_text()
+    assert "has no test or validation split" in page
+    export = ("--format=safetensors", f"--output={tmp_path}")
+    assert called("export", f"--workdir={workdir}", *export).returncode == 0
+    content = json.loads((tmp_path / "safetensors" / "certificate.json").read_text())
+    assert (content["split"], content["examples"]) == ("train", 60)
+
+
+# A third of the sequences is of the rare class.
+RARE = np.where(LABELS == 0, "no", np.where(np.arange(60) % 2, "no", "yes"))
+
+
+def test_balanced_weights_and_their_mapping_train_alike(tmp_path: Path) -> None:
+    counts = {name: np.count_nonzero(np.equal(RARE, name)) for name in ("no", "yes")}
+    weights = {name: 60 / 2 / count for name, count in counts.items()}
+    changes = {"labels": RARE, "validation": False, "verbose": False}
+    runs = [
+        fit(tmp_path / name, class_weight=given, **changes)
+        for name, given in (("a", "balanced"), ("b", weights), ("c", "none"))
+    ]
+    headers = [read_header(run, 20) for run in runs]
+    assert headers[0].arrays == headers[1].arrays != headers[2].arrays
+    assert headers[0].task.class_weights == tuple(weights.values())
+    for given in ({"yes": 2}, "balanced", "none"):
+        with pytest.raises(UserError, match="class_weight"):
+            fit(tmp_path / "b", class_weight=given, **changes)
+
+
+def test_a_balanced_accuracy_is_logged_and_losses_are_not_weighted(
+    tmp_path: Path,
+) -> None:
+    run = fit(tmp_path / "run", labels=RARE, class_weight="balanced")
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    validated = [line for line in lines if line["split"] == "validation"]
+    (path,) = (run / "evaluation").iterdir()
+    result = json.loads(path.read_text())
+    assert validated[-1]["balanced_accuracy"] == result["balanced_accuracy"]
+    assert validated[-1]["loss"] == pytest.approx(result["loss"], rel=1e-5)
+
+
+def test_the_best_step_has_the_highest_balanced_accuracy_if_there_is_one() -> None:
+    found = {
+        step: Metrics.create(step, "validation", 100, [0], [1.0], [correct])
+        for step, correct in ((10, 80), (20, 90), (30, 90), (40, 85))
+    }
+    assert best_step(found | {50: None}) == 20
+    assert best_step({10: None, 20: None}) == 20
+    balanced = {
+        step: msgspec.structs.replace(one, balanced_accuracy=(100 - one.correct) / 100)
+        for step, one in found.items()
+    }
+    assert best_step(balanced) == 10
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"ye": 1}, "names the class 'ye'; did you mean 'yes'?"),
+        ({"yes": 0}, "class 'yes' must be above 0, not 0"),
+        ({"yes": "2"}, "class 'yes' must be above 0, not '2'"),
+        ("balance", "must be one of none, balanced, not 'balance'"),
+    ],
+)
+def test_wrong_weights_are_refused(tmp_path: Path, given: object, message: str) -> None:
+    with pytest.raises(UserError, match=r"^train\.class_weight: ") as error:
+        fit(tmp_path / "run", labels=RARE, class_weight=given)
+    assert message in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_line_names_the_groups_that_validate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    groups = np.array([f"subject {index}" for index in np.arange(60) // 6])
+    fit(tmp_path / "run", groups=groups, num_steps=1)
+    assert "\nvalidation on the groups subject 0\n" in capsys.readouterr().out
+    with pytest.raises(UserError, match="other arrays"):
+        fit(tmp_path / "run", groups=groups[::-1], num_steps=1)
