@@ -46,7 +46,9 @@ MAX_MEMORY_FRACTION = 0.25  # of a device, for the training examples
 SHARDED = P(None, SEEDS, BATCH)  # the partition of [updates, ensemble, batch, ...]
 
 
-def epoch_order(key: jax.Array, positions: jax.Array, examples: int) -> jax.Array:
+def epoch_order(
+    key: jax.Array, positions: jax.Array, examples: int | jax.Array
+) -> jax.Array:
     """Returns the index of the example at each position of consecutive epochs.
 
     The positions, int32 [n], are ascending and within at most two epochs of at least n
@@ -273,16 +275,16 @@ def _gatherer_of_host(
     examples: Examples, config: Config, mesh: Mesh, updates: int
 ) -> Callable[[int], Chunk]:
     """Takes the shards of a chunk from examples on the host."""
-    indices_of = jax.jit(_indices, static_argnums=(2, 3, 4))
     batch_size = config.train.batch_size
     seeds = np.asarray(config.seeds, np.uint32)
     # On this process's own device: other threads use the mesh.
     local_seeds = device_put(seeds, local_sharding())
+    count = device_put(np.int32(len(examples)), local_sharding())
 
     def gather(start: int) -> Chunk:
         local_first = device_put(np.int32(start), local_sharding())
         indices = jax.device_get(
-            indices_of(local_seeds, local_first, updates, batch_size, len(examples))
+            _host_indices(local_seeds, local_first, updates, batch_size, count)
         )
 
         def put(values: Callable[[np.ndarray], np.ndarray]) -> jax.Array:
@@ -315,7 +317,11 @@ def _rows(examples: Examples, positions: slice | np.ndarray) -> np.ndarray:
 
 
 def _indices(
-    seeds: jax.Array, first: jax.Array, updates: int, batch_size: int, examples: int
+    seeds: jax.Array,
+    first: jax.Array,
+    updates: int,
+    batch_size: int,
+    examples: int | jax.Array,
 ) -> jax.Array:
     """Returns the examples of batches, int32 [updates, ensemble, batch]."""
 
@@ -325,6 +331,10 @@ def _indices(
 
     steps = first + jnp.arange(updates)
     return jax.vmap(lambda step: jax.vmap(one, (0, None))(seeds, step))(steps)
+
+
+# One program for any number of examples.
+_host_indices = jax.jit(_indices, static_argnames=("updates", "batch_size"))
 
 
 def _device_memory(mesh: Mesh) -> float:

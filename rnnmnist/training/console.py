@@ -125,10 +125,14 @@ def describe_last_checkpoint(workdir: Path) -> str:
 
 
 def print_summary(
-    config: Config, workdir: Path, result: Result, seconds: dict[str, float]
+    config: Config,
+    task: Task,
+    workdir: Path,
+    result: Result | None,
+    seconds: dict[str, float],
 ) -> None:
     """Prints the results of a complete run and the commands that read them."""
-    best = result.step
+    best = config.train.total_steps if result is None else result.step
     validation = checkpoints.read_header(workdir, best).metrics
     examples = config.train.total_steps * config.train.batch_size
     if validation is None:
@@ -146,14 +150,14 @@ def print_summary(
     interpreter = Path(sys.executable)
     if interpreter.is_relative_to(Path.cwd()):  # need not be activated
         python = interpreter.relative_to(Path.cwd())
-    test = format_result(result)
     evaluate = f"{python} -m rnnmnist.evaluate {flag}"
-    if result.split != "test":
-        test = f"none: {result.task.name} has no test split"
-        evaluate += f" --split={result.split}"
+    if result is not None and result.split == "test":
+        test = format_result(result)
+    else:
+        test = f"none: {task.name} has no test split"
+        evaluate += f" --split={task.evaluated_split}"
     print(
-        f"\nparameters  {result.num_parameters:,}\n"
-        f"steps       {config.train.total_steps:,} ({examples:,} {result.task.noun})\n"
+        f"\nsteps       {config.train.total_steps:,} ({examples:,} {task.noun})\n"
         f"seconds     {seconds['total']:.1f} (data {seconds['data']:.1f}, compile "
         f"{seconds['compile']:.1f}, train {seconds['train']:.1f})\n"
         f"validation  {validated}\n"

@@ -75,9 +75,12 @@ def train(
                 timer.phase("train"),
             ):
                 train_from(step, config, dataset, workdir, mesh, flag, verbose)
-        result = evaluate_best_checkpoint(workdir, mesh, dataset)
+        result = None
+        if dataset.task.evaluated_split != "train":
+            result = evaluate_best_checkpoint(workdir, mesh, dataset)
     if is_process_0() and verbose:
-        console.print_summary(config, workdir, result, timer.seconds())
+        seconds = timer.seconds()
+        console.print_summary(config, dataset.task, workdir, result, seconds)
 
 
 def train_from(
