@@ -24,7 +24,7 @@ from rnnmnist.data.examples import (
     find_invalid,
     permutation_sha256,
 )
-from rnnmnist.data.sequences.validation import Sequences, named, validate
+from rnnmnist.data.sequences.validation import Sequences, named
 from rnnmnist.errors import UserError, first_line
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import predict_logits, softmax
@@ -95,10 +95,12 @@ class TrainedNetwork:
             saved, config.num_seeds, replicated(self.mesh)
         )
 
-    def inputs(self, values: ArrayLike, lengths: ArrayLike | None = None) -> Inputs:
+    def inputs(self, values: Any, lengths: ArrayLike | None = None) -> Inputs:
         """Returns images, or sequences before their normalization, as inputs."""
         if self.task.image_shape is None:
-            sequences = validate(values, lengths=lengths)
+            from rnnmnist.data.sequences.reading import from_memory  # imports pyarrow
+
+            sequences = from_memory(values, lengths=lengths)
             with named("inputs"):
                 return self.sequence_inputs(sequences)
         try:
@@ -292,7 +294,7 @@ class TrainedNetwork:
 def evaluate_best_checkpoint(workdir: Path, mesh: Mesh, dataset: Dataset) -> Result:
     """Evaluates the best checkpoint on the test split, unless a valid result exists.
 
-    If the data have no test split, it is evaluated on `Task.evaluated_split`.
+    If the data have no test split, it is evaluated on the validation split.
     """
     best = broadcast(lambda: find_step(workdir, "best"))
     network = TrainedNetwork(workdir, str(best), mesh)

@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -89,7 +89,7 @@ class Predictor(TrainedNetwork):
 
     def classify(
         self,
-        inputs: ArrayLike,
+        inputs: Any,
         lengths: ArrayLike | None = None,
         *,
         every_step: bool = False,
@@ -99,7 +99,8 @@ class Predictor(TrainedNetwork):
         Args:
             inputs: images, uint8 [n, 28, 28], as MNIST's or `Stages.image`; or
                 sequences, real [n, time, features], as they were trained on, or [n,
-                time] of one feature, or a list of arrays of different lengths.
+                time] of one feature, or a list of arrays of different lengths; or a
+                table, as for `rnnmnist.fit`.
             lengths: int [n], the time steps before the padding of each sequence; None
                 if there is no padding.
             every_step: returns the probabilities after each time step.

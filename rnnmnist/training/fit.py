@@ -16,8 +16,8 @@ from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import Task, fit_to_task
 from rnnmnist.data.examples import weigh_classes
-from rnnmnist.data.sequences.reading import to_dataset
-from rnnmnist.data.sequences.validation import Sequences, validate
+from rnnmnist.data.sequences.reading import from_memory, to_dataset
+from rnnmnist.data.sequences.validation import Sequences
 from rnnmnist.errors import StoppedError, UserError, names_path
 from rnnmnist.runs.checkpoints import read_header
 from rnnmnist.runs.workdir import PhaseTimer, list_steps
@@ -27,10 +27,19 @@ from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.loop import train
 from rnnmnist.training.resume import check_workdir
 
+# The settings of a run on arrays, by their names without the section.
+FIT_SETTINGS = {
+    name.rpartition(".")[2]: one
+    for name, one in SETTINGS.items()
+    if not one.is_path
+    and one.of != "images"
+    and name not in ("data.name", "model.cell_sha256")  # which `fit` sets
+}
+
 
 def fit(
-    inputs: ArrayLike,
-    labels: ArrayLike,
+    inputs: Any,
+    labels: ArrayLike | None = None,
     *,
     workdir: str | Path,
     lengths: ArrayLike | None = None,
@@ -68,8 +77,11 @@ def fit(
 
     Args:
         inputs: real [examples, time, features], or [examples, time] of one feature, or
-            a list of arrays of different lengths; NaN for missing values.
-        labels: integers or strings [examples].
+            a list of arrays of different lengths; NaN for missing values. Or a table
+            with the columns of a .csv file, as `docs/sequences.md` has them: what
+            offers the Arrow stream, as a frame of pandas or polars does.
+        labels: integers or strings [examples]. A table has them, and all the other
+            arrays, in its columns.
         workdir: the folder of the run.
         lengths: integers [examples], the time steps before the padding of each; by
             default, all.
@@ -103,9 +115,9 @@ def fit(
     if isinstance(class_weights, Mapping):  # which the task keeps
         del settings["class_weight"]
     config = pin_cell(_configure(settings).replace({"data.path": str(path)}))
-    sequences = validate(
+    sequences = from_memory(
         inputs,
-        labels,
+        labels=labels,
         lengths=lengths,
         split=split,
         groups=groups,
@@ -145,12 +157,7 @@ def fit(
 
 
 def _configure(settings: dict[str, object]) -> Config:
-    known = {
-        name.rpartition(".")[2]: one
-        for name, one in SETTINGS.items()
-        if not one.is_path and one.of != "images" and name != "data.name"
-    }
-    names = {name: find(name, known, f"fit: {name}").name for name in settings}
+    names = {name: find(name, FIT_SETTINGS, f"fit: {name}").name for name in settings}
     config = load_config(find_config("files"))
     return config.replace({names[name]: value for name, value in settings.items()})
 

@@ -18,7 +18,7 @@ from rnnmnist.data.examples import (
     find_invalid,
     padding,
 )
-from rnnmnist.data.sequences.tables import read_csv, read_parquet
+from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
 from rnnmnist.data.sequences.ts import read_ts
 from rnnmnist.data.sequences.validation import (
     Sequences,
@@ -98,6 +98,20 @@ def read(path: Path, *, pair: bool = True) -> Sequences:
         return validate(**arrays)
 
 
+def from_memory(inputs: Any, **arrays: Any) -> Sequences:
+    """Checks arrays, as `validate` does, or a table with the columns of a .csv file.
+
+    A table is what offers the Arrow stream, such as a frame of pandas or polars.
+    """
+    if not hasattr(inputs, "__arrow_c_stream__"):
+        return validate(inputs, **arrays)
+    for name, values in arrays.items():
+        if values is not None:
+            raise UserError(f"{name}: a table has its own columns; leave {name} out")
+    with named("inputs"), damage_refused(UserError, "", "pass another table"):
+        return validate(**read_stream(inputs))
+
+
 def load(config: DataConfig, trained: Task | None = None) -> Dataset:
     """Loads the sequences in `data.path`, and checks all values.
 
@@ -122,7 +136,7 @@ def to_dataset(
     if labels is None:
         add = "add the array 'labels', the column 'label', or @classLabel and labels"
         remedy = did_you_mean("label", sequences.feature_names, add)
-        raise UserError(f"has no labels; {remedy}")
+        raise UserError(f"labels: are missing; {remedy}")
     if trained is None:
         classes = sequences.classes
         splits = sequences.training_splits(config.validation)

@@ -74,17 +74,25 @@ def _line(path: Path, row: int) -> str:
 def read_parquet(path: Path) -> dict[str, Any]:
     """Reads a table with the columns of a .csv file."""
     with path.open("rb") as stream, pyarrow.parquet.ParquetFile(stream) as file:
-        names = [
-            name
-            for name in file.schema_arrow.names
-            # pandas adds this column for the index of a filtered frame.
-            if not re.fullmatch(r"__index_level_\d+__", name)
-        ]
+        names = _without_index(file.schema_arrow.names)
         _check_columns(names, "")
         size = file.metadata.num_rows * len(names) * CELL_BYTES
         check_memory(size, "the columns")
         table = file.read(columns=names)
     return _to_arrays(table, lambda row: f"row {row + 1}")
+
+
+def read_stream(inputs: Any) -> dict[str, Any]:
+    """Reads a table in memory that offers the Arrow stream, as a .parquet file."""
+    reader = pa.RecordBatchReader.from_stream(inputs)
+    names = _without_index(reader.schema.names)
+    _check_columns(names, "")
+    return _to_arrays(reader.read_all().select(names), lambda row: f"row {row + 1}")
+
+
+def _without_index(names: list[str]) -> list[str]:
+    """Drops the columns that pandas adds for the index of a filtered frame."""
+    return [name for name in names if not re.fullmatch(r"__index_level_\d+__", name)]
 
 
 def _check_columns(names: list[str], where: str) -> None:
@@ -148,7 +156,12 @@ class _Column:
         self.place = place
         values = table[name]
         if pa.types.is_dictionary(values.type):
-            values = values.cast(values.type.value_type)
+            kind = values.type.value_type
+            if str(kind) == "string_view":  # that of polars, which Arrow cannot take
+                kind = pa.string()
+            values = pa.chunked_array(
+                [one.dictionary.cast(kind).take(one.indices) for one in values.chunks]
+            )
         self.is_text = str(values.type) in ("string", "large_string", "string_view")
         if self.is_text:
             values = pc.utf8_trim_whitespace(values.cast(pa.string()))

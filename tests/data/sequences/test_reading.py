@@ -247,7 +247,7 @@ def test_prediction_needs_no_labels_and_keeps_given_ones(tmp_path: Path) -> None
         sequences = read(path)
         check(sequences)
         assert sequences.labels is None
-        assert "has no labels; add" in refusal(path)
+        assert "labels: are missing; add" in refusal(path)
     one_class = "sequence,time,x,label,split\na,0,1,cat,test\n"
     path = write_text(tmp_path, "one.csv", one_class)
     assert read(path).classes == ("cat",)
