@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ModelConfig,
         TrainConfig,
     )
+    from rnnmnist.estimator import RNNClassifier
     from rnnmnist.inference.predictor import Prediction, Predictor
     from rnnmnist.training.fit import fit
 
@@ -28,13 +29,17 @@ __all__ = [
     "ModelConfig",
     "Prediction",
     "Predictor",
+    "RNNClassifier",
     "TrainConfig",
     "__version__",
     "fit",
 ]
-_MODULES = {"fit": "training.fit"} | dict.fromkeys(
-    ("Prediction", "Predictor"), "inference.predictor"
-)
+_MODULES = {
+    "Prediction": "inference.predictor",
+    "Predictor": "inference.predictor",
+    "RNNClassifier": "estimator",
+    "fit": "training.fit",
+}
 
 
 def __getattr__(name: str) -> Any:

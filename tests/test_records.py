@@ -1,6 +1,5 @@
 """The records of the package are frozen, so that their holders can share them."""
 
-import dataclasses
 import importlib
 import pkgutil
 from typing import Any
@@ -20,7 +19,8 @@ def test_dataclasses_and_structs_are_frozen() -> None:
         for value in vars(importlib.import_module(module.name)).values():
             if not isinstance(value, type) or value.__module__ != module.name:
                 continue
-            if dataclasses.is_dataclass(value) and not issubclass(value, nn.Module):
+            own = "__dataclass_params__" in vars(value)  # not those of a base class
+            if own and not issubclass(value, nn.Module):
                 found[value] = vars(value)["__dataclass_params__"].frozen
             elif issubclass(value, msgspec.Struct):
                 found[value] = value.__struct_config__.frozen
