@@ -63,6 +63,36 @@ def summary(measured: dict[str, Any]) -> str:
     return f"{table(title, ('', *names), rows)}\n{origin(measured)}"
 
 
+def differences(measured: dict[str, Any]) -> str:
+    """Lists what makes the package faster than the plain loop."""
+
+    def gain(section: str, ours: str, theirs: str) -> str:
+        pair = (speeds(measured[section][name]) for name in (ours, theirs))
+        return f"{median_and_range(ratios(*pair), '.2f')} times the speed"
+
+    starts = measured["starts"]
+    cold, warm = (starts[f"first step, {one} cache"] for one in ("cold", "warm"))
+    saved = statistics.median(cold) - statistics.median(warm)
+    rows = [
+        [
+            "up to 100 updates in one call, whose batches the devices gather; one "
+            "device for each core",
+            gain("throughput", "rnnmnist, Flax's cell", "Flax") + " of training",
+        ],
+        [
+            "the derivative of a time step, written by hand",
+            gain("throughput", "rnnmnist", "rnnmnist, Flax's cell") + " of training",
+        ],
+        [
+            "all batches of a split in one call",
+            gain("evaluation", "rnnmnist", "Flax, batch 1000") + " of evaluation",
+        ],
+        ["compiled programs on disk", f"the first step {saved:.1f} s earlier"],
+    ]
+    found = page_tables.table(("what differs", "what it buys"), rows)
+    return f"{found}\n{origin(measured)}"
+
+
 def recipe_cell(runs: Sequence[dict[str, Any]], count: int) -> str:
     """Formats the seconds and the mean accuracy of runs that follow a recipe."""
     correct = statistics.mean(run["correct"] for run in runs)

@@ -8,6 +8,7 @@ in `benchmarks/`. Nothing is measured.
 
 import argparse
 import sys
+import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,20 @@ import long_sequences
 import speed_tables
 
 REPOSITORY = results.REPOSITORY
+
+
+def layers() -> str:
+    """Returns the layers of the package in `pyproject.toml`, one on each line."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    (contract,) = project["tool"]["importlinter"]["contracts"]
+    lines = [line.replace(" | ", "   ") for line in contract["layers"]]
+    width = max(map(len, lines))
+    arrows = f"\n{'│'.center(width).rstrip()}\n"
+    return (
+        f"```text\n{arrows.join(line.center(width).rstrip() for line in lines)}\n```\n"
+    )
+
+
 VALIDATION = "validation accuracy, mean"
 TEST = "test accuracy, mean ± std"
 # The tables of each page, by the names of their markers.
@@ -41,6 +56,10 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "benchmarks/README.md": {
         "tables": lambda: speed_tables.tables(speed_tables.read())
+    },
+    "docs/architecture.md": {
+        "layers": layers,
+        "plain_loop": lambda: speed_tables.differences(speed_tables.read()),
     },
     "docs/devices.md": {
         "tpu": partial(accelerators.table, ["v5e"], "estimated_cycles"),

@@ -15,6 +15,13 @@ COMMANDS, PYTHON, OUTPUTS = (
 )
 
 
+# The blocks for other tools, by their packages.
+OF_TOOLS = {
+    name: next(block for block in PYTHON if name in block)
+    for name in ("tensorboardX", "optuna")
+}
+
+
 def accuracy_of(workdir: Path) -> float:
     (result,) = (workdir / "evaluation").glob("test-*.json")
     return float(json.loads(result.read_text())["accuracy"])
@@ -48,8 +55,25 @@ def test_an_archive_file_leads_to_a_prediction(tmp_path: Path) -> None:
 def test_the_python_on_the_page_runs(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    output = run_block("python", "\n".join(PYTHON[2:]), tmp_path, environment)
+    python = "\n".join(block for block in PYTHON[2:] if block not in OF_TOOLS.values())
+    output = run_block("python", python, tmp_path, environment)
     assert "('falling', 'rising')" in output
     (stream,) = (block for block in COMMANDS if "--stream" in block)
     lines = run_block("sh", stream, tmp_path, environment).splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("package", "written"),
+    [
+        ("tensorboardX", "tensorboard/slopes/events*"),
+        ("optuna", "runs/trial4/metrics.jsonl"),
+    ],
+)
+def test_other_tools_run(
+    tmp_path: Path, environment: dict[str, str], package: str, written: str
+) -> None:
+    pytest.importorskip(package)
+    run_block("python", PYTHON[2] + OF_TOOLS[package], tmp_path, environment)
+    assert len(list(tmp_path.glob(written))) == 1
