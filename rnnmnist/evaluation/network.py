@@ -117,19 +117,15 @@ class TrainedNetwork:
 
     def sequence_inputs(self, sequences: Sequences) -> Inputs:
         """Returns sequences as inputs, whose features and values are checked."""
-        from rnnmnist.data.sequences.reading import check_features  # imports pyarrow
+        from rnnmnist.data.sequences import reading  # imports pyarrow
 
-        check_features(sequences, self.task)
+        reading.check_features(sequences, self.task)
+        missing = self.config.data.missing
         values, lengths = sequences.inputs, sequences.lengths
         for start in range(0, len(values), CHECKED_AT_A_TIME):
             part = slice(start, start + CHECKED_AT_A_TIME)
             own = None if lengths is None else lengths[part]
-            if found := find_invalid(values[part], self.config.data.missing, own):
-                (sequence, time, feature), reason = found
-                raise UserError(
-                    f"the value of sequence {start + sequence} at time step {time}, "
-                    f"feature {sequences.feature_names[feature]}, {reason}"
-                )
+            reading.check_values(sequences, start, values[part], missing, own)
         return Inputs(values, lengths, normalization=self.normalization)
 
     def logits(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:

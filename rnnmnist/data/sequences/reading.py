@@ -217,17 +217,28 @@ def read_statistics(
         padded = slice(0) if lengths is None else padding(time_steps, lengths[part])
         chunk[padded] = 0
         digest.update(chunk.data)
-        if found := find_invalid(chunk, missing):
-            (index, time, feature), reason = found
-            ids = sequences.ids
-            name = start + index if ids is None else shown(ids[start + index])
-            raise UserError(
-                f"the value of sequence {name} at time step {time}, feature "
-                f"{sequences.feature_names[feature]}, {reason}"
-            )
+        check_values(sequences, start, chunk, missing)
         chunk[padded] = np.nan  # `Moments` leaves NaN out
         moments.add(chunk[is_training[part]].reshape(-1, features))
     return digest.hexdigest(), tuple(moments.mean.tolist()), moments.std
+
+
+def check_values(
+    sequences: Sequences,
+    first: int,
+    values: np.ndarray,
+    missing: str,
+    lengths: np.ndarray | None = None,
+) -> None:
+    """Checks the values [n, time, features] of the sequences from `first` on."""
+    if found := find_invalid(values, missing, lengths):
+        (index, time, feature), reason = found
+        ids = sequences.ids
+        name = first + index if ids is None else shown(ids[first + index])
+        raise UserError(
+            f"the value of sequence {name} at time step {time}, feature "
+            f"{sequences.feature_names[feature]}, {reason}"
+        )
 
 
 class Moments:
