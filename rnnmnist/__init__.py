@@ -16,12 +16,13 @@ if TYPE_CHECKING:
         ModelConfig,
         TrainConfig,
     )
-    from rnnmnist.estimator import RNNClassifier
+    from rnnmnist.estimator import RNNClassifier as RNNClassifier
     from rnnmnist.inference.predictor import Prediction, Predictor
     from rnnmnist.training.fit import fit
 
     __version__: str
 
+# Without `RNNClassifier`, which needs scikit-learn.
 __all__ = [
     "Config",
     "DataConfig",
@@ -29,7 +30,6 @@ __all__ = [
     "ModelConfig",
     "Prediction",
     "Predictor",
-    "RNNClassifier",
     "TrainConfig",
     "__version__",
     "fit",
@@ -44,7 +44,7 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     """Imports a public name on first use, so that `--help` does not import jax."""
-    if name not in __all__:
+    if name not in __all__ and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "__version__":
         from importlib import metadata

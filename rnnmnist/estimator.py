@@ -1,21 +1,18 @@
 """A classifier of sequences with the interface of scikit-learn."""
 
 import contextlib
-import dataclasses
 import numbers
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from rnnmnist.config.files import parse_folder
 from rnnmnist.errors import UserError
@@ -23,18 +20,23 @@ from rnnmnist.inference.predictor import Predictor
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training.fit import FIT_SETTINGS, fit
 
-SETTINGS = tuple(name for name in FIT_SETTINGS if name not in ("seed", "validation"))
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.utils import check_consistent_length, check_random_state
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+except ModuleNotFoundError as error:
+    raise ImportError("RNNClassifier needs: pip install scikit-learn") from error
+
+NAMES = tuple(name for name in FIT_SETTINGS if name not in ("seed", "validation"))
 DEFAULTS: dict[str, Any] = {
     "placement": "host",  # whose programs do not depend on the number of sequences
     "eval_every_steps": 2**31 - 1,  # saves the last step only
 }
-MAX_SEED = 2**31 - 4096
-_Parameters: Any = dataclasses.make_dataclass(
+ONE_AT_A_TIME = threading.Lock()  # orbax does not save in several threads
+_Parameters: Any = make_dataclass(
     "_Parameters",
-    [
-        (name, Any, dataclasses.field(default=None))
-        for name in ("workdir", "random_state", "verbose", *SETTINGS)
-    ],
+    [(name, Any, None) for name in ("workdir", "random_state", "verbose", *NAMES)],
     kw_only=True,
     eq=False,
     repr=False,
@@ -53,6 +55,14 @@ def _as_value_error() -> Iterator[None]:
         raise InvalidValueError(str(error)) from error
 
 
+class _Folder:
+    """A temporary folder that is removed with this object."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="rnnmnist-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
 class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
     """A recurrent network that classifies sequences, for scikit-learn's tools.
 
@@ -65,15 +75,17 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
     random_state: the seed, an integer or a `numpy.random.RandomState`. None is seed 0.
     verbose: whether progress and a summary are printed. None is False.
     placement: None is `host`, with which a second `fit` compiles nothing if the time
-        steps, features, classes, settings and number of updates are the same.
+        steps, features, classes, settings, class weights, batch size and number of
+        updates are the same.
     eval_every_steps: None saves the last step only.
     class_weight: "balanced", or a mapping from classes to weights. None weighs none.
 
     The other parameters are the settings of `rnnmnist.fit` under the same names.
 
     X is real [n, time, features], [n, time] of one feature, or a list of arrays [time,
-    features] of different lengths; y is [n], of any type of labels. After `fit`, the
-    run is in `workdir_`, for all commands, and its network is `predictor_`.
+    features] of different lengths; y is [n], integers, strings or booleans. After
+    `fit`, the run is in `workdir_`, and its network is `predictor_`. A pickle carries
+    the checkpoint, not the sequences.
 
     >>> import numpy as np, rnnmnist
     >>> y = np.array(["low", "high"])[np.arange(40) % 2]
@@ -90,37 +102,38 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
 
     @_as_value_error()
     def fit(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Trains on all sequences.
+        """Trains on all sequences; since none is held out, groups change nothing.
 
         Raises:
-            InvalidValueError: a `UserError` and a `ValueError`, if the sequences, the
-                labels or a parameter are invalid, or the workdir has a run.
+            ValueError: if the sequences, the labels or a parameter are invalid, or the
+                workdir has a run. Scikit-learn's checks can raise a `TypeError`.
+            RunError: as `rnnmnist.fit`.
         """
+        del groups
         X, y = self._check(X, y=y)
         check_classification_targets(y)
-        self.classes_, indices = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
+        classes, indices = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
             raise UserError("y: has 1 class; at least 2 are needed")
-        names = self.classes_.astype(str)
-        if self.workdir is None:
-            workdir = self._make_folder() / "sequences"
-        else:
-            workdir = parse_folder(str(self.workdir))
-            if list_steps(workdir):
-                raise UserError(
-                    f"workdir: {workdir} has a run, and serves one fit; name another "
-                    "folder"
-                )
-        fit(
-            X,
-            names[indices],
-            workdir=workdir,
-            groups=groups,
-            verbose=bool(self.verbose),
-            validation=False,
-            **DEFAULTS | self._settings(dict(zip(self.classes_, names, strict=True))),
-        )
-        self._restore(workdir)
+        names = classes.astype(str)
+        settings = self._settings(dict(zip(classes.tolist(), names, strict=True)))
+        folder = _Folder() if self.workdir is None else None
+        workdir = parse_folder(str(folder.path / "run" if folder else self.workdir))
+        if list_steps(workdir):
+            raise UserError(
+                f"workdir: {workdir} has a run, and serves one fit; name another folder"
+            )
+        with ONE_AT_A_TIME:
+            fit(
+                X,
+                names[indices],
+                workdir=workdir,
+                verbose=bool(self.verbose),
+                validation=False,
+                **DEFAULTS | settings,
+            )
+        self.classes_ = classes
+        self._restore(workdir, folder)
         if getattr(X, "ndim", 3) == 3:
             self.n_features_in_ = self.predictor_.task.features
         return self
@@ -147,21 +160,22 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
     def _settings(self, name_of: Mapping[Any, str]) -> dict[str, Any]:
         """Returns the settings of `rnnmnist.fit`, for classes with these names."""
         settings = {
-            name: value
+            name: value.item() if isinstance(value, np.generic) else value
             for name, value in self.get_params(deep=False).items()
-            if name in SETTINGS and value is not None
+            if name in NAMES and value is not None
         }
-        if isinstance(self.class_weight, Mapping):  # can have more classes than y
+        if isinstance(self.class_weight, Mapping):
+            # As in scikit-learn, it can have other classes if it has all those of y.
+            is_complete = name_of.keys() <= self.class_weight.keys()
             settings["class_weight"] = {
-                name_of[label]: weight
+                name_of.get(label, label): weight
                 for label, weight in self.class_weight.items()
-                if label in name_of
+                if label in name_of or not is_complete
             }
         if isinstance(self.random_state, numbers.Integral):
             settings["seed"] = int(self.random_state)
         elif self.random_state is not None:
-            generator = check_random_state(self.random_state)
-            settings["seed"] = int(generator.randint(MAX_SEED))
+            settings["seed"] = check_random_state(self.random_state).randint(10**9)
         return settings
 
     def _check(self, X: Any, **y: Any) -> Any:
@@ -169,9 +183,14 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
 
         Of a list of sequences, `rnnmnist.fit` and the predictor check the values.
         """
-        shapes = {np.shape(one) for one in X} if isinstance(X, list | tuple) else set()
-        if len(shapes) > 1 or any(len(shape) == 2 for shape in shapes):
-            return (X, column_or_1d(y["y"], warn=True)) if y else X
+        if isinstance(X, list | tuple) and any(
+            hasattr(one, "ndim") or np.ndim(one) > 1 for one in X
+        ):
+            if not y:
+                return X
+            check_consistent_length(X, y["y"])
+            self.__dict__.pop("feature_names_in_", None)
+            return X, column_or_1d(y["y"], warn=True)
         allows_nan = self.__sklearn_tags__().input_tags.allow_nan
         return validate_data(
             self,
@@ -183,38 +202,30 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
             ensure_all_finite="allow-nan" if allows_nan else True,
         )
 
-    def _make_folder(self) -> Path:
-        """Makes a temporary folder, in place of an earlier one."""
-        if remove := vars(self).get("_remove"):
-            remove()
-        folder = tempfile.mkdtemp(prefix="rnnmnist-")
-        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        return Path(folder)
-
-    def _restore(self, workdir: Path) -> None:
+    def _restore(self, workdir: Path, folder: _Folder | None) -> None:
+        """Restores the network of a run, and keeps its checkpoint for a pickle."""
         self.workdir_ = workdir
         self.predictor_ = Predictor(workdir)
+        self._folder = folder
+        self._files = {
+            str(path.relative_to(workdir)): path.read_bytes()
+            for path in (workdir / str(self.predictor_.checkpoint_step)).rglob("*")
+            if path.is_file()
+        }
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns the attributes, with the files of the checkpoint for the network."""
+        """Returns the attributes but the network and the folder."""
         state = dict(super().__getstate__())
-        state.pop("_remove", None)
-        if predictor := state.pop("predictor_", None):
-            folder = predictor.workdir / str(predictor.checkpoint_step)
-            state["_files"] = {
-                str(path.relative_to(predictor.workdir)): path.read_bytes()
-                for path in folder.rglob("*")
-                if path.is_file()
-            }
+        for name in ("predictor_", "_folder"):
+            state.pop(name, None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Writes the checkpoint to a temporary folder, and restores the network."""
-        files = state.pop("_files", {})
         super().__setstate__(state)
-        if files:
-            workdir = self._make_folder()
-            for name, content in files.items():
-                (workdir / name).parent.mkdir(parents=True, exist_ok=True)
-                (workdir / name).write_bytes(content)
-            self._restore(workdir)
+        if "_files" in state:
+            folder = _Folder()
+            for name, content in self._files.items():
+                (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder.path / name).write_bytes(content)
+            self._restore(folder.path, folder)

@@ -46,13 +46,11 @@ MAX_MEMORY_FRACTION = 0.25  # of a device, for the training examples
 SHARDED = P(None, SEEDS, BATCH)  # the partition of [updates, ensemble, batch, ...]
 
 
-def epoch_order(
-    key: jax.Array, positions: jax.Array, examples: int | jax.Array
-) -> jax.Array:
+def epoch_order(key: jax.Array, positions: jax.Array, examples: Any) -> jax.Array:
     """Returns the index of the example at each position of consecutive epochs.
 
     The positions, int32 [n], are ascending and within at most two epochs of at least n
-    examples. Those of one epoch give every index exactly once.
+    `examples`, an int or int32 []. Those of one epoch give every index exactly once.
 
     Implements the swap-or-not shuffle: in each round, an index and its partner
     `k - index` are swapped or not, depending on a hash of the larger of the two. Each
@@ -317,11 +315,7 @@ def _rows(examples: Examples, positions: slice | np.ndarray) -> np.ndarray:
 
 
 def _indices(
-    seeds: jax.Array,
-    first: jax.Array,
-    updates: int,
-    batch_size: int,
-    examples: int | jax.Array,
+    seeds: jax.Array, first: jax.Array, updates: int, batch_size: int, examples: Any
 ) -> jax.Array:
     """Returns the examples of batches, int32 [updates, ensemble, batch]."""
 

@@ -32,7 +32,7 @@ TABLES: dict[str, Any] = {
     "batches": pa.RecordBatchReader.from_batches(TABLE.schema, TABLE.to_batches(3)),
     "pandas": FRAME,
     "filtered": TWICE[TWICE.index < 8],  # whose index becomes a column
-    "index of numbers": FRAME.set_index(pd.Index(range(3, 11))),
+    "index of numbers": FRAME.set_index(pd.Index([3, 1, 4, 0, 5, 9, 2, 6])),
     "index of columns": FRAME.set_index(["sequence", "time"]),
     "categoricals": FRAME.astype({"sequence": "category", "label": "category"}),
     "polars": pl.DataFrame(TABLE),
@@ -83,6 +83,7 @@ def test_fit_and_predict_take_tables(tmp_path: Path) -> None:
         (FRAME.drop(columns="time"), {}, r"inputs: has the columns .* needed are seq"),
         (FRAME.assign(time=1), {}, "inputs: row 3: sequence 'b' has the time '1'"),
         (FRAME.assign(x="high"), {}, "inputs: row 1: the column x has 'high'; allowed"),
+        (FRAME[["x", "y"]], {}, "^labels: are missing; add the array"),
         (FRAME.drop(columns="label"), {}, "^labels: are missing; add the array"),
         (FRAME, {"labels": [0, 1, 0]}, "^labels: a table has its own columns"),
         (FRAME, {"lengths": [3, 2, 3]}, "^lengths: a table has its own columns"),
