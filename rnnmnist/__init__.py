@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Without `RNNClassifier`, which needs scikit-learn.
-__all__ = [
+__all__ = [  # without RNNClassifier, which needs scikit-learn
     "Config",
     "DataConfig",
     "ExecutionConfig",
@@ -34,12 +33,9 @@ __all__ = [
     "__version__",
     "fit",
 ]
-_MODULES = {
-    "Prediction": "inference.predictor",
-    "Predictor": "inference.predictor",
-    "RNNClassifier": "estimator",
-    "fit": "training.fit",
-}
+_MODULES = {"fit": "training.fit", "RNNClassifier": "estimator"} | dict.fromkeys(
+    ("Prediction", "Predictor"), "inference.predictor"
+)
 
 
 def __getattr__(name: str) -> Any:

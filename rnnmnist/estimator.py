@@ -1,12 +1,10 @@
 """A classifier of sequences with the interface of scikit-learn."""
 
-import contextlib
-import numbers
 import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,17 +20,15 @@ from rnnmnist.training.fit import FIT_SETTINGS, fit
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.utils import check_consistent_length, check_random_state
+    from sklearn.utils import check_consistent_length
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 except ModuleNotFoundError as error:
     raise ImportError("RNNClassifier needs: pip install scikit-learn") from error
 
 NAMES = tuple(name for name in FIT_SETTINGS if name not in ("seed", "validation"))
-DEFAULTS: dict[str, Any] = {
-    "placement": "host",  # whose programs do not depend on the number of sequences
-    "eval_every_steps": 2**31 - 1,  # saves the last step only
-}
+# Programs that do not depend on the number of sequences, and one checkpoint.
+DEFAULTS: dict[str, Any] = {"placement": "host", "eval_every_steps": 2**31 - 1}
 ONE_AT_A_TIME = threading.Lock()  # orbax does not save in several threads
 _Parameters: Any = make_dataclass(
     "_Parameters",
@@ -41,18 +37,6 @@ _Parameters: Any = make_dataclass(
     eq=False,
     repr=False,
 )
-
-
-class InvalidValueError(UserError, ValueError):
-    """A `UserError` for callers that expect a `ValueError`."""
-
-
-@contextlib.contextmanager
-def _as_value_error() -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise InvalidValueError(str(error)) from error
 
 
 class _Folder:
@@ -72,8 +56,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
 
     workdir: the folder of the run, which serves one `fit`. None is a temporary folder,
         which is removed with the estimator.
-    random_state: the seed, an integer or a `numpy.random.RandomState`. None is seed 0.
-    verbose: whether progress and a summary are printed. None is False.
+    random_state: the seed. None is 0.
+    verbose: whether progress and a summary are printed.
     placement: None is `host`, with which a second `fit` compiles nothing if the time
         steps, features, classes, settings, class weights, batch size and number of
         updates are the same.
@@ -97,24 +81,20 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
 
     classes_: np.ndarray  # [classes], sorted
     n_features_in_: int  # of X [n, time, features]; of X [n, time], its time steps
-    workdir_: Path
-    predictor_: Predictor
 
-    @_as_value_error()
     def fit(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
         """Trains on all sequences; since none is held out, groups change nothing.
 
         Raises:
-            ValueError: if the sequences, the labels or a parameter are invalid, or the
-                workdir has a run. Scikit-learn's checks can raise a `TypeError`.
+            ValueError, TypeError: if X or y fail the checks of scikit-learn.
+            UserError: if a parameter or a list is invalid, or the workdir has a run.
             RunError: as `rnnmnist.fit`.
         """
-        del groups
         X, y = self._check(X, y=y)
         check_classification_targets(y)
         classes, indices = np.unique(y, return_inverse=True)
         if len(classes) < 2:
-            raise UserError("y: has 1 class; at least 2 are needed")
+            raise ValueError("y: has 1 class; at least 2 are needed")
         names = classes.astype(str)
         settings = self._settings(dict(zip(classes.tolist(), names, strict=True)))
         folder = _Folder() if self.workdir is None else None
@@ -138,7 +118,6 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
             self.n_features_in_ = self.predictor_.task.features
         return self
 
-    @_as_value_error()
     def predict_proba(self, X: Any) -> np.ndarray:
         """Returns the probability of each class, float32 [n, classes]."""
         check_is_fitted(self)
@@ -148,8 +127,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the most probable class of each sequence, [n]."""
-        probabilities = self.predict_proba(X)
-        return self.classes_[probabilities.argmax(axis=1)]
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -159,10 +137,11 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
 
     def _settings(self, name_of: Mapping[Any, str]) -> dict[str, Any]:
         """Returns the settings of `rnnmnist.fit`, for classes with these names."""
+        given = {name: getattr(self, name) for name in NAMES}
         settings = {
             name: value.item() if isinstance(value, np.generic) else value
-            for name, value in self.get_params(deep=False).items()
-            if name in NAMES and value is not None
+            for name, value in (given | {"seed": self.random_state}).items()
+            if value is not None
         }
         if isinstance(self.class_weight, Mapping):
             # As in scikit-learn, it can have other classes if it has all those of y.
@@ -172,17 +151,10 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
                 for label, weight in self.class_weight.items()
                 if label in name_of or not is_complete
             }
-        if isinstance(self.random_state, numbers.Integral):
-            settings["seed"] = int(self.random_state)
-        elif self.random_state is not None:
-            settings["seed"] = check_random_state(self.random_state).randint(10**9)
         return settings
 
     def _check(self, X: Any, **y: Any) -> Any:
-        """Checks arrays as scikit-learn does, with y in `fit`.
-
-        Of a list of sequences, `rnnmnist.fit` and the predictor check the values.
-        """
+        """Checks arrays as scikit-learn does, with y in `fit`; keeps lists."""
         if isinstance(X, list | tuple) and any(
             hasattr(one, "ndim") or np.ndim(one) > 1 for one in X
         ):
@@ -215,10 +187,9 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the attributes but the network and the folder."""
-        state = dict(super().__getstate__())
-        for name in ("predictor_", "_folder"):
-            state.pop(name, None)
-        return state
+        left_out = ("predictor_", "_folder")
+        state = super().__getstate__().items()
+        return {name: value for name, value in state if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Writes the checkpoint to a temporary folder, and restores the network."""

@@ -8,8 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -32,8 +30,7 @@ SETTINGS: dict[str, Any] = {
     "num_devices": 1,
 }
 Y = np.array(["low", "high", "middle"])[np.arange(60) % 3]
-LEVELS = np.arange(60)[:, None, None] % 3
-X = np.random.default_rng(0).normal(LEVELS, 0.3, (60, 12, 2))
+X = np.random.default_rng(0).normal(np.arange(60)[:, None, None] % 3, 0.3, (60, 12, 2))
 
 
 def new(**changes: Any) -> Any:
@@ -64,36 +61,27 @@ def test_a_check_of_scikit_learn(estimator: Any, check: Any) -> None:
 def test_it_classifies_arrays_and_lists(fitted: Any) -> None:
     assert fitted.classes_.tolist() == ["high", "low", "middle"]
     assert fitted.score(X, Y) == 1
-    probabilities = fitted.predict_proba(X)
-    np.testing.assert_allclose(probabilities.sum(1), np.ones(60), rtol=1e-6)
     assert fitted.n_features_in_ == 2
-    with pytest.raises(ValueError, match="features"):
+    with pytest.raises(UserError, match="features"):
         fitted.predict(X[..., :1])
     padded = [one[: 5 + index % 7] for index, one in enumerate(X)]
     lists = new().fit(padded, Y)
     assert lists.score(padded, Y) > 0.9
     assert lists.predict([X[0, :9, :], X[1]]).shape == (2,)
-    wide = new(hidden_size=4).fit(X[..., 0], Y)
-    assert wide.n_features_in_ == 12
-    with pytest.raises(ValueError, match="expecting 12 features"):
-        wide.predict(X[:, :11, 0])
 
 
 def test_parameters_are_settings_of_which_only_the_given_differ(fitted: Any) -> None:
     parameters = rnnmnist.RNNClassifier().get_params()
     assert set(parameters.values()) == {None}
-    assert clone(fitted).get_params() == fitted.get_params() == parameters | SETTINGS
+    assert fitted.get_params() == parameters | SETTINGS
     decided = {"placement": "host", "validation": False, "num_epochs": None}
     decided |= {"eval_every_steps": 2**31 - 1}
     trained = fitted.predictor_.config.replace({"data.path": None}).flat()
     for name, value in load_config(find_config("files")).flat().items():
-        short = name.rpartition(".")[2]
-        given = (SETTINGS | decided).get(short, value)
-        assert trained[name] == given or short == "num_layers", name
+        given = (SETTINGS | decided).get(name.rpartition(".")[2], value)
+        assert trained[name] == given, name
     assert fitted.predictor_.task.examples.train == len(X)
-    with pytest.raises(TypeError, match="num_step"):
-        rnnmnist.RNNClassifier(num_step=1)
-    with pytest.raises(ValueError, match=r"^train\.num_steps: must be .* not 'many'"):
+    with pytest.raises(UserError, match=r"^train\.num_steps: must be .* not 'many'"):
         new(num_steps="many").fit(X, Y)
 
 
@@ -101,34 +89,31 @@ def test_a_second_fit_compiles_nothing_for_another_number_of_sequences(
     fitted: Any,
 ) -> None:
     before = compile_seconds()
-    for count in (60, 59, 33):
-        new(random_state=count).fit(X[:count], Y[:count])
+    for seed, count in ((0, 60), (1, 59), (0, 33)):
+        again = new(random_state=seed).fit(X[:count], Y[:count]).predictor_
+        is_same = again.params_sha256 == fitted.predictor_.params_sha256
+        assert is_same == ((seed, count) == (0, 60))
     assert compile_seconds() == before
 
 
-def test_a_random_state_is_a_seed(fitted: Any) -> None:
-    same, other, generator = (
-        new(random_state=state).fit(X, Y) for state in (0, 1, np.random.RandomState(0))
-    )
-    assert same.predictor_.params_sha256 == fitted.predictor_.params_sha256
-    assert other.predictor_.params_sha256 != fitted.predictor_.params_sha256
-    assert generator.predictor_.config.seed > 1
-
-
-def test_a_folder_lives_as_long_as_its_estimator(tmp_path: Path) -> None:
+def test_a_folder_lives_as_long_as_its_network(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     classifier = new(num_steps=1).fit(X, Y)
     first = classifier.workdir_
+    with pytest.raises(ValueError, match="1 class"):
+        classifier.fit(X, ["one"] * 60)
+    assert capfd.readouterr() == ("", "")
     assert called("evaluate", f"--workdir={first}", "--split=train").returncode == 0
     second = classifier.fit(X, Y).workdir_
-    assert second.exists()
-    assert not first.exists()
+    assert second.exists() > first.exists()
     del classifier
     gc.collect()
     assert not second.exists()
 
-    workdir = tmp_path / "run"
-    kept = new(num_steps=1, workdir=workdir)
-    assert kept.fit(X, Y).workdir_ == workdir
+    kept = new(num_steps=1, workdir=tmp_path / "run", verbose=True)
+    assert kept.fit(X, Y).workdir_ == tmp_path / "run"
+    assert "step 1/1" in capfd.readouterr().out
     with pytest.raises(UserError, match=r"^workdir: .*run has a run.*; name another"):
         kept.fit(X, Y)
 
@@ -137,7 +122,7 @@ def test_a_pickle_carries_the_checkpoint_to_another_process(
     fitted: Any, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     np.save(tmp_path / "X.npy", X)
-    (tmp_path / "fitted.pickle").write_bytes(pickle.dumps(fitted))  # without its folder
+    (tmp_path / "fitted.pickle").write_bytes(pickle.dumps(fitted))
     leaves = jax.tree.leaves(fitted.__getstate__())
     assert not any(isinstance(leaf, jax.Array) for leaf in leaves)
     code = (
@@ -151,50 +136,21 @@ def test_a_pickle_carries_the_checkpoint_to_another_process(
     np.testing.assert_array_equal(predicted, fitted.predict_proba(X))
 
 
-def test_class_weights_and_labels_of_any_type() -> None:
+def test_class_weights_are_of_labels() -> None:
     labels = (np.arange(60) % 3).astype(float)
     noise = np.random.default_rng(1).normal(size=X.shape)
     heavy = new(class_weight={0: 1000.0, 1: 0.01, 2: 0.01, 3: 5}).fit(noise, labels)
     assert heavy.predictor_.task.class_weights == (1000, 0.01, 0.01)
-    with pytest.raises(ValueError, match="class_weight: names the class '0'"):
+    assert (heavy.predict(noise) == 0.0).mean() > 0.9
+    with pytest.raises(UserError, match="class_weight: names the class '0'"):
         new(class_weight={"0": 5, 1: 1}).fit(X, labels)
-    assert heavy.classes_.dtype == float
-    assert (heavy.predict(noise) == 0).mean() > 0.9
-    balanced = new(class_weight="balanced").fit(X, labels > 1)
-    np.testing.assert_allclose(balanced.predictor_.task.class_weights, (0.75, 1.5))
-    assert balanced.predict(X).dtype == bool
-
-
-def test_it_is_silent_unless_verbose(capfd: pytest.CaptureFixture[str]) -> None:
-    new(num_steps=1).fit(X, Y)
-    assert capfd.readouterr() == ("", "")
-    new(num_steps=1, verbose=True).fit(X, Y)
-    assert "step 1/1" in capfd.readouterr().out
 
 
 def test_tools_of_scikit_learn_work() -> None:
     groups = np.arange(60) // 6
-    assert cross_val_score(new(), X, Y, cv=3).min() > 0.9
     folds = GroupKFold(3)
     assert cross_val_score(new(), X, Y, cv=folds, groups=groups).min() > 0.9
     search = GridSearchCV(new(), {"num_steps": np.array([1, 60])}, cv=2).fit(X, Y)
     assert search.best_params_ == {"num_steps": 60}
     pipeline = make_pipeline(FunctionTransformer(np.flip), new())
     assert pipeline.fit(X, Y[::-1]).score(X, Y[::-1]) > 0.9
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "message"),
-    [
-        (X, ["one"] * 60, "1 class"),
-        (X, Y[:-1], "inconsistent numbers of samples"),
-        (X * np.nan, Y, "NaN"),
-        ([X[0], X[1, :, 0]], Y[:2], "inputs"),
-        (X[:, 0, 0], Y, "Expected 2D array"),
-    ],
-)
-def test_wrong_arrays_are_value_errors(x: Any, y: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        new().fit(x, y)
-    with pytest.raises(NotFittedError):
-        new().predict(X)

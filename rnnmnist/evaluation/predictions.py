@@ -47,9 +47,8 @@ def predict_logits(
     Counts do not depend on the size of a device's batch, the loss only by rounding.
     """
     shards = mesh.shape[BATCH]
-    per_shard = -(-len(inputs) // shards)
-    rounded = 1 << (per_shard - 1).bit_length()  # so that similar numbers share one
-    size = min(execution.eval_batch_size, rounded) * shards  # compiled program
+    per_shard = -(-len(inputs) // shards)  # rounded up, so that few programs serve all
+    size = min(execution.eval_batch_size, 1 << (per_shard - 1).bit_length()) * shards
     batches = -(-len(inputs) // size)
     groups = -(-batches * size * inputs.take(np.arange(1)).nbytes // GROUP_BYTES)
     count = -(-batches // groups)  # of the batches of a group

@@ -125,15 +125,12 @@ def describe_last_checkpoint(workdir: Path) -> str:
 
 
 def print_summary(
-    config: Config,
-    task: Task,
-    workdir: Path,
-    result: Result | None,
-    seconds: dict[str, float],
+    config: Config, workdir: Path, result: Result | None, seconds: dict[str, float]
 ) -> None:
     """Prints the results of a complete run and the commands that read them."""
     best = config.train.total_steps if result is None else result.step
-    validation = checkpoints.read_header(workdir, best).metrics
+    header = checkpoints.read_header(workdir, best)
+    task, validation = header.task, header.metrics
     examples = config.train.total_steps * config.train.batch_size
     if validation is None:
         validated = "none: no sequences were held out, and the last step is evaluated"

@@ -78,10 +78,9 @@ def fit(
     Args:
         inputs: real [examples, time, features], or [examples, time] of one feature, or
             a list of arrays of different lengths; NaN for missing values. Or a table
-            with the columns of a .csv file, as `docs/sequences.md` has them: what
-            offers the Arrow stream, as a frame of pandas or polars does.
-        labels: integers or strings [examples]. A table has them, and all the other
-            arrays, in its columns.
+            with the columns of a .csv file, such as a frame of pandas or polars, which
+            has the other arrays in its columns.
+        labels: integers or strings [examples].
         workdir: the folder of the run.
         lengths: integers [examples], the time steps before the padding of each; by
             default, all.

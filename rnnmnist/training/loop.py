@@ -79,8 +79,7 @@ def train(
         if dataset.task.evaluated_split != "train":
             result = evaluate_best_checkpoint(workdir, mesh, dataset)
     if is_process_0() and verbose:
-        seconds = timer.seconds()
-        console.print_summary(config, dataset.task, workdir, result, seconds)
+        console.print_summary(config, workdir, result, timer.seconds())
 
 
 def train_from(

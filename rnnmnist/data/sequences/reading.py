@@ -18,12 +18,7 @@ from rnnmnist.data.examples import (
     find_invalid,
     padding,
 )
-from rnnmnist.data.sequences.tables import (
-    open_stream,
-    read_csv,
-    read_parquet,
-    read_stream,
-)
+from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
 from rnnmnist.data.sequences.ts import read_ts
 from rnnmnist.data.sequences.validation import (
     Sequences,
@@ -104,19 +99,16 @@ def read(path: Path, *, pair: bool = True) -> Sequences:
 
 
 def from_memory(inputs: Any, **arrays: Any) -> Sequences:
-    """Checks arrays, as `validate` does, or a table with the columns of a .csv file.
-
-    A table is what offers the Arrow stream with one of the columns sequence and time,
-    such as a frame of pandas or polars. Other frames are arrays.
-    """
-    stream = open_stream(inputs)
-    if stream is None:
+    """Checks arrays, as `validate` does, or a table, as `read_stream` does."""
+    with named("inputs"), damage_refused(UserError, "", "pass another table"):
+        columns = read_stream(inputs)
+    if columns is None:
         return validate(inputs, **arrays)
     for name, values in arrays.items():
         if values is not None:
             raise UserError(f"{name}: a table has its own columns; leave {name} out")
-    with named("inputs"), damage_refused(UserError, "", "pass another table"):
-        return validate(**read_stream(stream))
+    with named("inputs"):
+        return validate(**columns)
 
 
 def load(config: DataConfig, trained: Task | None = None) -> Dataset:

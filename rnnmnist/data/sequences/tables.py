@@ -82,16 +82,13 @@ def read_parquet(path: Path) -> dict[str, Any]:
     return _to_arrays(table, lambda row: f"row {row + 1}")
 
 
-def open_stream(inputs: Any) -> pa.RecordBatchReader | None:
-    """Opens the Arrow stream of a table in memory; None if it is no table."""
+def read_stream(inputs: Any) -> dict[str, Any] | None:
+    """Reads what offers the Arrow stream; None if it has neither sequence nor time."""
     if not hasattr(inputs, "__arrow_c_stream__"):
         return None
     reader = pa.RecordBatchReader.from_stream(inputs)
-    return None if {"sequence", "time"}.isdisjoint(reader.schema.names) else reader
-
-
-def read_stream(reader: pa.RecordBatchReader) -> dict[str, Any]:
-    """Reads a table in memory, as a .parquet file."""
+    if {"sequence", "time"}.isdisjoint(reader.schema.names):
+        return None
     names = _without_index(reader.schema.names)
     _check_columns(names, "")
     return _to_arrays(reader.read_all().select(names), lambda row: f"row {row + 1}")
