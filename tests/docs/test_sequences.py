@@ -46,7 +46,7 @@ def test_an_archive_file_leads_to_a_prediction(tmp_path: Path) -> None:
     if subprocess.run(package, cwd=tmp_path, capture_output=True).returncode:
         pytest.skip("the package registry is not available")
     output = run_block("sh", COMMANDS[1], tmp_path, os.environ | {"XLA_FLAGS": ""})
-    assert "243 / 27 / 370 sequences" in output
+    assert "270 / 0 / 370 sequences" in output
     assert len(re.findall(r"JapaneseVowels_TEST.ts, sequence \d+: \d, ", output)) == 370
     assert accuracy_of(tmp_path / "runs/vowels") > 0.93
 
