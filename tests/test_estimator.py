@@ -88,7 +88,9 @@ def test_parameters_are_settings_of_which_only_the_given_differ(fitted: Any) -> 
 def test_a_second_fit_compiles_nothing_for_another_number_of_sequences(
     fitted: Any,
 ) -> None:
+    new(class_weight="balanced").fit(X, Y)
     before = compile_seconds()
+    new(class_weight="balanced").fit(X[:33], Y[np.arange(33) * 2 % 41])
     for seed, count in ((0, 60), (1, 59), (0, 33)):
         again = new(random_state=seed).fit(X[:count], Y[:count]).predictor_
         is_same = again.params_sha256 == fitted.predictor_.params_sha256

@@ -13,7 +13,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -143,12 +143,14 @@ class Chunk(NamedTuple):
     lengths: jax.Array | None  # int32; None: no padding
     seed: jax.Array  # uint32 [ensemble]
     first: jax.Array  # int32 [], the number of updates before the first of the chunk
+    class_weights: jax.Array | None = None  # float32 [classes], of the loss; None: 1
 
     @property
     def specs(self) -> "Chunk":
         """The partition of the chunk over a mesh, one spec for each array."""
         lengths: Any = None if self.lengths is None else SHARDED
-        specs: Any = (SHARDED, SHARDED, lengths, P(SEEDS), P())
+        weights: Any = None if self.class_weights is None else P()
+        specs: Any = (SHARDED, SHARDED, lengths, P(SEEDS), P(), weights)
         return Chunk(*specs)
 
     def networks(self, step: jax.Array) -> Any:
@@ -176,7 +178,10 @@ class BatchSource:
 
 @contextlib.contextmanager
 def open_batches(
-    examples: Examples, config: Config, mesh: Mesh
+    examples: Examples,
+    config: Config,
+    mesh: Mesh,
+    class_weights: Sequence[float] | None = None,
 ) -> Iterator[BatchSource]:
     """Copies training examples to the devices, or keeps them on the host.
 
@@ -193,7 +198,14 @@ def open_batches(
         placement = "device" if fits else "host"
     on_host = placement == "host"
     gatherer = _gatherer_of_host if on_host else _gatherer_of_devices
-    gather = gatherer(examples, config, mesh, updates)
+    unweighted = gatherer(examples, config, mesh, updates)
+    weights: jax.Array | None = None
+    if class_weights is not None:
+        weights = device_put(np.array(class_weights, np.float32), replicated(mesh))
+
+    def gather(start: int) -> Chunk:
+        return unweighted(start)._replace(class_weights=weights)
+
     if on_host:
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             yield BatchSource(_ahead(gather, updates, thread), updates, on_host)

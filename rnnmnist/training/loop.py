@@ -100,7 +100,7 @@ def train_from(
         state = create_state(config, program)
     with (
         Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints,
-        open_batches(splits["train"], config, mesh) as batches,
+        open_batches(splits["train"], config, mesh, task.class_weights) as batches,
     ):
         validation = splits["validation"]
         run = Run(

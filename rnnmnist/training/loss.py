@@ -16,7 +16,6 @@ class Objective:
     model: SequenceClassifier
     every_step: bool  # takes the loss after each time step, not only the last
     label_smoothing: float  # probability spread evenly over all classes
-    class_weights: tuple[float, ...] | None = None  # of the minimized loss; None: 1
 
     def __call__(
         self,
@@ -24,14 +23,15 @@ class Objective:
         inputs: jax.Array,
         labels: jax.Array,
         lengths: jax.Array | None,
+        class_weights: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Computes the minimized loss, the loss, and the correct predictions.
 
         Inputs and lengths are as the model takes them; labels are int32 [batch]. Losses
         are in nats, float32 [], summed over the batch; with `every_step`, that of a
-        sequence is a weighted mean over its time. The class weights are in the
-        minimized loss only. Correct predictions, int32 [], are those at the end of a
-        sequence.
+        sequence is a weighted mean over its time. Class weights, float32 [classes], are
+        in the minimized loss only. Correct predictions, int32 [], are those at the end
+        of a sequence.
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception
@@ -59,8 +59,8 @@ class Objective:
         else:
             losses = optax.softmax_cross_entropy(logits, targets)
         loss = minimized = losses.sum()
-        if self.class_weights is not None:
-            minimized = jnp.sum(losses * jnp.array(self.class_weights)[labels])
+        if class_weights is not None:
+            minimized = jnp.sum(losses * class_weights[labels])
         return minimized, (loss, jnp.sum(logits.argmax(-1) == labels))
 
 

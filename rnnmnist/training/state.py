@@ -55,10 +55,7 @@ class Program(NamedTuple):
         return cls(
             transform=BatchTransform.create(config, task),
             objective=Objective(
-                model,
-                train.loss == "every_step",
-                train.label_smoothing,
-                task.class_weights,
+                model, train.loss == "every_step", train.label_smoothing
             ),
             optimizer=make_optimizer(train),
             ema_decay=train.ema_decay,

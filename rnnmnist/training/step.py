@@ -141,7 +141,9 @@ def batch_gradients(
 
     def shard_sums(params: jax.Array, network: Any) -> jax.Array:
         batch = read_batch(network, state.step, program=program)
-        (_, (loss, correct)), grads = value_and_grad(unflatten(params), *batch)
+        (_, (loss, correct)), grads = value_and_grad(
+            unflatten(params), *batch, chunk.class_weights
+        )
         sums = jnp.stack([loss, correct.astype(jnp.float32)])  # exact: below 2**24
         return jnp.concatenate([sums, flatten_params(grads)])
 

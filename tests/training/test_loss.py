@@ -58,10 +58,11 @@ def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
     labels = logits[np.arange(len(lengths)), lengths - 1].argmax(-1)
     labels[0] = (labels[0] + 1) % CLASSES  # the only one that is not predicted
     class_weights = (2.0, 0.5, 1.0, 3.0) if padded else None
-    objective = Objective(model, every_step, SMOOTHING, class_weights)
+    objective = Objective(model, every_step, SMOOTHING)
     slope = jax.jit(jax.value_and_grad(objective, has_aux=True))
     batch = INPUTS, labels, lengths if padded else None
-    (minimized, (total, correct)), grads = slope(params, *batch)
+    weights = None if class_weights is None else jnp.array(class_weights)
+    (minimized, (total, correct)), grads = slope(params, *batch, weights)
     by_hand = jax.jit(
         jax.value_and_grad(loss_by_hand, has_aux=True), static_argnums=(2, 3, 4, 5)
     )
