@@ -127,7 +127,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the most probable class of each sequence, [n]."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        probabilities = self.predict_proba(X)
+        return self.classes_[probabilities.argmax(axis=1)]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -74,8 +74,7 @@ def _line(path: Path, row: int) -> str:
 def read_parquet(path: Path) -> dict[str, Any]:
     """Reads a table with the columns of a .csv file."""
     with path.open("rb") as stream, pyarrow.parquet.ParquetFile(stream) as file:
-        names = _without_index(file.schema_arrow.names)
-        _check_columns(names, "")
+        names = _check_columns(file.schema_arrow.names)
         size = file.metadata.num_rows * len(names) * CELL_BYTES
         check_memory(size, "the columns")
         table = file.read(columns=names)
@@ -89,17 +88,13 @@ def read_stream(inputs: Any) -> dict[str, Any] | None:
     reader = pa.RecordBatchReader.from_stream(inputs)
     if {"sequence", "time"}.isdisjoint(reader.schema.names):
         return None
-    names = _without_index(reader.schema.names)
-    _check_columns(names, "")
+    names = _check_columns(reader.schema.names)
     return _to_arrays(reader.read_all().select(names), lambda row: f"row {row + 1}")
 
 
-def _without_index(names: list[str]) -> list[str]:
-    """Drops the columns that pandas adds for the index of a filtered frame."""
-    return [name for name in names if not re.fullmatch(r"__index_level_\d+__", name)]
-
-
-def _check_columns(names: list[str], where: str) -> None:
+def _check_columns(names: list[str], where: str = "") -> list[str]:
+    """Returns names without those that pandas adds for the index of a frame."""
+    names = [name for name in names if not re.fullmatch(r"__index_level_\d+__", name)]
     unique = set(names)
     is_complete = {"sequence", "time"} < unique and not unique <= set(COLUMNS)
     if not is_complete or len(unique) < len(names):
@@ -107,6 +102,7 @@ def _check_columns(names: list[str], where: str) -> None:
             f"{where}has the columns {shown(names)}; needed are sequence, time, one "
             "or more features, and optionally label, split and groups, each once"
         )
+    return names
 
 
 def _to_arrays(table: pa.Table, place: Place) -> dict[str, Any]:
