@@ -50,21 +50,20 @@ class _Folder:
 class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
     """A recurrent network that classifies sequences, for scikit-learn's tools.
 
-    `fit` trains on all of X, as `rnnmnist.fit` does with `validation=False`. Every
-    parameter is None by default. None stands for the value of `configs/files.py`, and
-    for these:
+    `fit` trains on all of X, as `rnnmnist.fit` does with `validation=False`. Its
+    settings are parameters under the same names. All are None by default, which stands
+    for the value of `configs/files.py`, except for the following ones.
 
-    workdir: the folder of the run, which serves one `fit`. None is a temporary folder,
-        which is removed with the estimator.
-    random_state: the seed. None is 0.
-    verbose: whether progress and a summary are printed.
-    placement: None is `host`, with which a second `fit` compiles nothing if the time
-        steps, features, classes, settings, batch size and number of updates are the
-        same.
-    eval_every_steps: None saves the last step only.
-    class_weight: "balanced", or a mapping from classes to weights. None weighs none.
-
-    The other parameters are the settings of `rnnmnist.fit` under the same names.
+    Args:
+        workdir: the folder of the run, which serves one `fit`. None is a temporary
+            folder, which is removed with the estimator.
+        random_state: the seed. None is 0.
+        verbose: whether progress and a summary are printed.
+        placement: None is `host`, with which a second `fit` compiles nothing if the
+            time steps, features, classes, settings, batch size and number of updates
+            are the same.
+        eval_every_steps: None saves the last step only.
+        class_weight: "balanced", or a mapping from classes to weights.
 
     X is real [n, time, features], [n, time] of one feature, or a list of arrays [time,
     features] of different lengths; y is [n], integers, strings or booleans. After
