@@ -133,7 +133,7 @@ def print_summary(
     task, validation = header.task, header.metrics
     examples = config.train.total_steps * config.train.batch_size
     if validation is None:
-        validated = "none: no sequences were held out, and the last step is evaluated"
+        validated = f"none: no sequences were held out; best is the last step, {best}"
     elif validation.examples < MIN_VALIDATION_EXAMPLES:
         validated = (
             f"{format_accuracy(validation)}, at the last step, {best}: fewer than "
