@@ -1,4 +1,4 @@
-"""A trained network, restored from a checkpoint: logits, scores, gates and streams."""
+"""A trained network, restored from a checkpoint: logits, scores and streams."""
 
 import functools
 from collections.abc import Mapping
@@ -35,7 +35,6 @@ from rnnmnist.models.classifier import (
     count_params,
     make_model,
 )
-from rnnmnist.models.lstm import LSTM, Activations
 from rnnmnist.runs.checkpoints import find_step, read_header, read_params, with_step
 from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runs.results import (
@@ -262,30 +261,6 @@ class TrainedNetwork:
         probabilities = softmax(jax.device_get(logits)).mean(0)[0]
         return StreamState(carry, values), probabilities
 
-    def trace(self, inputs: ArrayLike) -> Activations:
-        """Returns the gates and states of an LSTM after each time step.
-
-        Args:
-            inputs: images or sequences, as `classify` takes them.
-
-        Returns:
-            Arrays float32 [n, time, units]. Gates are from 0 to 1, the candidate and
-            the hidden state from -1 to 1.
-
-        Raises:
-            UserError: if the network is not one LSTM.
-        """
-        networks = split_ensemble(self.params)
-        if not isinstance(self.model.make_recurrence(), LSTM) or len(networks) > 1:
-            raise UserError(
-                f"workdir: {self.workdir} is not one LSTM whose last state is read, as "
-                "a trace needs"
-            )
-        stored = self.inputs(inputs).take(slice(None))
-        found = _trace(networks[0], stored, model=self.model, view=self.view)
-        activations: Activations = jax.device_get(found)
-        return activations
-
 
 def evaluate_best_checkpoint(workdir: Path, mesh: Mesh, dataset: Dataset) -> Result:
     """Evaluates the best checkpoint on the test split, unless a valid result exists.
@@ -317,16 +292,3 @@ def _step(
         return model.apply({"params": params}, carry, inputs, method="step")
 
     return jax.vmap(one_network)(params, carry)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "view"))
-def _trace(
-    params: Params, stored: jax.Array, *, model: SequenceClassifier, view: View | None
-) -> Any:
-    inputs = stored if view is None else view(stored)
-    found = model.apply(
-        {"params": params},
-        inputs.swapaxes(0, 1),
-        method=lambda model, inputs: model.recurrence.activations(inputs),
-    )
-    return jax.tree.map(lambda array: array.swapaxes(0, 1), found)

@@ -1,7 +1,7 @@
 """The LSTM: Flax's cell with a hand-written derivative, under `nn.scan`."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -33,25 +33,11 @@ class LSTM(ScannedCell):
             carry = lstm_step(self.precision, kernels, carry, inputs)
             return carry, carry.h if every_step else None
 
-        carry, hidden = self._scan(step, inputs)
-        return hidden.mT if every_step else carry.h.T
-
-    def activations(self, inputs: jax.Array) -> "Activations":
-        """Returns the gates and states over time, [time, batch, hidden]."""
-
-        def step(_: Any, carry: Carry, kernels: Kernels, inputs: jax.Array) -> Any:
-            carry, residuals = _forward_step(self.precision, kernels, carry, inputs)
-            i, f, g, o = jnp.split(residuals.gates, 4)
-            return carry, Activations(i, f, g, o, *carry)
-
-        _, activations = self._scan(step, inputs)
-        return jax.tree.map(lambda array: array.mT, activations)
-
-    def _scan(self, step: Callable[..., Any], inputs: jax.Array) -> tuple[Any, Any]:
         _, batch, features = inputs.shape
         zeros = jnp.zeros((self.cell.features, batch), inputs.dtype)
         kernels = self.cell.kernels(features)
-        return self.scan(step, Carry(zeros, zeros), kernels, inputs.mT)
+        carry, hidden = self.scan(step, Carry(zeros, zeros), kernels, inputs.mT)
+        return hidden.mT if every_step else carry.h.T
 
 
 class Carry(NamedTuple):
@@ -70,20 +56,6 @@ class Kernels(NamedTuple):
     kernel: jax.Array  # [features + 1 + hidden, 4 x hidden]: of inputs, bias, of hidden
     scaled: jax.Array  # [4 x hidden, features + 1 + hidden], multiplied by `_scale`
     hidden: jax.Array  # [hidden, 4 x hidden], the last rows of `kernel`
-
-
-class Activations(NamedTuple):
-    """The gates of an LSTM in a time step, and its states after it.
-
-    Arrays are [hidden, batch], for a sequence [time, batch, hidden].
-    """
-
-    input_gate: jax.Array
-    forget_gate: jax.Array
-    candidate: jax.Array
-    output_gate: jax.Array
-    cell: jax.Array
-    hidden: jax.Array
 
 
 class LSTMCell(nn.OptimizedLSTMCell):

@@ -21,7 +21,6 @@ from support import (
 )
 
 from rnnmnist import Predictor, predict
-from rnnmnist.config.files import REFERENCES
 from rnnmnist.config.schema import (
     GATED_CELLS,
     LINEAR_CELLS,
@@ -33,37 +32,11 @@ from rnnmnist.data.datasets import image_task
 from rnnmnist.data.examples import Dataset, permutation_sha256
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import evaluate_best_checkpoint
-from rnnmnist.evaluation.predictions import softmax
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.logs import Metrics
 
 IMAGES = random_examples(7).stored
-
-
-@pytest.mark.parametrize("workdir", REFERENCES)
-def test_a_trace_follows_the_equations_of_an_lstm(workdir: str) -> None:
-    network = Predictor(workdir)
-    found = network.trace(IMAGES)
-    for name in ("hidden", "cell", "input_gate", "output_gate", "candidate"):
-        units = network.config.model.hidden_size
-        assert getattr(found, name).shape == (7, 28, units)
-    expected = found.output_gate * np.tanh(found.cell)
-    np.testing.assert_allclose(found.hidden, expected, rtol=0, atol=1e-6)
-    before = np.pad(found.cell, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-    expected = found.forget_gate * before + found.input_gate * found.candidate
-    np.testing.assert_allclose(found.cell, expected, rtol=1e-6, atol=1e-6)
-    head = jax.device_get(network.params["head"])
-    logits = np.asarray(found.hidden @ head["kernel"][0] + head["bias"][0])
-    probabilities = network.classify(IMAGES, every_step=True)
-    np.testing.assert_allclose(probabilities, softmax(logits), atol=1e-4)
-
-
-@pytest.mark.parametrize("change", [{"num_seeds": 2}, {"model.cell": "gru"}])
-def test_a_trace_needs_one_lstm(change: dict[str, Any], tmp_path: Path) -> None:
-    workdir = save_network(tmp_path / "run", Config().replace(change), TASK)
-    with pytest.raises(UserError, match="is not one LSTM"):
-        Predictor(workdir).trace(IMAGES)
 
 
 @pytest.mark.parametrize("cell", [*GATED_CELLS, *LINEAR_CELLS])

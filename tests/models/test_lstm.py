@@ -190,39 +190,6 @@ def test_a_step_of_the_cell_equals_that_of_flax() -> None:
     assert_close(ours, flax)
 
 
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("options", [{}, {"unroll": 4, "remat_steps": 3}])
-def test_activations_equal_those_computed_by_hand(options: dict[str, Any]) -> None:
-    ours, _ = make_pair(dtype=FLOAT64, **options)
-    params, inputs = random_arrays(ours)
-    run = jax.jit(functools.partial(ours.apply, method=LSTM.activations))
-    found = run({"params": params}, inputs)
-    expected = activations_by_hand(params["cell"], inputs)
-    assert found._fields == tuple(expected)
-    assert_close(found._asdict(), expected)
-
-
-def activations_by_hand(cell: Any, inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """The equations of Gers, Schmidhuber and Cummins, one time step at a time."""
-    c = h = np.zeros((inputs.shape[1], HIDDEN))
-    states = []
-    for x in inputs:
-        i, f, g, o = (
-            x @ cell[f"i{gate}"]["kernel"]
-            + h @ cell[f"h{gate}"]["kernel"]
-            + cell[f"h{gate}"]["bias"]
-            for gate in "ifgo"
-        )
-        i, f, o = (1 / (1 + np.exp(-gate)) for gate in (i, f, o))
-        g = np.tanh(g)
-        c = f * c + i * g
-        h = o * np.tanh(c)
-        states.append((i, f, g, o, c, h))
-    names = ("input_gate", "forget_gate", "candidate", "output_gate", "cell", "hidden")
-    arrays = map(np.stack, zip(*states, strict=True))
-    return dict(zip(names, arrays, strict=True))
-
-
 def test_the_cell_refuses_inputs_with_an_axis_of_time() -> None:
     carry = (jnp.zeros((2, 4)),) * 2
     with pytest.raises(ValueError, match=r"must be \[batch, features\]"):
