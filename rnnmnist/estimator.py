@@ -144,12 +144,9 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
             if value is not None
         }
         if isinstance(self.class_weight, Mapping):
-            # As in scikit-learn, it can have other classes if it has all those of y.
-            is_complete = name_of.keys() <= self.class_weight.keys()
             settings["class_weight"] = {
                 name_of.get(label, label): weight
                 for label, weight in self.class_weight.items()
-                if label in name_of or not is_complete
             }
         return settings
 

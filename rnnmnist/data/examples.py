@@ -189,6 +189,7 @@ def weigh_classes(dataset: Dataset, class_weight: str | Mapping[Any, float]) -> 
 
     They are "balanced" (inversely proportional to the number of training examples of a
     class, with a mean of 1 over these), a mapping from classes to weights, or "none".
+    As in scikit-learn, a mapping with all classes can have others.
     """
     task, splits = dataset
     if class_weight == "none":
@@ -199,7 +200,7 @@ def weigh_classes(dataset: Dataset, class_weight: str | Mapping[Any, float]) -> 
     else:
         given = {str(name): weight for name, weight in class_weight.items()}
         for name, weight in given.items():
-            if name not in task.classes:
+            if name not in task.classes and not given.keys() >= {*task.classes}:
                 allowed = f"the classes are {shown(task.classes)}"
                 raise UserError(
                     f"train.class_weight: names the class {shown(name)}; "
