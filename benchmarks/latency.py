@@ -1,8 +1,9 @@
-"""Measures the latency of `Predictor.step`, for an LSTM with 128 units.
+"""Measures the latency of `Predictor.step`, for the recipe of `configs/files.py`.
 
     python benchmarks/latency.py
 
-Trains for one update on noise with 12 features, then classifies by time step.
+Trains `lru` and `lstm` for one update on noise with 12 features, then classifies by
+time step.
 """
 
 import statistics
@@ -17,12 +18,13 @@ from rnnmnist.runtime.machine import describe_processor
 FEATURES, TIME_STEPS = 12, 5_000
 
 
-def main() -> None:
+def measure(cell: str) -> None:
     """Prints the median and the 99th percentile over time steps."""
     generator = np.random.default_rng(0)
     inputs = generator.standard_normal((40, 10, FEATURES))
     with tempfile.TemporaryDirectory() as folder:
-        rnnmnist.fit(inputs, np.arange(40) % 2, workdir=folder, num_steps=1)
+        labels = np.arange(40) % 2
+        rnnmnist.fit(inputs, labels, workdir=folder, cell=cell, num_steps=1)
         predictor = rnnmnist.Predictor(folder)
     state, seconds = predictor.start(), []
     for _ in range(TIME_STEPS):
@@ -32,10 +34,11 @@ def main() -> None:
         seconds.append(time.perf_counter() - begin)
     quantiles = statistics.quantiles(seconds[10:], n=100)  # the first one compiles
     print(
-        f"{describe_processor()}: {1e6 * quantiles[49]:.0f} microseconds a time step "
-        f"in the median, {1e6 * quantiles[98]:.0f} in the 99th percentile"
+        f"{cell} on {describe_processor()}: {1e6 * quantiles[49]:.0f} microseconds a "
+        f"time step in the median, {1e6 * quantiles[98]:.0f} in the 99th percentile"
     )
 
 
 if __name__ == "__main__":
-    main()
+    for cell in ("lru", "lstm"):
+        measure(cell)

@@ -6,16 +6,18 @@ The path is a .npz, .ts, .csv or .parquet file, or a folder of .npy files;
 docs/sequences.md describes them.
 """
 
-from rnnmnist import Config, DataConfig, TrainConfig
+from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
     """Returns the configuration."""
     return Config(
         data=DataConfig(name="files"),
+        model=ModelConfig(cell="lru", hidden_size=64, pooling="mean"),
         train=TrainConfig(
             batch_size=32,
-            num_steps=1000,
+            num_epochs=10,
+            min_steps=600,
             learning_rate=2e-3,
         ),
     )

@@ -125,7 +125,9 @@ class DataConfig(Section):
             )
 
 
-DEFAULT_LAYERS = 3  # of linear recurrences
+DEFAULT_LAYERS = 2  # of linear recurrences
+LONG = 500  # time steps, above which a run on sequences reads windows
+LONG_WINDOW = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +158,14 @@ class ModelConfig(Section):
         "what the head reads: the hidden state after the last time step, or the mean "
         "of the hidden states of all time steps",
     )
+    window: int | None = setting(
+        None,
+        "consecutive time steps that the recurrence reads at a time, the next time a "
+        f"quarter of them later (default: {LONG_WINDOW} for sequences of more than "
+        f"{LONG} time steps, otherwise 1)",
+        ge=1,
+        le=1024,
+    )
     forget_bias: float = setting(
         1.0, "initial forget-gate bias of an LSTM", ge=-1000, le=1000
     )
@@ -182,6 +192,16 @@ class ModelConfig(Section):
             )
 
     @property
+    def window_size(self) -> int:
+        """The time steps of a window; 1 unless the run has resolved it."""
+        return self.window or 1
+
+    @property
+    def window_stride(self) -> int:
+        """The time steps from one window to the next."""
+        return max(1, self.window_size // 4)
+
+    @property
     def layers(self) -> int:
         """The number of residual layers; 1 of other recurrences."""
         return self.num_layers or (DEFAULT_LAYERS if self.is_linear else 1)
@@ -204,8 +224,12 @@ class ModelConfig(Section):
     @property
     def size(self) -> str:
         """The size in words: `128 units` or `3 layers of 64 units`."""
-        units = f"{self.hidden_size:,} unit{'s' if self.hidden_size > 1 else ''}"
-        return f"{self.layers} layers of {units}" if self.layers > 1 else units
+        text = f"{self.hidden_size:,} unit{'s' if self.hidden_size > 1 else ''}"
+        if self.layers > 1:
+            text = f"{self.layers} layers of {text}"
+        if self.window_size > 1:
+            text += f", windows of {self.window_size} time steps"
+        return text
 
 
 DEFAULT_STEPS = 4300  # ten epochs of MNIST in batches of 128

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from rnnmnist.config.schema import SETTINGS, Config
+from rnnmnist.config.schema import LONG, LONG_WINDOW, SETTINGS, Config
 from rnnmnist.errors import UserError
 
 MIN_VALIDATION_EXAMPLES = 50  # with fewer, validation does not select a checkpoint
@@ -68,25 +68,30 @@ def fit_to_task(config: Config, task: Task) -> Config:
                 f"{name}: is for {one.of} only, and {task.name} has {task.noun}; "
                 f"remove {name}={value}"
             )
-    block = None if config.model.is_linear else config.execution.remat_steps
-    if block is not None and task.time_steps % block:
+    config = resolve(config, task)
+    model = config.model
+    block = None if model.is_linear else config.execution.remat_steps
+    steps = -(-task.time_steps // model.window_stride)
+    if block is not None and steps % block:
         raise UserError(
-            f"execution.remat_steps: must divide the {task.time_steps} time steps of "
+            f"execution.remat_steps: must divide the {steps} time steps of "
             f"{task.name}, not {block}"
         )
-    return fit_to_examples(config, task.examples.train)
+    return config
 
 
-def fit_to_examples(config: Config, count: int) -> Config:
-    """Returns a configuration whose defaults are resolved for `count` examples."""
-    train = config.train
+def resolve(config: Config, task: Task) -> Config:
+    """Returns a configuration whose defaults are those for a task."""
+    train, count = config.train, task.examples.train
     batch_size = min(train.batch_size, count)
     steps = train.total_steps
     if train.num_epochs is not None:
         steps = max(train.min_steps, round(train.num_epochs * count / batch_size))
+    is_long = task.image_shape is None and task.time_steps > LONG
     return config.replace(
         {
             "model.num_layers": config.model.layers,
+            "model.window": config.model.window or (LONG_WINDOW if is_long else 1),
             "train.batch_size": batch_size,
             "train.num_steps": steps,
         }

@@ -38,11 +38,15 @@ def to_inputs(config, examples):
 def predict(config, params, examples, lengths=None):
     """Returns the logits of raw examples, float32 [n, classes]."""
     inputs = to_inputs(config, examples).swapaxes(0, 1)
+    size, stride = config["window"], config["stride"]
+    padded = np.pad(inputs, ((size - 1, 0), (0, 0), (0, 0)))
+    starts = np.arange(0, len(inputs), stride)
+    inputs = np.concatenate([padded[starts + index] for index in range(size)], axis=-1)
     run = run_layers if config["cell"] in ("lru", "mingru") else run_cell
     hidden = run(config, params, inputs)  # [time, n, hidden_size]
     if config["pooling"] == "mean":
         hidden = np.cumsum(hidden, 0) / np.arange(1, len(hidden) + 1)[:, None, None]
-    last = len(hidden) if lengths is None else lengths
+    last = len(hidden) if lengths is None else (lengths - 1) // stride + 1
     outputs = hidden[last - 1, np.arange(len(examples))]
     logits = outputs @ params["head.kernel"] + params["head.bias"]
     return logits.astype(np.float32)

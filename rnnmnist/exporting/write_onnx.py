@@ -101,7 +101,10 @@ def write(source: Source, folder: Path) -> None:
             _value("lengths", TensorProto.INT32),
         ]
         values = _add_sequences(graph, source)
-    is_linear = source.network.config.model.is_linear
+    config = source.network.config.model
+    if config.window_size > 1:
+        values = _add_windows(graph, values, config.window_size, config.window_stride)
+    is_linear = config.is_linear
     hidden = (_add_layers if is_linear else _add_cell)(graph, source, values)
     head = source.params["head"]
     last = _add_pooling(graph, source, hidden)
@@ -152,6 +155,17 @@ def _add_sequences(graph: Graph, source: Source) -> str:
         is_missing = graph.add("IsNaN", values)
         return graph.add("Where", is_missing, 0.0, values)
     return values
+
+
+def _add_windows(graph: Graph, inputs: str, size: int, stride: int) -> str:
+    """Adds `Windows` of [time, examples, features]: [windows, examples, features]."""
+    time = graph.add("Squeeze", graph.add("Shape", inputs, end=1))
+    starts = graph.add("Unsqueeze", graph.add("Range", 0, time, stride), [1])
+    padded = graph.add("Pad", inputs, [size - 1, 0, 0, 0, 0, 0])
+    indices = graph.add("Add", starts, np.arange(size))
+    windows = graph.add("Gather", padded, indices, axis=0)
+    windows = graph.add("Transpose", windows, perm=[0, 2, 1, 3])
+    return graph.add("Reshape", windows, [0, 0, -1])
 
 
 def _add_cell(graph: Graph, source: Source, inputs: str) -> str:
@@ -253,6 +267,9 @@ def _add_pooling(graph: Graph, source: Source, hidden: str) -> str:
     if is_mean:
         hidden = graph.add("CumSum", hidden, 0)
     lengths = graph.add("Cast", "lengths", to=TensorProto.INT64)
+    stride = source.network.config.model.window_stride
+    if stride > 1:
+        lengths = graph.add("Div", graph.add("Add", lengths, stride - 1), stride)
     # Reverses the time steps before the padding, so that the last one is the first.
     hidden = graph.add("ReverseSequence", hidden, lengths, time_axis=0, batch_axis=1)
     last = graph.add("Gather", hidden, 0, axis=0)

@@ -29,6 +29,8 @@ def write(source: Source, folder: Path) -> None:
         "cell": model.cell,
         "hidden_size": model.hidden_size,
         "num_layers": model.layers,
+        "window": model.window_size,
+        "stride": model.window_stride,
         "pooling": model.pooling,
         "pixel_order": None if order is None else order.tolist(),
         "mean": mean.tolist(),

@@ -15,7 +15,7 @@ from rnnmnist.config.schema import ModelConfig
 from rnnmnist.errors import UserError
 from rnnmnist.models.linear import LRU, MinGRU, ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
-from rnnmnist.models.recurrences import MeanPooling, ScannedCell
+from rnnmnist.models.recurrences import MeanPooling, ScannedCell, Windows
 
 
 class Cell(NamedTuple):
@@ -77,9 +77,13 @@ def make_recurrence(
             name="layers",
         )
     else:
+        features *= config.window_size
         recurrence = _make_scanned_cell(config, features, execution)
     if config.pooling == "mean":
-        return MeanPooling(recurrence, config.hidden_size)
+        recurrence = MeanPooling(recurrence, config.hidden_size)
+    if config.window_size > 1:
+        size, stride = config.window_size, config.window_stride
+        recurrence = Windows(recurrence, config.hidden_size, size, stride)
     return recurrence
 
 

@@ -5,6 +5,7 @@ Each maps inputs [time, batch, features] to the hidden state after the last time
 hidden]. `start` and `step` compute the same one time step at a time.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,50 @@ class ScannedCell(nn.Module):
         blocks = inputs.reshape(-1, block, *inputs.shape[1:])
         carry, outputs = scan(self.cell, carry, constants, blocks)
         return carry, jax.tree.map(lambda x: x.reshape(time, *x.shape[2:]), outputs)
+
+
+class Windows(nn.Module):
+    """A recurrence that reads windows of another one's inputs.
+
+    A window is `size` consecutive time steps. One ends at every `stride`-th time step,
+    the first one included; zeros precede the inputs. Outputs between two ends are those
+    of the earlier one.
+    """
+
+    recurrence: nn.Module
+    hidden_size: int  # of the recurrence
+    size: int
+    stride: int
+
+    def __call__(self, inputs: jax.Array, *, every_step: bool = False) -> jax.Array:
+        """Runs the recurrence over windows of inputs [time, batch, features]."""
+        time, batch, features = inputs.shape  # time and batch can be symbolic
+        padded = jnp.pad(inputs, ((self.size - 1, 0), (0, 0), (0, 0)))
+        count = -(-time // self.stride)
+        starts = self.stride * jnp.arange(count)
+        times = starts[:, None] + jnp.arange(self.size)[None]
+        windows = padded[times].swapaxes(1, 2)
+        windows = windows.reshape(count, batch, self.size * features)
+        hidden = self.recurrence(windows, every_step=every_step)
+        return hidden[jnp.arange(time) // self.stride] if every_step else hidden
+
+    def start(self, batch: int, features: int) -> Any:
+        """Returns the carry before the first time step of `batch` sequences."""
+        inner = self.recurrence.start(batch, self.size * features)
+        last = jnp.zeros((batch, self.size, features))
+        hidden = jnp.zeros((batch, self.hidden_size))
+        return inner, hidden, last, jnp.zeros((), jnp.int32)
+
+    def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
+        """Returns the carry and the output after inputs [batch, features]."""
+        inner, hidden, last, time = carry
+        last = jnp.concatenate([last[:, 1:], inputs[:, None]], axis=1)
+        new = self.recurrence.step(inner, last.reshape(len(last), -1))
+        is_end = time % self.stride == 0
+        inner, hidden = jax.tree.map(
+            functools.partial(jnp.where, is_end), new, (inner, hidden)
+        )
+        return (inner, hidden, last, time + 1), hidden
 
 
 class MeanPooling(nn.Module):

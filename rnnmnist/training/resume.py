@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
-from rnnmnist.config.tasks import Task, fit_to_examples
+from rnnmnist.config.tasks import Task, resolve
 from rnnmnist.errors import RunError, UserError, as_run_error
 from rnnmnist.models.cells import check_user_cell
 from rnnmnist.models.classifier import flatten_params
@@ -100,8 +100,8 @@ def step_to_resume(config: Config, workdir: Path, task: Task | None = None) -> i
             "name another workdir"
         )
     old = header.config.flat()
-    # Before the data are read, their number is that of the checkpoint.
-    new = fit_to_examples(config, header.task.examples.train).flat()
+    # Before the data are read, their sizes are those of the checkpoint.
+    new = resolve(config, header.task).flat()
     changes: dict[str, list[str]] = {"refused": [], "warned": [], "allowed": []}
     for name in new:
         if new[name] != old[name]:

@@ -31,6 +31,7 @@ from rnnmnist.runs.workdir import lock
 CLASSES = np.array(["low", "middle", "high"])
 SETTINGS = {
     "model.hidden_size": 8,
+    "model.num_layers": 1,
     "train.batch_size": 16,
     "train.learning_rate": 0.03,
     "train.schedule": "constant",
@@ -411,7 +412,7 @@ def test_fit_trains_on_arrays_and_resumes(
         ({"num_step": 3}, "did you mean 'num_steps'"),
         ({"name": "mnist"}, "fit: name: no such setting"),
         ({"view": "columns"}, "fit: view: no such setting"),
-        ({"remat_steps": 5}, "execution.remat_steps: must divide"),
+        ({"remat_steps": 5, "cell": "lstm"}, "execution.remat_steps: must divide"),
         ({"inputs": np.full((60, 12, 2), np.nan)}, "is missing"),
         ({"labels": np.arange(60)}, "none of the 60 training sequences can validate"),
     ],

@@ -25,9 +25,10 @@ ALONE = (
 )
 TRAIN = (
     f"main --config=files {ALONE} --config.train.batch_size=10 "
-    "--config.train.learning_rate=0.03 --config.train.clip_norm=0 "
-    "--config.train.schedule=constant --config.train.warmup_fraction=0 "
-    "--config.train.num_steps=10 --config.train.eval_every_steps=10"
+    "--config.model.cell=lstm --config.train.learning_rate=0.03 "
+    "--config.train.clip_norm=0 --config.train.schedule=constant "
+    "--config.train.warmup_fraction=0 --config.train.num_steps=10 "
+    "--config.train.eval_every_steps=10"
 )
 RUN = f"{TRAIN} --config.data.path=levels.npz --workdir=run"
 LONGER = f"{RUN} --config.train.num_steps=20"

@@ -1,6 +1,7 @@
 """Configurations: declarations, checks, files and command-line overrides."""
 
 import ast
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -14,6 +15,7 @@ from support import REPOSITORY, TASK, refused
 from rnnmnist import main
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import (
+    DEFAULT_LAYERS,
     GATED_CELLS,
     LINEAR_CELLS,
     SETTINGS,
@@ -27,7 +29,8 @@ from rnnmnist.training.optimizer import make_schedule
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
 # With the default length and number of layers.
-RESOLVED = Config().replace({"train.num_steps": 4300, "model.num_layers": 1})
+DEFAULTS: dict[str, object] = {"model.num_layers": 1, "model.window": 1}
+RESOLVED = Config().replace(DEFAULTS | {"train.num_steps": 4300})
 
 
 def parse(*args: str) -> Config:
@@ -303,6 +306,27 @@ def test_blocks_divide_the_time_steps_except_those_of_linear_recurrences() -> No
         fit_to_task(config, sequences())
     linear = config.replace({"model.cell": "lru"})
     assert fit_to_task(linear, sequences()).execution.remat_steps == 28
+
+
+@pytest.mark.parametrize("cell", ["lru", "lstm"])
+def test_the_recipe_of_files_depends_on_the_cell_and_on_the_length(cell: str) -> None:
+    """Nothing but the cell has to be set."""
+    recipe = parse("--config=files", f"--config.model.cell={cell}")
+    for time_steps, given, window in (
+        (500, None, 1),
+        (501, None, 8),
+        (501, 1, 1),
+        (30, 12, 12),
+    ):
+        config = recipe.replace({"model.window": given})
+        task = dataclasses.replace(sequences(), time_steps=time_steps)
+        found = fit_to_task(config, task)
+        assert found.model.window == window
+        assert found.model.num_layers == (DEFAULT_LAYERS if cell == "lru" else 1)
+        assert found.train.num_steps == 600
+        assert fit_to_task(found, task) == found
+    long = Task("digits", 784, 1, ("a", "b"), SplitSizes(60, 0, 0), (28, 28))
+    assert fit_to_task(Config(), long).model.window == 1
 
 
 @pytest.mark.parametrize("value", ["ltsm", "one", "py:A", "a.py:A\n"])

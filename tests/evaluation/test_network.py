@@ -39,9 +39,13 @@ from rnnmnist.runs.logs import Metrics
 IMAGES = random_examples(7).stored
 
 
-@pytest.mark.parametrize("cell", [*GATED_CELLS, *LINEAR_CELLS])
+@pytest.mark.parametrize(
+    ("cell", "window"),
+    [*((cell, 1) for cell in (*GATED_CELLS, *LINEAR_CELLS)), ("lru", 8)],
+)
 def test_a_stream_predicts_as_for_whole_sequences(
     cell: str,
+    window: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -49,7 +53,7 @@ def test_a_stream_predicts_as_for_whole_sequences(
     """Several in turn, from a stored state, and by the command."""
     data = DataConfig(name="files", missing="forward_fill")
     pooling: Any = "mean" if cell in LINEAR_CELLS else "last"
-    model = ModelConfig(cell=cell, pooling=pooling, hidden_size=8)
+    model = ModelConfig(cell, pooling=pooling, hidden_size=8, window=window)
     config = Config(num_seeds=2, data=data, model=model)
     task = dataclasses.replace(task_of(6, 2, 3), mean=(0.5, -1.0), std=(2.0, 0.25))
     workdir = save_network(tmp_path / "run", config, task)

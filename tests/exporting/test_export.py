@@ -29,11 +29,13 @@ from rnnmnist.exporting.source import Source
 from rnnmnist.runs.checksums import named_leaves
 
 
-def config_of(cell: str, pooling: Any = "last", **data: Any) -> Config:
+def config_of(cell: str, pooling: Any = "last", window: int = 1, **data: Any) -> Config:
     """A configuration for images if `data` has a view, else for sequences."""
     name: Any = "mnist5k" if "view" in data else "files"
     layers = 2 if cell in LINEAR_CELLS else 1
-    model = ModelConfig(cell, hidden_size=24, num_layers=layers, pooling=pooling)
+    model = ModelConfig(
+        cell, hidden_size=24, num_layers=layers, pooling=pooling, window=window
+    )
     return Config(data=DataConfig(name=name, **data), model=model)
 
 
@@ -49,6 +51,9 @@ NETWORKS = {
     "gru on sequences": config_of("gru", "mean", missing="forward_fill"),
     "rnn on sequences": config_of("rnn", missing="zero", normalize="none"),
     "lru on sequences": config_of("lru", "mean", missing="zero"),
+    "lru on windows": config_of("lru", "mean", 8),
+    "lstm on windows of pixels": config_of("lstm", "last", 16, view="pixels"),
+    "gru on windows": config_of("gru", "last", 2, missing="zero"),
     "mingru on sequences": config_of("mingru", missing="forward_fill"),
 }
 

@@ -179,6 +179,7 @@ OTHERS: dict[str, object] = {
     "model.cell": "gru",
     "model.cell_sha256": "0" * 64,
     "model.pooling": "mean",
+    "model.window": 2,
     "model.initializer": "tutorial",
     "data.validation": False,
     "train.class_weight": "balanced",
@@ -191,7 +192,7 @@ OTHERS: dict[str, object] = {
     "train.warmup_fraction": 0.5,
 }
 # Settings with which others are valid.
-NEEDED = {
+NEEDED: dict[str, dict[str, object]] = {
     "data.permutation": {"data.view": "permuted"},
     "data.pixels_per_step": {"data.view": "pixels"},
     "model.num_layers": {"model.cell": "lru"},

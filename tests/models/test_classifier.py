@@ -80,11 +80,18 @@ def test_the_scan_equals_a_loop_over_the_cell(
 
 
 @pytest.mark.parametrize(
-    ("cell", "pooling"), [*((cell, "last") for cell in ALL_CELLS), ("lru", "mean")]
+    ("cell", "settings"),
+    [
+        *((cell, {}) for cell in ALL_CELLS),
+        ("lru", {"pooling": "mean"}),
+        ("lru", {"pooling": "mean", "window": 8}),
+        ("lstm", {"window": 12}),
+        ("gru", {"window": 2}),
+    ],
 )
-def test_logits_after_each_step(cell: str, pooling: str) -> None:
+def test_logits_after_each_step(cell: str, settings: dict[str, Any]) -> None:
     """They equal those of shorter sequences, and those of one step at a time."""
-    model, params = build(cell, pooling=pooling)
+    model, params = build(cell, **settings)
     variables = {"params": params}
     over_time = np.asarray(logits_of(model, params, INPUTS, every_step=True))
     assert over_time.dtype == np.float32
@@ -99,6 +106,24 @@ def test_logits_after_each_step(cell: str, pooling: str) -> None:
     for row in range(28):
         carry, logits = step(variables, carry, INPUTS[:, row])
         np.testing.assert_allclose(logits, over_time[:, row], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(12, 3), (3, 1), (112, 28)])
+def test_windows_are_read_at_a_time(size: int, stride: int) -> None:
+    model, params = build("gru", window=size)
+    before = np.zeros((5, size - 1, 28), np.float32)
+    padded = np.concatenate([before, INPUTS], axis=1)
+    windows = np.stack(
+        [
+            padded[:, start : start + size].reshape(5, -1)
+            for start in range(0, 28, stride)
+        ],
+        axis=1,
+    )
+    plain = model_of(ModelConfig("gru", hidden_size=16), task_of(28, size * 28, 10))
+    expected = logits_of(plain, params, windows)
+    found = logits_of(model, params, INPUTS)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
 LENGTHS = np.array([4, 1, 7, 4, 7, 1], np.int32)
@@ -118,9 +143,11 @@ def padded_with(garbage: Any, missing: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("missing", ["error", "forward_fill", "zero"])
-@pytest.mark.parametrize("cell", ALL_CELLS)
-def test_the_content_of_the_padding_changes_no_bit(cell: Any, missing: str) -> None:
-    settings = ModelConfig(cell=cell, hidden_size=8)
+@pytest.mark.parametrize(("cell", "window"), [*((c, 1) for c in ALL_CELLS), ("lru", 8)])
+def test_the_content_of_the_padding_changes_no_bit(
+    cell: Any, missing: str, window: int
+) -> None:
+    settings = ModelConfig(cell=cell, hidden_size=8, window=window)
     model = model_of(settings, task_of(7, 3, 4))
     params = random_params(model)
     inputs = padded_with(0.0, missing)

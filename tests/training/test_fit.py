@@ -29,6 +29,7 @@ from rnnmnist.training import loop, resume
 LABELS = np.arange(40) % 2
 INPUTS = np.random.default_rng(0).normal(LABELS[:, None, None], size=(40, 5, 1))
 SETTINGS: dict[str, Any] = {
+    "cell": "lstm",
     "hidden_size": 4,
     "batch_size": 8,
     "num_steps": 30,

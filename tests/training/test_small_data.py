@@ -16,12 +16,30 @@ from rnnmnist.runs.logs import Metrics, best_step
 
 LABELS = np.arange(60) % 3
 INPUTS = np.random.default_rng(0).normal(LABELS[:, None], size=(60, 6))
-SETTINGS: dict[str, Any] = {"hidden_size": 4, "num_steps": 20, "num_devices": 1}
+SETTINGS: dict[str, Any] = {
+    "cell": "lstm",
+    "hidden_size": 4,
+    "num_steps": 20,
+    "num_devices": 1,
+}
 
 
 def fit(workdir: Path, **changes: Any) -> Path:
     labels = changes.pop("labels", LABELS)
     return rnnmnist.fit(INPUTS, labels, workdir=workdir, **SETTINGS | changes)
+
+
+def test_a_run_on_long_sequences_reads_windows_and_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = np.repeat(INPUTS, 84, axis=1)  # [60, 504]
+    for line in ("compiling", "the run is complete"):
+        settings = SETTINGS | {"num_steps": 2, "workdir": tmp_path / "run"}
+        run = rnnmnist.fit(inputs, LABELS, **settings)
+        output = capsys.readouterr().out
+        assert f"\n{line}" in output
+        assert "lstm with 4 units, windows of 8 time steps on run" in output
+    assert rnnmnist.Predictor(run).classify(inputs[:2]).shape == (2, 3)
 
 
 @pytest.fixture(scope="module")
