@@ -26,17 +26,13 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("RNNClassifier needs: pip install scikit-learn") from error
 
-NAMES = tuple(name for name in FIT_SETTINGS if name not in ("seed", "validation"))
+SHARED = tuple(name for name in FIT_SETTINGS if name not in ("seed", "validation"))
+PARAMETERS = [(name, Any, None) for name in ("workdir", "random_state", "verbose")]
+PARAMETERS += [(name, Any, None) for name in SHARED]
 # Programs that do not depend on the number of sequences, and one checkpoint.
 DEFAULTS: dict[str, Any] = {"placement": "host", "eval_every_steps": 2**31 - 1}
 ONE_AT_A_TIME = threading.Lock()  # orbax does not save in several threads
-_Parameters: Any = make_dataclass(
-    "_Parameters",
-    [(name, Any, None) for name in ("workdir", "random_state", "verbose", *NAMES)],
-    kw_only=True,
-    eq=False,
-    repr=False,
-)
+_Base: Any = make_dataclass("_Base", PARAMETERS, kw_only=True, eq=False, repr=False)
 
 
 class _Folder:
@@ -47,7 +43,7 @@ class _Folder:
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
+class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
     """A recurrent network that classifies sequences, for scikit-learn's tools.
 
     `fit` trains on all of X, as `rnnmnist.fit` does with `validation=False`. Its
@@ -137,7 +133,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Parameters):
 
     def _settings(self, name_of: Mapping[Any, str]) -> dict[str, Any]:
         """Returns the settings of `rnnmnist.fit`, for classes with these names."""
-        given = {name: getattr(self, name) for name in NAMES}
+        given = {name: getattr(self, name) for name in SHARED}
         settings = {
             name: value.item() if isinstance(value, np.generic) else value
             for name, value in (given | {"seed": self.random_state}).items()

@@ -290,11 +290,12 @@ def _gatherer_of_host(
     # On this process's own device: other threads use the mesh.
     local_seeds = device_put(seeds, local_sharding())
     count = device_put(np.int32(len(examples)), local_sharding())
+    indices_of = jax.jit(_indices, static_argnums=(2, 3))
 
     def gather(start: int) -> Chunk:
         local_first = device_put(np.int32(start), local_sharding())
         indices = jax.device_get(
-            _host_indices(local_seeds, local_first, updates, batch_size, count)
+            indices_of(local_seeds, local_first, updates, batch_size, count)
         )
 
         def put(values: Callable[[np.ndarray], np.ndarray]) -> jax.Array:
@@ -337,10 +338,6 @@ def _indices(
 
     steps = first + jnp.arange(updates)
     return jax.vmap(lambda step: jax.vmap(one, (0, None))(seeds, step))(steps)
-
-
-# One program for any number of examples.
-_host_indices = jax.jit(_indices, static_argnames=("updates", "batch_size"))
 
 
 def _device_memory(mesh: Mesh) -> float:
