@@ -64,7 +64,7 @@ def test_parameters_are_settings_of_which_only_the_given_differ(fitted: Any) -> 
     assert set(parameters.values()) == {None}
     assert fitted.get_params() == parameters | SETTINGS
     decided = {"placement": "host", "validation": False, "num_epochs": None}
-    decided |= {"eval_every_steps": 2**31 - 1}
+    decided |= {"eval_every_steps": 2**31 - 1, "window": 1}
     trained = fitted.predictor_.config.replace({"data.path": None}).flat()
     for name, value in load_config(find_config("files")).flat().items():
         given = (SETTINGS | decided).get(name.rpartition(".")[2], value)
@@ -112,11 +112,8 @@ def test_a_pickle_carries_the_checkpoint_to_another_process(
     (tmp_path / "fitted.pickle").write_bytes(content)
     leaves = jax.tree.leaves(fitted.__getstate__())
     assert not any(isinstance(leaf, jax.Array) for leaf in leaves)
-    code = (
-        "import pickle; "
-        "fitted, X, expected = pickle.load(open('fitted.pickle', 'rb')); "
-        "assert (fitted.predict_proba(X) == expected).all()"
-    )
+    code = "import pickle; a, X, p = pickle.load(open('fitted.pickle', 'rb')); "
+    code += "assert (a.predict_proba(X) == p).all()"
     finished = run_python("-c", code, environment=environment, cwd=tmp_path)
     assert (finished.returncode, finished.stderr) == (0, "")
 

@@ -161,7 +161,7 @@ class ModelConfig(Section):
     window: int | None = setting(
         None,
         "consecutive time steps that the recurrence reads at a time, the next time a "
-        f"quarter of them later (default: {LONG_WINDOW} for sequences of more than "
+        f"quarter of them later (default: {LONG_WINDOW} if a sequence has more than "
         f"{LONG} time steps, otherwise 1)",
         ge=1,
         le=1024,

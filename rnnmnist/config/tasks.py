@@ -70,12 +70,18 @@ def fit_to_task(config: Config, task: Task) -> Config:
             )
     config = resolve(config, task)
     model = config.model
+    if model.window_size > task.time_steps:
+        raise UserError(
+            f"model.window: must be at most {task.time_steps}, the time steps of "
+            f"{task.name}, not {model.window}"
+        )
     block = None if model.is_linear else config.execution.remat_steps
     steps = -(-task.time_steps // model.window_stride)
     if block is not None and steps % block:
+        read = "time steps" if model.window_size == 1 else "windows"
         raise UserError(
-            f"execution.remat_steps: must divide the {steps} time steps of "
-            f"{task.name}, not {block}"
+            f"execution.remat_steps: must divide the {steps} {read} of {task.name}, "
+            f"not {block}"
         )
     return config
 

@@ -38,7 +38,7 @@ def to_inputs(config, examples):
 def predict(config, params, examples, lengths=None):
     """Returns the logits of raw examples, float32 [n, classes]."""
     inputs = to_inputs(config, examples).swapaxes(0, 1)
-    size, stride = config["window"], config["stride"]
+    size, stride = config.get("window", 1), config.get("stride", 1)
     padded = np.pad(inputs, ((size - 1, 0), (0, 0), (0, 0)))
     starts = np.arange(0, len(inputs), stride)
     inputs = np.concatenate([padded[starts + index] for index in range(size)], axis=-1)

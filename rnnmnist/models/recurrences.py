@@ -76,9 +76,9 @@ class ScannedCell(nn.Module):
 class Windows(nn.Module):
     """A recurrence that reads windows of another one's inputs.
 
-    A window is `size` consecutive time steps. One ends at every `stride`-th time step,
-    the first one included; zeros precede the inputs. Outputs between two ends are those
-    of the earlier one.
+    A window is `size` consecutive time steps. One ends at the first time step, with
+    zeros before it, and then at every `stride`-th one. Between two ends, the output is
+    that of the earlier one, so up to `stride - 1` last time steps are not read.
     """
 
     recurrence: nn.Module
@@ -92,8 +92,8 @@ class Windows(nn.Module):
         padded = jnp.pad(inputs, ((self.size - 1, 0), (0, 0), (0, 0)))
         count = -(-time // self.stride)
         starts = self.stride * jnp.arange(count)
-        times = starts[:, None] + jnp.arange(self.size)[None]
-        windows = padded[times].swapaxes(1, 2)
+        positions = starts[:, None] + jnp.arange(self.size)[None]  # of padded inputs
+        windows = padded[positions].swapaxes(1, 2)
         windows = windows.reshape(count, batch, self.size * features)
         hidden = self.recurrence(windows, every_step=every_step)
         return hidden[jnp.arange(time) // self.stride] if every_step else hidden

@@ -99,7 +99,7 @@ def step_to_resume(config: Config, workdir: Path, task: Task | None = None) -> i
             f"workdir: {workdir} holds parameters only, which cannot be trained on; "
             "name another workdir"
         )
-    old = header.config.flat()
+    old = header.config.flat() | {"model.window": header.config.model.window_size}
     # Before the data are read, their sizes are those of the checkpoint.
     new = resolve(config, header.task).flat()
     changes: dict[str, list[str]] = {"refused": [], "warned": [], "allowed": []}

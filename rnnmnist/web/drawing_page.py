@@ -32,6 +32,7 @@ STROKE_WIDTH = 2.3  # pixels of 28; narrower than MNIST's, so that loops stay op
 SUPPORTED = {
     "model.cell": "lstm",
     "model.pooling": "last",
+    "model.window": 1,
     "data.view": "rows",
     "num_seeds": 1,
 }
@@ -44,7 +45,8 @@ def render(networks: Sequence[Predictor]) -> str:
     """
     for network in networks:
         network.check_digits()
-        settings = network.config.flat()
+        window = network.config.model.window_size
+        settings = network.config.flat() | {"model.window": window}
         for name, needed in SUPPORTED.items():
             if settings[name] != needed:
                 raise UserError(

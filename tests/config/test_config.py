@@ -304,6 +304,9 @@ def test_blocks_divide_the_time_steps_except_those_of_linear_recurrences() -> No
     assert fit_to_task(config, TASK) == config
     with pytest.raises(UserError, match=r"^execution\.remat_steps: .* 30 .*, not 28"):
         fit_to_task(config, sequences())
+    windows = config.replace({"model.window": 8, "execution.remat_steps": 2})
+    with pytest.raises(UserError, match=r"must divide the 15 windows of mine, not 2"):
+        fit_to_task(windows, sequences())
     linear = config.replace({"model.cell": "lru"})
     assert fit_to_task(linear, sequences()).execution.remat_steps == 28
 
@@ -325,6 +328,8 @@ def test_the_recipe_of_files_depends_on_the_cell_and_on_the_length(cell: str) ->
         assert found.model.num_layers == (DEFAULT_LAYERS if cell == "lru" else 1)
         assert found.train.num_steps == 600
         assert fit_to_task(found, task) == found
+    with pytest.raises(UserError, match=r"^model\.window: .* at most 30, the time"):
+        fit_to_task(recipe.replace({"model.window": 31}), sequences())
     long = Task("digits", 784, 1, ("a", "b"), SplitSizes(60, 0, 0), (28, 28))
     assert fit_to_task(Config(), long).model.window == 1
 

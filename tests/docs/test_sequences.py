@@ -57,6 +57,7 @@ def test_the_python_on_the_page_runs(
 ) -> None:
     python = "\n".join(block for block in PYTHON[2:] if block not in OF_TOOLS.values())
     output = run_block("python", python, tmp_path, environment)
+    assert re.search(r"^\{'hidden_size': (8|128)\}$", output, re.M)  # of the search
     assert "('falling', 'rising')" in output
     (stream,) = (block for block in COMMANDS if "--stream" in block)
     lines = run_block("sh", stream, tmp_path, environment).splitlines()

@@ -140,7 +140,7 @@ def test_an_export_predicts_as_its_source(
         for inputs, logits in zip(cases, expected, strict=True):
             found = predict(*inputs)
             assert found.dtype == np.float32, name
-            np.testing.assert_allclose(found, logits, atol=2e-5, err_msg=name)
+            np.testing.assert_allclose(found, logits, atol=4e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(

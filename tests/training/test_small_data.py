@@ -10,6 +10,7 @@ import pytest
 from support import called
 
 import rnnmnist
+from rnnmnist.data.sequences.reading import from_memory
 from rnnmnist.errors import UserError
 from rnnmnist.runs.checkpoints import find_step, read_header
 from rnnmnist.runs.logs import Metrics, best_step
@@ -40,6 +41,17 @@ def test_a_run_on_long_sequences_reads_windows_and_resumes(
         assert f"\n{line}" in output
         assert "lstm with 4 units, windows of 8 time steps on run" in output
     assert rnnmnist.Predictor(run).classify(inputs[:2]).shape == (2, 3)
+
+
+def test_more_padding_changes_neither_the_data_nor_the_recipe() -> None:
+    lengths = np.full(60, 5)
+    found = [
+        from_memory(np.pad(INPUTS, ((0, 0), (0, more))), labels=LABELS, lengths=lengths)
+        for more in (0, 500)
+    ]
+    for sequences in found:
+        np.testing.assert_array_equal(sequences.inputs[..., 0], INPUTS[:, :5])
+        assert sequences.lengths is None
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +98,7 @@ def test_a_report_and_an_export_say_that_they_are_of_training(
     assert called("report", f"--workdir={workdir}").returncode == 0
     page = (workdir / "report" / "index.html").read_text()
     assert "has no test or validation split" in page
+    assert "the last step, since no sequences were held out" in page
     export = ("--format=safetensors", f"--output={tmp_path}")
     assert called("export", f"--workdir={workdir}", *export).returncode == 0
     content = json.loads((tmp_path / "safetensors" / "certificate.json").read_text())

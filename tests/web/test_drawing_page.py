@@ -137,7 +137,9 @@ def test_a_mistake_ends_the_command(command: Command, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "value"), [("model.cell", "gru"), ("num_seeds", 3)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("model.cell", "gru"), ("num_seeds", 3), ("model.window", 4)]
+)
 def test_the_page_shows_one_lstm(name: str, value: object) -> None:
     predictor = Predictor(REPOSITORY / REFERENCES[0])
     predictor.config = predictor.config.replace({name: value})

@@ -114,7 +114,10 @@ def validate(
         )
     if values.ndim == 2:
         values = values[..., None]
-    count, time, features = values.shape
+    if lengths is not None:
+        lengths = _valid_lengths(lengths, *values.shape[:2])
+        values = values[:, : lengths.max()]  # the rest is padding
+    count, _, features = values.shape
     names = tuple(map(str, range(features)))
     if feature_names is not None:
         names = tuple(_array("feature_names", feature_names, "U", features).tolist())
@@ -135,7 +138,7 @@ def validate(
         values,
         indices,
         classes,
-        None if lengths is None else _valid_lengths(lengths, count, time),
+        None if lengths is None or np.all(lengths == values.shape[1]) else lengths,
         None if split is None else _valid_split(split, count),
         None if groups is None else _array("groups", groups, "iuU", count),
         names,
@@ -189,7 +192,7 @@ def _valid_split(values: ArrayLike, count: int) -> np.ndarray:
     return split
 
 
-def _valid_lengths(values: ArrayLike, count: int, time: int) -> np.ndarray | None:
+def _valid_lengths(values: ArrayLike, count: int, time: int) -> np.ndarray:
     lengths = _array("lengths", values, "iu", count)
     outside = np.flatnonzero((lengths < 1) | (lengths > time))
     if len(outside):
@@ -197,7 +200,7 @@ def _valid_lengths(values: ArrayLike, count: int, time: int) -> np.ndarray | Non
             f"lengths[{outside[0]}] is {lengths[outside[0]]}; allowed are 1 to {time}, "
             "the time steps of inputs"
         )
-    return None if np.all(lengths == time) else lengths.astype(np.int32)
+    return lengths.astype(np.int32)
 
 
 def _array(

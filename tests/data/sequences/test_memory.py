@@ -26,7 +26,6 @@ FRAME = TABLE.to_pandas()
 TWICE = pd.concat([FRAME, FRAME], ignore_index=True)
 TABLES: dict[str, Any] = {
     "pyarrow": TABLE,
-    "batches": pa.RecordBatchReader.from_batches(TABLE.schema, TABLE.to_batches(3)),
     "pandas": FRAME,
     "filtered": TWICE[TWICE.index < 8],  # whose index becomes a column
     "index of columns": FRAME.set_index(["sequence", "time"]),
