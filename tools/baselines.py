@@ -1,25 +1,30 @@
-"""Classifies sequences by their nearest neighbour under dynamic time warping.
+"""Classifies sequences with 1-nearest-neighbour DTW and with MiniRocket.
 
-    python tools/dtw.py --data=FOLDER
+    python tools/baselines.py --data=FOLDER
 
 FOLDER contains the folders of the data sets that have a result of `tools/results.py`.
-The classifier is aeon's, in the environment of `requirements-dtw.txt`, with its default
-settings: no limit on the warping, and one thread, on one core. It predicts the whole
-test split once. results/dtw.json receives the number of correct predictions and the
-processor seconds of each data set. The seconds do not include imports, loading the
-files, and numba's compilation: before each measurement, two training sequences are
-classified, which compiles the functions for the types of that data set.
+The classifiers are aeon's, in the environment of `requirements-baselines.txt`, with
+their default settings (no limit on the warping, 10,000 kernels) and one thread, on one
+core. Each is fitted to the whole training split and predicts the test split, MiniRocket
+with five seeds and sequences padded with zeros. results/baselines.json receives the
+correct predictions and the median processor seconds, without imports, the reading of
+files and numba's compilation, which a fit to two sequences causes before.
 """
 
 import argparse
 import json
 import os
 import re
+import statistics
 import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from aeon.classification.convolution_based import (  # type: ignore[import-not-found]
+    MiniRocketClassifier,
+)
 from aeon.classification.distance_based import (  # type: ignore[import-not-found]
     KNeighborsTimeSeriesClassifier,
 )
@@ -28,38 +33,49 @@ from aeon.datasets import load_from_ts_file  # type: ignore[import-not-found]
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
-def classify(train: Any, labels: Any, test: Any) -> Any:
-    """Returns the label of the nearest training sequence of each test sequence.
+def dtw(_: int) -> Any:
+    """Returns a classifier that assigns the label of the nearest sequence."""
+    return KNeighborsTimeSeriesClassifier(n_neighbors=1, distance="dtw", n_jobs=1)
 
-    Args:
-        train: float64 [sequences, features, time], or a list of [features, time] if
-            the lengths differ.
-        labels: of the training sequences.
-        test: as `train`.
+
+def minirocket(seed: int) -> Any:
+    """Returns a linear classifier of random convolutions."""
+    return MiniRocketClassifier(random_state=seed, n_jobs=1)
+
+
+def measure(
+    make: Any, seeds: int, train: Any, labels: Any, test: Any, truth: Any
+) -> dict[str, Any]:
+    """Classifies the test split with the classifier that `make` returns for each seed.
+
+    Sequences are float64 [sequences, features, time], or a list of [features, time] if
+    their lengths differ.
     """
-    classifier = KNeighborsTimeSeriesClassifier(n_neighbors=1, distance="dtw", n_jobs=1)
-    return classifier.fit(train, labels).predict(test)
+    two = [0, next(i for i, label in enumerate(labels) if label != labels[0])]
+    few = [train[index] for index in two] if isinstance(train, list) else train[two]
+    make(0).fit(few, labels[two]).predict(few)  # compiles
+    correct, seconds = [], []
+    for seed in range(seeds):
+        begin = time.process_time()
+        predicted = make(seed).fit(train, labels).predict(test)
+        seconds.append(time.process_time() - begin)
+        correct.append(int((predicted == truth).sum()))
+    return {"correct": correct, "seconds": round(statistics.median(seconds), 3)}
 
 
-def two_classes(labels: Any) -> list[int]:
-    """Returns the indices of the first sequence and of one with another label."""
-    return [0, next(i for i, label in enumerate(labels) if label != labels[0])]
-
-
-def measure(folder: Path, name: str) -> dict[str, Any]:
-    """Classifies the test split of a data set."""
+def measure_all(folder: Path, name: str) -> dict[str, Any]:
+    """Measures both classifiers on a data set."""
     train, labels = load_from_ts_file(str(folder / name / f"{name}_TRAIN.ts"))
     test, truth = load_from_ts_file(str(folder / name / f"{name}_TEST.ts"))
-    two = two_classes(labels)
-    few = [train[index] for index in two] if isinstance(train, list) else train[two]
-    classify(few, labels[two], few)  # compiles
-    begin = time.process_time()
-    predicted = classify(train, labels, test)
-    seconds = time.process_time() - begin
+    longest = max(sequence.shape[1] for part in (train, test) for sequence in part)
+    padded = [
+        np.stack([np.pad(x, ((0, 0), (0, longest - x.shape[1]))) for x in part])
+        for part in (train, test)
+    ]
     return {
-        "correct": int((predicted == truth).sum()),
         "examples": len(truth),
-        "seconds": round(seconds, 3),
+        "dtw": measure(dtw, 1, train, labels, test, truth),
+        "minirocket": measure(minirocket, 5, padded[0], labels, padded[1], truth),
     }
 
 
@@ -73,13 +89,13 @@ def main() -> None:
     paths = sorted(RESULTS.glob("archive_*.json"))
     names = [path.stem.removeprefix("archive_") for path in paths]
     result = {
-        "name": "dtw",
-        "command": "python tools/dtw.py --data=FOLDER",
+        "name": "baselines",
+        "command": "python tools/baselines.py --data=FOLDER",
         "hardware": f"one core of {processors[0]}",
         "versions": {name: metadata.version(name) for name in ("aeon", "numba")},
-        "datasets": {name: measure(data, name) for name in names},
+        "datasets": {name: measure_all(data, name) for name in names},
     }
-    (RESULTS / "dtw.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "baselines.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "ablation": partial(changes, results.ABLATION),
         "single_changes": partial(changes, results.SINGLE_CHANGES),
         "archive": result_tables.archive,
+        "recipes": result_tables.recipes,
     },
     "docs/tutorial.md": {
         "cells": partial(

@@ -4,7 +4,7 @@ import io
 import json
 import statistics
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from scipy import stats
 
-from results import ABLATION, ARCHIVE, REFERENCES, RESULTS, Row
+from results import ABLATION, ARCHIVE, ARCHIVE_LSTM, REFERENCES, RESULTS, SETS, Row
 from rnnmnist.evaluation.metrics import interval, mean_and_std, percent
 from rnnmnist.runtime.machine import join_versions
 
@@ -103,36 +103,12 @@ COLUMNS: dict[str, Callable[[Row, dict[str, Any]], str]] = {
     "test images": lambda _, result: f"{result['examples']:,}",
     "seeds": lambda _, result: str(len(result["members"])),
     "seconds": lambda _, result: seconds(result),
-    "training / test sequences": lambda _, result: sequences(result),
-    "time steps (most) x features": lambda _, result: size(result),
-    "classes": lambda _, result: str(len(task_of(result)["classes"])),
-    "accuracy of 1-NN DTW": lambda _, result: percent(
-        neighbour(result)["correct"] / neighbour(result)["examples"]
-    ),
-    "its seconds": lambda _, result: f"{neighbour(result)['seconds']:.1f}",
 }
 
 
 def task_of(result: dict[str, Any]) -> dict[str, Any]:
     """Returns the task of a result."""
     return result["members"][0]["task"]
-
-
-def sequences(result: dict[str, Any]) -> str:
-    """Lists the sequences of the files for training and for testing."""
-    examples = task_of(result)["examples"]
-    return f"{examples['train'] + examples['validation']:,} / {examples['test']:,}"
-
-
-def size(result: dict[str, Any]) -> str:
-    """Formats the size of the longest sequence."""
-    task = task_of(result)
-    return f"{task['time_steps']} x {task['features']}"
-
-
-def neighbour(result: dict[str, Any]) -> dict[str, Any]:
-    """Returns the result of 1-NN DTW on the data set of a result."""
-    return read_result("dtw")["datasets"][result["dataset"]]
 
 
 def table(rows: Iterable[Row], *titles: str) -> str:
@@ -173,17 +149,66 @@ def single_runs(rows: Iterable[Row], title: str) -> str:
     return measured(rows, title, *accuracies, *recipe, "result file")
 
 
+def over_seeds(accuracies: Sequence[float]) -> str:
+    """Formats the mean and the standard deviation of accuracies, or the only one."""
+    if len(accuracies) == 1:
+        return percent(accuracies[0])
+    return mean_and_std(statistics.mean(accuracies), statistics.stdev(accuracies))
+
+
 def archive() -> str:
-    """Returns the table of the archive's data sets, beside their nearest neighbours."""
-    titles = ("data set", "training / test sequences", "time steps (most) x features")
-    ours = ("classes", "test accuracy, mean ± std", "seconds")
-    dtw = ("accuracy of 1-NN DTW", "its seconds")
-    neighbours = read_result("dtw")
-    versions = join_versions(neighbours["versions"])
+    """Returns the tables of the archive's data sets, beside other classifiers."""
+    baselines = read_result("baselines")
+    lines, means, costs = list[list[str]](), list[list[float]](), list[list[str]]()
+    for row, other in zip(ARCHIVE, ARCHIVE_LSTM, strict=True):
+        ours, lstm = read_result(row.name), read_result(other.name)
+        dtw, rocket = map(baselines["datasets"][row.label].get, ("dtw", "minirocket"))
+        task, counts = task_of(ours), task_of(ours)["examples"]
+        correct = (
+            [member["correct"] for member in ours["members"]],
+            [ours["ensemble_correct"]],
+            [member["correct"] for member in lstm["members"]],
+            dtw["correct"],
+            rocket["correct"],
+        )
+        accuracies = [[one / ours["examples"] for one in found] for found in correct]
+        lines.append([row.label, *map(over_seeds, accuracies)])
+        means.append([statistics.mean(found) for found in accuracies])
+        size = f"{task['time_steps']:,} x {task['features']}"
+        times = [f"{one['seconds']:.1f}" for one in (ours, lstm, dtw, rocket)]
+        sequences = f"{counts['train'] + counts['validation']:,} / {counts['test']:,}"
+        costs.append([row.label, sequences, size, str(len(task["classes"])), *times])
+    mean = [percent(statistics.mean(column)) for column in zip(*means, strict=True)]
+    networks = ("single networks", "ensemble of the five", "LSTM, the same recipe")
+    header = ("data set", *networks, "1-NN DTW", "MiniRocket")
+    sizes = ("training / test sequences", "time steps (most) x features", "classes")
+    costly = ("s, five networks", "s, five LSTMs", "s, 1-NN DTW", "s, MiniRocket")
     return (
-        f"{measured(ARCHIVE, *titles, *ours, *dtw)}"
-        f"1-NN DTW on {neighbours['hardware']}; {versions}.\n"
+        f"{page_tables.table(header, [*lines, ['mean', *mean]])}\n"
+        f"{page_tables.table(('data set', *sizes, *costly), costs)}"
+        f"{origin((*ARCHIVE, *ARCHIVE_LSTM))}"
+        f"1-NN DTW and MiniRocket on {baselines['hardware']}; "
+        f"{join_versions(baselines['versions'])}.\n"
     )
+
+
+def recipes() -> str:
+    """Returns the table of the cross-validation within the training parts."""
+    lines = []
+    for recipe, counts in read_result("recipes").items():
+        sums = {name: np.sum(folds, axis=0) for name, folds in counts.items()}
+        cells = [
+            f"{100 * sums[name][0] / sums[name][1]:.1f}" if name in sums else ""
+            for name in SETS
+        ]
+        for names in (SETS[:-1], SETS):
+            folds = [np.transpose(counts[name]) for name in names if name in counts]
+            means = 100 * np.mean([correct / total for correct, total in folds], axis=0)
+            error = means.std(ddof=1) / len(means) ** 0.5
+            text = f"{means.mean():.1f} ± {error:.1f}"
+            cells.append(text if len(folds) == len(names) else "")
+        lines.append([recipe, *cells])
+    return page_tables.table(("recipe", *SETS, "mean of seven", "mean of all"), lines)
 
 
 def differences(rows: tuple[Row, ...]) -> str:

@@ -4,11 +4,11 @@
     python tools/results.py default best --data=FOLDER
 
 Trains the named rows, or all rows, with every seed by `python -m rnnmnist.main`, and
-writes `results/NAME.json`. Each run has one core; runs start on all cores in parallel.
-FOLDER contains `mnist/` and `fashion_mnist/`, each with the four original files, and
-the folders of `ARCHIVE`. Without `--data`, TFDS downloads the images. Runs stay in
-`checkpoints/results`; an interrupted measurement resumes them. Processes are pinned to
-cores, which only Linux supports.
+writes `results/NAME.json`. Each run, of one seed or of several, has one core; runs
+start on all cores in parallel. FOLDER contains `mnist/` and `fashion_mnist/`, each with
+the four original files, and the folders of `SETS`. Without `--data`, TFDS downloads the
+images. Runs stay in `checkpoints/results`; an interrupted measurement resumes them.
+Processes are pinned to cores, which only Linux supports.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class Row:
 
     Attributes:
         name: the stem of its result file.
-        seeds: the number of runs.
+        seeds: their number, in runs of the `num_seeds` of the settings each.
         settings: the name of a configuration, then `KEY=VALUE` overrides.
         label: the first column of the tables that have one.
         change: the overrides that distinguish it from the row above.
@@ -62,7 +62,7 @@ class Row:
 
     @property
     def command(self) -> str:
-        """The command that trains one seed, without the paths of the data."""
+        """The command of a run, without the paths of the data."""
         config, *overrides = self.settings.split()
         flags = "".join(f" --config.{override}" for override in overrides)
         return f"python {self.program} --config={config}{flags} --config.seed=SEED"
@@ -75,7 +75,7 @@ class Row:
         return rows and self.program != BFLOAT16
 
     def config(self, seed: int = 0) -> Config:
-        """The configuration of one seed, without the paths of the data."""
+        """The configuration of a run, without the paths of the data."""
         flags = self.command.removeprefix(f"python {self.program} ")
         argv = flags.replace("SEED", str(seed)).split()
         return parse(argv).config.replace(dict.fromkeys(DATA_PATHS))
@@ -223,16 +223,15 @@ PERMUTED = (
     ),
 )
 # Sequences of the UEA and UCR archives, in the folders of aeon's wheel.
-ARCHIVE = tuple(
-    Row(f"archive_{name}", 5, f"files data.path=FOLDER/{name}/{name}_TRAIN.ts", name)
-    for name in (
-        "BasicMotions",
-        "JapaneseVowels",
-        "ItalyPowerDemand",
-        "GunPoint",
-        "ArrowHead",
-        "OSULeaf",
-    )
+SETS = (
+    *("BasicMotions", "JapaneseVowels", "ItalyPowerDemand", "GunPoint", "ArrowHead"),
+    *("OSULeaf", "PickupGestureWiimoteZ", "ACSF1"),
+)
+FILES = "files num_seeds=5 data.path=FOLDER/{0}/{0}_TRAIN.ts"
+ARCHIVE = tuple(Row(f"archive_{name}", 5, FILES.format(name), name) for name in SETS)
+ARCHIVE_LSTM = tuple(
+    Row(f"lstm_{name}", 5, f"{FILES.format(name)} model.cell=lstm", name)
+    for name in SETS
 )
 ROWS = {
     row.name: row
@@ -246,6 +245,7 @@ ROWS = {
         *PIXELS,
         *PERMUTED,
         *ARCHIVE,
+        *ARCHIVE_LSTM,
     )
 }
 
@@ -253,7 +253,7 @@ ROWS = {
 def train_all(
     rows: Iterable[Row], data: Path | None
 ) -> Iterator[tuple[Row, list[dict[str, Any]]]]:
-    """Trains every seed of some rows, one on each core.
+    """Trains every seed of some rows, one run on each core.
 
     Yields:
         Each row, with the results of `train_once`. A failed run starts no further ones.
@@ -265,7 +265,10 @@ def train_all(
 
     pool = ThreadPoolExecutor(len(cores), initializer=pin)
     futures = {
-        row: [pool.submit(train_once, row, seed, data) for seed in range(row.seeds)]
+        row: [
+            pool.submit(train_once, row, seed, data)
+            for seed in range(0, row.seeds, row.config().num_seeds)
+        ]
         for row in rows
     }
     try:
@@ -276,14 +279,14 @@ def train_all(
 
 
 def train_once(row: Row, seed: int, data: Path | None) -> dict[str, Any]:
-    """Trains one seed, unless a finished run of it exists.
+    """Trains a run, unless a finished one exists.
 
     Returns:
         The evaluation of the best checkpoint, with `seconds` of processor time and the
         counts of `counts_by_row`.
     """
     workdir = RUNS / f"{row.name}-{seed}"
-    finished = workdir / "member.json"
+    finished = workdir / "result.json"
     if finished.exists() and trained_config(workdir) == row.config(seed):
         return json.loads(finished.read_text())
     command = row.command.replace("SEED", str(seed)).replace("FOLDER", str(data))
@@ -293,15 +296,15 @@ def train_once(row: Row, seed: int, data: Path | None) -> dict[str, Any]:
         argv.append(f"--config.data.manual_dir={data / dataset}")
     seconds = train_process(argv, workdir, row.config(seed))
     (path,) = (workdir / "evaluation").glob("test-*.json")
-    member = json.loads(path.read_text())
-    member["seconds"] = seconds
-    validation = read_header(workdir, member["step"]).metrics
-    assert validation is not None
-    member["validation_correct"] = validation.correct
+    run = json.loads(path.read_text())
+    run["seconds"] = seconds
+    validation = read_header(workdir, run["step"]).metrics
+    if validation is not None:
+        run["validation_correct"] = validation.correct
     if row.counts_by_time:
-        member |= counts_by_row(workdir)
-    finished.write_text(json.dumps(member))
-    return member
+        run |= counts_by_row(workdir)
+    finished.write_text(json.dumps(run))
+    return run
 
 
 def train_process(argv: list[str], workdir: Path, config: Config) -> float:
@@ -349,11 +352,16 @@ def counts_by_row(workdir: Path) -> dict[str, Any]:
     }
 
 
-def aggregate(row: Row, members: list[dict[str, Any]]) -> dict[str, Any]:
+def aggregate(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns the content of `results/NAME.json`: counts are sums over the seeds.
 
-    `seconds` is the median over seeds of the processor time of a process on one core.
+    `seconds` is the median over runs of the processor time of a process on one core.
     """
+    members = [
+        member | {"task": run["task"]}
+        for run in runs
+        for member in run.get("members") or [run]
+    ]
     accuracies = [member["accuracy"] for member in members]
     confusions = np.sum([member["confusion"] for member in members], axis=0)
     return {
@@ -362,7 +370,7 @@ def aggregate(row: Row, members: list[dict[str, Any]]) -> dict[str, Any]:
         "hardware": one_core(),
         "date": datetime.date.today().isoformat(),
         "versions": installed_versions(),
-        "seconds": statistics.median(member["seconds"] for member in members),
+        "seconds": statistics.median(run["seconds"] for run in runs),
         "dataset": members[0]["dataset"],
         "split": "test",
         "examples": members[0]["examples"],
@@ -371,6 +379,7 @@ def aggregate(row: Row, members: list[dict[str, Any]]) -> dict[str, Any]:
         "confusion": confusions.tolist(),
         "accuracy_mean": statistics.mean(accuracies),
         "accuracy_std": statistics.stdev(accuracies) if accuracies[1:] else None,
+        "ensemble_correct": runs[0].get("ensemble_correct"),
         "config": msgspec.to_builtins(row.config()),
         "members": members,
     }
@@ -383,10 +392,12 @@ def one_core() -> str:
 
 def measure(rows: Iterable[Row], data: Path | None) -> None:
     """Trains every seed of some rows and writes their result files."""
-    for row, members in train_all(rows, data):
+    for row, runs in train_all(rows, data):
+        result = aggregate(row, runs)
         path = RESULTS / f"{row.name}.json"
-        path.write_text(json.dumps(aggregate(row, members), indent=1) + "\n")
-        print(path.name, *(member["accuracy"] for member in members), flush=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        accuracies = [member["accuracy"] for member in result["members"]]
+        print(path.name, *accuracies, flush=True)
 
 
 def main() -> None:

@@ -20,6 +20,8 @@ from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runtime.ensemble import split_ensemble
 
+DEFAULTS: dict[str, object] = {"model.num_layers": 1, "model.window": 1}
+
 
 def read(path: str) -> dict[str, Any]:
     return json.loads((REPOSITORY / path).read_text())
@@ -38,8 +40,8 @@ def test_a_plot_is_drawn(path: str) -> None:
 
 def test_every_row_has_a_file_and_every_file_is_used() -> None:
     files = {path.stem for path in (REPOSITORY / "results").glob("*.json")}
-    tools = ("accelerators", "dtw", "out_of_distribution", "robustness", "vanishing")
-    assert files == results.ROWS.keys() | set(tools)
+    tools = {"accelerators", "baselines", "out_of_distribution", "recipes"}
+    assert files == results.ROWS.keys() | tools | {"robustness", "vanishing"}
 
 
 def test_the_reference_models_are_those_of_the_rows() -> None:
@@ -69,12 +71,12 @@ def test_each_row_of_the_ablation_has_the_changes_that_it_lists() -> None:
             assert str(after[name]) == text or after[name] == float(text), name
     for values, name in ((flat[0], "tutorial"), (flat[-1], "best")):
         config = load_config(REPOSITORY / f"configs/{name}.py")
-        assert values == config.replace({"model.num_layers": 1}).flat()
+        assert values == config.replace(DEFAULTS).flat()
 
 
 def test_a_single_change_is_the_only_difference_from_the_default_run() -> None:
     default = load_config(REPOSITORY / "configs/default.py")
-    default = default.replace({"model.num_layers": 1})
+    default = default.replace(DEFAULTS)
     values = default.flat()
     for row in results.SINGLE_CHANGES:
         names = [override.split("=")[0] for override in row.change.split()]
@@ -107,6 +109,7 @@ def settings_of(config: Config) -> Config:
     return config.replace(
         {
             "model.num_layers": config.model.layers,
+            "model.window": config.model.window_size,
             "train.eval_every_steps": config.train.eval_interval,
             "train.log_every_steps": None,
         }
@@ -135,20 +138,26 @@ def test_a_result_is_consistent_with_its_counts(name: str) -> None:
             assert sum(map(sum, confusion)) == member["examples"]
             trace = sum(row[label] for label, row in enumerate(confusion))
             assert member["correct"] == trace
-            whole = 500 if result["dataset"] == "mnist5k" else 10_000
-            assert member["examples"] == whole
+            if result["config"]["data"]["name"] != "files":
+                whole = 500 if result["dataset"] == "mnist5k" else 10_000
+                assert member["examples"] == whole
     assert result["correct"] == sum(member["correct"] for member in members)
     assert result["accuracy_mean"] == pytest.approx(statistics.mean(accuracies))
     spread = pytest.approx(statistics.stdev(accuracies)) if members[1:] else None
     assert result["accuracy_std"] == spread
 
 
-def test_neighbours_classify_the_sequences_of_the_archive() -> None:
-    neighbours = read("results/dtw.json")["datasets"]
-    assert {label: found["examples"] for label, found in neighbours.items()} == {
+def test_all_classifiers_have_the_sequences_of_the_archive() -> None:
+    baselines = read("results/baselines.json")["datasets"]
+    assert {label: found["examples"] for label, found in baselines.items()} == {
         row.label: read(f"results/{row.name}.json")["examples"]
         for row in results.ARCHIVE
     }
+    for recipe, counts in read("results/recipes.json").items():
+        for name, folds in counts.items():
+            examples = read(f"results/archive_{name}.json")["members"][0]["task"]
+            assert sum(total for _, total in folds) == examples["examples"]["train"]
+            assert recipe.endswith(f"{len(folds)} folds")
 
 
 # All but that of a user's own data.
