@@ -285,6 +285,12 @@ def test_a_checkpoint_of_another_version_is_refused(
             read(workdir, 2)
 
 
+def test_a_run_without_a_window_in_its_header_resumes(two_steps: Path) -> None:
+    """It was begun before the setting, and read one time step at a time."""
+    assert checkpoints.read_header(two_steps, 2).config.model.window is None
+    assert step_to_resume(CONFIG, two_steps) == 2
+
+
 @pytest.mark.parametrize(
     "text", [b"", b"[]", b"3", b"[" * 100_000, b'{"sha256": "\xff"}', b"{}"]
 )
