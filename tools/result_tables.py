@@ -150,10 +150,9 @@ def single_runs(rows: Iterable[Row], title: str) -> str:
 
 
 def over_seeds(accuracies: Sequence[float]) -> str:
-    """Formats the mean and the standard deviation of accuracies, or the only one."""
-    if len(accuracies) == 1:
-        return percent(accuracies[0])
-    return mean_and_std(statistics.mean(accuracies), statistics.stdev(accuracies))
+    """Formats the mean and the std of accuracies in percent, or the only one."""
+    spread = f" ± {100 * statistics.stdev(accuracies):.1f}" if accuracies[1:] else ""
+    return f"{100 * statistics.mean(accuracies):.1f}{spread}"
 
 
 def archive() -> str:
@@ -178,7 +177,7 @@ def archive() -> str:
         times = [f"{one['seconds']:.1f}" for one in (ours, lstm, dtw, rocket)]
         sequences = f"{counts['train'] + counts['validation']:,} / {counts['test']:,}"
         costs.append([row.label, sequences, size, str(len(task["classes"])), *times])
-    mean = [percent(statistics.mean(column)) for column in zip(*means, strict=True)]
+    mean = [over_seeds([statistics.mean(one)]) for one in zip(*means, strict=True)]
     networks = ("single networks", "ensemble of the five", "LSTM, the same recipe")
     header = ("data set", *networks, "1-NN DTW", "MiniRocket")
     sizes = ("training / test sequences", "time steps (most) x features", "classes")
