@@ -161,7 +161,8 @@ def archive() -> str:
     lines, means, costs = list[list[str]](), list[list[float]](), list[list[str]]()
     for row, other in zip(ARCHIVE, ARCHIVE_LSTM, strict=True):
         ours, lstm = read_result(row.name), read_result(other.name)
-        dtw, rocket = map(baselines["datasets"][row.label].get, ("dtw", "minirocket"))
+        others = baselines["datasets"][row.label]
+        dtw, rocket = others["dtw"], others["minirocket"]
         task, counts = task_of(ours), task_of(ours)["examples"]
         correct = (
             [member["correct"] for member in ours["members"]],
@@ -181,10 +182,10 @@ def archive() -> str:
     networks = ("single networks", "ensemble of the five", "LSTM, the same recipe")
     header = ("data set", *networks, "1-NN DTW", "MiniRocket")
     sizes = ("training / test sequences", "time steps (most) x features", "classes")
-    costly = ("s, five networks", "s, five LSTMs", "s, 1-NN DTW", "s, MiniRocket")
+    durations = ("s, five networks", "s, five LSTMs", "s, 1-NN DTW", "s, MiniRocket")
     return (
         f"{page_tables.table(header, [*lines, ['mean', *mean]])}\n"
-        f"{page_tables.table(('data set', *sizes, *costly), costs)}"
+        f"{page_tables.table(('data set', *sizes, *durations), costs)}"
         f"{origin((*ARCHIVE, *ARCHIVE_LSTM))}"
         f"1-NN DTW and MiniRocket on {baselines['hardware']}; "
         f"{join_versions(baselines['versions'])}.\n"

@@ -223,7 +223,7 @@ class ModelConfig(Section):
 
     @property
     def size(self) -> str:
-        """The size in words: `128 units` or `3 layers of 64 units`."""
+        """The size in words: `2 layers of 64 units, windows of 8 time steps`."""
         text = f"{self.hidden_size:,} unit{'s' if self.hidden_size > 1 else ''}"
         if self.layers > 1:
             text = f"{self.layers} layers of {text}"
@@ -444,10 +444,10 @@ class Config(Section):
     def from_dict(cls, tree: dict[str, Any]) -> "Config":
         """Restores a configuration from its JSON object.
 
-        Settings that were added since have their defaults, so the default of a new
-        setting must be what runs did before. Unknown settings are a `UserError`.
+        Settings that were added since have the values of the runs before, which are
+        their defaults if nothing else is said here. Unknown ones are a `UserError`.
         """
-        flat: dict[str, Any] = {}
+        flat: dict[str, Any] = {"model.window": 1}
         for name, value in tree.items():
             if isinstance(value, dict):
                 flat |= {f"{name}.{key}": inner for key, inner in value.items()}

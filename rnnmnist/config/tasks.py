@@ -88,7 +88,8 @@ def fit_to_task(config: Config, task: Task) -> Config:
 
 def resolve(config: Config, task: Task) -> Config:
     """Returns a configuration whose defaults are those for a task."""
-    train, count = config.train, task.examples.train
+    train = config.train
+    count = task.examples.train
     batch_size = min(train.batch_size, count)
     steps = train.total_steps
     if train.num_epochs is not None:

@@ -82,8 +82,12 @@ def make_recurrence(
     if config.pooling == "mean":
         recurrence = MeanPooling(recurrence, config.hidden_size)
     if config.window_size > 1:
-        size, stride = config.window_size, config.window_stride
-        recurrence = Windows(recurrence, config.hidden_size, size, stride)
+        recurrence = Windows(
+            recurrence,
+            config.hidden_size,
+            size=config.window_size,
+            stride=config.window_stride,
+        )
     return recurrence
 
 

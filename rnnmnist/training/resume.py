@@ -99,9 +99,7 @@ def step_to_resume(config: Config, workdir: Path, task: Task | None = None) -> i
             f"workdir: {workdir} holds parameters only, which cannot be trained on; "
             "name another workdir"
         )
-    # Without a window in its header, the run read one time step at a time.
-    trained = header.config.replace({"model.window": header.config.model.window_size})
-    old = resolve(trained, header.task).flat()
+    old = header.config.flat()
     # Before the data are read, their sizes are those of the checkpoint.
     new = resolve(config, header.task).flat()
     changes: dict[str, list[str]] = {"refused": [], "warned": [], "allowed": []}

@@ -45,8 +45,7 @@ def render(networks: Sequence[Predictor]) -> str:
     """
     for network in networks:
         network.check_digits()
-        window = network.config.model.window_size
-        settings = network.config.flat() | {"model.window": window}
+        settings = network.config.flat()
         for name, needed in SUPPORTED.items():
             if settings[name] != needed:
                 raise UserError(

@@ -285,10 +285,16 @@ def test_a_checkpoint_of_another_version_is_refused(
             read(workdir, 2)
 
 
-def test_a_run_without_a_window_in_its_header_resumes(two_steps: Path) -> None:
-    """It was begun before the setting, and read one time step at a time."""
-    assert checkpoints.read_header(two_steps, 2).config.model.window is None
-    assert step_to_resume(CONFIG, two_steps) == 2
+def test_a_checkpoint_without_a_window_resumes(two_steps: Path, tmp_path: Path) -> None:
+    """Its run was before the setting, and read one time step at a time."""
+    workdir = shutil.copytree(two_steps, tmp_path / "run")
+    path = workdir / "2" / "header" / "metadata"
+    content = json.loads(path.read_text())
+    del content["sha256"], content["config"]["model"]["window"]
+    content["config"]["model"]["num_layers"] = 1  # as a run resolves it
+    path.write_text(json.dumps(content | {"sha256": json_checksum(content)}))
+    assert checkpoints.read_header(workdir, 2).config.model.window == 1
+    assert step_to_resume(CONFIG, workdir) == 2
 
 
 @pytest.mark.parametrize(
