@@ -64,7 +64,7 @@ def test_parameters_are_settings_of_which_only_the_given_differ(fitted: Any) -> 
     assert set(parameters.values()) == {None}
     assert fitted.get_params() == parameters | SETTINGS
     decided = {"placement": "host", "validation": False, "num_epochs": None}
-    decided |= {"eval_every_steps": 2**31 - 1, "window": 1}
+    decided |= {"eval_every_steps": 2**31 - 1, "window": 1, "stride": 1}
     trained = fitted.predictor_.config.replace({"data.path": None}).flat()
     for name, value in load_config(find_config("files")).flat().items():
         given = (SETTINGS | decided).get(name.rpartition(".")[2], value)

@@ -2,12 +2,13 @@
 
     python tools/vanishing.py --data=FOLDER
 
-Trains every recurrence on pixels of MNIST in row order, with 28 to 1 pixels per time
-step, with one recipe; the head reads the last state. For images of validation, it then
-differentiates the loss of each image with respect to the inputs of each time step,
-before and after training. It writes results/vanishing.json; `render_pages.py` shows it
-as a table and as docs/vanishing.png. FOLDER contains `mnist/` with the four original
-files. Runs stay in `checkpoints/results`; an interrupted measurement resumes them.
+Trains every recurrence on pixels of MNIST in row order, in windows of 28 to 1 pixels
+that do not overlap, with one recipe; the head reads the last state. For images of
+validation, it then differentiates the loss of each image with respect to the pixels of
+each window, before and after training. It writes results/vanishing.json;
+`render_pages.py` shows it as a table and as docs/vanishing.png. FOLDER contains
+`mnist/` with the four original files. Runs stay in `checkpoints/results`; an
+interrupted measurement resumes them.
 """
 
 import argparse
@@ -58,7 +59,7 @@ FLOOR = 1e-8  # the lowest value in the plot
 
 
 class Case(NamedTuple):
-    """A recurrence and a length."""
+    """A recurrence and the number of windows."""
 
     recurrence: str
     time_steps: int
@@ -67,8 +68,9 @@ class Case(NamedTuple):
     def row(self) -> results.Row:
         """The runs of this case."""
         name = f"vanishing_{self.recurrence.replace(', ', '_')}_{self.time_steps}"
+        size = 784 // self.time_steps
         settings = (
-            f"{RECIPE} data.pixels_per_step={784 // self.time_steps} "
+            f"{RECIPE} model.window={size} model.stride={size} "
             f"{RECURRENCES[self.recurrence]}"
         )
         return results.Row(name, 3 if self.time_steps <= SHORT else 1, settings)
@@ -78,18 +80,23 @@ CASES = [Case(name, time_steps) for time_steps in TIME_STEPS for name in RECURRE
 
 
 def input_gradients(
-    model: SequenceClassifier, params: Params, inputs: np.ndarray, labels: np.ndarray
+    model: SequenceClassifier,
+    params: Params,
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    windows: int,
 ) -> np.ndarray:
-    """Differentiates each sequence's loss with respect to the inputs of each time step.
+    """Differentiates each sequence's loss with respect to the inputs of each window.
 
     Args:
         model: from `make_model`.
         params: of one network.
         inputs: float32 [sequences, time, features].
         labels: [sequences].
+        windows: into which the time is divided.
 
     Returns:
-        The norms over features, [sequences, time].
+        The norms, [sequences, windows].
     """
 
     @jax.jit
@@ -102,15 +109,14 @@ def input_gradients(
         ).sum()
 
     found = np.asarray(gradient(params, jnp.asarray(inputs)), np.float64)
-    return np.linalg.norm(found, axis=-1)
+    return np.linalg.norm(found.reshape(len(found), windows, -1), axis=-1)
 
 
 def relative_quantiles(norms: np.ndarray) -> list[list[float]]:
     """Returns quantiles over sequences, relative to the last part, [quantiles][parts].
 
     Args:
-        norms: [sequences, time], of the gradient at each time step. They are averaged
-            over each part.
+        norms: [sequences, time], of the gradient. They are averaged over each part.
     """
     means = norms.reshape(len(norms), PARTS, -1).mean(axis=2)
     table = np.quantile(means / means[:, -1:], QUANTILES, axis=0)
@@ -125,13 +131,15 @@ def measure_gradients(workdir: Path) -> dict[str, Any]:
     view = network.view
     assert view is not None
     inputs = np.asarray(view(jnp.asarray(examples.take(slice(EXAMPLES)))))
+    labels = examples.labels[:EXAMPLES]
+    windows = config.model.count_windows(network.task.time_steps)
     (trained,) = split_ensemble(network.params)
     program = Program.create(config, network.task, network.mesh, network.execution)
     state = create_state(config, program)
     (untrained,) = split_ensemble(evaluated_trees(state, model=model))
     return {
         when: relative_quantiles(
-            input_gradients(model, params, inputs, examples.labels[:EXAMPLES])
+            input_gradients(model, params, inputs, labels, windows)
         )
         for when, params in (("before", untrained), ("after", trained))
     }

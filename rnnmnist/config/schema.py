@@ -71,9 +71,6 @@ class DataConfig(Section):
         form="bit_reversal or random:SEED with a SEED below 1,000,000,000",
         of="images",
     )
-    pixels_per_step: int = setting(
-        1, "pixels of a time step: a divisor of 784", ge=1, le=784, of="images"
-    )
     normalize: Literal["standardize", "none"] = setting(
         "standardize",
         "of sequences: subtract each feature's mean over the training split and divide "
@@ -118,11 +115,6 @@ class DataConfig(Section):
                 f"data.permutation: {self.permutation} needs data.view=permuted, not "
                 f"{self.view}"
             )
-        if self.pixels_per_step > 1 and self.view in ("rows", "columns"):
-            raise UserError(
-                f"data.pixels_per_step: {self.pixels_per_step} needs data.view=pixels "
-                f"or permuted, not {self.view}"
-            )
 
 
 DEFAULT_LAYERS = 2  # of linear recurrences
@@ -160,9 +152,14 @@ class ModelConfig(Section):
     )
     window: int | None = setting(
         None,
-        "consecutive time steps that the recurrence reads at a time, the next time a "
-        f"quarter of them later (default: {LONG_WINDOW} if a sequence has more than "
-        f"{LONG} time steps, otherwise 1)",
+        "consecutive time steps that the recurrence reads at a time (default: "
+        f"{LONG_WINDOW} if a sequence has more than {LONG} time steps, otherwise 1)",
+        ge=1,
+        le=1024,
+    )
+    stride: int | None = setting(
+        None,
+        "time steps from one window to the next (default: a quarter of the window)",
         ge=1,
         le=1024,
     )
@@ -199,7 +196,11 @@ class ModelConfig(Section):
     @property
     def window_stride(self) -> int:
         """The time steps from one window to the next."""
-        return max(1, self.window_size // 4)
+        return self.stride or max(1, self.window_size // 4)
+
+    def count_windows(self, time_steps: int) -> int:
+        """Returns how many windows are read of a sequence."""
+        return -(-time_steps // self.window_stride)
 
     @property
     def layers(self) -> int:
@@ -447,7 +448,7 @@ class Config(Section):
         Settings that were added since have the values of the runs before, which are
         their defaults if nothing else is said here. Unknown ones are a `UserError`.
         """
-        flat: dict[str, Any] = {"model.window": 1}
+        flat: dict[str, Any] = {"model.window": 1, "model.stride": 1}
         for name, value in tree.items():
             if isinstance(value, dict):
                 flat |= {f"{name}.{key}": inner for key, inner in value.items()}

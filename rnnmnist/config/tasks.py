@@ -75,8 +75,13 @@ def fit_to_task(config: Config, task: Task) -> Config:
             f"model.window: must be at most {task.time_steps}, the time steps of "
             f"{task.name}, not {model.window}"
         )
+    if model.window_stride > model.window_size:
+        raise UserError(
+            f"model.stride: must be at most model.window={model.window}, not "
+            f"{model.stride}; set model.window={model.stride}"
+        )
     block = None if model.is_linear else config.execution.remat_steps
-    steps = -(-task.time_steps // model.window_stride)
+    steps = model.count_windows(task.time_steps)
     if block is not None and steps % block:
         read = "time steps" if model.window_size == 1 else "windows"
         raise UserError(
@@ -95,10 +100,12 @@ def resolve(config: Config, task: Task) -> Config:
     if train.num_epochs is not None:
         steps = max(train.min_steps, round(train.num_epochs * count / batch_size))
     is_long = task.image_shape is None and task.time_steps > LONG
+    window = config.model.window or (LONG_WINDOW if is_long else 1)
+    config = config.replace({"model.window": window})
     return config.replace(
         {
             "model.num_layers": config.model.layers,
-            "model.window": config.model.window or (LONG_WINDOW if is_long else 1),
+            "model.stride": config.model.window_stride,
             "train.batch_size": batch_size,
             "train.num_steps": steps,
         }

@@ -28,7 +28,7 @@ EMBEDDED = Path(__file__).parent / "mnist5k.npz"
 def image_task(config: DataConfig) -> Task:
     """Returns the task of a data set of images, which need not be prepared."""
     classes, examples = IMAGE_SETS[config.name]
-    view = View(config.view, config.permutation, config.pixels_per_step)
+    view = View(config.view, config.permutation)
     time_steps, features = view.shape(IMAGE_SHAPE)
     return Task(config.name, time_steps, features, classes, examples, IMAGE_SHAPE)
 

@@ -26,32 +26,23 @@ CHUNK_BYTES = 1 << 22  # that are normalized at a time
 
 
 class View(NamedTuple):
-    """What is read in a time step: a row, a column, or pixels in some order."""
+    """What is read in a time step: a row, a column, or a pixel in some order."""
 
     name: str  # rows, columns, pixels or permuted
     permutation: str  # of permuted pixels: bit_reversal or random:SEED
-    pixels_per_step: int = 1  # of pixels and permuted pixels
 
     @classmethod
     def of(cls, config: DataConfig, task: Task) -> "View | None":
         """Returns the view of a run's images; None for sequences."""
         if task.image_shape is None:
             return None
-        return cls(config.view, config.permutation, config.pixels_per_step)
+        return cls(config.view, config.permutation)
 
     def shape(self, image_shape: tuple[int, int]) -> tuple[int, int]:
         """Returns the number of time steps and of features."""
         rows, columns = image_shape
-        pixels = rows * columns
-        features = self.pixels_per_step
-        if pixels % features:
-            fits = max(n for n in range(1, features) if pixels % n == 0)
-            raise UserError(
-                f"data.pixels_per_step: must divide the {pixels} pixels of an image, "
-                f"not {features}; use {fits}"
-            )
         shapes = {"rows": (rows, columns), "columns": (columns, rows)}
-        return shapes.get(self.name, (pixels // features, features))
+        return shapes.get(self.name, (rows * columns, 1))
 
     def __call__(self, images: "jax.Array") -> "jax.Array":
         """Converts images to sequences, float32 [n, time, features].
@@ -68,7 +59,7 @@ class View(NamedTuple):
         pixels = images.reshape(count, -1)
         if self.name == "permuted":
             pixels = pixels[:, permutation(self.permutation, pixels.shape[1])]
-        return pixels.reshape(count, -1, self.pixels_per_step)
+        return pixels[..., None]
 
 
 @functools.cache

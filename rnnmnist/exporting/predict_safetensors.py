@@ -38,8 +38,10 @@ def to_inputs(config, examples):
 def predict(config, params, examples, lengths=None):
     """Returns the logits of raw examples, float32 [n, classes]."""
     inputs = to_inputs(config, examples).swapaxes(0, 1)
+    if lengths is not None:
+        inputs[np.arange(len(inputs))[:, None] >= lengths] = 0
     size, stride = config.get("window", 1), config.get("stride", 1)
-    padded = np.pad(inputs, ((size - 1, 0), (0, 0), (0, 0)))
+    padded = np.pad(inputs, ((size - stride, stride - 1), (0, 0), (0, 0)))
     starts = np.arange(0, len(inputs), stride)
     inputs = np.concatenate([padded[starts + index] for index in range(size)], axis=-1)
     run = run_layers if config["cell"] in ("lru", "mingru") else run_cell

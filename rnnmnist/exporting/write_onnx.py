@@ -150,18 +150,22 @@ def _add_sequences(graph: Graph, source: Source) -> str:
     values = graph.add("Transpose", values, perm=[1, 0, 2])
     if missing == "forward_fill":
         step = "is_missing = IsNaN(value) after = Where(is_missing, before, value)"
-        return graph.scan(step, value=values)
+        values = graph.scan(step, value=values)
     if missing == "zero":
         is_missing = graph.add("IsNaN", values)
-        return graph.add("Where", is_missing, 0.0, values)
-    return values
+        values = graph.add("Where", is_missing, 0.0, values)
+    time = graph.add("Squeeze", graph.add("Shape", values, end=1))
+    times = graph.add("Unsqueeze", graph.add("Range", 0, time, 1), [1])
+    lengths = graph.add("Cast", "lengths", to=TensorProto.INT64)
+    is_padding = graph.add("Not", graph.add("Less", times, lengths))
+    return graph.add("Where", graph.add("Unsqueeze", is_padding, [2]), 0.0, values)
 
 
 def _add_windows(graph: Graph, inputs: str, size: int, stride: int) -> str:
     """Adds `Windows` of [time, examples, features]: [windows, examples, features]."""
     time = graph.add("Squeeze", graph.add("Shape", inputs, end=1))
     starts = graph.add("Unsqueeze", graph.add("Range", 0, time, stride), [1])
-    padded = graph.add("Pad", inputs, [size - 1, 0, 0, 0, 0, 0])
+    padded = graph.add("Pad", inputs, [size - stride, 0, 0, stride - 1, 0, 0])
     indices = graph.add("Add", starts, np.arange(size))
     windows = graph.add("Gather", padded, indices, axis=0)
     windows = graph.add("Transpose", windows, perm=[0, 2, 1, 3])

@@ -29,12 +29,12 @@ def write(source: Source, folder: Path) -> None:
     model = make_model(network.config.model, task, execution)
     params = source.params
 
-    def logits(examples: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
+    def logits(examples: jax.Array, *lengths: jax.Array) -> jax.Array:
         if network.view is not None:
             inputs = network.view(examples)
         else:
-            inputs = normalize(network.normalization, examples)
-        result: Any = model.apply({"params": params}, inputs, lengths)
+            inputs = normalize(network.normalization, examples, *lengths)
+        result: Any = model.apply({"params": params}, inputs, *lengths)
         return result
 
     count, time = jax.export.symbolic_shape("examples, time")
@@ -49,11 +49,10 @@ def write(source: Source, folder: Path) -> None:
     (folder / "model.stablehlo").write_bytes(exported.serialize())
 
 
-def normalize(normalization: Normalization, values: jax.Array) -> jax.Array:
-    """Standardizes sequences and fills missing values, as `Normalization` does.
-
-    The padding is kept: no time step before it depends on it.
-    """
+def normalize(
+    normalization: Normalization, values: jax.Array, lengths: jax.Array
+) -> jax.Array:
+    """Standardizes sequences and fills missing values, as `Normalization` does."""
     exact = normalization.mean[None, None]
     std = normalization.std[None, None]
     mean = exact.astype(np.float32)
@@ -61,11 +60,11 @@ def normalize(normalization: Normalization, values: jax.Array) -> jax.Array:
     # Without the barrier, XLA folds the two constants into one.
     deviations = jax.lax.optimization_barrier(values - mean) + error
     inputs = deviations / std.astype(np.float32)
+    times = jnp.arange(inputs.shape[1])[None, :, None]
     if normalization.missing == "forward_fill":
-        times = jnp.arange(inputs.shape[1])[:, None]
         valid = jnp.where(jnp.isnan(inputs), 0, times)
         last = jax.lax.cummax(valid, axis=1)
         inputs = jnp.take_along_axis(inputs, last, axis=1)
     if normalization.missing != "error":
         inputs = jnp.where(jnp.isnan(inputs), 0, inputs)
-    return inputs
+    return jnp.where(times < lengths[:, None, None], inputs, 0)

@@ -103,7 +103,8 @@ class Predictor(TrainedNetwork):
                 table, as for `rnnmnist.fit`.
             lengths: int [n], the time steps before the padding of each sequence; None
                 if there is no padding.
-            every_step: returns the probabilities after each time step.
+            every_step: returns the probabilities after each time step; between the
+                ends of two windows, those of the next one.
 
         Returns:
             float32 [n, classes], or with `every_step` [n, time, classes]; of an

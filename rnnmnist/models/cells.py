@@ -83,10 +83,7 @@ def make_recurrence(
         recurrence = MeanPooling(recurrence, config.hidden_size)
     if config.window_size > 1:
         recurrence = Windows(
-            recurrence,
-            config.hidden_size,
-            size=config.window_size,
-            stride=config.window_stride,
+            recurrence, size=config.window_size, stride=config.window_stride
         )
     return recurrence
 

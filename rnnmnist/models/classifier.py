@@ -102,28 +102,27 @@ def init_params(
     key: jax.Array,
     forget_bias: float | None = None,
     *,
-    chrono: bool = False,
+    longest_memory: int | None = None,
 ) -> Params:
     """Initializes the parameters of one network, float32.
 
     `forget_bias` is the initial bias of the forget gate, None if the recurrence is no
-    `LSTM`. `chrono` draws that bias for memories of up to all time steps instead, and
-    takes its negative for the input gate.
+    `LSTM`. With the longest memory, in time steps of the recurrence, that bias is drawn
+    for memories of up to so many, and that of the input gate is its negative.
 
     References:
         Jozefowicz, Zaremba, Sutskever, "An Empirical Exploration of Recurrent
         Network Architectures", ICML 2015, on a forget bias of 1. Tallec and Ollivier,
-        "Can recurrent neural networks warp time?", ICLR 2018, on `chrono`.
+        "Can recurrent neural networks warp time?", ICLR 2018, on such memories.
     """
     params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
     if forget_bias is not None:
         cell = params["cell"]
         bias = jnp.full_like(cell["hf"]["bias"], forget_bias)
-        if chrono:
-            longest = max(1, model.input_shape[0] - 1)
+        if longest_memory is not None:
             bias_key = jax.random.fold_in(key, 0)
             memories = jax.random.uniform(
-                bias_key, bias.shape, minval=1, maxval=longest
+                bias_key, bias.shape, minval=1, maxval=longest_memory
             )
             bias = jnp.log(memories)
             cell["hi"]["bias"] = -bias

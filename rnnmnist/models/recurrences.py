@@ -76,20 +76,20 @@ class ScannedCell(nn.Module):
 class Windows(nn.Module):
     """A recurrence that reads windows of another one's inputs.
 
-    A window is `size` consecutive time steps. One ends at the first time step, with
-    zeros before it, and then at every `stride`-th one. Between two ends, the output is
-    that of the earlier one, so up to `stride - 1` last time steps are not read.
+    A window is `size` consecutive time steps. One ends after every `stride` time steps
+    and one after the last, with zeros for the time steps before and after a sequence.
+    The output after a time step is that of the first window that ends there or later.
     """
 
     recurrence: nn.Module
-    hidden_size: int  # of the recurrence
     size: int
-    stride: int
+    stride: int  # at most the size
 
     def __call__(self, inputs: jax.Array, *, every_step: bool = False) -> jax.Array:
         """Runs the recurrence over windows of inputs [time, batch, features]."""
         time, batch, features = inputs.shape  # time and batch can be symbolic
-        padded = jnp.pad(inputs, ((self.size - 1, 0), (0, 0), (0, 0)))
+        around = (self.size - self.stride, self.stride - 1)
+        padded = jnp.pad(inputs, (around, (0, 0), (0, 0)))
         count = -(-time // self.stride)
         starts = self.stride * jnp.arange(count)
         positions = starts[:, None] + jnp.arange(self.size)[None]  # of padded inputs
@@ -101,20 +101,25 @@ class Windows(nn.Module):
     def start(self, batch: int, features: int) -> Any:
         """Returns the carry before the first time step of `batch` sequences."""
         inner = self.recurrence.start(batch, self.size * features)
-        last = jnp.zeros((batch, self.size, features))
-        hidden = jnp.zeros((batch, self.hidden_size))
-        return inner, hidden, last, jnp.zeros((), jnp.int32)
+        window = jnp.zeros((batch, self.size, features))
+        return inner, window, jnp.zeros((), jnp.int32)
 
     def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Returns the carry and the output after inputs [batch, features]."""
-        inner, hidden, last, time = carry
-        last = jnp.concatenate([last[:, 1:], inputs[:, None]], axis=1)
-        new = self.recurrence.step(inner, last.reshape(len(last), -1))
-        is_end = time % self.stride == 0
-        inner, hidden = jax.tree.map(
-            functools.partial(jnp.where, is_end), new, (inner, hidden)
+        """Returns the carry and the output for a sequence that ends here.
+
+        Inputs are [batch, features].
+        """
+        inner, window, time = carry
+        position = self.size - self.stride + time % self.stride
+        window = window.at[:, position].set(inputs)
+        new, hidden = self.recurrence.step(inner, window.reshape(len(window), -1))
+        moved = jnp.pad(window[:, self.stride :], ((0, 0), (0, self.stride), (0, 0)))
+        inner, window = jax.tree.map(
+            functools.partial(jnp.where, position == self.size - 1),
+            (new, moved),
+            (inner, window),
         )
-        return (inner, hidden, last, time + 1), hidden
+        return (inner, window, time + 1), hidden
 
 
 class MeanPooling(nn.Module):

@@ -116,9 +116,12 @@ def _initializer(
     def init_network(seed: jax.Array) -> tuple[jax.Array, Any]:
         key = stream_key(seed, Stream.WEIGHTS)
         forget_bias = settings.forget_bias if settings.cell == "lstm" else None
-        chrono = settings.initializer == "chrono"
+        longest = None
+        if settings.initializer == "chrono":
+            windows = settings.count_windows(program.model.input_shape[0])
+            longest = max(1, windows - 1)
         params = flatten_params(
-            init_params(program.model, key, forget_bias, chrono=chrono)
+            init_params(program.model, key, forget_bias, longest_memory=longest)
         )
         return params, program.optimizer.init(params)
 

@@ -159,10 +159,9 @@ REMEDIES = [
         f"{IMAGES} --workdir=new",
     ),
     (
-        f"{IMAGES} --config.data.view=pixels --config.data.pixels_per_step=100 "
-        "--workdir=new",
-        "must divide the 784 pixels of an image, not 100; use 98",
-        "--config.data.pixels_per_step=98",
+        f"{IMAGES} --config.model.stride=2 --workdir=new",
+        "model.stride: must be at most model.window=1, not 2; set model.window=2",
+        f"{IMAGES} --config.model.stride=2 --config.model.window=2 --workdir=new",
     ),
     ("evaluate --workdir=run --step=7", "choose best, latest or one of", "--step=10"),
     ("evaluate --workdir=damaged --step=20", "; choose another step", "--step=10"),

@@ -29,7 +29,11 @@ from rnnmnist.training.optimizer import make_schedule
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
 # With the default length and number of layers.
-DEFAULTS: dict[str, object] = {"model.num_layers": 1, "model.window": 1}
+DEFAULTS: dict[str, object] = {
+    "model.num_layers": 1,
+    "model.window": 1,
+    "model.stride": 1,
+}
 RESOLVED = Config().replace(DEFAULTS | {"train.num_steps": 4300})
 
 
@@ -109,7 +113,7 @@ def test_errors_name_the_setting_the_value_and_the_remedy(
     [
         *("seed=-1", "num_seeds=0", "execution.num_devices=0", "train.num_epochs=0"),
         *("execution.remat_steps=0", "model.hidden_size=0", "model.num_layers=0"),
-        *("data.pixels_per_step=0", "data.max_shift=-1", "data.max_rotation=-1"),
+        *("data.max_shift=-1", "data.max_rotation=-1"),
         *("data.max_scale=-0.1", "data.max_scale=2", "data.max_shear=-0.1"),
         *("data.max_shear=2", "data.elastic=-0.1", "train.batch_size=0"),
         *("train.num_steps=0", "train.label_smoothing=-0.1", "train.label_smoothing=1"),
@@ -130,7 +134,7 @@ def test_numbers_without_a_meaning_are_refused(override: str) -> None:
     [
         *("seed=0", "seed=2147479552", "num_seeds=1", "num_seeds=4096"),
         *("data.max_shift=13", "data.max_rotation=180", "data.max_scale=1"),
-        *("data.max_shear=1", "data.elastic=10", "data.pixels_per_step=784"),
+        *("data.max_shear=1", "data.elastic=10"),
         *("model.hidden_size=1", "model.hidden_size=8192", "model.num_layers=64"),
         *("model.forget_bias=-1000", "model.forget_bias=1000", "train.batch_size=1"),
         *("train.batch_size=65536", "train.num_steps=1", "train.num_epochs=1e6"),
@@ -263,7 +267,8 @@ def test_a_setting_that_was_added_since_has_the_value_before(name: str) -> None:
     tree = msgspec.to_builtins(config)
     section, _, key = name.rpartition(".")
     del (tree[section] if section else tree)[key]
-    before = Config().flat() | {"model.window": 1}  # what runs did
+    # What runs did.
+    before = Config().flat() | {"model.window": 1, "model.stride": 1}
     assert Config.from_dict(tree) == config.replace({name: before[name]})
 
 
@@ -288,7 +293,6 @@ def test_a_setting_of_images_is_refused_for_sequences(name: str) -> None:
     values: dict[str, dict[str, object]] = {
         "data.view": {"data.view": "columns"},
         "data.permutation": {"data.view": "permuted", "data.permutation": "random:1"},
-        "data.pixels_per_step": {"data.view": "pixels", "data.pixels_per_step": 2},
         "data.flip": {"data.flip": True},
         "tutorial_128": {"tutorial_128": True},
     }
@@ -304,7 +308,8 @@ def test_blocks_divide_the_time_steps_except_those_of_linear_recurrences() -> No
     assert fit_to_task(config, TASK) == config
     with pytest.raises(UserError, match=r"^execution\.remat_steps: .* 30 .*, not 28"):
         fit_to_task(config, sequences())
-    windows = config.replace({"model.window": 8, "execution.remat_steps": 2})
+    sizes = {"model.window": 8, "model.stride": 2, "execution.remat_steps": 2}
+    windows = config.replace(sizes)
     with pytest.raises(UserError, match=r"must divide the 15 windows of mine, not 2"):
         fit_to_task(windows, sequences())
     linear = config.replace({"model.cell": "lru"})

@@ -75,53 +75,23 @@ def test_a_view_reads_the_pixels_of_its_order(
     np.testing.assert_allclose(scaled, expected, rtol=1.2e-7)
 
 
-@pytest.mark.parametrize("name", ["pixels", "permuted", "random"])
-@pytest.mark.parametrize("pixels_per_step", [2, 28, 784])
-def test_a_step_reads_consecutive_pixels_of_the_order(
-    name: str, pixels_per_step: int
-) -> None:
-    view = VIEWS[name]._replace(pixels_per_step=pixels_per_step)
-    images = random_examples(3).stored
-    (one_by_one,), (found,) = (
-        jax.device_get(read(one, images)) for one in (VIEWS[name], view)
-    )
-    time_steps = 784 // pixels_per_step
-    assert found.shape[1:] == view.shape((28, 28)) == (time_steps, pixels_per_step)
-    np.testing.assert_array_equal(found.ravel(), one_by_one.ravel())
-    if (name, pixels_per_step) == ("pixels", 28):
-        (rows,) = read(VIEWS["rows"], images)
-        np.testing.assert_array_equal(found, rows)
-
-
-@pytest.mark.parametrize(
-    ("setting", "value", "views"),
-    [
-        ("permutation", "random:1", ("rows", "columns", "pixels")),
-        ("pixels_per_step", 7, ("rows", "columns")),
-    ],
-)
-def test_a_setting_of_pixels_needs_their_view(
-    setting: str, value: object, views: tuple[str, ...]
-) -> None:
-    for view in views:
-        settings = {"data.view": view, f"data.{setting}": value}
-        with pytest.raises(
-            UserError, match=rf"^data\.{setting}: {value} .*not {view}$"
-        ):
-            Config().replace(settings)
+@pytest.mark.parametrize("view", ["rows", "columns", "pixels"])
+def test_a_permutation_needs_the_view_of_permuted_pixels(view: str) -> None:
+    settings = {"data.view": view, "data.permutation": "random:1"}
+    with pytest.raises(UserError, match=f"^data.permutation: random:1 .*not {view}$"):
+        Config().replace(settings)
 
 
 @pytest.mark.parametrize(
     ("view", "shape"),
     [
         (View("rows", "bit_reversal"), (28, 28)),
-        (View("pixels", "bit_reversal", 2), (392, 2)),
-        (View("permuted", "random:1", 7), (112, 7)),
+        (View("permuted", "random:1"), (784, 1)),
     ],
 )
 def test_a_task_has_the_shape_of_the_view(view: Any, shape: tuple[int, int]) -> None:
-    name, permutation, pixels = view
-    config = DataConfig(view=name, permutation=permutation, pixels_per_step=pixels)
+    name, permutation = view
+    config = DataConfig(view=name, permutation=permutation)
     task = image_task(config)
     assert View.of(config, task) == view
     assert (task.time_steps, task.features) == shape

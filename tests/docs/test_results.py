@@ -20,7 +20,11 @@ from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runtime.ensemble import split_ensemble
 
-DEFAULTS: dict[str, object] = {"model.num_layers": 1, "model.window": 1}
+DEFAULTS: dict[str, object] = {
+    "model.num_layers": 1,
+    "model.window": 1,
+    "model.stride": 1,
+}
 
 
 def read(path: str) -> dict[str, Any]:
@@ -110,6 +114,7 @@ def settings_of(config: Config) -> Config:
         {
             "model.num_layers": config.model.layers,
             "model.window": config.model.window_size,
+            "model.stride": config.model.window_stride,
             "train.eval_every_steps": config.train.eval_interval,
             "train.log_every_steps": None,
         }

@@ -29,12 +29,23 @@ from rnnmnist.exporting.source import Source
 from rnnmnist.runs.checksums import named_leaves
 
 
-def config_of(cell: str, pooling: Any = "last", window: int = 1, **data: Any) -> Config:
+def config_of(
+    cell: str,
+    pooling: Any = "last",
+    window: int = 1,
+    stride: int | None = None,
+    **data: Any,
+) -> Config:
     """A configuration for images if `data` has a view, else for sequences."""
     name: Any = "mnist5k" if "view" in data else "files"
     layers = 2 if cell in LINEAR_CELLS else 1
     model = ModelConfig(
-        cell, hidden_size=24, num_layers=layers, pooling=pooling, window=window
+        cell,
+        hidden_size=24,
+        num_layers=layers,
+        pooling=pooling,
+        window=window,
+        stride=stride,
     )
     return Config(data=DataConfig(name=name, **data), model=model)
 
@@ -42,9 +53,9 @@ def config_of(cell: str, pooling: Any = "last", window: int = 1, **data: Any) ->
 NETWORKS = {
     "lstm": config_of("lstm", view="rows"),
     "lstm on columns": config_of("lstm", "mean", view="columns"),
-    "gru on pixels": config_of("gru", view="pixels", pixels_per_step=56),
+    "gru on pixels": config_of("gru", "last", 56, 56, view="pixels"),
     "rnn": config_of("rnn", view="rows"),
-    "lru on permuted pixels": config_of("lru", view="permuted", pixels_per_step=16),
+    "lru on permuted pixels": config_of("lru", "last", 16, 16, view="permuted"),
     "mingru on columns": config_of("mingru", "mean", view="columns"),
     "lstm on sequences": config_of("lstm"),
     "lstm on one feature": config_of("lstm"),

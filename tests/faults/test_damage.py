@@ -180,6 +180,7 @@ OTHERS: dict[str, object] = {
     "model.cell_sha256": "0" * 64,
     "model.pooling": "mean",
     "model.window": 2,
+    "model.stride": 2,
     "model.initializer": "tutorial",
     "data.validation": False,
     "train.class_weight": "balanced",
@@ -194,7 +195,6 @@ OTHERS: dict[str, object] = {
 # Settings with which others are valid.
 NEEDED: dict[str, dict[str, object]] = {
     "data.permutation": {"data.view": "permuted"},
-    "data.pixels_per_step": {"data.view": "pixels"},
     "model.num_layers": {"model.cell": "lru"},
     "model.cell_sha256": {"model.cell": "leaky.py:Leaky"},
 }

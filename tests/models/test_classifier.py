@@ -29,7 +29,7 @@ from rnnmnist.models.classifier import (
 )
 
 INPUTS = inputs_of(random_examples(5).stored)
-initialize = jax.jit(init_params, static_argnames=("model", "chrono"))
+initialize = jax.jit(init_params, static_argnames="model")
 ALL_CELLS = (*GATED_CELLS, *LINEAR_CELLS)
 
 
@@ -85,43 +85,41 @@ def test_the_scan_equals_a_loop_over_the_cell(
         *((cell, {}) for cell in ALL_CELLS),
         ("lru", {"pooling": "mean"}),
         ("lru", {"pooling": "mean", "window": 8}),
-        ("lstm", {"window": 12}),
+        ("lstm", {"window": 12, "stride": 7}),
         ("gru", {"window": 2}),
+        ("rnn", {"window": 4, "stride": 4}),
     ],
 )
 def test_logits_after_each_step(cell: str, settings: dict[str, Any]) -> None:
-    """They equal those of shorter sequences, and those of one step at a time."""
+    """They equal those of shorter sequences, and those of one step at a time.
+
+    Windows end after every stride.
+    """
     model, params = build(cell, **settings)
     variables = {"params": params}
     over_time = np.asarray(logits_of(model, params, INPUTS, every_step=True))
     assert over_time.dtype == np.float32
     assert over_time.shape == (5, 28, 10)
-    for count in (13, 28):
-        shorter = logits_of(model, params, INPUTS[:, :count])
-        np.testing.assert_allclose(
-            over_time[:, count - 1], shorter, rtol=1e-5, atol=1e-6
-        )
+    stride = ModelConfig(**settings).window_stride
     step = jax.jit(functools.partial(model.apply, method="step"))
     carry: Any = model.apply(variables, 5, method="start")
     for row in range(28):
         carry, logits = step(variables, carry, INPUTS[:, row])
-        np.testing.assert_allclose(logits, over_time[:, row], rtol=1e-5, atol=1e-5)
+        if row % stride == stride - 1 or row == 27:
+            np.testing.assert_allclose(logits, over_time[:, row], rtol=1e-5, atol=1e-5)
+        if row in (5, 12, 27):
+            shorter = logits_of(model, params, INPUTS[:, : row + 1])
+            np.testing.assert_allclose(logits, shorter, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "stride"), [(12, 3), (3, 1), (112, 28)])
-def test_windows_are_read_at_a_time(size: int, stride: int) -> None:
-    model, params = build("gru", window=size)
-    before = np.zeros((5, size - 1, 28), np.float32)
-    padded = np.concatenate([before, INPUTS], axis=1)
-    windows = np.stack(
-        [
-            padded[:, start : start + size].reshape(5, -1)
-            for start in range(0, 28, stride)
-        ],
-        axis=1,
-    )
-    plain = model_of(ModelConfig("gru", hidden_size=16), task_of(28, size * 28, 10))
-    expected = logits_of(plain, params, windows)
+@pytest.mark.parametrize("stride", [1, 4, 12])
+def test_windows_are_read_at_a_time(stride: int) -> None:
+    model, params = build("gru", window=12, stride=stride)
+    padded = np.pad(INPUTS, ((0, 0), (12 - stride, stride - 1), (0, 0)))
+    starts = range(0, 28, stride)
+    windows = [padded[:, start : start + 12].reshape(5, -1) for start in starts]
+    plain = model_of(ModelConfig("gru", hidden_size=16), task_of(28, 12 * 28, 10))
+    expected = logits_of(plain, params, np.stack(windows, axis=1))
     found = logits_of(model, params, INPUTS)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
@@ -184,10 +182,9 @@ def test_forget_bias_sets_the_forget_gates_bias_only() -> None:
 
 
 def test_chrono_draws_the_biases_of_two_gates() -> None:
-    """Forget gates that keep 1 to T - 1 time steps, and the opposite input gates."""
-    config = ModelConfig(initializer="chrono")
-    model = model_of(config, task_of(784, 1, 10))
-    plain, params = (init(model, 1.0, chrono=chrono) for chrono in (False, True))
+    """Forget gates that keep 1 to 783 time steps, and the opposite input gates."""
+    model = model_of(ModelConfig(), task_of(784, 1, 10))
+    plain, params = (init(model, 1.0, longest_memory=one) for one in (None, 783))
     forget, opposite = (params["cell"][gate]["bias"] for gate in ("hf", "hi"))
     np.testing.assert_array_equal(forget, -opposite)
     memories = np.exp(forget)
