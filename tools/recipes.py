@@ -24,15 +24,14 @@ from results import RESULTS, RUNS, SETS
 from rnnmnist.data.sequences.reading import read
 from rnnmnist.runs import logs
 
+LONGER = {"num_layers": 3, "min_steps": 1200}
 RECIPES: dict[str, dict[str, Any]] = {  # settings instead of those of `files.py`
     "1 layer": {"num_layers": 1},
     "2 layers": {"num_layers": 2},
     "3 layers": {"num_layers": 3},
-    "3 layers, 1,200 updates": {"num_layers": 3, "min_steps": 1200},
+    "3 layers, 1,200 updates": LONGER,
     "3 layers, no windows": {"num_layers": 3, "window": 1},
-    "3 layers, no windows, 1,200 updates": {
-        **{"num_layers": 3, "window": 1, "min_steps": 1200}
-    },
+    "3 layers, no windows, 1,200 updates": LONGER | {"window": 1},
 }
 
 

@@ -2,13 +2,12 @@
 
     python tools/vanishing.py --data=FOLDER
 
-Trains every recurrence on pixels of MNIST in row order, in windows of 28 to 1 pixels
-that do not overlap, with one recipe; the head reads the last state. For images of
-validation, it then differentiates the loss of each image with respect to the pixels of
-each window, before and after training. It writes results/vanishing.json;
-`render_pages.py` shows it as a table and as docs/vanishing.png. FOLDER contains
-`mnist/` with the four original files. Runs stay in `checkpoints/results`; an
-interrupted measurement resumes them.
+Trains every recurrence on pixels of MNIST in row order, 28 to 1 at a time, with one
+recipe; the head reads the last state. For images of validation, it then differentiates
+the loss of each image with respect to the pixels of each window, before and after
+training. It writes results/vanishing.json; `render_pages.py` shows it as a table and as
+docs/vanishing.png. FOLDER contains `mnist/` with the four original files. Runs stay in
+`checkpoints/results`; an interrupted measurement resumes them.
 """
 
 import argparse
@@ -69,10 +68,8 @@ class Case(NamedTuple):
         """The runs of this case."""
         name = f"vanishing_{self.recurrence.replace(', ', '_')}_{self.time_steps}"
         size = 784 // self.time_steps
-        settings = (
-            f"{RECIPE} model.window={size} model.stride={size} "
-            f"{RECURRENCES[self.recurrence]}"
-        )
+        windows = f"model.window={size} model.stride={size}"
+        settings = f"{RECIPE} {windows} {RECURRENCES[self.recurrence]}"
         return results.Row(name, 3 if self.time_steps <= SHORT else 1, settings)
 
 
@@ -80,43 +77,38 @@ CASES = [Case(name, time_steps) for time_steps in TIME_STEPS for name in RECURRE
 
 
 def input_gradients(
-    model: SequenceClassifier,
-    params: Params,
-    inputs: np.ndarray,
-    labels: np.ndarray,
-    windows: int,
+    model: SequenceClassifier, params: Params, inputs: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
     """Differentiates each sequence's loss with respect to the inputs of each window.
 
     Args:
         model: from `make_model`.
         params: of one network.
-        inputs: float32 [sequences, time, features].
+        inputs: float32 [sequences, windows, values].
         labels: [sequences].
-        windows: into which the time is divided.
 
     Returns:
-        The norms, [sequences, windows].
+        The norms over values, [sequences, windows].
     """
 
     @jax.jit
     @functools.partial(jax.grad, argnums=1)
     def gradient(params: Params, inputs: jax.Array) -> jax.Array:
-        logits = jnp.asarray(model.apply({"params": params}, inputs))
+        sequences = inputs.reshape(-1, *model.input_shape)
+        logits = jnp.asarray(model.apply({"params": params}, sequences))
         # A sequence affects its own loss only, so the sum separates the gradients.
         return optax.softmax_cross_entropy_with_integer_labels(
             logits, jnp.asarray(labels, jnp.int32)
         ).sum()
 
     found = np.asarray(gradient(params, jnp.asarray(inputs)), np.float64)
-    return np.linalg.norm(found.reshape(len(found), windows, -1), axis=-1)
+    return np.linalg.norm(found, axis=-1)
 
 
 def relative_quantiles(norms: np.ndarray) -> list[list[float]]:
     """Returns quantiles over sequences, relative to the last part, [quantiles][parts].
 
-    Args:
-        norms: [sequences, time], of the gradient. They are averaged over each part.
+    The norms, [sequences, windows], are averaged over each part.
     """
     means = norms.reshape(len(norms), PARTS, -1).mean(axis=2)
     table = np.quantile(means / means[:, -1:], QUANTILES, axis=0)
@@ -131,15 +123,15 @@ def measure_gradients(workdir: Path) -> dict[str, Any]:
     view = network.view
     assert view is not None
     inputs = np.asarray(view(jnp.asarray(examples.take(slice(EXAMPLES)))))
-    labels = examples.labels[:EXAMPLES]
     windows = config.model.count_windows(network.task.time_steps)
+    inputs = inputs.reshape(len(inputs), windows, -1)
     (trained,) = split_ensemble(network.params)
     program = Program.create(config, network.task, network.mesh, network.execution)
     state = create_state(config, program)
     (untrained,) = split_ensemble(evaluated_trees(state, model=model))
     return {
         when: relative_quantiles(
-            input_gradients(model, params, inputs, labels, windows)
+            input_gradients(model, params, inputs, examples.labels[:EXAMPLES])
         )
         for when, params in (("before", untrained), ("after", trained))
     }

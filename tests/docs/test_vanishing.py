@@ -21,7 +21,7 @@ def test_gradients_equal_finite_differences() -> None:
     params = random_params(model)
     inputs = np.random.default_rng(0).normal(size=(5, TIME, 3)).astype(np.float32)
     labels = np.array([0, 3, 1, 2, 3])
-    norms = vanishing.input_gradients(model, params, inputs, labels, TIME)
+    norms = vanishing.input_gradients(model, params, inputs, labels)
     assert norms.shape == (5, TIME)
 
     @jax.jit
