@@ -36,6 +36,9 @@ from rnnmnist.errors import (
     first_line,
 )
 
+# Flags that name the subject of an error, besides the settings.
+FLAGS = ("config", "workdir", "step", "split", "format", "verify", "require")
+
 
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` with exact flag names and one-line errors."""
@@ -203,6 +206,14 @@ def _configure_logging() -> None:
     sys.unraisablehook = _show_unraisable
 
 
+def as_line(error: Exception) -> str:
+    """Returns the line of an error, which begins with the flag of its subject."""
+    line = " ".join(str(error).split())
+    subject = line.partition(":")[0]
+    flag = "--config." if subject in SETTINGS else "--" if subject in FLAGS else ""
+    return f"error: {flag}{line}"
+
+
 def run(main: Callable[[list[str]], None]) -> None:
     """Calls an entry point with the command line, and turns errors into exit codes."""
     _configure_logging()
@@ -217,8 +228,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     except Exception as error:
         if (failure := as_run_error(error)) is None:  # an internal fault
             exit_immediately(traceback.format_exc().rstrip(), 1)
-        line = " ".join(str(failure).split())
-        exit_immediately(f"error: {line}", failure.exit_code)
+        exit_immediately(as_line(failure), failure.exit_code)
     finally:
         # The interpreter's last garbage collection would take 0.2 to 0.4 s for the
         # modules of jax and orbax.

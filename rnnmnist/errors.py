@@ -32,7 +32,7 @@ class UserError(RunError):
     """A mistake of the user, or something that the user must do first. Exit code 2.
 
     The message is one line with the setting or file, the value, and what is allowed. It
-    begins with its subject, such as `workdir` or `train.num_steps`.
+    begins with its subject, such as `workdir` or `data.path`; commands add the flag.
     """
 
     exit_code = 2

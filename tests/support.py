@@ -21,6 +21,7 @@ import pytest
 from jax._src import compiler
 from jax.sharding import AxisType, Mesh
 
+from rnnmnist import cli
 from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import SplitSizes, Task
@@ -177,7 +178,7 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         found = as_run_error(error)
         if found is None:
             raise
-        print(f"error: {found}", file=errors)
+        print(cli.as_line(found), file=errors)
         code = found.exit_code
     finally:
         logging.getLogger("rnnmnist").removeHandler(handler)

@@ -83,10 +83,9 @@ def fit_to_task(config: Config, task: Task) -> Config:
     block = None if model.is_linear else config.execution.remat_steps
     steps = model.count_windows(task.time_steps)
     if block is not None and steps % block:
-        read = "time steps" if model.window_size == 1 else "windows"
         raise UserError(
-            f"execution.remat_steps: must divide the {steps} {read} of {task.name}, "
-            f"not {block}"
+            f"execution.remat_steps: must divide the {steps} time steps of the "
+            f"recurrence, not {block}"
         )
     return config
 

@@ -28,9 +28,8 @@ EMBEDDED = Path(__file__).parent / "mnist5k.npz"
 def image_task(config: DataConfig) -> Task:
     """Returns the task of a data set of images, which need not be prepared."""
     classes, examples = IMAGE_SETS[config.name]
-    view = View(config.view, config.permutation)
-    time_steps, features = view.shape(IMAGE_SHAPE)
-    return Task(config.name, time_steps, features, classes, examples, IMAGE_SHAPE)
+    shape = View(config.view, config.permutation).shape(IMAGE_SHAPE)
+    return Task(config.name, *shape, classes, examples, IMAGE_SHAPE)
 
 
 def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:

@@ -143,7 +143,7 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     late = (
-        f"error: num_processes: not all of {number or 'the'} processes have joined "
+        f"error: --num_processes: not all of {number or 'the'} processes have joined "
         f"{address or 'the cluster'} within {JOIN_TIMEOUT_SECONDS} s; start each of "
         "them, with the same flags"
     )

@@ -310,7 +310,7 @@ def test_blocks_divide_the_time_steps_except_those_of_linear_recurrences() -> No
         fit_to_task(config, sequences())
     sizes = {"model.window": 8, "model.stride": 2, "execution.remat_steps": 2}
     windows = config.replace(sizes)
-    with pytest.raises(UserError, match=r"must divide the 15 windows of mine, not 2"):
+    with pytest.raises(UserError, match=r"must divide the 15 time steps .*, not 2"):
         fit_to_task(windows, sequences())
     linear = config.replace({"model.cell": "lru"})
     assert fit_to_task(linear, sequences()).execution.remat_steps == 28

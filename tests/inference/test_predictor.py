@@ -340,8 +340,8 @@ def test_unreadable_files_are_reported_and_skipped(
         ([], "FILE: "),
         ([""], "FILE: "),
         (["--jsn", "a.png"], "--jsn: "),
-        (["--workdir=nowhere", "a.png"], "workdir: "),  # also of the library
-        (["--step=7", "a.png"], "step: "),
+        (["--workdir=nowhere", "a.png"], "--workdir: "),
+        (["--step=7", "a.png"], "--step: "),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], start: str) -> None:

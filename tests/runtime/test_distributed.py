@@ -193,7 +193,7 @@ def test_a_batch_that_cannot_be_split_is_one_line(
     odd = "--config.train.batch_size=49"
     args = trainer.arguments(tmp_path / "run", data_dir, odd)
     line = "num_seeds x 49 must be a multiple of the 2 processes"
-    expected = [f"error: train.batch_size: {line}"] * 2
+    expected = [f"error: --config.train.batch_size: {line}"] * 2
     assert refusals(environment, args, args) == expected
     assert not (tmp_path / "run").exists()
 
@@ -207,7 +207,7 @@ def test_an_error_on_process_0_is_raised_on_all(
     with lock(workdir):
         lines = refusals(environment, args, args)
     for line in lines:
-        assert line.startswith(f"error: workdir: {workdir} is in use by process ")
+        assert line.startswith(f"error: --workdir: {workdir} is in use by process ")
     assert list(workdir.iterdir()) == []
 
 
@@ -238,7 +238,7 @@ def test_missing_processes_are_one_line(
     )
     assert (finished.returncode, finished.stdout) == (1, "")
     assert finished.stderr == (
-        f"error: num_processes: not all of 2 processes have joined {address} within "
+        f"error: --num_processes: not all of 2 processes have joined {address} within "
         "1 s; start each of them, with the same flags\n"
     )
 
