@@ -36,8 +36,11 @@ from rnnmnist.errors import (
     first_line,
 )
 
-# Flags that name the subject of an error, besides the settings.
-FLAGS = ("config", "workdir", "step", "split", "format", "verify", "require")
+# Flags that are the subject of an error, besides those of settings.
+FLAGS = (
+    *("config", "workdir", "step", "split", "format", "output", "verify", "require"),
+    "coordinator_address",
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -207,11 +210,11 @@ def _configure_logging() -> None:
 
 
 def as_line(error: Exception) -> str:
-    """Returns the line of an error, which begins with the flag of its subject."""
+    """Returns the message of an error, which begins with the flag of its subject."""
     line = " ".join(str(error).split())
     subject = line.partition(":")[0]
     flag = "--config." if subject in SETTINGS else "--" if subject in FLAGS else ""
-    return f"error: {flag}{line}"
+    return flag + line
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -228,7 +231,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     except Exception as error:
         if (failure := as_run_error(error)) is None:  # an internal fault
             exit_immediately(traceback.format_exc().rstrip(), 1)
-        exit_immediately(as_line(failure), failure.exit_code)
+        exit_immediately(f"error: {as_line(failure)}", failure.exit_code)
     finally:
         # The interpreter's last garbage collection would take 0.2 to 0.4 s for the
         # modules of jax and orbax.

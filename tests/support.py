@@ -178,7 +178,7 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         found = as_run_error(error)
         if found is None:
             raise
-        print(cli.as_line(found), file=errors)
+        print(f"error: {cli.as_line(found)}", file=errors)
         code = found.exit_code
     finally:
         logging.getLogger("rnnmnist").removeHandler(handler)

@@ -60,7 +60,7 @@ class DataConfig(Section):
     )
     view: Literal["rows", "columns", "pixels", "permuted"] = setting(
         "rows",
-        "what is read of an image in a time step: a row, a column, or pixels, in row "
+        "what is read of an image in a time step: a row, a column, or a pixel, in row "
         "order or in the order of data.permutation",
         of="images",
     )
@@ -159,7 +159,8 @@ class ModelConfig(Section):
     )
     stride: int | None = setting(
         None,
-        "time steps from one window to the next (default: a quarter of the window)",
+        "time steps from one window to the next, at most the window (default: a "
+        "quarter of the window, rounded down, at least 1)",
         ge=1,
         le=1024,
     )
@@ -224,12 +225,13 @@ class ModelConfig(Section):
 
     @property
     def size(self) -> str:
-        """The size in words: `2 layers of 64 units, windows of 8 time steps`."""
+        """The size in words: `64 units, windows of 8 time steps, 2 apart`."""
         text = f"{self.hidden_size:,} unit{'s' if self.hidden_size > 1 else ''}"
         if self.layers > 1:
             text = f"{self.layers} layers of {text}"
         if self.window_size > 1:
-            text += f", windows of {self.window_size} time steps"
+            text += f", windows of {self.window_size} time steps, "
+            text += f"{self.window_stride} apart"
         return text
 
 
@@ -380,8 +382,9 @@ class ExecutionConfig(Section):
     remat_steps: int | None = setting(
         None,
         "time steps per block of which the backward pass keeps the first state and "
-        "recomputes the others; a divisor of all time steps, except with mingru and "
-        "lru; all time steps: no blocks (default: no blocks; mingru and lru on CPU: 4)",
+        "recomputes the others; a divisor of all of them, or of all windows, except "
+        "with mingru and lru; all of them: no blocks (default: no blocks; mingru and "
+        "lru on CPU: 4)",
         resume="warned",
         ge=1,
     )
@@ -445,10 +448,10 @@ class Config(Section):
     def from_dict(cls, tree: dict[str, Any]) -> "Config":
         """Restores a configuration from its JSON object.
 
-        Settings that were added since have the values of the runs before, which are
-        their defaults if nothing else is said here. Unknown ones are a `UserError`.
+        Settings that were added since have their defaults, unknown ones are a
+        `UserError`.
         """
-        flat: dict[str, Any] = {"model.window": 1, "model.stride": 1}
+        flat: dict[str, Any] = {}
         for name, value in tree.items():
             if isinstance(value, dict):
                 flat |= {f"{name}.{key}": inner for key, inner in value.items()}

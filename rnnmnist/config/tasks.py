@@ -78,7 +78,7 @@ def fit_to_task(config: Config, task: Task) -> Config:
     if model.window_stride > model.window_size:
         raise UserError(
             f"model.stride: must be at most model.window={model.window}, not "
-            f"{model.stride}; set model.window={model.stride}"
+            f"{model.stride}; lower it, or set a larger model.window"
         )
     block = None if model.is_linear else config.execution.remat_steps
     steps = model.count_windows(task.time_steps)

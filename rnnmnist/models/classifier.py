@@ -98,31 +98,28 @@ def _make_model(
 
 
 def init_params(
-    model: SequenceClassifier,
-    key: jax.Array,
-    forget_bias: float | None = None,
-    *,
-    longest_memory: int | None = None,
+    model: SequenceClassifier, key: jax.Array, config: ModelConfig
 ) -> Params:
     """Initializes the parameters of one network, float32.
 
-    `forget_bias` is the initial bias of the forget gate, None if the recurrence is no
-    `LSTM`. With the longest memory, in time steps of the recurrence, that bias is drawn
-    for memories of up to so many, and that of the input gate is its negative.
+    The bias of an LSTM's forget gate is `model.forget_bias`. The initializer `chrono`
+    draws it for memories of up to all windows instead, and takes its negative for the
+    input gate.
 
     References:
         Jozefowicz, Zaremba, Sutskever, "An Empirical Exploration of Recurrent
         Network Architectures", ICML 2015, on a forget bias of 1. Tallec and Ollivier,
-        "Can recurrent neural networks warp time?", ICLR 2018, on such memories.
+        "Can recurrent neural networks warp time?", ICLR 2018, on `chrono`.
     """
     params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
-    if forget_bias is not None:
+    if config.cell == "lstm":
         cell = params["cell"]
-        bias = jnp.full_like(cell["hf"]["bias"], forget_bias)
-        if longest_memory is not None:
+        bias = jnp.full_like(cell["hf"]["bias"], config.forget_bias)
+        if config.initializer == "chrono":
+            longest = max(1, config.count_windows(model.input_shape[0]) - 1)
             bias_key = jax.random.fold_in(key, 0)
             memories = jax.random.uniform(
-                bias_key, bias.shape, minval=1, maxval=longest_memory
+                bias_key, bias.shape, minval=1, maxval=longest
             )
             bias = jnp.log(memories)
             cell["hi"]["bias"] = -bias
@@ -133,7 +130,8 @@ def init_params(
 @functools.cache
 def abstract_params(model: SequenceClassifier) -> Params:
     """Returns the shapes and types of the parameters of one network."""
-    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    shape = (1, *model.input_shape)
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))["params"]
 
 
 @functools.cache

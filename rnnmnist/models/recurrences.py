@@ -2,7 +2,7 @@
 
 Each maps inputs [time, batch, features] to the hidden state after the last time step,
 [batch, hidden], or with `every_step` to those after all time steps, [time, batch,
-hidden]. `start` and `step` compute the same one time step at a time.
+hidden]. `start` and `step` compute the first one time step at a time.
 """
 
 import functools
@@ -76,9 +76,9 @@ class ScannedCell(nn.Module):
 class Windows(nn.Module):
     """A recurrence that reads windows of another one's inputs.
 
-    A window is `size` consecutive time steps. One ends after every `stride` time steps
-    and one after the last, with zeros for the time steps before and after a sequence.
-    The output after a time step is that of the first window that ends there or later.
+    A window is `size` consecutive time steps. One ends after every `stride` time steps;
+    the last one can end later than the sequence, around which are zeros. With
+    `every_step`, the output after a time step is that of the next end of a window.
     """
 
     recurrence: nn.Module

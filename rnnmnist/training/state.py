@@ -115,13 +115,7 @@ def _initializer(
 ) -> Callable[[jax.Array], TrainState]:
     def init_network(seed: jax.Array) -> tuple[jax.Array, Any]:
         key = stream_key(seed, Stream.WEIGHTS)
-        forget_bias = settings.forget_bias if settings.cell == "lstm" else None
-        windows = settings.count_windows(program.model.input_shape[0])
-        is_chrono = settings.initializer == "chrono"
-        longest = max(1, windows - 1) if is_chrono else None
-        params = flatten_params(
-            init_params(program.model, key, forget_bias, longest_memory=longest)
-        )
+        params = flatten_params(init_params(program.model, key, settings))
         return params, program.optimizer.init(params)
 
     def init_state(seeds: jax.Array) -> TrainState:

@@ -160,7 +160,7 @@ REMEDIES = [
     ),
     (
         f"{IMAGES} --config.model.stride=2 --workdir=new",
-        "model.stride: must be at most model.window=1, not 2; set model.window=2",
+        "must be at most model.window=1, not 2; lower it, or set a larger model.window",
         f"{IMAGES} --config.model.stride=2 --config.model.window=2 --workdir=new",
     ),
     ("evaluate --workdir=run --step=7", "choose best, latest or one of", "--step=10"),

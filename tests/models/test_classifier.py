@@ -29,7 +29,7 @@ from rnnmnist.models.classifier import (
 )
 
 INPUTS = inputs_of(random_examples(5).stored)
-initialize = jax.jit(init_params, static_argnames="model")
+initialize = jax.jit(init_params, static_argnames=("model", "config"))
 ALL_CELLS = (*GATED_CELLS, *LINEAR_CELLS)
 
 
@@ -38,9 +38,10 @@ def build(cell: str, **settings: Any) -> tuple[SequenceClassifier, Params]:
     return model, random_params(model)
 
 
-def init(model: SequenceClassifier, *args: Any, **settings: Any) -> Params:
+def init(model: SequenceClassifier, **settings: Any) -> Params:
     """Returns the initial parameters of the key 0 as NumPy arrays."""
-    return jax.device_get(initialize(model, jax.random.key(0), *args, **settings))
+    config = ModelConfig(**settings)
+    return jax.device_get(initialize(model, jax.random.key(0), config))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "every_step"))
@@ -141,11 +142,14 @@ def padded_with(garbage: Any, missing: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("missing", ["error", "forward_fill", "zero"])
-@pytest.mark.parametrize(("cell", "window"), [*((c, 1) for c in ALL_CELLS), ("lru", 8)])
+@pytest.mark.parametrize(
+    ("cell", "window", "stride"),
+    [*((cell, 1, 1) for cell in ALL_CELLS), ("lru", 8, 2), ("gru", 3, 3)],
+)
 def test_the_content_of_the_padding_changes_no_bit(
-    cell: Any, missing: str, window: int
+    cell: Any, missing: str, window: int, stride: int
 ) -> None:
-    settings = ModelConfig(cell=cell, hidden_size=8, window=window)
+    settings = ModelConfig(cell=cell, hidden_size=8, window=window, stride=stride)
     model = model_of(settings, task_of(7, 3, 4))
     params = random_params(model)
     inputs = padded_with(0.0, missing)
@@ -171,7 +175,7 @@ def test_the_number_of_parameters(cell: str, number: int) -> None:
 
 def test_forget_bias_sets_the_forget_gates_bias_only() -> None:
     model, _ = build("lstm")
-    params, other = (init(model, bias) for bias in (2.5, 0.0))
+    params, other = (init(model, forget_bias=bias) for bias in (2.5, 0.0))
     for gate, expected in (("hi", 0), ("hf", 2.5), ("hg", 0), ("ho", 0)):
         np.testing.assert_array_equal(
             params["cell"][gate]["bias"], np.full(16, expected)
@@ -182,14 +186,15 @@ def test_forget_bias_sets_the_forget_gates_bias_only() -> None:
 
 
 def test_chrono_draws_the_biases_of_two_gates() -> None:
-    """Forget gates that keep 1 to 783 time steps, and the opposite input gates."""
+    """Forget gates that keep 1 to T - 1 windows, and the opposite input gates."""
     model = model_of(ModelConfig(), task_of(784, 1, 10))
-    plain, params = (init(model, 1.0, longest_memory=one) for one in (None, 783))
+    settings = {"initializer": "chrono", "window": 2, "stride": 2}
+    plain, params = init(model), init(model, **settings)
     forget, opposite = (params["cell"][gate]["bias"] for gate in ("hf", "hi"))
     np.testing.assert_array_equal(forget, -opposite)
     memories = np.exp(forget)
-    assert 1 <= memories.min() < 100 < 700 < memories.max() <= 783
-    assert memories.mean() == pytest.approx(392, rel=0.2)
+    assert 1 <= memories.min() < 50 < 350 < memories.max() <= 391
+    assert memories.mean() == pytest.approx(196, rel=0.2)
     for gate in ("hf", "hi"):
         params["cell"][gate]["bias"] = plain["cell"][gate]["bias"]
     jax.tree.map(np.testing.assert_array_equal, params, plain)
@@ -197,7 +202,7 @@ def test_chrono_draws_the_biases_of_two_gates() -> None:
 
 def test_the_tutorial_initializer() -> None:
     model = model_of(ModelConfig(initializer="tutorial"))
-    params = init(model, 1.0)
+    params = init(model)
     limit = np.sqrt(6 / (28 + 128 + 4 * 128))
     kernels = [g["kernel"] for g in params["cell"].values()]
     values = np.concatenate([np.ravel(kernel) for kernel in kernels])
@@ -216,7 +221,7 @@ def test_a_channel_axis_is_refused() -> None:
 
 def test_a_seed_gives_the_initial_values_of_the_published_results() -> None:
     """To rounding: libraries may compute a normal distribution's quantiles anew."""
-    params = init(model_of(), 1.0)
+    params = init(model_of())
     for kernel, expected in (
         (params["head"]["kernel"], [0.17833638, 0.05387794, -0.03877558, -0.04409143]),
         (params["cell"]["ii"]["kernel"], [0.36217883, 0.12631695, 0.07699688]),

@@ -285,20 +285,6 @@ def test_a_checkpoint_of_another_version_is_refused(
             read(workdir, 2)
 
 
-def test_a_checkpoint_without_windows_resumes(two_steps: Path, tmp_path: Path) -> None:
-    """Its run was before the settings, and read one time step at a time."""
-    workdir = shutil.copytree(two_steps, tmp_path / "run")
-    path = workdir / "2" / "header" / "metadata"
-    content = json.loads(path.read_text())
-    del content["sha256"]
-    for name in ("window", "stride"):
-        del content["config"]["model"][name]
-    content["config"]["model"]["num_layers"] = 1  # as a run resolves it
-    path.write_text(json.dumps(content | {"sha256": json_checksum(content)}))
-    assert checkpoints.read_header(workdir, 2).config.model.window == 1
-    assert step_to_resume(CONFIG, workdir) == 2
-
-
 @pytest.mark.parametrize(
     "text", [b"", b"[]", b"3", b"[" * 100_000, b'{"sha256": "\xff"}', b"{}"]
 )
