@@ -12,6 +12,7 @@ files and numba's compilation, which a fit to two sequences causes before.
 """
 
 import argparse
+import datetime
 import json
 import os
 import re
@@ -92,6 +93,7 @@ def main() -> None:
         "name": "baselines",
         "command": "python tools/baselines.py --data=FOLDER",
         "hardware": f"one core of {processors[0]}",
+        "date": datetime.date.today().isoformat(),
         "versions": {name: metadata.version(name) for name in ("aeon", "numba")},
         "datasets": {name: measure_all(data, name) for name in names},
     }

@@ -188,7 +188,7 @@ def archive() -> str:
         f"{page_tables.table(('data set', *sizes, *durations), costs)}"
         f"{origin((*ARCHIVE, *ARCHIVE_LSTM))}"
         f"1-NN DTW and MiniRocket on {baselines['hardware']}; "
-        f"{join_versions(baselines['versions'])}.\n"
+        f"{join_versions(baselines['versions'])}; measured on {baselines['date']}.\n"
     )
 
 

@@ -55,7 +55,8 @@ def test_an_archive_file_leads_to_a_prediction(tmp_path: Path) -> None:
 def test_the_python_on_the_page_runs(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    python = "\n".join(block for block in PYTHON[2:] if block not in OF_TOOLS.values())
+    others = (PYTHON[1], *OF_TOOLS.values())
+    python = "\n".join(block for block in PYTHON if block not in others)
     output = run_block("python", python, tmp_path, environment)
     assert re.search(r"^\{'hidden_size': (8|128)\}$", output, re.M)  # of the search
     assert "('falling', 'rising')" in output

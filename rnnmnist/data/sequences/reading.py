@@ -92,6 +92,7 @@ def read(path: Path, *, pair: bool = True) -> Sequences:
     """
     reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
     if reader is None:
+        path.stat()  # raises if it does not exist
         raise UserError(f"{path}: is in no known format; name {FORMATS}")
     with named(path), damage_refused(UserError, "", SAVE_AGAIN):
         arrays = read_ts(path, pair=pair) if reader is read_ts else reader(path)
