@@ -40,7 +40,7 @@ def predict(config, params, examples, lengths=None):
     inputs = to_inputs(config, examples).swapaxes(0, 1)
     if lengths is not None:
         inputs[np.arange(len(inputs))[:, None] >= lengths] = 0
-    size, stride = config.get("window", 1), config.get("stride", 1)
+    size, stride = config["window"], config["stride"]
     padded = np.pad(inputs, ((size - stride, stride - 1), (0, 0), (0, 0)))
     starts = np.arange(0, len(inputs), stride)
     inputs = np.concatenate([padded[starts + index] for index in range(size)], axis=-1)
