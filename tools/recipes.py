@@ -1,4 +1,4 @@
-"""Compares recipes for sequences by cross-validation within training parts.
+"""Compares recipes for sequences by cross-validation within training splits.
 
     python tools/recipes.py --data=FOLDER --folds=5 RECIPE …
 

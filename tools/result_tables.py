@@ -193,7 +193,7 @@ def archive() -> str:
 
 
 def recipes() -> str:
-    """Returns the table of the cross-validation within the training parts."""
+    """Returns the table of the cross-validation within the training splits."""
     lines = []
     for recipe, counts in read_result("recipes").items():
         sums = {name: np.sum(folds, axis=0) for name, folds in counts.items()}
