@@ -186,7 +186,9 @@ def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    # jax compiles again what another process writes, or was killed while it wrote.
+    if not str(message).startswith("Error reading persistent compilation cache entry"):
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def _configure_logging() -> None:
@@ -209,7 +211,7 @@ def _configure_logging() -> None:
     sys.unraisablehook = _show_unraisable
 
 
-def as_line(error: Exception) -> str:
+def as_line(error: Exception | str) -> str:
     """Returns the message of an error, which begins with the flag of its subject."""
     line = " ".join(str(error).split())
     subject = line.partition(":")[0]

@@ -37,8 +37,7 @@ def main(argv: list[str]) -> None:
                 show(label, result)
             show("verdict", f"a run of {args.name} would work here")
     except Exception as error:  # incompatible libraries and drivers raise many kinds
-        failure = as_run_error(error)
-        reason = cli.as_line(failure) if failure else first_line(error)
+        reason = cli.as_line(as_run_error(error) or first_line(error))
         raise RunError(f"a run of {args.name} would not work here: {reason}") from error
 
 

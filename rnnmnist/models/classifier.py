@@ -117,11 +117,10 @@ def init_params(
         bias = jnp.full_like(cell["hf"]["bias"], config.forget_bias)
         if config.initializer == "chrono":
             longest = max(1, config.count_windows(model.input_shape[0]) - 1)
-            bias_key = jax.random.fold_in(key, 0)
-            memories = jax.random.uniform(
-                bias_key, bias.shape, minval=1, maxval=longest
+            key = jax.random.fold_in(key, 0)
+            bias = jnp.log(
+                jax.random.uniform(key, bias.shape, minval=1, maxval=longest)
             )
-            bias = jnp.log(memories)
             cell["hi"]["bias"] = -bias
         cell["hf"]["bias"] = bias
     return params

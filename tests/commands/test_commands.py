@@ -19,7 +19,14 @@ from typing import Any
 import jax
 import pytest
 import trainer
-from support import REPOSITORY, Command, Once, file_times, one_line_error
+from support import (
+    REPOSITORY,
+    Command,
+    Once,
+    file_times,
+    one_line_error,
+    run_python,
+)
 
 import rnnmnist
 from rnnmnist import __main__, cli, evaluate, main
@@ -345,6 +352,22 @@ def test_the_result_of_another_network_is_replaced(
     # On one device, the sum of the losses may have another last bit.
     assert again.pop("loss") == pytest.approx(honest.pop("loss"), rel=1e-6)
     assert again == honest
+
+
+def test_a_program_that_is_half_written_is_compiled_again_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by another process, or by one that was killed while it wrote."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    program = "import warnings, jax; from rnnmnist import cli; "
+    program += "from rnnmnist.runtime.compilation import use_cpu; use_cpu(); "
+    program += "warnings.showwarning = cli._show_warning; "
+    program += "print(jax.jit(lambda x: x + 1)(1)); warnings.warn('another')"
+    for _ in range(2):
+        finished = run_python("-c", program)
+        assert (finished.stdout, finished.stderr) == ("2\n", "warning: another\n")
+        for path in tmp_path.glob("*-cache"):
+            path.write_bytes(path.read_bytes()[:100])
 
 
 def test_only_failures_of_orbax_after_a_failed_read_are_hidden(
