@@ -12,6 +12,7 @@ instructions that launch kernels are counted. Nothing is executed.
 """
 
 import argparse
+import datetime
 import functools
 import json
 import math
@@ -407,6 +408,7 @@ def compile_case(
     compiler = COMPILERS[target]
     row = {
         "target": target,
+        "date": datetime.date.today().isoformat(),
         "devices": case.devices,
         "program": case.program,
         "batch_size": batch_size[case.program],
@@ -459,11 +461,12 @@ def table(targets: Collection[str], cost: str) -> str:
     title = cost.removeprefix("estimated_")
     header = ["target", "jax", "devices", "program", "batch", "settings", "products"]
     header += [title, f"{title} per image", "compiled in", "temporary"]
-    lines = []
+    lines, dates = [], set()
     for row in json.loads(NUMBERS.read_text()):
         variant = variant_of(row)
         if row["target"] not in targets or variant in PIXELS.values():
             continue
+        dates.add(row["date"])
         images = row["num_seeds"] * row["batch_size"] / row["devices"]
         per_image = row[cost] / images
         lines.append(
@@ -477,7 +480,8 @@ def table(targets: Collection[str], cost: str) -> str:
                 f"{row['temporary_bytes'] / 2**20:.0f} MiB",
             ]
         )
-    return page_tables.table(header, lines)
+    days = " and ".join(sorted(dates))
+    return f"{page_tables.table(header, lines)}\nCompiled on {days}.\n"
 
 
 def table_at_784_steps() -> str:
@@ -490,8 +494,9 @@ def table_at_784_steps() -> str:
         kernels = costs["h100", variant]["kernels"]
         lines.append([name, f"{cycles / 1e6:.1f}", f"{kernels:,}"])
     header = ["recurrence", "TPU v5e, million cycles", "H100, kernels"]
-    version = rows[0]["versions"]["jax"]
-    return f"{page_tables.table(header, lines)}\nWith the compilers of jax {version}.\n"
+    version, date = rows[0]["versions"]["jax"], rows[0]["date"]
+    source = f"With the compilers of jax {version}, on {date}."
+    return f"{page_tables.table(header, lines)}\n{source}\n"
 
 
 def main() -> None:
