@@ -123,7 +123,7 @@ def load(config: DataConfig) -> dict[str, Examples]:
     """
     tfds.disable_progress_bar()
     builder = make_builder(config)
-    if not builder.is_prepared():
+    if not builder.info.splits:  # the data set was not prepared when it was made
         with open_folder(Path(builder._data_dir_root)) as folder:
             with contextlib.suppress(OSError):  # without locks, each process prepares
                 fcntl.flock(folder, fcntl.LOCK_EX)

@@ -202,6 +202,22 @@ def test_damaged_prepared_data_are_one_line(
         datasets.load(prepared)
 
 
+def test_another_process_prepares_before_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DataConfig(name="mnist5k", data_dir=str(tmp_path))
+    make = images.make_builder
+
+    def make_late(config: DataConfig) -> images.MnistRows:
+        builder = make(config)
+        monkeypatch.setattr(images, "make_builder", make)
+        datasets.load(config)
+        return builder
+
+    monkeypatch.setattr(images, "make_builder", make_late)
+    assert len(datasets.load(config).splits["train"]) == 4000
+
+
 @pytest.mark.slow
 def test_two_first_starts_prepare_once(
     environment: dict[str, str], tmp_path: Path
