@@ -212,7 +212,7 @@ def _configure_logging() -> None:
 
 
 def as_line(error: Exception | str) -> str:
-    """Returns the message of an error, which begins with the flag of its subject."""
+    """Returns the message of an error, whose subject becomes a flag if it is one."""
     line = " ".join(str(error).split())
     subject = line.partition(":")[0]
     flag = "--config." if subject in SETTINGS else "--" if subject in FLAGS else ""

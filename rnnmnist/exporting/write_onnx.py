@@ -157,8 +157,8 @@ def _add_sequences(graph: Graph, source: Source) -> str:
     time = graph.add("Squeeze", graph.add("Shape", values, end=1))
     times = graph.add("Unsqueeze", graph.add("Range", 0, time, 1), [1])
     lengths = graph.add("Cast", "lengths", to=TensorProto.INT64)
-    is_padding = graph.add("Not", graph.add("Less", times, lengths))
-    return graph.add("Where", graph.add("Unsqueeze", is_padding, [2]), 0.0, values)
+    is_used = graph.add("Unsqueeze", graph.add("Less", times, lengths), [2])
+    return graph.add("Where", is_used, values, 0.0)
 
 
 def _add_windows(graph: Graph, inputs: str, size: int, stride: int) -> str:

@@ -103,8 +103,8 @@ def init_params(
     """Initializes the parameters of one network, float32.
 
     The bias of an LSTM's forget gate is `model.forget_bias`. The initializer `chrono`
-    draws it for memories of up to all windows instead, and takes its negative for the
-    input gate.
+    draws it for memories of up to all windows but one instead, and takes its negative
+    for the input gate. Without windows, each time step is one.
 
     References:
         Jozefowicz, Zaremba, Sutskever, "An Empirical Exploration of Recurrent

@@ -2,7 +2,7 @@
 
 Each maps inputs [time, batch, features] to the hidden state after the last time step,
 [batch, hidden], or with `every_step` to those after all time steps, [time, batch,
-hidden]. `start` and `step` compute the first one time step at a time.
+hidden]. `start` and `step` compute the state of a sequence that grows by a time step.
 """
 
 import functools
