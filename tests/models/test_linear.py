@@ -89,17 +89,16 @@ def layers_by_hand(name: str, params: Any, sequence: np.ndarray) -> np.ndarray:
     return np.stack(outputs)
 
 
-FORMS: list[dict[str, Any]] = [
-    {},
-    {"parallel": True},
-    {"block_size": 3},  # does not divide the 7 time steps
-    {"block_size": 3, "parallel": True},
-    {"block_size": 100},
+FORMS: list[tuple[str, dict[str, Any]]] = [
+    ("mingru", {"block_size": 100}),  # one block
+    ("mingru", {"block_size": 3, "parallel": True}),  # does not divide the 7 time steps
+    ("lru", {}),
+    ("lru", {"parallel": True}),
+    ("lru", {"block_size": 3}),
 ]
 
 
-@pytest.mark.parametrize("options", FORMS, ids=str)
-@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize(("name", "options"), FORMS, ids=str)
 def test_every_form_equals_a_plain_loop(name: str, options: dict[str, Any]) -> None:
     params, inputs = random_arrays(name)
     layers = make_layers(name, **options)
@@ -134,8 +133,9 @@ def test_inputs_of_zero_do_not_dominate_the_first_gradient(name: str) -> None:
 
 def test_eigenvalues_start_on_the_ring_of_the_paper() -> None:
     lru = LRU(1000, parallel=False)
+    state = np.zeros((1000, 1), np.complex64)
     inputs = np.zeros((1000, 1, 1), np.float32)
-    params = jax.jit(lru.init)(jax.random.key(0), lru.start(1), inputs)["params"]
+    params = jax.jit(lru.init)(jax.random.key(0), state, inputs)["params"]
     radius = np.exp(-np.exp(params["nu_log"]))
     assert 0.9 <= radius.min() < 0.905
     assert 0.995 < radius.max() <= 0.999
