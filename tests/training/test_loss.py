@@ -1,7 +1,6 @@
 """The training loss of sequences of different lengths."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,25 +20,26 @@ INPUTS = GENERATOR.normal(scale=9, size=(20, STEPS, 3)).astype(np.float32)
 INPUTS[np.arange(STEPS) >= LENGTHS[:, None]] = 0
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def logits_of(model: SequenceClassifier, params: Params) -> jax.Array:
+    logits = model.apply({"params": params}, INPUTS, every_step=True)
+    return jnp.asarray(logits)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.value_and_grad, argnums=1, has_aux=True)
 def loss_by_hand(
-    params: Params,
-    labels: np.ndarray,
     model: SequenceClassifier,
-    every_step: bool,
-    lengths: Sequence[int],
-    class_weights: Sequence[float],
+    params: Params,
+    labels: jax.Array,
+    weights: jax.Array,
+    class_weights: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The sums over truncated sequences: weighted by class, and not."""
-    logits = jnp.asarray(model.apply({"params": params}, INPUTS, every_step=True))
+    """The sums of losses weighted by time: weighted by class, and not."""
     targets = (1 - SMOOTHING) * jax.nn.one_hot(labels, CLASSES) + SMOOTHING / CLASSES
-    losses = -(jax.nn.log_softmax(logits) * targets[:, None]).sum(-1)
-    parts = []
-    for own, length in zip(losses, lengths, strict=True):
-        weights = np.arange(1, length + 1) ** 2
-        mean = own[:length] @ (weights / weights.sum())
-        parts.append(mean if every_step else own[length - 1])
-    found = jnp.stack(parts)
-    return found @ jnp.array(class_weights)[labels], found.sum()
+    losses = -(jax.nn.log_softmax(logits_of(model, params)) * targets[:, None]).sum(-1)
+    found = (losses * weights).sum(-1)
+    return found @ class_weights[labels], found.sum()
 
 
 @pytest.mark.usefixtures("fast_programs")
@@ -54,20 +54,20 @@ def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
     model = model_of(settings, task_of(STEPS, 3, CLASSES))
     params = random_params(model)
     lengths = LENGTHS if padded else np.full(20, STEPS)
-    logits = np.asarray(model.apply({"params": params}, INPUTS, every_step=True))
+    logits = np.asarray(logits_of(model, params))
     labels = logits[np.arange(len(lengths)), lengths - 1].argmax(-1)
     labels[0] = (labels[0] + 1) % CLASSES  # the only one that is not predicted
-    class_weights = (2.0, 0.5, 1.0, 3.0) if padded else None
-    objective = Objective(model, every_step, SMOOTHING)
-    slope = jax.jit(jax.value_and_grad(objective, has_aux=True))
-    batch = INPUTS, labels, lengths if padded else None
-    weights = None if class_weights is None else jnp.array(class_weights)
-    (minimized, (total, correct)), grads = slope(params, *batch, weights)
-    by_hand = jax.jit(
-        jax.value_and_grad(loss_by_hand, has_aux=True), static_argnums=(2, 3, 4, 5)
+    class_weights = np.array([2, 0.5, 1, 3] if padded else [1] * 4, np.float32)
+    slope = jax.jit(
+        jax.value_and_grad(Objective(model, every_step, SMOOTHING), has_aux=True)
     )
-    sequences = tuple(lengths), class_weights or (1.0,) * CLASSES
-    expected, slopes = by_hand(params, labels, model, every_step, *sequences)
+    options = (lengths, class_weights) if padded else (None, None)
+    (minimized, (total, correct)), grads = slope(params, INPUTS, labels, *options)
+    weights = np.zeros((20, STEPS), np.float32)
+    for own, length in zip(weights, lengths, strict=True):
+        squares = np.arange(1, length + 1) ** 2
+        own[:length] = squares / squares.sum() if every_step else squares == length**2
+    expected, slopes = loss_by_hand(model, params, labels, weights, class_weights)
     found = float(minimized), float(total)
     assert found == pytest.approx(tuple(map(float, expected)), rel=1e-6)
     assert int(correct) == len(labels) - 1
@@ -76,9 +76,12 @@ def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
 
 
 def test_the_weights_of_steps_by_hand() -> None:
-    found = time_weights(4)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, np.array([1, 4, 9, 16]) / 30, rtol=1e-6)
-    expected = np.array([1, 4, 9, 0]) / 14
-    np.testing.assert_allclose(time_weights(4, jnp.array(3)), expected, rtol=1e-6)
-    np.testing.assert_array_equal(time_weights(3, jnp.array(1)), [1, 0, 0])
+    weights = jax.jit(time_weights, static_argnums=0)
+    assert weights(4).dtype == jnp.float32
+    for length, squares in (
+        (None, [1, 4, 9, 16]),
+        (3, [1, 4, 9, 0]),
+        (1, [1, 0, 0, 0]),
+    ):
+        expected = np.array(squares) / sum(squares)
+        np.testing.assert_allclose(weights(4, length), expected, rtol=1e-6)
