@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax._src import compiler
@@ -92,8 +91,8 @@ def read_batch(
     num_shards: int = 1,
 ) -> Batch:
     """The first network's batch after `step` updates, or a shard of it, in NumPy."""
-    network = chunk_of(source, step).networks(jnp.int32(step))
-    seed, arrays = jax.tree.map(lambda leaf: leaf[0], jax.device_get(network))
+    network = jax.device_get(chunk_of(source, step)).networks(step)
+    seed, arrays = jax.tree.map(lambda leaf: leaf[0], network)
     size = transform.batch_size // num_shards
     own = slice(shard * size, (shard + 1) * size)
     stored, labels, lengths = jax.tree.map(lambda leaf: leaf[own], arrays)
