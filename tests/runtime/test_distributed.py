@@ -30,11 +30,6 @@ def test_one_process_evaluates_a_checkpoint_of_two(
     command: Command, pair: Path, tmp_path: Path
 ) -> None:
     workdir = trainer.copy_of(pair, tmp_path / "run")
-    for step in (100, trainer.STEPS):
-        writers = {
-            path.name for path in (workdir / str(step) / "state").glob("ocdbt.*")
-        }
-        assert writers == {"ocdbt.process_0", "ocdbt.process_1"}
     trained = trainer.result(workdir)
     flag = f"--workdir={workdir}"
     shutil.rmtree(workdir / "evaluation")
