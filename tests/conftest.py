@@ -8,6 +8,7 @@ run, unless they use `fast_programs`, `unoptimized` or `unoptimized_commands`.
 """
 
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -43,6 +44,7 @@ logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of orbax, after a fai
 
 def pytest_configure(config: pytest.Config) -> None:
     """Configures jax in each worker before its devices are initialized."""
+    gc.set_threshold(10_000, 20, 100)  # a collection visits all objects of libraries
     is_fast = "not slow" in config.option.markexpr
     os.environ["XLA_FLAGS"] = DEVICES
     programs = config.cache.mkdir("programs")
