@@ -235,10 +235,10 @@ def start(
 
 @pytest.mark.slow
 def test_an_interrupt_saves(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
+    unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    process = start(environment, workdir, data_dir, every=7, until="loss")
+    process = start(unoptimized, workdir, data_dir, every=7, until="loss")
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
@@ -249,11 +249,11 @@ def test_an_interrupt_saves(
 
 @pytest.mark.slow
 def test_a_second_interrupt_kills(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
+    unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     """Long before the next event."""
     workdir = tmp_path / "run"
-    environment = environment | {"JAX_LOG_COMPILES": "1"}
+    environment = unoptimized | {"JAX_LOG_COMPILES": "1"}
     compiled = "Finished XLA compilation of jit(train_steps)"
     process = start(environment, workdir, data_dir, every=10**6, until=compiled)
     time.sleep(1)  # the call starts
@@ -269,10 +269,10 @@ def test_a_second_interrupt_kills(
 
 @pytest.mark.slow
 def test_training_ends_if_the_kernel_is_killed(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
+    unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    process = start(environment, workdir, data_dir, every=7, until="loss")
+    process = start(unoptimized, workdir, data_dir, every=7, until="loss")
     process.kill()
     process.communicate()
     for _ in range(300):

@@ -10,7 +10,7 @@ from orbax.checkpoint._src.path.atomicity import AtomicRenameTemporaryPath
 
 from rnnmnist import cli, main
 
-SECONDS = 0.25
+SECONDS = 0.1
 original_finalize = AtomicRenameTemporaryPath.finalize
 
 

@@ -114,7 +114,14 @@ def interrupt_after(*delays: float) -> threading.Thread:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("count", [2, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count",
+    [
+        2,
+        pytest.param(10, marks=pytest.mark.slow),
+        pytest.param(30, marks=pytest.mark.exhaustive),
+    ],
+)
 @pytest.mark.parametrize("twice", [False, True])
 def test_an_interrupted_fit_resumes_to_the_same_end(
     reference: Path, tmp_path: Path, interrupts: list[int], count: int, twice: bool
@@ -145,7 +152,7 @@ def test_an_interrupted_fit_resumes_to_the_same_end(
         fit(workdir)
         assert_same_end(workdir, reference)
     assert_nothing_is_left(before, *(("files", "maps") if twice else ()))
-    assert stopped > 10 or count < 30  # the others came after the end
+    assert stopped > count / 3 - 1  # the others came after the end
 
 
 @pytest.mark.parametrize("placement", ["device", "host"])
