@@ -63,6 +63,17 @@ def test_an_impossible_number_of_devices_is_refused(
         make_mesh(batch_size, num_devices, num_seeds)
 
 
+def test_a_batch_that_processes_cannot_split_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By each of them, before it trains."""
+    monkeypatch.setattr(mesh, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "local_devices", lambda index: [index])
+    error = r"^train\.batch_size: num_seeds x 49 must be a multiple of the 2 processes$"
+    with pytest.raises(UserError, match=error):
+        make_mesh(49, None, 1)
+
+
 def test_processes_have_equally_many_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mesh, "process_count", lambda: 2)
     assert mesh._grid(12, 1, 7) == (1, 6)
