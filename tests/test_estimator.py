@@ -37,6 +37,7 @@ assert len(CHECKS) >= 56  # of which one is skipped
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize(
     ("estimator", "check"),
     CHECKS,

@@ -302,6 +302,7 @@ def test_the_content_of_padding_changes_no_bit(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize(
     ("seeds", "loss"),
     [(1, "last"), pytest.param(2, "every_step", marks=pytest.mark.slow)],

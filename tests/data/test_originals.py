@@ -48,14 +48,13 @@ def test_one_epoch_reads_mnist(
         "--config=default",
         f"--config.data.data_dir={data_dir}",
         f"--config.data.manual_dir={originals / 'mnist'}",
-        "--config.train.batch_size=32",
-        "--config.train.num_steps=1719",  # 55,000 images and 8
+        "--config.train.num_steps=430",  # 55,000 images and 40
         f"--workdir={tmp_path / 'run'}",
     )
     assert finished.returncode == 0, finished.stderr
-    result = json.loads((tmp_path / "run/evaluation/test-1719.json").read_text())
+    result = json.loads((tmp_path / "run/evaluation/test-430.json").read_text())
     assert result["examples"] == 10_000
-    assert result["accuracy"] > 0.975
+    assert result["accuracy"] > 0.95
 
 
 def test_the_reference_model_has_the_published_accuracy(

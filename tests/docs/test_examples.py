@@ -14,6 +14,7 @@ def test_the_plain_loop_imports_only_data_of_the_package() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
 def test_the_plain_loop_learns_and_evaluates_the_test_split_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

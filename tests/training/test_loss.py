@@ -45,7 +45,9 @@ def loss_by_hand(
 @pytest.mark.usefixtures("fast_programs")
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("cell", ["lstm", pytest.param("lru", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "cell", ["lstm", pytest.param("lru", marks=pytest.mark.exhaustive)]
+)
 def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
     cell: Any, padded: bool, every_step: bool
 ) -> None:
