@@ -59,11 +59,11 @@ def test_the_blocks_of_the_readme_run_in_order_in_one_clone(
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["docs/reference.md", "docs/predict.md"])
 def test_the_python_blocks_of_a_page_run(
-    page: str, environment: dict[str, str], tmp_path: Path
+    page: str, unoptimized: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "docs").symlink_to(REPOSITORY / "docs")
     text = "\n".join(code_blocks(page, "python"))
-    run_block("python", text, tmp_path, environment)
+    run_block("python", text, tmp_path, unoptimized)
 
 
 def test_the_page_on_the_api_uses_every_public_name() -> None:

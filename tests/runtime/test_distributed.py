@@ -62,10 +62,7 @@ def test_a_run_resumes_with_another_number_of_processes(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "number"),
-    [
-        (1, signal.SIGTERM),
-        pytest.param(0, signal.SIGINT, marks=pytest.mark.exhaustive),
-    ],
+    [(1, signal.SIGTERM), pytest.param(0, signal.SIGINT, marks=pytest.mark.exhaustive)],
 )
 def test_a_signal_to_one_process_saves_and_stops_all(
     environment: dict[str, str],
