@@ -30,7 +30,6 @@ from support import (
     Once,
     fast_compilation,
     mesh_of,
-    output_of,
     run_python,
 )
 
@@ -201,12 +200,15 @@ def committed(once: Once) -> Path:
 
 @pytest.fixture(scope="session")
 def reference_run(once: Once, command: Command, data_dir: Path) -> Path:
-    """The workdir of an uninterrupted run."""
+    """The workdir of an uninterrupted run; its output is in `../printed.txt`."""
 
-    def train(workdir: Path) -> None:
-        output_of(command("main", *trainer.arguments(workdir, data_dir)))
+    def train(folder: Path) -> None:
+        args = trainer.arguments(folder / "with space and ü", data_dir)
+        finished = command("__main__", "train", *args)
+        assert (finished.returncode, finished.stderr) == (0, "")
+        (folder / "printed.txt").write_text(finished.stdout)
 
-    return once("reference_run", train)
+    return once("reference_run", train) / "with space and ü"
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,14 @@ SETTINGS = (
     "--config.train.eval_every_steps=20",
     "--config.execution.num_devices=2",  # equal results on every machine
 )
+# The first update is finite, but no output of the network after it.
+WILD = (
+    "--config.train.learning_rate=1e38",
+    "--config.train.weight_decay=0.9",
+    "--config.train.schedule=constant",
+    "--config.train.warmup_fraction=0",
+    "--config.data.max_shift=0",
+)
 # Hours between events, in calls of at most 100 updates. Tests with these settings
 # share a compiled program.
 ENDLESS = (

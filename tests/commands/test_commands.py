@@ -22,27 +22,21 @@ import trainer
 from support import (
     REPOSITORY,
     Command,
-    Once,
+    called,
     file_times,
     one_line_error,
+    output_of,
     run_python,
+    save_network,
 )
 
 import rnnmnist
-from rnnmnist import __main__, cli, evaluate, main
+from rnnmnist import __main__, cli, evaluate
 from rnnmnist.__main__ import COMMANDS
+from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import TrainConfig
-from rnnmnist.errors import RunError
+from rnnmnist.data.datasets import image_task
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
-
-QUICK = (
-    "--config.model.hidden_size=16",
-    "--config.train.num_steps=40",
-    "--config.train.log_every_steps=9",
-    "--config.train.eval_every_steps=20",
-)
-# For calls in this process, which cannot join others any more and has eight devices.
-HERE = ("--num_processes=1", "--config.execution.num_devices=1")
 
 
 def lines(workdir: Path) -> list[dict[str, Any]]:
@@ -50,44 +44,28 @@ def lines(workdir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def settings(data_dir: Path) -> tuple[str, ...]:
-    """The flags of the complete run, except for the workdir."""
-    return (f"--config.data.data_dir={data_dir}", *QUICK)
-
-
-@pytest.fixture(scope="session")
-def trained(once: Once, command: Command, data_dir: Path) -> Path:
-    """The workdir of a complete run; its output is in `../printed.txt`."""
-
-    def train(folder: Path) -> None:
-        args = (f"--workdir={folder / 'with space and ü'}", *settings(data_dir))
-        finished = command("__main__", "train", *args)
-        assert (finished.returncode, finished.stderr) == (0, "")
-        (folder / "printed.txt").write_text(finished.stdout)
-
-    return once("commands", train) / "with space and ü"
-
-
 @pytest.fixture
-def copied(trained: Path, tmp_path: Path) -> Path:
+def copied(reference_run: Path, tmp_path: Path) -> Path:
     """A copy of the complete run's workdir that a test may change."""
-    return trainer.copy_of(trained, tmp_path / "run")
+    return trainer.copy_of(reference_run, tmp_path / "run")
 
 
-def test_a_run_writes_the_files_of_the_contract(trained: Path) -> None:
-    workdir, printed = trained, (trained.parent / "printed.txt").read_text()
+def test_a_run_writes_the_files_of_the_contract(reference_run: Path) -> None:
+    workdir, printed = reference_run, (reference_run.parent / "printed.txt").read_text()
     config = json.loads((workdir / "config.json").read_text())
-    assert config["model"]["hidden_size"] == 16
+    assert config["model"]["hidden_size"] == 48
     assert config["data"]["name"] == "mnist5k"
     keys = [(line["split"], line["step"]) for line in lines(workdir)]
     assert len(set(keys)) == len(keys)
     steps = {split: [s for name, s in keys if name == split] for split, _ in keys}
-    assert steps == {"train": [9, 18, 20, 27, 36, 40], "validation": [20, 40]}
+    validated = [20, 40, 60, 80, 100, 120]
+    trained = sorted({*range(7, 120, 7), *validated})
+    assert steps == {"train": trained, "validation": validated}
     for line in lines(workdir):
         assert 0 <= line["accuracy"] <= 1
         assert ("examples_per_second" in line) == (line["split"] == "train")
         assert line.get("examples_per_second", 1) > 0
-    assert (workdir / "40" / "params").is_dir()
+    assert (workdir / "120" / "params").is_dir()
     parts = ["parameters", "seconds", "validation", "test", "checkpoint", "compile"]
     for part in parts:
         assert part in printed
@@ -95,16 +73,16 @@ def test_a_run_writes_the_files_of_the_contract(trained: Path) -> None:
     assert "python -m rnnmnist.report" in printed
     before, _, after = printed.partition("compiling the training step\n")
     assert "loss" in after and "loss" not in before
-    assert re.search(r"epoch 1\.3  step 40/40  loss \d\.\d+  accuracy", printed)
+    assert re.search(r"epoch 1\.4  step 120/120  loss \d\.\d+  accuracy", printed)
 
 
 def test_a_run_records_command_hardware_versions_and_times(
-    trained: Path, data_dir: Path
+    reference_run: Path, data_dir: Path
 ) -> None:
-    session = json.loads((trained / "sessions.jsonl").read_text())
-    assert (session["from_step"], session["step"]) == (0, 40)
+    session = json.loads((reference_run / "sessions.jsonl").read_text())
+    assert (session["from_step"], session["step"]) == (0, 120)
     # Of the module that `rnnmnist train` names.
-    flags = [f"--workdir={trained}", *settings(data_dir)]
+    flags = trainer.arguments(reference_run, data_dir)
     assert shlex.split(session["command"]) == ["python", "-m", "rnnmnist.main", *flags]
     assert session["versions"]["jax"] == version("jax")
     assert re.match(r"\d+ cores? of ", session["hardware"])
@@ -113,8 +91,8 @@ def test_a_run_records_command_hardware_versions_and_times(
     assert 0 < seconds["train"] < seconds["total"]
 
 
-def test_the_result_file_has_the_fields_of_the_contract(trained: Path) -> None:
-    (path,) = (trained / "evaluation").glob("test-*.json")
+def test_the_result_file_has_the_fields_of_the_contract(reference_run: Path) -> None:
+    (path,) = (reference_run / "evaluation").glob("test-*.json")
     result = json.loads(path.read_text())
     assert path.name == f"test-{result['step']}.json"
     assert (result["dataset"], result["split"]) == ("mnist5k", "test")
@@ -125,69 +103,53 @@ def test_the_result_file_has_the_fields_of_the_contract(trained: Path) -> None:
     low, high = result["accuracy_interval"]
     assert 0 <= low < result["accuracy"] < high <= 1
     assert [sum(row) for row in result["confusion"]] == [50] * 10
-    assert result["num_parameters"] == 4 * (28 * 16 + 16 * 16 + 16) + 170
+    assert result["num_parameters"] == 4 * (28 * 48 + 48 * 48 + 48) + 490
     assert re.fullmatch(r"[0-9a-f]{64}", result["params_sha256"])
     assert result["loss"] > 0
 
 
-def without_compilation_cache(
-    command: Command, *args: str
-) -> subprocess.CompletedProcess[str]:
-    """Runs a command that cannot keep its compiled programs, of which it warns."""
-    finished = command(*args, JAX_COMPILATION_CACHE_DIR="/dev/null/programs")
-    assert finished.returncode == 0, finished.stderr
-    (warning,) = finished.stderr.splitlines()
-    assert warning.startswith("warning: compiled programs are not kept")
-    return finished
-
-
-def test_a_complete_run_is_not_changed(
-    copied: Path, command: Command, data_dir: Path
-) -> None:
+def test_a_complete_run_is_not_changed(copied: Path, data_dir: Path) -> None:
     before = file_times(copied)
-    args = (f"--workdir={copied}", *settings(data_dir))
-    finished = without_compilation_cache(command, "main", *args)
-    assert "complete at step 40" in finished.stdout
+    assert "complete at step 120" in trainer.run(copied, data_dir)
     assert file_times(copied) == before
 
 
 def test_evaluate_reproduces_the_result_of_the_trainer(
     copied: Path, command: Command
 ) -> None:
+    """Also where compiled programs cannot be kept, of which it warns."""
     (path,) = (copied / "evaluation").glob("test-*.json")
     by_trainer = path.read_text()
     path.unlink()
-    finished = without_compilation_cache(command, "evaluate", f"--workdir={copied}")
+    nowhere = "/dev/null/programs"
+    finished = command(
+        "evaluate", f"--workdir={copied}", JAX_COMPILATION_CACHE_DIR=nowhere
+    )
     assert path.read_text() == by_trainer
-    assert str(path) in finished.stdout
+    assert str(path) in output_of(finished)
+    (warning,) = finished.stderr.splitlines()
+    assert warning.startswith("warning: compiled programs are not kept")
     evaluate.main([f"--workdir={copied}", "--step=latest", "--split=validation"])
-    result = json.loads((copied / "evaluation" / "validation-40.json").read_text())
+    result = json.loads((copied / "evaluation" / "validation-120.json").read_text())
     line = lines(copied)[-1]
-    assert (line["split"], line["step"]) == ("validation", 40)
+    assert (line["split"], line["step"]) == ("validation", 120)
     assert result["accuracy"] == line["accuracy"]
     assert result["loss"] == pytest.approx(line["loss"], rel=1e-6)
-    evaluate.main([f"--workdir={copied}", "--step=20", "--split=train"])
-    result = json.loads((copied / "evaluation" / "train-20.json").read_text())
+    evaluate.main([f"--workdir={copied}", "--step=100", "--split=train"])
+    result = json.loads((copied / "evaluation" / "train-100.json").read_text())
     assert result["examples"] == 4000
 
 
 def test_a_resumed_run_ends_with_the_same_bits(
-    trained: Path, copied: Path, command: Command, data_dir: Path
+    reference_run: Path, copied: Path, data_dir: Path
 ) -> None:
-    """Killed at step 27: after the first checkpoint, within an epoch and a line."""
-    trainer.cut_back(copied, 20)
+    """Killed after step 112: after a checkpoint, within an epoch and a line."""
+    trainer.cut_back(copied, 100)
     path = copied / "metrics.jsonl"
-    kept = [x for x in path.read_text().splitlines(True) if json.loads(x)["step"] <= 27]
-    path.write_text("".join(kept) + '{"step": 36, "spl')
-    finished = command("main", f"--workdir={copied}", *settings(data_dir))
-    assert finished.returncode == 0, finished.stderr
-    assert "resuming from step 20\n" in finished.stdout
-    assert trainer.metrics(copied) == trainer.metrics(trained)
-    first, second = (
-        json.loads(next((folder / "evaluation").iterdir()).read_text())
-        for folder in (trained, copied)
-    )
-    assert first["params_sha256"] == second["params_sha256"]
+    text = path.read_text()
+    path.write_text(text[: text.index('"step": 112')])
+    assert "resuming from step 100\n" in trainer.run(copied, data_dir)
+    trainer.assert_same_end(copied, reference_run)
 
 
 @pytest.mark.parametrize("name", ["main", "doctor"])
@@ -281,39 +243,24 @@ def test_every_command_has_a_name() -> None:
 def test_the_tutorial_also_scores_the_first_128_images(
     data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    workdir = tmp_path / "run"
-    args = (
-        "--config=tutorial",
-        "--config.data.name=mnist5k",
-        f"--config.data.data_dir={data_dir}",
-        "--config.model.hidden_size=8",
-        "--config.train.num_steps=25",
-        f"--workdir={workdir}",
-    )
-    main.main([*args, *HERE])
-    result = json.loads((workdir / "evaluation" / "test-25.json").read_text())
+    data = {"data.name": "mnist5k", "data.data_dir": str(data_dir)}
+    config = load_config(REPOSITORY / "configs/tutorial.py").replace(data)
+    workdir = save_network(tmp_path / "run", config, image_task(config.data))
+    evaluate.main([f"--workdir={workdir}"])
+    result = json.loads((workdir / "evaluation" / "test-3.json").read_text())
     assert result["examples"] == 500
     assert result["tutorial_128"]["examples"] == 128
     assert "on the first 128" in capsys.readouterr().out
-    train = [line["step"] for line in lines(workdir) if line["split"] == "train"]
-    assert train == [10, 20, 25]
 
 
 def test_a_non_finite_loss_stops_the_run_and_names_the_step(
     data_dir: Path, tmp_path: Path
 ) -> None:
-    args = (
-        "--config.train.learning_rate=1e30",
-        "--config.train.clip_norm=0",
-        "--config.data.max_shift=0",
-    )
-    with pytest.raises(RunError) as error:
-        main.main([f"--workdir={tmp_path}", *settings(data_dir), *HERE, *args])
-    assert error.value.exit_code == 1
-    named = re.match(r"step (\d+) was not applied", str(error.value))
-    assert named is not None, error
-    assert re.search(r"learning rate \d[.\d]*e\+", str(error.value))
-    assert lines(tmp_path)[-1]["step"] == int(named[1]) - 1
+    finished = called("main", *trainer.arguments(tmp_path, data_dir, *trainer.WILD))
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("error: step 2 was not applied")
+    assert re.search(r"learning rate \d[.\d]*e\+", finished.stderr)
+    assert lines(tmp_path)[-1]["step"] == 1
 
 
 def test_compile_seconds_are_counted_once() -> None:
@@ -328,30 +275,21 @@ def test_compile_seconds_are_counted_once() -> None:
 
 def test_parameters_that_overflow_are_not_saved(data_dir: Path, tmp_path: Path) -> None:
     """In the only step, whose loss and gradient are finite."""
-    workdir = tmp_path / "run"
-    args = (
-        "--config.train.num_steps=1",
-        "--config.train.learning_rate=1e38",
-        "--config.train.weight_decay=0.9",
-        "--config.train.warmup_fraction=0",
-        "--config.data.max_shift=0",
+    args = trainer.arguments(
+        tmp_path, data_dir, *trainer.WILD, "--config.train.num_steps=1"
     )
-    with pytest.raises(RunError, match=r"step 1 (was not applied|is not saved)"):
-        main.main([f"--workdir={workdir}", *settings(data_dir), *HERE, *args])
-    assert not (workdir / "1").exists()
+    assert "error: step 1 is not saved" in called("main", *args).stderr
+    assert not (tmp_path / "1").exists()
 
 
 def test_the_result_of_another_network_is_replaced(
-    copied: Path, data_dir: Path
+    copied: Path, reference_run: Path, data_dir: Path
 ) -> None:
     (path,) = (copied / "evaluation").glob("test-*.json")
     honest = json.loads(path.read_text())
     path.write_text(json.dumps(honest | {"params_sha256": "0" * 64, "correct": 499}))
-    main.main([f"--workdir={copied}", *settings(data_dir), *HERE])
-    again = json.loads(path.read_text())
-    # On one device, the sum of the losses may have another last bit.
-    assert again.pop("loss") == pytest.approx(honest.pop("loss"), rel=1e-6)
-    assert again == honest
+    trainer.run(copied, data_dir)
+    trainer.assert_same_end(copied, reference_run)
 
 
 def test_a_program_that_is_half_written_is_compiled_again_without_a_warning(
@@ -359,15 +297,20 @@ def test_a_program_that_is_half_written_is_compiled_again_without_a_warning(
 ) -> None:
     """As by another process, or by one that was killed while it wrote."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
-    program = "import warnings, jax; from rnnmnist import cli; "
-    program += "from rnnmnist.runtime.compilation import use_cpu; use_cpu(); "
-    program += "warnings.showwarning = cli._show_warning; "
-    program += "print(jax.jit(lambda x: x + 1)(1)); warnings.warn('another')"
-    for _ in range(2):
-        finished = run_python("-c", program)
-        assert (finished.stdout, finished.stderr) == ("2\n", "warning: another\n")
-        for path in tmp_path.glob("*-cache"):
-            path.write_bytes(path.read_bytes()[:100])
+    program = (
+        "import warnings, jax, pathlib\n"
+        "from rnnmnist import cli\n"
+        "from rnnmnist.runtime.compilation import use_cpu\n"
+        "use_cpu()\n"
+        "warnings.showwarning = cli._show_warning\n"
+        "for _ in range(2):\n"
+        "    print(jax.jit(lambda x: x + 1)(1))\n"
+        f"    for path in pathlib.Path({str(tmp_path)!r}).glob('*-cache'):\n"
+        "        path.write_bytes(path.read_bytes()[:100])\n"
+        "warnings.warn('another')"
+    )
+    finished = run_python("-c", program)
+    assert (finished.stdout, finished.stderr) == ("2\n2\n", "warning: another\n")
 
 
 def test_only_failures_of_orbax_after_a_failed_read_are_hidden(

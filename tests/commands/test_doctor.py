@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 import trainer
-from support import REPOSITORY, TASK, Command, mesh_of, one_line_error
+from support import REPOSITORY, Command, run_python
 
 from rnnmnist import doctor
 from rnnmnist.config.schema import Config, DataConfig
@@ -48,12 +48,8 @@ def test_the_report_of_a_machine_on_which_a_run_works(
     command: Command, tmp_path: Path
 ) -> None:
     """Without prepared data, a network or a home directory."""
-    finished = command(
-        "doctor",
-        "--config.model.hidden_size=16",
-        cwd=tmp_path,
-        HOME=str(tmp_path / "none"),
-    )
+    home = str(tmp_path / "none")
+    finished = command("doctor", *trainer.SETTINGS, cwd=tmp_path, HOME=home)
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr == ""
     assert labels(finished.stdout) == LABELS
@@ -62,10 +58,10 @@ def test_the_report_of_a_machine_on_which_a_run_works(
     )
     assert f"jax {jax.__version__}, " in versions
     assert re.search(r"\d cores? of .* GiB of memory$", machine)
-    assert re.match(r"\d+ of \d+ x cpu$", devices)
+    assert devices == "2 of 2 x cpu"
     assert "mnist5k: a run prepares it in " in data
     assert folder.startswith(f"{tmp_path}/checkpoints/embedded, writable, ")
-    assert re.match(r"compiled in .* ms a step of 128 images$", step)
+    assert re.match(r"compiled in .* ms a step of 48 images$", step)
     assert verdict == "a run of embedded would work here"
     assert list(tmp_path.iterdir()) == []
 
@@ -120,18 +116,14 @@ def test_a_folder_in_which_nobody_can_write_is_a_problem() -> None:
 
 
 def test_what_jax_says_of_an_unusable_plugin_is_one_line(
-    environment: dict[str, str], tmp_path: Path
+    command: Command, tmp_path: Path
 ) -> None:
     """Not the traceback that jax logs."""
     plugin = tmp_path / "jax_plugins" / "mine" / "__init__.py"
     plugin.parent.mkdir(parents=True)
     plugin.write_text("def initialize(): raise OSError('the driver is old\\nby far')")
-    finished = subprocess.run(
-        [sys.executable, "-m", "rnnmnist.doctor", "--require=gpu"],
-        env=environment | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{tmp_path}"},
-        capture_output=True,
-        text=True,
-    )
+    path = f"{REPOSITORY}{os.pathsep}{tmp_path}"
+    finished = command("doctor", "--require=gpu", PYTHONPATH=path)
     failure(finished)
     reason, _ = finished.stderr.splitlines()
     assert reason.startswith("error: Jax plugin ")
@@ -139,14 +131,22 @@ def test_what_jax_says_of_an_unusable_plugin_is_one_line(
 
 
 def test_a_missing_platform_is_one_line(
-    command: Command, data_dir: Path, tmp_path: Path
+    environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     """As in a notebook whose variables name a TPU that it no longer has."""
-    data = f"--config.data.data_dir={data_dir}"
-    finished = command("doctor", data, cwd=tmp_path, JAX_PLATFORMS="cuda")
+    program = (
+        "import sys\n"
+        "from rnnmnist import cli, doctor, main\n"
+        "from rnnmnist.errors import UserError\n"
+        "try: main.main(sys.argv[1:])\n"
+        "except UserError as error: print(cli.as_line(error))\n"
+        "cli.run(doctor.main)"
+    )
+    variables = environment | {"JAX_PLATFORMS": "cuda"}
+    argv = "-c", program, f"--config.data.data_dir={data_dir}"
+    finished = run_python(*argv, environment=variables, cwd=tmp_path)
+    assert "JAX_PLATFORMS=cuda requires it" in finished.stdout.splitlines()[0]
     assert "jax finds no device: " in failure(finished)
-    trained = command("main", data, cwd=tmp_path, JAX_PLATFORMS="cuda")
-    assert "JAX_PLATFORMS=cuda requires it" in one_line_error(trained)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -180,10 +180,9 @@ def test_the_owner_file_of_a_dead_trainer_is_ignored(tmp_path: Path) -> None:
     assert workdir.read_owner(tmp_path) is None
 
 
-def test_a_step_that_diverges_is_a_problem(small: Config) -> None:
-    wild = {"train.learning_rate": 1e30, "train.clip_norm": 0.0, "data.max_shift": 0}
-    with pytest.raises(RunError, match=r"not finite.*lower train.learning_rate"):
-        preflight.describe_step(small.replace(wild), TASK, None, mesh_of(1))
+def test_a_step_that_diverges_is_a_problem(data_dir: Path, tmp_path: Path) -> None:
+    error = failure_here(*trainer.arguments(tmp_path, data_dir, *trainer.WILD))
+    assert re.search(r"not finite.*lower train.learning_rate", error)
 
 
 def test_damaged_data_are_detected_without_writing(tmp_path: Path) -> None:
