@@ -1,15 +1,12 @@
 """Runs on files of users: training, evaluation, prediction, and what is refused.
 
-Most runs share one compiled training step: they have 30 training sequences, and a
-learning rate that does not depend on the number of steps.
+Most runs have the same settings and 30 training sequences, and share their programs.
 """
 
 import contextlib
 import io
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +16,20 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import trainer
-from support import Command, Once, damaged, file_times, one_line_error, refused
+from support import (
+    Once,
+    called,
+    damaged,
+    file_times,
+    one_line_error,
+    refused,
+    save_network,
+    task_of,
+)
 
 import rnnmnist
 from rnnmnist import evaluate, main, predict, report
-from rnnmnist.config.schema import DataConfig
+from rnnmnist.config.schema import Config, DataConfig, ExecutionConfig
 from rnnmnist.data import datasets
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs.workdir import lock
@@ -36,7 +42,10 @@ SETTINGS = {
     "train.learning_rate": 0.03,
     "train.schedule": "constant",
     "train.warmup_fraction": 0,
-    "train.log_every_steps": 2,
+    "train.num_steps": 20,
+    "train.log_every_steps": 10,
+    "train.eval_every_steps": 20,
+    "train.log_metrics": "last_batch",
     "execution.num_devices": 2,
 }
 TINY = (
@@ -98,16 +107,12 @@ def as_ts(content: dict[str, np.ndarray]) -> bytes:
     return "\n".join(lines).encode()
 
 
-def train(path: Path, workdir: Path, *settings: str, steps: int = 3) -> str:
+def train(path: Path, workdir: Path, *settings: str) -> str:
     """Trains in this process; returns the output."""
-    length = (
-        f"--config.train.num_steps={steps}",
-        f"--config.train.eval_every_steps={steps}",
-    )
-    paths = f"--config.data.path={path}", f"--workdir={workdir}"
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        main.main([*TINY, *length, *paths, *settings])
+        paths = f"--config.data.path={path}", f"--workdir={workdir}"
+        main.main([*TINY, *paths, *settings])
     return output.getvalue()
 
 
@@ -117,19 +122,13 @@ def bits(workdir: Path) -> object:
 
 
 @pytest.fixture(scope="module")
-def run(once: Once, command: Command) -> Path:
-    """The workdir of a complete run, a process; its output is in `../printed.txt`."""
+def run(once: Once) -> Path:
+    """The workdir of a run on `arrays()`; its output is in `../printed.txt`."""
 
     def fill(folder: Path) -> None:
         folder.mkdir()
-        path = save(folder / "levels.npz", arrays())
-        finished = command(
-            "main",
-            *(*TINY, f"--config.data.path={path}", f"--workdir={folder / 'run'}"),
-            *("--config.train.num_steps=20", "--config.train.eval_every_steps=10"),
-        )
-        assert finished.returncode == 0, finished.stderr
-        (folder / "printed.txt").write_text(finished.stdout)
+        printed = train(save(folder / "levels.npz", arrays()), folder / "run")
+        (folder / "printed.txt").write_text(printed)
 
     return once("levels", fill) / "run"
 
@@ -166,27 +165,28 @@ def test_a_run_refuses_to_resume_on_other_data(run: Path, tmp_path: Path) -> Non
     other = save(tmp_path / "levels.npz", arrays(seed=1))
     copy = shutil.copytree(run, tmp_path / "copy")
     before = file_times(copy).keys()
-    message = refused(
-        "main",
-        *(*TINY, "--config.train.num_steps=30", f"--workdir={copy}"),
-        *("--config.train.eval_every_steps=10", f"--config.data.path={other}"),
-    )
+    longer = "--config.train.num_steps=30"
+    paths = f"--workdir={copy}", f"--config.data.path={other}"
+    message = refused("main", *TINY, longer, *paths)
     assert "trained on other data" in message
     assert file_times(copy).keys() == before
 
 
-@pytest.mark.parametrize("change", [{}, {"split": None}, {"labels": CLASSES[[1] * 60]}])
+@pytest.mark.parametrize(
+    ("count", "change"),
+    [(60, {}), (16, {"split": None}), (60, {"labels": CLASSES[[1] * 60]})],
+)
 def test_evaluation_on_other_data_has_a_file_of_its_own(
-    change: dict[str, Any], run: Path, tmp_path: Path
+    count: int, change: dict[str, Any], run: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
-    other = save(tmp_path / "other.npz", arrays(seed=1, **change))
+    other = save(tmp_path / "other.npz", arrays(count, seed=1, **change))
     evaluate.main([f"--workdir={copy}", f"--config.data.path={other}"])
     (path,) = (copy / "evaluation").glob("test-*-*.json")
     content = json.loads(path.read_text())
     assert content["dataset"] == "other"
     assert content["task"]["sha256"] != content["trained_on_sha256"]
-    assert content["examples"] == (60 if "split" in change else 15)
+    assert content["examples"] == (16 if "split" in change else 15)
     # The means of the training data, not of these.
     assert content["task"]["mean"] == trainer.result(run)["task"]["mean"]
     assert trainer.result(copy) == trainer.result(run)
@@ -211,7 +211,9 @@ def test_either_file_of_a_pair_names_both(
     assert len(capsys.readouterr().out.splitlines()) == 15  # of the named file only
 
 
-def test_every_format_gives_the_run_of_the_same_arrays(tmp_path: Path) -> None:
+def test_every_format_gives_the_run_of_the_same_arrays(
+    run: Path, tmp_path: Path
+) -> None:
     """Every value is read once, as the same float32, in any order of memory."""
     content = arrays()
     rows = as_table(content)
@@ -219,16 +221,12 @@ def test_every_format_gives_the_run_of_the_same_arrays(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(rows, tmp_path / "levels.parquet")
     by_column = {name: np.asfortranarray(array) for name, array in content.items()}
     folder = save_folder(tmp_path / "levels", by_column)
-    expected = tmp_path / "npz"
-    train(save(tmp_path / "levels.npz", content), expected)
     for path in (folder, tmp_path / "levels.csv", tmp_path / "levels.parquet"):
         workdir = tmp_path / f"run{path.suffix}"
         train(path, workdir)
-        assert bits(workdir) == bits(expected)
-        assert (
-            trainer.result(workdir)["task"]["sha256"]
-            == trainer.result(expected)["task"]["sha256"]
-        )
+        assert bits(workdir) == bits(run)
+        sha256 = trainer.result(run)["task"]["sha256"]
+        assert trainer.result(workdir)["task"]["sha256"] == sha256
 
 
 def test_a_constant_feature_is_not_scaled(tmp_path: Path) -> None:
@@ -241,21 +239,14 @@ def test_a_constant_feature_is_not_scaled(tmp_path: Path) -> None:
     assert task.std[1] == 1 != task.std[0]
 
 
-def test_an_ensemble_classifies_sequences_of_other_lengths_and_step_by_step(
+def test_blocks_of_recomputed_states_need_not_divide_other_lengths(
     tmp_path: Path,
 ) -> None:
-    """Its networks fill missing values, and recompute hidden states in training."""
-    content = arrays()
-    content["inputs"][:, 3, 0] = np.nan
-    path = save(tmp_path / "data.npz", content)
-    settings = ("num_seeds=2", "execution.remat_steps=4", "data.missing=forward_fill")
-    train(path, tmp_path / "run", *(f"--config.{setting}" for setting in settings))
-    predictor = rnnmnist.Predictor(tmp_path / "run")
-    whole = predictor.classify(content["inputs"][:1, :7], every_step=True)
-    state = predictor.start()
-    for time, features in enumerate(content["inputs"][0, :7]):
-        state, probabilities = predictor.step(state, features)
-        np.testing.assert_allclose(probabilities, whole[0, time], atol=1e-6)
+    config = Config(
+        data=DataConfig(name="files"), execution=ExecutionConfig(remat_steps=4)
+    )
+    workdir = save_network(tmp_path / "run", config, task_of(12, 2, 3))
+    assert rnnmnist.Predictor(workdir).classify(np.zeros((1, 7, 2))).shape == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +272,8 @@ def test_arrays_that_a_predictor_refuses(
 
 
 def test_values_after_the_end_of_a_sequence_are_not_read(run: Path) -> None:
-    values, lengths = arrays()["inputs"][:4].astype(float), np.array([7, 2, 12, 1])
+    content = arrays()
+    values, lengths = content["inputs"].astype(float), content["lengths"]
     predictor = rnnmnist.Predictor(run)
     expected = predictor.classify(values, lengths)
     sequences = [one[:length] for one, length in zip(values, lengths, strict=True)]
@@ -290,16 +282,14 @@ def test_values_after_the_end_of_a_sequence_are_not_read(run: Path) -> None:
     np.testing.assert_array_equal(predictor.classify(values, lengths), expected)
 
 
-def test_the_content_of_padding_changes_no_bit(tmp_path: Path) -> None:
-    for name, padding in (("zeros", [0.0, 0.0]), ("garbage", [np.nan, 1e30])):
-        content = arrays()
-        content["inputs"][np.arange(12) >= content["lengths"][:, None]] = padding
-        train(save(tmp_path / f"{name}.npz", content), tmp_path / name)
-    assert bits(tmp_path / "garbage") == bits(tmp_path / "zeros")
-    assert (
-        trainer.result(tmp_path / "garbage")["loss"]
-        == trainer.result(tmp_path / "zeros")["loss"]
-    )
+def test_the_content_of_padding_changes_no_bit(run: Path, tmp_path: Path) -> None:
+    content = arrays()
+    padding = np.arange(12) >= content["lengths"][:, None]
+    content["inputs"][padding] = [np.nan, 1e30]
+    workdir = tmp_path / "run"
+    train(save(tmp_path / "garbage.npz", content), workdir)
+    assert bits(workdir) == bits(run)
+    assert trainer.result(workdir)["loss"] == trainer.result(run)["loss"]
 
 
 @pytest.mark.usefixtures("fast_programs")
@@ -315,7 +305,6 @@ def test_batches_from_the_host_give_the_bits_of_resident_data(
         f"--config.num_seeds={seeds}",
         f"--config.execution.num_devices={2 * seeds}",
         f"--config.train.loss={loss}",
-        "--config.train.log_metrics=last_batch",
     )
     for placement in ("device", "host"):
         flag = f"--config.execution.placement={placement}"
@@ -327,12 +316,12 @@ def test_batches_from_the_host_give_the_bits_of_resident_data(
 @pytest.mark.usefixtures("unrendered")
 def test_a_file_without_a_split(tmp_path: Path) -> None:
     """The validation split is too small to select, and there is no test split."""
-    path = save(tmp_path / "levels.npz", arrays(split=None))
+    path = save(tmp_path / "levels.npz", arrays(19, split=None))
     workdir = tmp_path / "run"
     output = train(path, workdir, "--config.train.batch_size=100")
-    count = 60 - trainer.result(workdir, "validation")["examples"]
+    assert trainer.result(workdir, "validation")["examples"] == 3
     config = json.loads((workdir / "config.json").read_text())
-    assert config["train"]["batch_size"] == count
+    assert config["train"]["batch_size"] == 16
     assert "test        none" in output
     assert "--split=validation" in output
     report.main([f"--workdir={workdir}"])
@@ -366,17 +355,15 @@ def test_predict_names_the_class_of_each_sequence(
     assert correct[test].sum() == trainer.result(run)["correct"]
 
 
-def test_a_stream_equals_the_whole_sequence(run: Path) -> None:
+def test_a_stream_equals_the_whole_sequence(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = arrays()
     length = int(content["lengths"][0])
     lines = [",".join(map(str, row)) for row in content["inputs"][0, :length].tolist()]
-    finished = subprocess.run(
-        [sys.executable, "-m", "rnnmnist.predict", f"--workdir={run}", "--stream"],
-        input="\n".join([*lines, "", lines[0], "1,2,3"]),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    stdin = io.StringIO("\n".join([*lines, "", lines[0], "1,2,3"]))
+    monkeypatch.setattr("sys.stdin", stdin)
+    finished = called("predict", f"--workdir={run}", "--stream")
     assert "line" in one_line_error(finished)
     *first, again = map(json.loads, finished.stdout.splitlines())
     assert [line["step"] for line in first] == list(range(1, length + 1))
@@ -396,10 +383,11 @@ def test_fit_trains_on_arrays_and_resumes(
     settings["workdir"] = tmp_path / "run"
     given = (content["inputs"], content["labels"])
     lengths = content["lengths"]
-    workdir = rnnmnist.fit(*given, lengths=lengths, num_steps=3, **settings)
+    workdir = rnnmnist.fit(*given, lengths=lengths, **settings)
     assert workdir == tmp_path / "run"
-    rnnmnist.fit(*given, lengths=lengths, num_steps=6, **settings)
-    assert "resuming from step 3" in capsys.readouterr().out
+    settings["num_steps"] = 40
+    rnnmnist.fit(*given, lengths=lengths, **settings)
+    assert "resuming from step 20" in capsys.readouterr().out
     evaluate.main([f"--workdir={workdir}", "--split=validation"])
     found = rnnmnist.Predictor(workdir).classify(content["inputs"], lengths)
     assert found.shape == (33, 3)
@@ -470,7 +458,7 @@ def test_an_edited_file_is_refused_in_one_line_or_trained_on(
         path.write_bytes(damaged(original, generator))
         workdir = tmp_path / f"run-{index}"
         try:
-            train(path.parent if kind == "npy" else path, workdir, steps=1)
+            train(path.parent if kind == "npy" else path, workdir)
         except UserError as error:
             refusals += 1
             assert "\n" not in str(error)
