@@ -2,8 +2,7 @@
 
 Not here: the remedy `data.manual_dir`, which needs the original files
 (`test_originals.py`), the flags of clusters (`test_distributed.py`), and
-`--format=stablehlo` (`test_export.py`). Most runs share one compiled training step,
-since their learning rate does not depend on the number of steps.
+`--format=stablehlo` (`test_export.py`). The run on images is the reference run.
 """
 
 import importlib
@@ -14,9 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import REPOSITORY, Once, file_times, refused
+import trainer
+from support import REPOSITORY, Once, file_times, refused, save_network
 
 from rnnmnist import predict
+from rnnmnist.config.schema import Config, DataConfig, ModelConfig
+from rnnmnist.data import datasets
 from rnnmnist.errors import RunError
 from rnnmnist.runs.workdir import list_steps, lock
 
@@ -35,7 +37,8 @@ LONGER = f"{RUN} --config.train.num_steps=20"
 DIVERGING = f"{LONGER} --config.train.learning_rate=1e21"
 NEW = "main --config=embedded --workdir=new --config.data.data_dir=DATA_DIR"
 NEW_SEQUENCES = "main --config=files --workdir=new --config.data.path="
-IMAGES = f"main {ALONE} --config.train.num_steps=1 --config.data.data_dir=DATA_DIR"
+SETTINGS = " ".join(trainer.SETTINGS)
+IMAGES = f"main --num_processes=1 {SETTINGS} --config.data.data_dir=DATA_DIR"
 
 # Wrong settings of a run, and a part of the error.
 WRONG_SETTINGS = [
@@ -89,7 +92,7 @@ WRONG_COMMANDS = [
     ("main --config=default --workdir=reference", "holds parameters only"),
     (
         f"{IMAGES} --config=embedded --workdir=images --config.model.hidden_size=64",
-        "model.hidden_size=64 (checkpoint: 4)",
+        "model.hidden_size=64 (checkpoint: 48)",
     ),
     (
         f"{RUN} --config.data.path=absent.npz --config.seed=5 --config.model.cell=gru",
@@ -126,11 +129,11 @@ WRONG_FILES = [
 # A wrong command, what its message advises, and the flags that follow the advice, of
 # which a repeated one replaces the earlier one; or the whole command.
 REMEDIES = [
-    (DIVERGING, "lower train.learning_rate", "--config.train.learning_rate=0.01"),
+    (DIVERGING, "lower train.learning_rate", "--config.train.learning_rate=0.03"),
     (
         DIVERGING,
         "or set train.clip_norm",
-        "--config.train.learning_rate=0.01 --config.train.clip_norm=1",
+        "--config.train.learning_rate=0.03 --config.train.clip_norm=1",
     ),
     (
         f"{RUN} --config.train.num_steps=5",
@@ -141,7 +144,7 @@ REMEDIES = [
     (
         f"{LONGER} --config.execution.num_devices=3",
         "must divide num_seeds x train.batch_size = 10, ",
-        "--config.execution.num_devices=5",
+        "--config.execution.num_devices=1",
     ),
     (
         f"{TRAIN} --workdir=new",
@@ -154,14 +157,14 @@ REMEDIES = [
         "--config.data.missing=zero",
     ),
     (
-        f"{IMAGES} --config.data.normalize=none --workdir=new",
+        f"{IMAGES} --config.data.normalize=none --workdir=images",
         "is for sequences only, and mnist5k has images; remove data.normalize=none",
-        f"{IMAGES} --workdir=new",
+        f"{IMAGES} --workdir=images",
     ),
     (
-        f"{IMAGES} --config.model.stride=2 --workdir=new",
+        f"{IMAGES} --config.model.stride=2 --workdir=images",
         "must be at most model.window=1, not 2; lower it, or set a larger model.window",
-        f"{IMAGES} --config.model.stride=2 --config.model.window=2 --workdir=new",
+        "--config.model.stride=1",
     ),
     ("evaluate --workdir=run --step=7", "choose best, latest or one of", "--step=10"),
     ("evaluate --workdir=damaged --step=20", "; choose another step", "--step=10"),
@@ -209,7 +212,7 @@ def call(command: str) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def folder(once: Once, data_dir: Path) -> Path:
+def folder(once: Once, reference_run: Path) -> Path:
     """Files of sequences, and runs on them."""
 
     def fill(folder: Path) -> None:
@@ -225,16 +228,15 @@ def folder(once: Once, data_dir: Path) -> Path:
         shutil.copy(folder / "changed.npz", folder / "levels.npz")
         gaps = np.where(np.arange(5)[:, None] == 2, np.nan, inputs)
         np.savez(folder / "gaps.npz", **arrays | {"inputs": gaps})
-        for run in ("levels run", "untested untested", "changed changed"):
-            file, workdir = run.split()
-            path = f"{folder}/{file}.npz"
-            train = f"{TRAIN} --config.data.path={path} --workdir={folder}/{workdir}"
-            assert call(train) is None
         train = f"{TRAIN} --config.data.path={folder}/levels.npz"
-        images = IMAGES.replace("DATA_DIR", str(data_dir))
-        assert call(f"{images} --workdir={folder}/images") is None
-        longer = f"--workdir={folder}/damaged --config.train.num_steps=20"
-        assert call(f"{train} {longer}") is None
+        assert call(f"{train} --workdir={folder}/run") is None
+        for name in ("untested", "changed"):
+            data = DataConfig(name="files", path=str(folder / f"{name}.npz"))
+            config = Config(data=data, model=ModelConfig(hidden_size=4))
+            save_network(folder / name, config, datasets.load(data).task)
+        shutil.copytree(reference_run, folder / "images")
+        shutil.copytree(folder / "run", folder / "damaged")
+        shutil.copytree(folder / "run" / "10", folder / "damaged" / "20")
         (folder / "damaged" / "20" / "header" / "metadata").write_bytes(b"")
         np.savez(folder / "changed.npz", **arrays | {"inputs": 2 * inputs})
         (folder / "exported" / "safetensors").mkdir(parents=True)
@@ -269,7 +271,7 @@ def write_wrong_files(folder: Path, arrays: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "message"),
+    ("wrong", "message"),
     [
         *((f"{NEW} --config.{setting}", text) for setting, text in WRONG_SETTINGS),
         *((f"{NEW_SEQUENCES}{path}", text) for path, text in WRONG_SEQUENCES),
@@ -280,28 +282,28 @@ def test_a_wrong_command_gets_one_line_and_writes_nothing(
     folder: Path,
     data_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
-    command: str,
+    wrong: str,
     message: str,
 ) -> None:
     monkeypatch.chdir(folder)
     before = file_times(folder)
-    name, *argv = command.replace("DATA_DIR", str(data_dir)).split()
+    name, *argv = wrong.replace("DATA_DIR", str(data_dir)).split()
     assert message in refused(name, *argv)
     assert file_times(folder) == before
 
 
-@pytest.mark.parametrize(("command", "message"), WRONG_FILES)
+@pytest.mark.parametrize(("wrong", "message"), WRONG_FILES)
 def test_predict_names_a_wrong_file(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    command: str,
+    wrong: str,
     message: str,
 ) -> None:
     monkeypatch.chdir(folder)
     before = file_times(folder)
     with pytest.raises(SystemExit, match=r"^2$"):
-        predict.main(command.split())
+        predict.main(wrong.split())
     assert file_times(folder) == before
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
@@ -315,22 +317,22 @@ def test_a_workdir_in_use_is_refused_before_the_data_are_read(tmp_path: Path) ->
     assert f"{tmp_path} is in use by process" in message
 
 
-@pytest.mark.parametrize(("command", "advice", "fix"), REMEDIES)
+@pytest.mark.parametrize(("wrong", "advice", "fix"), REMEDIES)
 def test_the_command_that_follows_the_advice_of_a_message_works(
     folder: Path,
     data_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    command: str,
+    wrong: str,
     advice: str,
     fix: str,
 ) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdin", io.StringIO("0.5\n"))
-    command = command.replace("DATA_DIR", str(data_dir))
-    message = call(command)
+    wrong = wrong.replace("DATA_DIR", str(data_dir))
+    message = call(wrong)
     assert message is not None
     assert advice in message
     assert list_steps(Path("run")) == [10]  # no error removes a checkpoint
-    assert call(fix if not fix.startswith("--") else f"{command} {fix}") is None
+    assert call(fix if not fix.startswith("--") else f"{wrong} {fix}") is None
