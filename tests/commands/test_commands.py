@@ -1,7 +1,7 @@
 """The commands on the embedded data set: complete runs, their files and errors.
 
-Each command runs as a process at least once. Where only its messages or files matter,
-its `main` is called in this process, which has already imported jax.
+A command runs as a process where its start, its exit code or its whole output matter.
+Otherwise its `main` is called in this process, which has already imported jax.
 """
 
 import asyncio

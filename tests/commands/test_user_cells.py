@@ -58,8 +58,7 @@ def test_a_run_with_a_users_cell(
         "--config.model.cell=leaky.py:Leaky",  # relative to the current directory
         "--config.model.hidden_size=16",
         "--config.model.pooling=mean",
-        "--config.train.num_steps=20",
-        "--config.train.eval_every_steps=10",
+        "--config.train.num_steps=2",
     )
     trained = command("main", *arguments, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
@@ -67,7 +66,7 @@ def test_a_run_with_a_users_cell(
     model = json.loads((tmp_path / "run/config.json").read_text())["model"]
     assert model["cell"] == f"{cell_file}:Leaky"
     assert model["cell_sha256"] == hashlib.sha256(content.encode()).hexdigest()
-    result = json.loads((tmp_path / "run/evaluation/test-20.json").read_text())
+    result = json.loads((tmp_path / "run/evaluation/test-2.json").read_text())
     assert result["num_parameters"] == 28 * 16 + 16 + 170
 
     cell_file.write_text(CELL.replace("carry / 2", "carry / 3"))

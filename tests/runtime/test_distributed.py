@@ -199,7 +199,7 @@ def test_a_workdir_that_is_not_shared_is_refused(
         assert "is not one folder for all processes" in line
 
 
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_missing_processes_are_one_line(
     environment: dict[str, str], tmp_path: Path, index: int
 ) -> None:

@@ -20,6 +20,7 @@ from support import (
     REPOSITORY,
     Command,
     Once,
+    called,
     in_a_browser,
     inputs_of,
     one_line_error,
@@ -55,15 +56,14 @@ DIGITS: tuple[list[Stroke], ...] = (
 
 
 @pytest.fixture(scope="module")
-def page(once: Once, command: Command) -> Path:
+def page(once: Once) -> Path:
     """The page of the two models that are shipped."""
 
     def write(folder: Path) -> None:
         folder.mkdir()
         output = folder / "the page.html"
-        finished = command("page", f"--output={output}")
-        assert finished.returncode == 0, finished.stderr
-        assert finished.stderr == ""
+        finished = called("page", f"--output={output}")
+        assert (finished.returncode, finished.stderr) == (0, "")
         assert finished.stdout.startswith(f"{output} (")
 
     return once("page", write) / "the page.html"
@@ -201,7 +201,7 @@ def draw(tab: Any, *strokes: Stroke) -> None:
         tab.mouse.up()
 
 
-def called(tab: Any, function: str, images: np.ndarray, *more: Any) -> np.ndarray:
+def results_of(tab: Any, function: str, images: np.ndarray, *more: Any) -> np.ndarray:
     """Calls a function of the page for each image, uint8 [n, 28, 28]."""
     program = (
         "([text, more]) => JSON.stringify("
@@ -223,7 +223,7 @@ class TestInABrowser:
                 {"params": as_float16(params)}, inputs_of(images), every_step=True
             )
         )
-        logits = called(opened(), "rnnmnist.logits", images, network)
+        logits = results_of(opened(), "rnnmnist.logits", images, network)
         assert logits.shape == expected.shape == (500, 28, 10)
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
         predicted = logits[:, -1].argmax(-1)
@@ -241,7 +241,7 @@ class TestInABrowser:
         images = np.concatenate([digits, [preprocess_file(file) for file in files]])
         check = out_of_distribution.load()
         expected = check.is_digit(images)
-        actual = called(opened(), "rnnmnist.isDigit", images)
+        actual = results_of(opened(), "rnnmnist.isDigit", images)
         at_threshold = np.abs(check.scores(images) - check.max_score) < 1e-3
         np.testing.assert_array_equal(actual[~at_threshold], expected[~at_threshold])
         assert at_threshold.mean() < 0.01
