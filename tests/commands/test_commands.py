@@ -115,16 +115,18 @@ def test_a_complete_run_is_not_changed(copied: Path, data_dir: Path) -> None:
 
 
 def test_evaluate_reproduces_the_result_of_the_trainer(
-    copied: Path, command: Command
+    copied: Path, command: Command, environment: dict[str, str]
 ) -> None:
     """Also where compiled programs cannot be kept, of which it warns."""
     (path,) = (copied / "evaluation").glob("test-*.json")
     by_trainer = path.read_text()
     path.unlink()
-    nowhere = "/dev/null/programs"
-    finished = command(
-        "evaluate", f"--workdir={copied}", JAX_COMPILATION_CACHE_DIR=nowhere
-    )
+    two_devices = " --xla_force_host_platform_device_count=2"
+    variables = {
+        "XLA_FLAGS": environment["XLA_FLAGS"] + two_devices,
+        "JAX_COMPILATION_CACHE_DIR": "/dev/null/programs",
+    }
+    finished = command("evaluate", f"--workdir={copied}", **variables)
     assert path.read_text() == by_trainer
     assert str(path) in output_of(finished)
     (warning,) = finished.stderr.splitlines()

@@ -17,9 +17,9 @@ import trainer
 from support import REPOSITORY, Once, file_times, refused, save_network
 
 from rnnmnist import predict
-from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data import datasets
 from rnnmnist.errors import RunError
+from rnnmnist.runs.checkpoints import read_header
 from rnnmnist.runs.workdir import list_steps, lock
 
 ALONE = (
@@ -222,7 +222,7 @@ def folder(once: Once, reference_run: Path) -> Path:
         split = np.array(["train", "train", "validation", "test"]).repeat(10)
         arrays: dict[str, Any] = {"inputs": inputs, "labels": labels, "split": split}
         arrays["feature_names"] = np.array(["x"])
-        untested = np.where(split == "test", "validation", split)
+        untested = np.where(split == "test", "train", split)
         np.savez(folder / "untested.npz", **arrays | {"split": untested})
         np.savez(folder / "changed.npz", **arrays)
         shutil.copy(folder / "changed.npz", folder / "levels.npz")
@@ -230,10 +230,10 @@ def folder(once: Once, reference_run: Path) -> Path:
         np.savez(folder / "gaps.npz", **arrays | {"inputs": gaps})
         train = f"{TRAIN} --config.data.path={folder}/levels.npz"
         assert call(f"{train} --workdir={folder}/run") is None
+        config = read_header(folder / "run", 10).config
         for name in ("untested", "changed"):
-            data = DataConfig(name="files", path=str(folder / f"{name}.npz"))
-            config = Config(data=data, model=ModelConfig(hidden_size=4))
-            save_network(folder / name, config, datasets.load(data).task)
+            other = config.replace({"data.path": f"{folder}/{name}.npz"})
+            save_network(folder / name, other, datasets.load(other.data).task)
         shutil.copytree(reference_run, folder / "images")
         shutil.copytree(folder / "run", folder / "damaged")
         shutil.copytree(folder / "run" / "10", folder / "damaged" / "20")
