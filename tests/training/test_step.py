@@ -1,11 +1,9 @@
 """The training step: one program, reproducible bits, no non-finite updates.
 
-Most tests share one configuration, on a mesh of one device and on one of eight, so that
-two programs are compiled.
+Tests share two configurations, so that three programs are compiled.
 """
 
 import dataclasses
-import functools
 import re
 
 import jax
@@ -36,9 +34,10 @@ from rnnmnist.training.loss import Objective
 from rnnmnist.training.optimizer import make_schedule
 from rnnmnist.training.state import (
     Program,
+    TrainState,
     abstract_state,
     create_state,
-    to_trees,
+    evaluated_trees,
 )
 from rnnmnist.training.step import (
     UpdateSums,
@@ -57,6 +56,9 @@ CONFIG = Config().replace(
         "train.num_steps": 150,
         "train.learning_rate": 0.03,
     }
+)
+AVERAGED = CONFIG.replace(
+    {"train.ema_decay": 0.9, "train.loss": "every_step", "train.label_smoothing": 0.2}
 )
 EXAMPLES = random_examples(24)  # epochs end within batches
 
@@ -100,19 +102,18 @@ def test_one_program_serves_every_length() -> None:
 
 
 @pytest.mark.parametrize(
-    ("devices", "averaging"),
+    ("config", "devices"),
     [
-        (8, 0.0),
-        (1, 0.9),
+        (CONFIG, 1),
+        (AVERAGED, 8),
         # CI compares the bits of optimized programs.
-        pytest.param(8, 0.9, marks=pytest.mark.slow),
+        pytest.param(AVERAGED, 8, marks=pytest.mark.slow),
     ],
 )
 def test_the_result_does_not_depend_on_the_lengths_of_calls_or_the_placement(
-    devices: int, averaging: float
+    config: Config, devices: int
 ) -> None:
     """Metrics are sums over the finished updates."""
-    config = CONFIG.replace({"train.ema_decay": averaging})
     hashes, correct, losses = set(), set(), []
     for placement, cuts in (
         ("device", [12]),
@@ -140,8 +141,8 @@ def test_devices_agree_to_rounding() -> None:
     np.testing.assert_allclose(alone.state.params, together.state.params, atol=2e-4)
 
 
-def test_training_reduces_the_loss(mesh: Mesh) -> None:
-    training = Training(CONFIG, mesh)
+def test_training_reduces_the_loss() -> None:
+    training = Training(CONFIG, mesh_of(1))
     first, _, last = (training.advance(steps) for steps in (1, 148, 1))
     assert float(first.loss[0]) / BATCH_SIZE > 2
     assert float(last.loss[0]) / BATCH_SIZE < 1.8  # memorized noise
@@ -170,8 +171,8 @@ def test_a_nonfinite_update_is_rejected_and_its_chunk_is_not_scored(
     assert training.sha256() == before
 
 
-def test_the_program_has_no_host_transfers_and_one_all_reduce(mesh: Mesh) -> None:
-    text = lowered_for("cpu", CONFIG, mesh=mesh)
+def test_the_program_has_no_host_transfers_and_one_all_reduce() -> None:
+    text = lowered_for("cpu", CONFIG, mesh=mesh_of(8))
     for word in ("callback", "infeed", "outfeed", "SendToHost", "RecvFromHost"):
         assert word not in text
     assert text.count("stablehlo.all_reduce") == 1
@@ -230,51 +231,62 @@ def precisions(text: str) -> list[str]:
     return re.findall(r"stablehlo.dot_general .* precision = \[(.*?)\]", text)
 
 
-@pytest.mark.parametrize(
-    ("loss", "smoothing", "devices"), [("every_step", 0.2, 8), ("last", 0.0, 1)]
-)
+@pytest.mark.parametrize(("config", "devices"), [(CONFIG, 1), (AVERAGED, 8)])
 def test_updates_sum_the_loss_and_the_last_batch_is_scored_after_its_own(
-    loss: str, smoothing: float, devices: int
+    config: Config, devices: int
 ) -> None:
-    settings = {"train.loss": loss, "train.label_smoothing": smoothing}
-    config = CONFIG.replace(settings | {"train.ema_decay": 0.9})
     training = Training(config, mesh_of(devices))
     model = model_of(config.model)
-    objective = jax.jit(Objective(model, loss == "every_step", smoothing))
+    train = config.train
+    every_step = train.loss == "every_step"
+    objective = jax.jit(Objective(model, every_step, train.label_smoothing))
     source = batches_of(EXAMPLES, config, mesh_of(1))
     transform = BatchTransform.create(config, TASK)
 
-    def score(params: jax.Array, step: int) -> tuple[jax.Array, jax.Array]:
-        (network,) = split_ensemble(jax.device_get(to_trees(params, model)))
+    def score(step: int) -> tuple[jax.Array, jax.Array]:
+        trees = evaluated_trees(training.state, model=model)
+        (network,) = split_ensemble(jax.device_get(trees))
         return objective(network, *read_batch(source, transform, step))[1]
 
-    expected, correct = score(training.state.params, 0)
+    expected, correct = score(0)  # no average differs yet
     sums = training.advance(1)
     assert float(sums.loss[0]) == pytest.approx(float(expected), rel=1e-5)
     assert int(sums.correct[0]) == int(correct)
     training.advance(2)
     assert training.chunk is not None
     found = score_last_batch(training.state, training.chunk, program=training.program)
-    expected, correct = score(training.state.evaluated_params, 2)
+    expected, correct = score(2)
     assert float(found[0][0]) == pytest.approx(float(expected), rel=1e-5)
     assert int(found[1][0]) == int(correct)
 
 
+update = jax.jit(apply_update, static_argnames="program")
+
+
+def zero_state(config: Config, program: Program) -> TrainState:
+    """A state of zeros, in NumPy."""
+    abstract = abstract_state(config, program)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
+
+
 def test_averaging_does_not_change_the_trained_weights() -> None:
-    averaging = Training(CONFIG.replace({"train.ema_decay": 0.9}), mesh_of(1))
-    plain = Training(CONFIG, mesh_of(1))
-    expected = jax.device_get(plain.state.params)
+    plain, averaging = (
+        Program.create(config, TASK, mesh_of(1)) for config in (CONFIG, AVERAGED)
+    )
+    state, averaged = zero_state(CONFIG, plain), zero_state(AVERAGED, averaging)
+    expected = state.params
+    generator = np.random.default_rng(0)
     for count in range(8):
-        averaging.advance(1)
-        plain.advance(1)
-        weights = jax.device_get(plain.state.params)
-        np.testing.assert_array_equal(averaging.state.params, weights)
+        grads = generator.normal(size=state.params.shape).astype(np.float32)
+        sums = UpdateSums.zeros(1), *np.zeros((2, 1), np.float32), grads
+        state, _, _ = update(state, *sums, program=plain)
+        averaged, _, _ = update(averaged, *sums, program=averaging)
+        np.testing.assert_array_equal(averaged.params, state.params)
         rate = 1 - min(0.9, (1 + count) / (10 + count))
-        expected = optax.incremental_update(weights, expected, rate)
-        found = averaging.state.evaluated_params
-        np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert not np.array_equal(found, weights)
-    assert plain.state.evaluated_params is plain.state.params
+        expected = optax.incremental_update(np.array(state.params), expected, rate)
+        np.testing.assert_allclose(averaged.evaluated_params, expected, atol=1e-6)
+    assert not np.array_equal(averaged.evaluated_params, state.params)
+    assert state.evaluated_params is state.params
 
 
 @pytest.mark.parametrize(
@@ -291,15 +303,12 @@ def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
     settings = {"model.cell": cell, "model.hidden_size": 4, "train.weight_decay": 0.5}
     config = CONFIG.replace(settings)
     program = Program.create(config, TASK, mesh_of(1))
-    zeros = functools.partial(jax.tree.map, lambda leaf: jnp.zeros_like(leaf))
-    state = zeros(abstract_state(config, program))
+    state = zero_state(config, program)
     state = dataclasses.replace(state, params=state.params + 1)
-    none = jnp.zeros(1)
-    update = jax.jit(apply_update, static_argnames="program")
-    state, _, _ = update(
-        state, UpdateSums.zeros(1), none, none, zeros(state.params), program=program
-    )
+    sums = UpdateSums.zeros(1), *np.zeros((2, 1), np.float32)
+    state, _, _ = update(state, *sums, np.zeros_like(state.params), program=program)
     decayed = 1 - 0.5 * float(make_schedule(config.train)(0))
-    for path, leaf in jax.tree.leaves_with_path(to_trees(state.params, program.model)):
+    trees = evaluated_trees(state, model=program.model)
+    for path, leaf in jax.tree.leaves_with_path(trees):
         kept = path[0].key != "head" and path[-1].key in spared
         np.testing.assert_allclose(leaf, 1 if kept else decayed, rtol=1e-6)
