@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 from support import (
     ROWS,
     TASK,
-    Command,
     Once,
     batches_of,
     called,
@@ -150,10 +149,10 @@ def test_each_network_equals_that_of_its_seed_alone(
         assert sums.loss[index] == pytest.approx(alone.sums.loss[0], rel=1e-5)
         assert sums.correct[index] == alone.sums.correct[0]
         its, _ = score_last_batch(alone.state, alone.chunk, program=alone.program)
-        assert last[index] == pytest.approx(float(its[0]), rel=1e-3)
+        assert last[index] == pytest.approx(jax.device_get(its)[0], rel=1e-3)
     saved = saved_arrays(state, program=program)
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(saved))
-    networks = split_ensemble(saved["params"])
+    networks = split_ensemble(jax.device_get(saved["params"]))
     assert len({params_sha256(params) for params in networks}) == SEEDS
 
 
@@ -208,12 +207,12 @@ def test_equal_totals_tie_for_any_counts_per_network() -> None:
 
 
 @pytest.fixture(scope="session")
-def run(once: Once, command: Command, data_dir: Path) -> Path:
+def run(once: Once, data_dir: Path) -> Path:
     """The workdir of a run of three seeds; its output is in `../printed.txt`."""
 
     def train(folder: Path) -> None:
         args = trainer.arguments(folder / "run", data_dir, *ENSEMBLE)
-        finished = command("main", *args)
+        finished = called("main", *args)
         assert finished.stderr == ""
         (folder / "printed.txt").write_text(output_of(finished))
 
