@@ -115,14 +115,15 @@ def interrupt_after(*delays: float) -> threading.Thread:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
-    "count",
+    ("count", "twice"),
     [
-        2,
-        pytest.param(10, marks=pytest.mark.slow),
-        pytest.param(30, marks=pytest.mark.exhaustive),
+        (2, True),
+        pytest.param(10, False, marks=pytest.mark.slow),
+        pytest.param(10, True, marks=pytest.mark.slow),
+        pytest.param(30, False, marks=pytest.mark.exhaustive),
+        pytest.param(30, True, marks=pytest.mark.exhaustive),
     ],
 )
-@pytest.mark.parametrize("twice", [False, True])
 def test_an_interrupted_fit_resumes_to_the_same_end(
     reference: Path, tmp_path: Path, interrupts: list[int], count: int, twice: bool
 ) -> None:
@@ -155,13 +156,13 @@ def test_an_interrupted_fit_resumes_to_the_same_end(
     assert stopped > count / 3 - 1  # the others came after the end
 
 
-@pytest.mark.parametrize("placement", ["device", "host"])
 def test_fit_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placement: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of a thread that gathers batches, either."""
     monkeypatch.setattr(batches, "CHUNK_BYTES", 1 << 12)
     before = left_behind()
-    fit(tmp_path / "run", placement=placement)
+    fit(tmp_path / "run", placement="host")
     assert_nothing_is_left(before)
 
     def fail(*_: object) -> None:
@@ -169,7 +170,7 @@ def test_fit_leaves_nothing_behind(
 
     monkeypatch.setattr(loop, "validate", fail)
     with pytest.raises(RunError, match="a failure") as kept:
-        fit(tmp_path / "failed", placement=placement)
+        fit(tmp_path / "failed", placement="host")
     assert_nothing_is_left(before)
     assert kept.value.__traceback__ is not None
 
@@ -180,14 +181,15 @@ def test_fit_prints_nothing_unless_verbose(
     """Neither does a stop between validations, of which orbax warns."""
     stopped = pytest.raises(KeyboardInterrupt, match="saved step 15 of 30 in ")
     with stopped, interrupted_at(15):
-        fit(tmp_path / "run", batch_size=500)
+        fit(tmp_path / "run")
     assert "15" in {path.name for path in (tmp_path / "run").iterdir()}
+    fit(tmp_path / "run")
     assert caplog.records == []
-    fit(tmp_path / "run", batch_size=500, learning_rate=0.01)
+    fit(tmp_path / "run", learning_rate=0.01)
     assert capfd.readouterr() == ("", "")
     (warning,) = caplog.messages
     assert warning.startswith("train.learning_rate was ")
-    fit(tmp_path / "run", batch_size=500, learning_rate=0.01, verbose=True)
+    fit(tmp_path / "run", learning_rate=0.01, verbose=True)
     assert "the run is complete at step 30" in capfd.readouterr().out
 
 
