@@ -16,8 +16,8 @@ from rnnmnist.config.files import find_config, load_config
 from rnnmnist.errors import UserError
 from rnnmnist.runtime.compilation import compile_seconds
 
-SETTINGS: dict[str, Any] = {"hidden_size": 8, "num_layers": 1, "num_devices": 1}
-SETTINGS |= {"batch_size": 8, "num_steps": 60, "learning_rate": 2e-2}
+SETTINGS: dict[str, Any] = {"cell": "lstm", "hidden_size": 8, "num_layers": 1}
+SETTINGS |= {"batch_size": 8, "num_steps": 60, "learning_rate": 2e-2, "num_devices": 1}
 Y = np.array(["low", "high", "middle"])[np.arange(60) % 3]
 X = np.random.default_rng(0).normal(np.arange(60)[:, None, None] % 3, 0.3, (60, 12, 2))
 

@@ -52,7 +52,8 @@ def test_fit_and_predict_take_tables_and_wide_frames(tmp_path: Path) -> None:
     labels = np.array(["low", "high"])[rows // 5 % 2]
     columns = {"sequence": rows // 5, "time": rows % 5, "level": rows // 5 % 2}
     frame = pd.DataFrame(columns | {"label": labels})
-    settings: dict[str, Any] = {"num_layers": 1, "num_steps": 50, "verbose": False}
+    settings: dict[str, Any] = {"cell": "lstm", "num_steps": 50, "num_devices": 1}
+    settings |= {"eval_every_steps": 50, "verbose": False}
     run = rnnmnist.fit(frame, workdir=tmp_path / "run", **settings)
     predictor = rnnmnist.Predictor(run)
     found = predictor.classify(pl.DataFrame(frame.drop(columns="label")))
