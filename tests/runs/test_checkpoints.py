@@ -59,7 +59,9 @@ def state() -> TrainState:
     return dataclasses.replace(state, opt_state=opt_state)
 
 
-def make_metrics(step: int, accuracy: float | None, examples: int) -> Metrics | None:
+def make_metrics(
+    step: int, accuracy: float | None, examples: int = MIN_VALIDATION_EXAMPLES
+) -> Metrics | None:
     """Metrics of a validation, None without an accuracy."""
     if accuracy is None:
         return None
@@ -73,7 +75,7 @@ def save(
     accuracies: dict[int, float | None],
     config: Config = CONFIG,
     devices: int = 8,
-    examples: int = 500,
+    examples: int = MIN_VALIDATION_EXAMPLES,
 ) -> None:
     with Checkpoints(workdir, keep=2) as checkpoints:
         for step, accuracy in accuracies.items():
@@ -84,7 +86,7 @@ def save(
             checkpoints.save(step, arrays, config, TASK, metrics)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize("devices", [1, 8])
 def test_restored_arrays_are_bitwise_equal(
     tmp_path: Path, state: TrainState, devices: int
 ) -> None:
@@ -99,12 +101,11 @@ def test_restored_arrays_are_bitwise_equal(
         assert len(leaf.sharding.device_set) == devices
 
 
-@pytest.mark.parametrize(("seeds", "averaging"), [(1, 0.9), (3, 0.0)])
 def test_training_from_a_checkpoint_gives_the_bits_of_an_uninterrupted_run(
-    tmp_path: Path, seeds: int, averaging: float
+    tmp_path: Path,
 ) -> None:
-    settings = {"num_seeds": seeds, "train.ema_decay": averaging}
-    config, mesh = CONFIG.replace(settings), mesh_of(1)
+    """The saved average is evaluated, and the trained parameters are restored."""
+    config, mesh = CONFIG.replace({"train.ema_decay": 0.9}), mesh_of(1)
     program = Program.create(config, TASK, mesh)
     source = batches_of(random_examples(100), config, mesh)
     ((chunk, _),) = source.chunks(0, 7)
@@ -116,10 +117,8 @@ def test_training_from_a_checkpoint_gives_the_bits_of_an_uninterrupted_run(
     trees = to_trees(state, program.model)
     assert params_sha256(evaluated) == params_sha256(trees.evaluated_params)
     rest = checkpoints.read_state(tmp_path, 3)
-    assert ("trained_params" in rest) == (averaging > 0)
-    if averaging:
-        trained = params_sha256(rest["trained_params"])
-        assert trained == params_sha256(trees.params) != params_sha256(evaluated)
+    trained = params_sha256(rest["trained_params"])
+    assert trained == params_sha256(trees.params) != params_sha256(evaluated)
 
     resumed = restore_state(tmp_path, 3, config, program)
     assert array_checksums(resumed) == array_checksums(state)
@@ -139,7 +138,7 @@ def test_the_newest_and_the_best_are_kept_across_a_restart(
     for step in (2, 4, 5):
         header = checkpoints.read_header(tmp_path, step)
         assert (header.config, header.task) == (CONFIG, TASK)
-        assert header.metrics == make_metrics(step, accuracies[step], 500)
+        assert header.metrics == make_metrics(step, accuracies[step])
     assert list_steps(tmp_path) == [2, 4, 5]
     assert find_step(tmp_path, "best") == 2  # the earlier one on a tie
     assert find_step(tmp_path, "latest") == 5
@@ -153,14 +152,9 @@ def test_few_validation_examples_select_no_step(
 ) -> None:
     """The last validated one is the best, and only the newest steps are kept."""
     accuracies = {1: 0.9, 2: 0.1, 3: 0.2, 4: None}
-    for examples, steps, best in (
-        (MIN_VALIDATION_EXAMPLES - 1, [3, 4], 3),
-        (MIN_VALIDATION_EXAMPLES, [1, 3, 4], 1),
-    ):
-        workdir = tmp_path / str(examples)
-        save(workdir, state, accuracies, examples=examples)
-        assert list_steps(workdir) == steps
-        assert find_step(workdir, "best") == best
+    save(tmp_path, state, accuracies, examples=MIN_VALIDATION_EXAMPLES - 1)
+    assert list_steps(tmp_path) == [3, 4]
+    assert find_step(tmp_path, "best") == 3
 
 
 def test_folders_of_other_names_are_ignored(tmp_path: Path, state: TrainState) -> None:
