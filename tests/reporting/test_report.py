@@ -330,7 +330,6 @@ def test_few_validation_sequences_do_not_select_a_step(run_data: RunData) -> Non
 def test_a_report_on_other_data_than_the_training(run_data: RunData) -> None:
     run = sequences_run(run_data, "mine")
     other = dataclasses.replace(run, task=sequences_run(run_data, "theirs").task)
-    assert "theirs" not in report_text(run)
     words = report_text(other)
     assert "theirs" in words
     assert "1.4 epochs of mine" in words
