@@ -109,15 +109,10 @@ def test_balanced_weights_and_their_mapping_train_alike(
     runs: Path, tmp_path: Path
 ) -> None:
     weights = {"no": 60 / 2 / 40, "yes": 60 / 2 / 20}
-    workdirs = [
-        fit(workdir, class_weight=given, validation=False)
-        for workdir, given in (
-            (tmp_path / "a", "balanced"),
-            (tmp_path / "b", weights),
-            (runs / "train", "none"),
-        )
-    ]
-    headers = [read_header(workdir, 20) for workdir in workdirs]
+    balanced = fit(tmp_path / "a", class_weight="balanced", validation=False)
+    mapped = fit(tmp_path / "b", class_weight=weights, validation=False)
+    equal = fit(runs / "train", validation=False)
+    headers = [read_header(run, 20) for run in (balanced, mapped, equal)]
     assert headers[0].arrays == headers[1].arrays != headers[2].arrays
     assert headers[0].task.class_weights == tuple(weights.values())
     for given in ({"yes": 2}, "balanced", "none"):

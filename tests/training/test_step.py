@@ -237,9 +237,8 @@ def test_updates_sum_the_loss_and_the_last_batch_is_scored_after_its_own(
 ) -> None:
     training = Training(config, mesh_of(devices))
     model = model_of(config.model)
-    train = config.train
-    every_step = train.loss == "every_step"
-    objective = jax.jit(Objective(model, every_step, train.label_smoothing))
+    every_step = config.train.loss == "every_step"
+    objective = jax.jit(Objective(model, every_step, config.train.label_smoothing))
     source = batches_of(EXAMPLES, config, mesh_of(1))
     transform = BatchTransform.create(config, TASK)
 
@@ -285,7 +284,6 @@ def test_averaging_does_not_change_the_trained_weights() -> None:
         rate = 1 - min(0.9, (1 + count) / (10 + count))
         expected = optax.incremental_update(np.array(state.params), expected, rate)
         np.testing.assert_allclose(averaged.evaluated_params, expected, atol=1e-6)
-    assert not np.array_equal(averaged.evaluated_params, state.params)
     assert state.evaluated_params is state.params
 
 
