@@ -129,8 +129,10 @@ def init_params(
 @functools.cache
 def abstract_params(model: SequenceClassifier) -> Params:
     """Returns the shapes and types of the parameters of one network."""
-    shape = (1, *model.input_shape)
-    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))["params"]
+    # Arrays would be part of a program that is traced meanwhile.
+    key = jax.eval_shape(jax.random.key, 0)
+    inputs = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
+    return jax.eval_shape(model.init, key, inputs)["params"]
 
 
 @functools.cache

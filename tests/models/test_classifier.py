@@ -154,6 +154,16 @@ def test_the_number_of_parameters(cell: str, number: int) -> None:
     assert count_params(abstract_params(model)) == number
 
 
+def test_shapes_of_parameters_add_nothing_to_a_program() -> None:
+    """Else a resumed run, which asks for them earlier, would compile another one."""
+
+    def program(x: jax.Array) -> jax.Array:
+        abstract_params(model_of(ModelConfig(hidden_size=3)))
+        return x
+
+    assert jax.make_jaxpr(program)(1.0).eqns == []
+
+
 def test_forget_bias_sets_the_forget_gates_bias_only() -> None:
     plain, params = init(model_of()), init(model_of(), forget_bias=2.5)
     for gate, expected in (("hi", 0), ("hf", 2.5), ("hg", 0), ("ho", 0)):
