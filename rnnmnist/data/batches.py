@@ -192,11 +192,12 @@ def open_batches(
     """
     one = examples.take(np.arange(1))
     updates = chunk_updates(one.nbytes * config.num_seeds * config.train.batch_size)
-    placement = config.execution.placement
-    if placement == "auto":
-        fits = one.nbytes * len(examples) <= MAX_MEMORY_FRACTION * _device_memory(mesh)
-        placement = "device" if fits else "host"
-    on_host = placement == "host"
+    on_host = config.execution.placement == "host"
+    if config.execution.placement == "auto":
+        stats = mesh.local_devices[0].memory_stats() or {}
+        shared = main_memory() / len(mesh.local_devices)  # by the devices of a CPU
+        memory = stats.get("bytes_limit", shared)
+        on_host = one.nbytes * len(examples) > MAX_MEMORY_FRACTION * memory
     gatherer = _gatherer_of_host if on_host else _gatherer_of_devices
     unweighted = gatherer(examples, config, mesh, updates)
     weights: jax.Array | None = None
@@ -338,9 +339,3 @@ def _indices(
 
     steps = first + jnp.arange(updates)
     return jax.vmap(lambda step: jax.vmap(one, (0, None))(seeds, step))(steps)
-
-
-def _device_memory(mesh: Mesh) -> float:
-    """Returns the bytes of memory of a device; those of CPUs share the main memory."""
-    stats = mesh.local_devices[0].memory_stats() or {}
-    return stats.get("bytes_limit", main_memory() / len(mesh.local_devices))

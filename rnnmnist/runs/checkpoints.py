@@ -116,7 +116,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         metrics are those of the validation split, None if it is not evaluated.
         """
         # Of arrays on several devices, orbax would compile a program for each shape.
-        arrays = {item: jax.device_get(tree) for item, tree in arrays.items()}
+        arrays = jax.device_get(dict(arrays))
         checksums = {item: array_checksums(tree) for item, tree in arrays.items()}
         header = Header(config=config, task=task, metrics=metrics, arrays=checksums)
         content = msgspec.to_builtins(header)
