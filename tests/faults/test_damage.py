@@ -129,12 +129,12 @@ def contents(workdir: Path, step: int) -> dict[str, str]:
 def test_a_flipped_bit_is_detected_or_has_no_effect(
     reference_run: Path, tmp_path: Path
 ) -> None:
-    """Flips six bits, one at a time."""
+    """Flips ten bits, one at a time."""
     folder = shutil.copytree(reference_run / str(NEWEST), tmp_path / str(NEWEST))
     expected = contents(tmp_path, NEWEST)
     files = [path for path in files_of(folder) if path.stat().st_size]
     faults: list[str | None] = []
-    for number in range(6):
+    for number in range(10):
         generator = random.Random(number)
         # Half of the flips weight files by size, which favours the arrays.
         sizes = [path.stat().st_size for path in files] if number % 2 else None
