@@ -192,12 +192,15 @@ def test_the_host_gathers_the_chunks_of_the_devices(
     stored = generator.normal(size=(20, 6, 2))
     examples = Examples(stored, lengths, None, normalization, labels=labels)
     found = []
-    for placement in ("device", "host"):
-        settings = {"train.batch_size": 8, "execution.placement": placement}
-        config = Config(num_seeds=2).replace(settings)
+    config = Config(num_seeds=2).replace({"train.batch_size": 8})
+    copies = 4 * stored.nbytes // 2  # float32 on each device
+    for memory in (4 * copies, 4 * copies - 1):  # of which they take a quarter
+        monkeypatch.setattr(
+            batches_module, "main_memory", functools.partial(int, memory)
+        )
         threads = threading.active_count()
         with open_batches(examples, config, mesh_of(4)) as source:
-            assert source.on_host == (placement == "host")
+            assert source.on_host == (memory < 4 * copies)
             found.append(list(source.chunks(2, 8)))
         assert threading.active_count() == threads
     for (one, count), (other, same) in zip(*found, strict=True):

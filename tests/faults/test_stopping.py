@@ -34,7 +34,7 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(
     workdir = tmp_path / "run"
     args = trainer.arguments(workdir, data_dir)
     process = trainer.start(environment, args, trainer.SLOW_SAVE)
-    time.sleep(random.Random(number).uniform(0, 4))
+    time.sleep(random.Random(number).uniform(0, 3))
     before = sorted(path.name for path in workdir.iterdir())
     process.kill()
     process.communicate()

@@ -66,7 +66,6 @@ def test_an_impossible_number_of_devices_is_refused(
 def test_a_batch_that_processes_cannot_split_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By each of them, before it trains."""
     monkeypatch.setattr(mesh, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "local_devices", lambda index: [index])
     error = r"^train\.batch_size: num_seeds x 49 must be a multiple of the 2 processes$"

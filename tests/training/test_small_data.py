@@ -57,7 +57,7 @@ def test_more_padding_changes_neither_the_data_nor_the_recipe() -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs with and without a test split, which `fit` completes when it is called."""
+    """A folder of runs that several tests read; the first `fit` trains each."""
     return tmp_path_factory.mktemp("runs")
 
 

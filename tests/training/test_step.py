@@ -274,10 +274,10 @@ def test_averaging_does_not_change_the_trained_weights() -> None:
     )
     state, averaged = zero_state(CONFIG, plain), zero_state(AVERAGED, averaging)
     expected = state.params
-    generator = np.random.default_rng(0)
+    generator, none = np.random.default_rng(0), np.zeros(1, np.float32)
     for count in range(8):
         grads = generator.normal(size=state.params.shape).astype(np.float32)
-        sums = UpdateSums.zeros(1), *np.zeros((2, 1), np.float32), grads
+        sums = UpdateSums.zeros(1), none, none, grads
         state, _, _ = update(state, *sums, program=plain)
         averaged, _, _ = update(averaged, *sums, program=averaging)
         np.testing.assert_array_equal(averaged.params, state.params)
@@ -303,8 +303,9 @@ def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
     program = Program.create(config, TASK, mesh_of(1))
     state = zero_state(config, program)
     state = dataclasses.replace(state, params=state.params + 1)
-    sums = UpdateSums.zeros(1), *np.zeros((2, 1), np.float32)
-    state, _, _ = update(state, *sums, np.zeros_like(state.params), program=program)
+    none = np.zeros(1, np.float32)
+    sums = UpdateSums.zeros(1), none, none, np.zeros_like(state.params)
+    state, _, _ = update(state, *sums, program=program)
     decayed = 1 - 0.5 * float(make_schedule(config.train)(0))
     trees = evaluated_trees(state, model=program.model)
     for path, leaf in jax.tree.leaves_with_path(trees):
