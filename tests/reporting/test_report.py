@@ -182,7 +182,7 @@ def test_a_page_agrees_with_the_result_file(reports: Path) -> None:
         f"{100 * low:.2f} to {100 * high:.2f} %",
         f"{result['num_parameters']:,}",
         result["params_sha256"],
-        "model.hidden_size",
+        "model.hidden_size48 (default: 128)",
     ):
         assert text in words
     assert (reports / "output.txt").read_text().startswith("mnist5k test at step ")
