@@ -24,7 +24,7 @@ def array_checksums(tree: Any) -> dict[str, str]:
     Type and shape are part of the hashed data.
     """
     checksums = {}
-    for name, leaf in named_leaves(jax.device_get(tree)):
+    for name, leaf in named_leaves(tree):
         array = np.asarray(leaf)
         digest = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array).data)
