@@ -54,7 +54,6 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     if is_fast:
         os.environ |= UNOPTIMIZED
-        os.environ["XLA_FLAGS"] += f" {DEVICES}"
         jax.config.update("jax_disable_most_optimizations", True)
 
 

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
-from jax._src import compiler
 from jax.sharding import AxisType, Mesh
 
 from rnnmnist import cli
@@ -45,16 +44,8 @@ ORIGINALS = Path(os.environ.get("RNNMNIST_ORIGINALS") or "no originals")
 TASK = image_task(DataConfig())  # MNIST
 ROWS = View("rows", "bit_reversal")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-# Compiles a training step for a CPU in a third of the time; the code is slower.
-FAST_COMPILATION = {
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
-# The same for a command.
-UNOPTIMIZED = {
-    "XLA_FLAGS": " ".join(f"--{k}={v}".lower() for k, v in FAST_COMPILATION.items()),
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-}
+# Of commands whose programs are compiled in half of the time, and run slower.
+UNOPTIMIZED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Once = Callable[[str, Callable[[Path], None]], Path]  # see conftest.py
 
@@ -286,26 +277,13 @@ def agrees(printed: str, shown: str) -> bool:
 @contextlib.contextmanager
 def fast_compilation() -> Iterator[None]:
     """Compiles in this process as all fast tests do, also in a slow one."""
-    if jax.config.values["jax_disable_most_optimizations"]:
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    jax.config.update(name, True)
+    try:
         yield
-        return
-    original = compiler.get_compile_options
-
-    def options(*args: Any, **kwargs: Any) -> Any:
-        found = original(*args, **kwargs)
-        found.env_option_overrides = [
-            *found.env_option_overrides,
-            *FAST_COMPILATION.items(),
-        ]
-        return found
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "get_compile_options", options)
-        jax.config.update("jax_disable_most_optimizations", True)
-        try:
-            yield
-        finally:
-            jax.config.update("jax_disable_most_optimizations", False)
+    finally:
+        jax.config.update(name, before)
 
 
 @contextlib.contextmanager

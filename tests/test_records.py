@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import msgspec
+from sklearn.base import BaseEstimator
 
 import rnnmnist
 
@@ -20,7 +21,7 @@ def test_dataclasses_and_structs_are_frozen() -> None:
             if not isinstance(value, type) or value.__module__ != module.name:
                 continue
             own = "__dataclass_params__" in vars(value)  # not those of a base class
-            if own and not issubclass(value, nn.Module):
+            if own and not issubclass(value, (nn.Module, BaseEstimator)):
                 found[value] = vars(value)["__dataclass_params__"].frozen
             elif issubclass(value, msgspec.Struct):
                 found[value] = value.__struct_config__.frozen

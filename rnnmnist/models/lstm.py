@@ -82,8 +82,10 @@ class LSTMCell(nn.OptimizedLSTMCell):
                 f"inputs must be [batch, features], not of shape {inputs.shape}"
             )
         kernels = self.kernels(inputs.shape[-1])
-        # Read here, since the backward pass is traced outside of its context.
-        precision: Any = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+        # Read here, since the backward pass is traced outside of its context. Some
+        # versions of jax do not declare the attribute.
+        config: Any = jax.config
+        precision = config.jax_default_matmul_precision
         c, h = lstm_step(precision, kernels, Carry(*(x.T for x in carry)), inputs.T)
         return (c.T, h.T), h.T
 

@@ -246,7 +246,7 @@ def edit_randomly(seed: int, workdir: Path) -> Edit:
     generator = np.random.default_rng(seed)
     files = [path for path in files_of(workdir) if path.stat().st_size]
     path, other = (files[n] for n in generator.integers(len(files), size=2))
-    kind = generator.choice(["damage", "remove", "zero", "swap", "noise"])
+    kind = str(generator.choice(["damage", "remove", "zero", "swap", "noise"]))
     content = path.read_bytes()
     if kind == "remove":
         path.unlink()
