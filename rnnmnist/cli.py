@@ -35,6 +35,7 @@ from rnnmnist.errors import (
     exit_immediately,
     first_line,
 )
+from rnnmnist.runtime.jax_internals import CACHE_WARNING
 
 # Flags that are the subject of an error, besides those of settings.
 FLAGS = (
@@ -186,28 +187,22 @@ def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    # jax compiles again what another process writes, or was killed while it wrote.
-    if not str(message).startswith("Error reading persistent compilation cache entry"):
-        print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _configure_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
-    logger = logging.getLogger("rnnmnist")
-    logger.addHandler(handler)
-    logger.propagate = False
-
-    def show(record: logging.LogRecord) -> bool:  # why jax uses no accelerator
-        handler.handle(record)
-        return False  # some versions of jax would print a traceback
-
-    logging.getLogger("jax._src.xla_bridge").addFilter(show)
+    for name in ("rnnmnist", "jax"):  # jax says why it uses no accelerator
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.propagate = False
     # orbax and TFDS log warnings in normal use; they raise on real problems.
     absl.logging.set_verbosity(absl.logging.FATAL)
     # matplotlib logs that it builds its font cache, or cannot store it.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     warnings.showwarning = _show_warning
+    warnings.filterwarnings("ignore", CACHE_WARNING)
     sys.unraisablehook = _show_unraisable
 
 

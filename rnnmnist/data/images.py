@@ -20,7 +20,6 @@ from typing import Any, ClassVar
 import numpy as np
 import requests
 import tensorflow_datasets as tfds  # noqa: TID251
-from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError  # noqa: TID251
 
 from rnnmnist.config.files import expand, open_folder, parse_folder
 from rnnmnist.config.schema import DataConfig
@@ -124,7 +123,7 @@ def load(config: DataConfig) -> dict[str, Examples]:
     tfds.disable_progress_bar()
     builder = make_builder(config)
     if not builder.info.splits:  # the data set was not prepared when it was made
-        with open_folder(Path(builder._data_dir_root)) as folder:
+        with open_folder(_data_dir(builder)) as folder:
             with contextlib.suppress(OSError):  # without locks, each process prepares
                 fcntl.flock(folder, fcntl.LOCK_EX)
             builder = make_builder(config)
@@ -140,6 +139,11 @@ def make_builder(config: DataConfig) -> MnistRows:
     folder = f"{path or 'the default data_dir'}/mnist_rows/{config.name}"
     with damage_refused(RunError, f"{folder}: ", PREPARE_AGAIN):
         return MnistRows(config=config.name, data_dir=path, file_format="array_record")
+
+
+def _data_dir(builder: MnistRows) -> Path:
+    """Returns the folder that contains all prepared data sets."""
+    return Path(builder.data_dir).parents[2]  # without name, configuration and version
 
 
 def _read_split(builder: MnistRows, split: str) -> Examples:
@@ -188,14 +192,17 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints its own
             builder.download_and_prepare(download_config=download_config)
-    except NonMatchingChecksumError as error:
+    except (tfds.download.DownloadError, requests.RequestException) as error:
+        raise _unavailable(builder, missing, str(error)) from error
+    except Exception as error:
+        # TFDS does not export this type. If it is renamed, its traceback is printed.
+        if type(error).__name__ != "NonMatchingChecksumError":
+            raise
         # TFDS names file and checksums and then explains how to debug its builders.
         reason = " ".join(str(error).partition("To debug")[0].split())
         raise UserError(f"data.name: {reason}; fetch the file again") from error
-    except (tfds.download.DownloadError, requests.RequestException) as error:
-        raise _unavailable(builder, missing, str(error)) from error
     finally:
-        for unfinished in Path(builder._data_dir_root, "downloads").rglob("*.tmp.*"):
+        for unfinished in (_data_dir(builder) / "downloads").rglob("*.tmp.*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 
 

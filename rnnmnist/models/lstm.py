@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen.recurrent import DenseParams
+from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 from rnnmnist.models.recurrences import ScannedCell
@@ -58,6 +58,24 @@ class Kernels(NamedTuple):
     hidden: jax.Array  # [hidden, 4 x hidden], the last rows of `kernel`
 
 
+class Dense(nn.Module):
+    """The parameters of an `nn.Dense`, without its product."""
+
+    features: int
+    param_dtype: DTypeLike
+    kernel_init: Initializer
+    bias_init: Initializer | None = None  # None: no bias
+
+    @nn.compact
+    def __call__(self, inputs: int) -> list[jax.Array]:
+        """Returns the kernel [inputs, features] and, if there is one, the bias."""
+        shape, dtype = (self.features,), self.param_dtype
+        params = [self.param("kernel", self.kernel_init, (inputs, *shape), dtype)]
+        if self.bias_init is not None:
+            params.append(self.param("bias", self.bias_init, shape, dtype))
+        return params
+
+
 class LSTMCell(nn.OptimizedLSTMCell):
     """Flax's LSTM cell with a hand-written derivative.
 
@@ -92,20 +110,13 @@ class LSTMCell(nn.OptimizedLSTMCell):
     @nn.compact
     def kernels(self, features: int) -> Kernels:
         """Declares the parameters for inputs with this number of features."""
-        make = functools.partial(
-            DenseParams,
-            self.features,
-            param_dtype=self.param_dtype,
-            bias_init=self.bias_init,
-        )
+        make = functools.partial(Dense, self.features, self.param_dtype)
         parts = []
         for gate in GATES:
-            inputs = make(use_bias=False, kernel_init=self.kernel_init, name=f"i{gate}")
-            hidden = make(kernel_init=self.recurrent_kernel_init, name=f"h{gate}")
-            input_kernel, _ = inputs(jnp.empty((1, features)))
-            hidden_kernel, bias = hidden(jnp.empty((1, self.features)))
-            rows = [input_kernel, jnp.asarray(bias)[None], hidden_kernel]
-            parts.append(jnp.concatenate(rows))
+            inputs = make(self.kernel_init, name=f"i{gate}")
+            hidden = make(self.recurrent_kernel_init, self.bias_init, name=f"h{gate}")
+            kernel, bias = hidden(self.features)
+            parts.append(jnp.concatenate([*inputs(features), bias[None], kernel]))
         kernel = jnp.concatenate(parts, axis=-1)
         scaled = kernel.T * _scale(self.features, kernel.dtype)  # exact: powers of two
         copies = jax.lax.stop_gradient((scaled, kernel[-self.features :]))

@@ -9,13 +9,9 @@ from pathlib import Path
 
 import jax
 
-_logger = logging.getLogger(__name__)
+from rnnmnist.runtime.jax_internals import COMPILATION_EVENTS
 
-# Tracing is left out: its events are nested and would be counted more than once.
-_EVENTS = {
-    "/jax/core/compile/jaxpr_to_mlir_module_duration",
-    "/jax/core/compile/backend_compile_duration",
-}
+_logger = logging.getLogger(__name__)
 
 
 def enable_compilation_cache() -> None:
@@ -62,7 +58,7 @@ def _durations() -> list[float]:
     durations: list[float] = []
 
     def on_event(event: str, duration_secs: float, **_: object) -> None:
-        if event in _EVENTS:
+        if event in COMPILATION_EVENTS:
             durations.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(on_event)

@@ -10,19 +10,16 @@ import itertools
 import json
 import logging
 import os
-import re
 import signal
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
-
-# jax exports neither the store nor counts that do not initialize the devices.
-from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
 from rnnmnist.errors import (
@@ -32,15 +29,26 @@ from rnnmnist.errors import (
     exit_immediately,
     first_line,
 )
+from rnnmnist.runtime.jax_internals import (
+    ALONE,
+    KUBERNETES_WARNING,
+    NO_CLUSTER,
+    distributed_state,
+)
 
 T = TypeVar("T")
 
 JOIN_TIMEOUT_SECONDS = 300  # jax's default
 HEARTBEAT_TIMEOUT_SECONDS = 30  # after which a silent process counts as dead
 SHUTDOWN_TIMEOUT_SECONDS = 60
-# jaxlib raises one type for all failures; only its messages name a lost process.
-LOST_PROCESS_MESSAGES = re.compile("[Gg]loo|UNAVAILABLE|ABORTED|CANCELLED|heartbeat")
+POLL_SECONDS = 1  # between which Python handles signals
+# One variable of each launcher of several processes: SLURM, Open MPI, Kubernetes, GKE.
+LAUNCHERS = {
+    *("SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "JOB_COMPLETION_INDEX"),
+    "TPU_WORKER_HOSTNAMES",
+}
 
+_logger = logging.getLogger(__name__)
 _message_numbers = itertools.count()
 
 
@@ -68,11 +76,11 @@ def initialize(
     try:
         yield
     except Exception as error:
-        if lost := _lost_process(error):
+        if failure := _failed_operation(error):
             raise RunError(
-                f"process {global_state.process_id} has lost another process of this "
-                f"run ({lost}); start all of them again to resume from the last "
-                "checkpoint"
+                f"process {distributed_state().process_id} cannot go on, probably "
+                f"since another process of this run has ended ({failure}); start all "
+                "of them again to resume from the last checkpoint"
             ) from error
         if as_run_error(error):
             _shut_down()
@@ -82,12 +90,12 @@ def initialize(
 
 def process_count() -> int:
     """Returns the number of processes of this run."""
-    return global_state.num_processes
+    return distributed_state().num_processes
 
 
 def is_process_0() -> bool:
     """Whether this is process 0, which alone writes files other than checkpoints."""
-    return global_state.process_id == 0
+    return distributed_state().process_id == 0
 
 
 def broadcast(decide: Callable[[], T]) -> T:
@@ -110,7 +118,7 @@ def all_gather(function: Callable[[], T]) -> list[T]:
     if process_count() == 1:
         return [function()]
     key = f"rnnmnist/{next(_message_numbers)}"
-    _send_result(f"{key}/{global_state.process_id}", function)
+    _send_result(f"{key}/{distributed_state().process_id}", function)
     return [_receive(f"{key}/{index}") for index in range(process_count())]
 
 
@@ -155,9 +163,8 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
         if address is not None and index == 0:  # jax would crash on a port in use
             socket.create_server(("", int(address.rpartition(":")[2]))).close()
         with warnings.catch_warnings():
-            # jax warns in every pod about a package that only indexed jobs need.
             if "JOB_COMPLETION_INDEX" not in os.environ:
-                warnings.filterwarnings("ignore", "Kubernetes environment detected")
+                warnings.filterwarnings("ignore", KUBERNETES_WARNING)
             jax.distributed.initialize(
                 address,
                 number,
@@ -166,10 +173,16 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
                 heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
             )
     except Exception as error:  # the detection of clusters raises many kinds
-        # jax has no other sign that it detected no cluster, which is the usual case.
-        undetected = str(error) == "coordinator_address should be defined."
-        if undetected and (address, number, index) == (None, None, None):
-            return
+        if (address, number, index) == (None, None, None):
+            if str(error) == NO_CLUSTER:
+                return
+            if LAUNCHERS.isdisjoint(os.environ):
+                _logger.warning(
+                    "jax cannot detect whether other processes belong to this run, "
+                    "which goes on alone (%s); --num_processes=1 skips the detection",
+                    first_line(error),
+                )
+                return
         raise UserError(
             f"coordinator_address: the processes cannot join {address or 'a cluster'} "
             f"({type(error).__name__}: {error}); give coordinator_address, HOST:PORT "
@@ -178,14 +191,26 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
         ) from error
     finally:
         timer.cancel()
+    if distributed_state() is ALONE and jax.process_count() > 1:
+        raise UserError(
+            f"num_processes: jax {jax.__version__} does not have the key-value store "
+            "with which several processes agree; install another version, or start "
+            "one process with num_processes=1"
+        )
     # jax.distributed handles SIGTERM; until training begins, the default is correct.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _lost_process(error: BaseException | None) -> str | None:
-    """Returns the message of a failed collective operation; None for other errors."""
-    while error is not None and process_count() > 1:
-        if LOST_PROCESS_MESSAGES.search(str(error)):
+def _failed_operation(error: BaseException | None) -> str | None:
+    """Returns the message of a failed operation of the devices or of the store.
+
+    jaxlib has one type for all failures. The result is None for a mistake of the user,
+    for other errors, and in a run of one process.
+    """
+    if process_count() == 1:
+        return None
+    while not isinstance(error, UserError | None):
+        if isinstance(error, jax.errors.JaxRuntimeError):
             return first_line(error)[:200]
         error = error.__cause__
     return None
@@ -193,7 +218,7 @@ def _lost_process(error: BaseException | None) -> str | None:
 
 def _send_result(key: str, function: Callable[[], T]) -> T:
     """Returns the result of a function, after sending it or a deliberate failure."""
-    client: Any = global_state.client
+    client = distributed_state().client
     try:
         result = function()
     except Exception as error:
@@ -207,16 +232,17 @@ def _send_result(key: str, function: Callable[[], T]) -> T:
 
 def _receive(key: str) -> Any:
     """Waits for what another process has sent: a result, or an error to raise."""
-    client: Any = global_state.client
+    client = distributed_state().client
     while True:
+        begin = time.monotonic()
         try:
-            # Short timeouts, between which Python handles signals.
-            message = json.loads(client.blocking_key_value_get(key, 1000))
+            value = client.blocking_key_value_get(key, 1000 * POLL_SECONDS)
             break
-        except jax.errors.JaxRuntimeError as error:
-            # jaxlib reports a timeout only in the message.
-            if "DEADLINE_EXCEEDED" not in str(error):
+        except jax.errors.JaxRuntimeError:
+            # A timeout, unless it came early. jaxlib has one type for all failures.
+            if time.monotonic() - begin < POLL_SECONDS / 2:
                 raise
+    message = json.loads(value)
     if "error" not in message:
         return message["result"]
     is_user_error = message["exit_code"] == UserError.exit_code

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from jax._src import xla_bridge  # jax does not export whether it has its devices
 from jax.sharding import (
     AxisType,
     Mesh,
@@ -34,8 +33,7 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
     process; None takes the most over which seeds and batch can be split. If jax has no
     devices yet, the CPU is split into several, which is faster.
     """
-    if not xla_bridge.backends_are_initialized():
-        _split_cpu(batch_size, num_devices, num_seeds)
+    _split_cpu(batch_size, num_devices, num_seeds)
     try:
         by_process = [jax.local_devices(index) for index in range(process_count())]
     except Exception as error:  # RuntimeError, or an assertion in jax
@@ -63,7 +61,7 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
 
 
 def _split_cpu(batch_size: int, num_devices: int | None, num_seeds: int) -> None:
-    """Splits the CPU into the devices of a mesh.
+    """Splits the CPU into the devices of a mesh, unless jax has its devices already.
 
     None takes at most one per usable core, and `MOST_CPU_DEVICES` per process. An
     explicit count in `XLA_FLAGS` takes precedence.
@@ -75,8 +73,10 @@ def _split_cpu(batch_size: int, num_devices: int | None, num_seeds: int) -> None
         grid = _grid(batch_size, num_seeds, most)
         num_devices = math.prod(grid) if grid else process_count()
     local_devices = max(1, num_devices // process_count())
-    if local_devices > 1:
+    try:
         jax.config.update("jax_num_cpu_devices", local_devices)
+    except RuntimeError:  # jax has its devices
+        return
     if num_seeds > 1 and jax.__version_info__ < (0, 11):
         # In these versions a device blocks one of XLA's threads while it waits for the
         # others, and an ensemble's work needs a thread too: 0.10.2 hangs without one

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax._src import xla_bridge  # jax does not export whether it has its devices
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import find_config, load_config, parse_folder, pin_cell
@@ -61,8 +60,8 @@ def fit(
 
     If jax has no devices yet, `fit` sets the number of CPU devices (for several seeds
     with jax before 0.11, also the environment variable `NPROC`). Unless you have set a
-    folder for jax's compilation cache, it then also sets that folder and that all
-    programs are cached, or, if the folder cannot be written, that none is. Apart from a
+    folder for jax's compilation cache, it also sets that folder and that all programs
+    are cached, or, if the folder cannot be written, that none is. Apart from a
     listener that sums the time of compilation, it changes nothing else of the process.
 
     >>> import numpy as np, rnnmnist, tempfile
@@ -136,10 +135,7 @@ def fit(
             config = fit_to_task(config, dataset.task)
             _save(path, sequences, dataset.task)
         jax_config: Any = jax.config  # some versions do not declare its attributes
-        if not (
-            xla_bridge.backends_are_initialized()
-            or jax_config.jax_compilation_cache_dir
-        ):
+        if not jax_config.jax_compilation_cache_dir:
             enable_compilation_cache()
         try:
             train(

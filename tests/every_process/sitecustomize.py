@@ -4,6 +4,8 @@ Python imports this module when it starts with this folder on `PYTHONPATH`. With
 the other processes compile in each run anew, for several seconds.
 """
 
+import contextlib
+import importlib
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -11,13 +13,14 @@ from unittest import mock
 FIRST = SimpleNamespace(global_state=SimpleNamespace(process_id=0))
 
 if __name__ == "sitecustomize":  # not if pytest collects doctests
-    from jax._src import compiler
+    # If jax has renamed them, the tests of several processes take longer.
+    with contextlib.suppress(ImportError, AttributeError):
+        compiler: Any = importlib.import_module("jax._src.compiler")
+        original, _ = compiler._cache_write, compiler.distributed
 
-    original = compiler._cache_write
+        def write(*args: Any, **kwargs: Any) -> None:
+            """Writes as process 0 does. The keys of programs differ by process."""
+            with mock.patch.object(compiler, "distributed", FIRST):
+                original(*args, **kwargs)
 
-    def write(*args: Any, **kwargs: Any) -> None:
-        """Writes as process 0 does. The keys of programs differ between processes."""
-        with mock.patch.object(compiler, "distributed", FIRST):
-            original(*args, **kwargs)
-
-    compiler._cache_write = write
+        compiler._cache_write = write

@@ -3,22 +3,22 @@
 The package itself has no hooks for tests.
 """
 
+import os
 import time
 from typing import Any
-
-from orbax.checkpoint._src.path.atomicity import AtomicRenameTemporaryPath
 
 from rnnmnist import cli, main
 
 SECONDS = 0.1
-original_finalize = AtomicRenameTemporaryPath.finalize
+original_rename = os.rename
 
 
-async def finalize(self: AtomicRenameTemporaryPath, *args: Any, **kwargs: Any) -> Any:
-    time.sleep(SECONDS)  # the files are written, their folder is not renamed yet
-    return await original_finalize(self, *args, **kwargs)
+def rename(*args: Any, **kwargs: Any) -> None:
+    """Renames a folder of orbax, whose files are written, after a pause."""
+    time.sleep(SECONDS)
+    original_rename(*args, **kwargs)
 
 
 if __name__ == "__main__":
-    AtomicRenameTemporaryPath.finalize = finalize
+    os.rename = rename
     cli.run(main.main)

@@ -104,7 +104,8 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(
     code, _, stderr = ended[1 - victim]
     assert code not in (0, 130, 143)
     # Our line if a collective operation fails first, jax's own report otherwise.
-    assert "has lost another process" in stderr or "another task died" in stderr
+    line = "cannot go on, probably since another process of this run has ended"
+    assert line in stderr or "another task died" in stderr
     trainer.run(workdir, data_dir)  # in one process
     trainer.assert_same_end(workdir, pair)
 
@@ -188,6 +189,18 @@ def test_an_error_on_process_0_is_raised_on_all(
     for line in lines:
         assert line.startswith(f"error: --workdir: {workdir} is in use by process ")
     assert list(workdir.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_missing_file_is_no_lost_process(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Whatever its name reminds of."""
+    path = tmp_path / "gloo heartbeat UNAVAILABLE.csv"
+    args = [f"--workdir={tmp_path / 'run'}", "--config=files"]
+    args += [f"--config.data.path={path}"]
+    lines = refusals(environment, args, args)
+    assert lines == [f"error: {path}: No such file or directory"] * 2
 
 
 @pytest.mark.slow

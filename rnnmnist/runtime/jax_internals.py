@@ -1,0 +1,45 @@
+"""What the package knows of jax that jax does not document. Imports no jax.
+
+A later version can rename any of it. Each comment says what a run does then.
+"""
+
+import operator
+from types import SimpleNamespace
+from typing import Any
+
+# A warning of a program in the cache that another process writes, or was killed while
+# it wrote; jax compiles it again. If it is reworded, commands print it.
+CACHE_WARNING = "Error reading persistent compilation cache entry"
+# A warning in every pod about a package that only indexed jobs need. If it is reworded,
+# commands print it.
+KUBERNETES_WARNING = "Kubernetes environment detected"
+# The error if no cluster is detected, which is the usual case. If it is reworded, a run
+# of one process warns and goes on.
+NO_CLUSTER = "coordinator_address should be defined."
+# Tracing is left out: its events are nested and would be counted more than once. If
+# they are renamed, the seconds of compilation count as those of training.
+COMPILATION_EVENTS = {
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    "/jax/core/compile/backend_compile_duration",
+}
+
+ALONE = SimpleNamespace(num_processes=1, process_id=0)
+_USED = (
+    *("num_processes", "process_id"),
+    *("client.key_value_set", "client.blocking_key_value_get"),
+)
+
+
+def distributed_state() -> Any:
+    """Returns what `jax.distributed` knows of the processes, or `ALONE`.
+
+    jax exports neither the key-value store (`client`) nor counts that do not initialize
+    the devices. If they are renamed, several processes are refused.
+    """
+    try:
+        from jax._src.distributed import global_state
+
+        operator.attrgetter(*_USED)(global_state)  # one process has no client
+    except (ImportError, AttributeError):
+        return ALONE
+    return global_state
