@@ -18,7 +18,7 @@ from speed_tables import median_and_range, origin, ratios, speeds, table
 
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import DataConfig, ModelConfig
-from rnnmnist.data.datasets import image_task
+from rnnmnist.data.image_sets import image_task
 from rnnmnist.models.classifier import abstract_params, count_params, make_model
 
 BENCHMARKS = Path(__file__).resolve().parent

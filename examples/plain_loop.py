@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from flax.training.train_state import TrainState
 
-from rnnmnist.data import datasets
+from rnnmnist.data import image_sets
 
 EPOCHS = 10
 BATCH_SIZE = 128
@@ -104,7 +104,7 @@ def describe(state: TrainState, images: np.ndarray, labels: np.ndarray) -> str:
 
 def main() -> None:
     """Trains for some epochs and evaluates the test split once, at the end."""
-    splits = datasets.embedded_images()
+    splits = image_sets.embedded_images()
     images, labels = splits["train"]
     state = create_state(0, images, optax.adam(LEARNING_RATE))
     generator = np.random.default_rng(0)

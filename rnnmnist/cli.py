@@ -164,7 +164,7 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     args.name = path.stem
     args.config = pin_cell(load_config(path).replace(overrides))
     if args.config.data.name != "files":  # the task of images is known without them
-        from rnnmnist.data.datasets import image_task
+        from rnnmnist.data.image_sets import image_task
 
         args.config = fit_to_task(args.config, image_task(args.config.data))
     args.workdir = args.workdir or parse_folder(f"checkpoints/{path.stem}")

@@ -24,8 +24,8 @@ from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import SplitSizes, Task
 from rnnmnist.data.batches import BatchSource, BatchTransform, Chunk, open_batches
-from rnnmnist.data.datasets import image_task
 from rnnmnist.data.examples import Examples, View
+from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import RunError, as_run_error
 from rnnmnist.models.classifier import (
     Params,

@@ -40,7 +40,7 @@ from rnnmnist.data.batches import (
     chunk_updates,
     gather_batches,
 )
-from rnnmnist.data.datasets import image_task
+from rnnmnist.data.image_sets import image_task
 from rnnmnist.evaluation.predictions import Batches, predict_batches
 from rnnmnist.main import parse
 from rnnmnist.runtime.machine import installed_versions

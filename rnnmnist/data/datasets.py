@@ -1,35 +1,9 @@
-"""Data sets by their names: the task, and the examples of each split."""
-
-from pathlib import Path
-
-import numpy as np
+"""Data sets by their names, with the examples of each split."""
 
 from rnnmnist.config.schema import DataConfig
-from rnnmnist.config.tasks import SplitSizes, Task
-from rnnmnist.data.examples import Dataset, View
-
-IMAGE_SHAPE = (28, 28)
-_DIGITS = tuple("0123456789")
-_GARMENTS = (
-    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-)
-_SYLLABLES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
-
-IMAGE_SETS: dict[str, tuple[tuple[str, ...], SplitSizes]] = {
-    "mnist": (_DIGITS, SplitSizes(55_000, 5_000, 10_000)),
-    "fashion_mnist": (_GARMENTS, SplitSizes(55_000, 5_000, 10_000)),
-    "kmnist": (_SYLLABLES, SplitSizes(55_000, 5_000, 10_000)),
-    "mnist5k": (_DIGITS, SplitSizes(4_000, 500, 500)),
-}
-EMBEDDED = Path(__file__).parent / "mnist5k.npz"
-
-
-def image_task(config: DataConfig) -> Task:
-    """Returns the task of a data set of images, which need not be prepared."""
-    classes, examples = IMAGE_SETS[config.name]
-    shape = View(config.view, config.permutation).shape(IMAGE_SHAPE)
-    return Task(config.name, *shape, classes, examples, IMAGE_SHAPE)
+from rnnmnist.config.tasks import Task
+from rnnmnist.data.examples import Dataset
+from rnnmnist.data.image_sets import image_task
 
 
 def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:
@@ -45,20 +19,3 @@ def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:
     from rnnmnist.data import images  # TFDS takes two seconds to import
 
     return Dataset(image_task(config), images.load(config))
-
-
-def embedded_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns the splits of the images that the package ships, read without TFDS.
-
-    They are images, uint8 [n, 28, 28], and labels, uint8 [n], with the same number of
-    each class.
-    """
-    with np.load(EMBEDDED, allow_pickle=False) as file:
-        images, labels = file["images"], file["labels"]  # sorted by class
-    index = np.arange(len(labels)) % 500  # of an image within its class
-    masks = {
-        "train": index < 400,
-        "validation": (index >= 400) & (index < 450),
-        "test": index >= 450,
-    }
-    return {name: (images[mask], labels[mask]) for name, mask in masks.items()}

@@ -23,9 +23,8 @@ import tensorflow_datasets as tfds  # noqa: TID251
 
 from rnnmnist.config.files import expand, open_folder, parse_folder
 from rnnmnist.config.schema import DataConfig
-from rnnmnist.data import datasets
-from rnnmnist.data.datasets import IMAGE_SHAPE
 from rnnmnist.data.examples import SPLITS, Examples
+from rnnmnist.data.image_sets import IMAGE_SETS, IMAGE_SHAPE, embedded_images
 from rnnmnist.errors import RunError, UserError, damage_refused
 
 URLS = {  # of the original files; those of mnist5k ship with this package
@@ -49,7 +48,7 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("3.0.0")
     BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
-        tfds.core.BuilderConfig(name=name) for name in datasets.IMAGE_SETS
+        tfds.core.BuilderConfig(name=name) for name in IMAGE_SETS
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -69,7 +68,7 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
     ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         urls = original_urls(self)
         if not urls:
-            splits = datasets.embedded_images()
+            splits = embedded_images()
         else:
             paths = dl_manager.download(urls)
             images, labels = map(read_idx, paths["train"])

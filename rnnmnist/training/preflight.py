@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task, fit_to_task
-from rnnmnist.data import datasets
+from rnnmnist.data import datasets, image_sets
 from rnnmnist.data.batches import open_batches
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.images import make_builder, missing_urls
@@ -36,7 +36,7 @@ def check_run(
     `platform` is the required one, `tpu` or `gpu`.
     """
     dataset = datasets.load(config.data) if config.data.name == "files" else None
-    task = dataset.task if dataset else datasets.image_task(config.data)
+    task = dataset.task if dataset else image_sets.image_task(config.data)
     config = fit_to_task(config, task)
     mesh = make_mesh(
         config.train.batch_size, config.execution.num_devices, config.num_seeds

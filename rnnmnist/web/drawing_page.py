@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnmnist.data import datasets
+from rnnmnist.data import image_sets
 from rnnmnist.errors import UserError
 from rnnmnist.inference import out_of_distribution, preprocessing
 from rnnmnist.inference.predictor import Predictor
@@ -91,7 +91,7 @@ def select_samples(network: Predictor) -> list[dict[str, Any]]:
     correctly with high probability and that pass the out-of-distribution check. The
     hard samples are those for whose label the network's probability is lowest.
     """
-    images, labels = datasets.embedded_images()["test"]
+    images, labels = image_sets.embedded_images()["test"]
     probabilities = network.classify(images)
     of_label = probabilities[np.arange(len(labels)), labels]
     is_digit = out_of_distribution.load().is_digit(images)

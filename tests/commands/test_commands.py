@@ -35,7 +35,7 @@ from rnnmnist import __main__, cli, evaluate
 from rnnmnist.__main__ import COMMANDS
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import TrainConfig
-from rnnmnist.data.datasets import image_task
+from rnnmnist.data.image_sets import image_task
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 
 

@@ -18,7 +18,7 @@ import pytest
 from support import random_examples
 
 from rnnmnist.config.schema import Config, DataConfig
-from rnnmnist.data import datasets, images
+from rnnmnist.data import datasets, image_sets, images
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.errors import RunError, UserError
 
@@ -72,15 +72,15 @@ def test_the_embedded_splits_are_balanced_and_disjoint(small: Config) -> None:
     assert tuple(splits) == SPLITS
     for split, own in splits.items():
         np.testing.assert_array_equal(np.bincount(own.labels), [sizes[split]] * 10)
-    assert task == datasets.image_task(small.data)
+    assert task == image_sets.image_task(small.data)
     assert vars(task.examples) == {s: len(splits[s].labels) for s in SPLITS}
     found = [i.tobytes() for split in SPLITS for i in splits[split].stored]
     assert len(set(found)) == len(found) == 5000
 
 
-@pytest.mark.parametrize("name", datasets.IMAGE_SETS)
+@pytest.mark.parametrize("name", image_sets.IMAGE_SETS)
 def test_the_task_of_an_image_set_is_known_without_its_files(name: Any) -> None:
-    task = datasets.image_task(DataConfig(name=name, data_dir="/nowhere"))
+    task = image_sets.image_task(DataConfig(name=name, data_dir="/nowhere"))
     assert task.name == name
     assert len(task.classes) == 10
     assert sum(vars(task.examples).values()) == (5_000 if name == "mnist5k" else 70_000)
@@ -251,7 +251,7 @@ def test_the_embedded_images_are_the_first_500_of_each_class_of_mnist(
 ) -> None:
     files = (originals / "mnist" / name for name in images.FILES["train"])
     all_images, labels = map(images.read_idx, files)
-    with np.load(datasets.EMBEDDED) as file:
+    with np.load(image_sets.EMBEDDED) as file:
         for digit in range(10):
             mine = file["images"][file["labels"] == digit]
             np.testing.assert_array_equal(mine, all_images[labels == digit][:500])

@@ -20,8 +20,8 @@ from support import (
 
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
-from rnnmnist.data.datasets import image_task
 from rnnmnist.data.examples import View, permutation, permutation_sha256
+from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.models.classifier import Params, SequenceClassifier

@@ -10,7 +10,7 @@ from support import REPOSITORY
 def test_the_plain_loop_imports_only_data_of_the_package() -> None:
     source = (REPOSITORY / "examples/plain_loop.py").read_text()
     imports = re.findall(r"(?:from|import) rnnmnist.*", source)
-    assert imports == ["from rnnmnist.data import datasets"]
+    assert imports == ["from rnnmnist.data import image_sets"]
 
 
 @pytest.mark.slow

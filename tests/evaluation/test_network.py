@@ -22,8 +22,8 @@ from support import (
 
 from rnnmnist import Predictor, predict
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
-from rnnmnist.data.datasets import image_task
 from rnnmnist.data.examples import Dataset, permutation_sha256
+from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import evaluate_best_checkpoint
 from rnnmnist.runs import logs

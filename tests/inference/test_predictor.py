@@ -19,13 +19,13 @@ from PIL import Image, ImageDraw
 from support import REPOSITORY, Command, damaged, one_line_error, refused
 
 from rnnmnist import Predictor, predict
-from rnnmnist.data import datasets
+from rnnmnist.data import image_sets
 from rnnmnist.data.images import FILES, read_idx
 from rnnmnist.errors import UserError
 from rnnmnist.inference import image_io, out_of_distribution
 from rnnmnist.inference.preprocessing import preprocess, stroke_width
 
-IMAGES, LABELS = datasets.embedded_images()["test"]  # 50 of each digit
+IMAGES, LABELS = image_sets.embedded_images()["test"]  # 50 of each digit
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def saved(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
 
 
 def test_images_of_mnist_are_unchanged() -> None:
-    images, _ = datasets.embedded_images()["train"]
+    images, _ = image_sets.embedded_images()["train"]
     for image in np.concatenate([IMAGES, images[::8]]):
         file = saved(Image.fromarray(image))
         assert (robustness.preprocess_file(file) == image).all()

@@ -28,7 +28,7 @@ from support import (
 )
 
 from rnnmnist.config.files import REFERENCES
-from rnnmnist.data import datasets
+from rnnmnist.data import image_sets
 from rnnmnist.data.images import FILES, read_idx
 from rnnmnist.errors import UserError
 from rnnmnist.inference import out_of_distribution
@@ -102,7 +102,7 @@ def test_half_precision_changes_no_prediction(originals: Path) -> None:
 
 
 def test_samples_are_two_of_each_digit_and_the_hardest(page: Path) -> None:
-    images, labels = datasets.embedded_images()["test"]
+    images, labels = image_sets.embedded_images()["test"]
     probabilities = Predictor(REPOSITORY / REFERENCES[0]).classify(images)
     indices = {image.tobytes(): index for index, image in enumerate(images)}
     samples = data_of(page.read_text())["samples"]
@@ -215,7 +215,7 @@ def results_of(tab: Any, function: str, images: np.ndarray, *more: Any) -> np.nd
 class TestInABrowser:
     @pytest.mark.parametrize("network", [0, 1])
     def test_the_logits_agree_with_jax(self, opened: Open, network: int) -> None:
-        images = datasets.embedded_images()["test"][0]
+        images = image_sets.embedded_images()["test"][0]
         predictor = Predictor(REPOSITORY / REFERENCES[network])
         (params,) = split_ensemble(predictor.params)
         expected = np.asarray(
@@ -237,7 +237,7 @@ class TestInABrowser:
             *outlier_check.photographs(100, [str(photograph)]),
             *outlier_check.blank_pages(5),
         ]
-        digits = datasets.embedded_images()["test"][0][:250]
+        digits = image_sets.embedded_images()["test"][0][:250]
         images = np.concatenate([digits, [preprocess_file(file) for file in files]])
         check = out_of_distribution.load()
         expected = check.is_digit(images)
