@@ -7,6 +7,9 @@ half of the time; slow tests and `tests/commands/test_optimized.py` compile what
 run, unless they use `fast_programs`, `unoptimized` or `unoptimized_commands`.
 """
 
+import isolation  # noqa: F401
+
+# isort: split
 import fcntl
 import gc
 import logging
@@ -45,7 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Configures jax in each worker before its devices are initialized."""
     gc.set_threshold(10_000, 20, 100)  # a collection visits all objects of libraries
     is_fast = "not slow" in config.option.markexpr
-    os.environ["XLA_FLAGS"] = DEVICES
+    os.environ |= {"XLA_FLAGS": DEVICES, "JAX_PLATFORMS": "cpu"}
+    jax.config.update("jax_platforms", "cpu")
     programs = config.cache.mkdir("programs")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(programs)
     jax.config.update("jax_compilation_cache_dir", str(programs))

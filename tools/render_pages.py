@@ -33,7 +33,7 @@ REPOSITORY = results.REPOSITORY
 def layers() -> str:
     """Returns the layers of the package in `pyproject.toml`, one on each line."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-    (contract,) = project["tool"]["importlinter"]["contracts"]
+    contract, _ = project["tool"]["importlinter"]["contracts"]
     lines = [line.replace(" | ", "   ") for line in contract["layers"]]
     width = max(map(len, lines))
     arrows = f"\n{'│'.center(width).rstrip()}\n"

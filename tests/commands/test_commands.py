@@ -306,7 +306,7 @@ def test_a_program_that_is_half_written_is_compiled_again_without_a_warning(
         "from rnnmnist import cli\n"
         "from rnnmnist.runtime.compilation import use_cpu\n"
         "use_cpu()\n"
-        "warnings.showwarning = cli._show_warning\n"
+        "cli._configure_logging()\n"
         "for _ in range(2):\n"
         "    print(jax.jit(lambda x: x + 1)(1))\n"
         f"    for path in pathlib.Path({str(tmp_path)!r}).glob('*-cache'):\n"

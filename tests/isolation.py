@@ -1,0 +1,20 @@
+"""Hides the user's environment variables from the tests and from what they start.
+
+Imported before the libraries, since some read their variables at the import.
+"""
+
+import os
+import re
+
+KEPT = ("RNNMNIST_ORIGINALS",)
+# Of the package, its libraries, launchers of several processes, and proxies.
+READ = re.compile(
+    "(FLAX|JAX|LIBTPU|OPTAX|ORBAX|RNNMNIST|TENSORSTORE|TF|TFDS|TPU|XDG|XLA)_"
+    "|(JOB_COMPLETION|KUBERNETES|OMPI|SLURM)_|MPL|NPROC$|.*_proxy$",
+    re.IGNORECASE,
+)
+
+if __name__ == "isolation":  # not if pytest collects doctests
+    for name in list(os.environ):
+        if READ.match(name) and name not in KEPT:
+            del os.environ[name]
