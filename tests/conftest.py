@@ -38,9 +38,6 @@ from support import (
 
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 
-# Also for commands that tests call in this process.
-DEVICES = "--xla_force_host_platform_device_count=8"
-
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of orbax, after a failed read
 
 
@@ -48,8 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Configures jax in each worker before its devices are initialized."""
     gc.set_threshold(10_000, 20, 100)  # a collection visits all objects of libraries
     is_fast = "not slow" in config.option.markexpr
-    os.environ |= {"XLA_FLAGS": DEVICES, "JAX_PLATFORMS": "cpu"}
+    os.environ["JAX_PLATFORMS"] = "cpu"
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
     programs = config.cache.mkdir("programs")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(programs)
     jax.config.update("jax_compilation_cache_dir", str(programs))
@@ -119,7 +117,6 @@ def environment() -> dict[str, str]:
     proxies = {"http_proxy": nowhere, "https_proxy": nowhere, "no_proxy": ""}
     variables = os.environ | proxies | {"PYTHONUNBUFFERED": "1"}
     variables |= {name.upper(): text for name, text in proxies.items()}
-    variables["XLA_FLAGS"] = variables["XLA_FLAGS"].replace(DEVICES, "").strip()
     return variables
 
 
@@ -135,7 +132,6 @@ def unoptimized(environment: dict[str, str]) -> dict[str, str]:
 @pytest.fixture
 def unoptimized_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for commands that a tool starts, which get this process's variables."""
-    jax.devices()  # of this process, before its flags change
     for name, text in UNOPTIMIZED.items():
         monkeypatch.setenv(name, text)
 

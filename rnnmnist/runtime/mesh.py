@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -64,9 +65,11 @@ def _split_cpu(batch_size: int, num_devices: int | None, num_seeds: int) -> None
     """Splits the CPU into the devices of a mesh, unless jax has its devices already.
 
     None takes at most one per usable core, and `MOST_CPU_DEVICES` per process. An
-    explicit count in `XLA_FLAGS` takes precedence.
+    explicit count in `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` takes precedence.
     """
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    config: Any = jax.config
+    by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if by_flag or config.jax_num_cpu_devices > 0:
         return
     if num_devices is None:
         most = process_count() * min(usable_cores(), MOST_CPU_DEVICES)

@@ -115,15 +115,14 @@ def test_a_complete_run_is_not_changed(copied: Path, data_dir: Path) -> None:
 
 
 def test_evaluate_reproduces_the_result_of_the_trainer(
-    copied: Path, command: Command, environment: dict[str, str]
+    copied: Path, command: Command
 ) -> None:
     """Also where compiled programs cannot be kept, of which it warns."""
     (path,) = (copied / "evaluation").glob("test-*.json")
     by_trainer = path.read_text()
     path.unlink()
-    two_devices = " --xla_force_host_platform_device_count=2"
     variables = {
-        "XLA_FLAGS": environment["XLA_FLAGS"] + two_devices,
+        "JAX_NUM_CPU_DEVICES": "2",
         "JAX_COMPILATION_CACHE_DIR": "/dev/null/programs",
     }
     finished = command("evaluate", f"--workdir={copied}", **variables)

@@ -28,8 +28,7 @@ def test_training_resuming_evaluation_and_prediction_with_optimized_programs(
 ) -> None:
     """In one process, on the embedded images."""
     variables = environment | {
-        # In jax 0.7, a second command in a process cannot set the devices.
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_NUM_CPU_DEVICES": "2",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
     }
     finished = subprocess.run(
