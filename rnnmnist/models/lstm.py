@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 from rnnmnist.models.recurrences import ScannedCell
@@ -58,24 +57,6 @@ class Kernels(NamedTuple):
     hidden: jax.Array  # [hidden, 4 x hidden], the last rows of `kernel`
 
 
-class Dense(nn.Module):
-    """The parameters of an `nn.Dense`, without its product."""
-
-    features: int
-    param_dtype: DTypeLike
-    kernel_init: Initializer
-    bias_init: Initializer | None = None  # None: no bias
-
-    @nn.compact
-    def __call__(self, inputs: int) -> list[jax.Array]:
-        """Returns the kernel [inputs, features] and, if there is one, the bias."""
-        shape, dtype = (self.features,), self.param_dtype
-        params = [self.param("kernel", self.kernel_init, (inputs, *shape), dtype)]
-        if self.bias_init is not None:
-            params.append(self.param("bias", self.bias_init, shape, dtype))
-        return params
-
-
 class LSTMCell(nn.OptimizedLSTMCell):
     """Flax's LSTM cell with a hand-written derivative.
 
@@ -107,16 +88,17 @@ class LSTMCell(nn.OptimizedLSTMCell):
         c, h = lstm_step(precision, kernels, Carry(*(x.T for x in carry)), inputs.T)
         return (c.T, h.T), h.T
 
-    @nn.compact
     def kernels(self, features: int) -> Kernels:
-        """Declares the parameters for inputs with this number of features."""
-        make = functools.partial(Dense, self.features, self.param_dtype)
+        """Returns the parameters for inputs with this number of features."""
+        if self.is_initializing():  # Flax's cell declares them
+            carry = self.initialize_carry(jax.random.key(0), (1, features))
+            super().__call__(carry, jnp.zeros((1, features)))
+        params = self.variables["params"]
         parts = []
         for gate in GATES:
-            inputs = make(self.kernel_init, name=f"i{gate}")
-            hidden = make(self.recurrent_kernel_init, self.bias_init, name=f"h{gate}")
-            kernel, bias = hidden(self.features)
-            parts.append(jnp.concatenate([*inputs(features), bias[None], kernel]))
+            inputs, hidden = params[f"i{gate}"], params[f"h{gate}"]
+            rows = [inputs["kernel"], hidden["bias"][None], hidden["kernel"]]
+            parts.append(jnp.concatenate(rows))
         kernel = jnp.concatenate(parts, axis=-1)
         scaled = kernel.T * _scale(self.features, kernel.dtype)  # exact: powers of two
         copies = jax.lax.stop_gradient((scaled, kernel[-self.features :]))
