@@ -60,9 +60,9 @@ def arrays(count: int = 60, seed: int = 0, **changes: Any) -> dict[str, np.ndarr
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     splits = np.array(["train", "train", "validation", "test"])
-    inputs = generator.normal(size=(count, 12, 2)).astype(np.float32)
+    inputs = generator.normal(size=(count, 12, 2))
     return {
-        "inputs": inputs + labels[:, None, None].astype(np.float32),
+        "inputs": inputs + labels[:, None, None],
         "labels": CLASSES[labels],
         "lengths": generator.integers(4, 13, count),
         "split": splits[np.arange(count) % 4],
@@ -214,7 +214,7 @@ def test_either_file_of_a_pair_names_both(
 def test_every_format_gives_the_run_of_the_same_arrays(
     run: Path, tmp_path: Path
 ) -> None:
-    """Every value is read once, as the same float32, in any order of memory."""
+    """Every value is read once, as the same float64, in any order of memory."""
     content = arrays()
     rows = as_table(content)
     pyarrow.csv.write_csv(rows, tmp_path / "levels.csv")
@@ -231,7 +231,6 @@ def test_every_format_gives_the_run_of_the_same_arrays(
 
 def test_a_constant_feature_is_not_scaled(tmp_path: Path) -> None:
     content = arrays()
-    content["inputs"] = content["inputs"].astype(np.float64)
     content["inputs"][..., 1] = 0.1
     path = save(tmp_path / "data.npz", content)
     task = datasets.load(DataConfig(name="files", path=str(path))).task

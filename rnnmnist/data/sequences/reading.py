@@ -209,7 +209,7 @@ def read_statistics(
         digest.update(lengths.astype("<i8").tobytes())
     is_training = np.zeros(examples, bool)
     is_training[train] = True
-    moments = Moments(features)
+    moments = Moments(features, dtype)
     size = max(1, CHUNK_BYTES // (time_steps * features * 8))
     for start in range(0, examples, size):
         part = slice(start, start + size)
@@ -244,8 +244,9 @@ def check_values(
 class Moments:
     """The number, mean and sum of squared deviations of values, by feature."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, dtype: np.dtype) -> None:
         self.number, self.mean, self.squares = np.zeros((3, features))
+        self.rounding = np.finfo(dtype).eps  # of values, relative
 
     def add(self, values: np.ndarray) -> None:
         """Adds values, real [n, features]; NaN are left out.
@@ -256,11 +257,13 @@ class Moments:
         """
         missing = np.isnan(values)
         number = len(values) - missing.sum(axis=0)
-        if missing.any():
-            values = np.where(missing, 0, values)
-        mean = values.sum(axis=0, dtype=np.float64) / np.maximum(number, 1)
-        deviations = values - mean
-        deviations[missing] = 0
+        deviations = np.where(missing, np.float64(0), values)
+        mean = np.zeros_like(self.mean)
+        for _ in range(2):  # a long sum of values is rounded, one of deviations hardly
+            offset = np.einsum("nf->f", deviations) / np.maximum(number, 1)
+            deviations -= offset
+            deviations[missing] = 0
+            mean += offset
         delta = mean - self.mean
         weight = number / np.maximum(self.number + number, 1)
         self.squares += np.einsum("nf,nf->f", deviations, deviations)
@@ -270,10 +273,9 @@ class Moments:
 
     @property
     def std(self) -> tuple[float, ...]:
-        """The standard deviation; 1 for a constant feature."""
+        """The standard deviation; 1 for a feature that is constant up to rounding."""
         std = np.sqrt(self.squares / np.maximum(self.number, 1))
-        # Rounding alone gives a constant a small one.
-        is_constant = std <= 1e-6 * np.abs(self.mean)
+        is_constant = std <= self.rounding * np.abs(self.mean)
         return tuple(np.where(is_constant, 1.0, std).tolist())
 
 

@@ -190,9 +190,9 @@ class _Column:
 
     def numbers(self) -> np.ndarray:
         """Returns floats [rows], with NaN for missing values."""
-        kind = pa.float32() if self.is_text else pa.float64()
-        if pa.types.is_floating(self.values.type):
-            kind = self.values.type
+        kind = self.values.type
+        if not pa.types.is_floating(kind):
+            kind = pa.float64()
         return self._cast((kind,), "numbers; a missing value is an empty cell or nan")
 
     def _cast(self, kinds: tuple[pa.DataType, ...], allowed: str) -> np.ndarray:

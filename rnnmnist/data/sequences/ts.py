@@ -24,7 +24,7 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
     """Reads a file, or with `pair` both of NAME_TRAIN.ts and NAME_TEST.ts."""
     files = _pair(path) if pair else {path: ""}
     classes: tuple[str, ...] = ()  # of the first file; empty without labels
-    cases: list[np.ndarray] = []  # float32 [time, dimensions]
+    cases: list[np.ndarray] = []  # float64 [time, dimensions]
     labels: list[str] = []
     split: list[str] = []
     for file, name in files.items():
@@ -99,7 +99,7 @@ def _read_header(lines: Lines) -> tuple[str, ...]:
 def _parse_case(
     text: str, classes: tuple[str, ...], where: str
 ) -> tuple[np.ndarray, str]:
-    """Returns the values, float32 [time, dimensions], and the label if there is one."""
+    """Returns the values, float64 [time, dimensions], and the label if there is one."""
     dimensions = text.split(":")
     label = dimensions.pop().strip() if classes else ""
     if classes and label not in classes:
@@ -112,8 +112,7 @@ def _parse_case(
         raise UserError(
             f"{where}: the dimensions have {shown(sizes)} values; write as many in each"
         )
-    with np.errstate(over="ignore"):  # such values are refused with all others
-        return np.array(columns).T.astype(np.float32), label
+    return np.array(columns).T, label
 
 
 def _parse_numbers(text: str, where: str) -> list[float]:

@@ -155,8 +155,9 @@ def test_the_same_data_in_every_format_are_equal(
     path = write(tmp_path)
     sequences = read(path)
     check(sequences)
-    np.testing.assert_array_equal(sequences.inputs, INPUTS)
-    assert sequences.inputs.dtype == np.float32
+    np.testing.assert_array_equal(np.float32(sequences.inputs), INPUTS)
+    is_text = path.suffix in (".ts", ".csv")
+    assert sequences.inputs.dtype == (np.float64 if is_text else np.float32)
     np.testing.assert_array_equal(sequences.lengths, LENGTHS)
     np.testing.assert_array_equal(sequences.labels, [1, 0, 1])
     assert sequences.classes == ("bird", "cat")
@@ -164,6 +165,41 @@ def test_the_same_data_in_every_format_are_equal(
     assert sequences.feature_names == ("0", "1")
     table = path.suffix in (".csv", ".parquet")
     assert sequences.ids == (("a", "b", "c") if table else None)
+
+
+def test_texts_keep_the_digits_of_float64(tmp_path: Path) -> None:
+    values = 1.767e9 + np.random.default_rng(0).normal(0, 6, 20)
+    texts = list(map(repr, values.tolist()))
+    rows = "\n".join(f"a,{time},{text}" for time, text in enumerate(texts))
+    for path in (
+        write_text(tmp_path, "a.csv", f"sequence,time,x\n{rows}"),
+        write_text(tmp_path, "a.ts", f"@classLabel false\n@data\n{','.join(texts)}"),
+    ):
+        np.testing.assert_array_equal(read(path).inputs[0, :, 0], values)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("mean", [-0.1, 52, 1.767e9])
+def test_a_feature_is_constant_up_to_the_rounding_of_its_type(
+    dtype: Any, mean: float
+) -> None:
+    """However many values are summed, in two chunks."""
+    count = 1_000_000
+    generator = np.random.default_rng(0)
+    constant = np.full(count, mean, dtype)
+    ulp = np.spacing(np.abs(constant[0]))
+    rounded = constant + ulp * generator.integers(-1, 2, count).astype(dtype)
+    varied = constant + 10 * ulp * generator.normal(size=count).astype(dtype)
+    inputs = np.stack([constant, rounded, varied], axis=-1).reshape(-1, 1000, 3)
+    sequences = validate(inputs, np.arange(len(inputs)) % 2)
+    _, means, stds = reading.read_statistics(sequences, np.arange(len(inputs)), "error")
+    assert means is not None
+    assert stds is not None
+    assert (means[0], stds[:2]) == (constant[0], (1, 1))
+    deviations = np.float64(varied - constant[0])
+    error = means[2] - constant[0].item() - deviations.mean()
+    assert abs(error) <= np.spacing(abs(means[2]))
+    assert stds[2] == pytest.approx(deviations.std())
 
 
 def test_inputs_of_a_folder_are_a_read_only_map(tmp_path: Path) -> None:
@@ -202,7 +238,7 @@ def test_either_file_of_a_pair_names_both(tmp_path: Path, name: str) -> None:
     both = read(tmp_path / name)
     check(both)
     assert both.inputs.shape == (6, 4, 2)
-    np.testing.assert_array_equal(both.inputs[:3, :3], INPUTS)
+    np.testing.assert_array_equal(np.float32(both.inputs[:3, :3]), INPUTS)
     assert not both.inputs[:3, 3].any()
     np.testing.assert_array_equal(both.lengths, [3, 1, 2, 3, 4, 2])
     assert both.classes == ("cat", "dog", "bird")
@@ -451,7 +487,7 @@ def test_what_does_not_fit_in_memory_is_refused(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     rows = "1:a\n2:b\n" * 1000 + ",".join(["1"] * 10_000) + ":b\n"
     path = write_text(tmp_path, "a.ts", "@classLabel true a b\n@data\n" + rows)
-    assert "longest of 10000 time steps, 2001 sequences need 0.08 GB" in refusal(path)
+    assert "longest of 10000 time steps, 2001 sequences need 0.16 GB" in refusal(path)
     path = write_npz(tmp_path, inputs=np.zeros((2, 3_000_000)), labels=[0, 1])
     assert "arrays need 0.048 GB of memory, more than the avail" in refusal(path)
     rows = pa.array(np.zeros(100_000, np.float32))  # which take little space in a file
