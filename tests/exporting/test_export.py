@@ -1,5 +1,6 @@
 """Exports: predictions of every format, certificates, and their verification."""
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import msgspec
 import numpy as np
 import onnxruntime
@@ -246,10 +248,34 @@ def test_a_changed_certificate_is_a_change(exported: Path) -> None:
     assert "No such file" in line
 
 
+@pytest.mark.parametrize(("std", "is_exact"), [(6.0, False), (6e6, True)])
+def test_digits_that_float32_does_not_hold_are_named_and_counted(
+    std: float, is_exact: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The certificate compares with what `evaluate` computes."""
+    path = tmp_path / "data.npz"
+    inputs = np.random.default_rng(0).normal([0, 1.767e9], [1, std], (90, 9, 2))
+    labels = np.arange(90) % 3
+    np.savez(path, inputs=inputs, labels=labels, feature_names=["height", "seconds"])
+    paths: dict[str, str | None] = {"data.path": str(path)}
+    config = NETWORKS["rnn on windows"].replace({"data.normalize": "standardize"})
+    task, _ = datasets.load(config.replace(paths).data)
+    workdir = save_network(tmp_path / "run", config, task)
+    flags = flags_of(workdir, paths, tmp_path / "out")
+    with contextlib.suppress(RunError):
+        export.main([*flags, "--format=safetensors"])
+    content = (tmp_path / "out/safetensors/certificate.json").read_text()
+    certificate = json.loads(content)
+    assert (certificate["differing"] == 0) == is_exact
+    assert (certificate["max_abs_difference"] < 1e-3) == is_exact
+    named = [message.split()[2] for message in caplog.messages]
+    assert named == ([] if is_exact else ["seconds"])
+
+
 def test_an_export_with_other_logits_is_not_written(
     source: Source, tmp_path: Path
 ) -> None:
-    wrong = source._replace(logits=source.logits + 0.01)
+    wrong = source._replace(params=jax.tree.map(np.negative, source.params))
     with pytest.raises(RunError, match="is not the network"):
         certificates.write(wrong, "safetensors", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
@@ -261,7 +287,6 @@ def test_different_predictions_are_counted(
     logits = source.logits.copy()
     first, second = logits[5].argsort()[-2:]
     logits[5, [first, second]] = logits[5, [second, first]]  # within rounding
-    monkeypatch.setattr(certificates, "MAX_DIFFERENCE", 100)
     wrong = source._replace(logits=logits)
     monkeypatch.setattr(Source, "load", lambda *_: wrong)
     output = tmp_path / "out"
