@@ -18,6 +18,8 @@ def load(folder: Path) -> Callable[..., np.ndarray]:
     names = [argument.name for argument in session.get_inputs()]
 
     def predict(*examples: np.ndarray) -> np.ndarray:
+        if not len(examples[0]):  # which can end the process
+            raise ValueError("there are no examples; pass one or more")
         (logits,) = session.run(["logits"], dict(zip(names, examples, strict=True)))
         return logits
 

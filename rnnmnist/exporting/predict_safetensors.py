@@ -51,6 +51,7 @@ def predict(config, params, examples, lengths=None):
     last = len(hidden) if lengths is None else (lengths - 1) // stride + 1
     outputs = hidden[last - 1, np.arange(len(examples))]
     logits = outputs @ params["head.kernel"] + params["head.bias"]
+    logits[~np.isfinite(inputs).all((0, 2))] = np.nan  # which gates would hide
     return logits.astype(np.float32)
 
 

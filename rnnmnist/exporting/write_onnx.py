@@ -106,6 +106,9 @@ def write(source: Source, folder: Path) -> None:
         values = _add_windows(graph, values, config.window_size, config.window_stride)
     is_linear = config.is_linear
     hidden = (_add_layers if is_linear else _add_cell)(graph, source, values)
+    # NaN if an input is NaN or infinite, which the recurrent operators hide.
+    zero = graph.add("ReduceSum", graph.add("Mul", values, 0.0), [0, 2])
+    hidden = graph.add("Add", hidden, zero)
     head = source.params["head"]
     last = _add_pooling(graph, source, hidden)
     logits = graph.add("Gemm", last, head["kernel"], head["bias"], name="logits")

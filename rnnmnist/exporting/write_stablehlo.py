@@ -35,7 +35,8 @@ def write(source: Source, folder: Path) -> None:
         else:
             inputs = normalize(network.normalization, examples, *lengths)
         result: Any = model.apply({"params": params}, inputs, *lengths)
-        return result
+        finite = jnp.isfinite(inputs).all((1, 2))[:, None]
+        return jnp.where(finite, result, jnp.nan)  # which gates would hide
 
     count, time = jax.export.symbolic_shape("examples, time")
     if task.image_shape:

@@ -140,14 +140,31 @@ def test_an_export_predicts_as_its_source(
         times = 18 - np.arange(len(longer), dtype=np.int32) % 18
         (expected,) = source.network.logits(source.network.inputs(longer, times))
         cases.append(([longer, times], expected))
+        refused = values.copy()  # by training; padding is NaN, too
+        expected = logits.copy()
+        missing = NETWORKS[name].data.missing
+        for index, value in enumerate([np.inf, np.nan][: 1 + (missing == "error")]):
+            refused[index::3, 0, 0] = value
+            expected[index::3] = np.nan
+        cases.append(([refused, lengths], expected))
     for format_name in FORMATS:
         write(format_name, source, tmp_path)
         script = certificates.FOLDER / f"predict_{format_name}.py"
         predict = runpy.run_path(str(script))["load"](tmp_path)
         for arrays, expected in cases:
-            found = predict(*arrays)
+            with np.errstate(all="ignore"):
+                found = predict(*arrays)
             assert found.dtype == np.float32, name
             np.testing.assert_allclose(found, expected, atol=4e-5, err_msg=name)
+
+
+def test_the_onnx_script_refuses_an_empty_batch(source: Source, tmp_path: Path) -> None:
+    """Which would end the process of onnxruntime."""
+    write("onnx", source, tmp_path)
+    script = certificates.FOLDER / "predict_onnx.py"
+    predict = runpy.run_path(str(script))["load"](tmp_path)
+    with pytest.raises(ValueError, match="no examples"):
+        predict(source.inputs[0][:0])
 
 
 def test_every_format_is_certified(tmp_path: Path, data_dir: Path) -> None:
