@@ -186,10 +186,6 @@ def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
-
-
 def _configure_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
@@ -201,7 +197,7 @@ def _configure_logging() -> None:
     absl.logging.set_verbosity(absl.logging.FATAL)
     # matplotlib logs that it builds its font cache, or cannot store it.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    warnings.showwarning = _show_warning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     warnings.filterwarnings("ignore", CACHE_WARNING)
     sys.unraisablehook = _show_unraisable
 

@@ -32,14 +32,7 @@ PARAMETERS += [(name, Any, None) for name in SHARED]
 # Programs that do not depend on the number of sequences, and one checkpoint.
 DEFAULTS: dict[str, Any] = {"placement": "host", "eval_every_steps": 2**31 - 1}
 ONE_AT_A_TIME = threading.Lock()  # orbax does not save in several threads
-_Base: Any = make_dataclass(
-    "_Base",
-    PARAMETERS,
-    bases=(ClassifierMixin, BaseEstimator),
-    kw_only=True,
-    eq=False,
-    repr=False,
-)
+_Base: Any = make_dataclass("_Base", PARAMETERS, kw_only=True, eq=False, repr=False)
 
 
 class _Folder:
@@ -50,7 +43,7 @@ class _Folder:
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-class RNNClassifier(_Base):
+class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
     """A recurrent network that classifies sequences, for scikit-learn's tools.
 
     `fit` trains on all of X, as `rnnmnist.fit` does with `validation=False`. Its

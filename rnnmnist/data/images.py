@@ -122,7 +122,7 @@ def load(config: DataConfig) -> dict[str, Examples]:
     tfds.disable_progress_bar()
     builder = make_builder(config)
     if not builder.info.splits:  # the data set was not prepared when it was made
-        with open_folder(_data_dir(builder)) as folder:
+        with open_folder(Path(builder.data_dir).parents[2]) as folder:
             with contextlib.suppress(OSError):  # without locks, each process prepares
                 fcntl.flock(folder, fcntl.LOCK_EX)
             builder = make_builder(config)
@@ -138,11 +138,6 @@ def make_builder(config: DataConfig) -> MnistRows:
     folder = f"{path or 'the default data_dir'}/mnist_rows/{config.name}"
     with damage_refused(RunError, f"{folder}: ", PREPARE_AGAIN):
         return MnistRows(config=config.name, data_dir=path, file_format="array_record")
-
-
-def _data_dir(builder: MnistRows) -> Path:
-    """Returns the folder that contains all prepared data sets."""
-    return Path(builder.data_dir).parents[2]  # without name, configuration and version
 
 
 def _read_split(builder: MnistRows, split: str) -> Examples:
@@ -201,7 +196,8 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
         reason = " ".join(str(error).partition("To debug")[0].split())
         raise UserError(f"data.name: {reason}; fetch the file again") from error
     finally:
-        for unfinished in (_data_dir(builder) / "downloads").rglob("*.tmp.*"):
+        downloads = Path(builder.data_dir).parents[2] / "downloads"
+        for unfinished in downloads.rglob("*.tmp.*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 
 

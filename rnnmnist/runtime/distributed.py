@@ -29,12 +29,7 @@ from rnnmnist.errors import (
     exit_immediately,
     first_line,
 )
-from rnnmnist.runtime.jax_internals import (
-    ALONE,
-    KUBERNETES_WARNING,
-    NO_CLUSTER,
-    distributed_state,
-)
+from rnnmnist.runtime.jax_internals import ALONE, NO_CLUSTER, distributed_state
 
 T = TypeVar("T")
 
@@ -163,8 +158,9 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
         if address is not None and index == 0:  # jax would crash on a port in use
             socket.create_server(("", int(address.rpartition(":")[2]))).close()
         with warnings.catch_warnings():
+            # jax warns in every pod about a package that only indexed jobs need.
             if "JOB_COMPLETION_INDEX" not in os.environ:
-                warnings.filterwarnings("ignore", KUBERNETES_WARNING)
+                warnings.simplefilter("ignore")
             jax.distributed.initialize(
                 address,
                 number,
@@ -202,15 +198,9 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
 
 
 def _failed_operation(error: BaseException | None) -> str | None:
-    """Returns the message of a failed operation of the devices or of the store.
-
-    jaxlib has one type for all failures. The result is None for a mistake of the user,
-    for other errors, and in a run of one process.
-    """
-    if process_count() == 1:
-        return None
-    while not isinstance(error, UserError | None):
-        if isinstance(error, jax.errors.JaxRuntimeError):
+    """Returns the message of a failed operation of several processes, or None."""
+    while process_count() > 1 and not isinstance(error, UserError | None):
+        if isinstance(error, jax.errors.JaxRuntimeError):  # jaxlib's type of all
             return first_line(error)[:200]
         error = error.__cause__
     return None
@@ -239,7 +229,7 @@ def _receive(key: str) -> Any:
             value = client.blocking_key_value_get(key, 1000 * POLL_SECONDS)
             break
         except jax.errors.JaxRuntimeError:
-            # A timeout, unless it came early. jaxlib has one type for all failures.
+            # A timeout, unless it came early; jaxlib has one type for all failures.
             if time.monotonic() - begin < POLL_SECONDS / 2:
                 raise
     message = json.loads(value)

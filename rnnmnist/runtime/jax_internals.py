@@ -10,9 +10,6 @@ from typing import Any
 # A warning of a program in the cache that another process writes, or was killed while
 # it wrote; jax compiles it again. If it is reworded, commands print it.
 CACHE_WARNING = "Error reading persistent compilation cache entry"
-# A warning in every pod about a package that only indexed jobs need. If it is reworded,
-# commands print it.
-KUBERNETES_WARNING = "Kubernetes environment detected"
 # The error if no cluster is detected, which is the usual case. If it is reworded, a run
 # of one process warns and goes on.
 NO_CLUSTER = "coordinator_address should be defined."

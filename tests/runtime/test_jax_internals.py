@@ -20,8 +20,7 @@ import jax, tensorflow_datasets
 from rnnmnist.runtime import jax_internals
 
 sys.modules["jax._src.distributed"] = types.ModuleType("jax._src.distributed")
-for name in ("CACHE_WARNING", "KUBERNETES_WARNING", "NO_CLUSTER"):
-    setattr(jax_internals, name, "reworded")
+jax_internals.CACHE_WARNING = jax_internals.NO_CLUSTER = "reworded"
 jax_internals.COMPILATION_EVENTS = {"/renamed"}
 del tensorflow_datasets.core.download.download_manager.NonMatchingChecksumError
 
