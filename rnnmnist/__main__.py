@@ -1,7 +1,6 @@
 """Lists the commands and runs them: `rnnmnist train` is `python -m rnnmnist.main`."""
 
 import importlib
-import sys
 
 from rnnmnist import cli, errors
 
@@ -22,7 +21,6 @@ def main(argv: list[str]) -> None:
         raise errors.UserError(
             f"{name}: no such command; the commands are {', '.join(COMMANDS)}"
         )
-    sys.argv[1:] = rest  # the command that a run records
     importlib.import_module(f"rnnmnist.{COMMANDS[name]}").main(rest)
 
 

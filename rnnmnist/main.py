@@ -6,6 +6,7 @@ Any setting can be given as --config.KEY=VALUE.
 """
 
 import argparse
+import shlex
 
 from rnnmnist import cli
 from rnnmnist.cli import parse_training, training_parser
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> None:
 
     enable_compilation_cache()
     with distributed.initialize(*args.processes):
-        timer = PhaseTimer()
+        timer = PhaseTimer(shlex.join(["python", "-m", "rnnmnist.main", *argv]))
         distributed.broadcast(lambda: check_workdir(args.config, args.workdir))
         with timer.phase("data"):
             dataset = distributed.process_0_first(

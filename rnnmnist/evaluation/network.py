@@ -262,7 +262,9 @@ class TrainedNetwork:
         return StreamState(carry, values), probabilities
 
 
-def evaluate_best_checkpoint(workdir: Path, mesh: Mesh, dataset: Dataset) -> Result:
+def evaluate_best_checkpoint(
+    workdir: Path, mesh: Mesh, dataset: Dataset, command: str
+) -> Result:
     """Evaluates the best checkpoint on the test split, unless a valid result exists.
 
     If the data have no test split, it is evaluated on the validation split.
@@ -277,7 +279,7 @@ def evaluate_best_checkpoint(workdir: Path, mesh: Mesh, dataset: Dataset) -> Res
     if existing is not None:
         return msgspec.convert(existing, Result)
     if split == "test" and is_process_0():
-        log_test_reading(workdir, best, sha256, "main")
+        log_test_reading(workdir, best, sha256, command)
     result = network.score(task, split, dataset.splits[split])
     if is_process_0():
         write_result(workdir, result)

@@ -5,9 +5,7 @@ import fcntl
 import logging
 import os
 import re
-import shlex
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,9 +106,10 @@ def list_steps(workdir: Path) -> list[int]:
 
 
 class PhaseTimer:
-    """Accumulates the seconds of each phase, without those of compilation."""
+    """Accumulates the seconds of each phase of a command, without compilation."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: str) -> None:
+        self.command = command  # as the logs name it
         self._started = time.monotonic()
         self._compiled = compile_seconds()
         self._phases = {"data": 0.0, "train": 0.0}
@@ -151,7 +150,7 @@ def session(
     def end() -> None:
         record = logs.Session(
             time=start,
-            command=shlex.join(["python", "-m", "rnnmnist.main", *sys.argv[1:]]),
+            command=timer.command,
             hardware=machine.describe_processor(),
             devices=f"{mesh.size} x {platform_of(mesh)}",
             processes=process_count(),

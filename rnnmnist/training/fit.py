@@ -128,7 +128,7 @@ def fit(
             logger.addHandler(handler)
             stack.callback(logger.removeHandler, handler)
         check_workdir(config, folder)
-        timer = PhaseTimer()
+        timer = PhaseTimer("rnnmnist.fit")
         with timer.phase("data"):
             dataset = to_dataset(folder.name, sequences, config.data)
             dataset = weigh_classes(dataset, class_weights)

@@ -54,7 +54,7 @@ def train(
     workdir: Path,
     stop: contextlib.AbstractContextManager[StopFlag] | None = None,
     *,
-    timer: PhaseTimer | None = None,
+    timer: PhaseTimer,
     verbose: bool = True,
 ) -> None:
     """Trains, or resumes from the newest checkpoint; evaluates; prints a summary.
@@ -63,7 +63,6 @@ def train(
     `stop` is entered for the time of the updates and gives the flag that ends them. The
     timer was started before the data were read. A complete run is kept.
     """
-    timer = timer or PhaseTimer()
     with resume.hold_workdir(workdir, config, dataset.task) as mesh:
         step = resume.start_step(config, dataset.task, workdir)
         if verbose:
@@ -77,7 +76,7 @@ def train(
                 train_from(step, config, dataset, workdir, mesh, flag, verbose)
         result = None
         if dataset.task.evaluated_split != "train":
-            result = evaluate_best_checkpoint(workdir, mesh, dataset)
+            result = evaluate_best_checkpoint(workdir, mesh, dataset, timer.command)
     if is_process_0() and verbose:
         console.print_summary(config, workdir, result, timer.seconds())
 

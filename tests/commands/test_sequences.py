@@ -32,6 +32,7 @@ from rnnmnist import evaluate, main, predict, report
 from rnnmnist.config.schema import Config, DataConfig, ExecutionConfig
 from rnnmnist.data import datasets
 from rnnmnist.errors import RunError, UserError
+from rnnmnist.runs import logs
 from rnnmnist.runs.workdir import lock
 
 CLASSES = np.array(["low", "middle", "high"])
@@ -377,19 +378,22 @@ def test_a_stream_equals_the_whole_sequence(
 def test_fit_trains_on_arrays_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = arrays(33)
+    content = arrays()
     settings: Any = {name.split(".")[1]: value for name, value in SETTINGS.items()}
     settings["workdir"] = tmp_path / "run"
     given = (content["inputs"], content["labels"])
-    lengths = content["lengths"]
-    workdir = rnnmnist.fit(*given, lengths=lengths, **settings)
+    lengths, split = content["lengths"], content["split"]
+    workdir = rnnmnist.fit(*given, lengths=lengths, split=split, **settings)
     assert workdir == tmp_path / "run"
     settings["num_steps"] = 40
-    rnnmnist.fit(*given, lengths=lengths, **settings)
+    rnnmnist.fit(*given, lengths=lengths, split=split, **settings)
     assert "resuming from step 20" in capsys.readouterr().out
+    for kind in (logs.Session, logs.Reading):  # without the arguments of the script
+        records: list[Any] = logs.read(workdir, kind)
+        assert [record.command for record in records] == ["rnnmnist.fit"] * 2
     evaluate.main([f"--workdir={workdir}", "--split=validation"])
     found = rnnmnist.Predictor(workdir).classify(content["inputs"], lengths)
-    assert found.shape == (33, 3)
+    assert found.shape == (60, 3)
     with pytest.raises(UserError, match="other arrays"):
         rnnmnist.fit(content["inputs"] + 1, content["labels"], **settings)
 

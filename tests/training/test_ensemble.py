@@ -337,7 +337,8 @@ def test_every_evaluation_on_the_test_split_is_logged(
         return [json.loads(line) for line in log.read_text().splitlines()]
 
     (first,) = readings()  # for the checkpoint selected on validation
-    assert first["command"] == "main"
+    session = json.loads((copied / "sessions.jsonl").read_text())
+    assert first["command"] == session["command"]
     trainer.run(copied, data_dir, *ENSEMBLE)
     assert readings() == [first]  # a complete run is not evaluated again
     for split in ("validation", "test"):

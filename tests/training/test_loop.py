@@ -12,8 +12,11 @@ from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Examples
 from rnnmnist.errors import RunError
+from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.training import loop
 from rnnmnist.training.loop import next_event
+
+TIMER = PhaseTimer("test")
 
 
 def test_events_fall_on_multiples_and_the_last_step() -> None:
@@ -37,7 +40,7 @@ def test_an_implicit_transfer_from_the_host_is_an_error(
 
     monkeypatch.setattr(loop, "train_loop", transfer)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        loop.train(small, datasets.load(small.data), tmp_path / "run")
+        loop.train(small, datasets.load(small.data), tmp_path / "run", timer=TIMER)
 
 
 def test_a_failed_read_or_write_names_the_path_and_the_last_checkpoint(
@@ -46,7 +49,7 @@ def test_a_failed_read_or_write_names_the_path_and_the_last_checkpoint(
     workdir = tmp_path / "run"
     (workdir / "config.json").mkdir(parents=True)
     with pytest.raises(RunError, match=r"config\.json: Is a directory; no checkpoint"):
-        loop.train(small, datasets.load(small.data), workdir)
+        loop.train(small, datasets.load(small.data), workdir, timer=TIMER)
 
 
 def test_a_failed_read_on_the_host_ends_the_run_and_its_thread(
@@ -64,6 +67,6 @@ def test_a_failed_read_on_the_host_ends_the_run_and_its_thread(
     monkeypatch.setattr(Examples, "take", fail)
     config = small.replace({"execution.placement": "host"})
     with pytest.raises(RunError, match=r"^/data/inputs\.npy: .*; no checkpoint"):
-        loop.train(config, datasets.load(config.data), tmp_path / "run")
+        loop.train(config, datasets.load(config.data), tmp_path / "run", timer=TIMER)
     (thread,) = threads
     assert not thread.is_alive()
