@@ -79,7 +79,7 @@ def fit(
             a list of arrays of different lengths; NaN for missing values. Or a table
             with the columns of a .csv file, such as a frame of pandas or polars, which
             has the other arrays in its columns.
-        labels: integers or strings [examples].
+        labels: integers, booleans or strings [examples].
         workdir: the folder of the run.
         lengths: integers [examples], the time steps before the padding of each; by
             default, all.

@@ -32,7 +32,7 @@ FORMATS = "a .npz, .ts, .csv or .parquet file, or a folder of .npy files"
 CHUNK_BYTES = 1 << 24  # of the values that are checked at a time
 NAMES = ("inputs", "labels", "lengths", "split", "groups", "feature_names")
 OTHER_SIZE = "its header claims another size"
-SAVE_AGAIN = "save it again"
+SAVE_AGAIN = "save it again, texts with .astype(str)"  # not as objects
 
 
 def read_npz(path: Path) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def read(path: Path, *, pair: bool = True) -> Sequences:
     if reader is None:
         path.stat()  # raises if it does not exist
         raise UserError(f"{path}: is in no known format; name {FORMATS}")
-    with named(path), damage_refused(UserError, "", SAVE_AGAIN):
+    with named(path), damage_refused(UserError, "", "save it again"):
         arrays = read_ts(path, pair=pair) if reader is read_ts else reader(path)
         return validate(**arrays)
 

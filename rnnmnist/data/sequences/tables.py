@@ -172,14 +172,18 @@ class _Column:
 
     def texts(self) -> tuple[np.ndarray, list[str]]:
         """Returns indices of texts, int32 [rows], and the texts."""
-        if self.values.null_count:
-            raise self._refusal(pc.index(self.values.is_null(), True).as_py(), "texts")
-        encoded = self.values.cast(pa.string()).combine_chunks().dictionary_encode()
+        values = self.values
+        row = pc.index(values.is_null(nan_is_null=True), True).as_py()
+        if row >= 0:
+            raise self._refusal(row, "texts")
+        if pa.types.is_boolean(values.type) or pa.types.is_floating(values.type):
+            values = pa.chunked_array([values.to_numpy().astype(str)])  # as pandas does
+        encoded = values.cast(pa.string()).combine_chunks().dictionary_encode()
         return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
     def times(self) -> np.ndarray:
         """Returns numbers or timestamps [rows]."""
-        allowed = "numbers, or in every row timestamps such as 2026-05-01 12:00:00"
+        allowed = "numbers, or times such as 2026-05-01 12:00, all or none with offset"
         kinds = TIMES if self.is_text else (self.values.type,)
         times = self._cast(kinds, allowed)
         comparable = times.dtype.kind in "iufM"
@@ -201,7 +205,7 @@ class _Column:
             with contextlib.suppress(*MISFITS):
                 # An integer beyond 2**53 is rounded.
                 return self.values.cast(kind, safe=False).to_numpy()
-        raise self._refusal(self._first_misfit(kinds[-1]), allowed)
+        raise self._refusal(max(map(self._first_misfit, kinds)), allowed)
 
     def _first_misfit(self, kind: pa.DataType) -> int:
         """Returns the first row whose value cannot be converted."""

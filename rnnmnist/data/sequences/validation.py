@@ -20,7 +20,7 @@ MAX_CLASSES = 1_000
 VALIDATION_EVERY = 10  # of the training sequences of a class, where no split is given
 KINDS = {  # of NumPy's types
     "biuf": "real numbers of at most 64 bits; convert them with .astype(float)",
-    "iuU": "integers or strings; convert them with .astype(int) or .astype(str)",
+    "biuU": "integers or strings; convert them with .astype(int) or .astype(str)",
     "iu": "integers; convert them with .astype(int)",
     "U": "strings; convert them with .astype(str)",
 }
@@ -99,10 +99,10 @@ def validate(
     """Checks arrays of sequences, with the shapes of `Sequences`.
 
     Inputs can also be [examples, time] of one feature, or without lengths a list of
-    arrays of different lengths, which are padded. Labels are integers or strings.
-    `class_names` are the classes of strings in order. By default, the classes are the
-    labels that occur: integers, and strings that all are integers, sorted by value;
-    other strings alphabetically. `ids` are for messages.
+    arrays of different lengths, which are padded. Labels are integers, booleans or
+    strings. `class_names` are the classes of strings in order. By default, the classes
+    are the labels that occur: integers, and strings that all are integers, sorted by
+    value; others alphabetically. `ids` are for messages.
     """
     if lengths is None and isinstance(inputs, list | tuple):
         inputs, lengths = _pad_list(inputs)
@@ -124,7 +124,7 @@ def validate(
     indices = None
     classes: tuple[str, ...] = ()
     if labels is not None:
-        vector = _array("labels", labels, "iuU", count)
+        vector = _array("labels", labels, "biuU", count)
         indices, classes = _encode(vector, class_names)
     if len(set(names)) < len(names):
         raise UserError(f"feature_names: {shown(names)} has a name twice")
@@ -140,7 +140,7 @@ def validate(
         classes,
         None if lengths is None or np.all(lengths == values.shape[1]) else lengths,
         None if split is None else _valid_split(split, count),
-        None if groups is None else _array("groups", groups, "iuU", count),
+        None if groups is None else _array("groups", groups, "biuU", count),
         names,
         ids,
     )
@@ -172,7 +172,7 @@ def _hold_out_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
 def _pad_list(sequences: Sequence[Any]) -> tuple[Any, np.ndarray | None]:
     """Returns sequences as one array, with their lengths if these differ."""
     try:
-        arrays = list(map(np.asarray, sequences))
+        arrays = [_array("inputs", one, "biuf") for one in sequences]
         lengths = np.array(list(map(len, arrays)))
         if np.all(lengths == lengths[:1]):
             return sequences, None
@@ -207,8 +207,12 @@ def _array(
     name: str, values: ArrayLike, kinds: str, size: int | None = None
 ) -> np.ndarray:
     """Returns an array of some of NumPy's kinds, and with `size` of that shape."""
+    if np.ma.is_masked(values):
+        raise UserError(f"{name}: has masked values; fill them, in inputs with NaN")
     try:
         array = np.asarray(values)  # of a memory map, a view
+        if array.dtype == object and all(isinstance(one, str) for one in array.flat):
+            array = array.astype(str)  # as of pandas
     except (ValueError, TypeError) as error:  # as of lists of unequal lengths
         raise UserError(f"{name}: {first_line(error)}") from error
     dtype = array.dtype

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import rnnmnist
-from rnnmnist.data.sequences.reading import from_memory
+from rnnmnist.data.sequences.reading import from_memory, read
 from rnnmnist.errors import UserError
 
 # Three sequences of two features, the second one shorter, in rows of any order.
@@ -45,6 +45,42 @@ def test_a_table_is_read_as_arrays(name: str) -> None:
     assert (found.feature_names, found.ids) == (("x", "y"), ("b", "a", "c"))
     assert found.classes == ("down", "up")
     np.testing.assert_array_equal(found.labels, [1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["b", "a"], ("a", "b")),
+        ([10, 9], ("9", "10")),
+        ([True, False], ("False", "True")),
+        ([2.0, 0.1], ("0.1", "2.0")),
+    ],
+)
+def test_classes_have_the_same_names_wherever_the_labels_are(
+    labels: list[Any], classes: tuple[str, ...], tmp_path: Path
+) -> None:
+    columns = {"sequence": [0, 1], "time": [0, 0], "x": [0.5, 1.5], "label": labels}
+    frame = pd.DataFrame(columns)
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    frame.to_parquet(tmp_path / "table.parquet")
+    column: Any = frame["label"]
+    if column.dtype == float:  # arrays of floats are refused
+        column = column.astype(str)
+    tables = [frame, frame.astype({"label": "category"}), pl.DataFrame(columns)]
+    arrays = [column, column.astype("category"), pl.Series(column.to_list())]
+    found = [read(path) for path in tmp_path.iterdir()]
+    found += [from_memory(table) for table in tables]
+    found += [from_memory([[0.5], [1.5]], labels=array) for array in arrays]
+    for one in found:
+        assert one.classes == classes
+        np.testing.assert_array_equal(one.labels, [1, 0])
+
+
+@pytest.mark.parametrize("create", [pd.DataFrame, pl.DataFrame])
+def test_a_missing_label_is_no_class(create: Any) -> None:
+    table = {"sequence": [0, 1], "time": [0, 0], "x": [1, 2], "label": [0.5, np.nan]}
+    with pytest.raises(UserError, match="row 2: the column label has "):
+        from_memory(create(table))
 
 
 def test_fit_and_predict_take_tables_and_wide_frames(tmp_path: Path) -> None:

@@ -338,8 +338,13 @@ def test_columns_of_parquet_files_have_types(tmp_path: Path) -> None:
         ({"inputs": np.zeros((3, 0, 2))}, r"inputs: has the shape \(3, 0, 2\)"),
         ({"labels": LABELS[:2]}, r"labels: has the shape \(2,\); .* must be \(3,\)"),
         ({"labels": np.zeros(3)}, "labels: is 'float64'; .*integers or strings"),
-        ({"labels": np.array([True, False, True])}, "labels: is 'bool'"),
         ({"labels": np.zeros(3, object)}, "labels: is 'object'"),
+        ({"labels": np.ma.masked_equal([0, 1, 0], 1)}, "labels: has masked values"),
+        ({"inputs": np.ma.masked_equal(INPUTS, 5)}, "inputs: has masked values"),
+        (
+            {"inputs": [np.ma.masked_equal(INPUTS[0], 1)] * 3, "lengths": None},
+            "inputs: has masked values",
+        ),
         ({"labels": ["a", " ", "b"]}, "is named ' '; allowed are printable"),
         ({"labels": ["a", "b\nc", "b"]}, r"is named 'b\\nc'"),
         ({"labels": ["a", "a", "a"]}, "has 1 classes, .*allowed are 2 to 1000"),
@@ -397,6 +402,14 @@ def test_an_array_of_another_name_is_refused(
     assert "'lenghts'; did you mean 'lengths'? allowed are inputs," in refusal(path)
 
 
+def test_texts_that_are_objects_are_to_be_saved_as_texts(tmp_path: Path) -> None:
+    objects = LABELS.astype(object)
+    message = refusal(write_npz(tmp_path, **ARRAYS | {"labels": objects}))
+    assert message.endswith("; save it again, texts with .astype(str)")
+    path = write_npz(tmp_path, **ARRAYS | {"labels": objects.astype(str)})
+    assert read(path).classes == ("bird", "cat")
+
+
 def test_an_archive_names_no_path(tmp_path: Path) -> None:
     path = write_npz(tmp_path, **ARRAYS)
     with zipfile.ZipFile(path, "a") as archive:
@@ -447,6 +460,11 @@ WRONG_CSV = [
     ("b,7,5", "b,7s,5", "line 3: the column time has '7s'; allowed are numbers"),
     ("b,7,5", "b,2026-05-01,5", "line 3: the column time has '2026-05-01'"),
     ("b,7,5", "b,inf,5", "line 3: the column time has 'inf'"),
+    (
+        CSV[CSV.index("a,0") :],
+        "a,2026-05-01 10:00Z,1,2,cat\na,2026-05-01 10:30,1,2,cat\n",
+        "line 3: the column time has '2026-05-01 10:30'; allowed are numbers",
+    ),
     ("b,7,5", "b,,5", "line 3: the column time has ''"),
     ("b,7", " ,7", "line 3: the column sequence has ''; allowed are texts"),
     ("6,bird", "6,", "line 3: the column label has ''; allowed are texts"),
