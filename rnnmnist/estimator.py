@@ -19,7 +19,7 @@ from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training.fit import FIT_SETTINGS, fit
 
 try:
-    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.base import BaseEstimator, ClassifierMixin, clone
     from sklearn.utils import check_consistent_length
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
@@ -85,7 +85,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
             UserError: if a parameter or a list is invalid, or the workdir has a run.
             RunError: as `rnnmnist.fit`.
         """
-        X, y = self._check(X, y=y)
+        inputs, y = clone(self)._check(X, y=y)
         check_classification_targets(y)
         classes, indices = np.unique(y, return_inverse=True)
         if len(classes) < 2:
@@ -100,16 +100,17 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
             )
         with ONE_AT_A_TIME:
             fit(
-                X,
+                inputs,
                 names[indices],
                 workdir=workdir,
                 verbose=bool(self.verbose),
                 validation=False,
                 **DEFAULTS | settings,
             )
-        self.classes_ = classes
         self._restore(workdir, folder)
-        if getattr(X, "ndim", 3) == 3:
+        self.classes_ = classes
+        self._check(X, y=y)  # sets what scikit-learn keeps of X, now that it is trained
+        if getattr(inputs, "ndim", 3) == 3:
             self.n_features_in_ = self.predictor_.task.features
         return self
 

@@ -90,7 +90,8 @@ def test_a_folder_lives_as_long_as_its_network(tmp_path: Path, capfd: Any) -> No
     classifier = new().fit(X, Y)
     first = classifier.workdir_
     with pytest.raises(ValueError, match="1 class"):
-        classifier.fit(X, ["one"] * 60)
+        classifier.fit(X[..., 0], ["one"] * 60)
+    assert classifier.n_features_in_ == 2  # those of its network
     assert capfd.readouterr() == ("", "")
     assert called("evaluate", f"--workdir={first}", "--split=train").returncode == 0
     second = classifier.fit(X, Y).workdir_

@@ -412,7 +412,6 @@ class Config(Section):
     tutorial_128: bool = setting(
         False,
         "also score the first 128 test images, as the 2016 tutorial did",
-        resume="allowed",
         of="images",
     )
     data: DataConfig = dataclasses.field(default_factory=DataConfig)

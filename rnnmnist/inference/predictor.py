@@ -50,7 +50,7 @@ class Predictor(TrainedNetwork):
     """
 
     def __init__(
-        self, workdir: str | Path = REFERENCES[0], selector: str = "best"
+        self, workdir: str | Path = REFERENCES[0], selector: str | int = "best"
     ) -> None:
         """Restores a network from a checkpoint.
 
@@ -58,7 +58,7 @@ class Predictor(TrainedNetwork):
             workdir: of a run; by default the shipped reference model.
             selector: `best`, `latest` or the number of a step.
         """
-        super().__init__(resolve_workdir(str(workdir)), selector)
+        super().__init__(resolve_workdir(str(workdir)), str(selector))
 
     def check_digits(self) -> None:
         """Raises a `UserError` if the network was not trained on digits."""

@@ -127,6 +127,9 @@ def fit(
             handler = logging.NullHandler()
             logger.addHandler(handler)
             stack.callback(logger.removeHandler, handler)
+            if logger.propagate:  # to the root's handler, which orbax's import adds
+                logger.propagate = False
+                stack.callback(setattr, logger, "propagate", True)
         check_workdir(config, folder)
         timer = PhaseTimer("rnnmnist.fit")
         with timer.phase("data"):

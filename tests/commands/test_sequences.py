@@ -246,7 +246,7 @@ def test_blocks_of_recomputed_states_need_not_divide_other_lengths(
         data=DataConfig(name="files"), execution=ExecutionConfig(remat_steps=4)
     )
     workdir = save_network(tmp_path / "run", config, task_of(12, 2, 3))
-    assert rnnmnist.Predictor(workdir).classify(np.zeros((1, 7, 2))).shape == (1, 3)
+    assert rnnmnist.Predictor(workdir, 3).classify(np.zeros((1, 7, 2))).shape == (1, 3)
 
 
 @pytest.mark.parametrize(

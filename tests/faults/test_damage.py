@@ -199,7 +199,7 @@ NEEDED: dict[str, dict[str, object]] = {
     "model.cell_sha256": {"model.cell": "leaky.py:Leaky"},
 }
 ALLOWED = {
-    *("tutorial_128", "data.path", "data.data_dir", "data.manual_dir"),
+    *("data.path", "data.data_dir", "data.manual_dir"),
     *("train.log_every_steps", "train.log_metrics", "train.eval_every_steps"),
     *("train.min_steps", "train.keep_checkpoints", "execution.placement"),
 }

@@ -176,9 +176,16 @@ def test_fit_leaves_nothing_behind(
 
 
 def test_fit_prints_nothing_unless_verbose(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Neither does a stop between validations, of which orbax warns."""
+    # As orbax's import adds one to a program that configures no logging.
+    monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler()])
+    logger = logging.getLogger("rnnmnist")
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
     stopped = pytest.raises(KeyboardInterrupt, match="saved step 15 of 30 in ")
     with stopped, interrupted_at(15):
         fit(tmp_path / "run")
@@ -191,6 +198,7 @@ def test_fit_prints_nothing_unless_verbose(
     assert warning.startswith("train.learning_rate was ")
     fit(tmp_path / "run", learning_rate=0.01, verbose=True)
     assert "the run is complete at step 30" in capfd.readouterr().out
+    assert logger.propagate
 
 
 @pytest.mark.parametrize(
