@@ -37,6 +37,7 @@ from rnnmnist.errors import (
 )
 from rnnmnist.runtime.jax_internals import CACHE_WARNING
 
+PATHS = (*DATA_PATHS, "model.cell")  # of files that can have moved since the training
 # Flags that are the subject of an error, besides those of settings.
 FLAGS = (
     *("config", "workdir", "step", "split", "format", "output", "verify", "require"),
@@ -71,13 +72,13 @@ class Parser(argparse.ArgumentParser):
             help="best, latest or a number (default: best)",
         )
 
-    def add_data_paths(self) -> None:
-        """Adds the settings of `DATA_PATHS`."""
-        for name in DATA_PATHS:
+    def add_paths(self) -> None:
+        """Adds the settings of `PATHS`."""
+        for name in PATHS:
             self.add_argument(
                 f"--config.{name}",
                 dest=name,
-                metavar="DIR",
+                metavar="PATH",
                 help=f"{SETTINGS[name].help}; if it differs from training",
             )
 
@@ -103,7 +104,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_settings(
-    args: argparse.Namespace, names: Iterable[str] = DATA_PATHS
+    args: argparse.Namespace, names: Iterable[str] = PATHS
 ) -> dict[str, Any]:
     """Returns the given settings; paths are absolute, as checkpoints store them."""
     values = {}

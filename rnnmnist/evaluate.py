@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
         choices=["train", "validation", "test"],
         help="the split to evaluate (%(default)s)",
     )
-    parser.add_data_paths()
+    parser.add_paths()
     args = parser.parse(argv)
     from rnnmnist.evaluation.metrics import format_accuracy, format_result
     from rnnmnist.evaluation.network import TrainedNetwork
@@ -35,8 +35,8 @@ def main(argv: list[str]) -> None:
     )
     enable_compilation_cache()
     mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
-    network = TrainedNetwork(workdir, args.step, mesh)
-    data = network.load_split(args.split, parse_settings(args), "evaluate")
+    network = TrainedNetwork(workdir, args.step, mesh, parse_settings(args))
+    data = network.load_split(args.split, "evaluate")
     result = network.score(*data)
     path = write_result(workdir, result)
     print(

@@ -6,12 +6,11 @@
 Each format gets a folder with the network, a `predict.py` that runs it without this
 package, and a `certificate.json`, which compares the predictions for every test example
 with those of the checkpoint. The exit code is 1 if one differs. --verify repeats the
-comparison. Its exit code is 1 if a file, the checkpoint, the data or a prediction has
-changed.
+comparison; --workdir and --config.data.path name what has moved. Its exit code is 1 if
+a file, the checkpoint, the data or a prediction has changed.
 """
 
 import argparse
-from pathlib import Path
 
 from rnnmnist import cli, errors
 from rnnmnist.cli import Parser, parse_settings
@@ -29,12 +28,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--force", action="store_true", help="replace the exports in FOLDER"
     )
-    parser.add_argument("--verify", metavar="FOLDER", help="certify again; used alone")
-    parser.add_data_paths()
+    parser.add_argument("--verify", metavar="FOLDER", help="certify again")
+    parser.add_paths()
     args = parser.parse(argv)
     if args.verify is not None:
-        if args != parser.parse([f"--verify={args.verify}"]):
-            raise errors.UserError("--verify: takes a folder and no other flag")
+        if args.format or args.output or args.force or args.step != "best":
+            raise errors.UserError("--verify: takes --workdir and paths of data only")
         args.verify = parse_folder(args.verify, "verify")
         return args
     for flag in ("workdir", "format", "output"):
@@ -51,7 +50,7 @@ def main(argv: list[str]) -> None:
 
     use_cpu()
     if args.verify is not None:
-        verify(args.verify)
+        verify(args)
     else:
         export(args)
 
@@ -62,7 +61,7 @@ def export(args: argparse.Namespace) -> None:
     from rnnmnist.exporting import certificates
     from rnnmnist.exporting.source import Source
 
-    network = TrainedNetwork(args.workdir, args.step)
+    network = TrainedNetwork(args.workdir, args.step, paths=parse_settings(args))
     model = network.config.model
     if model.is_user_cell and args.format != "stablehlo":
         raise errors.UserError(
@@ -77,7 +76,7 @@ def export(args: argparse.Namespace) -> None:
                 "replace it with --force"
             )
     check_packages(names)
-    source = Source.load(network, parse_settings(args))
+    source = Source.load(network)
     differing = []
     for name in names:
         found = certificates.write(source, name, args.output)
@@ -96,17 +95,18 @@ def export(args: argparse.Namespace) -> None:
         )
 
 
-def verify(folder: Path) -> None:
+def verify(args: argparse.Namespace) -> None:
     """Repeats the certificates in a folder, and prints the result of each."""
     from rnnmnist.exporting import certificates
 
     changed = []
-    for name, changes in certificates.verify(folder):
+    moved = args.workdir, parse_settings(args)
+    for name, changes in certificates.verify(args.verify, *moved):
         print(f"{name}: {'; '.join(changes) or 'unchanged'}", flush=True)
         if changes:
             changed.append(name)
     if changed:
-        raise errors.RunError(f"--verify: {' and '.join(changed)} in {folder} changed")
+        raise errors.RunError(f"--verify: {' and '.join(changed)} changed")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         action="append", help="folder of the run; repeat it to compare runs"
     )
     parser.add_step()
-    parser.add_data_paths()
+    parser.add_paths()
     return parser.parse(argv)
 
 

@@ -122,12 +122,12 @@ def load_cell(cell: str, sha256: str | None) -> type[Any]:
     path, _, name = cell.rpartition(":")
     module = sys.modules.get(f"rnnmnist_cell_{sha256}")
     if module is None:
-        source = Path(path).read_bytes()
+        source = Path(path).read_bytes() if Path(path).exists() else b""
         found = hashlib.sha256(source).hexdigest()
         if sha256 not in (None, found):
             raise UserError(
-                f"model.cell: {path} is not the file of this run: its SHA-256 is "
-                f"{found}, not model.cell_sha256={sha256}; restore the file"
+                f"model.cell: the checkpoint's cell is missing: {path} with SHA-256 "
+                f"{sha256}; restore it, or set model.cell to its new place"
             )
         # Flax looks up the module of a class by its name.
         module = types.ModuleType(f"rnnmnist_cell_{found}")

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from msgspec.structs import asdict
 from numpy.typing import ArrayLike
 
+from rnnmnist.config.files import pin_cell
 from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
@@ -35,14 +36,15 @@ from rnnmnist.models.classifier import (
     count_params,
     make_model,
 )
+from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import find_step, read_header, read_params, with_step
 from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runs.results import (
     NetworkResult,
     Result,
-    log_test_reading,
     read_result,
     result_path,
+    warn_if_read_only,
     write_result,
 )
 from rnnmnist.runtime.distributed import broadcast, is_process_0
@@ -65,19 +67,34 @@ class TrainedNetwork:
     `workdir`, `checkpoint_step`, `config` and `task` say which one it is; `validation`
     has its metrics, None if it was not validated. `params` have a leading ensemble axis
     and are replicated over the `mesh`; `params_sha256` is that of result files. `view`
-    reads images, None for sequences; `normalization` converts sequences.
+    reads images, None for sequences; `normalization` converts sequences. `paths` are
+    settings of files that have moved.
     """
 
-    def __init__(self, workdir: Path, selector: str, mesh: Mesh | None = None) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        selector: str,
+        mesh: Mesh | None = None,
+        paths: Mapping[str, str | None] = {},
+    ) -> None:
         """Restores the selected checkpoint, for one device unless a mesh is given."""
         self.workdir = workdir
         self.mesh = make_mesh(1, 1, 1) if mesh is None else mesh
+        self.paths = paths
         with_step(workdir, selector, self._restore)
 
     def _restore(self, step: int) -> None:
         header = read_header(self.workdir, step)
         self.checkpoint_step = step
-        self.config = config = header.config
+        config = header.config
+        beside = self.workdir / Path(config.data.path or "none").name
+        if beside.suffix == ".data" and beside.exists():  # the arrays of `fit`
+            config = config.replace({"data.path": str(beside)})
+        self.config = config = pin_cell(config.replace(self.paths))
+        old, new = header.config.model.cell_name, config.model.cell_name
+        if new != old:
+            raise UserError(f"model.cell: must be the {old} of the run, not {new}")
         self.task = header.task
         self.view = View.of(config.data, self.task)
         self.normalization = Normalization.create(self.task, config.data.missing)
@@ -150,22 +167,22 @@ class TrainedNetwork:
         """
         return softmax(self.logits(inputs, every_step=every_step)).mean(0)
 
-    def load_split(
-        self, split: str | None, data_paths: Mapping[str, str | None], command: str
-    ) -> tuple[Task, str, Examples]:
-        """Loads data to evaluate: those of the run, unless `data_paths` has other ones.
+    def load_split(self, split: str | None, command: str) -> tuple[Task, str, Examples]:
+        """Loads data to evaluate: those of the run, unless `paths` has other ones.
 
         Without a name, the split is `Task.evaluated_split`.
         That a command reads the test split is recorded. Returns the task of these data,
         the name of the split, and its examples.
         """
-        config = self.config.replace(data_paths).data
+        config = self.config.data
         if config.name != "files" and config.path is not None:
             raise UserError(
                 f"data.path: the run is on {config.name}, not on files; remove it"
             )
+        if config.path is not None and not Path(config.path).exists():
+            raise UserError(f"data.path: {config.path} is missing; set its new place")
         task, splits = datasets.load(config, trained=self.task)
-        if task.sha256 != self.task.sha256 and data_paths.get("data.path") is None:
+        if task.sha256 != self.task.sha256 and self.paths.get("data.path") is None:
             raise UserError(
                 f"data.path: the sequences in {config.path} are not those of the "
                 "training (their SHA-256 differs); to evaluate on them, set "
@@ -178,10 +195,22 @@ class TrainedNetwork:
                 f"{task.evaluated_split}"
             )
         if split == "test":
-            log_test_reading(
-                self.workdir, self.checkpoint_step, self.params_sha256, command
-            )
+            self.log_test_reading(command)
         return task, split, splits[split]
+
+    def log_test_reading(self, command: str) -> None:
+        """Records in `test_readings.jsonl` that a command reads the test split.
+
+        It is called before the split is read, so that no reading is unrecorded. The
+        trainer reads it once, after the checkpoint was selected on validation; the
+        record shows any later reading. A read-only workdir causes a warning.
+        """
+        step, sha256 = self.checkpoint_step, self.params_sha256
+        reading = logs.Reading(
+            time=logs.now(), command=command, step=step, params_sha256=sha256
+        )
+        with warn_if_read_only("the reading of the test split"):
+            logs.append(self.workdir, reading)
 
     def score(self, task: Task, split: str, examples: Examples) -> Result:
         """Evaluates the network on a whole split of a task."""
@@ -279,7 +308,7 @@ def evaluate_best_checkpoint(
     if existing is not None:
         return msgspec.convert(existing, Result)
     if split == "test" and is_process_0():
-        log_test_reading(workdir, best, sha256, command)
+        network.log_test_reading(command)
     result = network.score(task, split, dataset.splits[split])
     if is_process_0():
         write_result(workdir, result)

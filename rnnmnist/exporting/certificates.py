@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from rnnmnist.runtime.machine import installed_versions
 FOLDER = Path(__file__).parent
 CERTIFICATE = "certificate.json"
 # Fields that can differ when a certificate is repeated.
-VARIABLE = ("max_abs_difference", "versions")
+VARIABLE = ("max_abs_difference", "versions", "workdir", "data_paths")
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +87,7 @@ def certify(source: Source, folder: Path) -> Certificate:
         workdir=str(network.workdir),
         step=network.checkpoint_step,
         params_sha256=network.params_sha256,
-        data_paths=dict(source.data_paths),
+        data_paths=dict(network.paths),
         dataset=source.dataset,
         split=source.split,
         examples_sha256=hash_examples(source),
@@ -127,10 +127,13 @@ def run(folder: Path, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
         return logits
 
 
-def verify(folder: Path) -> Iterator[tuple[str, list[str]]]:
+def verify(
+    folder: Path, workdir: Path | None, paths: Mapping[str, str | None]
+) -> Iterator[tuple[str, list[str]]]:
     """Repeats the certificates of all exports in a folder.
 
-    Yields the name of each format, and what has changed, one line each.
+    A workdir and paths that have moved replace those of the certificates. Yields the
+    name of each format, and what has changed, one line each.
     """
     found = [name for name in FORMATS if (folder / name).is_dir()]
     if not found:
@@ -147,10 +150,11 @@ def verify(folder: Path) -> Iterator[tuple[str, list[str]]]:
         except (OSError, ValueError) as error:
             yield name, [f"{CERTIFICATE} is damaged: {error}"]
             continue
-        key = f"{saved.workdir} {saved.step} {saved.data_paths}"
+        run = workdir or Path(saved.workdir), str(saved.step)
+        moved = {**saved.data_paths, **paths}
+        key = f"{run} {moved}"
         if key not in sources:
-            network = TrainedNetwork(Path(saved.workdir), str(saved.step))
-            sources[key] = Source.load(network, saved.data_paths)
+            sources[key] = Source.load(TrainedNetwork(*run, paths=moved))
         yield name, find_changes(saved, sources[key], folder / name)
 
 

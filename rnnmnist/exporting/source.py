@@ -1,7 +1,6 @@
 """The network that an export contains, and the examples that certify it."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +27,6 @@ class Source(NamedTuple):
     """
 
     network: TrainedNetwork
-    data_paths: Mapping[str, str | None]  # overrides of those in the configuration
     params: Params  # of the network, with Flax's names, as NumPy arrays
     dataset: str  # the name of the data of the examples
     split: str  # test, or validation if there is no test split
@@ -37,16 +35,14 @@ class Source(NamedTuple):
     logits: np.ndarray  # as `evaluate` computes them, float32 [n, classes]
 
     @classmethod
-    def load(
-        cls, network: TrainedNetwork, data_paths: Mapping[str, str | None]
-    ) -> "Source":
+    def load(cls, network: TrainedNetwork) -> "Source":
         """Loads the examples of a network, and classifies them."""
         if (seeds := network.config.num_seeds) > 1:
             raise UserError(
                 f"workdir: {network.workdir} has num_seeds={seeds}, but an export "
                 "contains one network; name a run with num_seeds=1"
             )
-        task, split, examples = network.load_split(None, data_paths, "export")
+        task, split, examples = network.load_split(None, "export")
         values = examples.stored
         if examples.indices is not None:
             values = values[examples.indices]
@@ -66,7 +62,6 @@ class Source(NamedTuple):
                 )
         return cls(
             network,
-            data_paths,
             params=split_ensemble(jax.device_get(network.params))[0],
             dataset=task.name,
             split=split,

@@ -66,15 +66,15 @@ class RunData:
 
 
 def load_run_data(
-    workdir: Path, selector: str, data_paths: Mapping[str, str | None]
+    workdir: Path, selector: str, paths: Mapping[str, str | None]
 ) -> RunData:
     """Reads a run's files and predicts every example of the test split.
 
     If the data have no test split, another one takes its place. Only the reading of the
-    test split is written. `data_paths` replace settings of the checkpoint.
+    test split is written. `paths` replace settings of the checkpoint.
     """
-    network = TrainedNetwork(workdir, selector)
-    task, split, examples = network.load_split(None, data_paths, "report")
+    network = TrainedNetwork(workdir, selector, paths=paths)
+    task, split, examples = network.load_split(None, "report")
     labels = examples.labels
     logits = network.logits(examples, every_step=True)
     predictions = [

@@ -1,4 +1,4 @@
-"""The result files of a run, and the record of who has read its test split."""
+"""The result files of a run."""
 
 import contextlib
 import errno
@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 
 from rnnmnist.config.tasks import Task
-from rnnmnist.runs import logs
 from rnnmnist.runs.writing import write_json
 
 _logger = logging.getLogger(__name__)
@@ -81,29 +80,14 @@ def write_result(workdir: Path, result: Result) -> Path:
     path = result_path(workdir, result.split, result.step)
     if result.task.sha256 != result.trained_on_sha256:
         path = path.with_stem(f"{path.stem}-{str(result.task.sha256)[:8]}")
-    with _warn_if_read_only("the result"):
+    with warn_if_read_only("the result"):
         write_json(path, result)
     return path
 
 
-def log_test_reading(
-    workdir: Path, step: int, params_sha256: str, command: str
-) -> None:
-    """Records in `test_readings.jsonl` that a command reads the test split.
-
-    It is called before the split is read, so that no reading is unrecorded. The trainer
-    reads it once, after the checkpoint was selected on validation; the record shows any
-    later reading. A read-only workdir causes a warning.
-    """
-    reading = logs.Reading(
-        time=logs.now(), command=command, step=step, params_sha256=params_sha256
-    )
-    with _warn_if_read_only("the reading of the test split"):
-        logs.append(workdir, reading)
-
-
 @contextlib.contextmanager
-def _warn_if_read_only(name: str) -> Iterator[None]:
+def warn_if_read_only(name: str) -> Iterator[None]:
+    """Turns the error of a workdir that is not writable into a warning."""
     try:
         yield
     except OSError as error:

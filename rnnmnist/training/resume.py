@@ -99,9 +99,10 @@ def step_to_resume(config: Config, workdir: Path, task: Task | None = None) -> i
             f"workdir: {workdir} holds parameters only, which cannot be trained on; "
             "name another workdir"
         )
-    old = header.config.flat()
+    # A cell has the SHA-256 of its file, wherever that is.
+    old = header.config.flat() | {"model.cell": header.config.model.cell_name}
     # Before the data are read, their sizes are those of the checkpoint.
-    new = resolve(config, header.task).flat()
+    new = resolve(config, header.task).flat() | {"model.cell": config.model.cell_name}
     changes: dict[str, list[str]] = {"refused": [], "warned": [], "allowed": []}
     for name in new:
         if new[name] != old[name]:

@@ -19,7 +19,6 @@ from rnnmnist.inference.predictor import Predictor
 from rnnmnist.models.classifier import count_params
 from rnnmnist.models.lstm import FusedParams
 from rnnmnist.reporting import html
-from rnnmnist.runs.results import log_test_reading
 from rnnmnist.runtime.ensemble import split_ensemble
 
 FOLDER = Path(__file__).parent
@@ -93,8 +92,7 @@ def select_samples(network: Predictor) -> list[dict[str, Any]]:
     hard samples are those for whose label the network's probability is lowest.
     """
     if network.task.name == "mnist5k":  # for mnist, they are training images
-        step, sha256 = network.checkpoint_step, network.params_sha256
-        log_test_reading(network.workdir, step, sha256, "page")
+        network.log_test_reading("page")
     images, labels = image_sets.embedded_images()["test"]
     probabilities = network.classify(images)
     of_label = probabilities[np.arange(len(labels)), labels]

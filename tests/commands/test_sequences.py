@@ -396,6 +396,12 @@ def test_fit_trains_on_arrays_and_resumes(
     assert found.shape == (60, 3)
     with pytest.raises(UserError, match="other arrays"):
         rnnmnist.fit(content["inputs"] + 1, content["labels"], **settings)
+    moved = shutil.move(workdir, tmp_path / "moved")
+    evaluate.main([f"--workdir={moved}"])
+    elsewhere = shutil.move(tmp_path / "moved/run.data", tmp_path)
+    lost = f"data.path: {workdir}/run.data is missing"
+    assert lost in refused("evaluate", f"--workdir={moved}")
+    evaluate.main([f"--workdir={moved}", f"--config.data.path={elsewhere}"])
 
 
 @pytest.mark.parametrize(

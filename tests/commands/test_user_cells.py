@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY, Command, refused
+from support import REPOSITORY, Command, called, output_of, refused
 
 from rnnmnist import evaluate
 from rnnmnist.config.files import load_cell, pin_cell
@@ -49,7 +49,7 @@ def cell_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_run_with_a_users_cell(
     command: Command, data_dir: Path, cell_file: Path, tmp_path: Path
 ) -> None:
-    """Trains, refuses a changed file, and evaluates with the original."""
+    """Trains, refuses a changed file, and evaluates with the original, also moved."""
     content = f"{CELL}{OTHERS}# No other test loads this content in this process."
     cell_file.write_text(content)
     arguments = (
@@ -71,14 +71,20 @@ def test_a_run_with_a_users_cell(
 
     cell_file.write_text(CELL.replace("carry / 2", "carry / 3"))
     changed = refused("evaluate", f"--workdir={tmp_path}/run")
-    assert f"model.cell: {cell_file} is not the file of this run" in changed
+    lost = f"--config.model.cell: the checkpoint's cell is missing: {cell_file} with "
+    assert lost in changed
     refusal = refused("main", *arguments, "--num_processes=1")
     assert "belongs to another run: model.cell_sha256=" in refusal
     cell_file.unlink()
-    missing = refused("evaluate", f"--workdir={tmp_path}/run")
-    assert missing == f"{cell_file}: No such file or directory"
-    cell_file.write_text(content)
-    evaluate.main([f"--workdir={tmp_path}/run"])
+    assert lost in refused("evaluate", f"--workdir={tmp_path}/run")
+    cell_file.with_name("elsewhere.py").write_text(content)
+    for cell in ("gru", "elsewhere.py:Wide"):
+        flags = f"--workdir={tmp_path}/run", f"--config.model.cell={cell}"
+        assert "cell: must be the Leaky of the run, not" in refused("evaluate", *flags)
+    here = "--config.model.cell=elsewhere.py:Leaky"
+    evaluate.main([f"--workdir={tmp_path}/run", here])
+    resumed = called("main", *arguments, here, "--config.train.num_steps=3")
+    assert "resuming from step 2" in output_of(resumed)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def sequences(missing: bool, features: int) -> dict[str, Any]:
 
 
 def load(workdir: Path, paths: Mapping[str, str | None]) -> Source:
-    return Source.load(TrainedNetwork(workdir, "best"), paths)
+    return Source.load(TrainedNetwork(workdir, "best", paths=paths))
 
 
 def flags_of(workdir: Path, paths: Mapping[str, str | None], output: Path) -> list[str]:
@@ -202,7 +202,7 @@ def test_an_export_is_verified_replaced_with_force_and_certified(
     with pytest.raises(RunError, match="changed"):
         export.main([f"--verify={exported}"])
     assert capsys.readouterr().out == "safetensors: predict.py changed\n"
-    flags = flags_of(source.network.workdir, source.data_paths, exported)
+    flags = flags_of(source.network.workdir, source.network.paths, exported)
     assert "--force" in refused("export", *flags, "--format=safetensors")
     export.main([*flags, "--format=safetensors", "--force"])
     assert "500 of 500 predictions are equal" in capsys.readouterr().out
@@ -235,7 +235,7 @@ def changes_with(exported: Path, **changes: object) -> list[str]:
     path = exported / "safetensors/certificate.json"
     content = path.read_text()
     path.write_text(json.dumps(json.loads(content) | changes))
-    ((_, found),) = certificates.verify(exported)
+    ((_, found),) = certificates.verify(exported, None, {})
     path.write_text(content)
     return found
 
@@ -254,6 +254,17 @@ def test_another_checkpoint_or_other_data_are_changes(
     assert changes == ["the test examples of mnist5k changed"]
 
 
+def test_an_export_of_a_moved_run_is_verified(exported: Path, source: Source) -> None:
+    network = source.network
+    path = exported / "safetensors/certificate.json"
+    workdir, data, _ = flags_of(network.workdir, network.paths, exported)
+    content = path.read_text().replace(str(network.workdir), "/moved")
+    path.write_text(content.replace(data.partition("=")[2], "/lost"))
+    verify = f"--verify={exported}"
+    assert "--workdir: /moved does not exist" in refused("export", verify, data)
+    export.main([verify, workdir, data])
+
+
 def test_a_changed_certificate_is_a_change(exported: Path) -> None:
     for change in ({"files": [1]}, {"workdir": 3}, {"step": "best"}):
         (line,) = changes_with(exported, **change)
@@ -261,7 +272,7 @@ def test_a_changed_certificate_is_a_change(exported: Path) -> None:
     changes = changes_with(exported, correct=1, artefact_sha256="0")
     assert [line.split()[0] for line in changes] == ["artefact_sha256", "correct"]
     (exported / "safetensors/certificate.json").unlink()
-    ((_, (line,)),) = certificates.verify(exported)
+    ((_, (line,)),) = certificates.verify(exported, None, {})
     assert "No such file" in line
 
 
@@ -307,7 +318,7 @@ def test_different_predictions_are_counted(
     wrong = source._replace(logits=logits)
     monkeypatch.setattr(Source, "load", lambda *_: wrong)
     output = tmp_path / "out"
-    flags = flags_of(source.network.workdir, source.data_paths, output)
+    flags = flags_of(source.network.workdir, source.network.paths, output)
     with pytest.raises(RunError, match=r"safetensors in .*/out predict another class"):
         export.main([*flags, "--format=safetensors"])
     content = json.loads((output / "safetensors/certificate.json").read_text())
@@ -320,7 +331,7 @@ def test_different_predictions_are_counted(
         ("--format=onnx --output=out", "--workdir: is required"),
         ("--workdir=DIR --output=out", "--format: is required"),
         ("--workdir=DIR --format=onnx", "--output: is required"),
-        ("--verify=out --format=onnx", "--verify: takes a folder and no other"),
+        ("--verify=out --format=onnx", "--verify: takes --workdir and paths of"),
         ("--verify=", "--verify: must name a directory"),
         ("--verify=none", "--verify: "),
         ("--verify=DIR", "--verify: DIR has no folder onnx or"),
@@ -354,7 +365,7 @@ def test_a_missing_package_is_named(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(FORMATS, "onnx", ("numpy", "absent"))
-    flags = flags_of(source.network.workdir, source.data_paths, tmp_path / "out")
+    flags = flags_of(source.network.workdir, source.network.paths, tmp_path / "out")
     assert refused("export", *flags, "--format=onnx").endswith(": pip install absent")
     assert not (tmp_path / "out").exists()
 
