@@ -36,6 +36,7 @@ from rnnmnist.errors import (
     first_line,
 )
 from rnnmnist.runtime.jax_internals import CACHE_WARNING
+from rnnmnist.runtime.signals import exit_on_interrupt
 
 PATHS = (*DATA_PATHS, "model.cell")  # of files that can have moved since the training
 # Flags that are the subject of an error, besides those of settings.
@@ -213,13 +214,12 @@ def as_line(error: Exception | str) -> str:
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Calls an entry point with the command line, and turns errors into exit codes."""
+    exit_on_interrupt()
     _configure_logging()
     try:
         main(sys.argv[1:])
     except StoppedError as error:
         exit_immediately(f"stopped: {error}", error.exit_code)
-    except KeyboardInterrupt:  # before training, or a second time while stopping
-        exit_immediately("stopped", 130)
     except BrokenPipeError:  # the reader of the output has exited, as `| head` does
         os._exit(1)
     except Exception as error:

@@ -123,7 +123,8 @@ def exit_immediately(text: str, exit_code: int) -> NoReturn:
     A normal exit would wait for a running compiled call and for the run's other
     processes, and background threads could still print after the error.
     """
-    with contextlib.suppress(BrokenPipeError):
+    try:
         sys.stdout.flush()
         print(text, file=sys.stderr, flush=True)
-    os._exit(exit_code)
+    finally:  # also if a stream is closed
+        os._exit(exit_code)

@@ -17,6 +17,9 @@ class StopFlag:
     number: int = 0
 
 
+_flag: StopFlag | None = None  # of the updates of a command
+
+
 @contextlib.contextmanager
 def interrupt_handler(handler: Callable[[int, object], None]) -> Iterator[None]:
     """Handles SIGINT by a function inside the `with` block.
@@ -67,39 +70,41 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
         raise KeyboardInterrupt
 
 
-@contextlib.contextmanager
-def stop_on_signal() -> Iterator[StopFlag]:
-    """Turns the first SIGINT or SIGTERM into a flag, for a command.
+def exit_on_interrupt() -> None:
+    """Ends this process on a SIGINT from now on, with exit code 130, for a command.
 
-    A second signal ends the process at once with the exit code of that signal. A thread
-    does this, because Python runs no signal handler while the main thread waits in
-    compiled code for devices or other processes.
+    A thread does this. Python runs no handler while the main thread waits in compiled
+    code for devices or other processes, and drops what a handler raises in a callback
+    of the garbage collector, as jax has one.
     """
-    flag = StopFlag()
-
-    def on_signal(number: int, frame: object) -> None:
-        flag.number = number
-
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
-    thread = threading.Thread(target=_exit_on_second, args=[read_end], daemon=True)
-    thread.start()
-    handlers = {number: signal.signal(number, on_signal) for number in SIGNALS}
-    wakeup = signal.set_wakeup_fd(write_end)  # the interpreter writes each signal to it
+    threading.Thread(target=_watch, args=[read_end], daemon=True).start()
+    signal.set_wakeup_fd(write_end)  # gets each signal that has a handler
+    signal.signal(signal.SIGINT, lambda *_: None)
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[StopFlag]:
+    """Turns the first SIGINT or SIGTERM into a flag, in a command.
+
+    A second signal ends the process at once with the exit code of that signal.
+    """
+    global _flag
+    previous = signal.signal(signal.SIGTERM, lambda *_: None)
+    _flag = StopFlag()
     try:
-        yield flag
+        yield _flag
     finally:
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        os.close(write_end)
-        thread.join()
+        _flag = None
+        signal.signal(signal.SIGTERM, previous)
 
 
-def _exit_on_second(read_end: int) -> None:
-    """Waits for two signals in a pipe, or for its end."""
+def _watch(read_end: int) -> None:
     with open(read_end, "rb", buffering=0) as pipe:
-        numbers = (byte[0] for byte in iter(lambda: pipe.read(1), b""))
-        signals = (number for number in numbers if number in SIGNALS)
-        if next(signals, None) and (second := next(signals, None)):
-            exit_immediately("stopped", 128 + second)
+        for (number,) in iter(lambda: pipe.read(1), b""):
+            if number in SIGNALS:
+                flag = _flag  # which the main thread may reset
+                if flag is None or flag.number:
+                    exit_immediately("stopped", 128 + number)
+                flag.number = number

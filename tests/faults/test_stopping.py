@@ -131,6 +131,27 @@ def test_a_signal_before_training_terminates_the_process(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_an_interrupt_ends_every_start(
+    unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
+) -> None:
+    """At 60 moments. Half of the processes would wait for another one."""
+    program = (
+        "print('started', flush=True)\n"
+        "from rnnmnist import cli, main\n"
+        "cli.run(main.main)\n"
+    )
+    alone = trainer.arguments(tmp_path / "run", data_dir, *trainer.ENDLESS)
+    address = f"--coordinator_address=127.0.0.1:{trainer.free_port()}"
+    waiting = [*alone, address, "--num_processes=2", "--process_id=0"]
+    for number in range(60):
+        args = waiting if number % 2 else alone
+        process = trainer.start(unoptimized, args, ["-c", program], "started")
+        time.sleep(number / 25)
+        process.send_signal(signal.SIGINT)
+        ((code, _, stderr),) = trainer.outcomes([process])
+        assert code in (130, -signal.SIGINT), (number, stderr)
+
+
 def test_a_second_trainer_is_refused_and_a_killed_one_holds_no_lock(
     environment: dict[str, str],
     command: Command,
