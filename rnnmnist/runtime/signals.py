@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from rnnmnist.errors import exit_immediately
+from rnnmnist.errors import RunError, exit_immediately
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -44,10 +44,12 @@ def deferred_interrupts() -> Iterator[None]:
     """Calls the present handler after the `with` block, if a SIGINT arrived within."""
     received: list[int] = []
     handler = signal.getsignal(signal.SIGINT)
-    with interrupt_handler(lambda number, _: received.append(number)):
-        yield
-    if received and callable(handler):
-        handler(received[0], None)
+    try:
+        with interrupt_handler(lambda number, _: received.append(number)):
+            yield
+    finally:
+        if received and callable(handler):
+            handler(received[0], None)
 
 
 @contextlib.contextmanager
@@ -55,7 +57,8 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
     """Turns the first SIGINT into a flag inside the `with` block, for a library.
 
     A second SIGINT raises `KeyboardInterrupt` at once, since the handler does; leaving
-    the block raises one if the flag is set. See `interrupt_handler` for other threads.
+    the block raises one if the flag is set, with the message of a `RunError`. See
+    `interrupt_handler` for other threads.
     """
     flag = StopFlag()
 
@@ -64,8 +67,13 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
             raise KeyboardInterrupt
         flag.number = number
 
-    with interrupt_handler(on_interrupt):
-        yield flag
+    try:
+        with interrupt_handler(on_interrupt):
+            yield flag
+    except RunError as error:
+        if flag.number:
+            raise KeyboardInterrupt(str(error)) from None
+        raise
     if flag.number:
         raise KeyboardInterrupt
 

@@ -17,7 +17,7 @@ from rnnmnist.config.tasks import Task, fit_to_task
 from rnnmnist.data.examples import weigh_classes
 from rnnmnist.data.sequences.reading import from_memory, to_dataset
 from rnnmnist.data.sequences.validation import Sequences
-from rnnmnist.errors import StoppedError, UserError, names_path
+from rnnmnist.errors import UserError, names_path
 from rnnmnist.runs.checkpoints import read_header
 from rnnmnist.runs.workdir import PhaseTimer, list_steps
 from rnnmnist.runs.writing import write_folder
@@ -140,17 +140,14 @@ def fit(
         jax_config: Any = jax.config  # some versions do not declare its attributes
         if not jax_config.jax_compilation_cache_dir:
             enable_compilation_cache()
-        try:
-            train(
-                config,
-                dataset,
-                folder,
-                contextlib.nullcontext(stop),
-                timer=timer,
-                verbose=verbose,
-            )
-        except StoppedError as error:
-            raise KeyboardInterrupt(str(error)) from None
+        train(
+            config,
+            dataset,
+            folder,
+            contextlib.nullcontext(stop),
+            timer=timer,
+            verbose=verbose,
+        )
     return folder
 
 

@@ -6,6 +6,7 @@ import signal
 import pytest
 from support import run_python
 
+from rnnmnist.errors import RunError
 from rnnmnist.runtime.signals import (
     deferred_interrupts,
     stop_on_interrupt,
@@ -35,6 +36,16 @@ def test_an_interrupt_is_deferred(interrupts: list[int]) -> None:
         interrupt()
         assert interrupts == []
     assert interrupts == [signal.SIGINT]
+
+
+def test_an_interrupt_of_a_save_that_fails_is_raised() -> None:
+    with (
+        pytest.raises(KeyboardInterrupt, match="the disk is full"),
+        stop_on_interrupt(),
+        deferred_interrupts(),
+    ):
+        interrupt()
+        raise RunError("the disk is full")
 
 
 def test_other_threads_handle_no_interrupts(interrupts: list[int]) -> None:
