@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import make_dataclass
@@ -31,7 +30,6 @@ PARAMETERS = [(name, Any, None) for name in ("workdir", "random_state", "verbose
 PARAMETERS += [(name, Any, None) for name in SHARED]
 # Programs that do not depend on the number of sequences, and one checkpoint.
 DEFAULTS: dict[str, Any] = {"placement": "host", "eval_every_steps": 2**31 - 1}
-ONE_AT_A_TIME = threading.Lock()  # orbax does not save in several threads
 _Base: Any = make_dataclass("_Base", PARAMETERS, kw_only=True, eq=False, repr=False)
 
 
@@ -98,15 +96,14 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
             raise UserError(
                 f"workdir: {workdir} has a run, and serves one fit; name another folder"
             )
-        with ONE_AT_A_TIME:
-            fit(
-                inputs,
-                names[indices],
-                workdir=workdir,
-                verbose=bool(self.verbose),
-                validation=False,
-                **DEFAULTS | settings,
-            )
+        fit(
+            inputs,
+            names[indices],
+            workdir=workdir,
+            verbose=bool(self.verbose),
+            validation=False,
+            **DEFAULTS | settings,
+        )
         self._restore(workdir, folder)
         self.classes_ = classes
         self._check(X, y=y)  # sets what scikit-learn keeps of X, now that it is trained

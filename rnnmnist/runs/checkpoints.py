@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,9 @@ from rnnmnist.runtime.signals import deferred_interrupts
 # the headers of the shipped models, too. What is added has the default of runs before.
 FORMAT = 2
 PARSE_ERRORS = (ValueError, LookupError, TypeError, AttributeError)  # of a header
+# orbax numbers the saves of a process, and while a save starts, its parts take the
+# number of one that another thread starts. Its writes and reads need no lock.
+SAVE_LOCK = threading.Lock()
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +129,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             content | {"sha256": json_checksum(content)}
         )
         self._metrics[step] = metrics
-        with self._run_errors():
+        with self._run_errors(), SAVE_LOCK:
             self._manager.save(step, args=ocp.args.Composite(**items))
 
     def wait(self) -> None:

@@ -1,9 +1,11 @@
 """The compilation cache, and the time that jax spends on compiling."""
 
+import collections
 import functools
 import logging
 import os
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -43,23 +45,23 @@ def use_cpu() -> None:
 
 
 def compile_seconds() -> float:
-    """Returns the seconds that jax has spent on compiling since the first call."""
-    return sum(_durations())
+    """Returns the seconds of compilation in this thread since the first call."""
+    return _seconds()[threading.get_ident()]
 
 
 def running_seconds() -> float:
-    """Returns the seconds of a clock that stops while jax compiles."""
+    """Returns the seconds of a clock that stops while this thread compiles."""
     return time.monotonic() - compile_seconds()
 
 
 @functools.cache  # a second listener would count every second twice
-def _durations() -> list[float]:
-    """Returns the list to which the seconds of each compilation are appended."""
-    durations: list[float] = []
+def _seconds() -> dict[int, float]:
+    """Returns the seconds of each thread, to which those of compilations are added."""
+    seconds: dict[int, float] = collections.defaultdict(float)
 
     def on_event(event: str, duration_secs: float, **_: object) -> None:
         if event in COMPILATION_EVENTS:
-            durations.append(duration_secs)
+            seconds[threading.get_ident()] += duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(on_event)
-    return durations
+    return seconds

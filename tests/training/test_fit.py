@@ -23,6 +23,7 @@ from support import interrupted_at, run_python
 import rnnmnist
 from rnnmnist.data import batches
 from rnnmnist.errors import RunError
+from rnnmnist.runs import checkpoints
 from rnnmnist.runs.workdir import list_steps, lock
 from rnnmnist.training import loop, resume
 
@@ -236,6 +237,22 @@ def test_fit_runs_in_a_thread(tmp_path: Path, reference: Path) -> None:
         thread.submit(fit, tmp_path / "run").result()
     assert_same_end(tmp_path / "run", reference)
     assert_nothing_is_left(before)
+
+
+def test_fits_in_threads_end_as_alone(tmp_path: Path, reference: Path) -> None:
+    """While a third thread reads a checkpoint."""
+    workdirs = [tmp_path / name / "run" for name in "ab"]
+    threads = [
+        threading.Thread(target=fit, args=[workdir], daemon=True)
+        for workdir in workdirs
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 60
+    while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
+        assert checkpoints.find_fault(reference, SETTINGS["num_steps"]) is None
+    for workdir in workdirs:
+        assert_same_end(workdir, reference)
 
 
 @pytest.mark.slow
