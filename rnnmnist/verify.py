@@ -5,8 +5,6 @@
 The exit code is 1 if a checkpoint is damaged.
 """
 
-import time
-
 from rnnmnist import cli, errors
 from rnnmnist.cli import Parser
 
@@ -29,8 +27,7 @@ def main(argv: list[str]) -> None:
     for step in list_steps(workdir):
         fault = checkpoints.find_fault(workdir, step)
         if fault is not None:
-            time.sleep(0.2)  # a running trainer deletes a checkpoint file by file
-            if not (workdir / str(step)).exists():
+            if not checkpoints.remains(workdir / str(step)):
                 continue
             bad.append(str(step))
         print(f"step {step}  {'good' if fault is None else f'bad: {fault}'}")

@@ -12,6 +12,7 @@ folders, and does not synchronize processes. Writing does, on all processes toge
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -43,6 +44,8 @@ PARSE_ERRORS = (ValueError, LookupError, TypeError, AttributeError)  # of a head
 # orbax numbers the saves of a process, and while a save starts, its parts take the
 # number of one that another thread starts. Its writes and reads need no lock.
 SAVE_LOCK = threading.Lock()
+
+_warn_once = functools.cache(logging.getLogger(__name__).warning)
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -337,15 +340,27 @@ def find_step(workdir: Path, selector: str) -> int:
         )
     if selector == "latest":
         return steps[-1]
-    existing = ", ".join(map(str, steps))
     if selector == "best":
-        return best_step({s: read_header(workdir, s).metrics for s in steps})
+        metrics: dict[int, Metrics | None] = dict.fromkeys(steps)
+        for step in steps:
+            try:
+                metrics[step] = read_header(workdir, step).metrics
+            except DamagedError as error:  # selected only if no step was validated
+                if remains(error.folder):
+                    _warn_once("%s is damaged: %s", error.folder, error.reason)
+        return best_step(metrics)
     if selector in map(str, steps):
         return int(selector)
     raise UserError(
         f"step: {workdir} has no step {selector}; choose best, latest or one of "
-        f"{existing}"
+        f"{', '.join(map(str, steps))}"
     )
+
+
+def remains(folder: Path) -> bool:
+    """Whether an incomplete checkpoint is not one that a running trainer deletes."""
+    time.sleep(0.2)  # it is deleted file by file
+    return folder.exists()
 
 
 def with_step(workdir: Path, selector: str, function: Callable[[int], T]) -> T:
@@ -361,6 +376,5 @@ def with_step(workdir: Path, selector: str, function: Callable[[int], T]) -> T:
         try:
             return function(find_step(workdir, selector))
         except DamagedError as error:
-            time.sleep(0.2)  # a checkpoint is deleted file by file
-            if error.folder.exists():
+            if remains(error.folder):
                 raise

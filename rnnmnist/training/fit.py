@@ -18,13 +18,12 @@ from rnnmnist.data.examples import weigh_classes
 from rnnmnist.data.sequences.reading import from_memory, to_dataset
 from rnnmnist.data.sequences.validation import Sequences
 from rnnmnist.errors import UserError, names_path
-from rnnmnist.runs.checkpoints import read_header
-from rnnmnist.runs.workdir import PhaseTimer, list_steps
+from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.loop import train
-from rnnmnist.training.resume import check_workdir
+from rnnmnist.training.resume import check_workdir, newest_readable
 
 # The settings of a run on arrays, by their names without the section.
 FIT_SETTINGS = {
@@ -160,8 +159,9 @@ def _configure(settings: dict[str, object]) -> Config:
 def _save(path: Path, sequences: Sequences, task: Task) -> None:
     """Saves sequences as a folder of .npy files, unless a run has them already."""
     workdir = path.parent
-    if steps := list_steps(workdir):
-        if read_header(workdir, steps[-1]).task.sha256 != task.sha256:
+    _, header = newest_readable(workdir)
+    if header is not None:
+        if header.task.sha256 != task.sha256:
             raise UserError(
                 f"workdir: {workdir} has the run of other arrays; name another workdir"
             )

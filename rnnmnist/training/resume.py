@@ -91,7 +91,7 @@ def step_to_resume(config: Config, workdir: Path, task: Task | None = None) -> i
     Its run must have the same settings, up to those that may change, and with a task
     the same data. Then changes that affect the result are logged as warnings.
     """
-    step, header = _newest_readable(workdir)
+    step, header = newest_readable(workdir)
     if header is None:
         return 0
     if not header.has_training_state:
@@ -172,7 +172,7 @@ def restore_state(
     )
 
 
-def _newest_readable(workdir: Path) -> tuple[int, Header | None]:
+def newest_readable(workdir: Path) -> tuple[int, Header | None]:
     """Returns the newest step whose header is undamaged, and the header."""
     for step in reversed(list_steps(workdir)):
         with contextlib.suppress(DamagedError):

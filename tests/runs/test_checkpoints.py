@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,21 @@ def test_few_validation_examples_select_no_step(
     save(tmp_path, state, accuracies, examples=MIN_VALIDATION_EXAMPLES - 1)
     assert list_steps(tmp_path) == [3, 4]
     assert find_step(tmp_path, "best") == 3
+
+
+def test_the_best_is_selected_among_undamaged_headers(
+    tmp_path: Path, state: TrainState, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each damaged one causes one warning."""
+    save(tmp_path, state, {1: 0.9, 2: 0.1, 3: 0.2})
+    for damaged, best in ((2, 1), (1, 3)):
+        (tmp_path / str(damaged) / "header" / "metadata").write_text("{")
+        assert find_step(tmp_path, "best") == best
+        assert f"{tmp_path}/{damaged} is damaged" in caplog.messages[-1]
+    assert len(caplog.messages) == 2
+    (tmp_path / "3" / "header" / "metadata").write_text("{")
+    with pytest.raises(checkpoints.DamagedError):
+        with_step(tmp_path, "best", partial(checkpoints.read_header, tmp_path))
 
 
 def test_folders_of_other_names_are_ignored(tmp_path: Path, state: TrainState) -> None:

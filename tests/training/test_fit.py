@@ -239,6 +239,19 @@ def test_fit_runs_in_a_thread(tmp_path: Path, reference: Path) -> None:
     assert_nothing_is_left(before)
 
 
+@pytest.mark.parametrize(("last", "damaged"), [(30, 30), (20, 10)])
+def test_fit_resumes_beside_a_damaged_header(
+    tmp_path: Path, reference: Path, last: int, damaged: int
+) -> None:
+    """Of the newest step, or of an older one."""
+    workdir = fit(tmp_path / "run", keep_checkpoints=3)
+    trainer.cut_back(workdir, last)
+    (workdir / str(damaged) / "header" / "metadata").write_text("{")
+    fit(workdir, keep_checkpoints=3)
+    assert_same_end(workdir, reference)
+    assert (workdir / f"damaged-{damaged}").is_dir()
+
+
 def test_fits_in_threads_end_as_alone(tmp_path: Path, reference: Path) -> None:
     """While a third thread reads a checkpoint."""
     workdirs = [tmp_path / name / "run" for name in "ab"]
