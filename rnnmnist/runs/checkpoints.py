@@ -34,6 +34,7 @@ from rnnmnist.models.classifier import Params
 from rnnmnist.runs.checksums import array_checksums, json_checksum, named_leaves
 from rnnmnist.runs.logs import Metrics, best_step
 from rnnmnist.runs.workdir import list_steps
+from rnnmnist.runs.writing import sync
 from rnnmnist.runtime.mesh import local_sharding
 from rnnmnist.runtime.signals import deferred_interrupts
 
@@ -87,8 +88,13 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         self._keep = keep
         steps = list_steps(workdir)
         self._metrics = {step: read_header(workdir, step).metrics for step in steps}
+        unsynced = "*.orbax-checkpoint-tmp/*/*"  # orbax syncs arrays only
         options = ocp.CheckpointManagerOptions(
-            cleanup_tmp_directories=True, preservation_policy=self
+            cleanup_tmp_directories=True,
+            preservation_policy=self,
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=lambda: sync(*workdir.glob(unsynced))
+            ),
         )
         with _without_logs():
             self._manager = ocp.CheckpointManager(workdir, options=options)

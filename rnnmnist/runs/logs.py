@@ -13,7 +13,7 @@ import msgspec
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.errors import names_path
-from rnnmnist.runs.writing import write_atomically
+from rnnmnist.runs.writing import sync, write_atomically
 
 
 class NetworkMetrics(msgspec.Struct, frozen=True):
@@ -139,6 +139,8 @@ def append(workdir: Path, record: Metrics | Session | Reading) -> None:
             file.seek(-1, os.SEEK_END)
             text = text if file.read() == b"\n" else f"\n{text}"
         file.write(text.encode())
+    if not isinstance(record, Metrics):  # of which a fast run writes many a second
+        sync(path, workdir)
 
 
 def read(workdir: Path, kind: type[Record]) -> list[Record]:

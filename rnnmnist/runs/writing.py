@@ -13,12 +13,24 @@ import msgspec
 from rnnmnist.errors import names_path
 
 
+def sync(*paths: Path) -> None:
+    """Writes files, or the names in a folder, from the system's memory to the disk."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file, which keeps its old content until the new one is complete."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     except OSError as error:
         error.filename = str(path)
         raise
@@ -47,6 +59,9 @@ def write_folder(path: Path) -> Iterator[Path]:
         new = Path(name, path.name)
         new.mkdir()
         yield new
-        if path.exists():
-            path.rename(Path(name, "old"))
-        new.rename(path)
+        with contextlib.ExitStack() as on_error:
+            if path.exists():
+                old = path.rename(Path(name, "old"))
+                on_error.callback(old.rename, path)
+            new.rename(path)
+            on_error.pop_all()

@@ -1,10 +1,15 @@
 """Folders are written whole or not at all."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
+from support import TASK, save_network
 
-from rnnmnist.runs.writing import write_folder
+from rnnmnist.config.schema import Config
+from rnnmnist.runs.results import log_test_reading
+from rnnmnist.runs.writing import write_folder, write_json
 
 
 def write(path: Path, text: str, error: Exception | None = None) -> None:
@@ -24,5 +29,29 @@ def test_an_error_leaves_the_old_folder(tmp_path: Path) -> None:
         write(path, "second", ValueError("of the block"))
     assert (path / "file").read_text() == "first"
     write(path, "second")
+    with pytest.raises(FileNotFoundError), write_folder(path) as folder:
+        shutil.rmtree(folder)  # it cannot replace the old one
     assert (path / "file").read_text() == "second"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_files_that_survive_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are synced before they are renamed, and their folder afterwards."""
+    synced = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    save_network(tmp_path, Config(), TASK)
+    log_test_reading(tmp_path, 3, "of the parameters", "evaluate")
+    write_json(tmp_path / "result.json", {})
+    assert {str(path.relative_to(tmp_path)) for path in synced} >= {
+        "3.orbax-checkpoint-tmp/header/metadata",
+        "3.orbax-checkpoint-tmp/params/_METADATA",
+        "test_readings.jsonl",
+        f".result.json.{os.getpid()}.tmp",
+        ".",
+    }
