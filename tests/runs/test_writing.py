@@ -8,7 +8,7 @@ import pytest
 from support import TASK, save_network
 
 from rnnmnist.config.schema import Config
-from rnnmnist.runs.results import log_test_reading
+from rnnmnist.runs import logs
 from rnnmnist.runs.writing import write_folder, write_json
 
 
@@ -46,7 +46,8 @@ def test_files_that_survive_a_power_cut(
 
     monkeypatch.setattr(os, "fsync", fsync)
     save_network(tmp_path, Config(), TASK)
-    log_test_reading(tmp_path, 3, "of the parameters", "evaluate")
+    reading = logs.Reading(time="now", command="evaluate", step=3, params_sha256="0")
+    logs.append(tmp_path, reading)
     write_json(tmp_path / "result.json", {})
     assert {str(path.relative_to(tmp_path)) for path in synced} >= {
         "3.orbax-checkpoint-tmp/header/metadata",
