@@ -1,0 +1,162 @@
+"""Compiled training agrees with the same functions, run op by op in float64.
+
+The reference has no fusion, no compiled loop and no collective, so the tests find
+programs that XLA compiles wrongly, but not faults that both sides share, such as one in
+the hand-written derivative of the LSTM.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+from support import REPOSITORY, TASK, chunk_of, mesh_of, random_examples, task_of
+
+from rnnmnist.config.files import load_config
+from rnnmnist.config.schema import CELLS, Config, DataConfig
+from rnnmnist.config.tasks import Task
+from rnnmnist.data.batches import Chunk, open_batches
+from rnnmnist.data.examples import Examples
+from rnnmnist.runtime.ensemble import split_ensemble
+from rnnmnist.runtime.mesh import make_mesh
+from rnnmnist.training.state import Program, TrainState, create_state, to_trees
+from rnnmnist.training.step import train_steps
+
+CONFIGS = {
+    path.stem: load_config(path) for path in (REPOSITORY / "configs").glob("*.py")
+}
+TABLE = """
+cell    config       pooling  loss        lengths  window  weights  seeds  devices
+lstm    files        mean     every_step  yes      8       no       2      2
+lstm    best         mean     every_step  no       8       yes      1      2
+lstm    large_batch  last     last        yes      1       no       1      1
+gru     files        last     every_step  no       1       no       1      1
+gru     best         mean     last        yes      8       yes      2      2
+rnn     files        last     last        no       8       yes      2      2
+rnn     best         mean     every_step  yes      1       yes      1      1
+rnn     large_batch  mean     every_step  no       8       no       2      1
+mingru  files        mean     every_step  yes      1       no       2      1
+mingru  large_batch  last     last        no       8       yes      1      2
+lru     files        mean     last        no       8       yes      2      1
+lru     best         last     every_step  yes      1       no       1      2
+"""
+HEADER, *CASES = (line.split() for line in TABLE.strip().splitlines())
+COUNT = 1500  # examples, more than in a batch
+
+
+def test_the_cases_are_pairwise_and_of_the_shipped_sizes() -> None:
+    """Any two columns have all pairs of their values, or as many as 12 cases allow."""
+    columns = dict(zip(HEADER, zip(*CASES, strict=True), strict=True))
+    assert min(len({*values}) for values in columns.values()) > 1
+    for one, other in itertools.combinations(columns.values(), 2):
+        all_pairs = len({*one}) * len({*other})
+        assert len({*zip(one, other, strict=True)}) == min(all_pairs, 12)
+    assert {*columns["cell"]} == {*CELLS}
+    used = [CONFIGS[name] for name in columns["config"]]
+    for size in ("train.batch_size", "model.hidden_size"):
+        shipped = {config.flat()[size] for config in CONFIGS.values()}
+        assert {config.flat()[size] for config in used} == shipped
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_two_updates_on_sequences(case: list[str]) -> None:
+    chosen = dict(zip(HEADER, case, strict=True))
+    config = dataclasses.replace(CONFIGS[chosen["config"]], data=DataConfig())
+    config = config.replace(
+        {
+            "num_seeds": int(chosen["seeds"]),
+            "model.cell": chosen["cell"],
+            "model.pooling": chosen["pooling"],
+            "model.window": int(chosen["window"]),
+            "train.loss": chosen["loss"],
+        }
+    )
+    generator = np.random.default_rng(0)
+    sequences = generator.normal(size=(COUNT, 28, 28)).astype(np.float32)
+    labels = generator.integers(0, 10, COUNT, np.int32)
+    lengths = None
+    if chosen["lengths"] == "yes":
+        lengths = generator.integers(1, 29, COUNT, np.int32)
+        sequences[np.arange(28) >= lengths[:, None]] = 0
+    weights = np.linspace(0.2, 3, 10).tolist() if chosen["weights"] == "yes" else None
+    examples = Examples(sequences, lengths, labels=labels)
+    compare(config, task_of(28, 28, 10), examples, int(chosen["devices"]), weights)
+
+
+@pytest.mark.slow
+def test_two_updates_on_augmented_images() -> None:
+    """In float32, since `jax.random` draws other distortions in float64."""
+    compare(CONFIGS["best"], TASK, random_examples(COUNT), 2, dtype=np.float32)
+
+
+def compare(
+    config: Config,
+    task: Task,
+    examples: Examples,
+    devices: int,
+    class_weights: Sequence[float] | None = None,
+    dtype: Any = np.float64,
+) -> None:
+    """Compares two updates, compiled for some devices, with a reference of a type."""
+    mesh = make_mesh(config.train.batch_size, devices, config.num_seeds)
+    program = Program.create(config, task, mesh)
+    with open_batches(examples, config, mesh, class_weights) as source:
+        chunk = chunk_of(source, 0)
+    state = create_state(config, program)
+    same_state, same_chunk = jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if leaf.dtype == np.float32 else leaf,
+        jax.device_get((state, chunk)),
+    )
+    found = train(state, chunk, program)
+    with op_by_op(dtype):
+        expected = train(same_state, same_chunk, program._replace(mesh=mesh_of(1)))
+    assert expected[0]["loss"].dtype == dtype
+    jax.tree.map_with_path(assert_close, found, expected)
+
+
+@contextlib.contextmanager
+def op_by_op(dtype: Any) -> Iterator[None]:
+    """Runs each operation of programs for one device on its own.
+
+    Inside `shard_map`, `disable_jit` compiles loops as a whole. On one device, the
+    collectives are the identity, and nothing needs it.
+    """
+    jax.config.update("jax_enable_x64", dtype == np.float64)
+    try:
+        with pytest.MonkeyPatch.context() as patch, jax.disable_jit():
+            patch.setattr(jax, "shard_map", lambda function, **_: function)
+            patch.setattr(jax.lax, "psum", lambda array, axis: array)
+            patch.setattr(jax.lax, "axis_index", lambda axis: 0)
+            yield
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
+def train(state: TrainState, chunk: Chunk, program: Program) -> list[Any]:
+    """Returns the losses and the gradients of two updates, of each network.
+
+    The first moment of Adam is a weighted sum of both clipped gradients.
+    """
+    state, sums = train_steps(state, chunk, np.int32(2), program=program)
+    results = {
+        "loss": sums.loss,
+        "last_loss": sums.last_loss,
+        "last_norm": sums.last_norm,
+        "gradients": to_trees(optax.tree.get(state.opt_state, "mu"), program.model),
+    }
+    return split_ensemble(jax.device_get(results))
+
+
+def assert_close(path: Any, found: np.ndarray, expected: np.ndarray) -> None:
+    """Checks the largest error relative to the root mean square of an array.
+
+    It bounds the relative error in norm, which would hide a single wrong element.
+    """
+    error = np.abs(found - expected).max() / np.sqrt(np.square(expected).mean())
+    assert error <= 1e-4, jax.tree_util.keystr(path)
