@@ -187,7 +187,7 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
         ) from error
     finally:
         timer.cancel()
-    if distributed_state() is ALONE and jax.process_count() > 1:
+    if distributed_state() is ALONE and (number or jax.process_count()) > 1:
         raise UserError(
             f"num_processes: jax {jax.__version__} does not have the key-value store "
             "with which several processes agree; install another version, or start "
