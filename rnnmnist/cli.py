@@ -220,6 +220,8 @@ def run(main: Callable[[list[str]], None]) -> None:
         main(sys.argv[1:])
     except StoppedError as error:
         exit_immediately(f"stopped: {error}", error.exit_code)
+    except KeyboardInterrupt:  # of `raised_interrupts`
+        exit_immediately("stopped", 130)
     except BrokenPipeError:  # the reader of the output has exited, as `| head` does
         os._exit(1)
     except Exception as error:

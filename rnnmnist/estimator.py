@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import parse_folder
+from rnnmnist.data.sequences.validation import refuse_masked
 from rnnmnist.errors import UserError
 from rnnmnist.inference.predictor import Predictor
 from rnnmnist.runs.workdir import list_steps
@@ -146,6 +147,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
 
     def _check(self, X: Any, **y: Any) -> Any:
         """Checks arrays as scikit-learn does, with y in `fit`; keeps lists."""
+        for name, values in {"X": X, **y}.items():
+            refuse_masked(name, values)
         if isinstance(X, list | tuple) and any(
             hasattr(one, "ndim") or np.ndim(one) > 1 for one in X
         ):

@@ -54,6 +54,10 @@ def test_it_classifies_arrays_and_lists(fitted: Any) -> None:
     assert fitted.n_features_in_ == 2
     with pytest.raises(UserError, match="features"):
         fitted.predict(X[..., :1])
+    with pytest.raises(UserError, match="X: has masked values"):
+        fitted.predict(np.ma.masked_greater(X, 1))
+    with pytest.raises(UserError, match="y: has masked values"):
+        new().fit(X, np.ma.masked_equal(np.arange(60) % 3, 1))
     padded = [one[: 6 + index % 7] for index, one in enumerate(X)]
     lists = new().fit(padded, Y)
     assert lists.score(padded, Y) > 0.9

@@ -127,7 +127,8 @@ def load_cell(cell: str, sha256: str | None) -> type[Any]:
         if sha256 not in (None, found):
             raise UserError(
                 f"model.cell: the checkpoint's cell is missing: {path} with SHA-256 "
-                f"{sha256}; restore it, or set model.cell to its new place"
+                f"{sha256}; restore it, or name its new place to evaluate, report, "
+                "export or main"
             )
         # Flax looks up the module of a class by its name.
         module = types.ModuleType(f"rnnmnist_cell_{found}")

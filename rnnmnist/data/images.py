@@ -26,6 +26,7 @@ from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.image_sets import IMAGE_SETS, IMAGE_SHAPE, embedded_images
 from rnnmnist.errors import RunError, UserError, damage_refused
+from rnnmnist.runtime.signals import raised_interrupts
 
 URLS = {  # of the original files; those of mnist5k ship with this package
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -184,7 +185,8 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
         compute_stats=tfds.download.ComputeStatsMode.SKIP,
     )
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints its own
+        # TFDS prints its own.
+        with raised_interrupts(), contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=download_config)
     except (tfds.download.DownloadError, requests.RequestException) as error:
         raise _unavailable(builder, missing, str(error)) from error

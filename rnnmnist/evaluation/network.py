@@ -25,7 +25,7 @@ from rnnmnist.data.examples import (
     find_invalid,
     permutation_sha256,
 )
-from rnnmnist.data.sequences.validation import Sequences, named
+from rnnmnist.data.sequences.validation import Sequences, named, refuse_masked
 from rnnmnist.errors import UserError, first_line
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import predict_logits, softmax
@@ -274,6 +274,7 @@ class TrainedNetwork:
                 the run does not fill.
         """
         missing = self.config.data.missing
+        refuse_masked("features", features)
         values = np.asarray(features, np.float64)
         if values.shape != state.last.shape:
             raise UserError(

@@ -26,6 +26,7 @@ from rnnmnist.exporting.source import MAX_DIFFERENCE, Source
 from rnnmnist.runs.checksums import array_checksums, json_checksum
 from rnnmnist.runs.writing import write_folder, write_json
 from rnnmnist.runtime.machine import installed_versions
+from rnnmnist.runtime.signals import raised_interrupts
 
 FOLDER = Path(__file__).parent
 CERTIFICATE = "certificate.json"
@@ -105,7 +106,7 @@ def run(folder: Path, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
 
     It runs in a new process, which imports nothing of this package.
     """
-    with tempfile.TemporaryDirectory() as temporary:
+    with raised_interrupts(), tempfile.TemporaryDirectory() as temporary:
         examples = Path(temporary, "in.npz")
         outputs = Path(temporary, "out.npy")
         np.savez(examples, *inputs)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from rnnmnist.errors import names_path
+from rnnmnist.runtime.signals import raised_interrupts
 
 
 def sync(*paths: Path) -> None:
@@ -53,6 +54,7 @@ def write_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
+        raised_interrupts(),
         names_path(path),
         tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name,
     ):

@@ -73,9 +73,9 @@ def initialize(
     except Exception as error:
         if failure := _failed_operation(error):
             raise RunError(
-                f"process {distributed_state().process_id} cannot go on, probably "
-                f"since another process of this run has ended ({failure}); start all "
-                "of them again to resume from the last checkpoint"
+                f"process {distributed_state().process_id} cannot go on: {failure}; "
+                "if another process of this run has ended, start all of them again to "
+                "resume from the last checkpoint"
             ) from error
         if as_run_error(error):
             _shut_down()

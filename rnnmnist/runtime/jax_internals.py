@@ -27,6 +27,15 @@ _USED = (
 )
 
 
+def has_devices() -> bool:
+    """Whether jax has its devices. If it is renamed, `fit` takes it that they are."""
+    try:
+        from jax._src.xla_bridge import backends_are_initialized
+    except ImportError:
+        return True
+    return backends_are_initialized()
+
+
 def distributed_state() -> Any:
     """Returns what `jax.distributed` knows of the processes, or `ALONE`.
 

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rnnmnist.errors import RunError, exit_immediately
 
@@ -21,7 +22,7 @@ _flag: StopFlag | None = None  # of the updates of a command
 
 
 @contextlib.contextmanager
-def interrupt_handler(handler: Callable[[int, object], None]) -> Iterator[None]:
+def interrupt_handler(handler: Callable[[int, Any], None]) -> Iterator[None]:
     """Handles SIGINT by a function inside the `with` block.
 
     Only the main thread can install a handler. In another one nothing is installed, nor
@@ -89,7 +90,26 @@ def exit_on_interrupt() -> None:
     os.set_blocking(write_end, False)
     threading.Thread(target=_watch, args=[read_end], daemon=True).start()
     signal.set_wakeup_fd(write_end)  # gets each signal that has a handler
-    signal.signal(signal.SIGINT, lambda *_: None)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of `COMMAND &`
+        signal.signal(signal.SIGINT, _leave_to_watch)
+
+
+@contextlib.contextmanager
+def raised_interrupts() -> Iterator[None]:
+    """Raises `KeyboardInterrupt` in a block that has temporary files, in a command.
+
+    A second SIGINT ends the process at once. In training, nothing changes.
+    """
+    global _flag
+    if _flag or signal.getsignal(signal.SIGINT) is not _leave_to_watch:
+        yield
+        return
+    _flag = StopFlag()
+    try:
+        with interrupt_handler(signal.default_int_handler):
+            yield
+    finally:
+        _flag = None
 
 
 @contextlib.contextmanager
@@ -99,13 +119,17 @@ def stop_on_signal() -> Iterator[StopFlag]:
     A second signal ends the process at once with the exit code of that signal.
     """
     global _flag
-    previous = signal.signal(signal.SIGTERM, lambda *_: None)
+    previous = signal.signal(signal.SIGTERM, _leave_to_watch)
     _flag = StopFlag()
     try:
         yield _flag
     finally:
         _flag = None
         signal.signal(signal.SIGTERM, previous)
+
+
+def _leave_to_watch(number: int, frame: object) -> None:
+    """Does nothing, since `_watch` gets the signal, too."""
 
 
 def _watch(read_end: int) -> None:

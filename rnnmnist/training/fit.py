@@ -21,6 +21,7 @@ from rnnmnist.errors import UserError, names_path
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_compilation_cache
+from rnnmnist.runtime.jax_internals import has_devices
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.loop import train
 from rnnmnist.training.resume import check_workdir, newest_readable
@@ -59,8 +60,8 @@ def fit(
 
     If jax has no devices yet, `fit` sets the number of CPU devices (for several seeds
     with jax before 0.11, also the environment variable `NPROC`). Unless you have set a
-    folder for jax's compilation cache, it also sets that folder and that all programs
-    are cached, or, if the folder cannot be written, that none is. Apart from a
+    folder for jax's compilation cache, it then also sets that folder and that all
+    programs are cached, or, if the folder cannot be written, that none is. Apart from a
     listener that sums the time of compilation, it changes nothing else of the process.
 
     >>> import numpy as np, rnnmnist, tempfile
@@ -89,8 +90,8 @@ def fit(
         groups: integers or strings [examples], such as the subject of each. The
             sequences that are held out for validation are whole groups.
         feature_names: strings [features].
-        verbose: whether progress, warnings and a summary are printed. The logger
-            `rnnmnist` gets the warnings, too.
+        verbose: whether progress, warnings and a summary are printed. The handlers of
+            the logger `rnnmnist` get the warnings, too. `False` holds for all threads.
         **settings: of the configuration `files`, by their names without the section,
             such as `num_steps=1000` for `train.num_steps`. `class_weight` can also be
             a mapping from classes to weights, which are 1 for all others.
@@ -137,7 +138,7 @@ def fit(
             config = fit_to_task(config, dataset.task)
             _save(path, sequences, dataset.task)
         jax_config: Any = jax.config  # some versions do not declare its attributes
-        if not jax_config.jax_compilation_cache_dir:
+        if not (has_devices() or jax_config.jax_compilation_cache_dir):
             enable_compilation_cache()
         train(
             config,

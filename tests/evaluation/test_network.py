@@ -89,6 +89,7 @@ def test_time_steps_that_a_stream_refuses() -> None:
     network = Predictor()
     for features, message in (
         (np.zeros(27), "features: must be 28 numbers"),
+        (np.ma.masked_equal(np.arange(28), 1), "features: has masked values"),
         (np.full(28, np.nan), "feature 0 is missing"),
     ):
         with pytest.raises(UserError, match=message):

@@ -3,7 +3,9 @@
 Each of `jax_internals`, and the type of error that TFDS does not export.
 """
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import pytest
@@ -12,6 +14,7 @@ from support import output_of, run_python
 
 from rnnmnist.errors import UserError
 from rnnmnist.runtime.distributed import initialize
+from rnnmnist.runtime.jax_internals import has_devices
 
 # As after an update that renames everything.
 RENAMED = """
@@ -39,6 +42,13 @@ def test_a_run_of_one_process_goes_on(
     (line,) = finished.stderr.splitlines()
     assert line.startswith("warning: jax cannot detect whether other processes belong ")
     assert "this run, which goes on alone (ValueError: " in line
+
+
+def test_fit_keeps_no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a process of which it cannot know whether jax has its devices."""
+    name = "jax._src.xla_bridge"
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    assert has_devices()
 
 
 @pytest.mark.slow

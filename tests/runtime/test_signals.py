@@ -2,10 +2,12 @@
 
 import concurrent.futures
 import signal
+from pathlib import Path
 
 import pytest
-from support import run_python
+from support import TASK, run_python, save_network
 
+from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.errors import RunError
 from rnnmnist.runtime.signals import (
     deferred_interrupts,
@@ -94,3 +96,45 @@ def test_a_command_stops_on_the_first_signal_and_exits_on_the_second(
     ended = run_python("-c", program)
     assert (ended.returncode, ended.stderr) == (128 + number, "stopped\n")
     assert ended.stdout.split() == ["0", *[str(int(number))] * 2]
+
+
+INTERRUPTED_EXPORT = """
+import os, signal, time
+from rnnmnist import cli, export
+from rnnmnist.exporting import certificates
+
+def run(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+certificates.run = run
+cli.run(export.main)
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupted_export_leaves_no_files(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    run = save_network(tmp_path / "run", Config(data=DataConfig(name="mnist5k")), TASK)
+    flags = [f"--workdir={run}", "--format=safetensors", f"--output={tmp_path}/out"]
+    flags += [f"--config.data.data_dir={tmp_path}/data"]
+    variables = environment | {"TMPDIR": str(tmp_path / "temporary")}
+    (tmp_path / "temporary").mkdir()
+    program = ("-c", INTERRUPTED_EXPORT)
+    finished = run_python(*program, *flags, environment=variables)
+    assert (finished.returncode, finished.stderr) == (130, "stopped\n")
+    assert list((tmp_path / "out").iterdir()) == []
+    left = (path.name for path in (tmp_path / "temporary").iterdir())
+    assert [name for name in left if not name.endswith("tfds")] == []  # of TFDS
+
+
+def test_an_ignored_interrupt_stays_ignored(environment: dict[str, str]) -> None:
+    """As of `COMMAND &` in a script."""
+    program = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "from rnnmnist import cli\n"
+        "cli.run(lambda _: signal.raise_signal(signal.SIGINT))\n"
+    )
+    assert run_python("-c", program, environment=environment).returncode == 0

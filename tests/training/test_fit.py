@@ -276,11 +276,14 @@ def test_fit_takes_a_column_major_array(tmp_path: Path, reference: Path) -> None
 
 
 @pytest.mark.slow
-def test_what_fit_sets_before_jax_has_devices(
-    tmp_path: Path, unoptimized: dict[str, str]
+@pytest.mark.parametrize("has_devices", [False, True])
+def test_what_fit_sets(
+    tmp_path: Path, unoptimized: dict[str, str], has_devices: bool
 ) -> None:
+    """Nothing if jax has its devices already."""
     program = (
         "import jax, numpy as np, rnnmnist, sys\n"
+        f"{'jax.devices()' if has_devices else ''}\n"
         "before = dict(jax.config.values)\n"
         "inputs, labels = np.ones((20, 2, 1)), np.arange(20) % 2\n"
         "rnnmnist.fit(inputs, labels, workdir=sys.argv[1], num_steps=1,\n"
@@ -291,9 +294,10 @@ def test_what_fit_sets_before_jax_has_devices(
     del variables["JAX_COMPILATION_CACHE_DIR"]
     finished = run_python("-c", program, tmp_path / "run", environment=variables)
     assert finished.stderr == ""
-    assert set(finished.stdout.split()) == {
+    expected = {
         "jax_num_cpu_devices",
         "jax_compilation_cache_dir",
         "jax_persistent_cache_min_compile_time_secs",
         "jax_persistent_cache_min_entry_size_bytes",
     }
+    assert set(finished.stdout.split()) == (set() if has_devices else expected)

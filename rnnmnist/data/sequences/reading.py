@@ -273,9 +273,9 @@ class Moments:
 
     @property
     def std(self) -> tuple[float, ...]:
-        """The standard deviation; 1 for a feature that is constant up to rounding."""
+        """The standard deviation; 1 for a constant of which each value is rounded."""
         std = np.sqrt(self.squares / np.maximum(self.number, 1))
-        is_constant = std <= self.rounding * np.abs(self.mean)
+        is_constant = std <= 4 * self.rounding * np.abs(self.mean)
         return tuple(np.where(is_constant, 1.0, std).tolist())
 
 

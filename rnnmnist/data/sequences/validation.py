@@ -203,12 +203,17 @@ def _valid_lengths(values: ArrayLike, count: int, time: int) -> np.ndarray:
     return lengths.astype(np.int32)
 
 
+def refuse_masked(name: str, values: Any) -> None:
+    """Refuses a masked array, whose mask NumPy and scikit-learn drop silently."""
+    if np.ma.is_masked(values):
+        raise UserError(f"{name}: has masked values; fill them, in inputs with NaN")
+
+
 def _array(
     name: str, values: ArrayLike, kinds: str, size: int | None = None
 ) -> np.ndarray:
     """Returns an array of some of NumPy's kinds, and with `size` of that shape."""
-    if np.ma.is_masked(values):
-        raise UserError(f"{name}: has masked values; fill them, in inputs with NaN")
+    refuse_masked(name, values)
     try:
         array = np.asarray(values)  # of a memory map, a view
         if array.dtype == object and all(isinstance(one, str) for one in array.flat):
@@ -216,6 +221,8 @@ def _array(
     except (ValueError, TypeError) as error:  # as of lists of unequal lengths
         raise UserError(f"{name}: {first_line(error)}") from error
     dtype = array.dtype
+    if dtype.kind not in kinds and {*map(str, array.flat)} & {"nan", "None", "<NA>"}:
+        raise UserError(f"{name}: has missing values; leave those examples out")
     if dtype.kind not in kinds or (dtype.kind == "f" and dtype.itemsize > 8):
         raise UserError(f"{name}: is {shown(str(dtype))}; allowed are {KINDS[kinds]}")
     if size is not None and array.shape != (size,):

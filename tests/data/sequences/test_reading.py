@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.csv
@@ -187,19 +188,22 @@ def test_a_feature_is_constant_up_to_the_rounding_of_its_type(
     count = 1_000_000
     generator = np.random.default_rng(0)
     constant = np.full(count, mean, dtype)
+    offsets = generator.normal(size=count).astype(dtype)
+    computed = offsets / 10 + constant - offsets / 10
     ulp = np.spacing(np.abs(constant[0]))
     rounded = constant + ulp * generator.integers(-1, 2, count).astype(dtype)
     varied = constant + 10 * ulp * generator.normal(size=count).astype(dtype)
-    inputs = np.stack([constant, rounded, varied], axis=-1).reshape(-1, 1000, 3)
+    features = [constant, rounded, computed, varied]
+    inputs = np.stack(features, axis=-1).reshape(-1, 1000, 4)
     sequences = validate(inputs, np.arange(len(inputs)) % 2)
     _, means, stds = reading.read_statistics(sequences, np.arange(len(inputs)), "error")
     assert means is not None
     assert stds is not None
-    assert (means[0], stds[:2]) == (constant[0], (1, 1))
+    assert (means[0], stds[:3]) == (constant[0], (1, 1, 1))
     deviations = np.float64(varied - constant[0])
-    error = means[2] - constant[0].item() - deviations.mean()
-    assert abs(error) <= np.spacing(abs(means[2]))
-    assert stds[2] == pytest.approx(deviations.std())
+    error = means[3] - constant[0].item() - deviations.mean()
+    assert abs(error) <= np.spacing(abs(means[3]))
+    assert stds[3] == pytest.approx(deviations.std())
 
 
 def test_inputs_of_a_folder_are_a_read_only_map(tmp_path: Path) -> None:
@@ -339,6 +343,9 @@ def test_columns_of_parquet_files_have_types(tmp_path: Path) -> None:
         ({"labels": LABELS[:2]}, r"labels: has the shape \(2,\); .* must be \(3,\)"),
         ({"labels": np.zeros(3)}, "labels: is 'float64'; .*integers or strings"),
         ({"labels": np.zeros(3, object)}, "labels: is 'object'"),
+        ({"labels": [0, 1, np.nan]}, "labels: has missing values; leave those .*out"),
+        ({"labels": np.array(["a", None, "b"])}, "labels: has missing values"),
+        ({"labels": pd.Series(["a", None, "b"], dtype="category")}, "has missing"),
         ({"labels": np.ma.masked_equal([0, 1, 0], 1)}, "labels: has masked values"),
         ({"inputs": np.ma.masked_equal(INPUTS, 5)}, "inputs: has masked values"),
         (
