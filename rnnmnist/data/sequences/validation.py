@@ -221,7 +221,8 @@ def _array(
     except (ValueError, TypeError) as error:  # as of lists of unequal lengths
         raise UserError(f"{name}: {first_line(error)}") from error
     dtype = array.dtype
-    if dtype.kind not in kinds and {*map(str, array.flat)} & {"nan", "None", "<NA>"}:
+    could_miss = dtype.kind in "fO" and "f" not in kinds
+    if could_miss and {*map(str, array.flat)} & {"nan", "None", "<NA>"}:
         raise UserError(f"{name}: has missing values; leave those examples out")
     if dtype.kind not in kinds or (dtype.kind == "f" and dtype.itemsize > 8):
         raise UserError(f"{name}: is {shown(str(dtype))}; allowed are {KINDS[kinds]}")

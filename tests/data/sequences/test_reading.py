@@ -188,11 +188,11 @@ def test_a_feature_is_constant_up_to_the_rounding_of_its_type(
     count = 1_000_000
     generator = np.random.default_rng(0)
     constant = np.full(count, mean, dtype)
-    offsets = generator.normal(size=count).astype(dtype)
-    computed = offsets / 10 + constant - offsets / 10
     ulp = np.spacing(np.abs(constant[0]))
     rounded = constant + ulp * generator.integers(-1, 2, count).astype(dtype)
     varied = constant + 10 * ulp * generator.normal(size=count).astype(dtype)
+    offsets = generator.normal(size=count).astype(dtype)
+    computed = offsets / 10 + constant - offsets / 10
     features = [constant, rounded, computed, varied]
     inputs = np.stack(features, axis=-1).reshape(-1, 1000, 4)
     sequences = validate(inputs, np.arange(len(inputs)) % 2)
