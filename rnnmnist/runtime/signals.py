@@ -18,7 +18,9 @@ class StopFlag:
     number: int = 0
 
 
-_flag: StopFlag | None = None  # of the updates of a command
+# Of a command: what watches its signals, and the flag of its updates.
+_watcher: threading.Thread | None = None
+_flag: StopFlag | None = None
 
 
 @contextlib.contextmanager
@@ -86,9 +88,11 @@ def exit_on_interrupt() -> None:
     code for devices or other processes, and drops what a handler raises in a callback
     of the garbage collector, as jax has one.
     """
+    global _watcher
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
-    threading.Thread(target=_watch, args=[read_end], daemon=True).start()
+    _watcher = threading.Thread(target=_watch, args=[read_end], daemon=True)
+    _watcher.start()
     signal.set_wakeup_fd(write_end)  # gets each signal that has a handler
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of `COMMAND &`
         signal.signal(signal.SIGINT, _leave_to_watch)
@@ -116,9 +120,13 @@ def raised_interrupts() -> Iterator[None]:
 def stop_on_signal() -> Iterator[StopFlag]:
     """Turns the first SIGINT or SIGTERM into a flag, in a command.
 
-    A second signal ends the process at once with the exit code of that signal.
+    A second signal ends the process at once with the exit code of that signal. Where
+    another program calls the command, its signals stay as they are.
     """
     global _flag
+    if _watcher is None:
+        yield StopFlag()
+        return
     previous = signal.signal(signal.SIGTERM, _leave_to_watch)
     _flag = StopFlag()
     try:

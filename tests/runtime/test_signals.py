@@ -12,6 +12,7 @@ from rnnmnist.errors import RunError
 from rnnmnist.runtime.signals import (
     deferred_interrupts,
     stop_on_interrupt,
+    stop_on_signal,
 )
 
 
@@ -138,3 +139,13 @@ def test_an_ignored_interrupt_stays_ignored(environment: dict[str, str]) -> None
         "cli.run(lambda _: signal.raise_signal(signal.SIGINT))\n"
     )
     assert run_python("-c", program, environment=environment).returncode == 0
+
+
+def test_a_command_that_a_program_calls_leaves_its_signals_alone(
+    interrupts: list[int],
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_on_signal() as flag:
+        assert signal.getsignal(signal.SIGTERM) == before
+        interrupt()
+    assert (flag.number, interrupts) == (0, [signal.SIGINT])
