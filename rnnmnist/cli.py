@@ -35,7 +35,7 @@ from rnnmnist.errors import (
     exit_immediately,
     first_line,
 )
-from rnnmnist.runtime.jax_internals import CACHE_WARNING
+from rnnmnist.runtime.jax_internals import CACHE_WARNING, DEVICES_LOGGER
 from rnnmnist.runtime.signals import exit_on_interrupt
 
 PATHS = (*DATA_PATHS, "model.cell")  # of files that can have moved since the training
@@ -191,10 +191,15 @@ def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 def _configure_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
-    for name in ("rnnmnist", "jax"):  # jax says why it uses no accelerator
-        logger = logging.getLogger(name)
-        logger.addHandler(handler)
-        logger.propagate = False
+    logger = logging.getLogger("rnnmnist")
+    logger.addHandler(handler)
+    logger.propagate = False
+
+    def show(record: logging.LogRecord) -> bool:  # why jax uses no accelerator
+        handler.handle(record)
+        return False
+
+    logging.getLogger(DEVICES_LOGGER).addFilter(show)
     # orbax and TFDS log warnings in normal use; they raise on real problems.
     absl.logging.set_verbosity(absl.logging.FATAL)
     # matplotlib logs that it builds its font cache, or cannot store it.

@@ -23,7 +23,8 @@ import jax, tensorflow_datasets
 from rnnmnist.runtime import jax_internals
 
 sys.modules["jax._src.distributed"] = types.ModuleType("jax._src.distributed")
-jax_internals.CACHE_WARNING = jax_internals.NO_CLUSTER = "reworded"
+for name in ("CACHE_WARNING", "DEVICES_LOGGER", "NO_CLUSTER"):
+    setattr(jax_internals, name, "reworded")
 jax_internals.COMPILATION_EVENTS = {"/renamed"}
 del tensorflow_datasets.core.download.download_manager.NonMatchingChecksumError
 
