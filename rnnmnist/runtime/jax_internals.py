@@ -30,7 +30,7 @@ _USED = (
 
 
 def has_devices() -> bool:
-    """Whether jax has its devices. If it is renamed, `fit` takes it that they are."""
+    """Whether jax has its devices. True if it is renamed: `fit` keeps no programs."""
     try:
         from jax._src.xla_bridge import backends_are_initialized
     except ImportError:

@@ -259,7 +259,7 @@ class Moments:
         number = len(values) - missing.sum(axis=0)
         deviations = np.where(missing, np.float64(0), values)
         mean = np.zeros_like(self.mean)
-        for _ in range(2):  # a long sum of values is rounded, one of deviations hardly
+        for _ in range(2):  # the second mean removes the rounding error of the first
             offset = np.einsum("nf->f", deviations) / np.maximum(number, 1)
             deviations -= offset
             deviations[missing] = 0
