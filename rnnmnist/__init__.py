@@ -6,6 +6,8 @@
 """
 
 import importlib
+import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,6 +35,12 @@ __all__ = [  # without RNNClassifier, which needs scikit-learn
     "__version__",
     "fit",
 ]
+# Until a command handles its signals, an interrupt ends it as it ends any program: the
+# error that Python raises can damage the import of a compiled module. `sys.argv` is as
+# documented while Python looks for the module of `python -m rnnmnist.MODULE`.
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 _MODULES = {"fit": "training.fit", "RNNClassifier": "estimator"} | dict.fromkeys(
     ("Prediction", "Predictor"), "inference.predictor"
 )

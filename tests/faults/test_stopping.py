@@ -135,12 +135,14 @@ def test_an_interrupt_ends_every_start(
     unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     """At 60 moments. Half of the processes would wait for another one."""
-    program = (
+    program = (  # `python -m rnnmnist.main`, after Python's own start
+        "import runpy, sys\n"
         "print('started', flush=True)\n"
-        "from rnnmnist import cli, main\n"
-        "cli.run(main.main)\n"
+        "sys.argv[0] = '-m'\n"
+        "runpy.run_module('rnnmnist.main', run_name='__main__', alter_sys=True)\n"
     )
-    alone = trainer.arguments(tmp_path / "run", data_dir, *trainer.ENDLESS)
+    often = (*trainer.ENDLESS, "--config.train.log_every_steps=100")
+    alone = trainer.arguments(tmp_path / "run", data_dir, *often)
     address = f"--coordinator_address=127.0.0.1:{trainer.free_port()}"
     waiting = [*alone, address, "--num_processes=2", "--process_id=0"]
     for number in range(60):
