@@ -37,14 +37,13 @@ MODELS: dict[str, dict[str, Any]] = {
 # The same with another scan, or another amount of recomputation in the backward pass:
 # changes of `Execution`, by the name of a model and what differs.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "lstm, blocks of 28 time steps": {"remat_steps": 28},
     "mingru, one block": {"remat_steps": TIME},
     "lru, one block": {"remat_steps": TIME},
     "lru, parallel scan": {"parallel_scan": True, "remat_steps": None},
     "lru, parallel scan in blocks of 4 time steps": {"parallel_scan": True},
 }
 PEERS = ("lstm", "gru")
-LENGTHENED = ("lstm", "lstm, blocks of 28 time steps", "lru")
+LENGTHENED = ("lstm", "lru")
 
 
 def work_of(name: str) -> dict[str, Any]:

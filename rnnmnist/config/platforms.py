@@ -15,8 +15,8 @@ class Execution(NamedTuple):
     vectorize_seeds: bool  # whether a device computes its networks together
     eval_batch_size: int  # examples that a device evaluates at a time
     parallel_scan: bool  # whether linear recurrences use `associative_scan`
-    # Time steps per block of which the backward pass keeps the first state; None: no
-    # blocks.
+    # Of linear recurrences: time steps per block of which the backward pass keeps the
+    # first state; None: no blocks.
     remat_steps: int | None = None
 
 

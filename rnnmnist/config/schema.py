@@ -381,10 +381,9 @@ class ExecutionConfig(Section):
     )
     remat_steps: int | None = setting(
         None,
-        "time steps per block of which the backward pass keeps the first state and "
-        "recomputes the others; a divisor of all of them, or of all windows, except "
-        "with mingru and lru; all of them: no blocks (default: no blocks; mingru and "
-        "lru on CPU: 4)",
+        "of mingru and lru: time steps per block of which the backward pass keeps the "
+        "first state and recomputes the others; all of them: no blocks (default: on "
+        "CPU 4, otherwise no blocks)",
         resume="warned",
         ge=1,
     )
@@ -422,6 +421,11 @@ class Config(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         train = self.train
+        if self.execution.remat_steps is not None and not self.model.is_linear:
+            raise UserError(
+                f"execution.remat_steps: {self.execution.remat_steps} needs "
+                f"model.cell={' or '.join(LINEAR_CELLS)}, not {self.model.cell}"
+            )
         if train.batch_size * train.total_steps >= 2**31:
             raise UserError(
                 "train.num_steps: must be at most "

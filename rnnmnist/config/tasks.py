@@ -80,13 +80,6 @@ def fit_to_task(config: Config, task: Task) -> Config:
             f"model.stride: must be at most model.window={model.window}, not "
             f"{model.stride}; lower it, or set a larger model.window"
         )
-    block = None if model.is_linear else config.execution.remat_steps
-    steps = model.count_windows(task.time_steps)
-    if block is not None and steps % block:
-        raise UserError(
-            f"execution.remat_steps: must divide the {steps} time steps of the "
-            f"recurrence, not {block}"
-        )
     return config
 
 

@@ -99,11 +99,8 @@ class TrainedNetwork:
         self.view = View.of(config.data, self.task)
         self.normalization = Normalization.create(self.task, config.data.missing)
         self.validation = header.metrics
-        execution = execution_of(config, platform_of(self.mesh))
-        if not config.model.is_linear:  # training's blocks do not divide other lengths
-            execution = execution._replace(remat_steps=None)
-        self.execution = execution
-        self.model = make_model(config.model, self.task, execution)
+        self.execution = execution_of(config, platform_of(self.mesh))
+        self.model = make_model(config.model, self.task, self.execution)
         like = abstract_ensemble(abstract_params(self.model), config.num_seeds)
         saved = read_params(self.workdir, step, like)
         self.params_sha256 = params_sha256(saved)

@@ -104,6 +104,5 @@ def _make_scanned_cell(
     return cell.recurrence(
         cell.create(features=config.hidden_size, **init, name="cell"),
         unroll=execution.unroll,
-        remat_steps=execution.remat_steps,
         precision=execution.precision,
     )

@@ -1,12 +1,12 @@
 """The classifier: a recurrence over the time of a sequence, and a dense head."""
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from rnnmnist.config.platforms import Execution
@@ -20,18 +20,24 @@ Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
 class SequenceClassifier(nn.Module):
     """Classifies a sequence by the output of a recurrence after its last time step."""
 
-    make_recurrence: Callable[[], nn.Module]
-    # Creates the dense layer from hidden state to logits, named `head`. The names are
-    # part of the checkpoint format.
-    make_head: Callable[[], nn.Module]
+    config: ModelConfig
     # The number of time steps and of features, with which the parameters are
     # initialized. Other numbers of time steps are accepted.
     input_shape: tuple[int, int]
+    classes: int
+    execution: Execution
 
     def setup(self) -> None:
-        """Creates the two layers."""
-        self.recurrence = self.make_recurrence()
-        self.head = self.make_head()
+        """Creates the two layers, whose names are part of the checkpoint format."""
+        init: dict[str, Any] = {}
+        if self.config.initializer == "tutorial":
+            normal = nn.initializers.normal(stddev=1.0)
+            init = {"kernel_init": normal, "bias_init": normal}
+        precision = self.execution.precision
+        self.recurrence = make_recurrence(
+            self.config, self.input_shape[1], self.execution
+        )
+        self.head = nn.Dense(self.classes, precision=precision, **init, name="head")
 
     def __call__(
         self,
@@ -74,32 +80,10 @@ def make_model(
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, without parameters."""
     shape = (task.time_steps, task.features)
-    return _make_model(config, shape, len(task.classes), execution)
+    return SequenceClassifier(config, shape, len(task.classes), execution)
 
 
-# jit takes the model as a static argument and compares by identity. Other arrays of the
-# same shape, which are another task, share its programs.
-@functools.cache
-def _make_model(
-    config: ModelConfig, shape: tuple[int, int], classes: int, execution: Execution
-) -> SequenceClassifier:
-    head_init: dict[str, Any] = {}
-    if config.initializer == "tutorial":
-        normal = nn.initializers.normal(stddev=1.0)
-        head_init = {"kernel_init": normal, "bias_init": normal}
-
-    def make_head() -> nn.Module:
-        return nn.Dense(
-            classes, precision=execution.precision, **head_init, name="head"
-        )
-
-    recurrence = functools.partial(make_recurrence, config, shape[1], execution)
-    return SequenceClassifier(recurrence, make_head, shape)
-
-
-def init_params(
-    model: SequenceClassifier, key: jax.Array, config: ModelConfig
-) -> Params:
+def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
     """Initializes the parameters of one network, float32.
 
     The bias of an LSTM's forget gate is `model.forget_bias`. The initializer `chrono`
@@ -112,6 +96,7 @@ def init_params(
         "Can recurrent neural networks warp time?", ICLR 2018, on `chrono`.
     """
     params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
+    config = model.config
     if config.cell == "lstm":
         cell = params["cell"]
         bias = jnp.full_like(cell["hf"]["bias"], config.forget_bias)
@@ -126,7 +111,6 @@ def init_params(
     return params
 
 
-@functools.cache
 def abstract_params(model: SequenceClassifier) -> Params:
     """Returns the shapes and types of the parameters of one network."""
     # Arrays would be part of a program that is traced meanwhile.
@@ -135,23 +119,18 @@ def abstract_params(model: SequenceClassifier) -> Params:
     return jax.eval_shape(model.init, key, inputs)["params"]
 
 
-@functools.cache
-def unflattener(model: SequenceClassifier) -> Callable[[jax.Array], Params]:
-    """Returns the inverse of `flatten_params` for one network."""
-    functions = []
-
-    def flatten(params: Params) -> jax.Array:
-        vector, unflatten = ravel_pytree(params)
-        functions.append(unflatten)
-        return vector
-
-    jax.eval_shape(flatten, abstract_params(model))
-    return functions[0]
-
-
 def flatten_params(params: Params) -> jax.Array:
     """Returns the parameters of one network as one vector, float32 [parameters]."""
     return ravel_pytree(params)[0]
+
+
+def unflatten_params(vector: jax.Array, model: SequenceClassifier) -> Params:
+    """Returns the parameters in a vector from `flatten_params`."""
+    leaves, structure = jax.tree.flatten(abstract_params(model))
+    parts = jnp.split(vector, np.cumsum([leaf.size for leaf in leaves])[:-1])
+    shaped = map(jnp.reshape, parts, [leaf.shape for leaf in leaves])
+    params: Params = jax.tree.unflatten(structure, shaped)
+    return params
 
 
 def count_params(params: Params) -> int:

@@ -19,9 +19,6 @@ class ScannedCell(nn.Module):
 
     cell: nn.RNNCellBase  # whose output is its hidden state
     unroll: int = 1  # time steps per iteration of the loop
-    # Time steps per block of which the backward pass keeps only the initial carry and
-    # recomputes the rest. None, or the whole length, keeps all residuals.
-    remat_steps: int | None = None
     precision: str | None = None  # as for `jax.default_matmul_precision`
 
     def __call__(self, inputs: jax.Array, *, every_step: bool = False) -> jax.Array:
@@ -47,30 +44,19 @@ class ScannedCell(nn.Module):
     def scan(
         self, step: Callable[..., Any], carry: Any, constants: Any, inputs: jax.Array
     ) -> tuple[Any, Any]:
-        """Scans a function over the time of inputs, by blocks for rematerialization.
+        """Scans a function over the time of inputs.
 
         `step` maps (cell, carry, constants, inputs) to (carry, outputs). Inputs and
         outputs are [time, ...]; constants are the same at all times.
         """
-        lifting: Any = {
-            "variable_broadcast": "params",
-            "split_rngs": {"params": False},
-            "in_axes": (nn.broadcast, 0),
-        }
-        time = inputs.shape[0]  # can be symbolic, as for an export
-        block = self.remat_steps or time
-        if time % block:
-            raise ValueError(
-                f"the number of time steps must be a multiple of remat_steps={block}, "
-                f"not {time}"
-            )
-        scan: Any = nn.scan(step, unroll=min(self.unroll, block), **lifting)
-        if block == time:
-            return scan(self.cell, carry, constants, inputs)
-        scan = nn.scan(nn.remat(scan, prevent_cse=False), **lifting)
-        blocks = inputs.reshape(-1, block, *inputs.shape[1:])
-        carry, outputs = scan(self.cell, carry, constants, blocks)
-        return carry, jax.tree.map(lambda x: x.reshape(time, *x.shape[2:]), outputs)
+        scan: Any = nn.scan(
+            step,
+            variable_broadcast="params",
+            split_rngs={"params": False},
+            in_axes=(nn.broadcast, 0),
+            unroll=min(self.unroll, inputs.shape[0]),  # can be symbolic, in an export
+        )
+        return scan(self.cell, carry, constants, inputs)
 
 
 class Windows(nn.Module):

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.platforms import Execution, execution_of
-from rnnmnist.config.schema import Config, ModelConfig
+from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import BatchTransform
 from rnnmnist.models.classifier import (
@@ -22,7 +22,7 @@ from rnnmnist.models.classifier import (
     flatten_params,
     init_params,
     make_model,
-    unflattener,
+    unflatten_params,
 )
 from rnnmnist.runtime.ensemble import Stream, squeeze, stream_key
 from rnnmnist.runtime.mesh import SEEDS, device_put, platform_of, replicated
@@ -98,7 +98,7 @@ def create_state(config: Config, program: Program) -> TrainState:
     shardings = jax.tree.map(
         functools.partial(NamedSharding, program.mesh), STATE_SPECS
     )
-    initialize = jax.jit(_initializer(config.model, program), out_shardings=shardings)
+    initialize = jax.jit(_initializer(program), out_shardings=shardings)
     seeds = np.asarray(config.seeds, np.uint32)
     return initialize(device_put(seeds, replicated(program.mesh)))
 
@@ -106,16 +106,14 @@ def create_state(config: Config, program: Program) -> TrainState:
 def abstract_state(config: Config, program: Program) -> TrainState:
     """Returns the shapes and types of the training state of every network."""
     seeds = jax.ShapeDtypeStruct((config.num_seeds,), np.uint32)
-    return jax.eval_shape(_initializer(config.model, program), seeds)
+    return jax.eval_shape(_initializer(program), seeds)
 
 
 @functools.cache  # jit compiles and traces once for one function
-def _initializer(
-    settings: ModelConfig, program: Program
-) -> Callable[[jax.Array], TrainState]:
+def _initializer(program: Program) -> Callable[[jax.Array], TrainState]:
     def init_network(seed: jax.Array) -> tuple[jax.Array, Any]:
         key = stream_key(seed, Stream.WEIGHTS)
-        params = flatten_params(init_params(program.model, key, settings))
+        params = flatten_params(init_params(program.model, key))
         return params, program.optimizer.init(params)
 
     def init_state(seeds: jax.Array) -> TrainState:
@@ -133,7 +131,7 @@ def _initializer(
 
 def to_trees(tree: Any, model: SequenceClassifier) -> Any:
     """Converts each array [ensemble, parameters] of a tree to a tree of parameters."""
-    unflatten = jax.vmap(unflattener(model))
+    unflatten = jax.vmap(functools.partial(unflatten_params, model=model))
     return jax.tree.map(lambda leaf: unflatten(leaf) if leaf.ndim > 1 else leaf, tree)
 
 

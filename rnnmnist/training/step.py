@@ -12,7 +12,11 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.data.batches import BatchSource, Chunk
-from rnnmnist.models.classifier import abstract_params, flatten_params, unflattener
+from rnnmnist.models.classifier import (
+    abstract_params,
+    flatten_params,
+    unflatten_params,
+)
 from rnnmnist.runtime.ensemble import gather_ensemble, map_ensemble
 from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, replicated
 from rnnmnist.training.optimizer import average, decay_mask
@@ -136,13 +140,12 @@ def batch_gradients(
     Returns sums over the batch: the loss, float32 [ensemble], the correct predictions,
     int32 [ensemble], and the gradients, float32 [ensemble, parameters].
     """
-    unflatten = unflattener(program.model)
     value_and_grad = jax.value_and_grad(program.objective, has_aux=True)
 
     def shard_sums(params: jax.Array, network: Any) -> jax.Array:
         batch = read_batch(network, state.step, program=program)
         (_, (loss, correct)), grads = value_and_grad(
-            unflatten(params), *batch, chunk.class_weights
+            unflatten_params(params, program.model), *batch, chunk.class_weights
         )
         sums = jnp.stack([loss, correct.astype(jnp.float32)])  # exact: below 2**24
         return jnp.concatenate([sums, flatten_params(grads)])
@@ -226,14 +229,13 @@ def score_last_batch(
 
     Returns the loss and the correct predictions, as `batch_gradients` does.
     """
-    unflatten = unflattener(program.model)
 
     def score_shard(state: TrainState, chunk: Chunk) -> tuple[jax.Array, jax.Array]:
         step = state.step - 1
 
         def shard_sums(params: jax.Array, network: Any) -> tuple[jax.Array, jax.Array]:
             batch = read_batch(network, step, program=program)
-            return program.objective(unflatten(params), *batch)[1]
+            return program.objective(unflatten_params(params, program.model), *batch)[1]
 
         score = map_ensemble(shard_sums, program.execution.vectorize_seeds)
         sums = score(state.evaluated_params, chunk.networks(step))

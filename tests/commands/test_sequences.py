@@ -29,7 +29,7 @@ from support import (
 
 import rnnmnist
 from rnnmnist import evaluate, main, predict, report
-from rnnmnist.config.schema import Config, DataConfig, ExecutionConfig
+from rnnmnist.config.schema import Config, DataConfig, ExecutionConfig, ModelConfig
 from rnnmnist.data import datasets
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import logs
@@ -243,7 +243,9 @@ def test_blocks_of_recomputed_states_need_not_divide_other_lengths(
     tmp_path: Path,
 ) -> None:
     config = Config(
-        data=DataConfig(name="files"), execution=ExecutionConfig(remat_steps=4)
+        data=DataConfig(name="files"),
+        model=ModelConfig(cell="lru"),
+        execution=ExecutionConfig(remat_steps=4),
     )
     workdir = save_network(tmp_path / "run", config, task_of(12, 2, 3))
     assert rnnmnist.Predictor(workdir, 3).classify(np.zeros((1, 7, 2))).shape == (1, 3)
@@ -410,7 +412,7 @@ def test_fit_trains_on_arrays_and_resumes(
         ({"num_step": 3}, "did you mean 'num_steps'"),
         ({"name": "mnist"}, "fit: name: no such setting"),
         ({"view": "columns"}, "fit: view: no such setting"),
-        ({"remat_steps": 5, "cell": "lstm"}, "execution.remat_steps: must divide"),
+        ({"remat_steps": 5, "cell": "lstm"}, "execution.remat_steps: 5 needs"),
         ({"inputs": np.full((60, 12, 2), np.nan)}, "is missing"),
         ({"labels": np.arange(60)}, "none of the 60 training sequences can validate"),
     ],

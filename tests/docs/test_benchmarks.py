@@ -92,7 +92,7 @@ def test_the_tables_compare_round_by_round(line: str, measured: dict[str, Any]) 
                     "run_ours.py",
                     "train",
                     {"steps": 1, "seeds": 2, "batch": 32, "flax_cell": True}
-                    | {"rows": 56, "execution": {"remat_steps": 28}},
+                    | {"rows": 56, "execution": {"unroll": 2}},
                     64,
                 ),
                 ("run_ours.py", "evaluate", {"images": 300}, 300),

@@ -39,7 +39,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "lru": {"pooling": "mean", "window": 8},
 }
 assert {*NETWORKS} == {*GATED_CELLS, *LINEAR_CELLS}
-initialize = jax.jit(init_params, static_argnames=("model", "config"))
+initialize = jax.jit(init_params, static_argnames="model")
 
 
 def build(cell: str, **settings: Any) -> tuple[SequenceClassifier, Params]:
@@ -47,10 +47,10 @@ def build(cell: str, **settings: Any) -> tuple[SequenceClassifier, Params]:
     return model, random_params(model)
 
 
-def init(model: SequenceClassifier, **settings: Any) -> Params:
+def init(**settings: Any) -> Params:
     """Returns the initial parameters of the key 0 as NumPy arrays."""
-    config = ModelConfig(**settings)
-    return jax.device_get(initialize(model, jax.random.key(0), config))
+    model = model_of(ModelConfig(**settings))
+    return jax.device_get(initialize(model, jax.random.key(0)))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "every_step"))
@@ -159,14 +159,14 @@ def test_shapes_of_parameters_add_nothing_to_a_program() -> None:
     """Else a resumed run, which asks for them earlier, would compile another one."""
 
     def program(x: jax.Array) -> jax.Array:
-        abstract_params.__wrapped__(model_of())  # without its cache
+        abstract_params(model_of())
         return x
 
     assert jax.make_jaxpr(program)(1.0).eqns == []
 
 
 def test_forget_bias_sets_the_forget_gates_bias_only() -> None:
-    plain, params = init(model_of()), init(model_of(), forget_bias=2.5)
+    plain, params = init(), init(forget_bias=2.5)
     for gate, expected in (("hi", 0), ("hf", 2.5), ("hg", 0), ("ho", 0)):
         np.testing.assert_array_equal(
             params["cell"][gate]["bias"], np.full(128, expected)
@@ -177,8 +177,8 @@ def test_forget_bias_sets_the_forget_gates_bias_only() -> None:
 
 def test_chrono_draws_the_biases_of_two_gates() -> None:
     """Forget gates that keep 1 to T - 1 windows, and the opposite input gates."""
-    settings = {"initializer": "chrono", "window": 2, "stride": 2}
-    plain, params = init(model_of()), init(model_of(), **settings)
+    windows = {"window": 2, "stride": 2}
+    plain, params = init(**windows), init(initializer="chrono", **windows)
     forget, opposite = (params["cell"][gate]["bias"] for gate in ("hf", "hi"))
     np.testing.assert_array_equal(forget, -opposite)
     memories = np.exp(forget)
@@ -190,8 +190,7 @@ def test_chrono_draws_the_biases_of_two_gates() -> None:
 
 
 def test_the_tutorial_initializer() -> None:
-    model = model_of(ModelConfig(initializer="tutorial"))
-    params = init(model)
+    params = init(initializer="tutorial")
     limit = np.sqrt(6 / (28 + 128 + 4 * 128))
     kernels = [g["kernel"] for g in params["cell"].values()]
     values = np.concatenate([np.ravel(kernel) for kernel in kernels])
@@ -210,7 +209,7 @@ def test_a_channel_axis_is_refused() -> None:
 
 def test_a_seed_gives_the_initial_values_of_the_published_results() -> None:
     """To rounding: libraries may compute a normal distribution's quantiles anew."""
-    params = init(model_of())
+    params = init()
     for kernel, expected in (
         (params["head"]["kernel"], [0.17833638, 0.05387794, -0.03877558, -0.04409143]),
         (params["cell"]["ii"]["kernel"], [0.36217883, 0.12631695, 0.07699688]),

@@ -102,47 +102,19 @@ def test_values_and_gradients_equal_those_of_flax(
     assert_close(found, run(flax, every_step, *arrays))
 
 
-LOOPS = [  # cell, every_step, unroll, remat_steps: each kind once
-    (LSTMCell, False, 4, None),
-    (LSTMCell, True, 100, None),
-    (LSTMCell, True, 1, 1),
-    (LSTMCell, False, 1, 3),
-    (LSTMCell, True, 2, 3),
-    (nn.GRUCell, True, 4, 3),
-    pytest.param(LSTMCell, False, 100, 3, marks=pytest.mark.slow),
-]
-
-
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("cell", "every_step", "unroll", "remat_steps"), LOOPS)
-def test_unrolling_and_rematerialization_keep_values_and_gradients(
-    cell: Callable[..., Any], every_step: bool, unroll: int, remat_steps: int | None
+@pytest.mark.parametrize(
+    ("cell", "every_step", "unroll"),
+    [(LSTMCell, False, 4), (LSTMCell, True, 100), (nn.GRUCell, True, 4)],
+)
+def test_unrolling_keeps_values_and_gradients(
+    cell: Callable[..., Any], every_step: bool, unroll: int
 ) -> None:
     recurrence = LSTM if cell is LSTMCell else ScannedCell
     plain = recurrence(cell(HIDDEN, param_dtype=FLOAT64))
-    other = plain.clone(unroll=unroll, remat_steps=remat_steps)
+    other = plain.clone(unroll=unroll)
     arrays = random_arrays(plain)
     assert_close(run(other, every_step, *arrays), run(plain, every_step, *arrays))
-
-
-def test_rematerialization_saves_memory() -> None:
-    inputs = jax.ShapeDtypeStruct((784, 32, 28), FLOAT32)
-
-    def memory(remat_steps: int | None) -> int:
-        ours, _ = make_pair(64, remat_steps=remat_steps)
-        gradient = jax.jit(jax.grad(lambda *arrays: loss(ours, False, *arrays)[0]))
-        lowered = gradient.lower(random_arrays(ours, (28, 1, 28, 64))[0], inputs)
-        analysis = lowered.compile().memory_analysis()
-        assert analysis is not None
-        return analysis.temp_size_in_bytes
-
-    assert memory(28) < memory(None) / 4
-
-
-def test_remat_steps_must_divide_the_steps() -> None:
-    ours, _ = make_pair(remat_steps=4)
-    with pytest.raises(ValueError, match="a multiple of remat_steps=4, not 6"):
-        random_arrays(ours)
 
 
 def test_the_cell_has_the_parameters_of_flax() -> None:
