@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +23,13 @@ from rnnmnist import cli
 from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import SplitSizes, Task
-from rnnmnist.data.batches import BatchSource, BatchTransform, Chunk, open_batches
+from rnnmnist.data.batches import (
+    Batch,
+    BatchSource,
+    BatchTransform,
+    Chunk,
+    open_batches,
+)
 from rnnmnist.data.examples import Examples, View
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import RunError, as_run_error
@@ -53,14 +59,6 @@ Once = Callable[[str, Callable[[Path], None]], Path]  # see conftest.py
 transformed = jax.jit(BatchTransform.__call__, static_argnums=0)
 
 
-class Batch(NamedTuple):
-    """The examples of one update, or of a shard of it."""
-
-    inputs: jax.Array
-    labels: jax.Array
-    lengths: jax.Array | None
-
-
 def batches_of(examples: Examples, config: Config, mesh: Mesh) -> BatchSource:
     """The batches of a run, gathered on the devices."""
     config = config.replace({"execution.placement": "device"})
@@ -82,13 +80,12 @@ def read_batch(
     num_shards: int = 1,
 ) -> Batch:
     """The first network's batch after `step` updates, or a shard of it, in NumPy."""
-    network = jax.device_get(chunk_of(source, step)).networks(step)
-    seed, arrays = jax.tree.map(lambda leaf: leaf[0], network)
+    chunk = jax.device_get(chunk_of(source, step))
     size = transform.batch_size // num_shards
     own = slice(shard * size, (shard + 1) * size)
-    stored, labels, lengths = jax.tree.map(lambda leaf: leaf[own], arrays)
-    inputs = transformed(transform, stored, seed, step, shard)
-    return Batch(jax.device_get(inputs), labels, lengths)
+    stored = jax.tree.map(lambda leaf: leaf[0][own], chunk.batch(step))
+    inputs = transformed(transform, stored.inputs, chunk.seed[0], step, shard)
+    return stored._replace(inputs=jax.device_get(inputs))
 
 
 def mesh_of(count: int) -> Mesh:

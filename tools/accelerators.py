@@ -36,6 +36,7 @@ from rnnmnist.config.platforms import Execution, execution_of
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import (
     SHARDED,
+    Batch,
     Chunk,
     chunk_updates,
     gather_batches,
@@ -239,9 +240,9 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
     number = jax.ShapeDtypeStruct((), jnp.int32)
     seeds, number = _place((seeds, number), (P(SEEDS), P()), mesh)
 
-    def examples(*count: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    def examples(*count: int) -> Any:
         images = jax.ShapeDtypeStruct((*count, math.prod(image_shape)), jnp.uint8)
-        return images, jax.ShapeDtypeStruct(count, jnp.int32)
+        return Batch(images, jax.ShapeDtypeStruct(count, jnp.int32), None)  # type: ignore[arg-type]
 
     updates, batch_size = _updates(case), config.train.batch_size
     gather = gather_batches.lower(
@@ -253,8 +254,7 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
         sharding=NamedSharding(mesh, SHARDED),
     )
     batches = examples(updates, config.num_seeds, batch_size)
-    stored, labels = _place(batches, SHARDED, mesh)
-    chunk = Chunk(stored, labels, None, seeds, number)
+    chunk = Chunk(_place(batches, SHARDED, mesh), seeds, number)
     return [train_steps.lower(state, chunk, number, program=program), gather]
 
 

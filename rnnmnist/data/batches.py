@@ -13,7 +13,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -132,31 +132,33 @@ class BatchTransform(NamedTuple):
         return stored if self.view is None else self.view(stored)
 
 
-class Chunk(NamedTuple):
-    """The batches of consecutive updates, on the devices.
+class Batch(NamedTuple):
+    """The examples of one or more batches.
 
-    `stored`, `labels` and `lengths` are [updates, ensemble, batch, ...].
+    Inputs are gathered as rows of stored values [..., batch, values], as
+    `Examples.take` returns them. A network reads what `BatchTransform` makes of them,
+    float32 [batch, time, features].
     """
 
-    stored: jax.Array  # as `Examples.take` returns them, each as one row of values
-    labels: jax.Array  # int32
-    lengths: jax.Array | None  # int32; None: no padding
+    inputs: jax.Array
+    labels: jax.Array  # int32 [..., batch]
+    lengths: jax.Array | None  # int32 [..., batch]; None: no padding
+
+
+class Chunk(NamedTuple):
+    """The batches of consecutive updates, on the devices."""
+
+    batches: Batch  # [updates, ensemble, batch, ...]
     seed: jax.Array  # uint32 [ensemble]
     first: jax.Array  # int32 [], the number of updates before the first of the chunk
-    class_weights: jax.Array | None = None  # float32 [classes], of the loss; None: 1
 
-    @property
-    def specs(self) -> "Chunk":
-        """The partition of the chunk over a mesh, one spec for each array."""
-        lengths: Any = None if self.lengths is None else SHARDED
-        weights: Any = None if self.class_weights is None else P()
-        specs: Any = (SHARDED, SHARDED, lengths, P(SEEDS), P(), weights)
-        return Chunk(*specs)
+    def batch(self, step: jax.Array | int) -> Batch:
+        """Returns the batch after `step` updates, [ensemble, batch, ...]."""
+        return jax.tree.map(lambda array: array[step - self.first], self.batches)
 
-    def networks(self, step: jax.Array) -> Any:
-        """Returns what the batches after `step` updates depend on, by network."""
-        arrays = (self.stored, self.labels, self.lengths)
-        return self.seed, jax.tree.map(lambda array: array[step - self.first], arrays)
+
+# The partition of a chunk over a mesh, one spec for each field.
+CHUNK_SPECS: Any = Chunk(SHARDED, P(SEEDS), P())  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,10 +180,7 @@ class BatchSource:
 
 @contextlib.contextmanager
 def open_batches(
-    examples: Examples,
-    config: Config,
-    mesh: Mesh,
-    class_weights: Sequence[float] | None = None,
+    examples: Examples, config: Config, mesh: Mesh
 ) -> Iterator[BatchSource]:
     """Copies training examples to the devices, or keeps them on the host.
 
@@ -190,27 +189,20 @@ def open_batches(
     gathers each chunk while the devices compute with the one before; it ends with the
     context.
     """
-    one = examples.take(np.arange(1))
-    updates = chunk_updates(one.nbytes * config.num_seeds * config.train.batch_size)
+    size = examples.take(np.arange(1)).nbytes
+    updates = chunk_updates(size * config.num_seeds * config.train.batch_size)
     on_host = config.execution.placement == "host"
     if config.execution.placement == "auto":
         stats = mesh.local_devices[0].memory_stats() or {}
         shared = main_memory() / len(mesh.local_devices)  # by the devices of a CPU
         memory = stats.get("bytes_limit", shared)
-        on_host = one.nbytes * len(examples) > MAX_MEMORY_FRACTION * memory
-    gatherer = _gatherer_of_host if on_host else _gatherer_of_devices
-    unweighted = gatherer(examples, config, mesh, updates)
-    weights: jax.Array | None = None
-    if class_weights is not None:
-        weights = device_put(np.array(class_weights, np.float32), replicated(mesh))
-
-    def gather(start: int) -> Chunk:
-        return unweighted(start)._replace(class_weights=weights)
-
+        on_host = size * len(examples) > MAX_MEMORY_FRACTION * memory
     if on_host:
+        gather = _host_gatherer(examples, config, mesh, updates)
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             yield BatchSource(_ahead(gather, updates, thread), updates, on_host)
     else:
+        gather = _device_gatherer(examples, config, mesh, updates)
         # Several events can fall into a chunk.
         yield BatchSource(functools.lru_cache(1)(gather), updates, on_host)
 
@@ -239,50 +231,51 @@ def _ahead(
     return chunk
 
 
-def _gatherer_of_devices(
+def _device_gatherer(
     examples: Examples, config: Config, mesh: Mesh, updates: int
 ) -> Callable[[int], Chunk]:
     """Copies examples to every device, which gathers its own shards of a chunk."""
+    rows = _rows(examples, slice(None))
     arrays = jax.tree.map(
-        lambda array: device_put(array, replicated(mesh)),
-        (_rows(examples, slice(None)), examples.labels, examples.lengths),
+        functools.partial(device_put, sharding=replicated(mesh)),
+        Batch(rows, examples.labels, examples.lengths),  # type: ignore[arg-type]
     )
-    seed = device_put(np.asarray(config.seeds, np.uint32), over_seeds(mesh))
+    seeds = device_put(np.asarray(config.seeds, np.uint32), over_seeds(mesh))
 
     def gather(start: int) -> Chunk:
         first = device_put(np.int32(start), replicated(mesh))
-        stored, labels, lengths = gather_batches(
+        batches = gather_batches(
             arrays,
-            seed,
+            seeds,
             first,
             updates=updates,
             batch_size=config.train.batch_size,
             sharding=NamedSharding(mesh, SHARDED),
         )
-        return Chunk(stored, labels, lengths, seed, first)
+        return Chunk(batches, seeds, first)
 
     return gather
 
 
 @functools.partial(jax.jit, static_argnames=("updates", "batch_size", "sharding"))
 def gather_batches(
-    arrays: Any,
+    examples: Batch,
     seeds: jax.Array,
     first: jax.Array,
     *,
     updates: int,
     batch_size: int,
     sharding: NamedSharding,
-) -> Any:
-    """Gathers batches on the devices, with the arrays of `Chunk` before `seed`."""
-    indices = _indices(seeds, first, updates, batch_size, len(arrays[0]))
+) -> Batch:
+    """Gathers the batches of a chunk on the devices from all examples."""
+    count = len(examples.labels)
+    indices = _indices(seeds, first, updates, batch_size, count)
     indices = jax.lax.with_sharding_constraint(indices, sharding)
-    return jax.tree.map(
-        lambda array: jax.lax.with_sharding_constraint(array[indices], sharding), arrays
-    )
+    batches = jax.tree.map(lambda array: array[indices], examples)
+    return jax.lax.with_sharding_constraint(batches, sharding)
 
 
-def _gatherer_of_host(
+def _host_gatherer(
     examples: Examples, config: Config, mesh: Mesh, updates: int
 ) -> Callable[[int], Chunk]:
     """Takes the shards of a chunk from examples on the host."""
@@ -292,34 +285,38 @@ def _gatherer_of_host(
     local_seeds = device_put(seeds, local_sharding())
     count = device_put(np.int32(len(examples)), local_sharding())
     indices_of = jax.jit(_indices, static_argnums=(2, 3))
+    sharding = NamedSharding(mesh, SHARDED)
+    lengths = examples.lengths
 
     def gather(start: int) -> Chunk:
-        local_first = device_put(np.int32(start), local_sharding())
+        first = device_put(np.int32(start), local_sharding())
         indices = jax.device_get(
-            indices_of(local_seeds, local_first, updates, batch_size, count)
+            indices_of(local_seeds, first, updates, batch_size, count)
         )
-
-        def put(values: Callable[[np.ndarray], np.ndarray]) -> jax.Array:
-            def shard(index: Any) -> np.ndarray:
-                own = indices[index[:3]]
-                return values(own.ravel()).reshape(*own.shape, *shape)
-
-            shape = values(np.arange(1)).shape[1:]
-            with jax.transfer_guard_host_to_device("allow"):
-                return jax.make_array_from_callback(
-                    (*indices.shape, *shape), NamedSharding(mesh, SHARDED), shard
-                )
-
-        lengths = examples.lengths
-        return Chunk(
-            stored=put(functools.partial(_rows, examples)),
-            labels=put(examples.labels.__getitem__),
-            lengths=None if lengths is None else put(lengths.__getitem__),
-            seed=device_put(seeds, over_seeds(mesh)),
-            first=device_put(np.int32(start), replicated(mesh)),
+        take = functools.partial(_take_shards, indices, sharding)
+        batches = Batch(
+            inputs=take(functools.partial(_rows, examples)),
+            labels=take(examples.labels.__getitem__),
+            lengths=None if lengths is None else take(lengths.__getitem__),
         )
+        first = device_put(np.int32(start), replicated(mesh))
+        return Chunk(batches, device_put(seeds, over_seeds(mesh)), first)
 
     return gather
+
+
+def _take_shards(
+    indices: np.ndarray, sharding: NamedSharding, take: Callable[..., np.ndarray]
+) -> jax.Array:
+    """Takes the values of examples on the host, for each device those of its shard."""
+    shape = take(np.arange(1)).shape[1:]
+
+    def shard(index: Any) -> np.ndarray:
+        own = indices[index[: indices.ndim]]
+        return take(own.ravel()).reshape(*own.shape, *shape)
+
+    with jax.transfer_guard_host_to_device("allow"):
+        return jax.make_array_from_callback((*indices.shape, *shape), sharding, shard)
 
 
 def _rows(examples: Examples, positions: slice | np.ndarray) -> np.ndarray:
@@ -333,9 +330,9 @@ def _indices(
 ) -> jax.Array:
     """Returns the examples of batches, int32 [updates, ensemble, batch]."""
 
-    def one(seed: jax.Array, update: jax.Array) -> jax.Array:
+    def of_batch(seed: jax.Array, update: jax.Array) -> jax.Array:
         positions = update * batch_size + jnp.arange(batch_size)
         return epoch_order(stream_key(seed, Stream.ORDER), positions, examples)
 
-    steps = first + jnp.arange(updates)
-    return jax.vmap(lambda step: jax.vmap(one, (0, None))(seeds, step))(steps)
+    of_ensemble = jax.vmap(of_batch, (0, None))
+    return jax.vmap(of_ensemble, (None, 0))(seeds, first + jnp.arange(updates))

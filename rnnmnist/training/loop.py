@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from rnnmnist.config.schema import Config, TrainConfig
@@ -22,6 +23,7 @@ from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import PhaseTimer, session
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max, is_process_0
+from rnnmnist.runtime.mesh import device_put, replicated
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
 from rnnmnist.training.state import (
@@ -43,6 +45,7 @@ class Run:
     workdir: Path
     program: Program
     batches: BatchSource
+    class_weights: jax.Array | None  # float32 [classes], of the training loss
     validation: Examples
     checkpoints: Checkpoints
     progress: console.Progress
@@ -93,13 +96,17 @@ def train_from(
     """Trains from a step to the last one, or until a signal."""
     task, splits = dataset
     program = Program.create(config, task, mesh)
+    class_weights: jax.Array | None = None
+    if task.class_weights is not None:
+        weights = np.array(task.class_weights, np.float32)
+        class_weights = device_put(weights, replicated(mesh))
     if step:
         state = resume.restore_state(workdir, step, config, program)
     else:
         state = create_state(config, program)
     with (
         Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints,
-        open_batches(splits["train"], config, mesh, task.class_weights) as batches,
+        open_batches(splits["train"], config, mesh) as batches,
     ):
         validation = splits["validation"]
         run = Run(
@@ -108,6 +115,7 @@ def train_from(
             workdir=workdir,
             program=program,
             batches=batches,
+            class_weights=class_weights,
             validation=validation if batches.on_host else validation.normalized(),
             checkpoints=checkpoints,
             progress=console.Progress(config.train, task, step, verbose=verbose),
@@ -133,7 +141,7 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
         target = next_event(step, config)
         start = running_seconds()
         state, sums, chunk = train_range(
-            state, run.batches, step, target, program=run.program
+            state, run.batches, step, target, run.class_weights, program=run.program
         )
         step += int(sums.updates)
         if chunk is not None:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rnnmnist.data.batches import Batch
 from rnnmnist.models.classifier import Params, SequenceClassifier
 
 
@@ -20,23 +21,22 @@ class Objective:
     def __call__(
         self,
         params: Params,
-        inputs: jax.Array,
-        labels: jax.Array,
-        lengths: jax.Array | None,
+        batch: Batch,
         class_weights: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Computes the minimized loss, the loss, and the correct predictions.
 
-        Inputs and lengths are as the model takes them; labels are int32 [batch]. Losses
-        are in nats, float32 [], summed over the batch; with `every_step`, that of a
-        sequence is a weighted mean over its time. Class weights, float32 [classes], are
-        in the minimized loss only. Correct predictions, int32 [], are those at the end
-        of a sequence.
+        The inputs are float32 [batch, time, features]. Losses are in nats, float32 [],
+        summed over the batch; with `every_step`, that of a sequence is a weighted mean
+        over its time. Class weights, float32 [classes], are in the minimized loss only;
+        None: all are 1. Correct predictions, int32 [], are those at the end of a
+        sequence.
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception
             Architecture for Computer Vision", CVPR 2016, for label smoothing.
         """
+        inputs, labels, lengths = batch
         logits = jnp.asarray(
             self.model.apply(
                 {"params": params}, inputs, lengths, every_step=self.every_step

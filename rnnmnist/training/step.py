@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
-from rnnmnist.data.batches import BatchSource, Chunk
+from rnnmnist.data.batches import CHUNK_SPECS, Batch, BatchSource, Chunk
 from rnnmnist.models.classifier import (
     abstract_params,
     flatten_params,
@@ -67,7 +67,12 @@ Loop = tuple[TrainState, UpdateSums, jax.Array]  # bool []: all networks are fin
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
 def train_steps(
-    state: TrainState, chunk: Chunk, num_steps: jax.Array, *, program: Program
+    state: TrainState,
+    chunk: Chunk,
+    num_steps: jax.Array,
+    class_weights: jax.Array | None = None,
+    *,
+    program: Program,
 ) -> tuple[TrainState, UpdateSums]:
     """Runs up to `num_steps` updates without returning to the host.
 
@@ -83,7 +88,10 @@ def train_steps(
     """
 
     def train_shard(
-        state: TrainState, chunk: Chunk, num_steps: jax.Array
+        state: TrainState,
+        chunk: Chunk,
+        num_steps: jax.Array,
+        class_weights: jax.Array | None,
     ) -> tuple[TrainState, UpdateSums]:
         first = state.step
 
@@ -93,7 +101,7 @@ def train_steps(
 
         def body(loop: Loop) -> Loop:
             state, sums, _ = loop
-            batch_sums = batch_gradients(state, chunk, program=program)
+            batch_sums = batch_gradients(state, chunk, class_weights, program=program)
             return apply_update(state, sums, *batch_sums, program=program)
 
         loop = (state, UpdateSums.zeros(len(chunk.seed)), jnp.array(True))
@@ -104,15 +112,21 @@ def train_steps(
     run = jax.shard_map(
         train_shard,
         mesh=program.mesh,
-        in_specs=(STATE_SPECS, chunk.specs, P()),
+        in_specs=(STATE_SPECS, CHUNK_SPECS, P(), P()),
         out_specs=(STATE_SPECS, P()),
         check_vma=False,  # gradients differ between devices until their psum
     )
-    return run(state, chunk, num_steps)
+    return run(state, chunk, num_steps, class_weights)
 
 
 def train_range(
-    state: TrainState, source: BatchSource, first: int, last: int, *, program: Program
+    state: TrainState,
+    source: BatchSource,
+    first: int,
+    last: int,
+    class_weights: jax.Array | None = None,
+    *,
+    program: Program,
 ) -> tuple[TrainState, UpdateSums, Chunk | None]:
     """Trains from a step to a later one, or to an update that is rejected.
 
@@ -123,7 +137,9 @@ def train_range(
     applied = None
     for chunk, count in source.chunks(first, last):
         num_steps = device_put(np.int32(count), replicated(program.mesh))
-        state, sums = train_steps(state, chunk, num_steps, program=program)
+        state, sums = train_steps(
+            state, chunk, num_steps, class_weights, program=program
+        )
         parts.append(jax.device_get(sums))
         if parts[-1].updates:
             applied = chunk
@@ -133,7 +149,11 @@ def train_range(
 
 
 def batch_gradients(
-    state: TrainState, chunk: Chunk, *, program: Program
+    state: TrainState,
+    chunk: Chunk,
+    class_weights: jax.Array | None,
+    *,
+    program: Program,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Differentiates the loss of the next batch, inside `shard_map`.
 
@@ -142,29 +162,28 @@ def batch_gradients(
     """
     value_and_grad = jax.value_and_grad(program.objective, has_aux=True)
 
-    def shard_sums(params: jax.Array, network: Any) -> jax.Array:
-        batch = read_batch(network, state.step, program=program)
-        (_, (loss, correct)), grads = value_and_grad(
-            unflatten_params(params, program.model), *batch, chunk.class_weights
-        )
+    def shard_sums(params: jax.Array, seed: jax.Array, stored: Batch) -> jax.Array:
+        batch = read_batch(stored, seed, state.step, program=program)
+        tree = unflatten_params(params, program.model)
+        (_, (loss, correct)), grads = value_and_grad(tree, batch, class_weights)
         sums = jnp.stack([loss, correct.astype(jnp.float32)])  # exact: below 2**24
         return jnp.concatenate([sums, flatten_params(grads)])
 
     sums = map_ensemble(shard_sums, program.execution.vectorize_seeds)(
-        state.params, chunk.networks(state.step)
+        state.params, chunk.seed, chunk.batch(state.step)
     )
     sums = jax.lax.psum(sums, BATCH)
     return sums[:, 0], sums[:, 1].astype(jnp.int32), sums[:, 2:]
 
 
 def read_batch(
-    network: Any, step: jax.Array, *, program: Program
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Returns the inputs, labels and lengths of this device's shard of a batch."""
-    seed, (stored, labels, lengths) = network
+    stored: Batch, seed: jax.Array, step: jax.Array, *, program: Program
+) -> Batch:
+    """Returns this device's shard of a batch as a network reads it."""
     with jax.named_scope("batch"):
         shard = jax.lax.axis_index(BATCH)
-        return program.transform(stored, seed, step, shard), labels, lengths
+        inputs = program.transform(stored.inputs, seed, step, shard)
+        return stored._replace(inputs=inputs)
 
 
 def apply_update(
@@ -233,12 +252,14 @@ def score_last_batch(
     def score_shard(state: TrainState, chunk: Chunk) -> tuple[jax.Array, jax.Array]:
         step = state.step - 1
 
-        def shard_sums(params: jax.Array, network: Any) -> tuple[jax.Array, jax.Array]:
-            batch = read_batch(network, step, program=program)
-            return program.objective(unflatten_params(params, program.model), *batch)[1]
+        def shard_sums(
+            params: jax.Array, seed: jax.Array, stored: Batch
+        ) -> tuple[jax.Array, jax.Array]:
+            batch = read_batch(stored, seed, step, program=program)
+            return program.objective(unflatten_params(params, program.model), batch)[1]
 
         score = map_ensemble(shard_sums, program.execution.vectorize_seeds)
-        sums = score(state.evaluated_params, chunk.networks(step))
+        sums = score(state.evaluated_params, chunk.seed, chunk.batch(step))
         sums = jax.lax.psum(sums, BATCH)
         gathered: tuple[jax.Array, jax.Array] = gather_ensemble(sums, program.mesh)
         return gathered
@@ -246,7 +267,7 @@ def score_last_batch(
     run = jax.shard_map(
         score_shard,
         mesh=program.mesh,
-        in_specs=(STATE_SPECS, chunk.specs),
+        in_specs=(STATE_SPECS, CHUNK_SPECS),
         out_specs=P(),
         check_vma=False,
     )

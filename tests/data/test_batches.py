@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from support import (
     TASK,
-    Batch,
     batches_of,
     mesh_of,
     random_examples,
@@ -21,7 +20,7 @@ from support import (
 from rnnmnist.config.schema import Config, DataConfig, TrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import batches as batches_module
-from rnnmnist.data.batches import BatchTransform, epoch_order, open_batches
+from rnnmnist.data.batches import Batch, BatchTransform, epoch_order, open_batches
 from rnnmnist.data.examples import Examples, Normalization
 
 ONE_HUNDRED = Examples(
@@ -206,8 +205,9 @@ def test_the_host_gathers_the_chunks_of_the_devices(
     for (one, count), (other, same) in zip(*found, strict=True):
         assert count == same
         jax.tree.map(np.testing.assert_array_equal, one, other)
-        assert one.stored.shape == (3, 2, 8, 12)
-        assert one.stored.sharding.is_equivalent_to(other.stored.sharding, 4)
+        assert one.batches.inputs.shape == (3, 2, 8, 12)
+        shardings = one.batches.inputs.sharding, other.batches.inputs.sharding
+        assert shardings[0].is_equivalent_to(shardings[1], 4)
     assert [(int(chunk.first), count) for chunk, count in found[0]] == [
         (0, 1),
         (3, 3),

@@ -8,7 +8,7 @@ the hand-written derivative of the LSTM.
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -84,7 +84,9 @@ def test_two_updates_on_sequences(case: list[str]) -> None:
     if chosen["lengths"] == "yes":
         lengths = generator.integers(1, 29, COUNT, np.int32)
         sequences[np.arange(28) >= lengths[:, None]] = 0
-    weights = np.linspace(0.2, 3, 10).tolist() if chosen["weights"] == "yes" else None
+    weights = None
+    if chosen["weights"] == "yes":
+        weights = np.linspace(0.2, 3, 10, dtype=np.float32)
     examples = Examples(sequences, lengths, labels=labels)
     compare(config, task_of(28, 28, 10), examples, int(chosen["devices"]), weights)
 
@@ -100,22 +102,23 @@ def compare(
     task: Task,
     examples: Examples,
     devices: int,
-    class_weights: Sequence[float] | None = None,
+    class_weights: np.ndarray | None = None,
     dtype: Any = np.float64,
 ) -> None:
     """Compares two updates, compiled for some devices, with a reference of a type."""
     mesh = make_mesh(config.train.batch_size, devices, config.num_seeds)
     program = Program.create(config, task, mesh)
-    with open_batches(examples, config, mesh, class_weights) as source:
+    with open_batches(examples, config, mesh) as source:
         chunk = chunk_of(source, 0)
     state = create_state(config, program)
-    same_state, same_chunk = jax.tree.map(
+    arrays: Any = state, chunk, class_weights
+    same = jax.tree.map(
         lambda leaf: leaf.astype(dtype) if leaf.dtype == np.float32 else leaf,
-        jax.device_get((state, chunk)),
+        jax.device_get(arrays),
     )
-    found = train(state, chunk, program)
+    found = train(*arrays, program=program)
     with op_by_op(dtype):
-        expected = train(same_state, same_chunk, program._replace(mesh=mesh_of(1)))
+        expected = train(*same, program=program._replace(mesh=mesh_of(1)))
     assert expected[0]["loss"].dtype == dtype
     jax.tree.map_with_path(assert_close, found, expected)
 
@@ -138,12 +141,18 @@ def op_by_op(dtype: Any) -> Iterator[None]:
         jax.config.update("jax_enable_x64", False)
 
 
-def train(state: TrainState, chunk: Chunk, program: Program) -> list[Any]:
+def train(
+    state: TrainState,
+    chunk: Chunk,
+    class_weights: np.ndarray | None,
+    *,
+    program: Program,
+) -> list[Any]:
     """Returns the losses and the gradients of two updates, of each network.
 
     The first moment of Adam is a weighted sum of both clipped gradients.
     """
-    state, sums = train_steps(state, chunk, np.int32(2), program=program)
+    state, sums = train_steps(state, chunk, np.int32(2), class_weights, program=program)
     results = {
         "loss": sums.loss,
         "last_loss": sums.last_loss,

@@ -10,6 +10,7 @@ import pytest
 from support import model_of, random_params, task_of
 
 from rnnmnist.config.schema import ModelConfig
+from rnnmnist.data.batches import Batch
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.training.loss import Objective, time_weights
 
@@ -63,8 +64,10 @@ def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
     slope = jax.jit(
         jax.value_and_grad(Objective(model, every_step, SMOOTHING), has_aux=True)
     )
-    options = (lengths, class_weights) if padded else (None, None)
-    (minimized, (total, correct)), grads = slope(params, INPUTS, labels, *options)
+    arrays: Any = INPUTS, labels, lengths if padded else None
+    (minimized, (total, correct)), grads = slope(
+        params, Batch(*arrays), class_weights if padded else None
+    )
     weights = np.zeros((20, STEPS), np.float32)
     for own, length in zip(weights, lengths, strict=True):
         if every_step:

@@ -245,7 +245,7 @@ def test_updates_sum_the_loss_and_the_last_batch_is_scored_after_its_own(
     def score(step: int) -> tuple[jax.Array, jax.Array]:
         trees = evaluated_trees(training.state, model=model)
         (network,) = split_ensemble(jax.device_get(trees))
-        return objective(network, *read_batch(source, transform, step))[1]
+        return objective(network, read_batch(source, transform, step))[1]
 
     expected, correct = score(0)  # no average differs yet
     sums = training.advance(1)
