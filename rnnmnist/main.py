@@ -23,24 +23,21 @@ def main(argv: list[str]) -> None:
     args = parse(argv)
     # Imported after parsing, so that errors in flags do not wait for jax.
     from rnnmnist.data import datasets
-    from rnnmnist.data.examples import weigh_classes
     from rnnmnist.runs.workdir import PhaseTimer
     from rnnmnist.runtime import distributed
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.signals import stop_on_signal
     from rnnmnist.training.loop import train
-    from rnnmnist.training.resume import check_workdir
+    from rnnmnist.training.resume import check_workdir, take_class_weights
 
     enable_compilation_cache()
     with distributed.initialize(*args.processes):
         timer = PhaseTimer(shlex.join(["python", "-m", "rnnmnist.main", *argv]))
-        distributed.broadcast(lambda: check_workdir(args.config, args.workdir))
+        config = take_class_weights(args.config, args.workdir)
+        distributed.broadcast(lambda: check_workdir(config, args.workdir))
         with timer.phase("data"):
-            dataset = distributed.process_0_first(
-                lambda: datasets.load(args.config.data)
-            )
-        dataset = weigh_classes(dataset, args.config.train.class_weight)
-        config = fit_to_task(args.config, dataset.task)
+            dataset = distributed.process_0_first(lambda: datasets.load(config.data))
+        config = fit_to_task(config, dataset.task)
         train(config, dataset, args.workdir, stop_on_signal(), timer=timer)
 
 

@@ -126,7 +126,8 @@ def test_class_weights_are_of_labels() -> None:
     labels = (np.arange(60) % 3).astype(float)
     noise = np.random.default_rng(1).normal(size=X.shape)
     heavy = new(class_weight={0: 1000.0, 1: 0.01, 2: 0.01, 3: 5}).fit(noise, labels)
-    assert heavy.predictor_.task.class_weights == (1000, 0.01, 0.01)
+    weights = heavy.predictor_.config.train.class_weight
+    assert weights == (("0.0", 1000), ("1.0", 0.01), ("2.0", 0.01), ("3", 5))
     assert (heavy.predict(noise) == 0.0).mean() > 0.9
     with pytest.raises(UserError, match="class_weight: names the class '0'"):
         new(class_weight={"0": 5, 1: 1}).fit(X, labels)

@@ -11,12 +11,14 @@ what it changes:
 """
 
 import dataclasses
+import math
+import numbers
 import operator
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from rnnmnist.config.settings import Section, Setting, find, setting, settings_of
-from rnnmnist.errors import UserError
+from rnnmnist.errors import UserError, shown
 
 # Recurrences by name. The linear ones are linear in the state, in residual layers.
 GATED_CELLS = ("lstm", "gru", "rnn")
@@ -274,11 +276,13 @@ class TrainConfig(Section):
     label_smoothing: float = setting(
         0.0, "label fraction spread over all classes", ge=0, le=0.9
     )
-    class_weight: Literal["none", "balanced"] = setting(
+    # From Python also a mapping, which becomes sorted pairs.
+    class_weight: Literal["none", "balanced"] | tuple[tuple[str, float], ...] = setting(
         "none",
         "weights of the classes in the training loss; balanced: inversely proportional "
         "to the number of training examples of a class, and the checkpoint is selected "
         "by balanced accuracy",
+        form="one of none, balanced",
     )
     learning_rate: float = setting(
         7e-3, "peak learning rate", gt=0, le=1e38, resume="warned"
@@ -335,6 +339,8 @@ class TrainConfig(Section):
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.class_weight, Mapping):
+            object.__setattr__(self, "class_weight", _weight_pairs(self.class_weight))
         super().__post_init__()
         if self.num_epochs is not None and self.num_steps is not None:
             raise UserError(
@@ -356,6 +362,16 @@ class TrainConfig(Section):
     def eval_interval(self) -> int:
         """The steps from one validation to the next."""
         return self.eval_every_steps or max(1, self.total_steps // 10)
+
+
+def _weight_pairs(weights: Mapping[Any, Any]) -> tuple[tuple[str, float], ...]:
+    for name, weight in weights.items():
+        if not isinstance(weight, numbers.Real) or not 0 < float(weight) < math.inf:
+            raise UserError(
+                f"train.class_weight: the weight of class {shown(str(name))} must be "
+                f"above 0, not {shown(weight)}"
+            )
+    return tuple(sorted((str(name), float(weights[name])) for name in weights))
 
 
 @dataclasses.dataclass(frozen=True)

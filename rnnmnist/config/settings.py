@@ -106,10 +106,12 @@ def settings_of(section: type[Section]) -> dict[str, Setting]:
 def _setting_of(name: str, field: "dataclasses.Field[Any]") -> Setting:
     constraints = field.metadata["constraints"]
     kind: Any = field.type
-    is_optional = isinstance(kind, types.UnionType)  # `TYPE | None`
+    is_optional = types.NoneType in typing.get_args(kind)  # `TYPE | None`
     if is_optional:
         kind = typing.get_args(kind)[0]
-    if choices := typing.get_args(kind):  # of a Literal
+    if form := field.metadata["form"]:
+        allowed = form
+    elif choices := typing.get_args(kind):  # of a Literal
         allowed = f"one of {', '.join(choices)}"
     else:
         bounds = [
@@ -118,7 +120,6 @@ def _setting_of(name: str, field: "dataclasses.Field[Any]") -> Setting:
             if key in constraints
         ]
         allowed = f"{NAMES[kind]} {' and '.join(bounds)}".strip()
-    allowed = field.metadata["form"] or allowed
     kind = Annotated[kind, msgspec.Meta(**constraints)]
     if is_optional:
         kind |= None

@@ -3,7 +3,7 @@
 import dataclasses
 
 from rnnmnist.config.schema import LONG, LONG_WINDOW, SETTINGS, Config
-from rnnmnist.errors import UserError
+from rnnmnist.errors import UserError, did_you_mean, shown
 
 MIN_VALIDATION_EXAMPLES = 50  # with fewer, validation does not select a checkpoint
 
@@ -33,7 +33,6 @@ class Task:
     examples: SplitSizes
     image_shape: tuple[int, int] | None = None  # rows, columns; None: no images
     feature_names: tuple[str, ...] = ()
-    class_weights: tuple[float, ...] | None = None  # of the training loss; None: equal
     validation_groups: tuple[str, ...] = ()  # of sequences that are held out by group
     sha256: str | None = None  # of all sequences with their labels and lengths
     mean: tuple[float, ...] | None = None  # of each feature, by which it is
@@ -79,6 +78,15 @@ def fit_to_task(config: Config, task: Task) -> Config:
         raise UserError(
             f"model.stride: must be at most model.window={model.window}, not "
             f"{model.stride}; lower it, or set a larger model.window"
+        )
+    weights = config.train.class_weight
+    names = {*dict(weights)} if isinstance(weights, tuple) else set()
+    unknown = sorted(names - {*task.classes})
+    if unknown and not names >= {*task.classes}:  # as scikit-learn
+        allowed = f"the classes are {shown(task.classes)}"
+        raise UserError(
+            f"train.class_weight: names the class {shown(unknown[0])}; "
+            f"{did_you_mean(unknown[0], task.classes, allowed)}"
         )
     return config
 

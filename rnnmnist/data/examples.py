@@ -7,15 +7,12 @@ import dataclasses
 import functools
 import hashlib
 import math
-import numbers
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.errors import UserError, did_you_mean, shown
 
 if TYPE_CHECKING:
     import jax
@@ -173,38 +170,6 @@ class Dataset(NamedTuple):
 
     task: Task
     splits: dict[str, Examples]
-
-
-def weigh_classes(dataset: Dataset, class_weight: str | Mapping[Any, float]) -> Dataset:
-    """Returns a data set whose task has the class weights of the training loss.
-
-    They are "balanced" (inversely proportional to the number of training examples of a
-    class, with a mean of 1 over these), a mapping from classes to weights, or "none".
-    As in scikit-learn, a mapping with all classes can have others.
-    """
-    task, splits = dataset
-    if class_weight == "none":
-        return dataset
-    if isinstance(class_weight, str):
-        counts = np.bincount(splits["train"].labels, minlength=len(task.classes))
-        weights = counts.sum() / np.count_nonzero(counts) / np.maximum(counts, 1)
-    else:
-        given = {str(name): weight for name, weight in class_weight.items()}
-        for name, weight in given.items():
-            if name not in task.classes and not given.keys() >= {*task.classes}:
-                allowed = f"the classes are {shown(task.classes)}"
-                raise UserError(
-                    f"train.class_weight: names the class {shown(name)}; "
-                    f"{did_you_mean(name, task.classes, allowed)}"
-                )
-            if not (isinstance(weight, numbers.Real) and 0 < weight < math.inf):
-                raise UserError(
-                    f"train.class_weight: the weight of class {shown(name)} must be "
-                    f"above 0, not {shown(weight)}"
-                )
-        weights = np.array([given.get(name, 1.0) for name in task.classes], float)
-    task = dataclasses.replace(task, class_weights=tuple(weights.tolist()))
-    return Dataset(task, splits)
 
 
 def find_invalid(

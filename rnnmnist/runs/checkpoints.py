@@ -40,7 +40,7 @@ from rnnmnist.runtime.signals import deferred_interrupts
 
 # Raised if a setting or a field of a record below is renamed or removed; then rewrite
 # the headers of the shipped models, too. What is added has the default of runs before.
-FORMAT = 2
+FORMAT = 3
 PARSE_ERRORS = (ValueError, LookupError, TypeError, AttributeError)  # of a header
 # orbax numbers the saves of a process, and while a save starts, its parts take the
 # number of one that another thread starts. Its writes and reads need no lock.

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from rnnmnist.config.files import find_config, load_config, parse_folder, pin_ce
 from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import Task, fit_to_task
-from rnnmnist.data.examples import weigh_classes
 from rnnmnist.data.sequences.reading import from_memory, to_dataset
 from rnnmnist.data.sequences.validation import Sequences
 from rnnmnist.errors import UserError, names_path
@@ -109,9 +107,6 @@ def fit(
     """
     folder = parse_folder(str(workdir))
     path = folder / f"{folder.name}.data"  # whose stem is the name of the data set
-    class_weights: Any = settings.get("class_weight", "none")
-    if isinstance(class_weights, Mapping):  # which the task keeps
-        del settings["class_weight"]
     config = pin_cell(_configure(settings).replace({"data.path": str(path)}))
     sequences = from_memory(
         inputs,
@@ -134,7 +129,6 @@ def fit(
         timer = PhaseTimer("rnnmnist.fit")
         with timer.phase("data"):
             dataset = to_dataset(folder.name, sequences, config.data)
-            dataset = weigh_classes(dataset, class_weights)
             config = fit_to_task(config, dataset.task)
             _save(path, sequences, dataset.task)
         jax_config: Any = jax.config  # some versions do not declare its attributes

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from rnnmnist.config.schema import Config, TrainConfig
@@ -23,9 +22,9 @@ from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import PhaseTimer, session
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max, is_process_0
-from rnnmnist.runtime.mesh import device_put, replicated
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
+from rnnmnist.training.loss import weigh_classes
 from rnnmnist.training.state import (
     Program,
     TrainState,
@@ -96,10 +95,6 @@ def train_from(
     """Trains from a step to the last one, or until a signal."""
     task, splits = dataset
     program = Program.create(config, task, mesh)
-    class_weights: jax.Array | None = None
-    if task.class_weights is not None:
-        weights = np.array(task.class_weights, np.float32)
-        class_weights = device_put(weights, replicated(mesh))
     if step:
         state = resume.restore_state(workdir, step, config, program)
     else:
@@ -115,7 +110,9 @@ def train_from(
             workdir=workdir,
             program=program,
             batches=batches,
-            class_weights=class_weights,
+            class_weights=weigh_classes(
+                config.train, task, splits["train"].labels, mesh
+            ),
             validation=validation if batches.on_host else validation.normalized(),
             checkpoints=checkpoints,
             progress=console.Progress(config.train, task, step, verbose=verbose),
@@ -206,6 +203,7 @@ def validate(run: Run, state: TrainState, step: int) -> Metrics:
     )
     scores = score_logits(logits, run.validation.labels)
     losses = [network.loss for network in scores.networks]
+    is_weighted = run.config.train.class_weight != "none"
     for index, loss in enumerate(losses):
         if not math.isfinite(loss):
             raise RunError(
@@ -219,7 +217,7 @@ def validate(run: Run, state: TrainState, step: int) -> Metrics:
         run.config.seeds,
         losses,
         [network.correct for network in scores.networks],
-        balanced_accuracy=scores.balanced_accuracy if run.task.class_weights else None,
+        balanced_accuracy=scores.balanced_accuracy if is_weighted else None,
     )
     log(run, metrics)
     return metrics

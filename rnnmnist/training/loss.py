@@ -4,10 +4,15 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh
 
+from rnnmnist.config.schema import TrainConfig
+from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Batch
 from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.runtime.mesh import device_put, replicated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +67,26 @@ class Objective:
         if class_weights is not None:
             minimized = jnp.sum(losses * class_weights[labels])
         return minimized, (loss, jnp.sum(logits.argmax(-1) == labels))
+
+
+def weigh_classes(
+    config: TrainConfig, task: Task, labels: np.ndarray, mesh: Mesh
+) -> jax.Array | None:
+    """Returns the weights of the classes in the minimized loss, float32 [classes].
+
+    "balanced" ones are inversely proportional to the number of training examples of a
+    class, with a mean of 1 over these. Labels are int [examples]. In a mapping, other
+    classes have 1. None: all have 1.
+    """
+    if config.class_weight == "none":
+        return None
+    if config.class_weight == "balanced":
+        counts = np.bincount(labels, minlength=len(task.classes))
+        weights = counts.sum() / np.count_nonzero(counts) / np.maximum(counts, 1)
+    else:
+        given = dict(config.class_weight)
+        weights = np.array([given.get(name, 1.0) for name in task.classes])
+    return device_put(weights.astype(np.float32), replicated(mesh))
 
 
 def time_weights(time_steps: int, length: jax.Array | None = None) -> jax.Array:

@@ -21,7 +21,8 @@ from rnnmnist.runs.workdir import check_free
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.mesh import make_mesh, platform_of
 from rnnmnist.training import console
-from rnnmnist.training.resume import step_to_resume
+from rnnmnist.training.loss import weigh_classes
+from rnnmnist.training.resume import step_to_resume, take_class_weights
 from rnnmnist.training.state import Program, create_state
 from rnnmnist.training.step import train_range
 
@@ -37,7 +38,7 @@ def check_run(
     """
     dataset = datasets.load(config.data) if config.data.name == "files" else None
     task = dataset.task if dataset else image_sets.image_task(config.data)
-    config = fit_to_task(config, task)
+    config = fit_to_task(take_class_weights(config, workdir), task)
     mesh = make_mesh(
         config.train.batch_size, config.execution.num_devices, config.num_seeds
     )
@@ -93,10 +94,13 @@ def describe_step(
         examples = Examples(images, labels=np.zeros(len(images), np.int32))
     else:
         examples = sequences.splits["train"]
+    weights = weigh_classes(config.train, task, examples.labels, mesh)
     with open_batches(examples, config, mesh) as source:
         for first, last in ((0, 1), (1, 1 + TIMED_STEPS)):
             start = running_seconds()
-            state, sums, _ = train_range(state, source, first, last, program=program)
+            state, sums, _ = train_range(
+                state, source, first, last, weights, program=program
+            )
             seconds = running_seconds() - start
             if not sums.finite.all():
                 reason = console.describe_rejection(config, sums, first)

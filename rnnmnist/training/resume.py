@@ -79,6 +79,15 @@ def start_step(config: Config, task: Task, workdir: Path) -> int:
     return broadcast(decide)
 
 
+def take_class_weights(config: Config, workdir: Path) -> Config:
+    """Returns a command's configuration with a mapping that its run has from Python."""
+    _, header = newest_readable(workdir)
+    trained = header.config.train.class_weight if header else "none"
+    if config.train.class_weight != "none" or not isinstance(trained, tuple):
+        return config
+    return config.replace({"train.class_weight": trained})
+
+
 def check_workdir(config: Config, workdir: Path) -> None:
     """Checks before the data are read that a run may train in a workdir."""
     check_free(workdir)
@@ -140,11 +149,6 @@ def _check_task(task: Task, trained: Task, checkpoint: str) -> None:
             f"workdir: {checkpoint} was trained on other data than {task.name} "
             f"(SHA-256 {trained.sha256}, not {task.sha256}); name another workdir, or "
             "the same data"
-        )
-    if task.class_weights != trained.class_weights:
-        raise UserError(
-            f"train.class_weight: {checkpoint} was trained with other weights; name "
-            "another workdir, or use the same weights"
         )
 
 

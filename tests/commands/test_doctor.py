@@ -215,7 +215,6 @@ def test_a_damaged_file_of_sequences_is_a_problem(tmp_path: Path) -> None:
     assert "the value of sequence 'a' at time step 0, feature x, is larger" in error
 
 
-@pytest.mark.xfail(strict=True, raises=RunError, reason="the doctor weighs no classes")
 def test_a_run_with_class_weights_can_resume(data_dir: Path, tmp_path: Path) -> None:
     flags = "--config.train.class_weight=balanced", "--config.train.num_steps=1"
     trainer.run(tmp_path, data_dir, *flags)

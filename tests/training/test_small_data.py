@@ -14,6 +14,7 @@ from rnnmnist.data.sequences.reading import from_memory
 from rnnmnist.errors import UserError
 from rnnmnist.runs.checkpoints import find_step, read_header
 from rnnmnist.runs.logs import Metrics, best_step
+from rnnmnist.training.resume import take_class_weights
 
 # A third of the sequences is of the rare class.
 LABELS = np.where(np.arange(60) % 3, "no", "yes")
@@ -114,7 +115,9 @@ def test_balanced_weights_and_their_mapping_train_alike(
     equal = fit(runs / "train", validation=False)
     headers = [read_header(run, 20) for run in (balanced, mapped, equal)]
     assert headers[0].arrays == headers[1].arrays != headers[2].arrays
-    assert headers[0].task.class_weights == tuple(weights.values())
+    assert headers[1].config.train.class_weight == tuple(weights.items())
+    config = headers[1].config.replace({"train.class_weight": "none"})
+    assert take_class_weights(config, mapped) == headers[1].config
     for given in ({"yes": 2}, "balanced", "none"):
         with pytest.raises(UserError, match="class_weight"):
             fit(tmp_path / "b", class_weight=given, validation=False)
