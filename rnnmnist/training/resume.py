@@ -5,8 +5,10 @@ import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
@@ -156,23 +158,28 @@ def restore_state(
     workdir: Path, step: int, config: Config, program: Program
 ) -> TrainState:
     """Restores the state of a step of a run with this configuration."""
-    like = abstract_state(config, program)
-    expected = jax.eval_shape(functools.partial(saved_arrays, program=program), like)
+    state = abstract_state(config, program)
+    expected = jax.eval_shape(functools.partial(saved_arrays, program=program), state)
     params = checkpoints.read_params(workdir, step, expected["params"])
     rest = checkpoints.read_state(workdir, step, expected["state"])
     trained = rest.get("trained_params")
     sharding = over_seeds(program.mesh)
     flatten = jax.jit(jax.vmap(flatten_params), out_shardings=sharding)
 
-    def put(abstract: jax.Array, saved: object) -> jax.Array:
-        array = put_ensemble(saved, config.num_seeds, sharding)
-        return flatten(array) if abstract.ndim > 1 else array
+    def put(saved: Any) -> Any:
+        return put_ensemble(saved, config.num_seeds, sharding)
 
     return TrainState(
         step=device_put(rest["step"], replicated(program.mesh)),
-        params=put(like.params, params if trained is None else trained),
-        ema_params=None if trained is None else put(like.params, params),
-        opt_state=jax.tree.map(put, like.opt_state, rest["opt_state"]),
+        params=flatten(put(params if trained is None else trained)),
+        ema_params=None if trained is None else flatten(put(params)),
+        opt_state=optax.tree.map_params(
+            program.optimizer,
+            lambda tree: flatten(put(tree)),
+            rest["opt_state"],
+            transform_non_params=put,
+            is_leaf=lambda _: True,  # a tree of parameters as a whole
+        ),
     )
 
 

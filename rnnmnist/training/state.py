@@ -1,7 +1,6 @@
 """The training state, and the program that updates it."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -94,52 +93,50 @@ STATE_SPECS = TrainState(step=P(), **_SPECS)  # type: ignore[arg-type]
 
 
 def create_state(config: Config, program: Program) -> TrainState:
-    """Initializes the training state of every network on the program's mesh."""
-    shardings = jax.tree.map(
-        functools.partial(NamedSharding, program.mesh), STATE_SPECS
-    )
-    initialize = jax.jit(_initializer(program), out_shardings=shardings)
+    """Initializes the training state of every network."""
     seeds = np.asarray(config.seeds, np.uint32)
-    return initialize(device_put(seeds, replicated(program.mesh)))
+    return init_state(device_put(seeds, replicated(program.mesh)), program=program)
 
 
 def abstract_state(config: Config, program: Program) -> TrainState:
     """Returns the shapes and types of the training state of every network."""
     seeds = jax.ShapeDtypeStruct((config.num_seeds,), np.uint32)
-    return jax.eval_shape(_initializer(program), seeds)
+    return jax.eval_shape(functools.partial(init_state, program=program), seeds)
 
 
-@functools.cache  # jit compiles and traces once for one function
-def _initializer(program: Program) -> Callable[[jax.Array], TrainState]:
+@functools.partial(jax.jit, static_argnames="program")
+def init_state(seeds: jax.Array, *, program: Program) -> TrainState:
+    """Returns the state before the first update, on the program's mesh."""
+
     def init_network(seed: jax.Array) -> tuple[jax.Array, Any]:
         key = stream_key(seed, Stream.WEIGHTS)
         params = flatten_params(init_params(program.model, key))
         return params, program.optimizer.init(params)
 
-    def init_state(seeds: jax.Array) -> TrainState:
-        # Not vmap: a batched QR decomposition can deadlock on several CPU devices.
-        params, opt_state = jax.lax.map(init_network, seeds)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),  # a Python int would compile twice
-            params=params,
-            ema_params=params if program.ema_decay else None,
-            opt_state=opt_state,
-        )
+    # Not vmap: a batched QR decomposition can deadlock on several CPU devices.
+    params, opt_state = jax.lax.map(init_network, seeds)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),  # a Python int would compile twice
+        params=params,
+        ema_params=params if program.ema_decay else None,
+        opt_state=opt_state,
+    )
+    shardings = jax.tree.map(
+        functools.partial(NamedSharding, program.mesh), STATE_SPECS
+    )
+    return jax.lax.with_sharding_constraint(state, shardings)
 
-    return init_state
 
-
-def to_trees(tree: Any, model: SequenceClassifier) -> Any:
-    """Converts each array [ensemble, parameters] of a tree to a tree of parameters."""
-    unflatten = jax.vmap(functools.partial(unflatten_params, model=model))
-    return jax.tree.map(lambda leaf: unflatten(leaf) if leaf.ndim > 1 else leaf, tree)
+def to_trees(params: jax.Array, model: SequenceClassifier) -> Params:
+    """Converts parameters [ensemble, parameters] to a tree of arrays."""
+    trees: Params = jax.vmap(lambda vector: unflatten_params(vector, model))(params)
+    return trees
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def evaluated_trees(state: TrainState, *, model: SequenceClassifier) -> Params:
     """Returns the evaluated parameters of all networks as a tree."""
-    trees: Params = to_trees(state.evaluated_params, model)
-    return trees
+    return to_trees(state.evaluated_params, model)
 
 
 @functools.partial(jax.jit, static_argnames="program")
@@ -149,9 +146,10 @@ def saved_arrays(state: TrainState, *, program: Program) -> dict[str, Any]:
     They are replicated, so that every process can read them. A single network has no
     ensemble axis.
     """
-    state = to_trees(state, program.model)
-    rest = {"opt_state": squeeze(state.opt_state), "step": state.step}
+    trees = functools.partial(to_trees, model=program.model)
+    opt_state = optax.tree.map_params(program.optimizer, trees, state.opt_state)
+    rest = {"opt_state": squeeze(opt_state), "step": state.step}
     if state.ema_params is not None:
-        rest["trained_params"] = squeeze(state.params)
-    items = {"params": squeeze(state.evaluated_params), "state": rest}
+        rest["trained_params"] = squeeze(trees(state.params))
+    items = {"params": squeeze(trees(state.evaluated_params)), "state": rest}
     return jax.lax.with_sharding_constraint(items, replicated(program.mesh))
