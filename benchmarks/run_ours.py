@@ -56,7 +56,12 @@ class Trainer:
         """Trains as between two events; returns the number of images."""
         step = int(self.state.step)
         self.state, sums, _ = train_range(
-            self.state, self.batches, step, step + count, program=self.program
+            self.state,
+            self.batches,
+            step,
+            step + count,
+            config=self.config.train,
+            program=self.program,
         )
         images = self.config.train.batch_size * self.config.num_seeds
         return int(sums.updates) * images

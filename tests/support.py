@@ -43,6 +43,7 @@ from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runtime.mesh import BATCH, SEEDS
 from rnnmnist.training import loop
+from rnnmnist.training.optimizer import learning_rates
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # A folder with the original data files, if there is one; see CONTRIBUTING.md.
@@ -70,6 +71,16 @@ def chunk_of(source: BatchSource, step: int) -> Chunk:
     """The chunk from which the batch after `step` updates is taken."""
     ((chunk, _),) = source.chunks(step, step + 1)
     return chunk
+
+
+def rates_of(chunk: Chunk, config: Config) -> jax.Array:
+    """The learning rates of a chunk's updates."""
+    return learning_rates(
+        chunk.first,
+        config=config.train,
+        count=len(chunk.batches.labels),
+        sharding=chunk.first.sharding,
+    )
 
 
 def read_batch(

@@ -255,7 +255,8 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
     )
     batches = examples(updates, config.num_seeds, batch_size)
     chunk = Chunk(_place(batches, SHARDED, mesh), seeds, number)
-    return [train_steps.lower(state, chunk, number, program=program), gather]
+    rates = _place(jax.ShapeDtypeStruct((updates,), jnp.float32), P(), mesh)
+    return [train_steps.lower(state, chunk, rates, number, program=program), gather]
 
 
 def _updates(case: Case) -> int:

@@ -138,7 +138,13 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
         target = next_event(step, config)
         start = running_seconds()
         state, sums, chunk = train_range(
-            state, run.batches, step, target, run.class_weights, program=run.program
+            state,
+            run.batches,
+            step,
+            target,
+            run.class_weights,
+            config=config,
+            program=run.program,
         )
         step += int(sums.updates)
         if chunk is not None:

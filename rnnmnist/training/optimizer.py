@@ -1,4 +1,4 @@
-"""The optimizer: clipping, Adam on a schedule, weight averaging."""
+"""The optimizer: learning rates, clipping, Adam, weight averaging."""
 
 import functools
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Sharding
 
 from rnnmnist.config.schema import TrainConfig
 from rnnmnist.models.classifier import Params
@@ -13,25 +14,33 @@ from rnnmnist.models.classifier import Params
 EMA_WARMUP = 10  # updates; the decay of the average grows over about as many
 
 
-@functools.cache  # jit takes the optimizer as static and compares by identity
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Returns Adam or AdamW with its schedule and optional clipping.
+def make_optimizer(
+    weight_decay: float, clip_norm: float
+) -> optax.GradientTransformation:
+    """Returns clipping and AdamW, without the learning rate that scales its updates.
 
-    The state has the same structure with and without clipping, so that a resumed run
-    may change `train.clip_norm`.
+    0 means no decay, or no clipping. The state has the same structure with and without
+    clipping, so that a resumed run may change `train.clip_norm`.
     """
-    schedule = make_schedule(config)
-    optimizer = (
-        optax.adamw(schedule, weight_decay=config.weight_decay)
-        if config.weight_decay
-        else optax.adam(schedule)
+    none = optax.identity()
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else none,
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(weight_decay) if weight_decay else none,
     )
-    clip = (
-        optax.clip_by_global_norm(config.clip_norm)
-        if config.clip_norm
-        else optax.identity()
-    )
-    return optax.chain(clip, optimizer)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "count", "sharding"))
+def learning_rates(
+    first: jax.Array, *, config: TrainConfig, count: int, sharding: Sharding
+) -> jax.Array:
+    """Returns the learning rates of the updates after `first` ones, float32 [count].
+
+    They are an argument of the training step, so that runs with other rates share it.
+    """
+    rates = make_schedule(config)(first + jnp.arange(count))
+    rates = jnp.full(count, rates, jnp.float32)  # a constant one is a number
+    return jax.lax.with_sharding_constraint(rates, sharding)
 
 
 def decay_mask(params: Params) -> np.ndarray:

@@ -99,7 +99,13 @@ def describe_step(
         for first, last in ((0, 1), (1, 1 + TIMED_STEPS)):
             start = running_seconds()
             state, sums, _ = train_range(
-                state, source, first, last, weights, program=program
+                state,
+                source,
+                first,
+                last,
+                weights,
+                config=config.train,
+                program=program,
             )
             seconds = running_seconds() - start
             if not sums.finite.all():

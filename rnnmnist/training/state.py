@@ -34,7 +34,8 @@ class Program(NamedTuple):
 
     transform: BatchTransform
     objective: Objective
-    optimizer: optax.GradientTransformation
+    weight_decay: float
+    clip_norm: float
     ema_decay: float
     mesh: Mesh  # divides the ensemble over `seeds` and each batch over `batch`
     execution: Execution
@@ -56,7 +57,8 @@ class Program(NamedTuple):
             objective=Objective(
                 model, train.loss == "every_step", train.label_smoothing
             ),
-            optimizer=make_optimizer(train),
+            weight_decay=train.weight_decay,
+            clip_norm=train.clip_norm,
             ema_decay=train.ema_decay,
             mesh=mesh,
             execution=execution,
@@ -66,6 +68,11 @@ class Program(NamedTuple):
     def model(self) -> SequenceClassifier:
         """The classifier that is trained."""
         return self.objective.model
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimizer, without its learning rate."""
+        return make_optimizer(self.weight_decay, self.clip_norm)
 
 
 @flax.struct.dataclass

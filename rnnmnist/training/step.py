@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
+from rnnmnist.config.schema import TrainConfig
 from rnnmnist.data.batches import CHUNK_SPECS, Batch, BatchSource, Chunk
 from rnnmnist.models.classifier import (
     abstract_params,
@@ -19,7 +20,7 @@ from rnnmnist.models.classifier import (
 )
 from rnnmnist.runtime.ensemble import gather_ensemble, map_ensemble
 from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, replicated
-from rnnmnist.training.optimizer import average, decay_mask
+from rnnmnist.training.optimizer import average, decay_mask, learning_rates
 from rnnmnist.training.state import STATE_SPECS, Program, TrainState
 
 
@@ -69,12 +70,16 @@ Loop = tuple[TrainState, UpdateSums, jax.Array]  # bool []: all networks are fin
 def train_steps(
     state: TrainState,
     chunk: Chunk,
+    rates: jax.Array,
     num_steps: jax.Array,
     class_weights: jax.Array | None = None,
     *,
     program: Program,
 ) -> tuple[TrainState, UpdateSums]:
     """Runs up to `num_steps` updates without returning to the host.
+
+    Rates are those of the chunk's updates, float32 [updates], and class weights are
+    those of the objective.
 
     `num_steps` is traced, so one compiled program serves every length. The loop stops
     before the first update whose loss, gradient or new parameters are not finite;
@@ -90,6 +95,7 @@ def train_steps(
     def train_shard(
         state: TrainState,
         chunk: Chunk,
+        rates: jax.Array,
         num_steps: jax.Array,
         class_weights: jax.Array | None,
     ) -> tuple[TrainState, UpdateSums]:
@@ -102,7 +108,8 @@ def train_steps(
         def body(loop: Loop) -> Loop:
             state, sums, _ = loop
             batch_sums = batch_gradients(state, chunk, class_weights, program=program)
-            return apply_update(state, sums, *batch_sums, program=program)
+            rate = rates[state.step - chunk.first]
+            return apply_update(state, sums, rate, *batch_sums, program=program)
 
         loop = (state, UpdateSums.zeros(len(chunk.seed)), jnp.array(True))
         state, sums, _ = jax.lax.while_loop(cond, body, loop)
@@ -112,11 +119,11 @@ def train_steps(
     run = jax.shard_map(
         train_shard,
         mesh=program.mesh,
-        in_specs=(STATE_SPECS, CHUNK_SPECS, P(), P()),
+        in_specs=(STATE_SPECS, CHUNK_SPECS, P(), P(), P()),
         out_specs=(STATE_SPECS, P()),
         check_vma=False,  # gradients differ between devices until their psum
     )
-    return run(state, chunk, num_steps, class_weights)
+    return run(state, chunk, rates, num_steps, class_weights)
 
 
 def train_range(
@@ -126,6 +133,7 @@ def train_range(
     last: int,
     class_weights: jax.Array | None = None,
     *,
+    config: TrainConfig,
     program: Program,
 ) -> tuple[TrainState, UpdateSums, Chunk | None]:
     """Trains from a step to a later one, or to an update that is rejected.
@@ -136,9 +144,13 @@ def train_range(
     parts = list[UpdateSums]()
     applied = None
     for chunk, count in source.chunks(first, last):
-        num_steps = device_put(np.int32(count), replicated(program.mesh))
+        everywhere = replicated(program.mesh)
+        rates = learning_rates(
+            chunk.first, config=config, count=source.updates, sharding=everywhere
+        )
+        num_steps = device_put(np.int32(count), everywhere)
         state, sums = train_steps(
-            state, chunk, num_steps, class_weights, program=program
+            state, chunk, rates, num_steps, class_weights, program=program
         )
         parts.append(jax.device_get(sums))
         if parts[-1].updates:
@@ -189,6 +201,7 @@ def read_batch(
 def apply_update(
     old: TrainState,
     sums: UpdateSums,
+    rate: jax.Array,
     loss: jax.Array,
     correct: jax.Array,
     grads: jax.Array,
@@ -210,7 +223,7 @@ def apply_update(
         # AdamW reads the parameters only to decay them.
         to_decay = params if decayed.all() else jnp.where(decayed, params, 0)
         updates, opt_state = program.optimizer.update(grads, opt_state, to_decay)
-        params = params + updates
+        params = params - rate * updates
         if ema_params is not None:
             ema_params = average(ema_params, params, old.step, program.ema_decay)
         finite = jnp.isfinite(norm) & jnp.isfinite(params).all()

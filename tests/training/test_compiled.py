@@ -15,7 +15,15 @@ import jax
 import numpy as np
 import optax
 import pytest
-from support import REPOSITORY, TASK, chunk_of, mesh_of, random_examples, task_of
+from support import (
+    REPOSITORY,
+    TASK,
+    chunk_of,
+    mesh_of,
+    random_examples,
+    rates_of,
+    task_of,
+)
 
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import CELLS, Config, DataConfig
@@ -111,7 +119,7 @@ def compare(
     with open_batches(examples, config, mesh) as source:
         chunk = chunk_of(source, 0)
     state = create_state(config, program)
-    arrays: Any = state, chunk, class_weights
+    arrays: Any = state, chunk, rates_of(chunk, config), class_weights
     same = jax.tree.map(
         lambda leaf: leaf.astype(dtype) if leaf.dtype == np.float32 else leaf,
         jax.device_get(arrays),
@@ -144,6 +152,7 @@ def op_by_op(dtype: Any) -> Iterator[None]:
 def train(
     state: TrainState,
     chunk: Chunk,
+    rates: jax.Array,
     class_weights: np.ndarray | None,
     *,
     program: Program,
@@ -152,7 +161,9 @@ def train(
 
     The first moment of Adam is a weighted sum of both clipped gradients.
     """
-    state, sums = train_steps(state, chunk, np.int32(2), class_weights, program=program)
+    state, sums = train_steps(
+        state, chunk, rates, np.int32(2), class_weights, program=program
+    )
     results = {
         "loss": sums.loss,
         "last_loss": sums.last_loss,

@@ -26,6 +26,7 @@ from support import (
     mesh_of,
     output_of,
     random_examples,
+    rates_of,
     refused,
 )
 
@@ -99,7 +100,8 @@ def train(config: Config, way: Way, steps: int = 6) -> Trained:
     program = way.program(config)
     chunk = chunk_of(batches_of(random_examples(100), config, way.mesh), 0)
     state = create_state(config, program)
-    state, sums = train_steps(state, chunk, jnp.int32(steps), program=program)
+    rates = rates_of(chunk, config)
+    state, sums = train_steps(state, chunk, rates, jnp.int32(steps), program=program)
     return Trained(program, state, chunk, jax.device_get(sums))
 
 
@@ -165,8 +167,9 @@ def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
         trained.state, params=device_put(params, over_seeds(way.mesh))
     )
     before = trained._replace(state=state).networks()
+    rates = rates_of(trained.chunk, NETWORKS)
     state, sums = train_steps(
-        state, trained.chunk, jnp.int32(9), program=trained.program
+        state, trained.chunk, rates, jnp.int32(9), program=trained.program
     )
     assert int(state.step) == 3
     assert int(sums.updates) == 0

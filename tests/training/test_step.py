@@ -31,7 +31,6 @@ from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cac
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.mesh import device_put, over_seeds
 from rnnmnist.training.loss import Objective
-from rnnmnist.training.optimizer import make_schedule
 from rnnmnist.training.state import (
     Program,
     TrainState,
@@ -73,6 +72,7 @@ class Training:
     """A run, and its state after the updates so far."""
 
     def __init__(self, config: Config, mesh: Mesh) -> None:
+        self.config = config.train
         self.program = Program.create(config, TASK, mesh)
         self.state = create_state(config, self.program)
         self.source = batches_of(EXAMPLES, config, mesh)
@@ -80,7 +80,12 @@ class Training:
     def advance(self, steps: int) -> UpdateSums:
         first = int(self.state.step)
         self.state, sums, self.chunk = train_range(
-            self.state, self.source, first, first + steps, program=self.program
+            self.state,
+            self.source,
+            first,
+            first + steps,
+            config=self.config,
+            program=self.program,
         )
         return sums
 
@@ -221,8 +226,9 @@ def lowered_for(
     program = Program.create(config, TASK, mesh or mesh_of(1), execution)
     chunk = chunk_of(batches_of(EXAMPLES, config, program.mesh), 0)
     state = abstract_state(config, program)
+    rates = jax.ShapeDtypeStruct(chunk.batches.labels.shape[:1], jnp.float32)
     steps = jax.ShapeDtypeStruct((), jnp.int32)
-    traced = train_steps.trace(state, chunk, steps, program=program)
+    traced = train_steps.trace(state, chunk, rates, steps, program=program)
     return str(traced.lower(lowering_platforms=(platform,)).as_text())
 
 
@@ -277,7 +283,7 @@ def test_averaging_does_not_change_the_trained_weights() -> None:
     generator, none = np.random.default_rng(0), np.zeros(1, np.float32)
     for count in range(8):
         grads = generator.normal(size=state.params.shape).astype(np.float32)
-        sums = UpdateSums.zeros(1), none, none, grads
+        sums = UpdateSums.zeros(1), np.float32(0.03), none, none, grads
         state, _, _ = update(state, *sums, program=plain)
         averaged, _, _ = update(averaged, *sums, program=averaging)
         np.testing.assert_array_equal(averaged.params, state.params)
@@ -303,10 +309,10 @@ def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
     program = Program.create(config, TASK, mesh_of(1))
     state = zero_state(config, program)
     state = dataclasses.replace(state, params=state.params + 1)
-    none = np.zeros(1, np.float32)
-    sums = UpdateSums.zeros(1), none, none, np.zeros_like(state.params)
+    none, rate = np.zeros(1, np.float32), np.float32(0.1)
+    sums = UpdateSums.zeros(1), rate, none, none, np.zeros_like(state.params)
     state, _, _ = update(state, *sums, program=program)
-    decayed = 1 - 0.5 * float(make_schedule(config.train)(0))
+    decayed = 1 - 0.5 * rate
     trees = evaluated_trees(state, model=program.model)
     for path, leaf in jax.tree.leaves_with_path(trees):
         kept = path[0].key != "head" and path[-1].key in spared
