@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from rnnmnist.config.schema import TrainConfig
 from rnnmnist.data.batches import CHUNK_SPECS, Batch, BatchSource, Chunk
 from rnnmnist.models.classifier import (
+    Params,
     abstract_params,
     flatten_params,
     unflatten_params,
@@ -99,21 +100,18 @@ def train_steps(
         num_steps: jax.Array,
         class_weights: jax.Array | None,
     ) -> tuple[TrainState, UpdateSums]:
-        first = state.step
-
         def cond(loop: Loop) -> jax.Array:
-            state, _, finite = loop
-            return (state.step < first + num_steps) & finite
+            _, sums, finite = loop
+            return (sums.updates < num_steps) & finite
 
         def body(loop: Loop) -> Loop:
             state, sums, _ = loop
-            batch_sums = batch_gradients(state, chunk, class_weights, program=program)
+            batch_sums = sum_batch(state, chunk, class_weights, program=program)
             rate = rates[state.step - chunk.first]
             return apply_update(state, sums, rate, *batch_sums, program=program)
 
         loop = (state, UpdateSums.zeros(len(chunk.seed)), jnp.array(True))
         state, sums, _ = jax.lax.while_loop(cond, body, loop)
-        sums = dataclasses.replace(sums, updates=state.step - first)
         return state, gather_ensemble(sums, program.mesh)
 
     run = jax.shard_map(
@@ -160,24 +158,29 @@ def train_range(
     return state, functools.reduce(UpdateSums.add, parts), applied
 
 
-def batch_gradients(
+def sum_batch(
     state: TrainState,
     chunk: Chunk,
-    class_weights: jax.Array | None,
+    class_weights: jax.Array | None = None,
     *,
     program: Program,
+    gradients: bool = True,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Differentiates the loss of the next batch, inside `shard_map`.
+    """Evaluates, and differentiates, the loss of the next batch, inside `shard_map`.
 
     Returns sums over the batch: the loss, float32 [ensemble], the correct predictions,
-    int32 [ensemble], and the gradients, float32 [ensemble, parameters].
+    int32 [ensemble], and the gradients, float32 [ensemble, parameters or 0].
     """
-    value_and_grad = jax.value_and_grad(program.objective, has_aux=True)
 
     def shard_sums(params: jax.Array, seed: jax.Array, stored: Batch) -> jax.Array:
         batch = read_batch(stored, seed, state.step, program=program)
         tree = unflatten_params(params, program.model)
-        (_, (loss, correct)), grads = value_and_grad(tree, batch, class_weights)
+        grads: Params = {}
+        if gradients:
+            differentiate = jax.value_and_grad(program.objective, has_aux=True)
+            (_, (loss, correct)), grads = differentiate(tree, batch, class_weights)
+        else:
+            _, (loss, correct) = program.objective(tree, batch)
         sums = jnp.stack([loss, correct.astype(jnp.float32)])  # exact: below 2**24
         return jnp.concatenate([sums, flatten_params(grads)])
 
@@ -243,7 +246,7 @@ def apply_update(
         return jnp.where(all_finite, new, old)
 
     sums = UpdateSums(
-        updates=sums.updates,  # follow from the steps, after the loop
+        updates=sums.updates + where_finite(1, 0),
         loss=sums.loss + where_finite(loss, 0),
         correct=sums.correct + where_finite(correct, 0),
         finite=finite,
@@ -259,23 +262,14 @@ def score_last_batch(
 ) -> tuple[jax.Array, jax.Array]:
     """Evaluates the current parameters on the batch of the last update.
 
-    Returns the loss and the correct predictions, as `batch_gradients` does.
+    Returns the loss and the correct predictions, as `sum_batch` does.
     """
 
-    def score_shard(state: TrainState, chunk: Chunk) -> tuple[jax.Array, jax.Array]:
-        step = state.step - 1
-
-        def shard_sums(
-            params: jax.Array, seed: jax.Array, stored: Batch
-        ) -> tuple[jax.Array, jax.Array]:
-            batch = read_batch(stored, seed, step, program=program)
-            return program.objective(unflatten_params(params, program.model), batch)[1]
-
-        score = map_ensemble(shard_sums, program.execution.vectorize_seeds)
-        sums = score(state.evaluated_params, chunk.seed, chunk.batch(step))
-        sums = jax.lax.psum(sums, BATCH)
-        gathered: tuple[jax.Array, jax.Array] = gather_ensemble(sums, program.mesh)
-        return gathered
+    def score_shard(state: TrainState, chunk: Chunk) -> Any:
+        step, params = state.step - 1, state.evaluated_params
+        last = dataclasses.replace(state, step=step, params=params)
+        loss, correct, _ = sum_batch(last, chunk, program=program, gradients=False)
+        return gather_ensemble((loss, correct), program.mesh)
 
     run = jax.shard_map(
         score_shard,
