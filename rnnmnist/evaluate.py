@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     result = network.score(*data)
     path = write_result(workdir, result)
     print(
-        f"{result.task.name} {args.split} at step {result.step}: "
+        f"{result.dataset} {args.split} at step {result.step}: "
         f"{format_result(result)}, loss {result.loss:.4f}",
         *(f"seed {one.seed}: {format_accuracy(one)}" for one in result.members),
         path,

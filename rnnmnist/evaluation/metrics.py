@@ -167,7 +167,7 @@ def format_result(result: Result) -> str:
             f"; ensemble {percent(result.ensemble_accuracy)} "
             f"({result.ensemble_correct:,} of {result.examples:,})"
         )
-    if result.task.image_shape is None:
+    if result.task and result.task.image_shape is None:
         text += f", balanced accuracy {percent(result.balanced_accuracy)}"
     if result.tutorial_128 is not None:
         text += f"; on the first 128 {format_accuracy(result.tutorial_128)}"

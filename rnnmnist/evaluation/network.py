@@ -40,7 +40,6 @@ from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import find_step, read_header, read_params, with_step
 from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runs.results import (
-    NetworkResult,
     Result,
     read_result,
     result_path,
@@ -211,35 +210,34 @@ class TrainedNetwork:
 
     def score(self, task: Task, split: str, examples: Examples) -> Result:
         """Evaluates the network on a whole split of a task."""
-        config = self.config
+        config, labels = self.config, examples.labels
         networks = split_ensemble(jax.device_get(self.params))
-        labels = examples.labels
+        create = functools.partial(
+            Result,
+            dataset=task.name,
+            split=split,
+            step=self.checkpoint_step,
+            num_parameters=count_params(networks[0]),
+        )
         logits = self.logits(examples)
         scores = score_logits(logits, labels, config.seed)
-        common: dict[str, Any] = {
-            "dataset": task.name,
-            "split": split,
-            "step": self.checkpoint_step,
-            "num_parameters": count_params(networks[0]),
-        }
-        members = [  # none if there is one network
-            NetworkResult(**asdict(one) | common, params_sha256=params_sha256(network))
+        members = tuple(  # none if there is one network
+            create(**asdict(one), params_sha256=params_sha256(network))
             for one, network in zip(scores.members, networks, strict=False)
-        ]
-        extra: dict[str, Any] = {}
-        if config.data.view == "permuted":
-            order = config.data.permutation
-            pixels = task.time_steps * task.features
-            extra["permutation"] = order
-            extra["permutation_sha256"] = permutation_sha256(order, pixels)
+        )
+        first = None
         if config.tutorial_128 and split == "test":
             first = score_logits(logits[:, :128], labels[:128], config.seed)
-            extra["tutorial_128"] = first
-        return Result(
-            **asdict(scores) | common | {"members": tuple(members)} | extra,
+        order = config.data.permutation if config.data.view == "permuted" else None
+        pixels = task.time_steps * task.features
+        return create(
+            **asdict(scores) | {"members": members},
             params_sha256=self.params_sha256,
             task=task,
+            permutation=order,
+            permutation_sha256=order and permutation_sha256(order, pixels),
             trained_on_sha256=self.task.sha256,
+            tutorial_128=first,
         )
 
     def start(self) -> StreamState:

@@ -42,28 +42,24 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.members or (self,)
 
 
-class NetworkResult(Scores, frozen=True, kw_only=True, omit_defaults=True):
-    """The scores of a network of a checkpoint."""
+class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
+    """The scores of a checkpoint on a split: the content of a result file.
+
+    Of an ensemble, `num_parameters` is of one member, `params_sha256` of all.
+    """
 
     dataset: str
     split: str
     step: int
     num_parameters: int
     params_sha256: str
-
-
-class Result(NetworkResult, frozen=True, kw_only=True, omit_defaults=True):
-    """The scores of a checkpoint on a split: the content of a result file.
-
-    Of an ensemble, `num_parameters` is of one member, `params_sha256` of all.
-    """
-
-    task: Task  # of the evaluated data
+    # Of the whole, not of a member.
+    task: Task | None = None  # of the evaluated data
     permutation: str | None = None  # of the pixels, for the view `permuted`
     permutation_sha256: str | None = None
     trained_on_sha256: str | None = None  # of the training data, if they are a user's
     tutorial_128: Scores | None = None  # on the first 128 test examples
-    members: tuple[NetworkResult, ...] = ()
+    members: tuple["Result", ...] = ()
 
 
 def result_path(workdir: Path, split: str, step: int) -> Path:
@@ -78,8 +74,9 @@ def write_result(workdir: Path, result: Result) -> Path:
     read-only workdir causes a warning.
     """
     path = result_path(workdir, result.split, result.step)
-    if result.task.sha256 != result.trained_on_sha256:
-        path = path.with_stem(f"{path.stem}-{str(result.task.sha256)[:8]}")
+    sha256 = result.task and result.task.sha256
+    if sha256 != result.trained_on_sha256:
+        path = path.with_stem(f"{path.stem}-{str(sha256)[:8]}")
     with warn_if_read_only("the result"):
         write_json(path, result)
     return path

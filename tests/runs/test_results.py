@@ -13,13 +13,7 @@ from support import TASK
 
 from rnnmnist.data.examples import permutation_sha256
 from rnnmnist.evaluation.metrics import score_confusions
-from rnnmnist.runs.results import (
-    NetworkResult,
-    Result,
-    read_result,
-    result_path,
-    write_result,
-)
+from rnnmnist.runs.results import Result, read_result, result_path, write_result
 
 TABLES = ([[3, 1], [0, 2]], [[2, 2], [1, 1]], [[4, 0], [2, 0]])
 SHA256 = "of all networks"
@@ -40,7 +34,7 @@ def make_result(networks: int, tutorial_128: bool = False, **changes: Any) -> Re
     scores = score_confusions(np.array(TABLES[:networks]), losses, 5)
     common = {"dataset": "mine", "split": "test", "step": 7, "num_parameters": 9}
     members = [
-        NetworkResult(**asdict(one) | common, params_sha256=f"of {one.seed}")
+        Result(**asdict(one) | common, params_sha256=f"of {one.seed}")
         for one in scores.members
     ]
     return Result(
