@@ -1,10 +1,9 @@
-"""The predictions of a network, or of an ensemble, for every example of a split.
+"""The logits of networks for any number of examples, and what follows from them.
 
 The trainer and every command that scores or predicts obtain their logits here.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,13 +12,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.platforms import Execution
-from rnnmnist.data.examples import Inputs, View, padding
+from rnnmnist.data.examples import Inputs, View
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runtime.ensemble import map_ensemble
 from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, replicated
 
 GROUP_BYTES = 1 << 28  # of the examples that are on the devices at a time
-NUM_BINS = 15  # of the confidence, as Guo et al.
 
 
 class Batches(NamedTuple):
@@ -134,90 +132,3 @@ def decision_times(predicted: np.ndarray) -> np.ndarray:
     """
     same = predicted[:, ::-1] == predicted[:, -1:]
     return predicted.shape[1] - np.cumprod(same, axis=1).sum(axis=1) + 1
-
-
-class Predictions(NamedTuple):
-    """The predictions of one network for every example of a split."""
-
-    labels: np.ndarray  # int32 [examples], the true classes
-    lengths: np.ndarray  # int32 [examples], the number of time steps
-    # The most probable class after each time step, int [examples, time]. After the end
-    # of an example, it is the last one.
-    predicted: np.ndarray
-    probabilities: np.ndarray  # float64 [examples, classes], at the end
-
-    @classmethod
-    def from_logits(
-        cls, logits: np.ndarray, labels: np.ndarray, lengths: np.ndarray | None
-    ) -> "Predictions":
-        """Converts logits after each time step, float32 [examples, time, classes]."""
-        count, time_steps, _ = logits.shape
-        if lengths is None:
-            lengths = np.full(count, time_steps, np.int32)
-        last = lengths - 1
-        times = np.minimum(np.arange(time_steps), last[:, None])
-        predicted = np.take_along_axis(logits.argmax(-1), times, axis=1)
-        probabilities = softmax(logits[np.arange(count), last].astype(np.float64))
-        return cls(labels, lengths, predicted, probabilities)
-
-    @property
-    def correct(self) -> np.ndarray:
-        """Whether the prediction at the end is correct, bool [examples]."""
-        return self.predicted[:, -1] == self.labels
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """The probability of the predicted class, float64 [examples]."""
-        return self.probabilities.max(axis=1)
-
-    @property
-    def examples_by_time(self) -> np.ndarray:
-        """The number of examples that have each time step, int [time]."""
-        return (~padding(self.predicted.shape[1], self.lengths)).sum(axis=0)
-
-    @property
-    def correct_by_time(self) -> np.ndarray:
-        """The number of correct predictions after each time step, int [time]."""
-        correct = self.predicted == self.labels[:, None]
-        correct[padding(self.predicted.shape[1], self.lengths)] = False
-        return correct.sum(axis=0)
-
-
-def most_confident_errors(predictions: Predictions, limit: int) -> np.ndarray:
-    """Returns the indices of up to `limit` wrong predictions, most confident first."""
-    (wrong,) = np.nonzero(~predictions.correct)
-    order = np.argsort(-predictions.confidence[wrong], kind="stable")
-    return wrong[order][:limit]
-
-
-class Bins(NamedTuple):
-    """Examples grouped by confidence; bin *b* of *n* is from above b/n to (b + 1)/n."""
-
-    examples: np.ndarray  # int [bins], number of examples
-    correct: np.ndarray  # int [bins], number of correct predictions
-    confidence: np.ndarray  # float64 [bins], summed over the examples
-
-    @property
-    def calibration_error(self) -> float:
-        """The expected calibration error, from 0 to 1.
-
-        The mean over bins of the distance between accuracy and mean confidence,
-        weighted by the number of examples.
-
-        References:
-            Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural
-            Networks", ICML 2017.
-        """
-        return float(np.abs(self.correct - self.confidence).sum() / self.examples.sum())
-
-
-def calibration_bins(networks: Sequence[Predictions]) -> Bins:
-    """Groups the predictions of all networks into bins of equal width."""
-    confidence = np.concatenate([network.confidence for network in networks])
-    correct = np.concatenate([network.correct for network in networks])
-    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
-    return Bins(
-        np.bincount(bins, minlength=NUM_BINS),
-        np.bincount(bins[correct], minlength=NUM_BINS),
-        np.bincount(bins, weights=confidence, minlength=NUM_BINS),
-    )

@@ -21,13 +21,13 @@ from rnnmnist.evaluation.metrics import (
     wilson_interval,
 )
 from rnnmnist.evaluation.network import TrainedNetwork
-from rnnmnist.evaluation.predictions import (
+from rnnmnist.models.classifier import count_params
+from rnnmnist.reporting import plots
+from rnnmnist.reporting.calibration import (
     Predictions,
     calibration_bins,
     most_confident_errors,
 )
-from rnnmnist.models.classifier import count_params
-from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import Section, write_report
 from rnnmnist.reporting.plots import Tile
 from rnnmnist.runs import logs

@@ -22,8 +22,8 @@ from support import Command, Once, called, in_a_browser, one_line_error, refused
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.metrics import format_accuracy, score_logits, wilson_interval
-from rnnmnist.evaluation.predictions import most_confident_errors
 from rnnmnist.reporting import pages, plots
+from rnnmnist.reporting.calibration import most_confident_errors
 from rnnmnist.reporting.pages import RunData, compare_runs, load_run_data, report_run
 from rnnmnist.runs.logs import Metrics
 
