@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import msgspec
 import numpy as np
 from jax.sharding import Mesh
 from msgspec.structs import asdict
@@ -17,7 +16,6 @@ from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import (
-    Dataset,
     Examples,
     Inputs,
     Normalization,
@@ -37,16 +35,9 @@ from rnnmnist.models.classifier import (
     make_model,
 )
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoints import find_step, read_header, read_params, with_step
+from rnnmnist.runs.checkpoints import read_header, read_params, with_step
 from rnnmnist.runs.checksums import params_sha256
-from rnnmnist.runs.results import (
-    Result,
-    read_result,
-    result_path,
-    warn_if_read_only,
-    write_result,
-)
-from rnnmnist.runtime.distributed import broadcast, is_process_0
+from rnnmnist.runs.results import Result, warn_if_read_only
 from rnnmnist.runtime.ensemble import abstract_ensemble, put_ensemble, split_ensemble
 from rnnmnist.runtime.mesh import make_mesh, platform_of, replicated
 
@@ -285,30 +276,6 @@ class TrainedNetwork:
         carry, logits = _step(self.params, state.carry, inputs, model=self.model)
         probabilities = softmax(jax.device_get(logits)).mean(0)[0]
         return StreamState(carry, values), probabilities
-
-
-def evaluate_best_checkpoint(
-    workdir: Path, mesh: Mesh, dataset: Dataset, command: str
-) -> Result:
-    """Evaluates the best checkpoint on the test split, unless a valid result exists.
-
-    If the data have no test split, it is evaluated on the validation split.
-    """
-    best = broadcast(lambda: find_step(workdir, "best"))
-    network = TrainedNetwork(workdir, str(best), mesh)
-    sha256 = network.params_sha256
-    task = dataset.task
-    split = task.evaluated_split
-    path = result_path(workdir, split, best)
-    existing = broadcast(lambda: msgspec.to_builtins(read_result(path, sha256)))
-    if existing is not None:
-        return msgspec.convert(existing, Result)
-    if split == "test" and is_process_0():
-        network.log_test_reading(command)
-    result = network.score(task, split, dataset.splits[split])
-    if is_process_0():
-        write_result(workdir, result)
-    return result
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import jax
+import msgspec
 from jax.sharding import Mesh
 
 from rnnmnist.config.schema import Config, TrainConfig
@@ -14,14 +15,15 @@ from rnnmnist.data.batches import BatchSource, Chunk, open_batches
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.errors import RunError, StoppedError
 from rnnmnist.evaluation.metrics import score_logits
-from rnnmnist.evaluation.network import evaluate_best_checkpoint
+from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoints import Checkpoints
+from rnnmnist.runs.checkpoints import Checkpoints, find_step
 from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.results import Result, read_result, result_path, write_result
 from rnnmnist.runs.workdir import PhaseTimer, session
 from rnnmnist.runtime.compilation import running_seconds
-from rnnmnist.runtime.distributed import all_max, is_process_0
+from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
 from rnnmnist.training.loss import weigh_classes
@@ -234,3 +236,27 @@ def log(run: Run, metrics: Metrics) -> None:
     if is_process_0():
         logs.append(run.workdir, metrics)
     run.progress.show(metrics)
+
+
+def evaluate_best_checkpoint(
+    workdir: Path, mesh: Mesh, dataset: Dataset, command: str
+) -> Result:
+    """Evaluates the best checkpoint on the test split, unless a valid result exists.
+
+    If the data have no test split, it is evaluated on the validation split.
+    """
+    best = broadcast(lambda: find_step(workdir, "best"))
+    network = TrainedNetwork(workdir, str(best), mesh)
+    sha256 = network.params_sha256
+    task = dataset.task
+    split = task.evaluated_split
+    path = result_path(workdir, split, best)
+    existing = broadcast(lambda: msgspec.to_builtins(read_result(path, sha256)))
+    if existing is not None:
+        return msgspec.convert(existing, Result)
+    if split == "test" and is_process_0():
+        network.log_test_reading(command)
+    result = network.score(task, split, dataset.splits[split])
+    if is_process_0():
+        write_result(workdir, result)
+    return result

@@ -7,28 +7,15 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from support import (
-    TASK,
-    mesh_of,
-    model_of,
-    random_examples,
-    random_params,
-    save_network,
-    task_of,
-)
+from support import random_examples, save_network, task_of
 
 from rnnmnist import Predictor, predict
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
-from rnnmnist.data.examples import Dataset, permutation_sha256
+from rnnmnist.data.examples import permutation_sha256
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.network import evaluate_best_checkpoint
-from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoints import Checkpoints
-from rnnmnist.runs.logs import Metrics
 
 IMAGES = random_examples(7).stored
 
@@ -102,24 +89,6 @@ def test_time_steps_that_a_stream_refuses() -> None:
 def test_images_of_another_shape_or_type_are_refused(images: Any) -> None:
     with pytest.raises(UserError, match=r"^inputs: must be uint8 images of shape"):
         Predictor().classify(images)
-
-
-def test_the_trainer_evaluates_the_checkpoint_that_validation_selected(
-    tmp_path: Path,
-) -> None:
-    config = Config(model=ModelConfig(hidden_size=4))
-    params = random_params(model_of(config.model))
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
-        for step, correct in ((1, 450), (2, 100)):
-            metrics = Metrics.create(step, "validation", 500, [0], [1.0], [correct])
-            checkpoints.save(step, {"params": params}, config, TASK, metrics)
-            params = jax.tree.map(np.negative, params)
-    dataset = Dataset(TASK, {"test": random_examples(16)})
-    result = evaluate_best_checkpoint(tmp_path, mesh_of(1), dataset, "main")
-    assert (result.step, result.split, result.examples) == (1, "test", 16)
-    assert result.params_sha256 == Predictor(tmp_path, "1").params_sha256
-    (reading,) = logs.read(tmp_path, logs.Reading)
-    assert reading.step == 1
 
 
 def test_a_result_has_the_order_of_all_pixels(tmp_path: Path) -> None:

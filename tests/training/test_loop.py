@@ -1,4 +1,4 @@
-"""The training loop: its events and its transfers between host and devices."""
+"""The training loop: its events, its transfers and its final evaluation."""
 
 import errno
 import threading
@@ -6,15 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
+from support import TASK, mesh_of, model_of, random_examples, random_params
 
-from rnnmnist.config.schema import Config, TrainConfig
+from rnnmnist import Predictor
+from rnnmnist.config.schema import Config, ModelConfig, TrainConfig
 from rnnmnist.data import datasets
-from rnnmnist.data.examples import Examples
+from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.errors import RunError
+from rnnmnist.runs import logs
+from rnnmnist.runs.checkpoints import Checkpoints
+from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.training import loop
-from rnnmnist.training.loop import next_event
+from rnnmnist.training.loop import evaluate_best_checkpoint, next_event
 
 TIMER = PhaseTimer("test")
 
@@ -70,3 +76,21 @@ def test_a_failed_read_on_the_host_ends_the_run_and_its_thread(
         loop.train(config, datasets.load(config.data), tmp_path / "run", timer=TIMER)
     (thread,) = threads
     assert not thread.is_alive()
+
+
+def test_the_trainer_evaluates_the_checkpoint_that_validation_selected(
+    tmp_path: Path,
+) -> None:
+    config = Config(model=ModelConfig(hidden_size=4))
+    params = random_params(model_of(config.model))
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step, correct in ((1, 450), (2, 100)):
+            metrics = Metrics.create(step, "validation", 500, [0], [1.0], [correct])
+            checkpoints.save(step, {"params": params}, config, TASK, metrics)
+            params = jax.tree.map(np.negative, params)
+    dataset = Dataset(TASK, {"test": random_examples(16)})
+    result = evaluate_best_checkpoint(tmp_path, mesh_of(1), dataset, "main")
+    assert (result.step, result.split, result.examples) == (1, "test", 16)
+    assert result.params_sha256 == Predictor(tmp_path, "1").params_sha256
+    (reading,) = logs.read(tmp_path, logs.Reading)
+    assert reading.step == 1
