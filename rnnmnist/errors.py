@@ -80,14 +80,21 @@ def names_path(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def damage_refused(kind: type[RunError], where: str, remedy: str) -> Iterator[None]:
-    """Turns what a library raises for a bad file into one line, after `where`."""
+def named(
+    subject: str | Path, remedy: str = "", kind: type[RunError] = UserError
+) -> Iterator[None]:
+    """Names a file, a folder or an array in the errors of those who read it.
+
+    With a remedy, what a library raises for a bad one becomes an error, too.
+    """
     try:
         yield
+    except UserError as error:
+        raise UserError(f"{subject}: {error}") from error
     except Exception as error:  # NumPy, zipfile, pyarrow and TFDS raise many types
-        if as_run_error(error):
+        if not remedy or as_run_error(error):
             raise
-        message = f"{where}cannot be read ({first_line(error)}); {remedy}"
+        message = f"{subject}: cannot be read ({first_line(error)}); {remedy}"
         raise kind(message) from error
 
 

@@ -25,7 +25,7 @@ from rnnmnist.config.files import expand, open_folder, parse_folder
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.image_sets import IMAGE_SETS, IMAGE_SHAPE, embedded_images
-from rnnmnist.errors import RunError, UserError, damage_refused
+from rnnmnist.errors import RunError, UserError, named
 from rnnmnist.runtime.signals import raised_interrupts
 
 URLS = {  # of the original files; those of mnist5k ship with this package
@@ -129,7 +129,7 @@ def load(config: DataConfig) -> dict[str, Examples]:
             builder = make_builder(config)
             if not builder.is_prepared():  # by a process that held the lock
                 _prepare(builder, config.manual_dir)
-    with damage_refused(RunError, f"{builder.data_dir}: ", PREPARE_AGAIN):
+    with named(builder.data_dir, PREPARE_AGAIN, RunError):
         return {split: _read_split(builder, split) for split in SPLITS}
 
 
@@ -137,7 +137,7 @@ def make_builder(config: DataConfig) -> MnistRows:
     """Returns the builder of a data set, which need not be prepared."""
     path = config.data_dir and parse_folder(config.data_dir, "data.data_dir")
     folder = f"{path or 'the default data_dir'}/mnist_rows/{config.name}"
-    with damage_refused(RunError, f"{folder}: ", PREPARE_AGAIN):
+    with named(folder, PREPARE_AGAIN, RunError):
         return MnistRows(config=config.name, data_dir=path, file_format="array_record")
 
 

@@ -23,8 +23,8 @@ from rnnmnist.data.examples import (
     find_invalid,
     permutation_sha256,
 )
-from rnnmnist.data.sequences.validation import Sequences, named, refuse_masked
-from rnnmnist.errors import UserError, first_line
+from rnnmnist.data.sequences.validation import Sequences, refuse_masked
+from rnnmnist.errors import UserError, first_line, named
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import predict_logits, softmax
 from rnnmnist.models.classifier import (

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rnnmnist.config.files import expand
-from rnnmnist.errors import UserError, printable
+from rnnmnist.errors import UserError, named, printable
 from rnnmnist.evaluation.metrics import probability
 from rnnmnist.inference.predictor import Prediction, Predictor
 
@@ -61,7 +61,6 @@ def _describe(prediction: Prediction) -> str:
 def predict_sequences(predictor: Predictor, name: str) -> list[Result]:
     """Classifies each sequence of a file."""
     from rnnmnist.data.sequences import reading  # imports pyarrow
-    from rnnmnist.data.sequences.validation import named
 
     path = expand(name)
     sequences = reading.read(path, pair=False)

@@ -20,13 +20,8 @@ from rnnmnist.data.examples import (
 )
 from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
 from rnnmnist.data.sequences.ts import read_ts
-from rnnmnist.data.sequences.validation import (
-    Sequences,
-    check_memory,
-    named,
-    validate,
-)
-from rnnmnist.errors import UserError, damage_refused, did_you_mean, shown
+from rnnmnist.data.sequences.validation import Sequences, check_memory, validate
+from rnnmnist.errors import UserError, did_you_mean, named, shown
 
 FORMATS = "a .npz, .ts, .csv or .parquet file, or a folder of .npy files"
 CHUNK_BYTES = 1 << 24  # of the values that are checked at a time
@@ -44,8 +39,7 @@ def read_npz(path: Path) -> dict[str, Any]:
         check_memory(sum(member.file_size for member in members), "the arrays")
         for member in members:
             name = member.filename.removesuffix(".npy")
-            damage = damage_refused(UserError, f"{name}: ", SAVE_AGAIN)
-            with damage, archive.open(member) as file:
+            with named(name, SAVE_AGAIN), archive.open(member) as file:
                 arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
                 if file.read(1):  # at the end, zipfile compares the checksum
                     raise ValueError(OTHER_SIZE)
@@ -58,7 +52,7 @@ def read_folder(path: Path) -> dict[str, Any]:
     _check_names([file.stem for file in files])
     arrays: dict[str, Any] = {}
     for file in files:
-        with damage_refused(UserError, f"{file.stem}: ", SAVE_AGAIN):
+        with named(file.stem, SAVE_AGAIN):
             array: Any = np.load(file, mmap_mode="r", allow_pickle=False)
             if array.offset + array.nbytes != file.stat().st_size:
                 raise ValueError(OTHER_SIZE)
@@ -94,14 +88,14 @@ def read(path: Path, *, pair: bool = True) -> Sequences:
     if reader is None:
         path.stat()  # raises if it does not exist
         raise UserError(f"{path}: is in no known format; name {FORMATS}")
-    with named(path), damage_refused(UserError, "", "save it again"):
+    with named(path, "save it again"):
         arrays = read_ts(path, pair=pair) if reader is read_ts else reader(path)
         return validate(**arrays)
 
 
 def from_memory(inputs: Any, **arrays: Any) -> Sequences:
     """Checks arrays, as `validate` does, or a table, as `read_stream` does."""
-    with named("inputs"), damage_refused(UserError, "", "pass another table"):
+    with named("inputs", "pass another table"):
         columns = read_stream(inputs)
     if columns is None:
         return validate(inputs, **arrays)

@@ -1,11 +1,9 @@
 """The sequences of a user, checked once, whichever format they come from."""
 
-import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -248,15 +246,6 @@ def _encode(
     positions = {name: index for index, name in enumerate(classes)}
     indices = np.array([positions[name] for name in names], np.int32)
     return indices[inverse], tuple(classes)
-
-
-@contextlib.contextmanager
-def named(subject: str | Path) -> Iterator[None]:
-    """Names a file or an array in the errors of those who check it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{subject}: {error}") from error
 
 
 def pad(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
