@@ -22,7 +22,7 @@ from jax.sharding import AxisType, Mesh
 from rnnmnist import cli
 from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
-from rnnmnist.config.tasks import SplitSizes, Task
+from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import (
     Batch,
     BatchSource,
@@ -30,7 +30,7 @@ from rnnmnist.data.batches import (
     Chunk,
     open_batches,
 )
-from rnnmnist.data.examples import Examples, View
+from rnnmnist.data.examples import SPLITS, Examples, View
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import RunError, as_run_error
 from rnnmnist.models.classifier import (
@@ -131,7 +131,7 @@ def model_of(
 def task_of(time_steps: int, features: int, classes: int) -> Task:
     """Returns a task of these sizes, without examples."""
     names = tuple(map(str, range(classes)))
-    return Task("none", time_steps, features, names, SplitSizes(0, 0, 0))
+    return Task("none", time_steps, features, names, dict.fromkeys(SPLITS, 0))
 
 
 def random_params(model: SequenceClassifier) -> Params:

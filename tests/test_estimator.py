@@ -74,7 +74,7 @@ def test_parameters_are_settings_of_which_only_the_given_differ(fitted: Any) -> 
     for name, value in load_config(find_config("files")).flat().items():
         given = (SETTINGS | decided).get(name.rpartition(".")[2], value)
         assert trained[name] == given, name
-    assert fitted.predictor_.task.examples.train == len(X)
+    assert fitted.predictor_.task.examples["train"] == len(X)
     with pytest.raises(UserError, match=r"^train\.num_steps: must be .* not 'many'"):
         new(num_steps="many").fit(X, Y)
 

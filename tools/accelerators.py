@@ -222,7 +222,7 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
     state = _place(abstract_state(config, program), STATE_SPECS, mesh)
     if case.program == "evaluate":
         size = execution.eval_batch_size * mesh.shape[BATCH]
-        count = -(-task.examples.test // size)
+        count = -(-task.examples["test"] // size)
         images = jax.ShapeDtypeStruct((count, size, *image_shape), jnp.uint8)
         trees = functools.partial(evaluated_trees, model=program.model)
         params = jax.eval_shape(trees, state)
@@ -246,7 +246,7 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
 
     updates, batch_size = _updates(case), config.train.batch_size
     gather = gather_batches.lower(
-        _place(examples(task.examples.train), P(), mesh),
+        _place(examples(task.examples["train"]), P(), mesh),
         seeds,
         number,
         updates=updates,

@@ -9,15 +9,6 @@ MIN_VALIDATION_EXAMPLES = 50  # with fewer, validation does not select a checkpo
 
 
 @dataclasses.dataclass(frozen=True)
-class SplitSizes:
-    """The number of examples in each split."""
-
-    train: int
-    validation: int
-    test: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Task:
     """The sequences of a data set and their classes.
 
@@ -30,7 +21,7 @@ class Task:
     time_steps: int  # of the longest sequence
     features: int
     classes: tuple[str, ...]  # in the order of the labels
-    examples: SplitSizes
+    examples: dict[str, int]  # in train, validation and test
     image_shape: tuple[int, int] | None = None  # rows, columns; None: no images
     feature_names: tuple[str, ...] = ()
     validation_groups: tuple[str, ...] = ()  # of sequences that are held out by group
@@ -41,13 +32,13 @@ class Task:
     @property
     def sizes(self) -> str:
         """The sizes of the splits, as text."""
-        return " / ".join(f"{count:,}" for count in vars(self.examples).values())
+        return " / ".join(f"{count:,}" for count in self.examples.values())
 
     @property
     def evaluated_split(self) -> str:
         """The split of the final result: `test`, else `validation`, else `train`."""
-        sizes = self.examples
-        return "test" if sizes.test else "validation" if sizes.validation else "train"
+        splits = ("test", "validation")
+        return next((split for split in splits if self.examples[split]), "train")
 
     @property
     def noun(self) -> str:
@@ -94,7 +85,7 @@ def fit_to_task(config: Config, task: Task) -> Config:
 def resolve(config: Config, task: Task) -> Config:
     """Returns a configuration whose defaults are those for a task."""
     train = config.train
-    count = task.examples.train
+    count = task.examples["train"]
     batch_size = min(train.batch_size, count)
     steps = train.total_steps
     if train.num_epochs is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from rnnmnist.config.schema import DataConfig
-from rnnmnist.config.tasks import SplitSizes, Task
+from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import View
 
 IMAGE_SHAPE = (28, 28)
@@ -16,11 +16,13 @@ _GARMENTS = (
 )
 _SYLLABLES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
-IMAGE_SETS: dict[str, tuple[tuple[str, ...], SplitSizes]] = {
-    "mnist": (_DIGITS, SplitSizes(55_000, 5_000, 10_000)),
-    "fashion_mnist": (_GARMENTS, SplitSizes(55_000, 5_000, 10_000)),
-    "kmnist": (_SYLLABLES, SplitSizes(55_000, 5_000, 10_000)),
-    "mnist5k": (_DIGITS, SplitSizes(4_000, 500, 500)),
+_SIZES = {"train": 55_000, "validation": 5_000, "test": 10_000}
+
+IMAGE_SETS: dict[str, tuple[tuple[str, ...], dict[str, int]]] = {
+    "mnist": (_DIGITS, _SIZES),
+    "fashion_mnist": (_GARMENTS, _SIZES),
+    "kmnist": (_SYLLABLES, _SIZES),
+    "mnist5k": (_DIGITS, {"train": 4_000, "validation": 500, "test": 500}),
 }
 EMBEDDED = Path(__file__).parent / "mnist5k.npz"
 

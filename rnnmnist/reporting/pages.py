@@ -117,7 +117,7 @@ def report_run(run: RunData, command: str) -> list[Path]:
         command,
         run=run,
         network=run.network,
-        selects=run.network.task.examples.validation >= MIN_VALIDATION_EXAMPLES,
+        selects=run.network.task.examples["validation"] >= MIN_VALIDATION_EXAMPLES,
         configuration=configuration,
     )
 

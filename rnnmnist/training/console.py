@@ -39,7 +39,7 @@ class Progress:
         self._noun = task.noun
         self._first_step = step
         self._num_steps = config.total_steps
-        self._steps_per_epoch = task.examples.train / config.batch_size
+        self._steps_per_epoch = task.examples["train"] / config.batch_size
         self._started = time.monotonic()
 
     def start(self, networks: int, parameters: int, *, on_host: bool) -> None:

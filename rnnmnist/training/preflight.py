@@ -90,7 +90,7 @@ def describe_step(
     program = Program.create(config, task, mesh)
     state = create_state(config, program)
     if sequences is None:
-        images = np.zeros((task.examples.train, *(task.image_shape or ())), np.uint8)
+        images = np.zeros((task.examples["train"], *(task.image_shape or ())), np.uint8)
         examples = Examples(images, labels=np.zeros(len(images), np.int32))
     else:
         examples = sequences.splits["train"]

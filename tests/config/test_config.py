@@ -23,7 +23,7 @@ from rnnmnist.config.schema import (
     DataConfig,
     TrainConfig,
 )
-from rnnmnist.config.tasks import SplitSizes, Task, fit_to_task
+from rnnmnist.config.tasks import Task, fit_to_task
 from rnnmnist.errors import UserError
 from rnnmnist.training.optimizer import make_schedule
 
@@ -272,7 +272,7 @@ def test_a_setting_that_was_added_since_has_its_default(name: str) -> None:
 
 def sequences(**changes: Any) -> Task:
     """A task of sequences."""
-    sizes = SplitSizes(train=60, validation=10, test=0)
+    sizes = {"train": 60, "validation": 10, "test": 0}
     return Task("mine", 30, 2, ("a", "b"), sizes, **changes)
 
 
@@ -321,8 +321,8 @@ def test_the_recipe_of_files_depends_on_the_cell_and_on_the_length(cell: str) ->
         assert fit_to_task(found, task) == found
     with pytest.raises(UserError, match=r"^model\.window: .* at most 30, the time"):
         fit_to_task(recipe.replace({"model.window": 31}), sequences())
-    long = Task("digits", 784, 1, ("a", "b"), SplitSizes(60, 0, 0), (28, 28))
-    assert fit_to_task(Config(), long).model.window == 1
+    images = dataclasses.replace(TASK, time_steps=784, features=1)
+    assert fit_to_task(Config(), images).model.window == 1
 
 
 @pytest.mark.parametrize("value", ["ltsm", "one", "py:A", "a.py:A\n"])

@@ -73,7 +73,7 @@ def test_the_embedded_splits_are_balanced_and_disjoint(small: Config) -> None:
     for split, own in splits.items():
         np.testing.assert_array_equal(np.bincount(own.labels), [sizes[split]] * 10)
     assert task == image_sets.image_task(small.data)
-    assert vars(task.examples) == {s: len(splits[s].labels) for s in SPLITS}
+    assert task.examples == {s: len(splits[s].labels) for s in SPLITS}
     found = [i.tobytes() for split in SPLITS for i in splits[split].stored]
     assert len(set(found)) == len(found) == 5000
 
@@ -83,7 +83,7 @@ def test_the_task_of_an_image_set_is_known_without_its_files(name: Any) -> None:
     task = image_sets.image_task(DataConfig(name=name, data_dir="/nowhere"))
     assert task.name == name
     assert len(task.classes) == 10
-    assert sum(vars(task.examples).values()) == (5_000 if name == "mnist5k" else 70_000)
+    assert sum(task.examples.values()) == (5_000 if name == "mnist5k" else 70_000)
 
 
 def assert_equal(found: dict[str, Examples], expected: dict[str, Examples]) -> None:

@@ -309,7 +309,7 @@ def sequences_run(
     run: RunData, name: str, *, validation: int = 500, test: int = 500
 ) -> RunData:
     """The run as of sequences, with this number of them in two splits."""
-    sizes = dataclasses.replace(run.task.examples, validation=validation, test=test)
+    sizes = run.task.examples | {"validation": validation, "test": test}
     task = dataclasses.replace(
         run.task, name=name, image_shape=None, sha256=name, examples=sizes
     )

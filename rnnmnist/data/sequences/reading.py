@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rnnmnist.config.schema import DataConfig
-from rnnmnist.config.tasks import SplitSizes, Task
+from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import (
     Dataset,
     Examples,
@@ -157,7 +157,7 @@ def to_dataset(
         time_steps,
         features,
         classes,
-        SplitSizes(**{split: len(indices) for split, indices in splits.items()}),
+        {split: len(indices) for split, indices in splits.items()},
         feature_names=sequences.feature_names,
         validation_groups=tuple(map(str, held_out.tolist())),
         sha256=sha256,
