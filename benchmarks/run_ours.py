@@ -12,9 +12,9 @@ import worker
 
 from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
-from rnnmnist.data.batches import open_batches
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.placement import open_batches
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.models import cells

@@ -23,15 +23,10 @@ from rnnmnist import cli
 from rnnmnist.config.platforms import execution_of
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.batches import (
-    Batch,
-    BatchSource,
-    BatchTransform,
-    Chunk,
-    open_batches,
-)
+from rnnmnist.data.batches import Batch, BatchTransform, Chunk
 from rnnmnist.data.examples import SPLITS, Examples, View
 from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError, as_run_error
 from rnnmnist.models.classifier import (
     Params,

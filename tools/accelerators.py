@@ -38,10 +38,10 @@ from rnnmnist.data.batches import (
     SHARDED,
     Batch,
     Chunk,
-    chunk_updates,
     gather_batches,
 )
 from rnnmnist.data.image_sets import image_task
+from rnnmnist.data.placement import chunk_updates
 from rnnmnist.evaluation.predictions import Batches, predict_batches
 from rnnmnist.main import parse
 from rnnmnist.runtime.machine import installed_versions

@@ -5,44 +5,27 @@ of epoch `p // examples`, and the order of an epoch is a keyed bijection. The co
 batch is proportional to its size, batches continue across epoch boundaries, and every
 epoch contains every example exactly once.
 
-A chunk is gathered on the devices from a copy of the examples, or, if that would take
-too much memory, by a thread of the host. Both give the same bits.
+`data.placement` gathers a chunk of batches on the devices or on the host.
 """
 
-import concurrent.futures
-import contextlib
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.augmentation import Distortions, apply_warp, sample_warp
-from rnnmnist.data.examples import Examples, View
+from rnnmnist.data.examples import View
 from rnnmnist.runtime.ensemble import Stream, stream_key
-from rnnmnist.runtime.machine import main_memory
-from rnnmnist.runtime.mesh import (
-    BATCH,
-    SEEDS,
-    device_put,
-    local_sharding,
-    over_seeds,
-    replicated,
-)
+from rnnmnist.runtime.mesh import BATCH, SEEDS
 
 # The security proof asks for six rounds per bit of the size. For 55,000 images
 # (16 bits), statistical tests of positions and neighbours find no bias after 48.
 ROUNDS = 48
-CHUNK_UPDATES = 100
-CHUNK_BYTES = 1 << 24  # of a chunk; a single update can have more
-MAX_MEMORY_FRACTION = 0.25  # of a device, for the training examples
 SHARDED = P(None, SEEDS, BATCH)  # the partition of [updates, ensemble, batch, ...]
 
 
@@ -161,102 +144,6 @@ class Chunk(NamedTuple):
 CHUNK_SPECS: Any = Chunk(SHARDED, P(SEEDS), P())  # type: ignore[arg-type]
 
 
-@dataclasses.dataclass(frozen=True)
-class BatchSource:
-    """Divides the updates of a run into chunks of batches."""
-
-    gather: Callable[[int], Chunk]  # from the number of updates before the chunk
-    updates: int  # in a chunk
-    on_host: bool  # where the examples stay
-
-    def chunks(self, first: int, last: int) -> Iterator[tuple[Chunk, int]]:
-        """Yields chunks, each with the number of updates to take from it."""
-        while first < last:
-            start = first // self.updates * self.updates
-            end = min(last, start + self.updates)
-            yield self.gather(start), end - first
-            first = end
-
-
-@contextlib.contextmanager
-def open_batches(
-    examples: Examples, config: Config, mesh: Mesh
-) -> Iterator[BatchSource]:
-    """Copies training examples to the devices, or keeps them on the host.
-
-    `execution.placement=auto` keeps them on the host if their copies on all devices of
-    this process would take more than `MAX_MEMORY_FRACTION` of the memory. Then a thread
-    gathers each chunk while the devices compute with the one before; it ends with the
-    context.
-    """
-    size = examples.take(np.arange(1)).nbytes
-    updates = chunk_updates(size * config.num_seeds * config.train.batch_size)
-    on_host = config.execution.placement == "host"
-    if config.execution.placement == "auto":
-        stats = mesh.local_devices[0].memory_stats() or {}
-        shared = main_memory() / len(mesh.local_devices)  # by the devices of a CPU
-        memory = stats.get("bytes_limit", shared)
-        on_host = size * len(examples) > MAX_MEMORY_FRACTION * memory
-    if on_host:
-        gather = _host_gatherer(examples, config, mesh, updates)
-        with concurrent.futures.ThreadPoolExecutor(1) as thread:
-            yield BatchSource(_ahead(gather, updates, thread), updates, on_host)
-    else:
-        gather = _device_gatherer(examples, config, mesh, updates)
-        # Several events can fall into a chunk.
-        yield BatchSource(functools.lru_cache(1)(gather), updates, on_host)
-
-
-def chunk_updates(update_bytes: int) -> int:
-    """Returns the number of updates in a chunk whose batches have these bytes."""
-    return min(CHUNK_UPDATES, max(1, CHUNK_BYTES // update_bytes))
-
-
-def _ahead(
-    gather: Callable[[int], Chunk],
-    updates: int,
-    thread: concurrent.futures.Executor,
-) -> Callable[[int], Chunk]:
-    """Gathers in a thread, which begins the next chunk while one is used."""
-    gathered: dict[int, concurrent.futures.Future[Chunk]] = {}
-
-    def chunk(start: int) -> Chunk:
-        nonlocal gathered
-        gathered = {
-            step: gathered.get(step) or thread.submit(gather, step)
-            for step in (start, start + updates)
-        }
-        return gathered[start].result()
-
-    return chunk
-
-
-def _device_gatherer(
-    examples: Examples, config: Config, mesh: Mesh, updates: int
-) -> Callable[[int], Chunk]:
-    """Copies examples to every device, which gathers its own shards of a chunk."""
-    rows = _rows(examples, slice(None))
-    arrays = jax.tree.map(
-        functools.partial(device_put, sharding=replicated(mesh)),
-        Batch(rows, examples.labels, examples.lengths),  # type: ignore[arg-type]
-    )
-    seeds = device_put(np.asarray(config.seeds, np.uint32), over_seeds(mesh))
-
-    def gather(start: int) -> Chunk:
-        first = device_put(np.int32(start), replicated(mesh))
-        batches = gather_batches(
-            arrays,
-            seeds,
-            first,
-            updates=updates,
-            batch_size=config.train.batch_size,
-            sharding=NamedSharding(mesh, SHARDED),
-        )
-        return Chunk(batches, seeds, first)
-
-    return gather
-
-
 @functools.partial(jax.jit, static_argnames=("updates", "batch_size", "sharding"))
 def gather_batches(
     examples: Batch,
@@ -269,63 +156,13 @@ def gather_batches(
 ) -> Batch:
     """Gathers the batches of a chunk on the devices from all examples."""
     count = len(examples.labels)
-    indices = _indices(seeds, first, updates, batch_size, count)
+    indices = batch_indices(seeds, first, updates, batch_size, count)
     indices = jax.lax.with_sharding_constraint(indices, sharding)
     batches = jax.tree.map(lambda array: array[indices], examples)
     return jax.lax.with_sharding_constraint(batches, sharding)
 
 
-def _host_gatherer(
-    examples: Examples, config: Config, mesh: Mesh, updates: int
-) -> Callable[[int], Chunk]:
-    """Takes the shards of a chunk from examples on the host."""
-    batch_size = config.train.batch_size
-    seeds = np.asarray(config.seeds, np.uint32)
-    # On this process's own device: other threads use the mesh.
-    local_seeds = device_put(seeds, local_sharding())
-    count = device_put(np.int32(len(examples)), local_sharding())
-    indices_of = jax.jit(_indices, static_argnums=(2, 3))
-    sharding = NamedSharding(mesh, SHARDED)
-    lengths = examples.lengths
-
-    def gather(start: int) -> Chunk:
-        first = device_put(np.int32(start), local_sharding())
-        indices = jax.device_get(
-            indices_of(local_seeds, first, updates, batch_size, count)
-        )
-        take = functools.partial(_take_shards, indices, sharding)
-        batches = Batch(
-            inputs=take(functools.partial(_rows, examples)),
-            labels=take(examples.labels.__getitem__),
-            lengths=None if lengths is None else take(lengths.__getitem__),
-        )
-        first = device_put(np.int32(start), replicated(mesh))
-        return Chunk(batches, device_put(seeds, over_seeds(mesh)), first)
-
-    return gather
-
-
-def _take_shards(
-    indices: np.ndarray, sharding: NamedSharding, take: Callable[..., np.ndarray]
-) -> jax.Array:
-    """Takes the values of examples on the host, for each device those of its shard."""
-    shape = take(np.arange(1)).shape[1:]
-
-    def shard(index: Any) -> np.ndarray:
-        own = indices[index[: indices.ndim]]
-        return take(own.ravel()).reshape(*own.shape, *shape)
-
-    with jax.transfer_guard_host_to_device("allow"):
-        return jax.make_array_from_callback((*indices.shape, *shape), sharding, shard)
-
-
-def _rows(examples: Examples, positions: slice | np.ndarray) -> np.ndarray:
-    """Takes examples as rows [n, values], which are gathered faster than [28, 28]."""
-    values = examples.take(positions)
-    return values.reshape(len(values), -1)
-
-
-def _indices(
+def batch_indices(
     seeds: jax.Array, first: jax.Array, updates: int, batch_size: int, examples: Any
 ) -> jax.Array:
     """Returns the examples of batches, int32 [updates, ensemble, batch]."""

@@ -11,8 +11,9 @@ from jax.sharding import Mesh
 
 from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.batches import BatchSource, Chunk, open_batches
+from rnnmnist.data.batches import Chunk
 from rnnmnist.data.examples import Dataset, Examples
+from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError, StoppedError
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.network import TrainedNetwork

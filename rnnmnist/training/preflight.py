@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task, fit_to_task
 from rnnmnist.data import datasets, image_sets
-from rnnmnist.data.batches import open_batches
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.images import make_builder, missing_urls
+from rnnmnist.data.placement import open_batches
 from rnnmnist.errors import RunError
 from rnnmnist.runs.workdir import check_free
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds

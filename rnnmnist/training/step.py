@@ -12,7 +12,8 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.schema import TrainConfig
-from rnnmnist.data.batches import CHUNK_SPECS, Batch, BatchSource, Chunk
+from rnnmnist.data.batches import CHUNK_SPECS, Batch, Chunk
+from rnnmnist.data.placement import BatchSource
 from rnnmnist.models.classifier import (
     Params,
     abstract_params,

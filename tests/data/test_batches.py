@@ -1,7 +1,6 @@
 """Batches are functions of (seed, step) with every image once per epoch."""
 
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +18,7 @@ from support import (
 
 from rnnmnist.config.schema import Config, DataConfig, TrainConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.data import batches as batches_module
-from rnnmnist.data.batches import Batch, BatchTransform, epoch_order, open_batches
+from rnnmnist.data.batches import Batch, BatchTransform, epoch_order
 from rnnmnist.data.examples import Examples, Normalization
 
 ONE_HUNDRED = Examples(
@@ -178,38 +176,3 @@ def test_distortions_follow_seed_and_step() -> None:
         for step in (1, 2)
     }
     assert len(drawn) == 4
-
-
-def test_the_host_gathers_the_chunks_of_the_devices(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """In a thread that ends with the context, for sequences of several lengths."""
-    monkeypatch.setattr(batches_module, "CHUNK_UPDATES", 3)
-    generator = np.random.default_rng(0)
-    lengths, labels = generator.integers(1, 7, (2, 20), np.int32)
-    normalization = Normalization(np.zeros(2), np.ones(2), "error")
-    stored = generator.normal(size=(20, 6, 2))
-    examples = Examples(stored, lengths, None, normalization, labels=labels)
-    found = []
-    config = Config(num_seeds=2).replace({"train.batch_size": 8})
-    copies = 4 * stored.nbytes // 2  # float32 on each device
-    for memory in (4 * copies, 4 * copies - 1):  # of which they take a quarter
-        monkeypatch.setattr(
-            batches_module, "main_memory", functools.partial(int, memory)
-        )
-        threads = threading.active_count()
-        with open_batches(examples, config, mesh_of(4)) as source:
-            assert source.on_host == (memory < 4 * copies)
-            found.append(list(source.chunks(2, 8)))
-        assert threading.active_count() == threads
-    for (one, count), (other, same) in zip(*found, strict=True):
-        assert count == same
-        jax.tree.map(np.testing.assert_array_equal, one, other)
-        assert one.batches.inputs.shape == (3, 2, 8, 12)
-        shardings = one.batches.inputs.sharding, other.batches.inputs.sharding
-        assert shardings[0].is_equivalent_to(shardings[1], 4)
-    assert [(int(chunk.first), count) for chunk, count in found[0]] == [
-        (0, 1),
-        (3, 3),
-        (6, 2),
-    ]

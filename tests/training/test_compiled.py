@@ -28,8 +28,9 @@ from support import (
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import CELLS, Config, DataConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.batches import Chunk, open_batches
+from rnnmnist.data.batches import Chunk
 from rnnmnist.data.examples import Examples
+from rnnmnist.data.placement import open_batches
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.mesh import make_mesh
 from rnnmnist.training.state import Program, TrainState, create_state, to_trees

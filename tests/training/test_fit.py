@@ -21,7 +21,7 @@ from orbax.checkpoint import CheckpointManager
 from support import interrupted_at, run_python
 
 import rnnmnist
-from rnnmnist.data import batches
+from rnnmnist.data import placement
 from rnnmnist.errors import RunError
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.workdir import list_steps, lock
@@ -161,7 +161,7 @@ def test_fit_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even the thread that gathers batches."""
-    monkeypatch.setattr(batches, "CHUNK_BYTES", 1 << 12)
+    monkeypatch.setattr(placement, "CHUNK_BYTES", 1 << 12)
     before = left_behind()
     fit(tmp_path / "run", placement="host")
     assert_nothing_is_left(before)

@@ -24,8 +24,9 @@ from support import (
 
 from rnnmnist.config.platforms import DEFAULTS, Execution
 from rnnmnist.config.schema import Config
-from rnnmnist.data import batches
-from rnnmnist.data.batches import BatchTransform, open_batches
+from rnnmnist.data import placement
+from rnnmnist.data.batches import BatchTransform
+from rnnmnist.data.placement import open_batches
 from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 from rnnmnist.runtime.ensemble import split_ensemble
@@ -65,7 +66,7 @@ EXAMPLES = random_examples(24)  # epochs end within batches
 @pytest.fixture(autouse=True)
 def chunk_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most calls of `train_range` take several chunks, or begin within one."""
-    monkeypatch.setattr(batches, "CHUNK_UPDATES", 4)
+    monkeypatch.setattr(placement, "CHUNK_UPDATES", 4)
 
 
 class Training:
@@ -120,14 +121,14 @@ def test_the_result_does_not_depend_on_the_lengths_of_calls_or_the_placement(
 ) -> None:
     """Metrics are sums over the finished updates."""
     hashes, correct, losses = set(), set(), []
-    for placement, cuts in (
+    for place, cuts in (
         ("device", [12]),
         ("device", [5, 7]),
         ("host", [1] * 12),
         ("host", [11, 1]),
     ):
         training = Training(config, mesh_of(devices))
-        placed = config.replace({"execution.placement": placement})
+        placed = config.replace({"execution.placement": place})
         with open_batches(EXAMPLES, placed, mesh_of(devices)) as training.source:
             parts = [training.advance(steps) for steps in cuts]
         assert [int(part.updates) for part in parts] == cuts
