@@ -20,7 +20,7 @@ from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.models import cells
 from rnnmnist.runtime.mesh import make_mesh, platform_of
 from rnnmnist.training.state import Program, create_state, evaluated_trees
-from rnnmnist.training.step import train_range
+from rnnmnist.training.step import Updates, train_range
 
 EXAMPLES = 4000
 
@@ -49,19 +49,15 @@ class Trainer:
         examples = Examples(images, labels=labels)
         opened = open_batches(examples, config, self.mesh)
         self._stack = contextlib.ExitStack()
-        self.batches = self._stack.enter_context(opened)
+        batches = self._stack.enter_context(opened)
+        self.updates = Updates(batches, config.train)
         self.state: Any = create_state(config, self.program)
 
     def steps(self, count: int) -> int:
         """Trains as between two events; returns the number of images."""
         step = int(self.state.step)
         self.state, sums, _ = train_range(
-            self.state,
-            self.batches,
-            step,
-            step + count,
-            config=self.config.train,
-            program=self.program,
+            self.state, self.updates, step, step + count, program=self.program
         )
         images = self.config.train.batch_size * self.config.num_seeds
         return int(sums.updates) * images

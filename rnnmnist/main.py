@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
         with timer.phase("data"):
             dataset = distributed.process_0_first(lambda: datasets.load(config.data))
         config = fit_to_task(config, dataset.task)
-        train(config, dataset, args.workdir, stop_on_signal(), timer=timer)
+        train(config, dataset, args.workdir, stop_on_signal, timer=timer)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.distributed import process_count
 from rnnmnist.runtime.mesh import platform_of
 from rnnmnist.training.optimizer import make_schedule
-from rnnmnist.training.step import UpdateSums
+from rnnmnist.training.step import UpdateStats
 
 REMEDY = "lower train.learning_rate or set train.clip_norm"
 
@@ -105,7 +105,7 @@ def print_header(
         print(f"resuming from step {step}")
 
 
-def describe_rejection(config: Config, sums: UpdateSums, step: int) -> str:
+def describe_rejection(config: Config, sums: UpdateStats, step: int) -> str:
     """Describes the update after `step`, which was rejected, from sums on the host."""
     index = int(np.argmin(sums.finite))
     with jax.transfer_guard("allow"):

@@ -138,7 +138,7 @@ def fit(
             config,
             dataset,
             folder,
-            contextlib.nullcontext(stop),
+            lambda: contextlib.nullcontext(stop),
             timer=timer,
             verbose=verbose,
         )

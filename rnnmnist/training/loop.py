@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Chunk
 from rnnmnist.data.examples import Dataset, Examples
-from rnnmnist.data.placement import BatchSource, open_batches
+from rnnmnist.data.placement import open_batches
 from rnnmnist.errors import RunError, StoppedError
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.network import TrainedNetwork
@@ -35,7 +36,7 @@ from rnnmnist.training.state import (
     evaluated_trees,
     saved_arrays,
 )
-from rnnmnist.training.step import UpdateSums, score_last_batch, train_range
+from rnnmnist.training.step import Updates, UpdateStats, score_last_batch, train_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,7 @@ class Run:
     task: Task
     workdir: Path
     program: Program
-    batches: BatchSource
-    class_weights: jax.Array | None  # float32 [classes], of the training loss
+    updates: Updates
     validation: Examples
     checkpoints: Checkpoints
     progress: console.Progress
@@ -57,7 +57,7 @@ def train(
     config: Config,
     dataset: Dataset,
     workdir: Path,
-    stop: contextlib.AbstractContextManager[StopFlag] | None = None,
+    open_stop: Callable[[], contextlib.AbstractContextManager[StopFlag]],
     *,
     timer: PhaseTimer,
     verbose: bool = True,
@@ -65,8 +65,8 @@ def train(
     """Trains, or resumes from the newest checkpoint; evaluates; prints a summary.
 
     The configuration is fitted to the data set, which is the same on all processes.
-    `stop` is entered for the time of the updates and gives the flag that ends them. The
-    timer was started before the data were read. A complete run is kept.
+    For the time of the updates, `open_stop` gives the flag that ends them. The timer
+    was started before the data were read. A complete run is kept.
     """
     with resume.hold_workdir(workdir, config, dataset.task) as mesh:
         step = resume.start_step(config, dataset.task, workdir)
@@ -75,10 +75,10 @@ def train(
         if step < config.train.total_steps:
             with (
                 session(workdir, config, step, mesh, timer),
-                stop or contextlib.nullcontext(StopFlag()) as flag,
+                open_stop() as stop,
                 timer.phase("train"),
             ):
-                train_from(step, config, dataset, workdir, mesh, flag, verbose)
+                train_from(step, config, dataset, workdir, mesh, stop, verbose)
         result = None
         if dataset.task.evaluated_split != "train":
             result = evaluate_best_checkpoint(workdir, mesh, dataset, timer.command)
@@ -107,15 +107,13 @@ def train_from(
         open_batches(splits["train"], config, mesh) as batches,
     ):
         validation = splits["validation"]
+        class_weights = weigh_classes(config.train, task, splits["train"].labels, mesh)
         run = Run(
             config=config,
             task=task,
             workdir=workdir,
             program=program,
-            batches=batches,
-            class_weights=weigh_classes(
-                config.train, task, splits["train"].labels, mesh
-            ),
+            updates=Updates(batches, config.train, class_weights),
             validation=validation if batches.on_host else validation.normalized(),
             checkpoints=checkpoints,
             progress=console.Progress(config.train, task, step, verbose=verbose),
@@ -141,13 +139,7 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
         target = next_event(step, config)
         start = running_seconds()
         state, sums, chunk = train_range(
-            state,
-            run.batches,
-            step,
-            target,
-            run.class_weights,
-            config=config,
-            program=run.program,
+            state, run.updates, step, target, program=run.program
         )
         step += int(sums.updates)
         if chunk is not None:
@@ -181,7 +173,7 @@ def log_training(
     state: TrainState,
     chunk: Chunk,
     step: int,
-    sums: UpdateSums,
+    sums: UpdateStats,
     seconds: float,
 ) -> None:
     """Logs the updates since the last event."""

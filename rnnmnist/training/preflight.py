@@ -24,7 +24,7 @@ from rnnmnist.training import console
 from rnnmnist.training.loss import weigh_classes
 from rnnmnist.training.resume import step_to_resume, take_class_weights
 from rnnmnist.training.state import Program, create_state
-from rnnmnist.training.step import train_range
+from rnnmnist.training.step import Updates, train_range
 
 TIMED_STEPS = 5
 
@@ -95,18 +95,11 @@ def describe_step(
     else:
         examples = sequences.splits["train"]
     weights = weigh_classes(config.train, task, examples.labels, mesh)
-    with open_batches(examples, config, mesh) as source:
+    with open_batches(examples, config, mesh) as batches:
+        updates = Updates(batches, config.train, weights)
         for first, last in ((0, 1), (1, 1 + TIMED_STEPS)):
             start = running_seconds()
-            state, sums, _ = train_range(
-                state,
-                source,
-                first,
-                last,
-                weights,
-                config=config.train,
-                program=program,
-            )
+            state, sums, _ = train_range(state, updates, first, last, program=program)
             seconds = running_seconds() - start
             if not sums.finite.all():
                 reason = console.describe_rejection(config, sums, first)

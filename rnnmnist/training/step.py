@@ -27,7 +27,7 @@ from rnnmnist.training.state import STATE_SPECS, Program, TrainState
 
 
 @flax.struct.dataclass
-class UpdateSums:
+class UpdateStats:
     """Sums over the applied updates, of each network.
 
     An update whose loss, gradient or new parameters are not finite is rejected. The
@@ -43,7 +43,7 @@ class UpdateSums:
     last_norm: jax.Array  # float32, global norm of the gradient
 
     @classmethod
-    def zeros(cls, seeds: int) -> "UpdateSums":
+    def zeros(cls, seeds: int) -> "UpdateStats":
         """Returns empty sums."""
         zeros = jnp.zeros(seeds, jnp.float32)
         return cls(
@@ -55,7 +55,7 @@ class UpdateSums:
             last_norm=zeros,
         )
 
-    def add(self, later: "UpdateSums") -> "UpdateSums":
+    def add(self, later: "UpdateStats") -> "UpdateStats":
         """Adds the sums over later updates."""
         return dataclasses.replace(
             later,
@@ -65,7 +65,7 @@ class UpdateSums:
         )
 
 
-Loop = tuple[TrainState, UpdateSums, jax.Array]  # bool []: all networks are finite
+Loop = tuple[TrainState, UpdateStats, jax.Array]  # bool []: all networks are finite
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
@@ -77,15 +77,13 @@ def train_steps(
     class_weights: jax.Array | None = None,
     *,
     program: Program,
-) -> tuple[TrainState, UpdateSums]:
+) -> tuple[TrainState, UpdateStats]:
     """Runs up to `num_steps` updates without returning to the host.
 
-    Rates are those of the chunk's updates, float32 [updates], and class weights are
-    those of the objective.
-
-    `num_steps` is traced, so one compiled program serves every length. The loop stops
-    before the first update whose loss, gradient or new parameters are not finite;
-    `state.step` counts the applied updates.
+    `rates` are the learning rates of the chunk's updates, float32 [updates]. Like the
+    number of steps and the class weights, float32 [classes], they are traced, so that
+    one compiled program serves all. The loop stops before the first update whose loss,
+    gradient or new parameters are not finite.
 
     Every device differentiates its own shard of the batch. The sums over shards are one
     `psum` of one flat vector. (With automatic partitioning, by a sharding constraint on
@@ -100,7 +98,7 @@ def train_steps(
         rates: jax.Array,
         num_steps: jax.Array,
         class_weights: jax.Array | None,
-    ) -> tuple[TrainState, UpdateSums]:
+    ) -> tuple[TrainState, UpdateStats]:
         def cond(loop: Loop) -> jax.Array:
             _, sums, finite = loop
             return (sums.updates < num_steps) & finite
@@ -111,7 +109,7 @@ def train_steps(
             rate = rates[state.step - chunk.first]
             return apply_update(state, sums, rate, *batch_sums, program=program)
 
-        loop = (state, UpdateSums.zeros(len(chunk.seed)), jnp.array(True))
+        loop = (state, UpdateStats.zeros(len(chunk.seed)), jnp.array(True))
         state, sums, _ = jax.lax.while_loop(cond, body, loop)
         return state, gather_ensemble(sums, program.mesh)
 
@@ -125,38 +123,43 @@ def train_steps(
     return run(state, chunk, rates, num_steps, class_weights)
 
 
+@dataclasses.dataclass(frozen=True)
+class Updates:
+    """The updates of a run: their batches, learning rates and class weights."""
+
+    batches: BatchSource
+    config: TrainConfig  # which determines the rates
+    class_weights: jax.Array | None = None  # float32 [classes]; None: all are 1
+
+
 def train_range(
-    state: TrainState,
-    source: BatchSource,
-    first: int,
-    last: int,
-    class_weights: jax.Array | None = None,
-    *,
-    config: TrainConfig,
-    program: Program,
-) -> tuple[TrainState, UpdateSums, Chunk | None]:
+    state: TrainState, updates: Updates, first: int, last: int, *, program: Program
+) -> tuple[TrainState, UpdateStats, Chunk | None]:
     """Trains from a step to a later one, or to an update that is rejected.
 
     Returns the new state, the sums over the applied updates on the host, and the chunk
     of the last applied one, None if there is none.
     """
-    parts = list[UpdateSums]()
+    parts = list[UpdateStats]()
     applied = None
-    for chunk, count in source.chunks(first, last):
-        everywhere = replicated(program.mesh)
+    everywhere = replicated(program.mesh)
+    for chunk, count in updates.batches.chunks(first, last):
         rates = learning_rates(
-            chunk.first, config=config, count=source.updates, sharding=everywhere
+            chunk.first,
+            config=updates.config,
+            count=updates.batches.updates,
+            sharding=everywhere,
         )
         num_steps = device_put(np.int32(count), everywhere)
         state, sums = train_steps(
-            state, chunk, rates, num_steps, class_weights, program=program
+            state, chunk, rates, num_steps, updates.class_weights, program=program
         )
         parts.append(jax.device_get(sums))
         if parts[-1].updates:
             applied = chunk
         if not parts[-1].finite.all():
             break
-    return state, functools.reduce(UpdateSums.add, parts), applied
+    return state, functools.reduce(UpdateStats.add, parts), applied
 
 
 def sum_batch(
@@ -204,7 +207,7 @@ def read_batch(
 
 def apply_update(
     old: TrainState,
-    sums: UpdateSums,
+    sums: UpdateStats,
     rate: jax.Array,
     loss: jax.Array,
     correct: jax.Array,
@@ -246,7 +249,7 @@ def apply_update(
     def where_finite(new: Any, old: Any) -> jax.Array:
         return jnp.where(all_finite, new, old)
 
-    sums = UpdateSums(
+    sums = UpdateStats(
         updates=sums.updates + where_finite(1, 0),
         loss=sums.loss + where_finite(loss, 0),
         correct=sums.correct + where_finite(correct, 0),

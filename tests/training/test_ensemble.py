@@ -50,7 +50,7 @@ from rnnmnist.training.state import (
     saved_arrays,
 )
 from rnnmnist.training.step import (
-    UpdateSums,
+    UpdateStats,
     score_last_batch,
     train_steps,
 )
@@ -88,7 +88,7 @@ class Trained(NamedTuple):
     program: Program
     state: TrainState
     chunk: Chunk
-    sums: UpdateSums  # on the host
+    sums: UpdateStats  # on the host
 
     def networks(self) -> list[Any]:
         """The parameters, their averages and the optimizer's state of each network."""

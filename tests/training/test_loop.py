@@ -19,10 +19,14 @@ from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import PhaseTimer
+from rnnmnist.runtime.signals import stop_on_signal
 from rnnmnist.training import loop
 from rnnmnist.training.loop import evaluate_best_checkpoint, next_event
 
-TIMER = PhaseTimer("test")
+
+def train(config: Config, workdir: Path) -> None:
+    dataset, timer = datasets.load(config.data), PhaseTimer("test")
+    loop.train(config, dataset, workdir, stop_on_signal, timer=timer)
 
 
 def test_events_fall_on_multiples_and_the_last_step() -> None:
@@ -41,12 +45,12 @@ def test_an_implicit_transfer_from_the_host_is_an_error(
     small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def transfer(run: loop.Run, state: object, *_: object) -> None:
-        chunk = run.batches.gather(0)
+        chunk = run.updates.batches.gather(0)
         jax.numpy.add(chunk.seed, 1)  # copies a Python number to the device
 
     monkeypatch.setattr(loop, "train_loop", transfer)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        loop.train(small, datasets.load(small.data), tmp_path / "run", timer=TIMER)
+        train(small, tmp_path / "run")
 
 
 def test_a_failed_read_or_write_names_the_path_and_the_last_checkpoint(
@@ -55,7 +59,7 @@ def test_a_failed_read_or_write_names_the_path_and_the_last_checkpoint(
     workdir = tmp_path / "run"
     (workdir / "config.json").mkdir(parents=True)
     with pytest.raises(RunError, match=r"config\.json: Is a directory; no checkpoint"):
-        loop.train(small, datasets.load(small.data), workdir, timer=TIMER)
+        train(small, workdir)
 
 
 def test_a_failed_read_on_the_host_ends_the_run_and_its_thread(
@@ -73,7 +77,7 @@ def test_a_failed_read_on_the_host_ends_the_run_and_its_thread(
     monkeypatch.setattr(Examples, "take", fail)
     config = small.replace({"execution.placement": "host"})
     with pytest.raises(RunError, match=r"^/data/inputs\.npy: .*; no checkpoint"):
-        loop.train(config, datasets.load(config.data), tmp_path / "run", timer=TIMER)
+        train(config, tmp_path / "run")
     (thread,) = threads
     assert not thread.is_alive()
 

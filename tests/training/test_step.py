@@ -40,7 +40,8 @@ from rnnmnist.training.state import (
     evaluated_trees,
 )
 from rnnmnist.training.step import (
-    UpdateSums,
+    Updates,
+    UpdateStats,
     apply_update,
     score_last_batch,
     train_range,
@@ -78,15 +79,10 @@ class Training:
         self.state = create_state(config, self.program)
         self.source = batches_of(EXAMPLES, config, mesh)
 
-    def advance(self, steps: int) -> UpdateSums:
-        first = int(self.state.step)
+    def advance(self, steps: int) -> UpdateStats:
+        first, updates = int(self.state.step), Updates(self.source, self.config)
         self.state, sums, self.chunk = train_range(
-            self.state,
-            self.source,
-            first,
-            first + steps,
-            config=self.config,
-            program=self.program,
+            self.state, updates, first, first + steps, program=self.program
         )
         return sums
 
@@ -284,7 +280,7 @@ def test_averaging_does_not_change_the_trained_weights() -> None:
     generator, none = np.random.default_rng(0), np.zeros(1, np.float32)
     for count in range(8):
         grads = generator.normal(size=state.params.shape).astype(np.float32)
-        sums = UpdateSums.zeros(1), np.float32(0.03), none, none, grads
+        sums = UpdateStats.zeros(1), np.float32(0.03), none, none, grads
         state, _, _ = update(state, *sums, program=plain)
         averaged, _, _ = update(averaged, *sums, program=averaging)
         np.testing.assert_array_equal(averaged.params, state.params)
@@ -311,7 +307,7 @@ def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
     state = zero_state(config, program)
     state = dataclasses.replace(state, params=state.params + 1)
     none, rate = np.zeros(1, np.float32), np.float32(0.1)
-    sums = UpdateSums.zeros(1), rate, none, none, np.zeros_like(state.params)
+    sums = UpdateStats.zeros(1), rate, none, none, np.zeros_like(state.params)
     state, _, _ = update(state, *sums, program=program)
     decayed = 1 - 0.5 * rate
     trees = evaluated_trees(state, model=program.model)
