@@ -93,65 +93,75 @@ def take_class_weights(config: Config, workdir: Path) -> Config:
 def check_workdir(config: Config, workdir: Path) -> None:
     """Checks before the data are read that a run may train in a workdir."""
     check_free(workdir)
-    step_to_resume(config, workdir)
+    check_settings(config, workdir)
 
 
-def step_to_resume(config: Config, workdir: Path, task: Task | None = None) -> int:
-    """Returns the newest checkpoint's step, 0 if there is none.
+def check_settings(config: Config, workdir: Path) -> tuple[int, Header | None]:
+    """Checks that a run may resume in a workdir with these settings.
 
-    Its run must have the same settings, up to those that may change, and with a task
-    the same data. Then changes that affect the result are logged as warnings.
+    Returns the step and the header of the newest checkpoint, 0 and None if there is
+    none.
     """
     step, header = newest_readable(workdir)
     if header is None:
-        return 0
+        return 0, None
     if not header.has_training_state:
         raise UserError(
             f"workdir: {workdir} holds parameters only, which cannot be trained on; "
             "name another workdir"
         )
-    # A cell has the SHA-256 of its file, wherever that is.
-    old = header.config.flat() | {"model.cell": header.config.model.cell_name}
-    # Before the data are read, their sizes are those of the checkpoint.
-    new = resolve(config, header.task).flat() | {"model.cell": config.model.cell_name}
-    changes: dict[str, list[str]] = {"refused": [], "warned": [], "allowed": []}
-    for name in new:
-        if new[name] != old[name]:
-            changes[SETTINGS[name].resume].append(name)
-    if names := changes["refused"]:
-        values = (f"{name}={new[name]} (checkpoint: {old[name]})" for name in names)
+    if refused := _changes(config, header, "refused"):
+        values = (f"{name}={new} (checkpoint: {old})" for name, old, new in refused)
         raise UserError(
             f"workdir: step {step} in {workdir} belongs to another run: "
             f"{', '.join(values)}; name another workdir, or use the checkpoint's "
             "settings"
         )
-    if step > new["train.num_steps"]:
+    num_steps = resolve(config, header.task).train.total_steps
+    if step > num_steps:
         raise UserError(
             f"train.num_steps: must be at least {step}, the newest checkpoint in "
-            f"{workdir}, not {new['train.num_steps']}; make the run longer, or name "
-            "another workdir"
+            f"{workdir}, not {num_steps}; make the run longer, or name another workdir"
         )
-    if task is None:
-        return step
-    _check_task(task, header.task, f"step {step} in {workdir}")
-    for name in changes["warned"]:
+    return step, header
+
+
+def step_to_resume(config: Config, workdir: Path, task: Task) -> int:
+    """Returns the newest checkpoint's step, 0 if there is none.
+
+    Its run must have had these data. Changes that affect the result are warned of.
+    """
+    step, header = check_settings(config, workdir)
+    if header is None:
+        return 0
+    if task.sha256 != header.task.sha256:
+        raise UserError(
+            f"workdir: step {step} in {workdir} was trained on other data than "
+            f"{task.name} (SHA-256 {header.task.sha256}, not {task.sha256}); name "
+            "another workdir, or the same data"
+        )
+    for change in _changes(config, header, "warned"):
         _logger.warning(
             "%s was %s and is now %s: the result will differ from that of an "
             "uninterrupted run",
-            name,
-            old[name],
-            new[name],
+            *change,
         )
     return step
 
 
-def _check_task(task: Task, trained: Task, checkpoint: str) -> None:
-    if task.sha256 != trained.sha256:
-        raise UserError(
-            f"workdir: {checkpoint} was trained on other data than {task.name} "
-            f"(SHA-256 {trained.sha256}, not {task.sha256}); name another workdir, or "
-            "the same data"
-        )
+def _changes(config: Config, header: Header, resume: str) -> list[tuple[str, Any, Any]]:
+    """Returns the changed settings of a kind, each with its old and its new value."""
+    # Before the data are read, their sizes are those of the checkpoint. A cell has the
+    # SHA-256 of its file, wherever that is.
+    old, new = (
+        one.flat() | {"model.cell": one.model.cell_name}
+        for one in (header.config, resolve(config, header.task))
+    )
+    return [
+        (name, old[name], new[name])
+        for name in new
+        if new[name] != old[name] and SETTINGS[name].resume == resume
+    ]
 
 
 def restore_state(

@@ -19,7 +19,7 @@ from rnnmnist.runs import checkpoints, logs, results
 from rnnmnist.runs.checkpoints import find_step
 from rnnmnist.runs.checksums import array_checksums
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.training.resume import step_to_resume
+from rnnmnist.training.resume import check_settings, step_to_resume
 
 NEWEST = trainer.STEPS
 Damage = Callable[[Path], object]
@@ -230,7 +230,7 @@ def test_a_changed_setting_is_refused_warned_of_or_accepted(
         assert warned == ([True] if name in WARNED else [])
     else:
         with pytest.raises(UserError) as error:
-            step_to_resume(changed, reference_run)
+            check_settings(changed, reference_run)
         assert f"{name}={other} (checkpoint: {value})" in str(error.value)
 
 
@@ -290,7 +290,7 @@ def test_random_edits_cause_errors_or_have_no_effect(
             with contextlib.suppress(RunError):
                 find_step(workdir, selector)
         try:
-            step_to_resume(config, workdir)
+            check_settings(config, workdir)
             for path in (workdir / "evaluation").glob("*"):
                 results.read_result(path, params_sha256)
         except RunError as error:

@@ -23,7 +23,7 @@ from rnnmnist.runs.checkpoints import FORMAT, Checkpoints, find_step, with_step
 from rnnmnist.runs.checksums import array_checksums, json_checksum, params_sha256
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.training.resume import restore_state, step_to_resume
+from rnnmnist.training.resume import check_settings, restore_state
 from rnnmnist.training.state import (
     Program,
     TrainState,
@@ -291,7 +291,7 @@ def test_a_checkpoint_of_another_version_is_refused(
     content = json.loads(path.read_text()) | {name: value}
     del content["sha256"]
     path.write_text(json.dumps(content | {"sha256": json_checksum(content)}))
-    for read in (checkpoints.read_header, lambda run, _: step_to_resume(CONFIG, run)):
+    for read in (checkpoints.read_header, lambda run, _: check_settings(CONFIG, run)):
         with pytest.raises(UserError, match=r"checkpoint .*/2 is of another version"):
             read(workdir, 2)
 
