@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import worker
 
-from rnnmnist.config.platforms import execution_of
+from rnnmnist.config.platforms import Execution
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.image_sets import image_task
@@ -43,7 +43,9 @@ class Trainer:
             features=columns,
             image_shape=(rows, columns),
         )
-        how = execution_of(config, platform_of(self.mesh))._replace(**execution or {})
+        how = Execution.create(config, platform_of(self.mesh))._replace(
+            **execution or {}
+        )
         self.program = Program.create(config, self.task, self.mesh, how)
         images, labels = worker.noise(EXAMPLES, rows, columns)
         examples = Examples(images, labels=labels)

@@ -20,7 +20,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from rnnmnist import cli
-from rnnmnist.config.platforms import execution_of
+from rnnmnist.config.platforms import Execution
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Batch, BatchTransform, Chunk
@@ -119,7 +119,7 @@ def model_of(
     task: Task = TASK,
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, as the CPU runs it by default."""
-    execution = execution_of(Config(model=config), "cpu")
+    execution = Execution.create(Config(model=config), "cpu")
     return make_model(config, task, execution)
 
 

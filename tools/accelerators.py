@@ -32,7 +32,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rnnmnist.config.platforms import Execution, execution_of
+from rnnmnist.config.platforms import Execution
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import (
     SHARDED,
@@ -155,7 +155,7 @@ class Case(NamedTuple):
         """Returns how the program executes on a platform."""
         pairs = (text.split("=") for text in self.variant.execution)
         changes = {name: json.loads(value) for name, value in pairs}
-        return execution_of(self.config, platform)._replace(**changes)
+        return Execution.create(self.config, platform)._replace(**changes)
 
 
 # The variants of each program, on each number of devices of a target.

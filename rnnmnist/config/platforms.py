@@ -19,6 +19,18 @@ class Execution(NamedTuple):
     # first state; None: no blocks.
     remat_steps: int | None = None
 
+    @classmethod
+    def create(cls, config: Config, platform: str) -> "Execution":
+        """Returns how a run executes on a platform, which need not be present."""
+        settings = config.execution
+        execution = DEFAULTS.get(platform, GPU)  # cuda and rocm are GPUs
+        if settings.precision != "auto":
+            execution = execution._replace(precision=settings.precision)
+        block = settings.remat_steps
+        if block is None and config.model.is_linear and not execution.parallel_scan:
+            block = LINEAR_REMAT_STEPS
+        return execution._replace(remat_steps=block)
+
 
 # A CPU device computes its networks in turn, since one already uses its cores. It
 # evaluates as many examples as fit its cache. An accelerator launches every operation
@@ -43,15 +55,3 @@ DEFAULTS = {
 }
 # Of linear recurrences without a parallel scan: as many as fit a CPU's cache.
 LINEAR_REMAT_STEPS = 4
-
-
-def execution_of(config: Config, platform: str) -> Execution:
-    """Returns how a run executes on a platform of jax, which need not be present."""
-    settings = config.execution
-    execution = DEFAULTS.get(platform, GPU)  # cuda and rocm are GPUs
-    if settings.precision != "auto":
-        execution = execution._replace(precision=settings.precision)
-    block = settings.remat_steps
-    if block is None and config.model.is_linear and not execution.parallel_scan:
-        block = LINEAR_REMAT_STEPS
-    return execution._replace(remat_steps=block)

@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import pin_cell
-from rnnmnist.config.platforms import execution_of
+from rnnmnist.config.platforms import Execution
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import (
@@ -89,7 +89,7 @@ class TrainedNetwork:
         self.view = View.of(config.data, self.task)
         self.normalization = Normalization.create(self.task, config.data.missing)
         self.validation = header.metrics
-        self.execution = execution_of(config, platform_of(self.mesh))
+        self.execution = Execution.create(config, platform_of(self.mesh))
         self.model = make_model(config.model, self.task, self.execution)
         like = abstract_ensemble(abstract_params(self.model), config.num_seeds)
         saved = read_params(self.workdir, step, like)

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rnnmnist.config.platforms import Execution, execution_of
+from rnnmnist.config.platforms import Execution
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import BatchTransform
@@ -49,7 +49,7 @@ class Program(NamedTuple):
         execution: Execution | None = None,
     ) -> "Program":
         """Returns the program of a run on a mesh; None takes its execution there."""
-        execution = execution or execution_of(config, platform_of(mesh))
+        execution = execution or Execution.create(config, platform_of(mesh))
         model = make_model(config.model, task, execution)
         train = config.train
         return cls(

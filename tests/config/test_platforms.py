@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from support import TASK
 
-from rnnmnist.config.platforms import DEFAULTS, LINEAR_REMAT_STEPS, execution_of
+from rnnmnist.config.platforms import DEFAULTS, LINEAR_REMAT_STEPS, Execution
 from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.models.classifier import abstract_params, make_model
 
@@ -28,17 +28,17 @@ def test_settings_override_the_defaults_of_the_platform(
 ) -> None:
     config, default = Config(model=ModelConfig(cell=cell)), DEFAULTS[platform]
     blocks = LINEAR_REMAT_STEPS if (platform, cell) == ("cpu", "lru") else None
-    assert execution_of(config, platform) == default._replace(remat_steps=blocks)
+    assert Execution.create(config, platform) == default._replace(remat_steps=blocks)
     settings: dict[str, Any] = {"execution.precision": "bfloat16"}
     if cell == "lru":
         settings["execution.remat_steps"] = blocks = 7
-    found = execution_of(config.replace(settings), platform)
+    found = Execution.create(config.replace(settings), platform)
     assert found == default._replace(precision="bfloat16", remat_steps=blocks)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "METAL", "of the future"])
 def test_other_platforms_execute_as_gpus(platform: str) -> None:
-    assert execution_of(Config(), platform) == DEFAULTS["gpu"]
+    assert Execution.create(Config(), platform) == DEFAULTS["gpu"]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_other_platforms_execute_as_gpus(platform: str) -> None:
 def test_the_gradient_is_lowered_for_absent_platforms(cell: str, platform: str) -> None:
     """With the choices of the platform: its products, and no loop over time."""
     settings = ModelConfig(cell=cell, hidden_size=8)
-    execution = execution_of(Config(model=settings), platform)
+    execution = Execution.create(Config(model=settings), platform)
     model = make_model(settings, TASK, execution)
 
     def loss(params: Any, inputs: jax.Array) -> jax.Array:
@@ -69,7 +69,7 @@ def test_the_gradient_is_lowered_for_absent_platforms(cell: str, platform: str) 
 
 
 def test_other_arrays_of_the_same_shape_share_the_programs_of_a_model() -> None:
-    execution = execution_of(Config(), "cpu")
+    execution = Execution.create(Config(), "cpu")
     other = dataclasses.replace(TASK, name="other", sha256="0", mean=(1.0,))
     model = make_model(ModelConfig(), TASK, execution)
     assert make_model(ModelConfig(), other, execution) == model
