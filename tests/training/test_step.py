@@ -103,6 +103,25 @@ def test_one_program_serves_every_length() -> None:
     assert int(training.state.step) == 9
 
 
+def test_runs_that_differ_in_learning_rates_and_class_weights_share_a_program() -> None:
+    program = Program.create(CONFIG, TASK, mesh_of(2))
+    others = {
+        "train.learning_rate": 1e-3,
+        "train.schedule": "constant",
+        "train.warmup_fraction": 0.5,
+        "train.num_steps": 7,
+        "train.log_every_steps": 3,
+        "train.class_weight": "balanced",
+        "seed": 3,
+    }
+    same = Program.create(CONFIG.replace(others), TASK, mesh_of(2))
+    assert (hash(same), same) == (hash(program), program)
+    for name, value in {"train.clip_norm": 2.0, "model.forget_bias": 2.0}.items():
+        assert (
+            Program.create(CONFIG.replace({name: value}), TASK, mesh_of(2)) != program
+        )
+
+
 @pytest.mark.parametrize(
     ("config", "devices"),
     [
