@@ -19,8 +19,8 @@ from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.models import cells
 from rnnmnist.runtime.mesh import make_mesh, platform_of
+from rnnmnist.training.loop import Updates, train_range
 from rnnmnist.training.state import Program, create_state, evaluated_trees
-from rnnmnist.training.step import Updates, train_range
 
 EXAMPLES = 4000
 

@@ -2,19 +2,21 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import msgspec
+import numpy as np
 from jax.sharding import Mesh
 
 from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Chunk
 from rnnmnist.data.examples import Dataset, Examples
-from rnnmnist.data.placement import open_batches
+from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError, StoppedError
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.network import TrainedNetwork
@@ -26,9 +28,11 @@ from rnnmnist.runs.results import Result, read_result, result_path, write_result
 from rnnmnist.runs.workdir import PhaseTimer, session
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0
+from rnnmnist.runtime.mesh import device_put, replicated
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
 from rnnmnist.training.loss import weigh_classes
+from rnnmnist.training.optimizer import learning_rates
 from rnnmnist.training.state import (
     Program,
     TrainState,
@@ -36,7 +40,16 @@ from rnnmnist.training.state import (
     evaluated_trees,
     saved_arrays,
 )
-from rnnmnist.training.step import Updates, UpdateStats, score_last_batch, train_range
+from rnnmnist.training.step import UpdateStats, score_last_batch, train_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Updates:
+    """The updates of a run: their batches, learning rates and class weights."""
+
+    batches: BatchSource
+    config: TrainConfig  # which determines the rates
+    class_weights: jax.Array | None = None  # float32 [classes]; None: all are 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,6 +171,36 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
             arrays = saved_arrays(state, program=run.program)
             run.checkpoints.save(step, arrays, run.config, run.task, metrics)
     return step
+
+
+def train_range(
+    state: TrainState, updates: Updates, first: int, last: int, *, program: Program
+) -> tuple[TrainState, UpdateStats, Chunk | None]:
+    """Trains from a step to a later one, or to an update that is rejected.
+
+    Returns the new state, the sums over the applied updates on the host, and the chunk
+    of the last applied one, None if there is none.
+    """
+    parts = list[UpdateStats]()
+    applied = None
+    everywhere = replicated(program.mesh)
+    for chunk, count in updates.batches.chunks(first, last):
+        rates = learning_rates(
+            chunk.first,
+            config=updates.config,
+            count=updates.batches.updates,
+            sharding=everywhere,
+        )
+        num_steps = device_put(np.int32(count), everywhere)
+        state, sums = train_steps(
+            state, chunk, rates, num_steps, updates.class_weights, program=program
+        )
+        parts.append(jax.device_get(sums))
+        if parts[-1].updates:
+            applied = chunk
+        if not parts[-1].finite.all():
+            break
+    return state, functools.reduce(UpdateStats.add, parts), applied
 
 
 def next_event(step: int, config: TrainConfig) -> int:

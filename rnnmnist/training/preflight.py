@@ -21,10 +21,10 @@ from rnnmnist.runs.workdir import check_free
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.mesh import make_mesh, platform_of
 from rnnmnist.training import console
+from rnnmnist.training.loop import Updates, train_range
 from rnnmnist.training.loss import weigh_classes
 from rnnmnist.training.resume import step_to_resume, take_class_weights
 from rnnmnist.training.state import Program, create_state
-from rnnmnist.training.step import Updates, train_range
 
 TIMED_STEPS = 5
 

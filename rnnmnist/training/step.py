@@ -7,13 +7,10 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
-from rnnmnist.config.schema import TrainConfig
 from rnnmnist.data.batches import CHUNK_SPECS, Batch, Chunk
-from rnnmnist.data.placement import BatchSource
 from rnnmnist.models.classifier import (
     Params,
     abstract_params,
@@ -21,8 +18,8 @@ from rnnmnist.models.classifier import (
     unflatten_params,
 )
 from rnnmnist.runtime.ensemble import gather_ensemble, map_ensemble
-from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, replicated
-from rnnmnist.training.optimizer import average, decay_mask, learning_rates
+from rnnmnist.runtime.mesh import BATCH, SEEDS
+from rnnmnist.training.optimizer import average, decay_mask
 from rnnmnist.training.state import STATE_SPECS, Program, TrainState
 
 
@@ -121,45 +118,6 @@ def train_steps(
         check_vma=False,  # gradients differ between devices until their psum
     )
     return run(state, chunk, rates, num_steps, class_weights)
-
-
-@dataclasses.dataclass(frozen=True)
-class Updates:
-    """The updates of a run: their batches, learning rates and class weights."""
-
-    batches: BatchSource
-    config: TrainConfig  # which determines the rates
-    class_weights: jax.Array | None = None  # float32 [classes]; None: all are 1
-
-
-def train_range(
-    state: TrainState, updates: Updates, first: int, last: int, *, program: Program
-) -> tuple[TrainState, UpdateStats, Chunk | None]:
-    """Trains from a step to a later one, or to an update that is rejected.
-
-    Returns the new state, the sums over the applied updates on the host, and the chunk
-    of the last applied one, None if there is none.
-    """
-    parts = list[UpdateStats]()
-    applied = None
-    everywhere = replicated(program.mesh)
-    for chunk, count in updates.batches.chunks(first, last):
-        rates = learning_rates(
-            chunk.first,
-            config=updates.config,
-            count=updates.batches.updates,
-            sharding=everywhere,
-        )
-        num_steps = device_put(np.int32(count), everywhere)
-        state, sums = train_steps(
-            state, chunk, rates, num_steps, updates.class_weights, program=program
-        )
-        parts.append(jax.device_get(sums))
-        if parts[-1].updates:
-            applied = chunk
-        if not parts[-1].finite.all():
-            break
-    return state, functools.reduce(UpdateStats.add, parts), applied
 
 
 def sum_batch(

@@ -31,6 +31,7 @@ from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.mesh import device_put, over_seeds
+from rnnmnist.training.loop import Updates, train_range
 from rnnmnist.training.loss import Objective
 from rnnmnist.training.state import (
     Program,
@@ -40,11 +41,9 @@ from rnnmnist.training.state import (
     evaluated_trees,
 )
 from rnnmnist.training.step import (
-    Updates,
     UpdateStats,
     apply_update,
     score_last_batch,
-    train_range,
     train_steps,
 )
 
