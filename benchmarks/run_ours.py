@@ -107,7 +107,6 @@ def evaluate(images: int) -> None:
             examples,
             program.transform.view,
             trainer.mesh,
-            program.execution,
         )
         return score_logits(logits, labels).examples
 

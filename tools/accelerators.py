@@ -232,7 +232,6 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
             model=program.model,
             view=program.transform.view,
             mesh=mesh,
-            vectorize_seeds=execution.vectorize_seeds,
             every_step=False,
         )
         return [evaluation]

@@ -26,7 +26,6 @@ from rnnmnist import cli
 from rnnmnist.config.files import REFERENCES, shipped_folder
 from rnnmnist.data import datasets
 from rnnmnist.evaluation.network import TrainedNetwork
-from rnnmnist.models.classifier import make_model
 
 REFERENCE = shipped_folder(REFERENCES[0])
 
@@ -62,8 +61,8 @@ def compare(data: Path) -> None:
     examples = datasets.load(config.data).splits["validation"]
     logits = []
     for precision in ("float32", "bfloat16"):
-        execution = network.execution._replace(precision=precision)
-        network.model = make_model(config.model, network.task, execution)
+        execution = network.model.execution._replace(precision=precision)
+        network.model = network.model.clone(execution=execution)
         logits.append(network.logits(examples)[0])
     exact, rounded = logits
     difference = np.abs(exact - rounded).max(axis=-1)

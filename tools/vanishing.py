@@ -126,7 +126,7 @@ def measure_gradients(workdir: Path) -> dict[str, Any]:
     windows = config.model.count_windows(network.task.time_steps)
     inputs = inputs.reshape(len(inputs), windows, -1)
     (trained,) = split_ensemble(network.params)
-    program = Program.create(config, network.task, network.mesh, network.execution)
+    program = Program.create(config, network.task, network.mesh, model.execution)
     state = create_state(config, program)
     (untrained,) = split_ensemble(evaluated_trees(state, model=model))
     return {

@@ -89,8 +89,8 @@ class TrainedNetwork:
         self.view = View.of(config.data, self.task)
         self.normalization = Normalization.create(self.task, config.data.missing)
         self.validation = header.metrics
-        self.execution = Execution.create(config, platform_of(self.mesh))
-        self.model = make_model(config.model, self.task, self.execution)
+        execution = Execution.create(config, platform_of(self.mesh))
+        self.model = make_model(config.model, self.task, execution)
         like = abstract_ensemble(abstract_params(self.model), config.num_seeds)
         saved = read_params(self.workdir, step, like)
         self.params_sha256 = params_sha256(saved)
@@ -142,7 +142,6 @@ class TrainedNetwork:
             inputs,
             self.view,
             self.mesh,
-            self.execution,
             every_step=every_step,
         )
 

@@ -11,7 +11,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rnnmnist.config.platforms import Execution
 from rnnmnist.data.examples import Inputs, View
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runtime.ensemble import map_ensemble
@@ -33,7 +32,6 @@ def predict_logits(
     inputs: Inputs,
     view: View | None,
     mesh: Mesh,
-    execution: Execution,
     *,
     every_step: bool = False,
 ) -> np.ndarray:
@@ -46,7 +44,8 @@ def predict_logits(
     """
     shards = mesh.shape[BATCH]
     per_shard = -(-len(inputs) // shards)  # rounded up, so that few programs serve all
-    size = min(execution.eval_batch_size, 1 << (per_shard - 1).bit_length()) * shards
+    most = model.execution.eval_batch_size
+    size = min(most, 1 << (per_shard - 1).bit_length()) * shards
     batches = -(-len(inputs) // size)
     groups = -(-batches * size * inputs.take(np.arange(1)).nbytes // GROUP_BYTES)
     count = -(-batches // groups)  # of the batches of a group
@@ -68,7 +67,6 @@ def predict_logits(
             model=model,
             view=view,
             mesh=mesh,
-            vectorize_seeds=execution.vectorize_seeds,
             every_step=every_step,
         )
         found.append(jax.device_get(logits))
@@ -77,9 +75,7 @@ def predict_logits(
     return flat[:, : len(inputs)]
 
 
-@functools.partial(
-    jax.jit, static_argnames=("model", "view", "mesh", "vectorize_seeds", "every_step")
-)
+@functools.partial(jax.jit, static_argnames=("model", "view", "mesh", "every_step"))
 def predict_batches(
     params: Params,
     batches: Batches,
@@ -87,7 +83,6 @@ def predict_batches(
     model: SequenceClassifier,
     view: View | None,
     mesh: Mesh,
-    vectorize_seeds: bool,
     every_step: bool,
 ) -> jax.Array:
     """Computes float32 logits [ensemble, batches, batch, (time,) classes] in one call.
@@ -106,7 +101,8 @@ def predict_batches(
 
             return jax.lax.map(one_batch, batches)
 
-        logits: jax.Array = map_ensemble(one_network, vectorize_seeds)(params)
+        vectorize = model.execution.vectorize_seeds
+        logits: jax.Array = map_ensemble(one_network, vectorize)(params)
         return logits
 
     run = jax.shard_map(

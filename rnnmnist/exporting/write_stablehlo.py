@@ -10,7 +10,6 @@ import numpy as np
 
 from rnnmnist.data.examples import Normalization
 from rnnmnist.exporting.source import Source
-from rnnmnist.models.classifier import make_model
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -25,8 +24,10 @@ def write(source: Source, folder: Path) -> None:
     task = network.task
     # A symbolic time can be divided into blocks of one time step only. Without blocks,
     # the arrays of linear recurrences would not stay in cache.
-    execution = network.execution._replace(unroll=1, parallel_scan=False, remat_steps=1)
-    model = make_model(network.config.model, task, execution)
+    usual = network.model.execution
+    model = network.model.clone(
+        execution=usual._replace(unroll=1, parallel_scan=False, remat_steps=1)
+    )
     params = source.params
 
     def logits(examples: jax.Array, *lengths: jax.Array) -> jax.Array:

@@ -243,7 +243,6 @@ def validate(run: Run, state: TrainState, step: int) -> Metrics:
         run.validation,
         program.transform.view,
         program.mesh,
-        program.execution,
     )
     scores = score_logits(logits, run.validation.labels)
     losses = [network.loss for network in scores.networks]

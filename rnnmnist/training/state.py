@@ -38,7 +38,6 @@ class Program(NamedTuple):
     clip_norm: float
     ema_decay: float
     mesh: Mesh  # divides the ensemble over `seeds` and each batch over `batch`
-    execution: Execution
 
     @classmethod
     def create(
@@ -61,7 +60,6 @@ class Program(NamedTuple):
             clip_norm=train.clip_norm,
             ema_decay=train.ema_decay,
             mesh=mesh,
-            execution=execution,
         )
 
     @property

@@ -146,7 +146,7 @@ def sum_batch(
         sums = jnp.stack([loss, correct.astype(jnp.float32)])  # exact: below 2**24
         return jnp.concatenate([sums, flatten_params(grads)])
 
-    sums = map_ensemble(shard_sums, program.execution.vectorize_seeds)(
+    sums = map_ensemble(shard_sums, program.model.execution.vectorize_seeds)(
         state.params, chunk.seed, chunk.batch(state.step)
     )
     sums = jax.lax.psum(sums, BATCH)
@@ -196,7 +196,7 @@ def apply_update(
 
     with jax.named_scope("update"):
         params, ema_params, opt_state, norm, finite = map_ensemble(
-            update, program.execution.vectorize_seeds
+            update, program.model.execution.vectorize_seeds
         )(old.params, old.ema_params, old.opt_state, grads / examples)
     new = TrainState(old.step + 1, params, ema_params, opt_state)
     finite &= jnp.isfinite(mean_loss)

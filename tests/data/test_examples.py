@@ -18,7 +18,6 @@ from support import (
     task_of,
 )
 
-from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.examples import View, permutation, permutation_sha256
 from rnnmnist.data.image_sets import image_task
@@ -141,7 +140,7 @@ def test_a_network_reads_images_in_the_order_of_the_view(name: str) -> None:
     model = model_of(ModelConfig(hidden_size=4), task_of(*shape, 10))
     params = random_params(model)
     mesh, networks = mesh_of(2), jax.tree.map(lambda leaf: leaf[None], params)
-    (found,) = predict_logits(model, networks, examples, view, mesh, DEFAULTS["cpu"])
+    (found,) = predict_logits(model, networks, examples, view, mesh)
     levels = inputs_of(examples.stored)
     expected = np.asarray(forward(model, params, by_hand(name, levels)))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from support import ROWS, inputs_of, mesh_of, model_of, random_examples, random_params
 
-from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.examples import Inputs, Normalization, View
 from rnnmnist.evaluation import predictions
@@ -46,8 +45,9 @@ def logits_of(
     every_step: bool = False,
     **execution: Any,
 ) -> np.ndarray:
-    mesh, how = mesh_of(devices), DEFAULTS["cpu"]._replace(**execution)
-    return predict_logits(MODEL, params, inputs, view, mesh, how, every_step=every_step)
+    model = MODEL.clone(execution=MODEL.execution._replace(**execution))
+    mesh = mesh_of(devices)
+    return predict_logits(model, params, inputs, view, mesh, every_step=every_step)
 
 
 @pytest.mark.parametrize(("count", "batch", "devices"), CASES)

@@ -24,13 +24,14 @@ from support import (
     chunk_of,
     fast_compilation,
     mesh_of,
+    model_of,
     output_of,
     random_examples,
     rates_of,
     refused,
 )
 
-from rnnmnist.config.platforms import DEFAULTS, Execution
+from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import Chunk
 from rnnmnist.evaluation.metrics import score_logits
@@ -187,16 +188,16 @@ def test_an_ensemble_is_evaluated_as_its_networks_are(way: Way) -> None:
     model = program.model
     params = evaluated_trees(create_state(NETWORKS, program), model=model)
     examples = random_examples(137)
-    execution = program.execution._replace(eval_batch_size=10)
+    small = model.clone(execution=model.execution._replace(eval_batch_size=10))
 
-    def evaluate(params: Any, mesh: Mesh, execution: Execution) -> Scores:
-        logits = predict_logits(model, params, examples, ROWS, mesh, execution)
+    def evaluate(params: Any, mesh: Mesh, model: Any) -> Scores:
+        logits = predict_logits(model, params, examples, ROWS, mesh)
         return score_logits(logits, examples.labels)
 
-    found = evaluate(params, way.mesh, execution)
+    found = evaluate(params, way.mesh, small)
     for scores, network in zip(found.members, split_ensemble(params), strict=True):
         alone = jax.tree.map(lambda leaf: np.asarray(leaf)[None], network)
-        expected = evaluate(alone, mesh_of(1), DEFAULTS["cpu"])
+        expected = evaluate(alone, mesh_of(1), model_of(NETWORKS.model))
         assert scores.confusion == expected.confusion
         assert scores.loss == pytest.approx(expected.loss, rel=1e-5)
 
