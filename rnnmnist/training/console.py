@@ -105,15 +105,15 @@ def print_header(
         print(f"resuming from step {step}")
 
 
-def describe_rejection(config: Config, sums: UpdateStats, step: int) -> str:
-    """Describes the update after `step`, which was rejected, from sums on the host."""
-    index = int(np.argmin(sums.finite))
+def describe_rejection(config: Config, stats: UpdateStats, step: int) -> str:
+    """Describes the update after `step`, which was rejected; arrays are NumPy's."""
+    index = int(np.argmin(stats.finite))
     with jax.transfer_guard("allow"):
         rate = float(make_schedule(config.train)(step))
     return (
         f"{config.seed_suffix(index)} was not applied: its loss is "
-        f"{sums.last_loss[index]} and its gradient norm "
-        f"{sums.last_norm[index]}; one of them or an updated parameter is not "
+        f"{stats.last_loss[index]} and its gradient norm "
+        f"{stats.last_norm[index]}; one of them or an updated parameter is not "
         f"finite at learning rate {rate:.3g}"
     )
 

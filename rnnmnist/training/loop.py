@@ -151,15 +151,15 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
     while step < config.total_steps and not stopping:
         target = next_event(step, config)
         start = running_seconds()
-        state, sums, chunk = train_range(
+        state, stats, chunk = train_range(
             state, run.updates, step, target, program=run.program
         )
-        step += int(sums.updates)
+        step += int(stats.updates)
         if chunk is not None:
-            log_training(run, state, chunk, step, sums, running_seconds() - start)
+            log_training(run, state, chunk, step, stats, running_seconds() - start)
         if step < target:
             run.checkpoints.wait()
-            rejected = console.describe_rejection(run.config, sums, step)
+            rejected = console.describe_rejection(run.config, stats, step)
             last = console.describe_last_checkpoint(run.workdir)
             raise RunError(f"step {step + 1}{rejected}; {last}; {console.REMEDY}")
         stopping = all_max(stop.number) > 0  # all processes stop at the same step
@@ -178,7 +178,7 @@ def train_range(
 ) -> tuple[TrainState, UpdateStats, Chunk | None]:
     """Trains from a step to a later one, or to an update that is rejected.
 
-    Returns the new state, the sums over the applied updates on the host, and the chunk
+    Returns the new state, the stats over the applied updates on the host, and the chunk
     of the last applied one, None if there is none.
     """
     parts = list[UpdateStats]()
@@ -192,10 +192,10 @@ def train_range(
             sharding=everywhere,
         )
         num_steps = device_put(np.int32(count), everywhere)
-        state, sums = train_steps(
+        state, stats = train_steps(
             state, chunk, rates, num_steps, updates.class_weights, program=program
         )
-        parts.append(jax.device_get(sums))
+        parts.append(jax.device_get(stats))
         if parts[-1].updates:
             applied = chunk
         if not parts[-1].finite.all():
@@ -216,14 +216,14 @@ def log_training(
     state: TrainState,
     chunk: Chunk,
     step: int,
-    sums: UpdateStats,
+    stats: UpdateStats,
     seconds: float,
 ) -> None:
     """Logs the updates since the last event."""
     batch_size = run.config.train.batch_size
-    examples = int(sums.updates) * batch_size
+    examples = int(stats.updates) * batch_size
     speed = round(run.config.num_seeds * examples / seconds, 1)
-    loss, correct = sums.loss, sums.correct
+    loss, correct = stats.loss, stats.correct
     if run.config.train.log_metrics == "last_batch":
         examples = batch_size
         scores = score_last_batch(state, chunk, program=run.program)

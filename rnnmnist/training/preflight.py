@@ -99,10 +99,10 @@ def describe_step(
         updates = Updates(batches, config.train, weights)
         for first, last in ((0, 1), (1, 1 + TIMED_STEPS)):
             start = running_seconds()
-            state, sums, _ = train_range(state, updates, first, last, program=program)
+            state, stats, _ = train_range(state, updates, first, last, program=program)
             seconds = running_seconds() - start
-            if not sums.finite.all():
-                reason = console.describe_rejection(config, sums, first)
+            if not stats.finite.all():
+                reason = console.describe_rejection(config, stats, first)
                 raise RunError(f"a training step{reason}; {console.REMEDY}")
     return (
         f"compiled in {compile_seconds() - before:.1f} s, then "

@@ -25,7 +25,7 @@ from rnnmnist.training.state import STATE_SPECS, Program, TrainState
 
 @flax.struct.dataclass
 class UpdateStats:
-    """Sums over the applied updates, of each network.
+    """Sums over the applied updates of each network, and what the last one was.
 
     An update whose loss, gradient or new parameters are not finite is rejected. The
     last three fields describe the last update, applied or rejected. Every field but
@@ -41,7 +41,7 @@ class UpdateStats:
 
     @classmethod
     def zeros(cls, seeds: int) -> "UpdateStats":
-        """Returns empty sums."""
+        """Returns those before the first update."""
         zeros = jnp.zeros(seeds, jnp.float32)
         return cls(
             updates=jnp.zeros((), jnp.int32),
@@ -53,7 +53,7 @@ class UpdateStats:
         )
 
     def add(self, later: "UpdateStats") -> "UpdateStats":
-        """Adds the sums over later updates."""
+        """Adds those of later updates."""
         return dataclasses.replace(
             later,
             updates=self.updates + later.updates,
@@ -86,7 +86,7 @@ def train_steps(
     `psum` of one flat vector. (With automatic partitioning, by a sharding constraint on
     the batch, two CPU devices are slower than one.)
 
-    The state is donated. Returns the new one, and sums over the applied updates.
+    The state is donated. Returns the new one, and the statistics of the updates.
     """
 
     def train_shard(
@@ -97,18 +97,18 @@ def train_steps(
         class_weights: jax.Array | None,
     ) -> tuple[TrainState, UpdateStats]:
         def cond(loop: Loop) -> jax.Array:
-            _, sums, finite = loop
-            return (sums.updates < num_steps) & finite
+            _, stats, finite = loop
+            return (stats.updates < num_steps) & finite
 
         def body(loop: Loop) -> Loop:
-            state, sums, _ = loop
+            state, stats, _ = loop
             batch_sums = sum_batch(state, chunk, class_weights, program=program)
             rate = rates[state.step - chunk.first]
-            return apply_update(state, sums, rate, *batch_sums, program=program)
+            return apply_update(state, stats, rate, *batch_sums, program=program)
 
         loop = (state, UpdateStats.zeros(len(chunk.seed)), jnp.array(True))
-        state, sums, _ = jax.lax.while_loop(cond, body, loop)
-        return state, gather_ensemble(sums, program.mesh)
+        state, stats, _ = jax.lax.while_loop(cond, body, loop)
+        return state, gather_ensemble(stats, program.mesh)
 
     run = jax.shard_map(
         train_shard,
@@ -165,7 +165,7 @@ def read_batch(
 
 def apply_update(
     old: TrainState,
-    sums: UpdateStats,
+    stats: UpdateStats,
     rate: jax.Array,
     loss: jax.Array,
     correct: jax.Array,
@@ -207,15 +207,15 @@ def apply_update(
     def where_finite(new: Any, old: Any) -> jax.Array:
         return jnp.where(all_finite, new, old)
 
-    sums = UpdateStats(
-        updates=sums.updates + where_finite(1, 0),
-        loss=sums.loss + where_finite(loss, 0),
-        correct=sums.correct + where_finite(correct, 0),
+    stats = UpdateStats(
+        updates=stats.updates + where_finite(1, 0),
+        loss=stats.loss + where_finite(loss, 0),
+        correct=stats.correct + where_finite(correct, 0),
         finite=finite,
         last_loss=mean_loss,
         last_norm=norm,
     )
-    return jax.tree.map(where_finite, new, old), sums, all_finite
+    return jax.tree.map(where_finite, new, old), stats, all_finite
 
 
 @functools.partial(jax.jit, static_argnames="program")
