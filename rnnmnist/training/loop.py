@@ -178,7 +178,7 @@ def train_range(
 ) -> tuple[TrainState, UpdateStats, Chunk | None]:
     """Trains from a step to a later one, or to an update that is rejected.
 
-    Returns the new state, the stats over the applied updates on the host, and the chunk
+    Returns the new state, the statistics of the updates on the host, and the chunk
     of the last applied one, None if there is none.
     """
     parts = list[UpdateStats]()
