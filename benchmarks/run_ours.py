@@ -87,7 +87,7 @@ def train(
 ) -> None:
     """Serves training steps; the amount is in images."""
     if flax_cell:
-        cells.CELLS["lstm"] = cells.Cell(nn.OptimizedLSTMCell, gates=4)
+        cells.CELLS["lstm"] = nn.OptimizedLSTMCell
     trainer = Trainer(make_config(**settings), rows, columns, execution)
     worker.serve(lambda: trainer.steps(steps))
 

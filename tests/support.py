@@ -291,13 +291,13 @@ def fast_compilation() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupted_at(step: int) -> Iterator[None]:
-    """Sends SIGINT to this process when a run has recorded the training of a step."""
+    """Sends SIGINT to this process after a run has logged the updates up to a step."""
     original = loop.log_training
 
     def log_training(
-        run: Any, state: Any, split: Any, finished: int, *rest: Any
+        run: Any, state: Any, chunk: Any, finished: int, *rest: Any
     ) -> None:
-        original(run, state, split, finished, *rest)
+        original(run, state, chunk, finished, *rest)
         if finished == step:
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,20 +17,12 @@ from rnnmnist.models.linear import LRU, MinGRU, ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
 from rnnmnist.models.recurrences import MeanPooling, ScannedCell, Windows
 
-
-class Cell(NamedTuple):
-    """A cell, and the layer that scans it."""
-
-    create: Callable[..., nn.RNNCellBase]
-    recurrence: type[ScannedCell] = ScannedCell
-    gates: int = 1  # the candidate included; for the initializer of the tutorial
-
-
-CELLS = {
-    "lstm": Cell(LSTMCell, LSTM, gates=4),
-    "gru": Cell(nn.GRUCell, gates=3),
-    "rnn": Cell(nn.SimpleCell),
+CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {
+    "lstm": LSTMCell,
+    "gru": nn.GRUCell,
+    "rnn": nn.SimpleCell,
 }
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}  # with the candidate
 LINEAR_RECURRENCES = {"mingru": MinGRU, "lru": LRU}
 
 
@@ -91,18 +83,17 @@ def make_recurrence(
 def _make_scanned_cell(
     config: ModelConfig, features: int, execution: Execution
 ) -> nn.Module:
-    if config.is_user_cell:
-        cell = Cell(load_cell(config.cell, config.cell_sha256))
-    else:
-        cell = CELLS[config.cell]
+    create: Any = CELLS.get(config.cell) or load_cell(config.cell, config.cell_sha256)
     init: dict[str, Any] = {}
     if config.initializer == "tutorial":
         # TensorFlow 1 drew one matrix [inputs + hidden, gates x hidden] for all gates.
-        limit = math.sqrt(6 / (features + (1 + cell.gates) * config.hidden_size))
+        outputs = GATES[config.cell] * config.hidden_size
+        limit = math.sqrt(6 / (features + config.hidden_size + outputs))
         glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
         init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
-    return cell.recurrence(
-        cell.create(features=config.hidden_size, **init, name="cell"),
+    recurrence = LSTM if create is LSTMCell else ScannedCell
+    return recurrence(
+        create(features=config.hidden_size, **init, name="cell"),
         unroll=execution.unroll,
         precision=execution.precision,
     )
