@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: TID251
 from rnnmnist.config.files import expand
 from rnnmnist.errors import UserError
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 MAX_STANDARD_INPUT = 100_000_000  # bytes
 MAX_SIDE = 224  # pixels; larger images are downsampled
@@ -51,14 +51,14 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
+            with Image.open(file, formats=IMAGE_FORMATS) as image:
                 image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))
                 image.load()
                 with contextlib.suppress(Exception):  # damaged metadata is ignored
                     ImageOps.exif_transpose(image, in_place=True)
                 return _to_grey(image)
     except UnidentifiedImageError:
-        formats = ", ".join(FORMATS)
+        formats = ", ".join(IMAGE_FORMATS)
         raise UserError(f"{name}: is not an image; use one of {formats}") from None
     except Exception as error:  # of many types, if Pillow reads a damaged file
         raise UserError(f"{name}: cannot be decoded: {error}") from error

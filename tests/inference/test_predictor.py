@@ -98,7 +98,7 @@ def files_of_a_digit(image: np.ndarray) -> Iterator[tuple[str, bytes]]:
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK"):
         yield mode, saved(page.convert(mode), "JPEG" if mode == "CMYK" else "PNG")
     yield "I;16", saved(Image.fromarray(np.asarray(page, np.uint16) * 257))
-    for kind in image_io.FORMATS:
+    for kind in image_io.IMAGE_FORMATS:
         yield kind, saved(page.resize((131, 131)), kind)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 270 degrees
@@ -354,7 +354,7 @@ def test_a_mistake_ends_the_command(command: Command) -> None:
 
 def test_a_damaged_image_of_every_kind_is_an_image_or_a_user_error() -> None:
     generator = np.random.default_rng(0)
-    for kind in image_io.FORMATS:
+    for kind in image_io.IMAGE_FORMATS:
         content = saved(black_on_white(IMAGES[9], 60), kind)
         for _ in range(60):
             try:

@@ -23,9 +23,9 @@ from rnnmnist.data.sequences.ts import read_ts
 from rnnmnist.data.sequences.validation import Sequences, check_memory, validate
 from rnnmnist.errors import UserError, did_you_mean, named, shown
 
-FORMATS = "a .npz, .ts, .csv or .parquet file, or a folder of .npy files"
-CHUNK_BYTES = 1 << 24  # of the values that are checked at a time
-NAMES = ("inputs", "labels", "lengths", "split", "groups", "feature_names")
+SEQUENCE_FORMATS = "a .npz, .ts, .csv or .parquet file, or a folder of .npy files"
+CHECKED_BYTES = 1 << 24  # of values at a time
+ARRAYS = ("inputs", "labels", "lengths", "split", "groups", "feature_names")
 OTHER_SIZE = "its header claims another size"
 SAVE_AGAIN = "save it again, texts with .astype(str)"  # not as objects
 
@@ -62,8 +62,8 @@ def read_folder(path: Path) -> dict[str, Any]:
 
 def _check_names(names: list[str]) -> None:
     for name in names:
-        if name not in NAMES:
-            remedy = did_you_mean(name, NAMES, f"allowed are {', '.join(NAMES)}")
+        if name not in ARRAYS:
+            remedy = did_you_mean(name, ARRAYS, f"allowed are {', '.join(ARRAYS)}")
             raise UserError(f"contains the array {shown(name)}; {remedy}")
         if names.count(name) > 1:
             raise UserError(f"contains {name} twice; save the arrays again")
@@ -87,7 +87,7 @@ def read(path: Path, *, pair: bool = True) -> Sequences:
     reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
     if reader is None:
         path.stat()  # raises if it does not exist
-        raise UserError(f"{path}: is in no known format; name {FORMATS}")
+        raise UserError(f"{path}: is in no known format; name {SEQUENCE_FORMATS}")
     with named(path, "save it again"):
         arrays = read_ts(path, pair=pair) if reader is read_ts else reader(path)
         return validate(**arrays)
@@ -113,7 +113,7 @@ def load(config: DataConfig, trained: Task | None = None) -> Dataset:
     """
     if config.path is None:
         raise UserError(
-            f"data.path: name your sequences with data.path=PATH, {FORMATS}"
+            f"data.path: name your sequences with data.path=PATH, {SEQUENCE_FORMATS}"
         )
     path = Path(config.path)
     name = path.stem.removesuffix("_TRAIN").removesuffix("_TEST")
@@ -131,22 +131,23 @@ def to_dataset(
         add = "add the array 'labels', the column 'label', or @classLabel and labels"
         remedy = did_you_mean("label", sequences.feature_names, add)
         raise UserError(f"labels: are missing; {remedy}")
+    mean = std = None
     if trained is None:
         classes = sequences.classes
         splits = sequences.training_splits(config.validation)
-        train = splits["train"]
-        sha256, mean, std = read_statistics(sequences, train, config.missing)
-        if config.normalize == "none":
-            mean = std = None
+        moments = Moments(sequences, splits["train"])
+        sha256 = hash_sequences(sequences, config.missing, moments)
+        if config.normalize != "none":
+            mean = tuple(moments.mean.tolist())
+            std = moments.std
     else:
         classes = trained.classes
         labels = _labels_of(sequences, labels, trained)
-        sha256, _, _ = read_statistics(sequences, np.arange(0), config.missing)
+        sha256 = hash_sequences(sequences, config.missing)
         mean = trained.mean
         std = trained.std
-        same = sha256 == trained.sha256
         splits = sequences.given_splits("test")
-        if same:
+        if sha256 == trained.sha256:
             splits = sequences.training_splits(config.validation)
     held_out = np.arange(0)
     if sequences.groups is not None:
@@ -179,14 +180,12 @@ def to_dataset(
     return Dataset(task, examples)
 
 
-def read_statistics(
-    sequences: Sequences, train: np.ndarray, missing: str
-) -> tuple[str, tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Reads and checks all values of labelled sequences.
+def hash_sequences(
+    sequences: Sequences, missing: str, moments: "Moments | None" = None
+) -> str:
+    """Reads and checks all values of labelled sequences, and adds them to moments.
 
-    Returns the SHA-256 of the sequences with their labels, lengths, splits and groups,
-    and the mean and standard deviation of each feature over the sequences `train`, int
-    [n].
+    Returns the SHA-256 of the sequences with their labels, lengths, splits and groups.
     """
     lengths = sequences.lengths
     examples, time_steps, features = sequences.inputs.shape
@@ -201,10 +200,7 @@ def read_statistics(
         digest.update(json.dumps(sequences.groups.tolist()).encode())
     if lengths is not None:
         digest.update(lengths.astype("<i8").tobytes())
-    is_training = np.zeros(examples, bool)
-    is_training[train] = True
-    moments = Moments(features, dtype)
-    size = max(1, CHUNK_BYTES // (time_steps * features * 8))
+    size = max(1, CHECKED_BYTES // (time_steps * features * 8))
     for start in range(0, examples, size):
         part = slice(start, start + size)
         chunk = sequences.inputs[part].astype(dtype, order="C")
@@ -212,9 +208,10 @@ def read_statistics(
         chunk[padded] = 0
         digest.update(chunk.data)
         check_values(sequences, start, chunk, missing)
-        chunk[padded] = np.nan  # `Moments` leaves NaN out
-        moments.add(chunk[is_training[part]].reshape(-1, features))
-    return digest.hexdigest(), tuple(moments.mean.tolist()), moments.std
+        if moments is not None:
+            chunk[padded] = np.nan  # left out
+            moments.add(chunk[moments.is_included[part]].reshape(-1, features))
+    return digest.hexdigest()
 
 
 def check_values(
@@ -225,8 +222,8 @@ def check_values(
     lengths: np.ndarray | None = None,
 ) -> None:
     """Checks the values [n, time, features] of the sequences from `first` on."""
-    if found := find_invalid(values, missing, lengths):
-        (index, time, feature), reason = found
+    if invalid := find_invalid(values, missing, lengths):
+        (index, time, feature), reason = invalid
         ids = sequences.ids
         name = first + index if ids is None else shown(ids[first + index])
         raise UserError(
@@ -236,11 +233,17 @@ def check_values(
 
 
 class Moments:
-    """The number, mean and sum of squared deviations of values, by feature."""
+    """The number, mean and sum of squared deviations of each feature's values.
 
-    def __init__(self, features: int, dtype: np.dtype) -> None:
+    They are those of the sequences with the indices `included`, int [n].
+    """
+
+    def __init__(self, sequences: Sequences, included: np.ndarray) -> None:
+        examples, _, features = sequences.inputs.shape
+        dtype = np.result_type(sequences.inputs.dtype, np.float32)
+        self.is_included = np.isin(np.arange(examples), included)
         self.number, self.mean, self.squares = np.zeros((3, features))
-        self.rounding = np.finfo(dtype).eps  # of values, relative
+        self.rounding = np.finfo(dtype).eps  # the relative error of a value
 
     def add(self, values: np.ndarray) -> None:
         """Adds values, real [n, features]; NaN are left out.

@@ -196,9 +196,10 @@ def test_a_feature_is_constant_up_to_the_rounding_of_its_type(
     features = [constant, rounded, computed, varied]
     inputs = np.stack(features, axis=-1).reshape(-1, 1000, 4)
     sequences = validate(inputs, np.arange(len(inputs)) % 2)
-    _, means, stds = reading.read_statistics(sequences, np.arange(len(inputs)), "error")
-    assert means is not None
-    assert stds is not None
+    moments = reading.Moments(sequences, np.arange(len(inputs)))
+    reading.hash_sequences(sequences, "error", moments)
+    means = moments.mean
+    stds = moments.std
     assert (means[0], stds[:3]) == (constant[0], (1, 1, 1))
     deviations = np.float64(varied - constant[0])
     error = means[3] - constant[0].item() - deviations.mean()
@@ -391,7 +392,9 @@ def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
 def test_a_missing_value_is_named(
     monkeypatch: pytest.MonkeyPatch, ids: tuple[str, ...] | None, name: str
 ) -> None:
-    monkeypatch.setattr(reading, "CHUNK_BYTES", 2 * 3 * 2 * 8)  # two sequences at once
+    monkeypatch.setattr(
+        reading, "CHECKED_BYTES", 2 * 3 * 2 * 8
+    )  # two sequences at once
     values = np.zeros((4, 3, 2))
     values[3, 1, 1] = NAN
     sequences = validate(values, [0, 0, 1, 1], feature_names=["x", "y"], ids=ids)
