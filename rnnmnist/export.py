@@ -76,7 +76,7 @@ def export(args: argparse.Namespace) -> None:
                 "replace it with --force"
             )
     check_packages(names)
-    source = Source.load(network)
+    source = Source.create(network)
     differing = []
     for name in names:
         found = certificates.write(source, name, args.output)

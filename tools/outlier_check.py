@@ -172,7 +172,7 @@ def measure(data: Path, photos: Path) -> dict[str, Any]:
         name: np.stack(list(map(preprocess_file, contents)))
         for name, contents in rendered.items()
     }
-    check = out_of_distribution.load()
+    check = out_of_distribution.load_check()
     return {
         "name": "out_of_distribution",
         "command": "python tools/outlier_check.py measure --data=FOLDER "

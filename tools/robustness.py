@@ -272,7 +272,7 @@ def measure(digits: str, split: str) -> dict[str, Any]:
     splits = load(DataConfig(name="mnist", manual_dir=digits)).splits
     images, labels = splits[split].stored, splits[split].labels
     all_images = np.concatenate([split.stored for split in splits.values()])
-    predictor, check = Predictor(), out_of_distribution.load()
+    predictor, check = Predictor(), out_of_distribution.load_check()
 
     def count_correct(images: np.ndarray, labels: np.ndarray) -> int:
         return int((predictor.classify(images).argmax(-1) == labels).sum())

@@ -14,8 +14,8 @@ def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:
     if config.name == "files":
         from rnnmnist.data.sequences import reading  # imports pyarrow
 
-        return reading.load(config, trained)
+        return reading.load_files(config, trained)
 
     from rnnmnist.data import images  # TFDS takes two seconds to import
 
-    return Dataset(image_task(config), images.load(config))
+    return Dataset(image_task(config), images.load_splits(config))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 LARGEST = np.finfo(np.float32).max  # of a value
-CHUNK_BYTES = 1 << 22  # that are normalized at a time
+NORMALIZED_BYTES = 1 << 22  # at a time
 
 
 class View(NamedTuple):
@@ -107,7 +107,7 @@ class Normalization(NamedTuple):
         stored there.
         """
         inputs: np.ndarray = np.empty(values.shape, np.float32)
-        size = max(1, CHUNK_BYTES // (8 * math.prod(values.shape[1:])))
+        size = max(1, NORMALIZED_BYTES // (8 * math.prod(values.shape[1:])))
         for start in range(0, len(values), size):  # the quotient is in float64
             part = slice(start, start + size)
             with np.errstate(all="ignore"):  # of padding

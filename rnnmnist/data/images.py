@@ -115,7 +115,7 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
-def load(config: DataConfig) -> dict[str, Examples]:
+def load_splits(config: DataConfig) -> dict[str, Examples]:
     """Loads every split of a data set, in the original order.
 
     The data set is prepared if it is not yet.

@@ -155,7 +155,7 @@ def verify(
         moved = {**saved.data_paths, **paths}
         key = f"{run} {moved}"
         if key not in sources:
-            sources[key] = Source.load(TrainedNetwork(*run, paths=moved))
+            sources[key] = Source.create(TrainedNetwork(*run, paths=moved))
         yield name, find_changes(saved, sources[key], folder / name)
 
 

@@ -35,7 +35,7 @@ class Source(NamedTuple):
     logits: np.ndarray  # as `evaluate` computes them, float32 [n, classes]
 
     @classmethod
-    def load(cls, network: TrainedNetwork) -> "Source":
+    def create(cls, network: TrainedNetwork) -> "Source":
         """Loads the examples of a network, and classifies them."""
         if (seeds := network.config.num_seeds) > 1:
             raise UserError(

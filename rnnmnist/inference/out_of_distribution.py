@@ -53,7 +53,7 @@ class OutOfDistributionCheck(NamedTuple):
 
 
 @functools.cache
-def load() -> OutOfDistributionCheck:
+def load_check() -> OutOfDistributionCheck:
     """Loads the check that is shipped with the package; its weights are float16."""
     with np.load(PATH, allow_pickle=False) as file:
         arrays = [file[name].astype(np.float32) for name in FusedParams._fields]

@@ -84,7 +84,7 @@ class Predictor(TrainedNetwork):
         stages = preprocess_image(image)
         pixels = stages.image[None]
         (probabilities,) = self.classify(pixels, every_step=True)
-        (accepted,) = out_of_distribution.load().is_digit(pixels).tolist()
+        (accepted,) = out_of_distribution.load_check().is_digit(pixels).tolist()
         return Prediction(probabilities, stages, accepted)
 
     def classify(

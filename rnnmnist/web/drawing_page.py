@@ -54,7 +54,7 @@ def render(networks: Sequence[Predictor]) -> str:
                 )
     losses = [network.config.train.loss for network in networks]
     params = [split_ensemble(network.params)[0] for network in networks]
-    check = out_of_distribution.load()
+    check = out_of_distribution.load_check()
     data = {
         "networks": [
             {
@@ -96,7 +96,7 @@ def select_samples(network: Predictor) -> list[dict[str, Any]]:
     images, labels = image_sets.embedded_images()["test"]
     probabilities = network.classify(images)
     of_label = probabilities[np.arange(len(labels)), labels]
-    is_digit = out_of_distribution.load().is_digit(images)
+    is_digit = out_of_distribution.load_check().is_digit(images)
     clear = (of_label >= MIN_EASY_PROBABILITY) & is_digit
     easy = [
         index

@@ -92,7 +92,7 @@ def sequences(missing: bool, features: int) -> dict[str, Any]:
 
 
 def load(workdir: Path, paths: Mapping[str, str | None]) -> Source:
-    return Source.load(TrainedNetwork(workdir, "best", paths=paths))
+    return Source.create(TrainedNetwork(workdir, "best", paths=paths))
 
 
 def flags_of(workdir: Path, paths: Mapping[str, str | None], output: Path) -> list[str]:
@@ -316,7 +316,7 @@ def test_different_predictions_are_counted(
     first, second = logits[5].argsort()[-2:]
     logits[5, [first, second]] = logits[5, [second, first]]  # within rounding
     wrong = source._replace(logits=logits)
-    monkeypatch.setattr(Source, "load", lambda *_: wrong)
+    monkeypatch.setattr(Source, "create", lambda *_: wrong)
     output = tmp_path / "out"
     flags = flags_of(source.network.workdir, source.network.paths, output)
     with pytest.raises(RunError, match=r"safetensors in .*/out predict another class"):

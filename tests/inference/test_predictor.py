@@ -234,7 +234,7 @@ def test_blank_images_are_not_digits(level: float, predictor: Predictor) -> None
 
 def test_other_images_are_rejected(predictor: Predictor) -> None:
     """The rates over many are in docs/predict.md."""
-    check = out_of_distribution.load()
+    check = out_of_distribution.load_check()
     assert check.scores(IMAGES).mean() == pytest.approx(-5.3414, abs=1e-3)
     assert check.is_digit(IMAGES).mean() > 0.95
     photograph = Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg"
@@ -251,7 +251,7 @@ def test_other_images_are_rejected(predictor: Predictor) -> None:
 def test_generated_outliers_are_rejected() -> None:
     """Those of another seed than the check was trained with."""
     images = outliers.generate(70, (IMAGES, LABELS), seed=1)
-    assert out_of_distribution.load().is_digit(images).mean() < 0.2
+    assert out_of_distribution.load_check().is_digit(images).mean() < 0.2
 
 
 def test_a_prediction_is_consistent(predictor: Predictor) -> None:

@@ -254,7 +254,7 @@ class TestInABrowser:
         ]
         digits = image_sets.embedded_images()["test"][0][:250]
         images = np.concatenate([digits, [preprocess_file(file) for file in files]])
-        check = out_of_distribution.load()
+        check = out_of_distribution.load_check()
         expected = check.is_digit(images)
         actual = results_of(opened(), "rnnmnist.isDigit", images)
         at_threshold = np.abs(check.scores(images) - check.max_score) < 1e-3

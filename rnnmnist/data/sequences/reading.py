@@ -106,7 +106,7 @@ def from_memory(inputs: Any, **arrays: Any) -> Sequences:
         return validate(**columns)
 
 
-def load(config: DataConfig, trained: Task | None = None) -> Dataset:
+def load_files(config: DataConfig, trained: Task | None = None) -> Dataset:
     """Loads the sequences in `data.path`, and checks all values.
 
     With the task of a trained network, its normalization and order of classes are used.

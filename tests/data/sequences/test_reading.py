@@ -115,7 +115,7 @@ every_format = pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 
 def load(path: Path) -> Dataset:
     """Loads a file for training."""
-    return reading.load(DataConfig(name="files", path=str(path), missing="zero"))
+    return reading.load_files(DataConfig(name="files", path=str(path), missing="zero"))
 
 
 def refusal(path: Path) -> str:
