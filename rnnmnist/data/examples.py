@@ -151,7 +151,7 @@ class Inputs:
             self, stored=stored, indices=None, normalization=None
         )
 
-    def one(self, position: int) -> np.ndarray:
+    def unpadded(self, position: int) -> np.ndarray:
         """Returns one example as it is stored, without padding."""
         index = position if self.indices is None else self.indices[position]
         end = None if self.lengths is None else self.lengths[position]

@@ -45,11 +45,9 @@ def preprocess(grey: np.ndarray) -> Stages:
     if _is_preprocessed(grey):
         return Stages(grey, grey, grey, np.rint(255 * grey).astype(np.uint8))
     foreground = extract_foreground(grey)
-    box = _crop(foreground, MIN_FOREGROUND)
-    if box is None:
-        blank = np.zeros((BOX, BOX), np.float32)
-        return Stages(grey, foreground, blank, np.zeros((SIDE, SIDE), np.uint8))
-    strokes = normalize_strokes(box)
+    strokes = np.zeros((BOX, BOX), np.float32)
+    if (box := _crop(foreground, MIN_FOREGROUND)) is not None:
+        strokes = normalize_strokes(box)
     return Stages(grey, foreground, strokes, centre(strokes))
 
 

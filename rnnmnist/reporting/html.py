@@ -118,16 +118,17 @@ def write_report(
         provenance=provenance,
         **values,
     )
-    files = {f"{name}.png": section.picture for name, section in sections.items()}
-    files["index.html"] = page.replace(" %", "\N{NO-BREAK SPACE}%").encode()
+    files = {
+        folder / f"{name}.png": section.picture
+        for name, section in sections.items()
+        if section.picture is not None
+    }
+    files[index] = page.replace(" %", "\N{NO-BREAK SPACE}%").encode()
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, content in files.items():
-        if content is not None:
-            with names_path(folder / name):
-                (folder / name).write_bytes(content)
-            written.append(folder / name)
-    return written
+    for path, content in files.items():
+        with names_path(path):
+            path.write_bytes(content)
+    return list(files)
 
 
 def _css_variables(palette: Palette) -> str:

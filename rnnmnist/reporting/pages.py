@@ -29,7 +29,6 @@ from rnnmnist.reporting.calibration import (
     most_confident_errors,
 )
 from rnnmnist.reporting.html import Section, write_report
-from rnnmnist.reporting.plots import Tile
 from rnnmnist.runs import logs
 from rnnmnist.runs.logs import Metrics, Session
 from rnnmnist.runs.results import Scores
@@ -78,7 +77,8 @@ def load_run_data(
     labels = examples.labels
     logits = network.logits(examples, every_step=True)
     predictions = [
-        Predictions.from_logits(one, labels, examples.lengths) for one in logits
+        Predictions.from_logits(of_network, labels, examples.lengths)
+        for of_network in logits
     ]
     final = logits[:, np.arange(len(labels)), predictions[0].lengths - 1]
     return RunData(
@@ -148,9 +148,8 @@ def _confusion_matrix(run: RunData) -> Section:
         for true, predicted in zip(*np.unravel_index(order, errors.shape), strict=True)
         if errors[true, predicted]
     ]
-    drawn = len(names) <= MAX_CLASSES
     return Section(
-        plots.confusion_matrix(counts, names) if drawn else None,
+        plots.confusion_matrix(counts, names) if len(names) <= MAX_CLASSES else None,
         rows,
         {"examples": counts.sum(), "errors": errors.sum()},
     )
@@ -158,22 +157,23 @@ def _confusion_matrix(run: RunData) -> Section:
 
 def _accuracy_over_time(run: RunData) -> Section:
     labels = run.examples.labels
-    correct = np.array([one.correct_by_time for one in run.predictions])
+    correct = np.array([network.correct_by_time for network in run.predictions])
     totals = run.predictions[0].examples_by_time
     totals = totals[totals > 0]  # the split can have shorter sequences than the task
     estimates = estimate_accuracies(correct[:, : len(totals)], totals)
     majority = int(np.bincount(labels).max()) / len(labels)
     quarters = [(time, estimates[1, time - 1]) for time in plots.quarters(len(totals))]
-    picture = plots.accuracy_over_time(estimates, majority)
-    return Section(picture, numbers={"quarters": quarters})
+    return Section(
+        plots.accuracy_over_time(estimates, majority), numbers={"quarters": quarters}
+    )
 
 
 def _most_confident_errors(run: RunData) -> Section:
     names = run.task.classes
     predictions = run.predictions[0]
     tiles = [
-        Tile(
-            run.examples.one(index),
+        plots.Tile(
+            run.examples.unpadded(index),
             names[predictions.predicted[index, -1]],
             probability(predictions.confidence[index]),
             names[predictions.labels[index]],
@@ -192,20 +192,21 @@ def _calibration(run: RunData) -> Section:
     present = np.flatnonzero(bins.examples)
     examples = bins.examples[present]
     correct = bins.correct[present]
-    picture = plots.reliability_diagram(
-        bins.confidence[present] / examples,
-        estimate_accuracies(correct[None], examples),
-        bins.examples,
-        bins.calibration_error,
-    )
     total = examples.sum()
-    numbers = {
-        "bins": bins,
-        "examples": total,
-        "confidence": bins.confidence.sum() / total,
-        "accuracy": correct.sum() / total,
-    }
-    return Section(picture, numbers=numbers)
+    return Section(
+        plots.reliability_diagram(
+            bins.confidence[present] / examples,
+            estimate_accuracies(correct[None], examples),
+            bins.examples,
+            bins.calibration_error,
+        ),
+        numbers={
+            "bins": bins,
+            "examples": total,
+            "confidence": bins.confidence.sum() / total,
+            "accuracy": correct.sum() / total,
+        },
+    )
 
 
 def _accuracy_by_class(run: RunData) -> Section:
