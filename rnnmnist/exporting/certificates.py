@@ -20,7 +20,6 @@ import numpy as np
 
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.network import TrainedNetwork
-from rnnmnist.exporting import runner
 from rnnmnist.exporting.formats import FORMATS, check_packages
 from rnnmnist.exporting.source import MAX_DIFFERENCE, Source
 from rnnmnist.runs.checksums import array_checksums, json_checksum
@@ -40,18 +39,18 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     format: str  # a name in `FORMATS`
     artefact_sha256: str
     files: dict[str, str]  # SHA-256 of every file of the export, by name
-    workdir: str  # of the run, an absolute path
+    workdir: str  # an absolute path
     step: int
     params_sha256: str  # as in result files
     data_paths: dict[str, str | None]  # with which the data were loaded
     dataset: str
     split: str  # `test`; `validation` or `train` if there is no test split
-    examples_sha256: str  # of the inputs and labels
+    examples_sha256: str  # inputs and labels
     examples: int
     correct: int  # classified correctly by the export
     differing: int  # classified otherwise than by the source
-    max_abs_difference: float  # of the logits
-    versions: dict[str, str]  # of the libraries
+    max_abs_difference: float  # between logits
+    versions: dict[str, str]  # by library
 
 
 def write(source: Source, name: str, folder: Path) -> Certificate:
@@ -110,9 +109,9 @@ def run(folder: Path, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
         examples = Path(temporary, "in.npz")
         outputs = Path(temporary, "out.npy")
         np.savez(examples, *inputs)
-        script = FOLDER / f"predict_{folder.name}.py"
+        scripts = FOLDER / "runner.py", FOLDER / f"predict_{folder.name}.py"
         process = subprocess.run(
-            [sys.executable, "-P", runner.__file__, script, folder, examples, outputs],
+            [sys.executable, "-P", *scripts, folder, examples, outputs],
             env=os.environ | {"JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -124,8 +123,7 @@ def run(folder: Path, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
                 f"the {folder.name} export failed with exit code {process.returncode}: "
                 f"{' '.join(last)}"
             )
-        logits: np.ndarray = np.load(outputs)
-        return logits
+        return np.load(outputs)
 
 
 def verify(
@@ -136,15 +134,15 @@ def verify(
     A workdir and paths that have moved replace those of the certificates. Yields the
     name of each format, and what has changed, one line each.
     """
-    found = [name for name in FORMATS if (folder / name).is_dir()]
-    if not found:
+    names = [name for name in FORMATS if (folder / name).is_dir()]
+    if not names:
         raise UserError(
             f"verify: {folder} has no folder {' or '.join(FORMATS)}; name the "
             "output folder of an export"
         )
-    check_packages(found)
+    check_packages(names)
     sources: dict[str, Source] = {}
-    for name in found:
+    for name in names:
         try:
             content = (folder / name / CERTIFICATE).read_bytes()
             saved = msgspec.json.decode(content, type=Certificate)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
@@ -46,7 +45,7 @@ class Graph:
 
         Inputs are names, or values that become constants.
         """
-        names = [one if isinstance(one, str) else self.constant(one) for one in inputs]
+        names = [x if isinstance(x, str) else self.constant(x) for x in inputs]
         name = name or f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, names, [name], **attributes))
         return name
@@ -104,8 +103,7 @@ def write(source: Source, folder: Path) -> None:
     config = source.network.config.model
     if config.window_size > 1:
         values = _add_windows(graph, values, config.window_size, config.window_stride)
-    is_linear = config.is_linear
-    hidden = (_add_layers if is_linear else _add_cell)(graph, source, values)
+    hidden = (_add_layers if config.is_linear else _add_cell)(graph, source, values)
     # NaN if an input is NaN or infinite, which the recurrent operators hide.
     zero = graph.add("ReduceSum", graph.add("Mul", values, 0.0), [0, 2])
     hidden = graph.add("Add", hidden, zero)
@@ -124,8 +122,7 @@ def write(source: Source, folder: Path) -> None:
         producer_name="rnnmnist",
     )
     onnx.checker.check_model(model, full_check=True)
-    provenance = source.provenance.items()
-    metadata = {key: json.dumps(value) for key, value in provenance}
+    metadata = {key: json.dumps(value) for key, value in source.provenance.items()}
     helper.set_model_props(model, metadata)
     onnx.save(model, folder / "model.onnx")
 
@@ -181,18 +178,18 @@ def _add_cell(graph: Graph, source: Source, inputs: str) -> str:
     units = config.hidden_size
     kernels = []
     biases = []
-    for side in "ih":  # of the inputs, of the hidden state
+    for side in "ih":  # inputs, hidden state
         layers = [source.params["cell"][f"{side}{gate}"] for gate in GATES[config.cell]]
         kernels.append(np.concatenate([layer["kernel"].T for layer in layers]))
         biases += [layer.get("bias", np.zeros(units)) for layer in layers]
-    arrays = [*kernels, np.concatenate(biases)]
-    arguments: list[Any] = [array[None] for array in arrays]  # of one direction
+    # The first axis is that of directions.
+    arrays = [array[None] for array in (*kernels, np.concatenate(biases))]
     # Flax's GRU multiplies by the reset gate after the matrix product.
     attributes: dict[str, Any] = (
         {"linear_before_reset": 1} if config.cell == "gru" else {}
     )
     operator = config.cell.upper()
-    states = graph.add(operator, inputs, *arguments, hidden_size=units, **attributes)
+    states = graph.add(operator, inputs, *arrays, hidden_size=units, **attributes)
     return graph.add("Squeeze", states, [1])
 
 

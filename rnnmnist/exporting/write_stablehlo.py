@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
@@ -28,14 +27,13 @@ def write(source: Source, folder: Path) -> None:
     model = network.model.clone(
         execution=usual._replace(unroll=1, parallel_scan=False, remat_steps=1)
     )
-    params = source.params
 
     def logits(examples: jax.Array, *lengths: jax.Array) -> jax.Array:
         if network.view is not None:
             inputs = network.view(examples)
         else:
             inputs = normalize(network.normalization, examples, *lengths)
-        result: Any = model.apply({"params": params}, inputs, *lengths)
+        result: Any = model.apply({"params": source.params}, inputs, *lengths)
         finite = jnp.isfinite(inputs).all((1, 2))[:, None]
         return jnp.where(finite, result, jnp.nan)  # which gates would hide
 
