@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import jax
 
 SPLITS = ("train", "validation", "test")
-LARGEST = np.finfo(np.float32).max  # of a value
+LARGEST = np.finfo(np.float32).max
 NORMALIZED_BYTES = 1 << 22  # at a time
 
 
@@ -26,7 +26,7 @@ class View(NamedTuple):
     """What is read in a time step: a row, a column, or a pixel in some order."""
 
     name: str  # rows, columns, pixels or permuted
-    permutation: str  # of permuted pixels: bit_reversal or random:SEED
+    permutation: str  # bit_reversal or random:SEED, for permuted pixels
 
     @classmethod
     def of(cls, config: DataConfig, task: Task) -> "View | None":
@@ -52,8 +52,7 @@ class View(NamedTuple):
             return images
         if self.name == "columns":
             return images.mT
-        count = images.shape[0]  # can be symbolic, as for an export
-        pixels = images.reshape(count, -1)
+        pixels = images.reshape(images.shape[0], -1)  # can be symbolic, as for exports
         if self.name == "permuted":
             pixels = pixels[:, permutation(self.permutation, pixels.shape[1])]
         return pixels[..., None]
@@ -110,7 +109,7 @@ class Normalization(NamedTuple):
         size = max(1, NORMALIZED_BYTES // (8 * math.prod(values.shape[1:])))
         for start in range(0, len(values), size):  # the quotient is in float64
             part = slice(start, start + size)
-            with np.errstate(all="ignore"):  # of padding
+            with np.errstate(all="ignore"):  # padding holds any value
                 inputs[part] = (values[part] - self.mean) / self.std
         if self.missing == "forward_fill":
             times = np.arange(inputs.shape[1])[:, None]
@@ -129,16 +128,21 @@ class Inputs:
 
     stored: np.ndarray  # uint8 [all, rows, columns], or real [all, time, features]
     lengths: np.ndarray | None = None  # int32 [examples]; None: no padding
-    indices: np.ndarray | None = None  # of the examples in `stored`; None: all
-    normalization: Normalization | None = None  # of sequences; None for images
+    indices: np.ndarray | None = None  # where the examples are stored; None: all
+    normalization: Normalization | None = None  # None: images
 
     def __len__(self) -> int:
         return len(self.stored if self.indices is None else self.indices)
 
+    def raw(self, positions: int | slice | np.ndarray) -> np.ndarray:
+        """Returns some examples as they are stored, with their padding."""
+        return self.stored[
+            positions if self.indices is None else self.indices[positions]
+        ]
+
     def take(self, positions: slice | np.ndarray) -> np.ndarray:
         """Returns some examples: uint8 images, or normalized float32 sequences."""
-        index = positions if self.indices is None else self.indices[positions]
-        values = self.stored[index]
+        values = self.raw(positions)
         if self.normalization is None:
             return values
         lengths = None if self.lengths is None else self.lengths[positions]
@@ -146,16 +150,14 @@ class Inputs:
 
     def normalized(self) -> Self:
         """Returns the same examples, which `take` does not normalize each time."""
-        stored = self.take(slice(None))
         return dataclasses.replace(
-            self, stored=stored, indices=None, normalization=None
+            self, stored=self.take(slice(None)), indices=None, normalization=None
         )
 
     def unpadded(self, position: int) -> np.ndarray:
         """Returns one example as it is stored, without padding."""
-        index = position if self.indices is None else self.indices[position]
         end = None if self.lengths is None else self.lengths[position]
-        return self.stored[index][:end]
+        return self.raw(position)[:end]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -181,8 +183,8 @@ def find_invalid(
     time, features] can have lengths int [n], after which their values do not matter.
     """
     used = True if lengths is None else ~padding(values.shape[1], lengths)[..., None]
-    limits: dict[str, Any] = {} if lengths is None else {"initial": 0, "where": used}
-    low, high = np.min(values, **limits), np.max(values, **limits)
+    low = np.min(values, initial=0, where=used)
+    high = np.max(values, initial=0, where=used)
     if -LARGEST <= low <= high <= LARGEST:  # and none of them is NaN
         return None
     invalid = used & (np.abs(values) > LARGEST)

@@ -27,7 +27,7 @@ class Source(NamedTuple):
     """
 
     network: TrainedNetwork
-    params: Params  # of the network, with Flax's names, as NumPy arrays
+    params: Params  # NumPy arrays with Flax's names
     dataset: str  # the name of the data of the examples
     split: str  # test, or validation if there is no test split
     inputs: tuple[np.ndarray, ...]  # all examples of that split
@@ -43,9 +43,7 @@ class Source(NamedTuple):
                 "contains one network; name a run with num_seeds=1"
             )
         task, split, examples = network.load_split(None, "export")
-        values = examples.stored
-        if examples.indices is not None:
-            values = values[examples.indices]
+        values = examples.raw(slice(None))
         inputs: tuple[np.ndarray, ...] = (values,)
         if network.view is None:
             lengths = examples.lengths

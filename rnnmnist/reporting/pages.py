@@ -12,29 +12,18 @@ from markupsafe import Markup
 from rnnmnist.config.schema import SETTINGS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
-from rnnmnist.evaluation.metrics import (
-    format_accuracy,
-    interval,
-    percent,
-    probability,
-    score_logits,
-    wilson_interval,
-)
+from rnnmnist.evaluation import metrics
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.models.classifier import count_params
-from rnnmnist.reporting import plots
-from rnnmnist.reporting.calibration import (
-    Predictions,
-    calibration_bins,
-    most_confident_errors,
-)
+from rnnmnist.reporting import calibration, plots
+from rnnmnist.reporting.calibration import Predictions
 from rnnmnist.reporting.html import Section, write_report
 from rnnmnist.runs import logs
 from rnnmnist.runs.logs import Metrics, Session
 from rnnmnist.runs.results import Scores
 
 MAX_ERRORS = 16  # examples of the gallery
-MAX_CLASSES = 50  # of a confusion matrix that is drawn
+MAX_CLASSES = 50  # with more, the confusion matrix is not drawn
 MAX_CONFUSIONS = 20  # rows of the table of confused classes
 
 
@@ -44,10 +33,10 @@ class RunData:
 
     network: TrainedNetwork
     selector: str  # `best`, `latest` or a number
-    task: Task  # of the evaluated data
+    task: Task  # that of the evaluated data
     split: str  # test, or `Task.evaluated_split` if there is none
-    examples: Examples  # of the split
-    predictions: list[Predictions]  # of each network
+    examples: Examples  # the whole split
+    predictions: list[Predictions]  # by network
     scores: Scores
     metrics: list[Metrics]  # lines of `metrics.jsonl`; empty if there is no file
     sessions: list[Session]
@@ -67,10 +56,9 @@ class RunData:
 def load_run_data(
     workdir: Path, selector: str, paths: Mapping[str, str | None]
 ) -> RunData:
-    """Reads a run's files and predicts every example of the test split.
+    """Reads a run's files and predicts every example of the evaluated split.
 
-    If the data have no test split, another one takes its place. Only the reading of the
-    test split is written. `paths` replace settings of the checkpoint.
+    `paths` replace settings of the checkpoint.
     """
     network = TrainedNetwork(workdir, selector, paths=paths)
     task, split, examples = network.load_split(None, "report")
@@ -88,7 +76,7 @@ def load_run_data(
         split,
         examples,
         predictions,
-        scores=score_logits(final, labels, network.config.seed),
+        scores=metrics.score_logits(final, labels, network.config.seed),
         metrics=logs.read(workdir, Metrics),
         sessions=logs.read(workdir, Session),
     )
@@ -101,7 +89,7 @@ def report_run(run: RunData, command: str) -> list[Path]:
         "curves": Section(curves),
         "confusion": _confusion_matrix(run),
         "steps": _accuracy_over_time(run),
-        "gallery": _most_confident_errors(run),
+        "gallery": _gallery(run),
         "reliability": _calibration(run),
         "classes": _accuracy_by_class(run),
     }
@@ -134,7 +122,7 @@ def estimate_accuracies(correct: np.ndarray, totals: np.ndarray) -> np.ndarray:
     if len(correct) > 1:
         return np.array([accuracies.min(0), accuracies.mean(0), accuracies.max(0)])
     counts = zip(correct[0].tolist(), totals.tolist(), strict=True)
-    low, high = np.transpose([wilson_interval(*count) for count in counts])
+    low, high = np.transpose([metrics.wilson_interval(*count) for count in counts])
     return np.array([low, accuracies[0], high])
 
 
@@ -168,17 +156,17 @@ def _accuracy_over_time(run: RunData) -> Section:
     )
 
 
-def _most_confident_errors(run: RunData) -> Section:
+def _gallery(run: RunData) -> Section:
     names = run.task.classes
     predictions = run.predictions[0]
     tiles = [
         plots.Tile(
             run.examples.unpadded(index),
             names[predictions.predicted[index, -1]],
-            probability(predictions.confidence[index]),
+            metrics.probability(predictions.confidence[index]),
             names[predictions.labels[index]],
         )
-        for index in most_confident_errors(predictions, MAX_ERRORS)
+        for index in calibration.most_confident_errors(predictions, MAX_ERRORS)
     ]
     images = run.task.image_shape is not None
     return Section(
@@ -188,7 +176,7 @@ def _most_confident_errors(run: RunData) -> Section:
 
 
 def _calibration(run: RunData) -> Section:
-    bins = calibration_bins(run.predictions)
+    bins = calibration.calibration_bins(run.predictions)
     present = np.flatnonzero(bins.examples)
     examples = bins.examples[present]
     correct = bins.correct[present]
@@ -220,8 +208,8 @@ def _accuracy_by_class(run: RunData) -> Section:
         [
             run.task.classes[present[index]],
             f"{correct[:, index].sum():,} of {len(correct) * totals[index]:,}",
-            percent(accuracy[index]),
-            interval((low[index], high[index])),
+            metrics.percent(accuracy[index]),
+            metrics.interval((low[index], high[index])),
         ]
         for index in np.argsort(accuracy, kind="stable")
     ]
@@ -238,7 +226,7 @@ def compare_runs(runs: Sequence[RunData], command: str) -> list[Path]:
     folder = common / "report"
     settings = [run.network.config.flat() for run in runs]
     differing = [
-        name for name in settings[0] if len({str(one[name]) for one in settings}) > 1
+        name for name in settings[0] if len({str(run[name]) for run in settings}) > 1
     ]
     rows = []
     curves = {}
@@ -251,10 +239,10 @@ def compare_runs(runs: Sequence[RunData], command: str) -> list[Path]:
             [
                 Markup('<a href="{}">{}</a>').format(quote(page.as_posix()), name),
                 "\n".join(f"{key} {values[key]}" for key in differing) or "none",
-                format_accuracy(network.validation)
+                metrics.format_accuracy(network.validation)
                 if network.validation
                 else "not validated",
-                f"{run.split} on {run.task.name} {format_accuracy(run.scores)}",
+                f"{run.split} on {run.task.name} {metrics.format_accuracy(run.scores)}",
                 f"{run.num_parameters:,}",
                 run.seconds,
             ]
