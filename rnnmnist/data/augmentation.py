@@ -46,12 +46,12 @@ def sample_warp(key: jax.Array, count: int, distortions: Distortions) -> Warp:
         jax.random.uniform(key, (count,), minval=-1.0) for key in keys
     )
     angle *= jnp.deg2rad(distortions.max_rotation)
-    one, zero = jnp.ones(count), jnp.zeros(count)
+    ones, zeros = jnp.ones(count), jnp.zeros(count)
     rotation = _matrices(
         jnp.cos(angle), jnp.sin(angle), -jnp.sin(angle), jnp.cos(angle)
     )
-    shearing = _matrices(one, zero, shear * distortions.max_shear, one)
-    mirror = jnp.where(distortions.flip & (flip < 0), -one, one)
+    shearing = _matrices(ones, zeros, shear * distortions.max_shear, ones)
+    mirror = jnp.where(distortions.flip & (flip < 0), -ones, ones)
     scale = jnp.exp(log_scale * jnp.log1p(distortions.max_scale))
     limit = distortions.max_shift
     offset = jax.random.randint(shift_key, (count, 2), -limit, limit + 1)
@@ -59,7 +59,7 @@ def sample_warp(key: jax.Array, count: int, distortions: Distortions) -> Warp:
     if distortions.elastic:
         noise = jax.random.normal(noise_key, (count, 2, GRID, GRID))
         noise *= distortions.elastic
-    matrix = rotation @ shearing @ _matrices(scale, zero, zero, scale * mirror)
+    matrix = rotation @ shearing @ _matrices(scale, zeros, zeros, scale * mirror)
     return Warp(matrix, offset.astype(jnp.float32), noise)
 
 

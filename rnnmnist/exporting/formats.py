@@ -16,8 +16,8 @@ FORMATS = {
 
 def check_packages(names: Sequence[str]) -> None:
     """Checks that the packages of formats are installed."""
-    needed = [package for name in names for package in FORMATS[name]]
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    packages = [package for name in names for package in FORMATS[name]]
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
             f"format: {' and '.join(missing)} must be installed for it: "

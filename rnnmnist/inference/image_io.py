@@ -21,10 +21,10 @@ MAX_SIDE = 224  # pixels; larger images are downsampled
 
 def find_images(argument: str) -> list[str]:
     """Expands a folder to its image files, sorted, if it has any."""
-    files: list[Path] = []
+    names: list[str] = []
     with contextlib.suppress(OSError):
         files = [file for file in Path(argument).iterdir() if file.is_file()]
-    names = [str(file) for file in files if file.suffix.lower() in SUFFIXES]
+        names = [str(file) for file in files if file.suffix.lower() in SUFFIXES]
     return sorted(names) or [argument]
 
 
@@ -49,7 +49,7 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
     """Decodes an image file to grey levels, as `read` does."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of metadata
+            warnings.simplefilter("ignore")  # those on metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=IMAGE_FORMATS) as image:
                 image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))
@@ -60,7 +60,7 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
     except UnidentifiedImageError:
         formats = ", ".join(IMAGE_FORMATS)
         raise UserError(f"{name}: is not an image; use one of {formats}") from None
-    except Exception as error:  # of many types, if Pillow reads a damaged file
+    except Exception as error:  # Pillow raises many types for a damaged file
         raise UserError(f"{name}: cannot be decoded: {error}") from error
 
 
@@ -85,7 +85,6 @@ def from_array(image: np.ndarray) -> np.ndarray:
 
 
 def _to_grey(image: Image.Image) -> np.ndarray:
-    channels: np.ndarray
     if image.mode == "F" or image.mode.startswith("I"):  # grey, more than 8 bits
         levels = np.asarray(image, np.float32)
         maximum = 65_535 if np.max(levels) > 255 else 255

@@ -30,7 +30,7 @@ class OutOfDistributionCheck(NamedTuple):
     """An LSTM that reads rows, whose last class is "no digit"."""
 
     network: FusedParams  # float32
-    max_score: float  # of an image that is accepted
+    max_score: float  # images above it are refused
 
     def scores(self, images: np.ndarray) -> np.ndarray:
         """Returns the logarithms of the odds that images are not digits, float32 [n].

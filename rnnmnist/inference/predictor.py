@@ -21,7 +21,7 @@ class Prediction(NamedTuple):
     """The prediction of a network for one image."""
 
     probabilities: np.ndarray  # float32 [time, classes], after each time step
-    stages: Stages  # of the image's preprocessing
+    stages: Stages  # the image during preprocessing
     looks_like_digit: bool  # the result of the out-of-distribution check
 
     @property

@@ -12,7 +12,7 @@ from rnnmnist.inference.predictor import Prediction, Predictor
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 MAX_DIGITS = 4
-MAX_COLUMNS = 56  # of a sparkline
+MAX_COLUMNS = 56  # the width of a sparkline
 Result = tuple[dict[str, Any], str]  # a prediction as a JSON object, and as text
 
 
@@ -65,9 +65,9 @@ def predict_sequences(predictor: Predictor, name: str) -> list[Result]:
     path = expand(name)
     sequences = reading.read(path, pair=False)
     with named(path):
-        found = predictor.probabilities(predictor.sequence_inputs(sequences))
+        predictions = predictor.probabilities(predictor.sequence_inputs(sequences))
     results: list[Result] = []
-    for index, probabilities in enumerate(found):
+    for index, probabilities in enumerate(predictions):
         result = _to_json(predictor, probabilities)
         description = (
             f"{printable(name)}, sequence {index}: {result['label']}, "

@@ -8,7 +8,7 @@ import numpy as np
 from rnnmnist.data.examples import padding
 from rnnmnist.evaluation.predictions import softmax
 
-NUM_BINS = 15  # of the confidence, as Guo et al.
+NUM_BINS = 15  # as Guo et al.
 
 
 class Predictions(NamedTuple):
@@ -16,8 +16,8 @@ class Predictions(NamedTuple):
 
     labels: np.ndarray  # int32 [examples], the true classes
     lengths: np.ndarray  # int32 [examples], the number of time steps
-    # The most probable class after each time step, int [examples, time]. After the end
-    # of an example, it is the last one.
+    # The most probable class after each time step, int [examples, time]; after the end
+    # of an example, the last one.
     predicted: np.ndarray
     probabilities: np.ndarray  # float64 [examples, classes], at the end
 

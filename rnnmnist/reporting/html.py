@@ -15,7 +15,7 @@ from rnnmnist.evaluation import metrics
 from rnnmnist.runtime import machine
 
 FOLDER = Path(__file__).parent
-MARK = '<meta name="generator" content="rnnmnist.report">'  # of `layout.html`
+MARK = '<meta name="generator" content="rnnmnist.report">'  # in `layout.html`
 
 
 class Palette(NamedTuple):
@@ -55,8 +55,8 @@ class Section(NamedTuple):
     """The content of a report's section; headings and sentences are in the template."""
 
     picture: bytes | None = None  # PNG
-    rows: Sequence[Sequence[str]] = ()  # of the table that is shown without a picture
-    numbers: Mapping[str, object] = {}  # of the sentences
+    rows: Sequence[Sequence[str]] = ()  # a table, which is shown without a picture
+    numbers: Mapping[str, object] = {}  # which the sentences contain
 
 
 def render(template: Path, style: Path, **values: object) -> str:

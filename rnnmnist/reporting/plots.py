@@ -64,12 +64,14 @@ def validation_curves(runs: Mapping[str, Sequence[Metrics]]) -> bytes:
     with new_figure(3.4 + 0.17 * len(runs)) as figure:
         axes = figure.subplots()
         for index, lines in enumerate(runs.values()):
-            style = {
-                "linestyle": ("-", "--", ":", "-.")[index // colours % 4],
-                "marker": "osD^vP"[index % 6],
-            }
-            colour = LIGHT.series[index % colours]
-            _plot_metric(axes, lines, "accuracy", colour, **style)
+            _plot_metric(
+                axes,
+                lines,
+                "accuracy",
+                LIGHT.series[index % colours],
+                linestyle=("-", "--", ":", "-.")[index // colours % 4],
+                marker="osD^vP"[index % 6],
+            )
         axes.set_ylabel("validation accuracy (% of examples)")
         _set_accuracy_limits(axes, [line for lines in runs.values() for line in lines])
         _set_step_axis(axes)

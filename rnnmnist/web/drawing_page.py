@@ -25,7 +25,7 @@ FOLDER = Path(__file__).parent
 SCRIPTS = ("network", "drawing", "view")
 TITLES = {"last": "Last-row loss", "every_step": "Every-row loss"}
 EASY_PER_DIGIT = 2  # easy samples
-MIN_EASY_PROBABILITY = 0.95  # of an easy sample's label
+MIN_EASY_PROBABILITY = 0.95  # that of its label
 HARD = 12  # hard samples, over all digits
 STROKE_WIDTH = 2.3  # pixels of 28; narrower than MNIST's, so that loops stay open
 # Settings of the networks that the page can show.
@@ -62,8 +62,8 @@ def render(networks: Sequence[Predictor]) -> str:
                 + (f": {network.workdir.name}" if losses.count(loss) > 1 else ""),
                 "loss": loss,
             }
-            | _weights(FusedParams.create(one))
-            for network, loss, one in zip(networks, losses, params, strict=True)
+            | _weights(FusedParams.create(tree))
+            for network, loss, tree in zip(networks, losses, params, strict=True)
         ],
         "outOfDistribution": {"maxScore": check.max_score} | _weights(check.network),
         "samples": select_samples(networks[0]),
@@ -78,8 +78,8 @@ def render(networks: Sequence[Predictor]) -> str:
         FOLDER / "page.html",
         FOLDER / "style.css",
         content=data,
-        unit_counts=[len(one["head"]["kernel"]) for one in params],
-        weight_counts=[count_params(one) for one in params],
+        unit_counts=[len(tree["head"]["kernel"]) for tree in params],
+        weight_counts=[count_params(tree) for tree in params],
         **{name: (FOLDER / f"{name}.js").read_text("utf-8") for name in SCRIPTS},
     )
 

@@ -25,7 +25,7 @@ MAX_BLOCK = 1 << 27  # bytes of a file that are parsed at a time; a row fits int
 CELL_BYTES = 32  # that a value takes while it is read
 # What the texts of a column can be, of which the first one that suits all is used.
 TIMES = (pa.int64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.float64())
-MISFITS = (pa.ArrowInvalid, pa.ArrowNotImplementedError)  # of casts
+MISFITS = (pa.ArrowInvalid, pa.ArrowNotImplementedError)  # errors of a cast
 
 Place = Callable[[int], str]  # names a row, from 0, for messages
 
@@ -75,8 +75,7 @@ def read_parquet(path: Path) -> dict[str, Any]:
     """Reads a table with the columns of a .csv file."""
     with path.open("rb") as stream, pyarrow.parquet.ParquetFile(stream) as file:
         names = _check_columns(file.schema_arrow.names)
-        size = file.metadata.num_rows * len(names) * CELL_BYTES
-        check_memory(size, "the columns")
+        check_memory(file.metadata.num_rows * len(names) * CELL_BYTES, "the columns")
         table = file.read(columns=names)
     return _to_arrays(table, lambda row: f"row {row + 1}")
 
@@ -119,12 +118,12 @@ def _to_arrays(table: pa.Table, place: Place) -> dict[str, Any]:
 
     def refuse(name: str, faults: np.ndarray, rule: str) -> None:
         """Refuses faults between a row and the next one of its sequence, bool [n-1]."""
-        found = np.flatnonzero(faults & (np.diff(sequence) == 0))
-        if len(found):
-            earlier, row = order[found[0] : found[0] + 2]
+        faulty = np.flatnonzero(faults & (np.diff(sequence) == 0))
+        if len(faulty):
+            earlier, row = order[faulty[0] : faulty[0] + 2]
             own, other = (shown(str(table[name][index])) for index in (row, earlier))
             raise UserError(
-                f"{place(row)}: sequence {shown(ids[sequence[found[0]]])} has the "
+                f"{place(row)}: sequence {shown(ids[sequence[faulty[0]]])} has the "
                 f"{name} {own}, and {other} in {place(earlier)}; it must {rule}"
             )
 
@@ -143,9 +142,9 @@ def _to_arrays(table: pa.Table, place: Place) -> dict[str, Any]:
             codes, texts = column(name).texts()
             codes = codes[order]
             refuse(name, np.diff(codes) != 0, "be the same in all rows")
-            arrays[name] = np.array(texts)[codes[first]]
-    if "label" in arrays:
-        arrays["labels"] = arrays.pop("label")
+            arrays["labels" if name == "label" else name] = np.array(texts)[
+                codes[first]
+            ]
     return arrays
 
 

@@ -23,7 +23,7 @@ Lines = Iterator[tuple[str, str]]  # place for messages, and the stripped text
 def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
     """Reads a file, or with `pair` both of NAME_TRAIN.ts and NAME_TEST.ts."""
     files = _pair(path) if pair else {path: ""}
-    classes: tuple[str, ...] = ()  # of the first file; empty without labels
+    classes: tuple[str, ...] = ()  # as in the first file; empty without labels
     cases: list[np.ndarray] = []  # float64 [time, dimensions]
     labels: list[str] = []
     split: list[str] = []

@@ -15,8 +15,8 @@ from rnnmnist.data.examples import SPLITS
 from rnnmnist.errors import UserError, did_you_mean, first_line, shown
 
 MAX_CLASSES = 1_000
-VALIDATION_EVERY = 10  # of the training sequences of a class, where no split is given
-KINDS = {  # of NumPy's types
+VALIDATION_EVERY = 10  # training sequences of a class, where no split is given
+KINDS = {  # what the kinds of NumPy's types allow
     "biuf": "real numbers of at most 64 bits; convert them with .astype(float)",
     "biuU": "integers or strings; convert them with .astype(int) or .astype(str)",
     "iu": "integers; convert them with .astype(int)",
@@ -122,8 +122,7 @@ def validate(
     indices = None
     classes: tuple[str, ...] = ()
     if labels is not None:
-        vector = _array("labels", labels, "biuU", count)
-        indices, classes = _encode(vector, class_names)
+        indices, classes = _encode(_array("labels", labels, "biuU", count), class_names)
     if len(set(names)) < len(names):
         raise UserError(f"feature_names: {shown(names)} has a name twice")
     for name in (*classes, *names):
@@ -170,14 +169,14 @@ def _hold_out_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
 def _pad_list(sequences: Sequence[Any]) -> tuple[Any, np.ndarray | None]:
     """Returns sequences as one array, with their lengths if these differ."""
     try:
-        arrays = [_array("inputs", one, "biuf") for one in sequences]
+        arrays = [_array("inputs", sequence, "biuf") for sequence in sequences]
         lengths = np.array(list(map(len, arrays)))
         if np.all(lengths == lengths[:1]):
             return sequences, None
         values = np.concatenate(arrays)
         if values.ndim > 2:
             raise ValueError("a sequence must be [time, features] or [time]")
-    except (ValueError, TypeError) as error:  # as of different numbers of features
+    except (ValueError, TypeError) as error:  # such as other numbers of features
         raise UserError(f"inputs: {first_line(error)}") from error
     return pad(values.reshape(len(values), -1), lengths), lengths
 
@@ -213,10 +212,10 @@ def _array(
     """Returns an array of some of NumPy's kinds, and with `size` of that shape."""
     refuse_masked(name, values)
     try:
-        array = np.asarray(values)  # of a memory map, a view
-        if array.dtype == object and all(isinstance(one, str) for one in array.flat):
-            array = array.astype(str)  # as of pandas
-    except (ValueError, TypeError) as error:  # as of lists of unequal lengths
+        array = np.asarray(values)  # a view, if it is a memory map
+        if array.dtype == object and all(isinstance(item, str) for item in array.flat):
+            array = array.astype(str)  # pandas stores texts as objects
+    except (ValueError, TypeError) as error:  # such as lists of unequal lengths
         raise UserError(f"{name}: {first_line(error)}") from error
     dtype = array.dtype
     could_miss = dtype.kind in "fO" and "f" not in kinds
