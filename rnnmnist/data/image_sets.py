@@ -42,7 +42,7 @@ def embedded_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """
     with np.load(EMBEDDED, allow_pickle=False) as file:
         images, labels = file["images"], file["labels"]  # sorted by class
-    index = np.arange(len(labels)) % 500  # of an image within its class
+    index = np.arange(len(labels)) % 500  # within the class of an image
     masks = {
         "train": index < 400,
         "validation": (index >= 400) & (index < 450),

@@ -28,7 +28,7 @@ from rnnmnist.data.image_sets import IMAGE_SETS, IMAGE_SHAPE, embedded_images
 from rnnmnist.errors import RunError, UserError, named
 from rnnmnist.runtime.signals import raised_interrupts
 
-URLS = {  # of the original files; those of mnist5k ship with this package
+URLS = {  # folders of the original files; those of mnist5k are shipped
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     "kmnist": "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
@@ -127,7 +127,7 @@ def load_splits(config: DataConfig) -> dict[str, Examples]:
             with contextlib.suppress(OSError):  # without locks, each process prepares
                 fcntl.flock(folder, fcntl.LOCK_EX)
             builder = make_builder(config)
-            if not builder.is_prepared():  # by a process that held the lock
+            if not builder.is_prepared():  # by another process meanwhile
                 _prepare(builder, config.manual_dir)
     with named(builder.data_dir, PREPARE_AGAIN, RunError):
         return {split: _read_split(builder, split) for split in SPLITS}

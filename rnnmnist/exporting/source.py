@@ -29,8 +29,8 @@ class Source(NamedTuple):
     network: TrainedNetwork
     params: Params  # NumPy arrays with Flax's names
     dataset: str  # the name of the data of the examples
-    split: str  # test, or validation if there is no test split
-    inputs: tuple[np.ndarray, ...]  # all examples of that split
+    split: str  # `Task.evaluated_split`
+    inputs: tuple[np.ndarray, ...]
     labels: np.ndarray  # int32 [n]
     logits: np.ndarray  # as `evaluate` computes them, float32 [n, classes]
 

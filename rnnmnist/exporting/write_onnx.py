@@ -83,7 +83,7 @@ class Graph:
 
 
 def write(source: Source, folder: Path) -> None:
-    """Writes the model of a network, unless its cell is a user's.
+    """Writes the model of a network whose cell is not a user's.
 
     The inputs are `images`, or `sequences` and `lengths`, as in `Source`, for any
     number of examples and time steps. The outputs are `logits` and `probabilities`,

@@ -19,7 +19,7 @@ from rnnmnist.inference.image_io import resize
 SIDE = 28  # pixels, of an image
 BOX = 20  # pixels, of the box around its digit
 CENTRE = 14.0  # pixel coordinate of MNIST's centres of mass, to half a pixel
-OVERSAMPLING = 8  # at which stroke widths are normalized
+OVERSAMPLING = 8  # pixels to one of MNIST's, to normalize stroke widths
 STROKE_WIDTHS = (2.6, 3.2)  # pixels, the target range
 MIN_CONTRAST = 0.14  # between foreground and background, relative to white
 MIN_FOREGROUND = 0.25  # level from which a pixel counts as part of the digit

@@ -34,7 +34,7 @@ class RunData:
     network: TrainedNetwork
     selector: str  # `best`, `latest` or a number
     task: Task  # that of the evaluated data
-    split: str  # test, or `Task.evaluated_split` if there is none
+    split: str  # its `evaluated_split`
     examples: Examples  # the whole split
     predictions: list[Predictions]  # by network
     scores: Scores
@@ -84,9 +84,8 @@ def load_run_data(
 
 def report_run(run: RunData, command: str) -> list[Path]:
     """Writes the report of a run into its workdir; returns its files, the page last."""
-    curves = plots.learning_curves(run.metrics) if run.metrics else None
     sections = {
-        "curves": Section(curves),
+        "curves": Section(plots.learning_curves(run.metrics) if run.metrics else None),
         "confusion": _confusion_matrix(run),
         "steps": _accuracy_over_time(run),
         "gallery": _gallery(run),
@@ -221,8 +220,7 @@ def compare_runs(runs: Sequence[RunData], command: str) -> list[Path]:
 
     Returns its files, the page last.
     """
-    parents = [run.network.workdir.parent for run in runs]
-    common = Path(os.path.commonpath(parents))
+    common = Path(os.path.commonpath([run.network.workdir.parent for run in runs]))
     folder = common / "report"
     settings = [run.network.config.flat() for run in runs]
     differing = [

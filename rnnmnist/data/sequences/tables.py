@@ -22,7 +22,7 @@ from rnnmnist.errors import UserError, printable, shown
 # The others are features.
 COLUMNS = ("sequence", "time", "label", "split", "groups")
 MAX_BLOCK = 1 << 27  # bytes of a file that are parsed at a time; a row fits into one
-CELL_BYTES = 32  # that a value takes while it is read
+CELL_BYTES = 32  # memory of a value while it is read
 # What the texts of a column can be, of which the first one that suits all is used.
 TIMES = (pa.int64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.float64())
 MISFITS = (pa.ArrowInvalid, pa.ArrowNotImplementedError)  # errors of a cast
