@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnmnist.errors import RunError, first_line
-from rnnmnist.runtime.signals import interrupt_handler
+from rnnmnist.runtime.signals import signal_handler
 
 REDRAW_SECONDS = 5.0
 # Flags that precede those of the cell. On a Colab TPU jax would look for a cluster.
@@ -120,7 +120,7 @@ def _stream(command: str, *args: str) -> Iterator[str]:
             errors="replace",
             process_group=0,  # Jupyter interrupts the kernel's whole group
         ) as child,
-        interrupt_handler(on_interrupt),
+        signal_handler(signal.SIGINT, on_interrupt),
     ):
         for line in child.stdout or ():
             print(line, end="", flush=True)

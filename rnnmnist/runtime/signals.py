@@ -24,22 +24,19 @@ _flag: StopFlag | None = None
 
 
 @contextlib.contextmanager
-def interrupt_handler(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Handles SIGINT by a function inside the `with` block.
+def signal_handler(number: int, handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Handles a signal by a function inside the `with` block.
 
     Only the main thread can install a handler. In another one nothing is installed, nor
     if the present handler is not Python's and could not be restored.
     """
-    previous = signal.getsignal(signal.SIGINT)
+    previous = signal.getsignal(number)
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or previous is None:
+    with contextlib.ExitStack() as stack:
+        if is_main and previous is not None:
+            signal.signal(number, handler)
+            stack.callback(signal.signal, number, previous)
         yield
-        return
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 @contextlib.contextmanager
@@ -48,7 +45,7 @@ def deferred_interrupts() -> Iterator[None]:
     received: list[int] = []
     handler = signal.getsignal(signal.SIGINT)
     try:
-        with interrupt_handler(lambda number, _: received.append(number)):
+        with signal_handler(signal.SIGINT, lambda number, _: received.append(number)):
             yield
     finally:
         if received and callable(handler):
@@ -61,7 +58,7 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
 
     A second SIGINT raises `KeyboardInterrupt` at once, since the handler does; leaving
     the block raises one if the flag is set, with the message of a `RunError`. See
-    `interrupt_handler` for other threads.
+    `signal_handler` for other threads.
     """
     flag = StopFlag()
 
@@ -71,7 +68,7 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
         flag.number = number
 
     try:
-        with interrupt_handler(on_interrupt):
+        with signal_handler(signal.SIGINT, on_interrupt):
             yield flag
     except RunError as error:
         if flag.number:
@@ -98,42 +95,37 @@ def exit_on_interrupt() -> None:
         signal.signal(signal.SIGINT, _leave_to_watch)
 
 
-@contextlib.contextmanager
-def raised_interrupts() -> Iterator[None]:
+def raised_interrupts() -> contextlib.AbstractContextManager[StopFlag | None]:
     """Raises `KeyboardInterrupt` in a block that has temporary files, in a command.
 
     A second SIGINT ends the process at once. In training, nothing changes.
     """
-    global _flag
     if _flag or signal.getsignal(signal.SIGINT) is not _leave_to_watch:
-        yield
-        return
-    _flag = StopFlag()
-    try:
-        with interrupt_handler(signal.default_int_handler):
-            yield
-    finally:
-        _flag = None
+        return contextlib.nullcontext()
+    return _watched(signal.SIGINT, signal.default_int_handler)
 
 
-@contextlib.contextmanager
-def stop_on_signal() -> Iterator[StopFlag]:
+def stop_on_signal() -> contextlib.AbstractContextManager[StopFlag]:
     """Turns the first SIGINT or SIGTERM into a flag, in a command.
 
     A second signal ends the process at once with the exit code of that signal. Where
     another program calls the command, its signals stay as they are.
     """
-    global _flag
     if _watcher is None:
-        yield StopFlag()
-        return
-    previous = signal.signal(signal.SIGTERM, _leave_to_watch)
-    _flag = StopFlag()
-    try:
-        yield _flag
-    finally:
-        _flag = None
-        signal.signal(signal.SIGTERM, previous)
+        return contextlib.nullcontext(StopFlag())
+    return _watched(signal.SIGTERM, _leave_to_watch)
+
+
+@contextlib.contextmanager
+def _watched(number: int, handler: Callable[[int, Any], Any]) -> Iterator[StopFlag]:
+    """Handles a signal, and has `_watch` set a flag on the first one."""
+    global _flag
+    with signal_handler(number, handler):
+        _flag = StopFlag()
+        try:
+            yield _flag
+        finally:
+            _flag = None
 
 
 def _leave_to_watch(number: int, frame: object) -> None:
