@@ -22,8 +22,6 @@ from rnnmnist.errors import RunError, first_line
 from rnnmnist.runtime.signals import signal_handler
 
 REDRAW_SECONDS = 5.0
-# Flags that precede those of the cell. On a Colab TPU jax would look for a cluster.
-DEFAULT_FLAGS = {"main": ("--num_processes=1",), "doctor": ("--num_processes=1",)}
 
 
 class CommandError(RunError):
@@ -101,7 +99,8 @@ def draw_curves(workdir: Path, plot: Any) -> Any:
 
 def _stream(command: str, *args: str) -> Iterator[str]:
     """Prints each line of a command's output, then yields it."""
-    flags = DEFAULT_FLAGS.get(command, ())
+    # On a Colab TPU jax would look for a cluster.
+    flags = ["--num_processes=1"] if command in ("main", "doctor") else []
     interrupted = False
 
     def on_interrupt(number: int, _: object) -> None:
