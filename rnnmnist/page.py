@@ -6,15 +6,13 @@
 The page is one HTML file that contains the networks and needs no server or network.
 """
 
-import argparse
-
 from rnnmnist import cli, errors
 from rnnmnist.cli import Parser
-from rnnmnist.config.files import REFERENCES, expand, resolve_workdir
+from rnnmnist.config.files import REFERENCES, expand
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses the command line."""
+def main(argv: list[str]) -> None:
+    """Writes the page and prints its name and size."""
     parser = Parser("page", __doc__)
     parser.add_argument(
         "--output", metavar="FILE.html", required=True, help="HTML file to write"
@@ -32,24 +30,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
             "--output: must name a .html file in an existing folder, not "
             f"{errors.shown(args.output)}"
         )
-    args.output = path
-    args.workdir = args.workdir or [resolve_workdir(text) for text in REFERENCES]
-    return args
-
-
-def main(argv: list[str]) -> None:
-    """Writes the page and prints its name and size."""
-    args = parse(argv)
     from rnnmnist.inference.predictor import Predictor
     from rnnmnist.runtime.compilation import use_cpu
     from rnnmnist.web import drawing_page
 
     use_cpu()
-    networks = [Predictor(workdir) for workdir in args.workdir]
+    networks = [Predictor(workdir) for workdir in args.workdir or REFERENCES]
     content = drawing_page.render(networks).encode()
-    with errors.names_path(args.output):
-        args.output.write_bytes(content)
-    print(f"{args.output} ({len(content) / 1000:,.0f} kB)")
+    with errors.names_path(path):
+        path.write_bytes(content)
+    print(f"{path} ({len(content) / 1000:,.0f} kB)")
 
 
 if __name__ == "__main__":

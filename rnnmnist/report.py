@@ -6,27 +6,21 @@
 The report is written to DIR/report, and the comparison to report beside the runs.
 """
 
-import argparse
 import shlex
 
 from rnnmnist import cli
 from rnnmnist.cli import Parser, parse_settings
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses the command line."""
+def main(argv: list[str]) -> None:
+    """Writes the reports, and prints each result and file."""
     parser = Parser("report", __doc__)
     parser.add_workdir(
         action="append", help="folder of the run; repeat it to compare runs"
     )
     parser.add_step()
     parser.add_paths()
-    return parser.parse(argv)
-
-
-def main(argv: list[str]) -> None:
-    """Writes the reports, and prints each result and file."""
-    args = parse(argv)
+    args = parser.parse(argv)
     from rnnmnist.evaluation.metrics import format_accuracy, percent
     from rnnmnist.reporting.pages import compare_runs, load_run_data, report_run
     from rnnmnist.runs.checkpoints import find_step
