@@ -36,26 +36,22 @@ def lock(workdir: Path) -> Iterator[None]:
     system does not support locks, a warning is logged and nothing is locked.
     """
     with contextlib.ExitStack() as stack:
-        owner = broadcast(lambda: stack.enter_context(_lock(workdir)))
+
+        def take() -> str:
+            folder = stack.enter_context(open_folder(workdir))
+            _acquire(folder, workdir, fcntl.LOCK_EX)
+            owner = f"process {os.getpid()} on {socket.gethostname()}"
+            write_atomically(workdir / OWNER_FILE, owner.encode())
+            stack.callback((workdir / OWNER_FILE).unlink, missing_ok=True)
+            return owner
+
+        owner = broadcast(take)
         if all_max(read_owner(workdir) != owner):
             raise UserError(
                 f"workdir: {workdir} is not one folder for all processes; name one "
                 "on a file system that they share"
             )
         yield
-
-
-@contextlib.contextmanager
-def _lock(workdir: Path) -> Iterator[str]:
-    owner_file = workdir / OWNER_FILE
-    owner = f"process {os.getpid()} on {socket.gethostname()}"
-    with open_folder(workdir) as folder:
-        _acquire(folder, workdir, fcntl.LOCK_EX)
-        write_atomically(owner_file, owner.encode())
-        try:
-            yield owner
-        finally:
-            owner_file.unlink(missing_ok=True)
 
 
 def _acquire(folder: int, workdir: Path, kind: int) -> None:
