@@ -6,6 +6,7 @@ needs no devices and waits for weeks, unlike a collective operation.
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -15,6 +16,7 @@ import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -63,9 +65,8 @@ def initialize(
     _join(coordinator_address, num_processes, process_id)
     if not is_process_0():
         # By file descriptor, since gloo does not print through Python.
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.close(null)
+        with Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), 1)
         logging.getLogger("rnnmnist").setLevel(logging.ERROR)
     try:
         yield
@@ -121,10 +122,14 @@ def process_0_first(function: Callable[[], T]) -> T:
 
     If it fails on one of them, all raise that error.
     """
-    results: list[T] = []
-    broadcast(lambda: results.append(function()))
-    all_gather(lambda: None if results else results.append(function()))
-    return results[0]
+    call_once = functools.cache(function)
+
+    def call() -> None:  # since the results need not be JSON
+        call_once()
+
+    broadcast(call)
+    all_gather(call)
+    return call_once()
 
 
 def all_max(number: int) -> int:
@@ -231,8 +236,6 @@ def _receive(key: str) -> Any:
 
 def _shut_down() -> None:
     """Leaves the cluster, so that no process reports the exit of another as a fault."""
-    if process_count() == 1:
-        return
     # In a thread, since it would wait forever for a process that hangs.
     thread = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     thread.start()

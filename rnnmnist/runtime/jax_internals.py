@@ -23,10 +23,6 @@ COMPILATION_EVENTS = {
 }
 
 ALONE = SimpleNamespace(num_processes=1, process_id=0)
-_USED = (
-    *("num_processes", "process_id"),
-    *("client.key_value_set", "client.blocking_key_value_get"),
-)
 
 
 def has_devices() -> bool:
@@ -47,7 +43,12 @@ def distributed_state() -> Any:
     try:
         from jax._src.distributed import global_state
 
-        operator.attrgetter(*_USED)(global_state)  # one process has no client
+        operator.attrgetter(
+            "num_processes",
+            "process_id",
+            "client.key_value_set",  # one process has no client
+            "client.blocking_key_value_get",
+        )(global_state)
     except (ImportError, AttributeError):
         return ALONE
     return global_state
