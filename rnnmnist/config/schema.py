@@ -32,10 +32,8 @@ INITIALIZED_CELLS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(Section):
+class DataConfig(Section, prefix="data."):
     """The data set, its location, its form, and the augmentation of images."""
-
-    PREFIX = "data."
 
     name: Literal["mnist", "fashion_mnist", "kmnist", "mnist5k", "files"] = setting(
         "mnist",
@@ -45,7 +43,7 @@ class DataConfig(Section):
         None,
         "your sequences: a .npz, .ts, .csv or .parquet file, or a folder of .npy files",
         resume="allowed",
-        of="sequences",
+        only="sequences",
         is_path=True,
     )
     data_dir: str | None = setting(
@@ -64,50 +62,50 @@ class DataConfig(Section):
         "rows",
         "what is read of an image in a time step: a row, a column, or a pixel, in row "
         "order or in the order of data.permutation",
-        of="images",
+        only="images",
     )
     permutation: str = setting(
         "bit_reversal",
         "order of permuted pixels",
         pattern=r"^(bit_reversal|random:[0-9]{1,9})\Z",
         form="bit_reversal or random:SEED with a SEED below 1,000,000,000",
-        of="images",
+        only="images",
     )
     normalize: Literal["standardize", "none"] = setting(
         "standardize",
         "of sequences: subtract each feature's mean over the training split and divide "
         "by its standard deviation; images are scaled to [0, 1]",
-        of="sequences",
+        only="sequences",
     )
     validation: bool = setting(
         True,
         "whether a tenth of the training sequences validates where the data have no "
         "validation split; never fewer than 50 of them, unless there is no test split",
-        of="sequences",
+        only="sequences",
     )
     missing: Literal["error", "forward_fill", "zero"] = setting(
         "error",
         "values that are NaN: refuse them, repeat the last value of the feature, or "
         "take 0 after the normalization",
-        of="sequences",
+        only="sequences",
     )
     max_shift: int = setting(
-        0, "largest random shift of training images, pixels", ge=0, le=13, of="images"
+        0, "largest random shift of training images, pixels", ge=0, le=13, only="images"
     )
     max_rotation: float = setting(
-        0.0, "largest random rotation, in degrees", ge=0, le=180, of="images"
+        0.0, "largest random rotation, in degrees", ge=0, le=180, only="images"
     )
     max_scale: float = setting(
-        0.0, "largest random scaling, by 1 + this", ge=0, le=1, of="images"
+        0.0, "largest random scaling, by 1 + this", ge=0, le=1, only="images"
     )
     max_shear: float = setting(
-        0.0, "largest random shear, columns per row", ge=0, le=1, of="images"
+        0.0, "largest random shear, columns per row", ge=0, le=1, only="images"
     )
     elastic: float = setting(
-        0.0, "elastic distortion, std in pixels", ge=0, le=10, of="images"
+        0.0, "elastic distortion, std in pixels", ge=0, le=10, only="images"
     )
     flip: bool = setting(
-        False, "mirror half of the training images left to right", of="images"
+        False, "mirror half of the training images left to right", only="images"
     )
 
     def __post_init__(self) -> None:
@@ -125,10 +123,8 @@ LONG_WINDOW = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(Section):
+class ModelConfig(Section, prefix="model."):
     """The recurrent network."""
-
-    PREFIX = "model."
 
     cell: str = setting(
         "lstm",
@@ -241,10 +237,8 @@ DEFAULT_STEPS = 4300  # ten epochs of MNIST in batches of 128
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(Section):
+class TrainConfig(Section, prefix="train."):
     """The optimization, and the intervals of logging, validation and saving."""
-
-    PREFIX = "train."
 
     batch_size: int = setting(
         128, "examples per update, over all devices", ge=1, le=65_536
@@ -375,10 +369,8 @@ def _weight_pairs(weights: Mapping[Any, Any]) -> tuple[tuple[str, float], ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExecutionConfig(Section):
+class ExecutionConfig(Section, prefix="execution."):
     """How a run uses its devices; `config.platforms` resolves it for a platform."""
-
-    PREFIX = "execution."
 
     num_devices: int | None = setting(
         None,
@@ -427,7 +419,7 @@ class Config(Section):
     tutorial_128: bool = setting(
         False,
         "also score the first 128 test images, as the 2016 tutorial did",
-        of="images",
+        only="images",
     )
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -501,9 +493,9 @@ class Config(Section):
 
 # Every setting by its full name, such as `train.num_steps`.
 SETTINGS: dict[str, Setting] = {
-    one.name: one
+    declared.name: declared
     for section in (Config, DataConfig, ModelConfig, TrainConfig, ExecutionConfig)
-    for one in settings_of(section).values()
+    for declared in settings_of(section).values()
 }
 # Paths of the data. They depend on the machine and are not part of the run.
-DATA_PATHS = tuple(name for name, one in SETTINGS.items() if one.is_path)
+DATA_PATHS = tuple(name for name, declared in SETTINGS.items() if declared.is_path)

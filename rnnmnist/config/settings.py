@@ -1,7 +1,7 @@
 """How a setting is declared, checked and parsed. `config.schema` has the settings.
 
 What is true of a setting stands in its declaration: type, range, help, whether a resume
-may change it, and what it is for.
+may change it, and which data have it.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import msgspec
 from rnnmnist.errors import UserError, did_you_mean, shown
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
-NAMES = {
+DESCRIPTIONS = {
     int: "an integer",
     float: "a number",
     bool: "true or false",
@@ -35,7 +35,7 @@ class Setting(NamedTuple):
     # Whether a resumed run may change it: `refused`, since it would be another run,
     # `allowed`, or `warned`, since the result differs from that of one without a stop.
     resume: Literal["refused", "allowed", "warned"]
-    of: Literal["images", "sequences"] | None  # the only data that it is for
+    only: Literal["images", "sequences"] | None  # the data that have it; None: both
     is_path: bool  # which depends on the machine, not on the run
 
     def check(self, value: Any, *, strict: bool = True) -> Any:
@@ -59,7 +59,7 @@ def setting(
     help: str,
     *,
     resume: Literal["refused", "allowed", "warned"] = "refused",
-    of: Literal["images", "sequences"] | None = None,
+    only: Literal["images", "sequences"] | None = None,
     is_path: bool = False,
     form: str | None = None,
     **constraints: Any,
@@ -69,7 +69,7 @@ def setting(
     The constraints are `ge`, `gt`, `le` or `pattern`, as for `msgspec.Meta`. They do
     not apply to None. `form` describes the texts that match a pattern.
     """
-    about = {"help": help, "resume": resume, "of": of, "is_path": is_path}
+    about = {"help": help, "resume": resume, "only": only, "is_path": is_path}
     metadata = {"about": about, "form": form, "constraints": constraints}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -78,11 +78,14 @@ def setting(
 class Section:
     """A group of settings, which are checked on construction."""
 
-    PREFIX: ClassVar[str] = ""
+    prefix: ClassVar[str]  # of the names of its settings
+
+    def __init_subclass__(cls, prefix: str = "") -> None:
+        cls.prefix = prefix
 
     def __post_init__(self) -> None:
-        for key, one in settings_of(type(self)).items():  # type: ignore[arg-type]
-            object.__setattr__(self, key, one.check(getattr(self, key)))
+        for key, declared in settings_of(type(self)).items():  # type: ignore[arg-type]
+            object.__setattr__(self, key, declared.check(getattr(self, key)))
         for field in dataclasses.fields(self):
             kind = typing.cast(type, field.type)
             value = getattr(self, field.name)
@@ -95,10 +98,9 @@ class Section:
 @functools.cache
 def settings_of(section: type[Section]) -> dict[str, Setting]:
     """Returns the settings of a section, by the names of its fields."""
-    fields = dataclasses.fields(section)
     return {
-        field.name: _setting_of(section.PREFIX + field.name, field)
-        for field in fields
+        field.name: _setting_of(section.prefix + field.name, field)
+        for field in dataclasses.fields(section)
         if field.metadata
     }
 
@@ -119,7 +121,7 @@ def _setting_of(name: str, field: "dataclasses.Field[Any]") -> Setting:
             for key, words in BOUNDS.items()
             if key in constraints
         ]
-        allowed = f"{NAMES[kind]} {' and '.join(bounds)}".strip()
+        allowed = f"{DESCRIPTIONS[kind]} {' and '.join(bounds)}".strip()
     kind = Annotated[kind, msgspec.Meta(**constraints)]
     if is_optional:
         kind |= None
@@ -132,7 +134,7 @@ def find(name: str, known: Mapping[str, Setting], subject: str) -> Setting:
     if name in known:
         return known[name]
     last = name.rpartition(".")[2]
-    same = [one for one in known if one.rpartition(".")[2] == last]  # in a section
+    same = [full for full in known if full.rpartition(".")[2] == last]  # in a section
     listed = "the help of python -m rnnmnist.main lists all settings"
     remedy = did_you_mean(name, same or known, listed)
     raise UserError(f"{subject}: no such setting; {remedy}")

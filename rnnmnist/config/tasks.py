@@ -52,10 +52,10 @@ def fit_to_task(config: Config, task: Task) -> Config:
     Its batch is no larger than the training split.
     """
     for name, value in config.flat().items():
-        one = SETTINGS[name]
-        if one.of not in (None, task.noun) and value != one.default:
+        setting = SETTINGS[name]
+        if setting.only not in (None, task.noun) and value != setting.default:
             raise UserError(
-                f"{name}: is for {one.of} only, and {task.name} has {task.noun}; "
+                f"{name}: is for {setting.only} only, and {task.name} has {task.noun}; "
                 f"remove {name}={value}"
             )
     config = resolve(config, task)

@@ -26,10 +26,10 @@ from rnnmnist.training.resume import check_workdir, newest_readable
 
 # The settings of a run on arrays, by their names without the section.
 FIT_SETTINGS = {
-    name.rpartition(".")[2]: one
-    for name, one in SETTINGS.items()
-    if not one.is_path
-    and one.of != "images"
+    name.rpartition(".")[2]: setting
+    for name, setting in SETTINGS.items()
+    if not setting.is_path
+    and setting.only != "images"
     and name not in ("data.name", "model.cell_sha256")  # which `fit` sets
 }
 

@@ -285,7 +285,7 @@ def test_a_batch_is_reduced_to_the_training_part() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, one in SETTINGS.items() if one.of == "images"]
+    "name", [name for name, one in SETTINGS.items() if one.only == "images"]
 )
 def test_a_setting_of_images_is_refused_for_sequences(name: str) -> None:
     values: dict[str, dict[str, object]] = {
