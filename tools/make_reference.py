@@ -15,7 +15,7 @@ from pathlib import Path
 
 import results
 from rnnmnist.config.schema import DATA_PATHS
-from rnnmnist.runs.checkpoints import Checkpoints, find_step, read_header, read_params
+from rnnmnist.runs.checkpoints import Checkpoints, find_step, read_arrays, read_header
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
 def save(workdir: Path, target: Path) -> None:
     """Replaces a reference model by the best checkpoint of a run."""
     step = find_step(workdir, "best")
-    header, params = read_header(workdir, step), read_params(workdir, step)
+    header, params = read_header(workdir, step), read_arrays(workdir, step, "params")
     config = header.config.replace(dict.fromkeys(DATA_PATHS))  # of this machine
     shutil.rmtree(target, ignore_errors=True)
     with Checkpoints(target, keep=1) as checkpoints:

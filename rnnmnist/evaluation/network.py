@@ -35,7 +35,7 @@ from rnnmnist.models.classifier import (
     make_model,
 )
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoints import read_header, read_params, with_step
+from rnnmnist.runs.checkpoints import read_arrays, read_header, with_step
 from rnnmnist.runs.checksums import params_sha256
 from rnnmnist.runs.results import Result, warn_if_read_only
 from rnnmnist.runtime.ensemble import abstract_ensemble, put_ensemble, split_ensemble
@@ -92,7 +92,7 @@ class TrainedNetwork:
         execution = Execution.create(config, platform_of(self.mesh))
         self.model = make_model(config.model, self.task, execution)
         like = abstract_ensemble(abstract_params(self.model), config.num_seeds)
-        saved = read_params(self.workdir, step, like)
+        saved = read_arrays(self.workdir, step, "params", like)
         self.params_sha256 = params_sha256(saved)
         self.params: Params = put_ensemble(
             saved, config.num_seeds, replicated(self.mesh)

@@ -30,7 +30,6 @@ import orbax.checkpoint as ocp  # noqa: TID251
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, first_line
-from rnnmnist.models.classifier import Params
 from rnnmnist.runs.checksums import array_checksums, json_checksum, named_leaves
 from rnnmnist.runs.logs import Metrics, best_step
 from rnnmnist.runs.workdir import list_steps
@@ -57,11 +56,6 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     task: Task
     metrics: Metrics | None  # of the validation split
     arrays: dict[str, dict[str, str]]  # SHA-256 of every array, by item and path
-
-    @property
-    def has_training_state(self) -> bool:
-        """Whether training can resume from the checkpoint."""
-        return "state" in self.arrays
 
 
 class DamagedError(RunError):
@@ -178,14 +172,11 @@ def _without_logs() -> Iterator[None]:
     def is_of_others(record: logging.LogRecord) -> bool:
         return record.name != "asyncio" and "orbax" not in record.pathname
 
-    loggers = [logging.getLogger("absl"), logging.getLogger("asyncio")]
-    for logger in loggers:
-        logger.addFilter(is_of_others)
-    try:
+    with contextlib.ExitStack() as stack:
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(is_of_others)
+            stack.callback(logging.getLogger(name).removeFilter, is_of_others)
         yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(is_of_others)
 
 
 def read_header(workdir: Path, step: int) -> Header:
@@ -218,27 +209,30 @@ def read_header(workdir: Path, step: int) -> Header:
         ) from error
 
 
-def read_params(workdir: Path, step: int, like: Params | None = None) -> Params:
-    """Restores the parameters of a checkpoint as NumPy arrays.
+def read_arrays(workdir: Path, step: int, item: str, like: Any = None) -> Any:
+    """Restores an item of a checkpoint, `params` or `state`, as NumPy arrays.
 
-    They must have the names, shapes and types of `like`; None restores what was saved.
+    They must have the names, shapes and types of `like`. None restores what was saved,
+    with dictionaries and lists in place of named tuples.
 
     Raises:
         DamagedError: if an array differs from what was saved.
     """
-    return _read_arrays(workdir / str(step), "params", like)
-
-
-def read_state(workdir: Path, step: int, like: Any = None) -> Any:
-    """Restores the item `state` of a checkpoint, as `read_params` does.
-
-    Without `like`, named tuples are restored as dictionaries and lists.
-    """
     folder = workdir / str(step)
-    restored = _read_arrays(folder, "state", like)
-    if int(restored["step"]) != step:
-        raise DamagedError(folder, f"it holds step {int(restored['step'])}")
-    return restored
+    expected = read_header(workdir, step).arrays.get(item, {})
+    tree = jax.tree.map(np.asarray, _restore(folder, item, like))
+    actual = array_checksums(tree)
+    names = sorted(
+        name
+        for name in actual.keys() | expected.keys()
+        if actual.get(name) != expected.get(name)
+    )
+    if names or not expected:
+        text = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
+        raise DamagedError(folder, f"{text} in {item} differs from its SHA-256")
+    if item == "state" and int(tree["step"]) != step:
+        raise DamagedError(folder, f"it holds step {int(tree['step'])}")
+    return tree
 
 
 def find_fault(workdir: Path, step: int) -> str | None:
@@ -247,9 +241,8 @@ def find_fault(workdir: Path, step: int) -> str | None:
     Neither the model nor the optimizer is needed: the saved shapes are restored.
     """
     try:
-        read_params(workdir, step)
-        if read_header(workdir, step).has_training_state:
-            read_state(workdir, step)
+        for item in read_header(workdir, step).arrays:
+            read_arrays(workdir, step, item)
     except DamagedError as error:
         return error.reason
     return None
@@ -263,22 +256,6 @@ def quarantine(workdir: Path, step: int) -> Path:
     suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
     paths = (workdir / f"damaged-{step}{suffix}" for suffix in suffixes)
     return (workdir / str(step)).rename(next(p for p in paths if not p.exists()))
-
-
-def _read_arrays(folder: Path, item: str, like: Any) -> Any:
-    """Restores a tree of arrays and compares it with its checksums."""
-    expected = read_header(folder.parent, int(folder.name)).arrays.get(item, {})
-    tree = jax.tree.map(np.asarray, _restore(folder, item, like))
-    found = array_checksums(tree)
-    names = sorted(
-        name
-        for name in found.keys() | expected.keys()
-        if found.get(name) != expected.get(name)
-    )
-    if names or not expected:
-        text = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
-        raise DamagedError(folder, f"{text} in {item} differs from its SHA-256")
-    return tree
 
 
 def _restore(folder: Path, item: str, like: Any) -> Any:
@@ -314,8 +291,8 @@ def _restore(folder: Path, item: str, like: Any) -> Any:
         raise DamagedError(folder, reason) from error
 
 
-def _check_leaves(folder: Path, item: str, found: Any, expected: Any) -> None:
-    saved = dict(named_leaves(found))
+def _check_leaves(folder: Path, item: str, saved_tree: Any, expected: Any) -> None:
+    saved = dict(named_leaves(saved_tree))
     for name, leaf in named_leaves(expected):
         if name not in saved:
             raise RunError(

@@ -105,7 +105,7 @@ def check_settings(config: Config, workdir: Path) -> tuple[int, Header | None]:
     step, header = newest_readable(workdir)
     if header is None:
         return 0, None
-    if not header.has_training_state:
+    if "state" not in header.arrays:
         raise UserError(
             f"workdir: {workdir} holds parameters only, which cannot be trained on; "
             "name another workdir"
@@ -170,8 +170,8 @@ def restore_state(
     """Restores the state of a step of a run with this configuration."""
     state = abstract_state(config, program)
     expected = jax.eval_shape(functools.partial(saved_arrays, program=program), state)
-    params = checkpoints.read_params(workdir, step, expected["params"])
-    rest = checkpoints.read_state(workdir, step, expected["state"])
+    params = checkpoints.read_arrays(workdir, step, "params", expected["params"])
+    rest = checkpoints.read_arrays(workdir, step, "state", expected["state"])
     trained = rest.get("trained_params")
     sharding = over_seeds(program.mesh)
     flatten = jax.jit(jax.vmap(flatten_params), out_shardings=sharding)

@@ -116,8 +116,8 @@ def test_training_resumes_before_a_damaged_newest_step(
 def contents(workdir: Path, step: int) -> dict[str, str]:
     """Checksums and JSON of everything restored from a step."""
     header = checkpoints.read_header(workdir, step)
-    state = array_checksums(checkpoints.read_state(workdir, step))
-    params = array_checksums(checkpoints.read_params(workdir, step))
+    state = array_checksums(checkpoints.read_arrays(workdir, step, "state"))
+    params = array_checksums(checkpoints.read_arrays(workdir, step, "params"))
     config = header.config.replace({"data.data_dir": None})
     return (
         state

@@ -115,10 +115,10 @@ def test_training_from_a_checkpoint_gives_the_bits_of_an_uninterrupted_run(
     state, _ = train_steps(state, chunk, rates, jnp.int32(3), program=program)
     save(tmp_path, state, {3: 0.5}, config, devices=1)
 
-    evaluated = checkpoints.read_params(tmp_path, 3)
+    evaluated = checkpoints.read_arrays(tmp_path, 3, "params")
     trees = to_trees(state.evaluated_params, program.model)
     assert params_sha256(evaluated) == params_sha256(trees)
-    rest = checkpoints.read_state(tmp_path, 3)
+    rest = checkpoints.read_arrays(tmp_path, 3, "state")
     trained = params_sha256(rest["trained_params"])
     trees = to_trees(state.params, program.model)
     assert trained == params_sha256(trees) != params_sha256(evaluated)
@@ -252,7 +252,7 @@ def test_an_array_of_another_type_is_an_error(two_steps: Path) -> None:
     narrow = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), LIKE)
     message = "cell/hf/bias in params is float32 .* not bfloat16"
     with pytest.raises(RunError, match=message):
-        checkpoints.read_params(two_steps, 1, narrow)
+        checkpoints.read_arrays(two_steps, 1, "params", narrow)
 
 
 def test_a_reference_model_contains_no_path_of_this_machine(
@@ -263,8 +263,8 @@ def test_a_reference_model_contains_no_path_of_this_machine(
     header = checkpoints.read_header(target, find_step(target, "best"))
     assert header.config == CONFIG.replace(dict.fromkeys(DATA_PATHS))
     assert header.task == TASK
-    assert not header.has_training_state
-    found = checkpoints.read_params(target, 2, LIKE)
+    assert "state" not in header.arrays
+    found = checkpoints.read_arrays(target, 2, "params", LIKE)
     assert params_sha256(found) == params_sha256({"all": state.params})
     content = b"".join(p.read_bytes() for p in target.rglob("*") if p.is_file())
     for path in (CONFIG.data.data_dir, CONFIG.data.path, two_steps, tmp_path):

@@ -270,8 +270,8 @@ def test_a_checkpoint_has_flaxs_names_and_an_axis_only_for_several_seeds(
     workdir, step, hidden, axes = (
         (reference_run, trainer.STEPS, 48, 0) if seeds == 1 else (run, STEPS, 16, 1)
     )
-    params = checkpoints.read_params(workdir, step)
-    state = checkpoints.read_state(workdir, step)
+    params = checkpoints.read_arrays(workdir, step, "params")
+    state = checkpoints.read_arrays(workdir, step, "state")
     leaves = [leaf for name, leaf in named_leaves((params, state)) if name != "1/step"]
     assert axes == 0 or {len(leaf) for leaf in leaves} == {seeds}
 
