@@ -11,6 +11,7 @@ a file, the checkpoint, the data or a prediction has changed.
 """
 
 import argparse
+from pathlib import Path
 
 from rnnmnist import cli, errors
 from rnnmnist.cli import Parser, parse_settings
@@ -18,8 +19,8 @@ from rnnmnist.config.files import parse_folder
 from rnnmnist.exporting.formats import FORMATS, check_packages
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses the command line."""
+def main(argv: list[str]) -> None:
+    """Writes or verifies exports."""
     parser = Parser("export", __doc__)
     parser.add_workdir(required=False)
     parser.add_step()
@@ -31,36 +32,25 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--verify", metavar="FOLDER", help="certify again")
     parser.add_paths()
     args = parser.parse(argv)
-    if args.verify is not None:
-        if args.format or args.output or args.force or args.step != "best":
-            raise errors.UserError("--verify: takes --workdir and paths of data only")
-        args.verify = parse_folder(args.verify, "verify")
-        return args
-    for flag in ("workdir", "format", "output"):
-        if getattr(args, flag) is None:
-            raise errors.UserError(f"--{flag}: is required; {parser.prog} --help")
-    args.output = parse_folder(args.output, "output")
-    return args
-
-
-def main(argv: list[str]) -> None:
-    """Writes or verifies exports."""
-    args = parse(argv)
-    from rnnmnist.runtime.compilation import use_cpu
-
-    use_cpu()
-    if args.verify is not None:
-        verify(args)
+    if args.verify is None:
+        for flag in ("workdir", "format", "output"):
+            if getattr(args, flag) is None:
+                raise errors.UserError(f"--{flag}: is required; {parser.prog} --help")
+        export(args, parse_folder(args.output, "output"))
+    elif args.format or args.output or args.force or args.step != "best":
+        raise errors.UserError("--verify: takes --workdir and paths of data only")
     else:
-        export(args)
+        verify(args, parse_folder(args.verify, "verify"))
 
 
-def export(args: argparse.Namespace) -> None:
+def export(args: argparse.Namespace, output: Path) -> None:
     """Writes exports, and prints how each compares with the checkpoint."""
     from rnnmnist.evaluation.network import TrainedNetwork
     from rnnmnist.exporting import certificates
     from rnnmnist.exporting.source import Source
+    from rnnmnist.runtime.compilation import use_cpu
 
+    use_cpu()
     network = TrainedNetwork(args.workdir, args.step, paths=parse_settings(args))
     model = network.config.model
     if model.is_user_cell and args.format != "stablehlo":
@@ -70,38 +60,40 @@ def export(args: argparse.Namespace) -> None:
         )
     names = list(FORMATS) if args.format == "all" else [args.format]
     for name in names:
-        if (args.output / name).exists() and not args.force:
+        if (output / name).exists() and not args.force:
             raise errors.UserError(
-                f"--output: {args.output / name} exists; name another folder, or "
+                f"--output: {output / name} exists; name another folder, or "
                 "replace it with --force"
             )
     check_packages(names)
     source = Source.create(network)
     differing = []
     for name in names:
-        found = certificates.write(source, name, args.output)
+        found = certificates.write(source, name, output)
         print(
             f"{name}: {found.examples - found.differing:,} of {found.examples:,} "
             "predictions are equal; logits differ by at most "
-            f"{found.max_abs_difference:.1e}, in {args.output / name}",
+            f"{found.max_abs_difference:.1e}, in {output / name}",
             flush=True,
         )
         if found.differing:
             differing.append(name)
     if differing:
         raise errors.RunError(
-            f"{' and '.join(differing)} in {args.output} predict another class for "
+            f"{' and '.join(differing)} in {output} predict another class for "
             "some examples"
         )
 
 
-def verify(args: argparse.Namespace) -> None:
+def verify(args: argparse.Namespace, folder: Path) -> None:
     """Repeats the certificates in a folder, and prints the result of each."""
     from rnnmnist.exporting import certificates
+    from rnnmnist.runtime.compilation import use_cpu
 
+    use_cpu()
     changed = []
-    moved = args.workdir, parse_settings(args)
-    for name, changes in certificates.verify(args.verify, *moved):
+    paths = parse_settings(args)
+    for name, changes in certificates.verify(folder, args.workdir, paths):
         print(f"{name}: {'; '.join(changes) or 'unchanged'}", flush=True)
         if changes:
             changed.append(name)
