@@ -123,15 +123,15 @@ def load_cell(cell: str, sha256: str | None) -> type[Any]:
     module = sys.modules.get(f"rnnmnist_cell_{sha256}")
     if module is None:
         source = Path(path).read_bytes() if Path(path).exists() else b""
-        found = hashlib.sha256(source).hexdigest()
-        if sha256 not in (None, found):
+        actual = hashlib.sha256(source).hexdigest()
+        if sha256 not in (None, actual):
             raise UserError(
                 f"model.cell: the checkpoint's cell is missing: {path} with SHA-256 "
                 f"{sha256}; restore it, or name its new place to evaluate, report, "
                 "export or main"
             )
         # Flax looks up the module of a class by its name.
-        module = types.ModuleType(f"rnnmnist_cell_{found}")
+        module = types.ModuleType(f"rnnmnist_cell_{actual}")
         module.__file__ = path
         sys.modules[module.__name__] = module
         try:

@@ -135,25 +135,25 @@ def _balanced_accuracy(confusion: np.ndarray) -> float:
     return statistics.fmean(np.diag(confusion)[present] / totals[present])
 
 
-def format_accuracy(found: Scores | Metrics) -> str:
+def format_accuracy(scores: Scores | Metrics) -> str:
     """Formats an accuracy with its counts and its interval: over seeds, if several."""
-    counts = format_counts(found)
-    if not found.members:
-        ends = interval(wilson_interval(found.correct, found.examples))
-        return f"{percent(found.accuracy)} ({counts}; 95 % interval {ends})"
-    seeds = len(found.members)
-    std = statistics.stdev(network.accuracy for network in found.members)
-    ends = interval(t_interval(found.accuracy, std, seeds))
+    counts = format_counts(scores)
+    if not scores.members:
+        ends = interval(wilson_interval(scores.correct, scores.examples))
+        return f"{percent(scores.accuracy)} ({counts}; 95 % interval {ends})"
+    seeds = len(scores.members)
+    std = statistics.stdev(network.accuracy for network in scores.members)
+    ends = interval(t_interval(scores.accuracy, std, seeds))
     return (
-        f"{mean_and_std(found.accuracy, std)} over {seeds} seeds ({counts}; "
+        f"{mean_and_std(scores.accuracy, std)} over {seeds} seeds ({counts}; "
         f"95 % interval of the mean {ends})"
     )
 
 
-def format_counts(found: Scores | Metrics) -> str:
+def format_counts(scores: Scores | Metrics) -> str:
     """Formats the correct predictions of each network: `9,918, 9,920 of 10,000`."""
-    counts = ", ".join(f"{network.correct:,}" for network in found.networks)
-    return f"{counts} of {found.examples:,}"
+    counts = ", ".join(f"{network.correct:,}" for network in scores.networks)
+    return f"{counts} of {scores.examples:,}"
 
 
 def format_result(result: Result) -> str:

@@ -57,7 +57,7 @@ def predict_logits(
         stored = np.concatenate([array, filling]).reshape(shape)
         return device_put(stored, NamedSharding(mesh, P(None, BATCH)))
 
-    found = []
+    by_group = []
     for start in range(0, len(inputs), count * size):
         part = slice(start, start + count * size)
         lengths = None if inputs.lengths is None else to_batches(inputs.lengths[part])
@@ -69,8 +69,8 @@ def predict_logits(
             mesh=mesh,
             every_step=every_step,
         )
-        found.append(jax.device_get(logits))
-    whole = np.concatenate(found, axis=1)
+        by_group.append(jax.device_get(logits))
+    whole = np.concatenate(by_group, axis=1)
     flat = whole.reshape(len(whole), -1, *whole.shape[3:])
     return flat[:, : len(inputs)]
 
@@ -91,7 +91,7 @@ def predict_batches(
     of the batches. The logits are replicated.
     """
 
-    def one_shard(params: Params, batches: Batches) -> jax.Array:
+    def one_shard(params: Params, batches: Batches) -> Any:
         def one_network(params: Params) -> jax.Array:
             def one_batch(batch: Batches) -> Any:
                 inputs = batch.stored if view is None else view(batch.stored)
@@ -102,8 +102,7 @@ def predict_batches(
             return jax.lax.map(one_batch, batches)
 
         vectorize = model.execution.vectorize_seeds
-        logits: jax.Array = map_ensemble(one_network, vectorize)(params)
-        return logits
+        return map_ensemble(one_network, vectorize)(params)
 
     run = jax.shard_map(
         one_shard,

@@ -84,14 +84,14 @@ def best_step(validations: Mapping[int, Metrics | None]) -> int:
     With class weights, balanced accuracies are compared. The step is the last one if
     there are too few validation examples to compare, and 0 if there are no steps.
     """
-    validated = {step: found for step, found in validations.items() if found}
+    validated = {step: metrics for step, metrics in validations.items() if metrics}
 
     def rank(step: int) -> tuple[float, int]:
-        found = validations[step]
-        if found is None or found.examples < MIN_VALIDATION_EXAMPLES:
+        metrics = validations[step]
+        if metrics is None or metrics.examples < MIN_VALIDATION_EXAMPLES:
             return 0.0, step
-        accuracy = found.balanced_accuracy
-        return found.accuracy if accuracy is None else accuracy, -step
+        accuracy = metrics.balanced_accuracy
+        return metrics.accuracy if accuracy is None else accuracy, -step
 
     return max(validated or validations, key=rank, default=0)
 
@@ -119,7 +119,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     params_sha256: str
 
 
-NAMES: dict[type, str] = {
+FILE_NAMES: dict[type, str] = {
     Metrics: "metrics.jsonl",
     Session: "sessions.jsonl",
     Reading: "test_readings.jsonl",
@@ -132,7 +132,7 @@ def append(workdir: Path, record: Metrics | Session | Reading) -> None:
 
     An incomplete last line is terminated first.
     """
-    path = workdir / NAMES[type(record)]
+    path = workdir / FILE_NAMES[type(record)]
     text = json.dumps(msgspec.to_builtins(record)) + "\n"
     with names_path(path), path.open("ab+") as file:
         if file.tell():
@@ -145,7 +145,7 @@ def append(workdir: Path, record: Metrics | Session | Reading) -> None:
 
 def read(workdir: Path, kind: type[Record]) -> list[Record]:
     """Returns the complete records of a log, which need not exist."""
-    return [record for _, record in _lines(workdir / NAMES[kind], kind)]
+    return [record for _, record in _lines(workdir / FILE_NAMES[kind], kind)]
 
 
 def remove_metrics_after(workdir: Path, step: int) -> None:
@@ -153,8 +153,8 @@ def remove_metrics_after(workdir: Path, step: int) -> None:
 
     A killed run wrote them after its last checkpoint, and writes them again.
     """
-    path = workdir / NAMES[Metrics]
-    kept = [line for line, found in _lines(path, Metrics) if found.step <= step]
+    path = workdir / FILE_NAMES[Metrics]
+    kept = [line for line, record in _lines(path, Metrics) if record.step <= step]
     content = "".join(f"{line}\n" for line in kept).encode()
     if path.exists() and path.read_bytes() != content:
         write_atomically(path, content)
