@@ -1,4 +1,4 @@
-"""What the commands share: parsers, output files, errors and exit codes.
+"""What the commands share: parsers, logging, errors and exit codes.
 
 This module does not import jax, so that `--help` and errors in flags are immediate.
 """
@@ -92,16 +92,14 @@ class Parser(argparse.ArgumentParser):
         args, unknown = self.parse_known_args(argv)
         if not unknown:
             return args
-        arg = unknown[0]
-        if not arg.startswith("-"):
-            raise UserError(f"stray argument {arg!r}; flags are --NAME=VALUE")
-        if arg.startswith("--config."):
-            flag = arg.partition("=")[0]
+        if not unknown[0].startswith("-"):
+            raise UserError(f"stray argument {unknown[0]!r}; flags are --NAME=VALUE")
+        flag = unknown[0].partition("=")[0]
+        if flag.startswith("--config."):
             find(flag.removeprefix("--config."), SETTINGS, flag)
-        known = [flag for action in self._actions for flag in action.option_strings]
-        name = arg.split("=")[0]
-        remedy = did_you_mean(name, known, f"{self.prog} --help lists them")
-        raise UserError(f"{name}: no such flag; {remedy}")
+        known = [name for action in self._actions for name in action.option_strings]
+        remedy = did_you_mean(flag, known, f"{self.prog} --help lists them")
+        raise UserError(f"{flag}: no such flag; {remedy}")
 
 
 def parse_settings(
@@ -191,15 +189,9 @@ def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 def _configure_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
-    logger = logging.getLogger("rnnmnist")
-    logger.addHandler(handler)
-    logger.propagate = False
-
-    def show(record: logging.LogRecord) -> bool:  # why jax uses no accelerator
-        handler.handle(record)
-        return False
-
-    logging.getLogger(DEVICES_LOGGER).addFilter(show)
+    for name in ("rnnmnist", DEVICES_LOGGER):  # which says why jax uses no accelerator
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).propagate = False
     # orbax and TFDS log warnings in normal use; they raise on real problems.
     absl.logging.set_verbosity(absl.logging.FATAL)
     # matplotlib logs that it builds its font cache, or cannot store it.
