@@ -19,7 +19,6 @@ from typing import NoReturn
 PACKAGE = Path(__file__).resolve().parent
 # Of a wheel: configurations, and models in whose folders reports are written.
 SHIPPED = PACKAGE / "shipped"
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class RunError(Exception):
@@ -58,7 +57,7 @@ def as_run_error(error: BaseException) -> RunError | None:
     if not isinstance(error, OSError):
         return None
     reason = error.strerror or str(error)
-    if error.errno in DISK_ERRORS:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
         return RunError(f"{error.filename}: {reason}" if error.filename else reason)
     if error.filename is None:
         return None

@@ -27,8 +27,9 @@ except ModuleNotFoundError as error:
     raise ImportError("RNNClassifier needs: pip install scikit-learn") from error
 
 SHARED = tuple(name for name in FIT_SETTINGS if name not in ("seed", "validation"))
-PARAMETERS = [(name, Any, None) for name in ("workdir", "random_state", "verbose")]
-PARAMETERS += [(name, Any, None) for name in SHARED]
+PARAMETERS = [
+    (name, Any, None) for name in ("workdir", "random_state", "verbose", *SHARED)
+]
 # Programs that do not depend on the number of sequences, and one checkpoint.
 DEFAULTS: dict[str, Any] = {"placement": "host", "eval_every_steps": 2**31 - 1}
 _Base: Any = make_dataclass("_Base", PARAMETERS, kw_only=True, eq=False, repr=False)
@@ -115,14 +116,14 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Returns the probability of each class, float32 [n, classes]."""
         check_is_fitted(self)
-        found = self.predictor_.classify(self._check(X))
+        probabilities = self.predictor_.classify(self._check(X))
         names = self.predictor_.task.classes
-        return found[:, [names.index(name) for name in self.classes_.astype(str)]]
+        order = [names.index(name) for name in self.classes_.astype(str)]
+        return probabilities[:, order]
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the most probable class of each sequence, [n]."""
-        probabilities = self.predict_proba(X)
-        return self.classes_[probabilities.argmax(axis=1)]
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

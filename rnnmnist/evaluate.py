@@ -36,8 +36,7 @@ def main(argv: list[str]) -> None:
     enable_compilation_cache()
     mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
     network = TrainedNetwork(workdir, args.step, mesh, parse_settings(args))
-    data = network.load_split(args.split, "evaluate")
-    result = network.score(*data)
+    result = network.score(*network.load_split(args.split, "evaluate"))
     path = write_result(workdir, result)
     print(
         f"{result.dataset} {args.split} at step {result.step}: "

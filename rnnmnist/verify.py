@@ -17,12 +17,11 @@ def main(argv: list[str]) -> None:
     import jax
 
     from rnnmnist.runs import checkpoints
-    from rnnmnist.runs.checkpoints import find_step
     from rnnmnist.runs.workdir import list_steps
 
     # A trainer may hold the accelerator, and nothing is compiled.
     jax.config.update("jax_platforms", "cpu")
-    find_step(workdir, "latest")  # refuses a folder without checkpoints
+    checkpoints.find_step(workdir, "latest")  # refuses a folder without checkpoints
     bad = []
     for step in list_steps(workdir):
         fault = checkpoints.find_fault(workdir, step)

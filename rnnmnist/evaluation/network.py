@@ -110,8 +110,8 @@ class TrainedNetwork:
             images = np.asarray(values)
         except ValueError as error:  # as of images of different sizes
             raise UserError(f"inputs: {first_line(error)}") from error
-        same_shape = images.size and images.shape[1:] == self.task.image_shape
-        if not same_shape or images.dtype != np.uint8:
+        is_image = images.shape[1:] == self.task.image_shape
+        if not (images.size and is_image and images.dtype == np.uint8):
             raise UserError(
                 f"inputs: must be uint8 images of shape {self.task.image_shape}, not "
                 f"{images.dtype} of shape {images.shape}"
@@ -191,9 +191,11 @@ class TrainedNetwork:
         trainer reads it once, after the checkpoint was selected on validation; the
         record shows any later reading. A read-only workdir causes a warning.
         """
-        step, sha256 = self.checkpoint_step, self.params_sha256
         reading = logs.Reading(
-            time=logs.now(), command=command, step=step, params_sha256=sha256
+            time=logs.now(),
+            command=command,
+            step=self.checkpoint_step,
+            params_sha256=self.params_sha256,
         )
         with warn_if_read_only("the reading of the test split"):
             logs.append(self.workdir, reading)

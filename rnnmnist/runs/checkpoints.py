@@ -188,8 +188,7 @@ def read_header(workdir: Path, step: int) -> Header:
     folder = workdir / str(step)
     try:
         content = json.loads((folder / "header" / "metadata").read_bytes())
-        sha256 = content.pop("sha256")
-        if sha256 != json_checksum(content):
+        if content.pop("sha256") != json_checksum(content):
             raise ValueError("it differs from its SHA-256")
     except PermissionError:
         raise

@@ -94,10 +94,11 @@ def list_steps(workdir: Path) -> list[int]:
     """Returns the steps of the finished checkpoints, ascending."""
     if not workdir.is_dir():
         return []
-    names = [folder.name for folder in workdir.iterdir() if folder.is_dir()]
     # ASCII digits without leading zeros, as this program writes them.
     return sorted(
-        int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,9}", name)
+        int(path.name)
+        for path in workdir.iterdir()
+        if re.fullmatch("0|[1-9][0-9]{0,9}", path.name) and path.is_dir()
     )
 
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from rnnmnist.errors import RunError, exit_immediately
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 class StopFlag:
     """Holds the number of the signal that stops the run; 0 before any signal."""
@@ -135,7 +133,7 @@ def _leave_to_watch(number: int, frame: object) -> None:
 def _watch(read_end: int) -> None:
     with open(read_end, "rb", buffering=0) as pipe:
         for (number,) in iter(lambda: pipe.read(1), b""):
-            if number in SIGNALS:
+            if number in (signal.SIGINT, signal.SIGTERM):
                 flag = _flag  # which the main thread may reset
                 if flag is None or flag.number:
                     exit_immediately("stopped", 128 + number)
