@@ -151,7 +151,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
         for name, values in {"X": X, **y}.items():
             refuse_masked(name, values)
         if isinstance(X, list | tuple) and any(
-            hasattr(one, "ndim") or np.ndim(one) > 1 for one in X
+            hasattr(item, "ndim") or np.ndim(item) > 1 for item in X
         ):
             if not y:
                 return X

@@ -69,14 +69,14 @@ def export(args: argparse.Namespace, output: Path) -> None:
     source = Source.create(network)
     differing = []
     for name in names:
-        found = certificates.write(source, name, output)
+        result = certificates.write(source, name, output)
         print(
-            f"{name}: {found.examples - found.differing:,} of {found.examples:,} "
+            f"{name}: {result.examples - result.differing:,} of {result.examples:,} "
             "predictions are equal; logits differ by at most "
-            f"{found.max_abs_difference:.1e}, in {output / name}",
+            f"{result.max_abs_difference:.1e}, in {output / name}",
             flush=True,
         )
-        if found.differing:
+        if result.differing:
             differing.append(name)
     if differing:
         raise errors.RunError(

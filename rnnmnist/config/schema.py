@@ -17,7 +17,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from rnnmnist.config.settings import Section, Setting, find, setting, settings_of
+from rnnmnist.config.settings import ConfigSection, Setting, find, setting, settings_of
 from rnnmnist.errors import UserError, shown
 
 # Recurrences by name. The linear ones are linear in the state, in residual layers.
@@ -32,7 +32,7 @@ INITIALIZED_CELLS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(Section, prefix="data."):
+class DataConfig(ConfigSection, prefix="data."):
     """The data set, its location, its form, and the augmentation of images."""
 
     name: Literal["mnist", "fashion_mnist", "kmnist", "mnist5k", "files"] = setting(
@@ -123,7 +123,7 @@ LONG_WINDOW = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(Section, prefix="model."):
+class ModelConfig(ConfigSection, prefix="model."):
     """The recurrent network."""
 
     cell: str = setting(
@@ -237,7 +237,7 @@ DEFAULT_STEPS = 4300  # ten epochs of MNIST in batches of 128
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(Section, prefix="train."):
+class TrainConfig(ConfigSection, prefix="train."):
     """The optimization, and the intervals of logging, validation and saving."""
 
     batch_size: int = setting(
@@ -369,7 +369,7 @@ def _weight_pairs(weights: Mapping[Any, Any]) -> tuple[tuple[str, float], ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExecutionConfig(Section, prefix="execution."):
+class ExecutionConfig(ConfigSection, prefix="execution."):
     """How a run uses its devices; `config.platforms` resolves it for a platform."""
 
     num_devices: int | None = setting(
@@ -404,7 +404,7 @@ class ExecutionConfig(Section, prefix="execution."):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Section):
+class Config(ConfigSection):
     """The complete configuration, which determines a run.
 
     Raises:

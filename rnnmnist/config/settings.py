@@ -64,7 +64,7 @@ def setting(
     form: str | None = None,
     **constraints: Any,
 ) -> Any:
-    """Declares a `Setting`: a field of a `Section`.
+    """Declares a `Setting`: a field of a `ConfigSection`.
 
     The constraints are `ge`, `gt`, `le` or `pattern`, as for `msgspec.Meta`. They do
     not apply to None. `form` describes the texts that match a pattern.
@@ -75,7 +75,7 @@ def setting(
 
 
 @dataclasses.dataclass(frozen=True)
-class Section:
+class ConfigSection:
     """A group of settings, which are checked on construction."""
 
     prefix: ClassVar[str]  # of the names of its settings
@@ -96,7 +96,7 @@ class Section:
 
 
 @functools.cache
-def settings_of(section: type[Section]) -> dict[str, Setting]:
+def settings_of(section: type[ConfigSection]) -> dict[str, Setting]:
     """Returns the settings of a section, by the names of its fields."""
     return {
         field.name: _setting_of(section.prefix + field.name, field)

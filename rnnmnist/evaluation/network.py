@@ -214,8 +214,8 @@ class TrainedNetwork:
         logits = self.logits(examples)
         scores = score_logits(logits, labels, config.seed)
         members = tuple(  # none if there is one network
-            create(**asdict(one), params_sha256=params_sha256(network))
-            for one, network in zip(scores.members, networks, strict=False)
+            create(**asdict(member), params_sha256=params_sha256(network))
+            for member, network in zip(scores.members, networks, strict=False)
         )
         first = None
         if config.tutorial_128 and split == "test":
@@ -268,8 +268,8 @@ class TrainedNetwork:
                 f"features: must be {len(state.last)} numbers, not of shape "
                 f"{values.shape}"
             )
-        if found := find_invalid(values, missing):
-            (feature,), reason = found
+        if invalid := find_invalid(values, missing):
+            (feature,), reason = invalid
             raise UserError(f"feature {feature} {reason}")
         if missing == "forward_fill":
             values = np.where(np.isnan(values), state.last, values)

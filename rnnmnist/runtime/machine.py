@@ -34,8 +34,8 @@ def describe_processor() -> str:
     """
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
-    found = re.search(r"model name\s*: (.*)", text)
-    model = found[1] if found else platform.processor() or platform.machine()
+    match = re.search(r"model name\s*: (.*)", text)
+    model = match[1] if match else platform.processor() or platform.machine()
     names = {"avx512f": " with AVX-512", "avx2": " with AVX2"}
     vectors = next((name for flag, name in names.items() if flag in text.split()), "")
     cores = usable_cores()
