@@ -51,10 +51,8 @@ def predict_logits(
     count = -(-batches // groups)  # of the batches of a group
 
     def to_batches(array: np.ndarray) -> jax.Array:
-        added = count * size - len(array)  # after the last example: of one time step
-        filling = np.ones((added, *array.shape[1:]), array.dtype)
-        shape = (count, size, *array.shape[1:])
-        stored = np.concatenate([array, filling]).reshape(shape)
+        # Repeats the examples up to the end of the last batch.
+        stored = np.resize(array, (count, size, *array.shape[1:]))
         return device_put(stored, NamedSharding(mesh, P(None, BATCH)))
 
     by_group = []
