@@ -38,7 +38,7 @@ from rnnmnist.errors import (
 from rnnmnist.runtime.jax_internals import CACHE_WARNING, DEVICES_LOGGER
 from rnnmnist.runtime.signals import exit_on_interrupt
 
-PATHS = (*DATA_PATHS, "model.cell")  # of files that can have moved since the training
+PATHS = (*DATA_PATHS, "model.cell")  # files that can have moved since the training
 # Flags that are the subject of an error, besides those of settings.
 FLAGS = (
     *("config", "workdir", "step", "split", "format", "output", "verify", "require"),
@@ -217,7 +217,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         main(sys.argv[1:])
     except StoppedError as error:
         exit_immediately(f"stopped: {error}", error.exit_code)
-    except KeyboardInterrupt:  # of `raised_interrupts`
+    except KeyboardInterrupt:  # raised in `raised_interrupts`
         exit_immediately("stopped", 130)
     except BrokenPipeError:  # the reader of the output has exited, as `| head` does
         os._exit(1)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 PACKAGE = Path(__file__).resolve().parent
-# Of a wheel: configurations, and models in whose folders reports are written.
+# A wheel has configurations here, and models in whose folders reports are written.
 SHIPPED = PACKAGE / "shipped"
 
 

@@ -117,7 +117,7 @@ class DataConfig(ConfigSection, prefix="data."):
             )
 
 
-DEFAULT_LAYERS = 2  # of linear recurrences
+DEFAULT_LAYERS = 2  # in a linear recurrence
 LONG = 500  # time steps, above which a run on sequences reads windows
 LONG_WINDOW = 8
 

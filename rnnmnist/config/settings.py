@@ -78,7 +78,7 @@ def setting(
 class ConfigSection:
     """A group of settings, which are checked on construction."""
 
-    prefix: ClassVar[str]  # of the names of its settings
+    prefix: ClassVar[str]  # begins the names of its settings
 
     def __init_subclass__(cls, prefix: str = "") -> None:
         cls.prefix = prefix
@@ -113,7 +113,7 @@ def _setting_of(name: str, field: "dataclasses.Field[Any]") -> Setting:
         kind = typing.get_args(kind)[0]
     if form := field.metadata["form"]:
         allowed = form
-    elif choices := typing.get_args(kind):  # of a Literal
+    elif choices := typing.get_args(kind):  # if it is a Literal
         allowed = f"one of {', '.join(choices)}"
     else:
         bounds = [

@@ -108,7 +108,7 @@ class TrainedNetwork:
                 return self.sequence_inputs(sequences)
         try:
             images = np.asarray(values)
-        except ValueError as error:  # as of images of different sizes
+        except ValueError as error:  # such as images of different sizes
             raise UserError(f"inputs: {first_line(error)}") from error
         is_image = images.shape[1:] == self.task.image_shape
         if not (images.size and is_image and images.dtype == np.uint8):

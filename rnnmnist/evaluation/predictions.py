@@ -16,7 +16,7 @@ from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runtime.ensemble import map_ensemble
 from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, replicated
 
-GROUP_BYTES = 1 << 28  # of the examples that are on the devices at a time
+GROUP_BYTES = 1 << 28  # examples that are on the devices at a time
 
 
 class Batches(NamedTuple):
@@ -48,7 +48,7 @@ def predict_logits(
     size = min(most, 1 << (per_shard - 1).bit_length()) * shards
     batches = -(-len(inputs) // size)
     groups = -(-batches * size * inputs.take(np.arange(1)).nbytes // GROUP_BYTES)
-    count = -(-batches // groups)  # of the batches of a group
+    count = -(-batches // groups)  # the batches in a group
 
     def to_batches(array: np.ndarray) -> jax.Array:
         # Repeats the examples up to the end of the last batch.

@@ -40,7 +40,7 @@ from rnnmnist.runtime.signals import deferred_interrupts
 # Raised if a setting or a field of a record below is renamed or removed; then rewrite
 # the headers of the shipped models, too. What is added has the default of runs before.
 FORMAT = 3
-PARSE_ERRORS = (ValueError, LookupError, TypeError, AttributeError)  # of a header
+PARSE_ERRORS = (ValueError, LookupError, TypeError, AttributeError)  # from a header
 # orbax numbers the saves of a process, and while a save starts, its parts take the
 # number of one that another thread starts. Its writes and reads need no lock.
 SAVE_LOCK = threading.Lock()
@@ -54,7 +54,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     format: int = FORMAT
     config: Config
     task: Task
-    metrics: Metrics | None  # of the validation split
+    metrics: Metrics | None  # on the validation split
     arrays: dict[str, dict[str, str]]  # SHA-256 of every array, by item and path
 
 
@@ -122,7 +122,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         There is a tree of arrays for each of the items `params` and `state`. The
         metrics are those of the validation split, None if it is not evaluated.
         """
-        # Of arrays on several devices, orbax would compile a program for each shape.
+        # orbax would compile a program for each shape of arrays on several devices.
         arrays = jax.device_get(dict(arrays))
         checksums = {item: array_checksums(tree) for item, tree in arrays.items()}
         header = Header(config=config, task=task, metrics=metrics, arrays=checksums)

@@ -37,10 +37,10 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     accuracy: float
     correct: int
     examples: int  # for each network
-    examples_per_second: float | None = None  # of training, of all members together
+    examples_per_second: float | None = None  # in training, by all members together
     # By which a step is selected, if the loss has class weights.
     balanced_accuracy: float | None = None
-    members: tuple[NetworkMetrics, ...] = ()  # of an ensemble
+    members: tuple[NetworkMetrics, ...] = ()  # empty for a single network
 
     @classmethod
     def create(
@@ -99,7 +99,7 @@ def best_step(validations: Mapping[int, Metrics | None]) -> int:
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """A training process that has ended: a line of `sessions.jsonl`."""
 
-    time: str  # of the start, ISO 8601
+    time: str  # when it started, ISO 8601
     command: str
     hardware: str
     devices: str
@@ -139,7 +139,7 @@ def append(workdir: Path, record: Metrics | Session | Reading) -> None:
             file.seek(-1, os.SEEK_END)
             text = text if file.read() == b"\n" else f"\n{text}"
         file.write(text.encode())
-    if not isinstance(record, Metrics):  # of which a fast run writes many a second
+    if not isinstance(record, Metrics):  # a fast run writes many a second
         sync(path, workdir)
 
 

@@ -28,7 +28,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     loss: float  # mean cross-entropy in nats
     confusion: tuple[tuple[int, ...], ...]  # [true class][predicted class]
     seed: int | None = None
-    # Of an ensemble only.
+    # Only an ensemble has these.
     accuracy_mean: float | None = None
     accuracy_std: float | None = None  # with `ddof=1`
     accuracy_mean_interval: tuple[float, float] | None = None  # 95 % t interval
@@ -53,11 +53,11 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     step: int
     num_parameters: int
     params_sha256: str
-    # Of the whole, not of a member.
-    task: Task | None = None  # of the evaluated data
-    permutation: str | None = None  # of the pixels, for the view `permuted`
+    # Members do not have these.
+    task: Task | None = None  # the evaluated data
+    permutation: str | None = None  # order of the pixels in the view `permuted`
     permutation_sha256: str | None = None
-    trained_on_sha256: str | None = None  # of the training data, if they are a user's
+    trained_on_sha256: str | None = None  # the training data, if they are a user's
     tutorial_128: Scores | None = None  # on the first 128 test examples
     members: tuple["Result", ...] = ()
 

@@ -10,7 +10,7 @@ from typing import Any
 # A warning of a program in the cache that another process writes, or was killed while
 # it wrote; jax compiles it again. If it is reworded, commands print it.
 CACHE_WARNING = "Error reading persistent compilation cache entry"
-# Of plugins that fail. If it is renamed, some versions of jax print a traceback.
+# It logs plugins that fail. If it is renamed, some versions of jax print a traceback.
 DEVICES_LOGGER = "jax._src.xla_bridge"
 # The error if no cluster is detected, which is the usual case. If it is reworded, a run
 # of one process warns and goes on.

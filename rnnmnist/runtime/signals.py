@@ -16,7 +16,7 @@ class StopFlag:
     number: int = 0
 
 
-# Of a command: what watches its signals, and the flag of its updates.
+# The thread that watches the signals of a command, and the flag that it sets.
 _watcher: threading.Thread | None = None
 _flag: StopFlag | None = None
 
@@ -89,7 +89,7 @@ def exit_on_interrupt() -> None:
     _watcher = threading.Thread(target=_watch, args=[read_end], daemon=True)
     _watcher.start()
     signal.set_wakeup_fd(write_end)  # gets each signal that has a handler
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of `COMMAND &`
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in `COMMAND &`
         signal.signal(signal.SIGINT, _leave_to_watch)
 
 
