@@ -24,10 +24,7 @@ class Objective:
     label_smoothing: float  # probability spread evenly over all classes
 
     def __call__(
-        self,
-        params: Params,
-        batch: Batch,
-        class_weights: jax.Array | None = None,
+        self, params: Params, batch: Batch, class_weights: jax.Array | None = None
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Computes the minimized loss, the loss, and the correct predictions.
 
