@@ -99,8 +99,10 @@ def print_header(
         )
     if task.validation_groups:
         print(f"validation on the groups {', '.join(task.validation_groups)}")
-    if step == config.train.total_steps:
-        print(f"the run is complete at step {step}; nothing to train")
+    steps = config.train.total_steps
+    if step >= steps:
+        asked = f" (asked for {steps})" if step > steps else ""
+        print(f"complete at step {step}{asked}")
     elif step:
         print(f"resuming from step {step}")
 
@@ -125,13 +127,13 @@ def describe_last_checkpoint(workdir: Path) -> str:
 
 
 def print_summary(
-    config: Config, workdir: Path, result: Result | None, seconds: dict[str, float]
+    workdir: Path, steps: int, result: Result | None, seconds: dict[str, float]
 ) -> None:
     """Prints the results of a complete run and the commands that read them."""
-    best = config.train.total_steps if result is None else result.step
+    best = steps if result is None else result.step
     header = checkpoints.read_header(workdir, best)
     task, validation = header.task, header.metrics
-    examples = config.train.total_steps * config.train.batch_size
+    examples = steps * header.config.train.batch_size
     if validation is None:
         validated = f"none: no sequences were held out; best is the last step, {best}"
     elif validation.examples < MIN_VALIDATION_EXAMPLES:
@@ -154,7 +156,7 @@ def print_summary(
         test = f"none: {task.name} has no test split"
         evaluate += f" --split={task.evaluated_split}"
     print(
-        f"\nsteps       {config.train.total_steps:,} ({examples:,} {task.noun})\n"
+        f"\nsteps       {steps:,} ({examples:,} {task.noun})\n"
         f"seconds     {seconds['total']:.1f} (data {seconds['data']:.1f}, compile "
         f"{seconds['compile']:.1f}, train {seconds['train']:.1f})\n"
         f"validation  {validated}\n"

@@ -96,7 +96,8 @@ def train(
         if dataset.task.evaluated_split != "train":
             result = evaluate_best_checkpoint(workdir, mesh, dataset, timer.command)
     if is_process_0() and verbose:
-        console.print_summary(config, workdir, result, timer.seconds())
+        steps = max(step, config.train.total_steps)
+        console.print_summary(workdir, steps, result, timer.seconds())
 
 
 def train_from(

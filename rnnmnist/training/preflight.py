@@ -57,6 +57,8 @@ def check_run(
     step = step_to_resume(config, workdir, task)
     free = shutil.disk_usage(check_writable(workdir)).free / 2**30
     start = f"a run resumes from step {step}" if step else "no run in it yet"
+    if step >= config.train.total_steps:
+        start = f"complete at step {step}"
     yield "workdir", f"{workdir}, writable, {free:,.1f} GiB free, {start}"
     yield "step", describe_step(config, task, dataset, mesh)
 

@@ -117,12 +117,6 @@ def check_settings(config: Config, workdir: Path) -> tuple[int, Header | None]:
             f"{', '.join(values)}; name another workdir, or use the checkpoint's "
             "settings"
         )
-    num_steps = resolve(config, header.task).train.total_steps
-    if step > num_steps:
-        raise UserError(
-            f"train.num_steps: must be at least {step}, the newest checkpoint in "
-            f"{workdir}, not {num_steps}; make the run longer, or name another workdir"
-        )
     return step, header
 
 
@@ -140,11 +134,15 @@ def step_to_resume(config: Config, workdir: Path, task: Task) -> int:
             f"{task.name} (SHA-256 {header.task.sha256}, not {task.sha256}); name "
             "another workdir, or the same data"
         )
-    for change in _changes(config, header, "warned"):
+    for name, old, new in _changes(config, header, "warned"):
+        if name == "train.num_steps" and step >= new:
+            continue  # the run is complete, and says so
         _logger.warning(
             "%s was %s and is now %s: the result will differ from that of an "
             "uninterrupted run",
-            *change,
+            name,
+            old,
+            new,
         )
     return step
 

@@ -109,10 +109,21 @@ def test_the_result_file_has_the_fields_of_the_contract(reference_run: Path) -> 
     assert result["loss"] > 0
 
 
-def test_a_complete_run_is_not_changed(copied: Path, data_dir: Path) -> None:
+@pytest.mark.parametrize(
+    ("steps", "line"),
+    [(120, "complete at step 120"), (100, "complete at step 120 (asked for 100)")],
+)
+def test_a_complete_run_is_not_changed(
+    copied: Path, data_dir: Path, steps: int, line: str
+) -> None:
     before = file_times(copied)
-    assert "complete at step 120" in trainer.run(copied, data_dir)
+    args = trainer.arguments(copied, data_dir, f"--config.train.num_steps={steps}")
+    finished = called("main", *args)
+    assert f"\n{line}\n" in output_of(finished)
+    assert "\nsteps       120 (5,760 images)\n" in finished.stdout
+    assert finished.stderr == ""
     assert file_times(copied) == before
+    assert ", complete at step 120\n" in output_of(called("doctor", *args))
 
 
 def test_evaluate_reproduces_the_result_of_the_trainer(

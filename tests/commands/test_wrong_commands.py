@@ -135,11 +135,6 @@ REMEDIES = [
         "or set train.clip_norm",
         "--config.train.learning_rate=0.03 --config.train.clip_norm=1",
     ),
-    (
-        f"{RUN} --config.train.num_steps=5",
-        "not 5; make the run longer",
-        "--config.train.num_steps=10",
-    ),
     (f"{LONGER} --config.seed=1", "use the checkpoint's settings", "--config.seed=0"),
     (
         f"{LONGER} --config.execution.num_devices=3",

@@ -198,7 +198,7 @@ def test_fit_prints_nothing_unless_verbose(
     (warning,) = caplog.messages
     assert warning.startswith("train.learning_rate was ")
     fit(tmp_path / "run", learning_rate=0.01, verbose=True)
-    assert "the run is complete at step 30" in capfd.readouterr().out
+    assert "\ncomplete at step 30\n" in capfd.readouterr().out
     assert logger.propagate
 
 

@@ -36,7 +36,7 @@ def test_a_run_on_long_sequences_reads_windows_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     inputs = np.repeat(INPUTS, 84, axis=1)  # [60, 504]
-    for line in ("compiling", "the run is complete"):
+    for line in ("compiling", "complete at step 2\n"):
         settings = SETTINGS | {"num_steps": 2, "workdir": tmp_path / "run"}
         run = rnnmnist.fit(inputs, LABELS, **settings)
         output = capsys.readouterr().out
