@@ -30,10 +30,14 @@ def main(argv: list[str]) -> None:
         from rnnmnist.runtime.compilation import enable_compilation_cache
         from rnnmnist.runtime.distributed import initialize
         from rnnmnist.training.preflight import check_run
+        from rnnmnist.training.resume import take_class_weights
 
         enable_compilation_cache()
         with initialize(*args.processes):
-            for label, result in check_run(args.config, args.workdir, args.require):
+            config = args.config
+            if getattr(args, "train.class_weight") is None:
+                config = take_class_weights(config, args.workdir)
+            for label, result in check_run(config, args.workdir, args.require):
                 show(label, result)
             show("verdict", f"a run of {args.name} would work here")
     except Exception as error:  # incompatible libraries and drivers raise many kinds

@@ -56,8 +56,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
         random_state: the seed. None is 0.
         verbose: whether progress and a summary are printed.
         placement: None is `host`, with which a second `fit` compiles nothing if the
-            time steps, features, classes, settings, batch size and number of updates
-            are the same.
+            time steps, features, classes, settings and batch size are the same.
         eval_every_steps: None saves the last step only.
         class_weight: "balanced", or a mapping from classes to weights.
 

@@ -333,7 +333,7 @@ class TrainConfig(ConfigSection, prefix="train."):
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.class_weight, Mapping):
+        if isinstance(self.class_weight, Mapping | tuple | list):
             object.__setattr__(self, "class_weight", _weight_pairs(self.class_weight))
         super().__post_init__()
         if self.num_epochs is not None and self.num_steps is not None:
@@ -358,7 +358,14 @@ class TrainConfig(ConfigSection, prefix="train."):
         return self.eval_every_steps or max(1, self.total_steps // 10)
 
 
-def _weight_pairs(weights: Mapping[Any, Any]) -> tuple[tuple[str, float], ...]:
+def _weight_pairs(weights: Any) -> tuple[tuple[str, float], ...]:
+    try:
+        weights = dict(weights)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"train.class_weight: must be a mapping from classes to weights, not "
+            f"{shown(weights)}"
+        ) from None
     for name, weight in weights.items():
         if not isinstance(weight, numbers.Real) or not 0 < float(weight) < math.inf:
             raise UserError(

@@ -21,7 +21,8 @@ class Task:
     time_steps: int  # of the longest sequence
     features: int
     classes: tuple[str, ...]  # in the order of the labels
-    examples: dict[str, int]  # in train, validation and test
+    # In each of train, validation and test.
+    examples: dict[str, int] = dataclasses.field(hash=False)
     image_shape: tuple[int, int] | None = None  # rows, columns; None: no images
     feature_names: tuple[str, ...] = ()
     validation_groups: tuple[str, ...] = ()  # of sequences that are held out by group
@@ -58,6 +59,15 @@ def fit_to_task(config: Config, task: Task) -> Config:
                 f"{name}: is for {setting.only} only, and {task.name} has {task.noun}; "
                 f"remove {name}={value}"
             )
+    weights = config.train.class_weight
+    names = {*dict(weights)} if isinstance(weights, tuple) else set()
+    unknown = sorted(names - {*task.classes})
+    if unknown and not names >= {*task.classes}:  # as scikit-learn
+        allowed = f"the classes are {shown(task.classes)}"
+        raise UserError(
+            f"train.class_weight: names the class {shown(unknown[0])}; "
+            f"{did_you_mean(unknown[0], task.classes, allowed)}"
+        )
     config = resolve(config, task)
     model = config.model
     if model.window_size > task.time_steps:
@@ -69,15 +79,6 @@ def fit_to_task(config: Config, task: Task) -> Config:
         raise UserError(
             f"model.stride: must be at most model.window={model.window}, not "
             f"{model.stride}; lower it, or set a larger model.window"
-        )
-    weights = config.train.class_weight
-    names = {*dict(weights)} if isinstance(weights, tuple) else set()
-    unknown = sorted(names - {*task.classes})
-    if unknown and not names >= {*task.classes}:  # as scikit-learn
-        allowed = f"the classes are {shown(task.classes)}"
-        raise UserError(
-            f"train.class_weight: names the class {shown(unknown[0])}; "
-            f"{did_you_mean(unknown[0], task.classes, allowed)}"
         )
     return config
 
@@ -93,10 +94,14 @@ def resolve(config: Config, task: Task) -> Config:
     is_long = task.image_shape is None and task.time_steps > LONG
     window = config.model.window or (LONG_WINDOW if is_long else 1)
     config = config.replace({"model.window": window})
+    weights = train.class_weight
+    if isinstance(weights, tuple):
+        weights = tuple((name, dict(weights).get(name, 1.0)) for name in task.classes)
     return config.replace(
         {
             "model.num_layers": config.model.layers,
             "model.stride": config.model.window_stride,
+            "train.class_weight": weights,
             "train.batch_size": batch_size,
             "train.num_steps": steps,
         }

@@ -22,7 +22,7 @@ CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {
     "gru": nn.GRUCell,
     "rnn": nn.SimpleCell,
 }
-GATES = {"lstm": 4, "gru": 3, "rnn": 1}  # with the candidate
+GATE_COUNTS = {"lstm": 4, "gru": 3, "rnn": 1}  # with the candidate
 LINEAR_RECURRENCES = {"mingru": MinGRU, "lru": LRU}
 
 
@@ -87,7 +87,7 @@ def _make_scanned_cell(
     init: dict[str, Any] = {}
     if config.initializer == "tutorial":
         # TensorFlow 1 drew one matrix [inputs + hidden, gates x hidden] for all gates.
-        outputs = GATES[config.cell] * config.hidden_size
+        outputs = GATE_COUNTS[config.cell] * config.hidden_size
         limit = math.sqrt(6 / (features + config.hidden_size + outputs))
         glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
         init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}

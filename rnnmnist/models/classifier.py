@@ -1,5 +1,6 @@
 """The classifier: a recurrence over the time of a sequence, and a dense head."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -111,6 +112,7 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
     return params
 
 
+@functools.cache  # a trace takes 10 ms, and each vector of parameters asks for it
 def abstract_params(model: SequenceClassifier) -> Params:
     """Returns the shapes and types of the parameters of one network."""
     # Arrays would be part of a program that is traced meanwhile.

@@ -102,4 +102,5 @@ def read_result(path: Path, params_sha256: str) -> Result | None:
         result = msgspec.json.decode(path.read_bytes(), type=Result)
     except (OSError, ValueError, RecursionError):
         return None
-    return result if result.params_sha256 == params_sha256 else None
+    is_whole = result.task is not None and result.params_sha256 == params_sha256
+    return result if is_whole else None

@@ -99,6 +99,8 @@ def print_header(
         )
     if task.validation_groups:
         print(f"validation on the groups {', '.join(task.validation_groups)}")
+    if isinstance(weights := config.train.class_weight, tuple):
+        print("class weights " + ", ".join(f"{name}: {one:g}" for name, one in weights))
     steps = config.train.total_steps
     if step >= steps:
         asked = f" (asked for {steps})" if step > steps else ""

@@ -72,8 +72,7 @@ def weigh_classes(
     """Returns the weights of the classes in the minimized loss, float32 [classes].
 
     "balanced" ones are inversely proportional to the number of training examples of a
-    class, with a mean of 1 over these. Labels are int [examples]. In a mapping, other
-    classes have 1. None: all have 1.
+    class, with a mean of 1 over these. Labels are int [examples]. None: all are 1.
     """
     if config.class_weight == "none":
         return None
@@ -81,8 +80,7 @@ def weigh_classes(
         counts = np.bincount(labels, minlength=len(task.classes))
         weights = counts.sum() / np.count_nonzero(counts) / np.maximum(counts, 1)
     else:
-        given = dict(config.class_weight)
-        weights = np.array([given.get(name, 1.0) for name in task.classes])
+        weights = np.array([dict(config.class_weight)[name] for name in task.classes])
     return device_put(weights.astype(np.float32), replicated(mesh))
 
 

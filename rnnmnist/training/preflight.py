@@ -23,7 +23,7 @@ from rnnmnist.runtime.mesh import make_mesh, platform_of
 from rnnmnist.training import console
 from rnnmnist.training.loop import Updates, train_range
 from rnnmnist.training.loss import weigh_classes
-from rnnmnist.training.resume import step_to_resume, take_class_weights
+from rnnmnist.training.resume import step_to_resume
 from rnnmnist.training.state import Program, create_state
 
 TIMED_STEPS = 5
@@ -38,7 +38,7 @@ def check_run(
     """
     dataset = datasets.load(config.data) if config.data.name == "files" else None
     task = dataset.task if dataset else image_sets.image_task(config.data)
-    config = fit_to_task(take_class_weights(config, workdir), task)
+    config = fit_to_task(config, task)
     mesh = make_mesh(
         config.train.batch_size, config.execution.num_devices, config.num_seeds
     )

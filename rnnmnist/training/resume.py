@@ -82,8 +82,13 @@ def start_step(config: Config, task: Task, workdir: Path) -> int:
 
 
 def take_class_weights(config: Config, workdir: Path) -> Config:
-    """Returns a command's configuration with a mapping that its run has from Python."""
-    _, header = newest_readable(workdir)
+    """Returns a configuration with the class weights of its run, if they are a mapping.
+
+    A command line has no way to give one.
+    """
+    header = None
+    with contextlib.suppress(UserError):  # which `check_settings` raises
+        _, header = newest_readable(workdir)
     trained = header.config.train.class_weight if header else "none"
     if config.train.class_weight != "none" or not isinstance(trained, tuple):
         return config

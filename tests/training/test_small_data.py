@@ -7,14 +7,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from support import called
+from support import called, refused
 
 import rnnmnist
 from rnnmnist.data.sequences.reading import from_memory
 from rnnmnist.errors import UserError
 from rnnmnist.runs.checkpoints import find_step, read_header
 from rnnmnist.runs.logs import Metrics, best_step
-from rnnmnist.training.resume import take_class_weights
+from rnnmnist.training.fit import FIT_SETTINGS
 
 # A third of the sequences is of the rare class.
 LABELS = np.where(np.arange(60) % 3, "no", "yes")
@@ -116,8 +116,15 @@ def test_balanced_weights_and_their_mapping_train_alike(
     headers = [read_header(run, 20) for run in (balanced, mapped, equal)]
     assert headers[0].arrays == headers[1].arrays != headers[2].arrays
     assert headers[1].config.train.class_weight == tuple(weights.items())
-    config = headers[1].config.replace({"train.class_weight": "none"})
-    assert take_class_weights(config, mapped) == headers[1].config
+    args = ["--config=files", f"--workdir={mapped}", "--config.data.validation=false"]
+    settings = SETTINGS | {"num_steps": 10}
+    args += [f"--config.{FIT_SETTINGS[k].name}={v}" for k, v in settings.items()]
+    args += [f"--config.data.path={mapped / 'b.data'}"]
+    printed = called("main", *args).stdout  # takes the weights of the checkpoint
+    assert "\nclass weights no: 0.75, yes: 1.5\ncomplete at step 20 (asked" in printed
+    message = refused("main", *args, "--config.train.class_weight=none")
+    assert "train.class_weight=none (checkpoint: (('no', 0.75)," in message
+    fit(tmp_path / "b", class_weight=weights | {"other": 9}, validation=False)
     for given in ({"yes": 2}, "balanced", "none"):
         with pytest.raises(UserError, match="class_weight"):
             fit(tmp_path / "b", class_weight=given, validation=False)
@@ -155,6 +162,9 @@ def test_the_best_step_has_the_highest_balanced_accuracy_if_there_is_one() -> No
         ({"ye": 1}, "names the class 'ye'; did you mean 'yes'?"),
         ({"yes": 0}, "class 'yes' must be above 0, not 0"),
         ({"yes": "2"}, "class 'yes' must be above 0, not '2'"),
+        ([("yes", -2.0)], "class 'yes' must be above 0, not -2.0"),
+        ([5], "must be a mapping from classes to weights, not [5]"),
+        (5, "must be one of none, balanced, not 5"),
         ("balance", "must be one of none, balanced, not 'balance'"),
     ],
 )
