@@ -4,11 +4,8 @@ import contextlib
 import hashlib
 import os
 import runpy
-import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rnnmnist.config.schema import Config
 from rnnmnist.errors import PACKAGE, SHIPPED, UserError, did_you_mean, shown
@@ -112,36 +109,3 @@ def pin_cell(config: Config) -> Config:
     file = expand(path)
     sha256 = model.cell_sha256 or hashlib.sha256(file.read_bytes()).hexdigest()
     return config.replace({"model.cell": f"{file}:{name}", "model.cell_sha256": sha256})
-
-
-def load_cell(cell: str, sha256: str | None) -> type[Any]:
-    """Runs the file of `FILE.py:CLASS`, once for each hash, and returns the class.
-
-    The file must have the given hash. None accepts every content and always runs it.
-    """
-    path, _, name = cell.rpartition(":")
-    module = sys.modules.get(f"rnnmnist_cell_{sha256}")
-    if module is None:
-        source = Path(path).read_bytes() if Path(path).exists() else b""
-        actual = hashlib.sha256(source).hexdigest()
-        if sha256 not in (None, actual):
-            raise UserError(
-                f"model.cell: the checkpoint's cell is missing: {path} with SHA-256 "
-                f"{sha256}; restore it, or name its new place to evaluate, report, "
-                "export or main"
-            )
-        # Flax looks up the module of a class by its name.
-        module = types.ModuleType(f"rnnmnist_cell_{actual}")
-        module.__file__ = path
-        sys.modules[module.__name__] = module
-        try:
-            exec(compile(source, path, "exec"), vars(module))
-        except (Exception, SystemExit) as error:  # a user's file can raise anything
-            del sys.modules[module.__name__]
-            raise UserError(
-                f"model.cell: {path} does not run: {type(error).__name__}: {error}"
-            ) from error
-    create = getattr(module, name, None)
-    if not isinstance(create, type):
-        raise UserError(f"model.cell: {path} must define a class {name}")
-    return create

@@ -1,15 +1,18 @@
 """The recurrences by the names of `model.cell`."""
 
 import functools
+import hashlib
 import math
+import sys
+import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rnnmnist.config.files import load_cell
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.errors import UserError
@@ -24,6 +27,39 @@ CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {
 }
 GATE_COUNTS = {"lstm": 4, "gru": 3, "rnn": 1}  # with the candidate
 LINEAR_RECURRENCES = {"mingru": MinGRU, "lru": LRU}
+
+
+def load_cell(cell: str, sha256: str | None) -> type[Any]:
+    """Runs the file of `FILE.py:CLASS`, once for each hash, and returns the class.
+
+    The file must have the given hash. None accepts every content and always runs it.
+    """
+    path, _, name = cell.rpartition(":")
+    module = sys.modules.get(f"rnnmnist_cell_{sha256}")
+    if module is None:
+        source = Path(path).read_bytes() if Path(path).exists() else b""
+        actual = hashlib.sha256(source).hexdigest()
+        if sha256 not in (None, actual):
+            raise UserError(
+                f"model.cell: the checkpoint's cell is missing: {path} with SHA-256 "
+                f"{sha256}; restore it, or name its new place to evaluate, report, "
+                "export or main"
+            )
+        # Flax looks up the module of a class by its name.
+        module = types.ModuleType(f"rnnmnist_cell_{actual}")
+        module.__file__ = path
+        sys.modules[module.__name__] = module
+        try:
+            exec(compile(source, path, "exec"), vars(module))
+        except (Exception, SystemExit) as error:  # a user's file can raise anything
+            del sys.modules[module.__name__]
+            raise UserError(
+                f"model.cell: {path} does not run: {type(error).__name__}: {error}"
+            ) from error
+    create = getattr(module, name, None)
+    if not isinstance(create, type):
+        raise UserError(f"model.cell: {path} must define a class {name}")
+    return create
 
 
 def check_user_cell(config: ModelConfig) -> None:

@@ -19,7 +19,8 @@ from rnnmnist.runs import logs
 from rnnmnist.runs.writing import write_atomically, write_json
 from rnnmnist.runtime import machine
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
-from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0, process_count
+from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0
+from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of
 
 OWNER_FILE = ".trainer"  # names the process that trains in a workdir

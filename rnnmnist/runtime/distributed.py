@@ -30,7 +30,12 @@ from rnnmnist.errors import (
     exit_immediately,
     first_line,
 )
-from rnnmnist.runtime.jax_internals import ALONE, NO_CLUSTER, distributed_state
+from rnnmnist.runtime.jax_internals import (
+    ALONE,
+    NO_CLUSTER,
+    distributed_state,
+    process_count,
+)
 
 T = TypeVar("T")
 
@@ -81,11 +86,6 @@ def initialize(
             _shut_down()
         raise
     _shut_down()
-
-
-def process_count() -> int:
-    """Returns the number of processes of this run."""
-    return distributed_state().num_processes
 
 
 def is_process_0() -> bool:

@@ -52,3 +52,8 @@ def distributed_state() -> Any:
     except (ImportError, AttributeError):
         return ALONE
     return global_state
+
+
+def process_count() -> int:
+    """Returns the number of processes of this run."""
+    return distributed_state().num_processes

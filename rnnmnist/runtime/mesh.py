@@ -18,7 +18,7 @@ from jax.sharding import (
 
 from rnnmnist.config.platforms import MOST_CPU_DEVICES
 from rnnmnist.errors import UserError, first_line
-from rnnmnist.runtime.distributed import process_count
+from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.machine import usable_cores
 
 # The axes: the networks, and the shards of their batches.

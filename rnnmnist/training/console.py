@@ -21,7 +21,7 @@ from rnnmnist.runs import checkpoints
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.runtime.distributed import process_count
+from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of
 from rnnmnist.training.optimizer import make_schedule
 from rnnmnist.training.step import UpdateStats

@@ -19,8 +19,9 @@ from rnnmnist.models.classifier import flatten_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoints import DamagedError, Header, read_header
 from rnnmnist.runs.workdir import check_free, list_steps, lock
-from rnnmnist.runtime.distributed import all_gather, broadcast, process_count
+from rnnmnist.runtime.distributed import all_gather, broadcast
 from rnnmnist.runtime.ensemble import put_ensemble
+from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import device_put, make_mesh, over_seeds, replicated
 from rnnmnist.training.console import describe_last_checkpoint
 from rnnmnist.training.state import Program, TrainState, abstract_state, saved_arrays

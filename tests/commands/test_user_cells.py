@@ -9,10 +9,10 @@ import pytest
 from support import REPOSITORY, Command, called, output_of, refused
 
 from rnnmnist import evaluate
-from rnnmnist.config.files import load_cell, pin_cell
+from rnnmnist.config.files import pin_cell
 from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.errors import UserError
-from rnnmnist.models.cells import check_user_cell
+from rnnmnist.models.cells import check_user_cell, load_cell
 
 PAGE = (REPOSITORY / "docs/reference.md").read_text()
 CELL = PAGE.split("```python\n")[1].split("```")[0]
