@@ -58,8 +58,8 @@ def percentage_points(fraction: float) -> str:
 
 
 def probability(fraction: float) -> str:
-    """Formats a probability in percent; only 1 is `100.00 %`, only 0 is `0.00 %`."""
-    if 0.9999 < fraction < 1:
+    """Formats a probability in percent, which is never `100.00 %`."""
+    if fraction > 0.9999:
         return "> 99.99 %"
     return "< 0.01 %" if 0 < fraction < 0.0001 else percent(fraction)
 

