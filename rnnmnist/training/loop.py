@@ -32,7 +32,7 @@ from rnnmnist.runtime.mesh import device_put, replicated
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
 from rnnmnist.training.loss import weigh_classes
-from rnnmnist.training.optimizer import learning_rates
+from rnnmnist.training.optimizer import Schedule, learning_rates
 from rnnmnist.training.state import (
     Program,
     TrainState,
@@ -48,7 +48,7 @@ class Updates:
     """The updates of a run: their batches, learning rates and class weights."""
 
     batches: BatchSource
-    config: TrainConfig  # which determines the rates
+    schedule: Schedule
     class_weights: jax.Array | None = None  # float32 [classes]; None: all are 1
 
 
@@ -127,7 +127,7 @@ def train_from(
             task=task,
             workdir=workdir,
             program=program,
-            updates=Updates(batches, config.train, class_weights),
+            updates=Updates(batches, Schedule.create(config.train), class_weights),
             validation=validation if batches.on_host else validation.normalized(),
             checkpoints=checkpoints,
             progress=console.Progress(config.train, task, step, verbose=verbose),
@@ -188,7 +188,7 @@ def train_range(
     for chunk, count in updates.batches.chunks(first, last):
         rates = learning_rates(
             chunk.first,
-            config=updates.config,
+            schedule=updates.schedule,
             count=updates.batches.updates,
             sharding=everywhere,
         )

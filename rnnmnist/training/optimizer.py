@@ -1,6 +1,7 @@
 """The optimizer: learning rates, clipping, Adam, weight averaging."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,19 +31,6 @@ def make_optimizer(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "count", "sharding"))
-def learning_rates(
-    first: jax.Array, *, config: TrainConfig, count: int, sharding: Sharding
-) -> jax.Array:
-    """Returns the learning rates of the updates after `first` ones, float32 [count].
-
-    They are an argument of the training step, so that runs with other rates share it.
-    """
-    rates = make_schedule(config)(first + jnp.arange(count))
-    rates = jnp.full(count, rates, jnp.float32)  # a constant one is a number
-    return jax.lax.with_sharding_constraint(rates, sharding)
-
-
 def decay_mask(params: Params) -> np.ndarray:
     """Returns which parameters of a network are decayed, bool [parameters].
 
@@ -59,22 +47,46 @@ def decay_mask(params: Params) -> np.ndarray:
     return np.concatenate(masks)
 
 
-def make_schedule(config: TrainConfig) -> optax.Schedule:
-    """Returns a linear warm-up followed by a constant or a cosine decay to 0."""
-    warmup = int(config.warmup_fraction * config.total_steps)
-    remaining = max(1, config.total_steps - warmup)
-    after = (
-        optax.cosine_decay_schedule(config.learning_rate, remaining)
-        if config.schedule == "cosine"
-        else optax.constant_schedule(config.learning_rate)
-    )
-    if not warmup:
-        return after
-    # Starts above 0, so that the first update changes the parameters.
-    rise = optax.linear_schedule(
-        config.learning_rate / (warmup + 1), config.learning_rate, warmup
-    )
-    return optax.join_schedules([rise, after], [warmup])
+class Schedule(NamedTuple):
+    """The learning rates of a run: a linear warm-up, then constant or a cosine to 0."""
+
+    learning_rate: float  # after the warm-up
+    shape: str  # constant or cosine
+    warmup: int  # updates
+    num_steps: int  # updates in the whole run
+
+    @classmethod
+    def create(cls, config: TrainConfig) -> "Schedule":
+        """Returns the schedule of a run."""
+        warmup = int(config.warmup_fraction * config.total_steps)
+        return cls(config.learning_rate, config.schedule, warmup, config.total_steps)
+
+    def __call__(self, step: jax.typing.ArrayLike) -> jax.Array:
+        """Returns the learning rate of the update after `step` ones."""
+        peak, warmup = self.learning_rate, self.warmup
+        if self.shape == "cosine":
+            remaining = max(1, self.num_steps - warmup)
+            schedule = optax.cosine_decay_schedule(peak, remaining)
+        else:
+            schedule = optax.constant_schedule(peak)
+        if warmup:
+            # Starts above 0, so that the first update changes the parameters.
+            rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
+            schedule = optax.join_schedules([rise, schedule], [warmup])
+        return jnp.asarray(schedule(step))
+
+
+@functools.partial(jax.jit, static_argnames=("schedule", "count", "sharding"))
+def learning_rates(
+    first: jax.Array, *, schedule: Schedule, count: int, sharding: Sharding
+) -> jax.Array:
+    """Returns the learning rates of the updates after `first` ones, float32 [count].
+
+    They are an argument of the training step, so that runs with other rates share it.
+    """
+    rates = schedule(first + jnp.arange(count))
+    rates = jnp.full(count, rates, jnp.float32)  # a constant one has no axis
+    return jax.lax.with_sharding_constraint(rates, sharding)
 
 
 def average(
