@@ -270,7 +270,7 @@ class TrainConfig(ConfigSection, prefix="train."):
     label_smoothing: float = setting(
         0.0, "label fraction spread over all classes", ge=0, le=0.9
     )
-    # From Python also a mapping, which becomes sorted pairs.
+    # From Python also a mapping. A run resolves it to a pair for each of its classes.
     class_weight: Literal["none", "balanced"] | tuple[tuple[str, float], ...] = setting(
         "none",
         "weights of the classes in the training loss; balanced: inversely proportional "

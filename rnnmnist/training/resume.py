@@ -192,7 +192,7 @@ def restore_state(
             lambda tree: flatten(put(tree)),
             rest["opt_state"],
             transform_non_params=put,
-            is_leaf=lambda _: True,  # a tree of parameters as a whole
+            is_leaf=lambda _: True,  # flattens each tree of parameters whole
         ),
     )
 

@@ -41,7 +41,7 @@ class UpdateStats:
 
     @classmethod
     def zeros(cls, seeds: int) -> "UpdateStats":
-        """Returns those before the first update."""
+        """Returns the statistics before the first update."""
         zeros = jnp.zeros(seeds, jnp.float32)
         return cls(
             updates=jnp.zeros((), jnp.int32),
@@ -53,7 +53,7 @@ class UpdateStats:
         )
 
     def add(self, later: "UpdateStats") -> "UpdateStats":
-        """Adds those of later updates."""
+        """Adds the statistics of later updates."""
         return dataclasses.replace(
             later,
             updates=self.updates + later.updates,
