@@ -34,9 +34,7 @@ def main(argv: list[str]) -> None:
 
         enable_compilation_cache()
         with initialize(*args.processes):
-            config = args.config
-            if getattr(args, "train.class_weight") is None:
-                config = take_class_weights(config, args.workdir)
+            config = take_class_weights(args)
             for label, result in check_run(config, args.workdir, args.require):
                 show(label, result)
             show("verdict", f"a run of {args.name} would work here")

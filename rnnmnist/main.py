@@ -33,9 +33,7 @@ def main(argv: list[str]) -> None:
     enable_compilation_cache()
     with distributed.initialize(*args.processes):
         timer = PhaseTimer(shlex.join(["python", "-m", "rnnmnist.main", *argv]))
-        config = args.config
-        if getattr(args, "train.class_weight") is None:
-            config = take_class_weights(config, args.workdir)
+        config = take_class_weights(args)
         distributed.broadcast(lambda: check_workdir(config, args.workdir))
         with timer.phase("data"):
             dataset = distributed.process_0_first(lambda: datasets.load(config.data))

@@ -1,5 +1,6 @@
 """Resuming a run: who may write its folder, from which step, with which settings."""
 
+import argparse
 import contextlib
 import functools
 import logging
@@ -82,16 +83,19 @@ def start_step(config: Config, task: Task, workdir: Path) -> int:
     return broadcast(decide)
 
 
-def take_class_weights(config: Config, workdir: Path) -> Config:
-    """Returns a configuration with the class weights of its run, if they are a mapping.
+def take_class_weights(args: argparse.Namespace) -> Config:
+    """Returns the configuration of a command line, with class weights of its run.
 
-    A command line has no way to give one.
+    They are taken if they are a mapping, which a command line has no way to give, and
+    if neither it nor its configuration file gives others.
     """
+    config: Config = args.config
     header = None
     with contextlib.suppress(UserError):  # which `check_settings` raises
-        _, header = newest_readable(workdir)
+        _, header = newest_readable(args.workdir)
     trained = header.config.train.class_weight if header else "none"
-    if config.train.class_weight != "none" or not isinstance(trained, tuple):
+    is_given = getattr(args, "train.class_weight") is not None
+    if is_given or config.train.class_weight != "none" or isinstance(trained, str):
         return config
     return config.replace({"train.class_weight": trained})
 
