@@ -32,6 +32,7 @@ from rnnmnist.errors import (
     UserError,
     as_run_error,
     did_you_mean,
+    erase_line,
     exit_immediately,
     first_line,
 )
@@ -174,7 +175,8 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{record.levelname.lower()}: {record.getMessage()}"
+        level = erase_line(sys.stderr) + record.levelname.lower()
+        line = f"{level}: {record.getMessage()}"
         error = record.exc_info[1] if record.exc_info else None
         return f"{line}: {first_line(error)}" if error else line
 

@@ -11,10 +11,11 @@ import contextlib
 import difflib
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 PACKAGE = Path(__file__).resolve().parent
 # A wheel has configurations here, and models in whose folders reports are written.
@@ -123,6 +124,13 @@ def printable(text: str) -> str:
     )
 
 
+def erase_line(stream: TextIO) -> str:
+    """Returns what erases a line of a terminal, "" if it cannot, without escapes."""
+    if not stream.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        return ""
+    return "\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r"
+
+
 def exit_immediately(text: str, exit_code: int) -> NoReturn:
     """Prints a text to standard error, and ends this process.
 
@@ -131,6 +139,6 @@ def exit_immediately(text: str, exit_code: int) -> NoReturn:
     """
     try:
         sys.stdout.flush()
-        print(text, file=sys.stderr, flush=True)
+        print(erase_line(sys.stderr) + text, file=sys.stderr, flush=True)
     finally:  # also if a stream is closed
         os._exit(exit_code)

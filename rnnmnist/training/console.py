@@ -1,5 +1,6 @@
 """The text that a training run prints, and parts of its error messages."""
 
+import contextlib
 import shlex
 import sys
 import time
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 
 from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
+from rnnmnist.errors import erase_line
 from rnnmnist.evaluation.metrics import (
     format_accuracy,
     format_counts,
@@ -29,8 +31,11 @@ from rnnmnist.training.step import UpdateStats
 REMEDY = "lower train.learning_rate or set train.clip_norm"
 
 
-class Progress:
-    """Prints the progress of a run that has finished `step` steps, unless quiet."""
+class Progress(contextlib.AbstractContextManager["Progress"]):
+    """Prints the progress of a run that has finished `step` steps, unless quiet.
+
+    A terminal has one line of training, which ends when the context is left.
+    """
 
     def __init__(
         self, config: TrainConfig, task: Task, step: int, *, verbose: bool
@@ -41,6 +46,11 @@ class Progress:
         self._num_steps = config.total_steps
         self._steps_per_epoch = task.examples["train"] / config.batch_size
         self._started = time.monotonic()
+        self._is_drawn = False  # a line that has not ended
+
+    def __exit__(self, *error: object) -> None:
+        if self._is_drawn:
+            print(flush=True)
 
     def start(self, networks: int, parameters: int, *, on_host: bool) -> None:
         """Prints the size of the networks, and where the training data stay."""
@@ -64,16 +74,26 @@ class Progress:
         seconds = time.monotonic() - self._started
         done = max(1, step - self._first_step)
         left = seconds / done * (self._num_steps - step)
-        self.line(
-            f"epoch {step / self._steps_per_epoch:.1f}  step {step}/{self._num_steps}  "
-            f"loss {metrics.loss:.4f}  accuracy {accuracy}  "
-            f"{metrics.examples_per_second:,.0f} {self._noun}/s  {left:.0f} s left"
-        )
+        parts = [
+            f"epoch {step / self._steps_per_epoch:.1f}",
+            f"step {step}/{self._num_steps}",
+            f"{100 * step // self._num_steps} %",
+            f"loss {metrics.loss:.4f}",
+            f"accuracy {accuracy}",
+            f"{metrics.examples_per_second:,.0f} {self._noun}/s",
+            f"{left:.0f} s left",
+        ]
+        erase = erase_line(sys.stdout)
+        while erase and len("  ".join(parts)) > len(erase) - 2 and len(parts) > 1:
+            parts.pop(-2)  # the speed first
+        self.line("  ".join(parts), end="" if erase else "\n")
 
-    def line(self, text: str) -> None:
-        """Prints a line."""
+    def line(self, text: str, end: str = "\n") -> None:
+        """Prints a line, in place of one that has not ended."""
         if self._verbose:
-            print(text, flush=True)
+            erase = erase_line(sys.stdout) if self._is_drawn else ""
+            print(erase + text, end=end, flush=True)
+            self._is_drawn = not end
 
 
 def print_header(

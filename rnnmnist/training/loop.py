@@ -119,6 +119,7 @@ def train_from(
     with (
         Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints,
         open_batches(splits["train"], config, mesh) as batches,
+        console.Progress(config.train, task, step, verbose=verbose) as progress,
     ):
         validation = splits["validation"]
         class_weights = weigh_classes(config.train, task, splits["train"].labels, mesh)
@@ -130,9 +131,9 @@ def train_from(
             updates=Updates(batches, Schedule.create(config.train), class_weights),
             validation=validation if batches.on_host else validation.normalized(),
             checkpoints=checkpoints,
-            progress=console.Progress(config.train, task, step, verbose=verbose),
+            progress=progress,
         )
-        run.progress.start(*state.params.shape, on_host=batches.on_host)
+        progress.start(*state.params.shape, on_host=batches.on_host)
         with jax.transfer_guard("disallow"):  # implicit copies to or from the host
             step = train_loop(run, state, step, stop)
     signal_number = all_max(stop.number)  # includes a signal during the last save

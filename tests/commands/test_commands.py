@@ -74,7 +74,9 @@ def test_a_run_writes_the_files_of_the_contract(reference_run: Path) -> None:
     assert "python -m rnnmnist.report" in printed
     before, _, after = printed.partition("compiling the training step\n")
     assert "loss" in after and "loss" not in before
-    assert re.search(r"epoch 1\.4  step 120/120  loss \d\.\d+  accuracy", printed)
+    assert re.search(
+        r"epoch 1\.4  step 120/120  100 %  loss \d\.\d+  accuracy", printed
+    )
 
 
 def test_a_run_records_command_hardware_versions_and_times(

@@ -1,12 +1,24 @@
 """The lines that a training run prints."""
 
+import os
+import pty
+import re
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from support import TASK
 
+import rnnmnist
 from rnnmnist.config.schema import TrainConfig
+from rnnmnist.errors import RunError
 from rnnmnist.runs.logs import Metrics
+from rnnmnist.training import loop
 from rnnmnist.training.console import Progress
 
 
@@ -18,13 +30,97 @@ def test_the_time_left_is_that_of_the_steps_so_far(
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     progress = Progress(TrainConfig(num_steps=400), TASK, 100, verbose=True)
     scores = [0.51234], [96]
-    progress.show(Metrics.create(200, "train", 128, [0], *scores, 12345.6))
+    progress.show(
+        Metrics.create(200, "train", 128, [0], *scores, examples_per_second=12345.6)
+    )
     progress.show(Metrics.create(200, "validation", 128, [0], *scores))
     assert capsys.readouterr().out.splitlines() == [
-        "epoch 0.5  step 200/400  loss 0.5123  accuracy 75.00 %  12,346 images/s  "
-        "60 s left",
+        "epoch 0.5  step 200/400  50 %  loss 0.5123  accuracy 75.00 %  "
+        "12,346 images/s  60 s left",
         "step 200  validation loss 0.5123  accuracy 75.00 % (96 of 128)",
     ]
     quiet = Progress(TrainConfig(num_steps=400), TASK, 100, verbose=False)
     quiet.show(Metrics.create(200, "validation", 128, [0], *scores))
     assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[Any, int]]:
+    """A pseudo-terminal: the file that a program writes, and what reads its screen."""
+    screen, program = pty.openpty()
+    with os.fdopen(program, "w") as file:
+        yield file, screen
+    os.close(screen)
+
+
+def lines_of(screen: int) -> list[str]:
+    """The lines that a terminal shows, on which text overwrites what was there."""
+    shown, column = [""], 0
+    for part in re.split(r"(\r|\n)", os.read(screen, 1 << 16).decode()):
+        if part == "\n":
+            shown.append("")
+        elif part == "\r":
+            column = 0
+        else:
+            line = shown[-1]
+            shown[-1] = line[:column] + part + line[column + len(part) :]
+            column += len(part)
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("variables", "width", "count"),
+    [
+        ({"TERM": "xterm"}, 100, 1),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, 60, 1),
+        ({"TERM": "dumb"}, 100, 4),
+    ],
+)
+def test_a_terminal_shows_one_line_of_training(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: Any,
+    variables: dict[str, str],
+    width: int,
+    count: int,
+) -> None:
+    """It fits, and an error ends it. Validations stay."""
+    original = loop.validate
+
+    def fail_at_20(run: Any, state: Any, step: int) -> Any:
+        if step == 20:
+            raise RunError("a failure")
+        return original(run, state, step)
+
+    monkeypatch.setattr(loop, "validate", fail_at_20)
+    monkeypatch.setattr(sys, "stdout", terminal[0])
+    for name, value in variables.items() | {("COLUMNS", str(width))}:
+        monkeypatch.setenv(name, value)
+    labels = np.arange(40) % 2
+    settings: dict[str, Any] = {"cell": "lstm", "hidden_size": 4, "num_steps": 400}
+    settings |= {"log_every_steps": 5, "eval_every_steps": 10, "num_devices": 1}
+    with pytest.raises(RunError, match="a failure"):
+        rnnmnist.fit(np.eye(40), labels, workdir=tmp_path / "run", **settings)
+    shown = lines_of(terminal[1])
+    trained = [line.rstrip() for line in shown if line.startswith("epoch")]
+    assert len(trained) == count
+    assert re.match(
+        r"epoch \d+\.\d  step 20/400  5 %  loss .* \d+ s left$", trained[-1]
+    )
+    assert ("sequences/s" in trained[-1]) == (width == 100)
+    assert all(len(line) < width for line in trained)
+    (validated,) = (line.rstrip() for line in shown if line.startswith("step"))
+    assert re.search(r"accuracy [\d.]+ % \(\d of \d\)$", validated)
+    assert shown[-1] == ""
+
+
+def test_a_message_erases_the_line_on_a_terminal(terminal: Any) -> None:
+    program = (
+        "from rnnmnist.errors import exit_immediately\n"
+        "print('epoch 1.0', end='', flush=True)\n"
+        "exit_immediately('stop', 130)\n"
+    )
+    streams = dict.fromkeys(("stdout", "stderr"), terminal[0])
+    variables = os.environ | {"TERM": "xterm"}
+    subprocess.run([sys.executable, "-c", program], **streams, env=variables)
+    assert [line.rstrip() for line in lines_of(terminal[1])] == ["stop", ""]
