@@ -325,6 +325,13 @@ class TrainConfig(ConfigSection, prefix="train."):
         ge=1,
         resume="allowed",
     )
+    patience: int | None = setting(
+        None,
+        "validations in a row without a lower loss after which the run ends; the "
+        "schedule stays that of the whole run, whose low rates it then does not reach",
+        ge=1,
+        resume="allowed",
+    )
     keep_checkpoints: int = setting(
         2,
         "newest checkpoints kept, in addition to the best one",

@@ -36,6 +36,14 @@ class Task:
         return " / ".join(f"{count:,}" for count in self.examples.values())
 
     @property
+    def validation_note(self) -> str:
+        """What an interval of the validation split does not know; "" if nothing."""
+        count = len(self.validation_groups)
+        of_groups = f"{count} group{'s' if count > 1 else ''}"
+        text = f"; {self.examples['validation']:,} {self.noun} of {of_groups}; "
+        return text + "the interval takes them for independent" if count else ""
+
+    @property
     def evaluated_split(self) -> str:
         """The split of the final result: `test`, else `validation`, else `train`."""
         splits = ("test", "validation")
@@ -67,6 +75,11 @@ def fit_to_task(config: Config, task: Task) -> Config:
         raise UserError(
             f"train.class_weight: names the class {shown(unknown[0])}; "
             f"{did_you_mean(unknown[0], task.classes, allowed)}"
+        )
+    if config.train.patience is not None and not task.examples["validation"]:
+        raise UserError(
+            f"train.patience: {config.train.patience} needs a validation split, and "
+            f"{task.name} has none; mark sequences with validation, or remove it"
         )
     config = resolve(config, task)
     model = config.model

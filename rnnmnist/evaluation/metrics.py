@@ -138,15 +138,18 @@ def _balanced_accuracy(confusion: np.ndarray) -> float:
 def format_accuracy(scores: Scores | Metrics) -> str:
     """Formats an accuracy with its counts and its interval: over seeds, if several."""
     counts = format_counts(scores)
+    balanced = ""
+    if isinstance(scores, Metrics) and scores.balanced_accuracy is not None:
+        balanced = f", balanced accuracy {percent(scores.balanced_accuracy)}"
     if not scores.members:
         ends = interval(wilson_interval(scores.correct, scores.examples))
-        return f"{percent(scores.accuracy)} ({counts}; 95 % interval {ends})"
+        return f"{percent(scores.accuracy)} ({counts}; 95 % interval {ends}){balanced}"
     seeds = len(scores.members)
     std = statistics.stdev(network.accuracy for network in scores.members)
     ends = interval(t_interval(scores.accuracy, std, seeds))
     return (
         f"{mean_and_std(scores.accuracy, std)} over {seeds} seeds ({counts}; "
-        f"95 % interval of the mean {ends})"
+        f"95 % interval of the mean {ends}){balanced}"
     )
 
 

@@ -7,10 +7,11 @@ import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
+from rnnmnist.config.schema import TrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.errors import names_path
 from rnnmnist.runs.writing import sync, write_atomically
@@ -38,8 +39,9 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     correct: int
     examples: int  # for each network
     examples_per_second: float | None = None  # in training, by all members together
-    # By which a step is selected, if the loss has class weights.
+    # On unbalanced classes, and with class weights, with which it selects a step.
     balanced_accuracy: float | None = None
+    is_weighted: bool = False
     members: tuple[NetworkMetrics, ...] = ()  # empty for a single network
 
     @classmethod
@@ -51,8 +53,7 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         seeds: Sequence[int],
         losses: Sequence[float],
         correct: Sequence[int],
-        examples_per_second: float | None = None,
-        balanced_accuracy: float | None = None,
+        **others: Any,
     ) -> "Metrics":
         """Returns the metrics of networks with these seeds, losses and counts."""
         networks = tuple(
@@ -67,9 +68,8 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             accuracy=sum(correct) / (len(networks) * examples),
             correct=sum(correct),
             examples=examples,
-            examples_per_second=examples_per_second,
-            balanced_accuracy=balanced_accuracy,
             members=networks if len(networks) > 1 else (),
+            **others,
         )
 
     @property
@@ -90,10 +90,38 @@ def best_step(validations: Mapping[int, Metrics | None]) -> int:
         metrics = validations[step]
         if metrics is None or metrics.examples < MIN_VALIDATION_EXAMPLES:
             return 0.0, step
-        accuracy = metrics.balanced_accuracy
-        return metrics.accuracy if accuracy is None else accuracy, -step
+        balanced = metrics.balanced_accuracy if metrics.is_weighted else None
+        return metrics.accuracy if balanced is None else balanced, -step
 
     return max(validated or validations, key=rank, default=0)
+
+
+def completion(workdir: Path, step: int, config: TrainConfig) -> str | None:
+    """Returns why a run that has finished `step` steps is complete, None if it is not.
+
+    It is at its last step or beyond, or as many validations as its patience in a row
+    have had no lower loss, which is a mean over seeds, than the lowest one before.
+    """
+    last = config.total_steps
+    if step >= last:
+        asked = f" (asked for {last})" if step > last else ""
+        return f"complete at step {step}{asked}"
+    lowest, later = lowest_loss(workdir, step)
+    if config.patience is None or later < config.patience:
+        return None
+    since = f"no lower validation loss since step {lowest:,}"
+    return f"stopped at step {step:,} of {last:,}: {since}"
+
+
+def lowest_loss(workdir: Path, step: int) -> tuple[int, int]:
+    """Returns the step of the lowest validation loss, and how many validations follow.
+
+    They are those up to `step`; later ones of a killed run are not saved.
+    """
+    lines = [line for line in read(workdir, Metrics) if line.split == "validation"]
+    losses = {line.step: line.loss for line in lines if line.step <= step}
+    lowest = min(losses, key=losses.__getitem__, default=0)
+    return lowest, sum(validated > lowest for validated in losses)
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +135,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     from_step: int
     step: int  # the last checkpoint at the end
+    completion: str | None = None  # why the run is complete, if it is
     seconds: dict[str, float]  # by phase, and `total`
 
 

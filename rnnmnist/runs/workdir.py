@@ -146,6 +146,7 @@ def session(
     logs.remove_metrics_after(workdir, step)
 
     def end() -> None:
+        last = max(list_steps(workdir), default=0)
         record = logs.Session(
             time=start,
             command=timer.command,
@@ -154,7 +155,8 @@ def session(
             processes=process_count(),
             versions=machine.installed_versions(),
             from_step=step,
-            step=max(list_steps(workdir), default=0),
+            step=last,
+            completion=logs.completion(workdir, last, config.train),
             seconds=timer.seconds(),
         )
         logs.append(workdir, record)

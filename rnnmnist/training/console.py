@@ -4,6 +4,7 @@ import contextlib
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -19,7 +20,7 @@ from rnnmnist.evaluation.metrics import (
     format_result,
     percent,
 )
-from rnnmnist.runs import checkpoints
+from rnnmnist.runs import checkpoints, logs
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.workdir import list_steps
@@ -97,9 +98,14 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
 
 def print_header(
-    config: Config, task: Task, workdir: Path, mesh: Mesh, step: int
+    config: Config,
+    task: Task,
+    workdir: Path,
+    mesh: Mesh,
+    step: int,
+    complete: str | None,
 ) -> None:
-    """Prints the network, the data set, the devices, and the step to resume from."""
+    """Prints network, data set, devices, and where the run resumes or is complete."""
     seeds = f"seed {config.seed}"
     if config.num_seeds > 1:
         seeds = f"seeds {config.seeds[0]} to {config.seeds[-1]}"
@@ -111,22 +117,27 @@ def print_header(
         f"{task.name}, {seeds}, {devices}, in {workdir}"
     )
     if task.image_shape is None:
-        names = ", ".join(task.classes[:10]) + (", …" if len(task.classes) > 10 else "")
         print(
             f"{task.sizes} sequences for training / validation / test, of at most "
-            f"{task.time_steps:,} time steps with {task.features:,} features, in "
-            f"{len(task.classes):,} classes: {names}"
+            f"{task.time_steps:,} time steps with {task.features:,} features "
+            f"({first_ten(task.feature_names)}), in {len(task.classes):,} classes: "
+            f"{first_ten(task.classes)}"
         )
     if task.validation_groups:
         print(f"validation on the groups {', '.join(task.validation_groups)}")
     if isinstance(weights := config.train.class_weight, tuple):
         print("class weights " + ", ".join(f"{name}: {one:g}" for name, one in weights))
-    steps = config.train.total_steps
-    if step >= steps:
-        asked = f" (asked for {steps})" if step > steps else ""
-        print(f"complete at step {step}{asked}")
+    if complete is not None:
+        if step < config.train.total_steps:
+            complete += "; train.patience=none or a larger one trains on"
+        print(complete)
     elif step:
         print(f"resuming from step {step}")
+
+
+def first_ten(names: Sequence[str]) -> str:
+    """Returns the first ten names as text."""
+    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
 
 
 def describe_rejection(config: Config, stats: UpdateStats, step: int) -> str:
@@ -149,9 +160,13 @@ def describe_last_checkpoint(workdir: Path) -> str:
 
 
 def print_summary(
-    workdir: Path, steps: int, result: Result | None, seconds: dict[str, float]
+    workdir: Path,
+    steps: int,
+    config: TrainConfig,
+    result: Result | None,
+    seconds: dict[str, float],
 ) -> None:
-    """Prints the results of a complete run and the commands that read them."""
+    """Prints the results of a run that has ended and the commands that read them."""
     best = steps if result is None else result.step
     header = checkpoints.read_header(workdir, best)
     task, validation = header.task, header.metrics
@@ -164,8 +179,9 @@ def print_summary(
             f"{MIN_VALIDATION_EXAMPLES} validation examples do not select one"
         )
     else:
-        by = "" if validation.balanced_accuracy is None else " by balanced accuracy"
+        by = " by balanced accuracy" if validation.is_weighted else ""
         validated = f"{format_accuracy(validation)}, best at step {best}{by}"
+    validated += task.validation_note
     flag = f"--workdir={shlex.quote(str(workdir))}"
     python = Path("python")
     interpreter = Path(sys.executable)
@@ -177,8 +193,11 @@ def print_summary(
     else:
         test = f"none: {task.name} has no test split"
         evaluate += f" --split={task.evaluated_split}"
+    early = ""
+    if steps < config.total_steps:
+        early = f"; {logs.completion(workdir, steps, config) or 'ended by a callback'}"
     print(
-        f"\nsteps       {steps:,} ({examples:,} {task.noun})\n"
+        f"\nsteps       {steps:,} ({examples:,} {task.noun}){early}\n"
         f"seconds     {seconds['total']:.1f} (data {seconds['data']:.1f}, compile "
         f"{seconds['compile']:.1f}, train {seconds['train']:.1f})\n"
         f"validation  {validated}\n"

@@ -21,7 +21,7 @@ from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.jax_internals import has_devices
 from rnnmnist.runtime.signals import stop_on_interrupt
-from rnnmnist.training.loop import train
+from rnnmnist.training.loop import Callback, train
 from rnnmnist.training.resume import check_workdir, newest_readable
 
 # The settings of a run on arrays, by their names without the section.
@@ -44,6 +44,7 @@ def fit(
     groups: ArrayLike | None = None,
     feature_names: ArrayLike | None = None,
     verbose: bool = True,
+    callback: Callback | None = None,
     **settings: object,
 ) -> Path:
     """Trains a classifier of sequences, or resumes the run in `workdir`.
@@ -90,6 +91,10 @@ def fit(
         feature_names: strings [features].
         verbose: whether progress, warnings and a summary are printed. The handlers of
             the logger `rnnmnist` get the warnings, too. `False` holds for all threads.
+        callback: is called on process 0 after each validation, which is saved by then,
+            with its line of `metrics.jsonl` (`step`, `loss`, `accuracy` and others). If
+            it returns True, the run ends there and is evaluated; the same call trains
+            on. What it raises leaves `fit` unchanged, and the same call resumes.
         **settings: of the configuration `files`, by their names without the section,
             such as `num_steps=1000` for `train.num_steps`. `class_weight` can also be
             a mapping from classes to weights, which are 1 for all others.
@@ -99,7 +104,7 @@ def fit(
 
     Raises:
         UserError: if the arrays or a setting are invalid, or the workdir has the run of
-            other arrays or settings.
+            other arrays or settings, or a callback has no validation to be called for.
         RunError: if a loss or gradient is not finite, or a file of the run cannot be
             written.
         OSError: if a file cannot be read, or the arrays cannot be saved.
@@ -130,6 +135,10 @@ def fit(
         with timer.phase("data"):
             dataset = to_dataset(folder.name, sequences, config.data)
             config = fit_to_task(config, dataset.task)
+            if callback is not None and not dataset.task.examples["validation"]:
+                raise UserError(
+                    "callback: needs a validation split; mark sequences with validation"
+                )
             _save(path, sequences, dataset.task)
         jax_config: Any = jax.config  # some versions do not declare its attributes
         if not (has_devices() or jax_config.jax_compilation_cache_dir):
@@ -141,6 +150,7 @@ def fit(
             lambda: contextlib.nullcontext(stop),
             timer=timer,
             verbose=verbose,
+            callback=callback,
         )
     return folder
 

@@ -42,6 +42,9 @@ from rnnmnist.training.state import (
 )
 from rnnmnist.training.step import UpdateStats, score_last_batch, train_steps
 
+# Takes the metrics of a validation. True ends the run, which can be resumed.
+Callback = Callable[[Metrics], bool | None]
+
 
 @dataclasses.dataclass(frozen=True)
 class Updates:
@@ -64,6 +67,7 @@ class Run:
     validation: Examples
     checkpoints: Checkpoints
     progress: console.Progress
+    callback: Callback | None
 
 
 def train(
@@ -74,6 +78,7 @@ def train(
     *,
     timer: PhaseTimer,
     verbose: bool = True,
+    callback: Callback | None = None,
 ) -> None:
     """Trains, or resumes from the newest checkpoint; evaluates; prints a summary.
 
@@ -82,22 +87,23 @@ def train(
     was started before the data were read. A complete run is kept.
     """
     with resume.hold_workdir(workdir, config, dataset.task) as mesh:
-        step = resume.start_step(config, dataset.task, workdir)
+        step, complete = resume.find_start(config, dataset.task, workdir)
         if verbose:
-            console.print_header(config, dataset.task, workdir, mesh, step)
-        if step < config.train.total_steps:
+            console.print_header(config, dataset.task, workdir, mesh, step, complete)
+        if complete is None:
             with (
                 session(workdir, config, step, mesh, timer),
                 open_stop() as stop,
                 timer.phase("train"),
             ):
-                train_from(step, config, dataset, workdir, mesh, stop, verbose)
+                step = train_from(
+                    step, config, dataset, workdir, mesh, stop, verbose, callback
+                )
         result = None
         if dataset.task.evaluated_split != "train":
             result = evaluate_best_checkpoint(workdir, mesh, dataset, timer.command)
     if is_process_0() and verbose:
-        steps = max(step, config.train.total_steps)
-        console.print_summary(workdir, steps, result, timer.seconds())
+        console.print_summary(workdir, step, config.train, result, timer.seconds())
 
 
 def train_from(
@@ -108,8 +114,9 @@ def train_from(
     mesh: Mesh,
     stop: StopFlag,
     verbose: bool,
-) -> None:
-    """Trains from a step to the last one, or until a signal."""
+    callback: Callback | None,
+) -> int:
+    """Trains from a step to the end of the run, or until a signal; returns the step."""
     task, splits = dataset
     program = Program.create(config, task, mesh)
     if step:
@@ -132,6 +139,7 @@ def train_from(
             validation=validation if batches.on_host else validation.normalized(),
             checkpoints=checkpoints,
             progress=progress,
+            callback=callback,
         )
         progress.start(*state.params.shape, on_host=batches.on_host)
         with jax.transfer_guard("disallow"):  # implicit copies to or from the host
@@ -144,10 +152,11 @@ def train_from(
             "to resume",
             signal_number,
         )
+    return step
 
 
 def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
-    """Trains to the last step or a signal; returns the step that is being saved."""
+    """Trains to the end or a signal; returns the step that is being saved."""
     config = run.config.train
     stopping = all_max(stop.number) > 0
     while step < config.total_steps and not stopping:
@@ -172,6 +181,7 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
                 metrics = validate(run, state, step)
             arrays = saved_arrays(state, program=run.program)
             run.checkpoints.save(step, arrays, run.config, run.task, metrics)
+            stopping |= metrics is not None and ends_early(run, metrics)
     return step
 
 
@@ -231,9 +241,11 @@ def log_training(
         scores = score_last_batch(state, chunk, program=run.program)
         loss, correct = jax.device_get(scores)
     losses = [float(one) / examples for one in loss]
-    counts = correct.tolist()
-    seeds = run.config.seeds
-    log(run, Metrics.create(step, "train", examples, seeds, losses, counts, speed))
+    networks = run.config.seeds, losses, correct.tolist()
+    metrics = Metrics.create(
+        step, "train", examples, *networks, examples_per_second=speed
+    )
+    log(run, metrics)
 
 
 def validate(run: Run, state: TrainState, step: int) -> Metrics:
@@ -255,6 +267,8 @@ def validate(run: Run, state: TrainState, step: int) -> Metrics:
                 f"step {step}{run.config.seed_suffix(index)} is not saved: its "
                 f"validation loss is {loss}; {console.REMEDY}"
             )
+    totals = np.sum(scores.confusion, axis=1)  # of each class
+    is_unbalanced = is_weighted or totals.max() >= 2 * totals.min()
     metrics = Metrics.create(
         step,
         "validation",
@@ -262,10 +276,28 @@ def validate(run: Run, state: TrainState, step: int) -> Metrics:
         run.config.seeds,
         losses,
         [network.correct for network in scores.networks],
-        balanced_accuracy=scores.balanced_accuracy if is_weighted else None,
+        balanced_accuracy=scores.balanced_accuracy if is_unbalanced else None,
+        is_weighted=is_weighted,
     )
     log(run, metrics)
     return metrics
+
+
+def ends_early(run: Run, metrics: Metrics) -> bool:
+    """Whether a validation ends the run, by its patience or its callback."""
+
+    def decide() -> bool:
+        try:
+            answer = run.callback(metrics) if run.callback else None
+        except OSError as error:  # not one on a file of the run
+            error.add_note(resume.BY_CALLBACK)
+            raise
+        if isinstance(answer, bool | np.bool_) and answer:
+            return True
+        return logs.completion(run.workdir, metrics.step, run.config.train) is not None
+
+    with jax.transfer_guard("allow"):  # in the callback
+        return broadcast(decide)
 
 
 def log(run: Run, metrics: Metrics) -> None:

@@ -17,6 +17,7 @@ from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.images import make_builder, missing_urls
 from rnnmnist.data.placement import open_batches
 from rnnmnist.errors import RunError
+from rnnmnist.runs.logs import completion
 from rnnmnist.runs.workdir import check_free
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.mesh import make_mesh, platform_of
@@ -58,8 +59,7 @@ def check_run(
     step = step_to_resume(config, workdir, task)
     free = shutil.disk_usage(check_writable(workdir)).free / 2**30
     start = f"a run resumes from step {step}" if step else "no run in it yet"
-    if step >= config.train.total_steps:
-        start = f"complete at step {step}"
+    start = completion(workdir, step, config.train) or start
     yield "workdir", f"{workdir}, writable, {free:,.1f} GiB free, {start}"
     yield "step", describe_step(config, task, dataset, mesh)
 

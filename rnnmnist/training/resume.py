@@ -19,6 +19,7 @@ from rnnmnist.models.cells import check_user_cell
 from rnnmnist.models.classifier import flatten_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoints import DamagedError, Header, read_header
+from rnnmnist.runs.logs import completion
 from rnnmnist.runs.workdir import check_free, list_steps, lock
 from rnnmnist.runtime.distributed import all_gather, broadcast
 from rnnmnist.runtime.ensemble import put_ensemble
@@ -26,6 +27,8 @@ from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import device_put, make_mesh, over_seeds, replicated
 from rnnmnist.training.console import describe_last_checkpoint
 from rnnmnist.training.state import Program, TrainState, abstract_state, saved_arrays
+
+BY_CALLBACK = "raised by the callback"
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ def check_agreement(config: Config, task: Task) -> None:
 def hold_workdir(workdir: Path, config: Config, task: Task) -> Iterator[Mesh]:
     """Locks a workdir for a run on whose devices and settings all processes agree.
 
-    A failed read or write names the last checkpoint in it.
+    A failed read or write names the last checkpoint in it, but one of a callback.
     """
     check_agreement(config, task)
     mesh = make_mesh(
@@ -64,21 +67,23 @@ def hold_workdir(workdir: Path, config: Config, task: Task) -> Iterator[Mesh]:
             yield mesh
         except OSError as error:
             failure = as_run_error(error)
-            if failure is None:  # such as a closed standard output
+            if failure is None or BY_CALLBACK in getattr(error, "__notes__", ()):
                 raise
             last = describe_last_checkpoint(workdir)
             raise RunError(f"{failure}; {last}") from error
 
 
-def start_step(config: Config, task: Task, workdir: Path) -> int:
-    """Returns the step from which a run resumes, 0 if there is no checkpoint.
+def find_start(config: Config, task: Task, workdir: Path) -> tuple[int, str | None]:
+    """Returns the step from which a run resumes, and why it is complete if it is.
 
-    Damaged checkpoints are renamed, so that their steps can be saved again.
+    The step is 0 if there is no checkpoint. Damaged checkpoints are renamed, so that
+    their steps can be saved again.
     """
 
-    def decide() -> int:
+    def decide() -> tuple[int, str | None]:
         _quarantine_damaged(workdir)
-        return step_to_resume(config, workdir, task)
+        step = step_to_resume(config, workdir, task)
+        return step, completion(workdir, step, config.train)
 
     return broadcast(decide)
 

@@ -189,6 +189,7 @@ OTHERS: dict[str, object] = {
     "train.label_smoothing": 0.1,
     "train.ema_decay": 0.5,
     "train.num_steps": 1000,
+    "train.patience": 1000,
     "train.warmup_fraction": 0.5,
 }
 # Settings with which others are valid.
@@ -200,7 +201,8 @@ NEEDED: dict[str, dict[str, object]] = {
 ALLOWED = {
     *("data.path", "data.data_dir", "data.manual_dir"),
     *("train.log_every_steps", "train.log_metrics", "train.eval_every_steps"),
-    *("train.min_steps", "train.keep_checkpoints", "execution.placement"),
+    *("train.min_steps", "train.keep_checkpoints", "train.patience"),
+    "execution.placement",
 }
 WARNED = {
     *("train.num_steps", "train.learning_rate", "train.schedule", "train.clip_norm"),

@@ -1,6 +1,7 @@
 """Runs on few sequences, of which none or none but a few are held out."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,41 @@ def test_the_best_step_has_the_highest_balanced_accuracy_if_there_is_one() -> No
         step: msgspec.structs.replace(one, balanced_accuracy=(100 - one.correct) / 100)
         for step, one in found.items()
     }
-    assert best_step(balanced) == 10
+    assert best_step(balanced) == 20
+    weighted = {
+        step: msgspec.structs.replace(one, is_weighted=True)
+        for step, one in balanced.items()
+    }
+    assert best_step(weighted) == 10
+
+
+def test_the_output_names_features_and_what_an_interval_does_not_know(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: Any
+) -> None:
+    """Constant features within a sequence, unbalanced classes, and groups."""
+    subjects = np.arange(60) // 6
+    age, site = np.repeat(np.stack([subjects, np.ones(60)])[..., None], 6, axis=2)
+    inputs = np.stack([INPUTS, age, site], axis=2)
+    names = ["voltage", "age", "site"]
+    labels = np.where(np.arange(60) % 4, "no", "yes")
+    data: dict[str, Any] = {"groups": subjects, "feature_names": names}
+    run = rnnmnist.fit(inputs, labels, workdir=tmp_path / "run", **data | SETTINGS)
+    assert caplog.messages == [
+        "age is constant within every sequence; leave it out, or name it groups"
+    ]
+    output = capsys.readouterr().out
+    assert "with 3 features (voltage, age, site), in 2 classes: no, yes\n" in output
+    note = "6 sequences of 1 group; the interval takes them for independent"
+    (validated,) = re.findall("^validation  (?!on).*", output, re.MULTILINE)
+    assert note in validated
+    assert re.search(r"%\), balanced accuracy \d+\.\d\d %", validated)
+    assert called("report", f"--workdir={run}").returncode == 0
+    assert note in (run / "report" / "index.html").read_text().replace(
+        "\N{NO-BREAK SPACE}", " "
+    )
+    fit(tmp_path / "plain")
+    assert len(caplog.messages) == 1
+    assert "group" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

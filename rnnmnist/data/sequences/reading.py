@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,8 @@ CHECKED_BYTES = 1 << 24  # of values at a time
 ARRAYS = ("inputs", "labels", "lengths", "split", "groups", "feature_names")
 OTHER_SIZE = "its header claims another size"
 SAVE_AGAIN = "save it again, texts with .astype(str)"  # not as objects
+
+_logger = logging.getLogger(__name__)
 
 
 def read_npz(path: Path) -> dict[str, Any]:
@@ -140,6 +143,14 @@ def to_dataset(
         if config.normalize != "none":
             mean = tuple(moments.mean.tolist())
             std = moments.std
+        first = sequences.inputs[:, 0]
+        static = moments.is_static & (first.max(axis=0) > first.min(axis=0))
+        if static.any() and not static.all():
+            names = np.array(sequences.feature_names)[static]
+            _logger.warning(
+                "%s is constant within every sequence; leave it out, or name it groups",
+                " and ".join(names[:10]),
+            )
     else:
         classes = trained.classes
         labels = _labels_of(sequences, labels, trained)
@@ -210,7 +221,7 @@ def hash_sequences(
         check_values(sequences, start, chunk, missing)
         if moments is not None:
             chunk[padded] = np.nan  # left out
-            moments.add(chunk[moments.is_included[part]].reshape(-1, features))
+            moments.add(chunk[moments.is_included[part]])
     return digest.hexdigest()
 
 
@@ -244,14 +255,18 @@ class Moments:
         self.is_included = np.isin(np.arange(examples), included)
         self.number, self.mean, self.squares = np.zeros((3, features))
         self.rounding = np.finfo(dtype).eps  # the relative error of a value
+        self.is_static = np.ones(features, bool)  # constant within every sequence
 
     def add(self, values: np.ndarray) -> None:
-        """Adds values, real [n, features]; NaN are left out.
+        """Adds values, real [n, time, features]; NaN are left out.
 
         References:
             Chan, Golub, LeVeque, "Algorithms for Computing the Sample Variance", The
             American Statistician 37(3), 1983.
         """
+        varies = np.fmax.reduce(values, axis=1) > np.fmin.reduce(values, axis=1)
+        self.is_static &= ~varies.any(axis=0)
+        values = values.reshape(-1, values.shape[-1])
         missing = np.isnan(values)
         number = len(values) - missing.sum(axis=0)
         deviations = np.where(missing, np.float64(0), values)
