@@ -1,5 +1,6 @@
 """A classifier of sequences with the interface of scikit-learn."""
 
+import math
 import shutil
 import tempfile
 import weakref
@@ -11,24 +12,33 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.files import parse_folder
+from rnnmnist.config.files import find_config, load_config, parse_folder
+from rnnmnist.config.schema import SETTINGS
+from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.validation import refuse_masked
-from rnnmnist.errors import UserError
+from rnnmnist.errors import UserError, named
 from rnnmnist.inference.predictor import Predictor
+from rnnmnist.runs.logs import lowest_loss
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training.fit import FIT_SETTINGS, fit
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, clone
+    from sklearn.model_selection import GroupShuffleSplit, StratifiedShuffleSplit
     from sklearn.utils import check_consistent_length
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 except ModuleNotFoundError as error:
     raise ImportError("RNNClassifier needs: pip install scikit-learn") from error
 
-SHARED = tuple(name for name in FIT_SETTINGS if name not in ("seed", "validation"))
+# Of which the estimator has others, or gives them scikit-learn's names.
+RENAMED = ("seed", "validation", "patience")
+SHARED = tuple(name for name in FIT_SETTINGS if name not in RENAMED)
 PARAMETERS = [
-    (name, Any, None) for name in ("workdir", "random_state", "verbose", *SHARED)
+    *[(name, Any, None) for name in ("workdir", "random_state", "verbose", *SHARED)],
+    ("early_stopping", Any, False),
+    ("n_iter_no_change", Any, 10),
+    ("validation_fraction", Any, 0.1),
 ]
 # Programs that do not depend on the number of sequences, and one checkpoint.
 DEFAULTS: dict[str, Any] = {"placement": "host", "eval_every_steps": 2**31 - 1}
@@ -46,9 +56,9 @@ class _Folder:
 class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
     """A recurrent network that classifies sequences, for scikit-learn's tools.
 
-    `fit` trains on all of X, as `rnnmnist.fit` does with `validation=False`. Its
-    settings are parameters under the same names. All are None by default, which stands
-    for the value of `configs/files.py`, except for the following ones.
+    `fit` trains on all of X unless `early_stopping`, as `rnnmnist.fit` does with
+    `validation=False`. Its settings are parameters under the same names. All are None
+    by default, the value of `configs/files.py`, except for the following ones.
 
     Args:
         workdir: the folder of the run, which serves one `fit`. None is a temporary
@@ -59,11 +69,16 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
             time steps, features, classes, settings and batch size are the same.
         eval_every_steps: None saves the last step only.
         class_weight: "balanced", or a mapping from classes to weights.
+        early_stopping: whether a part of X is held out, stratified or in whole groups,
+            and training ends if its loss has not fallen for some epochs. The network is
+            that of the lowest loss, or of the highest accuracy over at least 50.
+        n_iter_no_change: the number of these epochs.
+        validation_fraction: the share of X, or of the groups, that is held out.
 
     X is real [n, time, features], [n, time] of one feature, or a list of arrays [time,
     features] of different lengths; y is [n], integers, strings or booleans. After
-    `fit`, the run is in `workdir_`, and its network is `predictor_`. A pickle carries
-    the checkpoint, not the sequences.
+    `fit`, the run is in `workdir_`, its network is `predictor_`, and `n_iter_` is the
+    number of epochs. A pickle carries the checkpoint, not the sequences.
 
     >>> import numpy as np, rnnmnist
     >>> y = np.array(["low", "high"])[np.arange(40) % 2]
@@ -77,7 +92,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
     n_features_in_: int  # of X [n, time, features]; of X [n, time], its time steps
 
     def fit(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Trains on all sequences; since none is held out, groups change nothing.
+        """Trains on all sequences, or all but those that early stopping holds out.
 
         Raises:
             ValueError, TypeError: if X or y fail the checks of scikit-learn.
@@ -91,6 +106,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
             raise ValueError("y: has 1 class; at least 2 are needed")
         names = classes.astype(str)
         settings = self._settings(dict(zip(classes.tolist(), names, strict=True)))
+        if self.early_stopping:
+            settings = self._stop_early(settings, indices, groups)
         folder = _Folder() if self.workdir is None else None
         workdir = parse_folder(str(folder.path / "run" if folder else self.workdir))
         if list_steps(workdir):
@@ -105,11 +122,18 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
             validation=False,
             **DEFAULTS | settings,
         )
-        self._restore(workdir, folder)
+        trained = list_steps(workdir)[-1]
+        count = list(settings.get("split", ())).count("validation")
+        is_few = 0 < count < MIN_VALIDATION_EXAMPLES
+        step = str(lowest_loss(workdir, trained)[0]) if is_few else "best"
+        self._restore(workdir, folder, step)
+        config, task = self.predictor_.config, self.predictor_.task
+        examples = trained * config.train.batch_size
+        self.n_iter_ = math.ceil(examples / task.examples["train"])
         self.classes_ = classes
         self._check(X, y=y)  # sets what scikit-learn keeps of X, now that it is trained
         if getattr(inputs, "ndim", 3) == 3:
-            self.n_features_in_ = self.predictor_.task.features
+            self.n_features_in_ = task.features
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -146,6 +170,26 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
             }
         return settings
 
+    def _stop_early(
+        self, settings: dict[str, Any], y: np.ndarray, groups: ArrayLike | None
+    ) -> dict[str, Any]:
+        """Returns the arguments of `rnnmnist.fit` with a split, and with patience."""
+        fraction = self.validation_fraction
+        if not 0 < fraction < 1:
+            raise ValueError(f"validation_fraction: {fraction} is not in (0, 1)")
+        with named("n_iter_no_change"):
+            patience = SETTINGS["train.patience"].check(self.n_iter_no_change)
+        kind = StratifiedShuffleSplit if groups is None else GroupShuffleSplit
+        folds = kind(1, test_size=fraction, random_state=self.random_state or 0)
+        train = next(folds.split(y, y, groups))[0]
+        split = np.full(len(y), "validation")
+        split[train] = "train"
+        recipe = load_config(find_config("files")).train
+        batch_size = settings.get("batch_size", recipe.batch_size)
+        every = {"eval_every_steps": max(1, round(len(train) / batch_size))}
+        kept = {"patience": patience, "keep_checkpoints": patience + 1}
+        return every | settings | kept | {"split": split, "groups": groups}
+
     def _check(self, X: Any, **y: Any) -> Any:
         """Checks arrays as scikit-learn does, with y in `fit`; keeps lists."""
         for name, values in {"X": X, **y}.items():
@@ -169,10 +213,10 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
             ensure_all_finite="allow-nan" if allows_nan else True,
         )
 
-    def _restore(self, workdir: Path, folder: _Folder | None) -> None:
+    def _restore(self, workdir: Path, folder: _Folder | None, step: str) -> None:
         """Restores the network of a run, and keeps its checkpoint for a pickle."""
         self.workdir_ = workdir
-        self.predictor_ = Predictor(workdir)
+        self.predictor_ = Predictor(workdir, step)
         self._folder = folder
         self._files = {
             str(path.relative_to(workdir)): path.read_bytes()
@@ -194,4 +238,4 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
             for name, content in self._files.items():
                 (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder.path / name).write_bytes(content)
-            self._restore(folder.path, folder)
+            self._restore(folder.path, folder, "best")

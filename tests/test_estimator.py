@@ -14,6 +14,8 @@ from support import called
 import rnnmnist
 from rnnmnist.config.files import find_config, load_config
 from rnnmnist.errors import UserError
+from rnnmnist.runs import logs
+from rnnmnist.runs.logs import Metrics
 from rnnmnist.runtime.compilation import compile_seconds
 
 SETTINGS: dict[str, Any] = {"cell": "lstm", "hidden_size": 8, "num_layers": 1}
@@ -66,7 +68,7 @@ def test_it_classifies_arrays_and_lists(fitted: Any) -> None:
 
 def test_parameters_are_settings_of_which_only_the_given_differ(fitted: Any) -> None:
     parameters = rnnmnist.RNNClassifier().get_params()
-    assert set(parameters.values()) == {None}
+    assert set(parameters.values()) == {None, False, 10, 0.1}
     assert fitted.get_params() == parameters | SETTINGS
     decided = {"placement": "host", "validation": False, "num_epochs": None}
     decided |= {"eval_every_steps": 2**31 - 1, "window": 1, "stride": 1}
@@ -77,6 +79,31 @@ def test_parameters_are_settings_of_which_only_the_given_differ(fitted: Any) -> 
     assert fitted.predictor_.task.examples["train"] == len(X)
     with pytest.raises(UserError, match=r"^train\.num_steps: must be .* not 'many'"):
         new(num_steps="many").fit(X, Y)
+
+
+def test_early_stopping_takes_the_lowest_loss_of_a_part(tmp_path: Path) -> None:
+    """Of whole groups, if there are any; over enough sequences, the best step."""
+    noise = np.random.default_rng(1).permutation(Y)
+    groups = np.arange(60) // 10
+    stop = {"early_stopping": True, "n_iter_no_change": 3, "num_steps": 400}
+    for held_out, size, more in ((12, 12, {}), (50, 50, {"groups": groups})):
+        workdir = tmp_path / str(held_out)
+        new_one = new(workdir=workdir, validation_fraction=held_out / 60, **stop)
+        predictor = new_one.fit(X, noise, **more).predictor_
+        lines = [line for line in logs.read(workdir, Metrics) if line.split != "train"]
+        assert {line.examples for line in lines} == {size}
+        steps = [line.step for line in lines]
+        updates = max(1, round((60 - size) / 8))
+        assert steps == list(range(updates, steps[-1] + 1, updates))
+        assert new_one.n_iter_ == pytest.approx(steps[-1] * 8 / (60 - size), abs=1)
+        lowest = min(lines, key=lambda line: line.loss)
+        best = min(lines, key=lambda line: (-line.correct, line.step))
+        assert predictor.validation == (lowest if size < 50 else best)
+        assert lines.index(lowest) == len(lines) - 4
+    assert len(predictor.task.validation_groups) == 5
+    for name, value in (("n_iter_no_change", 0), ("validation_fraction", 1.5)):
+        with pytest.raises(ValueError if value else UserError, match=f"^{name}: "):
+            new(early_stopping=True, **{name: value}).fit(X, Y)
 
 
 def test_fits_of_other_numbers_of_sequences_compile_nothing(fitted: Any) -> None:
