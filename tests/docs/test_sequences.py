@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -49,6 +50,25 @@ def test_an_archive_file_leads_to_a_prediction(tmp_path: Path) -> None:
     assert "270 / 0 / 370 sequences" in output
     assert len(re.findall(r"JapaneseVowels_TEST.ts, sequence \d+: \d, ", output)) == 370
     assert accuracy_of(tmp_path / "runs/vowels") > 0.93
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on(tmp_path: Path, environment: dict[str, str]) -> None:
+    data = next(block for block in PYTHON if "slopes =" in block)
+    study = next(block for block in PYTHON if "optuna" in block)
+    pytest.importorskip("optuna")
+    argv = [sys.executable, "-c", data + study]
+    with subprocess.Popen(argv, cwd=tmp_path, env=environment) as process:
+        while not (tmp_path / "runs/trial3/metrics.jsonl").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    kept = tmp_path / "runs/trial1/metrics.jsonl"
+    before = kept.stat().st_mtime_ns
+    assert "learning_rate" in run_block("python", data + study, tmp_path, environment)
+    assert (tmp_path / "runs/trial9/metrics.jsonl").exists()
+    assert not (tmp_path / "runs/trial10").exists()
+    assert kept.stat().st_mtime_ns == before
 
 
 @pytest.mark.slow

@@ -1,20 +1,27 @@
 """Runs on few sequences, of which none or none but a few are held out."""
 
+import errno
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import msgspec
 import numpy as np
 import pytest
-from support import called, refused
+import trainer
+from support import called, output_of, refused
 
 import rnnmnist
+from rnnmnist.config.schema import TrainConfig
 from rnnmnist.data.sequences.reading import from_memory
-from rnnmnist.errors import UserError
-from rnnmnist.runs.checkpoints import find_step, read_header
+from rnnmnist.errors import RunError, UserError
+from rnnmnist.runs import logs
+from rnnmnist.runs.checkpoints import Checkpoints, find_step, read_header
 from rnnmnist.runs.logs import Metrics, best_step
+from rnnmnist.runs.workdir import list_steps
+from rnnmnist.training import loop
 from rnnmnist.training.fit import FIT_SETTINGS
 
 # A third of the sequences is of the rare class.
@@ -150,16 +157,12 @@ def test_the_best_step_has_the_highest_balanced_accuracy_if_there_is_one() -> No
     }
     assert best_step(found | {50: None}) == 20
     assert best_step({10: None, 20: None}) == 20
-    balanced = {
-        step: msgspec.structs.replace(one, balanced_accuracy=(100 - one.correct) / 100)
-        for step, one in found.items()
-    }
-    assert best_step(balanced) == 20
-    weighted = {
-        step: msgspec.structs.replace(one, is_weighted=True)
-        for step, one in balanced.items()
-    }
-    assert best_step(weighted) == 10
+    for is_weighted, best in ((False, 20), (True, 10)):
+        for step, one in found.items():
+            balanced = {"balanced_accuracy": (100 - one.correct) / 100}
+            balanced |= {"is_weighted": is_weighted}
+            found[step] = msgspec.structs.replace(one, **balanced)
+        assert best_step(found) == best
 
 
 def test_the_output_names_features_and_what_an_interval_does_not_know(
@@ -170,25 +173,23 @@ def test_the_output_names_features_and_what_an_interval_does_not_know(
     age, site = np.repeat(np.stack([subjects, np.ones(60)])[..., None], 6, axis=2)
     inputs = np.stack([INPUTS, age, site], axis=2)
     names = ["voltage", "age", "site"]
-    labels = np.where(np.arange(60) % 4, "no", "yes")
     data: dict[str, Any] = {"groups": subjects, "feature_names": names}
-    run = rnnmnist.fit(inputs, labels, workdir=tmp_path / "run", **data | SETTINGS)
-    assert caplog.messages == [
-        "age is constant within every sequence; leave it out, or name it groups"
-    ]
+    run = rnnmnist.fit(inputs, LABELS, workdir=tmp_path / "run", **data | SETTINGS)
+    static = "age is constant within every sequence; leave it out, or name it groups"
+    assert caplog.messages == [static]
     output = capsys.readouterr().out
     assert "with 3 features (voltage, age, site), in 2 classes: no, yes\n" in output
-    note = "6 sequences of 1 group; the interval takes them for independent"
-    (validated,) = re.findall("^validation  (?!on).*", output, re.MULTILINE)
-    assert note in validated
-    assert re.search(r"%\), balanced accuracy \d+\.\d\d %", validated)
-    assert called("report", f"--workdir={run}").returncode == 0
-    assert note in (run / "report" / "index.html").read_text().replace(
-        "\N{NO-BREAK SPACE}", " "
+    assert "\nvalidation on the groups 0\n" in output
+    note = "; 6 sequences of 1 group; the interval takes them for independent"
+    validated = re.search(
+        r"^validation .*balanced accuracy \d+\.\d\d %.*", output, re.M
     )
-    fit(tmp_path / "plain")
-    assert len(caplog.messages) == 1
-    assert "group" not in capsys.readouterr().out
+    assert validated and validated[0].endswith(note)
+    assert called("report", f"--workdir={run}").returncode == 0
+    assert note in (run / "report" / "index.html").read_text()
+    with pytest.raises(UserError, match="other arrays"):
+        data["groups"] = subjects[::-1]
+        rnnmnist.fit(inputs, LABELS, workdir=run, **data | SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -210,11 +211,108 @@ def test_wrong_weights_are_refused(tmp_path: Path, given: object, message: str) 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_line_names_the_groups_that_validate(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+ENDING: dict[str, Any] = {"num_steps": 200, "learning_rate": 0.02, "patience": 3}
+
+
+@pytest.fixture(scope="module")
+def stopped(runs: Path) -> Path:
+    """A run whose validation loss soon rises."""
+    return fit(runs / "run", **ENDING)
+
+
+@pytest.mark.parametrize("patience", [1, 2, 4])
+def test_patience_counts_validations_without_a_lower_loss(
+    tmp_path: Path, patience: int
 ) -> None:
-    groups = np.array([f"subject {index}" for index in np.arange(60) // 6])
-    fit(tmp_path / "run", groups=groups)
-    assert "\nvalidation on the groups subject 0\n" in capsys.readouterr().out
-    with pytest.raises(UserError, match="other arrays"):
-        fit(tmp_path / "run", groups=groups[::-1])
+    config = TrainConfig(num_steps=1000, patience=patience)
+    lowest, waited = 9, 0
+    for step, loss in enumerate([5, 4, 4, 3, 6, 2, 2, 2, 2, 2, 1], 1):
+        for split in ("train", "validation"):
+            metrics = Metrics.create(step, split, 50, [0], [float(loss)], [25])
+            logs.append(tmp_path, metrics)
+        lowest, waited = min(loss, lowest), 0 if loss < lowest else waited + 1
+        found = logs.completion(tmp_path, step, config)
+        assert (found is not None) == (waited >= patience)
+        reason = f"at step {step} of 1,000: no .* since step {step - waited}$"
+        assert found is None or re.search(reason, found)
+
+
+def test_a_stopped_run_says_why_and_is_complete(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (session,) = logs.read(stopped, logs.Session)
+    reason = str(session.completion)
+    assert reason.startswith(f"stopped at step {session.step} of 200: no lower")
+    lines = logs.read(stopped, Metrics)
+    fit(stopped, **ENDING)
+    output = capsys.readouterr().out
+    assert f"\n{reason}; train.patience=none or a larger one trains on\n" in output
+    assert f" sequences); {reason}\n" in output
+    args = ["--config=files", f"--workdir={stopped}"]
+    args += [f"--config.data.path={stopped / 'run.data'}"]
+    settings = SETTINGS | ENDING
+    args += [f"--config.{FIT_SETTINGS[k].name}={v}" for k, v in settings.items()]
+    for command in ("main", "doctor"):
+        assert reason in output_of(called(command, *args))
+    assert logs.read(stopped, Metrics) == lines
+    output_of(called("report", f"--workdir={stopped}"))
+    assert reason in (stopped / "report" / "index.html").read_text()
+
+
+def test_a_run_that_failed_three_times_stops_at_the_same_step(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its last validation, between that and its checkpoint, and after it."""
+    step, run = list_steps(stopped)[-1], tmp_path / "run"
+    places: list[tuple[Any, str]] = [
+        (loop, "validate"),
+        (Checkpoints, "save"),
+        (loop, "evaluate_best_checkpoint"),
+    ]
+    for place, name in places:
+        original = getattr(place, name)
+
+        def fail(*args: Any, original: Any = original, name: str = name) -> Any:
+            if step in args or name == "evaluate_best_checkpoint":
+                raise RunError("a failure")
+            return original(*args)
+
+        with monkeypatch.context() as patch, pytest.raises(RunError, match="a failure"):
+            patch.setattr(place, name, fail)
+            fit(run, **ENDING)
+    trainer.assert_same_end(fit(run, **ENDING), stopped, step)
+    longer = ENDING | {"patience": 4}
+    alone = fit(tmp_path / "alone" / "run", **longer)
+    last = list_steps(alone)[-1]
+    assert last > step
+    assert trainer.metrics(fit(run, **longer)) == trainer.metrics(alone)
+    assert trainer.checksums(run, last) == trainer.checksums(alone, last)
+
+
+def test_a_callback_gets_each_validation_and_ends_the_run(
+    stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It can use jax. What it raises leaves a run that resumes."""
+    run, seen = tmp_path / "run", list[Metrics]()
+    for error in (ValueError("no"), OSError(errno.ENOSPC, "full", "elsewhere")):
+
+        def fail(metrics: Metrics, error: Exception = error) -> bool:
+            seen.append(metrics)
+            raise error
+
+        with pytest.raises(type(error)) as raised:
+            fit(run, callback=fail, **ENDING)
+        assert raised.value is error
+    fit(run, callback=lambda _: jax.numpy.ones(3).sum() and np.True_, **ENDING)
+    assert list_steps(run)[-1] == 30
+    assert "; ended by a callback\n" in capsys.readouterr().out
+    fit(run, callback=seen.append, **ENDING)
+    step = list_steps(stopped)[-1]
+    assert [metrics.step for metrics in seen] == [10, 20, *range(40, step + 1, 10)]
+    assert seen[-1] == logs.read(run, Metrics)[-1]
+    assert trainer.checksums(run, step) == trainer.checksums(stopped, step)
+    for name, value in (("train.patience", 3), ("callback", print)):
+        changes = {"validation": False, name.removeprefix("train."): value}
+        with pytest.raises(UserError, match=rf"^{name}: .*needs a validation split"):
+            fit(tmp_path / "new", **changes)
+    assert not (tmp_path / "new").exists()
