@@ -1,8 +1,10 @@
 """A classifier of sequences with the interface of scikit-learn."""
 
+import inspect
 import math
 import shutil
 import tempfile
+import textwrap
 import weakref
 from collections.abc import Mapping
 from dataclasses import make_dataclass
@@ -43,6 +45,7 @@ PARAMETERS = [
 # Programs that do not depend on the number of sequences, and one checkpoint.
 DEFAULTS: dict[str, Any] = {"placement": "host", "eval_every_steps": 2**31 - 1}
 _Base: Any = make_dataclass("_Base", PARAMETERS, kw_only=True, eq=False, repr=False)
+_Base.__init__.__annotations__.clear()  # all are Any, as the signature would say
 
 
 class _Folder:
@@ -57,8 +60,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
     """A recurrent network that classifies sequences, for scikit-learn's tools.
 
     `fit` trains on all of X unless `early_stopping`, as `rnnmnist.fit` does with
-    `validation=False`. Its settings are parameters under the same names. All are None
-    by default, the value of `configs/files.py`, except for the following ones.
+    `validation=False`. Its settings are parameters under the same names.
 
     Args:
         workdir: the folder of the run, which serves one `fit`. None is a temporary
@@ -83,7 +85,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
     >>> import numpy as np, rnnmnist
     >>> y = np.array(["low", "high"])[np.arange(40) % 2]
     >>> X = np.ones((40, 5)) * (y == "high")[:, None]
-    >>> classifier = rnnmnist.RNNClassifier(num_steps=100, hidden_size=8)
+    >>> X[0, 2] = np.nan
+    >>> classifier = rnnmnist.RNNClassifier(missing="forward_fill", num_steps=100)
     >>> classifier.fit(X, y).predict(X[:3]).tolist()
     ['low', 'high', 'low']
     """
@@ -239,3 +242,20 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
                 (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder.path / name).write_bytes(content)
             self._restore(folder.path, folder, "best")
+
+
+def _add_settings(doc: str) -> str:
+    """Adds the parameters that a docstring has not, with what None stands for."""
+    recipe = load_config(find_config("files")).flat()
+    for name in SHARED:
+        if f"    {name}: " not in doc:
+            setting = FIT_SETTINGS[name]
+            text = f"    {name}: {setting.help}"
+            if (value := recipe[setting.name]) is not None:
+                text += f". None is {value}."
+            lines = textwrap.fill(text, width=84, subsequent_indent=" " * 8)
+            doc = doc.replace("\n\nX is real", f"\n{lines}\n\nX is real")
+    return doc
+
+
+RNNClassifier.__doc__ = _add_settings(inspect.getdoc(RNNClassifier) or "")
