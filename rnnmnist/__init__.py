@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         ModelConfig,
         TrainConfig,
     )
+    from rnnmnist.data.sequences.reading import read_sequences
     from rnnmnist.estimator import RNNClassifier as RNNClassifier
     from rnnmnist.inference.predictor import Prediction, Predictor
     from rnnmnist.training.fit import fit
@@ -34,6 +35,7 @@ __all__ = [  # without RNNClassifier, which needs scikit-learn
     "TrainConfig",
     "__version__",
     "fit",
+    "read_sequences",
 ]
 # Until a command handles its signals, an interrupt ends it as it ends any program: the
 # error that Python raises can damage the import of a compiled module. `sys.argv` is as
@@ -41,9 +43,11 @@ __all__ = [  # without RNNClassifier, which needs scikit-learn
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-_MODULES = {"fit": "training.fit", "RNNClassifier": "estimator"} | dict.fromkeys(
-    ("Prediction", "Predictor"), "inference.predictor"
-)
+_MODULES = {
+    "RNNClassifier": "estimator",
+    "fit": "training.fit",
+    "read_sequences": "data.sequences.reading",
+} | dict.fromkeys(("Prediction", "Predictor"), "inference.predictor")
 
 
 def __getattr__(name: str) -> Any:

@@ -70,9 +70,8 @@ def test_parameters_are_settings_of_which_only_the_given_differ(fitted: Any) -> 
     parameters = rnnmnist.RNNClassifier().get_params()
     assert set(parameters.values()) == {None, False, 10, 0.1}
     assert fitted.get_params() == parameters | SETTINGS
-    assert all(
-        f"\n    {name}: " in rnnmnist.RNNClassifier.__doc__ for name in parameters
-    )
+    described = str(rnnmnist.RNNClassifier.__doc__)
+    assert all(f"\n    {name}: " in described for name in parameters)
     decided = {"placement": "host", "validation": False, "num_epochs": None}
     decided |= {"eval_every_steps": 2**31 - 1, "window": 1, "stride": 1}
     trained = fitted.predictor_.config.replace({"data.path": None}).flat()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rnnmnist.config.files import expand
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import (
@@ -107,6 +108,41 @@ def from_memory(inputs: Any, **arrays: Any) -> Sequences:
             raise UserError(f"{name}: a table has its own columns; leave {name} out")
     with named("inputs"):
         return validate(**columns)
+
+
+def read_sequences(
+    source: Any,
+) -> tuple[list[np.ndarray], np.ndarray | None, np.ndarray | None, Any]:
+    """Reads labelled or unlabelled sequences for the tools of scikit-learn.
+
+    >>> import pandas, rnnmnist
+    >>> table = {"sequence": ["a", "a", "b"], "time": [0, 1, 0], "voltage": [0.1, 2, 3]}
+    >>> X, y, groups, ids = rnnmnist.read_sequences(pandas.DataFrame(table))
+    >>> [x.shape for x in X], y, ids
+    ([(2, 1), (1, 1)], None, ('a', 'b'))
+
+    Args:
+        source: a path in one of the formats of `data.path`, or a table in memory, as
+            `rnnmnist.fit` takes it. Splits are not used.
+
+    Returns:
+        X, a list of real arrays [time, features]; y, strings [n], the classes; groups,
+        integers or strings [n]; and ids, the identifiers of a table's sequences. Each
+        is None if the source has none.
+
+    Raises:
+        UserError: if the source is invalid.
+        OSError: if a file cannot be read.
+    """
+    is_path = isinstance(source, str | Path)
+    sequences = read(expand(str(source))) if is_path else from_memory(source)
+    ends = sequences.lengths
+    if ends is None:
+        ends = np.full(len(sequences.inputs), sequences.inputs.shape[1])
+    inputs = [x[:end] for x, end in zip(sequences.inputs, ends, strict=True)]
+    classes, labels = np.array(sequences.classes), sequences.labels
+    y = None if labels is None else classes[labels]
+    return inputs, y, sequences.groups, sequences.ids
 
 
 def load_files(config: DataConfig, trained: Task | None = None) -> Dataset:
