@@ -39,7 +39,8 @@ from rnnmnist.errors import (
 from rnnmnist.runtime.jax_internals import CACHE_WARNING, DEVICES_LOGGER
 from rnnmnist.runtime.signals import exit_on_interrupt
 
-PATHS = (*DATA_PATHS, "model.cell")  # files that can have moved since the training
+# What can have moved since the training, or has other names in another table.
+PATHS = (*DATA_PATHS, "data.columns", "model.cell")
 # Flags that are the subject of an error, besides those of settings.
 FLAGS = (
     *("config", "workdir", "step", "split", "format", "output", "verify", "require"),

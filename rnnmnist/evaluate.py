@@ -16,9 +16,8 @@ def main(argv: list[str]) -> None:
     parser.add_step()
     parser.add_argument(
         "--split",
-        default="test",
         choices=["train", "validation", "test"],
-        help="the split to evaluate (%(default)s)",
+        help="the split to evaluate (default: test; without one, validation or train)",
     )
     parser.add_paths()
     args = parser.parse(argv)
@@ -39,7 +38,7 @@ def main(argv: list[str]) -> None:
     result = network.score(*network.load_split(args.split, "evaluate"))
     path = write_result(workdir, result)
     print(
-        f"{result.dataset} {args.split} at step {result.step}: "
+        f"{result.dataset} {result.split} at step {result.step}: "
         f"{format_result(result)}, loss {result.loss:.4f}",
         *(f"seed {one.seed}: {format_accuracy(one)}" for one in result.members),
         path,

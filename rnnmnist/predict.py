@@ -18,7 +18,7 @@ import json
 import sys
 
 from rnnmnist import cli, errors
-from rnnmnist.cli import Parser
+from rnnmnist.cli import Parser, parse_settings
 from rnnmnist.config.files import REFERENCES
 
 
@@ -34,6 +34,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="folder of the run (default: %(default)s, the reference model)",
     )
     parser.add_step()
+    parser.add_paths()
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object per file"
     )
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> None:
 
     use_cpu()
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    predictor = Predictor(args.workdir, args.step)
+    predictor = Predictor(args.workdir, args.step, parse_settings(args))
     if args.stream:
         for result in text.predict_lines(predictor, sys.stdin):
             print(json.dumps(result), flush=True)

@@ -46,6 +46,15 @@ class DataConfig(ConfigSection, prefix="data."):
         only="sequences",
         is_path=True,
     )
+    columns: str | None = setting(
+        None,
+        "columns of your table that have other names, such as "
+        "sequence=recording_id,label=activity",
+        pattern=r"^((^|,)(sequence|time|label|split|groups)=[^,=]+)+\Z",
+        form="sequence=NAME, time=NAME, label=NAME, split=NAME and groups=NAME, "
+        "separated by commas, or some of them",
+        only="sequences",
+    )
     data_dir: str | None = setting(
         None,
         "folder in which TFDS prepares data sets (default: TFDS's own)",
@@ -115,6 +124,12 @@ class DataConfig(ConfigSection, prefix="data."):
                 f"data.permutation: {self.permutation} needs data.view=permuted, not "
                 f"{self.view}"
             )
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The roles of the columns of a table that have other names, by these names."""
+        pairs = (pair.split("=") for pair in (self.columns or "").split(",") if pair)
+        return {name: role for role, name in pairs}
 
 
 DEFAULT_LAYERS = 2  # in a linear recurrence

@@ -63,9 +63,12 @@ def fit_to_task(config: Config, task: Task) -> Config:
     for name, value in config.flat().items():
         setting = SETTINGS[name]
         if setting.only not in (None, task.noun) and value != setting.default:
+            remedy = f"remove {name}={value}"
+            if name == "data.path":
+                remedy = f"set --config=files, or {remedy}"
             raise UserError(
                 f"{name}: is for {setting.only} only, and {task.name} has {task.noun}; "
-                f"remove {name}={value}"
+                f"{remedy}"
             )
     weights = config.train.class_weight
     names = {*dict(weights)} if isinstance(weights, tuple) else set()

@@ -103,7 +103,8 @@ class TrainedNetwork:
         if self.task.image_shape is None:
             from rnnmnist.data.sequences.reading import from_memory  # imports pyarrow
 
-            sequences = from_memory(values, lengths=lengths)
+            roles = self.config.data.roles
+            sequences = from_memory(values, roles, lengths=lengths)
             with named("inputs"):
                 return self.sequence_inputs(sequences)
         try:

@@ -1,6 +1,7 @@
 """Classifies images of digits, or sequences, with a trained network."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,15 +51,20 @@ class Predictor(TrainedNetwork):
     """
 
     def __init__(
-        self, workdir: str | Path = REFERENCES[0], selector: str | int = "best"
+        self,
+        workdir: str | Path = REFERENCES[0],
+        selector: str | int = "best",
+        paths: Mapping[str, str | None] = {},
     ) -> None:
         """Restores a network from a checkpoint.
 
         Args:
             workdir: of a run; by default the shipped reference model.
             selector: `best`, `latest` or the number of a step.
+            paths: of files that have moved since the training, by their settings, such
+                as `model.cell`; also other `data.columns`.
         """
-        super().__init__(resolve_workdir(str(workdir)), str(selector))
+        super().__init__(resolve_workdir(str(workdir)), str(selector), paths=paths)
 
     def check_digits(self) -> None:
         """Raises a `UserError` if the network was not trained on digits."""

@@ -63,17 +63,20 @@ def predict_sequences(predictor: Predictor, name: str) -> list[Result]:
     from rnnmnist.data.sequences import reading  # imports pyarrow
 
     path = expand(name)
-    sequences = reading.read(path, pair=False)
+    sequences = reading.read(path, predictor.config.data.roles, pair=False)
     with named(path):
         predictions = predictor.probabilities(predictor.sequence_inputs(sequences))
     results: list[Result] = []
     for index, probabilities in enumerate(predictions):
         result = _to_json(predictor, probabilities)
+        place: dict[str, Any] = {"file": name, "sequence": index}
+        if sequences.ids is not None:
+            place["id"] = sequences.ids[index]
         description = (
-            f"{printable(name)}, sequence {index}: {result['label']}, "
-            f"{probability(result['probability'])}"
+            f"{printable(name)}, sequence {printable(str(place.get('id', index)))}: "
+            f"{result['label']}, {probability(result['probability'])}"
         )
-        results.append(({"file": name, "sequence": index} | result, description))
+        results.append((place | result, description))
     return results
 
 

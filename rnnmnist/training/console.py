@@ -187,12 +187,9 @@ def print_summary(
     interpreter = Path(sys.executable)
     if interpreter.is_relative_to(Path.cwd()):  # need not be activated
         python = interpreter.relative_to(Path.cwd())
-    evaluate = f"{python} -m rnnmnist.evaluate {flag}"
+    test = f"none: {task.name} has no test split"
     if result is not None and result.split == "test":
         test = format_result(result)
-    else:
-        test = f"none: {task.name} has no test split"
-        evaluate += f" --split={task.evaluated_split}"
     early = ""
     if steps < config.total_steps:
         early = f"; {logs.completion(workdir, steps, config) or 'ended by a callback'}"
@@ -203,6 +200,6 @@ def print_summary(
         f"validation  {validated}\n"
         f"test        {test}\n"
         f"checkpoint  {workdir / str(best)}\n"
-        f"evaluate    {evaluate}\n"
+        f"evaluate    {python} -m rnnmnist.evaluate {flag}\n"
         f"report      {python} -m rnnmnist.report {flag}"
     )

@@ -115,6 +115,7 @@ def fit(
     config = pin_cell(_configure(settings).replace({"data.path": str(path)}))
     sequences = from_memory(
         inputs,
+        config.data.roles,
         labels=labels,
         lengths=lengths,
         split=split,

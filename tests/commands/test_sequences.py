@@ -325,7 +325,7 @@ def test_a_file_without_a_split(tmp_path: Path) -> None:
     config = json.loads((workdir / "config.json").read_text())
     assert config["train"]["batch_size"] == 16
     assert "test        none" in output
-    assert "--split=validation" in output
+    assert f"rnnmnist.evaluate --workdir={workdir}\n" in output
     report.main([f"--workdir={workdir}"])
     assert "levels has no test split" in (workdir / "report/index.html").read_text()
 
@@ -393,7 +393,7 @@ def test_fit_trains_on_arrays_and_resumes(
     for kind in (logs.Session, logs.Reading):  # without the arguments of the script
         records: list[Any] = logs.read(workdir, kind)
         assert [record.command for record in records] == ["rnnmnist.fit"] * 2
-    evaluate.main([f"--workdir={workdir}", "--split=validation"])
+    evaluate.main([f"--workdir={workdir}"])
     found = rnnmnist.Predictor(workdir).classify(content["inputs"], lengths)
     assert found.shape == (60, 3)
     with pytest.raises(UserError, match="other arrays"):

@@ -174,7 +174,7 @@ REMEDIES = [
         "predict --workdir=run --stream",
     ),
     (
-        "evaluate --workdir=untested",
+        "evaluate --workdir=untested --split=test",
         "untested has no test split; choose validation",
         "--split=validation",
     ),

@@ -177,6 +177,7 @@ OTHERS: dict[str, object] = {
     "execution.num_devices": 1,
     "model.cell": "gru",
     "model.cell_sha256": "0" * 64,
+    "data.columns": "label=kind",
     "model.pooling": "mean",
     "model.window": 2,
     "model.stride": 2,

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def _check_names(names: list[str]) -> None:
         raise UserError("contains no inputs; name the sequences 'inputs'")
 
 
-READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+READERS: dict[str, Callable[..., dict[str, Any]]] = {
     ".npz": read_npz,
     ".ts": read_ts,
     ".csv": read_csv,
@@ -83,24 +83,27 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
-def read(path: Path, *, pair: bool = True) -> Sequences:
+def read(path: Path, roles: Mapping[str, str] = {}, *, pair: bool = True) -> Sequences:
     """Reads a file or a folder of sequences in any format.
 
-    With `pair`, either file of a pair NAME_TRAIN.ts and NAME_TEST.ts names both.
+    A table can have other columns. With `pair`, either file of a pair NAME_TRAIN.ts and
+    NAME_TEST.ts names both.
     """
     reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
     if reader is None:
         path.stat()  # raises if it does not exist
         raise UserError(f"{path}: is in no known format; name {SEQUENCE_FORMATS}")
     with named(path, "save it again"):
-        arrays = read_ts(path, pair=pair) if reader is read_ts else reader(path)
-        return validate(**arrays)
+        options: dict[str, Any] = {"pair": pair} if reader is read_ts else {}
+        if reader in (read_csv, read_parquet):
+            options = {"roles": roles}
+        return validate(**reader(path, **options))
 
 
-def from_memory(inputs: Any, **arrays: Any) -> Sequences:
+def from_memory(inputs: Any, roles: Mapping[str, str] = {}, **arrays: Any) -> Sequences:
     """Checks arrays, as `validate` does, or a table, as `read_stream` does."""
     with named("inputs", "pass another table"):
-        columns = read_stream(inputs)
+        columns = read_stream(inputs, roles)
     if columns is None:
         return validate(inputs, **arrays)
     for name, values in arrays.items():
@@ -111,7 +114,7 @@ def from_memory(inputs: Any, **arrays: Any) -> Sequences:
 
 
 def read_sequences(
-    source: Any,
+    source: Any, columns: str | None = None
 ) -> tuple[list[np.ndarray], np.ndarray | None, np.ndarray | None, Any]:
     """Reads labelled or unlabelled sequences for the tools of scikit-learn.
 
@@ -124,6 +127,7 @@ def read_sequences(
     Args:
         source: a path in one of the formats of `data.path`, or a table in memory, as
             `rnnmnist.fit` takes it. Splits are not used.
+        columns: the setting `data.columns`, for a table with other names.
 
     Returns:
         X, a list of real arrays [time, features]; y, strings [n], the classes; groups,
@@ -134,8 +138,10 @@ def read_sequences(
         UserError: if the source is invalid.
         OSError: if a file cannot be read.
     """
+    roles = DataConfig(columns=columns).roles
     is_path = isinstance(source, str | Path)
-    sequences = read(expand(str(source))) if is_path else from_memory(source)
+    source = expand(str(source)) if is_path else source
+    sequences = read(source, roles) if is_path else from_memory(source, roles)
     ends = sequences.lengths
     if ends is None:
         ends = np.full(len(sequences.inputs), sequences.inputs.shape[1])
@@ -156,7 +162,7 @@ def load_files(config: DataConfig, trained: Task | None = None) -> Dataset:
         )
     path = Path(config.path)
     name = path.stem.removesuffix("_TRAIN").removesuffix("_TEST")
-    sequences = read(path)
+    sequences = read(path, config.roles)
     with named(path):
         return to_dataset(name, sequences, config, trained)
 
@@ -167,7 +173,10 @@ def to_dataset(
     """Checks the values of labelled sequences, and divides them into splits."""
     labels = sequences.labels
     if labels is None:
-        add = "add the array 'labels', the column 'label', or @classLabel and labels"
+        add = (
+            "add the array 'labels', @classLabel and labels, or the column 'label', "
+            "which data.columns=label=NAME can name"
+        )
         remedy = did_you_mean("label", sequences.feature_names, add)
         raise UserError(f"labels: are missing; {remedy}")
     mean = std = None

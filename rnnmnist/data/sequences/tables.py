@@ -6,7 +6,7 @@ import csv
 import functools
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,16 @@ TIMES = (pa.int64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.float64()
 MISFITS = (pa.ArrowInvalid, pa.ArrowNotImplementedError)  # errors of a cast
 
 Place = Callable[[int], str]  # names a row, from 0, for messages
+Roles = Mapping[str, str]  # of columns that are not named so, by their names
 
 
-def read_csv(path: Path) -> dict[str, Any]:
+def read_csv(path: Path, roles: Roles) -> dict[str, Any]:
     """Reads a table in UTF-8, whose first line names the columns."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         names = [name.strip() for name in next(reader, [])]
         header_lines = reader.line_num
-    _check_columns(names, "line 1: ")
+    _check_columns(names, roles, "line 1: ")
     try:
         table = pyarrow.csv.read_csv(
             path,
@@ -59,7 +60,7 @@ def read_csv(path: Path) -> dict[str, Any]:
             f"{place}: {printable(row[2])}; separate cells by commas, and quote texts "
             "that contain one"
         ) from error
-    return _to_arrays(table, lambda row: _line(path, row))
+    return _to_arrays(table, roles, lambda row: _line(path, row))
 
 
 def _line(path: Path, row: int) -> str:
@@ -71,41 +72,51 @@ def _line(path: Path, row: int) -> str:
         return f"line {reader.line_num}"
 
 
-def read_parquet(path: Path) -> dict[str, Any]:
+def read_parquet(path: Path, roles: Roles) -> dict[str, Any]:
     """Reads a table with the columns of a .csv file."""
     with path.open("rb") as stream, pyarrow.parquet.ParquetFile(stream) as file:
-        names = _check_columns(file.schema_arrow.names)
+        names = _check_columns(file.schema_arrow.names, roles)
         check_memory(file.metadata.num_rows * len(names) * CELL_BYTES, "the columns")
         table = file.read(columns=names)
-    return _to_arrays(table, lambda row: f"row {row + 1}")
+    return _to_arrays(table, roles, lambda row: f"row {row + 1}")
 
 
-def read_stream(inputs: Any) -> dict[str, Any] | None:
-    """Reads what offers the Arrow stream; None if it has neither sequence nor time."""
+def read_stream(inputs: Any, roles: Roles) -> dict[str, Any] | None:
+    """Reads what offers the Arrow stream; None if it has numbers without sequences."""
     if not hasattr(inputs, "__arrow_c_stream__"):
         return None
     reader = pa.RecordBatchReader.from_stream(inputs)
-    if {"sequence", "time"}.isdisjoint(reader.schema.names):
+    names = {roles.get(name, name) for name in reader.schema.names}
+    is_numeric = all(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        for kind in reader.schema.types
+    )
+    if is_numeric and names.isdisjoint(("sequence", "time")):
         return None
-    names = _check_columns(reader.schema.names)
-    return _to_arrays(reader.read_all().select(names), lambda row: f"row {row + 1}")
+    _check_columns(reader.schema.names, roles)
+    return _to_arrays(reader.read_all(), roles, lambda row: f"row {row + 1}")
 
 
-def _check_columns(names: list[str], where: str = "") -> list[str]:
-    """Returns names without those that pandas adds for the index of a frame."""
-    names = [name for name in names if not re.fullmatch(r"__index_level_\d+__", name)]
-    unique = set(names)
+def _check_columns(names: list[str], roles: Roles, where: str = "") -> list[str]:
+    """Returns names without those of an index: no name, or one that pandas gives."""
+    names = [
+        name for name in names if not re.fullmatch(r"(__index_level_\d+__)?", name)
+    ]
+    unique = {roles.get(name, name) for name in names}
     is_complete = {"sequence", "time"} < unique and not unique <= set(COLUMNS)
     if not is_complete or len(unique) < len(names):
         raise UserError(
             f"{where}has the columns {shown(names)}; needed are sequence, time, one "
-            "or more features, and optionally label, split and groups, each once"
+            "or more features, and optionally label, split and groups, each once; "
+            "data.columns=sequence=NAME,time=NAME,label=NAME gives others these roles"
         )
     return names
 
 
-def _to_arrays(table: pa.Table, place: Place) -> dict[str, Any]:
+def _to_arrays(table: pa.Table, roles: Roles, place: Place) -> dict[str, Any]:
     """Groups rows by sequence, in the order of their first rows, and sorts by time."""
+    table = table.select(_check_columns(table.column_names, roles))
+    table = table.rename_columns([roles.get(name, name) for name in table.column_names])
     if not table.num_rows:
         raise UserError("has no rows; write one for each time step")
     column = functools.partial(_Column, table, place)

@@ -1,5 +1,6 @@
 """Tables in memory, which offer the Arrow stream."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from support import called, output_of
 
 import rnnmnist
 from rnnmnist.data.sequences.reading import from_memory, read
@@ -105,3 +107,44 @@ def test_fit_and_predict_take_tables_and_wide_frames(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             rnnmnist.fit(table, given, workdir=tmp_path / "none")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ""])
+def test_columns_can_have_other_names(tmp_path: Path, suffix: str) -> None:
+    """The identifiers go through to scikit-learn's tools and to predictions."""
+    rows = np.arange(40 * 5)
+    frame = pd.DataFrame(
+        {
+            "recording": [f"new {row // 5}" for row in rows],
+            "t": rows % 5,
+            "level": rows // 5 % 2 + 0.5,
+            "activity": np.array(["rest", "walk"])[rows // 5 % 2],
+            "mouse": rows // 20,
+        }
+    )
+    table: Any = frame
+    if suffix:
+        table = tmp_path / f"table{suffix}"
+        (frame.to_csv if suffix == ".csv" else frame.to_parquet)(table)  # with an index
+    message = r"has the columns \['.*recording', 't', .*sequence, time,.*data\.columns="
+    with pytest.raises(UserError, match=message):
+        rnnmnist.read_sequences(table)
+    columns = "sequence=recording,time=t,label=activity,groups=mouse"
+    found: Any = rnnmnist.read_sequences(table, columns)
+    X, y, groups, ids = found  # noqa: N806
+    assert {x.shape for x in X} == {(5, 1)}
+    assert X[1][0] == 1.5
+    assert (y[:2].tolist(), ids[1]) == (["rest", "walk"], "new 1")
+    np.testing.assert_array_equal(groups.astype(int), np.arange(40) // 4)
+    if not suffix:
+        settings: dict[str, Any] = {"hidden_size": 4, "num_steps": 5, "verbose": False}
+        run = rnnmnist.fit(frame, workdir=tmp_path / "run", columns=columns, **settings)
+        predictor = rnnmnist.Predictor(run)
+        assert predictor.classify(frame.drop(columns="activity")).shape == (40, 2)
+        frame.rename(columns={"recording": "id"}).to_csv(tmp_path / "other.csv")
+        flags = [f"--workdir={run}", tmp_path / "other.csv"]
+        flags.append(f"--config.data.columns={columns.replace('recording', 'id')}")
+        assert "other.csv, sequence new 3: " in output_of(called("predict", *flags))
+        lines = output_of(called("predict", *flags, "--json")).splitlines()
+        line = json.loads(lines[3])
+        assert (line["sequence"], line["id"]) == (3, "new 3")
