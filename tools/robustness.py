@@ -44,7 +44,7 @@ FONTS = (
 
 def upsample(image: np.ndarray) -> Canvas:
     """Enlarges a digit, uint8 [28, 28], to 280 x 280."""
-    levels = resize(image.astype(np.float32) / 255, SIDE, SIDE)
+    levels = resize(image.astype(np.float32) / 255, SIDE)
     return np.clip(levels, 0, 1)
 
 
@@ -63,7 +63,7 @@ def off_centre(canvas: Canvas, generator: np.random.Generator) -> Canvas:
 def scaled(canvas: Canvas, generator: np.random.Generator) -> Canvas:
     """Scales the digit by 0.5 to 2 on a canvas of twice the side."""
     side = round(SIDE * 2 ** generator.uniform(-1, 1))
-    resized = np.clip(resize(canvas, side, side), 0, 1)
+    resized = np.clip(resize(canvas, side), 0, 1)
     return pad_randomly(resized, 2 * SIDE, generator)
 
 
@@ -85,7 +85,7 @@ def on_a_strip(canvas: Canvas, generator: np.random.Generator) -> Canvas:
 def small(canvas: Canvas, generator: np.random.Generator) -> Canvas:
     """Reduces to 56 to 112 pixels."""
     side = int(generator.integers(56, 113))
-    return np.clip(resize(canvas, side, side), 0, 1)
+    return np.clip(resize(canvas, side), 0, 1)
 
 
 def thinned(canvas: Canvas, _: np.random.Generator) -> Canvas:
@@ -229,7 +229,8 @@ def preprocess_variant(
     """Returns a variant preprocessed, and only resized and inverted, each 28 x 28."""
     file = io.BytesIO(render_variant(image, variant, seed))
     grey = image_io.decode(file, variant)
-    baseline = np.rint(255 * (1 - resize(grey, 28, 28))).astype(np.uint8)
+    resized = np.asarray(Image.fromarray(grey).resize((28, 28), Image.Resampling.BOX))
+    baseline = np.rint(255 * (1 - resized)).astype(np.uint8)
     return preprocess(grey).image, baseline
 
 

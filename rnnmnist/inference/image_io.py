@@ -81,16 +81,16 @@ def from_array(image: np.ndarray) -> np.ndarray:
             f"image: floats must be from 0 to 1, not from {low:g} to {high:g}; scale "
             "them"
         )
-    return _downsample(Image.fromarray(levels))
+    return _downsample(levels)
 
 
 def _to_grey(image: Image.Image) -> np.ndarray:
     if image.mode == "F" or image.mode.startswith("I"):  # grey, more than 8 bits
         levels = np.asarray(image, np.float32)
         maximum = 65_535 if np.max(levels) > 255 else 255
-        channels = _downsample(Image.fromarray(levels))[..., None] / maximum
+        channels = _downsample(levels)[..., None] / maximum
     else:
-        pixels = _downsample(image.convert("RGBA")) / 255
+        pixels = _downsample(np.asarray(image.convert("RGBA"))) / 255
         channels, opacity = pixels[..., :3], pixels[..., 3:]
         opaque = opacity[..., 0] > 0.5
         if opaque.any() and not opaque.all():
@@ -99,18 +99,14 @@ def _to_grey(image: Image.Image) -> np.ndarray:
     return channels[..., np.argmax(channels.std(axis=(0, 1)))]
 
 
-def _downsample(image: Image.Image) -> np.ndarray:
-    """Limits the sides to `MAX_SIDE` pixels by averaging areas."""
-    scale = MAX_SIDE / max(image.size)
-    if scale < 1:
-        width, height = (max(1, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BOX)
-    return np.asarray(image, np.float32)
+def _downsample(pixels: np.ndarray) -> np.ndarray:
+    return resize(pixels, min(MAX_SIDE, max(pixels.shape[:2])))
 
 
-def resize(levels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes levels, float [height, width]: box filter if smaller, else bicubic."""
-    smaller = height < levels.shape[0] or width < levels.shape[1]
-    method = Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC
-    image = Image.fromarray(np.asarray(levels, np.float32))
-    return np.asarray(image.resize((width, height), method))
+def resize(pixels: np.ndarray, longest: int) -> np.ndarray:
+    """Scales an image to a longest side: box filter if smaller, else bicubic."""
+    image = Image.fromarray(pixels)
+    scale = longest / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
+    return np.asarray(image.resize((width, height), method), np.float32)

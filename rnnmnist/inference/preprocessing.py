@@ -72,13 +72,6 @@ def _crop(levels: np.ndarray, threshold: float) -> np.ndarray | None:
     return levels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _scale(levels: np.ndarray, longest: int) -> np.ndarray:
-    """Resizes levels so that their longest side has `longest` pixels."""
-    factor = longest / max(levels.shape)
-    height, width = (max(1, round(side * factor)) for side in levels.shape)
-    return np.clip(resize(levels, height, width), 0, 1)
-
-
 def extract_foreground(grey: np.ndarray) -> np.ndarray:
     """Separates the digit from a background of any brightness under uneven light.
 
@@ -174,7 +167,8 @@ def normalize_strokes(box: np.ndarray) -> np.ndarray:
 
     Takes the cropped foreground; returns `OVERSAMPLING` pixels to one of MNIST's.
     """
-    levels = np.pad(_scale(box, BOX * OVERSAMPLING), 2 * OVERSAMPLING)
+    levels = np.clip(resize(box, BOX * OVERSAMPLING), 0, 1)
+    levels = np.pad(levels, 2 * OVERSAMPLING)
     mask = levels > 0.5
     if not mask.any():
         return levels
@@ -209,7 +203,7 @@ def centre(strokes: np.ndarray) -> np.ndarray:
     box = _crop(strokes, MIN_FOREGROUND)
     if box is None:
         return image.astype(np.uint8)
-    box = _scale(box, BOX)
+    box = np.clip(resize(box, BOX), 0, 1)
     height, width = box.shape
     offset = np.rint(CENTRE - np.array(ndimage.center_of_mass(box))).astype(int)
     top, left = np.clip(offset, 0, [SIDE - height, SIDE - width])
