@@ -66,10 +66,8 @@ def _is_preprocessed(grey: np.ndarray) -> bool:
 
 def _crop(levels: np.ndarray, threshold: float) -> np.ndarray | None:
     """Crops to the bounding box of the levels above a threshold; None without any."""
-    rows, columns = (np.flatnonzero(levels.max(axis) > threshold) for axis in (1, 0))
-    if not len(rows):
-        return None
-    return levels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    boxes = ndimage.find_objects((levels > threshold).astype(int))
+    return levels[boxes[0]] if boxes else None
 
 
 def extract_foreground(grey: np.ndarray) -> np.ndarray:
