@@ -176,22 +176,16 @@ def _gallery(run: RunData) -> Section:
 
 def _calibration(run: RunData) -> Section:
     bins = calibration.calibration_bins(run.predictions)
-    present = np.flatnonzero(bins.examples)
-    examples = bins.examples[present]
-    correct = bins.correct[present]
-    total = examples.sum()
+    present = bins.examples > 0
+    accuracy = estimate_accuracies(bins.correct[None, present], bins.examples[present])
+    total = bins.examples.sum()
     return Section(
-        plots.reliability_diagram(
-            bins.confidence[present] / examples,
-            estimate_accuracies(correct[None], examples),
-            bins.examples,
-            bins.calibration_error,
-        ),
+        plots.reliability_diagram(bins, accuracy),
         numbers={
             "bins": bins,
             "examples": total,
             "confidence": bins.confidence.sum() / total,
-            "accuracy": correct.sum() / total,
+            "accuracy": bins.correct.sum() / total,
         },
     )
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
 from rnnmnist.evaluation.metrics import percent, percentage_points
+from rnnmnist.reporting.calibration import Bins
 from rnnmnist.reporting.html import LIGHT
 from rnnmnist.runs.logs import Metrics
 
@@ -117,19 +118,16 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
         return to_png(figure)
 
 
-def reliability_diagram(
-    confidence: np.ndarray,
-    accuracy: np.ndarray,
-    examples: np.ndarray,
-    calibration_error: float,
-) -> bytes:
+def reliability_diagram(bins: Bins, accuracy: np.ndarray) -> bytes:
     """Draws accuracy over confidence, and the number of examples of each bin.
 
-    `confidence` holds the mean of each bin that is not empty, `accuracy` [3, bins] the
-    accuracy of these bins between the ends of its interval, and `examples` the counts
-    of all bins, which divide 0 to 1 evenly.
+    `accuracy` [3, bins] is that of the bins that are not empty, between the ends of its
+    interval.
     """
-    edges = np.linspace(0, 100, len(examples) + 1)
+    present = bins.examples > 0
+    confidence = bins.confidence[present] / bins.examples[present]
+    edges = np.linspace(0, 100, len(bins.examples) + 1)
+    error = percentage_points(bins.calibration_error)
     blue = LIGHT.series[0]
     low, values, high = 100 * accuracy
     # At 0 or 1, an end can lie on the wrong side of the value by rounding.
@@ -140,17 +138,17 @@ def reliability_diagram(
         above.plot([0, 100], [0, 100], color=LIGHT.muted, linewidth=1, zorder=1)
         above.errorbar(100 * confidence, values, yerr=lengths, **points)
         above.set(
-            title=f"expected calibration error: {percentage_points(calibration_error)}",
+            title=f"expected calibration error: {error}",
             ylabel="accuracy (% of the bin's examples)",
             ylim=(-3, 103),
         )
-        below.stairs(examples, edges, color=blue, fill=True)
+        below.stairs(bins.examples, edges, color=blue, fill=True)
         below.set(
             xlabel="confidence: probability of the predicted class (%)",
             xlim=(0, 100),
             ylabel="examples",
             yscale="log",
-            ylim=(0.5, 2 * max(examples)),  # shows bins of a single one
+            ylim=(0.5, 2 * max(bins.examples)),  # shows bins of a single one
         )
         below.yaxis.set_major_formatter("{x:,.0f}")
         below.minorticks_off()

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from rnnmnist.reporting import plots
+from rnnmnist.reporting.calibration import Bins
 from rnnmnist.runs.logs import Metrics
 
 STEPS = range(10, 110, 10)
@@ -20,7 +21,8 @@ RUN = [
 COUNTS = np.array([[50, 3, 0], [12, 30, 1], [0, 0, 44]])
 NAMES = ("one", "two", "a name of more than twenty-four letters")
 ENDS = np.array([[0.4, 0.5, 0.85, 0.9], [0.5, 0.7, 0.9, 1], [0.6, 0.8, 0.95, 1]])
-BINS = np.array([0, 9, 30, 1, 0, 200])
+COUNTED, MEANS = np.array([[0, 9, 30, 1, 0, 200], [0, 0.3, 0.4, 0.6, 0, 0.9]])
+BINS = Bins(COUNTED, COUNTED * (MEANS + 0.123), COUNTED * MEANS)
 WAVE = np.sin(np.linspace(0, 6, 40))[:, None] * [1, 0.5]
 PLOTS: dict[str, Callable[[], bytes]] = {
     "curves": lambda: plots.learning_curves(RUN),
@@ -28,9 +30,7 @@ PLOTS: dict[str, Callable[[], bytes]] = {
     "confusion": lambda: plots.confusion_matrix(COUNTS, NAMES),
     "20 classes": lambda: plots.confusion_matrix(np.eye(20, dtype=int), ["a"] * 20),
     "21 classes": lambda: plots.confusion_matrix(np.eye(21, dtype=int), ["a"] * 21),
-    "reliability": lambda: plots.reliability_diagram(
-        np.array([0.3, 0.4, 0.6, 0.9]), ENDS, BINS, 0.123
-    ),
+    "reliability": lambda: plots.reliability_diagram(BINS, ENDS),
     "images": lambda: plots.gallery(
         [plots.Tile(np.full((28, 28), 99), "1", "80.00 %", "7")] * 5
     ),
