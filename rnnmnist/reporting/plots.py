@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib  # noqa: TID251
+import matplotlib.style  # noqa: TID251
 import numpy as np
 from matplotlib.axes import Axes  # noqa: TID251
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm  # noqa: TID251
@@ -217,7 +217,6 @@ def new_figure(height: float) -> Iterator[Figure]:
     The figure must be saved within the context.
     """
     style: dict[Any, Any] = {
-        "font.family": "DejaVu Sans",
         "font.size": 9,
         "text.color": LIGHT.foreground,
         "text.parse_math": False,  # a name can contain dollar signs
@@ -237,13 +236,11 @@ def new_figure(height: float) -> Iterator[Figure]:
         "ytick.color": LIGHT.muted,
         "xtick.labelcolor": LIGHT.foreground,
         "ytick.labelcolor": LIGHT.foreground,
-        "lines.linewidth": 1.5,
         "lines.markersize": 4,
         "legend.frameon": False,
         "figure.facecolor": LIGHT.background,
-        "savefig.facecolor": "auto",
     }
-    with matplotlib.rc_context(style):
+    with matplotlib.style.context(["default", style]):
         yield Figure(figsize=(4.8, height), dpi=DPI, layout="constrained")
 
 
