@@ -221,11 +221,9 @@ def read_arrays(workdir: Path, step: int, item: str, like: Any = None) -> Any:
     expected = read_header(workdir, step).arrays.get(item, {})
     tree = jax.tree.map(np.asarray, _restore(folder, item, like))
     actual = array_checksums(tree)
-    names = sorted(
-        name
-        for name in actual.keys() | expected.keys()
-        if actual.get(name) != expected.get(name)
-    )
+    names = [
+        name for name in actual | expected if actual.get(name) != expected.get(name)
+    ]
     if names or not expected:
         text = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
         raise DamagedError(folder, f"{text} in {item} differs from its SHA-256")
@@ -291,19 +289,17 @@ def _restore(folder: Path, item: str, like: Any) -> Any:
 
 
 def _check_leaves(folder: Path, item: str, saved_tree: Any, expected: Any) -> None:
-    saved = dict(named_leaves(saved_tree))
+    def describe(leaf: Any) -> str:
+        return f"{np.dtype(leaf.dtype)} {tuple(leaf.shape)}"
+
+    saved = {name: describe(leaf) for name, leaf in named_leaves(saved_tree)}
     for name, leaf in named_leaves(expected):
-        if name not in saved:
+        found = saved.get(name, "missing")
+        if found != describe(leaf):
             raise RunError(
-                f"checkpoint {folder}: {item} holds no {name}: it is of another "
-                "version of rnnmnist, or of other settings; name another workdir"
-            )
-        shape = tuple(saved[name].shape)
-        dtype = np.dtype(saved[name].dtype)
-        if (shape, dtype) != (leaf.shape, leaf.dtype):
-            raise RunError(
-                f"checkpoint {folder}: {name} in {item} is {dtype} {shape}, not "
-                f"{leaf.dtype} {leaf.shape}"
+                f"checkpoint {folder}: {name} in {item} is {found}, not "
+                f"{describe(leaf)}: it is of another version of rnnmnist, or of other "
+                "settings; name another workdir"
             )
 
 

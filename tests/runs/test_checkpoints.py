@@ -234,9 +234,9 @@ def test_an_unknown_step_is_refused_with_the_existing_ones(
     ("settings", "message"),
     [
         ({"model.hidden_size": 17}, r"cell/hf/bias in params is float32 \(16,\)"),
-        ({"model.cell": "gru"}, "params holds no cell/hn/bias"),
+        ({"model.cell": "gru"}, "cell/hn/bias in params is missing"),
         ({"num_seeds": 3}, r"cell/hf/bias in params is .* \(16,\), not .* \(3, 16\)"),
-        ({"train.ema_decay": 0.9}, "state holds no trained_params/cell/hf/bias"),
+        ({"train.ema_decay": 0.9}, "trained_params/cell/hf/bias in state is missing"),
     ],
 )
 def test_a_state_of_another_run_is_an_error_that_names_the_leaf(
