@@ -7,15 +7,12 @@ import dataclasses
 import functools
 import hashlib
 import math
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import Task
-
-if TYPE_CHECKING:
-    import jax
 
 SPLITS = ("train", "validation", "test")
 LARGEST = np.finfo(np.float32).max
@@ -35,16 +32,10 @@ class View(NamedTuple):
             return None
         return cls(config.view, config.permutation)
 
-    def shape(self, image_shape: tuple[int, int]) -> tuple[int, int]:
-        """Returns the number of time steps and of features."""
-        rows, columns = image_shape
-        shapes = {"rows": (rows, columns), "columns": (columns, rows)}
-        return shapes.get(self.name, (rows * columns, 1))
-
-    def __call__(self, images: "jax.Array") -> "jax.Array":
+    def __call__(self, images: Any) -> Any:
         """Converts images to sequences, float32 [n, time, features].
 
-        They are [n, rows, columns], uint8 or, from 0 to 1, float32.
+        They are [n, rows, columns], uint8 or, from 0 to 1, float32, of NumPy or jax.
         """
         if images.dtype == np.uint8:
             images = images.astype(np.float32) / 255

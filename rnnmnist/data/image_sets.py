@@ -30,8 +30,9 @@ EMBEDDED = Path(__file__).parent / "mnist5k.npz"
 def image_task(config: DataConfig) -> Task:
     """Returns the task of a data set of images, which need not be prepared."""
     classes, examples = IMAGE_SETS[config.name]
-    shape = View(config.view, config.permutation).shape(IMAGE_SHAPE)
-    return Task(config.name, *shape, classes, examples, IMAGE_SHAPE)
+    view = View(config.view, config.permutation)
+    _, time_steps, features = view(np.zeros((1, *IMAGE_SHAPE))).shape
+    return Task(config.name, time_steps, features, classes, examples, IMAGE_SHAPE)
 
 
 def embedded_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:

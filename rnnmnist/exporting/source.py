@@ -79,7 +79,7 @@ class Source(NamedTuple):
         if view is None or shape is None:
             return None
         indices = np.arange(shape[0] * shape[1]).reshape(1, *shape)
-        return np.asarray(view(indices))[0]  # type: ignore[arg-type]
+        return np.asarray(view(indices))[0]
 
     @property
     def provenance(self) -> dict[str, Any]:
