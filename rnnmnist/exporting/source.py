@@ -69,8 +69,8 @@ class Source(NamedTuple):
         )
 
     @property
-    def pixel_order(self) -> np.ndarray | None:
-        """The indices of the pixels of each time step, int64 [time, features].
+    def pixel_order(self) -> list[list[int]] | None:
+        """The indices of the pixels of each time step, [time, features].
 
         Indices count pixels in row order. None if the network reads sequences.
         """
@@ -79,7 +79,7 @@ class Source(NamedTuple):
         if view is None or shape is None:
             return None
         indices = np.arange(shape[0] * shape[1]).reshape(1, *shape)
-        return np.asarray(view(indices))[0]
+        return view(indices)[0].tolist()
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -23,7 +23,6 @@ def write(source: Source, folder: Path) -> None:
     arrays = {name.replace("/", "."): array for name, array in leaves}
     (folder / "model.safetensors").write_bytes(save(arrays))
     model = source.network.config.model
-    order = source.pixel_order
     mean, std, missing = source.network.normalization
     content = {
         "cell": model.cell,
@@ -32,7 +31,7 @@ def write(source: Source, folder: Path) -> None:
         "window": model.window_size,
         "stride": model.window_stride,
         "pooling": model.pooling,
-        "pixel_order": None if order is None else order.tolist(),
+        "pixel_order": source.pixel_order,
         "mean": mean.tolist(),
         "std": std.tolist(),
         "missing": missing,
