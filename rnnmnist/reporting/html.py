@@ -59,10 +59,10 @@ class Section(NamedTuple):
     numbers: Mapping[str, object] = {}  # which the sentences contain
 
 
-def render(template: Path, style: Path, **values: object) -> str:
+def render(template: Path, **values: object) -> str:
     """Renders a Jinja2 template; values are escaped unless it marks them as safe.
 
-    Its variable `style` is the page's CSS, after the palettes and `base.css`.
+    Its variable `style` is the palettes, `base.css`, and `style.css` of its folder.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(template.parent),
@@ -81,10 +81,11 @@ def render(template: Path, style: Path, **values: object) -> str:
         points=metrics.percentage_points,
         thousands="{:,}".format,
     )
+    style = template.with_name("style.css").read_text("utf-8")
     css = (
         f":root {{ {_css_variables(LIGHT)} }}\n"
         f"@media (prefers-color-scheme: dark) {{ :root {{ {_css_variables(DARK)} }} }}"
-        f"\n{(FOLDER / 'base.css').read_text('utf-8')}{style.read_text('utf-8')}"
+        f"\n{(FOLDER / 'base.css').read_text('utf-8')}{style}"
     )
     return environment.get_template(template.name).render(style=css, **values)
 
@@ -111,13 +112,7 @@ def write_report(
         *machine.installed_versions().items(),
         ("matplotlib", metadata.version("matplotlib")),
     ]
-    page = render(
-        FOLDER / template,
-        FOLDER / "report.css",
-        sections=sections,
-        provenance=provenance,
-        **values,
-    )
+    page = render(FOLDER / template, sections=sections, provenance=provenance, **values)
     files = {
         folder / f"{name}.png": section.picture
         for name, section in sections.items()

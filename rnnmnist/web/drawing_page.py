@@ -76,7 +76,6 @@ def render(networks: Sequence[Predictor]) -> str:
     }
     return html.render(
         FOLDER / "page.html",
-        FOLDER / "style.css",
         content=data,
         unit_counts=[len(tree["head"]["kernel"]) for tree in params],
         weight_counts=[count_params(tree) for tree in params],
