@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -92,17 +91,14 @@ def _grid(
     batch_size: int, num_seeds: int, most: int, num_devices: int | None = None
 ) -> tuple[int, int] | None:
     """Returns the mesh's shape with at most `most` devices; None if there is none."""
-    for seeds in _divisors(num_seeds, most):
-        for batch in _divisors(batch_size, most // seeds):
+    for seeds in range(most, 0, -1):
+        for batch in range(most // seeds, 0, -1):
             total = seeds * batch
-            if not total % process_count() and num_devices in (None, total):
+            if num_seeds % seeds or batch_size % batch or total % process_count():
+                continue
+            if num_devices in (None, total):
                 return seeds, batch
     return None
-
-
-def _divisors(number: int, at_most: int) -> Iterator[int]:
-    """Yields the divisors of a number up to a bound, in descending order."""
-    return (count for count in range(at_most, 0, -1) if number % count == 0)
 
 
 def over_seeds(mesh: Mesh) -> NamedSharding:
