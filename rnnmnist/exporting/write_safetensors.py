@@ -11,7 +11,7 @@ from pathlib import Path
 import jinja2
 from safetensors.numpy import save
 
-from rnnmnist.evaluation.metrics import interval, percent, wilson_interval
+from rnnmnist.evaluation.metrics import interval, percent, score_logits
 from rnnmnist.exporting.source import Source
 from rnnmnist.models.classifier import count_params
 from rnnmnist.runs.checksums import named_leaves
@@ -47,16 +47,14 @@ def model_card(source: Source) -> str:
         undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
     template = Path(__file__).with_name("model_card.md").read_text("utf-8")
-    examples = len(source.labels)
-    correct = int((source.logits.argmax(-1) == source.labels).sum())
+    scores = score_logits(source.logits[None], source.labels)
     return environment.from_string(template).render(
         source=source,
         task=source.network.task,
         model=source.network.config.model,
         parameters=f"{count_params(source.params):,}",
-        examples=f"{examples:,}",
-        correct=f"{correct:,}",
-        accuracy=f"{percent(correct / examples)} "
-        f"({interval(wilson_interval(correct, examples))})",
+        examples=f"{scores.examples:,}",
+        correct=f"{scores.correct:,}",
+        accuracy=f"{percent(scores.accuracy)} ({interval(scores.accuracy_interval)})",
         config=json.dumps(source.provenance["config"], indent=1),
     )
