@@ -121,6 +121,7 @@ class Inputs:
     lengths: np.ndarray | None = None  # int32 [examples]; None: no padding
     indices: np.ndarray | None = None  # where the examples are stored; None: all
     normalization: Normalization | None = None  # None: images
+    ids: tuple[str, ...] | None = None  # of all; None: their numbers
 
     def __len__(self) -> int:
         return len(self.stored if self.indices is None else self.indices)
@@ -144,6 +145,11 @@ class Inputs:
         return dataclasses.replace(
             self, stored=self.take(slice(None)), indices=None, normalization=None
         )
+
+    def name(self, position: int) -> str:
+        """Returns the identifier of one example in its data."""
+        index = position if self.indices is None else int(self.indices[position])
+        return str(index) if self.ids is None else self.ids[index]
 
     def unpadded(self, position: int) -> np.ndarray:
         """Returns one example as it is stored, without padding."""

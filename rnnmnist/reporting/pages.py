@@ -160,6 +160,7 @@ def _gallery(run: RunData) -> Section:
     predictions = run.predictions[0]
     tiles = [
         plots.Tile(
+            run.examples.name(index),
             run.examples.unpadded(index),
             names[predictions.predicted[index, -1]],
             metrics.probability(predictions.confidence[index]),
@@ -167,9 +168,8 @@ def _gallery(run: RunData) -> Section:
         )
         for index in calibration.most_confident_errors(predictions, MAX_ERRORS)
     ]
-    images = run.task.image_shape is not None
     return Section(
-        plots.gallery(tiles, images=images) if tiles else None,
+        plots.gallery(tiles, run.task.feature_names) if tiles else None,
         numbers={"tiles": tiles, "total": (~predictions.correct).sum()},
     )
 

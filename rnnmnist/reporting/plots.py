@@ -29,6 +29,7 @@ MAX_NUMBERS = 20  # classes of a confusion matrix whose counts are written in it
 class Tile(NamedTuple):
     """An example of a gallery with its caption."""
 
+    name: str  # of the sequence in its data
     values: np.ndarray  # an image, uint8 [rows, columns], or real [time, features]
     predicted: str
     probability: str
@@ -156,31 +157,44 @@ def reliability_diagram(bins: Bins, accuracy: np.ndarray) -> bytes:
         return to_png(figure)
 
 
-def gallery(tiles: Sequence[Tile], *, images: bool = True) -> bytes:
-    """Draws misclassified examples with their labels above and predictions below."""
+def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
+    """Draws misclassified examples with their labels above and predictions below.
+
+    Sequences, which have features, also have their names, axes and a legend.
+    """
     rows = -(-len(tiles) // 4)
     shades = _shades(LIGHT.foreground)
-    short = all(len(tile.predicted) < 7 and len(tile.label) < 7 for tile in tiles)
+    short = not features and all(
+        len(tile.predicted) < 7 and len(tile.label) < 7 for tile in tiles
+    )
     gap = " " if short else "\n"
     text = {"fontsize": 9 if short else 7, "loc": "left"}
-    with new_figure((1.72 if short else 1.94) * rows + 0.1) as figure:
+    height = (1.72 if short else 2.3 if features else 1.94) * rows
+    with new_figure(height + (0.4 if features else 0.1)) as figure:
         grid = figure.subplots(rows, 4, squeeze=False)
         for axes in grid.flat[len(tiles) :]:
             axes.set_axis_off()
         for axes, tile in zip(grid.flat, tiles, strict=False):
-            if images:
-                axes.imshow(tile.values, cmap=shades, vmin=0, vmax=255)
-            else:
+            label = f"label{gap}{_shorten(tile.label, 14)}"
+            if features:
                 axes.set_prop_cycle(color=LIGHT.series)
                 marker = "o" if len(tile.values) == 1 else ""
-                axes.plot(tile.values, linewidth=1, marker=marker)
-            axes.set(xticks=[], yticks=[])
+                lines = axes.plot(tile.values, linewidth=1, marker=marker)
+                axes.tick_params(labelsize=6)
+                axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+                axes.yaxis.set_major_locator(MaxNLocator(3))
+                label = f"{_shorten(tile.name, 16)}\n{label}"
+            else:
+                axes.imshow(tile.values, cmap=shades, vmin=0, vmax=255)
+                axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(True)
-            label = f"label{gap}{_shorten(tile.label, 14)}"
             predicted = f"predicted{gap}{_shorten(tile.predicted, 14)}"
             axes.set_title(label, color=LIGHT.series[0], **text)
             predicted += f"\n{tile.probability}"
             axes.set_xlabel(predicted, color=LIGHT.series[1], **text)
+        if features:
+            names = [_shorten(name, 20) for name in features[:10]]
+            figure.legend(lines[:10], names, loc="outside lower left", ncols=4)
         return to_png(figure)
 
 

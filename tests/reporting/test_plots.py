@@ -32,10 +32,10 @@ PLOTS: dict[str, Callable[[], bytes]] = {
     "21 classes": lambda: plots.confusion_matrix(np.eye(21, dtype=int), ["a"] * 21),
     "reliability": lambda: plots.reliability_diagram(BINS, ENDS),
     "images": lambda: plots.gallery(
-        [plots.Tile(np.full((28, 28), 99), "1", "80.00 %", "7")] * 5
+        [plots.Tile("7", np.full((28, 28), 99), "1", "80.00 %", "7")] * 5
     ),
     "sequences": lambda: plots.gallery(
-        [plots.Tile(WAVE, "a longer name", "80.00 %", "7")] * 3, images=False
+        [plots.Tile("7", WAVE, "a longer name", "80.00 %", "7")] * 3, ["x", "y"]
     ),
     "steps": lambda: plots.accuracy_over_time(ENDS, 0.25),
 }
@@ -47,7 +47,7 @@ LOOKS = {
     "21 classes": ((960, 980), [7.43, 5.0, 5.19, 7.54]),
     "reliability": ((960, 960), [7.11, 3.06, 23.57, 27.7]),
     "images": ((960, 708), [57.21, 57.21, 28.6, 0.0]),
-    "sequences": ((960, 408), [8.52, 4.26, 10.37, 5.18]),
+    "sequences": ((960, 540), [8.46, 5.35, 8.06, 4.38]),
     "steps": ((960, 680), [15.91, 10.2, 5.76, 4.27]),
 }
 

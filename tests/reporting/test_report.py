@@ -342,12 +342,12 @@ def test_plots_shorten_names_and_read_no_mathematics_in_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = [r"cost $\foo$", "_base", "walking_upstairs_1", 200 * "n"]
-    tiles = [plots.Tile(np.ones((1, 2)), name, "99.00 %", name) for name in names]
+    tiles = [plots.Tile("7", np.ones((1, 2)), name, "99.00 %", name) for name in names]
     lines = [Metrics.create(100, "validation", 500, [0], [1.0], [400])]
     plotted: list[tuple[Callable[[], bytes], int]] = [
         (lambda: plots.validation_curves(dict.fromkeys(names, lines)), 60),
         (lambda: plots.confusion_matrix(np.eye(4, dtype=int), names), 24),
-        (lambda: plots.gallery(tiles, images=False), 14),
+        (lambda: plots.gallery(tiles, ["x", "y"]), 14),
     ]
     texts: list[str] = []
 
@@ -367,7 +367,7 @@ def test_plots_shorten_names_and_read_no_mathematics_in_them(
 
 def test_an_error_of_one_step_is_drawn() -> None:
     def draw(values: list[float]) -> bytes:
-        tile = plots.Tile(np.array(values)[:, None], "a", "99.00 %", "b")
-        return plots.gallery([tile], images=False)
+        tile = plots.Tile("7", np.array(values)[:, None], "a", "99.00 %", "b")
+        return plots.gallery([tile], ["x"])
 
     assert draw([1.0]) != draw([np.nan])

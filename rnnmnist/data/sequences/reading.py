@@ -229,6 +229,7 @@ def to_dataset(
             None if lengths is None else lengths[indices],
             indices,
             normalization,
+            sequences.ids,
             labels=labels[indices],
         )
         for split, indices in splits.items()
