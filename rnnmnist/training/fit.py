@@ -180,6 +180,7 @@ def _save(path: Path, sequences: Sequences, task: Task) -> None:
         "split": sequences.split,
         "groups": sequences.groups,
         "feature_names": np.array(sequences.feature_names),
+        "ids": None if sequences.ids is None else np.array(sequences.ids),
     }
     with write_folder(path) as folder:
         for name, array in arrays.items():

@@ -27,7 +27,7 @@ from rnnmnist.errors import UserError, did_you_mean, named, shown
 
 SEQUENCE_FORMATS = "a .npz, .ts, .csv or .parquet file, or a folder of .npy files"
 CHECKED_BYTES = 1 << 24  # of values at a time
-ARRAYS = ("inputs", "labels", "lengths", "split", "groups", "feature_names")
+ARRAYS = ("inputs", "labels", "lengths", "split", "groups", "feature_names", "ids")
 OTHER_SIZE = "its header claims another size"
 SAVE_AGAIN = "save it again, texts with .astype(str)"  # not as objects
 

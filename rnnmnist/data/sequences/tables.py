@@ -146,7 +146,7 @@ def _to_arrays(table: pa.Table, roles: Roles, place: Place) -> dict[str, Any]:
         "inputs": pad(np.stack(values, axis=1), lengths),
         "lengths": lengths,
         "feature_names": features,
-        "ids": tuple(ids),
+        "ids": ids,
     }
     for name in ("label", "split", "groups"):
         if name in table.column_names:

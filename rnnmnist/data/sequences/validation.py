@@ -92,7 +92,7 @@ def validate(
     groups: ArrayLike | None = None,
     feature_names: ArrayLike | None = None,
     class_names: Sequence[str] | None = None,
-    ids: tuple[str, ...] | None = None,
+    ids: ArrayLike | None = None,
 ) -> Sequences:
     """Checks arrays of sequences, with the shapes of `Sequences`.
 
@@ -100,7 +100,7 @@ def validate(
     arrays of different lengths, which are padded. Labels are integers, booleans or
     strings. `class_names` are the classes of strings in order. By default, the classes
     are the labels that occur: integers, and strings that all are integers, sorted by
-    value; others alphabetically. `ids` are for messages.
+    value; others alphabetically. `ids` are strings.
     """
     if lengths is None and isinstance(inputs, list | tuple):
         inputs, lengths = _pad_list(inputs)
@@ -139,7 +139,7 @@ def validate(
         None if split is None else _valid_split(split, count),
         None if groups is None else _array("groups", groups, "biuU", count),
         names,
-        ids,
+        None if ids is None else tuple(_array("ids", ids, "U", count).tolist()),
     )
 
 
