@@ -21,7 +21,7 @@ import numpy as np
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.exporting.formats import FORMATS, check_packages
-from rnnmnist.exporting.source import MAX_DIFFERENCE, Source
+from rnnmnist.exporting.source import MAX_DIFFERENCE, Source, combine
 from rnnmnist.runs.checksums import array_checksums, json_checksum
 from rnnmnist.runs.writing import write_folder, write_json
 from rnnmnist.runtime.machine import installed_versions
@@ -70,7 +70,7 @@ def certify(source: Source, folder: Path) -> Certificate:
     """Compares an export, in a folder named like its format, with its source."""
     network = source.network
     logits = run(folder, source.inputs)
-    (expected,) = network.logits(network.inputs(*source.inputs))
+    expected = combine(network.logits(network.inputs(*source.inputs)))
     largest = float(np.abs(logits - expected).max())
     if not largest <= MAX_DIFFERENCE * max(1, np.abs(expected).max()):  # nor NaN
         raise RunError(

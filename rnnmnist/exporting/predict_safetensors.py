@@ -12,12 +12,14 @@ def load(folder):
     """Returns a function from raw examples to logits."""
     config = json.loads((folder / "config.json").read_text())
     content = (folder / "model.safetensors").read_bytes()
-    params = {}
+    members = [{} for _ in range(config["members"])]
     start = 8 + int.from_bytes(content[:8], "little")
     for name, entry in json.loads(content[8:start]).items():
         begin, end = (start + offset for offset in entry["data_offsets"])
-        params[name] = np.frombuffer(content[begin:end], "<f4").reshape(entry["shape"])
-    return lambda *examples: predict(config, params, *examples)
+        index, name = name.split(".", 1) if len(members) > 1 else (0, name)
+        array = np.frombuffer(content[begin:end], "<f4").reshape(entry["shape"])
+        members[int(index)][name] = array
+    return lambda *examples: predict(config, members, *examples)
 
 
 def to_inputs(config, examples):
@@ -35,8 +37,11 @@ def to_inputs(config, examples):
     return inputs
 
 
-def predict(config, params, examples, lengths=None):
-    """Returns the logits of raw examples, float32 [n, classes]."""
+def predict(config, members, examples, lengths=None):
+    """Returns the logits of raw examples, float32 [n, classes].
+
+    Of an ensemble, they are the logarithms of its members' mean probabilities.
+    """
     inputs = to_inputs(config, examples).swapaxes(0, 1)
     if lengths is not None:
         inputs[np.arange(len(inputs))[:, None] >= lengths] = 0
@@ -44,13 +49,20 @@ def predict(config, params, examples, lengths=None):
     padded = np.pad(inputs, ((size - stride, stride - 1), (0, 0), (0, 0)))
     starts = np.arange(0, len(inputs), stride)
     inputs = np.concatenate([padded[starts + index] for index in range(size)], axis=-1)
+    last = len(inputs) if lengths is None else (lengths - 1) // stride + 1
     run = run_layers if config["cell"] in ("lru", "mingru") else run_cell
-    hidden = run(config, params, inputs)  # [time, n, hidden_size]
-    if config["pooling"] == "mean":
-        hidden = np.cumsum(hidden, 0) / np.arange(1, len(hidden) + 1)[:, None, None]
-    last = len(hidden) if lengths is None else (lengths - 1) // stride + 1
-    outputs = hidden[last - 1, np.arange(len(examples))]
-    logits = outputs @ params["head.kernel"] + params["head.bias"]
+    outputs = []
+    for params in members:
+        hidden = run(config, params, inputs)  # [time, n, hidden_size]
+        if config["pooling"] == "mean":
+            hidden = np.cumsum(hidden, 0) / np.arange(1, len(hidden) + 1)[:, None, None]
+        hidden = hidden[last - 1, np.arange(len(examples))]
+        outputs.append(hidden @ params["head.kernel"] + params["head.bias"])
+    logits = outputs[0]
+    if len(members) > 1:
+        sums = [np.logaddexp.reduce(one, -1, keepdims=True) for one in outputs]
+        logs = np.array(outputs) - sums  # logarithms of probabilities
+        logits = np.logaddexp.reduce(logs, 0) - np.log(len(members))
     logits[~np.isfinite(inputs).all((0, 2))] = np.nan  # which gates would hide
     return logits.astype(np.float32)
 

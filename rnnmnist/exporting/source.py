@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import msgspec
 import numpy as np
+from scipy.special import log_softmax, logsumexp
 
 from rnnmnist.config.schema import DATA_PATHS
-from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.models.classifier import Params
 from rnnmnist.runtime.ensemble import split_ensemble
@@ -19,7 +19,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Source(NamedTuple):
-    """A trained network with the examples on which its exports are checked.
+    """A trained network, or ensemble, with the examples that check its exports.
 
     The inputs are what an exported network takes: images, uint8 [n, rows, columns]; or
     sequences before their normalization, float32 [n, time, features], and their
@@ -27,21 +27,16 @@ class Source(NamedTuple):
     """
 
     network: TrainedNetwork
-    params: Params  # NumPy arrays with Flax's names
+    members: tuple[Params, ...]  # NumPy arrays with Flax's names, of each network
     dataset: str  # the name of the data of the examples
     split: str  # `Task.evaluated_split`
     inputs: tuple[np.ndarray, ...]
     labels: np.ndarray  # int32 [n]
-    logits: np.ndarray  # as `evaluate` computes them, float32 [n, classes]
+    logits: np.ndarray  # as `evaluate` computes them, float32 [n, classes], combined
 
     @classmethod
     def create(cls, network: TrainedNetwork) -> "Source":
         """Loads the examples of a network, and classifies them."""
-        if (seeds := network.config.num_seeds) > 1:
-            raise UserError(
-                f"workdir: {network.workdir} has num_seeds={seeds}, but an export "
-                "contains one network; name a run with num_seeds=1"
-            )
         task, split, examples = network.load_split(None, "export")
         values = examples.raw(slice(None))
         inputs: tuple[np.ndarray, ...] = (values,)
@@ -60,12 +55,12 @@ class Source(NamedTuple):
                 )
         return cls(
             network,
-            params=split_ensemble(jax.device_get(network.params))[0],
+            members=tuple(split_ensemble(jax.device_get(network.params))),
             dataset=task.name,
             split=split,
             inputs=inputs,
             labels=examples.labels,
-            logits=network.logits(examples)[0],
+            logits=combine(network.logits(examples)),
         )
 
     @property
@@ -94,3 +89,14 @@ class Source(NamedTuple):
                 network.config.replace(dict.fromkeys(DATA_PATHS))
             ),
         }
+
+
+def combine(logits: np.ndarray) -> np.ndarray:
+    """Returns the logits [n, classes] of an export, from those of each network.
+
+    Of an ensemble, they are the logarithms of its members' mean probabilities.
+    """
+    if len(logits) == 1:
+        return logits[0]
+    combined: np.ndarray = logsumexp(log_softmax(logits, axis=-1), axis=0)
+    return combined - np.float32(np.log(len(logits)))

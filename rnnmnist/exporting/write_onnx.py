@@ -103,14 +103,15 @@ def write(source: Source, folder: Path) -> None:
     config = source.network.config.model
     if config.window_size > 1:
         values = _add_windows(graph, values, config.window_size, config.window_stride)
-    hidden = (_add_layers if config.is_linear else _add_cell)(graph, source, values)
-    # NaN if an input is NaN or infinite, which the recurrent operators hide.
-    zero = graph.add("ReduceSum", graph.add("Mul", values, 0.0), [0, 2])
-    hidden = graph.add("Add", hidden, zero)
-    head = source.params["head"]
-    last = _add_pooling(graph, source, hidden)
-    logits = graph.add("Gemm", last, head["kernel"], head["bias"], name="logits")
-    graph.add("Softmax", logits, name="probabilities", axis=-1)
+    logits = [_add_network(graph, source, params, values) for params in source.members]
+    if len(logits) > 1:  # as `combine`
+        logs = [graph.add("LogSoftmax", one, axis=-1) for one in logits]
+        logs = [graph.add("Unsqueeze", one, [0]) for one in logs]
+        joined = graph.add("Concat", *logs, axis=0)
+        total = graph.add("ReduceLogSumExp", joined, axes=[0], keepdims=0)
+        logits = [graph.add("Sub", total, np.log(len(logits)))]
+    graph.add("Identity", *logits, name="logits")
+    graph.add("Softmax", "logits", name="probabilities", axis=-1)
     outputs = [
         _value(name, TensorProto.FLOAT, len(task.classes))
         for name in ("logits", "probabilities")
@@ -130,6 +131,18 @@ def write(source: Source, folder: Path) -> None:
 def _value(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
     """Describes an input or output whose first axis is that of examples."""
     return helper.make_tensor_value_info(name, dtype, ["examples", *shape])
+
+
+def _add_network(graph: Graph, source: Source, params: Params, values: str) -> str:
+    """Adds a network for [time, examples, features]; returns its logits."""
+    is_linear = source.network.config.model.is_linear
+    hidden = (_add_layers if is_linear else _add_cell)(graph, source, params, values)
+    # NaN if an input is NaN or infinite, which the recurrent operators hide.
+    zero = graph.add("ReduceSum", graph.add("Mul", values, 0.0), [0, 2])
+    hidden = graph.add("Add", hidden, zero)
+    head = params["head"]
+    last = _add_pooling(graph, source, hidden)
+    return graph.add("Gemm", last, head["kernel"], head["bias"])
 
 
 def _add_images(graph: Graph, source: Source) -> str:
@@ -172,14 +185,14 @@ def _add_windows(graph: Graph, inputs: str, size: int, stride: int) -> str:
     return graph.add("Reshape", windows, [0, 0, -1])
 
 
-def _add_cell(graph: Graph, source: Source, inputs: str) -> str:
+def _add_cell(graph: Graph, source: Source, params: Params, inputs: str) -> str:
     """Adds a recurrent operator for [time, examples, features]; returns its states."""
     config = source.network.config.model
     units = config.hidden_size
     kernels = []
     biases = []
     for side in "ih":  # inputs, hidden state
-        layers = [source.params["cell"][f"{side}{gate}"] for gate in GATES[config.cell]]
+        layers = [params["cell"][f"{side}{gate}"] for gate in GATES[config.cell]]
         kernels.append(np.concatenate([layer["kernel"].T for layer in layers]))
         biases += [layer.get("bias", np.zeros(units)) for layer in layers]
     # The first axis is that of directions.
@@ -193,10 +206,10 @@ def _add_cell(graph: Graph, source: Source, inputs: str) -> str:
     return graph.add("Squeeze", states, [1])
 
 
-def _add_layers(graph: Graph, source: Source, inputs: str) -> str:
+def _add_layers(graph: Graph, source: Source, params: Params, inputs: str) -> str:
     """Adds `ResidualLayers` for [time, examples, features]; returns their outputs."""
     config = source.network.config.model
-    params = source.params["layers"]
+    params = params["layers"]
     hidden = _add_dense(graph, params["encoder"], inputs)
     for index in range(config.layers):
         layer = params[f"layer_{index}"]

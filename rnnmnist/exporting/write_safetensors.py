@@ -19,12 +19,18 @@ from rnnmnist.runs.checksums import named_leaves
 
 def write(source: Source, folder: Path) -> None:
     """Writes the parameters, `config.json` for `predict.py`, and the model card."""
-    leaves = named_leaves(source.params)
-    arrays = {name.replace("/", "."): array for name, array in leaves}
+    several = len(source.members) > 1
+    prefixes = [f"{index}." if several else "" for index in range(len(source.members))]
+    arrays = {
+        prefixes[index] + name.replace("/", "."): array
+        for index, params in enumerate(source.members)
+        for name, array in named_leaves(params)
+    }
     (folder / "model.safetensors").write_bytes(save(arrays))
     model = source.network.config.model
     mean, std, missing = source.network.normalization
     content = {
+        "members": len(source.members),
         "cell": model.cell,
         "hidden_size": model.hidden_size,
         "num_layers": model.layers,
@@ -52,7 +58,7 @@ def model_card(source: Source) -> str:
         source=source,
         task=source.network.task,
         model=source.network.config.model,
-        parameters=f"{count_params(source.params):,}",
+        parameters=f"{sum(map(count_params, source.members)):,}",
         examples=f"{scores.examples:,}",
         correct=f"{scores.correct:,}",
         accuracy=f"{percent(scores.accuracy)} ({interval(scores.accuracy_interval)})",

@@ -33,7 +33,14 @@ def write(source: Source, folder: Path) -> None:
             inputs = network.view(examples)
         else:
             inputs = normalize(network.normalization, examples, *lengths)
-        result: Any = model.apply({"params": source.params}, inputs, *lengths)
+        results: Any = [
+            model.apply({"params": params}, inputs, *lengths)
+            for params in source.members
+        ]
+        result = results[0]
+        if results[1:]:  # as `combine`
+            sums = jax.nn.logsumexp(jax.nn.log_softmax(jnp.stack(results)), axis=0)
+            result = sums - np.log(len(results))
         finite = jnp.isfinite(inputs).all((1, 2))[:, None]
         return jnp.where(finite, result, jnp.nan)  # which gates would hide
 
