@@ -16,6 +16,7 @@ from pathlib import Path
 import accelerators
 import outlier_check
 import page_tables
+import patience
 import result_tables
 import robustness
 import vanishing
@@ -101,6 +102,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "single_changes": partial(changes, results.SINGLE_CHANGES),
         "archive": result_tables.archive,
         "recipes": result_tables.recipes,
+        "patience": patience.table,
     },
     "docs/tutorial.md": {
         "cells": partial(
