@@ -7,14 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from support import (
-    TASK,
-    batches_of,
-    mesh_of,
-    random_examples,
-    read_batch,
-    task_of,
-)
+from support import TASK, batches_of, mesh_of, random_examples, read_batch, task_of
 
 from rnnmnist.config.schema import Config, DataConfig, TrainConfig
 from rnnmnist.config.tasks import Task

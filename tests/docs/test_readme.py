@@ -11,11 +11,7 @@ import pytest
 from support import REPOSITORY, Command, agrees, code_blocks, run_block
 
 import rnnmnist
-from rnnmnist.config.platforms import (
-    DEFAULTS,
-    LINEAR_REMAT_STEPS,
-    MOST_CPU_DEVICES,
-)
+from rnnmnist.config.platforms import DEFAULTS, LINEAR_REMAT_STEPS, MOST_CPU_DEVICES
 from rnnmnist.config.schema import SETTINGS
 
 README = (REPOSITORY / "README.md").read_text()

@@ -220,9 +220,7 @@ def test_an_export_is_verified_replaced_with_force_and_certified(
     assert capsys.readouterr().out.endswith("safetensors: unchanged\n")
 
 
-def test_the_model_card_runs_with_neither_jax_nor_this_package(
-    exported: Path,
-) -> None:
+def test_the_model_card_runs_with_neither_jax_nor_this_package(exported: Path) -> None:
     folder = exported / "safetensors"
     card = (folder / "README.md").read_text()
     example = card.partition("```python\n")[2].partition("```")[0]

@@ -9,13 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import (
-    inputs_of,
-    model_of,
-    random_examples,
-    random_params,
-    task_of,
-)
+from support import inputs_of, model_of, random_examples, random_params, task_of
 
 from rnnmnist.config.schema import GATED_CELLS, LINEAR_CELLS, ModelConfig
 from rnnmnist.data.examples import Inputs, Normalization

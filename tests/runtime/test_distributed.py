@@ -41,10 +41,7 @@ def test_one_process_evaluates_a_checkpoint_of_two(pair: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_run_resumes_with_another_number_of_processes(
-    unoptimized: dict[str, str],
-    data_dir: Path,
-    pair: Path,
-    tmp_path: Path,
+    unoptimized: dict[str, str], data_dir: Path, pair: Path, tmp_path: Path
 ) -> None:
     workdir = trainer.copy_of(pair, tmp_path / "run")
     trainer.cut_back(workdir, 100)
@@ -90,11 +87,7 @@ def test_a_signal_to_one_process_saves_and_stops_all(
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_others_and_the_run_resumes(
-    environment: dict[str, str],
-    data_dir: Path,
-    pair: Path,
-    tmp_path: Path,
-    victim: int,
+    environment: dict[str, str], data_dir: Path, pair: Path, tmp_path: Path, victim: int
 ) -> None:
     workdir = tmp_path / "run"
     args = trainer.arguments(workdir, data_dir)

@@ -50,11 +50,7 @@ from rnnmnist.training.state import (
     evaluated_trees,
     saved_arrays,
 )
-from rnnmnist.training.step import (
-    UpdateStats,
-    score_last_batch,
-    train_steps,
-)
+from rnnmnist.training.step import UpdateStats, score_last_batch, train_steps
 
 SEEDS = 4
 STEPS = 40

@@ -169,9 +169,7 @@ def test_training_reduces_the_loss() -> None:
     assert float(last.loss[0]) / BATCH_SIZE < 1.8  # memorized noise
 
 
-def test_a_nonfinite_update_is_rejected_and_its_chunk_is_not_scored(
-    mesh: Mesh,
-) -> None:
+def test_a_nonfinite_update_is_rejected_and_its_chunk_is_not_scored(mesh: Mesh) -> None:
     training = Training(CONFIG, mesh)
     sums = training.advance(8)
     assert int(sums.updates) == 8
