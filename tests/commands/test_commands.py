@@ -198,12 +198,13 @@ def test_help_exits_0(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [["__main__", "trian"], ["main", "stray"], ["evaluate"], ["verify"]]
+    "line",
+    ["__main__ trian", "main stray", "evaluate", "verify", "report", "predict", "page"],
 )
 def test_a_user_error_is_printed_in_one_line_and_exits_2(
-    command: Command, args: list[str]
+    command: Command, line: str
 ) -> None:
-    finished = command(*args)
+    finished = command(*line.split())
     one_line_error(finished)
     assert finished.stdout == ""
 

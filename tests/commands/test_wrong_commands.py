@@ -7,6 +7,7 @@ Not here: the remedy `data.manual_dir`, which needs the original files
 
 import importlib
 import io
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,15 @@ IMAGES = f"main --num_processes=1 {SETTINGS} --config.data.data_dir=DATA_DIR"
 # Wrong settings of a run, and a part of the error.
 WRONG_SETTINGS = [
     ("train.learning_rte=0.1", "no such setting; did you mean 'train.learning_rate'?"),
+    ("learning_rate=0.1", "no such setting; did you mean 'train.learning_rate'?"),
     ("train.learning_rate=fast", "train.learning_rate: must be a number"),
     ("train.learning_rate=-1", "train.learning_rate: must be a number above 0"),
     ("train.learning_rate=nan", "train.learning_rate: must be a number above 0"),
     ("train.batch_size=0", "train.batch_size: must be an integer at least 1"),
     ("train.batch_size=12.5", "train.batch_size: must be an integer"),
+    ("train.num_steps=99999999", "train.num_steps: must be at most 16777215"),
+    ("tutorial_128=yes", "tutorial_128: must be true or false, not 'yes'"),
+    ("execution.num_devices=0", "at least 1 and at most 4096 or none, not '0'"),
     ("model.hidden_size=-4", "model.hidden_size: must be an integer at least 1"),
     ("model.cell=lstmm", "must be one of lstm, gru, rnn, mingru, lru or FILE.py:CLASS"),
     ("model.cell=absent.py:Cell", "absent.py: No such file or directory"),
@@ -55,12 +60,15 @@ WRONG_SETTINGS = [
     ("model.cell=~absent/cell.py:Cell", "~absent/cell.py: "),
     ("model.num_layers=3", "model.num_layers: 3 needs model.cell=mingru or lru"),
     ("data.name=mnits", "data.name: must be one of mnist, "),
+    ("data.max_shift=14", "data.max_shift: must be an integer at least 0 and at"),
+    ("data.view=permuted --config.data.permutation=random", "random:SEED with"),
     ("data.view=permuted --config.data.permutation=random:x", "data.permutation: must"),
     ("seed=abc", "seed: must be an integer"),
     ("num_seeds=0", "num_seeds: must be an integer at least 1"),
     ("seed", "--config.seed: expected one argument"),
     ("seed=1 stray", "stray argument 'stray'; flags are"),
     ("seed=1 --cofig=x", "--cofig: no such flag; did you mean '--config'?"),
+    ("seed=1 --nothing-like-it", "--nothing-like-it: no such flag"),
 ]
 # A path of sequences, perhaps with other flags, and a part of the error.
 WRONG_SEQUENCES = [
@@ -85,6 +93,12 @@ WRONG_COMMANDS = [
         "main --config=nothing --workdir=new",
         "there is no file nothing; shipped configurations: ",
     ),
+    ("main --config=embeded", "embeded; did you mean 'embedded'?"),
+    ("main --config=default.json", "default.json; did you mean 'default'?"),
+    (f"main --config={300 * 'x'}", "File name too long"),
+    (f"main --workdir={300 * 'x'}", "File name too long"),
+    ("main --workdir=", "--workdir: must name a directory"),
+    ("main --workdir=~absent/run", "~absent/run: "),
     ("main --config=README.md --workdir=new", "README.md does not run: SyntaxError"),
     ("main --config=embedded --workdir=README.md", "README.md is a file"),
     ("main --workdir=\udcff", "is not valid UTF-8"),
@@ -109,19 +123,34 @@ WRONG_COMMANDS = [
         "evaluate --workdir=run --config.data.path=named.npz",
         "has the features y, and the network was trained on x",
     ),
-    ("report --workdir=new", "new does not exist"),
+    ("report --workdir=reference --workdir=new", "new does not exist"),
+    ("predict", "FILE: "),
+    ("predict ''", "FILE: "),
+    ("predict --jsn a.png", "--jsn: no such flag; did you mean '--json'?"),
+    ("predict --workdir=new a.png", "new does not exist"),
+    ("predict --workdir=run --step=7 a.png", "--step: "),
     ("page --output=page.txt", "'page.txt'"),
+    ("page --output=new/page.html", "'new/page.html'"),
+    ("page --output=page.html --wrokdir=a", "did you mean '--workdir'?"),
+    ("page --output=page.html --workdir=new", "new does not exist"),
     ("page --output=page.html --workdir=run", "trained on levels, not on digits"),
     ("verify --workdir=new", "new does not exist"),
+    ("export --format=onnx --output=new", "--workdir: is required"),
+    ("export --workdir=images --output=new", "--format: is required"),
+    ("export --workdir=images --format=onnx", "--output: is required"),
     ("export --workdir=images --format=onx --output=new", "--format: invalid choice"),
-    ("export --verify=empty", "has no folder onnx or"),
+    ("export --workdir=new --format=onnx --output=out", "new does not exist"),
+    ("export --workdir=images --format=onnx --output=~absent/x", "~absent/x: "),
+    ("export --workdir=images --format=onnx --output=README.md", "README.md is a file"),
+    ("export --verify=out --format=onnx", "--verify: takes --workdir and paths"),
+    ("export --verify=", "--verify: must name a directory"),
+    ("export --verify=new", "--verify: "),
+    ("export --verify=empty", "/empty has no folder onnx or"),
     ("doctor --requir=gpu", "--requir: no such flag; did you mean '--require'?"),
     ("doctor --require=xpu", "--require: invalid choice: 'xpu'"),
 ]
 # Arguments of `predict`, which reads the other files, and the file that is wrong.
 WRONG_FILES = [
-    ("README.md", "README.md: "),
-    ("absent.png", "absent.png: No such file or directory"),
     ("--workdir=run five.jpg", "five.jpg: is in no known format"),
     ("--workdir=run other_features.csv", "other_features.csv: has 2 features, and the"),
     ("--workdir=run late_gap.npz", "late_gap.npz: the value of sequence 1030 at time"),
@@ -282,7 +311,7 @@ def test_a_wrong_command_gets_one_line_and_writes_nothing(
 ) -> None:
     monkeypatch.chdir(folder)
     before = file_times(folder)
-    name, *argv = wrong.replace("DATA_DIR", str(data_dir)).split()
+    name, *argv = shlex.split(wrong.replace("DATA_DIR", str(data_dir)))
     assert message in refused(name, *argv)
     assert file_times(folder) == before
 

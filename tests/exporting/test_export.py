@@ -332,35 +332,6 @@ def test_different_predictions_are_counted(
     assert content["differing"] == 1
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ("--format=onnx --output=out", "--workdir: is required"),
-        ("--workdir=DIR --output=out", "--format: is required"),
-        ("--workdir=DIR --format=onnx", "--output: is required"),
-        ("--verify=out --format=onnx", "--verify: takes --workdir and paths of"),
-        ("--verify=", "--verify: must name a directory"),
-        ("--verify=none", "--verify: "),
-        ("--verify=DIR", "--verify: DIR has no folder onnx or"),
-        ("--workdir=none --format=onnx --output=out", "--workdir: "),
-        ("--workdir=DIR --format=onnx --output=~none/x", "~none/x: "),
-        (f"--workdir=DIR --format=onnx --output={__file__}", "is a file"),
-    ],
-)
-def test_a_mistake_is_refused(
-    flags: str,
-    message: str,
-    source: Source,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    workdir = str(source.network.workdir)
-    monkeypatch.chdir(tmp_path)
-    found = refused("export", *flags.replace("DIR", workdir).split())
-    assert message.replace("DIR", workdir) in found
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_missing_package_is_named(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ import outliers
 import pytest
 import robustness
 from PIL import Image, ImageDraw
-from support import REPOSITORY, Command, damaged, one_line_error, refused
+from support import REPOSITORY, damaged
 
 from rnnmnist import Predictor, predict
 from rnnmnist.data import image_sets
@@ -332,24 +332,6 @@ def test_unreadable_files_are_reported_and_skipped(
     assert "seven.jpg: 7, " in captured.out
     for path, line in zip(paths, captured.err.splitlines(), strict=True):
         assert line.startswith(f"error: {path}: ")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "start"),
-    [
-        ([], "FILE: "),
-        ([""], "FILE: "),
-        (["--jsn", "a.png"], "--jsn: "),
-        (["--workdir=nowhere", "a.png"], "--workdir: "),
-        (["--step=7", "a.png"], "--step: "),
-    ],
-)
-def test_a_mistake_is_one_line(arguments: list[str], start: str) -> None:
-    assert refused("predict", *arguments).startswith(start)
-
-
-def test_a_mistake_ends_the_command(command: Command) -> None:
-    assert "--json" in one_line_error(command("predict", "--jsn", "a.png"))
 
 
 def test_a_damaged_image_of_every_kind_is_an_image_or_a_user_error() -> None:

@@ -17,7 +17,7 @@ import pytest
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from support import Command, Once, called, in_a_browser, one_line_error, refused
+from support import Once, called, in_a_browser
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.errors import UserError
@@ -251,16 +251,6 @@ def test_a_network_without_errors_has_a_report(run_data: RunData) -> None:
     scores = score_logits(np.eye(10)[labels][None], labels)
     run = dataclasses.replace(run_data, scores=scores, predictions=[perfect])
     assert "500 of 500 images are correct" in report_text(run)
-
-
-def test_an_error_is_one_line(command: Command) -> None:
-    assert "--workdir" in one_line_error(command("report"))
-
-
-def test_a_missing_run_is_refused_before_others_are_read(tmp_path: Path) -> None:
-    flags = ["--workdir=checkpoints/reference", f"--workdir={tmp_path / 'run'}"]
-    assert f"{tmp_path / 'run'} does not exist" in refused("report", *flags)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("unrendered")

@@ -18,13 +18,10 @@ from PIL import Image
 from robustness import preprocess_file
 from support import (
     REPOSITORY,
-    Command,
     Once,
     called,
     in_a_browser,
     inputs_of,
-    one_line_error,
-    refused,
     save_network,
 )
 
@@ -129,27 +126,6 @@ def test_samples_of_the_test_split_are_a_recorded_reading(
     drawing_page.select_samples(Predictor(workdir))
     readings = logs.read(workdir, logs.Reading)
     assert [reading.command for reading in readings] == commands
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["--output=nowhere/page.html"], "'nowhere/page.html'"),
-        (["--output=page.html", "--workdir=nowhere"], "nowhere does not exist"),
-    ],
-)
-def test_a_mistake_is_one_line(
-    arguments: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert named in refused("page", *arguments)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_mistake_ends_the_command(command: Command, tmp_path: Path) -> None:
-    argv = [f"--output={tmp_path / 'page.html'}", "--wrokdir=a"]
-    assert "'--workdir'?" in one_line_error(command("page", *argv))
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
