@@ -18,10 +18,8 @@ import pytest
 import trainer
 from support import (
     Once,
-    called,
     damaged,
     file_times,
-    one_line_error,
     refused,
     save_network,
     task_of,
@@ -355,26 +353,6 @@ def test_predict_names_the_class_of_each_sequence(
     test = content["split"] == "test"
     correct = np.array([line["label"] for line in lines]) == content["labels"]
     assert correct[test].sum() == trainer.result(run)["correct"]
-
-
-def test_a_stream_equals_the_whole_sequence(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = arrays()
-    length = int(content["lengths"][0])
-    lines = [",".join(map(str, row)) for row in content["inputs"][0, :length].tolist()]
-    stdin = io.StringIO("\n".join([*lines, "", lines[0], "1,2,3"]))
-    monkeypatch.setattr("sys.stdin", stdin)
-    finished = called("predict", f"--workdir={run}", "--stream")
-    assert "line" in one_line_error(finished)
-    *first, again = map(json.loads, finished.stdout.splitlines())
-    assert [line["step"] for line in first] == list(range(1, length + 1))
-    assert again["probabilities"] == first[0]["probabilities"]
-    whole = rnnmnist.Predictor(run).classify(
-        content["inputs"][:1], content["lengths"][:1], every_step=True
-    )
-    streamed = [list(line["probabilities"].values()) for line in first]
-    np.testing.assert_allclose(streamed, whole[0, :length], atol=1e-6)
 
 
 def test_fit_trains_on_arrays_and_resumes(

@@ -31,7 +31,7 @@ def test_a_stream_predicts_as_for_whole_sequences(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Several in turn, from a stored state, and by the command."""
+    """Several in turn, from a stored state, and by the command, up to a wrong line."""
     data = DataConfig(name="files", missing="forward_fill")
     model = ModelConfig(cell, pooling=pooling, hidden_size=8, window=window)
     config = Config(num_seeds=2, data=data, model=model)
@@ -64,8 +64,9 @@ def test_a_stream_predicts_as_for_whole_sequences(
 
     rows = [[",".join(map(str, row)) for row in one] for one in inputs.tolist()]
     text = "\n\n".join(map("\n".join, rows)).replace("nan", "")
-    monkeypatch.setattr("sys.stdin", io.StringIO(text))
-    predict.main([f"--workdir={workdir}", "--stream"])
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{text}\n1,2,3"))
+    with pytest.raises(UserError, match=r"^standard input, line 21: features: must be"):
+        predict.main([f"--workdir={workdir}", "--stream"])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["step"] for line in lines] == 3 * [1, 2, 3, 4, 5, 6]
     printed = [list(line["probabilities"].values()) for line in lines]
