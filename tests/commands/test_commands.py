@@ -10,7 +10,6 @@ import importlib
 import json
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
@@ -178,9 +177,7 @@ def test_user_errors_are_reported_before_slow_imports(
         "except UserError: pass\n"
         "print({'jax', 'flax', 'orbax', 'numpy'} & set(sys.modules))"
     )
-    finished = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
-    )
+    finished = run_python("-c", program, environment=environment)
     assert finished.stdout == "set()\n", finished.stderr
 
 
@@ -234,10 +231,8 @@ def test_the_console_script_runs_a_command_that_ends_normally(
         f"import atexit\nfrom {module} import {function}\n"
         f"atexit.register(print, 'at exit')\n{function}()"
     )
-    argv = [sys.executable, "-c", program, "verify", "--workdir=checkpoints/reference"]
-    finished = subprocess.run(
-        argv, env=environment, cwd=REPOSITORY, capture_output=True, text=True
-    )
+    argv = "-c", program, "verify", "--workdir=checkpoints/reference"
+    finished = run_python(*argv, environment=environment)
     assert (finished.returncode, finished.stderr) == (0, "")
     assert finished.stdout == "step 18060  good\nat exit\n"
 

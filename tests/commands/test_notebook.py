@@ -18,7 +18,7 @@ import nbformat
 import pytest
 import trainer
 from colab_notebook import NOTEBOOK, cells, settings
-from support import REPOSITORY
+from support import REPOSITORY, run_python
 
 from rnnmnist import notebook
 from rnnmnist.errors import UserError
@@ -43,10 +43,7 @@ def test_the_kernel_imports_no_jax() -> None:
         "import sys\nfrom rnnmnist import notebook\n"
         "print({'jax', 'numpy', 'IPython', 'matplotlib'} & set(sys.modules))"
     )
-    finished = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert finished.stdout == "set()\n"
+    assert run_python("-c", program).stdout == "set()\n"
 
 
 class CellError(Exception):

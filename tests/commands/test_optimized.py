@@ -2,11 +2,9 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-from support import REPOSITORY
+from support import output_of, run_python
 
 PROGRAM = """
 import sys
@@ -31,16 +29,8 @@ def test_training_resuming_evaluation_and_prediction_with_optimized_programs(
         "JAX_NUM_CPU_DEVICES": "2",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
     }
-    finished = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path / "run"), str(data_dir)],
-        env=variables,
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert finished.returncode == 0, finished.stderr
-    output = finished.stdout
+    argv = "-c", PROGRAM, tmp_path / "run", data_dir
+    output = output_of(run_python(*argv, environment=variables))
     assert "resuming from step 20" in output
     results = re.findall(r"^(?:test  .*|mnist5k test .*) \((\d+) of 500;", output, re.M)
     _, of_trainer, of_evaluation = map(int, results)

@@ -7,14 +7,13 @@ import hashlib
 import http.server
 import itertools
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import trainer
 from support import random_examples
 
 from rnnmnist.config.schema import Config, DataConfig
@@ -228,13 +227,10 @@ def test_two_first_starts_prepare_once(
         "from rnnmnist.config.schema import DataConfig\n"
         "datasets.load(DataConfig(name='mnist5k', data_dir=sys.argv[1]))\n"
     )
-    argv = [sys.executable, "-c", program, str(tmp_path / "new")]
-    processes = [
-        subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    printed = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
+    argv = "-c", program, tmp_path / "new"
+    processes = [trainer.popen(environment, *argv) for _ in range(2)]
+    codes, printed, _ = zip(*trainer.outcomes(processes), strict=True)
+    assert codes == (0, 0)
     assert "".join(printed).count("preparing mnist5k") == 1
 
 

@@ -1,14 +1,12 @@
 """The costs of programs on accelerators: their count, and what was measured."""
 
 import json
-import subprocess
-import sys
 
 import accelerators
 import jax
 import pytest
 from accelerators import CASES, Case, Variant, step_instructions, variant_of
-from support import REPOSITORY
+from support import REPOSITORY, output_of, run_python
 
 PROGRAM = """\
 %rounds (p: (s32[], f32[8])) -> (s32[], f32[8]) {
@@ -92,4 +90,4 @@ for precision, (x, y, z) in (("bfloat16", rounded), ("float32", exact)):
 @pytest.mark.slow
 def test_products_are_those_of_rounded_operands(environment: dict[str, str]) -> None:
     variables = environment | {"PYTHONPATH": str(REPOSITORY / "tools")}
-    subprocess.run([sys.executable, "-c", PRODUCTS], env=variables, check=True)
+    output_of(run_python("-c", PRODUCTS, environment=variables))

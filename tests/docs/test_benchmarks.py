@@ -1,15 +1,13 @@
 """The benchmark: its tables match its measurements, and its workers run."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import long_sequences
 import pytest
 import speed_tables
 import worker
-from support import REPOSITORY
+from support import REPOSITORY, output_of, run_python
 
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import Config
@@ -108,17 +106,9 @@ def test_a_worker_runs_its_task_once_per_line(
     amount: int,
     unoptimized: dict[str, str],
 ) -> None:
-    finished = subprocess.run(
-        [sys.executable, BENCHMARKS / script, task, json.dumps(settings)],
-        input="now\nnow\n",
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-        env=unoptimized,
-        timeout=120,
-        check=True,
-    )
-    ready, *lines = map(json.loads, finished.stdout.splitlines())
+    argv = BENCHMARKS / script, task, json.dumps(settings)
+    finished = run_python(*argv, environment=unoptimized, input="now\nnow\n")
+    ready, *lines = map(json.loads, output_of(finished).splitlines())
     assert ready == {"ready": True}
     assert [line["amount"] for line in lines] == [amount] * 2
     assert all(line["seconds"] > 0 and line["peak_mib"] > 50 for line in lines)

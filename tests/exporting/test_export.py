@@ -6,8 +6,6 @@ import importlib
 import json
 import runpy
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import msgspec
 import numpy as np
 import onnxruntime
 import pytest
-from support import refused, save_network
+from support import refused, run_python, save_network
 
 from rnnmnist import export
 from rnnmnist.config.schema import LINEAR_CELLS, Config, DataConfig, ModelConfig
@@ -231,9 +229,7 @@ def test_the_model_card_runs_with_neither_jax_nor_this_package(exported: Path) -
         f"{example}\n"
         "print(logits.shape, len(classes))"
     )
-    finished = subprocess.run(
-        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True
-    )
+    finished = run_python("-c", script, cwd=folder)
     assert finished.stdout == "(2, 10) 10\n", finished.stderr
 
 

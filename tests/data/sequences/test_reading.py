@@ -2,8 +2,6 @@
 
 import io
 import struct
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from support import damaged
+from support import damaged, output_of, run_python
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Dataset
@@ -595,8 +593,8 @@ def test_hostile_arrays_are_refused_without_their_memory(tmp_path: Path) -> None
             file.writestr("inputs.npy", content)
         (tmp_path / f"{index}").mkdir()
         (tmp_path / f"{index}" / "inputs.npy").write_bytes(content)
-    argv = [sys.executable, "-c", READ_ALL, str(tmp_path)]
-    refused, kilobytes = map(int, subprocess.check_output(argv).split())
+    printed = output_of(run_python("-c", READ_ALL, tmp_path))
+    refused, kilobytes = map(int, printed.split())
     assert refused == 2 * len(HOSTILE)
     assert kilobytes < 300_000
 
