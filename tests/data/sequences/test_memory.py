@@ -50,18 +50,22 @@ def test_a_table_is_read_as_arrays(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "classes"),
+    ("labels", "classes", "indices"),
     [
-        (["b", "a"], ("a", "b")),
-        ([10, 9], ("9", "10")),
-        ([True, False], ("False", "True")),
-        ([2.0, 0.1], ("0.1", "2.0")),
+        (["b", "a", "B"], ("B", "a", "b"), [2, 1, 0]),
+        (["10", "9", "x"], ("10", "9", "x"), [0, 1, 2]),
+        (["10", "9", "-1"], ("-1", "9", "10"), [2, 1, 0]),
+        ([10, 9, -1], ("-1", "9", "10"), [2, 1, 0]),
+        (np.array([7, 0, 7], np.uint64), ("0", "7"), [1, 0, 1]),
+        ([True, False, True], ("False", "True"), [1, 0, 1]),
+        ([2.0, 0.1, 2.0], ("0.1", "2.0"), [1, 0, 1]),
     ],
 )
-def test_classes_have_the_same_names_wherever_the_labels_are(
-    labels: list[Any], classes: tuple[str, ...], tmp_path: Path
+def test_classes_have_the_same_names_and_order_wherever_the_labels_are(
+    labels: Any, classes: tuple[str, ...], indices: list[int], tmp_path: Path
 ) -> None:
-    columns = {"sequence": [0, 1], "time": [0, 0], "x": [0.5, 1.5], "label": labels}
+    columns = {"sequence": [0, 1, 2], "time": [0, 0, 0], "x": [3, 4, 5]}
+    columns["label"] = labels
     frame = pd.DataFrame(columns)
     frame.to_csv(tmp_path / "table.csv", index=False)
     frame.to_parquet(tmp_path / "table.parquet")
@@ -69,13 +73,14 @@ def test_classes_have_the_same_names_wherever_the_labels_are(
     if column.dtype == float:  # arrays of floats are refused
         column = column.astype(str)
     tables = [frame, frame.astype({"label": "category"}), pl.DataFrame(columns)]
-    arrays = [column, column.astype("category"), pl.Series(column.to_list())]
+    arrays = [column, column.to_numpy(), column.astype("category")]
+    arrays.append(pl.Series(column.to_list()))
     found = [read(path) for path in tmp_path.iterdir()]
     found += [from_memory(table) for table in tables]
-    found += [from_memory([[0.5], [1.5]], labels=array) for array in arrays]
+    found += [from_memory([[3], [4], [5]], labels=array) for array in arrays]
     for one in found:
         assert one.classes == classes
-        np.testing.assert_array_equal(one.labels, [1, 0])
+        np.testing.assert_array_equal(one.labels, indices)
 
 
 @pytest.mark.parametrize("create", [pd.DataFrame, pl.DataFrame])

@@ -253,29 +253,6 @@ def test_either_file_of_a_pair_names_both(tmp_path: Path, name: str) -> None:
     assert read(tmp_path / "animals_TRAIN.ts").split is None
 
 
-@pytest.mark.parametrize(
-    ("labels", "classes", "indices"),
-    [
-        ([10, 9, -1], ("-1", "9", "10"), [2, 1, 0]),
-        (np.array([7, 0, 7], np.uint64), ("0", "7"), [1, 0, 1]),
-        (["b", "a", "B"], ("B", "a", "b"), [2, 1, 0]),
-        (["10", "9", "-1"], ("-1", "9", "10"), [2, 1, 0]),
-        (["10", "9", "x"], ("10", "9", "x"), [0, 1, 2]),
-    ],
-)
-def test_classes_are_sorted(
-    tmp_path: Path, labels: Any, classes: tuple[str, ...], indices: list[int]
-) -> None:
-    rows = "".join(f"{i},0,1,{label}\n" for i, label in enumerate(labels))
-    for path in (
-        write_npz(tmp_path, inputs=np.zeros((3, 2)), labels=labels),
-        write_text(tmp_path, "labels.csv", "sequence,time,x,label\n" + rows),
-    ):
-        sequences = read(path)
-        assert sequences.classes == classes
-        np.testing.assert_array_equal(sequences.labels, indices)
-
-
 def test_prediction_needs_no_labels_and_keeps_given_ones(tmp_path: Path) -> None:
     for path in (
         write_npz(tmp_path, inputs=INPUTS, lengths=[3, 3, 3]),  # without padding
