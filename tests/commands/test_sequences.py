@@ -16,18 +16,11 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import trainer
-from support import (
-    Once,
-    damaged,
-    file_times,
-    refused,
-    save_network,
-    task_of,
-)
+from support import Once, damaged, file_times, refused
 
 import rnnmnist
 from rnnmnist import evaluate, main, predict, report
-from rnnmnist.config.schema import Config, DataConfig, ExecutionConfig, ModelConfig
+from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import datasets
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import logs
@@ -235,18 +228,6 @@ def test_a_constant_feature_is_not_scaled(tmp_path: Path) -> None:
     task = datasets.load(DataConfig(name="files", path=str(path))).task
     assert task.std is not None
     assert task.std[1] == 1 != task.std[0]
-
-
-def test_blocks_of_recomputed_states_need_not_divide_other_lengths(
-    tmp_path: Path,
-) -> None:
-    config = Config(
-        data=DataConfig(name="files"),
-        model=ModelConfig(cell="lru"),
-        execution=ExecutionConfig(remat_steps=4),
-    )
-    workdir = save_network(tmp_path / "run", config, task_of(12, 2, 3))
-    assert rnnmnist.Predictor(workdir, 3).classify(np.zeros((1, 7, 2))).shape == (1, 3)
 
 
 @pytest.mark.parametrize(

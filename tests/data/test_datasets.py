@@ -234,13 +234,6 @@ def test_two_first_starts_prepare_once(
     assert "".join(printed).count("preparing mnist5k") == 1
 
 
-def test_a_data_dir_that_is_a_file_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.touch()
-    with pytest.raises(UserError, match=rf"data\.data_dir: {path} is a file"):
-        datasets.load(DataConfig(name="mnist5k", data_dir=str(path)))
-
-
 @pytest.mark.slow
 def test_the_embedded_images_are_the_first_500_of_each_class_of_mnist(
     originals: Path,

@@ -1,6 +1,5 @@
 """What `fit` does to the process of its caller."""
 
-import concurrent.futures
 import contextlib
 import gc
 import logging
@@ -231,14 +230,6 @@ def test_an_interrupt_saves_what_is_trained_and_leaves_nothing_behind(
     assert_same_end(tmp_path / "run", reference)
 
 
-def test_fit_runs_in_a_thread(tmp_path: Path, reference: Path) -> None:
-    before = left_behind()
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        thread.submit(fit, tmp_path / "run").result()
-    assert_same_end(tmp_path / "run", reference)
-    assert_nothing_is_left(before)
-
-
 @pytest.mark.parametrize(("last", "damaged"), [(30, 30), (20, 10)])
 def test_fit_resumes_beside_a_damaged_header(
     tmp_path: Path, reference: Path, last: int, damaged: int
@@ -253,7 +244,8 @@ def test_fit_resumes_beside_a_damaged_header(
 
 
 def test_fits_in_threads_end_as_alone(tmp_path: Path, reference: Path) -> None:
-    """While a third thread reads a checkpoint."""
+    """While a third thread reads a checkpoint. They leave nothing behind."""
+    before = left_behind()
     workdirs = [tmp_path / name / "run" for name in "ab"]
     threads = [
         threading.Thread(target=fit, args=[workdir], daemon=True)
@@ -266,6 +258,7 @@ def test_fits_in_threads_end_as_alone(tmp_path: Path, reference: Path) -> None:
         assert checkpoints.find_fault(reference, SETTINGS["num_steps"]) is None
     for workdir in workdirs:
         assert_same_end(workdir, reference)
+    assert_nothing_is_left(before)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from support import model_of, random_params, task_of
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.batches import Batch
 from rnnmnist.models.classifier import Params, SequenceClassifier
-from rnnmnist.training.loss import Objective, time_weights
+from rnnmnist.training.loss import Objective
 
 STEPS, CLASSES, SMOOTHING = 7, 4, 0.1
 GENERATOR = np.random.default_rng(0)
@@ -81,15 +81,3 @@ def test_the_loss_of_a_batch_is_that_of_its_truncated_sequences(
     assert int(correct) == len(labels) - 1
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
     jax.tree.map(close, grads, slopes)
-
-
-def test_the_weights_of_steps_by_hand() -> None:
-    weights = jax.jit(time_weights, static_argnums=0)
-    assert weights(4).dtype == jnp.float32
-    for length, squares in (
-        (None, [1, 4, 9, 16]),
-        (3, [1, 4, 9, 0]),
-        (1, [1, 0, 0, 0]),
-    ):
-        expected = np.array(squares) / sum(squares)
-        np.testing.assert_allclose(weights(4, length), expected, rtol=1e-6)
