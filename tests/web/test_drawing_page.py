@@ -16,14 +16,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from robustness import preprocess_file
-from support import (
-    REPOSITORY,
-    Once,
-    called,
-    in_a_browser,
-    inputs_of,
-    save_network,
-)
+from support import REPOSITORY, Once, called, in_a_browser, inputs_of, save_network
 
 from rnnmnist.config.files import REFERENCES
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
