@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from support import REPOSITORY, called, output_of
 
@@ -66,16 +66,40 @@ def popen(environment: dict[str, str], *argv: object) -> subprocess.Popen[str]:
     )
 
 
-def start(
-    environment: dict[str, str],
-    argv: Sequence[str],
-    program: Sequence[object] = MAIN,
-    word: str = "loss",
-) -> subprocess.Popen[str]:
-    """Starts the run and returns when it has printed a line that contains a word."""
-    process = popen(environment | {"PYTHONPATH": str(REPOSITORY)}, *program, *argv)
-    wait_for_training(process, word)
-    return process
+class Run(NamedTuple):
+    """A run that a test starts in processes of its own, or in that of the test."""
+
+    workdir: Path
+    data_dir: Path
+    environment: dict[str, str]
+
+    def arguments(self, *more: str) -> list[str]:
+        """Returns the command line."""
+        return arguments(self.workdir, self.data_dir, *more)
+
+    def finish(self, *more: str) -> str:
+        """Trains to the end in this process; returns the output."""
+        return run(self.workdir, self.data_dir, *more)
+
+    def start(
+        self,
+        *more: str,
+        program: Sequence[object] = MAIN,
+        word: str = "loss",
+        **variables: str,
+    ) -> subprocess.Popen[str]:
+        """Starts a process; returns when it has printed a line that contains a word."""
+        environment = self.environment | {"PYTHONPATH": str(REPOSITORY)} | variables
+        process = popen(environment, *program, *self.arguments(*more))
+        wait_for_training(process, word)
+        return process
+
+    def start_together(
+        self, *more: str, count: int = 2, program: Sequence[object] = MAIN
+    ) -> list[subprocess.Popen[str]]:
+        """Starts several processes, which `start_together` describes."""
+        argvs = [self.arguments(*more)] * count
+        return start_together(self.environment, argvs, program)
 
 
 def wait_for_training(process: subprocess.Popen[str], word: str = "loss") -> None:
@@ -109,14 +133,6 @@ def start_together(
         argv = [*program, *argvs[index], *flags]
         processes.insert(0, popen(clean | {"PYTHONPATH": TOGETHER}, *argv))
     return processes
-
-
-def run_processes(
-    environment: dict[str, str], workdir: Path, data_dir: Path, count: int, *more: str
-) -> list[tuple[int, str, str]]:
-    """Starts the run in several processes and returns how each ended."""
-    args = arguments(workdir, data_dir, *more)
-    return outcomes(start_together(environment, [args] * count))
 
 
 def free_port() -> int:

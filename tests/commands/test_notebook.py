@@ -18,7 +18,7 @@ import nbformat
 import pytest
 import trainer
 from colab_notebook import NOTEBOOK, cells, settings
-from support import REPOSITORY, run_python
+from support import REPOSITORY, UNOPTIMIZED, run_python
 
 from rnnmnist import notebook
 from rnnmnist.errors import UserError
@@ -202,9 +202,7 @@ def test_a_failed_plot_is_one_line(
     assert capsys.readouterr().out == line
 
 
-def start(
-    environment: dict[str, str], workdir: Path, data_dir: Path, every: int, until: str
-) -> subprocess.Popen[str]:
+def start(run: trainer.Run, every: int, until: str) -> subprocess.Popen[str]:
     """A process that trains as a kernel does, after it has printed a text."""
     program = (
         "import sys\nfrom rnnmnist import notebook\n"
@@ -214,13 +212,8 @@ def start(
     )
     endless = (*trainer.ENDLESS, f"--config.train.log_every_steps={every}")
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            program,
-            *trainer.arguments(workdir, data_dir, *endless),
-        ],
-        env=environment,
+        [sys.executable, "-c", program, *run.arguments(*endless)],
+        env=run.environment | UNOPTIMIZED,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,  # Jupyter signals the kernel's whole group
@@ -231,28 +224,22 @@ def start(
 
 
 @pytest.mark.slow
-def test_an_interrupt_saves(
-    unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
-    workdir = tmp_path / "run"
-    process = start(unoptimized, workdir, data_dir, every=7, until="loss")
+def test_an_interrupt_saves(new_run: trainer.Run) -> None:
+    process = start(new_run, every=7, until="loss")
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     saved = re.search(r"stopped: saved step (\d+) of", output)
     assert saved is not None
-    assert (workdir / saved[1] / "params").is_dir()
+    assert (new_run.workdir / saved[1] / "params").is_dir()
 
 
 @pytest.mark.slow
-def test_a_second_interrupt_kills(
-    unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
+def test_a_second_interrupt_kills(new_run: trainer.Run) -> None:
     """Long before the next event."""
-    workdir = tmp_path / "run"
-    environment = unoptimized | {"JAX_LOG_COMPILES": "1"}
+    logging = new_run.environment | {"JAX_LOG_COMPILES": "1"}
     compiled = "Finished XLA compilation of jit(train_steps)"
-    process = start(environment, workdir, data_dir, every=10**6, until=compiled)
+    process = start(new_run._replace(environment=logging), 10**6, until=compiled)
     time.sleep(1)  # the call starts
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(1)
@@ -260,21 +247,18 @@ def test_a_second_interrupt_kills(
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=10)
     assert process.returncode == 128 + signal.SIGKILL
-    with lock(workdir):
+    with lock(new_run.workdir):
         pass
 
 
 @pytest.mark.slow
-def test_training_ends_if_the_kernel_is_killed(
-    unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
-    workdir = tmp_path / "run"
-    process = start(unoptimized, workdir, data_dir, every=7, until="loss")
+def test_training_ends_if_the_kernel_is_killed(new_run: trainer.Run) -> None:
+    process = start(new_run, every=7, until="loss")
     process.kill()
     process.communicate()
     for _ in range(300):
         try:
-            with lock(workdir):
+            with lock(new_run.workdir):
                 return
         except UserError:  # the trainer still holds the lock
             time.sleep(0.1)

@@ -16,10 +16,10 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_full_disk_ends_the_run_at_its_last_good_step(
-    environment: dict[str, str], data_dir: Path, reference_run: Path, tmp_path: Path
+    new_run: trainer.Run, reference_run: Path
 ) -> None:
     """Simulated by a limit on file sizes that a parameter file exceeds."""
-    workdir = trainer.copy_of(reference_run, tmp_path / "run")
+    workdir = trainer.copy_of(reference_run, new_run.workdir)
     trainer.cut_back(workdir, trainer.STEPS - 20)
     before = trainer.checksums(workdir, trainer.STEPS - 20)
 
@@ -28,8 +28,8 @@ def test_a_full_disk_ends_the_run_at_its_last_good_step(
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
         "runpy.run_module('rnnmnist.main', run_name='__main__')\n"
     )
-    args = trainer.arguments(workdir, data_dir)
-    finished = run_python("-c", program, *args, environment=environment)
+    argv = "-c", program, *new_run.arguments()
+    finished = run_python(*argv, environment=new_run.environment)
     assert finished.returncode == 1, finished.stderr
     assert "Traceback" not in finished.stderr
     line = finished.stderr.splitlines()[-1]  # after warnings of jax, and logs of XLA
@@ -37,26 +37,20 @@ def test_a_full_disk_ends_the_run_at_its_last_good_step(
     assert str(workdir) in line
     assert f"step {trainer.STEPS - 20}" in line
     assert trainer.checksums(workdir, trainer.STEPS - 20) == before
-    trainer.run(workdir, data_dir)  # removes incomplete files
+    new_run.finish()  # removes incomplete files
     trainer.assert_same_end(workdir, reference_run)
 
 
 @pytest.mark.parametrize(
     ("path", "named"),
-    [
-        ("/proc/rnnmnist", "/proc/rnnmnist: "),
-        ("/dev/null/run", "null"),
-        ("mine", "mine is a file"),
-    ],
+    [("/proc/rnnmnist", "/proc/rnnmnist: "), ("/dev/null/run", "null")],
 )
 def test_an_unwritable_workdir_is_refused_before_training(
-    data_dir: Path, tmp_path: Path, path: str, named: str
+    data_dir: Path, path: str, named: str
 ) -> None:
-    (tmp_path / "mine").write_text("mine")
-    finished = called("main", *trainer.arguments(tmp_path / path, data_dir))
+    finished = called("main", *trainer.arguments(Path(path), data_dir))
     assert named in one_line_error(finished)
     assert "loss" not in finished.stdout
-    assert (tmp_path / "mine").read_text() == "mine"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")

@@ -6,11 +6,13 @@ import random
 import re
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trainer
-from support import Command, called, one_line_error, output_of, run_python
+from support import UNOPTIMIZED, Command, called, one_line_error, output_of, run_python
+from trainer import Run
 
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.runs.results import write_result
@@ -24,41 +26,29 @@ pytestmark = pytest.mark.slow
     [n if n < 3 else pytest.param(n, marks=pytest.mark.exhaustive) for n in range(20)],
 )
 def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(
-    environment: dict[str, str],
-    data_dir: Path,
-    reference_run: Path,
-    tmp_path: Path,
-    number: int,
+    new_run: Run, reference_run: Path, number: int
 ) -> None:
     """`kill -9`, with slow saves, so that some kills interrupt one."""
-    workdir = tmp_path / "run"
-    args = trainer.arguments(workdir, data_dir)
-    process = trainer.start(environment, args, trainer.SLOW_SAVE)
+    process = new_run.start(program=trainer.SLOW_SAVE)
     time.sleep(random.Random(number).uniform(0, 3))
-    before = sorted(path.name for path in workdir.iterdir())
+    before = sorted(path.name for path in new_run.workdir.iterdir())
     process.kill()
     process.communicate()
     saved = [int(name) for name in before if name.isdecimal()]
-    printed = trainer.run(workdir, data_dir)
+    printed = new_run.finish()
     resumed = re.search(r"(?:resuming from|complete at) step (\d+)", printed)
     # Only work since the last finished checkpoint is lost.
     assert int(resumed[1] if resumed else 0) >= max(saved, default=0)
-    trainer.assert_same_end(workdir, reference_run)
+    trainer.assert_same_end(new_run.workdir, reference_run)
     unfinished = [name for name in before if "tmp" in name]
     print(f"killed at {saved}, during a save: {bool(unfinished)}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_saves_on_a_signal_and_resumes_to_the_same_end(
-    environment: dict[str, str],
-    data_dir: Path,
-    reference_run: Path,
-    tmp_path: Path,
-    number: int,
+    new_run: Run, reference_run: Path, number: int
 ) -> None:
-    workdir = tmp_path / "run"
-    args = trainer.arguments(workdir, data_dir)
-    process = trainer.start(environment, args, trainer.SLOW_SAVE)
+    process = new_run.start(program=trainer.SLOW_SAVE)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 128 + number, stderr
@@ -66,16 +56,14 @@ def test_a_run_saves_on_a_signal_and_resumes_to_the_same_end(
     saved = re.match(rf"stopped: saved step (\d+) of {trainer.STEPS} in", line)
     assert saved is not None, line
     step = int(saved[1])
-    assert trainer.metrics(workdir)[-1]["step"] == step
-    printed = output_of(called("verify", f"--workdir={workdir}"))
+    assert trainer.metrics(new_run.workdir)[-1]["step"] == step
+    printed = output_of(called("verify", f"--workdir={new_run.workdir}"))
     assert f"step {step}  good" in printed
-    assert f"resuming from step {step}\n" in trainer.run(workdir, data_dir)
-    trainer.assert_same_end(workdir, reference_run)
+    assert f"resuming from step {step}\n" in new_run.finish()
+    trainer.assert_same_end(new_run.workdir, reference_run)
 
 
-def test_a_signal_in_the_last_chunk_determines_the_exit_code(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
+def test_a_signal_in_the_last_chunk_determines_the_exit_code(new_run: Run) -> None:
     """The loop sees the signal after its last step."""
     program = (
         "import os, signal, sys\n"
@@ -89,22 +77,19 @@ def test_a_signal_in_the_last_chunk_determines_the_exit_code(
         "loop.validate = validate\n"
         "cli.run(main.main)\n"
     )
-    workdir = tmp_path / "run"
-    args = trainer.arguments(workdir, data_dir)
-    finished = run_python("-c", program, *args, environment=environment)
+    argv = "-c", program, *new_run.arguments()
+    finished = run_python(*argv, environment=new_run.environment)
     assert finished.returncode == 143, finished.stderr
     assert f"saved step {trainer.STEPS} of {trainer.STEPS}" in finished.stderr
-    assert not (workdir / "evaluation").exists()
-    assert "complete" in trainer.run(workdir, data_dir)
-    assert len(list((workdir / "evaluation").iterdir())) == 1
+    evaluation = new_run.workdir / "evaluation"
+    assert not evaluation.exists()
+    assert "complete" in new_run.finish()
+    assert len(list(evaluation.iterdir())) == 1
 
 
-def test_a_second_interrupt_exits_immediately(
-    unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
+def test_a_second_interrupt_exits_immediately(new_run: Run) -> None:
     """Long before the next event."""
-    args = trainer.arguments(tmp_path / "run", data_dir, *trainer.ENDLESS)
-    process = trainer.start(unoptimized, args, word="parameters")
+    process = new_run.start(*trainer.ENDLESS, word="parameters", **UNOPTIMIZED)
     try:
         time.sleep(4)
         process.send_signal(signal.SIGINT)
@@ -116,24 +101,20 @@ def test_a_second_interrupt_exits_immediately(
         process.kill()
     assert process.returncode == 130
     assert stderr == "stopped\n"
-    assert list_steps(tmp_path / "run") == []
+    assert list_steps(new_run.workdir) == []
 
 
-def test_a_signal_before_training_terminates_the_process(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
-    args = trainer.arguments(tmp_path / "run", data_dir)
-    process = trainer.popen(environment, *trainer.MAIN, *args)
+def test_a_signal_before_training_terminates_the_process(new_run: Run) -> None:
+    argv = *trainer.MAIN, *new_run.arguments()
+    process = trainer.popen(new_run.environment, *argv)
     time.sleep(0.4)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == -signal.SIGTERM
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (new_run.workdir / "metrics.jsonl").exists()
 
 
-def test_an_interrupt_ends_every_start(
-    unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
+def test_an_interrupt_ends_every_start(new_run: Run) -> None:
     """At 60 moments. Half of the processes would wait for another one."""
     program = (  # `python -m rnnmnist.main`, after Python's own start
         "import runpy, sys\n"
@@ -141,13 +122,12 @@ def test_an_interrupt_ends_every_start(
         "sys.argv[0] = '-m'\n"
         "runpy.run_module('rnnmnist.main', run_name='__main__', alter_sys=True)\n"
     )
-    often = (*trainer.ENDLESS, "--config.train.log_every_steps=100")
-    alone = trainer.arguments(tmp_path / "run", data_dir, *often)
+    start = partial(new_run.start, program=["-c", program], word="started")
+    alone = (*trainer.ENDLESS, "--config.train.log_every_steps=100")
     address = f"--coordinator_address=127.0.0.1:{trainer.free_port()}"
-    waiting = [*alone, address, "--num_processes=2", "--process_id=0"]
+    waiting = (*alone, address, "--num_processes=2", "--process_id=0")
     for number in range(60):
-        args = waiting if number % 2 else alone
-        process = trainer.start(unoptimized, args, ["-c", program], "started")
+        process = start(*(waiting if number % 2 else alone), **UNOPTIMIZED)
         time.sleep(number / 25)
         process.send_signal(signal.SIGINT)
         ((code, _, stderr),) = trainer.outcomes([process])
@@ -155,31 +135,23 @@ def test_an_interrupt_ends_every_start(
 
 
 def test_a_second_trainer_is_refused_and_a_killed_one_holds_no_lock(
-    environment: dict[str, str],
-    command: Command,
-    data_dir: Path,
-    reference_run: Path,
-    tmp_path: Path,
+    new_run: Run, command: Command, reference_run: Path
 ) -> None:
-    workdir = tmp_path / "run"
-    args = trainer.arguments(workdir, data_dir)
-    process = trainer.start(environment, args, trainer.SLOW_SAVE)
+    process = new_run.start(program=trainer.SLOW_SAVE)
     os.kill(process.pid, signal.SIGSTOP)  # keeps it from finishing
-    error = one_line_error(command("main", *args))
+    error = one_line_error(command("main", *new_run.arguments()))
     assert f"in use by process {process.pid} on {os.uname().nodename}" in error
     process.kill()
     process.communicate()
-    trainer.run(workdir, data_dir)
-    trainer.assert_same_end(workdir, reference_run)
+    new_run.finish()
+    trainer.assert_same_end(new_run.workdir, reference_run)
 
 
-def test_evaluation_during_training_succeeds_without_side_effects(
-    unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
+def test_evaluation_during_training_succeeds_without_side_effects(new_run: Run) -> None:
     """While the trainer deletes old checkpoints."""
-    workdir = tmp_path / "run"
+    workdir = new_run.workdir
     many = (*trainer.ENDLESS, "--config.train.eval_every_steps=7")
-    process = trainer.start(unoptimized, trainer.arguments(workdir, data_dir, *many))
+    process = new_run.start(*many, **UNOPTIMIZED)
     steps: list[int] = []
     try:
         while not list_steps(workdir):
@@ -204,14 +176,9 @@ def test_evaluation_during_training_succeeds_without_side_effects(
 
 
 @pytest.mark.usefixtures("fast_programs")
-def test_runs_resume_with_other_numbers_of_devices(
-    data_dir: Path, tmp_path: Path
-) -> None:
-    workdir = tmp_path / "run"
+def test_runs_resume_with_other_numbers_of_devices(new_run: Run) -> None:
     for devices, steps in ((8, 20), (1, 40), (8, 60)):
-        printed = trainer.run(
-            workdir,
-            data_dir,
+        printed = new_run.finish(
             f"--config.execution.num_devices={devices}",
             f"--config.train.num_steps={steps}",
             # Other schedules would be compiled for each number of steps.
@@ -219,7 +186,8 @@ def test_runs_resume_with_other_numbers_of_devices(
             "--config.train.warmup_fraction=0",
         )
         assert f"{devices} cpu device" in printed
-    lines = trainer.metrics(workdir)
+    lines = trainer.metrics(new_run.workdir)
     validated = [line["step"] for line in lines if line["split"] == "validation"]
     assert validated == [20, 40, 60]
-    assert json.loads((workdir / "config.json").read_text())["train"]["num_steps"] == 60
+    config = json.loads((new_run.workdir / "config.json").read_text())
+    assert config["train"]["num_steps"] == 60

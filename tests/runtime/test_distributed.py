@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trainer
 from support import Command, called, one_line_error, output_of, refused, run_python
+from trainer import Run
 
 from rnnmnist.errors import UserError
 from rnnmnist.runs.workdir import lock
@@ -41,11 +42,12 @@ def test_one_process_evaluates_a_checkpoint_of_two(pair: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_run_resumes_with_another_number_of_processes(
-    unoptimized: dict[str, str], data_dir: Path, pair: Path, tmp_path: Path
+    new_run: Run, unoptimized: dict[str, str], pair: Path
 ) -> None:
-    workdir = trainer.copy_of(pair, tmp_path / "run")
+    workdir = trainer.copy_of(pair, new_run.workdir)
     trainer.cut_back(workdir, 100)
-    three = trainer.run_processes(unoptimized, workdir, data_dir, 3, SIX_DEVICES)
+    fast = new_run._replace(environment=unoptimized)
+    three = trainer.outcomes(fast.start_together(SIX_DEVICES, count=3))
     assert [code for code, _, _ in three] == [0] * 3, three
     assert "resuming from step 100\n" in three[0][1]
     found, expected = trainer.metrics(workdir), trainer.metrics(pair)
@@ -53,7 +55,7 @@ def test_a_run_resumes_with_another_number_of_processes(
     for a, b in zip(found, expected, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=0.02)
     trainer.cut_back(workdir, 100)
-    assert "resuming from step 100\n" in trainer.run(workdir, data_dir)
+    assert "resuming from step 100\n" in new_run.finish()
     trainer.assert_same_end(workdir, pair)
 
 
@@ -63,35 +65,27 @@ def test_a_run_resumes_with_another_number_of_processes(
     [(1, signal.SIGTERM), pytest.param(0, signal.SIGINT, marks=pytest.mark.exhaustive)],
 )
 def test_a_signal_to_one_process_saves_and_stops_all(
-    environment: dict[str, str],
-    data_dir: Path,
-    pair: Path,
-    tmp_path: Path,
-    victim: int,
-    number: int,
+    new_run: Run, pair: Path, victim: int, number: int
 ) -> None:
-    workdir = tmp_path / "run"
-    args = trainer.arguments(workdir, data_dir)
-    running = trainer.start_together(environment, [args] * 2)
+    running = new_run.start_together()
     trainer.wait_for_training(running[0])
     running[victim].send_signal(number)
     ended = trainer.outcomes(running)
     assert [code for code, _, _ in ended] == [128 + number] * 2, ended
     lines = {stderr.strip() for _, _, stderr in ended}
     assert len(lines) == 1, lines
-    assert f"of {trainer.STEPS} in {workdir}; start the run again" in lines.pop()
-    assert "resuming from step" in trainer.run(workdir, data_dir)  # in one process
-    trainer.assert_same_end(workdir, pair)
+    stopped = f"of {trainer.STEPS} in {new_run.workdir}; start the run again"
+    assert stopped in lines.pop()
+    assert "resuming from step" in new_run.finish()  # in one process
+    trainer.assert_same_end(new_run.workdir, pair)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_others_and_the_run_resumes(
-    environment: dict[str, str], data_dir: Path, pair: Path, tmp_path: Path, victim: int
+    new_run: Run, pair: Path, victim: int
 ) -> None:
-    workdir = tmp_path / "run"
-    args = trainer.arguments(workdir, data_dir)
-    running = trainer.start_together(environment, [args] * 2, program=trainer.SLOW_SAVE)
+    running = new_run.start_together(program=trainer.SLOW_SAVE)
     trainer.wait_for_training(running[0], "validation")  # during a save
     running[victim].kill()
     ended = trainer.outcomes(running)  # within its time limit
@@ -100,16 +94,14 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(
     # Our line if a collective operation fails first, jax's own report otherwise.
     line = "if another process of this run has ended, start all of them again"
     assert line in stderr or "another task died" in stderr
-    trainer.run(workdir, data_dir)  # in one process
-    trainer.assert_same_end(workdir, pair)
+    new_run.finish()  # in one process
+    trainer.assert_same_end(new_run.workdir, pair)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("pair")  # which has compiled the programs
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
-def test_a_fault_in_one_process_ends_the_others(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path, victim: int
-) -> None:
+def test_a_fault_in_one_process_ends_the_others(new_run: Run, victim: int) -> None:
     program = (
         "import sys\n"
         "from rnnmnist import cli, main\n"
@@ -119,8 +111,7 @@ def test_a_fault_in_one_process_ends_the_others(
         "    loop.predict_logits = broken\n"
         "cli.run(main.main)\n"
     )
-    args = trainer.arguments(tmp_path / "run", data_dir)
-    running = trainer.start_together(environment, [args] * 2, program=["-c", program])
+    running = new_run.start_together(program=["-c", program])
     ended = trainer.outcomes(running)  # within its time limit
     assert ended[victim][0] == 1
     assert "ValueError: a fault of our own" in ended[victim][2]
@@ -129,11 +120,8 @@ def test_a_fault_in_one_process_ends_the_others(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("pair")  # which has compiled the programs
-def test_a_second_interrupt_does_not_wait_for_other_processes(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
-    args = trainer.arguments(tmp_path / "run", data_dir)
-    first, second = trainer.start_together(environment, [args] * 2)
+def test_a_second_interrupt_does_not_wait_for_other_processes(new_run: Run) -> None:
+    first, second = new_run.start_together()
     try:
         trainer.wait_for_training(first)
         second.send_signal(signal.SIGSTOP)  # hangs
@@ -159,27 +147,22 @@ def refusals(environment: dict[str, str], *argvs: list[str]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_different_settings_of_processes_are_one_line(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
-    args = trainer.arguments(tmp_path / "run", data_dir)
+def test_different_settings_of_processes_are_one_line(new_run: Run) -> None:
+    args = new_run.arguments()
     others = [*args, "--config.seed=7", "--config.train.clip_norm=0"]
     line = (
         "error: seed=7 on process 1 (process 0: 0), train.clip_norm=0.0 on process "
         "1 (process 0: 1.0): start all processes with the same settings"
     )
-    assert refusals(environment, args, others) == [line] * 2
-    assert not (tmp_path / "run").exists()
+    assert refusals(new_run.environment, args, others) == [line] * 2
+    assert not new_run.workdir.exists()
 
 
 @pytest.mark.slow
-def test_an_error_on_process_0_is_raised_on_all(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
-    workdir = tmp_path / "run"
-    args = trainer.arguments(workdir, data_dir)
+def test_an_error_on_process_0_is_raised_on_all(new_run: Run) -> None:
+    args, workdir = new_run.arguments(), new_run.workdir
     with lock(workdir):
-        lines = refusals(environment, args, args)
+        lines = refusals(new_run.environment, args, args)
     for line in lines:
         assert line.startswith(f"error: --workdir: {workdir} is in use by process ")
     assert list(workdir.iterdir()) == []
@@ -230,13 +213,8 @@ def test_missing_processes_are_one_line(
 
 
 @pytest.mark.slow
-def test_the_doctor_checks_all_processes(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
-    args = trainer.arguments(tmp_path / "run", data_dir)
-    running = trainer.start_together(
-        environment, [args] * 2, program=("-m", "rnnmnist.doctor")
-    )
+def test_the_doctor_checks_all_processes(new_run: Run) -> None:
+    running = new_run.start_together(program=["-m", "rnnmnist.doctor"])
     first, second = trainer.outcomes(running)
     assert (first[0], second[0], second[2]) == (0, 0, ""), first[2]
     assert "2 of 2 x cpu" in first[1]

@@ -4,7 +4,6 @@ Each of `jax_internals`, and the type of error that TFDS does not export.
 """
 
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import jax
@@ -33,12 +32,10 @@ cli.run(main.main)
 """
 
 
-def test_a_run_of_one_process_goes_on(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
+def test_a_run_of_one_process_goes_on(new_run: trainer.Run) -> None:
     """A warning says that it is alone."""
-    args = trainer.arguments(tmp_path / "run", data_dir, "--config.train.num_steps=7")
-    finished = run_python("-c", RENAMED, *args, environment=environment)
+    argv = "-c", RENAMED, *new_run.arguments("--config.train.num_steps=7")
+    finished = run_python(*argv, environment=new_run.environment)
     assert "compile 0.0" in output_of(finished)
     (line,) = finished.stderr.splitlines()
     assert line.startswith("warning: jax cannot detect whether other processes belong ")
@@ -53,18 +50,14 @@ def test_fit_keeps_no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_several_processes_are_refused_in_one_line(
-    environment: dict[str, str], data_dir: Path, tmp_path: Path
-) -> None:
-    args = trainer.arguments(tmp_path / "run", data_dir)
-    program = ("-c", RENAMED)
-    running = trainer.start_together(environment, [args] * 2, program=program)
+def test_several_processes_are_refused_in_one_line(new_run: trainer.Run) -> None:
+    running = new_run.start_together(program=["-c", RENAMED])
     for code, _, stderr in trainer.outcomes(running):
         assert code == 2
         (line,) = stderr.splitlines()
         assert line.startswith("error: num_processes: jax ")
         assert line.endswith("or start one process with num_processes=1")
-    assert not (tmp_path / "run").exists()
+    assert not new_run.workdir.exists()
 
 
 @pytest.mark.parametrize("variable", ["SLURM_STEP_NODELIST", "JOB_COMPLETION_INDEX"])

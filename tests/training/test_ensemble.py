@@ -102,12 +102,6 @@ def train(config: Config, way: Way, steps: int = 6) -> Trained:
     return Trained(program, state, chunk, jax.device_get(sums))
 
 
-def assert_agree(found: Any, expected: Any) -> None:
-    """Compares trees up to rounding."""
-    close = functools.partial(np.testing.assert_allclose, atol=2e-4)
-    jax.tree.map(close, found, expected)
-
-
 @pytest.fixture(scope="module")
 def singles() -> list[Trained]:
     alone = Way(mesh_of(1), together=False)
@@ -142,9 +136,10 @@ def test_each_network_equals_that_of_its_seed_alone(
     assert np.shape(state.step) == ()  # one step for all
     assert int(state.step) == int(sums.updates) == 6
     last, _ = jax.device_get(score_last_batch(state, chunk, program=program))
+    close = functools.partial(np.testing.assert_allclose, atol=2e-4)
     for index, network in enumerate(trained.networks()):
         alone = singles[index]
-        assert_agree(network, *alone.networks())
+        jax.tree.map(close, network, *alone.networks())
         assert sums.loss[index] == pytest.approx(alone.sums.loss[0], rel=1e-5)
         assert sums.correct[index] == alone.sums.correct[0]
         its, _ = score_last_batch(alone.state, alone.chunk, program=alone.program)
@@ -322,10 +317,11 @@ def test_two_processes_train_a_seed_each(
     unoptimized: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
     two = (*SMALL, "--config.num_seeds=2", "--config.execution.num_devices=2")
-    ended = trainer.run_processes(unoptimized, tmp_path / "pair", data_dir, 2, *two)
+    pair = trainer.Run(tmp_path / "pair", data_dir, unoptimized)
+    ended = trainer.outcomes(pair.start_together(*two))
     assert [code for code, _, _ in ended] == [0, 0], ended
     trainer.run(tmp_path / "alone", data_dir, *two)
-    trainer.assert_same_end(tmp_path / "pair", tmp_path / "alone", STEPS)
+    trainer.assert_same_end(pair.workdir, tmp_path / "alone", STEPS)
 
 
 def test_every_evaluation_on_the_test_split_is_logged(
