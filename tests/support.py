@@ -145,8 +145,8 @@ def save_network(workdir: Path, config: Config, task: Task) -> Path:
         factors = np.linspace(1, -1, seeds, dtype=np.float32)
         params = jax.tree.map(lambda leaf: np.multiply.outer(factors, leaf), params)
     metrics = Metrics.create(3, "validation", 500, [0], [1.0], [250])
-    with Checkpoints(workdir, keep=1) as checkpoints:
-        checkpoints.save(3, {"params": params}, config, task, metrics)
+    with Checkpoints(workdir, config, task) as checkpoints:
+        checkpoints.save(3, {"params": params}, metrics)
     return workdir
 
 

@@ -37,8 +37,8 @@ def save(workdir: Path, target: Path) -> None:
     header, params = read_header(workdir, step), read_arrays(workdir, step, "params")
     config = header.config.replace(dict.fromkeys(DATA_PATHS))  # of this machine
     shutil.rmtree(target, ignore_errors=True)
-    with Checkpoints(target, keep=1) as checkpoints:
-        checkpoints.save(step, {"params": params}, config, header.task, header.metrics)
+    with Checkpoints(target, config, header.task) as checkpoints:
+        checkpoints.save(step, {"params": params}, header.metrics)
     for path in target.rglob("commit_success.txt"):
         path.unlink()  # its only content is the path at which it was written
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

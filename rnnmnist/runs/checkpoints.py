@@ -73,13 +73,11 @@ class DamagedError(RunError):
 class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """Writes the checkpoints of a run; leaving the context completes the last save."""
 
-    def __init__(self, workdir: Path, keep: int) -> None:
-        """Opens a workdir for writing and removes unfinished saves from it.
-
-        `keep` of the newest steps are kept, besides the best one.
-        """
+    def __init__(self, workdir: Path, config: Config, task: Task) -> None:
+        """Opens the workdir of a run and removes unfinished saves from it."""
         self._workdir = workdir
-        self._keep = keep
+        self._config = config
+        self._task = task
         steps = list_steps(workdir)
         self._metrics = {step: read_header(workdir, step).metrics for step in steps}
         unsynced = "*.orbax-checkpoint-tmp/*/*"  # orbax syncs arrays only
@@ -107,15 +105,11 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         """Tells orbax which steps it keeps: the newest ones and the best one."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         best = best_step({step: self._metrics[step] for step in steps})
-        return [step == best or step in steps[-self._keep :] for step in steps]
+        kept = {best, *steps[-self._config.train.keep_checkpoints :]}
+        return [step in kept for step in steps]
 
     def save(
-        self,
-        step: int,
-        arrays: Mapping[str, Any],
-        config: Config,
-        task: Task,
-        metrics: Metrics | None,
+        self, step: int, arrays: Mapping[str, Any], metrics: Metrics | None
     ) -> None:
         """Starts saving a checkpoint. The arrays may be donated after the call.
 
@@ -125,7 +119,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         # orbax would compile a program for each shape of arrays on several devices.
         arrays = jax.device_get(dict(arrays))
         checksums = {item: array_checksums(tree) for item, tree in arrays.items()}
-        header = Header(config=config, task=task, metrics=metrics, arrays=checksums)
+        header = Header(
+            config=self._config, task=self._task, metrics=metrics, arrays=checksums
+        )
         content = msgspec.to_builtins(header)
         items = {item: ocp.args.StandardSave(tree) for item, tree in arrays.items()}
         items["header"] = ocp.args.JsonSave(

@@ -13,7 +13,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rnnmnist.config.schema import Config, TrainConfig
-from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Chunk
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.placement import BatchSource, open_batches
@@ -60,7 +59,6 @@ class Run:
     """What the stages of the loop share."""
 
     config: Config
-    task: Task
     workdir: Path
     program: Program
     updates: Updates
@@ -124,7 +122,7 @@ def train_from(
     else:
         state = create_state(config, program)
     with (
-        Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints,
+        Checkpoints(workdir, config, task) as checkpoints,
         open_batches(splits["train"], config, mesh) as batches,
         console.Progress(config.train, task, step, verbose=verbose) as progress,
     ):
@@ -132,7 +130,6 @@ def train_from(
         class_weights = weigh_classes(config.train, task, splits["train"].labels, mesh)
         run = Run(
             config=config,
-            task=task,
             workdir=workdir,
             program=program,
             updates=Updates(batches, Schedule.create(config.train), class_weights),
@@ -180,7 +177,7 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
             if validated and len(run.validation):
                 metrics = validate(run, state, step)
             arrays = saved_arrays(state, program=run.program)
-            run.checkpoints.save(step, arrays, run.config, run.task, metrics)
+            run.checkpoints.save(step, arrays, metrics)
             stopping |= metrics is not None and ends_early(run, metrics)
     return step
 

@@ -78,13 +78,13 @@ def save(
     devices: int = 8,
     examples: int = MIN_VALIDATION_EXAMPLES,
 ) -> None:
-    with Checkpoints(workdir, keep=2) as checkpoints:
+    with Checkpoints(workdir, config, TASK) as checkpoints:
         for step, accuracy in accuracies.items():
             metrics = make_metrics(step, accuracy, examples)
             renamed = dataclasses.replace(state, step=jnp.int32(step))
             program = Program.create(config, TASK, mesh_of(devices))
             arrays = saved_arrays(renamed, program=program)
-            checkpoints.save(step, arrays, config, TASK, metrics)
+            checkpoints.save(step, arrays, metrics)
 
 
 @pytest.mark.parametrize("devices", [1, 8])

@@ -87,10 +87,10 @@ def test_the_trainer_evaluates_the_checkpoint_that_validation_selected(
 ) -> None:
     config = Config(model=ModelConfig(hidden_size=4))
     params = random_params(model_of(config.model))
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
+    with Checkpoints(tmp_path, config, TASK) as checkpoints:
         for step, correct in ((1, 450), (2, 100)):
             metrics = Metrics.create(step, "validation", 500, [0], [1.0], [correct])
-            checkpoints.save(step, {"params": params}, config, TASK, metrics)
+            checkpoints.save(step, {"params": params}, metrics)
             params = jax.tree.map(np.negative, params)
     dataset = Dataset(TASK, {"test": random_examples(16)})
     result = evaluate_best_checkpoint(tmp_path, mesh_of(1), dataset, "main")
