@@ -32,7 +32,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, first_line
 from rnnmnist.runs.checksums import array_checksums, json_checksum, named_leaves
 from rnnmnist.runs.logs import Metrics, best_step
-from rnnmnist.runs.workdir import list_steps
+from rnnmnist.runs.workdir import describe_last_checkpoint, list_steps
 from rnnmnist.runs.writing import sync
 from rnnmnist.runtime.mesh import local_sharding
 from rnnmnist.runtime.signals import deferred_interrupts
@@ -148,12 +148,10 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             with deferred_interrupts(), _without_logs(), jax.transfer_guard("allow"):
                 yield
         except Exception as error:
-            steps = list_steps(self._workdir)
-            last = f"step {steps[-1]}" if steps else "none"
             raise RunError(
                 f"a checkpoint could not be written in {self._workdir} "
-                f"({first_line(error)}); the last finished one is {last}; free disk "
-                "space and run the command again"
+                f"({first_line(error)}); {describe_last_checkpoint(self._workdir)}; "
+                "free disk space and run the command again"
             ) from error
 
 

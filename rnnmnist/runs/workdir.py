@@ -103,6 +103,12 @@ def list_steps(workdir: Path) -> list[int]:
     )
 
 
+def describe_last_checkpoint(workdir: Path) -> str:
+    """Describes the newest checkpoint of a workdir, for error messages."""
+    steps = list_steps(workdir)
+    return f"the last checkpoint is step {steps[-1]}" if steps else "no checkpoint yet"
+
+
 class PhaseTimer:
     """Accumulates the seconds of each phase of a command, without compilation."""
 

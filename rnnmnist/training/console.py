@@ -23,7 +23,6 @@ from rnnmnist.evaluation.metrics import (
 from rnnmnist.runs import checkpoints, logs
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Result
-from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of
 from rnnmnist.training.optimizer import Schedule
@@ -151,12 +150,6 @@ def describe_rejection(config: Config, stats: UpdateStats, step: int) -> str:
         f"{stats.last_norm[index]}; one of them or an updated parameter is not "
         f"finite at learning rate {rate:.3g}"
     )
-
-
-def describe_last_checkpoint(workdir: Path) -> str:
-    """Describes the newest checkpoint of a workdir, for error messages."""
-    steps = list_steps(workdir)
-    return f"the last checkpoint is step {steps[-1]}" if steps else "no checkpoint yet"
 
 
 def print_summary(

@@ -24,7 +24,7 @@ from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import Checkpoints, find_step
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Result, read_result, result_path, write_result
-from rnnmnist.runs.workdir import PhaseTimer, session
+from rnnmnist.runs.workdir import PhaseTimer, describe_last_checkpoint, session
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0
 from rnnmnist.runtime.mesh import device_put, replicated
@@ -168,7 +168,7 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
         if step < target:
             run.checkpoints.wait()
             rejected = console.describe_rejection(run.config, stats, step)
-            last = console.describe_last_checkpoint(run.workdir)
+            last = describe_last_checkpoint(run.workdir)
             raise RunError(f"step {step + 1}{rejected}; {last}; {console.REMEDY}")
         stopping = all_max(stop.number) > 0  # all processes stop at the same step
         validated = step % config.eval_interval == 0 or step == config.total_steps

@@ -20,12 +20,11 @@ from rnnmnist.models.classifier import flatten_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoints import DamagedError, Header, read_header
 from rnnmnist.runs.logs import completion
-from rnnmnist.runs.workdir import check_free, list_steps, lock
+from rnnmnist.runs.workdir import check_free, describe_last_checkpoint, list_steps, lock
 from rnnmnist.runtime.distributed import all_gather, broadcast
 from rnnmnist.runtime.ensemble import put_ensemble
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import device_put, make_mesh, over_seeds, replicated
-from rnnmnist.training.console import describe_last_checkpoint
 from rnnmnist.training.state import Program, TrainState, abstract_state, saved_arrays
 
 BY_CALLBACK = "raised by the callback"
@@ -69,8 +68,7 @@ def hold_workdir(workdir: Path, config: Config, task: Task) -> Iterator[Mesh]:
             failure = as_run_error(error)
             if failure is None or BY_CALLBACK in getattr(error, "__notes__", ()):
                 raise
-            last = describe_last_checkpoint(workdir)
-            raise RunError(f"{failure}; {last}") from error
+            raise RunError(f"{failure}; {describe_last_checkpoint(workdir)}") from error
 
 
 def find_start(config: Config, task: Task, workdir: Path) -> tuple[int, str | None]:
