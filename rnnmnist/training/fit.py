@@ -173,15 +173,8 @@ def _save(path: Path, sequences: Sequences, task: Task) -> None:
             )
         if path.exists():
             return
-    arrays = {
-        "inputs": sequences.inputs,
-        "labels": np.array(sequences.classes)[sequences.labels],
-        "lengths": sequences.lengths,
-        "split": sequences.split,
-        "groups": sequences.groups,
-        "feature_names": np.array(sequences.feature_names),
-        "ids": None if sequences.ids is None else np.array(sequences.ids),
-    }
+    labels = np.array(sequences.classes)[sequences.labels]
+    arrays = vars(sequences) | {"labels": labels, "classes": None}
     with write_folder(path) as folder:
         for name, array in arrays.items():
             if array is not None:
