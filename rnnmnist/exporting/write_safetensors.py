@@ -19,13 +19,9 @@ from rnnmnist.runs.checksums import named_leaves
 
 def write(source: Source, folder: Path) -> None:
     """Writes the parameters, `config.json` for `predict.py`, and the model card."""
-    several = len(source.members) > 1
-    prefixes = [f"{index}." if several else "" for index in range(len(source.members))]
-    arrays = {
-        prefixes[index] + name.replace("/", "."): array
-        for index, params in enumerate(source.members)
-        for name, array in named_leaves(params)
-    }
+    # Of an ensemble, the names begin with the index of the member.
+    params = source.members if source.members[1:] else source.members[0]
+    arrays = {name.replace("/", "."): array for name, array in named_leaves(params)}
     (folder / "model.safetensors").write_bytes(save(arrays))
     model = source.network.config.model
     mean, std, missing = source.network.normalization
