@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,29 +75,28 @@ def _check_names(names: list[str]) -> None:
         raise UserError("contains no inputs; name the sequences 'inputs'")
 
 
-READERS: dict[str, Callable[..., dict[str, Any]]] = {
-    ".npz": read_npz,
-    ".ts": read_ts,
-    ".csv": read_csv,
-    ".parquet": read_parquet,
-}
-
-
 def read(path: Path, roles: Mapping[str, str] = {}, *, pair: bool = True) -> Sequences:
     """Reads a file or a folder of sequences in any format.
 
     A table can have other columns. With `pair`, either file of a pair NAME_TRAIN.ts and
     NAME_TEST.ts names both.
     """
-    reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
-    if reader is None:
-        path.stat()  # raises if it does not exist
-        raise UserError(f"{path}: is in no known format; name {SEQUENCE_FORMATS}")
     with named(path, "save it again"):
-        options: dict[str, Any] = {"pair": pair} if reader is read_ts else {}
-        if reader in (read_csv, read_parquet):
-            options = {"roles": roles}
-        return validate(**reader(path, **options))
+        match "folder" if path.is_dir() else path.suffix.lower():
+            case "folder":
+                arrays = read_folder(path)
+            case ".npz":
+                arrays = read_npz(path)
+            case ".ts":
+                arrays = read_ts(path, pair=pair)
+            case ".csv":
+                arrays = read_csv(path, roles)
+            case ".parquet":
+                arrays = read_parquet(path, roles)
+            case _:
+                path.stat()  # raises if it does not exist
+                raise UserError(f"is in no known format; name {SEQUENCE_FORMATS}")
+        return validate(**arrays)
 
 
 def from_memory(inputs: Any, roles: Mapping[str, str] = {}, **arrays: Any) -> Sequences:
