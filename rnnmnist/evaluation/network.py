@@ -138,12 +138,7 @@ class TrainedNetwork:
         With `every_step`, they are [ensemble, examples, time, classes].
         """
         return predict_logits(
-            self.model,
-            self.params,
-            inputs,
-            self.view,
-            self.mesh,
-            every_step=every_step,
+            self.model, self.params, inputs, self.view, self.mesh, every_step=every_step
         )
 
     def probabilities(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:

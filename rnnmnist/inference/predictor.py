@@ -94,11 +94,7 @@ class Predictor(TrainedNetwork):
         return Prediction(probabilities, stages, accepted)
 
     def classify(
-        self,
-        inputs: Any,
-        lengths: ArrayLike | None = None,
-        *,
-        every_step: bool = False,
+        self, inputs: Any, lengths: ArrayLike | None = None, *, every_step: bool = False
     ) -> np.ndarray:
         """Returns the probabilities of each class after the last time step.
 

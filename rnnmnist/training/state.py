@@ -41,11 +41,7 @@ class Program(NamedTuple):
 
     @classmethod
     def create(
-        cls,
-        config: Config,
-        task: Task,
-        mesh: Mesh,
-        execution: Execution | None = None,
+        cls, config: Config, task: Task, mesh: Mesh, execution: Execution | None = None
     ) -> "Program":
         """Returns the program of a run on a mesh; None takes its execution there."""
         execution = execution or Execution.create(config, platform_of(mesh))
@@ -93,8 +89,7 @@ class TrainState:
 
 
 # The partition of a state over a mesh, one spec for each field.
-_SPECS: Any = {"params": P(SEEDS), "ema_params": P(SEEDS), "opt_state": P(SEEDS)}
-STATE_SPECS = TrainState(step=P(), **_SPECS)  # type: ignore[arg-type]
+STATE_SPECS: Any = TrainState(P(), P(SEEDS), P(SEEDS), P(SEEDS))  # type: ignore[arg-type]
 
 
 def create_state(config: Config, program: Program) -> TrainState:
