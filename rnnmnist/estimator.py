@@ -182,9 +182,12 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
             raise ValueError(f"validation_fraction: {fraction} is not in (0, 1)")
         with named("n_iter_no_change"):
             patience = SETTINGS["train.patience"].check(self.n_iter_no_change)
-        kind = StratifiedShuffleSplit if groups is None else GroupShuffleSplit
-        folds = kind(1, test_size=fraction, random_state=self.random_state or 0)
-        train = next(folds.split(y, y, groups))[0]
+        seed = self.random_state or 0
+        splitter = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
+        if groups is None:
+            size = max(math.ceil(fraction * len(y)), y.max() + 1)  # one of each class
+            splitter = StratifiedShuffleSplit(1, test_size=size, random_state=seed)
+        train = next(splitter.split(y, y, groups))[0]
         split = np.full(len(y), "validation")
         split[train] = "train"
         recipe = load_config(find_config("files")).train
