@@ -49,9 +49,9 @@ class Source(NamedTuple):
             errors = np.abs(standardized - network.normalization(inputs[0], lengths))
             for index in np.flatnonzero(errors.max((0, 1)) > MAX_DIFFERENCE):
                 _logger.warning(
-                    "the feature %s loses digits in float32, which exports take; "
-                    "subtract a constant from it before the training",
-                    task.feature_names[index],
+                    f"the feature {task.feature_names[index]} loses digits in float32, "
+                    "which exports take; subtract a constant from it before the "
+                    "training"
                 )
         return cls(
             network,

@@ -319,7 +319,7 @@ def find_step(workdir: Path, selector: str) -> int:
                 metrics[step] = read_header(workdir, step).metrics
             except DamagedError as error:  # selected only if no step was validated
                 if remains(error.folder):
-                    _warn_once("%s is damaged: %s", error.folder, error.reason)
+                    _warn_once(f"{error.folder} is damaged: {error.reason}")
         return best_step(metrics)
     if selector in map(str, steps):
         return int(selector)

@@ -90,7 +90,7 @@ def warn_if_read_only(name: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        _logger.warning("%s is not recorded: %s", name, error)
+        _logger.warning(f"{name} is not recorded: {error}")
 
 
 def read_result(path: Path, params_sha256: str) -> Result | None:

@@ -65,10 +65,8 @@ def _acquire(folder: int, workdir: Path, kind: int) -> None:
         ) from None
     except OSError as error:
         _logger.warning(
-            "the file system of %s has no locks (%s): a second trainer would not be "
-            "detected",
-            workdir,
-            error.strerror,
+            f"the file system of {workdir} has no locks ({error.strerror}): a second "
+            "trainer would not be detected"
         )
 
 

@@ -179,8 +179,8 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
             if LAUNCHERS.isdisjoint(os.environ):
                 _logger.warning(
                     "jax cannot detect whether other processes belong to this run, "
-                    "which goes on alone (%s); --num_processes=1 skips the detection",
-                    first_line(error),
+                    f"which goes on alone ({first_line(error)}); --num_processes=1 "
+                    "skips the detection"
                 )
                 return
         raise UserError(

@@ -151,11 +151,8 @@ def step_to_resume(config: Config, workdir: Path, task: Task) -> int:
         if name == "train.num_steps" and step >= new:
             continue  # the run is complete, and says so
         _logger.warning(
-            "%s was %s and is now %s: the result will differ from that of an "
-            "uninterrupted run",
-            name,
-            old,
-            new,
+            f"{name} was {old} and is now {new}: the result will differ from that of "
+            "an uninterrupted run"
         )
     return step
 
@@ -215,9 +212,8 @@ def newest_readable(workdir: Path) -> tuple[int, Header | None]:
 def _quarantine_damaged(workdir: Path) -> None:
     for step in list_steps(workdir):
         if (fault := checkpoints.find_fault(workdir, step)) is not None:
+            renamed = checkpoints.quarantine(workdir, step)
             _logger.warning(
-                "checkpoint %d is damaged and not used (%s); it is now %s",
-                step,
-                fault,
-                checkpoints.quarantine(workdir, step),
+                f"checkpoint {step} is damaged and not used ({fault}); it is now "
+                f"{renamed}"
             )

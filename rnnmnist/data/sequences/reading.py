@@ -190,10 +190,10 @@ def to_dataset(
         first = sequences.inputs[:, 0]
         static = moments.is_static & (first.max(axis=0) > first.min(axis=0))
         if static.any() and not static.all():
-            names = np.array(sequences.feature_names)[static]
+            names = " and ".join(np.array(sequences.feature_names)[static][:10])
             _logger.warning(
-                "%s is constant within every sequence; leave it out, or name it groups",
-                " and ".join(names[:10]),
+                f"{names} is constant within every sequence; leave it out, or name it "
+                "groups"
             )
     else:
         classes = trained.classes
