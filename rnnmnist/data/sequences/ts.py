@@ -45,15 +45,13 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
     if not cases:
         raise UserError("has no cases; write one on each line after @data")
     lengths = np.array([len(case) for case in cases])
-    arrays: dict[str, Any] = {
+    return {
         "inputs": pad(np.concatenate(cases), lengths),
         "lengths": lengths,
+        "labels": labels if classes else None,
+        "class_names": classes,
+        "split": split if len(files) == 2 else None,
     }
-    if classes:
-        arrays |= {"labels": labels, "class_names": classes}
-    if len(files) == 2:
-        arrays["split"] = split
-    return arrays
 
 
 def _pair(path: Path) -> dict[Path, str]:
