@@ -148,14 +148,12 @@ def _to_arrays(table: pa.Table, roles: Roles, place: Place) -> dict[str, Any]:
         "feature_names": features,
         "ids": ids,
     }
-    for name in ("label", "split", "groups"):
+    for name, key in ("label", "labels"), ("split", "split"), ("groups", "groups"):
         if name in table.column_names:
             codes, texts = column(name).texts()
             codes = codes[order]
             refuse(name, np.diff(codes) != 0, "be the same in all rows")
-            arrays["labels" if name == "label" else name] = np.array(texts)[
-                codes[first]
-            ]
+            arrays[key] = np.array(texts)[codes[first]]
     return arrays
 
 
