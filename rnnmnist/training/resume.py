@@ -79,7 +79,13 @@ def find_start(config: Config, task: Task, workdir: Path) -> tuple[int, str | No
     """
 
     def decide() -> tuple[int, str | None]:
-        _quarantine_damaged(workdir)
+        for step in list_steps(workdir):
+            if (fault := checkpoints.find_fault(workdir, step)) is not None:
+                renamed = checkpoints.quarantine(workdir, step)
+                _logger.warning(
+                    f"checkpoint {step} is damaged and not used ({fault}); it is now "
+                    f"{renamed}"
+                )
         step = step_to_resume(config, workdir, task)
         return step, completion(workdir, step, config.train)
 
@@ -207,13 +213,3 @@ def newest_readable(workdir: Path) -> tuple[int, Header | None]:
         with contextlib.suppress(DamagedError):
             return step, read_header(workdir, step)
     return 0, None
-
-
-def _quarantine_damaged(workdir: Path) -> None:
-    for step in list_steps(workdir):
-        if (fault := checkpoints.find_fault(workdir, step)) is not None:
-            renamed = checkpoints.quarantine(workdir, step)
-            _logger.warning(
-                f"checkpoint {step} is damaged and not used ({fault}); it is now "
-                f"{renamed}"
-            )
