@@ -25,10 +25,7 @@ GATED_CELLS = ("lstm", "gru", "rnn")
 LINEAR_CELLS = ("mingru", "lru")
 CELLS = (*GATED_CELLS, *LINEAR_CELLS)
 # The cells that an initializer is for, where it is not for all.
-INITIALIZED_CELLS = {
-    "tutorial": GATED_CELLS,
-    "chrono": ("lstm",),
-}
+INITIALIZED_CELLS = {"tutorial": GATED_CELLS, "chrono": ("lstm",)}
 
 
 @dataclasses.dataclass(frozen=True)
