@@ -16,6 +16,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import (
     Dataset,
     Examples,
+    Inputs,
     Normalization,
     find_invalid,
     padding,
@@ -141,10 +142,8 @@ def read_sequences(
     is_path = isinstance(source, str | Path)
     source = expand(str(source)) if is_path else source
     sequences = read(source, roles) if is_path else from_memory(source, roles)
-    ends = sequences.lengths
-    if ends is None:
-        ends = np.full(len(sequences.inputs), sequences.inputs.shape[1])
-    inputs = [x[:end] for x, end in zip(sequences.inputs, ends, strict=True)]
+    padded = Inputs(sequences.inputs, sequences.lengths)
+    inputs = [padded.unpadded(position) for position in range(len(padded))]
     classes, labels = np.array(sequences.classes), sequences.labels
     y = None if labels is None else classes[labels]
     return inputs, y, sequences.groups, sequences.ids
@@ -204,9 +203,8 @@ def to_dataset(
         splits = sequences.given_splits("test")
         if sha256 == trained.sha256:
             splits = sequences.training_splits(config.validation)
-    held_out = np.arange(0)
-    if sequences.groups is not None:
-        held_out = np.unique(sequences.groups[splits["validation"]])
+    groups = sequences.groups
+    held_out = () if groups is None else np.unique(groups[splits["validation"]])
     _, time_steps, features = sequences.inputs.shape
     task = Task(
         name,
@@ -215,7 +213,7 @@ def to_dataset(
         classes,
         {split: len(indices) for split, indices in splits.items()},
         feature_names=sequences.feature_names,
-        validation_groups=tuple(map(str, held_out.tolist())),
+        validation_groups=tuple(map(str, held_out)),
         sha256=sha256,
         mean=mean,
         std=std,
