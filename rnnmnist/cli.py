@@ -68,12 +68,8 @@ class Parser(argparse.ArgumentParser):
 
     def add_step(self) -> None:
         """Adds `--step`."""
-        self.add_argument(
-            "--step",
-            default="best",
-            metavar="N",
-            help="best, latest or a number (default: best)",
-        )
+        help = "best, latest or a number (default: best)"
+        self.add_argument("--step", default="best", metavar="N", help=help)
 
     def add_paths(self) -> None:
         """Adds the settings of `PATHS`."""

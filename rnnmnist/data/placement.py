@@ -78,9 +78,7 @@ def chunk_updates(update_bytes: int) -> int:
 
 
 def _ahead(
-    gather: Callable[[int], Chunk],
-    updates: int,
-    thread: concurrent.futures.Executor,
+    gather: Callable[[int], Chunk], updates: int, thread: concurrent.futures.Executor
 ) -> Callable[[int], Chunk]:
     """Gathers in a thread, which begins the next chunk while one is used."""
     gathered: dict[int, concurrent.futures.Future[Chunk]] = {}

@@ -55,9 +55,7 @@ _message_numbers = itertools.count()
 
 @contextlib.contextmanager
 def initialize(
-    coordinator_address: str | None,
-    num_processes: int | None,
-    process_id: int | None,
+    coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> Iterator[None]:
     """Joins the run's other processes, and shuts down together with them.
 
