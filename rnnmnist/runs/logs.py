@@ -157,10 +157,7 @@ Record = TypeVar("Record", Metrics, Session, Reading)
 
 
 def append(workdir: Path, record: Metrics | Session | Reading) -> None:
-    """Appends a record to its log, without buffering.
-
-    An incomplete last line is terminated first.
-    """
+    """Appends a record to its log, in which an incomplete last line is ended first."""
     path = workdir / FILE_NAMES[type(record)]
     text = json.dumps(msgspec.to_builtins(record)) + "\n"
     with names_path(path), path.open("ab+") as file:

@@ -94,10 +94,7 @@ def warn_if_read_only(name: str) -> Iterator[None]:
 
 
 def read_result(path: Path, params_sha256: str) -> Result | None:
-    """Reads a result file if it is of these parameters.
-
-    None means that the split has to be evaluated.
-    """
+    """Reads a result file; None unless it is a whole one of these parameters."""
     try:
         result = msgspec.json.decode(path.read_bytes(), type=Result)
     except (OSError, ValueError, RecursionError):

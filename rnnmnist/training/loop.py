@@ -141,14 +141,10 @@ def train_from(
         progress.start(*state.params.shape, on_host=batches.on_host)
         with jax.transfer_guard("disallow"):  # implicit copies to or from the host
             step = train_loop(run, state, step, stop)
-    signal_number = all_max(stop.number)  # includes a signal during the last save
-    if signal_number:
+    if number := all_max(stop.number):  # includes a signal during the last save
         saved = f"saved step {step}" if step else "before the first step"
-        raise StoppedError(
-            f"{saved} of {config.train.total_steps} in {workdir}; start the run again "
-            "to resume",
-            signal_number,
-        )
+        of_run = f"of {config.train.total_steps} in {workdir}"
+        raise StoppedError(f"{saved} {of_run}; start the run again to resume", number)
     return step
 
 
@@ -307,10 +303,7 @@ def log(run: Run, metrics: Metrics) -> None:
 def evaluate_best_checkpoint(
     workdir: Path, mesh: Mesh, dataset: Dataset, command: str
 ) -> Result:
-    """Evaluates the best checkpoint on the test split, unless a valid result exists.
-
-    If the data have no test split, it is evaluated on the validation split.
-    """
+    """Evaluates the best checkpoint on `evaluated_split` if no valid result exists."""
     best = broadcast(lambda: find_step(workdir, "best"))
     network = TrainedNetwork(workdir, str(best), mesh)
     sha256 = network.params_sha256
