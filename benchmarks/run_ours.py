@@ -53,15 +53,13 @@ class Trainer:
         opened = open_batches(examples, config, self.mesh)
         self._stack = contextlib.ExitStack()
         batches = self._stack.enter_context(opened)
-        self.updates = Updates(batches, Schedule.create(config.train))
+        self.updates = Updates(self.program, batches, Schedule.create(config.train))
         self.state: Any = create_state(config, self.program)
 
     def steps(self, count: int) -> int:
         """Trains as between two events; returns the number of images."""
         step = int(self.state.step)
-        self.state, sums, _ = train_range(
-            self.state, self.updates, step, step + count, program=self.program
-        )
+        self.state, sums, _ = train_range(self.state, self.updates, step, step + count)
         images = self.config.train.batch_size * self.config.num_seeds
         return int(sums.updates) * images
 

@@ -47,8 +47,9 @@ Callback = Callable[[Metrics], bool | None]
 
 @dataclasses.dataclass(frozen=True)
 class Updates:
-    """The updates of a run: their batches, learning rates and class weights."""
+    """The updates of a run: their program, batches, rates and class weights."""
 
+    program: Program
     batches: BatchSource
     schedule: Schedule
     class_weights: jax.Array | None = None  # float32 [classes]; None: all are 1
@@ -60,7 +61,6 @@ class Run:
 
     config: Config
     workdir: Path
-    program: Program
     updates: Updates
     validation: Examples
     checkpoints: Checkpoints
@@ -127,12 +127,11 @@ def train_from(
         console.Progress(config.train, task, step, verbose=verbose) as progress,
     ):
         validation = splits["validation"]
-        class_weights = weigh_classes(config.train, task, splits["train"].labels, mesh)
+        weights = weigh_classes(config.train, task, splits["train"].labels, mesh)
         run = Run(
             config=config,
             workdir=workdir,
-            program=program,
-            updates=Updates(batches, Schedule.create(config.train), class_weights),
+            updates=Updates(program, batches, Schedule.create(config.train), weights),
             validation=validation if batches.on_host else validation.normalized(),
             checkpoints=checkpoints,
             progress=progress,
@@ -155,9 +154,7 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
     while step < config.total_steps and not stopping:
         target = next_event(step, config)
         start = running_seconds()
-        state, stats, chunk = train_range(
-            state, run.updates, step, target, program=run.program
-        )
+        state, stats, chunk = train_range(state, run.updates, step, target)
         step += int(stats.updates)
         if chunk is not None:
             log_training(run, state, chunk, step, stats, running_seconds() - start)
@@ -172,14 +169,14 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
             metrics = None
             if validated and len(run.validation):
                 metrics = validate(run, state, step)
-            arrays = saved_arrays(state, program=run.program)
+            arrays = saved_arrays(state, program=run.updates.program)
             run.checkpoints.save(step, arrays, metrics)
             stopping |= metrics is not None and ends_early(run, metrics)
     return step
 
 
 def train_range(
-    state: TrainState, updates: Updates, first: int, last: int, *, program: Program
+    state: TrainState, updates: Updates, first: int, last: int
 ) -> tuple[TrainState, UpdateStats, Chunk | None]:
     """Trains from a step to a later one, or to an update that is rejected.
 
@@ -188,6 +185,7 @@ def train_range(
     """
     parts = list[UpdateStats]()
     applied = None
+    program = updates.program
     everywhere = replicated(program.mesh)
     for chunk, count in updates.batches.chunks(first, last):
         rates = learning_rates(
@@ -231,7 +229,7 @@ def log_training(
     loss, correct = stats.loss, stats.correct
     if run.config.train.log_metrics == "last_batch":
         examples = batch_size
-        scores = score_last_batch(state, chunk, program=run.program)
+        scores = score_last_batch(state, chunk, program=run.updates.program)
         loss, correct = jax.device_get(scores)
     losses = [float(one) / examples for one in loss]
     networks = run.config.seeds, losses, correct.tolist()
@@ -243,7 +241,7 @@ def log_training(
 
 def validate(run: Run, state: TrainState, step: int) -> Metrics:
     """Evaluates the validation split, and logs it."""
-    program = run.program
+    program = run.updates.program
     logits = predict_logits(
         program.model,
         evaluated_trees(state, model=program.model),

@@ -99,10 +99,10 @@ def describe_step(
         examples = sequences.splits["train"]
     weights = weigh_classes(config.train, task, examples.labels, mesh)
     with open_batches(examples, config, mesh) as batches:
-        updates = Updates(batches, Schedule.create(config.train), weights)
+        updates = Updates(program, batches, Schedule.create(config.train), weights)
         for first, last in ((0, 1), (1, 1 + TIMED_STEPS)):
             start = running_seconds()
-            state, stats, _ = train_range(state, updates, first, last, program=program)
+            state, stats, _ = train_range(state, updates, first, last)
             seconds = running_seconds() - start
             if not stats.finite.all():
                 reason = console.describe_rejection(config, stats, first)

@@ -80,10 +80,10 @@ class Training:
         self.source = batches_of(EXAMPLES, config, mesh)
 
     def advance(self, steps: int) -> UpdateStats:
-        first, updates = int(self.state.step), Updates(self.source, self.schedule)
-        self.state, sums, self.chunk = train_range(
-            self.state, updates, first, first + steps, program=self.program
-        )
+        updates = Updates(self.program, self.source, self.schedule)
+        first = int(self.state.step)
+        trained = train_range(self.state, updates, first, first + steps)
+        self.state, sums, self.chunk = trained
         return sums
 
     def sha256(self) -> str:
