@@ -209,9 +209,8 @@ def train_range(
 def next_event(step: int, config: TrainConfig) -> int:
     """Returns the first step after this one on which any event is due."""
     intervals = (config.log_interval, config.eval_interval)
-    return min(
-        config.total_steps, *((step // every + 1) * every for every in intervals)
-    )
+    due = [(step // every + 1) * every for every in intervals]
+    return min(config.total_steps, *due)
 
 
 def log_training(
