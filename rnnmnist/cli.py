@@ -77,7 +77,7 @@ class Parser(argparse.ArgumentParser):
             self.add_argument(
                 f"--config.{name}",
                 dest=name,
-                metavar="PATH",
+                metavar="VALUE",
                 help=f"{SETTINGS[name].help}; if it differs from training",
             )
 

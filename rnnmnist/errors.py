@@ -124,9 +124,10 @@ def printable(text: str) -> str:
     )
 
 
-def erase_line(stream: TextIO) -> str:
+def erase_line(stream: TextIO | None) -> str:
     """Returns what erases a line of a terminal, "" if it cannot, without escapes."""
-    if not stream.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+    is_terminal = getattr(stream, "isatty", bool)()  # a caller's own may have none
+    if not is_terminal or os.environ.get("TERM", "dumb") == "dumb":
         return ""
     return "\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r"
 

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import numbers
 import shutil
 import tempfile
 import textwrap
@@ -15,10 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import find_config, load_config, parse_folder
-from rnnmnist.config.schema import SETTINGS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.validation import refuse_masked
-from rnnmnist.errors import UserError, named
+from rnnmnist.errors import UserError
 from rnnmnist.inference.predictor import Predictor
 from rnnmnist.runs.logs import lowest_loss
 from rnnmnist.runs.workdir import list_steps
@@ -69,12 +69,15 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
         verbose: whether progress and a summary are printed.
         placement: None is `host`, with which a second `fit` compiles nothing if the
             time steps, features, classes, settings and batch size are the same.
-        eval_every_steps: None saves the last step only.
+        num_steps: the updates. None is 10 passes over X (`num_epochs`), at least 600
+            updates (`min_steps`).
+        eval_every_steps: None saves the last step only, or validates in each epoch.
         class_weight: "balanced", or a mapping from classes to weights.
         early_stopping: whether a part of X is held out, stratified or in whole groups,
             and training ends if its loss has not fallen for some epochs. The network is
             that of the lowest loss, or of the highest accuracy over at least 50.
-        n_iter_no_change: the number of these epochs.
+        n_iter_no_change: the number of these epochs, or of validations if
+            `eval_every_steps` is given. As many checkpoints are kept, and one.
         validation_fraction: the share of X, or of the groups, that is held out.
 
     X is real [n, time, features], [n, time] of one feature, or a list of arrays [time,
@@ -177,15 +180,17 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
         self, settings: dict[str, Any], y: np.ndarray, groups: ArrayLike | None
     ) -> dict[str, Any]:
         """Returns the arguments of `rnnmnist.fit` with a split, and with patience."""
-        fraction = self.validation_fraction
-        if not 0 < fraction < 1:
-            raise ValueError(f"validation_fraction: {fraction} is not in (0, 1)")
-        with named("n_iter_no_change"):
-            patience = SETTINGS["train.patience"].check(self.n_iter_no_change)
+        fraction, patience = self.validation_fraction, self.n_iter_no_change
+        if not isinstance(fraction, numbers.Real) or not 0 < float(fraction) < 1:
+            raise ValueError(f"validation_fraction: {fraction!r} is not in (0, 1)")
+        if not isinstance(patience, numbers.Integral) or int(patience) < 1:
+            raise ValueError(f"n_iter_no_change: {patience!r} is no integer above 0")
         seed = self.random_state or 0
         splitter = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
         if groups is None:
-            size = max(math.ceil(fraction * len(y)), y.max() + 1)  # one of each class
+            size = max(
+                math.ceil(float(fraction) * len(y)), y.max() + 1
+            )  # one of each class
             splitter = StratifiedShuffleSplit(1, test_size=size, random_state=seed)
         train = next(splitter.split(y, y, groups))[0]
         split = np.full(len(y), "validation")
@@ -193,7 +198,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
         recipe = load_config(find_config("files")).train
         batch_size = settings.get("batch_size", recipe.batch_size)
         every = {"eval_every_steps": max(1, round(len(train) / batch_size))}
-        kept = {"patience": patience, "keep_checkpoints": patience + 1}
+        kept = {"patience": int(patience), "keep_checkpoints": int(patience) + 1}
         return every | settings | kept | {"split": split, "groups": groups}
 
     def _check(self, X: Any, **y: Any) -> Any:

@@ -45,11 +45,10 @@ class DataConfig(ConfigSection, prefix="data."):
     )
     columns: str | None = setting(
         None,
-        "columns of your table that have other names, such as "
-        "sequence=recording_id,label=activity",
+        "columns of a table that have other names: sequence=NAME,time=NAME,label=NAME,"
+        "split=NAME,groups=NAME, or some of them",
         pattern=r"^((^|,)(sequence|time|label|split|groups)=[^,=]+)+\Z",
-        form="sequence=NAME, time=NAME, label=NAME, split=NAME and groups=NAME, "
-        "separated by commas, or some of them",
+        form="ROLE=NAME,… of the roles sequence, time, label, split and groups",
         only="sequences",
     )
     data_dir: str | None = setting(
@@ -120,6 +119,11 @@ class DataConfig(ConfigSection, prefix="data."):
             raise UserError(
                 f"data.permutation: {self.permutation} needs data.view=permuted, not "
                 f"{self.view}"
+            )
+
+        if len(set(self.roles.values())) < (self.columns or "").count("="):
+            raise UserError(
+                f"data.columns: {self.columns} has a role or a column twice; once each"
             )
 
     @property

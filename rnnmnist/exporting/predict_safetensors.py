@@ -12,7 +12,7 @@ def load(folder):
     """Returns a function from raw examples to logits."""
     config = json.loads((folder / "config.json").read_text())
     content = (folder / "model.safetensors").read_bytes()
-    members = [{} for _ in range(config["members"])]
+    members = [{} for _ in range(config.get("members", 1))]
     start = 8 + int.from_bytes(content[:8], "little")
     for name, entry in json.loads(content[8:start]).items():
         begin, end = (start + offset for offset in entry["data_offsets"])

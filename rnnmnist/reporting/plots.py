@@ -193,8 +193,8 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
             predicted += f"\n{tile.probability}"
             axes.set_xlabel(predicted, color=LIGHT.series[1], **text)
         if features:
-            names = [_shorten(name, 20) for name in features[:10]]
-            figure.legend(lines[:10], names, loc="outside lower left", ncols=4)
+            names = [_shorten(name, 20) for name in features[: len(LIGHT.series)]]
+            figure.legend(lines[: len(names)], names, loc="outside lower left", ncols=4)
         return to_png(figure)
 
 

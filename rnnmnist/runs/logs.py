@@ -39,9 +39,9 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     correct: int
     examples: int  # for each network
     examples_per_second: float | None = None  # in training, by all members together
-    # On unbalanced classes, and with class weights, with which it selects a step.
+    # On unbalanced classes, and with class weights, with which it selects the step.
     balanced_accuracy: float | None = None
-    is_weighted: bool = False
+    selects: bool = True
     members: tuple[NetworkMetrics, ...] = ()  # empty for a single network
 
     @classmethod
@@ -90,7 +90,7 @@ def best_step(validations: Mapping[int, Metrics | None]) -> int:
         metrics = validations[step]
         if metrics is None or metrics.examples < MIN_VALIDATION_EXAMPLES:
             return 0.0, step
-        balanced = metrics.balanced_accuracy if metrics.is_weighted else None
+        balanced = metrics.balanced_accuracy if metrics.selects else None
         return metrics.accuracy if balanced is None else balanced, -step
 
     return max(validated or validations, key=rank, default=0)
@@ -106,8 +106,10 @@ def completion(workdir: Path, step: int, config: TrainConfig) -> str | None:
     if step >= last:
         asked = f" (asked for {last})" if step > last else ""
         return f"complete at step {step}{asked}"
+    if config.patience is None:
+        return None
     lowest, later = lowest_loss(workdir, step)
-    if config.patience is None or later < config.patience:
+    if later < config.patience:
         return None
     since = f"no lower validation loss since step {lowest:,}"
     return f"stopped at step {step:,} of {last:,}: {since}"

@@ -172,7 +172,8 @@ def print_summary(
             f"{MIN_VALIDATION_EXAMPLES} validation examples do not select one"
         )
     else:
-        by = " by balanced accuracy" if validation.is_weighted else ""
+        is_weighted = header.config.train.class_weight != "none"
+        by = " by balanced accuracy" if is_weighted else ""
         validated = f"{format_accuracy(validation)}, best at step {best}{by}"
     validated += task.validation_note
     flag = f"--workdir={shlex.quote(str(workdir))}"

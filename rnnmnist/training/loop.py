@@ -258,7 +258,8 @@ def validate(run: Run, state: TrainState, step: int) -> Metrics:
                 f"validation loss is {loss}; {console.REMEDY}"
             )
     totals = np.sum(scores.confusion, axis=1)  # of each class
-    is_unbalanced = is_weighted or totals.max() >= 2 * totals.min()
+    is_unbalanced = totals.max() >= 2 * totals.min()
+    balanced = scores.balanced_accuracy if is_weighted or is_unbalanced else None
     metrics = Metrics.create(
         step,
         "validation",
@@ -266,8 +267,8 @@ def validate(run: Run, state: TrainState, step: int) -> Metrics:
         run.config.seeds,
         losses,
         [network.correct for network in scores.networks],
-        balanced_accuracy=scores.balanced_accuracy if is_unbalanced else None,
-        is_weighted=is_weighted,
+        balanced_accuracy=balanced,
+        selects=is_weighted or balanced is None,
     )
     log(run, metrics)
     return metrics
@@ -275,6 +276,8 @@ def validate(run: Run, state: TrainState, step: int) -> Metrics:
 
 def ends_early(run: Run, metrics: Metrics) -> bool:
     """Whether a validation ends the run, by its patience or its callback."""
+    if run.callback:  # which may read the checkpoint
+        run.checkpoints.wait()
 
     def decide() -> bool:
         try:

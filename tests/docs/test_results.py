@@ -44,7 +44,7 @@ def test_a_plot_is_drawn(path: str) -> None:
 
 def test_every_row_has_a_file_and_every_file_is_used() -> None:
     files = {path.stem for path in (REPOSITORY / "results").glob("*.json")}
-    tools = {"accelerators", "baselines", "out_of_distribution", "recipes"}
+    tools = {"accelerators", "baselines", "out_of_distribution", "patience", "recipes"}
     assert files == results.ROWS.keys() | tools | {"robustness", "vanishing"}
 
 

@@ -157,10 +157,10 @@ def test_the_best_step_has_the_highest_balanced_accuracy_if_there_is_one() -> No
     }
     assert best_step(found | {50: None}) == 20
     assert best_step({10: None, 20: None}) == 20
-    for is_weighted, best in ((False, 20), (True, 10)):
+    for selects, best in ((False, 20), (True, 10)):
         for step, one in found.items():
             balanced = {"balanced_accuracy": (100 - one.correct) / 100}
-            balanced |= {"is_weighted": is_weighted}
+            balanced |= {"selects": selects}
             found[step] = msgspec.structs.replace(one, **balanced)
         assert best_step(found) == best
 

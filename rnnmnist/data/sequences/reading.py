@@ -103,7 +103,8 @@ def read(path: Path, roles: Mapping[str, str] = {}, *, pair: bool = True) -> Seq
 def from_memory(inputs: Any, roles: Mapping[str, str] = {}, **arrays: Any) -> Sequences:
     """Checks arrays, as `validate` does, or a table, as `read_stream` does."""
     with named("inputs", "pass another table"):
-        columns = read_stream(inputs, roles)
+        is_wide = arrays.get("labels", inputs) is not None  # beside its labels
+        columns = read_stream(inputs, roles, is_wide=is_wide)
     if columns is None:
         return validate(inputs, **arrays)
     for name, values in arrays.items():
@@ -131,8 +132,8 @@ def read_sequences(
 
     Returns:
         X, a list of real arrays [time, features]; y, strings [n], the classes; groups,
-        integers or strings [n]; and ids, the identifiers of a table's sequences. Each
-        is None if the source has none.
+        integers or strings [n]; and ids, the identifiers. Each is None if the source
+        has none.
 
     Raises:
         UserError: if the source is invalid.
@@ -141,7 +142,11 @@ def read_sequences(
     roles = DataConfig(columns=columns).roles
     is_path = isinstance(source, str | Path)
     source = expand(str(source)) if is_path else source
-    sequences = read(source, roles) if is_path else from_memory(source, roles)
+    if is_path:
+        sequences = read(source, roles)
+    else:
+        sequences = from_memory(source, roles, labels=None)
+    _check_roles(sequences, roles)
     padded = Inputs(sequences.inputs, sequences.lengths)
     inputs = [padded.unpadded(position) for position in range(len(padded))]
     classes, labels = np.array(sequences.classes), sequences.labels
@@ -186,13 +191,13 @@ def to_dataset(
         if config.normalize != "none":
             mean = tuple(moments.mean.tolist())
             std = moments.std
-        first = sequences.inputs[:, 0]
-        static = moments.is_static & (first.max(axis=0) > first.min(axis=0))
+        _check_roles(sequences, config.roles)
+        static = moments.is_static & (moments.high > moments.low)
         if static.any() and not static.all():
-            names = " and ".join(np.array(sequences.feature_names)[static][:10])
+            names = ", ".join(np.array(sequences.feature_names)[static])
             _logger.warning(
-                f"{names} is constant within every sequence; leave it out, or name it "
-                "groups"
+                f"{names[:200]} is constant within every sequence; leave it out, or "
+                "name it groups"
             )
     else:
         classes = trained.classes
@@ -232,6 +237,16 @@ def to_dataset(
         for split, indices in splits.items()
     }
     return Dataset(task, examples)
+
+
+def _check_roles(sequences: Sequences, roles: Mapping[str, str]) -> None:
+    """Checks that a table has the columns to which a setting gives roles."""
+    for name, role in roles.items():
+        array = {"label": "labels"}.get(role, role)
+        if getattr(sequences, array, ()) is None:
+            raise UserError(
+                f"data.columns: {role}={name} names no column; remove it, or name one"
+            )
 
 
 def hash_sequences(
@@ -299,6 +314,7 @@ class Moments:
         self.number, self.mean, self.squares = np.zeros((3, features))
         self.rounding = np.finfo(dtype).eps  # the relative error of a value
         self.is_static = np.ones(features, bool)  # constant within every sequence
+        self.low, self.high = np.full((2, features), [[np.inf], [-np.inf]])
 
     def add(self, values: np.ndarray) -> None:
         """Adds values, real [n, time, features]; NaN are left out.
@@ -307,8 +323,10 @@ class Moments:
             Chan, Golub, LeVeque, "Algorithms for Computing the Sample Variance", The
             American Statistician 37(3), 1983.
         """
-        varies = np.fmax.reduce(values, axis=1) > np.fmin.reduce(values, axis=1)
-        self.is_static &= ~varies.any(axis=0)
+        low, high = (ufunc.reduce(values, axis=1) for ufunc in (np.fmin, np.fmax))
+        self.is_static &= ~(high > low).any(axis=0)
+        self.low = np.fmin.reduce([self.low, *low])
+        self.high = np.fmax.reduce([self.high, *high])
         values = values.reshape(-1, values.shape[-1])
         missing = np.isnan(values)
         number = len(values) - missing.sum(axis=0)

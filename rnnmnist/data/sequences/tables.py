@@ -19,6 +19,7 @@ import pyarrow.parquet
 from rnnmnist.data.sequences.validation import check_memory, pad
 from rnnmnist.errors import UserError, printable, shown
 
+INDEX = r"(__index_level_\d+__|Unnamed: \d+)?"  # of pandas, or without a name
 # The others are features.
 COLUMNS = ("sequence", "time", "label", "split", "groups")
 MAX_BLOCK = 1 << 27  # bytes of a file that are parsed at a time; a row fits into one
@@ -81,8 +82,8 @@ def read_parquet(path: Path, roles: Roles) -> dict[str, Any]:
     return _to_arrays(table, roles, lambda row: f"row {row + 1}")
 
 
-def read_stream(inputs: Any, roles: Roles) -> dict[str, Any] | None:
-    """Reads what offers the Arrow stream; None if it has numbers without sequences."""
+def read_stream(inputs: Any, roles: Roles, *, is_wide: bool) -> dict[str, Any] | None:
+    """Reads what offers the Arrow stream; None if that can be an array of numbers."""
     if not hasattr(inputs, "__arrow_c_stream__"):
         return None
     reader = pa.RecordBatchReader.from_stream(inputs)
@@ -91,7 +92,7 @@ def read_stream(inputs: Any, roles: Roles) -> dict[str, Any] | None:
         pa.types.is_integer(kind) or pa.types.is_floating(kind)
         for kind in reader.schema.types
     )
-    if is_numeric and names.isdisjoint(("sequence", "time")):
+    if is_wide and is_numeric and names.isdisjoint(("sequence", "time")):
         return None
     _check_columns(reader.schema.names, roles)
     return _to_arrays(reader.read_all(), roles, lambda row: f"row {row + 1}")
@@ -99,9 +100,7 @@ def read_stream(inputs: Any, roles: Roles) -> dict[str, Any] | None:
 
 def _check_columns(names: list[str], roles: Roles, where: str = "") -> list[str]:
     """Returns names without those of an index: no name, or one that pandas gives."""
-    names = [
-        name for name in names if not re.fullmatch(r"(__index_level_\d+__)?", name)
-    ]
+    names = [name for name in names if not re.fullmatch(INDEX, name)]
     unique = {roles.get(name, name) for name in names}
     is_complete = {"sequence", "time"} < unique and not unique <= set(COLUMNS)
     if not is_complete or len(unique) < len(names):
@@ -205,7 +204,8 @@ class _Column:
         kind = self.values.type
         if not pa.types.is_floating(kind):
             kind = pa.float64()
-        return self._cast((kind,), "numbers; a missing value is an empty cell or nan")
+        allowed = "numbers; a missing value is an empty cell or nan; data.columns names"
+        return self._cast((kind,), f"{allowed} the columns of labels and groups")
 
     def _cast(self, kinds: tuple[pa.DataType, ...], allowed: str) -> np.ndarray:
         """Converts all values to the first kind for which that is possible."""

@@ -139,7 +139,7 @@ def validate(
         None if split is None else _valid_split(split, count),
         None if groups is None else _array("groups", groups, "biuU", count),
         names,
-        None if ids is None else tuple(_array("ids", ids, "U", count).tolist()),
+        None if ids is None else tuple(map(str, _array("ids", ids, "biuU", count))),
     )
 
 
