@@ -74,12 +74,8 @@ class Parser(argparse.ArgumentParser):
     def add_paths(self) -> None:
         """Adds the settings of `PATHS`."""
         for name in PATHS:
-            self.add_argument(
-                f"--config.{name}",
-                dest=name,
-                metavar="VALUE",
-                help=f"{SETTINGS[name].help}; if it differs from training",
-            )
+            help = f"{SETTINGS[name].help}; if it differs from training"
+            self.add_argument(f"--config.{name}", dest=name, metavar="VALUE", help=help)
 
     def error(self, message: str) -> NoReturn:
         """Raises a `UserError` instead of printing the usage."""

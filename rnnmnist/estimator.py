@@ -188,9 +188,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
         seed = self.random_state or 0
         splitter = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
         if groups is None:
-            size = max(
-                math.ceil(float(fraction) * len(y)), y.max() + 1
-            )  # one of each class
+            # At least one of each class.
+            size = max(math.ceil(float(fraction) * len(y)), y.max() + 1)
             splitter = StratifiedShuffleSplit(1, test_size=size, random_state=seed)
         train = next(splitter.split(y, y, groups))[0]
         split = np.full(len(y), "validation")

@@ -26,9 +26,7 @@ def main(argv: list[str]) -> None:
     parser.add_step()
     parser.add_argument("--format", choices=[*FORMATS, "all"], help="what to write")
     parser.add_argument("--output", metavar="FOLDER", help="where to write it")
-    parser.add_argument(
-        "--force", action="store_true", help="replace the exports in FOLDER"
-    )
+    parser.add_argument("--force", action="store_true", help="replace those in FOLDER")
     parser.add_argument("--verify", metavar="FOLDER", help="certify again")
     parser.add_paths()
     args = parser.parse(argv)

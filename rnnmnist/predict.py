@@ -25,9 +25,7 @@ from rnnmnist.config.files import REFERENCES
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parses the command line."""
     parser = Parser("predict", __doc__)
-    parser.add_argument(
-        "files", metavar="FILE", nargs="*", help="a file, a folder, or -"
-    )
+    parser.add_argument("files", metavar="FILE", nargs="*", help="file, folder, or -")
     parser.add_workdir(
         required=False,
         default=REFERENCES[0],
@@ -35,9 +33,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_step()
     parser.add_paths()
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object per file"
-    )
+    parser.add_argument("--json", action="store_true", help="print lines of JSON")
     parser.add_argument(
         "--stream",
         action="store_true",

@@ -15,9 +15,7 @@ from rnnmnist.cli import Parser, parse_settings
 def main(argv: list[str]) -> None:
     """Writes the reports, and prints each result and file."""
     parser = Parser("report", __doc__)
-    parser.add_workdir(
-        action="append", help="folder of the run; repeat it to compare runs"
-    )
+    parser.add_workdir(action="append", help="folder of a run; repeat it to compare")
     parser.add_step()
     parser.add_paths()
     args = parser.parse(argv)

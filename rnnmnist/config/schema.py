@@ -1,8 +1,7 @@
 """The configuration of a run: frozen, typed, and validated on construction.
 
-A configuration file is Python with a function `get_config()` that returns a
-`Config`. `configs/default.py` writes out the defaults of its recipe; a variant passes
-what it changes:
+A configuration file is Python with a function `get_config()` that returns a `Config`.
+`configs/default.py` writes out its recipe's defaults; a variant passes what it changes:
 
     >>> from rnnmnist import Config, TrainConfig
     >>> config = Config(seed=1, train=TrainConfig(num_steps=100))
@@ -489,8 +488,7 @@ class Config(ConfigSection):
     def from_dict(cls, tree: dict[str, Any]) -> "Config":
         """Restores a configuration from its JSON object.
 
-        Settings that were added since have their defaults, unknown ones are a
-        `UserError`.
+        Settings that were added since have their defaults; others are a `UserError`.
         """
         flat: dict[str, Any] = {}
         for name, value in tree.items():

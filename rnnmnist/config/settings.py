@@ -16,12 +16,7 @@ import msgspec
 from rnnmnist.errors import UserError, did_you_mean, shown
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
-DESCRIPTIONS = {
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    str: "a string",
-}
+TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
 
 class Setting(NamedTuple):
@@ -121,7 +116,7 @@ def _setting_of(name: str, field: "dataclasses.Field[Any]") -> Setting:
             for key, words in BOUNDS.items()
             if key in constraints
         ]
-        allowed = f"{DESCRIPTIONS[kind]} {' and '.join(bounds)}".strip()
+        allowed = f"{TYPES[kind]} {' and '.join(bounds)}".strip()
     kind = Annotated[kind, msgspec.Meta(**constraints)]
     if is_optional:
         kind |= None

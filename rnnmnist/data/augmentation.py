@@ -38,8 +38,7 @@ class Warp(NamedTuple):
 def sample_warp(key: jax.Array, count: int, distortions: Distortions) -> Warp:
     """Samples one warp for each of `count` images.
 
-    Shifts are uniform over whole pixels; angles, shears and the logarithms of scale
-    factors are uniform.
+    Shifts in whole pixels, angles, shears and the logarithms of factors are uniform.
     """
     shift_key, noise_key, *keys = jax.random.split(key, 6)
     angle, log_scale, shear, flip = (

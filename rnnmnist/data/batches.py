@@ -118,9 +118,8 @@ class BatchTransform(NamedTuple):
 class Batch(NamedTuple):
     """The examples of one or more batches.
 
-    Inputs are gathered as rows of stored values [..., batch, values], as
-    `Examples.take` returns them. A network reads what `BatchTransform` makes of them,
-    float32 [batch, time, features].
+    Inputs are gathered as rows [..., batch, values], as `Examples.take` returns them.
+    `BatchTransform` makes float32 [batch, time, features] of them for the network.
     """
 
     inputs: jax.Array

@@ -54,8 +54,7 @@ def permutation(name: str, pixels: int) -> np.ndarray:
     """Returns the pixel, in row order, that is read at each time, int32 [pixels].
 
     `bit_reversal` reverses the bits of the numbers below the next power of two and
-    keeps those below `pixels`, in that order. `random:SEED` is independent of the seed
-    of a run.
+    keeps those below `pixels`, in that order. `random:SEED` ignores the run's seed.
 
     References:
         Gu, Goel, Ré, "Efficiently Modeling Long Sequences with Structured State
@@ -93,8 +92,7 @@ class Normalization(NamedTuple):
         """Standardizes sequences, real [n, time, features], in float32.
 
         Missing values are NaN. They become 0 where no earlier value of their feature
-        replaces them, and so does the padding after `lengths`, int [n], whatever is
-        stored there.
+        replaces them, and so does all that is stored after `lengths`, int [n].
         """
         inputs: np.ndarray = np.empty(values.shape, np.float32)
         size = max(1, NORMALIZED_BYTES // (8 * math.prod(values.shape[1:])))

@@ -38,8 +38,7 @@ def image_task(config: DataConfig) -> Task:
 def embedded_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns the splits of the images that the package ships, read without TFDS.
 
-    They are images, uint8 [n, 28, 28], and labels, uint8 [n], with the same number of
-    each class.
+    They are images, uint8 [n, 28, 28], and labels, uint8 [n], as many of each class.
     """
     with np.load(EMBEDDED, allow_pickle=False) as file:
         images, labels = file["images"], file["labels"]  # sorted by class

@@ -51,8 +51,7 @@ def open_batches(
 
     `execution.placement=auto` keeps them on the host if their copies on all devices of
     this process would take more than `MAX_MEMORY_FRACTION` of the memory. Then a thread
-    gathers each chunk while the devices compute with the one before; it ends with the
-    context.
+    of the context gathers each chunk while the devices compute with the one before.
     """
     size = examples.take(np.arange(1)).nbytes
     updates = chunk_updates(size * config.num_seeds * config.train.batch_size)

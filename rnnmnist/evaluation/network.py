@@ -152,9 +152,8 @@ class TrainedNetwork:
     def load_split(self, split: str | None, command: str) -> tuple[Task, str, Examples]:
         """Loads data to evaluate: those of the run, unless `paths` has other ones.
 
-        Without a name, the split is `Task.evaluated_split`. That a command reads the
-        test split is recorded. Returns the task of these data, the name of the split,
-        and its examples.
+        Without a name, the split is `Task.evaluated_split`. A reading of the test split
+        is recorded. Returns the task of these data, the split's name and its examples.
         """
         config = self.config.data
         if config.name != "files" and config.path is not None:

@@ -162,10 +162,8 @@ def find_changes(saved: Certificate, source: Source, folder: Path) -> list[str]:
 
     The export is not run if one of its files, the checkpoint or the data have changed.
     """
-    now = checksums(folder)
-    changed = [
-        name for name in saved.files | now if saved.files.get(name) != now.get(name)
-    ]
+    then, now = saved.files, checksums(folder)
+    changed = [name for name in then | now if then.get(name) != now.get(name)]
     if saved.params_sha256 != source.network.params_sha256:
         changed.append(f"the parameters in {source.network.workdir}")
     if saved.examples_sha256 != hash_examples(source):

@@ -22,8 +22,7 @@ class Source(NamedTuple):
     """A trained network, or ensemble, with the examples that check its exports.
 
     The inputs are what an exported network takes: images, uint8 [n, rows, columns]; or
-    sequences before their normalization, float32 [n, time, features], and their
-    lengths, int32 [n].
+    sequences before normalization, float32 [n, time, features], and lengths, int32 [n].
     """
 
     network: TrainedNetwork

@@ -198,11 +198,9 @@ def _add_cell(graph: Graph, source: Source, params: Params, inputs: str) -> str:
     # The first axis is that of directions.
     arrays = [array[None] for array in (*kernels, np.concatenate(biases))]
     # Flax's GRU multiplies by the reset gate after the matrix product.
-    attributes: dict[str, Any] = (
-        {"linear_before_reset": 1} if config.cell == "gru" else {}
-    )
+    reset: dict[str, Any] = {"linear_before_reset": 1} if config.cell == "gru" else {}
     operator = config.cell.upper()
-    states = graph.add(operator, inputs, *arrays, hidden_size=units, **attributes)
+    states = graph.add(operator, inputs, *arrays, hidden_size=units, **reset)
     return graph.add("Squeeze", states, [1])
 
 

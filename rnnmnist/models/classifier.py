@@ -51,8 +51,7 @@ class SequenceClassifier(nn.Module):
 
         With `every_step`, they are [batch, time, classes], after each time step. Inputs
         are float [batch, time, features] and 0 in the padding, where logits have no
-        meaning. Lengths are int32 [batch], the time steps before the padding, at least
-        1; None if there is no padding.
+        meaning. Lengths, int32 [batch], are at least 1 without it; None: no padding.
         """
         if inputs.ndim != 3:
             raise ValueError(

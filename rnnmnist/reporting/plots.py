@@ -1,8 +1,7 @@
 """Draws plots as PNG files with matplotlib.
 
 Every plot is 4.8 inches wide at 200 dots per inch, so that its text is legible on a
-phone. pyplot is not used: it would select a backend for the whole process and keep
-references to the figures.
+phone. pyplot is not used: it would select a backend of the process and keep figures.
 """
 
 import contextlib
@@ -122,8 +121,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
 def reliability_diagram(bins: Bins, accuracy: np.ndarray) -> bytes:
     """Draws accuracy over confidence, and the number of examples of each bin.
 
-    `accuracy` [3, bins] is that of the bins that are not empty, between the ends of its
-    interval.
+    `accuracy` [3, bins] of bins that are not empty is between its interval's ends.
     """
     present = bins.examples > 0
     confidence = bins.confidence[present] / bins.examples[present]

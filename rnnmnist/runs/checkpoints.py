@@ -124,9 +124,8 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         )
         content = msgspec.to_builtins(header)
         items = {item: ocp.args.StandardSave(tree) for item, tree in arrays.items()}
-        items["header"] = ocp.args.JsonSave(
-            content | {"sha256": json_checksum(content)}
-        )
+        content["sha256"] = json_checksum(content)
+        items["header"] = ocp.args.JsonSave(content)
         self._metrics[step] = metrics
         with self._run_errors(), SAVE_LOCK:
             self._manager.save(step, args=ocp.args.Composite(**items))
@@ -140,8 +139,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     def _run_errors(self) -> Iterator[None]:
         """Turns the errors of orbax and tensorstore, of many types, into RunError.
 
-        An interrupt is handled at the end: within orbax, it would leave threads behind
-        that still write.
+        An interrupt is handled at the end: within orbax, threads would go on writing.
         """
         try:
             # Processes exchange small numbers.

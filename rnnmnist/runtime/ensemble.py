@@ -1,8 +1,7 @@
 """Seeds: their random streams, and the ensemble axis of their networks.
 
 On the devices, the parameters and the optimizer state of a run have this axis first, of
-length 1 for a single seed. Checkpoints and result files of a single seed do not have
-it.
+length 1 for a single seed, whose checkpoints and result files do not have it.
 """
 
 import enum

@@ -41,9 +41,6 @@ from rnnmnist.training.state import (
 )
 from rnnmnist.training.step import UpdateStats, score_last_batch, train_steps
 
-# Takes the metrics of a validation. True ends the run, which can be resumed.
-Callback = Callable[[Metrics], bool | None]
-
 
 @dataclasses.dataclass(frozen=True)
 class Updates:
@@ -65,7 +62,7 @@ class Run:
     validation: Examples
     checkpoints: Checkpoints
     progress: console.Progress
-    callback: Callback | None
+    callback: resume.Callback | None
 
 
 def train(
@@ -76,7 +73,7 @@ def train(
     *,
     timer: PhaseTimer,
     verbose: bool = True,
-    callback: Callback | None = None,
+    callback: resume.Callback | None = None,
 ) -> None:
     """Trains, or resumes from the newest checkpoint; evaluates; prints a summary.
 
@@ -112,7 +109,7 @@ def train_from(
     mesh: Mesh,
     stop: StopFlag,
     verbose: bool,
-    callback: Callback | None,
+    callback: resume.Callback | None,
 ) -> int:
     """Trains from a step to the end of the run, or until a signal; returns the step."""
     task, splits = dataset
@@ -171,7 +168,10 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
                 metrics = validate(run, state, step)
             arrays = saved_arrays(state, program=run.updates.program)
             run.checkpoints.save(step, arrays, metrics)
-            stopping |= metrics is not None and ends_early(run, metrics)
+            if metrics is not None:
+                if run.callback:  # which may read the checkpoint
+                    run.checkpoints.wait()
+                stopping |= resume.ends_at(metrics, config, run.workdir, run.callback)
     return step
 
 
@@ -232,10 +232,8 @@ def log_training(
         loss, correct = jax.device_get(scores)
     losses = [float(one) / examples for one in loss]
     networks = run.config.seeds, losses, correct.tolist()
-    metrics = Metrics.create(
-        step, "train", examples, *networks, examples_per_second=speed
-    )
-    log(run, metrics)
+    line = Metrics.create(step, "train", examples, *networks, examples_per_second=speed)
+    log(run, line)
 
 
 def validate(run: Run, state: TrainState, step: int) -> Metrics:
@@ -272,25 +270,6 @@ def validate(run: Run, state: TrainState, step: int) -> Metrics:
     )
     log(run, metrics)
     return metrics
-
-
-def ends_early(run: Run, metrics: Metrics) -> bool:
-    """Whether a validation ends the run, by its patience or its callback."""
-    if run.callback:  # which may read the checkpoint
-        run.checkpoints.wait()
-
-    def decide() -> bool:
-        try:
-            answer = run.callback(metrics) if run.callback else None
-        except OSError as error:  # not one on a file of the run
-            error.add_note(resume.BY_CALLBACK)
-            raise
-        if isinstance(answer, bool | np.bool_) and answer:
-            return True
-        return logs.completion(run.workdir, metrics.step, run.config.train) is not None
-
-    with jax.transfer_guard("allow"):  # in the callback
-        return broadcast(decide)
 
 
 def log(run: Run, metrics: Metrics) -> None:

@@ -31,8 +31,7 @@ class Objective:
         The inputs are float32 [batch, time, features]. Losses are in nats, float32 [],
         summed over the batch; with `every_step`, that of a sequence is a weighted mean
         over its time. Class weights, float32 [classes], are in the minimized loss only;
-        None: all are 1. Correct predictions, int32 [], are those at the end of a
-        sequence.
+        None: all are 1. Correct predictions, int32 [], are those at the last step.
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception

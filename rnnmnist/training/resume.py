@@ -1,25 +1,26 @@
-"""Resuming a run: who may write its folder, from which step, with which settings."""
+"""Where a run begins and ends: who may write its folder, which steps and settings."""
 
 import argparse
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
+from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config, TrainConfig
 from rnnmnist.config.tasks import Task, resolve
 from rnnmnist.errors import RunError, UserError, as_run_error
 from rnnmnist.models.cells import check_user_cell
 from rnnmnist.models.classifier import flatten_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoints import DamagedError, Header, read_header
-from rnnmnist.runs.logs import completion
+from rnnmnist.runs.logs import Metrics, completion
 from rnnmnist.runs.workdir import check_free, describe_last_checkpoint, list_steps, lock
 from rnnmnist.runtime.distributed import all_gather, broadcast
 from rnnmnist.runtime.ensemble import put_ensemble
@@ -28,6 +29,8 @@ from rnnmnist.runtime.mesh import device_put, make_mesh, over_seeds, replicated
 from rnnmnist.training.state import Program, TrainState, abstract_state, saved_arrays
 
 BY_CALLBACK = "raised by the callback"
+# Takes the metrics of a validation. True ends the run, which can be resumed.
+Callback = Callable[[Metrics], bool | None]
 
 _logger = logging.getLogger(__name__)
 
@@ -92,6 +95,24 @@ def find_start(config: Config, task: Task, workdir: Path) -> tuple[int, str | No
     return broadcast(decide)
 
 
+def ends_at(
+    metrics: Metrics, config: TrainConfig, workdir: Path, callback: Callback | None
+) -> bool:
+    """Whether a run ends at a validation, by its patience or its callback."""
+
+    def decide() -> bool:
+        try:
+            answer = callback(metrics) if callback else None
+        except OSError as error:  # not one on a file of the run
+            error.add_note(BY_CALLBACK)
+            raise
+        is_asked = isinstance(answer, bool | np.bool_) and bool(answer)
+        return is_asked or completion(workdir, metrics.step, config) is not None
+
+    with jax.transfer_guard("allow"):  # in the callback
+        return broadcast(decide)
+
+
 def take_class_weights(args: argparse.Namespace) -> Config:
     """Returns the configuration of a command line, with class weights of its run.
 
@@ -118,8 +139,7 @@ def check_workdir(config: Config, workdir: Path) -> None:
 def check_settings(config: Config, workdir: Path) -> tuple[int, Header | None]:
     """Checks that a run may resume in a workdir with these settings.
 
-    Returns the step and the header of the newest checkpoint, 0 and None if there is
-    none.
+    Returns the step and the header of the newest checkpoint; 0 and None without one.
     """
     step, header = newest_readable(workdir)
     if header is None:

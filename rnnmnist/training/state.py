@@ -143,8 +143,7 @@ def evaluated_trees(state: TrainState, *, model: SequenceClassifier) -> Params:
 def saved_arrays(state: TrainState, *, program: Program) -> dict[str, Any]:
     """Returns the items of a checkpoint: the evaluated parameters, and the rest.
 
-    They are replicated, so that every process can read them. A single network has no
-    ensemble axis.
+    They are replicated, for every process; a single network has no ensemble axis.
     """
     trees = functools.partial(to_trees, model=program.model)
     opt_state = optax.tree.map_params(program.optimizer, trees, state.opt_state)

@@ -131,8 +131,7 @@ def sum_batch(
     """Evaluates, and differentiates, the loss of the next batch, inside `shard_map`.
 
     Returns sums over the batch: the loss, float32 [ensemble], the correct predictions,
-    int32 [ensemble], and the gradients, float32 [ensemble, parameters or 0], which
-    alone have class weights.
+    int32 [ensemble], and the weighted gradients, float32 [ensemble, parameters or 0].
     """
 
     def shard_sums(params: jax.Array, seed: jax.Array, stored: Batch) -> jax.Array:

@@ -79,8 +79,7 @@ def _check_names(names: list[str]) -> None:
 def read(path: Path, roles: Mapping[str, str] = {}, *, pair: bool = True) -> Sequences:
     """Reads a file or a folder of sequences in any format.
 
-    A table can have other columns. With `pair`, either file of a pair NAME_TRAIN.ts and
-    NAME_TEST.ts names both.
+    A table can have other columns. With `pair`, NAME_TRAIN.ts or NAME_TEST.ts is both.
     """
     with named(path, "save it again"):
         match "folder" if path.is_dir() else path.suffix.lower():
@@ -132,18 +131,14 @@ def read_sequences(
 
     Returns:
         X, a list of real arrays [time, features]; y, strings [n], the classes; groups,
-        integers or strings [n]; and ids, the identifiers. Each is None if the source
-        has none.
+        integers or strings [n]; and ids, strings. Each is None if the source has none.
 
     Raises:
-        UserError: if the source is invalid.
-        OSError: if a file cannot be read.
+        UserError, OSError: if the source is invalid, or a file cannot be read.
     """
     roles = DataConfig(columns=columns).roles
-    is_path = isinstance(source, str | Path)
-    source = expand(str(source)) if is_path else source
-    if is_path:
-        sequences = read(source, roles)
+    if isinstance(source, str | Path):
+        sequences = read(expand(str(source)), roles)
     else:
         sequences = from_memory(source, roles, labels=None)
     _check_roles(sequences, roles)
@@ -368,9 +363,7 @@ def check_features(sequences: Sequences, trained: Task) -> None:
     """Checks that sequences have the features on which a network was trained."""
     names = sequences.feature_names
     if len(names) != trained.features:
-        raise UserError(
-            f"has {len(names)} features, and the network {trained.features}"
-        )
+        raise UserError(f"has {len(names)} features, the network {trained.features}")
     default = tuple(map(str, range(len(names))))
     if default not in (names, trained.feature_names) and names != trained.feature_names:
         raise UserError(
