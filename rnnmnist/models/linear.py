@@ -1,8 +1,7 @@
 """Recurrences that are linear in their state, in residual layers.
 
 Their states are weighted sums of inputs, so a layer needs no product inside of a loop
-over time. Arrays are [features, time, batch]: products and elementwise operations are
-over whole blocks of time.
+over time. Arrays are [features, time, batch]: operations are over blocks of time.
 """
 
 import math

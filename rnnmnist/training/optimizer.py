@@ -11,7 +11,6 @@ from jax.sharding import Sharding
 
 from rnnmnist.config.schema import TrainConfig
 from rnnmnist.models.classifier import Params
-from rnnmnist.runs.checksums import named_leaves
 
 EMA_WARMUP = 10  # updates; the decay of the average grows over about as many
 
@@ -39,10 +38,12 @@ def decay_mask(params: Params) -> np.ndarray:
     kernels are, since decay would shorten the memory of the recurrence and undo the
     initialization of the encoder's bias. `params` can be shapes and types.
     """
-    masks = [
-        np.full(leaf.size, not name.startswith("layers/") or name.endswith("/kernel"))
-        for name, leaf in named_leaves(params)
-    ]
+
+    def is_decayed(path: tuple[jax.tree_util.DictKey, ...]) -> bool:
+        return path[0].key != "layers" or path[-1].key == "kernel"
+
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    masks = [np.full(leaf.size, is_decayed(path)) for path, leaf in leaves]
     return np.concatenate(masks)
 
 
