@@ -233,7 +233,7 @@ def test_a_constant_feature_is_not_scaled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("examples", "lengths", "text"),
     [
-        (np.zeros((2, 3)), None, "has 1 features, and the network 2"),
+        (np.zeros((2, 3)), None, "has 1 features, the network 2"),
         (np.zeros((2, 0, 2)), None, "has the shape"),
         ([np.zeros((2, 2)), np.zeros((3, 1))], None, "must match exactly"),
         ([np.zeros((2, 2)), np.zeros((0, 2))], None, "allowed are 1 to 2"),
