@@ -144,8 +144,7 @@ class TrainedNetwork:
     def probabilities(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:
         """Returns the probabilities of the classes, float32 [examples, classes].
 
-        With `every_step`, they are [examples, time, classes]. Of an ensemble, they are
-        means over its members.
+        With `every_step`, they are [examples, time, classes]; of an ensemble, means.
         """
         return softmax(self.logits(inputs, every_step=every_step)).mean(0)
 

@@ -18,9 +18,8 @@ GATES = "ifgo"  # input, forget, candidate, output: Flax's order
 class LSTM(ScannedCell):
     """An `LSTMCell` under `nn.scan`.
 
-    The kernels of the gates are concatenated once for the whole sequence. Inside the
-    loop, arrays are [features, batch]: XLA's CPU products of this size are faster, and
-    each gate is contiguous.
+    The kernels of the gates are concatenated once for the whole sequence. In the loop,
+    arrays are [features, batch], for faster products on CPU and contiguous gates.
     """
 
     cell: "LSTMCell"
