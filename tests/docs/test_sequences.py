@@ -57,6 +57,7 @@ def test_a_killed_study_goes_on(tmp_path: Path, environment: dict[str, str]) -> 
     data = next(block for block in PYTHON if "slopes =" in block)
     study = next(block for block in PYTHON if "optuna" in block)
     pytest.importorskip("optuna")
+    run_block("python", PYTHON[0], tmp_path, environment)  # writes a table
     argv = [sys.executable, "-c", data + study]
     with subprocess.Popen(argv, cwd=tmp_path, env=environment) as process:
         while not (tmp_path / "runs/trial3/metrics.jsonl").exists():
