@@ -85,7 +85,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         ]
         erase = erase_line(sys.stdout)
         while erase and len("  ".join(parts)) > len(erase) - 2 and len(parts) > 1:
-            parts.pop(-2)  # the speed first
+            parts.pop(-2 if len(parts) > 4 else 0)  # first the speed, last the share
         self.line("  ".join(parts), end="" if erase else "\n")
 
     def line(self, text: str, end: str = "\n") -> None:
