@@ -27,6 +27,7 @@ import rnnmnist
 from results import RESULTS, SETS
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import datasets
+from rnnmnist.data.examples import Inputs
 from rnnmnist.data.sequences.reading import read
 from rnnmnist.runs import logs
 from rnnmnist.runtime import machine
@@ -46,10 +47,8 @@ def archive(folder: Path) -> Iterator[Case]:
     """Yields the parts of each data set."""
     for name in SETS:
         sequences = read(folder / name / f"{name}_TRAIN.ts", pair=False)
-        lengths = sequences.lengths
-        if lengths is None:
-            lengths = np.full(len(sequences.inputs), sequences.inputs.shape[1])
-        inputs = [x[:n] for x, n in zip(sequences.inputs, lengths, strict=True)]
+        padded = Inputs(sequences.inputs, sequences.lengths)
+        inputs = [padded.unpadded(position) for position in range(len(padded))]
         labels = np.asarray(sequences.labels)
         for fold in range(2):
             yield name, inputs, labels, folds_of(labels, 5) == fold

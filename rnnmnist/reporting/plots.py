@@ -158,10 +158,7 @@ def reliability_diagram(bins: "Bins", accuracy: np.ndarray) -> bytes:
 
 
 def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
-    """Draws misclassified examples with their labels above and predictions below.
-
-    Sequences, which have features, also have their names, axes and a legend.
-    """
+    """Draws misclassified examples; sequences, which have features, with axes."""
     rows = -(-len(tiles) // 4)
     shades = _shades(LIGHT.foreground)
     short = not features and all(

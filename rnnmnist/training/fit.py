@@ -57,10 +57,11 @@ def fit(
     as soon as the running call of a compiled program or the save under way has ended.
     Outside of the main thread, `fit` leaves signals alone.
 
-    If jax has no devices yet, `fit` sets the number of CPU devices (with jax before
-    0.11, by the variable `NPROC`) and, unless you have set it, the folder of jax's
-    compilation cache, for all programs. It changes nothing else of the process, but
-    for a listener that sums the time of compilation.
+    If jax has no devices yet, `fit` sets the number of CPU devices (for several seeds
+    with jax before 0.11, also the environment variable `NPROC`). Unless you have set a
+    folder for jax's compilation cache, it then also sets that folder and that all
+    programs are cached, or, if the folder cannot be written, that none is. Apart from a
+    listener that sums the time of compilation, it changes nothing else of the process.
 
     >>> import numpy as np, rnnmnist, tempfile
     >>> labels = np.arange(40) % 2
