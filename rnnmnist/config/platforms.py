@@ -54,4 +54,4 @@ DEFAULTS = {
     "tpu": GPU._replace(precision="bfloat16"),
 }
 # Of linear recurrences without a parallel scan: as many as fit a CPU's cache.
-LINEAR_REMAT_STEPS = 4
+LINEAR_REMAT_STEPS = 6

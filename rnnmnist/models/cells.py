@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rnnmnist.config.platforms import Execution
+from rnnmnist.config.platforms import LINEAR_REMAT_STEPS, Execution
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.errors import UserError
 from rnnmnist.models.linear import LRU, MinGRU, ResidualLayers
@@ -96,7 +96,7 @@ def make_recurrence(
             functools.partial(
                 LINEAR_RECURRENCES[config.cell],
                 config.hidden_size,
-                parallel=execution.parallel_scan,
+                unroll=None if execution.parallel_scan else LINEAR_REMAT_STEPS,
             ),
             hidden_size=config.hidden_size,
             num_layers=config.layers,

@@ -16,9 +16,9 @@ RECURRENCES = {"mingru": MinGRU, "lru": LRU}
 
 
 def make_layers(
-    name: str, *, parallel: bool = False, block_size: int | None = None
+    name: str, *, unroll: int | None = 1, block_size: int | None = None
 ) -> ResidualLayers:
-    create = functools.partial(RECURRENCES[name], FEATURES, parallel=parallel)
+    create = functools.partial(RECURRENCES[name], FEATURES, unroll=unroll)
     return ResidualLayers(create, FEATURES, LAYERS, block_size, "float32")
 
 
@@ -90,11 +90,11 @@ def layers_by_hand(name: str, params: Any, sequence: np.ndarray) -> np.ndarray:
 
 
 FORMS: list[tuple[str, dict[str, Any]]] = [
-    ("mingru", {"block_size": 100}),  # one block
-    ("mingru", {"block_size": 3, "parallel": True}),  # does not divide the 7 time steps
+    ("mingru", {"block_size": 100, "unroll": 2}),  # one block
+    ("mingru", {"block_size": 3, "unroll": None}),  # does not divide the 7 time steps
     ("lru", {}),
-    ("lru", {"parallel": True}),
-    ("lru", {"block_size": 3}),
+    ("lru", {"unroll": None}),
+    ("lru", {"block_size": 3, "unroll": 3}),
 ]
 
 
@@ -132,9 +132,9 @@ def test_inputs_of_zero_do_not_dominate_the_first_gradient(name: str) -> None:
 
 
 def test_eigenvalues_start_on_the_ring_of_the_paper() -> None:
-    lru = LRU(1000, parallel=False)
-    state = np.zeros((1000, 1), np.complex64)
-    inputs = np.zeros((1000, 1, 1), np.float32)
+    lru = LRU(1000, unroll=1)
+    state = np.zeros((1, 1000), np.complex64)
+    inputs = np.zeros((1, 1, 1000), np.float32)
     params = jax.jit(lru.init)(jax.random.key(0), state, inputs)["params"]
     radius = np.exp(-np.exp(params["nu_log"]))
     assert 0.9 <= radius.min() < 0.905
