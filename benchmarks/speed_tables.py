@@ -48,16 +48,18 @@ def summary(measured: dict[str, Any]) -> str:
         ("training, batch 128, images/s", "throughput"),
         ("evaluation, images/s", "evaluation"),
     ):
-        modes = [modes_of(measured[section], name).values() for name in names]
-        fastest = [max(map(speeds, own), key=statistics.median) for own in modes]
-        rows.append([title, *(median_and_range(own, ",.0f") for own in fastest)])
-    modes = [modes_of(measured["jobs"], name).values() for name in names]
-    fastest = [min(own, key=statistics.median) for own in modes]
-    seconds = [median_and_range(own, ".1f") for own in fastest]
+        modes = [fastest_mode(measured[section], name) for name in names]
+        found = [speeds(measured[section][mode]) for mode in modes]
+        rows.append([title, *map(format_speeds, found)])
+    processes = ("rnnmnist, warm cache", "Flax", "PyTorch")
+    seconds = [format_seconds(measured["jobs"][name]) for name in processes]
     rows.append(["781 steps and all test images, seconds", *seconds])
     for target, recipes in measured["accuracy"].items():
-        own = {name.split(",")[0]: found for name, found in recipes.items()}
-        cells = [recipe_cell(own[name], TARGET_COUNTS[target]) for name in names]
+        cells = [
+            f"{format_seconds(seconds_of(recipes[name]))}, "
+            f"{mean_accuracy(recipes[name], target, '.2f')}"
+            for name in processes
+        ]
         rows.append([f"the recipe for {target} %: seconds, accuracy", *cells])
     title = "rnnmnist with a warm compilation cache, and its peers in their faster mode"
     return f"{table(title, ('', *names), rows)}\n{origin(measured)}"
@@ -68,7 +70,7 @@ def differences(measured: dict[str, Any]) -> str:
 
     def gain(section: str, ours: str, theirs: str) -> str:
         pair = (speeds(measured[section][name]) for name in (ours, theirs))
-        return f"{median_and_range(ratios(*pair), '.2f')} times the speed"
+        return f"{format_ratios(*pair)} times the speed"
 
     starts = measured["starts"]
     cold, warm = (starts[f"first step, {one} cache"] for one in ("cold", "warm"))
@@ -93,30 +95,16 @@ def differences(measured: dict[str, Any]) -> str:
     return f"{found}\n{origin(measured)}"
 
 
-def recipe_cell(runs: Sequence[dict[str, Any]], count: int) -> str:
-    """Formats the seconds and the mean accuracy of runs that follow a recipe."""
+def mean_accuracy(runs: Sequence[dict[str, Any]], target: str, spec: str) -> str:
+    """Formats the mean accuracy of runs, and whether it misses the target."""
     correct = statistics.mean(run["correct"] for run in runs)
-    accuracy = percent(correct, count, ".2f")
-    return f"{median_and_range(seconds_of(runs), '.1f')}, {accuracy}"
-
-
-def percent(correct: float, count: int, spec: str) -> str:
-    """Formats an accuracy, and whether it misses a target count of 10,000."""
-    return f"{correct / 100:{spec}} %{'' if correct >= count else ' (missed)'}"
+    missed = " (missed)" if correct < TARGET_COUNTS[target] else ""
+    return f"{correct / 100:{spec}} %{missed}"
 
 
 def seconds_of(runs: Sequence[dict[str, Any]]) -> list[float]:
     """Returns the seconds of runs that follow a recipe."""
     return [run["seconds"] for run in runs]
-
-
-def modes_of(section: Mapping[str, Any], framework: str) -> dict[str, Any]:
-    """Returns the measurements of a framework, by mode."""
-    return {
-        name: value
-        for name, value in section.items()
-        if name.split(",")[0] == framework
-    }
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -140,10 +128,25 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     return [one / other for one, other in zip(ours, theirs, strict=True)]
 
 
+def format_speeds(found: Sequence[float]) -> str:
+    """Formats speeds, as integers."""
+    return median_and_range(found, ",.0f")
+
+
+def format_seconds(found: Sequence[float]) -> str:
+    """Formats the seconds of processes."""
+    return median_and_range(found, ".1f")
+
+
+def format_ratios(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Formats the ratios of each round."""
+    return median_and_range(ratios(ours, theirs), ".2f")
+
+
 def fastest_mode(section: Mapping[str, Rounds], framework: str) -> str:
     """Returns the name of a framework's mode with the highest median speed."""
-    modes = modes_of(section, framework)
-    return max(modes, key=lambda name: statistics.median(speeds(modes[name])))
+    modes = [name for name in section if name.split(",")[0] == framework]
+    return max(modes, key=lambda name: statistics.median(speeds(section[name])))
 
 
 def ceiling(measured: dict[str, Any]) -> list[float]:
@@ -163,37 +166,30 @@ def throughput(measured: dict[str, Any]) -> str:
             gigaflops = statistics.median(found) / 1e9
             name = f"1024³ {name}: {gigaflops:.0f} GFLOP/s"
             found = [speed / FLOP_PER_IMAGE for speed in found]
-        percents = [100 * ratio for ratio in ratios(found, top)]
-        rows.append(
-            [
-                name,
-                median_and_range(found, ",.0f"),
-                median_and_range(ratios(ours, found), ".2f"),
-                median_and_range(percents, ".0f"),
-            ]
-        )
+        share = median_and_range([100 * ratio for ratio in ratios(found, top)], ".0f")
+        rows.append([name, format_speeds(found), format_ratios(ours, found), share])
     header = ("training, batch 128", "images/s", "rnnmnist / this", "% of the ceiling")
     return table("Training", header, rows)
 
 
 def evaluation(measured: dict[str, Any]) -> str:
     """Compares evaluation with the peers."""
-    section, rows = measured["evaluation"], []
-    ours = speeds(section["rnnmnist"])
-    for name, rounds in section.items():
-        found = speeds(rounds)
-        ratio = median_and_range(ratios(ours, found), ".2f")
-        rows.append([name, median_and_range(found, ",.0f"), ratio])
+    found = {name: speeds(rounds) for name, rounds in measured["evaluation"].items()}
+    ours = found["rnnmnist"]
+    rows = [
+        [name, format_speeds(own), format_ratios(ours, own)]
+        for name, own in found.items()
+    ]
     return table("Evaluation", ("10,000 images", "images/s", "rnnmnist / this"), rows)
 
 
 def jobs(measured: dict[str, Any]) -> str:
     """Compares whole processes."""
-    section, rows = measured["jobs"], []
-    warm = section["rnnmnist, warm cache"]
-    for name, seconds in section.items():
-        ratio = median_and_range(ratios(seconds, warm[: len(seconds)]), ".2f")
-        rows.append([name, median_and_range(seconds, ".1f"), ratio])
+    warm = measured["jobs"]["rnnmnist, warm cache"]
+    rows = [
+        [name, format_seconds(seconds), format_ratios(seconds, warm)]
+        for name, seconds in measured["jobs"].items()
+    ]
     header = ("process start to end of evaluation", "seconds", "this / rnnmnist, warm")
     return table("The tutorial's 781 steps and all 10,000 test images", header, rows)
 
@@ -204,15 +200,13 @@ def accuracy(measured: dict[str, Any]) -> str:
     for target, recipes in measured["accuracy"].items():
         ours = seconds_of(recipes["rnnmnist, warm cache"])
         for name, runs in recipes.items():
-            correct = [run["correct"] for run in runs]
             seconds = seconds_of(runs)
             rows.append(
                 [
                     *(f"{target} %", name, str(runs[0]["epochs"])),
-                    median_and_range(seconds, ".1f"),
-                    median_and_range(ratios(seconds, ours), ".2f"),
-                    percent(statistics.mean(correct), TARGET_COUNTS[target], ".3f"),
-                    ", ".join(f"{one:,}" for one in correct),
+                    *(format_seconds(seconds), format_ratios(seconds, ours)),
+                    mean_accuracy(runs, target, ".3f"),
+                    ", ".join(f"{run['correct']:,}" for run in runs),
                 ]
             )
     header = (
@@ -224,25 +218,23 @@ def accuracy(measured: dict[str, Any]) -> str:
 
 def seeds(measured: dict[str, Any]) -> str:
     """Compares ensembles of several sizes."""
-    section, rows = measured["seeds"], []
-    one = speeds(section["1"])
-    for name, rounds in section.items():
-        found = speeds(rounds)
-        ratio = median_and_range(ratios(found, one), ".2f")
-        rows.append([name, median_and_range(found, ",.0f"), ratio])
+    found = {name: speeds(rounds) for name, rounds in measured["seeds"].items()}
+    rows = [
+        [name, format_speeds(own), format_ratios(own, found["1"])]
+        for name, own in found.items()
+    ]
     header = ("seeds in one program", "images/s, all seeds", "relative to one seed")
     return table("Seeds", header, rows)
 
 
 def batches(measured: dict[str, Any]) -> str:
     """Compares batch sizes."""
-    section, rows = measured["batches"], []
-    for name in section:
-        framework, size = name.split()
-        if framework == "rnnmnist":
-            ours, theirs = speeds(section[name]), speeds(section[f"PyTorch {size}"])
-            both = [median_and_range(found, ",.0f") for found in (ours, theirs)]
-            rows.append([size, *both, median_and_range(ratios(ours, theirs), ".2f")])
+    found = {name: speeds(rounds) for name, rounds in measured["batches"].items()}
+    rows = []
+    for size in dict.fromkeys(name.split()[1] for name in found):
+        ours, theirs = found[f"rnnmnist {size}"], found[f"PyTorch {size}"]
+        both = [format_speeds(ours), format_speeds(theirs)]
+        rows.append([size, *both, format_ratios(ours, theirs)])
     header = ("batch", "rnnmnist, images/s", "PyTorch, images/s", "ratio")
     return table("Batch", header, rows)
 
