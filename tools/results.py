@@ -181,47 +181,39 @@ REFERENCES = (
     Row("reference", 1, "best", "last row"),
     Row("reference_every_step", 1, "best train.loss=every_step", "every row"),
 )
-# Sequential MNIST: a pixel per time step. The recipes were chosen on validation.
-LRU_LAYERS = (
-    "model.cell=lru model.hidden_size=64 model.num_layers=3 model.pooling=mean "
-    "train.learning_rate=4e-3 train.batch_size=64"
-)
-PIXELS_LSTM = (
-    "model.initializer=chrono train.learning_rate=4e-3 train.num_steps=12900 "
-    "train.log_every_steps=430"
-)
-PIXELS_GRU = (
-    "model.cell=gru model.hidden_size=152 train.learning_rate=4e-3 "
-    "train.num_steps=6450 train.log_every_steps=430"
-)
-PIXELS = (
-    Row("pixels_lstm", 1, f"default data.view=pixels {PIXELS_LSTM}", "`lstm`, chrono"),
-    Row("pixels_gru", 1, f"default data.view=pixels {PIXELS_GRU}", "`gru`"),
-    Row(
-        "pixels_lru",
-        1,
-        f"default data.view=pixels {LRU_LAYERS} train.num_steps=12900 "
-        "train.eval_every_steps=860 train.log_every_steps=215",
-        "`lru`, 3 layers, mean over time",
-    ),
-)
-PERMUTED = (
-    Row(
-        "permuted_lstm",
-        1,
-        "default data.view=permuted model.initializer=chrono "
-        "train.learning_rate=4e-3 train.num_steps=6450 train.log_every_steps=430",
+# The label and the settings of each recurrence that reads a pixel per time step. The
+# recipes were chosen on validation.
+BY_PIXEL = {
+    "lstm": (
         "`lstm`, chrono",
+        "model.initializer=chrono train.learning_rate=4e-3 train.num_steps={} "
+        "train.log_every_steps=430",
     ),
-    Row("permuted_gru", 1, f"default data.view=permuted {PIXELS_GRU}", "`gru`"),
-    Row(
-        "permuted_lru",
-        1,
-        f"default data.view=permuted {LRU_LAYERS} train.num_steps=17200 "
-        "train.eval_every_steps=860 train.log_every_steps=215",
+    "gru": (
+        "`gru`",
+        "model.cell=gru model.hidden_size=152 train.learning_rate=4e-3 "
+        "train.num_steps={} train.log_every_steps=430",
+    ),
+    "lru": (
         "`lru`, 3 layers, mean over time",
+        "model.cell=lru model.hidden_size=64 model.num_layers=3 model.pooling=mean "
+        "train.learning_rate=4e-3 train.batch_size=64 train.num_steps={} "
+        "train.eval_every_steps=860 train.log_every_steps=215",
     ),
-)
+}
+
+
+def by_pixel(view: str, **num_steps: int) -> tuple[Row, ...]:
+    """Returns the row of each recurrence on sequential MNIST."""
+    rows = []
+    for cell, (label, recipe) in BY_PIXEL.items():
+        settings = f"default data.view={view} {recipe.format(num_steps[cell])}"
+        rows.append(Row(f"{view}_{cell}", 1, settings, label))
+    return tuple(rows)
+
+
+PIXELS = by_pixel("pixels", lstm=12_900, gru=6_450, lru=12_900)
+PERMUTED = by_pixel("permuted", lstm=6_450, gru=6_450, lru=17_200)
 # Sequences of the UEA and UCR archives, in the folders of aeon's wheel.
 SETS = (
     *("BasicMotions", "JapaneseVowels", "ItalyPowerDemand", "GunPoint", "ArrowHead"),
