@@ -11,7 +11,6 @@ results/patience.json receives its figures, and finished fits are not repeated.
 """
 
 import argparse
-import datetime
 import json
 import os
 import statistics
@@ -23,16 +22,15 @@ import numpy as np
 import page_tables
 from recipes import folds_of
 
+import results
 import rnnmnist
-from results import RESULTS, SETS
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Inputs
 from rnnmnist.data.sequences.reading import read
 from rnnmnist.runs import logs
-from rnnmnist.runtime import machine
 
-FILE = RESULTS / "patience.json"
+FILE = results.RESULTS / "patience.json"
 VARIANTS: dict[str, dict[str, Any]] = {
     "all data": {},
     "nine tenths": {"early_stopping": True, "n_iter_no_change": 1000},
@@ -45,7 +43,7 @@ Case = tuple[str, Any, np.ndarray, np.ndarray]  # inputs, labels, is held out
 
 def archive(folder: Path) -> Iterator[Case]:
     """Yields the parts of each data set."""
-    for name in SETS:
+    for name in results.SETS:
         sequences = read(folder / name / f"{name}_TRAIN.ts", pair=False)
         padded = Inputs(sequences.inputs, sequences.lengths)
         inputs = [padded.unpadded(position) for position in range(len(padded))]
@@ -117,9 +115,7 @@ def main() -> None:
                 print(key, runs[key], flush=True)
             content = {
                 "command": "python tools/patience.py --data=FOLDER --images=FOLDER",
-                "hardware": f"one core of {machine.describe_processor()}",
-                "date": datetime.date.today().isoformat(),
-                "versions": machine.installed_versions(),
+                **results.origin(),
                 "runs": runs,
             }
             FILE.write_text(json.dumps(content, indent=1) + "\n")

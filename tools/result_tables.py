@@ -4,7 +4,7 @@ import io
 import json
 import statistics
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,9 +118,8 @@ def table(rows: Iterable[Row], *titles: str) -> str:
     return page_tables.table(titles, lines)
 
 
-def origin(rows: Iterable[Row]) -> str:
-    """States the hardware, the versions and the dates of the measurements of rows."""
-    results = [read_result(row.name) for row in rows]
+def origin(results: Sequence[dict[str, Any]]) -> str:
+    """States the hardware, the versions and the dates of measurements."""
     machines = {result["hardware"] for result in results}
     libraries = {join_versions(result["versions"]) for result in results}
     dates = sorted({result["date"] for result in results})
@@ -130,37 +129,41 @@ def origin(rows: Iterable[Row]) -> str:
     )
 
 
-def measured(rows: Iterable[Row], *titles: str) -> str:
+def measured(rows: Collection[Row], *titles: str) -> str:
     """Returns a table of some rows, and states the origin of their numbers."""
-    return table(rows, *titles) + origin(rows)
+    return table(rows, *titles) + origin([read_result(row.name) for row in rows])
 
 
-def changes(rows: Iterable[Row]) -> str:
+def changes(rows: Collection[Row]) -> str:
     """Returns a table of rows that are distinguished by their changes."""
     titles = ("change", "settings", "result file", "validation accuracy, mean")
     numbers = ("test accuracy, mean ± std", "correct, by seed", "seconds")
     return measured(rows, *titles, *numbers)
 
 
-def single_runs(rows: Iterable[Row], title: str) -> str:
+def single_runs(rows: Collection[Row], title: str) -> str:
     """Returns a table of rows of few seeds, with a title for their labels."""
     accuracies = ("test accuracy", "validation accuracy, mean", "correct, by seed")
     recipe = ("parameters", "epochs", "batch size", "best step, by seed", "seconds")
     return measured(rows, title, *accuracies, *recipe, "result file")
 
 
-def over_seeds(accuracies: Sequence[float]) -> str:
+def over_seeds(accuracies: Sequence[float], digits: int = 1) -> str:
     """Formats the mean and the std of accuracies in percent, or the only one."""
-    spread = f" ± {100 * statistics.stdev(accuracies):.1f}" if accuracies[1:] else ""
-    return f"{100 * statistics.mean(accuracies):.1f}{spread}"
+    numbers = [100 * statistics.mean(accuracies)]
+    if len(accuracies) > 1:
+        numbers.append(100 * statistics.stdev(accuracies))
+    return " ± ".join(f"{number:.{digits}f}" for number in numbers)
 
 
 def archive() -> str:
     """Returns the tables of the archive's data sets, beside other classifiers."""
     baselines = read_result("baselines")
     lines, means, costs = list[list[str]](), list[list[float]](), list[list[str]]()
+    results = []
     for row, other in zip(ARCHIVE, ARCHIVE_LSTM, strict=True):
         ours, lstm = read_result(row.name), read_result(other.name)
+        results += [ours, lstm]
         others = baselines["datasets"][row.label]
         dtw, rocket = others["dtw"], others["minirocket"]
         task, counts = task_of(ours), task_of(ours)["examples"]
@@ -186,7 +189,7 @@ def archive() -> str:
     return (
         f"{page_tables.table(header, [*lines, ['mean', *mean]])}\n"
         f"{page_tables.table(('data set', *sizes, *durations), costs)}"
-        f"{origin((*ARCHIVE, *ARCHIVE_LSTM))}"
+        f"{origin(results)}"
         f"1-NN DTW and MiniRocket on {baselines['hardware']}; "
         f"{join_versions(baselines['versions'])}; measured on {baselines['date']}.\n"
     )

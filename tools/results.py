@@ -359,9 +359,7 @@ def aggregate(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "name": row.name,
         "command": row.command,
-        "hardware": one_core(),
-        "date": datetime.date.today().isoformat(),
-        "versions": installed_versions(),
+        **origin(),
         "seconds": statistics.median(run["seconds"] for run in runs),
         "dataset": members[0]["dataset"],
         "split": "test",
@@ -377,9 +375,13 @@ def aggregate(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def one_core() -> str:
-    """Returns the hardware of a process that is pinned to a core."""
-    return f"one core of {describe_processor().partition(' of ')[2]}"
+def origin() -> dict[str, Any]:
+    """Returns what a result file states about runs that have one core each."""
+    return {
+        "hardware": f"one core of {describe_processor().partition(' of ')[2]}",
+        "date": datetime.date.today().isoformat(),
+        "versions": installed_versions(),
+    }
 
 
 def measure(rows: Iterable[Row], data: Path | None) -> None:

@@ -11,7 +11,6 @@ docs/vanishing.png. FOLDER contains `mnist/` with the four original files. Runs 
 """
 
 import argparse
-import datetime
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import page_tables
+import result_tables
 from matplotlib.axes import Axes
 
 import results
@@ -33,11 +33,9 @@ from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import LIGHT
 from rnnmnist.runtime.ensemble import split_ensemble
-from rnnmnist.runtime.machine import installed_versions, join_versions
 from rnnmnist.training.state import Program, create_state, evaluated_trees
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-NUMBERS = REPOSITORY / "results/vanishing.json"
+NUMBERS = results.RESULTS / "vanishing.json"
 TIME_STEPS = (28, 56, 112, 196, 392, 784)
 SHORT = 112  # up to this length, three seeds are trained
 RECIPE = (
@@ -81,14 +79,8 @@ def input_gradients(
 ) -> np.ndarray:
     """Differentiates each sequence's loss with respect to the inputs of each window.
 
-    Args:
-        model: from `make_model`.
-        params: of one network.
-        inputs: float32 [sequences, windows, values].
-        labels: [sequences].
-
-    Returns:
-        The norms over values, [sequences, windows].
+    The parameters are those of one network, the inputs float32 [sequences, windows,
+    values]. Returns the norms over values, [sequences, windows].
     """
 
     @jax.jit
@@ -138,11 +130,7 @@ def measure_gradients(workdir: Path) -> dict[str, Any]:
 
 
 def measure(data: Path | None) -> dict[str, Any]:
-    """Trains all cases, the short ones first, one on each core.
-
-    Returns:
-        The content of `results/vanishing.json`.
-    """
+    """Trains all cases, the short ones first; returns the content of the file."""
     trained = results.train_all([case.row for case in CASES], data)
     runs = [
         summarize(case, members)
@@ -151,9 +139,7 @@ def measure(data: Path | None) -> dict[str, Any]:
     return {
         "name": "vanishing",
         "command": "python tools/vanishing.py --data=FOLDER",
-        "hardware": results.one_core(),
-        "date": datetime.date.today().isoformat(),
-        "versions": installed_versions(),
+        **results.origin(),
         "settings": RECIPE,
         "examples": EXAMPLES,
         "quantiles": list(QUANTILES),
@@ -187,17 +173,12 @@ def accuracies() -> str:
         runs = [run for run in measured["runs"] if run["recurrence"] == name]
         cells = []
         for run in runs:
-            percents = np.array(run["correct"]) / 100
-            spread = f" ± {percents.std(ddof=1):.2f}" if len(percents) > 1 else ""
-            cells.append(f"{percents.mean():.2f}{spread}")
+            fractions = [correct / 10_000 for correct in run["correct"]]
+            cells.append(result_tables.over_seeds(fractions, digits=2))
         lines.append([f"`{name}`", f"{runs[-1]['num_parameters']:,}", *cells])
     lengths = (f"{count} time steps" for count in TIME_STEPS)
     header = ("recurrence", "parameters", *lengths)
-    versions = join_versions(measured["versions"])
-    return (
-        f"{page_tables.table(header, lines)}\nOn {measured['hardware']}; {versions}; "
-        f"measured on {measured['date']}.\n"
-    )
+    return page_tables.table(header, lines) + result_tables.origin([measured])
 
 
 def plot() -> bytes:
