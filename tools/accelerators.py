@@ -34,12 +34,7 @@ from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.schema import Config
-from rnnmnist.data.batches import (
-    SHARDED,
-    Batch,
-    Chunk,
-    gather_batches,
-)
+from rnnmnist.data.batches import SHARDED, Batch, Chunk, gather_batches
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.data.placement import chunk_updates
 from rnnmnist.evaluation.predictions import Batches, predict_batches
@@ -220,41 +215,44 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
     program = Program.create(config, task, mesh, execution)
     image_shape = task.image_shape or ()
     state = _place(abstract_state(config, program), STATE_SPECS, mesh)
+
+    def array(shape: tuple[int, ...], dtype: Any, spec: P) -> Any:
+        return _place(jax.ShapeDtypeStruct(shape, dtype), spec, mesh)
+
     if case.program == "evaluate":
         size = execution.eval_batch_size * mesh.shape[BATCH]
         count = -(-task.examples["test"] // size)
-        images = jax.ShapeDtypeStruct((count, size, *image_shape), jnp.uint8)
+        images = array((count, size, *image_shape), jnp.uint8, P(None, BATCH))
         trees = functools.partial(evaluated_trees, model=program.model)
         params = jax.eval_shape(trees, state)
         evaluation = predict_batches.lower(
             _place(params, P(SEEDS), mesh),
-            Batches(_place(images, P(None, BATCH), mesh), None),
+            Batches(images, None),
             model=program.model,
             view=program.transform.view,
             mesh=mesh,
             every_step=False,
         )
         return [evaluation]
-    seeds = jax.ShapeDtypeStruct((config.num_seeds,), jnp.uint32)
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    seeds, number = _place((seeds, number), (P(SEEDS), P()), mesh)
 
-    def examples(*count: int) -> Any:
-        images = jax.ShapeDtypeStruct((*count, math.prod(image_shape)), jnp.uint8)
-        return Batch(images, jax.ShapeDtypeStruct(count, jnp.int32), None)  # type: ignore[arg-type]
+    def examples(count: tuple[int, ...], spec: P) -> Batch:
+        images = array((*count, math.prod(image_shape)), jnp.uint8, spec)
+        return Batch(images, array(count, jnp.int32, spec), None)
 
+    seeds = array((config.num_seeds,), jnp.uint32, P(SEEDS))
+    number = array((), jnp.int32, P())
     updates, batch_size = _updates(case), config.train.batch_size
     gather = gather_batches.lower(
-        _place(examples(task.examples["train"]), P(), mesh),
+        examples((task.examples["train"],), P()),
         seeds,
         number,
         updates=updates,
         batch_size=batch_size,
         sharding=NamedSharding(mesh, SHARDED),
     )
-    batches = examples(updates, config.num_seeds, batch_size)
-    chunk = Chunk(_place(batches, SHARDED, mesh), seeds, number)
-    rates = _place(jax.ShapeDtypeStruct((updates,), jnp.float32), P(), mesh)
+    batches = examples((updates, config.num_seeds, batch_size), SHARDED)
+    chunk = Chunk(batches, seeds, number)
+    rates = array((updates,), jnp.float32, P())
     return [train_steps.lower(state, chunk, rates, number, program=program), gather]
 
 
