@@ -174,25 +174,24 @@ CASES = {
     for target, counts in {"v5e": (1, 4), "h100": (1,), "t4": (1,)}.items()
 }
 # Training at 784 time steps, with the sizes of benchmarks/long_sequences.py.
-LRU = (
-    *("data.view=pixels", "model.cell=lru"),
-    *("model.hidden_size=64", "model.num_layers=3"),
-)
+LRU = "model.cell=lru model.hidden_size=64 model.num_layers=3"
 SEQUENTIAL = ("parallel_scan=false",)
+
+
+def pixels(settings: str, execution: tuple[str, ...] = ()) -> Variant:
+    """Returns the variant that reads a pixel per time step, with some settings."""
+    return Variant(("data.view=pixels", *settings.split()), execution)
+
+
 PIXELS = {
-    "`lstm`": Variant(("data.view=pixels",)),
-    "`mingru`": Variant(
-        (
-            *("data.view=pixels", "model.cell=mingru"),
-            *("model.hidden_size=64", "model.num_layers=4"),
-        )
+    "`lstm`": pixels(""),
+    "`mingru`": pixels("model.cell=mingru model.hidden_size=64 model.num_layers=4"),
+    "`lru`": pixels(LRU),
+    "`lru`, sequential scan, one block": pixels(
+        f"{LRU} execution.remat_steps=784", SEQUENTIAL
     ),
-    "`lru`": Variant(LRU),
-    "`lru`, sequential scan, one block": Variant(
-        (*LRU, "execution.remat_steps=784"), SEQUENTIAL
-    ),
-    "`lru`, sequential scan, blocks of 28 time steps": Variant(
-        (*LRU, "execution.remat_steps=28"), SEQUENTIAL
+    "`lru`, sequential scan, blocks of 28 time steps": pixels(
+        f"{LRU} execution.remat_steps=28", SEQUENTIAL
     ),
 }
 AT_784_TIME_STEPS = [Case("train", variant) for variant in PIXELS.values()]
@@ -322,11 +321,6 @@ def step_instructions(program: str) -> list[Instruction]:
     ]
 
 
-def all_instructions(program: str) -> list[Instruction]:
-    """Returns all instructions of a program, with the errors of `step_instructions`."""
-    return list(_walk("ENTRY", 1, _computations(program)))
-
-
 def _walk(
     name: str, trips: int, computations: dict[str, list[str]]
 ) -> Iterator[Instruction]:
@@ -393,7 +387,9 @@ def compile_case(
     memory: list[Any] = [program.memory_analysis() for program in compiled]
     step, *gather = [program.as_text() or "" for program in compiled]
     instructions = step_instructions(step)
-    gathering = [one for text in gather for one in all_instructions(text)]
+    gathering = list[Instruction]()
+    for text in gather:
+        gathering += _walk("ENTRY", 1, _computations(text))
     config, platform = case.config, devices[0].platform
     execution = case.execution(platform)
     batch_size = {
@@ -441,17 +437,14 @@ def measure(target: str) -> None:
         row, _ = compile_case(target, case, devices)
         new.append(row)
         print(json.dumps(row), flush=True)
-    rows = json.loads(NUMBERS.read_text()) if NUMBERS.exists() else []
-    kept = [
-        row
-        for row in rows
-        if (row["target"], is_colab(row)) != (target, is_colab(new[0]))
-    ]
     order = list(TARGETS)
-    rows = sorted(
-        kept + new, key=lambda row: (is_colab(row), order.index(row["target"]))
-    )
-    NUMBERS.write_text(json.dumps(rows, indent=1) + "\n")
+
+    def place(row: dict[str, Any]) -> tuple[bool, int]:
+        return is_colab(row), order.index(row["target"])
+
+    rows = json.loads(NUMBERS.read_text()) if NUMBERS.exists() else []
+    kept = [row for row in rows if place(row) != place(new[0])]
+    NUMBERS.write_text(json.dumps(sorted(kept + new, key=place), indent=1) + "\n")
 
 
 def table(targets: Collection[str], cost: str) -> str:
