@@ -20,23 +20,9 @@ from typing import Any, Literal
 import numpy as np
 import outliers
 import page_tables
+import robustness
 from make_mnist5k import write
 from PIL import Image
-from robustness import (
-    FONT_FOLDER,
-    FONTS,
-    SIDE,
-    jpeg,
-    listed,
-    noisy,
-    png,
-    preprocess_file,
-    printed,
-    thickened,
-    thinned,
-    uneven_light,
-    upsample,
-)
 from scipy import ndimage
 
 from rnnmnist import Predictor, fit
@@ -98,8 +84,8 @@ def distort(image: np.ndarray, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     angle = generator.uniform(-20, 20)
     rotated = ndimage.rotate(image / 255, angle, reshape=False, order=1)
-    canvas = upsample(np.rint(255 * rotated).astype(np.uint8))
-    change = (thinned, thickened, None, None)[seed % 4]
+    canvas = robustness.upsample(np.rint(255 * rotated).astype(np.uint8))
+    change = (robustness.thinned, robustness.thickened, None, None)[seed % 4]
     return centre(canvas if change is None else change(canvas, generator))
 
 
@@ -117,8 +103,9 @@ def blank_pages(count: int) -> Iterator[bytes]:
     """Renders blank pages in uneven light, with noise."""
     for seed in range(count):
         generator = np.random.default_rng(seed)
-        levels = uneven_light(np.zeros((SIDE, SIDE)), generator)
-        yield jpeg(noisy(levels, generator), generator)
+        paper = np.zeros((robustness.SIDE, robustness.SIDE))
+        levels = robustness.uneven_light(paper, generator)
+        yield robustness.jpeg(robustness.noisy(levels, generator), generator)
 
 
 def noises(count: int) -> Iterator[bytes]:
@@ -126,16 +113,14 @@ def noises(count: int) -> Iterator[bytes]:
     for seed in range(count):
         generator = np.random.default_rng(seed)
         side = int(generator.choice([7, 14, 28, 70, 280]))
-        yield png(generator.integers(0, 256, (side, side), np.uint8))
+        yield robustness.png(generator.integers(0, 256, (side, side), np.uint8))
 
 
 def letters(count: int) -> Iterator[bytes]:
     """Renders letters that resemble no digit in several fonts and sizes."""
     for seed in range(count):
         generator = np.random.default_rng(seed)
-        letter, name = str(generator.choice(list(LETTERS))), generator.choice(FONTS)
-        size = int(generator.integers(60, 200))
-        yield printed(letter, FONT_FOLDER / f"{name}.ttf", size)
+        yield robustness.printed(str(generator.choice(list(LETTERS))), generator)
 
 
 def photographs(count: int, files: list[str]) -> Iterator[bytes]:
@@ -150,26 +135,22 @@ def photographs(count: int, files: list[str]) -> Iterator[bytes]:
         side = int(generator.integers(60, min(photo.shape[:2])))
         top = generator.integers(0, photo.shape[0] - side + 1)
         left = generator.integers(0, photo.shape[1] - side + 1)
-        yield png(photo[top : top + side, left : left + side])
+        yield robustness.png(photo[top : top + side, left : left + side])
 
 
 def measure(data: Path, photos: Path) -> dict[str, Any]:
-    """Applies the check to all test sets.
-
-    Returns:
-        The content of `results/out_of_distribution.json`.
-    """
+    """Applies the check to all test sets; returns the content of the file."""
     files = image_io.find_images(str(photos))
     garments = read_splits(data, "fashion_mnist")["test"].stored[:1000]
     rendered = {
         "blank pages": blank_pages(300),
         "noise": noises(1000),
-        "garments": map(png, garments),
+        "garments": map(robustness.png, garments),
         "letters": letters(1000),
         "crops of photographs": photographs(1000, files),
     }
     sets = {"test digits": read_splits(data, "mnist")["test"].stored} | {
-        name: np.stack(list(map(preprocess_file, contents)))
+        name: np.stack(list(map(robustness.preprocess_file, contents)))
         for name, contents in rendered.items()
     }
     check = out_of_distribution.load_check()
@@ -199,7 +180,7 @@ def table() -> str:
         f"{page_tables.table(('test set', 'images', 'rejected'), lines)}\n"
         f"The letters are those of `{numbers['letters']}`, at 60 to 199 pixels in the "
         f"fonts of the printed digits. The photographs are "
-        f"{listed(numbers['photographs'])}.\n"
+        f"{robustness.listed(numbers['photographs'])}.\n"
     )
 
 

@@ -236,18 +236,16 @@ def preprocess_variant(
 
 def printed_digits(count: int) -> tuple[list[bytes], np.ndarray]:
     """Renders digits in the fonts that matplotlib ships; returns files and labels."""
-    files, labels = [], np.arange(count) % 10
-    for seed, digit in enumerate(labels):
-        generator = np.random.default_rng(seed)
-        file = FONT_FOLDER / f"{generator.choice(FONTS)}.ttf"
-        files.append(printed(str(digit), file, int(generator.integers(60, 200))))
-    return files, labels
+    labels = np.arange(count) % 10
+    generators = map(np.random.default_rng, range(count))
+    return list(map(printed, labels.astype(str), generators)), labels
 
 
-def printed(text: str, file: Path, size: int) -> bytes:
-    """Renders a character in a font."""
+def printed(text: str, generator: np.random.Generator) -> bytes:
+    """Renders a character in one of the fonts and sizes."""
+    file = FONT_FOLDER / f"{generator.choice(FONTS)}.ttf"
+    font = ImageFont.truetype(str(file), int(generator.integers(60, 200)))
     image = Image.new("L", (SIDE, SIDE), 255)
-    font = ImageFont.truetype(str(file), size)
     ImageDraw.Draw(image).text((SIDE // 2, SIDE // 2), text, 0, font, anchor="mm")
     return png(np.asarray(image))
 
