@@ -8,8 +8,9 @@ first, as notebooks/colab.ipynb does. Cells that only check the page are left ou
 answers to exercises are folded.
 """
 
-import ast
+import inspect
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import jupytext
 import nbformat
 import page_tables
 
+sys.path.append(str(Path(__file__).resolve().parent.parent / "examples"))
+import plain_loop
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "docs/tutorial.md"
 NOTEBOOK = REPOSITORY / "notebooks/tutorial.ipynb"
 COLAB = REPOSITORY / "notebooks/colab.ipynb"
-LOOP = REPOSITORY / "examples/plain_loop.py"
 QUOTED = ("train_step", "train_epoch")  # functions of the loop, as the page shows them
 GITHUB = "https://github.com/rnnmnist/rnnmnist"
 RAW = "https://raw.githubusercontent.com/rnnmnist/rnnmnist/main/docs/"
@@ -33,16 +36,9 @@ def quote_loop(page: str) -> str:
 
     The quotation is a block of Markdown, which Sphinx, GitHub and Colab show alike.
     """
-    source = LOOP.read_text()
-    lines = source.splitlines()
-    quoted = []
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef) and node.name in QUOTED:
-            decorators = [decorator.lineno for decorator in node.decorator_list]
-            first = min([node.lineno, *decorators])
-            quoted.append("\n".join(lines[first - 1 : node.end_lineno]))
-    text = "\n\n\n".join(quoted)
-    return page_tables.fill(page, LOOP.stem, f"```python\n{text}\n```\n")
+    sources = (inspect.getsource(getattr(plain_loop, name)) for name in QUOTED)
+    text = "\n\n".join(sources)
+    return page_tables.fill(page, "plain_loop", f"```python\n{text}```\n")
 
 
 def absolute_links(text: str) -> str:
