@@ -111,8 +111,7 @@ def print_correct(trainer: Trainer, split: tuple[Any, Any]) -> None:
 def serve(task: Callable[[], int]) -> None:
     """Warms up, prints that it is ready, then runs the task once per line of input.
 
-    Args:
-        task: does the work and waits for its end; returns its amount.
+    The task waits for the end of its work, and returns its amount.
     """
     for _ in range(2):  # compiles and fills the caches
         task()
@@ -126,11 +125,9 @@ def serve(task: Callable[[], int]) -> None:
 
 
 def serve_products(multiply: Callable[[], Any], size: int) -> None:
-    """Serves matrix products; the amount is in floating-point operations.
+    """Serves products of square matrices that have `size` rows.
 
-    Args:
-        multiply: computes the product of two square matrices.
-        size: the number of their rows.
+    The amount is in floating-point operations.
     """
 
     def task() -> int:
@@ -144,10 +141,8 @@ def serve_products(multiply: Callable[[], Any], size: int) -> None:
 def peak_mib() -> float:
     """Returns the peak memory of this process in MiB, on Linux."""
     status = Path("/proc/self/status").read_text()
-    found = re.search(r"VmHWM:\s*(\d+) kB", status)
-    if found is None:
-        raise RuntimeError("/proc/self/status has no VmHWM")
-    return int(found[1]) / 1024
+    (kilobytes,) = re.findall(r"VmHWM:\s*(\d+) kB", status)
+    return int(kilobytes) / 1024
 
 
 def noise(count: int, rows: int = 28, columns: int = 28) -> tuple[Any, Any]:

@@ -23,15 +23,9 @@ Digits = tuple[np.ndarray, np.ndarray]  # uint8 [n, 28, 28], and labels [n]
 
 
 def generate(count: int, digits: Digits, seed: int) -> np.ndarray:
-    """Generates outliers of all kinds, equally many of each.
+    """Generates outliers of all kinds, equally many of each: uint8 [count, 28, 28].
 
-    Args:
-        count: the number of images.
-        digits: of which some are cut and turned.
-        seed: of the generator.
-
-    Returns:
-        uint8 [count, 28, 28].
+    Some of the digits are cut or turned for it.
     """
     generator = np.random.default_rng(seed)
     images = list[np.ndarray]()
