@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import page_tables
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from scipy import stats
 
 from results import ABLATION, ARCHIVE, ARCHIVE_LSTM, REFERENCES, RESULTS, SETS, Row
@@ -280,8 +279,8 @@ def ablation_figure() -> Figure:
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xticks([0.4, 0.6, 1, 2, 3])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_xlabel("test error, % of 10,000 images, logarithmic")
     axes.grid(axis="x", linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
