@@ -26,17 +26,8 @@ def read() -> dict[str, Any]:
 
 def tables(measured: dict[str, Any]) -> str:
     """Returns all tables of benchmarks/README.md."""
-    parts = (
-        at_the_ceiling,
-        throughput,
-        evaluation,
-        jobs,
-        accuracy,
-        seeds,
-        batches,
-        starts,
-        origin,
-    )
+    sections = (throughput, evaluation, jobs, accuracy, seeds, batches, starts)
+    parts = (at_the_ceiling, *sections, origin)
     return "\n".join(part(measured) for part in parts)
 
 
