@@ -103,10 +103,7 @@ BOUNDS = {"v5e": 400_000, "h100": 300, "t4": 300}
 def find_devices(target: str) -> list[Any]:
     """Returns the devices of a target's topology, for compilation only.
 
-    Configures jax and the environment of this process accordingly.
-
-    Raises:
-        Exception: of any kind, if its compiler is not installed.
+    Configures jax and the environment of this process. Fails without the compiler.
     """
     jax.config.update("jax_platforms", "cpu")  # do not look for an accelerator
     jax.config.update("jax_enable_compilation_cache", False)

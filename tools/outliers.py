@@ -169,8 +169,4 @@ def turned(digits: Digits, generator: np.random.Generator) -> np.ndarray:
 
 
 Kind = Callable[[Digits, np.random.Generator], np.ndarray]
-KINDS: tuple[Kind, ...] = (
-    *(glyph, arc, scribble),
-    *(shape, texture, scene),
-    *(spliced, turned),
-)
+KINDS: list[Kind] = [glyph, arc, scribble, shape, texture, scene, spliced, turned]

@@ -310,20 +310,19 @@ def measure(digits: str, split: str) -> dict[str, Any]:
 def tables() -> str:
     """Formats the content of `results/robustness.json` as Markdown."""
     numbers = json.loads(NUMBERS.read_text())
+    columns = {
+        "correct": "correct",
+        "baseline": "correct, only resized and inverted",
+        "rejected": "rejected",
+    }
     lines = []
     for name, counts in numbers["variants"].items():
         cells = [f"{counts['images']:,}"]
-        for key in ("correct", "baseline", "rejected"):
+        for key in columns:
             share = 100 * counts.get(key, 0) / counts["images"]
             cells.append(f"{share:.2f} % ({counts[key]:,})" if key in counts else "")
         lines.append([name, *cells])
-    header = (
-        "variant of the test images",
-        "images",
-        "correct",
-        "correct, only resized and inverted",
-        "rejected",
-    )
+    header = ("variant of the test images", "images", *columns.values())
     unchanged = numbers["unchanged"]
     return (
         f"{page_tables.table(header, lines)}\n"
