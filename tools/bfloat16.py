@@ -27,8 +27,6 @@ from rnnmnist.config.files import REFERENCES, shipped_folder
 from rnnmnist.data import datasets
 from rnnmnist.evaluation.network import TrainedNetwork
 
-REFERENCE = shipped_folder(REFERENCES[0])
-
 
 def round_operands() -> None:
     """Makes programs compiled from now on round as a TPU does."""
@@ -56,7 +54,7 @@ def _round(array: Any) -> Any:
 def compare(data: Path) -> None:
     """Prints the differences between the logits of both precisions."""
     round_operands()
-    network = TrainedNetwork(REFERENCE, "best")
+    network = TrainedNetwork(shipped_folder(REFERENCES[0]), "best")
     config = network.config.replace({"data.manual_dir": str(data / "mnist")})
     examples = datasets.load(config.data).splits["validation"]
     logits = []

@@ -300,16 +300,11 @@ def train_once(row: Row, seed: int, data: Path | None) -> dict[str, Any]:
 
 
 def train_process(argv: list[str], workdir: Path, config: Config) -> float:
-    """Trains a run in a process, or resumes it.
+    """Trains a run in a process, or resumes it; empties a workdir of another run.
 
-    Args:
-        argv: what Python runs, without `--workdir`.
-        workdir: of the run; emptied if it holds another one.
-        config: without the paths of the data.
-
-    Returns:
-        The processor seconds of all processes of the run, without those of a process
-        that outlived this one.
+    Python runs `argv`, to which the workdir is added. The configuration has no paths of
+    the data. Returns the processor seconds of all processes of the run, without those
+    of a process that outlived this one.
     """
     saved = workdir / "config.json"
     if not saved.exists() or trained_config(workdir) != config:

@@ -28,8 +28,7 @@ from rnnmnist.inference import image_io
 from rnnmnist.inference.image_io import resize
 from rnnmnist.inference.preprocessing import preprocess, stroke_width
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-NUMBERS = REPOSITORY / "results/robustness.json"
+NUMBERS = Path(__file__).resolve().parent.parent / "results/robustness.json"
 SIDE = 280  # pixels of the digit's square
 Canvas = np.ndarray  # float32 [height, width], foreground 1 and background 0
 FONT_FOLDER = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
