@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mingru, one block": {"remat_steps": TIME},
     "lru, one block": {"remat_steps": TIME},
     "lru, parallel scan": {"parallel_scan": True, "remat_steps": None},
-    "lru, parallel scan in blocks of 4 time steps": {"parallel_scan": True},
+    "lru, parallel scan in blocks": {"parallel_scan": True},
 }
 PEERS = ("lstm", "gru")
 LENGTHENED = ("lstm", "lru")

@@ -5,7 +5,8 @@
 
 `validate` prints the validation accuracies of Flax and PyTorch with our recipes. `run`
 writes benchmarks/results.json. FOLDER contains the four original MNIST files; PYTHON is
-an interpreter that has benchmarks/requirements.txt, by default this one.
+an interpreter that has benchmarks/requirements.txt, by default this one. `--older` is
+one that has rnnmnist with an older jax.
 """
 
 import argparse
@@ -45,6 +46,7 @@ class Worker(NamedTuple):
     script: str
     task: str
     settings: dict[str, Any]
+    python: str | None = None  # by default that of the script
 
 
 def read_json(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -69,8 +71,11 @@ def record(found: dict[str, list[float]], name: str, seconds: float) -> None:
 class Bench:
     """The settings of a benchmark, and how it runs processes."""
 
-    def __init__(self, peers: str, rounds: int, data: str = "", seeds: int = 0) -> None:
+    def __init__(
+        self, peers: str, rounds: int, data: str = "", seeds: int = 0, older: str = ""
+    ) -> None:
         self.peers = peers
+        self.older = older  # an interpreter with an older jax, or ""
         self.rounds = rounds
         self.data = data
         self.seeds = seeds
@@ -107,6 +112,7 @@ class Bench:
             processes = {}
             for worker in workers:
                 argv = self.argv(worker.script, worker.task, worker.settings)
+                argv[0] = worker.python or argv[0]
                 process = stack.enter_context(self.process(argv))
                 read_json(process)  # it is ready
                 processes[worker.name] = process
@@ -174,8 +180,6 @@ class Bench:
 
     def origin(self, command: str) -> dict[str, Any]:
         """Returns what a file of measurements states about them."""
-        code = "from importlib.metadata import version; print(version('torch'))"
-        _, torch = self.run([self.peers, "-c", code])
         _, commit = self.run(["git", "rev-parse", "--short", "HEAD"])
         return {
             "command": command,
@@ -183,20 +187,31 @@ class Bench:
             "date": datetime.date.today().isoformat(),
             "commit": commit.strip(),
             "versions": installed_versions(),
-            "torch": torch.strip(),
+            "torch": self.version(self.peers, "torch"),
         }
+
+    def version(self, python: str, package: str) -> str:
+        """Returns the version of a package of an interpreter."""
+        code = f"from importlib.metadata import version; print(version({package!r}))"
+        return self.run([python, "-c", code])[1].strip()
 
 
 def throughput(bench: Bench) -> dict[str, Any]:
     """Measures training with batch 128, and matrix products."""
     steps, size = {"steps": 100}, {"size": 1024}
+    older = []
+    if bench.older:
+        name = f"rnnmnist, jax {bench.version(bench.older, 'jax')}"
+        older = [Worker(name, OURS, "train", steps, bench.older)]
     return bench.measure(
         [
             Worker("rnnmnist", OURS, "train", steps),
+            *older,
             Worker("rnnmnist, Flax's cell", OURS, "train", steps | {"flax_cell": True}),
             Worker("Flax", FLAX, "train", steps),
             Worker("PyTorch", PYTORCH, "train", steps),
             Worker("PyTorch, compiled", PYTORCH, "train", steps | {"compiled": True}),
+            Worker("PyTorch, oneDNN off", PYTORCH, "train", steps | {"onednn": False}),
             Worker("product, NumPy", OURS, "product_numpy", size),
             Worker("product, PyTorch", PYTORCH, "product", size),
             Worker("product, XLA", OURS, "product_xla", size),
@@ -210,8 +225,14 @@ def evaluation(bench: Bench) -> dict[str, Any]:
     for size in (128, 1000):
         work = {"images": 10_000, "batch": size}
         workers += [
-            Worker(f"{peer}, batch {size}", script, "evaluate", work)
-            for peer, script in PEERS.items()
+            *(
+                Worker(f"{peer}, batch {size}", script, "evaluate", work)
+                for peer, script in PEERS.items()
+            ),
+            Worker(
+                f"PyTorch, batch {size}, oneDNN off",
+                *(PYTORCH, "evaluate", work | {"onednn": False}),
+            ),
         ]
     return bench.measure(workers)
 
@@ -231,9 +252,11 @@ def batches(bench: Bench) -> dict[str, Any]:
     workers = []
     for size in (32, 64, 128, 256, 512, 1024, 2048):
         work = {"steps": max(2, 8192 // size), "batch": size}
+        off = {"onednn": False}
         workers += [
             Worker(f"rnnmnist {size}", OURS, "train", work),
             Worker(f"PyTorch {size}", PYTORCH, "train", work),
+            Worker(f"PyTorch, oneDNN off {size}", PYTORCH, "train", work | off),
         ]
     return bench.measure(workers)
 
@@ -409,9 +432,10 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
 def run(args: argparse.Namespace) -> None:
     """Measures all sections and writes the file after each."""
     data = str(args.data.absolute())
-    bench = Bench(args.peers, args.rounds, data, args.seeds)
+    bench = Bench(args.peers, args.rounds, data, args.seeds, args.older)
     measured = bench.origin(
         "python benchmarks/measure.py run --data=FOLDER --peers=PYTHON"
+        f"{' --older=PYTHON' if bench.older else ''}"
         f" --rounds={bench.rounds} --seeds={bench.seeds}"
     )
     for name, section in SECTIONS.items():
@@ -427,6 +451,7 @@ def main() -> None:
     for command in (running, commands.add_parser("validate")):
         command.add_argument("--data", type=Path, required=True, metavar="FOLDER")
         command.add_argument("--peers", default=sys.executable, metavar="PYTHON")
+    running.add_argument("--older", default="", metavar="PYTHON")
     running.add_argument("--rounds", type=int, default=7)
     running.add_argument("--seeds", type=int, default=5, help="per target accuracy")
     args = parser.parse_args()

@@ -23,8 +23,6 @@ from rnnmnist.training.loop import Updates, train_range
 from rnnmnist.training.optimizer import Schedule
 from rnnmnist.training.state import Program, create_state, evaluated_trees
 
-EXAMPLES = 4000
-
 
 class Trainer:
     """The state and the training images of a run."""
@@ -35,6 +33,7 @@ class Trainer:
         rows: int = 28,
         columns: int = 28,
         execution: dict[str, Any] | None = None,  # changes of the platform's
+        examples: int = 4000,
     ) -> None:
         self.config = config
         self.mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
@@ -48,9 +47,9 @@ class Trainer:
             **execution or {}
         )
         self.program = Program.create(config, self.task, self.mesh, how)
-        images, labels = worker.noise(EXAMPLES, rows, columns)
-        examples = Examples(images, labels=labels)
-        opened = open_batches(examples, config, self.mesh)
+        images, labels = worker.noise(examples, rows, columns)
+        self.examples = Examples(images, labels=labels)
+        opened = open_batches(self.examples, config, self.mesh)
         self._stack = contextlib.ExitStack()
         batches = self._stack.enter_context(opened)
         self.updates = Updates(self.program, batches, Schedule.create(config.train))
@@ -62,6 +61,18 @@ class Trainer:
         self.state, sums, _ = train_range(self.state, self.updates, step, step + count)
         images = self.config.train.batch_size * self.config.num_seeds
         return int(sums.updates) * images
+
+    def evaluate(self) -> int:
+        """Evaluates the images; returns their number."""
+        model = self.program.model
+        logits = predict_logits(
+            model,
+            evaluated_trees(self.state, model=model),
+            self.examples,
+            self.program.transform.view,
+            self.mesh,
+        )
+        return score_logits(logits, self.examples.labels).examples
 
 
 def make_config(
@@ -93,23 +104,8 @@ def train(
 
 def evaluate(images: int) -> None:
     """Serves evaluations; the amount is in images."""
-    trainer = Trainer(make_config())
-    noise, labels = worker.noise(images)
-    program = trainer.program
-    params = evaluated_trees(trainer.state, model=program.model)
-    examples = Examples(noise, labels=labels)
-
-    def task() -> int:
-        logits = predict_logits(
-            program.model,
-            params,
-            examples,
-            program.transform.view,
-            trainer.mesh,
-        )
-        return score_logits(logits, labels).examples
-
-    worker.serve(task)
+    trainer = Trainer(make_config(), examples=images)
+    worker.serve(trainer.evaluate)
 
 
 def product_xla(size: int) -> None:

@@ -34,12 +34,14 @@ class Trainer:
         images: Any,
         labels: Any,
         compiled: bool = False,
+        onednn: bool = True,
         seed: int = 0,
         cell: str = "lstm",
         hidden_size: int = 128,
         recipe: worker.Recipe | None = None,
     ) -> None:
         torch.manual_seed(seed)
+        torch.backends.mkldnn.enabled = onednn
         self.images, self.labels = torch.from_numpy(images), torch.from_numpy(labels)
         self.network = Network(images.shape[-1], cell, hidden_size)
         self.parameters = list(self.network.parameters())

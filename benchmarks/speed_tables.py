@@ -222,12 +222,14 @@ def batches(measured: dict[str, Any]) -> str:
     """Compares batch sizes."""
     found = {name: speeds(rounds) for name, rounds in measured["batches"].items()}
     rows = []
-    for size in dict.fromkeys(name.split()[1] for name in found):
-        ours, theirs = found[f"rnnmnist {size}"], found[f"PyTorch {size}"]
-        both = [format_speeds(ours), format_speeds(theirs)]
-        rows.append([size, *both, format_ratios(ours, theirs)])
-    header = ("batch", "rnnmnist, images/s", "PyTorch, images/s", "ratio")
-    return table("Batch", header, rows)
+    names = [name.rpartition(" ") for name in found]
+    ours, *peers = dict.fromkeys(name for name, _, _ in names)
+    for size in dict.fromkeys(size for _, _, size in names):
+        own, *others = (found[f"{name} {size}"] for name in (ours, *peers))
+        ratio = format_ratios(own, max(others, key=statistics.median))
+        rows.append([size, *map(format_speeds, (own, *others)), ratio])
+    header = ("batch", ours, *peers, "rnnmnist / faster peer")
+    return table("Batch, images/s", header, rows)
 
 
 def starts(measured: dict[str, Any]) -> str:

@@ -1,0 +1,79 @@
+"""Profiles an update, or an evaluation, by operation, on one core and on noise.
+
+`python benchmarks/operations.py --config=files --shape 150 1`
+"""
+
+import argparse
+import collections
+import math
+import os
+import re
+import tempfile
+import timeit
+from pathlib import Path
+
+TEMPORARY = tempfile.TemporaryDirectory()
+FOLDER = Path(TEMPORARY.name)  # of compiled programs and profiles
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.environ["XLA_FLAGS"] = f"--xla_dump_to={FOLDER} --xla_dump_hlo_as_text"
+import jax  # noqa: E402
+import run_ours  # noqa: E402
+
+from rnnmnist.main import parse  # noqa: E402
+from rnnmnist.runtime.machine import describe_processor  # noqa: E402
+
+
+def read_products(module: str) -> dict[str, float]:
+    """Returns the floating-point operations of the product in each instruction."""
+    sizes, found, computation = dict[str, int](), dict[str, float](), ""
+    (path,) = FOLDER.glob(f"*.jit_{module}.cpu_after_optimizations.txt")
+    for line in path.read_text().splitlines():
+        if line.startswith("%"):
+            computation = line[1:].split()[0]
+        elif match := re.match(r" +(?:ROOT )?%(\S+) = (.*?) ([\w-]+)\((.*)", line):
+            name, result, kind, rest = match.groups()
+            for index, shape in enumerate(re.findall(r"\[([\d,]*)\]", result)):
+                size = math.prod(map(int, re.findall(r"\d+", shape)))
+                sizes[name] = sizes[f"{name}#{index}"] = size  # in a tuple
+            names = re.findall(r"%([^\s,)]+)", rest)  # operands, and what is called
+            if kind == "dot":  # of [m, k] and [k, n]
+                flop = 2 * math.sqrt(sizes[names[0]] * sizes[names[1]] * sizes[name])
+                found[name] = found[computation] = flop
+            elif kind not in ("while", "call"):  # they contain other instructions
+                found[name] = found.get(names[-1], 0) if kind == "fusion" else 0
+    return found
+
+
+def main() -> None:
+    """Parses the command line, profiles and prints the ten largest."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--evaluate", action="store_true", help="4,000 examples")
+    parser.add_argument("--shape", type=int, nargs=2, default=(28, 28))
+    args, settings = parser.parse_known_args()
+    config = parse(settings).config.replace({"data.name": "mnist5k"})
+    trainer = run_ours.Trainer(config, *args.shape)
+    options = jax.profiler.ProfileOptions()
+    options.host_tracer_level, options.python_tracer_level = 3, 0
+    for name, calls in (("compiling", 1), ("profile", 20)):
+        with jax.profiler.trace(str(FOLDER / name), profiler_options=options):
+            for _ in range(calls):
+                trainer.evaluate() if args.evaluate else trainer.steps(1)
+    products = read_products("predict_batches" if args.evaluate else "train_steps")
+    times, flop = collections.Counter[str](), 0.0
+    (path,) = FOLDER.glob("profile/**/*.xplane.pb")
+    for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+        for event in (event for line in plane.lines for event in line.events):
+            if (own := products.get(event.name)) is not None:
+                kind = "products" if own else re.sub(r"[.\d]+$", "", event.name)
+                times[kind] += event.duration_ns / 1e3 / calls
+                flop += own / 1e3 / calls
+    matrix = jax.random.normal(jax.random.key(0), (1024, 1024))
+    seconds = timeit.repeat(lambda: (matrix @ matrix).block_until_ready(), number=1)
+    rates = f"{flop / times['products']:.0f} of {2e-9 * 1024**3 / min(seconds):.0f}"
+    print(f"{describe_processor()}, jax {jax.__version__}, {rates} GFLOP/s")
+    for kind, own in [("all operations", times.total()), *times.most_common(10)]:
+        print(f"{own / times.total():6.1%} {own:10,.0f} us  {kind}")
+
+
+if __name__ == "__main__":
+    main()
