@@ -184,10 +184,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, gains: jax.Array | None = None) -> jax.Array:
-        """Returns [time, batch, self.features] of inputs [time, batch, features].
-
-        Gains, [self.features], multiply the kernel's rows, and so the outputs.
-        """
+        """Returns [time, batch, outputs]; gains, [outputs], multiply the kernel."""
         init = nn.initializers.variance_scaling(
             self.scale, "fan_in", "truncated_normal", in_axis=1, out_axis=0
         )
@@ -206,7 +203,7 @@ def linear_scan(
 ) -> jax.Array:
     """Returns the states h[t] = decay[t] h[t - 1] + inputs[t].
 
-    Inputs are [time, batch, features], and decay is, too, or [features] at all times.
+    Inputs are [time, batch, features], and decay is, too, or complex64 [features].
     The initial state is [batch, features]. A loop computes `unroll` time steps in an
     iteration; None: a number of passes that grows with the logarithm of the length.
     """
@@ -217,8 +214,10 @@ def linear_scan(
         inputs = inputs.at[0].add(decay[0] * initial)
         return lax.associative_scan(_compose, (decay, inputs))[1]
     if not varies:
-        # A gradient of [features] would be summed over the batch at every time step.
-        decay = jnp.broadcast_to(decay, initial.shape)
+        # By products, whose gradients are products, too. A gradient of [features] would
+        # be summed over the batch at every time step.
+        ones = jnp.ones_like(initial.real[:, :1])
+        decay = lax.complex(ones @ decay.real[None], ones @ decay.imag[None])
 
     def step(state: jax.Array, now: tuple[Any, jax.Array]) -> Any:
         state = (now[0] if varies else decay) * state + now[1]
