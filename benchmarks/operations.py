@@ -15,7 +15,8 @@ from pathlib import Path
 TEMPORARY = tempfile.TemporaryDirectory()
 FOLDER = Path(TEMPORARY.name)  # of compiled programs and profiles
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-os.environ["XLA_FLAGS"] = f"--xla_dump_to={FOLDER} --xla_dump_hlo_as_text"
+FLAGS = f" --xla_dump_to={FOLDER} --xla_dump_hlo_as_text"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FLAGS
 import jax  # noqa: E402
 import run_ours  # noqa: E402
 
@@ -38,7 +39,7 @@ def read_products(module: str) -> dict[str, float]:
             names = re.findall(r"%([^\s,)]+)", rest)  # operands, and what is called
             if kind == "dot":  # of [m, k] and [k, n]
                 flop = 2 * math.sqrt(sizes[names[0]] * sizes[names[1]] * sizes[name])
-                found[name] = found[computation] = flop
+                found[name] = found[computation] = flop  # one product in each fusion
             elif kind not in ("while", "call"):  # they contain other instructions
                 found[name] = found.get(names[-1], 0) if kind == "fusion" else 0
     return found

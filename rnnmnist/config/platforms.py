@@ -10,7 +10,7 @@ MOST_CPU_DEVICES = 8  # per process; with more, their sums cost more than they s
 class Execution(NamedTuple):
     """How the programs of a run are compiled for a platform."""
 
-    unroll: int  # time steps of a recurrence per iteration of its loop
+    unroll: int  # time steps of a scanned cell per iteration of its loop
     precision: str  # of matrix products, as for `jax.default_matmul_precision`
     vectorize_seeds: bool  # whether a device computes its networks together
     eval_batch_size: int  # examples that a device evaluates at a time
@@ -53,5 +53,5 @@ DEFAULTS = {
     "gpu": GPU,
     "tpu": GPU._replace(precision="bfloat16"),
 }
-# Of linear recurrences without a parallel scan: as many as fit a CPU's cache.
+# In a block, and at most in an iteration of its loop: as many as fit a CPU's cache.
 LINEAR_REMAT_STEPS = 6

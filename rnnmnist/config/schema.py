@@ -420,7 +420,7 @@ class ExecutionConfig(ConfigSection, prefix="execution."):
         None,
         "of mingru and lru: time steps per block of which the backward pass keeps the "
         "first state and recomputes the others; all of them: no blocks (default: on "
-        "CPU 4, otherwise no blocks)",
+        "CPU 6, otherwise no blocks)",
         resume="warned",
         ge=1,
     )

@@ -146,13 +146,11 @@ class LRU(nn.Module):
         Returns the state after the last time step, and outputs over time, like inputs.
         """
         size = (self.features,)
-        rate = jnp.exp(self.param("nu_log", _init_nu_log, size))
-        phase = jnp.exp(self.param("theta_log", _init_theta_log, size))
+        nu = jnp.exp(self.param("nu_log", _init_nu_log, size))
+        theta = jnp.exp(self.param("theta_log", _init_theta_log, size))
         # Without gamma, the states would grow with the memory.
-        gamma_log = self.param(
-            "gamma_log", lambda _: jnp.log1p(-jnp.exp(-2 * rate)) / 2
-        )
-        decay = jnp.exp(lax.complex(-rate, phase))
+        gamma_log = self.param("gamma_log", lambda _: jnp.log1p(-jnp.exp(-2 * nu)) / 2)
+        decay = jnp.exp(lax.complex(-nu, theta))
         gains = jnp.tile(jnp.exp(gamma_log), 2)
         project = Dense(2 * self.features, use_bias=False, scale=0.5, name="input")
         driven = jnp.split(project(inputs, gains), 2, axis=-1)
@@ -191,7 +189,10 @@ class Dense(nn.Module):
         kernel = self.param("kernel", init, (self.features, inputs.shape[-1]))
         if gains is not None:
             kernel = gains[:, None] * kernel
-        outputs = jnp.inner(inputs, kernel)  # faster on a CPU than `inputs @ kernel.T`
+        if inputs.shape[:2] == (1, 1):  # a product with a vector is faster
+            outputs = jnp.inner(kernel, inputs[0]).T[None]
+        else:  # faster on a CPU than `inputs @ kernel.T`
+            outputs = jnp.inner(inputs, kernel)
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,))
             outputs += bias[None, None]
@@ -204,8 +205,8 @@ def linear_scan(
     """Returns the states h[t] = decay[t] h[t - 1] + inputs[t].
 
     Inputs are [time, batch, features], and decay is, too, or complex64 [features].
-    The initial state is [batch, features]. A loop computes `unroll` time steps in an
-    iteration; None: a number of passes that grows with the logarithm of the length.
+    The initial state is [batch, features]. `unroll` is the number of time steps in an
+    iteration. With None, passes whose number is logarithmic in the length replace it.
     """
     varies = decay.ndim == inputs.ndim
     if unroll is None:
@@ -214,10 +215,10 @@ def linear_scan(
         inputs = inputs.at[0].add(decay[0] * initial)
         return lax.associative_scan(_compose, (decay, inputs))[1]
     if not varies:
-        # By products, whose gradients are products, too. A gradient of [features] would
-        # be summed over the batch at every time step.
+        # By a product, whose gradient is one, too: faster than broadcasting.
         ones = jnp.ones_like(initial.real[:, :1])
-        decay = lax.complex(ones @ decay.real[None], ones @ decay.imag[None])
+        with jax.default_matmul_precision("float32"):  # exact on every platform
+            decay = lax.complex(ones @ decay.real[None], ones @ decay.imag[None])
 
     def step(state: jax.Array, now: tuple[Any, jax.Array]) -> Any:
         state = (now[0] if varies else decay) * state + now[1]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnmnist.models.linear import LRU, MinGRU, ResidualLayers
+from rnnmnist.models.linear import LRU, MinGRU, ResidualLayers, linear_scan
 
 FEATURES, TIME, BATCH, INPUTS = 4, 7, 3, 2
 LAYERS = 2
@@ -112,6 +112,14 @@ def test_every_form_equals_a_plain_loop(name: str, options: dict[str, Any]) -> N
     expected = [layers_by_hand(name, params, inputs[:, i]) for i in range(BATCH)]
     np.testing.assert_allclose(found, np.stack(expected, axis=1), rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(last, found[-1], rtol=1e-6, atol=1e-6)
+
+
+def test_eigenvalues_are_not_rounded_to_the_precision_of_products() -> None:
+    decay, inputs = np.ones(2, np.complex64), np.ones((3, 1, 2), np.complex64)
+    scan = jax.jit(functools.partial(linear_scan, unroll=1))
+    with jax.default_matmul_precision("bfloat16"):
+        text = scan.lower(decay, inputs, inputs[0]).as_text()
+    assert text.count("precision = [HIGHEST, HIGHEST]") == text.count("dot_general") > 0
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
