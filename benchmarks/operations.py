@@ -1,7 +1,4 @@
-"""Profiles an update, or an evaluation, by operation, on one core and on noise.
-
-`python benchmarks/operations.py --config=files --shape 150 1`
-"""
+"""Profiles an update by operation: `operations.py --config=files --shape 150 1`."""
 
 import argparse
 import collections
@@ -14,6 +11,7 @@ from pathlib import Path
 
 TEMPORARY = tempfile.TemporaryDirectory()
 FOLDER = Path(TEMPORARY.name)  # of compiled programs and profiles
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # cached programs have no text
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 FLAGS = f" --xla_dump_to={FOLDER} --xla_dump_hlo_as_text"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FLAGS
@@ -39,7 +37,7 @@ def read_products(module: str) -> dict[str, float]:
             names = re.findall(r"%([^\s,)]+)", rest)  # operands, and what is called
             if kind == "dot":  # of [m, k] and [k, n]
                 flop = 2 * math.sqrt(sizes[names[0]] * sizes[names[1]] * sizes[name])
-                found[name] = found[computation] = flop  # one product in each fusion
+                found[name] = found[computation] = flop
             elif kind not in ("while", "call"):  # they contain other instructions
                 found[name] = found.get(names[-1], 0) if kind == "fusion" else 0
     return found
@@ -48,7 +46,7 @@ def read_products(module: str) -> dict[str, float]:
 def main() -> None:
     """Parses the command line, profiles and prints the ten largest."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--evaluate", action="store_true", help="4,000 examples")
+    parser.add_argument("--evaluate", action="store_true", help="not an update")
     parser.add_argument("--shape", type=int, nargs=2, default=(28, 28))
     args, settings = parser.parse_known_args()
     config = parse(settings).config.replace({"data.name": "mnist5k"})
