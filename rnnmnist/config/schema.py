@@ -177,6 +177,11 @@ class ModelConfig(ConfigSection, prefix="model."):
         ge=1,
         le=1024,
     )
+    differences: bool = setting(
+        False,
+        "whether the recurrence also reads each feature's difference from the time "
+        "step before, which is 0 at the first one",
+    )
     forget_bias: float = setting(
         1.0, "initial forget-gate bias of an LSTM", ge=-1000, le=1000
     )

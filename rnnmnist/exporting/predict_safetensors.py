@@ -43,6 +43,9 @@ def predict(config, members, examples, lengths=None):
     Of an ensemble, they are the logarithms of its members' mean probabilities.
     """
     inputs = to_inputs(config, examples).swapaxes(0, 1)
+    if config["differences"]:
+        differences = np.diff(inputs, axis=0, prepend=inputs[:1])
+        inputs = np.concatenate([inputs, differences], axis=-1)
     if lengths is not None:
         inputs[np.arange(len(inputs))[:, None] >= lengths] = 0
     size, stride = config["window"], config["stride"]

@@ -94,6 +94,8 @@ def write(source: Source, folder: Path) -> None:
     if task.image_shape:
         inputs = [_value("images", TensorProto.UINT8, *task.image_shape)]
         values = _add_images(graph, source)
+        if source.network.config.model.differences:
+            values = _add_differences(graph, values)
     else:
         inputs = [
             _value("sequences", TensorProto.FLOAT, "time", task.features),
@@ -154,7 +156,10 @@ def _add_images(graph: Graph, source: Source) -> str:
 
 
 def _add_sequences(graph: Graph, source: Source) -> str:
-    """Converts `sequences` to the inputs of the recurrence, as `Normalization` does."""
+    """Converts `sequences` to inputs of windows or of the recurrence.
+
+    They are normalized, and have differences from the time step before if configured.
+    """
     mean, std, missing = source.network.normalization
     values = graph.add("Cast", "sequences", to=TensorProto.DOUBLE)
     values = graph.add("Sub", values, graph.constant(mean, np.float64))
@@ -167,11 +172,21 @@ def _add_sequences(graph: Graph, source: Source) -> str:
     if missing == "zero":
         is_missing = graph.add("IsNaN", values)
         values = graph.add("Where", is_missing, 0.0, values)
+    if source.network.config.model.differences:
+        values = _add_differences(graph, values)
     time = graph.add("Squeeze", graph.add("Shape", values, end=1))
     times = graph.add("Unsqueeze", graph.add("Range", 0, time, 1), [1])
     lengths = graph.add("Cast", "lengths", to=TensorProto.INT64)
     is_used = graph.add("Unsqueeze", graph.add("Less", times, lengths), [2])
     return graph.add("Where", is_used, values, 0.0)
+
+
+def _add_differences(graph: Graph, inputs: str) -> str:
+    """Adds `add_differences` of [time, examples, features], without lengths."""
+    first = graph.add("Slice", inputs, [0], [1])
+    before = graph.add("Concat", first, graph.add("Slice", inputs, [0], [-1]), axis=0)
+    differences = graph.add("Sub", inputs, before)
+    return graph.add("Concat", inputs, differences, axis=2)
 
 
 def _add_windows(graph: Graph, inputs: str, size: int, stride: int) -> str:

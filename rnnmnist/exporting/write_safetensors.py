@@ -30,6 +30,7 @@ def write(source: Source, folder: Path) -> None:
         "cell": model.cell,
         "hidden_size": model.hidden_size,
         "num_layers": model.layers,
+        "differences": model.differences,
         "window": model.window_size,
         "stride": model.window_stride,
         "pooling": model.pooling,

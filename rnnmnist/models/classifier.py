@@ -35,9 +35,8 @@ class SequenceClassifier(nn.Module):
             normal = nn.initializers.normal(stddev=1.0)
             init = {"kernel_init": normal, "bias_init": normal}
         precision = self.execution.precision
-        self.recurrence = make_recurrence(
-            self.config, self.input_shape[1], self.execution
-        )
+        self.features = (1 + self.config.differences) * self.input_shape[1]
+        self.recurrence = make_recurrence(self.config, self.features, self.execution)
         self.head = nn.Dense(self.classes, precision=precision, **init, name="head")
 
     def __call__(
@@ -58,7 +57,10 @@ class SequenceClassifier(nn.Module):
                 f"inputs must be [batch, time, features], not of shape {inputs.shape}"
             )
         keep_all = every_step or lengths is not None
-        hidden = self.recurrence(inputs.swapaxes(0, 1), every_step=keep_all)
+        inputs = inputs.swapaxes(0, 1)
+        if self.config.differences:
+            inputs = add_differences(inputs, lengths)
+        hidden = self.recurrence(inputs, every_step=keep_all)
         if every_step:
             return self.head(hidden).swapaxes(0, 1)
         if lengths is not None:
@@ -67,12 +69,32 @@ class SequenceClassifier(nn.Module):
 
     def start(self, batch: int) -> Any:
         """Returns the carry before the first time step of `batch` sequences."""
-        return self.recurrence.start(batch, self.input_shape[1])
+        last = jnp.full((batch, self.input_shape[1]), jnp.nan)
+        return self.recurrence.start(batch, self.features), last
 
     def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
         """Returns the carry and the logits after inputs [batch, features]."""
-        carry, hidden = self.recurrence.step(carry, inputs)
-        return carry, self.head(hidden)
+        inner, last = carry
+        read = inputs
+        if self.config.differences:
+            differences = jnp.where(jnp.isnan(last), 0, inputs - last)
+            read = jnp.concatenate([inputs, differences], axis=-1)
+        inner, hidden = self.recurrence.step(inner, read)
+        return (inner, inputs), self.head(hidden)
+
+
+def add_differences(inputs: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """Appends each feature's difference from the time step before.
+
+    It is 0 at the first time step and in the padding. Inputs are [time, batch,
+    features], lengths [batch]; the result is [time, batch, 2 x features].
+    """
+    times = jnp.arange(inputs.shape[0])  # can be symbolic, in an export
+    differences = inputs - inputs[jnp.maximum(times - 1, 0)]
+    if lengths is not None:  # windows can end in the padding
+        is_used = times[:, None, None] < lengths[None, :, None]
+        differences = jnp.where(is_used, differences, 0)
+    return jnp.concatenate([inputs, differences], axis=-1)
 
 
 def make_model(

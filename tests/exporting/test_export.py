@@ -34,6 +34,7 @@ def config_of(
     pooling: Any = "last",
     window: int = 1,
     stride: int | None = None,
+    differences: bool = False,
     **data: Any,
 ) -> Config:
     """A configuration for images if `data` has a view, else for sequences."""
@@ -46,6 +47,7 @@ def config_of(
         pooling=pooling,
         window=window,
         stride=stride,
+        differences=differences,
     )
     return Config(data=DataConfig(name=name, **data), model=model)
 
@@ -54,11 +56,13 @@ NETWORKS = {
     "lstm": config_of("lstm", view="rows"),
     "gru on pixels": config_of("gru", "last", 56, 56, view="pixels"),
     "rnn on permuted pixels": config_of("rnn", "mean", 16, 16, view="permuted"),
-    "mingru on columns": config_of("mingru", view="columns"),
+    "mingru on columns": config_of("mingru", view="columns", differences=True),
     "lstm on one feature": config_of("lstm"),
-    "gru on sequences": config_of("gru", "mean", missing="forward_fill"),
+    "gru on sequences": config_of(
+        "gru", "mean", differences=True, missing="forward_fill"
+    ),
     "rnn on windows": config_of("rnn", "last", 4, 4, missing="zero", normalize="none"),
-    "lru on windows": config_of("lru", "mean", 8, 3, missing="zero"),
+    "lru on windows": config_of("lru", "mean", 8, 3, True, missing="zero"),
 }
 SEVERAL = {"lstm": 2, "lru on windows": 3}
 NETWORKS |= {

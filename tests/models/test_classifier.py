@@ -27,10 +27,10 @@ PADDING = np.arange(28) >= LENGTHS[:, None]
 assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 NETWORKS: dict[str, dict[str, Any]] = {
     "lstm": {},
-    "gru": {"window": 5, "stride": 3},
+    "gru": {"differences": True, "window": 5, "stride": 3},
     "rnn": {"window": 4, "stride": 4},
-    "mingru": {},
-    "lru": {"pooling": "mean", "window": 8},
+    "mingru": {"differences": True},
+    "lru": {"differences": True, "pooling": "mean", "window": 8},
 }
 assert {*NETWORKS} == {*GATED_CELLS, *LINEAR_CELLS}
 initialize = jax.jit(init_params, static_argnames="model")
@@ -115,6 +115,14 @@ def test_windows_are_read_at_a_time(stride: int) -> None:
     expected = logits_of(plain, params, np.stack(windows, axis=1))
     found = logits_of(model, params, INPUTS)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_differences_are_read_beside_inputs() -> None:
+    model, params = build("mingru", differences=True)
+    changes = np.diff(INPUTS, axis=1, prepend=INPUTS[:, :1])
+    plain = model_of(ModelConfig("mingru", hidden_size=16), task_of(28, 56, 10))
+    expected = logits_of(plain, params, np.concatenate([INPUTS, changes], axis=2))
+    np.testing.assert_array_equal(logits_of(model, params, INPUTS), expected)
 
 
 def padded_with(garbage: Any, missing: str) -> np.ndarray:
