@@ -26,6 +26,8 @@ class Task:
     image_shape: tuple[int, int] | None = None  # rows, columns; None: no images
     feature_names: tuple[str, ...] = ()
     validation_groups: tuple[str, ...] = ()  # of sequences that are held out by group
+    # Of standardized features, between consecutive time steps; None: taken as 1.
+    difference_std: tuple[float, ...] | None = None
     sha256: str | None = None  # of all sequences with their labels and lengths
     mean: tuple[float, ...] | None = None  # of each feature, by which it is
     std: tuple[float, ...] | None = None  # standardized; None: it is not

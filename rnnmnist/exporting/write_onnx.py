@@ -94,8 +94,7 @@ def write(source: Source, folder: Path) -> None:
     if task.image_shape:
         inputs = [_value("images", TensorProto.UINT8, *task.image_shape)]
         values = _add_images(graph, source)
-        if source.network.config.model.differences:
-            values = _add_differences(graph, values)
+        values = _add_differences(graph, source, values)
     else:
         inputs = [
             _value("sequences", TensorProto.FLOAT, "time", task.features),
@@ -172,8 +171,7 @@ def _add_sequences(graph: Graph, source: Source) -> str:
     if missing == "zero":
         is_missing = graph.add("IsNaN", values)
         values = graph.add("Where", is_missing, 0.0, values)
-    if source.network.config.model.differences:
-        values = _add_differences(graph, values)
+    values = _add_differences(graph, source, values)
     time = graph.add("Squeeze", graph.add("Shape", values, end=1))
     times = graph.add("Unsqueeze", graph.add("Range", 0, time, 1), [1])
     lengths = graph.add("Cast", "lengths", to=TensorProto.INT64)
@@ -181,11 +179,14 @@ def _add_sequences(graph: Graph, source: Source) -> str:
     return graph.add("Where", is_used, values, 0.0)
 
 
-def _add_differences(graph: Graph, inputs: str) -> str:
-    """Adds `add_differences` of [time, examples, features], without lengths."""
+def _add_differences(graph: Graph, source: Source, inputs: str) -> str:
+    """Adds `add_differences` of [time, examples, features] if the model reads them."""
+    std = source.network.model.difference_std
+    if std is None:
+        return inputs
     first = graph.add("Slice", inputs, [0], [1])
     before = graph.add("Concat", first, graph.add("Slice", inputs, [0], [-1]), axis=0)
-    differences = graph.add("Sub", inputs, before)
+    differences = graph.add("Div", graph.add("Sub", inputs, before), std)
     return graph.add("Concat", inputs, differences, axis=2)
 
 

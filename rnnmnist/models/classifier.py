@@ -27,6 +27,8 @@ class SequenceClassifier(nn.Module):
     input_shape: tuple[int, int]
     classes: int
     execution: Execution
+    # Of each feature's difference from the time step before; None: it is not read.
+    difference_std: tuple[float, ...] | None = None
 
     def setup(self) -> None:
         """Creates the two layers, whose names are part of the checkpoint format."""
@@ -35,7 +37,7 @@ class SequenceClassifier(nn.Module):
             normal = nn.initializers.normal(stddev=1.0)
             init = {"kernel_init": normal, "bias_init": normal}
         precision = self.execution.precision
-        self.features = (1 + self.config.differences) * self.input_shape[1]
+        self.features = (1 + bool(self.difference_std)) * self.input_shape[1]
         self.recurrence = make_recurrence(self.config, self.features, self.execution)
         self.head = nn.Dense(self.classes, precision=precision, **init, name="head")
 
@@ -58,8 +60,8 @@ class SequenceClassifier(nn.Module):
             )
         keep_all = every_step or lengths is not None
         inputs = inputs.swapaxes(0, 1)
-        if self.config.differences:
-            inputs = add_differences(inputs, lengths)
+        if self.difference_std:
+            inputs = add_differences(inputs, lengths, self.difference_std)
         hidden = self.recurrence(inputs, every_step=keep_all)
         if every_step:
             return self.head(hidden).swapaxes(0, 1)
@@ -76,21 +78,25 @@ class SequenceClassifier(nn.Module):
         """Returns the carry and the logits after inputs [batch, features]."""
         inner, last = carry
         read = inputs
-        if self.config.differences:
+        if self.difference_std:
             differences = jnp.where(jnp.isnan(last), 0, inputs - last)
+            differences /= jnp.array(self.difference_std)[None]
             read = jnp.concatenate([inputs, differences], axis=-1)
         inner, hidden = self.recurrence.step(inner, read)
         return (inner, inputs), self.head(hidden)
 
 
-def add_differences(inputs: jax.Array, lengths: jax.Array | None) -> jax.Array:
-    """Appends each feature's difference from the time step before.
+def add_differences(
+    inputs: jax.Array, lengths: jax.Array | None, std: tuple[float, ...]
+) -> jax.Array:
+    """Appends each feature's difference from the time step before, divided by its std.
 
     It is 0 at the first time step and in the padding. Inputs are [time, batch,
     features], lengths [batch]; the result is [time, batch, 2 x features].
     """
     times = jnp.arange(inputs.shape[0])  # can be symbolic, in an export
     differences = inputs - inputs[jnp.maximum(times - 1, 0)]
+    differences /= jnp.array(std)[None, None]
     if lengths is not None:  # windows can end in the padding
         is_used = times[:, None, None] < lengths[None, :, None]
         differences = jnp.where(is_used, differences, 0)
@@ -102,7 +108,10 @@ def make_model(
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, without parameters."""
     shape = (task.time_steps, task.features)
-    return SequenceClassifier(config, shape, len(task.classes), execution)
+    std = None
+    if config.differences:
+        std = task.difference_std or (1.0,) * task.features
+    return SequenceClassifier(config, shape, len(task.classes), execution, std)
 
 
 def init_params(model: SequenceClassifier, key: jax.Array) -> Params:

@@ -177,15 +177,15 @@ def to_dataset(
         )
         remedy = did_you_mean("label", sequences.feature_names, add)
         raise UserError(f"labels: are missing; {remedy}")
-    mean = std = None
+    mean = std = difference_std = None
     if trained is None:
         classes = sequences.classes
         splits = sequences.training_splits(config.validation)
         moments = Moments(sequences, splits["train"])
         sha256 = hash_sequences(sequences, config.missing, moments)
         if config.normalize != "none":
-            mean = tuple(moments.mean.tolist())
-            std = moments.std
+            mean = tuple(moments.mean[: len(moments.low)].tolist())
+            std, difference_std = moments.std
         _check_roles(sequences, config.roles)
         static = moments.is_static & (moments.high > moments.low)
         if static.any() and not static.all():
@@ -200,6 +200,7 @@ def to_dataset(
         sha256 = hash_sequences(sequences, config.missing)
         mean = trained.mean
         std = trained.std
+        difference_std = trained.difference_std
         splits = sequences.given_splits("test")
         if sha256 == trained.sha256:
             splits = sequences.training_splits(config.validation)
@@ -214,6 +215,7 @@ def to_dataset(
         {split: len(indices) for split, indices in splits.items()},
         feature_names=sequences.feature_names,
         validation_groups=tuple(map(str, held_out)),
+        difference_std=difference_std,
         sha256=sha256,
         mean=mean,
         std=std,
@@ -299,14 +301,15 @@ def check_values(
 class Moments:
     """The number, mean and sum of squared deviations of each feature's values.
 
-    They are those of the sequences with the indices `included`, int [n].
+    They are those of the sequences with the indices `included`, int [n]. Those of the
+    differences between consecutive time steps follow.
     """
 
     def __init__(self, sequences: Sequences, included: np.ndarray) -> None:
         examples, _, features = sequences.inputs.shape
         dtype = np.result_type(sequences.inputs.dtype, np.float32)
         self.is_included = np.isin(np.arange(examples), included)
-        self.number, self.mean, self.squares = np.zeros((3, features))
+        self.number, self.mean, self.squares = np.zeros((3, 2 * features))
         self.rounding = np.finfo(dtype).eps  # the relative error of a value
         self.is_static = np.ones(features, bool)  # constant within every sequence
         self.low, self.high = np.full((2, features), [[np.inf], [-np.inf]])
@@ -322,6 +325,8 @@ class Moments:
         self.is_static &= ~(high > low).any(axis=0)
         self.low = np.fmin.reduce([self.low, *low])
         self.high = np.fmax.reduce([self.high, *high])
+        differences = np.diff(values, axis=1, prepend=np.float64(np.nan))
+        values = np.concatenate([values, differences], axis=2)
         values = values.reshape(-1, values.shape[-1])
         missing = np.isnan(values)
         number = len(values) - missing.sum(axis=0)
@@ -340,11 +345,17 @@ class Moments:
         self.number += number
 
     @property
-    def std(self) -> tuple[float, ...]:
-        """The standard deviation; 1 for a constant of which each value is rounded."""
-        std = np.sqrt(self.squares / np.maximum(self.number, 1))
-        is_constant = std <= 4 * self.rounding * np.abs(self.mean)
-        return tuple(np.where(is_constant, 1.0, std).tolist())
+    def std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The standard deviations: of values, and of standardized ones' differences.
+
+        They are 1 for a constant of which each value is rounded.
+        """
+        variances = self.squares / np.maximum(self.number, 1)
+        std, changes = np.split(np.sqrt(variances), 2)
+        rounding = 4 * self.rounding * np.abs(self.mean[: len(std)])
+        std[std <= rounding] = 1
+        changes = np.where(changes <= rounding, 1, changes / std)
+        return tuple(std.tolist()), tuple(changes.tolist())
 
 
 def _labels_of(sequences: Sequences, labels: np.ndarray, trained: Task) -> np.ndarray:

@@ -197,12 +197,15 @@ def test_a_feature_is_constant_up_to_the_rounding_of_its_type(
     moments = reading.Moments(sequences, np.arange(len(inputs)))
     reading.hash_sequences(sequences, "error", moments)
     means = moments.mean
-    stds = moments.std
+    stds, changes = moments.std
     assert (means[0], stds[:3]) == (constant[0], (1, 1, 1))
     deviations = np.float64(varied - constant[0])
     error = means[3] - constant[0].item() - deviations.mean()
     assert abs(error) <= np.spacing(abs(means[3]))
     assert stds[3] == pytest.approx(deviations.std())
+    differences = np.diff(deviations.reshape(-1, 1000)).std()
+    assert changes[:3] == (1, 1, 1)
+    assert changes[3] == pytest.approx(differences / stds[3])
 
 
 def test_inputs_of_a_folder_are_a_read_only_map(tmp_path: Path) -> None:
