@@ -36,7 +36,7 @@ class Trainer:
         examples: int = 4000,
     ) -> None:
         self.config = config
-        self.mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
+        self.mesh = make_mesh(config.train.batch, None, config.num_seeds)
         self.task = dataclasses.replace(
             image_task(config.data),
             time_steps=rows,
@@ -59,7 +59,7 @@ class Trainer:
         """Trains as between two events; returns the number of images."""
         step = int(self.state.step)
         self.state, sums, _ = train_range(self.state, self.updates, step, step + count)
-        images = self.config.train.batch_size * self.config.num_seeds
+        images = self.config.train.batch * self.config.num_seeds
         return int(sums.updates) * images
 
     def evaluate(self) -> int:

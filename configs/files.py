@@ -13,11 +13,8 @@ def get_config() -> Config:
     """Returns the configuration."""
     return Config(
         data=DataConfig(name="files"),
-        model=ModelConfig(cell="lru", hidden_size=64, pooling="mean"),
-        train=TrainConfig(
-            batch_size=32,
-            num_epochs=10,
-            min_steps=600,
-            learning_rate=2e-3,
+        model=ModelConfig(
+            cell="lru", hidden_size=64, pooling="mean", differences=True
         ),
+        train=TrainConfig(num_epochs=20, min_steps=600, learning_rate=4e-3),
     )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import find_config, load_config, parse_folder
-from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
+from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, batch_for
 from rnnmnist.data.sequences.validation import refuse_masked
 from rnnmnist.errors import UserError
 from rnnmnist.inference.predictor import Predictor
@@ -134,7 +134,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
         step = str(lowest_loss(workdir, trained)[0]) if is_few else "best"
         self._restore(workdir, folder, step)
         config, task = self.predictor_.config, self.predictor_.task
-        examples = trained * config.train.batch_size
+        examples = trained * config.train.batch
         self.n_iter_ = math.ceil(examples / task.examples["train"])
         self.classes_ = classes
         self._check(X, y=y)  # sets what scikit-learn keeps of X, now that it is trained
@@ -194,8 +194,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
         train = next(splitter.split(y, y, groups))[0]
         split = np.full(len(y), "validation")
         split[train] = "train"
-        recipe = load_config(find_config("files")).train
-        batch_size = settings.get("batch_size", recipe.batch_size)
+        batch_size = settings.get("batch_size", batch_for(len(train)))
         every = {"eval_every_steps": max(1, round(len(train) / batch_size))}
         kept = {"patience": int(patience), "keep_checkpoints": int(patience) + 1}
         return every | settings | kept | {"split": split, "groups": groups}

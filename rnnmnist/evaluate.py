@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
         workdir, args.step, lambda step: read_header(workdir, step).config
     )
     enable_compilation_cache()
-    mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
+    mesh = make_mesh(config.train.batch, None, config.num_seeds)
     network = TrainedNetwork(workdir, args.step, mesh, parse_settings(args))
     result = network.score(*network.load_split(args.split, "evaluate"))
     path = write_result(workdir, result)

@@ -237,7 +237,7 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
 
     seeds = array((config.num_seeds,), jnp.uint32, P(SEEDS))
     number = array((), jnp.int32, P())
-    updates, batch_size = _updates(case), config.train.batch_size
+    updates, batch_size = _updates(case), config.train.batch
     gather = gather_batches.lower(
         examples((task.examples["train"],), P()),
         seeds,
@@ -256,7 +256,7 @@ def _updates(case: Case) -> int:
     """Returns the number of updates in a chunk."""
     config = case.config
     pixels = math.prod(image_task(config.data).image_shape or ())
-    return chunk_updates(pixels * config.num_seeds * config.train.batch_size)
+    return chunk_updates(pixels * config.num_seeds * config.train.batch)
 
 
 def _grid(case: Case) -> tuple[int, int]:
@@ -390,7 +390,7 @@ def compile_case(
     config, platform = case.config, devices[0].platform
     execution = case.execution(platform)
     batch_size = {
-        "train": config.train.batch_size,
+        "train": config.train.batch,
         "evaluate": execution.eval_batch_size * _grid(case)[1],
     }
     cost = "estimated_cycles" if platform == "tpu" else "kernels"

@@ -24,14 +24,22 @@ from results import RESULTS, RUNS, SETS
 from rnnmnist.data.sequences.reading import read
 from rnnmnist.runs import logs
 
-LONGER = {"num_layers": 3, "min_steps": 1200}
+PLAIN = {"differences": False, "label_smoothing": 0.0, "learning_rate": 2e-3}
+FIRST = PLAIN | {"batch_size": 32, "min_steps": 600}
+THREE = FIRST | {"num_layers": 3}
+CHANGES = PLAIN | {"differences": True}
+SMOOTHED = CHANGES | {"label_smoothing": 0.1}
 RECIPES: dict[str, dict[str, Any]] = {  # settings instead of those of `files.py`
-    "1 layer": {"num_layers": 1},
-    "2 layers": {"num_layers": 2},
-    "3 layers": {"num_layers": 3},
-    "3 layers, 1,200 updates": LONGER,
-    "3 layers, no windows": {"num_layers": 3, "window": 1},
-    "3 layers, no windows, 1,200 updates": LONGER | {"window": 1},
+    "1 layer": FIRST | {"num_layers": 1},
+    "2 layers": FIRST | {"num_layers": 2},
+    "3 layers": THREE,
+    "3 layers, 1,200 updates": THREE | {"min_steps": 1200},
+    "3 layers, no windows": THREE | {"window": 1},
+    "3 layers, no windows, 1,200 updates": THREE | {"min_steps": 1200, "window": 1},
+    "differences": CHANGES,
+    "differences, smoothing": SMOOTHED,
+    "differences, smoothing, rate 4e-3": SMOOTHED | {"learning_rate": 4e-3},
+    "differences, rate 4e-3": CHANGES | {"learning_rate": 4e-3},
 }
 
 

@@ -180,7 +180,7 @@ class ModelConfig(ConfigSection, prefix="model."):
     differences: bool = setting(
         False,
         "whether the recurrence also reads each feature's difference from the time "
-        "step before, which is 0 at the first one",
+        "step before, of sequences divided by its standard deviation in training",
     )
     forget_bias: float = setting(
         1.0, "initial forget-gate bias of an LSTM", ge=-1000, le=1000
@@ -253,6 +253,7 @@ class ModelConfig(ConfigSection, prefix="model."):
         return text
 
 
+DEFAULT_BATCH = 128
 DEFAULT_STEPS = 4300  # ten epochs of MNIST in batches of 128
 
 
@@ -260,8 +261,13 @@ DEFAULT_STEPS = 4300  # ten epochs of MNIST in batches of 128
 class TrainConfig(ConfigSection, prefix="train."):
     """The optimization, and the intervals of logging, validation and saving."""
 
-    batch_size: int = setting(
-        128, "examples per update, over all devices", ge=1, le=65_536
+    batch_size: int | None = setting(
+        None,
+        f"examples per update, over all devices (default: {DEFAULT_BATCH}; of "
+        "sequences, 16 if at most 2,048 of them train, and twice as many for each "
+        f"fourfold of that, up to {DEFAULT_BATCH})",
+        ge=1,
+        le=65_536,
     )
     num_steps: int | None = setting(
         None,
@@ -370,6 +376,11 @@ class TrainConfig(ConfigSection, prefix="train."):
             )
 
     @property
+    def batch(self) -> int:
+        """The examples per update; the default unless the run has resolved it."""
+        return self.batch_size or DEFAULT_BATCH
+
+    @property
     def total_steps(self) -> int:
         """The updates in the whole run; the default if `num_steps` is not given."""
         return DEFAULT_STEPS if self.num_steps is None else self.num_steps
@@ -468,11 +479,11 @@ class Config(ConfigSection):
                 f"execution.remat_steps: {self.execution.remat_steps} needs "
                 f"model.cell={' or '.join(LINEAR_CELLS)}, not {self.model.cell}"
             )
-        if train.batch_size * train.total_steps >= 2**31:
+        if train.batch * train.total_steps >= 2**31:
             raise UserError(
                 "train.num_steps: must be at most "
-                f"{(2**31 - 1) // train.batch_size} with batches of "
-                f"{train.batch_size}, below 2**31 examples in all, not "
+                f"{(2**31 - 1) // train.batch} with batches of "
+                f"{train.batch}, below 2**31 examples in all, not "
                 f"{train.total_steps}"
             )
 

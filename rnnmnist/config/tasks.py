@@ -1,6 +1,7 @@
 """Tasks: what is classified."""
 
 import dataclasses
+import math
 
 from rnnmnist.config.schema import LONG, LONG_WINDOW, SETTINGS, Config
 from rnnmnist.errors import UserError, did_you_mean, shown
@@ -101,11 +102,20 @@ def fit_to_task(config: Config, task: Task) -> Config:
     return config
 
 
+def batch_for(sequences: int) -> int:
+    """Returns the default batch size for a number of training sequences.
+
+    It is the power of two nearest to half its square root, from 16 to 128.
+    """
+    return 2 ** min(max(round(math.log2(sequences) / 2 - 1), 4), 7)
+
+
 def resolve(config: Config, task: Task) -> Config:
     """Returns a configuration whose defaults are those for a task."""
     train = config.train
     count = task.examples["train"]
-    batch_size = min(train.batch_size, count)
+    default = train.batch if task.image_shape else batch_for(count)
+    batch_size = min(train.batch_size or default, count)
     steps = train.total_steps
     if train.num_epochs is not None:
         steps = max(train.min_steps, round(train.num_epochs * count / batch_size))

@@ -84,7 +84,7 @@ class BatchTransform(NamedTuple):
         """Returns the transform of a run's batches."""
         limits = (getattr(config.data, name) for name in Distortions._fields)
         return cls(
-            config.train.batch_size,
+            config.train.batch,
             task.image_shape or (task.time_steps, task.features),
             Distortions(*limits),
             View.of(config.data, task),

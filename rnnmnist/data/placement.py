@@ -54,7 +54,7 @@ def open_batches(
     of the context gathers each chunk while the devices compute with the one before.
     """
     size = examples.take(np.arange(1)).nbytes
-    updates = chunk_updates(size * config.num_seeds * config.train.batch_size)
+    updates = chunk_updates(size * config.num_seeds * config.train.batch)
     on_host = config.execution.placement == "host"
     if config.execution.placement == "auto":
         stats = mesh.local_devices[0].memory_stats() or {}
@@ -111,7 +111,7 @@ def _device_gatherer(
             seeds,
             first,
             updates=updates,
-            batch_size=config.train.batch_size,
+            batch_size=config.train.batch,
             sharding=NamedSharding(mesh, SHARDED),
         )
         return Chunk(batches, seeds, first)
@@ -123,7 +123,7 @@ def _host_gatherer(
     examples: Examples, config: Config, mesh: Mesh, updates: int
 ) -> Callable[[int], Chunk]:
     """Takes the shards of a chunk from examples on the host."""
-    batch_size = config.train.batch_size
+    batch_size = config.train.batch
     seeds = np.asarray(config.seeds, np.uint32)
     # On this process's own device: other threads use the mesh.
     local_seeds = device_put(seeds, local_sharding())

@@ -44,7 +44,8 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         self._noun = task.noun
         self._first_step = step
         self._num_steps = config.total_steps
-        self._steps_per_epoch = task.examples["train"] / config.batch_size
+        self._batch = config.batch
+        self._steps_per_epoch = task.examples["train"] / config.batch
         self._started = time.monotonic()
         self._is_drawn = False  # a line that has not ended
 
@@ -53,9 +54,10 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             print(flush=True)
 
     def start(self, networks: int, parameters: int, *, on_host: bool) -> None:
-        """Prints the size of the networks, and where the training data stay."""
+        """Prints the sizes of the networks and of the run, and where its data stay."""
         of_networks = f"{networks} x " if networks > 1 else ""
-        self.line(f"{of_networks}{parameters:,} parameters")
+        steps = f"{self._num_steps:,} steps of {self._batch:,} {self._noun}"
+        self.line(f"{of_networks}{parameters:,} parameters, {steps}")
         if on_host or self._noun == "sequences":
             where = "on the host" if on_host else "on the devices"
             self.line(f"training {self._noun} stay {where}")
@@ -163,7 +165,7 @@ def print_summary(
     best = steps if result is None else result.step
     header = checkpoints.read_header(workdir, best)
     task, validation = header.task, header.metrics
-    examples = steps * header.config.train.batch_size
+    examples = steps * header.config.train.batch
     if validation is None:
         validated = f"none: no sequences were held out; best is the last step, {best}"
     elif validation.examples < MIN_VALIDATION_EXAMPLES:

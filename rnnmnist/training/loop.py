@@ -222,7 +222,7 @@ def log_training(
     seconds: float,
 ) -> None:
     """Logs the updates since the last event."""
-    batch_size = run.config.train.batch_size
+    batch_size = run.config.train.batch
     examples = int(stats.updates) * batch_size
     speed = round(run.config.num_seeds * examples / seconds, 1)
     loss, correct = stats.loss, stats.correct

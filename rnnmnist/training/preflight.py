@@ -41,9 +41,7 @@ def check_run(
     dataset = datasets.load(config.data) if config.data.name == "files" else None
     task = dataset.task if dataset else image_sets.image_task(config.data)
     config = fit_to_task(config, task)
-    mesh = make_mesh(
-        config.train.batch_size, config.execution.num_devices, config.num_seeds
-    )
+    mesh = make_mesh(config.train.batch, config.execution.num_devices, config.num_seeds)
     found = f"{jax.device_count()} x {platform_of(mesh)}"
     if platform not in (None, platform_of(mesh)):
         extra = "cuda12" if platform == "gpu" else platform
@@ -109,6 +107,6 @@ def describe_step(
                 raise RunError(f"a training step{reason}; {console.REMEDY}")
     return (
         f"compiled in {compile_seconds() - before:.1f} s, then "
-        f"{1000 * seconds / TIMED_STEPS:,.1f} ms a step of {config.train.batch_size} "
+        f"{1000 * seconds / TIMED_STEPS:,.1f} ms a step of {config.train.batch} "
         f"{task.noun}"
     )

@@ -60,9 +60,7 @@ def hold_workdir(workdir: Path, config: Config, task: Task) -> Iterator[Mesh]:
     A failed read or write names the last checkpoint in it, but one of a callback.
     """
     check_agreement(config, task)
-    mesh = make_mesh(
-        config.train.batch_size, config.execution.num_devices, config.num_seeds
-    )
+    mesh = make_mesh(config.train.batch, config.execution.num_devices, config.num_seeds)
     check_user_cell(config.model)
     with lock(workdir):
         try:

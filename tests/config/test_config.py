@@ -13,7 +13,7 @@ import pytest
 from support import REPOSITORY, TASK
 
 from rnnmnist import main
-from rnnmnist.config.files import load_config
+from rnnmnist.config.files import find_config, load_config
 from rnnmnist.config.schema import (
     DEFAULT_LAYERS,
     GATED_CELLS,
@@ -34,7 +34,9 @@ DEFAULTS: dict[str, object] = {
     "model.window": 1,
     "model.stride": 1,
 }
-RESOLVED = Config().replace(DEFAULTS | {"train.num_steps": 4300})
+RESOLVED = Config().replace(
+    DEFAULTS | {"train.batch_size": 128, "train.num_steps": 4300}
+)
 
 
 def parse(*args: str) -> Config:
@@ -161,7 +163,8 @@ def test_the_default_configuration_has_the_defaults_of_the_schema() -> None:
 def test_epochs_are_resolved_to_steps_of_the_reduced_batch() -> None:
     config = Config().replace({"train.num_epochs": 2.5, "train.batch_size": 16})
     assert fit_to_task(config, sequences()).train.num_steps == 9  # of 60 examples
-    config = fit_to_task(Config().replace({"train.num_epochs": 7}), sequences())
+    changes = {"train.num_epochs": 7, "train.batch_size": 128}
+    config = fit_to_task(Config().replace(changes), sequences())
     assert config.train.num_steps == 7  # each of all examples
     assert config.train.num_epochs is None
     config = Config().replace({"train.num_epochs": 0.001})
@@ -237,15 +240,35 @@ def test_a_setting_that_was_added_since_has_its_default(name: str) -> None:
 def sequences(**changes: Any) -> Task:
     """A task of sequences."""
     sizes = {"train": 60, "validation": 10, "test": 0}
-    return Task("mine", 30, 2, ("a", "b"), sizes, **changes)
+    task = Task("mine", 30, 2, ("a", "b"), sizes)
+    return dataclasses.replace(task, **changes)
 
 
 def test_a_batch_is_reduced_to_the_training_part() -> None:
     large, full = "--config.train.batch_size=4001", "--config.train.batch_size=4000"
     assert parse(large) == parse(full)
-    config = fit_to_task(Config(), sequences())
+    config = fit_to_task(Config().replace({"train.batch_size": 128}), sequences())
     assert config == RESOLVED.replace({"train.batch_size": 60})
     assert fit_to_task(config, sequences()) == config
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "steps"),
+    [
+        *((5, 5, 600), (60, 16, 600), (480, 16, 600), (2048, 16, 2560)),
+        *((2049, 32, 1281), (8193, 64, 2560), (60_000, 128, 9375)),
+    ],
+)
+def test_the_batch_of_sequences_grows_with_their_number(
+    count: int, batch_size: int, steps: int
+) -> None:
+    task = sequences(examples={"train": count, "validation": 0, "test": 0})
+    files = load_config(find_config("files"))
+    train = fit_to_task(files, task).train
+    assert (train.batch_size, train.num_steps) == (batch_size, steps)
+    given = files.replace({"train.batch_size": 3, "train.num_epochs": 1000})
+    train = fit_to_task(given, task).train
+    assert (train.batch_size, train.num_steps) == (3, round(1000 * count / 3))
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def compare(
     dtype: Any = np.float64,
 ) -> None:
     """Compares two updates, compiled for some devices, with a reference of a type."""
-    mesh = make_mesh(config.train.batch_size, devices, config.num_seeds)
+    mesh = make_mesh(config.train.batch, devices, config.num_seeds)
     program = Program.create(config, task, mesh)
     with open_batches(examples, config, mesh) as source:
         chunk = chunk_of(source, 0)
