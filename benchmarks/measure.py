@@ -37,6 +37,14 @@ EPOCH_STEPS = 430  # of 128 images, which are 55,000 in all
 VALIDATION_SEEDS = 3
 LONG_ROUNDS = 3  # of measurements that take a minute
 PAUSE_SECONDS = 0.3  # in which the threads of the previous worker go to sleep
+# Use the CPU only, with the kernels that its libraries choose by default.
+HIDDEN = {
+    *("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),
+    *("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR"),
+}
+ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if name not in HIDDEN
+} | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
 
 class Worker(NamedTuple):
@@ -68,25 +76,14 @@ def record(found: dict[str, list[float]], name: str, seconds: float) -> None:
     print(f"{name}: {seconds:.2f} s", flush=True)
 
 
-class Bench:
+class Bench(NamedTuple):
     """The settings of a benchmark, and how it runs processes."""
 
-    def __init__(
-        self, peers: str, rounds: int, data: str = "", seeds: int = 0, older: str = ""
-    ) -> None:
-        self.peers = peers
-        self.older = older  # an interpreter with an older jax, or ""
-        self.rounds = rounds
-        self.data = data
-        self.seeds = seeds
-        # Use the CPU only, with the kernels that its libraries choose by default.
-        hidden = {
-            *("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),
-            *("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR"),
-        }
-        self.environment = {
-            name: value for name, value in os.environ.items() if name not in hidden
-        } | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    peers: str
+    rounds: int
+    data: str = ""
+    seeds: int = 0
+    older: str = ""  # an interpreter with an older jax
 
     def argv(self, script: str, task: str, settings: dict[str, Any]) -> list[str]:
         """Returns the command that runs a task of a script."""
@@ -143,7 +140,7 @@ class Bench:
                 stderr=errors,
                 text=True,
                 cwd=REPOSITORY,
-                env=self.environment | environment,
+                env=ENVIRONMENT | environment,
             )
             try:
                 yield process
@@ -169,7 +166,7 @@ class Bench:
             capture_output=True,
             text=True,
             cwd=REPOSITORY,
-            env=self.environment | environment,
+            env=ENVIRONMENT | environment,
             check=False,
         )
         seconds = time.monotonic() - begin
