@@ -33,6 +33,10 @@ BENCHMARKS = Path(__file__).resolve().parent
 REPOSITORY = BENCHMARKS.parent
 OURS, FLAX, PYTORCH = "run_ours.py", "run_flax.py", "run_pytorch.py"
 PEERS = {"Flax": FLAX, "PyTorch": PYTORCH}
+RECIPES = {
+    target: f"benchmarks/recipes/accuracy_{target.replace('.', '_')}.py"
+    for target in TARGET_COUNTS
+}
 EPOCH_STEPS = 430  # of 128 images, which are 55,000 in all
 VALIDATION_SEEDS = 3
 LONG_ROUNDS = 3  # of measurements that take a minute
@@ -97,6 +101,18 @@ class Bench(NamedTuple):
             *(f"--workdir={workdir}", f"--config.data.manual_dir={self.data}"),
             *overrides,
         ]
+
+    def train(self, config: str, *overrides: str, **environment: str) -> dict[str, Any]:
+        """Trains a configuration as a process.
+
+        Returns its seconds, and its correct predictions on the test split.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            argv = self.train_argv(config, folder, *overrides)
+            seconds, _ = self.run(argv, 0, **environment)
+            (path,) = (Path(folder) / "evaluation").glob("test-*.json")
+            correct = json.loads(path.read_text())["correct"]
+        return {"seconds": seconds, "correct": correct}
 
     def measure(self, workers: Sequence[Worker]) -> dict[str, list[dict[str, float]]]:
         """Runs each worker once per round, one at a time.
@@ -263,10 +279,8 @@ def jobs(bench: Bench) -> dict[str, Any]:
     found: dict[str, list[float]] = {}
 
     def train(name: str, cache: str, *overrides: str) -> None:
-        with tempfile.TemporaryDirectory() as workdir:
-            argv = bench.train_argv("tutorial", workdir, *overrides)
-            seconds, _ = bench.run(argv, JAX_COMPILATION_CACHE_DIR=cache)
-        record(found, name, seconds)
+        run = bench.train("tutorial", *overrides, JAX_COMPILATION_CACHE_DIR=cache)
+        record(found, name, run["seconds"])
 
     with tempfile.TemporaryDirectory() as folder:
         for number in range(LONG_ROUNDS):
@@ -314,12 +328,11 @@ def default_run(bench: Bench) -> dict[str, Any]:
     for name, used in (("all cores", cores), ("one core", {min(cores)})):
         os.sched_setaffinity(0, used)  # of the processes that this one starts, too
         before = os.times()
-        with tempfile.TemporaryDirectory() as folder:
-            seconds, _ = bench.run(bench.train_argv("default", folder))
+        run = bench.train("default")
         after = os.times()
         user = after.children_user - before.children_user
         system = after.children_system - before.children_system
-        found[name] = {"seconds": seconds, "processor_seconds": user + system}
+        found[name] = {"seconds": run["seconds"], "processor_seconds": user + system}
         print(f"default run, {name}: {found[name]}", flush=True)
     os.sched_setaffinity(0, cores)
     return found
@@ -347,49 +360,30 @@ def accuracy(bench: Bench) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(bench.seeds):
             for target, found in recipes.items():
+                recipe, seeded = RECIPES[target], f"--config.seed={seed}"
                 cache = f"{folder}/{target}-{seed}"
                 runs = {
-                    f"rnnmnist, {state} cache": train_recipe(bench, target, seed, cache)
+                    f"rnnmnist, {state} cache": bench.train(
+                        recipe, seeded, JAX_COMPILATION_CACHE_DIR=cache
+                    )
                     for state in ("cold", "warm")
                 } | {
                     peer: train_peer(bench, peer, target, seed, "test")
                     for peer in PEERS
                 }
-                origin = {"seed": seed, "epochs": recipe_epochs(target)}
+                steps = load_config(REPOSITORY / recipe).train.total_steps
+                origin = {"seed": seed, "epochs": steps // EPOCH_STEPS}
                 for name, run in runs.items():
                     found.setdefault(name, []).append(origin | run)
                 print(f"{target} %, seed {seed}: {found}", flush=True)
     return recipes
 
 
-def recipe_path(target: str) -> str:
-    """Returns the path of the configuration for a target accuracy."""
-    return f"benchmarks/recipes/accuracy_{target.replace('.', '_')}.py"
-
-
-def recipe_epochs(target: str) -> int:
-    """Returns the number of epochs of the configuration for a target accuracy."""
-    return (
-        load_config(REPOSITORY / recipe_path(target)).train.total_steps // EPOCH_STEPS
-    )
-
-
-def train_recipe(bench: Bench, target: str, seed: int, cache: str) -> dict[str, Any]:
-    """Returns a recipe's seconds as a process, and its correct predictions."""
-    with tempfile.TemporaryDirectory() as folder:
-        seeded = f"--config.seed={seed}"
-        argv = bench.train_argv(recipe_path(target), folder, seeded)
-        seconds, _ = bench.run(argv, JAX_COMPILATION_CACHE_DIR=cache)
-        (path,) = (Path(folder) / "evaluation").glob("test-*.json")
-        correct = json.loads(path.read_text())["correct"]
-    return {"seconds": seconds, "correct": correct}
-
-
 def train_peer(
     bench: Bench, peer: str, target: str, seed: int, split: str
 ) -> dict[str, Any]:
     """Returns the seconds and correct predictions of a peer that follows a recipe."""
-    config = load_config(REPOSITORY / recipe_path(target))
+    config = load_config(REPOSITORY / RECIPES[target])
     values = {**vars(config.data), **vars(config.train)}
     settings = {
         "data": bench.data,
