@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from measure import OURS, PYTORCH, Bench, Worker
+from measure import OURS, PRODUCTS, PYTORCH, Bench, Worker
 from speed_tables import median_and_range, origin, ratios, speeds, table
 
 from rnnmnist.config.platforms import DEFAULTS
@@ -55,7 +55,6 @@ def work_of(name: str) -> dict[str, Any]:
 def training(bench: Bench) -> dict[str, Any]:
     """Measures every recurrence, its variants, PyTorch's, and matrix products."""
     work = {"steps": 4, "rows": TIME, "columns": 1}
-    size = {"size": 1024}
     workers = [
         *(
             Worker(name, OURS, "train", work | work_of(name))
@@ -65,9 +64,7 @@ def training(bench: Bench) -> dict[str, Any]:
             Worker(f"PyTorch {name}", PYTORCH, "train", work | MODELS[name])
             for name in PEERS
         ),
-        Worker("product, NumPy", OURS, "product_numpy", size),
-        Worker("product, PyTorch", PYTORCH, "product", size),
-        Worker("product, XLA", OURS, "product_xla", size),
+        *PRODUCTS,
     ]
     return bench.measure(workers)
 

@@ -61,6 +61,13 @@ class Worker(NamedTuple):
     python: str | None = None  # by default that of the script
 
 
+PRODUCTS = (
+    Worker("product, NumPy", OURS, "product_numpy", {"size": 1024}),
+    Worker("product, PyTorch", PYTORCH, "product", {"size": 1024}),
+    Worker("product, XLA", OURS, "product_xla", {"size": 1024}),
+)
+
+
 def read_json(process: subprocess.Popen[str]) -> dict[str, Any]:
     """Reads the next line of a process's output.
 
@@ -211,7 +218,7 @@ class Bench(NamedTuple):
 
 def throughput(bench: Bench) -> dict[str, Any]:
     """Measures training with batch 128, and matrix products."""
-    steps, size = {"steps": 100}, {"size": 1024}
+    steps = {"steps": 100}
     older = []
     if bench.older:
         name = f"rnnmnist, jax {bench.version(bench.older, 'jax')}"
@@ -225,9 +232,7 @@ def throughput(bench: Bench) -> dict[str, Any]:
             Worker("PyTorch", PYTORCH, "train", steps),
             Worker("PyTorch, compiled", PYTORCH, "train", steps | {"compiled": True}),
             Worker("PyTorch, oneDNN off", PYTORCH, "train", steps | {"onednn": False}),
-            Worker("product, NumPy", OURS, "product_numpy", size),
-            Worker("product, PyTorch", PYTORCH, "product", size),
-            Worker("product, XLA", OURS, "product_xla", size),
+            *PRODUCTS,
         ]
     )
 
@@ -237,15 +242,11 @@ def evaluation(bench: Bench) -> dict[str, Any]:
     workers = [Worker("rnnmnist", OURS, "evaluate", {"images": 10_000})]
     for size in (128, 1000):
         work = {"images": 10_000, "batch": size}
+        off = work | {"onednn": False}
         workers += [
-            *(
-                Worker(f"{peer}, batch {size}", script, "evaluate", work)
-                for peer, script in PEERS.items()
-            ),
-            Worker(
-                f"PyTorch, batch {size}, oneDNN off",
-                *(PYTORCH, "evaluate", work | {"onednn": False}),
-            ),
+            Worker(f"Flax, batch {size}", FLAX, "evaluate", work),
+            Worker(f"PyTorch, batch {size}", PYTORCH, "evaluate", work),
+            Worker(f"PyTorch, batch {size}, oneDNN off", PYTORCH, "evaluate", off),
         ]
     return bench.measure(workers)
 
