@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -409,18 +409,6 @@ def validate(args: argparse.Namespace) -> None:
             print(f"{target} %, {peer}: {percent:.2f} %, {correct}", flush=True)
 
 
-SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
-    "throughput": throughput,
-    "evaluation": evaluation,
-    "seeds": seeds,
-    "default_run": default_run,
-    "starts": starts,
-    "batches": batches,
-    "jobs": jobs,
-    "accuracy": accuracy,
-}
-
-
 def run(args: argparse.Namespace) -> None:
     """Measures all sections and writes the file after each."""
     data = str(args.data.absolute())
@@ -430,8 +418,12 @@ def run(args: argparse.Namespace) -> None:
         f"{' --older=PYTHON' if bench.older else ''}"
         f" --rounds={bench.rounds} --seeds={bench.seeds}"
     )
-    for name, section in SECTIONS.items():
-        measured[name] = section(bench)
+    sections = (
+        *(throughput, evaluation, seeds, default_run),
+        *(starts, batches, jobs, accuracy),
+    )
+    for section in sections:
+        measured[section.__name__] = section(bench)
         NUMBERS.write_text(json.dumps(measured, indent=1) + "\n")
 
 

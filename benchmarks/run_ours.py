@@ -23,6 +23,8 @@ from rnnmnist.training.loop import Updates, train_range
 from rnnmnist.training.optimizer import Schedule
 from rnnmnist.training.state import Program, create_state, evaluated_trees
 
+DATA = DataConfig(name="mnist5k")  # needs no files
+
 
 class Trainer:
     """The state and the training images of a run."""
@@ -75,36 +77,30 @@ class Trainer:
         return score_logits(logits, self.examples.labels).examples
 
 
-def make_config(
-    batch: int = 128, seeds: int = 1, model: dict[str, Any] | None = None
-) -> Config:
-    """Returns the configuration of the default run with other sizes."""
-    return Config(
+def train(
+    steps: int,
+    batch: int = 128,
+    seeds: int = 1,
+    model: dict[str, Any] | None = None,
+    flax_cell: bool = False,
+    **own: Any,
+) -> None:
+    """Serves training steps of the default run; the amount is in images."""
+    if flax_cell:
+        cells.CELLS["lstm"] = nn.OptimizedLSTMCell
+    config = Config(
         num_seeds=seeds,
-        data=DataConfig(name="mnist5k"),
+        data=DATA,
         model=ModelConfig(**(model or {})),
         train=TrainConfig(batch_size=batch),
     )
-
-
-def train(
-    steps: int,
-    rows: int = 28,
-    columns: int = 28,
-    flax_cell: bool = False,
-    execution: dict[str, Any] | None = None,
-    **settings: Any,
-) -> None:
-    """Serves training steps; the amount is in images."""
-    if flax_cell:
-        cells.CELLS["lstm"] = nn.OptimizedLSTMCell
-    trainer = Trainer(make_config(**settings), rows, columns, execution)
+    trainer = Trainer(config, **own)
     worker.serve(lambda: trainer.steps(steps))
 
 
 def evaluate(images: int) -> None:
     """Serves evaluations; the amount is in images."""
-    trainer = Trainer(make_config(), examples=images)
+    trainer = Trainer(Config(data=DATA), examples=images)
     worker.serve(trainer.evaluate)
 
 
@@ -122,11 +118,5 @@ def product_numpy(size: int) -> None:
 
 
 if __name__ == "__main__":
-    worker.main(
-        {
-            "train": train,
-            "evaluate": evaluate,
-            "product_xla": product_xla,
-            "product_numpy": product_numpy,
-        }
-    )
+    tasks = (train, evaluate, product_xla, product_numpy)
+    worker.main({task.__name__: task for task in tasks})
