@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from measure import OURS, PRODUCTS, PYTORCH, Bench, Worker
-from speed_tables import median_and_range, origin, ratios, speeds, table
+from speed_tables import (
+    fastest_mode,
+    format_ratios,
+    format_speeds,
+    median_and_range,
+    origin,
+    ratios,
+    speeds,
+    table,
+)
 
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import DataConfig, ModelConfig
@@ -99,42 +108,31 @@ def flop_per_image(model: dict[str, Any]) -> int:
 
 def code(name: str) -> str:
     """Formats the cell of a name as code: `lstm`, blocks of 28 time steps."""
-    cell, *variant = name.split(", ")
-    return ", ".join([f"`{cell}`", *variant])
+    model, *variant = name.split(", ")
+    *framework, cell = model.split()
+    return ", ".join([*framework, f"`{cell}`", *variant])
 
 
 def training_table(measured: dict[str, Any]) -> str:
     """Compares the recurrences with PyTorch and with the ceiling of products."""
     section = measured["training"]
-    products = [name for name in section if name.startswith("product")]
-    peaks = [statistics.median(speeds(section[name])) for name in products]
+    found = {name: speeds(rounds) for name, rounds in section.items()}
+    peak = statistics.median(found[fastest_mode(section, "product")])
     rows = []
-    for name in (*MODELS, *VARIANTS):
-        model, found = MODELS[name.split(",")[0]], speeds(section[name])
-        peer = section.get(f"PyTorch {name}")
-        share = 100 * flop_per_image(model) / max(peaks)
-        percents = [speed * share for speed in found]
+    for name in (*MODELS, *VARIANTS, *(f"PyTorch {peer}" for peer in PEERS)):
+        own = found[name]
+        parameters = beside_peer = share = ""
+        if model := MODELS.get(name.split(",")[0]):
+            parameters = f"{num_parameters(model):,}"
+            percent = 100 * flop_per_image(model) / peak
+            share = median_and_range([speed * percent for speed in own], ".0f")
+        if name in PEERS:
+            beside_peer = format_ratios(own, found[f"PyTorch {name}"])
         rows.append(
             [
-                code(name),
-                f"{num_parameters(model):,}",
-                median_and_range(found, ",.0f"),
-                median_and_range(ratios(found, speeds(section["lstm"])), ".2f"),
-                median_and_range(ratios(found, speeds(peer)), ".2f") if peer else "",
-                median_and_range(percents, ".0f"),
+                *(code(name), parameters, format_speeds(own)),
+                *(format_ratios(own, found["lstm"]), beside_peer, share),
                 f"{section[name][-1]['peak_mib']:,.0f}",
-            ]
-        )
-    for name in PEERS:
-        peer = section[f"PyTorch {name}"]
-        found = speeds(peer)
-        rows.append(
-            [
-                *(f"PyTorch, `{name}`", ""),
-                median_and_range(found, ",.0f"),
-                median_and_range(ratios(found, speeds(section["lstm"])), ".2f"),
-                *("", ""),
-                f"{peer[-1]['peak_mib']:,.0f}",
             ]
         )
     header = (
