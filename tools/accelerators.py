@@ -123,51 +123,45 @@ def find_devices(target: str) -> list[Any]:
 TRIPS = re.compile(r'"known_trip_count":{"n":"(\d+)"}')
 
 
-class Variant(NamedTuple):
-    """What differs from the default program, each as KEY=VALUE."""
-
-    settings: tuple[str, ...] = ()  # of configs/default.py
-    execution: tuple[str, ...] = ()  # of the platform's `Execution`
-
-
 class Case(NamedTuple):
-    """A program to compile."""
+    """A program to compile, and what differs from the default one as KEY=VALUE."""
 
     program: str  # train: one update; evaluate: one batch
-    variant: Variant = Variant()
+    settings: tuple[str, ...] = ()  # of configs/default.py
+    execution: tuple[str, ...] = ()  # of the platform's `Execution`
     devices: int = 1
+
+    @classmethod
+    def of_row(cls, row: dict[str, Any]) -> "Case":
+        """Returns the case of a row of results/accelerators.json."""
+        settings, execution = row["settings"], row.get("execution", ())
+        return cls(row["program"], tuple(settings), tuple(execution), row["devices"])
 
     @property
     def config(self) -> Config:
         """The configuration."""
-        flags = [f"--config.{setting}" for setting in self.variant.settings]
+        flags = [f"--config.{setting}" for setting in self.settings]
         return parse(["--config=default", *flags]).config
 
-    def execution(self, platform: str) -> Execution:
+    def execution_on(self, platform: str) -> Execution:
         """Returns how the program executes on a platform."""
-        pairs = (text.split("=") for text in self.variant.execution)
+        pairs = (text.split("=") for text in self.execution)
         changes = {name: json.loads(value) for name, value in pairs}
         return Execution.create(self.config, platform)._replace(**changes)
 
 
-# The variants of each program, on each number of devices of a target.
-PROGRAMS = {
-    "train": (
-        Variant(),
-        Variant(("train.batch_size=1024",)),
-        Variant(("num_seeds=8",)),
-        Variant(("execution.precision=float32",)),
-        Variant(execution=("unroll=1",)),
-    ),
-    "evaluate": (Variant(), Variant(("num_seeds=8",))),
-}
+# The programs, on each number of devices of a target.
+PROGRAMS = (
+    Case("train"),
+    Case("train", ("train.batch_size=1024",)),
+    Case("train", ("num_seeds=8",)),
+    Case("train", ("execution.precision=float32",)),
+    Case("train", execution=("unroll=1",)),
+    Case("evaluate"),
+    Case("evaluate", ("num_seeds=8",)),
+)
 CASES = {
-    target: [
-        Case(program, variant, devices)
-        for devices in counts
-        for program, variants in PROGRAMS.items()
-        for variant in variants
-    ]
+    target: [case._replace(devices=devices) for devices in counts for case in PROGRAMS]
     for target, counts in {"v5e": (1, 4), "h100": (1,), "t4": (1,)}.items()
 }
 # Training at 784 time steps, with the sizes of benchmarks/long_sequences.py.
@@ -175,9 +169,9 @@ LRU = "model.cell=lru model.hidden_size=64 model.num_layers=3"
 SEQUENTIAL = ("parallel_scan=false",)
 
 
-def pixels(settings: str, execution: tuple[str, ...] = ()) -> Variant:
-    """Returns the variant that reads a pixel per time step, with some settings."""
-    return Variant(("data.view=pixels", *settings.split()), execution)
+def pixels(settings: str, execution: tuple[str, ...] = ()) -> Case:
+    """Returns the training that reads a pixel per time step, with some settings."""
+    return Case("train", ("data.view=pixels", *settings.split()), execution)
 
 
 PIXELS = {
@@ -191,8 +185,7 @@ PIXELS = {
         f"{LRU} execution.remat_steps=28", SEQUENTIAL
     ),
 }
-AT_784_TIME_STEPS = [Case("train", variant) for variant in PIXELS.values()]
-CASES |= {target: CASES[target] + AT_784_TIME_STEPS for target in ("v5e", "h100")}
+CASES |= {target: [*CASES[target], *PIXELS.values()] for target in ("v5e", "h100")}
 
 
 def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
@@ -207,7 +200,7 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
         (SEEDS, BATCH),
         axis_types=(AxisType.Auto,) * 2,
     )
-    execution = case.execution(devices[0].platform)
+    execution = case.execution_on(devices[0].platform)
     program = Program.create(config, task, mesh, execution)
     image_shape = task.image_shape or ()
     state = _place(abstract_state(config, program), STATE_SPECS, mesh)
@@ -388,7 +381,7 @@ def compile_case(
     for text in gather:
         gathering += _walk("ENTRY", 1, _computations(text))
     config, platform = case.config, devices[0].platform
-    execution = case.execution(platform)
+    execution = case.execution_on(platform)
     batch_size = {
         "train": config.train.batch,
         "evaluate": execution.eval_batch_size * _grid(case)[1],
@@ -405,20 +398,15 @@ def compile_case(
         "batch_size": batch_size[case.program],
         "num_seeds": config.num_seeds,
         "precision": execution.precision,
-        "settings": list(case.variant.settings),
+        "settings": list(case.settings),
         "versions": installed_versions() | {compiler: metadata.version(compiler)},
         "compile_seconds": round(seconds, 1),
         "temporary_bytes": max(one.temp_size_in_bytes for one in memory),
         cost: total,
     }
-    if case.variant.execution:
-        row["execution"] = list(case.variant.execution)
+    if case.execution:
+        row["execution"] = list(case.execution)
     return row, instructions + gathering
-
-
-def variant_of(row: dict[str, Any]) -> Variant:
-    """Returns the variant that a row was measured with."""
-    return Variant(tuple(row["settings"]), tuple(row.get("execution", ())))
 
 
 def is_colab(row: dict[str, Any]) -> bool:
@@ -451,8 +439,8 @@ def table(targets: Collection[str], cost: str) -> str:
     header += [title, f"{title} per image", "compiled in", "temporary"]
     lines, dates = [], set()
     for row in json.loads(NUMBERS.read_text()):
-        variant = variant_of(row)
-        if row["target"] not in targets or variant in PIXELS.values():
+        case = Case.of_row(row)
+        if row["target"] not in targets or case in PIXELS.values():
             continue
         dates.add(row["date"])
         images = row["num_seeds"] * row["batch_size"] / row["devices"]
@@ -461,7 +449,7 @@ def table(targets: Collection[str], cost: str) -> str:
             [
                 *(TARGETS[row["target"]], row["versions"]["jax"], str(row["devices"])),
                 *(row["program"], f"{row['batch_size']:,}"),
-                ", ".join(f"`{change}`" for part in variant for change in part),
+                ", ".join(f"`{change}`" for change in case.settings + case.execution),
                 *(row["precision"], f"{row[cost]:,}"),
                 f"{per_image:,.0f}" if per_image > 100 else f"{per_image:.2f}",
                 f"{row['compile_seconds']:.0f} s",
@@ -475,11 +463,11 @@ def table(targets: Collection[str], cost: str) -> str:
 def table_at_784_steps() -> str:
     """Returns the table of `PIXELS`, with the newest versions."""
     rows = [row for row in json.loads(NUMBERS.read_text()) if not is_colab(row)]
-    costs = {(row["target"], variant_of(row)): row for row in rows}
+    costs = {(row["target"], Case.of_row(row)): row for row in rows}
     lines = []
-    for name, variant in PIXELS.items():
-        cycles = costs["v5e", variant]["estimated_cycles"]
-        kernels = costs["h100", variant]["kernels"]
+    for name, case in PIXELS.items():
+        cycles = costs["v5e", case]["estimated_cycles"]
+        kernels = costs["h100", case]["kernels"]
         lines.append([name, f"{cycles / 1e6:.1f}", f"{kernels:,}"])
     header = ["recurrence", "TPU v5e, million cycles", "H100, kernels"]
     version, date = rows[0]["versions"]["jax"], rows[0]["date"]

@@ -5,7 +5,7 @@ import json
 import accelerators
 import jax
 import pytest
-from accelerators import CASES, Case, Variant, step_instructions, variant_of
+from accelerators import CASES, Case, step_instructions
 from support import REPOSITORY, output_of, run_python
 
 PROGRAM = """\
@@ -52,9 +52,9 @@ def test_every_case_was_measured_with_its_current_settings() -> None:
     found = []
     for row in json.loads(accelerators.NUMBERS.read_text()):
         target = row["target"]
-        case = Case(row["program"], variant_of(row), row["devices"])
+        case = Case.of_row(row)
         found.append((target, accelerators.is_colab(row), case))
-        execution = case.execution("tpu" if target == "v5e" else "gpu")
+        execution = case.execution_on("tpu" if target == "v5e" else "gpu")
         assert row["precision"] == execution.precision
         assert row["num_seeds"] == case.config.num_seeds
         if case.program == "train":
@@ -68,7 +68,7 @@ def test_every_case_was_measured_with_its_current_settings() -> None:
 
 
 def test_training_is_lowered_with_the_shapes_of_mnist() -> None:
-    case = Case("train", Variant(("num_seeds=8",)), devices=4)
+    case = Case("train", ("num_seeds=8",), devices=4)
     step, gather = accelerators.lower(case, jax.devices())
     assert "tensor<20x8x128x784xui8>" in step.as_text()
     assert "tensor<55000x784xui8>" in gather.as_text()
