@@ -169,25 +169,26 @@ def noisy(levels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.clip(levels + noise, 0, 255).astype(np.uint8)
 
 
+def encode(image: Image.Image, kind: str, **how: Any) -> bytes:
+    """Encodes an image file."""
+    file = io.BytesIO()
+    image.save(file, kind, **how)
+    return file.getvalue()
+
+
 def jpeg(levels: np.ndarray, _: np.random.Generator, quality: int = 30) -> bytes:
     """Encodes a JPEG."""
-    file = io.BytesIO()
-    Image.fromarray(levels).save(file, "JPEG", quality=quality)
-    return file.getvalue()
+    return encode(Image.fromarray(levels), "JPEG", quality=quality)
 
 
 def dithered_gif(levels: np.ndarray, _: np.random.Generator) -> bytes:
     """Encodes a GIF with the colours of the web palette, dithered."""
-    file = io.BytesIO()
-    Image.fromarray(levels).convert("RGB").convert("P").save(file, "GIF")
-    return file.getvalue()
+    return encode(Image.fromarray(levels).convert("RGB").convert("P"), "GIF")
 
 
 def png(levels: np.ndarray, _: np.random.Generator | None = None) -> bytes:
     """Encodes a PNG."""
-    file = io.BytesIO()
-    Image.fromarray(levels).save(file, "PNG")
-    return file.getvalue()
+    return encode(Image.fromarray(levels), "PNG")
 
 
 # The transformations of each variant, applied in order.
@@ -231,13 +232,6 @@ def preprocess_variant(
     resized = np.asarray(Image.fromarray(grey).resize((28, 28), Image.Resampling.BOX))
     baseline = np.rint(255 * (1 - resized)).astype(np.uint8)
     return preprocess(grey).image, baseline
-
-
-def printed_digits(count: int) -> tuple[list[bytes], np.ndarray]:
-    """Renders digits in the fonts that matplotlib ships; returns files and labels."""
-    labels = np.arange(count) % 10
-    generators = map(np.random.default_rng, range(count))
-    return list(map(printed, labels.astype(str), generators)), labels
 
 
 def printed(text: str, generator: np.random.Generator) -> bytes:
@@ -293,7 +287,9 @@ def measure(digits: str, split: str) -> dict[str, Any]:
             variants[name] = count(preprocessed, labels)
             variants[name]["baseline"] = count_correct(baseline, labels)
             print(name, variants[name], flush=True)
-    files, printed_labels = printed_digits(1000)
+    printed_labels = np.arange(1000) % 10
+    generators = map(np.random.default_rng, range(1000))
+    files = map(printed, printed_labels.astype(str), generators)
     printed_images = np.stack(list(map(preprocess_file, files)))
     variants["printed digits"] = count(printed_images, printed_labels)
     return {
