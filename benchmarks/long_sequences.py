@@ -144,22 +144,18 @@ def training_table(measured: dict[str, Any]) -> str:
 
 def lengths_table(measured: dict[str, Any]) -> str:
     """Lists the cost of a time step by the length of the sequence."""
-    section = measured["lengths"]
-
-    def cost(name: str) -> list[float]:
-        """Returns the microseconds for a time step of a batch in each round."""
-        time = int(name.split(": ")[1])
-        return [1e6 * BATCH / speed / time for speed in speeds(section[name])]
-
+    found = {name: speeds(rounds) for name, rounds in measured["lengths"].items()}
     rows = []
     for name in LENGTHENED:
-        base = cost(f"{name}: {TIME}")
-        cells: list[str] = []
-        for time in LENGTHS:
-            found = cost(f"{name}: {time}")
-            ratio = statistics.median(ratios(found, base))
-            cells.append(f"{statistics.median(found):,.0f} ({ratio:.2f})")
-        rows.append([code(name), *cells])
+        costs = {  # microseconds for a time step of a batch, in each round
+            time: [1e6 * BATCH / speed / time for speed in found[f"{name}: {time}"]]
+            for time in LENGTHS
+        }
+        cells = [code(name)]
+        for own in costs.values():
+            ratio = statistics.median(ratios(own, costs[TIME]))
+            cells.append(f"{statistics.median(own):,.0f} ({ratio:.2f})")
+        rows.append(cells)
     lengths = (f"{time:,} time steps" for time in LENGTHS)
     header = ("µs per time step of 128 sequences", *lengths)
     return table("Length", header, rows)
