@@ -11,7 +11,6 @@ docs/vanishing.png. FOLDER contains `mnist/` with the four original files. Runs 
 """
 
 import argparse
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +34,6 @@ from rnnmnist.reporting.html import LIGHT
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.training.state import Program, create_state, evaluated_trees
 
-NUMBERS = results.RESULTS / "vanishing.json"
 TIME_STEPS = (28, 56, 112, 196, 392, 784)
 SHORT = 112  # up to this length, three seeds are trained
 RECIPE = (
@@ -83,18 +81,15 @@ def input_gradients(
     values]. Returns the norms over values, [sequences, windows].
     """
 
-    @jax.jit
-    @functools.partial(jax.grad, argnums=1)
-    def gradient(params: Params, inputs: jax.Array) -> jax.Array:
+    def total_loss(params: Params, inputs: jax.Array) -> jax.Array:
         sequences = inputs.reshape(-1, *model.input_shape)
-        logits = jnp.asarray(model.apply({"params": params}, sequences))
+        logits: Any = model.apply({"params": params}, sequences)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         # A sequence affects its own loss only, so the sum separates the gradients.
-        return optax.softmax_cross_entropy_with_integer_labels(
-            logits, jnp.asarray(labels, jnp.int32)
-        ).sum()
+        return losses.sum()
 
-    found = np.asarray(gradient(params, jnp.asarray(inputs)), np.float64)
-    return np.linalg.norm(found, axis=-1)
+    found = jax.jit(jax.grad(total_loss, argnums=1))(params, inputs)
+    return np.linalg.norm(np.asarray(found, np.float64), axis=-1)
 
 
 def relative_quantiles(norms: np.ndarray) -> list[list[float]]:
@@ -160,14 +155,9 @@ def summarize(case: Case, members: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def read() -> dict[str, Any]:
-    """Reads results/vanishing.json."""
-    return json.loads(NUMBERS.read_text())
-
-
 def accuracies() -> str:
     """Returns the table of test accuracies, with a column for each length."""
-    measured = read()
+    measured = result_tables.read_result("vanishing")
     lines = []
     for name in RECURRENCES:
         runs = [run for run in measured["runs"] if run["recurrence"] == name]
@@ -186,7 +176,7 @@ def plot() -> bytes:
     panels = {
         f"{count} time steps, {when} training": {
             run["recurrence"]: run[when]
-            for run in read()["runs"]
+            for run in result_tables.read_result("vanishing")["runs"]
             if run["steps"] == count
         }
         for count in (TIME_STEPS[0], TIME_STEPS[-1])
@@ -259,7 +249,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=lambda text: Path(text).absolute())
     text = json.dumps(measure(parser.parse_args().data), indent=1, allow_nan=False)
-    NUMBERS.write_text(text + "\n")
+    (results.RESULTS / "vanishing.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

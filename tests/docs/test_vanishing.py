@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import result_tables
 import vanishing
 from support import model_of, random_params, task_of
 
@@ -65,7 +66,7 @@ def test_a_case_is_measured(
 
 
 def test_the_file_has_every_case_with_its_settings() -> None:
-    measured = vanishing.read()
+    measured = result_tables.read_result("vanishing")
     for case, run in zip(vanishing.CASES, measured["runs"], strict=True):
         assert (case.recurrence, case.time_steps) == (run["recurrence"], run["steps"])
         assert run["settings"] == case.row.settings
