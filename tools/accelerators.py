@@ -13,7 +13,6 @@ instructions that launch kernels are counted. Nothing is executed.
 
 import argparse
 import datetime
-import functools
 import json
 import math
 import os
@@ -120,6 +119,7 @@ def find_devices(target: str) -> list[Any]:
     return list(topology.devices)
 
 
+IMAGE = (28, 28)
 TRIPS = re.compile(r'"known_trip_count":{"n":"(\d+)"}')
 
 
@@ -202,7 +202,6 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
     )
     execution = case.execution_on(devices[0].platform)
     program = Program.create(config, task, mesh, execution)
-    image_shape = task.image_shape or ()
     state = _place(abstract_state(config, program), STATE_SPECS, mesh)
 
     def array(shape: tuple[int, ...], dtype: Any, spec: P) -> Any:
@@ -211,9 +210,8 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
     if case.program == "evaluate":
         size = execution.eval_batch_size * mesh.shape[BATCH]
         count = -(-task.examples["test"] // size)
-        images = array((count, size, *image_shape), jnp.uint8, P(None, BATCH))
-        trees = functools.partial(evaluated_trees, model=program.model)
-        params = jax.eval_shape(trees, state)
+        images = array((count, size, *IMAGE), jnp.uint8, P(None, BATCH))
+        params = evaluated_trees.eval_shape(state, model=program.model)
         evaluation = predict_batches.lower(
             _place(params, P(SEEDS), mesh),
             Batches(images, None),
@@ -225,7 +223,7 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
         return [evaluation]
 
     def examples(count: tuple[int, ...], spec: P) -> Batch:
-        images = array((*count, math.prod(image_shape)), jnp.uint8, spec)
+        images = array((*count, math.prod(IMAGE)), jnp.uint8, spec)
         return Batch(images, array(count, jnp.int32, spec), None)
 
     seeds = array((config.num_seeds,), jnp.uint32, P(SEEDS))
@@ -247,9 +245,8 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
 
 def _updates(case: Case) -> int:
     """Returns the number of updates in a chunk."""
-    config = case.config
-    pixels = math.prod(image_task(config.data).image_shape or ())
-    return chunk_updates(pixels * config.num_seeds * config.train.batch)
+    images = case.config.num_seeds * case.config.train.batch
+    return chunk_updates(math.prod(IMAGE) * images)
 
 
 def _grid(case: Case) -> tuple[int, int]:

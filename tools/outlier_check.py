@@ -101,8 +101,7 @@ def weights() -> FusedParams:
 
 def blank_pages(count: int) -> Iterator[bytes]:
     """Renders blank pages in uneven light, with noise."""
-    for seed in range(count):
-        generator = np.random.default_rng(seed)
+    for generator in map(np.random.default_rng, range(count)):
         paper = np.zeros((robustness.SIDE, robustness.SIDE))
         levels = robustness.uneven_light(paper, generator)
         yield robustness.jpeg(robustness.noisy(levels, generator), generator)
@@ -110,16 +109,14 @@ def blank_pages(count: int) -> Iterator[bytes]:
 
 def noises(count: int) -> Iterator[bytes]:
     """Renders uniform noise in several resolutions."""
-    for seed in range(count):
-        generator = np.random.default_rng(seed)
+    for generator in map(np.random.default_rng, range(count)):
         side = int(generator.choice([7, 14, 28, 70, 280]))
         yield robustness.png(generator.integers(0, 256, (side, side), np.uint8))
 
 
 def letters(count: int) -> Iterator[bytes]:
     """Renders letters that resemble no digit in several fonts and sizes."""
-    for seed in range(count):
-        generator = np.random.default_rng(seed)
+    for generator in map(np.random.default_rng, range(count)):
         yield robustness.printed(str(generator.choice(list(LETTERS))), generator)
 
 

@@ -68,10 +68,9 @@ def scaled(canvas: Canvas, generator: np.random.Generator) -> Canvas:
 
 def cropped(canvas: Canvas, generator: np.random.Generator) -> Canvas:
     """Crops to the digit, with margins of 0 to 20 pixels."""
-    rows, columns = (np.flatnonzero(canvas.max(axis) > 0.1) for axis in (1, 0))
-    box = canvas[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    (box,) = ndimage.find_objects((canvas > 0.1).astype(int))
     margins = generator.integers(0, 21, 4)
-    return np.pad(box, (margins[:2], margins[2:]))
+    return np.pad(canvas[box], (margins[:2], margins[2:]))
 
 
 def on_a_strip(canvas: Canvas, generator: np.random.Generator) -> Canvas:
@@ -284,8 +283,8 @@ def measure(digits: str, split: str) -> dict[str, Any]:
             function = functools.partial(preprocess_variant, variant=name)
             pairs = pool.map(function, images, range(len(images)), chunksize=50)
             preprocessed, baseline = map(np.stack, zip(*pairs, strict=True))
-            variants[name] = count(preprocessed, labels)
-            variants[name]["baseline"] = count_correct(baseline, labels)
+            correct = count_correct(baseline, labels)
+            variants[name] = count(preprocessed, labels) | {"baseline": correct}
             print(name, variants[name], flush=True)
     printed_labels = np.arange(1000) % 10
     generators = map(np.random.default_rng, range(1000))
