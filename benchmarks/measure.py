@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speed_tables import NUMBERS, TARGET_COUNTS
+from speed_tables import NUMBERS, TARGET_COUNTS, speeds
 from worker import VALIDATION, Recipe
 
 from rnnmnist.config.files import load_config
@@ -142,8 +142,8 @@ class Bench(NamedTuple):
                     print("now", file=process.stdin, flush=True)
                     found.setdefault(name, []).append(read_json(process))
         for name, rounds in found.items():
-            speeds = [one["amount"] / one["seconds"] for one in rounds]
-            print(f"{name}: {statistics.median(speeds):,.1f} per second", flush=True)
+            speed = statistics.median(speeds(rounds))
+            print(f"{name}: {speed:,.1f} per second", flush=True)
         return found
 
     @contextlib.contextmanager

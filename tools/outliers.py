@@ -146,14 +146,13 @@ def spliced(digits: Digits, generator: np.random.Generator) -> np.ndarray:
     """Joins parts of two digits, or shuffles the quarters of one."""
     images, _ = digits
     first, second = images[generator.integers(len(images), size=2)] / 255
-    half = SIDE // 2
+    upper, lower = np.split(first, 2)
     if generator.random() < 0.5:
-        quarters = [first[:half, :half], first[:half, half:]]
-        quarters += [first[half:, :half], first[half:, half:]]
+        quarters = [*np.split(upper, 2, axis=1), *np.split(lower, 2, axis=1)]
         a, b, c, d = (quarters[k] for k in generator.permutation(4))
         return np.block([[a, b], [c, d]])
     if generator.random() < 0.5:
-        return np.concatenate([first[:half], second[:half]])
+        return np.concatenate([upper, second[: SIDE // 2]])
     return np.concatenate([first[:, 4:24], second[:, 4:24]], axis=1)
 
 

@@ -11,6 +11,7 @@ results/patience.json receives its figures, and finished fits are not repeated.
 """
 
 import argparse
+import fnmatch
 import json
 import os
 import statistics
@@ -85,13 +86,9 @@ def table() -> str:
     for name in dict.fromkeys(key.partition(",")[0] for key in runs):
         line = [name]
         for variant in VARIANTS:
-            chosen = [
-                run
-                for key, run in runs.items()
-                if key.startswith(f"{name}, ") and key.endswith(f", {variant}")
-            ]
+            keys = fnmatch.filter(runs, f"{name}, *, {variant}")
             accuracy, updates, seconds = (
-                statistics.mean(run[figure] for run in chosen)
+                statistics.mean(runs[key][figure] for key in keys)
                 for figure in ("accuracy", "updates", "train")
             )
             line.append(f"{100 * accuracy:.1f} ({updates:,.0f}; {seconds:.1f})")
