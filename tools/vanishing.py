@@ -14,7 +14,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,23 +53,16 @@ QUANTILES = (0.1, 0.5, 0.9)
 FLOOR = 1e-8  # the lowest value in the plot
 
 
-class Case(NamedTuple):
-    """A recurrence and the number of windows."""
-
-    recurrence: str
-    time_steps: int
-
-    @property
-    def row(self) -> results.Row:
-        """The runs of this case."""
-        name = f"vanishing_{self.recurrence.replace(', ', '_')}_{self.time_steps}"
-        size = 784 // self.time_steps
-        windows = f"model.window={size} model.stride={size}"
-        settings = f"{RECIPE} {windows} {RECURRENCES[self.recurrence]}"
-        return results.Row(name, 3 if self.time_steps <= SHORT else 1, settings)
+def case(recurrence: str, time_steps: int) -> results.Row:
+    """Returns the runs of a recurrence that reads a number of windows."""
+    name = f"vanishing_{recurrence.replace(', ', '_')}_{time_steps}"
+    size = 784 // time_steps
+    windows = f"model.window={size} model.stride={size}"
+    settings = f"{RECIPE} {windows} {RECURRENCES[recurrence]}"
+    return results.Row(name, 3 if time_steps <= SHORT else 1, settings, recurrence)
 
 
-CASES = [Case(name, time_steps) for time_steps in TIME_STEPS for name in RECURRENCES]
+CASES = [case(name, time_steps) for time_steps in TIME_STEPS for name in RECURRENCES]
 
 
 def input_gradients(
@@ -126,11 +119,7 @@ def measure_gradients(workdir: Path) -> dict[str, Any]:
 
 def measure(data: Path | None) -> dict[str, Any]:
     """Trains all cases, the short ones first; returns the content of the file."""
-    trained = results.train_all([case.row for case in CASES], data)
-    runs = [
-        summarize(case, members)
-        for case, (_, members) in zip(CASES, trained, strict=True)
-    ]
+    runs = [summarize(*trained) for trained in results.train_all(CASES, data)]
     return {
         "name": "vanishing",
         "command": "python tools/vanishing.py --data=FOLDER",
@@ -142,16 +131,16 @@ def measure(data: Path | None) -> dict[str, Any]:
     }
 
 
-def summarize(case: Case, members: list[dict[str, Any]]) -> dict[str, Any]:
+def summarize(row: results.Row, members: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns the results of a case, with the gradients of its first seed."""
     counts = ("correct", "validation_correct", "seconds")
     return {
-        "recurrence": case.recurrence,
-        "steps": case.time_steps,
-        "settings": case.row.settings,
+        "recurrence": row.label,
+        "steps": row.config().model.count_windows(784),
+        "settings": row.settings,
         "num_parameters": members[0]["num_parameters"],
         **{name: [member[name] for member in members] for name in counts},
-        **measure_gradients(results.RUNS / f"{case.row.name}-0"),
+        **measure_gradients(results.RUNS / f"{row.name}-0"),
     }
 
 

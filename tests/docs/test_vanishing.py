@@ -57,8 +57,9 @@ def test_a_case_is_measured(
     monkeypatch.setattr(results, "RUNS", tmp_path)
     recipe = f"embedded data.view=pixels data.data_dir={data_dir} train.num_steps=2"
     monkeypatch.setattr(vanishing, "RECIPE", recipe)
-    monkeypatch.setattr(vanishing, "CASES", [vanishing.Case("rnn", 196)])
+    monkeypatch.setattr(vanishing, "CASES", [vanishing.case("rnn", 196)])
     (run,) = vanishing.measure(None)["runs"]
+    assert (run["recurrence"], run["steps"]) == ("rnn", 196)
     assert len(run["correct"]) == len(run["validation_correct"]) == 1
     for when in ("before", "after"):
         assert np.array(run[when]).shape == (3, vanishing.PARTS)
@@ -67,10 +68,10 @@ def test_a_case_is_measured(
 
 def test_the_file_has_every_case_with_its_settings() -> None:
     measured = result_tables.read_result("vanishing")
-    for case, run in zip(vanishing.CASES, measured["runs"], strict=True):
-        assert (case.recurrence, case.time_steps) == (run["recurrence"], run["steps"])
-        assert run["settings"] == case.row.settings
-        assert len(run["correct"]) == len(run["seconds"]) == case.row.seeds
+    for row, run in zip(vanishing.CASES, measured["runs"], strict=True):
+        assert row == vanishing.case(run["recurrence"], run["steps"])
+        assert run["settings"] == row.settings
+        assert len(run["correct"]) == len(run["seconds"]) == row.seeds
         for when in ("before", "after"):
             quantiles = np.array(run[when])
             assert quantiles.shape == (3, vanishing.PARTS)
