@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-FILES = {"train": "train", "test": "t10k"}
 BATCH = 128
 VALIDATION = 5000  # the first training images, which a recipe does not train on
 
@@ -86,7 +85,7 @@ def job(create: Create, data: str, steps: int, **own: Any) -> None:
     """Trains on MNIST and prints the correct predictions on the test split."""
     trainer = create(*originals(data, "train"), **own)
     trainer.steps(steps, BATCH)
-    print_correct(trainer, originals(data, "test"))
+    print_correct(trainer, originals(data, "t10k"))
 
 
 def follow_recipe(
@@ -98,8 +97,7 @@ def follow_recipe(
     followed = Recipe(**recipe)
     trainer = create(images[VALIDATION:], labels[VALIDATION:], recipe=followed, **own)
     trainer.steps(followed.num_steps, BATCH)
-    is_test = split == "test"
-    print_correct(trainer, originals(data, "test") if is_test else held_out)
+    print_correct(trainer, originals(data, "t10k") if split == "test" else held_out)
 
 
 def print_correct(trainer: Trainer, split: tuple[Any, Any]) -> None:
@@ -152,9 +150,9 @@ def noise(count: int, rows: int = 28, columns: int = 28) -> tuple[Any, Any]:
     return images, generator.integers(0, 10, count, np.int32)
 
 
-def originals(folder: str, split: str) -> tuple[Any, Any]:
-    """Reads the images and labels of a split of MNIST from its two original files."""
-    stem = Path(folder) / FILES[split]
+def originals(folder: str, prefix: str) -> tuple[Any, Any]:
+    """Reads images and labels from two original files of MNIST, `train` or `t10k`."""
+    stem = Path(folder) / prefix
     with gzip.open(f"{stem}-images-idx3-ubyte.gz") as file:
         images = np.frombuffer(bytearray(file.read()), np.uint8, offset=16)
     with gzip.open(f"{stem}-labels-idx1-ubyte.gz") as file:
