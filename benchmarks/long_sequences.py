@@ -30,8 +30,7 @@ from rnnmnist.config.schema import DataConfig, ModelConfig
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.models.classifier import abstract_params, count_params, make_model
 
-BENCHMARKS = Path(__file__).resolve().parent
-NUMBERS = BENCHMARKS / "long_sequences.json"
+NUMBERS = Path(__file__).resolve().with_name("long_sequences.json")
 TIME = 784
 LENGTHS = (28, 112, 784, 3136)
 BATCH = 128

@@ -304,10 +304,7 @@ def starts(bench: Bench) -> dict[str, Any]:
     for _ in range(bench.rounds):
         with tempfile.TemporaryDirectory() as folder:
             for state in ("cold", "warm"):
-                cache, workdir = f"{folder}/cache", f"{folder}/{state}"
-                log_every_step = "--config.train.log_every_steps=1"
-                argv = bench.train_argv("default", workdir, log_every_step)
-                seconds = first_line(bench, argv, Path(workdir), cache)
+                seconds = first_line(bench, Path(folder) / state, f"{folder}/cache")
                 record(found, f"first step, {state} cache", seconds)
         modules = "import rnnmnist.main, rnnmnist.training.loop"
         unknown = [*main, "--config.train.learning_rte=0.01"]
@@ -339,10 +336,12 @@ def default_run(bench: Bench) -> dict[str, Any]:
     return found
 
 
-def first_line(bench: Bench, argv: list[str], workdir: Path, cache: str) -> float:
-    """Returns the seconds from a process's start to its first line of metrics."""
-    begin = time.monotonic()
+def first_line(bench: Bench, workdir: Path, cache: str) -> float:
+    """Returns the seconds from the start of a run to its first line of metrics."""
+    log_every_step = "--config.train.log_every_steps=1"
+    argv = bench.train_argv("default", str(workdir), log_every_step)
     metrics = workdir / "metrics.jsonl"
+    begin = time.monotonic()
     with bench.process(argv, JAX_COMPILATION_CACHE_DIR=cache) as process:
         while not (metrics.exists() and metrics.stat().st_size):
             if process.poll() is not None:
