@@ -417,12 +417,11 @@ def measure(target: str) -> None:
         row, _ = compile_case(target, case, devices)
         new.append(row)
         print(json.dumps(row), flush=True)
-    order = list(TARGETS)
 
     def place(row: dict[str, Any]) -> tuple[bool, int]:
-        return is_colab(row), order.index(row["target"])
+        return is_colab(row), list(TARGETS).index(row["target"])
 
-    rows = json.loads(NUMBERS.read_text()) if NUMBERS.exists() else []
+    rows = json.loads(NUMBERS.read_text())
     kept = [row for row in rows if place(row) != place(new[0])]
     NUMBERS.write_text(json.dumps(sorted(kept + new, key=place), indent=1) + "\n")
 
