@@ -31,7 +31,6 @@ from rnnmnist.inference.preprocessing import preprocess, stroke_width
 NUMBERS = Path(__file__).resolve().parent.parent / "results/robustness.json"
 SIDE = 280  # pixels of the digit's square
 Canvas = np.ndarray  # float32 [height, width], foreground 1 and background 0
-FONT_FOLDER = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 FONTS = (
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
     *("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique"),
@@ -235,8 +234,8 @@ def preprocess_variant(
 
 def printed(text: str, generator: np.random.Generator) -> bytes:
     """Renders a character in one of the fonts and sizes."""
-    file = FONT_FOLDER / f"{generator.choice(FONTS)}.ttf"
-    font = ImageFont.truetype(str(file), int(generator.integers(60, 200)))
+    file = f"{matplotlib.get_data_path()}/fonts/ttf/{generator.choice(FONTS)}.ttf"
+    font = ImageFont.truetype(file, int(generator.integers(60, 200)))
     image = Image.new("L", (SIDE, SIDE), 255)
     ImageDraw.Draw(image).text((SIDE // 2, SIDE // 2), text, 0, font, anchor="mm")
     return png(np.asarray(image))
