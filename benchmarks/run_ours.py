@@ -20,7 +20,6 @@ from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.models import cells
 from rnnmnist.runtime.mesh import make_mesh, platform_of
 from rnnmnist.training.loop import Updates, train_range
-from rnnmnist.training.optimizer import Schedule
 from rnnmnist.training.state import Program, create_state, evaluated_trees
 
 DATA = DataConfig(name="mnist5k")  # needs no files
@@ -54,7 +53,7 @@ class Trainer:
         opened = open_batches(self.examples, config, self.mesh)
         self._stack = contextlib.ExitStack()
         batches = self._stack.enter_context(opened)
-        self.updates = Updates(self.program, batches, Schedule.create(config.train))
+        self.updates = Updates(self.program, batches, config.train)
         self.state: Any = create_state(config, self.program)
 
     def steps(self, count: int) -> int:

@@ -38,7 +38,7 @@ from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runtime.mesh import BATCH, SEEDS
 from rnnmnist.training import loop
-from rnnmnist.training.optimizer import Schedule, learning_rates
+from rnnmnist.training.optimizer import learning_rates
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # A folder with the original data files, if there is one; see CONTRIBUTING.md.
@@ -72,7 +72,7 @@ def rates_of(chunk: Chunk, config: Config) -> jax.Array:
     """The learning rates of a chunk's updates."""
     return learning_rates(
         chunk.first,
-        schedule=Schedule.create(config.train),
+        config=config.train,
         count=len(chunk.batches.labels),
         sharding=chunk.first.sharding,
     )

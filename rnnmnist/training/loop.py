@@ -31,7 +31,7 @@ from rnnmnist.runtime.mesh import device_put, replicated
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
 from rnnmnist.training.loss import weigh_classes
-from rnnmnist.training.optimizer import Schedule, learning_rates
+from rnnmnist.training.optimizer import learning_rates
 from rnnmnist.training.state import (
     Program,
     TrainState,
@@ -44,11 +44,11 @@ from rnnmnist.training.step import UpdateStats, score_last_batch, train_steps
 
 @dataclasses.dataclass(frozen=True)
 class Updates:
-    """The updates of a run: their program, batches, rates and class weights."""
+    """The updates of a run: their program, batches, settings and class weights."""
 
     program: Program
     batches: BatchSource
-    schedule: Schedule
+    config: TrainConfig  # for the learning rates
     class_weights: jax.Array | None = None  # float32 [classes]; None: all are 1
 
 
@@ -128,7 +128,7 @@ def train_from(
         run = Run(
             config=config,
             workdir=workdir,
-            updates=Updates(program, batches, Schedule.create(config.train), weights),
+            updates=Updates(program, batches, config.train, weights),
             validation=validation if batches.on_host else validation.normalized(),
             checkpoints=checkpoints,
             progress=progress,
@@ -190,7 +190,7 @@ def train_range(
     for chunk, count in updates.batches.chunks(first, last):
         rates = learning_rates(
             chunk.first,
-            schedule=updates.schedule,
+            config=updates.config,
             count=updates.batches.updates,
             sharding=everywhere,
         )

@@ -1,7 +1,6 @@
 """The optimizer: learning rates, clipping, Adam, weight averaging."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,44 +46,34 @@ def decay_mask(params: Params) -> np.ndarray:
     return np.concatenate(masks)
 
 
-class Schedule(NamedTuple):
-    """The learning rates of a run: a linear warm-up, then constant or a cosine to 0."""
+def learning_rate(config: TrainConfig, step: jax.typing.ArrayLike) -> jax.Array:
+    """Returns the learning rate of the update after `step` ones.
 
-    learning_rate: float  # after the warm-up
-    shape: str  # constant or cosine
-    warmup: int  # updates
-    num_steps: int  # updates in the whole run
-
-    @classmethod
-    def create(cls, config: TrainConfig) -> "Schedule":
-        """Returns the schedule of a run."""
-        warmup = int(config.warmup_fraction * config.total_steps)
-        return cls(config.learning_rate, config.schedule, warmup, config.total_steps)
-
-    def __call__(self, step: jax.typing.ArrayLike) -> jax.Array:
-        """Returns the learning rate of the update after `step` ones."""
-        peak, warmup = self.learning_rate, self.warmup
-        if self.shape == "cosine":
-            remaining = max(1, self.num_steps - warmup)
-            schedule = optax.cosine_decay_schedule(peak, remaining)
-        else:
-            schedule = optax.constant_schedule(peak)
-        if warmup:
-            # Starts above 0, so that the first update changes the parameters.
-            rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
-            schedule = optax.join_schedules([rise, schedule], [warmup])
-        return jnp.asarray(schedule(step))
+    It rises linearly in the warm-up, and then is constant or a cosine to 0.
+    """
+    peak = config.learning_rate
+    warmup = int(config.warmup_fraction * config.total_steps)
+    if config.schedule == "cosine":
+        remaining = max(1, config.total_steps - warmup)
+        schedule = optax.cosine_decay_schedule(peak, remaining)
+    else:
+        schedule = optax.constant_schedule(peak)
+    if warmup:
+        # Starts above 0, so that the first update changes the parameters.
+        rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
+        schedule = optax.join_schedules([rise, schedule], [warmup])
+    return jnp.asarray(schedule(step))
 
 
-@functools.partial(jax.jit, static_argnames=("schedule", "count", "sharding"))
+@functools.partial(jax.jit, static_argnames=("config", "count", "sharding"))
 def learning_rates(
-    first: jax.Array, *, schedule: Schedule, count: int, sharding: Sharding
+    first: jax.Array, *, config: TrainConfig, count: int, sharding: Sharding
 ) -> jax.Array:
     """Returns the learning rates of the updates after `first` ones, float32 [count].
 
     They are an argument of the training step, so that runs with other rates share it.
     """
-    rates = schedule(first + jnp.arange(count))
+    rates = learning_rate(config, first + jnp.arange(count))
     rates = jnp.full(count, rates, jnp.float32)  # a constant one has no axis
     return jax.lax.with_sharding_constraint(rates, sharding)
 

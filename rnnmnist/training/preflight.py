@@ -24,7 +24,6 @@ from rnnmnist.runtime.mesh import make_mesh, platform_of
 from rnnmnist.training import console
 from rnnmnist.training.loop import Updates, train_range
 from rnnmnist.training.loss import weigh_classes
-from rnnmnist.training.optimizer import Schedule
 from rnnmnist.training.resume import step_to_resume
 from rnnmnist.training.state import Program, create_state
 
@@ -97,7 +96,7 @@ def describe_step(
         examples = sequences.splits["train"]
     weights = weigh_classes(config.train, task, examples.labels, mesh)
     with open_batches(examples, config, mesh) as batches:
-        updates = Updates(program, batches, Schedule.create(config.train), weights)
+        updates = Updates(program, batches, config.train, weights)
         for first, last in ((0, 1), (1, 1 + TIMED_STEPS)):
             start = running_seconds()
             state, stats, _ = train_range(state, updates, first, last)

@@ -33,7 +33,6 @@ from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.mesh import device_put, over_seeds
 from rnnmnist.training.loop import Updates, train_range
 from rnnmnist.training.loss import Objective
-from rnnmnist.training.optimizer import Schedule
 from rnnmnist.training.state import (
     Program,
     TrainState,
@@ -74,13 +73,13 @@ class Training:
     """A run, and its state after the updates so far."""
 
     def __init__(self, config: Config, mesh: Mesh) -> None:
-        self.schedule = Schedule.create(config.train)
+        self.config = config.train
         self.program = Program.create(config, TASK, mesh)
         self.state = create_state(config, self.program)
         self.source = batches_of(EXAMPLES, config, mesh)
 
     def advance(self, steps: int) -> UpdateStats:
-        updates = Updates(self.program, self.source, self.schedule)
+        updates = Updates(self.program, self.source, self.config)
         first = int(self.state.step)
         trained = train_range(self.state, updates, first, first + steps)
         self.state, sums, self.chunk = trained
