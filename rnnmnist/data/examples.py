@@ -170,22 +170,18 @@ class Dataset(NamedTuple):
 
 
 def find_invalid(
-    values: np.ndarray, missing: str, lengths: np.ndarray | None = None
+    values: np.ndarray, missing: str
 ) -> tuple[tuple[int, ...], str] | None:
     """Returns the index of the first value that a network cannot take, and why.
 
-    NaN is a missing value, which depends on the setting `data.missing`. Sequences [n,
-    time, features] can have lengths int [n], after which their values do not matter.
+    NaN is a missing value, which depends on the setting `data.missing`.
     """
-    used = True if lengths is None else ~padding(values.shape[1], lengths)[..., None]
-    low = np.min(values, initial=0, where=used)
-    high = np.max(values, initial=0, where=used)
-    if -LARGEST <= low <= high <= LARGEST:  # and none of them is NaN
+    if -LARGEST <= values.min() <= values.max() <= LARGEST:  # and none of them is NaN
         return None
-    invalid = used & (np.abs(values) > LARGEST)
+    invalid = np.abs(values) > LARGEST
     reason = f"is larger than {LARGEST:.3g}"
     if not invalid.any() and missing == "error":
-        invalid = used & np.isnan(values)
+        invalid = np.isnan(values)
         reason = "is missing; set data.missing to forward_fill or zero for the training"
     if not invalid.any():
         return None

@@ -41,8 +41,6 @@ from rnnmnist.runs.results import Result, warn_if_read_only
 from rnnmnist.runtime.ensemble import abstract_ensemble, put_ensemble, split_ensemble
 from rnnmnist.runtime.mesh import make_mesh, platform_of, replicated
 
-CHECKED_AT_A_TIME = 1024  # sequences, so that a memory map is not copied whole
-
 
 class StreamState(NamedTuple):
     """What a network remembers of a sequence so far."""
@@ -124,13 +122,11 @@ class TrainedNetwork:
         from rnnmnist.data.sequences import reading  # imports pyarrow
 
         reading.check_features(sequences, self.task)
-        missing = self.config.data.missing
-        values, lengths = sequences.inputs, sequences.lengths
-        for start in range(0, len(values), CHECKED_AT_A_TIME):
-            part = slice(start, start + CHECKED_AT_A_TIME)
-            own = None if lengths is None else lengths[part]
-            reading.check_values(sequences, start, values[part], missing, own)
-        return Inputs(values, lengths, normalization=self.normalization)
+        for _ in reading.checked_parts(sequences, self.config.data.missing):
+            pass  # raises an error if a value is invalid
+        return Inputs(
+            sequences.inputs, sequences.lengths, normalization=self.normalization
+        )
 
     def logits(self, inputs: Inputs, *, every_step: bool = False) -> np.ndarray:
         """Returns the logits of each network, float32 [ensemble, examples, classes].

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -253,10 +253,6 @@ def hash_sequences(
 
     Returns the SHA-256 of the sequences with their labels, lengths, splits and groups.
     """
-    lengths = sequences.lengths
-    examples, time_steps, features = sequences.inputs.shape
-    # The type of the file, so that no digit is lost; not a column-major order.
-    dtype = np.result_type(sequences.inputs.dtype, np.float32).newbyteorder("<")
     header = [sequences.inputs.shape, sequences.classes]
     digest = hashlib.sha256(json.dumps(header).encode())
     labels = np.asarray(sequences.labels)
@@ -264,38 +260,42 @@ def hash_sequences(
         digest.update(indices.astype("<i8").tobytes())
     if sequences.groups is not None:
         digest.update(json.dumps(sequences.groups.tolist()).encode())
-    if lengths is not None:
-        digest.update(lengths.astype("<i8").tobytes())
-    size = max(1, CHECKED_BYTES // (time_steps * features * 8))
-    for start in range(0, examples, size):
-        part = slice(start, start + size)
-        chunk = sequences.inputs[part].astype(dtype, order="C")
-        padded = slice(0) if lengths is None else padding(time_steps, lengths[part])
-        chunk[padded] = 0
-        digest.update(chunk.data)
-        check_values(sequences, start, chunk, missing)
+    if sequences.lengths is not None:
+        digest.update(sequences.lengths.astype("<i8").tobytes())
+    for part, values, padded in checked_parts(sequences, missing):
+        digest.update(values.data)
         if moments is not None:
-            chunk[padded] = np.nan  # left out
-            moments.add(chunk[moments.is_included[part]])
+            values[padded] = np.nan  # left out
+            moments.add(values[moments.is_included[part]])
     return digest.hexdigest()
 
 
-def check_values(
-    sequences: Sequences,
-    first: int,
-    values: np.ndarray,
-    missing: str,
-    lengths: np.ndarray | None = None,
-) -> None:
-    """Checks the values [n, time, features] of the sequences from `first` on."""
-    if invalid := find_invalid(values, missing, lengths):
-        (index, time, feature), reason = invalid
-        ids = sequences.ids
-        name = first + index if ids is None else shown(ids[first + index])
-        raise UserError(
-            f"the value of sequence {name} at time step {time}, feature "
-            f"{sequences.feature_names[feature]}, {reason}"
-        )
+def checked_parts(
+    sequences: Sequences, missing: str
+) -> Iterator[tuple[slice, np.ndarray, Any]]:
+    """Yields some sequences at a time, whose values are checked.
+
+    These are the indices of the sequences, a copy of their values, float [n, time,
+    features], with 0 in their padding, and the index of the padding in it.
+    """
+    lengths, ids = sequences.lengths, sequences.ids
+    examples, time_steps, features = sequences.inputs.shape
+    # The type of the file, so that no digit is lost; not a column-major order.
+    dtype = np.result_type(sequences.inputs.dtype, np.float32).newbyteorder("<")
+    size = max(1, CHECKED_BYTES // (time_steps * features * 8))
+    for start in range(0, examples, size):
+        part = slice(start, start + size)
+        values = sequences.inputs[part].astype(dtype, order="C")
+        padded = slice(0) if lengths is None else padding(time_steps, lengths[part])
+        values[padded] = 0
+        if invalid := find_invalid(values, missing):
+            (index, time, feature), reason = invalid
+            name = start + index if ids is None else shown(ids[start + index])
+            raise UserError(
+                f"the value of sequence {name} at time step {time}, feature "
+                f"{sequences.feature_names[feature]}, {reason}"
+            )
+        yield part, values, padded
 
 
 class Moments:
