@@ -66,13 +66,10 @@ class Parser(argparse.ArgumentParser):
         kwargs |= {"metavar": "DIR", "type": resolve_workdir}
         self.add_argument("--workdir", help=help, required=required, **kwargs)
 
-    def add_step(self) -> None:
-        """Adds `--step`."""
+    def add_step_and_paths(self) -> None:
+        """Adds `--step` and the settings of `PATHS`."""
         help = "best, latest or a number (default: best)"
         self.add_argument("--step", default="best", metavar="N", help=help)
-
-    def add_paths(self) -> None:
-        """Adds the settings of `PATHS`."""
         for name in PATHS:
             help = f"{SETTINGS[name].help}; if it differs from training"
             self.add_argument(f"--config.{name}", dest=name, metavar="VALUE", help=help)

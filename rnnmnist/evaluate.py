@@ -13,13 +13,12 @@ def main(argv: list[str]) -> None:
     """Evaluates a checkpoint, and prints and writes the result."""
     parser = Parser("evaluate", __doc__)
     parser.add_workdir()
-    parser.add_step()
     parser.add_argument(
         "--split",
         choices=["train", "validation", "test"],
         help="the split to evaluate (default: test; without one, validation or train)",
     )
-    parser.add_paths()
+    parser.add_step_and_paths()
     args = parser.parse(argv)
     from rnnmnist.evaluation.metrics import format_accuracy, format_result
     from rnnmnist.evaluation.network import TrainedNetwork

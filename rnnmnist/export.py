@@ -23,12 +23,11 @@ def main(argv: list[str]) -> None:
     """Writes or verifies exports."""
     parser = Parser("export", __doc__)
     parser.add_workdir(required=False)
-    parser.add_step()
     parser.add_argument("--format", choices=[*FORMATS, "all"], help="what to write")
     parser.add_argument("--output", metavar="FOLDER", help="where to write it")
     parser.add_argument("--force", action="store_true", help="replace those in FOLDER")
     parser.add_argument("--verify", metavar="FOLDER", help="certify again")
-    parser.add_paths()
+    parser.add_step_and_paths()
     args = parser.parse(argv)
     if args.verify is None:
         for flag in ("workdir", "format", "output"):

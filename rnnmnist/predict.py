@@ -31,8 +31,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         default=REFERENCES[0],
         help="folder of the run (default: %(default)s, the reference model)",
     )
-    parser.add_step()
-    parser.add_paths()
+    parser.add_step_and_paths()
     parser.add_argument("--json", action="store_true", help="print lines of JSON")
     parser.add_argument(
         "--stream",

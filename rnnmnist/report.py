@@ -16,8 +16,7 @@ def main(argv: list[str]) -> None:
     """Writes the reports, and prints each result and file."""
     parser = Parser("report", __doc__)
     parser.add_workdir(action="append", help="folder of a run; repeat it to compare")
-    parser.add_step()
-    parser.add_paths()
+    parser.add_step_and_paths()
     args = parser.parse(argv)
     from rnnmnist.evaluation.metrics import format_accuracy, percent
     from rnnmnist.reporting.pages import compare_runs, load_run_data, report_run
