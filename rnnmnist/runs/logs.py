@@ -7,7 +7,7 @@ import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -32,6 +32,7 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Of an ensemble, loss and accuracy are means, and `correct` is a sum.
     """
 
+    FILE_NAME: ClassVar[str] = "metrics.jsonl"
     step: int
     split: str
     loss: float
@@ -129,6 +130,7 @@ def lowest_loss(workdir: Path, step: int) -> tuple[int, int]:
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """A training process that has ended: a line of `sessions.jsonl`."""
 
+    FILE_NAME: ClassVar[str] = "sessions.jsonl"
     time: str  # when it started, ISO 8601
     command: str
     hardware: str
@@ -144,23 +146,19 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """A command that read the test split: a line of `test_readings.jsonl`."""
 
+    FILE_NAME: ClassVar[str] = "test_readings.jsonl"
     time: str  # ISO 8601
     command: str
     step: int
     params_sha256: str
 
 
-FILE_NAMES: dict[type, str] = {
-    Metrics: "metrics.jsonl",
-    Session: "sessions.jsonl",
-    Reading: "test_readings.jsonl",
-}
 Record = TypeVar("Record", Metrics, Session, Reading)
 
 
 def append(workdir: Path, record: Metrics | Session | Reading) -> None:
     """Appends a record to its log, in which an incomplete last line is ended first."""
-    path = workdir / FILE_NAMES[type(record)]
+    path = workdir / record.FILE_NAME
     text = json.dumps(msgspec.to_builtins(record)) + "\n"
     with names_path(path), path.open("ab+") as file:
         if file.tell():
@@ -173,7 +171,7 @@ def append(workdir: Path, record: Metrics | Session | Reading) -> None:
 
 def read(workdir: Path, kind: type[Record]) -> list[Record]:
     """Returns the complete records of a log, which need not exist."""
-    return [record for _, record in _lines(workdir / FILE_NAMES[kind], kind)]
+    return [record for _, record in _lines(workdir, kind)]
 
 
 def remove_metrics_after(workdir: Path, step: int) -> None:
@@ -181,8 +179,8 @@ def remove_metrics_after(workdir: Path, step: int) -> None:
 
     A killed run wrote them after its last checkpoint, and writes them again.
     """
-    path = workdir / FILE_NAMES[Metrics]
-    kept = [line for line, record in _lines(path, Metrics) if record.step <= step]
+    path = workdir / Metrics.FILE_NAME
+    kept = [line for line, record in _lines(workdir, Metrics) if record.step <= step]
     content = "".join(f"{line}\n" for line in kept).encode()
     if path.exists() and path.read_bytes() != content:
         write_atomically(path, content)
@@ -193,7 +191,8 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _lines(path: Path, kind: type[Record]) -> Iterator[tuple[str, Record]]:
+def _lines(workdir: Path, kind: type[Record]) -> Iterator[tuple[str, Record]]:
+    path = workdir / kind.FILE_NAME
     if not path.exists():
         return
     for line in path.read_text(errors="replace").splitlines():
