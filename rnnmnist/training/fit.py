@@ -15,7 +15,7 @@ from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import Task, fit_to_task
 from rnnmnist.data.sequences.reading import from_memory, to_dataset
 from rnnmnist.data.sequences.validation import Sequences
-from rnnmnist.errors import UserError, names_path
+from rnnmnist.errors import UserError
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_compilation_cache
@@ -178,5 +178,4 @@ def _save(path: Path, sequences: Sequences, task: Task) -> None:
     with write_folder(path) as folder:
         for name, array in arrays.items():
             if array is not None:
-                with names_path(path):
-                    np.save(folder / f"{name}.npy", array, allow_pickle=False)
+                np.save(folder / f"{name}.npy", array, allow_pickle=False)
