@@ -12,10 +12,10 @@ import gzip
 import io
 import itertools
 import shutil
-import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlparse
 
 import numpy as np
 import requests
@@ -164,20 +164,15 @@ def missing_urls(builder: MnistRows, manual_dir: str | None) -> list[str]:
         try:
             requests.head(missing[0], timeout=NETWORK_SECONDS).raise_for_status()
         except requests.RequestException as error:
-            reason = f"no answer from {host_of(missing[0])}"
+            reason = f"no answer from {urlparse(missing[0]).netloc}"
             raise _unavailable(builder, missing, reason) from error
     return missing
-
-
-def host_of(url: str) -> str:
-    """Returns the host, and the port if it is given."""
-    return urllib.parse.urlparse(url).netloc
 
 
 def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
     missing = missing_urls(builder, manual_dir)
     name = builder.builder_config.name
-    source = f", downloading from {host_of(missing[0])}" if missing else ""
+    source = f", downloading from {urlparse(missing[0]).netloc}" if missing else ""
     print(f"preparing {name} in {builder.data_dir}{source}", flush=True)
     download_config = tfds.download.DownloadConfig(
         manual_dir=None if manual_dir is None else expand(manual_dir),
