@@ -4,8 +4,6 @@ There is no iterator state. Example number *p* of a run is at position `p % exam
 of epoch `p // examples`, and the order of an epoch is a keyed bijection. The cost of a
 batch is proportional to its size, batches continue across epoch boundaries, and every
 epoch contains every example exactly once.
-
-`data.placement` gathers a chunk of batches on the devices or on the host.
 """
 
 import functools
@@ -116,13 +114,9 @@ class BatchTransform(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The examples of one or more batches.
+    """The examples of one or more batches."""
 
-    Inputs are gathered as rows [..., batch, values], as `Examples.take` returns them.
-    `BatchTransform` makes float32 [batch, time, features] of them for the network.
-    """
-
-    inputs: jax.Array
+    inputs: jax.Array  # rows [..., batch, values], which `BatchTransform` reads
     labels: jax.Array  # int32 [..., batch]
     lengths: jax.Array | None  # int32 [..., batch]; None: no padding
 

@@ -116,10 +116,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def load_splits(config: DataConfig) -> dict[str, Examples]:
-    """Loads every split of a data set, in the original order.
-
-    The data set is prepared if it is not yet.
-    """
+    """Loads every split in the original order, prepared if it is not yet."""
     tfds.disable_progress_bar()
     builder = make_builder(config)
     if not builder.info.splits:  # the data set was not prepared when it was made

@@ -50,8 +50,7 @@ def open_batches(
     """Copies training examples to the devices, or keeps them on the host.
 
     `execution.placement=auto` keeps them on the host if their copies on all devices of
-    this process would take more than `MAX_MEMORY_FRACTION` of the memory. Then a thread
-    of the context gathers each chunk while the devices compute with the one before.
+    this process would take more than `MAX_MEMORY_FRACTION` of the memory.
     """
     size = examples.take(np.arange(1)).nbytes
     updates = chunk_updates(size * config.num_seeds * config.train.batch)
@@ -79,7 +78,7 @@ def chunk_updates(update_bytes: int) -> int:
 def _ahead(
     gather: Callable[[int], Chunk], updates: int, thread: concurrent.futures.Executor
 ) -> Callable[[int], Chunk]:
-    """Gathers in a thread, which begins the next chunk while one is used."""
+    """Gathers in a thread, which begins the next chunk while the devices use one."""
     gathered: dict[int, concurrent.futures.Future[Chunk]] = {}
 
     def chunk(start: int) -> Chunk:

@@ -6,8 +6,7 @@ not digits: generated strokes, shapes and textures, and digits that are cut or t
 The threshold is a quantile of the scores of held-out digits.
 
 The check does not depend on the network whose predictions it accompanies.
-`tools/outlier_check.py` trains and measures it. It is computed by NumPy here and by
-JavaScript on the drawing page, from the same weights.
+`tools/outlier_check.py` trains and measures it.
 
 References:
     Hendrycks, Mazeika, Dietterich, "Deep Anomaly Detection with Outlier Exposure",

@@ -83,11 +83,7 @@ def predict_sequences(predictor: Predictor, name: str) -> list[Result]:
 def predict_lines(
     predictor: Predictor, lines: Iterable[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yields the prediction after each time step, as a JSON object.
-
-    A line has the features of a time step, separated by commas; an empty cell is a
-    missing value. An empty line starts the next sequence.
-    """
+    """Yields the predictions for the lines of `predict --stream`, as JSON objects."""
     time = 0
     for number, line in enumerate(lines, 1):
         if not line.strip():

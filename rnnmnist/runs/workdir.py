@@ -137,11 +137,7 @@ class PhaseTimer:
 def session(
     workdir: Path, config: Config, step: int, mesh: Mesh, timer: PhaseTimer
 ) -> Iterator[None]:
-    """Records a session of training: its settings, and when it ends, a line.
-
-    A killed session leaves no line, and metrics after its last checkpoint. The next one
-    removes them, since it writes them again.
-    """
+    """Records a session of training: its settings, and unless it is killed, a line."""
     if not is_process_0():
         yield
         return

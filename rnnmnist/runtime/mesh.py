@@ -63,8 +63,7 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
 def _split_cpu(batch_size: int, num_devices: int | None, num_seeds: int) -> None:
     """Splits the CPU into the devices of a mesh, unless jax has its devices already.
 
-    None takes at most one per usable core, and `MOST_CPU_DEVICES` per process. An
-    explicit count in `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` takes precedence.
+    An explicit count in `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` takes precedence.
     """
     config: Any = jax.config
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")

@@ -69,10 +69,7 @@ def learning_rate(config: TrainConfig, step: jax.typing.ArrayLike) -> jax.Array:
 def learning_rates(
     first: jax.Array, *, config: TrainConfig, count: int, sharding: Sharding
 ) -> jax.Array:
-    """Returns the learning rates of the updates after `first` ones, float32 [count].
-
-    They are an argument of the training step, so that runs with other rates share it.
-    """
+    """Returns the learning rates of the updates after `first` ones, float32 [count]."""
     rates = learning_rate(config, first + jnp.arange(count))
     rates = jnp.full(count, rates, jnp.float32)  # a constant one has no axis
     return jax.lax.with_sharding_constraint(rates, sharding)
