@@ -135,7 +135,10 @@ def sum_batch(
     """
 
     def shard_sums(params: jax.Array, seed: jax.Array, stored: Batch) -> jax.Array:
-        batch = read_batch(stored, seed, state.step, program=program)
+        with jax.named_scope("batch"):
+            shard = jax.lax.axis_index(BATCH)
+            inputs = program.transform(stored.inputs, seed, state.step, shard)
+        batch = stored._replace(inputs=inputs)
         tree = unflatten_params(params, program.model)
         grads: Params = {}
         if gradients:
@@ -151,16 +154,6 @@ def sum_batch(
     )
     sums = jax.lax.psum(sums, BATCH)
     return sums[:, 0], sums[:, 1].astype(jnp.int32), sums[:, 2:]
-
-
-def read_batch(
-    stored: Batch, seed: jax.Array, step: jax.Array, *, program: Program
-) -> Batch:
-    """Returns this device's shard of a batch as a network reads it."""
-    with jax.named_scope("batch"):
-        shard = jax.lax.axis_index(BATCH)
-        inputs = program.transform(stored.inputs, seed, step, shard)
-        return stored._replace(inputs=inputs)
 
 
 def apply_update(
