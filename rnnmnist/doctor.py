@@ -26,7 +26,6 @@ def main(argv: list[str]) -> None:
         memory = f"{machine.main_memory() / 2**30:.1f} GiB of memory"
         processor = machine.describe_processor()
         show("machine", f"{platform.system()}, {processor}, {memory}")
-        # Imported after parsing, so that errors in flags do not wait for jax.
         from rnnmnist.runtime.compilation import enable_compilation_cache
         from rnnmnist.runtime.distributed import initialize
         from rnnmnist.training.preflight import check_run

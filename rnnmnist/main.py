@@ -21,7 +21,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Trains, or resumes, the run of the command line."""
     args = parse(argv)
-    # Imported after parsing, so that errors in flags do not wait for jax.
     from rnnmnist.data import datasets
     from rnnmnist.runs.workdir import PhaseTimer
     from rnnmnist.runtime import distributed

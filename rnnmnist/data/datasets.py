@@ -9,7 +9,7 @@ from rnnmnist.data.image_sets import image_task
 def load(config: DataConfig, *, trained: Task | None = None) -> Dataset:
     """Loads every split of a data set, which is prepared if it is not yet.
 
-    Sequences are normalized as for the trained network whose task is given.
+    Sequences have the normalization and the classes of a trained task, if one is given.
     """
     if config.name == "files":
         from rnnmnist.data.sequences import reading  # imports pyarrow

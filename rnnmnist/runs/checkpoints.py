@@ -225,10 +225,7 @@ def read_arrays(workdir: Path, step: int, item: str, like: Any = None) -> Any:
 
 
 def find_fault(workdir: Path, step: int) -> str | None:
-    """Compares a checkpoint with its checksums; returns what differs, or None.
-
-    Neither the model nor the optimizer is needed: the saved shapes are restored.
-    """
+    """Compares a checkpoint with its checksums; returns what differs, or None."""
     try:
         for item in read_header(workdir, step).arrays:
             read_arrays(workdir, step, item)

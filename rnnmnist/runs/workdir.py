@@ -33,8 +33,7 @@ def lock(workdir: Path) -> Iterator[None]:
     """Locks a workdir, which is created, so that only this run trains in it.
 
     Process 0 holds the lock on behalf of all. It is the kernel's lock on the folder,
-    which ends with the process; the file `.trainer` only names the owner. If the file
-    system does not support locks, a warning is logged and nothing is locked.
+    which ends with the process; the file `.trainer` only names the owner.
     """
     with contextlib.ExitStack() as stack:
 

@@ -150,10 +150,7 @@ def read_sequences(
 
 
 def load_files(config: DataConfig, trained: Task | None = None) -> Dataset:
-    """Loads the sequences in `data.path`, and checks all values.
-
-    With the task of a trained network, its normalization and order of classes are used.
-    """
+    """Loads the sequences in `data.path`, and checks all values."""
     if config.path is None:
         raise UserError(
             f"data.path: name your sequences with data.path=PATH, {SEQUENCE_FORMATS}"
