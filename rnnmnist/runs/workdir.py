@@ -136,7 +136,7 @@ class PhaseTimer:
 def session(
     workdir: Path, config: Config, step: int, mesh: Mesh, timer: PhaseTimer
 ) -> Iterator[None]:
-    """Records a session of training: its settings, and unless it is killed, a line."""
+    """Times and records a session: its settings, and unless it is killed, a line."""
     if not is_process_0():
         yield
         return
@@ -161,7 +161,8 @@ def session(
         logs.append(workdir, record)
 
     try:
-        yield
+        with timer.phase("train"):
+            yield
     except BaseException:
         with contextlib.suppress(OSError):  # the first error is the one to report
             end()

@@ -86,11 +86,7 @@ def train(
         if verbose:
             console.print_header(config, dataset.task, workdir, mesh, step, complete)
         if complete is None:
-            with (
-                session(workdir, config, step, mesh, timer),
-                open_stop() as stop,
-                timer.phase("train"),
-            ):
+            with session(workdir, config, step, mesh, timer), open_stop() as stop:
                 step = train_from(
                     step, config, dataset, workdir, mesh, stop, verbose, callback
                 )
