@@ -1,7 +1,4 @@
-"""Examples as arrays on the host, and how a network reads them.
-
-A `View` reads an image as a sequence; a `Normalization` prepares a user's sequence.
-"""
+"""Examples as arrays on the host, and how a network reads them."""
 
 import dataclasses
 import functools

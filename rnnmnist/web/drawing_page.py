@@ -1,8 +1,7 @@
 """The drawing page: networks classify a drawn digit row by row in a browser.
 
-The page is one HTML file that loads no other file. It contains the weights as float16,
-sample digits, and JavaScript versions of the LSTM and of the out-of-distribution check.
-Tests compare their results with Python's.
+The page contains the weights as float16, sample digits, and JavaScript versions of the
+LSTM and of the out-of-distribution check. Tests compare their results with Python's.
 """
 
 import base64
