@@ -13,8 +13,6 @@ def get_config() -> Config:
     """Returns the configuration."""
     return Config(
         data=DataConfig(name="files"),
-        model=ModelConfig(
-            cell="lru", hidden_size=64, pooling="mean", differences=True
-        ),
+        model=ModelConfig(cell="lru", hidden_size=64, pooling="mean", differences=True),
         train=TrainConfig(num_epochs=20, min_steps=600, learning_rate=4e-3),
     )

@@ -69,7 +69,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
         verbose: whether progress and a summary are printed.
         placement: None is `host`, with which a second `fit` compiles nothing if the
             time steps, features, classes, settings and batch size are the same.
-        num_steps: the updates. None is 10 passes over X (`num_epochs`), at least 600
+        num_steps: the updates. None is 20 passes over X (`num_epochs`), at least 600
             updates (`min_steps`).
         eval_every_steps: None saves the last step only, or validates in each epoch.
         class_weight: "balanced", or a mapping from classes to weights.
