@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import accelerators
+import crossover
 import outlier_check
 import page_tables
 import patience
@@ -102,6 +103,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "single_changes": partial(changes, results.SINGLE_CHANGES),
         "archive": result_tables.archive,
         "recipes": result_tables.recipes,
+        "crossover": crossover.table,
         "patience": patience.table,
     },
     "docs/tutorial.md": {
@@ -116,6 +118,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
 }
 PLOTS: dict[str, Callable[[], bytes]] = {
     "docs/ablation.png": result_tables.ablation_picture,
+    "docs/crossover.png": crossover.plot,
     "docs/vanishing.png": vanishing.plot,
 }
 

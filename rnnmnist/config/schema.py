@@ -119,7 +119,6 @@ class DataConfig(ConfigSection, prefix="data."):
                 f"data.permutation: {self.permutation} needs data.view=permuted, not "
                 f"{self.view}"
             )
-
         if len(set(self.roles.values())) < (self.columns or "").count("="):
             raise UserError(
                 f"data.columns: {self.columns} has a role or a column twice; once each"

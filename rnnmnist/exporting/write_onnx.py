@@ -155,10 +155,7 @@ def _add_images(graph: Graph, source: Source) -> str:
 
 
 def _add_sequences(graph: Graph, source: Source) -> str:
-    """Converts `sequences` to inputs of windows or of the recurrence.
-
-    They are normalized, and have differences from the time step before if configured.
-    """
+    """Converts `sequences` to inputs of the network, as `Normalization` does."""
     mean, std, missing = source.network.normalization
     values = graph.add("Cast", "sequences", to=TensorProto.DOUBLE)
     values = graph.add("Sub", values, graph.constant(mean, np.float64))

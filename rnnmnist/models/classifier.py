@@ -79,9 +79,8 @@ class SequenceClassifier(nn.Module):
         inner, last = carry
         read = inputs
         if self.difference_std:
-            differences = jnp.where(jnp.isnan(last), 0, inputs - last)
-            differences /= jnp.array(self.difference_std)[None]
-            read = jnp.concatenate([inputs, differences], axis=-1)
+            both = jnp.stack([jnp.where(jnp.isnan(last), inputs, last), inputs])
+            read = add_differences(both, None, self.difference_std)[1]
         inner, hidden = self.recurrence.step(inner, read)
         return (inner, inputs), self.head(hidden)
 

@@ -70,7 +70,7 @@ def result_path(workdir: Path, split: str, step: int) -> Path:
 def write_result(workdir: Path, result: Result) -> Path:
     """Writes the file of a result in a workdir, and returns its path.
 
-    On other data than those of the training, its name has the start of their SHA-256.
+    Its name has the SHA-256 of other data. A read-only workdir causes a warning.
     """
     path = result_path(workdir, result.split, result.step)
     sha256 = result.task and result.task.sha256

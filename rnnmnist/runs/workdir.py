@@ -32,8 +32,8 @@ _logger = logging.getLogger(__name__)
 def lock(workdir: Path) -> Iterator[None]:
     """Locks a workdir, which is created, so that only this run trains in it.
 
-    Process 0 holds the lock on behalf of all. It is the kernel's lock on the folder,
-    which ends with the process; the file `.trainer` only names the owner.
+    Process 0 holds the kernel's lock, which ends with it; `.trainer` only names it. A
+    file system without locks causes a warning.
     """
     with contextlib.ExitStack() as stack:
 

@@ -24,6 +24,7 @@ DEFAULTS: dict[str, object] = {
     "model.num_layers": 1,
     "model.window": 1,
     "model.stride": 1,
+    "train.batch_size": 128,
 }
 
 
@@ -44,8 +45,9 @@ def test_a_plot_is_drawn(path: str) -> None:
 
 def test_every_row_has_a_file_and_every_file_is_used() -> None:
     files = {path.stem for path in (REPOSITORY / "results").glob("*.json")}
-    tools = {"accelerators", "baselines", "out_of_distribution", "patience", "recipes"}
-    assert files == results.ROWS.keys() | tools | {"robustness", "vanishing"}
+    tools = {"accelerators", "baselines", "crossover", "out_of_distribution"}
+    tools |= {"patience", "recipes", "robustness", "vanishing"}
+    assert files == results.ROWS.keys() | tools
 
 
 def test_the_reference_models_are_those_of_the_rows() -> None:
@@ -115,6 +117,7 @@ def settings_of(config: Config) -> Config:
             "model.num_layers": config.model.layers,
             "model.window": config.model.window_size,
             "model.stride": config.model.window_stride,
+            "train.batch_size": config.train.batch,
             "train.eval_every_steps": config.train.eval_interval,
             "train.log_every_steps": None,
         }
