@@ -14,10 +14,5 @@ def get_config() -> Config:
     return Config(
         data=DataConfig(name="files"),
         model=ModelConfig(cell="lru", hidden_size=64, pooling="mean", differences=True),
-        train=TrainConfig(
-            num_epochs=20,
-            min_steps=600,
-            learning_rate=4e-3,
-            label_smoothing=0.1,
-        ),
+        train=TrainConfig(num_epochs=20, min_steps=600, learning_rate=4e-3),
     )
