@@ -26,6 +26,7 @@ from recipes import folds_of
 import results
 import rnnmnist
 from rnnmnist.config.schema import DataConfig
+from rnnmnist.config.tasks import batch_for
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Inputs
 from rnnmnist.data.sequences.reading import read
@@ -71,7 +72,9 @@ def measure(case: Case, variant: str) -> dict[str, Any]:
     train, test = (np.flatnonzero(part) for part in (~is_held_out, is_held_out))
     settings = dict(VARIANTS[variant])
     if "n_iter_no_change" in settings:
-        settings["eval_every_steps"] = max(600, round(10 * 0.9 * len(train) / 32)) // 10
+        count = round(0.9 * len(train))
+        steps = max(600, round(20 * count / batch_for(count)))
+        settings["eval_every_steps"] = steps // 10
     classifier = rnnmnist.RNNClassifier(num_devices=1, **settings)
     classifier.fit([inputs[index] for index in train], labels[train])
     (session,) = logs.read(classifier.workdir_, logs.Session)
