@@ -1,4 +1,4 @@
-"""Profiles an update by operation: `operations.py --config=files --shape 150 1`."""
+"""Profiles an update by operation: `operations.py --config=default --shape 150 1`."""
 
 import argparse
 import collections

@@ -46,7 +46,8 @@ def create(name: str, seed: int) -> Any:
     from aeon.classification import convolution_based  # type: ignore[import-not-found]
 
     make = functools.partial(convolution_based.MiniRocketClassifier, random_state=seed)
-    make().fit(np.eye(28)[None].repeat(2, axis=0), [0, 1]).predict(np.eye(28)[None])
+    two = np.eye(28, dtype=np.float32)[None].repeat(2, axis=0)
+    make().fit(two, np.arange(2)).predict(two)
     return make()
 
 
@@ -77,8 +78,8 @@ def run(python: str, *argv: object) -> dict[str, Any]:
     command = [python, __file__, "--run", *map(str, argv)]
     try:
         output = subprocess.check_output(command, timeout=1800, preexec_fn=limit)
-    except subprocess.SubprocessError as error:
-        return {"stopped": str(error)}
+    except subprocess.TimeoutExpired:
+        return {"stopped": "after 30 minutes"}
     return json.loads(output.splitlines()[-1])
 
 
@@ -134,8 +135,11 @@ def plot() -> bytes:
 def main() -> None:
     """Parses the command line; measures all runs, or one in this process."""
     if sys.argv[1:2] == ["--run"]:
-        measured = measure(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
-        print(json.dumps(measured))
+        try:
+            found: Any = measure(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+        except MemoryError:
+            found = {"stopped": "at 10 GiB"}
+        print(json.dumps(found))
         return
     from rnnmnist.config.schema import DataConfig
     from rnnmnist.data import datasets
