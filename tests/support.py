@@ -132,10 +132,14 @@ def task_of(time_steps: int, features: int, classes: int) -> Task:
 def random_params(model: SequenceClassifier) -> Params:
     """Returns NumPy arrays of normal noise as parameters, without compilation."""
     generator = np.random.default_rng(1)
-    return jax.tree.map(
+    params = jax.tree.map(
         lambda leaf: (0.35 * generator.normal(size=leaf.shape)).astype(np.float32),
         abstract_params(model),
     )
+    if model.config.differences:
+        std = np.linspace(0.5, 2, model.input_shape[1], dtype=np.float32)
+        params |= {"difference_std": std}
+    return params
 
 
 def save_network(workdir: Path, config: Config, task: Task) -> Path:
@@ -143,7 +147,10 @@ def save_network(workdir: Path, config: Config, task: Task) -> Path:
     params = random_params(model_of(config.model, task))
     if (seeds := config.num_seeds) > 1:
         factors = np.linspace(1, -1, seeds, dtype=np.float32)
+        std = params.get("difference_std")
         params = jax.tree.map(lambda leaf: np.multiply.outer(factors, leaf), params)
+        if std is not None:
+            params |= {"difference_std": np.tile(std, (seeds, 1))}
     metrics = Metrics.create(3, "validation", 500, [0], [1.0], [250])
     with Checkpoints(workdir, config, task) as checkpoints:
         checkpoints.save(3, {"params": params}, metrics)

@@ -43,8 +43,9 @@ def predict(config, members, examples, lengths=None):
     Of an ensemble, they are the logarithms of its members' mean probabilities.
     """
     inputs = to_inputs(config, examples).swapaxes(0, 1)
-    if (std := config["difference_std"]) is not None:
-        differences = np.diff(inputs, axis=0, prepend=inputs[:1]) / np.float32(std)
+    if "difference_std" in members[0]:
+        differences = np.diff(inputs, axis=0, prepend=inputs[:1])
+        differences = differences / members[0]["difference_std"]
         inputs = np.concatenate([inputs, differences], axis=-1)
     if lengths is not None:
         inputs[np.arange(len(inputs))[:, None] >= lengths] = 0

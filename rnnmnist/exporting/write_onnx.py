@@ -178,7 +178,7 @@ def _add_sequences(graph: Graph, source: Source) -> str:
 
 def _add_differences(graph: Graph, source: Source, inputs: str) -> str:
     """Adds `add_differences` of [time, examples, features] if the model reads them."""
-    std = source.network.model.difference_std
+    std = source.members[0].get("difference_std")  # of all
     if std is None:
         return inputs
     first = graph.add("Slice", inputs, [0], [1])

@@ -30,7 +30,6 @@ def write(source: Source, folder: Path) -> None:
         "cell": model.cell,
         "hidden_size": model.hidden_size,
         "num_layers": model.layers,
-        "difference_std": source.network.model.difference_std,
         "window": model.window_size,
         "stride": model.window_stride,
         "pooling": model.pooling,

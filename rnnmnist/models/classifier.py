@@ -27,8 +27,6 @@ class SequenceClassifier(nn.Module):
     input_shape: tuple[int, int]
     classes: int
     execution: Execution
-    # Of each feature's difference from the time step before; None: it is not read.
-    difference_std: tuple[float, ...] | None = None
 
     def setup(self) -> None:
         """Creates the two layers, whose names are part of the checkpoint format."""
@@ -37,7 +35,12 @@ class SequenceClassifier(nn.Module):
             normal = nn.initializers.normal(stddev=1.0)
             init = {"kernel_init": normal, "bias_init": normal}
         precision = self.execution.precision
-        self.features = (1 + bool(self.difference_std)) * self.input_shape[1]
+        self.features = self.input_shape[1]
+        if self.config.differences:
+            # Not trained; a parameter, so that runs on other data share a program.
+            ones = nn.initializers.ones
+            self.difference_std = self.param("difference_std", ones, (self.features,))
+            self.features *= 2
         self.recurrence = make_recurrence(self.config, self.features, self.execution)
         self.head = nn.Dense(self.classes, precision=precision, **init, name="head")
 
@@ -60,7 +63,7 @@ class SequenceClassifier(nn.Module):
             )
         keep_all = every_step or lengths is not None
         inputs = inputs.swapaxes(0, 1)
-        if self.difference_std:
+        if self.config.differences:
             inputs = add_differences(inputs, lengths, self.difference_std)
         hidden = self.recurrence(inputs, every_step=keep_all)
         if every_step:
@@ -78,7 +81,7 @@ class SequenceClassifier(nn.Module):
         """Returns the carry and the logits after inputs [batch, features]."""
         inner, last = carry
         read = inputs
-        if self.difference_std:
+        if self.config.differences:
             both = jnp.stack([jnp.where(jnp.isnan(last), inputs, last), inputs])
             read = add_differences(both, None, self.difference_std)[1]
         inner, hidden = self.recurrence.step(inner, read)
@@ -86,16 +89,17 @@ class SequenceClassifier(nn.Module):
 
 
 def add_differences(
-    inputs: jax.Array, lengths: jax.Array | None, std: tuple[float, ...]
+    inputs: jax.Array, lengths: jax.Array | None, std: jax.Array
 ) -> jax.Array:
     """Appends each feature's difference from the time step before, divided by its std.
 
     It is 0 at the first time step and in the padding. Inputs are [time, batch,
-    features], lengths [batch]; the result is [time, batch, 2 x features].
+    features], lengths [batch], std [features]; the result is [time, batch, 2 x
+    features].
     """
     times = jnp.arange(inputs.shape[0])  # can be symbolic, in an export
     differences = inputs - inputs[jnp.maximum(times - 1, 0)]
-    differences /= jnp.array(std)[None, None]
+    differences /= jax.lax.stop_gradient(std)[None, None]
     if lengths is not None:  # windows can end in the padding
         is_used = times[:, None, None] < lengths[None, :, None]
         differences = jnp.where(is_used, differences, 0)
@@ -107,10 +111,7 @@ def make_model(
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, without parameters."""
     shape = (task.time_steps, task.features)
-    std = None
-    if config.differences:
-        std = task.difference_std or (1.0,) * task.features
-    return SequenceClassifier(config, shape, len(task.classes), execution, std)
+    return SequenceClassifier(config, shape, len(task.classes), execution)
 
 
 def init_params(model: SequenceClassifier, key: jax.Array) -> Params:

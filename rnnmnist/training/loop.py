@@ -113,7 +113,7 @@ def train_from(
     if step:
         state = resume.restore_state(workdir, step, config, program)
     else:
-        state = create_state(config, program)
+        state = create_state(config, program, task)
     with (
         Checkpoints(workdir, config, task) as checkpoints,
         open_batches(splits["train"], config, mesh) as batches,

@@ -33,13 +33,15 @@ def make_optimizer(
 def decay_mask(params: Params) -> np.ndarray:
     """Returns which parameters of a network are decayed, bool [parameters].
 
-    All are, except in residual layers around a linear recurrence: there only the
-    kernels are, since decay would shorten the memory of the recurrence and undo the
-    initialization of the encoder's bias. `params` can be shapes and types.
+    All that are trained are, except in residual layers around a linear recurrence:
+    there only the kernels are, since decay would shorten the memory of the recurrence
+    and undo the initialization of the encoder's bias. `params` can be shapes and types.
     """
 
     def is_decayed(path: tuple[jax.tree_util.DictKey, ...]) -> bool:
-        return path[0].key != "layers" or path[-1].key == "kernel"
+        if path[0].key in ("layers", "difference_std"):
+            return path[-1].key == "kernel"
+        return True
 
     leaves = jax.tree_util.tree_leaves_with_path(params)
     masks = [np.full(leaf.size, is_decayed(path)) for path, leaf in leaves]

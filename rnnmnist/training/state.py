@@ -92,10 +92,16 @@ class TrainState:
 STATE_SPECS: Any = TrainState(P(), P(SEEDS), P(SEEDS), P(SEEDS))  # type: ignore[arg-type]
 
 
-def create_state(config: Config, program: Program) -> TrainState:
-    """Initializes the training state of every network."""
-    seeds = np.asarray(config.seeds, np.uint32)
-    return init_state(device_put(seeds, replicated(program.mesh)), program=program)
+def create_state(
+    config: Config, program: Program, task: Task | None = None
+) -> TrainState:
+    """Initializes the training state of every network, for the data of a task."""
+    where = replicated(program.mesh)
+    seeds = device_put(np.asarray(config.seeds, np.uint32), where)
+    std = None
+    if config.model.differences and task is not None and task.difference_std:
+        std = device_put(np.asarray(task.difference_std, np.float32), where)
+    return init_state(seeds, std, program=program)
 
 
 def abstract_state(config: Config, program: Program) -> TrainState:
@@ -105,12 +111,17 @@ def abstract_state(config: Config, program: Program) -> TrainState:
 
 
 @functools.partial(jax.jit, static_argnames="program")
-def init_state(seeds: jax.Array, *, program: Program) -> TrainState:
+def init_state(
+    seeds: jax.Array, difference_std: jax.Array | None = None, *, program: Program
+) -> TrainState:
     """Returns the state before the first update, on the program's mesh."""
 
     def init_network(seed: jax.Array) -> tuple[jax.Array, Any]:
         key = stream_key(seed, Stream.WEIGHTS)
-        params = flatten_params(init_params(program.model, key))
+        tree = init_params(program.model, key)
+        if difference_std is not None:
+            tree = {**tree, "difference_std": difference_std}
+        params = flatten_params(tree)
         return params, program.optimizer.init(params)
 
     # Not vmap: a batched QR decomposition can deadlock on several CPU devices.

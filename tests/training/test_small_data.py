@@ -212,6 +212,7 @@ def test_wrong_weights_are_refused(tmp_path: Path, given: object, message: str) 
 
 
 ENDING: dict[str, Any] = {"num_steps": 200, "learning_rate": 0.02, "patience": 3}
+ENDING |= {"batch_size": 32, "differences": False}
 
 
 @pytest.fixture(scope="module")
