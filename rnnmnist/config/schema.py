@@ -263,8 +263,7 @@ class TrainConfig(ConfigSection, prefix="train."):
     batch_size: int | None = setting(
         None,
         f"examples per update, over all devices (default: {DEFAULT_BATCH}; of "
-        "sequences, 16 if at most 2,048 of them train, and twice as many for each "
-        f"fourfold of that, up to {DEFAULT_BATCH})",
+        f"sequences, 16 to {DEFAULT_BATCH} by the number that trains)",
         ge=1,
         le=65_536,
     )
@@ -480,9 +479,8 @@ class Config(ConfigSection):
             )
         if train.batch * train.total_steps >= 2**31:
             raise UserError(
-                "train.num_steps: must be at most "
-                f"{(2**31 - 1) // train.batch} with batches of "
-                f"{train.batch}, below 2**31 examples in all, not "
+                f"train.num_steps: must be at most {(2**31 - 1) // train.batch} with "
+                f"batches of {train.batch}, below 2**31 examples in all, not "
                 f"{train.total_steps}"
             )
 

@@ -27,8 +27,7 @@ class Task:
     image_shape: tuple[int, int] | None = None  # rows, columns; None: no images
     feature_names: tuple[str, ...] = ()
     validation_groups: tuple[str, ...] = ()  # of sequences that are held out by group
-    # Of standardized features, between consecutive time steps; None: taken as 1.
-    difference_std: tuple[float, ...] | None = None
+    difference_std: tuple[float, ...] | None = None  # of standardized features
     sha256: str | None = None  # of all sequences with their labels and lengths
     mean: tuple[float, ...] | None = None  # of each feature, by which it is
     std: tuple[float, ...] | None = None  # standardized; None: it is not
@@ -59,10 +58,7 @@ class Task:
 
 
 def fit_to_task(config: Config, task: Task) -> Config:
-    """Returns the resolved configuration of a run on a task, with steps for epochs.
-
-    Its batch is no larger than the training split.
-    """
+    """Returns the resolved configuration of a run on a task, with steps for epochs."""
     for name, value in config.flat().items():
         setting = SETTINGS[name]
         if setting.only not in (None, task.noun) and value != setting.default:
@@ -103,10 +99,7 @@ def fit_to_task(config: Config, task: Task) -> Config:
 
 
 def batch_for(sequences: int) -> int:
-    """Returns the default batch size for a number of training sequences.
-
-    It is the power of two nearest to half its square root, from 16 to 128.
-    """
+    """Returns the power of two nearest to half the square root, from 16 to 128."""
     return 2 ** min(max(round(math.log2(sequences) / 2 - 1), 4), 7)
 
 

@@ -94,8 +94,7 @@ def add_differences(
     """Appends each feature's difference from the time step before, divided by its std.
 
     It is 0 at the first time step and in the padding. Inputs are [time, batch,
-    features], lengths [batch], std [features]; the result is [time, batch, 2 x
-    features].
+    features], lengths [batch] and std [features]. Returns [time, batch, 2 x features].
     """
     times = jnp.arange(inputs.shape[0])  # can be symbolic, in an export
     differences = inputs - inputs[jnp.maximum(times - 1, 0)]

@@ -44,7 +44,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         self._noun = task.noun
         self._first_step = step
         self._num_steps = config.total_steps
-        self._batch = config.batch
+        self._steps = f"{config.total_steps:,} steps of {config.batch:,} {task.noun}"
         self._steps_per_epoch = task.examples["train"] / config.batch
         self._started = time.monotonic()
         self._is_drawn = False  # a line that has not ended
@@ -56,8 +56,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     def start(self, networks: int, parameters: int, *, on_host: bool) -> None:
         """Prints the sizes of the networks and of the run, and where its data stay."""
         of_networks = f"{networks} x " if networks > 1 else ""
-        steps = f"{self._num_steps:,} steps of {self._batch:,} {self._noun}"
-        self.line(f"{of_networks}{parameters:,} parameters, {steps}")
+        self.line(f"{of_networks}{parameters:,} parameters, {self._steps}")
         if on_host or self._noun == "sequences":
             where = "on the host" if on_host else "on the devices"
             self.line(f"training {self._noun} stay {where}")

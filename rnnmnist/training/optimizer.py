@@ -39,9 +39,8 @@ def decay_mask(params: Params) -> np.ndarray:
     """
 
     def is_decayed(path: tuple[jax.tree_util.DictKey, ...]) -> bool:
-        if path[0].key in ("layers", "difference_std"):
-            return path[-1].key == "kernel"
-        return True
+        is_kernel = path[-1].key == "kernel"
+        return is_kernel or path[0].key not in ("layers", "difference_std")
 
     leaves = jax.tree_util.tree_leaves_with_path(params)
     masks = [np.full(leaf.size, is_decayed(path)) for path, leaf in leaves]

@@ -98,10 +98,8 @@ def create_state(
     """Initializes the training state of every network, for the data of a task."""
     where = replicated(program.mesh)
     seeds = device_put(np.asarray(config.seeds, np.uint32), where)
-    std = None
-    if config.model.differences and task is not None and task.difference_std:
-        std = device_put(np.asarray(task.difference_std, np.float32), where)
-    return init_state(seeds, std, program=program)
+    std = np.array((task and task.difference_std) or 1, np.float32)
+    return init_state(seeds, device_put(std, where), program=program)
 
 
 def abstract_state(config: Config, program: Program) -> TrainState:
@@ -112,15 +110,15 @@ def abstract_state(config: Config, program: Program) -> TrainState:
 
 @functools.partial(jax.jit, static_argnames="program")
 def init_state(
-    seeds: jax.Array, difference_std: jax.Array | None = None, *, program: Program
+    seeds: jax.Array, difference_std: jax.typing.ArrayLike = 1.0, *, program: Program
 ) -> TrainState:
     """Returns the state before the first update, on the program's mesh."""
 
     def init_network(seed: jax.Array) -> tuple[jax.Array, Any]:
         key = stream_key(seed, Stream.WEIGHTS)
         tree = init_params(program.model, key)
-        if difference_std is not None:
-            tree = {**tree, "difference_std": difference_std}
+        if "difference_std" in tree:
+            tree = {**tree, "difference_std": tree["difference_std"] * difference_std}
         params = flatten_params(tree)
         return params, program.optimizer.init(params)
 

@@ -298,8 +298,7 @@ def checked_parts(
 class Moments:
     """The number, mean and sum of squared deviations of each feature's values.
 
-    They are those of the sequences with the indices `included`, int [n]. Those of the
-    differences between consecutive time steps follow.
+    Those of differences between time steps follow. Sequences are `included`, int [n].
     """
 
     def __init__(self, sequences: Sequences, included: np.ndarray) -> None:
