@@ -100,7 +100,7 @@ def fit_to_task(config: Config, task: Task) -> Config:
 
 def batch_for(sequences: int) -> int:
     """Returns the power of two nearest to half the square root, from 16 to 128."""
-    return 2 ** min(max(round(math.log2(sequences) / 2 - 1), 4), 7)
+    return 2 ** min(max(math.ceil(math.log2(sequences) / 2 - 1.5), 4), 7)
 
 
 def resolve(config: Config, task: Task) -> Config:

@@ -74,18 +74,18 @@ class SequenceClassifier(nn.Module):
 
     def start(self, batch: int) -> Any:
         """Returns the carry before the first time step of `batch` sequences."""
-        last = jnp.full((batch, self.input_shape[1]), jnp.nan)
-        return self.recurrence.start(batch, self.features), last
+        last = jnp.zeros((batch, self.input_shape[1]))
+        return self.recurrence.start(batch, self.features), last, jnp.array(True)
 
     def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
         """Returns the carry and the logits after inputs [batch, features]."""
-        inner, last = carry
+        inner, last, is_first = carry
         read = inputs
         if self.config.differences:
-            both = jnp.stack([jnp.where(jnp.isnan(last), inputs, last), inputs])
+            both = jnp.stack([jnp.where(is_first, inputs, last), inputs])
             read = add_differences(both, None, self.difference_std)[1]
         inner, hidden = self.recurrence.step(inner, read)
-        return (inner, inputs), self.head(hidden)
+        return (inner, inputs, jnp.array(False)), self.head(hidden)
 
 
 def add_differences(

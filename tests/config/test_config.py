@@ -256,7 +256,7 @@ def test_a_batch_is_reduced_to_the_training_part() -> None:
     ("count", "batch_size", "steps"),
     [
         *((5, 5, 600), (60, 16, 600), (480, 16, 600), (2048, 16, 2560)),
-        *((2049, 32, 1281), (8193, 64, 2560), (60_000, 128, 9375)),
+        *((2049, 32, 1281), (8192, 32, 5120), (8193, 64, 2560), (60_000, 128, 9375)),
     ],
 )
 def test_the_batch_of_sequences_grows_with_their_number(

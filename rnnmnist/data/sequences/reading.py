@@ -348,9 +348,9 @@ class Moments:
         """
         variances = self.squares / np.maximum(self.number, 1)
         std, changes = np.split(np.sqrt(variances), 2)
-        rounding = 4 * self.rounding * np.abs(self.mean[: len(std)])
-        std[std <= rounding] = 1
-        changes = np.where(changes <= rounding, 1, changes / std)
+        std[std <= 4 * self.rounding * np.abs(self.mean[: len(std)])] = 1
+        largest = np.fmax(np.abs(self.low), np.abs(self.high))
+        changes = np.where(changes <= 4 * self.rounding * largest, 1, changes / std)
         return tuple(std.tolist()), tuple(changes.tolist())
 
 
