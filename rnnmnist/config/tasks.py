@@ -14,8 +14,8 @@ class Task:
     """The sequences of a data set and their classes.
 
     Every checkpoint and result file holds the task, so that a model can be rebuilt from
-    its checkpoint alone. `sha256`, `mean` and `std` are None until the arrays are read,
-    and for data sets whose content is fixed by their name.
+    its checkpoint alone. The last four are None until the arrays are read, and for
+    data sets whose content is fixed by their name.
     """
 
     name: str
@@ -27,10 +27,10 @@ class Task:
     image_shape: tuple[int, int] | None = None  # rows, columns; None: no images
     feature_names: tuple[str, ...] = ()
     validation_groups: tuple[str, ...] = ()  # of sequences that are held out by group
-    difference_std: tuple[float, ...] | None = None  # of standardized features
     sha256: str | None = None  # of all sequences with their labels and lengths
     mean: tuple[float, ...] | None = None  # of each feature, by which it is
     std: tuple[float, ...] | None = None  # standardized; None: it is not
+    difference_std: tuple[float, ...] | None = None  # between time steps, in std
 
     @property
     def sizes(self) -> str:

@@ -88,7 +88,7 @@ def describe_step(
     """Compiles the run's training step and times it on black images or sequences."""
     before = compile_seconds()
     program = Program.create(config, task, mesh)
-    state = create_state(config, program)
+    state = create_state(config, program, task)
     if sequences is None:
         images = np.zeros((task.examples["train"], *(task.image_shape or ())), np.uint8)
         examples = Examples(images, labels=np.zeros(len(images), np.int32))
