@@ -263,7 +263,7 @@ class TrainConfig(ConfigSection, prefix="train."):
     batch_size: int | None = setting(
         None,
         f"examples per update, over all devices (default: {DEFAULT_BATCH}; of "
-        f"sequences, 16 to {DEFAULT_BATCH} by the number that trains)",
+        f"sequences, 16 to {DEFAULT_BATCH}, growing with their number)",
         ge=1,
         le=65_536,
     )

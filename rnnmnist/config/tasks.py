@@ -30,7 +30,7 @@ class Task:
     sha256: str | None = None  # of all sequences with their labels and lengths
     mean: tuple[float, ...] | None = None  # of each feature, by which it is
     std: tuple[float, ...] | None = None  # standardized; None: it is not
-    difference_std: tuple[float, ...] | None = None  # between time steps, in std
+    difference_std: tuple[float, ...] | None = None  # of differences, in units of std
 
     @property
     def sizes(self) -> str:

@@ -298,7 +298,7 @@ def checked_parts(
 class Moments:
     """The number, mean and sum of squared deviations of each feature's values.
 
-    Those of differences between time steps follow. Sequences are `included`, int [n].
+    Those of the differences over time follow. The sequences are `included`, int [n].
     """
 
     def __init__(self, sequences: Sequences, included: np.ndarray) -> None:
