@@ -38,6 +38,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # settings instead of those of `files.py
     "3 layers, no windows, 1,200 updates": THREE | {"min_steps": 1200, "window": 1},
     "differences": CHANGES,
     "differences, rate 4e-3": FASTER,
+    "both directions": FASTER | {"bidirectional": True, "hidden_size": 45},
     "differences, smoothing, rate 4e-3": FASTER | {"label_smoothing": 0.1},
 }
 

@@ -176,6 +176,11 @@ class ModelConfig(ConfigSection, prefix="model."):
         ge=1,
         le=1024,
     )
+    bidirectional: bool = setting(
+        False,
+        "whether a second recurrence, with parameters of its own, reads the sequence "
+        "from its end, and the head reads both; classifies whole sequences only",
+    )
     differences: bool = setting(
         False,
         "whether the recurrence also reads each feature's difference from the time "
@@ -246,6 +251,8 @@ class ModelConfig(ConfigSection, prefix="model."):
         text = f"{self.hidden_size:,} unit{'s' if self.hidden_size > 1 else ''}"
         if self.layers > 1:
             text = f"{self.layers} layers of {text}"
+        if self.bidirectional:
+            text += " in each direction"
         if self.window_size > 1:
             text += f", windows of {self.window_size} time steps, "
             text += f"{self.window_stride} apart"
@@ -476,6 +483,11 @@ class Config(ConfigSection):
             raise UserError(
                 f"execution.remat_steps: {self.execution.remat_steps} needs "
                 f"model.cell={' or '.join(LINEAR_CELLS)}, not {self.model.cell}"
+            )
+        if self.model.bidirectional and train.loss == "every_step":
+            raise UserError(
+                "train.loss: every_step needs outputs before the end of a sequence, "
+                "which model.bidirectional=True does not have; remove one of them"
             )
         if train.batch * train.total_steps >= 2**31:
             raise UserError(

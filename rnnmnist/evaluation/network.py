@@ -133,6 +133,8 @@ class TrainedNetwork:
 
         With `every_step`, they are [ensemble, examples, time, classes].
         """
+        if every_step:
+            self._check_outputs_over_time()
         return predict_logits(
             self.model, self.params, inputs, self.view, self.mesh, every_step=every_step
         )
@@ -222,8 +224,16 @@ class TrainedNetwork:
             tutorial_128=first,
         )
 
+    def _check_outputs_over_time(self) -> None:
+        if self.config.model.bidirectional:
+            raise UserError(
+                f"workdir: {self.workdir} has model.bidirectional=True and classifies "
+                "whole sequences only; for outputs over time, name a run without it"
+            )
+
     def start(self) -> StreamState:
         """Returns the state before the first time step of a sequence, for `step`."""
+        self._check_outputs_over_time()
 
         def start(params: Params) -> Any:
             return self.model.apply({"params": params}, 1, method="start")

@@ -54,14 +54,16 @@ def predict(config, members, examples, lengths=None):
     starts = np.arange(0, len(inputs), stride)
     inputs = np.concatenate([padded[starts + index] for index in range(size)], axis=-1)
     last = len(inputs) if lengths is None else (lengths - 1) // stride + 1
-    run = run_layers if config["cell"] in ("lru", "mingru") else run_cell
     outputs = []
     for params in members:
-        hidden = run(config, params, inputs)  # [time, n, hidden_size]
-        if config["pooling"] == "mean":
-            hidden = np.cumsum(hidden, 0) / np.arange(1, len(hidden) + 1)[:, None, None]
-        hidden = hidden[last - 1, np.arange(len(examples))]
-        outputs.append(hidden @ params["head.kernel"] + params["head.bias"])
+        pooled = read(config, params, inputs, last)
+        if config["bidirectional"]:
+            times = np.arange(len(inputs))[:, None]
+            order = np.where(times < last, last - 1 - times, times)
+            flipped = np.take_along_axis(inputs, order[:, :, None], axis=0)
+            own = {key[9:]: params[key] for key in params if key[:9] == "backward_"}
+            pooled = np.append(pooled, read(config, own, flipped, last), axis=1)
+        outputs.append(pooled @ params["head.kernel"] + params["head.bias"])
     logits = outputs[0]
     if len(members) > 1:
         sums = [np.logaddexp.reduce(one, -1, keepdims=True) for one in outputs]
@@ -69,6 +71,15 @@ def predict(config, members, examples, lengths=None):
         logits = np.logaddexp.reduce(logs, 0) - np.log(len(members))
     logits[~np.isfinite(inputs).all((0, 2))] = np.nan  # which gates would hide
     return logits.astype(np.float32)
+
+
+def read(config, params, inputs, last):
+    """Returns what the head reads of a recurrence, [n, hidden_size]."""
+    run = run_layers if config["cell"] in ("lru", "mingru") else run_cell
+    hidden = run(config, params, inputs)  # [time, n, hidden_size]
+    if config["pooling"] == "mean":
+        hidden = np.cumsum(hidden, 0) / np.arange(1, len(hidden) + 1)[:, None, None]
+    return hidden[last - 1, np.arange(inputs.shape[1])]
 
 
 def run_cell(config, params, inputs):

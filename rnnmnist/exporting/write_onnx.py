@@ -13,6 +13,7 @@ import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
 from rnnmnist.exporting.source import Source
+from rnnmnist.models.cells import BACKWARD
 from rnnmnist.models.classifier import Params
 
 # Of 2022, so that older runtimes accept the model.
@@ -104,7 +105,11 @@ def write(source: Source, folder: Path) -> None:
     config = source.network.config.model
     if config.window_size > 1:
         values = _add_windows(graph, values, config.window_size, config.window_stride)
-    logits = [_add_network(graph, source, params, values) for params in source.members]
+    lengths = _add_lengths(graph, source)
+    logits = [
+        _add_network(graph, source, params, values, lengths)
+        for params in source.members
+    ]
     if len(logits) > 1:  # as `combine`
         logs = [graph.add("LogSoftmax", one, axis=-1) for one in logits]
         logs = [graph.add("Unsqueeze", one, [0]) for one in logs]
@@ -134,15 +139,23 @@ def _value(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, dtype, ["examples", *shape])
 
 
-def _add_network(graph: Graph, source: Source, params: Params, values: str) -> str:
+def _add_network(
+    graph: Graph, source: Source, params: Params, values: str, lengths: str
+) -> str:
     """Adds a network for [time, examples, features]; returns its logits."""
-    is_linear = source.network.config.model.is_linear
-    hidden = (_add_layers if is_linear else _add_cell)(graph, source, params, values)
+    config = source.network.config.model
+    add, name = (_add_layers, "layers") if config.is_linear else (_add_cell, "cell")
+    hidden = add(graph, source, params[name], values)
+    last = _add_pooling(graph, source, hidden, lengths)
+    if config.bidirectional:
+        flipped = _reverse(graph, values, lengths)
+        hidden = add(graph, source, params[BACKWARD + name], flipped)
+        both = last, _add_pooling(graph, source, hidden, lengths)
+        last = graph.add("Concat", *both, axis=1)
     # NaN if an input is NaN or infinite, which the recurrent operators hide.
-    zero = graph.add("ReduceSum", graph.add("Mul", values, 0.0), [0, 2])
-    hidden = graph.add("Add", hidden, zero)
+    zero = graph.add("ReduceSum", graph.add("Mul", values, 0.0), [0, 2], keepdims=0)
+    last = graph.add("Add", last, graph.add("Unsqueeze", zero, [1]))
     head = params["head"]
-    last = _add_pooling(graph, source, hidden)
     return graph.add("Gemm", last, head["kernel"], head["bias"])
 
 
@@ -205,7 +218,7 @@ def _add_cell(graph: Graph, source: Source, params: Params, inputs: str) -> str:
     kernels = []
     biases = []
     for side in "ih":  # inputs, hidden state
-        layers = [params["cell"][f"{side}{gate}"] for gate in GATES[config.cell]]
+        layers = [params[f"{side}{gate}"] for gate in GATES[config.cell]]
         kernels.append(np.concatenate([layer["kernel"].T for layer in layers]))
         biases += [layer.get("bias", np.zeros(units)) for layer in layers]
     # The first axis is that of directions.
@@ -220,7 +233,6 @@ def _add_cell(graph: Graph, source: Source, params: Params, inputs: str) -> str:
 def _add_layers(graph: Graph, source: Source, params: Params, inputs: str) -> str:
     """Adds `ResidualLayers` for [time, examples, features]; returns their outputs."""
     config = source.network.config.model
-    params = params["layers"]
     hidden = _add_dense(graph, params["encoder"], inputs)
     for index in range(config.layers):
         layer = params[f"layer_{index}"]
@@ -285,22 +297,29 @@ def _add_dense(graph: Graph, params: Params, inputs: str) -> str:
     return graph.add("Add", outputs, params["bias"]) if "bias" in params else outputs
 
 
-def _add_pooling(graph: Graph, source: Source, hidden: str) -> str:
+def _add_lengths(graph: Graph, source: Source) -> str:
+    """Adds the number of time steps, or of windows, of each example, int64."""
+    task = source.network.task
+    stride = source.network.config.model.window_stride
+    if task.image_shape:
+        count = graph.add("Shape", "images", end=1)
+        return graph.add("Expand", [-(-task.time_steps // stride)], count)
+    lengths = graph.add("Cast", "lengths", to=TensorProto.INT64)
+    return graph.add("Div", graph.add("Add", lengths, stride - 1), stride)
+
+
+def _reverse(graph: Graph, sequences: str, lengths: str) -> str:
+    """Reverses the time steps before the padding of [time, examples, features]."""
+    axes: dict[str, Any] = {"time_axis": 0, "batch_axis": 1}
+    return graph.add("ReverseSequence", sequences, lengths, **axes)
+
+
+def _add_pooling(graph: Graph, source: Source, hidden: str, lengths: str) -> str:
     """Returns what the head reads of [time, examples, hidden]: [examples, hidden]."""
     is_mean = source.network.config.model.pooling == "mean"
-    if source.network.task.image_shape:
-        if is_mean:
-            return graph.add("ReduceMean", hidden, axes=[0], keepdims=0)
-        return graph.add("Gather", hidden, -1, axis=0)
     if is_mean:
         hidden = graph.add("CumSum", hidden, 0)
-    lengths = graph.add("Cast", "lengths", to=TensorProto.INT64)
-    stride = source.network.config.model.window_stride
-    if stride > 1:
-        lengths = graph.add("Div", graph.add("Add", lengths, stride - 1), stride)
-    # Reverses the time steps before the padding, so that the last one is the first.
-    hidden = graph.add("ReverseSequence", hidden, lengths, time_axis=0, batch_axis=1)
-    last = graph.add("Gather", hidden, 0, axis=0)
+    last = graph.add("Gather", _reverse(graph, hidden, lengths), 0, axis=0)
     if not is_mean:
         return last
     count = graph.add("Cast", lengths, to=TensorProto.FLOAT)

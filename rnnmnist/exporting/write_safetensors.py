@@ -33,6 +33,7 @@ def write(source: Source, folder: Path) -> None:
         "window": model.window_size,
         "stride": model.window_stride,
         "pooling": model.pooling,
+        "bidirectional": model.bidirectional,
         "pixel_order": source.pixel_order,
         "mean": mean.tolist(),
         "std": std.tolist(),

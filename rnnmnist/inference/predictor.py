@@ -21,7 +21,9 @@ DIGIT_DATASETS = ("mnist", "mnist5k")
 class Prediction(NamedTuple):
     """The prediction of a network for one image."""
 
-    probabilities: np.ndarray  # float32 [time, classes], after each time step
+    # float32 [time, classes], after each time step; after the last one only, if the
+    # network reads in both directions.
+    probabilities: np.ndarray
     stages: Stages  # the image during preprocessing
     looks_like_digit: bool  # the result of the out-of-distribution check
 
@@ -89,9 +91,12 @@ class Predictor(TrainedNetwork):
         self.check_digits()
         stages = preprocess_image(image)
         pixels = stages.image[None]
-        (probabilities,) = self.classify(pixels, every_step=True)
+        every_step = not self.config.model.bidirectional
+        probabilities = self.classify(pixels, every_step=every_step)
         (accepted,) = out_of_distribution.load_check().is_digit(pixels).tolist()
-        return Prediction(probabilities, stages, accepted)
+        return Prediction(
+            probabilities.reshape(-1, len(self.task.classes)), stages, accepted
+        )
 
     def classify(
         self, inputs: Any, lengths: ArrayLike | None = None, *, every_step: bool = False

@@ -45,6 +45,8 @@ def _describe(prediction: Prediction) -> str:
     )
     if not prediction.looks_like_digit:
         summary += "; this does not look like a digit"
+    if len(prediction.probabilities) == 1:
+        return summary
     lines = [summary]
     before = prediction.probabilities.argmax(-1).tolist()
     every = -(-len(before) // MAX_COLUMNS)

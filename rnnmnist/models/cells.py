@@ -18,7 +18,7 @@ from rnnmnist.config.schema import ModelConfig
 from rnnmnist.errors import UserError
 from rnnmnist.models.linear import LRU, MinGRU, ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
-from rnnmnist.models.recurrences import MeanPooling, ScannedCell, Windows
+from rnnmnist.models.recurrences import Bidirectional, MeanPooling, ScannedCell, Windows
 
 CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {
     "lstm": LSTMCell,
@@ -26,6 +26,7 @@ CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {
     "rnn": nn.SimpleCell,
 }
 GATE_COUNTS = {"lstm": 4, "gru": 3, "rnn": 1}  # with the candidate
+BACKWARD = "backward_"  # begins the names of a backward recurrence's parameters
 LINEAR_RECURRENCES = {"mingru": MinGRU, "lru": LRU}
 
 
@@ -70,8 +71,9 @@ def check_user_cell(config: ModelConfig) -> None:
     units = config.hidden_size
     inputs = jnp.zeros((1, 2, 1))  # [time, batch, features]
     try:
-        init = ScannedCell(create(features=units, name="cell")).init_with_output
-        hidden, _ = jax.eval_shape(init, jax.random.key(0), inputs)
+        scanned = ScannedCell(create(features=units, name="cell"))
+        init = functools.partial(scanned.init_with_output, every_step=False)
+        hidden, _ = jax.eval_shape(init, jax.random.key(0), inputs, None)
         if hidden.shape != (2, units):
             raise ValueError(f"its output is {hidden.shape}, not {(2, units)}")
     except Exception as error:  # a user's class can raise anything
@@ -88,8 +90,23 @@ def make_recurrence(
     """Creates the recurrence of a configuration, for inputs with some features.
 
     The parameters are named `cell`, or `layers` for a recurrence that is linear in its
-    state. The names are part of the checkpoint format.
+    state; those of a backward one, `backward_cell` or `backward_layers`. The names are
+    part of the checkpoint format.
     """
+    recurrence = _make_direction(config, features, execution, "")
+    if config.bidirectional:
+        backward = _make_direction(config, features, execution, BACKWARD)
+        recurrence = Bidirectional(recurrence, backward)
+    if config.window_size > 1:
+        recurrence = Windows(
+            recurrence, size=config.window_size, stride=config.window_stride
+        )
+    return recurrence
+
+
+def _make_direction(
+    config: ModelConfig, features: int, execution: Execution, prefix: str
+) -> nn.Module:
     recurrence: nn.Module
     if config.is_linear:
         recurrence = ResidualLayers(
@@ -102,22 +119,18 @@ def make_recurrence(
             num_layers=config.layers,
             block_size=execution.remat_steps,
             precision=execution.precision,
-            name="layers",
+            name=f"{prefix}layers",
         )
     else:
         features *= config.window_size
-        recurrence = _make_scanned_cell(config, features, execution)
+        recurrence = _make_scanned_cell(config, features, execution, prefix)
     if config.pooling == "mean":
         recurrence = MeanPooling(recurrence, config.hidden_size)
-    if config.window_size > 1:
-        recurrence = Windows(
-            recurrence, size=config.window_size, stride=config.window_stride
-        )
     return recurrence
 
 
 def _make_scanned_cell(
-    config: ModelConfig, features: int, execution: Execution
+    config: ModelConfig, features: int, execution: Execution, prefix: str
 ) -> nn.Module:
     create: Any = CELLS.get(config.cell) or load_cell(config.cell, config.cell_sha256)
     init: dict[str, Any] = {}
@@ -129,7 +142,7 @@ def _make_scanned_cell(
         init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
     recurrence = LSTM if create is LSTMCell else ScannedCell
     return recurrence(
-        create(features=config.hidden_size, **init, name="cell"),
+        create(features=config.hidden_size, **init, name=f"{prefix}cell"),
         unroll=execution.unroll,
         precision=execution.precision,
     )

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.models.cells import make_recurrence
+from rnnmnist.models.cells import BACKWARD, make_recurrence
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
 
@@ -61,16 +61,12 @@ class SequenceClassifier(nn.Module):
             raise ValueError(
                 f"inputs must be [batch, time, features], not of shape {inputs.shape}"
             )
-        keep_all = every_step or lengths is not None
         inputs = inputs.swapaxes(0, 1)
         if self.config.differences:
             inputs = add_differences(inputs, lengths, self.difference_std)
-        hidden = self.recurrence(inputs, every_step=keep_all)
-        if every_step:
-            return self.head(hidden).swapaxes(0, 1)
-        if lengths is not None:
-            hidden = hidden[lengths - 1, jnp.arange(lengths.shape[0])]
-        return self.head(hidden)
+        hidden = self.recurrence(inputs, lengths, every_step=every_step)
+        logits = self.head(hidden)
+        return logits.swapaxes(0, 1) if every_step else logits
 
     def start(self, batch: int) -> Any:
         """Returns the carry before the first time step of `batch` sequences."""
@@ -127,15 +123,14 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
     """
     params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
     config = model.config
-    if config.cell == "lstm":
-        cell = params["cell"]
+    names = [name for name in ("cell", f"{BACKWARD}cell") if name in params]
+    for index, name in enumerate(names if config.cell == "lstm" else []):
+        cell = params[name]
         bias = jnp.full_like(cell["hf"]["bias"], config.forget_bias)
         if config.initializer == "chrono":
             longest = max(1, config.count_windows(model.input_shape[0]) - 1)
-            key = jax.random.fold_in(key, 0)
-            bias = jnp.log(
-                jax.random.uniform(key, bias.shape, minval=1, maxval=longest)
-            )
+            draw = functools.partial(jax.random.uniform, minval=1, maxval=longest)
+            bias = jnp.log(draw(jax.random.fold_in(key, index), bias.shape))
             cell["hi"]["bias"] = -bias
         cell["hf"]["bias"] = bias
     return params

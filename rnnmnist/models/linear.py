@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnnmnist.models.recurrences import last_of
+
 
 class ResidualLayers(nn.Module):
     """A stack of residual layers around a recurrence that is linear in its state.
@@ -42,7 +44,9 @@ class ResidualLayers(nn.Module):
             for index in range(self.num_layers)
         ]
 
-    def __call__(self, inputs: jax.Array, *, every_step: bool = False) -> jax.Array:
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+    ) -> jax.Array:
         """Runs the layers over inputs [time, batch, features]."""
         time, batch, features = inputs.shape
         carry = self.start(batch, features)
@@ -59,7 +63,8 @@ class ResidualLayers(nn.Module):
             )
             _, hidden = scan(self, carry, blocks)
             hidden = hidden.reshape(-1, batch, self.hidden_size)
-        return hidden[:time] if every_step else hidden[time - 1]
+        hidden = hidden[:time]
+        return hidden if every_step else last_of(hidden, lengths)
 
     def advance(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
         """Returns the carry and the outputs after inputs [time, batch, features]."""

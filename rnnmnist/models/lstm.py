@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from rnnmnist.models.recurrences import ScannedCell
+from rnnmnist.models.recurrences import ScannedCell, last_of
 
 GATES = "ifgo"  # input, forget, candidate, output: Flax's order
 
@@ -24,18 +24,23 @@ class LSTM(ScannedCell):
 
     cell: "LSTMCell"
 
-    def __call__(self, inputs: jax.Array, *, every_step: bool = False) -> jax.Array:
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+    ) -> jax.Array:
         """Runs the cell over inputs [time, batch, features]."""
+        keep_all = every_step or lengths is not None
 
         def step(_: Any, carry: Carry, kernels: Kernels, inputs: jax.Array) -> Any:
             carry = lstm_step(self.precision, kernels, carry, inputs)
-            return carry, carry.h if every_step else None
+            return carry, carry.h if keep_all else None
 
         _, batch, features = inputs.shape
         zeros = jnp.zeros((self.cell.features, batch), inputs.dtype)
         kernels = self.cell.kernels(features)
         carry, hidden = self.scan(step, Carry(zeros, zeros), kernels, inputs.mT)
-        return hidden.mT if every_step else carry.h.T
+        if not keep_all:
+            return carry.h.T
+        return hidden.mT if every_step else last_of(hidden.mT, lengths)
 
 
 class Carry(NamedTuple):

@@ -1,8 +1,9 @@
-"""Recurrences: layers that map a sequence of inputs to hidden states.
+"""Recurrences: layers that map sequences of inputs to hidden states.
 
-Each maps inputs [time, batch, features] to the hidden state after the last time step,
-[batch, hidden], or with `every_step` to those after all time steps, [time, batch,
-hidden]. `start` and `step` compute the state of a sequence that grows by a time step.
+Each maps inputs [time, batch, features] to the hidden state after the last time step
+before the padding, [batch, hidden], or with `every_step` to those after all time steps,
+[time, batch, hidden]. Lengths are int32 [batch]; None: no padding. `start` and `step`
+compute the state of a sequence that grows by a time step.
 """
 
 import functools
@@ -12,6 +13,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.recurrent import flip_sequences
+
+
+def last_of(hidden: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """Returns [batch, hidden] of [time, batch, hidden] after the last time steps."""
+    if lengths is None:
+        return hidden[-1]
+    return hidden[lengths - 1, jnp.arange(lengths.shape[0])]
 
 
 class ScannedCell(nn.Module):
@@ -21,7 +30,9 @@ class ScannedCell(nn.Module):
     unroll: int = 1  # time steps per iteration of the loop
     precision: str | None = None  # as for `jax.default_matmul_precision`
 
-    def __call__(self, inputs: jax.Array, *, every_step: bool = False) -> jax.Array:
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+    ) -> jax.Array:
         """Runs the cell over inputs [time, batch, features]."""
 
         def step(cell: Any, carry: Any, _: None, inputs: jax.Array) -> Any:
@@ -30,7 +41,7 @@ class ScannedCell(nn.Module):
         carry = self.start(*inputs.shape[1:])
         with jax.default_matmul_precision(self.precision):
             _, hidden = self.scan(step, carry, None, inputs)
-        return hidden if every_step else hidden[-1]
+        return hidden if every_step else last_of(hidden, lengths)
 
     def start(self, batch: int, features: int) -> Any:
         """Returns the carry before the first time step of `batch` sequences."""
@@ -64,14 +75,17 @@ class Windows(nn.Module):
 
     A window is `size` consecutive time steps. One ends after every `stride` time steps;
     the last one can end later than the sequence, around which are zeros. With
-    `every_step`, the output after a time step is that of the next end of a window.
+    `every_step`, the output after a time step is that of the last window that has
+    ended: nothing of the future. It is 0 before the first one ends.
     """
 
     recurrence: nn.Module
     size: int
     stride: int  # at most the size
 
-    def __call__(self, inputs: jax.Array, *, every_step: bool = False) -> jax.Array:
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+    ) -> jax.Array:
         """Runs the recurrence over windows of inputs [time, batch, features]."""
         time, batch, features = inputs.shape  # time and batch can be symbolic
         around = (self.size - self.stride, self.stride - 1)
@@ -81,8 +95,15 @@ class Windows(nn.Module):
         positions = starts[:, None] + jnp.arange(self.size)[None]  # of padded inputs
         windows = padded[positions].swapaxes(1, 2)
         windows = windows.reshape(count, batch, self.size * features)
-        hidden = self.recurrence(windows, every_step=every_step)
-        return hidden[jnp.arange(time) // self.stride] if every_step else hidden
+        counts = None if lengths is None else -(-lengths // self.stride)
+        hidden = self.recurrence(windows, counts, every_step=every_step)
+        if not every_step:
+            return hidden
+        hidden = jnp.pad(hidden, ((1, 0), (0, 0), (0, 0)))
+        read = jnp.arange(1, time + 1)[:, None]
+        is_last = read == (time if lengths is None else lengths[None])
+        ended = jnp.where(is_last, -(-read // self.stride), read // self.stride)
+        return hidden[ended, jnp.arange(batch)]
 
     def start(self, batch: int, features: int) -> Any:
         """Returns the carry before the first time step of `batch` sequences."""
@@ -114,13 +135,16 @@ class MeanPooling(nn.Module):
     recurrence: nn.Module
     hidden_size: int  # of the recurrence
 
-    def __call__(self, inputs: jax.Array, *, every_step: bool = False) -> jax.Array:
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+    ) -> jax.Array:
         """Runs the recurrence over inputs [time, batch, features]."""
-        hidden = self.recurrence(inputs, every_step=True)
-        if not every_step:
+        hidden = self.recurrence(inputs, None, every_step=True)
+        if not every_step and lengths is None:
             return hidden.mean(axis=0)
         times = jnp.arange(1, hidden.shape[0] + 1, dtype=hidden.dtype)
-        return hidden.cumsum(axis=0) / times[:, None, None]
+        means = hidden.cumsum(axis=0) / times[:, None, None]
+        return means if every_step else last_of(means, lengths)
 
     def start(self, batch: int, features: int) -> Any:
         """Returns the carry before the first time step of `batch` sequences."""
@@ -134,3 +158,29 @@ class MeanPooling(nn.Module):
         total += hidden
         time += 1
         return (inner, total, time), total / time
+
+
+class Bidirectional(nn.Module):
+    """Two recurrences, one of which reads each sequence from its end.
+
+    Their outputs, [batch, hidden] each, are concatenated. Those after other time steps
+    than the last would need the rest of the sequence.
+
+    References:
+        Schuster and Paliwal, "Bidirectional Recurrent Neural Networks", IEEE
+        Transactions on Signal Processing 45(11), 1997.
+    """
+
+    forward: nn.Module
+    backward: nn.Module
+
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+    ) -> jax.Array:
+        """Runs both over inputs [time, batch, features]."""
+        if every_step:
+            raise ValueError("the backward recurrence has read nothing but at the end")
+        flipped = flip_sequences(inputs, lengths, num_batch_dims=1, time_major=True)
+        after = self.forward(inputs, lengths, every_step=False)
+        before = self.backward(flipped, lengths, every_step=False)
+        return jnp.concatenate([after, before], axis=-1)

@@ -62,11 +62,13 @@ def load_run_data(
     """
     network = TrainedNetwork(workdir, selector, paths=paths)
     task, split, examples = network.load_split(None, "report")
-    labels = examples.labels
-    logits = network.logits(examples, every_step=True)
+    labels, lengths = examples.labels, examples.lengths
+    every_step = not network.config.model.bidirectional
+    logits = network.logits(examples, every_step=every_step)
+    if not every_step:  # the last one is the only one
+        logits, lengths = logits[:, :, None], None
     predictions = [
-        Predictions.from_logits(of_network, labels, examples.lengths)
-        for of_network in logits
+        Predictions.from_logits(of_network, labels, lengths) for of_network in logits
     ]
     final = logits[:, np.arange(len(labels)), predictions[0].lengths - 1]
     return RunData(
@@ -87,11 +89,12 @@ def report_run(run: RunData, command: str) -> list[Path]:
     sections = {
         "curves": Section(plots.learning_curves(run.metrics) if run.metrics else None),
         "confusion": _confusion_matrix(run),
-        "steps": _accuracy_over_time(run),
         "gallery": _gallery(run),
         "reliability": _calibration(run),
         "classes": _accuracy_by_class(run),
     }
+    if not run.network.config.model.bidirectional:
+        sections["steps"] = _accuracy_over_time(run)
     configuration = []
     for name, value in run.network.config.flat().items():
         default = SETTINGS[name].default

@@ -32,6 +32,7 @@ SUPPORTED = {
     "model.cell": "lstm",
     "model.pooling": "last",
     "model.window": 1,
+    "model.bidirectional": False,
     "model.differences": False,
     "data.view": "rows",
     "num_seeds": 1,

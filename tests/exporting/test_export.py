@@ -35,6 +35,7 @@ def config_of(
     window: int = 1,
     stride: int | None = None,
     differences: bool = False,
+    bidirectional: bool = False,
     **data: Any,
 ) -> Config:
     """A configuration for images if `data` has a view, else for sequences."""
@@ -48,6 +49,7 @@ def config_of(
         window=window,
         stride=stride,
         differences=differences,
+        bidirectional=bidirectional,
     )
     return Config(data=DataConfig(name=name, **data), model=model)
 
@@ -55,14 +57,17 @@ def config_of(
 NETWORKS = {
     "lstm": config_of("lstm", view="rows"),
     "gru on pixels": config_of("gru", "last", 56, 56, view="pixels"),
-    "rnn on permuted pixels": config_of("rnn", "mean", 16, 16, view="permuted"),
+    "rnn on permuted pixels": config_of(
+        "rnn", "mean", 16, 16, bidirectional=True, view="permuted"
+    ),
     "mingru on columns": config_of("mingru", view="columns", differences=True),
-    "lstm on one feature": config_of("lstm"),
+    "lstm on one feature": config_of("lstm", bidirectional=True),
+    "mingru on sequences": config_of("mingru", bidirectional=True),
     "gru on sequences": config_of(
-        "gru", "mean", differences=True, missing="forward_fill"
+        "gru", "mean", 1, 1, True, bidirectional=True, missing="forward_fill"
     ),
     "rnn on windows": config_of("rnn", "last", 4, 4, missing="zero", normalize="none"),
-    "lru on windows": config_of("lru", "mean", 8, 3, True, missing="zero"),
+    "lru on windows": config_of("lru", "mean", 8, 3, True, True, missing="zero"),
 }
 SEVERAL = {"lstm": 2, "lru on windows": 3}
 NETWORKS |= {

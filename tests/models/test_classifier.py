@@ -1,6 +1,7 @@
 """The classifier: its outputs and its initial parameters."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from support import inputs_of, model_of, random_examples, random_params, task_of
 
 from rnnmnist.config.schema import GATED_CELLS, LINEAR_CELLS, ModelConfig
 from rnnmnist.data.examples import Inputs, Normalization
+from rnnmnist.models.cells import BACKWARD
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
@@ -85,7 +87,7 @@ def test_the_scan_equals_a_loop_over_the_cell(
 def test_logits_after_each_step(cell: str) -> None:
     """They equal those of shorter sequences, and those of one step at a time.
 
-    Windows end after every stride.
+    Between the ends of windows, which are after every stride, they do not change.
     """
     model, params = build(cell, **NETWORKS[cell])
     variables = {"params": params}
@@ -97,8 +99,10 @@ def test_logits_after_each_step(cell: str) -> None:
     over_time = np.asarray(logits_of(model, params, INPUTS, every_step=True))
     assert over_time.dtype == np.float32
     stride = ModelConfig(**NETWORKS[cell]).window_stride
-    ends = [*range(stride - 1, 28, stride), 27]
+    ends = [*range(stride - 1, 27, stride), 27]
     assert_close(over_time[:, ends], by_step[:, ends])
+    for first, end in itertools.pairwise(ends):
+        assert (over_time[:, first:end] == over_time[:, [first]]).all()
     assert_close(logits_of(model, params, INPUTS[:, :13]), by_step[:, 12])
     padded = np.where(PADDING[..., None], np.float32(0), INPUTS)
     found = logits_of(model, params, padded, LENGTHS)
@@ -138,10 +142,13 @@ def padded_with(garbage: Any, missing: str) -> np.ndarray:
     return inputs.take(slice(None))
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("missing", ["error", "forward_fill", "zero"])
 @pytest.mark.parametrize("cell", NETWORKS)
-def test_the_content_of_the_padding_changes_no_bit(cell: str, missing: str) -> None:
-    model, params = build(cell, **NETWORKS[cell])
+def test_the_content_of_the_padding_changes_no_bit(
+    cell: str, missing: str, bidirectional: bool
+) -> None:
+    model, params = build(cell, bidirectional=bidirectional, **NETWORKS[cell])
     inputs = padded_with(0.0, missing)
     expected = np.asarray(logits_of(model, params, inputs, LENGTHS))
     noise = np.random.default_rng(1).normal(size=(PADDING.sum(), 28))
@@ -151,6 +158,31 @@ def test_the_content_of_the_padding_changes_no_bit(cell: str, missing: str) -> N
     # The time steps before the padding do change them.
     found = np.asarray(logits_of(model, params, inputs + 0.1, LENGTHS))
     assert (np.abs(found - expected).max(axis=1) > 1e-3).all()
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("cell", NETWORKS)
+def test_the_second_direction_reads_each_sequence_from_its_end(
+    cell: str, pooling: str
+) -> None:
+    model, params = build(cell, pooling=pooling, bidirectional=True)
+    plain, _ = build(cell, pooling=pooling)
+    forward = np.where(PADDING[..., None], np.float32(0), INPUTS)
+    backward = forward.copy()
+    for index, length in enumerate(LENGTHS):
+        backward[index, :length] = forward[index, :length][::-1]
+    kernel, bias = params["head"]["kernel"], params["head"]["bias"]
+    name = "layers" if cell in LINEAR_CELLS else "cell"
+    expected = -bias  # which both of the networks below add
+    for prefix, inputs, part in (
+        ("", forward, kernel[:16]),
+        (BACKWARD, backward, kernel[16:]),
+    ):
+        own = {name: params[prefix + name], "head": {"kernel": part, "bias": bias}}
+        expected = expected + np.asarray(logits_of(plain, own, inputs, LENGTHS))
+    assert_close(logits_of(model, params, forward, LENGTHS), expected)
+    unpadded = logits_of(model, params, INPUTS, np.full(5, 28, np.int32))
+    assert_close(logits_of(model, params, INPUTS), unpadded)
 
 
 @pytest.mark.parametrize(("cell", "number"), [("lstm", 81_674), ("gru", 61_706)])

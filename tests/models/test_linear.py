@@ -25,7 +25,8 @@ def make_layers(
 @functools.cache
 def initial_params(name: str) -> Any:
     inputs = np.zeros((TIME, BATCH, INPUTS), np.float32)
-    variables = jax.jit(make_layers(name).init)(jax.random.key(0), inputs)
+    key = jax.random.key(0)
+    variables = make_layers(name).init(key, inputs, None, every_step=False)
     return jax.device_get(variables["params"])
 
 
@@ -105,8 +106,8 @@ def test_every_form_equals_a_plain_loop(name: str, options: dict[str, Any]) -> N
 
     @jax.jit
     def outputs(params: Any, inputs: jax.Array) -> Any:
-        apply = functools.partial(layers.apply, {"params": params}, inputs)
-        return apply(every_step=True), apply()
+        apply = functools.partial(layers.apply, {"params": params}, inputs, None)
+        return apply(every_step=True), apply(every_step=False)
 
     found, last = map(np.asarray, outputs(params, inputs))
     expected = [layers_by_hand(name, params, inputs[:, i]) for i in range(BATCH)]
@@ -131,7 +132,8 @@ def test_inputs_of_zero_do_not_dominate_the_first_gradient(name: str) -> None:
     params = initial_params(name)
 
     def loss(params: Any) -> jax.Array:
-        return jnp.asarray(layers.apply({"params": params}, inputs)).sum()
+        hidden = layers.apply({"params": params}, inputs, None, every_step=False)
+        return jnp.asarray(hidden).sum()
 
     gradient = jax.device_get(jax.jit(jax.grad(loss))(params))
     norms = jax.tree.map(np.linalg.norm, gradient)

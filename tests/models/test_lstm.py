@@ -48,7 +48,8 @@ def random_arrays(
     inputs = generator.normal(size=shape[:3])
     cell: Any = recurrence.cell
     example = jnp.zeros(shape[:3], cell.param_dtype)
-    shapes = jax.eval_shape(lambda: recurrence.init(jax.random.key(0), example))
+    init = functools.partial(recurrence.init, every_step=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), example, None)
     params = jax.tree.map(
         lambda leaf: (scale * generator.normal(size=leaf.shape)).astype(leaf.dtype),
         shapes["params"],
@@ -58,7 +59,7 @@ def random_arrays(
 
 def loss(recurrence: ScannedCell, every_step: bool, params: Any, inputs: Any) -> Any:
     """A scalar that depends on every hidden state, unevenly, and the states."""
-    found = recurrence.apply({"params": params}, inputs, every_step=every_step)
+    found = recurrence.apply({"params": params}, inputs, None, every_step=every_step)
     hidden = jnp.asarray(found)
     return jnp.sum(jnp.sin(3 * hidden)), hidden
 
@@ -134,7 +135,8 @@ def test_the_cell_has_the_parameters_of_flax() -> None:
         carry = flax.initialize_carry(key, inputs.shape)
         alone = [cell.init(key, carry, inputs)["params"] for cell in (ours, flax)]
         both = (LSTM(ours), ScannedCell(flax))
-        return alone, [scanned.init(key, inputs[None])["params"] for scanned in both]
+        args = key, inputs[None], None
+        return alone, [one.init(*args, every_step=False)["params"] for one in both]
 
     for one, other in jax.jit(init)(jax.random.key(7)):
         assert str(jax.tree.structure(one)) == str(jax.tree.structure(other))
