@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Sharding
 
 from rnnmnist.config.schema import TrainConfig
+from rnnmnist.models.cells import BACKWARD
 from rnnmnist.models.classifier import Params
 
 EMA_WARMUP = 10  # updates; the decay of the average grows over about as many
@@ -37,10 +38,11 @@ def decay_mask(params: Params) -> np.ndarray:
     there only the kernels are, since decay would shorten the memory of the recurrence
     and undo the initialization of the encoder's bias. `params` can be shapes and types.
     """
+    spared = "layers", f"{BACKWARD}layers", "difference_std"
 
     def is_decayed(path: tuple[jax.tree_util.DictKey, ...]) -> bool:
         is_kernel = path[-1].key == "kernel"
-        return is_kernel or path[0].key not in ("layers", "difference_std")
+        return is_kernel or path[0].key not in spared
 
     leaves = jax.tree_util.tree_leaves_with_path(params)
     masks = [np.full(leaf.size, is_decayed(path)) for path, leaf in leaves]
