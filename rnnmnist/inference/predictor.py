@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from rnnmnist.config.files import REFERENCES, resolve_workdir
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.occlusion import occlude
 from rnnmnist.evaluation.predictions import decision_times
 from rnnmnist.inference import image_io, out_of_distribution
 from rnnmnist.inference.preprocessing import Stages, preprocess
@@ -122,6 +123,22 @@ class Predictor(TrainedNetwork):
                 that the run does not fill.
         """
         return self.probabilities(self.inputs(inputs, lengths), every_step=every_step)
+
+    def occlusion(self, inputs: Any, lengths: ArrayLike | None = None) -> np.ndarray:
+        """Returns how much each prediction depends on each time step.
+
+        It is the fall of the predicted class's log-probability, in nats, when a window
+        of a 28th of the sequence is replaced: by the mean of the training split (0 if
+        the run does not normalize), or by the background of an image.
+
+        Takes inputs as `classify` does. Returns float32 [n, time], for each time step
+        the fall for its window; 0 in the padding.
+
+        References:
+            Zeiler, Fergus, "Visualizing and Understanding Convolutional Networks",
+            ECCV 2014.
+        """
+        return occlude(self, self.inputs(inputs, lengths))
 
 
 def preprocess_image(image: str | Path | bytes | np.ndarray) -> Stages:

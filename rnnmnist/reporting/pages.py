@@ -14,6 +14,7 @@ from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation import metrics
 from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.occlusion import occlude
 from rnnmnist.models.classifier import count_params
 from rnnmnist.reporting import calibration, plots
 from rnnmnist.reporting.calibration import Predictions
@@ -159,18 +160,24 @@ def _accuracy_over_time(run: RunData) -> Section:
 
 
 def _gallery(run: RunData) -> Section:
-    names = run.task.classes
+    names, examples, view = run.task.classes, run.examples, run.network.view
     predictions = run.predictions[0]
-    tiles = [
-        plots.Tile(
-            run.examples.name(index),
-            run.examples.unpadded(index),
-            names[predictions.predicted[index, -1]],
-            metrics.probability(predictions.confidence[index]),
-            names[predictions.labels[index]],
+    errors = calibration.most_confident_errors(predictions, MAX_ERRORS)
+    falls = occlude(run.network, examples, errors) if len(errors) else errors
+    tiles = []
+    for index, fall in zip(errors, falls, strict=True):
+        values = examples.unpadded(index)
+        times = slice(len(values)) if view is None else view.times_of(values.shape)
+        tiles.append(
+            plots.Tile(
+                examples.name(index),
+                values,
+                fall[times],
+                names[predictions.predicted[index, -1]],
+                metrics.probability(predictions.confidence[index]),
+                names[predictions.labels[index]],
+            )
         )
-        for index in calibration.most_confident_errors(predictions, MAX_ERRORS)
-    ]
     return Section(
         plots.gallery(tiles, run.task.feature_names) if tiles else None,
         numbers={"tiles": tiles, "total": (~predictions.correct).sum()},

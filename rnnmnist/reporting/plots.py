@@ -32,6 +32,7 @@ class Tile(NamedTuple):
 
     name: str  # of the sequence in its data
     values: np.ndarray  # an image, uint8 [rows, columns], or real [time, features]
+    falls: np.ndarray  # as `Predictor.occlusion`, [rows, columns] or [time]
     predicted: str
     probability: str
     label: str
@@ -87,7 +88,7 @@ def validation_curves(runs: Mapping[str, Sequence[Metrics]]) -> bytes:
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     """Draws a confusion matrix, int [true classes, predicted classes]."""
     errors = np.ma.array(counts, mask=np.eye(len(counts), dtype=bool))
-    shades = _shades(LIGHT.series[1]).with_extremes(bad=LIGHT.line)
+    shades = _shades(LIGHT.background, LIGHT.series[1]).with_extremes(bad=LIGHT.line)
     # Square root scale: single errors stay visible beside hundreds.
     norm = PowerNorm(0.5, vmin=0, vmax=max(8, int(errors.max())))
     edges = np.arange(len(counts) + 1) - 0.5
@@ -160,7 +161,8 @@ def reliability_diagram(bins: "Bins", accuracy: np.ndarray) -> bytes:
 def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
     """Draws misclassified examples; sequences, which have features, with axes."""
     rows = -(-len(tiles) // 4)
-    shades = _shades(LIGHT.foreground)
+    shades = _shades(LIGHT.background, LIGHT.foreground)
+    evidence = _shades(LIGHT.series[0], LIGHT.background, LIGHT.series[1])
     short = not features and all(
         len(tile.predicted) < 7 and len(tile.label) < 7 for tile in tiles
     )
@@ -173,7 +175,16 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
             axes.set_axis_off()
         for axes, tile in zip(grid.flat, tiles, strict=False):
             label = f"label{gap}{_shorten(tile.label, 14)}"
+            most = np.abs(tile.falls).max() or 1
+            colours = {"cmap": evidence, "vmin": -most, "vmax": most}
             if features:
+                edges = np.arange(len(tile.values) + 1) - 0.5
+                axes.margins(y=0.2)
+                axes.pcolormesh(
+                    *(edges, [0, 0.1], tile.falls[None]),
+                    transform=axes.get_xaxis_transform(),
+                    **colours,
+                )
                 axes.set_prop_cycle(color=LIGHT.series)
                 marker = "o" if len(tile.values) == 1 else ""
                 lines = axes.plot(tile.values, linewidth=1, marker=marker)
@@ -182,7 +193,8 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
                 axes.yaxis.set_major_locator(MaxNLocator(3))
                 label = f"{_shorten(tile.name, 16)}\n{label}"
             else:
-                axes.imshow(tile.values, cmap=shades, vmin=0, vmax=255)
+                axes.imshow(tile.falls, **colours)
+                axes.imshow(tile.values, cmap=shades, alpha=tile.values / 255)
                 axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(True)
             predicted = f"predicted{gap}{_shorten(tile.predicted, 14)}"
@@ -262,8 +274,8 @@ def to_png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def _shades(colour: str) -> LinearSegmentedColormap:
-    return LinearSegmentedColormap.from_list("shades", [LIGHT.background, colour])
+def _shades(*colours: str) -> LinearSegmentedColormap:
+    return LinearSegmentedColormap.from_list("shades", colours)
 
 
 def _plot_metric(

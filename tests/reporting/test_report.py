@@ -332,7 +332,8 @@ def test_plots_shorten_names_and_read_no_mathematics_in_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = [r"cost $\foo$", "_base", "walking_upstairs_1", 200 * "n"]
-    tiles = [plots.Tile("7", np.ones((1, 2)), name, "99.00 %", name) for name in names]
+    one = np.ones((1, 2))
+    tiles = [plots.Tile("7", one, one[:, 0], name, "99.00 %", name) for name in names]
     lines = [Metrics.create(100, "validation", 500, [0], [1.0], [400])]
     plotted: list[tuple[Callable[[], bytes], int]] = [
         (lambda: plots.validation_curves(dict.fromkeys(names, lines)), 60),
@@ -357,7 +358,8 @@ def test_plots_shorten_names_and_read_no_mathematics_in_them(
 
 def test_an_error_of_one_step_is_drawn() -> None:
     def draw(values: list[float]) -> bytes:
-        tile = plots.Tile("7", np.array(values)[:, None], "a", "99.00 %", "b")
+        array = np.array(values)
+        tile = plots.Tile("7", array[:, None], 0 * array, "a", "99.00 %", "b")
         return plots.gallery([tile], ["x"])
 
     assert draw([1.0]) != draw([np.nan])

@@ -1,0 +1,43 @@
+"""Occlusion: on which time steps a prediction depends."""
+
+import numpy as np
+from scipy.special import log_softmax, logsumexp
+
+from rnnmnist.data.examples import Inputs, padding
+from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.predictions import predict_logits
+
+WINDOWS = 28  # of a sequence at most; the rows of an image
+
+
+def occlude(
+    network: TrainedNetwork, inputs: Inputs, positions: slice | np.ndarray = slice(None)
+) -> np.ndarray:
+    """Returns `Predictor.occlusion` for some of the inputs, float32 [n, time].
+
+    After the normalization, the mean of the training split and the background are 0.
+    """
+    values = inputs.take(positions)
+    lengths = None if inputs.lengths is None else inputs.lengths[positions]
+    if network.view is not None:
+        values = network.view(values)
+    count, time_steps, _ = values.shape
+    ends = np.full(count, time_steps) if lengths is None else lengths
+    windows = np.arange(time_steps) // -(-ends // WINDOWS)[:, None]
+    windows[padding(time_steps, ends)] = -1
+
+    def classify(is_occluded: np.ndarray) -> np.ndarray:
+        occluded = Inputs(np.where(is_occluded[..., None], 0, values), lengths)
+        logits = predict_logits(
+            network.model, network.params, occluded, None, network.mesh
+        )
+        return logsumexp(log_softmax(logits, axis=-1), axis=0)  # and a constant
+
+    whole = classify(windows < -1)
+    predicted = whole.argmax(-1)[:, None]
+    falls: np.ndarray = np.zeros(windows.shape, np.float32)
+    for window in range(windows.max() + 1):
+        is_inside = windows == window
+        fall = np.take_along_axis(whole - classify(is_inside), predicted, axis=1)
+        falls += np.where(is_inside, fall, 0)
+    return falls

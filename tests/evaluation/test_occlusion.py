@@ -1,0 +1,79 @@
+"""Occlusion finds the time steps that decide."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from support import random_examples, save_network, task_of
+
+import rnnmnist
+from rnnmnist import Predictor
+from rnnmnist.config.schema import Config, DataConfig, ModelConfig
+from rnnmnist.data.image_sets import image_task
+from rnnmnist.runs.checkpoints import find_step, read_header
+
+TIME = 40  # in windows of two time steps
+DECIDES = slice(18, 24)
+LABELS = np.where(np.arange(300) % 2, "up", "down")
+INPUTS = 0.3 * np.random.default_rng(0).normal(size=(300, TIME, 2))
+INPUTS[:, DECIDES, 0] += np.where(LABELS == "up", 1, -1)[:, None]
+RECIPE: dict[str, Any] = {"cell": "lstm", "pooling": "last", "differences": False}
+RECIPE |= {"hidden_size": 8, "num_steps": 400, "learning_rate": 0.01}
+
+
+def share(predictor: Predictor) -> float:
+    """Returns the share of the positive falls that is in the deciding interval."""
+    falls = np.maximum(predictor.occlusion(INPUTS[:100]), 0)
+    assert falls.shape == (100, TIME)
+    np.testing.assert_array_equal(falls[:, ::2], falls[:, 1::2])
+    return float(falls[:, DECIDES].sum() / falls.sum())
+
+
+def test_most_falls_are_where_a_known_interval_decides(tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    with jax.numpy_dtype_promotion("standard"):
+        rnnmnist.fit(INPUTS, LABELS, workdir=workdir, verbose=False, **RECIPE)
+    assert share(Predictor(workdir)) > 0.9
+    header = read_header(workdir, find_step(workdir, "best"))
+    drawn = save_network(tmp_path / "drawn", header.config, header.task)
+    assert share(Predictor(drawn)) < 0.5
+
+
+@pytest.mark.parametrize("view", ["rows", "columns", "permuted"])
+def test_falls_are_those_of_pictures_with_background(view: Any, tmp_path: Path) -> None:
+    """The pixels of a window are those that are read in its time steps."""
+    data = DataConfig(view=view)
+    config = Config(data=data, model=ModelConfig("gru", hidden_size=4))
+    task = image_task(data)
+    predictor = Predictor(save_network(tmp_path / "run", config, task))
+    images = random_examples(2).stored
+    whole = predictor.classify(images)
+    assert predictor.view is not None
+    times = predictor.view.times_of(images.shape[1:])
+    falls = predictor.occlusion(images)
+    width = falls.shape[1] // 28
+    for window in (0, 11):
+        found = predictor.classify(np.where(times // width == window, 0, images))
+        fall = np.log(whole / found)[range(2), whole.argmax(1)]
+        assert fall == pytest.approx(falls[:, window * width], abs=1e-5)
+
+
+def test_falls_are_those_of_sequences_with_the_mean(tmp_path: Path) -> None:
+    """Windows are within the length; the padding has no fall."""
+    task = dataclasses.replace(task_of(60, 2, 3), mean=(3.0, -1.0), std=(2.0, 0.25))
+    config = Config(data=DataConfig(name="files"), model=ModelConfig(hidden_size=4))
+    predictor = Predictor(save_network(tmp_path / "run", config, task))
+    inputs = np.random.default_rng(0).normal(3, 2, size=(3, 60, 2))
+    lengths = np.array([60, 30, 7])
+    whole = predictor.classify(inputs, lengths)
+    falls = predictor.occlusion(inputs, lengths)
+    assert not falls[np.arange(60) >= lengths[:, None]].any()
+    for index, window in enumerate([slice(57, 60), slice(28, 30), slice(6, 7)]):
+        occluded = inputs.copy()
+        occluded[index, window] = task.mean
+        found = predictor.classify(occluded, lengths)
+        fall = np.log(whole / found)[index, whole[index].argmax()]
+        assert falls[index, window] == pytest.approx(fall, abs=1e-5)
