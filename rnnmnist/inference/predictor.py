@@ -39,8 +39,13 @@ class Prediction(NamedTuple):
         return float(self.probabilities[-1].max())
 
     @property
-    def decision_time(self) -> int:
-        """The time step, from 1, after which the predicted digit no longer changes."""
+    def decision_time(self) -> int | None:
+        """The time step, from 1, after which the predicted digit no longer changes.
+
+        None if the network reads in both directions.
+        """
+        if len(self.probabilities) == 1:
+            return None
         return int(decision_times(self.probabilities.argmax(-1)[None])[0])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import random_examples, save_network, task_of
+from support import REPOSITORY, random_examples, save_network, task_of
 
 from rnnmnist import Predictor, predict
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
@@ -54,7 +54,7 @@ def test_a_stream_predicts_as_for_whole_sequences(
         if time == 2:
             stored = pickle.dumps(states)
     np.testing.assert_allclose(streamed, whole, rtol=1e-5, atol=1e-6)
-    if window == 1:  # else outputs are those of the next end of a window
+    if window == 1:  # else outputs are those of the last end of a window
         over_time = predictor.classify(inputs, every_step=True)
         np.testing.assert_allclose(over_time, whole, rtol=1e-5, atol=1e-6)
 
@@ -82,6 +82,24 @@ def test_time_steps_that_a_stream_refuses() -> None:
     ):
         with pytest.raises(UserError, match=message):
             network.step(network.start(), features)
+
+
+def test_both_directions_have_no_outputs_over_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Config(model=ModelConfig(hidden_size=4, bidirectional=True))
+    workdir = save_network(tmp_path / "run", config, image_task(config.data))
+    network = Predictor(workdir)
+    for ask in (network.start, lambda: network.classify(IMAGES, every_step=True)):
+        with pytest.raises(UserError, match=r"bidirectional=True and classifies whole"):
+            ask()
+    prediction = network.predict(IMAGES[0])
+    assert prediction.probabilities.shape == (1, 10)
+    assert prediction.decision_time is None
+    (expected,) = network.classify(prediction.stages.image[None])
+    np.testing.assert_allclose(prediction.probabilities[0], expected, rtol=1e-6)
+    predict.main([f"--workdir={workdir}", str(REPOSITORY / "docs/five.jpg")])
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

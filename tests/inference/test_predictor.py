@@ -260,6 +260,7 @@ def test_a_prediction_is_consistent(predictor: Predictor) -> None:
     np.testing.assert_allclose(prediction.probabilities.sum(-1), 1, rtol=1e-5)
     digits_by_row = prediction.probabilities.argmax(-1)
     row = prediction.decision_time
+    assert row is not None
     assert (digits_by_row[row - 1 :] == prediction.digit).all()
     assert row == 1 or digits_by_row[row - 2] != prediction.digit
     order = prediction.probabilities[-1].argsort()

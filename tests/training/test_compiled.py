@@ -84,6 +84,7 @@ def test_two_updates_on_sequences(case: list[str]) -> None:
             "model.cell": chosen["cell"],
             "model.pooling": chosen["pooling"],
             "model.window": int(chosen["window"]),
+            "model.bidirectional": chosen["loss"] == "last",
             "train.loss": chosen["loss"],
         }
     )
