@@ -17,21 +17,21 @@ class Execution(NamedTuple):
     parallel_scan: bool  # whether linear recurrences use `associative_scan`
     # Of linear recurrences: time steps per block of which the backward pass keeps the
     # first state; None: no blocks.
-    remat_steps: int | None = None
+    remat_steps: int | None
 
     @classmethod
     def create(cls, config: Config, platform: str) -> "Execution":
         """Returns how a run executes on a platform, which need not be present."""
-        settings = config.execution
-        execution = DEFAULTS.get(platform, GPU)  # cuda and rocm are GPUs
-        if settings.precision != "auto":
-            execution = execution._replace(precision=settings.precision)
-        block = settings.remat_steps
-        if block is None and config.model.is_linear and not execution.parallel_scan:
-            block = LINEAR_REMAT_STEPS
-        return execution._replace(remat_steps=block)
+        default = DEFAULTS.get(platform, GPU)  # cuda and rocm are GPUs
+        precision, block = config.execution.precision, config.execution.remat_steps
+        return default._replace(
+            precision=default.precision if precision == "auto" else precision,
+            remat_steps=default.remat_steps if block is None else block,
+        )
 
 
+# In a block, and at most in an iteration of its loop: as many as fit a CPU's cache.
+LINEAR_REMAT_STEPS = 6
 # A CPU device computes its networks in turn, since one already uses its cores. It
 # evaluates as many examples as fit its cache. An accelerator launches every operation
 # of a loop anew, which unrolling and a parallel scan avoid.
@@ -41,6 +41,7 @@ GPU = Execution(
     vectorize_seeds=True,
     eval_batch_size=1024,
     parallel_scan=True,
+    remat_steps=None,
 )
 DEFAULTS = {
     "cpu": Execution(
@@ -49,9 +50,8 @@ DEFAULTS = {
         vectorize_seeds=False,
         eval_batch_size=64,
         parallel_scan=False,
+        remat_steps=LINEAR_REMAT_STEPS,
     ),
     "gpu": GPU,
     "tpu": GPU._replace(precision="bfloat16"),
 }
-# In a block, and at most in an iteration of its loop: as many as fit a CPU's cache.
-LINEAR_REMAT_STEPS = 6

@@ -11,7 +11,7 @@ import pytest
 from support import REPOSITORY, Command, agrees, code_blocks, run_block
 
 import rnnmnist
-from rnnmnist.config.platforms import DEFAULTS, LINEAR_REMAT_STEPS, MOST_CPU_DEVICES
+from rnnmnist.config.platforms import DEFAULTS, MOST_CPU_DEVICES
 from rnnmnist.config.schema import SETTINGS
 
 README = (REPOSITORY / "README.md").read_text()
@@ -107,7 +107,7 @@ def test_the_choices_by_platform_are_the_current_ones() -> None:
     for how, column in zip(DEFAULTS.values(), columns, strict=True):
         expected = [
             *(str(how.unroll), how.precision, scans[how.parallel_scan]),
-            "none" if how.parallel_scan else str(LINEAR_REMAT_STEPS),
+            str(how.remat_steps).lower(),
             *(together[how.vectorize_seeds], str(how.eval_batch_size)),
         ]
         assert list(column[:-1]) == expected
