@@ -7,7 +7,6 @@ References:
     Bagnall et al., "The UEA multivariate time series classification archive, 2018".
 """
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,17 @@ from typing import Any
 import numpy as np
 
 from rnnmnist.data.sequences.validation import pad
-from rnnmnist.errors import UserError, did_you_mean, shown
-
-Lines = Iterator[tuple[str, str]]  # place for messages, and the stripped text
+from rnnmnist.errors import UserError, did_you_mean, named, shown
 
 
 def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
     """Reads a file, or with `pair` both of NAME_TRAIN.ts and NAME_TEST.ts."""
-    files = _pair(path) if pair else {path: ""}
+    stem = path.stem.removesuffix("_TRAIN").removesuffix("_TEST")
+    both = {
+        path.with_stem(f"{stem}_{part.upper()}"): part for part in ("train", "test")
+    }
+    is_pair = pair and path in both and all(file.is_file() for file in both)
+    files = both if is_pair else {path: ""}
     classes: tuple[str, ...] = ()  # as in the first file; empty without labels
     cases: list[np.ndarray] = []  # float64 [time, dimensions]
     labels: list[str] = []
@@ -32,13 +34,13 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
         header = _read_header(lines)
         classes = classes if cases else header
         for where, text in lines:
-            values, label = _parse_case(text, classes, where)
-            features = values.shape[1]
-            if cases and features != cases[0].shape[1]:
-                raise UserError(
-                    f"{where}: has {features} dimensions, but the first case "
-                    f"{cases[0].shape[1]}; write the same number"
-                )
+            with named(where, "a missing value is ? or nan"):
+                values, label = _parse_case(text, classes)
+                if cases and values.shape[1] != cases[0].shape[1]:
+                    raise UserError(
+                        f"has {values.shape[1]} dimensions, but the first case "
+                        f"{cases[0].shape[1]}; write the same number"
+                    )
             cases.append(values)
             labels.append(label)
             split.append(name)
@@ -50,23 +52,12 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
         "lengths": lengths,
         "labels": labels if classes else None,
         "class_names": classes,
-        "split": split if len(files) == 2 else None,
+        "split": split if is_pair else None,
     }
 
 
-def _pair(path: Path) -> dict[Path, str]:
-    """Returns both files of a pair with their splits; else the path alone."""
-    name = path.stem.removesuffix("_TRAIN").removesuffix("_TEST")
-    files = {
-        path.with_name(f"{name}_TRAIN{path.suffix}"): "train",
-        path.with_name(f"{name}_TEST{path.suffix}"): "test",
-    }
-    is_pair = path in files and all(file.is_file() for file in files)
-    return files if is_pair else {path: ""}
-
-
-def _read_lines(path: Path, line: str) -> Lines:
-    """Yields the lines that are neither empty nor comments."""
+def _read_lines(path: Path, line: str) -> Iterator[tuple[str, str]]:
+    """Yields the place and the text of lines that are neither empty nor comments."""
     # Comments in the archives are not always UTF-8.
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, text in enumerate(map(str.strip, file), 1):
@@ -74,7 +65,7 @@ def _read_lines(path: Path, line: str) -> Lines:
                 yield f"{line} {number}", text
 
 
-def _read_header(lines: Lines) -> tuple[str, ...]:
+def _read_header(lines: Iterator[tuple[str, str]]) -> tuple[str, ...]:
     """Returns the classes, if there are labels; other tags repeat what cases show."""
     classes: tuple[str, ...] = ()
     for where, text in lines:
@@ -94,30 +85,23 @@ def _read_header(lines: Lines) -> tuple[str, ...]:
     raise UserError("has no line @data; write it before the cases")
 
 
-def _parse_case(
-    text: str, classes: tuple[str, ...], where: str
-) -> tuple[np.ndarray, str]:
+def _parse_case(text: str, classes: tuple[str, ...]) -> tuple[np.ndarray, str]:
     """Returns the values, float64 [time, dimensions], and the label if there is one."""
     dimensions = text.split(":")
     label = dimensions.pop().strip() if classes else ""
     if classes and label not in classes:
         allowed = f"allowed are the classes of @classLabel, {shown(' '.join(classes))}"
         remedy = did_you_mean(label, classes, allowed)
-        raise UserError(f"{where}: the label is {shown(label)}; {remedy}")
-    columns = [_parse_numbers(part, where) for part in dimensions]
-    sizes = sorted({len(column) for column in columns})
+        raise UserError(f"the label is {shown(label)}; {remedy}")
+    columns = []
+    for part in dimensions:
+        if "_" in part:  # which float() would ignore
+            raise UserError(f"{shown(part)} contains an underscore; remove it")
+        cells = part.split(",")
+        columns.append([float("nan" if c.strip() == "?" else c) for c in cells])
+    sizes = sorted(set(map(len, columns)))
     if len(sizes) != 1:
         raise UserError(
-            f"{where}: the dimensions have {shown(sizes)} values; write as many in each"
+            f"the dimensions have {shown(sizes)} values; write as many in each"
         )
     return np.array(columns).T, label
-
-
-def _parse_numbers(text: str, where: str) -> list[float]:
-    cells = [cell.strip() for cell in text.split(",")]
-    try:
-        if "_" in text:  # which float() would ignore
-            raise ValueError(f"{shown(text)} contains an underscore")
-        return [math.nan if cell == "?" else float(cell) for cell in cells]
-    except ValueError as error:
-        raise UserError(f"{where}: {error}; a missing value is ? or nan") from error

@@ -430,7 +430,7 @@ WRONG_TS = [
     ("bird\n", "brid\n", "line 11: the label is 'brid'; did you mean 'bird'?"),
     ("6:bird", "6,6:bird", "line 11: the dimensions have [1, 2] values"),
     ("5:6:bird", "5:bird", "line 11: has 1 dimensions, but the first case 2"),
-    ("5:6", ":6", "line 11: could not convert string to float: ''"),
+    ("5:6", ":6", "line 11: cannot be read (ValueError: could not convert"),
     ("5:6:bird", "bird", "line 11: the dimensions have [] values"),
     ("5:6", "5_0:6", "line 11: '5_0' contains an underscore"),
 ]
