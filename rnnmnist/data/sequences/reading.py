@@ -5,6 +5,7 @@ import json
 import logging
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,15 +175,16 @@ def to_dataset(
         )
         remedy = did_you_mean("label", sequences.feature_names, add)
         raise UserError(f"labels: are missing; {remedy}")
-    mean = std = difference_std = None
+    _, time_steps, features = sequences.inputs.shape
+    task = trained or Task(name, time_steps, features, sequences.classes, {})
     if trained is None:
-        classes = sequences.classes
         splits = sequences.training_splits(config.validation)
         moments = Moments(sequences, splits["train"])
         sha256 = hash_sequences(sequences, config.missing, moments)
         if config.normalize != "none":
-            mean = tuple(moments.mean[: len(moments.low)].tolist())
-            std, difference_std = moments.std
+            mean = tuple(moments.mean[:features].tolist())
+            std, changes = moments.std
+            task = replace(task, mean=mean, std=std, difference_std=changes)
         _check_roles(sequences, config.roles)
         static = moments.is_static & (moments.high > moments.low)
         if static.any() and not static.all():
@@ -192,30 +194,21 @@ def to_dataset(
                 "name it groups"
             )
     else:
-        classes = trained.classes
         labels = _labels_of(sequences, labels, trained)
         sha256 = hash_sequences(sequences, config.missing)
-        mean = trained.mean
-        std = trained.std
-        difference_std = trained.difference_std
         splits = sequences.given_splits("test")
         if sha256 == trained.sha256:
             splits = sequences.training_splits(config.validation)
     groups = sequences.groups
     held_out = () if groups is None else np.unique(groups[splits["validation"]])
-    _, time_steps, features = sequences.inputs.shape
-    task = Task(
-        name,
-        time_steps,
-        features,
-        classes,
-        {split: len(indices) for split, indices in splits.items()},
+    task = replace(
+        task,
+        name=name,
+        time_steps=time_steps,
+        examples={split: len(indices) for split, indices in splits.items()},
         feature_names=sequences.feature_names,
         validation_groups=tuple(map(str, held_out)),
-        difference_std=difference_std,
         sha256=sha256,
-        mean=mean,
-        std=std,
     )
     normalization = Normalization.create(task, config.missing)
     lengths = sequences.lengths
