@@ -26,7 +26,6 @@ MAX_BLOCK = 1 << 27  # bytes of a file that are parsed at a time; a row fits int
 CELL_BYTES = 32  # memory of a value while it is read
 # What the texts of a column can be, of which the first one that suits all is used.
 TIMES = (pa.int64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.float64())
-MISFITS = (pa.ArrowInvalid, pa.ArrowNotImplementedError)  # errors of a cast
 
 Place = Callable[[int], str]  # names a row, from 0, for messages
 Roles = Mapping[str, str]  # of columns that are not named so, by their names
@@ -169,11 +168,9 @@ class _Column:
             values = pa.chunked_array(
                 [one.dictionary.cast(kind).take(one.indices) for one in values.chunks]
             )
-        self.is_text = str(values.type) in ("string", "large_string", "string_view")
-        if self.is_text:
+        if str(values.type) in ("string", "large_string", "string_view"):
             values = pc.utf8_trim_whitespace(values.cast(pa.string()))
-            null = pa.scalar(None, pa.string())
-            values = pc.if_else(pc.equal(values, ""), null, values)
+            values = pc.if_else(pc.not_equal(values, ""), values, None)
         self.values = values
 
     def texts(self) -> tuple[np.ndarray, list[str]]:
@@ -190,10 +187,9 @@ class _Column:
     def times(self) -> np.ndarray:
         """Returns numbers or timestamps [rows]."""
         allowed = "numbers, or times such as 2026-05-01 12:00, all or none with offset"
-        kinds = TIMES if self.is_text else (self.values.type,)
-        times = self._cast(kinds, allowed)
-        comparable = times.dtype.kind in "iufM"
-        valid = np.isfinite(times) if comparable else np.zeros(len(times), bool)
+        kind = self.values.type
+        times = self._cast(TIMES if kind == pa.string() else (kind,), allowed)
+        valid = np.isfinite(times) if times.dtype.kind in "iufM" else np.array([False])
         if not valid.all():
             raise self._refusal(int(np.argmin(valid)), allowed)
         return times
@@ -209,22 +205,23 @@ class _Column:
     def _cast(self, kinds: tuple[pa.DataType, ...], allowed: str) -> np.ndarray:
         """Converts all values to the first kind for which that is possible."""
         for kind in kinds:
-            with contextlib.suppress(*MISFITS):
-                # An integer beyond 2**53 is rounded.
-                return self.values.cast(kind, safe=False).to_numpy()
+            if (values := self._first_rows(len(self.values), kind)) is not None:
+                return values.to_numpy()
         raise self._refusal(max(map(self._first_misfit, kinds)), allowed)
 
     def _first_misfit(self, kind: pa.DataType) -> int:
         """Returns the first row whose value cannot be converted."""
+        rows = range(len(self.values))
+        return bisect.bisect(
+            rows, False, key=lambda row: self._first_rows(row + 1, kind) is None
+        )
 
-        def has_misfit(row: int) -> bool:
-            try:
-                self.values.slice(0, row + 1).cast(kind, safe=False)
-            except MISFITS:
-                return True
-            return False
-
-        return bisect.bisect(range(len(self.values)), False, key=has_misfit)
+    def _first_rows(self, rows: int, kind: pa.DataType) -> pa.ChunkedArray | None:
+        """Converts the values of some rows; None if one cannot be converted."""
+        with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            # An integer beyond 2**53 is rounded.
+            return self.values.slice(0, rows).cast(kind, safe=False)
+        return None
 
     def _refusal(self, row: int, allowed: str) -> UserError:
         value = self.values[row].as_py()
