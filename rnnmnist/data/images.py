@@ -38,7 +38,6 @@ FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
-VALIDATION_EXAMPLES = 5_000
 BLOCK = 100  # images in a record
 PREPARE_AGAIN = "delete this folder to prepare it again"
 NETWORK_SECONDS = 6.0  # TFDS itself takes minutes to report a missing network
@@ -74,7 +73,7 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
             paths = dl_manager.download(urls)
             images, labels = map(read_idx, paths["train"])
             test_images, test_labels = map(read_idx, paths["test"])
-            held_out = VALIDATION_EXAMPLES
+            held_out = IMAGE_SETS[self.builder_config.name][1]["validation"]
             splits = {
                 "train": (images[held_out:], labels[held_out:]),
                 "validation": (images[:held_out], labels[:held_out]),
@@ -95,9 +94,8 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
 def original_urls(builder: MnistRows) -> dict[str, list[str]]:
     """Returns the URLs of each split's images and labels; none if they are shipped."""
     base = URLS.get(builder.builder_config.name)
-    if base is None:
-        return {}
-    return {split: [base + name for name in names] for split, names in FILES.items()}
+    files = FILES.items() if base else ()
+    return {split: [f"{base}{name}" for name in names] for split, names in files}
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -172,7 +170,7 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
     source = f", downloading from {urlparse(missing[0]).netloc}" if missing else ""
     print(f"preparing {name} in {builder.data_dir}{source}", flush=True)
     download_config = tfds.download.DownloadConfig(
-        manual_dir=None if manual_dir is None else expand(manual_dir),
+        manual_dir=manual_dir,
         force_checksums_validation=True,
         compute_stats=tfds.download.ComputeStatsMode.SKIP,
     )
