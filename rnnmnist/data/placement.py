@@ -60,36 +60,17 @@ def open_batches(
         shared = main_memory() / len(mesh.local_devices)  # by the devices of a CPU
         memory = stats.get("bytes_limit", shared)
         on_host = size * len(examples) > MAX_MEMORY_FRACTION * memory
-    if on_host:
-        gather = _host_gatherer(examples, config, mesh, updates)
-        with concurrent.futures.ThreadPoolExecutor(1) as thread:
-            yield BatchSource(_ahead(gather, updates, thread), updates, on_host)
-    else:
-        gather = _device_gatherer(examples, config, mesh, updates)
-        # Several events can fall into a chunk.
-        yield BatchSource(functools.lru_cache(1)(gather), updates, on_host)
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:  # not started if unused
+        if on_host:
+            gather = _host_gatherer(examples, config, mesh, updates, thread)
+        else:
+            gather = _device_gatherer(examples, config, mesh, updates)
+        yield BatchSource(gather, updates, on_host)
 
 
 def chunk_updates(update_bytes: int) -> int:
     """Returns the number of updates in a chunk whose batches have these bytes."""
     return min(CHUNK_UPDATES, max(1, CHUNK_BYTES // update_bytes))
-
-
-def _ahead(
-    gather: Callable[[int], Chunk], updates: int, thread: concurrent.futures.Executor
-) -> Callable[[int], Chunk]:
-    """Gathers in a thread, which begins the next chunk while the devices use one."""
-    gathered: dict[int, concurrent.futures.Future[Chunk]] = {}
-
-    def chunk(start: int) -> Chunk:
-        nonlocal gathered
-        gathered = {
-            step: gathered.get(step) or thread.submit(gather, step)
-            for step in (start, start + updates)
-        }
-        return gathered[start].result()
-
-    return chunk
 
 
 def _device_gatherer(
@@ -103,6 +84,7 @@ def _device_gatherer(
     )
     seeds = device_put(np.asarray(config.seeds, np.uint32), over_seeds(mesh))
 
+    @functools.lru_cache(1)  # several events can fall into a chunk
     def gather(start: int) -> Chunk:
         first = device_put(np.int32(start), replicated(mesh))
         batches = gather_batches(
@@ -119,9 +101,16 @@ def _device_gatherer(
 
 
 def _host_gatherer(
-    examples: Examples, config: Config, mesh: Mesh, updates: int
+    examples: Examples,
+    config: Config,
+    mesh: Mesh,
+    updates: int,
+    thread: concurrent.futures.Executor,
 ) -> Callable[[int], Chunk]:
-    """Takes the shards of a chunk from examples on the host."""
+    """Takes the shards of a chunk from examples on the host, in a thread.
+
+    It begins the next chunk while the devices use one.
+    """
     batch_size = config.train.batch
     seeds = np.asarray(config.seeds, np.uint32)
     # On this process's own device: other threads use the mesh.
@@ -145,7 +134,14 @@ def _host_gatherer(
         first = device_put(np.int32(start), replicated(mesh))
         return Chunk(batches, device_put(seeds, over_seeds(mesh)), first)
 
-    return gather
+    submit = functools.lru_cache(2)(lambda start: thread.submit(gather, start))
+
+    def gather_ahead(start: int) -> Chunk:
+        gathered = submit(start)
+        submit(start + updates)
+        return gathered.result()
+
+    return gather_ahead
 
 
 def _take_shards(
