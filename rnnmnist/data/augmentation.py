@@ -55,9 +55,8 @@ def sample_warp(key: jax.Array, count: int, distortions: Distortions) -> Warp:
     limit = distortions.max_shift
     offset = jax.random.randint(shift_key, (count, 2), -limit, limit + 1)
     noise = None
-    if distortions.elastic:
-        noise = jax.random.normal(noise_key, (count, 2, GRID, GRID))
-        noise *= distortions.elastic
+    if elastic := distortions.elastic:
+        noise = elastic * jax.random.normal(noise_key, (count, 2, GRID, GRID))
     matrix = rotation @ shearing @ _matrices(scale, zeros, zeros, scale * mirror)
     return Warp(matrix, offset.astype(jnp.float32), noise)
 
@@ -74,9 +73,8 @@ def apply_warp(images: jax.Array, warp: Warp) -> jax.Array:
     """
     size = images.shape[1:]
     centre = (jnp.array(size, jnp.float32) - 1) / 2  # [2]
-    positions = [jnp.arange(count, dtype=jnp.float32) for count in size]
-    pixels = jnp.stack(jnp.meshgrid(*positions, indexing="ij"))
-    relative = pixels - centre[:, None, None]  # [2, rows, columns]
+    pixels = jnp.indices(size, jnp.float32)  # [2, rows, columns]
+    relative = pixels - centre[:, None, None]
 
     def warp_one(image: jax.Array, warp: Warp) -> jax.Array:
         source = jnp.einsum("ij,jrc->irc", warp.matrix, relative)

@@ -6,7 +6,7 @@ import numpy as np
 
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.examples import View
+from rnnmnist.data.examples import SPLITS, View
 
 IMAGE_SHAPE = (28, 28)
 _DIGITS = tuple("0123456789")
@@ -42,10 +42,6 @@ def embedded_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """
     with np.load(EMBEDDED, allow_pickle=False) as file:
         images, labels = file["images"], file["labels"]  # sorted by class
-    index = np.arange(len(labels)) % 500  # within the class of an image
-    masks = {
-        "train": index < 400,
-        "validation": (index >= 400) & (index < 450),
-        "test": index >= 450,
-    }
-    return {name: (images[mask], labels[mask]) for name, mask in masks.items()}
+    indices = np.split(np.arange(len(labels)).reshape(10, 500), [400, 450], axis=1)
+    parts = zip(SPLITS, map(np.ravel, indices), strict=True)
+    return {name: (images[part], labels[part]) for name, part in parts}
