@@ -39,9 +39,7 @@ class Sequences:
 
     def given_splits(self, default: str) -> dict[str, np.ndarray]:
         """Returns the indices of each split; without any, all are of one."""
-        given = self.split
-        if given is None:
-            given = np.full(len(self.inputs), default)
+        given = np.full(len(self.inputs), default) if self.split is None else self.split
         return {name: np.flatnonzero(given == name) for name in SPLITS}
 
     def training_splits(self, hold_out: bool) -> dict[str, np.ndarray]:
@@ -70,9 +68,8 @@ class Sequences:
             is_held_out = np.zeros(len(train), bool)
             for label in np.unique(labels):
                 own = np.flatnonzero(labels == label)
-                if len(own) > 1:
-                    first = min(VALIDATION_EVERY, len(own)) - 1
-                    is_held_out[own[first::VALIDATION_EVERY]] = True
+                first = min(VALIDATION_EVERY, max(2, len(own))) - 1
+                is_held_out[own[first::VALIDATION_EVERY]] = True
         if len(splits["test"]) and is_held_out.sum() < MIN_VALIDATION_EXAMPLES:
             return splits
         if not is_held_out.any():
@@ -119,8 +116,7 @@ def validate(
     names = tuple(map(str, range(features)))
     if feature_names is not None:
         names = tuple(_array("feature_names", feature_names, "U", features).tolist())
-    indices = None
-    classes: tuple[str, ...] = ()
+    indices, classes = None, tuple[str, ...]()
     if labels is not None:
         indices, classes = _encode(_array("labels", labels, "biuU", count), class_names)
     if len(set(names)) < len(names):
@@ -237,11 +233,8 @@ def _encode(
     """Returns the labels as int32 indices, and the classes."""
     values, inverse = np.unique(labels, return_inverse=True)
     names = [str(value) for value in values]
-    classes = names
-    if class_names is not None:
-        classes = list(class_names)
-    elif all(re.fullmatch(r"-?[0-9]{1,20}", name) for name in names):
-        classes = sorted(names, key=int)
+    are_integers = all(re.fullmatch(r"-?[0-9]{1,20}", name) for name in names)
+    classes = class_names or sorted(names, key=int if are_integers else str)
     positions = {name: index for index, name in enumerate(classes)}
     indices = np.array([positions[name] for name in names], np.int32)
     return indices[inverse], tuple(classes)
