@@ -111,11 +111,7 @@ def _setting_of(name: str, field: "dataclasses.Field[Any]") -> Setting:
     elif choices := typing.get_args(kind):  # if it is a Literal
         allowed = f"one of {', '.join(choices)}"
     else:
-        bounds = [
-            f"{words} {constraints[key]}"
-            for key, words in BOUNDS.items()
-            if key in constraints
-        ]
+        bounds = [f"{BOUNDS[key]} {limit}" for key, limit in constraints.items()]
         allowed = f"{TYPES[kind]} {' and '.join(bounds)}".strip()
     kind = Annotated[kind, msgspec.Meta(**constraints)]
     if is_optional:
