@@ -40,7 +40,6 @@ from rnnmnist.runtime.signals import deferred_interrupts
 # Raised if a setting or a field of a record below is renamed or removed; then rewrite
 # the headers of the shipped models, too. What is added has the default of runs before.
 FORMAT = 3
-PARSE_ERRORS = (ValueError, LookupError, TypeError, AttributeError)  # from a header
 # orbax numbers the saves of a process, and while a save starts, its parts take the
 # number of one that another thread starts. Its writes and reads need no lock.
 SAVE_LOCK = threading.Lock()
@@ -123,8 +122,8 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             config=self._config, task=self._task, metrics=metrics, arrays=checksums
         )
         content = msgspec.to_builtins(header)
-        items = {item: ocp.args.StandardSave(tree) for item, tree in arrays.items()}
         content["sha256"] = json_checksum(content)
+        items = {item: ocp.args.StandardSave(tree) for item, tree in arrays.items()}
         items["header"] = ocp.args.JsonSave(content)
         self._metrics[step] = metrics
         with self._run_errors(), SAVE_LOCK:
@@ -184,7 +183,7 @@ def read_header(workdir: Path, step: int) -> Header:
             raise ValueError("it differs from its SHA-256")
     except PermissionError:
         raise
-    except (*PARSE_ERRORS, OSError, RecursionError) as error:
+    except Exception as error:  # a damaged file can cause an error of any type
         reason = f"header cannot be read ({first_line(error)})"
         raise DamagedError(folder, reason) from error
     try:
@@ -193,7 +192,7 @@ def read_header(workdir: Path, step: int) -> Header:
         # Unlike `convert`, this refuses a setting that a later version has added.
         config = Config.from_dict(content["config"])
         return msgspec.convert(content | {"config": config}, Header)
-    except (*PARSE_ERRORS, UserError) as error:
+    except Exception as error:
         raise UserError(
             f"workdir: the checkpoint {folder} is of another version of rnnmnist "
             f"({first_line(error)}); use that version, or name another workdir"
@@ -213,9 +212,7 @@ def read_arrays(workdir: Path, step: int, item: str, like: Any = None) -> Any:
     expected = read_header(workdir, step).arrays.get(item, {})
     tree = jax.tree.map(np.asarray, _restore(folder, item, like))
     actual = array_checksums(tree)
-    names = [
-        name for name in actual | expected if actual.get(name) != expected.get(name)
-    ]
+    names = sorted({name for name, _ in actual.items() ^ expected.items()})
     if names or not expected:
         text = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
         raise DamagedError(folder, f"{text} in {item} differs from its SHA-256")
@@ -259,8 +256,6 @@ def _restore(folder: Path, item: str, like: Any) -> Any:
             ocp.StandardCheckpointer(multiprocessing_options=options) as checkpointer,
         ):
             saved = checkpointer.metadata(folder / item).item_metadata
-            if saved is None:
-                raise ValueError("no metadata")
             # orbax would cast to another type silently.
             _check_leaves(folder, item, saved.tree, like)
             target = jax.tree.map(
