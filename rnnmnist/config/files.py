@@ -71,12 +71,11 @@ def find_config(file_or_name: str) -> Path:
     path = expand(file_or_name)
     if path.is_file():
         return path
-    files = sorted(shipped_folder("configs").glob("*.py"))
-    shipped = {file.stem: file for file in files}
+    shipped = {file.stem: file for file in shipped_folder("configs").glob("*.py")}
     name = file_or_name.removeprefix("configs/").removesuffix(".py")
     if name in shipped:
         return shipped[name]
-    listed = f"shipped configurations: {', '.join(shipped)}"
+    listed = f"shipped configurations: {', '.join(sorted(shipped))}"
     remedy = did_you_mean(path.stem, shipped, listed)
     raise UserError(f"config: there is no file {file_or_name}; {remedy}")
 

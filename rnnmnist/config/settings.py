@@ -6,7 +6,6 @@ may change it, and which data have it.
 
 import dataclasses
 import functools
-import types
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -103,8 +102,7 @@ def settings_of(section: type[ConfigSection]) -> dict[str, Setting]:
 def _setting_of(name: str, field: "dataclasses.Field[Any]") -> Setting:
     constraints = field.metadata["constraints"]
     kind: Any = field.type
-    is_optional = types.NoneType in typing.get_args(kind)  # `TYPE | None`
-    if is_optional:
+    if field.default is None:  # the type is `TYPE | None`
         kind = typing.get_args(kind)[0]
     if form := field.metadata["form"]:
         allowed = form
@@ -114,7 +112,7 @@ def _setting_of(name: str, field: "dataclasses.Field[Any]") -> Setting:
         bounds = [f"{BOUNDS[key]} {limit}" for key, limit in constraints.items()]
         allowed = f"{TYPES[kind]} {' and '.join(bounds)}".strip()
     kind = Annotated[kind, msgspec.Meta(**constraints)]
-    if is_optional:
+    if field.default is None:
         kind |= None
         allowed += " or none"
     return Setting(name, kind, allowed, field.default, **field.metadata["about"])

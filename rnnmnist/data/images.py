@@ -180,10 +180,7 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
             builder.download_and_prepare(download_config=download_config)
     except (tfds.download.DownloadError, requests.RequestException) as error:
         raise _unavailable(builder, missing, str(error)) from error
-    except Exception as error:
-        # TFDS does not export this type. If it is renamed, its traceback is printed.
-        if type(error).__name__ != "NonMatchingChecksumError":
-            raise
+    except tfds.core.download.download_manager.NonMatchingChecksumError as error:
         # TFDS names file and checksums and then explains how to debug its builders.
         reason = " ".join(str(error).partition("To debug")[0].split())
         raise UserError(f"data.name: {reason}; fetch the file again") from error

@@ -4,11 +4,11 @@ A chunk is gathered on the devices from a copy of the examples, or, if that woul
 too much memory, by a thread of the host. Both give the same bits.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -60,7 +60,7 @@ def open_batches(
         shared = main_memory() / len(mesh.local_devices)  # by the devices of a CPU
         memory = stats.get("bytes_limit", shared)
         on_host = size * len(examples) > MAX_MEMORY_FRACTION * memory
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:  # not started if unused
+    with ThreadPoolExecutor(1) as thread:  # not started if unused
         if on_host:
             gather = _host_gatherer(examples, config, mesh, updates, thread)
         else:
@@ -101,11 +101,7 @@ def _device_gatherer(
 
 
 def _host_gatherer(
-    examples: Examples,
-    config: Config,
-    mesh: Mesh,
-    updates: int,
-    thread: concurrent.futures.Executor,
+    examples: Examples, config: Config, mesh: Mesh, updates: int, thread: Executor
 ) -> Callable[[int], Chunk]:
     """Takes the shards of a chunk from examples on the host, in a thread.
 
