@@ -81,9 +81,9 @@ def score_logits(logits: np.ndarray, labels: np.ndarray, first_seed: int = 0) ->
     with np.errstate(invalid="ignore"):  # logits of diverged networks
         total = np.log(np.exp(logits - top[..., None]).sum(axis=-1)) + top
         losses = total - logits[:, np.arange(examples), labels]
+    networks = np.arange(len(logits))[:, None]
     confusions = np.zeros((len(logits), classes, classes), int)
-    for confusion, predicted in zip(confusions, logits.argmax(-1), strict=True):
-        np.add.at(confusion, (labels, predicted), 1)
+    np.add.at(confusions, (networks, labels, logits.argmax(-1)), 1)
     scores = score_confusions(confusions, losses.mean(axis=1), first_seed)
     if not scores.members:
         return scores
@@ -99,7 +99,10 @@ def score_confusions(
 ) -> Scores:
     """Returns the scores of networks with these confusion matrices and losses."""
     networks = len(confusions)
-    examples = int(confusions[0].sum())
+    totals = confusions[0].sum(axis=1)  # of each class, the same for all networks
+    examples = int(totals.sum())
+    present = totals > 0  # only these classes have an accuracy
+    recalls = np.diagonal(confusions, axis1=1, axis2=2)[:, present] / totals[present]
     correct = int(np.trace(confusions, axis1=1, axis2=2).sum())
     accuracy = correct / (networks * examples)  # one division, so that equal counts tie
     scores = Scores(
@@ -107,7 +110,7 @@ def score_confusions(
         correct=correct,
         accuracy=accuracy,
         accuracy_interval=wilson_interval(correct / networks, examples),
-        balanced_accuracy=statistics.fmean(map(_balanced_accuracy, confusions)),
+        balanced_accuracy=statistics.fmean(recalls.ravel()),
         loss=statistics.fmean(losses.tolist()),
         confusion=tuple(map(tuple, confusions.sum(axis=0).tolist())),
         seed=first_seed,
@@ -126,13 +129,6 @@ def score_confusions(
         accuracy_mean_interval=t_interval(accuracy, std, networks),
         members=members,
     )
-
-
-def _balanced_accuracy(confusion: np.ndarray) -> float:
-    """Returns the mean accuracy over the classes that have examples."""
-    totals = confusion.sum(axis=1)
-    present = totals > 0
-    return statistics.fmean(np.diag(confusion)[present] / totals[present])
 
 
 def format_accuracy(scores: Scores | Metrics) -> str:
