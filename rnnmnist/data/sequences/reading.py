@@ -182,8 +182,7 @@ def to_dataset(
         moments = Moments(sequences, splits["train"])
         sha256 = hash_sequences(sequences, config.missing, moments)
         if config.normalize != "none":
-            mean = tuple(moments.mean[:features].tolist())
-            std, changes = moments.std
+            mean, std, changes = moments.normalization
             task = replace(task, mean=mean, std=std, difference_std=changes)
         _check_roles(sequences, config.roles)
         static = moments.is_static & (moments.high > moments.low)
@@ -194,7 +193,14 @@ def to_dataset(
                 "name it groups"
             )
     else:
-        labels = _labels_of(sequences, labels, trained)
+        check_features(sequences, trained)
+        if unknown := set(sequences.classes) - set(trained.classes):
+            raise UserError(
+                f"the network was not trained on class {min(unknown)}; its classes are "
+                f"{', '.join(trained.classes)}"
+            )
+        order = [trained.classes.index(name) for name in sequences.classes]
+        labels = np.array(order, np.int32)[labels]
         sha256 = hash_sequences(sequences, config.missing)
         splits = sequences.given_splits("test")
         if sha256 == trained.sha256:
@@ -334,29 +340,18 @@ class Moments:
         self.number += number
 
     @property
-    def std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """The standard deviations: of values, and of standardized ones' differences.
+    def normalization(self) -> Iterator[tuple[float, ...]]:
+        """The means, and the standard deviations of values and of their differences.
 
-        They are 1 for a constant of which each value is rounded.
+        Those are in units of the former, and 1 for a constant with rounded values.
         """
         variances = self.squares / np.maximum(self.number, 1)
         std, changes = np.split(np.sqrt(variances), 2)
-        std[std <= 4 * self.rounding * np.abs(self.mean[: len(std)])] = 1
+        mean = self.mean[: len(std)]
+        std[std <= 4 * self.rounding * np.abs(mean)] = 1
         largest = np.fmax(np.abs(self.low), np.abs(self.high))
         changes = np.where(changes <= 4 * self.rounding * largest, 1, changes / std)
-        return tuple(std.tolist()), tuple(changes.tolist())
-
-
-def _labels_of(sequences: Sequences, labels: np.ndarray, trained: Task) -> np.ndarray:
-    """Returns labels as indices of the classes that a network was trained on."""
-    check_features(sequences, trained)
-    if unknown := set(sequences.classes) - set(trained.classes):
-        raise UserError(
-            f"the network was not trained on class {min(unknown)}; its classes are "
-            f"{', '.join(trained.classes)}"
-        )
-    order = [trained.classes.index(name) for name in sequences.classes]
-    return np.array(order, np.int32)[labels]
+        return (tuple(values.tolist()) for values in (mean, std, changes))
 
 
 def check_features(sequences: Sequences, trained: Task) -> None:

@@ -196,8 +196,7 @@ def test_a_feature_is_constant_up_to_the_rounding_of_its_type(
     sequences = validate(inputs, np.arange(len(inputs)) % 2)
     moments = reading.Moments(sequences, np.arange(len(inputs)))
     reading.hash_sequences(sequences, "error", moments)
-    means = moments.mean
-    stds, changes = moments.std
+    means, stds, changes = moments.normalization
     assert (means[0], stds[:3]) == (constant[0], (1, 1, 1))
     deviations = np.float64(varied - constant[0])
     error = means[3] - constant[0].item() - deviations.mean()
