@@ -9,7 +9,6 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any
 
 import jax
 import numpy as np
@@ -77,10 +76,12 @@ def _device_gatherer(
     examples: Examples, config: Config, mesh: Mesh, updates: int
 ) -> Callable[[int], Chunk]:
     """Copies examples to every device, which gathers its own shards of a chunk."""
-    rows = _rows(examples, slice(None))
-    arrays = jax.tree.map(
-        functools.partial(device_put, sharding=replicated(mesh)),
-        Batch(rows, examples.labels, examples.lengths),  # type: ignore[arg-type]
+    values = examples.take(slice(None))
+    arrays = _put(
+        replicated(mesh),
+        values.reshape(len(values), -1),  # gathered faster than [28, 28]
+        examples.labels,
+        examples.lengths,
     )
     seeds = device_put(np.asarray(config.seeds, np.uint32), over_seeds(mesh))
 
@@ -107,25 +108,23 @@ def _host_gatherer(
 
     It begins the next chunk while the devices use one.
     """
-    batch_size = config.train.batch
     seeds = np.asarray(config.seeds, np.uint32)
     # On this process's own device: other threads use the mesh.
     local_seeds = device_put(seeds, local_sharding())
     count = device_put(np.int32(len(examples)), local_sharding())
     indices_of = jax.jit(batch_indices, static_argnums=(2, 3))
-    sharding = NamedSharding(mesh, SHARDED)
     lengths = examples.lengths
 
     def gather(start: int) -> Chunk:
         first = device_put(np.int32(start), local_sharding())
         indices = jax.device_get(
-            indices_of(local_seeds, first, updates, batch_size, count)
+            indices_of(local_seeds, first, updates, config.train.batch, count)
         )
-        take = functools.partial(_take_shards, indices, sharding)
-        batches = Batch(
-            inputs=take(functools.partial(_rows, examples)),
-            labels=take(examples.labels.__getitem__),
-            lengths=None if lengths is None else take(lengths.__getitem__),
+        batches = _put(
+            NamedSharding(mesh, SHARDED),
+            examples.take(indices.ravel()).reshape(*indices.shape, -1),
+            examples.labels[indices],
+            None if lengths is None else lengths[indices],
         )
         first = device_put(np.int32(start), replicated(mesh))
         return Chunk(batches, device_put(seeds, over_seeds(mesh)), first)
@@ -140,21 +139,6 @@ def _host_gatherer(
     return gather_ahead
 
 
-def _take_shards(
-    indices: np.ndarray, sharding: NamedSharding, take: Callable[..., np.ndarray]
-) -> jax.Array:
-    """Takes the values of examples on the host, for each device those of its shard."""
-    shape = take(np.arange(1)).shape[1:]
-
-    def shard(index: Any) -> np.ndarray:
-        own = indices[index[: indices.ndim]]
-        return take(own.ravel()).reshape(*own.shape, *shape)
-
-    with jax.transfer_guard_host_to_device("allow"):
-        return jax.make_array_from_callback((*indices.shape, *shape), sharding, shard)
-
-
-def _rows(examples: Examples, positions: slice | np.ndarray) -> np.ndarray:
-    """Takes examples as rows [n, values], which are gathered faster than [28, 28]."""
-    values = examples.take(positions)
-    return values.reshape(len(values), -1)
+def _put(sharding: NamedSharding, *arrays: np.ndarray | None) -> Batch:
+    """Distributes inputs, labels and lengths over the devices."""
+    return Batch(*jax.tree.map(lambda array: device_put(array, sharding), arrays))
