@@ -46,9 +46,8 @@ def sample_warp(key: jax.Array, count: int, distortions: Distortions) -> Warp:
     )
     angle *= jnp.deg2rad(distortions.max_rotation)
     ones, zeros = jnp.ones(count), jnp.zeros(count)
-    rotation = _matrices(
-        jnp.cos(angle), jnp.sin(angle), -jnp.sin(angle), jnp.cos(angle)
-    )
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    rotation = _matrices(cos, sin, -sin, cos)
     shearing = _matrices(ones, zeros, shear * distortions.max_shear, ones)
     mirror = jnp.where(distortions.flip & (flip < 0), -ones, ones)
     scale = jnp.exp(log_scale * jnp.log1p(distortions.max_scale))

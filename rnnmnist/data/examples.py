@@ -128,9 +128,8 @@ class Inputs:
 
     def raw(self, positions: int | slice | np.ndarray) -> np.ndarray:
         """Returns some examples as they are stored, with their padding."""
-        return self.stored[
-            positions if self.indices is None else self.indices[positions]
-        ]
+        index = positions if self.indices is None else self.indices[positions]
+        return self.stored[index]
 
     def take(self, positions: slice | np.ndarray) -> np.ndarray:
         """Returns some examples: uint8 images, or normalized float32 sequences."""
