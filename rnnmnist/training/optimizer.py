@@ -56,16 +56,14 @@ def learning_rate(config: TrainConfig, step: jax.typing.ArrayLike) -> jax.Array:
     """
     peak = config.learning_rate
     warmup = int(config.warmup_fraction * config.total_steps)
+    # Starts above 0, so that the first update changes the parameters.
+    rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
+    schedule = optax.constant_schedule(peak)
     if config.schedule == "cosine":
         remaining = max(1, config.total_steps - warmup)
         schedule = optax.cosine_decay_schedule(peak, remaining)
-    else:
-        schedule = optax.constant_schedule(peak)
-    if warmup:
-        # Starts above 0, so that the first update changes the parameters.
-        rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
-        schedule = optax.join_schedules([rise, schedule], [warmup])
-    return jnp.asarray(schedule(step))
+    schedule = optax.join_schedules([rise, schedule], [warmup])
+    return jnp.asarray(schedule(step), jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "count", "sharding"))
@@ -74,7 +72,6 @@ def learning_rates(
 ) -> jax.Array:
     """Returns the learning rates of the updates after `first` ones, float32 [count]."""
     rates = learning_rate(config, first + jnp.arange(count))
-    rates = jnp.full(count, rates, jnp.float32)  # a constant one has no axis
     return jax.lax.with_sharding_constraint(rates, sharding)
 
 
