@@ -89,6 +89,13 @@ def train_steps(
     The state is donated. Returns the new one, and the statistics of the updates.
     """
 
+    @functools.partial(
+        jax.shard_map,
+        mesh=program.mesh,
+        in_specs=(STATE_SPECS, CHUNK_SPECS, P(), P(), P()),
+        out_specs=(STATE_SPECS, P()),
+        check_vma=False,  # gradients differ between devices until their psum
+    )
     def train_shard(
         state: TrainState,
         chunk: Chunk,
@@ -110,14 +117,7 @@ def train_steps(
         state, stats, _ = jax.lax.while_loop(cond, body, loop)
         return state, gather_ensemble(stats, program.mesh)
 
-    run = jax.shard_map(
-        train_shard,
-        mesh=program.mesh,
-        in_specs=(STATE_SPECS, CHUNK_SPECS, P(), P(), P()),
-        out_specs=(STATE_SPECS, P()),
-        check_vma=False,  # gradients differ between devices until their psum
-    )
-    return run(state, chunk, rates, num_steps, class_weights)
+    return train_shard(state, chunk, rates, num_steps, class_weights)
 
 
 def sum_batch(
@@ -200,14 +200,8 @@ def apply_update(
     def where_finite(new: Any, old: Any) -> jax.Array:
         return jnp.where(all_finite, new, old)
 
-    stats = UpdateStats(
-        updates=stats.updates + where_finite(1, 0),
-        loss=stats.loss + where_finite(loss, 0),
-        correct=stats.correct + where_finite(correct, 0),
-        finite=finite,
-        last_loss=mean_loss,
-        last_norm=norm,
-    )
+    sums = where_finite(1, 0), where_finite(loss, 0), where_finite(correct, 0)
+    stats = stats.add(UpdateStats(*sums, finite, mean_loss, norm))
     return jax.tree.map(where_finite, new, old), stats, all_finite
 
 
@@ -220,17 +214,17 @@ def score_last_batch(
     Returns the loss and the correct predictions, as `sum_batch` does.
     """
 
+    @functools.partial(
+        jax.shard_map,
+        mesh=program.mesh,
+        in_specs=(STATE_SPECS, CHUNK_SPECS),
+        out_specs=P(),
+        check_vma=False,
+    )
     def score_shard(state: TrainState, chunk: Chunk) -> Any:
         step, params = state.step - 1, state.evaluated_params
         last = dataclasses.replace(state, step=step, params=params)
         loss, correct, _ = sum_batch(last, chunk, program=program, gradients=False)
         return gather_ensemble((loss, correct), program.mesh)
 
-    run = jax.shard_map(
-        score_shard,
-        mesh=program.mesh,
-        in_specs=(STATE_SPECS, CHUNK_SPECS),
-        out_specs=P(),
-        check_vma=False,
-    )
-    return run(state, chunk)
+    return score_shard(state, chunk)
