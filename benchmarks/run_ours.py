@@ -59,7 +59,7 @@ class Trainer:
     def steps(self, count: int) -> int:
         """Trains as between two events; returns the number of images."""
         step = int(self.state.step)
-        self.state, sums, _ = train_range(self.state, self.updates, step, step + count)
+        self.state, sums = train_range(self.state, self.updates, step, step + count)
         images = self.config.train.batch * self.config.num_seeds
         return int(sums.updates) * images
 

@@ -301,10 +301,8 @@ def interrupted_at(step: int) -> Iterator[None]:
     """Sends SIGINT to this process after a run has logged the updates up to a step."""
     original = loop.log_training
 
-    def log_training(
-        run: Any, state: Any, chunk: Any, finished: int, *rest: Any
-    ) -> None:
-        original(run, state, chunk, finished, *rest)
+    def log_training(run: Any, state: Any, finished: int, *rest: Any) -> None:
+        original(run, state, finished, *rest)
         if finished == step:
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -13,7 +13,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rnnmnist.config.schema import Config, TrainConfig
-from rnnmnist.data.batches import Chunk
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError, StoppedError
@@ -147,10 +146,10 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
     while step < config.total_steps and not stopping:
         target = next_event(step, config)
         start = running_seconds()
-        state, stats, chunk = train_range(state, run.updates, step, target)
+        state, stats = train_range(state, run.updates, step, target)
         step += int(stats.updates)
-        if chunk is not None:
-            log_training(run, state, chunk, step, stats, running_seconds() - start)
+        if stats.updates:
+            log_training(run, state, step, stats, running_seconds() - start)
         if step < target:
             run.checkpoints.wait()
             rejected = console.describe_rejection(run.config, stats, step)
@@ -173,14 +172,12 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
 
 def train_range(
     state: TrainState, updates: Updates, first: int, last: int
-) -> tuple[TrainState, UpdateStats, Chunk | None]:
+) -> tuple[TrainState, UpdateStats]:
     """Trains from a step to a later one, or to an update that is rejected.
 
-    Returns the new state, the statistics of the updates on the host, and the chunk
-    of the last applied one, None if there is none.
+    Returns the new state, and the statistics of the updates on the host.
     """
     parts = list[UpdateStats]()
-    applied = None
     program = updates.program
     everywhere = replicated(program.mesh)
     for chunk, count in updates.batches.chunks(first, last):
@@ -195,11 +192,9 @@ def train_range(
             state, chunk, rates, num_steps, updates.class_weights, program=program
         )
         parts.append(jax.device_get(stats))
-        if parts[-1].updates:
-            applied = chunk
         if not parts[-1].finite.all():
             break
-    return state, functools.reduce(UpdateStats.add, parts), applied
+    return state, functools.reduce(UpdateStats.add, parts)
 
 
 def next_event(step: int, config: TrainConfig) -> int:
@@ -210,12 +205,7 @@ def next_event(step: int, config: TrainConfig) -> int:
 
 
 def log_training(
-    run: Run,
-    state: TrainState,
-    chunk: Chunk,
-    step: int,
-    stats: UpdateStats,
-    seconds: float,
+    run: Run, state: TrainState, step: int, stats: UpdateStats, seconds: float
 ) -> None:
     """Logs the updates since the last event."""
     batch_size = run.config.train.batch
@@ -224,6 +214,7 @@ def log_training(
     loss, correct = stats.loss, stats.correct
     if run.config.train.log_metrics == "last_batch":
         examples = batch_size
+        ((chunk, _),) = run.updates.batches.chunks(step - 1, step)
         scores = score_last_batch(state, chunk, program=run.updates.program)
         loss, correct = jax.device_get(scores)
     losses = [float(one) / examples for one in loss]

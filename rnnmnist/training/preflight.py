@@ -99,7 +99,7 @@ def describe_step(
         updates = Updates(program, batches, config.train, weights)
         for first, last in ((0, 1), (1, 1 + TIMED_STEPS)):
             start = running_seconds()
-            state, stats, _ = train_range(state, updates, first, last)
+            state, stats = train_range(state, updates, first, last)
             seconds = running_seconds() - start
             if not stats.finite.all():
                 reason = console.describe_rejection(config, stats, first)
