@@ -81,7 +81,9 @@ def train(
     was started before the data were read. A complete run is kept.
     """
     with resume.hold_workdir(workdir, config, dataset.task) as mesh:
-        step, complete = resume.find_start(config, dataset.task, workdir)
+        step, complete = broadcast(
+            lambda: resume.find_start(config, dataset.task, workdir)
+        )
         if verbose:
             console.print_header(config, dataset.task, workdir, mesh, step, complete)
         if complete is None:

@@ -78,19 +78,15 @@ def find_start(config: Config, task: Task, workdir: Path) -> tuple[int, str | No
     The step is 0 if there is no checkpoint. Damaged checkpoints are renamed, so that
     their steps can be saved again.
     """
-
-    def decide() -> tuple[int, str | None]:
-        for step in list_steps(workdir):
-            if (fault := checkpoints.find_fault(workdir, step)) is not None:
-                renamed = checkpoints.quarantine(workdir, step)
-                _logger.warning(
-                    f"checkpoint {step} is damaged and not used ({fault}); it is now "
-                    f"{renamed}"
-                )
-        step = step_to_resume(config, workdir, task)
-        return step, completion(workdir, step, config.train)
-
-    return broadcast(decide)
+    for step in list_steps(workdir):
+        if (fault := checkpoints.find_fault(workdir, step)) is not None:
+            renamed = checkpoints.quarantine(workdir, step)
+            _logger.warning(
+                f"checkpoint {step} is damaged and not used ({fault}); it is now "
+                f"{renamed}"
+            )
+    step = step_to_resume(config, workdir, task)
+    return step, completion(workdir, step, config.train)
 
 
 def ends_at(
@@ -207,10 +203,7 @@ def restore_state(
     trained = rest.get("trained_params")
     sharding = over_seeds(program.mesh)
     flatten = jax.jit(jax.vmap(flatten_params), out_shardings=sharding)
-
-    def put(saved: Any) -> Any:
-        return put_ensemble(saved, config.num_seeds, sharding)
-
+    put = functools.partial(put_ensemble, num_seeds=config.num_seeds, sharding=sharding)
     return TrainState(
         step=device_put(rest["step"], replicated(program.mesh)),
         params=flatten(put(params if trained is None else trained)),
