@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import find_config, load_config, parse_folder, pin_cell
-from rnnmnist.config.schema import SETTINGS, Config
+from rnnmnist.config.schema import SETTINGS
 from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import Task, fit_to_task
 from rnnmnist.data.sequences.reading import from_memory, to_dataset
@@ -112,7 +112,12 @@ def fit(
     """
     folder = parse_folder(str(workdir))
     path = folder / f"{folder.name}.data"  # whose stem is the name of the data set
-    config = pin_cell(_configure(settings).replace({"data.path": str(path)}))
+    values = {
+        find(name, FIT_SETTINGS, f"fit: {name}").name: value
+        for name, value in settings.items()
+    }
+    config = load_config(find_config("files"))
+    config = pin_cell(config.replace(values | {"data.path": str(path)}))
     sequences = from_memory(
         inputs,
         config.data.roles,
@@ -154,12 +159,6 @@ def fit(
             callback=callback,
         )
     return folder
-
-
-def _configure(settings: dict[str, object]) -> Config:
-    names = {name: find(name, FIT_SETTINGS, f"fit: {name}").name for name in settings}
-    config = load_config(find_config("files"))
-    return config.replace({names[name]: value for name, value in settings.items()})
 
 
 def _save(path: Path, sequences: Sequences, task: Task) -> None:
