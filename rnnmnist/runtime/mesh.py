@@ -90,14 +90,15 @@ def _grid(
     batch_size: int, num_seeds: int, most: int, num_devices: int | None = None
 ) -> tuple[int, int] | None:
     """Returns the mesh's shape with at most `most` devices; None if there is none."""
-    for seeds in range(most, 0, -1):
-        for batch in range(most // seeds, 0, -1):
-            total = seeds * batch
-            if num_seeds % seeds or batch_size % batch or total % process_count():
-                continue
-            if num_devices in (None, total):
-                return seeds, batch
-    return None
+    grids = (
+        (seeds, batch)
+        for seeds in range(most, 0, -1)
+        for batch in range(most // seeds, 0, -1)
+        if num_seeds % seeds == batch_size % batch == 0
+        if seeds * batch % process_count() == 0
+        if num_devices in (None, seeds * batch)
+    )
+    return next(grids, None)
 
 
 def over_seeds(mesh: Mesh) -> NamedSharding:
