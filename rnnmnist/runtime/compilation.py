@@ -1,7 +1,6 @@
 """The compilation cache, and the time that jax spends on compiling."""
 
 import collections
-import functools
 import logging
 import os
 import tempfile
@@ -14,6 +13,7 @@ import jax
 from rnnmnist.runtime.jax_internals import COMPILATION_EVENTS
 
 _logger = logging.getLogger(__name__)
+_seconds: dict[int, float] = collections.defaultdict(float)  # by thread
 
 
 def enable_compilation_cache() -> None:
@@ -45,8 +45,8 @@ def use_cpu() -> None:
 
 
 def compile_seconds() -> float:
-    """Returns the seconds of compilation in this thread since the first call."""
-    return _seconds()[threading.get_ident()]
+    """Returns the seconds of compilation in this thread so far."""
+    return _seconds[threading.get_ident()]
 
 
 def running_seconds() -> float:
@@ -54,14 +54,9 @@ def running_seconds() -> float:
     return time.monotonic() - compile_seconds()
 
 
-@functools.cache  # a second listener would count every second twice
-def _seconds() -> dict[int, float]:
-    """Returns the seconds of each thread, to which those of compilations are added."""
-    seconds: dict[int, float] = collections.defaultdict(float)
+def _add_seconds(event: str, duration_secs: float, **_: object) -> None:
+    if event in COMPILATION_EVENTS:
+        _seconds[threading.get_ident()] += duration_secs
 
-    def on_event(event: str, duration_secs: float, **_: object) -> None:
-        if event in COMPILATION_EVENTS:
-            seconds[threading.get_ident()] += duration_secs
 
-    jax.monitoring.register_event_duration_secs_listener(on_event)
-    return seconds
+jax.monitoring.register_event_duration_secs_listener(_add_seconds)
