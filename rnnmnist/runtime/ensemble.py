@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Sharding
 
-from rnnmnist.runtime.mesh import SEEDS, device_put
+from rnnmnist.runtime.mesh import device_put
 
 
 class Stream(enum.IntEnum):
@@ -44,16 +44,6 @@ def map_ensemble(function: Callable[..., Any], vectorize: bool) -> Callable[...,
         return jax.lax.map(lambda networks: function(*networks), trees)
 
     return mapped
-
-
-def gather_ensemble(tree: Any, mesh: Mesh) -> Any:
-    """Gathers the shards of an ensemble's arrays, but not scalars, in `shard_map`."""
-    if mesh.shape[SEEDS] == 1:
-        return tree
-    return jax.tree.map(
-        lambda leaf: jax.lax.all_gather(leaf, SEEDS, tiled=True) if leaf.ndim else leaf,
-        tree,
-    )
 
 
 def split_ensemble(tree: Any) -> list[Any]:

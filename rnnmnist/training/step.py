@@ -17,8 +17,8 @@ from rnnmnist.models.classifier import (
     flatten_params,
     unflatten_params,
 )
-from rnnmnist.runtime.ensemble import gather_ensemble, map_ensemble
-from rnnmnist.runtime.mesh import BATCH, SEEDS
+from rnnmnist.runtime.ensemble import map_ensemble
+from rnnmnist.runtime.mesh import BATCH, SEEDS, replicated
 from rnnmnist.training.optimizer import average, decay_mask
 from rnnmnist.training.state import STATE_SPECS, Program, TrainState
 
@@ -62,6 +62,8 @@ class UpdateStats:
         )
 
 
+# The partition of statistics over a mesh, one spec for each field.
+STATS_SPECS: Any = UpdateStats(P(), *[P(SEEDS)] * 5)  # type: ignore[arg-type]
 Loop = tuple[TrainState, UpdateStats, jax.Array]  # bool []: all networks are finite
 
 
@@ -93,7 +95,7 @@ def train_steps(
         jax.shard_map,
         mesh=program.mesh,
         in_specs=(STATE_SPECS, CHUNK_SPECS, P(), P(), P()),
-        out_specs=(STATE_SPECS, P()),
+        out_specs=(STATE_SPECS, STATS_SPECS),
         check_vma=False,  # gradients differ between devices until their psum
     )
     def train_shard(
@@ -115,9 +117,10 @@ def train_steps(
 
         loop = (state, UpdateStats.zeros(len(chunk.seed)), jnp.array(True))
         state, stats, _ = jax.lax.while_loop(cond, body, loop)
-        return state, gather_ensemble(stats, program.mesh)
+        return state, stats
 
-    return train_shard(state, chunk, rates, num_steps, class_weights)
+    state, stats = train_shard(state, chunk, rates, num_steps, class_weights)
+    return state, jax.lax.with_sharding_constraint(stats, replicated(program.mesh))
 
 
 def sum_batch(
@@ -218,13 +221,13 @@ def score_last_batch(
         jax.shard_map,
         mesh=program.mesh,
         in_specs=(STATE_SPECS, CHUNK_SPECS),
-        out_specs=P(),
+        out_specs=P(SEEDS),
         check_vma=False,
     )
     def score_shard(state: TrainState, chunk: Chunk) -> Any:
         step, params = state.step - 1, state.evaluated_params
         last = dataclasses.replace(state, step=step, params=params)
-        loss, correct, _ = sum_batch(last, chunk, program=program, gradients=False)
-        return gather_ensemble((loss, correct), program.mesh)
+        return sum_batch(last, chunk, program=program, gradients=False)[:2]
 
-    return score_shard(state, chunk)
+    scores = score_shard(state, chunk)
+    return jax.lax.with_sharding_constraint(scores, replicated(program.mesh))
