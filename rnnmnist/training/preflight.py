@@ -17,7 +17,6 @@ from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.images import make_builder, missing_urls
 from rnnmnist.data.placement import open_batches
 from rnnmnist.errors import RunError
-from rnnmnist.runs.logs import completion
 from rnnmnist.runs.workdir import check_free
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.mesh import make_mesh, platform_of
@@ -53,10 +52,10 @@ def check_run(
     yield "devices", f"{mesh.size} of {found}"
     yield "data", describe_data(config.data, dataset)
     check_free(workdir)
-    step = step_to_resume(config, workdir, task)
+    step, complete = step_to_resume(config, workdir, task)
     free = shutil.disk_usage(check_writable(workdir)).free / 2**30
-    start = f"a run resumes from step {step}" if step else "no run in it yet"
-    start = completion(workdir, step, config.train) or start
+    resumes = f"a run resumes from step {step}" if step else "no run in it yet"
+    start = complete or resumes
     yield "workdir", f"{workdir}, writable, {free:,.1f} GiB free, {start}"
     yield "step", describe_step(config, task, dataset, mesh)
 

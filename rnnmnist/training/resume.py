@@ -35,8 +35,13 @@ Callback = Callable[[Metrics], bool | None]
 _logger = logging.getLogger(__name__)
 
 
-def check_agreement(config: Config, task: Task) -> None:
-    """Checks that all processes have the same data and, paths aside, settings."""
+@contextlib.contextmanager
+def hold_workdir(workdir: Path, config: Config, task: Task) -> Iterator[Mesh]:
+    """Locks a workdir for a run on whose data and settings all processes agree.
+
+    They need not agree on paths. A failed read or write names the last checkpoint in
+    the workdir, but one of a callback.
+    """
     settings = {"num_processes": process_count(), "data": task.sha256} | {
         name: value for name, value in config.flat().items() if name not in DATA_PATHS
     }
@@ -51,15 +56,6 @@ def check_agreement(config: Config, task: Task) -> None:
         raise UserError(
             f"{', '.join(differing)}: start all processes with the same settings"
         )
-
-
-@contextlib.contextmanager
-def hold_workdir(workdir: Path, config: Config, task: Task) -> Iterator[Mesh]:
-    """Locks a workdir for a run on whose devices and settings all processes agree.
-
-    A failed read or write names the last checkpoint in it, but one of a callback.
-    """
-    check_agreement(config, task)
     mesh = make_mesh(config.train.batch, config.execution.num_devices, config.num_seeds)
     check_user_cell(config.model)
     with lock(workdir):
@@ -85,8 +81,7 @@ def find_start(config: Config, task: Task, workdir: Path) -> tuple[int, str | No
                 f"checkpoint {step} is damaged and not used ({fault}); it is now "
                 f"{renamed}"
             )
-    step = step_to_resume(config, workdir, task)
-    return step, completion(workdir, step, config.train)
+    return step_to_resume(config, workdir, task)
 
 
 def ends_at(
@@ -153,14 +148,14 @@ def check_settings(config: Config, workdir: Path) -> tuple[int, Header | None]:
     return step, header
 
 
-def step_to_resume(config: Config, workdir: Path, task: Task) -> int:
-    """Returns the newest checkpoint's step, 0 if there is none.
+def step_to_resume(config: Config, workdir: Path, task: Task) -> tuple[int, str | None]:
+    """Returns the newest checkpoint's step, or 0, and why the run is complete if it is.
 
     Its run must have had these data. Changes that affect the result are warned of.
     """
     step, header = check_settings(config, workdir)
     if header is None:
-        return 0
+        return 0, None
     if task.sha256 != header.task.sha256:
         raise UserError(
             f"workdir: step {step} in {workdir} was trained on other data than "
@@ -174,7 +169,7 @@ def step_to_resume(config: Config, workdir: Path, task: Task) -> int:
             f"{name} was {old} and is now {new}: the result will differ from that of "
             "an uninterrupted run"
         )
-    return step
+    return step, completion(workdir, step, config.train)
 
 
 def _changes(config: Config, header: Header, resume: str) -> list[tuple[str, Any, Any]]:

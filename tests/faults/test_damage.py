@@ -225,7 +225,7 @@ def test_a_changed_setting_is_refused_warned_of_or_accepted(
     changed = header.config.replace({name: other} | NEEDED.get(name, {}))
     assert changed != header.config
     if name in ALLOWED | WARNED:
-        assert step_to_resume(changed, reference_run, header.task) == NEWEST
+        assert step_to_resume(changed, reference_run, header.task)[0] == NEWEST
         warned = [
             message.startswith(f"{name} was {value} and is now {other}: ")
             for message in caplog.messages
