@@ -79,7 +79,10 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
     0 if the contrast is below `MIN_CONTRAST` or close to the noise.
     """
     grey = _smooth(grey)
-    inverted = _is_light_on_dark(grey)
+    # Strokes deviate most from the local mean: towards white if they are light.
+    window = max(3, round(0.6 * min(grey.shape)))
+    local = ndimage.uniform_filter(grey, window, mode="nearest")
+    inverted = ((grey - local) ** 3).sum() > 0
     if inverted:
         grey = 1 - grey
     margin = max(1, round(CLOSING * max(grey.shape)) // 2)
@@ -120,13 +123,6 @@ def _smooth(grey: np.ndarray) -> np.ndarray:
     noise = 1.4826 * float(np.median(np.abs(grey - local)))
     sigma = noise**0.5 * max(side / 32, 3)
     return ndimage.gaussian_filter(grey, sigma, mode="nearest")
-
-
-def _is_light_on_dark(grey: np.ndarray) -> bool:
-    """Whether the largest deviations from the local mean are light: the strokes."""
-    window = max(3, round(0.6 * min(grey.shape)))
-    local = ndimage.uniform_filter(grey, window, mode="nearest")
-    return bool(((grey - local) ** 3).sum() > 0)
 
 
 def _remove_rows(contrast: np.ndarray) -> np.ndarray:
