@@ -14,14 +14,13 @@ import argparse
 from pathlib import Path
 
 from rnnmnist import cli, errors
-from rnnmnist.cli import Parser, parse_settings
 from rnnmnist.config.files import parse_folder
 from rnnmnist.exporting.formats import FORMATS, check_packages
 
 
 def main(argv: list[str]) -> None:
     """Writes or verifies exports."""
-    parser = Parser("export", __doc__)
+    parser = cli.Parser("export", __doc__)
     parser.add_workdir(required=False)
     parser.add_argument("--format", choices=[*FORMATS, "all"], help="what to write")
     parser.add_argument("--output", metavar="FOLDER", help="where to write it")
@@ -48,7 +47,7 @@ def export(args: argparse.Namespace, output: Path) -> None:
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
-    network = TrainedNetwork(args.workdir, args.step, paths=parse_settings(args))
+    network = TrainedNetwork(args.workdir, args.step, paths=cli.parse_settings(args))
     model = network.config.model
     if model.is_user_cell and args.format != "stablehlo":
         raise errors.UserError(
@@ -89,7 +88,7 @@ def verify(args: argparse.Namespace, folder: Path) -> None:
 
     use_cpu()
     changed = []
-    paths = parse_settings(args)
+    paths = cli.parse_settings(args)
     for name, changes in certificates.verify(folder, args.workdir, paths):
         print(f"{name}: {'; '.join(changes) or 'unchanged'}", flush=True)
         if changes:

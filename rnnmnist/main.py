@@ -9,13 +9,12 @@ import argparse
 import shlex
 
 from rnnmnist import cli
-from rnnmnist.cli import parse_training, training_parser
 from rnnmnist.config.tasks import fit_to_task
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parses the command line."""
-    return parse_training(training_parser("main", __doc__), argv)
+    return cli.parse_training(cli.training_parser("main", __doc__), argv)
 
 
 def main(argv: list[str]) -> None:

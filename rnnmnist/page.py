@@ -7,13 +7,12 @@ The page is one HTML file that contains the networks and needs no server or netw
 """
 
 from rnnmnist import cli, errors
-from rnnmnist.cli import Parser
 from rnnmnist.config.files import REFERENCES, expand
 
 
 def main(argv: list[str]) -> None:
     """Writes the page and prints its name and size."""
-    parser = Parser("page", __doc__)
+    parser = cli.Parser("page", __doc__)
     parser.add_argument(
         "--output", metavar="FILE.html", required=True, help="HTML file to write"
     )
