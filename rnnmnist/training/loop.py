@@ -160,9 +160,8 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
         stopping = all_max(stop.number) > 0  # all processes stop at the same step
         validated = step % config.eval_interval == 0 or step == config.total_steps
         if validated or stopping:
-            metrics = None
-            if validated and len(run.validation):
-                metrics = validate(run, state, step)
+            has_metrics = validated and len(run.validation)
+            metrics = validate(run, state, step) if has_metrics else None
             arrays = saved_arrays(state, program=run.updates.program)
             run.checkpoints.save(step, arrays, metrics)
             if metrics is not None:
