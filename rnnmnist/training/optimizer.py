@@ -39,13 +39,10 @@ def decay_mask(params: Params) -> np.ndarray:
     and undo the initialization of the encoder's bias. `params` can be shapes and types.
     """
     spared = "layers", f"{BACKWARD}layers", "difference_std"
-
-    def is_decayed(path: tuple[jax.tree_util.DictKey, ...]) -> bool:
-        is_kernel = path[-1].key == "kernel"
-        return is_kernel or path[0].key not in spared
-
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    masks = [np.full(leaf.size, is_decayed(path)) for path, leaf in leaves]
+    masks = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        is_decayed = path[-1].key == "kernel" or path[0].key not in spared
+        masks.append(np.full(leaf.size, is_decayed))
     return np.concatenate(masks)
 
 
