@@ -1,4 +1,4 @@
-"""The optimizer: learning rates, clipping, Adam, weight averaging."""
+"""Learning rates, the parameters that are decayed, and the average of weights."""
 
 import functools
 
@@ -13,22 +13,6 @@ from rnnmnist.models.cells import BACKWARD
 from rnnmnist.models.classifier import Params
 
 EMA_WARMUP = 10  # updates; the decay of the average grows over about as many
-
-
-def make_optimizer(
-    weight_decay: float, clip_norm: float
-) -> optax.GradientTransformation:
-    """Returns clipping and AdamW, without the learning rate that scales its updates.
-
-    0 means no decay, or no clipping. The state has the same structure with and without
-    clipping, so that a resumed run may change `train.clip_norm`.
-    """
-    none = optax.identity()
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm) if clip_norm else none,
-        optax.scale_by_adam(),
-        optax.add_decayed_weights(weight_decay) if weight_decay else none,
-    )
 
 
 def decay_mask(params: Params) -> np.ndarray:

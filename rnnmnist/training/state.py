@@ -26,7 +26,6 @@ from rnnmnist.models.classifier import (
 from rnnmnist.runtime.ensemble import Stream, squeeze, stream_key
 from rnnmnist.runtime.mesh import SEEDS, device_put, platform_of, replicated
 from rnnmnist.training.loss import Objective
-from rnnmnist.training.optimizer import make_optimizer
 
 
 class Program(NamedTuple):
@@ -34,7 +33,7 @@ class Program(NamedTuple):
 
     transform: BatchTransform
     objective: Objective
-    weight_decay: float
+    weight_decay: float  # 0: none, as of the next two
     clip_norm: float
     ema_decay: float
     mesh: Mesh  # divides the ensemble over `seeds` and each batch over `batch`
@@ -65,8 +64,17 @@ class Program(NamedTuple):
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
-        """The optimizer, without its learning rate."""
-        return make_optimizer(self.weight_decay, self.clip_norm)
+        """Clipping and AdamW, without the learning rate that scales its updates.
+
+        The state has the same structure with and without clipping, so that a resumed
+        run may change `train.clip_norm`.
+        """
+        none = optax.identity()
+        return optax.chain(
+            optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else none,
+            optax.scale_by_adam(),
+            optax.add_decayed_weights(self.weight_decay) if self.weight_decay else none,
+        )
 
 
 @flax.struct.dataclass
