@@ -3,16 +3,20 @@
     pip install '.[docs]'
     python -m sphinx -W docs OUT
 
-Pages with `{code-cell}` blocks are executed; a build takes no network. Links from the
-pages to other files of the repository lead to GitHub.
+Pages with `{code-cell}` blocks are executed; a build takes no network, and formulas need
+none. Links from the pages to other files of the repository lead to GitHub.
 """
 
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
+from docutils import nodes
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
 
 from rnnmnist import page
+from rnnmnist.config.schema import SETTINGS
 
 SOURCE_FILES = "https://github.com/rnnmnist/rnnmnist/blob/main/"
 
@@ -23,7 +27,12 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 
 html_theme = "sphinx_book_theme"
 html_title = "rnnmnist"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_logo = html_favicon = "static/mark.svg"
+html_math_renderer = "mathml"  # which browsers draw themselves
 html_theme_options = {
+    "logo": {"text": "rnnmnist"},
     "repository_url": "https://github.com/rnnmnist/rnnmnist",
     "path_to_docs": "docs",
     "use_repository_button": True,
@@ -50,9 +59,33 @@ autodoc_member_order = "bysource"
 default_role = "code"  # the docstrings mark code as Markdown does
 
 
-def link_to_repository(app: Sphinx, name: str, source: list[str]) -> None:
-    """Lets the links of a page to files outside of `docs/` lead to GitHub."""
+def add_math(translator: HTML5Translator, node: nodes.Element) -> None:
+    """Writes a formula as MathML."""
+    formula = node.astext().replace("{aligned}", "{align*}")
+    is_block = isinstance(node, nodes.math_block)
+    html = convert(formula, display="block" if is_block else "inline")
+    translator.body.append(f'<div class="math-block">{html}</div>' if is_block else html)
+    raise nodes.SkipNode
+
+
+def change_source(app: Sphinx, name: str, source: list[str]) -> None:
+    """Lets links to files outside of `docs/` lead to GitHub, and lists the settings."""
     source[0] = source[0].replace("](../", f"]({SOURCE_FILES}")
+    source[0] = source[0].replace("<!-- settings -->", list_settings())
+
+
+def list_settings() -> str:
+    """Returns a table of the settings of each section, with a link to each of them."""
+    lines = []
+    section = None
+    for name, setting in SETTINGS.items():
+        if section != (section := name.rpartition(".")[0]):
+            title = f"Settings of `{section}`" if section else "Settings of the run"
+            lines += ["", f"### {title}", "", "| setting | default | |", "| - | - | - |"]
+        link = f'<a id="{name}" href="#{name}"><code>{name}</code></a>'
+        about = f"{setting.help} ({setting.allowed})".replace("|", r"\|")
+        lines.append(f"| {link} | `{setting.default}` | {about} |")
+    return "\n".join(lines)
 
 
 def write_drawing_page(app: Sphinx, error: Exception | None) -> None:
@@ -63,5 +96,6 @@ def write_drawing_page(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     """Connects the events of a build."""
-    app.connect("source-read", link_to_repository)
+    app.add_html_math_renderer("mathml", (add_math, None), (add_math, None))
+    app.connect("source-read", change_source)
     app.connect("build-finished", write_drawing_page)
