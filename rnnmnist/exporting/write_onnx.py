@@ -4,7 +4,9 @@ References:
     ONNX operators, https://onnx.ai/onnx/operators/, such as `LSTM`, `GRU` and `Scan`.
 """
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
+from rnnmnist.config.schema import ModelConfig
 from rnnmnist.exporting.source import Source
 from rnnmnist.models.cells import BACKWARD
 from rnnmnist.models.classifier import Params
@@ -24,11 +27,17 @@ GATES = {"lstm": ("i", "o", "f", "g"), "gru": ("z", "r", "n"), "rnn": ("",)}
 
 
 class Graph:
-    """Nodes and constants, in the order in which they are added."""
+    """Nodes and constants, in the order in which they are added.
+
+    `graph.Mul(x, 2.0)` adds a node with the operator `Mul`, as `add` does.
+    """
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
+
+    def __getattr__(self, operator: str) -> Callable[..., str]:
+        return functools.partial(self.add, operator)
 
     def constant(self, value: Any, dtype: Any = None) -> str:
         """Adds a constant, int64 or by default float32, and returns its name."""
@@ -69,7 +78,7 @@ class Graph:
             f"{{ {step} state = Identity(after) }}"
         )
         values = list(inputs.values())
-        start = self.add("ConstantOfShape", self.add("Shape", values[0], start=1))
+        start = self.ConstantOfShape(self.Shape(values[0], start=1))
         last, states = (f"{name}_{len(self.nodes)}" for name in ("last", "states"))
         self.nodes.append(
             helper.make_node(
@@ -92,32 +101,41 @@ def write(source: Source, folder: Path) -> None:
     """
     graph = Graph()
     task = source.network.task
+    config = source.network.config.model
     if task.image_shape:
         inputs = [_value("images", TensorProto.UINT8, *task.image_shape)]
         values = _add_images(graph, source)
-        values = _add_differences(graph, source, values)
+        lengths = graph.Expand([task.time_steps], graph.Shape("images", end=1))
     else:
         inputs = [
             _value("sequences", TensorProto.FLOAT, "time", task.features),
             _value("lengths", TensorProto.INT32),
         ]
         values = _add_sequences(graph, source)
-    config = source.network.config.model
+        lengths = graph.Cast("lengths", to=TensorProto.INT64)
+    if config.differences:  # as `add_differences`
+        before = graph.Slice(
+            graph.Pad(values, [1, 0, 0, 0, 0, 0], mode="edge"), [0], [-1]
+        )
+        std = source.members[0]["difference_std"]  # of all
+        differences = graph.Div(graph.Sub(values, before), std)
+        values = graph.Concat(values, differences, axis=2)
+    is_used = graph.Less(_add_times(graph, values, 1), lengths)
+    values = graph.Where(graph.Unsqueeze(is_used, [2]), values, 0.0)
+    stride = config.window_stride
     if config.window_size > 1:
-        values = _add_windows(graph, values, config.window_size, config.window_stride)
-    lengths = _add_lengths(graph, source)
+        values = _add_windows(graph, values, config.window_size, stride)
+        lengths = graph.Div(graph.Add(lengths, stride - 1), stride)
     logits = [
-        _add_network(graph, source, params, values, lengths)
+        _add_network(graph, config, params, values, lengths)
         for params in source.members
     ]
     if len(logits) > 1:  # as `combine`
-        logs = [graph.add("LogSoftmax", one, axis=-1) for one in logits]
-        logs = [graph.add("Unsqueeze", one, [0]) for one in logs]
-        joined = graph.add("Concat", *logs, axis=0)
-        total = graph.add("ReduceLogSumExp", joined, axes=[0], keepdims=0)
-        logits = [graph.add("Sub", total, np.log(len(logits)))]
-    graph.add("Identity", *logits, name="logits")
-    graph.add("Softmax", "logits", name="probabilities", axis=-1)
+        logs = [graph.Unsqueeze(graph.LogSoftmax(one, axis=-1), [0]) for one in logits]
+        total = graph.ReduceLogSumExp(graph.Concat(*logs, axis=0), axes=[0], keepdims=0)
+        logits = [graph.Sub(total, np.log(len(logits)))]
+    graph.Identity(*logits, name="logits")
+    graph.Softmax("logits", name="probabilities", axis=-1)
     outputs = [
         _value(name, TensorProto.FLOAT, len(task.classes))
         for name in ("logits", "probabilities")
@@ -140,80 +158,68 @@ def _value(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
 
 
 def _add_network(
-    graph: Graph, source: Source, params: Params, values: str, lengths: str
+    graph: Graph, config: ModelConfig, params: Params, values: str, lengths: str
 ) -> str:
     """Adds a network for [time, examples, features]; returns its logits."""
-    config = source.network.config.model
     add, name = (_add_layers, "layers") if config.is_linear else (_add_cell, "cell")
-    hidden = add(graph, source, params[name], values)
-    last = _add_pooling(graph, source, hidden, lengths)
+    directions = [(name, values)]
     if config.bidirectional:
-        flipped = _reverse(graph, values, lengths)
-        hidden = add(graph, source, params[BACKWARD + name], flipped)
-        both = last, _add_pooling(graph, source, hidden, lengths)
-        last = graph.add("Concat", *both, axis=1)
+        directions.append((BACKWARD + name, _reverse(graph, values, lengths)))
+    pooled = []
+    for key, inputs in directions:
+        hidden = add(graph, config, params[key], inputs)  # [time, examples, hidden]
+        if config.pooling == "mean":
+            hidden = graph.CumSum(hidden, 0)
+        last = graph.Gather(_reverse(graph, hidden, lengths), 0, axis=0)
+        if config.pooling == "mean":
+            count = graph.Cast(lengths, to=TensorProto.FLOAT)
+            last = graph.Div(last, graph.Unsqueeze(count, [1]))
+        pooled.append(last)
     # NaN if an input is NaN or infinite, which the recurrent operators hide.
-    zero = graph.add("ReduceSum", graph.add("Mul", values, 0.0), [0, 2], keepdims=0)
-    last = graph.add("Add", last, graph.add("Unsqueeze", zero, [1]))
-    head = params["head"]
-    return graph.add("Gemm", last, head["kernel"], head["bias"])
+    zero = graph.ReduceSum(graph.Mul(values, 0.0), [0, 2], keepdims=0)
+    read = graph.Add(graph.Concat(*pooled, axis=1), graph.Unsqueeze(zero, [1]))
+    return graph.Gemm(read, params["head"]["kernel"], params["head"]["bias"])
 
 
 def _add_images(graph: Graph, source: Source) -> str:
-    """Converts `images` to inputs of the recurrence, [time, examples, features]."""
-    levels = graph.add("Cast", "images", to=TensorProto.FLOAT)
-    pixels = graph.add("Flatten", graph.add("Div", levels, 255.0))
-    pixels = graph.add("Gather", pixels, source.pixel_order, axis=1)
-    return graph.add("Transpose", pixels, perm=[1, 0, 2])
+    """Converts `images` to inputs of the network, [time, examples, features]."""
+    levels = graph.Div(graph.Cast("images", to=TensorProto.FLOAT), 255.0)
+    pixels = graph.Gather(graph.Flatten(levels), source.pixel_order, axis=1)
+    return graph.Transpose(pixels, perm=[1, 0, 2])
 
 
 def _add_sequences(graph: Graph, source: Source) -> str:
-    """Converts `sequences` to inputs of the network, as `Normalization` does."""
+    """Converts `sequences` to [time, examples, features], as `Normalization` does."""
     mean, std, missing = source.network.normalization
-    values = graph.add("Cast", "sequences", to=TensorProto.DOUBLE)
-    values = graph.add("Sub", values, graph.constant(mean, np.float64))
-    values = graph.add("Div", values, graph.constant(std, np.float64))
-    values = graph.add("Cast", values, to=TensorProto.FLOAT)
-    values = graph.add("Transpose", values, perm=[1, 0, 2])
+    values = graph.Cast("sequences", to=TensorProto.DOUBLE)
+    values = graph.Sub(values, graph.constant(mean, np.float64))
+    values = graph.Div(values, graph.constant(std, np.float64))
+    values = graph.Cast(values, to=TensorProto.FLOAT)
+    values = graph.Transpose(values, perm=[1, 0, 2])
     if missing == "forward_fill":
         step = "is_missing = IsNaN(value) after = Where(is_missing, before, value)"
         values = graph.scan(step, value=values)
     if missing == "zero":
-        is_missing = graph.add("IsNaN", values)
-        values = graph.add("Where", is_missing, 0.0, values)
-    values = _add_differences(graph, source, values)
-    time = graph.add("Squeeze", graph.add("Shape", values, end=1))
-    times = graph.add("Unsqueeze", graph.add("Range", 0, time, 1), [1])
-    lengths = graph.add("Cast", "lengths", to=TensorProto.INT64)
-    is_used = graph.add("Unsqueeze", graph.add("Less", times, lengths), [2])
-    return graph.add("Where", is_used, values, 0.0)
+        values = graph.Where(graph.IsNaN(values), 0.0, values)
+    return values
 
 
-def _add_differences(graph: Graph, source: Source, inputs: str) -> str:
-    """Adds `add_differences` of [time, examples, features] if the model reads them."""
-    std = source.members[0].get("difference_std")  # of all
-    if std is None:
-        return inputs
-    first = graph.add("Slice", inputs, [0], [1])
-    before = graph.add("Concat", first, graph.add("Slice", inputs, [0], [-1]), axis=0)
-    differences = graph.add("Div", graph.add("Sub", inputs, before), std)
-    return graph.add("Concat", inputs, differences, axis=2)
+def _add_times(graph: Graph, values: str, step: int) -> str:
+    """Adds every `step`th index of the time of [time, ...], [times, 1]."""
+    time = graph.Squeeze(graph.Shape(values, end=1))
+    return graph.Unsqueeze(graph.Range(0, time, step), [1])
 
 
 def _add_windows(graph: Graph, inputs: str, size: int, stride: int) -> str:
     """Adds `Windows` of [time, examples, features]: [windows, examples, features]."""
-    time = graph.add("Squeeze", graph.add("Shape", inputs, end=1))
-    starts = graph.add("Unsqueeze", graph.add("Range", 0, time, stride), [1])
-    padded = graph.add("Pad", inputs, [size - stride, 0, 0, stride - 1, 0, 0])
-    indices = graph.add("Add", starts, np.arange(size))
-    windows = graph.add("Gather", padded, indices, axis=0)
-    windows = graph.add("Transpose", windows, perm=[0, 2, 1, 3])
-    return graph.add("Reshape", windows, [0, 0, -1])
+    padded = graph.Pad(inputs, [size - stride, 0, 0, stride - 1, 0, 0])
+    indices = graph.Add(_add_times(graph, inputs, stride), np.arange(size))
+    windows = graph.Transpose(graph.Gather(padded, indices), perm=[0, 2, 1, 3])
+    return graph.Reshape(windows, [0, 0, -1])
 
 
-def _add_cell(graph: Graph, source: Source, params: Params, inputs: str) -> str:
+def _add_cell(graph: Graph, config: ModelConfig, params: Params, inputs: str) -> str:
     """Adds a recurrent operator for [time, examples, features]; returns its states."""
-    config = source.network.config.model
     units = config.hidden_size
     kernels = []
     biases = []
@@ -227,45 +233,39 @@ def _add_cell(graph: Graph, source: Source, params: Params, inputs: str) -> str:
     reset: dict[str, Any] = {"linear_before_reset": 1} if config.cell == "gru" else {}
     operator = config.cell.upper()
     states = graph.add(operator, inputs, *arrays, hidden_size=units, **reset)
-    return graph.add("Squeeze", states, [1])
+    return graph.Squeeze(states, [1])
 
 
-def _add_layers(graph: Graph, source: Source, params: Params, inputs: str) -> str:
+def _add_layers(graph: Graph, config: ModelConfig, params: Params, inputs: str) -> str:
     """Adds `ResidualLayers` for [time, examples, features]; returns their outputs."""
-    config = source.network.config.model
+    add_recurrence = _add_lru if config.cell == "lru" else _add_mingru
     hidden = _add_dense(graph, params["encoder"], inputs)
     for index in range(config.layers):
         layer = params[f"layer_{index}"]
-        norm = layer["norm"]
-        normalized = graph.add(
-            "LayerNormalization", hidden, norm["scale"], norm["bias"], epsilon=1e-6
-        )
-        add_recurrence = _add_lru if config.cell == "lru" else _add_mingru
-        outputs = add_recurrence(graph, layer["recurrence"], normalized)
+        scale, bias = layer["norm"]["scale"], layer["norm"]["bias"]
+        outputs = graph.LayerNormalization(hidden, scale, bias, epsilon=1e-6)
+        outputs = add_recurrence(graph, layer["recurrence"], outputs)
         outputs = _add_dense(graph, layer["glu"], _add_gelu(graph, outputs))
         value, gate = graph.split(outputs)
-        outputs = graph.add("Mul", value, graph.add("Sigmoid", gate))
-        hidden = graph.add("Add", hidden, outputs)
+        hidden = graph.Add(hidden, graph.Mul(value, graph.Sigmoid(gate)))
     return hidden
 
 
 def _add_gelu(graph: Graph, x: str) -> str:
     """Adds x sigmoid(a x + b x^3), Flax's GELU; ONNX has one since opset 20 only."""
     a = np.sqrt(8 / np.pi)
-    square = graph.add("Mul", x, x)
-    slope = graph.add("Add", graph.add("Mul", square, 0.044715 * a), a)
-    gate = graph.add("Sigmoid", graph.add("Mul", x, slope))
-    return graph.add("Mul", x, gate)
+    slope = graph.Add(graph.Mul(graph.Mul(x, x), 0.044715 * a), a)
+    return graph.Mul(x, graph.Sigmoid(graph.Mul(x, slope)))
 
 
 def _add_mingru(graph: Graph, params: Params, inputs: str) -> str:
     """Adds a `MinGRU`; returns its states, [time, examples, features]."""
     gate, candidate = graph.split(_add_dense(graph, params["input"], inputs))
-    update = graph.add("Sigmoid", gate)
+    update = graph.Sigmoid(gate)
     return graph.scan(
         "kept = Mul(decay, before) after = Add(kept, value)",
-        decay=graph.add("Sub", 1.0, update),
-        value=graph.add("Mul", update, candidate),
+        decay=graph.Sub(1.0, update),
+        value=graph.Mul(update, candidate),
     )
 
 
@@ -280,47 +280,22 @@ def _add_lru(graph: Graph, params: Params, inputs: str) -> str:
     imaginary = graph.constant(np.concatenate([-decay.imag, decay.imag]))
     order = graph.constant(np.roll(np.arange(2 * len(decay)), len(decay)))
     driven = _add_dense(graph, params["input"], inputs)
-    gamma = graph.constant(np.tile(np.exp(params["gamma_log"]), 2))
     states = graph.scan(
         f"kept = Mul({real}, before) swapped = Gather<axis=1>(before, {order}) "
         f"turned = Mul({imaginary}, swapped) sum = Add(kept, turned) "
         "after = Add(sum, value)",
-        value=graph.add("Mul", driven, gamma),
+        value=graph.Mul(driven, np.tile(np.exp(params["gamma_log"]), 2)),
     )
     outputs = _add_dense(graph, params["output"], states)
-    return graph.add("Add", outputs, graph.add("Mul", inputs, params["skip"]))
+    return graph.Add(outputs, graph.Mul(inputs, params["skip"]))
 
 
 def _add_dense(graph: Graph, params: Params, inputs: str) -> str:
     """Adds a `Dense` of `rnnmnist.models.linear` over the last axis."""
-    outputs = graph.add("MatMul", inputs, params["kernel"].T)
-    return graph.add("Add", outputs, params["bias"]) if "bias" in params else outputs
-
-
-def _add_lengths(graph: Graph, source: Source) -> str:
-    """Adds the number of time steps, or of windows, of each example, int64."""
-    task = source.network.task
-    stride = source.network.config.model.window_stride
-    if task.image_shape:
-        count = graph.add("Shape", "images", end=1)
-        return graph.add("Expand", [-(-task.time_steps // stride)], count)
-    lengths = graph.add("Cast", "lengths", to=TensorProto.INT64)
-    return graph.add("Div", graph.add("Add", lengths, stride - 1), stride)
+    outputs = graph.MatMul(inputs, params["kernel"].T)
+    return graph.Add(outputs, params["bias"]) if "bias" in params else outputs
 
 
 def _reverse(graph: Graph, sequences: str, lengths: str) -> str:
     """Reverses the time steps before the padding of [time, examples, features]."""
-    axes: dict[str, Any] = {"time_axis": 0, "batch_axis": 1}
-    return graph.add("ReverseSequence", sequences, lengths, **axes)
-
-
-def _add_pooling(graph: Graph, source: Source, hidden: str, lengths: str) -> str:
-    """Returns what the head reads of [time, examples, hidden]: [examples, hidden]."""
-    is_mean = source.network.config.model.pooling == "mean"
-    if is_mean:
-        hidden = graph.add("CumSum", hidden, 0)
-    last = graph.add("Gather", _reverse(graph, hidden, lengths), 0, axis=0)
-    if not is_mean:
-        return last
-    count = graph.add("Cast", lengths, to=TensorProto.FLOAT)
-    return graph.add("Div", last, graph.add("Unsqueeze", count, [1]))
+    return graph.ReverseSequence(sequences, lengths, time_axis=0, batch_axis=1)
