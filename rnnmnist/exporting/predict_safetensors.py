@@ -47,22 +47,25 @@ def predict(config, members, examples, lengths=None):
         differences = np.diff(inputs, axis=0, prepend=inputs[:1])
         differences = differences / members[0]["difference_std"]
         inputs = np.concatenate([inputs, differences], axis=-1)
-    if lengths is not None:
-        inputs[np.arange(len(inputs))[:, None] >= lengths] = 0
+    if lengths is None:
+        lengths = np.full(inputs.shape[1], len(inputs))
+    inputs[np.arange(len(inputs))[:, None] >= lengths] = 0
     size, stride = config["window"], config["stride"]
     padded = np.pad(inputs, ((size - stride, stride - 1), (0, 0), (0, 0)))
     starts = np.arange(0, len(inputs), stride)
     inputs = np.concatenate([padded[starts + index] for index in range(size)], axis=-1)
-    last = len(inputs) if lengths is None else (lengths - 1) // stride + 1
+    last = (lengths - 1) // stride
+    directions = {"": inputs}
+    if config["bidirectional"]:
+        order = (last - np.arange(len(inputs))[:, None]) % len(inputs)
+        directions["backward_"] = np.take_along_axis(inputs, order[:, :, None], axis=0)
     outputs = []
     for params in members:
-        pooled = read(config, params, inputs, last)
-        if config["bidirectional"]:
-            times = np.arange(len(inputs))[:, None]
-            order = np.where(times < last, last - 1 - times, times)
-            flipped = np.take_along_axis(inputs, order[:, :, None], axis=0)
-            own = {key[9:]: params[key] for key in params if key[:9] == "backward_"}
-            pooled = np.append(pooled, read(config, own, flipped, last), axis=1)
+        pooled = [
+            read(config, params, prefix, sequences)[last, np.arange(len(last))]
+            for prefix, sequences in directions.items()
+        ]
+        pooled = np.concatenate(pooled, axis=1)
         outputs.append(pooled @ params["head.kernel"] + params["head.bias"])
     logits = outputs[0]
     if len(members) > 1:
@@ -73,21 +76,22 @@ def predict(config, members, examples, lengths=None):
     return logits.astype(np.float32)
 
 
-def read(config, params, inputs, last):
-    """Returns what the head reads of a recurrence, [n, hidden_size]."""
-    run = run_layers if config["cell"] in ("lru", "mingru") else run_cell
-    hidden = run(config, params, inputs)  # [time, n, hidden_size]
+def read(config, params, prefix, inputs):
+    """Returns the hidden states of a recurrence, or their means so far."""
+    is_linear = config["cell"] in ("lru", "mingru")
+    start = prefix + ("layers." if is_linear else "cell.")
+    own = {key[len(start) :]: params[key] for key in params if key.startswith(start)}
+    hidden = (run_layers if is_linear else run_cell)(config, own, inputs)
     if config["pooling"] == "mean":
         hidden = np.cumsum(hidden, 0) / np.arange(1, len(hidden) + 1)[:, None, None]
-    return hidden[last - 1, np.arange(inputs.shape[1])]
+    return hidden
 
 
 def run_cell(config, params, inputs):
     """Returns the hidden states of an LSTM, a GRU or a basic cell."""
 
     def dense(name, x):
-        kernel = params[f"cell.{name}.kernel"]
-        return x @ kernel + params.get(f"cell.{name}.bias", 0)
+        return x @ params[f"{name}.kernel"] + params.get(f"{name}.bias", 0)
 
     def gate(name):
         return dense(f"i{name}", x) + dense(f"h{name}", h)
@@ -111,21 +115,18 @@ def run_cell(config, params, inputs):
 def run_layers(config, params, inputs):
     """Returns the outputs of the residual layers around LRUs or minGRUs."""
 
-    def get(name):
-        return params[f"layers.{name}"]
-
     def dense(name, x):
-        return x @ get(f"{name}.kernel").T + params.get(f"layers.{name}.bias", 0)
+        return x @ params[f"{name}.kernel"].T + params.get(f"{name}.bias", 0)
 
     hidden = dense("encoder", inputs)
     for layer in (f"layer_{index}" for index in range(config["num_layers"])):
         x = hidden - hidden.mean(-1, keepdims=True)
         x = x / np.sqrt(np.mean(x * x, -1, keepdims=True) + np.float32(1e-6))
-        x = x * get(f"{layer}.norm.scale") + get(f"{layer}.norm.bias")
+        x = x * params[f"{layer}.norm.scale"] + params[f"{layer}.norm.bias"]
         first, second = np.split(dense(f"{layer}.recurrence.input", x), 2, axis=-1)
         if config["cell"] == "lru":
             nu, theta, gamma, skip = (
-                get(f"{layer}.recurrence.{name}")
+                params[f"{layer}.recurrence.{name}"]
                 for name in ("nu_log", "theta_log", "gamma_log", "skip")
             )
             decay = np.exp(-np.exp(nu) + 1j * np.exp(theta))
