@@ -1,11 +1,10 @@
 """Occlusion: on which time steps a prediction depends."""
 
 import numpy as np
-from scipy.special import log_softmax, logsumexp
 
 from rnnmnist.data.examples import Inputs, padding
 from rnnmnist.evaluation.network import TrainedNetwork
-from rnnmnist.evaluation.predictions import predict_logits
+from rnnmnist.evaluation.predictions import log_probabilities, predict_logits
 
 WINDOWS = 28  # of a sequence at most; the rows of an image
 
@@ -28,10 +27,9 @@ def occlude(
 
     def classify(is_occluded: np.ndarray) -> np.ndarray:
         occluded = Inputs(np.where(is_occluded[..., None], 0, values), lengths)
-        logits = predict_logits(
-            network.model, network.params, occluded, None, network.mesh
+        return log_probabilities(
+            predict_logits(network.model, network.params, occluded, None, network.mesh)
         )
-        return logsumexp(log_softmax(logits, axis=-1), axis=0)  # and a constant
 
     whole = classify(windows < -1)
     predicted = whole.argmax(-1)[:, None]

@@ -99,8 +99,7 @@ def predict_batches(
 
             return jax.lax.map(one_batch, batches)
 
-        vectorize = model.execution.vectorize_seeds
-        return map_ensemble(one_network, vectorize)(params)
+        return map_ensemble(one_network, model.execution.vectorize_seeds)(params)
 
     run = jax.shard_map(
         one_shard,
@@ -116,6 +115,16 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Returns the probabilities over the last axis."""
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
+
+
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Returns the logarithms of the networks' mean probabilities, [n, classes].
+
+    The logits are those of each network, float32 [networks, n, classes].
+    """
+    logs = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    total: np.ndarray = np.logaddexp.reduce(logs, axis=0)
+    return total - np.float32(np.log(len(logits)))
 
 
 def decision_times(predicted: np.ndarray) -> np.ndarray:

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import msgspec
 import numpy as np
-from scipy.special import log_softmax, logsumexp
 
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.predictions import log_probabilities
 from rnnmnist.models.classifier import Params
 from rnnmnist.runtime.ensemble import split_ensemble
 
@@ -95,7 +95,4 @@ def combine(logits: np.ndarray) -> np.ndarray:
 
     Of an ensemble, they are the logarithms of its members' mean probabilities.
     """
-    if len(logits) == 1:
-        return logits[0]
-    combined: np.ndarray = logsumexp(log_softmax(logits, axis=-1), axis=0)
-    return combined - np.float32(np.log(len(logits)))
+    return logits[0] if len(logits) == 1 else log_probabilities(logits)
