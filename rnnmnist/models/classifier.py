@@ -7,7 +7,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from rnnmnist.config.platforms import Execution
@@ -152,10 +151,8 @@ def flatten_params(params: Params) -> jax.Array:
 
 def unflatten_params(vector: jax.Array, model: SequenceClassifier) -> Params:
     """Returns the parameters in a vector from `flatten_params`."""
-    leaves, structure = jax.tree.flatten(abstract_params(model))
-    parts = jnp.split(vector, np.cumsum([leaf.size for leaf in leaves])[:-1])
-    shaped = map(jnp.reshape, parts, [leaf.shape for leaf in leaves])
-    params: Params = jax.tree.unflatten(structure, shaped)
+    zeros = jax.tree.map(jnp.zeros_like, abstract_params(model))
+    params: Params = ravel_pytree(zeros)[1](vector)
     return params
 
 
