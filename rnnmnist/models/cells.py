@@ -122,27 +122,20 @@ def _make_direction(
             name=f"{prefix}layers",
         )
     else:
-        features *= config.window_size
-        recurrence = _make_scanned_cell(config, features, execution, prefix)
+        cell: Any = CELLS.get(config.cell) or load_cell(config.cell, config.cell_sha256)
+        init: dict[str, Any] = {}
+        if config.initializer == "tutorial":
+            # TensorFlow 1 drew one matrix for all gates: [inputs + hidden, outputs].
+            inputs = features * config.window_size + config.hidden_size
+            outputs = GATE_COUNTS[config.cell] * config.hidden_size
+            limit = math.sqrt(6 / (inputs + outputs))
+            glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
+            init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
+        recurrence = (LSTM if cell is LSTMCell else ScannedCell)(
+            cell(features=config.hidden_size, **init, name=f"{prefix}cell"),
+            unroll=execution.unroll,
+            precision=execution.precision,
+        )
     if config.pooling == "mean":
         recurrence = MeanPooling(recurrence, config.hidden_size)
     return recurrence
-
-
-def _make_scanned_cell(
-    config: ModelConfig, features: int, execution: Execution, prefix: str
-) -> nn.Module:
-    create: Any = CELLS.get(config.cell) or load_cell(config.cell, config.cell_sha256)
-    init: dict[str, Any] = {}
-    if config.initializer == "tutorial":
-        # TensorFlow 1 drew one matrix [inputs + hidden, gates x hidden] for all gates.
-        outputs = GATE_COUNTS[config.cell] * config.hidden_size
-        limit = math.sqrt(6 / (features + config.hidden_size + outputs))
-        glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
-        init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
-    recurrence = LSTM if create is LSTMCell else ScannedCell
-    return recurrence(
-        create(features=config.hidden_size, **init, name=f"{prefix}cell"),
-        unroll=execution.unroll,
-        precision=execution.precision,
-    )

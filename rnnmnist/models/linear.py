@@ -78,7 +78,6 @@ class ResidualLayers(nn.Module):
 
     def start(self, batch: int, features: int) -> Any:
         """Returns the carry before the first time step of `batch` sequences."""
-        del features
         shape = batch, self.hidden_size
         return tuple(jnp.zeros(shape, x.recurrence.dtype) for x in self.layers)
 
@@ -218,7 +217,11 @@ def linear_scan(
         if not varies:
             decay = jnp.broadcast_to(decay, (len(inputs), 1, *decay.shape))
         inputs = inputs.at[0].add(decay[0] * initial)
-        return lax.associative_scan(_compose, (decay, inputs))[1]
+
+        def compose(first: Any, second: Any) -> Any:  # maps h -> decay h + inputs
+            return first[0] * second[0], second[0] * first[1] + second[1]
+
+        return lax.associative_scan(compose, (decay, inputs))[1]
     if not varies:
         # By a product, whose gradient is one, too: faster than broadcasting.
         ones = jnp.ones_like(initial.real[:, :1])
@@ -231,10 +234,3 @@ def linear_scan(
 
     steps = (decay if varies else None, inputs)
     return lax.scan(step, initial, steps, unroll=min(unroll, len(inputs)))[1]
-
-
-def _compose(
-    first: tuple[jax.Array, jax.Array], second: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    """Composes two maps h -> decay h + inputs."""
-    return first[0] * second[0], second[0] * first[1] + second[1]

@@ -135,15 +135,6 @@ class FusedParams(NamedTuple):
         )
 
 
-class Residuals(NamedTuple):
-    """The values of a time step that the backward pass needs."""
-
-    kernels: Kernels
-    gates: jax.Array  # [4 x hidden, batch], their activations
-    c: jax.Array  # [hidden, batch], the cell state after the time step
-    inputs: jax.Array  # [features + 1 + hidden, batch]
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def lstm_step(
     precision: str | None, kernels: Kernels, carry: Carry, inputs: jax.Array
@@ -163,20 +154,21 @@ def _scale(units: int, dtype: DTypeLike) -> jax.Array:
 
 def _forward_step(
     precision: str | None, kernels: Kernels, carry: Carry, inputs: jax.Array
-) -> tuple[Carry, Residuals]:
+) -> tuple[Carry, Any]:
+    """Returns the carry after a time step, and what its backward pass needs."""
     scale = _scale(len(carry.h), carry.h.dtype)
     inputs = jnp.concatenate([inputs, jnp.ones_like(inputs[:1]), carry.h])
     product = jnp.matmul(kernels.scaled, inputs, precision=precision)
     gates = jnp.tanh(product) * scale + (1 - scale)
     i, f, g, o = jnp.split(gates, 4)
     c = f * carry.c + i * g
-    return Carry(c, o * jnp.tanh(c)), Residuals(kernels, gates, c, inputs)
+    return Carry(c, o * jnp.tanh(c)), (kernels, gates, c, inputs)
 
 
 def _backward_step(
-    precision: str | None, residuals: Residuals, grads: Carry
+    precision: str | None, residuals: Any, grads: Carry
 ) -> tuple[Kernels, Carry, jax.Array]:
-    kernels, gates, c, inputs = residuals
+    kernels, gates, c, inputs = residuals  # c, after the time step
     tanh_c = jnp.tanh(c)
     i, f, g, o = jnp.split(gates, 4)
     dc = grads.c + grads.h * o * (1 - tanh_c * tanh_c)
