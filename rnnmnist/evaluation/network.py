@@ -101,8 +101,7 @@ class TrainedNetwork:
         if self.task.image_shape is None:
             from rnnmnist.data.sequences.reading import from_memory  # imports pyarrow
 
-            roles = self.config.data.roles
-            sequences = from_memory(values, roles, lengths=lengths)
+            sequences = from_memory(values, self.config.data.roles, lengths=lengths)
             with named("inputs"):
                 return self.sequence_inputs(sequences)
         try:
@@ -234,11 +233,8 @@ class TrainedNetwork:
     def start(self) -> StreamState:
         """Returns the state before the first time step of a sequence, for `step`."""
         self._check_outputs_over_time()
-
-        def start(params: Params) -> Any:
-            return self.model.apply({"params": params}, 1, method="start")
-
-        carry = jax.vmap(start)(self.params)
+        start = functools.partial(self.model.apply, method="start")
+        carry = jax.vmap(start, in_axes=(0, None))({"params": self.params}, 1)
         carry = jax.device_put(carry, replicated(self.mesh))  # as `_step` returns it
         return StreamState(carry, np.full(self.task.features, np.nan))
 
@@ -283,7 +279,5 @@ class TrainedNetwork:
 def _step(
     params: Params, carry: Any, inputs: jax.Array, *, model: SequenceClassifier
 ) -> tuple[Any, jax.Array]:
-    def one_network(params: Params, carry: Any) -> Any:
-        return model.apply({"params": params}, carry, inputs, method="step")
-
-    return jax.vmap(one_network)(params, carry)
+    step: Any = functools.partial(model.apply, method="step")
+    return jax.vmap(step, in_axes=(0, 0, None))({"params": params}, carry, inputs)
