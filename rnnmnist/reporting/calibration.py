@@ -53,9 +53,8 @@ class Predictions(NamedTuple):
     @property
     def correct_by_time(self) -> np.ndarray:
         """The number of correct predictions after each time step, int [time]."""
-        correct = self.predicted == self.labels[:, None]
-        correct[padding(self.predicted.shape[1], self.lengths)] = False
-        return correct.sum(axis=0)
+        padded = padding(self.predicted.shape[1], self.lengths)
+        return (~padded & (self.predicted == self.labels[:, None])).sum(axis=0)
 
 
 def most_confident_errors(predictions: Predictions, limit: int) -> np.ndarray:

@@ -232,7 +232,6 @@ def compare_runs(runs: Sequence[RunData], command: str) -> list[Path]:
     ]
     rows = []
     curves = {}
-    missing = []  # runs without curves
     for run, values in zip(runs, settings, strict=True):
         network = run.network
         name = network.workdir.relative_to(common).as_posix()
@@ -249,10 +248,9 @@ def compare_runs(runs: Sequence[RunData], command: str) -> list[Path]:
                 run.seconds,
             ]
         )
-        if lines := [line for line in run.metrics if line.split == "validation"]:
-            curves[name] = lines
-        else:
-            missing.append(name)
+        curves[name] = [line for line in run.metrics if line.split == "validation"]
+    missing = [name for name in curves if not curves[name]]
+    curves = {name: lines for name, lines in curves.items() if lines}
     sections = {
         "results": Section(rows=rows),
         "validation": Section(plots.validation_curves(curves) if curves else None),
