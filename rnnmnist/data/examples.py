@@ -45,11 +45,6 @@ class View(NamedTuple):
             pixels = pixels[:, permutation(self.permutation, pixels.shape[1])]
         return pixels[..., None]
 
-    def times_of(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns the time step in which each pixel is read, int [rows, columns]."""
-        order = self(np.arange(math.prod(shape)).reshape(1, *shape))
-        return (order.argsort(axis=None) // order.shape[-1]).reshape(shape)
-
 
 @functools.cache
 def permutation(name: str, pixels: int) -> np.ndarray:

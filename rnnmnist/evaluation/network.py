@@ -96,6 +96,14 @@ class TrainedNetwork:
             saved, config.num_seeds, replicated(self.mesh)
         )
 
+    @property
+    def pixel_order(self) -> np.ndarray | None:
+        """The pixels, in row order, of each time step of an image, [time, features]."""
+        view, shape = self.view, self.task.image_shape
+        if view is None or shape is None:
+            return None
+        return view(np.arange(np.prod(shape)).reshape(1, *shape))[0]
+
     def inputs(self, values: Any, lengths: ArrayLike | None = None) -> Inputs:
         """Returns images, or sequences before their normalization, as inputs."""
         if self.task.image_shape is None:

@@ -63,19 +63,6 @@ class Source(NamedTuple):
         )
 
     @property
-    def pixel_order(self) -> list[list[int]] | None:
-        """The indices of the pixels of each time step, [time, features].
-
-        Indices count pixels in row order. None if the network reads sequences.
-        """
-        view = self.network.view
-        shape = self.network.task.image_shape
-        if view is None or shape is None:
-            return None
-        indices = np.arange(shape[0] * shape[1]).reshape(1, *shape)
-        return view(indices)[0].tolist()
-
-    @property
     def provenance(self) -> dict[str, Any]:
         """What the network is and where it comes from, as JSON."""
         network = self.network

@@ -184,7 +184,7 @@ def _add_network(
 def _add_images(graph: Graph, source: Source) -> str:
     """Converts `images` to inputs of the network, [time, examples, features]."""
     levels = graph.Div(graph.Cast("images", to=TensorProto.FLOAT), 255.0)
-    pixels = graph.Gather(graph.Flatten(levels), source.pixel_order, axis=1)
+    pixels = graph.Gather(graph.Flatten(levels), source.network.pixel_order, axis=1)
     return graph.Transpose(pixels, perm=[1, 0, 2])
 
 

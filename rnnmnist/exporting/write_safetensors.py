@@ -25,6 +25,7 @@ def write(source: Source, folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(save(arrays))
     model = source.network.config.model
     mean, std, missing = source.network.normalization
+    order = source.network.pixel_order
     content = {
         "members": len(source.members),
         "cell": model.cell,
@@ -34,7 +35,7 @@ def write(source: Source, folder: Path) -> None:
         "stride": model.window_stride,
         "pooling": model.pooling,
         "bidirectional": model.bidirectional,
-        "pixel_order": source.pixel_order,
+        "pixel_order": None if order is None else order.tolist(),
         "mean": mean.tolist(),
         "std": std.tolist(),
         "missing": missing,

@@ -46,11 +46,6 @@ class Predictions(NamedTuple):
         return self.probabilities.max(axis=1)
 
     @property
-    def examples_by_time(self) -> np.ndarray:
-        """The number of examples that have each time step, int [time]."""
-        return (~padding(self.predicted.shape[1], self.lengths)).sum(axis=0)
-
-    @property
     def correct_by_time(self) -> np.ndarray:
         """The number of correct predictions after each time step, int [time]."""
         padded = padding(self.predicted.shape[1], self.lengths)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -149,8 +150,9 @@ def _confusion_matrix(run: RunData) -> Section:
 def _accuracy_over_time(run: RunData) -> Section:
     labels = run.examples.labels
     correct = np.array([network.correct_by_time for network in run.predictions])
-    totals = run.predictions[0].examples_by_time
-    totals = totals[totals > 0]  # the split can have shorter sequences than the task
+    lengths = run.predictions[0].lengths
+    times = np.arange(lengths.max())  # can be shorter than those of the task
+    totals = (lengths[:, None] > times).sum(axis=0)
     estimates = estimate_accuracies(correct[:, : len(totals)], totals)
     majority = int(np.bincount(labels).max()) / len(labels)
     quarters = [(time, estimates[1, time - 1]) for time in plots.quarters(len(totals))]
@@ -160,14 +162,16 @@ def _accuracy_over_time(run: RunData) -> Section:
 
 
 def _gallery(run: RunData) -> Section:
-    names, examples, view = run.task.classes, run.examples, run.network.view
+    names, examples, order = run.task.classes, run.examples, run.network.pixel_order
     predictions = run.predictions[0]
     errors = calibration.most_confident_errors(predictions, MAX_ERRORS)
     falls = occlude(run.network, examples, errors) if len(errors) else errors
     tiles = []
     for index, fall in zip(errors, falls, strict=True):
         values = examples.unpadded(index)
-        times = slice(len(values)) if view is None else view.times_of(values.shape)
+        times: Any = slice(len(values))
+        if order is not None:  # the time step in which each pixel is read
+            times = (order.argsort(axis=None) // order.shape[1]).reshape(values.shape)
         tiles.append(
             plots.Tile(
                 examples.name(index),

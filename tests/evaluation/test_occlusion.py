@@ -51,8 +51,11 @@ def test_falls_are_those_of_pictures_with_background(view: Any, tmp_path: Path) 
     predictor = Predictor(save_network(tmp_path / "run", config, task))
     images = random_examples(2).stored
     whole = predictor.classify(images)
-    assert predictor.view is not None
-    times = predictor.view.times_of(images.shape[1:])
+    order = predictor.pixel_order
+    assert order is not None
+    times = np.empty((28, 28), int)
+    for time, pixels in enumerate(order):
+        times.flat[pixels] = time
     falls = predictor.occlusion(images)
     width = falls.shape[1] // 28
     for window in (0, 11):

@@ -62,7 +62,6 @@ def test_predictions_of_sequences_by_hand() -> None:
     expected = weights / weights.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found.probabilities, expected, rtol=1e-12)
     assert found.correct.tolist() == [True, True]
-    assert found.examples_by_time.tolist() == [2, 2, 1, 1]
     assert found.correct_by_time.tolist() == [0, 1, 0, 1]
     unpadded = Predictions.from_logits(logits[1:], labels[1:], None)
     assert unpadded.lengths.tolist() == [4]

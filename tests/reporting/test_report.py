@@ -300,8 +300,9 @@ def sequences_run(
 ) -> RunData:
     """The run as of sequences, with this number of them in two splits."""
     sizes = run.task.examples | {"validation": validation, "test": test}
+    changes = {"name": name, "sha256": name, "examples": sizes}
     task = dataclasses.replace(
-        run.task, name=name, image_shape=None, sha256=name, examples=sizes
+        run.task, **changes, image_shape=None, feature_names=("a",)
     )
     run = dataclasses.replace(run, task=task, split=task.evaluated_split)
     return with_network(renamed(run, name), task=task)
