@@ -300,7 +300,7 @@ def sequences_run(
 ) -> RunData:
     """The run as of sequences, with this number of them in two splits."""
     sizes = run.task.examples | {"validation": validation, "test": test}
-    changes = {"name": name, "sha256": name, "examples": sizes}
+    changes: dict[str, Any] = {"name": name, "sha256": name, "examples": sizes}
     task = dataclasses.replace(
         run.task, **changes, image_shape=None, feature_names=("a",)
     )
