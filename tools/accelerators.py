@@ -36,7 +36,7 @@ from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import SHARDED, Batch, Chunk, gather_batches
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.data.placement import chunk_updates
-from rnnmnist.evaluation.predictions import Batches, predict_batches
+from rnnmnist.evaluation.predictions import predict_batches
 from rnnmnist.main import parse
 from rnnmnist.runtime.machine import installed_versions
 from rnnmnist.runtime.mesh import BATCH, SEEDS
@@ -214,7 +214,7 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
         params = evaluated_trees.eval_shape(state, model=program.model)
         evaluation = predict_batches.lower(
             _place(params, P(SEEDS), mesh),
-            Batches(images, None),
+            (images, None),
             model=program.model,
             view=program.transform.view,
             mesh=mesh,

@@ -4,7 +4,7 @@ The trainer and every command that scores or predicts obtain their logits here.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,13 +17,6 @@ from rnnmnist.runtime.ensemble import map_ensemble
 from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, replicated
 
 GROUP_BYTES = 1 << 28  # examples that are on the devices at a time
-
-
-class Batches(NamedTuple):
-    """Examples on the devices, divided into batches."""
-
-    stored: jax.Array  # [batches, batch, ...], as `Examples.take` returns them
-    lengths: jax.Array | None  # int32 [batches, batch]; None: no padding
 
 
 def predict_logits(
@@ -61,7 +54,7 @@ def predict_logits(
         lengths = None if inputs.lengths is None else to_batches(inputs.lengths[part])
         logits = predict_batches(
             params,
-            Batches(to_batches(inputs.take(part)), lengths),
+            (to_batches(inputs.take(part)), lengths),
             model=model,
             view=view,
             mesh=mesh,
@@ -76,7 +69,7 @@ def predict_logits(
 @functools.partial(jax.jit, static_argnames=("model", "view", "mesh", "every_step"))
 def predict_batches(
     params: Params,
-    batches: Batches,
+    batches: tuple[jax.Array, jax.Array | None],
     *,
     model: SequenceClassifier,
     view: View | None,
@@ -85,16 +78,18 @@ def predict_batches(
 ) -> jax.Array:
     """Computes float32 logits [ensemble, batches, batch, (time,) classes] in one call.
 
-    The axis `seeds` of the mesh divides the ensemble, the axis `batch` the second axis
-    of the batches. The logits are replicated.
+    The batches are what `Inputs.take` returns, [batches, batch, ...], and the lengths,
+    int32 [batches, batch]. The axis `seeds` of the mesh divides the ensemble, the axis
+    `batch` the second axis of the batches. The logits are replicated.
     """
 
-    def one_shard(params: Params, batches: Batches) -> Any:
+    def one_shard(params: Params, batches: Any) -> Any:
         def one_network(params: Params) -> jax.Array:
-            def one_batch(batch: Batches) -> Any:
-                inputs = batch.stored if view is None else view(batch.stored)
+            def one_batch(batch: Any) -> Any:
+                stored, lengths = batch
+                inputs = stored if view is None else view(stored)
                 return model.apply(
-                    {"params": params}, inputs, batch.lengths, every_step=every_step
+                    {"params": params}, inputs, lengths, every_step=every_step
                 )
 
             return jax.lax.map(one_batch, batches)

@@ -49,8 +49,7 @@ class Source(NamedTuple):
             for index in np.flatnonzero(errors.max((0, 1)) > MAX_DIFFERENCE):
                 _logger.warning(
                     f"the feature {task.feature_names[index]} loses digits in float32, "
-                    "which exports take; subtract a constant from it before the "
-                    "training"
+                    "which exports take; subtract a constant from it for the training"
                 )
         return cls(
             network,

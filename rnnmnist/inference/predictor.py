@@ -40,10 +40,7 @@ class Prediction(NamedTuple):
 
     @property
     def decision_time(self) -> int | None:
-        """The time step, from 1, after which the predicted digit no longer changes.
-
-        None if the network reads in both directions.
-        """
+        """The time step, from 1, after which the digit stays; None if bidirectional."""
         if len(self.probabilities) == 1:
             return None
         return int(decision_times(self.probabilities.argmax(-1)[None])[0])
@@ -130,14 +127,12 @@ class Predictor(TrainedNetwork):
         return self.probabilities(self.inputs(inputs, lengths), every_step=every_step)
 
     def occlusion(self, inputs: Any, lengths: ArrayLike | None = None) -> np.ndarray:
-        """Returns how much each prediction depends on each time step.
+        """Returns on which time steps each prediction depends, float32 [n, time].
 
-        It is the fall of the predicted class's log-probability, in nats, when a window
-        of a 28th of the sequence is replaced: by the mean of the training split (0 if
-        the run does not normalize), or by the background of an image.
-
-        Takes inputs as `classify` does. Returns float32 [n, time], for each time step
-        the fall for its window; 0 in the padding.
+        It is the fall of the predicted class's log-probability, in nats, when the time
+        step's window, a 28th of the sequence, is replaced by the mean of the training
+        split (0 if the run does not normalize), or by the background of an image; 0 in
+        the padding. Arguments and errors are those of `classify`.
 
         References:
             Zeiler, Fergus, "Visualizing and Understanding Convolutional Networks",

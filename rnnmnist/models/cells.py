@@ -67,13 +67,12 @@ def check_user_cell(config: ModelConfig) -> None:
     """Checks that a user's cell can be created and scanned."""
     if not config.is_user_cell:
         return
-    create = load_cell(config.cell, config.cell_sha256)
     units = config.hidden_size
-    inputs = jnp.zeros((1, 2, 1))  # [time, batch, features]
+    create = load_cell(config.cell, config.cell_sha256)
     try:
         scanned = ScannedCell(create(features=units, name="cell"))
         init = functools.partial(scanned.init_with_output, every_step=False)
-        hidden, _ = jax.eval_shape(init, jax.random.key(0), inputs, None)
+        hidden, _ = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 2, 1)), None)
         if hidden.shape != (2, units):
             raise ValueError(f"its output is {hidden.shape}, not {(2, units)}")
     except Exception as error:  # a user's class can raise anything
@@ -89,9 +88,8 @@ def make_recurrence(
 ) -> nn.Module:
     """Creates the recurrence of a configuration, for inputs with some features.
 
-    The parameters are named `cell`, or `layers` for a recurrence that is linear in its
-    state; those of a backward one, `backward_cell` or `backward_layers`. The names are
-    part of the checkpoint format.
+    Parameters are named `cell`, or `layers` if it is linear in its state, and in the
+    second direction after `backward_`. The names are part of the checkpoint format.
     """
     recurrence = _make_direction(config, features, execution, "")
     if config.bidirectional:

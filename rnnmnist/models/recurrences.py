@@ -163,8 +163,7 @@ class MeanPooling(nn.Module):
 class Bidirectional(nn.Module):
     """Two recurrences, one of which reads each sequence from its end.
 
-    Their outputs, [batch, hidden] each, are concatenated. Those after other time steps
-    than the last would need the rest of the sequence.
+    Their outputs, [batch, hidden] each, are concatenated.
 
     References:
         Schuster and Paliwal, "Bidirectional Recurrent Neural Networks", IEEE

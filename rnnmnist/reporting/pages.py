@@ -1,5 +1,6 @@
 """The pages of reports, of one run and of several: their data and pictures."""
 
+import copy
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import jax
 import numpy as np
 from markupsafe import Markup
 
@@ -165,7 +167,9 @@ def _gallery(run: RunData) -> Section:
     names, examples, order = run.task.classes, run.examples, run.network.pixel_order
     predictions = run.predictions[0]
     errors = calibration.most_confident_errors(predictions, MAX_ERRORS)
-    falls = occlude(run.network, examples, errors) if len(errors) else errors
+    first = copy.copy(run.network)  # whose errors these are
+    first.params = jax.tree.map(lambda leaf: leaf[:1], first.params)
+    falls = occlude(first, examples, errors) if len(errors) else errors
     tiles = []
     for index, fall in zip(errors, falls, strict=True):
         values = examples.unpadded(index)
