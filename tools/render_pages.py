@@ -101,6 +101,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "references": partial(single_runs, results.REFERENCES, "loss"),
         "ablation": partial(changes, results.ABLATION),
         "single_changes": partial(changes, results.SINGLE_CHANGES),
+        "directions": partial(changes, results.DIRECTIONS),
         "archive": result_tables.archive,
         "recipes": result_tables.recipes,
         "crossover": crossover.table,

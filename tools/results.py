@@ -70,9 +70,9 @@ class Row:
     @property
     def counts_by_time(self) -> bool:
         """Whether the result file has counts after each row of an image."""
-        data = self.config().data
+        data, model = self.config().data, self.config().model
         rows = data.view == "rows" and data.name != "files"
-        return rows and self.program != BFLOAT16
+        return rows and not model.bidirectional and self.program != BFLOAT16
 
     def config(self, seed: int = 0) -> Config:
         """The configuration of a run, without the paths of the data."""
@@ -176,6 +176,11 @@ SINGLE_CHANGES = (
         "train.loss=every_step",
     ),
 )
+BOTH = "model.bidirectional=true model.hidden_size=86"
+DIRECTIONS = (  # with the same libraries
+    Row("forward", 5, "default", "forward"),
+    Row("bidirectional", 5, f"default {BOTH}", "both, 86 units each", BOTH),
+)
 # Seed 0, chosen before training; `tools/make_reference.py` saves the networks.
 REFERENCES = (
     Row("reference", 1, "best", "last row"),
@@ -233,6 +238,7 @@ ROWS = {
         *PRECISIONS,
         *ABLATION,
         *SINGLE_CHANGES,
+        *DIRECTIONS,
         *REFERENCES,
         *PIXELS,
         *PERMUTED,

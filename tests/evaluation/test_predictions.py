@@ -67,7 +67,7 @@ def test_a_large_split_is_copied_in_groups(
     monkeypatch.setattr(predictions, "GROUP_BYTES", 4 * 7 * 28 * 28)
     (found,) = logits_of(Inputs(IMAGES[:60]), eval_batch_size=7)
     assert_close(found, logits[:60])
-    shapes = [call.args[1].stored.shape[:2] for call in spy.call_args_list]
+    shapes = [call.args[1][0].shape[:2] for call in spy.call_args_list]
     assert shapes == [(3, 7)] * 3  # not 4, 4 and 1 batch
 
 
