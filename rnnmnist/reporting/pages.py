@@ -5,7 +5,6 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import jax
@@ -173,7 +172,7 @@ def _gallery(run: RunData) -> Section:
     tiles = []
     for index, fall in zip(errors, falls, strict=True):
         values = examples.unpadded(index)
-        times: Any = slice(len(values))
+        times = np.arange(len(values))
         if order is not None:  # the time step in which each pixel is read
             times = (order.argsort(axis=None) // order.shape[1]).reshape(values.shape)
         tiles.append(

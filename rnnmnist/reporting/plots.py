@@ -47,9 +47,10 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
     validated = [line for line in metrics if line.split == "validation"]
     with new_figure(4.6) as figure:
         above, below = figure.subplots(2, sharex=True)
-        style = {"label": "validation", "marker": "o", "zorder": 3}
+        label = "train" if trained else ""  # which a legend leaves out
+        style = {"label": "validation" if validated else "", "marker": "o", "zorder": 3}
         for axes, metric in ((above, "loss"), (below, "accuracy")):
-            _plot_metric(axes, trained, metric, LIGHT.series[1], label="train")
+            _plot_metric(axes, trained, metric, LIGHT.series[1], label=label)
             _plot_metric(axes, validated, metric, LIGHT.series[0], **style)
         above.set(ylabel="loss (nats per example)", yscale="log")
         low, high = above.get_ylim()
@@ -296,12 +297,12 @@ def _plot_metric(
 
 
 def _set_accuracy_limits(axes: Axes, lines: Iterable[Metrics]) -> None:
-    """Starts the axis of accuracies just below the lowest one of these lines.
+    """Starts the axis of accuracies below the lowest one, and below 99 %.
 
     Runs differ in the last few percent, so the first training steps may be cut off.
     """
     lowest = 100 * min(line.accuracy for line in lines)
-    bottom = max(0.0, lowest - (100 - lowest) / 2 - 0.1)  # below 100 % in any case
+    bottom = max(0.0, min(99.0, lowest - (100 - lowest) / 2))
     axes.set_ylim(bottom, 100 + (100 - bottom) / 40)  # a line at 100 % stays visible
 
 
