@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from support import Once, damaged, file_times, refused
 import rnnmnist
 from rnnmnist import evaluate, main, predict, report
 from rnnmnist.config.schema import DataConfig
-from rnnmnist.data import datasets
+from rnnmnist.data import datasets, placement
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import logs
 from rnnmnist.runs.workdir import lock
@@ -274,23 +275,22 @@ def test_the_content_of_padding_changes_no_bit(run: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("fast_programs")
-@pytest.mark.parametrize(
-    ("seeds", "loss"),
-    [(1, "last"), pytest.param(2, "every_step", marks=pytest.mark.slow)],
-)
 def test_batches_from_the_host_give_the_bits_of_resident_data(
-    seeds: int, loss: str, tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Which take at most a quarter of the memory that the devices share."""
+    monkeypatch.setattr(placement, "CHUNK_UPDATES", 3)
     folder = save_folder(tmp_path / "data", arrays())
     settings = (
-        f"--config.num_seeds={seeds}",
-        f"--config.execution.num_devices={2 * seeds}",
-        f"--config.train.loss={loss}",
+        "--config.num_seeds=2",
+        "--config.execution.num_devices=4",
+        "--config.train.loss=every_step",
     )
-    for placement in ("device", "host"):
-        flag = f"--config.execution.placement={placement}"
-        output = train(folder, tmp_path / placement, *settings, flag)
-        assert f"stay on the {placement}" in output
+    copies = 4 * 30 * 12 * 2 * 4  # float32 on each device
+    for place, memory in (("device", 4 * copies), ("host", 4 * copies - 1)):
+        monkeypatch.setattr(placement, "main_memory", partial(int, memory))
+        output = train(folder, tmp_path / place, *settings)
+        assert f"stay on the {place}" in output
     assert bits(tmp_path / "host") == bits(tmp_path / "device")
 
 
