@@ -21,8 +21,7 @@ from support import Once, damaged, file_times, refused
 
 import rnnmnist
 from rnnmnist import evaluate, main, predict, report
-from rnnmnist.config.schema import DataConfig
-from rnnmnist.data import datasets, placement
+from rnnmnist.data import placement
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import logs
 from rnnmnist.runs.workdir import lock
@@ -220,15 +219,6 @@ def test_every_format_gives_the_run_of_the_same_arrays(
         assert bits(workdir) == bits(run)
         sha256 = trainer.result(run)["task"]["sha256"]
         assert trainer.result(workdir)["task"]["sha256"] == sha256
-
-
-def test_a_constant_feature_is_not_scaled(tmp_path: Path) -> None:
-    content = arrays()
-    content["inputs"][..., 1] = 0.1
-    path = save(tmp_path / "data.npz", content)
-    task = datasets.load(DataConfig(name="files", path=str(path))).task
-    assert task.std is not None
-    assert task.std[1] == 1 != task.std[0]
 
 
 @pytest.mark.parametrize(
