@@ -143,27 +143,6 @@ def test_the_cell_has_the_parameters_of_flax() -> None:
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.usefixtures("float64")
-def test_a_step_of_the_cell_equals_that_of_flax() -> None:
-    params, inputs = random_arrays(make_pair(dtype=FLOAT64)[1])
-    generator = np.random.default_rng(1)
-    carry = tuple(generator.normal(size=(2, BATCH, HIDDEN)))
-
-    def step(cell: nn.Module, *arrays: Any) -> Any:
-        def function(params: Any, carry: Any, inputs: Any) -> Any:
-            found: Any = cell.apply({"params": params}, carry, inputs)
-            (c, h), output = found
-            return jnp.sum(jnp.sin(c) + jnp.cos(2 * h) + output**2), (c, h, output)
-
-        return jax.jit(jax.value_and_grad(function, (0, 1, 2), has_aux=True))(*arrays)
-
-    ours, flax = (
-        step(cell(HIDDEN, param_dtype=FLOAT64), params["cell"], carry, inputs[0])
-        for cell in (LSTMCell, nn.OptimizedLSTMCell)
-    )
-    assert_close(ours, flax)
-
-
 def test_the_cell_refuses_inputs_with_an_axis_of_time() -> None:
     carry = (jnp.zeros((2, 4)),) * 2
     with pytest.raises(ValueError, match=r"must be \[batch, features\]"):
