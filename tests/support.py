@@ -94,9 +94,9 @@ def read_batch(
     return stored._replace(inputs=jax.device_get(inputs))
 
 
-def mesh_of(count: int) -> Mesh:
+def mesh_of(count: int, seeds: int = 1) -> Mesh:
     """Returns a mesh of some of the eight simulated devices."""
-    devices = np.array(jax.devices()[:count])[None]
+    devices = np.array(jax.devices()[:count]).reshape(seeds, -1)
     return Mesh(devices, (SEEDS, BATCH), axis_types=(AxisType.Auto,) * 2)
 
 

@@ -42,11 +42,12 @@ def logits_of(
     *,
     params: Params = PARAMS,
     devices: int = 1,
+    seeds: int = 1,
     every_step: bool = False,
     **execution: Any,
 ) -> np.ndarray:
     model = MODEL.clone(execution=MODEL.execution._replace(**execution))
-    mesh = mesh_of(devices)
+    mesh = mesh_of(devices, seeds)
     return predict_logits(model, params, inputs, view, mesh, every_step=every_step)
 
 
@@ -71,14 +72,17 @@ def test_a_large_split_is_copied_in_groups(
     assert shapes == [(3, 7)] * 3  # not 4, 4 and 1 batch
 
 
-@pytest.mark.parametrize("vectorize", [False, True])
+@pytest.mark.parametrize(
+    "how",
+    [{"vectorize_seeds": False}, {"vectorize_seeds": True}, {"devices": 8, "seeds": 2}],
+)
 def test_each_network_of_an_ensemble_predicts_as_it_does_alone(
-    vectorize: bool, logits: np.ndarray
+    how: dict[str, Any], logits: np.ndarray
 ) -> None:
-    """Whether the device computes them together or in turn."""
+    """Whether a device computes them together or in turn, or each has its devices."""
     networks = [jax.tree.map(np.negative, PARAMS), PARAMS]
     ensemble = jax.tree.map(lambda *leaves: np.concatenate(leaves), *networks)
-    found = logits_of(Inputs(IMAGES), params=ensemble, vectorize_seeds=vectorize)
+    found = logits_of(Inputs(IMAGES), params=ensemble, **how)
     assert_close(found[1], logits)
     (alone,) = logits_of(Inputs(IMAGES), params=networks[0])
     assert_close(found[0], alone)

@@ -16,7 +16,6 @@ import pytest
 import trainer
 from jax.sharding import Mesh
 from support import (
-    ROWS,
     TASK,
     Once,
     batches_of,
@@ -24,7 +23,6 @@ from support import (
     chunk_of,
     fast_compilation,
     mesh_of,
-    model_of,
     output_of,
     random_examples,
     rates_of,
@@ -34,12 +32,10 @@ from support import (
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import Chunk
-from rnnmnist.evaluation.metrics import score_logits
-from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checksums import named_leaves, params_sha256
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.results import Scores, read_result
+from rnnmnist.runs.results import read_result
 from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.mesh import device_put, over_seeds
 from rnnmnist.training.console import describe_rejection
@@ -47,7 +43,6 @@ from rnnmnist.training.state import (
     Program,
     TrainState,
     create_state,
-    evaluated_trees,
     saved_arrays,
 )
 from rnnmnist.training.step import UpdateStats, score_last_batch, train_steps
@@ -125,8 +120,7 @@ def singles() -> list[Trained]:
 def way(request: pytest.FixtureRequest) -> Way:
     """As on an accelerator or on a CPU."""
     seeds, batch, together = request.param
-    mesh = mesh_of(seeds * batch)
-    return Way(Mesh(mesh.devices.reshape(seeds, batch), mesh.axis_names), together)
+    return Way(mesh_of(seeds * batch, seeds), together)
 
 
 @pytest.mark.usefixtures("fast_programs")
@@ -173,26 +167,6 @@ def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
     assert f" of seed {NETWORKS.seeds[2]} " in rejected
     after = trained._replace(state=state).networks()
     jax.tree.map(np.testing.assert_array_equal, after, before)
-
-
-@pytest.mark.usefixtures("fast_programs")
-def test_an_ensemble_is_evaluated_as_its_networks_are(way: Way) -> None:
-    program = way.program(NETWORKS)
-    model = program.model
-    params = evaluated_trees(create_state(NETWORKS, program), model=model)
-    examples = random_examples(137)
-    small = model.clone(execution=model.execution._replace(eval_batch_size=10))
-
-    def evaluate(params: Any, mesh: Mesh, model: Any) -> Scores:
-        logits = predict_logits(model, params, examples, ROWS, mesh)
-        return score_logits(logits, examples.labels)
-
-    found = evaluate(params, way.mesh, small)
-    for scores, network in zip(found.members, split_ensemble(params), strict=True):
-        alone = jax.tree.map(lambda leaf: np.asarray(leaf)[None], network)
-        expected = evaluate(alone, mesh_of(1), model_of(NETWORKS.model))
-        assert scores.confusion == expected.confusion
-        assert scores.loss == pytest.approx(expected.loss, rel=1e-5)
 
 
 def test_equal_totals_tie_for_any_counts_per_network() -> None:
