@@ -4,20 +4,18 @@ import contextlib
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import worker
 
 from rnnmnist.config.platforms import Execution
-from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
+from rnnmnist.config.schema import CELLS, Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.data.placement import open_batches
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import predict_logits
-from rnnmnist.models import cells
 from rnnmnist.runtime.mesh import make_mesh, platform_of
 from rnnmnist.training.loop import Updates, train_range
 from rnnmnist.training.state import Program, create_state, evaluated_trees
@@ -86,7 +84,7 @@ def train(
 ) -> None:
     """Serves training steps of the default run; the amount is in images."""
     if flax_cell:
-        cells.CELLS["lstm"] = nn.OptimizedLSTMCell
+        CELLS["lstm"] = "flax.linen:OptimizedLSTMCell"
     config = Config(
         num_seeds=seeds,
         data=DATA,

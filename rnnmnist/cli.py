@@ -16,14 +16,7 @@ from typing import Any, NoReturn
 
 import absl.logging
 
-from rnnmnist.config.files import (
-    expand,
-    find_config,
-    load_config,
-    parse_folder,
-    pin_cell,
-    resolve_workdir,
-)
+from rnnmnist.config import files
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS
 from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import fit_to_task
@@ -63,7 +56,7 @@ class Parser(argparse.ArgumentParser):
         self, help: str = "folder of the run", required: bool = True, **kwargs: Any
     ) -> None:
         """Adds `--workdir`, the folder of an existing run."""
-        kwargs |= {"metavar": "DIR", "type": resolve_workdir}
+        kwargs |= {"metavar": "DIR", "type": files.resolve_workdir}
         self.add_argument("--workdir", help=help, required=required, **kwargs)
 
     def add_step_and_paths(self) -> None:
@@ -102,7 +95,7 @@ def parse_settings(
         if (text := getattr(args, name)) is not None:
             value = SETTINGS[name].parse(text)
             if SETTINGS[name].is_path and value is not None:
-                value = str(expand(value))
+                value = str(files.expand(value))
             values[name] = value
     return values
 
@@ -120,7 +113,7 @@ def training_parser(command: str, description: str | None) -> Parser:
     parser.add_argument(
         "--workdir",
         metavar="DIR",
-        type=parse_folder,
+        type=files.parse_folder,
         help="folder of the run (default: checkpoints/NAME for NAME.py)",
     )
     group = parser.add_argument_group(
@@ -151,14 +144,14 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     """
     args = parser.parse(argv)
     overrides = parse_settings(args, SETTINGS)
-    path = find_config(args.config)
+    path = files.find_config(args.config)
     args.name = path.stem
-    args.config = pin_cell(load_config(path).replace(overrides))
+    args.config = files.pin_cell(files.load_config(path).replace(overrides))
     if args.config.data.name != "files":  # the task of images is known without them
         from rnnmnist.data.image_sets import image_task
 
         args.config = fit_to_task(args.config, image_task(args.config.data))
-    args.workdir = args.workdir or parse_folder(f"checkpoints/{path.stem}")
+    args.workdir = args.workdir or files.parse_folder(f"checkpoints/{path.stem}")
     args.processes = args.coordinator_address, args.num_processes, args.process_id
     return args
 

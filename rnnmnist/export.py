@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rnnmnist import cli, errors
 from rnnmnist.config.files import parse_folder
-from rnnmnist.exporting.formats import FORMATS, check_packages
+from rnnmnist.exporting.formats import FORMATS, SUPPORTED_CELLS, check_packages
 
 
 def main(argv: list[str]) -> None:
@@ -49,7 +49,7 @@ def export(args: argparse.Namespace, output: Path) -> None:
     use_cpu()
     network = TrainedNetwork(args.workdir, args.step, paths=cli.parse_settings(args))
     model = network.config.model
-    if model.is_user_cell and args.format != "stablehlo":
+    if model.cell not in SUPPORTED_CELLS and args.format != "stablehlo":
         raise errors.UserError(
             f"--format: only stablehlo supports model.cell={model.cell}; use "
             "--format=stablehlo"

@@ -207,7 +207,8 @@ def plot_curves(
 
     The names are at least `apart` decades from each other.
     """
-    colours = dict(zip((*CELLS, "lstm, chrono"), LIGHT.series, strict=True))
+    names = *CELLS, "lstm, chrono"
+    colours = dict(zip(names, np.resize(LIGHT.series, len(names)), strict=True))
     parts = np.arange(1, PARTS + 1)
     ends = []
     for name, curve in curves.items():

@@ -19,12 +19,20 @@ from typing import Any, Literal
 from rnnmnist.config.settings import ConfigSection, Setting, find, setting, settings_of
 from rnnmnist.errors import UserError, shown
 
-# Recurrences by name. The linear ones are linear in the state, in residual layers.
-GATED_CELLS = ("lstm", "gru", "rnn")
-LINEAR_CELLS = ("mingru", "lru")
-CELLS = (*GATED_CELLS, *LINEAR_CELLS)
+# The class of each recurrent cell. Linear ones are linear in the state, in residual
+# layers.
+GATED_CELLS = {
+    "lstm": "rnnmnist.models.lstm:LSTMCell",
+    "gru": "flax.linen:GRUCell",
+    "rnn": "flax.linen:SimpleCell",
+}
+LINEAR_CELLS = {
+    "mingru": "rnnmnist.models.linear:MinGRU",
+    "lru": "rnnmnist.models.linear:LRU",
+}
+CELLS = GATED_CELLS | LINEAR_CELLS
 # The cells that an initializer is for, where it is not for all.
-INITIALIZED_CELLS = {"tutorial": GATED_CELLS, "chrono": ("lstm",)}
+INITIALIZED_CELLS = {"tutorial": ("lstm", "gru", "rnn"), "chrono": ("lstm",)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,9 @@ FORMATS = {
     "safetensors": ("safetensors", "numpy"),
     "stablehlo": ("flatbuffers", "jax"),
 }
+# Of the gated cells that all formats support: the gates in ONNX's order, as in Flax.
+GATES = {"lstm": ("i", "o", "f", "g"), "gru": ("z", "r", "n"), "rnn": ("",)}
+SUPPORTED_CELLS = (*GATES, "mingru", "lru")
 
 
 def check_packages(names: Sequence[str]) -> None:

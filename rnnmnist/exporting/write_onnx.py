@@ -15,6 +15,7 @@ import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
 from rnnmnist.config.schema import ModelConfig
+from rnnmnist.exporting.formats import GATES
 from rnnmnist.exporting.source import Source
 from rnnmnist.models.cells import BACKWARD
 from rnnmnist.models.classifier import Params
@@ -22,8 +23,6 @@ from rnnmnist.models.classifier import Params
 # Of 2022, so that older runtimes accept the model.
 OPSET = 17
 IR_VERSION = 8
-# The gates of a cell in ONNX's order, by their names in Flax.
-GATES = {"lstm": ("i", "o", "f", "g"), "gru": ("z", "r", "n"), "rnn": ("",)}
 
 
 class Graph:

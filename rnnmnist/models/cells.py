@@ -3,9 +3,9 @@
 import functools
 import hashlib
 import math
+import pkgutil
 import sys
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from rnnmnist.config.platforms import LINEAR_REMAT_STEPS, Execution
-from rnnmnist.config.schema import ModelConfig
+from rnnmnist.config.schema import CELLS, ModelConfig
 from rnnmnist.errors import UserError
-from rnnmnist.models.linear import LRU, MinGRU, ResidualLayers
+from rnnmnist.models.linear import ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
 from rnnmnist.models.recurrences import Bidirectional, MeanPooling, ScannedCell, Windows
 
-CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {
-    "lstm": LSTMCell,
-    "gru": nn.GRUCell,
-    "rnn": nn.SimpleCell,
-}
 GATE_COUNTS = {"lstm": 4, "gru": 3, "rnn": 1}  # with the candidate
 BACKWARD = "backward_"  # begins the names of a backward recurrence's parameters
-LINEAR_RECURRENCES = {"mingru": MinGRU, "lru": LRU}
 
 
 def load_cell(cell: str, sha256: str | None) -> type[Any]:
@@ -106,10 +100,14 @@ def _make_direction(
     config: ModelConfig, features: int, execution: Execution, prefix: str
 ) -> nn.Module:
     recurrence: nn.Module
+    if config.is_user_cell:
+        cell: Any = load_cell(config.cell, config.cell_sha256)
+    else:
+        cell = pkgutil.resolve_name(CELLS[config.cell])
     if config.is_linear:
         recurrence = ResidualLayers(
             functools.partial(
-                LINEAR_RECURRENCES[config.cell],
+                cell,
                 config.hidden_size,
                 unroll=None if execution.parallel_scan else LINEAR_REMAT_STEPS,
             ),
@@ -120,7 +118,6 @@ def _make_direction(
             name=f"{prefix}layers",
         )
     else:
-        cell: Any = CELLS.get(config.cell) or load_cell(config.cell, config.cell_sha256)
         init: dict[str, Any] = {}
         if config.initializer == "tutorial":
             # TensorFlow 1 drew one matrix for all gates: [inputs + hidden, outputs].
