@@ -47,8 +47,6 @@ nb_execution_mode = "cache"  # executes what has changed since the last build
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600  # seconds for a cell
 nb_execution_in_temp = True
-nb_code_prompt_show = "Show the answer"  # the only cells that are folded
-nb_code_prompt_hide = "Hide the answer"
 nb_merge_streams = True  # one block of output for each cell
 
 # GitHub adds the anchors of its pages by JavaScript.

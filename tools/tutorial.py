@@ -5,7 +5,7 @@
 First, the functions that the page quotes from examples/plain_loop.py are copied into
 it. The cells of the notebook are those of the page. The notebook installs the package
 first, as notebooks/colab.ipynb does. Cells that only check the page are left out, and
-answers to exercises are folded.
+answers to exercises, which the page has in <details>, are folded as Colab folds cells.
 """
 
 import inspect
@@ -28,6 +28,7 @@ COLAB = REPOSITORY / "notebooks/colab.ipynb"
 QUOTED = ("train_step", "train_epoch")  # functions of the loop, as the page shows them
 GITHUB = "https://github.com/rnnmnist/rnnmnist"
 RAW = "https://raw.githubusercontent.com/rnnmnist/rnnmnist/main/docs/"
+ANSWER = "<details><summary>Answer</summary>"  # before the cell of an answer
 SOURCE = f'SOURCE = "git+{GITHUB}"  # @param {{type:"string"}}'
 
 
@@ -71,17 +72,16 @@ def convert(page: str) -> str:
     others.insert(0, nbformat.v4.new_markdown_cell(heading.strip() + " " + rest))
     cells = [start, *installation()]
     for cell in others:
-        tags = cell.metadata.pop("tags", [])
-        if "remove-cell" in tags:
+        if "remove-cell" in cell.metadata.pop("tags", []):
             continue
-        if "hide-cell" in tags:
+        if cells[-1].source.endswith(ANSWER):
             cell.metadata = {"cellView": "form", "jupyter": {"source_hidden": True}}
             cell.source = f"# @title Answer\n{cell.source.lstrip()}"
         cells.append(cell)
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"
         if cell.cell_type == "markdown":
-            source = re.sub(r"<!-- .* -->\n?", "", cell.source)
+            source = re.sub(r"(<!--|</?details>).*\n?", "", cell.source)
             cell.source = absolute_links(source).strip()
     notebook.cells = [cell for cell in cells if cell.source]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -34,7 +34,8 @@ def test_the_notebook_contains_no_relative_link_and_no_hidden_check() -> None:
     assert all(link.startswith("https://") for link in links)
     assert "assert" in PAGE
     assert "assert" not in text
-    assert text.count("# @title Answer") == PAGE.count("[hide-cell]") == 5
+    assert text.count("# @title Answer") == PAGE.count(tutorial.ANSWER) == 4
+    assert "details>" not in text
 
 
 def test_links_and_images_become_absolute() -> None:
