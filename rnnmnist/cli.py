@@ -16,19 +16,11 @@ from typing import Any, NoReturn
 
 import absl.logging
 
+from rnnmnist import errors
 from rnnmnist.config import files
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS
 from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import fit_to_task
-from rnnmnist.errors import (
-    StoppedError,
-    UserError,
-    as_run_error,
-    did_you_mean,
-    erase_line,
-    exit_immediately,
-    first_line,
-)
 from rnnmnist.runtime.jax_internals import CACHE_WARNING, DEVICES_LOGGER
 from rnnmnist.runtime.signals import exit_on_interrupt
 
@@ -69,7 +61,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises a `UserError` instead of printing the usage."""
-        raise UserError(f"{message}; {self.prog} --help lists the flags")
+        raise errors.UserError(f"{message}; {self.prog} --help lists the flags")
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
         """Parses a command line."""
@@ -77,13 +69,15 @@ class Parser(argparse.ArgumentParser):
         if not unknown:
             return args
         if not unknown[0].startswith("-"):
-            raise UserError(f"stray argument {unknown[0]!r}; flags are --NAME=VALUE")
+            raise errors.UserError(
+                f"stray argument {unknown[0]!r}; flags are --NAME=VALUE"
+            )
         flag = unknown[0].partition("=")[0]
         if flag.startswith("--config."):
             find(flag.removeprefix("--config."), SETTINGS, flag)
         known = [name for action in self._actions for name in action.option_strings]
-        remedy = did_you_mean(flag, known, f"{self.prog} --help lists them")
-        raise UserError(f"{flag}: no such flag; {remedy}")
+        remedy = errors.did_you_mean(flag, known, f"{self.prog} --help lists them")
+        raise errors.UserError(f"{flag}: no such flag; {remedy}")
 
 
 def parse_settings(
@@ -158,10 +152,10 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        level = erase_line(sys.stderr) + record.levelname.lower()
+        level = errors.erase_line(sys.stderr) + record.levelname.lower()
         line = f"{level}: {record.getMessage()}"
         error = record.exc_info[1] if record.exc_info else None
-        return f"{line}: {first_line(error)}" if error else line
+        return f"{line}: {errors.first_line(error)}" if error else line
 
 
 def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -200,16 +194,16 @@ def run(main: Callable[[list[str]], None]) -> None:
     _configure_logging()
     try:
         main(sys.argv[1:])
-    except StoppedError as error:
-        exit_immediately(f"stopped: {error}", error.exit_code)
+    except errors.StoppedError as error:
+        errors.exit_immediately(f"stopped: {error}", error.exit_code)
     except KeyboardInterrupt:  # raised in `raised_interrupts`
-        exit_immediately("stopped", 130)
+        errors.exit_immediately("stopped", 130)
     except BrokenPipeError:  # the reader of the output has exited, as `| head` does
         os._exit(1)
     except Exception as error:
-        if (failure := as_run_error(error)) is None:  # an internal fault
-            exit_immediately(traceback.format_exc().rstrip(), 1)
-        exit_immediately(f"error: {as_line(failure)}", failure.exit_code)
+        if (failure := errors.as_run_error(error)) is None:  # an internal fault
+            errors.exit_immediately(traceback.format_exc().rstrip(), 1)
+        errors.exit_immediately(f"error: {as_line(failure)}", failure.exit_code)
     finally:
         # The interpreter's last garbage collection would take 0.2 to 0.4 s for the
         # modules of jax and orbax.

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -77,11 +78,10 @@ def _device_gatherer(
 ) -> Callable[[int], Chunk]:
     """Copies examples to every device, which gathers its own shards of a chunk."""
     values = examples.take(slice(None))
-    arrays = _put(
-        replicated(mesh),
-        values.reshape(len(values), -1),  # gathered faster than [28, 28]
-        examples.labels,
-        examples.lengths,
+    rows = values.reshape(len(values), -1)  # gathered faster than [28, 28]
+    arrays: Any = jax.tree.map(
+        lambda array: device_put(array, replicated(mesh)),
+        Batch(rows, examples.labels, examples.lengths),  # type: ignore[arg-type]
     )
     seeds = device_put(np.asarray(config.seeds, np.uint32), over_seeds(mesh))
 
@@ -104,7 +104,7 @@ def _device_gatherer(
 def _host_gatherer(
     examples: Examples, config: Config, mesh: Mesh, updates: int, thread: Executor
 ) -> Callable[[int], Chunk]:
-    """Takes the shards of a chunk from examples on the host, in a thread.
+    """Takes this process's shards of a chunk from examples on the host, in a thread.
 
     It begins the next chunk while the devices use one.
     """
@@ -113,18 +113,26 @@ def _host_gatherer(
     local_seeds = device_put(seeds, local_sharding())
     count = device_put(np.int32(len(examples)), local_sharding())
     indices_of = jax.jit(batch_indices, static_argnums=(2, 3))
-    lengths = examples.lengths
+    sharding, lengths = NamedSharding(mesh, SHARDED), examples.lengths
 
     def gather(start: int) -> Chunk:
         first = device_put(np.int32(start), local_sharding())
         indices = jax.device_get(
             indices_of(local_seeds, first, updates, config.train.batch, count)
         )
-        batches = _put(
-            NamedSharding(mesh, SHARDED),
-            examples.take(indices.ravel()).reshape(*indices.shape, -1),
-            examples.labels[indices],
-            None if lengths is None else lengths[indices],
+
+        def put(take: Callable[[np.ndarray], np.ndarray]) -> jax.Array:
+            def own(index: Any) -> np.ndarray:
+                return take(indices[index[: indices.ndim]])
+
+            shape = indices.shape + take(np.zeros(1, int)).shape[1:]
+            with jax.transfer_guard_host_to_device("allow"):
+                return jax.make_array_from_callback(shape, sharding, own)
+
+        batches = Batch(
+            put(lambda at: examples.take(at.ravel()).reshape(*at.shape, -1)),
+            put(examples.labels.__getitem__),
+            None if lengths is None else put(lengths.__getitem__),
         )
         first = device_put(np.int32(start), replicated(mesh))
         return Chunk(batches, device_put(seeds, over_seeds(mesh)), first)
@@ -137,8 +145,3 @@ def _host_gatherer(
         return gathered.result()
 
     return gather_ahead
-
-
-def _put(sharding: NamedSharding, *arrays: np.ndarray | None) -> Batch:
-    """Distributes inputs, labels and lengths over the devices."""
-    return Batch(*jax.tree.map(lambda array: device_put(array, sharding), arrays))

@@ -56,7 +56,7 @@ def predict(config, members, examples, lengths=None):
     inputs = np.concatenate([padded[starts + index] for index in range(size)], axis=-1)
     last = (lengths - 1) // stride
     directions = {"": inputs}
-    if config["bidirectional"]:
+    if config.get("bidirectional"):
         order = (last - np.arange(len(inputs))[:, None]) % len(inputs)
         directions["backward_"] = np.take_along_axis(inputs, order[:, :, None], axis=0)
     outputs = []

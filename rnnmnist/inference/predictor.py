@@ -114,7 +114,7 @@ class Predictor(TrainedNetwork):
             lengths: int [n], the time steps before the padding of each sequence; None
                 if there is no padding.
             every_step: returns the probabilities after each time step; between the
-                ends of two windows, those of the next one.
+                ends of two windows, those of the last one.
 
         Returns:
             float32 [n, classes], or with `every_step` [n, time, classes]; of an
@@ -122,17 +122,17 @@ class Predictor(TrainedNetwork):
 
         Raises:
             UserError: if the inputs have another shape or type, or missing values
-                that the run does not fill.
+                that the run does not fill; or if `every_step` needs one direction.
         """
         return self.probabilities(self.inputs(inputs, lengths), every_step=every_step)
 
     def occlusion(self, inputs: Any, lengths: ArrayLike | None = None) -> np.ndarray:
         """Returns on which time steps each prediction depends, float32 [n, time].
 
-        It is the fall of the predicted class's log-probability, in nats, when the time
-        step's window, a 28th of the sequence, is replaced by the mean of the training
-        split (0 if the run does not normalize), or by the background of an image; 0 in
-        the padding. Arguments and errors are those of `classify`.
+        It is the fall of the predicted class's log-probability, in nats, if the time
+        step's window, a 28th of the sequence, rounded up, is the mean of the training
+        split (0 if the run does not normalize) or an image's background; 0 in padding.
+        Arguments and errors are those of `classify`.
 
         References:
             Zeiler, Fergus, "Visualizing and Understanding Convolutional Networks",

@@ -86,13 +86,11 @@ def predict_lines(
     predictor: Predictor, lines: Iterable[str]
 ) -> Iterator[dict[str, Any]]:
     """Yields the predictions for the lines of `predict --stream`, as JSON objects."""
-    time = 0
+    state, time = predictor.start(), 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
-            time = 0
+            state, time = predictor.start(), 0
             continue
-        if time == 0:
-            state = predictor.start()
         try:
             values = [float(cell.strip() or "nan") for cell in line.split(",")]
             state, probabilities = predictor.step(state, values)

@@ -178,7 +178,7 @@ class Bidirectional(nn.Module):
     ) -> jax.Array:
         """Runs both over inputs [time, batch, features]."""
         if every_step:
-            raise ValueError("the backward recurrence has read nothing but at the end")
+            raise ValueError("both directions are read at the end of a sequence only")
         flipped = flip_sequences(inputs, lengths, num_batch_dims=1, time_major=True)
         after = self.forward(inputs, lengths, every_step=False)
         before = self.backward(flipped, lengths, every_step=False)

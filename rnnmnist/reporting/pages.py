@@ -187,7 +187,11 @@ def _gallery(run: RunData) -> Section:
         )
     return Section(
         plots.gallery(tiles, run.task.feature_names) if tiles else None,
-        numbers={"tiles": tiles, "total": (~predictions.correct).sum()},
+        numbers={
+            "tiles": tiles,
+            "total": (~predictions.correct).sum(),
+            "most": np.abs(falls).max(initial=0),
+        },
     )
 
 

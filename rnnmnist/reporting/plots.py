@@ -164,6 +164,8 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
     rows = -(-len(tiles) // 4)
     shades = _shades(LIGHT.background, LIGHT.foreground)
     evidence = _shades(LIGHT.series[0], LIGHT.background, LIGHT.series[1])
+    most = max(np.abs(tile.falls).max() for tile in tiles) or 1
+    colours = {"cmap": evidence, "vmin": -1, "vmax": 1}
     short = not features and all(
         len(tile.predicted) < 7 and len(tile.label) < 7 for tile in tiles
     )
@@ -176,13 +178,13 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
             axes.set_axis_off()
         for axes, tile in zip(grid.flat, tiles, strict=False):
             label = f"label{gap}{_shorten(tile.label, 14)}"
-            most = np.abs(tile.falls).max() or 1
-            colours = {"cmap": evidence, "vmin": -most, "vmax": most}
+            # Square root scale, as for confusions.
+            falls = np.sign(tile.falls) * np.sqrt(np.abs(tile.falls) / most)
             if features:
                 edges = np.arange(len(tile.values) + 1) - 0.5
                 axes.margins(y=0.2)
                 axes.pcolormesh(
-                    *(edges, [0, 0.1], tile.falls[None]),
+                    *(edges, [0, 0.1], falls[None]),
                     transform=axes.get_xaxis_transform(),
                     **colours,
                 )
@@ -194,8 +196,9 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
                 axes.yaxis.set_major_locator(MaxNLocator(3))
                 label = f"{_shorten(tile.name, 16)}\n{label}"
             else:
-                axes.imshow(tile.falls, **colours)
-                axes.imshow(tile.values, cmap=shades, alpha=tile.values / 255)
+                axes.imshow(falls, **colours)
+                ink = tile.values / 255
+                axes.imshow(ink, cmap=shades, vmin=0, vmax=1, alpha=0.8 * ink)
                 axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(True)
             predicted = f"predicted{gap}{_shorten(tile.predicted, 14)}"

@@ -181,7 +181,7 @@ def read_header(workdir: Path, step: int) -> Header:
         content = json.loads((folder / "header" / "metadata").read_bytes())
         if content.pop("sha256") != json_checksum(content):
             raise ValueError("it differs from its SHA-256")
-    except PermissionError:
+    except (MemoryError, PermissionError):
         raise
     except Exception as error:  # a damaged file can cause an error of any type
         reason = f"header cannot be read ({first_line(error)})"
@@ -256,6 +256,8 @@ def _restore(folder: Path, item: str, like: Any) -> Any:
             ocp.StandardCheckpointer(multiprocessing_options=options) as checkpointer,
         ):
             saved = checkpointer.metadata(folder / item).item_metadata
+            if saved is None:
+                raise ValueError("no metadata")
             # orbax would cast to another type silently.
             _check_leaves(folder, item, saved.tree, like)
             target = jax.tree.map(

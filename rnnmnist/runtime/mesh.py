@@ -6,14 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import (
-    AxisType,
-    Mesh,
-    NamedSharding,
-    PartitionSpec,
-    Sharding,
-    SingleDeviceSharding,
-)
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from rnnmnist.config.platforms import MOST_CPU_DEVICES
 from rnnmnist.errors import UserError, first_line
@@ -116,9 +109,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def local_sharding() -> SingleDeviceSharding:
+def local_sharding() -> Sharding:
     """Returns the sharding on one device of this process."""
-    return SingleDeviceSharding(jax.local_devices()[0])
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 def device_put(array: np.ndarray | np.generic, sharding: Sharding) -> jax.Array:
