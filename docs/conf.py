@@ -3,8 +3,8 @@
     pip install '.[docs]'
     python -m sphinx -W docs OUT
 
-Pages with `{code-cell}` blocks are executed; a build takes no network, and formulas need
-none. Links from the pages to other files of the repository lead to GitHub.
+Pages with `{code-cell}` blocks are executed. Neither a build nor its formulas need a
+network. Links from the pages to other files of the repository lead to GitHub.
 """
 
 from importlib.metadata import version as installed_version
@@ -62,7 +62,9 @@ def add_math(translator: HTML5Translator, node: nodes.Element) -> None:
     formula = node.astext().replace("{aligned}", "{align*}")
     is_block = isinstance(node, nodes.math_block)
     html = convert(formula, display="block" if is_block else "inline")
-    translator.body.append(f'<div class="math-block">{html}</div>' if is_block else html)
+    translator.body.append(
+        f'<div class="math-block">{html}</div>' if is_block else html
+    )
     raise nodes.SkipNode
 
 
@@ -79,7 +81,13 @@ def list_settings() -> str:
     for name, setting in SETTINGS.items():
         if section != (section := name.rpartition(".")[0]):
             title = f"Settings of `{section}`" if section else "Settings of the run"
-            lines += ["", f"### {title}", "", "| setting | default | |", "| - | - | - |"]
+            lines += [
+                "",
+                f"### {title}",
+                "",
+                "| setting | default | |",
+                "| - | - | - |",
+            ]
         link = f'<a id="{name}" href="#{name}"><code>{name}</code></a>'
         about = f"{setting.help} ({setting.allowed})".replace("|", r"\|")
         lines.append(f"| {link} | `{setting.default}` | {about} |")
