@@ -190,7 +190,7 @@ def _gallery(run: RunData) -> Section:
         numbers={
             "tiles": tiles,
             "total": (~predictions.correct).sum(),
-            "most": np.abs(falls).max(initial=0),
+            "factor": np.exp(np.abs(falls).max(initial=0)),
         },
     )
 

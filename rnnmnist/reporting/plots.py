@@ -163,7 +163,7 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
     """Draws misclassified examples; sequences, which have features, with axes."""
     rows = -(-len(tiles) // 4)
     shades = _shades(LIGHT.background, LIGHT.foreground)
-    evidence = _shades(LIGHT.series[0], LIGHT.background, LIGHT.series[1])
+    evidence = _shades(LIGHT.series[2], LIGHT.background, LIGHT.series[3])
     most = max(np.abs(tile.falls).max() for tile in tiles) or 1
     colours = {"cmap": evidence, "vmin": -1, "vmax": 1}
     short = not features and all(
@@ -181,7 +181,8 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
             # Square root scale, as for confusions.
             falls = np.sign(tile.falls) * np.sqrt(np.abs(tile.falls) / most)
             if features:
-                edges = np.arange(len(tile.values) + 1) - 0.5
+                times = np.arange(1, len(tile.values) + 1)
+                edges = np.append(times, len(times) + 1) - 0.5
                 axes.margins(y=0.2)
                 axes.pcolormesh(
                     *(edges, [0, 0.1], falls[None]),
@@ -190,7 +191,7 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
                 )
                 axes.set_prop_cycle(color=LIGHT.series)
                 marker = "o" if len(tile.values) == 1 else ""
-                lines = axes.plot(tile.values, linewidth=1, marker=marker)
+                lines = axes.plot(times, tile.values, linewidth=1, marker=marker)
                 axes.tick_params(labelsize=6)
                 axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
                 axes.yaxis.set_major_locator(MaxNLocator(3))

@@ -15,8 +15,9 @@ from support import REPOSITORY, TASK
 from rnnmnist import main
 from rnnmnist.config.files import find_config, load_config
 from rnnmnist.config.schema import (
+    CELLS,
     DEFAULT_LAYERS,
-    GATED_CELLS,
+    INITIALIZED_CELLS,
     LINEAR_CELLS,
     SETTINGS,
     Config,
@@ -318,7 +319,7 @@ def test_a_cell_is_a_name_or_a_class_of_a_file(value: str) -> None:
     assert linear.is_linear
     assert linear.size == "2 layers of 128 units"
     assert Config().replace({"model.cell": "a.py:A"}).model.is_user_cell
-    allowed = "one of lstm, gru, rnn, mingru, lru or FILE.py:CLASS"
+    allowed = f"one of {', '.join(CELLS)} or FILE.py:CLASS"
     with pytest.raises(UserError) as error:
         Config().replace({"model.cell": value})
     assert str(error.value) == f"model.cell: must be {allowed}, not {value!r}"
@@ -328,14 +329,13 @@ def test_a_cell_is_a_name_or_a_class_of_a_file(value: str) -> None:
     ("setting", "value", "cells"),
     [
         ("num_layers", 2, LINEAR_CELLS),
-        ("initializer", "tutorial", GATED_CELLS),
-        ("initializer", "chrono", ("lstm",)),
+        *(("initializer", name, cells) for name, cells in INITIALIZED_CELLS.items()),
     ],
 )
 def test_layers_and_initializers_are_for_some_cells(
     setting: str, value: object, cells: tuple[str, ...]
 ) -> None:
-    for cell in (*GATED_CELLS, *LINEAR_CELLS, "a.py:A"):
+    for cell in (*CELLS, "a.py:A"):
         settings = {"model.cell": cell, f"model.{setting}": value}
         if cell in cells:
             Config().replace(settings)

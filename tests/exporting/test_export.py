@@ -24,7 +24,7 @@ from rnnmnist.errors import RunError
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.predictions import softmax
 from rnnmnist.exporting import certificates
-from rnnmnist.exporting.formats import FORMATS
+from rnnmnist.exporting.formats import FORMATS, SUPPORTED_CELLS
 from rnnmnist.exporting.source import Source, combine
 from rnnmnist.runs.checksums import named_leaves
 
@@ -350,10 +350,10 @@ def test_a_cell_of_another_kind_is_exported_as_stablehlo_only(
     tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The package has one cell more, with a name in the registry and nothing else."""
-    assert {config.model.cell for config in NETWORKS.values()} == {*CELLS}
-    monkeypatch.setitem(CELLS, "mgu", "flax.linen:MGUCell")
+    assert {config.model.cell for config in NETWORKS.values()} == {*SUPPORTED_CELLS}
+    monkeypatch.setitem(CELLS, "another", "flax.linen:MGUCell")
     monkeypatch.setattr(ModelConfig, "__post_init__", lambda self: None)
-    saved = save(tmp_path, config_of("mgu"), data_dir)
+    saved = save(tmp_path, config_of("another"), data_dir)
     flags = flags_of(*saved, tmp_path / "out")
     assert refused("export", *flags, "--format=all").endswith("--format=stablehlo")
     export.main([*flags, "--format=stablehlo"])
