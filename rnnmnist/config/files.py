@@ -40,6 +40,8 @@ def parse_folder(text: str, subject: str = "workdir") -> Path:
         str(path).encode()
     except UnicodeEncodeError:
         raise UserError(f"{subject}: {shown(text)} is not valid UTF-8") from None
+    if "[" in str(path):
+        raise UserError(f"{subject}: {path} has a [, with which orbax fails; rename it")
     for folder in (path, *path.parents):
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{subject}: {folder} is a file; name a directory")

@@ -87,6 +87,7 @@ WRONG_COMMANDS = [
     ("main --config=README.md --workdir=new", "README.md does not run: SyntaxError"),
     ("main --config=embedded --workdir=README.md", "README.md is a file"),
     ("main --workdir=\udcff", "is not valid UTF-8"),
+    ("main --workdir=runs/a[b]", "a[b] has a [, with which orbax fails; rename it"),
     (f"{IMAGES} --config=default --config.data.manual_dir=absent", "data.manual_dir"),
     ("main --config=default --workdir=reference", "holds parameters only"),
     (
