@@ -113,7 +113,7 @@ def _host_gatherer(
     local_seeds = device_put(seeds, local_sharding())
     count = device_put(np.int32(len(examples)), local_sharding())
     indices_of = jax.jit(batch_indices, static_argnums=(2, 3))
-    sharding, lengths = NamedSharding(mesh, SHARDED), examples.lengths
+    sharding = NamedSharding(mesh, SHARDED)
 
     def gather(start: int) -> Chunk:
         first = device_put(np.int32(start), local_sharding())
@@ -132,7 +132,7 @@ def _host_gatherer(
         batches = Batch(
             put(lambda at: examples.take(at.ravel()).reshape(*at.shape, -1)),
             put(examples.labels.__getitem__),
-            None if lengths is None else put(lengths.__getitem__),
+            None if examples.lengths is None else put(examples.lengths.__getitem__),
         )
         first = device_put(np.int32(start), replicated(mesh))
         return Chunk(batches, device_put(seeds, over_seeds(mesh)), first)

@@ -99,10 +99,10 @@ class TrainedNetwork:
     @property
     def pixel_order(self) -> np.ndarray | None:
         """The pixels, in row order, of each time step of an image, [time, features]."""
-        view, shape = self.view, self.task.image_shape
-        if view is None or shape is None:
+        shape = self.task.image_shape
+        if self.view is None or shape is None:
             return None
-        return view(np.arange(np.prod(shape)).reshape(1, *shape))[0]
+        return self.view(np.arange(np.prod(shape)).reshape(1, *shape))[0]
 
     def inputs(self, values: Any, lengths: ArrayLike | None = None) -> Inputs:
         """Returns images, or sequences before their normalization, as inputs."""

@@ -65,15 +65,15 @@ def load_run_data(
     """
     network = TrainedNetwork(workdir, selector, paths=paths)
     task, split, examples = network.load_split(None, "report")
-    labels, lengths = examples.labels, examples.lengths
     every_step = not network.config.model.bidirectional
+    lengths = examples.lengths if every_step else None
     logits = network.logits(examples, every_step=every_step)
     if not every_step:  # the last one is the only one
-        logits, lengths = logits[:, :, None], None
+        logits = logits[:, :, None]
     predictions = [
-        Predictions.from_logits(of_network, labels, lengths) for of_network in logits
+        Predictions.from_logits(one, examples.labels, lengths) for one in logits
     ]
-    final = logits[:, np.arange(len(labels)), predictions[0].lengths - 1]
+    final = logits[:, np.arange(len(examples)), predictions[0].lengths - 1]
     return RunData(
         network,
         selector,
@@ -81,7 +81,7 @@ def load_run_data(
         split,
         examples,
         predictions,
-        scores=metrics.score_logits(final, labels, network.config.seed),
+        scores=metrics.score_logits(final, examples.labels, network.config.seed),
         metrics=logs.read(workdir, Metrics),
         sessions=logs.read(workdir, Session),
     )
@@ -190,7 +190,7 @@ def _gallery(run: RunData) -> Section:
         numbers={
             "tiles": tiles,
             "total": (~predictions.correct).sum(),
-            "factor": np.exp(np.abs(falls).max(initial=0)),
+            "factor": np.exp(min(700, float(np.abs(falls).max(initial=0)))),
         },
     )
 
