@@ -101,7 +101,6 @@ def measure_gradients(workdir: Path) -> dict[str, Any]:
     config, model = network.config, network.model
     examples = datasets.load(config.data).splits["validation"]
     view = network.view
-    assert view is not None
     inputs = np.asarray(view(jnp.asarray(examples.take(slice(EXAMPLES)))))
     windows = config.model.count_windows(network.task.time_steps)
     inputs = inputs.reshape(len(inputs), windows, -1)

@@ -75,7 +75,7 @@ class BatchTransform(NamedTuple):
     batch_size: int
     shape: tuple[int, ...]  # of an example, as `Examples.take` returns it
     distortions: Distortions
-    view: View | None  # of images; None for sequences
+    view: View
 
     @classmethod
     def create(cls, config: Config, task: Task) -> "BatchTransform":
@@ -85,7 +85,7 @@ class BatchTransform(NamedTuple):
             config.train.batch,
             task.image_shape or (task.time_steps, task.features),
             Distortions(*limits),
-            View.of(config.data, task),
+            View(config.data.view, config.data.permutation),
         )
 
     def __call__(
@@ -110,7 +110,7 @@ class BatchTransform(NamedTuple):
                     sample_warp(key, self.batch_size, self.distortions),
                 )
                 stored = apply_warp(stored, warp)
-        return stored if self.view is None else self.view(stored)
+        return self.view(stored)
 
 
 class Batch(NamedTuple):

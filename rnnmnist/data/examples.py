@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from rnnmnist.config.schema import DataConfig
 from rnnmnist.config.tasks import Task
 
 SPLITS = ("train", "validation", "test")
@@ -19,20 +18,14 @@ NORMALIZED_BYTES = 1 << 22  # at a time
 class View(NamedTuple):
     """What is read in a time step: a row, a column, or a pixel in some order."""
 
-    name: str  # rows, columns, pixels or permuted
-    permutation: str  # bit_reversal or random:SEED, for permuted pixels
-
-    @classmethod
-    def of(cls, config: DataConfig, task: Task) -> "View | None":
-        """Returns the view of a run's images; None for sequences."""
-        if task.image_shape is None:
-            return None
-        return cls(config.view, config.permutation)
+    name: str = "rows"  # rows, columns, pixels or permuted
+    permutation: str = "bit_reversal"  # or random:SEED, for permuted pixels
 
     def __call__(self, images: Any) -> Any:
         """Converts images to sequences, float32 [n, time, features].
 
         They are [n, rows, columns], uint8 or, from 0 to 1, float32, of NumPy or jax.
+        Float32 sequences are rows already.
         """
         if images.dtype == np.uint8:
             images = images.astype(np.float32) / 255

@@ -55,8 +55,8 @@ class TrainedNetwork:
     `workdir`, `checkpoint_step`, `config` and `task` say which one it is; `validation`
     has its metrics, None if it was not validated. `params` have a leading ensemble axis
     and are replicated over the `mesh`; `params_sha256` is that of result files. `view`
-    reads images, None for sequences; `normalization` converts sequences. `paths` are
-    settings of files that have moved.
+    reads images; `normalization` converts sequences. `paths` are settings of files that
+    have moved.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class TrainedNetwork:
         if new != old:
             raise UserError(f"model.cell: must be the {old} of the run, not {new}")
         self.task = header.task
-        self.view = View.of(config.data, self.task)
+        self.view = View(config.data.view, config.data.permutation)
         self.normalization = Normalization.create(self.task, config.data.missing)
         self.validation = header.metrics
         execution = Execution.create(config, platform_of(self.mesh))
@@ -100,7 +100,7 @@ class TrainedNetwork:
     def pixel_order(self) -> np.ndarray | None:
         """The pixels, in row order, of each time step of an image, [time, features]."""
         shape = self.task.image_shape
-        if self.view is None or shape is None:
+        if shape is None:
             return None
         return self.view(np.arange(np.prod(shape)).reshape(1, *shape))[0]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rnnmnist.data.examples import Inputs, padding
+from rnnmnist.data.examples import Inputs, View, padding
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.predictions import log_probabilities, predict_logits
 
@@ -16,10 +16,8 @@ def occlude(
 
     After the normalization, the mean of the training split and the background are 0.
     """
-    values = inputs.take(positions)
+    values = network.view(inputs.take(positions))
     lengths = None if inputs.lengths is None else inputs.lengths[positions]
-    if network.view is not None:
-        values = network.view(values)
     count, time_steps, _ = values.shape
     ends = np.full(count, time_steps) if lengths is None else lengths
     windows = np.arange(time_steps) // -(-ends // WINDOWS)[:, None]
@@ -27,9 +25,10 @@ def occlude(
 
     def classify(is_occluded: np.ndarray) -> np.ndarray:
         occluded = Inputs(np.where(is_occluded[..., None], 0, values), lengths)
-        return log_probabilities(
-            predict_logits(network.model, network.params, occluded, None, network.mesh)
+        logits = predict_logits(
+            network.model, network.params, occluded, View(), network.mesh
         )
+        return log_probabilities(logits)
 
     whole = classify(np.zeros(windows.shape, bool))
     predicted = whole.argmax(-1)[:, None]

@@ -23,7 +23,7 @@ def predict_logits(
     model: SequenceClassifier,
     params: Params,
     inputs: Inputs,
-    view: View | None,
+    view: View,
     mesh: Mesh,
     *,
     every_step: bool = False,
@@ -72,7 +72,7 @@ def predict_batches(
     batches: tuple[jax.Array, jax.Array | None],
     *,
     model: SequenceClassifier,
-    view: View | None,
+    view: View,
     mesh: Mesh,
     every_step: bool,
 ) -> jax.Array:
@@ -87,9 +87,8 @@ def predict_batches(
         def one_network(params: Params) -> jax.Array:
             def one_batch(batch: Any) -> Any:
                 stored, lengths = batch
-                inputs = stored if view is None else view(stored)
                 return model.apply(
-                    {"params": params}, inputs, lengths, every_step=every_step
+                    {"params": params}, view(stored), lengths, every_step=every_step
                 )
 
             return jax.lax.map(one_batch, batches)

@@ -39,7 +39,7 @@ class Source(NamedTuple):
         task, split, examples = network.load_split(None, "export")
         values = examples.raw(slice(None))
         inputs: tuple[np.ndarray, ...] = (values,)
-        if network.view is None:
+        if task.image_shape is None:
             lengths = examples.lengths
             if lengths is None:
                 lengths = np.full(len(values), values.shape[1])

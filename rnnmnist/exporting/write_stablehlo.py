@@ -29,7 +29,7 @@ def write(source: Source, folder: Path) -> None:
     )
 
     def logits(examples: jax.Array, *lengths: jax.Array) -> jax.Array:
-        if network.view is not None:
+        if task.image_shape:
             inputs = network.view(examples)
         else:
             inputs = normalize(network.normalization, examples, *lengths)

@@ -10,7 +10,7 @@ import pytest
 from support import ROWS, inputs_of, mesh_of, model_of, random_examples, random_params
 
 from rnnmnist.config.schema import ModelConfig
-from rnnmnist.data.examples import Inputs, Normalization, View
+from rnnmnist.data.examples import Inputs, Normalization
 from rnnmnist.evaluation import predictions
 from rnnmnist.evaluation.predictions import decision_times, predict_logits
 from rnnmnist.models.classifier import Params
@@ -38,7 +38,6 @@ def logits() -> np.ndarray:
 
 def logits_of(
     inputs: Inputs,
-    view: View | None = ROWS,
     *,
     params: Params = PARAMS,
     devices: int = 1,
@@ -48,7 +47,7 @@ def logits_of(
 ) -> np.ndarray:
     model = MODEL.clone(execution=MODEL.execution._replace(**execution))
     mesh = mesh_of(devices, seeds)
-    return predict_logits(model, params, inputs, view, mesh, every_step=every_step)
+    return predict_logits(model, params, inputs, ROWS, mesh, every_step=every_step)
 
 
 @pytest.mark.parametrize(("count", "batch", "devices"), CASES)
@@ -103,12 +102,12 @@ def test_the_evaluation_of_sequences_reads_their_steps_only() -> None:
     same = Normalization(np.zeros(28), np.ones(28), "error")
     inputs = Inputs(stored, lengths, indices, same)
     shards: dict[str, Any] = {"devices": 8, "eval_batch_size": 3}
-    (found,) = logits_of(inputs, None, every_step=True, **shards)
+    (found,) = logits_of(inputs, every_step=True, **shards)
     model = functools.partial(MODEL.apply, {"params": NETWORK}, every_step=True)
     expected = np.asarray(jax.jit(model)(stored[indices]))
     read = np.arange(28) < lengths[:, None]
     assert_close(found[read], expected[read])
-    (last,) = logits_of(inputs, None, **shards)
+    (last,) = logits_of(inputs, **shards)
     assert_close(last, expected[np.arange(37), lengths - 1])
-    normalized = logits_of(inputs.normalized(), None, **shards)
+    normalized = logits_of(inputs.normalized(), **shards)
     np.testing.assert_array_equal(normalized, last[None])
