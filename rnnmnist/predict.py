@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
     all_read = True
     for name in names:
         try:
-            results = predict(predictor, name)
+            results = list(predict(predictor, name))
         except (errors.UserError, OSError) as error:
             if (failure := errors.as_run_error(error)) is None:
                 raise

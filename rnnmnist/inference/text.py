@@ -16,7 +16,7 @@ MAX_COLUMNS = 56  # the width of a sparkline
 Result = tuple[dict[str, Any], str]  # a prediction as a JSON object, and as text
 
 
-def predict_image(predictor: Predictor, name: str) -> list[Result]:
+def predict_image(predictor: Predictor, name: str) -> Iterator[Result]:
     """Classifies an image file."""
     prediction = predictor.predict(name)
     result = {
@@ -26,7 +26,7 @@ def predict_image(predictor: Predictor, name: str) -> list[Result]:
         "looks_like_digit": prediction.looks_like_digit,
         "probabilities": prediction.probabilities.tolist(),
     }
-    return [(result, f"{printable(name)}: {_describe(prediction)}")]
+    yield result, f"{printable(name)}: {_describe(prediction)}"
 
 
 def _describe(prediction: Prediction) -> str:
@@ -60,7 +60,7 @@ def _describe(prediction: Prediction) -> str:
     return "\n".join(lines)
 
 
-def predict_sequences(predictor: Predictor, name: str) -> list[Result]:
+def predict_sequences(predictor: Predictor, name: str) -> Iterator[Result]:
     """Classifies each sequence of a file."""
     from rnnmnist.data.sequences import reading  # imports pyarrow
 
@@ -68,7 +68,6 @@ def predict_sequences(predictor: Predictor, name: str) -> list[Result]:
     sequences = reading.read(path, predictor.config.data.roles, pair=False)
     with named(path):
         predictions = predictor.probabilities(predictor.sequence_inputs(sequences))
-    results: list[Result] = []
     for index, probabilities in enumerate(predictions):
         result = _to_json(predictor, probabilities)
         place: dict[str, Any] = {"file": name, "sequence": index}
@@ -78,8 +77,7 @@ def predict_sequences(predictor: Predictor, name: str) -> list[Result]:
             f"{printable(name)}, sequence {printable(str(place.get('id', index)))}: "
             f"{result['label']}, {probability(result['probability'])}"
         )
-        results.append((place | result, description))
-    return results
+        yield place | result, description
 
 
 def predict_lines(
