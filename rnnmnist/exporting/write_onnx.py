@@ -78,17 +78,12 @@ class Graph:
         )
         values = list(inputs.values())
         start = self.ConstantOfShape(self.Shape(values[0], start=1))
-        last, states = (f"{name}_{len(self.nodes)}" for name in ("last", "states"))
-        self.nodes.append(
-            helper.make_node(
-                "Scan",
-                [start, *values],
-                [last, states],
-                body=body,
-                num_scan_inputs=len(values),
-            )
+        outputs = [f"{name}_{len(self.nodes)}" for name in ("last", "states")]
+        node = helper.make_node(
+            "Scan", [start, *values], outputs, body=body, num_scan_inputs=len(values)
         )
-        return states
+        self.nodes.append(node)
+        return outputs[1]
 
 
 def write(source: Source, folder: Path) -> None:
