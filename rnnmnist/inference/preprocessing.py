@@ -149,8 +149,7 @@ def _digit_mask(foreground: np.ndarray) -> np.ndarray:
     mass = ndimage.sum_labels(foreground, components, labels)
     border = [components[0], components[-1], components[:, 0], components[:, -1]]
     at_border = np.isin(labels, np.concatenate(border))
-    inside = mass[~at_border]
-    if len(inside) and inside.max() > 0.1 * mass.max():
+    if mass[~at_border].max(initial=0) > 0.1 * mass.max():
         mass = np.where(at_border, 0, mass)
     selected = np.concatenate([[False], mass > 0.04 * mass.max()])[components]
     return ndimage.binary_dilation(selected, iterations=2).astype(np.float32)
@@ -194,12 +193,10 @@ def stroke_width(mask: np.ndarray) -> float:
 def centre(strokes: np.ndarray) -> np.ndarray:
     """Scales strokes into the box, centred by mass; returns uint8 [28, 28]."""
     image = np.zeros((SIDE, SIDE), np.float32)
-    box = _crop(strokes, MIN_FOREGROUND)
-    if box is None:
-        return image.astype(np.uint8)
-    box = np.clip(resize(box, BOX), 0, 1)
-    height, width = box.shape
-    offset = np.rint(CENTRE - np.array(ndimage.center_of_mass(box))).astype(int)
-    top, left = np.clip(offset, 0, [SIDE - height, SIDE - width])
-    image[top : top + height, left : left + width] = box
+    if (box := _crop(strokes, MIN_FOREGROUND)) is not None:
+        box = np.clip(resize(box, BOX), 0, 1)
+        height, width = box.shape
+        offset = np.rint(CENTRE - np.array(ndimage.center_of_mass(box))).astype(int)
+        top, left = np.clip(offset, 0, [SIDE - height, SIDE - width])
+        image[top : top + height, left : left + width] = box
     return np.rint(255 * image).astype(np.uint8)
