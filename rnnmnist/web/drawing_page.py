@@ -21,7 +21,6 @@ from rnnmnist.reporting import html
 from rnnmnist.runtime.ensemble import split_ensemble
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("network", "drawing", "view")
 TITLES = {"last": "Last-row loss", "every_step": "Every-row loss"}
 EASY_PER_DIGIT = 2  # easy samples
 MIN_EASY_PROBABILITY = 0.95  # that of its label
@@ -80,7 +79,7 @@ def render(networks: Sequence[Predictor]) -> str:
         content=data,
         unit_counts=[len(tree["head"]["kernel"]) for tree in params],
         weight_counts=[count_params(tree) for tree in params],
-        **{name: (FOLDER / f"{name}.js").read_text("utf-8") for name in SCRIPTS},
+        **{path.stem: path.read_text("utf-8") for path in FOLDER.glob("*.js")},
     )
 
 
