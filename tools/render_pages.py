@@ -95,7 +95,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "results": partial(
             measured,
             results.CONFIGURATIONS.values(),
-            *("configuration", "data set", "parameters", TEST, "correct, by seed"),
+            *("configuration", TEST, "data set", "parameters", "correct, by seed"),
             *("of the first 128", "best step, by seed", "seconds"),
         ),
         "references": partial(single_runs, results.REFERENCES, "loss"),
