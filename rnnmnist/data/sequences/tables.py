@@ -37,7 +37,7 @@ def read_csv(path: Path, roles: Roles) -> dict[str, Any]:
         reader = csv.reader(file)
         names = [name.strip() for name in next(reader, [])]
         header_lines = reader.line_num
-    _check_columns(names, roles, "line 1: ")
+    _check_columns(names, roles, "line 1, split at commas, ")
     try:
         table = pyarrow.csv.read_csv(
             path,

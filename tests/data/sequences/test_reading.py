@@ -434,13 +434,13 @@ WRONG_TS = [
     ("5:6", "5_0:6", "line 11: '5_0' contains an underscore"),
 ]
 WRONG_CSV = [
-    (CSV, "", "line 1: has the columns []"),
+    (CSV, "", "commas, has the columns []"),
     (CSV[CSV.index("\na,0") :], "", "cannot be read"),
     (CSV[CSV.index("a,0") :], "", "has no rows"),
-    ("sequence,", "sequnce,", "line 1: has the columns ['sequnce', 'time',"),
-    (",0,1,label", ",label,split", "line 1: has the columns ['sequence', 'time', 'l"),
+    ("sequence,", "sequnce,", "commas, has the columns ['sequnce', 'time',"),
+    (",0,1,label", ",label,split", "commas, has the columns ['sequence', 'time', 'l"),
     (",label", ",lable", "line 2: the column lable has 'cat'; allowed are numbers"),
-    ("0,1,label", "0,0,label", "line 1: has the columns ['sequence', 'time', '0', '0'"),
+    ("0,1,label", "0,0,label", "commas, has the columns ['sequence', 'time', '0', '0'"),
     ("b,7,5,6,bird", '"b\n2",7,5', "line 4: Expected 5 columns, got 3"),
     ("\nc,10", "\n\nc,10,", "line 8: Expected 5 columns, got 6"),
     ("b,7,5", "b,7,x", "line 3: the column 0 has 'x'; allowed are numbers"),
