@@ -18,7 +18,8 @@ from rnnmnist.config.schema import CELLS, ModelConfig
 from rnnmnist.errors import UserError
 from rnnmnist.models.linear import ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
-from rnnmnist.models.recurrences import Bidirectional, MeanPooling, ScannedCell, Windows
+from rnnmnist.models.recurrences import ScannedCell
+from rnnmnist.models.wrappers import Bidirectional, MeanPooling, Windows
 
 GATE_COUNTS = {"lstm": 4, "gru": 3, "rnn": 1}  # with the candidate
 BACKWARD = "backward_"  # begins the names of a backward recurrence's parameters

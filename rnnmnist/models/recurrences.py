@@ -6,14 +6,12 @@ before the padding, [batch, hidden], or with `every_step` to those after all tim
 compute the state of a sequence that grows by a time step.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.recurrent import flip_sequences
 
 
 def last_of(hidden: jax.Array, lengths: jax.Array | None) -> jax.Array:
@@ -68,118 +66,3 @@ class ScannedCell(nn.Module):
             unroll=min(self.unroll, inputs.shape[0]),  # can be symbolic, in an export
         )
         return scan(self.cell, carry, constants, inputs)
-
-
-class Windows(nn.Module):
-    """A recurrence that reads windows of another one's inputs.
-
-    A window is `size` consecutive time steps. One ends after every `stride` time steps;
-    the last one can end later than the sequence, around which are zeros. With
-    `every_step`, the output after a time step is that of the last window that has
-    ended: nothing of the future. It is 0 before the first one ends.
-    """
-
-    recurrence: nn.Module
-    size: int
-    stride: int  # at most the size
-
-    def __call__(
-        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
-    ) -> jax.Array:
-        """Runs the recurrence over windows of inputs [time, batch, features]."""
-        time, batch, features = inputs.shape  # time and batch can be symbolic
-        around = (self.size - self.stride, self.stride - 1)
-        padded = jnp.pad(inputs, (around, (0, 0), (0, 0)))
-        count = -(-time // self.stride)
-        starts = self.stride * jnp.arange(count)
-        positions = starts[:, None] + jnp.arange(self.size)[None]  # of padded inputs
-        windows = padded[positions].swapaxes(1, 2)
-        windows = windows.reshape(count, batch, self.size * features)
-        counts = None if lengths is None else -(-lengths // self.stride)
-        hidden = self.recurrence(windows, counts, every_step=every_step)
-        if not every_step:
-            return hidden
-        hidden = jnp.pad(hidden, ((1, 0), (0, 0), (0, 0)))
-        read = jnp.arange(1, time + 1)[:, None]
-        is_last = read == (time if lengths is None else lengths[None])
-        ended = jnp.where(is_last, -(-read // self.stride), read // self.stride)
-        return hidden[ended, jnp.arange(batch)]
-
-    def start(self, batch: int, features: int) -> Any:
-        """Returns the carry before the first time step of `batch` sequences."""
-        inner = self.recurrence.start(batch, self.size * features)
-        window = jnp.zeros((batch, self.size, features))
-        return inner, window, jnp.zeros((), jnp.int32)
-
-    def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Returns the carry and the output for a sequence that ends here.
-
-        Inputs are [batch, features].
-        """
-        inner, window, time = carry
-        position = self.size - self.stride + time % self.stride
-        window = window.at[:, position].set(inputs)
-        new, hidden = self.recurrence.step(inner, window.reshape(len(window), -1))
-        moved = jnp.pad(window[:, self.stride :], ((0, 0), (0, self.stride), (0, 0)))
-        inner, window = jax.tree.map(
-            functools.partial(jnp.where, position == self.size - 1),
-            (new, moved),
-            (inner, window),
-        )
-        return (inner, window, time + 1), hidden
-
-
-class MeanPooling(nn.Module):
-    """A recurrence whose outputs are the means of another's hidden states so far."""
-
-    recurrence: nn.Module
-    hidden_size: int  # of the recurrence
-
-    def __call__(
-        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
-    ) -> jax.Array:
-        """Runs the recurrence over inputs [time, batch, features]."""
-        hidden = self.recurrence(inputs, None, every_step=True)
-        if not every_step and lengths is None:
-            return hidden.mean(axis=0)
-        times = jnp.arange(1, hidden.shape[0] + 1, dtype=hidden.dtype)
-        means = hidden.cumsum(axis=0) / times[:, None, None]
-        return means if every_step else last_of(means, lengths)
-
-    def start(self, batch: int, features: int) -> Any:
-        """Returns the carry before the first time step of `batch` sequences."""
-        total = jnp.zeros((batch, self.hidden_size))
-        return self.recurrence.start(batch, features), total, jnp.zeros(())
-
-    def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Returns the carry and the mean after inputs [batch, features]."""
-        inner, total, time = carry
-        inner, hidden = self.recurrence.step(inner, inputs)
-        total += hidden
-        time += 1
-        return (inner, total, time), total / time
-
-
-class Bidirectional(nn.Module):
-    """Two recurrences, one of which reads each sequence from its end.
-
-    Their outputs, [batch, hidden] each, are concatenated.
-
-    References:
-        Schuster and Paliwal, "Bidirectional Recurrent Neural Networks", IEEE
-        Transactions on Signal Processing 45(11), 1997.
-    """
-
-    forward: nn.Module
-    backward: nn.Module
-
-    def __call__(
-        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
-    ) -> jax.Array:
-        """Runs both over inputs [time, batch, features]."""
-        if every_step:
-            raise ValueError("both directions are read at the end of a sequence only")
-        flipped = flip_sequences(inputs, lengths, num_batch_dims=1, time_major=True)
-        after = self.forward(inputs, lengths, every_step=False)
-        before = self.backward(flipped, lengths, every_step=False)
-        return jnp.concatenate([after, before], axis=-1)
