@@ -1,6 +1,5 @@
 """Recurrences that wrap others: windows, means over time, and both directions."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -62,12 +61,9 @@ class Windows(nn.Module):
         window = window.at[:, position].set(inputs)
         new, hidden = self.recurrence.step(inner, window.reshape(len(window), -1))
         moved = jnp.pad(window[:, self.stride :], ((0, 0), (0, self.stride), (0, 0)))
-        inner, window = jax.tree.map(
-            functools.partial(jnp.where, position == self.size - 1),
-            (new, moved),
-            (inner, window),
-        )
-        return (inner, window, time + 1), hidden
+        is_full = position == self.size - 1
+        kept = jax.lax.cond(is_full, lambda: (new, moved), lambda: (inner, window))
+        return (*kept, time + 1), hidden
 
 
 class MeanPooling(nn.Module):
