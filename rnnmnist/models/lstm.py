@@ -29,15 +29,15 @@ class LSTM(ScannedCell):
     ) -> jax.Array:
         """Runs the cell over inputs [time, batch, features]."""
         keep_all = every_step or lengths is not None
+        _, batch, features = inputs.shape
+        kernels = self.cell.kernels(features)
 
-        def step(_: Any, carry: Carry, kernels: Kernels, inputs: jax.Array) -> Any:
+        def step(_: Any, carry: Carry, inputs: jax.Array) -> Any:
             carry = lstm_step(self.precision, kernels, carry, inputs)
             return carry, carry.h if keep_all else None
 
-        _, batch, features = inputs.shape
         zeros = jnp.zeros((self.cell.features, batch), inputs.dtype)
-        kernels = self.cell.kernels(features)
-        carry, hidden = self.scan(step, Carry(zeros, zeros), kernels, inputs.mT)
+        carry, hidden = self.scan(step, Carry(zeros, zeros), inputs.mT)
         if not keep_all:
             return carry.h.T
         return hidden.mT if every_step else last_of(hidden.mT, lengths)

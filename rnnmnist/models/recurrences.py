@@ -33,12 +33,12 @@ class ScannedCell(nn.Module):
     ) -> jax.Array:
         """Runs the cell over inputs [time, batch, features]."""
 
-        def step(cell: Any, carry: Any, _: None, inputs: jax.Array) -> Any:
+        def step(cell: Any, carry: Any, inputs: jax.Array) -> Any:
             return cell(carry, inputs)
 
         carry = self.start(*inputs.shape[1:])
         with jax.default_matmul_precision(self.precision):
-            _, hidden = self.scan(step, carry, None, inputs)
+            _, hidden = self.scan(step, carry, inputs)
         return hidden if every_step else last_of(hidden, lengths)
 
     def start(self, batch: int, features: int) -> Any:
@@ -51,18 +51,17 @@ class ScannedCell(nn.Module):
             return self.cell(carry, inputs)
 
     def scan(
-        self, step: Callable[..., Any], carry: Any, constants: Any, inputs: jax.Array
+        self, step: Callable[..., Any], carry: Any, inputs: jax.Array
     ) -> tuple[Any, Any]:
         """Scans a function over the time of inputs.
 
-        `step` maps (cell, carry, constants, inputs) to (carry, outputs). Inputs and
-        outputs are [time, ...]; constants are the same at all times.
+        `step` maps (cell, carry, inputs) to (carry, outputs). Inputs and outputs are
+        [time, ...].
         """
         scan: Any = nn.scan(
             step,
             variable_broadcast="params",
             split_rngs={"params": False},
-            in_axes=(nn.broadcast, 0),
             unroll=min(self.unroll, inputs.shape[0]),  # can be symbolic, in an export
         )
-        return scan(self.cell, carry, constants, inputs)
+        return scan(self.cell, carry, inputs)
