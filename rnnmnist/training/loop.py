@@ -1,11 +1,11 @@
 """The training loop: restore, train to the next event, log, validate, save, repeat."""
 
 import contextlib
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import msgspec
@@ -41,8 +41,7 @@ from rnnmnist.training.state import (
 from rnnmnist.training.step import UpdateStats, score_last_batch, train_steps
 
 
-@dataclasses.dataclass(frozen=True)
-class Updates:
+class Updates(NamedTuple):
     """The updates of a run: their program, batches, settings and class weights."""
 
     program: Program
@@ -51,8 +50,7 @@ class Updates:
     class_weights: jax.Array | None = None  # float32 [classes]; None: all are 1
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class Run(NamedTuple):
     """What the stages of the loop share."""
 
     config: Config

@@ -3,7 +3,6 @@
 import functools
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,8 +76,7 @@ class Program(NamedTuple):
         )
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(NamedTuple):
     """All that a resume needs, since batches follow from the seed and the step.
 
     The parameters of a network are one vector, which is faster to update than a tree.

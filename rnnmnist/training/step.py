@@ -1,10 +1,8 @@
 """The training step: one compiled call for all updates of a chunk of batches."""
 
-import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -23,8 +21,7 @@ from rnnmnist.training.optimizer import average, decay_mask
 from rnnmnist.training.state import STATE_SPECS, Program, TrainState
 
 
-@flax.struct.dataclass
-class UpdateStats:
+class UpdateStats(NamedTuple):
     """Sums over the applied updates of each network, and what the last one was.
 
     An update whose loss, gradient or new parameters are not finite is rejected. The
@@ -54,8 +51,7 @@ class UpdateStats:
 
     def add(self, later: "UpdateStats") -> "UpdateStats":
         """Adds the statistics of later updates."""
-        return dataclasses.replace(
-            later,
+        return later._replace(
             updates=self.updates + later.updates,
             loss=self.loss + later.loss,
             correct=self.correct + later.correct,
@@ -225,8 +221,7 @@ def score_last_batch(
         check_vma=False,
     )
     def score_shard(state: TrainState, chunk: Chunk) -> Any:
-        step, params = state.step - 1, state.evaluated_params
-        last = dataclasses.replace(state, step=step, params=params)
+        last = state._replace(step=state.step - 1, params=state.evaluated_params)
         return sum_batch(last, chunk, program=program, gradients=False)[:2]
 
     scores = score_shard(state, chunk)

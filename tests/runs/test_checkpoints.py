@@ -1,6 +1,5 @@
 """Checkpoints: exact round trips, retention, selection and errors."""
 
-import dataclasses
 import json
 import shutil
 from functools import partial
@@ -57,7 +56,7 @@ def state() -> TrainState:
         return jax.device_put(values.astype(leaf.dtype), leaf.sharding)
 
     opt_state = jax.tree.map(noise, state.opt_state)
-    return dataclasses.replace(state, opt_state=opt_state)
+    return state._replace(opt_state=opt_state)
 
 
 def make_metrics(
@@ -81,7 +80,7 @@ def save(
     with Checkpoints(workdir, config, TASK) as checkpoints:
         for step, accuracy in accuracies.items():
             metrics = make_metrics(step, accuracy, examples)
-            renamed = dataclasses.replace(state, step=jnp.int32(step))
+            renamed = state._replace(step=jnp.int32(step))
             program = Program.create(config, TASK, mesh_of(devices))
             arrays = saved_arrays(renamed, program=program)
             checkpoints.save(step, arrays, metrics)

@@ -1,6 +1,5 @@
 """Ensembles of seeds: each network equals that of a run with its seed alone."""
 
-import dataclasses
 import functools
 import json
 import re
@@ -151,9 +150,7 @@ def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
     trained = train(NETWORKS, way, 3)
     params = np.array(trained.state.params)  # not the averages, which are evaluated
     params[2, 7] = np.nan
-    state = dataclasses.replace(
-        trained.state, params=device_put(params, over_seeds(way.mesh))
-    )
+    state = trained.state._replace(params=device_put(params, over_seeds(way.mesh)))
     before = trained._replace(state=state).networks()
     rates = rates_of(trained.chunk, NETWORKS)
     state, sums = train_steps(

@@ -3,7 +3,6 @@
 Tests share two configurations, so that three programs are compiled.
 """
 
-import dataclasses
 import re
 
 import jax
@@ -167,7 +166,7 @@ def test_a_nonfinite_update_is_rejected(mesh: Mesh) -> None:
     params = np.array(training.state.params)
     params[0, 3] = np.nan
     poisoned = device_put(params, over_seeds(mesh))
-    training.state = dataclasses.replace(training.state, params=poisoned)
+    training.state = training.state._replace(params=poisoned)
     before = training.sha256()
     sums = training.advance(10)
     assert int(training.state.step) == 8
@@ -311,7 +310,7 @@ def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
     config = CONFIG.replace(settings)
     program = Program.create(config, TASK, mesh_of(1))
     state = zero_state(config, program)
-    state = dataclasses.replace(state, params=state.params + 1)
+    state = state._replace(params=state.params + 1)
     none, rate = np.zeros(1, np.float32), np.float32(0.1)
     sums = UpdateStats.zeros(1), rate, none, none, np.zeros_like(state.params)
     state, _, _ = update(state, *sums, program=program)
