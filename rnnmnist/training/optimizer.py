@@ -10,23 +10,23 @@ from jax.sharding import Sharding
 
 from rnnmnist.config.schema import TrainConfig
 from rnnmnist.models.cells import BACKWARD
-from rnnmnist.models.classifier import Params
+from rnnmnist.models.classifier import SequenceClassifier, abstract_params
 
 EMA_WARMUP = 10  # updates; the decay of the average grows over about as many
 
 
-def decay_mask(params: Params) -> np.ndarray:
+def decay_mask(model: SequenceClassifier) -> np.ndarray:
     """Returns which parameters of a network are decayed, bool [parameters].
 
     All that are trained are, except in residual layers around a linear recurrence:
     there only the kernels are, since decay would shorten the memory of the recurrence
-    and undo the initialization of the encoder's bias. `params` can be shapes and types.
+    and undo the initialization of the encoder's bias.
     """
     spared = "layers", f"{BACKWARD}layers", "difference_std"
-    masks = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        is_decayed = path[-1].key == "kernel" or path[0].key not in spared
-        masks.append(np.full(leaf.size, is_decayed))
+    masks = [
+        np.full(leaf.size, path[-1].key == "kernel" or path[0].key not in spared)
+        for path, leaf in jax.tree.leaves_with_path(abstract_params(model))
+    ]
     return np.concatenate(masks)
 
 

@@ -9,12 +9,7 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from rnnmnist.data.batches import CHUNK_SPECS, Batch, Chunk
-from rnnmnist.models.classifier import (
-    Params,
-    abstract_params,
-    flatten_params,
-    unflatten_params,
-)
+from rnnmnist.models.classifier import Params, flatten_params, unflatten_params
 from rnnmnist.runtime.ensemble import map_ensemble
 from rnnmnist.runtime.mesh import BATCH, SEEDS, replicated
 from rnnmnist.training.optimizer import average, decay_mask
@@ -169,7 +164,7 @@ def apply_update(
 
     Loss, correct predictions and gradients are sums over the batch.
     """
-    decayed = decay_mask(abstract_params(program.model))
+    decayed = decay_mask(program.model)
     examples = program.transform.batch_size
     mean_loss = loss / examples
 
