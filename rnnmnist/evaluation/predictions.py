@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from rnnmnist.data.examples import Inputs, View
 from rnnmnist.models.classifier import Params, SequenceClassifier
@@ -46,7 +45,7 @@ def predict_logits(
     def to_batches(array: np.ndarray) -> jax.Array:
         # Repeats the examples up to the end of the last batch.
         stored = np.resize(array, (count, size, *array.shape[1:]))
-        return device_put(stored, NamedSharding(mesh, P(None, BATCH)))
+        return device_put(stored, NamedSharding(mesh, jax.P(None, BATCH)))
 
     by_group = []
     for start in range(0, len(inputs), count * size):
@@ -98,8 +97,8 @@ def predict_batches(
     run = jax.shard_map(
         one_shard,
         mesh=mesh,
-        in_specs=(P(SEEDS), P(None, BATCH)),
-        out_specs=P(SEEDS, None, BATCH),
+        in_specs=(jax.P(SEEDS), jax.P(None, BATCH)),
+        out_specs=jax.P(SEEDS, None, BATCH),
         check_vma=False,
     )
     return jax.lax.with_sharding_constraint(run(params, batches), replicated(mesh))

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.schema import Config
@@ -95,7 +94,7 @@ class TrainState(NamedTuple):
 
 
 # The partition of a state over a mesh, one spec for each field.
-STATE_SPECS: Any = TrainState(P(), P(SEEDS), P(SEEDS), P(SEEDS))  # type: ignore[arg-type]
+STATE_SPECS: Any = TrainState(jax.P(), *[jax.P(SEEDS)] * 3)  # type: ignore[arg-type]
 
 
 def create_state(

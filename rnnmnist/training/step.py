@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import PartitionSpec as P
 
 from rnnmnist.data.batches import CHUNK_SPECS, Batch, Chunk
 from rnnmnist.models.classifier import Params, flatten_params, unflatten_params
@@ -54,7 +53,7 @@ class UpdateStats(NamedTuple):
 
 
 # The partition of statistics over a mesh, one spec for each field.
-STATS_SPECS: Any = UpdateStats(P(), *[P(SEEDS)] * 5)  # type: ignore[arg-type]
+STATS_SPECS: Any = UpdateStats(jax.P(), *[jax.P(SEEDS)] * 5)  # type: ignore[arg-type]
 Loop = tuple[TrainState, UpdateStats, jax.Array]  # bool []: all networks are finite
 
 
@@ -85,7 +84,7 @@ def train_steps(
     @functools.partial(
         jax.shard_map,
         mesh=program.mesh,
-        in_specs=(STATE_SPECS, CHUNK_SPECS, P(), P(), P()),
+        in_specs=(STATE_SPECS, CHUNK_SPECS, jax.P(), jax.P(), jax.P()),
         out_specs=(STATE_SPECS, STATS_SPECS),
         check_vma=False,  # gradients differ between devices until their psum
     )
@@ -212,7 +211,7 @@ def score_last_batch(
         jax.shard_map,
         mesh=program.mesh,
         in_specs=(STATE_SPECS, CHUNK_SPECS),
-        out_specs=P(SEEDS),
+        out_specs=jax.P(SEEDS),
         check_vma=False,
     )
     def score_shard(state: TrainState, chunk: Chunk) -> Any:
