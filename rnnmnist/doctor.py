@@ -9,18 +9,17 @@ work, or would use other devices than required.
 import platform
 
 from rnnmnist import cli
-from rnnmnist.cli import parse_training, training_parser
 from rnnmnist.errors import RunError, as_run_error, first_line
 from rnnmnist.runtime import machine
 
 
 def main(argv: list[str]) -> None:
     """Checks this machine for the run of the command line."""
-    parser = training_parser("doctor", __doc__)
+    parser = cli.training_parser("doctor", __doc__)
     parser.add_argument(
         "--require", choices=["tpu", "gpu"], help="exit with 1 unless jax uses one"
     )
-    args = parse_training(parser, argv)
+    args = cli.parse_training(parser, argv)
     try:
         show("versions", machine.join_versions(machine.installed_versions()))
         memory = f"{machine.main_memory() / 2**30:.1f} GiB of memory"

@@ -6,12 +6,11 @@ The checkpoint contains its configuration; no other flag describes the model or 
 """
 
 from rnnmnist import cli
-from rnnmnist.cli import Parser, parse_settings
 
 
 def main(argv: list[str]) -> None:
     """Evaluates a checkpoint, and prints and writes the result."""
-    parser = Parser("evaluate", __doc__)
+    parser = cli.Parser("evaluate", __doc__)
     parser.add_workdir()
     parser.add_argument(
         "--split",
@@ -33,7 +32,7 @@ def main(argv: list[str]) -> None:
     )
     enable_compilation_cache()
     mesh = make_mesh(config.train.batch, None, config.num_seeds)
-    network = TrainedNetwork(workdir, args.step, mesh, parse_settings(args))
+    network = TrainedNetwork(workdir, args.step, mesh, cli.parse_settings(args))
     result = network.score(*network.load_split(args.split, "evaluate"))
     path = write_result(workdir, result)
     print(

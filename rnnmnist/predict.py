@@ -18,13 +18,12 @@ import json
 import sys
 
 from rnnmnist import cli, errors
-from rnnmnist.cli import Parser, parse_settings
 from rnnmnist.config.files import REFERENCES
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parses the command line."""
-    parser = Parser("predict", __doc__)
+    parser = cli.Parser("predict", __doc__)
     parser.add_argument("files", metavar="FILE", nargs="*", help="file, folder, or -")
     parser.add_workdir(
         required=False,
@@ -56,7 +55,7 @@ def main(argv: list[str]) -> None:
 
     use_cpu()
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    predictor = Predictor(args.workdir, args.step, parse_settings(args))
+    predictor = Predictor(args.workdir, args.step, cli.parse_settings(args))
     if args.stream:
         for result in text.predict_lines(predictor, sys.stdin):
             print(json.dumps(result), flush=True)

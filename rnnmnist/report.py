@@ -9,12 +9,11 @@ The report is written to DIR/report, and the comparison to report beside the run
 import shlex
 
 from rnnmnist import cli
-from rnnmnist.cli import Parser, parse_settings
 
 
 def main(argv: list[str]) -> None:
     """Writes the reports, and prints each result and file."""
-    parser = Parser("report", __doc__)
+    parser = cli.Parser("report", __doc__)
     parser.add_workdir(action="append", help="folder of a run; repeat it to compare")
     parser.add_step_and_paths()
     args = parser.parse(argv)
@@ -29,7 +28,7 @@ def main(argv: list[str]) -> None:
         find_step(workdir, args.step)
     runs = []
     for workdir in args.workdir:
-        run = load_run_data(workdir, args.step, parse_settings(args))
+        run = load_run_data(workdir, args.step, cli.parse_settings(args))
         print(
             f"{run.task.name} {run.split} at step {run.network.checkpoint_step}: "
             f"{format_accuracy(run.scores)}, balanced accuracy "

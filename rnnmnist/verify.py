@@ -6,12 +6,11 @@ The exit code is 1 if a checkpoint is damaged.
 """
 
 from rnnmnist import cli, errors
-from rnnmnist.cli import Parser
 
 
 def main(argv: list[str]) -> None:
     """Prints a line for each step."""
-    parser = Parser("verify", __doc__)
+    parser = cli.Parser("verify", __doc__)
     parser.add_workdir()
     workdir = parser.parse(argv).workdir
     import jax

@@ -22,7 +22,6 @@ from rnnmnist.reporting import calibration, plots
 from rnnmnist.reporting.calibration import Predictions
 from rnnmnist.reporting.html import Section, write_report
 from rnnmnist.runs import logs
-from rnnmnist.runs.logs import Metrics, Session
 from rnnmnist.runs.results import Scores
 
 MAX_ERRORS = 16  # examples of the gallery
@@ -41,8 +40,8 @@ class RunData:
     examples: Examples  # the whole split
     predictions: list[Predictions]  # by network
     scores: Scores
-    metrics: list[Metrics]  # lines of `metrics.jsonl`; empty if there is no file
-    sessions: list[Session]
+    metrics: list[logs.Metrics]  # lines of `metrics.jsonl`; empty if there is no file
+    sessions: list[logs.Session]
 
     @property
     def num_parameters(self) -> int:
@@ -82,8 +81,8 @@ def load_run_data(
         examples,
         predictions,
         scores=metrics.score_logits(final, examples.labels, network.config.seed),
-        metrics=logs.read(workdir, Metrics),
-        sessions=logs.read(workdir, Session),
+        metrics=logs.read(workdir, logs.Metrics),
+        sessions=logs.read(workdir, logs.Session),
     )
 
 

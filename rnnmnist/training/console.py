@@ -21,7 +21,6 @@ from rnnmnist.evaluation.metrics import (
     percent,
 )
 from rnnmnist.runs import checkpoints, logs
-from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of
@@ -62,7 +61,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             self.line(f"training {self._noun} stay {where}")
         self.line("compiling the training step")
 
-    def show(self, metrics: Metrics) -> None:
+    def show(self, metrics: logs.Metrics) -> None:
         """Prints the metrics of training or validation."""
         step = metrics.step
         accuracy = percent(metrics.accuracy)
