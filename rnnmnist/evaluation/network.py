@@ -54,9 +54,9 @@ class TrainedNetwork:
 
     `workdir`, `checkpoint_step`, `config` and `task` say which one it is; `validation`
     has its metrics, None if it was not validated. `params` have a leading ensemble axis
-    and are replicated over the `mesh`; `params_sha256` is that of result files. `view`
-    reads images; `normalization` converts sequences. `paths` are settings of files that
-    have moved.
+    and are replicated over the `mesh`; `params_sha256` is that of result files, and
+    `num_parameters` of each network. `view` reads images; `normalization` converts
+    sequences. `paths` are settings of files that have moved.
     """
 
     def __init__(
@@ -89,7 +89,9 @@ class TrainedNetwork:
         self.validation = header.metrics
         execution = Execution.create(config, platform_of(self.mesh))
         self.model = make_model(config.model, self.task, execution)
-        like = abstract_ensemble(abstract_params(self.model), config.num_seeds)
+        params = abstract_params(self.model)
+        self.num_parameters = count_params(params)
+        like = abstract_ensemble(params, config.num_seeds)
         saved = read_arrays(self.workdir, step, "params", like)
         self.params_sha256 = params_sha256(saved)
         self.params: Params = put_ensemble(
@@ -201,24 +203,24 @@ class TrainedNetwork:
 
     def score(self, task: Task, split: str, examples: Examples) -> Result:
         """Evaluates the network on a whole split of a task."""
-        config, labels = self.config, examples.labels
+        config = self.config
         networks = split_ensemble(jax.device_get(self.params))
         create = functools.partial(
             Result,
             dataset=task.name,
             split=split,
             step=self.checkpoint_step,
-            num_parameters=count_params(networks[0]),
+            num_parameters=self.num_parameters,
         )
         logits = self.logits(examples)
-        scores = score_logits(logits, labels, config.seed)
+        scores = score_logits(logits, examples.labels, config.seed)
         members = tuple(  # none if there is one network
             create(**asdict(member), params_sha256=params_sha256(network))
             for member, network in zip(scores.members, networks, strict=False)
         )
         first = None
         if config.tutorial_128 and split == "test":
-            first = score_logits(logits[:, :128], labels[:128], config.seed)
+            first = score_logits(logits[:, :128], examples.labels[:128], config.seed)
         order = config.data.permutation if config.data.view == "permuted" else None
         pixels = task.time_steps * task.features
         return create(

@@ -17,7 +17,6 @@ from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation import metrics
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.occlusion import occlude
-from rnnmnist.models.classifier import count_params
 from rnnmnist.reporting import calibration, plots
 from rnnmnist.reporting.calibration import Predictions
 from rnnmnist.reporting.html import Section, write_report
@@ -42,11 +41,6 @@ class RunData:
     scores: Scores
     metrics: list[logs.Metrics]  # lines of `metrics.jsonl`; empty if there is no file
     sessions: list[logs.Session]
-
-    @property
-    def num_parameters(self) -> int:
-        """The number of parameters of each network."""
-        return count_params(self.network.params) // len(self.predictions)
 
     @property
     def seconds(self) -> str:
@@ -254,7 +248,7 @@ def compare_runs(runs: Sequence[RunData], command: str) -> list[Path]:
                 if network.validation
                 else "not validated",
                 f"{run.split} on {run.task.name} {metrics.format_accuracy(run.scores)}",
-                f"{run.num_parameters:,}",
+                f"{network.num_parameters:,}",
                 run.seconds,
             ]
         )
