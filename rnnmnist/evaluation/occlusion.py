@@ -5,16 +5,21 @@ import numpy as np
 from rnnmnist.data.examples import Inputs, View, padding
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.predictions import log_probabilities, predict_logits
+from rnnmnist.models.classifier import Params
 
 WINDOWS = 28  # of a sequence at most; the rows of an image
 
 
 def occlude(
-    network: TrainedNetwork, inputs: Inputs, positions: slice | np.ndarray = slice(None)
+    network: TrainedNetwork,
+    params: Params,
+    inputs: Inputs,
+    positions: slice | np.ndarray = slice(None),
 ) -> np.ndarray:
-    """Returns `Predictor.occlusion` for some of the inputs, float32 [n, time].
+    """Returns `Predictor.occlusion` of members of a network, float32 [n, time].
 
-    After the normalization, the mean of the training split and the background are 0.
+    `params` are those of the members, and `positions` select the inputs. After the
+    normalization, the mean of the training split and the background are 0.
     """
     values = network.view(inputs.take(positions))
     lengths = None if inputs.lengths is None else inputs.lengths[positions]
@@ -25,9 +30,7 @@ def occlude(
 
     def classify(is_occluded: np.ndarray) -> np.ndarray:
         occluded = Inputs(np.where(is_occluded[..., None], 0, values), lengths)
-        logits = predict_logits(
-            network.model, network.params, occluded, View(), network.mesh
-        )
+        logits = predict_logits(network.model, params, occluded, View(), network.mesh)
         return log_probabilities(logits)
 
     whole = classify(np.zeros(windows.shape, bool))

@@ -138,7 +138,7 @@ class Predictor(TrainedNetwork):
             Zeiler, Fergus, "Visualizing and Understanding Convolutional Networks",
             ECCV 2014.
         """
-        return occlude(self, self.inputs(inputs, lengths))
+        return occlude(self, self.params, self.inputs(inputs, lengths))
 
 
 def preprocess_image(image: str | Path | bytes | np.ndarray) -> Stages:

@@ -1,6 +1,5 @@
 """The pages of reports, of one run and of several: their data and pictures."""
 
-import copy
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -156,12 +155,13 @@ def _accuracy_over_time(run: RunData) -> Section:
 
 
 def _gallery(run: RunData) -> Section:
-    names, examples, order = run.task.classes, run.examples, run.network.pixel_order
+    names = run.task.classes
+    examples = run.examples
+    order = run.network.pixel_order
     predictions = run.predictions[0]
     errors = calibration.most_confident_errors(predictions, MAX_ERRORS)
-    first = copy.copy(run.network)  # whose errors these are
-    first.params = jax.tree.map(lambda leaf: leaf[:1], first.params)
-    falls = occlude(first, examples, errors) if len(errors) else errors
+    first = jax.tree.map(lambda leaf: leaf[:1], run.network.params)  # of these errors
+    falls = occlude(run.network, first, examples, errors) if len(errors) else errors
     tiles = []
     for index, fall in zip(errors, falls, strict=True):
         values = examples.unpadded(index)
