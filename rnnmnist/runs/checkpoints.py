@@ -332,9 +332,6 @@ def with_step(workdir: Path, selector: str, function: Callable[[int], T]) -> T:
 
     A running trainer deletes old checkpoints, so the step can disappear while it is
     read. Then the function is called again with the step that is selected by now.
-
-    Raises:
-        DamagedError: if the checkpoint is damaged and still exists.
     """
     while True:
         try:

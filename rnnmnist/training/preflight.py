@@ -55,8 +55,7 @@ def check_run(
     step, complete = step_to_resume(config, workdir, task)
     free = shutil.disk_usage(check_writable(workdir)).free / 2**30
     resumes = f"a run resumes from step {step}" if step else "no run in it yet"
-    start = complete or resumes
-    yield "workdir", f"{workdir}, writable, {free:,.1f} GiB free, {start}"
+    yield "workdir", f"{workdir}, writable, {free:,.1f} GiB free, {complete or resumes}"
     yield "step", describe_step(config, task, dataset, mesh)
 
 
