@@ -143,8 +143,7 @@ def init_state(
 
 def to_trees(params: jax.Array, model: SequenceClassifier) -> Params:
     """Converts parameters [ensemble, parameters] to a tree of arrays."""
-    trees: Params = jax.vmap(lambda vector: unflatten_params(vector, model))(params)
-    return trees
+    return jax.vmap(functools.partial(unflatten_params, model=model))(params)
 
 
 @functools.partial(jax.jit, static_argnames="model")
