@@ -29,7 +29,6 @@ import numpy as np
 import page_tables
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.schema import Config
@@ -204,16 +203,16 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
     program = Program.create(config, task, mesh, execution)
     state = _place(abstract_state(config, program), STATE_SPECS, mesh)
 
-    def array(shape: tuple[int, ...], dtype: Any, spec: P) -> Any:
+    def array(shape: tuple[int, ...], dtype: Any, spec: jax.P) -> Any:
         return _place(jax.ShapeDtypeStruct(shape, dtype), spec, mesh)
 
     if case.program == "evaluate":
         size = execution.eval_batch_size * mesh.shape[BATCH]
         count = -(-task.examples["test"] // size)
-        images = array((count, size, *IMAGE), jnp.uint8, P(None, BATCH))
+        images = array((count, size, *IMAGE), jnp.uint8, jax.P(None, BATCH))
         params = evaluated_trees.eval_shape(state, model=program.model)
         evaluation = predict_batches.lower(
-            _place(params, P(SEEDS), mesh),
+            _place(params, jax.P(SEEDS), mesh),
             (images, None),
             model=program.model,
             view=program.transform.view,
@@ -222,15 +221,15 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
         )
         return [evaluation]
 
-    def examples(count: tuple[int, ...], spec: P) -> Batch:
+    def examples(count: tuple[int, ...], spec: jax.P) -> Batch:
         images = array((*count, math.prod(IMAGE)), jnp.uint8, spec)
         return Batch(images, array(count, jnp.int32, spec), None)
 
-    seeds = array((config.num_seeds,), jnp.uint32, P(SEEDS))
-    number = array((), jnp.int32, P())
+    seeds = array((config.num_seeds,), jnp.uint32, jax.P(SEEDS))
+    number = array((), jnp.int32, jax.P())
     updates, batch_size = _updates(case), config.train.batch
     gather = gather_batches.lower(
-        examples((task.examples["train"],), P()),
+        examples((task.examples["train"],), jax.P()),
         seeds,
         number,
         updates=updates,
@@ -239,7 +238,7 @@ def lower(case: Case, devices: list[Any]) -> list[jax.stages.Lowered]:
     )
     batches = examples((updates, config.num_seeds, batch_size), SHARDED)
     chunk = Chunk(batches, seeds, number)
-    rates = array((updates,), jnp.float32, P())
+    rates = array((updates,), jnp.float32, jax.P())
     return [train_steps.lower(state, chunk, rates, number, program=program), gather]
 
 
@@ -258,11 +257,13 @@ def _grid(case: Case) -> tuple[int, int]:
 def _place(tree: Any, specs: Any, mesh: Mesh) -> Any:
     """Adds the shardings of a mesh to abstract arrays."""
 
-    def place(spec: P, part: Any) -> Any:
+    def place(spec: jax.P, part: Any) -> Any:
         sharding = NamedSharding(mesh, spec)
         return jax.tree.map(lambda leaf: leaf.update(sharding=sharding), part)
 
-    return jax.tree.map(place, specs, tree, is_leaf=lambda node: isinstance(node, P))
+    return jax.tree.map(
+        place, specs, tree, is_leaf=lambda node: isinstance(node, jax.P)
+    )
 
 
 class Instruction(NamedTuple):

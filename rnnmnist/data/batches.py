@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
@@ -24,7 +23,7 @@ from rnnmnist.runtime.mesh import BATCH, SEEDS
 # The security proof asks for six rounds per bit of the size. For 55,000 images
 # (16 bits), statistical tests of positions and neighbours find no bias after 48.
 ROUNDS = 48
-SHARDED = P(None, SEEDS, BATCH)  # the partition of [updates, ensemble, batch, ...]
+SHARDED = jax.P(None, SEEDS, BATCH)  # the partition of [updates, ensemble, batch, ...]
 
 
 def epoch_order(key: jax.Array, positions: jax.Array, examples: Any) -> jax.Array:
@@ -134,7 +133,7 @@ class Chunk(NamedTuple):
 
 
 # The partition of a chunk over a mesh, one spec for each field.
-CHUNK_SPECS: Any = Chunk(SHARDED, P(SEEDS), P())  # type: ignore[arg-type]
+CHUNK_SPECS: Any = Chunk(SHARDED, jax.P(SEEDS), jax.P())  # type: ignore[arg-type]
 
 
 @functools.partial(jax.jit, static_argnames=("updates", "batch_size", "sharding"))

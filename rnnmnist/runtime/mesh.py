@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import AxisType, Mesh, NamedSharding, Sharding
 
 from rnnmnist.config.platforms import MOST_CPU_DEVICES
 from rnnmnist.errors import UserError, first_line
@@ -96,7 +96,7 @@ def _grid(
 
 def over_seeds(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of the leading ensemble axis over the mesh."""
-    return NamedSharding(mesh, PartitionSpec(SEEDS))
+    return NamedSharding(mesh, jax.P(SEEDS))
 
 
 def platform_of(mesh: Mesh) -> str:
@@ -106,7 +106,7 @@ def platform_of(mesh: Mesh) -> str:
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding with a copy of the array on every device."""
-    return NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(mesh, jax.P())
 
 
 def local_sharding() -> Sharding:
