@@ -67,6 +67,7 @@ class Source(NamedTuple):
         network = self.network
         return {
             "classes": list(network.task.classes),
+            "features": list(network.task.feature_names),
             "trained_on": network.task.name,
             "step": network.checkpoint_step,
             "params_sha256": network.params_sha256,

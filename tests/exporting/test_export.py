@@ -205,6 +205,7 @@ def test_onnx_has_native_operators_probabilities_and_metadata(
     session = onnxruntime.InferenceSession(content)
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"]) == list("0123456789")
+    assert json.loads(metadata["features"]) == list(source.network.task.feature_names)
     assert json.loads(metadata["params_sha256"]) == source.network.params_sha256
     logits, probabilities = session.run(None, {"images": source.inputs[0]})
     np.testing.assert_allclose(probabilities, softmax(logits), rtol=1e-5)

@@ -74,7 +74,9 @@ def _check_names(names: list[str]) -> None:
         if names.count(name) > 1:
             raise UserError(f"contains {name} twice; save the arrays again")
     if "inputs" not in names:
-        raise UserError("contains no inputs; name the sequences 'inputs'")
+        raise UserError(
+            "contains no array 'inputs'; save the sequences so, or name a single file"
+        )
 
 
 def read(path: Path, roles: Mapping[str, str] = {}, *, pair: bool = True) -> Sequences:
@@ -82,7 +84,7 @@ def read(path: Path, roles: Mapping[str, str] = {}, *, pair: bool = True) -> Seq
 
     A table can have other columns. With `pair`, NAME_TRAIN.ts or NAME_TEST.ts is both.
     """
-    with named(path, "save it again"):
+    with named(path, "save it again, text in UTF-8"):
         match "folder" if path.is_dir() else path.suffix.lower():
             case "folder":
                 arrays = read_folder(path)
@@ -167,6 +169,8 @@ def to_dataset(
     name: str, sequences: Sequences, config: DataConfig, trained: Task | None = None
 ) -> Dataset:
     """Checks the values of labelled sequences, and divides them into splits."""
+    if trained is None:
+        _check_roles(sequences, config.roles)
     labels = sequences.labels
     if labels is None:
         add = (
@@ -184,7 +188,12 @@ def to_dataset(
         if config.normalize != "none":
             mean, std, changes = moments.normalization
             task = replace(task, mean=mean, std=std, difference_std=changes)
-        _check_roles(sequences, config.roles)
+        unseen = set(range(len(task.classes))).difference(labels[splits["validation"]])
+        if unseen and len(splits["validation"]):
+            _logger.warning(
+                f"no sequence of class {task.classes[min(unseen)]} validates, so the "
+                "validation accuracy says nothing about it"
+            )
         static = moments.is_static & (moments.high > moments.low)
         if static.any() and not static.all():
             names = ", ".join(np.array(sequences.feature_names)[static])
@@ -357,11 +366,10 @@ class Moments:
 def check_features(sequences: Sequences, trained: Task) -> None:
     """Checks that sequences have the features on which a network was trained."""
     names = sequences.feature_names
-    if len(names) != trained.features:
-        raise UserError(f"has {len(names)} features, the network {trained.features}")
-    default = tuple(map(str, range(len(names))))
-    if default not in (names, trained.feature_names) and names != trained.feature_names:
+    default = tuple(map(str, range(trained.features)))
+    is_named = default not in (names, trained.feature_names)
+    if len(names) != trained.features or (is_named and names != trained.feature_names):
         raise UserError(
-            f"has the features {', '.join(names)}, and the network was trained on "
-            f"{', '.join(trained.feature_names)}; use the same order"
+            f"has the features {', '.join(names)[:200]}, and the network was trained "
+            f"on {', '.join(trained.feature_names)[:200]}; use these in this order"
         )

@@ -37,7 +37,12 @@ def read_csv(path: Path, roles: Roles) -> dict[str, Any]:
         reader = csv.reader(file)
         names = [name.strip() for name in next(reader, [])]
         header_lines = reader.line_num
-    _check_columns(names, roles, "line 1, split at commas, ")
+    if len(names) == 1:
+        raise UserError(
+            f"line 1: has one column, {shown(names[0])}; separate columns by commas, "
+            "and write numbers with a decimal point"
+        )
+    _check_columns(names, roles, "line 1: ")
     try:
         table = pyarrow.csv.read_csv(
             path,
@@ -102,10 +107,13 @@ def _check_columns(names: list[str], roles: Roles, where: str = "") -> list[str]
     unique = {roles.get(name, name) for name in names}
     is_complete = {"sequence", "time"} < unique and not unique <= set(COLUMNS)
     if not is_complete or len(unique) < len(names):
+        remedy = "=sequence=NAME,time=NAME,label=NAME gives others these roles"
+        if absent := roles.keys() - names:
+            remedy = f": no column is named {shown(min(absent))}"
         raise UserError(
             f"{where}has the columns {shown(names)}; needed are sequence, time, one "
             "or more features, and optionally label, split and groups, each once; "
-            "data.columns=sequence=NAME,time=NAME,label=NAME gives others these roles"
+            f"data.columns{remedy}"
         )
     return names
 
@@ -113,12 +121,12 @@ def _check_columns(names: list[str], roles: Roles, where: str = "") -> list[str]
 def _to_arrays(table: pa.Table, roles: Roles, place: Place) -> dict[str, Any]:
     """Groups rows by sequence, in the order of their first rows, and sorts by time."""
     table = table.select(_check_columns(table.column_names, roles))
-    table = table.rename_columns([roles.get(name, name) for name in table.column_names])
+    columns = {roles.get(name, name): name for name in table.column_names}
     if not table.num_rows:
         raise UserError("has no rows; write one for each time step")
     column = functools.partial(_Column, table, place)
-    sequence, ids = column("sequence").texts()
-    time = column("time").times()
+    sequence, ids = column(columns["sequence"]).texts()
+    time = column(columns["time"]).times()
     order = np.lexsort((time, sequence))
     sequence = sequence[order]
     first = np.flatnonzero(np.diff(sequence, prepend=-1))  # row of each sequence
@@ -136,8 +144,8 @@ def _to_arrays(table: pa.Table, roles: Roles, place: Place) -> dict[str, Any]:
             )
 
     time = time[order]
-    refuse("time", time[1:] == time[:-1], "differ in each row")
-    features = [name for name in table.column_names if name not in COLUMNS]
+    refuse(columns["time"], time[1:] == time[:-1], "differ in each row")
+    features = [name for role, name in columns.items() if role not in COLUMNS]
     values = [column(name).numbers()[order] for name in features]
     arrays: dict[str, Any] = {
         "inputs": pad(np.stack(values, axis=1), lengths),
@@ -145,8 +153,8 @@ def _to_arrays(table: pa.Table, roles: Roles, place: Place) -> dict[str, Any]:
         "feature_names": features,
         "ids": ids,
     }
-    for name, key in ("label", "labels"), ("split", "split"), ("groups", "groups"):
-        if name in table.column_names:
+    for role, key in ("label", "labels"), ("split", "split"), ("groups", "groups"):
+        if name := columns.get(role):
             codes, texts = column(name).texts()
             codes = codes[order]
             refuse(name, np.diff(codes) != 0, "be the same in all rows")
@@ -199,8 +207,9 @@ class _Column:
         kind = self.values.type
         if not pa.types.is_floating(kind):
             kind = pa.float64()
-        allowed = "numbers; a missing value is an empty cell or nan; data.columns names"
-        return self._cast((kind,), f"{allowed} the columns of labels and groups")
+        allowed = "numbers with a decimal point, and an empty cell or nan where missing"
+        others = "; leave out texts, or name labels and groups by data.columns"
+        return self._cast((kind,), allowed + others)
 
     def _cast(self, kinds: tuple[pa.DataType, ...], allowed: str) -> np.ndarray:
         """Converts all values to the first kind for which that is possible."""

@@ -137,11 +137,15 @@ def test_columns_can_have_other_names(tmp_path: Path, suffix: str) -> None:
     columns = "sequence=recording,time=t,label=activity,groups=mouse"
     found: Any = rnnmnist.read_sequences(table, columns)
     X, y, groups, ids = found  # noqa: N806
+    with pytest.raises(UserError, match=r"sequence, time,.* no column is named 'id'"):
+        rnnmnist.read_sequences(table, columns.replace("recording", "id"))
     assert {x.shape for x in X} == {(5, 1)}
     assert X[1][0] == 1.5
     assert (y[:2].tolist(), ids[1]) == (["rest", "walk"], "new 1")
     np.testing.assert_array_equal(groups.astype(int), np.arange(40) // 4)
     if not suffix:
+        with pytest.raises(UserError, match="sequence 'new 0' has the t '0', and '0' "):
+            rnnmnist.read_sequences(frame.assign(t=0), columns)
         settings: dict[str, Any] = {"hidden_size": 4, "num_steps": 5, "verbose": False}
         run = rnnmnist.fit(frame, workdir=tmp_path / "run", columns=columns, **settings)
         predictor = rnnmnist.Predictor(run)

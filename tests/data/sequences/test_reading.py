@@ -365,6 +365,12 @@ def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
     assert str(error.value).isprintable()
 
 
+def test_a_class_that_cannot_validate_is_named(caplog: Any) -> None:
+    labels = ["walk", "run"] * 30 + ["sit"]
+    to_dataset("mine", validate(np.ones((61, 2, 1)), labels), DataConfig())
+    assert caplog.messages[0].startswith("no sequence of class sit validates, so")
+
+
 @pytest.mark.parametrize(("ids", "name"), [(None, "3"), (tuple("abcd"), "'d'")])
 def test_a_missing_value_is_named(
     monkeypatch: pytest.MonkeyPatch, ids: tuple[str, ...] | None, name: str
@@ -434,13 +440,14 @@ WRONG_TS = [
     ("5:6", "5_0:6", "line 11: '5_0' contains an underscore"),
 ]
 WRONG_CSV = [
-    (CSV, "", "commas, has the columns []"),
+    (CSV, "", "line 1: has the columns []"),
+    ("sequence, time,0,1,label", "sequence;time", "one column, 'sequence;time'; separ"),
     (CSV[CSV.index("\na,0") :], "", "cannot be read"),
     (CSV[CSV.index("a,0") :], "", "has no rows"),
-    ("sequence,", "sequnce,", "commas, has the columns ['sequnce', 'time',"),
-    (",0,1,label", ",label,split", "commas, has the columns ['sequence', 'time', 'l"),
+    ("sequence,", "sequnce,", "line 1: has the columns ['sequnce', 'time',"),
+    (",0,1,label", ",label,split", "line 1: has the columns ['sequence', 'time', 'l"),
     (",label", ",lable", "line 2: the column lable has 'cat'; allowed are numbers"),
-    ("0,1,label", "0,0,label", "commas, has the columns ['sequence', 'time', '0', '0'"),
+    ("0,1,label", "0,0,label", "line 1: has the columns ['sequence', 'time', '0', '0'"),
     ("b,7,5,6,bird", '"b\n2",7,5', "line 4: Expected 5 columns, got 3"),
     ("\nc,10", "\n\nc,10,", "line 8: Expected 5 columns, got 6"),
     ("b,7,5", "b,7,x", "line 3: the column 0 has 'x'; allowed are numbers"),
@@ -482,7 +489,7 @@ def test_missing_and_unknown_files_are_refused(tmp_path: Path) -> None:
     for suffix in (".npz", ".ts", ".csv", ".parquet"):
         assert "No such file or directory" in refusal(tmp_path / f"a{suffix}")
     (tmp_path / "empty").mkdir()
-    assert "contains no inputs" in refusal(tmp_path / "empty")
+    assert "contains no array 'inputs'" in refusal(tmp_path / "empty")
 
 
 def test_what_does_not_fit_in_memory_is_refused(
