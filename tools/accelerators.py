@@ -435,7 +435,8 @@ def table(targets: Collection[str], cost: str) -> str:
     lines, dates = [], set()
     for row in json.loads(NUMBERS.read_text()):
         case = Case.of_row(row)
-        if row["target"] not in targets or case in PIXELS.values():
+        is_slice = is_colab(row) and row["devices"] > 1  # Colab's TPU is one chip
+        if row["target"] not in targets or case in PIXELS.values() or is_slice:
             continue
         dates.add(row["date"])
         images = row["num_seeds"] * row["batch_size"] / row["devices"]

@@ -2,44 +2,26 @@
 
     python tools/tutorial.py
 
-First, the functions that the page quotes from examples/plain_loop.py are copied into
-it. The cells of the notebook are those of the page. The notebook installs the package
+The cells of the notebook are those of the page. The notebook installs the package
 first, as notebooks/colab.ipynb does. Cells that only check the page are left out, and
 answers to exercises, which the page has in <details>, are folded as Colab folds cells.
 """
 
-import inspect
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import jupytext
 import nbformat
-import page_tables
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "examples"))
-import plain_loop
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "docs/tutorial.md"
 NOTEBOOK = REPOSITORY / "notebooks/tutorial.ipynb"
 COLAB = REPOSITORY / "notebooks/colab.ipynb"
-QUOTED = ("train_step", "train_epoch")  # functions of the loop, as the page shows them
 GITHUB = "https://github.com/rnnmnist/rnnmnist"
 RAW = "https://raw.githubusercontent.com/rnnmnist/rnnmnist/main/docs/"
 ANSWER = "<details><summary>Answer</summary>"  # before the cell of an answer
 SOURCE = f'SOURCE = "git+{GITHUB}"  # @param {{type:"string"}}'
-
-
-def quote_loop(page: str) -> str:
-    """Returns a page with the functions of the plain loop quoted anew.
-
-    The quotation is a block of Markdown, which Sphinx, GitHub and Colab show alike.
-    """
-    sources = (inspect.getsource(getattr(plain_loop, name)) for name in QUOTED)
-    text = "\n\n".join(sources)
-    return page_tables.fill(page, "plain_loop", f"```python\n{text}```\n")
 
 
 def absolute_links(text: str) -> str:
@@ -90,6 +72,4 @@ def convert(page: str) -> str:
 
 
 if __name__ == "__main__":
-    page = quote_loop(PAGE.read_text())
-    PAGE.write_text(page)
-    NOTEBOOK.write_text(convert(page))
+    NOTEBOOK.write_text(convert(PAGE.read_text()))

@@ -11,6 +11,7 @@ docs/vanishing.png. FOLDER contains `mnist/` with the four original files. Runs 
 """
 
 import argparse
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -207,15 +208,14 @@ def plot_curves(
     The names are at least `apart` decades from each other.
     """
     names = *CELLS, "lstm, chrono"
-    colours = dict(zip(names, np.resize(LIGHT.series, len(names)), strict=True))
+    styles = dict(zip(names, itertools.product("-:", LIGHT.series), strict=False))
     parts = np.arange(1, PARTS + 1)
     ends = []
     for name, curve in curves.items():
         low, middle, high = 100 * np.maximum(curve, FLOOR)
-        axes.plot(parts, middle, color=colours[name])
-        axes.fill_between(
-            parts, low, high, color=colours[name], alpha=0.18, linewidth=0
-        )
+        line, colour = styles[name]
+        axes.plot(parts, middle, line, color=colour)
+        axes.fill_between(parts, low, high, color=colour, alpha=0.18, linewidth=0)
         ends.append((float(middle[0]), name))
     height = np.inf  # in decades
     for end, name in sorted(ends, reverse=True):
@@ -228,7 +228,7 @@ def plot_curves(
             textcoords="offset points",
             ha="right",
             va="center",
-            color=colours[name],
+            color=styles[name][1],
             annotation_clip=False,
         )
 

@@ -22,11 +22,6 @@ def test_the_notebook_has_the_cells_of_the_page() -> None:
     assert tutorial.convert(PAGE) == tutorial.NOTEBOOK.read_text()
 
 
-def test_the_page_quotes_the_current_loop() -> None:
-    assert tutorial.quote_loop(PAGE) == PAGE
-    assert all(f"def {name}(" in PAGE for name in tutorial.QUOTED)
-
-
 def test_the_notebook_contains_no_relative_link_and_no_hidden_check() -> None:
     text = tutorial.NOTEBOOK.read_text()
     links = re.findall(r"\]\(([^)]*)\)", text)

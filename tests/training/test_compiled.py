@@ -60,12 +60,12 @@ COUNT = 1500  # examples, more than in a batch
 
 
 def test_the_cases_are_pairwise_and_of_the_shipped_sizes() -> None:
-    """Any two columns have all pairs of their values, or as many as 12 cases allow."""
+    """Any two columns have all pairs of their values, or at least 12."""
     columns = dict(zip(HEADER, zip(*CASES, strict=True), strict=True))
     assert min(len({*values}) for values in columns.values()) > 1
     for one, other in itertools.combinations(columns.values(), 2):
         all_pairs = len({*one}) * len({*other})
-        assert len({*zip(one, other, strict=True)}) == min(all_pairs, 12)
+        assert len({*zip(one, other, strict=True)}) >= min(all_pairs, 12)
     assert {*columns["cell"]} == {*CELLS}
     used = [CONFIGS[name] for name in columns["config"]]
     for size in ("train.batch", "model.hidden_size"):
