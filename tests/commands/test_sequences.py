@@ -224,7 +224,11 @@ def test_every_format_gives_the_run_of_the_same_arrays(
 @pytest.mark.parametrize(
     ("examples", "lengths", "text"),
     [
-        (np.zeros((2, 3)), None, "features 0, and the network was trained on x, y"),
+        (
+            np.zeros((2, 3)),
+            None,
+            r"has 1 features, \('0',\), and the network was trained on 2",
+        ),
         (np.zeros((2, 0, 2)), None, "has the shape"),
         ([np.zeros((2, 2)), np.zeros((3, 1))], None, "must match exactly"),
         ([np.zeros((2, 2)), np.zeros((0, 2))], None, "allowed are 1 to 2"),

@@ -138,7 +138,7 @@ WRONG_COMMANDS = [
 # Arguments of `predict`, which reads the other files, and the file that is wrong.
 WRONG_FILES = [
     ("--workdir=run five.jpg", "five.jpg: is in no known format"),
-    ("--workdir=run other_features.csv", "other_features.csv: has the features"),
+    ("--workdir=run other_features.csv", "other_features.csv: has 2 features"),
     ("--workdir=run late_gap.npz", "late_gap.npz: the value of sequence 1030 at time"),
 ]
 # A wrong command, what its message advises, and the flags that follow the advice, of

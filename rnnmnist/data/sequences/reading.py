@@ -84,7 +84,8 @@ def read(path: Path, roles: Mapping[str, str] = {}, *, pair: bool = True) -> Seq
 
     A table can have other columns. With `pair`, NAME_TRAIN.ts or NAME_TEST.ts is both.
     """
-    with named(path, "save it again, text in UTF-8"):
+    remedy = "save it in UTF-8" if path.suffix.lower() == ".csv" else "save it again"
+    with named(path, remedy):
         match "folder" if path.is_dir() else path.suffix.lower():
             case "folder":
                 arrays = read_folder(path)
@@ -191,8 +192,8 @@ def to_dataset(
         unseen = set(range(len(task.classes))).difference(labels[splits["validation"]])
         if unseen and len(splits["validation"]):
             _logger.warning(
-                f"no sequence of class {task.classes[min(unseen)]} validates, so the "
-                "validation accuracy says nothing about it"
+                f"no sequence of class {task.classes[min(unseen)]} is held out for "
+                "validation, so the validation accuracy says nothing about it"
             )
         static = moments.is_static & (moments.high > moments.low)
         if static.any() and not static.all():
@@ -366,10 +367,14 @@ class Moments:
 def check_features(sequences: Sequences, trained: Task) -> None:
     """Checks that sequences have the features on which a network was trained."""
     names = sequences.feature_names
-    default = tuple(map(str, range(trained.features)))
-    is_named = default not in (names, trained.feature_names)
-    if len(names) != trained.features or (is_named and names != trained.feature_names):
+    if len(names) != trained.features:
         raise UserError(
-            f"has the features {', '.join(names)[:200]}, and the network was trained "
-            f"on {', '.join(trained.feature_names)[:200]}; use these in this order"
+            f"has {len(names)} features, {shown(names)}, and the network was trained "
+            f"on {trained.features}, {shown(trained.feature_names)}; use these"
+        )
+    default = tuple(map(str, range(len(names))))
+    if default not in (names, trained.feature_names) and names != trained.feature_names:
+        raise UserError(
+            f"has the features {', '.join(names)}, and the network was trained on "
+            f"{', '.join(trained.feature_names)}; use the same order"
         )

@@ -103,13 +103,14 @@ def read_stream(inputs: Any, roles: Roles, *, is_wide: bool) -> dict[str, Any] |
 
 def _check_columns(names: list[str], roles: Roles, where: str = "") -> list[str]:
     """Returns names without those of an index: no name, or one that pandas gives."""
-    names = [name for name in names if not re.fullmatch(INDEX, name)]
+    names = [name for name in names if name in roles or not re.fullmatch(INDEX, name)]
     unique = {roles.get(name, name) for name in names}
     is_complete = {"sequence", "time"} < unique and not unique <= set(COLUMNS)
     if not is_complete or len(unique) < len(names):
         remedy = "=sequence=NAME,time=NAME,label=NAME gives others these roles"
-        if absent := roles.keys() - names:
-            remedy = f": no column is named {shown(min(absent))}"
+        for name, role in roles.items():
+            if role in ("sequence", "time") and role not in unique:
+                remedy = f": no column is named {shown(name)}"
         raise UserError(
             f"{where}has the columns {shown(names)}; needed are sequence, time, one "
             "or more features, and optionally label, split and groups, each once; "
@@ -140,7 +141,8 @@ def _to_arrays(table: pa.Table, roles: Roles, place: Place) -> dict[str, Any]:
             own, other = (shown(str(table[name][index])) for index in (row, earlier))
             raise UserError(
                 f"{place(row)}: sequence {shown(ids[sequence[faulty[0]]])} has the "
-                f"{name} {own}, and {other} in {place(earlier)}; it must {rule}"
+                f"{printable(name)} {own}, and {other} in {place(earlier)}; it must "
+                f"{rule}"
             )
 
     time = time[order]
@@ -236,6 +238,6 @@ class _Column:
         value = self.values[row].as_py()
         text = "" if value is None else str(value)
         return UserError(
-            f"{self.place(row)}: the column {self.name} has {shown(text)}; allowed are "
-            f"{allowed}"
+            f"{self.place(row)}: the column {printable(self.name)} has {shown(text)}; "
+            f"allowed are {allowed}"
         )

@@ -138,7 +138,8 @@ def test_columns_can_have_other_names(tmp_path: Path, suffix: str) -> None:
     found: Any = rnnmnist.read_sequences(table, columns)
     X, y, groups, ids = found  # noqa: N806
     with pytest.raises(UserError, match=r"sequence, time,.* no column is named 'id'"):
-        rnnmnist.read_sequences(table, columns.replace("recording", "id"))
+        others = columns.replace("recording", "id").replace("activity", "act")
+        rnnmnist.read_sequences(table, others)
     assert {x.shape for x in X} == {(5, 1)}
     assert X[1][0] == 1.5
     assert (y[:2].tolist(), ids[1]) == (["rest", "walk"], "new 1")
