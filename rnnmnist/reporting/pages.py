@@ -160,7 +160,8 @@ def _gallery(run: RunData) -> Section:
     order = run.network.pixel_order
     predictions = run.predictions[0]
     errors = calibration.most_confident_errors(predictions, MAX_ERRORS)
-    first = jax.tree.map(lambda leaf: leaf[:1], run.network.params)  # with these errors
+    # The parameters of the first network, whose errors these are.
+    first = jax.tree.map(lambda leaf: leaf[:1], run.network.params)
     falls = occlude(run.network, first, examples, errors) if len(errors) else errors
     tiles = []
     for index, fall in zip(errors, falls, strict=True):

@@ -189,19 +189,7 @@ def to_dataset(
         if config.normalize != "none":
             mean, std, changes = moments.normalization
             task = replace(task, mean=mean, std=std, difference_std=changes)
-        unseen = set(range(len(task.classes))).difference(labels[splits["validation"]])
-        if unseen and len(splits["validation"]):
-            _logger.warning(
-                f"no sequence of class {task.classes[min(unseen)]} is held out for "
-                "validation, so the validation accuracy says nothing about it"
-            )
-        static = moments.is_static & (moments.high > moments.low)
-        if static.any() and not static.all():
-            names = ", ".join(np.array(sequences.feature_names)[static])
-            _logger.warning(
-                f"{names[:200]} is constant within every sequence; leave it out, or "
-                "name it groups"
-            )
+        _warn(sequences, labels[splits["validation"]], moments)
     else:
         check_features(sequences, trained)
         if unknown := set(sequences.classes) - set(trained.classes):
@@ -240,6 +228,23 @@ def to_dataset(
         for split, indices in splits.items()
     }
     return Dataset(task, examples)
+
+
+def _warn(sequences: Sequences, validated: np.ndarray, moments: "Moments") -> None:
+    """Warns of a class that does not occur in validation, and of constant features."""
+    unseen = set(range(len(sequences.classes))).difference(validated)
+    if unseen and len(validated):
+        _logger.warning(
+            f"no sequence of class {sequences.classes[min(unseen)]} is held out for "
+            "validation, so the validation accuracy says nothing about it"
+        )
+    static = moments.is_static & (moments.high > moments.low)
+    if static.any() and not static.all():
+        names = ", ".join(np.array(sequences.feature_names)[static])
+        _logger.warning(
+            f"{names[:200]} is constant within every sequence; leave it out, or name "
+            "it groups"
+        )
 
 
 def _check_roles(sequences: Sequences, roles: Mapping[str, str]) -> None:

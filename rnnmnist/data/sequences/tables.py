@@ -107,14 +107,16 @@ def _check_columns(names: list[str], roles: Roles, where: str = "") -> list[str]
     unique = {roles.get(name, name) for name in names}
     is_complete = {"sequence", "time"} < unique and not unique <= set(COLUMNS)
     if not is_complete or len(unique) < len(names):
-        remedy = "=sequence=NAME,time=NAME,label=NAME gives others these roles"
+        remedy = (
+            "data.columns=sequence=NAME,time=NAME,label=NAME gives others these roles"
+        )
         for name, role in roles.items():
             if role in ("sequence", "time") and role not in unique:
-                remedy = f": no column is named {shown(name)}"
+                remedy = f"data.columns: no column is named {shown(name)}"
         raise UserError(
             f"{where}has the columns {shown(names)}; needed are sequence, time, one "
             "or more features, and optionally label, split and groups, each once; "
-            f"data.columns{remedy}"
+            f"{remedy}"
         )
     return names
 
