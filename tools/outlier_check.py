@@ -33,8 +33,8 @@ from rnnmnist.inference import image_io, out_of_distribution
 from rnnmnist.inference.out_of_distribution import OutOfDistributionCheck
 from rnnmnist.inference.preprocessing import centre
 from rnnmnist.models.lstm import FusedParams
-from rnnmnist.runtime.ensemble import split_ensemble
 from rnnmnist.runtime.machine import describe_processor, installed_versions
+from rnnmnist.runtime.mesh import split_ensemble
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBERS = REPOSITORY / "results/out_of_distribution.json"

@@ -32,7 +32,7 @@ from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import LIGHT
-from rnnmnist.runtime.ensemble import split_ensemble
+from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.training.state import Program, create_state, evaluated_trees
 
 TIME_STEPS = (28, 56, 112, 196, 392, 784)

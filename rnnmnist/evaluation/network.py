@@ -35,11 +35,16 @@ from rnnmnist.models.classifier import (
     make_model,
 )
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoints import read_arrays, read_header, with_step
-from rnnmnist.runs.checksums import params_sha256
+from rnnmnist.runs.checkpoints import params_sha256, read_arrays, read_header, with_step
 from rnnmnist.runs.results import Result, warn_if_read_only
-from rnnmnist.runtime.ensemble import abstract_ensemble, put_ensemble, split_ensemble
-from rnnmnist.runtime.mesh import make_mesh, platform_of, replicated
+from rnnmnist.runtime.mesh import (
+    abstract_ensemble,
+    make_mesh,
+    platform_of,
+    put_ensemble,
+    replicated,
+    split_ensemble,
+)
 
 
 class StreamState(NamedTuple):

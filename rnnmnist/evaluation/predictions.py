@@ -12,8 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from rnnmnist.data.examples import Inputs, View
 from rnnmnist.models.classifier import Params, SequenceClassifier
-from rnnmnist.runtime.ensemble import map_ensemble
-from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, replicated
+from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, map_ensemble, replicated
 
 GROUP_BYTES = 1 << 28  # examples that are on the devices at a time
 

@@ -22,7 +22,7 @@ from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.exporting.formats import FORMATS, check_packages
 from rnnmnist.exporting.source import MAX_DIFFERENCE, Source, combine
-from rnnmnist.runs.checksums import array_checksums, json_checksum
+from rnnmnist.runs.checkpoints import array_checksums, json_checksum
 from rnnmnist.runs.writing import write_folder, write_json
 from rnnmnist.runtime.machine import installed_versions
 from rnnmnist.runtime.signals import raised_interrupts

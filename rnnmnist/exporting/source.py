@@ -11,7 +11,7 @@ from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.predictions import log_probabilities
 from rnnmnist.models.classifier import Params
-from rnnmnist.runtime.ensemble import split_ensemble
+from rnnmnist.runtime.mesh import split_ensemble
 
 # Of inputs, and of relative logits; sums of float32 in another order differ less.
 MAX_DIFFERENCE = 1e-4

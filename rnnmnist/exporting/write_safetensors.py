@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from rnnmnist.evaluation.metrics import interval, percent, score_logits
 from rnnmnist.exporting.source import Source
 from rnnmnist.models.classifier import count_params
-from rnnmnist.runs.checksums import named_leaves
+from rnnmnist.runs.checkpoints import named_leaves
 
 
 def write(source: Source, folder: Path) -> None:

@@ -9,10 +9,12 @@ A workdir holds one folder for each kept step, with these items:
 Everything that is read is compared with the checksums, because orbax alone does not
 detect a flipped byte. Reading does not use orbax's manager, which can create and delete
 folders, and does not synchronize processes. Writing does, on all processes together.
+Results and exports have such checksums, too.
 """
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import json
 import logging
@@ -30,7 +32,6 @@ import orbax.checkpoint as ocp  # noqa: TID251
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, first_line
-from rnnmnist.runs.checksums import array_checksums, json_checksum, named_leaves
 from rnnmnist.runs.logs import Metrics, best_step
 from rnnmnist.runs.workdir import describe_last_checkpoint, list_steps
 from rnnmnist.runs.writing import sync
@@ -168,6 +169,42 @@ def _without_logs() -> Iterator[None]:
             logging.getLogger(name).addFilter(is_of_others)
             stack.callback(logging.getLogger(name).removeFilter, is_of_others)
         yield
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Returns the leaves of a tree, each with its path as `cell/hf/bias`."""
+    # Names without the entry's type: orbax restores named tuples as dictionaries.
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def array_checksums(tree: Any) -> dict[str, str]:
+    """Returns the SHA-256 of every array of a tree, by its path.
+
+    Type and shape are part of the hashed data.
+    """
+    checksums = {}
+    for name, leaf in named_leaves(tree):
+        array = np.asarray(leaf)
+        digest = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+        checksums[name] = digest.hexdigest()
+    return checksums
+
+
+def json_checksum(value: Any) -> str:
+    """Returns the SHA-256 of a value as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def params_sha256(params: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 over the bytes of all arrays in tree order."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(jax.device_get(params)):
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
 
 
 def read_header(workdir: Path, step: int) -> Header:

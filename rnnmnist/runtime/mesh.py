@@ -1,7 +1,13 @@
-"""The mesh of devices over which seeds are distributed and batches are split."""
+"""The mesh of devices: its axes, the networks of an ensemble and their batches.
+
+On the devices, the parameters and the optimizer state of a run have the ensemble axis
+first, of length 1 for a single seed, whose checkpoints and result files do not have it.
+"""
 
 import math
+import operator
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -124,3 +130,46 @@ def device_put(array: np.ndarray | np.generic, sharding: Sharding) -> jax.Array:
         return jax.make_array_from_callback(
             whole.shape, sharding, lambda index: whole[index]
         )
+
+
+def map_ensemble(function: Callable[..., Any], vectorize: bool) -> Callable[..., Any]:
+    """Maps a function of one network's trees of arrays over the ensemble axis.
+
+    `vectorize` computes all members together, by `jax.vmap`, not in turn, by
+    `jax.lax.map`. A single network needs neither, and is faster without.
+    """
+
+    def mapped(*trees: Any) -> Any:
+        if len(jax.tree.leaves(trees)[0]) == 1:
+            result = function(*jax.tree.map(operator.itemgetter(0), trees))
+            return jax.tree.map(lambda leaf: leaf[None], result)
+        if vectorize:
+            return jax.vmap(function)(*trees)
+        return jax.lax.map(lambda networks: function(*networks), trees)
+
+    return mapped
+
+
+def split_ensemble(tree: Any) -> list[Any]:
+    """Returns the tree of each member, without the ensemble axis."""
+    size = len(jax.tree.leaves(tree)[0])
+    return [jax.tree.map(operator.itemgetter(i), tree) for i in range(size)]
+
+
+def squeeze(tree: Any) -> Any:
+    """Removes the ensemble axis of a single network; other trees keep it."""
+    return jax.tree.map(lambda leaf: leaf[0] if len(leaf) == 1 else leaf, tree)
+
+
+def abstract_ensemble(tree: Any, num_seeds: int) -> Any:
+    """Returns the shapes and types of checkpoints from those of one network."""
+    if num_seeds == 1:
+        return tree
+    return jax.tree.map(lambda leaf: leaf.update(shape=(num_seeds, *leaf.shape)), tree)
+
+
+def put_ensemble(tree: Any, num_seeds: int, sharding: Sharding) -> Any:
+    """Copies NumPy arrays to devices, with the ensemble axis that `squeeze` removed."""
+    if num_seeds == 1:
+        tree = jax.tree.map(lambda leaf: leaf[None], tree)
+    return jax.tree.map(lambda leaf: device_put(leaf, sharding), tree)

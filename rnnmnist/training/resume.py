@@ -23,9 +23,14 @@ from rnnmnist.runs.checkpoints import DamagedError, Header, read_header
 from rnnmnist.runs.logs import Metrics, completion
 from rnnmnist.runs.workdir import check_free, describe_last_checkpoint, list_steps, lock
 from rnnmnist.runtime.distributed import all_gather, broadcast
-from rnnmnist.runtime.ensemble import put_ensemble
 from rnnmnist.runtime.jax_internals import process_count
-from rnnmnist.runtime.mesh import device_put, make_mesh, over_seeds, replicated
+from rnnmnist.runtime.mesh import (
+    device_put,
+    make_mesh,
+    over_seeds,
+    put_ensemble,
+    replicated,
+)
 from rnnmnist.training.state import Program, TrainState, abstract_state, saved_arrays
 
 BY_CALLBACK = "raised by the callback"

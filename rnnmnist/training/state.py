@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.batches import BatchTransform
+from rnnmnist.data.batches import BatchTransform, Stream, stream_key
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
@@ -21,8 +21,7 @@ from rnnmnist.models.classifier import (
     make_model,
     unflatten_params,
 )
-from rnnmnist.runtime.ensemble import Stream, squeeze, stream_key
-from rnnmnist.runtime.mesh import SEEDS, device_put, platform_of, replicated
+from rnnmnist.runtime.mesh import SEEDS, device_put, platform_of, replicated, squeeze
 from rnnmnist.training.loss import Objective
 
 

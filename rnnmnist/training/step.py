@@ -9,8 +9,7 @@ import optax
 
 from rnnmnist.data.batches import CHUNK_SPECS, Batch, Chunk
 from rnnmnist.models.classifier import Params, flatten_params, unflatten_params
-from rnnmnist.runtime.ensemble import map_ensemble
-from rnnmnist.runtime.mesh import BATCH, SEEDS, replicated
+from rnnmnist.runtime.mesh import BATCH, SEEDS, map_ensemble, replicated
 from rnnmnist.training.optimizer import average, decay_mask
 from rnnmnist.training.state import STATE_SPECS, Program, TrainState
 

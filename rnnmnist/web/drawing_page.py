@@ -18,7 +18,7 @@ from rnnmnist.inference.predictor import Predictor
 from rnnmnist.models.classifier import count_params
 from rnnmnist.models.lstm import FusedParams
 from rnnmnist.reporting import html
-from rnnmnist.runtime.ensemble import split_ensemble
+from rnnmnist.runtime.mesh import split_ensemble
 
 FOLDER = Path(__file__).parent
 TITLES = {"last": "Last-row loss", "every_step": "Every-row loss"}

@@ -17,8 +17,8 @@ import results
 from rnnmnist import Predictor
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import SETTINGS, Config
-from rnnmnist.runs.checksums import params_sha256
-from rnnmnist.runtime.ensemble import split_ensemble
+from rnnmnist.runs.checkpoints import params_sha256
+from rnnmnist.runtime.mesh import split_ensemble
 
 DEFAULTS: dict[str, object] = {
     "model.num_layers": 1,

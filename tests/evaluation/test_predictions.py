@@ -14,7 +14,7 @@ from rnnmnist.data.examples import Inputs, Normalization
 from rnnmnist.evaluation import predictions
 from rnnmnist.evaluation.predictions import decision_times, predict_logits
 from rnnmnist.models.classifier import Params
-from rnnmnist.runtime.ensemble import split_ensemble
+from rnnmnist.runtime.mesh import split_ensemble
 
 MODEL = model_of(ModelConfig(hidden_size=8))
 NETWORK = random_params(MODEL)

@@ -26,7 +26,7 @@ from rnnmnist.evaluation.predictions import softmax
 from rnnmnist.exporting import certificates
 from rnnmnist.exporting.formats import FORMATS, SUPPORTED_CELLS
 from rnnmnist.exporting.source import Source, combine
-from rnnmnist.runs.checksums import named_leaves
+from rnnmnist.runs.checkpoints import named_leaves
 
 
 def config_of(

@@ -16,8 +16,7 @@ from support import Command, called, damaged
 from rnnmnist.config.schema import SETTINGS
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import checkpoints, logs, results
-from rnnmnist.runs.checkpoints import find_step
-from rnnmnist.runs.checksums import array_checksums
+from rnnmnist.runs.checkpoints import array_checksums, find_step
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training.resume import check_settings, step_to_resume
 

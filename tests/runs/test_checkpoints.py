@@ -18,8 +18,15 @@ from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.classifier import abstract_params
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.checkpoints import FORMAT, Checkpoints, find_step, with_step
-from rnnmnist.runs.checksums import array_checksums, json_checksum, params_sha256
+from rnnmnist.runs.checkpoints import (
+    FORMAT,
+    Checkpoints,
+    array_checksums,
+    find_step,
+    json_checksum,
+    params_sha256,
+    with_step,
+)
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training.resume import check_settings, restore_state

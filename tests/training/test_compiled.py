@@ -32,8 +32,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Chunk
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.placement import open_batches
-from rnnmnist.runtime.ensemble import split_ensemble
-from rnnmnist.runtime.mesh import make_mesh
+from rnnmnist.runtime.mesh import make_mesh, split_ensemble
 from rnnmnist.training.state import Program, TrainState, create_state, to_trees
 from rnnmnist.training.step import train_steps
 

@@ -32,11 +32,10 @@ from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import Chunk
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.checksums import named_leaves, params_sha256
+from rnnmnist.runs.checkpoints import named_leaves, params_sha256
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import read_result
-from rnnmnist.runtime.ensemble import split_ensemble
-from rnnmnist.runtime.mesh import device_put, over_seeds
+from rnnmnist.runtime.mesh import device_put, over_seeds, split_ensemble
 from rnnmnist.training.console import describe_rejection
 from rnnmnist.training.state import (
     Program,

@@ -26,10 +26,9 @@ from rnnmnist.config.schema import Config
 from rnnmnist.data import placement
 from rnnmnist.data.batches import BatchTransform
 from rnnmnist.data.placement import open_batches
-from rnnmnist.runs.checksums import params_sha256
+from rnnmnist.runs.checkpoints import params_sha256
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
-from rnnmnist.runtime.ensemble import split_ensemble
-from rnnmnist.runtime.mesh import device_put, over_seeds
+from rnnmnist.runtime.mesh import device_put, over_seeds, split_ensemble
 from rnnmnist.training.loop import Updates, train_range
 from rnnmnist.training.loss import Objective
 from rnnmnist.training.state import (

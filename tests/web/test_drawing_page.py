@@ -27,7 +27,7 @@ from rnnmnist.inference import out_of_distribution
 from rnnmnist.inference.predictor import Predictor
 from rnnmnist.inference.preprocessing import preprocess
 from rnnmnist.runs import logs
-from rnnmnist.runtime.ensemble import split_ensemble
+from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.web import drawing_page
 
 Open = Callable[..., Any]
