@@ -108,10 +108,11 @@ def test_early_stopping_takes_the_lowest_loss_of_a_part(tmp_path: Path) -> None:
             new(early_stopping=True, **{name: value}).fit(X, Y)
 
 
-def test_fits_of_other_numbers_of_sequences_compile_nothing(fitted: Any) -> None:
+def test_fits_of_other_sequences_and_intervals_compile_nothing(fitted: Any) -> None:
     new(class_weight="balanced").fit(X, Y)
     before = compile_seconds()
-    new(class_weight="balanced").fit(X[:33], Y[np.arange(33) * 2 % 41])
+    others = {"class_weight": "balanced", "log_every_steps": 7, "keep_checkpoints": 1}
+    new(**others).fit(X[:33], Y[np.arange(33) * 2 % 41])
     for seed, count in ((0, 60), (1, 59), (0, 33)):
         again = new(random_state=np.int64(seed)).fit(X[:count], Y[:count]).predictor_
         is_same = again.params_sha256 == fitted.predictor_.params_sha256

@@ -30,7 +30,7 @@ from rnnmnist.runtime.mesh import device_put, replicated
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
 from rnnmnist.training.loss import weigh_classes
-from rnnmnist.training.optimizer import learning_rates
+from rnnmnist.training.optimizer import learning_rates, rate_settings
 from rnnmnist.training.state import (
     Program,
     TrainState,
@@ -182,7 +182,7 @@ def train_range(
     for chunk, count in updates.batches.chunks(first, last):
         rates = learning_rates(
             chunk.first,
-            config=updates.config,
+            config=rate_settings(updates.config),
             count=updates.batches.updates,
             sharding=everywhere,
         )

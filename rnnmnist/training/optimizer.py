@@ -47,6 +47,12 @@ def learning_rate(config: TrainConfig, step: jax.typing.ArrayLike) -> jax.Array:
     return jnp.asarray(schedule(step), jnp.float32)
 
 
+def rate_settings(config: TrainConfig) -> TrainConfig:
+    """Returns the settings on which learning rates depend; others are the default."""
+    names = ("learning_rate", "schedule", "warmup_fraction", "num_steps")
+    return TrainConfig(**{name: getattr(config, name) for name in names})
+
+
 @functools.partial(jax.jit, static_argnames=("config", "count", "sharding"))
 def learning_rates(
     first: jax.Array, *, config: TrainConfig, count: int, sharding: Sharding
