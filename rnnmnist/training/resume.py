@@ -37,6 +37,7 @@ BY_CALLBACK = "raised by the callback"
 # Takes the metrics of a validation. True ends the run, which can be resumed.
 Callback = Callable[[Metrics], bool | None]
 
+_flatten_networks = jax.vmap(flatten_params)  # one function, which compiles once
 _logger = logging.getLogger(__name__)
 
 
@@ -204,6 +205,7 @@ def restore_state(
     sharding = over_seeds(program.mesh)
     flatten = jax.jit(jax.vmap(flatten_params), out_shardings=sharding)
     put = functools.partial(put_ensemble, num_seeds=config.num_seeds, sharding=sharding)
+    flatten = jax.jit(_flatten_networks, out_shardings=sharding)
     return TrainState(
         step=device_put(rest["step"], replicated(program.mesh)),
         params=flatten(put(params if trained is None else trained)),

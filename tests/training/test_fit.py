@@ -24,6 +24,7 @@ from rnnmnist.data import placement
 from rnnmnist.errors import RunError
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.workdir import list_steps, lock
+from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.training import loop, resume
 
 LABELS = np.arange(40) % 2
@@ -234,13 +235,17 @@ def test_an_interrupt_saves_what_is_trained_and_leaves_nothing_behind(
 def test_fit_resumes_beside_a_damaged_header(
     tmp_path: Path, reference: Path, last: int, damaged: int
 ) -> None:
-    """Of the newest step, or of an older one."""
+    """Of the newest step, or of an older one. A second resume compiles nothing."""
     workdir = fit(tmp_path / "run", keep_checkpoints=3)
     trainer.cut_back(workdir, last)
     (workdir / str(damaged) / "header" / "metadata").write_text("{")
     fit(workdir, keep_checkpoints=3)
     assert_same_end(workdir, reference)
     assert (workdir / f"damaged-{damaged}").is_dir()
+    trainer.cut_back(workdir, 20)
+    before = compile_seconds()
+    fit(workdir, keep_checkpoints=3)
+    assert compile_seconds() == before
 
 
 def test_fits_in_threads_end_as_alone(tmp_path: Path, reference: Path) -> None:
