@@ -69,6 +69,11 @@ def fit_to_task(config: Config, task: Task) -> Config:
                 f"{name}: is for {setting.only} only, and {task.name} has {task.noun}; "
                 f"{remedy}"
             )
+    model = config.model
+    if model.forget_bias != 1 and model.cell != "lstm":
+        raise UserError(
+            f"model.forget_bias: {model.forget_bias} needs model.cell=lstm; remove it"
+        )
     weights = config.train.class_weight
     names = {*dict(weights)} if isinstance(weights, tuple) else set()
     unknown = sorted(names - {*task.classes})

@@ -345,6 +345,15 @@ def test_layers_and_initializers_are_for_some_cells(
                 Config().replace(settings)
 
 
+@pytest.mark.parametrize("cell", sorted(CELLS.keys() - {"lstm"}))
+def test_a_forget_bias_is_for_an_lstm(cell: str) -> None:
+    """A checkpoint of a run that ignored it can still be read."""
+    config = Config().replace({"model.cell": cell, "model.forget_bias": 2.0})
+    with pytest.raises(UserError, match=r"^model\.forget_bias: 2\.0 needs model"):
+        fit_to_task(config, TASK)
+    fit_to_task(config.replace({"model.cell": "lstm"}), TASK)
+
+
 def test_sections_are_checked_on_construction() -> None:
     with pytest.raises(UserError, match=r"train\.batch_size"):
         TrainConfig(batch_size=0)
