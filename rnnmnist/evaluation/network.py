@@ -119,6 +119,7 @@ class TrainedNetwork:
             sequences = from_memory(values, self.config.data.roles, lengths=lengths)
             with named("inputs"):
                 return self.sequence_inputs(sequences)
+        refuse_masked("inputs", values)
         try:
             images = np.asarray(values)
         except ValueError as error:  # such as images of different sizes

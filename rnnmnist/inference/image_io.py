@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: TID251
 
 from rnnmnist.config.files import expand
+from rnnmnist.data.sequences.validation import refuse_masked
 from rnnmnist.errors import UserError
 
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
@@ -66,6 +67,7 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
 
 def from_array(image: np.ndarray) -> np.ndarray:
     """Converts an array [height, width] to grey levels, as `read` returns them."""
+    refuse_masked("image", image)
     image = np.asarray(image)
     is_grey = image.dtype == np.uint8 or image.dtype.kind == "f"
     if not is_grey or image.ndim != 2 or not image.size:

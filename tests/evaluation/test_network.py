@@ -110,6 +110,12 @@ def test_images_of_another_shape_or_type_are_refused(images: Any) -> None:
         Predictor().classify(images)
 
 
+def test_masked_images_are_refused() -> None:
+    for method, images in ("classify", IMAGES), ("predict", IMAGES[0]):
+        with pytest.raises(UserError, match=r"^(inputs|image): has masked values"):
+            getattr(Predictor(), method)(np.ma.masked_equal(images, 0))
+
+
 def test_a_result_has_the_order_of_all_pixels(tmp_path: Path) -> None:
     changes = {"data.view": "permuted"}
     config = Config(model=ModelConfig(hidden_size=4)).replace(changes)

@@ -197,8 +197,9 @@ def _valid_lengths(values: ArrayLike, count: int, time: int) -> np.ndarray:
 
 
 def refuse_masked(name: str, values: Any) -> None:
-    """Refuses a masked array, whose mask NumPy and scikit-learn drop silently."""
-    if np.ma.is_masked(values):
+    """Refuses masked arrays, whose masks NumPy and scikit-learn drop silently."""
+    parts = values if isinstance(values, list | tuple) else [values]
+    if any(map(np.ma.is_masked, parts)):
         raise UserError(f"{name}: has masked values; fill them, in inputs with NaN")
 
 

@@ -326,6 +326,7 @@ def test_columns_of_parquet_files_have_types(tmp_path: Path) -> None:
         ({"labels": pd.Series(["a", None, "b"], dtype="category")}, "has missing"),
         ({"labels": np.ma.masked_equal([0, 1, 0], 1)}, "labels: has masked values"),
         ({"inputs": np.ma.masked_equal(INPUTS, 5)}, "inputs: has masked values"),
+        ({"inputs": [*np.ma.masked_equal(INPUTS, 5)]}, "inputs: has masked values"),
         (
             {"inputs": [np.ma.masked_equal(INPUTS[0], 1)] * 3, "lengths": None},
             "inputs: has masked values",
