@@ -231,12 +231,13 @@ def to_dataset(
 
 
 def _warn(sequences: Sequences, validated: np.ndarray, moments: "Moments") -> None:
-    """Warns of a class that does not occur in validation, and of constant features."""
-    unseen = set(range(len(sequences.classes))).difference(validated)
-    if unseen and len(validated):
+    """Warns of classes that do not occur in validation, and of constant features."""
+    seen = set(validated.tolist())
+    unseen = [name for i, name in enumerate(sequences.classes) if i not in seen]
+    if unseen and seen:
         _logger.warning(
-            f"no sequence of class {sequences.classes[min(unseen)]} is held out for "
-            "validation, so the validation accuracy says nothing about it"
+            f"no sequence of these classes is held out for validation, whose accuracy "
+            f"says nothing about them: {', '.join(unseen)[:200]}"
         )
     static = moments.is_static & (moments.high > moments.low)
     if static.any() and not static.all():

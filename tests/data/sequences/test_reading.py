@@ -367,11 +367,12 @@ def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
 
 
 def test_a_class_that_cannot_validate_is_named(caplog: Any) -> None:
-    labels = ["walk", "run"] * 30 + ["sit"]
-    to_dataset("mine", validate(np.ones((61, 2, 1)), labels), DataConfig())
+    labels = ["walk", "run"] * 30 + ["sit", "lie"]
+    to_dataset("mine", validate(np.ones((62, 2, 1)), labels), DataConfig())
     to_dataset("mine", validate(np.ones((60, 2, 1)), labels[:60]), DataConfig())
     (message,) = caplog.messages
-    assert message.startswith("no sequence of class sit is held out for validation")
+    assert message.startswith("no sequence of these classes is held out")
+    assert message.endswith(": lie, sit")
 
 
 @pytest.mark.parametrize(("ids", "name"), [(None, "3"), (tuple("abcd"), "'d'")])
