@@ -38,8 +38,7 @@ def load_cell(cell: str, sha256: str | None) -> type[Any]:
         if sha256 not in (None, actual):
             raise UserError(
                 f"model.cell: the checkpoint's cell is missing: {path} with SHA-256 "
-                f"{sha256}; restore it, or name its new place to evaluate, report, "
-                "export or main"
+                f"{sha256}; restore it, or give its new path as model.cell"
             )
         # Flax looks up the module of a class by its name.
         module = types.ModuleType(f"rnnmnist_cell_{actual}")

@@ -45,13 +45,12 @@ _logger = logging.getLogger(__name__)
 def hold_workdir(workdir: Path, config: Config, task: Task) -> Iterator[Mesh]:
     """Locks a workdir for a run on whose data and settings all processes agree.
 
-    They need not agree on paths. A failed read or write names the last checkpoint in
-    the workdir, but one of a callback.
+    They need not agree on paths of data or of a cell. A failed read or write names the
+    last checkpoint in the workdir, but one of a callback.
     """
-    settings = {"num_processes": process_count(), "data": task.sha256} | {
-        name: value for name, value in config.flat().items() if name not in DATA_PATHS
-    }
-    first, *others = all_gather(lambda: settings)
+    compared = {"num_processes": process_count(), "data": task.sha256} | config.flat()
+    compared |= dict.fromkeys(DATA_PATHS) | {"model.cell": config.model.cell_name}
+    first, *others = all_gather(lambda: compared)
     differing = [
         f"{name}={other[name]} on process {index} (process 0: {first[name]})"
         for index, other in enumerate(others, 1)

@@ -148,8 +148,14 @@ def refusals(environment: dict[str, str], *argvs: list[str]) -> list[str]:
 
 @pytest.mark.slow
 def test_different_settings_of_processes_are_one_line(new_run: Run) -> None:
-    args = new_run.arguments()
-    others = [*args, "--config.seed=7", "--config.train.clip_norm=0"]
+    """Of which the path of a cell is none."""
+    cells = [new_run.workdir.parent / f"{name}.py" for name in "ab"]
+    for path in cells:
+        path.write_text("class Cell: ...\n")
+    args, others = (
+        new_run.arguments(f"--config.model.cell={cell}:Cell") for cell in cells
+    )
+    others += ["--config.seed=7", "--config.train.clip_norm=0"]
     line = (
         "error: seed=7 on process 1 (process 0: 0), train.clip_norm=0.0 on process "
         "1 (process 0: 1.0): start all processes with the same settings"
