@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -17,7 +18,7 @@ from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data import datasets, images
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import workdir
-from rnnmnist.training import preflight
+from rnnmnist.training import loop, preflight
 
 LABELS = ("versions", "machine", "devices", "data", "workdir", "step", "verdict")
 
@@ -215,7 +216,18 @@ def test_a_damaged_file_of_sequences_is_a_problem(tmp_path: Path) -> None:
     assert "the value of sequence 'a' at time step 0, feature x, is larger" in error
 
 
-def test_a_run_with_class_weights_can_resume(data_dir: Path, tmp_path: Path) -> None:
+def test_a_run_with_class_weights_can_resume(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step that is timed is the weighted one."""
+    timed = []
+
+    def train_range(state: Any, updates: Any, *steps: int) -> Any:
+        timed.append(updates.class_weights)
+        return loop.train_range(state, updates, *steps)
+
+    monkeypatch.setattr(preflight, "train_range", train_range)
     flags = "--config.train.class_weight=balanced", "--config.train.num_steps=1"
     trainer.run(tmp_path, data_dir, *flags)
     doctor.main(["--num_processes=1", *trainer.arguments(tmp_path, data_dir, *flags)])
+    assert [len(weights) for weights in timed] == [10, 10]

@@ -95,6 +95,6 @@ def test_the_trainer_evaluates_the_checkpoint_that_validation_selected(
     dataset = Dataset(TASK, {"test": random_examples(16)})
     result = evaluate_best_checkpoint(tmp_path, mesh_of(1), dataset, "main")
     assert (result.step, result.split, result.examples) == (1, "test", 16)
-    assert result.params_sha256 == Predictor(tmp_path, "1").params_sha256
+    assert result.params_sha256 == Predictor(tmp_path, 1).params_sha256
     (reading,) = logs.read(tmp_path, logs.Reading)
     assert reading.step == 1
