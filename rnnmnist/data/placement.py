@@ -5,15 +5,14 @@ too much memory, by a thread of the host. Both give the same bits.
 """
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, Sharding
 
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import SHARDED, Batch, Chunk, batch_indices, gather_batches
@@ -26,8 +25,7 @@ CHUNK_BYTES = 1 << 24  # of a chunk; a single update can have more
 MAX_MEMORY_FRACTION = 0.25  # of a device, for the training examples
 
 
-@dataclasses.dataclass(frozen=True)
-class BatchSource:
+class BatchSource(NamedTuple):
     """Divides the updates of a run into chunks of batches."""
 
     gather: Callable[[int], Chunk]  # from the number of updates before the chunk
@@ -120,15 +118,7 @@ def _host_gatherer(
         indices = jax.device_get(
             indices_of(local_seeds, first, updates, config.train.batch, count)
         )
-
-        def put(take: Callable[[np.ndarray], np.ndarray]) -> jax.Array:
-            def own(index: Any) -> np.ndarray:
-                return take(indices[index[: indices.ndim]])
-
-            shape = indices.shape + take(np.zeros(1, int)).shape[1:]
-            with jax.transfer_guard_host_to_device("allow"):
-                return jax.make_array_from_callback(shape, sharding, own)
-
+        put = functools.partial(_put_shards, indices, sharding)
         batches = Batch(
             put(lambda at: examples.take(at.ravel()).reshape(*at.shape, -1)),
             put(examples.labels.__getitem__),
@@ -145,3 +135,16 @@ def _host_gatherer(
         return gathered.result()
 
     return gather_ahead
+
+
+def _put_shards(
+    indices: np.ndarray, sharding: Sharding, take: Callable[[np.ndarray], np.ndarray]
+) -> jax.Array:
+    """Puts what `take` returns for indices on the devices, by shards."""
+
+    def take_shard(index: Any) -> np.ndarray:
+        return take(indices[index[: indices.ndim]])
+
+    shape = indices.shape + take(np.zeros(1, int)).shape[1:]
+    with jax.transfer_guard_host_to_device("allow"):
+        return jax.make_array_from_callback(shape, sharding, take_shard)
