@@ -122,9 +122,9 @@ def training_parser(command: str, description: str | None) -> Parser:
     group = parser.add_argument_group(
         "settings", "their defaults can be changed by the configuration file"
     )
-    for name, one in SETTINGS.items():
-        default = "none" if one.default is None else one.default
-        help = f"{one.help}; {one.allowed} (default: {default})".replace("%", "%%")
+    for name, known in SETTINGS.items():
+        default = "none" if known.default is None else known.default
+        help = f"{known.help}; {known.allowed} (default: {default})".replace("%", "%%")
         group.add_argument(f"--config.{name}", dest=name, metavar="VALUE", help=help)
     return parser
 

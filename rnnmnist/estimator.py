@@ -134,8 +134,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
         step = str(lowest_loss(workdir, trained)[0]) if is_few else "best"
         self._restore(workdir, folder, step)
         config, task = self.predictor_.config, self.predictor_.task
-        examples = trained * config.train.batch
-        self.n_iter_ = math.ceil(examples / task.examples["train"])
+        self.n_iter_ = math.ceil(trained * config.train.batch / task.examples["train"])
         self.classes_ = classes
         self._check(X, y=y)  # sets what scikit-learn keeps of X, now that it is trained
         if getattr(inputs, "ndim", 3) == 3:

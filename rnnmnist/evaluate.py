@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     print(
         f"{result.dataset} {result.split} at step {result.step}: "
         f"{format_result(result)}, loss {result.loss:.4f}",
-        *(f"seed {one.seed}: {format_accuracy(one)}" for one in result.members),
+        *(f"seed {score.seed}: {format_accuracy(score)}" for score in result.members),
         path,
         sep="\n",
     )

@@ -160,8 +160,7 @@ def gather_batches(
     sharding: NamedSharding,
 ) -> Batch:
     """Gathers the batches of a chunk on the devices from all examples."""
-    count = len(examples.labels)
-    indices = batch_indices(seeds, first, updates, batch_size, count)
+    indices = batch_indices(seeds, first, updates, batch_size, len(examples.labels))
     indices = jax.lax.with_sharding_constraint(indices, sharding)
     batches = jax.tree.map(lambda array: array[indices], examples)
     return jax.lax.with_sharding_constraint(batches, sharding)

@@ -1,6 +1,6 @@
 """The logits of networks for any number of examples, and what follows from them.
 
-The trainer and every command that scores or predicts obtain their logits here.
+The trainer and all commands but `predict --stream` obtain their logits here.
 """
 
 import functools
@@ -60,8 +60,7 @@ def predict_logits(
         )
         by_group.append(jax.device_get(logits))
     whole = np.concatenate(by_group, axis=1)
-    flat = whole.reshape(len(whole), -1, *whole.shape[3:])
-    return flat[:, : len(inputs)]
+    return whole.reshape(len(whole), -1, *whole.shape[3:])[:, : len(inputs)]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "view", "mesh", "every_step"))

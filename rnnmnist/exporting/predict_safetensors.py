@@ -67,10 +67,10 @@ def predict(config, members, examples, lengths=None):
         ]
         pooled = np.concatenate(pooled, axis=1)
         outputs.append(pooled @ params["head.kernel"] + params["head.bias"])
+    outputs = np.array(outputs)
     logits = outputs[0]
-    if len(members) > 1:
-        sums = [np.logaddexp.reduce(one, -1, keepdims=True) for one in outputs]
-        logs = np.array(outputs) - sums  # logarithms of probabilities
+    if len(members) > 1:  # logarithms of mean probabilities
+        logs = outputs - np.logaddexp.reduce(outputs, -1, keepdims=True)
         logits = np.logaddexp.reduce(logs, 0) - np.log(len(members))
     logits[~np.isfinite(inputs).all((0, 2))] = np.nan  # which gates would hide
     return logits.astype(np.float32)

@@ -125,8 +125,9 @@ def write(source: Source, folder: Path) -> None:
         for params in source.members
     ]
     if len(logits) > 1:  # as `combine`
-        logs = [graph.Unsqueeze(graph.LogSoftmax(one, axis=-1), [0]) for one in logits]
-        total = graph.ReduceLogSumExp(graph.Concat(*logs, axis=0), axes=[0], keepdims=0)
+        members = [graph.Unsqueeze(member, [0]) for member in logits]
+        logs = graph.LogSoftmax(graph.Concat(*members, axis=0), axis=-1)
+        total = graph.ReduceLogSumExp(logs, axes=[0], keepdims=0)
         logits = [graph.Sub(total, np.log(len(logits)))]
     graph.Identity(*logits, name="logits")
     graph.Softmax("logits", name="probabilities", axis=-1)
@@ -225,8 +226,7 @@ def _add_cell(graph: Graph, config: ModelConfig, params: Params, inputs: str) ->
     arrays = [array[None] for array in (*kernels, np.concatenate(biases))]
     # Flax's GRU multiplies by the reset gate after the matrix product.
     reset: dict[str, Any] = {"linear_before_reset": 1} if config.cell == "gru" else {}
-    operator = config.cell.upper()
-    states = graph.add(operator, inputs, *arrays, hidden_size=units, **reset)
+    states = graph.add(config.cell.upper(), inputs, *arrays, hidden_size=units, **reset)
     return graph.Squeeze(states, [1])
 
 

@@ -122,9 +122,8 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
     """
     params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
     config = model.config
-    names = [name for name in ("cell", f"{BACKWARD}cell") if name in params]
-    for index, name in enumerate(names if config.cell == "lstm" else []):
-        cell = params[name]
+    cells = [params[name] for name in ("cell", f"{BACKWARD}cell") if name in params]
+    for index, cell in enumerate(cells if config.cell == "lstm" else []):
         bias = jnp.full_like(cell["hf"]["bias"], config.forget_bias)
         if config.initializer == "chrono":
             longest = max(1, config.count_windows(model.input_shape[0]) - 1)

@@ -94,7 +94,7 @@ class ResidualLayer(nn.Module):
     features: int
 
     def setup(self) -> None:
-        """Creates the parts."""
+        """Creates the three layers, whose names are part of the checkpoint format."""
         self.norm = nn.LayerNorm()
         self.recurrence = self.make_recurrence()
         self.glu = Dense(2 * self.features)

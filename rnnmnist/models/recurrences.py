@@ -32,13 +32,9 @@ class ScannedCell(nn.Module):
         self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
     ) -> jax.Array:
         """Runs the cell over inputs [time, batch, features]."""
-
-        def step(cell: Any, carry: Any, inputs: jax.Array) -> Any:
-            return cell(carry, inputs)
-
         carry = self.start(*inputs.shape[1:])
         with jax.default_matmul_precision(self.precision):
-            _, hidden = self.scan(step, carry, inputs)
+            _, hidden = self.scan(lambda cell, carry, x: cell(carry, x), carry, inputs)
         return hidden if every_step else last_of(hidden, lengths)
 
     def start(self, batch: int, features: int) -> Any:

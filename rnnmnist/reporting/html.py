@@ -128,5 +128,5 @@ def write_report(
 
 def _css_variables(palette: Palette) -> str:
     colours = palette._asdict()
-    colours |= {f"series-{i}": one for i, one in enumerate(colours.pop("series"))}
+    colours |= {f"series-{i}": colour for i, colour in enumerate(colours.pop("series"))}
     return " ".join(f"--{name}: {colour};" for name, colour in colours.items())

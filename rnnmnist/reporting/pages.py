@@ -63,7 +63,7 @@ def load_run_data(
     if not every_step:  # the last one is the only one
         logits = logits[:, :, None]
     predictions = [
-        Predictions.from_logits(one, examples.labels, lengths) for one in logits
+        Predictions.from_logits(member, examples.labels, lengths) for member in logits
     ]
     final = logits[:, np.arange(len(examples)), predictions[0].lengths - 1]
     return RunData(

@@ -319,10 +319,10 @@ def _check_leaves(folder: Path, item: str, saved_tree: Any, expected: Any) -> No
 
     saved = {name: describe(leaf) for name, leaf in named_leaves(saved_tree)}
     for name, leaf in named_leaves(expected):
-        found = saved.get(name, "missing")
-        if found != describe(leaf):
+        actual = saved.get(name, "missing")
+        if actual != describe(leaf):
             raise RunError(
-                f"checkpoint {folder}: {name} in {item} is {found}, not "
+                f"checkpoint {folder}: {name} in {item} is {actual}, not "
                 f"{describe(leaf)}: it is of another version of rnnmnist, or of other "
                 "settings; name another workdir"
             )

@@ -125,7 +125,7 @@ def print_header(
     if task.validation_groups:
         print(f"validation on the groups {', '.join(task.validation_groups)}")
     if isinstance(weights := config.train.class_weight, tuple):
-        print("class weights " + ", ".join(f"{name}: {one:g}" for name, one in weights))
+        print("class weights " + ", ".join(f"{name}: {w:g}" for name, w in weights))
     if complete is not None:
         if step < config.train.total_steps:
             complete += "; train.patience=none or a larger one trains on"

@@ -216,7 +216,7 @@ def log_training(
         ((chunk, _),) = run.updates.batches.chunks(step - 1, step)
         scores = score_last_batch(state, chunk, program=run.updates.program)
         loss, correct = jax.device_get(scores)
-    losses = [float(one) / examples for one in loss]
+    losses = (loss.astype(float) / examples).tolist()
     networks = run.config.seeds, losses, correct.tolist()
     line = Metrics.create(step, "train", examples, *networks, examples_per_second=speed)
     log(run, line)

@@ -40,16 +40,16 @@ def check_run(
     task = dataset.task if dataset else image_sets.image_task(config.data)
     config = fit_to_task(config, task)
     mesh = make_mesh(config.train.batch, config.execution.num_devices, config.num_seeds)
-    found = f"{jax.device_count()} x {platform_of(mesh)}"
+    present = f"{jax.device_count()} x {platform_of(mesh)}"
     if platform not in (None, platform_of(mesh)):
         extra = "cuda12" if platform == "gpu" else platform
         raise RunError(
-            f"require: jax uses {found}, not a {platform}; "
+            f"require: jax uses {present}, not a {platform}; "
             + ("unset JAX_PLATFORMS, or " if os.environ.get("JAX_PLATFORMS") else "")
             + f"install jax[{extra}] on a machine with one (in Colab: Runtime, Change "
             "runtime type)"
         )
-    yield "devices", f"{mesh.size} of {found}"
+    yield "devices", f"{mesh.size} of {present}"
     yield "data", describe_data(config.data, dataset)
     check_free(workdir)
     step, complete = step_to_resume(config, workdir, task)

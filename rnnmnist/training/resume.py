@@ -182,8 +182,8 @@ def _changes(config: Config, header: Header, resume: str) -> list[tuple[str, Any
     # Before the data are read, their sizes are those of the checkpoint. A cell has the
     # SHA-256 of its file, wherever that is.
     old, new = (
-        one.flat() | {"model.cell": one.model.cell_name}
-        for one in (header.config, resolve(config, header.task))
+        run.flat() | {"model.cell": run.model.cell_name}
+        for run in (header.config, resolve(config, header.task))
     )
     return [
         (name, old[name], new[name])
@@ -202,7 +202,6 @@ def restore_state(
     rest = checkpoints.read_arrays(workdir, step, "state", expected["state"])
     trained = rest.get("trained_params")
     sharding = over_seeds(program.mesh)
-    flatten = jax.jit(jax.vmap(flatten_params), out_shardings=sharding)
     put = functools.partial(put_ensemble, num_seeds=config.num_seeds, sharding=sharding)
     flatten = jax.jit(_flatten_networks, out_shardings=sharding)
     return TrainState(

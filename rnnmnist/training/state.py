@@ -119,8 +119,7 @@ def init_state(
     """Returns the state before the first update, on the program's mesh."""
 
     def init_network(seed: jax.Array) -> tuple[jax.Array, Any]:
-        key = stream_key(seed, Stream.WEIGHTS)
-        tree = init_params(program.model, key)
+        tree = init_params(program.model, stream_key(seed, Stream.WEIGHTS))
         if "difference_std" in tree:
             tree = {**tree, "difference_std": tree["difference_std"] * difference_std}
         params = flatten_params(tree)

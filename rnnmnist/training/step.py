@@ -201,7 +201,7 @@ def apply_update(
 def score_last_batch(
     state: TrainState, chunk: Chunk, *, program: Program
 ) -> tuple[jax.Array, jax.Array]:
-    """Evaluates the current parameters on the batch of the last update.
+    """Scores the evaluated parameters on the batch of the last update.
 
     Returns the loss and the correct predictions, as `sum_batch` does.
     """
