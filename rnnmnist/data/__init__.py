@@ -1,1 +1,1 @@
-"""Data sets as arrays, augmentation, shuffling, and the batches drawn from them."""
+"""Data sets as arrays, augmentation, shuffling, random streams, and the batches."""
