@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import jax
 import pytest
@@ -220,14 +220,9 @@ def test_a_run_with_class_weights_can_resume(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The step that is timed is the weighted one."""
-    timed = []
-
-    def train_range(state: Any, updates: Any, *steps: int) -> Any:
-        timed.append(updates.class_weights)
-        return loop.train_range(state, updates, *steps)
-
-    monkeypatch.setattr(preflight, "train_range", train_range)
+    timed = mock.Mock(side_effect=loop.train_range)
+    monkeypatch.setattr(preflight, "train_range", timed)
     flags = "--config.train.class_weight=balanced", "--config.train.num_steps=1"
     trainer.run(tmp_path, data_dir, *flags)
     doctor.main(["--num_processes=1", *trainer.arguments(tmp_path, data_dir, *flags)])
-    assert [len(weights) for weights in timed] == [10, 10]
+    assert [len(call.args[1].class_weights) for call in timed.mock_calls] == [10, 10]
