@@ -80,13 +80,13 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         self._task = task
         steps = list_steps(workdir)
         self._metrics = {step: read_header(workdir, step).metrics for step in steps}
-        new = "*.orbax-checkpoint-tmp"  # in which orbax syncs arrays only
+        unfinished = "*.orbax-checkpoint-tmp"  # in which orbax syncs arrays only
         options = ocp.CheckpointManagerOptions(
             cleanup_tmp_directories=True,
             preservation_policy=self,
             async_options=ocp.AsyncOptions(
                 post_finalization_callback=lambda: sync(
-                    *workdir.glob(new), *workdir.glob(f"{new}/**/*")
+                    *workdir.glob(unfinished), *workdir.glob(f"{unfinished}/**/*")
                 )
             ),
         )

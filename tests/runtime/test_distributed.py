@@ -148,7 +148,7 @@ def refusals(environment: dict[str, str], *argvs: list[str]) -> list[str]:
 
 @pytest.mark.slow
 def test_different_settings_of_processes_are_one_line(new_run: Run) -> None:
-    """Of which the path of a cell is none."""
+    """The path of a cell can differ."""
     cells = [new_run.workdir.parent / f"{name}.py" for name in "ab"]
     for path in cells:
         path.write_text("class Cell: ...\n")

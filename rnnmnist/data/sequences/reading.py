@@ -236,7 +236,7 @@ def _warn(sequences: Sequences, validated: np.ndarray, moments: "Moments") -> No
     unseen = [name for i, name in enumerate(sequences.classes) if i not in seen]
     if unseen and seen:
         _logger.warning(
-            f"no sequence of these classes is held out for validation, whose accuracy "
+            "no sequence of these classes is held out for validation, whose accuracy "
             f"says nothing about them: {', '.join(unseen)[:200]}"
         )
     static = moments.is_static & (moments.high > moments.low)
