@@ -1,7 +1,7 @@
 """The drawing page: networks classify a drawn digit row by row in a browser.
 
-The page contains the weights as float16, sample digits, and JavaScript versions of the
-LSTM and of the out-of-distribution check. Tests compare their results with Python's.
+The page contains the weights as float16, sample digits, and a JavaScript version of the
+LSTM. A test compares its logits with Python's.
 """
 
 import base64
@@ -13,7 +13,7 @@ import numpy as np
 
 from rnnmnist.data import image_sets
 from rnnmnist.errors import UserError
-from rnnmnist.inference import out_of_distribution, preprocessing
+from rnnmnist.inference import preprocessing
 from rnnmnist.inference.predictor import Predictor
 from rnnmnist.models.classifier import count_params
 from rnnmnist.models.lstm import FusedParams
@@ -54,7 +54,6 @@ def render(networks: Sequence[Predictor]) -> str:
                 )
     losses = [network.config.train.loss for network in networks]
     params = [split_ensemble(network.params)[0] for network in networks]
-    check = out_of_distribution.load_check()
     data = {
         "networks": [
             {
@@ -65,7 +64,6 @@ def render(networks: Sequence[Predictor]) -> str:
             | _weights(FusedParams.create(tree))
             for network, loss, tree in zip(networks, losses, params, strict=True)
         ],
-        "outOfDistribution": {"maxScore": check.max_score} | _weights(check.network),
         "samples": select_samples(networks[0]),
         "format": {
             "side": preprocessing.SIDE,
@@ -86,17 +84,15 @@ def render(networks: Sequence[Predictor]) -> str:
 def select_samples(network: Predictor) -> list[dict[str, Any]]:
     """Selects easy and hard digits of the embedded test split.
 
-    The easy samples are the first ones of each digit that the network classifies
-    correctly with high probability and that pass the out-of-distribution check. The
-    hard samples are those for whose label the network's probability is lowest.
+    The easy samples are the first ones of each digit to whose label the network assigns
+    a high probability. The hard samples are those for whose label it is lowest.
     """
     if network.task.name == "mnist5k":  # for mnist, they are training images
         network.log_test_reading("page")
     images, labels = image_sets.embedded_images()["test"]
     probabilities = network.classify(images)
     of_label = probabilities[np.arange(len(labels)), labels]
-    is_digit = out_of_distribution.load_check().is_digit(images)
-    clear = (of_label >= MIN_EASY_PROBABILITY) & is_digit
+    clear = of_label >= MIN_EASY_PROBABILITY
     easy = [
         index
         for k in range(EASY_PER_DIGIT)

@@ -75,16 +75,3 @@ function traceImage(network, pixels) {
   }
   return steps;
 }
-
-/**
- * Whether an image is of a digit, by a network whose last class is "no digit".
- *
- * @param check such a network, and the largest score that it accepts.
- * @param pixels Uint8Array of 28 x 28 levels, row by row.
- */
-function isDigit(check, pixels) {
-  const { logits } = traceImage(check, pixels).at(-1);
-  const odds = logits.slice(0, -1).map((logit) => Math.exp(logit - logits.at(-1)));
-  const score = -Math.log(odds.reduce((sum, value) => sum + value, 0));
-  return pixels.some((level) => level > 0) && score <= check.maxScore;
-}

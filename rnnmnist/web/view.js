@@ -9,22 +9,7 @@
 const MILLISECONDS_PER_ROW = 90;
 const PAUSE_AFTER_STROKE = 350; // milliseconds, within which the next stroke may begin
 const PEN_WIDTH = 1 / 12; // relative to the side of the canvas
-const CONFIDENT = 0.8; // a prediction below this probability is shown as uncertain
-const COLOURED = 5; // number of digits whose curves are coloured
-
-const REJECTED = "out of distribution";
-
-// A drawing of a 3, played when the page opens: points [x, y] of its only stroke.
-const MILLISECONDS_PER_POINT = 30;
-const RECORDED = [
-  [0.302, 0.226], [0.333, 0.183], [0.386, 0.147], [0.456, 0.128], [0.513, 0.126],
-  [0.58, 0.135], [0.632, 0.156], [0.668, 0.194], [0.685, 0.236], [0.684, 0.288],
-  [0.669, 0.334], [0.631, 0.37], [0.577, 0.405], [0.518, 0.417], [0.548, 0.404],
-  [0.602, 0.42], [0.647, 0.458], [0.683, 0.493], [0.719, 0.531], [0.732, 0.578],
-  [0.732, 0.62], [0.708, 0.661], [0.674, 0.7], [0.631, 0.732], [0.574, 0.744],
-  [0.519, 0.749], [0.47, 0.745], [0.402, 0.737], [0.358, 0.708], [0.313, 0.678],
-  [0.278, 0.639],
-];
+const DIGITS = [...Array(10).keys()];
 
 // The plotted quantities, and a sentence on their mean magnitude after a row. Gates are
 // from 0 to 1; those with a `limit` are signed.
@@ -84,24 +69,25 @@ function decodeBase64(text) {
 /** Decodes an IEEE half-precision number; not every browser has Float16Array. */
 function decodeHalf(bits) {
   const sign = bits & 0x8000 ? -1 : 1;
-  const [exponent, fraction] = [(bits >> 10) & 31, bits & 1023];
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
   if (exponent === 0) return sign * fraction * 2 ** -24;
   return sign * (1024 + fraction) * 2 ** (exponent - 25);
 }
 
 function decodeNetwork({ params, ...rest }) {
-  // Weights are little-endian, which is every browser's own format.
-  const weights = Object.entries(params).map(([name, text]) => [
-    name,
-    Float32Array.from(new Uint16Array(decodeBase64(text).buffer), decodeHalf),
-  ]);
-  return { ...rest, ...Object.fromEntries(weights) };
+  const network = { ...rest };
+  for (const [name, text] of Object.entries(params)) {
+    // Weights are little-endian, which is every browser's own format.
+    const halves = new Uint16Array(decodeBase64(text).buffer);
+    network[name] = Float32Array.from(halves, decodeHalf);
+  }
+  return network;
 }
 
 const element = (id) => document.getElementById(id);
 const data = JSON.parse(element("data").textContent);
 const networks = data.networks.map(decodeNetwork);
-const check = decodeNetwork(data.outOfDistribution);
 const samples = data.samples.map((sample) => ({
   ...sample,
   pixels: decodeBase64(sample.pixels),
@@ -113,12 +99,10 @@ const state = {
   pixels: new Uint8Array(ROWS * COLUMNS), // the classified image
   label: null, // of a sample
   traces: [], // of each network: the steps before the first row and after each
-  accepted: true, // the result of the out-of-distribution check
   row: 0, // number of rows read
   inspected: 0, // index of the network whose units are plotted
   playback: null, // the timer, while rows are played
   strokes: [], // lists of points from 0 to 1
-  recorded: true, // whether the strokes are those of the recorded drawing
   pending: null, // the timer, while another stroke may follow
 };
 
@@ -131,68 +115,32 @@ function percent(probability) {
   return probability < 0.01 ? `under ${text}` : text;
 }
 
-/** Returns the digits in order of descending probability. */
-function ranked(probabilities) {
-  return probabilities
-    .map((_, digit) => digit)
-    .sort((a, b) => probabilities[b] - probabilities[a]);
-}
-
 function predictedDigit({ probabilities }) {
-  return ranked(probabilities)[0];
+  return probabilities.indexOf(Math.max(...probabilities));
 }
 
 function isBlank() {
   return !state.pixels.some((level) => level > 0);
 }
 
-function finalSteps() {
-  return state.traces.map((trace) => trace[ROWS]);
-}
-
-function withProbability(digit, { probabilities }) {
-  return `${digit} (${percent(probabilities[digit])})`;
-}
-
-/** Describes the final predictions, and a sample's label if one of them is wrong. */
+/** Describes the predictions of all networks after the last row. */
 function resultText() {
-  if (isBlank()) return state.recorded ? "" : "The image is blank. Draw a digit.";
-  const steps = finalSteps();
+  if (isBlank()) return "";
+  const steps = state.traces.map((trace) => trace[ROWS]);
   const digits = steps.map(predictedDigit);
+  const predictions = digits.map(
+    (digit, i) => `${digit} (${percent(steps[i].probabilities[digit])})`,
+  );
   const agreed = digits.every((digit) => digit === digits[0]);
-  const predictions = digits.map((digit, i) => withProbability(digit, steps[i]));
-  const listed = agreed ? predictions[0] : predictions.join(" and ");
-  let text = agreed ? predictionText(steps[0]) : `The predictions differ: ${listed}.`;
-  if (!state.accepted) text = `This does not look like a digit. Predicted: ${listed}.`;
+  let text = agreed
+    ? `Prediction: ${predictions[0]}.`
+    : `The predictions differ: ${predictions.join(" and ")}.`;
+  const highest = Math.max(...steps.flatMap(({ probabilities }) => probabilities));
+  if (state.label === null && isScribble(state.pixels, highest)) {
+    text = `This may not be a digit. ${text}`;
+  }
   const wrong = state.label !== null && digits.some((digit) => digit !== state.label);
   return wrong ? `${text} Label: ${state.label}.` : text;
-}
-
-function predictionText(step) {
-  const [first, second] = ranked(step.probabilities);
-  return step.probabilities[first] >= CONFIDENT
-    ? `Prediction: ${withProbability(first, step)}.`
-    : `Uncertain: ${withProbability(first, step)} or ${withProbability(second, step)}.`;
-}
-
-/** Describes what the rows suggest, by a network that was trained to predict early. */
-function progressText(row) {
-  if (row === 0) return "No rows read yet.";
-  const early = networks.findIndex(({ loss }) => loss === "every_step");
-  if (early < 0) return `Row ${row}.`;
-  const start =
-    networks.length > 1 ? `Row ${row}, ${networks[early].title.toLowerCase()}` : `Row ${row}`;
-  const trace = state.traces[early];
-  const { probabilities } = trace[row];
-  const [first, second, third] = ranked(probabilities);
-  const best = withProbability(first, trace[row]);
-  if (probabilities[first] < 0.5) {
-    return `${start}: undecided, for instance ${first}, ${second} or ${third}.`;
-  }
-  if (probabilities[first] < 0.9) {
-    return `${start}: probably ${best}, possibly ${second}.`;
-  }
-  return `${start}: ${best}, predicted since row ${stableSince(trace, row)}.`;
 }
 
 /** Returns the row since which the predicted digit has not changed. */
@@ -205,6 +153,7 @@ function stableSince(trace, row) {
 
 /* ---- Colours ---- */
 
+/** Returns a colour of the style sheet as red, green and blue. */
 function colour(name) {
   const hex = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   return [1, 3, 5].map((start) => parseInt(hex.slice(start, start + 2), 16));
@@ -236,22 +185,24 @@ function paintImage(canvas, pixels, row = ROWS) {
 function showDrawing() {
   const canvas = element("drawing");
   const side = Math.round(canvas.clientWidth * (window.devicePixelRatio || 1));
-  if (canvas.width !== side) [canvas.width, canvas.height] = [side, side];
-  const [red, green, blue] = colour("--foreground");
+  if (canvas.width !== side) {
+    canvas.width = side;
+    canvas.height = side;
+  }
   const context = canvas.getContext("2d");
   context.setTransform(side, 0, 0, side, 0, 0);
   context.clearRect(0, 0, 1, 1);
-  context.strokeStyle = `rgb(${red}, ${green}, ${blue})`;
+  context.strokeStyle = `rgb(${colour("--foreground").join(", ")})`;
   drawStrokes(context, state.strokes, PEN_WIDTH);
-  element("prompt").hidden = state.strokes.length > 0 && !state.recorded;
-  canvas.parentElement.classList.toggle("is-recorded", state.recorded);
+  element("prompt").hidden = state.strokes.length > 0;
   // `disabled` would take the keyboard focus away.
   element("undo").setAttribute("aria-disabled", String(state.strokes.length === 0));
 }
 
 function pointOf(event) {
   const { left, top, width, height } = element("drawing").getBoundingClientRect();
-  const [x, y] = [(event.clientX - left) / width, (event.clientY - top) / height];
+  const x = (event.clientX - left) / width;
+  const y = (event.clientY - top) / height;
   return [clip(x, 0, 1), clip(y, 0, 1)];
 }
 
@@ -260,7 +211,6 @@ function beginStroke(event) {
   element("drawing").setPointerCapture(event.pointerId);
   clearTimeout(state.pending);
   pause();
-  if (state.recorded) Object.assign(state, { strokes: [], recorded: false });
   state.strokes.push([pointOf(event)]);
   showDrawing();
 }
@@ -281,31 +231,11 @@ function classifyDrawing() {
   classify(rasterize(state.strokes, data.format), null);
 }
 
-function undo() {
-  if (state.strokes.length > 0) setStrokes(state.strokes.slice(0, -1));
-}
-
 function setStrokes(strokes) {
   clearTimeout(state.pending);
-  Object.assign(state, { strokes, recorded: false });
+  state.strokes = strokes;
   showDrawing();
   classifyDrawing();
-}
-
-/** Draws the recorded digit point by point, and classifies it. */
-function replay(count) {
-  const points = RECORDED.slice(0, count);
-  Object.assign(state, { strokes: [points], recorded: true });
-  showDrawing();
-  if (count === RECORDED.length) classifyDrawing();
-  else state.pending = setTimeout(replay, MILLISECONDS_PER_POINT, count + 1);
-}
-
-/** Completes the recorded drawing at once, if it is being drawn. */
-function finishReplay() {
-  if (!state.recorded || state.strokes[0].length === RECORDED.length) return;
-  clearTimeout(state.pending);
-  replay(RECORDED.length);
 }
 
 /* ---- Classification and playback ---- */
@@ -313,13 +243,18 @@ function finishReplay() {
 /** Classifies an image and plays it from the first row. */
 function classify(pixels, label) {
   pause();
-  Object.assign(state, { pixels, label });
+  state.pixels = pixels;
+  state.label = label;
   state.traces = networks.map((network) => traceImage(network, pixels));
-  state.accepted = isDigit(check, pixels);
   showSelectedSample();
-  colourDigits();
-  showRow(reducedMotion.matches && !isBlank() ? ROWS : 0);
-  if (state.row === 0 && !isBlank()) play();
+  if (isBlank()) {
+    showRow(0);
+  } else if (reducedMotion.matches) {
+    showRow(ROWS);
+  } else {
+    showRow(0);
+    play();
+  }
 }
 
 function play() {
@@ -338,21 +273,17 @@ function pause() {
 }
 
 function togglePlayback() {
-  finishReplay();
   if (state.playback === null) play();
   else pause();
 }
 
 function goTo(row) {
-  finishReplay();
   pause();
-  showRow(clip(row, 0, ROWS));
+  showRow(row);
 }
 
 function showPlayback() {
-  const playing = state.playback !== null;
-  element("playback").classList.toggle("is-playing", playing);
-  element("play-label").textContent = playing ? "Pause" : "Play";
+  element("play").textContent = state.playback === null ? "Play" : "Pause";
 }
 
 /** Updates the whole page to the state after a number of rows. */
@@ -360,18 +291,15 @@ function showRow(row) {
   state.row = row;
   const text = `row ${row} of ${ROWS}`;
   element("row").value = row;
-  element("row").setAttribute("aria-valuetext", progressText(row));
+  element("row").setAttribute("aria-valuetext", text);
   element("row-label").textContent = text;
   paintImage(element("image"), state.pixels, row);
   const alt = `The image of 28 by 28 pixels, read up to ${text}`;
   element("image").setAttribute("aria-label", alt);
   element("marker").style.top = `calc(${Math.max(row - 1, 0)} * var(--cell))`;
   element("marker").hidden = row === 0;
-  const done = row === ROWS || isBlank();
-  element("progress").textContent = done ? "" : progressText(row);
-  element("result").textContent = done ? resultText() : "";
-  const rejected = row === ROWS && !isBlank() && !state.accepted;
-  panels.forEach((panel, i) => showPanel(panel, state.traces[i], row, rejected));
+  element("result").textContent = row === ROWS ? resultText() : "";
+  panels.forEach((panel, i) => showPanel(panel, state.traces[i], row));
   showMaps();
 }
 
@@ -389,9 +317,16 @@ function makePanel(network) {
     network.loss === "every_step"
       ? "Training loss after every row."
       : "Training loss after the last row only.";
-  const bars = [...Array(10).keys()].map((digit) => makeBar(part(".bars"), digit));
-  const curves = bars.map(() => {
+  const bars = DIGITS.map((digit) => {
+    const bar = cloneTemplate("bar-template");
+    bar.style.color = `var(--digit-${digit})`;
+    bar.querySelector(".name").textContent = digit;
+    part(".bars").append(bar);
+    return bar;
+  });
+  const curves = DIGITS.map((digit) => {
     const curve = cloneTemplate("curve-template").querySelector(".curve");
+    curve.style.color = `var(--digit-${digit})`;
     part(".curves").append(curve);
     return curve;
   });
@@ -399,54 +334,19 @@ function makePanel(network) {
   return { part, bars, curves, title: network.title };
 }
 
-function makeBar(bars, digit) {
-  const bar = document.createElement("div");
-  const fill = document.createElement("span");
-  const name = document.createElement("span");
-  [bar.className, fill.className, name.className] = ["bar", "fill", "name"];
-  name.textContent = digit;
-  bar.append(fill, name);
-  bars.append(bar);
-  return bar;
-}
-
-/** Assigns colours to the predicted digits, then to those with the highest peaks. */
-function colourDigits() {
-  const steps = state.traces.flatMap((trace) => trace.slice(1));
-  const peaks = [...Array(10).keys()].map((digit) =>
-    Math.max(...steps.map(({ probabilities }) => probabilities[digit])),
-  );
-  const digits = [...finalSteps().map(predictedDigit), ...ranked(peaks)];
-  const order = [...new Set(digits)].slice(0, COLOURED);
-  for (const { bars, curves } of panels) {
-    for (const [kind, parts] of Object.entries({ bar: bars, curve: curves })) {
-      parts.forEach((part, digit) => {
-        const rank = order.indexOf(digit);
-        part.setAttribute("class", rank < 0 ? kind : `${kind} rank-${rank}`);
-      });
-    }
-    const lastOnTop = order.map((digit) => curves[digit]).reverse();
-    curves[0].parentNode.append(...lastOnTop);
-  }
-}
-
-function showPanel({ part, bars, curves, title }, trace, row, rejected) {
+function showPanel({ part, bars, curves, title }, trace, row) {
   const { probabilities } = trace[row];
-  const order = ranked(probabilities);
-  const note = rejected ? REJECTED : `predicted since row ${stableSince(trace, row)}`;
-  part(".digit").textContent = row === 0 ? "?" : order[0];
-  part(".digit").classList.toggle("rejected", rejected);
-  part(".probability").textContent =
-    row === 0 ? "no rows read" : `${percent(probabilities[order[0]])}\n${note}`;
-  bars.forEach((bar, digit) => {
-    bar.querySelector(".fill").style.transform = `scaleY(${probabilities[digit]})`;
-    bar.classList.toggle("leads", row > 0 && digit === order[0]);
+  const digit = predictedDigit(trace[row]);
+  const text = `${percent(probabilities[digit])}\npredicted since row ${stableSince(trace, row)}`;
+  part(".digit").textContent = row === 0 ? "?" : digit;
+  part(".probability").textContent = row === 0 ? "no rows read" : text;
+  bars.forEach((bar, i) => {
+    bar.querySelector(".fill").style.transform = `scaleY(${probabilities[i]})`;
+    bar.classList.toggle("leads", row > 0 && i === digit);
   });
-  const top = order.slice(0, 3).map((d) => `${d}, ${percent(probabilities[d])}`);
-  const suffix = rejected ? `; ${REJECTED}` : "";
-  const alt = `${title}, probabilities after row ${row}: ${top.join("; ")}${suffix}`;
-  part(".bars").setAttribute("aria-label", alt);
-  part(".curves").setAttribute("aria-label", `${alt}. Curves of all rows so far.`);
+  const alt = `${title}, after row ${row}: ${digit}, ${percent(probabilities[digit])}`;
+  part(".bars").setAttribute("aria-label", `Probabilities. ${alt}`);
+  part(".curves").setAttribute("aria-label", `Probabilities of all rows so far. ${alt}`);
   part(".now").setAttribute("transform", `translate(${curveX(row)} 0)`);
   showCurves(curves, trace, row);
 }
@@ -459,18 +359,21 @@ function curveY(probability) {
   return 122 - 112 * probability;
 }
 
+/** Draws the curves up to a row; labels those that end above 10 % and do not overlap. */
 function showCurves(curves, trace, row) {
-  const labelled = []; // heights of the labels so far
-  for (const digit of ranked(trace[row].probabilities)) {
+  const { probabilities } = trace[row];
+  const ranked = [...DIGITS].sort((a, b) => probabilities[b] - probabilities[a]);
+  const heights = []; // of the labels so far
+  for (const digit of ranked) {
     const values = trace.slice(0, row + 1).map((step) => step.probabilities[digit]);
     const points = values.map((value, i) => `${curveX(i)},${curveY(value)}`);
     const [line, label] = curves[digit].children;
     line.setAttribute("points", points.join(" "));
-    const height = curveY(values.at(-1));
-    const free = labelled.every((other) => Math.abs(other - height) > 11);
-    const visible = row > 0 && values.at(-1) > 0.1 && free;
-    if (visible) labelled.push(height);
-    label.textContent = visible ? digit : "";
+    const height = curveY(probabilities[digit]);
+    const isFree = heights.every((other) => Math.abs(other - height) > 11);
+    const isLabelled = row > 0 && probabilities[digit] > 0.1 && isFree;
+    if (isLabelled) heights.push(height);
+    label.textContent = isLabelled ? digit : "";
     label.setAttribute("x", curveX(row) + 6);
     label.setAttribute("y", height + 4);
   }
@@ -510,7 +413,8 @@ function showMaps() {
 function showMap(map, { part, title, ends, limit, now }, network, scale) {
   const signed = limit !== undefined;
   const max = (signed ? limit : 1) ?? scale.limit;
-  const [positive, negative] = [colour("--series-0"), colour("--series-1")];
+  const positive = colour("--series-0");
+  const negative = colour("--series-1");
   const steps = state.traces[state.inspected].slice(1, state.row + 1);
   const values = steps.flatMap((step) => scale.order.map((unit) => step[part][unit]));
   const canvas = map.querySelector("canvas");
@@ -554,7 +458,7 @@ function makeSample({ label, pixels, hard }) {
   button.append(document.createElement("canvas"));
   button.addEventListener("click", () => {
     clearTimeout(state.pending);
-    Object.assign(state, { strokes: [], recorded: false });
+    state.strokes = [];
     showDrawing();
     classify(pixels, label);
   });
@@ -572,42 +476,27 @@ function showThumbnails() {
   samples.forEach(({ pixels }, i) => paintImage(thumbnails[i].firstChild, pixels));
 }
 
-/* ---- Events ---- */
+/* ---- Start ---- */
 
 function addListeners() {
   const drawing = element("drawing");
   drawing.addEventListener("pointerdown", beginStroke);
   drawing.addEventListener("pointermove", continueStroke);
   drawing.addEventListener("lostpointercapture", endStroke); // lifted or interrupted
-  element("undo").addEventListener("click", undo);
+  element("undo").addEventListener("click", () => setStrokes(state.strokes.slice(0, -1)));
   element("clear").addEventListener("click", () => setStrokes([]));
-  element("restart").addEventListener("click", () => goTo(0));
-  element("back").addEventListener("click", () => goTo(state.row - 1));
   element("play").addEventListener("click", togglePlayback);
-  element("forward").addEventListener("click", () => goTo(state.row + 1));
   element("row").addEventListener("input", () => goTo(Number(element("row").value)));
-  element("playback").addEventListener("keydown", handleKey);
-  darkScheme.addEventListener("change", repaint);
   window.addEventListener("resize", showDrawing);
+  darkScheme.addEventListener("change", repaint);
 }
 
-/** Steps by arrow keys on all playback buttons; the slider handles them itself. */
-function handleKey(event) {
-  const steps = { ArrowLeft: -1, ArrowRight: 1 };
-  const onSlider = event.target === element("row");
-  if (event.key === " " && onSlider) togglePlayback();
-  else if (event.key in steps && !onSlider) goTo(state.row + steps[event.key]);
-  else return;
-  event.preventDefault();
-}
-
+/** Paints what the style sheet does not, in the colours of the current scheme. */
 function repaint() {
   showDrawing();
   showThumbnails();
   showRow(state.row);
 }
-
-/* ---- Start ---- */
 
 const panels = networks.map(makePanel);
 const maps = MAPS.map(makeMap);
@@ -620,12 +509,11 @@ showThumbnails();
 // For tests and the browser's console.
 window.rnnmnist = {
   rasterize: (strokes) => rasterize(strokes, data.format),
-  isDigit: (levels) => isDigit(check, Uint8Array.from(levels)),
   logits(levels, network) {
     const pixels = Uint8Array.from(levels);
     const steps = traceImage(networks[network], pixels).slice(1);
     return steps.map(({ logits }) => logits);
   },
 };
-classify(state.pixels, null);
-replay(reducedMotion.matches ? RECORDED.length : 1);
+// The page opens with a sample.
+classify(samples[0].pixels, samples[0].label);
