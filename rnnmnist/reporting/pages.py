@@ -1,14 +1,11 @@
-"""The pages of reports, of one run and of several: their data and pictures."""
+"""The report of a run: its data and pictures."""
 
 import dataclasses
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote
 
 import jax
 import numpy as np
-from markupsafe import Markup
 
 from rnnmnist.config.schema import SETTINGS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
@@ -222,44 +219,3 @@ def _accuracy_by_class(run: RunData) -> Section:
         for index in np.argsort(accuracy, kind="stable")
     ]
     return Section(rows=rows)
-
-
-def compare_runs(runs: Sequence[RunData], command: str) -> list[Path]:
-    """Writes the comparison into `report` in the nearest folder that contains all runs.
-
-    Returns its files, the page last.
-    """
-    common = Path(os.path.commonpath([run.network.workdir.parent for run in runs]))
-    folder = common / "report"
-    settings = [run.network.config.flat() for run in runs]
-    differing = [
-        name for name in settings[0] if len({str(run[name]) for run in settings}) > 1
-    ]
-    rows = []
-    curves = {}
-    for run, values in zip(runs, settings, strict=True):
-        network = run.network
-        name = network.workdir.relative_to(common).as_posix()
-        page = Path(os.path.relpath(network.workdir / "report" / "index.html", folder))
-        rows.append(
-            [
-                Markup('<a href="{}">{}</a>').format(quote(page.as_posix()), name),
-                "\n".join(f"{key} {values[key]}" for key in differing) or "none",
-                metrics.format_accuracy(network.validation)
-                if network.validation
-                else "not validated",
-                f"{run.split} on {run.task.name} {metrics.format_accuracy(run.scores)}",
-                f"{network.num_parameters:,}",
-                run.seconds,
-            ]
-        )
-        curves[name] = [line for line in run.metrics if line.split == "validation"]
-    missing = [name for name in curves if not curves[name]]
-    curves = {name: lines for name, lines in curves.items() if lines}
-    sections = {
-        "results": Section(rows=rows),
-        "validation": Section(plots.validation_curves(curves) if curves else None),
-    }
-    return write_report(
-        folder, "comparison.html", sections, command, curves=curves, missing=missing
-    )

@@ -6,7 +6,7 @@ phone. pyplot is not used: it would select a backend of the process and keep fig
 
 import contextlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib.style  # noqa: TID251
@@ -60,29 +60,6 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
         below.set_ylabel("accuracy (% of examples)")
         _set_accuracy_limits(below, validated or metrics)
         _set_step_axis(below)
-        return to_png(figure)
-
-
-def validation_curves(runs: Mapping[str, Sequence[Metrics]]) -> bytes:
-    """Draws the validation metrics of several runs, by name, over steps."""
-    colours = len(LIGHT.series)
-    with new_figure(3.4 + 0.17 * len(runs)) as figure:
-        axes = figure.subplots()
-        for index, lines in enumerate(runs.values()):
-            _plot_metric(
-                axes,
-                lines,
-                "accuracy",
-                LIGHT.series[index % colours],
-                linestyle=("-", "--", ":", "-.")[index // colours % 4],
-                marker="osD^vP"[index % 6],
-            )
-        axes.set_ylabel("validation accuracy (% of examples)")
-        _set_accuracy_limits(axes, [line for lines in runs.values() for line in lines])
-        _set_step_axis(axes)
-        # Not by `label=`: matplotlib leaves out labels that start with an underscore.
-        names = [_shorten(name, 60) for name in runs]
-        figure.legend(axes.lines, names, loc="outside upper left")
         return to_png(figure)
 
 

@@ -27,7 +27,6 @@ WAVE = np.sin(np.linspace(0, 6, 40))[:, None] * [1, 0.5]
 INK, FALLS = np.eye(28) * 255, np.linspace(-1, 1, 28)
 PLOTS: dict[str, Callable[[], bytes]] = {
     "curves": lambda: plots.learning_curves(RUN),
-    "runs": lambda: plots.validation_curves({"a": RUN[1::2], "_b": RUN[5::2]}),
     "confusion": lambda: plots.confusion_matrix(COUNTS, NAMES),
     "20 classes": lambda: plots.confusion_matrix(np.eye(20, dtype=int), ["a"] * 20),
     "21 classes": lambda: plots.confusion_matrix(np.eye(21, dtype=int), ["a"] * 21),
@@ -43,7 +42,6 @@ PLOTS: dict[str, Callable[[], bytes]] = {
 }
 LOOKS = {
     "curves": ((960, 920), [6.57, 6.6, 24.19, 12.28]),
-    "runs": ((960, 748), [11.68, 12.82, 21.87, 6.27]),
     "confusion": ((960, 980), [15.19, 39.14, 1.64, 5.58]),
     "20 classes": ((960, 980), [7.51, 4.68, 5.03, 7.62]),
     "21 classes": ((960, 980), [7.43, 5.0, 5.19, 7.54]),

@@ -1,4 +1,4 @@
-"""Report pages, their files, and comparisons of runs."""
+"""Report pages and their files."""
 
 import copy
 import dataclasses
@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import msgspec
 import numpy as np
@@ -21,21 +20,20 @@ from support import Once, called, in_a_browser
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.errors import UserError
-from rnnmnist.evaluation.metrics import format_accuracy, score_logits, wilson_interval
+from rnnmnist.evaluation.metrics import score_logits, wilson_interval
 from rnnmnist.reporting import pages, plots
 from rnnmnist.reporting.calibration import most_confident_errors
-from rnnmnist.reporting.pages import RunData, compare_runs, load_run_data, report_run
+from rnnmnist.reporting.pages import RunData, load_run_data, report_run
 from rnnmnist.runs.logs import Metrics
 
-# The second run is within the first, into which no comparison is written.
-FIRST, SECOND = "first", "first/deeper #1"
+FIRST, SECOND = "first", "second #1"
 PLOTS = ["curves", "confusion", "steps", "gallery", "reliability"]
 COMMAND = "python -m rnnmnist.report"
 
 
 @pytest.fixture(scope="module")
 def reports(once: Once, reference_run: Path, data_dir: Path) -> Path:
-    """Two runs with reports and a comparison; the second has no metrics or results.
+    """Two runs with reports; the second has no metrics or results.
 
     The output of the command is in `output.txt`.
     """
@@ -46,17 +44,20 @@ def reports(once: Once, reference_run: Path, data_dir: Path) -> Path:
             shutil.copytree(reference_run, workdir)
         (folder / SECOND / "metrics.jsonl").unlink()
         shutil.rmtree(folder / SECOND / "evaluation")
-        flags = [f"--workdir={workdir}" for workdir in workdirs]
-        finished = called("report", *flags, f"--config.data.data_dir={data_dir}")
-        assert finished.stderr == ""
-        (folder / "output.txt").write_text(finished.stdout)
+        output = ""
+        for workdir in workdirs:
+            data = f"--config.data.data_dir={data_dir}"
+            finished = called("report", f"--workdir={workdir}", data)
+            assert finished.stderr == ""
+            output += finished.stdout
+        (folder / "output.txt").write_text(output)
 
     return once("reports", fill)
 
 
 def folders_of(reports: Path) -> list[Path]:
-    """The folders of the two reports and of the comparison."""
-    return [run / "report" for run in (reports / FIRST, reports / SECOND, reports)]
+    """The folders of the two reports."""
+    return [reports / run / "report" for run in (FIRST, SECOND)]
 
 
 @pytest.fixture(scope="module")
@@ -98,32 +99,22 @@ def with_network(run: RunData, **attributes: Any) -> RunData:
     return dataclasses.replace(run, network=network)
 
 
-def renamed(run: RunData, name: str) -> RunData:
-    """A run in a folder beside that of another one."""
-    return with_network(run, workdir=run.network.workdir.with_name(name))
-
-
 def text_of(page: Path) -> str:
     """Returns the text of a page in one line, without its style."""
     body = page.read_text().partition("</style>")[2]
     return Markup(body.replace("\N{NO-BREAK SPACE}", " ")).striptags()
 
 
-def report_text(*runs: RunData) -> str:
-    """Returns the text of a run's report, or of the comparison of several."""
+def report_text(run: RunData) -> str:
+    """Returns the text of a run's report."""
     with tempfile.TemporaryDirectory() as folder:
-        moved = [
-            with_network(run, workdir=Path(folder, run.network.workdir.name))
-            for run in runs
-        ]
-        if len(moved) > 1:
-            return text_of(compare_runs(moved, COMMAND)[-1])
-        return text_of(report_run(moved[0], COMMAND)[-1])
+        moved = with_network(run, workdir=Path(folder, run.network.workdir.name))
+        return text_of(report_run(moved, COMMAND)[-1])
 
 
 def test_a_report_has_plots_and_one_page(reports: Path) -> None:
     plots = {f"{name}.png" for name in PLOTS}
-    expected = (plots, plots - {"curves.png"}, {"validation.png"})
+    expected = (plots, plots - {"curves.png"})
     for folder, names in zip(folders_of(reports), expected, strict=True):
         files = {path.name: path.read_bytes() for path in folder.iterdir()}
         assert files.keys() == names | {"index.html"}
@@ -141,7 +132,7 @@ def test_a_report_writes_only_its_folder_and_the_log_of_test_readings(
 ) -> None:
     before = {path.name for path in reference_run.iterdir()}
     after = {path.name for path in (reports / FIRST).iterdir()}
-    assert after == before | {"report", "test_readings.jsonl", Path(SECOND).name}
+    assert after == before | {"report", "test_readings.jsonl"}
     log = (reports / SECOND / "test_readings.jsonl").read_text()
     assert json.loads(log.splitlines()[-1])["command"] == "report"
     assert not (reports / SECOND / "evaluation").exists()
@@ -188,23 +179,6 @@ def test_a_page_agrees_with_the_result_file(reports: Path) -> None:
     assert (reports / "output.txt").read_text().startswith("mnist5k test at step ")
 
 
-def test_a_comparison_links_to_each_report(reports: Path) -> None:
-    page = reports / "report" / "index.html"
-    targets = re.findall(r'<a href="(.*?)">', page.read_text())
-    found = [(page.parent / unquote(target)).resolve() for target in targets]
-    assert found == [folder / "index.html" for folder in folders_of(reports)[:2]]
-    assert f"without metrics.jsonl: {SECOND}" in text_of(page)
-
-
-@pytest.mark.usefixtures("unrendered")
-def test_a_comparison_shows_the_settings_that_differ(run_data: RunData) -> None:
-    config = run_data.network.config.replace({"model.cell": "gru"})
-    other = with_network(renamed(run_data, "gru"), config=config)
-    words = report_text(run_data, other)
-    assert "model.cell gru" in words
-    assert "model.hidden_size 48" not in words
-
-
 @pytest.mark.usefixtures("unrendered")
 def test_an_ensemble_is_reported_by_seed(ensemble: RunData) -> None:
     words = report_text(ensemble)
@@ -215,8 +189,6 @@ def test_an_ensemble_is_reported_by_seed(ensemble: RunData) -> None:
     assert f"{ensemble.scores.ensemble_correct} images" in words
     assert "errors of seed 0" in words
     assert f"{ensemble.scores.correct:,} of 500" not in words  # a sum over seeds
-    words = report_text(ensemble, renamed(ensemble, "other"))
-    assert format_accuracy(ensemble.scores) in words
 
 
 def test_intervals_are_over_images_for_one_network_and_else_over_seeds() -> None:
@@ -305,7 +277,7 @@ def sequences_run(
         run.task, **changes, image_shape=None, feature_names=("a",)
     )
     run = dataclasses.replace(run, task=task, split=task.evaluated_split)
-    return with_network(renamed(run, name), task=task)
+    return with_network(run, task=task)
 
 
 @pytest.mark.usefixtures("unrendered")
@@ -324,9 +296,6 @@ def test_a_report_on_other_data_than_the_training(run_data: RunData) -> None:
     words = report_text(other)
     assert "theirs" in words
     assert "1.4 epochs of mine" in words
-    words = report_text(other, renamed(run, "b"))
-    for name in ("theirs", "mine"):
-        assert f"test on {name} {format_accuracy(run.scores)}" in words
 
 
 def test_plots_shorten_names_and_read_no_mathematics_in_them(
@@ -335,9 +304,7 @@ def test_plots_shorten_names_and_read_no_mathematics_in_them(
     names = [r"cost $\foo$", "_base", "walking_upstairs_1", 200 * "n"]
     one = np.ones((1, 2))
     tiles = [plots.Tile("7", one, one[:, 0], name, "99.00 %", name) for name in names]
-    lines = [Metrics.create(100, "validation", 500, [0], [1.0], [400])]
     plotted: list[tuple[Callable[[], bytes], int]] = [
-        (lambda: plots.validation_curves(dict.fromkeys(names, lines)), 60),
         (lambda: plots.confusion_matrix(np.eye(4, dtype=int), names), 24),
         (lambda: plots.gallery(tiles, ["x", "y"]), 14),
     ]
