@@ -87,11 +87,15 @@ def report_run(run: RunData, command: str) -> list[Path]:
     }
     if not run.network.config.model.bidirectional:
         sections["steps"] = _accuracy_over_time(run)
-    configuration = []
+    chosen, defaults = [], []
     for name, value in run.network.config.flat().items():
         default = SETTINGS[name].default
-        note = "" if value == default else f" (default: {default})"
-        configuration.append((name, f"{value}{note}"))
+        if value == default:
+            defaults.append((name, str(value)))
+        elif default is None:  # the default depends on the data
+            chosen.append((name, str(value)))
+        else:
+            chosen.append((name, f"{value} (default: {default})"))
     return write_report(
         run.network.workdir / "report",
         "report.html",
@@ -100,7 +104,8 @@ def report_run(run: RunData, command: str) -> list[Path]:
         run=run,
         network=run.network,
         selects=run.network.task.examples["validation"] >= MIN_VALIDATION_EXAMPLES,
-        configuration=configuration,
+        chosen=chosen,
+        defaults=defaults,
     )
 
 
@@ -133,7 +138,6 @@ def _confusion_matrix(run: RunData) -> Section:
     return Section(
         plots.confusion_matrix(counts, names) if len(names) <= MAX_CLASSES else None,
         rows,
-        {"examples": counts.sum(), "errors": errors.sum()},
     )
 
 

@@ -6,6 +6,7 @@ phone. pyplot is not used: it would select a backend of the process and keep fig
 
 import contextlib
 import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -137,56 +138,80 @@ def reliability_diagram(bins: "Bins", accuracy: np.ndarray) -> bytes:
 
 
 def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
-    """Draws misclassified examples; sequences, which have features, with axes."""
-    rows = -(-len(tiles) // 4)
-    shades = _shades(LIGHT.background, LIGHT.foreground)
-    evidence = _shades(LIGHT.series[2], LIGHT.background, LIGHT.series[3])
-    most = max(np.abs(tile.falls).max() for tile in tiles) or 1
-    colours = {"cmap": evidence, "vmin": -1, "vmax": 1}
-    short = not features and all(
+    """Draws misclassified examples in four columns; those with features as curves."""
+    rows = math.ceil(len(tiles) / 4)
+    one_line = not features and all(
         len(tile.predicted) < 7 and len(tile.label) < 7 for tile in tiles
     )
-    gap = " " if short else "\n"
-    text = {"fontsize": 9 if short else 7, "loc": "left"}
-    height = (1.72 if short else 2.3 if features else 1.94) * rows
-    with new_figure(height + (0.4 if features else 0.1)) as figure:
+    largest = max(np.abs(tile.falls).max() for tile in tiles) or 1
+    row_height = 1.72 if one_line else 1.94
+    height = 2.3 * rows + 0.4 if features else row_height * rows + 0.1
+    with new_figure(height) as figure:
         grid = figure.subplots(rows, 4, squeeze=False)
         for axes in grid.flat[len(tiles) :]:
             axes.set_axis_off()
         for axes, tile in zip(grid.flat, tiles, strict=False):
-            label = f"label{gap}{_shorten(tile.label, 14)}"
-            # Square root scale, as for confusions.
-            falls = np.sign(tile.falls) * np.sqrt(np.abs(tile.falls) / most)
+            # On a square root scale, weak evidence stays visible, as in the confusion
+            # matrix.
+            evidence = np.sign(tile.falls) * np.sqrt(np.abs(tile.falls) / largest)
             if features:
-                times = np.arange(1, len(tile.values) + 1)
-                edges = np.append(times, len(times) + 1) - 0.5
-                axes.margins(y=0.2)
-                axes.pcolormesh(
-                    *(edges, [0, 0.1], falls[None]),
-                    transform=axes.get_xaxis_transform(),
-                    **colours,
-                )
-                axes.set_prop_cycle(color=LIGHT.series)
-                marker = "o" if len(tile.values) == 1 else ""
-                lines = axes.plot(times, tile.values, linewidth=1, marker=marker)
-                axes.tick_params(labelsize=6)
-                axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-                axes.yaxis.set_major_locator(MaxNLocator(3))
-                label = f"{_shorten(tile.name, 16)}\n{label}"
+                _draw_curves(axes, tile.values, evidence)
             else:
-                axes.imshow(falls, **colours)
-                ink = tile.values / 255
-                axes.imshow(ink, cmap=shades, vmin=0, vmax=1, alpha=0.8 * ink)
-                axes.set(xticks=[], yticks=[])
+                _draw_image(axes, tile.values, evidence)
             axes.spines[:].set_visible(True)
-            predicted = f"predicted{gap}{_shorten(tile.predicted, 14)}"
-            axes.set_title(label, color=LIGHT.series[0], **text)
-            predicted += f"\n{tile.probability}"
-            axes.set_xlabel(predicted, color=LIGHT.series[1], **text)
+            _caption(axes, tile, one_line=one_line, with_name=bool(features))
         if features:
             names = [_shorten(name, 20) for name in features[: len(LIGHT.series)]]
-            figure.legend(lines[: len(names)], names, loc="outside lower left", ncols=4)
+            lines = grid.flat[0].get_lines()[: len(names)]
+            figure.legend(lines, names, loc="outside lower left", ncols=4)
         return to_png(figure)
+
+
+def _draw_image(axes: Axes, image: np.ndarray, evidence: np.ndarray) -> None:
+    """Draws an image, uint8 [rows, columns], over the evidence of its pixels."""
+    foreground = image / 255
+    shades = _shades(LIGHT.background, LIGHT.foreground)
+    axes.imshow(evidence, cmap=_evidence_colours(), vmin=-1, vmax=1)
+    axes.imshow(foreground, cmap=shades, vmin=0, vmax=1, alpha=0.8 * foreground)
+    axes.set(xticks=[], yticks=[])
+
+
+def _draw_curves(axes: Axes, values: np.ndarray, evidence: np.ndarray) -> None:
+    """Draws a sequence, real [time, features], above the evidence of its time steps."""
+    times = np.arange(1, len(values) + 1)
+    edges = np.append(times, len(times) + 1) - 0.5
+    axes.margins(y=0.2)
+    axes.pcolormesh(
+        edges,
+        [0, 0.1],  # the lowest tenth of the axes
+        evidence[None],
+        transform=axes.get_xaxis_transform(),
+        cmap=_evidence_colours(),
+        vmin=-1,
+        vmax=1,
+    )
+    axes.set_prop_cycle(color=LIGHT.series)
+    marker = "o" if len(values) == 1 else ""
+    axes.plot(times, values, linewidth=1, marker=marker)
+    axes.tick_params(labelsize=6)
+    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(3))
+
+
+def _caption(axes: Axes, tile: Tile, *, one_line: bool, with_name: bool) -> None:
+    """Writes the label above an example, and the prediction below it."""
+    gap = " " if one_line else "\n"
+    size = 9 if one_line else 7
+    label = f"label{gap}{_shorten(tile.label, 14)}"
+    if with_name:
+        label = f"{_shorten(tile.name, 16)}\n{label}"
+    predicted = f"predicted{gap}{_shorten(tile.predicted, 14)}\n{tile.probability}"
+    axes.set_title(label, color=LIGHT.series[0], fontsize=size, loc="left")
+    axes.set_xlabel(predicted, color=LIGHT.series[1], fontsize=size, loc="left")
+
+
+def _evidence_colours() -> LinearSegmentedColormap:
+    return _shades(LIGHT.series[2], LIGHT.background, LIGHT.series[3])
 
 
 def accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
