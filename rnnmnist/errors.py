@@ -89,8 +89,9 @@ def named(
     """
     try:
         yield
-    except UserError as error:
-        raise UserError(f"{subject}: {error}") from error
+    except RunError as error:
+        error.args = (f"{subject}: {error}",)
+        raise
     except Exception as error:  # NumPy, zipfile, pyarrow and TFDS raise many types
         if not remedy or as_run_error(error):
             raise

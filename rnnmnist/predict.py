@@ -10,7 +10,8 @@ each; - is standard input. A network that was trained on files of sequences clas
 each sequence of such files, with or without labels. With --stream, each line of
 standard input has the features of one time step, separated by commas; an empty cell is
 a missing value, and an empty line starts the next sequence. If a file cannot be read,
-the others are still classified, and the exit code is 2.
+the others are still classified, and the exit code is 2, or 1 if all files were read but
+logits are not finite.
 """
 
 import argparse
@@ -66,21 +67,21 @@ def main(argv: list[str]) -> None:
         predictor.check_digits()
         names = [image for name in names for image in image_io.find_images(name)]
         predict = text.predict_image
-    all_read = True
+    exit_code = 0
     for name in names:
         try:
             results = list(predict(predictor, name))
-        except (errors.UserError, OSError) as error:
+        except (errors.RunError, OSError) as error:
             if (failure := errors.as_run_error(error)) is None:
                 raise
             message = errors.printable(str(failure))
             print(f"error: {message}", file=sys.stderr, flush=True)
-            all_read = False
+            exit_code = max(exit_code, failure.exit_code)
         else:
             for result, description in results:
                 print(json.dumps(result) if args.json else description, flush=True)
-    if not all_read:
-        sys.exit(errors.UserError.exit_code)
+    if exit_code:
+        sys.exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -71,16 +71,15 @@ def interval(ends: Sequence[float]) -> str:
 
 
 def score_logits(logits: np.ndarray, labels: np.ndarray, first_seed: int = 0) -> Scores:
-    """Scores logits [ensemble, examples, classes] of a whole split.
+    """Scores finite logits [ensemble, examples, classes] of a whole split.
 
     The seeds of the members follow one another.
     """
     _, examples, classes = logits.shape
     logits = logits.astype(np.float64)
     top = logits.max(axis=-1)
-    with np.errstate(invalid="ignore"):  # logits of diverged networks
-        total = np.log(np.exp(logits - top[..., None]).sum(axis=-1)) + top
-        losses = total - logits[:, np.arange(examples), labels]
+    total = np.log(np.exp(logits - top[..., None]).sum(axis=-1)) + top
+    losses = total - logits[:, np.arange(examples), labels]
     networks = np.arange(len(logits))[:, None]
     confusions = np.zeros((len(logits), classes, classes), int)
     np.add.at(confusions, (networks, labels, logits.argmax(-1)), 1)

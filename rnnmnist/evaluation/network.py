@@ -26,7 +26,11 @@ from rnnmnist.data.examples import (
 from rnnmnist.data.sequences.validation import Sequences, refuse_masked
 from rnnmnist.errors import UserError, first_line, named
 from rnnmnist.evaluation.metrics import score_logits
-from rnnmnist.evaluation.predictions import predict_logits, softmax
+from rnnmnist.evaluation.predictions import (
+    predict_logits,
+    refuse_non_finite,
+    softmax,
+)
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
@@ -271,6 +275,7 @@ class TrainedNetwork:
         Raises:
             UserError: if the features have another shape, or a value is missing that
                 the run does not fill.
+            RunError: if the logits are not finite.
         """
         missing = self.config.data.missing
         refuse_masked("features", features)
@@ -287,7 +292,10 @@ class TrainedNetwork:
             values = np.where(np.isnan(values), state.last, values)
         inputs = self.normalization(values[None, None], None)[0]
         carry, logits = _step(self.params, state.carry, inputs, model=self.model)
-        probabilities = softmax(jax.device_get(logits)).mean(0)[0]
+        logits = jax.device_get(logits)
+        is_finite = np.isfinite(logits).all(axis=-1)
+        refuse_non_finite(is_finite, lambda _: "the sequence up to this time step")
+        probabilities = softmax(logits).mean(0)[0]
         return StreamState(carry, values), probabilities
 
 

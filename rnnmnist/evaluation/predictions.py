@@ -4,17 +4,34 @@ The trainer and all commands but `predict --stream` obtain their logits here.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from rnnmnist.data.examples import Inputs, View
+from rnnmnist.data.examples import Inputs, View, padding
+from rnnmnist.errors import RunError
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, map_ensemble, replicated
 
 GROUP_BYTES = 1 << 28  # examples that are on the devices at a time
+
+
+class NonFiniteLogitsError(RunError):
+    """Logits are infinite or NaN, so that they predict nothing.
+
+    `network` is the index of the first network of the ensemble that has such logits.
+    """
+
+    def __init__(self, subject: str, network: int) -> None:
+        super().__init__(
+            f"the network has no prediction for {subject}, since its logits are not "
+            "finite; correct values that are too large, or train with a lower "
+            "train.learning_rate"
+        )
+        self.network = network
 
 
 def predict_logits(
@@ -32,6 +49,9 @@ def predict_logits(
     `every_step` [ensemble, examples, time, classes]. The examples are copied to the
     devices in groups of batches, each of which is sharded over the mesh's axis `batch`.
     Counts do not depend on the size of a device's batch, the loss only by rounding.
+
+    Raises:
+        NonFiniteLogitsError: if logits are not finite, with the first such example.
     """
     shards = mesh.shape[BATCH]
     per_shard = -(-len(inputs) // shards)  # rounded up, so that few programs serve all
@@ -60,7 +80,25 @@ def predict_logits(
         )
         by_group.append(jax.device_get(logits))
     whole = np.concatenate(by_group, axis=1)
-    return whole.reshape(len(whole), -1, *whole.shape[3:])[:, : len(inputs)]
+    logits = whole.reshape(len(whole), -1, *whole.shape[3:])[:, : len(inputs)]
+    is_finite = np.isfinite(logits).all(axis=-1)
+    if every_step:
+        if inputs.lengths is not None:
+            is_finite |= padding(logits.shape[2], inputs.lengths)
+        is_finite = is_finite.all(axis=-1)
+    refuse_non_finite(is_finite, lambda position: f"example {inputs.name(position)}")
+    return logits
+
+
+def refuse_non_finite(is_finite: np.ndarray, name: Callable[[int], str]) -> None:
+    """Raises a `NonFiniteLogitsError` unless all logits are finite.
+
+    `is_finite`, bool [ensemble, examples], says which are. `name` returns how the error
+    calls the example at a position.
+    """
+    if not is_finite.all():
+        position, network = np.argwhere(~is_finite.T)[0].tolist()
+        raise NonFiniteLogitsError(name(position), network)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "view", "mesh", "every_step"))

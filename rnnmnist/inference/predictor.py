@@ -123,6 +123,7 @@ class Predictor(TrainedNetwork):
         Raises:
             UserError: if the inputs have another shape or type, or missing values
                 that the run does not fill; or if `every_step` needs one direction.
+            RunError: if logits are not finite.
         """
         return self.probabilities(self.inputs(inputs, lengths), every_step=every_step)
 

@@ -89,11 +89,12 @@ def predict_lines(
         if not line.strip():
             state, time = predictor.start(), 0
             continue
-        try:
-            values = [float(cell.strip() or "nan") for cell in line.split(",")]
+        with named(f"standard input, line {number}"):
+            try:
+                values = [float(cell.strip() or "nan") for cell in line.split(",")]
+            except ValueError as error:
+                raise UserError(str(error)) from error
             state, probabilities = predictor.step(state, values)
-        except (ValueError, UserError) as error:
-            raise UserError(f"standard input, line {number}: {error}") from error
         time += 1
         yield {"step": time} | _to_json(predictor, probabilities)
 

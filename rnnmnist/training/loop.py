@@ -18,7 +18,7 @@ from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError, StoppedError
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.network import TrainedNetwork
-from rnnmnist.evaluation.predictions import predict_logits
+from rnnmnist.evaluation.predictions import NonFiniteLogitsError, predict_logits
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import Checkpoints, find_step
 from rnnmnist.runs.logs import Metrics
@@ -216,6 +216,9 @@ def log_training(
         ((chunk, _),) = run.updates.batches.chunks(step - 1, step)
         scores = score_last_batch(state, chunk, program=run.updates.program)
         loss, correct = jax.device_get(scores)
+        for index, total in enumerate(loss.tolist()):
+            if not math.isfinite(total):
+                raise _unsaved(run, step, index, f"training loss is {total}")
     losses = (loss.astype(float) / examples).tolist()
     networks = run.config.seeds, losses, correct.tolist()
     line = Metrics.create(step, "train", examples, *networks, examples_per_second=speed)
@@ -225,22 +228,19 @@ def log_training(
 def validate(run: Run, state: TrainState, step: int) -> Metrics:
     """Evaluates the validation split, and logs it."""
     program = run.updates.program
-    logits = predict_logits(
-        program.model,
-        evaluated_trees(state, model=program.model),
-        run.validation,
-        program.transform.view,
-        program.mesh,
-    )
+    try:
+        logits = predict_logits(
+            program.model,
+            evaluated_trees(state, model=program.model),
+            run.validation,
+            program.transform.view,
+            program.mesh,
+        )
+    except NonFiniteLogitsError as error:
+        raise _unsaved(run, step, error.network, "validation loss is nan") from error
     scores = score_logits(logits, run.validation.labels)
     losses = [network.loss for network in scores.networks]
     is_weighted = run.config.train.class_weight != "none"
-    for index, loss in enumerate(losses):
-        if not math.isfinite(loss):
-            raise RunError(
-                f"step {step}{run.config.seed_suffix(index)} is not saved: its "
-                f"validation loss is {loss}; {console.REMEDY}"
-            )
     totals = np.sum(scores.confusion, axis=1)  # of each class
     is_unbalanced = totals.max() >= 2 * totals.min()
     balanced = scores.balanced_accuracy if is_weighted or is_unbalanced else None
@@ -256,6 +256,14 @@ def validate(run: Run, state: TrainState, step: int) -> Metrics:
     )
     log(run, metrics)
     return metrics
+
+
+def _unsaved(run: Run, step: int, index: int, reason: str) -> RunError:
+    """Returns the error that ends a run whose network at an index is not finite."""
+    of_seed = run.config.seed_suffix(index)
+    return RunError(
+        f"step {step}{of_seed} is not saved: its {reason}; {console.REMEDY}"
+    )
 
 
 def log(run: Run, metrics: Metrics) -> None:

@@ -272,13 +272,17 @@ def test_compile_seconds_are_counted_once() -> None:
     assert compile_seconds() - before == pytest.approx(5.0)
 
 
-def test_parameters_that_overflow_are_not_saved(data_dir: Path, tmp_path: Path) -> None:
-    """In the only step, whose loss and gradient are finite."""
-    args = trainer.arguments(
-        tmp_path, data_dir, *trainer.WILD, "--config.train.num_steps=1"
-    )
+@pytest.mark.parametrize(("logged", "lines"), [("mean", 1), ("last_batch", 0)])
+def test_parameters_that_overflow_are_not_saved(
+    logged: str, lines: int, data_dir: Path, tmp_path: Path
+) -> None:
+    """In the only step, whose loss and gradient are finite before its update."""
+    settings = f"--config.train.log_metrics={logged}", "--config.train.num_steps=1"
+    args = trainer.arguments(tmp_path, data_dir, *trainer.WILD, *settings)
     assert "error: step 1 is not saved" in called("main", *args).stderr
     assert not (tmp_path / "1").exists()
+    path = tmp_path / "metrics.jsonl"
+    assert (len(path.read_text().splitlines()) if path.exists() else 0) == lines
 
 
 def test_the_result_of_another_network_is_replaced(

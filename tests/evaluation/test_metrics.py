@@ -103,13 +103,6 @@ def test_one_network_has_no_members() -> None:
     assert msgspec.to_builtins(equal)["accuracy_std"] == 0.0
 
 
-def test_a_diverged_network_is_scored_without_warnings() -> None:
-    logits = np.full((1, 6, 3), np.nan, np.float32)
-    scores = score_logits(logits, LABELS)
-    assert scores.examples == 6
-    assert math.isnan(scores.loss)
-
-
 # The lines of metrics.jsonl.
 
 ONE = Metrics.create(7, "validation", 6, [3], [0.5], [5])

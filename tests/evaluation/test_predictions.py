@@ -12,7 +12,11 @@ from support import ROWS, inputs_of, mesh_of, model_of, random_examples, random_
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.data.examples import Inputs, Normalization
 from rnnmnist.evaluation import predictions
-from rnnmnist.evaluation.predictions import decision_times, predict_logits
+from rnnmnist.evaluation.predictions import (
+    NonFiniteLogitsError,
+    decision_times,
+    predict_logits,
+)
 from rnnmnist.models.classifier import Params
 from rnnmnist.runtime.mesh import split_ensemble
 
@@ -86,6 +90,27 @@ def test_each_network_of_an_ensemble_predicts_as_it_does_alone(
     (alone,) = logits_of(Inputs(IMAGES), params=networks[0])
     assert_close(found[0], alone)
     jax.tree.map(np.testing.assert_array_equal, split_ensemble(ensemble)[1], NETWORK)
+
+
+def test_logits_that_are_not_finite_are_refused() -> None:
+    """With the first such example or network; those in padding are not."""
+    stored = np.zeros((60, 28, 28), np.float32)
+    stored[[31, 17], 2] = np.inf
+    inputs = Inputs(stored, ids=tuple(f"case {index}" for index in range(60)))
+    for every_step in (False, True):
+        with pytest.raises(NonFiniteLogitsError, match="example case 17,"):
+            logits_of(inputs, every_step=every_step, eval_batch_size=7)
+    lengths = np.full(60, 28, np.int32)
+    lengths[[31, 17]] = 2
+    padded = Inputs(stored, lengths)
+    assert np.isnan(logits_of(padded, every_step=True)[0, 17, 2:]).all()
+    assert np.isfinite(logits_of(padded)).all()
+    ensemble = jax.tree.map(
+        lambda leaf: np.concatenate([leaf, np.full_like(leaf, np.nan)]), PARAMS
+    )
+    with pytest.raises(NonFiniteLogitsError, match="example 0,") as error:
+        logits_of(Inputs(IMAGES[:60]), params=ensemble)
+    assert error.value.network == 1
 
 
 def test_decision_times_by_hand() -> None:
