@@ -9,7 +9,6 @@ from rnnmnist.errors import UserError
 # `model.NAME`, and `predict_NAME.py` runs it.
 FORMATS = {
     "onnx": ("onnx", "onnxruntime"),
-    "safetensors": ("safetensors", "numpy"),
     "stablehlo": ("flatbuffers", "jax"),
 }
 # Of the gated cells that all formats support: the gates in ONNX's order, as in Flax.

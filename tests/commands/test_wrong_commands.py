@@ -204,7 +204,7 @@ REMEDIES = [
         "evaluate --workdir=images",
     ),
     (
-        "export --workdir=run --format=safetensors --output=exported",
+        "export --workdir=run --format=stablehlo --output=exported",
         "replace it with --force",
         "--force",
     ),
@@ -249,7 +249,7 @@ def folder(once: Once, reference_run: Path) -> Path:
         shutil.copytree(folder / "run" / "10", folder / "damaged" / "20")
         (folder / "damaged" / "20" / "header" / "metadata").write_bytes(b"")
         np.savez(folder / "changed.npz", **arrays | {"inputs": 2 * inputs})
-        (folder / "exported" / "safetensors").mkdir(parents=True)
+        (folder / "exported" / "stablehlo").mkdir(parents=True)
         write_wrong_files(folder, arrays)
 
     return once("wrong_commands", fill)

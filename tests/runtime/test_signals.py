@@ -118,7 +118,7 @@ def test_an_interrupted_export_leaves_no_files(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     run = save_network(tmp_path / "run", Config(data=DataConfig(name="mnist5k")), TASK)
-    flags = [f"--workdir={run}", "--format=safetensors", f"--output={tmp_path}/out"]
+    flags = [f"--workdir={run}", "--format=stablehlo", f"--output={tmp_path}/out"]
     flags += [f"--config.data.data_dir={tmp_path}/data"]
     variables = environment | {"TMPDIR": str(tmp_path / "temporary")}
     (tmp_path / "temporary").mkdir()

@@ -108,9 +108,9 @@ def test_a_report_and_an_export_say_that_they_are_of_training(
     page = (workdir / "report" / "index.html").read_text()
     assert "has no test or validation split" in page
     assert "the last step, since no sequences were held out" in page
-    export = ("--format=safetensors", f"--output={tmp_path}")
+    export = ("--format=stablehlo", f"--output={tmp_path}")
     assert called("export", f"--workdir={workdir}", *export).returncode == 0
-    content = json.loads((tmp_path / "safetensors" / "certificate.json").read_text())
+    content = json.loads((tmp_path / "stablehlo" / "certificate.json").read_text())
     assert (content["split"], content["examples"]) == ("train", 60)
 
 
