@@ -28,7 +28,7 @@ from rnnmnist.runtime.signals import exit_on_interrupt
 PATHS = (*DATA_PATHS, "data.columns", "model.cell")
 # Flags that are the subject of an error, besides those of settings.
 FLAGS = (
-    *("config", "workdir", "step", "split", "format", "output", "verify", "require"),
+    *("config", "workdir", "step", "split", "format", "output", "require"),
     "coordinator_address",
 )
 

@@ -1,1 +1,1 @@
-"""Exports of trained networks for other runtimes, with certificates."""
+"""Exports of trained networks for other runtimes, compared with the networks."""

@@ -5,15 +5,9 @@ from collections.abc import Sequence
 
 from rnnmnist.errors import UserError
 
-# The packages of each format, which write it and run it. `write_NAME.py` writes
-# `model.NAME`, and `predict_NAME.py` runs it.
-FORMATS = {
-    "onnx": ("onnx", "onnxruntime"),
-    "stablehlo": ("flatbuffers", "jax"),
-}
-# Of the gated cells that all formats support: the gates in ONNX's order, as in Flax.
-GATES = {"lstm": ("i", "o", "f", "g"), "gru": ("z", "r", "n"), "rnn": ("",)}
-SUPPORTED_CELLS = (*GATES, "mingru", "lru")
+# The packages that write and run each format, besides jax. `write_NAME.py` writes
+# `model.NAME`, and `load_NAME` of `comparison.py` reads it.
+FORMATS = {"onnx": ("onnx", "onnxruntime"), "stablehlo": ("flatbuffers",)}
 
 
 def check_packages(names: Sequence[str]) -> None:

@@ -10,19 +10,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import msgspec
 import numpy as np
 import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
-from rnnmnist.config.schema import ModelConfig
-from rnnmnist.exporting.formats import GATES
-from rnnmnist.exporting.source import Source
+from rnnmnist.config.schema import DATA_PATHS, ModelConfig
+from rnnmnist.errors import UserError
+from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.models.cells import BACKWARD
 from rnnmnist.models.classifier import Params
+from rnnmnist.runtime.mesh import split_ensemble
 
 # Of 2022, so that older runtimes accept the model.
 OPSET = 17
 IR_VERSION = 8
+# Of the gated cells that have an operator: the gates in ONNX's order, named as in Flax.
+GATES = {"lstm": ("i", "o", "f", "g"), "gru": ("z", "r", "n"), "rnn": ("",)}
+CELLS = (*GATES, "mingru", "lru")
 
 
 class Graph:
@@ -86,53 +92,28 @@ class Graph:
         return outputs[1]
 
 
-def write(source: Source, folder: Path) -> None:
-    """Writes the model of a network whose cell is not a user's.
+def write(network: TrainedNetwork, path: Path) -> None:
+    """Writes the model of a network.
 
-    The inputs are `images`, or `sequences` and `lengths`, as in `Source`, for any
-    number of examples and time steps. The outputs are `logits` and `probabilities`,
-    float32 [examples, classes]. The classes and the origin are metadata.
+    The inputs are `images`, or `sequences` and `lengths`, as `exported_inputs` returns
+    them, for any number of examples and time steps. The outputs are `logits` and
+    `probabilities`, float32 [examples, classes]. The metadata have the classes.
+
+    Raises:
+        UserError: if the cell is none of `CELLS`.
     """
-    graph = Graph()
-    task = source.network.task
-    config = source.network.config.model
-    if task.image_shape:
-        inputs = [_value("images", TensorProto.UINT8, *task.image_shape)]
-        values = _add_images(graph, source)
-        lengths = graph.Expand([task.time_steps], graph.Shape("images", end=1))
-    else:
-        inputs = [
-            _value("sequences", TensorProto.FLOAT, "time", task.features),
-            _value("lengths", TensorProto.INT32),
-        ]
-        values = _add_sequences(graph, source)
-        lengths = graph.Cast("lengths", to=TensorProto.INT64)
-    if config.differences:  # as `add_differences`
-        before = graph.Slice(
-            graph.Pad(values, [1, 0, 0, 0, 0, 0], mode="edge"), [0], [-1]
+    cell = network.config.model.cell
+    if cell not in CELLS:
+        raise UserError(
+            f"format: only stablehlo supports model.cell={cell}; use --format=stablehlo"
         )
-        std = source.members[0]["difference_std"]  # of all
-        differences = graph.Div(graph.Sub(values, before), std)
-        values = graph.Concat(values, differences, axis=2)
-    is_used = graph.Less(_add_times(graph, values, 1), lengths)
-    values = graph.Where(graph.Unsqueeze(is_used, [2]), values, 0.0)
-    stride = config.window_stride
-    if config.window_size > 1:
-        values = _add_windows(graph, values, config.window_size, stride)
-        lengths = graph.Div(graph.Add(lengths, stride - 1), stride)
-    logits = [
-        _add_network(graph, config, params, values, lengths)
-        for params in source.members
-    ]
-    if len(logits) > 1:  # as `combine`
-        members = [graph.Unsqueeze(member, [0]) for member in logits]
-        logs = graph.LogSoftmax(graph.Concat(*members, axis=0), axis=-1)
-        total = graph.ReduceLogSumExp(logs, axes=[0], keepdims=0)
-        logits = [graph.Sub(total, np.log(len(logits)))]
-    graph.Identity(*logits, name="logits")
+    graph = Graph()
+    inputs, values, lengths = _add_inputs(graph, network)
+    logits = _add_logits(graph, network, values, lengths)
+    graph.Identity(logits, name="logits")
     graph.Softmax("logits", name="probabilities", axis=-1)
     outputs = [
-        _value(name, TensorProto.FLOAT, len(task.classes))
+        _value(name, TensorProto.FLOAT, len(network.task.classes))
         for name in ("logits", "probabilities")
     ]
     model = helper.make_model(
@@ -142,14 +123,79 @@ def write(source: Source, folder: Path) -> None:
         producer_name="rnnmnist",
     )
     onnx.checker.check_model(model, full_check=True)
-    metadata = {key: json.dumps(value) for key, value in source.provenance.items()}
-    helper.set_model_props(model, metadata)
-    onnx.save(model, folder / "model.onnx")
+    helper.set_model_props(model, _metadata(network))
+    onnx.save(model, path)
+
+
+def _metadata(network: TrainedNetwork) -> dict[str, str]:
+    """Returns what the network is and where it comes from; the values are JSON."""
+    config = network.config.replace(dict.fromkeys(DATA_PATHS))  # they can be private
+    content = {
+        "classes": network.task.classes,
+        "features": network.task.feature_names,
+        "trained_on": network.task.name,
+        "step": network.checkpoint_step,
+        "params_sha256": network.params_sha256,
+        "config": msgspec.to_builtins(config),
+    }
+    return {key: json.dumps(value) for key, value in content.items()}
 
 
 def _value(name: str, dtype: int, *shape: int | str) -> onnx.ValueInfoProto:
     """Describes an input or output whose first axis is that of examples."""
     return helper.make_tensor_value_info(name, dtype, ["examples", *shape])
+
+
+def _add_inputs(
+    graph: Graph, network: TrainedNetwork
+) -> tuple[list[onnx.ValueInfoProto], str, str]:
+    """Adds the inputs of the model.
+
+    Returns them, what the classifier reads, [time, examples, features], and lengths.
+    """
+    task = network.task
+    if task.image_shape:
+        inputs = [_value("images", TensorProto.UINT8, *task.image_shape)]
+        values = _add_images(graph, network)
+        lengths = graph.Expand([task.time_steps], graph.Shape("images", end=1))
+    else:
+        inputs = [
+            _value("sequences", TensorProto.FLOAT, "time", task.features),
+            _value("lengths", TensorProto.INT32),
+        ]
+        values = _add_sequences(graph, network)
+        lengths = graph.Cast("lengths", to=TensorProto.INT64)
+    return inputs, values, lengths
+
+
+def _add_logits(
+    graph: Graph, network: TrainedNetwork, values: str, lengths: str
+) -> str:
+    """Adds all members of the network; returns the logits as `combine` does."""
+    config = network.config.model
+    members = split_ensemble(jax.device_get(network.params))
+    if config.differences:  # as `add_differences`
+        before = graph.Slice(
+            graph.Pad(values, [1, 0, 0, 0, 0, 0], mode="edge"), [0], [-1]
+        )
+        std = members[0]["difference_std"]  # of all
+        differences = graph.Div(graph.Sub(values, before), std)
+        values = graph.Concat(values, differences, axis=2)
+    is_used = graph.Less(_add_times(graph, values, 1), lengths)
+    values = graph.Where(graph.Unsqueeze(is_used, [2]), values, 0.0)
+    stride = config.window_stride
+    if config.window_size > 1:
+        values = _add_windows(graph, values, config.window_size, stride)
+        lengths = graph.Div(graph.Add(lengths, stride - 1), stride)
+    logits = [
+        _add_network(graph, config, params, values, lengths) for params in members
+    ]
+    if len(logits) == 1:
+        return logits[0]
+    stacked = [graph.Unsqueeze(member, [0]) for member in logits]
+    logs = graph.LogSoftmax(graph.Concat(*stacked, axis=0), axis=-1)
+    total = graph.ReduceLogSumExp(logs, axes=[0], keepdims=0)
+    return graph.Sub(total, np.log(len(logits)))
 
 
 def _add_network(
@@ -176,16 +222,16 @@ def _add_network(
     return graph.Gemm(read, params["head"]["kernel"], params["head"]["bias"])
 
 
-def _add_images(graph: Graph, source: Source) -> str:
+def _add_images(graph: Graph, network: TrainedNetwork) -> str:
     """Converts `images` to inputs of the network, [time, examples, features]."""
     levels = graph.Div(graph.Cast("images", to=TensorProto.FLOAT), 255.0)
-    pixels = graph.Gather(graph.Flatten(levels), source.network.pixel_order, axis=1)
+    pixels = graph.Gather(graph.Flatten(levels), network.pixel_order, axis=1)
     return graph.Transpose(pixels, perm=[1, 0, 2])
 
 
-def _add_sequences(graph: Graph, source: Source) -> str:
+def _add_sequences(graph: Graph, network: TrainedNetwork) -> str:
     """Converts `sequences` to [time, examples, features], as `Normalization` does."""
-    mean, std, missing = source.network.normalization
+    mean, std, missing = network.normalization
     values = graph.Cast("sequences", to=TensorProto.DOUBLE)
     values = graph.Sub(values, graph.constant(mean, np.float64))
     values = graph.Div(values, graph.constant(std, np.float64))

@@ -8,19 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnmnist.data.examples import Normalization
-from rnnmnist.exporting.source import Source
+from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.runtime.mesh import split_ensemble
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write(source: Source, folder: Path) -> None:
-    """Writes the function from inputs as in `Source` to logits.
+def write(network: TrainedNetwork, path: Path) -> None:
+    """Writes the function from `exported_inputs` to logits.
 
     It takes any number of examples and, of sequences, of time steps. On every platform,
     matrix products have the precision of `execution.precision`, by default float32.
     """
-    network = source.network
     task = network.task
+    members = split_ensemble(jax.device_get(network.params))
     # A symbolic time can be divided into blocks of one time step only. Without blocks,
     # the arrays of linear recurrences would not stay in cache.
     usual = network.model.execution
@@ -34,8 +35,7 @@ def write(source: Source, folder: Path) -> None:
         else:
             inputs = normalize(network.normalization, examples, *lengths)
         results: Any = [
-            model.apply({"params": params}, inputs, *lengths)
-            for params in source.members
+            model.apply({"params": params}, inputs, *lengths) for params in members
         ]
         result = results[0]
         if results[1:]:  # as `combine`
@@ -53,7 +53,7 @@ def write(source: Source, folder: Path) -> None:
             jax.ShapeDtypeStruct((count,), np.int32),
         ]
     exported = jax.export.export(jax.jit(logits), platforms=PLATFORMS)(*specs)
-    (folder / "model.stablehlo").write_bytes(exported.serialize())
+    path.write_bytes(exported.serialize())
 
 
 def normalize(

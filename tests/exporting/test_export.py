@@ -1,17 +1,14 @@
-"""Exports: predictions of every format, certificates, and their verification."""
+"""Exports: predictions of every format, and their comparison with the network."""
 
 import contextlib
 import hashlib
 import importlib
 import json
-import runpy
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -23,10 +20,17 @@ from rnnmnist.data import datasets
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.predictions import softmax
-from rnnmnist.exporting import certificates
-from rnnmnist.exporting.formats import FORMATS, SUPPORTED_CELLS
-from rnnmnist.exporting.source import Source, combine
+from rnnmnist.exporting import write_onnx
+from rnnmnist.exporting.comparison import (
+    combine,
+    exported_inputs,
+    load_onnx,
+    load_stablehlo,
+)
+from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.runs.checkpoints import named_leaves
+
+LOAD = {"onnx": load_onnx, "stablehlo": load_stablehlo}
 
 
 def config_of(
@@ -103,43 +107,40 @@ def sequences(missing: bool, features: int) -> dict[str, Any]:
     return {"inputs": inputs, "labels": labels, "lengths": lengths, "split": split}
 
 
-def load(workdir: Path, paths: Mapping[str, str | None]) -> Source:
-    return Source.create(TrainedNetwork(workdir, "best", paths=paths))
-
-
 def flags_of(workdir: Path, paths: Mapping[str, str | None], output: Path) -> list[str]:
     """Returns the flags of `rnnmnist.export` but the format."""
     data = [f"--config.{name}={value}" for name, value in paths.items()]
     return [f"--workdir={workdir}", *data, f"--output={output}"]
 
 
-def write(name: str, source: Source, folder: Path) -> None:
-    """Writes an export without its certificate and `predict.py`."""
-    importlib.import_module(f"rnnmnist.exporting.write_{name}").write(source, folder)
+def write(name: str, network: TrainedNetwork, folder: Path) -> Path:
+    """Writes an export without its certificate."""
+    path = folder / f"model.{name}"
+    importlib.import_module(f"rnnmnist.exporting.write_{name}").write(network, path)
+    return path
+
+
+def certificate_of(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / name / "certificate.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Source:
-    """An LSTM with an export beside its workdir; tests copy what they change."""
-    folder = tmp_path_factory.mktemp("source")
-    source = load(*save(folder, NETWORKS["lstm"], data_dir))
-    certificates.write(source, "stablehlo", folder / "out")
-    return source
-
-
-@pytest.fixture
-def exported(source: Source, tmp_path: Path) -> Path:
-    """A copy of that export."""
-    return shutil.copytree(source.network.workdir.with_name("out"), tmp_path / "out")
+def lstm(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> TrainedNetwork:
+    folder = tmp_path_factory.mktemp("lstm")
+    workdir, paths = save(folder, NETWORKS["lstm"], data_dir)
+    return TrainedNetwork(workdir, "best", paths=paths)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_an_export_predicts_as_its_source(
+def test_an_export_predicts_as_its_network(
     name: str, tmp_path: Path, data_dir: Path
 ) -> None:
     features = 1 if "one feature" in name else 3
-    source = load(*save(tmp_path, NETWORKS[name], data_dir, features))
-    inputs, logits = source.inputs, source.logits
+    workdir, paths = save(tmp_path, NETWORKS[name], data_dir, features)
+    network = TrainedNetwork(workdir, "best", paths=paths)
+    _, _, examples = network.load_split(None, "test")
+    inputs = exported_inputs(network, examples)
+    logits = combine(network.logits(examples))
     cases = [([array[79::-1].copy() for array in inputs], logits[79::-1])]
     if len(inputs) == 1:
         cases.append(([inputs[0][:1]], logits[:1]))
@@ -150,7 +151,7 @@ def test_an_export_predicts_as_its_source(
         complete = values[lengths == 9]
         longer = np.concatenate([complete, complete[::-1]], axis=1)
         times = 18 - np.arange(len(longer), dtype=np.int32) % 18
-        expected = combine(source.network.logits(source.network.inputs(longer, times)))
+        expected = combine(network.logits(network.inputs(longer, times)))
         cases.append(([longer, times], expected))
         refused = values.copy()  # by training; padding is NaN, too
         expected = logits.copy()
@@ -159,119 +160,64 @@ def test_an_export_predicts_as_its_source(
             refused[index::3, 0, 0] = value
             expected[index::3] = np.nan
         cases.append(([refused, lengths], expected))
-    for format_name in FORMATS:
-        write(format_name, source, tmp_path)
-        script = certificates.FOLDER / f"predict_{format_name}.py"
-        predict = runpy.run_path(str(script))["load"](tmp_path)
+    for format_name, load in LOAD.items():
+        predict = load(write(format_name, network, tmp_path))
         for arrays, expected in cases:
-            with np.errstate(all="ignore"):
-                found = predict(*arrays)
+            found = predict(*arrays)
             assert found.dtype == np.float32, name
             np.testing.assert_allclose(found, expected, atol=4e-5, err_msg=name)
 
 
-def test_the_onnx_script_refuses_an_empty_batch(source: Source, tmp_path: Path) -> None:
-    """Which would end the process of onnxruntime."""
-    write("onnx", source, tmp_path)
-    script = certificates.FOLDER / "predict_onnx.py"
-    predict = runpy.run_path(str(script))["load"](tmp_path)
-    with pytest.raises(ValueError, match="no examples"):
-        predict(source.inputs[0][:0])
-
-
-def test_every_format_is_certified(tmp_path: Path, data_dir: Path) -> None:
+def test_every_format_is_compared(tmp_path: Path, data_dir: Path) -> None:
     output = tmp_path / "out"
-    saved = save(tmp_path, NETWORKS["3 x lru on windows"], data_dir)
-    flags = flags_of(*saved, output)
-    export.main([*flags, "--format=all"])
-    paths = list(output.glob("*/certificate.json"))
-    assert {path.parent.name for path in paths} == set(FORMATS)
-    found = [json.loads(path.read_text()) for path in paths]
-    network = TrainedNetwork(saved[0], "best", paths=saved[1])
+    workdir, paths = save(tmp_path, NETWORKS["3 x lru on windows"], data_dir)
+    export.main([*flags_of(workdir, paths, output), "--format=all"])
+    network = TrainedNetwork(workdir, "best", paths=paths)
     correct = network.score(*network.load_split(None, "test")).ensemble_correct
-    for one in found:
-        assert (one["examples"], one["differing"]) == (80, 0)
-        assert one["correct"] == correct
-    assert 0 < max(one["max_abs_difference"] for one in found) < 1e-4
+    assert {path.name for path in output.iterdir()} == set(FORMATS)
+    largest = []
+    for name in FORMATS:
+        found = certificate_of(output, name)
+        assert (found["split"], found["examples"]) == ("test", 80)
+        assert (found["differing"], found["correct"]) == (0, correct)
+        assert found["params_sha256"] == network.params_sha256
+        content = (output / name / f"model.{name}").read_bytes()
+        assert found["artefact_sha256"] == hashlib.sha256(content).hexdigest()
+        assert set(FORMATS[name]) <= set(found["versions"])
+        largest.append(found["max_abs_difference"])
+    assert 0 < max(largest) < 1e-4
 
 
 def test_onnx_has_native_operators_probabilities_and_metadata(
-    source: Source, tmp_path: Path
+    lstm: TrainedNetwork, tmp_path: Path
 ) -> None:
-    write("onnx", source, tmp_path)
-    content = (tmp_path / "model.onnx").read_bytes()
-    parameters = sum(leaf.size for _, leaf in named_leaves(source.members))
+    content = write("onnx", lstm, tmp_path).read_bytes()
+    parameters = sum(leaf.size for _, leaf in named_leaves(lstm.params))
     assert len(content) < 4 * parameters + 20_000
     session = onnxruntime.InferenceSession(content)
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"]) == list("0123456789")
-    assert json.loads(metadata["features"]) == list(source.network.task.feature_names)
-    assert json.loads(metadata["params_sha256"]) == source.network.params_sha256
-    logits, probabilities = session.run(None, {"images": source.inputs[0]})
+    assert json.loads(metadata["features"]) == list(lstm.task.feature_names)
+    assert json.loads(metadata["params_sha256"]) == lstm.params_sha256
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
+    logits, probabilities = session.run(None, {"images": images})
     np.testing.assert_allclose(probabilities, softmax(logits), rtol=1e-5)
 
 
-def test_an_export_is_verified_replaced_with_force_and_certified(
-    source: Source, exported: Path, capsys: pytest.CaptureFixture[str]
+def test_an_export_is_replaced_with_force_only(
+    lstm: TrainedNetwork, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = exported / "stablehlo" / "predict.py"
-    script.write_text("raise SystemExit('was run')")
-    with pytest.raises(RunError, match="changed"):
-        export.main([f"--verify={exported}"])
-    assert capsys.readouterr().out == "stablehlo: predict.py changed\n"
-    flags = flags_of(source.network.workdir, source.network.paths, exported)
-    assert "--force" in refused("export", *flags, "--format=stablehlo")
-    export.main([*flags, "--format=stablehlo", "--force"])
+    flags = [*flags_of(lstm.workdir, lstm.paths, tmp_path), "--format=onnx"]
+    old = tmp_path / "onnx" / "old"
+    old.parent.mkdir()
+    old.touch()
+    assert "--force" in refused("export", *flags)
+    assert old.exists()
+    export.main([*flags, "--force"])
     assert "500 of 500 predictions are equal" in capsys.readouterr().out
-    assert [path.name for path in exported.iterdir()] == ["stablehlo"]
-    export.main([f"--verify={exported}"])
-    assert capsys.readouterr().out.endswith("stablehlo: unchanged\n")
-
-
-def changes_with(exported: Path, **changes: object) -> list[str]:
-    """Verifies an export after changes of its certificate."""
-    path = exported / "stablehlo/certificate.json"
-    content = path.read_text()
-    path.write_text(json.dumps(json.loads(content) | changes))
-    ((_, found),) = certificates.verify(exported, None, {})
-    path.write_text(content)
-    return found
-
-
-def test_another_checkpoint_or_other_data_are_changes(
-    source: Source, exported: Path, tmp_path: Path, data_dir: Path
-) -> None:
-    workdir, _ = save(tmp_path, NETWORKS["gru on pixels"], data_dir)
-    changes = changes_with(exported, workdir=str(workdir))
-    assert changes == [f"the parameters in {workdir} changed"]
-    folder = exported / "stablehlo"
-    content = (folder / "certificate.json").read_bytes()
-    saved = msgspec.json.decode(content, type=certificates.Certificate)
-    relabelled = source._replace(labels=source.labels[::-1])
-    changes = certificates.find_changes(saved, relabelled, folder)
-    assert changes == ["the test examples of mnist5k changed"]
-
-
-def test_an_export_of_a_moved_run_is_verified(exported: Path, source: Source) -> None:
-    network = source.network
-    path = exported / "stablehlo/certificate.json"
-    workdir, data, _ = flags_of(network.workdir, network.paths, exported)
-    content = path.read_text().replace(str(network.workdir), "/moved")
-    path.write_text(content.replace(data.partition("=")[2], "/lost"))
-    verify = f"--verify={exported}"
-    assert "--workdir: /moved does not exist" in refused("export", verify, data)
-    export.main([verify, workdir, data])
-
-
-def test_a_changed_certificate_is_a_change(exported: Path) -> None:
-    for change in ({"files": [1]}, {"workdir": 3}, {"step": "best"}):
-        (line,) = changes_with(exported, **change)
-        assert line.startswith("certificate.json is damaged: "), change
-    changes = changes_with(exported, correct=1, artefact_sha256="0")
-    assert [line.split()[0] for line in changes] == ["artefact_sha256", "correct"]
-    (exported / "stablehlo/certificate.json").unlink()
-    ((_, (line,)),) = certificates.verify(exported, None, {})
-    assert "No such file" in line
+    names = {path.name for path in (tmp_path / "onnx").iterdir()}
+    assert names == {"model.onnx", "certificate.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
 
 
 @pytest.mark.parametrize(("std", "is_exact"), [(6.0, False), (6e6, True)])
@@ -287,47 +233,64 @@ def test_digits_that_float32_does_not_hold_are_named_and_counted(
     config = NETWORKS["rnn on windows"].replace({"data.normalize": "standardize"})
     task, _ = datasets.load(config.replace(paths).data)
     workdir = save_network(tmp_path / "run", config, task)
-    flags = flags_of(workdir, paths, tmp_path / "out")
     with contextlib.suppress(RunError):
-        export.main([*flags, "--format=stablehlo"])
-    content = (tmp_path / "out/stablehlo/certificate.json").read_text()
-    certificate = json.loads(content)
-    assert (certificate["differing"] == 0) == is_exact
-    assert (certificate["max_abs_difference"] < 1e-3) == is_exact
+        export.main([*flags_of(workdir, paths, tmp_path), "--format=stablehlo"])
+    found = certificate_of(tmp_path, "stablehlo")
+    assert (found["differing"] == 0) == is_exact
+    assert (found["max_abs_difference"] < 1e-3) == is_exact
     named = [message.split()[2] for message in caplog.messages]
     assert named == ([] if is_exact else ["seconds"])
 
 
-def test_an_export_with_other_logits_is_not_written(
-    source: Source, tmp_path: Path
+def test_another_prediction_is_an_error_unless_it_is_a_tie(
+    lstm: TrainedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = source._replace(members=jax.tree.map(np.negative, source.members))
-    with pytest.raises(RunError, match="is not the network"):
-        certificates.write(wrong, "stablehlo", tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    """The network computes other logits than the export for one example."""
+    flags = [*flags_of(lstm.workdir, lstm.paths, tmp_path), "--format=onnx", "--force"]
+    _, _, examples = lstm.load_split(None, "test")
+    logits = lstm.logits(examples)
+    second, first = logits[0, 5].argsort()[-2:]
+    monkeypatch.setattr(TrainedNetwork, "logits", lambda *_: logits)
+    logits[0, 5, second] = logits[0, 5, first] + 1e-5
+    export.main(flags)
+    found = certificate_of(tmp_path, "onnx")
+    assert (found["differing"], found["ties"]) == (1, 1)
+    logits[0, 5, second] = logits[0, 5, first] + 1e-2
+    with pytest.raises(RunError, match=r"onnx in .* predict another class"):
+        export.main(flags)
+    found = certificate_of(tmp_path, "onnx")
+    assert (found["differing"], found["ties"]) == (1, 0)
 
 
-def test_different_predictions_are_counted(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", FORMATS)
+def test_another_network_fails_the_comparison(
+    name: str,
+    lstm: TrainedNetwork,
+    tmp_path: Path,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    logits = source.logits.copy()
-    first, second = logits[5].argsort()[-2:]
-    logits[5, [first, second]] = logits[5, [second, first]]  # within rounding
-    wrong = source._replace(logits=logits)
-    monkeypatch.setattr(Source, "create", lambda *_: wrong)
-    output = tmp_path / "out"
-    flags = flags_of(source.network.workdir, source.network.paths, output)
-    with pytest.raises(RunError, match=r"stablehlo in .*/out predict another class"):
-        export.main([*flags, "--format=stablehlo"])
-    content = json.loads((output / "stablehlo/certificate.json").read_text())
-    assert content["differing"] == 1
+    """The files hold parameters other than those of the run, or such that are NaN."""
+    module = importlib.import_module(f"rnnmnist.exporting.write_{name}")
+    original: Callable[..., None] = module.write
+    other = TrainedNetwork(lstm.workdir, "best", paths=lstm.paths)
+    monkeypatch.setattr(module, "write", lambda _, path: original(other, path))
+    flags = [*flags_of(lstm.workdir, lstm.paths, tmp_path), f"--format={name}"]
+    other.params = jax.tree.map(lambda leaf: leaf * np.nan, other.params)
+    with pytest.raises(RunError, match="not finite, for 500 of 500 examples"):
+        export.main(flags)
+    assert not list(tmp_path.iterdir())
+    other.params = jax.tree.map(np.negative, lstm.params)
+    with pytest.raises(RunError, match=f"{name} in .* predict another class"):
+        export.main(flags)
+    assert certificate_of(tmp_path, name)["differing"] > 100
 
 
 def test_a_missing_package_is_named(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lstm: TrainedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(FORMATS, "onnx", ("numpy", "absent"))
-    flags = flags_of(source.network.workdir, source.network.paths, tmp_path / "out")
+    flags = flags_of(lstm.workdir, lstm.paths, tmp_path / "out")
     assert refused("export", *flags, "--format=onnx").endswith(": pip install absent")
     assert not (tmp_path / "out").exists()
 
@@ -336,7 +299,8 @@ def test_a_cell_of_another_kind_is_exported_as_stablehlo_only(
     tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The package has one cell more, with a name in the registry and nothing else."""
-    assert {config.model.cell for config in NETWORKS.values()} == {*SUPPORTED_CELLS}
+    cells = {config.model.cell for config in NETWORKS.values()}
+    assert cells == set(write_onnx.CELLS)
     monkeypatch.setitem(CELLS, "another", "flax.linen:MGUCell")
     monkeypatch.setattr(ModelConfig, "__post_init__", lambda self: None)
     saved = save(tmp_path, config_of("another"), data_dir)

@@ -102,13 +102,13 @@ def test_a_command_stops_on_the_first_signal_and_exits_on_the_second(
 INTERRUPTED_EXPORT = """
 import os, signal, time
 from rnnmnist import cli, export
-from rnnmnist.exporting import certificates
+from rnnmnist.exporting import comparison
 
-def run(*_):
+def compare(*_):
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(60)
 
-certificates.run = run
+comparison.compare = compare
 cli.run(export.main)
 """
 

@@ -1,0 +1,158 @@
+"""Compares an export with the network of its run, on all examples of a split."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import jax.export
+import msgspec
+import numpy as np
+
+from rnnmnist.config.tasks import Task
+from rnnmnist.data.examples import Examples
+from rnnmnist.errors import RunError
+from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.evaluation.predictions import log_probabilities
+from rnnmnist.exporting.formats import FORMATS
+from rnnmnist.runtime.machine import installed_versions
+
+BATCH = 128  # examples that an export gets at a time
+# Of logits, relative to the largest one of an example, and of standardized inputs. Sums
+# of float32 in another order differ less.
+ROUNDING = 1e-4
+_logger = logging.getLogger(__name__)
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a comparison, as in `certificate.json`."""
+
+    dataset: str
+    split: str
+    step: int
+    params_sha256: str  # as in result files
+    artefact_sha256: str
+    examples: int
+    correct: int  # predictions of the export that are the label
+    differing: int  # predictions of the export other than those of the network
+    ties: int  # of these, those between classes whose logits differ by rounding only
+    max_abs_difference: float  # between logits
+    versions: dict[str, str]  # by library
+
+
+def compare(
+    artefact: Path, network: TrainedNetwork, task: Task, split: str, examples: Examples
+) -> Certificate:
+    """Compares an export with its network, for examples that `load_split` returns.
+
+    The network reads the examples in their own type, as `evaluate` does; the export
+    reads what its users pass, which is described at `exported_inputs`.
+
+    Raises:
+        RunError: if a logit of the export is infinite or NaN.
+    """
+    expected = combine(network.logits(examples))
+    name = artefact.suffix.removeprefix(".")
+    predict = {"onnx": load_onnx, "stablehlo": load_stablehlo}[name](artefact)
+    inputs = exported_inputs(network, examples)
+    logits = np.concatenate(
+        [
+            predict(*(array[start : start + BATCH] for array in inputs))
+            for start in range(0, len(examples), BATCH)
+        ]
+    )
+    is_finite = np.isfinite(logits).all(axis=-1)
+    if not is_finite.all():
+        raise RunError(
+            f"the {name} export computes logits that are not finite, for "
+            f"{(~is_finite).sum():,} of {len(examples):,} examples"
+        )
+    predicted = logits.argmax(axis=-1)
+    differs = predicted != expected.argmax(axis=-1)
+    # By how much the network prefers its own prediction to that of the export.
+    margins = expected.max(axis=-1) - expected[np.arange(len(examples)), predicted]
+    is_close = margins <= ROUNDING * np.maximum(1, np.abs(expected).max(axis=-1))
+    return Certificate(
+        dataset=task.name,
+        split=split,
+        step=network.checkpoint_step,
+        params_sha256=network.params_sha256,
+        artefact_sha256=hashlib.sha256(artefact.read_bytes()).hexdigest(),
+        examples=len(examples),
+        correct=int((predicted == examples.labels).sum()),
+        differing=int(differs.sum()),
+        ties=int((differs & is_close).sum()),
+        max_abs_difference=float(np.abs(logits - expected).max()),
+        versions=installed_versions()
+        | {package: metadata.version(package) for package in FORMATS[name]},
+    )
+
+
+def load_onnx(artefact: Path) -> Callable[..., np.ndarray]:
+    """Returns the function from inputs to logits that an ONNX model computes."""
+    import onnxruntime  # only this format needs it
+
+    session = onnxruntime.InferenceSession(artefact, providers=["CPUExecutionProvider"])
+    names = [argument.name for argument in session.get_inputs()]
+
+    def predict(*inputs: np.ndarray) -> np.ndarray:
+        (logits,) = session.run(["logits"], dict(zip(names, inputs, strict=True)))
+        return logits
+
+    return predict
+
+
+def load_stablehlo(artefact: Path) -> Callable[..., np.ndarray]:
+    """Returns the function from inputs to logits that a StableHLO program computes.
+
+    It is compiled from the bytes of the file, which contain nothing of this process.
+    """
+    exported = jax.export.deserialize(bytearray(artefact.read_bytes()))
+    predict = jax.jit(exported.call)
+    return lambda *inputs: np.asarray(predict(*inputs))
+
+
+def exported_inputs(
+    network: TrainedNetwork, examples: Examples
+) -> tuple[np.ndarray, ...]:
+    """Returns examples as an exported network takes them.
+
+    They are images, uint8 [n, rows, columns]; or sequences before normalization,
+    float32 [n, time, features], and their lengths, int32 [n].
+    """
+    values = examples.raw(slice(None))
+    if network.task.image_shape:
+        return (values,)
+    lengths = examples.lengths
+    if lengths is None:
+        lengths = np.full(len(values), values.shape[1])
+    return values.astype(np.float32), lengths.astype(np.int32)
+
+
+def warn_of_lost_digits(network: TrainedNetwork, examples: Examples) -> None:
+    """Warns of features that exports, which take float32, do not read as the run does.
+
+    Of a value whose distance from zero is large beside its deviation, few digits are
+    left after the subtraction of the mean.
+    """
+    if network.task.image_shape:
+        return
+    values = examples.raw(slice(None))
+    exact = network.normalization(values, examples.lengths)
+    rounded = network.normalization(values.astype(np.float32), examples.lengths)
+    errors = np.abs(exact - rounded).max((0, 1))
+    for index in np.flatnonzero(errors > ROUNDING):
+        _logger.warning(
+            f"the feature {network.task.feature_names[index]} loses digits in float32, "
+            "which exports take; subtract a constant from it for the training"
+        )
+
+
+def combine(logits: np.ndarray) -> np.ndarray:
+    """Returns the logits [n, classes] of an export, from those of each network.
+
+    Of an ensemble, they are the logarithms of its members' mean probabilities.
+    """
+    return logits[0] if len(logits) == 1 else log_probabilities(logits)
