@@ -83,15 +83,13 @@ class Parser(argparse.ArgumentParser):
 def parse_settings(
     args: argparse.Namespace, names: Iterable[str] = PATHS
 ) -> dict[str, Any]:
-    """Returns the given settings; paths are absolute, as checkpoints store them."""
-    values = {}
-    for name in names:
-        if (text := getattr(args, name)) is not None:
-            value = SETTINGS[name].parse(text)
-            if SETTINGS[name].is_path and value is not None:
-                value = str(files.expand(value))
-            values[name] = value
-    return values
+    """Returns the given settings."""
+    given = {name: getattr(args, name) for name in names}
+    return {
+        name: SETTINGS[name].parse(text)
+        for name, text in given.items()
+        if text is not None
+    }
 
 
 def training_parser(command: str, description: str | None) -> Parser:

@@ -163,11 +163,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
     def _settings(self, name_of: Mapping[Any, str]) -> dict[str, Any]:
         """Returns the settings of `rnnmnist.fit`, for classes with these names."""
         given = {name: getattr(self, name) for name in SHARED}
-        settings = {
-            name: value.item() if isinstance(value, np.generic) else value
-            for name, value in (given | {"seed": self.random_state}).items()
-            if value is not None
-        }
+        given["seed"] = self.random_state
+        settings = {name: value for name, value in given.items() if value is not None}
         if isinstance(self.class_weight, Mapping):
             settings["class_weight"] = {
                 name_of.get(label, label): weight

@@ -7,7 +7,8 @@ The page is one HTML file that contains the networks and needs no server or netw
 """
 
 from rnnmnist import cli, errors
-from rnnmnist.config.files import REFERENCES, expand
+from rnnmnist.config.files import REFERENCES
+from rnnmnist.config.settings import expand
 
 
 def main(argv: list[str]) -> None:

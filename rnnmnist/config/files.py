@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rnnmnist.config.schema import Config
+from rnnmnist.config.settings import expand
 from rnnmnist.errors import PACKAGE, SHIPPED, UserError, did_you_mean, shown
 
 # The shipped models, trained with a loss after the last row and after every row.
@@ -18,14 +19,6 @@ def shipped_folder(name: str) -> Path:
     """Returns a shipped folder, of the package in a wheel or the root of a clone."""
     in_wheel = SHIPPED / name
     return in_wheel if in_wheel.is_dir() else PACKAGE.parent / name
-
-
-def expand(text: str) -> Path:
-    """Returns an absolute path, in which `~` is the user's home directory."""
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as error:  # there is no such user
-        raise UserError(f"{text}: {error}") from None
 
 
 def parse_folder(text: str, subject: str = "workdir") -> Path:

@@ -16,7 +16,14 @@ import operator
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from rnnmnist.config.settings import ConfigSection, Setting, find, setting, settings_of
+from rnnmnist.config.settings import (
+    ConfigSection,
+    Setting,
+    find,
+    setting,
+    settings_of,
+    to_python,
+)
 from rnnmnist.errors import UserError, shown
 
 # The class of each recurrent cell. Linear ones are linear in the state, in residual
@@ -411,7 +418,7 @@ class TrainConfig(ConfigSection, prefix="train."):
 
 def _weight_pairs(weights: Any) -> tuple[tuple[str, float], ...]:
     try:
-        weights = dict(weights)
+        weights = {name: to_python(weight) for name, weight in dict(weights).items()}
     except (TypeError, ValueError):
         raise UserError(
             f"train.class_weight: must be a mapping from classes to weights, not "

@@ -8,14 +8,28 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 
-from rnnmnist.errors import UserError, did_you_mean, shown
+from rnnmnist.errors import UserError, did_you_mean, named, shown
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+
+
+def to_python(value: Any) -> Any:
+    """Returns a scalar of NumPy, or an array without axes, as a value of Python."""
+    return value.item() if getattr(value, "shape", None) == () else value
+
+
+def expand(text: str) -> Path:
+    """Returns an absolute path, in which `~` is the user's home directory."""
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:  # there is no such user
+        raise UserError(f"{text}: {error}") from None
 
 
 class Setting(NamedTuple):
@@ -33,13 +47,20 @@ class Setting(NamedTuple):
     is_path: bool  # which depends on the machine, not on the run
 
     def check(self, value: Any, *, strict: bool = True) -> Any:
-        """Returns a value of the setting's type; unless strict, texts are converted."""
+        """Returns a value of the setting's type; unless strict, texts are converted.
+
+        Numbers of NumPy become those of Python, and paths absolute.
+        """
         try:
-            return msgspec.convert(value, self.kind, strict=strict)
+            value = msgspec.convert(to_python(value), self.kind, strict=strict)
         except msgspec.ValidationError:
             raise UserError(
                 f"{self.name}: must be {self.allowed}, not {shown(value)}"
             ) from None
+        if self.is_path and value:
+            with named(self.name):
+                value = str(expand(value))
+        return value
 
     def parse(self, text: str) -> Any:
         """Returns the value that a text stands for; errors are those of `check`."""

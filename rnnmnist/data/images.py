@@ -21,7 +21,7 @@ import numpy as np
 import requests
 import tensorflow_datasets as tfds  # noqa: TID251
 
-from rnnmnist.config.files import expand, open_folder, parse_folder
+from rnnmnist.config.files import open_folder, parse_folder
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.image_sets import IMAGE_SETS, IMAGE_SHAPE, embedded_images
@@ -147,7 +147,7 @@ def _read_split(builder: MnistRows, split: str) -> Examples:
 
 def missing_urls(builder: MnistRows, manual_dir: str | None) -> list[str]:
     """Returns the original files to download, from a host that must respond."""
-    folder = None if manual_dir is None else expand(manual_dir)
+    folder = None if manual_dir is None else Path(manual_dir)
     if folder is not None and not folder.is_dir():
         raise UserError(f"data.manual_dir: {folder} is not a folder")
     missing = [

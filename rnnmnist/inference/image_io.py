@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: TID251
 
-from rnnmnist.config.files import expand
+from rnnmnist.config.settings import expand
 from rnnmnist.data.sequences.validation import refuse_masked
 from rnnmnist.errors import UserError
 

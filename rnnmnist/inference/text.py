@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnmnist.config.files import expand
+from rnnmnist.config.settings import expand
 from rnnmnist.errors import UserError, named, printable
 from rnnmnist.evaluation.metrics import probability
 from rnnmnist.inference.predictor import Prediction, Predictor

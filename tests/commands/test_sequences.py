@@ -184,6 +184,30 @@ def test_evaluation_on_other_data_has_a_file_of_its_own(
     assert trainer.result(copy) == trainer.result(run)
 
 
+def test_a_configuration_file_can_name_the_data_from_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relative path, or that in the home directory, is valid in other ones."""
+    save(tmp_path / "levels.npz", arrays())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("levels.npz", "~/levels.npz"):
+        monkeypatch.chdir(tmp_path)
+        Path("own.py").write_text(
+            "from rnnmnist import Config, DataConfig\n"
+            "def get_config():\n"
+            f"    return Config(data=DataConfig(name='files', path={name!r}))\n"
+        )
+        workdir = tmp_path / f"run of {len(name)}"
+        flags = (flag for flag in TINY if flag != "--config=files")
+        with contextlib.redirect_stdout(io.StringIO()):
+            main.main([*flags, "--config=own.py", f"--workdir={workdir}"])
+        shutil.rmtree(workdir / "evaluation")
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        evaluate.main([f"--workdir={workdir}"])
+        assert trainer.result(workdir)["examples"] == 15
+
+
 def test_either_file_of_a_pair_names_both(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -338,7 +362,8 @@ def test_fit_trains_on_arrays_and_resumes(
     settings["workdir"] = tmp_path / "run"
     given = (content["inputs"], content["labels"])
     lengths, split = content["lengths"], content["split"]
-    workdir = rnnmnist.fit(*given, lengths=lengths, split=split, **settings)
+    of_numpy = settings | {"learning_rate": np.float64(0.03), "seed": np.int64(0)}
+    workdir = rnnmnist.fit(*given, lengths=lengths, split=split, **of_numpy)
     assert workdir == tmp_path / "run"
     settings["num_steps"] = 40
     rnnmnist.fit(*given, lengths=lengths, split=split, **settings)

@@ -16,6 +16,7 @@ from rnnmnist import main
 from rnnmnist.config.files import find_config, load_config
 from rnnmnist.config.schema import (
     CELLS,
+    DATA_PATHS,
     DEFAULT_LAYERS,
     INITIALIZED_CELLS,
     LINEAR_CELLS,
@@ -362,6 +363,44 @@ def test_sections_are_checked_on_construction() -> None:
     for section in ({"num_steps": 3}, 3, DataConfig()):
         with pytest.raises(UserError, match=r"^train: must be a TrainConfig, not "):
             Config(train=section)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("convert", [lambda number: number, np.array])
+def test_numbers_of_numpy_are_those_of_python(convert: Any) -> None:
+    pairs: dict[str, tuple[Any, Any]] = {
+        "seed": (np.int64(3), 3),
+        "train.learning_rate": (np.logspace(-3, -1, 3)[1], 0.01),
+        "train.num_steps": (np.uint8(7), 7),
+        "train.weight_decay": (np.float32(0.25), 0.25),
+        "data.validation": (np.bool_(False), False),
+        "model.cell": (np.str_("gru"), "gru"),
+    }
+    weight = convert(np.float32(0.5))
+    given = {name: convert(number) for name, (number, _) in pairs.items()}
+    config = Config().replace(given | {"train.class_weight": {"a": weight}})
+    found = config.flat()
+    assert found["train.class_weight"] == (("a", 0.5),)
+    for name, (_, expected) in pairs.items():
+        assert found[name] == expected
+        assert type(found[name]) is type(expected)
+    for value in (np.float64(0.5), np.bool_(True), np.array([3])):
+        with pytest.raises(UserError, match=r"^seed: must be an integer"):
+            Config(seed=convert(value))
+
+
+@pytest.mark.parametrize("name", DATA_PATHS)
+def test_a_path_is_absolute_wherever_it_is_set(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for text, path in (("a/b", "a/b"), ("~/b", "home/b"), (f"{tmp_path}/b", "b")):
+        config = Config().replace({name: text})
+        assert config.flat()[name] == str(tmp_path / path)
+        assert SETTINGS[name].parse(text) == str(tmp_path / path)
+        assert Config.from_dict(msgspec.to_builtins(config)) == config
+    with pytest.raises(UserError, match=rf"^{name}: ~nobody here: "):
+        Config().replace({name: "~nobody here"})
 
 
 def test_values_of_other_types_are_refused_in_a_short_line() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rnnmnist.config.files import expand
 from rnnmnist.config.schema import DataConfig
+from rnnmnist.config.settings import expand
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import (
     Dataset,
