@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     args = cli.parse_training(parser, argv)
     try:
         show("versions", machine.join_versions(machine.installed_versions()))
-        memory = f"{machine.main_memory() / 2**30:.1f} GiB of memory"
+        memory = f"{machine.main_memory().total / 2**30:.1f} GiB of memory"
         processor = machine.describe_processor()
         show("machine", f"{platform.system()}, {processor}, {memory}")
         from rnnmnist.runtime.compilation import enable_compilation_cache

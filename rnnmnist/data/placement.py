@@ -55,7 +55,9 @@ def open_batches(
     on_host = config.execution.placement == "host"
     if config.execution.placement == "auto":
         stats = mesh.local_devices[0].memory_stats() or {}
-        shared = main_memory() / len(mesh.local_devices)  # by the devices of a CPU
+        shared = main_memory().total / len(
+            mesh.local_devices
+        )  # by the devices of a CPU
         memory = stats.get("bytes_limit", shared)
         on_host = size * len(examples) > MAX_MEMORY_FRACTION * memory
     with ThreadPoolExecutor(1) as thread:  # not started if unused

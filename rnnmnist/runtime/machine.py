@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
+CGROUP = Path("/sys/fs/cgroup")  # in a container, that of the container
 LIBRARIES = (
     "array_record",
     "flax",
@@ -42,11 +44,31 @@ def describe_processor() -> str:
     return f"{cores} core{'s' if cores > 1 else ''} of {model}{vectors}"
 
 
-def main_memory(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
-    """Returns the bytes of main memory, or the limit of a container."""
-    total = psutil.virtual_memory().total
+class Memory(NamedTuple):
+    """Main memory, in bytes."""
+
+    total: int
+    available: int
+
+
+def main_memory() -> Memory:
+    """Returns the memory of this machine, or of the container if that has less.
+
+    The files that a container has read are in its usage until other memory is needed.
+    """
+    host = psutil.virtual_memory()
+    limit = CGROUP / "memory.max"
     text = limit.read_text().strip() if limit.is_file() else "max"
-    return total if text == "max" else min(total, int(text))
+    if text == "max":
+        return Memory(host.total, host.available)
+    used = int((CGROUP / "memory.current").read_text())
+    counts = re.findall(
+        r"^(?:in)?active_file (\d+)$",
+        (CGROUP / "memory.stat").read_text(),
+        re.MULTILINE,
+    )
+    free = max(0, int(text) - used + sum(map(int, counts)))
+    return Memory(min(host.total, int(text)), min(host.available, free))
 
 
 def installed_versions() -> dict[str, str]:

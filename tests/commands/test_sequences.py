@@ -25,6 +25,7 @@ from rnnmnist.data import placement
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import logs
 from rnnmnist.runs.workdir import lock
+from rnnmnist.runtime.machine import Memory
 
 CLASSES = np.array(["low", "middle", "high"])
 SETTINGS = {
@@ -306,7 +307,9 @@ def test_batches_from_the_host_give_the_bits_of_resident_data(
     )
     copies = 4 * 30 * 12 * 2 * 4  # float32 on each device
     for place, memory in (("device", 4 * copies), ("host", 4 * copies - 1)):
-        monkeypatch.setattr(placement, "main_memory", partial(int, memory))
+        monkeypatch.setattr(
+            placement, "main_memory", partial(Memory, memory, available=memory)
+        )
         output = train(folder, tmp_path / place, *settings)
         assert f"stay on the {place}" in output
     assert bits(tmp_path / "host") == bits(tmp_path / "device")

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import SPLITS
 from rnnmnist.errors import UserError, did_you_mean, first_line, shown
+from rnnmnist.runtime.machine import main_memory
 
 MAX_CLASSES = 1_000
 VALIDATION_EVERY = 10  # training sequences of a class, where no split is given
@@ -255,7 +255,7 @@ def pad(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 def check_memory(needed: int, what: str) -> None:
     """Checks a size in bytes before that much is read."""
-    available = psutil.virtual_memory().available
+    available = main_memory().available
     if needed > available:
         raise UserError(
             f"{what} need {needed / 1e9:.3g} GB of memory, more than the available "

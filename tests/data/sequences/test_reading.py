@@ -22,6 +22,7 @@ from rnnmnist.data.sequences import reading
 from rnnmnist.data.sequences.reading import read, to_dataset
 from rnnmnist.data.sequences.validation import Sequences, validate
 from rnnmnist.errors import UserError, as_run_error
+from rnnmnist.runtime import machine
 
 NAN = float("nan")
 # Three sequences of two features, padded to the longest.
@@ -496,11 +497,21 @@ def test_missing_and_unknown_files_are_refused(tmp_path: Path) -> None:
     assert "contains no array 'inputs'" in refusal(tmp_path / "empty")
 
 
+@pytest.mark.parametrize("limited", ["machine", "container"])
 def test_what_does_not_fit_in_memory_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limited: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = psutil.virtual_memory()._replace(available=2_000_000)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    if limited == "machine":
+        memory = psutil.virtual_memory()._replace(available=2_000_000)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    else:
+        (tmp_path / "memory.max").write_text("10000000\n")
+        (tmp_path / "memory.current").write_text("9000000\n")
+        counts = (
+            "anon 8000000\nfile 1000000\ninactive_file 700000\nactive_file 300000\n"
+        )
+        (tmp_path / "memory.stat").write_text(counts)
+        monkeypatch.setattr(machine, "CGROUP", tmp_path)
     rows = "1:a\n2:b\n" * 1000 + ",".join(["1"] * 10_000) + ":b\n"
     path = write_text(tmp_path, "a.ts", "@classLabel true a b\n@data\n" + rows)
     assert "longest of 10000 time steps, 2001 sequences need 0.16 GB" in refusal(path)
