@@ -14,8 +14,9 @@ class Task:
     """The sequences of a data set and their classes.
 
     Every checkpoint and result file holds the task, so that a model can be rebuilt from
-    its checkpoint alone. The last four are None until the arrays are read, and for
-    data sets whose content is fixed by their name.
+    its checkpoint alone. The last four are None until the arrays are read. Images are
+    not standardized; only those of `mnist5k`, whose splits this package draws, have a
+    SHA-256.
     """
 
     name: str
@@ -27,7 +28,7 @@ class Task:
     image_shape: tuple[int, int] | None = None  # rows, columns; None: no images
     feature_names: tuple[str, ...] = ()
     validation_groups: tuple[str, ...] = ()  # of sequences that are held out by group
-    sha256: str | None = None  # of all sequences with their labels and lengths
+    sha256: str | None = None  # of all examples with their labels, lengths and splits
     mean: tuple[float, ...] | None = None  # of each feature, by which it is
     std: tuple[float, ...] | None = None  # standardized; None: it is not
     difference_std: tuple[float, ...] | None = None  # of differences, in units of std

@@ -1,6 +1,7 @@
 """The data sets of images by their names: their tasks, and the shipped images."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,30 +19,62 @@ _SYLLABLES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
 _SIZES = {"train": 55_000, "validation": 5_000, "test": 10_000}
 
-IMAGE_SETS: dict[str, tuple[tuple[str, ...], dict[str, int]]] = {
-    "mnist": (_DIGITS, _SIZES),
-    "fashion_mnist": (_GARMENTS, _SIZES),
-    "kmnist": (_SYLLABLES, _SIZES),
-    "mnist5k": (_DIGITS, {"train": 4_000, "validation": 500, "test": 500}),
+
+class ImageSet(NamedTuple):
+    """What is known of a data set of images before its files are read."""
+
+    classes: tuple[str, ...]
+    examples: dict[str, int]  # in each split
+    version: str = "3.0.0"  # of what TFDS prepares; other content needs another one
+    sha256: str | None = None  # of all splits; None: the original files have checksums
+
+
+IMAGE_SETS = {
+    "mnist": ImageSet(_DIGITS, _SIZES),
+    "fashion_mnist": ImageSet(_GARMENTS, _SIZES),
+    "kmnist": ImageSet(_SYLLABLES, _SIZES),
+    "mnist5k": ImageSet(
+        _DIGITS,
+        {"train": 4_000, "validation": 500, "test": 500},
+        version="4.0.0",
+        sha256="334ebd8e3c93aaa3daf7db3f0268123055d66eb05998ba4ed018a7e27223f5d3",
+    ),
 }
 EMBEDDED = Path(__file__).parent / "mnist5k.npz"
 
 
 def image_task(config: DataConfig) -> Task:
     """Returns the task of a data set of images, which need not be prepared."""
-    classes, examples = IMAGE_SETS[config.name]
+    image_set = IMAGE_SETS[config.name]
     view = View(config.view, config.permutation)
     _, time_steps, features = view(np.zeros((1, *IMAGE_SHAPE))).shape
-    return Task(config.name, time_steps, features, classes, examples, IMAGE_SHAPE)
+    return Task(
+        config.name,
+        time_steps,
+        features,
+        image_set.classes,
+        image_set.examples,
+        IMAGE_SHAPE,
+        sha256=image_set.sha256,
+    )
 
 
 def embedded_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns the splits of the images that the package ships, read without TFDS.
 
     They are images, uint8 [n, 28, 28], and labels, uint8 [n], as many of each class.
+    Each split is a random sample of each class, which never changes. Its examples are
+    in the order of the file, which is sorted by class.
     """
     with np.load(EMBEDDED, allow_pickle=False) as file:
-        images, labels = file["images"], file["labels"]  # sorted by class
-    indices = np.split(np.arange(len(labels)).reshape(10, 500), [400, 450], axis=1)
-    parts = zip(SPLITS, map(np.ravel, indices), strict=True)
-    return {name: (images[part], labels[part]) for name, part in parts}
+        images, labels = file["images"], file["labels"]
+    indices = np.arange(len(labels)).reshape(10, 500)  # of each class
+    # Not a Generator, whose stream may change between versions of NumPy.
+    generator = np.random.RandomState(0)
+    drawn = np.stack([generator.permutation(of_class) for of_class in indices])
+    parts = np.split(drawn, [400, 450], axis=1)
+    splits = {}
+    for split, part in zip(SPLITS, parts, strict=True):
+        selected = np.sort(part, axis=None)
+        splits[split] = (images[selected], labels[selected])
+    return splits

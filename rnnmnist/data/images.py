@@ -46,9 +46,9 @@ NETWORK_SECONDS = 6.0  # TFDS itself takes minutes to report a missing network
 class MnistRows(tfds.core.GeneratorBasedBuilder):
     """Images of 28 x 28 grey pixels in ten classes, in the original order."""
 
-    VERSION = tfds.core.Version("3.0.0")
     BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
-        tfds.core.BuilderConfig(name=name) for name in IMAGE_SETS
+        tfds.core.BuilderConfig(name=name, version=image_set.version)
+        for name, image_set in IMAGE_SETS.items()
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -73,7 +73,7 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
             paths = dl_manager.download(urls)
             images, labels = map(read_idx, paths["train"])
             test_images, test_labels = map(read_idx, paths["test"])
-            held_out = IMAGE_SETS[self.builder_config.name][1]["validation"]
+            held_out = IMAGE_SETS[self.builder_config.name].examples["validation"]
             splits = {
                 "train": (images[held_out:], labels[held_out:]),
                 "validation": (images[:held_out], labels[:held_out]),

@@ -180,6 +180,12 @@ class TrainedNetwork:
             raise UserError(f"data.path: {config.path} is missing; set its new place")
         task, splits = datasets.load(config, trained=self.task)
         if task.sha256 != self.task.sha256 and self.paths.get("data.path") is None:
+            if config.path is None:
+                raise UserError(
+                    f"workdir: {self.workdir} was trained on other splits of "
+                    f"{task.name}, of another version of rnnmnist; use that version, "
+                    "or train in another workdir"
+                )
             raise UserError(
                 f"data.path: the sequences in {config.path} are not those of the "
                 "training (their SHA-256 differs); to evaluate on them, set "

@@ -57,7 +57,7 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     task: Task | None = None  # the evaluated data
     permutation: str | None = None  # order of the pixels in the view `permuted`
     permutation_sha256: str | None = None
-    trained_on_sha256: str | None = None  # the training data, if they are a user's
+    trained_on_sha256: str | None = None  # `Task.sha256` of the training data
     tutorial_128: Scores | None = None  # on the first 128 test examples
     members: tuple["Result", ...] = ()
 

@@ -26,6 +26,7 @@ from support import (
     file_times,
     one_line_error,
     output_of,
+    refused,
     run_python,
     save_network,
 )
@@ -36,6 +37,7 @@ from rnnmnist.__main__ import COMMANDS
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import TrainConfig
 from rnnmnist.data.image_sets import image_task
+from rnnmnist.runs.checkpoints import json_checksum
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 
 
@@ -135,6 +137,31 @@ def test_evaluate_reproduces_the_result_of_the_trainer(
     evaluate.main([f"--workdir={copied}", "--step=100", "--split=train"])
     result = json.loads((copied / "evaluation" / "train-100.json").read_text())
     assert result["examples"] == 4000
+
+
+def test_a_run_on_other_splits_is_neither_resumed_nor_evaluated(
+    copied: Path, data_dir: Path
+) -> None:
+    """Such as those before the embedded splits had a checksum."""
+    for path in copied.glob("*/header/metadata"):
+        content = json.loads(path.read_text())
+        del content["sha256"]
+        content["task"]["sha256"] = None
+        path.write_text(json.dumps(content | {"sha256": json_checksum(content)}))
+    before = file_times(copied).keys()
+    longer = trainer.arguments(copied, data_dir, "--config.train.num_steps=140")
+    assert "trained on other data than mnist5k" in refused("main", *longer)
+    output = copied.parent / "exported"
+    for name, *flags in (
+        ("evaluate",),
+        ("evaluate", "--split=validation"),
+        ("report",),
+        ("export", "--format=onnx", f"--output={output}"),
+    ):
+        message = refused(name, f"--workdir={copied}", *flags)
+        assert f"{copied} was trained on other splits of mnist5k" in message
+    assert file_times(copied).keys() == before
+    assert not output.exists()
 
 
 def test_a_resumed_run_ends_with_the_same_bits(

@@ -65,7 +65,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path) for path in found if ".config" not in path.parts)
 
 
-def test_the_embedded_splits_are_balanced_and_disjoint(small: Config) -> None:
+def test_the_embedded_splits_are_balanced_disjoint_and_complete(small: Config) -> None:
     task, splits = datasets.load(small.data)
     sizes = {"train": 400, "validation": 50, "test": 50}
     assert tuple(splits) == SPLITS
@@ -74,7 +74,27 @@ def test_the_embedded_splits_are_balanced_and_disjoint(small: Config) -> None:
     assert task == image_sets.image_task(small.data)
     assert task.examples == {s: len(splits[s].labels) for s in SPLITS}
     found = [i.tobytes() for split in SPLITS for i in splits[split].stored]
-    assert len(set(found)) == len(found) == 5000
+    with np.load(image_sets.EMBEDDED) as file:
+        shipped = {image.tobytes() for image in file["images"]}
+    assert len(found) == 5000
+    assert set(found) == shipped
+
+
+def test_the_embedded_splits_are_those_of_the_checksum_in_their_task(
+    small: Config,
+) -> None:
+    """With every version of NumPy. Other splits need another checksum and version."""
+    splits = image_sets.embedded_images()
+    digest = hashlib.sha256()
+    for pixels, labels in splits.values():
+        assert pixels.dtype == labels.dtype == np.uint8
+        digest.update(pixels.tobytes() + labels.tobytes())
+    assert digest.hexdigest() == image_sets.image_task(small.data).sha256
+    expected = {
+        split: Examples(pixels, labels=labels.astype(np.int32))
+        for split, (pixels, labels) in splits.items()
+    }
+    assert_equal(datasets.load(small.data).splits, expected)
 
 
 @pytest.mark.parametrize("name", image_sets.IMAGE_SETS)
@@ -186,9 +206,11 @@ def test_a_folder_of_an_older_version_is_prepared_again(
 ) -> None:
     first = datasets.load(prepared).splits
     (info,) = tmp_path.rglob("dataset_info.json")
-    info.parent.rename(info.parent.with_name("1.0.0"))
+    older = info.parent.with_name("3.0.0")  # of which the embedded splits were others
+    info.parent.rename(older)
     assert_equal(datasets.load(prepared).splits, first)
     assert info.exists()
+    assert info.parent != older
 
 
 @pytest.mark.parametrize("pattern", ["*test.array_record*", "dataset_info.json"])

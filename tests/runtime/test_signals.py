@@ -5,9 +5,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from support import TASK, run_python, save_network
+from support import run_python, save_network
 
 from rnnmnist.config.schema import Config, DataConfig
+from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import RunError
 from rnnmnist.runtime.signals import (
     deferred_interrupts,
@@ -117,7 +118,8 @@ cli.run(export.main)
 def test_an_interrupted_export_leaves_no_files(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    run = save_network(tmp_path / "run", Config(data=DataConfig(name="mnist5k")), TASK)
+    config = Config(data=DataConfig(name="mnist5k"))
+    run = save_network(tmp_path / "run", config, image_task(config.data))
     flags = [f"--workdir={run}", "--format=stablehlo", f"--output={tmp_path}/out"]
     flags += [f"--config.data.data_dir={tmp_path}/data"]
     variables = environment | {"TMPDIR": str(tmp_path / "temporary")}
