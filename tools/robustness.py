@@ -136,31 +136,6 @@ def lit(canvas: Canvas, light: np.ndarray) -> np.ndarray:
     return np.rint(255 * 0.9 * light * (1 - 0.75 * canvas)).astype(np.uint8)
 
 
-def ruled(canvas: Canvas, generator: np.random.Generator) -> np.ndarray:
-    """Converts to grey levels, uint8, on lined or squared paper, slightly tilted."""
-    pitch, thickness = generator.uniform(28, 56), generator.uniform(1.5, 3)
-    tilt = np.tan(np.deg2rad(generator.uniform(-1, 1)))
-    darkness, start = generator.uniform(0.2, 0.6), generator.uniform(0, pitch)
-    y, x = np.mgrid[: canvas.shape[0], : canvas.shape[1]]
-    lines = np.zeros_like(canvas)
-    for position in (y + tilt * x, x - tilt * y)[: generator.integers(1, 3)]:
-        distance = np.abs((position - start) % pitch - pitch / 2)
-        line = np.clip(thickness / 2 + 0.5 - distance, 0, 1)
-        lines = np.maximum(lines, darkness * line)
-    return np.rint(255 * 0.95 * (1 - lines) * (1 - 0.8 * canvas)).astype(np.uint8)
-
-
-def halftone(levels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Prints grey levels as black dots, 4 to 8 pixels apart, at 45 degrees."""
-    height, width = levels.shape
-    scale = 2 * np.pi / (4 * generator.uniform(4, 8) * np.sqrt(2))
-    y, x = (np.cos(scale * np.arange(4 * side)) for side in (height, width))
-    screen = 255 * (np.outer(y, x) + 1) / 2
-    dots = levels.repeat(4, axis=0).repeat(4, axis=1) > screen
-    coverage = dots.reshape(height, 4, width, 4).mean((1, 3))
-    return np.rint(255 * coverage).astype(np.uint8)
-
-
 def noisy(levels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Adds noise of 8 grey levels, as of a sensor."""
     noise = generator.normal(0, 8, levels.shape)
@@ -204,10 +179,8 @@ VARIANTS: dict[str, tuple[Transformation, ...]] = {
     "JPEG noise": (black_on_white, noisy, jpeg),
     "scaled, gradient and JPEG noise": (scaled, uneven_light, noisy, jpeg),
     "scaled, with a shadow edge, and JPEG noise": (scaled, shadow_edge, noisy, jpeg),
-    "scaled, on ruled paper": (scaled, ruled, png),
     "gradient, dithered palette": (uneven_light, noisy, dithered_gif),
     "small, gradient, dithered palette": (small, uneven_light, noisy, dithered_gif),
-    "gradient, halftone print": (uneven_light, halftone, png),
     "gradient, JPEG of quality 20": (uneven_light, functools.partial(jpeg, quality=20)),
 }
 

@@ -96,13 +96,11 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
     contrast = background - grey
     if not inverted:  # a pen absorbs a fraction of the light
         contrast = contrast / background
-    without_lines = _remove_rows(_remove_rows(contrast).T).T
-    if without_lines.max() > MIN_CONTRAST:  # otherwise, the only line is a 1
-        contrast = without_lines
-    # Of the background only: strokes can cover most of an image.
-    paper = contrast[contrast <= max(contrast.max() / 4, contrast.min())]
-    level = np.median(paper)
-    noise = 1.4826 * float(np.median(np.abs(paper - level)))
+    # Strokes can cover most of an image, so the noise is that of the background only.
+    is_background = contrast <= max(contrast.max() / 4, contrast.min())
+    level = np.median(contrast[is_background])
+    deviations = np.abs(contrast[is_background] - level)
+    noise = 1.4826 * float(np.median(deviations))
     contrast = contrast - level
     strong = contrast[contrast > max(MIN_CONTRAST / 2, 4 * noise)]
     top = float(np.percentile(strong, 90)) if len(strong) else 0.0
@@ -114,7 +112,7 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
 
 
 def _smooth(grey: np.ndarray) -> np.ndarray:
-    """Blurs an image the more, the noisier it is: a dithered palette, a halftone.
+    """Blurs an image the more, the noisier it is, as with a dithered palette.
 
     The blur has a lower limit in pixels, because dots do not shrink with an image.
     """
@@ -123,21 +121,6 @@ def _smooth(grey: np.ndarray) -> np.ndarray:
     noise = 1.4826 * float(np.median(np.abs(grey - local)))
     sigma = noise**0.5 * max(side / 32, 3)
     return ndimage.gaussian_filter(grey, sigma, mode="nearest")
-
-
-def _remove_rows(contrast: np.ndarray) -> np.ndarray:
-    """Removes ruled lines: horizontal, up to a small tilt, and as wide as the image."""
-    width = contrast.shape[1]
-    thickness = max(3, max(contrast.shape) // 40)
-    thin = ndimage.white_tophat(contrast, (thickness, 1))
-    lines = ndimage.grey_dilation(thin, (5, 1))  # they may be tilted
-    # Strokes interrupt a line. Without the margin, a closing would also fill the gap
-    # between a stroke and the border.
-    margin = width // 2
-    lines = np.pad(lines, ((0, 0), (margin, margin)))
-    lines = ndimage.grey_closing(lines, (1, max(1, round(0.4 * width))))
-    lines = ndimage.grey_opening(lines, (1, max(1, round(0.9 * width))))
-    return contrast - np.minimum(lines[:, margin : margin + width], thin)
 
 
 def _digit_mask(foreground: np.ndarray) -> np.ndarray:

@@ -58,24 +58,12 @@ def test_all_images_of_mnist_are_unchanged(originals: Path) -> None:
         assert all(unchanged)
 
 
-# The mean grey levels of preprocessed images by variant; that of the images is 34.0.
-LEVELS = (
-    *(35.51, 35.50, 35.49, 35.76, 35.65, 29.65, 40.22, 33.22, 34.85, 35.44, 35.45),
-    *(35.69, 35.87, 35.29, 34.84, 34.92, 35.50),
-)
-
-
-@pytest.mark.parametrize(
-    ("variant", "level"), list(zip(robustness.VARIANTS, LEVELS, strict=True))
-)
-def test_variants_are_classified(
-    variant: str, level: float, predictor: Predictor
-) -> None:
+@pytest.mark.parametrize("variant", robustness.VARIANTS)
+def test_variants_are_classified(variant: str, predictor: Predictor) -> None:
     """As the images themselves are; docs/predict.md has the rates over more."""
     images = IMAGES[::50]  # one of each digit
     files = (robustness.render_variant(im, variant, i) for i, im in enumerate(images))
     preprocessed = np.stack([robustness.preprocess_file(file) for file in files])
-    assert preprocessed.mean() == pytest.approx(level, rel=0.005)
     expected = predictor.classify(images).argmax(-1)
     assert (predictor.classify(preprocessed).argmax(-1) == expected).mean() >= 0.95
 
@@ -154,15 +142,7 @@ def test_small_images_are_preprocessed(shape: tuple[int, int]) -> None:
         assert preprocess(grey).image.shape == (28, 28)
 
 
-def test_ruled_lines_are_removed(predictor: Predictor) -> None:
-    """The strokes that cross them are not interrupted, and a line alone is a 1."""
-    page = np.array(black_on_white(IMAGES[150])) / 255
-    ruled = page.copy()
-    ruled[10::40] = np.minimum(ruled[10::40], 0.4)
-    ruled[11::40] = np.minimum(ruled[11::40], 0.4)
-    expected, found = (preprocess(levels).image.astype(int) for levels in (page, ruled))
-    assert np.abs(found - expected).mean() < 3
-    # A thin 7 and a thin 4 with a narrow margin are not ruled paper.
+def test_thin_strokes_with_a_narrow_margin(predictor: Predictor) -> None:
     seven = [(20, 20), (140, 20), (70, 180)]
     four = [(100, 20), (25, 120), (140, 120)]
     for digit, strokes in ((7, [seven]), (4, [four, [(110, 70), (110, 180)]])):
@@ -170,9 +150,6 @@ def test_ruled_lines_are_removed(predictor: Predictor) -> None:
         for stroke in strokes:
             ImageDraw.Draw(image).line(stroke, 0, 3)
         assert predictor.predict(saved(image)).digit == digit
-    line = np.ones((280, 60))
-    line[:, 30:34] = 0
-    assert predictor.predict(line).digit == 1
 
 
 def test_specks_and_components_at_the_border_are_removed() -> None:
