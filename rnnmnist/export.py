@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
             )
     check_packages(names)
     from rnnmnist.evaluation.network import TrainedNetwork
-    from rnnmnist.exporting.comparison import compare, warn_of_lost_digits
+    from rnnmnist.exporting.comparison import combine, compare, warn_of_lost_digits
     from rnnmnist.runs.writing import write_folder, write_json
     from rnnmnist.runtime.compilation import use_cpu
 
@@ -45,13 +45,14 @@ def main(argv: list[str]) -> None:
     network = TrainedNetwork(args.workdir, args.step, paths=cli.parse_settings(args))
     task, split, examples = network.load_split(None, "export")
     warn_of_lost_digits(network, examples)
+    expected = combine(network.logits(examples))
     wrong = []
     for name in names:
         writer = importlib.import_module(f"rnnmnist.exporting.write_{name}")
         with write_folder(output / name) as folder:
             artefact = folder / f"model.{name}"
             writer.write(network, artefact)
-            result = compare(artefact, network, task, split, examples)
+            result = compare(artefact, network, task, split, examples, expected)
             write_json(folder / "certificate.json", result)
         print(
             f"{name}: {result.examples - result.differing:,} of {result.examples:,} "

@@ -43,17 +43,22 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(
-    artefact: Path, network: TrainedNetwork, task: Task, split: str, examples: Examples
+    artefact: Path,
+    network: TrainedNetwork,
+    task: Task,
+    split: str,
+    examples: Examples,
+    expected: np.ndarray,
 ) -> Certificate:
     """Compares an export with its network, for examples that `load_split` returns.
 
-    The network reads the examples in their own type, as `evaluate` does; the export
-    reads what its users pass, which is described at `exported_inputs`.
+    The network has read the examples in their own type, as `evaluate` does; the export
+    reads what its users pass, which is described at `exported_inputs`. `expected` is
+    what `combine` returns for the network's logits, float32 [n, classes].
 
     Raises:
         RunError: if a logit of the export is infinite or NaN.
     """
-    expected = combine(network.logits(examples))
     name = artefact.suffix.removeprefix(".")
     predict = {"onnx": load_onnx, "stablehlo": load_stablehlo}[name](artefact)
     inputs = exported_inputs(network, examples)
