@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     enable_compilation_cache()
     mesh = make_mesh(config.train.batch, None, config.num_seeds)
     network = TrainedNetwork(workdir, args.step, mesh, cli.parse_settings(args))
-    result = network.score(*network.load_split(args.split, "evaluate"))
+    result = network.score(*network.load_split(args.split))
     path = write_result(workdir, result)
     print(
         f"{result.dataset} {result.split} at step {result.step}: "

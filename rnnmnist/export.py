@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
 
     use_cpu()
     network = TrainedNetwork(args.workdir, args.step, paths=cli.parse_settings(args))
-    task, split, examples = network.load_split(None, "export")
+    task, split, examples = network.load_split()
     warn_of_lost_digits(network, examples)
     expected = combine(network.logits(examples))
     wrong = []

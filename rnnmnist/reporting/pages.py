@@ -53,7 +53,7 @@ def load_run_data(
     `paths` replace settings of the checkpoint.
     """
     network = TrainedNetwork(workdir, selector, paths=paths)
-    task, split, examples = network.load_split(None, "report")
+    task, split, examples = network.load_split()
     every_step = not network.config.model.bidirectional
     lengths = examples.lengths if every_step else None
     logits = network.logits(examples, every_step=every_step)

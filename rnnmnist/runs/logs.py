@@ -1,4 +1,4 @@
-"""The logs of a run, of one JSON object per line: metrics, sessions, test readings."""
+"""The logs of a run, of one JSON object per line: metrics and sessions."""
 
 import contextlib
 import datetime
@@ -143,20 +143,10 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     seconds: dict[str, float]  # by phase, and `total`
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """A command that read the test split: a line of `test_readings.jsonl`."""
-
-    FILE_NAME: ClassVar[str] = "test_readings.jsonl"
-    time: str  # ISO 8601
-    command: str
-    step: int
-    params_sha256: str
+Record = TypeVar("Record", Metrics, Session)
 
 
-Record = TypeVar("Record", Metrics, Session, Reading)
-
-
-def append(workdir: Path, record: Metrics | Session | Reading) -> None:
+def append(workdir: Path, record: Metrics | Session) -> None:
     """Appends a record to its log, in which an incomplete last line is ended first."""
     path = workdir / record.FILE_NAME
     text = json.dumps(msgspec.to_builtins(record)) + "\n"

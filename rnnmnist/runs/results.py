@@ -1,9 +1,7 @@
 """The result files of a run."""
 
-import contextlib
 import errno
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -76,20 +74,13 @@ def write_result(workdir: Path, result: Result) -> Path:
     sha256 = result.task and result.task.sha256
     if sha256 != result.trained_on_sha256:
         path = path.with_stem(f"{path.stem}-{str(sha256)[:8]}")
-    with warn_if_read_only("the result"):
-        write_json(path, result)
-    return path
-
-
-@contextlib.contextmanager
-def warn_if_read_only(name: str) -> Iterator[None]:
-    """Turns the error of a workdir that is not writable into a warning."""
     try:
-        yield
+        write_json(path, result)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        _logger.warning(f"{name} is not recorded: {error}")
+        _logger.warning(f"the result is not recorded: {error}")
+    return path
 
 
 def read_result(path: Path, params_sha256: str) -> Result | None:

@@ -91,7 +91,7 @@ def train(
                 )
         result = None
         if dataset.task.evaluated_split != "train":
-            result = evaluate_best_checkpoint(workdir, mesh, dataset, timer.command)
+            result = evaluate_best_checkpoint(workdir, mesh, dataset)
     if is_process_0() and verbose:
         console.print_summary(workdir, step, config.train, result, timer.seconds())
 
@@ -273,9 +273,7 @@ def log(run: Run, metrics: Metrics) -> None:
     run.progress.show(metrics)
 
 
-def evaluate_best_checkpoint(
-    workdir: Path, mesh: Mesh, dataset: Dataset, command: str
-) -> Result:
+def evaluate_best_checkpoint(workdir: Path, mesh: Mesh, dataset: Dataset) -> Result:
     """Evaluates the best checkpoint on `evaluated_split` if no valid result exists."""
     best = broadcast(lambda: find_step(workdir, "best"))
     network = TrainedNetwork(workdir, str(best), mesh)
@@ -286,8 +284,6 @@ def evaluate_best_checkpoint(
     existing = broadcast(lambda: msgspec.to_builtins(read_result(path, sha256)))
     if existing is not None:
         return msgspec.convert(existing, Result)
-    if split == "test" and is_process_0():
-        network.log_test_reading(command)
     result = network.score(task, split, dataset.splits[split])
     if is_process_0():
         write_result(workdir, result)

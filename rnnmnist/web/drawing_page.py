@@ -87,8 +87,6 @@ def select_samples(network: Predictor) -> list[dict[str, Any]]:
     The easy samples are the first ones of each digit to whose label the network assigns
     a high probability. The hard samples are those for whose label it is lowest.
     """
-    if network.task.name == "mnist5k":  # for mnist, they are training images
-        network.log_test_reading("page")
     images, labels = image_sets.embedded_images()["test"]
     probabilities = network.classify(images)
     of_label = probabilities[np.arange(len(labels)), labels]

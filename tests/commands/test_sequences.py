@@ -371,9 +371,8 @@ def test_fit_trains_on_arrays_and_resumes(
     settings["num_steps"] = 40
     rnnmnist.fit(*given, lengths=lengths, split=split, **settings)
     assert "resuming from step 20" in capsys.readouterr().out
-    for kind in (logs.Session, logs.Reading):  # without the arguments of the script
-        records: list[Any] = logs.read(workdir, kind)
-        assert [record.command for record in records] == ["rnnmnist.fit"] * 2
+    sessions = logs.read(workdir, logs.Session)  # without the arguments of the script
+    assert [session.command for session in sessions] == ["rnnmnist.fit"] * 2
     evaluate.main([f"--workdir={workdir}"])
     found = rnnmnist.Predictor(workdir).classify(content["inputs"], lengths)
     assert found.shape == (60, 3)

@@ -138,7 +138,7 @@ def test_an_export_predicts_as_its_network(
     features = 1 if "one feature" in name else 3
     workdir, paths = save(tmp_path, NETWORKS[name], data_dir, features)
     network = TrainedNetwork(workdir, "best", paths=paths)
-    _, _, examples = network.load_split(None, "test")
+    _, _, examples = network.load_split()
     inputs = exported_inputs(network, examples)
     logits = combine(network.logits(examples))
     cases = [([array[79::-1].copy() for array in inputs], logits[79::-1])]
@@ -173,7 +173,7 @@ def test_every_format_is_compared(tmp_path: Path, data_dir: Path) -> None:
     workdir, paths = save(tmp_path, NETWORKS["3 x lru on windows"], data_dir)
     export.main([*flags_of(workdir, paths, output), "--format=all"])
     network = TrainedNetwork(workdir, "best", paths=paths)
-    correct = network.score(*network.load_split(None, "test")).ensemble_correct
+    correct = network.score(*network.load_split()).ensemble_correct
     assert {path.name for path in output.iterdir()} == set(FORMATS)
     largest = []
     for name in FORMATS:
@@ -247,7 +247,7 @@ def test_another_prediction_is_an_error_unless_it_is_a_tie(
 ) -> None:
     """The network computes other logits than the export for one example."""
     flags = [*flags_of(lstm.workdir, lstm.paths, tmp_path), "--format=onnx", "--force"]
-    _, _, examples = lstm.load_split(None, "test")
+    _, _, examples = lstm.load_split()
     logits = lstm.logits(examples)
     second, first = logits[0, 5].argsort()[-2:]
     monkeypatch.setattr(TrainedNetwork, "logits", lambda *_: logits)

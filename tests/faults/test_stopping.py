@@ -159,7 +159,7 @@ def test_evaluation_during_training_succeeds_without_side_effects(new_run: Run) 
         while len(steps) <= 20 or len(set(steps)) <= 10:
             for selector in ("best", "latest"):
                 network = TrainedNetwork(workdir, selector)
-                data = network.load_split("validation", "evaluate")
+                data = network.load_split("validation")
                 write_result(workdir, network.score(*data))
             steps.append(network.checkpoint_step)
             assert process.poll() is None

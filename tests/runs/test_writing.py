@@ -46,15 +46,25 @@ def test_files_that_survive_a_power_cut(
 
     monkeypatch.setattr(os, "fsync", fsync)
     save_network(tmp_path, Config(), TASK)
-    reading = logs.Reading(time="now", command="evaluate", step=3, params_sha256="0")
-    logs.append(tmp_path, reading)
+    session = logs.Session(
+        time="now",
+        command="main",
+        hardware="none",
+        devices="none",
+        processes=1,
+        versions={},
+        from_step=0,
+        step=3,
+        seconds={},
+    )
+    logs.append(tmp_path, session)
     write_json(tmp_path / "result.json", {})
     assert {str(path.relative_to(tmp_path)) for path in synced} >= {
         "3.orbax-checkpoint-tmp",
         "3.orbax-checkpoint-tmp/header",
         "3.orbax-checkpoint-tmp/header/metadata",
         "3.orbax-checkpoint-tmp/params/_METADATA",
-        "test_readings.jsonl",
+        "sessions.jsonl",
         f".result.json.{os.getpid()}.tmp",
         ".",
     }

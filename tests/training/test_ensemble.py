@@ -296,32 +296,3 @@ def test_two_processes_train_a_seed_each(
     assert [code for code, _, _ in ended] == [0, 0], ended
     trainer.run(tmp_path / "alone", data_dir, *two)
     trainer.assert_same_end(pair.workdir, tmp_path / "alone", STEPS)
-
-
-def test_every_evaluation_on_the_test_split_is_logged(
-    copied: Path, data_dir: Path
-) -> None:
-    log, flag = copied / "test_readings.jsonl", f"--workdir={copied}"
-
-    def readings() -> list[dict[str, Any]]:
-        return [json.loads(line) for line in log.read_text().splitlines()]
-
-    (first,) = readings()  # for the checkpoint selected on validation
-    session = json.loads((copied / "sessions.jsonl").read_text())
-    assert first["command"] == session["command"]
-    trainer.run(copied, data_dir, *ENSEMBLE)
-    assert readings() == [first]  # a complete run is not evaluated again
-    for split in ("validation", "test"):
-        output_of(called("evaluate", flag, f"--split={split}"))
-    _, line = readings()
-    result = trainer.result(copied)
-    assert line["command"] == "evaluate"
-    for key in ("step", "params_sha256"):
-        assert line[key] == result[key]
-    log.unlink()
-    log.mkdir()  # not writable, even by root
-    (path,) = (copied / "evaluation").glob("test-*.json")
-    path.unlink()
-    for name in ("evaluate", "report"):
-        assert "test_readings.jsonl" in refused(name, flag)
-    assert not path.exists()  # nothing is evaluated that cannot be logged

@@ -15,7 +15,6 @@ from rnnmnist.config.schema import Config, ModelConfig, TrainConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.errors import RunError
-from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import PhaseTimer
@@ -82,7 +81,7 @@ def test_a_failed_read_on_the_host_ends_the_run_and_its_thread(
     assert not thread.is_alive()
 
 
-def test_the_trainer_evaluates_the_checkpoint_that_validation_selected(
+def test_the_trainer_evaluates_the_checkpoint_that_validation_selected_once(
     tmp_path: Path,
 ) -> None:
     config = Config(model=ModelConfig(hidden_size=4))
@@ -93,8 +92,8 @@ def test_the_trainer_evaluates_the_checkpoint_that_validation_selected(
             checkpoints.save(step, {"params": params}, metrics)
             params = jax.tree.map(np.negative, params)
     dataset = Dataset(TASK, {"test": random_examples(16)})
-    result = evaluate_best_checkpoint(tmp_path, mesh_of(1), dataset, "main")
+    result = evaluate_best_checkpoint(tmp_path, mesh_of(1), dataset)
     assert (result.step, result.split, result.examples) == (1, "test", 16)
     assert result.params_sha256 == Predictor(tmp_path, 1).params_sha256
-    (reading,) = logs.read(tmp_path, logs.Reading)
-    assert reading.step == 1
+    other = Dataset(TASK, {"test": random_examples(8)})  # which are not read
+    assert evaluate_best_checkpoint(tmp_path, mesh_of(1), other) == result

@@ -13,16 +13,14 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from support import REPOSITORY, Once, called, in_a_browser, inputs_of, save_network
+from support import REPOSITORY, Once, called, in_a_browser, inputs_of
 
 from rnnmnist.config.files import REFERENCES
-from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data import image_sets
 from rnnmnist.data.images import FILES, read_idx
 from rnnmnist.errors import UserError
 from rnnmnist.inference.predictor import Predictor
 from rnnmnist.inference.preprocessing import preprocess
-from rnnmnist.runs import logs
 from rnnmnist.runtime.mesh import split_ensemble
 from rnnmnist.web import drawing_page
 
@@ -103,18 +101,6 @@ def test_samples_are_two_of_each_digit_and_the_hardest(page: Path) -> None:
     assert len(set(hard)) == drawing_page.HARD
     of_label = probabilities[np.arange(len(labels)), labels]
     assert of_label[hard].max() <= np.delete(of_label, hard).min() + 1e-6
-
-
-@pytest.mark.parametrize(("name", "commands"), [("mnist5k", ["page"]), ("mnist", [])])
-def test_samples_of_the_test_split_are_a_recorded_reading(
-    tmp_path: Path, name: Any, commands: list[str]
-) -> None:
-    """Of a network for all of MNIST, they are training images."""
-    config = Config(data=DataConfig(name=name), model=ModelConfig(hidden_size=4))
-    workdir = save_network(tmp_path / "run", config, image_sets.image_task(config.data))
-    drawing_page.select_samples(Predictor(workdir))
-    readings = logs.read(workdir, logs.Reading)
-    assert [reading.command for reading in readings] == commands
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_columns_can_have_other_names(tmp_path: Path, suffix: str) -> None:
         settings: dict[str, Any] = {"hidden_size": 4, "num_steps": 5, "verbose": False}
         run = rnnmnist.fit(frame, workdir=tmp_path / "run", columns=columns, **settings)
         predictor = rnnmnist.Predictor(run)
-        _, _, trained = predictor.load_split("train", "test")
+        _, _, trained = predictor.load_split("train")
         assert (trained.name(0), trained.name(3)) == ("new 4", "new 7")
         assert predictor.classify(frame.drop(columns="activity")).shape == (40, 2)
         frame.rename(columns={"recording": "id"}).to_csv(tmp_path / "other.csv")
