@@ -11,7 +11,7 @@ import fcntl
 import gzip
 import io
 import itertools
-import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -70,7 +70,11 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
         if not urls:
             splits = embedded_images()
         else:
-            paths = dl_manager.download(urls)
+            # In turn, so that after a failure no thread writes to the folder.
+            paths = {
+                split: [dl_manager.download(url) for url in own]
+                for split, own in urls.items()
+            }
             images, labels = map(read_idx, paths["train"])
             test_images, test_labels = map(read_idx, paths["test"])
             held_out = IMAGE_SETS[self.builder_config.name].examples["validation"]
@@ -175,19 +179,25 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
         compute_stats=tfds.download.ComputeStatsMode.SKIP,
     )
     try:
-        # TFDS prints its own.
-        with raised_interrupts(), contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(download_config=download_config)
+        with (
+            raised_interrupts(),
+            # Not TFDS's own, in which other programs have downloads in progress.
+            tempfile.TemporaryDirectory(
+                prefix="downloads-",
+                dir=Path(builder.data_dir).parents[2],
+                ignore_cleanup_errors=True,  # after an interrupt, a thread still writes
+            ) as downloads,
+            contextlib.redirect_stdout(io.StringIO()),  # TFDS prints its progress
+        ):
+            builder.download_and_prepare(
+                download_dir=downloads, download_config=download_config
+            )
     except (tfds.download.DownloadError, requests.RequestException) as error:
         raise _unavailable(builder, missing, str(error)) from error
     except tfds.core.download.download_manager.NonMatchingChecksumError as error:
         # TFDS names file and checksums and then explains how to debug its builders.
         reason = " ".join(str(error).partition("To debug")[0].split())
         raise UserError(f"data.name: {reason}; fetch the file again") from error
-    finally:
-        downloads = Path(builder.data_dir).parents[2] / "downloads"
-        for unfinished in downloads.rglob("*.tmp.*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _unavailable(builder: MnistRows, missing: list[str], reason: str) -> UserError:

@@ -146,15 +146,31 @@ def test_without_files_and_network_the_missing_ones_are_named(
     assert files(tmp_path / "prepared") == []
 
 
+@pytest.mark.parametrize("is_valid", [True, False])
 def test_files_are_downloaded_from_a_host_that_is_named(
+    is_valid: bool,
     originals_config: DataConfig,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    """From a server of this process."""
-    handler = functools.partial(
-        http.server.SimpleHTTPRequestHandler, directory=originals_config.manual_dir
-    )
+    """From a server of this process. No download of another program is removed."""
+    downloads = tmp_path / "prepared" / "downloads"
+    elsewhere = []
+
+    def download_elsewhere(name: str) -> None:
+        path = downloads / f"{name}.tmp.0123abcd" / "part"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        elsewhere.append(path)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            download_elsewhere(f"meanwhile{self.path}")
+            super().do_GET()
+
+    download_elsewhere("before")
+    handler = functools.partial(Handler, directory=originals_config.manual_dir)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -164,11 +180,22 @@ def test_files_are_downloaded_from_a_host_that_is_named(
             infos[f"http://{host}/{name}"] = infos[images.URLS["mnist"] + name]
         monkeypatch.setitem(images.URLS, "mnist", f"http://{host}/")
         config = dataclasses.replace(originals_config, manual_dir=None)
-        assert_equal(datasets.load(config).splits, SPLITS_OF_ORIGINALS)
+        if is_valid:
+            assert_equal(datasets.load(config).splits, SPLITS_OF_ORIGINALS)
+        else:
+            path = tmp_path / "originals" / images.FILES["train"][0]
+            path.write_bytes(b"another file")
+            with pytest.raises(UserError, match=host):
+                datasets.load(config)
         server.shutdown()
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"preparing mnist in {config.data_dir}")
     assert line.endswith(f", downloading from {host}")
+    assert len(elsewhere) > 1
+    assert all(path.exists() for path in elsewhere)
+    own = {path.name for path in (tmp_path / "prepared").iterdir()}
+    assert own <= {"downloads", "mnist_rows"}
+    assert len(files(downloads)) == len(elsewhere)
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
