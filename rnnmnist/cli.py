@@ -21,11 +21,12 @@ from rnnmnist.config import files
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS
 from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import fit_to_task
+from rnnmnist.models.user_cells import pin_cell
 from rnnmnist.runtime.jax_internals import CACHE_WARNING, DEVICES_LOGGER
 from rnnmnist.runtime.signals import exit_on_interrupt
 
 # What can have moved since the training, or has other names in another table.
-PATHS = (*DATA_PATHS, "data.columns", "model.cell")
+PATHS = (*DATA_PATHS, "data.columns")
 # Flags that are the subject of an error, besides those of settings.
 FLAGS = (
     *("config", "workdir", "step", "split", "format", "output", "require"),
@@ -52,12 +53,19 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--workdir", help=help, required=required, **kwargs)
 
     def add_step_and_paths(self) -> None:
-        """Adds `--step` and the settings of `PATHS`."""
+        """Adds `--step`, the settings of `PATHS`, and the cell, as `cell`."""
         help = "best, latest or a number (default: best)"
         self.add_argument("--step", default="best", metavar="N", help=help)
         for name in PATHS:
             help = f"{SETTINGS[name].help}; if it differs from training"
             self.add_argument(f"--config.{name}", dest=name, metavar="VALUE", help=help)
+        help = (
+            "module:Class or FILE.py:Class of a run with a cell of your own, whose "
+            "code runs only if it is named here"
+        )
+        self.add_argument(
+            "--config.model.cell", dest="cell", metavar="VALUE", help=help
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raises a `UserError` instead of printing the usage."""
@@ -138,7 +146,7 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     overrides = parse_settings(args, SETTINGS)
     path = files.find_config(args.config)
     args.name = path.stem
-    args.config = files.pin_cell(files.load_config(path).replace(overrides))
+    args.config = pin_cell(files.load_config(path).replace(overrides))
     if args.config.data.name != "files":  # the task of images is known without them
         from rnnmnist.data.image_sets import image_task
 

@@ -132,7 +132,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
         count = list(settings.get("split", ())).count("validation")
         is_few = 0 < count < MIN_VALIDATION_EXAMPLES
         step = str(lowest_loss(workdir, trained)[0]) if is_few else "best"
-        self._restore(workdir, folder, step)
+        self._restore(workdir, folder, step, settings.get("cell"))
         config, task = self.predictor_.config, self.predictor_.task
         self.n_iter_ = math.ceil(trained * config.train.batch / task.examples["train"])
         self.classes_ = classes
@@ -218,10 +218,16 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
             ensure_all_finite="allow-nan" if allows_nan else True,
         )
 
-    def _restore(self, workdir: Path, folder: _Folder | None, step: str) -> None:
-        """Restores the network of a run, and keeps its checkpoint for a pickle."""
+    def _restore(
+        self, workdir: Path, folder: _Folder | None, step: str, cell: str | None
+    ) -> None:
+        """Restores the network of a run, and keeps its checkpoint for a pickle.
+
+        The cell is the one that `fit` has named.
+        """
         self.workdir_ = workdir
-        self.predictor_ = Predictor(workdir, step)
+        self.predictor_ = Predictor(workdir, step, cell=cell)
+        self._cell = self.predictor_.config.model.cell
         self._folder = folder
         self._files = {
             str(path.relative_to(workdir)): path.read_bytes()
@@ -243,7 +249,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
             for name, content in self._files.items():
                 (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder.path / name).write_bytes(content)
-            self._restore(folder.path, folder, "best")
+            self._restore(folder.path, folder, "best", self._cell)
 
 
 def _add_settings(doc: str) -> str:

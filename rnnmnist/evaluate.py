@@ -32,7 +32,9 @@ def main(argv: list[str]) -> None:
     )
     enable_compilation_cache()
     mesh = make_mesh(config.train.batch, None, config.num_seeds)
-    network = TrainedNetwork(workdir, args.step, mesh, cli.parse_settings(args))
+    network = TrainedNetwork(
+        workdir, args.step, mesh, cli.parse_settings(args), args.cell
+    )
     result = network.score(*network.load_split(args.split))
     path = write_result(workdir, result)
     print(

@@ -42,7 +42,8 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
-    network = TrainedNetwork(args.workdir, args.step, paths=cli.parse_settings(args))
+    paths = cli.parse_settings(args)
+    network = TrainedNetwork(args.workdir, args.step, paths=paths, cell=args.cell)
     task, split, examples = network.load_split()
     warn_of_lost_digits(network, examples)
     expected = combine(network.logits(examples))

@@ -31,10 +31,18 @@ def main(argv: list[str]) -> None:
             f"{errors.shown(args.output)}"
         )
     from rnnmnist.inference.predictor import Predictor
+    from rnnmnist.runs.checkpoints import find_step, read_header
     from rnnmnist.runtime.compilation import use_cpu
     from rnnmnist.web import drawing_page
 
     use_cpu()
+    for workdir in args.workdir or ():
+        header = read_header(workdir, find_step(workdir, "best"))
+        if header.config.model.is_user_cell:  # which only other commands can name
+            raise errors.UserError(
+                f"workdir: {workdir} has a cell of its own, but the page shows LSTMs "
+                "only; name another run"
+            )
     networks = [Predictor(workdir) for workdir in args.workdir or REFERENCES]
     content = drawing_page.render(networks).encode()
     with errors.names_path(path):

@@ -56,7 +56,8 @@ def main(argv: list[str]) -> None:
 
     use_cpu()
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    predictor = Predictor(args.workdir, args.step, cli.parse_settings(args))
+    paths = cli.parse_settings(args)
+    predictor = Predictor(args.workdir, args.step, paths, args.cell)
     if args.stream:
         for result in text.predict_lines(predictor, sys.stdin):
             print(json.dumps(result), flush=True)

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
 
     use_cpu()
     command = shlex.join(["python", "-m", "rnnmnist.report", *argv])
-    run = load_run_data(args.workdir, args.step, cli.parse_settings(args))
+    run = load_run_data(args.workdir, args.step, cli.parse_settings(args), args.cell)
     print(
         f"{run.task.name} {run.split} at step {run.network.checkpoint_step}: "
         f"{format_accuracy(run.scores)}, balanced accuracy "

@@ -1,7 +1,6 @@
 """Paths of users, folders that ship with the package, and Python files of users."""
 
 import contextlib
-import hashlib
 import os
 import runpy
 from collections.abc import Iterator
@@ -92,14 +91,3 @@ def load_config(path: Path) -> Config:
             f"rnnmnist.Config, not {type(config).__name__}"
         )
     return config
-
-
-def pin_cell(config: Config) -> Config:
-    """Returns a configuration with the absolute path and the SHA-256 of its cell."""
-    model = config.model
-    if not model.is_user_cell:
-        return config
-    path, _, name = model.cell.rpartition(":")
-    file = expand(path)
-    sha256 = model.cell_sha256 or hashlib.sha256(file.read_bytes()).hexdigest()
-    return config.replace({"model.cell": f"{file}:{name}", "model.cell_sha256": sha256})

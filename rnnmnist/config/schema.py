@@ -19,12 +19,13 @@ from typing import Any, Literal
 from rnnmnist.config.settings import (
     ConfigSection,
     Setting,
+    expand,
     find,
     setting,
     settings_of,
     to_python,
 )
-from rnnmnist.errors import UserError, shown
+from rnnmnist.errors import UserError, named, shown
 
 # The class of each recurrent cell. Linear ones are linear in the state, in residual
 # layers.
@@ -147,6 +148,8 @@ class DataConfig(ConfigSection, prefix="data."):
 
 
 DEFAULT_LAYERS = 2  # in a linear recurrence
+IDENTIFIER = r"[^\W\d]\w*"  # of Python
+MODULE = rf"{IDENTIFIER}(\.{IDENTIFIER})*"
 LONG = 500  # time steps, above which a run on sequences reads windows
 LONG_WINDOW = 8
 
@@ -158,12 +161,13 @@ class ModelConfig(ConfigSection, prefix="model."):
     cell: str = setting(
         "lstm",
         "recurrent cell; mingru and lru are linear in the state, in residual layers; "
-        "FILE.py:CLASS is a Flax cell of your own, created with features and name",
-        pattern=rf"^({'|'.join(CELLS)}|.+\.py:[^\W\d]\w*)\Z",
-        form=f"one of {', '.join(CELLS)} or FILE.py:CLASS",
+        "module:Class and FILE.py:Class are Flax cells of your own, created with "
+        "features and name",
+        pattern=rf"^({'|'.join(CELLS)}|({MODULE}|.+\.py):{IDENTIFIER})\Z",
+        form=f"one of {', '.join(CELLS)}, module:Class or FILE.py:Class",
     )
     cell_sha256: str | None = setting(
-        None, "SHA-256 of the file of your own cell; set by the run"
+        None, "SHA-256 of the source of your own cell; set by the run"
     )
     hidden_size: int = setting(128, "units of the hidden state", ge=1, le=8192)
     num_layers: int | None = setting(
@@ -214,6 +218,10 @@ class ModelConfig(ConfigSection, prefix="model."):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        module, _, name = self.cell.rpartition(":")
+        if module.endswith(".py"):
+            with named("model.cell"):
+                object.__setattr__(self, "cell", f"{expand(module)}:{name}")
         suitable = INITIALIZED_CELLS.get(self.initializer, (self.cell,))
         if self.cell not in suitable:
             raise UserError(
@@ -252,7 +260,7 @@ class ModelConfig(ConfigSection, prefix="model."):
 
     @property
     def is_user_cell(self) -> bool:
-        """Whether the cell is a class in a file of the user's."""
+        """Whether the cell is a class of the user's."""
         return ":" in self.cell
 
     @property

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from msgspec.structs import asdict
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.files import pin_cell
 from rnnmnist.config.platforms import Execution
+from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import (
@@ -24,7 +24,7 @@ from rnnmnist.data.examples import (
     permutation_sha256,
 )
 from rnnmnist.data.sequences.validation import Sequences, refuse_masked
-from rnnmnist.errors import UserError, first_line, named
+from rnnmnist.errors import UserError, first_line, named, printable
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import (
     predict_logits,
@@ -38,6 +38,7 @@ from rnnmnist.models.classifier import (
     count_params,
     make_model,
 )
+from rnnmnist.models.user_cells import pin_cell
 from rnnmnist.runs.checkpoints import params_sha256, read_arrays, read_header, with_step
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.mesh import (
@@ -73,11 +74,17 @@ class TrainedNetwork:
         selector: str,
         mesh: Mesh | None = None,
         paths: Mapping[str, str | None] = {},
+        cell: str | None = None,
     ) -> None:
-        """Restores the selected checkpoint, for one device unless a mesh is given."""
+        """Restores the selected checkpoint, for one device unless a mesh is given.
+
+        Code of the user's is imported only if `cell` names it, never if just the
+        checkpoint does.
+        """
         self.workdir = workdir
         self.mesh = make_mesh(1, 1, 1) if mesh is None else mesh
         self.paths = paths
+        self._cell = cell
         with_step(workdir, selector, self._restore)
 
     def _restore(self, step: int) -> None:
@@ -87,10 +94,8 @@ class TrainedNetwork:
         beside = self.workdir / Path(config.data.path or "none").name
         if beside.suffix == ".data" and beside.exists():  # the arrays of `fit`
             config = config.replace({"data.path": str(beside)})
-        self.config = config = pin_cell(config.replace(self.paths))
-        old, new = header.config.model.cell_name, config.model.cell_name
-        if new != old:
-            raise UserError(f"model.cell: must be the {old} of the run, not {new}")
+        config = self._take_cell(config.replace(self.paths))
+        self.config = config
         self.task = header.task
         self.view = View(config.data.view, config.data.permutation)
         self.normalization = Normalization.create(self.task, config.data.missing)
@@ -105,6 +110,31 @@ class TrainedNetwork:
         self.params: Params = put_ensemble(
             saved, config.num_seeds, replicated(self.mesh)
         )
+
+    def _take_cell(self, config: Config) -> Config:
+        """Returns a configuration of a checkpoint with the cell that the caller names.
+
+        It is the run's: its class has the same name, and, when it is imported, its
+        source the same SHA-256. A cell of the package needs no name.
+        """
+        trained = config.model
+        if self._cell is None:
+            if trained.is_user_cell:
+                raise UserError(
+                    f"model.cell: {self.workdir} has a cell of its own, whose code "
+                    "runs only if you name it; if you trust it, set model.cell (in "
+                    f"Python, cell) to {printable(trained.cell)}"
+                )
+            return config
+        config = config.replace({"model.cell": self._cell})
+        given = config.model
+        is_same_kind = given.is_user_cell == trained.is_user_cell
+        if not is_same_kind or given.cell_name != trained.cell_name:
+            raise UserError(
+                f"model.cell: must be the {trained.cell_name} of the run, not "
+                f"{given.cell}"
+            )
+        return pin_cell(config)
 
     @property
     def pixel_order(self) -> np.ndarray | None:

@@ -60,16 +60,26 @@ class Predictor(TrainedNetwork):
         workdir: str | Path = REFERENCES[0],
         selector: str | int = "best",
         paths: Mapping[str, str | None] = {},
+        cell: str | None = None,
     ) -> None:
         """Restores a network from a checkpoint.
 
         Args:
             workdir: of a run; by default the shipped reference model.
             selector: `best`, `latest` or the number of a step.
-            paths: of files that have moved since the training, by their settings, such
-                as `model.cell`; also other `data.columns`.
+            paths: of data that have moved since the training, by their settings; also
+                other `data.columns`.
+            cell: of your own, if the run has one: the `module:Class` or `FILE.py:Class`
+                with which it was trained. Its code is imported only if it is named
+                here; what the checkpoint names is not.
+
+        Raises:
+            UserError: if the folder has no such run, or a cell is missing, another, or
+                of another source than that of the training.
         """
-        super().__init__(resolve_workdir(str(workdir)), str(selector), paths=paths)
+        super().__init__(
+            resolve_workdir(str(workdir)), str(selector), paths=paths, cell=cell
+        )
 
     def check_digits(self) -> None:
         """Raises a `UserError` if the network was not trained on digits."""

@@ -1,7 +1,7 @@
 """The classifier: a recurrence over the time of a sequence, and a dense head."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.models.cells import BACKWARD, make_recurrence
+from rnnmnist.models.cells import BACKWARD, make_recurrence, resolve_cell
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
 
@@ -21,6 +21,7 @@ class SequenceClassifier(nn.Module):
     """Classifies a sequence by the output of a recurrence after its last time step."""
 
     config: ModelConfig
+    cell: Callable[..., Any]  # the class of `config.cell`
     # The number of time steps and of features, with which the parameters are
     # initialized. Other numbers of time steps are accepted.
     input_shape: tuple[int, int]
@@ -40,7 +41,9 @@ class SequenceClassifier(nn.Module):
             ones = nn.initializers.ones
             self.difference_std = self.param("difference_std", ones, (self.features,))
             self.features *= 2
-        self.recurrence = make_recurrence(self.config, self.features, self.execution)
+        self.recurrence = make_recurrence(
+            self.config, self.cell, self.features, self.execution
+        )
         self.head = nn.Dense(self.classes, precision=precision, **init, name="head")
 
     def __call__(
@@ -103,9 +106,13 @@ def add_differences(
 def make_model(
     config: ModelConfig, task: Task, execution: Execution
 ) -> SequenceClassifier:
-    """Returns the classifier of a configuration, without parameters."""
+    """Returns the classifier of a configuration, without parameters.
+
+    A cell of the user's is imported, so the command or the call must have named it.
+    """
     shape = (task.time_steps, task.features)
-    return SequenceClassifier(config, shape, len(task.classes), execution)
+    cell = resolve_cell(config)
+    return SequenceClassifier(config, cell, shape, len(task.classes), execution)
 
 
 def init_params(model: SequenceClassifier, key: jax.Array) -> Params:

@@ -46,13 +46,16 @@ class RunData:
 
 
 def load_run_data(
-    workdir: Path, selector: str, paths: Mapping[str, str | None]
+    workdir: Path,
+    selector: str,
+    paths: Mapping[str, str | None],
+    cell: str | None = None,
 ) -> RunData:
     """Reads a run's files and predicts every example of the evaluated split.
 
-    `paths` replace settings of the checkpoint.
+    `paths` and `cell` are those of `TrainedNetwork`.
     """
-    network = TrainedNetwork(workdir, selector, paths=paths)
+    network = TrainedNetwork(workdir, selector, paths=paths, cell=cell)
     task, split, examples = network.load_split()
     every_step = not network.config.model.bidirectional
     lengths = examples.lengths if every_step else None

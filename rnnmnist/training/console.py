@@ -155,7 +155,7 @@ def describe_rejection(config: Config, stats: UpdateStats, step: int) -> str:
 def print_summary(
     workdir: Path,
     steps: int,
-    config: TrainConfig,
+    config: Config,
     result: Result | None,
     seconds: dict[str, float],
 ) -> None:
@@ -176,7 +176,9 @@ def print_summary(
         by = " by balanced accuracy" if is_weighted else ""
         validated = f"{format_accuracy(validation)}, best at step {best}{by}"
     validated += task.validation_note
-    flag = f"--workdir={shlex.quote(str(workdir))}"
+    flags = [f"--workdir={workdir}"]
+    if config.model.is_user_cell:  # which these commands do not import unnamed
+        flags.append(f"--config.model.cell={config.model.cell}")
     python = Path("python")
     interpreter = Path(sys.executable)
     if interpreter.is_relative_to(Path.cwd()):  # need not be activated
@@ -185,8 +187,9 @@ def print_summary(
     if result is not None and result.split == "test":
         test = format_result(result)
     early = ""
-    if steps < config.total_steps:
-        early = f"; {logs.completion(workdir, steps, config) or 'ended by a callback'}"
+    if steps < config.train.total_steps:
+        reason = logs.completion(workdir, steps, config.train)
+        early = f"; {reason or 'ended by a callback'}"
     print(
         f"\nsteps       {steps:,} ({examples:,} {task.noun}){early}\n"
         f"seconds     {seconds['total']:.1f} (data {seconds['data']:.1f}, compile "
@@ -194,6 +197,6 @@ def print_summary(
         f"validation  {validated}\n"
         f"test        {test}\n"
         f"checkpoint  {workdir / str(best)}\n"
-        f"evaluate    {python} -m rnnmnist.evaluate {flag}\n"
-        f"report      {python} -m rnnmnist.report {flag}"
+        f"evaluate    {python} -m rnnmnist.evaluate {shlex.join(flags)}\n"
+        f"report      {python} -m rnnmnist.report {shlex.join(flags)}"
     )

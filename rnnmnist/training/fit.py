@@ -9,13 +9,14 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.files import find_config, load_config, parse_folder, pin_cell
+from rnnmnist.config.files import find_config, load_config, parse_folder
 from rnnmnist.config.schema import SETTINGS
 from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import Task, fit_to_task
 from rnnmnist.data.sequences.reading import from_memory, to_dataset
 from rnnmnist.data.sequences.validation import Sequences
 from rnnmnist.errors import UserError
+from rnnmnist.models.user_cells import pin_cell
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_compilation_cache

@@ -91,9 +91,9 @@ def train(
                 )
         result = None
         if dataset.task.evaluated_split != "train":
-            result = evaluate_best_checkpoint(workdir, mesh, dataset)
+            result = evaluate_best_checkpoint(workdir, mesh, dataset, config.model.cell)
     if is_process_0() and verbose:
-        console.print_summary(workdir, step, config.train, result, timer.seconds())
+        console.print_summary(workdir, step, config, result, timer.seconds())
 
 
 def train_from(
@@ -273,10 +273,15 @@ def log(run: Run, metrics: Metrics) -> None:
     run.progress.show(metrics)
 
 
-def evaluate_best_checkpoint(workdir: Path, mesh: Mesh, dataset: Dataset) -> Result:
-    """Evaluates the best checkpoint on `evaluated_split` if no valid result exists."""
+def evaluate_best_checkpoint(
+    workdir: Path, mesh: Mesh, dataset: Dataset, cell: str | None = None
+) -> Result:
+    """Evaluates the best checkpoint on `evaluated_split` if no valid result exists.
+
+    The cell is that of the configuration, which the command has named.
+    """
     best = broadcast(lambda: find_step(workdir, "best"))
-    network = TrainedNetwork(workdir, str(best), mesh)
+    network = TrainedNetwork(workdir, str(best), mesh, cell=cell)
     sha256 = network.params_sha256
     task = dataset.task
     split = task.evaluated_split

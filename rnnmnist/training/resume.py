@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config, TrainConfig
 from rnnmnist.config.tasks import Task, resolve
 from rnnmnist.errors import RunError, UserError, as_run_error
-from rnnmnist.models.cells import check_user_cell
+from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.classifier import flatten_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoints import DamagedError, Header, read_header
@@ -62,7 +62,7 @@ def hold_workdir(workdir: Path, config: Config, task: Task) -> Iterator[Mesh]:
             f"{', '.join(differing)}: start all processes with the same settings"
         )
     mesh = make_mesh(config.train.batch, config.execution.num_devices, config.num_seeds)
-    check_user_cell(config.model)
+    resolve_cell(config.model)  # refuses a wrong one before anything is written
     with lock(workdir):
         try:
             yield mesh

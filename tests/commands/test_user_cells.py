@@ -1,18 +1,35 @@
-"""A Flax cell in a file of the user's own, as `model.cell`."""
+"""A Flax cell of the user's own, as `model.cell`."""
 
+import dataclasses
 import hashlib
+import io
 import json
 import os
+import pickle
+import shlex
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from support import REPOSITORY, Command, called, output_of, refused
+from support import (
+    REPOSITORY,
+    Command,
+    called,
+    model_of,
+    output_of,
+    random_params,
+    refused,
+)
 
-from rnnmnist import evaluate
-from rnnmnist.config.files import pin_cell
-from rnnmnist.config.schema import Config, ModelConfig
+import rnnmnist
+from rnnmnist.config.schema import Config, DataConfig, ModelConfig
+from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
-from rnnmnist.models.cells import check_user_cell, load_cell
+from rnnmnist.models.cells import resolve_cell
+from rnnmnist.models.user_cells import import_cell, pin_cell
+from rnnmnist.runs.checkpoints import Checkpoints
+from rnnmnist.runs.logs import Metrics
 
 PAGE = (REPOSITORY / "docs/reference.md").read_text()
 CELL = PAGE.split("```python\n")[1].split("```")[0]
@@ -69,20 +86,23 @@ def test_a_run_with_a_users_cell(
     result = json.loads((tmp_path / "run/evaluation/test-2.json").read_text())
     assert result["num_parameters"] == 28 * 16 + 16 + 170
 
+    evaluation = f"--workdir={tmp_path}/run", f"--config.model.cell={cell_file}:Leaky"
     cell_file.write_text(CELL.replace("carry / 2", "carry / 3"))
-    changed = refused("evaluate", f"--workdir={tmp_path}/run")
-    lost = f"--config.model.cell: the checkpoint's cell is missing: {cell_file} with "
-    assert lost in changed
+    changed = refused("evaluate", *evaluation)
+    assert "restore the source with which it was trained" in changed
     refusal = refused("main", *arguments, "--num_processes=1")
     assert "belongs to another run: model.cell_sha256=" in refusal
     cell_file.unlink()
-    assert lost in refused("evaluate", f"--workdir={tmp_path}/run")
+    assert "leaky.py: No such file" in refused("evaluate", *evaluation)
     cell_file.with_name("elsewhere.py").write_text(content)
     for cell in ("gru", "elsewhere.py:Wide"):
         flags = f"--workdir={tmp_path}/run", f"--config.model.cell={cell}"
         assert "cell: must be the Leaky of the run, not" in refused("evaluate", *flags)
     here = "--config.model.cell=elsewhere.py:Leaky"
-    evaluate.main([f"--workdir={tmp_path}/run", here])
+    output_of(called("evaluate", f"--workdir={tmp_path}/run", here))
+    cell_file.write_text(content)
+    printed = dict(line.partition(" ")[::2] for line in trained.stdout.splitlines())
+    output_of(called("evaluate", *shlex.split(printed["evaluate"])[3:]))
     resumed = called("main", *arguments, here, "--config.train.num_steps=3")
     assert "resuming from step 2" in output_of(resumed)
 
@@ -104,14 +124,140 @@ def test_a_wrong_class_is_refused(
     cell_file.with_name("broken.py").write_text("x")
     config = Config(model=ModelConfig(cell=f"{tmp_path}/{cell}", hidden_size=64))
     with pytest.raises(UserError, match=r"^model\.cell: ") as error:
-        check_user_cell(pin_cell(config).model)
+        resolve_cell(pin_cell(config).model)
     assert message in str(error.value)
 
 
-def test_a_cell_has_the_content_of_its_file_and_no_cache(tmp_path: Path) -> None:
-    file = tmp_path / "cell.py"
-    for number in (1, 2):  # of one size and age
-        file.write_text(f"class Cell:\n    number = {number}\n")
+def number_of(cell: str) -> int:
+    """The attribute of a class with which a configuration would be trained now."""
+    model = pin_cell(Config(model=ModelConfig(cell=cell))).model
+    found: int = import_cell(model).number
+    assert import_cell(dataclasses.replace(model)) is import_cell(model)
+    return found
+
+
+def test_a_file_is_run_as_it_is_now(tmp_path: Path) -> None:
+    """Also one of the same name, or of the same size and age, as one that was run."""
+    files = tmp_path / "a" / "flax.py", tmp_path / "b" / "flax.py"
+    for number, file in enumerate([*files, *files]):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"import flax.linen\nclass Cell:\n    number = {number}\n")
         os.utime(file, (0, 0))
-        assert load_cell(f"{file}:Cell", None).number == number
-    assert [path.name for path in tmp_path.iterdir()] == ["cell.py"]
+        assert number_of(f"{file}:Cell") == number
+        assert [path.name for path in file.parent.iterdir()] == ["flax.py"]
+
+
+def test_a_module_is_imported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not run anew after a change, so that the change is refused."""
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "own_cells" / "leaky.py"
+    file.parent.mkdir()
+    file.with_name("__init__.py").touch()
+    file.with_name("base.py").write_text("class Base:\n    number = 1\n")
+    file.write_text("from .base import Base\nclass Cell(Base):\n    pass\n")
+    assert number_of("own_cells.leaky:Cell") == 1
+    assert sys.modules["own_cells.leaky"].Cell.number == 1
+    file.write_text("class Cell:\n    number = 2\n")
+    with pytest.raises(UserError, match=r"leaky\.py has changed since .* another proc"):
+        number_of("own_cells.leaky:Cell")
+
+
+def test_an_estimator_names_its_cell(
+    cell_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after pickling, in another folder."""
+    inputs = np.random.default_rng(0).normal(size=(40, 5, 1))
+    classifier = rnnmnist.RNNClassifier(
+        cell="leaky.py:Leaky", hidden_size=4, num_steps=2, num_devices=1
+    )
+    classifier.fit(inputs, np.arange(40) % 2)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    restored = pickle.loads(pickle.dumps(classifier))
+    expected = classifier.predict_proba(inputs)
+    np.testing.assert_array_equal(restored.predict_proba(inputs), expected)
+
+
+def test_a_file_may_change_while_its_run_trains(
+    cell_file: Path, tmp_path: Path
+) -> None:
+    """The last lines of a run evaluate the class that was trained."""
+    content = cell_file.read_text()
+    cell = f"{cell_file}:Leaky"
+
+    def change_file(metrics: Metrics) -> None:
+        cell_file.write_text("changed")
+
+    run = rnnmnist.fit(
+        np.random.default_rng(0).normal(size=(40, 5, 1)),
+        np.arange(40) % 2,
+        workdir=tmp_path / "run",
+        split=np.repeat(["train", "validation"], 20),
+        cell=cell,
+        hidden_size=4,
+        num_steps=2,
+        callback=change_file,
+        verbose=False,
+    )
+    cell_file.write_text(content)
+    assert rnnmnist.Predictor(run, cell=cell).validation is not None
+
+
+def save_run(workdir: Path, cell: str, source: Path) -> None:
+    """Saves a run on digits that needs Flax's GRU under the name of a user's cell."""
+    data = DataConfig(name="mnist5k")
+    model = ModelConfig("gru", hidden_size=8, window=1)
+    task = image_task(data)
+    params = random_params(model_of(model, task))
+    sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
+    own = dataclasses.replace(model, cell=cell, cell_sha256=sha256)
+    metrics = Metrics.create(3, "validation", 500, [0], [1.0], [250])
+    with Checkpoints(workdir, Config(data=data, model=own), task) as checkpoints:
+        checkpoints.save(3, {"params": params}, metrics)
+
+
+READERS = {
+    "evaluate": (),
+    "predict": ("--stream",),
+    "report": (),
+    "export": ("--format=stablehlo", "--output=exported"),
+    "page": ("--output=page.html",),
+}
+
+
+@pytest.mark.parametrize("reader", [*READERS, "Predictor"])
+def test_a_checkpoint_never_names_the_code_that_runs(
+    reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    """A run that somebody was given has a file beside it, and its right SHA-256."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    marker = tmp_path / "marker"
+    source = tmp_path / "download.py"
+    source.write_text(
+        "import pathlib\nfrom flax.linen import GRUCell as Cell\n"
+        f"pathlib.Path({str(marker)!r}).touch()\n"
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO("0\n"))
+    for index, cell in enumerate((f"{source}:Cell", "download:Cell")):
+        run = tmp_path / str(index) / "run"
+        save_run(run, cell, source)
+        try:
+            message = refusal_of(reader, run, data_dir)
+        finally:
+            assert not marker.exists()
+        assert cell in message or reader == "page"
+
+
+def refusal_of(reader: str, run: Path, data_dir: Path) -> str:
+    """The message with which a command, or the `Predictor`, refuses a run."""
+    if reader == "Predictor":
+        with pytest.raises(UserError) as error:
+            rnnmnist.Predictor(run)
+        return str(error.value)
+    flags = [f"--workdir={run}", *READERS[reader]]
+    if reader != "page":
+        flags.append(f"--config.data.data_dir={data_dir}")
+    return refused(reader, *flags)

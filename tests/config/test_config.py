@@ -314,13 +314,16 @@ def test_the_recipe_of_files_depends_on_the_cell_and_on_the_length(cell: str) ->
     assert fit_to_task(Config(), images).model.window == 1
 
 
-@pytest.mark.parametrize("value", ["ltsm", "one", "py:A", "a.py:A\n"])
-def test_a_cell_is_a_name_or_a_class_of_a_file(value: str) -> None:
+@pytest.mark.parametrize(
+    "value", ["ltsm", ":A", "a-b:A", "a..b:A", "a.py:A\n", "a:A.B"]
+)
+def test_a_cell_is_a_name_or_a_class_of_the_users(value: str) -> None:
     linear = Config().replace({"model.cell": "lru", "model.num_layers": 2}).model
     assert linear.is_linear
     assert linear.size == "2 layers of 128 units"
-    assert Config().replace({"model.cell": "a.py:A"}).model.is_user_cell
-    allowed = f"one of {', '.join(CELLS)} or FILE.py:CLASS"
+    for cell in ("a.py:A", "/x y/a.py:A", "a:A", "a.b.c:A"):
+        assert Config().replace({"model.cell": cell}).model.is_user_cell
+    allowed = f"one of {', '.join(CELLS)}, module:Class or FILE.py:Class"
     with pytest.raises(UserError) as error:
         Config().replace({"model.cell": value})
     assert str(error.value) == f"model.cell: must be {allowed}, not {value!r}"

@@ -28,6 +28,7 @@ from rnnmnist.exporting.comparison import (
     load_stablehlo,
 )
 from rnnmnist.exporting.formats import FORMATS
+from rnnmnist.models.user_cells import pin_cell
 from rnnmnist.runs.checkpoints import named_leaves
 
 LOAD = {"onnx": load_onnx, "stablehlo": load_stablehlo}
@@ -314,10 +315,10 @@ def test_a_cell_of_a_user_is_exported_as_stablehlo_only(
 ) -> None:
     cell = tmp_path / "own.py"
     cell.write_text("from flax.linen import GRUCell as Own\n")
-    sha256 = hashlib.sha256(cell.read_bytes()).hexdigest()
-    settings = {"model.cell": f"{cell}:Own", "model.cell_sha256": sha256}
-    saved = save(tmp_path, config_of("gru").replace(settings), data_dir)
+    own = pin_cell(config_of("gru").replace({"model.cell": f"{cell}:Own"}))
+    saved = save(tmp_path, own, data_dir)
     flags = flags_of(*saved, tmp_path / "out")
+    flags.append(f"--config.model.cell={cell}:Own")
     assert refused("export", *flags, "--format=all").endswith("--format=stablehlo")
     export.main([*flags, "--format=stablehlo"])
     assert "80 of 80" in capsys.readouterr().out

@@ -1,0 +1,134 @@
+"""Cells of users, named `module:Class` or `FILE.py:Class`.
+
+A cell is code. It is imported here, for the commands and the calls that name it. The
+name in a checkpoint only says what a run needs, and is never imported.
+"""
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import sys
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from rnnmnist.config.schema import Config, ModelConfig
+from rnnmnist.errors import UserError, first_line
+
+# The SHA-256 of the source of imported modules, by their names. Python imports a module
+# once, and ignores what its file is changed to later.
+_imported: dict[str, str] = {}
+
+
+def pin_cell(config: Config) -> Config:
+    """Returns a configuration with the SHA-256 of the source of its cell.
+
+    The cell is not imported, but packages in which its module lies are. A SHA-256 that
+    is given stays; it is compared with the source when the cell is imported.
+    """
+    model = config.model
+    if not model.is_user_cell:
+        return config
+    sha256 = model.cell_sha256 or _hash_source(model.cell.rpartition(":")[0])
+    return config.replace({"model.cell_sha256": sha256})
+
+
+def import_cell(config: ModelConfig) -> type[Any]:
+    """Imports the class of a user's cell, which the caller must have named.
+
+    Equal configurations with a SHA-256 have the same class, also if the file has
+    changed in the meantime.
+
+    Raises:
+        UserError: if the source has another SHA-256, does not run, or lacks the class.
+    """
+    module, _, name = config.cell.rpartition(":")
+    sha256 = config.cell_sha256 or _hash_source(module)
+    create = getattr(_import_module(module, sha256), name, None)
+    if not isinstance(create, type):
+        raise UserError(f"model.cell: {module} must define a class {name}")
+    return create
+
+
+@functools.cache
+def _import_module(module: str, sha256: str) -> ModuleType:
+    path = _find_source(module)
+    source = path.read_bytes()
+    actual = hashlib.sha256(source).hexdigest()
+    if actual != sha256:
+        raise UserError(
+            f"model.cell: the SHA-256 of {path} is {actual}, but that of the run's "
+            f"cell is {sha256}; restore the source with which it was trained"
+        )
+    try:
+        if _is_file(module):
+            return _run_file(path, source)
+        imported = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # a user's file can raise anything
+        raise UserError(
+            f"model.cell: {path} does not run: {first_line(error)}"
+        ) from error
+    if _imported.setdefault(module, sha256) != sha256:
+        raise UserError(
+            f"model.cell: {path} has changed since this process imported {module}; "
+            "start another process"
+        )
+    return imported
+
+
+def _hash_source(module: str) -> str:
+    return hashlib.sha256(_find_source(module).read_bytes()).hexdigest()
+
+
+def _is_file(module: str) -> bool:
+    return module.endswith(".py")
+
+
+def _find_source(module: str) -> Path:
+    """Returns the file of a module, without an import of the module."""
+    if _is_file(module):
+        return Path(module)
+    reason = "Python finds no source file of it"
+    try:
+        spec = importlib.util.find_spec(module)
+        if spec and spec.origin and _is_file(spec.origin):
+            return Path(spec.origin)
+    except (Exception, SystemExit) as error:  # of a package in which it lies
+        reason = first_line(error)
+    raise UserError(
+        f"model.cell: {module} cannot be imported ({reason}); install it, or name its "
+        "file, as FILE.py:Class"
+    )
+
+
+class _Loader(SourceFileLoader):
+    """Runs the source of a file that has been read, which is also what is hashed.
+
+    The bytecode in `__pycache__` can be that of another source: Python compares only
+    the size of the source and its time in seconds.
+    """
+
+    def __init__(self, path: Path, source: bytes) -> None:
+        super().__init__(fullname=str(path), path=str(path))
+        self._source = source
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Compiles the source."""
+        return self.source_to_code(self._source, self.path)
+
+
+def _run_file(path: Path, source: bytes) -> ModuleType:
+    """Runs a file as a module, whose name is the path: no other module has that one."""
+    loader = _Loader(path, source)
+    spec = ModuleSpec(loader.name, loader, origin=loader.path)
+    spec.has_location = True  # which sets `__file__`
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[loader.name] = module  # where dataclasses look up their types
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        del sys.modules[loader.name]
+        raise
+    return module
