@@ -1,1 +1,1 @@
-"""Data sets as arrays, augmentation, shuffling, random streams, and the batches."""
+"""Data sets as arrays, augmentation, shuffling, and the batches."""

@@ -6,7 +6,6 @@ batch is proportional to its size, batches continue across epoch boundaries, and
 epoch contains every example exactly once.
 """
 
-import enum
 import functools
 from typing import Any, NamedTuple
 
@@ -19,24 +18,12 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.augmentation import Distortions, apply_warp, sample_warp
 from rnnmnist.data.examples import View
 from rnnmnist.runtime.mesh import BATCH, SEEDS
+from rnnmnist.runtime.random_streams import Stream, stream_key
 
 # The security proof asks for six rounds per bit of the size. For 55,000 images
 # (16 bits), statistical tests of positions and neighbours find no bias after 48.
 ROUNDS = 48
 SHARDED = jax.P(None, SEEDS, BATCH)  # the partition of [updates, ensemble, batch, ...]
-
-
-class Stream(enum.IntEnum):
-    """The independent uses of a seed. Every result depends on these numbers."""
-
-    WEIGHTS = 0
-    ORDER = 1
-    DISTORTION = 2
-
-
-def stream_key(seed: int | jax.Array, stream: Stream) -> jax.Array:
-    """Returns the key of one stream of a seed."""
-    return jax.random.fold_in(jax.random.key(seed), stream)
 
 
 def epoch_order(key: jax.Array, positions: jax.Array, examples: Any) -> jax.Array:

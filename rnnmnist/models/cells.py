@@ -18,6 +18,7 @@ from rnnmnist.models.lstm import LSTM, LSTMCell
 from rnnmnist.models.recurrences import ScannedCell
 from rnnmnist.models.user_cells import import_cell
 from rnnmnist.models.wrappers import Bidirectional, MeanPooling, Windows
+from rnnmnist.runtime.random_streams import make_key
 
 GATE_COUNTS = {"lstm": 4, "gru": 3, "rnn": 1}  # with the candidate
 BACKWARD = "backward_"  # begins the names of a backward recurrence's parameters
@@ -39,7 +40,7 @@ def resolve_cell(config: ModelConfig) -> Callable[..., Any]:
     try:
         scanned = ScannedCell(cell(features=units, name="cell"))
         init = functools.partial(scanned.init_with_output, every_step=False)
-        key = jax.eval_shape(jax.random.key, 0)
+        key = jax.eval_shape(make_key, 0)
         inputs = jax.ShapeDtypeStruct((1, 2, 1), jnp.float32)
         hidden, _ = jax.eval_shape(init, key, inputs, None)
         if hidden.shape != (2, units):

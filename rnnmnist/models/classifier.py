@@ -13,6 +13,7 @@ from rnnmnist.config.platforms import Execution
 from rnnmnist.config.schema import ModelConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.models.cells import BACKWARD, make_recurrence, resolve_cell
+from rnnmnist.runtime.random_streams import make_key
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
 
@@ -145,7 +146,7 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
 def abstract_params(model: SequenceClassifier) -> Params:
     """Returns the shapes and types of the parameters of one network."""
     # Arrays would be part of a program that is traced meanwhile.
-    key = jax.eval_shape(jax.random.key, 0)
+    key = jax.eval_shape(make_key, 0)
     inputs = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
     return jax.eval_shape(model.init, key, inputs)["params"]
 

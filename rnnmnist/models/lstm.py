@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from rnnmnist.models.recurrences import ScannedCell, last_of
+from rnnmnist.runtime.random_streams import make_key
 
 GATES = "ifgo"  # input, forget, candidate, output: Flax's order
 
@@ -95,7 +96,7 @@ class LSTMCell(nn.OptimizedLSTMCell):
     def kernels(self, features: int) -> Kernels:
         """Returns the parameters for inputs with this number of features."""
         if self.is_initializing():  # Flax's cell declares them
-            carry = self.initialize_carry(jax.random.key(0), (1, features))
+            carry = self.initialize_carry(make_key(0), (1, features))
             super().__call__(carry, jnp.zeros((1, features)))
         params = self.variables["params"]
         parts = []

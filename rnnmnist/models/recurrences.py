@@ -13,6 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rnnmnist.runtime.random_streams import make_key
+
 
 def last_of(hidden: jax.Array, lengths: jax.Array | None) -> jax.Array:
     """Returns [batch, hidden] of [time, batch, hidden] after the last time steps."""
@@ -39,7 +41,7 @@ class ScannedCell(nn.Module):
 
     def start(self, batch: int, features: int) -> Any:
         """Returns the carry before the first time step of `batch` sequences."""
-        return self.cell.initialize_carry(jax.random.key(0), (batch, features))
+        return self.cell.initialize_carry(make_key(0), (batch, features))
 
     def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
         """Returns the carry and the hidden state after inputs [batch, features]."""

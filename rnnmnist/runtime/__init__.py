@@ -1,1 +1,1 @@
-"""Devices, processes, signals, compilation, ensembles, and the machine."""
+"""Devices, processes, signals, compilation, ensembles, random streams, the machine."""

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.batches import BatchTransform, Stream, stream_key
+from rnnmnist.data.batches import BatchTransform
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
@@ -22,6 +22,7 @@ from rnnmnist.models.classifier import (
     unflatten_params,
 )
 from rnnmnist.runtime.mesh import SEEDS, device_put, platform_of, replicated, squeeze
+from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.training.loss import Objective
 
 

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import TASK, batches_of, mesh_of, random_examples, read_batch, task_of
 
 from rnnmnist.config.schema import Config, DataConfig, TrainConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.batches import Batch, BatchTransform, epoch_order
+from rnnmnist.data.batches import Batch, BatchTransform, batch_indices, epoch_order
 from rnnmnist.data.examples import Examples, Normalization
 
 ONE_HUNDRED = Examples(
@@ -67,6 +68,19 @@ def test_every_epoch_has_every_image_once_for_any_batch_size(batch_size: int) ->
     epochs = seen[:300].reshape(3, 100)
     np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(100), (3, 1)))
     assert not (epochs[0] == epochs[1]).all()
+
+
+@pytest.mark.parametrize("generator", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_batches_do_not_depend_on_the_generator_of_jax(generator: str) -> None:
+    """With others than threefry2x32, the bits of vmapped keys differ."""
+    seeds = jnp.arange(2, dtype=jnp.uint32)
+    with jax.default_prng_impl(generator):
+        # A new function, since the cache of jax ignores the generator.
+        found = jax.jit(lambda first: batch_indices(seeds, first, 46, 16, 181))(0)
+    for indices in np.asarray(found).swapaxes(0, 1).reshape(2, -1):
+        epochs = indices[: 4 * 181].reshape(4, 181)
+        np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(181), (4, 1)))
+    np.testing.assert_array_equal(found[0, 0, :4], [153, 46, 142, 10])
 
 
 def test_the_order_of_the_published_results() -> None:
