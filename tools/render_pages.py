@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import accelerators
 import crossover
 import outlier_check
 import page_tables
@@ -64,13 +63,6 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "plain_loop": lambda: speed_tables.differences(speed_tables.read()),
     },
     "docs/devices.md": {
-        "tpu": partial(accelerators.table, ["v5e"], "estimated_cycles"),
-        "gpu": partial(accelerators.table, ["h100", "t4"], "kernels"),
-        "precisions": partial(
-            measured,
-            results.PRECISIONS,
-            *("products", "result file", VALIDATION, TEST, "correct, by seed"),
-        ),
         "batches": partial(
             measured,
             results.BATCHES,
@@ -83,7 +75,6 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "pixels": partial(single_runs, results.PIXELS, "recurrence"),
         "permuted": partial(single_runs, results.PERMUTED, "recurrence"),
         "speed": long_sequences.tables,
-        "accelerators": accelerators.table_at_784_steps,
     },
     "docs/performance.md": {"speed": lambda: speed_tables.summary(speed_tables.read())},
     "docs/predict.md": {

@@ -38,6 +38,7 @@ from rnnmnist.runtime.machine import describe_processor, installed_versions
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "results"
 RUNS = REPOSITORY / "checkpoints" / "results"
+MAIN = "python -m rnnmnist.main"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,6 @@ class Row:
         settings: the name of a configuration, then `KEY=VALUE` overrides.
         label: the first column of the tables that have one.
         change: the overrides that distinguish it from the row above.
-        program: what Python runs, before the flags of `rnnmnist.main`.
     """
 
     name: str
@@ -58,25 +58,24 @@ class Row:
     settings: str
     label: str = ""
     change: str = ""
-    program: str = "-m rnnmnist.main"
 
     @property
     def command(self) -> str:
         """The command of a run, without the paths of the data."""
         config, *overrides = self.settings.split()
         flags = "".join(f" --config.{override}" for override in overrides)
-        return f"python {self.program} --config={config}{flags} --config.seed=SEED"
+        return f"{MAIN} --config={config}{flags} --config.seed=SEED"
 
     @property
     def counts_by_time(self) -> bool:
         """Whether the result file has counts after each row of an image."""
         data, model = self.config().data, self.config().model
         rows = data.view == "rows" and data.name != "files"
-        return rows and not model.bidirectional and self.program != BFLOAT16
+        return rows and not model.bidirectional
 
     def config(self, seed: int = 0) -> Config:
         """The configuration of a run, without the paths of the data."""
-        flags = self.command.removeprefix(f"python {self.program} ")
+        flags = self.command.removeprefix(f"{MAIN} ")
         argv = flags.replace("SEED", str(seed)).split()
         return parse(argv).config.replace(dict.fromkeys(DATA_PATHS))
 
@@ -124,14 +123,6 @@ CELLS = (
 )
 INITIALIZERS = "model.initializer=flax"
 COSINE = "train.schedule=cosine train.learning_rate=7e-3 train.warmup_fraction=0.02"
-BFLOAT16 = "tools/bfloat16.py run rnnmnist.main"  # a CPU ignores `execution.precision`
-PRECISIONS = (
-    labelled("default", "float32"),
-    Row(
-        *("bfloat16", 3, "default execution.precision=bfloat16", "bfloat16"),
-        program=BFLOAT16,
-    ),
-)
 BATCHES = (labelled("default", "128"), labelled("large_batch", "1,024"))
 AFFINE = "data.max_shift=2 data.max_rotation=12 data.max_scale=0.15 data.max_shear=0.2"
 ABLATION = (
@@ -235,7 +226,6 @@ ROWS = {
     for row in (
         *CONFIGURATIONS.values(),
         *CELLS,
-        *PRECISIONS,
         *ABLATION,
         *SINGLE_CHANGES,
         *DIRECTIONS,
