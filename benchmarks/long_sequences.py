@@ -39,13 +39,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "lstm": {"cell": "lstm"},
     "gru": {"cell": "gru", "hidden_size": 152},
     "rnn": {"cell": "rnn", "hidden_size": 256},
-    "mingru": {"cell": "mingru", "hidden_size": 64, "num_layers": 4},
     "lru": {"cell": "lru", "hidden_size": 64, "num_layers": 3},
 }
 # The same with another scan, or another amount of recomputation in the backward pass:
 # changes of `Execution`, by the name of a model and what differs.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "mingru, one block": {"remat_steps": TIME},
     "lru, one block": {"remat_steps": TIME},
     "lru, parallel scan": {"parallel_scan": True, "remat_steps": None},
     "lru, parallel scan in blocks": {"parallel_scan": True},

@@ -35,7 +35,6 @@ GATED_CELLS = {
     "rnn": "flax.linen:SimpleCell",
 }
 LINEAR_CELLS = {
-    "mingru": "rnnmnist.models.linear:MinGRU",
     "lru": "rnnmnist.models.linear:LRU",
 }
 CELLS = GATED_CELLS | LINEAR_CELLS
@@ -160,7 +159,7 @@ class ModelConfig(ConfigSection, prefix="model."):
 
     cell: str = setting(
         "lstm",
-        "recurrent cell; mingru and lru are linear in the state, in residual layers; "
+        "recurrent cell; lru is linear in the state, in residual layers; "
         "module:Class and FILE.py:Class are Flax cells of your own, created with "
         "features and name",
         pattern=rf"^({'|'.join(CELLS)}|({MODULE}|.+\.py):{IDENTIFIER})\Z",
@@ -172,7 +171,7 @@ class ModelConfig(ConfigSection, prefix="model."):
     hidden_size: int = setting(128, "units of the hidden state", ge=1, le=8192)
     num_layers: int | None = setting(
         None,
-        f"residual layers of mingru or lru (default: {DEFAULT_LAYERS})",
+        f"residual layers of lru (default: {DEFAULT_LAYERS})",
         ge=1,
         le=64,
     )
@@ -462,9 +461,9 @@ class ExecutionConfig(ConfigSection, prefix="execution."):
     )
     remat_steps: int | None = setting(
         None,
-        "of mingru and lru: time steps per block of which the backward pass keeps the "
-        "first state and recomputes the others; all of them: no blocks (default: on "
-        "CPU 6, otherwise no blocks)",
+        "of lru: time steps per block of which the backward pass keeps the first state "
+        "and recomputes the others; all of them: no blocks (default: on CPU 6, "
+        "otherwise no blocks)",
         resume="warned",
         ge=1,
     )

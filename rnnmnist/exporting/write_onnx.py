@@ -28,7 +28,7 @@ OPSET = 17
 IR_VERSION = 8
 # Of the gated cells that have an operator: the gates in ONNX's order, named as in Flax.
 GATES = {"lstm": ("i", "o", "f", "g"), "gru": ("z", "r", "n"), "rnn": ("",)}
-CELLS = (*GATES, "mingru", "lru")
+CELLS = (*GATES, "lru")
 
 
 class Graph:
@@ -71,22 +71,22 @@ class Graph:
         self.nodes.append(helper.make_node("Split", [value], names, axis=-1))
         return names
 
-    def scan(self, step: str, **inputs: str) -> str:
+    def scan(self, step: str, value: str) -> str:
         """Adds a loop over time from a state of 0 and returns the name of the states.
 
         `step` has nodes in ONNX's text format. They compute the state `after` a time
-        step from the one `before` it and from `inputs`, [time, examples, features].
+        step from the one `before` it and from the `value` of the time step. Values and
+        states are [time, examples, features].
         """
-        names = ", ".join(f"float[n, size] {name}" for name in ("before", *inputs))
         body = onnx.parser.parse_graph(
-            f"step ({names}) => (float[n, size] after, float[n, size] state) "
+            "step (float[n, size] before, float[n, size] value) "
+            "=> (float[n, size] after, float[n, size] state) "
             f"{{ {step} state = Identity(after) }}"
         )
-        values = list(inputs.values())
-        start = self.ConstantOfShape(self.Shape(values[0], start=1))
+        start = self.ConstantOfShape(self.Shape(value, start=1))
         outputs = [f"{name}_{len(self.nodes)}" for name in ("last", "states")]
         node = helper.make_node(
-            "Scan", [start, *values], outputs, body=body, num_scan_inputs=len(values)
+            "Scan", [start, value], outputs, body=body, num_scan_inputs=1
         )
         self.nodes.append(node)
         return outputs[1]
@@ -239,7 +239,7 @@ def _add_sequences(graph: Graph, network: TrainedNetwork) -> str:
     values = graph.Transpose(values, perm=[1, 0, 2])
     if missing == "forward_fill":
         step = "is_missing = IsNaN(value) after = Where(is_missing, before, value)"
-        values = graph.scan(step, value=values)
+        values = graph.scan(step, values)
     if missing == "zero":
         values = graph.Where(graph.IsNaN(values), 0.0, values)
     return values
@@ -278,13 +278,12 @@ def _add_cell(graph: Graph, config: ModelConfig, params: Params, inputs: str) ->
 
 def _add_layers(graph: Graph, config: ModelConfig, params: Params, inputs: str) -> str:
     """Adds `ResidualLayers` for [time, examples, features]; returns their outputs."""
-    add_recurrence = _add_lru if config.cell == "lru" else _add_mingru
     hidden = _add_dense(graph, params["encoder"], inputs)
     for index in range(config.layers):
         layer = params[f"layer_{index}"]
         scale, bias = layer["norm"]["scale"], layer["norm"]["bias"]
         outputs = graph.LayerNormalization(hidden, scale, bias, epsilon=1e-6)
-        outputs = add_recurrence(graph, layer["recurrence"], outputs)
+        outputs = _add_lru(graph, layer["recurrence"], outputs)
         outputs = _add_dense(graph, layer["glu"], _add_gelu(graph, outputs))
         value, gate = graph.split(outputs)
         hidden = graph.Add(hidden, graph.Mul(value, graph.Sigmoid(gate)))
@@ -296,17 +295,6 @@ def _add_gelu(graph: Graph, x: str) -> str:
     a = np.sqrt(8 / np.pi)
     slope = graph.Add(graph.Mul(graph.Mul(x, x), 0.044715 * a), a)
     return graph.Mul(x, graph.Sigmoid(graph.Mul(x, slope)))
-
-
-def _add_mingru(graph: Graph, params: Params, inputs: str) -> str:
-    """Adds a `MinGRU`; returns its states, [time, examples, features]."""
-    gate, candidate = graph.split(_add_dense(graph, params["input"], inputs))
-    update = graph.Sigmoid(gate)
-    return graph.scan(
-        "kept = Mul(decay, before) after = Add(kept, value)",
-        decay=graph.Sub(1.0, update),
-        value=graph.Mul(update, candidate),
-    )
 
 
 def _add_lru(graph: Graph, params: Params, inputs: str) -> str:
@@ -324,7 +312,7 @@ def _add_lru(graph: Graph, params: Params, inputs: str) -> str:
         f"kept = Mul({real}, before) swapped = Gather<axis=1>(before, {order}) "
         f"turned = Mul({imaginary}, swapped) sum = Add(kept, turned) "
         "after = Add(sum, value)",
-        value=graph.Mul(driven, np.tile(np.exp(params["gamma_log"]), 2)),
+        graph.Mul(driven, np.tile(np.exp(params["gamma_log"]), 2)),
     )
     outputs = _add_dense(graph, params["output"], states)
     return graph.Add(outputs, graph.Mul(inputs, params["skip"]))

@@ -105,31 +105,6 @@ class ResidualLayer(nn.Module):
         return carry, inputs + nn.glu(self.glu(nn.gelu(hidden)))
 
 
-class MinGRU(nn.Module):
-    """A GRU whose gate and candidate do not depend on the state.
-
-    References:
-        Feng et al., "Were RNNs All We Needed?", 2024: the variant without logarithms.
-    """
-
-    features: int  # of the state
-    unroll: int | None  # as for `linear_scan`
-    dtype = jnp.float32  # of the state
-
-    @nn.compact
-    def __call__(self, carry: jax.Array, inputs: jax.Array) -> Any:
-        """Computes a block of time steps from the state before it, [batch, features].
-
-        Inputs are [time, batch, features]. Returns the state after the last time step,
-        and those after all, like inputs.
-        """
-        project = Dense(2 * self.features, name="input")
-        gate, candidate = jnp.split(project(inputs), 2, axis=-1)
-        update = nn.sigmoid(gate)
-        states = linear_scan(1 - update, update * candidate, carry, self.unroll)
-        return states[-1], states
-
-
 class LRU(nn.Module):
     """The linear recurrent unit: a diagonal, complex and stable recurrence.
 
@@ -145,9 +120,10 @@ class LRU(nn.Module):
 
     @nn.compact
     def __call__(self, carry: jax.Array, inputs: jax.Array) -> Any:
-        """Computes a block of time steps from the state before it, as `MinGRU` does.
+        """Computes a block of time steps from the state before it, [batch, features].
 
-        Returns the state after the last time step, and outputs over time, like inputs.
+        Inputs are [time, batch, features]. Returns the state after the last time step,
+        and the outputs after all, like inputs.
         """
         size = (self.features,)
         nu = jnp.exp(self.param("nu_log", _init_nu_log, size))
@@ -206,31 +182,28 @@ class Dense(nn.Module):
 def linear_scan(
     decay: jax.Array, inputs: jax.Array, initial: jax.Array, unroll: int | None
 ) -> jax.Array:
-    """Returns the states h[t] = decay[t] h[t - 1] + inputs[t].
+    """Returns the states h[t] = decay h[t - 1] + inputs[t].
 
-    Inputs are [time, batch, features], and decay is, too, or complex64 [features].
-    The initial state is [batch, features]. `unroll` is the number of time steps in an
-    iteration. With None, passes whose number is logarithmic in the length replace it.
+    All arrays are complex64: the inputs are [time, batch, features], the decay is
+    [features], and the initial state is [batch, features]. `unroll` is the number of
+    time steps in an iteration of a loop. With None, passes whose number is logarithmic
+    in the length replace the loop.
     """
-    varies = decay.ndim == inputs.ndim
     if unroll is None:
-        if not varies:
-            decay = jnp.broadcast_to(decay, (len(inputs), 1, *decay.shape))
+        decay = jnp.broadcast_to(decay, (len(inputs), 1, *decay.shape))
         inputs = inputs.at[0].add(decay[0] * initial)
 
         def compose(first: Any, second: Any) -> Any:  # maps h -> decay h + inputs
             return first[0] * second[0], second[0] * first[1] + second[1]
 
         return lax.associative_scan(compose, (decay, inputs))[1]
-    if not varies:
-        # By a product, whose gradient is one, too: faster than broadcasting.
-        ones = jnp.ones_like(initial.real[:, :1])
-        with jax.default_matmul_precision("float32"):  # exact on every platform
-            decay = lax.complex(ones @ decay.real[None], ones @ decay.imag[None])
+    # By a product, whose gradient is one, too: faster than broadcasting.
+    ones = jnp.ones_like(initial.real[:, :1])
+    with jax.default_matmul_precision("float32"):  # exact on every platform
+        decay = lax.complex(ones @ decay.real[None], ones @ decay.imag[None])
 
-    def step(state: jax.Array, now: tuple[Any, jax.Array]) -> Any:
-        state = (now[0] if varies else decay) * state + now[1]
+    def step(state: jax.Array, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        state = decay * state + inputs
         return state, state
 
-    steps = (decay if varies else None, inputs)
-    return lax.scan(step, initial, steps, unroll=min(unroll, len(inputs)))[1]
+    return lax.scan(step, initial, inputs, unroll=min(unroll, len(inputs)))[1]

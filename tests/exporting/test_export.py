@@ -65,9 +65,8 @@ NETWORKS = {
     "rnn on permuted pixels": config_of(
         "rnn", "mean", 16, 16, bidirectional=True, view="permuted"
     ),
-    "mingru on columns": config_of("mingru", view="columns", differences=True),
+    "lru on columns": config_of("lru", view="columns", differences=True),
     "lstm on one feature": config_of("lstm", bidirectional=True),
-    "mingru on sequences": config_of("mingru", bidirectional=True),
     "gru on sequences": config_of(
         "gru", "mean", 1, 1, True, bidirectional=True, missing="forward_fill"
     ),

@@ -31,7 +31,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "lstm": {},
     "gru": {"differences": True, "window": 5, "stride": 3},
     "rnn": {"window": 4, "stride": 4},
-    "mingru": {"differences": True},
     "lru": {"differences": True, "pooling": "mean", "window": 8},
 }
 assert {*NETWORKS} == {*GATED_CELLS, *LINEAR_CELLS}
@@ -122,11 +121,11 @@ def test_windows_are_read_at_a_time(stride: int) -> None:
 
 
 def test_differences_are_read_beside_inputs() -> None:
-    model, params = build("mingru", differences=True)
+    model, params = build("lru", differences=True)
     changes = np.diff(INPUTS, axis=1, prepend=INPUTS[:, :1])
     trained = dict(params)
     changes /= trained.pop("difference_std")
-    plain = model_of(ModelConfig("mingru", hidden_size=16), task_of(28, 56, 10))
+    plain = model_of(ModelConfig("lru", hidden_size=16), task_of(28, 56, 10))
     expected = logits_of(plain, trained, np.concatenate([INPUTS, changes], axis=2))
     assert_close(logits_of(model, params, INPUTS), expected)
 

@@ -8,49 +8,39 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnmnist.models.linear import LRU, MinGRU, ResidualLayers, linear_scan
+from rnnmnist.models.linear import LRU, ResidualLayers, linear_scan
 
 FEATURES, TIME, BATCH, INPUTS = 4, 7, 3, 2
 LAYERS = 2
-RECURRENCES = {"mingru": MinGRU, "lru": LRU}
 
 
 def make_layers(
-    name: str, *, unroll: int | None = 1, block_size: int | None = None
+    unroll: int | None = 1, block_size: int | None = None
 ) -> ResidualLayers:
-    create = functools.partial(RECURRENCES[name], FEATURES, unroll=unroll)
+    create = functools.partial(LRU, FEATURES, unroll=unroll)
     return ResidualLayers(create, FEATURES, LAYERS, block_size, "float32")
 
 
 @functools.cache
-def initial_params(name: str) -> Any:
+def initial_params() -> Any:
     inputs = np.zeros((TIME, BATCH, INPUTS), np.float32)
     key = jax.random.key(0)
-    variables = make_layers(name).init(key, inputs, None, every_step=False)
+    variables = make_layers().init(key, inputs, None, every_step=False)
     return jax.device_get(variables["params"])
 
 
-def random_arrays(name: str) -> tuple[Any, np.ndarray]:
+def random_arrays() -> tuple[Any, np.ndarray]:
     """Returns the initial parameters plus noise, so that no bias is 0, and inputs."""
     generator = np.random.default_rng(0)
     inputs = generator.normal(size=(TIME, BATCH, INPUTS))
     params = jax.tree.map(
-        lambda x: x + 0.1 * generator.normal(size=x.shape), initial_params(name)
+        lambda x: x + 0.1 * generator.normal(size=x.shape), initial_params()
     )
     return jax.tree.map(np.float32, (params, inputs))
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
-
-
-def mingru_step(params: Any, state: np.ndarray, x: np.ndarray) -> Any:
-    """Feng et al., 2024: z = sigmoid(Linear(x)); h = (1 - z) h + z Linear(x)."""
-    dense = params["input"]
-    gate, candidate = np.split(dense["kernel"] @ x + dense["bias"], 2)
-    z = sigmoid(gate)
-    state = (1 - z) * state + z * candidate
-    return state, state
 
 
 def lru_step(params: Any, state: np.ndarray, x: np.ndarray) -> Any:
@@ -65,13 +55,10 @@ def lru_step(params: Any, state: np.ndarray, x: np.ndarray) -> Any:
     return state, outputs + params["skip"] * x
 
 
-STEPS = {"mingru": mingru_step, "lru": lru_step}
-
-
-def layers_by_hand(name: str, params: Any, sequence: np.ndarray) -> np.ndarray:
+def layers_by_hand(params: Any, sequence: np.ndarray) -> np.ndarray:
     """The outputs for a sequence [time, inputs], in order of time and in float64."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    states = [np.zeros(FEATURES, complex if name == "lru" else float)] * LAYERS
+    states = [np.zeros(FEATURES, complex)] * LAYERS
     outputs = []
     for x in sequence:
         encoder = params["encoder"]
@@ -81,7 +68,7 @@ def layers_by_hand(name: str, params: Any, sequence: np.ndarray) -> np.ndarray:
             normal = (x - x.mean()) / np.sqrt(x.var() + 1e-6)
             normal = normal * layer["norm"]["scale"] + layer["norm"]["bias"]
             recurrence = layer["recurrence"]
-            states[index], y = STEPS[name](recurrence, states[index], normal)
+            states[index], y = lru_step(recurrence, states[index], normal)
             y = y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3))) / 2
             glu = layer["glu"]["kernel"] @ y + layer["glu"]["bias"]
             value, gate = np.split(glu, 2)
@@ -90,19 +77,13 @@ def layers_by_hand(name: str, params: Any, sequence: np.ndarray) -> np.ndarray:
     return np.stack(outputs)
 
 
-FORMS: list[tuple[str, dict[str, Any]]] = [
-    ("mingru", {"block_size": 100, "unroll": 2}),  # one block
-    ("mingru", {"block_size": 3, "unroll": None}),  # does not divide the 7 time steps
-    ("lru", {}),
-    ("lru", {"unroll": None}),
-    ("lru", {"block_size": 3, "unroll": 3}),
-]
-
-
-@pytest.mark.parametrize(("name", "options"), FORMS, ids=str)
-def test_every_form_equals_a_plain_loop(name: str, options: dict[str, Any]) -> None:
-    params, inputs = random_arrays(name)
-    layers = make_layers(name, **options)
+@pytest.mark.parametrize("unroll", [1, 3, None])
+@pytest.mark.parametrize("block_size", [None, 3, 100])  # 3 does not divide the 7 steps
+def test_every_form_equals_a_plain_loop(
+    unroll: int | None, block_size: int | None
+) -> None:
+    params, inputs = random_arrays()
+    layers = make_layers(unroll, block_size)
 
     @jax.jit
     def outputs(params: Any, inputs: jax.Array) -> Any:
@@ -110,7 +91,7 @@ def test_every_form_equals_a_plain_loop(name: str, options: dict[str, Any]) -> N
         return apply(every_step=True), apply(every_step=False)
 
     found, last = map(np.asarray, outputs(params, inputs))
-    expected = [layers_by_hand(name, params, inputs[:, i]) for i in range(BATCH)]
+    expected = [layers_by_hand(params, inputs[:, i]) for i in range(BATCH)]
     np.testing.assert_allclose(found, np.stack(expected, axis=1), rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(last, found[-1], rtol=1e-6, atol=1e-6)
 
@@ -123,13 +104,12 @@ def test_eigenvalues_are_not_rounded_to_the_precision_of_products() -> None:
     assert text.count("precision = [HIGHEST, HIGHEST]") == text.count("dot_general") > 0
 
 
-@pytest.mark.parametrize("name", RECURRENCES)
-def test_inputs_of_zero_do_not_dominate_the_first_gradient(name: str) -> None:
+def test_inputs_of_zero_do_not_dominate_the_first_gradient() -> None:
     """As the black pixels of MNIST would, at which normalizations are steep."""
-    layers = make_layers(name)
+    layers = make_layers()
     inputs = np.zeros((100, BATCH, INPUTS), np.float32)
     inputs[50:] = 1
-    params = initial_params(name)
+    params = initial_params()
 
     def loss(params: Any) -> jax.Array:
         hidden = layers.apply({"params": params}, inputs, None, every_step=False)

@@ -49,8 +49,8 @@ gru     best         mean     last        yes      8       yes      2      2
 rnn     files        last     last        no       8       yes      2      2
 rnn     best         mean     every_step  yes      1       yes      1      1
 rnn     large_batch  mean     every_step  no       8       no       2      1
-mingru  files        mean     every_step  yes      1       no       2      1
-mingru  large_batch  last     last        no       8       yes      1      2
+gru     large_batch  mean     every_step  yes      1       no       2      1
+lru     large_batch  last     last        no       8       yes      1      2
 lru     files        mean     last        no       8       yes      2      1
 lru     best         last     every_step  yes      1       no       1      2
 """
