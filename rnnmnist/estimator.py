@@ -17,7 +17,11 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import find_config, load_config, parse_folder
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, batch_for
-from rnnmnist.data.sequences.validation import refuse_masked
+from rnnmnist.data.sequences.validation import (
+    count_in_groups,
+    refuse_masked,
+    takes_last,
+)
 from rnnmnist.errors import UserError
 from rnnmnist.inference.predictor import Predictor
 from rnnmnist.runs.logs import lowest_loss
@@ -26,8 +30,8 @@ from rnnmnist.training.fit import FIT_SETTINGS, fit
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, clone
-    from sklearn.model_selection import GroupShuffleSplit, StratifiedShuffleSplit
-    from sklearn.utils import check_consistent_length
+    from sklearn.model_selection import StratifiedShuffleSplit
+    from sklearn.utils import check_consistent_length, check_random_state
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 except ModuleNotFoundError as error:
@@ -182,16 +186,14 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
         if not isinstance(patience, numbers.Integral) or int(patience) < 1:
             raise ValueError(f"n_iter_no_change: {patience!r} is no integer above 0")
         seed = self.random_state or 0
-        splitter = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
         if groups is None:
-            # At least one of each class.
-            size = max(math.ceil(float(fraction) * len(y)), y.max() + 1)
-            splitter = StratifiedShuffleSplit(1, test_size=size, random_state=seed)
-        train = next(splitter.split(y, y, groups))[0]
-        split = np.full(len(y), "validation")
-        split[train] = "train"
-        batch_size = settings.get("batch_size", batch_for(len(train)))
-        every = {"eval_every_steps": max(1, round(len(train) / batch_size))}
+            is_held_out = hold_out_sequences(y, float(fraction), seed)
+        else:
+            is_held_out = hold_out_groups(y, groups, float(fraction), seed)
+        split = np.where(is_held_out, "validation", "train")
+        count = int((~is_held_out).sum())
+        batch_size = settings.get("batch_size", batch_for(count))
+        every = {"eval_every_steps": max(1, round(count / batch_size))}
         kept = {"patience": int(patience), "keep_checkpoints": int(patience) + 1}
         return every | settings | kept | {"split": split, "groups": groups}
 
@@ -250,6 +252,44 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
                 (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder.path / name).write_bytes(content)
             self._restore(folder.path, folder, "best", self._cell)
+
+
+def hold_out_sequences(y: np.ndarray, fraction: float, seed: Any) -> np.ndarray:
+    """Returns which sequences validate, bool [n]: a stratified part of them."""
+    # At least one of each class.
+    size = max(math.ceil(fraction * len(y)), y.max() + 1)
+    splitter = StratifiedShuffleSplit(1, test_size=size, random_state=seed)
+    train = next(splitter.split(y, y))[0]
+    is_held_out = np.ones(len(y), bool)
+    is_held_out[train] = False
+    for label in np.setdiff1d(y, y[train]):  # if the part is large and the class small
+        is_held_out[np.argmax(y == label)] = False
+    return is_held_out
+
+
+def hold_out_groups(
+    y: np.ndarray, groups: ArrayLike, fraction: float, seed: Any
+) -> np.ndarray:
+    """Returns which sequences validate, bool [n]: those of a random part of the groups.
+
+    It is that of scikit-learn's `GroupShuffleSplit`, without groups that have the last
+    training sequences of a class, which others replace.
+    """
+    check_consistent_length(y, groups)
+    counts, codes = count_in_groups(y, column_or_1d(groups))
+    size = math.ceil(fraction * len(counts))
+    kept = counts.sum(axis=0)
+    held_out = list[int]()
+    for group in check_random_state(seed).permutation(len(counts)):
+        if len(held_out) < size and not takes_last(counts[group], kept):
+            held_out.append(group)
+            kept = kept - counts[group]
+    if not held_out:
+        raise ValueError(
+            f"groups: none of the {len(counts)} groups can be held out, or a class "
+            "would have no training sequences; set early_stopping=False"
+        )
+    return np.isin(codes, held_out)
 
 
 def _add_settings(doc: str) -> str:

@@ -8,12 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from sklearn.model_selection import GroupShuffleSplit
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from support import called
 
 import rnnmnist
 from rnnmnist.config.files import find_config, load_config
 from rnnmnist.errors import UserError
+from rnnmnist.estimator import hold_out_groups
 from rnnmnist.runs import logs
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runtime.compilation import compile_seconds
@@ -106,6 +108,40 @@ def test_early_stopping_takes_the_lowest_loss_of_a_part(tmp_path: Path) -> None:
     for name, value in (("n_iter_no_change", 0), ("validation_fraction", 1.5)):
         with pytest.raises(ValueError, match=f"^{name}: "):
             new(early_stopping=True, **{name: value}).fit(X, Y)
+
+
+def test_early_stopping_leaves_every_class_in_training() -> None:
+    """The held-out groups are scikit-learn's, unless one has the last of a class."""
+    generator = np.random.default_rng(0)
+    changed = refused = 0
+    for seed in range(300):
+        y = generator.integers(3, size=60)
+        groups = generator.integers(2, 20, size=60)
+        groups[y == 0] = generator.choice([1, 2, 20], p=[0.7, 0.2, 0.1])
+        fraction = generator.choice([0.1, 0.5, 0.9])
+        try:
+            found = hold_out_groups(y, groups, fraction, seed)
+        except ValueError:
+            refused += 1
+            continue
+        splitter = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
+        train, validation = next(splitter.split(y, y, groups))
+        assert set(y[~found]) == {0, 1, 2}
+        assert set(groups[found]).isdisjoint(groups[~found])
+        if set(y[train]) == {0, 1, 2}:
+            assert np.flatnonzero(found).tolist() == validation.tolist()
+        else:
+            changed += 1
+            assert found.any()
+    assert changed > 20
+    assert refused == 0
+    with pytest.raises(ValueError, match=r"^groups: none of the 3 groups"):
+        new(early_stopping=True).fit(X, Y, groups=Y)
+    rare = np.where(np.arange(60) < 2, "rare", Y)
+    stop = {"early_stopping": True, "validation_fraction": 0.9, "num_steps": 20}
+    classifier = new(**stop).fit(X, rare)
+    _, _, trained = classifier.predictor_.load_split("train")
+    assert set(trained.labels) == {0, 1, 2, 3}
 
 
 def test_fits_of_other_sequences_and_intervals_compile_nothing(fitted: Any) -> None:

@@ -185,6 +185,24 @@ def test_evaluation_on_other_data_has_a_file_of_its_own(
     assert trainer.result(copy) == trainer.result(run)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"split": None, "groups": CLASSES[np.arange(60) % 3]},  # a subject has a class
+        {"split": np.where(np.arange(60) % 3 == 1, "train", "test")},
+        {"split": np.where(np.arange(60) % 3 == 1, "train", "validation")},
+    ],
+)
+def test_a_training_split_without_classes_is_refused(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    path = save(tmp_path / "levels.npz", arrays(**change))
+    workdir = tmp_path / "run"
+    flags = f"--config.data.path={path}", f"--workdir={workdir}"
+    assert f"{path}: split: " in refused("main", *TINY, *flags)
+    assert not workdir.exists()
+
+
 def test_a_configuration_file_can_name_the_data_from_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -189,7 +189,7 @@ def to_dataset(
         if config.normalize != "none":
             mean, std, changes = moments.normalization
             task = replace(task, mean=mean, std=std, difference_std=changes)
-        _warn(sequences, labels[splits["validation"]], moments)
+        _warn(sequences, splits, moments)
     else:
         check_features(sequences, trained)
         if unknown := set(sequences.classes) - set(trained.classes):
@@ -230,14 +230,25 @@ def to_dataset(
     return Dataset(task, examples)
 
 
-def _warn(sequences: Sequences, validated: np.ndarray, moments: "Moments") -> None:
-    """Warns of classes that do not occur in validation, and of constant features."""
-    seen = set(validated.tolist())
-    unseen = [name for i, name in enumerate(sequences.classes) if i not in seen]
-    if unseen and seen:
+def _warn(
+    sequences: Sequences, splits: Mapping[str, np.ndarray], moments: "Moments"
+) -> None:
+    """Warns of classes that are not in a split, and of constant features."""
+    labels = np.asarray(sequences.labels)
+    trained, validated = (
+        set(labels[splits[name]].tolist()) for name in ("train", "validation")
+    )
+    unseen = [name for i, name in enumerate(sequences.classes) if i not in trained]
+    if unseen:
         _logger.warning(
-            "no sequence of these classes is held out for validation, whose accuracy "
-            f"says nothing about them: {', '.join(unseen)[:200]}"
+            "no training sequence is of these classes, which the network cannot learn: "
+            f"{', '.join(unseen)[:200]}"
+        )
+    unvalidated = [sequences.classes[i] for i in sorted(trained - validated)]
+    if unvalidated and validated:
+        _logger.warning(
+            "no validation sequence is of these classes, about which the validation "
+            f"accuracy says nothing: {', '.join(unvalidated)[:200]}"
         )
     static = moments.is_static & (moments.high > moments.low)
     if static.any() and not static.all():

@@ -48,7 +48,8 @@ class Sequences:
         Without a validation split, and with `hold_out`, every tenth training sequence
         of each class is validation (the last one of a smaller class), in the order of
         the file. Beside a test split, too few of them are left in training. With
-        groups, it is those whose classes are closest to a tenth of each.
+        groups, it is those whose classes are closest to a tenth of each. Every class
+        keeps training sequences.
         """
         if not 2 <= len(self.classes) <= MAX_CLASSES:
             raise UserError(
@@ -59,9 +60,15 @@ class Sequences:
         train = splits["train"]
         if not len(train):
             raise UserError("split: has no training sequences; mark some with train")
+        labels = np.asarray(self.labels)[train]
+        if np.all(labels == labels[0]):
+            raise UserError(
+                "split: all training sequences are of the class "
+                f"{shown(self.classes[labels[0]])}; mark some of another class with "
+                "train"
+            )
         if len(splits["validation"]) or not hold_out:
             return splits
-        labels = np.asarray(self.labels)[train]
         if self.groups is not None:
             is_held_out = _hold_out_groups(labels, self.groups[train])
         else:
@@ -74,8 +81,9 @@ class Sequences:
             return splits
         if not is_held_out.any():
             raise UserError(
-                f"split: none of the {len(train)} training sequences can validate; add "
-                "a second one of a class, a second group, or set data.validation=false"
+                f"split: none of the {len(train)} training sequences can validate, or "
+                "a class would have none in training; add a second sequence, or group, "
+                "of each class, or set data.validation=false"
             )
         return splits | {"train": train[~is_held_out], "validation": train[is_held_out]}
 
@@ -143,23 +151,46 @@ def _hold_out_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Returns which sequences are in the groups that are held out, bool [n].
 
     Groups are added while the shares of the classes come closer to those wanted, at
-    least one of two or more groups.
+    least one if there is one that has not all sequences of a class.
     """
-    names, codes = np.unique(groups, return_inverse=True)
-    counts = np.zeros((len(names), labels.max() + 1))
-    np.add.at(counts, (codes, labels), 1)
-    shares = counts / np.maximum(counts.sum(axis=0), 1)
-    is_held_out = np.zeros(len(names), bool)
-    wanted = np.full(shares.shape[1], 1 / VALIDATION_EVERY)
-    while not is_held_out.all():
+    counts, codes = count_in_groups(labels, groups)
+    kept = counts.sum(axis=0)  # the sequences of each class that are not held out
+    shares = counts / np.maximum(kept, 1)
+    wanted = np.full(len(kept), 1 / VALIDATION_EVERY)
+    is_held_out = np.zeros(len(counts), bool)
+    while True:
         distances = np.square(wanted - shares).sum(axis=1)
-        distances[is_held_out] = np.inf
+        distances[is_held_out | takes_last(counts, kept)] = np.inf
         closest = distances.argmin()
-        if is_held_out.any() and distances[closest] >= np.square(wanted).sum():
-            break
+        limit = np.square(wanted).sum() if is_held_out.any() else np.inf
+        if distances[closest] >= limit:
+            return is_held_out[codes]
+        kept = kept - counts[closest]
         wanted = wanted - shares[closest]
         is_held_out[closest] = True
-    return is_held_out[codes] & (len(names) > 1)
+
+
+def count_in_groups(
+    labels: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the sequences of each class in each group.
+
+    Returns the counts, int [groups, classes], and the group of each sequence, int [n].
+    """
+    names, codes = np.unique(groups, return_inverse=True)
+    counts = np.zeros((len(names), labels.max() + 1), int)
+    np.add.at(counts, (codes, labels), 1)
+    return counts, codes
+
+
+def takes_last(counts: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Returns whether groups have all sequences of a class that are `kept`, bool [...].
+
+    The counts of the groups are int [..., classes], those of all that are kept
+    [classes].
+    """
+    is_last: np.ndarray = ((counts > 0) & (counts >= kept)).any(axis=-1)
+    return is_last
 
 
 def _pad_list(sequences: Sequence[Any]) -> tuple[Any, np.ndarray | None]:

@@ -367,13 +367,30 @@ def test_wrong_arrays_are_refused(change: dict[str, Any], message: str) -> None:
     assert str(error.value).isprintable()
 
 
-def test_a_class_that_cannot_validate_is_named(caplog: Any) -> None:
+@pytest.mark.parametrize(
+    ("split", "untrained", "unvalidated"),
+    [
+        (None, [], ["lie", "sit"]),
+        (["train", "validation", "train", "test"], ["lie"], ["sit"]),
+        (["train", "train", "train", "validation"], ["lie"], ["run", "sit", "walk"]),
+        (["train", "validation", "validation", "train"], ["sit"], ["lie"]),
+        (["train", "test", "test", "test"], ["lie", "sit"], []),
+        (["train", "train", "train", "train"], [], []),
+    ],
+)
+def test_classes_that_are_not_in_a_split_are_named(
+    split: list[str] | None, untrained: list[str], unvalidated: list[str], caplog: Any
+) -> None:
+    """Those of the halves of walk and run, of the only sit, and of the only lie."""
     labels = ["walk", "run"] * 30 + ["sit", "lie"]
-    to_dataset("mine", validate(np.ones((62, 2, 1)), labels), DataConfig())
-    to_dataset("mine", validate(np.ones((60, 2, 1)), labels[:60]), DataConfig())
-    (message,) = caplog.messages
-    assert message.startswith("no sequence of these classes is held out")
-    assert message.endswith(": lie, sit")
+    given = None
+    if split is not None:
+        first, second, sit, lie = split
+        given = [first] * 30 + [second] * 30 + [sit, lie]
+    sequences = validate(np.ones((62, 2, 1)), labels, split=given)
+    to_dataset("mine", sequences, DataConfig(validation=split is None))
+    named = [message.partition(": ")[2].split(", ") for message in caplog.messages]
+    assert named == [names for names in (untrained, unvalidated) if names]
 
 
 @pytest.mark.parametrize(("ids", "name"), [(None, "3"), (tuple("abcd"), "'d'")])

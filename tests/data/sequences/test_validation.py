@@ -58,7 +58,7 @@ def test_a_tenth_of_each_class_validates() -> None:
 def test_fewer_than_fifty_sequences_stay_in_training_beside_a_test_split() -> None:
     for count, expected in ((499, 0), (500, 50)):
         split = ["train"] * count + ["test"]
-        labels = [*np.zeros(count, int), 1]
+        labels = np.arange(count + 1) % 2
         sequences = validate(np.zeros((count + 1, 1)), labels, split=split)
         found = sequences.training_splits(hold_out=True)
         assert len(found["validation"]) == expected
@@ -86,3 +86,58 @@ def test_sequences_of_which_none_can_validate_are_refused(
     with pytest.raises(UserError, match=r"^split: none of the 4 training sequences"):
         sequences.training_splits(hold_out=True)
     assert len(sequences.training_splits(hold_out=False)["train"]) == 4
+
+
+@pytest.mark.parametrize("groups", [2, 3, 5, 30])
+@pytest.mark.parametrize("split", ["", "train test"])
+def test_no_class_of_the_training_split_is_held_out_whole(
+    groups: int, split: str
+) -> None:
+    """Also if most groups have one class, as with a subject for each class."""
+    generator = np.random.default_rng(0)
+    held_out = 0
+    for _ in range(100):
+        count = int(generator.integers(4, 300))
+        labels = generator.integers(generator.integers(2, 6), size=count)
+        random = generator.integers(groups, size=count)
+        is_mixed = generator.random(count) < generator.choice([0, 0.05, 1])
+        sequences = validate(
+            np.zeros((count, 1)),
+            labels,
+            split=generator.choice(split.split(), count) if split else None,
+            groups=np.where(is_mixed, random, labels % groups),
+        )
+        given = sequences.given_splits("train")["train"]
+        if len(np.unique(labels[given])) < 2:
+            continue
+        try:
+            found = sequences.training_splits(hold_out=True)
+        except UserError:  # each group has the only sequences of a class
+            continue
+        assert set(labels[found["train"]]) == set(labels[given])
+        held_out += len(found["validation"]) > 0
+    assert held_out >= (0 if split else 20)
+
+
+def test_one_group_for_each_class_cannot_validate() -> None:
+    labels = np.repeat([0, 1, 2], 20)
+    for groups in (labels, np.minimum(labels, 1)):
+        sequences = validate(np.zeros((60, 1)), labels, groups=groups)
+        with pytest.raises(UserError, match=r"^split: none of the 60 training"):
+            sequences.training_splits(hold_out=True)
+        assert len(sequences.training_splits(hold_out=False)["train"]) == 60
+    # A second group of one of them can.
+    groups = np.where(np.arange(60) % 20 < 5, labels + 10, labels)
+    sequences = validate(np.zeros((60, 1)), labels, groups=np.maximum(groups, 1))
+    found = sequences.training_splits(hold_out=True)
+    assert set(labels[found["train"]]) == {0, 1, 2}
+
+
+def test_training_sequences_of_one_class_are_refused() -> None:
+    labels = ["a"] * 10 + ["b"] * 10
+    for others in ("validation", "test"):
+        split = ["train"] * 10 + [others] * 10
+        sequences = validate(np.zeros((20, 1)), labels, split=split)
+        for hold_out in (True, False):
+            with pytest.raises(UserError, match=r"^split: .* 'a'; .* of another class"):
+                sequences.training_splits(hold_out)
