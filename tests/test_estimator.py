@@ -118,7 +118,7 @@ def test_early_stopping_leaves_every_class_in_training() -> None:
         y = generator.integers(3, size=60)
         groups = generator.integers(2, 20, size=60)
         groups[y == 0] = generator.choice([1, 2, 20], p=[0.7, 0.2, 0.1])
-        fraction = generator.choice([0.1, 0.5, 0.9])
+        fraction = float(generator.choice([0.1, 0.5, 0.9]))
         try:
             found = hold_out_groups(y, groups, fraction, seed)
         except ValueError:
