@@ -4,7 +4,7 @@ import importlib
 
 from rnnmnist import cli, errors
 
-_MODULES = ("evaluate", "predict", "export", "report", "page", "verify", "doctor")
+_MODULES = ("evaluate", "predict", "export", "report", "page", "doctor")
 COMMANDS = {"train": "main"} | {name: name for name in _MODULES}
 
 

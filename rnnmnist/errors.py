@@ -20,6 +20,11 @@ from typing import NoReturn, TextIO
 PACKAGE = Path(__file__).resolve().parent
 # A wheel has configurations here, and models in whose folders reports are written.
 SHIPPED = PACKAGE / "shipped"
+# A disk is full or broken, or the machine is short of something.
+MACHINE_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+)
 
 
 class RunError(Exception):
@@ -49,8 +54,8 @@ class StoppedError(RunError):
 def as_run_error(error: BaseException) -> RunError | None:
     """Returns a deliberate failure, or an `OSError` on a path of the user as one.
 
-    The message is then the path and the reason. It is a `RunError` if the disk is full
-    or broken, otherwise a `UserError`. For any other exception, such as an `OSError` on
+    The message is then the path and the reason. It is a `RunError` if the machine is
+    the cause, otherwise a `UserError`. For any other exception, such as an `OSError` on
     a file of this package, the result is None.
     """
     if isinstance(error, RunError):
@@ -58,7 +63,7 @@ def as_run_error(error: BaseException) -> RunError | None:
     if not isinstance(error, OSError):
         return None
     reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+    if error.errno in MACHINE_ERRORS:
         return RunError(f"{error.filename}: {reason}" if error.filename else reason)
     if error.filename is None:
         return None

@@ -1,6 +1,7 @@
 """Helpers shared by tests, besides fixtures."""
 
 import contextlib
+import hashlib
 import importlib
 import io
 import logging
@@ -34,7 +35,7 @@ from rnnmnist.models.classifier import (
     abstract_params,
     make_model,
 )
-from rnnmnist.runs.checkpoints import Checkpoints
+from rnnmnist.runs.checkpoints import Checkpoints, named_leaves
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runtime.mesh import BATCH, SEEDS
 from rnnmnist.training import loop
@@ -140,6 +141,16 @@ def random_params(model: SequenceClassifier) -> Params:
         std = np.linspace(0.5, 2, model.input_shape[1], dtype=np.float32)
         params |= {"difference_std": std}
     return params
+
+
+def array_checksums(tree: Any) -> dict[str, str]:
+    """Returns the SHA-256 of the type, shape and values of each array, by its path."""
+    checksums = {}
+    for name, leaf in named_leaves(tree):
+        array = np.asarray(leaf)
+        content = f"{array.dtype} {array.shape} ".encode() + array.tobytes()
+        checksums[name] = hashlib.sha256(content).hexdigest()
+    return checksums
 
 
 def save_network(workdir: Path, config: Config, task: Task) -> Path:

@@ -18,6 +18,7 @@ REPORT = SHIPPED / "checkpoints" / "reference" / "report"  # of a model in a whe
         (FileNotFoundError(errno.ENOENT, "no file", "/a"), UserError, "/a: no file"),
         (OSError(errno.ENOSPC, "full", Path("/a")), RunError, "/a: full"),
         (OSError(errno.ENOSPC, "full"), RunError, "full"),
+        (OSError(errno.EMFILE, "too many", "/a"), RunError, "/a: too many"),
         (PermissionError(errno.EACCES, "no", REPORT), UserError, f"{REPORT}: no"),
     ],
 )

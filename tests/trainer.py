@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from support import REPOSITORY, called, output_of
+from support import REPOSITORY, array_checksums, called, output_of
+
+from rnnmnist.runs.checkpoints import read_arrays, read_header
+from rnnmnist.runs.workdir import list_steps
 
 STEPS = 120
 SETTINGS = (
@@ -169,9 +172,18 @@ def cut_back(workdir: Path, step: int) -> None:
 
 def checksums(workdir: Path, step: int = STEPS) -> dict[str, Any]:
     """Returns the checksums of parameters and training state, and the metrics."""
-    path = workdir / str(step) / "header" / "metadata"
-    header = json.loads(path.read_text())
-    return {name: header[name] for name in ("arrays", "metrics")}
+    return {
+        "params": array_checksums(read_arrays(workdir, step, "params")),
+        "state": array_checksums(read_arrays(workdir, step, "state")),
+        "metrics": read_header(workdir, step).metrics,
+    }
+
+
+def assert_sealed(workdir: Path) -> None:
+    """Asserts that every step is as it was saved, as a user does."""
+    check = ("sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS")
+    for step in list_steps(workdir):
+        subprocess.run(check, cwd=workdir / str(step), check=True)
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,13 @@ from pathlib import Path
 
 import results
 from rnnmnist.config.schema import DATA_PATHS
-from rnnmnist.runs.checkpoints import Checkpoints, find_step, read_arrays, read_header
+from rnnmnist.runs.checkpoints import (
+    Checkpoints,
+    find_step,
+    read_arrays,
+    read_header,
+    seal,
+)
 
 
 def main() -> None:
@@ -41,6 +47,7 @@ def save(workdir: Path, target: Path) -> None:
         checkpoints.save(step, {"params": params}, header.metrics)
     for path in target.rglob("commit_success.txt"):
         path.unlink()  # its only content is the path at which it was written
+    seal(target / str(step))
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{target}: step {step}, {size:,} bytes")
 

@@ -4,12 +4,14 @@ A workdir holds one folder for each kept step, with these items:
 
 - `params`: the evaluated parameters;
 - `state`: what resuming needs besides them (the optimizer's state and the step);
-- `header`: configuration, task, validation metrics, and the SHA-256 of every array.
+- `header`: configuration, task, and validation metrics.
 
-Everything that is read is compared with the checksums, because orbax alone does not
-detect a flipped byte. Reading does not use orbax's manager, which can create and delete
-folders, and does not synchronize processes. Writing does, on all processes together.
-Results and exports have such checksums, too.
+`SHA256SUMS` has the SHA-256 of each of their files. A read compares those of its item
+before it parses anything, because orbax alone does not detect a flipped byte. Only a
+difference is damage: a lack of memory, threads or open files is not.
+
+Reading does not use orbax's manager, which can create and delete folders, and does not
+synchronize processes. Writing does, on all processes together.
 """
 
 import contextlib
@@ -18,8 +20,9 @@ import hashlib
 import itertools
 import json
 import logging
+import re
+import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,14 +36,25 @@ from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, first_line
 from rnnmnist.runs.logs import Metrics, best_step
-from rnnmnist.runs.workdir import describe_last_checkpoint, list_steps
+from rnnmnist.runs.workdir import (
+    HEADER_FILE,
+    SUMS_FILE,
+    describe_last_checkpoint,
+    list_steps,
+)
 from rnnmnist.runs.writing import sync
+from rnnmnist.runtime.distributed import is_process_0
 from rnnmnist.runtime.mesh import local_sharding
 from rnnmnist.runtime.signals import deferred_interrupts
 
 # Raised if a setting or a field of a record below is renamed or removed; then rewrite
-# the headers of the shipped models, too. What is added has the default of runs before.
-FORMAT = 3
+# and seal the shipped models, too. What is added has the default of runs before.
+FORMAT = 4
+# The header comes last in `SHA256SUMS`, so that it is missing in a truncated one.
+ITEMS = ("params", "state", "header")
+SHORTAGE = "free disk space, memory, threads or open files, whichever is short,"
+# Steps that are no longer kept are moved there, so that none is found half deleted.
+DELETED_FOLDER = ".deleted"
 # orbax numbers the saves of a process, and while a save starts, its parts take the
 # number of one that another thread starts. Its writes and reads need no lock.
 SAVE_LOCK = threading.Lock()
@@ -49,13 +63,13 @@ _warn_once = functools.cache(logging.getLogger(__name__).warning)
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of the item `header`, which the file has with its SHA-256."""
+    """The content of the item `header`."""
 
     format: int = FORMAT
+    step: int
     config: Config
     task: Task
     metrics: Metrics | None  # on the validation split
-    arrays: dict[str, dict[str, str]]  # SHA-256 of every array, by item and path
 
 
 class DamagedError(RunError):
@@ -80,17 +94,13 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         self._task = task
         steps = list_steps(workdir)
         self._metrics = {step: read_header(workdir, step).metrics for step in steps}
-        unfinished = "*.orbax-checkpoint-tmp"  # in which orbax syncs arrays only
         options = ocp.CheckpointManagerOptions(
             cleanup_tmp_directories=True,
+            todelete_subdir=DELETED_FOLDER,
             preservation_policy=self,
-            async_options=ocp.AsyncOptions(
-                post_finalization_callback=lambda: sync(
-                    *workdir.glob(unfinished), *workdir.glob(f"{unfinished}/**/*")
-                )
-            ),
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._finish),
         )
-        with _without_logs():
+        with self._run_errors():
             self._manager = ocp.CheckpointManager(workdir, options=options)
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
@@ -100,6 +110,18 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         except RunError:  # a save failed in the background
             if error is None:
                 raise
+        self._delete()
+
+    def _finish(self) -> None:
+        """Seals the step that process 0 renames next, and writes it to the disk."""
+        for folder in self._workdir.glob("*.orbax-checkpoint-tmp/"):
+            seal(folder)
+            sync(folder, *folder.rglob("*"))  # orbax syncs arrays only
+
+    def _delete(self) -> None:
+        """Deletes the steps that are no longer kept."""
+        if is_process_0():
+            shutil.rmtree(self._workdir / DELETED_FOLDER, ignore_errors=True)
 
     def should_preserve(
         self, checkpoints: Sequence[Any], *, context: Any
@@ -120,15 +142,14 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         """
         # orbax would compile a program for each shape of arrays on several devices.
         arrays = jax.device_get(dict(arrays))
-        checksums = {item: array_checksums(tree) for item, tree in arrays.items()}
         header = Header(
-            config=self._config, task=self._task, metrics=metrics, arrays=checksums
+            step=step, config=self._config, task=self._task, metrics=metrics
         )
-        content = msgspec.to_builtins(header)
-        content["sha256"] = json_checksum(content)
         items = {item: ocp.args.StandardSave(tree) for item, tree in arrays.items()}
-        items["header"] = ocp.args.JsonSave(content)
+        items["header"] = ocp.args.JsonSave(msgspec.to_builtins(header))
         self._metrics[step] = metrics
+        self.wait()
+        self._delete()
         with self._run_errors(), SAVE_LOCK:
             self._manager.save(step, args=ocp.args.Composite(**items))
 
@@ -151,7 +172,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             raise RunError(
                 f"a checkpoint could not be written in {self._workdir} "
                 f"({first_line(error)}); {describe_last_checkpoint(self._workdir)}; "
-                "free disk space and run the command again"
+                f"{SHORTAGE} and run the command again"
             ) from error
 
 
@@ -182,25 +203,6 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def array_checksums(tree: Any) -> dict[str, str]:
-    """Returns the SHA-256 of every array of a tree, by its path.
-
-    Type and shape are part of the hashed data.
-    """
-    checksums = {}
-    for name, leaf in named_leaves(tree):
-        array = np.asarray(leaf)
-        digest = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array).data)
-        checksums[name] = digest.hexdigest()
-    return checksums
-
-
-def json_checksum(value: Any) -> str:
-    """Returns the SHA-256 of a value as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 def params_sha256(params: Mapping[str, Any]) -> str:
     """Returns the SHA-256 over the bytes of all arrays in tree order."""
     digest = hashlib.sha256()
@@ -209,33 +211,51 @@ def params_sha256(params: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def seal(folder: Path) -> None:
+    """Writes `SHA256SUMS` of the files of a step that are restored.
+
+    `sha256sum --check SHA256SUMS` in the folder compares them, too.
+    """
+    files = [
+        path
+        for item in ITEMS
+        for path in sorted((folder / item).rglob("*"))
+        if path.is_file()
+    ]
+    lines = [f"{_sha256(path)}  {path.relative_to(folder)}\n" for path in files]
+    (folder / SUMS_FILE).write_text("".join(lines))
+
+
 def read_header(workdir: Path, step: int) -> Header:
     """Returns the header of a checkpoint.
 
     Raises:
         DamagedError: if it differs from what was saved.
+        UserError: if the checkpoint is of another version of rnnmnist.
+        RunError: if it cannot be read.
     """
     folder = workdir / str(step)
-    try:
-        content = json.loads((folder / "header" / "metadata").read_bytes())
-        if content.pop("sha256") != json_checksum(content):
-            raise ValueError("it differs from its SHA-256")
-    except (MemoryError, PermissionError):
-        raise
-    except Exception as error:  # a damaged file can cause an error of any type
-        reason = f"header cannot be read ({first_line(error)})"
-        raise DamagedError(folder, reason) from error
+    with _reading(folder):
+        _compare(folder, "header")
+        content = json.loads((folder / HEADER_FILE).read_bytes())
     try:
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']}, not {FORMAT}")
         # Unlike `convert`, this refuses a setting that a later version has added.
         config = Config.from_dict(content["config"])
-        return msgspec.convert(content | {"config": config}, Header)
+        header = msgspec.convert(content | {"config": config}, Header)
     except Exception as error:
-        raise UserError(
-            f"workdir: the checkpoint {folder} is of another version of rnnmnist "
-            f"({first_line(error)}); use that version, or name another workdir"
-        ) from error
+        raise _of_another_version(folder, first_line(error)) from error
+    if header.step != step:
+        raise DamagedError(folder, f"it is step {header.step}")
+    return header
+
+
+def has_state(workdir: Path, step: int) -> bool:
+    """Whether a run can resume from a checkpoint, which else has parameters only."""
+    folder = workdir / str(step)
+    with _reading(folder):
+        return any(name.startswith("state/") for name in _read_sums(folder))
 
 
 def read_arrays(workdir: Path, step: int, item: str, like: Any = None) -> Any:
@@ -245,29 +265,92 @@ def read_arrays(workdir: Path, step: int, item: str, like: Any = None) -> Any:
     with dictionaries and lists in place of named tuples.
 
     Raises:
-        DamagedError: if an array differs from what was saved.
+        DamagedError: if a file of the item differs from what was saved.
+        RunError: if it cannot be read, or has other arrays.
     """
     folder = workdir / str(step)
-    expected = read_header(workdir, step).arrays.get(item, {})
-    tree = jax.tree.map(np.asarray, _restore(folder, item, like))
-    actual = array_checksums(tree)
-    names = sorted({name for name, _ in actual.items() ^ expected.items()})
-    if names or not expected:
-        text = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
-        raise DamagedError(folder, f"{text} in {item} differs from its SHA-256")
-    if item == "state" and int(tree["step"]) != step:
-        raise DamagedError(folder, f"it holds step {int(tree['step'])}")
-    return tree
+    with _reading(folder):
+        _compare(folder, item)
+        return jax.tree.map(np.asarray, _restore(folder, item, like))
 
 
 def find_fault(workdir: Path, step: int) -> str | None:
     """Compares a checkpoint with its checksums; returns what differs, or None."""
+    folder = workdir / str(step)
     try:
-        for item in read_header(workdir, step).arrays:
-            read_arrays(workdir, step, item)
+        read_header(workdir, step)
+        with _reading(folder):
+            _compare(folder, *ITEMS)
     except DamagedError as error:
         return error.reason
     return None
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Turns the errors of a read, which prove no damage, into RunError."""
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:  # of orbax and tensorstore, of any type
+        raise RunError(
+            f"checkpoint {folder} cannot be read ({first_line(error)}), which does not "
+            f"mean that it is damaged; {SHORTAGE} and run the command again"
+        ) from error
+
+
+def _of_another_version(folder: Path, reason: str) -> UserError:
+    return UserError(
+        f"workdir: the checkpoint {folder} is of another version of rnnmnist "
+        f"({reason}); use that version, or name another workdir"
+    )
+
+
+def _compare(folder: Path, *items: str) -> None:
+    """Compares the files of items with their SHA-256.
+
+    Raises:
+        DamagedError: if one is missing or differs.
+    """
+    for name, sha256 in _read_sums(folder).items():
+        if name.partition("/")[0] not in items:
+            continue
+        try:
+            differs = _sha256(folder / name) != sha256
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise DamagedError(folder, f"{name} is missing") from error
+        if differs:
+            raise DamagedError(folder, f"{name} differs from its SHA-256")
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each file that is restored, by its path in the folder."""
+    try:
+        text = (folder / SUMS_FILE).read_bytes().decode(errors="replace")
+    except FileNotFoundError as error:
+        _refuse_earlier_version(folder)
+        raise DamagedError(folder, f"{SUMS_FILE} is missing") from error
+    line = f"([0-9a-f]{{64}})  ((?:{'|'.join(ITEMS)})/[a-zA-Z0-9_./-]+)\n"
+    sums = {name: sha256 for sha256, name in re.findall(line, text)}
+    if re.fullmatch(f"(?:{line})*", text) is None or HEADER_FILE not in sums:
+        raise DamagedError(folder, f"{SUMS_FILE} is damaged")
+    return sums
+
+
+def _refuse_earlier_version(folder: Path) -> None:
+    """Raises a `UserError` if a header is of a version without `SHA256SUMS`."""
+    try:
+        version = json.loads((folder / HEADER_FILE).read_bytes())["format"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return  # the header is damaged, too
+    if version != FORMAT:
+        raise _of_another_version(folder, f"its format is {version}, not {FORMAT}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def quarantine(workdir: Path, step: int) -> Path:
@@ -288,29 +371,23 @@ def _restore(folder: Path, item: str, like: Any) -> Any:
         active_processes={process},
         barrier_sync_key_prefix=f"process_{process}",
     )
-    try:
-        with (
-            deferred_interrupts(),
-            _without_logs(),
-            ocp.StandardCheckpointer(multiprocessing_options=options) as checkpointer,
-        ):
-            saved = checkpointer.metadata(folder / item).item_metadata
-            if saved is None:
-                raise ValueError("no metadata")
-            # orbax would cast to another type silently.
-            _check_leaves(folder, item, saved.tree, like)
-            target = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(
-                    leaf.shape, leaf.dtype, sharding=local_sharding()
-                ),
-                saved.tree if like is None else like,
-            )
-            return checkpointer.restore(folder / item, target)
-    except (RunError, MemoryError, PermissionError):
-        raise
-    except Exception as error:  # a damaged file can cause an error of any type
-        reason = f"{item} cannot be read ({first_line(error)})"
-        raise DamagedError(folder, reason) from error
+    with (
+        deferred_interrupts(),
+        _without_logs(),
+        ocp.StandardCheckpointer(multiprocessing_options=options) as checkpointer,
+    ):
+        saved = checkpointer.metadata(folder / item).item_metadata
+        if saved is None:
+            raise ValueError(f"{item} has no metadata")
+        # orbax would cast to another type silently.
+        _check_leaves(folder, item, saved.tree, like)
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=local_sharding()
+            ),
+            saved.tree if like is None else like,
+        )
+        return checkpointer.restore(folder / item, target)
 
 
 def _check_leaves(folder: Path, item: str, saved_tree: Any, expected: Any) -> None:
@@ -349,7 +426,7 @@ def find_step(workdir: Path, selector: str) -> int:
             try:
                 metrics[step] = read_header(workdir, step).metrics
             except DamagedError as error:  # selected only if no step was validated
-                if remains(error.folder):
+                if error.folder.exists():
                     _warn_once(f"{error.folder} is damaged: {error.reason}")
         return best_step(metrics)
     if selector in map(str, steps):
@@ -360,12 +437,6 @@ def find_step(workdir: Path, selector: str) -> int:
     )
 
 
-def remains(folder: Path) -> bool:
-    """Whether an incomplete checkpoint is not one that a running trainer deletes."""
-    time.sleep(0.2)  # it is deleted file by file
-    return folder.exists()
-
-
 def with_step(workdir: Path, selector: str, function: Callable[[int], T]) -> T:
     """Calls a function with the selected step.
 
@@ -373,8 +444,9 @@ def with_step(workdir: Path, selector: str, function: Callable[[int], T]) -> T:
     read. Then the function is called again with the step that is selected by now.
     """
     while True:
+        step = find_step(workdir, selector)
         try:
-            return function(find_step(workdir, selector))
-        except DamagedError as error:
-            if remains(error.folder):
+            return function(step)
+        except RunError as error:
+            if isinstance(error, UserError) or (workdir / str(step)).exists():
                 raise

@@ -24,6 +24,9 @@ from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of
 
 OWNER_FILE = ".trainer"  # names the process that trains in a workdir
+# In the folder of a step; see `checkpoints.py`.
+SUMS_FILE = "SHA256SUMS"
+HEADER_FILE = "header/metadata"
 
 _logger = logging.getLogger(__name__)
 

@@ -138,7 +138,7 @@ def check_settings(config: Config, workdir: Path) -> tuple[int, Header | None]:
     step, header = newest_readable(workdir)
     if header is None:
         return 0, None
-    if "state" not in header.arrays:
+    if not checkpoints.has_state(workdir, step):
         raise UserError(
             f"workdir: {workdir} holds parameters only, which cannot be trained on; "
             "name another workdir"

@@ -37,7 +37,7 @@ from rnnmnist.__main__ import COMMANDS
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import TrainConfig
 from rnnmnist.data.image_sets import image_task
-from rnnmnist.runs.checkpoints import json_checksum
+from rnnmnist.runs.checkpoints import seal
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 
 
@@ -145,9 +145,9 @@ def test_a_run_on_other_splits_is_neither_resumed_nor_evaluated(
     """Such as those before the embedded splits had a checksum."""
     for path in copied.glob("*/header/metadata"):
         content = json.loads(path.read_text())
-        del content["sha256"]
         content["task"]["sha256"] = None
-        path.write_text(json.dumps(content | {"sha256": json_checksum(content)}))
+        path.write_text(json.dumps(content))
+        seal(path.parent.parent)
     before = file_times(copied).keys()
     longer = trainer.arguments(copied, data_dir, "--config.train.num_steps=140")
     assert "trained on other data than mnist5k" in refused("main", *longer)
@@ -206,7 +206,7 @@ def test_help_exits_0(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["__main__ trian", "main stray", "evaluate", "verify", "report", "predict", "page"],
+    ["__main__ trian", "main stray", "evaluate", "report", "predict", "page"],
 )
 def test_a_user_error_is_printed_in_one_line_and_exits_2(
     command: Command, line: str
@@ -241,10 +241,10 @@ def test_the_console_script_runs_a_command_that_ends_normally(
         f"import atexit\nfrom {module} import {function}\n"
         f"atexit.register(print, 'at exit')\n{function}()"
     )
-    argv = "-c", program, "verify", "--workdir=checkpoints/reference"
+    argv = "-c", program, "predict", "docs/five.jpg"
     finished = run_python(*argv, environment=environment)
     assert (finished.returncode, finished.stderr) == (0, "")
-    assert finished.stdout == "step 18060  good\nat exit\n"
+    assert finished.stdout.endswith("\nat exit\n")
 
 
 def test_the_package_is_typed_and_has_a_version() -> None:

@@ -122,7 +122,6 @@ WRONG_COMMANDS = [
     ("page --output=page.html --wrokdir=a", "did you mean '--workdir'?"),
     ("page --output=page.html --workdir=new", "new does not exist"),
     ("page --output=page.html --workdir=run", "trained on levels, not on digits"),
-    ("verify --workdir=new", "new does not exist"),
     ("export --format=onnx --output=new", "arguments are required: --workdir"),
     ("export --workdir=images --output=new", "arguments are required: --format"),
     ("export --workdir=images --format=onnx", "arguments are required: --output"),

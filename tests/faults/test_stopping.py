@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import trainer
-from support import UNOPTIMIZED, Command, called, one_line_error, output_of, run_python
+from support import UNOPTIMIZED, Command, one_line_error, run_python
 from trainer import Run
 
 from rnnmnist.evaluation.network import TrainedNetwork
@@ -57,8 +57,8 @@ def test_a_run_saves_on_a_signal_and_resumes_to_the_same_end(
     assert saved is not None, line
     step = int(saved[1])
     assert trainer.metrics(new_run.workdir)[-1]["step"] == step
-    printed = output_of(called("verify", f"--workdir={new_run.workdir}"))
-    assert f"step {step}  good" in printed
+    assert list_steps(new_run.workdir)[-1] == step
+    trainer.assert_sealed(new_run.workdir)
     assert f"resuming from step {step}\n" in new_run.finish()
     trainer.assert_same_end(new_run.workdir, reference_run)
 
@@ -169,7 +169,7 @@ def test_evaluation_during_training_succeeds_without_side_effects(new_run: Run) 
         process.kill()
     assert process.returncode == 143, stderr
     assert stderr.startswith("stopped: saved step")
-    output_of(called("verify", f"--workdir={workdir}"))
+    trainer.assert_sealed(workdir)
     others = {path.name for path in workdir.iterdir() if not path.name.isdecimal()}
     kept = {"config.json", "metrics.jsonl", "sessions.jsonl", "evaluation"}
     assert others == kept

@@ -11,7 +11,15 @@ import jax.numpy as jnp
 import make_reference
 import numpy as np
 import pytest
-from support import TASK, batches_of, mesh_of, model_of, random_examples, rates_of
+from support import (
+    TASK,
+    array_checksums,
+    batches_of,
+    mesh_of,
+    model_of,
+    random_examples,
+    rates_of,
+)
 
 from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
@@ -21,10 +29,9 @@ from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoints import (
     FORMAT,
     Checkpoints,
-    array_checksums,
     find_step,
-    json_checksum,
     params_sha256,
+    seal,
     with_step,
 )
 from rnnmnist.runs.logs import Metrics
@@ -269,7 +276,8 @@ def test_a_reference_model_contains_no_path_of_this_machine(
     header = checkpoints.read_header(target, find_step(target, "best"))
     assert header.config == CONFIG.replace(dict.fromkeys(DATA_PATHS))
     assert header.task == TASK
-    assert "state" not in header.arrays
+    assert not checkpoints.has_state(target, 2)
+    assert checkpoints.has_state(two_steps, 2)
     found = checkpoints.read_arrays(target, 2, "params", LIKE)
     assert params_sha256(found) == params_sha256({"all": state.params})
     content = b"".join(p.read_bytes() for p in target.rglob("*") if p.is_file())
@@ -286,7 +294,6 @@ def test_a_reference_model_contains_no_path_of_this_machine(
         ("config", []),
         ("metrics", 3),
         ("task", {}),
-        ("arrays", 3),
     ],
 )
 def test_a_checkpoint_of_another_version_is_refused(
@@ -294,21 +301,34 @@ def test_a_checkpoint_of_another_version_is_refused(
 ) -> None:
     workdir = shutil.copytree(two_steps, tmp_path / "run")
     path = workdir / "2" / "header" / "metadata"
-    content = json.loads(path.read_text()) | {name: value}
-    del content["sha256"]
-    path.write_text(json.dumps(content | {"sha256": json_checksum(content)}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    seal(workdir / "2")
     for read in (checkpoints.read_header, lambda run, _: check_settings(CONFIG, run)):
         with pytest.raises(UserError, match=r"checkpoint .*/2 is of another version"):
             read(workdir, 2)
 
 
+def test_a_checkpoint_from_before_the_checksums_is_of_another_version(
+    two_steps: Path, tmp_path: Path
+) -> None:
+    workdir = shutil.copytree(two_steps, tmp_path / "run")
+    path = workdir / "2" / "header" / "metadata"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3}))
+    (workdir / "2" / "SHA256SUMS").unlink()
+    with pytest.raises(UserError, match=r"of another version .* format is 3, not 4"):
+        checkpoints.read_header(workdir, 2)
+
+
 @pytest.mark.parametrize(
-    "text", [b"", b"[]", b"3", b"[" * 100_000, b'{"sha256": "\xff"}', b"{}"]
+    "text", [b"", b"[]", b"3", b"[" * 100_000, b'{"format": "\xff"}', b"{}"]
 )
 def test_what_is_no_header_is_damage(
     two_steps: Path, tmp_path: Path, text: bytes
 ) -> None:
     workdir = shutil.copytree(two_steps, tmp_path / "run")
     (workdir / "2" / "header" / "metadata").write_bytes(text)
-    with pytest.raises(checkpoints.DamagedError, match="header cannot be read"):
+    with pytest.raises(checkpoints.DamagedError, match="header/metadata differs"):
+        checkpoints.read_header(workdir, 2)
+    (workdir / "2" / "SHA256SUMS").unlink()
+    with pytest.raises(checkpoints.DamagedError, match="SHA256SUMS is missing"):
         checkpoints.read_header(workdir, 2)

@@ -64,6 +64,7 @@ def test_files_that_survive_a_power_cut(
         "3.orbax-checkpoint-tmp/header",
         "3.orbax-checkpoint-tmp/header/metadata",
         "3.orbax-checkpoint-tmp/params/_METADATA",
+        "3.orbax-checkpoint-tmp/SHA256SUMS",
         "sessions.jsonl",
         f".result.json.{os.getpid()}.tmp",
         ".",

@@ -37,7 +37,7 @@ def test_one_process_evaluates_a_checkpoint_of_two(pair: Path, tmp_path: Path) -
     evaluated = trainer.result(workdir)
     for key in ("confusion", "params_sha256"):
         assert evaluated[key] == trained[key]
-    output_of(called("verify", flag))
+    trainer.assert_sealed(workdir)
 
 
 @pytest.mark.slow

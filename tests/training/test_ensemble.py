@@ -268,7 +268,7 @@ def test_an_ensemble_resumes_bit_for_bit_and_is_evaluated_and_reported(
     assert "resuming from step 20\n" in printed
     trainer.assert_same_end(copied, run, STEPS)
     flag = f"--workdir={copied}"
-    output_of(called("verify", flag))
+    trainer.assert_sealed(copied)
     printed = output_of(called("evaluate", flag))
     for seed in range(3):
         assert re.search(rf"^seed {seed}: .* of 500; 95 %", printed, re.MULTILINE)

@@ -1,0 +1,171 @@
+"""A checkpoint that cannot be read is not called damaged, and nothing is renamed."""
+
+import errno
+import gc
+import random
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import file_times, run_python
+
+import rnnmnist
+from rnnmnist.errors import RunError, UserError
+from rnnmnist.runs import checkpoints
+from rnnmnist.runs.workdir import list_steps
+from rnnmnist.training import resume
+
+ERRORS = (
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO),
+    *(errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EINTR),
+)
+INPUTS = np.random.default_rng(0).normal(size=(40, 5, 1))
+LABELS = np.arange(40) % 2
+
+
+def fit(workdir: Path, num_steps: int = 20) -> Path:
+    return rnnmnist.fit(
+        INPUTS,
+        LABELS,
+        workdir=workdir,
+        cell="lstm",
+        hidden_size=4,
+        num_steps=num_steps,
+        eval_every_steps=10,
+        num_devices=1,
+        verbose=False,
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with the steps 10 and 20."""
+    return fit(tmp_path / "run")
+
+
+class FailingOpen:
+    """An audit hook that lets one `open` of a file below a folder fail."""
+
+    def __init__(self) -> None:
+        self.folder = ""  # no file
+        self.remaining = 0  # calls before the one that fails
+        self.error: BaseException = OSError()
+        sys.addaudithook(self)
+
+    def __call__(self, event: str, args: tuple[object, ...]) -> None:
+        """Is called before each file of this process is opened."""
+        if not self.folder or event != "open" or self.folder not in str(args[0]):
+            return
+        self.remaining -= 1
+        if self.remaining == -1:
+            raise self.error
+
+
+@pytest.fixture(scope="module")
+def failing_open() -> FailingOpen:
+    """The only hook, since it cannot be removed."""
+    return FailingOpen()
+
+
+def test_one_failed_open_renames_nothing(run: Path, failing_open: FailingOpen) -> None:
+    """Of each file of a checkpoint that a resume reads, with every kind of error."""
+    header = checkpoints.read_header(run, 20)
+    before = file_times(run)
+    generator = random.Random(0)
+    for number in range(100):
+        code = generator.choice(ERRORS)
+        failing_open.error = OSError(code, "no", "file")
+        if number % 10 == 0:
+            failing_open.error = MemoryError()
+        failing_open.remaining = number
+        failing_open.folder = f"{run}/20/"
+        try:
+            with pytest.raises(RunError) as error:
+                resume.find_start(header.config, header.task, run)
+        except pytest.fail.Exception:
+            break  # all files have been opened
+        finally:
+            failing_open.folder = ""
+        assert not isinstance(error.value, UserError)
+        assert str(run / "20") in str(error.value)
+        assert "\n" not in str(error.value)
+        assert file_times(run) == before, failing_open.error
+    assert failing_open.remaining >= 0
+    assert number > 3
+    assert resume.find_start(header.config, header.task, run)[0] == 20
+
+
+# Coroutines of orbax, which no thread awaits.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_a_resume_without_threads_renames_nothing(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under a limit of processes, which root does not have."""
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = file_times(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RunError, match="can't start new thread") as error:
+            fit(run, num_steps=30)
+        gc.collect()
+    assert not isinstance(error.value, UserError)
+    after = file_times(run)
+    saved = [path for path in before if path.relative_to(run).parts[0] in ("10", "20")]
+    assert {path: after[path] for path in saved} == {
+        path: before[path] for path in saved
+    }
+    fit(run, num_steps=30)
+    assert list_steps(run) == [20, 30]
+
+
+# Resumes copies of a run, with a few more descriptors each time.
+FEW_DESCRIPTORS = """
+import os, resource, shutil, sys
+from pathlib import Path
+import numpy as np, rnnmnist
+from rnnmnist.errors import as_run_error
+
+run = Path(sys.argv[1])
+inputs, labels = np.load(run / "run.data/inputs.npy"), np.arange(40) % 2
+def resume(copy):
+    rnnmnist.fit(inputs, labels, workdir=copy, num_steps=30, cell="lstm", hidden_size=4,
+                 eval_every_steps=10, num_devices=1, verbose=False)
+resume(shutil.copytree(run, run.parent / "first" / "run"))  # compiles
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+for free in range(2, 24, 3):
+    copy = shutil.copytree(run, run.parent / str(free) / "run")
+    held = []
+    try:
+        while True:
+            held.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        pass
+    for _ in range(free):
+        os.close(held.pop())
+    try:
+        resume(copy)
+    except Exception as error:
+        print(as_run_error(error) or f"no line: {error!r}")
+    for descriptor in held:
+        os.close(descriptor)
+"""
+
+
+@pytest.mark.slow
+def test_a_resume_with_few_descriptors_renames_nothing(
+    run: Path, unoptimized: dict[str, str]
+) -> None:
+    finished = run_python("-c", FEW_DESCRIPTORS, run, environment=unoptimized)
+    assert finished.returncode == 0, finished.stderr
+    lines = finished.stdout.splitlines()
+    assert len(lines) > 2
+    assert not [line for line in lines if line.startswith("no line")]
+    for copy in run.parent.glob("*/run"):
+        assert list_steps(copy) in ([10, 20], [20, 30])
+        assert not list(copy.glob("damaged-*"))
