@@ -8,7 +8,7 @@ import contextlib
 import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.style  # noqa: TID251
 import numpy as np
@@ -18,11 +18,9 @@ from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
 from rnnmnist.evaluation.metrics import percent, percentage_points
+from rnnmnist.reporting.calibration import Bins
 from rnnmnist.reporting.html import LIGHT
 from rnnmnist.runs.logs import Metrics
-
-if TYPE_CHECKING:
-    from rnnmnist.reporting.calibration import Bins  # imports jax, notebooks do not
 
 DPI = 200  # dots per inch
 MAX_NUMBERS = 20  # classes of a confusion matrix whose counts are written in it
@@ -100,7 +98,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
         return to_png(figure)
 
 
-def reliability_diagram(bins: "Bins", accuracy: np.ndarray) -> bytes:
+def reliability_diagram(bins: Bins, accuracy: np.ndarray) -> bytes:
     """Draws accuracy over confidence, and the number of examples of each bin.
 
     `accuracy` [3, bins] of bins that are not empty is between its interval's ends.

@@ -63,3 +63,23 @@ def test_a_plot_looks_as_before(name: str) -> None:
     # Other versions round sizes and the places of texts differently.
     atol = 0.05 if matplotlib.__version__.startswith("3.11.") else 0.5
     np.testing.assert_allclose(found, quarters, atol=atol)
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        [("train", np.nan, 5)],
+        [("train", 2.3, 5), ("validation", 0.0, 50)],
+        [("validation", np.inf, 5)],
+    ],
+    ids=["not a number", "nothing wrong", "only infinite"],
+)
+def test_curves_of_any_metrics_are_drawn(
+    metrics: list[tuple[str, float, int]],
+) -> None:
+    lines = [
+        Metrics.create(1, split, 50, [0], [loss], [correct])
+        for split, loss, correct in metrics
+    ]
+    with Image.open(io.BytesIO(plots.learning_curves(lines))) as image:
+        assert image.size == LOOKS["curves"][0]

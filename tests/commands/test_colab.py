@@ -1,5 +1,6 @@
-"""The notebook, executed as it is, and with each failure of its installation."""
+"""`notebooks/colab.ipynb`: as it is stored, executed, and with failing cells."""
 
+import ast
 import http.server
 import json
 import re
@@ -8,15 +9,18 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import tomllib
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
 import pytest
-from colab_notebook import NOTEBOOK, cells, read, settings
 from support import REPOSITORY
 
+NOTEBOOK = REPOSITORY / "notebooks" / "colab.ipynb"
 OVERRIDES = (
     "--config.data.name=mnist5k",
     "--config.model.hidden_size=16",
@@ -35,6 +39,112 @@ print(json.dumps({
     "after": {name: importlib.metadata.version(name) for name, _ in lines},
 }))
 """
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def cells() -> dict[str, Any]:
+    return {cell.id: cell for cell in read(NOTEBOOK).cells}
+
+
+def settings() -> dict[str, Any]:
+    """The notebook's parameters, by name."""
+    (cell,) = [
+        cell
+        for cell in cells().values()
+        if "parameters" in cell.metadata.get("tags", [])
+    ]
+    return {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in ast.parse(cell.source).body
+    }
+
+
+def test_the_notebook_is_stored_without_outputs() -> None:
+    content = json.loads(NOTEBOOK.read_text())
+    nbformat.validate(content)
+    for cell in content["cells"]:
+        assert cell.get("outputs", []) == []
+        assert cell.get("execution_count") is None
+
+
+class CellError(Exception):
+    """Stands in for the exception that the first cell defines."""
+
+
+RunCell = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run_cell(monkeypatch: pytest.MonkeyPatch) -> RunCell:
+    """Runs a cell with a stand-in for Colab's package; returns the cell's names."""
+
+    def run(cell: str, colab: dict[str, Any], **names: Any) -> dict[str, Any]:
+        monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(**colab))
+        names |= {"Path": Path, "CellError": CellError}
+        exec(cells()[cell].source, names)
+        return names
+
+    return run
+
+
+def test_a_run_is_stored_on_drive_in_colab(run_cell: RunCell) -> None:
+    mounted: list[str] = []
+    colab = {"drive": SimpleNamespace(mount=mounted.append)}
+    names = run_cell("keeping", colab, WORKDIR="runs/colab", KEEP_ON_DRIVE=True)
+    assert mounted == ["/content/drive"]
+    assert names["workdir"] == Path("/content/drive/MyDrive/rnnmnist/runs/colab")
+
+
+def test_a_drive_that_cannot_be_mounted_is_an_error(run_cell: RunCell) -> None:
+    def refuse(_: str) -> None:
+        raise RuntimeError("credential propagation was unsuccessful")
+
+    colab = {"drive": SimpleNamespace(mount=refuse)}
+    with pytest.raises(CellError, match=r"KEEP_ON_DRIVE: .* \(credential propagation"):
+        run_cell("keeping", colab, WORKDIR="runs/colab", KEEP_ON_DRIVE=True)
+
+
+def test_overrides_that_cannot_be_parsed_are_an_error(run_cell: RunCell) -> None:
+    with pytest.raises(CellError, match="OVERRIDES: No closing quotation in --a"):
+        run_cell("devices", {}, CONFIG="default", OVERRIDES="--a='1")
+
+
+def test_uploaded_images_are_classified(run_cell: RunCell) -> None:
+    files = SimpleNamespace(upload=lambda: {"a.png": b"", "b.png": b""})
+    calls: list[tuple[str, ...]] = []
+    commands = SimpleNamespace(run=lambda *args: calls.append(args))
+    run_cell("own-digit", {"files": files}, notebook=commands, workdir="runs/colab")
+    assert calls == [("predict", "--workdir=runs/colab", "a.png", "b.png")]
+
+
+def test_all_links_name_one_repository() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    repository = project["urls"]["Repository"]
+    assert settings()["SOURCE"] == f"git+{repository}"
+    path = NOTEBOOK.relative_to(REPOSITORY)
+    owner_and_name = repository.removeprefix("https://github.com/")
+    link = f"colab.research.google.com/github/{owner_and_name}/blob/main/{path}"
+    assert f"(https://{link})" in (REPOSITORY / "README.md").read_text().split("##")[0]
+    assert f"(https://{link})" in cells()["title"].source
+
+
+def test_the_form_offers_the_shipped_configurations_with_their_durations() -> None:
+    paths = (REPOSITORY / "configs").glob("*.py")
+    shipped = sorted({path.stem for path in paths} - {"files"})  # of the user's data
+    offered = re.search(r"CONFIG = .*# @param (\[.*\])", cells()["settings"].source)
+    assert offered is not None
+    assert json.loads(offered[1]) == shipped
+    assert settings()["CONFIG"] in shipped
+    stated = re.findall(r"`(\w+)`\s+([\d.]*\d)", cells()["about-settings"].source)
+    assert sorted(name for name, _ in stated) == shipped
+    for name, minutes in stated:
+        path = REPOSITORY / "results" / f"{name}.json"
+        seconds = json.loads(path.read_text())["seconds"]
+        decimals = len(minutes.partition(".")[2])
+        assert f"{seconds / 60:.{decimals}f}" == minutes
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +255,7 @@ def test_a_wheel_is_typed_and_its_readme_has_absolute_links(wheel: Path) -> None
 def test_the_notebook_can_be_executed(executed: tuple[Path, dict[str, Any]]) -> None:
     folder, cells = executed
     workdir = folder / "runs" / "colab"
-    assert num_images(cells["train"]) == 1
+    assert "loss" in printed(cells["train"])
     (result,) = (workdir / "evaluation").glob("test-*.json")
     assert str(result) in printed(cells["evaluate"])
     plots = list((workdir / "report").glob("*.png"))
