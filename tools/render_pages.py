@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import crossover
-import outlier_check
 import page_tables
 import patience
 import result_tables
@@ -79,7 +78,6 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/performance.md": {"speed": lambda: speed_tables.summary(speed_tables.read())},
     "docs/predict.md": {
         "rates": robustness.tables,
-        "rejected": outlier_check.table,
         "accuracy_by_row": result_tables.accuracy_by_row,
     },
     "docs/results.md": {

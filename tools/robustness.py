@@ -228,24 +228,17 @@ def measure(digits: str, split: str) -> dict[str, Any]:
     """Measures everything that `results/robustness.json` contains."""
     from rnnmnist.config.schema import DataConfig
     from rnnmnist.data.datasets import load
-    from rnnmnist.inference import out_of_distribution
     from rnnmnist.inference.predictor import Predictor
     from rnnmnist.runtime.machine import describe_processor, installed_versions
 
     splits = load(DataConfig(name="mnist", manual_dir=digits)).splits
     images, labels = splits[split].stored, splits[split].labels
     all_images = np.concatenate([split.stored for split in splits.values()])
-    predictor, check = Predictor(), out_of_distribution.load_check()
-
-    def count_correct(images: np.ndarray, labels: np.ndarray) -> int:
-        return int((predictor.classify(images).argmax(-1) == labels).sum())
+    predictor = Predictor()
 
     def count(images: np.ndarray, labels: np.ndarray) -> dict[str, int]:
-        return {
-            "images": len(images),
-            "correct": count_correct(images, labels),
-            "rejected": int((~check.is_digit(images)).sum()),
-        }
+        correct = predictor.classify(images).argmax(-1) == labels
+        return {"images": len(images), "correct": int(correct.sum())}
 
     variants = {"unmodified": count(images, labels)}
     spawn = multiprocessing.get_context("spawn")
@@ -255,7 +248,7 @@ def measure(digits: str, split: str) -> dict[str, Any]:
             function = functools.partial(preprocess_variant, variant=name)
             pairs = pool.map(function, images, range(len(images)), chunksize=50)
             preprocessed, baseline = map(np.stack, zip(*pairs, strict=True))
-            correct = count_correct(baseline, labels)
+            correct = count(baseline, labels)["correct"]
             variants[name] = count(preprocessed, labels) | {"baseline": correct}
             print(name, variants[name], flush=True)
     printed_labels = np.arange(1000) % 10
@@ -279,7 +272,6 @@ def tables() -> str:
     columns = {
         "correct": "correct",
         "baseline": "correct, only resized and inverted",
-        "rejected": "rejected",
     }
     lines = []
     for name, counts in numbers["variants"].items():

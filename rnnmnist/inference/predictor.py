@@ -13,7 +13,7 @@ from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.occlusion import occlude
 from rnnmnist.evaluation.predictions import decision_times
-from rnnmnist.inference import image_io, out_of_distribution
+from rnnmnist.inference import image_io
 from rnnmnist.inference.preprocessing import Stages, preprocess
 
 DIGIT_DATASETS = ("mnist", "mnist5k")
@@ -26,7 +26,6 @@ class Prediction(NamedTuple):
     # network reads in both directions.
     probabilities: np.ndarray
     stages: Stages  # the image during preprocessing
-    looks_like_digit: bool  # the result of the out-of-distribution check
 
     @property
     def digit(self) -> int:
@@ -51,8 +50,8 @@ class Predictor(TrainedNetwork):
 
     >>> from rnnmnist import Predictor
     >>> prediction = Predictor().predict("docs/five.jpg")
-    >>> prediction.digit, prediction.looks_like_digit
-    (5, True)
+    >>> prediction.digit, round(prediction.probability, 2)
+    (5, 0.95)
     """
 
     def __init__(
@@ -103,13 +102,9 @@ class Predictor(TrainedNetwork):
         """
         self.check_digits()
         stages = preprocess_image(image)
-        pixels = stages.image[None]
         every_step = not self.config.model.bidirectional
-        probabilities = self.classify(pixels, every_step=every_step)
-        (accepted,) = out_of_distribution.load_check().is_digit(pixels).tolist()
-        return Prediction(
-            probabilities.reshape(-1, len(self.task.classes)), stages, accepted
-        )
+        probabilities = self.classify(stages.image[None], every_step=every_step)
+        return Prediction(probabilities.reshape(-1, len(self.task.classes)), stages)
 
     def classify(
         self, inputs: Any, lengths: ArrayLike | None = None, *, every_step: bool = False

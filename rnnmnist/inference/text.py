@@ -23,7 +23,6 @@ def predict_image(predictor: Predictor, name: str) -> Iterator[Result]:
         "file": name,
         "digit": prediction.digit,
         "probability": prediction.probability,
-        "looks_like_digit": prediction.looks_like_digit,
         "probabilities": prediction.probabilities.tolist(),
     }
     yield result, f"{printable(name)}: {_describe(prediction)}"
@@ -36,15 +35,13 @@ def _describe(prediction: Prediction) -> str:
     of those that were the most probable ones before.
     """
     if not prediction.stages.image.any():
-        return "the image is blank; this does not look like a digit"
+        return "the image is blank"
     last = prediction.probabilities[-1].tolist()
     first, second, *_ = sorted(range(len(last)), key=lambda digit: -last[digit])
     summary = (
         f"{first}, {probability(last[first])} (then {second}, "
         f"{probability(last[second])})"
     )
-    if not prediction.looks_like_digit:
-        summary += "; this does not look like a digit"
     if len(prediction.probabilities) == 1:
         return summary
     lines = [summary]
