@@ -115,6 +115,12 @@ def wait_for_training(process: subprocess.Popen[str], word: str = "loss") -> Non
     raise AssertionError(stderr)
 
 
+def variables_together(environment: dict[str, str]) -> dict[str, str]:
+    """Returns the variables of the processes of one run on loopback: no proxies."""
+    clean = {k: v for k, v in environment.items() if "proxy" not in k.lower()}
+    return clean | {"PYTHONPATH": TOGETHER}
+
+
 def start_together(
     environment: dict[str, str],
     argvs: Sequence[Sequence[str]],
@@ -125,7 +131,7 @@ def start_together(
     `argvs` has the command line of each.
     """
     address, number = f"127.0.0.1:{free_port()}", len(argvs)
-    clean = {k: v for k, v in environment.items() if "proxy" not in k.lower()}
+    variables = variables_together(environment)
     processes: list[subprocess.Popen[str]] = []
     for index in reversed(range(number)):
         flags = [
@@ -134,7 +140,7 @@ def start_together(
             f"--process_id={index}",
         ]
         argv = [*program, *argvs[index], *flags]
-        processes.insert(0, popen(clean | {"PYTHONPATH": TOGETHER}, *argv))
+        processes.insert(0, popen(variables, *argv))
     return processes
 
 
