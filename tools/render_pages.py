@@ -15,7 +15,6 @@ from pathlib import Path
 
 import crossover
 import page_tables
-import patience
 import result_tables
 import robustness
 import vanishing
@@ -94,7 +93,6 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "archive": result_tables.archive,
         "recipes": result_tables.recipes,
         "crossover": crossover.table,
-        "patience": patience.table,
     },
     "docs/tutorial.md": {
         "cells": partial(
