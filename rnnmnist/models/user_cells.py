@@ -9,17 +9,12 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any
 
 from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.errors import UserError, first_line
-
-# The SHA-256 of the source of imported modules, by their names. Python imports a module
-# once, and ignores what its file is changed to later.
-_imported: dict[str, str] = {}
 
 
 def pin_cell(config: Config) -> Config:
@@ -46,14 +41,14 @@ def import_cell(config: ModelConfig) -> type[Any]:
     """
     module, _, name = config.cell.rpartition(":")
     sha256 = config.cell_sha256 or _hash_source(module)
-    create = getattr(_import_module(module, sha256), name, None)
+    create = getattr(_import_source(module, sha256), name, None)
     if not isinstance(create, type):
         raise UserError(f"model.cell: {module} must define a class {name}")
     return create
 
 
 @functools.cache
-def _import_module(module: str, sha256: str) -> ModuleType:
+def _import_source(module: str, sha256: str) -> ModuleType:
     path = _find_source(module)
     source = path.read_bytes()
     actual = hashlib.sha256(source).hexdigest()
@@ -65,17 +60,40 @@ def _import_module(module: str, sha256: str) -> ModuleType:
     try:
         if _is_file(module):
             return _run_file(path, source)
-        imported = importlib.import_module(module)
+        imported, imported_sha256 = _import_module(module)
     except (Exception, SystemExit) as error:  # a user's file can raise anything
         raise UserError(
             f"model.cell: {path} does not run: {first_line(error)}"
         ) from error
-    if _imported.setdefault(module, sha256) != sha256:
+    if imported_sha256 != sha256:
         raise UserError(
             f"model.cell: {path} has changed since this process imported {module}; "
             "start another process"
         )
     return imported
+
+
+def _run_file(path: Path, source: bytes) -> ModuleType:
+    """Runs the source of a file as a module, whose name is the path.
+
+    An import would take bytecode from `__pycache__`, which can be that of another
+    source: Python compares only the size of the source and its time in seconds.
+    """
+    module = ModuleType(str(path))
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses look up their types
+    exec(compile(source, path, "exec"), vars(module))
+    return module
+
+
+@functools.cache
+def _import_module(module: str) -> tuple[ModuleType, str]:
+    """Imports a module; returns it, and the SHA-256 of the source at that time.
+
+    Python imports a module once in a process, and ignores later changes of its file.
+    """
+    sha256 = _hash_source(module)
+    return importlib.import_module(module), sha256
 
 
 def _hash_source(module: str) -> str:
@@ -101,34 +119,3 @@ def _find_source(module: str) -> Path:
         f"model.cell: {module} cannot be imported ({reason}); install it, or name its "
         "file, as FILE.py:Class"
     )
-
-
-class _Loader(SourceFileLoader):
-    """Runs the source of a file that has been read, which is also what is hashed.
-
-    The bytecode in `__pycache__` can be that of another source: Python compares only
-    the size of the source and its time in seconds.
-    """
-
-    def __init__(self, path: Path, source: bytes) -> None:
-        super().__init__(fullname=str(path), path=str(path))
-        self._source = source
-
-    def get_code(self, fullname: str) -> CodeType:
-        """Compiles the source."""
-        return self.source_to_code(self._source, self.path)
-
-
-def _run_file(path: Path, source: bytes) -> ModuleType:
-    """Runs a file as a module, whose name is the path: no other module has that one."""
-    loader = _Loader(path, source)
-    spec = ModuleSpec(loader.name, loader, origin=loader.path)
-    spec.has_location = True  # which sets `__file__`
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module  # where dataclasses look up their types
-    try:
-        loader.exec_module(module)
-    except BaseException:
-        del sys.modules[loader.name]
-        raise
-    return module
