@@ -12,6 +12,8 @@ from rnnmnist.config.tasks import Task
 
 SPLITS = ("train", "validation", "test")
 LARGEST = np.finfo(np.float32).max
+LARGEST_SQUARED = float(np.sqrt(LARGEST))  # of a value without normalization
+MAX_DEVIATIONS = 1e6  # of a value from the mean of the training split
 NORMALIZED_BYTES = 1 << 22  # at a time
 
 
@@ -70,13 +72,14 @@ class Normalization(NamedTuple):
     mean: np.ndarray  # float64 [features]
     std: np.ndarray  # float64 [features]
     missing: str  # the setting `data.missing`
+    is_standardized: bool = True  # False: the mean is 0 and the deviation 1
 
     @classmethod
     def create(cls, task: Task, missing: str) -> "Normalization":
         """Returns the normalization of a task's sequences."""
         mean = task.mean or np.zeros(task.features)
         std = task.std or np.ones(task.features)
-        return cls(np.asarray(mean), np.asarray(std), missing)
+        return cls(np.asarray(mean), np.asarray(std), missing, task.mean is not None)
 
     def __call__(self, values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
         """Standardizes sequences, real [n, time, features], in float32.
@@ -99,6 +102,36 @@ class Normalization(NamedTuple):
         if lengths is not None:
             inputs[padding(inputs.shape[1], lengths)] = 0
         return inputs
+
+    def find_outlier(
+        self, values: np.ndarray, padded: Any = slice(0)
+    ) -> tuple[tuple[int, ...], str] | None:
+        """Returns the index of the first value far from those of training, and why.
+
+        Values are real [..., features], NaN if missing. Those at the index `padded` are
+        padding.
+        """
+        deviations = MAX_DEVIATIONS if self.is_standardized else LARGEST_SQUARED
+        # The values of a constant in float32 differ by their rounding.
+        reach = deviations * self.std + 1e-6 * np.abs(self.mean)
+        low, high = self.mean - reach, self.mean + reach
+        if low.max() <= values.min() <= values.max() <= high.min():
+            return None  # fast, and so for most data without NaN
+        is_outlier = (values < low) | (values > high)
+        is_outlier[padded] = False
+        if not is_outlier.any():
+            return None
+        index = tuple(np.argwhere(is_outlier)[0].tolist())
+        limit = f"larger than {LARGEST_SQUARED:.3g}, which float32 cannot square"
+        if self.is_standardized:
+            limit = (
+                f"more than {MAX_DEVIATIONS:,.0f} standard deviations from the mean in "
+                f"training, {self.mean[index[-1]]:.3g}"
+            )
+        remedy = "correct it"
+        if self.missing != "error":
+            remedy += ", or mark it as missing"
+        return index, f"is {values[index]:.3g}, {limit}; {remedy}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value

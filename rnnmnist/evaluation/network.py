@@ -170,7 +170,8 @@ class TrainedNetwork:
         from rnnmnist.data.sequences import reading  # imports pyarrow
 
         reading.check_features(sequences, self.task)
-        for _ in reading.checked_parts(sequences, self.config.data.missing):
+        missing, normalization = self.config.data.missing, self.normalization
+        for _ in reading.checked_parts(sequences, missing, normalization):
             pass  # raises an error if a value is invalid
         return Inputs(
             sequences.inputs, sequences.lengths, normalization=self.normalization
@@ -291,7 +292,7 @@ class TrainedNetwork:
 
         Raises:
             UserError: if the features have another shape, or a value is missing that
-                the run does not fill.
+                the run does not fill, or far from those in training.
             RunError: if the logits are not finite.
         """
         missing = self.config.data.missing
@@ -302,9 +303,12 @@ class TrainedNetwork:
                 f"features: must be {len(state.last)} numbers, not of shape "
                 f"{values.shape}"
             )
-        if invalid := find_invalid(values, missing):
+        invalid = find_invalid(values, missing)
+        invalid = invalid or self.normalization.find_outlier(values)
+        if invalid is not None:
             (feature,), reason = invalid
-            raise UserError(f"feature {feature} {reason}")
+            names = self.task.feature_names or range(self.task.features)
+            raise UserError(f"feature {names[feature]} {reason}")
         if missing == "forward_fill":
             values = np.where(np.isnan(values), state.last, values)
         inputs = self.normalization(values[None, None], None)[0]

@@ -231,7 +231,7 @@ def _add_images(graph: Graph, network: TrainedNetwork) -> str:
 
 def _add_sequences(graph: Graph, network: TrainedNetwork) -> str:
     """Converts `sequences` to [time, examples, features], as `Normalization` does."""
-    mean, std, missing = network.normalization
+    mean, std, missing, _ = network.normalization
     values = graph.Cast("sequences", to=TensorProto.DOUBLE)
     values = graph.Sub(values, graph.constant(mean, np.float64))
     values = graph.Div(values, graph.constant(std, np.float64))

@@ -126,8 +126,9 @@ class Predictor(TrainedNetwork):
             ensemble, the mean over its members.
 
         Raises:
-            UserError: if the inputs have another shape or type, or missing values
-                that the run does not fill; or if `every_step` needs one direction.
+            UserError: if the inputs have another shape or type, missing values that
+                the run does not fill, or a value more than 1e6 standard deviations
+                from the mean in training; or if `every_step` needs one direction.
             RunError: if logits are not finite.
         """
         return self.probabilities(self.inputs(inputs, lengths), every_step=every_step)

@@ -22,6 +22,7 @@ from rnnmnist.data.examples import (
     find_invalid,
     padding,
 )
+from rnnmnist.data.sequences.moments import Moments, find_far_values
 from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
 from rnnmnist.data.sequences.ts import read_ts
 from rnnmnist.data.sequences.validation import Sequences, check_memory, validate
@@ -185,10 +186,13 @@ def to_dataset(
     if trained is None:
         splits = sequences.training_splits(config.validation)
         moments = Moments(sequences, splits["train"])
-        sha256 = hash_sequences(sequences, config.missing, moments)
+        sha256 = hash_sequences(sequences, config.missing, moments=moments)
         if config.normalize != "none":
             mean, std, changes = moments.normalization
             task = replace(task, mean=mean, std=std, difference_std=changes)
+        normalization = Normalization.create(task, config.missing)
+        for _ in checked_parts(sequences, config.missing, normalization):
+            pass  # raises now what an evaluation would raise after the training
         _warn(sequences, splits, moments)
     else:
         check_features(sequences, trained)
@@ -199,7 +203,8 @@ def to_dataset(
             )
         order = [trained.classes.index(name) for name in sequences.classes]
         labels = np.array(order, np.int32)[labels]
-        sha256 = hash_sequences(sequences, config.missing)
+        normalization = Normalization.create(trained, config.missing)
+        sha256 = hash_sequences(sequences, config.missing, normalization=normalization)
         splits = sequences.given_splits("test")
         if sha256 == trained.sha256:
             splits = sequences.training_splits(config.validation)
@@ -214,7 +219,6 @@ def to_dataset(
         validation_groups=tuple(map(str, held_out)),
         sha256=sha256,
     )
-    normalization = Normalization.create(task, config.missing)
     lengths = sequences.lengths
     examples = {
         split: Examples(
@@ -231,9 +235,9 @@ def to_dataset(
 
 
 def _warn(
-    sequences: Sequences, splits: Mapping[str, np.ndarray], moments: "Moments"
+    sequences: Sequences, splits: Mapping[str, np.ndarray], moments: Moments
 ) -> None:
-    """Warns of classes that are not in a split, and of constant features."""
+    """Warns of classes that are not in a split, and of features that teach nothing."""
     labels = np.asarray(sequences.labels)
     trained, validated = (
         set(labels[splits[name]].tolist()) for name in ("train", "validation")
@@ -257,6 +261,14 @@ def _warn(
             f"{names[:200]} is constant within every sequence; leave it out, or name "
             "it groups"
         )
+    far = find_far_values(sequences, splits["train"], moments)
+    if far:
+        values = ", ".join(f"{name} ({value:.3g})" for name, value in far.items())
+        _logger.warning(
+            "some training values are so far away that all others of their feature are "
+            "nearly equal beside them; correct them, or mark them as missing: "
+            f"{values[:200]}"
+        )
 
 
 def _check_roles(sequences: Sequences, roles: Mapping[str, str]) -> None:
@@ -270,7 +282,11 @@ def _check_roles(sequences: Sequences, roles: Mapping[str, str]) -> None:
 
 
 def hash_sequences(
-    sequences: Sequences, missing: str, moments: "Moments | None" = None
+    sequences: Sequences,
+    missing: str,
+    *,
+    moments: Moments | None = None,
+    normalization: Normalization | None = None,
 ) -> str:
     """Reads and checks all values of labelled sequences, and adds them to moments.
 
@@ -285,7 +301,7 @@ def hash_sequences(
         digest.update(json.dumps(sequences.groups.tolist()).encode())
     if sequences.lengths is not None:
         digest.update(sequences.lengths.astype("<i8").tobytes())
-    for part, values, padded in checked_parts(sequences, missing):
+    for part, values, padded in checked_parts(sequences, missing, normalization):
         digest.update(values.data)
         if moments is not None:
             values[padded] = np.nan  # left out
@@ -294,9 +310,11 @@ def hash_sequences(
 
 
 def checked_parts(
-    sequences: Sequences, missing: str
+    sequences: Sequences, missing: str, normalization: Normalization | None = None
 ) -> Iterator[tuple[slice, np.ndarray, Any]]:
     """Yields some sequences at a time, whose values are checked.
+
+    With a normalization, values far from those of its training are refused, too.
 
     These are the indices of the sequences, a copy of their values, float [n, time,
     features], with 0 in their padding, and the index of the padding in it.
@@ -311,7 +329,10 @@ def checked_parts(
         values = sequences.inputs[part].astype(dtype, order="C")
         padded = slice(0) if lengths is None else padding(time_steps, lengths[part])
         values[padded] = 0
-        if invalid := find_invalid(values, missing):
+        invalid = find_invalid(values, missing)
+        if invalid is None and normalization is not None:
+            invalid = normalization.find_outlier(values, padded)
+        if invalid is not None:
             (index, time, feature), reason = invalid
             name = start + index if ids is None else shown(ids[start + index])
             raise UserError(
@@ -319,66 +340,6 @@ def checked_parts(
                 f"{sequences.feature_names[feature]}, {reason}"
             )
         yield part, values, padded
-
-
-class Moments:
-    """The number, mean and sum of squared deviations of each feature's values.
-
-    Those of the differences over time follow. The sequences are `included`, int [n].
-    """
-
-    def __init__(self, sequences: Sequences, included: np.ndarray) -> None:
-        examples, _, features = sequences.inputs.shape
-        dtype = np.result_type(sequences.inputs.dtype, np.float32)
-        self.is_included = np.isin(np.arange(examples), included)
-        self.number, self.mean, self.squares = np.zeros((3, 2 * features))
-        self.rounding = np.finfo(dtype).eps  # the relative error of a value
-        self.is_static = np.ones(features, bool)  # constant within every sequence
-        self.low, self.high = np.full((2, features), [[np.inf], [-np.inf]])
-
-    def add(self, values: np.ndarray) -> None:
-        """Adds values, real [n, time, features]; NaN are left out.
-
-        References:
-            Chan, Golub, LeVeque, "Algorithms for Computing the Sample Variance", The
-            American Statistician 37(3), 1983.
-        """
-        low, high = (ufunc.reduce(values, axis=1) for ufunc in (np.fmin, np.fmax))
-        self.is_static &= ~(high > low).any(axis=0)
-        self.low = np.fmin.reduce([self.low, *low])
-        self.high = np.fmax.reduce([self.high, *high])
-        differences = np.diff(values, axis=1, prepend=np.float64(np.nan))
-        values = np.concatenate([values, differences], axis=2)
-        values = values.reshape(-1, values.shape[-1])
-        missing = np.isnan(values)
-        number = len(values) - missing.sum(axis=0)
-        deviations = np.where(missing, np.float64(0), values)
-        mean = np.zeros_like(self.mean)
-        for _ in range(2):  # the second mean removes the rounding error of the first
-            offset = np.einsum("nf->f", deviations) / np.maximum(number, 1)
-            deviations -= offset
-            deviations[missing] = 0
-            mean += offset
-        delta = mean - self.mean
-        weight = number / np.maximum(self.number + number, 1)
-        self.squares += np.einsum("nf,nf->f", deviations, deviations)
-        self.squares += np.square(delta) * self.number * weight
-        self.mean += delta * weight
-        self.number += number
-
-    @property
-    def normalization(self) -> Iterator[tuple[float, ...]]:
-        """The means, and the standard deviations of values and of their differences.
-
-        Those are in units of the former, and 1 for a constant with rounded values.
-        """
-        variances = self.squares / np.maximum(self.number, 1)
-        std, changes = np.split(np.sqrt(variances), 2)
-        mean = self.mean[: len(std)]
-        std[std <= 4 * self.rounding * np.abs(mean)] = 1
-        largest = np.fmax(np.abs(self.low), np.abs(self.high))
-        changes = np.where(changes <= 4 * self.rounding * largest, 1, changes / std)
-        return (tuple(values.tolist()) for values in (mean, std, changes))
 
 
 def check_features(sequences: Sequences, trained: Task) -> None:

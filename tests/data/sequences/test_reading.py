@@ -19,6 +19,7 @@ from support import damaged, output_of, run_python
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Dataset
 from rnnmnist.data.sequences import reading
+from rnnmnist.data.sequences.moments import Moments
 from rnnmnist.data.sequences.reading import read, to_dataset
 from rnnmnist.data.sequences.validation import Sequences, validate
 from rnnmnist.errors import UserError, as_run_error
@@ -195,8 +196,8 @@ def test_a_feature_is_constant_up_to_the_rounding_of_its_type(
     features = [constant, rounded, computed, varied]
     inputs = np.stack(features, axis=-1).reshape(-1, 1000, 4)
     sequences = validate(inputs, np.arange(len(inputs)) % 2)
-    moments = reading.Moments(sequences, np.arange(len(inputs)))
-    reading.hash_sequences(sequences, "error", moments)
+    moments = Moments(sequences, np.arange(len(inputs)))
+    reading.hash_sequences(sequences, "error", moments=moments)
     means, stds, changes = moments.normalization
     assert (means[0], stds[:3]) == (constant[0], (1, 1, 1))
     deviations = np.float64(varied - constant[0])

@@ -1,0 +1,80 @@
+"""Values in training that are far from all others."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rnnmnist.config.schema import DataConfig
+from rnnmnist.data.sequences import moments
+from rnnmnist.data.sequences.reading import to_dataset
+from rnnmnist.data.sequences.validation import validate
+
+FILL = 9.969209968386869e36  # NetCDF's, of float32
+SHAPE = 300, 40  # sequences, time steps
+SIZE = 300 * 40
+Draw = Callable[[np.random.Generator], np.ndarray]
+# Features whose values are rare, large, equal or missing, but not far from all others.
+VARIED: dict[str, Draw] = {
+    "normal": lambda rng: rng.normal(size=SIZE),
+    "small": lambda rng: 1e-12 * rng.normal(size=SIZE),
+    "densities": lambda rng: 1e21 * rng.lognormal(size=SIZE),
+    "timestamps": lambda rng: 1.767e9 + rng.normal(0, 6000, SIZE),
+    "rain": lambda rng: rng.exponential(size=SIZE) * (rng.random(SIZE) < 0.3),
+    "counts": lambda rng: rng.lognormal(0, 2, SIZE).astype(int),
+    "heavy tails": lambda rng: rng.standard_t(2, SIZE),
+    "gaps": lambda rng: np.where(rng.random(SIZE) < 0.8, np.nan, rng.random(SIZE)),
+}
+EVENTS: dict[str, Draw] = {
+    "event": lambda rng: np.arange(SIZE) == 7,
+    "rare events": lambda rng: rng.random(SIZE) < 1e-3,
+}
+EQUAL: dict[str, Draw] = {
+    "constant": lambda rng: np.full(SIZE, 1013.25),
+    "rounded": lambda rng: (offset := rng.normal(size=SIZE)) + 7 - offset,
+    "missing": lambda rng: np.full(SIZE, np.nan),
+}
+
+
+def load(values: np.ndarray, **arrays: Any) -> None:
+    """Checks the values of labelled sequences, of which all are for training."""
+    sequences = validate(values, np.arange(len(values)) % 2, **arrays)
+    to_dataset("mine", sequences, DataConfig(missing="zero", validation=False))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("count", [0, 1, 1000])
+@pytest.mark.parametrize("name", [*VARIED, *EVENTS, *EQUAL])
+def test_a_feature_with_far_values_is_named(
+    name: str, count: int, dtype: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One is enough. Most of the values that differ from the median must not be far."""
+    generator = np.random.default_rng(0)
+    values = (VARIED | EVENTS | EQUAL)[name](generator).astype(dtype)
+    chosen = generator.choice(np.flatnonzero(np.arange(SIZE) != 7), count, False)
+    values[chosen] = generator.choice([-1, 1], count) * FILL
+    load(values.reshape(SHAPE), feature_names=[name])
+    named = {0: {}, 1: VARIED | EVENTS, 1000: VARIED}[count]
+    assert (f"{name} (" in caplog.text) == (name in named)
+
+
+def test_a_sample_is_enough(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The far value itself is not in it; padding and time steps after it are not."""
+    monkeypatch.setattr(moments, "SAMPLED_SEQUENCES", 50)
+    monkeypatch.setattr(moments, "SAMPLED_VALUES", 200)
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(*SHAPE, 3))
+    values[..., 2] = 5
+    lengths = generator.integers(1, 40, 300)
+    values[np.arange(40) >= lengths[:, None]] = FILL
+    load(values, lengths=lengths)
+    assert not caplog.messages
+    lengths[101] = 40
+    values[101] = values[102, 0]
+    values[101, 39, 1:] = -FILL
+    load(values, lengths=lengths)
+    (message,) = caplog.messages
+    assert message.endswith(": 1 (-9.97e+36), 2 (-9.97e+36)")
