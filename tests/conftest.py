@@ -1,4 +1,4 @@
-"""Fixtures and strict settings: no implicit rank promotion, eight simulated devices.
+"""Fixtures and strict settings: no implicit promotion, eight simulated devices.
 
 All workers of a pytest run, and the commands that they start, share a compilation cache
 and a folder of prepared data sets. The cache stays in `.pytest_cache` for the next run;
@@ -54,17 +54,10 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
     if is_fast:
         os.environ |= UNOPTIMIZED
         jax.config.update("jax_disable_most_optimizations", True)
-
-
-@pytest.fixture(autouse=True)
-def strict_types(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Refuses implicit promotion of types, which the optimizers of optax need."""
-    strict = request.path.parent.name in ("data", "evaluation", "inference", "models")
-    with jax.numpy_dtype_promotion("strict" if strict else "standard"):
-        yield
 
 
 @pytest.fixture(scope="session")

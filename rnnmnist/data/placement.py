@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import SHARDED, Batch, Chunk, batch_indices, gather_batches
 from rnnmnist.data.examples import Examples
+from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.machine import main_memory
 from rnnmnist.runtime.mesh import device_put, local_sharding, over_seeds, replicated
 
@@ -115,6 +116,7 @@ def _host_gatherer(
     indices_of = jax.jit(batch_indices, static_argnums=(2, 3))
     sharding = NamedSharding(mesh, SHARDED)
 
+    @jax_defaults()
     def gather(start: int) -> Chunk:
         first = device_put(np.int32(start), local_sharding())
         indices = jax.device_get(

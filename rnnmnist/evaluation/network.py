@@ -41,6 +41,7 @@ from rnnmnist.models.classifier import (
 from rnnmnist.models.user_cells import pin_cell
 from rnnmnist.runs.checkpoints import params_sha256, read_arrays, read_header, with_step
 from rnnmnist.runs.results import Result
+from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import (
     abstract_ensemble,
     make_mesh,
@@ -68,6 +69,7 @@ class TrainedNetwork:
     sequences. `paths` are settings of files that have moved.
     """
 
+    @jax_defaults()
     def __init__(
         self,
         workdir: Path,
@@ -268,6 +270,7 @@ class TrainedNetwork:
                 "whole sequences only; for outputs over time, name a run without it"
             )
 
+    @jax_defaults()
     def start(self) -> StreamState:
         """Returns the state before the first time step of a sequence, for `step`."""
         self._check_outputs_over_time()
@@ -276,6 +279,7 @@ class TrainedNetwork:
         carry = jax.device_put(carry, replicated(self.mesh))  # as `_step` returns it
         return StreamState(carry, np.full(self.task.features, np.nan))
 
+    @jax_defaults()
     def step(
         self, state: StreamState, features: ArrayLike
     ) -> tuple[StreamState, np.ndarray]:

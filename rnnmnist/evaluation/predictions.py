@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from rnnmnist.data.examples import Inputs, View, padding
 from rnnmnist.errors import RunError
 from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, map_ensemble, replicated
 
 GROUP_BYTES = 1 << 28  # examples that are on the devices at a time
@@ -34,6 +35,7 @@ class NonFiniteLogitsError(RunError):
         self.network = network
 
 
+@jax_defaults()
 def predict_logits(
     model: SequenceClassifier,
     params: Params,

@@ -17,6 +17,7 @@ from rnnmnist.errors import RunError
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.predictions import log_probabilities
 from rnnmnist.exporting.formats import FORMATS
+from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.machine import installed_versions
 
 BATCH = 128  # examples that an export gets at a time
@@ -42,6 +43,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]  # by library
 
 
+@jax_defaults()
 def compare(
     artefact: Path,
     network: TrainedNetwork,

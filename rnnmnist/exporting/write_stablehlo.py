@@ -9,11 +9,13 @@ import numpy as np
 
 from rnnmnist.data.examples import Normalization
 from rnnmnist.evaluation.network import TrainedNetwork
+from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import split_ensemble
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
+@jax_defaults()
 def write(network: TrainedNetwork, path: Path) -> None:
     """Writes the function from `exported_inputs` to logits.
 

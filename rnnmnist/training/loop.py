@@ -26,6 +26,7 @@ from rnnmnist.runs.results import Result, read_result, result_path, write_result
 from rnnmnist.runs.workdir import PhaseTimer, describe_last_checkpoint, session
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0
+from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import device_put, replicated
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
@@ -62,6 +63,7 @@ class Run(NamedTuple):
     callback: resume.Callback | None
 
 
+@jax_defaults()
 def train(
     config: Config,
     dataset: Dataset,

@@ -44,7 +44,8 @@ def learning_rate(config: TrainConfig, step: jax.typing.ArrayLike) -> jax.Array:
         remaining = max(1, config.total_steps - warmup)
         schedule = optax.cosine_decay_schedule(peak, remaining)
     schedule = optax.join_schedules([rise, schedule], [warmup])
-    return jnp.asarray(schedule(step), jnp.float32)
+    with jax.numpy_dtype_promotion("standard"):  # optax divides steps by floats
+        return jnp.asarray(schedule(step), jnp.float32)
 
 
 def rate_settings(config: TrainConfig) -> TrainConfig:

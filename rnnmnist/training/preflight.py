@@ -19,6 +19,7 @@ from rnnmnist.data.placement import open_batches
 from rnnmnist.errors import RunError
 from rnnmnist.runs.workdir import check_free
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
+from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import make_mesh, platform_of
 from rnnmnist.training import console
 from rnnmnist.training.loop import Updates, train_range
@@ -80,6 +81,7 @@ def check_writable(folder: Path) -> Path:
     return existing
 
 
+@jax_defaults()
 def describe_step(
     config: Config, task: Task, sequences: Dataset | None, mesh: Mesh
 ) -> str:

@@ -172,7 +172,8 @@ def apply_update(
         norm = optax.tree.norm(grads)
         # AdamW reads the parameters only to decay them.
         to_decay = params if decayed.all() else jnp.where(decayed, params, 0)
-        updates, opt_state = program.optimizer.update(grads, opt_state, to_decay)
+        with jax.numpy_dtype_promotion("standard"):  # optax's step is an integer
+            updates, opt_state = program.optimizer.update(grads, opt_state, to_decay)
         params = params - rate * updates
         if ema_params is not None:
             ema_params = average(ema_params, params, old.step, program.ema_decay)

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import jax
 import numpy as np
 import pytest
 import trainer
+from jax.sharding import AxisType
 from orbax.checkpoint import CheckpointManager
 from support import interrupted_at, run_python
 
 import rnnmnist
+from rnnmnist import Predictor
 from rnnmnist.data import placement
 from rnnmnist.errors import RunError
 from rnnmnist.runs import checkpoints
@@ -99,6 +102,62 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = fit(folder / "run")
     (folder / "seconds.txt").write_text(str(time.monotonic() - begin))
     return workdir
+
+
+def outputs(workdir: Path) -> list[np.ndarray]:
+    """What a run predicts, in each of the ways that compute."""
+    predictor = Predictor(workdir)
+    _, probabilities = predictor.step(predictor.start(), INPUTS[0, 0])
+    return [
+        probabilities,
+        predictor.classify(INPUTS),
+        predictor.classify(INPUTS, every_step=True),
+        predictor.occlusion(INPUTS[:3]),
+    ]
+
+
+@contextlib.contextmanager
+def jax_setting(name: str, value: object) -> Iterator[None]:
+    """Changes a setting of jax for all threads of this process."""
+    previous = jax.config.values[name]
+    jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        jax.config.update(name, previous)
+
+
+@contextlib.contextmanager
+def other_mesh() -> Iterator[None]:
+    """Sets a mesh of the user's own."""
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        yield
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        jax_setting("jax_enable_x64", True),
+        jax_setting("jax_disable_jit", True),
+        jax_setting("jax_default_prng_impl", "unsafe_rbg"),
+        jax_setting("jax_threefry_partitionable", False),
+        jax_setting("jax_random_seed_offset", 7),
+        jax_setting("jax_transfer_guard", "disallow"),
+        other_mesh(),
+    ],
+    ids=["x64", "eager", "generator", "partition", "offset", "transfers", "mesh"],
+)
+def test_settings_of_jax_do_not_reach_a_run(
+    setting: contextlib.AbstractContextManager[Any], reference: Path, tmp_path: Path
+) -> None:
+    expected = outputs(reference)
+    with setting:
+        workdir = fit(tmp_path / "run", placement="host")  # in another thread, too
+        found = outputs(workdir)
+    assert_same_end(workdir, reference)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other, strict=True)
 
 
 def interrupt_after(*delays: float) -> threading.Thread:

@@ -280,10 +280,11 @@ def test_averaging_does_not_change_the_trained_weights() -> None:
     )
     state, averaged = zero_state(CONFIG, plain), zero_state(AVERAGED, averaging)
     expected = state.params
-    generator, none = np.random.default_rng(0), np.zeros(1, np.float32)
+    generator = np.random.default_rng(0)
+    loss, correct = np.zeros(1, np.float32), np.zeros(1, np.int32)
     for count in range(8):
         grads = generator.normal(size=state.params.shape).astype(np.float32)
-        sums = UpdateStats.zeros(1), np.float32(0.03), none, none, grads
+        sums = UpdateStats.zeros(1), np.float32(0.03), loss, correct, grads
         state, _, _ = update(state, *sums, program=plain)
         averaged, _, _ = update(averaged, *sums, program=averaging)
         np.testing.assert_array_equal(averaged.params, state.params)
@@ -310,8 +311,9 @@ def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
     program = Program.create(config, TASK, mesh_of(1))
     state = zero_state(config, program)
     state = state._replace(params=state.params + 1)
-    none, rate = np.zeros(1, np.float32), np.float32(0.1)
-    sums = UpdateStats.zeros(1), rate, none, none, np.zeros_like(state.params)
+    loss, correct = np.zeros(1, np.float32), np.zeros(1, np.int32)
+    rate = np.float32(0.1)
+    sums = UpdateStats.zeros(1), rate, loss, correct, np.zeros_like(state.params)
     state, _, _ = update(state, *sums, program=program)
     decayed = 1 - 0.5 * rate
     trees = evaluated_trees(state, model=program.model)
