@@ -341,9 +341,10 @@ def _read_sums(folder: Path) -> dict[str, str]:
 def _refuse_earlier_version(folder: Path) -> None:
     """Raises a `UserError` if a header is of a version without `SHA256SUMS`."""
     try:
-        version = json.loads((folder / HEADER_FILE).read_bytes())["format"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        content = json.loads((folder / HEADER_FILE).read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
         return  # the header is damaged, too
+    version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
         raise _of_another_version(folder, f"its format is {version}, not {FORMAT}")
 

@@ -24,6 +24,7 @@ from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of
 
 OWNER_FILE = ".trainer"  # names the process that trains in a workdir
+CONFIG_FILE = "config.json"
 # In the folder of a step; see `checkpoints.py`.
 SUMS_FILE = "SHA256SUMS"
 HEADER_FILE = "header/metadata"
@@ -93,14 +94,47 @@ def read_owner(workdir: Path) -> str | None:
 
 def list_steps(workdir: Path) -> list[int]:
     """Returns the steps of the finished checkpoints, ascending."""
-    if not workdir.is_dir():
-        return []
-    # ASCII digits without leading zeros, as this program writes them.
-    return sorted(
-        int(path.name)
-        for path in workdir.iterdir()
-        if re.fullmatch("0|[1-9][0-9]{0,9}", path.name) and path.is_dir()
-    )
+    return [int(p.name) for p in _numbered_paths(workdir) if _is_checkpoint(p)]
+
+
+def check_folders(workdir: Path) -> None:
+    """Checks that every numbered folder of a workdir is a checkpoint.
+
+    orbax would take another one for a step.
+    """
+    for path in _numbered_paths(workdir):
+        if path.is_dir() and not _is_checkpoint(path):
+            raise UserError(
+                f"workdir: {path} is not a checkpoint of rnnmnist; name another "
+                "workdir, or rename this folder"
+            )
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Whether this package wrote a folder, which can be damaged.
+
+    It has a header or its checksum. An empty one counts only in the folder of a run.
+    """
+    missing = (FileNotFoundError, NotADirectoryError)
+    with contextlib.suppress(*missing):
+        (folder / HEADER_FILE).stat()
+        return True
+    with contextlib.suppress(*missing):
+        if HEADER_FILE.encode() in (folder / SUMS_FILE).read_bytes():
+            return True
+    with contextlib.suppress(*missing):
+        return not any(folder.iterdir()) and (folder.parent / CONFIG_FILE).exists()
+    return False
+
+
+def _numbered_paths(workdir: Path) -> list[Path]:
+    """Returns the paths that are named like steps, in the order of these.
+
+    Their names are ASCII digits without leading zeros.
+    """
+    paths = workdir.iterdir() if workdir.is_dir() else ()
+    numbered = [path for path in paths if re.fullmatch("0|[1-9][0-9]*", path.name)]
+    return sorted(numbered, key=lambda path: int(path.name))
 
 
 def describe_last_checkpoint(workdir: Path) -> str:
@@ -144,7 +178,7 @@ def session(
         yield
         return
     start = logs.now()
-    write_json(workdir / "config.json", config)
+    write_json(workdir / CONFIG_FILE, config)
     logs.remove_metrics_after(workdir, step)
 
     def end() -> None:

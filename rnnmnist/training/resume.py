@@ -21,7 +21,13 @@ from rnnmnist.models.classifier import flatten_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoints import DamagedError, Header, read_header
 from rnnmnist.runs.logs import Metrics, completion
-from rnnmnist.runs.workdir import check_free, describe_last_checkpoint, list_steps, lock
+from rnnmnist.runs.workdir import (
+    check_folders,
+    check_free,
+    describe_last_checkpoint,
+    list_steps,
+    lock,
+)
 from rnnmnist.runtime.distributed import all_gather, broadcast
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import (
@@ -135,6 +141,7 @@ def check_settings(config: Config, workdir: Path) -> tuple[int, Header | None]:
 
     Returns the step and the header of the newest checkpoint; 0 and None without one.
     """
+    check_folders(workdir)
     step, header = newest_readable(workdir)
     if header is None:
         return 0, None

@@ -90,6 +90,15 @@ WRONG_COMMANDS = [
     ("main --config=embedded --workdir=README.md", "README.md is a file"),
     ("main --workdir=\udcff", "is not valid UTF-8"),
     ("main --workdir=runs/a[b]", "a[b] has a [, with which orbax fails; rename it"),
+    (
+        f"{RUN} --workdir=digits",
+        "digits/1 is not a checkpoint of rnnmnist; name another",
+    ),
+    (f"{RUN} --workdir=numbered", "numbered/1 is not a checkpoint of rnnmnist"),
+    (f"{RUN} --workdir=dated", "dated/20240101120000 is not a checkpoint of rnnm"),
+    ("evaluate --workdir=digits", "digits holds no checkpoint"),
+    ("predict --workdir=numbered a.png", "numbered holds no checkpoint"),
+    ("evaluate --workdir=dated --step=20240101120000", "choose best, latest or one of"),
     (f"{IMAGES} --config=default --config.data.manual_dir=absent", "data.manual_dir"),
     ("main --config=default --workdir=reference", "holds parameters only"),
     (
@@ -254,8 +263,14 @@ def folder(once: Once, reference_run: Path) -> Path:
 
 def write_wrong_files(folder: Path, arrays: dict[str, Any]) -> None:
     """Writes the files and folders of the wrong commands."""
-    for name in ("empty", "folder.py"):
-        (folder / name).mkdir()
+    for name in ("empty", "folder.py", "digits/1", "digits/2"):
+        (folder / name).mkdir(parents=True)
+        if name.startswith("digits"):
+            shutil.copy(REPOSITORY / "docs/five.jpg", folder / name)
+    shutil.copytree(folder / "run", folder / "numbered" / "1")
+    shutil.copytree(folder / "run", folder / "dated")
+    (folder / "dated" / "20240101120000").mkdir()
+    (folder / "dated" / "20240101120000" / "note").touch()
     shutil.copytree(REPOSITORY / "checkpoints/reference", folder / "reference")
     shutil.copy(REPOSITORY / "docs/five.jpg", folder)
     np.savez(folder / "named.npz", **arrays | {"feature_names": np.array(["y"])})

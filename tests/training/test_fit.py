@@ -19,12 +19,12 @@ import pytest
 import trainer
 from jax.sharding import AxisType
 from orbax.checkpoint import CheckpointManager
-from support import interrupted_at, run_python
+from support import file_times, interrupted_at, run_python
 
 import rnnmnist
 from rnnmnist import Predictor
 from rnnmnist.data import placement
-from rnnmnist.errors import RunError
+from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.workdir import list_steps, lock
 from rnnmnist.runtime.compilation import compile_seconds
@@ -305,6 +305,16 @@ def test_fit_resumes_beside_a_damaged_header(
     before = compile_seconds()
     fit(workdir, keep_checkpoints=3)
     assert compile_seconds() == before
+
+
+def test_fit_leaves_folders_of_the_user_alone(tmp_path: Path) -> None:
+    for name in ("0", "1", "2024"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").touch()
+    before = file_times(tmp_path)
+    with pytest.raises(UserError, match="is not a checkpoint of rnnmnist"):
+        fit(tmp_path)
+    assert file_times(tmp_path) == before
 
 
 def test_fits_in_threads_end_as_alone(tmp_path: Path, reference: Path) -> None:
