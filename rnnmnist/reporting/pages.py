@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rnnmnist.config.schema import SETTINGS
+from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation import metrics
@@ -17,6 +17,7 @@ from rnnmnist.reporting import calibration, plots
 from rnnmnist.reporting.calibration import Predictions
 from rnnmnist.reporting.html import Section, write_report
 from rnnmnist.runs import logs
+from rnnmnist.runs.checkpoints import newest_readable
 from rnnmnist.runs.results import Scores
 
 MAX_ERRORS = 16  # examples of the gallery
@@ -29,6 +30,8 @@ class RunData:
     """A run at one of its steps, with its predictions for every example of a split."""
 
     network: TrainedNetwork
+    config: Config  # of the newest checkpoint, since a resume can change settings
+    last_step: int  # the newest checkpoint
     selector: str  # `best`, `latest` or a number
     task: Task  # that of the evaluated data
     split: str  # its `evaluated_split`
@@ -36,7 +39,17 @@ class RunData:
     predictions: list[Predictions]  # by network
     scores: Scores
     metrics: list[logs.Metrics]  # lines of `metrics.jsonl`; empty if there is no file
-    sessions: list[logs.Session]
+    sessions: list[logs.Session]  # empty if none has ended, or for a shipped model
+
+    @property
+    def training(self) -> str:
+        """How far the run is trained, in steps, examples and epochs."""
+        train, task = self.config.train, self.network.task
+        completion = logs.completion(self.network.workdir, self.last_step, train)
+        progress = f"up to step {self.last_step:,} of {train.total_steps:,}"
+        examples = self.last_step * train.batch
+        epochs = f"{examples / task.examples['train']:.1f} epochs of {task.name}"
+        return f"{completion or progress}; {examples:,} {task.noun}, {epochs}"
 
     @property
     def seconds(self) -> str:
@@ -66,8 +79,17 @@ def load_run_data(
         Predictions.from_logits(member, examples.labels, lengths) for member in logits
     ]
     final = logits[:, np.arange(len(examples)), predictions[0].lengths - 1]
+    config, last_step = network.config, network.checkpoint_step
+    newest, header = newest_readable(workdir)
+    if header is not None and newest > last_step:
+        last_step = newest
+        config = dataclasses.replace(
+            config, train=header.config.train, execution=header.config.execution
+        )
     return RunData(
         network,
+        config,
+        last_step,
         selector,
         task,
         split,
@@ -91,7 +113,7 @@ def report_run(run: RunData, command: str) -> list[Path]:
     if not run.network.config.model.bidirectional:
         sections["steps"] = _accuracy_over_time(run)
     chosen, defaults = [], []
-    for name, value in run.network.config.flat().items():
+    for name, value in run.config.flat().items():
         default = SETTINGS[name].default
         if value == default:
             defaults.append((name, str(value)))

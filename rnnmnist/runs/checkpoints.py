@@ -251,6 +251,14 @@ def read_header(workdir: Path, step: int) -> Header:
     return header
 
 
+def newest_readable(workdir: Path) -> tuple[int, Header | None]:
+    """Returns the newest step whose header is undamaged, and the header."""
+    for step in reversed(list_steps(workdir)):
+        with contextlib.suppress(DamagedError):
+            return step, read_header(workdir, step)
+    return 0, None
+
+
 def has_state(workdir: Path, step: int) -> bool:
     """Whether a run can resume from a checkpoint, which else has parameters only."""
     folder = workdir / str(step)

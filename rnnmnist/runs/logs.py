@@ -105,8 +105,8 @@ def completion(workdir: Path, step: int, config: TrainConfig) -> str | None:
     """
     last = config.total_steps
     if step >= last:
-        asked = f" (asked for {last})" if step > last else ""
-        return f"complete at step {step}{asked}"
+        asked = f" (asked for {last:,})" if step > last else ""
+        return f"complete at step {step:,}{asked}"
     if config.patience is None:
         return None
     lowest, later = lowest_loss(workdir, step)

@@ -17,13 +17,14 @@ from rnnmnist.data.sequences.reading import from_memory, to_dataset
 from rnnmnist.data.sequences.validation import Sequences
 from rnnmnist.errors import UserError
 from rnnmnist.models.user_cells import pin_cell
+from rnnmnist.runs.checkpoints import newest_readable
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_compilation_cache
 from rnnmnist.runtime.jax_internals import has_devices
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.loop import train
-from rnnmnist.training.resume import Callback, check_workdir, newest_readable
+from rnnmnist.training.resume import Callback, check_workdir
 
 # The settings of a run on arrays, by their names without the section.
 FIT_SETTINGS = {

@@ -19,7 +19,7 @@ from rnnmnist.errors import RunError, UserError, as_run_error
 from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.classifier import flatten_params
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.checkpoints import DamagedError, Header, read_header
+from rnnmnist.runs.checkpoints import Header, newest_readable
 from rnnmnist.runs.logs import Metrics, completion
 from rnnmnist.runs.workdir import (
     check_folders,
@@ -223,11 +223,3 @@ def restore_state(
             is_leaf=lambda _: True,  # flattens each tree of parameters whole
         ),
     )
-
-
-def newest_readable(workdir: Path) -> tuple[int, Header | None]:
-    """Returns the newest step whose header is undamaged, and the header."""
-    for step in reversed(list_steps(workdir)):
-        with contextlib.suppress(DamagedError):
-            return step, read_header(workdir, step)
-    return 0, None

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,24 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import trainer
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from support import Once, called, in_a_browser
+from support import UNOPTIMIZED, Once, called, in_a_browser, output_of, save_network
+from trainer import Run
 
+from rnnmnist import fit
+from rnnmnist.config.files import REFERENCES, resolve_workdir
+from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
+from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.metrics import score_logits, wilson_interval
 from rnnmnist.reporting import pages, plots
 from rnnmnist.reporting.pages import RunData, load_run_data, report_run
 from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.workdir import list_steps
 
 FIRST, SECOND = "first", "second #1"
 PLOTS = ["curves", "confusion", "steps", "gallery", "reliability"]
@@ -32,7 +40,7 @@ COMMAND = "python -m rnnmnist.report"
 
 @pytest.fixture(scope="module")
 def reports(once: Once, reference_run: Path, data_dir: Path) -> Path:
-    """Two runs with reports; the second has no metrics or results.
+    """Two runs with reports; the second has no metrics, sessions or results.
 
     The output of the command is in `output.txt`.
     """
@@ -42,6 +50,7 @@ def reports(once: Once, reference_run: Path, data_dir: Path) -> Path:
         for workdir in workdirs:
             shutil.copytree(reference_run, workdir)
         (folder / SECOND / "metrics.jsonl").unlink()
+        (folder / SECOND / "sessions.jsonl").unlink()
         shutil.rmtree(folder / SECOND / "evaluation")
         output = ""
         for workdir in workdirs:
@@ -221,6 +230,74 @@ def test_another_page_is_not_overwritten(run_data: RunData, tmp_path: Path) -> N
     with pytest.raises(UserError, match=f"{index} is not a report; move it away"):
         report_run(run, COMMAND)
     assert index.read_text() == "mine"
+
+
+def test_a_network_without_its_run_has_a_report(data_dir: Path, tmp_path: Path) -> None:
+    """As the shipped models."""
+    config = Config(
+        data=DataConfig(name="mnist5k", data_dir=str(data_dir)),
+        model=ModelConfig(hidden_size=4),
+        train=TrainConfig(batch_size=100, num_steps=1234),
+    )
+    workdir = save_network(tmp_path, config, image_task(config.data))
+    output_of(called("report", f"--workdir={workdir}"))
+    words = text_of(workdir / "report" / "index.html")
+    assert "step 3 of 1,234" in words
+    assert "300 images, 0.1 epochs of mnist5k" in words
+
+
+def test_a_run_that_was_extended_has_one_number_of_steps(tmp_path: Path) -> None:
+    """Also where the network is of a step before."""
+    labels = np.arange(60) % 2
+    inputs = np.random.default_rng(0).normal(labels[:, None, None], size=(60, 5, 1))
+    for steps in (1000, 1500):
+        workdir = fit(
+            *(inputs, labels),
+            workdir=tmp_path / "run",
+            num_steps=steps,
+            eval_every_steps=500,
+            batch_size=10,
+            hidden_size=4,
+            num_layers=1,
+            verbose=False,
+        )
+    output_of(called("report", f"--workdir={workdir}", "--step=1000"))
+    words = text_of(workdir / "report" / "index.html")
+    assert words.count("step 1,000 of 1,500") == 2
+    assert "complete at step 1,500; 15,000 sequences, 277.8 epochs" in words
+    assert "train.num_steps1500" in words
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
+def test_a_run_that_trains_or_was_killed_has_a_report(new_run: Run) -> None:
+    many = (*trainer.ENDLESS, "--config.train.eval_every_steps=7")
+    process = new_run.start(*many, **UNOPTIMIZED)
+    report = new_run.workdir / "report" / "index.html"
+    try:
+        while not list_steps(new_run.workdir):
+            time.sleep(0.05)
+        output_of(called("report", f"--workdir={new_run.workdir}"))
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
+    report.unlink()
+    output_of(called("report", f"--workdir={new_run.workdir}"))
+    last = list_steps(new_run.workdir)[-1]
+    assert f"up to step {last:,} of 1,000,000" in text_of(report)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_programs")
+def test_a_shipped_model_has_a_report(
+    originals: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    workdir = trainer.copy_of(resolve_workdir(REFERENCES[0]), tmp_path / "reference")
+    data = f"--config.data.data_dir={data_dir}"
+    files = f"--config.data.manual_dir={originals / 'mnist'}"
+    printed = output_of(called("report", f"--workdir={workdir}", data, files))
+    assert "of 10,000; 95 % interval" in printed
 
 
 @in_a_browser
