@@ -156,12 +156,11 @@ def array_checksums(tree: Any) -> dict[str, str]:
 def save_network(workdir: Path, config: Config, task: Task) -> Path:
     """Saves random parameters as step 3 of a run; returns its workdir."""
     params = random_params(model_of(config.model, task))
-    if (seeds := config.num_seeds) > 1:
-        factors = np.linspace(1, -1, seeds, dtype=np.float32)
-        std = params.get("difference_std")
-        params = jax.tree.map(lambda leaf: np.multiply.outer(factors, leaf), params)
-        if std is not None:
-            params |= {"difference_std": np.tile(std, (seeds, 1))}
+    factors = np.linspace(1, -1, config.num_seeds, dtype=np.float32)
+    std = params.get("difference_std")
+    params = jax.tree.map(lambda leaf: np.multiply.outer(factors, leaf), params)
+    if std is not None:
+        params |= {"difference_std": np.tile(std, (config.num_seeds, 1))}
     metrics = Metrics.create(3, "validation", 500, [0], [1.0], [250])
     with Checkpoints(workdir, config, task) as checkpoints:
         checkpoints.save(3, {"params": params}, metrics)

@@ -44,9 +44,9 @@ from rnnmnist.runs.results import Result
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import (
     abstract_ensemble,
+    device_put,
     make_mesh,
     platform_of,
-    put_ensemble,
     replicated,
     split_ensemble,
 )
@@ -109,9 +109,8 @@ class TrainedNetwork:
         like = abstract_ensemble(params, config.num_seeds)
         saved = read_arrays(self.workdir, step, "params", like)
         self.params_sha256 = params_sha256(saved)
-        self.params: Params = put_ensemble(
-            saved, config.num_seeds, replicated(self.mesh)
-        )
+        put = functools.partial(device_put, sharding=replicated(self.mesh))
+        self.params: Params = jax.tree.map(put, saved)
 
     def _take_cell(self, config: Config) -> Config:
         """Returns a configuration of a checkpoint with the cell that the caller names.

@@ -6,8 +6,9 @@ A workdir holds one folder for each kept step, with these items:
 - `state`: what resuming needs besides them (the optimizer's state and the step);
 - `header`: configuration, task, and validation metrics.
 
-`SHA256SUMS` has the SHA-256 of each of their files. A read compares those of its item
-before it parses anything, because orbax alone does not detect a flipped byte. Only a
+All arrays but the step have a leading ensemble axis, of length 1 for a single seed.
+`SHA256SUMS` has the SHA-256 of each file of the items. A read compares the files of its
+item before it parses them, because orbax alone does not detect a flipped byte. Only a
 difference is damage: a lack of memory, threads or open files is not.
 
 Reading does not use orbax's manager, which can create and delete folders, and does not

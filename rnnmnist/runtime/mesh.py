@@ -1,7 +1,8 @@
 """The mesh of devices: its axes, the networks of an ensemble and their batches.
 
-On the devices, the parameters and the optimizer state of a run have the ensemble axis
-first, of length 1 for a single seed, whose checkpoints and result files do not have it.
+On the devices and in checkpoints, the parameters and the optimizer state of a run have
+the ensemble axis first, of length 1 for a single seed, whose result files and exports
+do not have it.
 """
 
 import math
@@ -156,20 +157,6 @@ def split_ensemble(tree: Any) -> list[Any]:
     return [jax.tree.map(operator.itemgetter(i), tree) for i in range(size)]
 
 
-def squeeze(tree: Any) -> Any:
-    """Removes the ensemble axis of a single network; other trees keep it."""
-    return jax.tree.map(lambda leaf: leaf[0] if len(leaf) == 1 else leaf, tree)
-
-
 def abstract_ensemble(tree: Any, num_seeds: int) -> Any:
-    """Returns the shapes and types of checkpoints from those of one network."""
-    if num_seeds == 1:
-        return tree
+    """Returns the shapes and types of an ensemble from those of one network."""
     return jax.tree.map(lambda leaf: leaf.update(shape=(num_seeds, *leaf.shape)), tree)
-
-
-def put_ensemble(tree: Any, num_seeds: int, sharding: Sharding) -> Any:
-    """Copies NumPy arrays to devices, with the ensemble axis that `squeeze` removed."""
-    if num_seeds == 1:
-        tree = jax.tree.map(lambda leaf: leaf[None], tree)
-    return jax.tree.map(lambda leaf: device_put(leaf, sharding), tree)

@@ -17,7 +17,7 @@ from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config, TrainConfig
 from rnnmnist.config.tasks import Task, resolve
 from rnnmnist.errors import RunError, UserError, as_run_error
 from rnnmnist.models.cells import resolve_cell
-from rnnmnist.models.classifier import flatten_params
+from rnnmnist.models.classifier import Params, flatten_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoints import Header, newest_readable
 from rnnmnist.runs.logs import Metrics, completion
@@ -34,7 +34,6 @@ from rnnmnist.runtime.mesh import (
     device_put,
     make_mesh,
     over_seeds,
-    put_ensemble,
     replicated,
 )
 from rnnmnist.training.state import Program, TrainState, abstract_state, saved_arrays
@@ -209,15 +208,19 @@ def restore_state(
     rest = checkpoints.read_arrays(workdir, step, "state", expected["state"])
     trained = rest.get("trained_params")
     sharding = over_seeds(program.mesh)
-    put = functools.partial(put_ensemble, num_seeds=config.num_seeds, sharding=sharding)
-    flatten = jax.jit(_flatten_networks, out_shardings=sharding)
+    put = functools.partial(device_put, sharding=sharding)
+    flatten_on_devices = jax.jit(_flatten_networks, out_shardings=sharding)
+
+    def flatten(tree: Params) -> jax.Array:
+        return flatten_on_devices(jax.tree.map(put, tree))
+
     return TrainState(
         step=device_put(rest["step"], replicated(program.mesh)),
-        params=flatten(put(params if trained is None else trained)),
-        ema_params=None if trained is None else flatten(put(params)),
+        params=flatten(params if trained is None else trained),
+        ema_params=None if trained is None else flatten(params),
         opt_state=optax.tree.map_params(
             program.optimizer,
-            lambda tree: flatten(put(tree)),
+            flatten,
             rest["opt_state"],
             transform_non_params=put,
             is_leaf=lambda _: True,  # flattens each tree of parameters whole

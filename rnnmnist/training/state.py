@@ -21,7 +21,7 @@ from rnnmnist.models.classifier import (
     make_model,
     unflatten_params,
 )
-from rnnmnist.runtime.mesh import SEEDS, device_put, platform_of, replicated, squeeze
+from rnnmnist.runtime.mesh import SEEDS, device_put, platform_of, replicated
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.training.loss import Objective
 
@@ -155,12 +155,12 @@ def evaluated_trees(state: TrainState, *, model: SequenceClassifier) -> Params:
 def saved_arrays(state: TrainState, *, program: Program) -> dict[str, Any]:
     """Returns the items of a checkpoint: the evaluated parameters, and the rest.
 
-    They are replicated, for every process; a single network has no ensemble axis.
+    They have a leading ensemble axis, and are replicated, for every process.
     """
     trees = functools.partial(to_trees, model=program.model)
     opt_state = optax.tree.map_params(program.optimizer, trees, state.opt_state)
-    rest = {"opt_state": squeeze(opt_state), "step": state.step}
+    rest = {"opt_state": opt_state, "step": state.step}
     if state.ema_params is not None:
-        rest["trained_params"] = squeeze(trees(state.params))
-    items = {"params": squeeze(trees(state.evaluated_params)), "state": rest}
+        rest["trained_params"] = trees(state.params)
+    items = {"params": trees(state.evaluated_params), "state": rest}
     return jax.lax.with_sharding_constraint(items, replicated(program.mesh))

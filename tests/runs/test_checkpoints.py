@@ -6,10 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import convert_checkpoints
 import jax
 import jax.numpy as jnp
 import make_reference
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from support import (
     TASK,
@@ -37,6 +39,7 @@ from rnnmnist.runs.checkpoints import (
 )
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import list_steps
+from rnnmnist.runtime.mesh import abstract_ensemble
 from rnnmnist.training.resume import check_settings, restore_state
 from rnnmnist.training.state import (
     Program,
@@ -57,7 +60,7 @@ CONFIG = Config().replace(
         "train.num_steps": 30,
     }
 )
-LIKE = abstract_params(model_of(CONFIG.model))
+LIKE = abstract_ensemble(abstract_params(model_of(CONFIG.model)), num_seeds=1)
 
 
 @pytest.fixture(scope="module")
@@ -274,9 +277,9 @@ def test_an_unknown_step_is_refused_with_the_existing_ones(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model.hidden_size": 17}, r"cell/hf/bias in params is float32 \(16,\)"),
+        ({"model.hidden_size": 17}, r"cell/hf/bias in params is float32 \(1, 16\)"),
         ({"model.cell": "gru"}, "cell/hn/bias in params is missing"),
-        ({"num_seeds": 3}, r"cell/hf/bias in params is .* \(16,\), not .* \(3, 16\)"),
+        ({"num_seeds": 3}, r"cell/hf/bias in params is .* \(1, 16\), not .* \(3, 16\)"),
         ({"train.ema_decay": 0.9}, "trained_params/cell/hf/bias in state is missing"),
     ],
 )
@@ -336,15 +339,35 @@ def test_a_checkpoint_of_another_version_is_refused(
             read(workdir, 2)
 
 
-def test_a_checkpoint_from_before_the_checksums_is_of_another_version(
+def test_a_checkpoint_from_before_the_checksums_is_refused_and_converted(
     two_steps: Path, tmp_path: Path
 ) -> None:
-    workdir = shutil.copytree(two_steps, tmp_path / "run")
-    path = workdir / "2" / "header" / "metadata"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3}))
-    (workdir / "2" / "SHA256SUMS").unlink()
+    header = checkpoints.read_header(two_steps, 2)
+    content = json.loads((two_steps / "2" / "header" / "metadata").read_text())
+    content |= {"format": 3, "arrays": {}, "sha256": ""}
+    del content["step"]
+    expected = {
+        item: checkpoints.read_arrays(two_steps, 2, item)
+        for item in ("params", "state")
+    }
+    without_axis = jax.tree.map(lambda leaf: leaf[0] if leaf.ndim else leaf, expected)
+    items = {k: ocp.args.StandardSave(tree) for k, tree in without_axis.items()}
+    workdir = tmp_path / "run"
+    with ocp.CheckpointManager(workdir) as manager:
+        items |= {"header": ocp.args.JsonSave(content)}
+        manager.save(2, args=ocp.args.Composite(**items))
     with pytest.raises(UserError, match=r"of another version .* format is 3, not 4"):
         checkpoints.read_header(workdir, 2)
+
+    convert_checkpoints.convert(workdir / "2")
+    assert checkpoints.find_fault(workdir, 2) is None
+    assert checkpoints.read_header(workdir, 2) == header
+    for item, tree in expected.items():
+        found = checkpoints.read_arrays(workdir, 2, item)
+        assert array_checksums(found) == array_checksums(tree)
+    before = file_times(tmp_path)
+    convert_checkpoints.convert(workdir / "2")
+    assert file_times(tmp_path) == before
 
 
 @pytest.mark.parametrize(
