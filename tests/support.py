@@ -143,6 +143,11 @@ def random_params(model: SequenceClassifier) -> Params:
     return params
 
 
+def as_ensemble(params: Params) -> Params:
+    """Adds the ensemble axis, which checkpoints have, to the parameters of a network."""
+    return jax.tree.map(lambda leaf: leaf[None], params)
+
+
 def array_checksums(tree: Any) -> dict[str, str]:
     """Returns the SHA-256 of the type, shape and values of each array, by its path."""
     checksums = {}

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from support import (
+    as_ensemble,
     called,
     model_of,
     random_params,
@@ -39,7 +40,7 @@ def overflowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["head"]["kernel"][:] = 3e38
     workdir = tmp_path_factory.mktemp("overflowing") / "run"
     with Checkpoints(workdir, config, task) as checkpoints:
-        checkpoints.save(3, {"params": params}, None)
+        checkpoints.save(3, {"params": as_ensemble(params)}, None)
     return workdir
 
 

@@ -15,6 +15,7 @@ import pytest
 from support import (
     REPOSITORY,
     Command,
+    as_ensemble,
     called,
     model_of,
     output_of,
@@ -215,7 +216,7 @@ def save_run(workdir: Path, cell: str, source: Path) -> None:
     own = dataclasses.replace(model, cell=cell, cell_sha256=sha256)
     metrics = Metrics.create(3, "validation", 500, [0], [1.0], [250])
     with Checkpoints(workdir, Config(data=data, model=own), task) as checkpoints:
-        checkpoints.save(3, {"params": params}, metrics)
+        checkpoints.save(3, {"params": as_ensemble(params)}, metrics)
 
 
 READERS = {

@@ -8,7 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from support import TASK, mesh_of, model_of, random_examples, random_params
+from support import (
+    TASK,
+    as_ensemble,
+    mesh_of,
+    model_of,
+    random_examples,
+    random_params,
+)
 
 from rnnmnist import Predictor
 from rnnmnist.config.schema import Config, ModelConfig, TrainConfig
@@ -85,7 +92,7 @@ def test_the_trainer_evaluates_the_checkpoint_that_validation_selected_once(
     tmp_path: Path,
 ) -> None:
     config = Config(model=ModelConfig(hidden_size=4))
-    params = random_params(model_of(config.model))
+    params = as_ensemble(random_params(model_of(config.model)))
     with Checkpoints(tmp_path, config, TASK) as checkpoints:
         for step, correct in ((1, 450), (2, 100)):
             metrics = Metrics.create(step, "validation", 500, [0], [1.0], [correct])
