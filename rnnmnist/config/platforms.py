@@ -18,6 +18,9 @@ class Execution(NamedTuple):
     # Of linear recurrences: time steps per block of which the backward pass keeps the
     # first state; None: no blocks.
     remat_steps: int | None
+    # Whether loops over time end with the longest sequence of a batch, if lengths are
+    # given. Such a program has no derivative.
+    skip_padding: bool = False
 
     @classmethod
     def create(cls, config: Config, platform: str) -> "Execution":

@@ -147,6 +147,16 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.stored if self.indices is None else self.indices)
 
+    @property
+    def are_sequences(self) -> bool:
+        """Whether these are sequences [n, time, features], not images."""
+        return self.normalization is not None or self.stored.dtype != np.uint8
+
+    @property
+    def time_steps(self) -> int:
+        """The stored time steps of sequences."""
+        return self.stored.shape[1]
+
     def raw(self, positions: int | slice | np.ndarray) -> np.ndarray:
         """Returns some examples as they are stored, with their padding."""
         index = positions if self.indices is None else self.indices[positions]

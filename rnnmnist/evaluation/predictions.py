@@ -11,13 +11,21 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from rnnmnist.data.examples import Inputs, View, padding
+from rnnmnist.data.examples import Examples, Inputs, View, padding
 from rnnmnist.errors import RunError
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runtime.jax_defaults import jax_defaults
-from rnnmnist.runtime.mesh import BATCH, SEEDS, device_put, map_ensemble, replicated
+from rnnmnist.runtime.mesh import (
+    BATCH,
+    SEEDS,
+    device_put,
+    map_ensemble,
+    platform_of,
+    replicated,
+)
 
-GROUP_BYTES = 1 << 28  # examples that are on the devices at a time
+GROUP_BYTES = 1 << 28  # examples of a split that are on the devices at a time
+SHORTEST_PADDED = 64  # time steps
 
 
 class NonFiniteLogitsError(RunError):
@@ -52,16 +60,30 @@ def predict_logits(
     devices in groups of batches, each of which is sharded over the mesh's axis `batch`.
     Counts do not depend on the size of a device's batch, the loss only by rounding.
 
+    A program is compiled for each shape of a group, which takes seconds. A split has
+    one of its own, which each validation repeats. Other inputs, whose number and length
+    can differ in each call, are padded so that few programs serve all calls:
+    `choose_batch_size` and `choose_time_steps` say to which shapes.
+
     Raises:
         NonFiniteLogitsError: if logits are not finite, with the first such example.
     """
     shards = mesh.shape[BATCH]
-    per_shard = -(-len(inputs) // shards)  # rounded up, so that few programs serve all
+    per_shard = -(-len(inputs) // shards)
     most = model.execution.eval_batch_size
-    size = min(most, 1 << (per_shard - 1).bit_length()) * shards
-    batches = -(-len(inputs) // size)
-    groups = -(-batches * size * inputs.take(np.arange(1)).nbytes // GROUP_BYTES)
-    count = -(-batches // groups)  # the batches in a group
+    padded_time = None  # sequences are not padded further
+    if isinstance(inputs, Examples):
+        size = min(most, 1 << (per_shard - 1).bit_length()) * shards
+        batches = -(-len(inputs) // size)
+        example_bytes = inputs.take(np.arange(1)).nbytes
+        groups = -(-batches * size * example_bytes // GROUP_BYTES)
+        count = -(-batches // groups)  # the batches in a group
+    else:
+        size = choose_batch_size(per_shard, most) * shards
+        count = 1
+        if inputs.are_sequences:
+            padded_time = choose_time_steps(inputs.time_steps, model.input_shape[0])
+            model = skip_padding(model, platform_of(mesh))
 
     def to_batches(array: np.ndarray) -> jax.Array:
         # Repeats the examples up to the end of the last batch.
@@ -71,10 +93,13 @@ def predict_logits(
     by_group = []
     for start in range(0, len(inputs), count * size):
         part = slice(start, start + count * size)
-        lengths = None if inputs.lengths is None else to_batches(inputs.lengths[part])
+        values = inputs.take(part)
+        lengths = None if inputs.lengths is None else inputs.lengths[part]
+        if padded_time is not None:
+            values, lengths = pad_time(values, lengths, padded_time)
         logits = predict_batches(
             params,
-            (to_batches(inputs.take(part)), lengths),
+            (to_batches(values), None if lengths is None else to_batches(lengths)),
             model=model,
             view=view,
             mesh=mesh,
@@ -83,6 +108,8 @@ def predict_logits(
         by_group.append(jax.device_get(logits))
     whole = np.concatenate(by_group, axis=1)
     logits = whole.reshape(len(whole), -1, *whole.shape[3:])[:, : len(inputs)]
+    if every_step and padded_time is not None:
+        logits = logits[:, :, : inputs.time_steps]
     is_finite = np.isfinite(logits).all(axis=-1)
     if every_step:
         if inputs.lengths is not None:
@@ -101,6 +128,52 @@ def refuse_non_finite(is_finite: np.ndarray, name: Callable[[int], str]) -> None
     if not is_finite.all():
         position, network = np.argwhere(~is_finite.T)[0].tolist()
         raise NonFiniteLogitsError(name(position), network)
+
+
+def choose_batch_size(count: int, most: int) -> int:
+    """Returns the number of examples in a batch of a device that classifies `count`.
+
+    It is 1, an eighth or a half of `most`, so that three programs serve all counts. A
+    larger count has several batches. On a CPU, a batch takes at most about 1.5 times as
+    long as one of the exact size.
+    """
+    sizes = (1, max(1, most // 8), max(1, most // 2))
+    return next((size for size in sizes if count <= size), sizes[-1])
+
+
+def choose_time_steps(longest: int, trained: int) -> int:
+    """Returns to how many time steps sequences are padded, of which `longest` has most.
+
+    They are 64, 256, 1,024 and so on, so that few programs serve all lengths; or those
+    of the longest sequence of the training, `trained`, if these are fewer and suffice.
+    """
+    padded = SHORTEST_PADDED
+    while padded < longest:
+        padded *= 4
+    return min(padded, trained) if longest <= trained else padded
+
+
+def pad_time(
+    values: np.ndarray, lengths: np.ndarray | None, time_steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pads sequences [n, time, features] with zeros; returns also their lengths."""
+    count, stored_time, features = values.shape
+    padded = np.zeros((count, time_steps, features), values.dtype)
+    padded[:, :stored_time] = values
+    if lengths is None:
+        lengths = np.full(count, stored_time, np.int32)
+    return padded, lengths
+
+
+@functools.cache
+def skip_padding(model: SequenceClassifier, platform: str) -> SequenceClassifier:
+    """Returns the model whose loops over time end with a batch's longest sequence.
+
+    So padding takes little time. This is for a CPU: on accelerators, loops over a fixed
+    number of time steps are unrolled, and are faster.
+    """
+    execution = model.execution._replace(skip_padding=platform == "cpu")
+    return model.clone(execution=execution)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "view", "mesh", "every_step"))

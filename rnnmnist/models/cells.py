@@ -94,6 +94,7 @@ def _make_direction(
             num_layers=config.layers,
             block_size=execution.remat_steps,
             precision=execution.precision,
+            skip_padding=execution.skip_padding,
             name=f"{prefix}layers",
         )
     else:
@@ -109,7 +110,8 @@ def _make_direction(
             cell(features=config.hidden_size, **init, name=f"{prefix}cell"),
             unroll=execution.unroll,
             precision=execution.precision,
+            skip_padding=execution.skip_padding,
         )
     if config.pooling == "mean":
-        recurrence = MeanPooling(recurrence, config.hidden_size)
+        recurrence = MeanPooling(recurrence, config.hidden_size, execution.skip_padding)
     return recurrence

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from rnnmnist.models.recurrences import ScannedCell, last_of
+from rnnmnist.models.recurrences import ScannedCell, last_of, scan_to_longest
 from rnnmnist.runtime.random_streams import make_key
 
 GATES = "ifgo"  # input, forget, candidate, output: Flax's order
@@ -33,12 +33,17 @@ class LSTM(ScannedCell):
         _, batch, features = inputs.shape
         kernels = self.cell.kernels(features)
 
-        def step(_: Any, carry: Carry, inputs: jax.Array) -> Any:
+        def step(carry: Carry, inputs: jax.Array) -> Any:
             carry = lstm_step(self.precision, kernels, carry, inputs)
             return carry, carry.h if keep_all else None
 
         zeros = jnp.zeros((self.cell.features, batch), inputs.dtype)
-        carry, hidden = self.scan(step, Carry(zeros, zeros), inputs.mT)
+        carry = Carry(zeros, zeros)
+        if self.skip_padding and lengths is not None:
+            return scan_to_longest(
+                step, carry, inputs.mT, lengths[None], every_step=every_step
+            ).mT
+        carry, hidden = self.scan(lambda _, *now: step(*now), carry, inputs.mT)
         if not keep_all:
             return carry.h.T
         return hidden.mT if every_step else last_of(hidden.mT, lengths)

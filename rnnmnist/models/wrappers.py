@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.recurrent import flip_sequences
 
-from rnnmnist.models.recurrences import last_of
+from rnnmnist.models.recurrences import last_of, scan_to_longest
 
 
 class Windows(nn.Module):
@@ -71,16 +71,27 @@ class MeanPooling(nn.Module):
 
     recurrence: nn.Module
     hidden_size: int  # of the recurrence
+    skip_padding: bool = False  # as of the recurrence
 
     def __call__(
         self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
     ) -> jax.Array:
         """Runs the recurrence over inputs [time, batch, features]."""
-        hidden = self.recurrence(inputs, None, every_step=True)
-        if not every_step and lengths is None:
+        hidden = self.recurrence(inputs, lengths, every_step=True)
+        if lengths is None and not every_step:
             return hidden.mean(axis=0)
-        times = jnp.arange(1, hidden.shape[0] + 1, dtype=hidden.dtype)
-        means = hidden.cumsum(axis=0) / times[:, None, None]
+        times = jnp.arange(1, hidden.shape[0] + 1, dtype=hidden.dtype)[:, None, None]
+        if lengths is not None and self.skip_padding:
+
+            def add(total: jax.Array, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+                total += hidden
+                return total, total
+
+            total = jnp.zeros_like(hidden[0])
+            ends = lengths[:, None]
+            totals = scan_to_longest(add, total, hidden, ends, every_step=every_step)
+            return totals / (times if every_step else ends.astype(hidden.dtype))
+        means = hidden.cumsum(axis=0) / times
         return means if every_step else last_of(means, lengths)
 
     def start(self, batch: int, features: int) -> Any:

@@ -1,21 +1,35 @@
 """Logits for any batch size, padding and mesh; decision times."""
 
 import functools
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import jax
 import numpy as np
 import pytest
-from support import ROWS, inputs_of, mesh_of, model_of, random_examples, random_params
+from support import (
+    ROWS,
+    inputs_of,
+    mesh_of,
+    model_of,
+    random_examples,
+    random_params,
+    save_network,
+    task_of,
+)
 
-from rnnmnist.config.schema import ModelConfig
-from rnnmnist.data.examples import Inputs, Normalization
+from rnnmnist import Predictor
+from rnnmnist.config.schema import Config, DataConfig, ModelConfig
+from rnnmnist.data.examples import Examples, Inputs, Normalization
+from rnnmnist.data.image_sets import image_task
 from rnnmnist.evaluation import predictions
 from rnnmnist.evaluation.predictions import (
     NonFiniteLogitsError,
     decision_times,
     predict_logits,
+    softmax,
 )
 from rnnmnist.models.classifier import Params
 from rnnmnist.runtime.mesh import split_ensemble
@@ -23,7 +37,8 @@ from rnnmnist.runtime.mesh import split_ensemble
 MODEL = model_of(ModelConfig(hidden_size=8))
 NETWORK = random_params(MODEL)
 PARAMS = jax.tree.map(lambda leaf: leaf[None], NETWORK)
-IMAGES = random_examples(1003).stored
+SPLIT = random_examples(1003)
+IMAGES = SPLIT.stored
 assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 CASES = [  # images, batch per device, devices
     (1, 64, 8),  # most devices have only padding
@@ -31,6 +46,22 @@ CASES = [  # images, batch per device, devices
     (128, 64, 2),
     (1003, 5000, 1),
 ]
+SEQUENCES: dict[str, dict[str, Any]] = {  # networks that read sequences
+    "lstm": {},
+    "gru": {"differences": True, "window": 5, "stride": 3, "pooling": "mean"},
+    "rnn": {"bidirectional": True, "pooling": "mean", "window": 4},
+    "lru": {"pooling": "mean"},
+    "lru in both directions": {"cell": "lru", "bidirectional": True, "window": 8},
+}
+compiled: list[float] = []  # the seconds of each program
+
+
+def listen(event: str, duration_secs: float, **_: Any) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        compiled.append(duration_secs)
+
+
+jax.monitoring.register_event_duration_secs_listener(listen)
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +86,13 @@ def logits_of(
 
 
 @pytest.mark.parametrize(("count", "batch", "devices"), CASES)
+@pytest.mark.parametrize("is_split", [True, False])
 def test_batch_padding_and_devices_change_no_result(
-    count: int, batch: int, devices: int, logits: np.ndarray
+    is_split: bool, count: int, batch: int, devices: int, logits: np.ndarray
 ) -> None:
     inputs = Inputs(IMAGES[:count])
+    if is_split:
+        inputs = Examples(inputs.stored, labels=SPLIT.labels[:count])
     (found,) = logits_of(inputs, devices=devices, eval_batch_size=batch)
     assert_close(found, logits[:count])
 
@@ -69,7 +103,8 @@ def test_a_large_split_is_copied_in_groups(
     spy = mock.Mock(wraps=predictions.predict_batches)
     monkeypatch.setattr(predictions, "predict_batches", spy)
     monkeypatch.setattr(predictions, "GROUP_BYTES", 4 * 7 * 28 * 28)
-    (found,) = logits_of(Inputs(IMAGES[:60]), eval_batch_size=7)
+    split = Examples(IMAGES[:60], labels=SPLIT.labels[:60])
+    (found,) = logits_of(split, eval_batch_size=7)
     assert_close(found, logits[:60])
     shapes = [call.args[1][0].shape[:2] for call in spy.call_args_list]
     assert shapes == [(3, 7)] * 3  # not 4, 4 and 1 batch
@@ -136,3 +171,80 @@ def test_the_evaluation_of_sequences_reads_their_steps_only() -> None:
     assert_close(last, expected[np.arange(37), lengths - 1])
     normalized = logits_of(inputs.normalized(), **shards)
     np.testing.assert_array_equal(normalized, last[None])
+    (of_split,) = logits_of(Examples(**vars(inputs), labels=lengths), **shards)
+    assert_close(of_split, last)
+
+
+def classify_random(
+    predictor: Predictor, draw: Callable[[int, int], Any], calls: int
+) -> int:
+    """Classifies in calls of random sizes; returns the number of compiled programs."""
+    generator = np.random.default_rng(0)
+    before = len(compiled)
+    for count, longest in generator.integers((1, 5), (301, 61), (calls, 2)).tolist():
+        assert len(predictor.classify(draw(count, longest))) == count
+    return len(compiled) - before
+
+
+@pytest.mark.parametrize("cell", ["lstm", "lru"])
+def test_three_programs_serve_calls_with_any_sequences(
+    cell: str, tmp_path: Path
+) -> None:
+    """Any number of them, whose longest is shorter than the longest of the training."""
+    model = ModelConfig(cell=cell, hidden_size=8)
+    config = Config(data=DataConfig(name="files"), model=model)
+    workdir = save_network(tmp_path / "run", config, task_of(60, 6, 3))
+    generator = np.random.default_rng(1)
+
+    def of_one_length(count: int, longest: int) -> np.ndarray:
+        return generator.normal(size=(count, longest, 6))
+
+    def of_unequal_lengths(count: int, longest: int) -> list[np.ndarray]:
+        lengths = generator.integers(5, longest + 1, count)
+        return [generator.normal(size=(length, 6)) for length in lengths]
+
+    predictor = Predictor(workdir)
+    programs = classify_random(predictor, of_one_length, 40)
+    programs += classify_random(predictor, of_unequal_lengths, 40)
+    assert programs <= 3
+
+
+def test_three_programs_serve_calls_with_any_images(tmp_path: Path) -> None:
+    config = Config(model=ModelConfig(hidden_size=8))
+    workdir = save_network(tmp_path / "run", config, image_task(config.data))
+    images = random_examples(300).stored
+    assert classify_random(Predictor(workdir), lambda n, _: images[:n], 40) <= 3
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_a_sequence_has_the_same_probabilities_alone_and_among_others(
+    name: str,
+) -> None:
+    """Also if it is longer than those of the training, and as in a split."""
+    settings = {"cell": name} | SEQUENCES[name]
+    model = model_of(ModelConfig(**settings, hidden_size=8), task_of(12, 2, 3))
+    params = jax.tree.map(lambda leaf: leaf[None], random_params(model))
+    lengths = np.arange(1, 41, dtype=np.int32)
+    stored = np.random.default_rng(0).normal(size=(40, 40, 2)).astype(np.float32)
+    stored[np.arange(40) >= lengths[:, None]] = 0
+    predict = functools.partial(predict_logits, model, params)
+    predict = functools.partial(predict, view=ROWS, mesh=mesh_of(1))
+    expected = softmax(predict(Examples(stored, lengths, labels=lengths)))
+    found = softmax(predict(Inputs(stored, lengths)))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    for index in range(0, 40, 5):
+        one = stored[[index], : lengths[index]]  # with another padding, or with none
+        np.testing.assert_allclose(
+            softmax(predict(Inputs(one)))[:, 0], expected[:, index], rtol=0, atol=1e-6
+        )
+    assert expected.std(axis=1).min() > 1e-3
+    if not settings.get("bidirectional"):
+        is_read = stored[..., 0] != 0
+        of_split, shared = (
+            softmax(predict(inputs, every_step=True))[0][is_read]
+            for inputs in (
+                Examples(stored, lengths, labels=lengths),
+                Inputs(stored, lengths),
+            )
+        )
+        np.testing.assert_allclose(shared, of_split, rtol=0, atol=1e-6)
