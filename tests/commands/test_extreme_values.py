@@ -38,7 +38,6 @@ def overflowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = jax.tree.map(np.zeros_like, random_params(model_of(model, task)))
     params["cell"]["i"]["kernel"][:] = 1
     params["head"]["kernel"][:] = 3e38
-    params = jax.tree.map(lambda leaf: leaf[None], params)  # an ensemble of one
     workdir = tmp_path_factory.mktemp("overflowing") / "run"
     with Checkpoints(workdir, config, task) as checkpoints:
         checkpoints.save(3, {"params": as_ensemble(params)}, None)
