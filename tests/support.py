@@ -144,7 +144,7 @@ def random_params(model: SequenceClassifier) -> Params:
 
 
 def as_ensemble(params: Params) -> Params:
-    """Adds the ensemble axis, which checkpoints have, to the parameters of a network."""
+    """Adds the ensemble axis that checkpoints have to the parameters of a network."""
     return jax.tree.map(lambda leaf: leaf[None], params)
 
 
