@@ -5,7 +5,6 @@ This module does not import jax, so that `--help` and errors in flags are immedi
 
 import argparse
 import gc
-import inspect
 import logging
 import os
 import sys
@@ -164,13 +163,6 @@ class _Formatter(logging.Formatter):
         return f"{line}: {errors.first_line(error)}" if error else line
 
 
-def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    # After orbax has failed to read an array, its other reads and their callbacks fail.
-    is_closed = str(unraisable.exc_value) == "Event loop is closed"
-    if not (is_closed or inspect.iscoroutine(unraisable.object)):
-        sys.__unraisablehook__(unraisable)
-
-
 def _configure_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
@@ -183,7 +175,6 @@ def _configure_logging() -> None:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     warnings.filterwarnings("ignore", CACHE_WARNING)
-    sys.unraisablehook = _show_unraisable
 
 
 def as_line(error: Exception | str) -> str:
