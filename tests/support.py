@@ -187,8 +187,11 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logging.getLogger("rnnmnist").addHandler(handler)
     try:
-        with contextlib.redirect_stdout(output):
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             module.main(argv)
+    except SystemExit as ended:  # of `predict`, after lines about files
+        assert isinstance(ended.code, int)
+        code = ended.code
     except (RunError, OSError) as error:
         found = as_run_error(error)
         if found is None:

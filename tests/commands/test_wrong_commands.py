@@ -17,7 +17,6 @@ import pytest
 import trainer
 from support import REPOSITORY, Once, file_times, refused, save_network
 
-from rnnmnist import predict
 from rnnmnist.data import datasets
 from rnnmnist.errors import RunError
 from rnnmnist.runs.checkpoints import read_header
@@ -100,7 +99,6 @@ WRONG_COMMANDS = [
     ("predict --workdir=numbered a.png", "numbered holds no checkpoint"),
     ("evaluate --workdir=dated --step=20240101120000", "choose best, latest or one of"),
     (f"{IMAGES} --config=default --config.data.manual_dir=absent", "data.manual_dir"),
-    ("main --config=default --workdir=reference", "holds parameters only"),
     (
         f"{IMAGES} --config=embedded --workdir=images --config.model.hidden_size=64",
         "model.hidden_size=64 (checkpoint: 48)",
@@ -120,17 +118,18 @@ WRONG_COMMANDS = [
         "evaluate --workdir=run --config.data.path=named.npz",
         "has the features y, and the network was trained on x",
     ),
-    ("report --workdir=reference --workdir=new", "new does not exist"),
+    ("report --workdir=images --workdir=new", "new does not exist"),
     ("predict", "FILE: "),
     ("predict ''", "FILE: "),
     ("predict --jsn a.png", "--jsn: no such flag; did you mean '--json'?"),
     ("predict --workdir=new a.png", "new does not exist"),
     ("predict --workdir=run --step=7 a.png", "--step: "),
+    ("predict --workdir=run other_features.csv", "other_features.csv: has 2 features"),
+    ("predict --workdir=run late_gap.npz", "late_gap.npz: the value of sequence 1030"),
     ("page --output=page.txt", "'page.txt'"),
     ("page --output=new/page.html", "'new/page.html'"),
     ("page --output=page.html --wrokdir=a", "did you mean '--workdir'?"),
     ("page --output=page.html --workdir=new", "new does not exist"),
-    ("page --output=page.html --workdir=run", "trained on levels, not on digits"),
     ("export --format=onnx --output=new", "arguments are required: --workdir"),
     ("export --workdir=images --output=new", "arguments are required: --format"),
     ("export --workdir=images --format=onnx", "arguments are required: --output"),
@@ -140,12 +139,6 @@ WRONG_COMMANDS = [
     ("export --workdir=images --format=onnx --output=README.md", "README.md is a file"),
     ("doctor --requir=gpu", "--requir: no such flag; did you mean '--require'?"),
     ("doctor --require=xpu", "--require: invalid choice: 'xpu'"),
-]
-# Arguments of `predict`, which reads the other files, and the file that is wrong.
-WRONG_FILES = [
-    ("--workdir=run five.jpg", "five.jpg: is in no known format"),
-    ("--workdir=run other_features.csv", "other_features.csv: has 2 features"),
-    ("--workdir=run late_gap.npz", "late_gap.npz: the value of sequence 1030 at time"),
 ]
 # A wrong command, what its message advises, and the flags that follow the advice, of
 # which a repeated one replaces the earlier one; or the whole command.
@@ -271,8 +264,6 @@ def write_wrong_files(folder: Path, arrays: dict[str, Any]) -> None:
     shutil.copytree(folder / "run", folder / "dated")
     (folder / "dated" / "20240101120000").mkdir()
     (folder / "dated" / "20240101120000" / "note").touch()
-    shutil.copytree(REPOSITORY / "checkpoints/reference", folder / "reference")
-    shutil.copy(REPOSITORY / "docs/five.jpg", folder)
     np.savez(folder / "named.npz", **arrays | {"feature_names": np.array(["y"])})
     content = (folder / "levels.npz").read_bytes()
     (folder / "truncated.npz").write_bytes(content[: len(content) // 2])
@@ -306,24 +297,6 @@ def test_a_wrong_command_gets_one_line_and_writes_nothing(
     name, *argv = shlex.split(wrong.replace("DATA_DIR", str(data_dir)))
     assert message in refused(name, *argv)
     assert file_times(folder) == before
-
-
-@pytest.mark.parametrize(("wrong", "message"), WRONG_FILES)
-def test_predict_names_a_wrong_file(
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    wrong: str,
-    message: str,
-) -> None:
-    monkeypatch.chdir(folder)
-    before = file_times(folder)
-    with pytest.raises(SystemExit, match=r"^2$"):
-        predict.main(wrong.split())
-    assert file_times(folder) == before
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
-    assert message in line
 
 
 def test_a_workdir_in_use_is_refused_before_the_data_are_read(tmp_path: Path) -> None:

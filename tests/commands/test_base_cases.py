@@ -1,0 +1,462 @@
+"""Base cases: the simplest use of each command and function on a run of each kind.
+
+`TABLE` says what becomes of it: it is done, or it is refused in one line that contains
+the word in the table, which is a setting, an argument or a file. If it is refused, a
+command exits with 2 (`rnnmnist.doctor` with 1), and the workdir is unchanged.
+
+All runs but the shipped model are on the same sequences, and share compiled programs.
+Tests use copies of runs, which are runs in another place.
+"""
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+from support import REPOSITORY, Once, called, file_times
+
+import rnnmnist
+from rnnmnist.data import image_sets
+from rnnmnist.errors import UserError
+from rnnmnist.exporting import formats
+from rnnmnist.main import parse
+from rnnmnist.runs.workdir import list_steps
+
+# Uses by row, runs by column; a use with - has nothing to do with the run. The data of
+# the shipped model are not here. Those of the moved run are, but in another place.
+TABLE = """
+                shipped          finished  training  killed    seeds     moved
+main            workdir          done      workdir   done      done      levels.npz
+config_file     workdir          done      workdir   done      done      levels.npz
+evaluate        data.manual_dir  done      done      done      done      data.path
+predict_image   done             five.jpg  five.jpg  five.jpg  five.jpg  five.jpg
+predict_file    levels.npz       done      done      done      done      done
+predict_json    done             done      done      done      done      done
+predict_stream  done             done      done      done      done      done
+report          data.manual_dir  done      done      done      done      data.path
+page            done             workdir   workdir   workdir   workdir   workdir
+export          data.manual_dir  done      done      done      done      data.path
+doctor          data.manual_dir  done      workdir   done      done      levels.npz
+fit             workdir          done      workdir   done      done      done
+predict         done             workdir   workdir   workdir   workdir   workdir
+classify        done             done      done      done      done      done
+step            done             done      done      done      done      done
+occlusion       done             done      done      done      done      done
+classifier      workdir          workdir   workdir   workdir   workdir   workdir
+new_classifier  -                done      -         -         -         -
+read_sequences  -                done      done      done      done      done
+"""
+# The finished runs, by the form of their sequences: arguments of `fit`, or files.
+FORMATS = ("arrays", "list", "frame", "npz", "csv", "ts", "parquet", "folder")
+FILES = FORMATS[3:]
+SLOW = FORMATS[2:]
+# The shipped model, if its data are here; `test_originals.py` evaluates it.
+WITH_DATA = {"main": "workdir", "config_file": "workdir", "doctor": "workdir"}
+WITH_DATA |= {"report": "done", "export": "done"}
+
+FIRST, STEPS = 2, 4  # the steps of the first and of the last checkpoint
+SETTINGS = {
+    "model.hidden_size": 4,
+    "train.batch_size": 5,
+    "train.num_steps": STEPS,
+    "train.log_every_steps": FIRST,
+    "train.eval_every_steps": FIRST,
+    "execution.num_devices": 1,
+}
+FIT: dict[str, Any] = {
+    name.rpartition(".")[2]: value for name, value in SETTINGS.items()
+}
+COUNT, TIME_STEPS = 30, 5
+LABELS = np.array(["low", "high"])[np.arange(COUNT) % 2]
+INPUTS = np.random.default_rng(0).normal(size=(COUNT, TIME_STEPS, 1))
+FRAME = pd.DataFrame(
+    {
+        "sequence": np.arange(COUNT).repeat(TIME_STEPS),
+        "time": np.tile(np.arange(TIME_STEPS), COUNT),
+        "x": INPUTS.ravel(),
+        "label": LABELS.repeat(TIME_STEPS),
+    }
+)
+DIGIT = REPOSITORY / "docs/five.jpg"
+# A program that trains up to the first checkpoint, and then waits.
+TRAINER = """
+import json, sys
+import rnnmnist
+
+def wait(metrics):
+    print(metrics.step, flush=True)
+    sys.stdin.read()
+
+workdir, inputs, labels, settings = json.loads(sys.argv[1])
+settings |= {"callback": wait, "verbose": False}
+rnnmnist.fit(inputs, labels, workdir=workdir, **settings)
+"""
+
+
+class Run(NamedTuple):
+    """A run that a test may change, and how it is used."""
+
+    workdir: Path
+    given: tuple[Any, ...]  # arguments of `fit`: a table, or inputs and labels
+    path: Path  # a file or a folder of its sequences; of the shipped model, of others
+    folder: Path  # for what a test writes
+    training: list[str]  # the flags of `rnnmnist.main` but the workdir
+    places: Sequence[str] = ()  # the flags of the other commands: where the data are
+    num_seeds: int = 1
+    is_shipped: bool = False
+
+    @property
+    def step(self) -> int:
+        """The step of its last checkpoint."""
+        return list_steps(self.workdir)[-1]
+
+    @property
+    def named(self) -> list[str]:
+        """The flag of commands for which the shipped model is the default."""
+        return [] if self.is_shipped else [f"--workdir={self.workdir}"]
+
+    @property
+    def examples(self) -> int:
+        """The size of the evaluated split: of the sequences, one of each class."""
+        return 10_000 if self.is_shipped else 2
+
+    @property
+    def sequence(self) -> np.ndarray:
+        """The first one of the given sequences, real [time, features]."""
+        if self.is_shipped:
+            return self.given[0][0] / 255
+        return rnnmnist.read_sequences(self.path)[0][0]
+
+
+def output(name: str, *arguments: object) -> str:
+    """Returns what a command printed, which did not warn.
+
+    If the command was refused, the line that it printed is raised.
+    """
+    finished = called(name, *arguments)
+    if finished.returncode == 0:
+        assert finished.stderr == ""
+        return finished.stdout
+    assert finished.returncode == (1 if name == "doctor" else 2), finished.stderr
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("error: ")
+    raise UserError(line)
+
+
+def main(run: Run) -> None:
+    before = run.step
+    printed = output("main", f"--workdir={run.workdir}", *run.training)
+    resumed = f"resuming from step {before}\n"
+    assert (resumed if before < STEPS else f"complete at step {STEPS}\n") in printed
+    assert run.step == STEPS
+
+
+def config_file(run: Run) -> None:
+    """The same with a file of the user's own, which defines a `Config`."""
+    config = parse(run.training).config
+    path = run.folder / "own.py"
+    path.write_text(f"from rnnmnist import *\ndef get_config(): return {config!r}\n")
+    main(run._replace(training=[f"--config={path}"]))
+
+
+def evaluate(run: Run) -> None:
+    printed = output("evaluate", f"--workdir={run.workdir}", *run.places)
+    assert f" at step {run.step}: " in printed
+    result = json.loads(Path(printed.splitlines()[-1]).read_text())
+    assert result["examples"] == run.examples
+    members = result.get("members", [result])
+    assert len(members) == run.num_seeds
+
+
+def predict_image(run: Run) -> None:
+    printed = output("predict", *run.named, DIGIT)
+    assert printed.startswith(f"{DIGIT}: 5, ")
+
+
+def predict_file(run: Run) -> None:
+    lines = output("predict", *run.named, run.path).splitlines()
+    assert len(lines) == COUNT
+    for line in lines:
+        assert re.fullmatch(r".+, sequence .+: (low|high), \d+\.\d\d %", line)
+
+
+def predict_json(run: Run) -> None:
+    file = DIGIT if run.is_shipped else run.path
+    lines = output("predict", *run.named, "--json", file).splitlines()
+    assert len(lines) == (1 if run.is_shipped else COUNT)
+    for result in map(json.loads, lines):
+        assert result["file"] == str(file)
+        assert 0 < result["probability"] < 1
+
+
+def predict_stream(run: Run) -> None:
+    rows = [",".join(map(str, values)) for values in run.sequence.tolist()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdin", io.StringIO("\n".join(rows)))
+        lines = output("predict", *run.named, "--stream").splitlines()
+    times = [json.loads(line)["step"] for line in lines]
+    assert times == list(range(1, len(rows) + 1))
+
+
+def report(run: Run) -> None:
+    printed = output("report", f"--workdir={run.workdir}", *run.places)
+    path = Path(printed.splitlines()[-1])
+    assert path == run.workdir / "report/index.html"
+    accuracy, *_ = re.findall(r"\d+\.\d\d %", printed)
+    assert accuracy in path.read_text().replace("\N{NO-BREAK SPACE}", " ")
+
+
+def page(run: Run) -> None:
+    path = run.folder / "draw.html"
+    assert str(path) in output("page", f"--output={path}", *run.named)
+    assert "</html>" in path.read_text()
+
+
+def export(run: Run) -> None:
+    flags = f"--workdir={run.workdir}", f"--output={run.folder}", "--format=all"
+    output("export", *flags, *run.places)
+    for name in formats.FORMATS:
+        certificate = json.loads((run.folder / name / "certificate.json").read_text())
+        assert certificate["examples"] == run.examples
+        assert certificate["differing"] == 0
+
+
+def doctor(run: Run) -> None:
+    alone = "--num_processes=1"
+    printed = output("doctor", f"--workdir={run.workdir}", alone, *run.training)
+    assert "verdict" in printed
+
+
+def fit(run: Run) -> None:
+    settings = FIT | {"num_seeds": run.num_seeds, "verbose": False}
+    assert rnnmnist.fit(*run.given, workdir=run.workdir, **settings) == run.workdir
+    assert run.step == STEPS
+
+
+def predict(run: Run) -> None:
+    assert rnnmnist.Predictor(run.workdir).predict(DIGIT).digit == 5
+
+
+def classify(run: Run) -> None:
+    predictor = rnnmnist.Predictor(run.workdir)
+    probabilities = predictor.classify(run.given[0])
+    count = len(run.given[0]) if run.is_shipped else COUNT
+    assert probabilities.shape == (count, len(predictor.task.classes))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def step(run: Run) -> None:
+    predictor = rnnmnist.Predictor(run.workdir)
+    state = predictor.start()
+    for values in run.sequence:
+        state, probabilities = predictor.step(state, values)
+    expected = predictor.classify(run.given[0])[0]
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+
+
+def occlusion(run: Run) -> None:
+    predictor = rnnmnist.Predictor(run.workdir)
+    falls = predictor.occlusion(run.given[0])
+    count = len(run.given[0]) if run.is_shipped else COUNT
+    assert falls.shape == (count, predictor.task.time_steps)
+    assert np.isfinite(falls).all()
+    assert falls.any()
+
+
+def classifier(run: Run) -> None:
+    """Its workdir is a new folder."""
+    rnnmnist.RNNClassifier(workdir=run.workdir).fit(INPUTS, LABELS)
+
+
+def new_classifier(run: Run) -> None:
+    inputs, labels, _, _ = rnnmnist.read_sequences(run.path)
+    assert labels is not None
+    new = rnnmnist.RNNClassifier(**FIT).fit(inputs, labels)
+    assert set(new.predict(inputs)) <= {"low", "high"}
+
+
+def read_sequences(run: Run) -> None:
+    inputs, labels, _, _ = rnnmnist.read_sequences(run.path)
+    assert len(inputs) == COUNT
+    assert inputs[2].shape == (TIME_STEPS, 1)
+    assert labels is not None
+    assert labels.tolist() == LABELS.tolist()
+
+
+USES: dict[str, Callable[[Run], None]] = {
+    use.__name__: use
+    for use in (
+        *(main, config_file, evaluate, report, page, export, doctor),
+        *(predict_image, predict_file, predict_json, predict_stream),
+        *(fit, predict, classify, step, occlusion),
+        *(classifier, new_classifier, read_sequences),
+    )
+}
+
+
+def cases() -> Iterator[Any]:
+    """Yields the parameters of the tests: a run, a use, and what becomes of it."""
+    columns, *rows = (line.split() for line in TABLE.strip().splitlines())
+    assert {name for name, *_ in rows} == USES.keys()
+    for index, column in enumerate(columns, 1):
+        for name in FORMATS if column == "finished" else (column,):
+            marks = [pytest.mark.slow] if name in SLOW else []
+            for row in rows:
+                if row[index] != "-":
+                    yield pytest.param(name, row[0], row[index], marks=marks)
+    for use, expected in WITH_DATA.items():
+        yield pytest.param("with_data", use, expected, marks=pytest.mark.slow)
+
+
+def in_memory(name: str) -> tuple[Any, ...]:
+    """Returns the sequences in a form that `fit` takes, by default in arrays."""
+    if name == "frame":
+        return (FRAME,)
+    if name == "list":
+        return [one[: 3 + index % 3] for index, one in enumerate(INPUTS)], LABELS
+    return INPUTS, LABELS
+
+
+def write(folder: Path, suffix: str) -> Path:
+    """Writes the sequences to a file with a suffix, or to a folder of arrays."""
+    path = folder / ("levels" if suffix == "folder" else f"levels.{suffix}")
+    match suffix:
+        case "npz":
+            np.savez(path, inputs=INPUTS, labels=LABELS)
+        case "csv":
+            FRAME.to_csv(path, index=False)
+        case "parquet":
+            FRAME.to_parquet(path)
+        case "ts":
+            lines = ["@classLabel true high low", "@data"]
+            for values, label in zip(INPUTS[..., 0].tolist(), LABELS, strict=True):
+                lines.append(f"{','.join(map(str, values))}:{label}")
+            path.write_text("\n".join(lines))
+        case "folder":
+            path.mkdir()
+            np.save(path / "inputs.npy", INPUTS)
+            np.save(path / "labels.npy", LABELS)
+    return path
+
+
+def training_flags(path: Path, num_seeds: int = 1) -> list[str]:
+    """Returns the flags of `rnnmnist.main` for a run on sequences."""
+    settings = SETTINGS | {"data.path": path, "num_seeds": num_seeds}
+    return ["--config=files", *(f"--config.{k}={v}" for k, v in settings.items())]
+
+
+@contextlib.contextmanager
+def in_training(workdir: Path, environment: dict[str, str]) -> Iterator[None]:
+    """Trains in a process, from the first checkpoint on, and kills it at the end."""
+    arguments = [str(workdir), INPUTS.tolist(), LABELS.tolist(), FIT]
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAINER, json.dumps(arguments)],
+        env=environment | {"PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"{FIRST}\n"
+            yield
+        finally:
+            process.kill()
+
+
+def train(folder: Path, name: str, environment: dict[str, str]) -> None:
+    """Trains the run with a name in a new folder."""
+    folder.mkdir()
+    workdir = folder / "run"
+    if name == "killed":
+        with in_training(workdir, environment):
+            pass
+    elif name in (*FILES, "moved"):
+        path = write(folder, "npz" if name == "moved" else name)
+        output("main", f"--workdir={workdir}", *training_flags(path))
+        if name == "moved":
+            path.rename(folder / "moved.npz")
+    else:
+        settings = FIT | {"num_seeds": 2 if name == "seeds" else 1, "verbose": False}
+        rnnmnist.fit(*in_memory(name), workdir=workdir, **settings)
+
+
+@pytest.fixture(scope="module")
+def live_workdir(
+    tmp_path_factory: pytest.TempPathFactory, unoptimized: dict[str, str]
+) -> Iterator[Path]:
+    """The workdir of a run that trains as long as this fixture lives."""
+    workdir = tmp_path_factory.mktemp("training") / "run"
+    with in_training(workdir, unoptimized):
+        yield workdir
+
+
+@pytest.fixture
+def run(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Run:
+    """The run with a name; see `TABLE`."""
+    if name in ("shipped", "with_data"):
+        return shipped_run(name, request, tmp_path)
+    if name == "training":
+        workdir = request.getfixturevalue("live_workdir")
+    else:
+        once: Once = request.getfixturevalue("once")
+        environment = request.getfixturevalue("unoptimized")
+        trained = once(f"base_{name}", lambda folder: train(folder, name, environment))
+        workdir = shutil.copytree(trained / "run", tmp_path / "run")
+    given = in_memory(name)
+    path = trained_on = workdir / "run.data"  # which `fit` has written
+    if name in FILES:
+        (path,) = trained.glob("levels*")
+        given, trained_on = rnnmnist.read_sequences(path)[:2], path
+    elif name == "moved":
+        path, trained_on = trained / "moved.npz", trained / "levels.npz"
+    num_seeds = 2 if name == "seeds" else 1
+    flags = training_flags(trained_on, num_seeds)
+    return Run(workdir, given, path, tmp_path, flags, num_seeds=num_seeds)
+
+
+def shipped_run(name: str, request: pytest.FixtureRequest, folder: Path) -> Run:
+    """Returns the shipped model, or a copy if commands write their results in it."""
+    workdir = REPOSITORY / "checkpoints/reference"
+    data = {"data_dir": folder}
+    if name == "with_data":
+        copy = shutil.copytree(workdir / "18060", folder / "reference/18060")
+        workdir = copy.parent
+        data = {
+            "data_dir": request.getfixturevalue("data_dir"),
+            "manual_dir": request.getfixturevalue("originals") / "mnist",
+        }
+    else:
+        patch = request.getfixturevalue("monkeypatch")
+        for variable in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
+            patch.setenv(variable, "http://127.0.0.1:9")  # there is no network
+    places = [f"--config.data.{key}={path}" for key, path in data.items()]
+    flags = ["--config=default", *places]
+    images, labels = image_sets.embedded_images()["test"]
+    given = images[:2], labels[:2]
+    path = write(folder, "npz")
+    return Run(workdir, given, path, folder, flags, places, is_shipped=True)
+
+
+@pytest.mark.usefixtures("fast_programs", "unrendered")
+@pytest.mark.parametrize(("name", "use", "expected"), [*cases()])
+def test_a_base_case(use: str, run: Run, expected: str) -> None:
+    if expected == "done":
+        USES[use](run)
+        return
+    before = file_times(run.workdir)
+    with pytest.raises(UserError) as refused:
+        USES[use](run)
+    message = str(refused.value)
+    assert expected in message
+    assert "\n" not in message
+    assert file_times(run.workdir) == before
