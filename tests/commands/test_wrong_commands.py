@@ -98,7 +98,11 @@ WRONG_COMMANDS = [
     ("evaluate --workdir=digits", "digits holds no checkpoint"),
     ("predict --workdir=numbered a.png", "numbered holds no checkpoint"),
     ("evaluate --workdir=dated --step=20240101120000", "choose best, latest or one of"),
-    (f"{IMAGES} --config=default --config.data.manual_dir=absent", "data.manual_dir"),
+    (
+        f"{IMAGES} --config=default --config.data.data_dir=empty "  # not prepared there
+        "--config.data.manual_dir=absent",
+        "data.manual_dir",
+    ),
     (
         f"{IMAGES} --config=embedded --workdir=images --config.model.hidden_size=64",
         "model.hidden_size=64 (checkpoint: 48)",
