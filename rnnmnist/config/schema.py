@@ -446,9 +446,9 @@ class ExecutionConfig(ConfigSection, prefix="execution."):
 
     num_devices: int | None = setting(
         None,
-        "devices of all processes together (default: the most over which seeds and "
-        "batch can be split evenly; on CPU at most one per usable core and 8 per "
-        "process)",
+        "devices of all processes together (default: the most that divide the seeds, "
+        "and of the remaining ones the most that divide the batch; on CPU at most one "
+        "per usable core and 8 per process)",
         ge=1,
         le=4096,
         resume="warned",

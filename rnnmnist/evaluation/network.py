@@ -45,7 +45,7 @@ from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import (
     abstract_ensemble,
     device_put,
-    make_mesh,
+    make_device_mesh,
     platform_of,
     replicated,
     split_ensemble,
@@ -84,7 +84,7 @@ class TrainedNetwork:
         checkpoint does.
         """
         self.workdir = workdir
-        self.mesh = make_mesh(1, 1, 1) if mesh is None else mesh
+        self.mesh = make_device_mesh() if mesh is None else mesh
         self.paths = paths
         self._cell = cell
         with_step(workdir, selector, self._restore)

@@ -15,6 +15,7 @@ from rnnmnist.evaluation.occlusion import occlude
 from rnnmnist.evaluation.predictions import decision_times
 from rnnmnist.inference import image_io
 from rnnmnist.inference.preprocessing import Stages, preprocess
+from rnnmnist.runtime.compilation import enable_default_cache
 
 DIGIT_DATASETS = ("mnist", "mnist5k")
 
@@ -63,6 +64,9 @@ class Predictor(TrainedNetwork):
     ) -> None:
         """Restores a network from a checkpoint.
 
+        If jax has no devices yet, this sets what `rnnmnist.fit` sets then: the number
+        of CPU devices, of which a predictor uses the first, and the compilation cache.
+
         Args:
             workdir: of a run; by default the shipped reference model.
             selector: `best`, `latest` or the number of a step.
@@ -76,6 +80,7 @@ class Predictor(TrainedNetwork):
             UserError: if the folder has no such run, or a cell is missing, another, or
                 of another source than that of the training.
         """
+        enable_default_cache()
         super().__init__(
             resolve_workdir(str(workdir)), str(selector), paths=paths, cell=cell
         )

@@ -7,10 +7,11 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from rnnmnist.runtime.jax_internals import COMPILATION_EVENTS
+from rnnmnist.runtime.jax_internals import COMPILATION_EVENTS, has_devices
 
 _logger = logging.getLogger(__name__)
 _seconds: dict[int, float] = collections.defaultdict(float)  # by thread
@@ -36,6 +37,19 @@ def enable_compilation_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def enable_default_cache() -> None:
+    """Does the same for a caller from Python, unless it would not be heeded or wanted.
+
+    The process may have a folder of its own, or no cache. With its first program, jax
+    decides whether there is one.
+    """
+    config: Any = jax.config  # some versions do not declare its attributes
+    is_chosen = config.jax_compilation_cache_dir
+    is_off = not config.jax_enable_compilation_cache
+    if not (is_chosen or is_off or has_devices()):
+        enable_compilation_cache()
 
 
 def use_cpu() -> None:

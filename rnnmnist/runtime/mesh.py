@@ -8,7 +8,7 @@ do not have it.
 import math
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,18 +28,15 @@ BATCH = "batch"
 def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
     """Returns a mesh with axes (`seeds`, `batch`) over the devices of all processes.
 
-    Seeds are distributed first, since networks do not communicate. The remaining
-    devices split each network's batch. `num_devices` has the same number from each
-    process; None takes the most over which seeds and batch can be split. If jax has no
-    devices yet, the CPU is split into several, which is faster.
+    `num_devices` has the same number from each process. With None, seeds are
+    distributed first, since networks do not communicate: over the most devices that
+    divide their number. The remaining devices split each network's batch. More devices
+    could be used otherwise: six seeds use three of four.
+
+    If jax has no devices yet, the CPU is split into several, which is faster.
     """
-    _split_cpu(batch_size, num_devices, num_seeds)
-    try:
-        by_process = [jax.local_devices(index) for index in range(process_count())]
-    except Exception as error:  # RuntimeError, or an assertion in jax
-        platforms = os.environ.get("JAX_PLATFORMS")
-        hint = f"; JAX_PLATFORMS={platforms} requires it" if platforms else ""
-        raise UserError(f"jax finds no device: {first_line(error)}{hint}") from error
+    _split_cpu(num_devices, is_ensemble=num_seeds > 1)
+    by_process = [_local_devices(index) for index in range(process_count())]
     if num_seeds * batch_size % process_count():
         raise UserError(
             f"train.batch_size: num_seeds x {batch_size} must be a multiple of the "
@@ -55,30 +52,53 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
         )
     per_process = math.prod(grid) // len(by_process)
     chosen = [device for own in by_process for device in own[:per_process]]
-    return Mesh(
-        np.array(chosen).reshape(grid), (SEEDS, BATCH), axis_types=(AxisType.Auto,) * 2
-    )
+    return _mesh_of(chosen, grid)
 
 
-def _split_cpu(batch_size: int, num_devices: int | None, num_seeds: int) -> None:
-    """Splits the CPU into the devices of a mesh, unless jax has its devices already.
+def make_device_mesh() -> Mesh:
+    """Returns the mesh of one device of this process, for predictions.
 
-    An explicit count in `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` takes precedence.
+    If jax has no devices yet, the CPU is split as for a run, since one may follow.
+    """
+    _split_cpu(None, is_ensemble=True)
+    return _mesh_of(_local_devices()[:1], (1, 1))
+
+
+def _mesh_of(devices: Sequence[jax.Device], shape: tuple[int, int]) -> Mesh:
+    axis_types = (AxisType.Auto, AxisType.Auto)
+    return Mesh(np.array(devices).reshape(shape), (SEEDS, BATCH), axis_types=axis_types)
+
+
+def _local_devices(process: int | None = None) -> list[jax.Device]:
+    """Returns the devices of a process; None: of this one."""
+    try:
+        return jax.local_devices(process)
+    except Exception as error:  # RuntimeError, or an assertion in jax
+        platforms = os.environ.get("JAX_PLATFORMS")
+        hint = f"; JAX_PLATFORMS={platforms} requires it" if platforms else ""
+        raise UserError(f"jax finds no device: {first_line(error)}{hint}") from error
+
+
+def _split_cpu(num_devices: int | None, *, is_ensemble: bool) -> None:
+    """Splits the CPU into devices, unless jax has its devices already.
+
+    Without a number for all processes, there is one device for each usable core, at
+    most `MOST_CPU_DEVICES`: not only as many as the run at hand can use, since others
+    may follow in this process. An explicit count in `JAX_NUM_CPU_DEVICES` or
+    `XLA_FLAGS` takes precedence. `is_ensemble` is whether a run can have several seeds.
     """
     config: Any = jax.config
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if by_flag or config.jax_num_cpu_devices > 0:
         return
-    if num_devices is None:
-        most = process_count() * min(usable_cores(), MOST_CPU_DEVICES)
-        grid = _grid(batch_size, num_seeds, most)
-        num_devices = math.prod(grid) if grid else process_count()
-    local_devices = max(1, num_devices // process_count())
+    local_devices = min(usable_cores(), MOST_CPU_DEVICES)
+    if num_devices is not None:
+        local_devices = max(1, num_devices // process_count())
     try:
         jax.config.update("jax_num_cpu_devices", local_devices)
     except RuntimeError:  # jax has its devices
         return
-    if num_seeds > 1 and jax.__version_info__ < (0, 11):
+    if is_ensemble and jax.__version_info__ < (0, 11):
         # In these versions a device blocks one of XLA's threads while it waits for the
         # others, and an ensemble's work needs a thread too: 0.10.2 hangs without one
         # more. A single network does not need it and would be slower.
@@ -89,7 +109,11 @@ def _split_cpu(batch_size: int, num_devices: int | None, num_seeds: int) -> None
 def _grid(
     batch_size: int, num_seeds: int, most: int, num_devices: int | None = None
 ) -> tuple[int, int] | None:
-    """Returns the mesh's shape with at most `most` devices; None if there is none."""
+    """Returns the mesh's shape, of at most `most` devices or exactly `num_devices`.
+
+    Of several, it is the one with the most devices for the seeds, and then for the
+    batch. None if there is none.
+    """
     grids = (
         (seeds, batch)
         for seeds in range(most, 0, -1)

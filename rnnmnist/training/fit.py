@@ -5,7 +5,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -20,8 +19,7 @@ from rnnmnist.models.user_cells import pin_cell
 from rnnmnist.runs.checkpoints import newest_readable
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runs.writing import write_folder
-from rnnmnist.runtime.compilation import enable_compilation_cache
-from rnnmnist.runtime.jax_internals import has_devices
+from rnnmnist.runtime.compilation import enable_default_cache
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.loop import train
 from rnnmnist.training.resume import Callback, check_workdir
@@ -150,9 +148,7 @@ def fit(
                     "callback: needs a validation split; mark sequences with validation"
                 )
             _save(path, sequences, dataset.task)
-        jax_config: Any = jax.config  # some versions do not declare its attributes
-        if not (has_devices() or jax_config.jax_compilation_cache_dir):
-            enable_compilation_cache()
+        enable_default_cache()
         train(
             config,
             dataset,

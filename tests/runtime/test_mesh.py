@@ -88,11 +88,11 @@ def test_the_cpu_is_split_before_jax_has_devices(environment: dict[str, str]) ->
     cases = [
         ((4, 128, None, 1), ([1, 4], 4, None)),
         ((16, 128, None, 1), ([1, 8], 8, None)),
-        ((4, 9, None, 1), ([1, 3], 3, None)),
-        ((4, 7, None, 1), ([1, 1], 1, None)),
+        ((4, 9, None, 1), ([1, 3], 4, None)),
+        ((4, 7, None, 1), ([1, 1], 4, None)),
         ((1, 128, 2, 1), ([1, 2], 2, None)),
         ((4, 128, 1, 1), ([1, 1], 1, None)),
-        ((4, 128, None, 3), ([3, 1], 3, more)),
+        ((4, 128, None, 3), ([3, 1], 4, more)),
         ((2, 128, 4, 2), ([2, 2], 4, more)),
     ]
     given = json.dumps([case for case, _ in cases])

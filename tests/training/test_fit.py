@@ -28,6 +28,7 @@ from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.workdir import list_steps, lock
 from rnnmnist.runtime.compilation import compile_seconds
+from rnnmnist.runtime.machine import usable_cores
 from rnnmnist.training import loop, resume
 
 LABELS = np.arange(40) % 2
@@ -343,28 +344,30 @@ def test_fit_takes_a_column_major_array(tmp_path: Path, reference: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("has_devices", [False, True])
+@pytest.mark.parametrize("before", ["", "rnnmnist.Predictor()", "jax.devices()"])
 def test_what_fit_sets(
-    tmp_path: Path, unoptimized: dict[str, str], has_devices: bool
+    tmp_path: Path, unoptimized: dict[str, str], before: str
 ) -> None:
-    """Nothing if jax has its devices already."""
+    """The same after a Predictor, and nothing if jax has its devices already."""
     program = (
-        "import jax, numpy as np, rnnmnist, sys\n"
-        f"{'jax.devices()' if has_devices else ''}\n"
-        "before = dict(jax.config.values)\n"
-        "inputs, labels = np.ones((20, 2, 1)), np.arange(20) % 2\n"
-        "rnnmnist.fit(inputs, labels, workdir=sys.argv[1], num_steps=1,\n"
-        "             verbose=False)\n"
-        "print(*(k for k, v in jax.config.values.items() if before.get(k) != v))\n"
+        "import jax, numpy as np, os, rnnmnist, sys\n"
+        "settings = dict(jax.config.values)\n"
+        f"{before}\n"
+        "inputs, labels = np.ones((40, 2, 1)), np.arange(40) % 2\n"
+        "rnnmnist.fit(inputs, labels, workdir=sys.argv[1], num_steps=1)\n"
+        "print(*(k for k, v in jax.config.values.items() if settings.get(k) != v))\n"
     )
     variables = {"XDG_CACHE_HOME": str(tmp_path / "cache")} | unoptimized
     del variables["JAX_COMPILATION_CACHE_DIR"]
     finished = run_python("-c", program, tmp_path / "run", environment=variables)
     assert finished.stderr == ""
+    header, *_, changed = finished.stdout.splitlines()
+    devices = 1 if "jax" in before else min(4, usable_cores())  # of 4 sequences a step
+    assert f", {devices} cpu device" in header
     expected = {
         "jax_num_cpu_devices",
         "jax_compilation_cache_dir",
         "jax_persistent_cache_min_compile_time_secs",
         "jax_persistent_cache_min_entry_size_bytes",
     }
-    assert set(finished.stdout.split()) == (set() if has_devices else expected)
+    assert set(changed.split()) == (set() if "jax" in before else expected)
