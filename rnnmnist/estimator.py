@@ -24,6 +24,7 @@ from rnnmnist.data.sequences.validation import (
 )
 from rnnmnist.errors import UserError
 from rnnmnist.inference.predictor import Predictor
+from rnnmnist.runs.checkpoints import network_files
 from rnnmnist.runs.logs import lowest_loss
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training.fit import FIT_SETTINGS, fit
@@ -87,7 +88,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
     X is real [n, time, features], [n, time] of one feature, or a list of arrays [time,
     features] of different lengths; y is [n], integers, strings or booleans. After
     `fit`, the run is in `workdir_`, its network is `predictor_`, and `n_iter_` is the
-    number of epochs. A pickle carries the checkpoint, not the sequences.
+    number of epochs. A pickle carries the network, not the sequences.
 
     >>> import numpy as np, rnnmnist
     >>> y = np.array(["low", "high"])[np.arange(40) % 2]
@@ -231,11 +232,9 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
         self.predictor_ = Predictor(workdir, step, cell=cell)
         self._cell = self.predictor_.config.model.cell
         self._folder = folder
-        self._files = {
-            str(path.relative_to(workdir)): path.read_bytes()
-            for path in (workdir / str(self.predictor_.checkpoint_step)).rglob("*")
-            if path.is_file()
-        }
+        step_folder = str(self.predictor_.checkpoint_step)
+        files = network_files(workdir / step_folder)
+        self._files = {f"{step_folder}/{name}": files[name] for name in files}
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the attributes but the network and the folder."""
@@ -249,8 +248,9 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
         if "_files" in state:
             folder = _Folder()
             for name, content in self._files.items():
-                (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder.path / name).write_bytes(content)
+                path = folder.path / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
             self._restore(folder.path, folder, "best", self._cell)
 
 

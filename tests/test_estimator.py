@@ -17,7 +17,9 @@ from rnnmnist.config.files import find_config, load_config
 from rnnmnist.errors import UserError
 from rnnmnist.estimator import hold_out_groups
 from rnnmnist.runs import logs
+from rnnmnist.runs.checkpoints import find_fault
 from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
 
 SETTINGS: dict[str, Any] = {"cell": "lstm", "hidden_size": 8, "num_layers": 1}
@@ -186,14 +188,17 @@ def test_a_folder_lives_as_long_as_its_network(tmp_path: Path, capfd: Any) -> No
 
 
 def test_a_pickle_carries_the_checkpoint() -> None:
-    """Not the folder, which another process does not have."""
-    classifier = new().fit(X, Y)
+    """Not the folder, which another process does not have, or the optimizer's state."""
+    classifier = new(hidden_size=256, num_steps=1).fit(X, Y)
     leaves = jax.tree.leaves(classifier.__getstate__())
     assert not any(isinstance(leaf, jax.Array) for leaf in leaves)
     content = pickle.dumps(classifier)
     shutil.rmtree(classifier.workdir_)
     loaded = pickle.loads(content)
     np.testing.assert_array_equal(loaded.predict_proba(X), classifier.predict_proba(X))
+    assert len(content) < 1.5 * 4 * classifier.predictor_.num_parameters
+    (step,) = list_steps(loaded.workdir_)
+    assert find_fault(loaded.workdir_, step) is None
 
 
 def test_class_weights_are_of_labels() -> None:

@@ -223,8 +223,20 @@ def seal(folder: Path) -> None:
         for path in sorted((folder / item).rglob("*"))
         if path.is_file()
     ]
-    lines = [f"{_sha256(path)}  {path.relative_to(folder)}\n" for path in files]
-    (folder / SUMS_FILE).write_text("".join(lines))
+    sums = {str(path.relative_to(folder)): _sha256(path) for path in files}
+    (folder / SUMS_FILE).write_text(_format_sums(sums))
+
+
+def network_files(folder: Path) -> dict[str, bytes]:
+    """Returns the files of a step without its training state, by their paths in it.
+
+    In another folder of the same name, they are a checkpoint with parameters only.
+    """
+    with _reading(folder):
+        sums = _read_sums(folder)
+        sums = {name: sums[name] for name in sums if not name.startswith("state/")}
+        files = {name: (folder / name).read_bytes() for name in sums}
+    return files | {SUMS_FILE: _format_sums(sums).encode()}
 
 
 def read_header(workdir: Path, step: int) -> Header:
@@ -331,6 +343,11 @@ def _compare(folder: Path, *items: str) -> None:
             raise DamagedError(folder, f"{name} is missing") from error
         if differs:
             raise DamagedError(folder, f"{name} differs from its SHA-256")
+
+
+def _format_sums(sums: Mapping[str, str]) -> str:
+    """Returns the content of `SHA256SUMS` from the SHA-256 of each file."""
+    return "".join(f"{sha256}  {name}\n" for name, sha256 in sums.items())
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
