@@ -32,28 +32,29 @@ from rnnmnist.main import parse
 from rnnmnist.runs.workdir import list_steps
 
 # Uses by row, runs by column; a use with - has nothing to do with the run. The data of
-# the shipped model are not here. Those of the moved run are, but in another place.
+# the shipped model are not here. Those of the moved run are, but in another place. The
+# run that has begun was killed before its first checkpoint.
 TABLE = """
-                shipped          finished  training  killed    seeds     moved
-main            workdir          done      workdir   done      done      levels.npz
-config_file     workdir          done      workdir   done      done      levels.npz
-evaluate        data.manual_dir  done      done      done      done      data.path
-predict_image   done             five.jpg  five.jpg  five.jpg  five.jpg  five.jpg
-predict_file    levels.npz       done      done      done      done      done
-predict_json    done             done      done      done      done      done
-predict_stream  done             done      done      done      done      done
-report          data.manual_dir  done      done      done      done      data.path
-page            done             workdir   workdir   workdir   workdir   workdir
-export          data.manual_dir  done      done      done      done      data.path
-doctor          data.manual_dir  done      workdir   done      done      levels.npz
-fit             workdir          done      workdir   done      done      done
-predict         done             workdir   workdir   workdir   workdir   workdir
-classify        done             done      done      done      done      done
-step            done             done      done      done      done      done
-occlusion       done             done      done      done      done      done
-classifier      workdir          workdir   workdir   workdir   workdir   workdir
-new_classifier  -                done      -         -         -         -
-read_sequences  -                done      done      done      done      done
+               shipped         finished training killed   begun   seeds    moved
+main           workdir         done     workdir  done     done    done     levels.npz
+config_file    workdir         done     workdir  done     done    done     levels.npz
+evaluate       data.manual_dir done     done     done     workdir done     data.path
+predict_image  done            five.jpg five.jpg five.jpg workdir five.jpg five.jpg
+predict_file   levels.npz      done     done     done     workdir done     done
+predict_json   done            done     done     done     workdir done     done
+predict_stream done            done     done     done     workdir done     done
+report         data.manual_dir done     done     done     workdir done     data.path
+page           done            workdir  workdir  workdir  workdir workdir  workdir
+export         data.manual_dir done     done     done     workdir done     data.path
+doctor         data.manual_dir done     workdir  done     done    done     levels.npz
+fit            workdir         done     workdir  done     done    done     done
+predict        done            workdir  workdir  workdir  workdir workdir  workdir
+classify       done            done     done     done     workdir done     done
+step           done            done     done     done     workdir done     done
+occlusion      done            done     done     done     workdir done     done
+classifier     workdir         workdir  workdir  workdir  done    workdir  workdir
+new_classifier -               done     -        -        -       -        -
+read_sequences -               done     done     done     done    done     done
 """
 # The finished runs, by the form of their sequences: arguments of `fit`, or files.
 FORMATS = ("arrays", "list", "frame", "npz", "csv", "ts", "parquet", "folder")
@@ -116,8 +117,8 @@ class Run(NamedTuple):
 
     @property
     def step(self) -> int:
-        """The step of its last checkpoint."""
-        return list_steps(self.workdir)[-1]
+        """The step of its last checkpoint, or 0."""
+        return max(list_steps(self.workdir), default=0)
 
     @property
     def named(self) -> list[str]:
@@ -155,8 +156,10 @@ def output(name: str, *arguments: object) -> str:
 def main(run: Run) -> None:
     before = run.step
     printed = output("main", f"--workdir={run.workdir}", *run.training)
-    resumed = f"resuming from step {before}\n"
-    assert (resumed if before < STEPS else f"complete at step {STEPS}\n") in printed
+    if before:
+        resumed = f"resuming from step {before}\n"
+        complete = f"complete at step {STEPS}\n"
+        assert (resumed if before < STEPS else complete) in printed
     assert run.step == STEPS
 
 
@@ -274,7 +277,7 @@ def occlusion(run: Run) -> None:
 
 def classifier(run: Run) -> None:
     """Its workdir is a new folder."""
-    rnnmnist.RNNClassifier(workdir=run.workdir).fit(INPUTS, LABELS)
+    rnnmnist.RNNClassifier(workdir=run.workdir, **FIT).fit(INPUTS, LABELS)
 
 
 def new_classifier(run: Run) -> None:
@@ -410,8 +413,11 @@ def run(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     else:
         once: Once = request.getfixturevalue("once")
         environment = request.getfixturevalue("unoptimized")
-        trained = once(f"base_{name}", lambda folder: train(folder, name, environment))
+        kind = "killed" if name == "begun" else name
+        trained = once(f"base_{kind}", lambda folder: train(folder, kind, environment))
         workdir = shutil.copytree(trained / "run", tmp_path / "run")
+        if name == "begun":
+            shutil.rmtree(workdir / str(FIRST))
     given = in_memory(name)
     path = trained_on = workdir / "run.data"  # which `fit` has written
     if name in FILES:
