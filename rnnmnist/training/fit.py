@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -130,14 +131,8 @@ def fit(
         feature_names=feature_names,
     )
     with stop_on_interrupt() as stop, contextlib.ExitStack() as stack:
-        if not verbose:  # Python would print warnings that nobody handles
-            logger = logging.getLogger("rnnmnist")
-            handler = logging.NullHandler()
-            logger.addHandler(handler)
-            stack.callback(logger.removeHandler, handler)
-            if logger.propagate:  # to the root's handler, which orbax's import adds
-                logger.propagate = False
-                stack.callback(setattr, logger, "propagate", True)
+        if not verbose:
+            stack.enter_context(_silence)
         check_workdir(config, folder)
         timer = PhaseTimer("rnnmnist.fit")
         with timer.phase("data"):
@@ -159,6 +154,40 @@ def fit(
             callback=callback,
         )
     return folder
+
+
+class _Silence(contextlib.AbstractContextManager[None]):
+    """Keeps warnings from being printed, until every call has left the context.
+
+    The user's own handlers of the logger `rnnmnist` get the warnings.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._logger = logging.getLogger("rnnmnist")
+        # Python would print warnings that nobody handles.
+        self._handler = logging.NullHandler()
+        self._propagated = True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._calls += 1
+            if self._calls == 1:
+                self._propagated = self._logger.propagate
+                self._logger.addHandler(self._handler)
+                # To the handler of the root, which orbax's import adds.
+                self._logger.propagate = False
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._calls -= 1
+            if self._calls == 0:
+                self._logger.removeHandler(self._handler)
+                self._logger.propagate = self._propagated
+
+
+_silence = _Silence()
 
 
 def _save(path: Path, sequences: Sequences, task: Task) -> None:

@@ -1,6 +1,7 @@
 """What `fit` does to the process of its caller."""
 
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -26,6 +27,7 @@ from rnnmnist import Predictor
 from rnnmnist.data import placement
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import checkpoints
+from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import list_steps, lock
 from rnnmnist.runtime.compilation import compile_seconds
 from rnnmnist.runtime.machine import usable_cores
@@ -260,6 +262,39 @@ def test_fit_prints_nothing_unless_verbose(
     fit(tmp_path / "run", learning_rate=0.01, verbose=True)
     assert "\ncomplete at step 30\n" in capfd.readouterr().out
     assert logger.propagate
+
+
+def test_a_fit_prints_nothing_after_another_one_has_ended(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first one to begin, in another thread, is the first one to end."""
+    monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler()])
+    logger = logging.getLogger("rnnmnist")
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def wait(metrics: Metrics) -> None:
+        has_begun.set()
+        assert may_end.wait(60)
+
+    def warn(metrics: Metrics) -> None:
+        may_end.set()
+        thread.join()
+        logging.getLogger("rnnmnist.training").warning("still here")
+
+    split = np.where(np.arange(len(LABELS)) < 8, "validation", "train")
+    short = {"num_steps": 2, "split": split}
+    first = functools.partial(fit, tmp_path / "a" / "run", callback=wait, **short)
+    thread = threading.Thread(target=first, daemon=True)
+    thread.start()
+    assert has_begun.wait(60)
+    fit(tmp_path / "run", callback=warn, **short)
+    assert capfd.readouterr() == ("", "")
+    assert caplog.messages == ["still here"]
+    assert (logger.propagate, logger.handlers) == (True, [caplog.handler])
 
 
 @pytest.mark.parametrize(
