@@ -10,7 +10,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import SPLITS, View
 
 IMAGE_SHAPE = (28, 28)
-_DIGITS = tuple("0123456789")
+DIGITS = tuple("0123456789")
 _GARMENTS = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
@@ -30,11 +30,11 @@ class ImageSet(NamedTuple):
 
 
 IMAGE_SETS = {
-    "mnist": ImageSet(_DIGITS, _SIZES),
+    "mnist": ImageSet(DIGITS, _SIZES),
     "fashion_mnist": ImageSet(_GARMENTS, _SIZES),
     "kmnist": ImageSet(_SYLLABLES, _SIZES),
     "mnist5k": ImageSet(
-        _DIGITS,
+        DIGITS,
         {"train": 4_000, "validation": 500, "test": 500},
         version="4.0.0",
         sha256="334ebd8e3c93aaa3daf7db3f0268123055d66eb05998ba4ed018a7e27223f5d3",

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import REFERENCES, resolve_workdir
+from rnnmnist.data.image_sets import DIGITS
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.occlusion import occlude
@@ -16,8 +17,6 @@ from rnnmnist.evaluation.predictions import decision_times
 from rnnmnist.inference import image_io
 from rnnmnist.inference.preprocessing import Stages, preprocess
 from rnnmnist.runtime.compilation import enable_default_cache
-
-DIGIT_DATASETS = ("mnist", "mnist5k")
 
 
 class Prediction(NamedTuple):
@@ -86,11 +85,12 @@ class Predictor(TrainedNetwork):
         )
 
     def check_digits(self) -> None:
-        """Raises a `UserError` if the network was not trained on digits."""
-        if self.task.name not in DIGIT_DATASETS:
+        """Raises a `UserError` if the network was not trained on images of digits."""
+        task = self.task
+        if task.image_shape is None or task.classes != DIGITS:
             raise UserError(
-                f"workdir: {self.workdir} was trained on {self.task.name}, not on "
-                "digits; name a run on mnist"
+                f"workdir: {self.workdir} was trained on {task.noun} of {task.name}, "
+                "not on images of digits; name a run on mnist"
             )
 
     def predict(self, image: str | Path | bytes | np.ndarray) -> Prediction:
@@ -102,7 +102,7 @@ class Predictor(TrainedNetwork):
 
         Raises:
             UserError: if a file is not an image, an array has another shape, type or
-                range, or the network was not trained on digits.
+                range, or the network was not trained on images of digits.
             OSError: if a file cannot be read.
         """
         self.check_digits()

@@ -1,5 +1,6 @@
 """Prediction for image files: preprocessing, command."""
 
+import dataclasses
 import io
 import json
 import os
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 import robustness
 from PIL import Image, ImageDraw
-from support import REPOSITORY, damaged
+from support import REPOSITORY, damaged, refused, save_network, task_of
 
 from rnnmnist import Predictor, predict
+from rnnmnist.config.schema import Config, DataConfig
+from rnnmnist.config.tasks import Task
 from rnnmnist.data import image_sets
 from rnnmnist.data.images import FILES, read_idx
 from rnnmnist.errors import UserError
@@ -190,6 +193,25 @@ def test_invalid_arrays_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=named):
         predictor.predict(array)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        image_sets.image_task(DataConfig(name="fashion_mnist")),
+        # Of a user's file with this name.
+        dataclasses.replace(task_of(28, 28, 10), name="mnist"),
+    ],
+)
+def test_only_networks_for_digits_classify_pictures(task: Task, tmp_path: Path) -> None:
+    name = "fashion_mnist" if task.image_shape else "files"
+    config = Config().replace({"data.name": name, "model.hidden_size": 4})
+    workdir = save_network(tmp_path / "run", config, task)
+    with pytest.raises(UserError, match="not on"):
+        Predictor(workdir).predict(REPOSITORY / "docs" / "five.jpg")
+    page = tmp_path / "page.html"
+    refused("page", f"--workdir={workdir}", f"--output={page}")
+    assert not page.exists()
 
 
 def test_the_library_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
