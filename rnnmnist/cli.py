@@ -5,6 +5,7 @@ This module does not import jax, so that `--help` and errors in flags are immedi
 
 import argparse
 import gc
+import inspect
 import logging
 import os
 import sys
@@ -163,6 +164,14 @@ class _Formatter(logging.Formatter):
         return f"{line}: {errors.first_line(error)}" if error else line
 
 
+def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    # After orbax has failed to read or write an array (of a step that is deleted
+    # meanwhile, or on a full disk), its other tasks and their callbacks fail.
+    is_closed = str(unraisable.exc_value) == "Event loop is closed"
+    if not (is_closed or inspect.iscoroutine(unraisable.object)):
+        sys.__unraisablehook__(unraisable)
+
+
 def _configure_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
@@ -175,6 +184,7 @@ def _configure_logging() -> None:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     warnings.filterwarnings("ignore", CACHE_WARNING)
+    sys.unraisablehook = _show_unraisable
 
 
 def as_line(error: Exception | str) -> str:

@@ -12,6 +12,7 @@ import isolation  # noqa: F401
 # isort: split
 import fcntl
 import gc
+import logging
 import os
 import signal
 import subprocess
@@ -36,6 +37,8 @@ from support import (
 )
 
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
+
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of orbax, after a failed read
 
 
 def pytest_configure(config: pytest.Config) -> None:

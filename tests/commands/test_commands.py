@@ -4,11 +4,13 @@ A command runs as a process where its start, its exit code or its whole output m
 Otherwise its `main` is called in this process, which has already imported jax.
 """
 
+import asyncio
 import concurrent.futures
 import importlib
 import json
 import re
 import shlex
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +32,7 @@ from support import (
 )
 
 import rnnmnist
-from rnnmnist import __main__, evaluate
+from rnnmnist import __main__, cli, evaluate
 from rnnmnist.__main__ import COMMANDS
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import TrainConfig
@@ -339,3 +341,25 @@ def test_a_program_that_is_half_written_is_compiled_again_without_a_warning(
     )
     finished = run_python("-c", program)
     assert (finished.stdout, finished.stderr) == ("2\n2\n", "warning: another\n")
+
+
+def test_only_failures_of_orbax_after_a_failed_read_are_hidden(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing:
+        def __del__(self) -> None:
+            raise ValueError("a fault in __del__")
+
+    async def read() -> None:
+        try:
+            await asyncio.sleep(0)
+        except GeneratorExit as error:
+            raise ValueError("cannot read") from error
+
+    monkeypatch.setattr(sys, "unraisablehook", cli._show_unraisable)
+    reading = read()
+    reading.send(None)
+    del reading
+    assert capsys.readouterr().err == ""
+    Failing()
+    assert "ValueError: a fault in __del__" in capsys.readouterr().err
