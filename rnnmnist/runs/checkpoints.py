@@ -24,7 +24,7 @@ import logging
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -435,11 +435,16 @@ def _check_leaves(folder: Path, item: str, saved_tree: Any, expected: Any) -> No
 T = TypeVar("T")
 
 
-def find_step(workdir: Path, selector: str) -> int:
-    """Returns the step of the checkpoint `best`, `latest`, or with this number."""
+def find_step(
+    workdir: Path, selector: str, damaged: Collection[int] = frozenset()
+) -> int:
+    """Returns the step of the checkpoint `best`, `latest`, or with this number.
+
+    Steps that are known to be damaged are left out.
+    """
     if not workdir.is_dir():
         raise UserError(f"workdir: {workdir} does not exist; name a run's folder")
-    steps = list_steps(workdir)
+    steps = [step for step in list_steps(workdir) if step not in damaged]
     if not steps:
         raise UserError(
             f"workdir: {workdir} holds no checkpoint; train in it with "
@@ -454,7 +459,7 @@ def find_step(workdir: Path, selector: str) -> int:
                 metrics[step] = read_header(workdir, step).metrics
             except DamagedError as error:  # selected only if no step was validated
                 if error.folder.exists():
-                    _warn_once(f"{error.folder} is damaged: {error.reason}")
+                    _warn_of(error)
         return best_step(metrics)
     if selector in map(str, steps):
         return int(selector)
@@ -468,12 +473,26 @@ def with_step(workdir: Path, selector: str, function: Callable[[int], T]) -> T:
     """Calls a function with the selected step.
 
     A running trainer deletes old checkpoints, so the step can disappear while it is
-    read. Then the function is called again with the step that is selected by now.
+    read. Then the function is called again with the step that is selected by now. If
+    the step is damaged, `best` and `latest` select another one, with a warning.
     """
+    damaged = set[int]()
     while True:
-        step = find_step(workdir, selector)
+        step = find_step(workdir, selector, damaged)
         try:
             return function(step)
+        except UserError:
+            raise
         except RunError as error:
-            if isinstance(error, UserError) or (workdir / str(step)).exists():
+            if not (workdir / str(step)).exists():
+                continue
+            damaged.add(step)
+            others = set(list_steps(workdir)) - damaged
+            is_by_number = selector not in ("best", "latest")
+            if not isinstance(error, DamagedError) or is_by_number or not others:
                 raise
+            _warn_of(error)
+
+
+def _warn_of(error: DamagedError) -> None:
+    _warn_once(f"{error.folder} is damaged and not used: {error.reason}")

@@ -16,6 +16,7 @@ from support import Command, array_checksums, called, damaged
 
 from rnnmnist.config.schema import SETTINGS
 from rnnmnist.errors import RunError, UserError
+from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.runs import checkpoints, logs, results
 from rnnmnist.runs.checkpoints import DamagedError, find_step, read_arrays, read_header
 from rnnmnist.runs.workdir import list_steps
@@ -115,6 +116,29 @@ def test_training_resumes_before_a_damaged_newest_step(
     assert f"resuming from step {NEWEST - 20}\n" in trained.stdout
     assert (workdir / f"damaged-{NEWEST}").is_dir()
     trainer.assert_same_end(workdir, reference_run)
+
+
+@pytest.mark.parametrize("selector", ["latest", "best"])
+def test_a_selector_takes_an_undamaged_step(
+    reference_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, selector: str
+) -> None:
+    """But a step that is asked for by its number is an error."""
+    workdir = trainer.copy_of(reference_run, tmp_path / "run")
+    steps = list_steps(workdir)
+    for left in range(len(steps), 1, -1):
+        step = TrainedNetwork(workdir, selector).checkpoint_step
+        cut(workdir / str(step))
+        found = TrainedNetwork(workdir, selector).checkpoint_step
+        assert found != step
+        assert list_steps(workdir) == steps
+        message = f"{workdir / str(step)} is damaged and not used: params/"
+        assert sum(line.startswith(message) for line in caplog.messages) == 1
+        with pytest.raises(DamagedError, match=f"/{step} is damaged"):
+            TrainedNetwork(workdir, str(step))
+        assert len(caplog.messages) == len(steps) - left + 1
+    cut(workdir / str(found))
+    with pytest.raises(DamagedError, match=f"/{found} is damaged"):
+        TrainedNetwork(workdir, selector)
 
 
 def contents(workdir: Path, step: int) -> dict[str, str]:
