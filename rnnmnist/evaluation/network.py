@@ -65,8 +65,8 @@ class TrainedNetwork:
     `workdir`, `checkpoint_step`, `config` and `task` say which one it is; `validation`
     has its metrics, None if it was not validated. `params` have a leading ensemble axis
     and are replicated over the `mesh`; `params_sha256` is that of result files, and
-    `num_parameters` of each network. `view` reads images; `normalization` converts
-    sequences. `paths` are settings of files that have moved.
+    `num_parameters` counts the trained ones of each network. `view` reads images;
+    `normalization` converts sequences. `paths` are settings of files that have moved.
     """
 
     @jax_defaults()

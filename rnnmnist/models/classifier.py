@@ -16,6 +16,7 @@ from rnnmnist.models.cells import BACKWARD, make_recurrence, resolve_cell
 from rnnmnist.runtime.random_streams import make_key
 
 Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
+NOT_TRAINED = "difference_std"  # found in the data
 
 
 class SequenceClassifier(nn.Module):
@@ -38,9 +39,9 @@ class SequenceClassifier(nn.Module):
         precision = self.execution.precision
         self.features = self.input_shape[1]
         if self.config.differences:
-            # Not trained; a parameter, so that runs on other data share a program.
+            # A parameter, so that runs on other data share a program.
             ones = nn.initializers.ones
-            self.difference_std = self.param("difference_std", ones, (self.features,))
+            self.difference_std = self.param(NOT_TRAINED, ones, (self.features,))
             self.features *= 2
         self.recurrence = make_recurrence(
             self.config, self.cell, self.features, self.execution
@@ -164,5 +165,6 @@ def unflatten_params(vector: jax.Array, model: SequenceClassifier) -> Params:
 
 
 def count_params(params: Params) -> int:
-    """Returns the number of parameters, over all members of an ensemble."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+    """Returns the number of trained parameters, over all members of an ensemble."""
+    trained = {name: tree for name, tree in params.items() if name != NOT_TRAINED}
+    return sum(leaf.size for leaf in jax.tree.leaves(trained))

@@ -43,7 +43,8 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     """The scores of a checkpoint on a split: the content of a result file.
 
-    Of an ensemble, `num_parameters` is of one member, `params_sha256` of all.
+    Of an ensemble, `num_parameters` is of one member, `params_sha256` of all. The
+    former counts what is trained; the latter is over all arrays.
     """
 
     dataset: str

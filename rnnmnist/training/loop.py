@@ -19,6 +19,7 @@ from rnnmnist.errors import RunError, StoppedError
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.predictions import NonFiniteLogitsError, predict_logits
+from rnnmnist.models.classifier import abstract_params, count_params
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import Checkpoints, find_step
 from rnnmnist.runs.logs import Metrics
@@ -131,7 +132,8 @@ def train_from(
             progress=progress,
             callback=callback,
         )
-        progress.start(*state.params.shape, on_host=batches.on_host)
+        parameters = count_params(abstract_params(program.model))
+        progress.start(config.num_seeds, parameters, on_host=batches.on_host)
         with jax.transfer_guard("disallow"):  # implicit copies to or from the host
             step = train_loop(run, state, step, stop)
     if number := all_max(stop.number):  # includes a signal during the last save

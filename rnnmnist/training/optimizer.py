@@ -10,7 +10,11 @@ from jax.sharding import Sharding
 
 from rnnmnist.config.schema import TrainConfig
 from rnnmnist.models.cells import BACKWARD
-from rnnmnist.models.classifier import SequenceClassifier, abstract_params
+from rnnmnist.models.classifier import (
+    NOT_TRAINED,
+    SequenceClassifier,
+    abstract_params,
+)
 
 EMA_WARMUP = 10  # updates; the decay of the average grows over about as many
 
@@ -22,7 +26,7 @@ def decay_mask(model: SequenceClassifier) -> np.ndarray:
     there only the kernels are, since decay would shorten the memory of the recurrence
     and undo the initialization of the encoder's bias.
     """
-    spared = "layers", f"{BACKWARD}layers", "difference_std"
+    spared = "layers", f"{BACKWARD}layers", NOT_TRAINED
     masks = [
         np.full(leaf.size, path[-1].key == "kernel" or path[0].key not in spared)
         for path, leaf in jax.tree.leaves_with_path(abstract_params(model))

@@ -14,6 +14,7 @@ from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import BatchTransform
 from rnnmnist.models.classifier import (
+    NOT_TRAINED,
     Params,
     SequenceClassifier,
     flatten_params,
@@ -121,8 +122,8 @@ def init_state(
 
     def init_network(seed: jax.Array) -> tuple[jax.Array, Any]:
         tree = init_params(program.model, stream_key(seed, Stream.WEIGHTS))
-        if "difference_std" in tree:
-            tree = {**tree, "difference_std": tree["difference_std"] * difference_std}
+        if NOT_TRAINED in tree:
+            tree = {**tree, NOT_TRAINED: tree[NOT_TRAINED] * difference_std}
         params = flatten_params(tree)
         return params, program.optimizer.init(params)
 

@@ -128,6 +128,8 @@ def test_differences_are_read_beside_inputs() -> None:
     plain = model_of(ModelConfig("lru", hidden_size=16), task_of(28, 56, 10))
     expected = logits_of(plain, trained, np.concatenate([INPUTS, changes], axis=2))
     assert_close(logits_of(model, params, INPUTS), expected)
+    # Their deviations are not trained.
+    assert count_params(params) == count_params(trained)
 
 
 def padded_with(garbage: Any, missing: str) -> np.ndarray:

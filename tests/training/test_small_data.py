@@ -90,6 +90,8 @@ def test_a_run_without_validation(
 
     evaluated = called("evaluate", f"--workdir={workdir}", f"--split={split}")
     assert (evaluated.returncode, evaluated.stderr) == (0, "")
+    number = trainer.result(workdir, split)["num_parameters"]
+    assert f"\n{number} parameters, " in output
     missing = "validation" if split == "test" else "test"
     evaluated = called("evaluate", f"--workdir={workdir}", f"--split={missing}")
     assert evaluated.returncode == 2
