@@ -133,11 +133,10 @@ def refuse_non_finite(is_finite: np.ndarray, name: Callable[[int], str]) -> None
 def choose_batch_size(count: int, most: int) -> int:
     """Returns the number of examples in a batch of a device that classifies `count`.
 
-    It is 1, an eighth or a half of `most`, so that three programs serve all counts. A
-    larger count has several batches. On a CPU, a batch takes at most about 1.5 times as
-    long as one of the exact size.
+    It is 1, a quarter of `most` or `most`, so that three programs serve all counts. A
+    larger count has several batches.
     """
-    sizes = (1, max(1, most // 8), max(1, most // 2))
+    sizes = (1, max(1, most // 4), most)
     return next((size for size in sizes if count <= size), sizes[-1])
 
 

@@ -317,7 +317,8 @@ def _reading(folder: Path) -> Iterator[None]:
     except Exception as error:  # of orbax and tensorstore, of any type
         raise RunError(
             f"checkpoint {folder} cannot be read ({first_line(error)}), which does not "
-            f"mean that it is damaged; {SHORTAGE} and run the command again"
+            "mean that it is damaged; check that its files may be read, free memory, "
+            "threads or open files if they are short, and run the command again"
         ) from error
 
 

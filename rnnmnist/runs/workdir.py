@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ from jax.sharding import Mesh
 
 from rnnmnist.config.files import open_folder
 from rnnmnist.config.schema import Config
-from rnnmnist.errors import UserError
+from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import logs
 from rnnmnist.runs.writing import write_atomically, write_json
 from rnnmnist.runtime import machine
@@ -113,7 +114,8 @@ def check_folders(workdir: Path) -> None:
 def _is_checkpoint(folder: Path) -> bool:
     """Whether this package wrote a folder, which can be damaged.
 
-    It has a header or its checksum. An empty one counts only in the folder of a run.
+    It has a header or its checksum. An empty one counts only in the folder of a run,
+    which has a configuration.
     """
     missing = (FileNotFoundError, NotADirectoryError)
     with contextlib.suppress(*missing):
@@ -123,8 +125,23 @@ def _is_checkpoint(folder: Path) -> bool:
         if HEADER_FILE.encode() in (folder / SUMS_FILE).read_bytes():
             return True
     with contextlib.suppress(*missing):
-        return not any(folder.iterdir()) and (folder.parent / CONFIG_FILE).exists()
+        return not any(folder.iterdir()) and _has_configuration(folder.parent)
     return False
+
+
+def _has_configuration(workdir: Path) -> bool:
+    """Whether `config.json` in a folder is the configuration of a run."""
+    try:
+        tree = json.loads((workdir / CONFIG_FILE).read_bytes())
+        Config.from_dict(tree)
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        RunError,
+    ):  # also other programs' files
+        return False
+    return "seed" in tree
 
 
 def _numbered_paths(workdir: Path) -> list[Path]:

@@ -95,6 +95,7 @@ WRONG_COMMANDS = [
     ),
     (f"{RUN} --workdir=numbered", "numbered/1 is not a checkpoint of rnnmnist"),
     (f"{RUN} --workdir=dated", "dated/20240101120000 is not a checkpoint of rnnm"),
+    (f"{RUN} --workdir=other", "other/2024 is not a checkpoint of rnnmnist"),
     ("evaluate --workdir=digits", "digits holds no checkpoint"),
     ("predict --workdir=numbered a.png", "numbered holds no checkpoint"),
     ("evaluate --workdir=dated --step=20240101120000", "choose best, latest or one of"),
@@ -264,6 +265,8 @@ def write_wrong_files(folder: Path, arrays: dict[str, Any]) -> None:
         (folder / name).mkdir(parents=True)
         if name.startswith("digits"):
             shutil.copy(REPOSITORY / "docs/five.jpg", folder / name)
+    (folder / "other" / "2024").mkdir(parents=True)  # of another program
+    (folder / "other" / "config.json").write_text('{"model_type": "other"}')
     shutil.copytree(folder / "run", folder / "numbered" / "1")
     shutil.copytree(folder / "run", folder / "dated")
     (folder / "dated" / "20240101120000").mkdir()

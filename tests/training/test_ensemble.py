@@ -206,6 +206,7 @@ def test_files_hold_the_results_of_each_network(run: Path) -> None:
         assert result.keys() - network.keys() == {
             "members",
             "task",
+            "trained_on_sha256",
             "accuracy_mean",
             "accuracy_std",
             "accuracy_mean_interval",
