@@ -105,8 +105,10 @@ def predict_logits(
             mesh=mesh,
             every_step=every_step,
         )
-        by_group.append(jax.device_get(logits))
-    whole = np.concatenate(by_group, axis=1)
+        by_group.append(logits)
+        if start:  # the devices compute while the host prepares; two groups at a time
+            by_group[-2] = jax.device_get(by_group[-2])
+    whole = np.concatenate(jax.device_get(by_group), axis=1)
     logits = whole.reshape(len(whole), -1, *whole.shape[3:])[:, : len(inputs)]
     if every_step and padded_time is not None:
         logits = logits[:, :, : inputs.time_steps]
