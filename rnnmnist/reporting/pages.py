@@ -19,6 +19,7 @@ from rnnmnist.reporting.html import Section, write_report
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import newest_readable
 from rnnmnist.runs.results import Scores
+from rnnmnist.runtime.jax_defaults import jax_defaults
 
 MAX_ERRORS = 16  # examples of the gallery
 MAX_CLASSES = 50  # with more, the confusion matrix is not drawn
@@ -101,6 +102,7 @@ def load_run_data(
     )
 
 
+@jax_defaults()
 def report_run(run: RunData, command: str) -> list[Path]:
     """Writes the report of a run into its workdir; returns its files, the page last."""
     sections = {

@@ -29,6 +29,7 @@ def test_settings_of_jax_do_not_reach_a_command(
     output_of(command("doctor", *args, **SETTINGS))
     run = f"--workdir={workdir}"
     output_of(command("evaluate", run, **SETTINGS))
+    output_of(command("report", run, **SETTINGS))
     output = f"--output={tmp_path / 'export'}"
     output_of(command("export", run, "--format=stablehlo", output, **SETTINGS))
     trainer.assert_same_end(workdir, reference_run)
