@@ -24,7 +24,7 @@ from rnnmnist.runtime.mesh import (
     replicated,
 )
 
-GROUP_BYTES = 1 << 28  # examples of a split that are on the devices at a time
+GROUP_BYTES = 1 << 28  # a group of a split; at most two are on the devices at a time
 SHORTEST_PADDED = 64  # time steps
 
 
@@ -106,7 +106,9 @@ def predict_logits(
             every_step=every_step,
         )
         by_group.append(logits)
-        if start:  # the devices compute while the host prepares; two groups at a time
+        if start > 0:
+            # The devices compute this group while the host waits for the one before,
+            # so that at most two groups are on the devices.
             by_group[-2] = jax.device_get(by_group[-2])
     whole = np.concatenate(jax.device_get(by_group), axis=1)
     logits = whole.reshape(len(whole), -1, *whole.shape[3:])[:, : len(inputs)]
