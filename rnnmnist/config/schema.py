@@ -16,6 +16,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from rnnmnist.arithmetic import ceil_div
 from rnnmnist.config.settings import (
     ConfigSection,
     Setting,
@@ -245,7 +246,7 @@ class ModelConfig(ConfigSection, prefix="model."):
 
     def count_windows(self, time_steps: int) -> int:
         """Returns how many windows are read of a sequence."""
-        return -(-time_steps // self.window_stride)
+        return ceil_div(time_steps, self.window_stride)
 
     @property
     def layers(self) -> int:

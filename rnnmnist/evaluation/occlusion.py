@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from rnnmnist.arithmetic import ceil_div
 from rnnmnist.data.examples import Inputs, View, padding
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.predictions import log_probabilities, predict_logits
@@ -25,7 +26,7 @@ def occlude(
     lengths = None if inputs.lengths is None else inputs.lengths[positions]
     count, time_steps, _ = values.shape
     ends = np.full(count, time_steps) if lengths is None else lengths
-    windows = np.arange(time_steps) // -(-ends // WINDOWS)[:, None]
+    windows = np.arange(time_steps) // ceil_div(ends, WINDOWS)[:, None]
     windows[padding(time_steps, ends)] = -1
 
     def classify(is_occluded: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from rnnmnist.arithmetic import ceil_div
 from rnnmnist.data.examples import Examples, Inputs, View, padding
 from rnnmnist.errors import RunError
 from rnnmnist.models.classifier import Params, SequenceClassifier
@@ -69,15 +70,15 @@ def predict_logits(
         NonFiniteLogitsError: if logits are not finite, with the first such example.
     """
     shards = mesh.shape[BATCH]
-    per_shard = -(-len(inputs) // shards)
+    per_shard = ceil_div(len(inputs), shards)
     most = model.execution.eval_batch_size
     padded_time = None  # sequences are not padded further
     if isinstance(inputs, Examples):
         size = min(most, 1 << (per_shard - 1).bit_length()) * shards
-        batches = -(-len(inputs) // size)
+        batches = ceil_div(len(inputs), size)
         example_bytes = inputs.take(np.arange(1)).nbytes
-        groups = -(-batches * size * example_bytes // GROUP_BYTES)
-        count = -(-batches // groups)  # the batches in a group
+        groups = ceil_div(batches * size * example_bytes, GROUP_BYTES)
+        count = ceil_div(batches, groups)  # the batches in a group
     else:
         size = choose_batch_size(per_shard, most) * shards
         count = 1

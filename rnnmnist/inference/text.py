@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from rnnmnist.arithmetic import ceil_div
 from rnnmnist.config.settings import expand
 from rnnmnist.errors import UserError, named, printable
 from rnnmnist.evaluation.metrics import probability
@@ -46,7 +47,7 @@ def _describe(prediction: Prediction) -> str:
         return summary
     lines = [summary]
     before = prediction.probabilities.argmax(-1).tolist()
-    every = -(-len(before) // MAX_COLUMNS)
+    every = ceil_div(len(before), MAX_COLUMNS)
     columns = prediction.probabilities[::-every][::-1]  # with the last time step
     for digit in list(dict.fromkeys([first, second, *reversed(before)]))[:MAX_DIGITS]:
         heights = np.rint((len(BLOCKS) - 1) * columns[:, digit]).astype(int)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnnmnist.arithmetic import ceil_div
 from rnnmnist.models.recurrences import last_of, scan_to_longest
 
 
@@ -61,7 +62,7 @@ class ResidualLayers(nn.Module):
             if self.skip_padding and lengths is not None:
                 layers, variables = self.unbind()
                 advance = functools.partial(layers.apply, variables, method="advance")
-                counts = -(-lengths // size)  # of blocks
+                counts = ceil_div(lengths, size)  # of blocks
                 hidden = scan_to_longest(
                     advance, carry, blocks, counts, every_step=True
                 )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.recurrent import flip_sequences
 
+from rnnmnist.arithmetic import ceil_div
 from rnnmnist.models.recurrences import last_of, scan_to_longest
 
 
@@ -30,19 +31,19 @@ class Windows(nn.Module):
         time, batch, features = inputs.shape  # time and batch can be symbolic
         around = (self.size - self.stride, self.stride - 1)
         padded = jnp.pad(inputs, (around, (0, 0), (0, 0)))
-        count = -(-time // self.stride)
+        count = ceil_div(time, self.stride)
         starts = self.stride * jnp.arange(count)
         positions = starts[:, None] + jnp.arange(self.size)[None]  # of padded inputs
         windows = padded[positions].swapaxes(1, 2)
         windows = windows.reshape(count, batch, self.size * features)
-        counts = None if lengths is None else -(-lengths // self.stride)
+        counts = None if lengths is None else ceil_div(lengths, self.stride)
         hidden = self.recurrence(windows, counts, every_step=every_step)
         if not every_step:
             return hidden
         hidden = jnp.pad(hidden, ((1, 0), (0, 0), (0, 0)))
         read = jnp.arange(1, time + 1)[:, None]
         is_last = read == (time if lengths is None else lengths[None])
-        ended = jnp.where(is_last, -(-read // self.stride), read // self.stride)
+        ended = jnp.where(is_last, ceil_div(read, self.stride), read // self.stride)
         return hidden[ended, jnp.arange(batch)]
 
     def start(self, batch: int, features: int) -> Any:

@@ -1,0 +1,22 @@
+"""Arithmetic that every package may use."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from rnnmnist.arithmetic import ceil_div
+
+
+def test_quotients_are_rounded_up() -> None:
+    values = np.arange(50)
+    for divisor in (1, 3, 28):
+        rounded = ceil_div(values, divisor)
+        assert (divisor * rounded >= values).all()
+        assert (divisor * (rounded - 1) < values).all()
+        assert rounded.tolist() == [ceil_div(int(value), divisor) for value in values]
+        np.testing.assert_array_equal(rounded, ceil_div(jnp.asarray(values), divisor))
+
+
+def test_symbolic_dimensions_are_divided() -> None:
+    (time,) = export.symbolic_shape("time")
+    assert ceil_div(3 * time, 3) == time
