@@ -16,7 +16,7 @@ def main(argv: list[str]) -> None:
     parser.add_workdir()
     parser.add_step_and_paths()
     args = parser.parse(argv)
-    from rnnmnist.evaluation.metrics import format_accuracy, percent
+    from rnnmnist.evaluation.metrics import format_accuracies
     from rnnmnist.reporting.pages import load_run_data, report_run
     from rnnmnist.runtime.compilation import use_cpu
 
@@ -25,8 +25,7 @@ def main(argv: list[str]) -> None:
     run = load_run_data(args.workdir, args.step, cli.parse_settings(args), args.cell)
     print(
         f"{run.task.name} {run.split} at step {run.network.checkpoint_step}: "
-        f"{format_accuracy(run.scores)}, balanced accuracy "
-        f"{percent(run.scores.balanced_accuracy)}, loss {run.scores.loss:.4f}"
+        f"{format_accuracies(run.scores)}, loss {run.scores.loss:.4f}"
     )
     print(*report_run(run, command), sep="\n")
 

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
+from msgspec.structs import asdict
 
 from rnnmnist import cli
 from rnnmnist.config.platforms import Execution
@@ -29,6 +30,7 @@ from rnnmnist.data.examples import SPLITS, Examples, View
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError, as_run_error
+from rnnmnist.evaluation.metrics import make_scores
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
@@ -158,6 +160,21 @@ def array_checksums(tree: Any) -> dict[str, str]:
     return checksums
 
 
+def make_metrics(
+    step: int,
+    split: str,
+    examples: int,
+    correct: Sequence[int],
+    losses: Sequence[float],
+    examples_per_second: float | None = None,
+    first_seed: int = 0,
+) -> Metrics:
+    """A line of `metrics.jsonl`."""
+    scores = asdict(make_scores(examples, correct, losses, first_seed))
+    speed = {"examples_per_second": examples_per_second}
+    return Metrics(**scores | speed, step=step, split=split)
+
+
 def save_network(workdir: Path, config: Config, task: Task) -> Path:
     """Saves random parameters as step 3 of a run; returns its workdir."""
     params = random_params(model_of(config.model, task))
@@ -166,7 +183,7 @@ def save_network(workdir: Path, config: Config, task: Task) -> Path:
     params = jax.tree.map(lambda leaf: np.multiply.outer(factors, leaf), params)
     if std is not None:
         params |= {"difference_std": np.tile(std, (config.num_seeds, 1))}
-    metrics = Metrics.create(3, "validation", 500, [0], [1.0], [250])
+    metrics = make_metrics(3, "validation", 500, [250], [1.0])
     with Checkpoints(workdir, config, task) as checkpoints:
         checkpoints.save(3, {"params": params}, metrics)
     return workdir

@@ -40,7 +40,10 @@ def convert(folder: Path) -> None:
         return
     config = Config.from_dict(content["config"])
     task = msgspec.convert(content["task"], Task)
-    metrics = msgspec.convert(content["metrics"], Metrics | None)
+    metrics = content["metrics"]
+    if metrics is not None:
+        for member in metrics.get("members", ()):
+            member["examples"] = metrics["examples"]
     arrays = {
         item: read(folder / item, add_axis=config.num_seeds == 1)
         for item in ("params", "state")
@@ -48,7 +51,9 @@ def convert(folder: Path) -> None:
     }
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         with Checkpoints(Path(temporary), config, task) as checkpoints:
-            checkpoints.save(int(folder.name), arrays, metrics)
+            checkpoints.save(
+                int(folder.name), arrays, msgspec.convert(metrics, Metrics | None)
+            )
         new = Path(temporary, folder.name)
         for path in new.rglob("commit_success.txt"):
             path.unlink()  # its only content is the path at which it was written

@@ -13,7 +13,11 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from results import ABLATION, ARCHIVE, ARCHIVE_LSTM, REFERENCES, RESULTS, SETS, Row
-from rnnmnist.evaluation.metrics import interval, mean_and_std, percent
+from rnnmnist.evaluation.metrics import (
+    format_interval,
+    format_mean_and_std,
+    format_percent,
+)
 from rnnmnist.runtime.machine import join_versions
 
 # The rows of the README's table, with their data and recipe.
@@ -43,9 +47,9 @@ def accuracy_over_seeds(result: dict[str, Any]) -> str:
     """
     if result["accuracy_std"] is None:
         (member,) = result["members"]
-        between = interval(member["accuracy_interval"])
-        return f"{percent(member['accuracy'])} ({between})"
-    return mean_and_std(result["accuracy_mean"], result["accuracy_std"])
+        between = format_interval(member["accuracy_interval"])
+        return f"{format_percent(member['accuracy'])} ({between})"
+    return format_mean_and_std(result["accuracy_mean"], result["accuracy_std"])
 
 
 def mean_validation(result: dict[str, Any]) -> str:

@@ -404,6 +404,11 @@ class TrainConfig(ConfigSection, prefix="train."):
             )
 
     @property
+    def has_class_weights(self) -> bool:
+        """Whether classes have weights; then balanced accuracy selects a checkpoint."""
+        return self.class_weight != "none"
+
+    @property
     def batch(self) -> int:
         """The examples per update; the default unless the run has resolved it."""
         return self.batch_size or DEFAULT_BATCH

@@ -1,14 +1,14 @@
-"""Scores of networks on whole splits, their confidence intervals, and both as text."""
+"""Makes the scores of networks, with their intervals, and formats them as text."""
 
 import math
 import statistics
 from collections.abc import Sequence
 
-import msgspec
 import numpy as np
+from msgspec.structs import replace
 
-from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.results import Result, Scores
+from rnnmnist.runs.results import Result
+from rnnmnist.runs.scores import Scores
 
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
@@ -42,34 +42,6 @@ def wilson_interval(correct: float, examples: int) -> tuple[float, float]:
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def percent(fraction: float) -> str:
-    """Formats a fraction in percent: `99.02 %`."""
-    return f"{100 * fraction:.2f} %"
-
-
-def mean_and_std(mean: float, std: float) -> str:
-    """Formats a mean fraction and its standard deviation: `99.19 ± 0.04 %`."""
-    return f"{100 * mean:.2f} ± {percent(std)}"
-
-
-def percentage_points(fraction: float) -> str:
-    """Formats a difference of fractions: `0.31 points`."""
-    return f"{100 * fraction:.2f} points"
-
-
-def probability(fraction: float) -> str:
-    """Formats a probability in percent, which is never `100.00 %`."""
-    if fraction > 0.9999:
-        return "> 99.99 %"
-    return "< 0.01 %" if 0 < fraction < 0.0001 else percent(fraction)
-
-
-def interval(ends: Sequence[float]) -> str:
-    """Formats an interval of fractions in percent: `98.81 to 99.19 %`."""
-    low, high = ends
-    return f"{100 * low:.2f} to {percent(high)}"
-
-
 def score_logits(logits: np.ndarray, labels: np.ndarray, first_seed: int = 0) -> Scores:
     """Scores finite logits [ensemble, examples, classes] of a whole split.
 
@@ -83,72 +55,178 @@ def score_logits(logits: np.ndarray, labels: np.ndarray, first_seed: int = 0) ->
     networks = np.arange(len(logits))[:, None]
     confusions = np.zeros((len(logits), classes, classes), int)
     np.add.at(confusions, (networks, labels, logits.argmax(-1)), 1)
-    scores = score_confusions(confusions, losses.mean(axis=1), first_seed)
+    scores = score_confusions(confusions, losses.mean(axis=1).tolist(), first_seed)
     if not scores.members:
         return scores
     probabilities = np.exp(logits - total[..., None]).mean(axis=0)
     correct = int((probabilities.argmax(-1) == labels).sum())
-    return msgspec.structs.replace(
+    return replace(
         scores, ensemble_correct=correct, ensemble_accuracy=correct / examples
     )
 
 
 def score_confusions(
-    confusions: np.ndarray, losses: np.ndarray, first_seed: int = 0
+    confusions: np.ndarray, losses: Sequence[float], first_seed: int = 0
 ) -> Scores:
-    """Returns the scores of networks with these confusion matrices and losses."""
-    networks = len(confusions)
-    totals = confusions[0].sum(axis=1)  # of each class, the same for all networks
-    examples = int(totals.sum())
-    present = totals > 0  # only these classes have an accuracy
-    recalls = np.diagonal(confusions, axis1=1, axis2=2)[:, present] / totals[present]
-    correct = int(np.trace(confusions, axis1=1, axis2=2).sum())
-    accuracy = correct / (networks * examples)  # one division, so that equal counts tie
+    """Scores networks with confusion matrices of a whole split and mean losses.
+
+    The matrices are int [ensemble, true classes, predicted classes].
+    """
+    examples = int(confusions[0].sum())
+    correct = np.trace(confusions, axis1=1, axis2=2).tolist()
+    return make_scores(examples, correct, losses, first_seed, confusions)
+
+
+def make_scores(
+    examples: int,
+    correct: Sequence[int],
+    losses: Sequence[float],
+    first_seed: int = 0,
+    confusions: np.ndarray | None = None,
+) -> Scores:
+    """Returns the scores of networks, each with its correct predictions and mean loss.
+
+    All scores are made here. With the confusion matrices of a whole split, int
+    [ensemble, true classes, predicted classes], they have what follows from these.
+    """
+    networks = len(correct)
+    total = sum(correct)
     scores = Scores(
-        examples=examples,
-        correct=correct,
-        accuracy=accuracy,
-        accuracy_interval=wilson_interval(correct / networks, examples),
-        balanced_accuracy=statistics.fmean(recalls.ravel()),
-        loss=statistics.fmean(losses.tolist()),
-        confusion=tuple(map(tuple, confusions.sum(axis=0).tolist())),
         seed=first_seed,
+        examples=examples,
+        correct=total,
+        # One division of integers, so that equal counts tie.
+        accuracy=total / (networks * examples),
+        loss=statistics.fmean(losses),
     )
+    if confusions is not None:
+        scores = replace(
+            scores,
+            accuracy_interval=wilson_interval(total / networks, examples),
+            balanced_accuracy=balanced_accuracy(confusions),
+            confusion=tuple(map(tuple, confusions.sum(axis=0).tolist())),
+        )
     if networks == 1:
         return scores
-    members = tuple(
-        score_confusions(confusions[i : i + 1], losses[i : i + 1], first_seed + i)
-        for i in range(networks)
-    )
-    std = statistics.stdev(member.accuracy for member in members)
-    return msgspec.structs.replace(
+    members = []
+    for index in range(networks):
+        one = slice(index, index + 1)
+        confusion = None if confusions is None else confusions[one]
+        member = make_scores(
+            examples, correct[one], losses[one], first_seed + index, confusion
+        )
+        members.append(member)
+    scores = replace(scores, members=tuple(members))
+    if confusions is None:
+        return scores
+    std, interval = spread_over_seeds(scores)
+    return replace(
         scores,
-        accuracy_mean=accuracy,
+        accuracy_mean=scores.accuracy,
         accuracy_std=std,
-        accuracy_mean_interval=t_interval(accuracy, std, networks),
-        members=members,
+        accuracy_mean_interval=interval,
     )
 
 
-def format_accuracy(scores: Scores | Metrics) -> str:
+def balanced_accuracy(confusions: np.ndarray) -> float:
+    """Returns the mean accuracy over networks and classes.
+
+    The confusion matrices are int [ensemble, true classes, predicted classes], of the
+    same examples. Classes without examples have no accuracy.
+    """
+    totals = confusions[0].sum(axis=1)
+    present = totals > 0
+    correct = np.diagonal(confusions, axis1=1, axis2=2)
+    recalls = correct[:, present] / totals[present]
+    return statistics.fmean(recalls.ravel())
+
+
+def spread_over_seeds(scores: Scores) -> tuple[float, tuple[float, float]]:
+    """Returns how the accuracy of an ensemble's members varies.
+
+    This is the standard deviation with `ddof=1`, and the 95 % t interval of the mean.
+    """
+    std = statistics.stdev(member.accuracy for member in scores.members)
+    return std, t_interval(scores.accuracy, std, len(scores.members))
+
+
+def select_logged_scores(scores: Scores, *, has_class_weights: bool) -> Scores:
+    """Returns the scores of a validation that a line of `metrics.jsonl` has.
+
+    It has no confusion matrices, which are large if there are many classes. It has the
+    balanced accuracy if the run has class weights, or if a class has at least twice as
+    many examples as another one.
+    """
+    networks = scores.networks
+    logged = make_scores(
+        scores.examples,
+        [network.correct for network in networks],
+        [network.loss for network in networks],
+        networks[0].seed or 0,
+    )
+    class_sizes = np.sum(scores.confusion, axis=1)
+    is_unbalanced = class_sizes.max() >= 2 * class_sizes.min()
+    if has_class_weights or is_unbalanced:
+        logged = replace(logged, balanced_accuracy=scores.balanced_accuracy)
+    return logged
+
+
+def format_percent(fraction: float) -> str:
+    """Formats a fraction in percent: `99.02 %`."""
+    return f"{100 * fraction:.2f} %"
+
+
+def format_mean_and_std(mean: float, std: float) -> str:
+    """Formats a mean fraction and its standard deviation: `99.19 ± 0.04 %`."""
+    return f"{100 * mean:.2f} ± {format_percent(std)}"
+
+
+def format_points(fraction: float) -> str:
+    """Formats a difference of fractions in percentage points: `0.31 points`."""
+    return f"{100 * fraction:.2f} points"
+
+
+def format_probability(probability: float) -> str:
+    """Formats a probability in percent, which is never `100.00 %`."""
+    if probability > 0.9999:
+        return "> 99.99 %"
+    if 0 < probability < 0.0001:
+        return "< 0.01 %"
+    return format_percent(probability)
+
+
+def format_interval(interval: Sequence[float]) -> str:
+    """Formats an interval of fractions in percent: `98.81 to 99.19 %`."""
+    low, high = interval
+    return f"{100 * low:.2f} to {format_percent(high)}"
+
+
+def format_accuracy(scores: Scores) -> str:
     """Formats an accuracy with its counts and its interval: over seeds, if several."""
     counts = format_counts(scores)
-    balanced = ""
-    if isinstance(scores, Metrics) and scores.balanced_accuracy is not None:
-        balanced = f", balanced accuracy {percent(scores.balanced_accuracy)}"
     if not scores.members:
-        ends = interval(wilson_interval(scores.correct, scores.examples))
-        return f"{percent(scores.accuracy)} ({counts}; 95 % interval {ends}){balanced}"
+        accuracy = format_percent(scores.accuracy)
+        interval = format_interval(wilson_interval(scores.correct, scores.examples))
+        return f"{accuracy} ({counts}; 95 % interval {interval})"
+    std, mean_interval = spread_over_seeds(scores)
+    accuracy = format_mean_and_std(scores.accuracy, std)
+    interval = format_interval(mean_interval)
     seeds = len(scores.members)
-    std = statistics.stdev(network.accuracy for network in scores.members)
-    ends = interval(t_interval(scores.accuracy, std, seeds))
     return (
-        f"{mean_and_std(scores.accuracy, std)} over {seeds} seeds ({counts}; "
-        f"95 % interval of the mean {ends}){balanced}"
+        f"{accuracy} over {seeds} seeds ({counts}; 95 % interval of the mean "
+        f"{interval})"
     )
 
 
-def format_counts(scores: Scores | Metrics) -> str:
+def format_accuracies(scores: Scores) -> str:
+    """Formats an accuracy, and after it the balanced accuracy if the scores have it."""
+    text = format_accuracy(scores)
+    if scores.balanced_accuracy is not None:
+        text += f", balanced accuracy {format_percent(scores.balanced_accuracy)}"
+    return text
+
+
+def format_counts(scores: Scores) -> str:
     """Formats the correct predictions of each network: `9,918, 9,920 of 10,000`."""
     counts = ", ".join(f"{network.correct:,}" for network in scores.networks)
     return f"{counts} of {scores.examples:,}"
@@ -162,11 +240,11 @@ def format_result(result: Result) -> str:
     text = format_accuracy(result)
     if result.ensemble_accuracy is not None:
         text += (
-            f"; ensemble {percent(result.ensemble_accuracy)} "
+            f"; ensemble {format_percent(result.ensemble_accuracy)} "
             f"({result.ensemble_correct:,} of {result.examples:,})"
         )
     if result.task and result.task.image_shape is None:
-        text += f", balanced accuracy {percent(result.balanced_accuracy)}"
+        text += f", balanced accuracy {format_percent(result.balanced_accuracy)}"
     if result.tutorial_128 is not None:
         text += f"; on the first 128 {format_accuracy(result.tutorial_128)}"
     return text

@@ -8,7 +8,7 @@ import numpy as np
 from rnnmnist.arithmetic import ceil_div
 from rnnmnist.config.settings import expand
 from rnnmnist.errors import UserError, named, printable
-from rnnmnist.evaluation.metrics import probability
+from rnnmnist.evaluation.metrics import format_probability
 from rnnmnist.inference.predictor import Prediction, Predictor
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -40,8 +40,8 @@ def _describe(prediction: Prediction) -> str:
     last = prediction.probabilities[-1].tolist()
     first, second, *_ = sorted(range(len(last)), key=lambda digit: -last[digit])
     summary = (
-        f"{first}, {probability(last[first])} (then {second}, "
-        f"{probability(last[second])})"
+        f"{first}, {format_probability(last[first])} (then {second}, "
+        f"{format_probability(last[second])})"
     )
     if len(prediction.probabilities) == 1:
         return summary
@@ -73,7 +73,7 @@ def predict_sequences(predictor: Predictor, name: str) -> Iterator[Result]:
             place["id"] = sequences.ids[index]
         description = (
             f"{printable(name)}, sequence {printable(str(place.get('id', index)))}: "
-            f"{result['label']}, {probability(result['probability'])}"
+            f"{result['label']}, {format_probability(result['probability'])}"
         )
         yield place | result, description
 

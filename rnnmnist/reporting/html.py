@@ -73,12 +73,13 @@ def render(template: Path, **values: object) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(
+        accuracies=metrics.format_accuracies,
         accuracy=metrics.format_accuracy,
         base64=lambda data: base64.b64encode(data).decode(),
-        interval=metrics.interval,
-        percent=metrics.percent,
+        interval=metrics.format_interval,
+        percent=metrics.format_percent,
         png_size=lambda png: struct.unpack(">II", png[16:24]),  # width, height
-        points=metrics.percentage_points,
+        points=metrics.format_points,
         thousands="{:,}".format,
     )
     style = template.with_name("style.css").read_text("utf-8")

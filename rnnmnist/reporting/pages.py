@@ -18,7 +18,7 @@ from rnnmnist.reporting.calibration import Predictions
 from rnnmnist.reporting.html import Section, write_report
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import newest_readable
-from rnnmnist.runs.results import Scores
+from rnnmnist.runs.scores import Scores
 from rnnmnist.runtime.jax_defaults import jax_defaults
 
 MAX_ERRORS = 16  # examples of the gallery
@@ -203,7 +203,7 @@ def _gallery(run: RunData) -> Section:
                 values,
                 fall[times],
                 names[predictions.predicted[index, -1]],
-                metrics.probability(predictions.confidence[index]),
+                metrics.format_probability(predictions.confidence[index]),
                 names[predictions.labels[index]],
             )
         )
@@ -244,8 +244,8 @@ def _accuracy_by_class(run: RunData) -> Section:
         [
             run.task.classes[present[index]],
             f"{correct[:, index].sum():,} of {len(correct) * totals[index]:,}",
-            metrics.percent(accuracy[index]),
-            metrics.interval((low[index], high[index])),
+            metrics.format_percent(accuracy[index]),
+            metrics.format_interval((low[index], high[index])),
         ]
         for index in np.argsort(accuracy, kind="stable")
     ]

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure  # noqa: TID251
 from matplotlib.ticker import MaxNLocator  # noqa: TID251
 
 from rnnmnist.arithmetic import ceil_div
-from rnnmnist.evaluation.metrics import percent, percentage_points
+from rnnmnist.evaluation.metrics import format_percent, format_points
 from rnnmnist.reporting.calibration import Bins
 from rnnmnist.reporting.html import LIGHT
 from rnnmnist.runs.logs import Metrics
@@ -107,7 +107,7 @@ def reliability_diagram(bins: Bins, accuracy: np.ndarray) -> bytes:
     present = bins.examples > 0
     confidence = bins.confidence[present] / bins.examples[present]
     edges = np.linspace(0, 100, len(bins.examples) + 1)
-    error = percentage_points(bins.calibration_error)
+    error = format_points(bins.calibration_error)
     blue = LIGHT.series[0]
     low, values, high = 100 * accuracy
     # At 0 or 1, an end can lie on the wrong side of the value by rounding.
@@ -228,7 +228,9 @@ def accuracy_over_time(accuracy: np.ndarray, majority: float) -> bytes:
         axes.fill_between(times, low, high, color=blue, alpha=0.25, linewidth=0)
         axes.plot(times, value, color=blue, marker="o", markersize=3)
         axes.set_xticks(sorted({1, *quarters(last)}))
-        axes.set_title(f"horizontal line: most frequent class, {percent(majority)}")
+        axes.set_title(
+            f"horizontal line: most frequent class, {format_percent(majority)}"
+        )
         axes.set(xlabel="time steps read", xlim=(0.5, last + 0.5))
         axes.set(ylabel="accuracy (% of examples)", ylim=(0, 102))
         return to_png(figure)

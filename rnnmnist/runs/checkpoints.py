@@ -36,7 +36,8 @@ import orbax.checkpoint as ocp  # noqa: TID251
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, first_line
-from rnnmnist.runs.logs import Metrics, best_step
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.scores import best_step
 from rnnmnist.runs.workdir import (
     HEADER_FILE,
     SUMS_FILE,
@@ -129,7 +130,10 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     ) -> list[bool]:
         """Tells orbax which steps it keeps: the newest ones and the best one."""
         steps = [checkpoint.step for checkpoint in checkpoints]
-        best = best_step({step: self._metrics[step] for step in steps})
+        best = best_step(
+            {step: self._metrics[step] for step in steps},
+            has_class_weights=self._config.train.has_class_weights,
+        )
         kept = {best, *steps[-self._config.train.keep_checkpoints :]}
         return [step in kept for step in steps]
 
@@ -454,14 +458,18 @@ def find_step(
     if selector == "latest":
         return steps[-1]
     if selector == "best":
-        metrics: dict[int, Metrics | None] = dict.fromkeys(steps)
+        validations: dict[int, Metrics | None] = dict.fromkeys(steps)
+        has_class_weights = False
         for step in steps:
             try:
-                metrics[step] = read_header(workdir, step).metrics
+                header = read_header(workdir, step)
             except DamagedError as error:  # selected only if no step was validated
                 if error.folder.exists():
                     _warn_of(error)
-        return best_step(metrics)
+                continue
+            validations[step] = header.metrics
+            has_class_weights = header.config.train.has_class_weights
+        return best_step(validations, has_class_weights=has_class_weights)
     if selector in map(str, steps):
         return int(selector)
     raise UserError(

@@ -4,97 +4,25 @@ import contextlib
 import datetime
 import json
 import os
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 
 from rnnmnist.config.schema import TrainConfig
-from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.errors import names_path
+from rnnmnist.runs.scores import Scores
 from rnnmnist.runs.writing import sync, write_atomically
 
 
-class NetworkMetrics(msgspec.Struct, frozen=True):
-    """The metrics of a member of an ensemble at a step."""
-
-    seed: int
-    loss: float  # mean cross-entropy in nats
-    accuracy: float
-    correct: int
-
-
-class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The metrics at a step: a line of `metrics.jsonl`.
-
-    Of an ensemble, loss and accuracy are means, and `correct` is a sum.
-    """
+class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
+    """The scores at a step: a line of `metrics.jsonl`."""
 
     FILE_NAME: ClassVar[str] = "metrics.jsonl"
     step: int
     split: str
-    loss: float
-    accuracy: float
-    correct: int
-    examples: int  # for each network
     examples_per_second: float | None = None  # in training, by all members together
-    # On unbalanced classes, and with class weights, with which it selects the step.
-    balanced_accuracy: float | None = None
-    selects: bool = True
-    members: tuple[NetworkMetrics, ...] = ()  # empty for a single network
-
-    @classmethod
-    def create(
-        cls,
-        step: int,
-        split: str,
-        examples: int,
-        seeds: Sequence[int],
-        losses: Sequence[float],
-        correct: Sequence[int],
-        **others: Any,
-    ) -> "Metrics":
-        """Returns the metrics of networks with these seeds, losses and counts."""
-        networks = tuple(
-            NetworkMetrics(seed, loss, count / examples, count)
-            for seed, loss, count in zip(seeds, losses, correct, strict=True)
-        )
-        return cls(
-            step=step,
-            split=split,
-            loss=statistics.fmean(losses),
-            # One division of integers, so that equal counts tie.
-            accuracy=sum(correct) / (len(networks) * examples),
-            correct=sum(correct),
-            examples=examples,
-            members=networks if len(networks) > 1 else (),
-            **others,
-        )
-
-    @property
-    def networks(self) -> "Sequence[Metrics | NetworkMetrics]":
-        """The metrics of each network."""
-        return self.members or (self,)
-
-
-def best_step(validations: Mapping[int, Metrics | None]) -> int:
-    """Returns the step with the highest validation accuracy, the earlier one on a tie.
-
-    With class weights, balanced accuracies are compared. The step is the last one if
-    there are too few validation examples to compare, and 0 if there are no steps.
-    """
-    validated = {step: metrics for step, metrics in validations.items() if metrics}
-
-    def rank(step: int) -> tuple[float, int]:
-        metrics = validations[step]
-        if metrics is None or metrics.examples < MIN_VALIDATION_EXAMPLES:
-            return 0.0, step
-        balanced = metrics.balanced_accuracy if metrics.selects else None
-        return metrics.accuracy if balanced is None else balanced, -step
-
-    return max(validated or validations, key=rank, default=0)
 
 
 def completion(workdir: Path, step: int, config: TrainConfig) -> str | None:

@@ -7,37 +7,10 @@ from pathlib import Path
 import msgspec
 
 from rnnmnist.config.tasks import Task
+from rnnmnist.runs.scores import Scores
 from rnnmnist.runs.writing import write_json
 
 _logger = logging.getLogger(__name__)
-
-
-class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The predictions of a network for every example of a split, counted.
-
-    Of an ensemble, counts are sums, and accuracies and losses are means.
-    """
-
-    examples: int  # for each network
-    correct: int
-    accuracy: float
-    accuracy_interval: tuple[float, float]  # 95 % Wilson interval over examples
-    balanced_accuracy: float  # mean over classes
-    loss: float  # mean cross-entropy in nats
-    confusion: tuple[tuple[int, ...], ...]  # [true class][predicted class]
-    seed: int | None = None
-    # Only an ensemble has these.
-    accuracy_mean: float | None = None
-    accuracy_std: float | None = None  # with `ddof=1`
-    accuracy_mean_interval: tuple[float, float] | None = None  # 95 % t interval
-    ensemble_correct: int | None = None  # by the mean of the members' probabilities
-    ensemble_accuracy: float | None = None
-    members: tuple["Scores", ...] = ()
-
-    @property
-    def networks(self) -> "tuple[Scores, ...]":
-        """The scores of each network."""
-        return self.members or (self,)
 
 
 class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
@@ -52,6 +25,10 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     step: int
     num_parameters: int
     params_sha256: str
+    # Every result has these, which other scores can lack.
+    accuracy_interval: tuple[float, float]
+    balanced_accuracy: float
+    confusion: tuple[tuple[int, ...], ...]
     # Members do not have these.
     task: Task | None = None  # the evaluated data
     permutation: str | None = None  # order of the pixels in the view `permuted`

@@ -15,10 +15,10 @@ from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import erase_line
 from rnnmnist.evaluation.metrics import (
-    format_accuracy,
+    format_accuracies,
     format_counts,
+    format_percent,
     format_result,
-    percent,
 )
 from rnnmnist.runs import checkpoints, logs
 from rnnmnist.runs.results import Result
@@ -64,7 +64,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     def show(self, metrics: logs.Metrics) -> None:
         """Prints the metrics of training or validation."""
         step = metrics.step
-        accuracy = percent(metrics.accuracy)
+        accuracy = format_percent(metrics.accuracy)
         if metrics.split == "validation":
             self.line(
                 f"step {step}  validation loss {metrics.loss:.4f}  accuracy {accuracy} "
@@ -168,13 +168,13 @@ def print_summary(
         validated = f"none: no sequences were held out; best is the last step, {best}"
     elif validation.examples < MIN_VALIDATION_EXAMPLES:
         validated = (
-            f"{format_accuracy(validation)}, at the last step, {best}: fewer than "
+            f"{format_accuracies(validation)}, at the last step, {best}: fewer than "
             f"{MIN_VALIDATION_EXAMPLES} validation examples do not select one"
         )
     else:
-        is_weighted = header.config.train.class_weight != "none"
+        is_weighted = header.config.train.has_class_weights
         by = " by balanced accuracy" if is_weighted else ""
-        validated = f"{format_accuracy(validation)}, best at step {best}{by}"
+        validated = f"{format_accuracies(validation)}, best at step {best}{by}"
     validated += task.validation_note
     flags = [f"--workdir={workdir}"]
     if config.model.is_user_cell:  # which these commands do not import unnamed

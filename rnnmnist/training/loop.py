@@ -11,12 +11,17 @@ import jax
 import msgspec
 import numpy as np
 from jax.sharding import Mesh
+from msgspec.structs import asdict
 
 from rnnmnist.config.schema import Config, TrainConfig
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError, StoppedError
-from rnnmnist.evaluation.metrics import score_logits
+from rnnmnist.evaluation.metrics import (
+    make_scores,
+    score_logits,
+    select_logged_scores,
+)
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.predictions import NonFiniteLogitsError, predict_logits
 from rnnmnist.models.classifier import abstract_params, count_params
@@ -224,8 +229,10 @@ def log_training(
             if not math.isfinite(total):
                 raise _unsaved(run, step, index, f"training loss is {total}")
     losses = (loss.astype(float) / examples).tolist()
-    networks = run.config.seeds, losses, correct.tolist()
-    line = Metrics.create(step, "train", examples, *networks, examples_per_second=speed)
+    scores = make_scores(examples, correct.tolist(), losses, run.config.seed)
+    line = Metrics(
+        **asdict(scores), step=step, split="train", examples_per_second=speed
+    )
     log(run, line)
 
 
@@ -242,22 +249,11 @@ def validate(run: Run, state: TrainState, step: int) -> Metrics:
         )
     except NonFiniteLogitsError as error:
         raise _unsaved(run, step, error.network, "validation loss is nan") from error
-    scores = score_logits(logits, run.validation.labels)
-    losses = [network.loss for network in scores.networks]
-    is_weighted = run.config.train.class_weight != "none"
-    totals = np.sum(scores.confusion, axis=1)  # of each class
-    is_unbalanced = totals.max() >= 2 * totals.min()
-    balanced = scores.balanced_accuracy if is_weighted or is_unbalanced else None
-    metrics = Metrics.create(
-        step,
-        "validation",
-        scores.examples,
-        run.config.seeds,
-        losses,
-        [network.correct for network in scores.networks],
-        balanced_accuracy=balanced,
-        selects=is_weighted or balanced is None,
+    scores = select_logged_scores(
+        score_logits(logits, run.validation.labels, run.config.seed),
+        has_class_weights=run.config.train.has_class_weights,
     )
+    metrics = Metrics(**asdict(scores), step=step, split="validation")
     log(run, metrics)
     return metrics
 

@@ -17,6 +17,7 @@ from support import (
     Command,
     as_ensemble,
     called,
+    make_metrics,
     model_of,
     output_of,
     random_params,
@@ -214,7 +215,7 @@ def save_run(workdir: Path, cell: str, source: Path) -> None:
     params = random_params(model_of(model, task))
     sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
     own = dataclasses.replace(model, cell=cell, cell_sha256=sha256)
-    metrics = Metrics.create(3, "validation", 500, [0], [1.0], [250])
+    metrics = make_metrics(3, "validation", 500, [250], [1.0])
     with Checkpoints(workdir, Config(data=data, model=own), task) as checkpoints:
         checkpoints.save(3, {"params": as_ensemble(params)}, metrics)
 

@@ -7,16 +7,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from support import make_metrics
 
 from rnnmnist.evaluation.metrics import (
-    probability,
+    format_probability,
     score_confusions,
     score_logits,
     wilson_interval,
 )
 from rnnmnist.runs import logs
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.results import Scores
+from rnnmnist.runs.scores import Scores
 
 # Two networks and six examples of three classes, none of which is of class 2.
 LABELS = np.array([0, 0, 0, 0, 1, 1], np.uint8)
@@ -24,7 +25,7 @@ PREDICTED = np.array([[0, 0, 0, 1, 1, 1], [0, 2, 2, 2, 0, 1]])
 CONFUSIONS = (((3, 1, 0), (0, 2, 0), (0, 0, 0)), ((1, 0, 3), (1, 1, 0), (0, 0, 0)))
 
 
-def make_scores() -> Scores:
+def score_predicted() -> Scores:
     """Of logits that give the predicted class a probability of a half."""
     logits = np.log(2) * np.eye(3, dtype=np.float32)[PREDICTED]
     return score_logits(logits, LABELS, first_seed=3)
@@ -47,12 +48,12 @@ def test_wilson_intervals(correct: int, examples: int, low: float, high: float) 
 
 def test_only_a_probability_of_one_is_printed_as_100() -> None:
     texts = {1: "> 99.99 %", 0.99: "99.00 %", 1e-5: "< 0.01 %", 0: "0.00 %"}
-    assert {fraction: probability(fraction) for fraction in texts} == texts
+    assert {fraction: format_probability(fraction) for fraction in texts} == texts
 
 
 def test_scores_by_hand() -> None:
     """The balanced accuracies are means of 3/4 and 2/2, and of 1/4 and 1/2."""
-    scores = make_scores()
+    scores = score_predicted()
     first, second = scores.networks
     assert (first.confusion, second.confusion) == CONFUSIONS
     assert (first.seed, first.correct, first.accuracy) == (3, 5, 5 / 6)
@@ -74,12 +75,12 @@ def test_the_variation_over_networks_by_hand() -> None:
 
     With four networks, it is 3.182 standard errors.
     """
-    scores = make_scores()
+    scores = score_predicted()
     assert scores.accuracy_mean == scores.accuracy
     assert scores.accuracy_std == pytest.approx(1 / 2 / math.sqrt(2))
     assert scores.accuracy_mean_interval == (0.0, 1.0)
     tables = [[[count, 100 - count], [0, 0]] for count in (90, 91, 92, 91)]
-    four = score_confusions(np.array(tables), np.full(4, 0.5))
+    four = score_confusions(np.array(tables), 4 * [0.5])
     assert four.accuracy_mean_interval is not None
     low, high = four.accuracy_mean_interval
     half = 3.182 * math.sqrt(2 / 3) / 100 / 2
@@ -95,30 +96,31 @@ def test_an_ensemble_predicts_by_the_mean_of_probabilities() -> None:
 
 
 def test_one_network_has_no_members() -> None:
-    one = make_scores().members[1]
+    one = score_predicted().members[1]
     assert one.networks == (one,)
     absent = {"members", "accuracy_std", "ensemble_correct"}
     assert not absent & msgspec.to_builtins(one).keys()
-    equal = score_confusions(np.array(CONFUSIONS[:1] * 2), np.ones(2))
+    equal = score_confusions(np.array(CONFUSIONS[:1] * 2), [1.0, 1.0])
     assert msgspec.to_builtins(equal)["accuracy_std"] == 0.0
 
 
 # The lines of metrics.jsonl.
 
-ONE = Metrics.create(7, "validation", 6, [3], [0.5], [5])
-SEVERAL = Metrics.create(7, "train", 6, [3, 4], [0.5, 1.5], [5, 3])
+ONE = make_metrics(7, "validation", 6, [5], [0.5], first_seed=3)
+SEVERAL = make_metrics(7, "train", 6, [5, 3], [0.5, 1.5], first_seed=3)
 
 
 def test_the_fields_of_metrics() -> None:
     line = {"step": 7, "split": "validation", "loss": 0.5, "accuracy": 5 / 6}
-    assert msgspec.to_builtins(ONE) == line | {"correct": 5, "examples": 6}
+    counts = {"seed": 3, "correct": 5, "examples": 6}
+    assert msgspec.to_builtins(ONE) == line | counts
     content = msgspec.to_builtins(SEVERAL)
     members = content.pop("members")
     line = {"step": 7, "split": "train", "loss": 1.0, "accuracy": 8 / 12}
-    assert content == line | {"correct": 8, "examples": 6}
+    assert content == line | {"seed": 3, "correct": 8, "examples": 6}
     assert list(members) == [
-        {"seed": 3, "loss": 0.5, "accuracy": 5 / 6, "correct": 5},
-        {"seed": 4, "loss": 1.5, "accuracy": 3 / 6, "correct": 3},
+        {"seed": 3, "loss": 0.5, "accuracy": 5 / 6, "correct": 5, "examples": 6},
+        {"seed": 4, "loss": 1.5, "accuracy": 3 / 6, "correct": 3, "examples": 6},
     ]
 
 

@@ -7,14 +7,14 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
+from support import make_metrics
 
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.calibration import Bins
-from rnnmnist.runs.logs import Metrics
 
 STEPS = range(10, 110, 10)
 RUN = [
-    Metrics.create(step, split, 100, [0, 1], [9 / step, 8 / step], [step - 9, 70])
+    make_metrics(step, split, 100, [step - 9, 70], [9 / step, 8 / step])
     for step in STEPS
     for split in ("train", "validation")
 ]
@@ -78,7 +78,7 @@ def test_curves_of_any_metrics_are_drawn(
     metrics: list[tuple[str, float, int]],
 ) -> None:
     lines = [
-        Metrics.create(1, split, 50, [0], [loss], [correct])
+        make_metrics(1, split, 50, [correct], [loss])
         for split, loss, correct in metrics
     ]
     with Image.open(io.BytesIO(plots.learning_curves(lines))) as image:

@@ -18,7 +18,15 @@ import trainer
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from support import UNOPTIMIZED, Once, called, in_a_browser, output_of, save_network
+from support import (
+    UNOPTIMIZED,
+    Once,
+    called,
+    in_a_browser,
+    make_metrics,
+    output_of,
+    save_network,
+)
 from trainer import Run
 
 from rnnmnist import fit
@@ -30,7 +38,6 @@ from rnnmnist.errors import UserError
 from rnnmnist.evaluation.metrics import score_logits, wilson_interval
 from rnnmnist.reporting import pages, plots
 from rnnmnist.reporting.pages import RunData, load_run_data, report_run
-from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import list_steps
 
 FIRST, SECOND = "first", "second #1"
@@ -87,10 +94,12 @@ def ensemble(run_data: RunData) -> RunData:
         networks.append(predictions._replace(predicted=predicted))
     logits = np.eye(10)[[network.predicted[:, -1] for network in networks]]
     metrics = [
-        Metrics.create(
-            *(line.step, line.split, line.examples, range(3)),
-            [line.loss, 1.1 * line.loss, 1.2 * line.loss],
+        make_metrics(
+            line.step,
+            line.split,
+            line.examples,
             3 * [line.examples // 2],
+            [line.loss, 1.1 * line.loss, 1.2 * line.loss],
         )
         for line in run_data.metrics
     ]

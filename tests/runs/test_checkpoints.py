@@ -18,6 +18,7 @@ from support import (
     array_checksums,
     batches_of,
     file_times,
+    make_metrics,
     mesh_of,
     model_of,
     random_examples,
@@ -77,14 +78,14 @@ def state() -> TrainState:
     return state._replace(opt_state=opt_state)
 
 
-def make_metrics(
+def validation_metrics(
     step: int, accuracy: float | None, examples: int = MIN_VALIDATION_EXAMPLES
 ) -> Metrics | None:
     """Metrics of a validation, None without an accuracy."""
     if accuracy is None:
         return None
     correct = round(accuracy * examples)
-    return Metrics.create(step, "validation", examples, [0], [1.5], [correct])
+    return make_metrics(step, "validation", examples, [correct], [1.5])
 
 
 def save(
@@ -97,7 +98,7 @@ def save(
 ) -> None:
     with Checkpoints(workdir, config, TASK) as checkpoints:
         for step, accuracy in accuracies.items():
-            metrics = make_metrics(step, accuracy, examples)
+            metrics = validation_metrics(step, accuracy, examples)
             renamed = state._replace(step=jnp.int32(step))
             program = Program.create(config, TASK, mesh_of(devices))
             arrays = saved_arrays(renamed, program=program)
@@ -158,7 +159,7 @@ def test_the_newest_and_the_best_are_kept_across_a_restart(
     for step in (2, 4, 5):
         header = checkpoints.read_header(tmp_path, step)
         assert (header.config, header.task) == (CONFIG, TASK)
-        assert header.metrics == make_metrics(step, accuracies[step])
+        assert header.metrics == validation_metrics(step, accuracies[step])
     assert list_steps(tmp_path) == [2, 4, 5]
     assert find_step(tmp_path, "best") == 2  # the earlier one on a tie
     assert find_step(tmp_path, "latest") == 5
@@ -337,6 +338,25 @@ def test_a_checkpoint_of_another_version_is_refused(
     for read in (checkpoints.read_header, lambda run, _: check_settings(CONFIG, run)):
         with pytest.raises(UserError, match=r"checkpoint .*/2 is of another version"):
             read(workdir, 2)
+
+
+def test_a_header_that_says_what_selects_is_read(
+    two_steps: Path, tmp_path: Path
+) -> None:
+    """As earlier versions wrote it, where this follows from the configuration."""
+    workdir = shutil.copytree(two_steps, tmp_path / "run")
+    before = find_step(workdir, "best")
+    for step in (1, 2):
+        path = workdir / str(step) / "header" / "metadata"
+        content = json.loads(path.read_text())
+        del content["metrics"]["seed"]
+        content["metrics"] |= {"balanced_accuracy": 1 / step, "selects": False}
+        path.write_text(json.dumps(content))
+        seal(path.parent.parent)
+    assert find_step(workdir, "best") == before
+    metrics = checkpoints.read_header(workdir, 2).metrics
+    assert metrics is not None
+    assert (metrics.seed, metrics.balanced_accuracy) == (None, 0.5)
 
 
 def test_a_checkpoint_from_before_the_checksums_is_refused_and_converted(

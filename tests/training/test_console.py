@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import TASK
+from support import TASK, make_metrics
 
 import rnnmnist
 from rnnmnist.config.schema import TrainConfig
 from rnnmnist.errors import RunError
-from rnnmnist.runs.logs import Metrics
 from rnnmnist.training import loop
 from rnnmnist.training.console import Progress
 
@@ -29,18 +28,16 @@ def test_the_time_left_is_that_of_the_steps_so_far(
     clock = iter([1000.0, 1030.0, 1040.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     progress = Progress(TrainConfig(num_steps=400), TASK, 100, verbose=True)
-    scores = [0.51234], [96]
-    progress.show(
-        Metrics.create(200, "train", 128, [0], *scores, examples_per_second=12345.6)
-    )
-    progress.show(Metrics.create(200, "validation", 128, [0], *scores))
+    progress.show(make_metrics(200, "train", 128, [96], [0.51234], 12345.6))
+    validated = make_metrics(200, "validation", 128, [96], [0.51234])
+    progress.show(validated)
     assert capsys.readouterr().out.splitlines() == [
         "epoch 0.5  step 200/400  50 %  loss 0.5123  accuracy 75.00 %  "
         "12,346 images/s  60 s left",
         "step 200  validation loss 0.5123  accuracy 75.00 % (96 of 128)",
     ]
     quiet = Progress(TrainConfig(num_steps=400), TASK, 100, verbose=False)
-    quiet.show(Metrics.create(200, "validation", 128, [0], *scores))
+    quiet.show(validated)
     assert capsys.readouterr().out == ""
 
 

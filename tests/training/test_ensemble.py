@@ -31,9 +31,9 @@ from support import (
 from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.schema import Config
 from rnnmnist.data.batches import Chunk
+from rnnmnist.evaluation.metrics import make_scores
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoints import named_leaves, params_sha256
-from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import read_result
 from rnnmnist.runtime.mesh import device_put, over_seeds, split_ensemble
 from rnnmnist.training.console import describe_rejection
@@ -167,10 +167,10 @@ def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
 
 def test_equal_totals_tie_for_any_counts_per_network() -> None:
     for counts in ((4890, 5001), (4891, 5000), (4945, 4946), (9891, 0)):
-        metrics = Metrics.create(7, "validation", 5000, [0, 1], [1.0, 1.0], counts)
-        assert metrics.accuracy == 9891 / 10_000
-        assert metrics.correct == 9891
-        assert tuple(network.correct for network in metrics.members) == counts
+        scores = make_scores(5000, counts, [1.0, 1.0])
+        assert scores.accuracy == 9891 / 10_000
+        assert scores.correct == 9891
+        assert tuple(network.correct for network in scores.members) == counts
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pytest
 from support import (
     TASK,
     as_ensemble,
+    make_metrics,
     mesh_of,
     model_of,
     random_examples,
@@ -23,7 +24,6 @@ from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.errors import RunError
 from rnnmnist.runs.checkpoints import Checkpoints
-from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runtime.signals import stop_on_signal
 from rnnmnist.training import loop
@@ -95,7 +95,7 @@ def test_the_trainer_evaluates_the_checkpoint_that_validation_selected_once(
     params = as_ensemble(random_params(model_of(config.model)))
     with Checkpoints(tmp_path, config, TASK) as checkpoints:
         for step, correct in ((1, 450), (2, 100)):
-            metrics = Metrics.create(step, "validation", 500, [0], [1.0], [correct])
+            metrics = make_metrics(step, "validation", 500, [correct], [1.0])
             checkpoints.save(step, {"params": params}, metrics)
             params = jax.tree.map(np.negative, params)
     dataset = Dataset(TASK, {"test": random_examples(16)})

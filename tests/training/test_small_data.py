@@ -11,15 +11,17 @@ import msgspec
 import numpy as np
 import pytest
 import trainer
-from support import called, output_of, refused
+from support import called, make_metrics, output_of, refused
 
 import rnnmnist
 from rnnmnist.config.schema import TrainConfig
 from rnnmnist.data.sequences.reading import from_memory
 from rnnmnist.errors import RunError, UserError
+from rnnmnist.evaluation.metrics import make_scores
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import Checkpoints, find_step, read_header
-from rnnmnist.runs.logs import Metrics, best_step
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.scores import best_step
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training import loop
 from rnnmnist.training.fit import FIT_SETTINGS
@@ -153,19 +155,20 @@ def test_a_balanced_accuracy_is_logged_and_losses_are_not_weighted(
     assert validated[-1]["loss"] == pytest.approx(result["loss"], rel=1e-5)
 
 
-def test_the_best_step_has_the_highest_balanced_accuracy_if_there_is_one() -> None:
+def test_the_best_step_has_the_highest_balanced_accuracy_with_class_weights() -> None:
     found = {
-        step: Metrics.create(step, "validation", 100, [0], [1.0], [correct])
+        step: make_scores(100, [correct], [1.0])
         for step, correct in ((10, 80), (20, 90), (30, 90), (40, 85))
     }
-    assert best_step(found | {50: None}) == 20
-    assert best_step({10: None, 20: None}) == 20
-    for selects, best in ((False, 20), (True, 10)):
-        for step, one in found.items():
-            balanced = {"balanced_accuracy": (100 - one.correct) / 100}
-            balanced |= {"selects": selects}
-            found[step] = msgspec.structs.replace(one, **balanced)
-        assert best_step(found) == best
+    for has_class_weights in (False, True):
+        weights = {"has_class_weights": has_class_weights}
+        assert best_step(found | {50: None}, **weights) == 20
+        assert best_step({10: None, 20: None}, **weights) == 20
+    for step, scores in found.items():
+        balanced = (100 - scores.correct) / 100
+        found[step] = msgspec.structs.replace(scores, balanced_accuracy=balanced)
+    assert best_step(found, has_class_weights=False) == 20
+    assert best_step(found, has_class_weights=True) == 10
 
 
 def test_the_output_names_features_and_what_an_interval_does_not_know(
@@ -232,7 +235,7 @@ def test_patience_counts_validations_without_a_lower_loss(
     lowest, waited = 9, 0
     for step, loss in enumerate([5, 4, 4, 3, 6, 2, 2, 2, 2, 2, 1], 1):
         for split in ("train", "validation"):
-            metrics = Metrics.create(step, split, 50, [0], [float(loss)], [25])
+            metrics = make_metrics(step, split, 50, [25], [float(loss)])
             logs.append(tmp_path, metrics)
         lowest, waited = min(loss, lowest), 0 if loss < lowest else waited + 1
         found = logs.completion(tmp_path, step, config)
