@@ -26,7 +26,8 @@ from speed_tables import (
 )
 
 from rnnmnist.config.platforms import DEFAULTS
-from rnnmnist.config.schema import DataConfig, ModelConfig
+from rnnmnist.config.resolving import resolve
+from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.models.classifier import abstract_params, count_params, make_model
 
@@ -88,8 +89,9 @@ def lengths(bench: Bench) -> dict[str, Any]:
 
 def num_parameters(model: dict[str, Any]) -> int:
     """Returns the number of parameters for one feature and ten classes."""
-    task = image_task(DataConfig(view="pixels"))
-    made = make_model(ModelConfig(**model), task, DEFAULTS["cpu"])
+    given = Config(data=DataConfig(view="pixels"), model=ModelConfig(**model))
+    task = image_task(given.data)
+    made = make_model(resolve(given, task).model, task, DEFAULTS["cpu"])
     return count_params(abstract_params(made))
 
 

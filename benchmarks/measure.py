@@ -27,6 +27,8 @@ from speed_tables import NUMBERS, TARGET_COUNTS, speeds
 from worker import VALIDATION, Recipe
 
 from rnnmnist.config.files import load_config
+from rnnmnist.config.resolving import resolve
+from rnnmnist.data.image_sets import image_task
 from rnnmnist.runtime.machine import describe_processor, installed_versions
 
 BENCHMARKS = Path(__file__).resolve().parent
@@ -371,8 +373,9 @@ def accuracy(bench: Bench) -> dict[str, Any]:
                     peer: train_peer(bench, peer, target, seed, "test")
                     for peer in PEERS
                 }
-                steps = load_config(REPOSITORY / recipe).train.total_steps
-                origin = {"seed": seed, "epochs": steps // EPOCH_STEPS}
+                given = load_config(REPOSITORY / recipe)
+                train = resolve(given, image_task(given.data)).train
+                origin = {"seed": seed, "epochs": train.num_steps // EPOCH_STEPS}
                 for name, run in runs.items():
                     found.setdefault(name, []).append(origin | run)
                 print(f"{target} %, seed {seed}: {found}", flush=True)

@@ -10,6 +10,7 @@ import numpy as np
 import worker
 
 from rnnmnist.config.platforms import Execution
+from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import CELLS, Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.image_sets import image_task
@@ -28,20 +29,20 @@ class Trainer:
 
     def __init__(
         self,
-        config: Config,
+        given: Config,
         rows: int = 28,
         columns: int = 28,
         execution: dict[str, Any] | None = None,  # changes of the platform's
         examples: int = 4000,
     ) -> None:
-        self.config = config
-        self.mesh = make_mesh(config.train.batch, None, config.num_seeds)
         self.task = dataclasses.replace(
-            image_task(config.data),
+            image_task(given.data),
             time_steps=rows,
             features=columns,
             image_shape=(rows, columns),
         )
+        self.config = config = resolve(given, self.task)
+        self.mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
         how = Execution.create(config, platform_of(self.mesh))._replace(
             **execution or {}
         )
@@ -58,7 +59,7 @@ class Trainer:
         """Trains as between two events; returns the number of images."""
         step = int(self.state.step)
         self.state, sums = train_range(self.state, self.updates, step, step + count)
-        images = self.config.train.batch * self.config.num_seeds
+        images = self.config.train.batch_size * self.config.num_seeds
         return int(sums.updates) * images
 
     def evaluate(self) -> int:

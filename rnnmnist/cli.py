@@ -18,9 +18,9 @@ import absl.logging
 
 from rnnmnist import errors
 from rnnmnist.config import files
+from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS
 from rnnmnist.config.settings import find
-from rnnmnist.config.tasks import fit_to_task
 from rnnmnist.models.user_cells import pin_cell
 from rnnmnist.runtime.jax_internals import CACHE_WARNING, DEVICES_LOGGER
 from rnnmnist.runtime.signals import exit_on_interrupt
@@ -139,8 +139,9 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     """Parses the command line of a training command.
 
     Besides the values of the flags, the result has `name`, of the configuration file
-    without its suffix, the `Config` as `config`, and the arguments of
-    `distributed.initialize` as `processes`.
+    without its suffix, the given `Config` as `config`, and the arguments of
+    `distributed.initialize` as `processes`. Settings that contradict each other are
+    refused here if the data are images, otherwise when the data have been read.
     """
     args = parser.parse(argv)
     overrides = parse_settings(args, SETTINGS)
@@ -150,7 +151,7 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     if args.config.data.name != "files":  # the task of images is known without them
         from rnnmnist.data.image_sets import image_task
 
-        args.config = fit_to_task(args.config, image_task(args.config.data))
+        resolve(args.config, image_task(args.config.data))
     args.workdir = args.workdir or files.parse_folder(f"checkpoints/{path.stem}")
     args.processes = args.coordinator_address, args.num_processes, args.process_id
     return args

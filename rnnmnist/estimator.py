@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import find_config, load_config, parse_folder
-from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, batch_for
+from rnnmnist.config.resolving import default_batch_size
+from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.validation import (
     count_in_groups,
     refuse_masked,
@@ -139,7 +140,9 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
         step = str(lowest_loss(workdir, trained)[0]) if is_few else "best"
         self._restore(workdir, folder, step, settings.get("cell"))
         config, task = self.predictor_.config, self.predictor_.task
-        self.n_iter_ = math.ceil(trained * config.train.batch / task.examples["train"])
+        self.n_iter_ = math.ceil(
+            trained * config.train.batch_size / task.examples["train"]
+        )
         self.classes_ = classes
         self._check(X, y=y)  # sets what scikit-learn keeps of X, now that it is trained
         if getattr(inputs, "ndim", 3) == 3:
@@ -193,7 +196,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
             is_held_out = hold_out_groups(y, groups, float(fraction), seed)
         split = np.where(is_held_out, "validation", "train")
         count = int((~is_held_out).sum())
-        batch_size = settings.get("batch_size", batch_for(count))
+        batch_size = settings.get("batch_size", default_batch_size(count))
         every = {"eval_every_steps": max(1, round(count / batch_size))}
         kept = {"patience": int(patience), "keep_checkpoints": int(patience) + 1}
         return every | settings | kept | {"split": split, "groups": groups}

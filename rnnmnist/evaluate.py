@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
         workdir, args.step, lambda step: read_header(workdir, step).config
     )
     enable_compilation_cache()
-    mesh = make_mesh(config.train.batch, None, config.num_seeds)
+    mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
     network = TrainedNetwork(
         workdir, args.step, mesh, cli.parse_settings(args), args.cell
     )

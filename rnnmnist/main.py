@@ -9,7 +9,7 @@ import argparse
 import shlex
 
 from rnnmnist import cli
-from rnnmnist.config.tasks import fit_to_task
+from rnnmnist.config.resolving import resolve
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -31,11 +31,11 @@ def main(argv: list[str]) -> None:
     enable_compilation_cache()
     with distributed.initialize(*args.processes):
         timer = PhaseTimer(shlex.join(["python", "-m", "rnnmnist.main", *argv]))
-        config = take_class_weights(args)
-        distributed.broadcast(lambda: check_workdir(config, args.workdir))
+        given = take_class_weights(args)
+        distributed.broadcast(lambda: check_workdir(given, args.workdir))
         with timer.phase("data"):
-            dataset = distributed.process_0_first(lambda: datasets.load(config.data))
-        config = fit_to_task(config, dataset.task)
+            dataset = distributed.process_0_first(lambda: datasets.load(given.data))
+        config = resolve(given, dataset.task)
         train(config, dataset, args.workdir, stop_on_signal, timer=timer)
 
 

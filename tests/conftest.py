@@ -36,7 +36,9 @@ from support import (
     run_python,
 )
 
+from rnnmnist.config.resolving import RunConfig, resolve
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
+from rnnmnist.data.image_sets import image_task
 
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of orbax, after a failed read
 
@@ -225,15 +227,16 @@ def new_run(environment: dict[str, str], data_dir: Path, tmp_path: Path) -> trai
 
 
 @pytest.fixture
-def small(data_dir: Path) -> Config:
+def small(data_dir: Path) -> RunConfig:
     """The configuration of a run of a few seconds."""
-    return Config(
+    config = Config(
         data=DataConfig(name="mnist5k", data_dir=str(data_dir), max_shift=1),
         model=ModelConfig(hidden_size=16),
         train=TrainConfig(
             batch_size=32, num_steps=30, log_every_steps=7, eval_every_steps=10
         ),
     )
+    return resolve(config, image_task(config.data))
 
 
 @pytest.fixture(params=[1, 8])

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from msgspec.structs import asdict
 
 from rnnmnist import cli
 from rnnmnist.config.platforms import Execution
+from rnnmnist.config.resolving import RunConfig, fill_defaults, resolve
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Batch, BatchTransform, Chunk
@@ -58,7 +59,12 @@ Once = Callable[[str, Callable[[Path], None]], Path]  # see conftest.py
 transformed = jax.jit(BatchTransform.__call__, static_argnums=0)
 
 
-def batches_of(examples: Examples, config: Config, mesh: Mesh) -> BatchSource:
+def run_config(settings: Mapping[str, object], task: Task = TASK) -> RunConfig:
+    """The configuration of a run on a task with some settings, by their full names."""
+    return resolve(Config().replace(settings), task)
+
+
+def batches_of(examples: Examples, config: RunConfig, mesh: Mesh) -> BatchSource:
     """The batches of a run, gathered on the devices."""
     config = config.replace({"execution.placement": "device"})
     with open_batches(examples, config, mesh) as source:  # without a thread
@@ -71,7 +77,7 @@ def chunk_of(source: BatchSource, step: int) -> Chunk:
     return chunk
 
 
-def rates_of(chunk: Chunk, config: Config) -> jax.Array:
+def rates_of(chunk: Chunk, config: RunConfig) -> jax.Array:
     """The learning rates of a chunk's updates."""
     return learning_rates(
         chunk.first,
@@ -122,14 +128,16 @@ def model_of(
     task: Task = TASK,
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, as the CPU runs it by default."""
-    execution = Execution.create(Config(model=config), "cpu")
-    return make_model(config, task, execution)
+    given = Config(model=config)
+    execution = Execution.create(given, "cpu")
+    return make_model(fill_defaults(given, task).model, task, execution)
 
 
 def task_of(time_steps: int, features: int, classes: int) -> Task:
-    """Returns a task of these sizes, without examples."""
+    """Returns a task of these sizes, with a single example."""
     names = tuple(map(str, range(classes)))
-    return Task("none", time_steps, features, names, dict.fromkeys(SPLITS, 0))
+    examples = dict.fromkeys(SPLITS, 0) | {"train": 1}
+    return Task("none", time_steps, features, names, examples)
 
 
 def random_params(model: SequenceClassifier) -> Params:
@@ -184,7 +192,8 @@ def save_network(workdir: Path, config: Config, task: Task) -> Path:
     if std is not None:
         params |= {"difference_std": np.tile(std, (config.num_seeds, 1))}
     metrics = make_metrics(3, "validation", 500, [250], [1.0])
-    with Checkpoints(workdir, config, task) as checkpoints:
+    filled = fill_defaults(config, task)
+    with Checkpoints(workdir, filled, task) as checkpoints:
         checkpoints.save(3, {"params": params}, metrics)
     return workdir
 

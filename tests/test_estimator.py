@@ -86,6 +86,7 @@ def test_parameters_are_settings_of_which_only_the_given_differ(fitted: Any) -> 
     assert all(f"\n    {name}: " in described for name in parameters)
     decided = {"placement": "host", "validation": False, "num_epochs": None}
     decided |= {"eval_every_steps": 2**31 - 1, "window": 1, "stride": 1}
+    decided |= {"log_every_steps": 10}  # of so short a run
     trained = fitted.predictor_.config.replace({"data.path": None}).flat()
     for name, value in load_config(find_config("files")).flat().items():
         given = (SETTINGS | decided).get(name.rpartition(".")[2], value)

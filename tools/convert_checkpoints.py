@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import orbax.checkpoint as ocp
 
+from rnnmnist.config.resolving import fill_defaults
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.runs.checkpoints import Checkpoints, seal
@@ -38,8 +39,8 @@ def convert(folder: Path) -> None:
     content = json.loads((folder / HEADER_FILE).read_bytes())
     if content["format"] != 3:
         return
-    config = Config.from_dict(content["config"])
     task = msgspec.convert(content["task"], Task)
+    config = fill_defaults(Config.from_dict(content["config"]), task)
     metrics = content["metrics"]
     if metrics is not None:
         for member in metrics.get("members", ()):

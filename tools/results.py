@@ -28,11 +28,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from rnnmnist.config.resolving import fill_defaults
 from rnnmnist.config.schema import DATA_PATHS, Config
+from rnnmnist.config.tasks import Task
 from rnnmnist.evaluation.predictions import decision_times
 from rnnmnist.main import parse
 from rnnmnist.reporting.pages import load_run_data
-from rnnmnist.runs.checkpoints import read_header
+from rnnmnist.runs.checkpoints import newest_readable, read_header
 from rnnmnist.runtime.machine import describe_processor, installed_versions
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -74,7 +76,7 @@ class Row:
         return rows and not model.bidirectional
 
     def config(self, seed: int = 0) -> Config:
-        """The configuration of a run, without the paths of the data."""
+        """The given configuration of a run, without the paths of the data."""
         flags = self.command.removeprefix(f"{MAIN} ")
         argv = flags.replace("SEED", str(seed)).split()
         return parse(argv).config.replace(dict.fromkeys(DATA_PATHS))
@@ -275,7 +277,7 @@ def train_once(row: Row, seed: int, data: Path | None) -> dict[str, Any]:
     """
     workdir = RUNS / f"{row.name}-{seed}"
     finished = workdir / "result.json"
-    if finished.exists() and trained_config(workdir) == row.config(seed):
+    if finished.exists() and is_run_of(workdir, row.config(seed)):
         return json.loads(finished.read_text())
     command = row.command.replace("SEED", str(seed)).replace("FOLDER", str(data))
     argv = command.split()[1:]
@@ -302,8 +304,7 @@ def train_process(argv: list[str], workdir: Path, config: Config) -> float:
     the data. Returns the processor seconds of all processes of the run, without those
     of a process that outlived this one.
     """
-    saved = workdir / "config.json"
-    if not saved.exists() or trained_config(workdir) != config:
+    if not is_run_of(workdir, config):
         shutil.rmtree(workdir, ignore_errors=True)
     argv = [*argv, f"--workdir={workdir}"]
     process = subprocess.Popen([sys.executable, *argv], cwd=REPOSITORY)
@@ -312,17 +313,20 @@ def train_process(argv: list[str], workdir: Path, config: Config) -> float:
     spent = workdir / "processor_seconds.json"
     seconds = json.loads(spent.read_text()) if spent.exists() else 0.0
     seconds = round(seconds + usage.ru_utime + usage.ru_stime, 1)
-    if saved.exists():
+    if (workdir / "config.json").exists():
         spent.write_text(json.dumps(seconds))
     if process.returncode:
         raise SystemExit(f"{' '.join(argv)}: exit code {process.returncode}")
     return seconds
 
 
-def trained_config(workdir: Path) -> Config:
-    """Returns the configuration of a run, without the paths of the data."""
-    config = Config.from_dict(json.loads((workdir / "config.json").read_text()))
-    return config.replace(dict.fromkeys(DATA_PATHS))
+def is_run_of(workdir: Path, config: Config) -> bool:
+    """Whether a workdir has a checkpoint of a configuration without paths of data."""
+    _, header = newest_readable(workdir)
+    if header is None:
+        return False
+    trained = header.config.replace(dict.fromkeys(DATA_PATHS))
+    return fill_defaults(config, header.task) == trained
 
 
 def counts_by_row(workdir: Path) -> dict[str, Any]:
@@ -345,6 +349,7 @@ def aggregate(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
         for run in runs
         for member in run.get("members") or [run]
     ]
+    config = fill_defaults(row.config(), msgspec.convert(runs[0]["task"], Task))
     accuracies = [member["accuracy"] for member in members]
     confusions = np.sum([member["confusion"] for member in members], axis=0)
     return {
@@ -361,7 +366,7 @@ def aggregate(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
         "accuracy_mean": statistics.mean(accuracies),
         "accuracy_std": statistics.stdev(accuracies) if accuracies[1:] else None,
         "ensemble_correct": runs[0].get("ensemble_correct"),
-        "config": msgspec.to_builtins(row.config()),
+        "config": msgspec.to_builtins(config),
         "members": members,
     }
 

@@ -26,8 +26,10 @@ import result_tables
 from matplotlib.axes import Axes
 
 import results
+from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import CELLS
 from rnnmnist.data import datasets
+from rnnmnist.data.image_sets import image_task
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.reporting import plots
@@ -133,10 +135,11 @@ def measure(data: Path | None) -> dict[str, Any]:
 
 def summarize(row: results.Row, members: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns the results of a case, with the gradients of its first seed."""
+    config = row.config()
     counts = ("correct", "validation_correct", "seconds")
     return {
         "recurrence": row.label,
-        "steps": row.config().model.count_windows(784),
+        "steps": resolve(config, image_task(config.data)).model.count_windows(784),
         "settings": row.settings,
         "num_parameters": members[0]["num_parameters"],
         **{name: [member[name] for member in members] for name in counts},

@@ -1,4 +1,8 @@
-"""The configuration of a run: frozen, typed, and validated on construction.
+"""The configuration that a user writes: frozen, typed, and checked on construction.
+
+A setting that is None is one that the user has left to its default, or something that
+the run does not have, such as `train.patience`. `config.resolving` checks the settings
+against each other and replaces the defaults, which can depend on the data.
 
 A configuration file is Python with a function `get_config()` that returns a `Config`.
 `configs/default.py` writes out its recipe's defaults; a variant passes what it changes:
@@ -14,9 +18,8 @@ import math
 import numbers
 import operator
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from rnnmnist.arithmetic import ceil_div
 from rnnmnist.config.settings import (
     ConfigSection,
     Setting,
@@ -130,11 +133,6 @@ class DataConfig(ConfigSection, prefix="data."):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.permutation != "bit_reversal" and self.view != "permuted":
-            raise UserError(
-                f"data.permutation: {self.permutation} needs data.view=permuted, not "
-                f"{self.view}"
-            )
         if len(set(self.roles.values())) < (self.columns or "").count("="):
             raise UserError(
                 f"data.columns: {self.columns} has a role or a column twice; once each"
@@ -222,36 +220,6 @@ class ModelConfig(ConfigSection, prefix="model."):
         if module.endswith(".py"):
             with named("model.cell"):
                 object.__setattr__(self, "cell", f"{expand(module)}:{name}")
-        suitable = INITIALIZED_CELLS.get(self.initializer, (self.cell,))
-        if self.cell not in suitable:
-            raise UserError(
-                f"model.initializer: {self.initializer} needs model.cell="
-                f"{' or '.join(suitable)}, not {self.cell}"
-            )
-        if self.layers > 1 and not self.is_linear:
-            raise UserError(
-                f"model.num_layers: {self.num_layers} needs model.cell="
-                f"{' or '.join(LINEAR_CELLS)}, not {self.cell}"
-            )
-
-    @property
-    def window_size(self) -> int:
-        """The time steps of a window; 1 unless the run has resolved it."""
-        return self.window or 1
-
-    @property
-    def window_stride(self) -> int:
-        """The time steps from one window to the next."""
-        return self.stride or max(1, self.window_size // 4)
-
-    def count_windows(self, time_steps: int) -> int:
-        """Returns how many windows are read of a sequence."""
-        return ceil_div(time_steps, self.window_stride)
-
-    @property
-    def layers(self) -> int:
-        """The number of residual layers; 1 of other recurrences."""
-        return self.num_layers or (DEFAULT_LAYERS if self.is_linear else 1)
 
     @property
     def is_linear(self) -> bool:
@@ -267,19 +235,6 @@ class ModelConfig(ConfigSection, prefix="model."):
     def cell_name(self) -> str:
         """The name of the cell, or of the user's class."""
         return self.cell.rpartition(":")[2]
-
-    @property
-    def size(self) -> str:
-        """The size in words: `64 units, windows of 8 time steps, 2 apart`."""
-        text = f"{self.hidden_size:,} unit{'s' if self.hidden_size > 1 else ''}"
-        if self.layers > 1:
-            text = f"{self.layers} layers of {text}"
-        if self.bidirectional:
-            text += " in each direction"
-        if self.window_size > 1:
-            text += f", windows of {self.window_size} time steps, "
-            text += f"{self.window_stride} apart"
-        return text
 
 
 DEFAULT_BATCH = 128
@@ -308,7 +263,7 @@ class TrainConfig(ConfigSection, prefix="train."):
         "passes over the training examples, which set num_steps instead",
         gt=0,
         le=1e6,
-        resume="allowed",  # a resolved configuration has num_steps
+        resume="allowed",  # a run has the number of steps instead
     )
     min_steps: int = setting(
         1,
@@ -324,7 +279,7 @@ class TrainConfig(ConfigSection, prefix="train."):
     label_smoothing: float = setting(
         0.0, "label fraction spread over all classes", ge=0, le=0.9
     )
-    # From Python also a mapping. A run resolves it to a pair for each of its classes.
+    # From Python, it can also be a mapping. A run has a pair for each of its classes.
     class_weight: Literal["none", "balanced"] | tuple[tuple[str, float], ...] = setting(
         "none",
         "weights of the classes in the training loss; balanced: inversely proportional "
@@ -397,39 +352,15 @@ class TrainConfig(ConfigSection, prefix="train."):
         if isinstance(self.class_weight, Mapping | tuple | list):
             object.__setattr__(self, "class_weight", _weight_pairs(self.class_weight))
         super().__post_init__()
-        if self.num_epochs is not None and self.num_steps is not None:
-            raise UserError(
-                f"train.num_epochs: {self.num_epochs} and train.num_steps="
-                f"{self.num_steps} both set the length of the run; remove one of them"
-            )
 
     @property
     def has_class_weights(self) -> bool:
         """Whether classes have weights; then balanced accuracy selects a checkpoint."""
         return self.class_weight != "none"
 
-    @property
-    def batch(self) -> int:
-        """The examples per update; the default unless the run has resolved it."""
-        return self.batch_size or DEFAULT_BATCH
-
-    @property
-    def total_steps(self) -> int:
-        """The updates in the whole run; the default if `num_steps` is not given."""
-        return DEFAULT_STEPS if self.num_steps is None else self.num_steps
-
-    @property
-    def log_interval(self) -> int:
-        """The steps from one training line to the next."""
-        return self.log_every_steps or min(100, max(10, self.total_steps // 100))
-
-    @property
-    def eval_interval(self) -> int:
-        """The steps from one validation to the next."""
-        return self.eval_every_steps or max(1, self.total_steps // 10)
-
 
 def _weight_pairs(weights: Any) -> tuple[tuple[str, float], ...]:
+    """Returns pairs of a class and its weight, of a mapping or of other pairs."""
     try:
         weights = {name: to_python(weight) for name, weight in dict(weights).items()}
     except (TypeError, ValueError):
@@ -486,8 +417,9 @@ class Config(ConfigSection):
     """The complete configuration, which determines a run.
 
     Raises:
-        UserError: if a value has the wrong type, is out of range or contradicts
-            another one, with the setting, the value and the allowed values.
+        UserError: if a value has the wrong type or is out of range, with the setting,
+            the value and the allowed values. That settings contradict each other is
+            found at the start of a run.
     """
 
     seed: int = setting(  # that of each network is below 2**31
@@ -504,26 +436,6 @@ class Config(ConfigSection):
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        train = self.train
-        if self.execution.remat_steps is not None and not self.model.is_linear:
-            raise UserError(
-                f"execution.remat_steps: {self.execution.remat_steps} needs "
-                f"model.cell={' or '.join(LINEAR_CELLS)}, not {self.model.cell}"
-            )
-        if self.model.bidirectional and train.loss == "every_step":
-            raise UserError(
-                "train.loss: every_step needs outputs before the end of a sequence, "
-                "which model.bidirectional=True does not have; remove one of them"
-            )
-        if train.batch * train.total_steps >= 2**31:
-            raise UserError(
-                f"train.num_steps: must be at most {(2**31 - 1) // train.batch} with "
-                f"batches of {train.batch}, below 2**31 examples in all, not "
-                f"{train.total_steps}"
-            )
-
     @property
     def seeds(self) -> range:
         """The seed of each network."""
@@ -537,8 +449,8 @@ class Config(ConfigSection):
         """Returns the value of every setting by its full name."""
         return {name: operator.attrgetter(name)(self) for name in SETTINGS}
 
-    @classmethod
-    def from_dict(cls, tree: dict[str, Any]) -> "Config":
+    @staticmethod
+    def from_dict(tree: dict[str, Any]) -> "Config":
         """Restores a configuration from its JSON object.
 
         Settings that were added since have their defaults; others are a `UserError`.
@@ -549,9 +461,9 @@ class Config(ConfigSection):
                 flat |= {f"{name}.{key}": inner for key, inner in value.items()}
             else:
                 flat[name] = value
-        return cls().replace(flat)
+        return Config().replace(flat)
 
-    def replace(self, values: Mapping[str, object]) -> "Config":
+    def replace(self, values: Mapping[str, object]) -> Self:
         """Returns a copy with other values of some settings, by their full names.
 
         Of `train.num_steps` and `train.num_epochs`, a new value of one replaces both.

@@ -6,6 +6,7 @@ may change it, and which data have it.
 
 import dataclasses
 import functools
+import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,32 +100,41 @@ class ConfigSection:
         cls.prefix = prefix
 
     def __post_init__(self) -> None:
-        for key, declared in settings_of(type(self)).items():  # type: ignore[arg-type]
+        settings = settings_of(type(self))  # type: ignore[arg-type]
+        for key, declared in settings.items():
+            # The class is frozen, so that only `object` can set a field.
             object.__setattr__(self, key, declared.check(getattr(self, key)))
+        hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            kind = typing.cast(type, field.type)
-            value = getattr(self, field.name)
-            if not field.metadata and not isinstance(value, kind):
+            if field.name in settings:
+                continue
+            section, value = hints[field.name], getattr(self, field.name)
+            if not isinstance(value, section):
                 raise UserError(
-                    f"{field.name}: must be a {kind.__name__}, not {shown(value)}"
+                    f"{field.name}: must be a {section.__name__}, not {shown(value)}"
                 )
 
 
 @functools.cache
 def settings_of(section: type[ConfigSection]) -> dict[str, Setting]:
-    """Returns the settings of a section, by the names of its fields."""
+    """Returns the settings of a section, by the names of its fields.
+
+    A subclass can narrow the type of a setting from `TYPE | None` to `TYPE`.
+    """
+    hints = typing.get_type_hints(section)
     return {
-        field.name: _setting_of(section.prefix + field.name, field)
+        field.name: _make_setting(section.prefix, field, hints[field.name])
         for field in dataclasses.fields(section)
         if field.metadata
     }
 
 
-def _setting_of(name: str, field: "dataclasses.Field[Any]") -> Setting:
+def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Setting:
+    """Returns the setting that a field of a certain type declares."""
     constraints = field.metadata["constraints"]
-    kind: Any = field.type
-    if field.default is None:  # the type is `TYPE | None`
-        kind = typing.get_args(kind)[0]
+    can_be_none = types.NoneType in typing.get_args(kind)
+    if can_be_none:
+        (kind,) = set(typing.get_args(kind)) - {types.NoneType}
     if form := field.metadata["form"]:
         allowed = form
     elif choices := typing.get_args(kind):  # if it is a Literal
@@ -133,9 +143,10 @@ def _setting_of(name: str, field: "dataclasses.Field[Any]") -> Setting:
         bounds = [f"{BOUNDS[key]} {limit}" for key, limit in constraints.items()]
         allowed = f"{TYPES[kind]} {' and '.join(bounds)}".strip()
     kind = Annotated[kind, msgspec.Meta(**constraints)]
-    if field.default is None:
+    if can_be_none:
         kind |= None
         allowed += " or none"
+    name = prefix + field.name
     return Setting(name, kind, allowed, field.default, **field.metadata["about"])
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from rnnmnist.config.schema import Config
+from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.augmentation import Distortions, apply_warp, sample_warp
 from rnnmnist.data.examples import View
@@ -77,11 +77,11 @@ class BatchTransform(NamedTuple):
     view: View
 
     @classmethod
-    def create(cls, config: Config, task: Task) -> "BatchTransform":
+    def create(cls, config: RunConfig, task: Task) -> "BatchTransform":
         """Returns the transform of a run's batches."""
         limits = (getattr(config.data, name) for name in Distortions._fields)
         return cls(
-            config.train.batch,
+            config.train.batch_size,
             task.image_shape or (task.time_steps, task.features),
             Distortions(*limits),
             View(config.data.view, config.data.permutation),

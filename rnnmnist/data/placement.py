@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, Sharding
 
-from rnnmnist.config.schema import Config
+from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data.batches import SHARDED, Batch, Chunk, batch_indices, gather_batches
 from rnnmnist.data.examples import Examples
 from rnnmnist.runtime.jax_defaults import jax_defaults
@@ -44,7 +44,7 @@ class BatchSource(NamedTuple):
 
 @contextlib.contextmanager
 def open_batches(
-    examples: Examples, config: Config, mesh: Mesh
+    examples: Examples, config: RunConfig, mesh: Mesh
 ) -> Iterator[BatchSource]:
     """Copies training examples to the devices, or keeps them on the host.
 
@@ -52,7 +52,7 @@ def open_batches(
     this process would take more than `MAX_MEMORY_FRACTION` of the memory.
     """
     size = examples.take(np.arange(1)).nbytes
-    updates = chunk_updates(size * config.num_seeds * config.train.batch)
+    updates = chunk_updates(size * config.num_seeds * config.train.batch_size)
     on_host = config.execution.placement == "host"
     if config.execution.placement == "auto":
         stats = mesh.local_devices[0].memory_stats() or {}
@@ -75,7 +75,7 @@ def chunk_updates(update_bytes: int) -> int:
 
 
 def _device_gatherer(
-    examples: Examples, config: Config, mesh: Mesh, updates: int
+    examples: Examples, config: RunConfig, mesh: Mesh, updates: int
 ) -> Callable[[int], Chunk]:
     """Copies examples to every device, which gathers its own shards of a chunk."""
     values = examples.take(slice(None))
@@ -94,7 +94,7 @@ def _device_gatherer(
             seeds,
             first,
             updates=updates,
-            batch_size=config.train.batch,
+            batch_size=config.train.batch_size,
             sharding=NamedSharding(mesh, SHARDED),
         )
         return Chunk(batches, seeds, first)
@@ -103,7 +103,7 @@ def _device_gatherer(
 
 
 def _host_gatherer(
-    examples: Examples, config: Config, mesh: Mesh, updates: int, thread: Executor
+    examples: Examples, config: RunConfig, mesh: Mesh, updates: int, thread: Executor
 ) -> Callable[[int], Chunk]:
     """Takes this process's shards of a chunk from examples on the host, in a thread.
 
@@ -120,7 +120,7 @@ def _host_gatherer(
     def gather(start: int) -> Chunk:
         first = device_put(np.int32(start), local_sharding())
         indices = jax.device_get(
-            indices_of(local_seeds, first, updates, config.train.batch, count)
+            indices_of(local_seeds, first, updates, config.train.batch_size, count)
         )
         put = functools.partial(_put_shards, indices, sharding)
         batches = Batch(

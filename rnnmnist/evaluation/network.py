@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.platforms import Execution
-from rnnmnist.config.schema import Config
+from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import (
@@ -112,7 +112,7 @@ class TrainedNetwork:
         put = functools.partial(device_put, sharding=replicated(self.mesh))
         self.params: Params = jax.tree.map(put, saved)
 
-    def _take_cell(self, config: Config) -> Config:
+    def _take_cell(self, config: RunConfig) -> RunConfig:
         """Returns a configuration of a checkpoint with the cell that the caller names.
 
         It is the run's: its class has the same name, and, when it is imported, its

@@ -16,7 +16,8 @@ import numpy as np
 import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
-from rnnmnist.config.schema import DATA_PATHS, ModelConfig
+from rnnmnist.config.resolving import RunModelConfig
+from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.models.cells import BACKWARD
@@ -183,9 +184,9 @@ def _add_logits(
         values = graph.Concat(values, differences, axis=2)
     is_used = graph.Less(_add_times(graph, values, 1), lengths)
     values = graph.Where(graph.Unsqueeze(is_used, [2]), values, 0.0)
-    stride = config.window_stride
-    if config.window_size > 1:
-        values = _add_windows(graph, values, config.window_size, stride)
+    stride = config.stride
+    if config.window > 1:
+        values = _add_windows(graph, values, config.window, stride)
         lengths = graph.Div(graph.Add(lengths, stride - 1), stride)
     logits = [
         _add_network(graph, config, params, values, lengths) for params in members
@@ -199,7 +200,7 @@ def _add_logits(
 
 
 def _add_network(
-    graph: Graph, config: ModelConfig, params: Params, values: str, lengths: str
+    graph: Graph, config: RunModelConfig, params: Params, values: str, lengths: str
 ) -> str:
     """Adds a network for [time, examples, features]; returns its logits."""
     add, name = (_add_layers, "layers") if config.is_linear else (_add_cell, "cell")
@@ -259,7 +260,7 @@ def _add_windows(graph: Graph, inputs: str, size: int, stride: int) -> str:
     return graph.Reshape(windows, [0, 0, -1])
 
 
-def _add_cell(graph: Graph, config: ModelConfig, params: Params, inputs: str) -> str:
+def _add_cell(graph: Graph, config: RunModelConfig, params: Params, inputs: str) -> str:
     """Adds a recurrent operator for [time, examples, features]; returns its states."""
     units = config.hidden_size
     kernels = []
@@ -276,10 +277,12 @@ def _add_cell(graph: Graph, config: ModelConfig, params: Params, inputs: str) ->
     return graph.Squeeze(states, [1])
 
 
-def _add_layers(graph: Graph, config: ModelConfig, params: Params, inputs: str) -> str:
+def _add_layers(
+    graph: Graph, config: RunModelConfig, params: Params, inputs: str
+) -> str:
     """Adds `ResidualLayers` for [time, examples, features]; returns their outputs."""
     hidden = _add_dense(graph, params["encoder"], inputs)
-    for index in range(config.layers):
+    for index in range(config.num_layers):
         layer = params[f"layer_{index}"]
         scale, bias = layer["norm"]["scale"], layer["norm"]["bias"]
         outputs = graph.LayerNormalization(hidden, scale, bias, epsilon=1e-6)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnmnist.config.platforms import LINEAR_REMAT_STEPS, Execution
+from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.schema import CELLS, ModelConfig
 from rnnmnist.errors import UserError
 from rnnmnist.models.linear import ResidualLayers
@@ -55,7 +56,10 @@ def resolve_cell(config: ModelConfig) -> Callable[..., Any]:
 
 
 def make_recurrence(
-    config: ModelConfig, cell: Callable[..., Any], features: int, execution: Execution
+    config: RunModelConfig,
+    cell: Callable[..., Any],
+    features: int,
+    execution: Execution,
 ) -> nn.Module:
     """Creates the recurrence of a configuration, for inputs with some features.
 
@@ -68,15 +72,13 @@ def make_recurrence(
     if config.bidirectional:
         backward = _make_direction(config, cell, features, execution, BACKWARD)
         recurrence = Bidirectional(recurrence, backward)
-    if config.window_size > 1:
-        recurrence = Windows(
-            recurrence, size=config.window_size, stride=config.window_stride
-        )
+    if config.window > 1:
+        recurrence = Windows(recurrence, size=config.window, stride=config.stride)
     return recurrence
 
 
 def _make_direction(
-    config: ModelConfig,
+    config: RunModelConfig,
     cell: Callable[..., Any],
     features: int,
     execution: Execution,
@@ -91,7 +93,7 @@ def _make_direction(
                 unroll=None if execution.parallel_scan else LINEAR_REMAT_STEPS,
             ),
             hidden_size=config.hidden_size,
-            num_layers=config.layers,
+            num_layers=config.num_layers,
             block_size=execution.remat_steps,
             precision=execution.precision,
             skip_padding=execution.skip_padding,
@@ -101,7 +103,7 @@ def _make_direction(
         init: dict[str, Any] = {}
         if config.initializer == "tutorial":
             # TensorFlow 1 drew one matrix for all gates: [inputs + hidden, outputs].
-            inputs = features * config.window_size + config.hidden_size
+            inputs = features * config.window + config.hidden_size
             outputs = GATE_COUNTS[config.cell] * config.hidden_size
             limit = math.sqrt(6 / (inputs + outputs))
             glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)

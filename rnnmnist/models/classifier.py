@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from rnnmnist.config.platforms import Execution
-from rnnmnist.config.schema import ModelConfig
+from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.models.cells import BACKWARD, make_recurrence, resolve_cell
 from rnnmnist.runtime.random_streams import make_key
@@ -22,7 +22,7 @@ NOT_TRAINED = "difference_std"  # found in the data
 class SequenceClassifier(nn.Module):
     """Classifies a sequence by the output of a recurrence after its last time step."""
 
-    config: ModelConfig
+    config: RunModelConfig
     cell: Callable[..., Any]  # the class of `config.cell`
     # The number of time steps and of features, with which the parameters are
     # initialized. Other numbers of time steps are accepted.
@@ -106,7 +106,7 @@ def add_differences(
 
 
 def make_model(
-    config: ModelConfig, task: Task, execution: Execution
+    config: RunModelConfig, task: Task, execution: Execution
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, without parameters.
 

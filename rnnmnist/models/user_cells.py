@@ -11,13 +11,15 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.errors import UserError, first_line
 
+AnyConfig = TypeVar("AnyConfig", bound=Config)  # given or of a run
 
-def pin_cell(config: Config) -> Config:
+
+def pin_cell(config: AnyConfig) -> AnyConfig:
     """Returns a configuration with the SHA-256 of the source of its cell.
 
     The cell is not imported, but packages in which its module lies are. A SHA-256 that

@@ -7,7 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rnnmnist.config.schema import SETTINGS, Config
+from rnnmnist.config.resolving import RunConfig
+from rnnmnist.config.schema import SETTINGS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation import metrics
@@ -31,7 +32,7 @@ class RunData:
     """A run at one of its steps, with its predictions for every example of a split."""
 
     network: TrainedNetwork
-    config: Config  # of the newest checkpoint, since a resume can change settings
+    config: RunConfig  # of the newest checkpoint, since a resume can change settings
     last_step: int  # the newest checkpoint
     selector: str  # `best`, `latest` or a number
     task: Task  # that of the evaluated data
@@ -47,8 +48,8 @@ class RunData:
         """How far the run is trained, in steps, examples and epochs."""
         train, task = self.config.train, self.network.task
         completion = logs.completion(self.network.workdir, self.last_step, train)
-        progress = f"up to step {self.last_step:,} of {train.total_steps:,}"
-        examples = self.last_step * train.batch
+        progress = f"up to step {self.last_step:,} of {train.num_steps:,}"
+        examples = self.last_step * train.batch_size
         epochs = f"{examples / task.examples['train']:.1f} epochs of {task.name}"
         return f"{completion or progress}; {examples:,} {task.noun}, {epochs}"
 

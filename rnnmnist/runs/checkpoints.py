@@ -33,6 +33,7 @@ import msgspec
 import numpy as np
 import orbax.checkpoint as ocp  # noqa: TID251
 
+from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, first_line
@@ -69,7 +70,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int = FORMAT
     step: int
-    config: Config
+    config: RunConfig
     task: Task
     metrics: Metrics | None  # on the validation split
 
@@ -89,7 +90,7 @@ class DamagedError(RunError):
 class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """Writes the checkpoints of a run; leaving the context completes the last save."""
 
-    def __init__(self, workdir: Path, config: Config, task: Task) -> None:
+    def __init__(self, workdir: Path, config: RunConfig, task: Task) -> None:
         """Opens the workdir of a run and removes unfinished saves from it."""
         self._workdir = workdir
         self._config = config
@@ -258,8 +259,10 @@ def read_header(workdir: Path, step: int) -> Header:
     try:
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']}, not {FORMAT}")
-        # Unlike `convert`, this refuses a setting that a later version has added.
-        config = Config.from_dict(content["config"])
+        # Unlike `convert`, `from_dict` refuses a setting that a later version has
+        # added. An earlier version has left a default to its readers.
+        given = Config.from_dict(content["config"])
+        config = fill_defaults(given, msgspec.convert(content["task"], Task))
         header = msgspec.convert(content | {"config": config}, Header)
     except Exception as error:
         raise _of_another_version(folder, first_line(error)) from error

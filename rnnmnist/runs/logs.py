@@ -10,7 +10,7 @@ from typing import ClassVar, TypeVar
 
 import msgspec
 
-from rnnmnist.config.schema import TrainConfig
+from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.errors import names_path
 from rnnmnist.runs.scores import Scores
 from rnnmnist.runs.writing import sync, write_atomically
@@ -25,13 +25,13 @@ class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
     examples_per_second: float | None = None  # in training, by all members together
 
 
-def completion(workdir: Path, step: int, config: TrainConfig) -> str | None:
+def completion(workdir: Path, step: int, config: RunTrainConfig) -> str | None:
     """Returns why a run that has finished `step` steps is complete, None if it is not.
 
     It is at its last step or beyond, or as many validations as its patience in a row
     have had no lower loss, which is a mean over seeds, than the lowest one before.
     """
-    last = config.total_steps
+    last = config.num_steps
     if step >= last:
         asked = f" (asked for {last:,})" if step > last else ""
         return f"complete at step {step:,}{asked}"

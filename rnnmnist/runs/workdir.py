@@ -14,6 +14,7 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from rnnmnist.config.files import open_folder
+from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.schema import Config
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import logs
@@ -188,7 +189,7 @@ class PhaseTimer:
 
 @contextlib.contextmanager
 def session(
-    workdir: Path, config: Config, step: int, mesh: Mesh, timer: PhaseTimer
+    workdir: Path, config: RunConfig, step: int, mesh: Mesh, timer: PhaseTimer
 ) -> Iterator[None]:
     """Times and records a session: its settings, and unless it is killed, a line."""
     if not is_process_0():

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rnnmnist.config.schema import Config, TrainConfig
+from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import erase_line
 from rnnmnist.evaluation.metrics import (
@@ -37,14 +37,14 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     """
 
     def __init__(
-        self, config: TrainConfig, task: Task, step: int, *, verbose: bool
+        self, config: RunTrainConfig, task: Task, step: int, *, verbose: bool
     ) -> None:
         self._verbose = verbose
         self._noun = task.noun
         self._first_step = step
-        self._num_steps = config.total_steps
-        self._steps = f"{config.total_steps:,} steps of {config.batch:,} {task.noun}"
-        self._steps_per_epoch = task.examples["train"] / config.batch
+        self._num_steps = config.num_steps
+        self._steps = f"{config.num_steps:,} steps of {config.batch_size:,} {task.noun}"
+        self._steps_per_epoch = task.examples["train"] / config.batch_size
         self._started = time.monotonic()
         self._is_drawn = False  # a line that has not ended
 
@@ -97,7 +97,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
 
 def print_header(
-    config: Config,
+    config: RunConfig,
     task: Task,
     workdir: Path,
     mesh: Mesh,
@@ -127,7 +127,7 @@ def print_header(
     if isinstance(weights := config.train.class_weight, tuple):
         print("class weights " + ", ".join(f"{name}: {w:g}" for name, w in weights))
     if complete is not None:
-        if step < config.train.total_steps:
+        if step < config.train.num_steps:
             complete += "; train.patience=none or a larger one trains on"
         print(complete)
     elif step:
@@ -139,7 +139,7 @@ def first_ten(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
 
 
-def describe_rejection(config: Config, stats: UpdateStats, step: int) -> str:
+def describe_rejection(config: RunConfig, stats: UpdateStats, step: int) -> str:
     """Describes the update after `step`, which was rejected; arrays are NumPy's."""
     index = int(np.argmin(stats.finite))
     with jax.transfer_guard("allow"):
@@ -155,7 +155,7 @@ def describe_rejection(config: Config, stats: UpdateStats, step: int) -> str:
 def print_summary(
     workdir: Path,
     steps: int,
-    config: Config,
+    config: RunConfig,
     result: Result | None,
     seconds: dict[str, float],
 ) -> None:
@@ -163,7 +163,7 @@ def print_summary(
     best = steps if result is None else result.step
     header = checkpoints.read_header(workdir, best)
     task, validation = header.task, header.metrics
-    examples = steps * header.config.train.batch
+    examples = steps * header.config.train.batch_size
     if validation is None:
         validated = f"none: no sequences were held out; best is the last step, {best}"
     elif validation.examples < MIN_VALIDATION_EXAMPLES:
@@ -187,7 +187,7 @@ def print_summary(
     if result is not None and result.split == "test":
         test = format_result(result)
     early = ""
-    if steps < config.train.total_steps:
+    if steps < config.train.num_steps:
         reason = logs.completion(workdir, steps, config.train)
         early = f"; {reason or 'ended by a callback'}"
     print(

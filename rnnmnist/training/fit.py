@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import find_config, load_config, parse_folder
+from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import SETTINGS
 from rnnmnist.config.settings import find
-from rnnmnist.config.tasks import Task, fit_to_task
+from rnnmnist.config.tasks import Task
 from rnnmnist.data.sequences.reading import from_memory, to_dataset
 from rnnmnist.data.sequences.validation import Sequences
 from rnnmnist.errors import UserError
@@ -119,11 +120,11 @@ def fit(
         find(name, FIT_SETTINGS, f"fit: {name}").name: value
         for name, value in settings.items()
     }
-    config = load_config(find_config("files"))
-    config = pin_cell(config.replace(values | {"data.path": str(path)}))
+    given = load_config(find_config("files"))
+    given = pin_cell(given.replace(values | {"data.path": str(path)}))
     sequences = from_memory(
         inputs,
-        config.data.roles,
+        given.data.roles,
         labels=labels,
         lengths=lengths,
         split=split,
@@ -133,11 +134,11 @@ def fit(
     with stop_on_interrupt() as stop, contextlib.ExitStack() as stack:
         if not verbose:
             stack.enter_context(_silence)
-        check_workdir(config, folder)
+        check_workdir(given, folder)
         timer = PhaseTimer("rnnmnist.fit")
         with timer.phase("data"):
-            dataset = to_dataset(folder.name, sequences, config.data)
-            config = fit_to_task(config, dataset.task)
+            dataset = to_dataset(folder.name, sequences, given.data)
+            config = resolve(given, dataset.task)
             if callback is not None and not dataset.task.examples["validation"]:
                 raise UserError(
                     "callback: needs a validation split; mark sequences with validation"

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from msgspec.structs import asdict
 
-from rnnmnist.config.schema import Config, TrainConfig
+from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError, StoppedError
@@ -53,14 +53,14 @@ class Updates(NamedTuple):
 
     program: Program
     batches: BatchSource
-    config: TrainConfig  # for the learning rates
+    config: RunTrainConfig  # for the learning rates
     class_weights: jax.Array | None = None  # float32 [classes]; None: all are 1
 
 
 class Run(NamedTuple):
     """What the stages of the loop share."""
 
-    config: Config
+    config: RunConfig
     workdir: Path
     updates: Updates
     validation: Examples
@@ -71,7 +71,7 @@ class Run(NamedTuple):
 
 @jax_defaults()
 def train(
-    config: Config,
+    config: RunConfig,
     dataset: Dataset,
     workdir: Path,
     open_stop: Callable[[], contextlib.AbstractContextManager[StopFlag]],
@@ -106,7 +106,7 @@ def train(
 
 def train_from(
     step: int,
-    config: Config,
+    config: RunConfig,
     dataset: Dataset,
     workdir: Path,
     mesh: Mesh,
@@ -143,7 +143,7 @@ def train_from(
             step = train_loop(run, state, step, stop)
     if number := all_max(stop.number):  # includes a signal during the last save
         saved = f"saved step {step}" if step else "before the first step"
-        of_run = f"of {config.train.total_steps} in {workdir}"
+        of_run = f"of {config.train.num_steps} in {workdir}"
         raise StoppedError(f"{saved} {of_run}; start the run again to resume", number)
     return step
 
@@ -152,7 +152,7 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
     """Trains to the end or a signal; returns the step that is being saved."""
     config = run.config.train
     stopping = all_max(stop.number) > 0
-    while step < config.total_steps and not stopping:
+    while step < config.num_steps and not stopping:
         target = next_event(step, config)
         start = running_seconds()
         state, stats = train_range(state, run.updates, step, target)
@@ -165,7 +165,7 @@ def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
             last = describe_last_checkpoint(run.workdir)
             raise RunError(f"step {step + 1}{rejected}; {last}; {console.REMEDY}")
         stopping = all_max(stop.number) > 0  # all processes stop at the same step
-        validated = step % config.eval_interval == 0 or step == config.total_steps
+        validated = step % config.eval_every_steps == 0 or step == config.num_steps
         if validated or stopping:
             has_metrics = validated and len(run.validation)
             metrics = validate(run, state, step) if has_metrics else None
@@ -205,18 +205,18 @@ def train_range(
     return state, functools.reduce(UpdateStats.add, parts)
 
 
-def next_event(step: int, config: TrainConfig) -> int:
+def next_event(step: int, config: RunTrainConfig) -> int:
     """Returns the first step after this one on which any event is due."""
-    intervals = (config.log_interval, config.eval_interval)
+    intervals = (config.log_every_steps, config.eval_every_steps)
     due = [(step // every + 1) * every for every in intervals]
-    return min(config.total_steps, *due)
+    return min(config.num_steps, *due)
 
 
 def log_training(
     run: Run, state: TrainState, step: int, stats: UpdateStats, seconds: float
 ) -> None:
     """Logs the updates since the last event."""
-    batch_size = run.config.train.batch
+    batch_size = run.config.train.batch_size
     examples = int(stats.updates) * batch_size
     speed = round(run.config.num_seeds * examples / seconds, 1)
     loss, correct = stats.loss, stats.correct

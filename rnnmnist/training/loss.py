@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from rnnmnist.config.schema import TrainConfig
+from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Batch
 from rnnmnist.models.classifier import Params, SequenceClassifier
@@ -66,7 +66,7 @@ class Objective:
 
 
 def weigh_classes(
-    config: TrainConfig, task: Task, labels: np.ndarray, mesh: Mesh
+    config: RunTrainConfig, task: Task, labels: np.ndarray, mesh: Mesh
 ) -> jax.Array | None:
     """Returns the weights of the classes in the minimized loss, float32 [classes].
 

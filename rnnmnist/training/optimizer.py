@@ -1,6 +1,7 @@
 """Learning rates, the parameters that are decayed, and the average of weights."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import Sharding
 
-from rnnmnist.config.schema import TrainConfig
+from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.models.cells import BACKWARD
 from rnnmnist.models.classifier import (
     NOT_TRAINED,
@@ -34,33 +35,34 @@ def decay_mask(model: SequenceClassifier) -> np.ndarray:
     return np.concatenate(masks)
 
 
-def learning_rate(config: TrainConfig, step: jax.typing.ArrayLike) -> jax.Array:
+def learning_rate(config: RunTrainConfig, step: jax.typing.ArrayLike) -> jax.Array:
     """Returns the learning rate of the update after `step` ones.
 
     It rises linearly in the warm-up, and then is constant or a cosine to 0.
     """
     peak = config.learning_rate
-    warmup = int(config.warmup_fraction * config.total_steps)
+    warmup = int(config.warmup_fraction * config.num_steps)
     # Starts above 0, so that the first update changes the parameters.
     rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
     schedule = optax.constant_schedule(peak)
     if config.schedule == "cosine":
-        remaining = max(1, config.total_steps - warmup)
+        remaining = max(1, config.num_steps - warmup)
         schedule = optax.cosine_decay_schedule(peak, remaining)
     schedule = optax.join_schedules([rise, schedule], [warmup])
     with jax.numpy_dtype_promotion("standard"):  # optax divides steps by floats
         return jnp.asarray(schedule(step), jnp.float32)
 
 
-def rate_settings(config: TrainConfig) -> TrainConfig:
-    """Returns the settings on which learning rates depend; others are the default."""
+def rate_settings(config: RunTrainConfig) -> RunTrainConfig:
+    """Returns the settings on which learning rates depend; others are equal."""
     names = ("learning_rate", "schedule", "warmup_fraction", "num_steps")
-    return TrainConfig(**{name: getattr(config, name) for name in names})
+    kept: dict[str, Any] = {name: getattr(config, name) for name in names}
+    return RunTrainConfig(**kept, batch_size=1, log_every_steps=1, eval_every_steps=1)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "count", "sharding"))
 def learning_rates(
-    first: jax.Array, *, config: TrainConfig, count: int, sharding: Sharding
+    first: jax.Array, *, config: RunTrainConfig, count: int, sharding: Sharding
 ) -> jax.Array:
     """Returns the learning rates of the updates after `first` ones, float32 [count]."""
     rates = learning_rate(config, first + jnp.arange(count))

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from rnnmnist.config.resolving import RunConfig, resolve
 from rnnmnist.config.schema import Config, DataConfig
-from rnnmnist.config.tasks import Task, fit_to_task
+from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets, image_sets
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.images import make_builder, missing_urls
@@ -31,16 +32,18 @@ TIMED_STEPS = 5
 
 
 def check_run(
-    config: Config, workdir: Path, platform: str | None
+    given: Config, workdir: Path, platform: str | None
 ) -> Iterator[tuple[str, str]]:
     """Yields the label and the result of each check; raises the error of the run.
 
     `platform` is the required one, `tpu` or `gpu`.
     """
-    dataset = datasets.load(config.data) if config.data.name == "files" else None
-    task = dataset.task if dataset else image_sets.image_task(config.data)
-    config = fit_to_task(config, task)
-    mesh = make_mesh(config.train.batch, config.execution.num_devices, config.num_seeds)
+    dataset = datasets.load(given.data) if given.data.name == "files" else None
+    task = dataset.task if dataset else image_sets.image_task(given.data)
+    config = resolve(given, task)
+    mesh = make_mesh(
+        config.train.batch_size, config.execution.num_devices, config.num_seeds
+    )
     present = f"{jax.device_count()} x {platform_of(mesh)}"
     if platform not in (None, platform_of(mesh)):
         extra = "cuda12" if platform == "gpu" else platform
@@ -83,7 +86,7 @@ def check_writable(folder: Path) -> Path:
 
 @jax_defaults()
 def describe_step(
-    config: Config, task: Task, sequences: Dataset | None, mesh: Mesh
+    config: RunConfig, task: Task, sequences: Dataset | None, mesh: Mesh
 ) -> str:
     """Compiles the run's training step and times it on black images or sequences."""
     before = compile_seconds()
@@ -106,6 +109,6 @@ def describe_step(
                 raise RunError(f"a training step{reason}; {console.REMEDY}")
     return (
         f"compiled in {compile_seconds() - before:.1f} s, then "
-        f"{1000 * seconds / TIMED_STEPS:,.1f} ms a step of {config.train.batch} "
+        f"{1000 * seconds / TIMED_STEPS:,.1f} ms a step of {config.train.batch_size} "
         f"{task.noun}"
     )

@@ -13,8 +13,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config, TrainConfig
-from rnnmnist.config.tasks import Task, resolve
+from rnnmnist.config.resolving import RunConfig, RunTrainConfig, fill_defaults
+from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
+from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, as_run_error
 from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.classifier import Params, flatten_params
@@ -47,7 +48,7 @@ _logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def hold_workdir(workdir: Path, config: Config, task: Task) -> Iterator[Mesh]:
+def hold_workdir(workdir: Path, config: RunConfig, task: Task) -> Iterator[Mesh]:
     """Locks a workdir for a run on whose data and settings all processes agree.
 
     They need not agree on paths of data or of a cell. A failed read or write names the
@@ -66,7 +67,9 @@ def hold_workdir(workdir: Path, config: Config, task: Task) -> Iterator[Mesh]:
         raise UserError(
             f"{', '.join(differing)}: start all processes with the same settings"
         )
-    mesh = make_mesh(config.train.batch, config.execution.num_devices, config.num_seeds)
+    mesh = make_mesh(
+        config.train.batch_size, config.execution.num_devices, config.num_seeds
+    )
     resolve_cell(config.model)  # refuses a wrong one before anything is written
     with lock(workdir):
         try:
@@ -78,7 +81,7 @@ def hold_workdir(workdir: Path, config: Config, task: Task) -> Iterator[Mesh]:
             raise RunError(f"{failure}; {describe_last_checkpoint(workdir)}") from error
 
 
-def find_start(config: Config, task: Task, workdir: Path) -> tuple[int, str | None]:
+def find_start(config: RunConfig, task: Task, workdir: Path) -> tuple[int, str | None]:
     """Returns the step from which a run resumes, and why it is complete if it is.
 
     The step is 0 if there is no checkpoint. Damaged checkpoints are renamed, so that
@@ -95,7 +98,7 @@ def find_start(config: Config, task: Task, workdir: Path) -> tuple[int, str | No
 
 
 def ends_at(
-    metrics: Metrics, config: TrainConfig, workdir: Path, callback: Callback | None
+    metrics: Metrics, config: RunTrainConfig, workdir: Path, callback: Callback | None
 ) -> bool:
     """Whether a run ends at a validation, by its patience or its callback."""
 
@@ -159,7 +162,9 @@ def check_settings(config: Config, workdir: Path) -> tuple[int, Header | None]:
     return step, header
 
 
-def step_to_resume(config: Config, workdir: Path, task: Task) -> tuple[int, str | None]:
+def step_to_resume(
+    config: RunConfig, workdir: Path, task: Task
+) -> tuple[int, str | None]:
     """Returns the newest checkpoint's step, or 0, and why the run is complete if it is.
 
     Its run must have had these data. Changes that affect the result are warned of.
@@ -189,7 +194,7 @@ def _changes(config: Config, header: Header, resume: str) -> list[tuple[str, Any
     # SHA-256 of its file, wherever that is.
     old, new = (
         run.flat() | {"model.cell": run.model.cell_name}
-        for run in (header.config, resolve(config, header.task))
+        for run in (header.config, fill_defaults(config, header.task))
     )
     return [
         (name, old[name], new[name])
@@ -199,7 +204,7 @@ def _changes(config: Config, header: Header, resume: str) -> list[tuple[str, Any
 
 
 def restore_state(
-    workdir: Path, step: int, config: Config, program: Program
+    workdir: Path, step: int, config: RunConfig, program: Program
 ) -> TrainState:
     """Restores the state of a step of a run with this configuration."""
     state = abstract_state(config, program)

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from rnnmnist.config.platforms import Execution
-from rnnmnist.config.schema import Config
+from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import BatchTransform
 from rnnmnist.models.classifier import (
@@ -39,7 +39,11 @@ class Program(NamedTuple):
 
     @classmethod
     def create(
-        cls, config: Config, task: Task, mesh: Mesh, execution: Execution | None = None
+        cls,
+        config: RunConfig,
+        task: Task,
+        mesh: Mesh,
+        execution: Execution | None = None,
     ) -> "Program":
         """Returns the program of a run on a mesh; None takes its execution there."""
         execution = execution or Execution.create(config, platform_of(mesh))
@@ -99,7 +103,7 @@ STATE_SPECS: Any = TrainState(jax.P(), *[jax.P(SEEDS)] * 3)  # type: ignore[arg-
 
 
 def create_state(
-    config: Config, program: Program, task: Task | None = None
+    config: RunConfig, program: Program, task: Task | None = None
 ) -> TrainState:
     """Initializes the training state of every network, for the data of a task."""
     where = replicated(program.mesh)
@@ -108,7 +112,7 @@ def create_state(
     return init_state(seeds, device_put(std, where), program=program)
 
 
-def abstract_state(config: Config, program: Program) -> TrainState:
+def abstract_state(config: RunConfig, program: Program) -> TrainState:
     """Returns the shapes and types of the training state of every network."""
     seeds = jax.ShapeDtypeStruct((config.num_seeds,), np.uint32)
     return jax.eval_shape(functools.partial(init_state, program=program), seeds)

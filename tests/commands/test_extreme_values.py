@@ -19,6 +19,7 @@ from support import (
 )
 
 from rnnmnist import Predictor, predict
+from rnnmnist.config.resolving import fill_defaults
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs.checkpoints import Checkpoints
@@ -33,8 +34,9 @@ def overflowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose logits are 0 of zeros, and infinite of ones."""
     data = DataConfig(name="files", normalize="none")
     model = ModelConfig("rnn", hidden_size=4)
-    config = Config(data=data, model=model, train=TrainConfig(num_steps=3))
+    given = Config(data=data, model=model, train=TrainConfig(num_steps=3))
     task = task_of(6, 2, 2)
+    config = fill_defaults(given, task)
     params = jax.tree.map(np.zeros_like, random_params(model_of(model, task)))
     params["cell"]["i"]["kernel"][:] = 1
     params["head"]["kernel"][:] = 3e38

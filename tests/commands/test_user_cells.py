@@ -25,6 +25,7 @@ from support import (
 )
 
 import rnnmnist
+from rnnmnist.config.resolving import fill_defaults
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
@@ -216,7 +217,8 @@ def save_run(workdir: Path, cell: str, source: Path) -> None:
     sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
     own = dataclasses.replace(model, cell=cell, cell_sha256=sha256)
     metrics = make_metrics(3, "validation", 500, [250], [1.0])
-    with Checkpoints(workdir, Config(data=data, model=own), task) as checkpoints:
+    config = fill_defaults(Config(data=data, model=own), task)
+    with Checkpoints(workdir, config, task) as checkpoints:
         checkpoints.save(3, {"params": as_ensemble(params)}, metrics)
 
 

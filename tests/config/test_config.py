@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from support import REPOSITORY, TASK
+from support import REPOSITORY, TASK, run_config
 
 from rnnmnist import main
 from rnnmnist.config.files import find_config, load_config
+from rnnmnist.config.resolving import RunConfig, RunTrainConfig, resolve
 from rnnmnist.config.schema import (
     CELLS,
     DATA_PATHS,
@@ -25,24 +26,32 @@ from rnnmnist.config.schema import (
     DataConfig,
     TrainConfig,
 )
-from rnnmnist.config.tasks import Task, fit_to_task
+from rnnmnist.config.tasks import Task
+from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.training.optimizer import learning_rate
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
-# With the default length and number of layers.
+# The settings of a run on images that follow from the others or from the data.
 DEFAULTS: dict[str, object] = {
     "model.num_layers": 1,
     "model.window": 1,
     "model.stride": 1,
+    "train.batch_size": 128,
+    "train.num_steps": 4300,
+    "train.log_every_steps": 43,
+    "train.eval_every_steps": 430,
 }
-RESOLVED = Config().replace(
-    DEFAULTS | {"train.batch_size": 128, "train.num_steps": 4300}
-)
 
 
 def parse(*args: str) -> Config:
-    return main.parse(["--config=embedded", *args]).config
+    config: Config = main.parse(["--config=embedded", *args]).config
+    return config
+
+
+def on_images(config: Config) -> RunConfig:
+    """What a run with a configuration uses on its own images."""
+    return resolve(config, image_task(config.data))
 
 
 @pytest.mark.parametrize(
@@ -148,40 +157,63 @@ def test_an_invalid_configuration_file_is_named_in_the_error(
 def test_every_shipped_configuration_accepts_any_number_of_steps(
     path: Path, num_steps: int
 ) -> None:
-    config = load_config(path).replace({"train.num_steps": num_steps})
+    given = load_config(path).replace({"train.num_steps": num_steps})
+    config = resolve(given, SEQUENCES if given.data.name == "files" else TASK)
     steps = {0, num_steps // 2, num_steps - 1}
     rates = [float(learning_rate(config.train, step)) for step in steps]
     assert all(0 < rate <= config.train.learning_rate * 1.0001 for rate in rates)
 
 
 def test_the_default_configuration_has_the_defaults_of_the_schema() -> None:
-    config = load_config(REPOSITORY / "configs/default.py")
-    assert (config.train.log_interval, config.train.eval_interval) == (100, 430)
-    intervals = ("train.log_every_steps", "train.eval_every_steps")
-    resolved = config.replace(dict.fromkeys(intervals))
-    assert fit_to_task(resolved, TASK) == RESOLVED
+    config = resolve(load_config(REPOSITORY / "configs/default.py"), TASK)
+    found = config.replace({"train.log_every_steps": 43})
+    assert found == resolve(Config(), TASK)
+    assert found.flat() == Config().flat() | DEFAULTS
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("num_steps", [1, 19, 10_000])
+def test_a_resolved_configuration_is_that_of_its_run(
+    path: Path, num_steps: int
+) -> None:
+    given = load_config(path).replace({"train.num_steps": num_steps})
+    task = SEQUENCES if given.data.name == "files" else TASK
+    config = resolve(given, task)
+    assert resolve(config, task) == config
+    changed = {name for name, one in config.flat().items() if one != given.flat()[name]}
+    assert changed <= {*DEFAULTS}
+    tree = json.loads(json.dumps(msgspec.to_builtins(config)))
+    assert resolve(Config.from_dict(tree), task) == config
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_run_has_a_value_for_what_a_user_leaves_to_its_default(name: str) -> None:
+    assert Config().flat()[name] is None
+    config = resolve(Config(), TASK)
+    with pytest.raises(UserError, match=f"^{name}: must be an integer .*, not None$"):
+        config.replace({name: None})
 
 
 def test_epochs_are_resolved_to_steps_of_the_reduced_batch() -> None:
     config = Config().replace({"train.num_epochs": 2.5, "train.batch_size": 16})
-    assert fit_to_task(config, sequences()).train.num_steps == 9  # of 60 examples
+    assert resolve(config, sequences()).train.num_steps == 9  # of 60 examples
     changes = {"train.num_epochs": 7, "train.batch_size": 128}
-    config = fit_to_task(Config().replace(changes), sequences())
+    config = resolve(Config().replace(changes), sequences())
     assert config.train.num_steps == 7  # each of all examples
     assert config.train.num_epochs is None
     config = Config().replace({"train.num_epochs": 0.001})
-    assert fit_to_task(config, sequences()).train.num_steps == 1
+    assert resolve(config, sequences()).train.num_steps == 1
 
 
 def test_the_later_of_steps_and_epochs_wins(tmp_path: Path) -> None:
-    def train(text: str, *args: str) -> TrainConfig:
+    def train(text: str, *args: str) -> RunTrainConfig:
         path = tmp_path / "mine.py"
         path.write_text(
             "from rnnmnist import Config, DataConfig, TrainConfig\n"
             "def get_config():\n"
             f"    return Config(data=DataConfig('mnist5k'), train=TrainConfig({text}))"
         )
-        return parse(f"--config={path}", *args).train
+        return on_images(parse(f"--config={path}", *args)).train
 
     steps, epochs = "--config.train.num_steps=7", "--config.train.num_epochs=2"
     assert train("num_steps=7", epochs).num_steps == 62
@@ -207,10 +239,11 @@ def test_the_later_of_steps_and_epochs_wins(tmp_path: Path) -> None:
 def test_intervals_follow_the_length_of_a_run(
     num_steps: int, log: int, validate: int
 ) -> None:
-    train = TrainConfig(num_steps=num_steps)
-    assert (train.log_interval, train.eval_interval) == (log, validate)
-    train = TrainConfig(num_steps=num_steps, log_every_steps=3, eval_every_steps=4)
-    assert (train.log_interval, train.eval_interval) == (3, 4)
+    train = run_config({"train.num_steps": num_steps}).train
+    assert (train.log_every_steps, train.eval_every_steps) == (log, validate)
+    given = {"train.log_every_steps": 3, "train.eval_every_steps": 4}
+    train = run_config(given | {"train.num_steps": num_steps}).train
+    assert (train.log_every_steps, train.eval_every_steps) == (3, 4)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -246,12 +279,14 @@ def sequences(**changes: Any) -> Task:
     return dataclasses.replace(task, **changes)
 
 
+SEQUENCES = sequences()
+
+
 def test_a_batch_is_reduced_to_the_training_part() -> None:
     large, full = "--config.train.batch_size=4001", "--config.train.batch_size=4000"
-    assert parse(large) == parse(full)
-    config = fit_to_task(Config().replace({"train.batch_size": 128}), sequences())
-    assert config == RESOLVED.replace({"train.batch_size": 60})
-    assert fit_to_task(config, sequences()) == config
+    assert on_images(parse(large)) == on_images(parse(full))
+    config = resolve(Config().replace({"train.batch_size": 128}), sequences())
+    assert config.flat() == Config().flat() | DEFAULTS | {"train.batch_size": 60}
 
 
 @pytest.mark.parametrize(
@@ -266,10 +301,10 @@ def test_the_batch_of_sequences_grows_with_their_number(
 ) -> None:
     task = sequences(examples={"train": count, "validation": 0, "test": 0})
     files = load_config(find_config("files"))
-    train = fit_to_task(files, task).train
+    train = resolve(files, task).train
     assert (train.batch_size, train.num_steps) == (batch_size, steps)
     given = files.replace({"train.batch_size": 3, "train.num_epochs": 1000})
-    train = fit_to_task(given, task).train
+    train = resolve(given, task).train
     assert (train.batch_size, train.num_steps) == (3, round(1000 * count / 3))
 
 
@@ -283,11 +318,11 @@ def test_a_setting_of_images_is_refused_for_sequences(name: str) -> None:
         "data.flip": {"data.flip": True},
         "tutorial_128": {"tutorial_128": True},
     }
-    config = RESOLVED.replace(values.get(name, {name: 1}))
+    config = Config().replace(values.get(name, {name: 1}))
     named = "data.view" if "data.view" in values.get(name, {}) else name
-    assert fit_to_task(config, TASK) == config
+    resolve(config, TASK)
     with pytest.raises(UserError, match=rf"^{named}: is for images only, and mine"):
-        fit_to_task(config, sequences())
+        resolve(config, sequences())
 
 
 @pytest.mark.parametrize("cell", ["lru", "lstm"])
@@ -302,23 +337,22 @@ def test_the_recipe_of_files_depends_on_the_cell_and_on_the_length(cell: str) ->
     ):
         config = recipe.replace({"model.window": given})
         task = dataclasses.replace(sequences(), time_steps=time_steps)
-        found = fit_to_task(config, task)
+        found = resolve(config, task)
         stride = {1: 1, 8: 2, 12: 3}[window]
         assert (found.model.window, found.model.stride) == (window, stride)
         assert found.model.num_layers == (DEFAULT_LAYERS if cell == "lru" else 1)
         assert found.train.num_steps == 600
-        assert fit_to_task(found, task) == found
     with pytest.raises(UserError, match=r"^model\.window: .* at most 30, the time"):
-        fit_to_task(recipe.replace({"model.window": 31}), sequences())
+        resolve(recipe.replace({"model.window": 31}), sequences())
     images = dataclasses.replace(TASK, time_steps=784, features=1)
-    assert fit_to_task(Config(), images).model.window == 1
+    assert resolve(Config(), images).model.window == 1
 
 
 @pytest.mark.parametrize(
     "value", ["ltsm", ":A", "a-b:A", "a..b:A", "a.py:A\n", "a:A.B"]
 )
 def test_a_cell_is_a_name_or_a_class_of_the_users(value: str) -> None:
-    linear = Config().replace({"model.cell": "lru", "model.num_layers": 2}).model
+    linear = run_config({"model.cell": "lru"}).model
     assert linear.is_linear
     assert linear.size == "2 layers of 128 units"
     for cell in ("a.py:A", "/x y/a.py:A", "a:A", "a.b.c:A"):
@@ -342,11 +376,11 @@ def test_layers_and_initializers_are_for_some_cells(
     for cell in (*CELLS, "a.py:A"):
         settings = {"model.cell": cell, f"model.{setting}": value}
         if cell in cells:
-            Config().replace(settings)
+            run_config(settings)
         else:
             needs = f"^model.{setting}: {value} needs model.cell={' or '.join(cells)}, "
             with pytest.raises(UserError, match=needs):
-                Config().replace(settings)
+                run_config(settings)
 
 
 @pytest.mark.parametrize("cell", sorted(CELLS.keys() - {"lstm"}))
@@ -354,8 +388,8 @@ def test_a_forget_bias_is_for_an_lstm(cell: str) -> None:
     """A checkpoint of a run that ignored it can still be read."""
     config = Config().replace({"model.cell": cell, "model.forget_bias": 2.0})
     with pytest.raises(UserError, match=r"^model\.forget_bias: 2\.0 needs model"):
-        fit_to_task(config, TASK)
-    fit_to_task(config.replace({"model.cell": "lstm"}), TASK)
+        resolve(config, TASK)
+    resolve(config.replace({"model.cell": "lstm"}), TASK)
 
 
 def test_sections_are_checked_on_construction() -> None:
@@ -418,7 +452,8 @@ def test_values_of_other_types_are_refused_in_a_short_line() -> None:
 
 
 def test_the_learning_rate_rises_linearly_and_decays_to_zero() -> None:
-    config = TrainConfig(num_steps=100, warmup_fraction=0.1, learning_rate=1.0)
+    settings = {"train.warmup_fraction": 0.1, "train.learning_rate": 1.0}
+    config = run_config(settings | {"train.num_steps": 100}).train
     rates = [float(learning_rate(config, step)) for step in range(101)]
     assert rates[:11] == sorted(rates[:11])
     assert rates[0] == pytest.approx(1 / 11)

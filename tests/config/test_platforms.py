@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from support import TASK
+from support import TASK, run_config
 
 from rnnmnist.config.platforms import DEFAULTS, Execution
 from rnnmnist.config.schema import Config, ModelConfig
@@ -52,9 +52,9 @@ def test_other_platforms_execute_as_gpus(platform: str) -> None:
 )
 def test_the_gradient_is_lowered_for_absent_platforms(cell: str, platform: str) -> None:
     """With the choices of the platform: its products, and no loop over time."""
-    settings = ModelConfig(cell=cell, hidden_size=8)
-    execution = Execution.create(Config(model=settings), platform)
-    model = make_model(settings, TASK, execution)
+    config = run_config({"model.cell": cell, "model.hidden_size": 8})
+    execution = Execution.create(config, platform)
+    model = make_model(config.model, TASK, execution)
 
     def loss(params: Any, inputs: jax.Array) -> jax.Array:
         return jnp.asarray(model.apply({"params": params}, inputs)).sum()
@@ -69,10 +69,11 @@ def test_the_gradient_is_lowered_for_absent_platforms(cell: str, platform: str) 
 
 
 def test_other_arrays_of_the_same_shape_share_the_programs_of_a_model() -> None:
+    config = run_config({}).model
     execution = Execution.create(Config(), "cpu")
     other = dataclasses.replace(TASK, name="other", sha256="0", mean=(1.0,))
-    model = make_model(ModelConfig(), TASK, execution)
-    assert make_model(ModelConfig(), other, execution) == model
-    assert hash(make_model(ModelConfig(), other, execution)) == hash(model)
+    model = make_model(config, TASK, execution)
+    assert make_model(config, other, execution) == model
+    assert hash(make_model(config, other, execution)) == hash(model)
     longer = dataclasses.replace(TASK, time_steps=29)
-    assert make_model(ModelConfig(), longer, execution) != model
+    assert make_model(config, longer, execution) != model

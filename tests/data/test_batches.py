@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support import TASK, batches_of, mesh_of, random_examples, read_batch, task_of
 
+from rnnmnist.config.resolving import fill_defaults
 from rnnmnist.config.schema import Config, DataConfig, TrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Batch, BatchTransform, batch_indices, epoch_order
@@ -38,11 +39,12 @@ def batches(
     **distortions: Any,
 ) -> Callable[..., Batch]:
     """Returns the function that reads the batch, or a shard of it, after a step."""
-    config = Config(
+    given = Config(
         seed=seed,
         data=DataConfig(**distortions),
         train=TrainConfig(batch_size=batch_size, num_steps=1),
     )
+    config = fill_defaults(given, task)
     source = batches_of(examples, config, mesh_of(1))
     return functools.partial(read_batch, source, BatchTransform.create(config, task))
 

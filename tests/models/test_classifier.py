@@ -97,7 +97,7 @@ def test_logits_after_each_step(cell: str) -> None:
         carry, by_step[:, row] = step(variables, carry, INPUTS[:, row])
     over_time = np.asarray(logits_of(model, params, INPUTS, every_step=True))
     assert over_time.dtype == np.float32
-    stride = ModelConfig(**NETWORKS[cell]).window_stride
+    stride = model.config.stride
     ends = [*range(stride - 1, 27, stride), 27]
     assert_close(over_time[:, ends], by_step[:, ends])
     for first, end in itertools.pairwise(ends):

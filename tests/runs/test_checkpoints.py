@@ -25,6 +25,7 @@ from support import (
     rates_of,
 )
 
+from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.errors import RunError, UserError
@@ -51,7 +52,7 @@ from rnnmnist.training.state import (
 )
 from rnnmnist.training.step import train_steps
 
-CONFIG = Config().replace(
+GIVEN = Config().replace(
     {
         "data.name": "mnist5k",
         "data.data_dir": "/a/path",
@@ -61,6 +62,7 @@ CONFIG = Config().replace(
         "train.num_steps": 30,
     }
 )
+CONFIG = fill_defaults(GIVEN, TASK)  # its paths are not checked
 LIKE = abstract_ensemble(abstract_params(model_of(CONFIG.model)), num_seeds=1)
 
 
@@ -92,7 +94,7 @@ def save(
     workdir: Path,
     state: TrainState,
     accuracies: dict[int, float | None],
-    config: Config = CONFIG,
+    config: RunConfig = CONFIG,
     devices: int = 8,
     examples: int = MIN_VALIDATION_EXAMPLES,
 ) -> None:

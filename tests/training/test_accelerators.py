@@ -19,6 +19,7 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
+from rnnmnist.config.resolving import resolve
 from rnnmnist.data.batches import SHARDED, Batch, Chunk, gather_batches
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.data.placement import chunk_updates
@@ -125,8 +126,9 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
     """
     name, *overrides = settings.split()
     flags = [f"--config.{override}" for override in overrides]
-    config = parse([f"--config={name}", *flags]).config
-    task = image_task(config.data)
+    given = parse([f"--config={name}", *flags]).config
+    task = image_task(given.data)
+    config = resolve(given, task)
     grid = math.gcd(len(devices), config.num_seeds), -1  # seeds first
     axis_types = (AxisType.Auto,) * 2
     mesh = Mesh(np.array(devices).reshape(grid), (SEEDS, BATCH), axis_types=axis_types)
@@ -143,7 +145,7 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
     number = array((), jnp.int32, jax.P())
     state = sharded(abstract_state(config, program), STATE_SPECS, mesh)
     params = evaluated_trees.eval_shape(state, model=program.model)
-    batch_size = config.train.batch
+    batch_size = config.train.batch_size
     updates = chunk_updates(math.prod(IMAGE) * config.num_seeds * batch_size)
     batches = examples((updates, config.num_seeds, batch_size), SHARDED)
     size = program.model.execution.eval_batch_size * mesh.shape[BATCH]

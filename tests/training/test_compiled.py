@@ -27,7 +27,8 @@ from support import (
 )
 
 from rnnmnist.config.files import load_config
-from rnnmnist.config.schema import CELLS, Config, DataConfig
+from rnnmnist.config.resolving import RunConfig, fill_defaults
+from rnnmnist.config.schema import CELLS, DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Chunk
 from rnnmnist.data.examples import Examples
@@ -66,18 +67,19 @@ def test_the_cases_are_pairwise_and_of_the_shipped_sizes() -> None:
         all_pairs = len({*one}) * len({*other})
         assert len({*zip(one, other, strict=True)}) >= min(all_pairs, 12)
     assert {*columns["cell"]} == {*CELLS}
-    used = [CONFIGS[name] for name in columns["config"]]
-    for size in ("train.batch", "model.hidden_size"):
+    shipped = {name: fill_defaults(CONFIGS[name], TASK) for name in CONFIGS}
+    used = [shipped[name] for name in columns["config"]]
+    for size in ("train.batch_size", "model.hidden_size"):
         size_of = operator.attrgetter(size)
-        assert {*map(size_of, used)} == {*map(size_of, CONFIGS.values())}
+        assert {*map(size_of, used)} == {*map(size_of, shipped.values())}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_two_updates_on_sequences(case: list[str]) -> None:
     chosen = dict(zip(HEADER, case, strict=True))
-    config = dataclasses.replace(CONFIGS[chosen["config"]], data=DataConfig())
-    config = config.replace(
+    given = dataclasses.replace(CONFIGS[chosen["config"]], data=DataConfig())
+    given = given.replace(
         {
             "num_seeds": int(chosen["seeds"]),
             "model.cell": chosen["cell"],
@@ -98,17 +100,21 @@ def test_two_updates_on_sequences(case: list[str]) -> None:
     if chosen["weights"] == "yes":
         weights = np.linspace(0.2, 3, 10, dtype=np.float32)
     examples = Examples(sequences, lengths, labels=labels)
-    compare(config, task_of(28, 28, 10), examples, int(chosen["devices"]), weights)
+    # The default batch is that of as many examples as MNIST has.
+    task = dataclasses.replace(task_of(28, 28, 10), examples=TASK.examples)
+    config = fill_defaults(given, task)
+    compare(config, task, examples, int(chosen["devices"]), weights)
 
 
 @pytest.mark.slow
 def test_two_updates_on_augmented_images() -> None:
     """In float32, since `jax.random` draws other distortions in float64."""
-    compare(CONFIGS["best"], TASK, random_examples(COUNT), 2, dtype=np.float32)
+    config = fill_defaults(CONFIGS["best"], TASK)
+    compare(config, TASK, random_examples(COUNT), 2, dtype=np.float32)
 
 
 def compare(
-    config: Config,
+    config: RunConfig,
     task: Task,
     examples: Examples,
     devices: int,
@@ -116,7 +122,7 @@ def compare(
     dtype: Any = np.float64,
 ) -> None:
     """Compares two updates, compiled for some devices, with a reference of a type."""
-    mesh = make_mesh(config.train.batch, devices, config.num_seeds)
+    mesh = make_mesh(config.train.batch_size, devices, config.num_seeds)
     program = Program.create(config, task, mesh)
     with open_batches(examples, config, mesh) as source:
         chunk = chunk_of(source, 0)

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import TASK, make_metrics
+from support import TASK, make_metrics, run_config
 
 import rnnmnist
-from rnnmnist.config.schema import TrainConfig
 from rnnmnist.errors import RunError
 from rnnmnist.training import loop
 from rnnmnist.training.console import Progress
@@ -27,7 +26,8 @@ def test_the_time_left_is_that_of_the_steps_so_far(
     """On a run that resumed from step 100; an epoch has 429.7 steps."""
     clock = iter([1000.0, 1030.0, 1040.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    progress = Progress(TrainConfig(num_steps=400), TASK, 100, verbose=True)
+    config = run_config({"train.num_steps": 400}).train
+    progress = Progress(config, TASK, 100, verbose=True)
     progress.show(make_metrics(200, "train", 128, [96], [0.51234], 12345.6))
     validated = make_metrics(200, "validation", 128, [96], [0.51234])
     progress.show(validated)
@@ -36,7 +36,7 @@ def test_the_time_left_is_that_of_the_steps_so_far(
         "12,346 images/s  60 s left",
         "step 200  validation loss 0.5123  accuracy 75.00 % (96 of 128)",
     ]
-    quiet = Progress(TrainConfig(num_steps=400), TASK, 100, verbose=False)
+    quiet = Progress(config, TASK, 100, verbose=False)
     quiet.show(validated)
     assert capsys.readouterr().out == ""
 

@@ -26,10 +26,11 @@ from support import (
     random_examples,
     rates_of,
     refused,
+    run_config,
 )
 
 from rnnmnist.config.platforms import DEFAULTS
-from rnnmnist.config.schema import Config
+from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data.batches import Chunk
 from rnnmnist.evaluation.metrics import make_scores
 from rnnmnist.runs import checkpoints
@@ -50,7 +51,7 @@ STEPS = 40
 SMALL: tuple[str, ...] = ("--config.model.hidden_size=16",)
 SMALL += ("--config.model.bidirectional=true", f"--config.train.num_steps={STEPS}")
 ENSEMBLE = (*SMALL, "--config.num_seeds=3")
-CONFIG = Config().replace(
+CONFIG = run_config(
     {
         "seed": 5,
         "model.hidden_size": 8,
@@ -69,7 +70,7 @@ class Way(NamedTuple):
     mesh: Mesh
     together: bool
 
-    def program(self, config: Config) -> Program:
+    def program(self, config: RunConfig) -> Program:
         execution = DEFAULTS["cpu"]._replace(vectorize_seeds=self.together)
         return Program.create(config, TASK, self.mesh, execution)
 
@@ -88,7 +89,7 @@ class Trained(NamedTuple):
         return split_ensemble(jax.device_get(trees))
 
 
-def train(config: Config, way: Way, steps: int = 6) -> Trained:
+def train(config: RunConfig, way: Way, steps: int = 6) -> Trained:
     program = way.program(config)
     chunk = chunk_of(batches_of(random_examples(100), config, way.mesh), 0)
     state = create_state(config, program)

@@ -16,10 +16,11 @@ from support import (
     model_of,
     random_examples,
     random_params,
+    run_config,
 )
 
 from rnnmnist import Predictor
-from rnnmnist.config.schema import Config, ModelConfig, TrainConfig
+from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data import datasets
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.errors import RunError
@@ -30,15 +31,16 @@ from rnnmnist.training import loop
 from rnnmnist.training.loop import evaluate_best_checkpoint, next_event
 
 
-def train(config: Config, workdir: Path) -> None:
+def train(config: RunConfig, workdir: Path) -> None:
     dataset, timer = datasets.load(config.data), PhaseTimer("test")
     loop.train(config, dataset, workdir, stop_on_signal, timer=timer)
 
 
 def test_events_fall_on_multiples_and_the_last_step() -> None:
-    config = TrainConfig(num_steps=25, log_every_steps=4, eval_every_steps=10)
+    settings = {"train.num_steps": 25, "train.log_every_steps": 4}
+    config = run_config(settings | {"train.eval_every_steps": 10}).train
     step, events = 0, []
-    while step < config.total_steps:
+    while step < config.num_steps:
         step = next_event(step, config)
         events.append(step)
     assert events == [4, 8, 10, 12, 16, 20, 24, 25]
@@ -48,7 +50,7 @@ def test_events_fall_on_multiples_and_the_last_step() -> None:
 
 
 def test_an_implicit_transfer_from_the_host_is_an_error(
-    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def transfer(run: loop.Run, state: object, *_: object) -> None:
         chunk = run.updates.batches.gather(0)
@@ -60,7 +62,7 @@ def test_an_implicit_transfer_from_the_host_is_an_error(
 
 
 def test_a_failed_read_or_write_names_the_path_and_the_last_checkpoint(
-    small: Config, tmp_path: Path
+    small: RunConfig, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
     (workdir / "config.json").mkdir(parents=True)
@@ -69,7 +71,7 @@ def test_a_failed_read_or_write_names_the_path_and_the_last_checkpoint(
 
 
 def test_a_failed_read_on_the_host_ends_the_run_and_its_thread(
-    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = set[threading.Thread]()
     take = Examples.take
@@ -91,7 +93,7 @@ def test_a_failed_read_on_the_host_ends_the_run_and_its_thread(
 def test_the_trainer_evaluates_the_checkpoint_that_validation_selected_once(
     tmp_path: Path,
 ) -> None:
-    config = Config(model=ModelConfig(hidden_size=4))
+    config = run_config({"model.hidden_size": 4})
     params = as_ensemble(random_params(model_of(config.model)))
     with Checkpoints(tmp_path, config, TASK) as checkpoints:
         for step, correct in ((1, 450), (2, 100)):

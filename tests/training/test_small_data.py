@@ -11,10 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 import trainer
-from support import called, make_metrics, output_of, refused
+from support import called, make_metrics, output_of, refused, run_config
 
 import rnnmnist
-from rnnmnist.config.schema import TrainConfig
 from rnnmnist.data.sequences.reading import from_memory
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.metrics import make_scores
@@ -231,7 +230,8 @@ def stopped(runs: Path) -> Path:
 def test_patience_counts_validations_without_a_lower_loss(
     tmp_path: Path, patience: int
 ) -> None:
-    config = TrainConfig(num_steps=1000, patience=patience)
+    settings = {"train.num_steps": 1000, "train.patience": patience}
+    config = run_config(settings).train
     lowest, waited = 9, 0
     for step, loss in enumerate([5, 4, 4, 3, 6, 2, 2, 2, 2, 2, 1], 1):
         for split in ("train", "validation"):

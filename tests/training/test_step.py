@@ -19,10 +19,11 @@ from support import (
     model_of,
     random_examples,
     read_batch,
+    run_config,
 )
 
 from rnnmnist.config.platforms import DEFAULTS, Execution
-from rnnmnist.config.schema import Config
+from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data import placement
 from rnnmnist.data.batches import BatchTransform
 from rnnmnist.data.placement import open_batches
@@ -46,7 +47,7 @@ from rnnmnist.training.step import (
 )
 
 BATCH_SIZE = 16
-CONFIG = Config().replace(
+CONFIG = run_config(
     {
         "data.max_shift": 1,
         "model.hidden_size": 16,
@@ -70,7 +71,7 @@ def chunk_updates(monkeypatch: pytest.MonkeyPatch) -> None:
 class Training:
     """A run, and its state after the updates so far."""
 
-    def __init__(self, config: Config, mesh: Mesh) -> None:
+    def __init__(self, config: RunConfig, mesh: Mesh) -> None:
         self.config = config.train
         self.program = Program.create(config, TASK, mesh)
         self.state = create_state(config, self.program)
@@ -128,7 +129,7 @@ def test_runs_that_differ_in_learning_rates_and_class_weights_share_a_program() 
     ],
 )
 def test_the_result_does_not_depend_on_the_lengths_of_calls_or_the_placement(
-    config: Config, devices: int
+    config: RunConfig, devices: int
 ) -> None:
     """Metrics are sums over the finished updates."""
     hashes, correct, losses = set(), set(), []
@@ -218,7 +219,7 @@ def test_no_product_has_a_lower_precision_than_set() -> None:
 
 def lowered_for(
     platform: str,
-    config: Config,
+    config: RunConfig,
     execution: Execution | None = None,
     mesh: Mesh | None = None,
 ) -> str:
@@ -239,7 +240,7 @@ def precisions(text: str) -> list[str]:
 
 @pytest.mark.parametrize(("config", "devices"), [(CONFIG, 1), (AVERAGED, 8)])
 def test_updates_sum_the_loss_and_the_last_batch_is_scored_after_its_own(
-    config: Config, devices: int
+    config: RunConfig, devices: int
 ) -> None:
     training = Training(config, mesh_of(devices))
     model = model_of(config.model)
@@ -268,7 +269,7 @@ def test_updates_sum_the_loss_and_the_last_batch_is_scored_after_its_own(
 update = jax.jit(apply_update, static_argnames="program")
 
 
-def zero_state(config: Config, program: Program) -> TrainState:
+def zero_state(config: RunConfig, program: Program) -> TrainState:
     """A state of zeros, in NumPy."""
     abstract = abstract_state(config, program)
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
@@ -306,7 +307,7 @@ def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
 ) -> None:
     """An update without a gradient shrinks the other weights in proportion."""
     settings = {"model.cell": cell, "model.hidden_size": 4, "train.weight_decay": 0.5}
-    settings |= {"model.bidirectional": True}
+    settings |= {"model.bidirectional": True, "model.num_layers": 2}
     config = CONFIG.replace(settings)
     program = Program.create(config, TASK, mesh_of(1))
     state = zero_state(config, program)

@@ -1,0 +1,281 @@
+"""The configuration that a run uses, and how it follows from what a user wrote.
+
+In a `Config`, a setting can be None for "by default". A `RunConfig` has the value that
+stands for it in a run on a certain task: there, None means only that something does not
+exist, such as a patience or a path. What depends on the machine (the number of devices,
+the precision, the placement) stays as the user gave it, and is decided where it is
+used, so that a run can continue on another machine.
+"""
+
+import math
+
+from rnnmnist.arithmetic import ceil_div
+from rnnmnist.config.schema import (
+    DEFAULT_BATCH,
+    DEFAULT_LAYERS,
+    DEFAULT_STEPS,
+    INITIALIZED_CELLS,
+    LINEAR_CELLS,
+    LONG,
+    LONG_WINDOW,
+    SETTINGS,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from rnnmnist.config.tasks import Task
+from rnnmnist.errors import UserError, did_you_mean, shown
+
+# The annotations in these classes narrow the types of inherited fields, and say that
+# None is refused. They are no new fields: declarations and defaults are inherited.
+
+
+class RunModelConfig(ModelConfig, prefix="model."):
+    """The recurrent network of a run."""
+
+    num_layers: int  # 1 in recurrences without residual layers
+    window: int
+    stride: int
+
+    def count_windows(self, time_steps: int) -> int:
+        """Returns how many windows are read of a sequence."""
+        return ceil_div(time_steps, self.stride)
+
+    @property
+    def size(self) -> str:
+        """The size in words: `64 units, windows of 8 time steps, 2 apart`."""
+        text = f"{self.hidden_size:,} unit{'s' if self.hidden_size > 1 else ''}"
+        if self.num_layers > 1:
+            text = f"{self.num_layers} layers of {text}"
+        if self.bidirectional:
+            text += " in each direction"
+        if self.window > 1:
+            text += f", windows of {self.window} time steps, {self.stride} apart"
+        return text
+
+
+class RunTrainConfig(TrainConfig, prefix="train."):
+    """The optimization of a run, whose length is in steps.
+
+    Class weights that are pairs have one for each class of the task, in its order.
+    """
+
+    batch_size: int
+    num_steps: int
+    log_every_steps: int
+    eval_every_steps: int
+
+
+class RunConfig(Config):
+    """The complete configuration that a run uses and its checkpoints hold."""
+
+    model: RunModelConfig
+    train: RunTrainConfig
+
+
+def resolve(config: Config, task: Task) -> RunConfig:
+    """Returns what a run with a configuration uses on a task.
+
+    It is the same for the result, which is a `Config`, too.
+
+    Raises:
+        UserError: if settings contradict each other or the task.
+    """
+    _refuse_settings_of_other_data(config, task)
+    _refuse_unused_permutation(config.data)
+    _refuse_settings_of_other_cells(config)
+    _refuse_loss_without_outputs_over_time(config)
+    _refuse_two_lengths_of_the_run(config.train)
+    _refuse_unknown_classes(config.train, task)
+    _refuse_patience_without_validation(config.train, task)
+    run_config = fill_defaults(config, task)
+    _refuse_windows_that_do_not_fit(run_config.model, task)
+    _refuse_too_many_examples(run_config.train)
+    return run_config
+
+
+def fill_defaults(config: Config, task: Task) -> RunConfig:
+    """Returns a configuration with the defaults that it has on a task, unchecked.
+
+    Unlike `resolve`, it can compare a configuration with that of another run, or read
+    one that an earlier version has accepted.
+    """
+    sections = {
+        "model": _fill_model(config.model, task),
+        "train": _fill_train(config.train, task),
+    }
+    return RunConfig(**vars(config) | sections)
+
+
+def _fill_model(model: ModelConfig, task: Task) -> RunModelConfig:
+    num_layers = model.num_layers
+    if num_layers is None:
+        num_layers = DEFAULT_LAYERS if model.is_linear else 1
+    window = model.window
+    if window is None:
+        is_long = task.image_shape is None and task.time_steps > LONG
+        window = LONG_WINDOW if is_long else 1
+    stride = model.stride
+    if stride is None:
+        stride = max(1, window // 4)
+    filled = {"num_layers": num_layers, "window": window, "stride": stride}
+    return RunModelConfig(**vars(model) | filled)
+
+
+def _fill_train(train: TrainConfig, task: Task) -> RunTrainConfig:
+    count = task.examples["train"]
+    batch_size = train.batch_size
+    if batch_size is None:
+        batch_size = DEFAULT_BATCH if task.image_shape else default_batch_size(count)
+    batch_size = min(batch_size, count)
+    num_steps = train.num_steps
+    if train.num_epochs is not None:
+        num_steps = round(train.num_epochs * count / batch_size)
+        num_steps = max(train.min_steps, num_steps)
+    elif num_steps is None:
+        num_steps = DEFAULT_STEPS
+    log_every_steps = train.log_every_steps
+    if log_every_steps is None:
+        log_every_steps = min(100, max(10, num_steps // 100))
+    eval_every_steps = train.eval_every_steps
+    if eval_every_steps is None:
+        eval_every_steps = max(1, num_steps // 10)
+    class_weight = train.class_weight
+    if isinstance(class_weight, tuple):
+        given = dict(class_weight)
+        class_weight = tuple((name, given.get(name, 1.0)) for name in task.classes)
+    filled = {
+        "batch_size": batch_size,
+        "num_steps": num_steps,
+        "num_epochs": None,
+        "log_every_steps": log_every_steps,
+        "eval_every_steps": eval_every_steps,
+        "class_weight": class_weight,
+    }
+    return RunTrainConfig(**vars(train) | filled)
+
+
+def default_batch_size(sequences: int) -> int:
+    """Returns the power of two nearest to half the square root, from 16 to 128."""
+    exponent = math.ceil(math.log2(sequences) / 2 - 1.5)
+    return 2 ** min(max(exponent, 4), 7)
+
+
+def _refuse_settings_of_other_data(config: Config, task: Task) -> None:
+    """Refuses settings of images for sequences, and the reverse."""
+    for name, value in config.flat().items():
+        setting = SETTINGS[name]
+        if setting.only in (None, task.noun) or value == setting.default:
+            continue
+        remedy = f"remove {name}={value}"
+        if name == "data.path":
+            remedy = f"set --config=files, or {remedy}"
+        raise UserError(
+            f"{name}: is for {setting.only} only, and {task.name} has {task.noun}; "
+            f"{remedy}"
+        )
+
+
+def _refuse_unused_permutation(data: DataConfig) -> None:
+    if data.permutation != "bit_reversal" and data.view != "permuted":
+        raise UserError(
+            f"data.permutation: {data.permutation} needs data.view=permuted, not "
+            f"{data.view}"
+        )
+
+
+def _refuse_settings_of_other_cells(config: Config) -> None:
+    """Refuses settings that the cell of the configuration does not have."""
+    model = config.model
+    initialized = INITIALIZED_CELLS.get(model.initializer, (model.cell,))
+    if model.cell not in initialized:
+        raise UserError(
+            f"model.initializer: {model.initializer} needs model.cell="
+            f"{' or '.join(initialized)}, not {model.cell}"
+        )
+    linear = " or ".join(LINEAR_CELLS)
+    if model.num_layers not in (None, 1) and not model.is_linear:
+        raise UserError(
+            f"model.num_layers: {model.num_layers} needs model.cell={linear}, not "
+            f"{model.cell}"
+        )
+    remat_steps = config.execution.remat_steps
+    if remat_steps is not None and not model.is_linear:
+        raise UserError(
+            f"execution.remat_steps: {remat_steps} needs model.cell={linear}, not "
+            f"{model.cell}"
+        )
+    if model.forget_bias != 1 and model.cell != "lstm":
+        raise UserError(
+            f"model.forget_bias: {model.forget_bias} needs model.cell=lstm; remove it"
+        )
+
+
+def _refuse_loss_without_outputs_over_time(config: Config) -> None:
+    if config.model.bidirectional and config.train.loss == "every_step":
+        raise UserError(
+            "train.loss: every_step needs outputs before the end of a sequence, which "
+            "model.bidirectional=True does not have; remove one of them"
+        )
+
+
+def _refuse_two_lengths_of_the_run(train: TrainConfig) -> None:
+    if train.num_epochs is not None and train.num_steps is not None:
+        raise UserError(
+            f"train.num_epochs: {train.num_epochs} and train.num_steps="
+            f"{train.num_steps} both set the length of the run; remove one of them"
+        )
+
+
+def _refuse_unknown_classes(train: TrainConfig, task: Task) -> None:
+    """Refuses a weight of a class that the task does not have.
+
+    Weights that name all classes of the task may name others too, as in scikit-learn,
+    where the training part of a cross-validation can lack a class. If a class of the
+    task has no weight, a name that the task does not have is probably a typing error.
+    """
+    if not isinstance(train.class_weight, tuple):
+        return
+    names = {name for name, _ in train.class_weight}
+    classes = set(task.classes)
+    unknown = sorted(names - classes)
+    if not unknown or names >= classes:
+        return
+    listed = f"the classes are {shown(task.classes)}"
+    raise UserError(
+        f"train.class_weight: names the class {shown(unknown[0])}; "
+        f"{did_you_mean(unknown[0], task.classes, listed)}"
+    )
+
+
+def _refuse_patience_without_validation(train: TrainConfig, task: Task) -> None:
+    if train.patience is not None and not task.examples["validation"]:
+        raise UserError(
+            f"train.patience: {train.patience} needs a validation split, and "
+            f"{task.name} has none; mark sequences with validation, or remove it"
+        )
+
+
+def _refuse_windows_that_do_not_fit(model: RunModelConfig, task: Task) -> None:
+    """Refuses windows longer than all sequences, and time steps between windows."""
+    if model.window > task.time_steps:
+        raise UserError(
+            f"model.window: must be at most {task.time_steps}, the time steps of "
+            f"{task.name}, not {model.window}"
+        )
+    if model.stride > model.window:
+        raise UserError(
+            f"model.stride: must be at most model.window={model.window}, not "
+            f"{model.stride}; lower it, or set a larger model.window"
+        )
+
+
+def _refuse_too_many_examples(train: RunTrainConfig) -> None:
+    """Refuses a run whose examples cannot be counted in 32 bits."""
+    if train.batch_size * train.num_steps >= 2**31:
+        most = (2**31 - 1) // train.batch_size
+        raise UserError(
+            f"train.num_steps: must be at most {most} with batches of "
+            f"{train.batch_size}, below 2**31 examples in all, not {train.num_steps}"
+        )
