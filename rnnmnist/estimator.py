@@ -25,7 +25,7 @@ from rnnmnist.data.sequences.validation import (
 )
 from rnnmnist.errors import UserError
 from rnnmnist.inference.predictor import Predictor
-from rnnmnist.runs.checkpoints import network_files
+from rnnmnist.runs.checkpoint_files import network_files
 from rnnmnist.runs.logs import lowest_loss
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training.fit import FIT_SETTINGS, fit

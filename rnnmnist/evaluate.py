@@ -21,8 +21,9 @@ def main(argv: list[str]) -> None:
     args = parser.parse(argv)
     from rnnmnist.evaluation.metrics import format_accuracy, format_result
     from rnnmnist.evaluation.network import TrainedNetwork
-    from rnnmnist.runs.checkpoints import read_header, with_step
+    from rnnmnist.runs.checkpoint_files import read_header
     from rnnmnist.runs.results import write_result
+    from rnnmnist.runs.selection import with_step
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.mesh import make_mesh
 

@@ -31,7 +31,8 @@ def main(argv: list[str]) -> None:
             f"{errors.shown(args.output)}"
         )
     from rnnmnist.inference.predictor import Predictor
-    from rnnmnist.runs.checkpoints import find_step, read_header
+    from rnnmnist.runs.checkpoint_files import read_header
+    from rnnmnist.runs.selection import find_step
     from rnnmnist.runtime.compilation import use_cpu
     from rnnmnist.web import drawing_page
 

@@ -17,7 +17,7 @@ from rnnmnist.config.files import find_config, load_config
 from rnnmnist.errors import UserError
 from rnnmnist.estimator import hold_out_groups
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoints import find_fault
+from rnnmnist.runs.checkpoint_files import find_fault
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from support import REPOSITORY, array_checksums, called, output_of
 
-from rnnmnist.runs.checkpoints import read_arrays, read_header
+from rnnmnist.runs.checkpoint_files import read_header
+from rnnmnist.runs.checkpoints import read_arrays
 from rnnmnist.runs.workdir import list_steps
 
 STEPS = 120

@@ -20,7 +20,8 @@ import orbax.checkpoint as ocp
 from rnnmnist.config.resolving import fill_defaults
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
-from rnnmnist.runs.checkpoints import Checkpoints, seal
+from rnnmnist.runs.checkpoint_files import seal
+from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import HEADER_FILE, list_steps
 

@@ -15,13 +15,9 @@ from pathlib import Path
 
 import results
 from rnnmnist.config.schema import DATA_PATHS
-from rnnmnist.runs.checkpoints import (
-    Checkpoints,
-    find_step,
-    read_arrays,
-    read_header,
-    seal,
-)
+from rnnmnist.runs.checkpoint_files import read_header, seal
+from rnnmnist.runs.checkpoints import Checkpoints, read_arrays
+from rnnmnist.runs.selection import find_step
 
 
 def main() -> None:

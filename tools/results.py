@@ -34,7 +34,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.evaluation.predictions import decision_times
 from rnnmnist.main import parse
 from rnnmnist.reporting.pages import load_run_data
-from rnnmnist.runs.checkpoints import newest_readable, read_header
+from rnnmnist.runs.checkpoint_files import newest_readable, read_header
 from rnnmnist.runtime.machine import describe_processor, installed_versions
 
 REPOSITORY = Path(__file__).resolve().parent.parent

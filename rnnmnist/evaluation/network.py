@@ -39,8 +39,10 @@ from rnnmnist.models.classifier import (
     make_model,
 )
 from rnnmnist.models.user_cells import pin_cell
-from rnnmnist.runs.checkpoints import params_sha256, read_arrays, read_header, with_step
+from rnnmnist.runs.checkpoint_files import read_header
+from rnnmnist.runs.checkpoints import params_sha256, read_arrays
 from rnnmnist.runs.results import Result
+from rnnmnist.runs.selection import with_step
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import (
     abstract_ensemble,

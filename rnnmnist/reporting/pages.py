@@ -18,7 +18,7 @@ from rnnmnist.reporting import calibration, plots
 from rnnmnist.reporting.calibration import Predictions
 from rnnmnist.reporting.html import Section, write_report
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoints import newest_readable
+from rnnmnist.runs.checkpoint_files import newest_readable
 from rnnmnist.runs.scores import Scores
 from rnnmnist.runtime.jax_defaults import jax_defaults
 

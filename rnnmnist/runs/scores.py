@@ -1,10 +1,6 @@
-"""The scores of networks, in log lines, checkpoints and result files, and the best."""
-
-from collections.abc import Mapping
+"""The scores of networks, in log lines, headers of checkpoints and result files."""
 
 import msgspec
-
-from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -35,25 +31,3 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def networks(self) -> "tuple[Scores, ...]":
         """The scores of each network."""
         return self.members or (self,)
-
-
-def best_step(
-    validations: Mapping[int, Scores | None], *, has_class_weights: bool
-) -> int:
-    """Returns the step with the highest validation accuracy, the earlier one on a tie.
-
-    If the run has class weights, balanced accuracies are compared. The step is the last
-    one if there are too few validation examples to compare, and 0 if there are no
-    steps.
-    """
-    validated = {step: scores for step, scores in validations.items() if scores}
-
-    def rank(step: int) -> tuple[float, int]:
-        scores = validations[step]
-        if scores is None or scores.examples < MIN_VALIDATION_EXAMPLES:
-            return 0.0, step
-        if has_class_weights and scores.balanced_accuracy is not None:
-            return scores.balanced_accuracy, -step
-        return scores.accuracy, -step
-
-    return max(validated or validations, key=rank, default=0)

@@ -27,7 +27,7 @@ from rnnmnist.runtime.mesh import platform_of
 
 OWNER_FILE = ".trainer"  # names the process that trains in a workdir
 CONFIG_FILE = "config.json"
-# In the folder of a step; see `checkpoints.py`.
+# In the folder of a step; see `checkpoint_files.py`.
 SUMS_FILE = "SHA256SUMS"
 HEADER_FILE = "header/metadata"
 

@@ -20,7 +20,8 @@ from rnnmnist.evaluation.metrics import (
     format_percent,
     format_result,
 )
-from rnnmnist.runs import checkpoints, logs
+from rnnmnist.runs import logs
+from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of
@@ -161,7 +162,7 @@ def print_summary(
 ) -> None:
     """Prints the results of a run that has ended and the commands that read them."""
     best = steps if result is None else result.step
-    header = checkpoints.read_header(workdir, best)
+    header = read_header(workdir, best)
     task, validation = header.task, header.metrics
     examples = steps * header.config.train.batch_size
     if validation is None:

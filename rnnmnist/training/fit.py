@@ -18,7 +18,7 @@ from rnnmnist.data.sequences.reading import from_memory, to_dataset
 from rnnmnist.data.sequences.validation import Sequences
 from rnnmnist.errors import UserError
 from rnnmnist.models.user_cells import pin_cell
-from rnnmnist.runs.checkpoints import newest_readable
+from rnnmnist.runs.checkpoint_files import newest_readable
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_default_cache

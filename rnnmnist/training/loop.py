@@ -26,9 +26,10 @@ from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.predictions import NonFiniteLogitsError, predict_logits
 from rnnmnist.models.classifier import abstract_params, count_params
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoints import Checkpoints, find_step
+from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Result, read_result, result_path, write_result
+from rnnmnist.runs.selection import find_step
 from rnnmnist.runs.workdir import PhaseTimer, describe_last_checkpoint, session
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0

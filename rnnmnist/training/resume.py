@@ -20,7 +20,13 @@ from rnnmnist.errors import RunError, UserError, as_run_error
 from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.classifier import Params, flatten_params
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.checkpoints import Header, newest_readable
+from rnnmnist.runs.checkpoint_files import (
+    Header,
+    find_fault,
+    has_state,
+    newest_readable,
+    quarantine,
+)
 from rnnmnist.runs.logs import Metrics, completion
 from rnnmnist.runs.workdir import (
     check_folders,
@@ -88,8 +94,8 @@ def find_start(config: RunConfig, task: Task, workdir: Path) -> tuple[int, str |
     their steps can be saved again.
     """
     for step in list_steps(workdir):
-        if (fault := checkpoints.find_fault(workdir, step)) is not None:
-            renamed = checkpoints.quarantine(workdir, step)
+        if (fault := find_fault(workdir, step)) is not None:
+            renamed = quarantine(workdir, step)
             _logger.warning(
                 f"checkpoint {step} is damaged and not used ({fault}); it is now "
                 f"{renamed}"
@@ -147,7 +153,7 @@ def check_settings(config: Config, workdir: Path) -> tuple[int, Header | None]:
     step, header = newest_readable(workdir)
     if header is None:
         return 0, None
-    if not checkpoints.has_state(workdir, step):
+    if not has_state(workdir, step):
         raise UserError(
             f"workdir: {workdir} holds parameters only, which cannot be trained on; "
             "name another workdir"

@@ -37,7 +37,7 @@ from rnnmnist.__main__ import COMMANDS
 from rnnmnist.config.files import load_config
 from rnnmnist.config.schema import TrainConfig
 from rnnmnist.data.image_sets import image_task
-from rnnmnist.runs.checkpoints import seal
+from rnnmnist.runs.checkpoint_files import seal
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 
 

@@ -19,7 +19,7 @@ from support import REPOSITORY, Once, file_times, refused, save_network
 
 from rnnmnist.data import datasets
 from rnnmnist.errors import RunError
-from rnnmnist.runs.checkpoints import read_header
+from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.workdir import list_steps, lock
 
 ALONE = (

@@ -13,7 +13,8 @@ import rnnmnist
 from rnnmnist import Predictor
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
 from rnnmnist.data.image_sets import image_task
-from rnnmnist.runs.checkpoints import find_step, read_header
+from rnnmnist.runs.checkpoint_files import read_header
+from rnnmnist.runs.selection import find_step
 
 TIME = 40  # in windows of two time steps
 DECIDES = slice(18, 24)

@@ -18,7 +18,9 @@ from rnnmnist.config.schema import SETTINGS
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.runs import checkpoints, logs, results
-from rnnmnist.runs.checkpoints import DamagedError, find_step, read_arrays, read_header
+from rnnmnist.runs.checkpoint_files import DamagedError, find_fault, read_header
+from rnnmnist.runs.checkpoints import read_arrays
+from rnnmnist.runs.selection import find_step
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training.optimizer import learning_rate, rate_settings
 from rnnmnist.training.resume import check_settings, step_to_resume
@@ -79,11 +81,11 @@ IN_CI = ("truncated file", "garbage JSON", "empty step folder")
 
 
 def test_every_kind_of_damage_is_found(reference_run: Path, tmp_path: Path) -> None:
-    assert checkpoints.find_fault(reference_run, NEWEST) is None
+    assert find_fault(reference_run, NEWEST) is None
     for name, damage in DAMAGES.items():
         workdir = trainer.copy_of(reference_run, tmp_path / name)
         damage(workdir / str(NEWEST))
-        assert checkpoints.find_fault(workdir, NEWEST) is not None
+        assert find_fault(workdir, NEWEST) is not None
 
 
 @pytest.mark.slow
@@ -200,7 +202,7 @@ def test_a_flipped_bit_is_found_before_anything_is_parsed(
         content = bytearray(saved)
         content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
         (folder / name).write_bytes(content)
-        fault = checkpoints.find_fault(tmp_path, NEWEST)
+        fault = find_fault(tmp_path, NEWEST)
         assert fault is not None, name
         item = name.partition("/")[0]
         assert set(sums(folder)) < set(intact), name
@@ -219,7 +221,7 @@ def test_a_checkpoint_with_another_steps_name_is_damaged(
     reference_run: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(reference_run / str(NEWEST), tmp_path / "7000")
-    fault = checkpoints.find_fault(tmp_path, 7000)
+    fault = find_fault(tmp_path, 7000)
     assert fault == f"it is step {NEWEST}"
 
 
@@ -349,7 +351,7 @@ def test_random_edits_cause_errors_or_have_no_effect(
         for step in list_steps(workdir):
             if workdir / str(step) not in edit.path.parents:
                 continue  # its files are those of the reference run
-            if checkpoints.find_fault(workdir, step) is None:
+            if find_fault(workdir, step) is None:
                 assert contents(workdir, step) == expected[step], edit
             else:
                 found += 1

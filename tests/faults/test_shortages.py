@@ -13,7 +13,7 @@ from support import file_times, run_python
 
 import rnnmnist
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.runs import checkpoints
+from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training import resume
 
@@ -71,7 +71,7 @@ def failing_open() -> FailingOpen:
 
 def test_one_failed_open_renames_nothing(run: Path, failing_open: FailingOpen) -> None:
     """Of each file of a checkpoint that a resume reads, with every kind of error."""
-    header = checkpoints.read_header(run, 20)
+    header = read_header(run, 20)
     before = file_times(run)
     generator = random.Random(0)
     for number in range(100):

@@ -31,15 +31,18 @@ from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.models.classifier import abstract_params
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.checkpoints import (
+from rnnmnist.runs.checkpoint_files import (
     FORMAT,
-    Checkpoints,
-    find_step,
-    params_sha256,
+    DamagedError,
+    find_fault,
+    has_state,
+    quarantine,
+    read_header,
     seal,
-    with_step,
 )
+from rnnmnist.runs.checkpoints import Checkpoints, params_sha256
 from rnnmnist.runs.logs import Metrics
+from rnnmnist.runs.selection import find_step, with_step
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.mesh import abstract_ensemble
 from rnnmnist.training.resume import check_settings, restore_state
@@ -159,7 +162,7 @@ def test_the_newest_and_the_best_are_kept_across_a_restart(
     accuracies = {1: 0.1, 2: 0.9, 3: 0.9, 4: None, 5: 0.2}
     save(tmp_path, state, accuracies)
     for step in (2, 4, 5):
-        header = checkpoints.read_header(tmp_path, step)
+        header = read_header(tmp_path, step)
         assert (header.config, header.task) == (CONFIG, TASK)
         assert header.metrics == validation_metrics(step, accuracies[step])
     assert list_steps(tmp_path) == [2, 4, 5]
@@ -191,8 +194,8 @@ def test_the_best_is_selected_among_undamaged_headers(
         assert f"{tmp_path}/{damaged} is damaged" in caplog.messages[-1]
     assert len(caplog.messages) == 2
     (tmp_path / "3" / "header" / "metadata").write_text("{")
-    with pytest.raises(checkpoints.DamagedError):
-        with_step(tmp_path, "best", partial(checkpoints.read_header, tmp_path))
+    with pytest.raises(DamagedError):
+        with_step(tmp_path, "best", partial(read_header, tmp_path))
 
 
 def test_folders_of_other_names_are_ignored(tmp_path: Path, state: TrainState) -> None:
@@ -244,7 +247,7 @@ def test_a_step_deleted_while_it_is_read_is_selected_again(
         selected.append(step)
         if step == 2:
             shutil.rmtree(workdir / "2")
-        checkpoints.read_header(workdir, step)
+        read_header(workdir, step)
         return step
 
     assert with_step(workdir, "latest", use) == 1
@@ -256,7 +259,7 @@ def test_quarantine_keeps_earlier_quarantined_checkpoints(
 ) -> None:
     for _ in range(3):
         save(tmp_path, state, {5: 0.5})
-        checkpoints.quarantine(tmp_path, 5)
+        quarantine(tmp_path, 5)
     names = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
     assert names == ["damaged-5", "damaged-5-2", "damaged-5-3"]
 
@@ -307,11 +310,11 @@ def test_a_reference_model_contains_no_path_of_this_machine(
 ) -> None:
     target = tmp_path / "reference"
     make_reference.save(two_steps, target)
-    header = checkpoints.read_header(target, find_step(target, "best"))
+    header = read_header(target, find_step(target, "best"))
     assert header.config == CONFIG.replace(dict.fromkeys(DATA_PATHS))
     assert header.task == TASK
-    assert not checkpoints.has_state(target, 2)
-    assert checkpoints.has_state(two_steps, 2)
+    assert not has_state(target, 2)
+    assert has_state(two_steps, 2)
     found = checkpoints.read_arrays(target, 2, "params", LIKE)
     assert params_sha256(found) == params_sha256({"all": state.params})
     content = b"".join(p.read_bytes() for p in target.rglob("*") if p.is_file())
@@ -337,7 +340,7 @@ def test_a_checkpoint_of_another_version_is_refused(
     path = workdir / "2" / "header" / "metadata"
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
     seal(workdir / "2")
-    for read in (checkpoints.read_header, lambda run, _: check_settings(CONFIG, run)):
+    for read in (read_header, lambda run, _: check_settings(CONFIG, run)):
         with pytest.raises(UserError, match=r"checkpoint .*/2 is of another version"):
             read(workdir, 2)
 
@@ -356,7 +359,7 @@ def test_a_header_that_says_what_selects_is_read(
         path.write_text(json.dumps(content))
         seal(path.parent.parent)
     assert find_step(workdir, "best") == before
-    metrics = checkpoints.read_header(workdir, 2).metrics
+    metrics = read_header(workdir, 2).metrics
     assert metrics is not None
     assert (metrics.seed, metrics.balanced_accuracy) == (None, 0.5)
 
@@ -364,7 +367,7 @@ def test_a_header_that_says_what_selects_is_read(
 def test_a_checkpoint_from_before_the_checksums_is_refused_and_converted(
     two_steps: Path, tmp_path: Path
 ) -> None:
-    header = checkpoints.read_header(two_steps, 2)
+    header = read_header(two_steps, 2)
     content = json.loads((two_steps / "2" / "header" / "metadata").read_text())
     content |= {"format": 3, "arrays": {}, "sha256": ""}
     del content["step"]
@@ -379,11 +382,11 @@ def test_a_checkpoint_from_before_the_checksums_is_refused_and_converted(
         items |= {"header": ocp.args.JsonSave(content)}
         manager.save(2, args=ocp.args.Composite(**items))
     with pytest.raises(UserError, match=r"of another version .* format is 3, not 4"):
-        checkpoints.read_header(workdir, 2)
+        read_header(workdir, 2)
 
     convert_checkpoints.convert(workdir / "2")
-    assert checkpoints.find_fault(workdir, 2) is None
-    assert checkpoints.read_header(workdir, 2) == header
+    assert find_fault(workdir, 2) is None
+    assert read_header(workdir, 2) == header
     for item, tree in expected.items():
         found = checkpoints.read_arrays(workdir, 2, item)
         assert array_checksums(found) == array_checksums(tree)
@@ -400,8 +403,8 @@ def test_what_is_no_header_is_damage(
 ) -> None:
     workdir = shutil.copytree(two_steps, tmp_path / "run")
     (workdir / "2" / "header" / "metadata").write_bytes(text)
-    with pytest.raises(checkpoints.DamagedError, match="header/metadata differs"):
-        checkpoints.read_header(workdir, 2)
+    with pytest.raises(DamagedError, match="header/metadata differs"):
+        read_header(workdir, 2)
     (workdir / "2" / "SHA256SUMS").unlink()
-    with pytest.raises((UserError, checkpoints.DamagedError)):  # some are valid JSON
-        checkpoints.read_header(workdir, 2)
+    with pytest.raises((UserError, DamagedError)):  # some are valid JSON
+        read_header(workdir, 2)

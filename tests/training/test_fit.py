@@ -26,7 +26,7 @@ import rnnmnist
 from rnnmnist import Predictor
 from rnnmnist.data import placement
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.runs import checkpoints
+from rnnmnist.runs.checkpoint_files import find_fault
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import list_steps, lock
 from rnnmnist.runtime.compilation import compile_seconds
@@ -365,7 +365,7 @@ def test_fits_in_threads_end_as_alone(tmp_path: Path, reference: Path) -> None:
         thread.start()
     deadline = time.monotonic() + 60
     while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
-        assert checkpoints.find_fault(reference, SETTINGS["num_steps"]) is None
+        assert find_fault(reference, SETTINGS["num_steps"]) is None
     for workdir in workdirs:
         assert_same_end(workdir, reference)
     assert_nothing_is_left(before)

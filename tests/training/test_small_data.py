@@ -18,9 +18,10 @@ from rnnmnist.data.sequences.reading import from_memory
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.metrics import make_scores
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoints import Checkpoints, find_step, read_header
+from rnnmnist.runs.checkpoint_files import read_header
+from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.scores import best_step
+from rnnmnist.runs.selection import best_step, find_step
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training import loop
 from rnnmnist.training.fit import FIT_SETTINGS
