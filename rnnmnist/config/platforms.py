@@ -18,9 +18,11 @@ class Execution(NamedTuple):
     # Of linear recurrences: time steps per block of which the backward pass keeps the
     # first state; None: no blocks.
     remat_steps: int | None
-    # Whether loops over time end with the longest sequence of a batch, if lengths are
-    # given. Such a program has no derivative.
-    skip_padding: bool = False
+    # Of a loop over time that stops when the longest sequence of the batch has ended
+    # (`UntilLongest`): the time steps between two moments at which it can stop. None:
+    # loops read all time steps. A loop that can stop has no gradient, so only
+    # predictions have one.
+    stopping_block: int | None = None
 
     @classmethod
     def create(cls, config: Config, platform: str) -> "Execution":
@@ -35,6 +37,9 @@ class Execution(NamedTuple):
 
 # In a block, and at most in an iteration of its loop: as many as fit a CPU's cache.
 LINEAR_REMAT_STEPS = 6
+# On a CPU, `stopping_block` of predictions. More would read more padding, and fewer
+# would compute too little at a time.
+CPU_STOPPING_BLOCK = 4
 # A CPU device computes its networks in turn, since one already uses its cores. It
 # evaluates as many examples as fit its cache. An accelerator launches every operation
 # of a loop anew, which unrolling and a parallel scan avoid.

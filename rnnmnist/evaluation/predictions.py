@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from rnnmnist.arithmetic import ceil_div
+from rnnmnist.config.platforms import CPU_STOPPING_BLOCK
 from rnnmnist.data.examples import Examples, Inputs, View, padding
 from rnnmnist.errors import RunError
 from rnnmnist.models.classifier import Params, SequenceClassifier
@@ -84,7 +85,7 @@ def predict_logits(
         count = 1
         if inputs.are_sequences:
             padded_time = choose_time_steps(inputs.time_steps, model.input_shape[0])
-            model = skip_padding(model, platform_of(mesh))
+            model = stop_at_longest(model, platform_of(mesh))
 
     def to_batches(array: np.ndarray) -> jax.Array:
         # Repeats the examples up to the end of the last batch.
@@ -169,14 +170,15 @@ def pad_time(
     return padded, lengths
 
 
-@functools.cache
-def skip_padding(model: SequenceClassifier, platform: str) -> SequenceClassifier:
-    """Returns the model whose loops over time end with a batch's longest sequence.
+def stop_at_longest(model: SequenceClassifier, platform: str) -> SequenceClassifier:
+    """Returns the model whose loops over time stop with a batch's longest sequence.
 
     So padding takes little time. This is for a CPU: on accelerators, loops over a fixed
     number of time steps are unrolled, and are faster.
     """
-    execution = model.execution._replace(skip_padding=platform == "cpu")
+    if platform != "cpu":
+        return model
+    execution = model.execution._replace(stopping_block=CPU_STOPPING_BLOCK)
     return model.clone(execution=execution)
 
 

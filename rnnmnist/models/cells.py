@@ -16,16 +16,19 @@ from rnnmnist.config.schema import CELLS, ModelConfig
 from rnnmnist.errors import UserError
 from rnnmnist.models.linear import ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
-from rnnmnist.models.recurrences import ScannedCell
+from rnnmnist.models.recurrences import BlockRecurrence, Recurrence, ScannedCell
 from rnnmnist.models.user_cells import import_cell
-from rnnmnist.models.wrappers import Bidirectional, MeanPooling, Windows
+from rnnmnist.models.wrappers import Bidirectional, MeanPooling, UntilLongest, Windows
 from rnnmnist.runtime.random_streams import make_key
 
+# The class of a Flax cell, or of a recurrence that is linear in its state. `Any`, since
+# the two have different constructors and nothing else in common.
+CellClass = Callable[..., Any]
 GATE_COUNTS = {"lstm": 4, "gru": 3, "rnn": 1}  # with the candidate
 BACKWARD = "backward_"  # begins the names of a backward recurrence's parameters
 
 
-def resolve_cell(config: ModelConfig) -> Callable[..., Any]:
+def resolve_cell(config: ModelConfig) -> CellClass:
     """Returns the class of a cell.
 
     A user's own is imported, so the command or the call must have named it.
@@ -34,7 +37,7 @@ def resolve_cell(config: ModelConfig) -> Callable[..., Any]:
         UserError: if a user's cell cannot be imported, created and scanned.
     """
     if not config.is_user_cell:
-        known: Callable[..., Any] = pkgutil.resolve_name(CELLS[config.cell])
+        known: CellClass = pkgutil.resolve_name(CELLS[config.cell])
         return known
     cell = import_cell(config)
     units = config.hidden_size
@@ -56,21 +59,23 @@ def resolve_cell(config: ModelConfig) -> Callable[..., Any]:
 
 
 def make_recurrence(
-    config: RunModelConfig,
-    cell: Callable[..., Any],
-    features: int,
-    execution: Execution,
-) -> nn.Module:
+    config: RunModelConfig, cell: CellClass, features: int, execution: Execution
+) -> Recurrence[Any]:
     """Creates the recurrence of a configuration, for inputs with some features.
 
-    The class of the cell is that of `resolve_cell`.
+    The class of the cell is that of `resolve_cell`. The type of the carry depends on
+    the configuration.
 
-    Parameters are named `cell`, or `layers` if it is linear in its state, and in the
-    second direction after `backward_`. The names are part of the checkpoint format.
+    The caller is the `setup` of the classifier. Flax binds each module that is created
+    meanwhile, also by this function, to the classifier, so a `name` that is given here
+    is the name of a parameter of the classifier: `params["cell"]`, whatever wraps the
+    cell. The names are part of the checkpoint format: `cell`, or `layers` if the
+    recurrence is linear in its state, and in the second direction after `backward_`.
     """
-    recurrence = _make_direction(config, cell, features, execution, "")
+    recurrence: Recurrence[Any]
+    recurrence = _make_direction(config, cell, features, execution, prefix="")
     if config.bidirectional:
-        backward = _make_direction(config, cell, features, execution, BACKWARD)
+        backward = _make_direction(config, cell, features, execution, prefix=BACKWARD)
         recurrence = Bidirectional(recurrence, backward)
     if config.window > 1:
         recurrence = Windows(recurrence, size=config.window, stride=config.stride)
@@ -79,41 +84,61 @@ def make_recurrence(
 
 def _make_direction(
     config: RunModelConfig,
-    cell: Callable[..., Any],
+    cell: CellClass,
     features: int,
     execution: Execution,
+    *,
     prefix: str,
-) -> nn.Module:
-    recurrence: nn.Module
+) -> BlockRecurrence[Any]:
+    """Creates the recurrence of one direction, with a prefix of its name."""
+    recurrence: BlockRecurrence[Any]
     if config.is_linear:
-        recurrence = ResidualLayers(
-            functools.partial(
-                cell,
-                config.hidden_size,
-                unroll=None if execution.parallel_scan else LINEAR_REMAT_STEPS,
-            ),
-            hidden_size=config.hidden_size,
-            num_layers=config.num_layers,
-            block_size=execution.remat_steps,
-            precision=execution.precision,
-            skip_padding=execution.skip_padding,
-            name=f"{prefix}layers",
-        )
+        recurrence = _make_layers(config, cell, execution, name=f"{prefix}layers")
     else:
-        init: dict[str, Any] = {}
-        if config.initializer == "tutorial":
-            # TensorFlow 1 drew one matrix for all gates: [inputs + hidden, outputs].
-            inputs = features * config.window + config.hidden_size
-            outputs = GATE_COUNTS[config.cell] * config.hidden_size
-            limit = math.sqrt(6 / (inputs + outputs))
-            glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
-            init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
-        recurrence = (LSTM if cell is LSTMCell else ScannedCell)(
-            cell(features=config.hidden_size, **init, name=f"{prefix}cell"),
-            unroll=execution.unroll,
-            precision=execution.precision,
-            skip_padding=execution.skip_padding,
-        )
+        name = f"{prefix}cell"
+        recurrence = _make_scanned_cell(config, cell, features, execution, name=name)
     if config.pooling == "mean":
-        recurrence = MeanPooling(recurrence, config.hidden_size, execution.skip_padding)
+        recurrence = MeanPooling(recurrence, config.hidden_size)
+    if execution.stopping_block is not None:
+        recurrence = UntilLongest(
+            recurrence, config.hidden_size, execution.stopping_block
+        )
     return recurrence
+
+
+def _make_layers(
+    config: RunModelConfig, cell: CellClass, execution: Execution, *, name: str
+) -> ResidualLayers:
+    unroll = None if execution.parallel_scan else LINEAR_REMAT_STEPS
+    return ResidualLayers(
+        functools.partial(cell, config.hidden_size, unroll=unroll),
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        block_size=execution.remat_steps,
+        precision=execution.precision,
+        name=name,
+    )
+
+
+def _make_scanned_cell(
+    config: RunModelConfig,
+    cell: CellClass,
+    features: int,
+    execution: Execution,
+    *,
+    name: str,
+) -> ScannedCell:
+    init: dict[str, nn.initializers.Initializer] = {}
+    if config.initializer == "tutorial":
+        # TensorFlow 1 drew one matrix for all gates: [inputs + hidden, outputs].
+        inputs = features * config.window + config.hidden_size
+        outputs = GATE_COUNTS[config.cell] * config.hidden_size
+        limit = math.sqrt(6 / (inputs + outputs))
+        glorot = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
+        init = {"kernel_init": glorot, "recurrent_kernel_init": glorot}
+    scanned = LSTM if cell is LSTMCell else ScannedCell
+    return scanned(
+        cell(features=config.hidden_size, **init, name=name),
+        unroll=execution.unroll,
+        precision=execution.precision,
+    )

@@ -1,8 +1,8 @@
 """The classifier: a recurrence over the time of a sequence, and a dense head."""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,18 +12,30 @@ from jax.flatten_util import ravel_pytree
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.models.cells import BACKWARD, make_recurrence, resolve_cell
+from rnnmnist.models.cells import BACKWARD, CellClass, make_recurrence, resolve_cell
+from rnnmnist.models.recurrences import Recurrence
 from rnnmnist.runtime.random_streams import make_key
 
-Params = Mapping[str, Any]  # nested dictionaries of arrays, with Flax's names
-NOT_TRAINED = "difference_std"  # found in the data
+# Nested dictionaries of arrays, with Flax's names. `Any`, since some values are arrays
+# and others are dictionaries.
+Params = Mapping[str, Any]
+# The parameter that is computed from the training data, and not trained.
+NOT_TRAINED = "difference_std"
+
+
+class StreamCarry(NamedTuple):
+    """What the classifier remembers of sequences between two time steps."""
+
+    recurrence: Any  # its carry, whose type depends on the configuration
+    last: jax.Array  # [batch, features], the inputs of the time step before
+    is_first: jax.Array  # bool, whether there is no time step before
 
 
 class SequenceClassifier(nn.Module):
     """Classifies a sequence by the output of a recurrence after its last time step."""
 
     config: RunModelConfig
-    cell: Callable[..., Any]  # the class of `config.cell`
+    cell: CellClass  # the class of `config.cell`
     # The number of time steps and of features, with which the parameters are
     # initialized. Other numbers of time steps are accepted.
     input_shape: tuple[int, int]
@@ -31,22 +43,38 @@ class SequenceClassifier(nn.Module):
     execution: Execution
 
     def setup(self) -> None:
-        """Creates the two layers, whose names are part of the checkpoint format."""
-        init: dict[str, Any] = {}
-        if self.config.initializer == "tutorial":
-            normal = nn.initializers.normal(stddev=1.0)
-            init = {"kernel_init": normal, "bias_init": normal}
-        precision = self.execution.precision
-        self.features = self.input_shape[1]
+        """Creates the parameters and the two layers.
+
+        Flax binds every module that is created meanwhile to this one. So the cell that
+        `make_recurrence` creates with `name="cell"` has its parameters in
+        `params["cell"]`, not in `params["recurrence"]["cell"]`. The names are part of
+        the checkpoint format.
+        """
+        features = self.input_shape[1]
         if self.config.differences:
-            # A parameter, so that runs on other data share a program.
+            # The standard deviation of each feature's differences in the training data.
+            # It replaces these ones before the first update, and is not trained. It is
+            # a parameter and not a constant, because a constant would be part of the
+            # compiled program, so that each data set needed another program.
             ones = nn.initializers.ones
-            self.difference_std = self.param(NOT_TRAINED, ones, (self.features,))
-            self.features *= 2
-        self.recurrence = make_recurrence(
-            self.config, self.cell, self.features, self.execution
+            self.difference_std = self.param(NOT_TRAINED, ones, (features,))
+            features *= 2
+        self.features = features  # that the recurrence reads in a time step
+        self.recurrence: Recurrence[Any] = make_recurrence(
+            self.config, self.cell, features, self.execution
         )
-        self.head = nn.Dense(self.classes, precision=precision, **init, name="head")
+        kernel_init = nn.initializers.lecun_normal()  # Flax's defaults
+        bias_init = nn.initializers.zeros_init()
+        if self.config.initializer == "tutorial":
+            kernel_init = nn.initializers.normal(stddev=1.0)
+            bias_init = nn.initializers.normal(stddev=1.0)
+        self.head = nn.Dense(
+            self.classes,
+            precision=self.execution.precision,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            name="head",
+        )
 
     def __call__(
         self,
@@ -72,20 +100,30 @@ class SequenceClassifier(nn.Module):
         logits = self.head(hidden)
         return logits.swapaxes(0, 1) if every_step else logits
 
-    def start(self, batch: int) -> Any:
+    def start(self, batch: int) -> StreamCarry:
         """Returns the carry before the first time step of `batch` sequences."""
-        last = jnp.zeros((batch, self.input_shape[1]))
-        return self.recurrence.start(batch, self.features), last, jnp.array(True)
+        return StreamCarry(
+            recurrence=self.recurrence.start(batch, self.features),
+            last=jnp.zeros((batch, self.input_shape[1])),
+            is_first=jnp.array(True),
+        )
 
-    def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Returns the carry and the logits after inputs [batch, features]."""
-        inner, last, is_first = carry
-        read = inputs
+    def step(
+        self, carry: StreamCarry, inputs: jax.Array
+    ) -> tuple[StreamCarry, jax.Array]:
+        """Returns the carry and the logits after one time step.
+
+        Inputs are [batch, features], and the logits are those of sequences that end
+        with them.
+        """
+        features = inputs
         if self.config.differences:
-            both = jnp.stack([jnp.where(is_first, inputs, last), inputs])
-            read = add_differences(both, None, self.difference_std)[1]
-        inner, hidden = self.recurrence.step(inner, read)
-        return (inner, inputs, jnp.array(False)), self.head(hidden)
+            # The first time step has no difference, as if another one were before it.
+            last = jnp.where(carry.is_first, inputs, carry.last)
+            both = jnp.stack([last, inputs])
+            features = add_differences(both, None, self.difference_std)[1]
+        recurrence, hidden = self.recurrence.step(carry.recurrence, features)
+        return StreamCarry(recurrence, inputs, jnp.array(False)), self.head(hidden)
 
 
 def add_differences(
@@ -129,18 +167,41 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
         Network Architectures", ICML 2015, on a forget bias of 1. Tallec and Ollivier,
         "Can recurrent neural networks warp time?", ICLR 2018, on `chrono`.
     """
-    params = model.init(key, jnp.zeros((1, *model.input_shape)))["params"]
-    config = model.config
-    cells = [params[name] for name in ("cell", f"{BACKWARD}cell") if name in params]
-    for index, cell in enumerate(cells if config.cell == "lstm" else []):
-        bias = jnp.full_like(cell["hf"]["bias"], config.forget_bias)
-        if config.initializer == "chrono":
-            longest = max(1, config.count_windows(model.input_shape[0]) - 1)
-            draw = functools.partial(jax.random.uniform, minval=1, maxval=longest)
-            bias = jnp.log(draw(jax.random.fold_in(key, index), bias.shape))
-            cell["hi"]["bias"] = -bias
-        cell["hf"]["bias"] = bias
-    return params
+    inputs = jnp.zeros((1, *model.input_shape))
+    params: Params = model.init(key, inputs)["params"]
+    if model.config.cell != "lstm":
+        return params
+    names = ["cell"]
+    if model.config.bidirectional:
+        names.append(f"{BACKWARD}cell")
+    cells = {
+        name: _replace_gate_biases(params[name], model, jax.random.fold_in(key, index))
+        for index, name in enumerate(names)
+    }
+    return {**params, **cells}
+
+
+def _replace_gate_biases(
+    cell: Params, model: SequenceClassifier, key: jax.Array
+) -> Params:
+    """Returns the parameters of an LSTM with the biases that `init_params` describes.
+
+    In Flax, `hi` and `hf` have the biases of the input and of the forget gate.
+    """
+    input_bias = cell["hi"]["bias"]
+    forget_bias = jnp.full_like(cell["hf"]["bias"], model.config.forget_bias)
+    if model.config.initializer == "chrono":
+        windows = model.config.count_windows(model.input_shape[0])
+        longest = max(1, windows - 1)
+        shape = forget_bias.shape
+        memories = jax.random.uniform(key, shape, minval=1, maxval=longest)
+        forget_bias = jnp.log(memories)
+        input_bias = -forget_bias
+    return {
+        **cell,
+        "hi": {**cell["hi"], "bias": input_bias},
+        "hf": {**cell["hf"], "bias": forget_bias},
+    }
 
 
 @functools.cache  # a trace takes 10 ms, and each vector of parameters asks for it

@@ -4,7 +4,6 @@ Their states are weighted sums of inputs, so a layer needs no product inside of 
 over time: operations are over blocks of time.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnnmnist.arithmetic import ceil_div
-from rnnmnist.models.recurrences import last_of, scan_to_longest
+from rnnmnist.models.recurrences import select_last
 
 
 class ResidualLayers(nn.Module):
@@ -35,7 +33,6 @@ class ResidualLayers(nn.Module):
     # rest. None makes no blocks.
     block_size: int | None
     precision: str | None  # as for `jax.default_matmul_precision`
-    skip_padding: bool = False  # whether lengths end the loop, as `scan_to_longest`
 
     def setup(self) -> None:
         """Creates the encoder and the layers."""
@@ -59,23 +56,15 @@ class ResidualLayers(nn.Module):
         else:
             padded = jnp.pad(inputs, ((0, -time % size), (0, 0), (0, 0)))
             blocks = padded.reshape(-1, size, batch, features)
-            if self.skip_padding and lengths is not None:
-                layers, variables = self.unbind()
-                advance = functools.partial(layers.apply, variables, method="advance")
-                counts = ceil_div(lengths, size)  # of blocks
-                hidden = scan_to_longest(
-                    advance, carry, blocks, counts, every_step=True
-                )
-            else:
-                scan: Any = nn.scan(
-                    nn.remat(ResidualLayers.advance, prevent_cse=False),
-                    variable_broadcast="params",
-                    split_rngs={"params": False},
-                )
-                _, hidden = scan(self, carry, blocks)
+            scan: Any = nn.scan(
+                nn.remat(ResidualLayers.advance, prevent_cse=False),
+                variable_broadcast="params",
+                split_rngs={"params": False},
+            )
+            _, hidden = scan(self, carry, blocks)
             hidden = hidden.reshape(-1, batch, self.hidden_size)
         hidden = hidden[:time]
-        return hidden if every_step else last_of(hidden, lengths)
+        return hidden if every_step else select_last(hidden, lengths)
 
     def advance(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
         """Returns the carry and the outputs after inputs [time, batch, features]."""

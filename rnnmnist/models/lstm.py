@@ -1,7 +1,7 @@
 """The LSTM: Flax's cell with a hand-written derivative, under `nn.scan`."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,17 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from rnnmnist.models.recurrences import ScannedCell, last_of, scan_to_longest
+from rnnmnist.models.recurrences import Output, ScannedCell
 from rnnmnist.runtime.random_streams import make_key
 
 GATES = "ifgo"  # input, forget, candidate, output: Flax's order
+# The cell state c and the hidden state h, both [batch, hidden], in Flax's order.
+FlaxCarry = tuple[jax.Array, jax.Array]
 
 
 class LSTM(ScannedCell):
     """An `LSTMCell` under `nn.scan`.
 
-    The kernels of the gates are concatenated once for the whole sequence. In the loop,
-    arrays are [features, batch], for faster products on CPU and contiguous gates.
+    The kernels of the gates are concatenated once for a whole block of time steps. In
+    the loop, arrays are [features, batch], for faster products on a CPU and contiguous
+    gates.
     """
 
     cell: "LSTMCell"
@@ -28,25 +31,42 @@ class LSTM(ScannedCell):
     def __call__(
         self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
     ) -> jax.Array:
-        """Runs the cell over inputs [time, batch, features]."""
-        keep_all = every_step or lengths is not None
+        """Runs the cell over whole sequences."""
+        if every_step or lengths is not None:
+            return super().__call__(inputs, lengths, every_step=every_step)
+        # All sequences end with the last time step, so the loop keeps no other state.
         _, batch, features = inputs.shape
+        carry = self.start(batch, features)
+        last, _ = self._scan_steps(lambda _: None, carry, inputs)
+        _, h = last
+        return h
+
+    def advance(
+        self, carry: FlaxCarry, inputs: jax.Array
+    ) -> tuple[FlaxCarry, jax.Array]:
+        """Runs the cell over a block of time steps."""
+        carry, hidden = self._scan_steps(lambda carry: carry.h, carry, inputs)
+        return carry, hidden.mT
+
+    def _scan_steps(
+        self,
+        select_output: Callable[["Carry"], Output],
+        carry: FlaxCarry,
+        inputs: jax.Array,
+    ) -> tuple[FlaxCarry, Output]:
+        """Runs the cell over time steps, and keeps a part of the carry after each."""
+        features = inputs.shape[-1]
         kernels = self.cell.kernels(features)
 
-        def step(carry: Carry, inputs: jax.Array) -> Any:
+        def step(
+            _: nn.RNNCellBase, carry: Carry, inputs: jax.Array
+        ) -> tuple[Carry, Output]:
             carry = lstm_step(self.precision, kernels, carry, inputs)
-            return carry, carry.h if keep_all else None
+            return carry, select_output(carry)
 
-        zeros = jnp.zeros((self.cell.features, batch), inputs.dtype)
-        carry = Carry(zeros, zeros)
-        if self.skip_padding and lengths is not None:
-            return scan_to_longest(
-                step, carry, inputs.mT, lengths[None], every_step=every_step
-            ).mT
-        carry, hidden = self.scan(lambda _, *now: step(*now), carry, inputs.mT)
-        if not keep_all:
-            return carry.h.T
-        return hidden.mT if every_step else last_of(hidden.mT, lengths)
+        c, h = carry
+        last, outputs = self.scan(step, Carry(c.T, h.T), inputs.mT)
+        return (last.c.T, last.h.T), outputs
 
 
 class Carry(NamedTuple):

@@ -1,6 +1,6 @@
-"""Recurrences that wrap others: windows, means over time, and both directions."""
+"""Recurrences that contain another one, and change what it reads or returns."""
 
-from typing import Any
+from typing import Any, Generic, NamedTuple, NoReturn
 
 import flax.linen as nn
 import jax
@@ -8,11 +8,24 @@ import jax.numpy as jnp
 from flax.linen.recurrent import flip_sequences
 
 from rnnmnist.arithmetic import ceil_div
-from rnnmnist.models.recurrences import last_of, scan_to_longest
+from rnnmnist.models.recurrences import (
+    BlockRecurrence,
+    Carry,
+    Recurrence,
+    select_last,
+)
 
 
-class Windows(nn.Module):
-    """A recurrence that reads windows of another one's inputs.
+class WindowsCarry(NamedTuple, Generic[Carry]):
+    """What `Windows` remembers of a sequence between two time steps."""
+
+    recurrence: Carry  # after the last window that has ended
+    window: jax.Array  # [batch, size, features]; 0 where it is not read yet
+    time: jax.Array  # int32, the number of time steps that were read
+
+
+class Windows(nn.Module, Generic[Carry]):
+    """A recurrence that reads windows of inputs as the time steps of another one.
 
     A window is `size` consecutive time steps. One ends after every `stride` time steps;
     the last one can end later than the sequence, around which are zeros. With
@@ -20,17 +33,18 @@ class Windows(nn.Module):
     ended: nothing of the future. It is 0 before the first one ends.
     """
 
-    recurrence: nn.Module
+    recurrence: Recurrence[Carry]
     size: int
     stride: int  # at most the size
 
     def __call__(
         self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
     ) -> jax.Array:
-        """Runs the recurrence over windows of inputs [time, batch, features]."""
+        """Runs the recurrence over the windows of whole sequences."""
         time, batch, features = inputs.shape  # time and batch can be symbolic
-        around = (self.size - self.stride, self.stride - 1)
-        padded = jnp.pad(inputs, (around, (0, 0), (0, 0)))
+        zeros_before = self.size - self.stride
+        zeros_after = self.stride - 1
+        padded = jnp.pad(inputs, ((zeros_before, zeros_after), (0, 0), (0, 0)))
         count = ceil_div(time, self.stride)
         starts = self.stride * jnp.arange(count)
         positions = starts[:, None] + jnp.arange(self.size)[None]  # of padded inputs
@@ -40,95 +54,197 @@ class Windows(nn.Module):
         hidden = self.recurrence(windows, counts, every_step=every_step)
         if not every_step:
             return hidden
+        # The output before the first window has ended comes first.
         hidden = jnp.pad(hidden, ((1, 0), (0, 0), (0, 0)))
         read = jnp.arange(1, time + 1)[:, None]
         is_last = read == (time if lengths is None else lengths[None])
+        # At its end, a sequence has read a window that ends after it, too.
         ended = jnp.where(is_last, ceil_div(read, self.stride), read // self.stride)
         return hidden[ended, jnp.arange(batch)]
 
-    def start(self, batch: int, features: int) -> Any:
+    def start(self, batch: int, features: int) -> WindowsCarry[Carry]:
         """Returns the carry before the first time step of `batch` sequences."""
-        inner = self.recurrence.start(batch, self.size * features)
-        window = jnp.zeros((batch, self.size, features))
-        return inner, window, jnp.zeros((), jnp.int32)
+        return WindowsCarry(
+            recurrence=self.recurrence.start(batch, self.size * features),
+            window=jnp.zeros((batch, self.size, features)),
+            time=jnp.zeros((), jnp.int32),
+        )
 
-    def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Returns the carry and the output for a sequence that ends here.
+    def step(
+        self, carry: WindowsCarry[Carry], inputs: jax.Array
+    ) -> tuple[WindowsCarry[Carry], jax.Array]:
+        """Returns the carry and the output of a sequence that ends with these inputs.
 
-        Inputs are [batch, features].
+        Only a full window changes the carry of the recurrence.
         """
-        inner, window, time = carry
-        position = self.size - self.stride + time % self.stride
-        window = window.at[:, position].set(inputs)
-        new, hidden = self.recurrence.step(inner, window.reshape(len(window), -1))
-        moved = jnp.pad(window[:, self.stride :], ((0, 0), (0, self.stride), (0, 0)))
-        is_full = position == self.size - 1
-        kept = jax.lax.cond(is_full, lambda: (new, moved), lambda: (inner, window))
-        return (*kept, time + 1), hidden
+        position = self.size - self.stride + carry.time % self.stride
+        window = carry.window.at[:, position].set(inputs)
+        batch = len(window)
+        features = window.reshape(batch, -1)
+        after, hidden = self.recurrence.step(carry.recurrence, features)
+        zeros_after = ((0, 0), (0, self.stride), (0, 0))
+        next_window = jnp.pad(window[:, self.stride :], zeros_after)
+        recurrence, window = jax.lax.cond(
+            position == self.size - 1,
+            lambda: (after, next_window),
+            lambda: (carry.recurrence, window),
+        )
+        return WindowsCarry(recurrence, window, carry.time + 1), hidden
 
 
-class MeanPooling(nn.Module):
-    """A recurrence whose outputs are the means of another's hidden states so far."""
+class MeanCarry(NamedTuple, Generic[Carry]):
+    """What `MeanPooling` remembers of a sequence between two time steps."""
 
-    recurrence: nn.Module
+    recurrence: Carry
+    total: jax.Array  # [batch, hidden], the sum of the hidden states so far
+    time: jax.Array  # float32, the number of time steps that were read
+
+
+class MeanPooling(nn.Module, Generic[Carry]):
+    """A recurrence whose hidden states are the means of another one's so far.
+
+    It is a `BlockRecurrence[MeanCarry[Carry]]`.
+    """
+
+    recurrence: BlockRecurrence[Carry]
     hidden_size: int  # of the recurrence
-    skip_padding: bool = False  # as of the recurrence
 
     def __call__(
         self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
     ) -> jax.Array:
-        """Runs the recurrence over inputs [time, batch, features]."""
+        """Runs the recurrence over whole sequences."""
         hidden = self.recurrence(inputs, lengths, every_step=True)
         if lengths is None and not every_step:
             return hidden.mean(axis=0)
-        times = jnp.arange(1, hidden.shape[0] + 1, dtype=hidden.dtype)[:, None, None]
-        if lengths is not None and self.skip_padding:
+        times = jnp.arange(1, hidden.shape[0] + 1, dtype=hidden.dtype)
+        means = hidden.cumsum(axis=0) / times[:, None, None]
+        return means if every_step else select_last(means, lengths)
 
-            def add(total: jax.Array, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
-                total += hidden
-                return total, total
-
-            total = jnp.zeros_like(hidden[0])
-            ends = lengths[:, None]
-            totals = scan_to_longest(add, total, hidden, ends, every_step=every_step)
-            return totals / (times if every_step else ends.astype(hidden.dtype))
-        means = hidden.cumsum(axis=0) / times
-        return means if every_step else last_of(means, lengths)
-
-    def start(self, batch: int, features: int) -> Any:
+    def start(self, batch: int, features: int) -> MeanCarry[Carry]:
         """Returns the carry before the first time step of `batch` sequences."""
-        total = jnp.zeros((batch, self.hidden_size))
-        return self.recurrence.start(batch, features), total, jnp.zeros(())
+        return MeanCarry(
+            recurrence=self.recurrence.start(batch, features),
+            total=jnp.zeros((batch, self.hidden_size)),
+            time=jnp.zeros(()),
+        )
 
-    def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Returns the carry and the mean after inputs [batch, features]."""
-        inner, total, time = carry
-        inner, hidden = self.recurrence.step(inner, inputs)
-        total += hidden
-        time += 1
-        return (inner, total, time), total / time
+    def step(
+        self, carry: MeanCarry[Carry], inputs: jax.Array
+    ) -> tuple[MeanCarry[Carry], jax.Array]:
+        """Returns the carry and the mean after one time step."""
+        carry, means = self.advance(carry, inputs[None])
+        return carry, means[0]
+
+    def advance(
+        self, carry: MeanCarry[Carry], inputs: jax.Array
+    ) -> tuple[MeanCarry[Carry], jax.Array]:
+        """Returns the carry and the means after each time step of a block."""
+        recurrence, hidden = self.recurrence.advance(carry.recurrence, inputs)
+        totals = carry.total[None] + hidden.cumsum(axis=0)
+        times = carry.time + jnp.arange(1, len(hidden) + 1, dtype=hidden.dtype)
+        means = totals / times[:, None, None]
+        return MeanCarry(recurrence, totals[-1], times[-1]), means
 
 
-class Bidirectional(nn.Module):
+class UntilLongest(nn.Module, Generic[Carry]):
+    """A recurrence that stops where the longest sequence of a batch ends.
+
+    It reads blocks of time steps in a loop. Where the longest sequence ends is data and
+    no part of the program, so one program serves sequences of all lengths, and their
+    padding takes little time. A loop of this kind has no gradient: this is for
+    predictions.
+    """
+
+    recurrence: BlockRecurrence[Carry]
+    hidden_size: int  # of the recurrence
+    block_size: int  # time steps
+
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+    ) -> jax.Array:
+        """Runs the recurrence up to the end of the longest sequence.
+
+        With `every_step`, later hidden states are 0 or of the padding.
+        """
+        time, batch, features = inputs.shape
+        if lengths is None:
+            lengths = jnp.full(batch, time)
+        longest = lengths.max()
+        size = self.block_size
+        padded = jnp.pad(inputs, ((0, -time % size), (0, 0), (0, 0)))
+        blocks = padded.reshape(-1, size, batch, features)
+
+        # Flax declares that it returns a bool, but it is traced.
+        def is_unread(_: UntilLongest[Carry], state: _LoopState[Carry]) -> Any:
+            return size * state.block < longest
+
+        def read_block(
+            module: UntilLongest[Carry], state: _LoopState[Carry]
+        ) -> _LoopState[Carry]:
+            inputs = blocks[state.block]
+            carry, hidden = module.recurrence.advance(state.carry, inputs)
+            all_hidden = state.hidden.at[state.block].set(hidden)
+            return _LoopState(state.block + 1, carry, all_hidden)
+
+        state = _LoopState(
+            block=jnp.zeros((), jnp.int32),
+            carry=self.recurrence.start(batch, features),
+            hidden=jnp.zeros((len(blocks), size, batch, self.hidden_size)),
+        )
+        state = nn.while_loop(is_unread, read_block, self, state)
+        hidden = state.hidden.reshape(-1, batch, self.hidden_size)[:time]
+        return hidden if every_step else select_last(hidden, lengths)
+
+    def start(self, batch: int, features: int) -> Carry:
+        """Returns the carry before the first time step of `batch` sequences."""
+        return self.recurrence.start(batch, features)
+
+    def step(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+        """Returns the carry and the hidden state after one time step."""
+        return self.recurrence.step(carry, inputs)
+
+
+class _LoopState(NamedTuple, Generic[Carry]):
+    """The state of the loop of `UntilLongest`."""
+
+    block: jax.Array  # int32, the number of blocks that were read
+    carry: Carry
+    hidden: jax.Array  # [blocks, time steps of a block, batch, hidden]
+
+
+class Bidirectional(nn.Module, Generic[Carry]):
     """Two recurrences, one of which reads each sequence from its end.
 
-    Their outputs, [batch, hidden] each, are concatenated.
+    Their outputs, [batch, hidden] each, are concatenated. There is no output before the
+    end of a sequence, so none after every step, and no `start` and `step`: these raise
+    a ValueError. So it is a `Recurrence[Never]`: there is no carry.
 
     References:
         Schuster and Paliwal, "Bidirectional Recurrent Neural Networks", IEEE
         Transactions on Signal Processing 45(11), 1997.
     """
 
-    forward: nn.Module
-    backward: nn.Module
+    forward: Recurrence[Carry]
+    backward: Recurrence[Carry]
 
     def __call__(
         self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
     ) -> jax.Array:
-        """Runs both over inputs [time, batch, features]."""
+        """Runs both over whole sequences, which `every_step` must ask for."""
         if every_step:
-            raise ValueError("both directions are read at the end of a sequence only")
+            self._refuse()
         flipped = flip_sequences(inputs, lengths, num_batch_dims=1, time_major=True)
         after = self.forward(inputs, lengths, every_step=False)
         before = self.backward(flipped, lengths, every_step=False)
         return jnp.concatenate([after, before], axis=-1)
+
+    def start(self, batch: int, features: int) -> NoReturn:
+        """Raises a ValueError, since there is no state of a part of a sequence."""
+        self._refuse()
+
+    def step(self, carry: NoReturn, inputs: jax.Array) -> NoReturn:
+        """Raises a ValueError, as `start`."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise ValueError("both directions are read at the end of a sequence only")
