@@ -14,12 +14,11 @@ from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import CELLS, Config, DataConfig, ModelConfig, TrainConfig
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.image_sets import image_task
-from rnnmnist.data.placement import open_batches
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.runtime.mesh import make_mesh, platform_of
-from rnnmnist.training.loop import Updates, train_range
-from rnnmnist.training.state import Program, create_state, evaluated_trees
+from rnnmnist.training.loop import open_updates
+from rnnmnist.training.state import Program, create_state
 
 DATA = DataConfig(name="mnist5k")  # needs no files
 
@@ -49,25 +48,24 @@ class Trainer:
         self.program = Program.create(config, self.task, self.mesh, how)
         images, labels = worker.noise(examples, rows, columns)
         self.examples = Examples(images, labels=labels)
-        opened = open_batches(self.examples, config, self.mesh)
+        opened = open_updates(config, self.task, self.examples, self.mesh)
         self._stack = contextlib.ExitStack()
-        batches = self._stack.enter_context(opened)
-        self.updates = Updates(self.program, batches, config.train)
+        updates = self._stack.enter_context(opened)
+        self.updates = updates._replace(program=self.program)
         self.state: Any = create_state(config, self.program)
 
     def steps(self, count: int) -> int:
         """Trains as between two events; returns the number of images."""
         step = int(self.state.step)
-        self.state, sums = train_range(self.state, self.updates, step, step + count)
+        self.state, sums = self.updates.apply(self.state, step, step + count)
         images = self.config.train.batch_size * self.config.num_seeds
         return int(sums.updates) * images
 
     def evaluate(self) -> int:
         """Evaluates the images; returns their number."""
-        model = self.program.model
         logits = predict_logits(
-            model,
-            evaluated_trees(self.state, model=model),
+            self.program.model,
+            self.state.evaluated_params,
             self.examples,
             self.program.transform.view,
             self.mesh,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
@@ -42,7 +43,7 @@ from rnnmnist.runs.checkpoints import Checkpoints, named_leaves
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runtime.mesh import BATCH, SEEDS
 from rnnmnist.training import loop
-from rnnmnist.training.optimizer import learning_rates
+from rnnmnist.training.optimizer import Schedule, learning_rates
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # A folder with the original data files, if there is one; see CONTRIBUTING.md.
@@ -81,8 +82,8 @@ def rates_of(chunk: Chunk, config: RunConfig) -> jax.Array:
     """The learning rates of a chunk's updates."""
     return learning_rates(
         chunk.first,
-        config=config.train,
-        count=len(chunk.batches.labels),
+        schedule=Schedule.create(config.train),
+        count=len(chunk.examples.labels),
         sharding=chunk.first.sharding,
     )
 
@@ -98,9 +99,11 @@ def read_batch(
     chunk = jax.device_get(chunk_of(source, step))
     size = transform.batch_size // num_shards
     own = slice(shard * size, (shard + 1) * size)
-    stored = jax.tree.map(lambda leaf: leaf[0][own], chunk.batch(step))
-    inputs = transformed(transform, stored.inputs, chunk.seed[0], step, shard)
-    return stored._replace(inputs=jax.device_get(inputs))
+    stored = jax.tree.map(lambda leaf: leaf[0][own], chunk.examples_at(np.int32(step)))
+    batch: Batch = jax.device_get(
+        transformed(transform, stored, chunk.seeds[0], step, shard)
+    )
+    return batch
 
 
 def mesh_of(count: int, seeds: int = 1) -> Mesh:
@@ -138,6 +141,16 @@ def task_of(time_steps: int, features: int, classes: int) -> Task:
     names = tuple(map(str, range(classes)))
     examples = dict.fromkeys(SPLITS, 0) | {"train": 1}
     return Task("none", time_steps, features, names, examples)
+
+
+def poison(params: Params, network: int) -> Params:
+    """Returns parameters of an ensemble, one of which is NaN in one network."""
+
+    def with_nan(leaf: jax.Array) -> jax.Array:
+        return leaf.at[network, 0].set(jnp.nan)
+
+    head = {**params["head"], "bias": with_nan(params["head"]["bias"])}
+    return {**params, "head": head}
 
 
 def random_params(model: SequenceClassifier) -> Params:
@@ -343,15 +356,15 @@ def fast_compilation() -> Iterator[None]:
 @contextlib.contextmanager
 def interrupted_at(step: int) -> Iterator[None]:
     """Sends SIGINT to this process after a run has logged the updates up to a step."""
-    original = loop.log_training
+    original = loop.record
 
-    def log_training(run: Any, state: Any, finished: int, *rest: Any) -> None:
-        original(run, state, finished, *rest)
-        if finished == step:
+    def record(workdir: Path, metrics: Metrics, *rest: Any) -> None:
+        original(workdir, metrics, *rest)
+        if (metrics.split, metrics.step) == ("train", step):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "log_training", log_training)
+        patch.setattr(loop, "record", record)
         yield
 
 

@@ -35,7 +35,7 @@ from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.reporting import plots
 from rnnmnist.reporting.html import LIGHT
 from rnnmnist.runtime.mesh import split_ensemble
-from rnnmnist.training.state import Program, create_state, evaluated_trees
+from rnnmnist.training.state import Program, create_state
 
 TIME_STEPS = (28, 56, 112, 196, 392, 784)
 SHORT = 112  # up to this length, three seeds are trained
@@ -110,7 +110,7 @@ def measure_gradients(workdir: Path) -> dict[str, Any]:
     (trained,) = split_ensemble(network.params)
     program = Program.create(config, network.task, network.mesh, model.execution)
     state = create_state(config, program)
-    (untrained,) = split_ensemble(evaluated_trees(state, model=model))
+    (untrained,) = split_ensemble(state.evaluated_params)
     return {
         when: relative_quantiles(
             input_gradients(model, params, inputs, examples.labels[:EXAMPLES])

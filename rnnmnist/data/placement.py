@@ -1,4 +1,4 @@
-"""Where training examples stay, and how chunks of their batches reach the devices.
+"""Where training examples stay, and how those of a chunk reach the devices.
 
 A chunk is gathered on the devices from a copy of the examples, or, if that would take
 too much memory, by a thread of the host. Both give the same bits.
@@ -7,15 +7,21 @@ too much memory, by a thread of the host. Both give the same bits.
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, Sharding
 
 from rnnmnist.config.resolving import RunConfig
-from rnnmnist.data.batches import SHARDED, Batch, Chunk, batch_indices, gather_batches
+from rnnmnist.data.batches import (
+    EXAMPLES_SPEC,
+    Chunk,
+    StoredExamples,
+    batch_indices,
+    gather_examples,
+)
 from rnnmnist.data.examples import Examples
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.machine import main_memory
@@ -27,19 +33,24 @@ MAX_MEMORY_FRACTION = 0.25  # of a device, for the training examples
 
 
 class BatchSource(NamedTuple):
-    """Divides the updates of a run into chunks of batches."""
+    """Divides the updates of a run into chunks."""
 
     gather: Callable[[int], Chunk]  # from the number of updates before the chunk
-    updates: int  # in a chunk
+    updates_per_chunk: int
     on_host: bool  # where the examples stay
 
     def chunks(self, first: int, last: int) -> Iterator[tuple[Chunk, int]]:
-        """Yields chunks, each with the number of updates to take from it."""
-        while first < last:
-            start = first // self.updates * self.updates
-            end = min(last, start + self.updates)
-            yield self.gather(start), end - first
-            first = end
+        """Yields the chunks of the updates from step `first` to step `last`.
+
+        With each comes the number of updates that are taken from it. A chunk also has
+        the examples of updates before `first`, if it begins before.
+        """
+        step = first
+        while step < last:
+            start = step - step % self.updates_per_chunk
+            end = min(last, start + self.updates_per_chunk)
+            yield self.gather(start), end - step
+            step = end
 
 
 @contextlib.contextmanager
@@ -51,16 +62,15 @@ def open_batches(
     `execution.placement=auto` keeps them on the host if their copies on all devices of
     this process would take more than `MAX_MEMORY_FRACTION` of the memory.
     """
-    size = examples.take(np.arange(1)).nbytes
-    updates = chunk_updates(size * config.num_seeds * config.train.batch_size)
+    example_bytes = examples.take(np.arange(1)).nbytes
+    updates = chunk_updates(example_bytes * config.num_seeds * config.train.batch_size)
     on_host = config.execution.placement == "host"
     if config.execution.placement == "auto":
         stats = mesh.local_devices[0].memory_stats() or {}
-        shared = main_memory().total / len(
-            mesh.local_devices
-        )  # by the devices of a CPU
-        memory = stats.get("bytes_limit", shared)
-        on_host = size * len(examples) > MAX_MEMORY_FRACTION * memory
+        # The devices of a CPU share its memory.
+        shared_bytes = main_memory().total / len(mesh.local_devices)
+        device_bytes = stats.get("bytes_limit", shared_bytes)
+        on_host = example_bytes * len(examples) > MAX_MEMORY_FRACTION * device_bytes
     with ThreadPoolExecutor(1) as thread:  # not started if unused
         if on_host:
             gather = _host_gatherer(examples, config, mesh, updates, thread)
@@ -79,25 +89,28 @@ def _device_gatherer(
 ) -> Callable[[int], Chunk]:
     """Copies examples to every device, which gathers its own shards of a chunk."""
     values = examples.take(slice(None))
-    rows = values.reshape(len(values), -1)  # gathered faster than [28, 28]
-    arrays: Any = jax.tree.map(
-        lambda array: device_put(array, replicated(mesh)),
-        Batch(rows, examples.labels, examples.lengths),  # type: ignore[arg-type]
+    lengths = examples.lengths
+    whole = replicated(mesh)
+    stored = StoredExamples(
+        # Rows are gathered faster than images of [28, 28].
+        values=device_put(values.reshape(len(values), -1), whole),
+        labels=device_put(examples.labels, whole),
+        lengths=None if lengths is None else device_put(lengths, whole),
     )
     seeds = device_put(np.asarray(config.seeds, np.uint32), over_seeds(mesh))
 
     @functools.lru_cache(1)  # several events can fall into a chunk
     def gather(start: int) -> Chunk:
-        first = device_put(np.int32(start), replicated(mesh))
-        batches = gather_batches(
-            arrays,
+        first = device_put(np.int32(start), whole)
+        gathered = gather_examples(
+            stored,
             seeds,
             first,
             updates=updates,
             batch_size=config.train.batch_size,
-            sharding=NamedSharding(mesh, SHARDED),
+            sharding=NamedSharding(mesh, EXAMPLES_SPEC),
         )
-        return Chunk(batches, seeds, first)
+        return Chunk(gathered, seeds, first)
 
     return gather
 
@@ -107,36 +120,50 @@ def _host_gatherer(
 ) -> Callable[[int], Chunk]:
     """Takes this process's shards of a chunk from examples on the host, in a thread.
 
-    It begins the next chunk while the devices use one.
+    The thread begins the next chunk while the devices use one.
     """
     seeds = np.asarray(config.seeds, np.uint32)
     # On this process's own device: other threads use the mesh.
     local_seeds = device_put(seeds, local_sharding())
     count = device_put(np.int32(len(examples)), local_sharding())
-    indices_of = jax.jit(batch_indices, static_argnums=(2, 3))
-    sharding = NamedSharding(mesh, SHARDED)
+    choose = jax.jit(batch_indices, static_argnums=(2, 3))
+    sharding = NamedSharding(mesh, EXAMPLES_SPEC)
 
     @jax_defaults()
     def gather(start: int) -> Chunk:
         first = device_put(np.int32(start), local_sharding())
-        indices = jax.device_get(
-            indices_of(local_seeds, first, updates, config.train.batch_size, count)
-        )
-        put = functools.partial(_put_shards, indices, sharding)
-        batches = Batch(
-            put(lambda at: examples.take(at.ravel()).reshape(*at.shape, -1)),
-            put(examples.labels.__getitem__),
-            None if examples.lengths is None else put(examples.lengths.__getitem__),
-        )
-        first = device_put(np.int32(start), replicated(mesh))
-        return Chunk(batches, device_put(seeds, over_seeds(mesh)), first)
+        chosen = choose(local_seeds, first, updates, config.train.batch_size, count)
+        indices = jax.device_get(chosen)
 
-    submit = functools.lru_cache(2)(lambda start: thread.submit(gather, start))
+        def take_rows(positions: np.ndarray) -> np.ndarray:
+            values = examples.take(positions.ravel())
+            return values.reshape(*positions.shape, -1)
+
+        def put(take: Callable[[np.ndarray], np.ndarray]) -> jax.Array:
+            return _put_shards(indices, sharding, take)
+
+        lengths = examples.lengths
+        gathered = StoredExamples(
+            values=put(take_rows),
+            labels=put(examples.labels.__getitem__),
+            lengths=None if lengths is None else put(lengths.__getitem__),
+        )
+        return Chunk(
+            gathered,
+            seeds=device_put(seeds, over_seeds(mesh)),
+            first=device_put(np.int32(start), replicated(mesh)),
+        )
+
+    futures: dict[int, Future[Chunk]] = {}  # of the chunk in use and the next one
 
     def gather_ahead(start: int) -> Chunk:
-        gathered = submit(start)
-        submit(start + updates)
-        return gathered.result()
+        used = (start, start + updates)
+        for unused in futures.keys() - set(used):
+            del futures[unused]
+        for position in used:
+            if position not in futures:
+                futures[position] = thread.submit(gather, position)
+        return futures[start].result()
 
     return gather_ahead
 
@@ -146,8 +173,9 @@ def _put_shards(
 ) -> jax.Array:
     """Puts what `take` returns for indices on the devices, by shards."""
 
-    def take_shard(index: Any) -> np.ndarray:
-        return take(indices[index[: indices.ndim]])
+    def take_shard(index: tuple[slice, ...] | None) -> np.ndarray:
+        leading = slice(None) if index is None else index[: indices.ndim]
+        return take(indices[leading])
 
     shape = indices.shape + take(np.zeros(1, int)).shape[1:]
     with jax.transfer_guard_host_to_device("allow"):

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunModelConfig
@@ -211,18 +210,6 @@ def abstract_params(model: SequenceClassifier) -> Params:
     key = jax.eval_shape(make_key, 0)
     inputs = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
     return jax.eval_shape(model.init, key, inputs)["params"]
-
-
-def flatten_params(params: Params) -> jax.Array:
-    """Returns the parameters of one network as one vector, float32 [parameters]."""
-    return ravel_pytree(params)[0]
-
-
-def unflatten_params(vector: jax.Array, model: SequenceClassifier) -> Params:
-    """Returns the parameters in a vector from `flatten_params`."""
-    zeros = jax.tree.map(jnp.zeros_like, abstract_params(model))
-    params: Params = ravel_pytree(zeros)[1](vector)
-    return params
 
 
 def count_params(params: Params) -> int:

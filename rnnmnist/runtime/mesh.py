@@ -5,11 +5,12 @@ the ensemble axis first, of length 1 for a single seed, whose result files and e
 do not have it.
 """
 
+import functools
 import math
 import operator
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -20,9 +21,14 @@ from rnnmnist.errors import UserError, first_line
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.machine import usable_cores
 
+T = TypeVar("T")
+
 # The axes: the networks, and the shards of their batches.
 SEEDS = "seeds"
 BATCH = "batch"
+# A tree like one of arrays, with a `jax.P` in place of each: it says over which axes of
+# the mesh the array is partitioned. Python has no type for such a tree.
+Specs = Any
 
 
 def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
@@ -157,20 +163,30 @@ def device_put(array: np.ndarray | np.generic, sharding: Sharding) -> jax.Array:
         )
 
 
-def map_ensemble(function: Callable[..., Any], vectorize: bool) -> Callable[..., Any]:
+@functools.partial(jax.jit, static_argnames="mesh")
+def replicate(tree: T, mesh: Mesh) -> T:
+    """Copies the arrays of a tree to every device of a mesh, so to every process."""
+    return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+
+def map_ensemble(function: Callable[..., T], vectorize: bool) -> Callable[..., T]:
     """Maps a function of one network's trees of arrays over the ensemble axis.
 
     `vectorize` computes all members together, by `jax.vmap`, not in turn, by
     `jax.lax.map`. A single network needs neither, and is faster without.
     """
 
-    def mapped(*trees: Any) -> Any:
+    def mapped(*trees: Any) -> T:  # any trees of arrays
+        results: T
         if len(jax.tree.leaves(trees)[0]) == 1:
-            result = function(*jax.tree.map(operator.itemgetter(0), trees))
-            return jax.tree.map(lambda leaf: leaf[None], result)
-        if vectorize:
-            return jax.vmap(function)(*trees)
-        return jax.lax.map(lambda networks: function(*networks), trees)
+            (network,) = split_ensemble(trees)
+            result = function(*network)
+            results = jax.tree.map(lambda leaf: leaf[None], result)
+        elif vectorize:
+            results = jax.vmap(function)(*trees)
+        else:
+            results = jax.lax.map(lambda network: function(*network), trees)
+        return results
 
     return mapped
 

@@ -25,7 +25,7 @@ from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of
-from rnnmnist.training.optimizer import learning_rate
+from rnnmnist.training.optimizer import Schedule
 from rnnmnist.training.step import UpdateStats
 
 REMEDY = "lower train.learning_rate or set train.clip_norm"
@@ -144,7 +144,7 @@ def describe_rejection(config: RunConfig, stats: UpdateStats, step: int) -> str:
     """Describes the update after `step`, which was rejected; arrays are NumPy's."""
     index = int(np.argmin(stats.finite))
     with jax.transfer_guard("allow"):
-        rate = float(learning_rate(config.train, step))
+        rate = float(Schedule.create(config.train)(step))
     return (
         f"{config.seed_suffix(index)} was not applied: its loss is "
         f"{stats.last_loss[index]} and its gradient norm "

@@ -1,9 +1,9 @@
-"""The training loop: restore, train to the next event, log, validate, save, repeat."""
+"""The training loop: a run from its start, or its newest checkpoint, to its summary."""
 
 import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from msgspec.structs import asdict
 
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig
+from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.placement import BatchSource, open_batches
 from rnnmnist.errors import RunError, StoppedError
@@ -24,7 +25,7 @@ from rnnmnist.evaluation.metrics import (
 )
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.predictions import NonFiniteLogitsError, predict_logits
-from rnnmnist.models.classifier import abstract_params, count_params
+from rnnmnist.models.classifier import Params, abstract_params, count_params
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.logs import Metrics
@@ -34,40 +35,13 @@ from rnnmnist.runs.workdir import PhaseTimer, describe_last_checkpoint, session
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0
 from rnnmnist.runtime.jax_defaults import jax_defaults
-from rnnmnist.runtime.mesh import device_put, replicated
+from rnnmnist.runtime.mesh import device_put, replicate, replicated
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
 from rnnmnist.training.loss import weigh_classes
-from rnnmnist.training.optimizer import learning_rates, rate_settings
-from rnnmnist.training.state import (
-    Program,
-    TrainState,
-    create_state,
-    evaluated_trees,
-    saved_arrays,
-)
+from rnnmnist.training.optimizer import Schedule, learning_rates
+from rnnmnist.training.state import Program, TrainState, create_state, to_items
 from rnnmnist.training.step import UpdateStats, score_last_batch, train_steps
-
-
-class Updates(NamedTuple):
-    """The updates of a run: their program, batches, settings and class weights."""
-
-    program: Program
-    batches: BatchSource
-    config: RunTrainConfig  # for the learning rates
-    class_weights: jax.Array | None = None  # float32 [classes]; None: all are 1
-
-
-class Run(NamedTuple):
-    """What the stages of the loop share."""
-
-    config: RunConfig
-    workdir: Path
-    updates: Updates
-    validation: Examples
-    checkpoints: Checkpoints
-    progress: console.Progress
-    callback: resume.Callback | None
 
 
 @jax_defaults()
@@ -83,127 +57,173 @@ def train(
 ) -> None:
     """Trains, or resumes from the newest checkpoint; evaluates; prints a summary.
 
-    The configuration is fitted to the data set, which is the same on all processes.
-    For the time of the updates, `open_stop` gives the flag that ends them. The timer
-    was started before the data were read. A complete run is kept.
+    A complete run is only evaluated.
+
+    Args:
+        config: is resolved for the task of the data set.
+        dataset: is the same on all processes.
+        workdir: the folder of the run.
+        open_stop: gives the flag that ends the updates, for the time of these.
+        timer: was started before the data were read.
+        verbose: whether progress and the summary are printed.
+        callback: is called after each validation; see `fit`.
     """
-    with resume.hold_workdir(workdir, config, dataset.task) as mesh:
-        step, complete = broadcast(
-            lambda: resume.find_start(config, dataset.task, workdir)
-        )
+    task = dataset.task
+    with resume.hold_workdir(workdir, config, task) as mesh:
+        step, complete = broadcast(lambda: resume.find_start(config, task, workdir))
         if verbose:
-            console.print_header(config, dataset.task, workdir, mesh, step, complete)
+            console.print_header(config, task, workdir, mesh, step, complete)
         if complete is None:
-            with session(workdir, config, step, mesh, timer), open_stop() as stop:
-                step = train_from(
-                    step, config, dataset, workdir, mesh, stop, verbose, callback
+            with (
+                session(workdir, config, step, mesh, timer),
+                open_stop() as stop,
+                console.Progress(config.train, task, step, verbose=verbose) as progress,
+            ):
+                step = train_to_end(
+                    config, dataset, workdir, mesh, step, stop, progress, callback
                 )
         result = None
-        if dataset.task.evaluated_split != "train":
+        if task.evaluated_split != "train":
             result = evaluate_best_checkpoint(workdir, mesh, dataset, config.model.cell)
     if is_process_0() and verbose:
         console.print_summary(workdir, step, config, result, timer.seconds())
 
 
-def train_from(
-    step: int,
+def train_to_end(
     config: RunConfig,
     dataset: Dataset,
     workdir: Path,
     mesh: Mesh,
+    step: int,
     stop: StopFlag,
-    verbose: bool,
+    progress: console.Progress,
     callback: resume.Callback | None,
 ) -> int:
-    """Trains from a step to the end of the run, or until a signal; returns the step."""
+    """Trains from a step to the end of the run, or until it is stopped.
+
+    Returns the last step, whose checkpoint is saved.
+
+    Raises:
+        StoppedError: after a signal.
+        RunError: if a loss, gradient or parameter is not finite, or a save fails.
+    """
     task, splits = dataset
-    program = Program.create(config, task, mesh)
-    if step:
-        state = resume.restore_state(workdir, step, config, program)
-    else:
-        state = create_state(config, program, task)
+    num_steps = config.train.num_steps
+    eval_every_steps = config.train.eval_every_steps
     with (
         Checkpoints(workdir, config, task) as checkpoints,
-        open_batches(splits["train"], config, mesh) as batches,
-        console.Progress(config.train, task, step, verbose=verbose) as progress,
+        open_updates(config, task, splits["train"], mesh) as updates,
     ):
+        program = updates.program
         validation = splits["validation"]
-        weights = weigh_classes(config.train, task, splits["train"].labels, mesh)
-        run = Run(
-            config=config,
-            workdir=workdir,
-            updates=Updates(program, batches, config.train, weights),
-            validation=validation if batches.on_host else validation.normalized(),
-            checkpoints=checkpoints,
-            progress=progress,
-            callback=callback,
+        if not updates.batches.on_host:
+            validation = validation.normalized()
+        if step == 0:
+            state = create_state(config, program, task)
+        else:
+            state = resume.restore_state(workdir, step, config, program)
+        progress.start(
+            networks=config.num_seeds,
+            parameters=count_params(abstract_params(program.model)),
+            on_host=updates.batches.on_host,
         )
-        parameters = count_params(abstract_params(program.model))
-        progress.start(config.num_seeds, parameters, on_host=batches.on_host)
-        with jax.transfer_guard("disallow"):  # implicit copies to or from the host
-            step = train_loop(run, state, step, stop)
-    if number := all_max(stop.number):  # includes a signal during the last save
-        saved = f"saved step {step}" if step else "before the first step"
-        of_run = f"of {config.train.num_steps} in {workdir}"
-        raise StoppedError(f"{saved} {of_run}; start the run again to resume", number)
+        is_stopped = all_max(stop.number) > 0
+        is_complete = False
+        # From here, an implicit copy to or from the host is an error.
+        with jax.transfer_guard("disallow"):
+            while step < num_steps and not (is_stopped or is_complete):
+                # Train to the next event.
+                target = next_event(step, config.train)
+                started = running_seconds()
+                state, stats = updates.apply(state, step, target)
+                seconds = running_seconds() - started
+                step += int(stats.updates)
+
+                # Log the training.
+                if stats.updates:
+                    trained = measure_training(updates, state, step, stats, seconds)
+                    record(workdir, trained, progress)
+
+                # Fail at an update that was rejected.
+                if step < target:
+                    checkpoints.wait()
+                    raise rejection_error(config, stats, step, workdir)
+
+                # Validate. All processes have got a signal at the same step.
+                is_stopped = all_max(stop.number) > 0
+                is_due = step % eval_every_steps == 0 or step == num_steps
+                validated: Metrics | None = None
+                if is_due and len(validation):
+                    params = state.evaluated_params
+                    validated = validate(config, program, params, validation, step)
+                    record(workdir, validated, progress)
+
+                # Save.
+                if is_due or is_stopped:
+                    items = replicate(to_items(state), mesh)
+                    checkpoints.save(step, items, validated)
+
+                # End early, by patience or by the callback.
+                if validated is not None:
+                    if callback is not None:  # which may read the checkpoint
+                        checkpoints.wait()
+                    is_complete = resume.ends_at(
+                        validated, config.train, workdir, callback
+                    )
+    raise_if_stopped(stop, step, num_steps, workdir)  # also during the last save
     return step
 
 
-def train_loop(run: Run, state: TrainState, step: int, stop: StopFlag) -> int:
-    """Trains to the end or a signal; returns the step that is being saved."""
-    config = run.config.train
-    stopping = all_max(stop.number) > 0
-    while step < config.num_steps and not stopping:
-        target = next_event(step, config)
-        start = running_seconds()
-        state, stats = train_range(state, run.updates, step, target)
-        step += int(stats.updates)
-        if stats.updates:
-            log_training(run, state, step, stats, running_seconds() - start)
-        if step < target:
-            run.checkpoints.wait()
-            rejected = console.describe_rejection(run.config, stats, step)
-            last = describe_last_checkpoint(run.workdir)
-            raise RunError(f"step {step + 1}{rejected}; {last}; {console.REMEDY}")
-        stopping = all_max(stop.number) > 0  # all processes stop at the same step
-        validated = step % config.eval_every_steps == 0 or step == config.num_steps
-        if validated or stopping:
-            has_metrics = validated and len(run.validation)
-            metrics = validate(run, state, step) if has_metrics else None
-            arrays = saved_arrays(state, program=run.updates.program)
-            run.checkpoints.save(step, arrays, metrics)
-            if metrics is not None:
-                if run.callback:  # which may read the checkpoint
-                    run.checkpoints.wait()
-                stopping |= resume.ends_at(metrics, config, run.workdir, run.callback)
-    return step
+class Updates(NamedTuple):
+    """What the updates of a run need besides the state."""
+
+    config: RunConfig
+    program: Program
+    batches: BatchSource
+    schedule: Schedule
+    class_weights: jax.Array | None  # float32 [classes]; None: all are 1
+
+    def apply(
+        self, state: TrainState[Params], first: int, last: int
+    ) -> tuple[TrainState[Params], UpdateStats]:
+        """Trains from a step to a later one, or to an update that is rejected.
+
+        The state is donated. Returns the new one, and the statistics on the host.
+        """
+        whole = replicated(self.program.mesh)
+        parts: list[UpdateStats] = []
+        for chunk, count in self.batches.chunks(first, last):
+            rates = learning_rates(
+                chunk.first,
+                schedule=self.schedule,
+                count=self.batches.updates_per_chunk,
+                sharding=whole,
+            )
+            state, stats = train_steps(
+                state,
+                chunk,
+                rates,
+                device_put(np.int32(count), whole),
+                self.class_weights,
+                program=self.program,
+            )
+            stats = jax.device_get(stats)
+            parts.append(stats)
+            if not stats.finite.all():
+                break
+        return state, functools.reduce(UpdateStats.add, parts)
 
 
-def train_range(
-    state: TrainState, updates: Updates, first: int, last: int
-) -> tuple[TrainState, UpdateStats]:
-    """Trains from a step to a later one, or to an update that is rejected.
-
-    Returns the new state, and the statistics of the updates on the host.
-    """
-    parts = list[UpdateStats]()
-    program = updates.program
-    everywhere = replicated(program.mesh)
-    for chunk, count in updates.batches.chunks(first, last):
-        rates = learning_rates(
-            chunk.first,
-            config=rate_settings(updates.config),
-            count=updates.batches.updates,
-            sharding=everywhere,
-        )
-        num_steps = device_put(np.int32(count), everywhere)
-        state, stats = train_steps(
-            state, chunk, rates, num_steps, updates.class_weights, program=program
-        )
-        parts.append(jax.device_get(stats))
-        if not parts[-1].finite.all():
-            break
-    return state, functools.reduce(UpdateStats.add, parts)
+@contextlib.contextmanager
+def open_updates(
+    config: RunConfig, task: Task, examples: Examples, mesh: Mesh
+) -> Iterator[Updates]:
+    """Prepares the updates of a run on the training examples of a task."""
+    program = Program.create(config, task, mesh)
+    schedule = Schedule.create(config.train)
+    class_weights = weigh_classes(config.train, task, examples.labels, mesh)
+    with open_batches(examples, config, mesh) as batches:
+        yield Updates(config, program, batches, schedule, class_weights)
 
 
 def next_event(step: int, config: RunTrainConfig) -> int:
@@ -213,65 +233,89 @@ def next_event(step: int, config: RunTrainConfig) -> int:
     return min(config.num_steps, *due)
 
 
-def log_training(
-    run: Run, state: TrainState, step: int, stats: UpdateStats, seconds: float
-) -> None:
-    """Logs the updates since the last event."""
-    batch_size = run.config.train.batch_size
+def measure_training(
+    updates: Updates,
+    state: TrainState[Params],
+    step: int,
+    stats: UpdateStats,
+    seconds: float,
+) -> Metrics:
+    """Returns the metrics of the updates since the last event, which took `seconds`."""
+    config = updates.config
+    batch_size = config.train.batch_size
     examples = int(stats.updates) * batch_size
-    speed = round(run.config.num_seeds * examples / seconds, 1)
+    speed = config.num_seeds * examples / seconds
     loss, correct = stats.loss, stats.correct
-    if run.config.train.log_metrics == "last_batch":
+    if config.train.log_metrics == "last_batch":
         examples = batch_size
-        ((chunk, _),) = run.updates.batches.chunks(step - 1, step)
-        scores = score_last_batch(state, chunk, program=run.updates.program)
+        ((chunk, _),) = updates.batches.chunks(step - 1, step)
+        scores = score_last_batch(state, chunk, program=updates.program)
         loss, correct = jax.device_get(scores)
-        for index, total in enumerate(loss.tolist()):
+        for network, total in enumerate(loss.tolist()):
             if not math.isfinite(total):
-                raise _unsaved(run, step, index, f"training loss is {total}")
+                raise unsaved_error(config, step, network, f"training loss is {total}")
     losses = (loss.astype(float) / examples).tolist()
-    scores = make_scores(examples, correct.tolist(), losses, run.config.seed)
-    line = Metrics(
-        **asdict(scores), step=step, split="train", examples_per_second=speed
+    scores = make_scores(examples, correct.tolist(), losses, config.seed)
+    return Metrics(
+        **asdict(scores),
+        step=step,
+        split="train",
+        examples_per_second=round(speed, 1),
     )
-    log(run, line)
 
 
-def validate(run: Run, state: TrainState, step: int) -> Metrics:
-    """Evaluates the validation split, and logs it."""
-    program = run.updates.program
+def validate(
+    config: RunConfig,
+    program: Program,
+    params: Params,
+    examples: Examples,
+    step: int,
+) -> Metrics:
+    """Returns the metrics of parameters [ensemble, ...] on the validation split."""
     try:
         logits = predict_logits(
-            program.model,
-            evaluated_trees(state, model=program.model),
-            run.validation,
-            program.transform.view,
-            program.mesh,
+            program.model, params, examples, program.transform.view, program.mesh
         )
     except NonFiniteLogitsError as error:
-        raise _unsaved(run, step, error.network, "validation loss is nan") from error
+        reason = "validation loss is nan"
+        raise unsaved_error(config, step, error.network, reason) from error
     scores = select_logged_scores(
-        score_logits(logits, run.validation.labels, run.config.seed),
-        has_class_weights=run.config.train.has_class_weights,
+        score_logits(logits, examples.labels, config.seed),
+        has_class_weights=config.train.has_class_weights,
     )
-    metrics = Metrics(**asdict(scores), step=step, split="validation")
-    log(run, metrics)
-    return metrics
+    return Metrics(**asdict(scores), step=step, split="validation")
 
 
-def _unsaved(run: Run, step: int, index: int, reason: str) -> RunError:
-    """Returns the error that ends a run whose network at an index is not finite."""
-    of_seed = run.config.seed_suffix(index)
-    return RunError(
-        f"step {step}{of_seed} is not saved: its {reason}; {console.REMEDY}"
-    )
+def rejection_error(
+    config: RunConfig, stats: UpdateStats, step: int, workdir: Path
+) -> RunError:
+    """Returns the error that ends a run whose update after `step` was rejected."""
+    rejected = console.describe_rejection(config, stats, step)
+    last = describe_last_checkpoint(workdir)
+    return RunError(f"step {step + 1}{rejected}; {last}; {console.REMEDY}")
 
 
-def log(run: Run, metrics: Metrics) -> None:
-    """Records and shows the metrics of all networks, once for all processes."""
+def unsaved_error(config: RunConfig, step: int, network: int, reason: str) -> RunError:
+    """Returns the error that ends a run, one of whose networks is not finite."""
+    suffix = config.seed_suffix(network)
+    return RunError(f"step {step}{suffix} is not saved: its {reason}; {console.REMEDY}")
+
+
+def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, workdir: Path) -> None:
+    """Raises a `StoppedError` on all processes if one of them has got a signal."""
+    if number := all_max(stop.number):
+        saved = f"saved step {step}" if step else "before the first step"
+        raise StoppedError(
+            f"{saved} of {num_steps} in {workdir}; start the run again to resume",
+            number,
+        )
+
+
+def record(workdir: Path, metrics: Metrics, progress: console.Progress) -> None:
+    """Logs and shows metrics, once for all processes."""
     if is_process_0():
-        logs.append(run.workdir, metrics)
-    run.progress.show(metrics)
+        logs.append(workdir, metrics)
+    progress.show(metrics)
 
 
 def evaluate_best_checkpoint(

@@ -1,6 +1,7 @@
 """The training loss."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,16 @@ from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runtime.mesh import device_put, replicated
 
 
+class BatchScores(NamedTuple):
+    """The scores of a network, summed over the examples of a batch."""
+
+    loss: jax.Array  # float32 [], cross-entropy in nats, without class weights
+    correct: jax.Array  # int32 [], predictions after the last time step
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The cross-entropy of a network as a function of parameters and a batch."""
+    """The loss that is minimized, as a function of parameters and a batch."""
 
     model: SequenceClassifier
     every_step: bool  # takes the loss after each time step, not only the last
@@ -25,44 +33,70 @@ class Objective:
 
     def __call__(
         self, params: Params, batch: Batch, class_weights: jax.Array | None = None
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Computes the minimized loss, the loss, and the correct predictions.
+    ) -> tuple[jax.Array, BatchScores]:
+        """Returns the loss that is minimized, float32 [], and the scores of the batch.
 
-        The inputs are float32 [batch, time, features]. Losses are in nats, float32 [],
-        summed over the batch; with `every_step`, that of a sequence is a weighted mean
-        over its time. Class weights, float32 [classes], are in the minimized loss only;
-        None: all are 1. Correct predictions, int32 [], are those at the last step.
+        It is the cross-entropy, summed over the examples, each of which has the weight
+        of its class. Class weights are float32 [classes]; None: all are 1.
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception
             Architecture for Computer Vision", CVPR 2016, for label smoothing.
         """
-        inputs, labels, lengths = batch
+        labels, lengths = batch.labels, batch.lengths
         logits = jnp.asarray(
             self.model.apply(
-                {"params": params}, inputs, lengths, every_step=self.every_step
+                {"params": params}, batch.inputs, lengths, every_step=self.every_step
             )
         )
         one_hot = jax.nn.one_hot(labels, logits.shape[-1])
         targets = optax.smooth_labels(one_hot, self.label_smoothing)
-        if self.every_step:
-            losses = optax.softmax_cross_entropy(logits, targets[:, None])
-            time_steps = logits.shape[1]
-            if lengths is None:
-                # A weighted mean is never rounded to the precision of a layer.
-                weights = time_weights(time_steps)
-                losses = jnp.matmul(losses, weights, precision="float32")
-                logits = logits[:, -1]
-            else:
-                weights = jax.vmap(time_weights, (None, 0))(time_steps, lengths)
-                losses = jnp.where(weights > 0, losses * weights, 0).sum(axis=1)
-                logits = logits[jnp.arange(len(lengths)), lengths - 1]
-        else:
+        if self.every_step:  # logits are [batch, time, classes]
+            over_time = optax.softmax_cross_entropy(logits, targets[:, None])
+            losses = average_over_time(over_time, lengths)
+            last_logits = select_last(logits, lengths)
+        else:  # logits are [batch, classes]
             losses = optax.softmax_cross_entropy(logits, targets)
-        loss = minimized = losses.sum()
+            last_logits = logits
+        loss = losses.sum()
+        is_correct = last_logits.argmax(axis=-1) == labels
+        scores = BatchScores(loss, jnp.sum(is_correct))
         if class_weights is not None:
-            minimized = jnp.sum(losses * class_weights[labels])
-        return minimized, (loss, jnp.sum(logits.argmax(-1) == labels))
+            loss = jnp.sum(losses * class_weights[labels])
+        return loss, scores
+
+
+def average_over_time(losses: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """Returns the weighted means of losses [batch, time] over the time, [batch].
+
+    The weights are those of `time_weights`. Losses in the padding have no meaning.
+    """
+    time_steps = losses.shape[1]
+    if lengths is None:  # one product, since the weights of all sequences are equal
+        weights = time_weights(time_steps)
+        # Losses are never rounded to the precision of a layer.
+        return jnp.matmul(losses, weights, precision="float32")
+    weights = jax.vmap(time_weights, (None, 0))(time_steps, lengths)
+    return jnp.where(weights > 0, losses * weights, 0).sum(axis=1)
+
+
+def select_last(logits: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """Returns [batch, classes] of logits [batch, time, classes] at each last step."""
+    if lengths is None:
+        return logits[:, -1]
+    return logits[jnp.arange(len(lengths)), lengths - 1]
+
+
+def time_weights(time_steps: int, length: jax.Array | None = None) -> jax.Array:
+    """Returns the weights of the losses after each time step, float32 [time], of sum 1.
+
+    They grow with the square of the time, since the first time steps carry little
+    information, and are 0 after the first `length` ones.
+    """
+    squares = jnp.arange(1, time_steps + 1, dtype=jnp.float32) ** 2
+    if length is not None:
+        squares = jnp.where(jnp.arange(time_steps) < length, squares, 0)
+    return squares / squares.sum()
 
 
 def weigh_classes(
@@ -79,17 +113,6 @@ def weigh_classes(
         counts = np.bincount(labels, minlength=len(task.classes))
         weights = counts.sum() / np.count_nonzero(counts) / np.maximum(counts, 1)
     else:
-        weights = np.array([dict(config.class_weight)[name] for name in task.classes])
+        weight_of = dict(config.class_weight)
+        weights = np.array([weight_of[name] for name in task.classes])
     return device_put(weights.astype(np.float32), replicated(mesh))
-
-
-def time_weights(time_steps: int, length: jax.Array | None = None) -> jax.Array:
-    """Returns the weights of the losses after each time step, float32 [time], of sum 1.
-
-    They grow with the square of the time, since the first time steps carry little
-    information, and are 0 after the first `length` ones.
-    """
-    squares = jnp.arange(1, time_steps + 1, dtype=jnp.float32) ** 2
-    if length is not None:
-        squares = jnp.where(jnp.arange(time_steps) < length, squares, 0)
-    return squares / squares.sum()

@@ -1,7 +1,7 @@
-"""Learning rates, the parameters that are decayed, and the average of weights."""
+"""The optimizer, its learning rates, and the average of the weights."""
 
 import functools
-from typing import Any
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,66 +11,88 @@ from jax.sharding import Sharding
 
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.models.cells import BACKWARD
-from rnnmnist.models.classifier import (
-    NOT_TRAINED,
-    SequenceClassifier,
-    abstract_params,
-)
+from rnnmnist.models.classifier import NOT_TRAINED, Params
 
 EMA_WARMUP = 10  # updates; the decay of the average grows over about as many
 
 
-def decay_mask(model: SequenceClassifier) -> np.ndarray:
+def make_optimizer(
+    clip_norm: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Returns clipping and AdamW, without the learning rate that scales its updates.
+
+    A `clip_norm` of 0 does not clip, and a `weight_decay` of 0 is Adam. The state has
+    the same structure in each case, so that a resumed run may change `clip_norm`.
+    """
+    nothing = optax.identity()
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else nothing
+    decay = optax.add_decayed_weights(weight_decay) if weight_decay else nothing
+    return optax.chain(clip, optax.scale_by_adam(), decay)
+
+
+def decay_mask(params: Params) -> np.ndarray:
     """Returns which parameters of a network are decayed, bool [parameters].
 
-    All that are trained are, except in residual layers around a linear recurrence:
-    there only the kernels are, since decay would shorten the memory of the recurrence
-    and undo the initialization of the encoder's bias.
+    They are in the order of the leaves of `params`, of which only the shapes are read.
+    All that are trained are decayed, except in residual layers around a linear
+    recurrence: there only the kernels are, since decay would shorten the memory of the
+    recurrence and undo the initialization of the encoder's bias.
     """
-    spared = "layers", f"{BACKWARD}layers", NOT_TRAINED
+    spared = ("layers", f"{BACKWARD}layers", NOT_TRAINED)
     masks = [
         np.full(leaf.size, path[-1].key == "kernel" or path[0].key not in spared)
-        for path, leaf in jax.tree.leaves_with_path(abstract_params(model))
+        for path, leaf in jax.tree.leaves_with_path(params)
     ]
     return np.concatenate(masks)
 
 
-def learning_rate(config: RunTrainConfig, step: jax.typing.ArrayLike) -> jax.Array:
-    """Returns the learning rate of the update after `step` ones.
+class Schedule(NamedTuple):
+    """The learning rate of each update, by the settings of the same names.
 
     It rises linearly in the warm-up, and then is constant or a cosine to 0.
     """
-    peak = config.learning_rate
-    warmup = int(config.warmup_fraction * config.num_steps)
-    # Starts above 0, so that the first update changes the parameters.
-    rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
-    schedule = optax.constant_schedule(peak)
-    if config.schedule == "cosine":
-        remaining = max(1, config.num_steps - warmup)
-        schedule = optax.cosine_decay_schedule(peak, remaining)
-    schedule = optax.join_schedules([rise, schedule], [warmup])
-    with jax.numpy_dtype_promotion("standard"):  # optax divides steps by floats
-        return jnp.asarray(schedule(step), jnp.float32)
+
+    learning_rate: float  # at the end of the warm-up
+    schedule: Literal["constant", "cosine"]
+    warmup_fraction: float  # of the run
+    num_steps: int  # in the run
+
+    @classmethod
+    def create(cls, config: RunTrainConfig) -> "Schedule":
+        """Returns the schedule of a run."""
+        return cls(
+            learning_rate=config.learning_rate,
+            schedule=config.schedule,
+            warmup_fraction=config.warmup_fraction,
+            num_steps=config.num_steps,
+        )
+
+    def __call__(self, step: jax.typing.ArrayLike) -> jax.Array:
+        """Returns the learning rate of the update after `step` ones, float32."""
+        peak = self.learning_rate
+        warmup_steps = int(self.warmup_fraction * self.num_steps)
+        # Starts above 0, so that the first update changes the parameters.
+        rise = optax.linear_schedule(peak / (warmup_steps + 1), peak, warmup_steps)
+        after = optax.constant_schedule(peak)
+        if self.schedule == "cosine":
+            remaining_steps = max(1, self.num_steps - warmup_steps)
+            after = optax.cosine_decay_schedule(peak, remaining_steps)
+        joined = optax.join_schedules([rise, after], [warmup_steps])
+        with jax.numpy_dtype_promotion("standard"):  # optax divides steps by floats
+            return jnp.asarray(joined(step), jnp.float32)
 
 
-def rate_settings(config: RunTrainConfig) -> RunTrainConfig:
-    """Returns the settings on which learning rates depend; others are equal."""
-    names = ("learning_rate", "schedule", "warmup_fraction", "num_steps")
-    kept: dict[str, Any] = {name: getattr(config, name) for name in names}
-    return RunTrainConfig(**kept, batch_size=1, log_every_steps=1, eval_every_steps=1)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "count", "sharding"))
+@functools.partial(jax.jit, static_argnames=("schedule", "count", "sharding"))
 def learning_rates(
-    first: jax.Array, *, config: RunTrainConfig, count: int, sharding: Sharding
+    first: jax.Array, *, schedule: Schedule, count: int, sharding: Sharding
 ) -> jax.Array:
     """Returns the learning rates of the updates after `first` ones, float32 [count]."""
-    rates = learning_rate(config, first + jnp.arange(count))
+    rates = schedule(first + jnp.arange(count))
     return jax.lax.with_sharding_constraint(rates, sharding)
 
 
-def average(
-    mean: jax.Array, params: jax.Array, step: jax.Array, decay: float
+def update_average(
+    average: jax.Array, params: jax.Array, step: jax.Array, decay: float
 ) -> jax.Array:
     """Updates an exponential moving average by the weights after update `step + 1`.
 
@@ -81,4 +103,4 @@ def average(
         SIAM Journal on Control and Optimization 30(4), 1992.
     """
     rate = 1 - jnp.minimum(decay, (1 + step) / (EMA_WARMUP + step))
-    return mean + rate * (params - mean)
+    return average + rate * (params - average)

@@ -16,17 +16,15 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets, image_sets
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.images import make_builder, missing_urls
-from rnnmnist.data.placement import open_batches
 from rnnmnist.errors import RunError
 from rnnmnist.runs.workdir import check_free
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import make_mesh, platform_of
 from rnnmnist.training import console
-from rnnmnist.training.loop import Updates, train_range
-from rnnmnist.training.loss import weigh_classes
+from rnnmnist.training.loop import open_updates
 from rnnmnist.training.resume import step_to_resume
-from rnnmnist.training.state import Program, create_state
+from rnnmnist.training.state import create_state
 
 TIMED_STEPS = 5
 
@@ -90,19 +88,16 @@ def describe_step(
 ) -> str:
     """Compiles the run's training step and times it on black images or sequences."""
     before = compile_seconds()
-    program = Program.create(config, task, mesh)
-    state = create_state(config, program, task)
     if sequences is None:
         images = np.zeros((task.examples["train"], *(task.image_shape or ())), np.uint8)
         examples = Examples(images, labels=np.zeros(len(images), np.int32))
     else:
         examples = sequences.splits["train"]
-    weights = weigh_classes(config.train, task, examples.labels, mesh)
-    with open_batches(examples, config, mesh) as batches:
-        updates = Updates(program, batches, config.train, weights)
+    with open_updates(config, task, examples, mesh) as updates:
+        state = create_state(config, updates.program, task)
         for first, last in ((0, 1), (1, 1 + TIMED_STEPS)):
             start = running_seconds()
-            state, stats = train_range(state, updates, first, last)
+            state, stats = updates.apply(state, first, last)
             seconds = running_seconds() - start
             if not stats.finite.all():
                 reason = console.describe_rejection(config, stats, first)

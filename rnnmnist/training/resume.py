@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import functools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig, fill_defaults
@@ -18,7 +16,7 @@ from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, as_run_error
 from rnnmnist.models.cells import resolve_cell
-from rnnmnist.models.classifier import Params, flatten_params
+from rnnmnist.models.classifier import Params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import (
     Header,
@@ -37,19 +35,20 @@ from rnnmnist.runs.workdir import (
 )
 from rnnmnist.runtime.distributed import all_gather, broadcast
 from rnnmnist.runtime.jax_internals import process_count
-from rnnmnist.runtime.mesh import (
-    device_put,
-    make_mesh,
-    over_seeds,
-    replicated,
+from rnnmnist.runtime.mesh import device_put, make_mesh
+from rnnmnist.training.state import (
+    Program,
+    TrainState,
+    abstract_state,
+    from_items,
+    state_shardings,
+    to_items,
 )
-from rnnmnist.training.state import Program, TrainState, abstract_state, saved_arrays
 
 BY_CALLBACK = "raised by the callback"
 # Takes the metrics of a validation. True ends the run, which can be resumed.
 Callback = Callable[[Metrics], bool | None]
 
-_flatten_networks = jax.vmap(flatten_params)  # one function, which compiles once
 _logger = logging.getLogger(__name__)
 
 
@@ -211,29 +210,15 @@ def _changes(config: Config, header: Header, resume: str) -> list[tuple[str, Any
 
 def restore_state(
     workdir: Path, step: int, config: RunConfig, program: Program
-) -> TrainState:
+) -> TrainState[Params]:
     """Restores the state of a step of a run with this configuration."""
-    state = abstract_state(config, program)
-    expected = jax.eval_shape(functools.partial(saved_arrays, program=program), state)
-    params = checkpoints.read_arrays(workdir, step, "params", expected["params"])
-    rest = checkpoints.read_arrays(workdir, step, "state", expected["state"])
-    trained = rest.get("trained_params")
-    sharding = over_seeds(program.mesh)
-    put = functools.partial(device_put, sharding=sharding)
-    flatten_on_devices = jax.jit(_flatten_networks, out_shardings=sharding)
-
-    def flatten(tree: Params) -> jax.Array:
-        return flatten_on_devices(jax.tree.map(put, tree))
-
-    return TrainState(
-        step=device_put(rest["step"], replicated(program.mesh)),
-        params=flatten(params if trained is None else trained),
-        ema_params=None if trained is None else flatten(params),
-        opt_state=optax.tree.map_params(
-            program.optimizer,
-            flatten,
-            rest["opt_state"],
-            transform_non_params=put,
-            is_leaf=lambda _: True,  # flattens each tree of parameters whole
-        ),
+    expected = to_items(abstract_state(config, program))
+    items = {
+        item: checkpoints.read_arrays(workdir, step, item, like)
+        for item, like in expected.items()
+    }
+    state = from_items(items)
+    restored: TrainState[Params] = jax.tree.map(
+        device_put, state, state_shardings(state, program.mesh)
     )
+    return restored

@@ -1,12 +1,14 @@
 """The training state, and the program that updates it."""
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding
 
 from rnnmnist.config.platforms import Execution
@@ -17,14 +19,13 @@ from rnnmnist.models.classifier import (
     NOT_TRAINED,
     Params,
     SequenceClassifier,
-    flatten_params,
     init_params,
     make_model,
-    unflatten_params,
 )
-from rnnmnist.runtime.mesh import SEEDS, device_put, platform_of, replicated
+from rnnmnist.runtime.mesh import SEEDS, Specs, device_put, platform_of, replicated
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.training.loss import Objective
+from rnnmnist.training.optimizer import make_optimizer
 
 
 class Program(NamedTuple):
@@ -32,7 +33,7 @@ class Program(NamedTuple):
 
     transform: BatchTransform
     objective: Objective
-    weight_decay: float  # 0: none, as of the next two
+    weight_decay: float  # 0 disables this, as it does the next two
     clip_norm: float
     ema_decay: float
     mesh: Mesh  # divides the ensemble over `seeds` and each batch over `batch`
@@ -45,7 +46,10 @@ class Program(NamedTuple):
         mesh: Mesh,
         execution: Execution | None = None,
     ) -> "Program":
-        """Returns the program of a run on a mesh; None takes its execution there."""
+        """Returns the program of a run on a mesh.
+
+        By default, it executes as the platform of the mesh suggests.
+        """
         execution = execution or Execution.create(config, platform_of(mesh))
         model = make_model(config.model, task, execution)
         train = config.train
@@ -67,52 +71,57 @@ class Program(NamedTuple):
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
-        """Clipping and AdamW, without the learning rate that scales its updates.
-
-        The state has the same structure with and without clipping, so that a resumed
-        run may change `train.clip_norm`.
-        """
-        none = optax.identity()
-        return optax.chain(
-            optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else none,
-            optax.scale_by_adam(),
-            optax.add_decayed_weights(self.weight_decay) if self.weight_decay else none,
-        )
+        """The optimizer, whose updates the learning rate scales."""
+        return make_optimizer(self.clip_norm, self.weight_decay)
 
 
-class TrainState(NamedTuple):
+# A tree of parameters; inside of `train_steps`, the same parameters as one vector.
+Weights = TypeVar("Weights", Params, jax.Array)
+
+
+class TrainState(NamedTuple, Generic[Weights]):
     """All that a resume needs, since batches follow from the seed and the step.
 
-    The parameters of a network are one vector, which is faster to update than a tree.
-    Arrays but `step` have a leading ensemble axis.
+    All arrays but `step` have a leading ensemble axis.
     """
 
     step: jax.Array  # int32 [], the number of finished updates
-    params: jax.Array  # float32 [ensemble, parameters], the trained weights
-    ema_params: jax.Array | None  # their moving average; None without averaging
-    opt_state: Any
+    params: Weights  # float32, the trained weights
+    ema_params: Weights | None  # their moving average; None without averaging
+    opt_state: optax.OptState
 
     @property
-    def evaluated_params(self) -> jax.Array:
+    def evaluated_params(self) -> Weights:
         """The weights that are validated, saved as `params`, and evaluated."""
         return self.params if self.ema_params is None else self.ema_params
 
 
-# The partition of a state over a mesh, one spec for each field.
-STATE_SPECS: Any = TrainState(jax.P(), *[jax.P(SEEDS)] * 3)  # type: ignore[arg-type]
+def state_specs(state: "TrainState[Weights]") -> Specs:
+    """Returns how the arrays of a state are partitioned over a mesh."""
+    specs: Specs = jax.tree.map(lambda _: jax.P(SEEDS), state)
+    return specs._replace(step=jax.P())
+
+
+def state_shardings(state: TrainState[Params], mesh: Mesh) -> Any:
+    """Returns the sharding of each array of a state, in a tree like the state."""
+    return jax.tree.map(functools.partial(NamedSharding, mesh), state_specs(state))
 
 
 def create_state(
     config: RunConfig, program: Program, task: Task | None = None
-) -> TrainState:
+) -> TrainState[Params]:
     """Initializes the training state of every network, for the data of a task."""
-    where = replicated(program.mesh)
-    seeds = device_put(np.asarray(config.seeds, np.uint32), where)
-    std = np.array((task and task.difference_std) or 1, np.float32)
-    return init_state(seeds, device_put(std, where), program=program)
+    sharding = replicated(program.mesh)
+    seeds = np.asarray(config.seeds, np.uint32)
+    difference_std = np.array((task and task.difference_std) or 1, np.float32)
+    return init_state(
+        device_put(seeds, sharding),
+        device_put(difference_std, sharding),
+        program=program,
+    )
 
 
-def abstract_state(config: RunConfig, program: Program) -> TrainState:
+def abstract_state(config: RunConfig, program: Program) -> TrainState[Params]:
     """Returns the shapes and types of the training state of every network."""
     seeds = jax.ShapeDtypeStruct((config.num_seeds,), np.uint32)
     return jax.eval_shape(functools.partial(init_state, program=program), seeds)
@@ -121,14 +130,21 @@ def abstract_state(config: RunConfig, program: Program) -> TrainState:
 @functools.partial(jax.jit, static_argnames="program")
 def init_state(
     seeds: jax.Array, difference_std: jax.typing.ArrayLike = 1.0, *, program: Program
-) -> TrainState:
-    """Returns the state before the first update, on the program's mesh."""
+) -> TrainState[Params]:
+    """Returns the state before the first update, on the program's mesh.
 
-    def init_network(seed: jax.Array) -> tuple[jax.Array, Any]:
-        tree = init_params(program.model, stream_key(seed, Stream.WEIGHTS))
-        if NOT_TRAINED in tree:
-            tree = {**tree, NOT_TRAINED: tree[NOT_TRAINED] * difference_std}
-        params = flatten_params(tree)
+    Seeds are uint32 [ensemble], and `difference_std` is float32 [features] or [].
+    """
+
+    def init_network(seed: jax.Array) -> tuple[Params, optax.OptState]:
+        params = init_params(program.model, stream_key(seed, Stream.WEIGHTS))
+        if NOT_TRAINED in params:
+            scaled = params[NOT_TRAINED] * difference_std
+            params = {**params, NOT_TRAINED: scaled}
+        # XLA rounds the random numbers of a vector and of a small matrix differently.
+        # As one vector, they have the bits of earlier versions.
+        vector, unravel = ravel_pytree(params)
+        params = unravel(jax.lax.optimization_barrier(vector))
         return params, program.optimizer.init(params)
 
     # Not vmap: a batched QR decomposition can deadlock on several CPU devices.
@@ -139,33 +155,25 @@ def init_state(
         ema_params=params if program.ema_decay else None,
         opt_state=opt_state,
     )
-    shardings = jax.tree.map(
-        functools.partial(NamedSharding, program.mesh), STATE_SPECS
-    )
+    shardings = state_shardings(state, program.mesh)
     return jax.lax.with_sharding_constraint(state, shardings)
 
 
-def to_trees(params: jax.Array, model: SequenceClassifier) -> Params:
-    """Converts parameters [ensemble, parameters] to a tree of arrays."""
-    return jax.vmap(functools.partial(unflatten_params, model=model))(params)
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def evaluated_trees(state: TrainState, *, model: SequenceClassifier) -> Params:
-    """Returns the evaluated parameters of all networks as a tree."""
-    return to_trees(state.evaluated_params, model)
-
-
-@functools.partial(jax.jit, static_argnames="program")
-def saved_arrays(state: TrainState, *, program: Program) -> dict[str, Any]:
-    """Returns the items of a checkpoint: the evaluated parameters, and the rest.
-
-    They have a leading ensemble axis, and are replicated, for every process.
-    """
-    trees = functools.partial(to_trees, model=program.model)
-    opt_state = optax.tree.map_params(program.optimizer, trees, state.opt_state)
-    rest = {"opt_state": opt_state, "step": state.step}
+def to_items(state: TrainState[Params]) -> dict[str, Mapping[str, Any]]:
+    """Returns the items of a checkpoint: the evaluated parameters, and the rest."""
+    rest = {"step": state.step, "opt_state": state.opt_state}
     if state.ema_params is not None:
-        rest["trained_params"] = trees(state.params)
-    items = {"params": trees(state.evaluated_params), "state": rest}
-    return jax.lax.with_sharding_constraint(items, replicated(program.mesh))
+        rest["trained_params"] = state.params
+    return {"params": state.evaluated_params, "state": rest}
+
+
+def from_items(items: Mapping[str, Mapping[str, Any]]) -> TrainState[Params]:
+    """Returns the state in the items of a checkpoint, as `to_items` returns them."""
+    evaluated, rest = items["params"], items["state"]
+    is_averaged = "trained_params" in rest
+    return TrainState(
+        step=rest["step"],
+        params=rest["trained_params"] if is_averaged else evaluated,
+        ema_params=evaluated if is_averaged else None,
+        opt_state=rest["opt_state"],
+    )

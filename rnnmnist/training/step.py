@@ -1,17 +1,33 @@
-"""The training step: one compiled call for all updates of a chunk of batches."""
+"""The training step: one compiled call for all updates of a chunk of batches.
+
+Each update of each network takes these steps, of which the first two are computed for a
+shard of the batch on each device:
+
+1. `BatchTransform` makes the inputs of the batch.
+2. `Objective` computes the loss, which is differentiated.
+3. The sums over the batch are added up over the devices.
+4. The optimizer updates the weights, unless a number is not finite.
+
+A network's weights are a tree of arrays everywhere else. In here they are one vector,
+so that the sum over devices, the norm and the update are one operation each.
+"""
 
 import functools
+import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from rnnmnist.data.batches import CHUNK_SPECS, Batch, Chunk
-from rnnmnist.models.classifier import Params, flatten_params, unflatten_params
-from rnnmnist.runtime.mesh import BATCH, SEEDS, map_ensemble, replicated
-from rnnmnist.training.optimizer import average, decay_mask
-from rnnmnist.training.state import STATE_SPECS, Program, TrainState
+from rnnmnist.data.batches import Chunk, StoredExamples, chunk_specs
+from rnnmnist.models.classifier import Params, abstract_params
+from rnnmnist.runtime.mesh import BATCH, SEEDS, Specs, map_ensemble, replicated
+from rnnmnist.training.loss import BatchScores
+from rnnmnist.training.optimizer import decay_mask, update_average
+from rnnmnist.training.state import Program, TrainState, state_specs
 
 
 class UpdateStats(NamedTuple):
@@ -30,14 +46,14 @@ class UpdateStats(NamedTuple):
     last_norm: jax.Array  # float32, global norm of the gradient
 
     @classmethod
-    def zeros(cls, seeds: int) -> "UpdateStats":
+    def zeros(cls, networks: int) -> "UpdateStats":
         """Returns the statistics before the first update."""
-        zeros = jnp.zeros(seeds, jnp.float32)
+        zeros = jnp.zeros(networks, jnp.float32)
         return cls(
             updates=jnp.zeros((), jnp.int32),
             loss=zeros,
-            correct=jnp.zeros(seeds, jnp.int32),
-            finite=jnp.ones(seeds, bool),
+            correct=jnp.zeros(networks, jnp.int32),
+            finite=jnp.ones(networks, bool),
             last_loss=zeros,
             last_norm=zeros,
         )
@@ -51,172 +67,289 @@ class UpdateStats(NamedTuple):
         )
 
 
-# The partition of statistics over a mesh, one spec for each field.
-STATS_SPECS: Any = UpdateStats(jax.P(), *[jax.P(SEEDS)] * 5)  # type: ignore[arg-type]
-Loop = tuple[TrainState, UpdateStats, jax.Array]  # bool []: all networks are finite
+def stats_specs(stats: UpdateStats) -> Specs:
+    """Returns how statistics are partitioned over a mesh."""
+    specs: Specs = jax.tree.map(lambda _: jax.P(SEEDS), stats)
+    return specs._replace(updates=jax.P())
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
 def train_steps(
-    state: TrainState,
+    state: TrainState[Params],
     chunk: Chunk,
     rates: jax.Array,
     num_steps: jax.Array,
     class_weights: jax.Array | None = None,
     *,
     program: Program,
-) -> tuple[TrainState, UpdateStats]:
+) -> tuple[TrainState[Params], UpdateStats]:
     """Runs up to `num_steps` updates without returning to the host.
 
-    `rates` are the learning rates of the chunk's updates, float32 [updates]. Like the
-    number of steps and the class weights, float32 [classes], they are traced, so that
-    one compiled program serves all. The loop stops before the first update whose loss,
-    gradient or new parameters are not finite.
+    The loop stops before the first update that is rejected.
 
-    Every device differentiates its own shard of the batch. The sums over shards are one
-    `psum` of one flat vector. (With automatic partitioning, by a sharding constraint on
-    the batch, two CPU devices are slower than one.)
+    Args:
+        state: is donated: its memory is used for the new one.
+        chunk: has the examples of these updates.
+        rates: the learning rates of the chunk's updates, float32 [updates].
+        num_steps: int32 []. Like the rates and the class weights, it is traced, so that
+            one compiled program serves all.
+        class_weights: float32 [classes]; None: all are 1.
+        program: is compiled.
 
-    The state is donated. Returns the new one, and the statistics of the updates.
+    Returns:
+        The new state, and the statistics of the updates.
     """
+    stats = UpdateStats.zeros(len(chunk.seeds))
 
+    # Every device computes the gradients of its own shard of the batch. With automatic
+    # partitioning, by a sharding constraint, two CPU devices are slower than one.
     @functools.partial(
         jax.shard_map,
         mesh=program.mesh,
-        in_specs=(STATE_SPECS, CHUNK_SPECS, jax.P(), jax.P(), jax.P()),
-        out_specs=(STATE_SPECS, STATS_SPECS),
-        check_vma=False,  # gradients differ between devices until their psum
+        in_specs=(
+            state_specs(state),
+            stats_specs(stats),
+            chunk_specs(chunk),
+            *(jax.P(), jax.P(), jax.P()),
+        ),
+        out_specs=(state_specs(state), stats_specs(stats)),
+        check_vma=False,  # gradients differ between devices until their sum
     )
     def train_shard(
-        state: TrainState,
+        state: TrainState[Params],
+        stats: UpdateStats,
         chunk: Chunk,
         rates: jax.Array,
         num_steps: jax.Array,
         class_weights: jax.Array | None,
-    ) -> tuple[TrainState, UpdateStats]:
-        def cond(loop: Loop) -> jax.Array:
-            _, stats, finite = loop
-            return (stats.updates < num_steps) & finite
+    ) -> tuple[TrainState[Params], UpdateStats]:
+        def goes_on(loop: Loop) -> jax.Array:
+            return (loop.stats.updates < num_steps) & loop.all_finite
 
-        def body(loop: Loop) -> Loop:
-            state, stats, _ = loop
-            batch_sums = sum_batch(state, chunk, class_weights, program=program)
-            rate = rates[state.step - chunk.first]
-            return apply_update(state, stats, rate, *batch_sums, program=program)
+        def update(loop: Loop) -> Loop:
+            step = loop.state.step
+            sums = differentiate_batch(
+                loop.state.params, chunk, step, class_weights, program=program
+            )
+            rate = rates[step - chunk.first]
+            return apply_update(loop.state, loop.stats, sums, rate, program=program)
 
-        loop = (state, UpdateStats.zeros(len(chunk.seed)), jnp.array(True))
-        state, stats, _ = jax.lax.while_loop(cond, body, loop)
-        return state, stats
+        start = Loop(flatten_state(state), stats, all_finite=jnp.array(True))
+        end = jax.lax.while_loop(goes_on, update, start)
+        return unflatten_state(end.state, like=state), end.stats
 
-    state, stats = train_shard(state, chunk, rates, num_steps, class_weights)
+    state, stats = train_shard(state, stats, chunk, rates, num_steps, class_weights)
     return state, jax.lax.with_sharding_constraint(stats, replicated(program.mesh))
 
 
-def sum_batch(
-    state: TrainState,
+class Loop(NamedTuple):
+    """What an update changes."""
+
+    state: TrainState[jax.Array]
+    stats: UpdateStats
+    all_finite: jax.Array  # bool [], whether the last update was applied
+
+
+class BatchSums(NamedTuple):
+    """Sums over the examples of a batch, for each network."""
+
+    loss: jax.Array  # float32 [ensemble]
+    correct: jax.Array  # int32 [ensemble]
+    grads: jax.Array  # float32 [ensemble, parameters], of the loss that is minimized
+
+
+def differentiate_batch(
+    params: jax.Array,
     chunk: Chunk,
-    class_weights: jax.Array | None = None,
+    step: jax.Array,
+    class_weights: jax.Array | None,
     *,
     program: Program,
-    gradients: bool = True,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Evaluates, and differentiates, the loss of the next batch, inside `shard_map`.
+) -> BatchSums:
+    """Differentiates the loss of the update after `step`, inside of `shard_map`.
 
-    Returns sums over the batch: the loss, float32 [ensemble], the correct predictions,
-    int32 [ensemble], and the weighted gradients, float32 [ensemble, parameters or 0].
+    The parameters are float32 [ensemble, parameters].
     """
+    differentiate = jax.value_and_grad(program.objective, has_aux=True)
 
-    def shard_sums(params: jax.Array, seed: jax.Array, stored: Batch) -> jax.Array:
+    def sum_shard(
+        params: jax.Array, seed: jax.Array, examples: StoredExamples
+    ) -> jax.Array:
+        """Returns loss, correct predictions and gradients of a network, in a vector."""
         with jax.named_scope("batch"):
             shard = jax.lax.axis_index(BATCH)
-            inputs = program.transform(stored.inputs, seed, state.step, shard)
-        batch = stored._replace(inputs=inputs)
-        tree = unflatten_params(params, program.model)
-        grads: Params = {}
-        if gradients:
-            differentiate = jax.value_and_grad(program.objective, has_aux=True)
-            (_, (loss, correct)), grads = differentiate(tree, batch, class_weights)
-        else:
-            _, (loss, correct) = program.objective(tree, batch)
-        sums = jnp.stack([loss, correct.astype(jnp.float32)])  # exact: below 2**24
-        return jnp.concatenate([sums, flatten_params(grads)])
+            batch = program.transform(examples, seed, step, shard)
+        tree = unflatten(params, abstract_params(program.model))
+        (_, scores), grads = differentiate(tree, batch, class_weights)
+        return jnp.concatenate([stack_scores(scores), flatten(grads)])
 
-    sums = map_ensemble(shard_sums, program.model.execution.vectorize_seeds)(
-        state.params, chunk.seed, chunk.batch(state.step)
-    )
+    sum_shards = map_ensemble(sum_shard, program.model.execution.vectorize_seeds)
+    sums = sum_shards(params, chunk.seeds, chunk.examples_at(step))
     sums = jax.lax.psum(sums, BATCH)
-    return sums[:, 0], sums[:, 1].astype(jnp.int32), sums[:, 2:]
+    return BatchSums(
+        loss=sums[:, 0], correct=sums[:, 1].astype(jnp.int32), grads=sums[:, 2:]
+    )
+
+
+def stack_scores(scores: BatchScores) -> jax.Array:
+    """Returns scores as a vector, float32 [2]; counts below 2**24 are exact."""
+    return jnp.stack([scores.loss, scores.correct.astype(jnp.float32)])
 
 
 def apply_update(
-    old: TrainState,
+    old: TrainState[jax.Array],
     stats: UpdateStats,
+    sums: BatchSums,
     rate: jax.Array,
-    loss: jax.Array,
-    correct: jax.Array,
-    grads: jax.Array,
     *,
     program: Program,
 ) -> Loop:
     """Applies an update to all networks, or to none if a number is not finite.
 
-    Loss, correct predictions and gradients are sums over the batch.
+    The rate is the learning rate, float32 [].
     """
-    decayed = decay_mask(program.model)
-    examples = program.transform.batch_size
-    mean_loss = loss / examples
+    batch_size = program.transform.batch_size
+    is_decayed = decay_mask(abstract_params(program.model))
 
-    def update(
-        params: jax.Array, ema_params: Any, opt_state: Any, grads: jax.Array
-    ) -> tuple[Any, ...]:
+    def update_network(
+        params: jax.Array,
+        average: jax.Array | None,
+        opt_state: optax.OptState,
+        grads: jax.Array,
+    ) -> tuple[jax.Array, jax.Array | None, optax.OptState, jax.Array, jax.Array]:
         norm = optax.tree.norm(grads)
         # AdamW reads the parameters only to decay them.
-        to_decay = params if decayed.all() else jnp.where(decayed, params, 0)
+        to_decay = params if is_decayed.all() else jnp.where(is_decayed, params, 0)
         with jax.numpy_dtype_promotion("standard"):  # optax's step is an integer
             updates, opt_state = program.optimizer.update(grads, opt_state, to_decay)
         params = params - rate * updates
-        if ema_params is not None:
-            ema_params = average(ema_params, params, old.step, program.ema_decay)
-        finite = jnp.isfinite(norm) & jnp.isfinite(params).all()
-        return params, ema_params, opt_state, norm, finite
+        if average is not None:
+            average = update_average(average, params, old.step, program.ema_decay)
+        is_finite = jnp.isfinite(norm) & jnp.isfinite(params).all()
+        return params, average, opt_state, norm, is_finite
 
     with jax.named_scope("update"):
-        params, ema_params, opt_state, norm, finite = map_ensemble(
-            update, program.model.execution.vectorize_seeds
-        )(old.params, old.ema_params, old.opt_state, grads / examples)
-    new = TrainState(old.step + 1, params, ema_params, opt_state)
-    finite &= jnp.isfinite(mean_loss)
-    all_finite = finite.all()
-    if program.mesh.shape[SEEDS] > 1:
+        update_networks = map_ensemble(
+            update_network, program.model.execution.vectorize_seeds
+        )
+        params, average, opt_state, norms, is_finite = update_networks(
+            old.params, old.ema_params, old.opt_state, sums.grads / batch_size
+        )
+    new = TrainState(old.step + 1, params, average, opt_state)
+    mean_loss = sums.loss / batch_size
+    is_finite &= jnp.isfinite(mean_loss)
+    all_finite = is_finite.all()
+    if program.mesh.shape[SEEDS] > 1:  # other devices have other networks
         all_finite = jax.lax.pmin(all_finite.astype(jnp.int32), SEEDS) == 1
 
-    def where_finite(new: Any, old: Any) -> jax.Array:
+    def where_finite(new: jax.Array | int, old: jax.Array | int) -> jax.Array:
         return jnp.where(all_finite, new, old)
 
-    sums = where_finite(1, 0), where_finite(loss, 0), where_finite(correct, 0)
-    stats = stats.add(UpdateStats(*sums, finite, mean_loss, norm))
-    return jax.tree.map(where_finite, new, old), stats, all_finite
+    this_update = UpdateStats(
+        updates=where_finite(1, 0),
+        loss=where_finite(sums.loss, 0),
+        correct=where_finite(sums.correct, 0),
+        finite=is_finite,
+        last_loss=mean_loss,
+        last_norm=norms,
+    )
+    state = jax.tree.map(where_finite, new, old)
+    return Loop(state, stats.add(this_update), all_finite)
 
 
 @functools.partial(jax.jit, static_argnames="program")
 def score_last_batch(
-    state: TrainState, chunk: Chunk, *, program: Program
-) -> tuple[jax.Array, jax.Array]:
+    state: TrainState[Params], chunk: Chunk, *, program: Program
+) -> BatchScores:
     """Scores the evaluated parameters on the batch of the last update.
 
-    Returns the loss and the correct predictions, as `sum_batch` does.
+    The scores are [ensemble], summed over the batch.
     """
 
     @functools.partial(
         jax.shard_map,
         mesh=program.mesh,
-        in_specs=(STATE_SPECS, CHUNK_SPECS),
+        in_specs=(state_specs(state), chunk_specs(chunk)),
         out_specs=jax.P(SEEDS),
-        check_vma=False,
+        check_vma=False,  # scores differ between devices until their sum
     )
-    def score_shard(state: TrainState, chunk: Chunk) -> Any:
-        last = state._replace(step=state.step - 1, params=state.evaluated_params)
-        return sum_batch(last, chunk, program=program, gradients=False)[:2]
+    def score_shards(state: TrainState[Params], chunk: Chunk) -> jax.Array:
+        step = state.step - 1
 
-    scores = score_shard(state, chunk)
-    return jax.lax.with_sharding_constraint(scores, replicated(program.mesh))
+        def score_shard(
+            params: Params, seed: jax.Array, examples: StoredExamples
+        ) -> jax.Array:
+            shard = jax.lax.axis_index(BATCH)
+            batch = program.transform(examples, seed, step, shard)
+            _, scores = program.objective(params, batch)
+            return stack_scores(scores)
+
+        score_networks = map_ensemble(
+            score_shard, program.model.execution.vectorize_seeds
+        )
+        sums = score_networks(
+            state.evaluated_params, chunk.seeds, chunk.examples_at(step)
+        )
+        return jax.lax.psum(sums, BATCH)
+
+    sums = score_shards(state, chunk)
+    sums = jax.lax.with_sharding_constraint(sums, replicated(program.mesh))
+    return BatchScores(loss=sums[:, 0], correct=sums[:, 1].astype(jnp.int32))
+
+
+def flatten_state(state: TrainState[Params]) -> TrainState[jax.Array]:
+    """Makes one vector of each tree of weights in a state, [ensemble, parameters].
+
+    The optimizer's state has such trees, too: Adam's moments.
+    """
+    is_weights = structure_test(state.params)
+
+    def flatten_node(node: Any) -> jax.Array:  # a tree of weights, or another array
+        return jax.vmap(flatten)(node) if is_weights(node) else node
+
+    vectors: TrainState[jax.Array] = jax.tree.map(
+        flatten_node, state, is_leaf=is_weights
+    )
+    return vectors
+
+
+def unflatten_state(
+    vectors: TrainState[jax.Array], like: TrainState[Params]
+) -> TrainState[Params]:
+    """Makes a tree of each vector again, wherever the state `like` has one."""
+    is_weights = structure_test(like.params)
+    network = jax.tree.map(lambda leaf: leaf[0], like.params)  # for its shapes
+
+    def unflatten_node(node: Any, array: jax.Array) -> Any:  # as in `flatten_state`
+        if not is_weights(node):
+            return array
+        return jax.vmap(functools.partial(unflatten, like=network))(array)
+
+    state: TrainState[Params] = jax.tree.map(
+        unflatten_node, like, vectors, is_leaf=is_weights
+    )
+    return state
+
+
+def structure_test(params: Params) -> Callable[[Any], bool]:
+    """Returns a function that tells whether any tree has the structure of `params`."""
+    structure = jax.tree.structure(params)
+
+    return lambda tree: operator.eq(jax.tree.structure(tree), structure)
+
+
+def flatten(tree: Params) -> jax.Array:
+    """Returns the arrays of a tree as one vector, float32 [parameters]."""
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def unflatten(vector: jax.Array, like: Params) -> Params:
+    """Returns the tree in a vector from `flatten`, with the shapes of another tree."""
+    shapes, structure = jax.tree.flatten(like)
+    ends = np.cumsum([leaf.size for leaf in shapes])
+    parts = jnp.split(vector, ends[:-1])
+    leaves = [
+        part.reshape(leaf.shape) for part, leaf in zip(parts, shapes, strict=True)
+    ]
+    params: Params = jax.tree.unflatten(structure, leaves)
+    return params

@@ -19,6 +19,7 @@ from rnnmnist.data import datasets, images
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs import workdir
 from rnnmnist.training import loop, preflight
+from rnnmnist.training.step import train_steps
 
 LABELS = ("versions", "machine", "devices", "data", "workdir", "step", "verdict")
 
@@ -220,9 +221,9 @@ def test_a_run_with_class_weights_can_resume(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The step that is timed is the weighted one."""
-    timed = mock.Mock(side_effect=loop.train_range)
-    monkeypatch.setattr(preflight, "train_range", timed)
+    timed = mock.Mock(side_effect=train_steps)
+    monkeypatch.setattr(loop, "train_steps", timed)
     flags = "--config.train.class_weight=balanced", "--config.train.num_steps=1"
     trainer.run(tmp_path, data_dir, *flags)
     doctor.main(["--num_processes=1", *trainer.arguments(tmp_path, data_dir, *flags)])
-    assert [len(call.args[1].class_weights) for call in timed.mock_calls] == [10, 10]
+    assert {len(call.args[4]) for call in timed.mock_calls} == {10}

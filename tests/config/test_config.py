@@ -29,7 +29,7 @@ from rnnmnist.config.schema import (
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
-from rnnmnist.training.optimizer import learning_rate
+from rnnmnist.training.optimizer import Schedule
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
 # The settings of a run on images that follow from the others or from the data.
@@ -160,7 +160,7 @@ def test_every_shipped_configuration_accepts_any_number_of_steps(
     given = load_config(path).replace({"train.num_steps": num_steps})
     config = resolve(given, SEQUENCES if given.data.name == "files" else TASK)
     steps = {0, num_steps // 2, num_steps - 1}
-    rates = [float(learning_rate(config.train, step)) for step in steps]
+    rates = [float(Schedule.create(config.train)(step)) for step in steps]
     assert all(0 < rate <= config.train.learning_rate * 1.0001 for rate in rates)
 
 
@@ -454,7 +454,7 @@ def test_values_of_other_types_are_refused_in_a_short_line() -> None:
 def test_the_learning_rate_rises_linearly_and_decays_to_zero() -> None:
     settings = {"train.warmup_fraction": 0.1, "train.learning_rate": 1.0}
     config = run_config(settings | {"train.num_steps": 100}).train
-    rates = [float(learning_rate(config, step)) for step in range(101)]
+    rates = [float(Schedule.create(config)(step)) for step in range(101)]
     assert rates[:11] == sorted(rates[:11])
     assert rates[0] == pytest.approx(1 / 11)
     assert rates[10] == pytest.approx(1.0)

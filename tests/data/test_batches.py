@@ -13,8 +13,9 @@ from support import TASK, batches_of, mesh_of, random_examples, read_batch, task
 from rnnmnist.config.resolving import fill_defaults
 from rnnmnist.config.schema import Config, DataConfig, TrainConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.batches import Batch, BatchTransform, batch_indices, epoch_order
+from rnnmnist.data.batches import Batch, BatchTransform, batch_indices
 from rnnmnist.data.examples import Examples, Normalization
+from rnnmnist.data.shuffling import epoch_order
 
 ONE_HUNDRED = Examples(
     np.zeros((100, 28, 28), np.uint8), labels=np.arange(100, dtype=np.int32)

@@ -29,7 +29,7 @@ from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import DATA_PATHS, Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.errors import RunError, UserError
-from rnnmnist.models.classifier import abstract_params
+from rnnmnist.models.classifier import Params, abstract_params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import (
     FORMAT,
@@ -44,14 +44,13 @@ from rnnmnist.runs.checkpoints import Checkpoints, params_sha256
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.selection import find_step, with_step
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.runtime.mesh import abstract_ensemble
+from rnnmnist.runtime.mesh import abstract_ensemble, replicate
 from rnnmnist.training.resume import check_settings, restore_state
 from rnnmnist.training.state import (
     Program,
     TrainState,
     create_state,
-    saved_arrays,
-    to_trees,
+    to_items,
 )
 from rnnmnist.training.step import train_steps
 
@@ -70,7 +69,7 @@ LIKE = abstract_ensemble(abstract_params(model_of(CONFIG.model)), num_seeds=1)
 
 
 @pytest.fixture(scope="module")
-def state() -> TrainState:
+def state() -> TrainState[Params]:
     """A training state of eight devices whose optimizer state is random."""
     state = create_state(CONFIG, Program.create(CONFIG, TASK, mesh_of(8)))
     generator = np.random.default_rng(1)
@@ -95,7 +94,7 @@ def validation_metrics(
 
 def save(
     workdir: Path,
-    state: TrainState,
+    state: TrainState[Params],
     accuracies: dict[int, float | None],
     config: RunConfig = CONFIG,
     devices: int = 8,
@@ -105,14 +104,13 @@ def save(
         for step, accuracy in accuracies.items():
             metrics = validation_metrics(step, accuracy, examples)
             renamed = state._replace(step=jnp.int32(step))
-            program = Program.create(config, TASK, mesh_of(devices))
-            arrays = saved_arrays(renamed, program=program)
-            checkpoints.save(step, arrays, metrics)
+            items = replicate(to_items(renamed), mesh_of(devices))
+            checkpoints.save(step, items, metrics)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_restored_arrays_are_bitwise_equal(
-    tmp_path: Path, state: TrainState, devices: int
+    tmp_path: Path, state: TrainState[Params], devices: int
 ) -> None:
     save(tmp_path, state, {5: 0.5})
     program = Program.create(CONFIG, TASK, mesh_of(devices))
@@ -139,12 +137,10 @@ def test_training_from_a_checkpoint_gives_the_bits_of_an_uninterrupted_run(
     save(tmp_path, state, {3: 0.5}, config, devices=1)
 
     evaluated = checkpoints.read_arrays(tmp_path, 3, "params")
-    trees = to_trees(state.evaluated_params, program.model)
-    assert params_sha256(evaluated) == params_sha256(trees)
+    assert params_sha256(evaluated) == params_sha256(state.evaluated_params)
     rest = checkpoints.read_arrays(tmp_path, 3, "state")
     trained = params_sha256(rest["trained_params"])
-    trees = to_trees(state.params, program.model)
-    assert trained == params_sha256(trees) != params_sha256(evaluated)
+    assert trained == params_sha256(state.params) != params_sha256(evaluated)
 
     resumed = restore_state(tmp_path, 3, config, program)
     assert array_checksums(resumed) == array_checksums(state)
@@ -157,7 +153,7 @@ def test_training_from_a_checkpoint_gives_the_bits_of_an_uninterrupted_run(
 
 
 def test_the_newest_and_the_best_are_kept_across_a_restart(
-    tmp_path: Path, state: TrainState
+    tmp_path: Path, state: TrainState[Params]
 ) -> None:
     accuracies = {1: 0.1, 2: 0.9, 3: 0.9, 4: None, 5: 0.2}
     save(tmp_path, state, accuracies)
@@ -174,7 +170,7 @@ def test_the_newest_and_the_best_are_kept_across_a_restart(
 
 
 def test_few_validation_examples_select_no_step(
-    tmp_path: Path, state: TrainState
+    tmp_path: Path, state: TrainState[Params]
 ) -> None:
     """The last validated one is the best, and only the newest steps are kept."""
     accuracies = {1: 0.9, 2: 0.1, 3: 0.2, 4: None}
@@ -184,7 +180,7 @@ def test_few_validation_examples_select_no_step(
 
 
 def test_the_best_is_selected_among_undamaged_headers(
-    tmp_path: Path, state: TrainState, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, state: TrainState[Params], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each damaged one causes one warning."""
     save(tmp_path, state, {1: 0.9, 2: 0.1, 3: 0.2})
@@ -198,7 +194,9 @@ def test_the_best_is_selected_among_undamaged_headers(
         with_step(tmp_path, "best", partial(read_header, tmp_path))
 
 
-def test_folders_of_other_names_are_ignored(tmp_path: Path, state: TrainState) -> None:
+def test_folders_of_other_names_are_ignored(
+    tmp_path: Path, state: TrainState[Params]
+) -> None:
     save(tmp_path, state, {5: 0.5})
     for name in ("007", "05", "٣", "6.orbax-checkpoint-tmp", "damaged-7", "-1"):
         (tmp_path / name).mkdir()
@@ -255,7 +253,7 @@ def test_a_step_deleted_while_it_is_read_is_selected_again(
 
 
 def test_quarantine_keeps_earlier_quarantined_checkpoints(
-    tmp_path: Path, state: TrainState
+    tmp_path: Path, state: TrainState[Params]
 ) -> None:
     for _ in range(3):
         save(tmp_path, state, {5: 0.5})
@@ -265,7 +263,9 @@ def test_quarantine_keeps_earlier_quarantined_checkpoints(
 
 
 @pytest.fixture(scope="module")
-def two_steps(tmp_path_factory: pytest.TempPathFactory, state: TrainState) -> Path:
+def two_steps(
+    tmp_path_factory: pytest.TempPathFactory, state: TrainState[Params]
+) -> Path:
     """A workdir with two steps, which no test changes."""
     workdir = tmp_path_factory.mktemp("run")
     save(workdir, state, {1: 0.1, 2: 0.2})
@@ -306,7 +306,7 @@ def test_an_array_of_another_type_is_an_error(two_steps: Path) -> None:
 
 
 def test_a_reference_model_contains_no_path_of_this_machine(
-    tmp_path: Path, two_steps: Path, state: TrainState
+    tmp_path: Path, two_steps: Path, state: TrainState[Params]
 ) -> None:
     target = tmp_path / "reference"
     make_reference.save(two_steps, target)

@@ -20,19 +20,23 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from rnnmnist.config.resolving import resolve
-from rnnmnist.data.batches import SHARDED, Batch, Chunk, gather_batches
+from rnnmnist.data.batches import (
+    EXAMPLES_SPEC,
+    Chunk,
+    StoredExamples,
+    gather_examples,
+)
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.data.placement import chunk_updates
 from rnnmnist.evaluation.predictions import predict_batches
 from rnnmnist.main import parse
-from rnnmnist.runtime.mesh import BATCH, SEEDS
+from rnnmnist.runtime.mesh import BATCH, SEEDS, replicate
 from rnnmnist.training.state import (
-    STATE_SPECS,
     Program,
     abstract_state,
-    evaluated_trees,
     init_state,
-    saved_arrays,
+    state_specs,
+    to_items,
 )
 from rnnmnist.training.step import train_steps
 
@@ -137,29 +141,29 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
     def array(shape: tuple[int, ...], dtype: Any, spec: jax.P) -> Any:
         return sharded(jax.ShapeDtypeStruct(shape, dtype), spec, mesh)
 
-    def examples(shape: tuple[int, ...], spec: jax.P) -> Batch:
+    def examples(shape: tuple[int, ...], spec: jax.P) -> StoredExamples:
         images = array((*shape, math.prod(IMAGE)), jnp.uint8, spec)
-        return Batch(images, array(shape, jnp.int32, spec), None)
+        return StoredExamples(images, array(shape, jnp.int32, spec), None)
 
     seeds = array((config.num_seeds,), jnp.uint32, jax.P(SEEDS))
     number = array((), jnp.int32, jax.P())
-    state = sharded(abstract_state(config, program), STATE_SPECS, mesh)
-    params = evaluated_trees.eval_shape(state, model=program.model)
+    state = abstract_state(config, program)
+    state = sharded(state, state_specs(state), mesh)
     batch_size = config.train.batch_size
     updates = chunk_updates(math.prod(IMAGE) * config.num_seeds * batch_size)
-    batches = examples((updates, config.num_seeds, batch_size), SHARDED)
+    batches = examples((updates, config.num_seeds, batch_size), EXAMPLES_SPEC)
     size = program.model.execution.eval_batch_size * mesh.shape[BATCH]
     count = -(-task.examples["test"] // size)
     images = array((count, size, *IMAGE), jnp.uint8, jax.P(None, BATCH))
     lowered = {
         "init_state": init_state.lower(seeds, program=program),
-        "gather_batches": gather_batches.lower(
+        "gather_examples": gather_examples.lower(
             examples((task.examples["train"],), jax.P()),
             seeds,
             number,
             updates=updates,
             batch_size=batch_size,
-            sharding=NamedSharding(mesh, SHARDED),
+            sharding=NamedSharding(mesh, EXAMPLES_SPEC),
         ),
         "train_steps": train_steps.lower(
             state,
@@ -169,18 +173,18 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
             program=program,
         ),
         "predict_batches": predict_batches.lower(
-            sharded(params, jax.P(SEEDS), mesh),
+            state.evaluated_params,
             (images, None),
             model=program.model,
             view=program.transform.view,
             mesh=mesh,
             every_step=False,
         ),
-        "saved_arrays": saved_arrays.lower(state, program=program),
+        "replicate": replicate.lower(to_items(state), mesh=mesh),
     }
     compiled = {name: program.compile() for name, program in lowered.items()}
     assert_sharded(compiled["init_state"].output_shardings, state)
-    assert_sharded(compiled["gather_batches"].output_shardings, batches)
+    assert_sharded(compiled["gather_examples"].output_shardings, batches)
     assert_sharded(compiled["train_steps"].output_shardings[0], state)
     (logits,) = jax.tree.leaves(compiled["predict_batches"].output_shardings)
     assert logits.is_fully_replicated

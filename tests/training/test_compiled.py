@@ -33,8 +33,9 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Chunk
 from rnnmnist.data.examples import Examples
 from rnnmnist.data.placement import open_batches
+from rnnmnist.models.classifier import Params
 from rnnmnist.runtime.mesh import make_mesh, split_ensemble
-from rnnmnist.training.state import Program, TrainState, create_state, to_trees
+from rnnmnist.training.state import Program, TrainState, create_state
 from rnnmnist.training.step import train_steps
 
 CONFIGS = {
@@ -162,7 +163,7 @@ def op_by_op(dtype: Any) -> Iterator[None]:
 
 
 def train(
-    state: TrainState,
+    state: TrainState[Params],
     chunk: Chunk,
     rates: jax.Array,
     class_weights: np.ndarray | None,
@@ -180,7 +181,7 @@ def train(
         "loss": sums.loss,
         "last_loss": sums.last_loss,
         "last_norm": sums.last_norm,
-        "gradients": to_trees(optax.tree.get(state.opt_state, "mu"), program.model),
+        "gradients": optax.tree.get(state.opt_state, "mu"),
     }
     return split_ensemble(jax.device_get(results))
 

@@ -84,10 +84,11 @@ def test_a_terminal_shows_one_line_of_training(
     """It fits, and an error ends it. Validations stay."""
     original = loop.validate
 
-    def fail_at_20(run: Any, state: Any, step: int) -> Any:
+    def fail_at_20(*args: Any) -> Any:
+        step = args[-1]
         if step == 20:
             raise RunError("a failure")
-        return original(run, state, step)
+        return original(*args)
 
     monkeypatch.setattr(loop, "validate", fail_at_20)
     monkeypatch.setattr(sys, "stdout", terminal[0])

@@ -23,6 +23,7 @@ from support import (
     fast_compilation,
     mesh_of,
     output_of,
+    poison,
     random_examples,
     rates_of,
     refused,
@@ -33,16 +34,17 @@ from rnnmnist.config.platforms import DEFAULTS
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data.batches import Chunk
 from rnnmnist.evaluation.metrics import make_scores
+from rnnmnist.models.classifier import Params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoints import named_leaves, params_sha256
 from rnnmnist.runs.results import read_result
-from rnnmnist.runtime.mesh import device_put, over_seeds, split_ensemble
+from rnnmnist.runtime.mesh import replicate, split_ensemble
 from rnnmnist.training.console import describe_rejection
 from rnnmnist.training.state import (
     Program,
     TrainState,
     create_state,
-    saved_arrays,
+    to_items,
 )
 from rnnmnist.training.step import UpdateStats, score_last_batch, train_steps
 
@@ -79,7 +81,7 @@ class Trained(NamedTuple):
     """Networks after a few steps."""
 
     program: Program
-    state: TrainState
+    state: TrainState[Params]
     chunk: Chunk
     sums: UpdateStats  # on the host
 
@@ -139,7 +141,7 @@ def test_each_network_equals_that_of_its_seed_alone(
         assert sums.correct[index] == alone.sums.correct[0]
         its, _ = score_last_batch(alone.state, alone.chunk, program=alone.program)
         assert last[index] == pytest.approx(jax.device_get(its)[0], rel=1e-3)
-    saved = saved_arrays(state, program=program)
+    saved = replicate(to_items(state), program.mesh)
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(saved))
     networks = split_ensemble(jax.device_get(saved["params"]))
     assert len({params_sha256(params) for params in networks}) == SEEDS
@@ -148,9 +150,8 @@ def test_each_network_equals_that_of_its_seed_alone(
 @pytest.mark.usefixtures("fast_programs")
 def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
     trained = train(NETWORKS, way, 3)
-    params = np.array(trained.state.params)  # not the averages, which are evaluated
-    params[2, 7] = np.nan
-    state = trained.state._replace(params=device_put(params, over_seeds(way.mesh)))
+    # Not in the averages, which are evaluated.
+    state = trained.state._replace(params=poison(trained.state.params, 2))
     before = trained._replace(state=state).networks()
     rates = rates_of(trained.chunk, NETWORKS)
     state, sums = train_steps(

@@ -301,7 +301,7 @@ def test_a_fit_prints_nothing_after_another_one_has_ended(
     ("place", "name", "count", "saved"),
     [
         (resume, "hold_workdir", 1, 0),
-        (loop, "train_range", 1, 5),  # trains to its next line
+        (loop, "train_steps", 1, 5),  # trains to its next line
         (CheckpointManager, "save", 2, 15),  # of step 10, and of the next line
         (loop, "evaluate_best_checkpoint", 1, 30),
     ],

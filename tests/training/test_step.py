@@ -3,6 +3,7 @@
 Tests share two configurations, so that three programs are compiled.
 """
 
+import functools
 import re
 
 import jax
@@ -17,6 +18,7 @@ from support import (
     chunk_of,
     mesh_of,
     model_of,
+    poison,
     random_examples,
     read_batch,
     run_config,
@@ -27,23 +29,27 @@ from rnnmnist.config.resolving import RunConfig
 from rnnmnist.data import placement
 from rnnmnist.data.batches import BatchTransform
 from rnnmnist.data.placement import open_batches
+from rnnmnist.models.classifier import Params, count_params
 from rnnmnist.runs.checkpoints import params_sha256
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
-from rnnmnist.runtime.mesh import device_put, over_seeds, split_ensemble
-from rnnmnist.training.loop import Updates, train_range
+from rnnmnist.runtime.mesh import split_ensemble
+from rnnmnist.training.loop import Updates
 from rnnmnist.training.loss import Objective
+from rnnmnist.training.optimizer import Schedule
 from rnnmnist.training.state import (
     Program,
     TrainState,
     abstract_state,
     create_state,
-    evaluated_trees,
 )
 from rnnmnist.training.step import (
+    BatchSums,
     UpdateStats,
     apply_update,
+    flatten_state,
     score_last_batch,
     train_steps,
+    unflatten_state,
 )
 
 BATCH_SIZE = 16
@@ -64,7 +70,7 @@ EXAMPLES = random_examples(24)  # epochs end within batches
 
 @pytest.fixture(autouse=True)
 def chunk_updates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most calls of `train_range` take several chunks, or begin within one."""
+    """Most calls of `Updates.apply` take several chunks, or begin within one."""
     monkeypatch.setattr(placement, "CHUNK_UPDATES", 4)
 
 
@@ -72,15 +78,16 @@ class Training:
     """A run, and its state after the updates so far."""
 
     def __init__(self, config: RunConfig, mesh: Mesh) -> None:
-        self.config = config.train
+        self.config = config
         self.program = Program.create(config, TASK, mesh)
         self.state = create_state(config, self.program)
         self.source = batches_of(EXAMPLES, config, mesh)
 
     def advance(self, steps: int) -> UpdateStats:
-        updates = Updates(self.program, self.source, self.config)
+        schedule = Schedule.create(self.config.train)
+        updates = Updates(self.config, self.program, self.source, schedule, None)
         first = int(self.state.step)
-        self.state, sums = train_range(self.state, updates, first, first + steps)
+        self.state, sums = updates.apply(self.state, first, first + steps)
         return sums
 
     def sha256(self) -> str:
@@ -156,17 +163,15 @@ def test_devices_agree_to_rounding() -> None:
     alone, together = (Training(CONFIG, mesh_of(count)) for count in (1, 8))
     losses = [float(training.advance(10).loss[0]) for training in (alone, together)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    np.testing.assert_allclose(alone.state.params, together.state.params, atol=2e-4)
+    close = functools.partial(np.testing.assert_allclose, atol=2e-4)
+    jax.tree.map(close, alone.state.params, together.state.params)
 
 
 def test_a_nonfinite_update_is_rejected(mesh: Mesh) -> None:
     training = Training(CONFIG, mesh)
     sums = training.advance(8)
     assert int(sums.updates) == 8
-    params = np.array(training.state.params)
-    params[0, 3] = np.nan
-    poisoned = device_put(params, over_seeds(mesh))
-    training.state = training.state._replace(params=poisoned)
+    training.state = training.state._replace(params=poison(training.state.params, 0))
     before = training.sha256()
     sums = training.advance(10)
     assert int(training.state.step) == 8
@@ -227,7 +232,7 @@ def lowered_for(
     program = Program.create(config, TASK, mesh or mesh_of(1), execution)
     chunk = chunk_of(batches_of(EXAMPLES, config, program.mesh), 0)
     state = abstract_state(config, program)
-    rates = jax.ShapeDtypeStruct(chunk.batches.labels.shape[:1], jnp.float32)
+    rates = jax.ShapeDtypeStruct(chunk.examples.labels.shape[:1], jnp.float32)
     steps = jax.ShapeDtypeStruct((), jnp.int32)
     traced = train_steps.trace(state, chunk, rates, steps, program=program)
     return str(traced.lower(lowering_platforms=(platform,)).as_text())
@@ -250,8 +255,8 @@ def test_updates_sum_the_loss_and_the_last_batch_is_scored_after_its_own(
     transform = BatchTransform.create(config, TASK)
 
     def score(step: int) -> tuple[jax.Array, jax.Array]:
-        trees = evaluated_trees(training.state, model=model)
-        (network,) = split_ensemble(jax.device_get(trees))
+        params = jax.device_get(training.state.evaluated_params)
+        (network,) = split_ensemble(params)
         return objective(network, read_batch(source, transform, step))[1]
 
     expected, correct = score(0)  # no average differs yet
@@ -269,25 +274,44 @@ def test_updates_sum_the_loss_and_the_last_batch_is_scored_after_its_own(
 update = jax.jit(apply_update, static_argnames="program")
 
 
-def zero_state(config: RunConfig, program: Program) -> TrainState:
+def zero_state(config: RunConfig, program: Program) -> TrainState[Params]:
     """A state of zeros, in NumPy."""
     abstract = abstract_state(config, program)
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
+
+
+def test_a_state_has_a_vector_of_each_tree_of_weights() -> None:
+    """The trained weights, their average and Adam's moments, in the order of leaves."""
+    program = Program.create(AVERAGED, TASK, mesh_of(1))
+    generator = np.random.default_rng(0)
+    state = jax.tree.map(
+        lambda leaf: generator.normal(size=leaf.shape).astype(leaf.dtype),
+        zero_state(AVERAGED, program),
+    )
+    vectors = flatten_state(state)
+    number = count_params(state.params)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(vectors)]
+    assert shapes == [(), (1, number), (1, number), (1,), (1, number), (1, number)]
+    leaves = [np.ravel(leaf) for leaf in jax.tree.leaves(state.params)]
+    np.testing.assert_array_equal(vectors.params[0], np.concatenate(leaves))
+    restored = unflatten_state(vectors, like=state)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
 
 
 def test_averaging_does_not_change_the_trained_weights() -> None:
     plain, averaging = (
         Program.create(config, TASK, mesh_of(1)) for config in (CONFIG, AVERAGED)
     )
-    state, averaged = zero_state(CONFIG, plain), zero_state(AVERAGED, averaging)
+    state = flatten_state(zero_state(CONFIG, plain))
+    averaged = flatten_state(zero_state(AVERAGED, averaging))
     expected = state.params
     generator = np.random.default_rng(0)
-    loss, correct = np.zeros(1, np.float32), np.zeros(1, np.int32)
+    loss, correct = jnp.zeros(1), jnp.zeros(1, jnp.int32)
     for count in range(8):
-        grads = generator.normal(size=state.params.shape).astype(np.float32)
-        sums = UpdateStats.zeros(1), np.float32(0.03), loss, correct, grads
-        state, _, _ = update(state, *sums, program=plain)
-        averaged, _, _ = update(averaged, *sums, program=averaging)
+        grads = jnp.asarray(generator.normal(size=state.params.shape), jnp.float32)
+        rest = UpdateStats.zeros(1), BatchSums(loss, correct, grads), np.float32(0.03)
+        state, _, _ = update(state, *rest, program=plain)
+        averaged, _, _ = update(averaged, *rest, program=averaging)
         np.testing.assert_array_equal(averaged.params, state.params)
         rate = 1 - min(0.9, (1 + count) / (10 + count))
         expected = optax.incremental_update(np.array(state.params), expected, rate)
@@ -310,14 +334,15 @@ def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
     settings |= {"model.bidirectional": True, "model.num_layers": 2}
     config = CONFIG.replace(settings)
     program = Program.create(config, TASK, mesh_of(1))
-    state = zero_state(config, program)
+    zeros = zero_state(config, program)
+    state = flatten_state(zeros)
     state = state._replace(params=state.params + 1)
-    loss, correct = np.zeros(1, np.float32), np.zeros(1, np.int32)
+    loss, correct = jnp.zeros(1), jnp.zeros(1, jnp.int32)
     rate = np.float32(0.1)
-    sums = UpdateStats.zeros(1), rate, loss, correct, np.zeros_like(state.params)
-    state, _, _ = update(state, *sums, program=program)
+    sums = BatchSums(loss, correct, jnp.zeros_like(state.params))
+    state, _, _ = update(state, UpdateStats.zeros(1), sums, rate, program=program)
     decayed = 1 - 0.5 * rate
-    trees = evaluated_trees(state, model=program.model)
-    for path, leaf in jax.tree.leaves_with_path(trees):
+    params = unflatten_state(state, like=zeros).params
+    for path, leaf in jax.tree.leaves_with_path(params):
         kept = path[0].key != "head" and path[-1].key in spared
         np.testing.assert_allclose(leaf, 1 if kept else decayed, rtol=1e-6)
