@@ -72,9 +72,16 @@ class Parser(argparse.ArgumentParser):
         raise errors.UserError(f"{message}; {self.prog} --help lists the flags")
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
-        """Parses a command line."""
+        """Parses a command line, and checks that its command may start.
+
+        The check comes after `--help` and errors in flags, and before the imports of
+        libraries that start threads.
+        """
         args, unknown = self.parse_known_args(argv)
         if not unknown:
+            from rnnmnist.runtime.limits import check_limits  # imports psutil
+
+            check_limits()
             return args
         if not unknown[0].startswith("-"):
             raise errors.UserError(
@@ -198,9 +205,9 @@ def as_line(error: Exception | str) -> str:
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Calls an entry point with the command line, and turns errors into exit codes."""
-    exit_on_interrupt()
-    _configure_logging()
     try:
+        exit_on_interrupt()
+        _configure_logging()
         main(sys.argv[1:])
     except errors.StoppedError as error:
         errors.exit_immediately(f"stopped: {error}", error.exit_code)

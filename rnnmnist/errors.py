@@ -25,6 +25,8 @@ MACHINE_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
     *(errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
 )
+# The message of the RuntimeError of `Thread.start`, which has no type of its own.
+NO_THREAD = "can't start new thread"
 
 
 class RunError(Exception):
@@ -55,11 +57,14 @@ def as_run_error(error: BaseException) -> RunError | None:
     """Returns a deliberate failure, or an `OSError` on a path of the user as one.
 
     The message is then the path and the reason. It is a `RunError` if the machine is
-    the cause, otherwise a `UserError`. For any other exception, such as an `OSError` on
-    a file of this package, the result is None.
+    the cause, otherwise a `UserError`. A thread that cannot be started is a `RunError`,
+    too. For any other exception, such as an `OSError` on a file of this package, the
+    result is None.
     """
     if isinstance(error, RunError):
         return error
+    if isinstance(error, RuntimeError) and str(error) == NO_THREAD:
+        return RunError(f"{error}; raise the limit of processes (ulimit -u)")
     if not isinstance(error, OSError):
         return None
     reason = error.strerror or str(error)

@@ -2,19 +2,23 @@
 
 import errno
 import gc
+import os
 import random
+import shutil
+import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import file_times, run_python
+from support import REPOSITORY, file_times, run_python
 
 import rnnmnist
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.workdir import list_steps
+from rnnmnist.runtime.limits import needed_files, needed_threads
 from rnnmnist.training import resume
 
 ERRORS = (
@@ -169,3 +173,77 @@ def test_a_resume_with_few_descriptors_renames_nothing(
     for copy in run.parent.glob("*/run"):
         assert list_steps(copy) in ([10, 20], [20, 30])
         assert not list(copy.glob("damaged-*"))
+
+
+def run_limited(
+    *arguments: object,
+    environment: dict[str, str],
+    threads: int = 1000,
+    files: int = 1000,
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python ARGUMENTS` where it may have so many threads and open files.
+
+    The limit of threads does not hold for root. The process keeps root's files, but is
+    another user's, and has none of the capabilities that lift the limit.
+    """
+    if os.getuid() or not shutil.which("setpriv"):
+        pytest.skip("needs root, and setpriv of Linux")
+    lifting = "-sys_resource,-sys_admin"
+    return subprocess.run(
+        [
+            *("setpriv", f"--ruid={random.randrange(10**5, 10**9)}", "--euid=0"),
+            *(f"--bounding-set={lifting}", f"--inh-caps={lifting}"),
+            *("prlimit", f"--nproc={threads}:{threads}", f"--nofile={files}:{files}"),
+            *(sys.executable, *map(str, arguments)),
+        ],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "remedy"),
+    [
+        *[({"threads": number}, "ulimit -u") for number in (1, 2, 20)],
+        ({"threads": needed_threads()}, "ulimit -u"),  # Python needs two more
+        *[({"files": number}, "ulimit -n") for number in (6, 20)],
+        ({"files": needed_files()}, "ulimit -n"),
+    ],
+)
+def test_a_command_without_threads_or_files_fails_in_one_line(
+    tmp_path: Path, environment: dict[str, str], limits: dict[str, int], remedy: str
+) -> None:
+    """Before a library of jax, orbax or NumPy ends the process."""
+    training = "-m", "rnnmnist.main", "--config=embedded", f"--workdir={tmp_path}/run"
+    finished = run_limited(*training, environment=environment, **limits)
+    assert finished.returncode == 1, finished.stderr
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert remedy in line
+    assert not finished.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_threads_and_files_that_commands_ask_for_are_enough(
+    tmp_path: Path, data_dir: Path, unoptimized: dict[str, str]
+) -> None:
+    """Training reads records, compiles, evaluates and saves at the same time."""
+    for command in (
+        f"main --config=embedded --config.data.data_dir={data_dir} "
+        "--config.train.num_steps=20 --config.train.eval_every_steps=5",
+        "evaluate",
+        "report",
+        f"export --format=all --output={tmp_path}/exports",
+    ):
+        name, *arguments = command.split()
+        finished = run_limited(
+            *("-m", f"rnnmnist.{name}", *arguments, f"--workdir={tmp_path}/run"),
+            environment=unoptimized,
+            threads=needed_threads() + 2,
+            files=needed_files() + 6,
+        )
+        assert finished.returncode == 0, finished.stderr
