@@ -79,8 +79,8 @@ def as_run_error(error: BaseException) -> RunError | None:
 
 
 @contextlib.contextmanager
-def names_path(path: Path) -> Iterator[None]:
-    """Names a path in an `OSError` that has none, as those of `read` and `write`."""
+def set_missing_filename(path: Path) -> Iterator[None]:
+    """Sets the path of an `OSError` that has none, as those of `read` and `write`."""
     try:
         yield
     except OSError as error:
@@ -90,12 +90,12 @@ def names_path(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def named(
+def prefix_errors(
     subject: str | Path, remedy: str = "", kind: type[RunError] = UserError
 ) -> Iterator[None]:
-    """Names a file, a folder or an array in the errors of those who read it.
+    """Puts a file, a folder or an array before the messages of errors of this package.
 
-    With a remedy, what a library raises for a bad one becomes an error, too.
+    With a remedy, what a library raises for a bad file becomes an error of this kind.
     """
     try:
         yield

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
             )
     networks = [Predictor(workdir) for workdir in args.workdir or REFERENCES]
     content = drawing_page.render(networks).encode()
-    with errors.names_path(path):
+    with errors.set_missing_filename(path):
         path.write_bytes(content)
     print(f"{path} ({len(content) / 1000:,.0f} kB)")
 

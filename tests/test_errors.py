@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from rnnmnist import cli
-from rnnmnist.errors import SHIPPED, RunError, UserError, as_run_error, names_path
+from rnnmnist.errors import (
+    SHIPPED,
+    RunError,
+    UserError,
+    as_run_error,
+    set_missing_filename,
+)
 
 REPORT = SHIPPED / "checkpoints" / "reference" / "report"  # of a model in a wheel
 
@@ -45,6 +51,6 @@ def test_an_internal_fault_keeps_its_traceback(error: Exception) -> None:
 
 def test_an_error_without_a_path_gets_one(tmp_path: Path) -> None:
     for given, named in ((None, tmp_path), ("/other", "/other")):
-        with pytest.raises(OSError) as error, names_path(tmp_path):
+        with pytest.raises(OSError) as error, set_missing_filename(tmp_path):
             raise OSError(errno.EINVAL, "invalid", given)
         assert str(as_run_error(error.value)) == f"{named}: invalid"

@@ -29,7 +29,7 @@ from rnnmnist.config.settings import (
     settings_of,
     to_python,
 )
-from rnnmnist.errors import UserError, named, shown
+from rnnmnist.errors import UserError, prefix_errors, shown
 
 # The class of each recurrent cell. Linear ones are linear in the state, in residual
 # layers.
@@ -218,7 +218,7 @@ class ModelConfig(ConfigSection, prefix="model."):
         super().__post_init__()
         module, _, name = self.cell.rpartition(":")
         if module.endswith(".py"):
-            with named("model.cell"):
+            with prefix_errors("model.cell"):
                 object.__setattr__(self, "cell", f"{expand(module)}:{name}")
 
     @property

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 
-from rnnmnist.errors import UserError, did_you_mean, named, shown
+from rnnmnist.errors import UserError, did_you_mean, prefix_errors, shown
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
@@ -59,7 +59,7 @@ class Setting(NamedTuple):
                 f"{self.name}: must be {self.allowed}, not {shown(value)}"
             ) from None
         if self.is_path and value:
-            with named(self.name):
+            with prefix_errors(self.name):
                 value = str(expand(value))
         return value
 

@@ -25,7 +25,7 @@ from rnnmnist.config.files import open_folder, parse_folder
 from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.image_sets import IMAGE_SETS, IMAGE_SHAPE, embedded_images
-from rnnmnist.errors import RunError, UserError, named
+from rnnmnist.errors import RunError, UserError, prefix_errors
 from rnnmnist.runtime.signals import raised_interrupts
 
 URLS = {  # folders of the original files; those of mnist5k are shipped
@@ -128,7 +128,7 @@ def load_splits(config: DataConfig) -> dict[str, Examples]:
             builder = make_builder(config)
             if not builder.is_prepared():  # by another process meanwhile
                 _prepare(builder, config.manual_dir)
-    with named(builder.data_dir, PREPARE_AGAIN, RunError):
+    with prefix_errors(builder.data_dir, PREPARE_AGAIN, RunError):
         return {split: _read_split(builder, split) for split in SPLITS}
 
 
@@ -136,7 +136,7 @@ def make_builder(config: DataConfig) -> MnistRows:
     """Returns the builder of a data set, which need not be prepared."""
     path = config.data_dir and parse_folder(config.data_dir, "data.data_dir")
     folder = f"{path or 'the default data_dir'}/mnist_rows/{config.name}"
-    with named(folder, PREPARE_AGAIN, RunError):
+    with prefix_errors(folder, PREPARE_AGAIN, RunError):
         return MnistRows(config=config.name, data_dir=path, file_format="array_record")
 
 

@@ -24,7 +24,7 @@ from rnnmnist.data.examples import (
     permutation_sha256,
 )
 from rnnmnist.data.sequences.validation import Sequences, refuse_masked
-from rnnmnist.errors import UserError, first_line, named, printable
+from rnnmnist.errors import UserError, first_line, prefix_errors, printable
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import (
     predict_logits,
@@ -153,7 +153,7 @@ class TrainedNetwork:
             from rnnmnist.data.sequences.reading import from_memory  # imports pyarrow
 
             sequences = from_memory(values, self.config.data.roles, lengths=lengths)
-            with named("inputs"):
+            with prefix_errors("inputs"):
                 return self.sequence_inputs(sequences)
         refuse_masked("inputs", values)
         try:

@@ -7,7 +7,7 @@ import numpy as np
 
 from rnnmnist.arithmetic import ceil_div
 from rnnmnist.config.settings import expand
-from rnnmnist.errors import UserError, named, printable
+from rnnmnist.errors import UserError, prefix_errors, printable
 from rnnmnist.evaluation.metrics import format_probability
 from rnnmnist.inference.predictor import Prediction, Predictor
 
@@ -64,7 +64,7 @@ def predict_sequences(predictor: Predictor, name: str) -> Iterator[Result]:
 
     path = expand(name)
     sequences = reading.read(path, predictor.config.data.roles, pair=False)
-    with named(path):
+    with prefix_errors(path):
         predictions = predictor.probabilities(predictor.sequence_inputs(sequences))
     for index, probabilities in enumerate(predictions):
         result = _to_json(predictor, probabilities)
@@ -87,7 +87,7 @@ def predict_lines(
         if not line.strip():
             state, time = predictor.start(), 0
             continue
-        with named(f"standard input, line {number}"):
+        with prefix_errors(f"standard input, line {number}"):
             try:
                 values = [float(cell.strip() or "nan") for cell in line.split(",")]
             except ValueError as error:

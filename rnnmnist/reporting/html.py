@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jinja2
 
-from rnnmnist.errors import UserError, names_path
+from rnnmnist.errors import UserError, set_missing_filename
 from rnnmnist.evaluation import metrics
 from rnnmnist.runtime import machine
 
@@ -122,7 +122,7 @@ def write_report(
     files[index] = page.replace(" %", "\N{NO-BREAK SPACE}%").encode()
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in files.items():
-        with names_path(path):
+        with set_missing_filename(path):
             path.write_bytes(content)
     return list(files)
 

@@ -11,7 +11,7 @@ from typing import ClassVar, TypeVar
 import msgspec
 
 from rnnmnist.config.resolving import RunTrainConfig
-from rnnmnist.errors import names_path
+from rnnmnist.errors import set_missing_filename
 from rnnmnist.runs.scores import Scores
 from rnnmnist.runs.writing import sync, write_atomically
 
@@ -78,7 +78,7 @@ def append(workdir: Path, record: Metrics | Session) -> None:
     """Appends a record to its log, in which an incomplete last line is ended first."""
     path = workdir / record.FILE_NAME
     text = json.dumps(msgspec.to_builtins(record)) + "\n"
-    with names_path(path), path.open("ab+") as file:
+    with set_missing_filename(path), path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             text = text if file.read() == b"\n" else f"\n{text}"

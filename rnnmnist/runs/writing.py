@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from rnnmnist.errors import names_path
+from rnnmnist.errors import set_missing_filename
 from rnnmnist.runtime.signals import raised_interrupts
 
 
@@ -55,7 +55,7 @@ def write_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         raised_interrupts(),
-        names_path(path),
+        set_missing_filename(path),
         tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name,
     ):
         new = Path(name, path.name)

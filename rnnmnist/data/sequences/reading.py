@@ -26,7 +26,7 @@ from rnnmnist.data.sequences.moments import Moments, find_far_values
 from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
 from rnnmnist.data.sequences.ts import read_ts
 from rnnmnist.data.sequences.validation import Sequences, check_memory, validate
-from rnnmnist.errors import UserError, did_you_mean, named, shown
+from rnnmnist.errors import UserError, did_you_mean, prefix_errors, shown
 
 SEQUENCE_FORMATS = "a .npz, .ts, .csv or .parquet file, or a folder of .npy files"
 CHECKED_BYTES = 1 << 24  # of values at a time
@@ -46,7 +46,7 @@ def read_npz(path: Path) -> dict[str, Any]:
         check_memory(sum(member.file_size for member in members), "the arrays")
         for member in members:
             name = member.filename.removesuffix(".npy")
-            with named(name, SAVE_AGAIN), archive.open(member) as file:
+            with prefix_errors(name, SAVE_AGAIN), archive.open(member) as file:
                 arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
                 if file.read(1):  # at the end, zipfile compares the checksum
                     raise ValueError(OTHER_SIZE)
@@ -59,7 +59,7 @@ def read_folder(path: Path) -> dict[str, Any]:
     _check_names([file.stem for file in files])
     arrays: dict[str, Any] = {}
     for file in files:
-        with named(file.stem, SAVE_AGAIN):
+        with prefix_errors(file.stem, SAVE_AGAIN):
             array: Any = np.load(file, mmap_mode="r", allow_pickle=False)
             if array.offset + array.nbytes != file.stat().st_size:
                 raise ValueError(OTHER_SIZE)
@@ -86,7 +86,7 @@ def read(path: Path, roles: Mapping[str, str] = {}, *, pair: bool = True) -> Seq
     A table can have other columns. With `pair`, NAME_TRAIN.ts or NAME_TEST.ts is both.
     """
     remedy = "save it in UTF-8" if path.suffix.lower() == ".csv" else "save it again"
-    with named(path, remedy):
+    with prefix_errors(path, remedy):
         match "folder" if path.is_dir() else path.suffix.lower():
             case "folder":
                 arrays = read_folder(path)
@@ -106,7 +106,7 @@ def read(path: Path, roles: Mapping[str, str] = {}, *, pair: bool = True) -> Seq
 
 def from_memory(inputs: Any, roles: Mapping[str, str] = {}, **arrays: Any) -> Sequences:
     """Checks arrays, as `validate` does, or a table, as `read_stream` does."""
-    with named("inputs", "pass another table"):
+    with prefix_errors("inputs", "pass another table"):
         is_wide = arrays.get("labels", inputs) is not None  # beside its labels
         columns = read_stream(inputs, roles, is_wide=is_wide)
     if columns is None:
@@ -114,7 +114,7 @@ def from_memory(inputs: Any, roles: Mapping[str, str] = {}, **arrays: Any) -> Se
     for name, values in arrays.items():
         if values is not None:
             raise UserError(f"{name}: a table has its own columns; leave {name} out")
-    with named("inputs"):
+    with prefix_errors("inputs"):
         return validate(**columns)
 
 
@@ -163,7 +163,7 @@ def load_files(config: DataConfig, trained: Task | None = None) -> Dataset:
     path = Path(config.path)
     name = path.stem.removesuffix("_TRAIN").removesuffix("_TEST")
     sequences = read(path, config.roles)
-    with named(path):
+    with prefix_errors(path):
         return to_dataset(name, sequences, config, trained)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rnnmnist.data.sequences.validation import pad
-from rnnmnist.errors import UserError, did_you_mean, named, shown
+from rnnmnist.errors import UserError, did_you_mean, prefix_errors, shown
 
 
 def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
         header = _read_header(lines)
         classes = classes if cases else header
         for where, text in lines:
-            with named(where, "a missing value is ? or nan"):
+            with prefix_errors(where, "a missing value is ? or nan"):
                 values, label = _parse_case(text, classes)
                 if cases and values.shape[1] != cases[0].shape[1]:
                     raise UserError(
