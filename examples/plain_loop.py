@@ -21,6 +21,7 @@ from flax.training.train_state import TrainState
 
 from rnnmnist.data import image_sets
 
+Params = Any  # nested dictionaries of arrays
 EPOCHS = 10
 BATCH_SIZE = 128
 LEARNING_RATE = 5e-3
@@ -32,7 +33,8 @@ class RowClassifier(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits [batch, 10] of uint8 images [batch, rows, columns]."""
-        hidden: Any = nn.RNN(nn.OptimizedLSTMCell(128))(images / 255)
+        rows = images / 255  # [batch, time, features]: a row is a time step
+        hidden = jnp.asarray(nn.RNN(nn.OptimizedLSTMCell(128))(rows))
         return nn.Dense(10)(hidden[:, -1])
 
 
@@ -49,7 +51,7 @@ def create_state(
 def train_step(state: TrainState, images: jax.Array, labels: jax.Array) -> TrainState:
     """Updates the parameters on one batch."""
 
-    def mean_loss(params: Any) -> jax.Array:
+    def mean_loss(params: Params) -> jax.Array:
         logits = state.apply_fn({"params": params}, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean()

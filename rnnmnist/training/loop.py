@@ -149,7 +149,7 @@ def train_to_end(
                     checkpoints.wait()
                     raise rejection_error(config, stats, step, workdir)
 
-                # Validate. All processes have got a signal at the same step.
+                # Validate. A signal to one process stops all at the same step.
                 is_stopped = all_max(stop.number) > 0
                 is_due = step % eval_every_steps == 0 or step == num_steps
                 validated: Metrics | None = None
@@ -243,9 +243,8 @@ def measure_training(
     """Returns the metrics of the updates since the last event, which took `seconds`."""
     config = updates.config
     batch_size = config.train.batch_size
-    examples = int(stats.updates) * batch_size
-    speed = config.num_seeds * examples / seconds
-    loss, correct = stats.loss, stats.correct
+    trained_examples = int(stats.updates) * batch_size
+    examples, loss, correct = trained_examples, stats.loss, stats.correct
     if config.train.log_metrics == "last_batch":
         examples = batch_size
         ((chunk, _),) = updates.batches.chunks(step - 1, step)
@@ -254,8 +253,9 @@ def measure_training(
         for network, total in enumerate(loss.tolist()):
             if not math.isfinite(total):
                 raise unsaved_error(config, step, network, f"training loss is {total}")
-    losses = (loss.astype(float) / examples).tolist()
-    scores = make_scores(examples, correct.tolist(), losses, config.seed)
+    mean_losses = (loss.astype(float) / examples).tolist()
+    scores = make_scores(examples, correct.tolist(), mean_losses, config.seed)
+    speed = config.num_seeds * trained_examples / seconds
     return Metrics(
         **asdict(scores),
         step=step,

@@ -1,25 +1,22 @@
 """The training step: one compiled call for all updates of a chunk of batches.
 
-Each update of each network takes these steps, of which the first two are computed for a
-shard of the batch on each device:
+In each update of a network:
 
-1. `BatchTransform` makes the inputs of the batch.
-2. `Objective` computes the loss, which is differentiated.
-3. The sums over the batch are added up over the devices.
-4. The optimizer updates the weights, unless a number is not finite.
+1. Every device makes the inputs of its shard of the batch (`BatchTransform`).
+2. It computes the loss and the gradients of the shard (`Objective`).
+3. The devices add up their sums (`jax.lax.psum`).
+4. The optimizer updates the weights, unless a number is not finite (`apply_update`).
 
-A network's weights are a tree of arrays everywhere else. In here they are one vector,
-so that the sum over devices, the norm and the update are one operation each.
+Everywhere else, the weights of a network are a tree of arrays. In the loop over updates
+they are one vector, because one operation on a vector is faster than one for each array
+of a tree.
 """
 
 import functools
-import operator
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from rnnmnist.data.batches import Chunk, StoredExamples, chunk_specs
@@ -28,6 +25,12 @@ from rnnmnist.runtime.mesh import BATCH, SEEDS, Specs, map_ensemble, replicated
 from rnnmnist.training.loss import BatchScores
 from rnnmnist.training.optimizer import decay_mask, update_average
 from rnnmnist.training.state import Program, TrainState, state_specs
+from rnnmnist.training.vectors import (
+    flatten,
+    flatten_state,
+    unflatten,
+    unflatten_state,
+)
 
 
 class UpdateStats(NamedTuple):
@@ -73,6 +76,22 @@ def stats_specs(stats: UpdateStats) -> Specs:
     return specs._replace(updates=jax.P())
 
 
+class Loop(NamedTuple):
+    """What an update changes."""
+
+    state: TrainState[jax.Array]  # with weights as vectors
+    stats: UpdateStats
+    all_finite: jax.Array  # bool [], whether the last update was applied
+
+
+class BatchSums(NamedTuple):
+    """Sums over the examples of a batch, for each network."""
+
+    loss: jax.Array  # float32 [ensemble]
+    correct: jax.Array  # int32 [ensemble]
+    grads: jax.Array  # float32 [ensemble, parameters], of the loss that is minimized
+
+
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
 def train_steps(
     state: TrainState[Params],
@@ -110,7 +129,9 @@ def train_steps(
             state_specs(state),
             stats_specs(stats),
             chunk_specs(chunk),
-            *(jax.P(), jax.P(), jax.P()),
+            jax.P(),  # every device has the whole of the other arrays
+            jax.P(),
+            jax.P(),
         ),
         out_specs=(state_specs(state), stats_specs(stats)),
         check_vma=False,  # gradients differ between devices until their sum
@@ -123,7 +144,7 @@ def train_steps(
         num_steps: jax.Array,
         class_weights: jax.Array | None,
     ) -> tuple[TrainState[Params], UpdateStats]:
-        def goes_on(loop: Loop) -> jax.Array:
+        def has_next_update(loop: Loop) -> jax.Array:
             return (loop.stats.updates < num_steps) & loop.all_finite
 
         def update(loop: Loop) -> Loop:
@@ -134,28 +155,13 @@ def train_steps(
             rate = rates[step - chunk.first]
             return apply_update(loop.state, loop.stats, sums, rate, program=program)
 
-        start = Loop(flatten_state(state), stats, all_finite=jnp.array(True))
-        end = jax.lax.while_loop(goes_on, update, start)
+        vectors = flatten_state(state)
+        start = Loop(vectors, stats, all_finite=jnp.array(True))
+        end = jax.lax.while_loop(has_next_update, update, start)
         return unflatten_state(end.state, like=state), end.stats
 
     state, stats = train_shard(state, stats, chunk, rates, num_steps, class_weights)
     return state, jax.lax.with_sharding_constraint(stats, replicated(program.mesh))
-
-
-class Loop(NamedTuple):
-    """What an update changes."""
-
-    state: TrainState[jax.Array]
-    stats: UpdateStats
-    all_finite: jax.Array  # bool [], whether the last update was applied
-
-
-class BatchSums(NamedTuple):
-    """Sums over the examples of a batch, for each network."""
-
-    loss: jax.Array  # float32 [ensemble]
-    correct: jax.Array  # int32 [ensemble]
-    grads: jax.Array  # float32 [ensemble, parameters], of the loss that is minimized
 
 
 def differentiate_batch(
@@ -175,7 +181,7 @@ def differentiate_batch(
     def sum_shard(
         params: jax.Array, seed: jax.Array, examples: StoredExamples
     ) -> jax.Array:
-        """Returns loss, correct predictions and gradients of a network, in a vector."""
+        """Returns the scores and the gradients of one network, in one vector."""
         with jax.named_scope("batch"):
             shard = jax.lax.axis_index(BATCH)
             batch = program.transform(examples, seed, step, shard)
@@ -183,16 +189,16 @@ def differentiate_batch(
         (_, scores), grads = differentiate(tree, batch, class_weights)
         return jnp.concatenate([stack_scores(scores), flatten(grads)])
 
+    # Maps the function over the ensemble axis of its arguments.
     sum_shards = map_ensemble(sum_shard, program.model.execution.vectorize_seeds)
     sums = sum_shards(params, chunk.seeds, chunk.examples_at(step))
-    sums = jax.lax.psum(sums, BATCH)
-    return BatchSums(
-        loss=sums[:, 0], correct=sums[:, 1].astype(jnp.int32), grads=sums[:, 2:]
-    )
+    sums = jax.lax.psum(sums, BATCH)  # of one vector: one exchange between devices
+    loss, correct, grads = sums[:, 0], sums[:, 1], sums[:, 2:]
+    return BatchSums(loss, correct.astype(jnp.int32), grads)
 
 
 def stack_scores(scores: BatchScores) -> jax.Array:
-    """Returns scores as a vector, float32 [2]; counts below 2**24 are exact."""
+    """Returns scores as one vector, float32 [2], in which counts are still exact."""
     return jnp.stack([scores.loss, scores.correct.astype(jnp.float32)])
 
 
@@ -209,7 +215,7 @@ def apply_update(
     The rate is the learning rate, float32 [].
     """
     batch_size = program.transform.batch_size
-    is_decayed = decay_mask(abstract_params(program.model))
+    is_decayed = decay_mask(abstract_params(program.model))  # NumPy's, not traced
 
     def update_network(
         params: jax.Array,
@@ -218,10 +224,10 @@ def apply_update(
         grads: jax.Array,
     ) -> tuple[jax.Array, jax.Array | None, optax.OptState, jax.Array, jax.Array]:
         norm = optax.tree.norm(grads)
-        # AdamW reads the parameters only to decay them.
-        to_decay = params if is_decayed.all() else jnp.where(is_decayed, params, 0)
+        # AdamW uses the parameters only to decay them; 0 is not decayed.
+        decayed = params if is_decayed.all() else jnp.where(is_decayed, params, 0)
         with jax.numpy_dtype_promotion("standard"):  # optax's step is an integer
-            updates, opt_state = program.optimizer.update(grads, opt_state, to_decay)
+            updates, opt_state = program.optimizer.update(grads, opt_state, decayed)
         params = params - rate * updates
         if average is not None:
             average = update_average(average, params, old.step, program.ema_decay)
@@ -242,18 +248,18 @@ def apply_update(
     if program.mesh.shape[SEEDS] > 1:  # other devices have other networks
         all_finite = jax.lax.pmin(all_finite.astype(jnp.int32), SEEDS) == 1
 
-    def where_finite(new: jax.Array | int, old: jax.Array | int) -> jax.Array:
-        return jnp.where(all_finite, new, old)
+    def choose(applied: jax.Array | int, rejected: jax.Array | int) -> jax.Array:
+        return jnp.where(all_finite, applied, rejected)
 
     this_update = UpdateStats(
-        updates=where_finite(1, 0),
-        loss=where_finite(sums.loss, 0),
-        correct=where_finite(sums.correct, 0),
+        updates=choose(applied=1, rejected=0),
+        loss=choose(applied=sums.loss, rejected=0),
+        correct=choose(applied=sums.correct, rejected=0),
         finite=is_finite,
         last_loss=mean_loss,
         last_norm=norms,
     )
-    state = jax.tree.map(where_finite, new, old)
+    state = jax.tree.map(choose, new, old)
     return Loop(state, stats.add(this_update), all_finite)
 
 
@@ -261,7 +267,7 @@ def apply_update(
 def score_last_batch(
     state: TrainState[Params], chunk: Chunk, *, program: Program
 ) -> BatchScores:
-    """Scores the evaluated parameters on the batch of the last update.
+    """Scores the evaluated parameters on the batch of the last update, after it.
 
     The scores are [ensemble], summed over the batch.
     """
@@ -295,61 +301,3 @@ def score_last_batch(
     sums = score_shards(state, chunk)
     sums = jax.lax.with_sharding_constraint(sums, replicated(program.mesh))
     return BatchScores(loss=sums[:, 0], correct=sums[:, 1].astype(jnp.int32))
-
-
-def flatten_state(state: TrainState[Params]) -> TrainState[jax.Array]:
-    """Makes one vector of each tree of weights in a state, [ensemble, parameters].
-
-    The optimizer's state has such trees, too: Adam's moments.
-    """
-    is_weights = structure_test(state.params)
-
-    def flatten_node(node: Any) -> jax.Array:  # a tree of weights, or another array
-        return jax.vmap(flatten)(node) if is_weights(node) else node
-
-    vectors: TrainState[jax.Array] = jax.tree.map(
-        flatten_node, state, is_leaf=is_weights
-    )
-    return vectors
-
-
-def unflatten_state(
-    vectors: TrainState[jax.Array], like: TrainState[Params]
-) -> TrainState[Params]:
-    """Makes a tree of each vector again, wherever the state `like` has one."""
-    is_weights = structure_test(like.params)
-    network = jax.tree.map(lambda leaf: leaf[0], like.params)  # for its shapes
-
-    def unflatten_node(node: Any, array: jax.Array) -> Any:  # as in `flatten_state`
-        if not is_weights(node):
-            return array
-        return jax.vmap(functools.partial(unflatten, like=network))(array)
-
-    state: TrainState[Params] = jax.tree.map(
-        unflatten_node, like, vectors, is_leaf=is_weights
-    )
-    return state
-
-
-def structure_test(params: Params) -> Callable[[Any], bool]:
-    """Returns a function that tells whether any tree has the structure of `params`."""
-    structure = jax.tree.structure(params)
-
-    return lambda tree: operator.eq(jax.tree.structure(tree), structure)
-
-
-def flatten(tree: Params) -> jax.Array:
-    """Returns the arrays of a tree as one vector, float32 [parameters]."""
-    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
-
-
-def unflatten(vector: jax.Array, like: Params) -> Params:
-    """Returns the tree in a vector from `flatten`, with the shapes of another tree."""
-    shapes, structure = jax.tree.flatten(like)
-    ends = np.cumsum([leaf.size for leaf in shapes])
-    parts = jnp.split(vector, ends[:-1])
-    leaves = [
-        part.reshape(leaf.shape) for part, leaf in zip(parts, shapes, strict=True)
-    ]
-    params: Params = jax.tree.unflatten(structure, leaves)
-    return params

@@ -46,11 +46,10 @@ from rnnmnist.training.step import (
     BatchSums,
     UpdateStats,
     apply_update,
-    flatten_state,
     score_last_batch,
     train_steps,
-    unflatten_state,
 )
+from rnnmnist.training.vectors import flatten_state, unflatten_state
 
 BATCH_SIZE = 16
 CONFIG = run_config(
