@@ -90,7 +90,8 @@ def list_settings() -> str:
             ]
         link = f'<a id="{name}" href="#{name}"><code>{name}</code></a>'
         about = f"{setting.help} ({setting.allowed})".replace("|", r"\|")
-        lines.append(f"| {link} | `{setting.default}` | {about} |")
+        default = setting.by_default or f"`{setting.default}`"
+        lines.append(f"| {link} | {default} | {about} |")
     return "\n".join(lines)
 
 

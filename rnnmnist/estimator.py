@@ -302,7 +302,10 @@ def _add_settings(doc: str) -> str:
         if f"    {name}: " not in doc:
             setting = FIT_SETTINGS[name]
             text = f"    {name}: {setting.help}"
-            if (value := recipe[setting.name]) is not None:
+            value = recipe[setting.name]
+            if value is None:
+                value = setting.by_default
+            if value is not None:
                 text += f". None is {value}."
             lines = textwrap.fill(text, width=84, subsequent_indent=" " * 8)
             doc = doc.replace("\n\nX is real", f"\n{lines}\n\nX is real")

@@ -10,12 +10,13 @@ from rnnmnist.config.schema import Config
 from rnnmnist.config.settings import expand
 from rnnmnist.errors import PACKAGE, SHIPPED, UserError, did_you_mean, shown
 
-# The shipped models, trained with a loss after the last row and after every row.
+# The folders of the shipped models. The first one was trained with a loss after the
+# last row, the second one with a loss after every row.
 REFERENCES = ("checkpoints/reference", "checkpoints/reference_every_step")
 
 
 def shipped_folder(name: str) -> Path:
-    """Returns a shipped folder, of the package in a wheel or the root of a clone."""
+    """Returns a folder that ships in a wheel, or stands in the root of a clone."""
     in_wheel = SHIPPED / name
     return in_wheel if in_wheel.is_dir() else PACKAGE.parent / name
 
@@ -23,7 +24,8 @@ def shipped_folder(name: str) -> Path:
 def parse_folder(text: str, subject: str = "workdir") -> Path:
     """Returns the absolute path of a folder, which need not exist.
 
-    Messages begin with the subject, the flag or argument that names the folder.
+    The messages of errors begin with the subject: the flag or argument that names the
+    folder.
     """
     if not text.strip():
         raise UserError(f"{subject}: must name a directory, not ''")
@@ -51,7 +53,10 @@ def resolve_workdir(text: str) -> Path:
 
 @contextlib.contextmanager
 def open_folder(path: Path) -> Iterator[int]:
-    """Yields the descriptor of a folder, which is created; locks end when it closes."""
+    """Creates a folder unless it exists, and yields a descriptor of it.
+
+    The descriptor is closed at the end of the context, which ends locks on it.
+    """
     path.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDONLY)
     try:

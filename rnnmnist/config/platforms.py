@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 from rnnmnist.config.schema import Config
 
-MOST_CPU_DEVICES = 8  # per process; with more, their sums cost more than they save
+# A process uses at most so many devices of a CPU by default. With more, adding up their
+# gradients costs more time than they save.
+MOST_CPU_DEVICES = 8
 
 
 class Execution(NamedTuple):
@@ -15,8 +17,8 @@ class Execution(NamedTuple):
     vectorize_seeds: bool  # whether a device computes its networks together
     eval_batch_size: int  # examples that a device evaluates at a time
     parallel_scan: bool  # whether linear recurrences use `associative_scan`
-    # Of linear recurrences: time steps per block of which the backward pass keeps the
-    # first state; None: no blocks.
+    # Linear recurrences read blocks of so many time steps, and the backward pass keeps
+    # the first state of each block. If it is None, they read all time steps at once.
     remat_steps: int | None
     # Of a loop over time that stops when the longest sequence of the batch has ended
     # (`UntilLongest`): the time steps between two moments at which it can stop. None:
@@ -27,15 +29,17 @@ class Execution(NamedTuple):
     @classmethod
     def create(cls, config: Config, platform: str) -> "Execution":
         """Returns how a run executes on a platform, which need not be present."""
-        default = DEFAULTS.get(platform, GPU)  # cuda and rocm are GPUs
-        precision, block = config.execution.precision, config.execution.remat_steps
-        return default._replace(
-            precision=default.precision if precision == "auto" else precision,
-            remat_steps=default.remat_steps if block is None else block,
-        )
+        execution = DEFAULTS.get(platform, GPU)  # jax also names GPUs cuda and rocm
+        given = config.execution
+        if given.precision != "auto":
+            execution = execution._replace(precision=given.precision)
+        if given.remat_steps is not None:
+            execution = execution._replace(remat_steps=given.remat_steps)
+        return execution
 
 
-# In a block, and at most in an iteration of its loop: as many as fit a CPU's cache.
+# The time steps of a block on a CPU, and at most of an iteration of its loop. The
+# arrays of so many fit its cache.
 LINEAR_REMAT_STEPS = 6
 # On a CPU, `stopping_block` of predictions. More would read more padding, and fewer
 # would compute too little at a time.

@@ -31,8 +31,8 @@ from rnnmnist.config.settings import (
 )
 from rnnmnist.errors import UserError, prefix_errors, shown
 
-# The class of each recurrent cell. Linear ones are linear in the state, in residual
-# layers.
+# The class of each recurrent cell, by its name. The new state of a linear cell is a
+# linear function of the state before; such cells are used in residual layers.
 GATED_CELLS = {
     "lstm": "rnnmnist.models.lstm:LSTMCell",
     "gru": "flax.linen:GRUCell",
@@ -42,7 +42,7 @@ LINEAR_CELLS = {
     "lru": "rnnmnist.models.linear:LRU",
 }
 CELLS = GATED_CELLS | LINEAR_CELLS
-# The cells that an initializer is for, where it is not for all.
+# The cells for which an initializer can be used, if it cannot be used for all.
 INITIALIZED_CELLS = {"tutorial": ("lstm", "gru", "rnn"), "chrono": ("lstm",)}
 
 
@@ -71,7 +71,8 @@ class DataConfig(ConfigSection, prefix="data."):
     )
     data_dir: str | None = setting(
         None,
-        "folder in which TFDS prepares data sets (default: TFDS's own)",
+        "folder in which TFDS prepares data sets",
+        by_default="TFDS's own",
         resume="allowed",
         is_path=True,
     )
@@ -133,22 +134,34 @@ class DataConfig(ConfigSection, prefix="data."):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(set(self.roles.values())) < (self.columns or "").count("="):
+        # Two roles of a column, or two columns of a role, would leave fewer.
+        num_roles = len(set(self.roles.values()))
+        num_pairs = (self.columns or "").count("=")
+        if num_roles < num_pairs:
             raise UserError(
                 f"data.columns: {self.columns} has a role or a column twice; once each"
             )
 
     @property
     def roles(self) -> dict[str, str]:
-        """The roles of the columns of a table that have other names, by these names."""
-        pairs = (pair.split("=") for pair in (self.columns or "").split(",") if pair)
-        return {name: role for role, name in pairs}
+        """The roles that `columns` gives to columns of a table, by the columns' names.
+
+        They are `{"id": "sequence"}` for `sequence=id`.
+        """
+        if not self.columns:
+            return {}
+        roles = {}
+        for pair in self.columns.split(","):
+            role, name = pair.split("=")
+            roles[name] = role
+        return roles
 
 
 DEFAULT_LAYERS = 2  # in a linear recurrence
-IDENTIFIER = r"[^\W\d]\w*"  # of Python
+IDENTIFIER = r"[^\W\d]\w*"  # matches a name in Python
 MODULE = rf"{IDENTIFIER}(\.{IDENTIFIER})*"
-LONG = 500  # time steps, above which a run on sequences reads windows
+# A run on sequences with more time steps than LONG reads windows of LONG_WINDOW.
+LONG = 500
 LONG_WINDOW = 8
 
 
@@ -170,7 +183,8 @@ class ModelConfig(ConfigSection, prefix="model."):
     hidden_size: int = setting(128, "units of the hidden state", ge=1, le=8192)
     num_layers: int | None = setting(
         None,
-        f"residual layers of lru (default: {DEFAULT_LAYERS})",
+        "residual layers of lru",
+        by_default=f"{DEFAULT_LAYERS}; other cells have 1",
         ge=1,
         le=64,
     )
@@ -181,15 +195,16 @@ class ModelConfig(ConfigSection, prefix="model."):
     )
     window: int | None = setting(
         None,
-        "consecutive time steps that the recurrence reads at a time (default: "
-        f"{LONG_WINDOW} if a sequence has more than {LONG} time steps, otherwise 1)",
+        "consecutive time steps that the recurrence reads at a time",
+        by_default=f"{LONG_WINDOW} if there are sequences of more than {LONG} time "
+        "steps, otherwise 1",
         ge=1,
         le=1024,
     )
     stride: int | None = setting(
         None,
-        "time steps from one window to the next, at most the window (default: a "
-        "quarter of the window, rounded down, at least 1)",
+        "time steps from one window to the next, at most the window",
+        by_default="a quarter of the window, rounded down, at least 1",
         ge=1,
         le=1024,
     )
@@ -247,14 +262,16 @@ class TrainConfig(ConfigSection, prefix="train."):
 
     batch_size: int | None = setting(
         None,
-        f"examples per update, over all devices (default: {DEFAULT_BATCH}; of "
-        f"sequences, 16 to {DEFAULT_BATCH}, growing with their number)",
+        "examples per update, over all devices",
+        by_default=f"{DEFAULT_BATCH}; of sequences, 16 to {DEFAULT_BATCH}, growing "
+        "with their number",
         ge=1,
         le=65_536,
     )
     num_steps: int | None = setting(
         None,
-        f"updates in the whole run (default: {DEFAULT_STEPS}, or those of num_epochs)",
+        "updates in the whole run",
+        by_default=f"{DEFAULT_STEPS}, or those of num_epochs",
         ge=1,
         resume="warned",
     )
@@ -317,7 +334,8 @@ class TrainConfig(ConfigSection, prefix="train."):
     )
     log_every_steps: int | None = setting(
         None,
-        "steps per training line (default: a hundredth of the run, from 10 to 100)",
+        "steps per training line",
+        by_default="a hundredth of the run, from 10 to 100",
         ge=1,
         resume="allowed",
     )
@@ -329,8 +347,8 @@ class TrainConfig(ConfigSection, prefix="train."):
     )
     eval_every_steps: int | None = setting(
         None,
-        "steps between validations, each with a checkpoint (default: a tenth of the "
-        "run)",
+        "steps between validations, each with a checkpoint",
+        by_default="a tenth of the run",
         ge=1,
         resume="allowed",
     )
@@ -383,9 +401,9 @@ class ExecutionConfig(ConfigSection, prefix="execution."):
 
     num_devices: int | None = setting(
         None,
-        "devices of all processes together (default: the most that divide the seeds, "
-        "and of the remaining ones the most that divide the batch; on CPU at most one "
-        "per usable core and 8 per process)",
+        "devices of all processes together",
+        by_default="the most that divide the seeds, and of the remaining ones the most "
+        "that divide the batch; on CPU at most one per usable core and 8 per process",
         ge=1,
         le=4096,
         resume="warned",
@@ -399,8 +417,8 @@ class ExecutionConfig(ConfigSection, prefix="execution."):
     remat_steps: int | None = setting(
         None,
         "of lru: time steps per block of which the backward pass keeps the first state "
-        "and recomputes the others; all of them: no blocks (default: on CPU 6, "
-        "otherwise no blocks)",
+        "and recomputes the others; all of them: no blocks",
+        by_default="on CPU 6, otherwise no blocks",
         resume="warned",
         ge=1,
     )

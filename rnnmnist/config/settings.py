@@ -1,6 +1,6 @@
 """How a setting is declared, checked and parsed. `config.schema` has the settings.
 
-What is true of a setting stands in its declaration: type, range, help, whether a resume
+The declaration of a setting says its type, range, default and help, whether a resume
 may change it, and which data have it.
 """
 
@@ -21,8 +21,12 @@ TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a st
 
 
 def to_python(value: Any) -> Any:
-    """Returns a scalar of NumPy, or an array without axes, as a value of Python."""
-    return value.item() if getattr(value, "shape", None) == () else value
+    """Returns a scalar of NumPy, or an array without axes, as a value of Python.
+
+    Other values are returned as they are.
+    """
+    is_scalar = getattr(value, "shape", None) == ()
+    return value.item() if is_scalar else value
 
 
 def expand(text: str) -> Path:
@@ -41,16 +45,26 @@ class Setting(NamedTuple):
     allowed: str  # describes its values, such as `an integer at least 1`
     default: Any
     help: str
-    # Whether a resumed run may change it: `refused`, since it would be another run,
-    # `allowed`, or `warned`, since the result differs from that of one without a stop.
+    # What None stands for if it is the default, such as `a tenth of the run`; None if
+    # it stands for nothing.
+    by_default: str | None
+    # Whether a resumed run may change it. `refused`: with another value, it would be
+    # another run. `warned`: the result is not that of a run without a stop.
     resume: Literal["refused", "allowed", "warned"]
     only: Literal["images", "sequences"] | None  # the data that have it; None: both
-    is_path: bool  # which depends on the machine, not on the run
+    is_path: bool  # whether it is a path, which depends on the machine, not on the run
+
+    def format_default(self) -> str:
+        """Returns the default as the help shows it."""
+        if self.by_default is not None:
+            return self.by_default
+        return "none" if self.default is None else str(self.default)
 
     def check(self, value: Any, *, strict: bool = True) -> Any:
-        """Returns a value of the setting's type; unless strict, texts are converted.
+        """Returns a value as one of the setting's type, or raises a `UserError`.
 
-        Numbers of NumPy become those of Python, and paths absolute.
+        Numbers of NumPy become those of Python, and paths absolute. Unless `strict`,
+        texts are converted to the type.
         """
         try:
             value = msgspec.convert(to_python(value), self.kind, strict=strict)
@@ -64,7 +78,7 @@ class Setting(NamedTuple):
         return value
 
     def parse(self, text: str) -> Any:
-        """Returns the value that a text stands for; errors are those of `check`."""
+        """Returns the value that a text stands for, as checked by `check`."""
         if text.lower() in ("none", "") and self.default is None:
             return None
         return self.check(text, strict=False)
@@ -74,6 +88,7 @@ def setting(
     default: Any,
     help: str,
     *,
+    by_default: str | None = None,
     resume: Literal["refused", "allowed", "warned"] = "refused",
     only: Literal["images", "sequences"] | None = None,
     is_path: bool = False,
@@ -83,9 +98,16 @@ def setting(
     """Declares a `Setting`: a field of a `ConfigSection`.
 
     The constraints are `ge`, `gt`, `le` or `pattern`, as for `msgspec.Meta`. They do
-    not apply to None. `form` describes the texts that match a pattern.
+    not apply to None. `form` describes the texts that match a pattern. The other
+    arguments are fields of `Setting`.
     """
-    about = {"help": help, "resume": resume, "only": only, "is_path": is_path}
+    about = {
+        "help": help,
+        "by_default": by_default,
+        "resume": resume,
+        "only": only,
+        "is_path": is_path,
+    }
     metadata = {"about": about, "form": form, "constraints": constraints}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -94,7 +116,7 @@ def setting(
 class ConfigSection:
     """A group of settings, which are checked on construction."""
 
-    prefix: ClassVar[str]  # begins the names of its settings
+    prefix: ClassVar[str]  # with which the names of its settings begin
 
     def __init_subclass__(cls, prefix: str = "") -> None:
         cls.prefix = prefix
@@ -104,15 +126,26 @@ class ConfigSection:
         for key, declared in settings.items():
             # The class is frozen, so that only `object` can set a field.
             object.__setattr__(self, key, declared.check(getattr(self, key)))
-        hints = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            if field.name in settings:
-                continue
-            section, value = hints[field.name], getattr(self, field.name)
+        for name, section in _sections_of(type(self)).items():  # type: ignore[arg-type]
+            value = getattr(self, name)
             if not isinstance(value, section):
                 raise UserError(
-                    f"{field.name}: must be a {section.__name__}, not {shown(value)}"
+                    f"{name}: must be a {section.__name__}, not {shown(value)}"
                 )
+
+
+@functools.cache
+def _sections_of(section: type[ConfigSection]) -> dict[str, type[ConfigSection]]:
+    """Returns the types of the sections within a section, by the names of its fields.
+
+    A subclass can narrow the type of a field.
+    """
+    hints = typing.get_type_hints(section)
+    return {
+        field.name: hints[field.name]
+        for field in dataclasses.fields(section)
+        if not field.metadata
+    }
 
 
 @functools.cache
@@ -151,11 +184,15 @@ def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Se
 
 
 def find(name: str, known: Mapping[str, Setting], subject: str) -> Setting:
-    """Returns a setting by its name; `subject` is what a message calls it."""
+    """Returns a setting by its name; raises a `UserError` if there is none.
+
+    Its message begins with the subject, and suggests the setting of a section that has
+    the name, or else the most similar name.
+    """
     if name in known:
         return known[name]
     last = name.rpartition(".")[2]
-    same = [full for full in known if full.rpartition(".")[2] == last]  # in a section
+    same = [full for full in known if full.rpartition(".")[2] == last]
     listed = "the help of python -m rnnmnist.main lists all settings"
     remedy = did_you_mean(name, same or known, listed)
     raise UserError(f"{subject}: no such setting; {remedy}")

@@ -43,7 +43,7 @@ from rnnmnist.runs.checkpoint_files import (
 from rnnmnist.runs.checkpoints import Checkpoints, params_sha256
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.selection import find_step, with_step
-from rnnmnist.runs.workdir import list_steps
+from rnnmnist.runs.workdir import HEADER_FILE, list_steps
 from rnnmnist.runtime.mesh import abstract_ensemble, replicate
 from rnnmnist.training.resume import check_settings, restore_state
 from rnnmnist.training.state import (
@@ -106,6 +106,20 @@ def save(
             renamed = state._replace(step=jnp.int32(step))
             items = replicate(to_items(renamed), mesh_of(devices))
             checkpoints.save(step, items, metrics)
+
+
+def test_a_header_without_a_default_has_that_of_its_task(
+    tmp_path: Path, state: TrainState[Params]
+) -> None:
+    save(tmp_path, state, {5: 0.5})
+    header = tmp_path / "5" / HEADER_FILE
+    content = json.loads(header.read_bytes())
+    assert content["config"]["train"]["eval_every_steps"] == 3  # of 30 steps
+    del content["config"]["train"]["eval_every_steps"]
+    content["config"]["train"]["log_every_steps"] = None
+    header.write_text(json.dumps(content))
+    seal(tmp_path / "5")
+    assert read_header(tmp_path, 5).config == CONFIG
 
 
 @pytest.mark.parametrize("devices", [1, 8])
