@@ -91,7 +91,7 @@ class Parser(argparse.ArgumentParser):
         if flag.startswith("--config."):
             find(flag.removeprefix("--config."), SETTINGS, flag)
         known = [name for action in self._actions for name in action.option_strings]
-        remedy = errors.did_you_mean(flag, known, f"{self.prog} --help lists them")
+        remedy = errors.suggest_name(flag, known, f"{self.prog} --help lists them")
         raise errors.UserError(f"{flag}: no such flag; {remedy}")
 
 
@@ -169,7 +169,7 @@ class _Formatter(logging.Formatter):
         level = errors.erase_line(sys.stderr) + record.levelname.lower()
         line = f"{level}: {record.getMessage()}"
         error = record.exc_info[1] if record.exc_info else None
-        return f"{line}: {errors.first_line(error)}" if error else line
+        return f"{line}: {errors.summarize_error(error)}" if error else line
 
 
 def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -195,7 +195,7 @@ def _configure_logging() -> None:
     sys.unraisablehook = _show_unraisable
 
 
-def as_line(error: Exception | str) -> str:
+def format_error(error: Exception | str) -> str:
     """Returns the message of an error, whose subject becomes a flag if it is one."""
     line = " ".join(str(error).split())
     subject = line.partition(":")[0]
@@ -218,7 +218,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     except Exception as error:
         if (failure := errors.as_run_error(error)) is None:  # an internal fault
             errors.exit_immediately(traceback.format_exc().rstrip(), 1)
-        errors.exit_immediately(f"error: {as_line(failure)}", failure.exit_code)
+        errors.exit_immediately(f"error: {format_error(failure)}", failure.exit_code)
     finally:
         # The interpreter's last garbage collection would take 0.2 to 0.4 s for the
         # modules of jax and orbax.

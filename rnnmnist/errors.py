@@ -105,29 +105,29 @@ def prefix_errors(
     except Exception as error:  # NumPy, zipfile, pyarrow and TFDS raise many types
         if not remedy or as_run_error(error):
             raise
-        message = f"{subject}: cannot be read ({first_line(error)}); {remedy}"
+        message = f"{subject}: cannot be read ({summarize_error(error)}); {remedy}"
         raise kind(message) from error
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """Returns a value as a message shows it: on one line, at most 60 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def did_you_mean(name: str, names: Iterable[str], remedy: str) -> str:
+def suggest_name(name: str, names: Iterable[str], remedy: str) -> str:
     """Returns a remedy, after the most similar one of the names if there is one."""
     near = difflib.get_close_matches(name, list(names), n=1)
-    return f"did you mean {shown(near[0])}? {remedy}" if near else remedy
+    return f"did you mean {format_value(near[0])}? {remedy}" if near else remedy
 
 
-def first_line(error: BaseException) -> str:
+def summarize_error(error: BaseException) -> str:
     """Returns an error's type and first line, at most 300 printable characters."""
     lines = str(error).strip().splitlines()
-    return printable(": ".join([type(error).__name__, *lines[:1]])[:300])
+    return escape_unprintable(": ".join([type(error).__name__, *lines[:1]])[:300])
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """Replaces characters that cannot be printed, line breaks included, by escapes."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     if path.suffix != ".html" or not path.parent.is_dir() or path.is_dir():
         raise errors.UserError(
             "--output: must name a .html file in an existing folder, not "
-            f"{errors.shown(args.output)}"
+            f"{errors.format_value(args.output)}"
         )
     from rnnmnist.inference.predictor import Predictor
     from rnnmnist.runs.checkpoint_files import read_header

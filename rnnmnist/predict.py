@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
         except (errors.RunError, OSError) as error:
             if (failure := errors.as_run_error(error)) is None:
                 raise
-            message = errors.printable(str(failure))
+            message = errors.escape_unprintable(str(failure))
             print(f"error: {message}", file=sys.stderr, flush=True)
             exit_code = max(exit_code, failure.exit_code)
         else:

@@ -235,7 +235,7 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         found = as_run_error(error)
         if found is None:
             raise
-        print(f"error: {cli.as_line(found)}", file=errors)
+        print(f"error: {cli.format_error(found)}", file=errors)
         code = found.exit_code
     finally:
         logging.getLogger("rnnmnist").removeHandler(handler)

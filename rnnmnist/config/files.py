@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rnnmnist.config.schema import Config
 from rnnmnist.config.settings import expand
-from rnnmnist.errors import PACKAGE, SHIPPED, UserError, did_you_mean, shown
+from rnnmnist.errors import PACKAGE, SHIPPED, UserError, format_value, suggest_name
 
 # The folders of the shipped models. The first one was trained with a loss after the
 # last row, the second one with a loss after every row.
@@ -33,7 +33,7 @@ def parse_folder(text: str, subject: str = "workdir") -> Path:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise UserError(f"{subject}: {shown(text)} is not valid UTF-8") from None
+        raise UserError(f"{subject}: {format_value(text)} is not valid UTF-8") from None
     if "[" in str(path):
         raise UserError(f"{subject}: {path} has a [, with which orbax fails; rename it")
     for folder in (path, *path.parents):
@@ -75,7 +75,7 @@ def find_config(file_or_name: str) -> Path:
     if name in shipped:
         return shipped[name]
     listed = f"shipped configurations: {', '.join(sorted(shipped))}"
-    remedy = did_you_mean(path.stem, shipped, listed)
+    remedy = suggest_name(path.stem, shipped, listed)
     raise UserError(f"config: there is no file {file_or_name}; {remedy}")
 
 

@@ -25,7 +25,7 @@ from rnnmnist.config.schema import (
     TrainConfig,
 )
 from rnnmnist.config.tasks import Task
-from rnnmnist.errors import UserError, did_you_mean, shown
+from rnnmnist.errors import UserError, format_value, suggest_name
 
 # The annotations in these classes narrow the types of inherited fields, and say that
 # None is refused. They are no new fields: declarations and defaults are inherited.
@@ -242,10 +242,10 @@ def _refuse_unknown_classes(train: TrainConfig, task: Task) -> None:
     unknown = sorted(names - classes)
     if not unknown or names >= classes:
         return
-    listed = f"the classes are {shown(task.classes)}"
+    listed = f"the classes are {format_value(task.classes)}"
     raise UserError(
-        f"train.class_weight: names the class {shown(unknown[0])}; "
-        f"{did_you_mean(unknown[0], task.classes, listed)}"
+        f"train.class_weight: names the class {format_value(unknown[0])}; "
+        f"{suggest_name(unknown[0], task.classes, listed)}"
     )
 
 

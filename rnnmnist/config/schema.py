@@ -29,7 +29,7 @@ from rnnmnist.config.settings import (
     settings_of,
     to_python,
 )
-from rnnmnist.errors import UserError, prefix_errors, shown
+from rnnmnist.errors import UserError, format_value, prefix_errors
 
 # The class of each recurrent cell, by its name. The new state of a linear cell is a
 # linear function of the state before; such cells are used in residual layers.
@@ -384,13 +384,13 @@ def _weight_pairs(weights: Any) -> tuple[tuple[str, float], ...]:
     except (TypeError, ValueError):
         raise UserError(
             f"train.class_weight: must be a mapping from classes to weights, not "
-            f"{shown(weights)}"
+            f"{format_value(weights)}"
         ) from None
     for name, weight in weights.items():
         if not isinstance(weight, numbers.Real) or not 0 < float(weight) < math.inf:
             raise UserError(
-                f"train.class_weight: the weight of class {shown(str(name))} must be "
-                f"above 0, not {shown(weight)}"
+                f"train.class_weight: the weight of class {format_value(str(name))} "
+                f"must be above 0, not {format_value(weight)}"
             )
     return tuple(sorted((str(name), float(weights[name])) for name in weights))
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 
-from rnnmnist.errors import UserError, did_you_mean, prefix_errors, shown
+from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
@@ -70,7 +70,7 @@ class Setting(NamedTuple):
             value = msgspec.convert(to_python(value), self.kind, strict=strict)
         except msgspec.ValidationError:
             raise UserError(
-                f"{self.name}: must be {self.allowed}, not {shown(value)}"
+                f"{self.name}: must be {self.allowed}, not {format_value(value)}"
             ) from None
         if self.is_path and value:
             with prefix_errors(self.name):
@@ -130,7 +130,7 @@ class ConfigSection:
             value = getattr(self, name)
             if not isinstance(value, section):
                 raise UserError(
-                    f"{name}: must be a {section.__name__}, not {shown(value)}"
+                    f"{name}: must be a {section.__name__}, not {format_value(value)}"
                 )
 
 
@@ -194,5 +194,5 @@ def find(name: str, known: Mapping[str, Setting], subject: str) -> Setting:
     last = name.rpartition(".")[2]
     same = [full for full in known if full.rpartition(".")[2] == last]
     listed = "the help of python -m rnnmnist.main lists all settings"
-    remedy = did_you_mean(name, same or known, listed)
+    remedy = suggest_name(name, same or known, listed)
     raise UserError(f"{subject}: no such setting; {remedy}")

@@ -24,7 +24,12 @@ from rnnmnist.data.examples import (
     permutation_sha256,
 )
 from rnnmnist.data.sequences.validation import Sequences, refuse_masked
-from rnnmnist.errors import UserError, first_line, prefix_errors, printable
+from rnnmnist.errors import (
+    UserError,
+    escape_unprintable,
+    prefix_errors,
+    summarize_error,
+)
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import (
     predict_logits,
@@ -126,7 +131,7 @@ class TrainedNetwork:
                 raise UserError(
                     f"model.cell: {self.workdir} has a cell of its own, whose code "
                     "runs only if you name it; if you trust it, set model.cell (in "
-                    f"Python, cell) to {printable(trained.cell)}"
+                    f"Python, cell) to {escape_unprintable(trained.cell)}"
                 )
             return config
         config = config.replace({"model.cell": self._cell})
@@ -159,7 +164,7 @@ class TrainedNetwork:
         try:
             images = np.asarray(values)
         except ValueError as error:  # such as images of different sizes
-            raise UserError(f"inputs: {first_line(error)}") from error
+            raise UserError(f"inputs: {summarize_error(error)}") from error
         is_image = images.shape[1:] == self.task.image_shape
         if not (images.size and is_image and images.dtype == np.uint8):
             raise UserError(

@@ -7,7 +7,7 @@ import numpy as np
 
 from rnnmnist.arithmetic import ceil_div
 from rnnmnist.config.settings import expand
-from rnnmnist.errors import UserError, prefix_errors, printable
+from rnnmnist.errors import UserError, escape_unprintable, prefix_errors
 from rnnmnist.evaluation.metrics import format_probability
 from rnnmnist.inference.predictor import Prediction, Predictor
 
@@ -26,7 +26,7 @@ def predict_image(predictor: Predictor, name: str) -> Iterator[Result]:
         "probability": prediction.probability,
         "probabilities": prediction.probabilities.tolist(),
     }
-    yield result, f"{printable(name)}: {_describe(prediction)}"
+    yield result, f"{escape_unprintable(name)}: {_describe(prediction)}"
 
 
 def _describe(prediction: Prediction) -> str:
@@ -72,8 +72,9 @@ def predict_sequences(predictor: Predictor, name: str) -> Iterator[Result]:
         if sequences.ids is not None:
             place["id"] = sequences.ids[index]
         description = (
-            f"{printable(name)}, sequence {printable(str(place.get('id', index)))}: "
-            f"{result['label']}, {format_probability(result['probability'])}"
+            f"{escape_unprintable(name)}, sequence "
+            f"{escape_unprintable(str(place.get('id', index)))}: {result['label']}, "
+            f"{format_probability(result['probability'])}"
         )
         yield place | result, description
 

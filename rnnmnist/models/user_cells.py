@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from rnnmnist.config.schema import Config, ModelConfig
-from rnnmnist.errors import UserError, first_line
+from rnnmnist.errors import UserError, summarize_error
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)  # given or of a run
 
@@ -65,7 +65,7 @@ def _import_source(module: str, sha256: str) -> ModuleType:
         imported, imported_sha256 = _import_module(module)
     except (Exception, SystemExit) as error:  # a user's file can raise anything
         raise UserError(
-            f"model.cell: {path} does not run: {first_line(error)}"
+            f"model.cell: {path} does not run: {summarize_error(error)}"
         ) from error
     if imported_sha256 != sha256:
         raise UserError(
@@ -116,7 +116,7 @@ def _find_source(module: str) -> Path:
         if spec and spec.origin and _is_file(spec.origin):
             return Path(spec.origin)
     except (Exception, SystemExit) as error:  # of a package in which it lies
-        reason = first_line(error)
+        reason = summarize_error(error)
     raise UserError(
         f"model.cell: {module} cannot be imported ({reason}); install it, or name its "
         "file, as FILE.py:Class"

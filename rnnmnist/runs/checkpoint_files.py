@@ -24,7 +24,7 @@ import msgspec
 from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
-from rnnmnist.errors import RunError, UserError, first_line
+from rnnmnist.errors import RunError, UserError, summarize_error
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import HEADER_FILE, SUMS_FILE, list_steps
 
@@ -79,7 +79,7 @@ def read_header(workdir: Path, step: int) -> Header:
         config = fill_defaults(given, msgspec.convert(content["task"], Task))
         header = msgspec.convert(content | {"config": config}, Header)
     except Exception as error:
-        raise _error_of_another_version(folder, first_line(error)) from error
+        raise _error_of_another_version(folder, summarize_error(error)) from error
     if header.step != step:
         raise DamagedError(folder, f"it is step {header.step}")
     return header
@@ -187,9 +187,9 @@ def read_errors(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:  # orbax and tensorstore raise errors of any type
         raise RunError(
-            f"checkpoint {folder} cannot be read ({first_line(error)}), which does not "
-            "mean that it is damaged; check that its files may be read, free memory, "
-            "threads or open files if they are short, and run the command again"
+            f"checkpoint {folder} cannot be read ({summarize_error(error)}), which "
+            "does not mean that it is damaged; check that its files may be read, free "
+            "memory, threads or open files if they are short, and run the command again"
         ) from error
 
 

@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp  # noqa: TID251
 
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.errors import RunError, first_line
+from rnnmnist.errors import RunError, summarize_error
 from rnnmnist.models.classifier import Params
 from rnnmnist.runs.checkpoint_files import (
     Header,
@@ -148,8 +148,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         except Exception as error:
             raise RunError(
                 f"a checkpoint could not be written in {self._workdir} "
-                f"({first_line(error)}); {describe_last_checkpoint(self._workdir)}; "
-                f"{SHORTAGE} and run the command again"
+                f"({summarize_error(error)}); "
+                f"{describe_last_checkpoint(self._workdir)}; {SHORTAGE} and run the "
+                "command again"
             ) from error
 
 

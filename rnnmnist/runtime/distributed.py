@@ -28,7 +28,7 @@ from rnnmnist.errors import (
     UserError,
     as_run_error,
     exit_immediately,
-    first_line,
+    summarize_error,
 )
 from rnnmnist.runtime.jax_internals import (
     ALONE,
@@ -177,8 +177,8 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
             if LAUNCHERS.isdisjoint(os.environ):
                 _logger.warning(
                     "jax cannot detect whether other processes belong to this run, "
-                    f"which goes on alone ({first_line(error)}); --num_processes=1 "
-                    "skips the detection"
+                    f"which goes on alone ({summarize_error(error)}); "
+                    "--num_processes=1 skips the detection"
                 )
                 return
         raise UserError(
@@ -203,7 +203,7 @@ def _failed_operation(error: BaseException | None) -> str | None:
     """Returns the message of a failed operation of several processes, or None."""
     while process_count() > 1 and not isinstance(error, UserError | None):
         if isinstance(error, jax.errors.JaxRuntimeError):  # jaxlib's type of all
-            return first_line(error)[:200]
+            return summarize_error(error)[:200]
         error = error.__cause__
     return None
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, Sharding
 
 from rnnmnist.config.platforms import MOST_CPU_DEVICES
-from rnnmnist.errors import UserError, first_line
+from rnnmnist.errors import UserError, summarize_error
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.machine import usable_cores
 
@@ -82,7 +82,9 @@ def _local_devices(process: int | None = None) -> list[jax.Device]:
     except Exception as error:  # RuntimeError, or an assertion in jax
         platforms = os.environ.get("JAX_PLATFORMS")
         hint = f"; JAX_PLATFORMS={platforms} requires it" if platforms else ""
-        raise UserError(f"jax finds no device: {first_line(error)}{hint}") from error
+        raise UserError(
+            f"jax finds no device: {summarize_error(error)}{hint}"
+        ) from error
 
 
 def _split_cpu(num_devices: int | None, *, is_ensemble: bool) -> None:

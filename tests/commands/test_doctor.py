@@ -141,7 +141,7 @@ def test_a_missing_platform_is_one_line(
         "from rnnmnist import cli, doctor, main\n"
         "from rnnmnist.errors import UserError\n"
         "try: main.main(sys.argv[1:])\n"
-        "except UserError as error: print(cli.as_line(error))\n"
+        "except UserError as error: print(cli.format_error(error))\n"
         "cli.run(doctor.main)"
     )
     variables = environment | {"JAX_PLATFORMS": "cuda"}

@@ -26,7 +26,7 @@ from rnnmnist.data.sequences.moments import Moments, find_far_values
 from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
 from rnnmnist.data.sequences.ts import read_ts
 from rnnmnist.data.sequences.validation import Sequences, check_memory, validate
-from rnnmnist.errors import UserError, did_you_mean, prefix_errors, shown
+from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 SEQUENCE_FORMATS = "a .npz, .ts, .csv or .parquet file, or a folder of .npy files"
 CHECKED_BYTES = 1 << 24  # of values at a time
@@ -70,8 +70,8 @@ def read_folder(path: Path) -> dict[str, Any]:
 def _check_names(names: list[str]) -> None:
     for name in names:
         if name not in ARRAYS:
-            remedy = did_you_mean(name, ARRAYS, f"allowed are {', '.join(ARRAYS)}")
-            raise UserError(f"contains the array {shown(name)}; {remedy}")
+            remedy = suggest_name(name, ARRAYS, f"allowed are {', '.join(ARRAYS)}")
+            raise UserError(f"contains the array {format_value(name)}; {remedy}")
         if names.count(name) > 1:
             raise UserError(f"contains {name} twice; save the arrays again")
     if "inputs" not in names:
@@ -179,7 +179,7 @@ def to_dataset(
             "add the array 'labels', @classLabel and labels, or the column 'label', "
             "which data.columns=label=NAME can name"
         )
-        remedy = did_you_mean("label", sequences.feature_names, add)
+        remedy = suggest_name("label", sequences.feature_names, add)
         raise UserError(f"labels: are missing; {remedy}")
     _, time_steps, features = sequences.inputs.shape
     task = trained or Task(name, time_steps, features, sequences.classes, {})
@@ -334,7 +334,7 @@ def checked_parts(
             invalid = normalization.find_outlier(values, padded)
         if invalid is not None:
             (index, time, feature), reason = invalid
-            name = start + index if ids is None else shown(ids[start + index])
+            name = start + index if ids is None else format_value(ids[start + index])
             raise UserError(
                 f"the value of sequence {name} at time step {time}, feature "
                 f"{sequences.feature_names[feature]}, {reason}"
@@ -347,8 +347,9 @@ def check_features(sequences: Sequences, trained: Task) -> None:
     names = sequences.feature_names
     if len(names) != trained.features:
         raise UserError(
-            f"has {len(names)} features, {shown(names)}, and the network was trained "
-            f"on {trained.features}, {shown(trained.feature_names)}; use these"
+            f"has {len(names)} features, {format_value(names)}, and the network was "
+            f"trained on {trained.features}, {format_value(trained.feature_names)}; "
+            "use these"
         )
     default = tuple(map(str, range(len(names))))
     if default not in (names, trained.feature_names) and names != trained.feature_names:

@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from rnnmnist.data.sequences.validation import check_memory, pad
-from rnnmnist.errors import UserError, printable, shown
+from rnnmnist.errors import UserError, escape_unprintable, format_value
 
 INDEX = r"(__index_level_\d+__|Unnamed: \d+)?"  # of pandas, or without a name
 # The others are features.
@@ -39,8 +39,8 @@ def read_csv(path: Path, roles: Roles) -> dict[str, Any]:
         header_lines = reader.line_num
     if len(names) == 1:
         raise UserError(
-            f"line 1: has one column, {shown(names[0])}; separate columns by commas, "
-            "and write numbers with a decimal point"
+            f"line 1: has one column, {format_value(names[0])}; separate columns by "
+            "commas, and write numbers with a decimal point"
         )
     _check_columns(names, roles, "line 1: ")
     try:
@@ -62,8 +62,8 @@ def read_csv(path: Path, roles: Roles) -> dict[str, Any]:
             raise
         place = _line(path, int(row[1]) - header_lines - 1)
         raise UserError(
-            f"{place}: {printable(row[2])}; separate cells by commas, and quote texts "
-            "that contain one"
+            f"{place}: {escape_unprintable(row[2])}; separate cells by commas, and "
+            "quote texts that contain one"
         ) from error
     return _to_arrays(table, roles, lambda row: _line(path, row))
 
@@ -112,10 +112,10 @@ def _check_columns(names: list[str], roles: Roles, where: str = "") -> list[str]
         )
         for name, role in roles.items():
             if role in ("sequence", "time") and role not in unique:
-                remedy = f"data.columns: no column is named {shown(name)}"
+                remedy = f"data.columns: no column is named {format_value(name)}"
         raise UserError(
-            f"{where}has the columns {shown(names)}; needed are sequence, time, one "
-            "or more features, and optionally label, split and groups, each once; "
+            f"{where}has the columns {format_value(names)}; needed are sequence, time, "
+            "one or more features, and optionally label, split and groups, each once; "
             f"{remedy}"
         )
     return names
@@ -140,11 +140,13 @@ def _to_arrays(table: pa.Table, roles: Roles, place: Place) -> dict[str, Any]:
         faulty = np.flatnonzero(faults & (np.diff(sequence) == 0))
         if len(faulty):
             earlier, row = order[faulty[0] : faulty[0] + 2]
-            own, other = (shown(str(table[name][index])) for index in (row, earlier))
+            own, other = (
+                format_value(str(table[name][index])) for index in (row, earlier)
+            )
             raise UserError(
-                f"{place(row)}: sequence {shown(ids[sequence[faulty[0]]])} has the "
-                f"{printable(name)} {own}, and {other} in {place(earlier)}; it must "
-                f"{rule}"
+                f"{place(row)}: sequence {format_value(ids[sequence[faulty[0]]])} has "
+                f"the {escape_unprintable(name)} {own}, and {other} in "
+                f"{place(earlier)}; it must {rule}"
             )
 
     time = time[order]
@@ -240,6 +242,6 @@ class _Column:
         value = self.values[row].as_py()
         text = "" if value is None else str(value)
         return UserError(
-            f"{self.place(row)}: the column {printable(self.name)} has {shown(text)}; "
-            f"allowed are {allowed}"
+            f"{self.place(row)}: the column {escape_unprintable(self.name)} has "
+            f"{format_value(text)}; allowed are {allowed}"
         )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rnnmnist.data.sequences.validation import pad
-from rnnmnist.errors import UserError, did_you_mean, prefix_errors, shown
+from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 
 def read_ts(path: Path, *, pair: bool = True) -> dict[str, Any]:
@@ -90,18 +90,20 @@ def _parse_case(text: str, classes: tuple[str, ...]) -> tuple[np.ndarray, str]:
     dimensions = text.split(":")
     label = dimensions.pop().strip() if classes else ""
     if classes and label not in classes:
-        allowed = f"allowed are the classes of @classLabel, {shown(' '.join(classes))}"
-        remedy = did_you_mean(label, classes, allowed)
-        raise UserError(f"the label is {shown(label)}; {remedy}")
+        allowed = (
+            f"allowed are the classes of @classLabel, {format_value(' '.join(classes))}"
+        )
+        remedy = suggest_name(label, classes, allowed)
+        raise UserError(f"the label is {format_value(label)}; {remedy}")
     columns = []
     for part in dimensions:
         if "_" in part:  # which float() would ignore
-            raise UserError(f"{shown(part)} contains an underscore; remove it")
+            raise UserError(f"{format_value(part)} contains an underscore; remove it")
         cells = part.split(",")
         columns.append([float("nan" if c.strip() == "?" else c) for c in cells])
     sizes = sorted(set(map(len, columns)))
     if len(sizes) != 1:
         raise UserError(
-            f"the dimensions have {shown(sizes)} values; write as many in each"
+            f"the dimensions have {format_value(sizes)} values; write as many in each"
         )
     return np.array(columns).T, label

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.examples import SPLITS
-from rnnmnist.errors import UserError, did_you_mean, first_line, shown
+from rnnmnist.errors import UserError, format_value, suggest_name, summarize_error
 from rnnmnist.runtime.machine import main_memory
 
 MAX_CLASSES = 1_000
@@ -53,8 +53,8 @@ class Sequences:
         """
         if not 2 <= len(self.classes) <= MAX_CLASSES:
             raise UserError(
-                f"labels: has {len(self.classes)} classes, {shown(self.classes)}; "
-                f"allowed are 2 to {MAX_CLASSES}"
+                f"labels: has {len(self.classes)} classes, "
+                f"{format_value(self.classes)}; allowed are 2 to {MAX_CLASSES}"
             )
         splits = self.given_splits("train")
         train = splits["train"]
@@ -64,8 +64,8 @@ class Sequences:
         if np.all(labels == labels[0]):
             raise UserError(
                 "split: all training sequences are of the class "
-                f"{shown(self.classes[labels[0]])}; mark some of another class with "
-                "train"
+                f"{format_value(self.classes[labels[0]])}; mark some of another class "
+                "with train"
             )
         if len(splits["validation"]) or not hold_out:
             return splits
@@ -128,12 +128,12 @@ def validate(
     if labels is not None:
         indices, classes = _encode(_array("labels", labels, "biuU", count), class_names)
     if len(set(names)) < len(names):
-        raise UserError(f"feature_names: {shown(names)} has a name twice")
+        raise UserError(f"feature_names: {format_value(names)} has a name twice")
     for name in (*classes, *names):
         if not name.strip() or not name.isprintable():
             raise UserError(
-                f"a class or feature is named {shown(name)}; allowed are printable "
-                "texts that are not empty"
+                f"a class or feature is named {format_value(name)}; allowed are "
+                "printable texts that are not empty"
             )
     return Sequences(
         values,
@@ -204,15 +204,15 @@ def _pad_list(sequences: Sequence[Any]) -> tuple[Any, np.ndarray | None]:
         if values.ndim > 2:
             raise ValueError("a sequence must be [time, features] or [time]")
     except (ValueError, TypeError) as error:  # such as other numbers of features
-        raise UserError(f"inputs: {first_line(error)}") from error
+        raise UserError(f"inputs: {summarize_error(error)}") from error
     return pad(values.reshape(len(values), -1), lengths), lengths
 
 
 def _valid_split(values: ArrayLike, count: int) -> np.ndarray:
     split = _array("split", values, "U", count)
     for name in np.setdiff1d(split, SPLITS).tolist():
-        remedy = did_you_mean(name, SPLITS, f"allowed are {', '.join(SPLITS)}")
-        raise UserError(f"split: contains {shown(name)}; {remedy}")
+        remedy = suggest_name(name, SPLITS, f"allowed are {', '.join(SPLITS)}")
+        raise UserError(f"split: contains {format_value(name)}; {remedy}")
     return split
 
 
@@ -244,13 +244,15 @@ def _array(
         if array.dtype == object and all(isinstance(item, str) for item in array.flat):
             array = array.astype(str)  # pandas stores texts as objects
     except (ValueError, TypeError) as error:  # such as lists of unequal lengths
-        raise UserError(f"{name}: {first_line(error)}") from error
+        raise UserError(f"{name}: {summarize_error(error)}") from error
     dtype = array.dtype
     could_miss = dtype.kind in "fO" and "f" not in kinds
     if could_miss and {*map(str, array.flat)} & {"nan", "None", "<NA>"}:
         raise UserError(f"{name}: has missing values; leave those examples out")
     if dtype.kind not in kinds or (dtype.kind == "f" and dtype.itemsize > 8):
-        raise UserError(f"{name}: is {shown(str(dtype))}; allowed are {KINDS[kinds]}")
+        raise UserError(
+            f"{name}: is {format_value(str(dtype))}; allowed are {KINDS[kinds]}"
+        )
     if size is not None and array.shape != (size,):
         raise UserError(
             f"{name}: has the shape {array.shape}; to match inputs, it must be "
