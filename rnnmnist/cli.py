@@ -211,7 +211,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         main(sys.argv[1:])
     except errors.StoppedError as error:
         errors.exit_immediately(f"stopped: {error}", error.exit_code)
-    except KeyboardInterrupt:  # raised in `raised_interrupts`
+    except KeyboardInterrupt:  # raised in `raise_interrupts`
         errors.exit_immediately("stopped", 130)
     except BrokenPipeError:  # the reader of the output has exited, as `| head` does
         os._exit(1)

@@ -23,12 +23,12 @@ def main(argv: list[str]) -> None:
     from rnnmnist.evaluation.network import TrainedNetwork
     from rnnmnist.runs.checkpoint_files import read_header
     from rnnmnist.runs.results import write_result
-    from rnnmnist.runs.selection import with_step
+    from rnnmnist.runs.selection import read_selected_step
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.mesh import make_mesh
 
     workdir = args.workdir
-    config = with_step(
+    config = read_selected_step(
         workdir, args.step, lambda step: read_header(workdir, step).config
     )
     enable_compilation_cache()

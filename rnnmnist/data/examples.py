@@ -170,7 +170,7 @@ class Inputs:
         lengths = None if self.lengths is None else self.lengths[positions]
         return self.normalization(values, lengths)
 
-    def normalized(self) -> Self:
+    def normalize(self) -> Self:
         """Returns the same examples, which `take` does not normalize each time."""
         return dataclasses.replace(
             self, stored=self.take(slice(None)), indices=None, normalization=None
@@ -181,7 +181,7 @@ class Inputs:
         index = position if self.indices is None else int(self.indices[position])
         return str(index) if self.ids is None else self.ids[index]
 
-    def unpadded(self, position: int) -> np.ndarray:
+    def strip_padding(self, position: int) -> np.ndarray:
         """Returns one example as it is stored, without padding."""
         end = None if self.lengths is None else self.lengths[position]
         return self.raw(position)[:end]

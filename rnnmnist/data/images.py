@@ -26,7 +26,7 @@ from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.image_sets import IMAGE_SETS, IMAGE_SHAPE, embedded_images
 from rnnmnist.errors import RunError, UserError, prefix_errors
-from rnnmnist.runtime.signals import raised_interrupts
+from rnnmnist.runtime.signals import raise_interrupts
 
 URLS = {  # folders of the original files; those of mnist5k are shipped
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -180,7 +180,7 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
     )
     try:
         with (
-            raised_interrupts(),
+            raise_interrupts(),
             # Not TFDS's own, in which other programs have downloads in progress.
             tempfile.TemporaryDirectory(
                 prefix="downloads-",

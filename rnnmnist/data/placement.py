@@ -25,7 +25,12 @@ from rnnmnist.data.batches import (
 from rnnmnist.data.examples import Examples
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.machine import main_memory
-from rnnmnist.runtime.mesh import device_put, local_sharding, over_seeds, replicated
+from rnnmnist.runtime.mesh import (
+    device_put,
+    local_sharding,
+    replicated_sharding,
+    seeds_sharding,
+)
 
 CHUNK_UPDATES = 100
 CHUNK_BYTES = 1 << 24  # of a chunk; a single update can have more
@@ -90,14 +95,14 @@ def _device_gatherer(
     """Copies examples to every device, which gathers its own shards of a chunk."""
     values = examples.take(slice(None))
     lengths = examples.lengths
-    whole = replicated(mesh)
+    whole = replicated_sharding(mesh)
     stored = StoredExamples(
         # Rows are gathered faster than images of [28, 28].
         values=device_put(values.reshape(len(values), -1), whole),
         labels=device_put(examples.labels, whole),
         lengths=None if lengths is None else device_put(lengths, whole),
     )
-    seeds = device_put(np.asarray(config.seeds, np.uint32), over_seeds(mesh))
+    seeds = device_put(np.asarray(config.seeds, np.uint32), seeds_sharding(mesh))
 
     @functools.lru_cache(1)  # several events can fall into a chunk
     def gather(start: int) -> Chunk:
@@ -150,8 +155,8 @@ def _host_gatherer(
         )
         return Chunk(
             gathered,
-            seeds=device_put(seeds, over_seeds(mesh)),
-            first=device_put(np.int32(start), replicated(mesh)),
+            seeds=device_put(seeds, seeds_sharding(mesh)),
+            first=device_put(np.int32(start), replicated_sharding(mesh)),
         )
 
     futures: dict[int, Future[Chunk]] = {}  # of the chunk in use and the next one

@@ -47,14 +47,14 @@ from rnnmnist.models.user_cells import pin_cell
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.checkpoints import params_sha256, read_arrays
 from rnnmnist.runs.results import Result
-from rnnmnist.runs.selection import with_step
+from rnnmnist.runs.selection import read_selected_step
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import (
     abstract_ensemble,
     device_put,
     make_device_mesh,
     platform_of,
-    replicated,
+    replicated_sharding,
     split_ensemble,
 )
 
@@ -94,7 +94,7 @@ class TrainedNetwork:
         self.mesh = make_device_mesh() if mesh is None else mesh
         self.paths = paths
         self._cell = cell
-        with_step(workdir, selector, self._restore)
+        read_selected_step(workdir, selector, self._restore)
 
     def _restore(self, step: int) -> None:
         header = read_header(self.workdir, step)
@@ -116,7 +116,7 @@ class TrainedNetwork:
         like = abstract_ensemble(params, config.num_seeds)
         saved = read_arrays(self.workdir, step, "params", like)
         self.params_sha256 = params_sha256(saved)
-        put = functools.partial(device_put, sharding=replicated(self.mesh))
+        put = functools.partial(device_put, sharding=replicated_sharding(self.mesh))
         self.params: Params = jax.tree.map(put, saved)
 
     def _take_cell(self, config: RunConfig) -> RunConfig:
@@ -179,7 +179,7 @@ class TrainedNetwork:
 
         reading.check_features(sequences, self.task)
         missing, normalization = self.config.data.missing, self.normalization
-        for _ in reading.checked_parts(sequences, missing, normalization):
+        for _ in reading.check_parts(sequences, missing, normalization):
             pass  # raises an error if a value is invalid
         return Inputs(
             sequences.inputs, sequences.lengths, normalization=self.normalization
@@ -282,7 +282,9 @@ class TrainedNetwork:
         self._check_outputs_over_time()
         start = functools.partial(self.model.apply, method="start")
         carry = jax.vmap(start, in_axes=(0, None))({"params": self.params}, 1)
-        carry = jax.device_put(carry, replicated(self.mesh))  # as `_step` returns it
+        carry = jax.device_put(
+            carry, replicated_sharding(self.mesh)
+        )  # as `_step` returns it
         return StreamState(carry, np.full(self.task.features, np.nan))
 
     @jax_defaults()

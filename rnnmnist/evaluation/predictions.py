@@ -23,7 +23,7 @@ from rnnmnist.runtime.mesh import (
     device_put,
     map_ensemble,
     platform_of,
-    replicated,
+    replicated_sharding,
 )
 
 GROUP_BYTES = 1 << 28  # a group of a split; at most two are on the devices at a time
@@ -218,7 +218,9 @@ def predict_batches(
         out_specs=jax.P(SEEDS, None, BATCH),
         check_vma=False,
     )
-    return jax.lax.with_sharding_constraint(run(params, batches), replicated(mesh))
+    return jax.lax.with_sharding_constraint(
+        run(params, batches), replicated_sharding(mesh)
+    )
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

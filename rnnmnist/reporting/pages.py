@@ -194,7 +194,7 @@ def _gallery(run: RunData) -> Section:
     falls = occlude(run.network, first, examples, errors) if len(errors) else errors
     tiles = []
     for index, fall in zip(errors, falls, strict=True):
-        values = examples.unpadded(index)
+        values = examples.strip_padding(index)
         times = np.arange(len(values))
         if order is not None:  # the time step in which each pixel is read
             times = (order.argsort(axis=None) // order.shape[1]).reshape(values.shape)

@@ -39,7 +39,7 @@ from rnnmnist.runs.workdir import describe_last_checkpoint, list_steps
 from rnnmnist.runs.writing import sync
 from rnnmnist.runtime.distributed import is_process_0
 from rnnmnist.runtime.mesh import local_sharding
-from rnnmnist.runtime.signals import deferred_interrupts
+from rnnmnist.runtime.signals import defer_interrupts
 
 SHORTAGE = "free disk space, memory, threads or open files, whichever is short,"
 # Steps that are no longer kept are moved there, so that none is found half deleted.
@@ -143,7 +143,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         """
         try:
             # The transfer is that of small numbers, which processes exchange.
-            with deferred_interrupts(), _without_logs(), jax.transfer_guard("allow"):
+            with defer_interrupts(), _without_logs(), jax.transfer_guard("allow"):
                 yield
         except Exception as error:
             raise RunError(
@@ -198,7 +198,7 @@ def _restore(folder: Path, item: str, like: Tree | None) -> Tree:
     )
     sharding = local_sharding()
     with (
-        deferred_interrupts(),
+        defer_interrupts(),
         _without_logs(),
         ocp.StandardCheckpointer(multiprocessing_options=options) as checkpointer,
     ):

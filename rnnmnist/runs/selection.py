@@ -67,7 +67,7 @@ def find_step(
     )
 
 
-def with_step(workdir: Path, selector: str, function: Callable[[int], T]) -> T:
+def read_selected_step(workdir: Path, selector: str, function: Callable[[int], T]) -> T:
     """Calls a function with the selected step.
 
     A running trainer deletes old checkpoints, so the step can disappear while it is

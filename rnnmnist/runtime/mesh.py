@@ -133,7 +133,7 @@ def _grid(
     return next(grids, None)
 
 
-def over_seeds(mesh: Mesh) -> NamedSharding:
+def seeds_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of the leading ensemble axis over the mesh."""
     return NamedSharding(mesh, jax.P(SEEDS))
 
@@ -143,7 +143,7 @@ def platform_of(mesh: Mesh) -> str:
     return str(mesh.devices.flat[0].platform)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding with a copy of the array on every device."""
     return NamedSharding(mesh, jax.P())
 
@@ -168,7 +168,7 @@ def device_put(array: np.ndarray | np.generic, sharding: Sharding) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="mesh")
 def replicate(tree: T, mesh: Mesh) -> T:
     """Copies the arrays of a tree to every device of a mesh, so to every process."""
-    return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+    return jax.lax.with_sharding_constraint(tree, replicated_sharding(mesh))
 
 
 def map_ensemble(function: Callable[..., T], vectorize: bool) -> Callable[..., T]:

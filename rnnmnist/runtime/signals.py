@@ -38,7 +38,7 @@ def signal_handler(number: int, handler: Callable[[int, Any], Any]) -> Iterator[
 
 
 @contextlib.contextmanager
-def deferred_interrupts() -> Iterator[None]:
+def defer_interrupts() -> Iterator[None]:
     """Calls the present handler after the `with` block, if a SIGINT arrived within."""
     received: list[int] = []
     handler = signal.getsignal(signal.SIGINT)
@@ -93,14 +93,14 @@ def exit_on_interrupt() -> None:
         signal.signal(signal.SIGINT, _leave_to_watch)
 
 
-def raised_interrupts() -> contextlib.AbstractContextManager[StopFlag | None]:
+def raise_interrupts() -> contextlib.AbstractContextManager[StopFlag | None]:
     """Raises `KeyboardInterrupt` in a block that has temporary files, in a command.
 
     A second SIGINT ends the process at once. In training, nothing changes.
     """
     if _flag or signal.getsignal(signal.SIGINT) is not _leave_to_watch:
         return contextlib.nullcontext()
-    return _watched(signal.SIGINT, signal.default_int_handler)
+    return _watch_signal(signal.SIGINT, signal.default_int_handler)
 
 
 def stop_on_signal() -> contextlib.AbstractContextManager[StopFlag]:
@@ -111,11 +111,13 @@ def stop_on_signal() -> contextlib.AbstractContextManager[StopFlag]:
     """
     if _watcher is None:
         return contextlib.nullcontext(StopFlag())
-    return _watched(signal.SIGTERM, _leave_to_watch)
+    return _watch_signal(signal.SIGTERM, _leave_to_watch)
 
 
 @contextlib.contextmanager
-def _watched(number: int, handler: Callable[[int, Any], Any]) -> Iterator[StopFlag]:
+def _watch_signal(
+    number: int, handler: Callable[[int, Any], Any]
+) -> Iterator[StopFlag]:
     """Handles a signal, and has `_watch` set a flag on the first one."""
     global _flag
     with signal_handler(number, handler):

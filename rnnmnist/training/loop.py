@@ -35,7 +35,7 @@ from rnnmnist.runs.workdir import PhaseTimer, describe_last_checkpoint, session
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0
 from rnnmnist.runtime.jax_defaults import jax_defaults
-from rnnmnist.runtime.mesh import device_put, replicate, replicated
+from rnnmnist.runtime.mesh import device_put, replicate, replicated_sharding
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
 from rnnmnist.training.loss import weigh_classes
@@ -117,7 +117,7 @@ def train_to_end(
         program = updates.program
         validation = splits["validation"]
         if not updates.batches.on_host:
-            validation = validation.normalized()
+            validation = validation.normalize()
         if step == 0:
             state = create_state(config, program, task)
         else:
@@ -190,7 +190,7 @@ class Updates(NamedTuple):
 
         The state is donated. Returns the new one, and the statistics on the host.
         """
-        whole = replicated(self.program.mesh)
+        whole = replicated_sharding(self.program.mesh)
         parts: list[UpdateStats] = []
         for chunk, count in self.batches.chunks(first, last):
             rates = learning_rates(

@@ -13,7 +13,7 @@ from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Batch
 from rnnmnist.models.classifier import Params, SequenceClassifier
-from rnnmnist.runtime.mesh import device_put, replicated
+from rnnmnist.runtime.mesh import device_put, replicated_sharding
 
 
 class BatchScores(NamedTuple):
@@ -115,4 +115,4 @@ def weigh_classes(
     else:
         weight_of = dict(config.class_weight)
         weights = np.array([weight_of[name] for name in task.classes])
-    return device_put(weights.astype(np.float32), replicated(mesh))
+    return device_put(weights.astype(np.float32), replicated_sharding(mesh))

@@ -22,7 +22,13 @@ from rnnmnist.models.classifier import (
     init_params,
     make_model,
 )
-from rnnmnist.runtime.mesh import SEEDS, Specs, device_put, platform_of, replicated
+from rnnmnist.runtime.mesh import (
+    SEEDS,
+    Specs,
+    device_put,
+    platform_of,
+    replicated_sharding,
+)
 from rnnmnist.runtime.random_streams import Stream, stream_key
 from rnnmnist.training.loss import Objective
 from rnnmnist.training.optimizer import make_optimizer
@@ -111,7 +117,7 @@ def create_state(
     config: RunConfig, program: Program, task: Task | None = None
 ) -> TrainState[Params]:
     """Initializes the training state of every network, for the data of a task."""
-    sharding = replicated(program.mesh)
+    sharding = replicated_sharding(program.mesh)
     seeds = np.asarray(config.seeds, np.uint32)
     difference_std = np.array((task and task.difference_std) or 1, np.float32)
     return init_state(

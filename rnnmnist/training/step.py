@@ -21,7 +21,7 @@ import optax
 
 from rnnmnist.data.batches import Chunk, StoredExamples, chunk_specs
 from rnnmnist.models.classifier import Params, abstract_params
-from rnnmnist.runtime.mesh import BATCH, SEEDS, Specs, map_ensemble, replicated
+from rnnmnist.runtime.mesh import BATCH, SEEDS, Specs, map_ensemble, replicated_sharding
 from rnnmnist.training.loss import BatchScores
 from rnnmnist.training.optimizer import decay_mask, update_average
 from rnnmnist.training.state import Program, TrainState, state_specs
@@ -161,7 +161,9 @@ def train_steps(
         return unflatten_state(end.state, like=state), end.stats
 
     state, stats = train_shard(state, stats, chunk, rates, num_steps, class_weights)
-    return state, jax.lax.with_sharding_constraint(stats, replicated(program.mesh))
+    return state, jax.lax.with_sharding_constraint(
+        stats, replicated_sharding(program.mesh)
+    )
 
 
 def differentiate_batch(
@@ -299,5 +301,5 @@ def score_last_batch(
         return jax.lax.psum(sums, BATCH)
 
     sums = score_shards(state, chunk)
-    sums = jax.lax.with_sharding_constraint(sums, replicated(program.mesh))
+    sums = jax.lax.with_sharding_constraint(sums, replicated_sharding(program.mesh))
     return BatchScores(loss=sums[:, 0], correct=sums[:, 1].astype(jnp.int32))

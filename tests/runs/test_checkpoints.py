@@ -42,7 +42,7 @@ from rnnmnist.runs.checkpoint_files import (
 )
 from rnnmnist.runs.checkpoints import Checkpoints, params_sha256
 from rnnmnist.runs.logs import Metrics
-from rnnmnist.runs.selection import find_step, with_step
+from rnnmnist.runs.selection import find_step, read_selected_step
 from rnnmnist.runs.workdir import HEADER_FILE, list_steps
 from rnnmnist.runtime.mesh import abstract_ensemble, replicate
 from rnnmnist.training.resume import check_settings, restore_state
@@ -205,7 +205,7 @@ def test_the_best_is_selected_among_undamaged_headers(
     assert len(caplog.messages) == 2
     (tmp_path / "3" / "header" / "metadata").write_text("{")
     with pytest.raises(DamagedError):
-        with_step(tmp_path, "best", partial(read_header, tmp_path))
+        read_selected_step(tmp_path, "best", partial(read_header, tmp_path))
 
 
 def test_folders_of_other_names_are_ignored(
@@ -217,7 +217,7 @@ def test_folders_of_other_names_are_ignored(
     (tmp_path / "8").touch()
     (tmp_path / "9.orbax-checkpoint-tmp").touch()
     assert list_steps(tmp_path) == [5]
-    assert with_step(tmp_path, "latest", lambda step: step) == 5
+    assert read_selected_step(tmp_path, "latest", lambda step: step) == 5
     save(tmp_path, state, {6: 0.1})
     assert list_steps(tmp_path) == [5, 6]
 
@@ -262,7 +262,7 @@ def test_a_step_deleted_while_it_is_read_is_selected_again(
         read_header(workdir, step)
         return step
 
-    assert with_step(workdir, "latest", use) == 1
+    assert read_selected_step(workdir, "latest", use) == 1
     assert selected == [2, 1]
 
 

@@ -11,7 +11,7 @@ from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import RunError
 from rnnmnist.runtime.signals import (
-    deferred_interrupts,
+    defer_interrupts,
     stop_on_interrupt,
     stop_on_signal,
 )
@@ -36,7 +36,7 @@ def test_the_first_interrupt_is_raised_at_the_end(interrupts: list[int]) -> None
 
 
 def test_an_interrupt_is_deferred(interrupts: list[int]) -> None:
-    with deferred_interrupts():
+    with defer_interrupts():
         interrupt()
         assert interrupts == []
     assert interrupts == [signal.SIGINT]
@@ -46,7 +46,7 @@ def test_an_interrupt_of_a_save_that_fails_is_raised() -> None:
     with (
         pytest.raises(KeyboardInterrupt, match="the disk is full"),
         stop_on_interrupt(),
-        deferred_interrupts(),
+        defer_interrupts(),
     ):
         interrupt()
         raise RunError("the disk is full")
@@ -56,7 +56,7 @@ def test_other_threads_handle_no_interrupts(interrupts: list[int]) -> None:
     handler = signal.getsignal(signal.SIGINT)
 
     def handler_within() -> object:
-        with stop_on_interrupt(), deferred_interrupts():
+        with stop_on_interrupt(), defer_interrupts():
             return signal.getsignal(signal.SIGINT)
 
     with concurrent.futures.ThreadPoolExecutor(1) as thread:

@@ -148,7 +148,7 @@ def read_sequences(
         sequences = from_memory(source, roles, labels=None)
     _check_roles(sequences, roles)
     padded = Inputs(sequences.inputs, sequences.lengths)
-    inputs = [padded.unpadded(position) for position in range(len(padded))]
+    inputs = [padded.strip_padding(position) for position in range(len(padded))]
     classes, labels = np.array(sequences.classes), sequences.labels
     y = None if labels is None else classes[labels]
     return inputs, y, sequences.groups, sequences.ids
@@ -191,7 +191,7 @@ def to_dataset(
             mean, std, changes = moments.normalization
             task = replace(task, mean=mean, std=std, difference_std=changes)
         normalization = Normalization.create(task, config.missing)
-        for _ in checked_parts(sequences, config.missing, normalization):
+        for _ in check_parts(sequences, config.missing, normalization):
             pass  # raises now what an evaluation would raise after the training
         _warn(sequences, splits, moments)
     else:
@@ -205,7 +205,7 @@ def to_dataset(
         labels = np.array(order, np.int32)[labels]
         normalization = Normalization.create(trained, config.missing)
         sha256 = hash_sequences(sequences, config.missing, normalization=normalization)
-        splits = sequences.given_splits("test")
+        splits = sequences.split_as_given("test")
         if sha256 == trained.sha256:
             splits = sequences.training_splits(config.validation)
     groups = sequences.groups
@@ -295,13 +295,13 @@ def hash_sequences(
     header = [sequences.inputs.shape, sequences.classes]
     digest = hashlib.sha256(json.dumps(header).encode())
     labels = np.asarray(sequences.labels)
-    for indices in (labels, *sequences.given_splits("train").values()):
+    for indices in (labels, *sequences.split_as_given("train").values()):
         digest.update(indices.astype("<i8").tobytes())
     if sequences.groups is not None:
         digest.update(json.dumps(sequences.groups.tolist()).encode())
     if sequences.lengths is not None:
         digest.update(sequences.lengths.astype("<i8").tobytes())
-    for part, values, padded in checked_parts(sequences, missing, normalization):
+    for part, values, padded in check_parts(sequences, missing, normalization):
         digest.update(values.data)
         if moments is not None:
             values[padded] = np.nan  # left out
@@ -309,7 +309,7 @@ def hash_sequences(
     return digest.hexdigest()
 
 
-def checked_parts(
+def check_parts(
     sequences: Sequences, missing: str, normalization: Normalization | None = None
 ) -> Iterator[tuple[slice, np.ndarray, Any]]:
     """Yields some sequences at a time, whose values are checked.

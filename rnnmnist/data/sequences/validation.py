@@ -37,7 +37,7 @@ class Sequences:
     feature_names: tuple[str, ...]  # by default "0", "1" and so on
     ids: tuple[str, ...] | None  # the file's names of the sequences
 
-    def given_splits(self, default: str) -> dict[str, np.ndarray]:
+    def split_as_given(self, default: str) -> dict[str, np.ndarray]:
         """Returns the indices of each split; without any, all are of one."""
         given = np.full(len(self.inputs), default) if self.split is None else self.split
         return {name: np.flatnonzero(given == name) for name in SPLITS}
@@ -56,7 +56,7 @@ class Sequences:
                 f"labels: has {len(self.classes)} classes, "
                 f"{format_value(self.classes)}; allowed are 2 to {MAX_CLASSES}"
             )
-        splits = self.given_splits("train")
+        splits = self.split_as_given("train")
         train = splits["train"]
         if not len(train):
             raise UserError("split: has no training sequences; mark some with train")

@@ -30,7 +30,7 @@ def test_every_sequence_is_in_one_split(split: str, groups: int) -> None:
     for _ in range(20):
         count = int(generator.integers(20, 1000))
         sequences = sequences_of(generator, count, split, groups)
-        given = sequences.given_splits("train")
+        given = sequences.split_as_given("train")
         assert sequences.training_splits(hold_out=False).keys() == set(SPLITS)
         found = sequences.training_splits(hold_out=True)
         together = np.concatenate([found[name] for name in SPLITS])
@@ -107,7 +107,7 @@ def test_no_class_of_the_training_split_is_held_out_whole(
             split=generator.choice(split.split(), count) if split else None,
             groups=np.where(is_mixed, random, labels % groups),
         )
-        given = sequences.given_splits("train")["train"]
+        given = sequences.split_as_given("train")["train"]
         if len(np.unique(labels[given])) < 2:
             continue
         try:
