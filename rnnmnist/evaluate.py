@@ -28,9 +28,10 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runtime.mesh import make_mesh
 
     workdir = args.workdir
-    config = read_selected_step(
-        workdir, args.step, lambda step: read_header(workdir, step).config
+    header = read_selected_step(
+        workdir, args.step, lambda step: read_header(workdir, step)
     )
+    config = header.config
     enable_compilation_cache()
     mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
     network = TrainedNetwork(
@@ -40,11 +41,11 @@ def main(argv: list[str]) -> None:
     path = write_result(workdir, result)
     print(
         f"{result.dataset} {result.split} at step {result.step}: "
-        f"{format_result(result)}, loss {result.loss:.4f}",
-        *(f"seed {score.seed}: {format_accuracy(score)}" for score in result.members),
-        path,
-        sep="\n",
+        f"{format_result(result)}, loss {result.loss:.4f}"
     )
+    for member in result.members:
+        print(f"seed {member.seed}: {format_accuracy(member)}")
+    print(path)
 
 
 if __name__ == "__main__":

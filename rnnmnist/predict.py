@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
     exit_code = 0
     for name in names:
         try:
-            results = list(predict(predictor, name))
+            predictions = list(predict(predictor, name))
         except (errors.RunError, OSError) as error:
             if (failure := errors.as_run_error(error)) is None:
                 raise
@@ -79,8 +79,9 @@ def main(argv: list[str]) -> None:
             print(f"error: {message}", file=sys.stderr, flush=True)
             exit_code = max(exit_code, failure.exit_code)
         else:
-            for result, description in results:
-                print(json.dumps(result) if args.json else description, flush=True)
+            for prediction in predictions:
+                content = json.dumps(prediction.content)
+                print(content if args.json else prediction.description, flush=True)
     if exit_code:
         sys.exit(exit_code)
 

@@ -1,7 +1,7 @@
 """The text and the JSON objects that `rnnmnist.predict` prints."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,10 +14,16 @@ from rnnmnist.inference.predictor import Prediction, Predictor
 BLOCKS = " ▁▂▃▄▅▆▇█"
 MAX_DIGITS = 4
 MAX_COLUMNS = 56  # the width of a sparkline
-Result = tuple[dict[str, Any], str]  # a prediction as a JSON object, and as text
 
 
-def predict_image(predictor: Predictor, name: str) -> Iterator[Result]:
+class PrintedPrediction(NamedTuple):
+    """A prediction in the two forms that `rnnmnist.predict` prints."""
+
+    content: dict[str, Any]  # a JSON object, for `--json`
+    description: str
+
+
+def predict_image(predictor: Predictor, name: str) -> Iterator[PrintedPrediction]:
     """Classifies an image file."""
     prediction = predictor.predict(name)
     result = {
@@ -26,7 +32,8 @@ def predict_image(predictor: Predictor, name: str) -> Iterator[Result]:
         "probability": prediction.probability,
         "probabilities": prediction.probabilities.tolist(),
     }
-    yield result, f"{escape_unprintable(name)}: {_describe(prediction)}"
+    description = f"{escape_unprintable(name)}: {_describe(prediction)}"
+    yield PrintedPrediction(result, description)
 
 
 def _describe(prediction: Prediction) -> str:
@@ -58,7 +65,7 @@ def _describe(prediction: Prediction) -> str:
     return "\n".join(lines)
 
 
-def predict_sequences(predictor: Predictor, name: str) -> Iterator[Result]:
+def predict_sequences(predictor: Predictor, name: str) -> Iterator[PrintedPrediction]:
     """Classifies each sequence of a file."""
     from rnnmnist.data.sequences import reading  # imports pyarrow
 
@@ -71,12 +78,12 @@ def predict_sequences(predictor: Predictor, name: str) -> Iterator[Result]:
         place: dict[str, Any] = {"file": name, "sequence": index}
         if sequences.ids is not None:
             place["id"] = sequences.ids[index]
+        sequence = escape_unprintable(str(place.get("id", index)))
         description = (
-            f"{escape_unprintable(name)}, sequence "
-            f"{escape_unprintable(str(place.get('id', index)))}: {result['label']}, "
+            f"{escape_unprintable(name)}, sequence {sequence}: {result['label']}, "
             f"{format_probability(result['probability'])}"
         )
-        yield place | result, description
+        yield PrintedPrediction(place | result, description)
 
 
 def predict_lines(

@@ -1,6 +1,5 @@
 """The logs of a run, of one JSON object per line: metrics and sessions."""
 
-import contextlib
 import datetime
 import json
 import os
@@ -37,22 +36,29 @@ def completion(workdir: Path, step: int, config: RunTrainConfig) -> str | None:
         return f"complete at step {step:,}{asked}"
     if config.patience is None:
         return None
-    lowest, later = lowest_loss(workdir, step)
-    if later < config.patience:
+    lowest, validations_since = lowest_loss(workdir, step)
+    if validations_since < config.patience:
         return None
-    since = f"no lower validation loss since step {lowest:,}"
-    return f"stopped at step {step:,} of {last:,}: {since}"
+    return (
+        f"stopped at step {step:,} of {last:,}: no lower validation loss since step "
+        f"{lowest:,}"
+    )
 
 
 def lowest_loss(workdir: Path, step: int) -> tuple[int, int]:
     """Returns the step of the lowest validation loss, and how many validations follow.
 
-    They are those up to `step`; later ones of a killed run are not saved.
+    Only validations up to `step` count: a killed run can have logged later ones, which
+    no checkpoint has. The step is 0 if there are none.
     """
-    lines = [line for line in read(workdir, Metrics) if line.split == "validation"]
-    losses = {line.step: line.loss for line in lines if line.step <= step}
-    lowest = min(losses, key=losses.__getitem__, default=0)
-    return lowest, sum(validated > lowest for validated in losses)
+    losses = {
+        line.step: line.loss
+        for line in read(workdir, Metrics)
+        if line.split == "validation" and line.step <= step
+    }
+    lowest = min(losses, key=lambda validated: losses[validated], default=0)
+    later = [validated for validated in losses if validated > lowest]
+    return lowest, len(later)
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,9 +87,11 @@ def append(workdir: Path, record: Metrics | Session) -> None:
     with set_missing_filename(path), path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
-            text = text if file.read() == b"\n" else f"\n{text}"
+            if file.read() != b"\n":
+                text = "\n" + text
         file.write(text.encode())
-    if not isinstance(record, Metrics):  # a fast run writes many a second
+    # Metrics are not forced to the disk, since a fast run logs many a second.
+    if not isinstance(record, Metrics):
         sync(path, workdir)
 
 
@@ -98,8 +106,10 @@ def remove_metrics_after(workdir: Path, step: int) -> None:
     A killed run wrote them after its last checkpoint, and writes them again.
     """
     path = workdir / Metrics.FILE_NAME
-    kept = [line for line, record in _lines(workdir, Metrics) if record.step <= step]
-    content = "".join(f"{line}\n" for line in kept).encode()
+    kept = [
+        f"{line}\n" for line, record in _lines(workdir, Metrics) if record.step <= step
+    ]
+    content = "".join(kept).encode()
     if path.exists() and path.read_bytes() != content:
         write_atomically(path, content)
 
@@ -110,9 +120,13 @@ def now() -> str:
 
 
 def _lines(workdir: Path, kind: type[Record]) -> Iterator[tuple[str, Record]]:
+    """Yields the complete lines of a log, each with its record."""
     path = workdir / kind.FILE_NAME
     if not path.exists():
         return
     for line in path.read_text(errors="replace").splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            yield line, msgspec.convert(json.loads(line), kind)
+        try:
+            record = msgspec.convert(json.loads(line), kind)
+        except (ValueError, RecursionError):  # a killed run left it, or a user
+            continue
+        yield line, record

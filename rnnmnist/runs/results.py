@@ -16,8 +16,8 @@ _logger = logging.getLogger(__name__)
 class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     """The scores of a checkpoint on a split: the content of a result file.
 
-    Of an ensemble, `num_parameters` is of one member, `params_sha256` of all. The
-    former counts what is trained; the latter is over all arrays.
+    `num_parameters` counts the trained parameters of one member of an ensemble;
+    `params_sha256` is over all arrays of all members.
     """
 
     dataset: str
@@ -29,7 +29,7 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     accuracy_interval: tuple[float, float]
     balanced_accuracy: float
     confusion: tuple[tuple[int, ...], ...]
-    # Members do not have these.
+    # The results of an ensemble's members do not have these.
     task: Task | None = None  # the evaluated data
     permutation: str | None = None  # order of the pixels in the view `permuted`
     permutation_sha256: str | None = None
@@ -46,10 +46,11 @@ def result_path(workdir: Path, split: str, step: int) -> Path:
 def write_result(workdir: Path, result: Result) -> Path:
     """Writes the file of a result in a workdir, and returns its path.
 
-    Its name has the SHA-256 of other data. A read-only workdir causes a warning.
+    If the data are others than those of the training, the name has their SHA-256. A
+    read-only workdir causes a warning.
     """
     path = result_path(workdir, result.split, result.step)
-    sha256 = result.task and result.task.sha256
+    sha256 = None if result.task is None else result.task.sha256
     if sha256 != result.trained_on_sha256:
         path = path.with_stem(f"{path.stem}-{str(sha256)[:8]}")
     try:
@@ -62,10 +63,14 @@ def write_result(workdir: Path, result: Result) -> Path:
 
 
 def read_result(path: Path, params_sha256: str) -> Result | None:
-    """Reads a result file; None unless it is a whole one of these parameters."""
+    """Reads a result file.
+
+    Returns None if the file is missing or damaged, or has a result of other parameters.
+    """
     try:
         result = msgspec.json.decode(path.read_bytes(), type=Result)
     except (OSError, ValueError, RecursionError):
         return None
-    is_whole = result.task is not None and result.params_sha256 == params_sha256
-    return result if is_whole else None
+    if result.task is None or result.params_sha256 != params_sha256:
+        return None
+    return result

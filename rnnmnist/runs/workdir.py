@@ -43,7 +43,7 @@ def lock(workdir: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
 
-        def take() -> str:
+        def acquire_and_name() -> str:
             folder = stack.enter_context(open_folder(workdir))
             _acquire(folder, workdir, fcntl.LOCK_EX)
             owner = f"process {os.getpid()} on {socket.gethostname()}"
@@ -51,7 +51,7 @@ def lock(workdir: Path) -> Iterator[None]:
             stack.callback((workdir / OWNER_FILE).unlink, missing_ok=True)
             return owner
 
-        owner = broadcast(take)
+        owner = broadcast(acquire_and_name)
         if all_max(read_owner(workdir) != owner):
             raise UserError(
                 f"workdir: {workdir} is not one folder for all processes; name one "
@@ -61,6 +61,10 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 def _acquire(folder: int, workdir: Path, kind: int) -> None:
+    """Takes a lock of `fcntl.flock` on the open folder of a workdir, without waiting.
+
+    It is exclusive or shared. The user is told if another process has it.
+    """
     try:
         fcntl.flock(folder, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -96,7 +100,8 @@ def read_owner(workdir: Path) -> str | None:
 
 def list_steps(workdir: Path) -> list[int]:
     """Returns the steps of the finished checkpoints, ascending."""
-    return [int(p.name) for p in _numbered_paths(workdir) if _is_checkpoint(p)]
+    paths = _numbered_paths(workdir)
+    return [int(path.name) for path in paths if _is_checkpoint(path)]
 
 
 def check_folders(workdir: Path) -> None:
@@ -115,18 +120,20 @@ def check_folders(workdir: Path) -> None:
 def _is_checkpoint(folder: Path) -> bool:
     """Whether this package wrote a folder, which can be damaged.
 
-    It has a header or its checksum. An empty one counts only in the folder of a run,
-    which has a configuration.
+    Such a folder has a header, or the header's checksum. An empty one counts only in
+    the folder of a run, which has a configuration. An error of the disk is raised.
     """
     missing = (FileNotFoundError, NotADirectoryError)
     with contextlib.suppress(*missing):
         (folder / HEADER_FILE).stat()
         return True
     with contextlib.suppress(*missing):
-        if HEADER_FILE.encode() in (folder / SUMS_FILE).read_bytes():
+        sums = (folder / SUMS_FILE).read_bytes()
+        if HEADER_FILE.encode() in sums:
             return True
     with contextlib.suppress(*missing):
-        return not any(folder.iterdir()) and _has_configuration(folder.parent)
+        is_empty = not any(folder.iterdir())
+        return is_empty and _has_configuration(folder.parent)
     return False
 
 
@@ -135,34 +142,34 @@ def _has_configuration(workdir: Path) -> bool:
     try:
         tree = json.loads((workdir / CONFIG_FILE).read_bytes())
         Config.from_dict(tree)
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-        RunError,
-    ):  # also other programs' files
+    # Another program can have a file of this name, with any content.
+    except (OSError, ValueError, AttributeError, RunError):
         return False
     return "seed" in tree
 
 
 def _numbered_paths(workdir: Path) -> list[Path]:
-    """Returns the paths that are named like steps, in the order of these.
+    """Returns the paths in a workdir that are named like steps, in the steps' order.
 
     Their names are ASCII digits without leading zeros.
     """
-    paths = workdir.iterdir() if workdir.is_dir() else ()
-    numbered = [path for path in paths if re.fullmatch("0|[1-9][0-9]*", path.name)]
+    if not workdir.is_dir():
+        return []
+    is_step = re.compile("0|[1-9][0-9]*").fullmatch
+    numbered = [path for path in workdir.iterdir() if is_step(path.name)]
     return sorted(numbered, key=lambda path: int(path.name))
 
 
 def describe_last_checkpoint(workdir: Path) -> str:
     """Describes the newest checkpoint of a workdir, for error messages."""
     steps = list_steps(workdir)
-    return f"the last checkpoint is step {steps[-1]}" if steps else "no checkpoint yet"
+    if not steps:
+        return "no checkpoint yet"
+    return f"the last checkpoint is step {steps[-1]}"
 
 
 class PhaseTimer:
-    """Accumulates the seconds of each phase of a command, without compilation."""
+    """Measures the seconds of each phase of a command, without its compilation."""
 
     def __init__(self, command: str) -> None:
         self.command = command  # as the logs name it
@@ -180,7 +187,10 @@ class PhaseTimer:
             self._phases[name] += running_seconds() - start
 
     def seconds(self) -> dict[str, float]:
-        """Returns the seconds of `data`, `train`, `compile` and in `total`."""
+        """Returns the seconds of the phases `data` and `train`, of `compile`, and all.
+
+        All seconds of the command are its `total`.
+        """
         total = time.monotonic() - self._started
         compiling = compile_seconds() - self._compiled
         seconds = self._phases | {"compile": compiling, "total": total}
@@ -191,18 +201,22 @@ class PhaseTimer:
 def session(
     workdir: Path, config: RunConfig, step: int, mesh: Mesh, timer: PhaseTimer
 ) -> Iterator[None]:
-    """Times and records a session: its settings, and unless it is killed, a line."""
+    """Times a training session, and records it in the workdir.
+
+    Its settings are written at the start, and its line of `sessions.jsonl` at the end,
+    also if it ends with an error, but not if it is killed.
+    """
     if not is_process_0():
         yield
         return
-    start = logs.now()
+    started = logs.now()
     write_json(workdir / CONFIG_FILE, config)
     logs.remove_metrics_after(workdir, step)
 
-    def end() -> None:
+    def append_line() -> None:
         last = max(list_steps(workdir), default=0)
         record = logs.Session(
-            time=start,
+            time=started,
             command=timer.command,
             hardware=machine.describe_processor(),
             devices=f"{mesh.size} x {platform_of(mesh)}",
@@ -220,6 +234,6 @@ def session(
             yield
     except BaseException:
         with contextlib.suppress(OSError):  # the first error is the one to report
-            end()
+            append_line()
         raise
-    end()
+    append_line()

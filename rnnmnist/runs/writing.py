@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all. It imports no jax."""
+"""Writes files and folders whole or not at all. This module imports no jax."""
 
 import contextlib
 import json
@@ -39,6 +39,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+# `value` is of any type that msgspec encodes: a record, or a JSON value.
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON value or a record atomically, and creates the file's folder."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
 import jax
 import numpy as np
@@ -21,13 +22,16 @@ from rnnmnist.evaluation.metrics import (
     format_result,
 )
 from rnnmnist.runs import logs
-from rnnmnist.runs.checkpoint_files import read_header
+from rnnmnist.runs.checkpoint_files import Header, read_header
 from rnnmnist.runs.results import Result
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of
 from rnnmnist.training.optimizer import Schedule
 from rnnmnist.training.step import UpdateStats
 
+# The parts of a line of training that are left out first if a terminal is too narrow.
+# The time left always stays.
+LEAST_IMPORTANT = ("speed", "accuracy", "loss", "epoch", "step", "share")
 REMEDY = "lower train.learning_rate or set train.clip_norm"
 
 
@@ -49,7 +53,12 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         self._started = time.monotonic()
         self._is_drawn = False  # a line that has not ended
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if self._is_drawn:
             print(flush=True)
 
@@ -64,33 +73,44 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
     def show(self, metrics: logs.Metrics) -> None:
         """Prints the metrics of training or validation."""
-        step = metrics.step
-        accuracy = format_percent(metrics.accuracy)
         if metrics.split == "validation":
             self.line(
-                f"step {step}  validation loss {metrics.loss:.4f}  accuracy {accuracy} "
+                f"step {metrics.step}  validation loss {metrics.loss:.4f}  "
+                f"accuracy {format_percent(metrics.accuracy)} "
                 f"({format_counts(metrics)})"
             )
             return
-        seconds = time.monotonic() - self._started
-        done = max(1, step - self._first_step)
-        left = seconds / done * (self._num_steps - step)
-        parts = [
-            f"epoch {step / self._steps_per_epoch:.1f}",
-            f"step {step}/{self._num_steps}",
-            f"{100 * step // self._num_steps} %",
-            f"loss {metrics.loss:.4f}",
-            f"accuracy {accuracy}",
-            f"{metrics.examples_per_second:,.0f} {self._noun}/s",
-            f"{left:.0f} s left",
-        ]
+        parts = self._training_parts(metrics)
+        line = "  ".join(parts.values())
         erase = erase_line(sys.stdout)
-        while erase and len("  ".join(parts)) > len(erase) - 2 and len(parts) > 1:
-            parts.pop(-2 if len(parts) > 4 else 0)  # first the speed, last the share
-        self.line("  ".join(parts), end="" if erase else "\n")
+        if not erase:  # not a terminal
+            self.line(line)
+            return
+        for name in LEAST_IMPORTANT:
+            if len(line) <= len(erase.strip("\r")):
+                break
+            del parts[name]
+            line = "  ".join(parts.values())
+        self.line(line, end="")
+
+    def _training_parts(self, metrics: logs.Metrics) -> dict[str, str]:
+        """Returns the parts of a line of training, by their names."""
+        step = metrics.step
+        seconds = time.monotonic() - self._started
+        finished = max(1, step - self._first_step)
+        seconds_left = seconds / finished * (self._num_steps - step)
+        return {
+            "epoch": f"epoch {step / self._steps_per_epoch:.1f}",
+            "step": f"step {step}/{self._num_steps}",
+            "share": f"{100 * step // self._num_steps} %",
+            "loss": f"loss {metrics.loss:.4f}",
+            "accuracy": f"accuracy {format_percent(metrics.accuracy)}",
+            "speed": f"{metrics.examples_per_second:,.0f} {self._noun}/s",
+            "left": f"{seconds_left:.0f} s left",
+        }
 
     def line(self, text: str, end: str = "\n") -> None:
-        """Prints a line, in place of one that has not ended."""
+        """Prints a line, which replaces one on a terminal that has not ended."""
         if self._verbose:
             erase = erase_line(sys.stdout) if self._is_drawn else ""
             print(erase + text, end=end, flush=True)
@@ -109,7 +129,9 @@ def print_header(
     seeds = f"seed {config.seed}"
     if config.num_seeds > 1:
         seeds = f"seeds {config.seeds[0]} to {config.seeds[-1]}"
-    devices = f"{mesh.size} {platform_of(mesh)} device{'s' if mesh.size > 1 else ''}"
+    devices = f"{mesh.size} {platform_of(mesh)} device"
+    if mesh.size > 1:
+        devices += "s"
     if process_count() > 1:
         devices += f" of {process_count()} processes"
     print(
@@ -117,16 +139,19 @@ def print_header(
         f"{task.name}, {seeds}, {devices}, in {workdir}"
     )
     if task.image_shape is None:
+        features = format_first_ten(task.feature_names)
+        classes = format_first_ten(task.classes)
         print(
             f"{task.sizes} sequences for training / validation / test, of at most "
             f"{task.time_steps:,} time steps with {task.features:,} features "
-            f"({first_ten(task.feature_names)}), in {len(task.classes):,} classes: "
-            f"{first_ten(task.classes)}"
+            f"({features}), in {len(task.classes):,} classes: {classes}"
         )
     if task.validation_groups:
         print(f"validation on the groups {', '.join(task.validation_groups)}")
-    if isinstance(weights := config.train.class_weight, tuple):
-        print("class weights " + ", ".join(f"{name}: {w:g}" for name, w in weights))
+    class_weights = config.train.class_weight
+    if isinstance(class_weights, tuple):
+        weights = [f"{name}: {weight:g}" for name, weight in class_weights]
+        print(f"class weights {', '.join(weights)}")
     if complete is not None:
         if step < config.train.num_steps:
             complete += "; train.patience=none or a larger one trains on"
@@ -135,13 +160,17 @@ def print_header(
         print(f"resuming from step {step}")
 
 
-def first_ten(names: Sequence[str]) -> str:
-    """Returns the first ten names as text."""
-    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+def format_first_ten(names: Sequence[str]) -> str:
+    """Formats the first ten names, with an ellipsis if there are others."""
+    text = ", ".join(names[:10])
+    return f"{text}, …" if len(names) > 10 else text
 
 
 def describe_rejection(config: RunConfig, stats: UpdateStats, step: int) -> str:
-    """Describes the update after `step`, which was rejected; arrays are NumPy's."""
+    """Describes the update after `step`, which was rejected.
+
+    The statistics are on the host.
+    """
     index = int(np.argmin(stats.finite))
     with jax.transfer_guard("allow"):
         rate = float(Schedule.create(config.train)(step))
@@ -163,41 +192,48 @@ def print_summary(
     """Prints the results of a run that has ended and the commands that read them."""
     best = steps if result is None else result.step
     header = read_header(workdir, best)
-    task, validation = header.task, header.metrics
+    task = header.task
     examples = steps * header.config.train.batch_size
-    if validation is None:
-        validated = f"none: no sequences were held out; best is the last step, {best}"
-    elif validation.examples < MIN_VALIDATION_EXAMPLES:
-        validated = (
-            f"{format_accuracies(validation)}, at the last step, {best}: fewer than "
-            f"{MIN_VALIDATION_EXAMPLES} validation examples do not select one"
-        )
-    else:
-        is_weighted = header.config.train.has_class_weights
-        by = " by balanced accuracy" if is_weighted else ""
-        validated = f"{format_accuracies(validation)}, best at step {best}{by}"
-    validated += task.validation_note
     flags = [f"--workdir={workdir}"]
-    if config.model.is_user_cell:  # which these commands do not import unnamed
+    if config.model.is_user_cell:  # these commands import such a cell only if named
         flags.append(f"--config.model.cell={config.model.cell}")
     python = Path("python")
     interpreter = Path(sys.executable)
-    if interpreter.is_relative_to(Path.cwd()):  # need not be activated
+    if interpreter.is_relative_to(Path.cwd()):
+        # The environment of this interpreter need not be active in the user's shell.
         python = interpreter.relative_to(Path.cwd())
     test = f"none: {task.name} has no test split"
     if result is not None and result.split == "test":
         test = format_result(result)
-    early = ""
+    early_end = ""
     if steps < config.train.num_steps:
         reason = logs.completion(workdir, steps, config.train)
-        early = f"; {reason or 'ended by a callback'}"
+        early_end = f"; {reason or 'ended by a callback'}"
     print(
-        f"\nsteps       {steps:,} ({examples:,} {task.noun}){early}\n"
+        f"\nsteps       {steps:,} ({examples:,} {task.noun}){early_end}\n"
         f"seconds     {seconds['total']:.1f} (data {seconds['data']:.1f}, compile "
         f"{seconds['compile']:.1f}, train {seconds['train']:.1f})\n"
-        f"validation  {validated}\n"
+        f"validation  {describe_validation(header)}\n"
         f"test        {test}\n"
         f"checkpoint  {workdir / str(best)}\n"
         f"evaluate    {python} -m rnnmnist.evaluate {shlex.join(flags)}\n"
         f"report      {python} -m rnnmnist.report {shlex.join(flags)}"
     )
+
+
+def describe_validation(header: Header) -> str:
+    """Describes the scores of a checkpoint's validation, and why it was selected."""
+    step, scores = header.step, header.metrics
+    note = header.task.validation_note
+    if scores is None:
+        return f"none: no sequences were held out; best is the last step, {step}{note}"
+    accuracies = format_accuracies(scores)
+    if scores.examples < MIN_VALIDATION_EXAMPLES:
+        return (
+            f"{accuracies}, at the last step, {step}: fewer than "
+            f"{MIN_VALIDATION_EXAMPLES} validation examples do not select one{note}"
+        )
+    criterion = ""
+    if header.config.train.has_class_weights:
+        criterion = " by balanced accuracy"
+    return f"{accuracies}, best at step {step}{criterion}{note}"
