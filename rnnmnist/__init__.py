@@ -8,7 +8,7 @@
 import importlib
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rnnmnist.config.schema import (
@@ -37,20 +37,24 @@ __all__ = [  # without RNNClassifier, which needs scikit-learn
     "fit",
     "read_sequences",
 ]
-# Until a command handles its signals, an interrupt ends it as it ends any program: the
-# error that Python raises can damage the import of a compiled module. `sys.argv` is as
-# documented while Python looks for the module of `python -m rnnmnist.MODULE`.
-if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+# Python documents that `sys.argv` begins with "-m" while it looks for the module of
+# `python -m rnnmnist.COMMAND`, for which it imports this package.
+_is_command = sys.argv[:1] == ["-m"]
+# Until the command handles its signals, an interrupt ends it as it ends any program.
+# The error that Python raises otherwise can damage the import of a compiled module.
+if _is_command and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 _MODULES = {
+    "Prediction": "inference.predictor",
+    "Predictor": "inference.predictor",
     "RNNClassifier": "estimator",
     "fit": "training.fit",
     "read_sequences": "data.sequences.reading",
-} | dict.fromkeys(("Prediction", "Predictor"), "inference.predictor")
+}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Imports a public name on first use, so that `--help` does not import jax."""
     if name not in __all__ and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,11 +25,18 @@ from rnnmnist.models.user_cells import pin_cell
 from rnnmnist.runtime.jax_internals import CACHE_WARNING, DEVICES_LOGGER
 from rnnmnist.runtime.signals import exit_on_interrupt
 
-# What can have moved since the training, or has other names in another table.
+# The settings that a command on a trained network takes: the data can have moved since
+# the training, and another table can have other column names.
 PATHS = (*DATA_PATHS, "data.columns")
-# Flags that are the subject of an error, besides those of settings.
+# Flags other than settings with which the message of an error can begin.
 FLAGS = (
-    *("config", "workdir", "step", "split", "format", "output", "require"),
+    "config",
+    "workdir",
+    "step",
+    "split",
+    "format",
+    "output",
+    "require",
     "coordinator_address",
 )
 
@@ -46,11 +53,23 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_workdir(
-        self, help: str = "folder of the run", required: bool = True, **kwargs: Any
+        self,
+        help: str = "folder of the run",
+        *,
+        required: bool = True,
+        default: str | None = None,
+        action: str = "store",
     ) -> None:
         """Adds `--workdir`, the folder of an existing run."""
-        kwargs |= {"metavar": "DIR", "type": files.resolve_workdir}
-        self.add_argument("--workdir", help=help, required=required, **kwargs)
+        self.add_argument(
+            "--workdir",
+            metavar="DIR",
+            type=files.resolve_workdir,
+            help=help,
+            required=required,
+            default=default,
+            action=action,
+        )
 
     def add_step_and_paths(self) -> None:
         """Adds `--step`, the settings of `PATHS`, and the cell, as `cell`."""
@@ -174,7 +193,8 @@ class _Formatter(logging.Formatter):
 
 def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     # After orbax has failed to read or write an array (of a step that is deleted
-    # meanwhile, or on a full disk), its other tasks and their callbacks fail.
+    # meanwhile, or on a full disk), its other tasks and their callbacks fail, too. What
+    # they report is not printed, since a command reports the first failure.
     is_closed = str(unraisable.exc_value) == "Event loop is closed"
     if not (is_closed or inspect.iscoroutine(unraisable.object)):
         sys.__unraisablehook__(unraisable)
@@ -183,7 +203,7 @@ def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 def _configure_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
-    for name in ("rnnmnist", DEVICES_LOGGER):  # which says why jax uses no accelerator
+    for name in ("rnnmnist", DEVICES_LOGGER):  # the latter explains a missing device
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).propagate = False
     # orbax and TFDS log warnings in normal use; they raise on real problems.
@@ -196,11 +216,14 @@ def _configure_logging() -> None:
 
 
 def format_error(error: Exception | str) -> str:
-    """Returns the message of an error, whose subject becomes a flag if it is one."""
+    """Returns the message of an error, with the flag if its subject is one."""
     line = " ".join(str(error).split())
     subject = line.partition(":")[0]
-    flag = "--config." if subject in SETTINGS else "--" if subject in FLAGS else ""
-    return flag + line
+    if subject in SETTINGS:
+        return f"--config.{line}"
+    if subject in FLAGS:
+        return f"--{line}"
+    return line
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -216,7 +239,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:  # the reader of the output has exited, as `| head` does
         os._exit(1)
     except Exception as error:
-        if (failure := errors.as_run_error(error)) is None:  # an internal fault
+        failure = errors.as_run_error(error)
+        if failure is None:  # an internal fault
             errors.exit_immediately(traceback.format_exc().rstrip(), 1)
         errors.exit_immediately(f"error: {format_error(failure)}", failure.exit_code)
     finally:

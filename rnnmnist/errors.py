@@ -22,8 +22,14 @@ PACKAGE = Path(__file__).resolve().parent
 SHIPPED = PACKAGE / "shipped"
 # A disk is full or broken, or the machine is short of something.
 MACHINE_ERRORS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-    *(errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
 )
 # The message of the RuntimeError of `Thread.start`, which has no type of its own.
 NO_THREAD = "can't start new thread"
@@ -136,8 +142,12 @@ def escape_unprintable(text: str) -> str:
 
 
 def erase_line(stream: TextIO | None) -> str:
-    """Returns what erases a line of a terminal, "" if it cannot, without escapes."""
-    is_terminal = getattr(stream, "isatty", bool)()  # a caller's own may have none
+    """Returns the text that erases a line of a terminal; "" if a stream is none.
+
+    It contains spaces instead of escape sequences.
+    """
+    isatty = getattr(stream, "isatty", None)  # a caller's own stream may have none
+    is_terminal = isatty is not None and isatty()
     if not is_terminal or os.environ.get("TERM", "dumb") == "dumb":
         return ""
     return "\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r"

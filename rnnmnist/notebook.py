@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import FrameType
 
 from rnnmnist.errors import RunError
 from rnnmnist.runtime.signals import signal_handler
@@ -43,7 +44,7 @@ def run(command: str, *args: str) -> None:
     # On a Colab TPU jax would look for a cluster.
     flags = ["--num_processes=1"] if command in ("main", "doctor") else []
 
-    def pass_on(number: int, _: object) -> None:
+    def pass_on(number: int, _: FrameType | None) -> None:
         child.send_signal(number)
 
     with (

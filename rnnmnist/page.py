@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     use_cpu()
     for workdir in args.workdir or ():
         header = read_header(workdir, find_step(workdir, "best"))
-        if header.config.model.is_user_cell:  # which only other commands can name
+        if header.config.model.is_user_cell:  # this command cannot import it
             raise errors.UserError(
                 f"workdir: {workdir} has a cell of its own, but the page shows LSTMs "
                 "only; name another run"

@@ -55,6 +55,7 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
+    # The declared type is that of any stream that replaces it; Python's has the method.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     paths = cli.parse_settings(args)
     predictor = Predictor(args.workdir, args.step, paths, args.cell)
@@ -73,7 +74,8 @@ def main(argv: list[str]) -> None:
         try:
             predictions = list(predict(predictor, name))
         except (errors.RunError, OSError) as error:
-            if (failure := errors.as_run_error(error)) is None:
+            failure = errors.as_run_error(error)
+            if failure is None:
                 raise
             message = errors.escape_unprintable(str(failure))
             print(f"error: {message}", file=sys.stderr, flush=True)

@@ -45,8 +45,10 @@ def sample_warp(key: jax.Array, count: int, distortions: Distortions) -> Warp:
         jax.random.uniform(key, (count,), minval=-1.0) for key in keys
     )
     angle *= jnp.deg2rad(distortions.max_rotation)
-    ones, zeros = jnp.ones(count), jnp.zeros(count)
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    ones = jnp.ones(count)
+    zeros = jnp.zeros(count)
+    cos = jnp.cos(angle)
+    sin = jnp.sin(angle)
     rotation = _matrices(cos, sin, -sin, cos)
     shearing = _matrices(ones, zeros, shear * distortions.max_shear, ones)
     mirror = jnp.where(distortions.flip & (flip < 0), -ones, ones)
@@ -54,8 +56,9 @@ def sample_warp(key: jax.Array, count: int, distortions: Distortions) -> Warp:
     limit = distortions.max_shift
     offset = jax.random.randint(shift_key, (count, 2), -limit, limit + 1)
     noise = None
-    if elastic := distortions.elastic:
-        noise = elastic * jax.random.normal(noise_key, (count, 2, GRID, GRID))
+    if distortions.elastic:
+        noise = jax.random.normal(noise_key, (count, 2, GRID, GRID))
+        noise = distortions.elastic * noise
     matrix = rotation @ shearing @ _matrices(scale, zeros, zeros, scale * mirror)
     return Warp(matrix, offset.astype(jnp.float32), noise)
 

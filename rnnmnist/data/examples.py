@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import math
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -12,9 +12,15 @@ from rnnmnist.config.tasks import Task
 
 SPLITS = ("train", "validation", "test")
 LARGEST = np.finfo(np.float32).max
-LARGEST_SQUARED = float(np.sqrt(LARGEST))  # of a value without normalization
-MAX_DEVIATIONS = 1e6  # of a value from the mean of the training split
-NORMALIZED_BYTES = 1 << 22  # at a time
+LARGEST_SQUARED = float(np.sqrt(LARGEST))  # limit of values without normalization
+MAX_DEVIATIONS = 1e6  # limit of the distance of a value from the mean in training
+NORMALIZED_BYTES = 1 << 22  # normalized at a time
+
+
+if TYPE_CHECKING:
+    import jax
+
+Images = TypeVar("Images", np.ndarray, "jax.Array")
 
 
 class View(NamedTuple):
@@ -23,7 +29,7 @@ class View(NamedTuple):
     name: str = "rows"  # rows, columns, pixels or permuted
     permutation: str = "bit_reversal"  # or random:SEED, for permuted pixels
 
-    def __call__(self, images: Any) -> Any:
+    def __call__(self, images: Images) -> Images:
         """Converts images to sequences, float32 [n, time, features].
 
         They are [n, rows, columns], uint8 or, from 0 to 1, float32, of NumPy or jax.
@@ -89,9 +95,9 @@ class Normalization(NamedTuple):
         """
         inputs: np.ndarray = np.empty(values.shape, np.float32)
         size = max(1, NORMALIZED_BYTES // (8 * math.prod(values.shape[1:])))
-        for start in range(0, len(values), size):  # the quotient is in float64
+        for start in range(0, len(values), size):  # the quotient takes 8 bytes a value
             part = slice(start, start + size)
-            with np.errstate(all="ignore"):  # padding holds any value
+            with np.errstate(all="ignore"):  # padding can have any value
                 inputs[part] = (values[part] - self.mean) / self.std
         if self.missing == "forward_fill":
             times = np.arange(inputs.shape[1])[:, None]
@@ -100,11 +106,11 @@ class Normalization(NamedTuple):
         if self.missing != "error":
             inputs[np.isnan(inputs)] = 0
         if lengths is not None:
-            inputs[padding(inputs.shape[1], lengths)] = 0
+            inputs[find_padding(inputs.shape[1], lengths)] = 0
         return inputs
 
     def find_outlier(
-        self, values: np.ndarray, padded: Any = slice(0)
+        self, values: np.ndarray, padded: slice | np.ndarray = slice(0)
     ) -> tuple[tuple[int, ...], str] | None:
         """Returns the index of the first value far from those of training, and why.
 
@@ -112,11 +118,11 @@ class Normalization(NamedTuple):
         padding.
         """
         deviations = MAX_DEVIATIONS if self.is_standardized else LARGEST_SQUARED
-        # The values of a constant in float32 differ by their rounding.
+        # If a feature is a constant, its values in float32 differ by their rounding.
         reach = deviations * self.std + 1e-6 * np.abs(self.mean)
         low, high = self.mean - reach, self.mean + reach
         if low.max() <= values.min() <= values.max() <= high.min():
-            return None  # fast, and so for most data without NaN
+            return None  # this is fast; NaN is compared below
         is_outlier = (values < low) | (values > high)
         is_outlier[padded] = False
         if not is_outlier.any():
@@ -142,7 +148,8 @@ class Inputs:
     lengths: np.ndarray | None = None  # int32 [examples]; None: no padding
     indices: np.ndarray | None = None  # where the examples are stored; None: all
     normalization: Normalization | None = None  # None: images
-    ids: tuple[str, ...] | None = None  # of all; None: their numbers
+    # The identifiers of all stored examples; None: they are identified by their index.
+    ids: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.stored if self.indices is None else self.indices)
@@ -208,7 +215,7 @@ def find_invalid(
 
     NaN is a missing value, which depends on the setting `data.missing`.
     """
-    if -LARGEST <= values.min() <= values.max() <= LARGEST:  # and none of them is NaN
+    if -LARGEST <= values.min() <= values.max() <= LARGEST:  # false if one is NaN
         return None
     invalid = np.abs(values) > LARGEST
     reason = f"is larger than {LARGEST:.3g}"
@@ -220,6 +227,6 @@ def find_invalid(
     return tuple(np.argwhere(invalid)[0].tolist()), reason
 
 
-def padding(time_steps: int, lengths: np.ndarray) -> np.ndarray:
+def find_padding(time_steps: int, lengths: np.ndarray) -> np.ndarray:
     """Returns which time steps are padding, bool [n, time]."""
     return np.arange(time_steps) >= lengths[:, None]

@@ -12,8 +12,16 @@ from rnnmnist.data.examples import SPLITS, View
 IMAGE_SHAPE = (28, 28)
 DIGITS = tuple("0123456789")
 _GARMENTS = (
-    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
 )
 _SYLLABLES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
@@ -26,7 +34,8 @@ class ImageSet(NamedTuple):
     classes: tuple[str, ...]
     examples: dict[str, int]  # in each split
     version: str = "3.0.0"  # of what TFDS prepares; other content needs another one
-    sha256: str | None = None  # of all splits; None: the original files have checksums
+    # The SHA-256 of all splits; None where the original files have checksums.
+    sha256: str | None = None
 
 
 IMAGE_SETS = {
@@ -68,7 +77,7 @@ def embedded_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """
     with np.load(EMBEDDED, allow_pickle=False) as file:
         images, labels = file["images"], file["labels"]
-    indices = np.arange(len(labels)).reshape(10, 500)  # of each class
+    indices = np.arange(len(labels)).reshape(10, 500)  # [class, image]
     # Not a Generator, whose stream may change between versions of NumPy.
     generator = np.random.RandomState(0)
     drawn = np.stack([generator.permutation(of_class) for of_class in indices])

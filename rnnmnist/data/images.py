@@ -14,7 +14,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 from urllib.parse import urlparse
 
 import numpy as np
@@ -52,10 +52,11 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
+        shapes = {"images": (None, *IMAGE_SHAPE), "labels": (None,)}
         # TFDS's default encoding, a list of varints, takes three times as long to read.
         features = {
             name: tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
-            for name, shape in (("images", (None, *IMAGE_SHAPE)), ("labels", (None,)))
+            for name, shape in shapes.items()
         }
         return self.dataset_info_from_configs(
             description=__doc__,
@@ -65,12 +66,13 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+    ) -> dict[str, Iterator[tuple[int, dict[str, np.ndarray]]]]:
         urls = original_urls(self)
         if not urls:
             splits = embedded_images()
         else:
-            # In turn, so that after a failure no thread writes to the folder.
+            # The files are downloaded in turn, so that after a failure no other thread
+            # writes to the folder.
             paths = {
                 split: [dl_manager.download(url) for url in own]
                 for split, own in urls.items()
@@ -89,7 +91,7 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(
         self, images: np.ndarray, labels: np.ndarray
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         for start in range(0, len(labels), BLOCK):
             block = slice(start, start + BLOCK)
             yield start, {"images": images[block], "labels": labels[block]}
@@ -98,8 +100,11 @@ class MnistRows(tfds.core.GeneratorBasedBuilder):
 def original_urls(builder: MnistRows) -> dict[str, list[str]]:
     """Returns the URLs of each split's images and labels; none if they are shipped."""
     base = URLS.get(builder.builder_config.name)
-    files = FILES.items() if base else ()
-    return {split: [f"{base}{name}" for name in names] for split, names in files}
+    if base is None:
+        return {}
+    return {
+        split: [f"{base}{name}" for name in names] for split, names in FILES.items()
+    }
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -123,10 +128,11 @@ def load_splits(config: DataConfig) -> dict[str, Examples]:
     builder = make_builder(config)
     if not builder.info.splits:  # the data set was not prepared when it was made
         with open_folder(Path(builder.data_dir).parents[2]) as folder:
-            with contextlib.suppress(OSError):  # without locks, each process prepares
+            # Where the file system has no locks, each process prepares the data set.
+            with contextlib.suppress(OSError):
                 fcntl.flock(folder, fcntl.LOCK_EX)
             builder = make_builder(config)
-            if not builder.is_prepared():  # by another process meanwhile
+            if not builder.is_prepared():  # another process may have done so meanwhile
                 _prepare(builder, config.manual_dir)
     with prefix_errors(builder.data_dir, PREPARE_AGAIN, RunError):
         return {split: _read_split(builder, split) for split in SPLITS}
@@ -134,7 +140,9 @@ def load_splits(config: DataConfig) -> dict[str, Examples]:
 
 def make_builder(config: DataConfig) -> MnistRows:
     """Returns the builder of a data set, which need not be prepared."""
-    path = config.data_dir and parse_folder(config.data_dir, "data.data_dir")
+    path = None  # TFDS's default
+    if config.data_dir is not None:
+        path = parse_folder(config.data_dir, "data.data_dir")
     folder = f"{path or 'the default data_dir'}/mnist_rows/{config.name}"
     with prefix_errors(folder, PREPARE_AGAIN, RunError):
         return MnistRows(config=config.name, data_dir=path, file_format="array_record")
@@ -154,9 +162,10 @@ def missing_urls(builder: MnistRows, manual_dir: str | None) -> list[str]:
     folder = None if manual_dir is None else Path(manual_dir)
     if folder is not None and not folder.is_dir():
         raise UserError(f"data.manual_dir: {folder} is not a folder")
+    urls = itertools.chain.from_iterable(original_urls(builder).values())
     missing = [
         url
-        for url in itertools.chain(*original_urls(builder).values())
+        for url in urls
         if folder is None or not (folder / builder.url_infos[url].filename).exists()
     ]
     if missing:
@@ -164,11 +173,12 @@ def missing_urls(builder: MnistRows, manual_dir: str | None) -> list[str]:
             requests.head(missing[0], timeout=NETWORK_SECONDS).raise_for_status()
         except requests.RequestException as error:
             reason = f"no answer from {urlparse(missing[0]).netloc}"
-            raise _unavailable(builder, missing, reason) from error
+            raise _make_error(builder, missing, reason) from error
     return missing
 
 
 def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
+    """Prepares a data set; files that `manual_dir` does not have are downloaded."""
     missing = missing_urls(builder, manual_dir)
     name = builder.builder_config.name
     source = f", downloading from {urlparse(missing[0]).netloc}" if missing else ""
@@ -181,7 +191,7 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
     try:
         with (
             raise_interrupts(),
-            # Not TFDS's own, in which other programs have downloads in progress.
+            # Other programs have downloads in progress in TFDS's own folder.
             tempfile.TemporaryDirectory(
                 prefix="downloads-",
                 dir=Path(builder.data_dir).parents[2],
@@ -193,14 +203,15 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
                 download_dir=downloads, download_config=download_config
             )
     except (tfds.download.DownloadError, requests.RequestException) as error:
-        raise _unavailable(builder, missing, str(error)) from error
+        raise _make_error(builder, missing, str(error)) from error
     except tfds.core.download.download_manager.NonMatchingChecksumError as error:
-        # TFDS names file and checksums and then explains how to debug its builders.
+        # After the file and the checksums, TFDS explains how to debug its builders.
         reason = " ".join(str(error).partition("To debug")[0].split())
         raise UserError(f"data.name: {reason}; fetch the file again") from error
 
 
-def _unavailable(builder: MnistRows, missing: list[str], reason: str) -> UserError:
+def _make_error(builder: MnistRows, missing: list[str], reason: str) -> UserError:
+    """Returns the error that original files cannot be downloaded, with the remedy."""
     base, _, _ = missing[0].rpartition("/")
     names = ", ".join(url.rpartition("/")[2] for url in missing)
     return UserError(

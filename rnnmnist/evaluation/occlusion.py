@@ -3,7 +3,7 @@
 import numpy as np
 
 from rnnmnist.arithmetic import ceil_div
-from rnnmnist.data.examples import Inputs, View, padding
+from rnnmnist.data.examples import Inputs, View, find_padding
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.predictions import log_probabilities, predict_logits
 from rnnmnist.models.classifier import Params
@@ -27,7 +27,7 @@ def occlude(
     count, time_steps, _ = values.shape
     ends = np.full(count, time_steps) if lengths is None else lengths
     windows = np.arange(time_steps) // ceil_div(ends, WINDOWS)[:, None]
-    windows[padding(time_steps, ends)] = -1
+    windows[find_padding(time_steps, ends)] = -1
 
     def classify(is_occluded: np.ndarray) -> np.ndarray:
         occluded = Inputs(np.where(is_occluded[..., None], 0, values), lengths)

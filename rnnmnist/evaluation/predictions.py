@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from rnnmnist.arithmetic import ceil_div
 from rnnmnist.config.platforms import CPU_STOPPING_BLOCK
-from rnnmnist.data.examples import Examples, Inputs, View, padding
+from rnnmnist.data.examples import Examples, Inputs, View, find_padding
 from rnnmnist.errors import RunError
 from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runtime.jax_defaults import jax_defaults
@@ -119,7 +119,7 @@ def predict_logits(
     is_finite = np.isfinite(logits).all(axis=-1)
     if every_step:
         if inputs.lengths is not None:
-            is_finite |= padding(logits.shape[2], inputs.lengths)
+            is_finite |= find_padding(logits.shape[2], inputs.lengths)
         is_finite = is_finite.all(axis=-1)
     refuse_non_finite(is_finite, lambda position: f"example {inputs.name(position)}")
     return logits

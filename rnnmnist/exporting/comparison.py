@@ -21,8 +21,8 @@ from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.machine import installed_versions
 
 BATCH = 128  # examples that an export gets at a time
-# Of logits, relative to the largest one of an example, and of standardized inputs. Sums
-# of float32 in another order differ less.
+# The largest difference that counts as rounding: of logits, relative to the largest one
+# of an example, and of standardized inputs. Sums in another order differ less.
 ROUNDING = 1e-4
 _logger = logging.getLogger(__name__)
 
@@ -54,15 +54,16 @@ def compare(
 ) -> Certificate:
     """Compares an export with its network, for examples that `load_split` returns.
 
-    The network has read the examples in their own type, as `evaluate` does; the export
-    reads what its users pass, which is described at `exported_inputs`. `expected` is
-    what `combine` returns for the network's logits, float32 [n, classes].
+    The network has read the examples in their own type, as `evaluate` does. The export
+    reads what its users pass: the result of `exported_inputs`. `expected` is the result
+    of `combine` for the network's logits, float32 [n, classes].
 
     Raises:
         RunError: if a logit of the export is infinite or NaN.
     """
     name = artefact.suffix.removeprefix(".")
-    predict = {"onnx": load_onnx, "stablehlo": load_stablehlo}[name](artefact)
+    loaders = {"onnx": load_onnx, "stablehlo": load_stablehlo}
+    predict = loaders[name](artefact)
     inputs = exported_inputs(network, examples)
     logits = np.concatenate(
         [
@@ -76,6 +77,8 @@ def compare(
             f"the {name} export computes logits that are not finite, for "
             f"{(~is_finite).sum():,} of {len(examples):,} examples"
         )
+    versions = installed_versions()
+    versions |= {package: metadata.version(package) for package in FORMATS[name]}
     predicted = logits.argmax(axis=-1)
     differs = predicted != expected.argmax(axis=-1)
     # By how much the network prefers its own prediction to that of the export.
@@ -92,8 +95,7 @@ def compare(
         differing=int(differs.sum()),
         ties=int((differs & is_close).sum()),
         max_abs_difference=float(np.abs(logits - expected).max()),
-        versions=installed_versions()
-        | {package: metadata.version(package) for package in FORMATS[name]},
+        versions=versions,
     )
 
 
@@ -141,8 +143,8 @@ def exported_inputs(
 def warn_of_lost_digits(network: TrainedNetwork, examples: Examples) -> None:
     """Warns of features that exports, which take float32, do not read as the run does.
 
-    Of a value whose distance from zero is large beside its deviation, few digits are
-    left after the subtraction of the mean.
+    If the mean of a feature is large beside its deviation, the subtraction of the mean
+    leaves few digits of a value in float32.
     """
     if network.task.image_shape:
         return
@@ -158,8 +160,8 @@ def warn_of_lost_digits(network: TrainedNetwork, examples: Examples) -> None:
 
 
 def combine(logits: np.ndarray) -> np.ndarray:
-    """Returns the logits [n, classes] of an export, from those of each network.
+    """Returns the logits [n, classes] of an export, from those of each member.
 
-    Of an ensemble, they are the logarithms of its members' mean probabilities.
+    If there are several, they are the logarithms of the mean probabilities.
     """
     return logits[0] if len(logits) == 1 else log_probabilities(logits)

@@ -1,4 +1,4 @@
-"""The formats of exports. It imports no jax: the command's parser lists them."""
+"""The formats of exports. Importing this module imports no jax, as `--help` does."""
 
 import importlib.util
 from collections.abc import Sequence

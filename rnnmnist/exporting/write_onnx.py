@@ -14,6 +14,7 @@ import jax
 import msgspec
 import numpy as np
 import onnx.parser
+from numpy.typing import ArrayLike, DTypeLike
 from onnx import TensorProto, helper, numpy_helper
 
 from rnnmnist.config.resolving import RunModelConfig
@@ -24,10 +25,10 @@ from rnnmnist.models.cells import BACKWARD
 from rnnmnist.models.classifier import Params
 from rnnmnist.runtime.mesh import split_ensemble
 
-# Of 2022, so that older runtimes accept the model.
+# These versions are of 2022, so that older runtimes accept the model.
 OPSET = 17
 IR_VERSION = 8
-# Of the gated cells that have an operator: the gates in ONNX's order, named as in Flax.
+# The gates of each cell that has an operator, in ONNX's order, with Flax's names.
 GATES = {"lstm": ("i", "o", "f", "g"), "gru": ("z", "r", "n"), "rnn": ("",)}
 CELLS = (*GATES, "lru")
 
@@ -45,7 +46,7 @@ class Graph:
     def __getattr__(self, operator: str) -> Callable[..., str]:
         return functools.partial(self.add, operator)
 
-    def constant(self, value: Any, dtype: Any = None) -> str:
+    def constant(self, value: ArrayLike, dtype: DTypeLike | None = None) -> str:
         """Adds a constant, int64 or by default float32, and returns its name."""
         array = np.asarray(value)
         if dtype is None:
@@ -55,14 +56,19 @@ class Graph:
         return name
 
     def add(
-        self, operator: str, *inputs: Any, name: str = "", **attributes: Any
+        self,
+        operator: str,
+        *inputs: ArrayLike,
+        name: str = "",
+        **attributes: Any,  # as in the type of `make_node`
     ) -> str:
         """Adds a node with one output and returns its name.
 
         Inputs are names, or values that become constants.
         """
         names = [x if isinstance(x, str) else self.constant(x) for x in inputs]
-        name = name or f"{operator.lower()}_{len(self.nodes)}"
+        if not name:
+            name = f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, names, [name], **attributes))
         return name
 
@@ -130,7 +136,8 @@ def write(network: TrainedNetwork, path: Path) -> None:
 
 def _metadata(network: TrainedNetwork) -> dict[str, str]:
     """Returns what the network is and where it comes from; the values are JSON."""
-    config = network.config.replace(dict.fromkeys(DATA_PATHS))  # they can be private
+    # The names of folders can be private.
+    config = network.config.replace(dict.fromkeys(DATA_PATHS))
     content = {
         "classes": network.task.classes,
         "features": network.task.feature_names,
@@ -175,11 +182,10 @@ def _add_logits(
     """Adds all members of the network; returns the logits as `combine` does."""
     config = network.config.model
     members = split_ensemble(jax.device_get(network.params))
-    if config.differences:  # as `add_differences`
-        before = graph.Slice(
-            graph.Pad(values, [1, 0, 0, 0, 0, 0], mode="edge"), [0], [-1]
-        )
-        std = members[0]["difference_std"]  # of all
+    if config.differences:  # the nodes compute what `add_differences` does
+        padded = graph.Pad(values, [1, 0, 0, 0, 0, 0], mode="edge")
+        before = graph.Slice(padded, [0], [-1])
+        std = members[0]["difference_std"]  # it is the same for all members
         differences = graph.Div(graph.Sub(values, before), std)
         values = graph.Concat(values, differences, axis=2)
     is_used = graph.Less(_add_times(graph, values, 1), lengths)
@@ -203,13 +209,19 @@ def _add_network(
     graph: Graph, config: RunModelConfig, params: Params, values: str, lengths: str
 ) -> str:
     """Adds a network for [time, examples, features]; returns its logits."""
-    add, name = (_add_layers, "layers") if config.is_linear else (_add_cell, "cell")
+    if config.is_linear:
+        name = "layers"
+        add_recurrence = _add_layers
+    else:
+        name = "cell"
+        add_recurrence = _add_cell
     directions = [(name, values)]
     if config.bidirectional:
         directions.append((BACKWARD + name, _reverse(graph, values, lengths)))
     pooled = []
     for key, inputs in directions:
-        hidden = add(graph, config, params[key], inputs)  # [time, examples, hidden]
+        # [time, examples, hidden]
+        hidden = add_recurrence(graph, config, params[key], inputs)
         if config.pooling == "mean":
             hidden = graph.CumSum(hidden, 0)
         last = graph.Gather(_reverse(graph, hidden, lengths), 0, axis=0)
@@ -217,7 +229,8 @@ def _add_network(
             count = graph.Cast(lengths, to=TensorProto.FLOAT)
             last = graph.Div(last, graph.Unsqueeze(count, [1]))
         pooled.append(last)
-    # NaN if an input is NaN or infinite, which the recurrent operators hide.
+    # The recurrent operators hide an input that is NaN or infinite. Times 0, it is NaN,
+    # which is added to the hidden state.
     zero = graph.ReduceSum(graph.Mul(values, 0.0), [0, 2], keepdims=0)
     read = graph.Add(graph.Concat(*pooled, axis=1), graph.Unsqueeze(zero, [1]))
     return graph.Gemm(read, params["head"]["kernel"], params["head"]["bias"])
@@ -247,13 +260,16 @@ def _add_sequences(graph: Graph, network: TrainedNetwork) -> str:
 
 
 def _add_times(graph: Graph, values: str, step: int) -> str:
-    """Adds every `step`th index of the time of [time, ...], [times, 1]."""
+    """Adds the index of every `step`th time step of [time, ...], as [times, 1]."""
     time = graph.Squeeze(graph.Shape(values, end=1))
     return graph.Unsqueeze(graph.Range(0, time, step), [1])
 
 
 def _add_windows(graph: Graph, inputs: str, size: int, stride: int) -> str:
-    """Adds `Windows` of [time, examples, features]: [windows, examples, features]."""
+    """Adds the windows of [time, examples, features], as `Windows` reads them.
+
+    The result is [windows, examples, size * features].
+    """
     padded = graph.Pad(inputs, [size - stride, 0, 0, stride - 1, 0, 0])
     indices = graph.Add(_add_times(graph, inputs, stride), np.arange(size))
     windows = graph.Transpose(graph.Gather(padded, indices), perm=[0, 2, 1, 3])
@@ -265,15 +281,18 @@ def _add_cell(graph: Graph, config: RunModelConfig, params: Params, inputs: str)
     units = config.hidden_size
     kernels = []
     biases = []
-    for side in "ih":  # inputs, hidden state
+    for side in "ih":  # Flax's names of the kernels for inputs and for the hidden state
         layers = [params[f"{side}{gate}"] for gate in GATES[config.cell]]
         kernels.append(np.concatenate([layer["kernel"].T for layer in layers]))
         biases += [layer.get("bias", np.zeros(units)) for layer in layers]
     # The first axis is that of directions.
     arrays = [array[None] for array in (*kernels, np.concatenate(biases))]
-    # Flax's GRU multiplies by the reset gate after the matrix product.
-    reset: dict[str, Any] = {"linear_before_reset": 1} if config.cell == "gru" else {}
-    states = graph.add(config.cell.upper(), inputs, *arrays, hidden_size=units, **reset)
+    add = functools.partial(graph.add, config.cell.upper(), inputs, *arrays)
+    if config.cell == "gru":
+        # Flax's GRU multiplies by the reset gate after the matrix product.
+        states = add(hidden_size=units, linear_before_reset=1)
+    else:
+        states = add(hidden_size=units)
     return graph.Squeeze(states, [1])
 
 
@@ -307,16 +326,18 @@ def _add_lru(graph: Graph, params: Params, inputs: str) -> str:
     multiplied by `real`; `swapped` by `imaginary` is what each adds to the other.
     """
     decay = np.exp(-np.exp(params["nu_log"]) + 1j * np.exp(params["theta_log"]))
+    size = len(decay)
     real = graph.constant(np.tile(decay.real, 2))
     imaginary = graph.constant(np.concatenate([-decay.imag, decay.imag]))
-    order = graph.constant(np.roll(np.arange(2 * len(decay)), len(decay)))
-    driven = _add_dense(graph, params["input"], inputs)
-    states = graph.scan(
+    order = graph.constant(np.roll(np.arange(2 * size), size))
+    scale = np.tile(np.exp(params["gamma_log"]), 2)
+    driven = graph.Mul(_add_dense(graph, params["input"], inputs), scale)
+    step = (
         f"kept = Mul({real}, before) swapped = Gather<axis=1>(before, {order}) "
         f"turned = Mul({imaginary}, swapped) sum = Add(kept, turned) "
-        "after = Add(sum, value)",
-        graph.Mul(driven, np.tile(np.exp(params["gamma_log"]), 2)),
+        "after = Add(sum, value)"
     )
+    states = graph.scan(step, driven)
     outputs = _add_dense(graph, params["output"], states)
     return graph.Add(outputs, graph.Mul(inputs, params["skip"]))
 

@@ -36,15 +36,17 @@ def write(network: TrainedNetwork, path: Path) -> None:
             inputs = network.view(examples)
         else:
             inputs = normalize(network.normalization, examples, *lengths)
+        # Flax's type of `apply` includes state that it could change.
         results: Any = [
             model.apply({"params": params}, inputs, *lengths) for params in members
         ]
         result = results[0]
-        if results[1:]:  # as `combine`
+        if len(results) > 1:  # the logits are those that `combine` returns
             sums = jax.nn.logsumexp(jax.nn.log_softmax(jnp.stack(results)), axis=0)
             result = sums - np.log(len(results))
+        # Gates would hide an input that is NaN or infinite.
         finite = jnp.isfinite(inputs).all((1, 2))[:, None]
-        return jnp.where(finite, result, jnp.nan)  # which gates would hide
+        return jnp.where(finite, result, jnp.nan)
 
     count, time = jax.export.symbolic_shape("examples, time")
     if task.image_shape:
@@ -65,7 +67,8 @@ def normalize(
     exact = normalization.mean[None, None]
     std = normalization.std[None, None]
     mean = exact.astype(np.float32)
-    error = (mean - exact).astype(np.float32)  # float64 is not available
+    # The program has no float64, so that the mean is the sum of two float32 numbers.
+    error = (mean - exact).astype(np.float32)
     # Without the barrier, XLA folds the two constants into one.
     deviations = jax.lax.optimization_barrier(values - mean) + error
     inputs = deviations / std.astype(np.float32)

@@ -50,7 +50,7 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
     """Decodes an image file to grey levels, as `read` does."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # those on metadata
+            warnings.simplefilter("ignore")  # Pillow warns of damaged metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=IMAGE_FORMATS) as image:
                 image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))
@@ -78,7 +78,7 @@ def from_array(image: np.ndarray) -> np.ndarray:
     white = np.float32(255 if image.dtype == np.uint8 else 1)
     levels = image.astype(np.float32) / white
     low, high = levels.min(), levels.max()
-    if not 0 <= low <= high <= 1:  # nor if one of them is NaN
+    if not 0 <= low <= high <= 1:  # NaN is refused, too
         raise UserError(
             f"image: floats must be from 0 to 1, not from {low:g} to {high:g}; scale "
             "them"
@@ -87,7 +87,8 @@ def from_array(image: np.ndarray) -> np.ndarray:
 
 
 def _to_grey(image: Image.Image) -> np.ndarray:
-    if image.mode == "F" or image.mode.startswith("I"):  # grey, more than 8 bits
+    """Converts an image of any mode to grey levels, as `read` describes it."""
+    if image.mode == "F" or image.mode.startswith("I"):  # grey of more than 8 bits
         levels = np.asarray(image, np.float32)
         maximum = 65_535 if np.max(levels) > 255 else 255
         channels = _downsample(levels)[..., None] / maximum
@@ -106,7 +107,10 @@ def _downsample(pixels: np.ndarray) -> np.ndarray:
 
 
 def resize(pixels: np.ndarray, longest: int) -> np.ndarray:
-    """Scales an image to a longest side: box filter if smaller, else bicubic."""
+    """Scales an image so that its longest side has the given length, in pixels.
+
+    The filter is a box if the image becomes smaller, otherwise bicubic.
+    """
     image = Image.fromarray(pixels)
     scale = longest / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)

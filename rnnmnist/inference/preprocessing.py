@@ -23,8 +23,8 @@ OVERSAMPLING = 8  # pixels to one of MNIST's, to normalize stroke widths
 STROKE_WIDTHS = (2.6, 3.2)  # pixels, the target range
 MIN_CONTRAST = 0.14  # between foreground and background, relative to white
 MIN_FOREGROUND = 0.25  # level from which a pixel counts as part of the digit
-DARKEST = 0.3  # background, relative to the lightest
-CLOSING = 0.36  # window of the closing, relative to the longer side
+DARKEST = 0.3  # lowest level of the background, relative to the highest of the image
+CLOSING = 0.36  # size of the window of the closing, relative to the longer side
 
 
 class Stages(NamedTuple):
@@ -46,7 +46,8 @@ def preprocess(grey: np.ndarray) -> Stages:
         return Stages(grey, grey, grey, np.rint(255 * grey).astype(np.uint8))
     foreground = extract_foreground(grey)
     strokes = np.zeros((BOX, BOX), np.float32)
-    if (box := _crop(foreground, MIN_FOREGROUND)) is not None:
+    box = _crop(foreground, MIN_FOREGROUND)
+    if box is not None:
         strokes = normalize_strokes(box)
     return Stages(grey, foreground, strokes, centre(strokes))
 
@@ -86,7 +87,7 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
     if inverted:
         grey = 1 - grey
     margin = max(1, round(CLOSING * max(grey.shape)) // 2)
-    # Continues a gradient beyond the border, where a closing would flatten it.
+    # The padding continues a gradient of the light, which a closing would flatten.
     padded = np.pad(grey, margin, "reflect", reflect_type="odd")
     padded = np.minimum(padded, grey.max())  # a reflected stroke would be lighter
     window = 2 * margin + 1
@@ -106,7 +107,8 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
     top = float(np.percentile(strong, 90)) if len(strong) else 0.0
     if top < max(MIN_CONTRAST, 8 * noise):
         return np.zeros_like(grey)
-    low, high = max(0.1 * top, 3 * noise), 0.85 * top
+    low = max(0.1 * top, 3 * noise)
+    high = 0.85 * top
     foreground = np.clip((contrast - low) / (high - low), 0, 1)
     return foreground * _digit_mask(foreground)
 
@@ -176,7 +178,8 @@ def stroke_width(mask: np.ndarray) -> float:
 def centre(strokes: np.ndarray) -> np.ndarray:
     """Scales strokes into the box, centred by mass; returns uint8 [28, 28]."""
     image = np.zeros((SIDE, SIDE), np.float32)
-    if (box := _crop(strokes, MIN_FOREGROUND)) is not None:
+    box = _crop(strokes, MIN_FOREGROUND)
+    if box is not None:
         box = np.clip(resize(box, BOX), 0, 1)
         height, width = box.shape
         offset = np.rint(CENTRE - np.array(ndimage.center_of_mass(box))).astype(int)

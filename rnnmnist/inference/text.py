@@ -55,8 +55,10 @@ def _describe(prediction: Prediction) -> str:
     lines = [summary]
     before = prediction.probabilities.argmax(-1).tolist()
     every = ceil_div(len(before), MAX_COLUMNS)
-    columns = prediction.probabilities[::-every][::-1]  # with the last time step
-    for digit in list(dict.fromkeys([first, second, *reversed(before)]))[:MAX_DIGITS]:
+    # Every nth time step, counted from the last one, which is always a column.
+    columns = prediction.probabilities[::-every][::-1]
+    digits = list(dict.fromkeys([first, second, *reversed(before)]))
+    for digit in digits[:MAX_DIGITS]:
         heights = np.rint((len(BLOCKS) - 1) * columns[:, digit]).astype(int)
         sparkline = "".join(BLOCKS[height] for height in heights)
         lines.append(f"  {digit}  {sparkline}".rstrip())

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnmnist.data.examples import padding
+from rnnmnist.data.examples import find_padding
 from rnnmnist.evaluation.predictions import softmax
 
 NUM_BINS = 15  # as Guo et al.
@@ -48,7 +48,7 @@ class Predictions(NamedTuple):
     @property
     def correct_by_time(self) -> np.ndarray:
         """The number of correct predictions after each time step, int [time]."""
-        padded = padding(self.predicted.shape[1], self.lengths)
+        padded = find_padding(self.predicted.shape[1], self.lengths)
         return (~padded & (self.predicted == self.labels[:, None])).sum(axis=0)
 
 

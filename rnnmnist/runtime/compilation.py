@@ -40,10 +40,10 @@ def enable_compilation_cache() -> None:
 
 
 def enable_default_cache() -> None:
-    """Does the same for a caller from Python, unless it would not be heeded or wanted.
+    """Does the same for a caller from Python, unless the process has decided already.
 
-    The process may have a folder of its own, or no cache. With its first program, jax
-    decides whether there is one.
+    It may have a folder of its own, or no cache. After the first program, jax does not
+    change whether there is one.
     """
     config: Any = jax.config  # some versions do not declare its attributes
     is_chosen = config.jax_compilation_cache_dir

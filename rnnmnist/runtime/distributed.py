@@ -6,7 +6,6 @@ needs no devices and waits for weeks, unlike a collective operation.
 """
 
 import contextlib
-import functools
 import itertools
 import json
 import logging
@@ -40,12 +39,14 @@ from rnnmnist.runtime.jax_internals import (
 T = TypeVar("T")
 
 JOIN_TIMEOUT_SECONDS = 300  # jax's default
-HEARTBEAT_TIMEOUT_SECONDS = 30  # after which a silent process counts as dead
+HEARTBEAT_TIMEOUT_SECONDS = 30  # a process that is silent for longer is dead
 SHUTDOWN_TIMEOUT_SECONDS = 60
 WAIT_MILLISECONDS = 2_000_000_000  # for another process: three weeks
 # One variable of each launcher of several processes: SLURM, Open MPI, Kubernetes, GKE.
 LAUNCHERS = {
-    *("SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "JOB_COMPLETION_INDEX"),
+    "SLURM_STEP_NODELIST",
+    "OMPI_COMM_WORLD_SIZE",
+    "JOB_COMPLETION_INDEX",
     "TPU_WORKER_HOSTNAMES",
 }
 
@@ -120,14 +121,16 @@ def process_0_first(function: Callable[[], T]) -> T:
 
     If it fails on one of them, all raise that error.
     """
-    call_once = functools.cache(function)
+    results: list[T] = []
 
-    def call() -> None:  # since the results need not be JSON
-        call_once()
+    def call_once() -> None:
+        """Keeps the result, which need not be JSON, from being sent."""
+        if not results:
+            results.append(function())
 
-    broadcast(call)
-    all_gather(call)
-    return call_once()
+    broadcast(call_once)  # calls it on process 0, for which the others wait
+    all_gather(call_once)  # calls it on the others
+    return results[0]
 
 
 def all_max(number: int) -> int:
@@ -142,9 +145,10 @@ def all_max(number: int) -> int:
 
 
 def _join(address: str | None, number: int | None, index: int | None) -> None:
+    """Joins the other processes, if arguments or a launcher say that there are some."""
     # A single SLURM task is no cluster; several in one job would share jax's port.
-    alone = number == 1 or os.environ.get("SLURM_NTASKS") == "1"
-    if alone and address is None:
+    is_alone = number == 1 or os.environ.get("SLURM_NTASKS") == "1"
+    if is_alone and address is None:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     late = (
@@ -152,7 +156,7 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
         f"{address or 'the cluster'} within {JOIN_TIMEOUT_SECONDS} s; start each of "
         "them, with the same flags"
     )
-    # jax would abort with a stack trace, for which it waits longer than the timer.
+    # jax would abort with a stack trace. Its timeout is longer than this timer's.
     timer = threading.Timer(JOIN_TIMEOUT_SECONDS, exit_immediately, [late, 1])
     timer.daemon = True
     timer.start()
@@ -201,8 +205,10 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
 
 def _failed_operation(error: BaseException | None) -> str | None:
     """Returns the message of a failed operation of several processes, or None."""
-    while process_count() > 1 and not isinstance(error, UserError | None):
-        if isinstance(error, jax.errors.JaxRuntimeError):  # jaxlib's type of all
+    if process_count() == 1:
+        return None
+    while error is not None and not isinstance(error, UserError):
+        if isinstance(error, jax.errors.JaxRuntimeError):  # the only type of jaxlib
             return summarize_error(error)[:200]
         error = error.__cause__
     return None
@@ -223,13 +229,14 @@ def _send_result(key: str, function: Callable[[], T]) -> T:
 
 
 def _receive(key: str) -> Any:
-    """Waits for what another process has sent: a result, or an error to raise."""
+    """Waits for the JSON that another process sends: a result, or an error to raise."""
     client = distributed_state().client
     message = json.loads(client.blocking_key_value_get(key, WAIT_MILLISECONDS))
     if "error" not in message:
         return message["result"]
-    is_user_error = message["exit_code"] == UserError.exit_code
-    raise (UserError if is_user_error else RunError)(message["error"])
+    if message["exit_code"] == UserError.exit_code:
+        raise UserError(message["error"])
+    raise RunError(message["error"])
 
 
 def _shut_down() -> None:

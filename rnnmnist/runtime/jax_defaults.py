@@ -16,7 +16,9 @@ from jax.sharding import Mesh
 
 NO_MESH = Mesh(np.empty((), object), ())
 
-_home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental  # before 0.8
+# `enable_x64` moved from one module to the other in jax 0.8, so that one of the two
+# does not declare it.
+_home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
 
 
 @contextlib.contextmanager

@@ -37,8 +37,9 @@ def has_devices() -> bool:
 def distributed_state() -> Any:
     """Returns what `jax.distributed` knows of the processes, or `ALONE`.
 
-    jax exports neither the key-value store (`client`) nor counts that do not initialize
-    the devices. If they are renamed, several processes are refused.
+    Its type is private to jax, which exports neither the key-value store (`client`) nor
+    counts that do not initialize the devices. If they are renamed, several processes
+    are refused.
     """
     try:
         from jax._src.distributed import global_state

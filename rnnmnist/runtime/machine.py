@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import psutil
 
-CGROUP = Path("/sys/fs/cgroup")  # in a container, that of the container
+CGROUP = Path("/sys/fs/cgroup")  # a container sees its own
 LIBRARIES = (
     "array_record",
     "flax",
@@ -39,7 +39,8 @@ def describe_processor() -> str:
     match = re.search(r"model name\s*: (.*)", text)
     model = match[1] if match else platform.processor() or platform.machine()
     names = {"avx512f": " with AVX-512", "avx2": " with AVX2"}
-    vectors = next((name for flag, name in names.items() if flag in text.split()), "")
+    flags = text.split()
+    vectors = next((name for flag, name in names.items() if flag in flags), "")
     cores = usable_cores()
     return f"{cores} core{'s' if cores > 1 else ''} of {model}{vectors}"
 
@@ -54,7 +55,8 @@ class Memory(NamedTuple):
 def main_memory() -> Memory:
     """Returns the memory of this machine, or of the container if that has less.
 
-    The files that a container has read are in its usage until other memory is needed.
+    The usage of a container includes files that it has read. They count as available,
+    since they are dropped where memory is needed.
     """
     host = psutil.virtual_memory()
     limit = CGROUP / "memory.max"
@@ -80,4 +82,4 @@ def installed_versions() -> dict[str, str]:
 
 def join_versions(versions: Mapping[str, str]) -> str:
     """Lists versions in one line: `jax 0.10.2, numpy 2.4.6`."""
-    return ", ".join(map(" ".join, versions.items()))
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -95,7 +95,7 @@ def _split_cpu(num_devices: int | None, *, is_ensemble: bool) -> None:
     may follow in this process. An explicit count in `JAX_NUM_CPU_DEVICES` or
     `XLA_FLAGS` takes precedence. `is_ensemble` is whether a run can have several seeds.
     """
-    config: Any = jax.config
+    config: Any = jax.config  # some versions do not declare its attributes
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if by_flag or config.jax_num_cpu_devices > 0:
         return
@@ -122,15 +122,15 @@ def _grid(
     Of several, it is the one with the most devices for the seeds, and then for the
     batch. None if there is none.
     """
-    grids = (
-        (seeds, batch)
-        for seeds in range(most, 0, -1)
-        for batch in range(most // seeds, 0, -1)
-        if num_seeds % seeds == batch_size % batch == 0
-        if seeds * batch % process_count() == 0
-        if num_devices in (None, seeds * batch)
-    )
-    return next(grids, None)
+    for seeds in range(most, 0, -1):
+        for batch in range(most // seeds, 0, -1):
+            size = seeds * batch
+            is_even = num_seeds % seeds == 0 and batch_size % batch == 0
+            is_on_all_processes = size % process_count() == 0
+            is_wanted = num_devices in (None, size)
+            if is_even and is_on_all_processes and is_wanted:
+                return seeds, batch
+    return None
 
 
 def seeds_sharding(mesh: Mesh) -> NamedSharding:
@@ -193,12 +193,12 @@ def map_ensemble(function: Callable[..., T], vectorize: bool) -> Callable[..., T
     return mapped
 
 
-def split_ensemble(tree: Any) -> list[Any]:
+def split_ensemble(tree: T) -> list[T]:
     """Returns the tree of each member, without the ensemble axis."""
     size = len(jax.tree.leaves(tree)[0])
     return [jax.tree.map(operator.itemgetter(i), tree) for i in range(size)]
 
 
-def abstract_ensemble(tree: Any, num_seeds: int) -> Any:
+def abstract_ensemble(tree: T, num_seeds: int) -> T:
     """Returns the shapes and types of an ensemble from those of one network."""
     return jax.tree.map(lambda leaf: leaf.update(shape=(num_seeds, *leaf.shape)), tree)

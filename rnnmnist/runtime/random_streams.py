@@ -10,7 +10,7 @@ import enum
 import jax
 import jax.numpy as jnp
 
-# The bits of the vmapped keys of others depend on the size of the batch.
+# With other generators, the bits of vmapped keys depend on the size of the batch.
 GENERATOR = "threefry2x32"
 
 
@@ -25,7 +25,7 @@ class Stream(enum.IntEnum):
 def make_key(seed: jax.typing.ArrayLike) -> jax.Array:
     """Returns the key of a seed, uint32."""
     low = jnp.asarray(seed, jnp.uint32)
-    words = jnp.stack([jnp.zeros_like(low), low])  # of 64 bits, the upper ones first
+    words = jnp.stack([jnp.zeros_like(low), low])  # the upper 32 bits come first
     return jax.random.wrap_key_data(words, impl=GENERATOR)
 
 

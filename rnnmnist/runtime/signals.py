@@ -5,9 +5,11 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import FrameType
 
 from rnnmnist.errors import RunError, exit_immediately
+
+Handler = Callable[[int, FrameType | None], object]  # what it returns is not used
 
 
 class StopFlag:
@@ -22,7 +24,7 @@ _flag: StopFlag | None = None
 
 
 @contextlib.contextmanager
-def signal_handler(number: int, handler: Callable[[int, Any], Any]) -> Iterator[None]:
+def signal_handler(number: int, handler: Handler) -> Iterator[None]:
     """Handles a signal by a function inside the `with` block.
 
     Only the main thread can install a handler. In another one nothing is installed, nor
@@ -60,7 +62,7 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
     """
     flag = StopFlag()
 
-    def on_interrupt(number: int, frame: object) -> None:
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
         if flag.number:
             raise KeyboardInterrupt
         flag.number = number
@@ -88,15 +90,17 @@ def exit_on_interrupt() -> None:
     os.set_blocking(write_end, False)
     _watcher = threading.Thread(target=_watch, args=[read_end], daemon=True)
     _watcher.start()
-    signal.set_wakeup_fd(write_end)  # gets each signal that has a handler
+    signal.set_wakeup_fd(write_end)  # Python writes each signal that has a handler
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in `COMMAND &`
         signal.signal(signal.SIGINT, _leave_to_watch)
 
 
 def raise_interrupts() -> contextlib.AbstractContextManager[StopFlag | None]:
-    """Raises `KeyboardInterrupt` in a block that has temporary files, in a command.
+    """Lets a SIGINT raise `KeyboardInterrupt` in a block that removes temporary files.
 
-    A second SIGINT ends the process at once. In training, nothing changes.
+    Otherwise a command would end at once, and leave its files. A second SIGINT does end
+    it. Where a SIGINT does something else, as in training or in a caller's program, it
+    still does.
     """
     if _flag or signal.getsignal(signal.SIGINT) is not _leave_to_watch:
         return contextlib.nullcontext()
@@ -115,9 +119,7 @@ def stop_on_signal() -> contextlib.AbstractContextManager[StopFlag]:
 
 
 @contextlib.contextmanager
-def _watch_signal(
-    number: int, handler: Callable[[int, Any], Any]
-) -> Iterator[StopFlag]:
+def _watch_signal(number: int, handler: Handler) -> Iterator[StopFlag]:
     """Handles a signal, and has `_watch` set a flag on the first one."""
     global _flag
     with signal_handler(number, handler):
@@ -128,15 +130,17 @@ def _watch_signal(
             _flag = None
 
 
-def _leave_to_watch(number: int, frame: object) -> None:
+def _leave_to_watch(number: int, frame: FrameType | None) -> None:
     """Does nothing, since `_watch` gets the signal, too."""
 
 
 def _watch(read_end: int) -> None:
+    """Sets the flag at a SIGINT or SIGTERM; ends the process if it is set, or none."""
     with open(read_end, "rb", buffering=0) as pipe:
-        for (number,) in iter(lambda: pipe.read(1), b""):
+        while received := pipe.read(1):
+            number = received[0]
             if number in (signal.SIGINT, signal.SIGTERM):
-                flag = _flag  # which the main thread may reset
+                flag = _flag  # the main thread may reset the variable meanwhile
                 if flag is None or flag.number:
                     exit_immediately("stopped", 128 + number)
                 flag.number = number

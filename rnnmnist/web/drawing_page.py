@@ -7,7 +7,7 @@ LSTM. A test compares its logits with Python's.
 import base64
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -25,7 +25,7 @@ TITLES = {"last": "Last-row loss", "every_step": "Every-row loss"}
 EASY_PER_DIGIT = 2  # easy samples
 MIN_EASY_PROBABILITY = 0.95  # that of its label
 HARD = 12  # hard samples, over all digits
-STROKE_WIDTH = 2.3  # pixels of 28; narrower than MNIST's, so that loops stay open
+STROKE_WIDTH = 2.3  # pixels of 28; below MNIST's, so that loops in digits stay open
 # Settings of the networks that the page can show.
 SUPPORTED = {
     "model.cell": "lstm",
@@ -36,6 +36,21 @@ SUPPORTED = {
     "data.view": "rows",
     "num_seeds": 1,
 }
+
+
+class Sample(TypedDict):
+    """A digit that the page offers, as its JavaScript reads it."""
+
+    pixels: str  # uint8 [28, 28] in Base64
+    label: int
+    hard: bool
+
+
+class Weights(TypedDict):
+    """The parameters of a network, as the page's JavaScript reads them."""
+
+    units: int
+    params: dict[str, str]  # float16 arrays in Base64, by their names in JavaScript
 
 
 def render(networks: Sequence[Predictor]) -> str:
@@ -54,16 +69,15 @@ def render(networks: Sequence[Predictor]) -> str:
                 )
     losses = [network.config.train.loss for network in networks]
     params = [split_ensemble(network.params)[0] for network in networks]
+    shown = []
+    for network, loss, tree in zip(networks, losses, params, strict=True):
+        title = TITLES[loss]
+        if losses.count(loss) > 1:
+            title += f": {network.workdir.name}"
+        weights = _encode_weights(FusedParams.create(tree))
+        shown.append({"title": title, "loss": loss, **weights})
     data = {
-        "networks": [
-            {
-                "title": TITLES[loss]
-                + (f": {network.workdir.name}" if losses.count(loss) > 1 else ""),
-                "loss": loss,
-            }
-            | _weights(FusedParams.create(tree))
-            for network, loss, tree in zip(networks, losses, params, strict=True)
-        ],
+        "networks": shown,
         "samples": select_samples(networks[0]),
         "format": {
             "side": preprocessing.SIDE,
@@ -81,7 +95,7 @@ def render(networks: Sequence[Predictor]) -> str:
     )
 
 
-def select_samples(network: Predictor) -> list[dict[str, Any]]:
+def select_samples(network: Predictor) -> list[Sample]:
     """Selects easy and hard digits of the embedded test split.
 
     The easy samples are the first ones of each digit to whose label the network assigns
@@ -89,30 +103,38 @@ def select_samples(network: Predictor) -> list[dict[str, Any]]:
     """
     images, labels = image_sets.embedded_images()["test"]
     probabilities = network.classify(images)
-    of_label = probabilities[np.arange(len(labels)), labels]
-    clear = of_label >= MIN_EASY_PROBABILITY
-    easy = [
-        index
-        for k in range(EASY_PER_DIGIT)
+    label_probabilities = probabilities[np.arange(len(labels)), labels]
+    is_easy = label_probabilities >= MIN_EASY_PROBABILITY
+    easy_by_digit = [
+        np.flatnonzero(is_easy & (labels == digit))
         for digit in range(probabilities.shape[1])
-        for index in np.flatnonzero((labels == digit) & clear)[k : k + 1]
     ]
-    hardest = of_label.argsort(kind="stable")[:HARD]
-    return [
-        {"pixels": _base64(images[i]), "label": int(labels[i]), "hard": i not in easy}
-        for i in dict.fromkeys([*easy, *hardest])
-    ]
+    easy: list[int] = []
+    for rank in range(EASY_PER_DIGIT):  # the first one of each digit, then the second
+        for indices in easy_by_digit:
+            easy.extend(indices[rank : rank + 1].tolist())
+    hardest = label_probabilities.argsort(kind="stable")[:HARD].tolist()
+    samples: list[Sample] = []
+    for index in dict.fromkeys([*easy, *hardest]):
+        samples.append(
+            {
+                "pixels": _encode_base64(images[index]),
+                "label": int(labels[index]),
+                "hard": index not in easy,
+            }
+        )
+    return samples
 
 
-def _weights(arrays: FusedParams) -> dict[str, Any]:
-    """Encodes weights as float16; of the reference models, no prediction changes."""
+def _encode_weights(arrays: FusedParams) -> Weights:
+    """Encodes weights as float16; no prediction of the reference models changes."""
     names = ("row", "hidden", "bias", "head", "headBias")  # in JavaScript
     params = {
-        name: _base64(np.asarray(array, "<f2"))
+        name: _encode_base64(np.asarray(array, "<f2"))
         for name, array in zip(names, arrays, strict=True)
     }
     return {"units": len(arrays.head), "params": params}
 
 
-def _base64(array: np.ndarray) -> str:
+def _encode_base64(array: np.ndarray) -> str:
     return base64.b64encode(array.tobytes()).decode()

@@ -20,7 +20,7 @@ from rnnmnist.data.examples import (
     Inputs,
     Normalization,
     find_invalid,
-    padding,
+    find_padding,
 )
 from rnnmnist.data.sequences.moments import Moments, find_far_values
 from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
@@ -311,13 +311,12 @@ def hash_sequences(
 
 def check_parts(
     sequences: Sequences, missing: str, normalization: Normalization | None = None
-) -> Iterator[tuple[slice, np.ndarray, Any]]:
+) -> Iterator[tuple[slice, np.ndarray, slice | np.ndarray]]:
     """Yields some sequences at a time, whose values are checked.
 
-    With a normalization, values far from those of its training are refused, too.
-
-    These are the indices of the sequences, a copy of their values, float [n, time,
-    features], with 0 in their padding, and the index of the padding in it.
+    With a normalization, values far from those of its training are refused, too. An
+    item has the indices of the sequences, a copy of their values, float [n, time,
+    features], with 0 in their padding, and the index of the padding in the copy.
     """
     lengths, ids = sequences.lengths, sequences.ids
     examples, time_steps, features = sequences.inputs.shape
@@ -327,7 +326,9 @@ def check_parts(
     for start in range(0, examples, size):
         part = slice(start, start + size)
         values = sequences.inputs[part].astype(dtype, order="C")
-        padded = slice(0) if lengths is None else padding(time_steps, lengths[part])
+        padded: slice | np.ndarray = slice(0)  # none of the values
+        if lengths is not None:
+            padded = find_padding(time_steps, lengths[part])
         values[padded] = 0
         invalid = find_invalid(values, missing)
         if invalid is None and normalization is not None:
