@@ -23,7 +23,8 @@ def t_interval(mean: float, std: float, count: int) -> tuple[float, float]:
     """
     from scipy.special import stdtrit  # takes 0.5 s; needed for ensembles only
 
-    half = float(stdtrit(count - 1, 0.975)) * std / math.sqrt(count)
+    quantile = float(stdtrit(count - 1, 0.975))
+    half = quantile * std / math.sqrt(count)
     return max(0.0, mean - half), min(1.0, mean + half)
 
 
@@ -47,18 +48,20 @@ def score_logits(logits: np.ndarray, labels: np.ndarray, first_seed: int = 0) ->
 
     The seeds of the members follow one another.
     """
-    _, examples, classes = logits.shape
+    networks, examples, classes = logits.shape
     logits = logits.astype(np.float64)
-    top = logits.max(axis=-1)
-    total = np.log(np.exp(logits - top[..., None]).sum(axis=-1)) + top
-    losses = total - logits[:, np.arange(examples), labels]
-    networks = np.arange(len(logits))[:, None]
-    confusions = np.zeros((len(logits), classes, classes), int)
-    np.add.at(confusions, (networks, labels, logits.argmax(-1)), 1)
+    # The largest logit is subtracted, so that no exponential is infinite.
+    largest = logits.max(axis=-1)
+    sums = np.exp(logits - largest[..., None]).sum(axis=-1)
+    log_normalizers = np.log(sums) + largest  # [ensemble, examples]
+    losses = log_normalizers - logits[:, np.arange(examples), labels]
+    confusions = np.zeros((networks, classes, classes), int)
+    cells = (np.arange(networks)[:, None], labels, logits.argmax(-1))
+    np.add.at(confusions, cells, 1)
     scores = score_confusions(confusions, losses.mean(axis=1).tolist(), first_seed)
     if not scores.members:
         return scores
-    probabilities = np.exp(logits - total[..., None]).mean(axis=0)
+    probabilities = np.exp(logits - log_normalizers[..., None]).mean(axis=0)
     correct = int((probabilities.argmax(-1) == labels).sum())
     return replace(
         scores, ensemble_correct=correct, ensemble_accuracy=correct / examples
@@ -202,7 +205,10 @@ def format_interval(interval: Sequence[float]) -> str:
 
 
 def format_accuracy(scores: Scores) -> str:
-    """Formats an accuracy with its counts and its interval: over seeds, if several."""
+    """Formats an accuracy with its counts and its 95 % interval.
+
+    The interval is over examples, or of the mean over several seeds.
+    """
     counts = format_counts(scores)
     if not scores.members:
         accuracy = format_percent(scores.accuracy)
@@ -233,9 +239,10 @@ def format_counts(scores: Scores) -> str:
 
 
 def format_result(result: Result) -> str:
-    """Formats the accuracy of a result; of sequences, also the balanced one.
+    """Formats the accuracy of a result, and that of the ensemble of several seeds.
 
-    Of several seeds, the accuracy of their ensemble follows.
+    The balanced accuracy follows if the examples are sequences, and the accuracy on the
+    first 128 examples if the result has it.
     """
     text = format_accuracy(result)
     if result.ensemble_accuracy is not None:
@@ -243,7 +250,7 @@ def format_result(result: Result) -> str:
             f"; ensemble {format_percent(result.ensemble_accuracy)} "
             f"({result.ensemble_correct:,} of {result.examples:,})"
         )
-    if result.task and result.task.image_shape is None:
+    if result.task is not None and result.task.image_shape is None:
         text += f", balanced accuracy {format_percent(result.balanced_accuracy)}"
     if result.tutorial_128 is not None:
         text += f"; on the first 128 {format_accuracy(result.tutorial_128)}"

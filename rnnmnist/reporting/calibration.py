@@ -8,23 +8,23 @@ import numpy as np
 from rnnmnist.data.examples import find_padding
 from rnnmnist.evaluation.predictions import softmax
 
-NUM_BINS = 15  # as Guo et al.
+NUM_BINS = 15  # the number in Guo et al.
 
 
-class Predictions(NamedTuple):
+class SplitPredictions(NamedTuple):
     """The predictions of one network for every example of a split."""
 
     labels: np.ndarray  # int32 [examples], the true classes
     lengths: np.ndarray  # int32 [examples], the number of time steps
-    # The most probable class after each time step, int [examples, time]; after the end
-    # of an example, the last one.
+    # The most probable class after each time step, int [examples, time]. The time steps
+    # after the end of an example repeat its last prediction.
     predicted: np.ndarray
     probabilities: np.ndarray  # float64 [examples, classes], at the end
 
     @classmethod
     def from_logits(
         cls, logits: np.ndarray, labels: np.ndarray, lengths: np.ndarray | None
-    ) -> "Predictions":
+    ) -> "SplitPredictions":
         """Converts logits after each time step, float32 [examples, time, classes]."""
         count, time_steps, _ = logits.shape
         if lengths is None:
@@ -32,7 +32,8 @@ class Predictions(NamedTuple):
         last = lengths - 1
         times = np.minimum(np.arange(time_steps), last[:, None])
         predicted = np.take_along_axis(logits.argmax(-1), times, axis=1)
-        probabilities = softmax(logits[np.arange(count), last].astype(np.float64))
+        last_logits = logits[np.arange(count), last].astype(np.float64)
+        probabilities = softmax(last_logits)
         return cls(labels, lengths, predicted, probabilities)
 
     @property
@@ -48,11 +49,12 @@ class Predictions(NamedTuple):
     @property
     def correct_by_time(self) -> np.ndarray:
         """The number of correct predictions after each time step, int [time]."""
-        padded = find_padding(self.predicted.shape[1], self.lengths)
-        return (~padded & (self.predicted == self.labels[:, None])).sum(axis=0)
+        is_padding = find_padding(self.predicted.shape[1], self.lengths)
+        is_correct = self.predicted == self.labels[:, None]
+        return (is_correct & ~is_padding).sum(axis=0)
 
 
-def most_confident_errors(predictions: Predictions, limit: int) -> np.ndarray:
+def most_confident_errors(predictions: SplitPredictions, limit: int) -> np.ndarray:
     """Returns the indices of up to `limit` wrong predictions, most confident first."""
     (wrong,) = np.nonzero(~predictions.correct)
     order = np.argsort(-predictions.confidence[wrong], kind="stable")
@@ -77,16 +79,18 @@ class Bins(NamedTuple):
             Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural
             Networks", ICML 2017.
         """
-        return float(np.abs(self.correct - self.confidence).sum() / self.examples.sum())
+        distances = np.abs(self.correct - self.confidence)
+        return float(distances.sum() / self.examples.sum())
 
 
-def calibration_bins(networks: Sequence[Predictions]) -> Bins:
+def calibration_bins(networks: Sequence[SplitPredictions]) -> Bins:
     """Groups the predictions of all networks into bins of equal width."""
     confidence = np.concatenate([network.confidence for network in networks])
     correct = np.concatenate([network.correct for network in networks])
-    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    bins = np.ceil(confidence * NUM_BINS).astype(int) - 1
+    bins = np.clip(bins, 0, NUM_BINS - 1)
     return Bins(
-        np.bincount(bins, minlength=NUM_BINS),
-        np.bincount(bins[correct], minlength=NUM_BINS),
-        np.bincount(bins, weights=confidence, minlength=NUM_BINS),
+        examples=np.bincount(bins, minlength=NUM_BINS),
+        correct=np.bincount(bins[correct], minlength=NUM_BINS),
+        confidence=np.bincount(bins, weights=confidence, minlength=NUM_BINS),
     )

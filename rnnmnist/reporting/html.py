@@ -55,8 +55,9 @@ class Section(NamedTuple):
     """The content of a report's section; headings and sentences are in the template."""
 
     picture: bytes | None = None  # PNG
-    rows: Sequence[Sequence[str]] = ()  # a table, which is shown without a picture
-    numbers: Mapping[str, object] = {}  # which the sentences contain
+    rows: Sequence[Sequence[str]] = ()  # a table, which is shown if there is no picture
+    # The numbers of the sentences; a template can format values of any type.
+    numbers: Mapping[str, object] = {}
 
 
 def render(template: Path, **values: object) -> str:
@@ -74,20 +75,16 @@ def render(template: Path, **values: object) -> str:
     )
     environment.filters.update(
         accuracies=metrics.format_accuracies,
-        accuracy=metrics.format_accuracy,
-        base64=lambda data: base64.b64encode(data).decode(),
+        base64=_to_base64,
         interval=metrics.format_interval,
         percent=metrics.format_percent,
-        png_size=lambda png: struct.unpack(">II", png[16:24]),  # width, height
+        png_size=_png_size,
         points=metrics.format_points,
         thousands="{:,}".format,
     )
+    base = (FOLDER / "base.css").read_text("utf-8")
     style = template.with_name("style.css").read_text("utf-8")
-    css = (
-        f":root {{ {_css_variables(LIGHT)} }}\n"
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {_css_variables(DARK)} }} }}"
-        f"\n{(FOLDER / 'base.css').read_text('utf-8')}{style}"
-    )
+    css = f"{_css_palettes()}\n{base}{style}"
     return environment.get_template(template.name).render(style=css, **values)
 
 
@@ -106,9 +103,10 @@ def write_report(
     index = folder / "index.html"
     if index.is_file() and MARK not in index.read_text(errors="replace"):
         raise UserError(f"workdir: {index} is not a report; move it away")
+    now = datetime.datetime.now().astimezone()
     provenance = [
         ("command", command),
-        ("time", f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"),
+        ("time", f"{now:%Y-%m-%d %H:%M %Z}"),
         ("machine", machine.describe_processor()),
         *machine.installed_versions().items(),
         ("matplotlib", metadata.version("matplotlib")),
@@ -127,7 +125,29 @@ def write_report(
     return list(files)
 
 
+def _css_palettes() -> str:
+    """Returns the style sheet that defines the colours of both schemes as variables."""
+    light, dark = _css_variables(LIGHT), _css_variables(DARK)
+    return (
+        f":root {{ {light} }}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
+    )
+
+
 def _css_variables(palette: Palette) -> str:
+    """Returns CSS declarations such as `--line: #d8dde3;` of a palette."""
     colours = palette._asdict()
-    colours |= {f"series-{i}": colour for i, colour in enumerate(colours.pop("series"))}
-    return " ".join(f"--{name}: {colour};" for name, colour in colours.items())
+    for index, colour in enumerate(colours.pop("series")):
+        colours[f"series-{index}"] = colour
+    declarations = [f"--{name}: {colour};" for name, colour in colours.items()]
+    return " ".join(declarations)
+
+
+def _to_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _png_size(png: bytes) -> tuple[int, int]:
+    """Returns the width and the height of a PNG file, from its header."""
+    width, height = struct.unpack(">II", png[16:24])
+    return width, height

@@ -11,11 +11,19 @@ from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.schema import SETTINGS
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
-from rnnmnist.evaluation import metrics
+from rnnmnist.evaluation.metrics import (
+    format_accuracies,
+    format_accuracy,
+    format_interval,
+    format_percent,
+    format_probability,
+    score_logits,
+    wilson_interval,
+)
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.occlusion import occlude
 from rnnmnist.reporting import calibration, plots
-from rnnmnist.reporting.calibration import Predictions
+from rnnmnist.reporting.calibration import SplitPredictions
 from rnnmnist.reporting.html import Section, write_report
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import newest_readable
@@ -38,7 +46,7 @@ class RunData:
     task: Task  # that of the evaluated data
     split: str  # its `evaluated_split`
     examples: Examples  # the whole split
-    predictions: list[Predictions]  # by network
+    predictions: list[SplitPredictions]  # by network
     scores: Scores
     metrics: list[logs.Metrics]  # lines of `metrics.jsonl`; empty if there is no file
     sessions: list[logs.Session]  # empty if none has ended, or for a shipped model
@@ -50,14 +58,25 @@ class RunData:
         completion = logs.completion(self.network.workdir, self.last_step, train)
         progress = f"up to step {self.last_step:,} of {train.num_steps:,}"
         examples = self.last_step * train.batch_size
-        epochs = f"{examples / task.examples['train']:.1f} epochs of {task.name}"
-        return f"{completion or progress}; {examples:,} {task.noun}, {epochs}"
+        epochs = examples / task.examples["train"]
+        return (
+            f"{completion or progress}; {examples:,} {task.noun}, {epochs:.1f} epochs "
+            f"of {task.name}"
+        )
 
     @property
     def seconds(self) -> str:
         """The duration of all recorded sessions."""
-        seconds = [session.seconds["total"] for session in self.sessions]
-        return f"{sum(seconds):,.1f}" if seconds else "not recorded"
+        if not self.sessions:
+            return "not recorded"
+        total = sum(session.seconds["total"] for session in self.sessions)
+        return f"{total:,.1f}"
+
+    @property
+    def hardware(self) -> str:
+        """The processors of all recorded sessions."""
+        processors = dict.fromkeys(session.hardware for session in self.sessions)
+        return ", ".join(processors) or "not recorded"
 
 
 def load_run_data(
@@ -75,13 +94,15 @@ def load_run_data(
     every_step = not network.config.model.bidirectional
     lengths = examples.lengths if every_step else None
     logits = network.logits(examples, every_step=every_step)
-    if not every_step:  # the last one is the only one
-        logits = logits[:, :, None]
+    if not every_step:
+        logits = logits[:, :, None]  # the logits at the end, as of a single time step
     predictions = [
-        Predictions.from_logits(member, examples.labels, lengths) for member in logits
+        SplitPredictions.from_logits(member, examples.labels, lengths)
+        for member in logits
     ]
-    final = logits[:, np.arange(len(examples)), predictions[0].lengths - 1]
-    config, last_step = network.config, network.checkpoint_step
+    last_logits = logits[:, np.arange(len(examples)), predictions[0].lengths - 1]
+    config = network.config
+    last_step = network.checkpoint_step
     newest, header = newest_readable(workdir)
     if header is not None and newest > last_step:
         last_step = newest
@@ -89,15 +110,15 @@ def load_run_data(
             config, train=header.config.train, execution=header.config.execution
         )
     return RunData(
-        network,
-        config,
-        last_step,
-        selector,
-        task,
-        split,
-        examples,
-        predictions,
-        scores=metrics.score_logits(final, examples.labels, network.config.seed),
+        network=network,
+        config=config,
+        last_step=last_step,
+        selector=selector,
+        task=task,
+        split=split,
+        examples=examples,
+        predictions=predictions,
+        scores=score_logits(last_logits, examples.labels, network.config.seed),
         metrics=logs.read(workdir, logs.Metrics),
         sessions=logs.read(workdir, logs.Session),
     )
@@ -106,8 +127,9 @@ def load_run_data(
 @jax_defaults()
 def report_run(run: RunData, command: str) -> list[Path]:
     """Writes the report of a run into its workdir; returns its files, the page last."""
+    curves = plots.learning_curves(run.metrics) if run.metrics else None
     sections = {
-        "curves": Section(plots.learning_curves(run.metrics) if run.metrics else None),
+        "curves": Section(curves),
         "confusion": _confusion_matrix(run),
         "gallery": _gallery(run),
         "reliability": _calibration(run),
@@ -115,15 +137,8 @@ def report_run(run: RunData, command: str) -> list[Path]:
     }
     if not run.network.config.model.bidirectional:
         sections["steps"] = _accuracy_over_time(run)
-    chosen, defaults = [], []
-    for name, value in run.config.flat().items():
-        default = SETTINGS[name].default
-        if value == default:
-            defaults.append((name, str(value)))
-        elif default is None:  # the default depends on the data
-            chosen.append((name, str(value)))
-        else:
-            chosen.append((name, f"{value} (default: {default})"))
+    validation_examples = run.network.task.examples["validation"]
+    chosen, default = _list_settings(run)
     return write_report(
         run.network.workdir / "report",
         "report.html",
@@ -131,9 +146,10 @@ def report_run(run: RunData, command: str) -> list[Path]:
         command,
         run=run,
         network=run.network,
-        selects=run.network.task.examples["validation"] >= MIN_VALIDATION_EXAMPLES,
-        chosen=chosen,
-        defaults=defaults,
+        facts=_facts(run),
+        validation_selects=validation_examples >= MIN_VALIDATION_EXAMPLES,
+        chosen_settings=chosen,
+        default_settings=default,
     )
 
 
@@ -148,25 +164,30 @@ def estimate_accuracies(correct: np.ndarray, totals: np.ndarray) -> np.ndarray:
     accuracies = correct / totals
     if len(correct) > 1:
         return np.array([accuracies.min(0), accuracies.mean(0), accuracies.max(0)])
-    counts = zip(correct[0].tolist(), totals.tolist(), strict=True)
-    low, high = np.transpose([metrics.wilson_interval(*count) for count in counts])
+    intervals = [
+        wilson_interval(count, total)
+        for count, total in zip(correct[0].tolist(), totals.tolist(), strict=True)
+    ]
+    low, high = np.transpose(intervals)
     return np.array([low, accuracies[0], high])
 
 
 def _confusion_matrix(run: RunData) -> Section:
     counts = np.array(run.scores.confusion)
     names = run.task.classes
-    errors = np.where(np.eye(len(counts), dtype=bool), 0, counts)
-    order = np.argsort(-errors, axis=None, kind="stable")[:MAX_CONFUSIONS]
-    rows = [
-        (names[true], names[predicted], f"{errors[true, predicted]:,}")
-        for true, predicted in zip(*np.unravel_index(order, errors.shape), strict=True)
-        if errors[true, predicted]
-    ]
-    return Section(
-        plots.confusion_matrix(counts, names) if len(names) <= MAX_CLASSES else None,
-        rows,
-    )
+    errors = counts.copy()
+    np.fill_diagonal(errors, 0)
+    most_frequent = np.argsort(-errors, axis=None, kind="stable")[:MAX_CONFUSIONS]
+    rows = []
+    for cell in most_frequent:
+        true, predicted = divmod(int(cell), len(names))
+        count = errors[true, predicted]
+        if count > 0:
+            rows.append((names[true], names[predicted], f"{count:,}"))
+    picture = None
+    if len(names) <= MAX_CLASSES:
+        picture = plots.confusion_matrix(counts, names)
+    return Section(picture, rows)
 
 
 def _accuracy_over_time(run: RunData) -> Section:
@@ -191,7 +212,9 @@ def _gallery(run: RunData) -> Section:
     errors = calibration.most_confident_errors(predictions, MAX_ERRORS)
     # The parameters of the first network, whose errors these are.
     first = jax.tree.map(lambda leaf: leaf[:1], run.network.params)
-    falls = occlude(run.network, first, examples, errors) if len(errors) else errors
+    falls = np.zeros((0, 0))
+    if len(errors):
+        falls = occlude(run.network, first, examples, errors)
     tiles = []
     for index, fall in zip(errors, falls, strict=True):
         values = examples.strip_padding(index)
@@ -200,12 +223,12 @@ def _gallery(run: RunData) -> Section:
             times = (order.argsort(axis=None) // order.shape[1]).reshape(values.shape)
         tiles.append(
             plots.Tile(
-                examples.name(index),
-                values,
-                fall[times],
-                names[predictions.predicted[index, -1]],
-                metrics.format_probability(predictions.confidence[index]),
-                names[predictions.labels[index]],
+                name=examples.name(index),
+                values=values,
+                falls=fall[times],
+                predicted=names[predictions.predicted[index, -1]],
+                probability=format_probability(predictions.confidence[index]),
+                label=names[predictions.labels[index]],
             )
         )
     return Section(
@@ -213,6 +236,7 @@ def _gallery(run: RunData) -> Section:
         numbers={
             "tiles": tiles,
             "total": (~predictions.correct).sum(),
+            # The exponential function of more than 709 is not finite.
             "factor": np.exp(min(700, float(np.abs(falls).max(initial=0)))),
         },
     )
@@ -241,13 +265,66 @@ def _accuracy_by_class(run: RunData) -> Section:
     totals = totals[present]
     correct = np.diagonal(confusions, axis1=1, axis2=2)[:, present]
     low, accuracy, high = estimate_accuracies(correct, totals)
-    rows = [
-        [
-            run.task.classes[present[index]],
-            f"{correct[:, index].sum():,} of {len(correct) * totals[index]:,}",
-            metrics.format_percent(accuracy[index]),
-            metrics.format_interval((low[index], high[index])),
-        ]
-        for index in np.argsort(accuracy, kind="stable")
-    ]
+    rows = []
+    for index in np.argsort(accuracy, kind="stable"):
+        count = correct[:, index].sum()
+        total = len(correct) * totals[index]
+        rows.append(
+            (
+                run.task.classes[present[index]],
+                f"{count:,} of {total:,}",
+                format_percent(accuracy[index]),
+                format_interval((low[index], high[index])),
+            )
+        )
     return Section(rows=rows)
+
+
+def _facts(run: RunData) -> list[tuple[str, str]]:
+    """Returns the names and values of the card `Run`."""
+    network, scores = run.network, run.scores
+    train = run.config.train
+    validation = "none"
+    if network.validation is not None:
+        note = network.task.validation_note
+        validation = format_accuracies(network.validation) + note
+    facts = [
+        ("workdir", str(network.workdir)),
+        ("data set", run.task.name),
+        ("parameters", f"{network.num_parameters:,}"),
+        ("checkpoint", f"step {network.checkpoint_step:,} of {train.num_steps:,}"),
+        ("training", run.training),
+        ("validation", validation),
+    ]
+    seconds = run.seconds
+    if len(run.sessions) > 1:
+        seconds += f", in {len(run.sessions)} sessions"
+    is_repeated = run.split == "validation" and network.validation is not None
+    if not is_repeated:
+        facts.append((run.split, format_accuracy(scores)))
+    if scores.balanced_accuracy is not None:
+        facts.append(("balanced accuracy", format_percent(scores.balanced_accuracy)))
+    facts += [
+        (f"{run.split} loss", f"{scores.loss:.4f} nats"),
+        ("seconds", seconds),
+        ("hardware", run.hardware),
+        ("SHA-256 of parameters", network.params_sha256),
+    ]
+    return facts
+
+
+def _list_settings(
+    run: RunData,
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Returns the settings that are not the defaults, and those that are, as text."""
+    chosen: list[tuple[str, str]] = []
+    defaults: list[tuple[str, str]] = []
+    for name, value in run.config.flat().items():
+        default = SETTINGS[name].default
+        if value == default:
+            defaults.append((name, str(value)))
+        elif default is None:  # the default depends on the data
+            chosen.append((name, str(value)))
+        else:
+            chosen.append((name, f"{value} (default: {default})"))
+    return chosen, defaults

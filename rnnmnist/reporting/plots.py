@@ -8,7 +8,7 @@ import contextlib
 import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib.style  # noqa: TID251
 import numpy as np
@@ -24,6 +24,7 @@ from rnnmnist.reporting.html import LIGHT
 from rnnmnist.runs.logs import Metrics
 
 DPI = 200  # dots per inch
+Metric = Literal["loss", "accuracy"]
 MAX_NUMBERS = 20  # classes of a confusion matrix whose counts are written in it
 
 
@@ -47,11 +48,12 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
     validated = [line for line in metrics if line.split == "validation"]
     with new_figure(4.6) as figure:
         above, below = figure.subplots(2, sharex=True)
-        label = "train" if trained else ""  # which a legend leaves out
-        style = {"label": "validation" if validated else "", "marker": "o", "zorder": 3}
-        for axes, metric in ((above, "loss"), (below, "accuracy")):
-            _plot_metric(axes, trained, metric, LIGHT.series[1], label=label)
-            _plot_metric(axes, validated, metric, LIGHT.series[0], **style)
+        drawn: list[tuple[Axes, Metric]] = [(above, "loss"), (below, "accuracy")]
+        for axes, metric in drawn:
+            _plot_metric(axes, trained, metric, "train", LIGHT.series[1])
+            _plot_metric(
+                axes, validated, metric, "validation", LIGHT.series[0], marker="o"
+            )
         above.set(ylabel="loss (nats per example)", yscale="log")
         low, high = above.get_ylim()
         above.yaxis.set_major_formatter("{x:g}")
@@ -67,7 +69,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     """Draws a confusion matrix, int [true classes, predicted classes]."""
     errors = np.ma.array(counts, mask=np.eye(len(counts), dtype=bool))
     shades = _shades(LIGHT.background, LIGHT.series[1]).with_extremes(bad=LIGHT.line)
-    # Square root scale: single errors stay visible beside hundreds.
+    # On a square root scale, single errors stay visible beside hundreds.
     norm = PowerNorm(0.5, vmin=0, vmax=max(8, int(errors.max())))
     edges = np.arange(len(counts) + 1) - 0.5
     names = [_shorten(name, 24) for name in names]
@@ -75,19 +77,8 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
         axes = figure.subplots()
         mesh = axes.pcolormesh(edges, edges, errors, cmap=shades, norm=norm)
         mesh.set(edgecolor=LIGHT.line, linewidth=0.5)
-        for (true, predicted), count in np.ndenumerate(counts):
-            if len(counts) > MAX_NUMBERS or (not count and true != predicted):
-                continue
-            dark = true != predicted and norm(count) > 0.75
-            axes.text(
-                predicted,
-                true,
-                f"{count:,}",
-                ha="center",
-                va="center_baseline",
-                fontsize=min(8.5 if counts.max() < 10_000 else 7, 95 / len(counts)),
-                color=LIGHT.background if dark else LIGHT.foreground,
-            )
+        if len(counts) <= MAX_NUMBERS:
+            _write_counts(axes, counts, norm)
         rotation = 90 if max(map(len, names)) > 3 else 0
         axes.set_xticks(range(len(names)), names, rotation=rotation)
         axes.set_yticks(range(len(names)), names)
@@ -97,6 +88,25 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
         axes.set(xlabel="predicted", ylabel="true", aspect="equal")
         axes.invert_yaxis()
         return to_png(figure)
+
+
+def _write_counts(axes: Axes, counts: np.ndarray, norm: PowerNorm) -> None:
+    """Writes the counts into a confusion matrix, but for those of errors that are 0."""
+    size = 8.5 if counts.max() < 10_000 else 7
+    for (true, predicted), count in np.ndenumerate(counts):
+        is_error = true != predicted
+        if is_error and count == 0:
+            continue
+        is_on_dark = is_error and norm(count) > 0.75
+        axes.text(
+            predicted,
+            true,
+            f"{count:,}",
+            ha="center",
+            va="center_baseline",
+            fontsize=min(size, 95 / len(counts)),
+            color=LIGHT.background if is_on_dark else LIGHT.foreground,
+        )
 
 
 def reliability_diagram(bins: Bins, accuracy: np.ndarray) -> bytes:
@@ -137,14 +147,21 @@ def reliability_diagram(bins: Bins, accuracy: np.ndarray) -> bytes:
 
 
 def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
-    """Draws misclassified examples in four columns; those with features as curves."""
+    """Draws misclassified examples in four columns.
+
+    Examples with named features are drawn as curves, others as images.
+    """
     rows = math.ceil(len(tiles) / 4)
-    one_line = not features and all(
-        len(tile.predicted) < 7 and len(tile.label) < 7 for tile in tiles
-    )
+    names = [name for tile in tiles for name in (tile.predicted, tile.label)]
+    one_line = not features and max(map(len, names)) < 7
+    # The unit of heights is the inch. Sequences have a legend below all rows.
+    if features:
+        height = 2.3 * rows + 0.4
+    elif one_line:
+        height = 1.72 * rows + 0.1
+    else:
+        height = 1.94 * rows + 0.1
     largest = max(np.abs(tile.falls).max() for tile in tiles) or 1
-    row_height = 1.72 if one_line else 1.94
-    height = 2.3 * rows + 0.4 if features else row_height * rows + 0.1
     with new_figure(height) as figure:
         grid = figure.subplots(rows, 4, squeeze=False)
         for axes in grid.flat[len(tiles) :]:
@@ -160,9 +177,9 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
             axes.spines[:].set_visible(True)
             _caption(axes, tile, one_line=one_line, with_name=bool(features))
         if features:
-            names = [_shorten(name, 20) for name in features[: len(LIGHT.series)]]
-            lines = grid.flat[0].get_lines()[: len(names)]
-            figure.legend(lines, names, loc="outside lower left", ncols=4)
+            named = [_shorten(name, 20) for name in features[: len(LIGHT.series)]]
+            lines = grid.flat[0].get_lines()[: len(named)]
+            figure.legend(lines, named, loc="outside lower left", ncols=4)
         return to_png(figure)
 
 
@@ -247,7 +264,7 @@ def new_figure(height: float) -> Iterator[Figure]:
 
     The figure must be saved within the context.
     """
-    style: dict[Any, Any] = {
+    style: dict[Any, Any] = {  # the type of matplotlib's parameter
         "font.size": 9,
         "text.color": LIGHT.foreground,
         "text.parse_math": False,  # a name can contain dollar signs
@@ -287,16 +304,33 @@ def _shades(*colours: str) -> LinearSegmentedColormap:
 
 
 def _plot_metric(
-    axes: Axes, lines: Sequence[Metrics], metric: str, colour: str, **style: Any
+    axes: Axes,
+    lines: Sequence[Metrics],
+    metric: Metric,
+    label: str,
+    colour: str,
+    marker: str = "",
 ) -> None:
-    """Plots a metric over steps, as the mean over seeds with its range shaded."""
+    """Plots a metric over steps, as the mean over seeds with its range shaded.
+
+    Points with a marker are above other lines.
+    """
     steps = [line.step for line in lines]
-    scale = 100 if metric == "accuracy" else 1
-    by_seed = [
-        scale * np.array([getattr(network, metric) for network in line.networks])
-        for line in lines
-    ]
-    axes.plot(steps, [values.mean() for values in by_seed], color=colour, **style)
+    by_seed = []
+    for line in lines:
+        if metric == "loss":
+            values = [network.loss for network in line.networks]
+        else:
+            values = [100 * network.accuracy for network in line.networks]
+        by_seed.append(np.array(values))
+    axes.plot(
+        steps,
+        [values.mean() for values in by_seed],
+        color=colour,
+        marker=marker,
+        zorder=3 if marker else 2,
+        label=label if lines else "",  # a legend leaves out an empty label
+    )
     if any(len(values) > 1 for values in by_seed):
         low = [values.min() for values in by_seed]
         high = [values.max() for values in by_seed]

@@ -1,23 +1,23 @@
-"""Predictions of a split, calibration, and the most confident errors."""
+"""SplitPredictions of a split, calibration, and the most confident errors."""
 
 import numpy as np
 import pytest
 
 from rnnmnist.reporting.calibration import (
-    Predictions,
+    SplitPredictions,
     calibration_bins,
     most_confident_errors,
 )
 
 
-def with_confidence(confidence: np.ndarray, correct: np.ndarray) -> Predictions:
-    """Predictions of class 3 for every image, with the given probabilities."""
+def with_confidence(confidence: np.ndarray, correct: np.ndarray) -> SplitPredictions:
+    """SplitPredictions of class 3 for every image, with the given probabilities."""
     count = len(confidence)
     probabilities = np.repeat((1 - confidence)[:, None] / 9, 10, axis=1)
     probabilities[:, 3] = confidence
     labels = np.where(correct, 3, 4).astype(np.int32)
     lengths = np.full(count, 28, np.int32)
-    return Predictions(labels, lengths, np.full((count, 28), 3), probabilities)
+    return SplitPredictions(labels, lengths, np.full((count, 28), 3), probabilities)
 
 
 @pytest.mark.parametrize("excess", [0, 0.1, 0.3])
@@ -56,13 +56,13 @@ def test_predictions_of_sequences_by_hand() -> None:
     second = [[0.0, 0.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 3.0], [0.0, 4.0, 0.0]]
     labels, lengths = np.array([1, 1], np.int32), np.array([2, 4], np.int32)
     logits = np.array([first, second], np.float32)
-    found = Predictions.from_logits(logits, labels, lengths)
+    found = SplitPredictions.from_logits(logits, labels, lengths)
     assert found.predicted.tolist() == [[0, 1, 1, 1], [2, 0, 2, 1]]
     weights = np.exp([[0, 5, 0], [0, 4, 0]])
     expected = weights / weights.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found.probabilities, expected, rtol=1e-12)
     assert found.correct.tolist() == [True, True]
     assert found.correct_by_time.tolist() == [0, 1, 0, 1]
-    unpadded = Predictions.from_logits(logits[1:], labels[1:], None)
+    unpadded = SplitPredictions.from_logits(logits[1:], labels[1:], None)
     assert unpadded.lengths.tolist() == [4]
     assert unpadded.correct_by_time.tolist() == [0, 0, 0, 1]
