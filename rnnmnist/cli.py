@@ -117,7 +117,7 @@ class Parser(argparse.ArgumentParser):
 def parse_settings(
     args: argparse.Namespace, names: Iterable[str] = PATHS
 ) -> dict[str, Any]:
-    """Returns the given settings."""
+    """Returns the values of the given settings, which have the types of these."""
     given = {name: getattr(args, name) for name in names}
     return {
         name: SETTINGS[name].parse(text)
@@ -174,7 +174,7 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     path = files.find_config(args.config)
     args.name = path.stem
     args.config = pin_cell(files.load_config(path).replace(overrides))
-    if args.config.data.name != "files":  # the task of images is known without them
+    if args.config.data.name != "files":  # images need not be read for their task
         from rnnmnist.data.image_sets import image_task
 
         resolve(args.config, image_task(args.config.data))
@@ -234,7 +234,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         main(sys.argv[1:])
     except errors.StoppedError as error:
         errors.exit_immediately(f"stopped: {error}", error.exit_code)
-    except KeyboardInterrupt:  # raised in `raise_interrupts`
+    except KeyboardInterrupt:  # within `raise_interrupts`
         errors.exit_immediately("stopped", 130)
     except BrokenPipeError:  # the reader of the output has exited, as `| head` does
         os._exit(1)

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 PACKAGE = Path(__file__).resolve().parent
-# A wheel has configurations here, and models in whose folders reports are written.
+# A wheel has its configurations and models here, in whose folders reports are written.
 SHIPPED = PACKAGE / "shipped"
-# A disk is full or broken, or the machine is short of something.
+# Errors of a full or broken disk, or of a machine that is short of something.
 MACHINE_ERRORS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -162,5 +162,5 @@ def exit_immediately(text: str, exit_code: int) -> NoReturn:
     try:
         sys.stdout.flush()
         print(erase_line(sys.stderr) + text, file=sys.stderr, flush=True)
-    finally:  # also if a stream is closed
+    finally:  # a closed stream must not prevent the exit
         os._exit(exit_code)

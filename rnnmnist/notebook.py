@@ -41,7 +41,7 @@ def run(command: str, *args: str) -> None:
     Raises:
         CommandError: if the exit code is not 0.
     """
-    # On a Colab TPU jax would look for a cluster.
+    # Without this flag, jax would look for a cluster on a Colab TPU.
     flags = ["--num_processes=1"] if command in ("main", "doctor") else []
 
     def pass_on(number: int, _: FrameType | None) -> None:

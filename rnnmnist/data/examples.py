@@ -41,7 +41,8 @@ class View(NamedTuple):
             return images
         if self.name == "columns":
             return images.mT
-        pixels = images.reshape(images.shape[0], -1)  # can be symbolic, as for exports
+        # The number of images can be symbolic, as for exports.
+        pixels = images.reshape(images.shape[0], -1)
         if self.name == "permuted":
             pixels = pixels[:, permutation(self.permutation, pixels.shape[1])]
         return pixels[..., None]
@@ -63,7 +64,7 @@ def permutation(name: str, pixels: int) -> np.ndarray:
         order = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits)]
         return np.array([index for index in order if index < pixels], np.int32)
     seed = int(name.removeprefix("random:"))
-    # Not a Generator, whose stream may change between versions of NumPy.
+    # The stream of a Generator may change between versions of NumPy.
     return np.random.RandomState(seed).permutation(pixels).astype(np.int32)
 
 

@@ -33,7 +33,8 @@ class ImageSet(NamedTuple):
 
     classes: tuple[str, ...]
     examples: dict[str, int]  # in each split
-    version: str = "3.0.0"  # of what TFDS prepares; other content needs another one
+    # The version of the data that TFDS prepares; other content needs another one.
+    version: str = "3.0.0"
     # The SHA-256 of all splits; None where the original files have checksums.
     sha256: str | None = None
 
@@ -78,7 +79,7 @@ def embedded_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     with np.load(EMBEDDED, allow_pickle=False) as file:
         images, labels = file["images"], file["labels"]
     indices = np.arange(len(labels)).reshape(10, 500)  # [class, image]
-    # Not a Generator, whose stream may change between versions of NumPy.
+    # The stream of a Generator may change between versions of NumPy.
     generator = np.random.RandomState(0)
     drawn = np.stack([generator.permutation(of_class) for of_class in indices])
     parts = np.split(drawn, [400, 450], axis=1)

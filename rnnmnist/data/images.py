@@ -140,7 +140,7 @@ def load_splits(config: DataConfig) -> dict[str, Examples]:
 
 def make_builder(config: DataConfig) -> MnistRows:
     """Returns the builder of a data set, which need not be prepared."""
-    path = None  # TFDS's default
+    path = None  # TFDS has a default
     if config.data_dir is not None:
         path = parse_folder(config.data_dir, "data.data_dir")
     folder = f"{path or 'the default data_dir'}/mnist_rows/{config.name}"

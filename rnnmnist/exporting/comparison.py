@@ -38,7 +38,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     examples: int
     correct: int  # predictions of the export that are the label
     differing: int  # predictions of the export other than those of the network
-    ties: int  # of these, those between classes whose logits differ by rounding only
+    ties: int  # differing predictions of classes whose logits differ by rounding only
     max_abs_difference: float  # between logits
     versions: dict[str, str]  # by library
 
@@ -81,7 +81,7 @@ def compare(
     versions |= {package: metadata.version(package) for package in FORMATS[name]}
     predicted = logits.argmax(axis=-1)
     differs = predicted != expected.argmax(axis=-1)
-    # By how much the network prefers its own prediction to that of the export.
+    # A margin says by how much the network prefers its prediction to the export's.
     margins = expected.max(axis=-1) - expected[np.arange(len(examples)), predicted]
     is_close = margins <= ROUNDING * np.maximum(1, np.abs(expected).max(axis=-1))
     return Certificate(

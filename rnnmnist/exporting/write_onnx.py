@@ -60,7 +60,7 @@ class Graph:
         operator: str,
         *inputs: ArrayLike,
         name: str = "",
-        **attributes: Any,  # as in the type of `make_node`
+        **attributes: Any,  # `make_node` has parameters of other types among them
     ) -> str:
         """Adds a node with one output and returns its name.
 

@@ -18,12 +18,15 @@ from rnnmnist.inference import image_io
 from rnnmnist.inference.preprocessing import Stages, preprocess
 from rnnmnist.runtime.compilation import enable_default_cache
 
+# Arrays, lists of arrays, or tables: objects of any type with Arrow's interface.
+SequenceInputs = Any
+
 
 class Prediction(NamedTuple):
     """The prediction of a network for one image."""
 
-    # float32 [time, classes], after each time step; after the last one only, if the
-    # network reads in both directions.
+    # float32 [time, classes], after each time step. If the network reads in both
+    # directions, there is only the last one.
     probabilities: np.ndarray
     stages: Stages  # the image during preprocessing
 
@@ -67,17 +70,17 @@ class Predictor(TrainedNetwork):
         of CPU devices, of which a predictor uses the first, and the compilation cache.
 
         Args:
-            workdir: of a run; by default the shipped reference model.
+            workdir: the folder of a run; by default the shipped reference model.
             selector: `best`, `latest` or the number of a step.
-            paths: of data that have moved since the training, by their settings; also
-                other `data.columns`.
-            cell: of your own, if the run has one: the `module:Class` or `FILE.py:Class`
-                with which it was trained. Its code is imported only if it is named
-                here; what the checkpoint names is not.
+            paths: the values of settings with paths of data that have moved since the
+                training, by the names of the settings; also another `data.columns`.
+            cell: the `module:Class` or `FILE.py:Class` of your own cell, if the run was
+                trained with one. Its code is imported only if it is named here, not
+                because the checkpoint names it.
 
         Raises:
-            UserError: if the folder has no such run, or a cell is missing, another, or
-                of another source than that of the training.
+            UserError: if the folder has no such run; or if the cell is missing, is not
+                that of the run, or has another source than during the training.
         """
         enable_default_cache()
         super().__init__(
@@ -112,15 +115,19 @@ class Predictor(TrainedNetwork):
         return Prediction(probabilities.reshape(-1, len(self.task.classes)), stages)
 
     def classify(
-        self, inputs: Any, lengths: ArrayLike | None = None, *, every_step: bool = False
+        self,
+        inputs: SequenceInputs,
+        lengths: ArrayLike | None = None,
+        *,
+        every_step: bool = False,
     ) -> np.ndarray:
         """Returns the probabilities of each class after the last time step.
 
         Args:
-            inputs: images, uint8 [n, 28, 28], as MNIST's or `Stages.image`; or
-                sequences, real [n, time, features], as they were trained on, or [n,
-                time] of one feature, or a list of arrays of different lengths; or a
-                table, as for `rnnmnist.fit`.
+            inputs: images, uint8 [n, 28, 28], in the form of MNIST's, which
+                `Stages.image` has; or sequences, real [n, time, features], with the
+                features of the training, or [n, time] of one feature, or a list of
+                arrays of different lengths; or a table, as for `rnnmnist.fit`.
             lengths: int [n], the time steps before the padding of each sequence; None
                 if there is no padding.
             every_step: returns the probabilities after each time step; between the
@@ -138,12 +145,15 @@ class Predictor(TrainedNetwork):
         """
         return self.probabilities(self.inputs(inputs, lengths), every_step=every_step)
 
-    def occlusion(self, inputs: Any, lengths: ArrayLike | None = None) -> np.ndarray:
+    def occlusion(
+        self, inputs: SequenceInputs, lengths: ArrayLike | None = None
+    ) -> np.ndarray:
         """Returns on which time steps each prediction depends, float32 [n, time].
 
-        It is the fall of the predicted class's log-probability, in nats, if the time
-        step's window, a 28th of the sequence, rounded up, is the mean of the training
-        split (0 if the run does not normalize) or an image's background; 0 in padding.
+        A sequence is divided into windows of a 28th of its time steps, rounded up. The
+        value of a time step says by how many nats the log-probability of the predicted
+        class falls if its window is replaced: by the mean of the training split (0 if
+        the run does not normalize), or by an image's background. It is 0 in padding.
         Arguments and errors are those of `classify`.
 
         References:

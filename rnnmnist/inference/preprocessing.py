@@ -80,7 +80,7 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
     0 if the contrast is below `MIN_CONTRAST` or close to the noise.
     """
     grey = _smooth(grey)
-    # Strokes deviate most from the local mean: towards white if they are light.
+    # Strokes deviate most from the local mean; light strokes deviate towards white.
     window = max(3, round(0.6 * min(grey.shape)))
     local = ndimage.uniform_filter(grey, window, mode="nearest")
     inverted = ((grey - local) ** 3).sum() > 0
@@ -95,7 +95,7 @@ def extract_foreground(grey: np.ndarray) -> np.ndarray:
     background = background[margin:-margin, margin:-margin]
     background = np.maximum(background, max(MIN_CONTRAST, DARKEST * grey.max()))
     contrast = background - grey
-    if not inverted:  # a pen absorbs a fraction of the light
+    if not inverted:  # dark ink absorbs a fraction of the light
         contrast = contrast / background
     # Strokes can cover most of an image, so the noise is that of the background only.
     is_background = contrast <= max(contrast.max() / 4, contrast.min())

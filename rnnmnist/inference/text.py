@@ -55,7 +55,7 @@ def _describe(prediction: Prediction) -> str:
     lines = [summary]
     before = prediction.probabilities.argmax(-1).tolist()
     every = ceil_div(len(before), MAX_COLUMNS)
-    # Every nth time step, counted from the last one, which is always a column.
+    # The time steps are counted from the last one, which is always a column.
     columns = prediction.probabilities[::-every][::-1]
     digits = list(dict.fromkeys([first, second, *reversed(before)]))
     for digit in digits[:MAX_DIGITS]:
@@ -77,7 +77,7 @@ def predict_sequences(predictor: Predictor, name: str) -> Iterator[PrintedPredic
         predictions = predictor.probabilities(predictor.sequence_inputs(sequences))
     for index, probabilities in enumerate(predictions):
         result = _to_json(predictor, probabilities)
-        place: dict[str, Any] = {"file": name, "sequence": index}
+        place: dict[str, str | int] = {"file": name, "sequence": index}
         if sequences.ids is not None:
             place["id"] = sequences.ids[index]
         sequence = escape_unprintable(str(place.get("id", index)))

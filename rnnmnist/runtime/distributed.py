@@ -41,7 +41,7 @@ T = TypeVar("T")
 JOIN_TIMEOUT_SECONDS = 300  # jax's default
 HEARTBEAT_TIMEOUT_SECONDS = 30  # a process that is silent for longer is dead
 SHUTDOWN_TIMEOUT_SECONDS = 60
-WAIT_MILLISECONDS = 2_000_000_000  # for another process: three weeks
+WAIT_MILLISECONDS = 2_000_000_000  # three weeks, in which another process must answer
 # One variable of each launcher of several processes: SLURM, Open MPI, Kubernetes, GKE.
 LAUNCHERS = {
     "SLURM_STEP_NODELIST",
@@ -68,7 +68,7 @@ def initialize(
     """
     _join(coordinator_address, num_processes, process_id)
     if not is_process_0():
-        # By file descriptor, since gloo does not print through Python.
+        # The file descriptor is redirected, since gloo does not print through Python.
         with Path(os.devnull).open("wb") as null:
             os.dup2(null.fileno(), 1)
         logging.getLogger("rnnmnist").setLevel(logging.ERROR)
@@ -241,7 +241,7 @@ def _receive(key: str) -> Any:
 
 def _shut_down() -> None:
     """Leaves the cluster, so that no process reports the exit of another as a fault."""
-    # In a thread, since it would wait forever for a process that hangs.
+    # The call is in a thread, since it would wait for ever for a process that hangs.
     thread = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     thread.start()
     thread.join(SHUTDOWN_TIMEOUT_SECONDS)

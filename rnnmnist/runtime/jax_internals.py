@@ -7,16 +7,18 @@ import operator
 from types import SimpleNamespace
 from typing import Any
 
-# A warning of a program in the cache that another process writes, or was killed while
-# it wrote; jax compiles it again. If it is reworded, commands print it.
+# Begins a warning about a program in the cache that is not complete, since another
+# process still writes it, or was killed while it did. jax then compiles the program
+# again. If the warning is reworded, commands print it.
 CACHE_WARNING = "Error reading persistent compilation cache entry"
-# It logs plugins that fail. If it is renamed, some versions of jax print a traceback.
+# The logger of plugins that fail. If it is renamed, some versions of jax print a
+# traceback.
 DEVICES_LOGGER = "jax._src.xla_bridge"
 # The error if no cluster is detected, which is the usual case. If it is reworded, a run
 # of one process warns and goes on.
 NO_CLUSTER = "coordinator_address should be defined."
 # Tracing is left out: its events are nested and would be counted more than once. If
-# they are renamed, the seconds of compilation count as those of training.
+# these events are renamed, the seconds of compilation count as those of training.
 COMPILATION_EVENTS = {
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "/jax/core/compile/backend_compile_duration",

@@ -4,7 +4,7 @@ Importing this module imports neither jax nor NumPy, since their libraries start
 when they are loaded.
 """
 
-import _thread  # `threading` waits for each thread, which takes ten times as long
+import _thread  # `threading` waits for the start of each thread, which takes longer
 import os
 import queue
 

@@ -26,7 +26,7 @@ def usable_cores() -> int:
     """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS
+    return os.cpu_count() or 1  # macOS does not tell which cores may be used
 
 
 def describe_processor() -> str:

@@ -23,7 +23,7 @@ from rnnmnist.runtime.machine import usable_cores
 
 T = TypeVar("T")
 
-# The axes: the networks, and the shards of their batches.
+# The axes of the mesh: over the networks, and over the shards of their batches.
 SEEDS = "seeds"
 BATCH = "batch"
 # A tree like one of arrays, with a `jax.P` in place of each: it says over which axes of
@@ -104,7 +104,7 @@ def _split_cpu(num_devices: int | None, *, is_ensemble: bool) -> None:
         local_devices = max(1, num_devices // process_count())
     try:
         jax.config.update("jax_num_cpu_devices", local_devices)
-    except RuntimeError:  # jax has its devices
+    except RuntimeError:  # jax has its devices already
         return
     if is_ensemble and jax.__version_info__ < (0, 11):
         # In these versions a device blocks one of XLA's threads while it waits for the
@@ -174,11 +174,11 @@ def replicate(tree: T, mesh: Mesh) -> T:
 def map_ensemble(function: Callable[..., T], vectorize: bool) -> Callable[..., T]:
     """Maps a function of one network's trees of arrays over the ensemble axis.
 
-    `vectorize` computes all members together, by `jax.vmap`, not in turn, by
-    `jax.lax.map`. A single network needs neither, and is faster without.
+    With `vectorize`, all members are computed together, by `jax.vmap`; otherwise in
+    turn, by `jax.lax.map`. A single network needs neither, and is faster without.
     """
 
-    def mapped(*trees: Any) -> T:  # any trees of arrays
+    def map_trees(*trees: Any) -> T:  # Python has no type for trees of arrays
         results: T
         if len(jax.tree.leaves(trees)[0]) == 1:
             (network,) = split_ensemble(trees)
@@ -190,7 +190,7 @@ def map_ensemble(function: Callable[..., T], vectorize: bool) -> Callable[..., T
             results = jax.lax.map(lambda network: function(*network), trees)
         return results
 
-    return mapped
+    return map_trees
 
 
 def split_ensemble(tree: T) -> list[T]:

@@ -19,21 +19,21 @@ const MAPS = [
     title: "Input gate",
     text: "How much of its candidate each unit adds to its cell state.",
     ends: ["closed", "open"],
-    now: (mean) => `units add ${percent(mean)} on average`,
+    now: (mean) => `units add ${formatPercent(mean)} on average`,
   },
   {
     part: "forget",
     title: "Forget gate",
     text: "How much of its cell state each unit keeps. Faint units forget.",
     ends: ["forgets", "keeps"],
-    now: (mean) => `units keep ${percent(mean)} on average`,
+    now: (mean) => `units keep ${formatPercent(mean)} on average`,
   },
   {
     part: "output",
     title: "Output gate",
     text: "How much of its cell state each unit passes on as its hidden state.",
     ends: ["closed", "open"],
-    now: (mean) => `units pass on ${percent(mean)} on average`,
+    now: (mean) => `units pass on ${formatPercent(mean)} on average`,
   },
   {
     part: "candidate",
@@ -109,7 +109,7 @@ const state = {
 /* ---- Text ---- */
 
 /** Formats a probability in whole percent; never as 0 % or 100 %. */
-function percent(probability) {
+function formatPercent(probability) {
   const text = `${Math.round(100 * clip(probability, 0.01, 0.99))}\u00a0%`;
   if (probability > 0.99) return `over ${text}`;
   return probability < 0.01 ? `under ${text}` : text;
@@ -124,12 +124,12 @@ function isBlank() {
 }
 
 /** Describes the predictions of all networks after the last row. */
-function resultText() {
+function describeResults() {
   if (isBlank()) return "";
   const steps = state.traces.map((trace) => trace[ROWS]);
   const digits = steps.map(predictedDigit);
   const predictions = digits.map(
-    (digit, i) => `${digit} (${percent(steps[i].probabilities[digit])})`,
+    (digit, i) => `${digit} (${formatPercent(steps[i].probabilities[digit])})`,
   );
   const agreed = digits.every((digit) => digit === digits[0]);
   let text = agreed
@@ -298,7 +298,7 @@ function showRow(row) {
   element("image").setAttribute("aria-label", alt);
   element("marker").style.top = `calc(${Math.max(row - 1, 0)} * var(--cell))`;
   element("marker").hidden = row === 0;
-  element("result").textContent = row === ROWS ? resultText() : "";
+  element("result").textContent = row === ROWS ? describeResults() : "";
   panels.forEach((panel, i) => showPanel(panel, state.traces[i], row));
   showMaps();
 }
@@ -337,14 +337,14 @@ function makePanel(network) {
 function showPanel({ part, bars, curves, title }, trace, row) {
   const { probabilities } = trace[row];
   const digit = predictedDigit(trace[row]);
-  const text = `${percent(probabilities[digit])}\npredicted since row ${stableSince(trace, row)}`;
+  const text = `${formatPercent(probabilities[digit])}\npredicted since row ${stableSince(trace, row)}`;
   part(".digit").textContent = row === 0 ? "?" : digit;
   part(".probability").textContent = row === 0 ? "no rows read" : text;
   bars.forEach((bar, i) => {
     bar.querySelector(".fill").style.transform = `scaleY(${probabilities[i]})`;
     bar.classList.toggle("leads", row > 0 && i === digit);
   });
-  const alt = `${title}, after row ${row}: ${digit}, ${percent(probabilities[digit])}`;
+  const alt = `${title}, after row ${row}: ${digit}, ${formatPercent(probabilities[digit])}`;
   part(".bars").setAttribute("aria-label", `Probabilities. ${alt}`);
   part(".curves").setAttribute("aria-label", `Probabilities of all rows so far. ${alt}`);
   part(".now").setAttribute("transform", `translate(${curveX(row)} 0)`);
