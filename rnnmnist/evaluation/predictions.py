@@ -5,9 +5,10 @@ The trainer and all commands but `predict --stream` obtain their logits here.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -27,7 +28,13 @@ from rnnmnist.runtime.mesh import (
 )
 
 GROUP_BYTES = 1 << 28  # a group of a split; at most two are on the devices at a time
+# Of inputs that are no split, where an empty batch is copied, though not computed.
+SHARED_GROUP_BYTES = 1 << 20
+SHARED_BATCHES = 8
 SHORTEST_PADDED = 64  # time steps
+# What `Inputs.take` returns, as [batches, batch, ...]; and lengths, if there are any,
+# int32 [batches, batch].
+Batches = tuple[jax.Array, jax.Array | None]
 
 
 class NonFiniteLogitsError(RunError):
@@ -43,6 +50,22 @@ class NonFiniteLogitsError(RunError):
             "train.learning_rate"
         )
         self.network = network
+
+
+class Layout(NamedTuple):
+    """How examples are divided into batches, and these into groups.
+
+    A group is what is copied to the devices and computed in one call of a program.
+    """
+
+    batch_size: int  # examples, over all devices
+    batches: int  # of a group
+    time_steps: int | None  # to which sequences are padded; None: as they are stored
+
+    @property
+    def group_size(self) -> int:
+        """The number of examples in a group."""
+        return self.batches * self.batch_size
 
 
 @jax_defaults()
@@ -71,58 +94,118 @@ def predict_logits(
         NonFiniteLogitsError: if logits are not finite, with the first such example.
     """
     shards = mesh.shape[BATCH]
-    per_shard = ceil_div(len(inputs), shards)
-    most = model.execution.eval_batch_size
-    padded_time = None  # sequences are not padded further
     if isinstance(inputs, Examples):
-        size = min(most, 1 << (per_shard - 1).bit_length()) * shards
-        batches = ceil_div(len(inputs), size)
-        example_bytes = inputs.take(np.arange(1)).nbytes
-        groups = ceil_div(batches * size * example_bytes, GROUP_BYTES)
-        count = ceil_div(batches, groups)  # the batches in a group
+        layout = choose_split_layout(inputs, model, shards)
     else:
-        size = choose_batch_size(per_shard, most) * shards
-        count = 1
-        if inputs.are_sequences:
-            padded_time = choose_time_steps(inputs.time_steps, model.input_shape[0])
-            model = stop_at_longest(model, platform_of(mesh))
-
-    def to_batches(array: np.ndarray) -> jax.Array:
-        # Repeats the examples up to the end of the last batch.
-        stored = np.resize(array, (count, size, *array.shape[1:]))
-        return device_put(stored, NamedSharding(mesh, jax.P(None, BATCH)))
-
-    by_group = []
-    for start in range(0, len(inputs), count * size):
-        part = slice(start, start + count * size)
-        values = inputs.take(part)
-        lengths = None if inputs.lengths is None else inputs.lengths[part]
-        if padded_time is not None:
-            values, lengths = pad_time(values, lengths, padded_time)
-        logits = predict_batches(
+        layout = choose_shared_layout(inputs, model, shards)
+    if layout.time_steps is not None:
+        model = stop_at_longest(model, platform_of(mesh))
+    groups: list[jax.Array | np.ndarray] = []
+    for start in range(0, len(inputs), layout.group_size):
+        part = slice(start, start + layout.group_size)
+        batches, count = make_group(inputs, part, layout, mesh)
+        group = predict_batches(
             params,
-            (to_batches(values), None if lengths is None else to_batches(lengths)),
+            batches,
+            count,
             model=model,
             view=view,
             mesh=mesh,
             every_step=every_step,
         )
-        by_group.append(logits)
-        if start > 0:
+        if groups:
             # The devices compute this group while the host waits for the one before,
             # so that at most two groups are on the devices.
-            by_group[-2] = jax.device_get(by_group[-2])
-    whole = np.concatenate(jax.device_get(by_group), axis=1)
-    logits = whole.reshape(len(whole), -1, *whole.shape[3:])[:, : len(inputs)]
-    if every_step and padded_time is not None:
-        logits = logits[:, :, : inputs.time_steps]
+            groups[-1] = jax.device_get(groups[-1])
+        groups.append(group)
+    logits = join_groups(jax.device_get(groups), len(inputs))
+    if every_step and inputs.are_sequences:
+        logits = logits[:, :, : inputs.time_steps]  # not those of further padding
+    check_finite(logits, inputs, every_step=every_step)
+    return logits
+
+
+def choose_split_layout(
+    split: Examples, model: SequenceClassifier, shards: int
+) -> Layout:
+    """Returns the layout of a split, which adds little to it."""
+    per_shard = ceil_div(len(split), shards)
+    next_power_of_2 = 1 << (per_shard - 1).bit_length()
+    batch_size = shards * min(model.execution.eval_batch_size, next_power_of_2)
+    all_batches = ceil_div(len(split), batch_size)
+    example_bytes = split.take(np.arange(1)).nbytes
+    groups = ceil_div(all_batches * batch_size * example_bytes, GROUP_BYTES)
+    return Layout(batch_size, ceil_div(all_batches, groups), time_steps=None)
+
+
+def choose_shared_layout(
+    inputs: Inputs, model: SequenceClassifier, shards: int
+) -> Layout:
+    """Returns one of the few layouts in which all inputs that are no split have room.
+
+    The last batches of a group can be empty, and take no time.
+    """
+    per_shard = ceil_div(len(inputs), shards)
+    most = model.execution.eval_batch_size
+    batch_size = shards * choose_batch_size(per_shard, most)
+    example_bytes = inputs.take(np.arange(1)).nbytes
+    time_steps = None
+    if inputs.are_sequences:
+        time_steps = choose_time_steps(inputs.time_steps, model.input_shape[0])
+        example_bytes = example_bytes // inputs.time_steps * time_steps
+    batches = SHARED_GROUP_BYTES // (batch_size * example_bytes)
+    return Layout(batch_size, min(max(1, batches), SHARED_BATCHES), time_steps)
+
+
+def make_group(
+    inputs: Inputs, part: slice, layout: Layout, mesh: Mesh
+) -> tuple[Batches, jax.Array]:
+    """Returns a group of inputs on the devices, and the number of its batches.
+
+    The rest of the group are examples of zeros, which fill the last batch, and empty
+    batches.
+    """
+    values = inputs.take(part)
+    lengths = None if inputs.lengths is None else inputs.lengths[part]
+    count = len(values)
+    time_steps = layout.time_steps
+    if time_steps is not None and lengths is None:
+        lengths = np.full(count, inputs.time_steps, np.int32)
+    shape = values.shape[1:]
+    if time_steps is not None:
+        shape = (time_steps, *shape[1:])
+    sharding = NamedSharding(mesh, jax.P(None, BATCH))
+
+    def to_batches(padded: np.ndarray) -> jax.Array:
+        by_batch = padded.reshape(layout.batches, layout.batch_size, *padded.shape[1:])
+        return device_put(by_batch, sharding)
+
+    padded = np.zeros((layout.group_size, *shape), values.dtype)
+    padded[:count, : values.shape[1]] = values
+    batches = ceil_div(count, layout.batch_size)
+    number = device_put(np.int32(batches), replicated_sharding(mesh))
+    if lengths is None:
+        return (to_batches(padded), None), number
+    padded_lengths = np.ones(layout.group_size, np.int32)
+    padded_lengths[:count] = lengths
+    return (to_batches(padded), to_batches(padded_lengths)), number
+
+
+def join_groups(groups: list[np.ndarray], examples: int) -> np.ndarray:
+    """Returns logits by example, of those of groups [ensemble, batches, batch, ...]."""
+    logits = np.concatenate(groups, axis=1)
+    ensemble, batches, batch_size, *rest = logits.shape
+    return logits.reshape(ensemble, batches * batch_size, *rest)[:, :examples]
+
+
+def check_finite(logits: np.ndarray, inputs: Inputs, *, every_step: bool) -> None:
+    """Raises a `NonFiniteLogitsError` unless all logits before padding are finite."""
     is_finite = np.isfinite(logits).all(axis=-1)
     if every_step:
         if inputs.lengths is not None:
             is_finite |= find_padding(logits.shape[2], inputs.lengths)
         is_finite = is_finite.all(axis=-1)
     refuse_non_finite(is_finite, lambda position: f"example {inputs.name(position)}")
-    return logits
 
 
 def refuse_non_finite(is_finite: np.ndarray, name: Callable[[int], str]) -> None:
@@ -139,11 +222,13 @@ def refuse_non_finite(is_finite: np.ndarray, name: Callable[[int], str]) -> None
 def choose_batch_size(count: int, most: int) -> int:
     """Returns the number of examples in a batch of a device that classifies `count`.
 
-    It is 1, a quarter of `most` or `most`, so that three programs serve all counts. A
-    larger count has several batches.
+    It is 1, a quarter of `most` or `most`, so that three programs serve all counts. Up
+    to two batches of a quarter take less time than a batch of `most`.
     """
-    sizes = (1, max(1, most // 4), most)
-    return next((size for size in sizes if count <= size), sizes[-1])
+    if count == 1:
+        return 1
+    quarter = max(1, most // 4)
+    return quarter if count <= 2 * quarter else most
 
 
 def choose_time_steps(longest: int, trained: int) -> int:
@@ -158,18 +243,7 @@ def choose_time_steps(longest: int, trained: int) -> int:
     return min(padded, trained) if longest <= trained else padded
 
 
-def pad_time(
-    values: np.ndarray, lengths: np.ndarray | None, time_steps: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pads sequences [n, time, features] with zeros; returns also their lengths."""
-    count, stored_time, features = values.shape
-    padded = np.zeros((count, time_steps, features), values.dtype)
-    padded[:, :stored_time] = values
-    if lengths is None:
-        lengths = np.full(count, stored_time, np.int32)
-    return padded, lengths
-
-
+@functools.cache  # a clone takes a tenth of the time of a short prediction
 def stop_at_longest(model: SequenceClassifier, platform: str) -> SequenceClassifier:
     """Returns the model whose loops over time stop with a batch's longest sequence.
 
@@ -185,7 +259,8 @@ def stop_at_longest(model: SequenceClassifier, platform: str) -> SequenceClassif
 @functools.partial(jax.jit, static_argnames=("model", "view", "mesh", "every_step"))
 def predict_batches(
     params: Params,
-    batches: tuple[jax.Array, jax.Array | None],
+    batches: Batches,
+    count: jax.Array,
     *,
     model: SequenceClassifier,
     view: View,
@@ -194,33 +269,42 @@ def predict_batches(
 ) -> jax.Array:
     """Computes float32 logits [ensemble, batches, batch, (time,) classes] in one call.
 
-    The batches are what `Inputs.take` returns, [batches, batch, ...], and the lengths,
-    int32 [batches, batch]. The axis `seeds` of the mesh divides the ensemble, the axis
-    `batch` the second axis of the batches. The logits are replicated.
+    The first `count` batches, int32, are computed; the logits of the others are 0. The
+    axis `seeds` of the mesh divides the ensemble, the axis `batch` the second axis of
+    the batches. The logits are replicated.
     """
 
-    def one_shard(params: Params, batches: Any) -> Any:
-        def one_network(params: Params) -> jax.Array:
-            def one_batch(batch: Any) -> Any:
-                stored, lengths = batch
-                return model.apply(
-                    {"params": params}, view(stored), lengths, every_step=every_step
-                )
+    def predict_shard(params: Params, batches: Batches, count: jax.Array) -> jax.Array:
+        def predict_one_batch(params: Params, index: jax.Array | int) -> jax.Array:
+            stored, lengths = jax.tree.map(lambda leaf: leaf[index], batches)
+            variables = {"params": params}
+            logits = model.apply(
+                variables, view(stored), lengths, every_step=every_step
+            )
+            return jnp.asarray(logits)
 
-            return jax.lax.map(one_batch, batches)
+        def predict_network(params: Params) -> jax.Array:
+            def add_batch(index: jax.Array, logits: jax.Array) -> jax.Array:
+                return logits.at[index].set(predict_one_batch(params, index))
 
-        return map_ensemble(one_network, model.execution.vectorize_seeds)(params)
+            shape = jax.eval_shape(predict_one_batch, params, 0).shape
+            stored, _ = batches
+            empty = jnp.zeros((len(stored), *shape))
+            return jax.lax.fori_loop(0, count, add_batch, empty)
+
+        map_networks = map_ensemble(predict_network, model.execution.vectorize_seeds)
+        logits: jax.Array = map_networks(params)
+        return logits
 
     run = jax.shard_map(
-        one_shard,
+        predict_shard,
         mesh=mesh,
-        in_specs=(jax.P(SEEDS), jax.P(None, BATCH)),
+        in_specs=(jax.P(SEEDS), jax.P(None, BATCH), jax.P()),
         out_specs=jax.P(SEEDS, None, BATCH),
         check_vma=False,
     )
-    return jax.lax.with_sharding_constraint(
-        run(params, batches), replicated_sharding(mesh)
-    )
+    logits = run(params, batches, count)
+    return jax.lax.with_sharding_constraint(logits, replicated_sharding(mesh))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -14,8 +14,6 @@ from rnnmnist.models.recurrences import Output, ScannedCell
 from rnnmnist.runtime.random_streams import make_key
 
 GATES = "ifgo"  # input, forget, candidate, output: Flax's order
-# The cell state c and the hidden state h, both [batch, hidden], in Flax's order.
-FlaxCarry = tuple[jax.Array, jax.Array]
 
 
 class LSTM(ScannedCell):
@@ -38,12 +36,19 @@ class LSTM(ScannedCell):
         _, batch, features = inputs.shape
         carry = self.start(batch, features)
         last, _ = self._scan_steps(lambda _: None, carry, inputs)
-        _, h = last
-        return h
+        return last.h.T
 
-    def advance(
-        self, carry: FlaxCarry, inputs: jax.Array
-    ) -> tuple[FlaxCarry, jax.Array]:
+    def start(self, batch: int, features: int) -> "Carry":
+        """Returns the carry before the first time step of `batch` sequences."""
+        c, h = super().start(batch, features)
+        return Carry(c.T, h.T)
+
+    def step(self, carry: "Carry", inputs: jax.Array) -> tuple["Carry", jax.Array]:
+        """Runs the cell on one time step."""
+        carry, hidden = self.advance(carry, inputs[None])
+        return carry, hidden[0]
+
+    def advance(self, carry: "Carry", inputs: jax.Array) -> tuple["Carry", jax.Array]:
         """Runs the cell over a block of time steps."""
         carry, hidden = self._scan_steps(lambda carry: carry.h, carry, inputs)
         return carry, hidden.mT
@@ -51,9 +56,9 @@ class LSTM(ScannedCell):
     def _scan_steps(
         self,
         select_output: Callable[["Carry"], Output],
-        carry: FlaxCarry,
+        carry: "Carry",
         inputs: jax.Array,
-    ) -> tuple[FlaxCarry, Output]:
+    ) -> tuple["Carry", Output]:
         """Runs the cell over time steps, and keeps a part of the carry after each."""
         features = inputs.shape[-1]
         kernels = self.cell.kernels(features)
@@ -64,13 +69,11 @@ class LSTM(ScannedCell):
             carry = lstm_step(self.precision, kernels, carry, inputs)
             return carry, select_output(carry)
 
-        c, h = carry
-        last, outputs = self.scan(step, Carry(c.T, h.T), inputs.mT)
-        return (last.c.T, last.h.T), outputs
+        return self.scan(step, carry, inputs.mT)
 
 
 class Carry(NamedTuple):
-    """The carry of an LSTM, in Flax's order."""
+    """The carry of an `LSTM`, in Flax's order, but with the batch as the last axis."""
 
     c: jax.Array  # [hidden, batch], the cell state
     h: jax.Array  # [hidden, batch], the hidden state

@@ -183,17 +183,28 @@ class UntilLongest(nn.Module, Generic[Carry]):
         ) -> _LoopState[Carry]:
             inputs = blocks[state.block]
             carry, hidden = module.recurrence.advance(state.carry, inputs)
-            all_hidden = state.hidden.at[state.block].set(hidden)
-            return _LoopState(state.block + 1, carry, all_hidden)
+            if every_step:
+                kept = state.kept.at[state.block].set(hidden)
+            else:
+                # Where the last time step of each sequence is in this block, if it is.
+                last = lengths - 1 - size * state.block
+                is_inside = (last >= 0) & (last < size)
+                ends = select_last(hidden, jnp.clip(last, 0, size - 1) + 1)
+                kept = jnp.where(is_inside[:, None], ends, state.kept)
+            return _LoopState(state.block + 1, carry, kept)
 
+        shape: tuple[int, ...] = (batch, self.hidden_size)
+        if every_step:
+            shape = (len(blocks), size, *shape)
         state = _LoopState(
             block=jnp.zeros((), jnp.int32),
             carry=self.recurrence.start(batch, features),
-            hidden=jnp.zeros((len(blocks), size, batch, self.hidden_size)),
+            kept=jnp.zeros(shape),
         )
         state = nn.while_loop(is_unread, read_block, self, state)
-        hidden = state.hidden.reshape(-1, batch, self.hidden_size)[:time]
-        return hidden if every_step else select_last(hidden, lengths)
+        if not every_step:
+            return state.kept
+        return state.kept.reshape(-1, batch, self.hidden_size)[:time]
 
     def start(self, batch: int, features: int) -> Carry:
         """Returns the carry before the first time step of `batch` sequences."""
@@ -209,7 +220,9 @@ class _LoopState(NamedTuple, Generic[Carry]):
 
     block: jax.Array  # int32, the number of blocks that were read
     carry: Carry
-    hidden: jax.Array  # [blocks, time steps of a block, batch, hidden]
+    # Hidden states: with `every_step` all of them, [blocks, time steps of a block,
+    # batch, hidden], else the last ones of sequences that have ended, [batch, hidden].
+    kept: jax.Array
 
 
 class Bidirectional(nn.Module, Generic[Carry]):

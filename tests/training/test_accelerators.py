@@ -175,6 +175,7 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
         "predict_batches": predict_batches.lower(
             state.evaluated_params,
             (images, None),
+            number,
             model=program.model,
             view=program.transform.view,
             mesh=mesh,
