@@ -44,21 +44,29 @@ def check_run(
     )
     present = f"{jax.device_count()} x {platform_of(mesh)}"
     if platform not in (None, platform_of(mesh)):
-        extra = "cuda12" if platform == "gpu" else platform
-        raise RunError(
-            f"require: jax uses {present}, not a {platform}; "
-            + ("unset JAX_PLATFORMS, or " if os.environ.get("JAX_PLATFORMS") else "")
-            + f"install jax[{extra}] on a machine with one (in Colab: Runtime, Change "
-            "runtime type)"
-        )
+        raise _missing_platform_error(platform, present)
     yield "devices", f"{mesh.size} of {present}"
     yield "data", describe_data(config.data, dataset)
     check_free(workdir)
     step, complete = step_to_resume(config, workdir, task)
     free = shutil.disk_usage(check_writable(workdir)).free / 2**30
-    resumes = f"a run resumes from step {step}" if step else "no run in it yet"
-    yield "workdir", f"{workdir}, writable, {free:,.1f} GiB free, {complete or resumes}"
+    progress = complete
+    if progress is None:
+        progress = f"a run resumes from step {step}" if step else "no run in it yet"
+    yield "workdir", f"{workdir}, writable, {free:,.1f} GiB free, {progress}"
     yield "step", describe_step(config, task, dataset, mesh)
+
+
+def _missing_platform_error(platform: str, present: str) -> RunError:
+    """Returns the error that jax has devices of another platform than required."""
+    extra = "cuda12" if platform == "gpu" else platform
+    remedy = f"install jax[{extra}] on a machine with one"
+    if os.environ.get("JAX_PLATFORMS"):
+        remedy = f"unset JAX_PLATFORMS, or {remedy}"
+    return RunError(
+        f"require: jax uses {present}, not a {platform}; {remedy} (in Colab: Runtime, "
+        "Change runtime type)"
+    )
 
 
 def describe_data(config: DataConfig, sequences: Dataset | None) -> str:

@@ -54,24 +54,12 @@ _logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def hold_workdir(workdir: Path, config: RunConfig, task: Task) -> Iterator[Mesh]:
-    """Locks a workdir for a run on whose data and settings all processes agree.
+    """Locks a workdir for a run, and yields the mesh of its devices.
 
-    They need not agree on paths of data or of a cell. A failed read or write names the
-    last checkpoint in the workdir, but one of a callback.
+    Within the context, the error of a failed read or write also names the last
+    checkpoint in the workdir. The error of a callback stays as it is.
     """
-    compared = {"num_processes": process_count(), "data": task.sha256} | config.flat()
-    compared |= dict.fromkeys(DATA_PATHS) | {"model.cell": config.model.cell_name}
-    first, *others = all_gather(lambda: compared)
-    differing = [
-        f"{name}={other[name]} on process {index} (process 0: {first[name]})"
-        for index, other in enumerate(others, 1)
-        for name in first
-        if other[name] != first[name]
-    ]
-    if differing:
-        raise UserError(
-            f"{', '.join(differing)}: start all processes with the same settings"
-        )
+    _refuse_other_settings_of_processes(config, task)
     mesh = make_mesh(
         config.train.batch_size, config.execution.num_devices, config.num_seeds
     )
@@ -81,9 +69,33 @@ def hold_workdir(workdir: Path, config: RunConfig, task: Task) -> Iterator[Mesh]
             yield mesh
         except OSError as error:
             failure = as_run_error(error)
-            if failure is None or BY_CALLBACK in getattr(error, "__notes__", ()):
+            is_of_callback = BY_CALLBACK in getattr(error, "__notes__", ())
+            if failure is None or is_of_callback:
                 raise
             raise RunError(f"{failure}; {describe_last_checkpoint(workdir)}") from error
+
+
+def _refuse_other_settings_of_processes(config: RunConfig, task: Task) -> None:
+    """Refuses processes whose data or settings differ from those of process 0.
+
+    The paths of the data and of a user's cell may differ.
+    """
+    settings = config.flat()
+    for path in DATA_PATHS:
+        del settings[path]
+    settings["model.cell"] = config.model.cell_name
+    settings["num_processes"] = process_count()
+    settings["data"] = task.sha256
+    first, *others = all_gather(lambda: settings)
+    differing = [
+        f"{name}={other[name]} on process {index} (process 0: {first[name]})"
+        for index, other in enumerate(others, 1)
+        for name in first
+        if other[name] != first[name]
+    ]
+    if differing:
+        listed = ", ".join(differing)
+        raise UserError(f"{listed}: start all processes with the same settings")
 
 
 def find_start(config: RunConfig, task: Task, workdir: Path) -> tuple[int, str | None]:
@@ -108,33 +120,37 @@ def ends_at(
     """Whether a run ends at a validation, by its patience or its callback."""
 
     def decide() -> bool:
-        try:
-            answer = callback(metrics) if callback else None
-        except OSError as error:  # not one on a file of the run
-            error.add_note(BY_CALLBACK)
-            raise
-        is_asked = isinstance(answer, bool | np.bool_) and bool(answer)
-        return is_asked or completion(workdir, metrics.step, config) is not None
+        answer = None
+        if callback is not None:
+            try:
+                answer = callback(metrics)
+            except OSError as error:  # not of a file of the run; see `hold_workdir`
+                error.add_note(BY_CALLBACK)
+                raise
+        ends_by_callback = isinstance(answer, bool | np.bool_) and bool(answer)
+        return ends_by_callback or completion(workdir, metrics.step, config) is not None
 
     with jax.transfer_guard("allow"):  # in the callback
         return broadcast(decide)
 
 
 def take_class_weights(args: argparse.Namespace) -> Config:
-    """Returns the configuration of a command line, with class weights of its run.
+    """Returns the configuration of a command line, with the class weights of its run.
 
-    They are taken if they are a mapping, which a command line has no way to give, and
-    if neither it nor its configuration file gives others.
+    A run of `fit` can have a weight for each class, which a command line cannot give.
+    A resume takes these from the checkpoint, unless the command line or its
+    configuration file gives others.
     """
     config: Config = args.config
-    header = None
-    with contextlib.suppress(UserError):  # which `check_settings` raises
-        _, header = newest_readable(args.workdir)
-    trained = header.config.train.class_weight if header else "none"
     is_given = getattr(args, "train.class_weight") is not None
-    if is_given or config.train.class_weight != "none" or isinstance(trained, str):
+    if is_given or config.train.class_weight != "none":
         return config
-    return config.replace({"train.class_weight": trained})
+    header = None
+    with contextlib.suppress(UserError):  # which `check_settings` raises later
+        _, header = newest_readable(args.workdir)
+    if header is None or isinstance(header.config.train.class_weight, str):
+        return config
+    return config.replace({"train.class_weight": header.config.train.class_weight})
 
 
 def check_workdir(config: Config, workdir: Path) -> None:
@@ -158,11 +174,11 @@ def check_settings(config: Config, workdir: Path) -> tuple[int, Header | None]:
             "name another workdir"
         )
     if refused := _changes(config, header, "refused"):
-        values = (f"{name}={new} (checkpoint: {old})" for name, old, new in refused)
+        values = [f"{name}={new} (checkpoint: {old})" for name, old, new in refused]
+        listed = ", ".join(values)
         raise UserError(
-            f"workdir: step {step} in {workdir} belongs to another run: "
-            f"{', '.join(values)}; name another workdir, or use the checkpoint's "
-            "settings"
+            f"workdir: step {step} in {workdir} belongs to another run: {listed}; name "
+            "another workdir, or use the checkpoint's settings"
         )
     return step, header
 
@@ -194,13 +210,16 @@ def step_to_resume(
 
 
 def _changes(config: Config, header: Header, resume: str) -> list[tuple[str, Any, Any]]:
-    """Returns the changed settings of a kind, each with its old and its new value."""
-    # Before the data are read, their sizes are those of the checkpoint. A cell has the
-    # SHA-256 of its file, wherever that is.
-    old, new = (
-        run.flat() | {"model.cell": run.model.cell_name}
-        for run in (header.config, fill_defaults(config, header.task))
-    )
+    """Returns the changed settings of a kind, each with its old and its new value.
+
+    The kind is `Setting.resume`. Defaults are those for the data of the checkpoint,
+    since those of this run may not have been read yet.
+    """
+    new_config = fill_defaults(config, header.task)
+    old, new = header.config.flat(), new_config.flat()
+    # The file of a user's cell may have moved. Its SHA-256 is another setting.
+    old["model.cell"] = header.config.model.cell_name
+    new["model.cell"] = new_config.model.cell_name
     return [
         (name, old[name], new[name])
         for name in new
