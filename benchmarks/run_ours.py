@@ -17,7 +17,7 @@ from rnnmnist.data.image_sets import image_task
 from rnnmnist.evaluation.metrics import score_logits
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.runtime.mesh import make_mesh, platform_of
-from rnnmnist.training.loop import open_updates
+from rnnmnist.training.loop import open_trainer
 from rnnmnist.training.state import Program, create_state
 
 DATA = DataConfig(name="mnist5k")  # needs no files
@@ -48,16 +48,16 @@ class Trainer:
         self.program = Program.create(config, self.task, self.mesh, how)
         images, labels = worker.noise(examples, rows, columns)
         self.examples = Examples(images, labels=labels)
-        opened = open_updates(config, self.task, self.examples, self.mesh)
+        opened = open_trainer(config, self.task, self.examples, self.mesh)
         self._stack = contextlib.ExitStack()
-        updates = self._stack.enter_context(opened)
-        self.updates = updates._replace(program=self.program)
+        trainer = self._stack.enter_context(opened)
+        self.trainer = trainer._replace(program=self.program)
         self.state: Any = create_state(config, self.program)
 
     def steps(self, count: int) -> int:
         """Trains as between two events; returns the number of images."""
         step = int(self.state.step)
-        self.state, sums = self.updates.apply(self.state, step, step + count)
+        self.state, sums = self.trainer.train(self.state, step, step + count)
         images = self.config.train.batch_size * self.config.num_seeds
         return int(sums.updates) * images
 

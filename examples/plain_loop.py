@@ -21,7 +21,7 @@ from flax.training.train_state import TrainState
 
 from rnnmnist.data import image_sets
 
-Params = Any  # nested dictionaries of arrays
+Params = Any  # a tree of arrays, for which Python has no type
 EPOCHS = 10
 BATCH_SIZE = 128
 LEARNING_RATE = 5e-3
@@ -34,7 +34,8 @@ class RowClassifier(nn.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits [batch, 10] of uint8 images [batch, rows, columns]."""
         rows = images / 255  # [batch, time, features]: a row is a time step
-        hidden = jnp.asarray(nn.RNN(nn.OptimizedLSTMCell(128))(rows))
+        rnn = nn.RNN(nn.OptimizedLSTMCell(128))
+        hidden: Any = rnn(rows)  # [batch, time, 128]; Flax could also return a carry
         return nn.Dense(10)(hidden[:, -1])
 
 

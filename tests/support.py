@@ -83,7 +83,7 @@ def rates_of(chunk: Chunk, config: RunConfig) -> jax.Array:
     return learning_rates(
         chunk.first,
         schedule=Schedule.create(config.train),
-        count=len(chunk.examples.labels),
+        num_updates=len(chunk.examples.labels),
         sharding=chunk.first.sharding,
     )
 

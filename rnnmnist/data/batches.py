@@ -6,10 +6,10 @@ is. Batches continue across epochs, and every epoch has every example exactly on
 
 Examples take two forms on their way:
 
-1. `StoredExamples`: rows of values, as they are stored. The compiled program of a chunk
-   gathers the rows of its batches.
-2. `Batch`: the inputs of a network. `BatchTransform` makes them of stored examples, in
-   the compiled training step.
+1. `StoredExamples`: one row of values for each example, as it is stored.
+   `gather_examples` selects those of a chunk: of some consecutive updates.
+2. `Batch`: the inputs of a network. In each update, `BatchTransform` makes them of the
+   stored examples.
 """
 
 import functools
@@ -24,7 +24,7 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.augmentation import Distortions, apply_warp, sample_warp
 from rnnmnist.data.examples import View
 from rnnmnist.data.shuffling import epoch_order
-from rnnmnist.runtime.mesh import BATCH, SEEDS, Specs
+from rnnmnist.runtime.mesh import BATCH, OVER_SEEDS, REPLICATED, SEEDS, Specs
 from rnnmnist.runtime.random_streams import Stream, stream_key
 
 
@@ -56,10 +56,19 @@ class Chunk(NamedTuple):
         return jax.tree.map(lambda array: array[step - self.first], self.examples)
 
 
-class BatchTransform(NamedTuple):
-    """Makes batches of stored examples. Compiled programs depend on its fields."""
+# How they are partitioned over a mesh: [updates, ensemble, batch, ...] over the seeds
+# and the batch.
+EXAMPLES_SPEC: Specs = jax.P(None, SEEDS, BATCH)
+CHUNK_SPECS = Chunk(examples=EXAMPLES_SPEC, seeds=OVER_SEEDS, first=REPLICATED)
 
-    batch_size: int
+
+class BatchTransform(NamedTuple):
+    """Makes batches of stored examples.
+
+    It is a static argument of compiled programs, which compare its fields.
+    """
+
+    batch_size: int  # of all devices together
     shape: tuple[int, ...]  # of an example: rows and columns, or time and features
     distortions: Distortions
     view: View
@@ -84,14 +93,17 @@ class BatchTransform(NamedTuple):
     ) -> Batch:
         """Returns a shard of the batch of a network's update after `step`.
 
-        Each device has a shard: as many consecutive examples of the batch.
+        A batch is divided into consecutive shards of equal size, one for each device.
         """
-        size = len(examples.labels)
+        size = len(examples.labels)  # of the shard
         values = examples.values.reshape(size, *self.shape)
         if self.distortions != Distortions():
             key = jax.random.fold_in(stream_key(seed, Stream.DISTORTION), step)
-            # Positions of pixels are never rounded to the precision of a layer.
+            # On an accelerator, a product is less precise by default, and would move
+            # pixels.
             with jax.default_matmul_precision("float32"):
+                # Sampled for the whole batch, so that the distortions do not depend on
+                # the number of devices.
                 whole_warp = sample_warp(key, self.batch_size, self.distortions)
                 warp = jax.tree.map(
                     lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, shard * size, size),
@@ -106,7 +118,7 @@ def batch_indices(
     first: jax.Array,
     updates: int,
     batch_size: int,
-    examples: jax.Array | int,
+    num_examples: jax.Array | int,
 ) -> jax.Array:
     """Returns which examples are in the batches of some consecutive updates.
 
@@ -115,7 +127,7 @@ def batch_indices(
         first: int32 [], the number of updates before these.
         updates: the number of these updates.
         batch_size: the number of examples in a batch.
-        examples: the number of training examples.
+        num_examples: the number of training examples.
 
     Returns:
         Indices, int32 [updates, ensemble, batch].
@@ -123,7 +135,7 @@ def batch_indices(
 
     def batch_of_network(update: jax.Array, seed: jax.Array) -> jax.Array:
         positions = update * batch_size + jnp.arange(batch_size)
-        return epoch_order(stream_key(seed, Stream.ORDER), positions, examples)
+        return epoch_order(stream_key(seed, Stream.ORDER), positions, num_examples)
 
     batches_of_update = jax.vmap(batch_of_network, (None, 0))
     batches_of_chunk = jax.vmap(batches_of_update, (0, None))
@@ -140,21 +152,13 @@ def gather_examples(
     batch_size: int,
     sharding: NamedSharding,
 ) -> StoredExamples:
-    """Gathers the examples of a chunk, [updates, ensemble, batch, ...], on the devices.
+    """Selects the examples of a chunk, [updates, ensemble, batch, ...], on the devices.
 
-    The arguments are those of `batch_indices`; `examples` are all of the split.
+    `examples` are all of the training split, and `sharding` is that of the result. The
+    other arguments are those of `batch_indices`.
     """
-    count = len(examples.labels)
-    indices = batch_indices(seeds, first, updates, batch_size, count)
+    num_examples = len(examples.labels)
+    indices = batch_indices(seeds, first, updates, batch_size, num_examples)
     indices = jax.lax.with_sharding_constraint(indices, sharding)
     gathered = jax.tree.map(lambda array: array[indices], examples)
     return jax.lax.with_sharding_constraint(gathered, sharding)
-
-
-EXAMPLES_SPEC = jax.P(None, SEEDS, BATCH)  # partitions [updates, ensemble, batch, ...]
-
-
-def chunk_specs(chunk: Chunk) -> Specs:
-    """Returns how the arrays of a chunk are partitioned over a mesh."""
-    specs: Specs = jax.tree.map(lambda _: EXAMPLES_SPEC, chunk)
-    return specs._replace(seeds=jax.P(SEEDS), first=jax.P())

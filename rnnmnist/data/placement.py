@@ -44,6 +44,10 @@ class BatchSource(NamedTuple):
     updates_per_chunk: int
     on_host: bool  # where the examples stay
 
+    def chunk_at(self, step: int) -> Chunk:
+        """Returns the chunk that has the examples of the update after `step`."""
+        return self.gather(step - step % self.updates_per_chunk)
+
     def chunks(self, first: int, last: int) -> Iterator[tuple[Chunk, int]]:
         """Yields the chunks of the updates from step `first` to step `last`.
 
@@ -52,9 +56,9 @@ class BatchSource(NamedTuple):
         """
         step = first
         while step < last:
-            start = step - step % self.updates_per_chunk
-            end = min(last, start + self.updates_per_chunk)
-            yield self.gather(start), end - step
+            next_chunk = step - step % self.updates_per_chunk + self.updates_per_chunk
+            end = min(last, next_chunk)
+            yield self.chunk_at(step), end - step
             step = end
 
 

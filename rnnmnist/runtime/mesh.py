@@ -26,9 +26,11 @@ T = TypeVar("T")
 # The axes of the mesh: over the networks, and over the shards of their batches.
 SEEDS = "seeds"
 BATCH = "batch"
-# A tree like one of arrays, with a `jax.P` in place of each: it says over which axes of
-# the mesh the array is partitioned. Python has no type for such a tree.
+# What `shard_map` takes for a tree of arrays: a `jax.P` for each array or subtree, with
+# the axes of the mesh that partition it. Python has no type for such trees.
 Specs = Any
+OVER_SEEDS: Specs = jax.P(SEEDS)  # of arrays with a leading ensemble axis
+REPLICATED: Specs = jax.P()  # a copy on every device
 
 
 def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:

@@ -171,7 +171,7 @@ def describe_rejection(config: RunConfig, stats: UpdateStats, step: int) -> str:
 
     The statistics are on the host.
     """
-    index = int(np.argmin(stats.finite))
+    index = int(np.argmin(stats.last_finite))
     with jax.transfer_guard("allow"):
         rate = float(Schedule.create(config.train)(step))
     return (

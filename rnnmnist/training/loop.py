@@ -38,7 +38,7 @@ from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import device_put, replicate, replicated_sharding
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
-from rnnmnist.training.loss import weigh_classes
+from rnnmnist.training.loss import ScoreSums, weigh_classes
 from rnnmnist.training.optimizer import Schedule, learning_rates
 from rnnmnist.training.state import Program, TrainState, create_state, to_items
 from rnnmnist.training.step import UpdateStats, score_last_batch, train_steps
@@ -63,17 +63,18 @@ def train(
         config: is resolved for the task of the data set.
         dataset: is the same on all processes.
         workdir: the folder of the run.
-        open_stop: gives the flag that ends the updates, for the time of these.
+        open_stop: returns a context manager that handles signals during the updates,
+            and yields the flag which they set.
         timer: was started before the data were read.
         verbose: whether progress and the summary are printed.
         callback: is called after each validation; see `fit`.
     """
     task = dataset.task
     with resume.hold_workdir(workdir, config, task) as mesh:
-        step, complete = broadcast(lambda: resume.find_start(config, task, workdir))
+        step, completion = broadcast(lambda: resume.find_start(config, task, workdir))
         if verbose:
-            console.print_header(config, task, workdir, mesh, step, complete)
-        if complete is None:
+            console.print_header(config, task, workdir, mesh, step, completion)
+        if completion is None:  # otherwise, it says why the run is complete
             with (
                 session(workdir, config, step, mesh, timer),
                 open_stop() as stop,
@@ -112,11 +113,12 @@ def train_to_end(
     eval_every_steps = config.train.eval_every_steps
     with (
         Checkpoints(workdir, config, task) as checkpoints,
-        open_updates(config, task, splits["train"], mesh) as updates,
+        open_trainer(config, task, splits["train"], mesh) as trainer,
     ):
-        program = updates.program
+        program = trainer.program
         validation = splits["validation"]
-        if not updates.batches.on_host:
+        if not trainer.batches.on_host:
+            # The data are small enough to be normalized once, not in each validation.
             validation = validation.normalize()
         if step == 0:
             state = create_state(config, program, task)
@@ -125,7 +127,7 @@ def train_to_end(
         progress.start(
             networks=config.num_seeds,
             parameters=count_params(abstract_params(program.model)),
-            on_host=updates.batches.on_host,
+            on_host=trainer.batches.on_host,
         )
         is_stopped = all_max(stop.number) > 0
         is_complete = False
@@ -135,17 +137,17 @@ def train_to_end(
                 # Train to the next event.
                 target = next_event(step, config.train)
                 started = running_seconds()
-                state, stats = updates.apply(state, step, target)
+                state, stats = trainer.train(state, step, target)
                 seconds = running_seconds() - started
                 step += int(stats.updates)
 
                 # Log the training.
                 if stats.updates:
-                    trained = measure_training(updates, state, step, stats, seconds)
+                    trained = measure_training(trainer, state, step, stats, seconds)
                     record(workdir, trained, progress)
 
                 # Fail at an update that was rejected.
-                if step < target:
+                if not stats.last_finite.all():
                     checkpoints.wait()
                     raise rejection_error(config, stats, step, workdir)
 
@@ -170,12 +172,13 @@ def train_to_end(
                     is_complete = resume.ends_at(
                         validated, config.train, workdir, callback
                     )
-    raise_if_stopped(stop, step, num_steps, workdir)  # also during the last save
+    # A signal can also have come after the last test of the flag.
+    raise_if_stopped(stop, step, num_steps, workdir)
     return step
 
 
-class Updates(NamedTuple):
-    """What the updates of a run need besides the state."""
+class Trainer(NamedTuple):
+    """What the updates of a run need besides the state: program, data, schedule."""
 
     config: RunConfig
     program: Program
@@ -183,47 +186,48 @@ class Updates(NamedTuple):
     schedule: Schedule
     class_weights: jax.Array | None  # float32 [classes]; None: all are 1
 
-    def apply(
+    def train(
         self, state: TrainState[Params], first: int, last: int
     ) -> tuple[TrainState[Params], UpdateStats]:
-        """Trains from a step to a later one, or to an update that is rejected.
+        """Trains from a step to a later one, or until an update is rejected.
 
-        The state is donated. Returns the new one, and the statistics on the host.
+        The memory of the state is used for the new one. Returns that, and the
+        statistics of the updates, as arrays of NumPy.
         """
         whole = replicated_sharding(self.program.mesh)
         parts: list[UpdateStats] = []
-        for chunk, count in self.batches.chunks(first, last):
-            rates = learning_rates(
+        for chunk, num_updates in self.batches.chunks(first, last):
+            rates = learning_rates(  # of all updates of the chunk, used or not
                 chunk.first,
                 schedule=self.schedule,
-                count=self.batches.updates_per_chunk,
+                num_updates=self.batches.updates_per_chunk,
                 sharding=whole,
             )
             state, stats = train_steps(
                 state,
                 chunk,
                 rates,
-                device_put(np.int32(count), whole),
+                device_put(np.int32(num_updates), whole),
                 self.class_weights,
                 program=self.program,
             )
             stats = jax.device_get(stats)
             parts.append(stats)
-            if not stats.finite.all():
+            if not stats.last_finite.all():
                 break
         return state, functools.reduce(UpdateStats.add, parts)
 
 
 @contextlib.contextmanager
-def open_updates(
+def open_trainer(
     config: RunConfig, task: Task, examples: Examples, mesh: Mesh
-) -> Iterator[Updates]:
-    """Prepares the updates of a run on the training examples of a task."""
+) -> Iterator[Trainer]:
+    """Prepares the training of a run on the training examples of its task."""
     program = Program.create(config, task, mesh)
     schedule = Schedule.create(config.train)
     class_weights = weigh_classes(config.train, task, examples.labels, mesh)
     with open_batches(examples, config, mesh) as batches:
-        yield Updates(config, program, batches, schedule, class_weights)
+        yield Trainer(config, program, batches, schedule, class_weights)
 
 
 def next_event(step: int, config: RunTrainConfig) -> int:
@@ -234,27 +238,24 @@ def next_event(step: int, config: RunTrainConfig) -> int:
 
 
 def measure_training(
-    updates: Updates,
+    trainer: Trainer,
     state: TrainState[Params],
     step: int,
     stats: UpdateStats,
     seconds: float,
 ) -> Metrics:
     """Returns the metrics of the updates since the last event, which took `seconds`."""
-    config = updates.config
+    config = trainer.config
     batch_size = config.train.batch_size
     trained_examples = int(stats.updates) * batch_size
-    examples, loss, correct = trained_examples, stats.loss, stats.correct
     if config.train.log_metrics == "last_batch":
         examples = batch_size
-        ((chunk, _),) = updates.batches.chunks(step - 1, step)
-        scores = score_last_batch(state, chunk, program=updates.program)
-        loss, correct = jax.device_get(scores)
-        for network, total in enumerate(loss.tolist()):
-            if not math.isfinite(total):
-                raise unsaved_error(config, step, network, f"training loss is {total}")
-    mean_losses = (loss.astype(float) / examples).tolist()
-    scores = make_scores(examples, correct.tolist(), mean_losses, config.seed)
+        sums = measure_last_batch(trainer, state, step)
+    else:
+        examples = trained_examples
+        sums = stats.scores
+    mean_losses = (sums.loss.astype(float) / examples).tolist()
+    scores = make_scores(examples, sums.correct.tolist(), mean_losses, config.seed)
     speed = config.num_seeds * trained_examples / seconds
     return Metrics(
         **asdict(scores),
@@ -262,6 +263,19 @@ def measure_training(
         split="train",
         examples_per_second=round(speed, 1),
     )
+
+
+def measure_last_batch(
+    trainer: Trainer, state: TrainState[Params], step: int
+) -> ScoreSums:
+    """Scores the last batch after its update; the arrays are NumPy's."""
+    chunk = trainer.batches.chunk_at(step - 1)
+    sums = jax.device_get(score_last_batch(state, chunk, program=trainer.program))
+    for network, loss in enumerate(sums.loss.tolist()):
+        if not math.isfinite(loss):
+            reason = f"training loss is {loss}"
+            raise unsaved_error(trainer.config, step, network, reason)
+    return sums
 
 
 def validate(
@@ -296,7 +310,7 @@ def rejection_error(
 
 
 def unsaved_error(config: RunConfig, step: int, network: int, reason: str) -> RunError:
-    """Returns the error that ends a run, one of whose networks is not finite."""
+    """Returns the error of a run that ends because a loss is not finite."""
     suffix = config.seed_suffix(network)
     return RunError(f"step {step}{suffix} is not saved: its {reason}; {console.REMEDY}")
 
@@ -323,7 +337,8 @@ def evaluate_best_checkpoint(
 ) -> Result:
     """Evaluates the best checkpoint on `evaluated_split` if no valid result exists.
 
-    The cell is that of the configuration, which the command has named.
+    `cell` is the setting `model.cell`. A cell of the user's is imported only because
+    the configuration of this run names it, not because the checkpoint does.
     """
     best = broadcast(lambda: find_step(workdir, "best"))
     network = TrainedNetwork(workdir, str(best), mesh, cell=cell)
@@ -331,6 +346,7 @@ def evaluate_best_checkpoint(
     task = dataset.task
     split = task.evaluated_split
     path = result_path(workdir, split, best)
+    # A broadcast value is JSON.
     existing = broadcast(lambda: msgspec.to_builtins(read_result(path, sha256)))
     if existing is not None:
         return msgspec.convert(existing, Result)

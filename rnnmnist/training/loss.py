@@ -16,10 +16,12 @@ from rnnmnist.models.classifier import Params, SequenceClassifier
 from rnnmnist.runtime.mesh import device_put, replicated_sharding
 
 
-class BatchScores(NamedTuple):
-    """The scores of a network, summed over the examples of a batch."""
+class ScoreSums(NamedTuple):
+    """Sums of scores over examples."""
 
-    loss: jax.Array  # float32 [], cross-entropy in nats, without class weights
+    # float32 [], cross-entropy in nats: as the loss that is minimized, but without the
+    # weights of classes
+    loss: jax.Array
     correct: jax.Array  # int32 [], predictions after the last time step
 
 
@@ -33,37 +35,40 @@ class Objective:
 
     def __call__(
         self, params: Params, batch: Batch, class_weights: jax.Array | None = None
-    ) -> tuple[jax.Array, BatchScores]:
-        """Returns the loss that is minimized, float32 [], and the scores of the batch.
+    ) -> tuple[jax.Array, ScoreSums]:
+        """Returns the loss that is minimized, float32 [], and the scores.
 
-        It is the cross-entropy, summed over the examples, each of which has the weight
-        of its class. Class weights are float32 [classes]; None: all are 1.
+        The loss is the cross-entropy, weighted by the class of each example. It is a
+        sum over the examples of a device's shard of the batch; the training step adds
+        up the shards and divides the gradients by the size of the batch. So a term that
+        is not of single examples has to be multiplied by `len(batch.labels)`.
+
+        Class weights are float32 [classes]; None: all are 1.
 
         References:
             Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception
             Architecture for Computer Vision", CVPR 2016, for label smoothing.
         """
         labels, lengths = batch.labels, batch.lengths
-        logits = jnp.asarray(
-            self.model.apply(
-                {"params": params}, batch.inputs, lengths, every_step=self.every_step
-            )
+        outputs = self.model.apply(
+            {"params": params}, batch.inputs, lengths, every_step=self.every_step
         )
+        logits = jnp.asarray(outputs)  # for type checkers: `apply` can return a pair
         one_hot = jax.nn.one_hot(labels, logits.shape[-1])
         targets = optax.smooth_labels(one_hot, self.label_smoothing)
         if self.every_step:  # logits are [batch, time, classes]
             over_time = optax.softmax_cross_entropy(logits, targets[:, None])
             losses = average_over_time(over_time, lengths)
-            last_logits = select_last(logits, lengths)
+            last_logits = select_last_logits(logits, lengths)
         else:  # logits are [batch, classes]
             losses = optax.softmax_cross_entropy(logits, targets)
             last_logits = logits
-        loss = losses.sum()
         is_correct = last_logits.argmax(axis=-1) == labels
-        scores = BatchScores(loss, jnp.sum(is_correct))
+        scores = ScoreSums(loss=losses.sum(), correct=jnp.sum(is_correct))
+        minimized = scores.loss
         if class_weights is not None:
-            loss = jnp.sum(losses * class_weights[labels])
-        return loss, scores
+            minimized = jnp.sum(losses * class_weights[labels])
+        return minimized, scores
 
 
 def average_over_time(losses: jax.Array, lengths: jax.Array | None) -> jax.Array:
@@ -72,15 +77,16 @@ def average_over_time(losses: jax.Array, lengths: jax.Array | None) -> jax.Array
     The weights are those of `time_weights`. Losses in the padding have no meaning.
     """
     time_steps = losses.shape[1]
-    if lengths is None:  # one product, since the weights of all sequences are equal
+    if lengths is None:  # all sequences have the same weights
         weights = time_weights(time_steps)
-        # Losses are never rounded to the precision of a layer.
+        # On an accelerator, a product would be less precise by default.
         return jnp.matmul(losses, weights, precision="float32")
-    weights = jax.vmap(time_weights, (None, 0))(time_steps, lengths)
-    return jnp.where(weights > 0, losses * weights, 0).sum(axis=1)
+    weights = jax.vmap(lambda length: time_weights(time_steps, length))(lengths)
+    weighted = jnp.where(weights > 0, losses * weights, 0)  # 0 times NaN is NaN
+    return weighted.sum(axis=1)
 
 
-def select_last(logits: jax.Array, lengths: jax.Array | None) -> jax.Array:
+def select_last_logits(logits: jax.Array, lengths: jax.Array | None) -> jax.Array:
     """Returns [batch, classes] of logits [batch, time, classes] at each last step."""
     if lengths is None:
         return logits[:, -1]
@@ -105,13 +111,15 @@ def weigh_classes(
     """Returns the weights of the classes in the minimized loss, float32 [classes].
 
     "balanced" ones are inversely proportional to the number of training examples of a
-    class, with a mean of 1 over these. Labels are int [examples]. None: all are 1.
+    class, and their mean over all examples is 1, as in scikit-learn. Labels are those
+    of the training split, int [examples]. None: all are 1.
     """
     if config.class_weight == "none":
         return None
     if config.class_weight == "balanced":
         counts = np.bincount(labels, minlength=len(task.classes))
-        weights = counts.sum() / np.count_nonzero(counts) / np.maximum(counts, 1)
+        mean_count = counts.sum() / np.count_nonzero(counts)  # of classes that occur
+        weights = mean_count / np.maximum(counts, 1)
     else:
         weight_of = dict(config.class_weight)
         weights = np.array([weight_of[name] for name in task.classes])

@@ -16,18 +16,15 @@ from rnnmnist.models.classifier import NOT_TRAINED, Params
 EMA_WARMUP = 10  # updates; the decay of the average grows over about as many
 
 
-def make_optimizer(
-    clip_norm: float, weight_decay: float
-) -> optax.GradientTransformation:
-    """Returns clipping and AdamW, without the learning rate that scales its updates.
+def make_optimizer(clip_norm: float) -> optax.GradientTransformation:
+    """Returns clipping and Adam, which give the direction of an update.
 
-    A `clip_norm` of 0 does not clip, and a `weight_decay` of 0 is Adam. The state has
-    the same structure in each case, so that a resumed run may change `clip_norm`.
+    The training step multiplies it by the learning rate, after it has added the weight
+    decay, and subtracts it. A `clip_norm` of 0 does not clip. The state has the same
+    structure with and without clipping, so that a resumed run may change it.
     """
-    nothing = optax.identity()
-    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else nothing
-    decay = optax.add_decayed_weights(weight_decay) if weight_decay else nothing
-    return optax.chain(clip, optax.scale_by_adam(), decay)
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    return optax.chain(clip, optax.scale_by_adam())
 
 
 def decay_mask(params: Params) -> np.ndarray:
@@ -82,12 +79,12 @@ class Schedule(NamedTuple):
             return jnp.asarray(joined(step), jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("schedule", "count", "sharding"))
+@functools.partial(jax.jit, static_argnames=("schedule", "num_updates", "sharding"))
 def learning_rates(
-    first: jax.Array, *, schedule: Schedule, count: int, sharding: Sharding
+    first: jax.Array, *, schedule: Schedule, num_updates: int, sharding: Sharding
 ) -> jax.Array:
-    """Returns the learning rates of the updates after `first` ones, float32 [count]."""
-    rates = schedule(first + jnp.arange(count))
+    """Returns the rates of the updates after `first` ones, float32 [num_updates]."""
+    rates = schedule(first + jnp.arange(num_updates))
     return jax.lax.with_sharding_constraint(rates, sharding)
 
 

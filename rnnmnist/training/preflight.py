@@ -22,7 +22,7 @@ from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import make_mesh, platform_of
 from rnnmnist.training import console
-from rnnmnist.training.loop import open_updates
+from rnnmnist.training.loop import open_trainer
 from rnnmnist.training.resume import step_to_resume
 from rnnmnist.training.state import create_state
 
@@ -101,13 +101,13 @@ def describe_step(
         examples = Examples(images, labels=np.zeros(len(images), np.int32))
     else:
         examples = sequences.splits["train"]
-    with open_updates(config, task, examples, mesh) as updates:
-        state = create_state(config, updates.program, task)
+    with open_trainer(config, task, examples, mesh) as trainer:
+        state = create_state(config, trainer.program, task)
         for first, last in ((0, 1), (1, 1 + TIMED_STEPS)):
             start = running_seconds()
-            state, stats = updates.apply(state, first, last)
+            state, stats = trainer.train(state, first, last)
             seconds = running_seconds() - start
-            if not stats.finite.all():
+            if not stats.last_finite.all():
                 reason = console.describe_rejection(config, stats, first)
                 raise RunError(f"a training step{reason}; {console.REMEDY}")
     return (

@@ -35,13 +35,17 @@ from rnnmnist.runs.workdir import (
 )
 from rnnmnist.runtime.distributed import all_gather, broadcast
 from rnnmnist.runtime.jax_internals import process_count
-from rnnmnist.runtime.mesh import device_put, make_mesh
+from rnnmnist.runtime.mesh import (
+    device_put,
+    make_mesh,
+    replicated_sharding,
+    seeds_sharding,
+)
 from rnnmnist.training.state import (
     Program,
     TrainState,
     abstract_state,
     from_items,
-    state_shardings,
     to_items,
 )
 
@@ -237,7 +241,7 @@ def restore_state(
         for item, like in expected.items()
     }
     state = from_items(items)
-    restored: TrainState[Params] = jax.tree.map(
-        device_put, state, state_shardings(state, program.mesh)
-    )
+    shardings = jax.tree.map(lambda _: seeds_sharding(program.mesh), state)
+    shardings = shardings._replace(step=replicated_sharding(program.mesh))
+    restored: TrainState[Params] = jax.tree.map(device_put, state, shardings)
     return restored

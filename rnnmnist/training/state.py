@@ -23,7 +23,8 @@ from rnnmnist.models.classifier import (
     make_model,
 )
 from rnnmnist.runtime.mesh import (
-    SEEDS,
+    OVER_SEEDS,
+    REPLICATED,
     Specs,
     device_put,
     platform_of,
@@ -77,8 +78,8 @@ class Program(NamedTuple):
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
-        """The optimizer, whose updates the learning rate scales."""
-        return make_optimizer(self.clip_norm, self.weight_decay)
+        """The optimizer, without learning rate and weight decay."""
+        return make_optimizer(self.clip_norm)
 
 
 # A tree of parameters; inside of `train_steps`, the same parameters as one vector.
@@ -102,15 +103,9 @@ class TrainState(NamedTuple, Generic[Weights]):
         return self.params if self.ema_params is None else self.ema_params
 
 
-def state_specs(state: "TrainState[Weights]") -> Specs:
-    """Returns how the arrays of a state are partitioned over a mesh."""
-    specs: Specs = jax.tree.map(lambda _: jax.P(SEEDS), state)
-    return specs._replace(step=jax.P())
-
-
-def state_shardings(state: TrainState[Params], mesh: Mesh) -> Any:
-    """Returns the sharding of each array of a state, in a tree like the state."""
-    return jax.tree.map(functools.partial(NamedSharding, mesh), state_specs(state))
+STATE_SPECS: TrainState[Specs] = TrainState(
+    step=REPLICATED, params=OVER_SEEDS, ema_params=OVER_SEEDS, opt_state=OVER_SEEDS
+)
 
 
 def create_state(
@@ -161,7 +156,9 @@ def init_state(
         ema_params=params if program.ema_decay else None,
         opt_state=opt_state,
     )
-    shardings = state_shardings(state, program.mesh)
+    shardings = jax.tree.map(
+        functools.partial(NamedSharding, program.mesh), STATE_SPECS
+    )
     return jax.lax.with_sharding_constraint(state, shardings)
 
 

@@ -5,7 +5,8 @@ In each update of a network:
 1. Every device makes the inputs of its shard of the batch (`BatchTransform`).
 2. It computes the loss and the gradients of the shard (`Objective`).
 3. The devices add up their sums (`jax.lax.psum`).
-4. The optimizer updates the weights, unless a number is not finite (`apply_update`).
+4. The optimizer (`make_optimizer` in `training/optimizer.py`) gives the direction in
+   which `apply_update` changes the weights, unless a number is not finite.
 
 Everywhere else, the weights of a network are a tree of arrays. In the loop over updates
 they are one vector, because one operation on a vector is faster than one for each array
@@ -13,18 +14,26 @@ of a tree.
 """
 
 import functools
+import operator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from rnnmnist.data.batches import Chunk, StoredExamples, chunk_specs
+from rnnmnist.data.batches import CHUNK_SPECS, Chunk, StoredExamples
 from rnnmnist.models.classifier import Params, abstract_params
-from rnnmnist.runtime.mesh import BATCH, SEEDS, Specs, map_ensemble, replicated_sharding
-from rnnmnist.training.loss import BatchScores
+from rnnmnist.runtime.mesh import (
+    BATCH,
+    OVER_SEEDS,
+    REPLICATED,
+    SEEDS,
+    map_ensemble,
+    replicated_sharding,
+)
+from rnnmnist.training.loss import ScoreSums
 from rnnmnist.training.optimizer import decay_mask, update_average
-from rnnmnist.training.state import Program, TrainState, state_specs
+from rnnmnist.training.state import STATE_SPECS, Program, TrainState
 from rnnmnist.training.vectors import (
     flatten,
     flatten_state,
@@ -34,19 +43,17 @@ from rnnmnist.training.vectors import (
 
 
 class UpdateStats(NamedTuple):
-    """Sums over the applied updates of each network, and what the last one was.
+    """The scores of the updates that were applied, and the last update.
 
-    An update whose loss, gradient or new parameters are not finite is rejected. The
-    last three fields describe the last update, applied or rejected. Every field but
-    `updates` has the shape [ensemble].
+    An update is rejected if its loss, its gradient or a new parameter is not finite.
     """
 
-    updates: jax.Array  # int32 []
-    loss: jax.Array  # float32, cross-entropy in nats, summed over examples
-    correct: jax.Array  # int32
-    finite: jax.Array  # bool, whether the update of this network is finite
-    last_loss: jax.Array  # float32, mean over the batch
-    last_norm: jax.Array  # float32, global norm of the gradient
+    updates: jax.Array  # int32 [], the number of applied updates
+    scores: ScoreSums  # [ensemble], over the examples of these updates
+    # These describe the last update, whether it was applied or rejected.
+    last_finite: jax.Array  # bool [ensemble]
+    last_loss: jax.Array  # float32 [ensemble], the mean over the batch
+    last_norm: jax.Array  # float32 [ensemble], the global norm of the gradient
 
     @classmethod
     def zeros(cls, networks: int) -> "UpdateStats":
@@ -54,42 +61,38 @@ class UpdateStats(NamedTuple):
         zeros = jnp.zeros(networks, jnp.float32)
         return cls(
             updates=jnp.zeros((), jnp.int32),
-            loss=zeros,
-            correct=jnp.zeros(networks, jnp.int32),
-            finite=jnp.ones(networks, bool),
+            scores=ScoreSums(loss=zeros, correct=jnp.zeros(networks, jnp.int32)),
+            last_finite=jnp.ones(networks, bool),
             last_loss=zeros,
             last_norm=zeros,
         )
 
     def add(self, later: "UpdateStats") -> "UpdateStats":
         """Adds the statistics of later updates."""
-        return later._replace(
+        return UpdateStats(
             updates=self.updates + later.updates,
-            loss=self.loss + later.loss,
-            correct=self.correct + later.correct,
+            scores=jax.tree.map(operator.add, self.scores, later.scores),
+            last_finite=later.last_finite,
+            last_loss=later.last_loss,
+            last_norm=later.last_norm,
         )
 
 
-def stats_specs(stats: UpdateStats) -> Specs:
-    """Returns how statistics are partitioned over a mesh."""
-    specs: Specs = jax.tree.map(lambda _: jax.P(SEEDS), stats)
-    return specs._replace(updates=jax.P())
+STATS_SPECS = UpdateStats(
+    updates=REPLICATED,
+    scores=OVER_SEEDS,
+    last_finite=OVER_SEEDS,
+    last_loss=OVER_SEEDS,
+    last_norm=OVER_SEEDS,
+)
 
 
-class Loop(NamedTuple):
-    """What an update changes."""
+class LoopCarry(NamedTuple):
+    """What an update hands on to the next one."""
 
     state: TrainState[jax.Array]  # with weights as vectors
     stats: UpdateStats
-    all_finite: jax.Array  # bool [], whether the last update was applied
-
-
-class BatchSums(NamedTuple):
-    """Sums over the examples of a batch, for each network."""
-
-    loss: jax.Array  # float32 [ensemble]
-    correct: jax.Array  # int32 [ensemble]
-    grads: jax.Array  # float32 [ensemble, parameters], of the loss that is minimized
+    was_applied: jax.Array  # bool [], whether the last update was
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
@@ -97,73 +100,74 @@ def train_steps(
     state: TrainState[Params],
     chunk: Chunk,
     rates: jax.Array,
-    num_steps: jax.Array,
+    num_updates: jax.Array,
     class_weights: jax.Array | None = None,
     *,
     program: Program,
 ) -> tuple[TrainState[Params], UpdateStats]:
-    """Runs up to `num_steps` updates without returning to the host.
+    """Runs updates without returning to the host.
 
-    The loop stops before the first update that is rejected.
+    An update that is rejected leaves the state as it is, and is the last one.
 
     Args:
-        state: is donated: its memory is used for the new one.
-        chunk: has the examples of these updates.
-        rates: the learning rates of the chunk's updates, float32 [updates].
-        num_steps: int32 []. Like the rates and the class weights, it is traced, so that
-            one compiled program serves all.
+        state: the state before the first update. Its memory is used for the new one.
+        chunk: the examples of these updates, and maybe of earlier and later ones.
+        rates: the learning rate of each update of the chunk, float32 [updates].
+        num_updates: int32 []. As the rates and the class weights, this is an array, so
+            that one compiled program serves all numbers.
         class_weights: float32 [classes]; None: all are 1.
-        program: is compiled.
+        program: the model, the loss and all other settings that are compiled.
 
     Returns:
         The new state, and the statistics of the updates.
     """
-    stats = UpdateStats.zeros(len(chunk.seeds))
 
     # Every device computes the gradients of its own shard of the batch. With automatic
     # partitioning, by a sharding constraint, two CPU devices are slower than one.
     @functools.partial(
         jax.shard_map,
         mesh=program.mesh,
-        in_specs=(
-            state_specs(state),
-            stats_specs(stats),
-            chunk_specs(chunk),
-            jax.P(),  # every device has the whole of the other arrays
-            jax.P(),
-            jax.P(),
-        ),
-        out_specs=(state_specs(state), stats_specs(stats)),
-        check_vma=False,  # gradients differ between devices until their sum
+        in_specs=(STATE_SPECS, CHUNK_SPECS, REPLICATED, REPLICATED, REPLICATED),
+        out_specs=(STATE_SPECS, STATS_SPECS),
+        check_vma=False,  # otherwise, jax would add up the gradients, too
     )
     def train_shard(
         state: TrainState[Params],
-        stats: UpdateStats,
         chunk: Chunk,
         rates: jax.Array,
-        num_steps: jax.Array,
+        num_updates: jax.Array,
         class_weights: jax.Array | None,
     ) -> tuple[TrainState[Params], UpdateStats]:
-        def has_next_update(loop: Loop) -> jax.Array:
-            return (loop.stats.updates < num_steps) & loop.all_finite
+        def has_next_update(carry: LoopCarry) -> jax.Array:
+            return (carry.stats.updates < num_updates) & carry.was_applied
 
-        def update(loop: Loop) -> Loop:
-            step = loop.state.step
+        def update(carry: LoopCarry) -> LoopCarry:
+            step = carry.state.step
             sums = differentiate_batch(
-                loop.state.params, chunk, step, class_weights, program=program
+                carry.state.params, chunk, step, class_weights, program=program
             )
             rate = rates[step - chunk.first]
-            return apply_update(loop.state, loop.stats, sums, rate, program=program)
+            return apply_update(carry.state, carry.stats, sums, rate, program=program)
 
-        vectors = flatten_state(state)
-        start = Loop(vectors, stats, all_finite=jnp.array(True))
+        start = LoopCarry(
+            state=flatten_state(state),
+            stats=UpdateStats.zeros(len(chunk.seeds)),
+            was_applied=jnp.array(True),
+        )
         end = jax.lax.while_loop(has_next_update, update, start)
         return unflatten_state(end.state, like=state), end.stats
 
-    state, stats = train_shard(state, stats, chunk, rates, num_steps, class_weights)
+    state, stats = train_shard(state, chunk, rates, num_updates, class_weights)
     return state, jax.lax.with_sharding_constraint(
         stats, replicated_sharding(program.mesh)
     )
+
+
+class BatchSums(NamedTuple):
+    """Sums over the examples of a batch, for each network."""
+
+    scores: ScoreSums  # [ensemble]
+    grads: jax.Array  # float32 [ensemble, parameters]
 
 
 def differentiate_batch(
@@ -183,25 +187,34 @@ def differentiate_batch(
     def sum_shard(
         params: jax.Array, seed: jax.Array, examples: StoredExamples
     ) -> jax.Array:
-        """Returns the scores and the gradients of one network, in one vector."""
+        """Returns the sums of one network over one shard, in one vector."""
         with jax.named_scope("batch"):
             shard = jax.lax.axis_index(BATCH)
             batch = program.transform(examples, seed, step, shard)
         tree = unflatten(params, abstract_params(program.model))
         (_, scores), grads = differentiate(tree, batch, class_weights)
-        return jnp.concatenate([stack_scores(scores), flatten(grads)])
+        return pack_sums(scores, flatten(grads))
 
     # Maps the function over the ensemble axis of its arguments.
     sum_shards = map_ensemble(sum_shard, program.model.execution.vectorize_seeds)
     sums = sum_shards(params, chunk.seeds, chunk.examples_at(step))
-    sums = jax.lax.psum(sums, BATCH)  # of one vector: one exchange between devices
+    return unpack_sums(jax.lax.psum(sums, BATCH))
+
+
+def pack_sums(scores: ScoreSums, grads: jax.Array) -> jax.Array:
+    """Returns sums as one vector, which the devices exchange at once.
+
+    The number of correct predictions in a batch is exact in float32.
+    """
+    correct = scores.correct.astype(jnp.float32)
+    return jnp.concatenate([jnp.stack([scores.loss, correct]), grads])
+
+
+def unpack_sums(sums: jax.Array) -> BatchSums:
+    """Returns the sums in vectors from `pack_sums`, [ensemble, ...]."""
     loss, correct, grads = sums[:, 0], sums[:, 1], sums[:, 2:]
-    return BatchSums(loss, correct.astype(jnp.int32), grads)
-
-
-def stack_scores(scores: BatchScores) -> jax.Array:
-    """Returns scores as one vector, float32 [2], in which counts are still exact."""
-    return jnp.stack([scores.loss, scores.correct.astype(jnp.float32)])
+    scores = ScoreSums(loss=loss, correct=correct.astype(jnp.int32))
+    return BatchSums(scores, grads)
 
 
 def apply_update(
@@ -211,13 +224,14 @@ def apply_update(
     rate: jax.Array,
     *,
     program: Program,
-) -> Loop:
-    """Applies an update to all networks, or to none if a number is not finite.
+) -> LoopCarry:
+    """Updates all networks, or none of them if a number is not finite.
 
     The rate is the learning rate, float32 [].
     """
     batch_size = program.transform.batch_size
-    is_decayed = decay_mask(abstract_params(program.model))  # NumPy's, not traced
+    # bool [parameters], of NumPy
+    is_decayed = decay_mask(abstract_params(program.model))
 
     def update_network(
         params: jax.Array,
@@ -226,11 +240,15 @@ def apply_update(
         grads: jax.Array,
     ) -> tuple[jax.Array, jax.Array | None, optax.OptState, jax.Array, jax.Array]:
         norm = optax.tree.norm(grads)
-        # AdamW uses the parameters only to decay them; 0 is not decayed.
-        decayed = params if is_decayed.all() else jnp.where(is_decayed, params, 0)
-        with jax.numpy_dtype_promotion("standard"):  # optax's step is an integer
-            updates, opt_state = program.optimizer.update(grads, opt_state, decayed)
-        params = params - rate * updates
+        # As optax's `scale_by_...`, the optimizer has neither a learning rate nor a
+        # sign: its result is subtracted.
+        with jax.numpy_dtype_promotion("standard"):  # optax multiplies other types
+            direction, opt_state = program.optimizer.update(grads, opt_state)
+        if program.weight_decay:  # that of AdamW, which is not part of the gradient
+            all_are_decayed = is_decayed.all()  # known while tracing
+            decayed = params if all_are_decayed else jnp.where(is_decayed, params, 0)
+            direction += program.weight_decay * decayed
+        params = params - rate * direction
         if average is not None:
             average = update_average(average, params, old.step, program.ema_decay)
         is_finite = jnp.isfinite(norm) & jnp.isfinite(params).all()
@@ -240,66 +258,67 @@ def apply_update(
         update_networks = map_ensemble(
             update_network, program.model.execution.vectorize_seeds
         )
+        mean_grads = sums.grads / batch_size
         params, average, opt_state, norms, is_finite = update_networks(
-            old.params, old.ema_params, old.opt_state, sums.grads / batch_size
+            old.params, old.ema_params, old.opt_state, mean_grads
         )
-    new = TrainState(old.step + 1, params, average, opt_state)
-    mean_loss = sums.loss / batch_size
+    new = TrainState(
+        step=old.step + 1, params=params, ema_params=average, opt_state=opt_state
+    )
+    mean_loss = sums.scores.loss / batch_size
     is_finite &= jnp.isfinite(mean_loss)
-    all_finite = is_finite.all()
+    is_applied = is_finite.all()
     if program.mesh.shape[SEEDS] > 1:  # other devices have other networks
-        all_finite = jax.lax.pmin(all_finite.astype(jnp.int32), SEEDS) == 1
+        is_applied = jax.lax.pmin(is_applied.astype(jnp.int32), SEEDS) == 1
 
     def choose(applied: jax.Array | int, rejected: jax.Array | int) -> jax.Array:
-        return jnp.where(all_finite, applied, rejected)
+        return jnp.where(is_applied, applied, rejected)
 
     this_update = UpdateStats(
         updates=choose(applied=1, rejected=0),
-        loss=choose(applied=sums.loss, rejected=0),
-        correct=choose(applied=sums.correct, rejected=0),
-        finite=is_finite,
+        scores=jax.tree.map(lambda total: choose(total, 0), sums.scores),
+        last_finite=is_finite,
         last_loss=mean_loss,
         last_norm=norms,
     )
     state = jax.tree.map(choose, new, old)
-    return Loop(state, stats.add(this_update), all_finite)
+    return LoopCarry(state, stats.add(this_update), is_applied)
 
 
 @functools.partial(jax.jit, static_argnames="program")
 def score_last_batch(
     state: TrainState[Params], chunk: Chunk, *, program: Program
-) -> BatchScores:
+) -> ScoreSums:
     """Scores the evaluated parameters on the batch of the last update, after it.
 
-    The scores are [ensemble], summed over the batch.
+    Returns sums over the batch, [ensemble].
     """
 
     @functools.partial(
         jax.shard_map,
         mesh=program.mesh,
-        in_specs=(state_specs(state), chunk_specs(chunk)),
-        out_specs=jax.P(SEEDS),
-        check_vma=False,  # scores differ between devices until their sum
+        in_specs=(STATE_SPECS, CHUNK_SPECS),
+        out_specs=OVER_SEEDS,
+        check_vma=False,  # as in `train_steps`, with the same model
     )
-    def score_shards(state: TrainState[Params], chunk: Chunk) -> jax.Array:
+    def score_shards(state: TrainState[Params], chunk: Chunk) -> ScoreSums:
         step = state.step - 1
 
         def score_shard(
             params: Params, seed: jax.Array, examples: StoredExamples
-        ) -> jax.Array:
+        ) -> ScoreSums:
             shard = jax.lax.axis_index(BATCH)
             batch = program.transform(examples, seed, step, shard)
             _, scores = program.objective(params, batch)
-            return stack_scores(scores)
+            return scores
 
         score_networks = map_ensemble(
             score_shard, program.model.execution.vectorize_seeds
         )
-        sums = score_networks(
+        scores = score_networks(
             state.evaluated_params, chunk.seeds, chunk.examples_at(step)
         )
-        return jax.lax.psum(sums, BATCH)
+        return jax.lax.psum(scores, BATCH)
 
-    sums = score_shards(state, chunk)
-    sums = jax.lax.with_sharding_constraint(sums, replicated_sharding(program.mesh))
-    return BatchScores(loss=sums[:, 0], correct=sums[:, 1].astype(jnp.int32))
+    scores = score_shards(state, chunk)
+    return jax.lax.with_sharding_constraint(scores, replicated_sharding(program.mesh))

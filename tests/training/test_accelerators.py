@@ -32,10 +32,10 @@ from rnnmnist.evaluation.predictions import predict_batches
 from rnnmnist.main import parse
 from rnnmnist.runtime.mesh import BATCH, SEEDS, replicate
 from rnnmnist.training.state import (
+    STATE_SPECS,
     Program,
     abstract_state,
     init_state,
-    state_specs,
     to_items,
 )
 from rnnmnist.training.step import train_steps
@@ -147,8 +147,7 @@ def compile_programs(settings: str, devices: list[Any]) -> dict[str, Any]:
 
     seeds = array((config.num_seeds,), jnp.uint32, jax.P(SEEDS))
     number = array((), jnp.int32, jax.P())
-    state = abstract_state(config, program)
-    state = sharded(state, state_specs(state), mesh)
+    state = sharded(abstract_state(config, program), STATE_SPECS, mesh)
     batch_size = config.train.batch_size
     updates = chunk_updates(math.prod(IMAGE) * config.num_seeds * batch_size)
     batches = examples((updates, config.num_seeds, batch_size), EXAMPLES_SPEC)

@@ -178,7 +178,7 @@ def train(
         state, chunk, rates, np.int32(2), class_weights, program=program
     )
     results = {
-        "loss": sums.loss,
+        "loss": sums.scores.loss,
         "last_loss": sums.last_loss,
         "last_norm": sums.last_norm,
         "gradients": optax.tree.get(state.opt_state, "mu"),

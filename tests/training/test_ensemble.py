@@ -137,8 +137,10 @@ def test_each_network_equals_that_of_its_seed_alone(
     for index, network in enumerate(trained.networks()):
         alone = singles[index]
         jax.tree.map(close, network, *alone.networks())
-        assert sums.loss[index] == pytest.approx(alone.sums.loss[0], rel=1e-5)
-        assert sums.correct[index] == alone.sums.correct[0]
+        assert sums.scores.loss[index] == pytest.approx(
+            alone.sums.scores.loss[0], rel=1e-5
+        )
+        assert sums.scores.correct[index] == alone.sums.scores.correct[0]
         its, _ = score_last_batch(alone.state, alone.chunk, program=alone.program)
         assert last[index] == pytest.approx(jax.device_get(its)[0], rel=1e-3)
     saved = replicate(to_items(state), program.mesh)
@@ -159,7 +161,7 @@ def test_one_nonfinite_network_stops_all_and_is_identified(way: Way) -> None:
     )
     assert int(state.step) == 3
     assert int(sums.updates) == 0
-    np.testing.assert_array_equal(sums.finite, [True, True, False, True])
+    np.testing.assert_array_equal(sums.last_finite, [True, True, False, True])
     assert not np.isfinite(sums.last_loss[2])
     rejected = describe_rejection(NETWORKS, jax.device_get(sums), 3)
     assert f" of seed {NETWORKS.seeds[2]} " in rejected

@@ -52,11 +52,11 @@ def test_events_fall_on_multiples_and_the_last_step() -> None:
 def test_an_implicit_transfer_from_the_host_is_an_error(
     small: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def transfer(updates: loop.Updates, *_: object) -> None:
-        chunk = updates.batches.gather(0)
+    def transfer(trainer: loop.Trainer, *_: object) -> None:
+        chunk = trainer.batches.gather(0)
         jax.numpy.add(chunk.seeds, 1)  # copies a Python number to the device
 
-    monkeypatch.setattr(loop.Updates, "apply", transfer)
+    monkeypatch.setattr(loop.Trainer, "train", transfer)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         train(small, tmp_path / "run")
 

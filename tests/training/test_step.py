@@ -33,8 +33,8 @@ from rnnmnist.models.classifier import Params, count_params
 from rnnmnist.runs.checkpoints import params_sha256
 from rnnmnist.runtime.compilation import compile_seconds, enable_compilation_cache
 from rnnmnist.runtime.mesh import split_ensemble
-from rnnmnist.training.loop import Updates
-from rnnmnist.training.loss import Objective
+from rnnmnist.training.loop import Trainer
+from rnnmnist.training.loss import Objective, ScoreSums
 from rnnmnist.training.optimizer import Schedule
 from rnnmnist.training.state import (
     Program,
@@ -69,7 +69,7 @@ EXAMPLES = random_examples(24)  # epochs end within batches
 
 @pytest.fixture(autouse=True)
 def chunk_updates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most calls of `Updates.apply` take several chunks, or begin within one."""
+    """Most calls of `Trainer.train` take several chunks, or begin within one."""
     monkeypatch.setattr(placement, "CHUNK_UPDATES", 4)
 
 
@@ -84,9 +84,9 @@ class Training:
 
     def advance(self, steps: int) -> UpdateStats:
         schedule = Schedule.create(self.config.train)
-        updates = Updates(self.config, self.program, self.source, schedule, None)
+        trainer = Trainer(self.config, self.program, self.source, schedule, None)
         first = int(self.state.step)
-        self.state, sums = updates.apply(self.state, first, first + steps)
+        self.state, sums = trainer.train(self.state, first, first + steps)
         return sums
 
     def sha256(self) -> str:
@@ -152,15 +152,17 @@ def test_the_result_does_not_depend_on_the_lengths_of_calls_or_the_placement(
         assert [int(part.updates) for part in parts] == cuts
         assert int(training.state.step) == 12
         hashes.add(training.sha256())
-        correct.add(sum(int(part.correct[0]) for part in parts))
-        losses.append(sum(float(part.loss[0]) for part in parts))
+        correct.add(sum(int(part.scores.correct[0]) for part in parts))
+        losses.append(sum(float(part.scores.loss[0]) for part in parts))
     assert len(hashes) == len(correct) == 1
     assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
 
 
 def test_devices_agree_to_rounding() -> None:
     alone, together = (Training(CONFIG, mesh_of(count)) for count in (1, 8))
-    losses = [float(training.advance(10).loss[0]) for training in (alone, together)]
+    losses = [
+        float(training.advance(10).scores.loss[0]) for training in (alone, together)
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     close = functools.partial(np.testing.assert_allclose, atol=2e-4)
     jax.tree.map(close, alone.state.params, together.state.params)
@@ -175,8 +177,8 @@ def test_a_nonfinite_update_is_rejected(mesh: Mesh) -> None:
     sums = training.advance(10)
     assert int(training.state.step) == 8
     assert int(sums.updates) == 0
-    assert float(sums.loss[0]) == int(sums.correct[0]) == 0
-    assert not bool(sums.finite[0])
+    assert float(sums.scores.loss[0]) == int(sums.scores.correct[0]) == 0
+    assert not bool(sums.last_finite[0])
     assert not np.isfinite(float(sums.last_loss[0]))
     assert training.sha256() == before
 
@@ -260,8 +262,8 @@ def test_updates_sum_the_loss_and_the_last_batch_is_scored_after_its_own(
 
     expected, correct = score(0)  # no average differs yet
     sums = training.advance(1)
-    assert float(sums.loss[0]) == pytest.approx(float(expected), rel=1e-5)
-    assert int(sums.correct[0]) == int(correct)
+    assert float(sums.scores.loss[0]) == pytest.approx(float(expected), rel=1e-5)
+    assert int(sums.scores.correct[0]) == int(correct)
     training.advance(2)
     ((chunk, _),) = training.source.chunks(2, 3)
     found = score_last_batch(training.state, chunk, program=training.program)
@@ -308,7 +310,11 @@ def test_averaging_does_not_change_the_trained_weights() -> None:
     loss, correct = jnp.zeros(1), jnp.zeros(1, jnp.int32)
     for count in range(8):
         grads = jnp.asarray(generator.normal(size=state.params.shape), jnp.float32)
-        rest = UpdateStats.zeros(1), BatchSums(loss, correct, grads), np.float32(0.03)
+        rest = (
+            UpdateStats.zeros(1),
+            BatchSums(ScoreSums(loss, correct), grads),
+            np.float32(0.03),
+        )
         state, _, _ = update(state, *rest, program=plain)
         averaged, _, _ = update(averaged, *rest, program=averaging)
         np.testing.assert_array_equal(averaged.params, state.params)
@@ -338,7 +344,7 @@ def test_weight_decay_spares_the_eigenvalues_of_linear_recurrences(
     state = state._replace(params=state.params + 1)
     loss, correct = jnp.zeros(1), jnp.zeros(1, jnp.int32)
     rate = np.float32(0.1)
-    sums = BatchSums(loss, correct, jnp.zeros_like(state.params))
+    sums = BatchSums(ScoreSums(loss, correct), jnp.zeros_like(state.params))
     state, _, _ = update(state, UpdateStats.zeros(1), sums, rate, program=program)
     decayed = 1 - 0.5 * rate
     params = unflatten_state(state, like=zeros).params
