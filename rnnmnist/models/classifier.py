@@ -44,17 +44,17 @@ class SequenceClassifier(nn.Module):
     def setup(self) -> None:
         """Creates the parameters and the two layers.
 
-        Flax binds every module that is created meanwhile to this one. So the cell that
-        `make_recurrence` creates with `name="cell"` has its parameters in
-        `params["cell"]`, not in `params["recurrence"]["cell"]`. The names are part of
-        the checkpoint format.
+        While `setup` runs, Flax makes every module that is created a child of this one,
+        also those that `make_recurrence` creates. So the parameters of the cell, whose
+        name is `cell`, are in `params["cell"]`, not in `params["recurrence"]["cell"]`.
+        The names are part of the checkpoint format.
         """
         features = self.input_shape[1]
         if self.config.differences:
-            # The standard deviation of each feature's differences in the training data.
-            # It replaces these ones before the first update, and is not trained. It is
-            # a parameter and not a constant, because a constant would be part of the
-            # compiled program, so that each data set needed another program.
+            # The standard deviation of each feature's differences in the training data,
+            # which replaces the initial values of 1 before the first update. It is not
+            # trained. It is a parameter and not a constant, because a constant would be
+            # part of the compiled program, so that each data set needed another one.
             ones = nn.initializers.ones
             self.difference_std = self.param(NOT_TRAINED, ones, (features,))
             features *= 2
@@ -72,7 +72,6 @@ class SequenceClassifier(nn.Module):
             precision=self.execution.precision,
             kernel_init=kernel_init,
             bias_init=bias_init,
-            name="head",
         )
 
     def __call__(
@@ -82,11 +81,18 @@ class SequenceClassifier(nn.Module):
         *,
         every_step: bool = False,
     ) -> jax.Array:
-        """Computes logits, float32 [batch, classes].
+        """Computes logits.
 
-        With `every_step`, they are [batch, time, classes], after each time step. Inputs
-        are float [batch, time, features] and 0 in the padding, where logits have no
-        meaning. Lengths, int32 [batch], are at least 1 without it; None: no padding.
+        Args:
+            inputs: float [batch, time, features], which are 0 in the padding.
+            lengths: int32 [batch], the number of time steps of each sequence before the
+                padding, at least 1. None means that there is no padding.
+            every_step: whether there are logits after each time step.
+
+        Returns:
+            The logits after the last time step of each sequence, float32 [batch,
+            classes], or with `every_step` [batch, time, classes]. Those in the padding
+            have no meaning.
         """
         if inputs.ndim != 3:
             raise ValueError(
@@ -115,13 +121,13 @@ class SequenceClassifier(nn.Module):
         Inputs are [batch, features], and the logits are those of sequences that end
         with them.
         """
-        features = inputs
+        read = inputs
         if self.config.differences:
-            # The first time step has no difference, as if another one were before it.
+            # The difference is 0 at the first time step, as after an equal one.
             last = jnp.where(carry.is_first, inputs, carry.last)
-            both = jnp.stack([last, inputs])
-            features = add_differences(both, None, self.difference_std)[1]
-        recurrence, hidden = self.recurrence.step(carry.recurrence, features)
+            two_time_steps = jnp.stack([last, inputs])
+            read = add_differences(two_time_steps, None, self.difference_std)[1]
+        recurrence, hidden = self.recurrence.step(carry.recurrence, read)
         return StreamCarry(recurrence, inputs, jnp.array(False)), self.head(hidden)
 
 
@@ -133,10 +139,11 @@ def add_differences(
     It is 0 at the first time step and in the padding. Inputs are [time, batch,
     features], lengths [batch] and std [features]. Returns [time, batch, 2 x features].
     """
-    times = jnp.arange(inputs.shape[0])  # can be symbolic, in an export
+    # Not a slice of NumPy's, since an export has a symbolic number of time steps.
+    times = jnp.arange(inputs.shape[0])
     differences = inputs - inputs[jnp.maximum(times - 1, 0)]
     differences /= jax.lax.stop_gradient(std)[None, None]
-    if lengths is not None:  # windows can end in the padding
+    if lengths is not None:  # a recurrence that reads windows also reads some padding
         is_used = times[:, None, None] < lengths[None, :, None]
         differences = jnp.where(is_used, differences, 0)
     return jnp.concatenate([inputs, differences], axis=-1)
@@ -147,7 +154,8 @@ def make_model(
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, without parameters.
 
-    A cell of the user's is imported, so the command or the call must have named it.
+    If the configuration has a cell of the user's, its code is imported here. So callers
+    pass only a configuration whose cell the command, or the call, has named.
     """
     shape = (task.time_steps, task.features)
     cell = resolve_cell(config)
@@ -157,9 +165,10 @@ def make_model(
 def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
     """Initializes the parameters of one network, float32.
 
-    The bias of an LSTM's forget gate is `model.forget_bias`. The initializer `chrono`
-    draws it for memories of up to all windows but one instead, and takes its negative
-    for the input gate. Without windows, each time step is one.
+    The bias of an LSTM's forget gate is `model.forget_bias`. With the initializer
+    `chrono`, it is log(u) instead, and that of the input gate is -log(u). Here u, which
+    is about the number of steps that the cell remembers, is uniform between 1 and T - 1
+    for sequences that the recurrence reads in T steps.
 
     References:
         Jozefowicz, Zaremba, Sutskever, "An Empirical Exploration of Recurrent
@@ -185,7 +194,7 @@ def _replace_gate_biases(
 ) -> Params:
     """Returns the parameters of an LSTM with the biases that `init_params` describes.
 
-    In Flax, `hi` and `hf` have the biases of the input and of the forget gate.
+    Flax has the biases of the input and of the forget gate in `hi` and `hf`.
     """
     input_bias = cell["hi"]["bias"]
     forget_bias = jnp.full_like(cell["hf"]["bias"], model.config.forget_bias)
@@ -203,10 +212,11 @@ def _replace_gate_biases(
     }
 
 
-@functools.cache  # a trace takes 10 ms, and each vector of parameters asks for it
+@functools.cache  # a call traces the model, which takes 10 ms
 def abstract_params(model: SequenceClassifier) -> Params:
     """Returns the shapes and types of the parameters of one network."""
-    # Arrays would be part of a program that is traced meanwhile.
+    # The key is abstract, too: a caller may be tracing a program, and the operations
+    # that make a key would become part of that.
     key = jax.eval_shape(make_key, 0)
     inputs = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
     return jax.eval_shape(model.init, key, inputs)["params"]

@@ -92,7 +92,8 @@ class ScannedCell(nn.Module):
 
     def start(self, batch: int, features: int) -> CellCarry:
         """Returns the carry before the first time step of `batch` sequences."""
-        # The cells of this package start at zeros, whatever the key is.
+        # A cell may draw its first carry. Here it always has the same key, and so the
+        # same carry; most cells start at zeros in any case.
         return self.cell.initialize_carry(make_key(0), (batch, features))
 
     def step(self, carry: CellCarry, inputs: jax.Array) -> tuple[CellCarry, jax.Array]:
@@ -105,13 +106,13 @@ class ScannedCell(nn.Module):
     ) -> tuple[CellCarry, jax.Array]:
         """Runs the cell over a block of time steps."""
 
-        def step(
+        def run_cell(
             cell: nn.RNNCellBase, carry: CellCarry, inputs: jax.Array
         ) -> tuple[CellCarry, jax.Array]:
             return cell(carry, inputs)
 
         with jax.default_matmul_precision(self.precision):
-            return self.scan(step, carry, inputs)
+            return self.scan(run_cell, carry, inputs)
 
     def scan(
         self,
@@ -125,10 +126,11 @@ class ScannedCell(nn.Module):
         and an output. Returns the last carry, and the outputs of all time steps along a
         first axis `time`, which the inputs have, too.
         """
+        time_steps = inputs.shape[0]
         scan_over_time = nn.scan(
             step,
             variable_broadcast="params",  # every time step has the same parameters
             split_rngs={"params": False},
-            unroll=min(self.unroll, inputs.shape[0]),  # can be symbolic, in an export
+            unroll=min(self.unroll, time_steps),
         )
         return scan_over_time(self.cell, carry, inputs)
