@@ -39,6 +39,7 @@ from rnnmnist.evaluation.predictions import (
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
+    StreamCarry,
     abstract_params,
     count_params,
     make_model,
@@ -62,7 +63,7 @@ from rnnmnist.runtime.mesh import (
 class StreamState(NamedTuple):
     """What a network remembers of a sequence so far."""
 
-    carry: Any  # of the recurrence, with a leading ensemble axis
+    carry: StreamCarry  # with a leading ensemble axis
     last: np.ndarray  # float64 [features], the last value of each; NaN before the first
 
 
@@ -334,7 +335,13 @@ class TrainedNetwork:
 
 @functools.partial(jax.jit, static_argnames="model")
 def _step(
-    params: Params, carry: Any, inputs: jax.Array, *, model: SequenceClassifier
-) -> tuple[Any, jax.Array]:
+    params: Params,
+    carry: StreamCarry,
+    inputs: jax.Array,
+    *,
+    model: SequenceClassifier,
+) -> tuple[StreamCarry, jax.Array]:
+    """Returns the carry and the logits of each network after one more time step."""
+    # Flax does not declare what `apply` returns.
     step: Any = functools.partial(model.apply, method="step")
     return jax.vmap(step, in_axes=(0, 0, None))({"params": params}, carry, inputs)

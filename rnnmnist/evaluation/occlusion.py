@@ -17,16 +17,20 @@ def occlude(
     inputs: Inputs,
     positions: slice | np.ndarray = slice(None),
 ) -> np.ndarray:
-    """Returns `Predictor.occlusion` of members of a network, float32 [n, time].
+    """Returns how much each time step contributes to a prediction, float32 [n, time].
 
-    `params` are those of the members, and `positions` select the inputs. After the
-    normalization, the mean of the training split and the background are 0.
+    It is what `Predictor.occlusion` returns, here for those members of a network that
+    have `params`, and for the inputs at `positions`. A time step is occluded by 0,
+    which is the mean of the training split after the normalization, and the background
+    of an image.
     """
     values = network.view(inputs.take(positions))
     lengths = None if inputs.lengths is None else inputs.lengths[positions]
     count, time_steps, _ = values.shape
     ends = np.full(count, time_steps) if lengths is None else lengths
-    windows = np.arange(time_steps) // ceil_div(ends, WINDOWS)[:, None]
+    window_sizes = ceil_div(ends, WINDOWS)
+    # The number of the window in which each time step is, -1 in the padding.
+    windows = np.arange(time_steps) // window_sizes[:, None]
     windows[find_padding(time_steps, ends)] = -1
 
     def classify(is_occluded: np.ndarray) -> np.ndarray:
@@ -36,6 +40,7 @@ def occlude(
 
     whole = classify(np.zeros(windows.shape, bool))
     predicted = whole.argmax(-1)[:, None]
+    # How much the log probability of the predicted class falls without each time step.
     falls: np.ndarray = np.zeros(windows.shape, np.float32)
     for window in range(windows.max() + 1):
         is_inside = windows == window

@@ -59,6 +59,7 @@ class SequenceClassifier(nn.Module):
             self.difference_std = self.param(NOT_TRAINED, ones, (features,))
             features *= 2
         self.features = features  # that the recurrence reads in a time step
+        # `Any`, since the type of the carry depends on the configuration.
         self.recurrence: Recurrence[Any] = make_recurrence(
             self.config, self.cell, features, self.execution
         )

@@ -6,18 +6,44 @@ over time: operations are over blocks of time.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from rnnmnist.models.recurrences import select_last
 
+# The states of all layers, [batch, hidden] each.
+States = tuple[jax.Array, ...]
+Pair = tuple[jax.Array, jax.Array]
+
+
+class LinearRecurrence(Protocol):
+    """A recurrence that is linear in its state, and reads blocks of time steps."""
+
+    @property
+    def dtype(self) -> DTypeLike:
+        """The type of the state."""
+        ...
+
+    def __call__(
+        self, state: jax.Array, inputs: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Computes a block of time steps from the state before it.
+
+        The state is [batch, features], and inputs are [time, batch, features]. Returns
+        the state after the last time step, and the outputs after all, like inputs.
+        """
+        ...
+
 
 class ResidualLayers(nn.Module):
-    """A stack of residual layers around a recurrence that is linear in its state.
+    """A stack of residual layers around recurrences that are linear in their state.
+
+    It is a `BlockRecurrence[States]`.
 
     References:
         Smith, Warrington, Linderman, "Simplified State Space Layers for Sequence
@@ -25,19 +51,19 @@ class ResidualLayers(nn.Module):
         for Long Sequences", ICML 2023, for the layers.
     """
 
-    make_recurrence: Callable[[], nn.Module]
+    make_recurrence: Callable[[], LinearRecurrence]
     hidden_size: int  # the number of features of every layer
     num_layers: int
-    # Time steps that all layers compute before the next ones, so that arrays stay in
-    # cache. The backward pass keeps the states between these blocks and recomputes the
-    # rest. None makes no blocks.
+    # All layers compute a block of this many time steps before the next one, so that
+    # arrays stay in cache. The backward pass keeps the states between blocks, and
+    # computes the rest of a block again. None: the sequence is one block.
     block_size: int | None
     precision: str | None  # as for `jax.default_matmul_precision`
 
     def setup(self) -> None:
         """Creates the encoder and the layers."""
-        # At a hidden state of 0, the derivative of every normalization is 1000. With a
-        # bias of 0, that would be the state of a black pixel.
+        # At 0, a LayerNorm has the slope 1 / sqrt(epsilon) = 1000. Black pixels are
+        # inputs of 0; a random bias keeps the hidden state that they give away from 0.
         self.encoder = Dense(self.hidden_size, bias_init=nn.initializers.normal(1.0))
         self.layers = [
             ResidualLayer(self.make_recurrence, self.hidden_size, name=f"layer_{index}")
@@ -47,7 +73,7 @@ class ResidualLayers(nn.Module):
     def __call__(
         self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
     ) -> jax.Array:
-        """Runs the layers over inputs [time, batch, features]."""
+        """Runs the layers over whole sequences."""
         time, batch, features = inputs.shape
         carry = self.start(batch, features)
         size = min(self.block_size or time, time)
@@ -56,41 +82,41 @@ class ResidualLayers(nn.Module):
         else:
             padded = jnp.pad(inputs, ((0, -time % size), (0, 0), (0, 0)))
             blocks = padded.reshape(-1, size, batch, features)
-            scan: Any = nn.scan(
+            # With `remat`, the backward pass computes a block again.
+            scan_blocks = nn.scan(
                 nn.remat(ResidualLayers.advance, prevent_cse=False),
                 variable_broadcast="params",
                 split_rngs={"params": False},
             )
-            _, hidden = scan(self, carry, blocks)
-            hidden = hidden.reshape(-1, batch, self.hidden_size)
-        hidden = hidden[:time]
+            _, hidden = scan_blocks(self, carry, blocks)
+            hidden = hidden.reshape(-1, batch, self.hidden_size)[:time]
         return hidden if every_step else select_last(hidden, lengths)
 
-    def advance(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Returns the carry and the outputs after inputs [time, batch, features]."""
-        with jax.default_matmul_precision(self.precision):
-            hidden = self.encoder(inputs)
-            states = []
-            for layer, state in zip(self.layers, carry, strict=True):
-                state, hidden = layer(state, hidden)
-                states.append(state)
-        return tuple(states), hidden
+    def start(self, batch: int, features: int) -> States:
+        """Returns the states before the first time step of `batch` sequences."""
+        shape = (batch, self.hidden_size)
+        return tuple(jnp.zeros(shape, layer.recurrence.dtype) for layer in self.layers)
 
-    def start(self, batch: int, features: int) -> Any:
-        """Returns the carry before the first time step of `batch` sequences."""
-        shape = batch, self.hidden_size
-        return tuple(jnp.zeros(shape, x.recurrence.dtype) for x in self.layers)
-
-    def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Returns the carry and the outputs after inputs [batch, features]."""
+    def step(self, carry: States, inputs: jax.Array) -> tuple[States, jax.Array]:
+        """Runs the layers on one time step."""
         carry, hidden = self.advance(carry, inputs[None])
         return carry, hidden[0]
+
+    def advance(self, carry: States, inputs: jax.Array) -> tuple[States, jax.Array]:
+        """Runs the layers over a block of time steps."""
+        states = []
+        with jax.default_matmul_precision(self.precision):
+            hidden = self.encoder(inputs)
+            for layer, state in zip(self.layers, carry, strict=True):
+                new_state, hidden = layer(state, hidden)
+                states.append(new_state)
+        return tuple(states), hidden
 
 
 class ResidualLayer(nn.Module):
     """Normalization, a recurrence, GELU and a gated linear unit, added to the input."""
 
-    make_recurrence: Callable[[], nn.Module]
+    make_recurrence: Callable[[], LinearRecurrence]
     features: int
 
     def setup(self) -> None:
@@ -99,10 +125,15 @@ class ResidualLayer(nn.Module):
         self.recurrence = self.make_recurrence()
         self.glu = Dense(2 * self.features)
 
-    def __call__(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Returns the carry after inputs [time, batch, features], and the outputs."""
-        carry, hidden = self.recurrence(carry, self.norm(inputs))
-        return carry, inputs + nn.glu(self.glu(nn.gelu(hidden)))
+    def __call__(
+        self, state: jax.Array, inputs: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the state of the recurrence after a block, and the outputs.
+
+        Inputs and outputs are [time, batch, features].
+        """
+        state, hidden = self.recurrence(state, self.norm(inputs))
+        return state, inputs + nn.glu(self.glu(nn.gelu(hidden)))
 
 
 class LRU(nn.Module):
@@ -119,12 +150,10 @@ class LRU(nn.Module):
     dtype = jnp.complex64  # of the state
 
     @nn.compact
-    def __call__(self, carry: jax.Array, inputs: jax.Array) -> Any:
-        """Computes a block of time steps from the state before it, [batch, features].
-
-        Inputs are [time, batch, features]. Returns the state after the last time step,
-        and the outputs after all, like inputs.
-        """
+    def __call__(
+        self, state: jax.Array, inputs: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Computes a block of time steps, as every `LinearRecurrence`."""
         size = (self.features,)
         nu = jnp.exp(self.param("nu_log", _init_nu_log, size))
         theta = jnp.exp(self.param("theta_log", _init_theta_log, size))
@@ -134,7 +163,7 @@ class LRU(nn.Module):
         gains = jnp.tile(jnp.exp(gamma_log), 2)
         project = Dense(2 * self.features, use_bias=False, scale=0.5, name="input")
         driven = jnp.split(project(inputs, gains), 2, axis=-1)
-        states = linear_scan(decay, lax.complex(*driven), carry, self.unroll)
+        states = linear_scan(decay, lax.complex(*driven), state, self.unroll)
         parts = jnp.concatenate([states.real, states.imag], axis=-1)
         outputs = Dense(self.features, use_bias=False, scale=2.0, name="output")(parts)
         skip = self.param("skip", nn.initializers.normal(1.0), size)
@@ -193,11 +222,16 @@ def linear_scan(
         decay = jnp.broadcast_to(decay, (len(inputs), 1, *decay.shape))
         inputs = inputs.at[0].add(decay[0] * initial)
 
-        def compose(first: Any, second: Any) -> Any:  # maps h -> decay h + inputs
-            return first[0] * second[0], second[0] * first[1] + second[1]
+        # A pair (decay, inputs) stands for the map h -> decay h + inputs.
+        def compose(first: Pair, second: Pair) -> Pair:
+            first_decay, first_inputs = first
+            decay, inputs = second
+            return first_decay * decay, decay * first_inputs + inputs
 
-        return lax.associative_scan(compose, (decay, inputs))[1]
-    # By a product, whose gradient is one, too: faster than broadcasting.
+        _, states = lax.associative_scan(compose, (decay, inputs))
+        return states
+    # A product repeats the decay for each sequence of the batch. This is faster than
+    # broadcasting, since its gradient is a product, too.
     ones = jnp.ones_like(initial.real[:, :1])
     with jax.default_matmul_precision("float32"):  # exact on every platform
         decay = lax.complex(ones @ decay.real[None], ones @ decay.imag[None])

@@ -16,6 +16,33 @@ from rnnmnist.runtime.random_streams import make_key
 GATES = "ifgo"  # input, forget, candidate, output: Flax's order
 
 
+class LSTMCarry(NamedTuple):
+    """The carry of an `LSTM`, in Flax's order, but with the batch as the last axis."""
+
+    c: jax.Array  # [hidden, batch], the cell state
+    h: jax.Array  # [hidden, batch], the hidden state
+
+
+class Kernels(NamedTuple):
+    """The parameters of an LSTM, concatenated over gates, in the forms that are used.
+
+    Only the first one is differentiated; the others are copies for fast products.
+    """
+
+    kernel: jax.Array  # [features + 1 + hidden, 4 x hidden]: of inputs, bias, of hidden
+    scaled: jax.Array  # [4 x hidden, features + 1 + hidden], multiplied by `_scale`
+    hidden: jax.Array  # [hidden, 4 x hidden], the last rows of `kernel`
+
+
+class Residuals(NamedTuple):
+    """What the backward pass of a time step needs."""
+
+    kernels: Kernels
+    gates: jax.Array  # [4 x hidden, batch], after the activations, in the order `GATES`
+    c: jax.Array  # [hidden, batch], the cell state after the time step
+    inputs: jax.Array  # [features + 1 + hidden, batch]: inputs, one and hidden state
+
+
 class LSTM(ScannedCell):
     """An `LSTMCell` under `nn.scan`.
 
@@ -38,56 +65,40 @@ class LSTM(ScannedCell):
         last, _ = self._scan_steps(lambda _: None, carry, inputs)
         return last.h.T
 
-    def start(self, batch: int, features: int) -> "Carry":
+    def start(self, batch: int, features: int) -> LSTMCarry:
         """Returns the carry before the first time step of `batch` sequences."""
         c, h = super().start(batch, features)
-        return Carry(c.T, h.T)
+        return LSTMCarry(c.T, h.T)
 
-    def step(self, carry: "Carry", inputs: jax.Array) -> tuple["Carry", jax.Array]:
+    def step(self, carry: LSTMCarry, inputs: jax.Array) -> tuple[LSTMCarry, jax.Array]:
         """Runs the cell on one time step."""
         carry, hidden = self.advance(carry, inputs[None])
         return carry, hidden[0]
 
-    def advance(self, carry: "Carry", inputs: jax.Array) -> tuple["Carry", jax.Array]:
+    def advance(
+        self, carry: LSTMCarry, inputs: jax.Array
+    ) -> tuple[LSTMCarry, jax.Array]:
         """Runs the cell over a block of time steps."""
         carry, hidden = self._scan_steps(lambda carry: carry.h, carry, inputs)
         return carry, hidden.mT
 
     def _scan_steps(
         self,
-        select_output: Callable[["Carry"], Output],
-        carry: "Carry",
+        select_output: Callable[[LSTMCarry], Output],
+        carry: LSTMCarry,
         inputs: jax.Array,
-    ) -> tuple["Carry", Output]:
+    ) -> tuple[LSTMCarry, Output]:
         """Runs the cell over time steps, and keeps a part of the carry after each."""
         features = inputs.shape[-1]
         kernels = self.cell.kernels(features)
 
         def step(
-            _: nn.RNNCellBase, carry: Carry, inputs: jax.Array
-        ) -> tuple[Carry, Output]:
+            _: nn.RNNCellBase, carry: LSTMCarry, inputs: jax.Array
+        ) -> tuple[LSTMCarry, Output]:
             carry = lstm_step(self.precision, kernels, carry, inputs)
             return carry, select_output(carry)
 
         return self.scan(step, carry, inputs.mT)
-
-
-class Carry(NamedTuple):
-    """The carry of an `LSTM`, in Flax's order, but with the batch as the last axis."""
-
-    c: jax.Array  # [hidden, batch], the cell state
-    h: jax.Array  # [hidden, batch], the hidden state
-
-
-class Kernels(NamedTuple):
-    """The parameters of an LSTM, concatenated over gates, in the forms that are used.
-
-    Only the first one is differentiated; the others are copies for fast products.
-    """
-
-    kernel: jax.Array  # [features + 1 + hidden, 4 x hidden]: of inputs, bias, of hidden
-    scaled: jax.Array  # [4 x hidden, features + 1 + hidden], multiplied by `_scale`
-    hidden: jax.Array  # [hidden, 4 x hidden], the last rows of `kernel`
 
 
 class LSTMCell(nn.OptimizedLSTMCell):
@@ -107,8 +118,13 @@ class LSTMCell(nn.OptimizedLSTMCell):
         Computation 12(10), 2000, for the forget gate.
     """
 
-    def __call__(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
-        """Runs a time step as Flax's cell: inputs [batch, features], carry (c, h)."""
+    def __call__(
+        self, carry: tuple[jax.Array, jax.Array], inputs: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        """Runs a time step as Flax's cell: inputs [batch, features], carry (c, h).
+
+        The cell state c and the hidden state h are [batch, hidden].
+        """
         if inputs.ndim != 2:
             raise ValueError(
                 f"inputs must be [batch, features], not of shape {inputs.shape}"
@@ -118,8 +134,10 @@ class LSTMCell(nn.OptimizedLSTMCell):
         # versions of jax do not declare the attribute.
         config: Any = jax.config
         precision = config.jax_default_matmul_precision
-        c, h = lstm_step(precision, kernels, Carry(*(x.T for x in carry)), inputs.T)
-        return (c.T, h.T), h.T
+        c, h = carry
+        after = lstm_step(precision, kernels, LSTMCarry(c.T, h.T), inputs.T)
+        hidden = after.h.T
+        return (after.c.T, hidden), hidden
 
     def kernels(self, features: int) -> Kernels:
         """Returns the parameters for inputs with this number of features."""
@@ -166,8 +184,8 @@ class FusedParams(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def lstm_step(
-    precision: str | None, kernels: Kernels, carry: Carry, inputs: jax.Array
-) -> Carry:
+    precision: str | None, kernels: Kernels, carry: LSTMCarry, inputs: jax.Array
+) -> LSTMCarry:
     """Returns the carry after a time step with inputs [features, batch]."""
     return _forward_step(precision, kernels, carry, inputs)[0]
 
@@ -177,13 +195,14 @@ def _scale(units: int, dtype: DTypeLike) -> jax.Array:
 
     The sigmoid of x is (1 + tanh(x / 2)) / 2; the candidate is a tanh.
     """
-    half, whole = (jnp.full((units, 1), value, dtype) for value in (0.5, 1.0))
+    half = jnp.full((units, 1), 0.5, dtype)
+    whole = jnp.full((units, 1), 1.0, dtype)
     return jnp.concatenate([half, half, whole, half])
 
 
 def _forward_step(
-    precision: str | None, kernels: Kernels, carry: Carry, inputs: jax.Array
-) -> tuple[Carry, Any]:
+    precision: str | None, kernels: Kernels, carry: LSTMCarry, inputs: jax.Array
+) -> tuple[LSTMCarry, Residuals]:
     """Returns the carry after a time step, and what its backward pass needs."""
     scale = _scale(len(carry.h), carry.h.dtype)
     inputs = jnp.concatenate([inputs, jnp.ones_like(inputs[:1]), carry.h])
@@ -191,13 +210,17 @@ def _forward_step(
     gates = jnp.tanh(product) * scale + (1 - scale)
     i, f, g, o = jnp.split(gates, 4)
     c = f * carry.c + i * g
-    return Carry(c, o * jnp.tanh(c)), (kernels, gates, c, inputs)
+    return LSTMCarry(c, o * jnp.tanh(c)), Residuals(kernels, gates, c, inputs)
 
 
 def _backward_step(
-    precision: str | None, residuals: Any, grads: Carry
-) -> tuple[Kernels, Carry, jax.Array]:
-    kernels, gates, c, inputs = residuals  # c, after the time step
+    precision: str | None, residuals: Residuals, grads: LSTMCarry
+) -> tuple[Kernels, LSTMCarry, jax.Array]:
+    """Returns the gradients of `lstm_step` by the kernels, the carry and the inputs.
+
+    `grads` are those by the carry after the time step.
+    """
+    kernels, gates, c, inputs = residuals
     tanh_c = jnp.tanh(c)
     i, f, g, o = jnp.split(gates, 4)
     dc = grads.c + grads.h * o * (1 - tanh_c * tanh_c)
@@ -211,7 +234,7 @@ def _backward_step(
     )
     matmul = functools.partial(jnp.matmul, precision=precision)
     dkernel = matmul(inputs, dgates.T)
-    dcarry = Carry(dc * f, matmul(kernels.hidden, dgates))
+    dcarry = LSTMCarry(dc * f, matmul(kernels.hidden, dgates))
     dinputs = matmul(kernels.kernel[: -len(c) - 1], dgates)  # removed where unused
     return Kernels(dkernel, None, None), dcarry, dinputs  # type: ignore[arg-type]
 
