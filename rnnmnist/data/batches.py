@@ -1,6 +1,7 @@
 """The batches of a run, as pure functions of its seed and the step.
 
-There is no iterator and no position to save. Example number *p* of a run is at position
+There is no iterator and no position to save. A step is the number of finished updates,
+so the first update is the one after step 0. Example number *p* of a run is at position
 `p % examples` of epoch `p // examples`; `shuffling.epoch_order` says which example that
 is. Batches continue across epochs, and every epoch has every example exactly once.
 

@@ -84,7 +84,7 @@ def train(
                     config, dataset, workdir, mesh, step, stop, progress, callback
                 )
         result = None
-        if task.evaluated_split != "train":
+        if task.evaluated_split != "train":  # there are held-out examples
             result = evaluate_best_checkpoint(workdir, mesh, dataset, config.model.cell)
     if is_process_0() and verbose:
         console.print_summary(workdir, step, config, result, timer.seconds())
@@ -136,7 +136,7 @@ def train_to_end(
             while step < num_steps and not (is_stopped or is_complete):
                 # Train to the next event.
                 target = next_event(step, config.train)
-                started = running_seconds()
+                started = running_seconds()  # of a clock that stops for compilation
                 state, stats = trainer.train(state, step, target)
                 seconds = running_seconds() - started
                 step += int(stats.updates)

@@ -75,7 +75,7 @@ class Schedule(NamedTuple):
             remaining_steps = max(1, self.num_steps - warmup_steps)
             after = optax.cosine_decay_schedule(peak, remaining_steps)
         joined = optax.join_schedules([rise, after], [warmup_steps])
-        with jax.numpy_dtype_promotion("standard"):  # optax divides steps by floats
+        with jax.numpy_dtype_promotion("standard"):  # which optax relies on
             return jnp.asarray(joined(step), jnp.float32)
 
 

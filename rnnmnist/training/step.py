@@ -192,6 +192,8 @@ def differentiate_batch(
             shard = jax.lax.axis_index(BATCH)
             batch = program.transform(examples, seed, step, shard)
         tree = unflatten(params, abstract_params(program.model))
+        # The loss that is differentiated is not used otherwise: the scores have the one
+        # that is logged.
         (_, scores), grads = differentiate(tree, batch, class_weights)
         return pack_sums(scores, flatten(grads))
 
@@ -242,7 +244,7 @@ def apply_update(
         norm = optax.tree.norm(grads)
         # As optax's `scale_by_...`, the optimizer has neither a learning rate nor a
         # sign: its result is subtracted.
-        with jax.numpy_dtype_promotion("standard"):  # optax multiplies other types
+        with jax.numpy_dtype_promotion("standard"):  # which optax relies on
             direction, opt_state = program.optimizer.update(grads, opt_state)
         if program.weight_decay:  # that of AdamW, which is not part of the gradient
             all_are_decayed = is_decayed.all()  # known while tracing
