@@ -7,6 +7,7 @@ when they are loaded.
 import _thread  # `threading` waits for the start of each thread, which takes longer
 import os
 import queue
+import time
 
 from rnnmnist.errors import RunError
 from rnnmnist.runtime.machine import usable_cores
@@ -15,8 +16,8 @@ from rnnmnist.runtime.machine import usable_cores
 def needed_threads() -> int:
     """Returns at least as many threads as a command has at once.
 
-    Counted in trainings: 84 that do not depend on the machine, of which 64 read the
-    records of images, and for each core three of XLA's and one of NumPy's.
+    A training on images has up to 88 on any machine, 64 of which read records, and for
+    each core three of XLA's and one of NumPy's.
     """
     return 100 + 4 * usable_cores()
 
@@ -24,8 +25,8 @@ def needed_threads() -> int:
 def needed_files() -> int:
     """Returns at least as many files and sockets as a command has open at once.
 
-    Counted in trainings: 25 on two cores. With more cores, more arrays of a checkpoint
-    are written at once.
+    A training on two cores has 25. With more cores, more arrays of a checkpoint are
+    written at once.
     """
     return 40 + usable_cores()
 
@@ -59,24 +60,19 @@ def check_limits() -> None:
 
 def _start_threads(count: int) -> int:
     """Starts threads that exist at the same time, and returns how many there were."""
-    is_over = _thread.allocate_lock()
-    is_over.acquire()
-    ended: queue.SimpleQueue[None] = queue.SimpleQueue()
-
-    def wait() -> None:
-        with is_over:
-            ended.put(None)
-
+    # Each thread waits in C code for an item. One that runs Python takes twice as long.
+    items: queue.SimpleQueue[None] = queue.SimpleQueue()
     started = 0
     try:
         while started < count:
-            _thread.start_new_thread(wait, ())
+            _thread.start_new_thread(items.get, ())
             started += 1
     except RuntimeError:  # "can't start new thread"
         pass
-    is_over.release()
     for _ in range(started):
-        ended.get()
+        items.put(None)
+    while not items.empty():
+        time.sleep(1e-4)  # a thread ends when it has its item
     return started
 
 
