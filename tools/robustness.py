@@ -223,7 +223,7 @@ def preprocess_file(file: bytes) -> np.ndarray:
 
 def is_unchanged(image: np.ndarray) -> bool:
     """Whether preprocessing leaves an image of MNIST unchanged."""
-    return bool((preprocess(image_io.from_array(image)).image == image).all())
+    return bool((preprocess(image_io.convert_array(image)).image == image).all())
 
 
 def measure(digits: str, split: str) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def embedded_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     indices = np.arange(len(labels)).reshape(10, 500)  # [class, image]
     # The stream of a Generator may change between versions of NumPy.
     generator = np.random.RandomState(0)
-    drawn = np.stack([generator.permutation(of_class) for of_class in indices])
+    drawn = np.stack([generator.permutation(one_class) for one_class in indices])
     parts = np.split(drawn, [400, 450], axis=1)
     splits = {}
     for split, part in zip(SPLITS, parts, strict=True):

@@ -156,9 +156,9 @@ class TrainedNetwork:
     def inputs(self, values: Any, lengths: ArrayLike | None = None) -> Inputs:
         """Returns images, or sequences before their normalization, as inputs."""
         if self.task.image_shape is None:
-            from rnnmnist.data.sequences.reading import from_memory  # imports pyarrow
+            from rnnmnist.data.sequences.reading import read_memory  # imports pyarrow
 
-            sequences = from_memory(values, self.config.data.roles, lengths=lengths)
+            sequences = read_memory(values, self.config.data.roles, lengths=lengths)
             with prefix_errors("inputs"):
                 return self.sequence_inputs(sequences)
         refuse_masked("inputs", values)

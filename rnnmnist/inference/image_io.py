@@ -65,7 +65,7 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
         raise UserError(f"{name}: cannot be decoded: {error}") from error
 
 
-def from_array(image: np.ndarray) -> np.ndarray:
+def convert_array(image: np.ndarray) -> np.ndarray:
     """Converts an array [height, width] to grey levels, as `read` returns them."""
     refuse_masked("image", image)
     image = np.asarray(image)

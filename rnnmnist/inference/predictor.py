@@ -172,4 +172,4 @@ def preprocess_image(image: str | Path | bytes | np.ndarray) -> Stages:
         return preprocess(image_io.read(str(image)))
     if isinstance(image, bytes):
         return preprocess(image_io.decode(io.BytesIO(image), "the image"))
-    return preprocess(image_io.from_array(image))
+    return preprocess(image_io.convert_array(image))

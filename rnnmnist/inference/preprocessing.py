@@ -133,9 +133,9 @@ def _digit_mask(foreground: np.ndarray) -> np.ndarray:
     labels = np.arange(1, count + 1)
     mass = ndimage.sum_labels(foreground, components, labels)
     border = [components[0], components[-1], components[:, 0], components[:, -1]]
-    at_border = np.isin(labels, np.concatenate(border))
-    if mass[~at_border].max(initial=0) > 0.1 * mass.max():
-        mass = np.where(at_border, 0, mass)
+    is_at_border = np.isin(labels, np.concatenate(border))
+    if mass[~is_at_border].max(initial=0) > 0.1 * mass.max():
+        mass = np.where(is_at_border, 0, mass)
     selected = np.concatenate([[False], mass > 0.04 * mass.max()])[components]
     return ndimage.binary_dilation(selected, iterations=2).astype(np.float32)
 

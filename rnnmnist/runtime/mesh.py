@@ -44,13 +44,13 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
     If jax has no devices yet, the CPU is split into several, which is faster.
     """
     _split_cpu(num_devices, is_ensemble=num_seeds > 1)
-    by_process = [_local_devices(index) for index in range(process_count())]
+    process_devices = [_local_devices(index) for index in range(process_count())]
     if num_seeds * batch_size % process_count():
         raise UserError(
             f"train.batch_size: num_seeds x {batch_size} must be a multiple of the "
             f"{process_count()} processes"
         )
-    most = len(by_process) * min(map(len, by_process))
+    most = len(process_devices) * min(map(len, process_devices))
     grid = _grid(batch_size, num_seeds, most, num_devices)
     if grid is None:
         raise UserError(
@@ -58,9 +58,9 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
             f"{num_seeds * batch_size}, be at most {most} and a multiple of "
             f"num_processes={process_count()}, not {num_devices}"
         )
-    per_process = math.prod(grid) // len(by_process)
-    chosen = [device for own in by_process for device in own[:per_process]]
-    return _mesh_of(chosen, grid)
+    per_process = math.prod(grid) // len(process_devices)
+    chosen = [device for own in process_devices for device in own[:per_process]]
+    return _build_mesh(chosen, grid)
 
 
 def make_device_mesh() -> Mesh:
@@ -69,10 +69,10 @@ def make_device_mesh() -> Mesh:
     If jax has no devices yet, the CPU is split as for a run, since one may follow.
     """
     _split_cpu(None, is_ensemble=True)
-    return _mesh_of(_local_devices()[:1], (1, 1))
+    return _build_mesh(_local_devices()[:1], (1, 1))
 
 
-def _mesh_of(devices: Sequence[jax.Device], shape: tuple[int, int]) -> Mesh:
+def _build_mesh(devices: Sequence[jax.Device], shape: tuple[int, int]) -> Mesh:
     axis_types = (AxisType.Auto, AxisType.Auto)
     return Mesh(np.array(devices).reshape(shape), (SEEDS, BATCH), axis_types=axis_types)
 
@@ -98,8 +98,9 @@ def _split_cpu(num_devices: int | None, *, is_ensemble: bool) -> None:
     `XLA_FLAGS` takes precedence. `is_ensemble` is whether a run can have several seeds.
     """
     config: Any = jax.config  # some versions do not declare its attributes
-    by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if by_flag or config.jax_num_cpu_devices > 0:
+    flags = os.environ.get("XLA_FLAGS", "")
+    is_split_by_flag = "xla_force_host_platform_device_count" in flags
+    if is_split_by_flag or config.jax_num_cpu_devices > 0:
         return
     local_devices = min(usable_cores(), MOST_CPU_DEVICES)
     if num_devices is not None:

@@ -14,7 +14,7 @@ from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import SETTINGS
 from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import Task
-from rnnmnist.data.sequences.reading import from_memory, to_dataset
+from rnnmnist.data.sequences.reading import read_memory, to_dataset
 from rnnmnist.data.sequences.validation import Sequences
 from rnnmnist.errors import UserError
 from rnnmnist.models.user_cells import pin_cell
@@ -122,7 +122,7 @@ def fit(
     }
     given = load_config(find_config("files"))
     given = pin_cell(given.replace(values | {"data.path": str(path)}))
-    sequences = from_memory(
+    sequences = read_memory(
         inputs,
         given.data.roles,
         labels=labels,

@@ -129,7 +129,7 @@ def test_a_thick_zero_that_nearly_fills_an_image_keeps_its_hole() -> None:
     page = Image.new("L", (280, 280), 255)
     ImageDraw.Draw(page).ellipse((45, 35, 235, 245), outline=0, width=75)
     for levels in (np.asarray(page), 255 - np.asarray(page)):
-        image = preprocess(image_io.from_array(levels)).image
+        image = preprocess(image_io.convert_array(levels)).image
         assert image[14, 14] == 0
         assert image[14].max() == image[:, 14].max() == 255
 
@@ -169,7 +169,7 @@ def test_array_types(kind: type, predictor: Predictor) -> None:
     np.testing.assert_array_equal(prediction.stages.grey, page)
     assert prediction.digit == LABELS[120]
     # No larger than of a file, or a photo of many pixels would be a minute's work.
-    assert max(image_io.from_array(image.repeat(4, 1)).shape) == image_io.MAX_SIDE
+    assert max(image_io.convert_array(image.repeat(4, 1)).shape) == image_io.MAX_SIDE
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import trainer
 from support import called, make_metrics, output_of, refused, run_config
 
 import rnnmnist
-from rnnmnist.data.sequences.reading import from_memory
+from rnnmnist.data.sequences.reading import read_memory
 from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.metrics import make_scores
 from rnnmnist.runs import logs
@@ -58,7 +58,7 @@ def test_a_run_on_long_sequences_reads_windows_and_resumes(
 def test_more_padding_changes_neither_the_data_nor_the_recipe() -> None:
     lengths = np.full(60, 5)
     found = [
-        from_memory(np.pad(INPUTS, ((0, 0), (0, more))), labels=LABELS, lengths=lengths)
+        read_memory(np.pad(INPUTS, ((0, 0), (0, more))), labels=LABELS, lengths=lengths)
         for more in (0, 500)
     ]
     for sequences in found:

@@ -104,7 +104,7 @@ def read(path: Path, roles: Mapping[str, str] = {}, *, pair: bool = True) -> Seq
         return validate(**arrays)
 
 
-def from_memory(inputs: Any, roles: Mapping[str, str] = {}, **arrays: Any) -> Sequences:
+def read_memory(inputs: Any, roles: Mapping[str, str] = {}, **arrays: Any) -> Sequences:
     """Checks arrays, as `validate` does, or a table, as `read_stream` does."""
     with prefix_errors("inputs", "pass another table"):
         is_wide = arrays.get("labels", inputs) is not None  # beside its labels
@@ -145,7 +145,7 @@ def read_sequences(
     if isinstance(source, str | Path):
         sequences = read(expand(str(source)), roles)
     else:
-        sequences = from_memory(source, roles, labels=None)
+        sequences = read_memory(source, roles, labels=None)
     _check_roles(sequences, roles)
     padded = Inputs(sequences.inputs, sequences.lengths)
     inputs = [padded.strip_padding(position) for position in range(len(padded))]

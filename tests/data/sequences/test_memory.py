@@ -12,7 +12,7 @@ import pytest
 from support import called, output_of
 
 import rnnmnist
-from rnnmnist.data.sequences.reading import from_memory, read
+from rnnmnist.data.sequences.reading import read, read_memory
 from rnnmnist.errors import UserError
 
 # Three sequences of two features, the second one shorter, in rows of any order.
@@ -39,7 +39,7 @@ TABLES: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_is_read_as_arrays(name: str) -> None:
-    found = from_memory(TABLES[name], labels=None)
+    found = read_memory(TABLES[name], labels=None)
     x = np.array([[1.5, 0.5, 3.5], [1, np.nan, 0], [4, 3, 2]])
     y = np.array([[3, 1, 7], [2, 5, 0], [8, 6, 4]])
     np.testing.assert_array_equal(found.inputs, np.stack([x, y], axis=-1))
@@ -76,8 +76,8 @@ def test_classes_have_the_same_names_and_order_wherever_the_labels_are(
     arrays = [column, column.to_numpy(), column.astype("category")]
     arrays.append(pl.Series(column.to_list()))
     found = [read(path) for path in tmp_path.iterdir()]
-    found += [from_memory(table) for table in tables]
-    found += [from_memory([[3], [4], [5]], labels=array) for array in arrays]
+    found += [read_memory(table) for table in tables]
+    found += [read_memory([[3], [4], [5]], labels=array) for array in arrays]
     for one in found:
         assert one.classes == classes
         np.testing.assert_array_equal(one.labels, indices)
@@ -87,7 +87,7 @@ def test_classes_have_the_same_names_and_order_wherever_the_labels_are(
 def test_a_missing_label_is_no_class(create: Any) -> None:
     table = {"sequence": [0, 1], "time": [0, 0], "x": [1, 2], "label": [0.5, np.nan]}
     with pytest.raises(UserError, match="row 2: the column label has "):
-        from_memory(create(table))
+        read_memory(create(table))
 
 
 def test_fit_and_predict_take_tables_and_wide_frames(tmp_path: Path) -> None:
