@@ -41,9 +41,9 @@ class Execution(NamedTuple):
 # The time steps of a block on a CPU, and at most of an iteration of its loop. The
 # arrays of so many fit its cache.
 LINEAR_REMAT_STEPS = 6
-# On a CPU, `stopping_block` of predictions. More would read more padding, and fewer
-# would compute too little at a time.
-CPU_STOPPING_BLOCK = 4
+# `stopping_block` of predictions on a CPU. With more time steps, a loop reads more
+# padding; with fewer, recurrences that are linear in their state are slower.
+CPU_STOPPING_BLOCK = 3
 # A CPU device computes its networks in turn, since one already uses its cores. It
 # evaluates as many examples as fit its cache. An accelerator launches every operation
 # of a loop anew, which unrolling and a parallel scan avoid.

@@ -28,7 +28,8 @@ from rnnmnist.runtime.mesh import (
 )
 
 GROUP_BYTES = 1 << 28  # a group of a split; at most two are on the devices at a time
-# Of inputs that are no split, where an empty batch is copied, though not computed.
+# The bytes and the batches of a group of other inputs, at most, unless a single batch
+# is larger.
 SHARED_GROUP_BYTES = 1 << 20
 SHARED_BATCHES = 8
 SHORTEST_PADDED = 64  # time steps
@@ -128,7 +129,7 @@ def predict_logits(
 def choose_split_layout(
     split: Examples, model: SequenceClassifier, shards: int
 ) -> Layout:
-    """Returns the layout of a split, which adds little to it."""
+    """Returns the layout of a split, in which little of a batch or group is empty."""
     per_shard = ceil_div(len(split), shards)
     next_power_of_2 = 1 << (per_shard - 1).bit_length()
     batch_size = shards * min(model.execution.eval_batch_size, next_power_of_2)
@@ -141,9 +142,10 @@ def choose_split_layout(
 def choose_shared_layout(
     inputs: Inputs, model: SequenceClassifier, shards: int
 ) -> Layout:
-    """Returns one of the few layouts in which all inputs that are no split have room.
+    """Returns one of the few layouts that inputs other than splits have.
 
-    The last batches of a group can be empty, and take no time.
+    The last batches of a group can be empty. They take no time but that of a copy, for
+    which groups of large examples have fewer batches.
     """
     per_shard = ceil_div(len(inputs), shards)
     most = model.execution.eval_batch_size
@@ -160,35 +162,32 @@ def choose_shared_layout(
 def make_group(
     inputs: Inputs, part: slice, layout: Layout, mesh: Mesh
 ) -> tuple[Batches, jax.Array]:
-    """Returns a group of inputs on the devices, and the number of its batches.
+    """Returns a group of inputs on the devices, and how many of its batches are used.
 
-    The rest of the group are examples of zeros, which fill the last batch, and empty
-    batches.
+    The last one of these is filled with examples of zeros.
     """
     values = inputs.take(part)
-    lengths = None if inputs.lengths is None else inputs.lengths[part]
     count = len(values)
-    time_steps = layout.time_steps
-    if time_steps is not None and lengths is None:
-        lengths = np.full(count, inputs.time_steps, np.int32)
+    lengths = None if inputs.lengths is None else inputs.lengths[part]
     shape = values.shape[1:]
-    if time_steps is not None:
-        shape = (time_steps, *shape[1:])
-    sharding = NamedSharding(mesh, jax.P(None, BATCH))
+    if layout.time_steps is not None:
+        shape = (layout.time_steps, *values.shape[2:])
+        if lengths is None:
+            lengths = np.full(count, inputs.time_steps, np.int32)
+    filled = np.zeros((layout.group_size, *shape), values.dtype)
+    filled[:count, : values.shape[1]] = values
+    filled_lengths = None
+    if lengths is not None:
+        filled_lengths = np.ones(layout.group_size, np.int32)
+        filled_lengths[:count] = lengths
 
-    def to_batches(padded: np.ndarray) -> jax.Array:
-        by_batch = padded.reshape(layout.batches, layout.batch_size, *padded.shape[1:])
-        return device_put(by_batch, sharding)
+    def put_batches(array: np.ndarray) -> jax.Array:
+        shape = (layout.batches, layout.batch_size, *array.shape[1:])
+        return device_put(array.reshape(shape), NamedSharding(mesh, jax.P(None, BATCH)))
 
-    padded = np.zeros((layout.group_size, *shape), values.dtype)
-    padded[:count, : values.shape[1]] = values
-    batches = ceil_div(count, layout.batch_size)
-    number = device_put(np.int32(batches), replicated_sharding(mesh))
-    if lengths is None:
-        return (to_batches(padded), None), number
-    padded_lengths = np.ones(layout.group_size, np.int32)
-    padded_lengths[:count] = lengths
-    return (to_batches(padded), to_batches(padded_lengths)), number
+    batches = jax.tree.map(put_batches, (filled, filled_lengths))
+    used = np.int32(ceil_div(count, layout.batch_size))
+    return batches, device_put(used, replicated_sharding(mesh))
 
 
 def join_groups(groups: list[np.ndarray], examples: int) -> np.ndarray:

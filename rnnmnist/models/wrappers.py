@@ -27,10 +27,11 @@ class WindowsCarry(NamedTuple, Generic[Carry]):
 class Windows(nn.Module, Generic[Carry]):
     """A recurrence that reads windows of inputs as the time steps of another one.
 
-    A window is `size` consecutive time steps. One ends after every `stride` time steps;
-    the last one can end later than the sequence, around which are zeros. With
-    `every_step`, the output after a time step is that of the last window that has
-    ended: nothing of the future. It is 0 before the first one ends.
+    A window is `size` consecutive time steps. One ends after every `stride` time steps.
+    The first windows begin before the sequence, and the last one can end after it;
+    there, a window has zeros. With `every_step`, the output after a time step is that
+    of the last window that has ended, so that it does not depend on later time steps.
+    It is 0 before the first window has ended.
     """
 
     recurrence: Recurrence[Carry]
@@ -54,12 +55,13 @@ class Windows(nn.Module, Generic[Carry]):
         hidden = self.recurrence(windows, counts, every_step=every_step)
         if not every_step:
             return hidden
-        # The output before the first window has ended comes first.
+        # Element n is the output after n windows, which is 0 after none.
         hidden = jnp.pad(hidden, ((1, 0), (0, 0), (0, 0)))
-        read = jnp.arange(1, time + 1)[:, None]
-        is_last = read == (time if lengths is None else lengths[None])
-        # At its end, a sequence has read a window that ends after it, too.
-        ended = jnp.where(is_last, ceil_div(read, self.stride), read // self.stride)
+        times = jnp.arange(1, time + 1)[:, None]
+        is_last = times == (time if lengths is None else lengths[None])
+        ended = times // self.stride  # windows
+        # With the last time step of a sequence, a window ends that is not full, too.
+        ended = jnp.where(is_last, ceil_div(times, self.stride), ended)
         return hidden[ended, jnp.arange(batch)]
 
     def start(self, batch: int, features: int) -> WindowsCarry[Carry]:
@@ -146,13 +148,22 @@ class MeanPooling(nn.Module, Generic[Carry]):
         return MeanCarry(recurrence, totals[-1], times[-1]), means
 
 
+class _LoopState(NamedTuple, Generic[Carry]):
+    """The state of the loop of `UntilLongest`."""
+
+    block: jax.Array  # int32, the number of blocks that were read
+    carry: Carry
+    # Hidden states: with `every_step` all of them, [blocks, time steps of a block,
+    # batch, hidden], else the last ones of sequences that have ended, [batch, hidden].
+    kept: jax.Array
+
+
 class UntilLongest(nn.Module, Generic[Carry]):
     """A recurrence that stops where the longest sequence of a batch ends.
 
-    It reads blocks of time steps in a loop. Where the longest sequence ends is data and
-    no part of the program, so one program serves sequences of all lengths, and their
-    padding takes little time. A loop of this kind has no gradient: this is for
-    predictions.
+    It reads blocks of time steps in a loop, whose number of iterations is data and not
+    a part of the program. So one program serves sequences of all lengths, and their
+    padding takes little time. Such a loop has no gradient, so only predictions use it.
     """
 
     recurrence: BlockRecurrence[Carry]
@@ -174,7 +185,7 @@ class UntilLongest(nn.Module, Generic[Carry]):
         padded = jnp.pad(inputs, ((0, -time % size), (0, 0), (0, 0)))
         blocks = padded.reshape(-1, size, batch, features)
 
-        # Flax declares that it returns a bool, but it is traced.
+        # Flax declares that it returns a bool, but it returns a traced array.
         def is_unread(_: UntilLongest[Carry], state: _LoopState[Carry]) -> Any:
             return size * state.block < longest
 
@@ -186,11 +197,12 @@ class UntilLongest(nn.Module, Generic[Carry]):
             if every_step:
                 kept = state.kept.at[state.block].set(hidden)
             else:
-                # Where the last time step of each sequence is in this block, if it is.
-                last = lengths - 1 - size * state.block
-                is_inside = (last >= 0) & (last < size)
-                ends = select_last(hidden, jnp.clip(last, 0, size - 1) + 1)
-                kept = jnp.where(is_inside[:, None], ends, state.kept)
+                # The time steps of each sequence that are left at the start of the
+                # block. A sequence ends in the block if there are 1 to `size`.
+                left = lengths - size * state.block
+                ends_here = (left >= 1) & (left <= size)
+                last = select_last(hidden, jnp.clip(left, 1, size))
+                kept = jnp.where(ends_here[:, None], last, state.kept)
             return _LoopState(state.block + 1, carry, kept)
 
         shape: tuple[int, ...] = (batch, self.hidden_size)
@@ -215,22 +227,13 @@ class UntilLongest(nn.Module, Generic[Carry]):
         return self.recurrence.step(carry, inputs)
 
 
-class _LoopState(NamedTuple, Generic[Carry]):
-    """The state of the loop of `UntilLongest`."""
-
-    block: jax.Array  # int32, the number of blocks that were read
-    carry: Carry
-    # Hidden states: with `every_step` all of them, [blocks, time steps of a block,
-    # batch, hidden], else the last ones of sequences that have ended, [batch, hidden].
-    kept: jax.Array
-
-
 class Bidirectional(nn.Module, Generic[Carry]):
     """Two recurrences, one of which reads each sequence from its end.
 
-    Their outputs, [batch, hidden] each, are concatenated. There is no output before the
-    end of a sequence, so none after every step, and no `start` and `step`: these raise
-    a ValueError. So it is a `Recurrence[Never]`: there is no carry.
+    Their hidden states after the last time step they read, [batch, hidden] each, are
+    concatenated. Before the end of a sequence, the second one has not read anything. So
+    there is no carry and no hidden state after each time step: `start`, `step` and
+    `every_step` raise a ValueError.
 
     References:
         Schuster and Paliwal, "Bidirectional Recurrent Neural Networks", IEEE
@@ -243,7 +246,7 @@ class Bidirectional(nn.Module, Generic[Carry]):
     def __call__(
         self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
     ) -> jax.Array:
-        """Runs both over whole sequences, which `every_step` must ask for."""
+        """Runs both over whole sequences. Raises a ValueError with `every_step`."""
         if every_step:
             self._refuse()
         flipped = flip_sequences(inputs, lengths, num_batch_dims=1, time_major=True)
