@@ -111,7 +111,8 @@ class BatchTransform(NamedTuple):
                     whole_warp,
                 )
                 values = apply_warp(values, warp)
-        return Batch(self.view(values), examples.labels, examples.lengths)
+        inputs = self.view(values)  # also scales pixels to [0, 1]
+        return Batch(inputs, examples.labels, examples.lengths)
 
 
 def batch_indices(

@@ -31,7 +31,11 @@ class StreamCarry(NamedTuple):
 
 
 class SequenceClassifier(nn.Module):
-    """Classifies a sequence by the output of a recurrence after its last time step."""
+    """Classifies a sequence by the output of a recurrence after its last time step.
+
+    With `model.window`, the time steps of the recurrence are windows: each has several
+    time steps of the sequence.
+    """
 
     config: RunModelConfig
     cell: CellClass  # the class of `config.cell`
@@ -124,7 +128,8 @@ class SequenceClassifier(nn.Module):
         """
         read = inputs
         if self.config.differences:
-            # The difference is 0 at the first time step, as after an equal one.
+            # Nothing comes before the first time step. A copy of it stands there, so
+            # that the difference is 0.
             last = jnp.where(carry.is_first, inputs, carry.last)
             two_time_steps = jnp.stack([last, inputs])
             read = add_differences(two_time_steps, None, self.difference_std)[1]
@@ -140,11 +145,13 @@ def add_differences(
     It is 0 at the first time step and in the padding. Inputs are [time, batch,
     features], lengths [batch] and std [features]. Returns [time, batch, 2 x features].
     """
-    # Not a slice of NumPy's, since an export has a symbolic number of time steps.
     times = jnp.arange(inputs.shape[0])
-    differences = inputs - inputs[jnp.maximum(times - 1, 0)]
+    # The inputs one time step earlier. A slice, as `inputs[:-1]`, fails in exports, in
+    # which the number of time steps is symbolic.
+    earlier = inputs[jnp.maximum(times - 1, 0)]
+    differences = inputs - earlier
     differences /= jax.lax.stop_gradient(std)[None, None]
-    if lengths is not None:  # a recurrence that reads windows also reads some padding
+    if lengths is not None:  # a window can reach into the padding
         is_used = times[:, None, None] < lengths[None, :, None]
         differences = jnp.where(is_used, differences, 0)
     return jnp.concatenate([inputs, differences], axis=-1)
@@ -155,8 +162,8 @@ def make_model(
 ) -> SequenceClassifier:
     """Returns the classifier of a configuration, without parameters.
 
-    If the configuration has a cell of the user's, its code is imported here. So callers
-    pass only a configuration whose cell the command, or the call, has named.
+    A cell of the user's is code, which is imported here. For safety, callers pass only
+    a cell that the command or the call has named, never one that only a file names.
     """
     shape = (task.time_steps, task.features)
     cell = resolve_cell(config)
@@ -169,7 +176,7 @@ def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
     The bias of an LSTM's forget gate is `model.forget_bias`. With the initializer
     `chrono`, it is log(u) instead, and that of the input gate is -log(u). Here u, which
     is about the number of steps that the cell remembers, is uniform between 1 and T - 1
-    for sequences that the recurrence reads in T steps.
+    for T windows, or time steps, in a sequence.
 
     References:
         Jozefowicz, Zaremba, Sutskever, "An Empirical Exploration of Recurrent

@@ -25,6 +25,7 @@ from rnnmnist.evaluation.metrics import (
 )
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.predictions import NonFiniteLogitsError, predict_logits
+from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.classifier import Params, abstract_params, count_params
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import Checkpoints
@@ -35,7 +36,12 @@ from rnnmnist.runs.workdir import PhaseTimer, describe_last_checkpoint, session
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0
 from rnnmnist.runtime.jax_defaults import jax_defaults
-from rnnmnist.runtime.mesh import device_put, replicate, replicated_sharding
+from rnnmnist.runtime.mesh import (
+    device_put,
+    make_mesh,
+    replicate,
+    replicated_sharding,
+)
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
 from rnnmnist.training.loss import ScoreSums, weigh_classes
@@ -70,7 +76,12 @@ def train(
         callback: is called after each validation; see `fit`.
     """
     task = dataset.task
-    with resume.hold_workdir(workdir, config, task) as mesh:
+    resume.refuse_other_settings_of_processes(config, task)
+    mesh = make_mesh(
+        config.train.batch_size, config.execution.num_devices, config.num_seeds
+    )
+    resolve_cell(config.model)  # refuses a wrong one before anything is written
+    with resume.hold_workdir(workdir):
         step, completion = broadcast(lambda: resume.find_start(config, task, workdir))
         if verbose:
             console.print_header(config, task, workdir, mesh, step, completion)
@@ -137,7 +148,7 @@ def train_to_end(
                 # Train to the next event.
                 target = next_event(step, config.train)
                 started = running_seconds()  # of a clock that stops for compilation
-                state, stats = trainer.train(state, step, target)
+                state, stats = trainer.train(state, step, target)  # NumPy's statistics
                 seconds = running_seconds() - started
                 step += int(stats.updates)
 
@@ -255,7 +266,9 @@ def measure_training(
         examples = trained_examples
         sums = stats.scores
     mean_losses = (sums.loss.astype(float) / examples).tolist()
-    scores = make_scores(examples, sums.correct.tolist(), mean_losses, config.seed)
+    scores = make_scores(
+        examples, sums.correct.tolist(), mean_losses, first_seed=config.seed
+    )
     speed = config.num_seeds * trained_examples / seconds
     return Metrics(
         **asdict(scores),
@@ -294,7 +307,7 @@ def validate(
         reason = "validation loss is nan"
         raise unsaved_error(config, step, error.network, reason) from error
     scores = select_logged_scores(
-        score_logits(logits, examples.labels, config.seed),
+        score_logits(logits, examples.labels, first_seed=config.seed),
         has_class_weights=config.train.has_class_weights,
     )
     return Metrics(**asdict(scores), step=step, split="validation")
@@ -326,7 +339,7 @@ def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, workdir: Path) -
 
 
 def record(workdir: Path, metrics: Metrics, progress: console.Progress) -> None:
-    """Logs and shows metrics, once for all processes."""
+    """Logs and shows metrics; only process 0 writes, and only its output is shown."""
     if is_process_0():
         logs.append(workdir, metrics)
     progress.show(metrics)

@@ -9,13 +9,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig, fill_defaults
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
 from rnnmnist.config.tasks import Task
 from rnnmnist.errors import RunError, UserError, as_run_error
-from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.classifier import Params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import (
@@ -37,7 +35,6 @@ from rnnmnist.runtime.distributed import all_gather, broadcast
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import (
     device_put,
-    make_mesh,
     replicated_sharding,
     seeds_sharding,
 )
@@ -57,20 +54,15 @@ _logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def hold_workdir(workdir: Path, config: RunConfig, task: Task) -> Iterator[Mesh]:
-    """Locks a workdir for a run, and yields the mesh of its devices.
+def hold_workdir(workdir: Path) -> Iterator[None]:
+    """Locks a workdir for a run.
 
     Within the context, the error of a failed read or write also names the last
     checkpoint in the workdir. The error of a callback stays as it is.
     """
-    _refuse_other_settings_of_processes(config, task)
-    mesh = make_mesh(
-        config.train.batch_size, config.execution.num_devices, config.num_seeds
-    )
-    resolve_cell(config.model)  # refuses a wrong one before anything is written
     with lock(workdir):
         try:
-            yield mesh
+            yield
         except OSError as error:
             failure = as_run_error(error)
             is_of_callback = BY_CALLBACK in getattr(error, "__notes__", ())
@@ -79,7 +71,7 @@ def hold_workdir(workdir: Path, config: RunConfig, task: Task) -> Iterator[Mesh]
             raise RunError(f"{failure}; {describe_last_checkpoint(workdir)}") from error
 
 
-def _refuse_other_settings_of_processes(config: RunConfig, task: Task) -> None:
+def refuse_other_settings_of_processes(config: RunConfig, task: Task) -> None:
     """Refuses processes whose data or settings differ from those of process 0.
 
     The paths of the data and of a user's cell may differ.

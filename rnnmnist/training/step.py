@@ -6,7 +6,8 @@ In each update of a network:
 2. It computes the loss and the gradients of the shard (`Objective`).
 3. The devices add up their sums (`jax.lax.psum`).
 4. The optimizer (`make_optimizer` in `training/optimizer.py`) gives the direction in
-   which `apply_update` changes the weights, unless a number is not finite.
+   which `apply_update` changes the weights. If a number is not finite in any network,
+   no network is changed.
 
 Everywhere else, the weights of a network are a tree of arrays. In the loop over updates
 they are one vector, because one operation on a vector is faster than one for each array
@@ -48,7 +49,7 @@ class UpdateStats(NamedTuple):
     An update is rejected if its loss, its gradient or a new parameter is not finite.
     """
 
-    updates: jax.Array  # int32 [], the number of applied updates
+    updates: jax.Array  # int32 [], the number of applied updates of each network
     scores: ScoreSums  # [ensemble], over the examples of these updates
     # These describe the last update, whether it was applied or rejected.
     last_finite: jax.Array  # bool [ensemble]
@@ -129,7 +130,9 @@ def train_steps(
         mesh=program.mesh,
         in_specs=(STATE_SPECS, CHUNK_SPECS, REPLICATED, REPLICATED, REPLICATED),
         out_specs=(STATE_SPECS, STATS_SPECS),
-        check_vma=False,  # otherwise, jax would add up the gradients, too
+        # With this check, jax would add up the gradients itself, and refuse the scan of
+        # the model, since it starts with zeros that are equal on all devices.
+        check_vma=False,
     )
     def train_shard(
         state: TrainState[Params],
@@ -301,7 +304,7 @@ def score_last_batch(
         mesh=program.mesh,
         in_specs=(STATE_SPECS, CHUNK_SPECS),
         out_specs=OVER_SEEDS,
-        check_vma=False,  # as in `train_steps`, with the same model
+        check_vma=False,  # which would refuse the scan of the model
     )
     def score_shards(state: TrainState[Params], chunk: Chunk) -> ScoreSums:
         step = state.step - 1
