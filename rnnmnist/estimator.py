@@ -1,29 +1,27 @@
 """A classifier of sequences with the interface of scikit-learn."""
 
-import inspect
 import math
 import numbers
 import shutil
 import tempfile
-import textwrap
 import weakref
 from collections.abc import Mapping
-from dataclasses import make_dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnnmnist.config.files import find_config, load_config, parse_folder
+from rnnmnist.config.files import parse_folder
 from rnnmnist.config.resolving import default_batch_size
+from rnnmnist.config.settings import find
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.validation import (
     count_in_groups,
     refuse_masked,
     takes_last,
 )
-from rnnmnist.errors import UserError
+from rnnmnist.errors import UserError, format_value
 from rnnmnist.inference.predictor import Predictor
 from rnnmnist.runs.checkpoint_files import network_files
 from rnnmnist.runs.logs import lowest_loss
@@ -39,19 +37,14 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("RNNClassifier needs: pip install scikit-learn") from error
 
-# Of which the estimator has others, or gives them scikit-learn's names.
-RENAMED = ("seed", "validation", "patience")
-SHARED = tuple(name for name in FIT_SETTINGS if name not in RENAMED)
-PARAMETERS = [
-    *[(name, Any, None) for name in ("workdir", "random_state", "verbose", *SHARED)],
-    ("early_stopping", Any, False),
-    ("n_iter_no_change", Any, 10),
-    ("validation_fraction", Any, 0.1),
-]
-# Programs that do not depend on the number of sequences, and one checkpoint.
-DEFAULTS: dict[str, Any] = {"placement": "host", "eval_every_steps": 2**31 - 1}
-_Base: Any = make_dataclass("_Base", PARAMETERS, kw_only=True, eq=False, repr=False)
-_Base.__init__.__annotations__.clear()  # all are Any, as the signature would say
+# The parameters of the classifier that stand for settings with other names.
+PARAMETER_OF = {
+    "seed": "random_state",
+    "validation": "early_stopping",
+    "patience": "n_iter_no_change",
+}
+# A number of updates that no run reaches. With it, a run saves its last step only.
+NEVER = 2**31 - 1
 
 
 class _Folder:
@@ -62,29 +55,55 @@ class _Folder:
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
+class RNNClassifier(ClassifierMixin, BaseEstimator):
     """A recurrent network that classifies sequences, for scikit-learn's tools.
 
     `fit` trains on all of X unless `early_stopping`, as `rnnmnist.fit` does with
-    `validation=False`. Its settings are parameters under the same names.
+    `validation=False`. The defaults are those of the configuration `files`.
 
     Args:
         workdir: the folder of the run, which serves one `fit`. None is a temporary
-            folder, which is removed with the estimator.
+            folder, which is removed with the classifier.
         random_state: the seed. None is 0.
         verbose: whether progress and a summary are printed.
-        placement: None is `host`, with which a second `fit` compiles nothing if the
-            time steps, features, classes, settings and batch size are the same.
-        num_steps: the updates. None is 20 passes over X (`num_epochs`), at least 600
-            updates (`min_steps`).
-        eval_every_steps: None saves the last step only, or validates in each epoch.
-        class_weight: "balanced", or a mapping from classes to weights.
+        cell: the recurrent cell: "lru", "lstm", "gru", "rnn", or your own as
+            "module:Class" or "FILE.py:Class".
+        hidden_size: units of the hidden state.
+        num_layers: residual layers of lru. None is 2; other cells have 1.
+        pooling: what the head reads: the hidden state after the "last" time step, or
+            the "mean" of those of all time steps.
+        bidirectional: whether a second recurrence reads the sequence from its end.
+        differences: whether the recurrence also reads each feature's difference from
+            the time step before.
+        window: consecutive time steps that the recurrence reads at a time. None is 8
+            if a sequence of X has more than 500 time steps, otherwise 1.
+        stride: time steps from one window to the next. None is a quarter of the
+            window, rounded down, at least 1.
+        num_epochs: passes over X, of at least 600 updates in all (`min_steps`).
+        num_steps: updates. A number replaces `num_epochs`.
+        batch_size: sequences per update. None is 16 to 128, growing with the number of
+            sequences.
+        learning_rate: the peak learning rate.
+        weight_decay: the weight decay of AdamW; 0 is Adam.
+        label_smoothing: the label fraction that is spread over all classes.
+        class_weight: the weights of the classes in the training loss: "balanced", or a
+            mapping from classes to weights. None weighs all sequences alike.
+        missing: what is done with NaN: "error" refuses it, "forward_fill" repeats the
+            last value of the feature, and "zero" takes 0 after the normalization.
+        normalize: "standardize" subtracts each feature's mean in training and divides
+            by its standard deviation; "none" leaves the values.
         early_stopping: whether a part of X is held out, stratified or in whole groups,
             and training ends if its loss has not fallen for some epochs. The network is
             that of the lowest loss, or of the highest accuracy over at least 50.
         n_iter_no_change: the number of these epochs, or of validations if
-            `eval_every_steps` is given. As many checkpoints are kept, and one.
+            `eval_every_steps` is among the settings. As many checkpoints are kept, and
+            one.
         validation_fraction: the share of X, or of the groups, that is held out.
+        settings: other settings of `rnnmnist.fit` by their names, such as
+            `{"schedule": "constant"}`. By default, `placement` is "host", with which a
+            second `fit` compiles nothing if the time steps, features, classes, batch
+            size and settings are the same, and `eval_every_steps` is such that the last
+            step only is saved, or with `early_stopping` an epoch.
 
     X is real [n, time, features], [n, time] of one feature, or a list of arrays [time,
     features] of different lengths; y is [n], integers, strings or booleans. After
@@ -103,6 +122,60 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
     classes_: np.ndarray  # [classes], sorted
     n_features_in_: int  # of X [n, time, features]; of X [n, time], its time steps
 
+    def __init__(
+        self,
+        *,
+        workdir: str | Path | None = None,
+        random_state: int | None = None,
+        verbose: bool = False,
+        cell: str = "lru",
+        hidden_size: int = 64,
+        num_layers: int | None = None,
+        pooling: Literal["last", "mean"] = "mean",
+        bidirectional: bool = False,
+        differences: bool = True,
+        window: int | None = None,
+        stride: int | None = None,
+        num_epochs: float = 20,
+        num_steps: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float = 4e-3,
+        weight_decay: float = 0.1,
+        label_smoothing: float = 0.0,
+        class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
+        missing: Literal["error", "forward_fill", "zero"] = "error",
+        normalize: Literal["standardize", "none"] = "standardize",
+        early_stopping: bool = False,
+        n_iter_no_change: int = 10,
+        validation_fraction: float = 0.1,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        # scikit-learn copies these as they are. They are checked in `fit`.
+        self.workdir = workdir
+        self.random_state = random_state
+        self.verbose = verbose
+        self.cell = cell
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.pooling = pooling
+        self.bidirectional = bidirectional
+        self.differences = differences
+        self.window = window
+        self.stride = stride
+        self.num_epochs = num_epochs
+        self.num_steps = num_steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.label_smoothing = label_smoothing
+        self.class_weight = class_weight
+        self.missing = missing
+        self.normalize = normalize
+        self.early_stopping = early_stopping
+        self.n_iter_no_change = n_iter_no_change
+        self.validation_fraction = validation_fraction
+        self.settings = settings
+
     def fit(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
         """Trains on all sequences, or all but those that early stopping holds out.
 
@@ -111,40 +184,36 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
             UserError: if a parameter or a list is invalid, or the workdir has a run.
             RunError: as `rnnmnist.fit`.
         """
+        # A clone, since scikit-learn keeps facts about X, and the training can fail.
         inputs, y = clone(self)._check(X, y=y)
         check_classification_targets(y)
-        classes, indices = np.unique(y, return_inverse=True)
+        classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise ValueError("y: has 1 class; at least 2 are needed")
         names = classes.astype(str)
-        settings = self._settings(dict(zip(classes.tolist(), names, strict=True)))
+        arguments = self._fit_arguments(classes)
+        is_held_out = np.zeros(len(labels), bool)
         if self.early_stopping:
-            settings = self._stop_early(settings, indices, groups)
+            is_held_out = self._hold_out(labels, groups)
+            self._add_early_stopping(arguments, is_held_out, groups)
         folder = _Folder() if self.workdir is None else None
         workdir = parse_folder(str(folder.path / "run" if folder else self.workdir))
         if list_steps(workdir):
             raise UserError(
                 f"workdir: {workdir} has a run, and serves one fit; name another folder"
             )
-        fit(
-            inputs,
-            names[indices],
-            workdir=workdir,
-            verbose=bool(self.verbose),
-            validation=False,
-            **DEFAULTS | settings,
-        )
+        fit(inputs, names[labels], workdir=workdir, **arguments)
         trained = list_steps(workdir)[-1]
-        count = list(settings.get("split", ())).count("validation")
-        is_few = 0 < count < MIN_VALIDATION_EXAMPLES
-        step = str(lowest_loss(workdir, trained)[0]) if is_few else "best"
-        self._restore(workdir, folder, step, settings.get("cell"))
+        step = "best"
+        if 0 < is_held_out.sum() < MIN_VALIDATION_EXAMPLES:
+            step = str(lowest_loss(workdir, trained)[0])
+        self._restore(workdir, folder, step, self.cell)
         config, task = self.predictor_.config, self.predictor_.task
         self.n_iter_ = math.ceil(
             trained * config.train.batch_size / task.examples["train"]
         )
         self.classes_ = classes
-        self._check(X, y=y)  # sets what scikit-learn keeps of X, now that it is trained
+        self._check(X, y=y)  # scikit-learn keeps facts about X in the classifier
         if getattr(inputs, "ndim", 3) == 3:
             self.n_features_in_ = task.features
         return self
@@ -168,38 +237,87 @@ class RNNClassifier(ClassifierMixin, BaseEstimator, _Base):
         tags.input_tags.allow_nan = self.missing in ("forward_fill", "zero")
         return tags
 
-    def _settings(self, name_of: Mapping[Any, str]) -> dict[str, Any]:
-        """Returns the settings of `rnnmnist.fit`, for classes with these names."""
-        given = {name: getattr(self, name) for name in SHARED}
-        given["seed"] = self.random_state
-        settings = {name: value for name, value in given.items() if value is not None}
-        if isinstance(self.class_weight, Mapping):
-            settings["class_weight"] = {
-                name_of.get(label, label): weight
+    def _fit_arguments(self, classes: np.ndarray) -> dict[str, Any]:
+        """Returns keyword arguments of `rnnmnist.fit`, without early stopping."""
+        parameters = self.get_params(deep=False)
+        arguments: dict[str, Any] = {
+            "verbose": bool(self.verbose),
+            "validation": False,
+            "seed": 0 if self.random_state is None else self.random_state,
+            "placement": "host",
+            "eval_every_steps": NEVER,
+        }
+        for name, value in parameters.items():
+            if name in FIT_SETTINGS:
+                arguments[name] = value
+        if self.num_steps is not None:
+            del arguments["num_epochs"]
+        if self.class_weight is None:
+            arguments["class_weight"] = "none"
+        elif isinstance(self.class_weight, Mapping):
+            # The classes of a run are texts.
+            text_of = dict(zip(classes.tolist(), classes.astype(str), strict=True))
+            arguments["class_weight"] = {
+                text_of.get(label, label): weight
                 for label, weight in self.class_weight.items()
             }
-        return settings
+        return arguments | self._other_settings()
 
-    def _stop_early(
-        self, settings: dict[str, Any], y: np.ndarray, groups: ArrayLike | None
-    ) -> dict[str, Any]:
-        """Returns the arguments of `rnnmnist.fit` with a split, and with patience."""
-        fraction, patience = self.validation_fraction, self.n_iter_no_change
+    def _other_settings(self) -> dict[str, Any]:
+        """Returns the parameter `settings`, whose names are checked."""
+        if self.settings is None:
+            return {}
+        if not isinstance(self.settings, Mapping):
+            raise UserError(
+                "settings: must be a mapping from names to values, not "
+                f"{format_value(self.settings)}"
+            )
+        parameters = self.get_params(deep=False)
+        known = dict(FIT_SETTINGS)
+        # They are for tables, or have parameters.
+        for name in ("columns", *PARAMETER_OF, *parameters):
+            known.pop(name, None)
+        for name in map(str, self.settings):
+            parameter = PARAMETER_OF.get(name, name)
+            if parameter in parameters:
+                raise UserError(
+                    f"settings: {name}: has a parameter of the classifier; pass "
+                    f"{parameter}=VALUE"
+                )
+            find(name, known, f"settings: {name}")
+        return dict(self.settings)
+
+    def _hold_out(self, labels: np.ndarray, groups: ArrayLike | None) -> np.ndarray:
+        """Returns which sequences validate, bool [n]."""
+        fraction = self.validation_fraction
         if not isinstance(fraction, numbers.Real) or not 0 < float(fraction) < 1:
             raise ValueError(f"validation_fraction: {fraction!r} is not in (0, 1)")
-        if not isinstance(patience, numbers.Integral) or int(patience) < 1:
-            raise ValueError(f"n_iter_no_change: {patience!r} is no integer above 0")
         seed = self.random_state or 0
         if groups is None:
-            is_held_out = hold_out_sequences(y, float(fraction), seed)
-        else:
-            is_held_out = hold_out_groups(y, groups, float(fraction), seed)
-        split = np.where(is_held_out, "validation", "train")
-        count = int((~is_held_out).sum())
-        batch_size = settings.get("batch_size", default_batch_size(count))
-        every = {"eval_every_steps": max(1, round(count / batch_size))}
-        kept = {"patience": int(patience), "keep_checkpoints": int(patience) + 1}
-        return every | settings | kept | {"split": split, "groups": groups}
+            return hold_out_sequences(labels, float(fraction), seed)
+        return hold_out_groups(labels, groups, float(fraction), seed)
+
+    def _add_early_stopping(
+        self,
+        arguments: dict[str, Any],
+        is_held_out: np.ndarray,
+        groups: ArrayLike | None,
+    ) -> None:
+        """Adds a split and a patience to the arguments of `rnnmnist.fit`."""
+        patience = self.n_iter_no_change
+        if not isinstance(patience, numbers.Integral) or int(patience) < 1:
+            raise ValueError(f"n_iter_no_change: {patience!r} is no integer above 0")
+        arguments["split"] = np.where(is_held_out, "validation", "train")
+        arguments["groups"] = groups
+        arguments["patience"] = int(patience)
+        # That of the lowest loss, and those of the validations after it.
+        arguments["keep_checkpoints"] = int(patience) + 1
+        if "eval_every_steps" not in (self.settings or {}):
+            count = int((~is_held_out).sum())
+            batch_size = FIT_SETTINGS["batch_size"].check(self.batch_size)
+            if batch_size is None:
+                batch_size = default_batch_size(count)
+            arguments["eval_every_steps"] = max(1, round(count / batch_size))
 
     def _check(self, X: Any, **y: Any) -> Any:
         """Checks arrays as scikit-learn does, with y in `fit`; keeps lists."""
@@ -293,23 +411,3 @@ def hold_out_groups(
             "would have no training sequences; set early_stopping=False"
         )
     return np.isin(codes, held_out)
-
-
-def _add_settings(doc: str) -> str:
-    """Adds the parameters that a docstring has not, with what None stands for."""
-    recipe = load_config(find_config("files")).flat()
-    for name in SHARED:
-        if f"    {name}: " not in doc:
-            setting = FIT_SETTINGS[name]
-            text = f"    {name}: {setting.help}"
-            value = recipe[setting.name]
-            if value is None:
-                value = setting.by_default
-            if value is not None:
-                text += f". None is {value}."
-            lines = textwrap.fill(text, width=84, subsequent_indent=" " * 8)
-            doc = doc.replace("\n\nX is real", f"\n{lines}\n\nX is real")
-    return doc
-
-
-RNNClassifier.__doc__ = _add_settings(inspect.getdoc(RNNClassifier) or "")

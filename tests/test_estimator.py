@@ -1,6 +1,8 @@
 """The classifier with scikit-learn's interface."""
 
+import inspect
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,11 @@ from rnnmnist.runs.checkpoint_files import find_fault
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import list_steps
 from rnnmnist.runtime.compilation import compile_seconds
+from rnnmnist.training.fit import FIT_SETTINGS
 
 SETTINGS: dict[str, Any] = {"cell": "lstm", "hidden_size": 8, "num_layers": 1}
-SETTINGS |= {"batch_size": 8, "num_steps": 60, "learning_rate": 2e-2, "num_devices": 1}
+SETTINGS |= {"batch_size": 8, "num_steps": 60, "learning_rate": 2e-2}
+SETTINGS |= {"settings": {"num_devices": 1}}
 Y = np.array(["low", "high", "middle"])[np.arange(60) % 3]
 X = np.random.default_rng(0).normal(np.arange(60)[:, None, None] % 3, 0.3, (60, 12, 2))
 
@@ -78,22 +82,52 @@ def test_a_value_far_from_training_is_not_classified(fitted: Any) -> None:
             fitted.predict(inputs)
 
 
-def test_parameters_are_settings_of_which_only_the_given_differ(fitted: Any) -> None:
+def test_defaults_are_those_of_the_configuration_files() -> None:
+    recipe = load_config(find_config("files")).flat()
+    defaults = rnnmnist.RNNClassifier().get_params()
+    assert defaults.pop("class_weight") is None  # as in scikit-learn
+    assert recipe["train.class_weight"] == "none"
+    shared = [name for name in FIT_SETTINGS if name in defaults]
+    assert len(shared) == 16
+    for name in shared:
+        assert defaults[name] == recipe[FIT_SETTINGS[name].name], name
+    described = inspect.getdoc(rnnmnist.RNNClassifier) or ""
+    assert all(f"\n    {name}: " in described for name in defaults)
+
+
+def test_only_given_parameters_differ_from_the_configuration_files(fitted: Any) -> None:
     parameters = rnnmnist.RNNClassifier().get_params()
-    assert set(parameters.values()) == {None, False, 10, 0.1}
     assert fitted.get_params() == parameters | SETTINGS
-    described = str(rnnmnist.RNNClassifier.__doc__)
-    assert all(f"\n    {name}: " in described for name in parameters)
     decided = {"placement": "host", "validation": False, "num_epochs": None}
     decided |= {"eval_every_steps": 2**31 - 1, "window": 1, "stride": 1}
     decided |= {"log_every_steps": 10}  # of so short a run
+    decided |= SETTINGS | SETTINGS["settings"]
     trained = fitted.predictor_.config.replace({"data.path": None}).flat()
     for name, value in load_config(find_config("files")).flat().items():
-        given = (SETTINGS | decided).get(name.rpartition(".")[2], value)
-        assert trained[name] == given, name
+        assert trained[name] == decided.get(name.rpartition(".")[2], value), name
     assert fitted.predictor_.task.examples["train"] == len(X)
-    with pytest.raises(UserError, match=r"^train\.num_steps: must be .* not 'many'"):
-        new(num_steps="many").fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "subject"),
+    [
+        ({"num_steps": "many"}, "train.num_steps"),
+        ({"hidden_size": None}, "model.hidden_size"),
+        ({"batch_size": 0, "early_stopping": True}, "train.batch_size"),
+        ({"settings": {"schedul": "constant"}}, "settings: schedul"),
+        ({"settings": {"schedule": "step"}}, "train.schedule"),
+        ({"settings": {"train.schedule": "cosine"}}, "settings: train.schedule"),
+        ({"settings": {"hidden_size": 4}}, "settings: hidden_size"),
+        ({"settings": {"seed": 1}}, "settings: seed"),
+        ({"settings": {"columns": "label=y"}}, "settings: columns"),
+        ({"settings": {3: 4}}, "settings: 3"),
+        ({"settings": ["num_devices"]}, "settings"),
+    ],
+    ids=str,
+)
+def test_a_wrong_parameter_is_named(parameters: dict[str, Any], subject: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(subject)}: "):
+        new(**parameters).fit(X, Y)
 
 
 def test_early_stopping_takes_the_lowest_loss_of_a_part(tmp_path: Path) -> None:
@@ -158,8 +192,8 @@ def test_early_stopping_leaves_every_class_in_training() -> None:
 def test_fits_of_other_sequences_and_intervals_compile_nothing(fitted: Any) -> None:
     new(class_weight="balanced").fit(X, Y)
     before = compile_seconds()
-    others = {"class_weight": "balanced", "log_every_steps": 7, "keep_checkpoints": 1}
-    new(**others).fit(X[:33], Y[np.arange(33) * 2 % 41])
+    others = {"num_devices": 1, "log_every_steps": 7, "keep_checkpoints": 1}
+    new(class_weight="balanced", settings=others).fit(X[:33], Y[np.arange(33) * 2 % 41])
     for seed, count in ((0, 60), (1, 59), (0, 33)):
         again = new(random_state=np.int64(seed)).fit(X[:count], Y[:count]).predictor_
         is_same = again.params_sha256 == fitted.predictor_.params_sha256

@@ -76,6 +76,10 @@ SETTINGS = {
 FIT: dict[str, Any] = {
     name.rpartition(".")[2]: value for name, value in SETTINGS.items()
 }
+# As parameters of a classifier, with the rest in the parameter `settings`.
+OTHERS = ("log_every_steps", "eval_every_steps", "num_devices")
+CLASSIFIER = {name: value for name, value in FIT.items() if name not in OTHERS}
+CLASSIFIER["settings"] = {name: FIT[name] for name in OTHERS}
 COUNT, TIME_STEPS = 30, 5
 LABELS = np.array(["low", "high"])[np.arange(COUNT) % 2]
 INPUTS = np.random.default_rng(0).normal(size=(COUNT, TIME_STEPS, 1))
@@ -277,13 +281,13 @@ def occlusion(run: Run) -> None:
 
 def classifier(run: Run) -> None:
     """Its workdir is a new folder."""
-    rnnmnist.RNNClassifier(workdir=run.workdir, **FIT).fit(INPUTS, LABELS)
+    rnnmnist.RNNClassifier(workdir=run.workdir, **CLASSIFIER).fit(INPUTS, LABELS)
 
 
 def new_classifier(run: Run) -> None:
     inputs, labels, _, _ = rnnmnist.read_sequences(run.path)
     assert labels is not None
-    new = rnnmnist.RNNClassifier(**FIT).fit(inputs, labels)
+    new = rnnmnist.RNNClassifier(**CLASSIFIER).fit(inputs, labels)
     assert set(new.predict(inputs)) <= {"low", "high"}
 
 

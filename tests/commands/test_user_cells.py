@@ -173,7 +173,10 @@ def test_an_estimator_names_its_cell(
     """Also after pickling, in another folder."""
     inputs = np.random.default_rng(0).normal(size=(40, 5, 1))
     classifier = rnnmnist.RNNClassifier(
-        cell="leaky.py:Leaky", hidden_size=4, num_steps=2, num_devices=1
+        cell="leaky.py:Leaky",
+        hidden_size=4,
+        num_steps=2,
+        settings={"num_devices": 1},
     )
     classifier.fit(inputs, np.arange(40) % 2)
     (tmp_path / "elsewhere").mkdir()
