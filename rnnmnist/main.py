@@ -33,8 +33,8 @@ def main(argv: list[str]) -> None:
         timer = PhaseTimer(shlex.join(["python", "-m", "rnnmnist.main", *argv]))
         given = take_class_weights(args)
         distributed.broadcast(lambda: check_workdir(given, args.workdir))
-        with timer.phase("data"):
-            dataset = distributed.process_0_first(lambda: datasets.load(given.data))
+        with timer.phase("data"), distributed.process_0_first():
+            dataset = datasets.load(given.data)
         config = resolve(given, dataset.task)
         train(config, dataset, args.workdir, stop_on_signal, timer=timer)
 

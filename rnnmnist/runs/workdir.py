@@ -21,7 +21,7 @@ from rnnmnist.runs import logs
 from rnnmnist.runs.writing import write_atomically, write_json
 from rnnmnist.runtime import machine
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
-from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0
+from rnnmnist.runtime.distributed import broadcast, is_process_0, process_0_first
 from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import platform_of
 
@@ -52,11 +52,12 @@ def lock(workdir: Path) -> Iterator[None]:
             return owner
 
         owner = broadcast(acquire_and_name)
-        if all_max(read_owner(workdir) != owner):
-            raise UserError(
-                f"workdir: {workdir} is not one folder for all processes; name one "
-                "on a file system that they share"
-            )
+        with process_0_first():
+            if read_owner(workdir) != owner:
+                raise UserError(
+                    f"workdir: {workdir} is not one folder for all processes; name one "
+                    "on a file system that they share"
+                )
         yield
 
 

@@ -1,8 +1,9 @@
 """The processes of a run, one per host or GPU, on top of `jax.distributed`.
 
-Decisions about files (whether the workdir is free, from which step to resume) are made
-by process 0. It shares them through the key-value store of `jax.distributed`, which
-needs no devices and waits for weeks, unlike a collective operation.
+What can fail on one process, such as a decision about files or the reading of data,
+goes through the key-value store of `jax.distributed`, with its error: `broadcast` and
+`process_0_first`. The store needs no devices and waits for weeks. During training, the
+processes compare a number by a collective operation of their devices: `all_max`.
 """
 
 import contextlib
@@ -34,6 +35,7 @@ from rnnmnist.runtime.jax_internals import (
     NO_CLUSTER,
     distributed_state,
     process_count,
+    process_index,
 )
 
 T = TypeVar("T")
@@ -77,7 +79,7 @@ def initialize(
     except Exception as error:
         if failure := _failed_operation(error):
             raise RunError(
-                f"process {distributed_state().process_id} cannot go on: {failure}; "
+                f"process {process_index()} cannot go on: {failure}; "
                 "if another process of this run has ended, start all of them again to "
                 "resume from the last checkpoint"
             ) from error
@@ -89,7 +91,7 @@ def initialize(
 
 def is_process_0() -> bool:
     """Whether this is process 0, which alone writes files other than checkpoints."""
-    return distributed_state().process_id == 0
+    return process_index() == 0
 
 
 def broadcast(decide: Callable[[], T]) -> T:
@@ -99,38 +101,36 @@ def broadcast(decide: Callable[[], T]) -> T:
     """
     if process_count() == 1:
         return decide()
-    key = f"rnnmnist/{next(_message_numbers)}"
-    return _send_result(key, decide) if is_process_0() else _receive(key)
+    key = _next_key()
+    result: T
+    if is_process_0():
+        with _send_failure(key):
+            result = decide()
+        _send(key, {"result": result})
+    else:
+        result = _receive(key)
+    return result
 
 
-def all_gather(function: Callable[[], T]) -> list[T]:
-    """Calls a function on every process and returns all results, in their order.
+@contextlib.contextmanager
+def process_0_first() -> Iterator[None]:
+    """Runs a `with` block on process 0, then on all others at the same time.
 
-    If it fails on one of them, all raise that error. All processes must call this, in
-    the same order. The results must be JSON.
+    If the block fails on one of them, all raise that error. All processes must enter
+    it, in the same order as they call `broadcast`.
     """
     if process_count() == 1:
-        return [function()]
-    key = f"rnnmnist/{next(_message_numbers)}"
-    _send_result(f"{key}/{distributed_state().process_id}", function)
-    return [_receive(f"{key}/{index}") for index in range(process_count())]
-
-
-def process_0_first(function: Callable[[], T]) -> T:
-    """Calls a function on process 0, then on all others, and returns each result.
-
-    If it fails on one of them, all raise that error.
-    """
-    results: list[T] = []
-
-    def call_once() -> None:
-        """Keeps the result, which need not be JSON, from being sent."""
-        if not results:
-            results.append(function())
-
-    broadcast(call_once)  # calls it on process 0, for which the others wait
-    all_gather(call_once)  # calls it on the others
-    return results[0]
+        yield
+        return
+    key = _next_key()
+    own_key = f"{key}/{process_index()}"
+    if not is_process_0():
+        _receive(f"{key}/0")
+    with _send_failure(own_key):
+        yield
+    _send(own_key, {"result": None})
+    for index in range(process_count()):
+        _receive(f"{key}/{index}")
 
 
 def all_max(number: int) -> int:
@@ -214,18 +214,25 @@ def _failed_operation(error: BaseException | None) -> str | None:
     return None
 
 
-def _send_result(key: str, function: Callable[[], T]) -> T:
-    """Returns the result of a function, after sending it or a deliberate failure."""
-    client = distributed_state().client
+def _next_key() -> str:
+    """Returns the key of the next message, which is the same on all processes."""
+    return f"rnnmnist/{next(_message_numbers)}"
+
+
+def _send(key: str, message: dict[str, object]) -> None:
+    """Sends JSON to all processes."""
+    distributed_state().client.key_value_set(key, json.dumps(message))
+
+
+@contextlib.contextmanager
+def _send_failure(key: str) -> Iterator[None]:
+    """Sends the deliberate failure of a block, in place of its result."""
     try:
-        result = function()
+        yield
     except Exception as error:
         if failure := as_run_error(error):
-            message = {"error": str(failure), "exit_code": failure.exit_code}
-            client.key_value_set(key, json.dumps(message))
+            _send(key, {"error": str(failure), "exit_code": failure.exit_code})
         raise
-    client.key_value_set(key, json.dumps({"result": result}))
-    return result
 
 
 def _receive(key: str) -> Any:

@@ -60,3 +60,8 @@ def distributed_state() -> Any:
 def process_count() -> int:
     """Returns the number of processes of this run."""
     return distributed_state().num_processes
+
+
+def process_index() -> int:
+    """Returns the index of this process, from 0."""
+    return distributed_state().process_id

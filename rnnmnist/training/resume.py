@@ -31,8 +31,8 @@ from rnnmnist.runs.workdir import (
     list_steps,
     lock,
 )
-from rnnmnist.runtime.distributed import all_gather, broadcast
-from rnnmnist.runtime.jax_internals import process_count
+from rnnmnist.runtime.distributed import broadcast, process_0_first
+from rnnmnist.runtime.jax_internals import process_count, process_index
 from rnnmnist.runtime.mesh import (
     device_put,
     replicated_sharding,
@@ -82,16 +82,17 @@ def refuse_other_settings_of_processes(config: RunConfig, task: Task) -> None:
     settings["model.cell"] = config.model.cell_name
     settings["num_processes"] = process_count()
     settings["data"] = task.sha256
-    first, *others = all_gather(lambda: settings)
+    values = {name: str(value) for name, value in settings.items()}
+    expected = broadcast(lambda: values)
     differing = [
-        f"{name}={other[name]} on process {index} (process 0: {first[name]})"
-        for index, other in enumerate(others, 1)
-        for name in first
-        if other[name] != first[name]
+        f"{name}={value} on process {process_index()} (process 0: {expected[name]})"
+        for name, value in values.items()
+        if value != expected[name]
     ]
-    if differing:
-        listed = ", ".join(differing)
-        raise UserError(f"{listed}: start all processes with the same settings")
+    with process_0_first():
+        if differing:
+            listed = ", ".join(differing)
+            raise UserError(f"{listed}: start all processes with the same settings")
 
 
 def find_start(config: RunConfig, task: Task, workdir: Path) -> tuple[int, str | None]:

@@ -187,6 +187,20 @@ def test_a_missing_file_is_no_lost_process(
 
 
 @pytest.mark.slow
+def test_a_file_that_one_process_lacks_ends_all(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The path of the data can differ."""
+    found, missing = tmp_path / "found.csv", tmp_path / "missing.csv"
+    rows = [f"{number},0,{number % 2},{number}\n" for number in range(4)]
+    found.write_text("".join(["sequence,time,label,x\n", *rows]))
+    args = [f"--workdir={tmp_path / 'run'}", "--config=files"]
+    argvs = [[*args, f"--config.data.path={path}"] for path in (found, missing)]
+    lines = refusals(environment, *argvs)
+    assert lines == [f"error: {missing}: No such file or directory"] * 2
+
+
+@pytest.mark.slow
 def test_a_workdir_that_is_not_shared_is_refused(
     environment: dict[str, str], data_dir: Path, tmp_path: Path
 ) -> None:
