@@ -62,7 +62,7 @@ class SequenceClassifier(nn.Module):
             ones = nn.initializers.ones
             self.difference_std = self.param(NOT_TRAINED, ones, (features,))
             features *= 2
-        self.features = features  # that the recurrence reads in a time step
+        self.features = features  # of a time step, with the differences
         # `Any`, since the type of the carry depends on the configuration.
         self.recurrence: Recurrence[Any] = make_recurrence(
             self.config, self.cell, features, self.execution

@@ -22,6 +22,7 @@ from rnnmnist.runs.checkpoint_files import newest_readable
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_default_cache
+from rnnmnist.runtime.limits import check_limits
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.loop import train
 from rnnmnist.training.resume import Callback, check_workdir
@@ -114,6 +115,7 @@ def fit(
         OSError: if a file cannot be read, or the arrays cannot be saved.
         KeyboardInterrupt: after an interrupt.
     """
+    check_limits()
     folder = parse_folder(str(workdir))
     path = folder / f"{folder.name}.data"  # whose stem is the name of the data set
     values = {

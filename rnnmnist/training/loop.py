@@ -129,7 +129,8 @@ def train_to_end(
         program = trainer.program
         validation = splits["validation"]
         if not trainer.batches.on_host:
-            # The data are small enough to be normalized once, not in each validation.
+            # Sequences that are not too large are normalized once, not in each
+            # validation. Images are not normalized.
             validation = validation.normalize()
         if step == 0:
             state = create_state(config, program, task)

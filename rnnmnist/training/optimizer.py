@@ -75,7 +75,8 @@ class Schedule(NamedTuple):
             remaining_steps = max(1, self.num_steps - warmup_steps)
             after = optax.cosine_decay_schedule(peak, remaining_steps)
         joined = optax.join_schedules([rise, after], [warmup_steps])
-        with jax.numpy_dtype_promotion("standard"):  # which optax relies on
+        # optax mixes types, which the settings of a process can forbid.
+        with jax.numpy_dtype_promotion("standard"):
             return jnp.asarray(joined(step), jnp.float32)
 
 

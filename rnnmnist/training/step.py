@@ -247,7 +247,8 @@ def apply_update(
         norm = optax.tree.norm(grads)
         # As optax's `scale_by_...`, the optimizer has neither a learning rate nor a
         # sign: its result is subtracted.
-        with jax.numpy_dtype_promotion("standard"):  # which optax relies on
+        # optax mixes types, which the settings of a process can forbid.
+        with jax.numpy_dtype_promotion("standard"):
             direction, opt_state = program.optimizer.update(grads, opt_state)
         if program.weight_decay:  # that of AdamW, which is not part of the gradient
             all_are_decayed = is_decayed.all()  # known while tracing
@@ -294,9 +295,10 @@ def apply_update(
 def score_last_batch(
     state: TrainState[Params], chunk: Chunk, *, program: Program
 ) -> ScoreSums:
-    """Scores the evaluated parameters on the batch of the last update, after it.
+    """Scores a state on the batch of the update before it.
 
-    Returns sums over the batch, [ensemble].
+    The weights are those that validation uses: the average, if there is one. Returns
+    sums over the batch, [ensemble].
     """
 
     @functools.partial(

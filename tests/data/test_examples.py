@@ -15,10 +15,11 @@ from support import (
     model_of,
     random_examples,
     random_params,
+    run_config,
     task_of,
 )
 
-from rnnmnist.config.schema import Config, DataConfig, ModelConfig
+from rnnmnist.config.schema import DataConfig, ModelConfig
 from rnnmnist.data.examples import View, permutation, permutation_sha256
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
@@ -78,7 +79,7 @@ def test_a_view_reads_the_pixels_of_its_order(
 def test_a_permutation_needs_the_view_of_permuted_pixels(view: str) -> None:
     settings = {"data.view": view, "data.permutation": "random:1"}
     with pytest.raises(UserError, match=f"^data.permutation: random:1 .*not {view}$"):
-        Config().replace(settings)
+        run_config(settings)
 
 
 @pytest.mark.parametrize(
