@@ -57,8 +57,8 @@ class Chunk(NamedTuple):
         return jax.tree.map(lambda array: array[step - self.first], self.examples)
 
 
-# How they are partitioned over a mesh: [updates, ensemble, batch, ...] over the seeds
-# and the batch.
+# How the arrays of a chunk are partitioned over a mesh: those of examples, [updates,
+# ensemble, batch, ...], over the seeds and the batch.
 EXAMPLES_SPEC: Specs = jax.P(None, SEEDS, BATCH)
 CHUNK_SPECS = Chunk(examples=EXAMPLES_SPEC, seeds=OVER_SEEDS, first=REPLICATED)
 

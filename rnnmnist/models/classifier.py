@@ -33,8 +33,8 @@ class StreamCarry(NamedTuple):
 class SequenceClassifier(nn.Module):
     """Classifies a sequence by the output of a recurrence after its last time step.
 
-    With `model.window`, the time steps of the recurrence are windows: each has several
-    time steps of the sequence.
+    With `model.window`, the recurrence groups its inputs into windows of several time
+    steps. Its interface is the same: every time step is one of the sequence.
     """
 
     config: RunModelConfig

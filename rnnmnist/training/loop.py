@@ -146,10 +146,11 @@ def train_to_end(
         # From here, an implicit copy to or from the host is an error.
         with jax.transfer_guard("disallow"):
             while step < num_steps and not (is_stopped or is_complete):
-                # Train to the next event.
+                # Train to the next event. The state stays on the devices; the
+                # statistics are arrays of NumPy.
                 target = next_event(step, config.train)
                 started = running_seconds()  # of a clock that stops for compilation
-                state, stats = trainer.train(state, step, target)  # NumPy's statistics
+                state, stats = trainer.train(state, step, target)
                 seconds = running_seconds() - started
                 step += int(stats.updates)
 
@@ -305,7 +306,7 @@ def validate(
             program.model, params, examples, program.transform.view, program.mesh
         )
     except NonFiniteLogitsError as error:
-        reason = "validation loss is nan"
+        reason = "prediction for a validation example is not finite"
         raise unsaved_error(config, step, error.network, reason) from error
     scores = select_logged_scores(
         score_logits(logits, examples.labels, first_seed=config.seed),
@@ -340,7 +341,7 @@ def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, workdir: Path) -
 
 
 def record(workdir: Path, metrics: Metrics, progress: console.Progress) -> None:
-    """Logs and shows metrics; only process 0 writes, and only its output is shown."""
+    """Logs metrics on process 0, and prints them: others have no standard output."""
     if is_process_0():
         logs.append(workdir, metrics)
     progress.show(metrics)

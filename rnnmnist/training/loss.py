@@ -97,7 +97,7 @@ def time_weights(time_steps: int, length: jax.Array | None = None) -> jax.Array:
     """Returns the weights of the losses after each time step, float32 [time], of sum 1.
 
     They grow with the square of the time, since the first time steps carry little
-    information, and are 0 after the first `length` ones.
+    information. After `length` time steps, they are 0.
     """
     squares = jnp.arange(1, time_steps + 1, dtype=jnp.float32) ** 2
     if length is not None:
@@ -112,7 +112,7 @@ def weigh_classes(
 
     "balanced" ones are inversely proportional to the number of training examples of a
     class, and their mean over all examples is 1, as in scikit-learn. Labels are those
-    of the training split, int [examples]. None: all are 1.
+    of the training split, int [examples]. Returns None if the weights are all 1.
     """
     if config.class_weight == "none":
         return None

@@ -5,9 +5,9 @@ In each update of a network:
 1. Every device makes the inputs of its shard of the batch (`BatchTransform`).
 2. It computes the loss and the gradients of the shard (`Objective`).
 3. The devices add up their sums (`jax.lax.psum`).
-4. The optimizer (`make_optimizer` in `training/optimizer.py`) gives the direction in
-   which `apply_update` changes the weights. If a number is not finite in any network,
-   no network is changed.
+4. `apply_update` subtracts from the weights what the optimizer returns, times the
+   learning rate (see `training/optimizer.py` for both). If a number is not finite in
+   any network, no network is changed.
 
 Everywhere else, the weights of a network are a tree of arrays. In the loop over updates
 they are one vector, because one operation on a vector is faster than one for each array
@@ -44,7 +44,7 @@ from rnnmnist.training.vectors import (
 
 
 class UpdateStats(NamedTuple):
-    """The scores of the updates that were applied, and the last update.
+    """The scores of all updates that were applied, and a description of the last one.
 
     An update is rejected if its loss, its gradient or a new parameter is not finite.
     """
