@@ -98,27 +98,40 @@ class TrainedNetwork:
         read_selected_step(workdir, selector, self._restore)
 
     def _restore(self, step: int) -> None:
+        """Reads the checkpoint of a step and sets the attributes that follow from it.
+
+        `read_selected_step` calls it again for another step if the checkpoint has been
+        deleted in the meantime or is damaged, so it sets all of them.
+        """
         header = read_header(self.workdir, step)
         self.checkpoint_step = step
-        config = header.config
-        beside = self.workdir / Path(config.data.path or "none").name
-        if beside.suffix == ".data" and beside.exists():  # the arrays of `fit`
-            config = config.replace({"data.path": str(beside)})
-        config = self._take_cell(config.replace(self.paths))
-        self.config = config
-        self.task = header.task
-        self.view = View(config.data.view, config.data.permutation)
-        self.normalization = Normalization.create(self.task, config.data.missing)
         self.validation = header.metrics
-        execution = Execution.create(config, platform_of(self.mesh))
-        self.model = make_model(config.model, self.task, execution)
-        params = abstract_params(self.model)
-        self.num_parameters = count_params(params)
-        like = abstract_ensemble(params, config.num_seeds)
+        self.task = header.task
+        self.config = self._find_files(header.config)
+        data = self.config.data
+        self.view = View(data.view, data.permutation)
+        self.normalization = Normalization.create(self.task, data.missing)
+        execution = Execution.create(self.config, platform_of(self.mesh))
+        self.model = make_model(self.config.model, self.task, execution)
+        abstract = abstract_params(self.model)
+        self.num_parameters = count_params(abstract)
+        like = abstract_ensemble(abstract, self.config.num_seeds)
         saved = read_arrays(self.workdir, step, "params", like)
         self.params_sha256 = params_sha256(saved)
         put = functools.partial(device_put, sharding=replicated_sharding(self.mesh))
         self.params: Params = jax.tree.map(put, saved)
+
+    def _find_files(self, config: RunConfig) -> RunConfig:
+        """Returns a configuration of a checkpoint with the present paths of its files.
+
+        The arrays of `fit` lie in the workdir, and move with it. Of other files, the
+        caller names those that have moved, and a cell of the user's.
+        """
+        if config.data.path is not None:
+            beside = self.workdir / Path(config.data.path).name
+            if beside.suffix == ".data" and beside.exists():  # the arrays of `fit`
+                config = config.replace({"data.path": str(beside)})
+        return self._take_cell(config.replace(self.paths))
 
     def _take_cell(self, config: RunConfig) -> RunConfig:
         """Returns a configuration of a checkpoint with the cell that the caller names.
@@ -240,34 +253,40 @@ class TrainedNetwork:
 
     def score(self, task: Task, split: str, examples: Examples) -> Result:
         """Evaluates the network on a whole split of a task."""
-        config = self.config
-        networks = split_ensemble(jax.device_get(self.params))
-        create = functools.partial(
+        seed = self.config.seed
+        logits = self.logits(examples)
+        scores = score_logits(logits, examples.labels, seed)
+        create_result = functools.partial(
             Result,
             dataset=task.name,
             split=split,
             step=self.checkpoint_step,
             num_parameters=self.num_parameters,
         )
-        logits = self.logits(examples)
-        scores = score_logits(logits, examples.labels, config.seed)
-        members = tuple(  # none if there is one network
-            create(**asdict(member), params_sha256=params_sha256(network))
-            for member, network in zip(scores.members, networks, strict=False)
-        )
-        first = None
-        if config.tutorial_128 and split == "test":
-            first = score_logits(logits[:, :128], examples.labels[:128], config.seed)
-        order = config.data.permutation if config.data.view == "permuted" else None
-        pixels = task.time_steps * task.features
-        return create(
-            **asdict(scores) | {"members": members},
+        members = []
+        if scores.members:  # there are none if there is one network
+            networks = split_ensemble(jax.device_get(self.params))
+            for member, network in zip(scores.members, networks, strict=True):
+                sha256 = params_sha256(network)
+                members.append(create_result(**asdict(member), params_sha256=sha256))
+        scores_of_128 = None
+        if self.config.tutorial_128 and split == "test":
+            scores_of_128 = score_logits(logits[:, :128], examples.labels[:128], seed)
+        permutation = None
+        permutation_hash = None
+        if self.config.data.view == "permuted":
+            permutation = self.config.data.permutation
+            pixels = task.time_steps * task.features
+            permutation_hash = permutation_sha256(permutation, pixels)
+        fields = asdict(scores) | {"members": tuple(members)}
+        return create_result(
+            **fields,
             params_sha256=self.params_sha256,
             task=task,
-            permutation=order,
-            permutation_sha256=order and permutation_sha256(order, pixels),
+            permutation=permutation,
+            permutation_sha256=permutation_hash,
             trained_on_sha256=self.task.sha256,
-            tutorial_128=first,
+            tutorial_128=scores_of_128,
         )
 
     def _check_outputs_over_time(self) -> None:

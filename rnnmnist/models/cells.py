@@ -24,14 +24,17 @@ from rnnmnist.runtime.random_streams import make_key
 # The class of a Flax cell, or of a recurrence that is linear in its state. `Any`, since
 # the two have different constructors and nothing else in common.
 CellClass = Callable[..., Any]
-GATE_COUNTS = {"lstm": 4, "gru": 3, "rnn": 1}  # with the candidate
-BACKWARD = "backward_"  # begins the names of a backward recurrence's parameters
+# The number of matrices of each cell, one for each gate and one for the candidate.
+GATE_COUNTS = {"lstm": 4, "gru": 3, "rnn": 1}
+# The prefix of the names of the parameters of a recurrence that reads backward.
+BACKWARD = "backward_"
 
 
 def resolve_cell(config: ModelConfig) -> CellClass:
     """Returns the class of a cell.
 
-    A user's own is imported, so the command or the call must have named it.
+    If it is a user's cell, its code is imported here. So callers pass only a
+    configuration whose cell the command, or the call, has named.
 
     Raises:
         UserError: if a user's cell cannot be imported, created and scanned.
@@ -42,13 +45,7 @@ def resolve_cell(config: ModelConfig) -> CellClass:
     cell = import_cell(config)
     units = config.hidden_size
     try:
-        scanned = ScannedCell(cell(features=units, name="cell"))
-        init = functools.partial(scanned.init_with_output, every_step=False)
-        key = jax.eval_shape(make_key, 0)
-        inputs = jax.ShapeDtypeStruct((1, 2, 1), jnp.float32)
-        hidden, _ = jax.eval_shape(init, key, inputs, None)
-        if hidden.shape != (2, units):
-            raise ValueError(f"its output is {hidden.shape}, not {(2, units)}")
+        _try_cell(cell(features=units, name="cell"), units)
     except Exception as error:  # a user's class can raise anything
         raise UserError(
             f"model.cell: {config.cell} must be a flax.linen.RNNCellBase that can be "
@@ -56,6 +53,18 @@ def resolve_cell(config: ModelConfig) -> CellClass:
             f"{error}"
         ) from error
     return cell
+
+
+def _try_cell(cell: nn.RNNCellBase, units: int) -> None:
+    """Traces a cell under `nn.scan`, and raises an error if that fails."""
+    scanned = ScannedCell(cell)
+    init = functools.partial(scanned.init_with_output, every_step=False)
+    key = jax.eval_shape(make_key, 0)
+    batch = 2
+    inputs = jax.ShapeDtypeStruct((1, batch, 1), jnp.float32)  # one time step
+    hidden, _ = jax.eval_shape(init, key, inputs, None)
+    if hidden.shape != (batch, units):
+        raise ValueError(f"its output is {hidden.shape}, not {(batch, units)}")
 
 
 def make_recurrence(

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from rnnmnist.config.schema import Config, ModelConfig
 from rnnmnist.errors import UserError, summarize_error
 
-AnyConfig = TypeVar("AnyConfig", bound=Config)  # given or of a run
+AnyConfig = TypeVar("AnyConfig", bound=Config)  # what a user gave, or that of a run
 
 
 def pin_cell(config: AnyConfig) -> AnyConfig:
