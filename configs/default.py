@@ -27,7 +27,7 @@ def get_config() -> Config:
         ),
         train=TrainConfig(
             batch_size=128,
-            num_steps=4300,  # ten epochs of 55,000 images
+            num_steps=4300,  # about ten epochs of 55,000 images
             loss="last",  # cross-entropy after the last row
             label_smoothing=0.0,
             learning_rate=7e-3,
@@ -37,7 +37,7 @@ def get_config() -> Config:
             clip_norm=1.0,
             ema_decay=0.0,
             log_every_steps=100,
-            eval_every_steps=430,  # once per epoch
+            eval_every_steps=430,  # about once per epoch
             keep_checkpoints=2,
         ),
     )

@@ -83,7 +83,7 @@ def rates_of(chunk: Chunk, config: RunConfig) -> jax.Array:
     return learning_rates(
         chunk.first,
         schedule=Schedule.create(config.train),
-        num_updates=len(chunk.examples.labels),
+        updates_per_chunk=len(chunk.examples.labels),
         sharding=chunk.first.sharding,
     )
 

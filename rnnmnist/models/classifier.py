@@ -34,7 +34,8 @@ class SequenceClassifier(nn.Module):
     """Classifies a sequence by the output of a recurrence after its last time step.
 
     With `model.window`, the recurrence groups its inputs into windows of several time
-    steps. Its interface is the same: every time step is one of the sequence.
+    steps. Outside of it, nothing changes: inputs, lengths and hidden states are those
+    of single time steps.
     """
 
     config: RunModelConfig
@@ -126,14 +127,15 @@ class SequenceClassifier(nn.Module):
         Inputs are [batch, features], and the logits are those of sequences that end
         with them.
         """
-        read = inputs
+        recurrence_inputs = inputs
         if self.config.differences:
             # Nothing comes before the first time step. A copy of it stands there, so
             # that the difference is 0.
             last = jnp.where(carry.is_first, inputs, carry.last)
             two_time_steps = jnp.stack([last, inputs])
-            read = add_differences(two_time_steps, None, self.difference_std)[1]
-        recurrence, hidden = self.recurrence.step(carry.recurrence, read)
+            both = add_differences(two_time_steps, None, self.difference_std)
+            recurrence_inputs = both[1]
+        recurrence, hidden = self.recurrence.step(carry.recurrence, recurrence_inputs)
         return StreamCarry(recurrence, inputs, jnp.array(False)), self.head(hidden)
 
 
@@ -151,7 +153,8 @@ def add_differences(
     earlier = inputs[jnp.maximum(times - 1, 0)]
     differences = inputs - earlier
     differences /= jax.lax.stop_gradient(std)[None, None]
-    if lengths is not None:  # a window can reach into the padding
+    if lengths is not None:
+        # The first time step of the padding would have one, and a window can read it.
         is_used = times[:, None, None] < lengths[None, :, None]
         differences = jnp.where(is_used, differences, 0)
     return jnp.concatenate([inputs, differences], axis=-1)
@@ -163,7 +166,8 @@ def make_model(
     """Returns the classifier of a configuration, without parameters.
 
     A cell of the user's is code, which is imported here. For safety, callers pass only
-    a cell that the command or the call has named, never one that only a file names.
+    a cell that the user has named, in a command or in Python, never one that only a
+    checkpoint names.
     """
     shape = (task.time_steps, task.features)
     cell = resolve_cell(config)

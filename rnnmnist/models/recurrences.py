@@ -32,7 +32,8 @@ class Recurrence(Protocol[Carry]):
             inputs: [time, batch, features].
             lengths: int32 [batch], the number of time steps of each sequence before
                 its padding. None means that there is no padding.
-            every_step: whether the result has the hidden states after all time steps.
+            every_step: whether the result has a hidden state for each time step, not
+                only for the last one.
 
         Returns:
             The hidden state after the last time step of each sequence, [batch, hidden],

@@ -128,9 +128,9 @@ def train_to_end(
     ):
         program = trainer.program
         validation = splits["validation"]
+        # Data that fit on the devices are normalized once, here. Others are normalized
+        # in each validation, in parts.
         if not trainer.batches.on_host:
-            # Sequences that are not too large are normalized once, not in each
-            # validation. Images are not normalized.
             validation = validation.normalize()
         if step == 0:
             state = create_state(config, program, task)
@@ -213,7 +213,7 @@ class Trainer(NamedTuple):
             rates = learning_rates(  # of all updates of the chunk, used or not
                 chunk.first,
                 schedule=self.schedule,
-                num_updates=self.batches.updates_per_chunk,
+                updates_per_chunk=self.batches.updates_per_chunk,
                 sharding=whole,
             )
             state, stats = train_steps(
@@ -325,7 +325,7 @@ def rejection_error(
 
 
 def unsaved_error(config: RunConfig, step: int, network: int, reason: str) -> RunError:
-    """Returns the error of a run that ends because a loss is not finite."""
+    """Returns the error of a run whose loss or predictions are not finite."""
     suffix = config.seed_suffix(network)
     return RunError(f"step {step}{suffix} is not saved: its {reason}; {console.REMEDY}")
 
@@ -341,7 +341,10 @@ def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, workdir: Path) -
 
 
 def record(workdir: Path, metrics: Metrics, progress: console.Progress) -> None:
-    """Logs metrics on process 0, and prints them: others have no standard output."""
+    """Logs metrics, once for all processes, and prints them.
+
+    The standard output of all processes but the first is discarded.
+    """
     if is_process_0():
         logs.append(workdir, metrics)
     progress.show(metrics)

@@ -75,17 +75,19 @@ class Schedule(NamedTuple):
             remaining_steps = max(1, self.num_steps - warmup_steps)
             after = optax.cosine_decay_schedule(peak, remaining_steps)
         joined = optax.join_schedules([rise, after], [warmup_steps])
-        # optax mixes types, which the settings of a process can forbid.
+        # optax mixes integers and floats, and a process can forbid that promotion.
         with jax.numpy_dtype_promotion("standard"):
             return jnp.asarray(joined(step), jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("schedule", "num_updates", "sharding"))
+@functools.partial(
+    jax.jit, static_argnames=("schedule", "updates_per_chunk", "sharding")
+)
 def learning_rates(
-    first: jax.Array, *, schedule: Schedule, num_updates: int, sharding: Sharding
+    first: jax.Array, *, schedule: Schedule, updates_per_chunk: int, sharding: Sharding
 ) -> jax.Array:
-    """Returns the rates of the updates after `first` ones, float32 [num_updates]."""
-    rates = schedule(first + jnp.arange(num_updates))
+    """Returns the learning rates of a chunk's updates after `first` ones, float32."""
+    rates = schedule(first + jnp.arange(updates_per_chunk))
     return jax.lax.with_sharding_constraint(rates, sharding)
 
 

@@ -44,7 +44,7 @@ from rnnmnist.training.vectors import (
 
 
 class UpdateStats(NamedTuple):
-    """The scores of all updates that were applied, and a description of the last one.
+    """The scores of all applied updates, and the last update, applied or not.
 
     An update is rejected if its loss, its gradient or a new parameter is not finite.
     """
@@ -130,8 +130,9 @@ def train_steps(
         mesh=program.mesh,
         in_specs=(STATE_SPECS, CHUNK_SPECS, REPLICATED, REPLICATED, REPLICATED),
         out_specs=(STATE_SPECS, STATS_SPECS),
-        # With this check, jax would add up the gradients itself, and refuse the scan of
-        # the model, since it starts with zeros that are equal on all devices.
+        # With this check, jax would add up the gradients itself. It would also refuse
+        # the scan of the model, whose carry is the same zeros on all devices at first,
+        # and differs then.
         check_vma=False,
     )
     def train_shard(
@@ -247,7 +248,7 @@ def apply_update(
         norm = optax.tree.norm(grads)
         # As optax's `scale_by_...`, the optimizer has neither a learning rate nor a
         # sign: its result is subtracted.
-        # optax mixes types, which the settings of a process can forbid.
+        # optax mixes integers and floats, and a process can forbid that promotion.
         with jax.numpy_dtype_promotion("standard"):
             direction, opt_state = program.optimizer.update(grads, opt_state)
         if program.weight_decay:  # that of AdamW, which is not part of the gradient
@@ -295,7 +296,7 @@ def apply_update(
 def score_last_batch(
     state: TrainState[Params], chunk: Chunk, *, program: Program
 ) -> ScoreSums:
-    """Scores a state on the batch of the update before it.
+    """Scores a state on the batch of its last update.
 
     The weights are those that validation uses: the average, if there is one. Returns
     sums over the batch, [ensemble].
