@@ -177,7 +177,7 @@ def make_model(
 def init_params(model: SequenceClassifier, key: jax.Array) -> Params:
     """Initializes the parameters of one network, float32.
 
-    The bias of an LSTM's forget gate is `model.forget_bias`. With the initializer
+    The bias of an LSTM's forget gate is the setting `forget_bias`. With the initializer
     `chrono`, it is log(u) instead, and that of the input gate is -log(u). Here u, which
     is about the number of steps that the cell remembers, is uniform between 1 and T - 1
     for T windows, or time steps, in a sequence.

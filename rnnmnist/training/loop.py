@@ -128,8 +128,8 @@ def train_to_end(
     ):
         program = trainer.program
         validation = splits["validation"]
-        # Data that fit on the devices are normalized once, here. Others are normalized
-        # in each validation, in parts.
+        # Users' sequences are standardized: those that fit on the devices once, here,
+        # others in each validation, in parts. Images are not.
         if not trainer.batches.on_host:
             validation = validation.normalize()
         if step == 0:
