@@ -83,7 +83,8 @@ def _check_names(names: list[str]) -> None:
 def read(path: Path, roles: Mapping[str, str] = {}, *, pair: bool = True) -> Sequences:
     """Reads a file or a folder of sequences in any format.
 
-    A table can have other columns. With `pair`, NAME_TRAIN.ts or NAME_TEST.ts is both.
+    `roles` are those of `DataConfig`, for a table. With `pair`, each of NAME_TRAIN.ts
+    and NAME_TEST.ts stands for both files.
     """
     remedy = "save it in UTF-8" if path.suffix.lower() == ".csv" else "save it again"
     with prefix_errors(path, remedy):
@@ -107,8 +108,9 @@ def read(path: Path, roles: Mapping[str, str] = {}, *, pair: bool = True) -> Seq
 def read_memory(inputs: Any, roles: Mapping[str, str] = {}, **arrays: Any) -> Sequences:
     """Checks arrays, as `validate` does, or a table, as `read_stream` does."""
     with prefix_errors("inputs", "pass another table"):
-        is_wide = arrays.get("labels", inputs) is not None  # beside its labels
-        columns = read_stream(inputs, roles, is_wide=is_wide)
+        # An array is classified, or has its labels beside it.
+        can_be_array = "labels" not in arrays or arrays["labels"] is not None
+        columns = read_stream(inputs, roles, can_be_array=can_be_array)
     if columns is None:
         return validate(inputs, **arrays)
     for name, values in arrays.items():
@@ -170,7 +172,10 @@ def load_files(config: DataConfig, trained: Task | None = None) -> Dataset:
 def to_dataset(
     name: str, sequences: Sequences, config: DataConfig, trained: Task | None = None
 ) -> Dataset:
-    """Checks the values of labelled sequences, and divides them into splits."""
+    """Checks the values of labelled sequences, and divides them into splits.
+
+    They are for training, or have the normalization and classes of a trained task.
+    """
     if trained is None:
         _check_roles(sequences, config.roles)
     labels = sequences.labels
@@ -181,44 +186,23 @@ def to_dataset(
         )
         remedy = suggest_name("label", sequences.feature_names, add)
         raise UserError(f"labels: are missing; {remedy}")
-    _, time_steps, features = sequences.inputs.shape
-    task = trained or Task(name, time_steps, features, sequences.classes, {})
     if trained is None:
-        splits = sequences.training_splits(config.validation)
-        moments = Moments(sequences, splits["train"])
-        sha256 = hash_sequences(sequences, config.missing, moments=moments)
-        if config.normalize != "none":
-            mean, std, changes = moments.normalization
-            task = replace(task, mean=mean, std=std, difference_std=changes)
-        normalization = Normalization.create(task, config.missing)
-        for _ in check_parts(sequences, config.missing, normalization):
-            pass  # raises now what an evaluation would raise after the training
-        _warn(sequences, splits, moments)
+        task, splits = _prepare_training(name, sequences, config)
     else:
-        check_features(sequences, trained)
-        if unknown := set(sequences.classes) - set(trained.classes):
-            raise UserError(
-                f"the network was not trained on class {min(unknown)}; its classes are "
-                f"{', '.join(trained.classes)}"
-            )
+        task, splits = _prepare_evaluation(sequences, config, trained)
         order = [trained.classes.index(name) for name in sequences.classes]
         labels = np.array(order, np.int32)[labels]
-        normalization = Normalization.create(trained, config.missing)
-        sha256 = hash_sequences(sequences, config.missing, normalization=normalization)
-        splits = sequences.split_as_given("test")
-        if sha256 == trained.sha256:
-            splits = sequences.training_splits(config.validation)
     groups = sequences.groups
     held_out = () if groups is None else np.unique(groups[splits["validation"]])
     task = replace(
         task,
         name=name,
-        time_steps=time_steps,
+        time_steps=sequences.inputs.shape[1],
         examples={split: len(indices) for split, indices in splits.items()},
         feature_names=sequences.feature_names,
         validation_groups=tuple(map(str, held_out)),
-        sha256=sha256,
     )
+    normalization = Normalization.create(task, config.missing)
     lengths = sequences.lengths
     examples = {
         split: Examples(
@@ -232,6 +216,52 @@ def to_dataset(
         for split, indices in splits.items()
     }
     return Dataset(task, examples)
+
+
+def _prepare_training(
+    name: str, sequences: Sequences, config: DataConfig
+) -> tuple[Task, dict[str, np.ndarray]]:
+    """Checks the values of labelled sequences for training, and warns of odd ones.
+
+    Returns a task with their normalization and SHA-256, and the indices of each split.
+    """
+    splits = sequences.training_splits(config.validation)
+    moments = Moments(sequences, splits["train"])
+    sha256 = hash_sequences(sequences, config.missing, moments=moments)
+    _, time_steps, features = sequences.inputs.shape
+    task = Task(name, time_steps, features, sequences.classes, {}, sha256=sha256)
+    if config.normalize != "none":
+        mean, std, changes = moments.normalization
+        task = replace(task, mean=mean, std=std, difference_std=changes)
+    normalization = Normalization.create(task, config.missing)
+    for _ in check_parts(sequences, config.missing, normalization):
+        pass  # raises now what an evaluation would raise after the training
+    _warn(sequences, splits, moments)
+    return task, splits
+
+
+def _prepare_evaluation(
+    sequences: Sequences, config: DataConfig, trained: Task
+) -> tuple[Task, dict[str, np.ndarray]]:
+    """Checks labelled sequences for the network that was trained on a task.
+
+    Returns the trained task with the SHA-256 of the sequences, and the indices of each
+    split. The sequences of the training have the splits that they had there.
+    """
+    check_features(sequences, trained)
+    unknown = set(sequences.classes) - set(trained.classes)
+    if unknown:
+        raise UserError(
+            f"the network was not trained on class {min(unknown)}; its classes are "
+            f"{', '.join(trained.classes)}"
+        )
+    normalization = Normalization.create(trained, config.missing)
+    sha256 = hash_sequences(sequences, config.missing, normalization=normalization)
+    if sha256 == trained.sha256:
+        splits = sequences.training_splits(config.validation)
+    else:
+        splits = sequences.split_as_given("test")
+    return replace(trained, sha256=sha256), splits
 
 
 def _warn(
@@ -304,7 +334,7 @@ def hash_sequences(
     for part, values, padded in check_parts(sequences, missing, normalization):
         digest.update(values.data)
         if moments is not None:
-            values[padded] = np.nan  # left out
+            values[padded] = np.nan  # which the moments leave out
             moments.add(values[moments.is_included[part]])
     return digest.hexdigest()
 
@@ -320,7 +350,7 @@ def check_parts(
     """
     lengths, ids = sequences.lengths, sequences.ids
     examples, time_steps, features = sequences.inputs.shape
-    # The type of the file, so that no digit is lost; not a column-major order.
+    # The type of the file keeps all digits. The order is that in which they are hashed.
     dtype = np.result_type(sequences.inputs.dtype, np.float32).newbyteorder("<")
     size = max(1, CHECKED_BYTES // (time_steps * features * 8))
     for start in range(0, examples, size):

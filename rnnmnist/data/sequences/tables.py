@@ -1,9 +1,6 @@
 """Reads .csv and .parquet files: a row for each time step of a sequence."""
 
-import bisect
-import contextlib
 import csv
-import functools
 import itertools
 import re
 from collections.abc import Callable, Mapping
@@ -19,16 +16,39 @@ import pyarrow.parquet
 from rnnmnist.data.sequences.validation import check_memory, pad
 from rnnmnist.errors import UserError, escape_unprintable, format_value
 
-INDEX = r"(__index_level_\d+__|Unnamed: \d+)?"  # of pandas, or without a name
-# The others are features.
+# Columns of an index have no name, or one that pandas gives them.
+INDEX = r"(__index_level_\d+__|Unnamed: \d+)?"
+# The roles of columns. A column without a role is a feature.
 COLUMNS = ("sequence", "time", "label", "split", "groups")
-MAX_BLOCK = 1 << 27  # bytes of a file that are parsed at a time; a row fits into one
+# The bytes of a file that are parsed at a time, which have to contain a whole row.
+MAX_BLOCK = 1 << 27
 CELL_BYTES = 32  # memory of a value while it is read
-# What the texts of a column can be, of which the first one that suits all is used.
-TIMES = (pa.int64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.float64())
 
-Place = Callable[[int], str]  # names a row, from 0, for messages
-Roles = Mapping[str, str]  # of columns that are not named so, by their names
+TEXT_TYPES = (
+    pa.string(),
+    pa.large_string(),
+    pa.string_view(),
+    pa.binary(),
+    pa.large_binary(),
+    pa.binary_view(),
+)
+
+DATE = "(1[7-9][0-9]|2[01][0-9]|22[0-5])[0-9]-[0-9]{2}-[0-9]{2}"
+CLOCK = r"[T ]([01][0-9]|2[0-3])(:[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?)?"
+OFFSET = "(Z|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?)"
+DIGITS = r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+# The texts that are converted to a type. Integers are before floats, since they could
+# be converted to floats, too. The types have 64 bits, which limits integers (here to
+# those below 9e18) and the years of timestamps (here to 1700 to 2259).
+PATTERNS = {
+    pa.int64(): "-?([0-9]{1,18}|[1-8][0-9]{18})",
+    pa.timestamp("ns"): f"{DATE}({CLOCK})?",
+    pa.timestamp("ns", "UTC"): f"{DATE}{CLOCK}{OFFSET}",
+    pa.float64(): f"[+-]?({DIGITS}|(?i:nan|inf|infinity))",
+}
+
+Place = Callable[[int], str]  # returns how a message calls a row, from 0
+Roles = Mapping[str, str]  # the roles of columns with other names, by their names
 
 
 def read_csv(path: Path, roles: Roles) -> dict[str, Any]:
@@ -60,16 +80,16 @@ def read_csv(path: Path, roles: Roles) -> dict[str, Any]:
         row = re.search(r"Row #(\d+): (.*)", str(error), re.DOTALL)
         if row is None:
             raise
-        place = _line(path, int(row[1]) - header_lines - 1)
+        place = _format_line(path, int(row[1]) - header_lines - 1)
         raise UserError(
             f"{place}: {escape_unprintable(row[2])}; separate cells by commas, and "
             "quote texts that contain one"
         ) from error
-    return _to_arrays(table, roles, lambda row: _line(path, row))
+    return _to_arrays(table, roles, lambda row: _format_line(path, row))
 
 
-def _line(path: Path, row: int) -> str:
-    """Returns `line N`, on which a row ends; the first one after the names is 0."""
+def _format_line(path: Path, row: int) -> str:
+    """Returns `line N`, on which a row ends. Row 0 is the first one after the names."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.reader(file)
         rows = (cells for cells in reader if cells)  # without empty lines
@@ -86,8 +106,14 @@ def read_parquet(path: Path, roles: Roles) -> dict[str, Any]:
     return _to_arrays(table, roles, lambda row: f"row {row + 1}")
 
 
-def read_stream(inputs: Any, roles: Roles, *, is_wide: bool) -> dict[str, Any] | None:
-    """Reads what offers the Arrow stream; None if that can be an array of numbers."""
+def read_stream(
+    inputs: Any, roles: Roles, *, can_be_array: bool
+) -> dict[str, Any] | None:
+    """Reads a table in memory, which is an object that offers the Arrow stream.
+
+    Returns None for other objects. If a table of numbers can be an array with a row for
+    each sequence, also for one without the columns sequence and time.
+    """
     if not hasattr(inputs, "__arrow_c_stream__"):
         return None
     reader = pa.RecordBatchReader.from_stream(inputs)
@@ -96,13 +122,13 @@ def read_stream(inputs: Any, roles: Roles, *, is_wide: bool) -> dict[str, Any] |
         pa.types.is_integer(kind) or pa.types.is_floating(kind)
         for kind in reader.schema.types
     )
-    if is_wide and is_numeric and names.isdisjoint(("sequence", "time")):
+    if can_be_array and is_numeric and names.isdisjoint(("sequence", "time")):
         return None
     return _to_arrays(reader.read_all(), roles, lambda row: f"row {row + 1}")
 
 
 def _check_columns(names: list[str], roles: Roles, where: str = "") -> list[str]:
-    """Returns names without those of an index: no name, or one that pandas gives."""
+    """Checks the names of columns, and returns them without those of an index."""
     names = [name for name in names if name in roles or not re.fullmatch(INDEX, name)]
     unique = {roles.get(name, name) for name in names}
     is_complete = {"sequence", "time"} < unique and not unique <= set(COLUMNS)
@@ -122,70 +148,37 @@ def _check_columns(names: list[str], roles: Roles, where: str = "") -> list[str]
 
 
 def _to_arrays(table: pa.Table, roles: Roles, place: Place) -> dict[str, Any]:
-    """Groups rows by sequence, in the order of their first rows, and sorts by time."""
-    table = table.select(_check_columns(table.column_names, roles))
-    columns = {roles.get(name, name): name for name in table.column_names}
+    """Makes the arguments of `validate` of a table."""
+    names = _check_columns(table.column_names, roles)
     if not table.num_rows:
         raise UserError("has no rows; write one for each time step")
-    column = functools.partial(_Column, table, place)
-    sequence, ids = column(columns["sequence"]).texts()
-    time = column(columns["time"]).times()
-    order = np.lexsort((time, sequence))
-    sequence = sequence[order]
-    first = np.flatnonzero(np.diff(sequence, prepend=-1))  # row of each sequence
-    lengths = np.diff(first, append=len(order))
+    name_of = {roles.get(name, name): name for name in names}
+    features = [name for role, name in name_of.items() if role not in COLUMNS]
 
-    def refuse(name: str, faults: np.ndarray, rule: str) -> None:
-        """Refuses faults between a row and the next one of its sequence, bool [n-1]."""
-        faulty = np.flatnonzero(faults & (np.diff(sequence) == 0))
-        if len(faulty):
-            earlier, row = order[faulty[0] : faulty[0] + 2]
-            own, other = (
-                format_value(str(table[name][index])) for index in (row, earlier)
-            )
-            raise UserError(
-                f"{place(row)}: sequence {format_value(ids[sequence[faulty[0]]])} has "
-                f"the {escape_unprintable(name)} {own}, and {other} in "
-                f"{place(earlier)}; it must {rule}"
-            )
+    def column(name: str) -> _Column:
+        return _Column(name, table[name], place)
 
-    time = time[order]
-    refuse(columns["time"], time[1:] == time[:-1], "differ in each row")
-    features = [name for role, name in columns.items() if role not in COLUMNS]
-    values = [column(name).numbers()[order] for name in features]
+    rows = _SortedRows(column(name_of["sequence"]), column(name_of["time"]))
+    values = [column(name).numbers()[rows.order] for name in features]
     arrays: dict[str, Any] = {
-        "inputs": pad(np.stack(values, axis=1), lengths),
-        "lengths": lengths,
+        "inputs": pad(np.stack(values, axis=1), rows.lengths),
+        "lengths": rows.lengths,
         "feature_names": features,
-        "ids": ids,
+        "ids": rows.ids,
     }
     for role, key in ("label", "labels"), ("split", "split"), ("groups", "groups"):
-        if name := columns.get(role):
-            codes, texts = column(name).texts()
-            codes = codes[order]
-            refuse(name, np.diff(codes) != 0, "be the same in all rows")
-            arrays[key] = np.array(texts)[codes[first]]
+        if role in name_of:
+            arrays[key] = rows.texts_of_sequences(column(name_of[role]))
     return arrays
 
 
 class _Column:
-    """A column, whose texts are stripped, and null where they are empty."""
+    """A column of a table. Its texts are stripped, and null where they are empty."""
 
-    def __init__(self, table: pa.Table, place: Place, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, values: pa.ChunkedArray, place: Place) -> None:
+        self.name = escape_unprintable(name)
+        self.values = _strip_texts(_decode(values))
         self.place = place
-        values = table[name]
-        if pa.types.is_dictionary(values.type):
-            kind = values.type.value_type
-            if str(kind) == "string_view":  # that of polars, which Arrow cannot take
-                kind = pa.string()
-            values = pa.chunked_array(
-                [one.dictionary.cast(kind).take(one.indices) for one in values.chunks]
-            )
-        if str(values.type) in ("string", "large_string", "string_view"):
-            values = pc.utf8_trim_whitespace(values.cast(pa.string()))
-            values = pc.if_else(pc.not_equal(values, ""), values, None)
-        self.values = values
 
     def texts(self) -> tuple[np.ndarray, list[str]]:
         """Returns indices of texts, int32 [rows], and the texts."""
@@ -201,47 +194,143 @@ class _Column:
     def times(self) -> np.ndarray:
         """Returns numbers or timestamps [rows]."""
         allowed = "numbers, or times such as 2026-05-01 12:00, all or none with offset"
-        kind = self.values.type
-        times = self._cast(TIMES if kind == pa.string() else (kind,), allowed)
-        valid = np.isfinite(times) if times.dtype.kind in "iufM" else np.array([False])
-        if not valid.all():
-            raise self._refusal(int(np.argmin(valid)), allowed)
+        values = self.values
+        if values.type == pa.string():
+            values = values.cast(self._type_of_times(allowed))
+        times = values.to_numpy()
+        if times.dtype.kind not in "iufM":  # such as times of the day without a date
+            raise self._refusal(0, allowed)
+        is_valid = np.isfinite(times)
+        if not is_valid.all():
+            raise self._refusal(int(is_valid.argmin()), allowed)
         return times
+
+    def _type_of_times(self, allowed: str) -> pa.DataType:
+        """Returns the type to which all texts can be converted.
+
+        If there is none, the refused text is the first one that cannot be converted to
+        a type of all texts before it.
+        """
+        misfits = []
+        for kind in PATTERNS:
+            row = find_misfit(self.values, kind)
+            if row is None:
+                return kind
+            misfits.append(row)
+        raise self._refusal(max(misfits), allowed)
 
     def numbers(self) -> np.ndarray:
         """Returns floats [rows], with NaN for missing values."""
-        kind = self.values.type
-        if not pa.types.is_floating(kind):
-            kind = pa.float64()
-        allowed = "numbers with a decimal point, and an empty cell or nan where missing"
-        others = "; leave out texts, or name labels and groups by data.columns"
-        return self._cast((kind,), allowed + others)
-
-    def _cast(self, kinds: tuple[pa.DataType, ...], allowed: str) -> np.ndarray:
-        """Converts all values to the first kind for which that is possible."""
-        for kind in kinds:
-            if (values := self._first_rows(len(self.values), kind)) is not None:
-                return values.to_numpy()
-        raise self._refusal(max(map(self._first_misfit, kinds)), allowed)
-
-    def _first_misfit(self, kind: pa.DataType) -> int:
-        """Returns the first row whose value cannot be converted."""
-        rows = range(len(self.values))
-        return bisect.bisect(
-            rows, False, key=lambda row: self._first_rows(row + 1, kind) is None
+        allowed = (
+            "numbers with a decimal point, and an empty cell or nan where missing; "
+            "leave out texts, or name labels and groups by data.columns"
         )
+        values = self.values
+        if values.type == pa.string():
+            row = find_misfit(values, pa.float64())
+            if row is not None:
+                raise self._refusal(row, allowed)
+        if not pa.types.is_floating(values.type):
+            try:
+                # An integer beyond 2**53 is rounded.
+                values = values.cast(pa.float64(), safe=False)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # such as timestamps
+                raise self._refusal(0, allowed) from None
+        return values.to_numpy()
 
-    def _first_rows(self, rows: int, kind: pa.DataType) -> pa.ChunkedArray | None:
-        """Converts the values of some rows; None if one cannot be converted."""
-        with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            # An integer beyond 2**53 is rounded.
-            return self.values.slice(0, rows).cast(kind, safe=False)
-        return None
+    def format_cell(self, row: int) -> str:
+        """Returns the value of a row as a message shows it."""
+        value = self.values[row].as_py()
+        return format_value("" if value is None else str(value))
 
     def _refusal(self, row: int, allowed: str) -> UserError:
-        value = self.values[row].as_py()
-        text = "" if value is None else str(value)
         return UserError(
-            f"{self.place(row)}: the column {escape_unprintable(self.name)} has "
-            f"{format_value(text)}; allowed are {allowed}"
+            f"{self.place(row)}: the column {self.name} has {self.format_cell(row)}; "
+            f"allowed are {allowed}"
         )
+
+
+class _SortedRows:
+    """The rows of a table, sorted by sequence, and within a sequence by time.
+
+    The sequences are in the order of their first rows in the table.
+    """
+
+    def __init__(self, sequence: _Column, time: _Column) -> None:
+        codes, self.ids = sequence.texts()
+        times = time.times()
+        self.order = np.lexsort((times, codes))  # the row at each position
+        self._codes = codes[self.order]  # the sequence at each position
+        times = times[self.order]
+        # Whether a position and the next one are of the same sequence, bool [rows - 1].
+        self._continues = self._codes[1:] == self._codes[:-1]
+        self._starts = np.flatnonzero(np.append(True, ~self._continues))
+        self.lengths = np.diff(self._starts, append=len(codes))
+        self._refuse(time, times[1:] == times[:-1], "differ in each row")
+
+    def texts_of_sequences(self, column: _Column) -> np.ndarray:
+        """Returns the text of each sequence, which is the same in all of its rows."""
+        codes, texts = column.texts()
+        codes = codes[self.order]
+        self._refuse(column, codes[1:] != codes[:-1], "be the same in all rows")
+        return np.array(texts)[codes[self._starts]]
+
+    def _refuse(self, column: _Column, is_fault: np.ndarray, rule: str) -> None:
+        """Refuses the first fault between neighbours of a sequence, bool [rows - 1]."""
+        faults = np.flatnonzero(is_fault & self._continues)
+        if not len(faults):
+            return
+        position = faults[0]
+        earlier, row = self.order[position : position + 2].tolist()
+        raise UserError(
+            f"{column.place(row)}: sequence "
+            f"{format_value(self.ids[self._codes[position]])} has the {column.name} "
+            f"{column.format_cell(row)}, and {column.format_cell(earlier)} in "
+            f"{column.place(earlier)}; it must {rule}"
+        )
+
+
+def _decode(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Returns the values of a column of categories; others as they are."""
+    kind = values.type
+    if not pa.types.is_dictionary(kind):
+        return values
+    if kind.value_type != pa.string_view():
+        return values.cast(kind.value_type)
+    # Arrow cannot decode the categories of polars, which are views of texts.
+    chunks = [
+        one.dictionary.cast(pa.string()).take(one.indices) for one in values.chunks
+    ]
+    return pa.chunked_array(chunks, pa.string())
+
+
+def _strip_texts(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Returns texts of any type as stripped strings, null where they are empty.
+
+    Values of other types are returned as they are.
+    """
+    if values.type not in TEXT_TYPES:
+        return values
+    texts = pc.utf8_trim_whitespace(values.cast(pa.string()))
+    return pc.if_else(pc.not_equal(texts, ""), texts, None)
+
+
+def find_misfit(texts: pa.ChunkedArray, kind: pa.DataType) -> int | None:
+    """Returns the first row whose text cannot be converted to a type of `PATTERNS`.
+
+    None means that all can be converted. Rows without a text are left out.
+    """
+    fits = pc.match_substring_regex(texts, f"^({PATTERNS[kind]})$")
+    if pa.types.is_timestamp(kind):
+        fits = pc.and_(fits, _is_date(texts))
+    row = pc.index(fits, False).as_py()
+    return row if row >= 0 else None
+
+
+def _is_date(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Returns whether texts begin with a day that exists, bool [rows]."""
+    days = pc.utf8_slice_codeunits(texts, 0, 10)
+    # February 30 is parsed as March 2.
+    parsed = pc.strptime(days, format="%Y-%m-%d", unit="s", error_is_null=True)
+    is_same = pc.equal(parsed.cast(pa.date32()).cast(pa.string()), days)
+    return pc.fill_null(is_same, False)

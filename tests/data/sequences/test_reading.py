@@ -21,6 +21,7 @@ from rnnmnist.data.examples import SPLITS, Dataset
 from rnnmnist.data.sequences import reading
 from rnnmnist.data.sequences.moments import Moments
 from rnnmnist.data.sequences.reading import read, to_dataset
+from rnnmnist.data.sequences.tables import PATTERNS, find_misfit
 from rnnmnist.data.sequences.validation import Sequences, validate
 from rnnmnist.errors import UserError, as_run_error
 from rnnmnist.runtime import machine
@@ -291,6 +292,48 @@ def test_times_are_numbers_or_timestamps_and_sort_as_such(
     np.testing.assert_array_equal(read(path).inputs[0, :, 0], order)
 
 
+def test_texts_that_have_a_pattern_are_those_that_arrow_converts() -> None:
+    """So that a text that cannot be converted is refused by its line."""
+    generator = np.random.default_rng(0)
+    seeds = [
+        "-12",
+        "9223372036854775808",
+        "+1.5e-3",
+        ".5",
+        "5.",
+        "-inf",
+        "NaN",
+        "1e400",
+    ]
+    seeds += ["2026-05-31", "2024-02-29 23:59", "2262-04-12T10", "1677-09-21"]
+    seeds += [
+        "2026-05-01 10:00:59.123456789",
+        "2026-05-01T10:00Z",
+        "2026-05-01 10+0130",
+    ]
+    texts = set(seeds)
+    for _ in range(20_000):
+        letters = list(str(generator.choice(seeds)))
+        for _ in range(generator.integers(1, 3)):
+            position = generator.integers(len(letters))
+            letters[position] = str(generator.choice(list("0123456789-+.eE:TZ nax")))
+        texts.add("".join(letters).strip())
+    accepted = dict.fromkeys(PATTERNS, 0)
+    for text in sorted(texts):
+        column = pa.chunked_array([[text]])
+        for kind in PATTERNS:
+            has_pattern = find_misfit(column, kind) is None
+            accepted[kind] += has_pattern
+            try:
+                column.cast(kind)
+            except pa.ArrowInvalid:
+                assert not has_pattern, (text, kind)
+            else:
+                is_limited = kind != pa.float64()  # to fewer numbers and years
+                assert has_pattern or is_limited, (text, kind)
+    assert min(accepted.values()) > 100
+
+
 def test_columns_of_parquet_files_have_types(tmp_path: Path) -> None:
     """A feature can be an integer or missing, a sequence a number, a time a date."""
     columns = {
@@ -482,6 +525,17 @@ WRONG_CSV = [
         "a,2026-05-01 10:00Z,1,2,cat\na,2026-05-01 10:30,1,2,cat\n",
         "line 3: the column time has '2026-05-01 10:30'; allowed are numbers",
     ),
+    (
+        CSV[CSV.index("a,0") :],
+        "a,2028-02-29,1,2,cat\na,2026-02-30,1,2,cat\na,2026-02-31,1,2,cat\n",
+        "line 3: the column time has '2026-02-30'",
+    ),
+    (
+        CSV[CSV.index("a,0") :],
+        "a,2026-05-01 23,1,2,cat\na,2026-05-01 24,1,2,cat\n",
+        "line 3: the column time has '2026-05-01 24'",
+    ),
+    ("6,bird\na,2.5,0.5,4", "y,bird\na,2.5,0.5,x", "line 3: the column 1 has 'y'"),
     ("b,7,5", "b,,5", "line 3: the column time has ''"),
     ("b,7", " ,7", "line 3: the column sequence has ''; allowed are texts"),
     ("6,bird", "6,", "line 3: the column label has ''; allowed are texts"),
