@@ -37,7 +37,8 @@ def main(argv: list[str]) -> None:
             )
     check_packages(names)
     from rnnmnist.evaluation.network import TrainedNetwork
-    from rnnmnist.exporting.comparison import combine, compare, warn_of_lost_digits
+    from rnnmnist.evaluation.probabilities import combine_members
+    from rnnmnist.exporting.comparison import compare, warn_of_lost_digits
     from rnnmnist.runs.writing import write_folder, write_json
     from rnnmnist.runtime.compilation import use_cpu
 
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
     network = TrainedNetwork(args.workdir, args.step, paths=paths, cell=args.cell)
     task, split, examples = network.load_split()
     warn_of_lost_digits(network, examples)
-    expected = combine(network.logits(examples))
+    expected = combine_members(network.logits(examples))
     wrong = []
     for name in names:
         writer = importlib.import_module(f"rnnmnist.exporting.write_{name}")

@@ -20,7 +20,7 @@ NORMALIZED_BYTES = 1 << 22  # normalized at a time
 if TYPE_CHECKING:
     import jax
 
-Images = TypeVar("Images", np.ndarray, "jax.Array")
+Arrays = TypeVar("Arrays", np.ndarray, "jax.Array")
 
 
 class View(NamedTuple):
@@ -29,7 +29,7 @@ class View(NamedTuple):
     name: str = "rows"  # rows, columns, pixels or permuted
     permutation: str = "bit_reversal"  # or random:SEED, for permuted pixels
 
-    def __call__(self, images: Images) -> Images:
+    def __call__(self, images: Arrays) -> Arrays:
         """Converts images to sequences, float32 [n, time, features].
 
         They are [n, rows, columns], uint8 or, from 0 to 1, float32, of NumPy or jax.
@@ -89,25 +89,43 @@ class Normalization(NamedTuple):
         return cls(np.asarray(mean), np.asarray(std), missing, task.mean is not None)
 
     def __call__(self, values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
-        """Standardizes sequences, real [n, time, features], in float32.
+        """Standardizes and fills sequences on the host, in parts of limited memory.
+
+        Arguments and result are those of `standardize` and `fill`.
+        """
+        inputs: np.ndarray = np.empty(values.shape, np.float32)
+        size = max(1, NORMALIZED_BYTES // (8 * math.prod(values.shape[1:])))
+        for start in range(0, len(values), size):  # float64 takes 8 bytes a value
+            part = slice(start, start + size)
+            ends = None if lengths is None else lengths[part]
+            inputs[part] = self.fill(self.standardize(values[part]), ends)
+        return inputs
+
+    def standardize(self, values: Arrays) -> Arrays:
+        """Returns (values - mean) / std, float32 [n, time, features].
+
+        The values are real. The subtraction of a large mean needs float64, which jax
+        has only within `double_precision`.
+        """
+        with np.errstate(all="ignore"):  # padding can have any value
+            deviations = values.astype(np.float64, copy=False) - self.mean[None, None]
+            return (deviations / self.std[None, None]).astype(np.float32)
+
+    def fill(self, inputs: Arrays, lengths: Arrays | None) -> Arrays:
+        """Replaces missing values and padding, float32 [n, time, features].
 
         Missing values are NaN. They become 0 where no earlier value of their feature
         replaces them, and so does all that is stored after `lengths`, int [n].
         """
-        inputs: np.ndarray = np.empty(values.shape, np.float32)
-        size = max(1, NORMALIZED_BYTES // (8 * math.prod(values.shape[1:])))
-        for start in range(0, len(values), size):  # the quotient takes 8 bytes a value
-            part = slice(start, start + size)
-            with np.errstate(all="ignore"):  # padding can have any value
-                inputs[part] = (values[part] - self.mean) / self.std
+        xp = inputs.__array_namespace__()  # numpy or jax.numpy
+        times = xp.arange(inputs.shape[1])[None, :, None]
         if self.missing == "forward_fill":
-            times = np.arange(inputs.shape[1])[:, None]
-            last = np.maximum.accumulate(np.where(np.isnan(inputs), 0, times), axis=1)
-            inputs = np.take_along_axis(inputs, last, axis=1)
+            last = cumulative_max(xp.where(xp.isnan(inputs), 0, times))
+            inputs = xp.take_along_axis(inputs, last, axis=1)
         if self.missing != "error":
-            inputs[np.isnan(inputs)] = 0
+            inputs = xp.where(xp.isnan(inputs), 0, inputs)
         if lengths is not None:
-            inputs[find_padding(inputs.shape[1], lengths)] = 0
+            inputs = xp.where(times < lengths[:, None, None], inputs, 0)
         return inputs
 
     def find_outlier(
@@ -226,6 +244,16 @@ def find_invalid(
     if not invalid.any():
         return None
     return tuple(np.argwhere(invalid)[0].tolist()), reason
+
+
+def cumulative_max(values: Arrays) -> Arrays:
+    """Returns the largest value so far at each time step of [n, time, features]."""
+    if isinstance(values, np.ndarray):
+        return np.maximum.accumulate(values, axis=1)
+    import jax  # which those who read files only need not wait for
+
+    # `jnp.maximum.accumulate` needs a fixed number of time steps, unlike exports.
+    return jax.lax.cummax(values, axis=1)
 
 
 def find_padding(time_steps: int, lengths: np.ndarray) -> np.ndarray:

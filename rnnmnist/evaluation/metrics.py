@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec.structs import replace
 
+from rnnmnist.evaluation.probabilities import combine_members
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.scores import Scores
 
@@ -61,8 +62,7 @@ def score_logits(logits: np.ndarray, labels: np.ndarray, first_seed: int = 0) ->
     scores = score_confusions(confusions, losses.mean(axis=1).tolist(), first_seed)
     if not scores.members:
         return scores
-    probabilities = np.exp(logits - log_normalizers[..., None]).mean(axis=0)
-    correct = int((probabilities.argmax(-1) == labels).sum())
+    correct = int((combine_members(logits).argmax(-1) == labels).sum())
     return replace(
         scores, ensemble_correct=correct, ensemble_accuracy=correct / examples
     )

@@ -31,11 +31,8 @@ from rnnmnist.errors import (
     summarize_error,
 )
 from rnnmnist.evaluation.metrics import score_logits
-from rnnmnist.evaluation.predictions import (
-    predict_logits,
-    refuse_non_finite,
-    softmax,
-)
+from rnnmnist.evaluation.predictions import predict_logits, refuse_non_finite
+from rnnmnist.evaluation.probabilities import combine_members, softmax
 from rnnmnist.models.classifier import (
     Params,
     SequenceClassifier,
@@ -215,7 +212,8 @@ class TrainedNetwork:
 
         With `every_step`, they are [examples, time, classes]; of an ensemble, means.
         """
-        return softmax(self.logits(inputs, every_step=every_step)).mean(0)
+        logits = self.logits(inputs, every_step=every_step)
+        return softmax(combine_members(logits))
 
     def load_split(self, split: str | None = None) -> tuple[Task, str, Examples]:
         """Loads data to evaluate: those of the run, unless `paths` has other ones.
@@ -348,7 +346,7 @@ class TrainedNetwork:
         logits = jax.device_get(logits)
         is_finite = np.isfinite(logits).all(axis=-1)
         refuse_non_finite(is_finite, lambda _: "the sequence up to this time step")
-        probabilities = softmax(logits).mean(0)[0]
+        (probabilities,) = softmax(combine_members(logits))
         return StreamState(carry, values), probabilities
 
 

@@ -5,7 +5,8 @@ import numpy as np
 from rnnmnist.arithmetic import ceil_div
 from rnnmnist.data.examples import Inputs, View, find_padding
 from rnnmnist.evaluation.network import TrainedNetwork
-from rnnmnist.evaluation.predictions import log_probabilities, predict_logits
+from rnnmnist.evaluation.predictions import predict_logits
+from rnnmnist.evaluation.probabilities import combine_members, log_softmax
 from rnnmnist.models.classifier import Params
 
 WINDOWS = 28  # of a sequence at most; the rows of an image
@@ -36,7 +37,7 @@ def occlude(
     def classify(is_occluded: np.ndarray) -> np.ndarray:
         occluded = Inputs(np.where(is_occluded[..., None], 0, values), lengths)
         logits = predict_logits(network.model, params, occluded, View(), network.mesh)
-        return log_probabilities(logits)
+        return log_softmax(combine_members(logits))
 
     whole = classify(np.zeros(windows.shape, bool))
     predicted = whole.argmax(-1)[:, None]

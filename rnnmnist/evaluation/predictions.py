@@ -306,22 +306,6 @@ def predict_batches(
     return jax.lax.with_sharding_constraint(logits, replicated_sharding(mesh))
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns the probabilities over the last axis."""
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
-
-
-def log_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Returns the logarithms of the networks' mean probabilities, [n, classes].
-
-    The logits are those of each network, float32 [networks, n, classes].
-    """
-    logs = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-    total: np.ndarray = np.logaddexp.reduce(logs, axis=0)
-    return total - np.float32(np.log(len(logits)))
-
-
 def decision_times(predicted: np.ndarray) -> np.ndarray:
     """Returns the time step, from 1, after which a prediction no longer changes.
 

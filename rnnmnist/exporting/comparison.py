@@ -15,7 +15,6 @@ from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Examples
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation.network import TrainedNetwork
-from rnnmnist.evaluation.predictions import log_probabilities
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.machine import installed_versions
@@ -55,8 +54,8 @@ def compare(
     """Compares an export with its network, for examples that `load_split` returns.
 
     The network has read the examples in their own type, as `evaluate` does. The export
-    reads what its users pass: the result of `exported_inputs`. `expected` is the result
-    of `combine` for the network's logits, float32 [n, classes].
+    reads what its users pass: the result of `exported_inputs`. `expected` has the
+    logits of the network, or of the ensemble, float32 [n, classes].
 
     Raises:
         RunError: if a logit of the export is infinite or NaN.
@@ -157,11 +156,3 @@ def warn_of_lost_digits(network: TrainedNetwork, examples: Examples) -> None:
             f"the feature {network.task.feature_names[index]} loses digits in float32, "
             "which exports take; subtract a constant from it for the training"
         )
-
-
-def combine(logits: np.ndarray) -> np.ndarray:
-    """Returns the logits [n, classes] of an export, from those of each member.
-
-    If there are several, they are the logarithms of the mean probabilities.
-    """
-    return logits[0] if len(logits) == 1 else log_probabilities(logits)

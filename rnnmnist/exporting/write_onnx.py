@@ -1,4 +1,4 @@
-"""Writes the ONNX model: from raw examples to probabilities.
+"""Writes the ONNX model: the steps of a `DeployedNetwork`, and the probabilities.
 
 References:
     ONNX operators, https://onnx.ai/onnx/operators/, such as `LSTM`, `GRU` and `Scan`.
@@ -179,7 +179,7 @@ def _add_inputs(
 def _add_logits(
     graph: Graph, network: TrainedNetwork, values: str, lengths: str
 ) -> str:
-    """Adds all members of the network; returns the logits as `combine` does."""
+    """Adds all members of the network; returns the logits of a `DeployedNetwork`."""
     config = network.config.model
     members = split_ensemble(jax.device_get(network.params))
     if config.differences:  # the nodes compute what `add_differences` does
@@ -190,19 +190,28 @@ def _add_logits(
         values = graph.Concat(values, differences, axis=2)
     is_used = graph.Less(_add_times(graph, values, 1), lengths)
     values = graph.Where(graph.Unsqueeze(is_used, [2]), values, 0.0)
+    # An input that is NaN or infinite is NaN times 0, the others are 0. The recurrent
+    # operators would hide it, so the sum is added to the logits.
+    zero_or_nan = graph.ReduceSum(graph.Mul(values, 0.0), [0, 2], keepdims=0)
     stride = config.stride
     if config.window > 1:
         values = _add_windows(graph, values, config.window, stride)
         lengths = graph.Div(graph.Add(lengths, stride - 1), stride)
-    logits = [
-        _add_network(graph, config, params, values, lengths) for params in members
-    ]
+    logits = _combine_members(
+        graph,
+        [_add_network(graph, config, params, values, lengths) for params in members],
+    )
+    return graph.Add(logits, graph.Unsqueeze(zero_or_nan, [1]))
+
+
+def _combine_members(graph: Graph, logits: list[str]) -> str:
+    """Combines the logits of each member as `combine_members` does."""
     if len(logits) == 1:
         return logits[0]
     stacked = [graph.Unsqueeze(member, [0]) for member in logits]
     logs = graph.LogSoftmax(graph.Concat(*stacked, axis=0), axis=-1)
-    total = graph.ReduceLogSumExp(logs, axes=[0], keepdims=0)
-    return graph.Sub(total, np.log(len(logits)))
+    log_sums = graph.ReduceLogSumExp(logs, axes=[0], keepdims=0)
+    return graph.Sub(log_sums, np.log(len(logits)))
 
 
 def _add_network(
@@ -229,10 +238,7 @@ def _add_network(
             count = graph.Cast(lengths, to=TensorProto.FLOAT)
             last = graph.Div(last, graph.Unsqueeze(count, [1]))
         pooled.append(last)
-    # The recurrent operators hide an input that is NaN or infinite. Times 0, it is NaN,
-    # which is added to the hidden state.
-    zero = graph.ReduceSum(graph.Mul(values, 0.0), [0, 2], keepdims=0)
-    read = graph.Add(graph.Concat(*pooled, axis=1), graph.Unsqueeze(zero, [1]))
+    read = graph.Concat(*pooled, axis=1)
     return graph.Gemm(read, params["head"]["kernel"], params["head"]["bias"])
 
 
@@ -244,7 +250,10 @@ def _add_images(graph: Graph, network: TrainedNetwork) -> str:
 
 
 def _add_sequences(graph: Graph, network: TrainedNetwork) -> str:
-    """Converts `sequences` to [time, examples, features], as `Normalization` does."""
+    """Converts `sequences` to [time, examples, features], as `Normalization` does.
+
+    The padding keeps its values.
+    """
     mean, std, missing, _ = network.normalization
     values = graph.Cast("sequences", to=TensorProto.DOUBLE)
     values = graph.Sub(values, graph.constant(mean, np.float64))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rnnmnist.data.examples import find_padding
-from rnnmnist.evaluation.predictions import softmax
+from rnnmnist.evaluation.probabilities import softmax
 
 NUM_BINS = 15  # the number in Guo et al.
 

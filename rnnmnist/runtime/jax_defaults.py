@@ -32,3 +32,13 @@ def jax_defaults() -> Iterator[None]:
         jax.set_mesh(NO_MESH),
     ):
         yield
+
+
+def double_precision() -> contextlib.AbstractContextManager[None]:
+    """Lets this thread compute in float64 within a block, unlike jax's defaults.
+
+    It serves single operations while a program is traced. Their results have to be
+    converted to float32 in the block.
+    """
+    context: contextlib.AbstractContextManager[None] = _home.enable_x64(True)
+    return context

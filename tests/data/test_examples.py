@@ -1,4 +1,4 @@
-"""Views of images: their shapes, the orders of pixels, and what a network reads."""
+"""Views of images and the normalization of sequences: what a network reads."""
 
 import functools
 import hashlib
@@ -20,11 +20,18 @@ from support import (
 )
 
 from rnnmnist.config.schema import DataConfig, ModelConfig
-from rnnmnist.data.examples import View, permutation, permutation_sha256
+from rnnmnist.data.examples import (
+    Normalization,
+    View,
+    find_padding,
+    permutation,
+    permutation_sha256,
+)
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.predictions import predict_logits
 from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.runtime.jax_defaults import double_precision
 
 VIEWS = {
     "rows": View("rows", "bit_reversal"),
@@ -149,3 +156,33 @@ def test_a_network_reads_images_in_the_order_of_the_view(name: str) -> None:
     for inputs in same:
         different = np.asarray(forward(model, params, inputs))
         assert not np.allclose(found, different, atol=1e-3)
+
+
+@pytest.mark.parametrize("missing", ["error", "forward_fill", "zero"])
+def test_programs_normalize_as_the_host_does_in_parts(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, also if means are large; the padding can have any value."""
+    mean, std = np.array([1e6 + 0.3, 1.767e9, -3.0]), np.array([1.0, 6e6, 0.1])
+    normalization = Normalization(mean, std, missing)
+    generator = np.random.default_rng(0)
+    values = generator.normal(mean, std, (50, 9, 3)).astype(np.float32)
+    lengths = generator.integers(1, 10, 50, np.int32)
+    if missing != "error":
+        values[generator.random(values.shape) < 0.3] = np.nan
+    padding = find_padding(9, lengths)
+    values[padding] = generator.choice([np.nan, np.inf, 1e30], (padding.sum(), 3))
+
+    @jax.jit
+    def normalize(values: jax.Array, lengths: jax.Array) -> jax.Array:
+        with double_precision():
+            standardized = normalization.standardize(values)
+        return normalization.fill(standardized, lengths)
+
+    found = np.asarray(normalize(values, lengths))
+    assert found.dtype == np.float32
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found, normalization(values, lengths))
+    three_sequences = 3 * 8 * 9 * 3
+    monkeypatch.setattr("rnnmnist.data.examples.NORMALIZED_BYTES", three_sequences)
+    np.testing.assert_array_equal(found, normalization(values, lengths))

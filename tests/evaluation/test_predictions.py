@@ -29,8 +29,8 @@ from rnnmnist.evaluation.predictions import (
     NonFiniteLogitsError,
     decision_times,
     predict_logits,
-    softmax,
 )
+from rnnmnist.evaluation.probabilities import softmax
 from rnnmnist.models.classifier import Params
 from rnnmnist.runtime.mesh import split_ensemble
 

@@ -19,10 +19,9 @@ from rnnmnist.config.schema import CELLS, LINEAR_CELLS, Config, DataConfig, Mode
 from rnnmnist.data import datasets
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation.network import TrainedNetwork
-from rnnmnist.evaluation.predictions import softmax
+from rnnmnist.evaluation.probabilities import combine_members, softmax
 from rnnmnist.exporting import write_onnx
 from rnnmnist.exporting.comparison import (
-    combine,
     exported_inputs,
     load_onnx,
     load_stablehlo,
@@ -140,7 +139,7 @@ def test_an_export_predicts_as_its_network(
     network = TrainedNetwork(workdir, "best", paths=paths)
     _, _, examples = network.load_split()
     inputs = exported_inputs(network, examples)
-    logits = combine(network.logits(examples))
+    logits = combine_members(network.logits(examples))
     cases = [([array[79::-1].copy() for array in inputs], logits[79::-1])]
     if len(inputs) == 1:
         cases.append(([inputs[0][:1]], logits[:1]))
@@ -151,7 +150,7 @@ def test_an_export_predicts_as_its_network(
         complete = values[lengths == 9]
         longer = np.concatenate([complete, complete[::-1]], axis=1)
         times = 18 - np.arange(len(longer), dtype=np.int32) % 18
-        expected = combine(network.logits(network.inputs(longer, times)))
+        expected = combine_members(network.logits(network.inputs(longer, times)))
         cases.append(([longer, times], expected))
         refused = values.copy()  # by training; padding is NaN, too
         expected = logits.copy()
