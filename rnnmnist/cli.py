@@ -23,7 +23,7 @@ from rnnmnist.config.schema import DATA_PATHS, SETTINGS
 from rnnmnist.config.settings import find
 from rnnmnist.models.user_cells import pin_cell
 from rnnmnist.runtime.jax_internals import CACHE_WARNING, DEVICES_LOGGER
-from rnnmnist.runtime.signals import exit_on_interrupt
+from rnnmnist.runtime.signals import exit_on_signals
 
 # The settings that a command on a trained network takes: the data can have moved since
 # the training, and another table can have other column names.
@@ -229,13 +229,11 @@ def format_error(error: Exception | str) -> str:
 def run(main: Callable[[list[str]], None]) -> None:
     """Calls an entry point with the command line, and turns errors into exit codes."""
     try:
-        exit_on_interrupt()
+        exit_on_signals()
         _configure_logging()
         main(sys.argv[1:])
     except errors.StoppedError as error:
         errors.exit_immediately(f"stopped: {error}", error.exit_code)
-    except KeyboardInterrupt:  # within `raise_interrupts`
-        errors.exit_immediately("stopped", 130)
     except BrokenPipeError:  # the reader of the output has exited, as `| head` does
         os._exit(1)
     except Exception as error:

@@ -11,6 +11,7 @@ import fcntl
 import gzip
 import io
 import itertools
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,6 @@ from rnnmnist.config.schema import DataConfig
 from rnnmnist.data.examples import SPLITS, Examples
 from rnnmnist.data.image_sets import IMAGE_SETS, IMAGE_SHAPE, embedded_images
 from rnnmnist.errors import RunError, UserError, prefix_errors
-from rnnmnist.runtime.signals import raise_interrupts
 
 URLS = {  # folders of the original files; those of mnist5k are shipped
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -39,6 +39,7 @@ FILES = {
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
 BLOCK = 100  # images in a record
+UNFINISHED = "incomplete."  # begins the names of TFDS's temporary folders
 PREPARE_AGAIN = "delete this folder to prepare it again"
 NETWORK_SECONDS = 6.0  # TFDS itself takes minutes to report a missing network
 
@@ -128,9 +129,11 @@ def load_splits(config: DataConfig) -> dict[str, Examples]:
     builder = make_builder(config)
     if not builder.info.splits:  # the data set was not prepared when it was made
         with open_folder(Path(builder.data_dir).parents[2]) as folder:
-            # Where the file system has no locks, each process prepares the data set.
+            # Where the file system has no locks, each process prepares the data set,
+            # and leaves alone what others have not finished.
             with contextlib.suppress(OSError):
                 fcntl.flock(folder, fcntl.LOCK_EX)
+                _remove_unfinished(builder)
             builder = make_builder(config)
             if not builder.is_prepared():  # another process may have done so meanwhile
                 _prepare(builder, config.manual_dir)
@@ -177,12 +180,20 @@ def missing_urls(builder: MnistRows, manual_dir: str | None) -> list[str]:
     return missing
 
 
+def _remove_unfinished(builder: MnistRows) -> None:
+    """Removes what a preparation that did not end has left."""
+    for folder in Path(builder.data_dir).parent.glob(f"{UNFINISHED}*/"):
+        shutil.rmtree(folder)
+
+
 def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
     """Prepares a data set; files that `manual_dir` does not have are downloaded."""
     missing = missing_urls(builder, manual_dir)
     name = builder.builder_config.name
     source = f", downloading from {urlparse(missing[0]).netloc}" if missing else ""
     print(f"preparing {name} in {builder.data_dir}{source}", flush=True)
+    folder = Path(builder.data_dir).parent
+    folder.mkdir(parents=True, exist_ok=True)
     download_config = tfds.download.DownloadConfig(
         manual_dir=manual_dir,
         force_checksums_validation=True,
@@ -190,13 +201,8 @@ def _prepare(builder: MnistRows, manual_dir: str | None) -> None:
     )
     try:
         with (
-            raise_interrupts(),
             # Other programs have downloads in progress in TFDS's own folder.
-            tempfile.TemporaryDirectory(
-                prefix="downloads-",
-                dir=Path(builder.data_dir).parents[2],
-                ignore_cleanup_errors=True,  # after an interrupt, a thread still writes
-            ) as downloads,
+            tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as downloads,
             contextlib.redirect_stdout(io.StringIO()),  # TFDS prints its progress
         ):
             builder.download_and_prepare(

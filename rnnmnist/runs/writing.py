@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from rnnmnist.errors import set_missing_filename
-from rnnmnist.runtime.signals import raise_interrupts
 
 
 def sync(*paths: Path) -> None:
@@ -55,7 +54,6 @@ def write_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        raise_interrupts(),
         set_missing_filename(path),
         tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name,
     ):

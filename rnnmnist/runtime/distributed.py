@@ -199,8 +199,8 @@ def _join(address: str | None, number: int | None, index: int | None) -> None:
             "with which several processes agree; install another version, or start "
             "one process with num_processes=1"
         )
-    # jax.distributed handles SIGTERM; until training begins, the default is correct.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # jax.distributed has replaced Python's handler of SIGTERM.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def _failed_operation(error: BaseException | None) -> str | None:

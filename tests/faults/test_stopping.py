@@ -70,10 +70,10 @@ def test_a_signal_in_the_last_chunk_determines_the_exit_code(new_run: Run) -> No
         "from rnnmnist import cli, main\n"
         "from rnnmnist.training import loop\n"
         "original = loop.validate\n"
-        "def validate(run, state, step):\n"
-        "    if step == run.config.train.num_steps:\n"
+        "def validate(*args):\n"
+        f"    if args[-1] == {trainer.STEPS}:\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    return original(run, state, step)\n"
+        "    return original(*args)\n"
         "loop.validate = validate\n"
         "cli.run(main.main)\n"
     )
@@ -110,7 +110,8 @@ def test_a_signal_before_training_terminates_the_process(new_run: Run) -> None:
     time.sleep(0.4)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
-    assert process.returncode == -signal.SIGTERM
+    # In its first moments, as any program of Python.
+    assert process.returncode in (143, -signal.SIGTERM)
     assert not (new_run.workdir / "metrics.jsonl").exists()
 
 
