@@ -61,7 +61,7 @@ class StreamState(NamedTuple):
     """What a network remembers of a sequence so far."""
 
     carry: StreamCarry  # with a leading ensemble axis
-    last: np.ndarray  # float64 [features], the last value of each; NaN before the first
+    last: np.ndarray  # float32 [features], the last inputs; 0 before the first
 
 
 class TrainedNetwork:
@@ -303,7 +303,7 @@ class TrainedNetwork:
         carry = jax.device_put(
             carry, replicated_sharding(self.mesh)
         )  # as `_step` returns it
-        return StreamState(carry, np.full(self.task.features, np.nan))
+        return StreamState(carry, np.zeros(self.task.features, np.float32))
 
     @jax_defaults()
     def step(
@@ -325,7 +325,6 @@ class TrainedNetwork:
                 the run does not fill, or far from those in training.
             RunError: if the logits are not finite.
         """
-        missing = self.config.data.missing
         refuse_masked("features", features)
         values = np.asarray(features, np.float64)
         if values.shape != state.last.shape:
@@ -333,21 +332,22 @@ class TrainedNetwork:
                 f"features: must be {len(state.last)} numbers, not of shape "
                 f"{values.shape}"
             )
-        invalid = find_invalid(values, missing)
+        invalid = find_invalid(values, self.config.data.missing)
         invalid = invalid or self.normalization.find_outlier(values)
         if invalid is not None:
             (feature,), reason = invalid
             names = self.task.feature_names or range(self.task.features)
             raise UserError(f"feature {names[feature]} {reason}")
-        if missing == "forward_fill":
-            values = np.where(np.isnan(values), state.last, values)
-        inputs = self.normalization(values[None, None], None)[0]
-        carry, logits = _step(self.params, state.carry, inputs, model=self.model)
+        standardized = self.normalization.standardize(values[None, None])[0, 0]
+        # The one before can have what replaces a missing value.
+        two_time_steps = np.stack([state.last, standardized])
+        inputs = self.normalization.fill(two_time_steps[None], None)[0, 1]
+        carry, logits = _step(self.params, state.carry, inputs[None], model=self.model)
         logits = jax.device_get(logits)
         is_finite = np.isfinite(logits).all(axis=-1)
         refuse_non_finite(is_finite, lambda _: "the sequence up to this time step")
         (probabilities,) = softmax(combine_members(logits))
-        return StreamState(carry, values), probabilities
+        return StreamState(carry, inputs), probabilities
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -23,7 +23,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def log_softmax(logits: Logits) -> Logits:
     """Returns the logarithms of the probabilities over the last axis."""
     xp = logits.__array_namespace__()  # numpy or jax.numpy
-    return logits - xp.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    # The largest logit is subtracted, so that no exponential is infinite.
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def combine_members(logits: Logits) -> Logits:
