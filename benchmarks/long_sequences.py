@@ -129,14 +129,23 @@ def training_table(measured: dict[str, Any]) -> str:
             beside_peer = format_ratios(own, found[f"PyTorch {name}"])
         rows.append(
             [
-                *(code(name), parameters, format_speeds(own)),
-                *(format_ratios(own, found["lstm"]), beside_peer, share),
+                code(name),
+                parameters,
+                format_speeds(own),
+                format_ratios(own, found["lstm"]),
+                beside_peer,
+                share,
                 f"{section[name][-1]['peak_mib']:,.0f}",
             ]
         )
     header = (
-        *("recurrence", "parameters", "images/s", "relative to `lstm`"),
-        *("relative to PyTorch's", "% of the ceiling", "peak MiB"),
+        "recurrence",
+        "parameters",
+        "images/s",
+        "relative to `lstm`",
+        "relative to PyTorch's",
+        "% of the ceiling",
+        "peak MiB",
     )
     return table("784 time steps", header, rows)
 

@@ -45,8 +45,10 @@ LONG_ROUNDS = 3  # of measurements that take a minute
 PAUSE_SECONDS = 0.3  # in which the threads of the previous worker go to sleep
 # Use the CPU only, with the kernels that its libraries choose by default.
 HIDDEN = {
-    *("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),
-    *("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR"),
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_L2_SIZE",
+    "XLA_FLAGS",
+    "JAX_COMPILATION_CACHE_DIR",
 }
 ENVIRONMENT = {
     name: value for name, value in os.environ.items() if name not in HIDDEN
@@ -106,8 +108,12 @@ class Bench(NamedTuple):
     def train_argv(self, config: str, workdir: str, *overrides: str) -> list[str]:
         """Returns the command that trains a configuration on the original files."""
         return [
-            *(sys.executable, "-m", "rnnmnist.main", f"--config={config}"),
-            *(f"--workdir={workdir}", f"--config.data.manual_dir={self.data}"),
+            sys.executable,
+            "-m",
+            "rnnmnist.main",
+            f"--config={config}",
+            f"--workdir={workdir}",
+            f"--config.data.manual_dir={self.data}",
             *overrides,
         ]
 
@@ -421,8 +427,14 @@ def run(args: argparse.Namespace) -> None:
         f" --rounds={bench.rounds} --seeds={bench.seeds}"
     )
     sections = (
-        *(throughput, evaluation, seeds, default_run),
-        *(starts, batches, jobs, accuracy),
+        throughput,
+        evaluation,
+        seeds,
+        default_run,
+        starts,
+        batches,
+        jobs,
+        accuracy,
     )
     for section in sections:
         measured[section.__name__] = section(bench)

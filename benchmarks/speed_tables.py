@@ -194,15 +194,23 @@ def accuracy(measured: dict[str, Any]) -> str:
             seconds = seconds_of(runs)
             rows.append(
                 [
-                    *(f"{target} %", name, str(runs[0]["epochs"])),
-                    *(format_seconds(seconds), format_ratios(seconds, ours)),
+                    f"{target} %",
+                    name,
+                    str(runs[0]["epochs"]),
+                    format_seconds(seconds),
+                    format_ratios(seconds, ours),
                     mean_accuracy(runs, target, ".3f"),
                     ", ".join(f"{run['correct']:,}" for run in runs),
                 ]
             )
     header = (
-        *("target", "framework", "epochs", "seconds", "this / rnnmnist, warm"),
-        *("mean accuracy", "correct, by seed"),
+        "target",
+        "framework",
+        "epochs",
+        "seconds",
+        "this / rnnmnist, warm",
+        "mean accuracy",
+        "correct, by seed",
     )
     return table("Time to accuracy, on all test images", header, rows)
 

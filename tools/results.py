@@ -214,8 +214,14 @@ PIXELS = by_pixel("pixels", lstm=12_900, gru=6_450, lru=12_900)
 PERMUTED = by_pixel("permuted", lstm=6_450, gru=6_450, lru=17_200)
 # Sequences of the UEA and UCR archives, in the folders of aeon's wheel.
 SETS = (
-    *("BasicMotions", "JapaneseVowels", "ItalyPowerDemand", "GunPoint", "ArrowHead"),
-    *("OSULeaf", "PickupGestureWiimoteZ", "ACSF1"),
+    "BasicMotions",
+    "JapaneseVowels",
+    "ItalyPowerDemand",
+    "GunPoint",
+    "ArrowHead",
+    "OSULeaf",
+    "PickupGestureWiimoteZ",
+    "ACSF1",
 )
 FILES = "files num_seeds=5 data.path=FOLDER/{0}/{0}_TRAIN.ts"
 ARCHIVE = tuple(Row(f"archive_{name}", 5, FILES.format(name), name) for name in SETS)

@@ -20,10 +20,9 @@ class Execution(NamedTuple):
     # Linear recurrences read blocks of so many time steps, and the backward pass keeps
     # the first state of each block. If it is None, they read all time steps at once.
     remat_steps: int | None
-    # Of a loop over time that stops when the longest sequence of the batch has ended
-    # (`UntilLongest`): the time steps between two moments at which it can stop. None:
-    # loops read all time steps. A loop that can stop has no gradient, so only
-    # predictions have one.
+    # A loop over time that stops at the end of the longest sequence (`UntilLongest`)
+    # tests for it after each block of so many time steps. If this is None, loops read
+    # all time steps. A loop that stops has no gradient, so only predictions have one.
     stopping_block: int | None = None
 
     @classmethod

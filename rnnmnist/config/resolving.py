@@ -77,7 +77,7 @@ class RunConfig(Config):
 def resolve(config: Config, task: Task) -> RunConfig:
     """Returns what a run with a configuration uses on a task.
 
-    It is the same for the result, which is a `Config`, too.
+    For a `RunConfig`, it returns an equal one.
 
     Raises:
         UserError: if settings contradict each other or the task.
@@ -98,8 +98,8 @@ def resolve(config: Config, task: Task) -> RunConfig:
 def fill_defaults(config: Config, task: Task) -> RunConfig:
     """Returns a configuration with the defaults that it has on a task, unchecked.
 
-    Unlike `resolve`, it can compare a configuration with that of another run, or read
-    one that an earlier version has accepted.
+    It serves to compare a configuration with that of another run, and to read one that
+    an earlier version has accepted.
     """
     sections = {
         "model": _fill_model(config.model, task),

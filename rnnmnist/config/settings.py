@@ -45,8 +45,8 @@ class Setting(NamedTuple):
     allowed: str  # describes its values, such as `an integer at least 1`
     default: Any
     help: str
-    # What None stands for if it is the default, such as `a tenth of the run`; None if
-    # it stands for nothing.
+    # The value that a run has in place of a default of None, in words, such as `a tenth
+    # of the run`. It is None if a run has None, too.
     by_default: str | None
     # Whether a resumed run may change it. `refused`: with another value, it would be
     # another run. `warned`: the result is not that of a run without a stop.

@@ -25,8 +25,10 @@ class Task:
     feature_names: tuple[str, ...] = ()
     validation_groups: tuple[str, ...] = ()  # of sequences that are held out by group
     sha256: str | None = None  # of all examples with their labels, lengths and splits
-    mean: tuple[float, ...] | None = None  # of each feature, by which it is
-    std: tuple[float, ...] | None = None  # standardized; None: it is not
+    # The mean and the standard deviation of each feature in training, by which
+    # sequences are standardized. If they are None, sequences are not standardized.
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     difference_std: tuple[float, ...] | None = None  # of differences, in units of std
 
     @property

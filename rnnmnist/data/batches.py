@@ -38,7 +38,7 @@ class StoredExamples(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a network and its loss read."""
+    """Holds what a network and its loss read."""
 
     inputs: jax.Array  # float32 [batch, time, features]
     labels: jax.Array  # int32 [batch]

@@ -198,8 +198,13 @@ class Inputs:
 
     def normalize(self) -> Self:
         """Returns the same examples, which `take` does not normalize each time."""
+        names = tuple(self.name(position) for position in range(len(self)))
         return dataclasses.replace(
-            self, stored=self.take(slice(None)), indices=None, normalization=None
+            self,
+            stored=self.take(slice(None)),
+            indices=None,
+            normalization=None,
+            ids=names,
         )
 
     def name(self, position: int) -> str:

@@ -33,8 +33,8 @@ GROUP_BYTES = 1 << 28  # a group of a split; at most two are on the devices at a
 SHARED_GROUP_BYTES = 1 << 20
 SHARED_BATCHES = 8
 SHORTEST_PADDED = 64  # time steps
-# What `Inputs.take` returns, as [batches, batch, ...]; and lengths, if there are any,
-# int32 [batches, batch].
+# A group of batches: values as `Inputs.take` returns them, [batches, batch, ...], and
+# lengths, int32 [batches, batch]; None: no padding.
 Batches = tuple[jax.Array, jax.Array | None]
 
 
@@ -191,7 +191,10 @@ def make_group(
 
 
 def join_groups(groups: list[np.ndarray], examples: int) -> np.ndarray:
-    """Returns logits by example, of those of groups [ensemble, batches, batch, ...]."""
+    """Joins the logits of groups, [ensemble, batches, batch, ...], example by example.
+
+    Those of the examples of zeros at the end are left out.
+    """
     logits = np.concatenate(groups, axis=1)
     ensemble, batches, batch_size, *rest = logits.shape
     return logits.reshape(ensemble, batches * batch_size, *rest)[:, :examples]

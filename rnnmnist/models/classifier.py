@@ -152,7 +152,7 @@ def add_differences(
     # which the number of time steps is symbolic.
     earlier = inputs[jnp.maximum(times - 1, 0)]
     differences = inputs - earlier
-    differences /= jax.lax.stop_gradient(std)[None, None]
+    differences /= jax.lax.stop_gradient(std)[None, None]  # is not trained
     if lengths is not None:
         # The first time step of the padding would have one, and a window can read it.
         is_used = times[:, None, None] < lengths[None, :, None]

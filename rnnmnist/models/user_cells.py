@@ -22,8 +22,9 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)  # what a user gave, or that of a
 def pin_cell(config: AnyConfig) -> AnyConfig:
     """Returns a configuration with the SHA-256 of the source of its cell.
 
-    The cell is not imported, but packages in which its module lies are. A SHA-256 that
-    is given stays; it is compared with the source when the cell is imported.
+    The cell is not imported, but Python imports the packages that contain its module. A
+    SHA-256 that is given stays; it is compared with the source when the cell is
+    imported.
     """
     model = config.model
     if not model.is_user_cell:

@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from rnnmnist.config.resolving import RunConfig
-from rnnmnist.config.schema import SETTINGS
+from rnnmnist.config.resolving import RunConfig, fill_defaults
+from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation.metrics import (
@@ -316,15 +317,23 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
 def _list_settings(
     run: RunData,
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Returns the settings that are not the defaults, and those that are, as text."""
+    """Returns the settings that are not the defaults, and those that are, as text.
+
+    The defaults are those of a run on the same data.
+    """
+    by_default = fill_defaults(Config(), run.task).flat()
     chosen: list[tuple[str, str]] = []
     defaults: list[tuple[str, str]] = []
     for name, value in run.config.flat().items():
-        default = SETTINGS[name].default
-        if value == default:
-            defaults.append((name, str(value)))
-        elif default is None:  # the default depends on the data
-            chosen.append((name, str(value)))
+        text = _format_setting(name, value)
+        if value == by_default[name]:
+            defaults.append((name, text))
         else:
-            chosen.append((name, f"{value} (default: {default})"))
+            default_text = _format_setting(name, by_default[name])
+            chosen.append((name, f"{text} (default: {default_text})"))
     return chosen, defaults
+
+
+def _format_setting(name: str, value: Any) -> str:  # of the type of the setting
+    """Formats the value of a setting; None is what it stands for, or "none"."""
+    return SETTINGS[name].by_default or "none" if value is None else str(value)

@@ -27,8 +27,9 @@ class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
 def completion(workdir: Path, step: int, config: RunTrainConfig) -> str | None:
     """Returns why a run that has finished `step` steps is complete, None if it is not.
 
-    It is at its last step or beyond, or as many validations as its patience in a row
-    have had no lower loss, which is a mean over seeds, than the lowest one before.
+    A run is complete at its last step. With a patience, it is also complete when so
+    many validations in a row had no lower loss than the lowest one before. The loss is
+    the mean over seeds.
     """
     last = config.num_steps
     if step >= last:

@@ -28,7 +28,10 @@ ALONE = SimpleNamespace(num_processes=1, process_id=0)
 
 
 def has_devices() -> bool:
-    """Whether jax has its devices. True if it is renamed: `fit` keeps no programs."""
+    """Whether jax has its devices.
+
+    If jax has renamed its function, the answer is True: `fit` then keeps no programs.
+    """
     try:
         from jax._src.xla_bridge import backends_are_initialized
     except ImportError:

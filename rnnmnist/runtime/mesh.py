@@ -184,7 +184,7 @@ def map_ensemble(function: Callable[..., T], vectorize: bool) -> Callable[..., T
     def map_trees(*trees: Any) -> T:  # Python has no type for trees of arrays
         results: T
         if len(jax.tree.leaves(trees)[0]) == 1:
-            (network,) = split_ensemble(trees)
+            network = jax.tree.map(lambda leaf: leaf[0], trees)
             result = function(*network)
             results = jax.tree.map(lambda leaf: leaf[None], result)
         elif vectorize:

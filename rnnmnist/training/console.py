@@ -64,8 +64,8 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
     def start(self, networks: int, parameters: int, *, on_host: bool) -> None:
         """Prints the sizes of the networks and of the run, and where its data stay."""
-        of_networks = f"{networks} x " if networks > 1 else ""
-        self.line(f"{of_networks}{parameters:,} parameters, {self._steps}")
+        sizes = f"{parameters:,} parameters, {self._steps}"
+        self.line(f"{networks} x {sizes}" if networks > 1 else sizes)
         if on_host or self._noun == "sequences":
             where = "on the host" if on_host else "on the devices"
             self.line(f"training {self._noun} stay {where}")

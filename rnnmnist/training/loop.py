@@ -92,7 +92,14 @@ def train(
                 console.Progress(config.train, task, step, verbose=verbose) as progress,
             ):
                 step = train_to_end(
-                    config, dataset, workdir, mesh, step, stop, progress, callback
+                    config,
+                    dataset,
+                    workdir,
+                    mesh=mesh,
+                    step=step,
+                    stop=stop,
+                    progress=progress,
+                    callback=callback,
                 )
         result = None
         if task.evaluated_split != "train":  # there are held-out examples
@@ -105,6 +112,7 @@ def train_to_end(
     config: RunConfig,
     dataset: Dataset,
     workdir: Path,
+    *,
     mesh: Mesh,
     step: int,
     stop: StopFlag,
@@ -128,8 +136,8 @@ def train_to_end(
     ):
         program = trainer.program
         validation = splits["validation"]
-        # Users' sequences are standardized: those that fit on the devices once, here,
-        # others in each validation, in parts. Images are not.
+        # Users' sequences are standardized: here and once, if the data fit on the
+        # devices, and otherwise in each validation, in parts.
         if not trainer.batches.on_host:
             validation = validation.normalize()
         if step == 0:
@@ -175,7 +183,7 @@ def train_to_end(
 
                 # Save.
                 if is_due or is_stopped:
-                    items = replicate(to_items(state), mesh)
+                    items = replicate(to_items(state), mesh)  # for every process
                     checkpoints.save(step, items, validated)
 
                 # End early, by patience or by the callback.
@@ -191,7 +199,7 @@ def train_to_end(
 
 
 class Trainer(NamedTuple):
-    """What the updates of a run need besides the state: program, data, schedule."""
+    """Holds what the updates of a run need besides the state."""
 
     config: RunConfig
     program: Program

@@ -1,13 +1,14 @@
 """The optimizer, its learning rates, and the average of the weights."""
 
 import functools
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Sharding
+from jax.tree_util import DictKey
 
 from rnnmnist.config.resolving import RunTrainConfig
 from rnnmnist.models.cells import BACKWARD
@@ -27,20 +28,20 @@ def make_optimizer(clip_norm: float) -> optax.GradientTransformation:
     return optax.chain(clip, optax.scale_by_adam())
 
 
-def decay_mask(params: Params) -> np.ndarray:
-    """Returns which parameters of a network are decayed, bool [parameters].
+def decay_mask(params: Params) -> Mapping[str, Any]:
+    """Returns whether each array of a network is decayed, in a tree like `params`.
 
-    They are in the order of the leaves of `params`, of which only the shapes are read.
     All that are trained are decayed, except in residual layers around a linear
     recurrence: there only the kernels are, since decay would shorten the memory of the
     recurrence and undo the initialization of the encoder's bias.
     """
     spared = ("layers", f"{BACKWARD}layers", NOT_TRAINED)
-    masks = [
-        np.full(leaf.size, path[-1].key == "kernel" or path[0].key not in spared)
-        for path, leaf in jax.tree.leaves_with_path(params)
-    ]
-    return np.concatenate(masks)
+
+    def is_decayed(path: tuple[DictKey, ...], _: jax.Array) -> bool:
+        return path[-1].key == "kernel" or path[0].key not in spared
+
+    mask: Mapping[str, Any] = jax.tree.map_with_path(is_decayed, params)
+    return mask
 
 
 class Schedule(NamedTuple):

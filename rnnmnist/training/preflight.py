@@ -108,7 +108,9 @@ def describe_step(
             state, stats = trainer.train(state, first, last)
             seconds = running_seconds() - start
             if not stats.last_finite.all():
-                reason = console.describe_rejection(config, stats, first)
+                reason = console.describe_rejection(
+                    config, stats, first + int(stats.updates)
+                )
                 raise RunError(f"a training step{reason}; {console.REMEDY}")
     return (
         f"compiled in {compile_seconds() - before:.1f} s, then "

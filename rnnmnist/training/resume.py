@@ -121,13 +121,15 @@ def ends_at(
         if callback is not None:
             try:
                 answer = callback(metrics)
-            except OSError as error:  # not of a file of the run; see `hold_workdir`
+            except OSError as error:
+                # `hold_workdir` takes other errors of this type for those of a file of
+                # the run.
                 error.add_note(BY_CALLBACK)
                 raise
         ends_by_callback = isinstance(answer, bool | np.bool_) and bool(answer)
         return ends_by_callback or completion(workdir, metrics.step, config) is not None
 
-    with jax.transfer_guard("allow"):  # in the callback
+    with jax.transfer_guard("allow"):  # the callback may copy arrays to the host
         return broadcast(decide)
 
 

@@ -36,7 +36,7 @@ from rnnmnist.training.optimizer import make_optimizer
 
 
 class Program(NamedTuple):
-    """What the compiled training step depends on besides its arrays."""
+    """Holds what the compiled training step depends on besides its arrays."""
 
     transform: BatchTransform
     objective: Objective
@@ -139,11 +139,11 @@ def init_state(
 
     def init_network(seed: jax.Array) -> tuple[Params, optax.OptState]:
         params = init_params(program.model, stream_key(seed, Stream.WEIGHTS))
-        if NOT_TRAINED in params:
+        if NOT_TRAINED in params:  # as 1; its values are those of the data
             scaled = params[NOT_TRAINED] * difference_std
             params = {**params, NOT_TRAINED: scaled}
         # XLA rounds the random numbers of a vector and of a small matrix differently.
-        # As one vector, they have the bits of earlier versions.
+        # Joined to one vector first, they have the bits of earlier versions.
         vector, unravel = ravel_pytree(params)
         params = unravel(jax.lax.optimization_barrier(vector))
         return params, program.optimizer.init(params)

@@ -37,6 +37,7 @@ from rnnmnist.training.optimizer import decay_mask, update_average
 from rnnmnist.training.state import STATE_SPECS, Program, TrainState
 from rnnmnist.training.vectors import (
     flatten,
+    flatten_mask,
     flatten_state,
     unflatten,
     unflatten_state,
@@ -89,7 +90,7 @@ STATS_SPECS = UpdateStats(
 
 
 class LoopCarry(NamedTuple):
-    """What an update hands on to the next one."""
+    """Holds what an update hands on to the next one."""
 
     state: TrainState[jax.Array]  # with weights as vectors
     stats: UpdateStats
@@ -236,8 +237,8 @@ def apply_update(
     The rate is the learning rate, float32 [].
     """
     batch_size = program.transform.batch_size
-    # bool [parameters], of NumPy
-    is_decayed = decay_mask(abstract_params(program.model))
+    network = abstract_params(program.model)
+    is_decayed = flatten_mask(decay_mask(network), network)
 
     def update_network(
         params: jax.Array,
@@ -252,8 +253,9 @@ def apply_update(
         with jax.numpy_dtype_promotion("standard"):
             direction, opt_state = program.optimizer.update(grads, opt_state)
         if program.weight_decay:  # that of AdamW, which is not part of the gradient
-            all_are_decayed = is_decayed.all()  # known while tracing
-            decayed = params if all_are_decayed else jnp.where(is_decayed, params, 0)
+            decayed = params
+            if not is_decayed.all():  # known while tracing; most networks need no mask
+                decayed = jnp.where(is_decayed, params, 0)
             direction += program.weight_decay * decayed
         params = params - rate * direction
         if average is not None:

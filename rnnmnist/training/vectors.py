@@ -5,7 +5,7 @@ one for each array of a tree.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,6 +19,15 @@ from rnnmnist.training.state import TrainState
 def flatten(tree: Params) -> jax.Array:
     """Returns the arrays of a tree as one vector, float32 [parameters]."""
     return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def flatten_mask(mask: Mapping[str, Any], params: Params) -> np.ndarray:
+    """Returns a bool for each parameter of a network, from one for each of its arrays.
+
+    The mask is a tree like the parameters. The result is bool [parameters], of NumPy.
+    """
+    pairs = zip(jax.tree.leaves(mask), jax.tree.leaves(params), strict=True)
+    return np.concatenate([np.full(leaf.size, flag) for flag, leaf in pairs])
 
 
 def unflatten(vector: jax.Array, like: Params) -> Params:

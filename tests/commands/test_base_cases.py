@@ -302,10 +302,25 @@ def read_sequences(run: Run) -> None:
 USES: dict[str, Callable[[Run], None]] = {
     use.__name__: use
     for use in (
-        *(main, config_file, evaluate, report, page, export, doctor),
-        *(predict_image, predict_file, predict_json, predict_stream),
-        *(fit, predict, classify, step, occlusion),
-        *(classifier, new_classifier, read_sequences),
+        main,
+        config_file,
+        evaluate,
+        report,
+        page,
+        export,
+        doctor,
+        predict_image,
+        predict_file,
+        predict_json,
+        predict_stream,
+        fit,
+        predict,
+        classify,
+        step,
+        occlusion,
+        classifier,
+        new_classifier,
+        read_sequences,
     )
 }
 

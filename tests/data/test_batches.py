@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support import TASK, batches_of, mesh_of, random_examples, read_batch, task_of
 
+from rnnmnist.arithmetic import ceil_div
 from rnnmnist.config.resolving import fill_defaults
 from rnnmnist.config.schema import Config, DataConfig, TrainConfig
 from rnnmnist.config.tasks import Task
@@ -66,7 +67,7 @@ def test_an_epoch_is_a_permutation(examples: int) -> None:
 )
 def test_every_epoch_has_every_image_once_for_any_batch_size(batch_size: int) -> None:
     read = batches(ONE_HUNDRED, batch_size)
-    steps = -(-300 // batch_size)
+    steps = ceil_div(300, batch_size)
     seen = np.concatenate([read(step).labels for step in range(steps)])
     epochs = seen[:300].reshape(3, 100)
     np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(100), (3, 1)))

@@ -128,9 +128,12 @@ def test_the_choices_by_platform_are_the_current_ones() -> None:
     scans = {True: "parallel", False: "sequential"}
     for how, column in zip(DEFAULTS.values(), columns, strict=True):
         expected = [
-            *(str(how.unroll), how.precision, scans[how.parallel_scan]),
+            str(how.unroll),
+            how.precision,
+            scans[how.parallel_scan],
             str(how.remat_steps).lower(),
-            *(together[how.vectorize_seeds], str(how.eval_batch_size)),
+            together[how.vectorize_seeds],
+            str(how.eval_batch_size),
         ]
         assert list(column[:-1]) == expected
     assert columns[0][-1].endswith(f", {MOST_CPU_DEVICES}")

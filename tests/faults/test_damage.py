@@ -262,14 +262,25 @@ NEEDED: dict[str, dict[str, object]] = {
     "model.cell_sha256": {"model.cell": "leaky.py:Leaky"},
 }
 ALLOWED = {
-    *("data.path", "data.data_dir", "data.manual_dir"),
-    *("train.log_every_steps", "train.log_metrics", "train.eval_every_steps"),
-    *("train.min_steps", "train.keep_checkpoints", "train.patience"),
+    "data.path",
+    "data.data_dir",
+    "data.manual_dir",
+    "train.log_every_steps",
+    "train.log_metrics",
+    "train.eval_every_steps",
+    "train.min_steps",
+    "train.keep_checkpoints",
+    "train.patience",
     "execution.placement",
 }
 WARNED = {
-    *("train.num_steps", "train.learning_rate", "train.schedule", "train.clip_norm"),
-    *("train.warmup_fraction", "execution.num_devices", "execution.precision"),
+    "train.num_steps",
+    "train.learning_rate",
+    "train.schedule",
+    "train.clip_norm",
+    "train.warmup_fraction",
+    "execution.num_devices",
+    "execution.precision",
 }
 
 

@@ -22,8 +22,15 @@ from rnnmnist.runtime.limits import needed_files, needed_threads
 from rnnmnist.training import resume
 
 ERRORS = (
-    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO),
-    *(errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EINTR),
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EAGAIN,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EACCES,
+    errno.EINTR,
 )
 INPUTS = np.random.default_rng(0).normal(size=(40, 5, 1))
 LABELS = np.arange(40) % 2
@@ -191,10 +198,16 @@ def run_limited(
     lifting = "-sys_resource,-sys_admin"
     return subprocess.run(
         [
-            *("setpriv", f"--ruid={random.randrange(10**5, 10**9)}", "--euid=0"),
-            *(f"--bounding-set={lifting}", f"--inh-caps={lifting}"),
-            *("prlimit", f"--nproc={threads}:{threads}", f"--nofile={files}:{files}"),
-            *(sys.executable, *map(str, arguments)),
+            "setpriv",
+            f"--ruid={random.randrange(10**5, 10**9)}",
+            "--euid=0",
+            f"--bounding-set={lifting}",
+            f"--inh-caps={lifting}",
+            "prlimit",
+            f"--nproc={threads}:{threads}",
+            f"--nofile={files}:{files}",
+            sys.executable,
+            *map(str, arguments),
         ],
         cwd=REPOSITORY,
         env=environment,
@@ -241,7 +254,10 @@ def test_the_threads_and_files_that_commands_ask_for_are_enough(
     ):
         name, *arguments = command.split()
         finished = run_limited(
-            *("-m", f"rnnmnist.{name}", *arguments, f"--workdir={tmp_path}/run"),
+            "-m",
+            f"rnnmnist.{name}",
+            *arguments,
+            f"--workdir={tmp_path}/run",
             environment=unoptimized,
             threads=needed_threads() + 2,
             files=needed_files() + 6,

@@ -261,7 +261,8 @@ def test_a_run_that_was_extended_has_one_number_of_steps(tmp_path: Path) -> None
     inputs = np.random.default_rng(0).normal(labels[:, None, None], size=(60, 5, 1))
     for steps in (1000, 1500):
         workdir = fit(
-            *(inputs, labels),
+            inputs,
+            labels,
             workdir=tmp_path / "run",
             num_steps=steps,
             eval_every_steps=500,

@@ -89,7 +89,14 @@ VALID = msgspec.json.encode(make_result(2, tutorial_128=True, **FULL))
 @pytest.mark.parametrize(
     "content",
     [
-        *(b"", b"{", b"[]", b"{}", b"null", b"\x00", b"\xff\xfe{", b'{"step": 1}'),
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b"null",
+        b"\x00",
+        b"\xff\xfe{",
+        b'{"step": 1}',
         VALID.replace(b"mine", b"m\xe9ne"),
         VALID.replace(b'"step":7', b'"step":' + b"7" * 10_000),
         VALID.replace(b'"step":7', b'"step":"7"'),

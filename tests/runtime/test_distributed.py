@@ -221,8 +221,12 @@ def test_missing_processes_are_one_line(
     )
     address = f"127.0.0.1:{trainer.free_port()}"
     finished = run_python(
-        *("-c", program, f"--workdir={tmp_path / 'run'}", f"--process_id={index}"),
-        *(f"--coordinator_address={address}", "--num_processes=2"),
+        "-c",
+        program,
+        f"--workdir={tmp_path / 'run'}",
+        f"--process_id={index}",
+        f"--coordinator_address={address}",
+        "--num_processes=2",
         environment={k: v for k, v in environment.items() if "proxy" not in k.lower()},
     )
     assert (finished.returncode, finished.stdout) == (1, "")
