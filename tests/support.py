@@ -39,7 +39,7 @@ from rnnmnist.models.classifier import (
     abstract_params,
     make_model,
 )
-from rnnmnist.runs.checkpoints import Checkpoints, named_leaves
+from rnnmnist.runs.checkpoints import Checkpoints, leaves_by_path
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runtime.mesh import BATCH, SEEDS
 from rnnmnist.training import loop
@@ -174,7 +174,7 @@ def as_ensemble(params: Params) -> Params:
 def array_checksums(tree: Any) -> dict[str, str]:
     """Returns the SHA-256 of the type, shape and values of each array, by its path."""
     checksums = {}
-    for name, leaf in named_leaves(tree):
+    for name, leaf in leaves_by_path(tree):
         array = np.asarray(leaf)
         content = f"{array.dtype} {array.shape} ".encode() + array.tobytes()
         checksums[name] = hashlib.sha256(content).hexdigest()

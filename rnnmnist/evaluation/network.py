@@ -125,9 +125,11 @@ class TrainedNetwork:
         caller names those that have moved, and a cell of the user's.
         """
         if config.data.path is not None:
-            beside = self.workdir / Path(config.data.path).name
-            if beside.suffix == ".data" and beside.exists():  # the arrays of `fit`
-                config = config.replace({"data.path": str(beside)})
+            moved_path = self.workdir / Path(config.data.path).name
+            if (
+                moved_path.suffix == ".data" and moved_path.exists()
+            ):  # the arrays of `fit`
+                config = config.replace({"data.path": str(moved_path)})
         return self._take_cell(config.replace(self.paths))
 
     def _take_cell(self, config: RunConfig) -> RunConfig:

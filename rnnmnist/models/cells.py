@@ -43,19 +43,19 @@ def resolve_cell(config: ModelConfig) -> CellClass:
         known: CellClass = pkgutil.resolve_name(CELLS[config.cell])
         return known
     cell = import_cell(config)
-    units = config.hidden_size
+    hidden_size = config.hidden_size
     try:
-        _try_cell(cell(features=units, name="cell"), units)
+        _try_cell(cell(features=hidden_size, name="cell"), hidden_size)
     except Exception as error:  # a user's class can raise anything
         raise UserError(
             f"model.cell: {config.cell} must be a flax.linen.RNNCellBase that can be "
-            f"created with features={units} and scanned: {type(error).__name__}: "
+            f"created with features={hidden_size} and scanned: {type(error).__name__}: "
             f"{error}"
         ) from error
     return cell
 
 
-def _try_cell(cell: nn.RNNCellBase, units: int) -> None:
+def _try_cell(cell: nn.RNNCellBase, hidden_size: int) -> None:
     """Traces a cell under `nn.scan`, and raises an error if that fails."""
     scanned = ScannedCell(cell)
     init = functools.partial(scanned.init_with_output, every_step=False)
@@ -63,8 +63,8 @@ def _try_cell(cell: nn.RNNCellBase, units: int) -> None:
     batch = 2
     inputs = jax.ShapeDtypeStruct((1, batch, 1), jnp.float32)  # one time step
     hidden, _ = jax.eval_shape(init, key, inputs, None)
-    if hidden.shape != (batch, units):
-        raise ValueError(f"its output is {hidden.shape}, not {(batch, units)}")
+    if hidden.shape != (batch, hidden_size):
+        raise ValueError(f"its output is {hidden.shape}, not {(batch, hidden_size)}")
 
 
 def make_recurrence(
@@ -123,7 +123,7 @@ def _make_layers(
         functools.partial(cell, config.hidden_size, unroll=unroll),
         hidden_size=config.hidden_size,
         num_layers=config.num_layers,
-        block_size=execution.remat_steps,
+        remat_steps=execution.remat_steps,
         precision=execution.precision,
         name=name,
     )

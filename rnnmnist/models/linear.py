@@ -57,7 +57,7 @@ class ResidualLayers(nn.Module):
     # All layers compute a block of this many time steps before the next one, so that
     # arrays stay in cache. The backward pass keeps the states between blocks, and
     # computes the rest of a block again. None: the sequence is one block.
-    block_size: int | None
+    remat_steps: int | None
     precision: str | None  # as for `jax.default_matmul_precision`
 
     def setup(self) -> None:
@@ -76,7 +76,7 @@ class ResidualLayers(nn.Module):
         """Runs the layers over whole sequences."""
         time, batch, features = inputs.shape
         carry = self.start(batch, features)
-        size = min(self.block_size or time, time)
+        size = min(self.remat_steps or time, time)
         if size == time:
             _, hidden = self.advance(carry, inputs)
         else:

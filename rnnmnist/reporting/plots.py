@@ -47,21 +47,24 @@ def learning_curves(metrics: Sequence[Metrics]) -> bytes:
     trained = [line for line in metrics if line.split == "train"]
     validated = [line for line in metrics if line.split == "validation"]
     with new_figure(4.6) as figure:
-        above, below = figure.subplots(2, sharex=True)
-        drawn: list[tuple[Axes, Metric]] = [(above, "loss"), (below, "accuracy")]
+        upper_axes, lower_axes = figure.subplots(2, sharex=True)
+        drawn: list[tuple[Axes, Metric]] = [
+            (upper_axes, "loss"),
+            (lower_axes, "accuracy"),
+        ]
         for axes, metric in drawn:
             _plot_metric(axes, trained, metric, "train", LIGHT.series[1])
             _plot_metric(
                 axes, validated, metric, "validation", LIGHT.series[0], marker="o"
             )
-        above.set(ylabel="loss (nats per example)", yscale="log")
-        low, high = above.get_ylim()
-        above.yaxis.set_major_formatter("{x:g}")
-        above.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
-        above.legend()
-        below.set_ylabel("accuracy (% of examples)")
-        _set_accuracy_limits(below, validated or metrics)
-        _set_step_axis(below)
+        upper_axes.set(ylabel="loss (nats per example)", yscale="log")
+        low, high = upper_axes.get_ylim()
+        upper_axes.yaxis.set_major_formatter("{x:g}")
+        upper_axes.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
+        upper_axes.legend()
+        lower_axes.set_ylabel("accuracy (% of examples)")
+        _set_accuracy_limits(lower_axes, validated or metrics)
+        _set_step_axis(lower_axes)
         return to_png(figure)
 
 
@@ -124,24 +127,24 @@ def reliability_diagram(bins: Bins, accuracy: np.ndarray) -> bytes:
     lengths = np.maximum(0, [values - low, high - values])
     points = {"fmt": "o", "color": blue, "clip_on": False, "zorder": 3}
     with new_figure(4.8) as figure:
-        above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
-        above.plot([0, 100], [0, 100], color=LIGHT.muted, linewidth=1, zorder=1)
-        above.errorbar(100 * confidence, values, yerr=lengths, **points)
-        above.set(
+        diagram, histogram = figure.subplots(2, sharex=True, height_ratios=[3, 1])
+        diagram.plot([0, 100], [0, 100], color=LIGHT.muted, linewidth=1, zorder=1)
+        diagram.errorbar(100 * confidence, values, yerr=lengths, **points)
+        diagram.set(
             title=f"expected calibration error: {error}",
             ylabel="accuracy (% of the bin's examples)",
             ylim=(-3, 103),
         )
-        below.stairs(bins.examples, edges, color=blue, fill=True)
-        below.set(
+        histogram.stairs(bins.examples, edges, color=blue, fill=True)
+        histogram.set(
             xlabel="confidence: probability of the predicted class (%)",
             xlim=(0, 100),
             ylabel="examples",
             yscale="log",
             ylim=(0.5, 2 * max(bins.examples)),  # shows bins of a single one
         )
-        below.yaxis.set_major_formatter("{x:,.0f}")
-        below.minorticks_off()
+        histogram.yaxis.set_major_formatter("{x:,.0f}")
+        histogram.minorticks_off()
         figure.align_ylabels()
         return to_png(figure)
 
@@ -149,7 +152,7 @@ def reliability_diagram(bins: Bins, accuracy: np.ndarray) -> bytes:
 def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
     """Draws misclassified examples in four columns.
 
-    Examples with named features are drawn as curves, others as images.
+    Examples with labels features are drawn as curves, others as images.
     """
     rows = math.ceil(len(tiles) / 4)
     names = [name for tile in tiles for name in (tile.predicted, tile.label)]
@@ -177,9 +180,9 @@ def gallery(tiles: Sequence[Tile], features: Sequence[str] = ()) -> bytes:
             axes.spines[:].set_visible(True)
             _caption(axes, tile, one_line=one_line, with_name=bool(features))
         if features:
-            named = [_shorten(name, 20) for name in features[: len(LIGHT.series)]]
-            lines = grid.flat[0].get_lines()[: len(named)]
-            figure.legend(lines, named, loc="outside lower left", ncols=4)
+            labels = [_shorten(name, 20) for name in features[: len(LIGHT.series)]]
+            lines = grid.flat[0].get_lines()[: len(labels)]
+            figure.legend(lines, labels, loc="outside lower left", ncols=4)
         return to_png(figure)
 
 

@@ -170,7 +170,7 @@ def read_arrays(workdir: Path, step: int, item: str, like: Tree | None = None) -
         return jax.tree.map(np.asarray, _restore(folder, item, like))
 
 
-def named_leaves(tree: Tree) -> list[tuple[str, Any]]:
+def leaves_by_path(tree: Tree) -> list[tuple[str, Any]]:
     """Returns the leaves of a tree, each with its path as `cell/hf/bias`."""
     # A path does not say of which type its nodes are, since orbax restores named tuples
     # as dictionaries.
@@ -222,8 +222,8 @@ def _check_leaves(folder: Path, item: str, saved: Tree, expected: Tree | None) -
     def describe(leaf: Any) -> str:
         return f"{np.dtype(leaf.dtype)} {tuple(leaf.shape)}"
 
-    found = {name: describe(leaf) for name, leaf in named_leaves(saved)}
-    for name, leaf in named_leaves(expected):
+    found = {name: describe(leaf) for name, leaf in leaves_by_path(saved)}
+    for name, leaf in leaves_by_path(expected):
         actual = found.get(name, "missing")
         if actual != describe(leaf):
             raise RunError(

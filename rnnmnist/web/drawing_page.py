@@ -56,7 +56,7 @@ class Weights(TypedDict):
 def render(networks: Sequence[Predictor]) -> str:
     """Renders the page as HTML.
 
-    The networks are shown side by side. The first one selects the samples.
+    The networks are described side by side. The first one selects the samples.
     """
     for network in networks:
         network.check_digits()
@@ -69,15 +69,15 @@ def render(networks: Sequence[Predictor]) -> str:
                 )
     losses = [network.config.train.loss for network in networks]
     params = [split_ensemble(network.params)[0] for network in networks]
-    shown = []
+    described = []
     for network, loss, tree in zip(networks, losses, params, strict=True):
         title = TITLES[loss]
         if losses.count(loss) > 1:
             title += f": {network.workdir.name}"
         weights = _encode_weights(FusedParams.create(tree))
-        shown.append({"title": title, "loss": loss, **weights})
+        described.append({"title": title, "loss": loss, **weights})
     data = {
-        "networks": shown,
+        "networks": described,
         "samples": select_samples(networks[0]),
         "format": {
             "side": preprocessing.SIDE,

@@ -28,7 +28,7 @@ from rnnmnist.exporting.comparison import (
 )
 from rnnmnist.exporting.formats import FORMATS
 from rnnmnist.models.user_cells import pin_cell
-from rnnmnist.runs.checkpoints import named_leaves
+from rnnmnist.runs.checkpoints import leaves_by_path
 
 LOAD = {"onnx": load_onnx, "stablehlo": load_stablehlo}
 
@@ -191,7 +191,7 @@ def test_onnx_has_native_operators_probabilities_and_metadata(
     lstm: TrainedNetwork, tmp_path: Path
 ) -> None:
     content = write("onnx", lstm, tmp_path).read_bytes()
-    parameters = sum(leaf.size for _, leaf in named_leaves(lstm.params))
+    parameters = sum(leaf.size for _, leaf in leaves_by_path(lstm.params))
     assert len(content) < 4 * parameters + 20_000
     session = onnxruntime.InferenceSession(content)
     metadata = session.get_modelmeta().custom_metadata_map

@@ -36,7 +36,7 @@ from rnnmnist.data.batches import Chunk
 from rnnmnist.evaluation.metrics import make_scores
 from rnnmnist.models.classifier import Params
 from rnnmnist.runs import checkpoints
-from rnnmnist.runs.checkpoints import named_leaves, params_sha256
+from rnnmnist.runs.checkpoints import leaves_by_path, params_sha256
 from rnnmnist.runs.results import read_result
 from rnnmnist.runtime.mesh import replicate, split_ensemble
 from rnnmnist.training.console import describe_rejection
@@ -228,7 +228,7 @@ def test_files_hold_the_results_of_each_network(run: Path) -> None:
 
 def shapes(tree: Any, without: int = 0) -> dict[str, tuple[int, ...]]:
     """The shape of each leaf by its path, without some leading axes."""
-    return {name: tuple(leaf.shape)[without:] for name, leaf in named_leaves(tree)}
+    return {name: tuple(leaf.shape)[without:] for name, leaf in leaves_by_path(tree)}
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -240,7 +240,9 @@ def test_a_checkpoint_has_flaxs_names_and_a_leading_ensemble_axis(
     )
     params = checkpoints.read_arrays(workdir, step, "params")
     state = checkpoints.read_arrays(workdir, step, "state")
-    leaves = [leaf for name, leaf in named_leaves((params, state)) if name != "1/step"]
+    leaves = [
+        leaf for name, leaf in leaves_by_path((params, state)) if name != "1/step"
+    ]
     assert {len(leaf) for leaf in leaves} == {seeds}
 
     carry, row = (jnp.zeros((1, hidden)),) * 2, jnp.zeros((1, 28))
