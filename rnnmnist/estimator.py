@@ -100,10 +100,11 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             one.
         validation_fraction: the share of X, or of the groups, that is held out.
         settings: other settings of `rnnmnist.fit` by their names, such as
-            `{"schedule": "constant"}`. By default, `placement` is "host", with which a
-            second `fit` compiles nothing if the time steps, features, classes, batch
-            size and settings are the same, and `eval_every_steps` is such that the last
-            step only is saved, or with `early_stopping` an epoch.
+            `{"schedule": "constant"}`. Two of them have other defaults than there:
+            `placement` is "host", so that a second `fit` compiles nothing if the time
+            steps, features, classes, batch size and settings are the same; and
+            `eval_every_steps` is an epoch with `early_stopping`, and without it so
+            large that only the last step is saved.
 
     X is real [n, time, features], [n, time] of one feature, or a list of arrays [time,
     features] of different lengths; y is [n], integers, strings or booleans. After
