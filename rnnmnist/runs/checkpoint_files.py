@@ -153,11 +153,8 @@ def seal(folder: Path) -> None:
 
     `sha256sum --check SHA256SUMS` in the folder compares them, too.
     """
-    sums = {}
-    for item in ITEMS:
-        for path in sorted((folder / item).rglob("*")):
-            if path.is_file():
-                sums[str(path.relative_to(folder))] = _sha256(path)
+    names = [name for item in ITEMS for name in _files_of(folder, item)]
+    sums = {name: _sha256(folder / name) for name in names}
     (folder / SUMS_FILE).write_text(_format_sums(sums))
 
 
@@ -165,9 +162,14 @@ def check_files(folder: Path, *items: str) -> None:
     """Compares the files of items with their SHA-256.
 
     Raises:
-        DamagedError: if one is missing or differs.
+        DamagedError: if one is missing, differs, or has no SHA-256.
     """
-    for name, sha256 in _read_sums(folder).items():
+    sums = _read_sums(folder)
+    for item in items:
+        for path in _files_of(folder, item):
+            if path not in sums:
+                raise DamagedError(folder, f"{path} is not in {SUMS_FILE}")
+    for name, sha256 in sums.items():
         if _item_of(name) not in items:
             continue
         try:
@@ -193,6 +195,16 @@ def read_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def _files_of(folder: Path, item: str) -> list[str]:
+    """Returns the files of an item, by their paths in the folder of the step.
+
+    File systems and copying programs add files whose names begin with a dot.
+    """
+    files = [path for path in (folder / item).rglob("*") if path.is_file()]
+    names = sorted(path.relative_to(folder).as_posix() for path in files)
+    return [name for name in names if "/." not in name]
+
+
 def _item_of(name: str) -> str:
     """Returns the item to which a file of a step belongs."""
     return name.partition("/")[0]
@@ -211,7 +223,9 @@ def _read_sums(folder: Path) -> dict[str, str]:
     except FileNotFoundError as error:
         _refuse_earlier_version(folder)
         raise DamagedError(folder, f"{SUMS_FILE} is missing") from error
-    line = f"([0-9a-f]{{64}})  ((?:{'|'.join(ITEMS)})/[a-zA-Z0-9_./-]+)\n"
+    # No part of a path begins with a dot, so that none leads out of the folder.
+    path = f"(?:{'|'.join(ITEMS)})(?:/[a-zA-Z0-9_-][a-zA-Z0-9_.-]*)+"
+    line = f"([0-9a-f]{{64}})  ({path})\n"
     has_only_lines = re.fullmatch(f"(?:{line})*", text) is not None
     sums = {name: sha256 for sha256, name in re.findall(line, text)}
     if not has_only_lines or HEADER_FILE not in sums:

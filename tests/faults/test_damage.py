@@ -53,6 +53,22 @@ def cut_sums(step: Path) -> None:
     path.write_text("".join(lines))
 
 
+def unlist_damaged(step: Path) -> None:
+    """Damages a file of which the checksums have no line."""
+    damaged = largest_file(step / "params")
+    damaged.write_bytes(b"")
+    path = step / "SHA256SUMS"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if damaged.name not in line))
+
+
+def point_outside(step: Path) -> None:
+    """Lets the checksums name a file that never ends."""
+    path = step / "SHA256SUMS"
+    line = f"{'0' * 64}  header/../../../../../../../dev/zero\n"
+    path.write_text(line + path.read_text())
+
+
 def only_line(text: str) -> str:
     assert text.count("\n") == 1, text
     return text.strip()
@@ -73,6 +89,8 @@ DAMAGES: dict[str, Damage] = {
     "removed header": lambda step: shutil.rmtree(step / "header"),
     "removed checksums": lambda step: (step / "SHA256SUMS").unlink(),
     "truncated checksums": cut_sums,
+    "a file without a checksum": unlist_damaged,
+    "a checksum of another file": point_outside,
     "another task": edit_task,
 }
 
@@ -165,6 +183,16 @@ def sums(step: Path) -> list[str]:
     )
     lines = check.stdout.splitlines()
     return [line.removesuffix(": OK") for line in lines if line.endswith(": OK")]
+
+
+def test_files_of_other_programs_are_no_damage(
+    reference_run: Path, tmp_path: Path
+) -> None:
+    workdir = trainer.copy_of(reference_run, tmp_path / "run")
+    step = workdir / str(NEWEST)
+    (step / "params" / ".DS_Store").write_bytes(b"of a file system")
+    (step / "notes.txt").write_text("mine")
+    assert find_fault(workdir, NEWEST) is None
 
 
 def test_every_restored_file_is_sealed(reference_run: Path) -> None:
