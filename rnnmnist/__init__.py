@@ -8,8 +8,8 @@
 import importlib
 import signal
 import sys
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # type checkers take it for that of `typing`, a slow import
 if TYPE_CHECKING:
     from rnnmnist.config.schema import (
         Config,
@@ -37,13 +37,25 @@ __all__ = [  # without RNNClassifier, which needs scikit-learn
     "fit",
     "read_sequences",
 ]
+
+
+def _end_on_interrupt() -> None:
+    """Lets SIGINT end this process, as it ends any program, unless it is ignored.
+
+    It is for a command that does not handle its signals yet. The error that Python
+    raises otherwise can damage the import of a compiled module.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 # Python documents that `sys.argv` begins with "-m" while it looks for the module of
-# `python -m rnnmnist.COMMAND`, for which it imports this package.
-_is_command = sys.argv[:1] == ["-m"]
-# Until the command handles its signals, an interrupt ends it as it ends any program.
-# The error that Python raises otherwise can damage the import of a compiled module.
-if _is_command and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# `python -m MODULE ARGUMENTS`, for which it imports the packages of this module. The
+# original arguments then end with MODULE, or -mMODULE, and ARGUMENTS.
+if sys.argv[:1] == ["-m"] and len(sys.argv) < len(sys.orig_argv):
+    _module = sys.orig_argv[-len(sys.argv)].removeprefix("-m")
+    if _module.partition(".")[0] == "rnnmnist":
+        _end_on_interrupt()
 
 _MODULES = {
     "Prediction": "inference.predictor",

@@ -2,7 +2,7 @@
 
 import importlib
 
-from rnnmnist import cli, errors
+import rnnmnist
 
 _MODULES = ("evaluate", "predict", "export", "report", "page", "doctor")
 COMMANDS = {"train": "main"} | {name: name for name in _MODULES}
@@ -18,6 +18,8 @@ def main(argv: list[str]) -> None:
         return
     name, *rest = argv
     if name not in COMMANDS:
+        from rnnmnist import errors
+
         raise errors.UserError(
             f"{name}: no such command; the commands are {', '.join(COMMANDS)}"
         )
@@ -26,6 +28,9 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """Entry point of the console script `rnnmnist`."""
+    rnnmnist._end_on_interrupt()
+    from rnnmnist import cli  # imports much, which an interrupt then ends
+
     cli.run(main)
 
 

@@ -121,6 +121,7 @@ def test_an_interrupt_ends_every_start(new_run: Run) -> None:
         "import runpy, sys\n"
         "print('started', flush=True)\n"
         "sys.argv[0] = '-m'\n"
+        "sys.orig_argv = [sys.executable, '-m', 'rnnmnist.main', *sys.argv[1:]]\n"
         "runpy.run_module('rnnmnist.main', run_name='__main__', alter_sys=True)\n"
     )
     start = partial(new_run.start, program=["-c", program], word="started")

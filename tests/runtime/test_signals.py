@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from support import run_python, save_network
+from support import output_of, run_python, save_network
 
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.data.image_sets import image_task
@@ -138,6 +138,40 @@ def test_an_ignored_interrupt_stays_ignored(environment: dict[str, str]) -> None
         "cli.run(lambda _: signal.raise_signal(signal.SIGINT))\n"
     )
     assert run_python("-c", program, environment=environment).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "rnnmnist.evaluate"],
+        ["-mrnnmnist.evaluate", "--workdir=runs/one"],
+        ["-c", "from rnnmnist.__main__ import run; run()"],  # the console script
+    ],
+)
+def test_an_interrupt_ends_the_imports_of_a_command(
+    environment: dict[str, str], tmp_path: Path, arguments: list[str]
+) -> None:
+    """Without a traceback."""
+    program = "import signal; signal.raise_signal(signal.SIGINT)"
+    (tmp_path / "absl.py").write_text(program)  # in place of what `cli` imports
+    environment |= {"PYTHONPATH": str(tmp_path)}
+    ended = run_python(*arguments, environment=environment)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+
+
+def test_a_program_that_imports_the_package_keeps_its_interrupts(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """As `python -m`, with arguments like those of a command."""
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user" / "__init__.py").write_text("import rnnmnist")
+    (tmp_path / "user" / "train.py").write_text(
+        "import signal\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    )
+    environment |= {"PYTHONPATH": str(tmp_path)}
+    command = ["-m", "user.train", "-m", "rnnmnist.main"]
+    output_of(run_python(*command, environment=environment))
 
 
 def test_a_command_that_a_program_calls_leaves_its_signals_alone(
