@@ -29,6 +29,7 @@ class StopFlag:
 
 
 _flag: StopFlag | None = None  # of this command, while it trains
+_flag_lock = threading.Lock()  # is held while a signal is handled, or training ends
 
 
 def exit_on_signals() -> None:
@@ -56,25 +57,29 @@ def _wait_for_signals(read_end: int) -> None:
             number = received[0]
             if number not in STOP_SIGNALS:  # it is of a library
                 continue
-            flag = _flag  # the main thread may reset the variable meanwhile
-            if flag is None or flag.number:
-                exit_immediately("stopped", 128 + number)
-            flag.number = number
+            with _flag_lock:
+                if _flag is None or _flag.number:
+                    exit_immediately("stopped", 128 + number)
+                _flag.number = number
 
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[StopFlag]:
     """Sets a flag on the first SIGINT or SIGTERM inside the `with` block, in a command.
 
-    A second signal ends the process at once. Where another program calls the command,
-    its signals stay as they are.
+    A second signal ends the process at once, and so does the end of the block if the
+    flag is set, since the block has not seen it. Where another program calls the
+    command, its signals stay as they are.
     """
     global _flag
-    _flag = StopFlag()
+    _flag = flag = StopFlag()
     try:
-        yield _flag
+        yield flag
     finally:
-        _flag = None
+        with _flag_lock:
+            _flag = None
+    if flag.number:
+        exit_immediately("stopped", 128 + flag.number)
 
 
 @contextlib.contextmanager

@@ -131,6 +131,22 @@ def test_an_interrupted_export_is_not_taken_for_one(
 
 def test_an_ignored_interrupt_stays_ignored(environment: dict[str, str]) -> None:
     """As of `COMMAND &` in a script."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_training_no_longer_sees_ends_a_command(number: int) -> None:
+    program = (
+        "import os, time\n"
+        "from rnnmnist.runtime.signals import exit_on_signals, stop_on_signal\n"
+        "exit_on_signals()\n"
+        "with stop_on_signal():\n"
+        f"    os.kill(os.getpid(), {number})\n"
+        "    time.sleep(0.1)\n"
+        "print('lost', flush=True)\n"
+    )
+    ended = run_python("-c", program)
+    assert (ended.returncode, ended.stderr) == (128 + number, "stopped\n")
+    assert ended.stdout == ""
+
+
     program = (
         "import signal\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
