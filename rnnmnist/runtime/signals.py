@@ -110,7 +110,7 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
 
 @contextlib.contextmanager
 def defer_interrupts() -> Iterator[None]:
-    """Calls the present handler after the `with` block, if a SIGINT arrived within.
+    """Handles a SIGINT that arrives within the `with` block after it, as before it.
 
     It is for calls of orbax, whose threads would go on without the one that waits.
     """
@@ -120,7 +120,11 @@ def defer_interrupts() -> Iterator[None]:
         with signal_handler(signal.SIGINT, lambda number, _: received.append(number)):
             yield
     finally:
-        if received and callable(handler):
+        if received and handler is signal.SIG_DFL:
+            signal.raise_signal(signal.SIGINT)
+        elif received and callable(handler):
+            # Another signal would count as a second one: the thread of a command, or a
+            # loop of asyncio, has got the first.
             handler(received[0], None)
 
 
@@ -129,11 +133,12 @@ def signal_handler(number: int, handler: Handler) -> Iterator[None]:
     """Handles a signal by a function inside the `with` block.
 
     Only the main thread can install a handler. In another one nothing is installed, nor
-    if the present handler is not Python's and could not be restored.
+    if the signal is ignored, as SIGINT is in `COMMAND &`, nor if the present handler is
+    not Python's and could not be restored.
     """
     previous = signal.getsignal(number)
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or previous is None:
+    if not is_main or previous in (None, signal.SIG_IGN):
         yield
         return
     signal.signal(number, handler)

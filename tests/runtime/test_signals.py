@@ -1,7 +1,9 @@
 """What signals do to a run, in this process or in one of its own."""
 
 import concurrent.futures
+import contextlib
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,33 @@ def test_an_interrupt_of_a_save_that_fails_is_raised() -> None:
         raise RunError("the disk is full")
 
 
+def test_a_deferred_interrupt_ends_a_process_without_a_handler() -> None:
+    program = (
+        "import signal\n"
+        "from rnnmnist.runtime.signals import defer_interrupts\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "with defer_interrupts():\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "    print('deferred', flush=True)\n"
+        "print('lost', flush=True)\n"
+    )
+    ended = run_python("-c", program)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGINT, "deferred\n")
+
+
+@pytest.mark.parametrize("context", [stop_on_interrupt, defer_interrupts])
+def test_a_function_does_not_handle_an_ignored_interrupt(
+    context: Callable[[], contextlib.AbstractContextManager[object]],
+) -> None:
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with context():
+            interrupt()
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def test_other_threads_handle_no_interrupts(interrupts: list[int]) -> None:
     handler = signal.getsignal(signal.SIGINT)
 
@@ -83,15 +112,16 @@ def test_a_signal_in_a_callback_ends_a_command(number: int) -> None:
 def test_a_command_stops_on_the_first_signal_and_exits_on_the_second(
     number: int,
 ) -> None:
-    """Other signals, such as SIGCHLD, do not count."""
+    """Other signals, such as SIGCHLD, do not count, and a deferred one counts once."""
     program = (
         "import os, signal, time\n"
-        "from rnnmnist.runtime.signals import exit_on_signals, stop_on_signal\n"
+        "from rnnmnist.runtime import signals\n"
         "signal.signal(signal.SIGCHLD, lambda *_: None)\n"
-        "exit_on_signals()\n"
-        "with stop_on_signal() as flag:\n"
+        "signals.exit_on_signals()\n"
+        "with signals.stop_on_signal() as flag:\n"
         f"    for number in (signal.SIGCHLD, {number}, signal.SIGCHLD, {number}):\n"
-        "        os.kill(os.getpid(), number)\n"
+        "        with signals.defer_interrupts():\n"
+        "            os.kill(os.getpid(), number)\n"
         "        time.sleep(0.1)\n"
         "        print(flag.number, flush=True)\n"
         "    time.sleep(60)\n"
@@ -99,6 +129,22 @@ def test_a_command_stops_on_the_first_signal_and_exits_on_the_second(
     ended = run_python("-c", program)
     assert (ended.returncode, ended.stderr) == (128 + number, "stopped\n")
     assert ended.stdout.split() == ["0", *[str(int(number))] * 2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_training_no_longer_sees_ends_a_command(number: int) -> None:
+    program = (
+        "import os, time\n"
+        "from rnnmnist.runtime.signals import exit_on_signals, stop_on_signal\n"
+        "exit_on_signals()\n"
+        "with stop_on_signal():\n"
+        f"    os.kill(os.getpid(), {number})\n"
+        "    time.sleep(0.1)\n"
+        "print('lost', flush=True)\n"
+    )
+    ended = run_python("-c", program)
+    assert (ended.returncode, ended.stderr) == (128 + number, "stopped\n")
+    assert ended.stdout == ""
 
 
 INTERRUPTED_EXPORT = """
@@ -131,22 +177,6 @@ def test_an_interrupted_export_is_not_taken_for_one(
 
 def test_an_ignored_interrupt_stays_ignored(environment: dict[str, str]) -> None:
     """As of `COMMAND &` in a script."""
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_training_no_longer_sees_ends_a_command(number: int) -> None:
-    program = (
-        "import os, time\n"
-        "from rnnmnist.runtime.signals import exit_on_signals, stop_on_signal\n"
-        "exit_on_signals()\n"
-        "with stop_on_signal():\n"
-        f"    os.kill(os.getpid(), {number})\n"
-        "    time.sleep(0.1)\n"
-        "print('lost', flush=True)\n"
-    )
-    ended = run_python("-c", program)
-    assert (ended.returncode, ended.stderr) == (128 + number, "stopped\n")
-    assert ended.stdout == ""
-
-
     program = (
         "import signal\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
