@@ -52,7 +52,7 @@ def lock(workdir: Path) -> Iterator[None]:
             return owner
 
         owner = broadcast(acquire_and_name)
-        with process_0_first():
+        with process_0_first():  # all fail if it is another folder on one of them
             if read_owner(workdir) != owner:
                 raise UserError(
                     f"workdir: {workdir} is not one folder for all processes; name one "

@@ -89,7 +89,7 @@ def refuse_other_settings_of_processes(config: RunConfig, task: Task) -> None:
         for name, value in values.items()
         if value != expected[name]
     ]
-    with process_0_first():
+    with process_0_first():  # all refuse to start if one of them differs
         if differing:
             listed = ", ".join(differing)
             raise UserError(f"{listed}: start all processes with the same settings")
