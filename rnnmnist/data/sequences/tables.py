@@ -1,9 +1,10 @@
 """Reads .csv and .parquet files: a row for each time step of a sequence."""
 
+import contextlib
 import csv
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,9 @@ TEXT_TYPES = (
     pa.binary_view(),
 )
 
-DATE = "(1[7-9][0-9]|2[01][0-9]|22[0-5])[0-9]-[0-9]{2}-[0-9]{2}"
-CLOCK = r"[T ]([01][0-9]|2[0-3])(:[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?)?"
-OFFSET = "(Z|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?)"
-DIGITS = r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
-# The texts that are converted to a type. Integers are before floats, since they could
-# be converted to floats, too. The types have 64 bits, which limits integers (here to
-# those below 9e18) and the years of timestamps (here to 1700 to 2259).
-PATTERNS = {
-    pa.int64(): "-?([0-9]{1,18}|[1-8][0-9]{18})",
-    pa.timestamp("ns"): f"{DATE}({CLOCK})?",
-    pa.timestamp("ns", "UTC"): f"{DATE}{CLOCK}{OFFSET}",
-    pa.float64(): f"[+-]?({DIGITS}|(?i:nan|inf|infinity))",
-}
+# The types of times that are texts. Integers are before floats, to which they could be
+# converted, too, with fewer digits.
+TIME_TYPES = (pa.int64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.float64())
 
 Place = Callable[[int], str]  # returns how a message calls a row, from 0
 Roles = Mapping[str, str]  # the roles of columns with other names, by their names
@@ -194,9 +185,7 @@ class _Column:
     def times(self) -> np.ndarray:
         """Returns numbers or timestamps [rows]."""
         allowed = "numbers, or times such as 2026-05-01 12:00, all or none with offset"
-        values = self.values
-        if values.type == pa.string():
-            values = values.cast(self._type_of_times(allowed))
+        values = self._parse(TIME_TYPES, allowed)
         times = values.to_numpy()
         if times.dtype.kind not in "iufM":  # such as times of the day without a date
             raise self._refusal(0, allowed)
@@ -205,31 +194,13 @@ class _Column:
             raise self._refusal(int(is_valid.argmin()), allowed)
         return times
 
-    def _type_of_times(self, allowed: str) -> pa.DataType:
-        """Returns the type to which all texts can be converted.
-
-        If there is none, the refused text is the first one that cannot be converted to
-        a type of all texts before it.
-        """
-        misfits = []
-        for kind in PATTERNS:
-            row = find_misfit(self.values, kind)
-            if row is None:
-                return kind
-            misfits.append(row)
-        raise self._refusal(max(misfits), allowed)
-
     def numbers(self) -> np.ndarray:
         """Returns floats [rows], with NaN for missing values."""
         allowed = (
             "numbers with a decimal point, and an empty cell or nan where missing; "
             "leave out texts, or name labels and groups by data.columns"
         )
-        values = self.values
-        if values.type == pa.string():
-            row = find_misfit(values, pa.float64())
-            if row is not None:
-                raise self._refusal(row, allowed)
+        values = self._parse((pa.float64(),), allowed)
         if not pa.types.is_floating(values.type):
             try:
                 # An integer beyond 2**53 is rounded.
@@ -237,6 +208,20 @@ class _Column:
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # such as timestamps
                 raise self._refusal(0, allowed) from None
         return values.to_numpy()
+
+    def _parse(self, kinds: Sequence[pa.DataType], allowed: str) -> pa.ChunkedArray:
+        """Converts texts to the first possible type; returns other values as they are.
+
+        If no type is possible, the refused text is the first one that cannot be
+        converted to a type of all texts before it.
+        """
+        if self.values.type != pa.string():
+            return self.values
+        for kind in kinds:
+            with contextlib.suppress(pa.ArrowInvalid):
+                return self.values.cast(kind)
+        row = max(_find_misfit(self.values, kind) for kind in kinds)
+        raise self._refusal(row, allowed)
 
     def format_cell(self, row: int) -> str:
         """Returns the value of a row as a message shows it."""
@@ -315,22 +300,18 @@ def _strip_texts(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(pc.not_equal(texts, ""), texts, None)
 
 
-def find_misfit(texts: pa.ChunkedArray, kind: pa.DataType) -> int | None:
-    """Returns the first row whose text cannot be converted to a type of `PATTERNS`.
+def _find_misfit(texts: pa.ChunkedArray, kind: pa.DataType) -> int:
+    """Returns the first row whose text cannot be converted to a type; there is one.
 
-    None means that all can be converted. Rows without a text are left out.
+    It is found by bisection, since Arrow's error can name a text of a later row.
     """
-    fits = pc.match_substring_regex(texts, f"^({PATTERNS[kind]})$")
-    if pa.types.is_timestamp(kind):
-        fits = pc.and_(fits, _is_date(texts))
-    row = pc.index(fits, False).as_py()
-    return row if row >= 0 else None
-
-
-def _is_date(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Returns whether texts begin with a day that exists, bool [rows]."""
-    days = pc.utf8_slice_codeunits(texts, 0, 10)
-    # February 30 is parsed as March 2.
-    parsed = pc.strptime(days, format="%Y-%m-%d", unit="s", error_is_null=True)
-    is_same = pc.equal(parsed.cast(pa.date32()).cast(pa.string()), days)
-    return pc.fill_null(is_same, False)
+    start, stop = 0, len(texts)  # the row is in this range
+    while stop - start > 1:
+        middle = (start + stop) // 2
+        try:
+            texts.slice(start, middle - start).cast(kind)
+        except pa.ArrowInvalid:
+            stop = middle
+        else:
+            start = middle
+    return start
