@@ -96,8 +96,8 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             and training ends if its loss has not fallen for some epochs. The network is
             that of the lowest loss, or of the highest accuracy over at least 50.
         n_iter_no_change: the number of these epochs, or of validations if
-            `eval_every_steps` is among the settings. As many checkpoints are kept, and
-            one.
+            `eval_every_steps` is among the settings. At least one checkpoint more than
+            that is kept, whatever `keep_checkpoints` is.
         validation_fraction: the share of X, or of the groups, that is held out.
         settings: other settings of `rnnmnist.fit` by their names, such as
             `{"schedule": "constant"}`. Two of them have other defaults than there:
@@ -312,7 +312,10 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         arguments["groups"] = groups
         arguments["patience"] = int(patience)
         # That of the lowest loss, and those of the validations after it.
-        arguments["keep_checkpoints"] = int(patience) + 1
+        needed = int(patience) + 1
+        given = arguments.get("keep_checkpoints", needed)
+        given = FIT_SETTINGS["keep_checkpoints"].check(given)
+        arguments["keep_checkpoints"] = max(given, needed)
         if "eval_every_steps" not in (self.settings or {}):
             count = int((~is_held_out).sum())
             batch_size = FIT_SETTINGS["batch_size"].check(self.batch_size)

@@ -114,6 +114,10 @@ def test_only_given_parameters_differ_from_the_configuration_files(fitted: Any) 
         ({"num_steps": "many"}, "train.num_steps"),
         ({"hidden_size": None}, "model.hidden_size"),
         ({"batch_size": 0, "early_stopping": True}, "train.batch_size"),
+        (
+            {"early_stopping": True, "settings": {"keep_checkpoints": 0}},
+            "train.keep_checkpoints",
+        ),
         ({"settings": {"schedul": "constant"}}, "settings: schedul"),
         ({"settings": {"schedule": "step"}}, "train.schedule"),
         ({"settings": {"train.schedule": "cosine"}}, "settings: train.schedule"),
@@ -150,6 +154,10 @@ def test_early_stopping_takes_the_lowest_loss_of_a_part(tmp_path: Path) -> None:
         assert predictor.validation == (lowest if size < 50 else best)
         assert lines.index(lowest) == len(lines) - 4
     assert len(predictor.task.validation_groups) == 5
+    for given, kept in ((1, 4), (9, 9)):
+        settings = {"num_devices": 1, "keep_checkpoints": given}
+        new_one = new(settings=settings, **stop | {"num_steps": 10}).fit(X, noise)
+        assert new_one.predictor_.config.train.keep_checkpoints == kept
     for name, value in (("n_iter_no_change", 0), ("validation_fraction", 1.5)):
         with pytest.raises(ValueError, match=f"^{name}: "):
             new(early_stopping=True, **{name: value}).fit(X, Y)
