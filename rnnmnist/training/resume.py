@@ -231,10 +231,11 @@ def restore_state(
 ) -> TrainState[Params]:
     """Restores the state of a step of a run with this configuration."""
     expected = to_items(abstract_state(config, program))
-    items = {
-        item: checkpoints.read_arrays(workdir, step, item, like)
-        for item, like in expected.items()
-    }
+    with process_0_first():  # all end if one of them cannot read the checkpoint
+        items = {
+            item: checkpoints.read_arrays(workdir, step, item, like)
+            for item, like in expected.items()
+        }
     state = from_items(items)
     shardings = jax.tree.map(lambda _: seeds_sharding(program.mesh), state)
     shardings = shardings._replace(step=replicated_sharding(program.mesh))
