@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import parse_folder
 from rnnmnist.config.resolving import default_batch_size
-from rnnmnist.config.settings import find
+from rnnmnist.config.settings import TYPES, check_name, to_python
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.validation import (
     count_in_groups,
@@ -26,7 +26,7 @@ from rnnmnist.inference.predictor import Predictor
 from rnnmnist.runs.checkpoint_files import network_files
 from rnnmnist.runs.logs import lowest_loss
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.training.fit import FIT_SETTINGS, fit
+from rnnmnist.training.fit import FIT_SETTINGS, LISTED_WITH_SECTIONS, fit
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, clone
@@ -194,7 +194,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         names = classes.astype(str)
         arguments = self._fit_arguments(classes)
         is_held_out = np.zeros(len(labels), bool)
-        if self.early_stopping:
+        if self._check_bool("early_stopping"):
             is_held_out = self._hold_out(labels, groups)
             self._add_early_stopping(arguments, is_held_out, groups)
         folder = _Folder() if self.workdir is None else None
@@ -242,9 +242,9 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         """Returns keyword arguments of `rnnmnist.fit`, without early stopping."""
         parameters = self.get_params(deep=False)
         arguments: dict[str, Any] = {
-            "verbose": bool(self.verbose),
+            "verbose": self._check_bool("verbose"),
             "validation": False,
-            "seed": 0 if self.random_state is None else self.random_state,
+            "seed": self._check_seed(),
             "placement": "host",
             "eval_every_steps": NEVER,
         }
@@ -264,6 +264,21 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             }
         return arguments | self._other_settings()
 
+    def _check_bool(self, name: str) -> bool:
+        """Returns a parameter that must be a boolean of Python or NumPy."""
+        value = to_python(getattr(self, name))
+        if not isinstance(value, bool):
+            raise UserError(f"{name}: must be {TYPES[bool]}, not {format_value(value)}")
+        return value
+
+    def _check_seed(self) -> int:
+        """Returns the seed that `random_state` stands for."""
+        if self.random_state is None:
+            return 0
+        setting = FIT_SETTINGS["seed"]._replace(name="random_state")
+        seed: int = setting.check(self.random_state)
+        return seed
+
     def _other_settings(self) -> dict[str, Any]:
         """Returns the parameter `settings`, whose names are checked."""
         if self.settings is None:
@@ -274,18 +289,16 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
                 f"{format_value(self.settings)}"
             )
         parameters = self.get_params(deep=False)
-        known = dict(FIT_SETTINGS)
-        # They are for tables, or have parameters.
-        for name in ("columns", *PARAMETER_OF, *parameters):
-            known.pop(name, None)
+        known = [*FIT_SETTINGS, *parameters]
+        known.remove("columns")  # a setting for tables
         for name in map(str, self.settings):
+            check_name(name, known, f"settings: {name}", LISTED_WITH_SECTIONS)
             parameter = PARAMETER_OF.get(name, name)
             if parameter in parameters:
                 raise UserError(
                     f"settings: {name}: has a parameter of the classifier; pass "
                     f"{parameter}=VALUE"
                 )
-            find(name, known, f"settings: {name}")
         return dict(self.settings)
 
     def _hold_out(self, labels: np.ndarray, groups: ArrayLike | None) -> np.ndarray:
@@ -293,7 +306,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         fraction = self.validation_fraction
         if not isinstance(fraction, numbers.Real) or not 0 < float(fraction) < 1:
             raise ValueError(f"validation_fraction: {fraction!r} is not in (0, 1)")
-        seed = self.random_state or 0
+        seed = self._check_seed()
         if groups is None:
             return hold_out_sequences(labels, float(fraction), seed)
         return hold_out_groups(labels, groups, float(fraction), seed)
@@ -379,7 +392,7 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             self._restore(folder.path, folder, "best", self._cell)
 
 
-def hold_out_sequences(y: np.ndarray, fraction: float, seed: Any) -> np.ndarray:
+def hold_out_sequences(y: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Returns which sequences validate, bool [n]: a stratified part of them."""
     # At least one of each class.
     size = max(math.ceil(fraction * len(y)), y.max() + 1)
@@ -393,7 +406,7 @@ def hold_out_sequences(y: np.ndarray, fraction: float, seed: Any) -> np.ndarray:
 
 
 def hold_out_groups(
-    y: np.ndarray, groups: ArrayLike, fraction: float, seed: Any
+    y: np.ndarray, groups: ArrayLike, fraction: float, seed: int
 ) -> np.ndarray:
     """Returns which sequences validate, bool [n]: those of a random part of the groups.
 

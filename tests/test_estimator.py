@@ -125,6 +125,10 @@ def test_only_given_parameters_differ_from_the_configuration_files(fitted: Any) 
         ({"settings": {"seed": 1}}, "settings: seed"),
         ({"settings": {"columns": "label=y"}}, "settings: columns"),
         ({"settings": {3: 4}}, "settings: 3"),
+        ({"random_state": -1}, "random_state"),
+        ({"random_state": "a", "early_stopping": True}, "random_state"),
+        ({"early_stopping": "no"}, "early_stopping"),
+        ({"verbose": 2}, "verbose"),
         ({"settings": ["num_devices"]}, "settings"),
     ],
     ids=str,
@@ -132,6 +136,21 @@ def test_only_given_parameters_differ_from_the_configuration_files(fitted: Any) 
 def test_a_wrong_parameter_is_named(parameters: dict[str, Any], subject: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(subject)}: "):
         new(**parameters).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("name", "similar"),
+    [
+        ("num_epoch", "num_epochs"),
+        ("train.num_epochs", "num_epochs"),
+        ("early_stoping", "early_stopping"),
+        ("schedul", "schedule"),
+        ("train.schedule", "schedule"),
+    ],
+)
+def test_a_similar_setting_or_parameter_is_suggested(name: str, similar: str) -> None:
+    with pytest.raises(UserError, match=f"did you mean '{similar}'"):
+        new(settings={name: 3}).fit(X, Y)
 
 
 def test_early_stopping_takes_the_lowest_loss_of_a_part(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -17,6 +17,7 @@ import msgspec
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
+LISTED = "the help of python -m rnnmnist.main lists all settings"
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
 
@@ -183,16 +184,25 @@ def _make_setting(prefix: str, field: "dataclasses.Field[Any]", kind: Any) -> Se
     return Setting(name, kind, allowed, field.default, **field.metadata["about"])
 
 
-def find(name: str, known: Mapping[str, Setting], subject: str) -> Setting:
-    """Returns a setting by its name; raises a `UserError` if there is none.
+def find(
+    name: str, known: Mapping[str, Setting], subject: str, listed: str = LISTED
+) -> Setting:
+    """Returns a setting by its name; raises a `UserError` as `check_name` does."""
+    check_name(name, known, subject, listed)
+    return known[name]
 
-    Its message begins with the subject, and suggests the setting of a section that has
-    the name, or else the most similar name.
+
+def check_name(
+    name: str, known: Collection[str], subject: str, listed: str = LISTED
+) -> None:
+    """Raises a `UserError` if a name is not among the known ones.
+
+    Its message begins with the subject, suggests the setting of a section that has the
+    name, or else the most similar name, and says where the known names are listed.
     """
     if name in known:
-        return known[name]
+        return
     last = name.rpartition(".")[2]
     same = [full for full in known if full.rpartition(".")[2] == last]
-    listed = "the help of python -m rnnmnist.main lists all settings"
     remedy = suggest_name(name, same or known, listed)
     raise UserError(f"{subject}: no such setting; {remedy}")

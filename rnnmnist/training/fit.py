@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from rnnmnist.config.files import find_config, load_config, parse_folder
 from rnnmnist.config.resolving import resolve
 from rnnmnist.config.schema import SETTINGS
-from rnnmnist.config.settings import find
+from rnnmnist.config.settings import LISTED, find
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
 from rnnmnist.data.sequences.validation import Sequences
@@ -35,6 +35,8 @@ FIT_SETTINGS = {
     and setting.only != "images"
     and name not in ("data.name", "model.cell_sha256")  # which `fit` sets
 }
+# The remedy of a message that there is no setting of a name.
+LISTED_WITH_SECTIONS = f"{LISTED}; leave out their sections, as in num_steps"
 
 
 def fit(
@@ -119,7 +121,7 @@ def fit(
     folder = parse_folder(str(workdir))
     path = folder / f"{folder.name}.data"  # whose stem is the name of the data set
     values = {
-        find(name, FIT_SETTINGS, f"fit: {name}").name: value
+        find(name, FIT_SETTINGS, f"fit: {name}", LISTED_WITH_SECTIONS).name: value
         for name, value in settings.items()
     }
     given = load_config(find_config("files"))
