@@ -265,11 +265,11 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         return arguments | self._other_settings()
 
     def _check_bool(self, name: str) -> bool:
-        """Returns a parameter that must be a boolean of Python or NumPy."""
+        """Returns a parameter that must be a boolean, or 1 or 0, as in scikit-learn."""
         value = to_python(getattr(self, name))
-        if not isinstance(value, bool):
+        if not isinstance(value, int) or value not in (0, 1):
             raise UserError(f"{name}: must be {TYPES[bool]}, not {format_value(value)}")
-        return value
+        return bool(value)
 
     def _check_seed(self) -> int:
         """Returns the seed that `random_state` stands for."""
