@@ -173,7 +173,7 @@ def parse_training(parser: Parser, argv: list[str]) -> argparse.Namespace:
     overrides = parse_settings(args, SETTINGS)
     path = files.find_config(args.config)
     args.name = path.stem
-    args.config = pin_cell(files.load_config(path).replace(overrides))
+    args.config = pin_cell(files.load_config(path).override(overrides))
     if args.config.data.name != "files":  # images need not be read for their task
         from rnnmnist.data.image_sets import image_task
 

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     )
     config = header.config
     enable_compilation_cache()
-    mesh = make_mesh(config.train.batch_size, None, config.num_seeds)
+    mesh = make_mesh(config.sharded_batch, None, config.num_seeds)
     network = TrainedNetwork(
         workdir, args.step, mesh, cli.parse_settings(args), args.cell
     )

@@ -9,7 +9,7 @@ import argparse
 import shlex
 
 from rnnmnist import cli
-from rnnmnist.config.resolving import resolve
+from rnnmnist.config.resolving import resolve, settings_of_data
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
         given = take_class_weights(args)
         distributed.broadcast(lambda: check_workdir(given, args.workdir))
         with timer.phase("data"), distributed.process_0_first():
-            dataset = datasets.load(given.data)
+            dataset = datasets.load(settings_of_data(given))
         config = resolve(given, dataset.task)
         train(config, dataset, args.workdir, stop_on_signal, timer=timer)
 

@@ -42,7 +42,7 @@ from rnnmnist.models.classifier import (
 from rnnmnist.runs.checkpoints import Checkpoints, leaves_by_path
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runtime.mesh import BATCH, SEEDS
-from rnnmnist.training import loop
+from rnnmnist.training import events, loop
 from rnnmnist.training.optimizer import Schedule, learning_rates
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -163,6 +163,8 @@ def random_params(model: SequenceClassifier) -> Params:
     if model.config.differences:
         std = np.linspace(0.5, 2, model.input_shape[1], dtype=np.float32)
         params |= {"difference_std": std}
+    if "filters" in params:  # logits are of the size of those of other networks
+        params["filters"] |= {"divisor": np.float32(20)}
     return params
 
 
@@ -356,7 +358,7 @@ def fast_compilation() -> Iterator[None]:
 @contextlib.contextmanager
 def interrupted_at(step: int) -> Iterator[None]:
     """Sends SIGINT to this process after a run has logged the updates up to a step."""
-    original = loop.record
+    original = events.record
 
     def record(workdir: Path, metrics: Metrics, *rest: Any) -> None:
         original(workdir, metrics, *rest)

@@ -112,7 +112,7 @@ def test_only_given_parameters_differ_from_the_configuration_files(fitted: Any) 
     ("parameters", "subject"),
     [
         ({"num_steps": "many"}, "train.num_steps"),
-        ({"hidden_size": None}, "model.hidden_size"),
+        ({"hidden_size": "wide"}, "model.hidden_size"),
         ({"batch_size": 0, "early_stopping": True}, "train.batch_size"),
         (
             {"early_stopping": True, "settings": {"keep_checkpoints": 0}},

@@ -27,7 +27,7 @@ from matplotlib.axes import Axes
 
 import results
 from rnnmnist.config.resolving import resolve
-from rnnmnist.config.schema import CELLS
+from rnnmnist.config.schema import GATED_CELLS, LINEAR_CELLS
 from rnnmnist.data import datasets
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.evaluation.network import TrainedNetwork
@@ -210,7 +210,7 @@ def plot_curves(
 
     The names are at least `apart` decades from each other.
     """
-    names = *CELLS, "lstm, chrono"
+    names = *GATED_CELLS, *LINEAR_CELLS, "lstm, chrono"
     styles = dict(zip(names, itertools.product("-:", LIGHT.series), strict=False))
     parts = np.arange(1, PARTS + 1)
     ends = []

@@ -7,17 +7,22 @@ the precision, the placement) stays as the user gave it, and is decided where it
 used, so that a run can continue on another machine.
 """
 
+import dataclasses
 import math
+from typing import Literal
 
 from rnnmnist.arithmetic import ceil_div
 from rnnmnist.config.schema import (
     DEFAULT_BATCH,
+    DEFAULT_FILTERS,
     DEFAULT_LAYERS,
     DEFAULT_STEPS,
+    DEFAULT_UNITS,
     INITIALIZED_CELLS,
     LINEAR_CELLS,
     LONG,
     LONG_WINDOW,
+    MOST_BATCH,
     SETTINGS,
     Config,
     DataConfig,
@@ -34,25 +39,33 @@ from rnnmnist.errors import UserError, format_value, suggest_name
 class RunModelConfig(ModelConfig, prefix="model."):
     """The recurrent network of a run."""
 
+    hidden_size: int
     num_layers: int  # 1 in recurrences without residual layers
     window: int
     stride: int
+    differences: bool
 
     def count_windows(self, time_steps: int) -> int:
         """Returns how many windows are read of a sequence."""
         return ceil_div(time_steps, self.stride)
 
     @property
-    def size(self) -> str:
-        """The size in words: `64 units, windows of 8 time steps, 2 apart`."""
-        text = f"{self.hidden_size:,} unit{'s' if self.hidden_size > 1 else ''}"
+    def description(self) -> str:
+        """Cell and size, as `lru with 64 units, windows of 8 time steps, 2 apart`.
+
+        For random filters: `1,000 random filters`.
+        """
+        plural = "s" if self.hidden_size > 1 else ""
+        if self.fitting == "closed_form":
+            return f"{self.hidden_size:,} random filter{plural}"
+        text = f"{self.hidden_size:,} unit{plural}"
         if self.num_layers > 1:
             text = f"{self.num_layers} layers of {text}"
         if self.bidirectional:
             text += " in each direction"
         if self.window > 1:
             text += f", windows of {self.window} time steps, {self.stride} apart"
-        return text
+        return f"{self.cell_name} with {text}"
 
 
 class RunTrainConfig(TrainConfig, prefix="train."):
@@ -73,6 +86,17 @@ class RunConfig(Config):
     model: RunModelConfig
     train: RunTrainConfig
 
+    @property
+    def sharded_batch(self) -> int:
+        """The number of examples that devices divide evenly.
+
+        Without updates of batches, examples are padded to a multiple of the devices,
+        whose number can be any.
+        """
+        if self.model.fitting == "closed_form":
+            return math.lcm(*range(1, 17))
+        return self.train.batch_size
+
 
 def resolve(config: Config, task: Task) -> RunConfig:
     """Returns what a run with a configuration uses on a task.
@@ -89,6 +113,7 @@ def resolve(config: Config, task: Task) -> RunConfig:
     _refuse_two_lengths_of_the_run(config.train)
     _refuse_unknown_classes(config.train, task)
     _refuse_patience_without_validation(config.train, task)
+    _refuse_settings_of_gradients(config, task)
     run_config = fill_defaults(config, task)
     _refuse_windows_that_do_not_fit(run_config.model, task)
     _refuse_too_many_examples(run_config.train)
@@ -102,29 +127,61 @@ def fill_defaults(config: Config, task: Task) -> RunConfig:
     an earlier version has accepted.
     """
     sections = {
+        "data": settings_of_data(config),
         "model": _fill_model(config.model, task),
-        "train": _fill_train(config.train, task),
+        "train": _fill_train(config.train, task, config.model.fitting),
     }
     return RunConfig(**vars(config) | sections)
 
 
+def settings_of_data(config: Config) -> DataConfig:
+    """Returns the settings with which the data of a run are read.
+
+    A network that is fitted in closed form is validated by leaving each training
+    example out, so that none is held out.
+    """
+    if config.model.fitting == "closed_form" and config.data.name == "files":
+        return dataclasses.replace(config.data, validation=False)
+    return config.data
+
+
 def _fill_model(model: ModelConfig, task: Task) -> RunModelConfig:
+    is_closed_form = model.fitting == "closed_form"
+    hidden_size = model.hidden_size
+    if hidden_size is None:
+        hidden_size = DEFAULT_FILTERS if is_closed_form else DEFAULT_UNITS
+    differences = model.differences
+    if differences is None:
+        differences = is_closed_form
     num_layers = model.num_layers
     if num_layers is None:
         num_layers = DEFAULT_LAYERS if model.is_linear else 1
     window = model.window
     if window is None:
         is_long = task.image_shape is None and task.time_steps > LONG
-        window = LONG_WINDOW if is_long else 1
+        window = LONG_WINDOW if is_long and not is_closed_form else 1
     stride = model.stride
     if stride is None:
         stride = max(1, window // 4)
-    filled = {"num_layers": num_layers, "window": window, "stride": stride}
+    filled = {
+        "hidden_size": hidden_size,
+        "num_layers": num_layers,
+        "window": window,
+        "stride": stride,
+        "differences": differences,
+    }
     return RunModelConfig(**vars(model) | filled)
 
 
-def _fill_train(train: TrainConfig, task: Task) -> RunTrainConfig:
+def _fill_train(
+    train: TrainConfig, task: Task, fitting: Literal["gradient", "closed_form"]
+) -> RunTrainConfig:
     count = task.examples["train"]
+    if fitting == "closed_form":  # a run is one update, by all examples
+        size = min(count, MOST_BATCH)
+        train = dataclasses.replace(
+            train, batch_size=size, num_steps=1, num_epochs=None
+        )
     batch_size = train.batch_size
     if batch_size is None:
         batch_size = DEFAULT_BATCH if task.image_shape else default_batch_size(count)
@@ -210,6 +267,25 @@ def _refuse_settings_of_other_cells(config: Config) -> None:
         raise UserError(
             f"model.forget_bias: {model.forget_bias} needs model.cell=lstm; remove it"
         )
+
+
+def _refuse_settings_of_gradients(config: Config, task: Task) -> None:
+    """Refuses settings of training by gradients if the head is fitted in closed form.
+
+    Settings may have their defaults, and what these stand for in a run.
+    """
+    if config.model.fitting == "gradient":
+        return
+    values = config.flat()
+    filled = fill_defaults(Config(model=ModelConfig(config.model.cell)), task).flat()
+    for name, setting in SETTINGS.items():
+        is_default = values[name] in (setting.default, filled[name])
+        if setting.fitting == "gradient" and not is_default:
+            raise UserError(
+                f"{name}: is for training by gradients only, and model.cell="
+                f"{config.model.cell} is fitted in closed form; remove {name}="
+                f"{values[name]}"
+            )
 
 
 def _refuse_loss_without_outputs_over_time(config: Config) -> None:

@@ -9,8 +9,8 @@ A configuration file is Python with a function `get_config()` that returns a `Co
 
     >>> from rnnmnist import Config, TrainConfig
     >>> config = Config(seed=1, train=TrainConfig(num_steps=100))
-    >>> config.model.hidden_size
-    128
+    >>> config.train.num_steps
+    100
 """
 
 import dataclasses
@@ -41,7 +41,12 @@ GATED_CELLS = {
 LINEAR_CELLS = {
     "lru": "rnnmnist.models.linear:LRU",
 }
-CELLS = GATED_CELLS | LINEAR_CELLS
+# The parameters of these cells are drawn, and only the head is fitted, in closed form.
+# Networks with all other cells are trained by gradients.
+CLOSED_FORM_CELLS = {
+    "filters": "rnnmnist.models.filters:FilterBank",
+}
+CELLS = GATED_CELLS | LINEAR_CELLS | CLOSED_FORM_CELLS
 # The cells for which an initializer can be used, if it cannot be used for all.
 INITIALIZED_CELLS = {"tutorial": ("lstm", "gru", "rnn"), "chrono": ("lstm",)}
 
@@ -104,7 +109,8 @@ class DataConfig(ConfigSection, prefix="data."):
     validation: bool = setting(
         True,
         "whether a tenth of the training sequences validates where the data have no "
-        "validation split; never fewer than 50 of them, unless there is no test split",
+        "validation split; never fewer than 50 of them, unless there is no test split; "
+        "none with filters, which are validated by leaving one out",
         only="sequences",
     )
     missing: Literal["error", "forward_fill", "zero"] = setting(
@@ -114,22 +120,50 @@ class DataConfig(ConfigSection, prefix="data."):
         only="sequences",
     )
     max_shift: int = setting(
-        0, "largest random shift of training images, pixels", ge=0, le=13, only="images"
+        0,
+        "largest random shift of training images, pixels",
+        ge=0,
+        le=13,
+        only="images",
+        fitting="gradient",
     )
     max_rotation: float = setting(
-        0.0, "largest random rotation, in degrees", ge=0, le=180, only="images"
+        0.0,
+        "largest random rotation, in degrees",
+        ge=0,
+        le=180,
+        only="images",
+        fitting="gradient",
     )
     max_scale: float = setting(
-        0.0, "largest random scaling, by 1 + this", ge=0, le=1, only="images"
+        0.0,
+        "largest random scaling, by 1 + this",
+        ge=0,
+        le=1,
+        only="images",
+        fitting="gradient",
     )
     max_shear: float = setting(
-        0.0, "largest random shear, columns per row", ge=0, le=1, only="images"
+        0.0,
+        "largest random shear, columns per row",
+        ge=0,
+        le=1,
+        only="images",
+        fitting="gradient",
     )
     elastic: float = setting(
-        0.0, "elastic distortion, std in pixels", ge=0, le=10, only="images"
+        0.0,
+        "elastic distortion, std in pixels",
+        ge=0,
+        le=10,
+        only="images",
+        fitting="gradient",
     )
     flip: bool = setting(
-        False, "mirror half of the training images left to right", only="images"
+        False,
+        "mirror half of the training images left to right",
+        only="images",
+        fitting="gradient",
     )
 
     def __post_init__(self) -> None:
@@ -157,6 +191,8 @@ class DataConfig(ConfigSection, prefix="data."):
         return roles
 
 
+DEFAULT_UNITS = 128
+DEFAULT_FILTERS = 1000
 DEFAULT_LAYERS = 2  # in a linear recurrence
 IDENTIFIER = r"[^\W\d]\w*"  # matches a name in Python
 MODULE = rf"{IDENTIFIER}(\.{IDENTIFIER})*"
@@ -171,8 +207,9 @@ class ModelConfig(ConfigSection, prefix="model."):
 
     cell: str = setting(
         "lstm",
-        "recurrent cell; lru is linear in the state, in residual layers; "
-        "module:Class and FILE.py:Class are Flax cells of your own, created with "
+        "recurrent cell; lru is linear in the state, in residual layers; filters are "
+        "random, and only their head is fitted, in closed form; module:Class and "
+        "FILE.py:Class are Flax cells of your own, created with "
         "features and name",
         pattern=rf"^({'|'.join(CELLS)}|({MODULE}|.+\.py):{IDENTIFIER})\Z",
         form=f"one of {', '.join(CELLS)}, module:Class or FILE.py:Class",
@@ -180,18 +217,26 @@ class ModelConfig(ConfigSection, prefix="model."):
     cell_sha256: str | None = setting(
         None, "SHA-256 of the source of your own cell; set by the run"
     )
-    hidden_size: int = setting(128, "units of the hidden state", ge=1, le=8192)
+    hidden_size: int | None = setting(
+        None,
+        "units of the hidden state, or filters",
+        by_default=f"{DEFAULT_UNITS}; of filters, {DEFAULT_FILTERS:,}",
+        ge=1,
+        le=8192,
+    )
     num_layers: int | None = setting(
         None,
         "residual layers of lru",
         by_default=f"{DEFAULT_LAYERS}; other cells have 1",
         ge=1,
         le=64,
+        fitting="gradient",
     )
     pooling: Literal["last", "mean"] = setting(
         "last",
         "what the head reads: the hidden state after the last time step, or the mean "
         "of the hidden states of all time steps",
+        fitting="gradient",
     )
     window: int | None = setting(
         None,
@@ -200,6 +245,7 @@ class ModelConfig(ConfigSection, prefix="model."):
         "steps, otherwise 1",
         ge=1,
         le=1024,
+        fitting="gradient",
     )
     stride: int | None = setting(
         None,
@@ -207,19 +253,26 @@ class ModelConfig(ConfigSection, prefix="model."):
         by_default="a quarter of the window, rounded down, at least 1",
         ge=1,
         le=1024,
+        fitting="gradient",
     )
     bidirectional: bool = setting(
         False,
         "whether a second recurrence, with parameters of its own, reads the sequence "
         "from its end, and the head reads both; classifies whole sequences only",
+        fitting="gradient",
     )
-    differences: bool = setting(
-        False,
+    differences: bool | None = setting(
+        None,
         "whether the recurrence also reads each feature's difference from the time "
         "step before, of sequences divided by its standard deviation in training",
+        by_default="False; of filters, True",
     )
     forget_bias: float = setting(
-        1.0, "initial forget-gate bias of an LSTM", ge=-1000, le=1000
+        1.0,
+        "initial forget-gate bias of an LSTM",
+        ge=-1000,
+        le=1000,
+        fitting="gradient",
     )
     initializer: Literal["flax", "tutorial", "chrono"] = setting(
         "flax",
@@ -227,6 +280,7 @@ class ModelConfig(ConfigSection, prefix="model."):
         "kernel, weights and bias of the head from N(0, 1); chrono: as flax, with "
         "biases of an LSTM's input and forget gates for long sequences, not "
         "forget_bias",
+        fitting="gradient",
     )
 
     def __post_init__(self) -> None:
@@ -242,6 +296,11 @@ class ModelConfig(ConfigSection, prefix="model."):
         return self.cell in LINEAR_CELLS
 
     @property
+    def fitting(self) -> Literal["gradient", "closed_form"]:
+        """How a network with this cell is fitted to the training examples."""
+        return "closed_form" if self.cell in CLOSED_FORM_CELLS else "gradient"
+
+    @property
     def is_user_cell(self) -> bool:
         """Whether the cell is a class of the user's."""
         return ":" in self.cell
@@ -253,6 +312,7 @@ class ModelConfig(ConfigSection, prefix="model."):
 
 
 DEFAULT_BATCH = 128
+MOST_BATCH = 65_536
 DEFAULT_STEPS = 4300  # ten epochs of MNIST in batches of 128
 
 
@@ -266,7 +326,8 @@ class TrainConfig(ConfigSection, prefix="train."):
         by_default=f"{DEFAULT_BATCH}; of sequences, 16 to {DEFAULT_BATCH}, growing "
         "with their number",
         ge=1,
-        le=65_536,
+        le=MOST_BATCH,
+        fitting="gradient",
     )
     num_steps: int | None = setting(
         None,
@@ -274,6 +335,7 @@ class TrainConfig(ConfigSection, prefix="train."):
         by_default=f"{DEFAULT_STEPS}, or those of num_epochs",
         ge=1,
         resume="warned",
+        fitting="gradient",
     )
     num_epochs: float | None = setting(
         None,
@@ -281,20 +343,27 @@ class TrainConfig(ConfigSection, prefix="train."):
         gt=0,
         le=1e6,
         resume="allowed",  # a run has the number of steps instead
+        fitting="gradient",
     )
     min_steps: int = setting(
         1,
         "updates at least in a run whose length num_epochs sets",
         ge=1,
         resume="allowed",
+        fitting="gradient",
     )
     loss: Literal["last", "every_step"] = setting(
         "last",
         "cross-entropy after the last time step; every_step: its mean over all time "
         "steps, with weights that increase with time",
+        fitting="gradient",
     )
     label_smoothing: float = setting(
-        0.0, "label fraction spread over all classes", ge=0, le=0.9
+        0.0,
+        "label fraction spread over all classes",
+        ge=0,
+        le=0.9,
+        fitting="gradient",
     )
     # From Python, it can also be a mapping. A run has a pair for each of its classes.
     class_weight: Literal["none", "balanced"] | tuple[tuple[str, float], ...] = setting(
@@ -305,10 +374,18 @@ class TrainConfig(ConfigSection, prefix="train."):
         form="one of none, balanced",
     )
     learning_rate: float = setting(
-        7e-3, "peak learning rate", gt=0, le=1e38, resume="warned"
+        7e-3,
+        "peak learning rate",
+        gt=0,
+        le=1e38,
+        resume="warned",
+        fitting="gradient",
     )
     schedule: Literal["constant", "cosine"] = setting(
-        "cosine", "learning rate after the warm-up", resume="warned"
+        "cosine",
+        "learning rate after the warm-up",
+        resume="warned",
+        fitting="gradient",
     )
     warmup_fraction: float = setting(
         0.02,
@@ -316,14 +393,22 @@ class TrainConfig(ConfigSection, prefix="train."):
         ge=0,
         le=1,
         resume="warned",
+        fitting="gradient",
     )
-    weight_decay: float = setting(0.1, "weight decay of AdamW; 0: Adam", ge=0, le=1e38)
+    weight_decay: float = setting(
+        0.1,
+        "weight decay of AdamW; 0: Adam",
+        ge=0,
+        le=1e38,
+        fitting="gradient",
+    )
     clip_norm: float = setting(
         1.0,
         "largest global norm of the gradient; 0: no clipping",
         ge=0,
         resume="warned",
         le=1e38,
+        fitting="gradient",
     )
     ema_decay: float = setting(
         0.0,
@@ -331,6 +416,7 @@ class TrainConfig(ConfigSection, prefix="train."):
         "evaluated and saved; 0: no averaging",
         ge=0,
         le=0.99999,
+        fitting="gradient",
     )
     log_every_steps: int | None = setting(
         None,
@@ -338,12 +424,14 @@ class TrainConfig(ConfigSection, prefix="train."):
         by_default="a hundredth of the run, from 10 to 100",
         ge=1,
         resume="allowed",
+        fitting="gradient",
     )
     log_metrics: Literal["mean", "last_batch"] = setting(
         "mean",
         "mean: over the steps since the last line, each before its update; "
         "last_batch: on the last batch, after its update",
         resume="allowed",
+        fitting="gradient",
     )
     eval_every_steps: int | None = setting(
         None,
@@ -351,6 +439,7 @@ class TrainConfig(ConfigSection, prefix="train."):
         by_default="a tenth of the run",
         ge=1,
         resume="allowed",
+        fitting="gradient",
     )
     patience: int | None = setting(
         None,
@@ -358,6 +447,7 @@ class TrainConfig(ConfigSection, prefix="train."):
         "schedule stays that of the whole run, whose low rates it then does not reach",
         ge=1,
         resume="allowed",
+        fitting="gradient",
     )
     keep_checkpoints: int = setting(
         2,
@@ -421,6 +511,7 @@ class ExecutionConfig(ConfigSection, prefix="execution."):
         by_default="on CPU 6, otherwise no blocks",
         resume="warned",
         ge=1,
+        fitting="gradient",
     )
     placement: Literal["auto", "device", "host"] = setting(
         "auto",
@@ -501,7 +592,26 @@ class Config(ConfigSection):
             top[section] = dataclasses.replace(getattr(self, section), **changed)
         return dataclasses.replace(self, **top)
 
+    def override(self, values: Mapping[str, object]) -> Self:
+        """Returns a copy of the configuration of a file, as `replace`.
 
+        If the values change the cell to one that is fitted in closed form, the settings
+        of the network that the file describes have their defaults.
+        """
+        cell = values.get("model.cell", self.model.cell)
+        changes = cell in CLOSED_FORM_CELLS and cell != self.model.cell
+        if not changes:
+            return self.replace(values)
+        defaults = {
+            name: declared.default
+            for name, declared in SETTINGS.items()
+            if declared.fitting == "gradient" or name in SIZE_OF_NETWORK
+        }
+        return self.replace(defaults | dict(values))
+
+
+# Settings whose good values depend on how the network is fitted.
+SIZE_OF_NETWORK = ("model.hidden_size", "model.differences")
 # Every setting by its full name, such as `train.num_steps`.
 SETTINGS: dict[str, Setting] = {
     declared.name: declared

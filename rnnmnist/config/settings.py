@@ -1,7 +1,7 @@
 """How a setting is declared, checked and parsed. `config.schema` has the settings.
 
 The declaration of a setting says its type, range, default and help, whether a resume
-may change it, and which data have it.
+may change it, and which data and recurrences have it.
 """
 
 import dataclasses
@@ -53,6 +53,8 @@ class Setting(NamedTuple):
     # another run. `warned`: the result is not that of a run without a stop.
     resume: Literal["refused", "allowed", "warned"]
     only: Literal["images", "sequences"] | None  # the data that have it; None: both
+    # How the recurrences are fitted that have it, as `ModelConfig.fitting`; None: all.
+    fitting: Literal["gradient"] | None
     is_path: bool  # whether it is a path, which depends on the machine, not on the run
 
     def format_default(self) -> str:
@@ -92,6 +94,7 @@ def setting(
     by_default: str | None = None,
     resume: Literal["refused", "allowed", "warned"] = "refused",
     only: Literal["images", "sequences"] | None = None,
+    fitting: Literal["gradient"] | None = None,
     is_path: bool = False,
     form: str | None = None,
     **constraints: Any,
@@ -107,6 +110,7 @@ def setting(
         "by_default": by_default,
         "resume": resume,
         "only": only,
+        "fitting": fitting,
         "is_path": is_path,
     }
     metadata = {"about": about, "form": form, "constraints": constraints}

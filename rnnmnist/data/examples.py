@@ -223,6 +223,21 @@ class Examples(Inputs):
     """The examples of a split: inputs with their labels."""
 
     labels: np.ndarray  # int32 [examples]
+    groups: np.ndarray | None = None  # int [examples], such as the subject of each
+
+    def sort_by_group(self) -> Self:
+        """Returns the same examples in the order of their groups."""
+        if self.groups is None:
+            return self
+        order = np.argsort(self.groups, kind="stable")
+        indices = np.arange(len(self)) if self.indices is None else self.indices
+        return dataclasses.replace(
+            self,
+            lengths=None if self.lengths is None else self.lengths[order],
+            indices=indices[order],
+            labels=self.labels[order],
+            groups=self.groups[order],
+        )
 
 
 class Dataset(NamedTuple):

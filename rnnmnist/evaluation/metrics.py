@@ -8,6 +8,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from rnnmnist.evaluation.probabilities import combine_members
+from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.scores import Scores
 
@@ -229,6 +230,14 @@ def format_accuracies(scores: Scores) -> str:
     text = format_accuracy(scores)
     if scores.balanced_accuracy is not None:
         text += f", balanced accuracy {format_percent(scores.balanced_accuracy)}"
+    return text
+
+
+def format_validation(metrics: Metrics) -> str:
+    """Formats the accuracies of a validation, after `leave one out` if it is that."""
+    text = format_accuracies(metrics)
+    if metrics.split != "validation":
+        text = f"{metrics.split.replace('_', ' ')} {text}"
     return text
 
 

@@ -4,8 +4,8 @@ The trainer and all commands but `predict --stream` obtain their logits here.
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from rnnmnist.config.platforms import CPU_STOPPING_BLOCK
 from rnnmnist.data.examples import Examples, Inputs, View, find_padding
 from rnnmnist.errors import RunError
 from rnnmnist.models.classifier import Params, SequenceClassifier
+from rnnmnist.models.filters import THRESHOLDS
 from rnnmnist.runtime.jax_defaults import jax_defaults
 from rnnmnist.runtime.mesh import (
     BATCH,
@@ -33,6 +34,10 @@ GROUP_BYTES = 1 << 28  # a group of a split; at most two are on the devices at a
 SHARED_GROUP_BYTES = 1 << 20
 SHARED_BATCHES = 8
 SHORTEST_PADDED = 64  # time steps
+HIDDEN_GROUP = 512  # examples of a group whose hidden states are computed
+# The bytes of hidden states after all time steps of a batch, at most, unless a single
+# example has more. This is for recurrences with thousands of hidden states.
+EVERY_STEP_BYTES = 1 << 28
 # A group of batches: values as `Inputs.take` returns them, [batches, batch, ...], and
 # lengths, int32 [batches, batch]; None: no padding.
 Batches = tuple[jax.Array, jax.Array | None]
@@ -95,6 +100,8 @@ def predict_logits(
         NonFiniteLogitsError: if logits are not finite, with the first such example.
     """
     shards = mesh.shape[BATCH]
+    if every_step:
+        model = limit_batch(model, inputs)
     if isinstance(inputs, Examples):
         layout = choose_split_layout(inputs, model, shards)
     else:
@@ -124,6 +131,48 @@ def predict_logits(
         logits = logits[:, :, : inputs.time_steps]  # not those of further padding
     check_finite(logits, inputs, every_step=every_step)
     return logits
+
+
+def compute_hidden(
+    model: SequenceClassifier,
+    params: Params,
+    inputs: Inputs,
+    view: View,
+    mesh: Mesh,
+) -> Iterator[np.ndarray]:
+    """Yields what the head reads, of some examples at a time.
+
+    An item is float32 [ensemble, part, hidden]. The examples are divided into groups as
+    those of `predict_logits`. All groups have the same shape, so that a program serves
+    any number of examples.
+    """
+    layout = choose_hidden_layout(inputs, model, mesh.shape[BATCH])
+    for start in range(0, len(inputs), layout.group_size):
+        part = slice(start, start + layout.group_size)
+        batches, count = make_group(inputs, part, layout, mesh)
+        hidden = predict_batches(
+            params,
+            batches,
+            count,
+            model=model,
+            view=view,
+            mesh=mesh,
+            every_step=False,
+            method="hidden",
+        )
+        yield join_groups([jax.device_get(hidden)], len(inputs) - start)
+
+
+def choose_hidden_layout(
+    inputs: Inputs, model: SequenceClassifier, shards: int
+) -> Layout:
+    """Returns the layout of examples whose hidden states are computed."""
+    per_shard = ceil_div(len(inputs), shards)
+    next_power_of_2 = 1 << (per_shard - 1).bit_length()
+    batch_size = shards * min(model.execution.eval_batch_size, next_power_of_2)
+    batch_bytes = batch_size * inputs.take(np.arange(1)).nbytes
+    batches = min(ceil_div(HIDDEN_GROUP, batch_size), GROUP_BYTES // batch_bytes)
+    return Layout(batch_size, max(1, batches), time_steps=None)
 
 
 def choose_split_layout(
@@ -245,6 +294,24 @@ def choose_time_steps(longest: int, trained: int) -> int:
     return min(padded, trained) if longest <= trained else padded
 
 
+def limit_batch(model: SequenceClassifier, inputs: Inputs) -> SequenceClassifier:
+    """Returns the model with such batches that random filters' shares fit in memory.
+
+    They are thousands of hidden states for each example and time step.
+    """
+    if model.config.fitting == "gradient":
+        return model
+    time_steps = model.input_shape[0]
+    if inputs.are_sequences:
+        time_steps = max(
+            inputs.time_steps, choose_time_steps(inputs.time_steps, time_steps)
+        )
+    step_bytes = 4 * THRESHOLDS * model.config.hidden_size
+    most = max(1, EVERY_STEP_BYTES // (step_bytes * time_steps))
+    size = min(model.execution.eval_batch_size, 1 << (most.bit_length() - 1))
+    return model.clone(execution=model.execution._replace(eval_batch_size=size))
+
+
 @functools.cache  # a clone takes a tenth of the time of a short prediction
 def stop_at_longest(model: SequenceClassifier, platform: str) -> SequenceClassifier:
     """Returns the model whose loops over time stop with a batch's longest sequence.
@@ -258,7 +325,9 @@ def stop_at_longest(model: SequenceClassifier, platform: str) -> SequenceClassif
     return model.clone(execution=execution)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "view", "mesh", "every_step"))
+@functools.partial(
+    jax.jit, static_argnames=("model", "view", "mesh", "every_step", "method")
+)
 def predict_batches(
     params: Params,
     batches: Batches,
@@ -268,8 +337,11 @@ def predict_batches(
     view: View,
     mesh: Mesh,
     every_step: bool,
+    method: Literal["hidden"] | None = None,
 ) -> jax.Array:
     """Computes float32 logits [ensemble, batches, batch, (time,) classes] in one call.
+
+    With the method `hidden`, it computes what the head reads instead.
 
     The first `count` batches, int32, are computed; the logits of the others are 0. The
     axis `seeds` of the mesh divides the ensemble, the axis `batch` the second axis of
@@ -281,7 +353,7 @@ def predict_batches(
             stored, lengths = jax.tree.map(lambda leaf: leaf[index], batches)
             variables = {"params": params}
             logits = model.apply(
-                variables, view(stored), lengths, every_step=every_step
+                variables, view(stored), lengths, every_step=every_step, method=method
             )
             return jnp.asarray(logits)
 

@@ -21,8 +21,9 @@ from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.schema import DATA_PATHS
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import TrainedNetwork
-from rnnmnist.models.cells import BACKWARD
+from rnnmnist.models.cells import BACKWARD, FILTERS
 from rnnmnist.models.classifier import Params
+from rnnmnist.models.filters import ORDER
 from rnnmnist.runtime.mesh import split_ensemble
 
 # These versions are of 2022, so that older runtimes accept the model.
@@ -30,7 +31,7 @@ OPSET = 17
 IR_VERSION = 8
 # The gates of each cell that has an operator, in ONNX's order, with Flax's names.
 GATES = {"lstm": ("i", "o", "f", "g"), "gru": ("z", "r", "n"), "rnn": ("",)}
-CELLS = (*GATES, "lru")
+CELLS = (*GATES, "lru", "filters")
 
 
 class Graph:
@@ -218,6 +219,9 @@ def _add_network(
     graph: Graph, config: RunModelConfig, params: Params, values: str, lengths: str
 ) -> str:
     """Adds a network for [time, examples, features]; returns its logits."""
+    if config.fitting == "closed_form":
+        shares = _add_filters(graph, params[FILTERS], values, lengths)
+        return _add_head(graph, params, shares)
     if config.is_linear:
         name = "layers"
         add_recurrence = _add_layers
@@ -238,7 +242,11 @@ def _add_network(
             count = graph.Cast(lengths, to=TensorProto.FLOAT)
             last = graph.Div(last, graph.Unsqueeze(count, [1]))
         pooled.append(last)
-    read = graph.Concat(*pooled, axis=1)
+    return _add_head(graph, params, graph.Concat(*pooled, axis=1))
+
+
+def _add_head(graph: Graph, params: Params, read: str) -> str:
+    """Adds the head, which reads states [examples, hidden]; returns its logits."""
     return graph.Gemm(read, params["head"]["kernel"], params["head"]["bias"])
 
 
@@ -319,6 +327,90 @@ def _add_layers(
         value, gate = graph.split(outputs)
         hidden = graph.Add(hidden, graph.Mul(value, graph.Sigmoid(gate)))
     return hidden
+
+
+def _add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
+    """Adds a `FilterBank` for [time, examples, features]; returns its shares.
+
+    They are [examples, shares]. The states of the loop over time are the real and the
+    imaginary part of each recurrence, and the counts.
+    """
+    thresholds, filters = params["thresholds"].shape
+    constants = {
+        name: graph.constant(value)
+        for name, value in {
+            "weights": params["weights"],
+            "pole_real": params["pole"][0],
+            "pole_imaginary": params["pole"][1],
+            "phase_real": params["phase"][0],
+            "phase_imaginary": params["phase"][1],
+            "thresholds": params["thresholds"],
+        }.items()
+    }
+    step = ["real_0 = MatMul(value, {weights})", "imaginary_0 = Sub(real_0, real_0)"]
+    for stage in range(1, ORDER + 1):
+        step += [
+            f"rr_{stage} = Mul({{pole_real}}, before_real_{stage})",
+            f"ii_{stage} = Mul({{pole_imaginary}}, before_imaginary_{stage})",
+            f"ri_{stage} = Mul({{pole_real}}, before_imaginary_{stage})",
+            f"ir_{stage} = Mul({{pole_imaginary}}, before_real_{stage})",
+            f"real_part_{stage} = Sub(rr_{stage}, ii_{stage})",
+            f"imaginary_part_{stage} = Add(ri_{stage}, ir_{stage})",
+            f"real_{stage} = Add(real_{stage - 1}, real_part_{stage})",
+            f"imaginary_{stage} = Add(imaginary_{stage - 1}, imaginary_part_{stage})",
+        ]
+    step += [
+        f"output_real = Mul({{phase_real}}, real_{ORDER})",
+        f"output_imaginary = Mul({{phase_imaginary}}, imaginary_{ORDER})",
+        "output = Sub(output_real, output_imaginary)",
+        "axis = Constant<value_ints = [1]>()",
+        "column = Unsqueeze(output, axis)",
+        "is_above = Greater(column, {thresholds})",
+        "is_counted = And(is_above, is_read)",
+        "counted = Cast<to = 1>(is_counted)",
+        "counts = Add(before_counts, counted)",
+    ]
+    state = f"float[n, {filters}]"
+    names = [
+        f"{part}_{stage}"
+        for stage in range(1, ORDER + 1)
+        for part in ("real", "imaginary")
+    ]
+    before = [f"{state} before_{name}" for name in names]
+    after = [f"{state} {name}" for name in names]
+    counts = f"float[n, {thresholds}, {filters}]"
+    features = len(params["weights"])
+    body = onnx.parser.parse_graph(
+        f"step ({', '.join(before)}, {counts} before_counts, "
+        f"float[n, {features}] value, bool[n, 1, 1] is_read) "
+        f"=> ({', '.join(after)}, {counts} counts) "
+        f"{{ {' '.join(step).format(**constants)} }}"
+    )
+    is_read = graph.Less(_add_times(graph, inputs, 1), lengths)
+    examples = graph.Shape(inputs, start=1, end=2)
+    start = graph.ConstantOfShape(graph.Concat(examples, [filters], axis=0))
+    start_counts = graph.ConstantOfShape(
+        graph.Concat(examples, [thresholds, filters], axis=0)
+    )
+    outputs = [f"{name}_{len(graph.nodes)}" for name in (*names, "counts")]
+    node = helper.make_node(
+        "Scan",
+        [
+            *[start] * len(names),
+            start_counts,
+            inputs,
+            graph.Unsqueeze(is_read, [2, 3]),
+        ],
+        outputs,
+        body=body,
+        num_scan_inputs=2,
+    )
+    graph.nodes.append(node)
+    divisor = np.float32(params["divisor"])
+    if divisor > 0:
+        return graph.Div(graph.Flatten(outputs[-1]), divisor)
+    time_steps = graph.Cast(lengths, to=TensorProto.FLOAT)
+    return graph.Div(graph.Flatten(outputs[-1]), graph.Unsqueeze(time_steps, [1]))
 
 
 def _add_gelu(graph: Graph, x: str) -> str:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from rnnmnist.config.platforms import LINEAR_REMAT_STEPS, Execution
 from rnnmnist.config.resolving import RunModelConfig
-from rnnmnist.config.schema import CELLS, ModelConfig
+from rnnmnist.config.schema import CELLS
 from rnnmnist.errors import UserError
 from rnnmnist.models.linear import ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
@@ -28,9 +28,10 @@ CellClass = Callable[..., Any]
 GATE_COUNTS = {"lstm": 4, "gru": 3, "rnn": 1}
 # The prefix of the names of the parameters of a recurrence that reads backward.
 BACKWARD = "backward_"
+FILTERS = "filters"  # the name of the parameters of random filters
 
 
-def resolve_cell(config: ModelConfig) -> CellClass:
+def resolve_cell(config: RunModelConfig) -> CellClass:
     """Returns the class of a cell.
 
     If it is a user's cell, its code is imported here. So callers pass only a
@@ -68,9 +69,12 @@ def _try_cell(cell: nn.RNNCellBase, hidden_size: int) -> None:
 
 
 def make_recurrence(
-    config: RunModelConfig, cell: CellClass, features: int, execution: Execution
+    config: RunModelConfig,
+    cell: CellClass,
+    input_shape: tuple[int, int],
+    execution: Execution,
 ) -> Recurrence[Any]:
-    """Creates the recurrence of a configuration, for inputs with some features.
+    """Creates the recurrence of a configuration, for inputs [time, features].
 
     The class of the cell is that of `resolve_cell`. The type of the carry depends on
     the configuration.
@@ -78,10 +82,14 @@ def make_recurrence(
     The caller is the `setup` of the classifier. Flax binds each module that is created
     meanwhile, also by this function, to the classifier, so a `name` that is given here
     is the name of a parameter of the classifier: `params["cell"]`, whatever wraps the
-    cell. The names are part of the checkpoint format: `cell`, or `layers` if the
-    recurrence is linear in its state, and in the second direction after `backward_`.
+    cell. The names are part of the checkpoint format: `filters`, `cell`, or `layers` if
+    the recurrence is linear in its state; in the second direction after `backward_`.
     """
+    time_steps, features = input_shape
     recurrence: Recurrence[Any]
+    if config.fitting == "closed_form":
+        recurrence = cell(config.hidden_size, features, time_steps, name=FILTERS)
+        return recurrence
     recurrence = _make_direction(config, cell, features, execution, prefix="")
     if config.bidirectional:
         backward = _make_direction(config, cell, features, execution, prefix=BACKWARD)

@@ -11,15 +11,23 @@ import jax.numpy as jnp
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.tasks import Task
-from rnnmnist.models.cells import BACKWARD, CellClass, make_recurrence, resolve_cell
+from rnnmnist.models.cells import (
+    BACKWARD,
+    FILTERS,
+    CellClass,
+    make_recurrence,
+    resolve_cell,
+)
 from rnnmnist.models.recurrences import Recurrence
 from rnnmnist.runtime.random_streams import make_key
 
 # Nested dictionaries of arrays, with Flax's names. `Any`, since some values are arrays
 # and others are dictionaries.
 Params = Mapping[str, Any]
-# The parameter that is computed from the training data, and not trained.
-NOT_TRAINED = "difference_std"
+# The parameter that is computed from the training data.
+DIFFERENCE_STD = "difference_std"
+# Parameters, and layers with parameters, that are computed or drawn, but not trained.
+NOT_TRAINED = (DIFFERENCE_STD, FILTERS)
 
 
 class StreamCarry(NamedTuple):
@@ -61,12 +69,12 @@ class SequenceClassifier(nn.Module):
             # trained. It is a parameter and not a constant, because a constant would be
             # part of the compiled program, so that each data set needed another one.
             ones = nn.initializers.ones
-            self.difference_std = self.param(NOT_TRAINED, ones, (features,))
+            self.difference_std = self.param(DIFFERENCE_STD, ones, (features,))
             features *= 2
         self.features = features  # of a time step, with the differences
         # `Any`, since the type of the carry depends on the configuration.
         self.recurrence: Recurrence[Any] = make_recurrence(
-            self.config, self.cell, features, self.execution
+            self.config, self.cell, (self.input_shape[0], features), self.execution
         )
         kernel_init = nn.initializers.lecun_normal()  # Flax's defaults
         bias_init = nn.initializers.zeros_init()
@@ -104,12 +112,26 @@ class SequenceClassifier(nn.Module):
             raise ValueError(
                 f"inputs must be [batch, time, features], not of shape {inputs.shape}"
             )
+        hidden = self.hidden(inputs, lengths, every_step=every_step)
+        logits = self.head(hidden)
+        return logits.swapaxes(0, 1) if every_step else logits
+
+    def hidden(
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array | None = None,
+        *,
+        every_step: bool = False,
+    ) -> jax.Array:
+        """Computes what the head reads, for inputs and lengths as those of a call.
+
+        Returns the hidden states after the last time step of each sequence, [batch,
+        hidden], or with `every_step` those after all, [time, batch, hidden].
+        """
         inputs = inputs.swapaxes(0, 1)
         if self.config.differences:
             inputs = add_differences(inputs, lengths, self.difference_std)
-        hidden = self.recurrence(inputs, lengths, every_step=every_step)
-        logits = self.head(hidden)
-        return logits.swapaxes(0, 1) if every_step else logits
+        return self.recurrence(inputs, lengths, every_step=every_step)
 
     def start(self, batch: int) -> StreamCarry:
         """Returns the carry before the first time step of `batch` sequences."""
@@ -171,6 +193,10 @@ def make_model(
     """
     shape = (task.time_steps, task.features)
     cell = resolve_cell(config)
+    if config.fitting == "closed_form":
+        # The head undoes the different means and ranges of hidden states, so that its
+        # large products cancel.
+        execution = execution._replace(precision="float32")
     return SequenceClassifier(config, cell, shape, len(task.classes), execution)
 
 
@@ -236,5 +262,5 @@ def abstract_params(model: SequenceClassifier) -> Params:
 
 def count_params(params: Params) -> int:
     """Returns the number of trained parameters, over all members of an ensemble."""
-    trained = {name: tree for name, tree in params.items() if name != NOT_TRAINED}
+    trained = {name: tree for name, tree in params.items() if name not in NOT_TRAINED}
     return sum(leaf.size for leaf in jax.tree.leaves(trained))

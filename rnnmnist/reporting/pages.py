@@ -13,11 +13,11 @@ from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.data.examples import Examples
 from rnnmnist.evaluation.metrics import (
-    format_accuracies,
     format_accuracy,
     format_interval,
     format_percent,
     format_probability,
+    format_validation,
     score_logits,
     wilson_interval,
 )
@@ -128,17 +128,21 @@ def load_run_data(
 @jax_defaults()
 def report_run(run: RunData, command: str) -> list[Path]:
     """Writes the report of a run into its workdir; returns its files, the page last."""
-    curves = plots.learning_curves(run.metrics) if run.metrics else None
     sections = {
-        "curves": Section(curves),
         "confusion": _confusion_matrix(run),
         "gallery": _gallery(run),
         "reliability": _calibration(run),
         "classes": _accuracy_by_class(run),
     }
+    if run.network.config.model.fitting == "gradient":
+        curves = plots.learning_curves(run.metrics) if run.metrics else None
+        sections["curves"] = Section(curves)
     if not run.network.config.model.bidirectional:
         sections["steps"] = _accuracy_over_time(run)
-    validation_examples = run.network.task.examples["validation"]
+    validation_selects = False
+    if run.network.config.model.fitting == "gradient":
+        validation_examples = run.network.task.examples["validation"]
+        validation_selects = validation_examples >= MIN_VALIDATION_EXAMPLES
     chosen, default = _list_settings(run)
     return write_report(
         run.network.workdir / "report",
@@ -148,7 +152,7 @@ def report_run(run: RunData, command: str) -> list[Path]:
         run=run,
         network=run.network,
         facts=_facts(run),
-        validation_selects=validation_examples >= MIN_VALIDATION_EXAMPLES,
+        validation_selects=validation_selects,
         chosen_settings=chosen,
         default_settings=default,
     )
@@ -288,7 +292,7 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
     validation = "none"
     if network.validation is not None:
         note = network.task.validation_note
-        validation = format_accuracies(network.validation) + note
+        validation = format_validation(network.validation) + note
     facts = [
         ("workdir", str(network.workdir)),
         ("data set", run.task.name),
@@ -321,7 +325,11 @@ def _list_settings(
 
     The defaults are those of a run on the same data.
     """
-    by_default = fill_defaults(Config(), run.task).flat()
+    default = Config()
+    if run.config.model.fitting == "closed_form":
+        default = default.override({"model.cell": run.config.model.cell})
+    by_default = fill_defaults(default, run.task).flat()
+    by_default["model.cell"] = SETTINGS["model.cell"].default
     chosen: list[tuple[str, str]] = []
     defaults: list[tuple[str, str]] = []
     for name, value in run.config.flat().items():

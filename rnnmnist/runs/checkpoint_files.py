@@ -43,7 +43,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     step: int
     config: RunConfig
     task: Task
-    metrics: Metrics | None  # of the validation split; None if it was not evaluated
+    # Of the validation split, or leave-one-out predictions; None if there are neither.
+    metrics: Metrics | None
 
 
 class DamagedError(RunError):

@@ -20,7 +20,7 @@ class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
 
     FILE_NAME: ClassVar[str] = "metrics.jsonl"
     step: int
-    split: str
+    split: str  # or `leave_one_out`, or with groups `leave_one_group_out`
     examples_per_second: float | None = None  # in training, by all members together
 
 

@@ -20,6 +20,7 @@ class Stream(enum.IntEnum):
     WEIGHTS = 0
     ORDER = 1
     DISTORTION = 2
+    FILTERS = 3
 
 
 def make_key(seed: jax.typing.ArrayLike) -> jax.Array:

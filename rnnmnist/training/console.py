@@ -20,6 +20,7 @@ from rnnmnist.evaluation.metrics import (
     format_counts,
     format_percent,
     format_result,
+    format_validation,
 )
 from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import Header, read_header
@@ -71,11 +72,20 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             self.line(f"training {self._noun} stay {where}")
         self.line("compiling the training step")
 
+    def announce_closed_form(self, networks: int, parameters: int) -> None:
+        """Prints the number of parameters that are fitted in closed form."""
+        of_networks = f"{networks} x " if networks > 1 else ""
+        self.line(
+            f"{of_networks}{parameters:,} parameters, of the head, which is fitted in "
+            "closed form"
+        )
+
     def show(self, metrics: logs.Metrics) -> None:
         """Prints the metrics of training or validation."""
-        if metrics.split == "validation":
+        if metrics.split != "train":
+            name = metrics.split.replace("_", " ")
             self.line(
-                f"step {metrics.step}  validation loss {metrics.loss:.4f}  "
+                f"step {metrics.step}  {name} loss {metrics.loss:.4f}  "
                 f"accuracy {format_percent(metrics.accuracy)} "
                 f"({format_counts(metrics)})"
             )
@@ -135,8 +145,7 @@ def print_header(
     if process_count() > 1:
         devices += f" of {process_count()} processes"
     print(
-        f"{config.model.cell_name} with {config.model.size} on "
-        f"{task.name}, {seeds}, {devices}, in {workdir}"
+        f"{config.model.description} on {task.name}, {seeds}, {devices}, in {workdir}"
     )
     if task.image_shape is None:
         features = format_first_ten(task.feature_names)
@@ -228,6 +237,8 @@ def describe_validation(header: Header) -> str:
     if scores is None:
         return f"none: no sequences were held out; best is the last step, {step}{note}"
     accuracies = format_accuracies(scores)
+    if header.config.model.fitting == "closed_form":
+        return f"{format_validation(scores)}{note}"
     if scores.examples < MIN_VALIDATION_EXAMPLES:
         return (
             f"{accuracies}, at the last step, {step}: fewer than "

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import find_config, load_config, parse_folder
-from rnnmnist.config.resolving import resolve
+from rnnmnist.config.resolving import resolve, settings_of_data
 from rnnmnist.config.schema import SETTINGS
 from rnnmnist.config.settings import LISTED, find
 from rnnmnist.config.tasks import Task
@@ -125,7 +125,7 @@ def fit(
         for name, value in settings.items()
     }
     given = load_config(find_config("files"))
-    given = pin_cell(given.replace(values | {"data.path": str(path)}))
+    given = pin_cell(given.override(values | {"data.path": str(path)}))
     sequences = read_memory(
         inputs,
         given.data.roles,
@@ -141,8 +141,13 @@ def fit(
         check_workdir(given, folder)
         timer = PhaseTimer("rnnmnist.fit")
         with timer.phase("data"):
-            dataset = to_dataset(folder.name, sequences, given.data)
+            dataset = to_dataset(folder.name, sequences, settings_of_data(given))
             config = resolve(given, dataset.task)
+            if callback is not None and config.model.fitting == "closed_form":
+                raise UserError(
+                    "callback: is for training by gradients only, and model.cell="
+                    f"{config.model.cell} is fitted in closed form; remove it"
+                )
             if callback is not None and not dataset.task.examples["validation"]:
                 raise UserError(
                     "callback: needs a validation split; mark sequences with validation"

@@ -17,17 +17,13 @@ from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.placement import BatchSource, open_batches
-from rnnmnist.errors import RunError, StoppedError
+from rnnmnist.errors import RunError, UserError
 from rnnmnist.evaluation.metrics import (
     make_scores,
-    score_logits,
-    select_logged_scores,
 )
 from rnnmnist.evaluation.network import TrainedNetwork
-from rnnmnist.evaluation.predictions import NonFiniteLogitsError, predict_logits
 from rnnmnist.models.cells import resolve_cell
 from rnnmnist.models.classifier import Params, abstract_params, count_params
-from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoints import Checkpoints
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Result, read_result, result_path, write_result
@@ -36,6 +32,7 @@ from rnnmnist.runs.workdir import PhaseTimer, describe_last_checkpoint, session
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0
 from rnnmnist.runtime.jax_defaults import jax_defaults
+from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import (
     device_put,
     make_mesh,
@@ -44,6 +41,13 @@ from rnnmnist.runtime.mesh import (
 )
 from rnnmnist.runtime.signals import StopFlag
 from rnnmnist.training import console, resume
+from rnnmnist.training.closed_form import fit_in_closed_form
+from rnnmnist.training.events import (
+    raise_if_stopped,
+    record,
+    unsaved_error,
+    validate,
+)
 from rnnmnist.training.loss import ScoreSums, weigh_classes
 from rnnmnist.training.optimizer import Schedule, learning_rates
 from rnnmnist.training.state import Program, TrainState, create_state, to_items
@@ -78,8 +82,13 @@ def train(
     task = dataset.task
     resume.refuse_other_settings_of_processes(config, task)
     mesh = make_mesh(
-        config.train.batch_size, config.execution.num_devices, config.num_seeds
+        config.sharded_batch, config.execution.num_devices, config.num_seeds
     )
+    if config.model.fitting == "closed_form" and process_count() > 1:
+        raise UserError(
+            f"num_processes: one process fits model.cell={config.model.cell} in closed "
+            f"form, not {process_count()}; start one"
+        )
     resolve_cell(config.model)  # refuses a wrong one before anything is written
     with resume.hold_workdir(workdir):
         step, completion = broadcast(lambda: resume.find_start(config, task, workdir))
@@ -91,16 +100,20 @@ def train(
                 open_stop() as stop,
                 console.Progress(config.train, task, step, verbose=verbose) as progress,
             ):
-                step = train_to_end(
-                    config,
-                    dataset,
-                    workdir,
-                    mesh=mesh,
-                    step=step,
-                    stop=stop,
-                    progress=progress,
-                    callback=callback,
-                )
+                if config.model.fitting == "closed_form":
+                    fit_in_closed_form(config, dataset, workdir, mesh, stop, progress)
+                    step = config.train.num_steps
+                else:
+                    step = train_to_end(
+                        config,
+                        dataset,
+                        workdir,
+                        mesh=mesh,
+                        step=step,
+                        stop=stop,
+                        progress=progress,
+                        callback=callback,
+                    )
         result = None
         if task.evaluated_split != "train":  # there are held-out examples
             result = evaluate_best_checkpoint(workdir, mesh, dataset, config.model.cell)
@@ -301,28 +314,6 @@ def measure_last_batch(
     return sums
 
 
-def validate(
-    config: RunConfig,
-    program: Program,
-    params: Params,
-    examples: Examples,
-    step: int,
-) -> Metrics:
-    """Returns the metrics of parameters [ensemble, ...] on the validation split."""
-    try:
-        logits = predict_logits(
-            program.model, params, examples, program.transform.view, program.mesh
-        )
-    except NonFiniteLogitsError as error:
-        reason = "prediction for a validation example is not finite"
-        raise unsaved_error(config, step, error.network, reason) from error
-    scores = select_logged_scores(
-        score_logits(logits, examples.labels, first_seed=config.seed),
-        has_class_weights=config.train.has_class_weights,
-    )
-    return Metrics(**asdict(scores), step=step, split="validation")
-
-
 def rejection_error(
     config: RunConfig, stats: UpdateStats, step: int, workdir: Path
 ) -> RunError:
@@ -330,32 +321,6 @@ def rejection_error(
     rejected = console.describe_rejection(config, stats, step)
     last = describe_last_checkpoint(workdir)
     return RunError(f"step {step + 1}{rejected}; {last}; {console.REMEDY}")
-
-
-def unsaved_error(config: RunConfig, step: int, network: int, reason: str) -> RunError:
-    """Returns the error of a run whose loss or predictions are not finite."""
-    suffix = config.seed_suffix(network)
-    return RunError(f"step {step}{suffix} is not saved: its {reason}; {console.REMEDY}")
-
-
-def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, workdir: Path) -> None:
-    """Raises a `StoppedError` on all processes if one of them has got a signal."""
-    if number := all_max(stop.number):
-        saved = f"saved step {step}" if step else "before the first step"
-        raise StoppedError(
-            f"{saved} of {num_steps} in {workdir}; start the run again to resume",
-            number,
-        )
-
-
-def record(workdir: Path, metrics: Metrics, progress: console.Progress) -> None:
-    """Logs metrics, once for all processes, and prints them.
-
-    The standard output of all processes but the first is discarded.
-    """
-    if is_process_0():
-        logs.append(workdir, metrics)
-    progress.show(metrics)
 
 
 def evaluate_best_checkpoint(

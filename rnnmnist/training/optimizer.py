@@ -35,7 +35,7 @@ def decay_mask(params: Params) -> Mapping[str, Any]:
     recurrence: there only the kernels are, since decay would shorten the memory of the
     recurrence and undo the initialization of the encoder's bias.
     """
-    spared = ("layers", f"{BACKWARD}layers", NOT_TRAINED)
+    spared = ("layers", f"{BACKWARD}layers", *NOT_TRAINED)
 
     def is_decayed(path: tuple[DictKey, ...], _: jax.Array) -> bool:
         return path[-1].key == "kernel" or path[0].key not in spared

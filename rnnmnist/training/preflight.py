@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rnnmnist.config.resolving import RunConfig, resolve
+from rnnmnist.config.resolving import RunConfig, resolve, settings_of_data
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets, image_sets
@@ -20,11 +20,12 @@ from rnnmnist.errors import RunError
 from rnnmnist.runs.workdir import check_free
 from rnnmnist.runtime.compilation import compile_seconds, running_seconds
 from rnnmnist.runtime.jax_defaults import jax_defaults
-from rnnmnist.runtime.mesh import make_mesh, platform_of
+from rnnmnist.runtime.mesh import make_batch_mesh, make_mesh, platform_of
 from rnnmnist.training import console
+from rnnmnist.training.closed_form import compute_shares, draw_network
 from rnnmnist.training.loop import open_trainer
 from rnnmnist.training.resume import step_to_resume
-from rnnmnist.training.state import create_state
+from rnnmnist.training.state import Program, create_state
 
 TIMED_STEPS = 5
 
@@ -36,11 +37,13 @@ def check_run(
 
     `platform` is the required one, `tpu` or `gpu`.
     """
-    dataset = datasets.load(given.data) if given.data.name == "files" else None
+    dataset = (
+        datasets.load(settings_of_data(given)) if given.data.name == "files" else None
+    )
     task = dataset.task if dataset else image_sets.image_task(given.data)
     config = resolve(given, task)
     mesh = make_mesh(
-        config.train.batch_size, config.execution.num_devices, config.num_seeds
+        config.sharded_batch, config.execution.num_devices, config.num_seeds
     )
     present = f"{jax.device_count()} x {platform_of(mesh)}"
     if platform not in (None, platform_of(mesh)):
@@ -94,13 +97,28 @@ def check_writable(folder: Path) -> Path:
 def describe_step(
     config: RunConfig, task: Task, sequences: Dataset | None, mesh: Mesh
 ) -> str:
-    """Compiles the run's training step and times it on black images or sequences."""
+    """Compiles the run's training step and times it on black images or sequences.
+
+    Of a run in closed form, it compiles and times the computation of shares.
+    """
     before = compile_seconds()
     if sequences is None:
         images = np.zeros((task.examples["train"], *(task.image_shape or ())), np.uint8)
         examples = Examples(images, labels=np.zeros(len(images), np.int32))
     else:
         examples = sequences.splits["train"]
+    if config.model.fitting == "closed_form":
+        program = Program.create(config, task, make_batch_mesh(mesh))
+        view = program.transform.view
+        params = draw_network(program.model, config.seed, task, examples, view)
+        for _ in range(2):
+            start = running_seconds()
+            count = len(next(compute_shares(program, params, examples)))
+            seconds = running_seconds() - start
+        return (
+            f"compiled in {compile_seconds() - before:.1f} s, then {seconds:,.1f} s "
+            f"for the filters of {count} {task.noun}"
+        )
     with open_trainer(config, task, examples, mesh) as trainer:
         state = create_state(config, trainer.program, task)
         for first, last in ((0, 1), (1, 1 + TIMED_STEPS)):

@@ -16,7 +16,7 @@ from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import BatchTransform
 from rnnmnist.models.classifier import (
-    NOT_TRAINED,
+    DIFFERENCE_STD,
     Params,
     SequenceClassifier,
     init_params,
@@ -139,9 +139,9 @@ def init_state(
 
     def init_network(seed: jax.Array) -> tuple[Params, optax.OptState]:
         params = init_params(program.model, stream_key(seed, Stream.WEIGHTS))
-        if NOT_TRAINED in params:  # as 1; its values are those of the data
-            scaled = params[NOT_TRAINED] * difference_std
-            params = {**params, NOT_TRAINED: scaled}
+        if DIFFERENCE_STD in params:  # as 1; its values are those of the data
+            scaled = params[DIFFERENCE_STD] * difference_std
+            params = {**params, DIFFERENCE_STD: scaled}
         # XLA rounds the random numbers of a vector and of a small matrix differently.
         # Joined to one vector first, they have the bits of earlier versions.
         vector, unravel = ravel_pytree(params)

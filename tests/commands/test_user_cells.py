@@ -126,8 +126,9 @@ def test_a_wrong_class_is_refused(
 ) -> None:
     cell_file.with_name("broken.py").write_text("x")
     config = Config(model=ModelConfig(cell=f"{tmp_path}/{cell}", hidden_size=64))
+    model = fill_defaults(pin_cell(config), image_task(config.data)).model
     with pytest.raises(UserError, match=r"^model\.cell: ") as error:
-        resolve_cell(pin_cell(config).model)
+        resolve_cell(model)
     assert message in str(error.value)
 
 

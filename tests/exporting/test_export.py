@@ -72,7 +72,14 @@ NETWORKS = {
     "rnn on windows": config_of("rnn", "last", 4, 4, missing="zero", normalize="none"),
     "lru on windows": config_of("lru", "mean", 8, 3, True, True, missing="zero"),
 }
-SEVERAL = {"lstm": 2, "lru on windows": 3}
+NETWORKS |= {
+    "filters on rows": config_of("filters", view="rows", differences=True),
+    "filters on one feature": config_of("filters"),
+    "filters on sequences": config_of(
+        "filters", differences=True, missing="forward_fill"
+    ),
+}
+SEVERAL = {"lstm": 2, "lru on windows": 3, "filters on sequences": 2}
 NETWORKS |= {
     f"{count} x {name}": NETWORKS[name].replace({"num_seeds": count})
     for name, count in SEVERAL.items()

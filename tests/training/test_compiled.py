@@ -28,7 +28,7 @@ from support import (
 
 from rnnmnist.config.files import load_config
 from rnnmnist.config.resolving import RunConfig, fill_defaults
-from rnnmnist.config.schema import CELLS, DataConfig
+from rnnmnist.config.schema import GATED_CELLS, LINEAR_CELLS, DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.batches import Chunk
 from rnnmnist.data.examples import Examples
@@ -67,7 +67,7 @@ def test_the_cases_are_pairwise_and_of_the_shipped_sizes() -> None:
     for one, other in itertools.combinations(columns.values(), 2):
         all_pairs = len({*one}) * len({*other})
         assert len({*zip(one, other, strict=True)}) >= min(all_pairs, 12)
-    assert {*columns["cell"]} == {*CELLS}
+    assert {*columns["cell"]} == {*GATED_CELLS, *LINEAR_CELLS}
     shipped = {name: fill_defaults(CONFIGS[name], TASK) for name in CONFIGS}
     used = [shipped[name] for name in columns["config"]]
     for size in ("train.batch_size", "model.hidden_size"):

@@ -194,6 +194,9 @@ def to_dataset(
         labels = np.array(order, np.int32)[labels]
     groups = sequences.groups
     held_out = () if groups is None else np.unique(groups[splits["validation"]])
+    group_numbers = None
+    if groups is not None:
+        _, group_numbers = np.unique(groups, return_inverse=True)
     task = replace(
         task,
         name=name,
@@ -212,6 +215,7 @@ def to_dataset(
             normalization,
             sequences.ids,
             labels=labels[indices],
+            groups=None if group_numbers is None else group_numbers[indices],
         )
         for split, indices in splits.items()
     }

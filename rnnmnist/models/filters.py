@@ -1,0 +1,246 @@
+"""Random recurrent filters: a recurrence whose parameters are drawn, not trained.
+
+A filter reads a signed sum u[t] of a few features through three complex recurrences
+with the same pole a = exp(-1 / tau + i omega), one behind the other:
+
+    h1[t] = a h1[t - 1] + u[t]
+    h2[t] = a h2[t - 1] + h1[t]
+    h3[t] = a h3[t - 1] + h2[t]
+
+Its output is o[t] = Re(exp(i phi) h3[t]). The response to an impulse at time step 0 is
+(t + 1) (t + 2) / 2 exp(-t / tau) cos(omega t + phi): a smooth kernel of a random length
+and frequency, computed with a state of constant size. The hidden state of the
+recurrence are shares: of the time steps read so far, those at which an output is above
+a threshold. Several thresholds of each filter are drawn from its outputs in training.
+
+References:
+    Dempster, Petitjean, Webb, "ROCKET: Exceptionally fast and accurate time series
+    classification using random convolutional kernels", Data Mining and Knowledge
+    Discovery 34, 2020, and Dempster, Schmidt, Webb, "MiniRocket", KDD 2021, for shares
+    of random kernels' outputs and a ridge classifier of them. Their kernels are
+    convolutions, which read a window of the sequence at each time step.
+    de Vries and Principe, "The gamma model: a new neural model for temporal
+    processing", Neural Networks 5, 1992, for cascades of equal recurrences. Their poles
+    are real, and are trained.
+    Jaeger, "The 'echo state' approach to analysing and training recurrent neural
+    networks", GMD Report 148, 2001, and Bianchi, Scardapane, Lokse, Jenssen, "Reservoir
+    computing approaches for representation and classification of multivariate time
+    series", IEEE Transactions on Neural Networks and Learning Systems 32, 2021, for
+    recurrences that are not trained. Their units are nonlinear and read each other.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+ORDER = 3  # recurrences, one behind the other
+THRESHOLDS = 4  # of each filter
+# The time constants are log-uniform, from this number of time steps to the sixth part
+# of the longest sequence.
+SHORTEST = 0.7
+LONGEST_PART = 6
+# The frequencies are uniform up to so many times the half width of the filter's peak,
+# sqrt(ORDER) / tau, and up to pi.
+FREQUENCY_RANGE = 2.5
+MOST_FEATURES = 9  # that a filter reads, about
+# Outputs that differ by less than this part of the largest one count as equal:
+# compiled programs round differently.
+ROUNDING = 1e-5
+
+# The real and the imaginary part of complex numbers. XLA vectorizes the operations on
+# two arrays, but not those on complex numbers.
+Complex = tuple[jax.Array, jax.Array]
+
+
+class FilterCarry(NamedTuple):
+    """What the filters remember of sequences between two time steps."""
+
+    states: tuple[Complex, ...]  # of each recurrence of the cascade, [batch, filters]
+    counts: jax.Array  # float32 [batch, thresholds, filters], the outputs above each
+    time: jax.Array  # int32, the number of time steps that were read
+
+
+class FilterBank(nn.Module):
+    """A bank of random recurrent filters. It is a `Recurrence[FilterCarry]`.
+
+    All parameters are drawn or chosen by `training.closed_form`, and none is trained.
+    The hidden state has `THRESHOLDS` shares of each filter.
+    """
+
+    filters: int
+    features: int  # of the inputs
+    time_steps: int  # of the longest sequence, from which time constants follow
+
+    def setup(self) -> None:
+        """Draws the filters. Their thresholds and the divisor follow in the training.
+
+        All numbers of a filter are columns, so that filters are contiguous.
+        """
+        number = self.filters
+        tau_range = (SHORTEST, max(2 * SHORTEST, self.time_steps / LONGEST_PART))
+        self.pole = self.param("pole", draw_poles, number, tau_range)
+        self.phase = self.param("phase", draw_phases, number)
+        self.weights = self.param("weights", draw_weights, self.features, number)
+        zeros = nn.initializers.zeros
+        self.thresholds = self.param("thresholds", zeros, (THRESHOLDS, number))
+        # By what counts are divided. 0 stands for the time steps that were read.
+        self.divisor = self.param("divisor", zeros, ())
+
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array | None, *, every_step: bool
+    ) -> jax.Array:
+        """Filters whole sequences, up to the end of the longest one."""
+        time, batch, features = inputs.shape  # time and batch can be symbolic
+        start = self.start(batch, features)
+        if every_step:
+            _, shares = jax.lax.scan(self.step, start, inputs)
+            return shares
+
+        def read(index: jax.Array, carry: FilterCarry) -> FilterCarry:
+            after = self._advance(carry, inputs[index])
+            if lengths is None:
+                return after
+            is_read = (index < lengths)[:, None, None]
+            counts = jnp.where(is_read, after.counts, carry.counts)
+            return after._replace(counts=counts)
+
+        last = time if lengths is None else lengths.max()
+        end = jax.lax.fori_loop(0, last, read, start)
+        return self._shares(end, end.time if lengths is None else lengths[:, None])
+
+    def start(self, batch: int, features: int) -> FilterCarry:
+        """Returns the carry before the first time step of `batch` sequences."""
+        zeros = jnp.zeros((batch, self.filters))
+        return FilterCarry(
+            states=((zeros, zeros),) * ORDER,
+            counts=jnp.zeros((batch, THRESHOLDS, self.filters)),
+            time=jnp.zeros((), jnp.int32),
+        )
+
+    def step(
+        self, carry: FilterCarry, inputs: jax.Array
+    ) -> tuple[FilterCarry, jax.Array]:
+        """Returns the carry and the shares after one time step."""
+        carry = self._advance(carry, inputs)
+        return carry, self._shares(carry, carry.time)
+
+    def outputs(self, inputs: jax.Array) -> jax.Array:
+        """Returns the outputs of all filters, [time, batch, filters]."""
+
+        def read(
+            carry: FilterCarry, inputs: jax.Array
+        ) -> tuple[FilterCarry, jax.Array]:
+            carry = self._filter(carry, inputs)
+            return carry, self._output(carry)
+
+        _, batch, features = inputs.shape
+        _, outputs = jax.lax.scan(read, self.start(batch, features), inputs)
+        return outputs
+
+    def _advance(self, carry: FilterCarry, inputs: jax.Array) -> FilterCarry:
+        """Reads one time step of each sequence, and counts the outputs after it."""
+        carry = self._filter(carry, inputs)
+        is_above = self._output(carry)[:, None] > self.thresholds[None]
+        return carry._replace(counts=carry.counts + is_above.astype(jnp.float32))
+
+    def _filter(self, carry: FilterCarry, inputs: jax.Array) -> FilterCarry:
+        """Returns the carry with the states after one more time step."""
+        pole_real, pole_imaginary = self.pole[:, None]
+        # Rounded as coarsely as accelerators do by default, outputs would be on the
+        # other side of many thresholds.
+        real = jnp.matmul(inputs, self.weights, precision="float32")
+        imaginary = jnp.zeros_like(real)
+        states = []
+        for before_real, before_imaginary in carry.states:
+            real += pole_real * before_real - pole_imaginary * before_imaginary
+            imaginary += pole_real * before_imaginary + pole_imaginary * before_real
+            states.append((real, imaginary))
+        return carry._replace(states=tuple(states), time=carry.time + 1)
+
+    def _output(self, carry: FilterCarry) -> jax.Array:
+        """Returns the outputs of the filters, [batch, filters]."""
+        phase_real, phase_imaginary = self.phase[:, None]
+        real, imaginary = carry.states[-1]
+        return phase_real * real - phase_imaginary * imaginary
+
+    def _shares(self, carry: FilterCarry, times: jax.Array) -> jax.Array:
+        """Returns the shares after some time steps, [] or [batch, 1], as hidden states.
+
+        They are NaN if an input was not finite, which a comparison with a threshold
+        hides.
+        """
+        read = times.astype(jnp.float32)
+        divisor = jnp.where(self.divisor > 0, self.divisor, read)
+        is_finite = jnp.isfinite(carry.states[0][0])[:, None]
+        counts = jnp.where(is_finite, carry.counts, jnp.nan)
+        return counts.reshape(counts.shape[0], -1) / divisor
+
+
+def draw_poles(
+    key: jax.Array, filters: int, tau_range: tuple[float, float]
+) -> jax.Array:
+    """Draws the real and the imaginary part of poles, float32 [2, filters]."""
+    for_tau, for_frequency = jax.random.split(key)
+    low, high = np.log(tau_range).tolist()
+    tau = jnp.exp(jax.random.uniform(for_tau, (filters,), minval=low, maxval=high))
+    highest = FREQUENCY_RANGE * ORDER**0.5 / tau
+    frequency = highest * jax.random.uniform(for_frequency, (filters,))
+    frequency = jnp.minimum(frequency, jnp.pi)
+    radius = jnp.exp(-1 / tau)
+    return jnp.stack([radius * jnp.cos(frequency), radius * jnp.sin(frequency)])
+
+
+def draw_phases(key: jax.Array, filters: int) -> jax.Array:
+    """Draws the real and the imaginary part of phases, float32 [2, filters]."""
+    angle = jax.random.uniform(key, (filters,), maxval=2 * jnp.pi)
+    return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+
+
+def draw_weights(key: jax.Array, features: int, filters: int) -> jax.Array:
+    """Draws the signs of the features that each filter adds, [features, filters].
+
+    They are 1, -1, or 0 for features that it does not read. Few features are as
+    probable as twice as many.
+    """
+    for_count, for_choice, for_sign = jax.random.split(key, 3)
+    octaves = np.log2(min(features, MOST_FEATURES) + 1).item()
+    uniform = jax.random.uniform(for_count, (filters,), maxval=octaves)
+    counts = jnp.clip(jnp.floor(jnp.exp2(uniform)), 1, features).astype(jnp.int32)
+    order = jax.random.uniform(for_choice, (features, filters))
+    rank = order.argsort(axis=0).argsort(axis=0)
+    is_positive = jax.random.bernoulli(for_sign, shape=(features, filters))
+    sign = jnp.where(is_positive, 1.0, -1.0)
+    return jnp.where(rank < counts[None], sign, 0.0)
+
+
+def choose_thresholds(outputs: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Chooses thresholds between outputs of training sequences.
+
+    A threshold is the midpoint of two neighbouring values among the sorted outputs of
+    its filter, which differ by more than their rounding: programs that round
+    differently then agree on which outputs are above it.
+
+    Args:
+        outputs: float32 [values, filters].
+        positions: in [0, 1), float [thresholds, filters], among the sorted outputs. The
+            threshold is in the next gap after this position, or else the last one.
+
+    Returns:
+        Thresholds, float32 [thresholds, filters]. They are infinite, so that no output
+        is above one, for filters with equal outputs.
+    """
+    thresholds = np.full(positions.shape, np.inf, np.float32)
+    ordered = np.sort(outputs.T, axis=1)
+    least = ROUNDING * np.abs(ordered).max(axis=1, keepdims=True)
+    has_gap = np.diff(ordered, axis=1) > least
+    after = (positions * (ordered.shape[1] - 1)).astype(int)
+    for index in np.flatnonzero(has_gap.any(axis=1)):
+        gaps = np.flatnonzero(has_gap[index])
+        chosen = np.searchsorted(gaps, after[:, index]).clip(max=len(gaps) - 1)
+        below = ordered[index, gaps[chosen]]
+        above = ordered[index, gaps[chosen] + 1]
+        thresholds[:, index] = below + (above - below) / 2
+    return thresholds

@@ -1,0 +1,280 @@
+"""Fits a network whose recurrence is drawn and whose head is found in closed form.
+
+A run is one update. The hidden states of the training examples, which are the shares of
+random filters, are computed on the devices in parts; the head follows on the host, by
+ridge regression. Its leave-one-out predictions validate the run.
+"""
+
+import functools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from msgspec.structs import asdict
+
+from rnnmnist.arithmetic import ceil_div
+from rnnmnist.config.resolving import RunConfig
+from rnnmnist.config.tasks import Task
+from rnnmnist.data.examples import Dataset, Examples, View
+from rnnmnist.data.shuffling import epoch_order
+from rnnmnist.errors import RunError, UserError
+from rnnmnist.evaluation.metrics import score_logits, select_logged_scores
+from rnnmnist.evaluation.predictions import compute_hidden
+from rnnmnist.models.cells import FILTERS
+from rnnmnist.models.classifier import (
+    DIFFERENCE_STD,
+    Params,
+    SequenceClassifier,
+    add_differences,
+    count_params,
+    init_params,
+)
+from rnnmnist.models.filters import THRESHOLDS, FilterBank, choose_thresholds
+from rnnmnist.runs.checkpoints import Checkpoints
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runtime.mesh import (
+    device_put,
+    local_sharding,
+    make_batch_mesh,
+    replicated_sharding,
+)
+from rnnmnist.runtime.random_streams import Stream, stream_key
+from rnnmnist.runtime.signals import StopFlag
+from rnnmnist.training.console import Progress
+from rnnmnist.training.events import raise_if_stopped, record, validate
+from rnnmnist.training.loss import weigh_classes
+from rnnmnist.training.ridge import RidgeHead, fit_ridge
+from rnnmnist.training.state import Program, TrainState, to_items
+
+STEP = 1  # at which the run is complete
+SAMPLE = 24  # training examples whose outputs give the thresholds
+SAMPLED_TIMES = 1024  # of each of these, at most
+OUTPUT_BYTES = 1 << 26  # of outputs that are computed at a time
+
+_logger = logging.getLogger(__name__)
+
+
+def fit_in_closed_form(
+    config: RunConfig,
+    dataset: Dataset,
+    workdir: Path,
+    mesh: Mesh,
+    stop: StopFlag,
+    progress: Progress,
+) -> None:
+    """Fits the networks of a run, and saves them as its only step.
+
+    Raises:
+        StoppedError: after a signal, which is noticed between parts of the examples.
+        RunError: if hidden states are not finite, or a save fails.
+    """
+    task, splits = dataset
+    train = splits["train"].sort_by_group()
+    _check_groups(train, task)
+    program = Program.create(config, task, make_batch_mesh(mesh))
+    weights = weigh_examples(config, task, train, mesh)
+
+    networks: list[Params] = []
+    left_out = []
+    for seed in config.seeds:
+        params = draw_network(program.model, seed, task, train, program.transform.view)
+
+        def parts(params: Params = params) -> Iterator[np.ndarray]:
+            for shares in compute_shares(program, params, train):
+                raise_if_stopped(stop, 0, STEP, workdir)
+                yield shares
+
+        if not networks:
+            count = count_params(params)
+            progress.announce_closed_form(config.num_seeds, count)
+        number, classes = params["head"]["kernel"].shape
+        head = fit_ridge(
+            parts, number, train.labels, classes, weights, groups=train.groups
+        )
+        networks.append({**params, "head": to_params(head)})
+        left_out.append(head.left_out_logits)
+
+    scores = select_logged_scores(
+        score_logits(np.stack(left_out), train.labels, first_seed=config.seed),
+        has_class_weights=config.train.has_class_weights,
+    )
+    split = "leave_one_out" if train.groups is None else "leave_one_group_out"
+    metrics = Metrics(**asdict(scores), step=STEP, split=split)
+    record(workdir, metrics, progress)
+    stacked: Params = jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
+    if len(splits["validation"]):
+        put = functools.partial(device_put, sharding=replicated_sharding(program.mesh))
+        params = jax.tree.map(put, stacked)
+        metrics = validate(config, program, params, splits["validation"], STEP)
+        record(workdir, metrics, progress)
+    state = TrainState(
+        step=jnp.asarray(STEP, jnp.int32), params=stacked, ema_params=None, opt_state=()
+    )
+    with Checkpoints(workdir, config, task) as checkpoints:
+        checkpoints.save(STEP, to_items(state), metrics)
+
+
+def _check_groups(train: Examples, task: Task) -> None:
+    """Warns of classes of which nothing is left if an example, or a group, is left out.
+
+    Raises:
+        UserError: if there is only one group.
+    """
+    groups = np.arange(len(train)) if train.groups is None else train.groups
+    if groups.min() == groups.max():
+        raise UserError(
+            "groups: all training sequences are of one group, and leaving it out "
+            "leaves none; add another group, or leave groups out"
+        )
+    single = [
+        name
+        for index, name in enumerate(task.classes)
+        if len(np.unique(groups[train.labels == index])) == 1
+    ]
+    if single:
+        noun = task.noun[:-1] if train.groups is None else "group"
+        _logger.warning(
+            f"each of these classes is in one training {noun} only, so that leaving it "
+            f"out leaves nothing of the class: {', '.join(single)[:200]}"
+        )
+
+
+def weigh_examples(
+    config: RunConfig, task: Task, train: Examples, mesh: Mesh
+) -> np.ndarray:
+    """Returns the weight of each training example, float64 [examples]."""
+    of_classes = weigh_classes(config.train, task, train.labels, mesh)
+    if of_classes is None:
+        return np.ones(len(train))
+    weights: np.ndarray = jax.device_get(of_classes).astype(float)[train.labels]
+    return weights
+
+
+def draw_network(
+    model: SequenceClassifier, seed: int, task: Task, train: Examples, view: View
+) -> Params:
+    """Draws the parameters of a network, whose head is not fitted; as NumPy arrays.
+
+    The thresholds are between outputs for training examples. They depend only on these
+    and on the seed.
+    """
+    number = min(SAMPLE, len(train))
+    params, order, positions = jax.device_get(
+        _draw(np.uint32(seed), np.int32(len(train)), model=model)
+    )
+    if DIFFERENCE_STD in params:
+        std = np.asarray(task.difference_std or 1, np.float32)
+        params[DIFFERENCE_STD] = params[DIFFERENCE_STD] * std
+    outputs = sample_outputs(model, params, train, order[:number], view)
+    lengths = train.lengths
+    # Counts are divided by the time steps of a sequence. If training sequences have
+    # different lengths, they are divided by the longest one, so that a short sequence
+    # has small shares.
+    divisor = 0.0
+    if lengths is not None and lengths.min() < lengths.max():
+        divisor = float(lengths.max())
+    params[FILTERS] |= {
+        "thresholds": choose_thresholds(outputs, positions),
+        "divisor": np.float32(divisor),
+    }
+    return params
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _draw(
+    seed: jax.Array, examples: jax.Array, *, model: SequenceClassifier
+) -> tuple[dict[str, Any], jax.Array, jax.Array]:
+    """Returns a network, an order of examples, and where thresholds are.
+
+    The order has the first indices of a random one, int32 [SAMPLE], which repeat if
+    there are fewer examples. The positions are as `choose_thresholds` takes them.
+    """
+    key = stream_key(seed, Stream.FILTERS)
+    for_network, for_order, for_positions = jax.random.split(key, 3)
+    params = dict(init_params(model, for_network))
+    params[FILTERS] = dict(params[FILTERS])
+    order = epoch_order(for_order, jnp.arange(SAMPLE), examples)
+    shape = (THRESHOLDS, model.config.hidden_size)
+    return params, order, jax.random.uniform(for_positions, shape)
+
+
+def sample_outputs(
+    model: SequenceClassifier,
+    params: Params,
+    train: Examples,
+    indices: np.ndarray,
+    view: View,
+) -> np.ndarray:
+    """Returns outputs of the filters for some examples, float32 [values, filters].
+
+    Of long sequences, they are those at some of the time steps, at equal distances.
+    """
+    time_steps = model.input_shape[0]
+    step_bytes = 4 * model.config.hidden_size * time_steps
+    size = min(SAMPLE, max(1, OUTPUT_BYTES // step_bytes))
+    values = train.take(indices)
+    ends = np.full(len(indices), time_steps)
+    if train.lengths is not None:
+        ends = train.lengths[indices]
+    found = []
+    for start in range(0, len(indices), size):
+        part = values[start : start + size]
+        padded = np.zeros((size, *part.shape[1:]), part.dtype)
+        padded[: len(part)] = part
+        put = functools.partial(device_put, sharding=local_sharding())
+        outputs = jax.device_get(
+            _outputs(jax.tree.map(put, params), put(padded), model=model, view=view)
+        )
+        for position, end in enumerate(ends[start : start + size].tolist()):
+            distance = ceil_div(end, SAMPLED_TIMES)
+            found.append(outputs[:end:distance, position])
+    return np.concatenate(found)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "view"))
+def _outputs(
+    params: Params, stored: jax.Array, *, model: SequenceClassifier, view: View
+) -> jax.Array:
+    """Returns the outputs of filters for stored examples, [time, examples, filters]."""
+    inputs = view(stored).swapaxes(0, 1)
+    if model.config.differences:
+        inputs = add_differences(inputs, None, params[DIFFERENCE_STD])
+    bank = FilterBank(
+        model.config.hidden_size, inputs.shape[-1], model.input_shape[0], parent=None
+    )
+    outputs = bank.apply({"params": params[FILTERS]}, inputs, method="outputs")
+    return jnp.asarray(outputs)
+
+
+def compute_shares(
+    program: Program, params: Params, train: Examples
+) -> Iterator[np.ndarray]:
+    """Yields the shares of some training examples at a time, [part, shares]."""
+    put = functools.partial(device_put, sharding=replicated_sharding(program.mesh))
+    ensemble = jax.tree.map(lambda leaf: put(np.asarray(leaf)[None]), params)
+    start = 0
+    for (shares,) in compute_hidden(
+        program.model, ensemble, train, program.transform.view, program.mesh
+    ):
+        is_finite = np.isfinite(shares).all(axis=1)
+        if not is_finite.all():
+            position = start + int(is_finite.argmin())
+            raise RunError(
+                f"the filters have no finite outputs for example "
+                f"{train.name(position)}; correct values that are too large"
+            )
+        start += len(shares)
+        yield shares
+
+
+def to_params(head: RidgeHead) -> Params:
+    """Returns the parameters of the head, float32."""
+    return {
+        "kernel": head.kernel.astype(np.float32),
+        "bias": head.bias.astype(np.float32),
+    }

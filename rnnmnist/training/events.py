@@ -1,0 +1,66 @@
+"""What a run does besides its updates: it validates, logs, and stops."""
+
+from pathlib import Path
+
+from msgspec.structs import asdict
+
+from rnnmnist.config.resolving import RunConfig
+from rnnmnist.data.examples import Examples
+from rnnmnist.errors import RunError, StoppedError
+from rnnmnist.evaluation.metrics import score_logits, select_logged_scores
+from rnnmnist.evaluation.predictions import NonFiniteLogitsError, predict_logits
+from rnnmnist.models.classifier import Params
+from rnnmnist.runs import logs
+from rnnmnist.runs.logs import Metrics
+from rnnmnist.runtime.distributed import all_max, is_process_0
+from rnnmnist.runtime.signals import StopFlag
+from rnnmnist.training import console
+from rnnmnist.training.state import Program
+
+
+def validate(
+    config: RunConfig,
+    program: Program,
+    params: Params,
+    examples: Examples,
+    step: int,
+) -> Metrics:
+    """Returns the metrics of parameters [ensemble, ...] on the validation split."""
+    try:
+        logits = predict_logits(
+            program.model, params, examples, program.transform.view, program.mesh
+        )
+    except NonFiniteLogitsError as error:
+        reason = "prediction for a validation example is not finite"
+        raise unsaved_error(config, step, error.network, reason) from error
+    scores = select_logged_scores(
+        score_logits(logits, examples.labels, first_seed=config.seed),
+        has_class_weights=config.train.has_class_weights,
+    )
+    return Metrics(**asdict(scores), step=step, split="validation")
+
+
+def unsaved_error(config: RunConfig, step: int, network: int, reason: str) -> RunError:
+    """Returns the error of a run whose loss or predictions are not finite."""
+    suffix = config.seed_suffix(network)
+    return RunError(f"step {step}{suffix} is not saved: its {reason}; {console.REMEDY}")
+
+
+def raise_if_stopped(stop: StopFlag, step: int, num_steps: int, workdir: Path) -> None:
+    """Raises a `StoppedError` on all processes if one of them has got a signal."""
+    if number := all_max(stop.number):
+        saved = f"saved step {step}" if step else "before the first step"
+        raise StoppedError(
+            f"{saved} of {num_steps} in {workdir}; start the run again to resume",
+            number,
+        )
+
+
+def record(workdir: Path, metrics: Metrics, progress: console.Progress) -> None:
+    """Logs metrics, once for all processes, and prints them.
+
+    The standard output of all processes but the first is discarded.
+    """
+    if is_process_0():
+        logs.append(workdir, metrics)
+    progress.show(metrics)

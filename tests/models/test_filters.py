@@ -1,0 +1,126 @@
+"""Random recurrent filters equal their formula, and thresholds lie between outputs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnnmnist.models.filters import (
+    FREQUENCY_RANGE,
+    MOST_FEATURES,
+    ORDER,
+    SHORTEST,
+    THRESHOLDS,
+    FilterBank,
+    choose_thresholds,
+    draw_weights,
+)
+
+FILTERS, FEATURES, TIME, BATCH = 50, 6, 40, 5
+BANK = FilterBank(FILTERS, FEATURES, TIME)
+INPUTS = np.random.default_rng(0).normal(size=(TIME, BATCH, FEATURES))
+INPUTS = INPUTS.astype(np.float32)
+LENGTHS = np.array([40, 1, 7, 23, 39], np.int32)
+
+
+def params_of(divisor: float = 0) -> dict[str, Any]:
+    """Drawn parameters with thresholds between the outputs for `INPUTS`."""
+    init = jax.jit(BANK.init, static_argnames="every_step")
+    variables = init(jax.random.key(0), jnp.asarray(INPUTS), None, every_step=False)
+    params: dict[str, Any] = jax.device_get(variables["params"])
+    outputs = outputs_of(params, INPUTS).reshape(-1, FILTERS)
+    positions = np.random.default_rng(1).uniform(size=(THRESHOLDS, FILTERS))
+    params["thresholds"] = choose_thresholds(outputs, positions)
+    return params | {"divisor": np.float32(divisor)}
+
+
+def outputs_of(params: Any, inputs: np.ndarray) -> np.ndarray:
+    outputs = jax.jit(lambda x: BANK.apply({"params": params}, x, method="outputs"))
+    return np.asarray(outputs(jnp.asarray(inputs)))
+
+
+def test_an_impulse_gives_the_formula() -> None:
+    params = params_of()
+    impulse = np.zeros((TIME, FEATURES, FEATURES), np.float32)
+    impulse[0] = np.eye(FEATURES)  # one of a feature in each sequence
+    pole = params["pole"][0].astype(float) + 1j * params["pole"][1]
+    phase = params["phase"][0].astype(float) + 1j * params["phase"][1]
+    times = np.arange(TIME)[:, None]
+    kernels = (times + 1) * (times + 2) / 2 * (phase * pole**times).real
+    expected = kernels[:, None] * params["weights"]
+    found = outputs_of(params, impulse)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("divisor", [0.0, 40.0])
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_shares_are_those_of_outputs_above_thresholds(
+    divisor: float, lengths: np.ndarray | None
+) -> None:
+    params = params_of(divisor)
+    is_above = outputs_of(params, INPUTS)[:, :, None] > params["thresholds"]
+    counts = is_above.cumsum(axis=0).reshape(TIME, BATCH, -1)
+    times = np.arange(1, TIME + 1)[:, None, None]
+    expected = counts / (divisor or times)
+
+    def apply(every_step: bool) -> np.ndarray:
+        read = jax.jit(
+            lambda x: BANK.apply({"params": params}, x, lengths, every_step=every_step)
+        )
+        return np.asarray(read(jnp.asarray(INPUTS)))
+
+    np.testing.assert_allclose(apply(True), expected, rtol=1e-6)
+    ends = np.full(BATCH, TIME) if lengths is None else lengths
+    last = expected[ends - 1, np.arange(BATCH)]
+    np.testing.assert_allclose(apply(False), last, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_input_that_is_not_finite_is_not_hidden(value: float) -> None:
+    """Comparisons with thresholds would."""
+    inputs = jnp.asarray(INPUTS).at[3, 2, 1].set(value)
+    apply = jax.jit(BANK.apply, static_argnames="every_step")
+    lengths = jnp.full(BATCH, TIME, jnp.int32)
+    shares = apply({"params": params_of()}, inputs, lengths, every_step=False)
+    assert np.isnan(shares).all(axis=1).tolist() == [False, False, True, False, False]
+
+
+def test_time_constants_and_frequencies_are_within_their_ranges() -> None:
+    pole = params_of()["pole"]
+    pole = pole[0] + 1j * pole[1]
+    tau, frequency = -1 / np.log(np.abs(pole)), np.angle(pole)
+    assert SHORTEST * 0.999 < tau.min() < 1.5 < 4 < tau.max() < TIME / 6 * 1.001
+    highest = np.minimum(FREQUENCY_RANGE * ORDER**0.5 / tau, np.pi)
+    frequency = np.abs(frequency)  # pi can be rounded to -pi
+    assert (frequency <= highest * 1.001).all()
+
+
+@pytest.mark.parametrize("features", [1, 2, 7, 300])
+def test_each_filter_adds_few_features(features: int) -> None:
+    weights = np.asarray(draw_weights(jax.random.key(0), features, 2000))
+    assert weights.shape == (features, 2000)
+    assert set(np.unique(weights)) <= {-1.0, 0.0, 1.0}
+    counts = np.count_nonzero(weights, axis=0)
+    assert counts.min() == 1
+    assert counts.max() == min(features, MOST_FEATURES)
+    assert abs(weights.sum()) < 5 * np.sqrt(counts.sum())  # both signs alike
+
+
+def test_thresholds_lie_between_different_outputs() -> None:
+    """Outputs with ties, with differences of rounding, and without differences."""
+    generator = np.random.default_rng(0)
+    outputs = generator.normal(size=(300, 4)).astype(np.float32)
+    outputs[:, 1] = outputs[:, 1].round()
+    outputs[:, 2] = outputs[:, 2].round() * (1 + 1e-6 * generator.uniform(size=300))
+    outputs[:, 3] = 2 * (1 + 1e-7 * generator.uniform(size=300))
+    positions = generator.uniform(size=(1000, 4))
+    found = choose_thresholds(outputs, positions)
+    assert np.isinf(found[:, 3]).all()
+    distances = np.abs(outputs[None, :, :3] - found[:, None, :3]).min(axis=1)
+    assert (distances > 1e-6).all()
+    np.testing.assert_allclose(distances[:, 1:], 0.5, atol=1e-4)
+    # The share of outputs below a threshold is about its position.
+    below = (outputs[None, :, 0] < found[:, None, 0]).mean(axis=1)
+    np.testing.assert_allclose(below, positions[:, 0], atol=0.02)

@@ -1,0 +1,284 @@
+"""Runs whose recurrence is drawn and whose head is fitted in closed form."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trainer
+from support import called, output_of
+
+import rnnmnist
+from rnnmnist.errors import UserError
+from rnnmnist.runs import logs
+from rnnmnist.runs.checkpoint_files import read_header
+from rnnmnist.runs.checkpoints import read_arrays
+from rnnmnist.runs.workdir import list_steps
+from rnnmnist.runtime.compilation import compile_seconds
+from rnnmnist.training import closed_form
+from rnnmnist.training.closed_form import STEP
+
+COUNT, TIME = 60, 30
+LABELS = np.array(["high", "low", "middle"])[np.arange(COUNT) % 3]
+# Oscillations, with a frequency for each class.
+PHASES = np.random.default_rng(0).uniform(0, 6, (COUNT, 1))
+SPEEDS = np.array([1.5, 0.3, 0.8])[np.arange(COUNT) % 3, None]
+NOISE = np.random.default_rng(1).normal(size=(COUNT, TIME, 2))
+INPUTS = np.sin(SPEEDS * np.arange(TIME) + PHASES)[..., None] + 0.5 * NOISE
+LENGTHS = np.random.default_rng(2).integers(5, TIME + 1, COUNT)
+SETTINGS: dict[str, Any] = {"cell": "filters", "hidden_size": 40, "num_devices": 1}
+
+
+def fit(workdir: Path, **changes: Any) -> Path:
+    arguments: dict[str, Any] = {"inputs": INPUTS, "labels": LABELS}
+    return rnnmnist.fit(workdir=workdir, **arguments | SETTINGS | changes)
+
+
+def filters_of(workdir: Path) -> dict[str, np.ndarray]:
+    params = read_arrays(workdir, STEP, "params")
+    found: dict[str, np.ndarray] = params["filters"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on sequences of different lengths."""
+    return fit(tmp_path_factory.mktemp("runs") / "run", lengths=LENGTHS)
+
+
+def test_a_run_is_one_update_which_leaving_one_out_validates(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (line,) = logs.read(run, logs.Metrics)
+    assert (line.split, line.step, line.examples) == ("leave_one_out", STEP, COUNT)
+    assert line.accuracy > 0.8
+    header = read_header(run, STEP)
+    assert header.metrics == line
+    assert header.task.examples == {"train": COUNT, "validation": 0, "test": 0}
+    fit(run, lengths=LENGTHS)
+    printed = capsys.readouterr().out
+    assert "\ncomplete at step 1\n" in printed
+    assert f"leave one out {100 * line.accuracy:.2f} % ({line.correct} of 60; " in (
+        printed
+    )
+    assert logs.read(run, logs.Metrics) == [line]
+    with pytest.raises(UserError, match=r"model\.hidden_size=41"):
+        fit(run, lengths=LENGTHS, hidden_size=41)
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_report_and_the_commands_read_it(run: Path, tmp_path: Path) -> None:
+    (line,) = logs.read(run, logs.Metrics)
+    output_of(called("report", f"--workdir={run}"))
+    page = (run / "report" / "index.html").read_text()
+    assert "40 random filters" in page
+    assert f"leave one out {100 * line.accuracy:.2f}" in page
+    evaluated = output_of(called("evaluate", f"--workdir={run}", "--split=train"))
+    assert " of 60; " in evaluated
+    data = f"--config.data.path={run / 'run.data'}"
+    arguments = ("--config=files", data, "--config.model.cell=filters")
+    size = "--config.model.hidden_size=40"
+    checked = output_of(called("doctor", *arguments, f"--workdir={run}2", size))
+    assert "for the filters of 60 sequences" in checked
+    printed = output_of(called("main", *arguments, size, f"--workdir={run}"))
+    assert "complete at step 1" in printed
+    export = (f"--workdir={run}", f"--output={tmp_path}", "--format=all")
+    exported = output_of(called("export", *export))
+    assert exported.count("60 of 60 predictions are equal") == 2
+    falls = rnnmnist.Predictor(run).occlusion(INPUTS[:3], LENGTHS[:3])
+    assert np.abs(falls).max() > 0.1
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_streams_and_batches_of_any_size_equal_the_whole(
+    run: Path, tmp_path: Path, lengths: np.ndarray | None
+) -> None:
+    """Also for sequences that are longer than those of the training."""
+    if lengths is None:
+        run = fit(tmp_path / "run")
+    predictor = rnnmnist.Predictor(run)
+    longest = 0 if lengths is None else TIME
+    assert filters_of(run)["divisor"].tolist() == [longest]
+    inputs = np.concatenate([INPUTS, INPUTS[::-1]], axis=1)
+    ends = np.array([50, 60, 3, 1, *[TIME] * 56])
+    together = predictor.classify(inputs, ends)
+    over_time = predictor.probabilities(predictor.inputs(inputs, ends), every_step=True)
+    for index in range(4):
+        end = ends[index]
+        alone = predictor.classify(inputs[index : index + 1, :end])
+        np.testing.assert_allclose(alone[0], together[index], atol=1e-5)
+        state = predictor.start()
+        for time in range(end):
+            state, found = predictor.step(state, inputs[index, time])
+            np.testing.assert_allclose(found, over_time[index, time], atol=1e-5)
+        np.testing.assert_allclose(found, together[index], atol=1e-5)
+
+
+def test_seeds_are_draws_and_an_ensemble_has_those_of_its_seeds(
+    run: Path, tmp_path: Path
+) -> None:
+    again = fit(tmp_path / "again", lengths=LENGTHS)
+    assert trainer.checksums(again, STEP) == trainer.checksums(run, STEP)
+    other = fit(tmp_path / "other", lengths=LENGTHS, seed=1)
+    both = fit(tmp_path / "both", lengths=LENGTHS, num_seeds=2, num_devices=2)
+    params = read_arrays(both, STEP, "params")
+    for index, alone in enumerate((run, other)):
+        expected = read_arrays(alone, STEP, "params")
+        for name, values in expected["filters"].items():
+            np.testing.assert_array_equal(params["filters"][name][index], values[0])
+        for name, values in expected["head"].items():
+            np.testing.assert_allclose(
+                params["head"][name][index], values[0], rtol=1e-4, atol=1e-5
+            )
+    assert (filters_of(other)["phase"] != filters_of(run)["phase"]).all()
+    (line,) = logs.read(both, logs.Metrics)
+    assert len(line.members) == 2
+
+
+def test_a_second_run_on_data_of_the_same_shape_compiles_nothing(
+    run: Path, tmp_path: Path
+) -> None:
+    before = compile_seconds()
+    changes = {"inputs": INPUTS[::-1] + 1, "lengths": LENGTHS[::-1], "seed": 5}
+    fit(tmp_path / "run", **changes)
+    assert compile_seconds() == before
+
+
+def test_given_splits_are_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = np.array(["train", "validation", "test"])[np.arange(COUNT) // 3 % 3]
+    run = fit(tmp_path / "run", split=split, class_weight="balanced")
+    printed = capsys.readouterr().out
+    left_out, validated = logs.read(run, logs.Metrics)
+    assert (left_out.split, left_out.examples) == ("leave_one_out", 21)
+    assert (validated.split, validated.examples) == ("validation", 21)
+    assert read_header(run, STEP).metrics == validated
+    assert (
+        "\nvalidation  " in printed and "leave one out" not in printed.split("\n\n")[1]
+    )
+    (path,) = (run / "evaluation").iterdir()
+    result = json.loads(path.read_text())
+    assert (result["split"], result["examples"]) == ("test", 18)
+    assert result["num_parameters"] == 4 * 40 * 3 + 3
+
+
+def test_an_interrupt_ends_a_run_which_the_same_call_repeats(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = closed_form.compute_shares
+
+    def interrupt(*args: Any) -> Iterator[np.ndarray]:
+        os.kill(os.getpid(), signal.SIGINT)
+        yield from original(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(closed_form, "compute_shares", interrupt)
+        fit(tmp_path / "run", lengths=LENGTHS)
+    assert list_steps(tmp_path / "run") == []
+    again = fit(tmp_path / "run", lengths=LENGTHS)
+    assert trainer.checksums(again, STEP) == trainer.checksums(run, STEP)
+
+
+def test_groups_are_left_out_as_a_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The label of a sequence follows from its group, which another one does not have.
+
+    In the order of the file, groups are mixed.
+    """
+    groups = np.arange(COUNT) % 12
+    labels = np.where(groups % 2, "odd", "even")
+    patterns = np.random.default_rng(0).normal(size=(12, TIME))
+    inputs = patterns[groups] + 0.1 * NOISE[..., 0]
+    data: dict[str, Any] = {"inputs": inputs, "labels": labels}
+    fit(tmp_path / "alone", **data)
+    run = fit(tmp_path / "run", groups=groups, **data)
+    printed = capsys.readouterr().out
+    (alone,) = logs.read(tmp_path / "alone", logs.Metrics)
+    (line,) = logs.read(run, logs.Metrics)
+    assert (alone.split, line.split) == ("leave_one_out", "leave_one_group_out")
+    assert alone.accuracy > 0.9 > 0.7 > line.accuracy
+    assert f"validation  leave one group out {100 * line.accuracy:.2f}" in printed
+    with pytest.raises(UserError, match=r"^groups: "):
+        fit(tmp_path / "one", groups=np.zeros(COUNT, int), **data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"pooling": "mean"}, "model.pooling: "),
+        ({"window": 4}, "model.window: "),
+        ({"num_layers": 2}, "model.num_layers: "),
+        ({"bidirectional": True}, "model.bidirectional: "),
+        ({"loss": "every_step"}, "train.loss: "),
+        ({"num_steps": 100}, "train.num_steps: "),
+        ({"learning_rate": 1e-3}, "train.learning_rate: "),
+        ({"callback": print}, "callback: "),
+    ],
+)
+def test_settings_of_training_by_gradients_are_refused(
+    tmp_path: Path, changes: dict[str, Any], name: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        fit(tmp_path / "run", **changes)
+    assert str(error.value).startswith(name)
+    assert "filters" in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+BAD: dict[str, dict[str, Any]] = {
+    "constant features": {"inputs": np.ones((COUNT, TIME, 2))},
+    "a constant feature": {"inputs": INPUTS * [1, 0]},
+    "one time step": {"inputs": INPUTS[:, :1]},
+    "missing values": {
+        "inputs": np.where(NOISE > 1, np.nan, INPUTS),
+        "missing": "forward_fill",
+    },
+    "two sequences": {"inputs": INPUTS[:2], "labels": LABELS[:2]},
+    "fewer sequences than classes": {
+        "inputs": INPUTS[:3],
+        "labels": LABELS[:3],
+        "split": ["train", "train", "test"],
+    },
+    "very different lengths": {"lengths": np.where(np.arange(COUNT) % 7, 1, TIME)},
+    "a class with one sequence": {"labels": ["rare", *LABELS[1:]]},
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_data_have_a_result(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = fit(tmp_path / "run", **BAD[name])
+    predictor = rnnmnist.Predictor(run)
+    inputs = BAD[name].get("inputs", INPUTS)
+    probabilities = predictor.classify(inputs)
+    assert np.isfinite(probabilities).all()
+    is_single = any(text.endswith("class: rare") for text in caplog.messages)
+    assert is_single == (name == "a class with one sequence")
+    state = predictor.start()
+    for values in inputs[1]:
+        state, found = predictor.step(state, values)
+    np.testing.assert_allclose(found, probabilities[1], atol=1e-5)
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="1 classes"):
+        fit(tmp_path / "run", labels=np.full(COUNT, "only"))
+
+
+def test_more_sequences_than_shares_are_fitted_in_parts(tmp_path: Path) -> None:
+    inputs = np.tile(INPUTS, (10, 1, 1))
+    inputs += np.random.default_rng(3).normal(0, 0.2, inputs.shape)
+    labels = np.tile(LABELS, 10)
+    run = fit(tmp_path / "run", inputs=inputs, labels=labels, hidden_size=20)
+    (line,) = logs.read(run, logs.Metrics)
+    assert line.examples == 600
+    found = rnnmnist.Predictor(run).classify(inputs).argmax(1)
+    classes = np.array(read_header(run, STEP).task.classes)
+    assert line.accuracy - 0.02 < (classes[found] == labels).mean()

@@ -1,0 +1,156 @@
+"""Ridge regression equals its definition, for each example with and without it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from rnnmnist.training.ridge import RidgeHead, choose_factor, fit_ridge
+
+CLASSES = 3
+SIZES = {"few examples": (30, 50), "many examples": (60, 20)}
+
+
+def make_data(size: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features with a constant and equal rows, labels, and weights."""
+    examples, number = SIZES[size]
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, CLASSES, examples)
+    features = generator.normal(size=(examples, number)) + labels[:, None]
+    features[:, 3] = 0.25
+    features[1] = features[2]
+    weights = generator.uniform(0.5, 3, examples)
+    return features.astype(np.float32), labels, weights
+
+
+def fit(
+    features: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    strength: float = 0.4,
+    groups: np.ndarray | None = None,
+) -> RidgeHead:
+    def parts() -> Iterator[np.ndarray]:
+        yield features[:11]
+        yield features[11:]
+
+    strengths = np.array([strength])
+    number = features.shape[1]
+    return fit_ridge(
+        parts, number, labels, CLASSES, weights, groups=groups, strengths=strengths
+    )
+
+
+def scale_of(
+    features: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The weighted means, and the inverse deviations, 0 of constants."""
+    values = features.astype(float)
+    mean = np.average(values, axis=0, weights=weights)
+    std = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
+    return mean, np.where(std > 1e-6, 1 / np.maximum(std, 1e-6), 0)
+
+
+def solve(
+    inputs: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Solves the normal equations, in which the offset is a column of ones."""
+    columns = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1)
+    penalty = np.diag([0.4] * inputs.shape[1] + [0])
+    targets = 2 * np.eye(CLASSES)[labels] - 1
+    weighted = columns.T * weights
+    solution = np.linalg.solve(weighted @ columns + penalty, weighted @ targets)
+    return solution[:-1], solution[-1]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_head_solves_the_normal_equations(size: str) -> None:
+    features, labels, weights = make_data(size)
+    head = fit(features, labels, weights)
+    mean, scale = scale_of(features, weights)
+    inputs = (features - mean) * scale
+    kernel, offset = solve(inputs, labels, weights)
+    expected = head.factor * (inputs @ kernel + offset)
+    np.testing.assert_allclose(features @ head.kernel + head.bias, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("group_size", [None, 1, 2, 7, 14])
+@pytest.mark.parametrize("size", SIZES)
+def test_left_out_logits_are_those_of_fits_without_an_example_or_its_group(
+    size: str, group_size: int | None
+) -> None:
+    features, labels, weights = make_data(size)
+    given = None
+    groups = np.arange(len(labels))
+    if group_size is not None:
+        given = groups = groups // group_size
+    head = fit(features, labels, weights, groups=given)
+    mean, scale = scale_of(features, weights)
+    inputs = (features - mean) * scale
+    expected = np.zeros((len(labels), CLASSES))
+    for group in np.unique(groups):
+        out, kept = groups == group, groups != group
+        kernel, offset = solve(inputs[kept], labels[kept], weights[kept])
+        expected[out] = head.factor * (inputs[out] @ kernel + offset)
+    np.testing.assert_allclose(head.left_out_logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_whole_weights_equal_repetition(size: str) -> None:
+    features, labels, _ = make_data(size)
+    counts = np.random.default_rng(1).integers(1, 4, len(labels))
+    weighted = fit(features, labels, counts)
+    repeated = fit(
+        features.repeat(counts, axis=0), labels.repeat(counts), np.ones(counts.sum())
+    )
+    for name in ("kernel", "bias"):
+        found = getattr(weighted, name) / weighted.factor
+        expected = getattr(repeated, name) / repeated.factor
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_constant_features_choose_the_gram_matrix_and_nothing_else() -> None:
+    features, labels, weights = make_data("many examples")
+    padded = np.pad(features, ((0, 0), (0, 100)))
+    few, many = (fit(values, labels, weights) for values in (features, padded))
+    assert (many.kernel[[3, *range(20, 120)]] == 0).all()
+    np.testing.assert_allclose(many.kernel[:20], few.kernel, atol=1e-9)
+    np.testing.assert_allclose(many.left_out_logits, few.left_out_logits, atol=1e-5)
+
+
+def test_the_strength_has_the_least_error_of_those_left_out() -> None:
+    features, labels, weights = make_data("few examples")
+    targets = 2 * np.eye(CLASSES)[labels] - 1
+    strengths = np.logspace(-4, 4, 17)
+
+    def error(strength: float) -> float:
+        head = fit(features, labels, weights, strength)
+        residuals = head.left_out_logits / head.factor - targets
+        return float(weights @ (residuals**2).sum(axis=1))
+
+    errors = [error(strength) for strength in strengths]
+    number = features.shape[1]
+    head = fit_ridge(lambda: iter([features]), number, labels, CLASSES, weights)
+    assert head.strength == strengths[np.argmin(errors)]
+    assert 0 < np.argmin(errors) < 16
+
+
+def test_the_factor_minimizes_the_cross_entropy() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, CLASSES, 500)
+    scores = np.eye(CLASSES)[labels] + generator.normal(size=(500, CLASSES))
+    weights = generator.uniform(0.5, 2, 500)
+
+    def loss(factor: float) -> float:
+        logits = factor * scores
+        logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        return float(-weights @ logs[np.arange(500), labels])
+
+    factor = choose_factor(scores, labels, weights)
+    assert loss(factor) < min(loss(0.9 * factor), loss(1.1 * factor))
+    # Scores without an error do not become certain, and wrong ones say nothing.
+    right = 2.0 * np.eye(CLASSES)[labels]
+    logits = choose_factor(right, labels, np.ones(500)) * right
+    errors = 1 - np.exp(logits.max(1)) / np.exp(logits).sum(1)
+    np.testing.assert_allclose(errors, 1 / 502, rtol=1e-3)
+    assert choose_factor(-right, labels, np.ones(500)) < 0.01
