@@ -17,7 +17,7 @@ from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.examples import Dataset, Examples
 from rnnmnist.data.placement import BatchSource, open_batches
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.errors import RunError
 from rnnmnist.evaluation.metrics import (
     make_scores,
 )
@@ -32,7 +32,6 @@ from rnnmnist.runs.workdir import PhaseTimer, describe_last_checkpoint, session
 from rnnmnist.runtime.compilation import running_seconds
 from rnnmnist.runtime.distributed import all_max, broadcast, is_process_0
 from rnnmnist.runtime.jax_defaults import jax_defaults
-from rnnmnist.runtime.jax_internals import process_count
 from rnnmnist.runtime.mesh import (
     device_put,
     make_mesh,
@@ -80,15 +79,10 @@ def train(
         callback: is called after each validation; see `fit`.
     """
     task = dataset.task
-    resume.refuse_other_settings_of_processes(config, task)
+    resume.check_processes(config, task)
     mesh = make_mesh(
         config.sharded_batch, config.execution.num_devices, config.num_seeds
     )
-    if config.model.fitting == "closed_form" and process_count() > 1:
-        raise UserError(
-            f"num_processes: one process fits model.cell={config.model.cell} in closed "
-            f"form, not {process_count()}; start one"
-        )
     resolve_cell(config.model)  # refuses a wrong one before anything is written
     with resume.hold_workdir(workdir):
         step, completion = broadcast(lambda: resume.find_start(config, task, workdir))

@@ -71,11 +71,17 @@ def hold_workdir(workdir: Path) -> Iterator[None]:
             raise RunError(f"{failure}; {describe_last_checkpoint(workdir)}") from error
 
 
-def refuse_other_settings_of_processes(config: RunConfig, task: Task) -> None:
-    """Refuses processes whose data or settings differ from those of process 0.
+def check_processes(config: RunConfig, task: Task) -> None:
+    """Checks that the processes can train together.
 
-    The paths of the data and of a user's cell may differ.
+    Their data and settings must be those of process 0, but for the paths of the data
+    and of a user's cell. A head in closed form is fitted by one process.
     """
+    if config.model.fitting == "closed_form" and process_count() > 1:
+        raise UserError(
+            f"num_processes: one process fits model.cell={config.model.cell} in closed "
+            f"form, not {process_count()}; start one"
+        )
     settings = config.flat()
     for path in DATA_PATHS:
         del settings[path]
