@@ -94,7 +94,8 @@ class BatchTransform(NamedTuple):
     ) -> Batch:
         """Returns a shard of the batch of a network's update after `step`.
 
-        A batch is divided into consecutive shards of equal size, one for each device.
+        A batch is divided into consecutive shards of equal size, one for each device
+        along the axis `batch` of the mesh.
         """
         size = len(examples.labels)  # of the shard
         values = examples.values.reshape(size, *self.shape)

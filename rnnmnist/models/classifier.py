@@ -176,7 +176,8 @@ def add_differences(
     differences = inputs - earlier
     differences /= jax.lax.stop_gradient(std)[None, None]  # is not trained
     if lengths is not None:
-        # The first time step of the padding would have one, and a window can read it.
+        # In the first time step of the padding, a difference would not be 0, and a
+        # window can read it.
         is_used = times[:, None, None] < lengths[None, :, None]
         differences = jnp.where(is_used, differences, 0)
     return jnp.concatenate([inputs, differences], axis=-1)
@@ -194,8 +195,8 @@ def make_model(
     shape = (task.time_steps, task.features)
     cell = resolve_cell(config)
     if config.fitting == "closed_form":
-        # The head undoes the different means and ranges of hidden states, so that its
-        # large products cancel.
+        # The weights of the head are large, and its products nearly cancel. Rounded
+        # coarsely, as accelerators do by default, little would be left of the logits.
         execution = execution._replace(precision="float32")
     return SequenceClassifier(config, cell, shape, len(task.classes), execution)
 

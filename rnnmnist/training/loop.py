@@ -200,7 +200,7 @@ def train_to_end(
                     is_complete = resume.ends_at(
                         validated, config.train, workdir, callback
                     )
-    # A signal can also have come after the last test of the flag.
+    # A signal has ended the loop, or has come since.
     raise_if_stopped(stop, step, num_steps, workdir)
     return step
 

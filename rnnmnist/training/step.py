@@ -254,7 +254,7 @@ def apply_update(
             direction, opt_state = program.optimizer.update(grads, opt_state)
         if program.weight_decay:  # that of AdamW, which is not part of the gradient
             decayed = params
-            if not is_decayed.all():  # known while tracing; most networks need no mask
+            if not is_decayed.all():  # known while tracing; see `decay_mask`
                 decayed = jnp.where(is_decayed, params, 0)
             direction += program.weight_decay * decayed
         params = params - rate * direction
