@@ -105,10 +105,10 @@ def test_a_fault_in_one_process_ends_the_others(new_run: Run, victim: int) -> No
     program = (
         "import sys\n"
         "from rnnmnist import cli, main\n"
-        "from rnnmnist.training import loop\n"
+        "from rnnmnist.training import events\n"
         "def broken(*_): raise ValueError('a fault of our own')\n"
         f"if '--process_id={victim}' in sys.argv:\n"
-        "    loop.predict_logits = broken\n"
+        "    events.predict_logits = broken\n"
         "cli.run(main.main)\n"
     )
     running = new_run.start_together(program=["-c", program])
