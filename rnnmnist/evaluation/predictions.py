@@ -109,18 +109,16 @@ def predict_logits(
     if layout.time_steps is not None:
         model = stop_at_longest(model, platform_of(mesh))
     groups: list[jax.Array | np.ndarray] = []
-    for start in range(0, len(inputs), layout.group_size):
-        part = slice(start, start + layout.group_size)
-        batches, count = make_group(inputs, part, layout, mesh)
-        group = predict_batches(
-            params,
-            batches,
-            count,
-            model=model,
-            view=view,
-            mesh=mesh,
-            every_step=every_step,
-        )
+    predict_group = functools.partial(
+        predict_batches,
+        params,
+        model=model,
+        view=view,
+        mesh=mesh,
+        every_step=every_step,
+    )
+    for batches, count in iterate_groups(inputs, layout, mesh):
+        group = predict_group(batches, count)
         if groups:
             # The devices compute this group while the host waits for the one before,
             # so that at most two groups are on the devices.
@@ -147,9 +145,8 @@ def compute_hidden(
     any number of examples.
     """
     layout = choose_hidden_layout(inputs, model, mesh.shape[BATCH])
-    for start in range(0, len(inputs), layout.group_size):
-        part = slice(start, start + layout.group_size)
-        batches, count = make_group(inputs, part, layout, mesh)
+    left = len(inputs)
+    for batches, count in iterate_groups(inputs, layout, mesh):
         hidden = predict_batches(
             params,
             batches,
@@ -160,16 +157,15 @@ def compute_hidden(
             every_step=False,
             method="hidden",
         )
-        yield join_groups([jax.device_get(hidden)], len(inputs) - start)
+        yield join_groups([jax.device_get(hidden)], left)
+        left -= layout.group_size
 
 
 def choose_hidden_layout(
     inputs: Inputs, model: SequenceClassifier, shards: int
 ) -> Layout:
     """Returns the layout of examples whose hidden states are computed."""
-    per_shard = ceil_div(len(inputs), shards)
-    next_power_of_2 = 1 << (per_shard - 1).bit_length()
-    batch_size = shards * min(model.execution.eval_batch_size, next_power_of_2)
+    batch_size = choose_split_batch_size(inputs, model, shards)
     batch_bytes = batch_size * inputs.take(np.arange(1)).nbytes
     batches = min(ceil_div(HIDDEN_GROUP, batch_size), GROUP_BYTES // batch_bytes)
     return Layout(batch_size, max(1, batches), time_steps=None)
@@ -179,13 +175,23 @@ def choose_split_layout(
     split: Examples, model: SequenceClassifier, shards: int
 ) -> Layout:
     """Returns the layout of a split, in which little of a batch or group is empty."""
-    per_shard = ceil_div(len(split), shards)
-    next_power_of_2 = 1 << (per_shard - 1).bit_length()
-    batch_size = shards * min(model.execution.eval_batch_size, next_power_of_2)
+    batch_size = choose_split_batch_size(split, model, shards)
     all_batches = ceil_div(len(split), batch_size)
     example_bytes = split.take(np.arange(1)).nbytes
     groups = ceil_div(all_batches * batch_size * example_bytes, GROUP_BYTES)
     return Layout(batch_size, ceil_div(all_batches, groups), time_steps=None)
+
+
+def choose_split_batch_size(
+    inputs: Inputs, model: SequenceClassifier, shards: int
+) -> int:
+    """Returns the number of examples in a batch over all devices.
+
+    Those of a device are a power of two if they are fewer than `eval_batch_size`.
+    """
+    per_shard = ceil_div(len(inputs), shards)
+    next_power_of_2 = 1 << (per_shard - 1).bit_length()
+    return shards * min(model.execution.eval_batch_size, next_power_of_2)
 
 
 def choose_shared_layout(
@@ -206,6 +212,15 @@ def choose_shared_layout(
         example_bytes = example_bytes // inputs.time_steps * time_steps
     batches = SHARED_GROUP_BYTES // (batch_size * example_bytes)
     return Layout(batch_size, min(max(1, batches), SHARED_BATCHES), time_steps)
+
+
+def iterate_groups(
+    inputs: Inputs, layout: Layout, mesh: Mesh
+) -> Iterator[tuple[Batches, jax.Array]]:
+    """Yields one group after the other, as `make_group` returns it."""
+    for start in range(0, len(inputs), layout.group_size):
+        part = slice(start, start + layout.group_size)
+        yield make_group(inputs, part, layout, mesh)
 
 
 def make_group(

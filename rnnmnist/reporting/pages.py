@@ -323,16 +323,17 @@ def _list_settings(
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Returns the settings that are not the defaults, and those that are, as text.
 
-    The defaults are those of a run on the same data.
+    The defaults are those of a run with this cell on this data set.
     """
-    default = Config()
-    if run.config.model.fitting == "closed_form":
-        default = default.override({"model.cell": run.config.model.cell})
-    by_default = fill_defaults(default, run.task).flat()
-    by_default["model.cell"] = SETTINGS["model.cell"].default
+    given = ("data.name", "model.cell")
+    config = run.config.flat()
+    with_defaults = Config().replace({name: config[name] for name in given})
+    by_default = fill_defaults(with_defaults, run.task).flat()
+    for name in given:
+        by_default[name] = SETTINGS[name].default
     chosen: list[tuple[str, str]] = []
     defaults: list[tuple[str, str]] = []
-    for name, value in run.config.flat().items():
+    for name, value in config.items():
         text = _format_setting(name, value)
         if value == by_default[name]:
             defaults.append((name, text))

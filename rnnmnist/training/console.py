@@ -65,8 +65,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
     def start(self, networks: int, parameters: int, *, on_host: bool) -> None:
         """Prints the sizes of the networks and of the run, and where its data stay."""
-        sizes = f"{parameters:,} parameters, {self._steps}"
-        self.line(f"{networks} x {sizes}" if networks > 1 else sizes)
+        self.line(f"{_format_parameters(networks, parameters)}, {self._steps}")
         if on_host or self._noun == "sequences":
             where = "on the host" if on_host else "on the devices"
             self.line(f"training {self._noun} stay {where}")
@@ -74,11 +73,8 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
     def announce_closed_form(self, networks: int, parameters: int) -> None:
         """Prints the number of parameters that are fitted in closed form."""
-        of_networks = f"{networks} x " if networks > 1 else ""
-        self.line(
-            f"{of_networks}{parameters:,} parameters, of the head, which is fitted in "
-            "closed form"
-        )
+        parameters_text = _format_parameters(networks, parameters)
+        self.line(f"{parameters_text}, of the head, which is fitted in closed form")
 
     def show(self, metrics: logs.Metrics) -> None:
         """Prints the metrics of training or validation."""
@@ -125,6 +121,12 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             erase = erase_line(sys.stdout) if self._is_drawn else ""
             print(erase + text, end=end, flush=True)
             self._is_drawn = not end
+
+
+def _format_parameters(networks: int, parameters: int) -> str:
+    """Formats the number of parameters of each network: `5 x 81,674 parameters`."""
+    text = f"{parameters:,} parameters"
+    return f"{networks} x {text}" if networks > 1 else text
 
 
 def print_header(
