@@ -87,15 +87,13 @@ class RunConfig(Config):
     train: RunTrainConfig
 
     @property
-    def sharded_batch(self) -> int:
-        """The number of examples that devices divide evenly.
+    def sharded_batch(self) -> int | None:
+        """The number of examples that the devices have to divide evenly.
 
-        Without updates of batches, examples are padded to a multiple of the devices,
-        whose number can be any.
+        It is None for a fit in closed form, which pads examples to a multiple of the
+        devices, whatever their number is.
         """
-        if self.model.fitting == "closed_form":
-            return math.lcm(*range(1, 17))
-        return self.train.batch_size
+        return None if self.model.fitting == "closed_form" else self.train.batch_size
 
 
 def resolve(config: Config, task: Task) -> RunConfig:

@@ -33,19 +33,20 @@ OVER_SEEDS: Specs = jax.P(SEEDS)  # of arrays with a leading ensemble axis
 REPLICATED: Specs = jax.P()  # a copy on every device
 
 
-def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
+def make_mesh(batch_size: int | None, num_devices: int | None, num_seeds: int) -> Mesh:
     """Returns a mesh with axes (`seeds`, `batch`) over the devices of all processes.
 
     `num_devices` has the same number from each process. With None, seeds are
     distributed first, since networks do not communicate: over the most devices that
     divide their number. The remaining devices split each network's batch. More devices
-    could be used otherwise: six seeds use three of four.
+    could be used otherwise: six seeds use three of four. A batch size of None can be
+    divided by any number of devices.
 
     If jax has no devices yet, the CPU is split into several, which is faster.
     """
     _split_cpu(num_devices, is_ensemble=num_seeds > 1)
     process_devices = [_local_devices(index) for index in range(process_count())]
-    if num_seeds * batch_size % process_count():
+    if batch_size is not None and num_seeds * batch_size % process_count():
         raise UserError(
             f"train.batch_size: num_seeds x {batch_size} must be a multiple of the "
             f"{process_count()} processes"
@@ -53,11 +54,11 @@ def make_mesh(batch_size: int, num_devices: int | None, num_seeds: int) -> Mesh:
     most = len(process_devices) * min(map(len, process_devices))
     grid = _grid(batch_size, num_seeds, most, num_devices)
     if grid is None:
-        raise UserError(
-            "execution.num_devices: must divide num_seeds x train.batch_size = "
-            f"{num_seeds * batch_size}, be at most {most} and a multiple of "
-            f"num_processes={process_count()}, not {num_devices}"
-        )
+        rule = f"be at most {most} and a multiple of num_processes={process_count()}"
+        if batch_size is not None:
+            examples = num_seeds * batch_size
+            rule = f"divide num_seeds x train.batch_size = {examples}, {rule}"
+        raise UserError(f"execution.num_devices: must {rule}, not {num_devices}")
     per_process = math.prod(grid) // len(process_devices)
     chosen = [device for own in process_devices for device in own[:per_process]]
     return _build_mesh(chosen, grid)
@@ -123,7 +124,7 @@ def _split_cpu(num_devices: int | None, *, is_ensemble: bool) -> None:
 
 
 def _grid(
-    batch_size: int, num_seeds: int, most: int, num_devices: int | None = None
+    batch_size: int | None, num_seeds: int, most: int, num_devices: int | None = None
 ) -> tuple[int, int] | None:
     """Returns the mesh's shape, of at most `most` devices or exactly `num_devices`.
 
@@ -133,7 +134,8 @@ def _grid(
     for seeds in range(most, 0, -1):
         for batch in range(most // seeds, 0, -1):
             size = seeds * batch
-            is_even = num_seeds % seeds == 0 and batch_size % batch == 0
+            divides_batch = batch_size is None or batch_size % batch == 0
+            is_even = num_seeds % seeds == 0 and divides_batch
             is_on_all_processes = size % process_count() == 0
             is_wanted = num_devices in (None, size)
             if is_even and is_on_all_processes and is_wanted:
