@@ -332,8 +332,48 @@ def _add_layers(
 def _add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str:
     """Adds a `FilterBank` for [time, examples, features]; returns its shares.
 
-    They are [examples, shares]. The states of the loop over time are the real and the
-    imaginary part of each recurrence, and the counts.
+    They are [examples, shares].
+    """
+    thresholds, filters = params["thresholds"].shape
+    names = _filter_states()
+    is_read = graph.Less(_add_times(graph, inputs, 1), lengths)
+    examples = graph.Shape(inputs, start=1, end=2)
+    start = graph.ConstantOfShape(graph.Concat(examples, [filters], axis=0))
+    start_counts = graph.ConstantOfShape(
+        graph.Concat(examples, [thresholds, filters], axis=0)
+    )
+    outputs = [f"{name}_{len(graph.nodes)}" for name in (*names, "counts")]
+    node = helper.make_node(
+        "Scan",
+        [
+            *[start] * len(names),
+            start_counts,
+            inputs,
+            graph.Unsqueeze(is_read, [2, 3]),
+        ],
+        outputs,
+        body=_make_filter_step(graph, params),
+        num_scan_inputs=2,
+    )
+    graph.nodes.append(node)
+    divisor = np.float32(params["divisor"])
+    if divisor > 0:
+        return graph.Div(graph.Flatten(outputs[-1]), divisor)
+    time_steps = graph.Cast(lengths, to=TensorProto.FLOAT)
+    return graph.Div(graph.Flatten(outputs[-1]), graph.Unsqueeze(time_steps, [1]))
+
+
+def _filter_states() -> list[str]:
+    """Returns the names of the states of filters: both parts of each recurrence."""
+    parts = ("real", "imaginary")
+    return [f"{part}_{stage}" for stage in range(1, ORDER + 1) for part in parts]
+
+
+def _make_filter_step(graph: Graph, params: Params) -> onnx.GraphProto:
+    """Returns a time step of a `FilterBank`, the body of a loop.
+
+    It maps the states and the counts before the time step, its value [n, features], and
+    whether it is before the padding, to the states and the counts after it.
     """
     thresholds, filters = params["thresholds"].shape
     constants = {
@@ -371,46 +411,17 @@ def _add_filters(graph: Graph, params: Params, inputs: str, lengths: str) -> str
         "counts = Add(before_counts, counted)",
     ]
     state = f"float[n, {filters}]"
-    names = [
-        f"{part}_{stage}"
-        for stage in range(1, ORDER + 1)
-        for part in ("real", "imaginary")
-    ]
+    names = _filter_states()
     before = [f"{state} before_{name}" for name in names]
     after = [f"{state} {name}" for name in names]
     counts = f"float[n, {thresholds}, {filters}]"
     features = len(params["weights"])
-    body = onnx.parser.parse_graph(
+    return onnx.parser.parse_graph(
         f"step ({', '.join(before)}, {counts} before_counts, "
         f"float[n, {features}] value, bool[n, 1, 1] is_read) "
         f"=> ({', '.join(after)}, {counts} counts) "
         f"{{ {' '.join(step).format(**constants)} }}"
     )
-    is_read = graph.Less(_add_times(graph, inputs, 1), lengths)
-    examples = graph.Shape(inputs, start=1, end=2)
-    start = graph.ConstantOfShape(graph.Concat(examples, [filters], axis=0))
-    start_counts = graph.ConstantOfShape(
-        graph.Concat(examples, [thresholds, filters], axis=0)
-    )
-    outputs = [f"{name}_{len(graph.nodes)}" for name in (*names, "counts")]
-    node = helper.make_node(
-        "Scan",
-        [
-            *[start] * len(names),
-            start_counts,
-            inputs,
-            graph.Unsqueeze(is_read, [2, 3]),
-        ],
-        outputs,
-        body=body,
-        num_scan_inputs=2,
-    )
-    graph.nodes.append(node)
-    divisor = np.float32(params["divisor"])
-    if divisor > 0:
-        return graph.Div(graph.Flatten(outputs[-1]), divisor)
-    time_steps = graph.Cast(lengths, to=TensorProto.FLOAT)
-    return graph.Div(graph.Flatten(outputs[-1]), graph.Unsqueeze(time_steps, [1]))
 
 
 def _add_gelu(graph: Graph, x: str) -> str:

@@ -135,15 +135,17 @@ def validate(
                 f"a class or feature is named {format_value(name)}; allowed are "
                 "printable texts that are not empty"
             )
+    is_padded = lengths is not None and np.any(lengths != values.shape[1])
+    texts = _optional_array("ids", ids, count)
     return Sequences(
         values,
         indices,
         classes,
-        None if lengths is None or np.all(lengths == values.shape[1]) else lengths,
+        lengths if is_padded else None,
         None if split is None else _valid_split(split, count),
-        None if groups is None else _array("groups", groups, "biuU", count),
+        _optional_array("groups", groups, count),
         names,
-        None if ids is None else tuple(map(str, _array("ids", ids, "biuU", count))),
+        None if texts is None else tuple(map(str, texts)),
     )
 
 
@@ -206,6 +208,13 @@ def _pad_list(sequences: Sequence[Any]) -> tuple[Any, np.ndarray | None]:
     except (ValueError, TypeError) as error:  # such as other numbers of features
         raise UserError(f"inputs: {summarize_error(error)}") from error
     return pad(values.reshape(len(values), -1), lengths), lengths
+
+
+def _optional_array(
+    name: str, values: ArrayLike | None, count: int
+) -> np.ndarray | None:
+    """Returns integers, booleans or strings as an array; None if there are none."""
+    return None if values is None else _array(name, values, "biuU", count)
 
 
 def _valid_split(values: ArrayLike, count: int) -> np.ndarray:
