@@ -1,6 +1,7 @@
 """The tables and the figure of the result files, for `render_pages.py`."""
 
 import io
+import itertools
 import json
 import statistics
 import textwrap
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import page_tables
+from folds import RECIPES
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -33,6 +35,7 @@ HEADLINE = {
 }
 # Accuracies in percent by yoom618/MambaSL (Jung and Kim, ICLR 2026), for `SETS`.
 MAMBASL = (100.0, 98.6, 97.0, 99.3, 78.3, 76.0, 88.0, 84.0)
+SEVEN = SETS[:-1]
 
 
 def read_result(name: str) -> dict[str, Any]:
@@ -202,22 +205,61 @@ def archive() -> str:
 
 
 def recipes() -> str:
-    """Returns the table of the cross-validation within the training splits."""
+    """Returns the table of the recipes in cross-validation."""
     lines = []
-    for recipe, counts in read_result("recipes").items():
-        sums = {name: np.sum(folds, axis=0) for name, folds in counts.items()}
-        cells = [
-            f"{100 * sums[name][0] / sums[name][1]:.1f}" if name in sums else ""
-            for name in SETS
-        ]
-        for names in (SETS[:-1], SETS):
-            folds = [np.transpose(counts[name]) for name in names if name in counts]
-            means = 100 * np.mean([correct / total for correct, total in folds], axis=0)
-            error = means.std(ddof=1) / len(means) ** 0.5
-            text = f"{means.mean():.1f} ± {error:.1f}"
-            cells.append(text if len(folds) == len(names) else "")
-        lines.append([recipe, *cells])
+    results = read_result("folds")
+    for number, recipe in itertools.product(("3", "5"), RECIPES):
+        found = results[recipe].get(f"{number} folds, seed 0")
+        if found is None:
+            continue
+        accuracies = {name: _accuracies([counts]) for name, counts in found.items()}
+        lines.append(
+            [
+                f"{recipe}, {number} folds",
+                *(_pooled_accuracy([found], name) for name in SETS),
+                *(_mean_accuracy(accuracies, names) for names in (SEVEN, SETS)),
+            ]
+        )
     return page_tables.table(("recipe", *SETS, "mean of seven", "mean of all"), lines)
+
+
+def _accuracies(
+    counts: Iterable[dict[str, list[int]]],
+    correct: str = "correct",
+    of: str = "examples",
+) -> np.ndarray:
+    """Returns the accuracy in each fold, in percent."""
+    return np.concatenate([100 * np.divide(one[correct], one[of]) for one in counts])
+
+
+def _pooled_accuracy(
+    found: Sequence[dict[str, Any]],
+    name: str,
+    correct: str = "correct",
+    of: str = "examples",
+) -> str:
+    """Formats the accuracy for all sequences of a data set, if it was measured."""
+    if name not in found[0]:
+        return ""
+    share = np.sum([one[name][correct] for one in found]) / np.sum(
+        [one[name][of] for one in found]
+    )
+    return f"{100 * share:.1f}"
+
+
+def _mean_accuracy(accuracies: dict[str, np.ndarray], names: Sequence[str]) -> str:
+    """Formats the mean over data sets of the accuracy in a fold, if all were measured.
+
+    Its standard error is over folds.
+    """
+    if not accuracies.keys() >= set(names):
+        return ""
+    means = np.mean([accuracies[name] for name in names], axis=0)
+    return f"{means.mean():.1f} ± {_standard_error(means):.1f}"
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1)) / len(values) ** 0.5
 
 
 def differences(rows: tuple[Row, ...]) -> str:

@@ -223,12 +223,18 @@ SETS = (
     "PickupGestureWiimoteZ",
     "ACSF1",
 )
-FILES = "files num_seeds=5 data.path=FOLDER/{0}/{0}_TRAIN.ts"
-ARCHIVE = tuple(Row(f"archive_{name}", 5, FILES.format(name), name) for name in SETS)
-ARCHIVE_LSTM = tuple(
-    Row(f"lstm_{name}", 5, f"{FILES.format(name)} model.cell=lstm", name)
-    for name in SETS
-)
+FILES = "files num_seeds=5 data.path=FOLDER/{0}/{0}_TRAIN.ts model.cell={1}"
+
+
+def of_archive(prefix: str, cell: str) -> tuple[Row, ...]:
+    """Returns the row of a cell for each of the sets, by a prefix of its name."""
+    return tuple(
+        Row(f"{prefix}_{name}", 5, FILES.format(name, cell), name) for name in SETS
+    )
+
+
+ARCHIVE = of_archive("archive", "lru")
+ARCHIVE_LSTM = of_archive("lstm", "lstm")
 ROWS = {
     row.name: row
     for row in (

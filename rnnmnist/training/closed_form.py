@@ -171,18 +171,22 @@ def draw_network(
         std = np.asarray(task.difference_std or 1, np.float32)
         params[DIFFERENCE_STD] = params[DIFFERENCE_STD] * std
     outputs = sample_outputs(model, params, train, order[:number], view)
-    lengths = train.lengths
-    # Counts are divided by the time steps of a sequence. If training sequences have
-    # different lengths, they are divided by the longest one, so that a short sequence
-    # has small shares.
-    divisor = 0.0
-    if lengths is not None and lengths.min() < lengths.max():
-        divisor = float(lengths.max())
     params[FILTERS] |= {
         "thresholds": choose_thresholds(outputs, positions),
-        "divisor": np.float32(divisor),
+        "divisor": np.float32(choose_divisor(train.lengths)),
     }
     return params
+
+
+def choose_divisor(lengths: np.ndarray | None) -> float:
+    """Returns by what counts are divided: 0 stands for the time steps that were read.
+
+    If training sequences have different lengths, counts are divided by the longest one,
+    so that a short sequence has small shares. None means that all have one length.
+    """
+    if lengths is None or lengths.min() == lengths.max():
+        return 0.0
+    return float(lengths.max())
 
 
 @functools.partial(jax.jit, static_argnames="model")

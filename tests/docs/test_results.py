@@ -8,7 +8,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import folds
 import msgspec
+import numpy as np
 import pytest
 import render_pages
 import result_tables
@@ -42,7 +44,7 @@ def test_a_plot_is_drawn(path: str) -> None:
 
 def test_every_row_has_a_file_and_every_file_is_used() -> None:
     files = {path.stem for path in (REPOSITORY / "results").glob("*.json")}
-    tools = {"baselines", "crossover", "recipes", "robustness", "vanishing"}
+    tools = {"baselines", "crossover", "folds", "robustness", "vanishing"}
     assert files == results.ROWS.keys() | tools
 
 
@@ -155,11 +157,22 @@ def test_all_classifiers_have_the_sequences_of_the_archive() -> None:
         row.label: read(f"results/{row.name}.json")["examples"]
         for row in results.ARCHIVE
     }
-    for recipe, counts in read("results/recipes.json").items():
-        for name, folds in counts.items():
-            examples = read(f"results/archive_{name}.json")["members"][0]["task"]
-            assert sum(total for _, total in folds) == examples["examples"]["train"]
-            assert recipe.endswith(f"{len(folds)} folds")
+    for found in read("results/folds.json").values():
+        for key, sets in found.items():
+            for name, counts in sets.items():
+                task = read(f"results/archive_{name}.json")["members"][0]["task"]
+                assert sum(counts["examples"]) == task["examples"]["train"]
+                assert key.startswith(f"{len(counts['examples'])} folds")
+
+
+def test_folds_have_equal_numbers_of_each_class() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [10, 20, 5]))
+    first, second = (folds.Folds(Path(), 5, seed).divide(labels) for seed in (0, 1))
+    for divided in (first, second):
+        for label, number in enumerate((2, 4, 1)):
+            in_fold = np.bincount(divided[labels == label], minlength=5)
+            np.testing.assert_array_equal(in_fold, number)
+    assert (first != second).any()
 
 
 # All but that of a user's own data.

@@ -1,0 +1,292 @@
+"""Compares classifiers of sequences by cross-validation within training splits.
+
+    python tools/folds.py --data=FOLDER --folds=5 --seeds 0 1 -- CLASSIFIER …
+
+FOLDER contains the folders of `results.SETS`. A classifier is trained on all folds but
+one, and classifies that one: a network after its last step. Every class is spread
+evenly over the folds, which a seed draws; all classifiers have the same ones. A process
+has one core. Runs that are trained by gradients stay in `checkpoints/folds`. MiniRocket
+needs `--aeon`, the Python of an environment of `requirements-baselines.txt`.
+
+results/folds.json receives, for each classifier, the folds' number and seed, and data
+set, the counts of every fold: `examples`, and of these `correct`. Those of filters are
+also `fitted`, the sequences of the other folds, `left_out`, of these the correct
+leave-one-out predictions, and for `EARLY` `correct_after`, by the percentage of the
+time steps of a sequence that are read. What it contains is not measured again.
+"""
+
+import argparse
+import functools
+import json
+import math
+import multiprocessing
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import rnnmnist
+from results import RESULTS, RUNS, SETS
+from rnnmnist.data.sequences.reading import read
+from rnnmnist.evaluation import predictions
+from rnnmnist.models import filters
+from rnnmnist.runs import logs
+from rnnmnist.training import closed_form
+
+FILE = RESULTS / "folds.json"
+PLAIN = {
+    "cell": "lru",
+    "differences": False,
+    "label_smoothing": 0.0,
+    "learning_rate": 2e-3,
+}
+FIRST = PLAIN | {"batch_size": 32, "min_steps": 600}
+THREE = FIRST | {"num_layers": 3}
+CHANGES = PLAIN | {"differences": True}
+FASTER = CHANGES | {"learning_rate": 4e-3}
+RECIPES: dict[str, dict[str, Any]] = {  # settings instead of those of `files.py`
+    "1 layer": FIRST | {"num_layers": 1},
+    "2 layers": FIRST | {"num_layers": 2},
+    "3 layers": THREE,
+    "3 layers, no windows": THREE | {"window": 1},
+    "3 layers, 1,200 updates": THREE | {"min_steps": 1200},
+    "3 layers, no windows, 1,200 updates": THREE | {"min_steps": 1200, "window": 1},
+    "differences": CHANGES,
+    "differences, rate 4e-3": FASTER,
+    "differences, smoothing, rate 4e-3": FASTER | {"label_smoothing": 0.1},
+    "both directions": FASTER | {"bidirectional": True, "hidden_size": 45},
+}
+EARLY = (25, 50, 75)  # percentages of the time steps
+
+
+class Variant(NamedTuple):
+    """Random filters that differ from the default ones."""
+
+    settings: Mapping[str, Any] = {}
+    constants: Mapping[str, Any] = {}  # what modules contain under these names
+    is_early: bool = False  # whether predictions after fewer time steps are counted
+
+
+def divide_by_own(lengths: np.ndarray | None) -> float:
+    """Divides counts by the time steps that were read."""
+    return 0.0
+
+
+def divide_by_longest(lengths: np.ndarray | None) -> float:
+    """Divides counts by the longest length, also if all are equal."""
+    return -1.0 if lengths is None else float(lengths.max())
+
+
+VARIANTS = {
+    "filters": Variant(),
+    "1 recurrence": Variant(constants={"ORDER": 1}),
+    "2 recurrences": Variant(constants={"ORDER": 2}),
+    "4 recurrences": Variant(constants={"ORDER": 4}),
+    "2 thresholds": Variant(constants={"THRESHOLDS": 2}),
+    "8 thresholds": Variant(constants={"THRESHOLDS": 8}),
+    "250 filters": Variant({"hidden_size": 250}),
+    "500 filters": Variant({"hidden_size": 500}),
+    "2,000 filters": Variant({"hidden_size": 2000}),
+    "500 filters, 8 thresholds": Variant({"hidden_size": 500}, {"THRESHOLDS": 8}),
+    "no differences": Variant({"differences": False}),
+    "frequencies up to 1.5": Variant(constants={"FREQUENCY_RANGE": 1.5}),
+    "frequencies up to 4": Variant(constants={"FREQUENCY_RANGE": 4.0}),
+    "time constants up to a third": Variant(constants={"LONGEST_PART": 3}),
+    "time constants up to a twelfth": Variant(constants={"LONGEST_PART": 12}),
+    "divided by own length": Variant(
+        constants={"choose_divisor": divide_by_own}, is_early=True
+    ),
+    "divided by longest length": Variant(
+        constants={"choose_divisor": divide_by_longest}, is_early=True
+    ),
+}
+MINIROCKET = "MiniRocket"
+
+
+class Folds(NamedTuple):
+    """How the training split of a file is divided."""
+
+    path: Path
+    number: int
+    seed: int
+
+    def divide(self, labels: np.ndarray) -> np.ndarray:
+        """Returns the fold of each sequence, int [n]; every class is spread evenly."""
+        order = np.random.default_rng(self.seed).permutation(len(labels))
+        order = order[np.argsort(labels[order], kind="stable")]
+        result = np.empty(len(labels), int)
+        result[order] = np.arange(len(labels)) % self.number
+        return result
+
+    @property
+    def first_seed(self) -> int:
+        """The seed of the classifier whose fold is the first one."""
+        return self.seed * self.number
+
+
+def train(folds: Folds, recipe: str, fold: int) -> dict[str, Any]:
+    """Trains a recipe without a fold; returns the counts of that fold."""
+    name = f"{folds.path.stem}-{fold}-of-{folds.number}-seed-{folds.seed}"
+    workdir = RUNS.with_name("folds") / recipe / name
+    _fit(folds, fold, workdir, RECIPES[recipe])
+    return _read_counts(workdir)
+
+
+def fit_filters(folds: Folds, variant: Variant, fold: int) -> dict[str, Any]:
+    """Fits filters without a fold; returns the counts of that fold and of the others.
+
+    The constants of the modules are those of the variant already.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = Path(folder) / "run"
+        _fit(folds, fold, workdir, {"cell": "filters", **variant.settings})
+        counts = _read_counts(workdir)
+        if variant.is_early:
+            counts["correct_after"] = _count_early(folds, fold, workdir)
+        return counts
+
+
+def _fit(folds: Folds, fold: int, workdir: Path, settings: Mapping[str, Any]) -> None:
+    sequences = read(folds.path, pair=False)
+    labels = np.asarray(sequences.labels)
+    rnnmnist.fit(
+        sequences.inputs,
+        np.array(sequences.classes)[labels],
+        workdir=workdir,
+        lengths=sequences.lengths,
+        split=np.where(folds.divide(labels) == fold, "validation", "train"),
+        seed=folds.first_seed + fold,
+        verbose=False,
+        **settings,
+    )
+
+
+def _read_counts(workdir: Path) -> dict[str, Any]:
+    last = {line.split: line for line in logs.read(workdir, logs.Metrics)}
+    held_out = last["validation"]
+    counts = {"correct": held_out.correct, "examples": held_out.examples}
+    if left_out := last.get("leave_one_out"):
+        counts |= {"left_out": left_out.correct, "fitted": left_out.examples}
+    return counts
+
+
+def _count_early(folds: Folds, fold: int, workdir: Path) -> dict[int, int]:
+    """Counts correct predictions for the first parts of a fold's sequences."""
+    sequences = read(folds.path, pair=False)
+    labels = np.asarray(sequences.labels)
+    held_out = np.flatnonzero(folds.divide(labels) == fold)
+    inputs = np.asarray(sequences.inputs)[held_out]
+    lengths = np.full(len(held_out), inputs.shape[1])
+    if sequences.lengths is not None:
+        lengths = np.asarray(sequences.lengths)[held_out]
+    predictor = rnnmnist.Predictor(workdir)
+    names = np.array(sequences.classes)[labels[held_out]]
+    correct = {}
+    for percentage in EARLY:
+        ends = [math.ceil(percentage * length / 100) for length in lengths.tolist()]
+        parts = [one[:end] for one, end in zip(inputs, ends, strict=True)]
+        predicted = predictor.classify(parts).argmax(axis=-1)
+        is_correct = np.array(predictor.task.classes)[predicted] == names
+        correct[percentage] = int(is_correct.sum())
+    return correct
+
+
+def fit_minirocket(folds: Folds, python: str) -> list[dict[str, Any]]:
+    """Fits MiniRocket without each fold, in a process; returns the counts of each."""
+    sequences = read(folds.path, pair=False)
+    labels = np.asarray(sequences.labels)
+    divided = folds.divide(labels)
+    tool = Path(__file__).with_name("minirocket_folds.py")
+    with tempfile.NamedTemporaryFile(suffix=".npz") as saved:
+        np.savez(
+            saved.name,
+            inputs=np.asarray(sequences.inputs).swapaxes(1, 2),
+            labels=labels,
+            folds=divided,
+            seed=folds.first_seed,
+        )
+        output = subprocess.check_output([python, tool, saved.name])
+    return [
+        {"correct": correct, "examples": int((divided == fold).sum())}
+        for fold, correct in enumerate(json.loads(output.splitlines()[-1]))
+    ]
+
+
+def prepare(cores: Any, constants: Mapping[str, Any]) -> None:
+    """Gives this process one of the cores, and its modules the constants."""
+    os.sched_setaffinity(0, {cores.get()})
+    for module in (filters, closed_form, predictions):
+        for name in constants.keys() & vars(module).keys():
+            setattr(module, name, constants[name])
+
+
+def measure(
+    names: list[str],
+    all_folds: list[Folds],
+    evaluate_all: Callable[[str, ProcessPoolExecutor, Folds], list[dict[str, Any]]],
+) -> None:
+    """Measures classifiers, and writes the counts after each data set."""
+    spawn = multiprocessing.get_context("spawn")
+    results = json.loads(FILE.read_text()) if FILE.exists() else {}
+    for name in names:
+        constants = VARIANTS[name].constants if name in VARIANTS else {}
+        cores = spawn.Queue()
+        for core in os.sched_getaffinity(0):
+            cores.put(core)
+        size = len(os.sched_getaffinity(0))
+        # The processes of a classifier keep its programs from one data set to the next.
+        with ProcessPoolExecutor(size, spawn, prepare, (cores, constants)) as pool:
+            for folds in all_folds:
+                key = f"{folds.number} folds, seed {folds.seed}"
+                found = results.setdefault(name, {}).setdefault(key, {})
+                data_set = folds.path.parent.name
+                if data_set in found:
+                    continue
+                counts = evaluate_all(name, pool, folds)
+                found[data_set] = {
+                    kind: [one[kind] for one in counts] for kind in counts[0]
+                }
+                FILE.write_text(json.dumps(results, indent=1) + "\n")
+                print(name, key, data_set, found[data_set], flush=True)
+
+
+def main() -> None:
+    """Parses the command line, and measures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    choices = [*RECIPES, *VARIANTS, MINIROCKET]
+    parser.add_argument("names", nargs="+", choices=choices, metavar="CLASSIFIER")
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
+    parser.add_argument("--aeon", metavar="PYTHON")
+    args = parser.parse_args()
+    if MINIROCKET in args.names and args.aeon is None:
+        parser.error(f"{MINIROCKET} needs --aeon")
+
+    def evaluate_all(
+        name: str, pool: ProcessPoolExecutor, folds: Folds
+    ) -> list[dict[str, Any]]:
+        """Returns the counts of every fold."""
+        if name == MINIROCKET:
+            return fit_minirocket(folds, args.aeon)
+        evaluate = functools.partial(train, folds, name)
+        if name in VARIANTS:
+            evaluate = functools.partial(fit_filters, folds, VARIANTS[name])
+        return list(pool.map(evaluate, range(folds.number)))
+
+    all_folds = [
+        Folds(args.data / name / f"{name}_TRAIN.ts", args.folds, seed)
+        for name in args.sets
+        for seed in args.seeds
+    ]
+    measure(args.names, all_folds, evaluate_all)
+
+
+if __name__ == "__main__":
+    main()
