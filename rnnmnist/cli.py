@@ -12,6 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import absl.logging
@@ -226,12 +227,23 @@ def format_error(error: Exception | str) -> str:
     return line
 
 
+def _flush_output() -> None:
+    """Flushes standard output, whose reader can have exited while a run trained."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would flush it again at its exit, and print the error.
+        with Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), sys.stdout.fileno())
+
+
 def run(main: Callable[[list[str]], None]) -> None:
     """Calls an entry point with the command line, and turns errors into exit codes."""
     try:
         exit_on_signals()
         _configure_logging()
         main(sys.argv[1:])
+        _flush_output()
     except errors.StoppedError as error:
         errors.exit_immediately(f"stopped: {error}", error.exit_code)
     except BrokenPipeError:  # the reader of the output has exited, as `| head` does

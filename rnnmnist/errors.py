@@ -33,6 +33,12 @@ MACHINE_ERRORS = (
 )
 # The message of the RuntimeError of `Thread.start`, which has no type of its own.
 NO_THREAD = "can't start new thread"
+# Parts of the messages of an OSError of Python, and of one of matplotlib, if neither
+# finds a folder for temporary files. They have no path.
+NO_TEMPORARY_FOLDER = (
+    "No usable temporary directory found",
+    "a temporary directory could not be created",
+)
 
 
 class RunError(Exception):
@@ -64,8 +70,8 @@ def as_run_error(error: BaseException) -> RunError | None:
 
     The message is then the path and the reason. It is a `RunError` if the machine is
     the cause, otherwise a `UserError`. A thread that cannot be started is a `RunError`,
-    too. For any other exception, such as an `OSError` on a file of this package, the
-    result is None.
+    too. That no folder for temporary files can be written is a `UserError`. For any
+    other exception, such as an `OSError` on a file of this package, the result is None.
     """
     if isinstance(error, RunError):
         return error
@@ -76,6 +82,11 @@ def as_run_error(error: BaseException) -> RunError | None:
     reason = error.strerror or str(error)
     if error.errno in MACHINE_ERRORS:
         return RunError(f"{error.filename}: {reason}" if error.filename else reason)
+    if any(part in str(error) for part in NO_TEMPORARY_FOLDER):
+        return UserError(
+            "there is no writable folder for temporary files; set the environment "
+            "variable TMPDIR to one"
+        )
     if error.filename is None:
         return None
     path = Path(str(error.filename))
@@ -141,14 +152,18 @@ def escape_unprintable(text: str) -> str:
     )
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal."""
+    isatty = getattr(stream, "isatty", None)  # a caller's own stream may have none
+    return isatty is not None and isatty()
+
+
 def erase_line(stream: TextIO | None) -> str:
     """Returns the text that erases a line of a terminal; "" if a stream is none.
 
     It contains spaces instead of escape sequences.
     """
-    isatty = getattr(stream, "isatty", None)  # a caller's own stream may have none
-    is_terminal = isatty is not None and isatty()
-    if not is_terminal or os.environ.get("TERM", "dumb") == "dumb":
+    if not is_terminal(stream) or os.environ.get("TERM", "dumb") == "dumb":
         return ""
     return "\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r"
 
@@ -160,7 +175,8 @@ def exit_immediately(text: str, exit_code: int) -> NoReturn:
     processes, and background threads could still print after the error.
     """
     try:
-        sys.stdout.flush()
+        with contextlib.suppress(BrokenPipeError):  # its reader has exited
+            sys.stdout.flush()
         print(erase_line(sys.stderr) + text, file=sys.stderr, flush=True)
     finally:  # a closed stream must not prevent the exit
         os._exit(exit_code)

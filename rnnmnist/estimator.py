@@ -21,7 +21,7 @@ from rnnmnist.data.sequences.validation import (
     refuse_masked,
     takes_last,
 )
-from rnnmnist.errors import UserError, format_value
+from rnnmnist.errors import UserError, as_run_error, format_value
 from rnnmnist.inference.predictor import Predictor
 from rnnmnist.runs.checkpoint_files import network_files
 from rnnmnist.runs.logs import lowest_loss
@@ -51,7 +51,10 @@ class _Folder:
     """A temporary folder that is removed with this object."""
 
     def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="rnnmnist-"))
+        try:
+            self.path = Path(tempfile.mkdtemp(prefix="rnnmnist-"))
+        except OSError as error:  # no temporary folder can be written
+            raise as_run_error(error) or error from None
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 

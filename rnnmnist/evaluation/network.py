@@ -47,6 +47,7 @@ from rnnmnist.runs.checkpoints import params_sha256, read_arrays
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.selection import read_selected_step
 from rnnmnist.runtime.jax_defaults import jax_defaults
+from rnnmnist.runtime.library_logs import without_library_logs
 from rnnmnist.runtime.mesh import (
     abstract_ensemble,
     device_put,
@@ -75,6 +76,7 @@ class TrainedNetwork:
     """
 
     @jax_defaults()
+    @without_library_logs()
     def __init__(
         self,
         workdir: Path,

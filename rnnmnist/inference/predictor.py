@@ -68,6 +68,7 @@ class Predictor(TrainedNetwork):
 
         If jax has no devices yet, this sets what `rnnmnist.fit` sets then: the number
         of CPU devices, of which a predictor uses the first, and the compilation cache.
+        A process that is forked afterwards cannot use it: load it after the fork.
 
         Args:
             workdir: the folder of a run; by default the shipped reference model.
@@ -80,7 +81,8 @@ class Predictor(TrainedNetwork):
 
         Raises:
             UserError: if the folder has no such run; or if the cell is missing, is not
-                that of the run, or has another source than during the training.
+                that of the run, or has another source than during the training; or if
+                this process was forked from one that has trained or loaded a network.
         """
         enable_default_cache()
         super().__init__(

@@ -9,7 +9,6 @@ synchronize processes. Writing does, on all processes together.
 
 import contextlib
 import hashlib
-import logging
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +37,7 @@ from rnnmnist.runs.selection import best_step
 from rnnmnist.runs.workdir import describe_last_checkpoint, list_steps
 from rnnmnist.runs.writing import sync
 from rnnmnist.runtime.distributed import is_process_0
+from rnnmnist.runtime.library_logs import filter_records, without_library_logs
 from rnnmnist.runtime.mesh import local_sharding
 from rnnmnist.runtime.signals import defer_interrupts
 
@@ -240,13 +240,5 @@ def _without_logs() -> Iterator[None]:
     It warns in normal use, for example that a save without validation has no metrics.
     On a real problem it raises.
     """
-
-    def is_of_others(record: logging.LogRecord) -> bool:
-        return record.name != "asyncio" and "orbax" not in record.pathname
-
-    with contextlib.ExitStack() as stack:
-        for name in ("absl", "asyncio"):
-            logger = logging.getLogger(name)
-            logger.addFilter(is_of_others)
-            stack.callback(logger.removeFilter, is_of_others)
+    with without_library_logs(), filter_records("asyncio", lambda _: False):
         yield

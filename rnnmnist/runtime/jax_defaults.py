@@ -6,6 +6,7 @@ give other results for the same configuration.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,16 +15,24 @@ import jax.experimental
 import numpy as np
 from jax.sharding import Mesh
 
+from rnnmnist.errors import UserError
+
 NO_MESH = Mesh(np.empty((), object), ())
 
 # `enable_x64` moved from one module to the other in jax 0.8, so that one of the two
 # does not declare it.
 _home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
+_process_id: int | None = None  # of the process that has first computed
 
 
 @contextlib.contextmanager
 def jax_defaults() -> Iterator[None]:
-    """Computes with jax's defaults in this thread, within a block or a function."""
+    """Computes with jax's defaults in this thread, within a block or a function.
+
+    Raises:
+        UserError: in a process that was forked from one which has computed.
+    """
+    refuse_fork()
     with (
         _home.enable_x64(False),
         jax.disable_jit(False),
@@ -32,6 +41,19 @@ def jax_defaults() -> Iterator[None]:
         jax.set_mesh(NO_MESH),
     ):
         yield
+
+
+def refuse_fork() -> None:
+    """Refuses a forked process, which lacks the threads that jax and orbax wait for."""
+    global _process_id
+    if _process_id is None:
+        _process_id = os.getpid()
+    elif _process_id != os.getpid():
+        raise UserError(
+            f"process {os.getpid()} was forked from process {_process_id}, which had "
+            "trained or loaded a network; load networks after the fork (gunicorn "
+            'without --preload), or start processes by the method "spawn"'
+        )
 
 
 def double_precision() -> contextlib.AbstractContextManager[None]:

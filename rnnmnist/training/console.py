@@ -1,6 +1,8 @@
 """The text that a training run prints, and parts of its error messages."""
 
 import contextlib
+import functools
+import logging
 import shlex
 import sys
 import time
@@ -14,7 +16,7 @@ from jax.sharding import Mesh
 
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
-from rnnmnist.errors import erase_line
+from rnnmnist.errors import erase_line, is_terminal
 from rnnmnist.evaluation.metrics import (
     format_accuracies,
     format_counts,
@@ -33,7 +35,28 @@ from rnnmnist.training.step import UpdateStats
 # The parts of a line of training that are left out first if a terminal is too narrow.
 # The time left always stays.
 LEAST_IMPORTANT = ("speed", "accuracy", "loss", "epoch", "step", "share")
+_logger = logging.getLogger(__name__)
+_warn_once = functools.cache(_logger.warning)
 REMEDY = "lower train.learning_rate or set train.clip_norm"
+
+
+def write(text: str, end: str = "\n") -> None:
+    """Writes lines to standard output, or logs them if the caller's program does.
+
+    It does if standard output is no terminal, and the logger `rnnmnist` has the level
+    INFO and a handler: each line is then a record. Commands never do, whose logger has
+    the level WARNING. A training does not end because the reader of its output has, as
+    `| head` does.
+    """
+    is_logged = _logger.isEnabledFor(logging.INFO) and _logger.hasHandlers()
+    if is_logged and not is_terminal(sys.stdout):
+        for line in filter(None, text.splitlines()):
+            _logger.info(line)
+        return
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        _warn_once("standard output has no reader any more; training goes on")
 
 
 class Progress(contextlib.AbstractContextManager["Progress"]):
@@ -61,7 +84,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         traceback: TracebackType | None,
     ) -> None:
         if self._is_drawn:
-            print(flush=True)
+            write("")
 
     def start(self, networks: int, parameters: int, *, on_host: bool) -> None:
         """Prints the sizes of the networks and of the run, and where its data stay."""
@@ -119,7 +142,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         """Prints a line, which replaces one on a terminal that has not ended."""
         if self._verbose:
             erase = erase_line(sys.stdout) if self._is_drawn else ""
-            print(erase + text, end=end, flush=True)
+            write(erase + text, end)
             self._is_drawn = not end
 
 
@@ -146,29 +169,29 @@ def print_header(
         devices += "s"
     if process_count() > 1:
         devices += f" of {process_count()} processes"
-    print(
+    write(
         f"{config.model.description} on {task.name}, {seeds}, {devices}, in {workdir}"
     )
     if task.image_shape is None:
         features = format_first_ten(task.feature_names)
         classes = format_first_ten(task.classes)
-        print(
+        write(
             f"{task.sizes} sequences for training / validation / test, of at most "
             f"{task.time_steps:,} time steps with {task.features:,} features "
             f"({features}), in {len(task.classes):,} classes: {classes}"
         )
     if task.validation_groups:
-        print(f"validation on the groups {', '.join(task.validation_groups)}")
+        write(f"validation on the groups {', '.join(task.validation_groups)}")
     class_weights = config.train.class_weight
     if isinstance(class_weights, tuple):
         weights = [f"{name}: {weight:g}" for name, weight in class_weights]
-        print(f"class weights {', '.join(weights)}")
+        write(f"class weights {', '.join(weights)}")
     if complete is not None:
         if step < config.train.num_steps:
             complete += "; train.patience=none or a larger one trains on"
-        print(complete)
+        write(complete)
     elif step:
-        print(f"resuming from step {step}")
+        write(f"resuming from step {step}")
 
 
 def format_first_ten(names: Sequence[str]) -> str:
@@ -220,7 +243,7 @@ def print_summary(
     if steps < config.train.num_steps:
         reason = logs.completion(workdir, steps, config.train)
         early_end = f"; {reason or 'ended by a callback'}"
-    print(
+    write(
         f"\nsteps       {steps:,} ({examples:,} {task.noun}){early_end}\n"
         f"seconds     {seconds['total']:.1f} (data {seconds['data']:.1f}, compile "
         f"{seconds['compile']:.1f}, train {seconds['train']:.1f})\n"

@@ -22,6 +22,8 @@ from rnnmnist.runs.checkpoint_files import newest_readable
 from rnnmnist.runs.workdir import PhaseTimer
 from rnnmnist.runs.writing import write_folder
 from rnnmnist.runtime.compilation import enable_default_cache
+from rnnmnist.runtime.jax_defaults import refuse_fork
+from rnnmnist.runtime.library_logs import without_library_logs
 from rnnmnist.runtime.limits import check_limits
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.loop import train
@@ -60,7 +62,8 @@ def fit(
     continues to its next line (`log_every_steps` updates) and saves; then
     `KeyboardInterrupt` is raised. The same call resumes. A second interrupt raises it
     as soon as the running call of a compiled program or the save under way has ended.
-    Outside of the main thread, `fit` leaves signals alone.
+    Outside of the main thread, `fit` leaves signals alone. SIGTERM is always the
+    caller's; `docs/reliability.md` has the line that makes it such an interrupt.
 
     If jax has no devices yet, `fit` sets the number of CPU devices (for several seeds
     with jax before 0.11, also the environment variable `NPROC`). Unless you have set a
@@ -98,6 +101,9 @@ def fit(
         feature_names: strings [features].
         verbose: whether progress, warnings and a summary are printed. The handlers of
             the logger `rnnmnist` get the warnings, too. `False` holds for all threads.
+            Where standard output is no terminal and that logger has the level INFO,
+            its own or that of the root, and a handler, progress and the summary are
+            records of it instead, one for each line. No other logger gets records.
         callback: is called on process 0 after each validation, which is saved by then,
             with its line of `metrics.jsonl` (`step`, `loss`, `accuracy` and others). If
             it returns True, the run ends there and is evaluated; the same call trains
@@ -111,13 +117,15 @@ def fit(
 
     Raises:
         UserError: if the arrays or a setting are invalid, or the workdir has the run of
-            other arrays or settings, or a callback has no validation to be called for.
+            other arrays or settings, or a callback has no validation to be called for,
+            or this process was forked from one that has trained or loaded a network.
         RunError: if a loss or gradient is not finite, or a file of the run cannot be
             written.
         OSError: if a file cannot be read, or the arrays cannot be saved.
         KeyboardInterrupt: after an interrupt.
     """
     check_limits()
+    refuse_fork()
     folder = parse_folder(str(workdir))
     path = folder / f"{folder.name}.data"  # whose stem is the name of the data set
     values = {
@@ -135,7 +143,11 @@ def fit(
         groups=groups,
         feature_names=feature_names,
     )
-    with stop_on_interrupt() as stop, contextlib.ExitStack() as stack:
+    with (
+        without_library_logs(),
+        stop_on_interrupt() as stop,
+        contextlib.ExitStack() as stack,
+    ):
         if not verbose:
             stack.enter_context(_silence)
         check_workdir(given, folder)

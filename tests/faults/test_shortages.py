@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import REPOSITORY, file_times, run_python
+from support import REPOSITORY, file_times, one_line_error, run_python
 
 import rnnmnist
 from rnnmnist.errors import RunError, UserError
@@ -263,3 +263,25 @@ def test_the_threads_and_files_that_commands_ask_for_are_enough(
             files=needed_files() + 6,
         )
         assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "cli.run(report.main)",
+        "cli.run(lambda _: rnnmnist.RNNClassifier().fit(np.eye(4), [0, 1] * 2))",
+    ],
+    ids=["report", "classifier"],
+)
+def test_a_machine_without_a_temporary_folder_is_told_so(run: Path, use: str) -> None:
+    """As a container with a read-only root has none. No home can be written, either."""
+    program = (
+        "import tempfile, numpy as np, rnnmnist\n"
+        "from rnnmnist import cli, report\n"
+        "tempfile._candidate_tempdir_list = lambda: ['/proc']\n"
+        f"{use}\n"
+    )
+    variables = {"HOME": "/proc/none", "MPLCONFIGDIR": "/proc/none"}
+    variables |= {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    finished = run_python("-c", program, f"--workdir={run}", environment=variables)
+    assert "set the environment variable TMPDIR" in one_line_error(finished)

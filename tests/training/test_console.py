@@ -17,6 +17,7 @@ from support import TASK, make_metrics, run_config
 
 import rnnmnist
 from rnnmnist.errors import RunError
+from rnnmnist.runs.workdir import list_steps
 from rnnmnist.training import events, loop
 from rnnmnist.training.console import Progress
 
@@ -124,3 +125,25 @@ def test_a_message_erases_the_line_on_a_terminal(terminal: Any) -> None:
     variables = os.environ | {"TERM": "xterm"}
     subprocess.run([sys.executable, "-c", program], **streams, env=variables)
     assert [line.rstrip() for line in lines_of(terminal[1])] == ["stop", ""]
+
+
+def test_a_training_goes_on_when_the_reader_of_its_output_has_ended(
+    tmp_path: Path, unoptimized: dict[str, str]
+) -> None:
+    """As with `| head -1`. A line on standard error says so, and the exit code is 0."""
+    labels = np.arange(40) % 2
+    np.savez(tmp_path / "eye.npz", inputs=np.eye(40), labels=labels)
+    command = [sys.executable, "-m", "rnnmnist.main", "--config=files"]
+    command += [f"--workdir={tmp_path / 'run'}", "--config.model.cell=lstm"]
+    command += [f"--config.data.path={tmp_path / 'eye.npz'}", "--num_processes=1"]
+    command += ["--config.train.num_steps=20", "--config.execution.num_devices=1"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=unoptimized) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        assert run.stdout.readline().startswith(b"lstm with ")
+        run.stdout.close()
+        (warning,) = run.stderr.read().splitlines()
+    assert run.returncode == 0
+    assert warning.startswith(b"warning: standard output has no reader")
+    assert list_steps(tmp_path / "run")[-1] == 20

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -20,7 +21,7 @@ import pytest
 import trainer
 from jax.sharding import AxisType
 from orbax.checkpoint import CheckpointManager
-from support import file_times, interrupted_at, run_python
+from support import REPOSITORY, file_times, interrupted_at, run_python
 
 import rnnmnist
 from rnnmnist import Predictor
@@ -406,3 +407,106 @@ def test_what_fit_sets(
         "jax_persistent_cache_min_entry_size_bytes",
     }
     assert set(changed.split()) == (set() if "jax" in before else expected)
+
+
+# A program with the handlers of a service. Its arrays are those of this file.
+SERVICE = """
+import logging, os, signal, sys
+import numpy as np
+import rnnmnist, rnnmnist.errors
+
+logging.basicConfig(level=logging.INFO, format="%(name)s|%(message)s")
+labels = np.arange(40) % 2
+inputs = np.random.default_rng(0).normal(labels[:, None, None], size=(40, 5, 1))
+settings = dict(cell="lstm", hidden_size=4, batch_size=8, num_devices=1)
+settings |= dict(log_every_steps=5, eval_every_steps=10)
+
+
+def fit(num_steps, **others):
+    workdir = sys.argv[1]
+    others = settings | others
+    return rnnmnist.fit(inputs, labels, workdir=workdir, num_steps=num_steps, **others)
+"""
+
+
+def test_records_are_those_of_our_logger(
+    tmp_path: Path, unoptimized: dict[str, str]
+) -> None:
+    """With a root logger at INFO, whose handler gets what is not printed."""
+    program = f"{SERVICE}\nrun = fit(20)\nrnnmnist.Predictor(run).classify(inputs)\n"
+    finished = run_python("-c", program, tmp_path / "run", environment=unoptimized)
+    assert (finished.returncode, finished.stdout) == (0, ""), finished.stderr
+    records = [line.partition("|") for line in finished.stderr.splitlines()]
+    assert {name for name, _, _ in records} == {"rnnmnist.training.console"}
+    messages = [message for _, _, message in records]
+    assert any(message.startswith("step 20  validation loss ") for message in messages)
+    assert any(message.startswith("checkpoint ") for message in messages)
+
+
+def test_a_quiet_fit_logs_nothing(tmp_path: Path, unoptimized: dict[str, str]) -> None:
+    program = f"{SERVICE}\nrnnmnist.Predictor(fit(20, verbose=False))\n"
+    finished = run_python("-c", program, tmp_path / "run", environment=unoptimized)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
+
+
+def test_a_line_of_the_caller_makes_sigterm_an_interrupt(
+    tmp_path: Path, unoptimized: dict[str, str]
+) -> None:
+    """That of `docs/reliability.md`. The run saves between two validations."""
+    page = (REPOSITORY / "docs" / "reliability.md").read_text()
+    (line,) = re.findall("^signal.signal.*$", page, re.MULTILINE)
+    program = f"""{SERVICE}
+{line}
+workdir = Path(sys.argv[1])
+
+
+def terminate(metrics):
+    if metrics.step == 10:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+try:
+    fit(1000, callback=terminate, verbose=False)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    program = f"from pathlib import Path\n{program}"
+    finished = run_python("-c", program, tmp_path / "run", environment=unoptimized)
+    assert finished.stdout == "interrupted\n", finished.stderr
+    assert list_steps(tmp_path / "run")[-1] in (10, 15)
+
+
+def test_a_forked_child_is_told_to_load_after_the_fork(
+    reference: Path, unoptimized: dict[str, str]
+) -> None:
+    """Whether it uses the parent's network, loads one itself, or trains."""
+    program = f"""{SERVICE}
+predictor = rnnmnist.Predictor(sys.argv[2])
+calls = {{
+    "classify": lambda: predictor.classify(inputs),
+    "start": predictor.start,
+    "load": lambda: rnnmnist.Predictor(sys.argv[2]),
+    "fit": lambda: fit(20),
+}}
+for name, call in calls.items():
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        try:
+            call()
+        except rnnmnist.errors.UserError as error:
+            print(name, error, flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+print(predictor.classify(inputs).shape)
+"""
+    unused = reference.parent / "forked" / "run"
+    finished = run_python(
+        "-W", "ignore", "-c", program, unused, reference, environment=unoptimized
+    )
+    assert finished.returncode == 0, finished.stderr
+    *refused, last = finished.stdout.splitlines()
+    assert [line.split()[0] for line in refused] == ["classify", "start", "load", "fit"]
+    assert all("load networks after the fork" in line for line in refused)
+    assert last == "(40, 2)"
+    assert not unused.exists()
