@@ -52,6 +52,9 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        # The functions that turn the values of flags into paths. Their `UserError` is a
+        # `ValueError`, which argparse would replace if they were types of its own.
+        self._paths: dict[str, Callable[[str], Path]] = {}
 
     def add_workdir(
         self,
@@ -65,12 +68,17 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--workdir",
             metavar="DIR",
-            type=files.resolve_workdir,
             help=help,
             required=required,
             default=default,
             action=action,
         )
+        self._paths["workdir"] = files.resolve_workdir
+
+    def add_new_workdir(self, help: str) -> None:
+        """Adds `--workdir`, a folder that need not exist."""
+        self.add_argument("--workdir", metavar="DIR", help=help)
+        self._paths["workdir"] = files.parse_folder
 
     def add_step_and_paths(self) -> None:
         """Adds `--step`, the settings of `PATHS`, and the cell, as `cell`."""
@@ -102,6 +110,12 @@ class Parser(argparse.ArgumentParser):
             from rnnmnist.runtime.limits import check_limits  # imports psutil
 
             check_limits()
+            for name, convert in self._paths.items():
+                given = getattr(args, name)
+                if isinstance(given, list):  # of a flag that can be repeated
+                    setattr(args, name, [convert(text) for text in given])
+                elif given is not None:
+                    setattr(args, name, convert(given))
             return args
         if not unknown[0].startswith("-"):
             raise errors.UserError(
@@ -137,12 +151,7 @@ def training_parser(command: str, description: str | None) -> Parser:
         default="embedded",
         help="path, or name of a shipped configuration (default: %(default)s)",
     )
-    parser.add_argument(
-        "--workdir",
-        metavar="DIR",
-        type=files.parse_folder,
-        help="folder of the run (default: checkpoints/NAME for NAME.py)",
-    )
+    parser.add_new_workdir("folder of the run (default: checkpoints/NAME for NAME.py)")
     group = parser.add_argument_group(
         "several processes", "all three are required where jax does not detect them"
     )
@@ -249,7 +258,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:  # the reader of the output has exited, as `| head` does
         os._exit(1)
     except Exception as error:
-        failure = errors.as_run_error(error)
+        failure = errors.as_failure(error)
         if failure is None:  # an internal fault
             errors.exit_immediately(traceback.format_exc().rstrip(), 1)
         errors.exit_immediately(f"error: {format_error(failure)}", failure.exit_code)

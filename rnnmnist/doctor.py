@@ -9,7 +9,7 @@ work, or would use other devices than required.
 import platform
 
 from rnnmnist import cli
-from rnnmnist.errors import RunError, as_run_error, summarize_error
+from rnnmnist.errors import RunError, as_failure, summarize_error
 from rnnmnist.runtime import machine
 
 
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
                 show(label, result)
             show("verdict", f"a run of {args.name} would work here")
     except Exception as error:  # incompatible libraries and drivers raise many kinds
-        reason = cli.format_error(as_run_error(error) or summarize_error(error))
+        reason = cli.format_error(as_failure(error) or summarize_error(error))
         raise RunError(f"a run of {args.name} would not work here: {reason}") from error
 
 

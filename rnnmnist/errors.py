@@ -2,7 +2,7 @@
 
 Every deliberate failure is a `UserError` or a `RunError` with a message of one line.
 Docstrings list errors in the public API, and where a caller handles them. An `OSError`
-on a path of the user is not caught where it arises: `as_run_error` gives it its line.
+on a path of the user is not caught where it arises: `as_failure` gives it its line.
 Any other exception that leaves an entry point is an internal fault: it keeps its
 traceback, and the exit code is 1.
 """
@@ -41,13 +41,19 @@ NO_TEMPORARY_FOLDER = (
 )
 
 
-class RunError(Exception):
+class Failure(Exception):  # noqa: N818
+    """A deliberate failure: a `UserError` or a `RunError`."""
+
+    exit_code: int
+
+
+class RunError(Failure, RuntimeError):
     """The work could not be done, or a check failed. Exit code 1."""
 
     exit_code = 1
 
 
-class UserError(RunError):
+class UserError(Failure, ValueError):
     """A mistake of the user, or something that the user must do first. Exit code 2.
 
     The message is one line with the setting or file, the value, and what is allowed. It
@@ -65,7 +71,7 @@ class StoppedError(RunError):
         self.exit_code = 128 + signal_number
 
 
-def as_run_error(error: BaseException) -> RunError | None:
+def as_failure(error: BaseException) -> Failure | None:
     """Returns a deliberate failure, or an `OSError` on a path of the user as one.
 
     The message is then the path and the reason. It is a `RunError` if the machine is
@@ -73,7 +79,7 @@ def as_run_error(error: BaseException) -> RunError | None:
     too. That no folder for temporary files can be written is a `UserError`. For any
     other exception, such as an `OSError` on a file of this package, the result is None.
     """
-    if isinstance(error, RunError):
+    if isinstance(error, Failure):
         return error
     if isinstance(error, RuntimeError) and str(error) == NO_THREAD:
         return RunError(f"{error}; raise the limit of processes (ulimit -u)")
@@ -108,7 +114,7 @@ def set_missing_filename(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def prefix_errors(
-    subject: str | Path, remedy: str = "", kind: type[RunError] = UserError
+    subject: str | Path, remedy: str = "", kind: type[Failure] = UserError
 ) -> Iterator[None]:
     """Puts a file, a folder or an array before the messages of errors of this package.
 
@@ -116,11 +122,11 @@ def prefix_errors(
     """
     try:
         yield
-    except RunError as error:
+    except Failure as error:
         error.args = (f"{subject}: {error}",)
         raise
     except Exception as error:  # NumPy, zipfile, pyarrow and TFDS raise many types
-        if not remedy or as_run_error(error):
+        if not remedy or as_failure(error):
             raise
         message = f"{subject}: cannot be read ({summarize_error(error)}); {remedy}"
         raise kind(message) from error

@@ -21,7 +21,7 @@ from rnnmnist.data.sequences.validation import (
     refuse_masked,
     takes_last,
 )
-from rnnmnist.errors import UserError, as_run_error, format_value
+from rnnmnist.errors import UserError, as_failure, format_value
 from rnnmnist.inference.predictor import Predictor
 from rnnmnist.runs.checkpoint_files import network_files
 from rnnmnist.runs.logs import lowest_loss
@@ -54,7 +54,7 @@ class _Folder:
         try:
             self.path = Path(tempfile.mkdtemp(prefix="rnnmnist-"))
         except OSError as error:  # no temporary folder can be written
-            raise as_run_error(error) or error from None
+            raise as_failure(error) or error from None
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 

@@ -73,8 +73,8 @@ def main(argv: list[str]) -> None:
     for name in names:
         try:
             predictions = list(predict(predictor, name))
-        except (errors.RunError, OSError) as error:
-            failure = errors.as_run_error(error)
+        except (errors.Failure, OSError) as error:
+            failure = errors.as_failure(error)
             if failure is None:
                 raise
             message = errors.escape_unprintable(str(failure))

@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh
 from msgspec.structs import asdict
 
 from rnnmnist import cli
+from rnnmnist.__main__ import COMMANDS
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig, fill_defaults, resolve
 from rnnmnist.config.schema import Config, DataConfig, ModelConfig
@@ -31,7 +32,7 @@ from rnnmnist.data.batches import Batch, BatchTransform, Chunk
 from rnnmnist.data.examples import SPLITS, Examples, View
 from rnnmnist.data.image_sets import image_task
 from rnnmnist.data.placement import BatchSource, open_batches
-from rnnmnist.errors import RunError, as_run_error
+from rnnmnist.errors import Failure, as_failure
 from rnnmnist.evaluation.metrics import make_scores
 from rnnmnist.models.classifier import (
     Params,
@@ -218,7 +219,7 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
     The programs of one call serve the next. An internal fault is raised.
     """
-    module = importlib.import_module(f"rnnmnist.{name}")
+    module = importlib.import_module(f"rnnmnist.{COMMANDS.get(name, name)}")
     argv = [str(argument) for argument in arguments]
     # A process that has used jax can join no others.
     argv += ["--num_processes=1"] if name == "main" else []
@@ -233,8 +234,8 @@ def called(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     except SystemExit as ended:  # of `predict`, after lines about files
         assert isinstance(ended.code, int)
         code = ended.code
-    except (RunError, OSError) as error:
-        found = as_run_error(error)
+    except (Failure, OSError) as error:
+        found = as_failure(error)
         if found is None:
             raise
         print(f"error: {cli.format_error(found)}", file=errors)

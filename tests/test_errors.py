@@ -2,15 +2,19 @@
 
 import errno
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from rnnmnist import cli
+from rnnmnist.data.sequences.reading import read_memory
 from rnnmnist.errors import (
     SHIPPED,
+    Failure,
     RunError,
     UserError,
-    as_run_error,
+    as_failure,
     set_missing_filename,
 )
 
@@ -29,9 +33,9 @@ REPORT = SHIPPED / "checkpoints" / "reference" / "report"  # of a model in a whe
     ],
 )
 def test_a_failure_has_one_line(
-    error: Exception, kind: type[RunError], message: str
+    error: Exception, kind: type[Failure], message: str
 ) -> None:
-    found = as_run_error(error)
+    found = as_failure(error)
     assert type(found) is kind
     assert str(found) == message
 
@@ -46,11 +50,35 @@ def test_a_failure_has_one_line(
     ],
 )
 def test_an_internal_fault_keeps_its_traceback(error: Exception) -> None:
-    assert as_run_error(error) is None
+    assert as_failure(error) is None
 
 
 def test_an_error_without_a_path_gets_one(tmp_path: Path) -> None:
     for given, named in ((None, tmp_path), ("/other", "/other")):
         with pytest.raises(OSError) as error, set_missing_filename(tmp_path):
             raise OSError(errno.EINVAL, "invalid", given)
-        assert str(as_run_error(error.value)) == f"{named}: invalid"
+        assert str(as_failure(error.value)) == f"{named}: invalid"
+
+
+def test_programs_can_tell_mistakes_from_failures() -> None:
+    """By the types of Python, and by those of the package, which exclude each other."""
+    assert issubclass(UserError, ValueError)
+    assert not issubclass(UserError, RunError | RuntimeError)
+    assert issubclass(RunError, RuntimeError)
+    assert not issubclass(RunError, ValueError)
+
+
+@pytest.mark.parametrize(
+    "inputs", [[["a"], ["b"]], [[1.0], np.ma.masked_array([1.0], [True])]]
+)
+def test_the_line_of_an_error_is_not_wrapped_into_another(inputs: Any) -> None:
+    with pytest.raises(UserError, match=r"^inputs: (has|is) "):
+        read_memory(inputs, {})
+
+
+@pytest.mark.parametrize("flags", [["--workdir="], ["--workdir=a[b"]])
+def test_an_invalid_folder_keeps_its_line(flags: list[str]) -> None:
+    parser = cli.Parser("evaluate", "")
+    parser.add_workdir()
+    with pytest.raises(UserError, match=r"^workdir: "):
+        parser.parse(flags)

@@ -24,7 +24,7 @@ import msgspec
 from rnnmnist.config.resolving import RunConfig, fill_defaults
 from rnnmnist.config.schema import Config
 from rnnmnist.config.tasks import Task
-from rnnmnist.errors import RunError, UserError, summarize_error
+from rnnmnist.errors import Failure, RunError, UserError, summarize_error
 from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.workdir import HEADER_FILE, SUMS_FILE, list_steps
 
@@ -186,7 +186,7 @@ def read_errors(folder: Path) -> Iterator[None]:
     """Turns the errors of a read, which prove no damage, into RunError."""
     try:
         yield
-    except RunError:
+    except Failure:
         raise
     except Exception as error:  # orbax and tensorstore raise errors of any type
         raise RunError(

@@ -79,8 +79,6 @@ def read_selected_step(workdir: Path, selector: str, function: Callable[[int], T
         step = find_step(workdir, selector, damaged)
         try:
             return function(step)
-        except UserError:
-            raise
         except RunError as error:
             if not (workdir / str(step)).exists():
                 continue

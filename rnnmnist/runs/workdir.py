@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from rnnmnist.config.files import open_folder
 from rnnmnist.config.resolving import RunConfig
 from rnnmnist.config.schema import Config
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.errors import UserError
 from rnnmnist.runs import logs
 from rnnmnist.runs.writing import write_atomically, write_json
 from rnnmnist.runtime import machine
@@ -144,7 +144,7 @@ def _has_configuration(workdir: Path) -> bool:
         tree = json.loads((workdir / CONFIG_FILE).read_bytes())
         Config.from_dict(tree)
     # Another program can have a file of this name, with any content.
-    except (OSError, ValueError, AttributeError, RunError):
+    except (OSError, ValueError, AttributeError):
         return False
     return "seed" in tree
 

@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 from rnnmnist.errors import (
     RunError,
     UserError,
-    as_run_error,
+    as_failure,
     exit_immediately,
     summarize_error,
 )
@@ -83,7 +83,7 @@ def initialize(
                 "if another process of this run has ended, start all of them again to "
                 "resume from the last checkpoint"
             ) from error
-        if as_run_error(error):
+        if as_failure(error):
             _shut_down()
         raise
     _shut_down()
@@ -230,7 +230,7 @@ def _send_failure(key: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if failure := as_run_error(error):
+        if failure := as_failure(error):
             _send(key, {"error": str(failure), "exit_code": failure.exit_code})
         raise
 

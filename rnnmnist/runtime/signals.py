@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from rnnmnist.errors import RunError, exit_immediately
+from rnnmnist.errors import Failure, exit_immediately
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Handler = Callable[[int, FrameType | None], object]  # what it returns is not used
@@ -92,7 +92,7 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
     """Sets a flag on the first SIGINT inside the `with` block, in a function.
 
     A second SIGINT raises `KeyboardInterrupt` at once, since the handler does. If the
-    flag is set, leaving the block raises one, with the message of a `RunError` that
+    flag is set, leaving the block raises one, with the message of a `Failure` that
     leaves it. Outside of the main thread, no signal is handled.
     """
     flag = StopFlag()
@@ -105,7 +105,7 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
     try:
         with signal_handler(signal.SIGINT, on_interrupt):
             yield flag
-    except RunError as error:
+    except Failure as error:
         if flag.number:
             raise KeyboardInterrupt(str(error)) from None
         raise

@@ -13,7 +13,7 @@ import numpy as np
 from rnnmnist.config.resolving import RunConfig, RunTrainConfig, fill_defaults
 from rnnmnist.config.schema import DATA_PATHS, SETTINGS, Config
 from rnnmnist.config.tasks import Task
-from rnnmnist.errors import RunError, UserError, as_run_error
+from rnnmnist.errors import RunError, UserError, as_failure
 from rnnmnist.models.classifier import Params
 from rnnmnist.runs import checkpoints
 from rnnmnist.runs.checkpoint_files import (
@@ -64,7 +64,7 @@ def hold_workdir(workdir: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            failure = as_run_error(error)
+            failure = as_failure(error)
             is_of_callback = BY_CALLBACK in getattr(error, "__notes__", ())
             if failure is None or is_of_callback:
                 raise

@@ -167,7 +167,7 @@ def test_a_run_to_resume_and_another_run(reference_run: Path, tmp_path: Path) ->
     checks = preflight.check_run(config, folder, None)
     text = next(text for label, text in checks if label == "workdir")
     assert text.endswith("a run resumes from step 100")
-    with pytest.raises(RunError, match=r"another run: seed=5 \(checkpoint: 0\)"):
+    with pytest.raises(UserError, match=r"another run: seed=5 \(checkpoint: 0\)"):
         dict(preflight.check_run(config.replace({"seed": 5}), folder, None))
 
 

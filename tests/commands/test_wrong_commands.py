@@ -17,8 +17,9 @@ import pytest
 import trainer
 from support import REPOSITORY, Once, file_times, refused, save_network
 
+from rnnmnist.__main__ import COMMANDS
 from rnnmnist.data import datasets
-from rnnmnist.errors import RunError
+from rnnmnist.errors import Failure
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.workdir import list_steps, lock
 
@@ -219,8 +220,8 @@ def call(command: str) -> str | None:
     """Runs a command in this process; returns the message of its error, if any."""
     name, *argv = command.split()
     try:
-        importlib.import_module(f"rnnmnist.{name}").main(argv)
-    except RunError as error:
+        importlib.import_module(f"rnnmnist.{COMMANDS.get(name, name)}").main(argv)
+    except Failure as error:
         return str(error)
     return None
 

@@ -15,7 +15,7 @@ import trainer
 from support import Command, array_checksums, called, damaged
 
 from rnnmnist.config.schema import SETTINGS
-from rnnmnist.errors import RunError, UserError
+from rnnmnist.errors import Failure, UserError
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.runs import checkpoints, logs, results
 from rnnmnist.runs.checkpoint_files import DamagedError, find_fault, read_header
@@ -391,13 +391,13 @@ def test_random_edits_cause_errors_or_have_no_effect(
             else:
                 found += 1
         for selector in ("best", "latest"):
-            with contextlib.suppress(RunError):
+            with contextlib.suppress(Failure):
                 find_step(workdir, selector)
         try:
             check_settings(config, workdir)
             for path in (workdir / "evaluation").glob("*"):
                 results.read_result(path, params_sha256)
-        except RunError as error:
+        except Failure as error:
             assert "\n" not in str(error).strip(), edit
         logs.remove_metrics_after(workdir, NEWEST)
         if (workdir / "metrics.jsonl").exists():

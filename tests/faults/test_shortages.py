@@ -140,7 +140,7 @@ FEW_DESCRIPTORS = """
 import os, resource, shutil, sys
 from pathlib import Path
 import numpy as np, rnnmnist
-from rnnmnist.errors import as_run_error
+from rnnmnist.errors import as_failure
 
 run = Path(sys.argv[1])
 inputs, labels = np.load(run / "run.data/inputs.npy"), np.arange(40) % 2
@@ -162,7 +162,7 @@ for free in range(2, 24, 3):
     try:
         resume(copy)
     except Exception as error:
-        print(as_run_error(error) or f"no line: {error!r}")
+        print(as_failure(error) or f"no line: {error!r}")
     for descriptor in held:
         os.close(descriptor)
 """

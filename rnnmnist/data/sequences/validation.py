@@ -198,7 +198,6 @@ def takes_last(counts: np.ndarray, kept: np.ndarray) -> np.ndarray:
 def _pad_list(sequences: Sequence[Any]) -> tuple[Any, np.ndarray | None]:
     """Returns sequences as one array, with their lengths if these differ."""
     try:
-        arrays = [_array("inputs", sequence, "biuf") for sequence in sequences]
         lengths = np.array(list(map(len, arrays)))
         if np.all(lengths == lengths[:1]):
             return sequences, None
@@ -207,6 +206,7 @@ def _pad_list(sequences: Sequence[Any]) -> tuple[Any, np.ndarray | None]:
             raise ValueError("a sequence must be [time, features] or [time]")
     except (ValueError, TypeError) as error:  # such as other numbers of features
         raise UserError(f"inputs: {summarize_error(error)}") from error
+    arrays = [_array("inputs", sequence, "biuf") for sequence in sequences]
     return pad(values.reshape(len(values), -1), lengths), lengths
 
 

@@ -24,7 +24,7 @@ from rnnmnist.data.sequences.moments import Moments
 from rnnmnist.data.sequences.reading import read, to_dataset
 from rnnmnist.data.sequences.tables import read_stream
 from rnnmnist.data.sequences.validation import Sequences, validate
-from rnnmnist.errors import UserError, as_run_error
+from rnnmnist.errors import UserError, as_failure
 from rnnmnist.runtime import machine
 
 NAN = float("nan")
@@ -124,7 +124,7 @@ def refusal(path: Path) -> str:
     """Returns the message with which a file is refused, which is one line."""
     with pytest.raises((UserError, OSError)) as error:
         load(path)
-    message = str(as_run_error(error.value))
+    message = str(as_failure(error.value))
     assert message.startswith(str(path.parent))
     assert message.isprintable()
     return message
