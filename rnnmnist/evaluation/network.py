@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from msgspec.structs import asdict
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from rnnmnist.config.platforms import Execution
 from rnnmnist.config.resolving import RunConfig
@@ -23,10 +23,15 @@ from rnnmnist.data.examples import (
     find_invalid,
     permutation_sha256,
 )
-from rnnmnist.data.sequences.validation import Sequences, refuse_masked
+from rnnmnist.data.sequences.validation import (
+    SequenceInputs,
+    Sequences,
+    refuse_masked,
+)
 from rnnmnist.errors import (
     UserError,
     escape_unprintable,
+    format_value,
     prefix_errors,
     summarize_error,
 )
@@ -44,6 +49,7 @@ from rnnmnist.models.classifier import (
 from rnnmnist.models.user_cells import pin_cell
 from rnnmnist.runs.checkpoint_files import read_header
 from rnnmnist.runs.checkpoints import params_sha256, read_arrays
+from rnnmnist.runs.logs import Metrics
 from rnnmnist.runs.results import Result
 from rnnmnist.runs.selection import read_selected_step
 from rnnmnist.runtime.jax_defaults import jax_defaults
@@ -62,7 +68,7 @@ class StreamState(NamedTuple):
     """What a network remembers of a sequence so far."""
 
     carry: StreamCarry  # with a leading ensemble axis
-    last: np.ndarray  # float32 [features], the last inputs; 0 before the first
+    last: NDArray[np.float32]  # [features], the last inputs; 0 before the first
 
 
 class TrainedNetwork:
@@ -74,6 +80,20 @@ class TrainedNetwork:
     `num_parameters` counts the trained ones of each network. `view` reads images;
     `normalization` converts sequences. `paths` are settings of files that have moved.
     """
+
+    workdir: Path
+    checkpoint_step: int
+    config: RunConfig
+    task: Task
+    validation: Metrics | None
+    params: Params
+    mesh: Mesh
+    params_sha256: str
+    num_parameters: int
+    view: View
+    normalization: Normalization
+    paths: Mapping[str, str | None]
+    model: SequenceClassifier
 
     @jax_defaults()
     @without_library_logs()
@@ -118,7 +138,7 @@ class TrainedNetwork:
         saved = read_arrays(self.workdir, step, "params", like)
         self.params_sha256 = params_sha256(saved)
         put = functools.partial(device_put, sharding=replicated_sharding(self.mesh))
-        self.params: Params = jax.tree.map(put, saved)
+        self.params = jax.tree.map(put, saved)
 
     def _find_files(self, config: RunConfig) -> RunConfig:
         """Returns a configuration of a checkpoint with the present paths of its files.
@@ -167,7 +187,9 @@ class TrainedNetwork:
             return None
         return self.view(np.arange(np.prod(shape)).reshape(1, *shape))[0]
 
-    def inputs(self, values: Any, lengths: ArrayLike | None = None) -> Inputs:
+    def inputs(
+        self, values: SequenceInputs, lengths: ArrayLike | None = None
+    ) -> Inputs:
         """Returns images, or sequences before their normalization, as inputs."""
         if self.task.image_shape is None:
             from rnnmnist.data.sequences.reading import read_memory  # imports pyarrow
@@ -245,7 +267,11 @@ class TrainedNetwork:
                 "training (their SHA-256 differs); to evaluate on them, set "
                 f"data.path={config.path}"
             )
-        split = split or task.evaluated_split
+        split = task.evaluated_split if split is None else split
+        if split not in splits:
+            raise UserError(
+                f"split: must be one of {', '.join(splits)}, not {format_value(split)}"
+            )
         if not len(splits[split]):
             raise UserError(
                 f"split: {task.name} has no {split} split; choose "
@@ -312,7 +338,7 @@ class TrainedNetwork:
     @jax_defaults()
     def step(
         self, state: StreamState, features: ArrayLike
-    ) -> tuple[StreamState, np.ndarray]:
+    ) -> tuple[StreamState, NDArray[np.float32]]:
         """Classifies a sequence after one more time step, in constant time and memory.
 
         Args:

@@ -3,13 +3,14 @@
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from rnnmnist.config.files import REFERENCES, resolve_workdir
 from rnnmnist.data.image_sets import DIGITS
+from rnnmnist.data.sequences.validation import SequenceInputs
 from rnnmnist.errors import UserError
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.occlusion import occlude
@@ -18,16 +19,13 @@ from rnnmnist.inference import image_io
 from rnnmnist.inference.preprocessing import Stages, preprocess
 from rnnmnist.runtime.compilation import enable_default_cache
 
-# Arrays, lists of arrays, or tables: objects of any type with Arrow's interface.
-SequenceInputs = Any
-
 
 class Prediction(NamedTuple):
     """The prediction of a network for one image."""
 
     # float32 [time, classes], after each time step. If the network reads in both
     # directions, there is only the last one.
-    probabilities: np.ndarray
+    probabilities: NDArray[np.float32]
     stages: Stages  # the image during preprocessing
 
     @property
@@ -122,7 +120,7 @@ class Predictor(TrainedNetwork):
         lengths: ArrayLike | None = None,
         *,
         every_step: bool = False,
-    ) -> np.ndarray:
+    ) -> NDArray[np.float32]:
         """Returns the probabilities of each class after the last time step.
 
         Args:
@@ -149,7 +147,7 @@ class Predictor(TrainedNetwork):
 
     def occlusion(
         self, inputs: SequenceInputs, lengths: ArrayLike | None = None
-    ) -> np.ndarray:
+    ) -> NDArray[np.float32]:
         """Returns on which time steps each prediction depends, float32 [n, time].
 
         A sequence is divided into windows of a 28th of its time steps, rounded up. The

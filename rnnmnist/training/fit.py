@@ -4,18 +4,19 @@ import contextlib
 import logging
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import find_config, load_config, parse_folder
+from rnnmnist.config.fit_settings import FitSettings
 from rnnmnist.config.resolving import resolve, settings_of_data
 from rnnmnist.config.schema import SETTINGS
 from rnnmnist.config.settings import LISTED, find
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
-from rnnmnist.data.sequences.validation import Sequences
+from rnnmnist.data.sequences.validation import SequenceInputs, Sequences
 from rnnmnist.errors import UserError
 from rnnmnist.models.user_cells import pin_cell
 from rnnmnist.runs.checkpoint_files import newest_readable
@@ -42,7 +43,7 @@ LISTED_WITH_SECTIONS = f"{LISTED}; leave out their sections, as in num_steps"
 
 
 def fit(
-    inputs: Any,
+    inputs: SequenceInputs,
     labels: ArrayLike | None = None,
     *,
     workdir: str | Path,
@@ -52,7 +53,7 @@ def fit(
     feature_names: ArrayLike | None = None,
     verbose: bool = True,
     callback: Callback | None = None,
-    **settings: object,
+    **settings: Unpack[FitSettings],
 ) -> Path:
     """Trains a classifier of sequences, or resumes the run in `workdir`.
 

@@ -25,7 +25,12 @@ from rnnmnist.data.examples import (
 from rnnmnist.data.sequences.moments import Moments, find_far_values
 from rnnmnist.data.sequences.tables import read_csv, read_parquet, read_stream
 from rnnmnist.data.sequences.ts import read_ts
-from rnnmnist.data.sequences.validation import Sequences, check_memory, validate
+from rnnmnist.data.sequences.validation import (
+    SequenceInputs,
+    Sequences,
+    check_memory,
+    validate,
+)
 from rnnmnist.errors import UserError, format_value, prefix_errors, suggest_name
 
 SEQUENCE_FORMATS = "a .npz, .ts, .csv or .parquet file, or a folder of .npy files"
@@ -105,7 +110,11 @@ def read(path: Path, roles: Mapping[str, str] = {}, *, pair: bool = True) -> Seq
         return validate(**arrays)
 
 
-def read_memory(inputs: Any, roles: Mapping[str, str] = {}, **arrays: Any) -> Sequences:
+def read_memory(
+    inputs: SequenceInputs,
+    roles: Mapping[str, str] = {},
+    **arrays: Any,
+) -> Sequences:
     """Checks arrays, as `validate` does, or a table, as `read_stream` does."""
     with prefix_errors("inputs", "pass another table"):
         # An array is classified, or has its labels beside it.
@@ -121,8 +130,10 @@ def read_memory(inputs: Any, roles: Mapping[str, str] = {}, **arrays: Any) -> Se
 
 
 def read_sequences(
-    source: Any, columns: str | None = None
-) -> tuple[list[np.ndarray], np.ndarray | None, np.ndarray | None, Any]:
+    source: str | Path | SequenceInputs, columns: str | None = None
+) -> tuple[
+    list[np.ndarray], np.ndarray | None, np.ndarray | None, tuple[str, ...] | None
+]:
     """Reads labelled or unlabelled sequences for the tools of scikit-learn.
 
     >>> import pandas, rnnmnist

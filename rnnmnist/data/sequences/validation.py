@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -88,8 +88,18 @@ class Sequences:
         return splits | {"train": train[~is_held_out], "validation": train[is_held_out]}
 
 
+class Table(Protocol):
+    """A table in memory with Arrow's interface, such as a frame of pandas or polars."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Returns a capsule with a stream of the rows."""
+
+
+SequenceInputs = ArrayLike | Table  # arrays, lists of arrays, or a table
+
+
 def validate(
-    inputs: ArrayLike,
+    inputs: SequenceInputs,
     labels: ArrayLike | None = None,
     *,
     lengths: ArrayLike | None = None,
@@ -197,6 +207,7 @@ def takes_last(counts: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 def _pad_list(sequences: Sequence[Any]) -> tuple[Any, np.ndarray | None]:
     """Returns sequences as one array, with their lengths if these differ."""
+    arrays = [_array("inputs", sequence, "biuf") for sequence in sequences]
     try:
         lengths = np.array(list(map(len, arrays)))
         if np.all(lengths == lengths[:1]):
@@ -206,7 +217,6 @@ def _pad_list(sequences: Sequence[Any]) -> tuple[Any, np.ndarray | None]:
             raise ValueError("a sequence must be [time, features] or [time]")
     except (ValueError, TypeError) as error:  # such as other numbers of features
         raise UserError(f"inputs: {summarize_error(error)}") from error
-    arrays = [_array("inputs", sequence, "biuf") for sequence in sequences]
     return pad(values.reshape(len(values), -1), lengths), lengths
 
 
@@ -244,7 +254,7 @@ def refuse_masked(name: str, values: Any) -> None:
 
 
 def _array(
-    name: str, values: ArrayLike, kinds: str, size: int | None = None
+    name: str, values: SequenceInputs, kinds: str, size: int | None = None
 ) -> np.ndarray:
     """Returns an array of some of NumPy's kinds, and with `size` of that shape."""
     refuse_masked(name, values)
