@@ -11,6 +11,7 @@ import sys
 
 TYPE_CHECKING = False  # type checkers take it for that of `typing`, a slow import
 if TYPE_CHECKING:
+    from rnnmnist.config.fit_settings import FitSettings
     from rnnmnist.config.schema import (
         Config,
         DataConfig,
@@ -19,23 +20,43 @@ if TYPE_CHECKING:
         TrainConfig,
     )
     from rnnmnist.data.sequences.reading import read_sequences
+    from rnnmnist.errors import RunError, UserError
     from rnnmnist.estimator import RNNClassifier as RNNClassifier
+    from rnnmnist.evaluation.network import StreamState
+    from rnnmnist.exporting.comparison import Certificate, Export
     from rnnmnist.inference.predictor import Prediction, Predictor
+    from rnnmnist.reporting.pages import Report
+    from rnnmnist.runs.logs import Metrics
+    from rnnmnist.runs.results import Result
+    from rnnmnist.runs.scores import Scores
     from rnnmnist.training.fit import fit
 
     __version__: str
 
 __all__ = [  # without RNNClassifier, which needs scikit-learn
+    "Certificate",
     "Config",
     "DataConfig",
     "ExecutionConfig",
+    "Export",
+    "FitSettings",
+    "Metrics",
     "ModelConfig",
     "Prediction",
     "Predictor",
+    "Report",
+    "Result",
+    "RunError",
+    "Scores",
+    "StreamState",
     "TrainConfig",
+    "UserError",
     "__version__",
+    "evaluate",
+    "export",
     "fit",
     "read_sequences",
+    "report",
 ]
 
 
@@ -57,22 +78,44 @@ if sys.argv[:1] == ["-m"] and len(sys.argv) < len(sys.orig_argv):
     if _module.partition(".")[0] == "rnnmnist":
         _end_on_interrupt()
 
+# These are functions, with the names of their modules. They are imported here, since
+# the first import of a module sets the attribute of its package to the module.
+from rnnmnist.evaluate import evaluate  # noqa: E402
+from rnnmnist.export import export  # noqa: E402
+from rnnmnist.report import report  # noqa: E402
+
+# The modules of the other public names.
 _MODULES = {
+    "Certificate": "exporting.comparison",
+    "Config": "config.schema",
+    "DataConfig": "config.schema",
+    "ExecutionConfig": "config.schema",
+    "Export": "exporting.comparison",
+    "FitSettings": "config.fit_settings",
+    "Metrics": "runs.logs",
+    "ModelConfig": "config.schema",
     "Prediction": "inference.predictor",
     "Predictor": "inference.predictor",
     "RNNClassifier": "estimator",
+    "Report": "reporting.pages",
+    "Result": "runs.results",
+    "RunError": "errors",
+    "Scores": "runs.scores",
+    "StreamState": "evaluation.network",
+    "TrainConfig": "config.schema",
+    "UserError": "errors",
     "fit": "training.fit",
     "read_sequences": "data.sequences.reading",
 }
 
+if not TYPE_CHECKING:  # for which every name would be an attribute
 
-def __getattr__(name: str) -> object:
-    """Imports a public name on first use, so that `--help` does not import jax."""
-    if name not in __all__ and name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "__version__":
-        from importlib import metadata
+    def __getattr__(name: str) -> object:
+        """Imports a public name on first use, so that `--help` does not import jax."""
+        if name == "__version__":
+            from importlib import metadata
 
-        return metadata.version("rnnmnist")
-    module = _MODULES.get(name, "config.schema")
-    return getattr(importlib.import_module(f"rnnmnist.{module}"), name)
+            return metadata.version("rnnmnist")
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"rnnmnist.{_MODULES[name]}"), name)

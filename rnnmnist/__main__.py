@@ -4,8 +4,17 @@ import importlib
 
 import rnnmnist
 
-_MODULES = ("evaluate", "predict", "export", "report", "page", "doctor")
-COMMANDS = {"train": "main"} | {name: name for name in _MODULES}
+# The module of each command. Functions of Python have the names of three of them, so
+# that these commands are the module `__main__` of a package.
+COMMANDS = {
+    "train": "main",
+    "evaluate": "evaluate.__main__",
+    "predict": "predict",
+    "export": "export.__main__",
+    "report": "report.__main__",
+    "page": "page",
+    "doctor": "doctor",
+}
 
 
 def main(argv: list[str]) -> None:

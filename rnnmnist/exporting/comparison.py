@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.export
@@ -27,19 +28,47 @@ _logger = logging.getLogger(__name__)
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a comparison, as in `certificate.json`."""
+    """The result of a comparison, as in `certificate.json`.
+
+    Attributes:
+        dataset: the name of the data.
+        split: `test`, or, in a run without one, `validation` or else `train`.
+        step: that of the checkpoint.
+        params_sha256: as in result files.
+        artefact_sha256: the SHA-256 of the file.
+        examples: their number.
+        correct: the number of predictions of the export that are the label.
+        differing: the number of those that are not the network's.
+        ties: the number of differing predictions of classes whose logits differ by
+            rounding only.
+        max_abs_difference: the largest difference between logits.
+        versions: the versions of libraries, by their names.
+    """
 
     dataset: str
     split: str
     step: int
-    params_sha256: str  # as in result files
+    params_sha256: str
     artefact_sha256: str
     examples: int
-    correct: int  # predictions of the export that are the label
-    differing: int  # predictions of the export other than those of the network
-    ties: int  # differing predictions of classes whose logits differ by rounding only
-    max_abs_difference: float  # between logits
-    versions: dict[str, str]  # by library
+    correct: int
+    differing: int
+    ties: int
+    max_abs_difference: float
+    versions: dict[str, str]
+
+
+class Export(NamedTuple):
+    """A network in a format of another runtime.
+
+    Attributes:
+        folder: contains the network, `model.onnx` or `model.stablehlo`, and
+            `certificate.json`.
+        certificate: the content of that file.
+    """
+
+    folder: Path
+    certificate: Certificate
 
 
 @jax_defaults()

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,6 +30,7 @@ from rnnmnist.runs import logs
 from rnnmnist.runs.checkpoint_files import newest_readable
 from rnnmnist.runs.scores import Scores
 from rnnmnist.runtime.jax_defaults import jax_defaults
+from rnnmnist.runtime.mesh import make_cpu_mesh
 
 MAX_ERRORS = 16  # examples of the gallery
 MAX_CLASSES = 50  # with more, the confusion matrix is not drawn
@@ -80,6 +81,26 @@ class RunData:
         return ", ".join(processors) or "not recorded"
 
 
+class Report(NamedTuple):
+    """The files of a report, and the scores that it shows.
+
+    Attributes:
+        dataset: the name of the evaluated data.
+        split: `test`, or, in a run without one, `validation` or else `train`.
+        step: that of the checkpoint.
+        scores: those on all examples of the split.
+        pictures: the PNG files.
+        page: the HTML file, which contains the pictures.
+    """
+
+    dataset: str
+    split: str
+    step: int
+    scores: Scores
+    pictures: tuple[Path, ...]
+    page: Path
+
+
 def load_run_data(
     workdir: Path,
     selector: str,
@@ -90,7 +111,7 @@ def load_run_data(
 
     `paths` and `cell` are those of `TrainedNetwork`.
     """
-    network = TrainedNetwork(workdir, selector, paths=paths, cell=cell)
+    network = TrainedNetwork(workdir, selector, make_cpu_mesh(), paths, cell)
     task, split, examples = network.load_split()
     every_step = not network.config.model.bidirectional
     lengths = examples.lengths if every_step else None

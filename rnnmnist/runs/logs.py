@@ -16,12 +16,19 @@ from rnnmnist.runs.writing import sync, write_atomically
 
 
 class Metrics(Scores, frozen=True, kw_only=True, omit_defaults=True):
-    """The scores at a step: a line of `metrics.jsonl`."""
+    """The scores at a step: a line of `metrics.jsonl`, and what a callback gets.
+
+    Attributes:
+        step: the number of updates that are finished.
+        split: `train` or `validation`; of random filters also `leave_one_out`, or with
+            groups `leave_one_group_out`.
+        examples_per_second: in training, by all members together.
+    """
 
     FILE_NAME: ClassVar[str] = "metrics.jsonl"
     step: int
-    split: str  # or `leave_one_out`, or with groups `leave_one_group_out`
-    examples_per_second: float | None = None  # in training, by all members together
+    split: str
+    examples_per_second: float | None = None
 
 
 def completion(workdir: Path, step: int, config: RunTrainConfig) -> str | None:

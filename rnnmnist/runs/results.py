@@ -16,8 +16,20 @@ _logger = logging.getLogger(__name__)
 class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     """The scores of a checkpoint on a split: the content of a result file.
 
-    `num_parameters` counts the trained parameters of one member of an ensemble;
-    `params_sha256` is over all arrays of all members.
+    Every result has `accuracy_interval`, `balanced_accuracy` and `confusion`. The
+    results of an ensemble's members have none of the attributes from `task` on.
+
+    Attributes:
+        dataset: the name of the evaluated data.
+        split: `train`, `validation` or `test`.
+        step: that of the checkpoint.
+        num_parameters: the number of trained parameters of one member.
+        params_sha256: the SHA-256 of all parameter arrays of all members.
+        task: the evaluated data.
+        permutation: the order of the pixels in the view `permuted`.
+        permutation_sha256: the SHA-256 of that order.
+        trained_on_sha256: `Task.sha256` of the training data.
+        tutorial_128: the scores on the first 128 test examples.
     """
 
     dataset: str
@@ -25,16 +37,14 @@ class Result(Scores, frozen=True, kw_only=True, omit_defaults=True):
     step: int
     num_parameters: int
     params_sha256: str
-    # Every result has these, which other scores can lack.
     accuracy_interval: tuple[float, float]
     balanced_accuracy: float
     confusion: tuple[tuple[int, ...], ...]
-    # The results of an ensemble's members do not have these.
-    task: Task | None = None  # the evaluated data
-    permutation: str | None = None  # order of the pixels in the view `permuted`
+    task: Task | None = None
+    permutation: str | None = None
     permutation_sha256: str | None = None
-    trained_on_sha256: str | None = None  # `Task.sha256` of the training data
-    tutorial_128: Scores | None = None  # on the first 128 test examples
+    trained_on_sha256: str | None = None
+    tutorial_128: Scores | None = None
     members: tuple["Result", ...] = ()
 
 
@@ -43,16 +53,24 @@ def result_path(workdir: Path, split: str, step: int) -> Path:
     return workdir / "evaluation" / f"{split}-{step}.json"
 
 
-def write_result(workdir: Path, result: Result) -> Path:
-    """Writes the file of a result in a workdir, and returns its path.
+def path_of(result: Result, workdir: Path) -> Path:
+    """Returns the path of a result.
 
-    If the data are others than those of the training, the name has their SHA-256. A
-    read-only workdir causes a warning.
+    If the data are others than those of the training, the name has their SHA-256.
     """
     path = result_path(workdir, result.split, result.step)
     sha256 = None if result.task is None else result.task.sha256
     if sha256 != result.trained_on_sha256:
         path = path.with_stem(f"{path.stem}-{str(sha256)[:8]}")
+    return path
+
+
+def write_result(workdir: Path, result: Result) -> Path:
+    """Writes the file of a result in a workdir, and returns its path.
+
+    A read-only workdir causes a warning.
+    """
+    path = path_of(result, workdir)
     try:
         write_json(path, result)
     except OSError as error:

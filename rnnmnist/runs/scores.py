@@ -7,25 +7,43 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The predictions of a network, or of an ensemble, for labelled examples, counted.
 
     Counts of an ensemble are sums over its members; accuracies and losses are means.
+    Accuracies are fractions. What is None, or empty, is what these scores do not have.
+
+    Attributes:
+        seed: that of the first member.
+        examples: their number, for each network.
+        correct: the number of correct predictions.
+        accuracy: the fraction of correct predictions.
+        loss: the mean cross-entropy, in nats.
+        accuracy_interval: 95 % Wilson interval over examples. Only the evaluation of a
+            whole split has it and the next two. Of these, a line of `metrics.jsonl` has
+            at most the balanced accuracy.
+        balanced_accuracy: the mean accuracy over the classes.
+        confusion: counts by [true class][predicted class].
+        accuracy_mean: as `accuracy`. Only the evaluation of an ensemble on a whole
+            split has it and the next four.
+        accuracy_std: the standard deviation over the members, with `ddof=1`.
+        accuracy_mean_interval: 95 % t interval over the members.
+        ensemble_correct: the number of correct predictions by the mean of the members'
+            probabilities.
+        ensemble_accuracy: their fraction.
+        members: the scores of each network of an ensemble; empty for a single network.
     """
 
-    seed: int | None = None  # of the first member
-    examples: int  # for each network
+    seed: int | None = None
+    examples: int
     correct: int
     accuracy: float
-    loss: float  # mean cross-entropy in nats
-    # Only the evaluation of a whole split has these. Of them, a line of `metrics.jsonl`
-    # has at most the balanced accuracy.
-    accuracy_interval: tuple[float, float] | None = None  # 95 % Wilson, over examples
-    balanced_accuracy: float | None = None  # mean over the classes
-    confusion: tuple[tuple[int, ...], ...] = ()  # [true class][predicted class]
-    # Only the evaluation of an ensemble on a whole split has these.
+    loss: float
+    accuracy_interval: tuple[float, float] | None = None
+    balanced_accuracy: float | None = None
+    confusion: tuple[tuple[int, ...], ...] = ()
     accuracy_mean: float | None = None
-    accuracy_std: float | None = None  # with `ddof=1`
-    accuracy_mean_interval: tuple[float, float] | None = None  # 95 % t interval
-    ensemble_correct: int | None = None  # by the mean of the members' probabilities
+    accuracy_std: float | None = None
+    accuracy_mean_interval: tuple[float, float] | None = None
+    ensemble_correct: int | None = None
     ensemble_accuracy: float | None = None
-    members: tuple["Scores", ...] = ()  # empty for a single network
+    members: tuple["Scores", ...] = ()
 
     @property
     def networks(self) -> "tuple[Scores, ...]":

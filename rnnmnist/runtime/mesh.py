@@ -73,6 +73,19 @@ def make_device_mesh() -> Mesh:
     return _build_mesh(_local_devices()[:1], (1, 1))
 
 
+def make_cpu_mesh() -> Mesh:
+    """Returns the mesh of one CPU device; of another one if jax may not use the CPU.
+
+    On a CPU, products of matrices have the precision of float32 by default.
+    """
+    _split_cpu(None, is_ensemble=True)
+    try:
+        devices = jax.local_devices(backend="cpu")
+    except RuntimeError:  # such as by JAX_PLATFORMS=cuda
+        devices = _local_devices()
+    return _build_mesh(devices[:1], (1, 1))
+
+
 def make_batch_mesh(mesh: Mesh) -> Mesh:
     """Returns a mesh of the same devices, all of which divide the batch."""
     return _build_mesh(mesh.devices.ravel().tolist(), (1, mesh.size))

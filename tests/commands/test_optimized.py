@@ -8,7 +8,8 @@ from support import output_of, run_python
 
 PROGRAM = """
 import sys
-from rnnmnist import evaluate, main, predict
+from rnnmnist import main, predict
+from rnnmnist.evaluate import __main__ as evaluate
 
 workdir, data_dir = sys.argv[1:]
 run = [f"--workdir={workdir}", f"--config.data.data_dir={data_dir}"]

@@ -20,9 +20,11 @@ import trainer
 from support import Once, damaged, file_times, refused
 
 import rnnmnist
-from rnnmnist import evaluate, main, predict, report
+from rnnmnist import main, predict
 from rnnmnist.data import placement
 from rnnmnist.errors import RunError, UserError
+from rnnmnist.evaluate import __main__ as evaluate
+from rnnmnist.report import __main__ as report
 from rnnmnist.runs import logs
 from rnnmnist.runs.workdir import lock
 from rnnmnist.runtime.machine import Memory

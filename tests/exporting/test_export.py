@@ -14,12 +14,12 @@ import onnxruntime
 import pytest
 from support import refused, save_network
 
-from rnnmnist import export
 from rnnmnist.config.schema import CELLS, LINEAR_CELLS, Config, DataConfig, ModelConfig
 from rnnmnist.data import datasets
 from rnnmnist.errors import RunError
 from rnnmnist.evaluation.network import TrainedNetwork
 from rnnmnist.evaluation.probabilities import combine_members, softmax
+from rnnmnist.export import __main__ as export
 from rnnmnist.exporting import write_onnx
 from rnnmnist.exporting.comparison import (
     exported_inputs,

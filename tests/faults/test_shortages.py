@@ -277,7 +277,7 @@ def test_a_machine_without_a_temporary_folder_is_told_so(run: Path, use: str) ->
     """As a container with a read-only root has none. No home can be written, either."""
     program = (
         "import tempfile, numpy as np, rnnmnist\n"
-        "from rnnmnist import cli, report\n"
+        "from rnnmnist import cli\nfrom rnnmnist.report import __main__ as report\n"
         "tempfile._candidate_tempdir_list = lambda: ['/proc']\n"
         f"{use}\n"
     )

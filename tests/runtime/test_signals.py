@@ -149,7 +149,8 @@ def test_a_signal_that_training_no_longer_sees_ends_a_command(number: int) -> No
 
 INTERRUPTED_EXPORT = """
 import os, signal, time
-from rnnmnist import cli, export
+from rnnmnist import cli
+from rnnmnist.export import __main__ as export
 from rnnmnist.exporting import comparison
 
 def compare(*_):

@@ -5,9 +5,8 @@
 The report is written to DIR/report.
 """
 
-import shlex
-
 from rnnmnist import cli
+from rnnmnist.report import report
 
 
 def main(argv: list[str]) -> None:
@@ -17,17 +16,20 @@ def main(argv: list[str]) -> None:
     parser.add_step_and_paths()
     args = parser.parse(argv)
     from rnnmnist.evaluation.metrics import format_accuracies
-    from rnnmnist.reporting.pages import load_run_data, report_run
     from rnnmnist.runtime.compilation import use_cpu
 
     use_cpu()
-    command = shlex.join(["python", "-m", "rnnmnist.report", *argv])
-    run = load_run_data(args.workdir, args.step, cli.parse_settings(args), args.cell)
-    print(
-        f"{run.task.name} {run.split} at step {run.network.checkpoint_step}: "
-        f"{format_accuracies(run.scores)}, loss {run.scores.loss:.4f}"
+    written = report(
+        args.workdir,
+        selector=args.step,
+        paths=cli.parse_settings(args),
+        cell=args.cell,
     )
-    print(*report_run(run, command), sep="\n")
+    print(
+        f"{written.dataset} {written.split} at step {written.step}: "
+        f"{format_accuracies(written.scores)}, loss {written.scores.loss:.4f}"
+    )
+    print(*written.pictures, written.page, sep="\n")
 
 
 if __name__ == "__main__":
