@@ -3,7 +3,8 @@
     python -m rnnmnist.main --config=files --config.data.path=FILE_OR_FOLDER
 
 The path is a .npz, .ts, .csv or .parquet file, or a folder of .npy files;
-docs/sequences.md describes them.
+docs/sequences.md describes them. Fewer than 1,000 training sequences are classified by
+random filters, unless a setting of the network below is given on the command line.
 """
 
 from rnnmnist import Config, DataConfig, ModelConfig, TrainConfig
@@ -13,6 +14,12 @@ def get_config() -> Config:
     """Returns the configuration."""
     return Config(
         data=DataConfig(name="files"),
-        model=ModelConfig(cell="lru", hidden_size=64, pooling="mean", differences=True),
+        model=ModelConfig(
+            filters_below=1000,
+            cell="lru",
+            hidden_size=64,
+            pooling="mean",
+            differences=True,
+        ),
         train=TrainConfig(num_epochs=20, min_steps=600, learning_rate=4e-3),
     )

@@ -28,11 +28,11 @@ def main(argv: list[str]) -> None:
         from rnnmnist.runtime.compilation import enable_compilation_cache
         from rnnmnist.runtime.distributed import initialize
         from rnnmnist.training.preflight import check_run
-        from rnnmnist.training.resume import take_class_weights
+        from rnnmnist.training.resume import decide_network, take_class_weights
 
         enable_compilation_cache()
         with initialize(*args.processes):
-            config = take_class_weights(args)
+            config = decide_network(take_class_weights(args), args.workdir)
             for label, result in check_run(config, args.workdir, args.require):
                 show(label, result)
             show("verdict", f"a run of {args.name} would work here")

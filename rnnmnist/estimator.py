@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import parse_folder
-from rnnmnist.config.resolving import default_batch_size
+from rnnmnist.config.resolving import choose_network, default_batch_size
 from rnnmnist.config.settings import TYPES, check_name, to_python
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES
 from rnnmnist.data.sequences.validation import (
@@ -26,7 +26,12 @@ from rnnmnist.inference.predictor import Predictor
 from rnnmnist.runs.checkpoint_files import network_files
 from rnnmnist.runs.logs import lowest_loss
 from rnnmnist.runs.workdir import list_steps
-from rnnmnist.training.fit import FIT_SETTINGS, LISTED_WITH_SECTIONS, fit
+from rnnmnist.training.fit import (
+    FIT_SETTINGS,
+    LISTED_WITH_SECTIONS,
+    configure,
+    fit,
+)
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, clone
@@ -69,26 +74,31 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             folder, which is removed with the classifier.
         random_state: the seed. None is 0.
         verbose: whether progress and a summary are printed.
-        cell: the recurrent cell: "lru", "lstm", "gru", "rnn", or your own as
-            "module:Class" or "FILE.py:Class".
-        hidden_size: units of the hidden state.
+        cell: the recurrent cell: "filters", "lru", "lstm", "gru", "rnn", or your own as
+            "module:Class" or "FILE.py:Class". None is "lru" if a parameter from
+            `hidden_size` to `label_smoothing` is not None, or with `early_stopping`;
+            otherwise the number of sequences chooses between "filters", which are
+            random and need no such parameter, and "lru".
+        hidden_size: units of the hidden state. None is 64; of filters, 1,000.
         num_layers: residual layers of lru. None is 2; other cells have 1.
         pooling: what the head reads: the hidden state after the "last" time step, or
-            the "mean" of those of all time steps.
-        bidirectional: whether a second recurrence reads the sequence from its end.
+            the "mean" of those of all time steps, which None is.
+        bidirectional: whether a second recurrence reads the sequence from its end. None
+            is False.
         differences: whether the recurrence also reads each feature's difference from
-            the time step before.
+            the time step before. None is True.
         window: consecutive time steps that the recurrence reads at a time. None is 8
             if a sequence of X has more than 500 time steps, otherwise 1.
         stride: time steps from one window to the next. None is a quarter of the
             window, rounded down, at least 1.
-        num_epochs: passes over X, of at least 600 updates in all (`min_steps`).
+        num_epochs: passes over X, of at least 600 updates in all (`min_steps`). None is
+            20.
         num_steps: updates. A number replaces `num_epochs`.
         batch_size: sequences per update. None is 16 to 128, growing with the number of
             sequences.
-        learning_rate: the peak learning rate.
-        weight_decay: the weight decay of AdamW; 0 is Adam.
-        label_smoothing: the label fraction that is spread over all classes.
+        learning_rate: the peak learning rate. None is 0.004.
+        weight_decay: the weight decay of AdamW; 0 is Adam. None is 0.1.
+        label_smoothing: the label fraction that is spread over all classes. None is 0.
         class_weight: the weights of the classes in the training loss: "balanced", or a
             mapping from classes to weights. None weighs all sequences alike.
         missing: what is done with NaN: "error" refuses it, "forward_fill" repeats the
@@ -132,20 +142,20 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         workdir: str | Path | None = None,
         random_state: int | None = None,
         verbose: bool = False,
-        cell: str = "lru",
-        hidden_size: int = 64,
+        cell: str | None = None,
+        hidden_size: int | None = None,
         num_layers: int | None = None,
-        pooling: Literal["last", "mean"] = "mean",
-        bidirectional: bool = False,
-        differences: bool = True,
+        pooling: Literal["last", "mean"] | None = None,
+        bidirectional: bool | None = None,
+        differences: bool | None = None,
         window: int | None = None,
         stride: int | None = None,
-        num_epochs: float = 20,
+        num_epochs: float | None = None,
         num_steps: int | None = None,
         batch_size: int | None = None,
-        learning_rate: float = 4e-3,
-        weight_decay: float = 0.1,
-        label_smoothing: float = 0.0,
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
+        label_smoothing: float | None = None,
         class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
         missing: Literal["error", "forward_fill", "zero"] = "error",
         normalize: Literal["standardize", "none"] = "standardize",
@@ -200,6 +210,10 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
         if self._check_bool("early_stopping"):
             is_held_out = self._hold_out(labels, groups)
             self._add_early_stopping(arguments, is_held_out, groups)
+        settings = {name: arguments[name] for name in arguments if name in FIT_SETTINGS}
+        network = choose_network(configure(settings), len(labels)).model
+        if network.fitting == "gradient":
+            arguments.setdefault("eval_every_steps", NEVER)
         folder = _Folder() if self.workdir is None else None
         workdir = parse_folder(str(folder.path / "run" if folder else self.workdir))
         if list_steps(workdir):
@@ -249,13 +263,12 @@ class RNNClassifier(ClassifierMixin, BaseEstimator):
             "validation": False,
             "seed": self._check_seed(),
             "placement": "host",
-            "eval_every_steps": NEVER,
         }
         for name, value in parameters.items():
-            if name in FIT_SETTINGS:
+            if name in FIT_SETTINGS and value is not None:
                 arguments[name] = value
         if self.num_steps is not None:
-            del arguments["num_epochs"]
+            arguments.pop("num_epochs", None)
         if self.class_weight is None:
             arguments["class_weight"] = "none"
         elif isinstance(self.class_weight, Mapping):

@@ -9,7 +9,7 @@ import argparse
 import shlex
 
 from rnnmnist import cli
-from rnnmnist.config.resolving import resolve, settings_of_data
+from rnnmnist.config.resolving import resolve
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -26,15 +26,19 @@ def main(argv: list[str]) -> None:
     from rnnmnist.runtime.compilation import enable_compilation_cache
     from rnnmnist.runtime.signals import stop_on_signal
     from rnnmnist.training.loop import train
-    from rnnmnist.training.resume import check_workdir, take_class_weights
+    from rnnmnist.training.resume import (
+        check_workdir,
+        decide_network,
+        take_class_weights,
+    )
 
     enable_compilation_cache()
     with distributed.initialize(*args.processes):
         timer = PhaseTimer(shlex.join(["python", "-m", "rnnmnist.main", *argv]))
-        given = take_class_weights(args)
+        given = decide_network(take_class_weights(args), args.workdir)
         distributed.broadcast(lambda: check_workdir(given, args.workdir))
         with timer.phase("data"), distributed.process_0_first():
-            dataset = datasets.load(settings_of_data(given))
+            given, dataset = datasets.load_for_training(given)
         config = resolve(given, dataset.task)
         train(config, dataset, args.workdir, stop_on_signal, timer=timer)
 

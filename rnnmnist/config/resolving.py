@@ -132,6 +132,16 @@ def fill_defaults(config: Config, task: Task) -> RunConfig:
     return RunConfig(**vars(config) | sections)
 
 
+def choose_network(config: Config, sequences: int) -> Config:
+    """Returns a configuration with the network for a number of training sequences.
+
+    These are the sequences before some of them are held out.
+    """
+    if sequences < config.model.filters_below:
+        return config.with_filters()
+    return config
+
+
 def settings_of_data(config: Config) -> DataConfig:
     """Returns the settings with which the data of a run are read.
 

@@ -217,6 +217,14 @@ class ModelConfig(ConfigSection, prefix="model."):
     cell_sha256: str | None = setting(
         None, "SHA-256 of the source of your own cell; set by the run"
     )
+    filters_below: int = setting(
+        0,
+        "with fewer training sequences, random filters instead of this network; 0 if "
+        "the cell or another setting of training by gradients is given",
+        ge=0,
+        resume="allowed",  # a run keeps its cell
+        only="sequences",
+    )
     hidden_size: int | None = setting(
         None,
         "units of the hidden state, or filters",
@@ -593,24 +601,41 @@ class Config(ConfigSection):
         return dataclasses.replace(self, **top)
 
     def override(self, values: Mapping[str, object]) -> Self:
-        """Returns a copy of the configuration of a file, as `replace`.
+        """Returns a copy of the configuration of a file with the settings of a user.
 
-        If the values change the cell to one that is fitted in closed form, the settings
-        of the network that the file describes have their defaults.
+        A setting of the network, such as its size or the learning rate, asks for a
+        network that is trained by gradients, whatever the number of sequences is. The
+        cell asks for itself.
         """
-        cell = values.get("model.cell", self.model.cell)
-        changes = cell in CLOSED_FORM_CELLS and cell != self.model.cell
-        if not changes:
-            return self.replace(values)
-        defaults = {
-            name: declared.default
-            for name, declared in SETTINGS.items()
-            if declared.fitting == "gradient" or name in SIZE_OF_NETWORK
-        }
-        return self.replace(defaults | dict(values))
+        given = {name for name, value in values.items() if value is not None}
+        config = self
+        if given & {"model.cell", *settings_of_network()}:
+            config = config.replace({"model.filters_below": 0})
+        if values.get("model.cell") in CLOSED_FORM_CELLS:
+            config = config.with_filters()
+        return config.replace(values)
+
+    def with_filters(self) -> Self:
+        """Returns a copy with random filters instead of its network, if it has one."""
+        if self.model.fitting == "closed_form":
+            return self
+        defaults = {name: SETTINGS[name].default for name in settings_of_network()}
+        return self.replace({**defaults, "model.cell": "filters"})
 
 
-# Settings whose good values depend on how the network is fitted.
+def settings_of_network() -> list[str]:
+    """Returns the settings whose values are for a network trained by gradients.
+
+    Filters do not have them, but for those of `SIZE_OF_NETWORK`, which have other good
+    values with filters.
+    """
+    return [
+        name
+        for name, declared in SETTINGS.items()
+        if declared.fitting == "gradient" or name in SIZE_OF_NETWORK
+    ]
+
+
 SIZE_OF_NETWORK = ("model.hidden_size", "model.differences")
 # Every setting by its full name, such as `train.num_steps`.
 SETTINGS: dict[str, Setting] = {

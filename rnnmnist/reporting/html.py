@@ -81,6 +81,7 @@ def render(template: Path, **values: object) -> str:
         png_size=_png_size,
         points=metrics.format_points,
         thousands="{:,}".format,
+        validation=metrics.format_validation,
     )
     base = (FOLDER / "base.css").read_text("utf-8")
     style = template.with_name("style.css").read_text("utf-8")

@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rnnmnist.config.resolving import RunConfig, RunTrainConfig
+from rnnmnist.config.resolving import RunConfig, RunModelConfig, RunTrainConfig
 from rnnmnist.config.tasks import MIN_VALIDATION_EXAMPLES, Task
 from rnnmnist.errors import erase_line, is_terminal
 from rnnmnist.evaluation.metrics import (
@@ -172,26 +172,42 @@ def print_header(
     write(
         f"{config.model.description} on {task.name}, {seeds}, {devices}, in {workdir}"
     )
-    if task.image_shape is None:
-        features = format_first_ten(task.feature_names)
-        classes = format_first_ten(task.classes)
-        write(
-            f"{task.sizes} sequences for training / validation / test, of at most "
-            f"{task.time_steps:,} time steps with {task.features:,} features "
-            f"({features}), in {len(task.classes):,} classes: {classes}"
-        )
-    if task.validation_groups:
-        write(f"validation on the groups {', '.join(task.validation_groups)}")
-    class_weights = config.train.class_weight
-    if isinstance(class_weights, tuple):
-        weights = [f"{name}: {weight:g}" for name, weight in class_weights]
-        write(f"class weights {', '.join(weights)}")
+    for line in describe_task(config, task):
+        write(line)
     if complete is not None:
         if step < config.train.num_steps:
             complete += "; train.patience=none or a larger one trains on"
         write(complete)
     elif step:
         write(f"resuming from step {step}")
+
+
+def describe_task(config: RunConfig, task: Task) -> Iterator[str]:
+    """Yields lines on a user's sequences, and on what a run decides by them."""
+    if task.image_shape is None:
+        features = format_first_ten(task.feature_names)
+        classes = format_first_ten(task.classes)
+        yield (
+            f"{task.sizes} sequences for training / validation / test, of at most "
+            f"{task.time_steps:,} time steps with {task.features:,} features "
+            f"({features}), in {len(task.classes):,} classes: {classes}"
+        )
+    if config.model.filters_below:
+        yield describe_choice(config.model)
+    if task.validation_groups:
+        yield f"validation on the groups {', '.join(task.validation_groups)}"
+    class_weights = config.train.class_weight
+    if isinstance(class_weights, tuple):
+        weights = [f"{name}: {weight:g}" for name, weight in class_weights]
+        yield f"class weights {', '.join(weights)}"
+
+
+def describe_choice(model: RunModelConfig) -> str:
+    """Says why the number of sequences chose a network, and how to have another."""
+    number = f"{model.filters_below:,} training sequences"
+    if model.fitting == "closed_form":
+        return f"random filters, for fewer than {number}; model.cell=lru trains an LRU"
+    return f"a trained network, for {number} or more; model.cell=filters trains none"
 
 
 def format_first_ten(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Unpack
 
@@ -11,8 +12,8 @@ from numpy.typing import ArrayLike
 
 from rnnmnist.config.files import find_config, load_config, parse_folder
 from rnnmnist.config.fit_settings import FitSettings
-from rnnmnist.config.resolving import resolve, settings_of_data
-from rnnmnist.config.schema import SETTINGS
+from rnnmnist.config.resolving import choose_network, resolve, settings_of_data
+from rnnmnist.config.schema import SETTINGS, Config
 from rnnmnist.config.settings import LISTED, find
 from rnnmnist.config.tasks import Task
 from rnnmnist.data.sequences.reading import read_memory, to_dataset
@@ -28,7 +29,7 @@ from rnnmnist.runtime.library_logs import without_library_logs
 from rnnmnist.runtime.limits import check_limits
 from rnnmnist.runtime.signals import stop_on_interrupt
 from rnnmnist.training.loop import train
-from rnnmnist.training.resume import Callback, check_workdir
+from rnnmnist.training.resume import Callback, check_workdir, decide_network
 
 # The settings of a run on arrays, by their names without the section.
 FIT_SETTINGS = {
@@ -111,7 +112,9 @@ def fit(
             on. What it raises leaves `fit` unchanged, and the same call resumes.
         **settings: of the configuration `files`, by their names without the section,
             such as `num_steps=1000` for `train.num_steps`. `class_weight` can also be
-            a mapping from classes to weights, which are 1 for all others.
+            a mapping from classes to weights, which are 1 for all others. If none is of
+            the network or its training by gradients, and there are fewer training
+            sequences than `filters_below`, random filters are fitted.
 
     Returns:
         The workdir, as `Predictor` and the commands take it.
@@ -129,12 +132,10 @@ def fit(
     refuse_fork()
     folder = parse_folder(str(workdir))
     path = folder / f"{folder.name}.data"  # whose stem is the name of the data set
-    values = {
-        find(name, FIT_SETTINGS, f"fit: {name}", LISTED_WITH_SECTIONS).name: value
-        for name, value in settings.items()
-    }
-    given = load_config(find_config("files"))
-    given = pin_cell(given.override(values | {"data.path": str(path)}))
+    given = configure(settings).replace({"data.path": str(path)})
+    if callback is not None:  # which is called while a network is trained
+        given = given.replace({"model.filters_below": 0})
+    given = decide_network(pin_cell(given), folder)
     sequences = read_memory(
         inputs,
         given.data.roles,
@@ -154,6 +155,7 @@ def fit(
         check_workdir(given, folder)
         timer = PhaseTimer("rnnmnist.fit")
         with timer.phase("data"):
+            given = choose_network(given, sequences.count_training())
             dataset = to_dataset(folder.name, sequences, settings_of_data(given))
             config = resolve(given, dataset.task)
             if callback is not None and config.model.fitting == "closed_form":
@@ -177,6 +179,15 @@ def fit(
             callback=callback,
         )
     return folder
+
+
+def configure(settings: Mapping[str, object]) -> Config:
+    """Returns the configuration `files` with the settings of a call of `fit`."""
+    values = {
+        find(name, FIT_SETTINGS, f"fit: {name}", LISTED_WITH_SECTIONS).name: value
+        for name, value in settings.items()
+    }
+    return load_config(find_config("files")).override(values)
 
 
 class _Silence(contextlib.AbstractContextManager[None]):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rnnmnist.config.resolving import RunConfig, resolve, settings_of_data
+from rnnmnist.config.resolving import RunConfig, resolve
 from rnnmnist.config.schema import Config, DataConfig
 from rnnmnist.config.tasks import Task
 from rnnmnist.data import datasets, image_sets
@@ -37,9 +37,9 @@ def check_run(
 
     `platform` is the required one, `tpu` or `gpu`.
     """
-    dataset = (
-        datasets.load(settings_of_data(given)) if given.data.name == "files" else None
-    )
+    dataset = None  # images are not read
+    if given.data.name == "files":
+        given, dataset = datasets.load_for_training(given)
     task = dataset.task if dataset else image_sets.image_task(given.data)
     config = resolve(given, task)
     mesh = make_mesh(

@@ -158,6 +158,24 @@ def take_class_weights(args: argparse.Namespace) -> Config:
     return config.replace({"train.class_weight": header.config.train.class_weight})
 
 
+def decide_network(config: Config, workdir: Path) -> Config:
+    """Returns a configuration whose network is decided, if it is before data are read.
+
+    A resume keeps the cell of its checkpoint, and several processes train a network by
+    gradients. Otherwise, the number of training sequences can decide.
+    """
+    if not config.model.filters_below:
+        return config
+    header = None
+    with contextlib.suppress(UserError):  # which `check_settings` raises later
+        _, header = newest_readable(workdir)
+    if header is None and process_count() == 1:
+        return config
+    if header is not None and header.config.model.fitting == "closed_form":
+        config = config.with_filters()
+    return config.replace({"model.filters_below": 0})
+
+
 def check_workdir(config: Config, workdir: Path) -> None:
     """Checks before the data are read that a run may train in a workdir."""
     check_free(workdir)

@@ -414,7 +414,10 @@ def test_fit_trains_on_arrays_and_resumes(
         ({"view": "columns"}, "fit: view: no such setting"),
         ({"remat_steps": 5, "cell": "lstm"}, "execution.remat_steps: 5 needs"),
         ({"inputs": np.full((60, 12, 2), np.nan)}, "is missing"),
-        ({"labels": np.arange(60)}, "none of the 60 training sequences can validate"),
+        (
+            {"labels": np.arange(60), "cell": "lru"},
+            "none of the 60 training sequences can validate",
+        ),
     ],
 )
 def test_fit_writes_nothing_before_its_checks(

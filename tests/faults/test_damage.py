@@ -300,6 +300,7 @@ ALLOWED = {
     "train.keep_checkpoints",
     "train.patience",
     "execution.placement",
+    "model.filters_below",
 }
 WARNED = {
     "train.num_steps",

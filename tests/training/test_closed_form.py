@@ -77,6 +77,8 @@ def test_a_report_and_the_commands_read_it(run: Path, tmp_path: Path) -> None:
     page = (run / "report" / "index.html").read_text()
     assert "40 random filters" in page
     assert f"leave one out {100 * line.accuracy:.2f}" in page
+    headline = page.partition("headline")[2].partition("</p>")[0]
+    assert f"{100 * line.accuracy:.2f}" in headline
     evaluated = output_of(called("evaluate", f"--workdir={run}", "--split=train"))
     assert " of 60; " in evaluated
     data = f"--config.data.path={run / 'run.data'}"

@@ -169,15 +169,24 @@ def read_sequences(
 
 def load_files(config: DataConfig, trained: Task | None = None) -> Dataset:
     """Loads the sequences in `data.path`, and checks all values."""
+    path = find_path(config)
+    sequences = read(path, config.roles)
+    with prefix_errors(path):
+        return to_dataset(name_of(path), sequences, config, trained)
+
+
+def find_path(config: DataConfig) -> Path:
+    """Returns the path of a user's sequences, which must be given."""
     if config.path is None:
         raise UserError(
             f"data.path: name your sequences with data.path=PATH, {SEQUENCE_FORMATS}"
         )
-    path = Path(config.path)
-    name = path.stem.removesuffix("_TRAIN").removesuffix("_TEST")
-    sequences = read(path, config.roles)
-    with prefix_errors(path):
-        return to_dataset(name, sequences, config, trained)
+    return Path(config.path)
+
+
+def name_of(path: Path) -> str:
+    """Returns the name of the data set in a file, without that of a split."""
+    return path.stem.removesuffix("_TRAIN").removesuffix("_TEST")
 
 
 def to_dataset(

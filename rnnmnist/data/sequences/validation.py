@@ -42,6 +42,10 @@ class Sequences:
         given = np.full(len(self.inputs), default) if self.split is None else self.split
         return {name: np.flatnonzero(given == name) for name in SPLITS}
 
+    def count_training(self) -> int:
+        """Returns how many sequences are for training, before some are held out."""
+        return len(self.split_as_given("train")["train"])
+
     def training_splits(self, hold_out: bool) -> dict[str, np.ndarray]:
         """Returns the indices of each split of labelled sequences, for training.
 

@@ -1,0 +1,105 @@
+"""The number of sequences chooses the network unless the user or a checkpoint does."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import called, output_of
+
+import rnnmnist
+from rnnmnist.config.files import find_config, load_config
+from rnnmnist.config.resolving import choose_network
+from rnnmnist.config.schema import SETTINGS
+from rnnmnist.runs.checkpoint_files import newest_readable
+from rnnmnist.training.fit import configure
+
+LABELS = np.arange(30) % 2
+INPUTS = np.random.default_rng(0).normal(size=(30, 5, 2)) + LABELS[:, None, None]
+LIMIT = load_config(find_config("files")).model.filters_below
+QUICK: dict[str, Any] = {"num_steps": 2, "hidden_size": 4}  # ask for a trained network
+
+
+def cell_of(run: Path) -> str:
+    _, header = newest_readable(run)
+    assert header is not None
+    return header.config.model.cell
+
+
+def chosen(sequences: int, **settings: object) -> str:
+    """Returns the cell of a run of `fit` on so many training sequences."""
+    return choose_network(configure(settings), sequences).model.cell
+
+
+def test_few_sequences_have_filters_and_many_a_trained_network() -> None:
+    assert chosen(LIMIT - 1) == "filters"
+    assert chosen(LIMIT) == "lru"
+    assert chosen(99, filters_below=99) == "lru"
+    assert chosen(10**6, cell="filters") == "filters"
+    assert chosen(10, cell="gru") == "gru"
+    for of_both in ({"class_weight": "balanced"}, {"num_seeds": 3}, {"seed": 1}):
+        assert chosen(10, **of_both) == "filters"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, known in SETTINGS.items() if known.fitting == "gradient"]
+)
+def test_a_setting_of_training_by_gradients_asks_for_a_trained_network(
+    name: str,
+) -> None:
+    config = load_config(find_config("files"))
+    value = config.flat()[name]
+    if value is None:
+        value = 1
+    network = choose_network(config.override({name: value}), 10).model
+    assert network.cell == "lru"
+    assert network.hidden_size == 64
+
+
+def test_a_callback_and_early_stopping_ask_for_a_trained_network(
+    tmp_path: Path,
+) -> None:
+    split = np.where(np.arange(30) < 8, "validation", "train")
+    run = rnnmnist.fit(
+        INPUTS,
+        LABELS,
+        workdir=tmp_path / "run",
+        split=split,
+        callback=lambda metrics: True,
+        verbose=False,
+    )
+    assert cell_of(run) == "lru"
+    classifier = rnnmnist.RNNClassifier(early_stopping=True, settings={"min_steps": 2})
+    assert classifier.fit(INPUTS, LABELS).predictor_.config.model.cell == "lru"
+
+
+def test_the_command_says_what_was_chosen_and_how_to_have_the_other(
+    tmp_path: Path,
+) -> None:
+    np.savez(tmp_path / "mine.npz", inputs=INPUTS, labels=LABELS)
+    data = ("--config=files", f"--config.data.path={tmp_path / 'mine.npz'}")
+    printed = output_of(called("main", *data, f"--workdir={tmp_path / 'few'}"))
+    assert f"fewer than {LIMIT:,} training sequences; model.cell=lru" in printed
+    assert "leave one out" in printed
+    assert cell_of(tmp_path / "few") == "filters"
+
+    many = (*data, "--config.model.filters_below=30")
+    checked = output_of(called("doctor", *many, f"--workdir={tmp_path / 'many'}"))
+    assert "ms a step of 16 sequences" in checked
+
+
+def test_a_resume_keeps_the_cell_of_its_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = rnnmnist.fit(INPUTS, LABELS, workdir=tmp_path / "few")
+    assert cell_of(few) == "filters"
+    many = rnnmnist.fit(INPUTS, LABELS, workdir=tmp_path / "many", **QUICK)
+    assert cell_of(many) == "lru"
+    capsys.readouterr()
+
+    rnnmnist.fit(INPUTS, LABELS, workdir=few, filters_below=1)
+    assert "complete at step 1" in capsys.readouterr().out
+    rnnmnist.fit(INPUTS, LABELS, workdir=many, **QUICK)
+    assert "complete at step 2" in capsys.readouterr().out
+    with pytest.raises(rnnmnist.errors.UserError, match="belongs to another run"):
+        rnnmnist.fit(INPUTS, LABELS, workdir=few, **QUICK)
