@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from rnnmnist.config.platforms import LINEAR_REMAT_STEPS, Execution
 from rnnmnist.config.resolving import RunModelConfig
 from rnnmnist.config.schema import CELLS
-from rnnmnist.errors import UserError
-from rnnmnist.models.linear import ResidualLayers
+from rnnmnist.errors import UserError, summarize_error
+from rnnmnist.models.linear import CellLayer, ResidualLayers
 from rnnmnist.models.lstm import LSTM, LSTMCell
 from rnnmnist.models.recurrences import BlockRecurrence, Recurrence, ScannedCell
 from rnnmnist.models.user_cells import import_cell
@@ -50,8 +50,9 @@ def resolve_cell(config: RunModelConfig) -> CellClass:
     except Exception as error:  # a user's class can raise anything
         raise UserError(
             f"model.cell: {config.cell} must be a flax.linen.RNNCellBase that can be "
-            f"created with features={hidden_size} and scanned: {type(error).__name__}: "
-            f"{error}"
+            f"created with features={hidden_size} and scanned, without random numbers "
+            f"(as of nn.Dropout) and state other than its carry: "
+            f"{summarize_error(error)}"
         ) from error
     return cell
 
@@ -59,11 +60,16 @@ def resolve_cell(config: RunModelConfig) -> CellClass:
 def _try_cell(cell: nn.RNNCellBase, hidden_size: int) -> None:
     """Traces a cell under `nn.scan`, and raises an error if that fails."""
     scanned = ScannedCell(cell)
-    init = functools.partial(scanned.init_with_output, every_step=False)
     key = jax.eval_shape(make_key, 0)
     batch = 2
     inputs = jax.ShapeDtypeStruct((1, batch, 1), jnp.float32)  # one time step
-    hidden, _ = jax.eval_shape(init, key, inputs, None)
+    init = functools.partial(scanned.init, every_step=False)
+    variables = jax.eval_shape(init, key, inputs, None)
+    # As in training, with parameters only: initialization gives a cell a random stream
+    # for whatever it asks, and lets it write any state.
+    params = {"params": variables.get("params", {})}
+    apply = functools.partial(scanned.apply, every_step=False)
+    hidden = jax.eval_shape(apply, params, inputs, None)
     if hidden.shape != (batch, hidden_size):
         raise ValueError(f"its output is {hidden.shape}, not {(batch, hidden_size)}")
 
@@ -109,7 +115,7 @@ def _make_direction(
 ) -> BlockRecurrence[Any]:
     """Creates the recurrence of one direction, with a prefix of its name."""
     recurrence: BlockRecurrence[Any]
-    if config.is_linear:
+    if config.is_linear or config.num_layers > 1:
         recurrence = _make_layers(config, cell, execution, name=f"{prefix}layers")
     else:
         name = f"{prefix}cell"
@@ -126,12 +132,21 @@ def _make_direction(
 def _make_layers(
     config: RunModelConfig, cell: CellClass, execution: Execution, *, name: str
 ) -> ResidualLayers:
-    unroll = None if execution.parallel_scan else LINEAR_REMAT_STEPS
+    if config.is_linear:
+        unroll = None if execution.parallel_scan else LINEAR_REMAT_STEPS
+        make_recurrence = functools.partial(cell, config.hidden_size, unroll=unroll)
+        remat_steps = execution.remat_steps
+    else:  # a user's cell, which computes a layer over all time steps
+        make_cell = functools.partial(cell, features=config.hidden_size)
+        make_recurrence = functools.partial(
+            CellLayer, make_cell, unroll=execution.unroll
+        )
+        remat_steps = None
     return ResidualLayers(
-        functools.partial(cell, config.hidden_size, unroll=unroll),
+        make_recurrence,
         hidden_size=config.hidden_size,
         num_layers=config.num_layers,
-        remat_steps=execution.remat_steps,
+        remat_steps=remat_steps,
         precision=execution.precision,
         name=name,
     )

@@ -9,7 +9,9 @@ import pickle
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from support import (
@@ -51,6 +53,22 @@ class Wide(Leaky):
 
 class Sized(Leaky):
     size: int
+
+
+class Dropping(Leaky):
+    @nn.compact
+    def __call__(self, carry, inputs):
+        inputs = nn.Dropout(0.1, deterministic=False)(inputs)
+        carry = carry / 2 + nn.tanh(nn.Dense(self.features)(inputs))
+        return carry, carry
+
+
+class Counting(Leaky):
+    @nn.compact
+    def __call__(self, carry, inputs):
+        count = self.variable("counts", "steps", lambda: jnp.zeros(()))
+        count.value += 1
+        return carry + nn.Dense(self.features)(inputs), carry
 
 
 number = 3
@@ -117,7 +135,9 @@ def test_a_run_with_a_users_cell(
         ("leaky.py:number", "leaky.py must define a class number"),
         ("leaky.py:NotACell", "must be a flax.linen.RNNCellBase that"),
         ("leaky.py:Wide", "its output is (2, 128), not (2, 64)"),
-        ("leaky.py:Sized", "created with features=64 and scanned: TypeError"),
+        ("leaky.py:Sized", ": TypeError: "),
+        ("leaky.py:Dropping", "random numbers (as of nn.Dropout)"),
+        ("leaky.py:Counting", "state other than its carry"),
         ("broken.py:Leaky", "broken.py does not run: NameError: name 'x'"),
     ],
 )
@@ -130,6 +150,43 @@ def test_a_wrong_class_is_refused(
     with pytest.raises(UserError, match=r"^model\.cell: ") as error:
         resolve_cell(model)
     assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_users_cell_is_stacked_as_linear_recurrences_are(
+    cell_file: Path, tmp_path: Path
+) -> None:
+    """Its residual layers have the same parameters beside the recurrence."""
+    generator = np.random.default_rng(0)
+    inputs, labels = generator.normal(size=(40, 5, 2)), np.arange(40) % 2
+    settings: dict[str, Any] = {"hidden_size": 4, "num_layers": 2, "num_steps": 2}
+    trees = {}
+    for cell in ("lru", "leaky.py:Leaky"):
+        run = rnnmnist.fit(
+            inputs,
+            labels,
+            workdir=tmp_path / cell.replace(":", "_"),
+            cell=cell,
+            verbose=False,
+            **settings,
+        )
+        predictor = rnnmnist.Predictor(run, cell=cell)
+        state, found = predictor.start(), []
+        for features in inputs[0]:
+            state, probabilities = predictor.step(state, features)
+            found.append(probabilities)
+        expected = predictor.classify(inputs[:1], every_step=True)[0]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        lengths = np.full(40, 5)
+        lengths[0] = 3
+        shorter = predictor.classify(inputs, lengths)
+        np.testing.assert_allclose(shorter[0], expected[2], atol=1e-5)
+        trees[cell] = predictor.params["layers"]
+    own = trees["leaky.py:Leaky"]
+    for name in ("layer_0", "layer_1"):
+        assert set(own[name].pop("recurrence")) == {"cell"}
+        del trees["lru"][name]["recurrence"]
+    assert jax.tree.map(np.shape, own) == jax.tree.map(np.shape, trees["lru"])
 
 
 def number_of(cell: str) -> int:

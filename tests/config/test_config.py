@@ -413,7 +413,7 @@ def test_a_cell_is_a_name_or_a_class_of_the_users(value: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "cells"),
     [
-        ("num_layers", 2, LINEAR_CELLS),
+        ("num_layers", 2, (*LINEAR_CELLS, "a.py:A")),
         *(("initializer", name, cells) for name, cells in INITIALIZED_CELLS.items()),
     ],
 )
@@ -425,7 +425,7 @@ def test_layers_and_initializers_are_for_some_cells(
         if cell in cells:
             run_config(settings)
         else:
-            needs = f"^model.{setting}: {value} needs model.cell={' or '.join(cells)}, "
+            needs = f"^model.{setting}: {value} needs model.cell={cells[0]}"
             with pytest.raises(UserError, match=needs):
                 run_config(settings)
 
